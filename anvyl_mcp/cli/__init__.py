@@ -1,0 +1,1 @@
+"""`anvyl` and `anvyl-mcp`: parse, call one function, print."""

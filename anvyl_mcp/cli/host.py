@@ -1,0 +1,84 @@
+"""`anvyl-mcp`: the commands of a host."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anvyl_mcp import __version__
+from anvyl_mcp.cli import process
+
+if TYPE_CHECKING:
+    from anvyl_mcp.settings import Settings
+
+app = typer.Typer(
+    name="anvyl-mcp",
+    help="Serve this machine's containers to the fleet.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Serve this machine's containers to the fleet."""
+    if version:
+        print(f"anvyl-mcp {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to serve on; only loopback for now.")] = None,
+    port: Annotated[int | None, typer.Option(help="Where MCP clients look.  [default: 4200]")] = None,
+    agent_port: Annotated[int | None, typer.Option(help="Where agent clients look.  [default: 4201]")] = None,
+    name: Annotated[str | None, typer.Option(help="This host's name in the fleet.")] = None,
+    stdio: Annotated[bool, typer.Option("--stdio", help="Serve the program that started this one.")] = False,
+) -> None:
+    """Serve this host's tools until Ctrl-C."""
+    import logging
+
+    from anvyl_mcp.cli import run
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app as composition
+
+        if stdio:
+            await composition.serve_stdio(settings)
+            return 0
+        interrupted = await composition.serve(settings, on_ready=_told(settings))
+        return run.INTERRUPTED if interrupted else 0
+
+    run.command(work, flags={"host": host, "port": port, "agent_port": agent_port, "name": name})
+
+
+def _told(settings: Settings) -> Callable[[list[str]], None]:
+    from anvyl_mcp.cli import output
+
+    def ready(urls: list[str]) -> None:
+        output.talk(f"serving {settings.name} at {' and '.join(urls)} (this machine only)")
+
+    return ready
+
+
+@app.command()
+def tools(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """List the tools this host offers."""
+    from anvyl_mcp.cli import direct
+
+    direct.list_catalogue(as_json=as_json)
+
+
+def main() -> None:
+    """The entry point."""
+    process.run(app)

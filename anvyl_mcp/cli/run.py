@@ -1,0 +1,64 @@
+"""How a command runs: settings, an event loop, errors to sentences, and one exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NoReturn
+
+import typer
+
+from anvyl_mcp import settings as settings_module
+from anvyl_mcp.cli import output
+from anvyl_mcp.errors import AnvylError
+from anvyl_mcp.peers.fleet import Outcome
+from anvyl_mcp.settings import Settings
+
+INTERRUPTED = 130
+
+
+def command(
+    work: Callable[[Settings], Awaitable[int]],
+    *,
+    flags: Mapping[str, str | int | None] | None = None,
+    failed: Callable[[AnvylError], Any] | None = None,
+) -> NoReturn:
+    """Run one command to its exit code. `failed` makes the JSON document of a command that could not start."""
+    import anyio
+
+    try:
+        settings = settings_module.load(flags)
+        code = anyio.run(work, settings)
+    except AnvylError as error:
+        if failed is not None:
+            output.document(failed(error))
+        output.problem(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        output.talk("interrupted")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough (`anvyl ps | head`); Python must not complain about it at exit.
+        sys.stdout = None
+        code = 0
+    raise typer.Exit(code)
+
+
+def exit_code(done: Mapping[str, Outcome]) -> int:
+    """0 all ok · 3 some failed · the errors' own code when all failed alike, else 1."""
+    errors = [one.error for one in done.values() if one.error is not None]
+    if not errors:
+        return 0
+    if len(errors) < len(done):
+        return 3
+    codes = {error.exit_code for error in errors}
+    return codes.pop() if len(codes) == 1 else 1
+
+
+def ask_yes_no(question: str) -> bool | None:
+    """A person's yes or no at the terminal; None when there is no person."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    output.talk("")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,400 @@
+"""A local model server as it is: what we send is kept plain, what comes back is mended or refused in words.
+
+Whatever such a server does ends as a usable response or as a `ModelAPIError`, on which the rules take over.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import httpx
+from openai.types.chat import ChatCompletion
+from pydantic_ai.exceptions import (
+    ModelAPIError,
+    ModelAuthenticationError,
+    ModelConnectionError,
+    ModelContextWindowExceededError,
+    ModelNotFoundError,
+    ModelRequestRejectedError,
+    ModelServerError,
+    ModelTimeoutError,
+)
+from pydantic_ai.messages import (
+    INVALID_JSON_KEY,
+    ModelMessage,
+    ModelResponse,
+    ModelResponsePart,
+    TextPart,
+    ToolCallPart,
+)
+from pydantic_ai.models import CompletedStreamedResponse, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.profiles import JsonSchemaTransformer, ModelProfile, merge_profile
+from pydantic_ai.profiles.openai import OpenAIModelProfile
+from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+from pydantic_ai.providers.vllm import VLLMProvider
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import RunContext
+
+from anvyl_mcp.orchestrator.models import error_words
+
+OVERFLOW = re.compile(r"context.{0,20}(?:length|size|window|overflow)|fit in context|tokens to keep|n_keep|n_ctx", re.I)
+FAILURES: tuple[tuple[type[ModelAPIError], str], ...] = (
+    (ModelAuthenticationError, "the model server wants a valid key: set ANVYL_LLM_API_KEY"),
+    (ModelTimeoutError, "the model server did not answer in time"),
+    (ModelConnectionError, "the connection to the model server failed"),
+    (ModelNotFoundError, "the model server has no `{model}` ready"),
+    (ModelRequestRejectedError, "the model server refused the request"),
+    (ModelServerError, "the model server failed"),
+    (ModelAPIError, "the model server's answer cannot be used"),
+)
+SETTINGS = ModelSettings(temperature=0.0, max_retries=0, timeout=httpx.Timeout(300, connect=3))
+UNSUPPORTED = ("title", "pattern", "minLength", "maxLength", "format", "examples", "nullable", "$schema")
+
+
+class SlimSchema(JsonSchemaTransformer):
+    """Schemas without what costs tokens and what llama.cpp cannot turn into a grammar."""
+
+    def __init__(self, schema: dict[str, Any], *, strict: bool | None = None) -> None:
+        super().__init__(schema, strict=strict, prefer_inlined_defs=True)
+
+    def transform(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """One node of the schema, slimmed."""
+        slim = {key: value for key, value in schema.items() if key not in UNSUPPORTED and not key.startswith("x-")}
+        if slim.get("default", "") is None:
+            del slim["default"]
+        if isinstance(slim.get("additionalProperties"), bool):
+            del slim["additionalProperties"]
+        if isinstance(slim.get("type"), list):
+            kinds = [kind for kind in slim["type"] if kind != "null"]
+            slim["type"] = kinds[0] if len(kinds) == 1 else kinds
+        branches = [branch for branch in slim.pop("anyOf", []) if branch != {"type": "null"}]
+        if len(branches) == 1 and isinstance(branches[0], dict):
+            return branches[0] | slim
+        return slim | {"anyOf": branches} if branches else slim
+
+
+def local_profile(name: str) -> ModelProfile:
+    """What a local server bears, on top of what the model's family is known for."""
+    return merge_profile(
+        VLLMProvider.model_profile(name),
+        OpenAIModelProfile(
+            json_schema_transformer=SlimSchema,
+            openai_supports_strict_tool_definition=False,
+            openai_chat_supports_multiple_system_messages=False,
+            openai_chat_supports_max_completion_tokens=False,
+            openai_chat_supports_allowed_tools=False,
+            supports_forced_tool_choice=False,
+            openai_chat_supports_document_input=False,
+            openai_chat_send_back_thinking_parts=False,
+        ),
+    )
+
+
+class LMStudioModel(OpenAIChatModel):
+    """A model on LM Studio, or on any other server with OpenAI's chat completions."""
+
+    def __init__(
+        self, name: str, *, provider_name: str, base_url: str, api_key: str = "", context_length: int | None = None
+    ) -> None:
+        super().__init__(
+            name,
+            provider=OpenAICompatibleProvider(
+                provider_name, base_url=base_url, api_key=api_key or "lm-studio", profile=local_profile
+            ),
+            profile=ModelProfile(context_window=context_length),
+            settings=SETTINGS,
+        )
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """One answer, mended.
+
+        Raises:
+            ModelAPIError: there is none that can be used; the message says why, for a person.
+        """
+        try:
+            response = await super().request(messages, model_settings, model_request_parameters)
+        except ModelAPIError as error:
+            raise self._explained(error) from error
+        except (RecursionError, ValueError) as error:
+            raise ModelAPIError(self.model_name, "the model server's answer cannot be read") from error
+        tools = {tool.name: tool.parameters_json_schema for tool in model_request_parameters.function_tools}
+        return self._usable(replace(response, parts=mended_parts(response, tools)), tools)
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """One whole answer, replayed as events: streamed tool calls are what local servers break most."""
+        response = await self.request(messages, model_settings, model_request_parameters)
+        yield CompletedStreamedResponse(response, model_request_parameters=model_request_parameters, replay_events=True)
+
+    def _process_response(self, response: ChatCompletion | str, **options: Any) -> ModelResponse:
+        # The SDK does not check what it parsed, so anything at all arrives here.
+        if not isinstance(response, ChatCompletion):
+            raise ModelAPIError(self.model_name, "it is no chat completion")
+        body = _sound(response.model_dump(warnings=False))
+        if words := error_words(body.get("error")):
+            raise ModelAPIError(self.model_name, words, body=words)
+        return super()._process_response(valid_completion(body, self.model_name), **options)
+
+    def _explained(self, error: ModelAPIError) -> ModelAPIError:
+        words = error_words(error.body) or (error.message if type(error) is ModelAPIError else "")
+        if OVERFLOW.search(words):
+            return self._overflow()
+        category, sentence = next(row for row in FAILURES if isinstance(error, row[0]))
+        told = sentence.format(model=self.model_name) + (f": {words}" if words else "")
+        return category(self.model_name, told, body=error.body)
+
+    def _overflow(self) -> ModelContextWindowExceededError:
+        window = self.profile.get("context_window")
+        room = f" of {window} tokens" if window else ""
+        return ModelContextWindowExceededError(
+            self.model_name,
+            f"the question and the tools do not fit into the context{room} of `{self.model_name}`: "
+            "load it with more, or ask something narrower",
+        )
+
+    def _usable(self, response: ModelResponse, tools: Mapping[str, Any]) -> ModelResponse:
+        calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
+        texts = [part.content for part in response.parts if isinstance(part, TextPart)]
+        if response.finish_reason == "length" and any(INVALID_JSON_KEY in call.args_as_dict() for call in calls):
+            raise ModelAPIError(self.model_name, "the model ran out of room in the middle of a tool call")
+        if not calls and tools and any(MARKER.match(content) for content in texts):
+            raise ModelAPIError(self.model_name, "the model wrote a tool call that cannot be read")
+        if calls or texts:
+            return response
+        # LM Studio answers an overflow of a GGUF model with 200 and nothing in it.
+        window = self.profile.get("context_window")
+        if window and response.usage.input_tokens >= 0.95 * window:
+            raise self._overflow()
+        raise ModelAPIError(self.model_name, "the model gave an empty answer; its context may be full")
+
+
+def valid_completion(body: Mapping[str, Any], model: str) -> ChatCompletion:
+    """A completion built anew from the parts of a server's answer that can be used.
+
+    Raises:
+        ModelAPIError: there are none.
+    """
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise ModelAPIError(model, "there is no message in it")
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    fit = {
+        "role": "assistant",
+        "content": closed_thinking(_text_of(message.get("content"))),
+        "reasoning_content": reasoning if isinstance(reasoning, str) else None,
+        "tool_calls": _native_calls(message.get("tool_calls")) or None,
+    }
+    reason = choice.get("finish_reason")
+    return ChatCompletion.model_validate(
+        {
+            "id": str(body.get("id") or ""),
+            "object": "chat.completion",
+            "created": 0,
+            "model": str(body.get("model") or model),
+            "choices": [{"index": 0, "message": fit, "finish_reason": "length" if reason == "length" else "stop"}],
+            "usage": _usage(body.get("usage")),
+        }
+    )
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        return "".join(entry for entry in texts if isinstance(entry, str))
+    return content if isinstance(content, str) else ""
+
+
+def _usage(usage: Any) -> dict[str, int] | None:
+    if not isinstance(usage, dict):
+        return None
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    prompt, answer = (count if isinstance(count, int) and count > 0 else 0 for count in counts)
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def _native_calls(entries: Any) -> list[dict[str, Any]]:
+    """The calls with an id of their own and arguments that are text; a call sent twice counts once."""
+    calls: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for entry in entries if isinstance(entries, list) else []:
+        function = entry.get("function") if isinstance(entry, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(function, dict) or not isinstance(name, str) or not name:
+            continue
+        given = function.get("arguments")
+        arguments = given if isinstance(given, str) else json.dumps({} if given is None else given)
+        identity = entry["id"] if isinstance(entry.get("id"), str) else ""
+        taken = not identity or any(identity == other["id"] for other in calls.values())
+        own = f"call_{uuid.uuid4().hex[:9]}" if taken else identity
+        called = {"id": own, "type": "function", "function": {"name": name, "arguments": arguments}}
+        calls.setdefault((identity, name, arguments), called)
+    return list(calls.values())
+
+
+THINK = re.compile(r"<(/?)think(?:ing)?>|\[(/?)THINK\]")
+MARKER = re.compile(r"<tool_call>|\[TOOL_REQUEST\]|\[TOOL_CALLS\]|<\|tool_call_start\|>|<function=")
+
+
+def closed_thinking(content: str) -> str:
+    """`content` with every thought between `<think>` and `</think>`, whatever the model left out."""
+    content = THINK.sub(lambda tag: f"<{tag[1] or tag[2] or ''}think>", content)
+    first_open, first_close = content.find("<think>"), content.find("</think>")
+    if first_close >= 0 and not 0 <= first_open < first_close:
+        content = f"<think>{content}"
+    last_open = content.rfind("<think>")
+    if last_open <= content.rfind("</think>"):
+        return content
+    call = MARKER.search(content, last_open)
+    end = call.start() if call else len(content)
+    return f"{content[:end]}</think>{content[end:]}"
+
+
+class WrittenCall(NamedTuple):
+    """A tool call that a model wrote as text."""
+
+    name: str
+    arguments: Any
+
+
+NOISE = re.compile(
+    r"(?:\s|,|</?tool_call>|\[/?(?:END_)?TOOL_REQUEST\]|\[TOOL_CALLS\]|<\|tool_call_(?:start|end)\|>|```(?:\w+(?=\s))?)+"
+)
+START = re.compile(rf"^[ \t]*(?:{MARKER.pattern})|\A\s*(?:```\w*\s*)?[{{\[]", re.MULTILINE)
+XML_CALL = re.compile(r"<function=([\w.-]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
+XML_ARGUMENT = re.compile(r"<parameter=([\w.-]+)>\n?(.*?)\n?(?:</parameter>|\Z)", re.DOTALL)
+
+
+def mended_parts(response: ModelResponse, tools: Mapping[str, Any]) -> list[ModelResponsePart]:
+    """The parts with arguments that are objects, text without blanks around it, and written calls made real."""
+    native = any(isinstance(part, ToolCallPart) for part in response.parts)
+    parts: list[ModelResponsePart] = []
+    for part in response.parts:
+        if isinstance(part, ToolCallPart):
+            arguments = arguments_object(part.args, tools.get(part.tool_name, {}))
+            parts.append(ToolCallPart(part.tool_name, arguments, part.tool_call_id))
+        elif isinstance(part, TextPart):
+            prose, calls = (part.content, []) if native else written_calls(part.content, tools)
+            if prose.strip():
+                parts.append(replace(part, content=prose.strip()))
+            parts += [ToolCallPart(call.name, arguments_object(call.arguments, tools[call.name])) for call in calls]
+        else:
+            parts.append(part)
+    return parts
+
+
+def written_calls(content: str, tools: Mapping[str, Any]) -> tuple[str, list[WrittenCall]]:
+    """The prose before tool calls that were written as text, and those calls.
+
+    Text that only quotes a call must not become one: calls stand on lines of their own and end the message, and each
+    names a known tool. Prose after calls is dropped only when the message began with a marked call: it is made up.
+    """
+    start = START.search(content)
+    if not start:
+        return content, []
+    calls, rest = _read_calls(content[start.start() :])
+    marked_first = bool(MARKER.match(content.lstrip()))
+    if not calls or any(call.name not in tools for call in calls) or (rest and not marked_first):
+        return content, []
+    return content[: start.start()], calls
+
+
+def _read_calls(content: str) -> tuple[list[WrittenCall], str]:
+    """The calls at the beginning of `content`, and what follows them."""
+    calls: list[WrittenCall] = []
+    while True:
+        content = NOISE.sub("", content, count=1) if NOISE.match(content) else content
+        found, length = _xml_call(content) or _json_calls(content) or ([], 0)
+        if not found:
+            return calls, content
+        calls += found
+        content = content[length:]
+
+
+def _xml_call(content: str) -> tuple[list[WrittenCall], int] | None:
+    match = XML_CALL.match(content)
+    return ([WrittenCall(match[1], dict(XML_ARGUMENT.findall(match[2])))], match.end()) if match else None
+
+
+def _json_calls(content: str) -> tuple[list[WrittenCall], int] | None:
+    try:
+        value, length = json.JSONDecoder().raw_decode(content)
+    except (ValueError, RecursionError):
+        return None
+    calls = []
+    for entry in value if isinstance(value, list) else [value]:
+        arguments = entry.get("arguments", entry.get("parameters")) if isinstance(entry, dict) else None
+        if arguments is None or not isinstance(entry.get("name"), str):
+            return None
+        calls.append(WrittenCall(entry["name"], arguments))
+    return calls, length
+
+
+def arguments_object(arguments: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as an object. What cannot be read stays under a name no tool has, so the call is refused.
+
+    A guess could act on the wrong thing, and unreadable JSON in the history makes llama.cpp fail the next request.
+    """
+    value = arguments
+    for _ in range(3):
+        if not isinstance(value, str):
+            break
+        value = _literal(value.strip() or "{}")
+    if not isinstance(value, dict):
+        return {INVALID_JSON_KEY: str(arguments)}
+    properties, required = schema.get("properties", {}), schema.get("required", ())
+    return {
+        name: _fitted(entry, properties.get(name))
+        for name, entry in value.items()
+        if entry is not None or name in required
+    }
+
+
+def _literal(written: str) -> Any:
+    """JSON, or the Python spelling of it that some models write; None when it is neither."""
+    try:
+        return _sound(json.loads(written))
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _sound(ast.literal_eval(written))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _sound(value: Any) -> Any:
+    """A JSON value without halves of characters, which could be neither shown nor sent back."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def _fitted(value: Any, schema: Any) -> Any:
+    """A value written as text, made what its schema asks for."""
+    if not isinstance(value, str) or not isinstance(schema, dict):
+        return value
+    kinds = {kind for branch in (schema, *schema.get("anyOf", ())) for kind in _kinds(branch)}
+    read = _literal(value) if kinds and "string" not in kinds else None
+    return value if read is None else read
+
+
+def _kinds(schema: Any) -> list[str]:
+    kinds = schema.get("type", []) if isinstance(schema, dict) else []
+    return [kinds] if isinstance(kinds, str) else kinds

@@ -1,0 +1,75 @@
+"""The HTTP transport under the official MCP client, which keeps the failure of one request to that request.
+
+Without it a lost connection ends the client for every other call (modelcontextprotocol/python-sdk #3560), and a 401 or
+a 502 reaches the caller without its status (#1295). Here both become JSON-RPC errors that carry ours.
+"""
+
+from __future__ import annotations
+
+import json
+
+import httpx2
+
+from anvyl_mcp import meta
+from anvyl_mcp.errors import AnvylError
+from anvyl_mcp.peers import failures, replies
+
+FAILED, SESSION_GONE = -32050, -32052
+"""Codes of the errors made here: one of ours in `data`, and a session the host no longer knows."""
+
+_NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+_OF_THE_CODING = ("content-encoding", "content-length", "transfer-encoding")
+
+
+class Contained(httpx2.AsyncHTTPTransport):
+    """An httpx2 transport whose POSTs always come back with an answer."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request."""
+        if request.method != "POST":
+            return await super().handle_async_request(request)
+        try:
+            response = await super().handle_async_request(request)
+            kind = _kind(response)
+            if response.status_code == 200 and kind == "text/event-stream":
+                return response
+            return _judged(request, response, kind, await _whole(response))
+        except httpx2.RequestError as error:
+            failure = failures.unreached(error) if isinstance(error, _NEVER_SENT) else failures.lost()
+            return _failed(request, failure)
+        except AnvylError as error:
+            return _failed(request, error)
+
+
+def _judged(request: httpx2.Request, response: httpx2.Response, kind: str, body: bytes) -> httpx2.Response:
+    status = response.status_code
+    if status == 404 and "mcp-session-id" in request.headers:
+        return _failed(request, failures.lost(), SESSION_GONE)
+    if not (status == 202 or response.has_redirect_location or replies.message_in(kind, body)):
+        raise failures.garbled() if status == 200 else failures.from_status(status, kind, body, str(request.url))
+    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_THE_CODING]
+    return httpx2.Response(status, headers=headers, content=body, request=request)
+
+
+def _failed(request: httpx2.Request, error: AnvylError, code: int = FAILED) -> httpx2.Response:
+    # An error status makes the client fit the answer to its request, whose id is not known here.
+    told = {"code": code, "message": error.message, "data": {meta.ERROR: error.as_dict()}}
+    body = json.dumps({"jsonrpc": "2.0", "id": None, "error": told}).encode()
+    return httpx2.Response(503, headers={"content-type": "application/json"}, content=body, request=request)
+
+
+async def _whole(response: httpx2.Response) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > failures.MOST_BYTES:
+                raise failures.too_large()
+    finally:
+        await response.aclose()
+    return bytes(body)
+
+
+def _kind(response: httpx2.Response) -> str:
+    kind: str = response.headers.get("content-type", "")
+    return kind.partition(";")[0].strip().lower()

@@ -1,0 +1,237 @@
+"""This host and its peers as one: call a tool on one of them, or on many at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from anvyl_mcp.errors import (
+    HOST_FAILURES,
+    AnvylError,
+    EngineError,
+    InvalidInput,
+    Timeout,
+    Unknown,
+    Unpaired,
+    Unreachable,
+    did_you_mean,
+)
+from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
+from anvyl_mcp.peers.registry import Peer, Registry, unknown_host
+
+AT_ONCE = 32
+"""Hosts asked at the same time."""
+SLACK_SECONDS = 10
+"""What a tool with a time limit of its own may take beyond it, to start and to clean up."""
+
+Connect = Callable[[Peer], Connection]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One call on one host: the answer, or why there is none."""
+
+    host: str
+    tool: str
+    arguments: Mapping[str, Any]
+    answer: Answer
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the tool did what it was asked."""
+        return self.answer.ok
+
+    @property
+    def error(self) -> AnvylError | None:
+        """Why not."""
+        return self.answer.error
+
+    @property
+    def host_failed(self) -> bool:
+        """Whether it was the host that failed, rather than a healthy host that said no."""
+        return isinstance(self.error, HOST_FAILURES)
+
+    @property
+    def word(self) -> str:
+        """`ok`, or a result word with its reason: `unreachable: connection refused`."""
+        error = self.error
+        if error is None or not self.host_failed:
+            return "ok"
+        word = next((word for kind, word in WORDS.items() if isinstance(error, kind)), error.code)
+        return f"{word}: {error.message}"
+
+
+WORDS: dict[type[AnvylError], str] = {Unreachable: "unreachable", Timeout: "timeout", EngineError: "engine_error"}
+
+
+class Fleet:
+    """Hosts by name, this one first, each behind one long-lived connection made when first needed."""
+
+    def __init__(
+        self, local: Peer, registry: Registry, catalogue: Mapping[str, ToolListing], connect: Connect
+    ) -> None:
+        self.local = local
+        self.registry = registry
+        self.catalogue = catalogue
+        self._connect = connect
+        self._connections: dict[Peer, Connection] = {}
+
+    @property
+    def peers(self) -> dict[str, Peer]:
+        """Every host by name, as the hosts file says now; this host first."""
+        known = self.registry.peers()
+        return {self.local.name: self.local, **{name: peer for name, peer in known.items() if name != self.local.name}}
+
+    @property
+    def hosts(self) -> list[str]:
+        """Every host's name, this one first."""
+        return list(self.peers)
+
+    def select(self, selector: str) -> list[str]:
+        """The hosts a selector names: `nas`, `nas,web1`, `@tag`, `all`, `local`.
+
+        Raises:
+            UnknownHost: a name or tag nobody has.
+        """
+        peers = self.peers
+        chosen: list[str] = []
+        for part in selector.replace(" and ", ",").split(","):
+            if word := part.strip().lower():
+                chosen += self._named(word, peers)
+        if not chosen:
+            raise InvalidInput("no host is named", hint=f"use {did_you_mean('', peers).removeprefix('there is ')} or all")
+        return list(dict.fromkeys(chosen))
+
+    def _named(self, word: str, peers: Mapping[str, Peer]) -> Sequence[str]:
+        if word in ("all", "*"):
+            return list(peers)
+        if word == "local":
+            return [self.local.name]
+        if word.startswith("@"):
+            tagged = [name for name, peer in peers.items() if word[1:] in map(str.lower, peer.tags)]
+            if not tagged:
+                raise unknown_host(word, {f"@{tag.lower()}" for peer in peers.values() for tag in peer.tags})
+            return tagged
+        if word not in peers:
+            raise unknown_host(word, peers)
+        return [word]
+
+    def tool(self, name: str) -> ToolListing:
+        """A tool of the catalogue.
+
+        Raises:
+            InvalidInput: there is none of that name.
+        """
+        if name not in self.catalogue:
+            raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, self.catalogue))
+        return self.catalogue[name]
+
+    async def call(
+        self, host: str, tool: str, arguments: Mapping[str, Any], *, on_progress: Progress | None = None
+    ) -> Outcome:
+        """Run one tool on one host. What goes wrong is in the outcome, never raised: one host is not the others."""
+        started = time.monotonic()
+        try:
+            answer = await self._ask(host, self.tool(tool), arguments, on_progress)
+        except AnvylError as error:
+            answer = Answer(error=error)
+        return Outcome(host, tool, arguments, answer, round(time.monotonic() - started, 4))
+
+    async def call_many(
+        self,
+        hosts: Sequence[str],
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        on_outcome: Callable[[Outcome], None] | None = None,
+        on_progress: Progress | None = None,
+    ) -> dict[str, Outcome]:
+        """Run one tool on several hosts at once; one outcome per host, in the order of `hosts`."""
+        outcomes: dict[str, Outcome] = {}
+        limiter = anyio.CapacityLimiter(AT_ONCE)
+
+        async def one(host: str) -> None:
+            async with limiter:
+                outcomes[host] = await self.call(host, tool, arguments, on_progress=on_progress)
+            if on_outcome:
+                on_outcome(outcomes[host])
+
+        async with anyio.create_task_group() as group:
+            for host in hosts:
+                group.start_soon(one, host)
+        return {host: outcomes[host] for host in hosts}
+
+    async def list_tools(self, host: str) -> list[ToolListing]:
+        """What a host itself says it offers.
+
+        Raises:
+            AnvylError: it cannot be asked.
+        """
+        return await self._connection(host).list_tools()
+
+    async def version(self, host: str) -> str:
+        """The version a host says it runs; asking is also how to see that it answers.
+
+        Raises:
+            AnvylError: it does not.
+        """
+        return await self._connection(host).version()
+
+    async def _ask(
+        self, host: str, tool: ToolListing, arguments: Mapping[str, Any], on_progress: Progress | None
+    ) -> Answer:
+        connection = self._connection(host)
+        seconds = time_limit(tool, arguments)
+        try:
+            return await connection.call(tool.name, arguments, seconds=seconds, on_progress=on_progress)
+        except Unknown as error:
+            if not tool.reads:
+                raise _uncertain(error, tool) from error
+        # A read whose connection was lost is asked once more: it changes nothing, and the peer may have restarted.
+        try:
+            return await connection.call(tool.name, arguments, seconds=seconds, on_progress=on_progress)
+        except Unknown as error:
+            raise Unreachable("the connection was lost before the answer came", hint="ask again") from error
+
+    def _connection(self, host: str) -> Connection:
+        peer = self.peers.get(host)
+        if peer is None:
+            raise unknown_host(host, self.hosts)
+        if peer != self.local and not peer.paired:
+            raise Unpaired(
+                "not paired yet, so nothing is sent to it",
+                hint=f"reach it over SSH meanwhile: ssh -N -L 4210:127.0.0.1:4200 {peer.name}, then add http://127.0.0.1:4210",
+            )
+        if peer not in self._connections:
+            self._connections[peer] = self._connect(peer)
+        return self._connections[peer]
+
+    async def aclose(self) -> None:
+        """Let go of every connection, also when the caller is being cancelled."""
+        connections = list(self._connections.values())
+        self._connections.clear()
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as group:
+                for connection in connections:
+                    group.start_soon(connection.close)
+
+
+def time_limit(tool: ToolListing, arguments: Mapping[str, Any]) -> float:
+    """Seconds a call may take: the tool's own limit, or less when its `timeout` argument says so."""
+    limit = arguments.get("timeout", tool.arguments.get("timeout", {}).get("default"))
+    if isinstance(limit, str) and limit.isdigit():
+        limit = int(limit)
+    if isinstance(limit, int | float):
+        return min(tool.seconds, limit + SLACK_SECONDS)
+    return tool.seconds
+
+
+def _uncertain(error: AnvylError, tool: ToolListing) -> AnvylError:
+    """A lost change names the way to find out what became of it."""
+    look = "get_container_info" if "container" in tool.names.values() else "list_containers"
+    return Unknown(error.message, hint=f"look before you repeat it: anvyl call {look}")

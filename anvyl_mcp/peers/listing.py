@@ -1,0 +1,145 @@
+"""What a host says about its tools, and what it answers to a call, free of any protocol library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from anvyl_mcp import meta as meta_keys
+from anvyl_mcp import text
+from anvyl_mcp.errors import AnvylError, from_code
+
+Safety = Literal["reads", "changes", "destroys"]
+
+Progress = Callable[[float, float | None, str], None]
+
+
+@dataclass(frozen=True)
+class ToolListing:
+    """One tool as `tools/list` describes it.
+
+    `say` are phrases for the rules (`"stop {name}"`), `names` maps an argument to the kind of existing object it must
+    name (`{"name": "container"}`), `seconds` is how long a call may take, `untrusted` marks results that hold text
+    written by others.
+    """
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Any]
+    output_schema: Mapping[str, Any] = field(default_factory=dict)
+    toolset: str = ""
+    scope: str = "exec"
+    safety: Safety = "destroys"
+    say: tuple[str, ...] = ()
+    untrusted: bool = True
+    seconds: float = 30
+
+    @classmethod
+    def from_mcp(cls, listed: Mapping[str, Any]) -> ToolListing:
+        """Read one entry of `tools/list` in its wire spelling. What a foreign tool does not say is assumed unsafe."""
+        meta = (listed.get("_meta") or {}).get(meta_keys.TOOL) or {}
+        read_only = bool((listed.get("annotations") or {}).get("readOnlyHint"))
+        return cls(
+            name=listed["name"],
+            description=listed.get("description") or "",
+            input_schema=listed.get("inputSchema") or {"type": "object", "properties": {}},
+            output_schema=listed.get("outputSchema") or {},
+            toolset=meta.get("toolset", ""),
+            scope=meta.get("scope", "exec"),
+            safety=meta.get("safety", "reads" if read_only else "destroys"),
+            say=tuple(meta.get("say", ())),
+            untrusted=bool(meta.get("untrusted", True)),
+            seconds=float(meta.get("seconds", 30)),
+        )
+
+    @property
+    def reads(self) -> bool:
+        """Whether a call leaves the host as it was."""
+        return self.safety == "reads"
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Argument names with their schemas."""
+        properties: Mapping[str, Any] = self.input_schema.get("properties", {})
+        return properties
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Arguments without a default."""
+        return tuple(self.input_schema.get("required", ()))
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Arguments that must name an existing object, with the kind of object."""
+        return {name: schema["x-names"] for name, schema in self.arguments.items() if "x-names" in schema}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one host answered to one call: a structured result with its text form, or an error."""
+
+    result: dict[str, Any] | None = None
+    text: str = ""
+    error: AnvylError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the tool did what it was asked."""
+        return self.error is None
+
+    @classmethod
+    def from_mcp(cls, result: Mapping[str, Any]) -> Answer:
+        """Read a `CallToolResult` in its wire spelling."""
+        blocks = result.get("content") or []
+        words = "\n".join(block["text"] for block in blocks if block.get("type") == "text")
+        if not result.get("isError"):
+            return cls(result=result.get("structuredContent"), text=words)
+        told = (result.get("_meta") or {}).get(meta_keys.ERROR)
+        if isinstance(told, Mapping) and isinstance(told.get("message"), str):
+            error = from_code(str(told.get("code")), text.clean(told["message"]), text.clean(str(told.get("hint", ""))))
+        else:
+            error = AnvylError(text.clean(words) or "the tool failed and did not say why")
+        return cls(text=words, error=error)
+
+
+class Connection(Protocol):
+    """One host as seen through one transport. Safe to use from several tasks at once."""
+
+    async def list_tools(self) -> list[ToolListing]:
+        """The host's tools.
+
+        Raises:
+            Unreachable, Timeout: the host does not answer.
+        """
+        ...
+
+    async def version(self) -> str:
+        """The version of the server at the other end, freshly asked; empty when it does not say.
+
+        Raises:
+            Unreachable, Timeout: the host does not answer.
+        """
+        ...
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        seconds: float,
+        meta: Mapping[str, Any] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Answer:
+        """Call one tool and wait for its answer, `seconds` at most.
+
+        Raises:
+            Unreachable: the call was never sent.
+            Timeout: it was sent and nothing came back in time.
+            Unknown: it was sent and the connection was lost before the answer.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of what the connection holds."""
+        ...

@@ -1,0 +1,191 @@
+"""The hosts file: which peers this installation knows."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anvyl_mcp.errors import ConfigInvalid, Conflict, InvalidInput, UnknownHost, did_you_mean
+from anvyl_mcp.peers.transports import is_loopback
+from anvyl_mcp.settings import HOST_NAME, check_host_name
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A host as another host knows it."""
+
+    name: str
+    url: str
+    tags: tuple[str, ...] = ()
+
+    @property
+    def paired(self) -> bool:
+        """Whether anything may be sent to it: only loopback is trusted without pairing."""
+        return is_loopback(self.url)
+
+
+class Registry:
+    """The hosts file. Every change is made under a lock, on what the file says now, and replaces it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def peers(self) -> dict[str, Peer]:
+        """Every known peer by name, in the file's order.
+
+        Raises:
+            ConfigInvalid: the file cannot be used; it is left as it is.
+        """
+        return self._parse(self._text())
+
+    def get(self, name: str) -> Peer:
+        """One peer.
+
+        Raises:
+            UnknownHost: there is none of that name.
+        """
+        peers = self.peers()
+        if name.lower() not in peers:
+            raise unknown_host(name, peers)
+        return peers[name.lower()]
+
+    def add(self, peer: Peer) -> None:
+        """Write a new peer.
+
+        Raises:
+            Conflict: there is one of that name or address already.
+        """
+        check_host_name(peer.name)
+        with self._locked():
+            peers = self.peers()
+            if peer.name in peers:
+                raise Conflict(
+                    f"there is a host `{peer.name}` already, at {peers[peer.name].url}",
+                    hint=f"choose another name, or remove it first: anvyl hosts remove {peer.name}",
+                )
+            for other in peers.values():
+                if other.url == peer.url:
+                    raise Conflict(f"{peer.url} is known already, as `{other.name}`", hint="use that name")
+            self._replace(_with(self._text(), peer))
+
+    def remove(self, name: str) -> Peer:
+        """Forget a peer.
+
+        Raises:
+            UnknownHost: there is none of that name.
+        """
+        with self._locked():
+            peer = self.get(name)
+            self._replace(_without(self._text(), peer))
+        return peer
+
+    def _text(self) -> str:
+        try:
+            return self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+        except UnicodeDecodeError as error:
+            raise ConfigInvalid(f"{self.path} is not text", hint="mend it, or move it away to start anew") from error
+        except OSError as error:
+            raise ConfigInvalid(f"{self.path} cannot be read: {error.strerror}", hint="check its permissions") from error
+
+    def _parse(self, content: str) -> dict[str, Peer]:
+        try:
+            data = tomllib.loads(content)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigInvalid(
+                f"{self.path} is not valid TOML: {error}", hint="mend it, or move it away to start anew; it was not changed"
+            ) from error
+        peers = {}
+        for name, entry in _table(data.get("hosts", {}), self.path, "hosts").items():
+            fields = _table(entry, self.path, f"hosts.{name}")
+            url, tags = fields.get("url"), fields.get("tags", [])
+            if not isinstance(url, str) or not isinstance(tags, list):
+                raise ConfigInvalid(f"{self.path}: `hosts.{name}` needs a `url` of text", hint='like url = "http://…"')
+            peers[name.lower()] = Peer(name.lower(), url, tuple(str(tag) for tag in tags))
+        return peers
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self.path.with_suffix(".lock").open("w", encoding="utf-8") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise ConfigInvalid(
+                f"{self.path} cannot be written: {error.strerror}", hint="check the disk and its permissions"
+            ) from error
+
+    def _replace(self, content: str) -> None:
+        """Written beside and moved over: a full disk or a crash leaves the old file whole."""
+        handle, beside = tempfile.mkstemp(dir=self.path.parent, prefix=".hosts-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(beside).replace(self.path)
+        except OSError:
+            Path(beside).unlink(missing_ok=True)
+            raise
+
+
+# Edits keep the comments and the order of a file that people write too; the library for that takes 50 ms to import,
+# which a command that only reads the file must not pay.
+
+
+def _with(content: str, peer: Peer) -> str:
+    import tomlkit
+
+    document = tomlkit.parse(content)
+    hosts = document.setdefault("hosts", tomlkit.table(is_super_table=True))
+    entry = tomlkit.table()
+    entry["url"] = peer.url
+    if peer.tags:
+        entry["tags"] = list(peer.tags)
+    hosts[peer.name] = entry
+    return tomlkit.dumps(document)
+
+
+def _without(content: str, peer: Peer) -> str:
+    import tomlkit
+
+    document = tomlkit.parse(content)
+    hosts = document["hosts"]
+    assert isinstance(hosts, MutableMapping)
+    # The file may spell the name in other letters than we do.
+    del hosts[next(key for key in hosts if key.lower() == peer.name)]
+    return tomlkit.dumps(document)
+
+
+def check_tag(tag: str) -> str:
+    """The tag in lower case, without its `@`.
+
+    Raises:
+        InvalidInput: it could not be named in a selector.
+    """
+    folded = tag.strip().removeprefix("@").lower()
+    if not HOST_NAME.fullmatch(folded):
+        raise InvalidInput(f"`{tag}` cannot be a tag", hint="use letters, digits, dots, dashes and underscores")
+    return folded
+
+
+def unknown_host(name: str, known: Iterable[str]) -> UnknownHost:
+    """The error for a host nobody knows, with near names."""
+    names = list(known)
+    hint = did_you_mean(name, names) or "add it: anvyl hosts add NAME URL"
+    return UnknownHost(f"there is no host `{name}`", hint=hint)
+
+
+def _table(value: object, path: Path, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigInvalid(f"{path}: `{where}` must be a table", hint=f"write [{where}.NAME]")
+    return value

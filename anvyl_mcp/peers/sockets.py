@@ -1,0 +1,136 @@
+"""HTTP connections that another thread can hang up, and a few of them kept alive between calls."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPResponse
+from urllib.parse import urlsplit
+
+KEPT = 8
+KEPT_SECONDS = 4
+"""Less than the 5 s after which common servers drop an idle connection: a call must not meet one being closed."""
+
+
+class Line(HTTPConnection):
+    """One connection to one host."""
+
+    def __init__(self, url: str, context: ssl.SSLContext | None, seconds: float) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        super().__init__(parts.hostname, parts.port or (443 if context else 80))
+        self._path = parts.path
+        self._context = context
+        self._seconds = seconds
+        self._socket: socket.socket | None = None
+        self._hung_up = False
+
+    def connect(self) -> None:
+        """Try the host's addresses in turn; each gets a fair share of the time."""
+        if self.sock is not None:
+            return
+        until = time.monotonic() + self._seconds
+        addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        for position, (family, kind, protocol, _, address) in enumerate(addresses, start=1):
+            share = max(until - time.monotonic(), 0.05) / (len(addresses) - position + 1)
+            try:
+                self._try(socket.socket(family, kind, protocol), address, share)
+            except OSError:
+                self.close()
+                if position == len(addresses) or self._hung_up:
+                    raise
+            else:
+                return
+
+    def post(self, body: bytes, headers: dict[str, str]) -> HTTPResponse:
+        """Send one request and read the head of its answer."""
+        self.request("POST", self._path, body, headers)
+        return self.getresponse()
+
+    def hang_up(self) -> None:
+        """End whatever the connection's own thread is waiting for. Safe from any thread."""
+        self._hung_up = True
+        if self._socket is not None:
+            with suppress(OSError):
+                # Not SSLSocket's own, which pulls the TLS state from under the reading thread.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def idle(self) -> bool:
+        """Whether it is open and silent, as it must be between two requests."""
+        if self.sock is None:
+            return False
+        self.sock.settimeout(0)
+        try:
+            socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
+        except BlockingIOError:
+            self.sock.settimeout(None)
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        """Close it for good."""
+        super().close()
+        if self._socket is not None:
+            self._socket.close()
+
+    def _try(self, plain: socket.socket, address: tuple[object, ...] | str, seconds: float) -> None:
+        self.sock = self._socket = plain
+        if self._hung_up:
+            raise ConnectionAbortedError
+        plain.settimeout(seconds)
+        plain.connect(address)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._context is not None:
+            secure = self._context.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+            self.sock = self._socket = secure
+            secure.do_handshake()
+        self.sock.settimeout(None)
+
+
+class Pool:
+    """The connections to one host."""
+
+    def __init__(self, url: str, context: ssl.SSLContext | None, seconds: float) -> None:
+        self.url = url
+        self._context = context
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._idle: list[tuple[float, Line]] = []
+        self._closed = False
+
+    def take(self) -> Line:
+        """An open connection nobody uses, or a new one that is not open yet."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return Line(self.url, self._tls(), self._seconds)
+                since, line = self._idle.pop()
+            if time.monotonic() - since < KEPT_SECONDS and line.idle():
+                return line
+            line.close()
+
+    def give(self, line: Line) -> None:
+        """Take back a connection whose answer was read to its end."""
+        with self._lock:
+            if line.sock is not None and not self._closed and len(self._idle) < KEPT:
+                self._idle.append((time.monotonic(), line))
+                return
+        line.close()
+
+    def close(self) -> None:
+        """Close what is idle now, and what comes back later."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for _, line in idle:
+            line.close()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self._context is None and self.url.startswith("https:"):
+            self._context = ssl.create_default_context()
+        return self._context

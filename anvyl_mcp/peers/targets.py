@@ -1,0 +1,111 @@
+"""Which hosts a call goes to when nobody said, or said it loosely."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, InvalidInput, NotFound, Unreachable, did_you_mean
+from anvyl_mcp.peers.fleet import Fleet, Outcome
+from anvyl_mcp.peers.listing import ToolListing
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """How the objects of one kind are found: the tool that lists them, and where its rows stand."""
+
+    tool: str
+    arguments: Mapping[str, Any]
+    rows: str
+
+
+LOOKUPS = {"container": Lookup("list_containers", {"all": True, "limit": 1000}, "containers")}
+
+
+async def targets(fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any], selector: str = "") -> list[str]:
+    """The hosts for one call.
+
+    What a selector names; else for a read every host that has the named object, or every host; for a change the one
+    host where the named object lives, or the only host there is.
+
+    Raises:
+        UnknownHost: the selector names nobody.
+        NotFound: no host has the named object.
+        Conflict: several have it and the call changes something.
+        ApprovalNeeded: one has it, but another could not be asked, so a person must name the host.
+        InvalidInput: a change that names no existing object needs a host.
+    """
+    if tool.toolset == "fleet":
+        return [fleet.local.name]
+    if selector:
+        return fleet.select(selector)
+    hosts = fleet.hosts
+    if len(hosts) == 1:
+        return hosts
+    named = [(kind, str(arguments[name])) for name, kind in tool.names.items() if arguments.get(name)]
+    if named:
+        return await _where(fleet, tool, *named[0])
+    if tool.reads:
+        return hosts
+    raise InvalidInput(f"`{tool.name}` needs a host: there are {text.joined(hosts)}", hint="name one, like --host " + hosts[0])
+
+
+async def find(fleet: Fleet, kind: str) -> dict[str, Outcome]:
+    """Every host's objects of one kind."""
+    lookup = LOOKUPS[kind]
+    return await fleet.call_many(fleet.hosts, lookup.tool, lookup.arguments)
+
+
+async def names(fleet: Fleet, kind: str) -> list[str]:
+    """The names of all objects of one kind on the hosts that answer."""
+    outcomes = await find(fleet, kind)
+    return sorted({row["name"] for outcome in outcomes.values() for row in _rows(kind, outcome)})
+
+
+async def _where(fleet: Fleet, tool: ToolListing, kind: str, wanted: str) -> list[str]:
+    outcomes = await find(fleet, kind)
+    having = [host for host, outcome in outcomes.items() if any(_is(row, wanted) for row in _rows(kind, outcome))]
+    silent = {host: outcome.error for host, outcome in outcomes.items() if outcome.error is not None}
+    if not having:
+        raise _nowhere(kind, wanted, outcomes, silent)
+    if tool.reads:
+        return having
+    if len(having) > 1:
+        raise Conflict(
+            f"{text.joined(having)} all have a {kind} `{wanted}`" if len(having) > 2
+            else f"both {text.joined(having)} have a {kind} `{wanted}`",
+            hint=f"name the host, like --host {having[0]}; or all",
+        )
+    if silent:
+        raise ApprovalNeeded(
+            f"{kind} `{wanted}` is on {having[0]}, but {_reasons(silent)}, so it may be there too",
+            hint=f"say it again with the host: --host {having[0]}",
+        )
+    return having
+
+
+def _nowhere(
+    kind: str, wanted: str, outcomes: Mapping[str, Outcome], silent: Mapping[str, AnvylError]
+) -> AnvylError:
+    known = [row["name"] for outcome in outcomes.values() for row in _rows(kind, outcome)]
+    if len(silent) == len(outcomes):
+        return Unreachable(f"no host could be asked: {_reasons(silent)}", hint="see `anvyl hosts check`")
+    but = f"; {_reasons(silent)}" if silent else ""
+    hint = did_you_mean(wanted, known) or f"there are no {kind}s"
+    return NotFound(f"no host has a {kind} `{wanted}`{but}", hint=hint)
+
+
+def _reasons(silent: Mapping[str, AnvylError]) -> str:
+    return ", ".join(f"{host} could not be asked ({error.message})" for host, error in silent.items())
+
+
+def _rows(kind: str, outcome: Outcome) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = (outcome.answer.result or {}).get(LOOKUPS[kind].rows, [])
+    return rows
+
+
+def _is(row: Mapping[str, Any], wanted: str) -> bool:
+    """Whether a row is the object meant: by its name, or by the start of its id as the engine accepts it."""
+    return row["name"] == wanted or (len(wanted) >= 4 and row["id"].startswith(wanted[:12]))

@@ -1,0 +1,106 @@
+"""How a host's address becomes a connection."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from urllib.parse import SplitResult, urlsplit
+
+from anvyl_mcp.errors import InvalidInput
+from anvyl_mcp.peers.listing import Connection
+from anvyl_mcp.peers.wire import Wire
+
+DEFAULT_PORT = 4200
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?", re.ASCII)
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*", re.ASCII)
+_LIKE = "write it like http://192.168.1.5:4200"
+
+
+def _http(url: str, lean: bool) -> Connection:
+    if lean:
+        return Wire(url)
+    # The SDK costs a second to import; a direct command never needs it.
+    from anvyl_mcp.peers.session import Session
+
+    return Session(url)
+
+
+TRANSPORTS: dict[str, Callable[[str, bool], Connection]] = {"http": _http, "https": _http}
+"""URL scheme to what makes a connection from a URL and whether it must be lean."""
+
+
+def connect(url: str, *, lean: bool) -> Connection:
+    """A connection to the host at `url`; nothing is sent before it is used. `lean` starts fast, on little code.
+
+    Raises:
+        InvalidInput: the address cannot be used.
+    """
+    base = base_url(url)
+    return TRANSPORTS[urlsplit(base).scheme](f"{base}/mcp", lean)
+
+
+def base_url(text: str) -> str:
+    """The one spelling of a host's address: `nas` becomes `http://nas:4200`.
+
+    Raises:
+        InvalidInput: it is no address, or says more than an address.
+    """
+    written = text.strip()
+    parts, port = _split(_bracketed(written) if "://" not in written else written, written)
+    if parts.scheme not in TRANSPORTS:
+        raise InvalidInput(
+            f"`{written}` cannot be reached: `{parts.scheme}` is no transport", hint=f"there is {', '.join(TRANSPORTS)}"
+        )
+    if "@" in parts.netloc:
+        raise InvalidInput("an address must not hold a user name or password", hint=_LIKE)
+    if parts.query or parts.fragment or "?" in written or "#" in written:
+        raise InvalidInput(f"`{written}` has more than an address in it", hint=_LIKE)
+    path = parts.path.rstrip("/").removesuffix("/mcp").rstrip("/")
+    host = _host(parts.hostname or "")
+    if not host or not _PATH.fullmatch(path):
+        raise InvalidInput(f"`{written}` is not an address", hint=_LIKE)
+    return f"{parts.scheme}://{host}:{port}{path}"
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the address can only be this machine itself; what cannot be read is not."""
+    try:
+        host = urlsplit(base_url(url)).hostname or ""
+    except InvalidInput:
+        return False
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _bracketed(written: str) -> str:
+    """An address without a scheme as a URL; a bare IPv6 address gets its brackets."""
+    try:
+        return f"http://[{ipaddress.IPv6Address(written)}]"
+    except ValueError:
+        return f"http://{written}"
+
+
+def _split(url: str, written: str) -> tuple[SplitResult, int]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidInput(f"`{written}` is not an address: {str(error).lower()}", hint=_LIKE) from error
+    if port == 0 or (port is None and parts.netloc.endswith(":")):
+        raise InvalidInput(f"`{written}` has no usable port", hint=_LIKE)
+    return parts, DEFAULT_PORT if port is None else port
+
+
+def _host(name: str) -> str:
+    """The host in a URL's spelling, or nothing."""
+    if ":" in name:
+        try:
+            return f"[{ipaddress.IPv6Address(name)}]"
+        except ValueError:
+            return ""
+    return name if _HOST.fullmatch(name) else ""

@@ -1,0 +1,69 @@
+"""Which server of this installation runs on this machine, if any: a lock that lives as long as its process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from anvyl_mcp.errors import AnvylError, Conflict
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that runs: its process, its name in the fleet and where it answers."""
+
+    pid: int
+    name: str
+    url: str
+    version: str
+
+
+def find(run_dir: Path) -> Running | None:
+    """The server that holds this installation's lock; None when none does."""
+    try:
+        with (run_dir / "serve.lock").open(encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return Running(**json.loads((run_dir / "serve.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return None
+
+
+@contextmanager
+def claim(run_dir: Path) -> Iterator[Path]:
+    """Hold the lock of the one server of this installation; yields the file that `announce` writes.
+
+    Raises:
+        Conflict: another one runs.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (run_dir / "serve.lock").open("a", encoding="utf-8")
+    except OSError as error:
+        raise AnvylError(f"{run_dir} cannot be written: {error.strerror}", hint="check the disk and its permissions") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            other = find(run_dir)
+            where = f" at {other.url} (process {other.pid})" if other else ""
+            raise Conflict(f"anvyl-mcp serves already{where}", hint="stop it first, or set ANVYL_HOME for a second one") from error
+        announced = run_dir / "serve.json"
+        try:
+            yield announced
+        finally:
+            announced.unlink(missing_ok=True)
+
+
+def announce(file: Path, *, name: str, url: str, version: str) -> None:
+    """Say where this process serves."""
+    beside = file.with_suffix(".new")
+    beside.write_text(json.dumps(asdict(Running(os.getpid(), name, url, version))), encoding="utf-8")
+    beside.replace(file)

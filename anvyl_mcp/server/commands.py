@@ -1,0 +1,126 @@
+"""Commands on the host: no shell, a process group of their own, a limit on time and output, no children left."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import ByteReceiveStream, Process
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import AnvylError, Denied, InvalidInput, NotFound
+
+MOST_BYTES = 64 * 1024
+GRACE_SECONDS = 2
+DRAIN_SECONDS = 0.5
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "DOCKER_HOST")
+"""Variables a command sees: tokens and keys of ours are not among them."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended; `exit_code` is 128 + the signal's number when it was killed."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    truncated: bool
+    timed_out: bool
+
+
+class _Output:
+    """Keeps the beginning of a stream and drops the rest while still reading it."""
+
+    def __init__(self) -> None:
+        self.kept = bytearray()
+        self.truncated = False
+
+    async def read(self, stream: ByteReceiveStream | None) -> None:
+        if stream is None:
+            return
+        async for chunk in stream:
+            room = MOST_BYTES - len(self.kept)
+            self.kept += chunk[:room]
+            self.truncated = self.truncated or len(chunk) > room
+
+    def __str__(self) -> str:
+        return text.clean(self.kept.decode("utf-8", "replace"))
+
+
+def split(command: str) -> list[str]:
+    """The words of a command line, as a shell would split them but nothing more.
+
+    Raises:
+        InvalidInput: there are none, or quotes do not close.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise InvalidInput(f"`{command}` is not a command line: {error}", hint="close the quotes") from error
+    if not words:
+        raise InvalidInput("there is no command", hint="say which program to run")
+    return words
+
+
+async def run(words: list[str], *, seconds: float) -> Done:
+    """Run one program to its end, `seconds` at most; its whole process group is gone afterwards.
+
+    Raises:
+        NotFound: there is no such program.
+        Denied: it may not be run.
+    """
+    process = await _start(words)
+    stdout, stderr = _Output(), _Output()
+    try:
+        async with anyio.create_task_group() as readers:
+            readers.start_soon(stdout.read, process.stdout)
+            readers.start_soon(stderr.read, process.stderr)
+            with anyio.move_on_after(seconds) as limit:
+                await process.wait()
+            await _end_group(process)
+            # A child that left the group may hold the pipes open for ever.
+            readers.cancel_scope.deadline = anyio.current_time() + DRAIN_SECONDS
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _end_group(process)
+            await process.aclose()
+    code = process.returncode or 0
+    return Done(
+        exit_code=128 - code if code < 0 else code,
+        stdout=str(stdout),
+        stderr=str(stderr),
+        truncated=stdout.truncated or stderr.truncated,
+        timed_out=limit.cancelled_caught,
+    )
+
+
+async def _start(words: list[str]) -> Process:
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    try:
+        return await anyio.open_process(words, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no program `{words[0]}` on this host", hint="check its name") from error
+    except PermissionError as error:
+        raise Denied(f"`{words[0]}` may not be run", hint="is it a program?") from error
+    except (OSError, ValueError) as error:
+        raise AnvylError(f"`{words[0]}` cannot be run: {error}", hint="check the command") from error
+
+
+async def _end_group(process: Process) -> None:
+    """Ask the group to end, then make it."""
+    _signal(process, signal.SIGTERM)
+    with anyio.move_on_after(GRACE_SECONDS):
+        await process.wait()
+    _signal(process, signal.SIGKILL)
+    await process.wait()
+
+
+def _signal(process: Process, number: signal.Signals) -> None:
+    """To the whole group; the leader may be gone while its children live."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

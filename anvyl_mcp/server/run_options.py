@@ -1,0 +1,170 @@
+"""What people type to run a container (`8080:80`, `KEY=value`, `512m`), as the engine wants it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import AnvylError, InvalidInput, NotFound
+from anvyl_mcp.server.engine import PULL, SLOW, Engine
+from anvyl_mcp.server.translate import engine_errors
+
+RESTART_POLICIES = ("no", "always", "unless-stopped", "on-failure")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Parsed options; every field is in the engine's own form."""
+
+    command: list[str] = field(default_factory=list)
+    environment: list[str] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
+    exposed: list[tuple[str, str]] = field(default_factory=list)
+    host: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        ports: Sequence[str],
+        env: Sequence[str],
+        volumes: Sequence[str],
+        labels: Sequence[str],
+        command: str,
+        restart: str,
+        network: str,
+        memory: str,
+        cpus: str,
+    ) -> RunOptions:
+        """Check every option before anything is made.
+
+        Raises:
+            InvalidInput: one of them is not in a form the engine could use.
+        """
+        bindings: dict[str, list[tuple[str, str]]] = {}
+        for port in ports:
+            inner, outer = _port(port)
+            bindings.setdefault(inner, []).append(outer)
+        host: dict[str, Any] = {"port_bindings": bindings, "binds": [_volume(volume) for volume in volumes]}
+        if restart:
+            host["restart_policy"] = {"Name": _one_of(restart, RESTART_POLICIES, "restart")}
+        if network:
+            host["network_mode"] = network
+        if memory:
+            host["mem_limit"] = _memory(memory)
+        if cpus:
+            host["nano_cpus"] = _cpus(cpus)
+        return cls(
+            command=_split(command),
+            environment=[_pair(entry, "env") for entry in env],
+            labels=dict(_label(entry) for entry in labels),
+            exposed=[(inner.split("/")[0], inner.split("/")[1]) for inner in bindings],
+            host={name: value for name, value in host.items() if value},
+        )
+
+    def create(self, engine: Engine, image: str, name: str) -> str:
+        """Create the container, fetching the image when it is missing; return the container's id."""
+        client = engine.client(SLOW)
+        _need_image(engine, image)
+        with engine_errors(doing=f"to create `{name or image}`"):
+            created = client.create_container(
+                image,
+                command=self.command or None,
+                name=name or None,
+                environment=self.environment or None,
+                labels=self.labels or None,
+                ports=self.exposed or None,
+                host_config=client.create_host_config(**self.host),
+            )
+        return str(created["Id"])
+
+
+def _need_image(engine: Engine, image: str) -> None:
+    """Pull what is not here.
+
+    Raises:
+        NotFound: no registry has it, or none can be reached.
+    """
+    if engine.has_image(image):
+        return
+    try:
+        with engine_errors():
+            engine.client(PULL).pull(image, tag=None if _tagged(image) else "latest")
+    except AnvylError as error:
+        raise NotFound(
+            f"there is no image `{image}` on this host, and it could not be pulled: {_short(error)}",
+            hint="check its name, or see `list_images` for what is here",
+        ) from error
+
+
+def _tagged(image: str) -> bool:
+    return ":" in image.rsplit("/", 1)[-1] or "@" in image
+
+
+def _short(error: AnvylError) -> str:
+    return error.message.removeprefix("the Docker engine failed: ").rstrip(".")
+
+
+def _port(typed: str) -> tuple[str, tuple[str, str]]:
+    """`[address:]outer:inner[/protocol]` as (`inner/protocol`, (address, outer)); a lone port is published as itself."""
+    rest, _, protocol = typed.partition("/")
+    address, _, pair = rest.rpartition("]:") if rest.startswith("[") else ("", "", rest)
+    pieces = pair.split(":")
+    if len(pieces) == 3:
+        address, *pieces = pieces
+    outer, inner = pieces if len(pieces) == 2 else (pieces[0], pieces[0])
+    valid = all(piece.isdigit() and 0 < int(piece) <= 65535 for piece in (outer, inner))
+    if not valid or len(pieces) > 2 or (protocol or "tcp") not in ("tcp", "udp", "sctp"):
+        raise InvalidInput(f"`{typed}` is not a port to publish", hint="write it like 8080:80 or 127.0.0.1:8080:80/udp")
+    return f"{inner}/{protocol or 'tcp'}", (address.lstrip("["), outer)
+
+
+def _volume(typed: str) -> str:
+    pieces = typed.split(":")
+    if not 2 <= len(pieces) <= 3 or not all(pieces) or not pieces[1].startswith("/"):
+        raise InvalidInput(f"`{typed}` is not a volume", hint="write it like /data:/data:ro or name:/data")
+    return typed
+
+
+def _pair(typed: str, what: str) -> str:
+    if typed.startswith("=") or "=" not in typed:
+        raise InvalidInput(f"`{typed}` is not an entry of {what}", hint="write it like KEY=value")
+    return typed
+
+
+def _label(typed: str) -> tuple[str, str]:
+    name, _, value = _pair(typed, "labels").partition("=")
+    return name, value
+
+
+def _one_of(typed: str, allowed: Sequence[str], what: str) -> str:
+    if typed not in allowed:
+        raise InvalidInput(f"`{typed}` is not a {what} policy", hint=f"use {', '.join(allowed)}")
+    return typed
+
+
+def _memory(typed: str) -> int:
+    parsed = text.parse_size(typed)
+    if parsed is None or parsed < 6 * 1024**2:
+        raise InvalidInput(f"`{typed}` is no amount of memory for a container", hint="write it like 512m; at least 6m")
+    return parsed
+
+
+def _cpus(typed: str) -> int:
+    try:
+        number = float(typed)
+    except ValueError:
+        number = 0.0
+    if not 0.01 <= number <= 1024:
+        raise InvalidInput(f"`{typed}` is no number of cpus", hint="write it like 1.5")
+    return int(number * 1e9)
+
+
+def _split(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise InvalidInput(f"`{command}` is not a command line: {error}", hint="close the quotes") from error

@@ -1,0 +1,224 @@
+"""A tool is one typed function; everything others need to know of it is read from its declaration."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import InvalidInput, did_you_mean
+
+Safety = Literal["reads", "changes", "destroys"]
+Scope = Literal["read", "operate", "exec"]
+
+Bytes = Annotated[int, Field(json_schema_extra={"format": "bytes"})]
+Percent = Annotated[float, Field(json_schema_extra={"format": "percent"})]
+Seconds = Annotated[float, Field(json_schema_extra={"format": "seconds"})]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+ContainerName = Annotated[
+    str, Field(description="container name or id", min_length=1, json_schema_extra={"x-names": "container"})
+]
+"""A container that must exist. `x-names` lets a caller find the host where it lives."""
+
+
+def _as_list(value: Any) -> Any:
+    """Small models send one string where a list is wanted."""
+    return [value] if isinstance(value, str) and value else value or []
+
+
+Strings = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class Injected:
+    """Base of what a tool may ask for by type and a caller never sees."""
+
+
+class Result(BaseModel):
+    """What a tool returns: structured for programs, with a text form that a small model can afford."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    def text(self) -> str:
+        """The compact text form."""
+        return text.human(self.model_dump(mode="json"), schema_of(type(self)))
+
+
+class Row(BaseModel):
+    """One entry of a list; `columns` are what is shown of it, in order."""
+
+    columns: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> Any:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        if cls.columns:
+            schema["columns"] = list(cls.columns)
+        return schema
+
+
+_schemas: dict[type[BaseModel], dict[str, Any]] = {}
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's JSON schema without references, titles and descriptions of fields that need none."""
+    if model not in _schemas:
+        _schemas[model] = _slim(text.resolved(model.model_json_schema()))
+    return _schemas[model]
+
+
+def _slim(node: Any) -> Any:
+    """Titles cost tokens and tell nothing; patterns and lengths break llama.cpp's grammars."""
+    if isinstance(node, list):
+        return [_slim(entry) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    slimmed = {}
+    for key, entry in node.items():
+        if key == "properties":
+            slimmed[key] = {name: _slim(field) for name, field in entry.items()}
+        elif not (key == "title" and isinstance(entry, str)) and key not in ("pattern", "maxLength", "minLength"):
+            slimmed[key] = _slim(entry)
+    return slimmed
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A declared tool: its words, its schemas, how safe it is, and the function itself."""
+
+    name: str
+    description: str
+    toolset: str
+    safety: Safety
+    scope: Scope
+    say: tuple[str, ...]
+    untrusted: bool
+    seconds: float
+    function: Callable[..., Any]
+    arguments: type[BaseModel]
+    result: type[Result]
+    injected: Mapping[str, type]
+
+    @property
+    def input_schema(self) -> dict[str, Any]:
+        """JSON schema of the arguments; unknown ones are refused."""
+        schema = dict(schema_of(self.arguments))
+        schema.pop("description", None)
+        return {"type": "object", "properties": {}, **schema}
+
+    @property
+    def output_schema(self) -> dict[str, Any]:
+        """JSON schema of the structured result."""
+        schema = dict(schema_of(self.result))
+        schema.pop("description", None)
+        return schema
+
+    def parse(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments checked and converted.
+
+        Raises:
+            InvalidInput: one is missing, unknown or of the wrong kind.
+        """
+        known = self.arguments.model_fields
+        for name in arguments:
+            if name not in known:
+                hint = did_you_mean(name, known) or "it takes no arguments"
+                raise InvalidInput(f"`{self.name}` has no argument `{name}`", hint=hint)
+        try:
+            parsed = self.arguments.model_validate(dict(arguments))
+        except ValidationError as error:
+            raise _invalid(self.name, error) from error
+        return {name: getattr(parsed, name) for name in known}
+
+    def call(self, arguments: Mapping[str, Any], dependencies: Mapping[type, object]) -> Result | Awaitable[Result]:
+        """Run the function with parsed arguments and what it asked to have injected."""
+        supplied = {name: dependencies[kind] for name, kind in self.injected.items()}
+        outcome: Result | Awaitable[Result] = self.function(**arguments, **supplied)
+        return outcome
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function runs on the event loop rather than on a worker thread."""
+        return inspect.iscoroutinefunction(self.function)
+
+
+def _invalid(tool: str, error: ValidationError) -> InvalidInput:
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return InvalidInput(f"`{tool}` needs `{name}`", hint=f"give {name}=…")
+    given = text.clean(repr(first["input"]))[:80]
+    wanted = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return InvalidInput(f"`{name}` is {given}, which does not fit: {wanted[:1].lower()}{wanted[1:]}")
+
+
+def tool(
+    *,
+    say: Sequence[str] = (),
+    changes: bool = False,
+    destroys: bool = False,
+    scope: Scope | None = None,
+    untrusted: bool = False,
+    seconds: float = 10,
+    toolset: str = "",
+) -> Callable[[Callable[..., Any]], Tool]:
+    """Declare a function as a tool.
+
+    `say`: phrases the rules understand, with `{argument}` holes. `changes`, `destroys`: what it may do; neither means
+    it reads. `scope`: what a caller must be allowed; default `read` or `operate` by safety. `untrusted`: its result
+    holds text that others wrote (logs, output, labels). `seconds`: how long it may take before a caller gives up.
+    """
+    safety: Safety = "destroys" if destroys else "changes" if changes else "reads"
+    needed: Scope = scope or ("read" if safety == "reads" else "operate")
+
+    def declare(function: Callable[..., Any]) -> Tool:
+        hints = typing.get_type_hints(function, include_extras=True)
+        result = hints.pop("return")
+        injected = {name: kind for name, kind in hints.items() if isinstance(kind, type) and issubclass(kind, Injected)}
+        fields: dict[str, Any] = {}
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name not in injected:
+                default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+                fields[name] = (hints[name], default)
+        arguments = create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+        return Tool(
+            name=function.__name__,
+            description=inspect.cleandoc(function.__doc__ or ""),
+            toolset=toolset or function.__module__.rsplit(".", 1)[-1],
+            safety=safety,
+            scope=needed,
+            say=tuple(say),
+            untrusted=untrusted,
+            seconds=seconds,
+            function=function,
+            arguments=arguments,
+            result=result,
+            injected=injected,
+        )
+
+    return declare
+
+
+def load_tools() -> list[Tool]:
+    """Every tool declared in `anvyl_mcp.server.tools`, in the order in which the files and their functions stand."""
+    package = importlib.import_module("anvyl_mcp.server.tools")
+    found: list[Tool] = []
+    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        found += tools_in(importlib.import_module(info.name))
+    return sorted(found, key=lambda tool: _ORDER.index(tool.toolset) if tool.toolset in _ORDER else len(_ORDER))
+
+
+def tools_in(module: ModuleType) -> list[Tool]:
+    """The tools declared in one module, in order."""
+    return [value for value in vars(module).values() if isinstance(value, Tool)]
+
+
+_ORDER = ("containers", "images", "host")
+"""Toolsets that are used most come first: a model reads the list from the top."""

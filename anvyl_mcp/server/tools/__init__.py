@@ -1,0 +1,1 @@
+"""One file per toolset; every `@tool` in here is served."""

@@ -1,0 +1,157 @@
+"""One table of settings, read once at the edge into one frozen object.
+
+Flags win over the environment, the environment over `config.toml`, the file over the defaults.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_config_path, user_state_path
+
+from anvyl_mcp.errors import ConfigInvalid, InvalidInput, did_you_mean
+
+HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?", re.ASCII)
+RESERVED_NAMES = frozenset({"all", "local", "any", "every", "everywhere"})
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table: what it is called, where it comes from, what it means."""
+
+    name: str
+    env: str
+    default: str | int
+    help: str
+
+
+SETTINGS = (
+    Setting("name", "ANVYL_NAME", "", "this host's name in the fleet; default: the machine's host name"),
+    Setting("host", "ANVYL_AGENT_HOST", "127.0.0.1", "address to serve on; only loopback for now"),
+    Setting("port", "ANVYL_INFRA_API_PORT", 4200, "port where MCP clients look; 0 takes a free one"),
+    Setting("agent_port", "ANVYL_AGENT_PORT", 4201, "port where clients of the older agent API look"),
+    Setting("lmstudio_url", "ANVYL_LMSTUDIO_URL", "http://localhost:1234/v1", "OpenAI-compatible model server"),
+    Setting("lmstudio_model", "ANVYL_LMSTUDIO_MODEL", "default", "model name, or `default`: ask the server"),
+    Setting("llm_api_key", "ANVYL_LLM_API_KEY", "", "key for the model server, if it wants one (or LM_API_TOKEN)"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, resolved. Paths are folders of this installation; see `SETTINGS` for the rest."""
+
+    config_dir: Path
+    state_dir: Path
+    name: str
+    host: str
+    port: int
+    agent_port: int
+    lmstudio_url: str
+    lmstudio_model: str
+    llm_api_key: str = field(repr=False)
+
+    @property
+    def hosts_file(self) -> Path:
+        """The peers this installation knows."""
+        return self.config_dir / "hosts.toml"
+
+    @property
+    def run_dir(self) -> Path:
+        """Where a running server says that it runs."""
+        return self.state_dir / "run"
+
+    @property
+    def cache_dir(self) -> Path:
+        """What may be deleted at any time."""
+        return self.state_dir / "cache"
+
+
+def load(flags: Mapping[str, str | int | None] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read flags, environment and file into one object.
+
+    Raises:
+        ConfigInvalid: `config.toml` is not valid, or names an unknown setting.
+        InvalidInput: a value cannot be used.
+    """
+    env = os.environ if environ is None else environ
+    config_dir, state_dir = _folders(env)
+    file = _read(config_dir / "config.toml")
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        flag = (flags or {}).get(setting.name)
+        value: Any = flag
+        source = f"--{setting.name.replace('_', '-')}"
+        if value is None and env.get(setting.env):
+            value, source = env[setting.env], setting.env
+        if value is None and setting.name in file:
+            value, source = file[setting.name], f"{config_dir / 'config.toml'}: {setting.name}"
+        values[setting.name] = setting.default if value is None else _typed(value, setting, source)
+    values["llm_api_key"] = values["llm_api_key"] or env.get("LM_API_TOKEN", "")
+    values["name"] = check_host_name(values["name"]) if values["name"] else _machine_name()
+    return Settings(config_dir=config_dir, state_dir=state_dir, **values)
+
+
+def check_host_name(name: str) -> str:
+    """The name in lower case.
+
+    Raises:
+        InvalidInput: it cannot be used as a host's name.
+    """
+    folded = name.strip().lower()
+    if folded in RESERVED_NAMES:
+        raise InvalidInput(f"`{name}` cannot be a host's name: it already means something", hint="choose another name")
+    if not HOST_NAME.fullmatch(folded):
+        raise InvalidInput(
+            f"`{name}` cannot be a host's name", hint="use letters, digits, dots, dashes and underscores, like `nas-1`"
+        )
+    return folded
+
+
+def _folders(env: Mapping[str, str]) -> tuple[Path, Path]:
+    if home := env.get("ANVYL_HOME"):
+        folder = Path(home).expanduser().absolute()
+        return folder, folder
+    return user_config_path("anvyl"), user_state_path("anvyl")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"{path} is not valid TOML: {error}", hint="mend the file or move it away") from error
+    except OSError as error:
+        raise ConfigInvalid(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
+    known = {setting.name for setting in SETTINGS}
+    for key in data:
+        if key not in known:
+            raise ConfigInvalid(f"{path} has an unknown setting `{key}`", hint=did_you_mean(key, known))
+    return data
+
+
+def _typed(value: Any, setting: Setting, source: str) -> str | int:
+    if isinstance(setting.default, int):
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            number = -1
+        if not 0 <= number <= 65535 or isinstance(value, bool):
+            raise InvalidInput(f"{source} is `{value}`, which is not a port number", hint="use 0 to 65535")
+        return number
+    if not isinstance(value, str):
+        raise InvalidInput(f"{source} is `{value}`, which is not text", hint="put it in quotes")
+    return value.strip()
+
+
+def _machine_name() -> str:
+    """This machine's short host name, made fit to be a host's name."""
+    short = re.sub(r"[^a-z0-9_-]+", "-", socket.gethostname().split(".")[0].lower()).strip("-_")
+    return short if short and short not in RESERVED_NAMES else "this-host"

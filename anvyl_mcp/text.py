@@ -1,0 +1,173 @@
+"""How values look to people and models: sizes, times, rows, and text from containers made harmless.
+
+A result's schema says how it wants to be shown: `format` `bytes` and `date-time` on a field, `columns` on a row.
+The server's text form and the CLI's tables are both made from that, so neither knows any tool.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+# C0 and C1 without tab and newline, bidi controls, zero-width characters, Unicode tags: they can hide or reorder text.
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"
+)
+HUMAN_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
+HUMAN_DURATION = re.compile(r"(\d+)\s*(s|sec|secs|seconds?|m|min|mins|minutes?|h|hours?|d|days?)", re.IGNORECASE)
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def clean(text: str) -> str:
+    """`text` without colour codes, control, bidi and invisible characters; tabs and newlines stay."""
+    return UNSAFE.sub("", ANSI.sub("", text.replace("\r\n", "\n")))
+
+
+def size(count: float) -> str:
+    """Bytes as people write them: `512 B`, `1.5 GiB`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} TiB"
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes from `512m`, `1.5 GB`, `4096`; None when it is no size. Units are powers of 1024, as Docker reads them."""
+    match = HUMAN_SIZE.fullmatch(text)
+    if not match:
+        return None
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
+
+
+def parse_duration(text: str) -> int | None:
+    """Seconds from `90`, `10m`, `1h30m`, `2 days`; None when it is no duration."""
+    text = text.strip()
+    if text.isdigit():
+        return int(text)
+    parts = HUMAN_DURATION.findall(text)
+    if not parts or HUMAN_DURATION.sub("", text).strip(" ,"):
+        return None
+    return sum(int(number) * SECONDS[unit[0].lower()] for number, unit in parts)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its largest unit: `45 s`, `3 h`, `12 days`."""
+    for limit, length, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"
+
+
+def ago(when: str) -> str:
+    """An ISO 8601 time as its distance from now."""
+    try:
+        then = datetime.fromisoformat(when)
+    except ValueError:
+        return when
+    return f"{duration(max(0.0, (datetime.now(UTC) - then).total_seconds()))} ago"
+
+
+def cell(value: Any, schema: Mapping[str, Any]) -> str:
+    """One value as one short piece of text, by what its schema says it is."""
+    if value is None or value in ("", []):
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        item = schema.get("items", {})
+        return ", ".join(cell(entry, item) for entry in value)
+    if isinstance(value, dict):
+        fields = _properties(schema)
+        shown = ((key, cell(entry, fields.get(key, {}))) for key, entry in value.items())
+        return " ".join(f"{key}={text}" for key, text in shown if text)
+    match schema.get("format"):
+        case "bytes":
+            return size(value)
+        case "date-time":
+            return ago(value)
+        case "seconds":
+            return duration(value)
+        case "percent":
+            return f"{value:.0f} %"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    properties = schema.get("properties", {})
+    assert isinstance(properties, Mapping)
+    return properties
+
+
+def resolved(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON schema with its local references put in place and null branches dropped."""
+    definitions = schema.get("$defs", {})
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, list):
+            return [walk(entry) for entry in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            node = {**definitions[node["$ref"].rsplit("/", 1)[-1]], **{k: v for k, v in node.items() if k != "$ref"}}
+        if "anyOf" in node:
+            real = [branch for branch in node["anyOf"] if branch.get("type") != "null"]
+            if len(real) == 1:
+                node = {**real[0], **{k: v for k, v in node.items() if k != "anyOf"}}
+                return walk(node)
+        return {key: walk(entry) for key, entry in node.items() if key != "$defs"}
+
+    result = walk(dict(schema))
+    assert isinstance(result, dict)
+    return result
+
+
+def rows_field(schema: Mapping[str, Any]) -> str:
+    """The name of the field of a result that holds its rows; empty when the result is no list."""
+    for name, field in _properties(schema).items():
+        if "columns" in field.get("items", {}):
+            return str(name)
+    return ""
+
+
+def rows(value: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Column names and cells of a list result. `schema` is `resolved`."""
+    field = rows_field(schema)
+    item = _properties(schema)[field]["items"]
+    columns: list[str] = item["columns"]
+    kinds = _properties(item)
+    return columns, [[cell(entry.get(name), kinds.get(name, {})) for name in columns] for entry in value[field]]
+
+
+def human(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """A result as compact text: rows with two spaces between cells, or `name: value` lines. `schema` is `resolved`."""
+    if rows_field(schema):
+        _, cells = rows(value, schema)
+        lines = ["  ".join(text or "-" for text in row).rstrip(" -") for row in cells]
+        if value.get("more"):
+            lines.append(f"… {value['more']} more; narrow the question or raise `limit`")
+        return "\n".join(lines)
+    lines = []
+    for name, entry in value.items():
+        field = _properties(schema).get(name, {})
+        if isinstance(entry, list) and entry and isinstance(entry[0], dict):
+            lines += [f"{name}: {cell(row, field.get('items', {}))}" for row in entry]
+        elif text := cell(entry, field):
+            lines.append(f"{name.replace('_', ' ')}: {text}")
+    return "\n".join(lines)
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names as a person lists them: `a`, `a and b`, `a, b and c`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 container`, `3 containers`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
