@@ -1,4 +1,4 @@
-"""The composition root: settings become a server, a fleet and an assistant. It connects and closes; it decides nothing."""
+"""The composition root: settings become a server, a fleet and an assistant. It connects, closes, decides nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import anyio.to_thread
 
 from anvyl_mcp import __version__, running

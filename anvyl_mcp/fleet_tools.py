@@ -35,7 +35,10 @@ def fleet_tools(fleet: Fleet | None) -> list[Tool]:
         """List the hosts of the fleet and whether they answer."""
         assert fleet is not None
         found = await check_hosts(fleet, fleet.hosts)
-        rows = [Host(name=one.name, url=one.url, status=one.status, tags=list(one.tags), version=one.version) for one in found]
+        rows = [
+            Host(name=one.name, url=one.url, status=one.status, tags=list(one.tags), version=one.version)
+            for one in found
+        ]
         return Hosts(hosts=rows, total=len(rows))
 
     return [list_hosts]

@@ -47,14 +47,18 @@ def claim(run_dir: Path) -> Iterator[Path]:
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (run_dir / "serve.lock").open("a", encoding="utf-8")
     except OSError as error:
-        raise AnvylError(f"{run_dir} cannot be written: {error.strerror}", hint="check the disk and its permissions") from error
+        raise AnvylError(
+            f"{run_dir} cannot be written: {error.strerror}", hint="check the disk and its permissions"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             other = find(run_dir)
             where = f" at {other.url} (process {other.pid})" if other else ""
-            raise Conflict(f"anvyl-mcp serves already{where}", hint="stop it first, or set ANVYL_HOME for a second one") from error
+            raise Conflict(
+                f"anvyl-mcp serves already{where}", hint="stop it first, or set ANVYL_HOME for a second one"
+            ) from error
         announced = run_dir / "serve.json"
         try:
             yield announced

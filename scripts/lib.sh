@@ -33,7 +33,7 @@ drop_unusable_environment() {
 usable() { "$1" sync --help 2>/dev/null | grep -q -- --no-default-groups; }
 
 sync_environment() {
-  local python=$venv/bin/python uv=$2 arguments=(sync --frozen --quiet)
+  local python=$venv/bin/python uv=$2 arguments=(sync --frozen --quiet --compile-bytecode)
   if [ "$1" = run ]; then arguments+=(--inexact --no-default-groups); fi
   if [ ! -x "$python" ]; then python=$(find_python); fi
   if [ "$uv" = uv ]; then

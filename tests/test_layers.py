@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "fleet_tools": {*FOUNDATION, "peers", "server"},
     "app": {*FOUNDATION, "running", "fleet_tools", "server", "peers", "orchestrator"},
     "agent": {"app"},
-    "cli": {*FOUNDATION, "running", "peers", "app"},
+    "cli": {*FOUNDATION, "running", "peers", "orchestrator", "app"},
     "__init__": {"agent"},
     "__main__": {"cli"},
 }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from anvyl_mcp.cli import output
-from anvyl_mcp.cli.run import INTERRUPTED, ask_yes_no, command
+from anvyl_mcp.cli.run import ask_yes_no, command
 from anvyl_mcp.errors import AnvylError
 from anvyl_mcp.settings import Settings
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from anvyl_mcp.peers.fleet import Fleet, Outcome
 
 
-def ask_once(
-    text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, model: str, offline: bool
-) -> NoReturn:
+def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, model: str, offline: bool) -> NoReturn:
     """Answer one question and end with its exit code."""
 
     async def work(settings: Settings) -> int:
@@ -79,8 +77,9 @@ def _show(reply: Reply, fleet: Fleet, *, as_json: bool) -> None:
     if as_json:
         output.document(reply.as_dict())
     else:
-        for tool, done in _grouped(reply.calls).items():
-            output.outcomes(fleet.tool(tool[0]), done)
+        for (name, _), done in _grouped(reply.calls).items():
+            # The rules' answer holds a text form already; only a table says more.
+            output.outcomes(fleet.tool(name), done, tables_only=reply.mode == "rules")
         if reply.answer:
             print(reply.answer)
     if reply.error is not None:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from anvyl_mcp.cli import output
 from anvyl_mcp.cli.run import ask_yes_no, command, exit_code
-from anvyl_mcp.errors import AnvylError, ApprovalNeeded
+from anvyl_mcp.errors import ApprovalNeeded
 from anvyl_mcp.peers.arguments import check, from_words
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import ToolListing

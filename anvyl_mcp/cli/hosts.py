@@ -9,7 +9,9 @@ import typer
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Which hosts this one knows, and whether they answer.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Which hosts this one knows, and whether they answer."
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -21,7 +23,9 @@ def list_hosts(as_json: Json = False) -> None:
 
 
 @app.command()
-def check(name: Annotated[str, typer.Argument(help="One host; all when left out.")] = "", as_json: Json = False) -> None:
+def check(
+    name: Annotated[str, typer.Argument(help="One host; all when left out.")] = "", as_json: Json = False
+) -> None:
     """Ask hosts whether they answer; fails when one does not."""
     _show(name, as_json=as_json, only_known=False)
 
@@ -98,7 +102,7 @@ def _show(name: str, *, as_json: bool, only_known: bool) -> None:
         else:
             output.table(
                 ["name", "status", "url", "tags", "version"],
-                [[host.name, host.status, host.url, ", ".join(host.tags), host.version] for host in found],
+                [[host.name, host.status, _where(host.url), ", ".join(host.tags), host.version] for host in found],
             )
             for host in found:
                 if host.hint:
@@ -109,3 +113,8 @@ def _show(name: str, *, as_json: bool, only_known: bool) -> None:
         return 1 if len(bad) == len(found) else 3
 
     run.command(work, failed=output.no_hosts if as_json else None)
+
+
+def _where(url: str) -> str:
+    """This host has no address while nothing of it is served."""
+    return url if "://" in url else "here, not serving"

@@ -65,7 +65,7 @@ def _style(cell: str) -> str:
     return "dim" if low.startswith(("exited", "created", "paused")) else ""
 
 
-def outcomes(tool: ToolListing, done: Mapping[str, Outcome]) -> None:
+def outcomes(tool: ToolListing, done: Mapping[str, Outcome], *, tables_only: bool = False) -> None:
     """What one tool answered on each host: one table for lists, text per host for the rest."""
     schema = tool.output_schema
     good = [one for one in done.values() if one.ok and one.answer.result is not None]
@@ -76,11 +76,15 @@ def outcomes(tool: ToolListing, done: Mapping[str, Outcome]) -> None:
             columns, cells = text.rows(one.answer.result or {}, schema)
             rows += [[one.host, *row] for row in cells]
         headed = tool.toolset != "fleet"
-        table(["host", *columns] if headed else columns, rows if headed else [row[1:] for row in rows])
+        if not rows and sys.stdout.isatty():
+            if not tables_only:
+                talk(f"no {text.rows_field(schema)} on {text.joined([one.host for one in good])}")
+        else:
+            table(["host", *columns] if headed else columns, rows if headed else [row[1:] for row in rows])
         for one in good:
             if more := (one.answer.result or {}).get("more"):
                 talk(f"{one.host}: {more} more are not shown")
-    else:
+    elif not tables_only:
         for one in (one for one in done.values() if one.ok):
             _block(one, alone=len(done) == 1)
     for one in done.values():

@@ -30,8 +30,8 @@ SAME = (
     ("cpu", "processor"),
     ("disk", "storage", "disk space"),
     ("resource", "usage"),
-    ("running", "up", "alive"),
-    ("stopped", "down", "exited", "dead"),
+    ("running", "up", "alive", "online"),
+    ("stopped", "down", "exited", "dead", "offline"),
 )
 """Words that mean the same; the first stands for all."""
 STANDS_FOR = {word: words[0] for words in SAME for word in words}
@@ -39,51 +39,30 @@ STANDS_FOR = {word: words[0] for words in SAME for word in words}
 STATES = {
     "running": {"running", "up", "ok", "online"},
     "stopped": {"stopped", "exited", "created", "dead", "down", "offline", "unreachable"},
-    "healthy": {"healthy"},
-    "unhealthy": {"unhealthy"},
-    "paused": {"paused"},
-    "restarting": {"restarting"},
-}
+} | {state: {state} for state in ("healthy", "unhealthy", "paused", "restarting")}
 """What people call a state, with the values that results have for it."""
 
-ARTICLES = frozenset({"the", "a", "an", "my", "our"})
-GLUE = frozenset({"me", "us", "of", "for", "about", "is", "are"})
-CONNECTORS = frozenset({"as", "from", "to", "in", "into", "with"})
-PADDING = frozenset(
-    ["all", "every", "any", "some", "both", "current", "currently", "now", "there", "that", "ones", "check", *STATES]
-)
+
+def _words(table: str) -> frozenset[str]:
+    return frozenset(table.split())
+
+
+ARTICLES = _words("the a an my our")
+GLUE = _words("me us of for about is are")
+CONNECTORS = _words("as from to in into with")
+PADDING = _words("all every any some both current currently now there that ones check") | STATES.keys()
 """Said around a question without changing which it is. In a request to change something each of them counts."""
-EMPTY = (ARTICLES | GLUE | PADDING | CONNECTORS) - STATES.keys() | frozenset(
-    ["what", "which", "who", "where", "when", "why", "how", "many", "much", "most", "least", "more", "less"]
-    + [
-        "have",
-        "has",
-        "had",
-        "do",
-        "does",
-        "did",
-        "be",
-        "was",
-        "were",
-        "can",
-        "could",
-        "will",
-        "would",
-        "i",
-        "you",
-        "we",
-    ]
-    + ["and", "or", "on", "at", "by", "please", "tell", "know", "whether", "still", "anything", "something", "show"]
-    + ["free", "left", "available", "room", "space", "use", "uses", "using", "used", "doing", "going"]
+EMPTY = (ARTICLES | GLUE | CONNECTORS | PADDING) - STATES.keys() | _words(
+    "what which who where when why how many much most least more less have has had do does did be was were can could "
+    "will would i you we and or on at by please tell know whether still anything something show free left available "
+    "room space use uses using used doing going"
 )
 """Words of a question that say nothing about which tool could answer it."""
-PRONOUNS = frozenset(
-    ["it", "its", "them", "this", "these", "those", "one", "everything", "everyone", "nothing", "no", "not"]
-)
-RESERVED = ARTICLES | GLUE | PADDING | CONNECTORS | EMPTY | PRONOUNS | STANDS_FOR.keys() | {"image", "except", "if"}
+NO_NAMES = _words("image it its them this these those one everything everyone nothing no not except if")
+RESERVED = EMPTY | NO_NAMES | STATES.keys() | STANDS_FOR.keys()
 """Words that are a name only in quotes."""
 REFUSING = re.compile(
-    r"\b(?:not|never|no|cannot|\w+n't|dont|without|except|excluding|unless|until|but|instead|if)\b", re.IGNORECASE
+    r"(?i)\b(?:not|never|no|cannot|\w+n't|dont|without|except|excluding|unless|until|but|instead|if)\b"
 )
 """What makes half a sentence mean something else than the whole."""
 FREE_TEXT = frozenset({"command", "query", "message", "text"})
@@ -93,23 +72,18 @@ CLEARLY = 1.4
 SAMPLES = {"name": "web", "image": "nginx", "command": "uptime"}
 
 QUOTED = re.compile(r"""(?<![^\s=,(])(['"`])(.+?)\1(?![\w'"`])""")
-FIRST_MARK, LAST_MARK = "\ue000", "\uf8ff"
-MARK = f"[{FIRST_MARK}-{LAST_MARK}]"
+MARK = "[\ue000-\uf8ff]"
 """Stands for a quoted text."""
 NAME = rf"(?:{MARK}|\w(?:[\w./:@-]*\w)?)"
 POLITE = re.compile(
-    r"\s*(?:(?:please|kindly|hey|hi|hello|ok|okay|anvyl|just|then|also|go ahead and|let's|(?:can|could|would|will) you"
-    r"|(?:i would|i'd) like (?:you )?to|i (?:want|need) (?:you )?to|(?:check|see|tell me|let me know) (?:if|whether))[\s,]+)*",
-    re.IGNORECASE,
+    r"(?i)\s*(?:(?:please|kindly|hey|hi|hello|ok|okay|anvyl|just|now|then|also|go ahead and|let's"
+    r"|(?:can|could|would|will) you|(?:i would|i'd) like (?:you )?to|i (?:want|need) (?:you )?to"
+    r"|(?:check|see|tell me|let me know) (?:if|whether))[\s,]+)*"
 )
-THANKS = re.compile(
-    r"(?:[\s,]+(?:please|thanks|thank you|now|right now|for me|immediately|asap)|[\s.?!,])+$", re.IGNORECASE
-)
-DENIED = re.compile(r"(?:n't|\s+not)\s+(running|healthy)\b", re.IGNORECASE)
+THANKS = re.compile(r"(?i)(?:[\s,]+(?:please|thanks|thank you|now|right now|for me|immediately|asap)|[\s.?!,])+$")
+DENIED = re.compile(r"(?i)(?:n't|\s+not)\s+(running|healthy)\b")
 AND = r"(?:\s*,\s*(?:and\s+)?|\s+(?:and|&)\s+)"
-SEPARATOR = re.compile(
-    r"\s*(?:[,;]|[.!?](?=\s))\s*(?:(?:and|then|also)\s+)*|\s+(?:(?:and|then|also|&&?)\s+)+", re.IGNORECASE
-)
+SEPARATOR = re.compile(r"(?i)\s*(?:[,;]|[.!?](?=\s))\s*(?:(?:and|then|also)\s+)*|\s+(?:(?:and|then|also|&&?)\s+)+")
 PERIOD = r"(?:(?:\d+\s*(?:s|sec|m|min|h|d|seconds?|minutes?|hours?|days?)\b\s*)+|second|minute|hour|day)"
 LEAD = r"(?:(?:with|by|using|and|a|,)\s+)*"
 OPTIONS = {
@@ -131,9 +105,8 @@ def singular(word: str) -> str:
     """`containers` → `container`, `boxes` → `box`."""
     if word.endswith(("xes", "ches", "sses")):
         return word[:-2]
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return word[:-1]
-    return word
+    plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
+    return word[:-1] if plural else word
 
 
 def meaning(word: str) -> str:
@@ -143,8 +116,10 @@ def meaning(word: str) -> str:
 
 
 def meanings(sentence: str) -> list[str]:
-    """The words of a sentence, each as its meaning."""
-    return [meaning(word) for word in re.findall(r"[a-z][a-z0-9-]*", sentence.lower())]
+    """The words of a sentence, each as its meaning, and those of words taken together: `shut down` is `stop` too."""
+    lower = sentence.lower()
+    together = [stands for words, stands in STANDS_FOR.items() if " " in words and words in lower]
+    return [meaning(word) for word in re.findall(r"[a-z][a-z0-9-]*", lower)] + together
 
 
 def _either(words: Iterable[str]) -> str:
@@ -167,7 +142,7 @@ def mask(sentence: str) -> tuple[str, tuple[str, ...]]:
 
     def keep(match: re.Match[str]) -> str:
         found.append(match[0])
-        return chr(ord(FIRST_MARK) + len(found) - 1)
+        return chr(0xE000 + len(found) - 1)
 
     unmarked = re.sub(MARK, "", text.clean(sentence)).replace("’", "'")
     return QUOTED.sub(keep, unmarked).strip(), tuple(found)
@@ -176,43 +151,46 @@ def mask(sentence: str) -> tuple[str, tuple[str, ...]]:
 def unmask(value: str, quoted: Sequence[str]) -> str:
     """What was typed; quotes around the whole of it are gone."""
     whole = re.fullmatch(MARK, value.strip())
-    words = re.sub(MARK, lambda match: quoted[ord(match[0]) - ord(FIRST_MARK)], value.strip())
+    words = re.sub(MARK, lambda match: quoted[ord(match[0]) - 0xE000], value.strip())
     return words[1:-1] if whole else words
+
+
+def _polite(clause: str) -> str:
+    return match[0] if (match := POLITE.match(clause)) else ""
 
 
 def plain(clause: str) -> str:
     """A clause without politeness and punctuation."""
     clause = re.sub(r"(?<=\w)'s\b", "", " ".join(clause.split()))
-    clause = THANKS.sub("", clause[POLITE.match(clause).end() :])  # type: ignore[union-attr]
+    clause = THANKS.sub("", clause.removeprefix(_polite(clause)))
     return DENIED.sub(lambda match: " stopped" if match[1].lower() == "running" else " unhealthy", clause)
 
 
 def free(clause: str) -> str:
     """A clause that ends in free text: only the politeness in front goes, and the mark of a polite question."""
-    polite = POLITE.match(clause)
-    assert polite
-    return clause[polite.end() :].rstrip("?") if "you" in polite[0].lower() else clause[polite.end() :]
+    polite = _polite(clause)
+    return clause.removeprefix(polite).rstrip("?" if "you" in polite.lower() else "")
 
 
 def is_name(word: str, verbs: Set[str] = frozenset()) -> bool:
     """Whether a word can be a name: it is quoted, or has no meaning of its own."""
-    taken = RESERVED | verbs
-    return bool(re.fullmatch(MARK, word) or not ({word.lower(), meaning(word)} & taken))
+    return bool(re.fullmatch(MARK, word)) or not {word.lower(), meaning(word)} & (RESERVED | verbs)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where hosts may stand in a clause: after which words, without any, or only at the end."""
+class Way:
+    """One way to read a clause: after which words hosts stand, or whether without any, and what else is allowed."""
 
-    after: str
+    hosts_after: str = "on|at|across"
     alone: bool = False
-    at_end: bool = False
+    reads_only: bool = False
+    hosts_are_names: bool = False
+    host_is_unknown: bool = False
 
 
-ON = Place(r"on|at|across")
-OF = Place(r"on|at|across|of|from|for|in|about")
-OF_OR_ALONE = Place(OF.after, alone=True)
-AT_END = Place(ON.after, at_end=True)
+ASKING = Way("on|at|across|of|from|for|in|about", alone=True, reads_only=True)
+PLAIN = (Way(), Way(ASKING.hosts_after), ASKING)
+BOLD = (Way(hosts_are_names=True), Way(host_is_unknown=True))
 
 
 @lru_cache(maxsize=64)
@@ -222,58 +200,49 @@ def _hosts(known: tuple[str, ...], *, also_or: bool) -> str:
     every = rf"(?:all|every|each)(?:\s+of)?(?:\s+(?:the|my|our))?\s+{HOST}|all$|the\s+(?:(?:whole|entire)\s+)?fleet"
     here = rf"this\s+{HOST}|localhost|local"
     named = rf"(?:the\s+)?(?:{HOST}\s+)?(?P<named>{one}(?:{joint}{one})*)(?:\s+{HOST}\b)?"
-    return rf"(?:{named}|(?P<every>{every})\b|(?P<here>{here})\b)"
+    return rf"(?:{named}|{'(?(after)|(?!))' if also_or else ''}(?P<every>{every})\b|(?P<here>{here})\b)"
 
 
 @lru_cache(maxsize=64)
-def _hosts_in(place: Place, known: tuple[str, ...]) -> re.Pattern[str]:
-    before = rf"(?:(?:{place.after})\s+){'?' if place.alone else ''}"
-    adverbs = r"(?P<everywhere>everywhere)" + ("" if place.at_end else r"|(?P<locally>here|locally)")
+def _hosts_in(way: Way, known: tuple[str, ...], *, at_end: bool) -> re.Pattern[str]:
+    before = rf"(?P<after>(?:{way.hosts_after})\s+){'?' if way.alone else ''}"
+    adverbs = r"(?P<everywhere>everywhere)" + ("" if at_end else r"|(?P<locally>here|locally)")
     # What `and` joins to a host may be a container or another command: such a clause is not this one.
-    end = "$" if place.at_end else r"(?!\s*(?:,|&|\b(?:and|or|but|except)\b))"
-    hosts = _hosts(known, also_or=place.alone)
+    end = "$" if at_end else r"(?!\s*(?:,|&|\b(?:and|or|but|except)\b))"
+    hosts = _hosts(known, also_or=way.alone)
     return re.compile(rf"(?<!\S)(?:{before}{hosts}|(?:{adverbs})\b){end}", re.IGNORECASE)
 
 
 @lru_cache(maxsize=64)
 def _hosts_first(known: tuple[str, ...]) -> re.Pattern[str]:
     hosts = _hosts(known, also_or=False)
-    ahead = re.sub(r"\(\?P<(\w+)>", r"(?P<ahead_\1>", hosts)
-    return re.compile(rf"(?:(?:{ON.after})\s+{hosts}[\s,:]+|{ahead}\s*[,:]\s*)(?=\S)", re.IGNORECASE)
+    return re.compile(rf"(?i)(?P<on>(?:{Way().hosts_after})\s+)?{hosts}(?(on)[\s,:]+|\s*[,:]\s*)(?=\S)")
 
 
 def _selector(match: re.Match[str], known: Sequence[str]) -> str:
-    said = {key.removeprefix("ahead_"): value for key, value in match.groupdict().items() if value}
-    if "named" not in said:
-        return "all" if said.keys() & {"every", "everywhere"} else "local"
+    groups = match.groupdict()
+    if not groups["named"]:
+        return "all" if groups["every"] or groups.get("everywhere") else "local"
     spelled = {name.lower(): name for name in known}
-    names = re.split(r"\s*[,&]\s*(?:and\s+)?|\s+(?:and|or)\s+", said["named"], flags=re.IGNORECASE)
-    return ",".join(spelled.get(name.lower(), name) for name in names)
+    return ",".join(spelled.get(name, name) for name in re.split(rf"{AND}|\s+or\s+", groups["named"].lower()))
 
 
-def take_hosts(clause: str, place: Place, known: tuple[str, ...]) -> tuple[str, str] | None:
-    """The clause without its hosts, and a selector for them, empty when none are named; None when named twice."""
-    found = list(_hosts_in(place, known).finditer(clause))
-    if len(found) > 1:
-        return None
-    if not found:
-        return clause, ""
+def take_hosts(clause: str, way: Way, known: tuple[str, ...], *, at_end: bool = False) -> tuple[str, str] | None:
+    """The clause without its hosts, and a selector for them, empty when none are named; None when it cannot be told."""
+    if way.host_is_unknown:
+        match = re.fullmatch(rf"(.+)\s(?:on|at)\s+(?:(?:the\s+)?{HOST}\s+)?({NAME})", clause, re.IGNORECASE)
+        return (match[1], match[2]) if match and is_name(match[2]) and not at_end else None
+    found = list(_hosts_in(way, known, at_end=at_end).finditer(clause))
+    if len(found) != 1:
+        return None if found else (clause, "")
     before, after = clause[: found[0].start()].rstrip(), clause[found[0].end() :].lstrip()
     return f"{before} {after}".strip(), _selector(found[0], known)
 
 
 def take_first_hosts(sentence: str, known: tuple[str, ...]) -> tuple[str, str]:
     """The sentence without the hosts it begins with: `nas: list containers`, `on nas and gpu stop web`."""
-    polite = POLITE.match(sentence)
-    assert polite
-    match = _hosts_first(known).match(sentence, polite.end())
+    match = _hosts_first(known).match(sentence, len(_polite(sentence)))
     return (sentence[match.end() :], _selector(match, known)) if match else (sentence, "")
-
-
-def take_unknown_host(clause: str) -> tuple[str, str] | None:
-    """A clause that ends in `on` and a word that is no known host, without them; None when it does not."""
-    match = re.fullmatch(rf"(.+)\s(?:on|at)\s+(?:(?:the\s+)?{HOST}\s+)?({NAME})", clause, re.IGNORECASE)
-    return (match[1], match[2]) if match and is_name(match[2]) else None
 
 
 def take_options(
@@ -283,13 +252,13 @@ def take_options(
     values: dict[str, Any] = {}
 
     def given(match: re.Match[str], argument: str) -> str:
-        groups = match.groupdict()
-        _put(values, argument, arguments.get(argument, {}), unmask(groups.get("value") or "true", quoted))
+        _put(
+            values, argument, arguments.get(argument, {}), unmask(match.groupdict("true").get("value", "true"), quoted)
+        )
         return " "
 
     def pair(match: re.Match[str]) -> str:
-        known = match["key"] in arguments or match["key"] == "host"
-        return given(match, match["key"]) if known else match[0]
+        return given(match, match["key"]) if match["key"] in {*arguments, "host"} else match[0]
 
     clause = re.sub(rf"(?<!\S){LEAD}(?P<key>\w+)=(?P<value>{MARK}|\S+)", pair, clause)
     for argument, schema in arguments.items():
@@ -315,21 +284,16 @@ def _put(values: dict[str, Any], argument: str, schema: Mapping[str, Any], value
             values[argument] = int(value)
         case "boolean":
             values[argument] = value.lower() in ("true", "yes", "1", "on")
+        case _ if argument == "since":
+            one = re.sub(r"^(?=[a-z])", "1", value)
+            values[argument] = re.sub(r"(\d+)\s*([a-z])[a-z]*\s*", r"\1\2", one)
         case _:
-            values[argument] = _short_period(value) if argument == "since" else value
-
-
-def _short_period(value: str) -> str:
-    """`2 days` → `2d`, `hour` → `1h`; anything else as it is."""
-    if not re.fullmatch(PERIOD, value, re.IGNORECASE):
-        return value
-    return re.sub(r"(\d+)\s*([a-z])[a-z]*\s*", r"\1\2", value.lower() if value[0].isdigit() else f"1{value.lower()}")
+            values[argument] = value
 
 
 def take_subject(question: str, nouns: Set[str]) -> tuple[str, str]:
     """`is the web container running` as `running` and `web`; no subject when it is no such question."""
-    dropped = ARTICLES | {"still", "currently"}
-    words = [word for word in question.split() if word.lower() not in dropped and meaning(word) not in nouns]
+    words = [word for word in question.split() if not {word.lower(), meaning(word)} & (ARTICLES | {"still"} | nouns)]
     match [word.lower() for word in words]:
         case ["is" | "are" | "was", _, state] if meaning(state) in STATES and is_name(words[1]):
             return words[2], words[1]
@@ -348,10 +312,10 @@ def _fit(listing: ToolListing, word: str) -> int:
     schema = text.resolved(listing.output_schema)
     fields = set(meanings(" ".join(_fields(schema)).replace("_", " ")))
     if word == noun_of(listing):
-        return 4
+        return 5
     if word in meanings(" ".join([*listing.say, listing.name.replace("_", " ")])):
         return 3
-    if word in STATES and fields & {"state", "status", "health"}:
+    if word in STATES and fields & ({"health"} if "health" in word else {"state", "status"}):
         return 2
     return int(word in fields or word in meanings(listing.description))
 
@@ -364,18 +328,13 @@ def _fields(schema: Mapping[str, Any]) -> list[str]:
 def fitting(tools: Sequence[ToolListing], question: str) -> ToolListing | None:
     """The tool that clearly shares most with the words of a question; None when it is not clear."""
     words = set(meanings(" ".join(word for word in re.sub(MARK, "?", question).lower().split() if word not in EMPTY)))
-    scores: dict[str, float] = dict.fromkeys((tool.name for tool in tools), 0.0)
-    known = 0
-    for word in words:
-        fits = {tool.name: _fit(tool, word) for tool in tools}
-        known += any(fits.values())
-        for name, fit in fits.items():
-            scores[name] += fit / (sum(fits.values()) or 1)
-    ranked = sorted(tools, key=lambda tool: scores[tool.name], reverse=True)
-    if not known or known <= len(words) - known:
+    fits = {word: [_fit(tool, word) for tool in tools] for word in words}
+    known = sum(any(fit) for fit in fits.values())
+    if known <= len(words) - known:
         return None
-    clear = len(ranked) == 1 or scores[ranked[0].name] >= CLEARLY * scores[ranked[1].name]
-    return ranked[0] if clear else None
+    scores = [sum(fit[index] / (sum(fit) or 1) for fit in fits.values()) for index in range(len(tools))]
+    clear = [tool for tool, score in zip(tools, scores, strict=True) if score * CLEARLY > max(scores)]
+    return clear[0] if len(clear) == 1 else None
 
 
 def examples(tools: Iterable[ToolListing], question: str) -> str:
@@ -393,9 +352,8 @@ def holes(phrase: str) -> list[str]:
 
 def spoken(listing: ToolListing) -> list[str]:
     """A tool's phrases; what is read of a thing can also follow it: `logs {name}`, `{name} logs`."""
-    ends = re.compile(r"(\S+) (?:(?:of|about) )?(\{\w+\})$")
-    turned = [ends.sub(r"\2 \1", phrase) for phrase in listing.say if listing.reads and len(holes(phrase)) == 1]
-    return [*listing.say, *turned]
+    asked = [phrase for phrase in listing.say if listing.reads and len(holes(phrase)) == 1]
+    return [*listing.say, *(re.sub(r"(\S+) (?:(?:of|about) )?(\{\w+\})$", r"\2 \1", phrase) for phrase in asked)]
 
 
 @lru_cache(maxsize=512)
@@ -404,20 +362,13 @@ def literals(phrase: str) -> frozenset[str]:
     return frozenset(meanings(re.sub(r"\{\w+\}", "", phrase))) - ARTICLES - GLUE - CONNECTORS
 
 
-def said(clause: str) -> set[str]:
-    """Every meaning in a clause, also of its words taken together: `shut down` is `stop` too."""
-    together = {stands for words, stands in STANDS_FOR.items() if " " in words and words in clause.lower()}
-    return {*meanings(clause), *together}
-
-
 def fill(phrase: str, clause: str, listing: ToolListing, given: Set[str]) -> dict[str, str] | None:
     """What stands in the holes of the phrase when it is the whole clause. Options have filled the `given` ones."""
     free = not FREE_TEXT.isdisjoint(holes(phrase))
     if not free:
         skipped = ARTICLES | GLUE | PADDING - set(phrase.split()) if listing.reads else ARTICLES
         clause = " ".join(word for word in clause.split() if word.lower() not in skipped)
-    kinds = tuple((hole, listing.names.get(hole, "")) for hole in holes(phrase))
-    match = _pattern(phrase, kinds, frozenset(given), reads=listing.reads).fullmatch(clause)
+    match = _pattern(phrase, tuple(listing.names.items()), frozenset(given), reads=listing.reads).fullmatch(clause)
     return match.groupdict() if match else None
 
 
@@ -430,9 +381,8 @@ def _pattern(phrase: str, kinds: tuple[tuple[str, str], ...], given: frozenset[s
         if word == hole and not (word in CONNECTORS and following.strip("{}") in given):
             parts.append(_literal(word))
         elif word != hole and hole not in given:
-            parts.append(_hole(hole, dict(kinds)[hole]))
-    head = rf"(?:{_literal('show')}\s+)?" if reads else ""
-    return re.compile(head + r"\s+".join(parts), re.IGNORECASE)
+            parts.append(_hole(hole, dict(kinds).get(hole, "")))
+    return re.compile((rf"(?:{_literal('show')}\s+)?" if reads else "") + r"\s+".join(parts), re.IGNORECASE)
 
 
 def _hole(argument: str, kind: str) -> str:

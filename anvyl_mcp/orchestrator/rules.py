@@ -5,11 +5,8 @@ It keeps nothing between requests: the last question and the calls made since sa
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -20,8 +17,6 @@ from pydantic_ai.messages import (
     ModelResponsePart,
     TextPart,
     ToolCallPart,
-    ToolReturnPart,
-    UserPromptPart,
 )
 from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.settings import ModelSettings
@@ -30,19 +25,17 @@ from pydantic_ai.tools import ToolDefinition
 from anvyl_mcp import text
 from anvyl_mcp.errors import NotUnderstood
 from anvyl_mcp.orchestrator import phrases
-from anvyl_mcp.orchestrator.phrases import meaning, meanings, singular
+from anvyl_mcp.orchestrator.answers import Call, Turn, answer, went_wrong
+from anvyl_mcp.orchestrator.phrases import ASKING, BOLD, PLAIN, Way, meaning, meanings
 from anvyl_mcp.peers.listing import ToolListing
 
 Hosts = Callable[[], Sequence[str]]
 Objects = Callable[[str], Awaitable[Sequence[str]]]
 
 MOST_CLAUSES = 8
-MOST_NAMES = 8
-"""In one answer; of more only the numbers are told."""
-OUTCOMES = {
-    "denied": "not approved, so nothing was changed",
-    "interrupted": "interrupted; it may or may not have happened",
-}
+
+Step = list[Call]
+"""Calls that are made together; the next step waits until they have gone well."""
 
 
 def rules_model(*, hosts: Hosts, objects: Objects | None = None) -> Model:
@@ -51,59 +44,6 @@ def rules_model(*, hosts: Hosts, objects: Objects | None = None) -> Model:
     Its requests raise `NotUnderstood` for what no rule fits, with examples from the tools there are.
     """
     return RulesModel(hosts, objects)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One tool call that the rules would make."""
-
-    listing: ToolListing
-    arguments: dict[str, Any]
-
-    def __str__(self) -> str:
-        """What was asked, in the tool's own phrase: `stop web`."""
-        for phrase in self.listing.say:
-            if all(self.arguments.get(hole) for hole in phrases.holes(phrase)):
-                return phrase.format_map(self.arguments)
-        named = [str(value) for key, value in self.arguments.items() if key in self.listing.required]
-        return " ".join([self.listing.name.replace("_", " "), *named])
-
-
-Step = list[Call]
-"""Calls that are made together; the next step waits until they have gone well."""
-
-
-@dataclass
-class Turn:
-    """The last question, and the calls made for it with their results."""
-
-    question: str = ""
-    calls: dict[str, ToolCallPart] = field(default_factory=dict)
-    results: dict[str, ToolReturnPart] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, messages: Sequence[ModelMessage]) -> Turn:
-        """Read it from the run's history."""
-        turn = cls()
-        for part in (part for message in messages for part in message.parts):
-            match part:
-                case UserPromptPart(content=content):
-                    said = [content] if isinstance(content, str) else [one for one in content if isinstance(one, str)]
-                    turn = cls(" ".join(said))
-                case ToolCallPart():
-                    turn.calls[part.tool_call_id] = part
-                case ToolReturnPart():
-                    turn.results[part.tool_call_id] = part
-        return turn
-
-    def result_of(self, call: Call) -> ToolReturnPart | None:
-        """The result of this call, if it was made, also when a language model worded it differently."""
-        keys = call.arguments if call.listing.reads else call.listing.required
-        for id, part in self.calls.items():
-            made = part.args_as_dict() if part.tool_name == call.listing.name and id in self.results else None
-            if made is not None and all(made.get(key) == call.arguments[key] for key in keys):
-                return self.results[id]
-        return None
 
 
 class RulesModel(Model):
@@ -166,23 +106,9 @@ async def _next(planner: Planner, turn: Turn) -> list[ModelResponsePart]:
         if missing:
             return [ToolCallPart(call.listing.name, call.arguments) for call in missing]
         later = [str(call) for rest in steps[index + 1 :] for call in rest]
-        if later and any(_went_wrong(result) for result in results if result):
-            return [TextPart(f"{_answer(planner, turn)}\nNot tried after that: {text.joined(later)}.")]
-    return [TextPart(_answer(planner, turn))]
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way to read a clause, from the plainest to the boldest."""
-
-    place: phrases.Place = phrases.ON
-    reads_only: bool = False
-    hosts_are_names: bool = False
-    host_is_unknown: bool = False
-
-
-FIRST = (Way(), Way(phrases.OF), Way(phrases.OF_OR_ALONE, reads_only=True))
-LAST = (Way(hosts_are_names=True), Way(host_is_unknown=True))
+        if later and any(went_wrong(result) for result in results if result):
+            return [TextPart(f"{answer(planner.tools, turn)}\nNot tried after that: {text.joined(later)}.")]
+    return [TextPart(answer(planner.tools, turn))]
 
 
 class Planner:
@@ -206,7 +132,7 @@ class Planner:
         """
         masked, self._quoted = phrases.mask(question)
         sentence, first = phrases.take_first_hosts(masked, self._known)
-        steps = self._said(sentence) or await self._asked(sentence) or self._one(sentence, LAST)
+        steps = self._said(sentence) or await self._asked(sentence) or self._one(sentence, BOLD)
         if not steps or not self._share_hosts(steps, first):
             raise NotUnderstood(
                 f"no rule fits `{text.clean(question.strip())[:80]}`",
@@ -216,7 +142,7 @@ class Planner:
 
     def _said(self, sentence: str) -> list[Step]:
         """The steps when the whole sentence, or each of its clauses, is a phrase."""
-        whole, several = self._one(sentence, FIRST), self._clauses(sentence)
+        whole, several = self._one(sentence, PLAIN), self._clauses(sentence)
         if whole and several and any(phrases.FREE_TEXT & call.arguments.keys() for call in whole[0]):
             raise NotUnderstood("this can be one command or several requests", hint="put the command in quotes")
         return whole or several
@@ -225,14 +151,14 @@ class Planner:
         """The steps of a sentence of several clauses; none unless each of them is a phrase."""
         for separator in islice(phrases.SEPARATOR.finditer(sentence), MOST_CLAUSES):
             rest = sentence[separator.end() :]
-            head = self._one(sentence[: separator.start()], FIRST + LAST)
-            if head and (tail := self._one(rest, FIRST + LAST) or self._clauses(rest)):
+            head = self._one(sentence[: separator.start()], PLAIN + BOLD)
+            if head and (tail := self._one(rest, PLAIN + BOLD) or self._clauses(rest)):
                 return head + tail
         return []
 
     def _one(self, clause: str, ways: Iterable[Way]) -> list[Step]:
         """One step, when the whole clause is a phrase; none when it is one of several changes alike."""
-        said = phrases.said(clause)
+        said = set(meanings(clause))
         fitting = [
             (listing, phrase)
             for listing in self.tools.values()
@@ -251,14 +177,9 @@ class Planner:
 
     def _match(self, clause: str, way: Way, listing: ToolListing, phrase: str) -> Step:
         free = not phrases.FREE_TEXT.isdisjoint(phrases.holes(phrase))
-        if way.reads_only and not listing.reads or way.host_is_unknown and free:
-            return []
         clause = phrases.free(clause) if free else phrases.plain(clause)
-        if way.host_is_unknown:
-            placed = phrases.take_unknown_host(clause)
-        else:
-            placed = phrases.take_hosts(clause, phrases.AT_END if free else way.place, self._known)
-        if placed is None:
+        placed = phrases.take_hosts(clause, way, self._known, at_end=free)
+        if placed is None or (way.reads_only and not listing.reads):
             return []
         rest, values = placed[0], dict[str, Any]()
         if not free:
@@ -283,7 +204,7 @@ class Planner:
         no_names = self._verbs if hosts_are_names else self._verbs | set(self._known)
         for hole, words in holes.items():
             kind = listing.names.get(hole)
-            names = phrases.split_names(words, kind) if kind else [words]
+            names = list(dict.fromkeys(phrases.split_names(words, kind))) if kind else [words]
             if hole not in phrases.FREE_TEXT and not all(phrases.is_name(name, no_names) for name in names):
                 return []
             step = [{**call, hole: phrases.unmask(name, self._quoted)} for call in step for name in names]
@@ -306,8 +227,10 @@ class Planner:
         asked = phrases.plain(sentence)
         if phrases.REFUSING.search(asked) or self._verbs & set(meanings(asked)):
             return []
-        rest, selector = phrases.take_hosts(asked, phrases.OF_OR_ALONE, self._known) or ("", "")
-        rest, selector = (not selector and phrases.take_unknown_host(rest)) or (rest, selector)
+        placed = phrases.take_hosts(asked, ASKING, self._known)
+        if placed == (asked, ""):
+            placed = phrases.take_hosts(asked, Way(host_is_unknown=True), self._known) or placed
+        rest, selector = placed or ("", "")
         tools = [listing for listing in self.tools.values() if listing.reads and not listing.required]
         named = [listing for listing in tools if "name" in listing.arguments]
         rest, subject = phrases.take_subject(rest, {phrases.noun_of(listing) for listing in named})
@@ -329,96 +252,3 @@ class Planner:
         named = [name for kind in sorted(kinds) if self._objects for name in await self._objects(kind)]
         said = (set(words.split()) & set(named)) - phrases.RESERVED
         return said.pop() if len(said) == 1 else ""
-
-
-def _entries(part: ToolReturnPart) -> Mapping[str, Any]:
-    """What each host answered, as our toolset attaches it."""
-    return part.metadata.get("hosts", {}) if isinstance(part.metadata, dict) else {}
-
-
-def _went_wrong(part: ToolReturnPart) -> bool:
-    return part.outcome != "success" or not all(entry["ok"] for entry in _entries(part).values())
-
-
-def _answer(planner: Planner, turn: Turn) -> str:
-    """What the results say: for each call a sentence, or the text that the hosts sent."""
-    lines: list[str] = []
-    for id, part in turn.results.items():
-        listing = planner.tools.get(part.tool_name) or ToolListing(part.tool_name, "", {})
-        call = Call(listing, turn.calls[id].args_as_dict() if id in turn.calls else {})
-        entries = _entries(part)
-        if part.outcome != "success" or not entries:
-            lines.append(f"{call}: {OUTCOMES.get(part.outcome, part.content)}")
-            continue
-        answered = {host: entry for host, entry in entries.items() if entry["ok"]}
-        lines += _rows(turn.question, call, answered) or [_one_host(call, *one) for one in answered.items()]
-        lines += [f"{host} failed: {entry['error']}" for host, entry in entries.items() if not entry["ok"]]
-    return text.clean("\n".join(lines))
-
-
-def _one_host(call: Call, host: str, entry: Mapping[str, Any]) -> str:
-    """What one host did or said."""
-    result, words = entry["result"] or {}, str(entry["text"])
-    head = host if call.listing.reads else f"{call} on {host}"
-    if not call.listing.reads and isinstance(result.get("state"), str):
-        name = str(result.get("name", ""))
-        return f"{head}: done, {'' if name in call.arguments.values() else name + ' is '}now {result['state']}"
-    return f"{head}:\n{words}" if "\n" in words else f"{head}: {words or 'done'}"
-
-
-def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
-    """A list result in one sentence: the state of the one asked for, those in a state, or how many there are."""
-    field = text.rows_field(text.resolved(call.listing.output_schema))
-    results = {host: entry["result"] for host, entry in answered.items() if field and entry["result"]}
-    if not results:
-        return []
-    noun, said = singular(field), meanings(question)
-    rows = [(host, row) for host, result in results.items() for row in result[field]]
-    places = text.joined(list(results))
-    at_least = "at least " if any(result.get("more") for result in results.values()) else ""
-    if subject := call.arguments.get("name"):
-        exact = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows if _name(row) == subject]
-        like = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows]
-        return [f"{text.joined(exact or like)}."] if rows else [f"No {noun} `{subject}` on {places}."]
-    asked = next((word for word in said if word in phrases.STATES), "")
-    if asked:
-        rows = [(host, row) for host, row in rows if phrases.STATES[asked] & _states(row)]
-        count = at_least + text.plural(len(rows), f"{asked} {noun}")
-        per_host = [f"{number} on {host}" for host, number in Counter(host for host, _ in rows).items()]
-        names = [f"{_name(row)} on {host}" for host, row in rows]
-        if not rows:
-            return [f"No {asked} {noun}s on {places}."]
-        return [f"{count}: {text.joined(per_host if 'many' in said or len(names) > MOST_NAMES else names)}."]
-    return [
-        ", ".join(
-            f"{_count(noun, field, result)} on {host}{_by_state(result, field)}" for host, result in results.items()
-        )
-        + "."
-    ]
-
-
-def _count(noun: str, field: str, result: Mapping[str, Any]) -> str:
-    return text.plural(int(result.get("total", len(result[field]))), noun)
-
-
-def _by_state(result: Mapping[str, Any], field: str) -> str:
-    """` (2 running, 1 exited)`, when all the rows are there and have a state."""
-    states = Counter(row["state"] for row in result[field] if row.get("state"))
-    return (
-        f" ({', '.join(f'{number} {state}' for state, number in states.items())})"
-        if states and not result.get("more")
-        else ""
-    )
-
-
-def _states(row: Mapping[str, Any]) -> set[str]:
-    return {str(row.get(key, "")).partition(":")[0].lower() for key in ("state", "status", "health")}
-
-
-def _state(row: Mapping[str, Any]) -> str:
-    state, health = row.get("state") or row.get("status") or "there", row.get("health")
-    return f"{state} ({health})" if health else str(state)
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return str(row.get("name") or ", ".join(row.get("tags") or []) or row.get("id", "?"))

@@ -39,7 +39,7 @@ def from_words(tool: ToolListing, words: Iterable[str]) -> dict[str, Any]:
         name, separator, value = word.partition("=")
         if not separator or name not in tool.arguments:
             open_names = [required for required in tool.required if required not in arguments]
-            if separator and name.isidentifier() or not open_names:
+            if (separator and name.isidentifier()) or not open_names:
                 hint = did_you_mean(name, tool.arguments) or "it takes no arguments"
                 raise InvalidInput(f"`{tool.name}` has no argument `{name}`", hint=hint)
             name, value = open_names[0], word

@@ -72,9 +72,7 @@ WORDS: dict[type[AnvylError], str] = {Unreachable: "unreachable", Timeout: "time
 class Fleet:
     """Hosts by name, this one first, each behind one long-lived connection made when first needed."""
 
-    def __init__(
-        self, local: Peer, registry: Registry, catalogue: Mapping[str, ToolListing], connect: Connect
-    ) -> None:
+    def __init__(self, local: Peer, registry: Registry, catalogue: Mapping[str, ToolListing], connect: Connect) -> None:
         self.local = local
         self.registry = registry
         self.catalogue = catalogue
@@ -104,7 +102,9 @@ class Fleet:
             if word := part.strip().lower():
                 chosen += self._named(word, peers)
         if not chosen:
-            raise InvalidInput("no host is named", hint=f"use {did_you_mean('', peers).removeprefix('there is ')} or all")
+            raise InvalidInput(
+                "no host is named", hint=f"use {did_you_mean('', peers).removeprefix('there is ')} or all"
+            )
         return list(dict.fromkeys(chosen))
 
     def _named(self, word: str, peers: Mapping[str, Peer]) -> Sequence[str]:

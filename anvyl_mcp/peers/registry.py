@@ -94,14 +94,17 @@ class Registry:
         except UnicodeDecodeError as error:
             raise ConfigInvalid(f"{self.path} is not text", hint="mend it, or move it away to start anew") from error
         except OSError as error:
-            raise ConfigInvalid(f"{self.path} cannot be read: {error.strerror}", hint="check its permissions") from error
+            raise ConfigInvalid(
+                f"{self.path} cannot be read: {error.strerror}", hint="check its permissions"
+            ) from error
 
     def _parse(self, content: str) -> dict[str, Peer]:
         try:
             data = tomllib.loads(content)
         except tomllib.TOMLDecodeError as error:
             raise ConfigInvalid(
-                f"{self.path} is not valid TOML: {error}", hint="mend it, or move it away to start anew; it was not changed"
+                f"{self.path} is not valid TOML: {error}",
+                hint="mend it, or move it away to start anew; it was not changed",
             ) from error
         peers = {}
         for name, entry in _table(data.get("hosts", {}), self.path, "hosts").items():

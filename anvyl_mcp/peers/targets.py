@@ -49,7 +49,9 @@ async def targets(fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any],
         return await _where(fleet, tool, *named[0])
     if tool.reads:
         return hosts
-    raise InvalidInput(f"`{tool.name}` needs a host: there are {text.joined(hosts)}", hint="name one, like --host " + hosts[0])
+    raise InvalidInput(
+        f"`{tool.name}` needs a host: there are {text.joined(hosts)}", hint="name one, like --host " + hosts[0]
+    )
 
 
 async def find(fleet: Fleet, kind: str) -> dict[str, Outcome]:
@@ -74,7 +76,8 @@ async def _where(fleet: Fleet, tool: ToolListing, kind: str, wanted: str) -> lis
         return having
     if len(having) > 1:
         raise Conflict(
-            f"{text.joined(having)} all have a {kind} `{wanted}`" if len(having) > 2
+            f"{text.joined(having)} all have a {kind} `{wanted}`"
+            if len(having) > 2
             else f"both {text.joined(having)} have a {kind} `{wanted}`",
             hint=f"name the host, like --host {having[0]}; or all",
         )
@@ -86,9 +89,7 @@ async def _where(fleet: Fleet, tool: ToolListing, kind: str, wanted: str) -> lis
     return having
 
 
-def _nowhere(
-    kind: str, wanted: str, outcomes: Mapping[str, Outcome], silent: Mapping[str, AnvylError]
-) -> AnvylError:
+def _nowhere(kind: str, wanted: str, outcomes: Mapping[str, Outcome], silent: Mapping[str, AnvylError]) -> AnvylError:
     known = [row["name"] for outcome in outcomes.values() for row in _rows(kind, outcome)]
     if len(silent) == len(outcomes):
         return Unreachable(f"no host could be asked: {_reasons(silent)}", hint="see `anvyl hosts check`")

@@ -37,7 +37,7 @@ class Guard:
 
 
 class _TooLarge(Exception):
-    pass
+    """A body grew past the limit while it was read."""
 
 
 class _Limited:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 import anyio.to_thread
 from mcp.server.lowlevel.server import Server
 from mcp.server.transport_security import TransportSecuritySettings

@@ -10,9 +10,9 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from mcp.server.lowlevel.server import Server
 from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel.server import Server
 from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
@@ -53,7 +53,7 @@ def build_server(tools: Iterable[Tool], dependencies: Mapping[type, object], *, 
             return _answer(result)
         except AnvylError as error:
             return _failure(error)
-        except Exception:  # noqa: BLE001 the outermost loop of a call: a bug in a tool must not end the server
+        except Exception:
             log.exception("the tool `%s` failed in a way nobody foresaw", params.name)
             return _failure(
                 InternalError(f"`{params.name}` failed because of a mistake in Anvyl", hint="the server's log has it")

@@ -109,7 +109,7 @@ def _short(error: AnvylError) -> str:
 
 
 def _port(typed: str) -> tuple[str, tuple[str, str]]:
-    """`[address:]outer:inner[/protocol]` as (`inner/protocol`, (address, outer)); a lone port is published as itself."""
+    """`[address:]outer:inner[/protocol]` as (`inner/protocol`, (address, outer)); a lone port stays itself."""
     rest, _, protocol = typed.partition("/")
     address, _, pair = rest.rpartition("]:") if rest.startswith("[") else ("", "", rest)
     pieces = pair.split(":")

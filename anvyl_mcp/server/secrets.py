@@ -12,8 +12,8 @@ NAMES = re.compile(
 )
 URL_LOGIN = re.compile(r"(\w+://[^/\s:@]*):[^@/\s]+@")
 SHAPES = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY|\bgh[pousr]_\w{20,}|\bsk-[\w-]{16,}|\bAKIA[0-9A-Z]{16}\b|\beyJ[\w-]{10,}\.[\w-]{10,}\.|"
-    r"\bxox[abprs]-[\w-]{10,}|\banv_\w+"
+    r"-----BEGIN [A-Z ]*PRIVATE KEY|\bgh[pousr]_\w{20,}|\bsk-[\w-]{16,}|\bAKIA[0-9A-Z]{16}\b|"
+    r"\beyJ[\w-]{10,}\.[\w-]{10,}\.|\bxox[abprs]-[\w-]{10,}|\banv_\w+"
 )
 HIDDEN = "<hidden>"
 

@@ -69,7 +69,8 @@ def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socke
         opened.close()
         if error.errno == errno.EADDRINUSE:
             raise Conflict(
-                f"port {port} is in use on {address}", hint="choose another with --port and --agent-port, or stop what uses it"
+                f"port {port} is in use on {address}",
+                hint="choose another with --port and --agent-port, or stop what uses it",
             ) from error
         if error.errno == errno.EACCES:
             raise InvalidInput(f"port {port} needs root", hint="choose one above 1023 with --port") from error
@@ -113,11 +114,13 @@ class HostServer(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say when requests are answered."""
         await super().startup(sockets)
         if self.started:
             self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, let running calls end, and close what is idle."""
         # The SDK has no public way to end idle GET streams; without it SIGTERM waits for every older client.
         for transport in list(self._mcp.session_manager._server_instances.values()):
             transport.close_standalone_sse_stream()

@@ -172,7 +172,12 @@ def remove_container(
 
 
 @tool(
-    say=["run image {image}", "create container {name} from {image}", "run {image} as {name}"],
+    say=[
+        "run image {image}",
+        "create container {name} from {image}",
+        "run {image} as {name}",
+        "run image {image} as {name}",
+    ],
     changes=True,
     seconds=600,
 )
@@ -281,9 +286,7 @@ def _info(found: Mapping[str, Any]) -> ContainerInfo:
             )
             for mount in found.get("Mounts") or []
         ],
-        networks=sorted(
-            f"{name} {one['IPAddress']}".strip() for name, one in (network.get("Networks") or {}).items()
-        ),
+        networks=sorted(f"{name} {one['IPAddress']}".strip() for name, one in (network.get("Networks") or {}).items()),
         labels=[text.clean(f"{key}={value}") for key, value in sorted((config.get("Labels") or {}).items())],
     )
 
@@ -329,6 +332,6 @@ def _take_back(engine: Engine, created: str, error: BaseException) -> None:
             engine.client(SLOW).remove_container(created, force=True)
     except AnvylError as second:
         raise EngineError(
-            f"the container `{created[:12]}` was created but could not start, and could not be removed: {second.message}",
+            f"the container `{created[:12]}` was created, could not start, and could not be removed: {second.message}",
             hint=f"remove it when the engine answers again: docker rm -f {created[:12]}",
         ) from error

@@ -194,9 +194,7 @@ def _disks() -> list[Disk]:
         except OSError:
             continue
         if usage.total:
-            seen[part.device] = Disk(
-                mount=part.mountpoint, used=usage.used, total=usage.total, percent=usage.percent
-            )
+            seen[part.device] = Disk(mount=part.mountpoint, used=usage.used, total=usage.total, percent=usage.percent)
     if not seen:
         usage = psutil.disk_usage("/")
         return [Disk(mount="/", used=usage.used, total=usage.total, percent=usage.percent)]

@@ -1,0 +1,154 @@
+"""What the rules say once results are there: a sentence made from them, never a table typed again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_ai.messages import ModelMessage, ToolCallPart, ToolReturnPart, UserPromptPart
+
+from anvyl_mcp import text
+from anvyl_mcp.orchestrator import phrases
+from anvyl_mcp.orchestrator.phrases import meanings, singular
+from anvyl_mcp.peers.listing import ToolListing
+
+MOST_NAMES = 8
+"""In one answer; of more only the numbers are told."""
+OUTCOMES = {
+    "denied": "not approved, so nothing was changed",
+    "interrupted": "interrupted; it may or may not have happened",
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One tool call that the rules would make."""
+
+    listing: ToolListing
+    arguments: dict[str, Any]
+
+    def __str__(self) -> str:
+        """What was asked, in the tool's own phrase: `stop web`."""
+        for phrase in self.listing.say:
+            if all(self.arguments.get(hole) for hole in phrases.holes(phrase)):
+                return phrase.format_map(self.arguments)
+        named = [str(value) for key, value in self.arguments.items() if key in self.listing.required]
+        return " ".join([self.listing.name.replace("_", " "), *named])
+
+
+@dataclass
+class Turn:
+    """The last question, and the calls made for it with their results."""
+
+    question: str = ""
+    calls: dict[str, ToolCallPart] = field(default_factory=dict)
+    results: dict[str, ToolReturnPart] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, messages: Sequence[ModelMessage]) -> Turn:
+        """Read it from the run's history."""
+        turn = cls()
+        for part in (part for message in messages for part in message.parts):
+            match part:
+                case UserPromptPart(content=content):
+                    said = [content] if isinstance(content, str) else [one for one in content if isinstance(one, str)]
+                    turn = cls(" ".join(said))
+                case ToolCallPart():
+                    turn.calls[part.tool_call_id] = part
+                case ToolReturnPart():
+                    turn.results[part.tool_call_id] = part
+        return turn
+
+    def result_of(self, call: Call) -> ToolReturnPart | None:
+        """The result of this call, if it was made, also when a language model worded it differently."""
+        keys = call.arguments if call.listing.reads else call.listing.required
+        for call_id, part in self.calls.items():
+            made = part.args_as_dict() if part.tool_name == call.listing.name and call_id in self.results else None
+            if made is not None and all(made.get(key) == call.arguments[key] for key in keys):
+                return self.results[call_id]
+        return None
+
+
+def entries(part: ToolReturnPart) -> Mapping[str, Any]:
+    """What each host answered, as our toolset attaches it."""
+    return part.metadata.get("hosts", {}) if isinstance(part.metadata, dict) else {}
+
+
+def went_wrong(part: ToolReturnPart) -> bool:
+    """Whether the call failed on any host, or was not made."""
+    return part.outcome != "success" or not all(entry["ok"] for entry in entries(part).values())
+
+
+def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
+    """What the results say: for each call a sentence, or the text that the hosts sent."""
+    lines: list[str] = []
+    for call_id, part in turn.results.items():
+        listing = tools.get(part.tool_name) or ToolListing(part.tool_name, "", {})
+        call = Call(listing, turn.calls[call_id].args_as_dict() if call_id in turn.calls else {})
+        by_host = entries(part)
+        if part.outcome != "success" or not by_host:
+            lines.append(f"{call}: {OUTCOMES.get(part.outcome, part.content)}")
+            continue
+        answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
+        lines += _rows(turn.question, call, answered) or [_one_host(call, *one) for one in answered.items()]
+        lines += [f"{host} failed: {entry['error']}" for host, entry in by_host.items() if not entry["ok"]]
+    return text.clean("\n".join(lines))
+
+
+def _one_host(call: Call, host: str, entry: Mapping[str, Any]) -> str:
+    """What one host did or said."""
+    result, words = entry["result"] or {}, str(entry["text"])
+    head = host if call.listing.reads else f"{call} on {host}"
+    if not call.listing.reads and isinstance(result.get("state"), str):
+        name = str(result.get("name", ""))
+        return f"{head}: done, {'' if name in call.arguments.values() else name + ' is '}now {result['state']}"
+    return f"{head}:\n{words}" if "\n" in words else f"{head}: {words or 'done'}"
+
+
+def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
+    """A list result in one sentence: the state of the one asked for, those in a state, or how many there are."""
+    field = text.rows_field(text.resolved(call.listing.output_schema))
+    results = {host: entry["result"] for host, entry in answered.items() if field and entry["result"]}
+    if not results:
+        return []
+    noun, said = singular(field), meanings(phrases.plain(question))
+    rows = [(host, row) for host, result in results.items() for row in result[field]]
+    places = text.joined(list(results))
+    at_least = "at least " if any(result.get("more") for result in results.values()) else ""
+    if subject := call.arguments.get("name"):
+        exact = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows if _name(row) == subject]
+        like = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows]
+        return [f"{text.joined(exact or like)}."] if rows else [f"No {noun} `{subject}` on {places}."]
+    asked = next((word for word in said if word in phrases.STATES), "")
+    if asked:
+        rows = [(host, row) for host, row in rows if phrases.STATES[asked] & _states(row)]
+        count = at_least + text.plural(len(rows), f"{asked} {noun}")
+        per_host = [f"{number} on {host}" for host, number in Counter(host for host, _ in rows).items()]
+        names = [f"{_name(row)} on {host}" for host, row in rows]
+        if not rows:
+            return [f"No {asked} {noun}s on {places}."]
+        return [f"{count}: {text.joined(per_host if 'many' in said or len(names) > MOST_NAMES else names)}."]
+    counts = [f"{_count(noun, result, result[field])} on {host}" for host, result in results.items()]
+    return [f"{', '.join(counts)}."]
+
+
+def _count(noun: str, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """`3 containers (2 running, 1 exited)`; the states only when all rows are there."""
+    states = Counter(str(row["state"]) for row in rows if row.get("state") and not result.get("more"))
+    counted = ", ".join(f"{number} {state}" for state, number in states.most_common())
+    return text.plural(int(result.get("total", len(rows))), noun) + (f" ({counted})" if counted else "")
+
+
+def _states(row: Mapping[str, Any]) -> set[str]:
+    return {str(row.get(key, "")).partition(":")[0].lower() for key in ("state", "status", "health")}
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    state, health = row.get("state") or row.get("status") or "there", row.get("health")
+    return f"{state} ({health})" if health else str(state)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row.get("name") or ", ".join(row.get("tags") or []) or row.get("id", "?"))
