@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import signal
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
 from anvyl_mcp import __version__, running
+from anvyl_mcp.catalogue import catalogue
 from anvyl_mcp.peers import transports
 from anvyl_mcp.peers.fleet import Fleet
-from anvyl_mcp.peers.listing import Connection, ToolListing
+from anvyl_mcp.peers.listing import Connection
 from anvyl_mcp.peers.registry import Peer, Registry
 from anvyl_mcp.settings import Settings
 
@@ -29,10 +26,11 @@ if TYPE_CHECKING:
 
     from anvyl_mcp.orchestrator.agent import Assistant
     from anvyl_mcp.server.engine import Engine
+    from anvyl_mcp.server.joining import Open
+    from anvyl_mcp.server.trust import Trust
 
 IN_MEMORY = "memory:"
 """URL of this host while no server of it runs: one is made inside this process."""
-HERE = Path(__file__).parent
 
 # Everything heavy is imported in the functions that need it: a direct command to a running server must not pay for
 # the MCP SDK (0.9 s), nor a server that answers no questions for Pydantic AI (1.2 s).
@@ -47,16 +45,17 @@ class Node:
         server = None if serving else running.find(settings.run_dir)
         self.local = Peer(server.name, server.url) if server else Peer(settings.name, IN_MEMORY)
         self._lean = lean
-        self._parts: tuple[Server[Any], Engine] | None = None
+        self._parts: tuple[Server[Any], Engine, Trust] | None = None
         self._answering: Callable[[Request], Awaitable[Response]] | None = None
-        self.fleet = Fleet(self.local, Registry(settings.hosts_file), catalogue(settings), self._connect)
+        self.fleet = Fleet(self.local, Registry(settings.hosts_file), catalogue(settings.cache_dir), self._connect)
 
     def _connect(self, peer: Peer) -> Connection:
         if peer.url == IN_MEMORY:
             from anvyl_mcp.peers.session import Session
 
             return Session(self.server)
-        return transports.connect(peer.url, lean=self._lean)
+        token = running.local_token(self.settings.run_dir) if peer == self.local else peer.token
+        return transports.connect(peer.url, lean=self._lean, pin=peer.pin, token=token)
 
     @property
     def server(self) -> Server[Any]:
@@ -64,22 +63,26 @@ class Node:
         return self._made()[0]
 
     @property
-    def engine(self) -> Engine:
-        """This host's Docker engine."""
-        return self._made()[1]
+    def trust(self) -> Trust:
+        """Who may call this host, and what was done."""
+        return self._made()[2]
 
-    def _made(self) -> tuple[Server[Any], Engine]:
+    def _made(self) -> tuple[Server[Any], Engine, Trust]:
         if self._parts is None:
             from anvyl_mcp.fleet_tools import fleet_tools
             from anvyl_mcp.server.engine import Engine
+            from anvyl_mcp.server.gate import Gate
             from anvyl_mcp.server.identity import HostIdentity
+            from anvyl_mcp.server.limits import Limits
             from anvyl_mcp.server.mcp_server import build_server
             from anvyl_mcp.server.tool import load_tools
 
-            engine = Engine()
+            engine, kept = Engine(), trust(self.settings)
             dependencies: Mapping[type, object] = {Engine: engine, HostIdentity: HostIdentity(self.local.name)}
             tools = [*load_tools(), *fleet_tools(self.fleet)]
-            self._parts = build_server(tools, dependencies, name=self.local.name), engine
+            gate = Gate(kept.audit, Limits(), [self.settings.config_dir, self.settings.state_dir])
+            server = build_server(tools, dependencies, gate, name=self.local.name)
+            self._parts = server, engine, kept
         return self._parts
 
     def assistant(self) -> Assistant:
@@ -88,31 +91,46 @@ class Node:
 
         return Assistant(self.fleet, self.settings)
 
-    def http_app(self, base_url: Callable[[], str]) -> Starlette:
+    def http_app(self, base_url: Callable[[], str], open_network: Open) -> Starlette:
         """One application with every route of this host; `base_url` tells where it is served."""
         from starlette.routing import Route
 
         from anvyl_mcp.orchestrator.info import info
         from anvyl_mcp.server.http import build_app
+        from anvyl_mcp.server.joining import needs_read
 
+        server, engine, kept = self._made()
         routes = [
-            Route("/agent/info", info(self.fleet, self.settings, base_url)),
-            Route("/agent/process", self._process, methods=["POST"]),
+            Route("/agent/info", needs_read(info(self.fleet, self.settings, base_url))),
+            Route("/agent/process", needs_read(self._process), methods=["POST"]),
         ]
-        return build_app(self.server, self.engine, routes)
+        return build_app(
+            server,
+            engine,
+            kept,
+            routes,
+            name=self.local.name,
+            verifier=_verifier(self.settings),
+            local_token=self.settings.run_dir / running.LOCAL_TOKEN,
+            open_network=open_network,
+        )
 
     async def _process(self, request: Request) -> Response:
         """Imported at the first question, on a thread: other calls go on meanwhile."""
         if self._answering is None:
+            from anvyl_mcp.server.callers import caller_of
+
             module = await anyio.to_thread.run_sync(importlib.import_module, "anvyl_mcp.orchestrator.routes")
-            self._answering = module.process(self.assistant())
+            self._answering = module.process(self.assistant(), caller_of)
         return await self._answering(request)
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every connection and file."""
         await self.fleet.aclose()
         if self._parts is not None:
-            self._parts[1].close()
+            _, engine, kept = self._parts
+            engine.close()
+            kept.audit.close()
 
 
 @asynccontextmanager
@@ -130,20 +148,32 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
 
     Raises:
         Conflict: a port is in use, or this installation serves already.
-        InvalidInput: the address is not loopback.
+        InvalidInput: the address is not one of this machine's.
     """
     from anvyl_mcp.server import serving
 
     node = Node(settings, serving=True)
+    kept = node.trust
     with running.claim(settings.run_dir) as announced:
-        sockets = serving.listen(settings.host, [settings.port, settings.agent_port])
-        urls = [serving.url_of(one) for one in sockets if one.family == socket.AF_INET]
+        sockets = serving.listen(settings.host or kept.opened or "127.0.0.1", [settings.port, settings.agent_port])
+        plain = [serving.url_of(one) for one in sockets if serving.is_plain(one)]
+
+        def announce(network: list[str]) -> None:
+            running.announce(announced, name=node.local.name, url=plain[0], version=__version__, network=network)
+
+        async def open_network(address: str) -> list[str]:
+            urls = await server.open(address)
+            kept.remember_opened(address)
+            announce(urls)
+            return urls
 
         def ready() -> None:
-            running.announce(announced, name=node.local.name, url=urls[0], version=__version__)
-            on_ready(urls)
+            announce(server.network_urls)
+            on_ready([url for url in plain if "[" not in url] + server.network_urls)
 
-        server = serving.server(node.http_app(lambda: urls[0]), node.server, on_ready=ready)
+        app = node.http_app(lambda: plain[0], open_network)
+        server = serving.server(app, node.server, on_ready=ready, identity=kept.identity)
+        kept.audit.open()
         try:
             await server.serve(sockets)
         finally:
@@ -165,44 +195,24 @@ async def serve_stdio(settings: Settings) -> None:
         await node.aclose()
 
 
-def catalogue(settings: Settings) -> dict[str, ToolListing]:
-    """Every tool this version knows, in its own words; kept in a file so that a direct command need not build it."""
-    file = settings.cache_dir / f"tools-{__version__}-{_sources()}.json"
-    listed = _cached(file)
-    if listed is None:
-        listed = _listed()
-        _keep(file, listed)
-    return {entry["name"]: ToolListing.from_mcp(entry) for entry in listed}
+def trust(settings: Settings) -> Trust:
+    """What this installation keeps about who may call it."""
+    from anvyl_mcp.server.trust import Trust
+
+    return Trust(settings.state_dir)
 
 
-def _listed() -> list[dict[str, Any]]:
-    from anvyl_mcp.fleet_tools import fleet_tools
-    from anvyl_mcp.server.mcp_server import listing
-    from anvyl_mcp.server.tool import load_tools
+async def invite(settings: Settings, *, scope: str, seconds: int, address: str) -> dict[str, Any]:
+    """A join code for another machine; see `server.inviting`."""
+    from anvyl_mcp.server import inviting
 
-    result = listing([*load_tools(), *fleet_tools(None)])
-    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in result.tools]
+    return await inviting.invite(settings, scope=scope, seconds=seconds, address=address)
 
 
-def _sources() -> str:
-    """Changes with the files that declare tools, so that an edited checkout never meets a stale listing."""
-    files = [*sorted((HERE / "server" / "tools").glob("*.py")), HERE / "server" / "tool.py", HERE / "fleet_tools.py"]
-    stamps = ",".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files)
-    return hashlib.sha256(f"{HERE},{stamps}".encode()).hexdigest()[:12]
-
-
-def _cached(file: Path) -> list[dict[str, Any]] | None:
-    try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
-        return listed if all(entry["name"] for entry in listed) else None
-    except (OSError, ValueError, TypeError, KeyError):
+def _verifier(settings: Settings) -> Any:
+    """Who checks tokens of an identity provider, if one is set."""
+    if not settings.jwt_issuer:
         return None
+    from anvyl_mcp.server.jwt import JwtVerifier
 
-
-def _keep(file: Path, listed: list[dict[str, Any]]) -> None:
-    """A full disk or a read-only home only costs the time to build it again."""
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        beside = file.with_suffix(".new")
-        beside.write_text(json.dumps(listed), encoding="utf-8")
-        beside.replace(file)
+    return JwtVerifier(issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=settings.jwt_keys)

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from anvyl_mcp.errors import AnvylError, Conflict
 
+LOCAL_TOKEN = "local.token"
+"""Beside the lock: lets commands of the server's own user in where the system cannot tell who calls."""
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -21,6 +24,7 @@ class Running:
     name: str
     url: str
     version: str
+    network: tuple[str, ...] = ()
 
 
 def find(run_dir: Path) -> Running | None:
@@ -30,7 +34,8 @@ def find(run_dir: Path) -> Running | None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return Running(**json.loads((run_dir / "serve.json").read_text(encoding="utf-8")))
+                told = json.loads((run_dir / "serve.json").read_text(encoding="utf-8"))
+                return Running(**{**told, "network": tuple(told.get("network", ()))})
     except (OSError, ValueError, TypeError):
         return None
     return None
@@ -66,8 +71,16 @@ def claim(run_dir: Path) -> Iterator[Path]:
             announced.unlink(missing_ok=True)
 
 
-def announce(file: Path, *, name: str, url: str, version: str) -> None:
-    """Say where this process serves."""
+def local_token(run_dir: Path) -> str:
+    """The token that a running server keeps for commands of its own user; empty when there is none to read."""
+    try:
+        return (run_dir / LOCAL_TOKEN).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def announce(file: Path, *, name: str, url: str, version: str, network: list[str]) -> None:
+    """Say where this process serves; `network` are its URLs on the network."""
     beside = file.with_suffix(".new")
-    beside.write_text(json.dumps(asdict(Running(os.getpid(), name, url, version))), encoding="utf-8")
+    beside.write_text(json.dumps(asdict(Running(os.getpid(), name, url, version, tuple(network)))), encoding="utf-8")
     beside.replace(file)

@@ -34,12 +34,15 @@ class Setting:
 
 SETTINGS = (
     Setting("name", "ANVYL_NAME", "", "this host's name in the fleet; default: the machine's host name"),
-    Setting("host", "ANVYL_AGENT_HOST", "127.0.0.1", "address to serve on; only loopback for now"),
+    Setting("host", "ANVYL_AGENT_HOST", "", "network address to open, over TLS and with tokens; loopback always stays"),
     Setting("port", "ANVYL_INFRA_API_PORT", 4200, "port where MCP clients look; 0 takes a free one"),
     Setting("agent_port", "ANVYL_AGENT_PORT", 4201, "port where clients of the older agent API look"),
     Setting("lmstudio_url", "ANVYL_LMSTUDIO_URL", "http://localhost:1234/v1", "OpenAI-compatible model server"),
     Setting("lmstudio_model", "ANVYL_LMSTUDIO_MODEL", "default", "model name, or `default`: ask the server"),
     Setting("llm_api_key", "ANVYL_LLM_API_KEY", "", "key for the model server, if it wants one (or LM_API_TOKEN)"),
+    Setting("jwt_issuer", "ANVYL_JWT_ISSUER", "", "identity provider whose tokens count too"),
+    Setting("jwt_audience", "ANVYL_JWT_AUDIENCE", "", "what its tokens must be made for"),
+    Setting("jwt_keys", "ANVYL_JWT_KEYS", "", "its keys: a JWKS file, or an https URL"),
 )
 
 
@@ -56,6 +59,9 @@ class Settings:
     lmstudio_url: str
     lmstudio_model: str
     llm_api_key: str = field(repr=False)
+    jwt_issuer: str
+    jwt_audience: str
+    jwt_keys: str
 
     @property
     def hosts_file(self) -> Path:
@@ -140,10 +146,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _typed(value: Any, setting: Setting, source: str) -> str | int:
     if isinstance(setting.default, int):
         try:
-            number = int(value)
+            number = -1 if isinstance(value, bool | float) else int(value)
         except (TypeError, ValueError):
             number = -1
-        if not 0 <= number <= 65535 or isinstance(value, bool):
+        if not 0 <= number <= 65535:
             raise InvalidInput(f"{source} is `{value}`, which is not a port number", hint="use 0 to 65535")
         return number
     if not isinstance(value, str):

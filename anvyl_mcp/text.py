@@ -7,14 +7,16 @@ The server's text form and the CLI's tables are both made from that, so neither 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 # C0 and C1 without tab and newline, bidi controls, zero-width characters, Unicode tags: they can hide or reorder text.
+# Surrogates can be neither printed nor sent.
 UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
 )
 HUMAN_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 HUMAN_DURATION = re.compile(
@@ -32,10 +34,10 @@ def size(count: float) -> str:
     """Bytes as people write them: `512 B`, `1.5 GiB`."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
+        if round(abs(value)) < 1024:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.3g} {unit}"
         value /= 1024
-    return f"{value:.3g} TiB"
+    return f"{value:.0f} TiB" if value >= 100 else f"{value:.3g} TiB"
 
 
 def parse_size(text: str) -> int | None:
@@ -49,7 +51,7 @@ def parse_size(text: str) -> int | None:
 def parse_duration(text: str) -> int | None:
     """Seconds from `90`, `10m`, `1h30m`, `2 days`; None when it is no duration."""
     text = text.strip()
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     parts = HUMAN_DURATION.findall(text)
     if not parts or HUMAN_DURATION.sub("", text).strip(" ,"):
@@ -71,6 +73,7 @@ def ago(when: str) -> str:
         then = datetime.fromisoformat(when)
     except ValueError:
         return when
+    then = then if then.tzinfo else then.replace(tzinfo=UTC)
     return f"{duration(max(0.0, (datetime.now(UTC) - then).total_seconds()))} ago"
 
 
@@ -87,16 +90,20 @@ def cell(value: Any, schema: Mapping[str, Any]) -> str:
         fields = _properties(schema)
         shown = ((key, cell(entry, fields.get(key, {}))) for key, entry in value.items())
         return " ".join(f"{key}={text}" for key, text in shown if text)
-    match schema.get("format"):
-        case "bytes":
-            return size(value)
-        case "date-time":
-            return ago(value)
-        case "seconds":
-            return duration(value)
-        case "percent":
-            return f"{value:.0f} %"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if show := SHOWN.get(schema.get("format", "")):
+        # A host of another version may answer otherwise than our schema says.
+        with suppress(TypeError, ValueError, OverflowError):
+            return show(value)
+    return f"{value:g}" if isinstance(value, float) else clean(str(value))
+
+
+SHOWN: dict[str, Callable[[Any], str]] = {
+    "bytes": size,
+    "date-time": ago,
+    "seconds": duration,
+    "percent": "{:.0f} %".format,
+}
+"""How a value is shown, by the `format` in its schema."""
 
 
 def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -142,7 +149,9 @@ def rows(value: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[list[str]
     item = _properties(schema)[field]["items"]
     columns: list[str] = item["columns"]
     kinds = _properties(item)
-    return columns, [[cell(entry.get(name), kinds.get(name, {})) for name in columns] for entry in value[field]]
+    entries = value.get(field)
+    found = [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+    return columns, [[cell(entry.get(name), kinds.get(name, {})) for name in columns] for entry in found]
 
 
 def human(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:

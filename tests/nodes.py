@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,24 @@ def anvyl(*arguments: str, **environment: str) -> Ran:
     return Ran(done.exit_code, done.stdout, done.stderr)
 
 
-def process(*arguments: str, program: str = ANVYL, stdin: str | None = None, **environment: str) -> Ran:
+def process(
+    *arguments: str,
+    program: str = ANVYL,
+    stdin: str | None = None,
+    prefix: Sequence[str] = (),
+    seconds: float = 120,
+    **environment: str,
+) -> Ran:
     """Run a program to its end, as people do."""
     done = subprocess.run(
-        [program, *arguments],
+        [*prefix, program, *arguments],
         env={**os.environ, **environment},
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=seconds,
         check=False,
     )
     assert "Traceback" not in done.stderr, done.stderr
@@ -68,7 +75,10 @@ def process(*arguments: str, program: str = ANVYL, stdin: str | None = None, **e
 class ServingNode:
     """One `anvyl-mcp serve` with a home of its own, on free ports."""
 
-    def __init__(self, name: str, home: Path, environment: Mapping[str, str], port: int = 0) -> None:
+    def __init__(
+        self, name: str, home: Path, environment: Mapping[str, str], port: int = 0, prefix: Sequence[str] = ()
+    ) -> None:
+        self._prefix = list(prefix)
         self.name = name
         self.home = home
         self._environment = {**environment, "ANVYL_HOME": str(home)}
@@ -78,7 +88,7 @@ class ServingNode:
     def start(self, port: int = 0) -> None:
         """Start it, and return when it serves."""
         self.process = subprocess.Popen(
-            [ANVYL_MCP, "serve", "--name", self.name, "--port", str(port), "--agent-port", str(port)],
+            [*self._prefix, ANVYL_MCP, "serve", "--name", self.name, "--port", str(port), "--agent-port", str(port)],
             env={**os.environ, **self._environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -120,9 +130,11 @@ class ServingNode:
 
 
 @contextlib.contextmanager
-def serving(name: str, home: Path, engine: RealEngine | None = None, **environment: str) -> Iterator[ServingNode]:
+def serving(
+    name: str, home: Path, engine: RealEngine | None = None, prefix: Sequence[str] = (), **environment: str
+) -> Iterator[ServingNode]:
     """A node for as long as a test needs it."""
-    node = ServingNode(name, home, {**(engine.environment if engine else {}), **environment})
+    node = ServingNode(name, home, {**(engine.environment if engine else {}), **environment}, prefix=prefix)
     try:
         yield node
     finally:

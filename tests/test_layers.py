@@ -13,20 +13,22 @@ PACKAGE = "anvyl_mcp"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 LINES = 400
 
-FOUNDATION = {"errors", "meta", "settings", "text"}
+FOUNDATION = {"errors", "invitation", "meta", "settings", "text"}
 MAY_IMPORT = {
     "errors": {*FOUNDATION, "running"},
+    "invitation": {*FOUNDATION, "running"},
     "meta": {*FOUNDATION, "running"},
     "settings": {*FOUNDATION, "running"},
     "text": {*FOUNDATION, "running"},
     "running": FOUNDATION,
-    "server": FOUNDATION,
+    "server": {*FOUNDATION, "running"},
     "peers": FOUNDATION,
     "orchestrator": {*FOUNDATION, "peers"},
     "fleet_tools": {*FOUNDATION, "peers", "server"},
-    "app": {*FOUNDATION, "running", "fleet_tools", "server", "peers", "orchestrator"},
+    "catalogue": {*FOUNDATION, "fleet_tools", "server", "peers"},
+    "app": {*FOUNDATION, "running", "catalogue", "fleet_tools", "server", "peers", "orchestrator"},
     "agent": {"app"},
-    "cli": {*FOUNDATION, "running", "peers", "orchestrator", "app"},
+    "cli": {*FOUNDATION, "running", "catalogue", "peers", "orchestrator", "app"},
     "__init__": {"agent"},
     "__main__": {"cli"},
 }
@@ -35,6 +37,8 @@ MAY_IMPORT = {
 OWNERS = {
     "docker": ("server",),
     "psutil": ("server",),
+    "cryptography": ("server",),
+    "jwt": ("server",),
     "requests": ("server",),  # docker-py raises its errors
     "pydantic_ai": ("orchestrator",),
     "openai": ("orchestrator",),

@@ -67,9 +67,9 @@ def list_catalogue(*, as_json: bool) -> NoReturn:
     """Print every tool this version knows."""
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp import app
+        from anvyl_mcp.catalogue import catalogue
 
-        tools = app.catalogue(settings).values()
+        tools = catalogue(settings.cache_dir).values()
         if as_json:
             output.document({"tools": [_as_dict(tool) for tool in tools], "error": None})
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anvyl_mcp import __version__
-from anvyl_mcp.cli import process
+from anvyl_mcp.cli import audit, process, tokens
 
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
@@ -23,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(tokens.app, name="token")
+app.add_typer(audit.app, name="audit")
 
 
 @app.callback(invoke_without_command=True)
@@ -37,7 +39,7 @@ def root(
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to serve on; only loopback for now.")] = None,
+    host: Annotated[str | None, typer.Option(help="Network address to open, over TLS.")] = None,
     port: Annotated[int | None, typer.Option(help="Where MCP clients look.  [default: 4200]")] = None,
     agent_port: Annotated[int | None, typer.Option(help="Where agent clients look.  [default: 4201]")] = None,
     name: Annotated[str | None, typer.Option(help="This host's name in the fleet.")] = None,
@@ -66,9 +68,23 @@ def _told(settings: Settings) -> Callable[[list[str]], None]:
     from anvyl_mcp.cli import output
 
     def ready(urls: list[str]) -> None:
-        output.talk(f"serving {settings.name} at {' and '.join(urls)} (this machine only)")
+        only = " (this machine only)" if all(url.startswith("http://") for url in urls) else ""
+        output.talk(f"serving {settings.name} at {' and '.join(urls)}{only}")
 
     return ready
+
+
+@app.command()
+def invite(
+    scope: Annotated[str, typer.Option(help="What the other machine may do here.")] = "read,operate",
+    expires: Annotated[str, typer.Option(help="How long the code is good.")] = "15m",
+    host: Annotated[str, typer.Option(help="Network address to open; the likeliest when left out.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Print a code with which another machine joins this one."""
+    from anvyl_mcp.cli import invite as invite_command
+
+    invite_command.invite(scope=scope, expires=expires, host=host, as_json=as_json)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from anvyl_mcp.peers.health import HostHealth
     from anvyl_mcp.settings import Settings
 
 app = typer.Typer(
@@ -32,56 +33,60 @@ def check(
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="What to call the host, like nas.")],
-    url: Annotated[str, typer.Argument(help="Where its anvyl-mcp serves, like http://127.0.0.1:4210.")],
+    name_or_code: Annotated[str, typer.Argument(help="A join code (anv1-…), or what to call the host.")],
+    url: Annotated[str, typer.Argument(help="Where it serves, like http://127.0.0.1:4210; not with a code.")] = "",
+    name: Annotated[str, typer.Option(help="With a code: what to call the host here.")] = "",
     tag: Annotated[list[str] | None, typer.Option(help="A group it belongs to; may be repeated.")] = None,
+    token: Annotated[str, typer.Option(help="By hand: a token of that host.")] = "",
+    pin: Annotated[str, typer.Option(help="By hand: the pin of that host's key.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Add a host, and say whether it answers."""
-
+    """Add a host, by the code that `anvyl-mcp invite` printed there or by its address, and say whether it answers."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp import app as root
-        from anvyl_mcp.errors import Conflict
         from anvyl_mcp.peers.health import check as check_host
-        from anvyl_mcp.peers.registry import Peer, check_tag
-        from anvyl_mcp.peers.transports import base_url
-        from anvyl_mcp.settings import check_host_name
+        from anvyl_mcp.peers.joining import add_host
 
         async with root.opened(settings, lean=True) as node:
-            peer = Peer(check_host_name(name), base_url(url), tuple(check_tag(one) for one in tag or []))
-            if peer.name == node.local.name or peer.url == node.local.url:
-                raise Conflict(f"that is this host, `{node.local.name}`", hint="it is part of the fleet already")
-            node.fleet.registry.add(peer)
+            peer, scopes = await add_host(
+                node.fleet, name_or_code, url, name=name, tags=tuple(tag or ()), token=token, pin=pin
+            )
             found = await check_host(node.fleet, peer.name)
-            if as_json:
-                output.document({"hosts": {found.name: found.as_dict()}, "error": None})
-            elif found.ok:
-                output.talk(f"added {peer.name} at {peer.url}: it answers")
-            else:
-                output.talk(f"added {peer.name} at {peer.url}; it does not answer now: {found.status}")
-                if found.hint:
-                    output.talk(f"hint:  {found.hint}")
+        if as_json:
+            output.document({"hosts": {found.name: {**found.as_dict(), "scopes": list(scopes)}}, "error": None})
             return 0
+        rights = f", with the rights of {', '.join(scopes)}" if scopes else ""
+        if found.ok:
+            output.talk(f"added {peer.name} at {peer.url}{rights}: it answers")
+        else:
+            output.talk(f"added {peer.name} at {peer.url}{rights}; it does not answer now: {found.status}")
+            output.talk(f"hint:  {found.hint or 'see anvyl hosts check ' + peer.name}")
+        return 0
 
     run.command(work, failed=output.no_hosts if as_json else None)
 
 
 @app.command()
 def remove(name: Annotated[str, typer.Argument(help="The host to forget.")], as_json: Json = False) -> None:
-    """Forget a host; nothing on it changes."""
+    """Forget a host, and have it forget us where it can."""
 
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
+        from anvyl_mcp.peers.joining import remove_host
         from anvyl_mcp.peers.registry import Registry
 
-        peer = Registry(settings.hosts_file).remove(name)
+        peer, problem = await remove_host(Registry(settings.hosts_file), name)
         if as_json:
-            output.document({"hosts": {peer.name: {"url": peer.url, "removed": True}}, "error": None})
+            entry = {"url": peer.url, "removed": True, "revoked": bool(peer.token) and not problem}
+            output.document({"hosts": {peer.name: entry}, "error": None})
         else:
             output.talk(f"removed {peer.name} ({peer.url})")
+        if problem:
+            output.talk(f"its token for us could not be revoked there: {problem}")
+            output.talk("hint:  on that host: anvyl-mcp token list, then anvyl-mcp token revoke NAME")
         return 0
 
     run.command(work, failed=output.no_hosts if as_json else None)
@@ -91,18 +96,23 @@ def _show(name: str, *, as_json: bool, only_known: bool) -> None:
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp import app as root
-        from anvyl_mcp.peers.health import check_hosts
+        from functools import partial
 
+        from anvyl_mcp import app as root
+        from anvyl_mcp import running
+        from anvyl_mcp.peers import health
+
+        examine = partial(health.examine, token=running.local_token(settings.run_dir))
         async with root.opened(settings, lean=True) as node:
-            found = await check_hosts(node.fleet, node.fleet.select(name) if name else node.fleet.hosts)
+            names = node.fleet.select(name) if name else node.fleet.hosts
+            found = await health.check_hosts(node.fleet, names, health.check if only_known else examine)
         if as_json:
             hosts: dict[str, Any] = {host.name: host.as_dict() for host in found}
             output.document({"hosts": hosts, "error": None})
         else:
+            more = () if only_known else ("rights", "clock", "pin")
             output.table(
-                ["name", "status", "url", "tags", "version"],
-                [[host.name, host.status, _where(host.url), ", ".join(host.tags), host.version] for host in found],
+                ["name", "status", "url", "tags", "version", *more], [_row(host)[: 5 + len(more)] for host in found]
             )
             for host in found:
                 if host.hint:
@@ -113,6 +123,12 @@ def _show(name: str, *, as_json: bool, only_known: bool) -> None:
         return 1 if len(bad) == len(found) else 3
 
     run.command(work, failed=output.no_hosts if as_json else None)
+
+
+def _row(host: HostHealth) -> list[str]:
+    clock = "" if host.clock_seconds is None else f"{round(host.clock_seconds):+d} s".replace("+0 s", "right")
+    tags, scopes = ", ".join(host.tags), ",".join(host.scopes)
+    return [host.name, host.status, _where(host.url), tags, host.version, scopes, clock, host.pin]
 
 
 def _where(url: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from anvyl_mcp import text
@@ -16,7 +16,8 @@ from anvyl_mcp.peers.listing import ToolListing
 
 def document(value: Mapping[str, Any]) -> None:
     """The one JSON document of a `--json` command."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    # What was typed may hold bytes that are no text; JSON has a spelling for those.
+    print(json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
 
 
 def talk(words: str) -> None:
@@ -123,3 +124,8 @@ def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None)
 def no_hosts(error: AnvylError) -> dict[str, Any]:
     """The document of a command that could not start."""
     return hosts_document({}, error)
+
+
+def failed(field: str, empty: object = None) -> Callable[[AnvylError], dict[str, Any]]:
+    """The document of a command whose result stands in `field`, for when it could not start."""
+    return lambda error: {field: empty, "error": error.as_dict()}

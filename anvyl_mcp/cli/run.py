@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn
@@ -9,8 +10,9 @@ from typing import Any, NoReturn
 import typer
 
 from anvyl_mcp import settings as settings_module
+from anvyl_mcp import text
 from anvyl_mcp.cli import output
-from anvyl_mcp.errors import AnvylError
+from anvyl_mcp.errors import AnvylError, InvalidInput
 from anvyl_mcp.peers.fleet import Outcome
 from anvyl_mcp.settings import Settings
 
@@ -61,4 +63,21 @@ def ask_yes_no(question: str) -> bool | None:
         return None
     output.talk("")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    # The event loop only notes a first Ctrl-C, and waits for the task that waits here.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def seconds(typed: str, what: str) -> int:
+    """A length of time as a person typed it, like `15m`.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    parsed = text.parse_duration(typed)
+    if not parsed:
+        raise InvalidInput(f"{what} is `{typed}`, which is no length of time", hint="write it like 15m, 12h or 90d")
+    return parsed

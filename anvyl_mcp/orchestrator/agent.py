@@ -29,6 +29,7 @@ from anvyl_mcp.orchestrator.toolset import FleetToolset, Proposal, Question
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.targets import names
 from anvyl_mcp.settings import Settings
+from anvyl_mcp.text import clean
 
 # The library prints a banner to the terminal before the first run unless told not to.
 os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
@@ -160,7 +161,7 @@ class Assistant:
 
 
 def _check(question: Question, fleet: Fleet) -> None:
-    if not question.text.strip():
+    if not clean(question.text).strip():
         raise InvalidInput("there is no question", hint='ask one, like: anvyl ask "list all containers"')
     if len(question.text) > MOST_CHARACTERS:
         raise InvalidInput(f"the question is longer than {MOST_CHARACTERS} characters", hint="ask in a few sentences")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,16 +13,31 @@ from anvyl_mcp.errors import InvalidInput
 from anvyl_mcp.orchestrator.agent import Assistant, nobody
 from anvyl_mcp.orchestrator.reply import Reply, call_as_dict
 from anvyl_mcp.orchestrator.toolset import Proposal, Question
+from anvyl_mcp.peers.fleet import OnBehalf
 
 ACCEPTED = 202
 
 
-def process(assistant: Assistant) -> Callable[[Request], Awaitable[Response]]:
+class Asking(Protocol):
+    """Who asks: what is done for an answer is done with no more rights than these."""
+
+    @property
+    def name(self) -> str:
+        """For the audit log."""
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """Of `read`, `operate` and `exec`."""
+
+
+def process(assistant: Assistant, caller_of: Callable[[Request], Asking]) -> Callable[[Request], Awaitable[Response]]:
     """`POST /agent/process`: `{"query", "approve"}` → the answer; 202 when a change waits for a yes."""
 
     async def handler(request: Request) -> Response:
         query, approve = await _read(request)
-        reply = await assistant.ask(Question(query), decide=_trusting if approve else nobody)
+        caller = caller_of(request)
+        question = Question(query, on_behalf=OnBehalf(caller.name, caller.scopes))
+        reply = await assistant.ask(question, decide=_trusting if approve else nobody)
         if reply.error is not None:
             raise reply.error
         body = as_response(reply)
@@ -61,7 +76,8 @@ async def _trusting(proposal: Proposal) -> bool | None:
 async def _read(request: Request) -> tuple[str, bool]:
     try:
         body = json.loads(await request.body())
-    except ValueError as error:
+        json.dumps(body, ensure_ascii=False).encode()  # half of a surrogate pair could not be sent back
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON: {error}", hint='send {"query": "list all containers"}') from error
     if not isinstance(body, dict) or not isinstance(body.get("query"), str):
         raise InvalidInput("the body needs a `query` of text", hint='send {"query": "list all containers"}')

@@ -13,7 +13,7 @@ from pydantic_core import SchemaValidator, core_schema
 
 from anvyl_mcp.errors import AnvylError, Denied
 from anvyl_mcp.peers.arguments import check
-from anvyl_mcp.peers.fleet import Fleet, Outcome
+from anvyl_mcp.peers.fleet import Fleet, OnBehalf, Outcome
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.peers.targets import targets
 
@@ -41,6 +41,7 @@ class Question:
 
     text: str
     host: str = ""
+    on_behalf: OnBehalf | None = None
     dry_run: bool = False
     on_call: Callable[[str, Mapping[str, Any], list[str]], None] = lambda tool, arguments, hosts: None
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
@@ -96,7 +97,7 @@ class FleetToolset(AbstractToolset[Question]):
             question.calls.append(outcome)
             question.on_outcome(outcome)
 
-        outcomes = await self._fleet.call_many(hosts, name, arguments, on_outcome=note)
+        outcomes = await self._fleet.call_many(hosts, name, arguments, on_behalf=question.on_behalf, on_outcome=note)
         if listing.untrusted:
             question.untrusted = question.untrusted or f"{name} on {', '.join(hosts)}"
         return ToolReturn(_for_model(outcomes, listing), metadata=_for_rules(outcomes, listing))

@@ -60,7 +60,10 @@ def _typed(name: str, value: str, kind: object) -> Any:
             raise InvalidInput(f"`{name}` is `{value}`, which is neither yes nor no", hint=f"write {name}=true")
         return YES[value.lower()]
     if kind == "integer":
-        if not value.lstrip("-").isdigit():
-            raise InvalidInput(f"`{name}` is `{value}`, which is not a whole number", hint=f"write {name}=10")
-        return int(value)
+        try:
+            return int(value)
+        except ValueError as error:
+            raise InvalidInput(
+                f"`{name}` is `{value}`, which is not a whole number", hint=f"write {name}=10"
+            ) from error
     return value

@@ -27,6 +27,7 @@ from anvyl_mcp.errors import (
     Unreachable,
     from_code,
 )
+from anvyl_mcp.peers.pins import WrongKey
 from anvyl_mcp.text import clean
 
 CONNECT_SECONDS = 3
@@ -41,6 +42,8 @@ METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR, UNSUPPORTED_VERSION = -32601, 
 _MAYBE = "; it may or may not have happened"
 _SERVE = "is `anvyl-mcp serve` running there?"
 _ADDRESS = "check the address; an Anvyl host answers at http://ADDRESS:4200"
+_WRONG_KEY = "its key is not the one it was paired with, so nothing was sent to it"
+_PAIR_AGAIN = "if the host was set up anew, pair again: anvyl hosts remove NAME, then a new invite"
 _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 
 
@@ -51,8 +54,12 @@ def unreached(error: BaseException) -> Unreachable:
             return Refused("connection refused", hint=_SERVE)
         if isinstance(cause, socket.gaierror):
             return Unreachable("its name is not known on this network", hint="check the spelling, or use its address")
+        if isinstance(cause, WrongKey):
+            return Unreachable(_WRONG_KEY, hint=_PAIR_AGAIN)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Unreachable(f"its certificate cannot be trusted: {cause.verify_message}", hint="check its address")
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return Unreachable("it hung up before it proved who it is", hint="is it busy? try again later")
         if isinstance(cause, ssl.SSLError):
             return Unreachable("it does not speak TLS there", hint="its address may begin with http instead")
         if isinstance(cause, TimeoutError):

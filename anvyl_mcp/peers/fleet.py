@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
 
+from anvyl_mcp import meta
 from anvyl_mcp.errors import (
     HOST_FAILURES,
     AnvylError,
@@ -29,6 +31,14 @@ SLACK_SECONDS = 10
 """What a tool with a time limit of its own may take beyond it, to start and to clean up."""
 
 Connect = Callable[[Peer], Connection]
+
+
+@dataclass(frozen=True, slots=True)
+class OnBehalf:
+    """Who a call is made for, and what that one may do; it never adds to what the connection itself allows."""
+
+    name: str
+    scopes: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +142,21 @@ class Fleet:
         return self.catalogue[name]
 
     async def call(
-        self, host: str, tool: str, arguments: Mapping[str, Any], *, on_progress: Progress | None = None
+        self,
+        host: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        on_behalf: OnBehalf | None = None,
+        on_progress: Progress | None = None,
     ) -> Outcome:
-        """Run one tool on one host. What goes wrong is in the outcome, never raised: one host is not the others."""
+        """Run one tool on one host. What goes wrong is in the outcome, never raised: one host is not the others.
+
+        `on_behalf`: who the call is made for, when that one may do less than this process.
+        """
         started = time.monotonic()
         try:
-            answer = await self._ask(host, self.tool(tool), arguments, on_progress)
+            answer = await self._ask(host, self.tool(tool), arguments, on_behalf, on_progress)
         except AnvylError as error:
             answer = Answer(error=error)
         return Outcome(host, tool, arguments, answer, round(time.monotonic() - started, 4))
@@ -148,6 +167,7 @@ class Fleet:
         tool: str,
         arguments: Mapping[str, Any],
         *,
+        on_behalf: OnBehalf | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
         on_progress: Progress | None = None,
     ) -> dict[str, Outcome]:
@@ -157,7 +177,7 @@ class Fleet:
 
         async def one(host: str) -> None:
             async with limiter:
-                outcomes[host] = await self.call(host, tool, arguments, on_progress=on_progress)
+                outcomes[host] = await self.call(host, tool, arguments, on_behalf=on_behalf, on_progress=on_progress)
             if on_outcome:
                 on_outcome(outcomes[host])
 
@@ -183,18 +203,26 @@ class Fleet:
         return await self._connection(host).version()
 
     async def _ask(
-        self, host: str, tool: ToolListing, arguments: Mapping[str, Any], on_progress: Progress | None
+        self,
+        host: str,
+        tool: ToolListing,
+        arguments: Mapping[str, Any],
+        on_behalf: OnBehalf | None,
+        on_progress: Progress | None,
     ) -> Answer:
         connection = self._connection(host)
         seconds = time_limit(tool, arguments)
+        told: dict[str, Any] = {} if tool.reads else {meta.OPERATION: str(uuid.uuid4())}
+        if on_behalf is not None:
+            told |= {meta.SCOPES: sorted(on_behalf.scopes), meta.FOR: on_behalf.name}
         try:
-            return await connection.call(tool.name, arguments, seconds=seconds, on_progress=on_progress)
+            return await connection.call(tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
         except Unknown as error:
             if not tool.reads:
                 raise _uncertain(error, tool) from error
         # A read whose connection was lost is asked once more: it changes nothing, and the peer may have restarted.
         try:
-            return await connection.call(tool.name, arguments, seconds=seconds, on_progress=on_progress)
+            return await connection.call(tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
         except Unknown as error:
             raise Unreachable("the connection was lost before the answer came", hint="ask again") from error
 
@@ -224,7 +252,7 @@ class Fleet:
 def time_limit(tool: ToolListing, arguments: Mapping[str, Any]) -> float:
     """Seconds a call may take: the tool's own limit, or less when its `timeout` argument says so."""
     limit = arguments.get("timeout", tool.arguments.get("timeout", {}).get("default"))
-    if isinstance(limit, str) and limit.isdigit():
+    if isinstance(limit, str) and limit.isdecimal():
         limit = int(limit)
     if isinstance(limit, int | float):
         return min(tool.seconds, limit + SLACK_SECONDS)

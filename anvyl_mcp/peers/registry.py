@@ -6,9 +6,9 @@ import fcntl
 import os
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ class Peer:
     name: str
     url: str
     tags: tuple[str, ...] = ()
+    pin: str = ""
+    token: str = field(default="", repr=False)
 
     @property
     def paired(self) -> bool:
-        """Whether anything may be sent to it: only loopback is trusted without pairing."""
-        return is_loopback(self.url)
+        """Whether anything may be sent to it: loopback is trusted as it is, everything else by its key."""
+        return bool(self.pin) or is_loopback(self.url)
 
 
 class Registry:
@@ -36,6 +38,7 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._read: tuple[tuple[int, int, int], dict[str, Peer]] | None = None
 
     def peers(self) -> dict[str, Peer]:
         """Every known peer by name, in the file's order.
@@ -43,7 +46,18 @@ class Registry:
         Raises:
             ConfigInvalid: the file cannot be used; it is left as it is.
         """
-        return self._parse(self._text())
+        version = self._version()
+        if self._read is None or self._read[0] != version:
+            self._read = version, self._parse(self._text())
+        return dict(self._read[1])
+
+    def _version(self) -> tuple[int, int, int]:
+        """Changes with every replacement of the file, so that a server sees what a command wrote."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return (0, 0, 0)
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def get(self, name: str) -> Peer:
         """One peer.
@@ -73,7 +87,7 @@ class Registry:
             for other in peers.values():
                 if other.url == peer.url:
                     raise Conflict(f"{peer.url} is known already, as `{other.name}`", hint="use that name")
-            self._replace(_with(self._text(), peer))
+            self._replace(self._edited(_with, peer, {**peers, peer.name: peer}))
 
     def remove(self, name: str) -> Peer:
         """Forget a peer.
@@ -83,8 +97,22 @@ class Registry:
         """
         with self._locked():
             peer = self.get(name)
-            self._replace(_without(self._text(), peer))
+            left = {other: known for other, known in self.peers().items() if other != peer.name}
+            self._replace(self._edited(_without, peer, left))
         return peer
+
+    def _edited(self, edit: Callable[[str, Peer], str], peer: Peer, expected: Mapping[str, Peer]) -> str:
+        """The text after `edit`; TOML has spellings that the editing library refuses, or loses other hosts from."""
+        try:
+            content = edit(self._text(), peer)
+            if self._parse(content) == expected:
+                return content
+        except (ValueError, ConfigInvalid):
+            pass
+        raise ConfigInvalid(
+            f"{self.path} is written in a way that cannot be edited here; it was not changed",
+            hint="write each host as a table of its own: [hosts.NAME]",
+        )
 
     def _text(self) -> str:
         try:
@@ -110,9 +138,10 @@ class Registry:
         for name, entry in _table(data.get("hosts", {}), self.path, "hosts").items():
             fields = _table(entry, self.path, f"hosts.{name}")
             url, tags = fields.get("url"), fields.get("tags", [])
+            pin, token = str(fields.get("pin", "")), str(fields.get("token", ""))
             if not isinstance(url, str) or not isinstance(tags, list):
                 raise ConfigInvalid(f"{self.path}: `hosts.{name}` needs a `url` of text", hint='like url = "http://…"')
-            peers[name.lower()] = Peer(name.lower(), url, tuple(str(tag) for tag in tags))
+            peers[name.lower()] = Peer(name.lower(), url, tuple(str(tag) for tag in tags), pin, token)
         return peers
 
     @contextmanager
@@ -154,6 +183,10 @@ def _with(content: str, peer: Peer) -> str:
     entry["url"] = peer.url
     if peer.tags:
         entry["tags"] = list(peer.tags)
+    if peer.pin:
+        entry["pin"] = peer.pin
+    if peer.token:
+        entry["token"] = peer.token
     hosts[peer.name] = entry
     return tomlkit.dumps(document)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import math
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -38,6 +38,8 @@ from anvyl_mcp.errors import AnvylError, Unreachable
 from anvyl_mcp.peers import failures, replies
 from anvyl_mcp.peers.contained import SESSION_GONE, Contained
 from anvyl_mcp.peers.listing import Answer, Progress, ToolListing
+from anvyl_mcp.peers.pins import pinned_context
+from anvyl_mcp.peers.sockets import MOST_CONNECTIONS
 
 CLOSE_SECONDS = 1
 KEPT_SECONDS = 4
@@ -52,8 +54,12 @@ Reply = TypeVar("Reply")
 class Session:
     """A host behind a URL, or a server in this process. Connects when first used, and again when it has to."""
 
-    def __init__(self, target: str | Server[Any], *, mode: Mode = "auto") -> None:
-        self._client = partial(_over_http, target, mode) if isinstance(target, str) else partial(_here, target, mode)
+    def __init__(self, target: str | Server[Any], *, mode: Mode = "auto", pin: str = "", token: str = "") -> None:
+        self._client: Callable[[], AbstractAsyncContextManager[Client]] = (
+            partial(_over_http, target, mode, _tls(target, pin), Bearer(token) if token else None)
+            if isinstance(target, str)
+            else partial(_here, target, mode)
+        )
         self._link: Link | None = None
         self._closed = False
 
@@ -199,13 +205,26 @@ class Link:
         self.opened.set()
 
 
+class Bearer(httpx2.Auth):
+    """Shows a token with every request, and to nobody who looks at this object."""
+
+    def __init__(self, token: str) -> None:
+        self._header = f"Bearer {token}"
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        """Add the header."""
+        request.headers["Authorization"] = self._header
+        yield request
+
+
 @asynccontextmanager
-async def _over_http(url: str, mode: Mode) -> AsyncIterator[Client]:
+async def _over_http(url: str, mode: Mode, tls: ssl.SSLContext | bool, auth: Bearer | None) -> AsyncIterator[Client]:
+    most = MOST_CONNECTIONS if url.startswith("https:") else None
+    limits = httpx2.Limits(max_connections=most, keepalive_expiry=KEPT_SECONDS)
     # A client that is handed its HTTP client does not close it. Proxies of the environment are for the world outside.
     http = httpx2.AsyncClient(
-        transport=Contained(
-            verify=_tls(url), limits=httpx2.Limits(max_connections=None, keepalive_expiry=KEPT_SECONDS), trust_env=False
-        ),
+        transport=Contained(verify=tls, limits=limits, trust_env=False),
+        auth=auth,
         timeout=httpx2.Timeout(None, connect=failures.CONNECT_SECONDS),
         trust_env=False,
     )
@@ -226,8 +245,10 @@ def _here(server: Server[Any], mode: Mode) -> Client:
     return Client(server, mode=mode, cache=None, client_info=_SELF)
 
 
-def _tls(url: str) -> ssl.SSLContext | bool:
-    """What certificates to trust. Reading the system's takes 30 ms, which plain HTTP need not pay."""
+def _tls(url: str, pin: str) -> ssl.SSLContext | bool:
+    """Which keys to trust. Reading the system's certificates takes 30 ms, which plain HTTP need not pay."""
+    if pin:
+        return pinned_context([pin])
     return url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 

@@ -7,37 +7,58 @@ import re
 from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
-from anvyl_mcp.errors import InvalidInput
+from anvyl_mcp.errors import InvalidInput, Unpaired
 from anvyl_mcp.peers.listing import Connection
 from anvyl_mcp.peers.wire import Wire
 
 DEFAULT_PORT = 4200
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?", re.ASCII)
+_TOKEN = re.compile(r"[!-~]+", re.ASCII)
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*", re.ASCII)
+_PAIR = "pair with it: run `anvyl-mcp invite` there, then `anvyl hosts add CODE` here"
 _LIKE = "write it like http://192.168.1.5:4200"
 
 
-def _http(url: str, lean: bool) -> Connection:
+def _plain(url: str, lean: bool, pin: str, token: str) -> Connection:
+    if pin:
+        raise InvalidInput(f"{url} cannot prove its key: it is plain http", hint="write it with https://")
+    if token and not is_loopback(url):
+        raise Unpaired("a token is sent to another machine over https only", hint=_PAIR)
+    return _made(url, lean, pin, token)
+
+
+def _pinned(url: str, lean: bool, pin: str, token: str) -> Connection:
+    if not pin:
+        raise Unpaired("there is no pin to know its key by, so nothing is sent to it", hint=_PAIR)
+    return _made(url, lean, pin, token)
+
+
+def _made(url: str, lean: bool, pin: str, token: str) -> Connection:
     if lean:
-        return Wire(url)
+        return Wire(url, pin=pin, token=token)
     # The SDK costs a second to import; a direct command never needs it.
     from anvyl_mcp.peers.session import Session
 
-    return Session(url)
+    return Session(url, pin=pin, token=token)
 
 
-TRANSPORTS: dict[str, Callable[[str, bool], Connection]] = {"http": _http, "https": _http}
-"""URL scheme to what makes a connection from a URL and whether it must be lean."""
+TRANSPORTS: dict[str, Callable[[str, bool, str, str], Connection]] = {"http": _plain, "https": _pinned}
+"""URL scheme to what makes a connection from a URL, whether it must be lean, a pin and a token."""
 
 
-def connect(url: str, *, lean: bool) -> Connection:
+def connect(url: str, *, lean: bool, pin: str = "", token: str = "") -> Connection:
     """A connection to the host at `url`; nothing is sent before it is used. `lean` starts fast, on little code.
 
+    Another machine is reached over https, with the `pin` of its key; `token` says there who asks.
+
     Raises:
-        InvalidInput: the address cannot be used.
+        InvalidInput: the address, the pin or the token cannot be used.
+        Unpaired: a pin is missing, or the token would travel in the open.
     """
     base = base_url(url)
-    return TRANSPORTS[urlsplit(base).scheme](f"{base}/mcp", lean)
+    if token and not _TOKEN.fullmatch(token):
+        raise InvalidInput("the token has characters that no token has", hint="copy it again, in one piece")
+    return TRANSPORTS[urlsplit(base).scheme](f"{base}/mcp", lean, pin, token)
 
 
 def base_url(text: str) -> str:

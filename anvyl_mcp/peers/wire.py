@@ -21,11 +21,12 @@ from anvyl_mcp import __version__
 from anvyl_mcp.errors import HOST_FAILURES, AnvylError, Timeout
 from anvyl_mcp.peers import failures, replies
 from anvyl_mcp.peers.listing import Answer, Progress, ToolListing
-from anvyl_mcp.peers.sockets import Line, Pool
+from anvyl_mcp.peers.pins import pinned_context
+from anvyl_mcp.peers.sockets import MOST_CONNECTIONS, Line, Pool
 
 PROTOCOL = "2026-07-28"
 THREADS = 64
-"""Calls at once to one host; each waits on a thread."""
+"""Calls at once to a host on this machine; each waits on a thread, with a connection of its own."""
 
 _ENVELOPE = {
     "io.modelcontextprotocol/protocolVersion": PROTOCOL,
@@ -43,11 +44,12 @@ _HEADERS = {
 class Wire:
     """A host over HTTP, for programs that make a few calls and end."""
 
-    def __init__(self, url: str, *, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, *, context: ssl.SSLContext | None = None, pin: str = "", token: str = "") -> None:
         endpoint = url.rstrip("/").removesuffix("/mcp") + "/mcp"
-        self._pool = Pool(endpoint, context, failures.CONNECT_SECONDS)
+        self._pool = Pool(endpoint, pinned_context([pin]) if pin else context, failures.CONNECT_SECONDS)
+        self._credentials = {"Authorization": f"Bearer {token}"} if token else {}
         self._ids = count(1)
-        self._threads = anyio.CapacityLimiter(THREADS)
+        self._threads = anyio.CapacityLimiter(MOST_CONNECTIONS if pin else THREADS)
         self._met = False
 
     async def list_tools(self) -> list[ToolListing]:
@@ -106,7 +108,7 @@ class Wire:
     async def _request(
         self, method: str, params: Mapping[str, Any], seconds: float, on_progress: Progress | None = None
     ) -> dict[str, Any]:
-        exchange = Exchange(self._pool, next(self._ids), method, params, on_progress)
+        exchange = Exchange(self._pool, next(self._ids), method, params, on_progress, self._credentials)
         try:
             with anyio.fail_after(seconds):
                 return await to_thread.run_sync(exchange.run, abandon_on_cancel=True, limiter=self._threads)
@@ -124,7 +126,13 @@ class Exchange:
     """One request and its answer, on a thread; `abort` ends it from outside, and the server notices."""
 
     def __init__(
-        self, pool: Pool, number: int, method: str, params: Mapping[str, Any], on_progress: Progress | None
+        self,
+        pool: Pool,
+        number: int,
+        method: str,
+        params: Mapping[str, Any],
+        on_progress: Progress | None,
+        credentials: Mapping[str, str],
     ) -> None:
         self.sent = False
         self._pool = pool
@@ -132,6 +140,7 @@ class Exchange:
         self._method = method
         self._params = params
         self._on_progress = on_progress
+        self._credentials = credentials
         self._lock = threading.Lock()
         self._aborted = False
         self._line: Line | None = None
@@ -187,7 +196,7 @@ class Exchange:
         return json.dumps({"jsonrpc": "2.0", "id": self._number, "method": self._method, "params": params}).encode()
 
     def _headers(self) -> dict[str, str]:
-        headers = {**_HEADERS, "Mcp-Method": self._method}
+        headers = {**_HEADERS, **self._credentials, "Mcp-Method": self._method}
         if "name" in self._params:
             headers["Mcp-Name"] = header_value(self._params["name"])
         return headers

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import docker
 from docker.api.client import APIClient
 
 from anvyl_mcp.errors import NotFound, did_you_mean
-from anvyl_mcp.server.tool import Injected
+from anvyl_mcp.server.guardrails import check_labels
+from anvyl_mcp.server.tool import CALLED, Injected
 from anvyl_mcp.server.translate import engine_errors
 
 PING = 3
@@ -39,6 +42,13 @@ class Engine(Injected):
                 self._clients[seconds] = docker.from_env(**arguments).api
             return self._clients[seconds]
 
+    @property
+    def socket(self) -> Path | None:
+        """Where the engine listens on this machine; None when it is reached another way."""
+        environment = os.environ if self._environment is None else self._environment
+        url = environment.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        return Path(url.removeprefix("unix://")) if url.startswith("unix://") else None
+
     def ping(self) -> None:
         """Return when the engine answers.
 
@@ -60,7 +70,19 @@ class Engine(Injected):
             return cast("list[dict[str, Any]]", self.client().containers(all=all, filters=filters))
 
     def container(self, name: str) -> dict[str, Any]:
-        """`GET /containers/{name}/json`; a miss names what is near."""
+        """The container that a tool was asked for, if its labels leave it to that tool; a miss names what is near.
+
+        Raises:
+            NotFound: there is none.
+            Denied: a label of the container forbids it.
+        """
+        found = self.inspect(name)
+        if tool := CALLED.get():
+            check_labels(tool, found)
+        return found
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """`GET /containers/{name}/json`, for a tool's own bookkeeping: what it did to a container it may use."""
         with engine_errors(missing=lambda: self.no_container(name)):
             return cast("dict[str, Any]", self.client().inspect_container(name))
 

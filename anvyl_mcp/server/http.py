@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -17,23 +18,67 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from anvyl_mcp import __version__
-from anvyl_mcp.errors import AnvylError, Denied, EngineError, InvalidInput, NotFound, Timeout, Unreachable
+from anvyl_mcp.errors import (
+    AnvylError,
+    ApprovalNeeded,
+    Busy,
+    ConfigInvalid,
+    Conflict,
+    Denied,
+    EngineError,
+    InternalError,
+    InvalidInput,
+    ModelUnavailable,
+    NotFound,
+    NotUnderstood,
+    Timeout,
+    Unknown,
+    Unreachable,
+)
+from anvyl_mcp.server.access import Access, Verifier
+from anvyl_mcp.server.callers import caller_of
 from anvyl_mcp.server.engine import Engine
-from anvyl_mcp.server.guard import Guard, error_response
+from anvyl_mcp.server.guard import Guard, error_response, own_names
+from anvyl_mcp.server.joining import Handler, Open, joining_routes
+from anvyl_mcp.server.limits import Overloaded
+from anvyl_mcp.server.loopback import LocalToken, Loopback, may_use
+from anvyl_mcp.server.trust import Trust
 
 STATUS: dict[type[AnvylError], int] = {
     InvalidInput: 422,
+    NotUnderstood: 422,
     NotFound: 404,
     Denied: 403,
+    Conflict: 409,
+    ApprovalNeeded: 409,
+    Busy: 429,
     Timeout: 504,
     Unreachable: 502,
+    Unknown: 502,
     EngineError: 503,
+    ModelUnavailable: 503,
+    ConfigInvalid: 503,
 }
 """HTTP statuses of errors; the nearest ancestor counts, 500 otherwise."""
 
 
-def build_app(server: Server[Any], engine: Engine, routes: Sequence[BaseRoute] = ()) -> Starlette:
-    """One application for every port: `/mcp`, `/health` and `routes`."""
+def build_app(
+    server: Server[Any],
+    engine: Engine,
+    trust: Trust,
+    routes: Sequence[BaseRoute] = (),
+    *,
+    name: str,
+    open_network: Open,
+    local_token: Path,
+    verifier: Verifier | None = None,
+) -> Starlette:
+    """One application for every port: `/mcp`, `/health`, `/pair`, `/network` and `routes`, behind one guard.
+
+    `name` is this host's; `verifier` checks tokens that are not ours.
+    """
+    local = LocalToken(local_token)
+    loopback = Loopback(member=may_use(engine.socket)) if engine.socket else Loopback()
     # The guard in front checks Host and Origin for every route, `/mcp` included.
     inner = server.streamable_http_app(
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
@@ -43,19 +88,31 @@ def build_app(server: Server[Any], engine: Engine, routes: Sequence[BaseRoute] =
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with server.session_manager.run():
-            yield
+        local.make()
+        try:
+            async with server.session_manager.run():
+                yield
+        finally:
+            local.remove()
 
     return Starlette(
-        routes=[Route("/health", health(engine)), *routes, *inner.routes],
-        middleware=[Middleware(Guard)],
-        exception_handlers={AnvylError: _anvyl_error, HTTPException: _http_error},
+        routes=[
+            Route("/health", health(engine, trust)),
+            *joining_routes(trust, name, open_network),
+            *routes,
+            *inner.routes,
+        ],
+        middleware=[
+            Middleware(Guard, names=own_names(name)),
+            Middleware(Access, tokens=trust.tokens, loopback=loopback, local=local, verifier=verifier),
+        ],
+        exception_handlers={AnvylError: _anvyl_error, HTTPException: _http_error, Exception: _mistake},
         lifespan=lifespan,
     )
 
 
-def health(engine: Engine) -> Callable[[Request], Any]:
-    """`GET /health`: healthy, or degraded without an engine."""
+def health(engine: Engine, trust: Trust) -> Handler:
+    """`GET /health`: healthy, or degraded without an engine or audit log; checks only for callers who may read."""
 
     def check() -> str:
         try:
@@ -64,16 +121,13 @@ def health(engine: Engine) -> Callable[[Request], Any]:
             return str(error)
         return "ok"
 
-    async def handler(_: Request) -> Response:
+    async def handler(request: Request) -> Response:
         found = await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
-        return JSONResponse(
-            {
-                "status": "healthy" if found == "ok" else "degraded",
-                "service": "anvyl",
-                "version": __version__,
-                "checks": {"engine": found},
-            }
-        )
+        status = "healthy" if found == "ok" and not trust.audit.trouble else "degraded"
+        body: dict[str, Any] = {"status": status, "service": "anvyl", "version": __version__}
+        if caller_of(request).may("read"):
+            body["checks"] = {"engine": found, "audit": trust.audit.trouble or "ok"}
+        return JSONResponse(body)
 
     return handler
 
@@ -85,7 +139,13 @@ def status_of(error: AnvylError) -> int:
 
 async def _anvyl_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, AnvylError)
-    return error_response(error, status_of(error))
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else None
+    return error_response(error, status_of(error), headers)
+
+
+async def _mistake(_: Request, __: Exception) -> Response:
+    """The error itself goes to the log; a caller learns nothing of our insides."""
+    return error_response(InternalError("the request failed because of a mistake in Anvyl", hint="see its log"), 500)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -95,7 +155,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         case 404:
             told = NotFound(f"there is nothing at {request.url.path}", hint="see /health, /mcp and /agent/info")
         case 405:
-            told = InvalidInput(f"{request.method} is not for {request.url.path}", hint="use another method")
+            allowed = (error.headers or {}).get("Allow", "another method")
+            told = InvalidInput(f"{request.method} is not for {request.url.path}", hint=f"use {allowed}")
         case _:
             told = AnvylError(str(error.detail))
     response = error_response(told, error.status_code)

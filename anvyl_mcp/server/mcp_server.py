@@ -25,6 +25,8 @@ from mcp_types import Tool as ListedTool
 
 from anvyl_mcp import __version__, meta
 from anvyl_mcp.errors import AnvylError, InternalError, InvalidInput, did_you_mean
+from anvyl_mcp.server.callers import caller_of
+from anvyl_mcp.server.gate import Gate
 from anvyl_mcp.server.tool import Result, Tool
 
 log = logging.getLogger(__name__)
@@ -35,22 +37,24 @@ THREADS = 32
 """Engine calls at once; more would only wait inside the engine."""
 
 
-def build_server(tools: Iterable[Tool], dependencies: Mapping[type, object], *, name: str) -> Server[Any]:
-    """An MCP server offering `tools`; `dependencies` are what tools ask for by type."""
+def build_server(tools: Iterable[Tool], dependencies: Mapping[type, object], gate: Gate, *, name: str) -> Server[Any]:
+    """An MCP server offering `tools` through `gate`; `dependencies` are what tools ask for by type."""
     offered = {tool.name: tool for tool in tools}
-    listed = listing(offered.values())
     limiter: list[anyio.CapacityLimiter] = []
 
-    async def list_tools(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListToolsResult:
-        return listed
+    async def list_tools(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListToolsResult:
+        return listing(gate.offered(offered.values(), caller_of(ctx.request)))
 
-    async def call_tool(_: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
+    async def call_tool(ctx: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         if not limiter:
             limiter.append(anyio.CapacityLimiter(THREADS))
+        caller = caller_of(ctx.request)
         try:
+            # A caller without a tool's right learns no more of the tool than that it is denied.
             tool = _find(offered, params.name)
-            result = await _run(tool, tool.parse(params.arguments or {}), dependencies, limiter[0])
-            return _answer(result)
+            arguments = tool.parse(params.arguments or {}) if caller.may(tool.scope) else params.arguments or {}
+            work = functools.partial(_run, tool, arguments, dependencies, limiter[0])
+            return _answer(await gate.run(caller, tool, arguments, ctx.meta or {}, work))
         except AnvylError as error:
             return _failure(error)
         except Exception:

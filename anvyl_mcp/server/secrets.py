@@ -10,7 +10,7 @@ NAMES = re.compile(
     r"(^|_)pw(d)?$|connection_?string",
     re.IGNORECASE,
 )
-URL_LOGIN = re.compile(r"(\w+://[^/\s:@]*):[^@/\s]+@")
+URL_LOGIN = re.compile(r"""(\w+://[^/\s:@'"]*):[^\s/'"]+@""")
 SHAPES = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY|\bgh[pousr]_\w{20,}|\bsk-[\w-]{16,}|\bAKIA[0-9A-Z]{16}\b|"
     r"\beyJ[\w-]{10,}\.[\w-]{10,}\.|\bxox[abprs]-[\w-]{10,}|\banv_\w+"

@@ -1,98 +1,189 @@
-"""Listening on this host's ports until told to stop."""
+"""Listening on this host's ports until told to stop: plain on loopback, TLS everywhere else."""
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import anyio
+import anyio.to_thread
 import uvicorn
 from mcp.server.lowlevel.server import Server as McpServer
 from sse_starlette.sse import AppStatus
 from starlette.types import ASGIApp
 
 from anvyl_mcp.errors import AnvylError, Conflict, InvalidInput
+from anvyl_mcp.server.connections import MOST_CONNECTIONS, HttpConnection, Listener, Places, raise_descriptor_limit
 from anvyl_mcp.server.guard import is_loopback
+
+if TYPE_CHECKING:
+    from anvyl_mcp.server.certificate import Identity
 
 GRACE_SECONDS = 10
 """What a running call gets to end after SIGTERM."""
 IDLE_SECONDS = 75
 """Kept-alive connections; with uvicorn's 5 s a large result over a slow link is cut."""
+LOCAL = ("127.0.0.1", "::1")
+EVERYWHERE = {"0.0.0.0": ("0.0.0.0",), "::": ("0.0.0.0", "::")}
+"""Addresses that stand for all of a machine's, and what is listened on for each."""
 
 
 def listen(address: str, ports: Sequence[int]) -> list[socket.socket]:
     """Sockets on loopback for every port, on IPv4 and, where the machine has it, IPv6. Port 0 takes a free one.
 
+    When `address` is not loopback, there follow sockets on it, with the same port numbers.
+
     Raises:
-        InvalidInput: the address is not loopback.
+        InvalidInput: the address is not one of this machine's.
         Conflict: a port is in use.
     """
-    if not is_loopback(address):
-        raise InvalidInput(
-            f"serving on {address} is not possible yet: only loopback is, because nothing there asks who calls",
-            hint="leave --host out, and reach this host from others with ssh -N -L 4210:127.0.0.1:4200 THIS-HOST",
-        )
     sockets: list[socket.socket] = []
     try:
         for port in dict.fromkeys(ports):
-            first = _bind(socket.AF_INET, "127.0.0.1", port)
+            first = _bind("127.0.0.1", port)
             sockets.append(first)
             if socket.has_ipv6:
                 sockets += _second(first.getsockname()[1])
+        if not is_loopback(address):
+            sockets += listen_beside(sockets, address)
     except AnvylError:
-        for opened in sockets:
-            opened.close()
+        _close(sockets)
+        raise
+    return sockets
+
+
+def listen_beside(mine: Sequence[socket.socket], address: str) -> list[socket.socket]:
+    """Sockets on another address of this machine, with the port numbers of those that are open already.
+
+    Raises:
+        InvalidInput: the address is not one of this machine's.
+        Conflict: a port is in use there.
+    """
+    everywhere = address in EVERYWHERE
+    ports = list(dict.fromkeys(opened.getsockname()[1] for opened in mine))
+    if everywhere:
+        # Linux lets a wildcard stand beside a more special address only when both say so; sockets of others, which
+        # do not say so, still make a conflict.
+        for opened in mine:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sockets: list[socket.socket] = []
+    try:
+        # What may be shared could be opened twice: the system would give each half of the connections.
+        for one in [one for one in EVERYWHERE.get(address, (address,)) if one not in _addresses(mine)]:
+            for port in ports:
+                sockets.append(_bind(one, port, shared=everywhere))  # noqa: PERF401  those before a failure are closed
+    except AnvylError:
+        _close(sockets)
         raise
     return sockets
 
 
 def _second(port: int) -> list[socket.socket]:
     try:
-        return [_bind(socket.AF_INET6, "::1", port)]
-    except OSError:
+        return [_bind("::1", port)]
+    except Conflict:
+        raise
+    except AnvylError:
         return []
 
 
-def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+def _bind(address: str, port: int, *, shared: bool = False) -> socket.socket:
+    try:
+        [(family, kind, protocol, _, where), *_] = socket.getaddrinfo(
+            _spelled(address), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise _not_mine(address) from error
     # Named, because asyncio turns Nagle's 40 ms off only for sockets that say they are TCP.
-    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    opened = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind((address, port))
+        if shared:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind(where)
         opened.listen(256)
     except OSError as error:
         opened.close()
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(
-                f"port {port} is in use on {address}",
-                hint="choose another with --port and --agent-port, or stop what uses it",
-            ) from error
-        if error.errno == errno.EACCES:
-            raise InvalidInput(f"port {port} needs root", hint="choose one above 1023 with --port") from error
-        if family is socket.AF_INET6:
-            raise
-        raise AnvylError(f"{address}:{port} cannot be opened: {error.strerror}", hint="check --port") from error
+        raise _not_opened(error, address, port) from error
     return opened
+
+
+def _spelled(address: str) -> str:
+    """The one spelling of an IP address; the system also takes `0`, which is every address, and others of old."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError as error:
+        raise _not_mine(address) from error
+
+
+def _not_opened(error: OSError, address: str, port: int) -> AnvylError:
+    if error.errno == errno.EADDRINUSE:
+        return Conflict(
+            f"port {port} is in use on {address}",
+            hint="choose another with --port and --agent-port, or stop what uses it",
+        )
+    if error.errno == errno.EACCES:
+        return InvalidInput(f"port {port} needs root", hint="choose one above 1023 with --port")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return _not_mine(address)
+    return AnvylError(f"{address}:{port} cannot be opened: {error.strerror}", hint="check --port")
+
+
+def _not_mine(address: str) -> InvalidInput:
+    return InvalidInput(
+        f"`{address}` is not an IP address of this machine", hint="`ip address` lists them; 0.0.0.0 stands for all"
+    )
+
+
+def _addresses(sockets: Sequence[socket.socket]) -> set[str]:
+    return {opened.getsockname()[0] for opened in sockets}
+
+
+def _close(sockets: Sequence[socket.socket]) -> None:
+    for opened in sockets:
+        opened.close()
+
+
+def is_plain(opened: socket.socket) -> bool:
+    """Whether a listening socket is served without TLS: only on this machine's two own addresses."""
+    return opened.getsockname()[0] in LOCAL
 
 
 def url_of(opened: socket.socket) -> str:
     """The base URL of a listening socket."""
     address, port = opened.getsockname()[:2]
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    scheme = "http" if is_plain(opened) else "https"
+    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
 
 
 class HostServer(uvicorn.Server):
-    """Ends idle streams of older clients at SIGTERM and lets running calls finish."""
+    """Serves both sides with one application, and lets running calls finish when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, mcp: McpServer[Any], on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        mcp: McpServer[Any],
+        on_ready: Callable[[], None],
+        identity: Callable[[], Identity] | None = None,
+    ) -> None:
         super().__init__(config)
         self._mcp = mcp
         self._on_ready = on_ready
+        self._identity = identity
+        self._tls: ssl.SSLContext | None = None
+        self._open: list[socket.socket] = []
+        self._opening = anyio.Lock()
         self.stopped_by: int | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -113,10 +204,41 @@ class HostServer(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @property
+    def network_urls(self) -> list[str]:
+        """Where the network is served, if it is."""
+        return [url_of(opened) for opened in self._open if not is_plain(opened)]
+
+    async def open(self, address: str) -> list[str]:
+        """Serve the network too from now on, at `address`; the URLs there.
+
+        Raises:
+            InvalidInput: it is not an address of this machine.
+            Conflict: a port is in use there.
+            ConfigInvalid: this host's key cannot be used.
+        """
+        async with self._opening:
+            if not self._serves(_spelled(address)):
+                await self._prepare(address)
+                self._serve_on(listen_beside(self._open, address))
+        return self.network_urls
+
+    def _serves(self, address: str) -> bool:
+        served = _addresses(self._open)
+        wanted = EVERYWHERE.get(address, (address,))
+        return all(one in served or ("::" if ":" in one else "0.0.0.0") in served for one in wanted)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say when requests are answered."""
-        await super().startup(sockets)
+        outside = [opened for opened in sockets or [] if not is_plain(opened)]
+        if outside:
+            await self._prepare(outside[0].getsockname()[0])
+        descriptors = raise_descriptor_limit()
+        self._places = {True: Places(descriptors), False: Places(descriptors)}
+        # Without sockets of its own the base class only starts the application.
+        await super().startup([])
         if self.started:
+            self._serve_on(sockets or [])
             self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -125,20 +247,62 @@ class HostServer(uvicorn.Server):
         for transport in list(self._mcp.session_manager._server_instances.values()):
             transport.close_standalone_sse_stream()
         await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    async def _prepare(self, address: str) -> None:
+        if self._identity is None:
+            raise InvalidInput(
+                f"serving on {address} is not possible yet: this server has no key to prove itself with",
+                hint="leave --host out, and reach this host from others with ssh -N -L 4210:127.0.0.1:4200 THIS-HOST",
+            )
+        if self._tls is None:
+            identity = await anyio.to_thread.run_sync(self._identity)
+            self._tls = identity.tls()
+
+    def _serve_on(self, sockets: Sequence[socket.socket]) -> None:
+        connection = partial(HttpConnection, self.config, self.server_state, self.lifespan.state)
+        for opened in sockets:
+            plain = is_plain(opened)
+            made = Listener(opened, self._places[plain], lambda leave: connection(leave=leave), self._secret(plain))
+            # Of a server the base class only closes it and waits for its end.
+            self.servers.append(made)  # type: ignore[arg-type]
+            self._open.append(opened)
+
+    def _secret(self, plain: bool) -> ssl.SSLContext | None:
+        if plain:
+            return None
+        assert self._tls is not None
+        return self._tls
 
 
-def server(app: ASGIApp, mcp: McpServer[Any], *, on_ready: Callable[[], None] = lambda: None) -> HostServer:
-    """A server for `app`: `await server.serve(sockets)` ends at a signal or `should_exit`, running calls finished."""
+def server(
+    app: ASGIApp,
+    mcp: McpServer[Any],
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    identity: Callable[[], Identity] | None = None,
+) -> HostServer:
+    """A server for `app`: `await server.serve(sockets)` ends at a signal or `should_exit`, running calls finished.
+
+    `identity` is asked for when the network is first served; without it only loopback can be. The application is told
+    by the scheme of a request which it is: `https` on the network, `http` on loopback; no header changes that.
+    """
     # sse-starlette would cut running calls of older clients at the signal.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # sse-starlette types none of it
     config = uvicorn.Config(
         app,
+        http="h11",
+        ws="none",
         log_config=None,
         access_log=False,
         lifespan="on",
+        # Strangers could fill the log with warnings about what they send.
+        log_level="error",
+        proxy_headers=False,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        limit_concurrency=512,
+        limit_concurrency=3 * MOST_CONNECTIONS,
         server_header=False,
     )
-    return HostServer(config, mcp, on_ready)
+    return HostServer(config, mcp, on_ready, identity)

@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal
@@ -63,6 +64,9 @@ class Row(BaseModel):
             schema["columns"] = list(cls.columns)
         return schema
 
+
+CALLED: ContextVar[Tool | None] = ContextVar("called", default=None)
+"""The tool whose function runs: what it reaches for may depend on what it is (`Engine.container`)."""
 
 _schemas: dict[type[BaseModel], dict[str, Any]] = {}
 
@@ -139,6 +143,7 @@ class Tool:
 
     def call(self, arguments: Mapping[str, Any], dependencies: Mapping[type, object]) -> Result | Awaitable[Result]:
         """Run the function with parsed arguments and what it asked to have injected."""
+        CALLED.set(self)
         supplied = {name: dependencies[kind] for name, kind in self.injected.items()}
         outcome: Result | Awaitable[Result] = self.function(**arguments, **supplied)
         return outcome

@@ -214,7 +214,7 @@ def create_container(
     except AnvylError as error:
         _take_back(engine, created, error)
         raise
-    return _state(engine, engine.container(created))
+    return _state(engine, {"Id": created})
 
 
 @tool(say=["show logs of {name}", "logs {name}"], untrusted=True, seconds=20)
@@ -319,7 +319,7 @@ def _time(engine_time: str) -> str:
 
 
 def _state(engine: Engine, container: Mapping[str, Any]) -> ContainerState:
-    now = engine.container(container["Id"])
+    now = engine.inspect(container["Id"])
     return ContainerState(
         id=now["Id"][:12], name=now["Name"].lstrip("/"), image=now["Config"]["Image"], state=now["State"]["Status"]
     )

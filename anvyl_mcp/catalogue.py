@@ -1,0 +1,57 @@
+"""Every tool this version knows, in its own words: what a model, the rules and the commands read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from anvyl_mcp import __version__
+from anvyl_mcp.peers.listing import ToolListing
+
+HERE = Path(__file__).parent
+
+
+def catalogue(cache_dir: Path) -> dict[str, ToolListing]:
+    """The tools by name; kept in a file, so that a direct command need not import what declares them."""
+    file = cache_dir / f"tools-{__version__}-{_sources()}.json"
+    listed = _cached(file)
+    if listed is None:
+        listed = _listed()
+        _keep(file, listed)
+    return {entry["name"]: ToolListing.from_mcp(entry) for entry in listed}
+
+
+def _listed() -> list[dict[str, Any]]:
+    from anvyl_mcp.fleet_tools import fleet_tools
+    from anvyl_mcp.server.mcp_server import listing
+    from anvyl_mcp.server.tool import load_tools
+
+    result = listing([*load_tools(), *fleet_tools(None)])
+    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in result.tools]
+
+
+def _sources() -> str:
+    """Changes with the files that declare tools, so that an edited checkout never meets a stale listing."""
+    files = [*sorted((HERE / "server" / "tools").glob("*.py")), HERE / "server" / "tool.py", HERE / "fleet_tools.py"]
+    stamps = ",".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files)
+    return hashlib.sha256(f"{HERE},{stamps}".encode()).hexdigest()[:12]
+
+
+def _cached(file: Path) -> list[dict[str, Any]] | None:
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8"))
+        return listed if all(entry["name"] for entry in listed) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _keep(file: Path, listed: list[dict[str, Any]]) -> None:
+    """A full disk or a read-only home only costs the time to build it again."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        beside = file.with_suffix(".new")
+        beside.write_text(json.dumps(listed), encoding="utf-8")
+        beside.replace(file)

@@ -1,0 +1,91 @@
+"""Hosts come and go: `anvyl hosts add` and `remove`, put together."""
+
+from __future__ import annotations
+
+from anvyl_mcp.errors import AnvylError, Conflict, InvalidInput
+from anvyl_mcp.invitation import Invitation
+from anvyl_mcp.peers.fleet import Fleet
+from anvyl_mcp.peers.registry import Peer, Registry, check_tag
+from anvyl_mcp.peers.transports import base_url
+from anvyl_mcp.settings import check_host_name
+
+CODE = "anv"
+
+
+async def add_host(
+    fleet: Fleet, name_or_code: str, url: str, *, name: str, tags: tuple[str, ...], token: str, pin: str
+) -> tuple[Peer, tuple[str, ...]]:
+    """Write a new peer: by a join code, or by name and address. Returns it with the rights a code gave.
+
+    Raises:
+        InvalidInput: the code, the name or the address cannot be used.
+        Conflict: the name or the address is known.
+        Unreachable, Denied: a code could not be redeemed.
+    """
+    groups = tuple(check_tag(tag) for tag in tags)
+    if not url:
+        return await _by_code(fleet, name_or_code, name, groups, by_hand=bool(token or pin))
+    if name:
+        raise InvalidInput("the host is named twice", hint="anvyl hosts add NAME URL")
+    peer = Peer(check_host_name(name_or_code), base_url(url), groups, pin, token)
+    _check_new(fleet, peer)
+    fleet.registry.add(peer)
+    return peer, ()
+
+
+async def remove_host(registry: Registry, name: str) -> tuple[Peer, str]:
+    """Forget a peer, after asking it to revoke our token; returns it, and why it did not.
+
+    Raises:
+        UnknownHost: there is none of that name.
+    """
+    peer, problem = registry.get(name), ""
+    if peer.token and peer.pin:
+        # Pairing imports an HTTP client, which the other commands of hosts do not need.
+        from anvyl_mcp.peers.pairing import leave
+
+        try:
+            await leave(peer)
+        except AnvylError as error:
+            problem = error.message
+    return registry.remove(name), problem
+
+
+async def _by_code(
+    fleet: Fleet, code: str, name: str, tags: tuple[str, ...], *, by_hand: bool
+) -> tuple[Peer, tuple[str, ...]]:
+    from anvyl_mcp.peers.pairing import join
+
+    if not code.strip().lower().startswith(CODE) or by_hand:
+        raise InvalidInput(
+            f"`{code[:40]}` is no join code, and there is no address",
+            hint="anvyl hosts add CODE with a code of `anvyl-mcp invite`, or anvyl hosts add NAME URL",
+        )
+    invitation = Invitation.decode(code)
+    for known in fleet.peers.values():
+        if known.pin == invitation.pin:
+            raise Conflict(
+                f"that host is known already, as `{known.name}`", hint=f"anvyl hosts remove {known.name} comes first"
+            )
+    if name:
+        # Before the code is spent.
+        _check_new(fleet, Peer(check_host_name(name), ""))
+    joined = await join(invitation, called=fleet.local.name, as_name=name, tags=tags)
+    peer = _free_name(fleet, joined.peer)
+    fleet.registry.add(peer)
+    return peer, joined.scopes
+
+
+def _check_new(fleet: Fleet, peer: Peer) -> None:
+    if peer.name == fleet.local.name or peer.url == fleet.local.url:
+        raise Conflict(f"that is this host, `{fleet.local.name}`", hint="it is part of the fleet already")
+    if not peer.url and peer.name in fleet.peers:
+        raise Conflict(f"there is a host `{peer.name}` already", hint="choose another --name")
+
+
+def _free_name(fleet: Fleet, peer: Peer) -> Peer:
+    """Two machines may have the same name; the code is spent by now, so the second gets a number."""
+    taken, name, number = set(fleet.peers), peer.name.lower(), 2
+    while name in taken:
+        name, number = f"{peer.name.lower()}-{number}", number + 1
+    return Peer(check_host_name(name), peer.url, peer.tags, peer.pin, peer.token)

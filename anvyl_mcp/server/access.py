@@ -1,0 +1,201 @@
+"""Who is let in: stands behind `Guard` and in front of every route, and tells the routes who calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from anvyl_mcp.errors import AnvylError, ConfigInvalid, Denied
+from anvyl_mcp.server.callers import ANONYMOUS, KEY, SCOPES, Caller, in_order
+from anvyl_mcp.server.guard import FOREIGN_HOST, error_response, is_loopback, not_our_name
+from anvyl_mcp.server.limits import Guesses
+from anvyl_mcp.server.loopback import LOCAL_PREFIX, UNKNOWN, LocalToken, Loopback
+from anvyl_mcp.server.tokens import PREFIX, Tokens
+
+log = logging.getLogger(__name__)
+
+PAIR = "/pair"
+OPEN = frozenset({("GET", "/health"), ("HEAD", "/health"), ("POST", PAIR)})
+"""What answers without a token: health tells a stranger status and version, pairing wants a one-time secret."""
+INVITE = "on that host run `anvyl-mcp invite`, then here `anvyl hosts add CODE`"
+CLAIM = "its claim `scope` must name `read`, `operate` or `exec`"
+CREATE = "the server's own user makes one: anvyl-mcp token create NAME; send it as `Authorization: Bearer …`"
+
+
+class Verifier(Protocol):
+    """Checks tokens that are not ours."""
+
+    async def verify(self, token: str) -> Caller:
+        """Who it was made for.
+
+        Raises:
+            Denied: it does not count.
+            AnvylError: it cannot be checked now.
+        """
+
+
+class _Refused(Exception):
+    """The answer to a request that is not let in."""
+
+    def __init__(self, status: int, error: AnvylError, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status)
+        self.status = status
+        self.error = error
+        self.headers = headers or ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
+
+
+class Access:
+    """Puts the caller into the scope of each request, and answers those itself that come from nobody we know."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: Tokens,
+        loopback: Loopback,
+        local: LocalToken | None = None,
+        verifier: Verifier | None = None,
+        guesses: Guesses | None = None,
+    ) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._loopback = loopback
+        self._local = local
+        self._verifier = verifier
+        self._guesses = guesses or Guesses()
+        self._complaint = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through with its caller, or answer it here."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        try:
+            caller = await self._admitted(scope)
+        except _Refused as refused:
+            await error_response(refused.error, refused.status, refused.headers)(scope, receive, send)
+            return
+        scope[KEY] = caller
+        if caller.scopes:
+            scope["user"] = _as_user(caller)
+        if (scope["method"], scope["path"]) == ("POST", PAIR):
+            send = self._counting(send, caller.address)
+        await self._app(scope, receive, send)
+
+    async def _admitted(self, scope: Scope) -> Caller:
+        address = scope["client"][0] if scope.get("client") else ""
+        secure = scope["scheme"] == "https"
+        if not secure and not is_loopback(address):
+            raise _Refused(403, Denied("plain http is for this machine only", hint="use https and a pinned key"))
+        token = _bearer(scope)
+        if token is not None:
+            caller, refusal = await self._known(token, address), Denied("the token gives no rights here", hint=CLAIM)
+        elif secure:
+            caller, refusal = replace(ANONYMOUS, address=address), Denied("this host wants a token", hint=INVITE)
+        else:
+            caller, refusal = await self._near(scope)
+        if (scope["method"], scope["path"]) not in OPEN:
+            if not caller.scopes:
+                raise _Refused(401 if token is None else 403, refusal)
+        elif scope["path"] == PAIR:
+            self._slow_down(address)
+        if token is None and scope.get(FOREIGN_HOST):
+            raise _Refused(421, not_our_name())
+        return caller
+
+    async def _near(self, scope: Scope) -> tuple[Caller, Denied]:
+        """Who calls over loopback without a token."""
+        address, own = scope["client"][0], scope.get("server")
+        verdict = UNKNOWN
+        if own and own[1] is not None:
+            verdict = await self._loopback.check(tuple(scope["client"]), tuple(own))
+        if verdict.trusted:
+            return Caller(verdict.name, frozenset(SCOPES), "loopback", address, f"uid:{verdict.uid}"), Denied("")
+        return replace(ANONYMOUS, address=address), Denied(verdict.refusal, hint=CREATE)
+
+    async def _known(self, token: str, address: str) -> Caller:
+        """Who holds a token."""
+        if token.startswith(LOCAL_PREFIX):
+            # Good on this machine only, whoever got hold of it.
+            if self._local is not None and is_loopback(address) and self._local.matches(token):
+                return Caller("local", frozenset(SCOPES), "loopback", address, "local")
+        elif token.startswith(PREFIX):
+            if (caller := self._ours(token, address)) is not None:
+                return caller
+        elif self._verifier is not None:
+            return replace(await self._foreign(token, address, self._verifier), address=address)
+        raise self._wrong(address, Denied("the token is not known here: it was revoked or is mistyped", hint=INVITE))
+
+    def _ours(self, text: str, address: str) -> Caller | None:
+        try:
+            token = self._tokens.verify(text, address=address)
+            known = token or self._tokens.find(text)
+        except ConfigInvalid as error:
+            raise self._broken(error, address) from error
+        if token is not None:
+            return Caller(token.name, token.scopes, "token", address, token.id)
+        if known is not None and (refusal := self._tokens.refusal(known)) is not None:
+            raise _Refused(401, refusal)
+        return None
+
+    async def _foreign(self, token: str, address: str, verifier: Verifier) -> Caller:
+        try:
+            return await verifier.verify(token)
+        except Denied as error:
+            raise self._wrong(address, error) from error
+        except AnvylError as error:
+            raise self._broken(error, address) from error
+
+    def _wrong(self, address: str, error: Denied) -> _Refused:
+        """The answer to a wrong token, or to one guess too many."""
+        self._slow_down(address)
+        self._guesses.note(address)
+        return _Refused(401, error)
+
+    def _slow_down(self, address: str) -> None:
+        if seconds := self._guesses.wait(address):
+            error = Denied("too many wrong tokens or codes came from this address", hint=f"wait {seconds} s")
+            raise _Refused(429, error, {"Retry-After": str(seconds)})
+
+    def _broken(self, error: AnvylError, address: str) -> _Refused:
+        """Tokens cannot be checked: nobody with one gets in, and the log tells why, once."""
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            log.error("every token is refused: %s", error)
+        told = ConfigInvalid("tokens cannot be checked on this host, so all are refused", hint="its log tells why")
+        return _Refused(503, error if is_loopback(address) else told)
+
+    def _counting(self, send: Send, address: str) -> Callable[[Message], Awaitable[None]]:
+        """A wrong code counts as a wrong token."""
+
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in (401, 403):
+                self._guesses.note(address)
+            await send(message)
+
+        return counting
+
+
+def _bearer(scope: Scope) -> str | None:
+    """The token that was sent; None when none was."""
+    sent: list[str] = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+    if not sent:
+        return None
+    kind, _, token = sent[0].strip().partition(" ")
+    if len(sent) > 1 or kind.lower() != "bearer" or not token.strip():
+        raise _Refused(401, Denied("the `Authorization` header is not as it should be", hint="send `Bearer TOKEN`"))
+    return token.strip()
+
+
+def _as_user(caller: Caller) -> AuthenticatedUser:
+    """As the SDK knows callers: it keeps the sessions of one from another."""
+    identity = f"{caller.how}:{caller.id or caller.name}"
+    return AuthenticatedUser(AccessToken(token="-", client_id=identity, scopes=in_order(caller.scopes)))

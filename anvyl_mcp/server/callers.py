@@ -1,0 +1,97 @@
+"""Who calls, and what they may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from anvyl_mcp.errors import Denied, InvalidInput, did_you_mean
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+    from anvyl_mcp.server.tool import Scope
+
+SCOPES: tuple[Scope, ...] = ("read", "operate", "exec")
+"""Each includes those before it."""
+KEY = "anvyl.caller"
+"""Where the caller stands in an ASGI scope once `Access` knows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody at the door. `id` tells two of the same name apart: a token's id, `uid:1000`, an issuer's subject."""
+
+    name: str
+    scopes: frozenset[str]
+    how: Literal["local", "loopback", "token", "jwt", "unknown"]
+    address: str = ""
+    id: str = ""
+
+    def may(self, scope: Scope) -> bool:
+        """Whether this caller has a right."""
+        return scope in self.scopes
+
+    def require(self, scope: Scope, what: str) -> None:
+        """Return if this caller has a right that `what` needs.
+
+        Raises:
+            Denied: the right is missing.
+        """
+        if scope not in self.scopes:
+            has = ",".join(one for one in SCOPES if one in self.scopes) or "no rights"
+            raise Denied(
+                f"{what} needs the right `{scope}`; `{self.name}` has {has}",
+                hint=f"on that host run `anvyl-mcp invite --scope {','.join(_up_to(scope))}`, then here "
+                "`anvyl hosts add CODE`",
+            )
+
+
+def implied(scopes: Iterable[str]) -> frozenset[str]:
+    """`scopes` with what they include: exec includes operate, operate includes read. Unknown words give nothing."""
+    given = in_order(scopes)
+    return frozenset(_up_to(given[-1])) if given else frozenset()
+
+
+def parse_scopes(text: str) -> frozenset[str]:
+    """The rights that a person typed, like `read,operate`.
+
+    Raises:
+        InvalidInput: one of them is no right.
+    """
+    words = [word for word in text.lower().replace(",", " ").split() if word]
+    for word in words:
+        if word not in SCOPES:
+            raise InvalidInput(f"`{word}` is no right", hint=did_you_mean(word, SCOPES))
+    if not words:
+        raise InvalidInput("no rights are given", hint="use --scope read, --scope read,operate or --scope exec")
+    return implied(words)
+
+
+def in_order(scopes: Iterable[str]) -> list[str]:
+    """Rights as people read them: the smallest first."""
+    given = set(scopes)
+    return [scope for scope in SCOPES if scope in given]
+
+
+def _up_to(scope: str) -> tuple[Scope, ...]:
+    return SCOPES[: SCOPES.index(scope) + 1]
+
+
+LOCAL = Caller("local", frozenset(SCOPES), "local")
+"""The process that started this one: stdio and in-memory."""
+ANONYMOUS = Caller("nobody", frozenset(), "unknown")
+
+
+def caller_of(request: HTTPConnection | None) -> Caller:
+    """Who sent a request; without one it is this process itself, and one that nobody checked has no rights."""
+    if request is None:
+        return LOCAL
+    return caller_in(request.scope)
+
+
+def caller_in(scope: Any) -> Caller:
+    """Who stands in an ASGI scope."""
+    found = scope.get(KEY)
+    return found if isinstance(found, Caller) else ANONYMOUS

@@ -1,0 +1,196 @@
+"""Which connections a server takes, and for how long it waits for what they want to say."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import resource
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, cast
+
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+MOST_DESCRIPTORS = 65_536
+MOST_CONNECTIONS = 256
+"""To one side of a server, loopback or network: who fills one does not close the other."""
+MOST_PER_ADDRESS = 32
+HANDSHAKE_SECONDS = 10
+HEAD_SECONDS = 8
+"""What a client gets to say what it wants; uvicorn would wait for ever."""
+CLOSE_SECONDS = 5
+"""What a TLS client gets to take the end of an answer and say goodbye."""
+GOODBYE_SECONDS = 1
+BURST = 64
+BREATH_SECONDS = 0.5
+
+
+def raise_descriptor_limit() -> int:
+    """How many descriptors this process may open, after asking for as many as it may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, wanted = (MOST_DESCRIPTORS if each == resource.RLIM_INFINITY else each for each in (soft, hard))
+    wanted = min(wanted, MOST_DESCRIPTORS)
+    if wanted > soft:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return soft
+
+
+class Places:
+    """Counts connections: so many together, and so many of one address, except this machine's own."""
+
+    def __init__(self, descriptors: int) -> None:
+        # A quarter for each side leaves half of all descriptors for the work itself.
+        self.most = max(min(MOST_CONNECTIONS, descriptors // 4), 1)
+        self._taken: Counter[str] = Counter()
+
+    def take(self, address: str) -> Callable[[], None] | None:
+        """A place for a connection from `address`, and how to give it back; None when there is none."""
+        if self._taken.total() >= self.most:
+            return None
+        if self._taken[address] >= MOST_PER_ADDRESS and not _is_loopback(address):
+            return None
+        self._taken[address] += 1
+        taken = True
+
+        def leave() -> None:
+            nonlocal taken
+            if taken:
+                taken = False
+                self._taken -= Counter({address: 1})
+
+        return leave
+
+
+class HttpConnection(H11Protocol):
+    """One client's connection: it must say what it wants in time, and gives its place back when it ends."""
+
+    def __init__(self, *args: Any, leave: Callable[[], None], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._leave = leave
+        self._head_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        """Begin, and wait for a request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request."""
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, which may begin as late as keep-alive lets it."""
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._stop_watching()
+        self._leave()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close if idle; a TLS client that does not answer the goodbye is not waited for."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
+
+    def _watch(self) -> None:
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        resting = cycle is None or cycle.response_complete
+        if not resting or self.timeout_keep_alive_task is not None:
+            self._stop_watching()
+        elif self._head_due is None:
+            self._head_due = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _stop_watching(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+
+class Listener:
+    """Accepts the connections of one socket, as long as there are places and descriptors.
+
+    In the place of asyncio's server, which takes what comes, lets a TLS handshake last a minute, and reports each
+    failed `accept` of a process out of descriptors to a log that may need a descriptor itself.
+    """
+
+    def __init__(
+        self,
+        opened: socket.socket,
+        places: Places,
+        connection: Callable[[Callable[[], None]], HttpConnection],
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._socket = opened
+        self._places = places
+        self._connection = connection
+        self._secure: dict[str, Any] = {}
+        if tls is not None:
+            times = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": CLOSE_SECONDS}
+            self._secure = {"ssl": tls, **times}
+        self._loop = asyncio.get_running_loop()
+        self._beginning: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        opened.setblocking(False)
+        self._listen()
+
+    def close(self) -> None:
+        """Take no more connections, and drop those whose handshake is not done."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            for task in self._beginning:
+                task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait for the end of those."""
+        if self._beginning:
+            await asyncio.wait(self._beginning)
+
+    def _listen(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(BURST):
+            try:
+                accepted, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:
+                # Out of descriptors or memory: the others that wait have to wait until something was closed.
+                self._loop.remove_reader(self._socket)
+                self._loop.call_later(BREATH_SECONDS, self._listen)
+                return
+            leave = self._places.take(address[0])
+            if leave is None:
+                accepted.close()
+                continue
+            make = partial(self._connection, leave)
+            task = self._loop.create_task(self._loop.connect_accepted_socket(make, accepted, **self._secure))
+            self._beginning.add(task)
+            task.add_done_callback(partial(self._begun, accepted, leave))
+
+    def _begun(self, accepted: socket.socket, leave: Callable[[], None], task: asyncio.Task[Any]) -> None:
+        self._beginning.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
+            accepted.close()
+            leave()
+        # A handshake that fails or takes too long is no news: strangers knock at open ports all day.
+        if error is not None and not isinstance(error, OSError):
+            self._loop.call_exception_handler({"message": "a connection could not begin", "exception": error})
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback

@@ -1,0 +1,310 @@
+"""What is root in disguise, and which containers are out of bounds: decided here, whatever a tool is called.
+
+`RULES` is the one list of arguments that make a call as powerful as a command on the host; the security page is made
+from it. Labels of a container (`anvyl.protect=true`, `anvyl.read=false`) only ever take away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import Denied
+from anvyl_mcp.server.callers import SCOPES
+from anvyl_mcp.server.host_paths import Places
+from anvyl_mcp.server.tool import Scope, Tool
+
+PROTECT = "anvyl.protect"
+READ = "anvyl.read"
+TRUE = frozenset({"true", "1", "yes", "on"})
+FALSE = frozenset({"false", "0", "no", "off"})
+
+DEFAULT_CAPABILITIES = frozenset(
+    {"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW"}
+    | {"SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"}
+)
+"""What Docker gives every container anyway."""
+VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+NETWORK_ID = re.compile(r"[0-9a-f]{12,64}")
+
+Check = Callable[[str, Places], str]
+"""What one value of an argument opens, in words that follow "it"; empty when it opens nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the list: `arguments` and `tools` by name, of which `*` is a part; `why` is for people."""
+
+    what: str
+    why: str
+    check: Check
+    arguments: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+
+
+def needed_scope(tool: Tool, arguments: Mapping[str, Any], *, folders: Collection[Path] = ()) -> Scope:
+    """The scope that a caller needs for exactly this call; see `reasons` for `folders`."""
+    if reasons(tool, arguments, folders=folders):
+        return "exec"
+    least: Scope = "read" if tool.safety == "reads" else "operate"
+    return max(tool.scope, least, key=SCOPES.index)
+
+
+def reasons(tool: Tool, arguments: Mapping[str, Any], *, folders: Collection[Path] = ()) -> list[str]:
+    """Why this call is as good as root on the host, in words that follow "it"; none for an ordinary call.
+
+    `folders`: what counts as sensitive here beside the usual: Anvyl's own folders, the engine's data.
+    """
+    places = _places(tuple(folders))
+    found = [text.clean(words) for rule in RULES for words in _matches(rule, tool.name, arguments, places)]
+    return list(dict.fromkeys(found))
+
+
+def protected(container: Mapping[str, Any]) -> bool:
+    """Whether a container, as listed or inspected, says that no caller may change it."""
+    return any(value not in FALSE for value in _values(container, PROTECT))
+
+
+def hidden(container: Mapping[str, Any]) -> bool:
+    """Whether a container says that its logs and details are not for callers."""
+    return any(value not in TRUE for value in _values(container, READ))
+
+
+def check_labels(tool: Tool, container: Mapping[str, Any]) -> None:
+    """Return when the container's labels leave it to this tool.
+
+    Raises:
+        Denied: they do not, whoever asks.
+    """
+    if tool.safety != "reads" and protected(container):
+        raise _denied(container, PROTECT, "may not be changed by anyone")
+    if (tool.safety == "reads" or tool.untrusted) and hidden(container):
+        raise _denied(container, READ, "may not be read by anyone")
+
+
+@lru_cache(maxsize=8)
+def _places(folders: tuple[Path, ...]) -> Places:
+    return Places(folders)
+
+
+def _denied(container: Mapping[str, Any], label: str, what: str) -> Denied:
+    name = str(container.get("Name") or next(iter(container.get("Names") or ()), "") or container.get("Id", ""))
+    value = "true" if label == PROTECT else "false"
+    return Denied(
+        f"`{name.lstrip('/')}` {what} through Anvyl: it carries the label `{label}={value}`",
+        hint="to lift that, create it again without the label, with docker on the host itself",
+    )
+
+
+def _values(container: Mapping[str, Any], label: str) -> Iterator[str]:
+    labels = container.get("Labels") or (container.get("Config") or {}).get("Labels") or {}
+    for name, value in labels.items():
+        if name.strip().casefold() == label:
+            yield str(value or "").strip().casefold()
+
+
+def _matches(rule: Rule, tool: str, arguments: Mapping[str, Any], places: Places) -> Iterator[str]:
+    if rule.tools and any(fnmatchcase(tool, pattern) for pattern in rule.tools):
+        yield rule.check("", places)
+    for name, value in arguments.items():
+        if name in rule.arguments:
+            for entry in _entries(value):
+                if words := rule.check(entry, places):
+                    yield words
+
+
+def _entries(value: Any) -> Iterator[str]:
+    """The texts in an argument; false, zero and nothing are none."""
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from (f"{name}={one}" for one in _entries(entry))
+            yield str(name)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for entry in value:
+            yield from _entries(entry)
+    elif value is True:
+        yield "true"
+    elif value is not None and value is not False and str(value).strip():
+        yield str(value)
+
+
+def _switched_on(words: str) -> Check:
+    return lambda value, _: "" if value.strip().casefold() in FALSE else words
+
+
+def _given(words: str) -> Check:
+    """For what is not a switch: a container may well be called `off`."""
+    return lambda _, __: words
+
+
+def _mount(value: str, places: Places) -> str:
+    """`source:target[:mode]` or `type=bind,source=…`."""
+    if "," in value and "=" in value.split(",", 1)[0]:
+        return _long_mount(value, places)
+    source, *rest = value.split(":")
+    drive = "\\" in value or (len(rest) > 1 and rest[1].startswith("/"))
+    if VOLUME_NAME.fullmatch(source) and not drive:
+        return ""
+    modes = {mode for piece in rest[1:] for mode in piece.split(",")}
+    return _source(source, read_only="ro" in modes and "rw" not in modes, modes=modes, places=places)
+
+
+def _long_mount(value: str, places: Places) -> str:
+    pairs = [piece.strip(" \"'").partition("=") for piece in value.split(",")]
+    options = {(name.strip().casefold(), setting.strip()) for name, _, setting in pairs}
+    if any(name.startswith("volume-") for name, _ in options):
+        return "makes a volume with options of its own"
+    sources = [setting for name, setting in options if name in ("source", "src")]
+    if not sources and ("type", "bind") in options:
+        sources = [""]
+    read_only = any(name in ("readonly", "ro") and setting.casefold() not in FALSE for name, setting in options)
+    modes = {setting for name, setting in options if name == "bind-propagation"}
+    found = (
+        _source(source, read_only=read_only, modes=modes, places=places)
+        for source in sources
+        if not VOLUME_NAME.fullmatch(source)
+    )
+    return next(filter(None, found), "")
+
+
+def _source(source: str, *, read_only: bool, modes: Collection[str], places: Places) -> str:
+    if not {"shared", "rshared"}.isdisjoint(modes):
+        return f"shares what is mounted at `{source}` with the host"
+    found = places.sensitive(source) or ("" if read_only else places.system(source))
+    return f"mounts {found}" if found else ""
+
+
+def _network(value: str, places: Places) -> str:
+    if NETWORK_ID.fullmatch(value.strip().casefold()):
+        return "names a network by its id, which hides whose it is"
+    return _namespace("network")(value, places)
+
+
+def _namespace(kind: str) -> Check:
+    def check(value: str, _: Places) -> str:
+        owner = value.strip().casefold().partition(":")[0]
+        if owner == "host":
+            return f"shares the host's {kind}"
+        return f"joins another container's {kind}" if owner in ("container", "ns", "pod", "service") else ""
+
+    return check
+
+
+def _capability(value: str, _: Places) -> str:
+    name = value.strip().upper().removeprefix("CAP_")
+    return "" if name in DEFAULT_CAPABILITIES else f"adds the capability {name}"
+
+
+def _security_option(value: str, _: Places) -> str:
+    harmless = ("no-new-privileges", "no-new-privileges:true", "no-new-privileges=true")
+    return "" if value.strip().casefold() in harmless else f"weakens isolation with `{value}`"
+
+
+def _volume_option(value: str, _: Places) -> str:
+    return f"gives a volume the option `{value}`, which may mount any folder or disk of the host"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "A command on the host",
+        "It runs as the user of the server, who controls the engine.",
+        _given("runs a command on the host"),
+        tools=("execute_*", "run_command*"),
+    ),
+    Rule(
+        "A command in a container",
+        "It reads and changes whatever the container may, its secrets included.",
+        _given("runs a command in a container"),
+        tools=("exec_*",),
+    ),
+    Rule(
+        "Removing what seems unused",
+        "It deletes many things at once that nobody named.",
+        _given("removes everything that is not in use"),
+        tools=("prune_*",),
+    ),
+    Rule(
+        "Building, loading or importing images, copying files, deploying a stack, plugins",
+        "What they carry may ask for anything in this list.",
+        _given("brings in content that may ask for anything"),
+        tools=("build_*", "load_*", "import_*", "copy_*", "deploy_*", "install_plugin*"),
+    ),
+    Rule(
+        "Showing secrets",
+        "Values that look secret are hidden from everybody else.",
+        _switched_on("shows values that are hidden as secret"),
+        arguments=("reveal",),
+    ),
+    Rule(
+        "A mount of a sensitive place of the host, or of a folder that holds one",
+        "Who can read or write there has the host's keys, its processes or its engine.",
+        _mount,
+        arguments=("volumes", "volume", "mounts", "mount", "binds", "bind"),
+    ),
+    Rule(
+        "All mounts of another container",
+        "They may be any in this list.",
+        _given("takes over the mounts of another container"),
+        arguments=("volumes_from",),
+    ),
+    Rule(
+        "A volume with options",
+        "The local driver mounts any folder or disk: it is a mount of the host under another name.",
+        _volume_option,
+        arguments=("options", "opts", "opt", "driver_opts", "driver_options"),
+    ),
+    Rule(
+        "The network of the host or of another container",
+        "It reaches everything that listens on loopback only.",
+        _network,
+        arguments=("network", "networks", "network_mode", "net"),
+    ),
+    Rule(
+        "The processes of the host or of another container",
+        "It sees and signals them, and reads their environment.",
+        _namespace("processes"),
+        arguments=("pid", "pid_mode"),
+    ),
+    Rule(
+        "The shared memory, name, user or control-group namespace of the host",
+        "Each takes away a wall between the container and the host.",
+        _namespace("namespace"),
+        arguments=("ipc", "ipc_mode", "uts", "uts_mode", "userns", "userns_mode", "cgroupns", "cgroupns_mode"),
+    ),
+    Rule(
+        "A privileged container",
+        "It is root on the host.",
+        _switched_on("runs with all privileges"),
+        arguments=("privileged",),
+    ),
+    Rule(
+        "Capabilities beyond Docker's default ones",
+        "Several of them are root on the host.",
+        _capability,
+        arguments=("cap_add", "capabilities", "caps"),
+    ),
+    Rule(
+        "Devices",
+        "A disk is every file on it.",
+        _given("gives a container devices of the host"),
+        arguments=("devices", "device", "device_cgroup_rules", "device_requests", "gpus"),
+    ),
+    Rule(
+        "Security options other than `no-new-privileges`",
+        "They switch off seccomp, AppArmor or SELinux.",
+        _security_option,
+        arguments=("security_opt", "security_options"),
+    ),
+    Rule(
+        "Another runtime or parent control group",
+        "They decide how, and whether, the container is kept apart.",
+        _given("chooses how the container is kept apart"),
+        arguments=("runtime", "cgroup_parent", "isolation"),
+    ),
+)

@@ -1,0 +1,80 @@
+"""Two machines' worth of network: two network namespaces joined by one cable, for what loopback cannot show."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+ADDRESSES = ("192.168.77.10", "192.168.77.11")
+"""Of the host that is served, and of the one that calls."""
+
+
+class Lan:
+    """Programs started with `prefix` are on the serving machine, at `address`; with `far`, on the other one."""
+
+    def __init__(self, serving: int, calling: int) -> None:
+        self.address = ADDRESSES[0]
+        self.prefix = _inside(serving)
+        self.far = _inside(calling)
+
+    def run(self, script: str, *arguments: str) -> Any:
+        """Run a Python script on the other machine; what it prints is JSON."""
+        done = subprocess.run(
+            [*self.far, sys.executable, "-c", script, *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            timeout=60,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def lan() -> Iterator[Lan]:
+    """The network; making one takes root."""
+    missing = [program for program in ("unshare", "nsenter", "ip") if not shutil.which(program)]
+    if os.getuid() != 0 or missing:
+        pytest.skip("network namespaces of the tests' own need root and the programs unshare, nsenter and ip")
+    with ExitStack() as stack:
+        serving, calling = stack.enter_context(_namespace()), stack.enter_context(_namespace())
+        _ip(serving, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", str(calling))
+        for holder, address in zip((serving, calling), ADDRESSES, strict=True):
+            _ip(holder, "link", "set", "lo", "up")
+            _ip(holder, "address", "add", f"{address}/24", "dev", "cable")
+            _ip(holder, "link", "set", "cable", "up")
+        yield Lan(serving, calling)
+
+
+@contextmanager
+def _namespace() -> Iterator[int]:
+    holder = subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "echo ready && exec sleep 3600"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "ready\n"
+        yield holder.pid
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
+def _inside(holder: int) -> list[str]:
+    return ["nsenter", f"--net=/proc/{holder}/ns/net"]
+
+
+def _ip(holder: int, *arguments: str) -> None:
+    subprocess.run([*_inside(holder), "ip", *arguments], check=True, capture_output=True)

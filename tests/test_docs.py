@@ -1,0 +1,78 @@
+"""What the documentation says of the code is what the code says; `ANVYL_UPDATE_DOCS=1 scripts/test` rewrites it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import anvyl_mcp
+from anvyl_mcp.server.guardrails import RULES
+from anvyl_mcp.server.tool import load_tools
+from anvyl_mcp.settings import SETTINGS
+from tests.conftest import OUTSIDE
+
+ROOT = Path(__file__).parent.parent
+
+
+def guardrails() -> str:
+    rows = "\n".join(f"| {rule.what} | {rule.why} |" for rule in RULES)
+    return f"| what | why |\n|---|---|\n{rows}"
+
+
+def tools() -> str:
+    rows = []
+    for tool in load_tools():
+        required = tool.input_schema.get("required", [])
+        arguments = " ".join(name if name in required else f"[{name}]" for name in tool.input_schema["properties"])
+        rows.append(f"| `{tool.name}` | {tool.safety} | `{arguments}` | {tool.description} |".replace("| `` |", "| |"))
+    return "| tool | | arguments | |\n|---|---|---|---|\n" + "\n".join(rows)
+
+
+def settings() -> str:
+    rows = []
+    for setting in SETTINGS:
+        default = f"`{setting.default}`" if setting.default != "" else ""
+        rows.append(f"| `{setting.env}` | {default} | {setting.help} |")
+    return "| variable | default | |\n|---|---|---|\n" + "\n".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "made"),
+    [
+        ("docs/security.md", "guardrails", guardrails),
+        ("docs/reference.md", "tools", tools),
+        ("docs/reference.md", "settings", settings),
+    ],
+    ids=["guardrails", "tools", "settings"],
+)
+def test_generated_parts_are_up_to_date(page: str, name: str, made: object) -> None:
+    assert callable(made)
+    file = ROOT / page
+    content = file.read_text(encoding="utf-8")
+    fresh = re.sub(
+        rf"<!-- {name} -->.*?<!-- /{name} -->",
+        lambda _: f"<!-- {name} -->\n{made()}\n<!-- /{name} -->",
+        content,
+        flags=re.DOTALL,
+    )
+    assert f"<!-- {name} -->" in content
+    if OUTSIDE.get("ANVYL_UPDATE_DOCS"):
+        file.write_text(fresh, encoding="utf-8")
+    assert OUTSIDE.get("ANVYL_UPDATE_DOCS") or content == fresh
+
+
+def test_the_changelog_and_the_package_agree_on_the_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert newest is not None
+    assert project["version"] == anvyl_mcp.__version__ == newest[1]
+
+
+def test_every_link_inside_the_documentation_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,326 @@
+"""Who is behind a connection on loopback: told by the kernel, and trusted only from our own process namespace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from anvyl_mcp.errors import ConfigInvalid
+from anvyl_mcp.server import peer_socket
+from anvyl_mcp.server.loopback import UNKNOWN, LocalToken, Loopback, may_use
+from anvyl_mcp.server.peer_socket import Address, PeerSockets
+from tests.nodes import PYTHON
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who calls")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes other users and makes namespaces")
+first_namespace = pytest.mark.skipif(
+    not peer_socket.in_first_namespace(),
+    reason="in a container the processes outside of it cannot be seen",
+)
+NOBODY = 65534
+pytestmark = linux
+
+
+@contextmanager
+def connected(
+    listens: str, connects: str = "", *, family: int = socket.AF_INET, client_family: int | None = None
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection: the client's, the server's."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(family))
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind((listens, 0))
+        listener.listen()
+        client = stack.enter_context(socket.socket(client_family or family))
+        client.connect((connects or listens, listener.getsockname()[1]))
+        served = stack.enter_context(listener.accept()[0])
+        yield client, served
+
+
+def ends(served: socket.socket) -> tuple[Address, Address]:
+    """Addresses as a server reports them: the caller's, its own."""
+    return served.getpeername()[:2], served.getsockname()[:2]
+
+
+WAYS = {
+    "IPv4": ("127.0.0.1", "", socket.AF_INET, socket.AF_INET),
+    "another loopback address": ("127.0.0.1", "127.0.0.1", socket.AF_INET, socket.AF_INET),
+    "IPv6": ("::1", "", socket.AF_INET6, socket.AF_INET6),
+    "IPv4 to a server for both": ("::", "127.0.0.1", socket.AF_INET6, socket.AF_INET),
+    "mapped to an IPv4 server": ("127.0.0.1", "::ffff:127.0.0.1", socket.AF_INET, socket.AF_INET6),
+    "mapped on both sides": ("::", "::ffff:127.0.0.1", socket.AF_INET6, socket.AF_INET6),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", [True, False], ids=["asked", "read from its table"])
+def test_the_owner_of_the_other_end_is_found(way: str, kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    listens, connects, family, client_family = WAYS[way]
+    if not kernel:
+        forbid_netlink(monkeypatch)
+    with connected(listens, connects, family=family, client_family=client_family) as (client, served):
+        found = PeerSockets().find(*ends(served))
+
+        assert found is not None
+        assert (found.uid, found.inode) == (os.geteuid(), os.fstat(client.fileno()).st_ino)
+        assert Loopback().trusted_without_token(*ends(served)).trusted
+
+
+def forbid_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel without sock_diag."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(peer_socket, "_ask_kernel", refuse)
+
+
+def test_a_kernel_that_knows_no_socket_at_all_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(peer_socket, "_ask_kernel", unknown)
+    with connected("127.0.0.1") as (_, served):
+        assert PeerSockets().find(*ends(served)) is not None
+
+
+@pytest.mark.parametrize("kernel", [True, False], ids=["asked", "read from its table"])
+def test_a_socket_that_nobody_holds_any_more_is_nobodys(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel reports user 0 for it, which must not count as root."""
+    if not kernel:
+        forbid_netlink(monkeypatch)
+    with connected("127.0.0.1") as (client, served):
+        where = ends(served)
+        client.close()
+
+        assert PeerSockets().find(*where) is None
+        assert Loopback().trusted_without_token(*where) == UNKNOWN
+
+
+def test_a_listener_on_the_callers_old_port_is_not_taken_for_the_caller() -> None:
+    """Without the exact socket the kernel answers with one that listens there: root's, as a rule."""
+    sockets = PeerSockets()
+    with connected("127.0.0.1") as (client, served):
+        where = ends(served)
+        assert sockets.find(*where)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", where[0][1]))
+            listener.listen()
+
+            assert sockets.find(*where) is None
+
+
+@pytest.mark.parametrize("peer", [("", 1), ("nonsense", 1), ("127.0.0.1", 1), ("fe80::1%lo", 9), ("::1", 65535)])
+def test_addresses_without_a_connection_are_nobody(peer: Address) -> None:
+    assert Loopback().trusted_without_token(peer, ("127.0.0.1", 4200)) == UNKNOWN
+
+
+@contextmanager
+def caller(program: str, *wrapped: str) -> Iterator[socket.socket]:
+    """The server's end of a connection from another process, which runs `program` after connecting."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        script = f"import encodings.idna, os, socket, sys\n{program}\nc = socket.create_connection(eval(sys.argv[1]))\n"
+        process = subprocess.Popen(
+            [*wrapped, PYTHON, "-c", script + "sys.stdin.read()", repr(listener.getsockname())],
+            stdin=subprocess.PIPE,
+        )
+        listener.settimeout(20)
+        try:
+            served, _ = listener.accept()
+            yield stack.enter_context(served)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(20)
+
+
+BECOME_NOBODY = f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})"
+
+
+def test_another_process_of_our_own_user_is_trusted() -> None:
+    with caller("") as served:
+        verdict = Loopback().trusted_without_token(*ends(served))
+
+        assert verdict.trusted and verdict.uid == os.geteuid()
+
+
+@as_root
+def test_another_user_needs_a_token_unless_it_may_use_the_engine_anyway() -> None:
+    with caller(BECOME_NOBODY) as served:
+        verdict = Loopback().trusted_without_token(*ends(served))
+        assert (verdict.trusted, verdict.uid, verdict.name) == (False, NOBODY, "nobody")
+        assert "`nobody` may not use this host without a token" in verdict.refusal
+
+        assert Loopback(member=lambda uid: uid == NOBODY).trusted_without_token(*ends(served)).trusted
+
+
+@as_root
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_root_in_a_container_on_the_hosts_network_needs_a_token() -> None:
+    with caller("", "unshare", "--pid", "--fork") as served:
+        verdict = Loopback().trusted_without_token(*ends(served))
+
+        assert (verdict.trusted, verdict.uid) == (False, 0)
+        assert "container" in verdict.refusal
+
+
+@as_root
+@first_namespace
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_server_without_roots_rights_trusts_root_only_where_no_container_could_pose_as_it() -> None:
+    if not peer_socket.nobody_else_on_our_network():
+        pytest.skip("a container shares this machine's network")
+    with ExitStack() as stack:
+        host = stack.enter_context(caller(""))
+        assert judged_by_nobody(host) == "True 0"
+        container = stack.enter_context(caller("", "unshare", "--pid", "--fork"))
+        assert judged_by_nobody(container) == "False 0"
+        assert judged_by_nobody(host) == "False 0"
+
+
+def judged_by_nobody(served: socket.socket, program: str = "") -> str:
+    """What a server of another user thinks of a caller."""
+    script = f"""
+import ctypes, os, sys
+from anvyl_mcp.server.loopback import Loopback
+{BECOME_NOBODY}
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: what a program that was started as this user has
+verdict = Loopback().trusted_without_token(*eval(sys.argv[1]))
+print(verdict.trusted, verdict.uid)
+"""
+    done = subprocess.run(
+        [PYTHON, "-c", script, repr(ends(served))], capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    assert not done.stderr, done.stderr
+    return done.stdout.strip()
+
+
+async def test_processes_are_looked_through_once_per_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    loopback, scans = Loopback(), 0
+    real = peer_socket.held_in_our_namespace
+
+    def counted(*args: peer_socket.PeerSocket, seconds: float) -> bool | None:
+        nonlocal scans
+        scans += 1
+        return real(*args, seconds=seconds)
+
+    monkeypatch.setattr("anvyl_mcp.server.loopback.held_in_our_namespace", counted)
+    with connected("127.0.0.1") as (_, served):
+        for _ in range(5):
+            assert (await loopback.check(*ends(served))).trusted
+        assert scans == 1
+        start = time.perf_counter()
+        for _ in range(200):
+            await loopback.check(*ends(served))
+        assert (time.perf_counter() - start) / 200 < 0.001
+
+
+async def test_trust_in_one_connection_is_not_inherited_by_the_next_on_its_port() -> None:
+    loopback = Loopback()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for _ in range(2):
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.bind(("127.0.0.1", 0))
+                client.connect(listener.getsockname())
+                served, _ = listener.accept()
+                with served:
+                    where = ends(served)
+                    assert (await loopback.check(*where)).trusted
+            assert await loopback.check(*where) == UNKNOWN
+    assert len(loopback._known) == 2
+
+
+async def test_what_could_not_be_seen_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    loopback, real = Loopback(), os.listdir
+    with connected("127.0.0.1") as (_, served):
+        monkeypatch.setattr(os, "listdir", out_of_descriptors)
+        assert await loopback.check(*ends(served)) == UNKNOWN
+        monkeypatch.setattr(os, "listdir", real)
+
+        assert (await loopback.check(*ends(served))).trusted
+
+
+def out_of_descriptors(*_: object) -> list[str]:
+    raise OSError(24, "Too many open files")
+
+
+async def test_memory_of_connections_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anvyl_mcp.server.loopback.MOST_REMEMBERED", 3)
+    loopback = Loopback()
+    for _ in range(5):
+        with connected("127.0.0.1") as (_, served):
+            assert (await loopback.check(*ends(served))).trusted
+
+    assert len(loopback._known) == 3
+
+
+def test_looking_takes_only_so_long() -> None:
+    with connected("127.0.0.1") as (_, served):
+        found = PeerSockets().find(*ends(served))
+        assert found is not None
+
+        assert peer_socket.held_in_our_namespace(found, seconds=-1) is None
+
+
+def test_another_system_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with connected("127.0.0.1") as (_, served):
+        assert Loopback().trusted_without_token(*ends(served)) == UNKNOWN
+
+
+@as_root
+def test_members_of_the_group_of_the_engines_socket_may_use_it_anyway(tmp_path: Path) -> None:
+    path = tmp_path / "docker.sock"
+    member = may_use(path)
+    assert not member(NOBODY)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        os.chown(path, 0, 65534)
+        path.chmod(0o660)
+        assert member(NOBODY)
+        assert not member(4_000_000)
+        path.chmod(0o640)
+        assert not member(NOBODY)
+        path.chmod(0o660)
+        os.chown(path, 0, 64_000)
+        assert not member(NOBODY)
+
+
+def test_the_local_token_lies_in_a_file_of_its_owner(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "local.token"
+    local = LocalToken(file)
+    assert LocalToken.read(file) == "" and not local.matches("")
+    local.make()
+    text = LocalToken.read(file)
+
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert local.matches(text) and text.startswith("anv_local_") and len(text) > 50
+    assert not local.matches(text[:-1]) and not local.matches("") and not local.matches("\ud800")
+    local.make()
+    assert not local.matches(text)
+    local.remove()
+    assert LocalToken.read(file) == "" and not local.matches(text)
+
+
+def test_a_local_token_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file", encoding="utf-8")
+
+    with pytest.raises(ConfigInvalid, match=r"local\.token cannot be written"):
+        LocalToken(tmp_path / "state" / "local.token").make()
