@@ -169,6 +169,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
 
         def ready() -> None:
             announce(server.network_urls)
+            node.fleet.served_at = plain[0]
             on_ready([url for url in plain if "[" not in url] + server.network_urls)
 
         app = node.http_app(lambda: plain[0], open_network)

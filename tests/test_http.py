@@ -181,10 +181,9 @@ def test_what_is_not_there_is_told_in_json(
 def test_health_needs_nothing_and_tells_the_engine(either: httpx.Client) -> None:
     answer = either.get("/health")
 
-    assert (answer.status_code, answer.json()) == (
-        200,
-        {"status": "healthy", "service": "anvyl", "version": __version__, "checks": {"engine": "ok"}},
-    )
+    body = answer.json()
+    assert (answer.status_code, body.pop("checks")["engine"]) == (200, "ok")
+    assert body == {"status": "healthy", "service": "anvyl", "version": __version__}
 
 
 def test_info_has_the_fields_that_clients_rely_on(either: httpx.Client, urls: dict[str, str]) -> None:

@@ -254,6 +254,7 @@ DOUBTFUL = {
     "a set": b"\x31" + certificate(VERSION, *BEFORE, KEY)[1:],
     "no end": b"\x30\x80" + certificate(VERSION, *BEFORE, KEY)[2:] + b"\x00\x00",
     "a length in more bytes than needed": certificate(VERSION, SERIAL, EMPTY, EMPTY, EMPTY, b"\x30\x81\x00", KEY),
+    "a short length in the long way": certificate(VERSION, SERIAL, EMPTY, EMPTY, EMPTY, b"\x30\x81\x01x", KEY),
     "a length with a leading zero": certificate(VERSION, SERIAL, b"\x30\x82\x00\x80" + b"x" * 128, *BEFORE[2:], KEY),
     "a length beyond its parent": certificate(VERSION, *BEFORE, b"\x30\x7f" + b"x"),
     "a length of four bytes": certificate(VERSION, SERIAL, b"\x30\x84\x00\x00\x00\x00", *BEFORE[2:], KEY),

@@ -119,17 +119,17 @@ def test_with_docker_it_is_healthy(engine: RealEngine, tmp_path: Path) -> None:
     with serving("alpha", tmp_path, engine) as node:
         health = httpx.get(f"{node.url}/health").json()
 
-    assert (health["status"], health["checks"]) == ("healthy", {"engine": "ok"})
+    assert (health["status"], health["checks"]["engine"]) == ("healthy", "ok")
 
 
 def test_others_learn_from_its_file_where_it_serves(node: ServingNode, tmp_path: Path) -> None:
-    assert json.loads((tmp_path / "run" / "serve.json").read_text(encoding="utf-8")) == {
-        "pid": node.process.pid,
-        "name": "alpha",
-        "url": node.url,
-        "version": __version__,
-    }
-    assert running.find(tmp_path / "run") == running.Running(node.process.pid, "alpha", node.url, __version__)
+    told = {"pid": node.process.pid, "name": "alpha", "url": node.url, "version": __version__}
+    written = json.loads((tmp_path / "run" / "serve.json").read_text(encoding="utf-8"))
+    found = running.find(tmp_path / "run")
+
+    assert told.items() <= written.items()
+    assert found is not None
+    assert (found.pid, found.name, found.url, found.version) == tuple(told.values())
 
     assert node.stop() == 0
     assert running.find(tmp_path / "run") is None
@@ -185,13 +185,12 @@ def test_a_port_in_use_is_one_sentence(flag: str, tmp_path: Path) -> None:
     assert running.find(tmp_path / "run") is None
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "nas.lan"])
-def test_an_address_that_is_not_loopback_is_refused(address: str) -> None:
-    done = serve_here("--host", address)
+@pytest.mark.parametrize("address", ["192.0.2.1", "nas.lan"])
+def test_an_address_that_is_none_of_this_machine_is_refused(address: str) -> None:
+    done = serve_here("--host", address, "--port", "0", "--agent-port", "0")
 
     assert (done.code, done.out) == (2, "")
-    assert f"serving on {address} is not possible yet" in done.err
-    assert "hint:  leave --host out" in done.err
+    assert "error:" in done.err and address in done.err and "hint:" in done.err
 
 
 @pytest.mark.parametrize(

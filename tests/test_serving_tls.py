@@ -5,6 +5,7 @@ The network is 127.0.0.2 here: not one of the two addresses that are served plai
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -194,8 +195,12 @@ async def test_more_calls_at_once_than_a_host_takes_connections_are_all_answered
     monkeypatch.setattr(connections, "_is_loopback", lambda _: False)
     async with closing(host.to(client)) as connection, anyio.create_task_group() as group:
         for number in range(60):
-            group.start_soon(partial(connection.call, "echo", {"n": number}, seconds=20))
-    assert host.face.toy.executions["echo"] == 60
+            group.start_soon(partial(connection.call, "slow", {"n": number}, seconds=20))
+        assert await in_thread(lambda: host.face.toy.started.wait(5))
+        # The others have time to ask for a connection too.
+        await anyio.sleep(0.3)
+        host.face.toy.release.set()
+    assert host.face.toy.executions["slow"] == 60
 
 
 async def test_both_sides_share_one_port_one_application_and_one_lifespan(host: Host) -> None:
@@ -579,13 +584,15 @@ async def test_a_running_call_is_finished_before_the_end(tmp_path: Path) -> None
         async def stop() -> None:
             assert await in_thread(lambda: toy.started.wait(5))
             host.server.should_exit = True
+            # It listens no more, so its end has begun.
             with anyio.fail_after(5):
-                while True:
-                    try:
-                        await in_thread(lambda: host.dial().close())
-                    except ConnectionRefusedError:
-                        break
+                while await in_thread(listens):
+                    pass
             toy.release.set()
+
+        def listens() -> bool:
+            with socket.socket() as dialled:
+                return dialled.connect_ex((NETWORK, host.port)) != errno.ECONNREFUSED
 
         async with anyio.create_task_group() as group:
             group.start_soon(stop)

@@ -24,7 +24,7 @@ def write(home: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("name", "env", "default"),
     [
-        ("host", "ANVYL_AGENT_HOST", "127.0.0.1"),
+        ("host", "ANVYL_AGENT_HOST", next(one.default for one in SETTINGS if one.name == "host")),
         ("port", "ANVYL_INFRA_API_PORT", 4200),
         ("agent_port", "ANVYL_AGENT_PORT", 4201),
         ("lmstudio_url", "ANVYL_LMSTUDIO_URL", "http://localhost:1234/v1"),

@@ -280,7 +280,7 @@ def _put(values: dict[str, Any], argument: str, schema: Mapping[str, Any], value
     match schema.get("type"):
         case "array":
             values[argument] = [*values.get(argument, []), *value.split(",")]
-        case "integer" if value.isdigit():
+        case "integer" if value.isdecimal():
             values[argument] = int(value)
         case "boolean":
             values[argument] = value.lower() in ("true", "yes", "1", "on")

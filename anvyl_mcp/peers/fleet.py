@@ -84,6 +84,8 @@ class Fleet:
 
     def __init__(self, local: Peer, registry: Registry, catalogue: Mapping[str, ToolListing], connect: Connect) -> None:
         self.local = local
+        self.served_at = local.url
+        """Where this host answers, for people."""
         self.registry = registry
         self.catalogue = catalogue
         self._connect = connect

@@ -50,11 +50,12 @@ class HostHealth:
 async def check(fleet: Fleet, name: str) -> HostHealth:
     """Ask one host."""
     peer = fleet.peers[name]
+    url = fleet.served_at if peer == fleet.local else peer.url
     try:
         version = await fleet.version(name)
     except AnvylError as error:
-        return HostHealth(name, peer.url, peer.tags, f"{error.code}: {error.message}", hint=error.hint)
-    return HostHealth(name, peer.url, peer.tags, "ok", version, pin=peer.pin)
+        return HostHealth(name, url, peer.tags, f"{error.code}: {error.message}", hint=error.hint)
+    return HostHealth(name, url, peer.tags, "ok", version, pin=peer.pin)
 
 
 async def examine(fleet: Fleet, name: str, token: str = "") -> HostHealth:

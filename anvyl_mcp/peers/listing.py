@@ -92,14 +92,15 @@ class Answer:
     def from_mcp(cls, result: Mapping[str, Any]) -> Answer:
         """Read a `CallToolResult` in its wire spelling."""
         blocks = result.get("content") or []
-        words = "\n".join(block["text"] for block in blocks if block.get("type") == "text")
+        # A peer may be older than ours, or lie: what it says must not move the cursor of a terminal.
+        words = text.clean("\n".join(block["text"] for block in blocks if block.get("type") == "text"))
         if not result.get("isError"):
             return cls(result=result.get("structuredContent"), text=words)
         told = (result.get("_meta") or {}).get(meta_keys.ERROR)
         if isinstance(told, Mapping) and isinstance(told.get("message"), str):
             error = from_code(str(told.get("code")), text.clean(told["message"]), text.clean(str(told.get("hint", ""))))
         else:
-            error = AnvylError(text.clean(words) or "the tool failed and did not say why")
+            error = AnvylError(words or "the tool failed and did not say why")
         return cls(text=words, error=error)
 
 

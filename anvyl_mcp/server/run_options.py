@@ -116,7 +116,7 @@ def _port(typed: str) -> tuple[str, tuple[str, str]]:
     if len(pieces) == 3:
         address, *pieces = pieces
     outer, inner = pieces if len(pieces) == 2 else (pieces[0], pieces[0])
-    valid = all(piece.isdigit() and 0 < int(piece) <= 65535 for piece in (outer, inner))
+    valid = all(piece.isdecimal() and 0 < int(piece) <= 65535 for piece in (outer, inner))
     if not valid or len(pieces) > 2 or (protocol or "tcp") not in ("tcp", "udp", "sctp"):
         raise InvalidInput(f"`{typed}` is not a port to publish", hint="write it like 8080:80 or 127.0.0.1:8080:80/udp")
     return f"{inner}/{protocol or 'tcp'}", (address.lstrip("["), outer)
