@@ -45,6 +45,7 @@ class Node:
         server = None if serving else running.find(settings.run_dir)
         self.local = Peer(server.name, server.url) if server else Peer(settings.name, IN_MEMORY)
         self._lean = lean
+        self._serving = serving
         self._parts: tuple[Server[Any], Engine, Trust] | None = None
         self._answering: Callable[[Request], Awaitable[Response]] | None = None
         self.fleet = Fleet(self.local, Registry(settings.hosts_file), catalogue(settings.cache_dir), self._connect)
@@ -75,12 +76,25 @@ class Node:
             from anvyl_mcp.server.identity import HostIdentity
             from anvyl_mcp.server.limits import Limits
             from anvyl_mcp.server.mcp_server import build_server
+            from anvyl_mcp.server.progress import Progress
+            from anvyl_mcp.server.stats import Samples
             from anvyl_mcp.server.tool import load_tools
+            from anvyl_mcp.server.toolsets import choose
 
             engine, kept = Engine(), trust(self.settings)
-            dependencies: Mapping[type, object] = {Engine: engine, HostIdentity: HostIdentity(self.local.name)}
-            tools = [*load_tools(), *fleet_tools(self.fleet)]
-            gate = Gate(kept.audit, Limits(), [self.settings.config_dir, self.settings.state_dir])
+            self._limits = Limits()
+            dependencies: Mapping[type, object] = {
+                Engine: engine,
+                HostIdentity: HostIdentity(self.local.name),
+                Progress: Progress(),
+                Samples: Samples(),
+            }
+            every = [*load_tools(), *fleet_tools(self.fleet)]
+            # What a person types here may use every tool; what is served to others is chosen.
+            toolsets = self.settings.toolsets if self._serving else "all"
+            read_only = self.settings.read_only
+            tools = choose(every, toolsets=toolsets, extra=self.settings.tools, read_only=read_only)
+            gate = Gate(kept.audit, self._limits)
             server = build_server(tools, dependencies, gate, name=self.local.name)
             self._parts = server, engine, kept
         return self._parts
@@ -117,9 +131,10 @@ class Node:
 
     async def _process(self, request: Request) -> Response:
         """Imported at the first question, on a thread: other calls go on meanwhile."""
-        if self._answering is None:
-            from anvyl_mcp.server.callers import caller_of
+        from anvyl_mcp.server.callers import caller_of
 
+        self._limits.charge(caller_of(request), "operate")
+        if self._answering is None:
             module = await anyio.to_thread.run_sync(importlib.import_module, "anvyl_mcp.orchestrator.routes")
             self._answering = module.process(self.assistant(), caller_of)
         return await self._answering(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def _listed() -> list[dict[str, Any]]:
 
 
 def _sources() -> str:
-    """Changes with the files that declare tools, so that an edited checkout never meets a stale listing."""
-    files = [*sorted((HERE / "server" / "tools").glob("*.py")), HERE / "server" / "tool.py", HERE / "fleet_tools.py"]
-    stamps = ",".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files)
+    """Changes with the files that declare tools, and with what is installed, so that no stale listing is met."""
+    files = [*sorted((HERE / "server").rglob("*.py")), HERE / "fleet_tools.py", *map(Path, filter(None, sys.path))]
+    stamps = ",".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files if file.exists())
     return hashlib.sha256(f"{HERE},{stamps}".encode()).hexdigest()[:12]
 
 

@@ -19,6 +19,7 @@ from platformdirs import user_config_path, user_state_path
 from anvyl_mcp.errors import ConfigInvalid, InvalidInput, did_you_mean
 
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?", re.ASCII)
+SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 RESERVED_NAMES = frozenset({"all", "local", "any", "every", "everywhere"})
 
 
@@ -28,7 +29,7 @@ class Setting:
 
     name: str
     env: str
-    default: str | int
+    default: str | int | bool
     help: str
 
 
@@ -37,6 +38,9 @@ SETTINGS = (
     Setting("host", "ANVYL_AGENT_HOST", "", "network address to open, over TLS and with tokens; loopback always stays"),
     Setting("port", "ANVYL_INFRA_API_PORT", 4200, "port where MCP clients look; 0 takes a free one"),
     Setting("agent_port", "ANVYL_AGENT_PORT", 4201, "port where clients of the older agent API look"),
+    Setting("toolsets", "ANVYL_TOOLSETS", "default", "toolsets to offer: names with commas, `default` or `all`"),
+    Setting("tools", "ANVYL_TOOLS", "", "single tools to offer besides, with commas"),
+    Setting("read_only", "ANVYL_READ_ONLY", False, "offer no tool that changes anything, whatever else is said"),
     Setting("lmstudio_url", "ANVYL_LMSTUDIO_URL", "http://localhost:1234/v1", "OpenAI-compatible model server"),
     Setting("lmstudio_model", "ANVYL_LMSTUDIO_MODEL", "default", "model name, or `default`: ask the server"),
     Setting("llm_api_key", "ANVYL_LLM_API_KEY", "", "key for the model server, if it wants one (or LM_API_TOKEN)"),
@@ -56,6 +60,9 @@ class Settings:
     host: str
     port: int
     agent_port: int
+    toolsets: str
+    tools: str
+    read_only: bool
     lmstudio_url: str
     lmstudio_model: str
     llm_api_key: str = field(repr=False)
@@ -79,7 +86,9 @@ class Settings:
         return self.state_dir / "cache"
 
 
-def load(flags: Mapping[str, str | int | None] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load(
+    flags: Mapping[str, str | int | bool | None] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
     """Read flags, environment and file into one object.
 
     Raises:
@@ -143,7 +152,12 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _typed(value: Any, setting: Setting, source: str) -> str | int:
+def _typed(value: Any, setting: Setting, source: str) -> str | int | bool:
+    if isinstance(setting.default, bool):
+        word = str(value).strip().lower()
+        if word not in SWITCH:
+            raise InvalidInput(f"{source} is `{value}`, which is neither true nor false", hint="use true or false")
+        return SWITCH[word]
     if isinstance(setting.default, int):
         try:
             number = -1 if isinstance(value, bool | float) else int(value)

@@ -6,6 +6,7 @@ The server's text form and the CLI's tables are both made from that, so neither 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,16 +19,37 @@ ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
 )
+PLAIN = re.compile(r"[\w./:@=+-]+")
 HUMAN_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 HUMAN_DURATION = re.compile(
     r"(\d+)\s*(s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?)(?![a-z])", re.IGNORECASE
 )
+MOST_DIGITS = 18
+MOST_BYTES = 2**63
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def clean(text: str) -> str:
     """`text` without colour codes, control, bidi and invisible characters; tabs and newlines stay."""
     return UNSAFE.sub("", ANSI.sub("", text.replace("\r\n", "\n")))
+
+
+def shown(value: Any) -> str:
+    """An argument's value on one line, so that it can never pass for anything but a value."""
+    if isinstance(value, str) and PLAIN.fullmatch(value):
+        return value
+    return clean(json.dumps(value, ensure_ascii=False)).replace("\n", " ").replace("\t", " ")
+
+
+def cleaned(value: Any) -> Any:
+    """A JSON value with every text in it `clean`, names of fields too."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [cleaned(entry) for entry in value]
+    if isinstance(value, dict):
+        return {clean(str(name)): cleaned(entry) for name, entry in value.items()}
+    return value
 
 
 def size(count: float) -> str:
@@ -43,14 +65,17 @@ def size(count: float) -> str:
 def parse_size(text: str) -> int | None:
     """Bytes from `512m`, `1.5 GB`, `4096`; None when it is no size. Units are powers of 1024, as Docker reads them."""
     match = HUMAN_SIZE.fullmatch(text)
-    if not match:
+    if not match or len(match[1]) > MOST_DIGITS:
         return None
-    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
+    count = int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
+    return count if count < MOST_BYTES else None
 
 
 def parse_duration(text: str) -> int | None:
     """Seconds from `90`, `10m`, `1h30m`, `2 days`; None when it is no duration."""
     text = text.strip()
+    if len(text) > MOST_DIGITS * 4:
+        return None
     if text.isdecimal():
         return int(text)
     parts = HUMAN_DURATION.findall(text)

@@ -513,7 +513,8 @@ def test_on_loopback_the_servers_own_user_needs_nothing(host: Host, address: str
         assert (status, body["how"], body["scopes"]) == (200, "loopback", ["exec", "operate", "read"])
         assert host.reached[-1].id == f"uid:{os.geteuid()}"
         with httpx.Client(base_url=url, headers={"x-forwarded-for": REMOTE, "x-forwarded-proto": "https"}) as client:
-            assert [client.get("/agent/info").json()["how"] for _ in range(3)] == ["loopback"] * 3
+            # A proxy on this machine calls for somebody whom nobody knows.
+            assert [client.get("/agent/info").status_code for _ in range(3)] == [401] * 3
         assert asked(f"{url}/agent/info", token="anv_not_this")[0] == 401
 
 

@@ -59,11 +59,14 @@ class Host:
             raise self.error
         self.calls.append((tool, dict(arguments)))
         if tool == "list_containers":
-            rows = [{"id": name * 6, "name": name, "state": "running"} for name in self.containers]
+            about = {"image": "x", "state": "running", "status": "Up", "health": "", "ports": [], "created": ""}
+            rows = [{"id": name * 6, "name": name, **about} for name in self.containers]
             return Answer({"containers": rows, "total": len(rows), "more": 0}, "\n".join(self.containers))
         if arguments.get("name", "web") not in self.containers:
             return Answer(error=NotFound(f"there is no container `{arguments['name']}`"))
-        return Answer({"name": "web", "state": "exited"}, "web: exited")
+        if tool == "get_container_logs":
+            return Answer({"lines": ["up"], "truncated": False, "next_since": ""}, "up")
+        return Answer({"id": "1", "name": "web", "image": "x", "state": "exited"}, "web: exited")
 
     async def close(self) -> None:
         return

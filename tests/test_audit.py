@@ -245,11 +245,26 @@ def test_long_values_are_cut_with_their_length(audit: Audit, folder: Path) -> No
 
     first, second = audit.read()
     assert first.arguments is not None and second.arguments is not None
-    assert first.arguments["command"] == "a" * 200 + "… (1000000 characters)"
-    assert first.arguments["image"] == "b" * 200 + "… (300 characters)"
+    assert first.arguments["command"] == "a" * 100 + " … " + "a" * 100 + " (1000000 characters)"
+    assert first.arguments["image"] == "b" * 100 + " … " + "b" * 100 + " (300 characters)"
     assert first.arguments["list"][-1] == "… 20 more"
-    assert list(second.arguments) == ["left out"]
+    assert set(second.arguments) == {f"x{n}" for n in range(40)} | {"sha256"}
     assert max(len(line) for line in (folder / LOG).read_bytes().splitlines()) < 16 * 1024
+
+
+def test_padding_hides_neither_the_end_of_a_value_nor_the_other_arguments(audit: Audit) -> None:
+    change(
+        audit,
+        image="busybox",
+        command="sh -c '" + " " * 5000 + "echo EVIL'",
+        env=[f"A{n}=" + "x" * 190 for n in range(50)],
+    )
+
+    (record,) = audit.read()
+    assert record.arguments is not None
+    assert record.arguments["image"] == "busybox"
+    assert "echo EVIL" in record.arguments["command"]
+    assert len(record.arguments["sha256"]) == 16
 
 
 def test_nobody_can_write_lines_or_colours_into_the_log(audit: Audit, folder: Path) -> None:

@@ -174,24 +174,12 @@ def test_no_way_of_writing_a_path_hides_where_it_leads(volume: str, links: Path)
         "d:/data",
         "d:/data:ro",
         "etc:/etc",
-        "/srv/data:/data",
-        "/srv/data:/data:ro",
-        "/srv/etc:/etc",
-        "/srv/my..data:/data",
-        "/data/../srv:/x",
-        "/home/anna/films:/films:ro",
-        "/mnt/disk/docker:/x",
-        "/usr/share/zoneinfo:/x:ro",
-        "{links}/plain:/x",
-        "{links}/plain/not-there-yet:/x",
         "type=volume,source=data,target=/x",
-        "type=bind,source=/srv/data,target=/x",
-        "type=bind,source=/usr/share,target=/x,readonly",
         "type=tmpfs,target=/x",
     ],
     ids=ascii,
 )
-def test_ordinary_folders_and_volumes_stay_ordinary(volume: str, links: Path) -> None:
+def test_named_volumes_stay_ordinary(volume: str, links: Path) -> None:
     arguments = {"image": "busybox", "volumes": [volume.replace("{links}", str(links))]}
 
     assert reasons(CREATE, arguments) == []
@@ -206,15 +194,10 @@ def test_a_socket_of_any_name_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert "socket" in reasons(CREATE, {"volumes": [f"{tmp_path}/engine:/x"]})[0]
 
 
-def test_the_folders_of_this_installation_count_with_what_holds_them(tmp_path: Path) -> None:
-    own = tmp_path / "h[o]me" / "anvyl"
-    own.mkdir(parents=True)
-
-    def scope(volume: str) -> str:
-        return needed_scope(CREATE, {"volumes": [f"{volume}:/x:ro"]}, folders=[own])
-
-    assert scope(f"{own}") == scope(f"{own}/secrets") == scope(f"{own.parent}") == scope(f"{tmp_path}") == "exec"
-    assert scope(f"{tmp_path}/home") == scope(f"{own.parent}/other") == "operate"
+@pytest.mark.parametrize("volume", ["/srv/data:/data", "/home/anna/films:/films:ro", "type=bind,source=/srv,target=/x"])
+def test_any_folder_of_the_host_counts(volume: str) -> None:
+    """The engine follows the path again at every start: a folder that a container may write can lead anywhere then."""
+    assert needed_scope(CREATE, {"volumes": [volume]}) == "exec"
 
 
 EXAMPLES: list[dict[str, Any]] = [
@@ -442,7 +425,7 @@ async def test_no_tool_passes_by_the_labels_of_a_container(
     before = engine.api.inspect_container("web")["State"]
     taken = any_tool.safety != "reads" if label == PROTECT else any_tool.safety == "reads" or any_tool.untrusted
 
-    async with aclosing(Node(load(), serving=True)) as here, Client(here.server) as client:
+    async with aclosing(Node(load({"toolsets": "all"}), serving=True)) as here, Client(here.server) as client:
         result = await client.call_tool(any_tool.name, {**needed, argument: "web"})
 
     told = (result.meta or {}).get(meta.ERROR, {})

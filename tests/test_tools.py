@@ -32,9 +32,14 @@ TOOLS = [
     "remove_container",
     "create_container",
     "get_container_logs",
+    "get_container_stats",
+    "exec_in_container",
     "list_images",
+    "pull_image",
+    "remove_image",
     "get_host_info",
     "get_host_resources",
+    "list_processes",
     "execute_command",
     "list_hosts",
 ]
@@ -121,13 +126,17 @@ async def test_every_tool_says_what_it_is_and_how_safe(memory: Client) -> None:
         "list_containers",
         "get_container_info",
         "get_container_logs",
+        "get_container_stats",
         "list_images",
         "get_host_info",
         "get_host_resources",
+        "list_processes",
         "list_hosts",
     }
     assert {name for name, safety in by_safety.items() if safety == "destroys"} == {
         "remove_container",
+        "exec_in_container",
+        "remove_image",
         "execute_command",
     }
 
@@ -316,7 +325,9 @@ async def test_images_and_the_host_have_their_fields(memory: Client, engine: Rea
     }  # fmt: skip
     assert host["engine"]["api_version"] and host["engine"]["error"] == ""
     resources = await call(memory, "get_host_resources")
-    assert set(resources) == {"cpu_percent", "load", "memory", "swap", "disks"}
+    assert set(resources) == {
+        "cpu_percent", "load", "memory", "swap", "disks", "cores", "temperatures", "uptime_seconds"
+    }  # fmt: skip
     assert resources["disks"][0]["total"] > 0
 
 

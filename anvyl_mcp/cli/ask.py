@@ -9,6 +9,7 @@ from anvyl_mcp.cli import output
 from anvyl_mcp.cli.run import ask_yes_no, command
 from anvyl_mcp.errors import AnvylError
 from anvyl_mcp.settings import Settings
+from anvyl_mcp.text import shown
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.reply import Reply
@@ -55,7 +56,7 @@ def _nothing(text: str) -> Any:
 
 
 def _progress(tool: str, arguments: Mapping[str, Any], hosts: list[str]) -> None:
-    words = " ".join(f"{name}={value}" for name, value in arguments.items())
+    words = " ".join(f"{name}={shown(value)}" for name, value in arguments.items())
     output.talk(f"→ {tool} {words}".rstrip() + f" on {', '.join(hosts)}")
 
 

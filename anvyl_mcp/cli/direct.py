@@ -12,6 +12,7 @@ from anvyl_mcp.peers.arguments import check, from_words
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.settings import Settings
+from anvyl_mcp.text import shown
 
 
 def call(
@@ -54,7 +55,8 @@ def confirm(tool: ToolListing, arguments: Mapping[str, Any], hosts: list[str], f
     """
     if yes or tool.reads or (tool.safety == "changes" and len(hosts) == 1):
         return
-    what = f"{tool.name.replace('_', ' ')} {' '.join(f'{key}={value}' for key, value in arguments.items())}".strip()
+    words = [tool.name.replace("_", " "), *(f"{key}={shown(value)}" for key, value in arguments.items())]
+    what = " ".join(words)
     where = ", ".join(hosts)
     answer = ask_yes_no(f"{what} on {where}?")
     if answer is None:

@@ -43,6 +43,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Where MCP clients look.  [default: 4200]")] = None,
     agent_port: Annotated[int | None, typer.Option(help="Where agent clients look.  [default: 4201]")] = None,
     name: Annotated[str | None, typer.Option(help="This host's name in the fleet.")] = None,
+    toolsets: Annotated[str | None, typer.Option(help="Toolsets to offer, like networks,system or all.")] = None,
+    tools: Annotated[str | None, typer.Option(help="Single tools to offer besides.")] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
     stdio: Annotated[bool, typer.Option("--stdio", help="Serve the program that started this one.")] = False,
 ) -> None:
     """Serve this host's tools until Ctrl-C."""
@@ -61,7 +64,8 @@ def serve(
         interrupted = await composition.serve(settings, on_ready=_told(settings))
         return run.INTERRUPTED if interrupted else 0
 
-    run.command(work, flags={"host": host, "port": port, "agent_port": agent_port, "name": name})
+    flags = {"host": host, "port": port, "agent_port": agent_port, "name": name, "toolsets": toolsets, "tools": tools}
+    run.command(work, flags={**flags, "read_only": read_only or None})
 
 
 def _told(settings: Settings) -> Callable[[list[str]], None]:

@@ -21,13 +21,13 @@ def document(value: Mapping[str, Any]) -> None:
 
 
 def talk(words: str) -> None:
-    """A line to the person, never to a pipe."""
-    print(words, file=sys.stderr, flush=True)
+    """A line to the person, never to a pipe; nothing in it moves the cursor."""
+    print(text.clean(words), file=sys.stderr, flush=True)
 
 
 def problem(error: AnvylError) -> None:
     """What failed, and what to try."""
-    talk(f"{_red('error:')} {error.message}")
+    print(_red("error:"), text.clean(error.message), file=sys.stderr, flush=True)
     if error.hint:
         talk(f"hint:  {error.hint}")
 

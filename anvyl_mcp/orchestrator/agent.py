@@ -25,11 +25,11 @@ from anvyl_mcp.errors import AnvylError, InvalidInput, ModelUnavailable
 from anvyl_mcp.orchestrator import models
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules import rules_model
-from anvyl_mcp.orchestrator.toolset import FleetToolset, Proposal, Question
+from anvyl_mcp.orchestrator.toolset import SHOWN_TO_MODELS, FleetToolset, Proposal, Question
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.targets import names
 from anvyl_mcp.settings import Settings
-from anvyl_mcp.text import clean
+from anvyl_mcp.text import clean, shown
 
 # The library prints a banner to the terminal before the first run unless told not to.
 os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
@@ -63,7 +63,8 @@ class Assistant:
         self._fleet = fleet
         self._settings = settings
         self._rules = rules_model(hosts=lambda: fleet.hosts, objects=lambda kind: names(fleet, kind))
-        self._toolset = FleetToolset(fleet)
+        self._every_tool = FleetToolset(fleet)
+        self._tools_for_models = FleetToolset(fleet, toolsets=SHOWN_TO_MODELS)
 
     async def ask(
         self, question: Question, *, decide: Decide = nobody, model: str = "", offline: bool = False
@@ -120,7 +121,7 @@ class Assistant:
             output_type=[str, DeferredToolRequests],
             deps_type=Question,
             instructions=INSTRUCTIONS,
-            toolsets=[self._toolset],
+            toolsets=[self._tools_for_models if choice else self._every_tool],
             retries={"tools": 3, "output": 2},
             capabilities=[HandleDeferredToolCalls(handle)],
             name="anvyl",
@@ -193,6 +194,6 @@ def waiting_words(waiting: list[Proposal]) -> str:
 
 
 def describe(proposal: Proposal) -> str:
-    """A proposed change in words: `stop container: name=web on nas`."""
-    arguments = ", ".join(f"{name}={value}" for name, value in proposal.arguments.items())
+    """A proposed change in words: `stop container: name=web on nas`. A model wrote the values: they stay values."""
+    arguments = ", ".join(f"{name}={shown(value)}" for name, value in proposal.arguments.items())
     return f"{proposal.tool.replace('_', ' ')}: {arguments or 'no arguments'} on {', '.join(proposal.hosts)}"

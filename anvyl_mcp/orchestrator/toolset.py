@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +18,11 @@ from anvyl_mcp.peers.fleet import Fleet, OnBehalf, Outcome
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.peers.targets import targets
 
+SHOWN_TO_MODELS = frozenset({"containers", "images", "host", "fleet"})
+"""Toolsets that a language model gets to see: more tools than it needs make it slower and worse at choosing."""
 ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema()))
 HOST = {"type": "string", "description": "host, hosts separated by commas, or all"}
+EVERYWHERE = re.compile(r"\b(all|every|each|everywhere|both)\b")
 MOST_CHARACTERS = 6000
 """Of one tool result that a model gets to read: about 1,500 tokens."""
 
@@ -54,9 +58,14 @@ class Question:
 class FleetToolset(AbstractToolset[Question]):
     """Calls go through `Fleet.call`; whatever changes something waits for an approval first."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, *, toolsets: Container[str] | None = None) -> None:
+        """Offer the tools of some toolsets, or every tool."""
         self._fleet = fleet
-        self._tools = {name: self._tool(listing) for name, listing in fleet.catalogue.items()}
+        self._tools = {
+            name: self._tool(listing)
+            for name, listing in fleet.catalogue.items()
+            if toolsets is None or listing.toolset in toolsets
+        }
 
     @property
     def id(self) -> str:
@@ -82,15 +91,16 @@ class FleetToolset(AbstractToolset[Question]):
         listing, question = self._fleet.tool(name), ctx.deps
         arguments = {key: value for key, value in tool_args.items() if key != "host" and value is not None}
         try:
-            proposal = question.proposals.get(ctx.tool_call_id or "")
-            hosts = (
-                proposal.hosts if proposal else await self._hosts(listing, arguments, tool_args.get("host"), question)
-            )
+            approved = question.proposals.get(ctx.tool_call_id or "") if ctx.tool_call_approved else None
+            if approved and approved.arguments == arguments:
+                hosts = approved.hosts
+            else:
+                hosts = await self._hosts(listing, arguments, tool_args.get("host"), question)
         except AnvylError as error:
             question.failures.append(error)
             raise ToolFailed(str(error)) from error
-        if not listing.reads and not ctx.tool_call_approved:
-            raise self._ask_first(listing, arguments, hosts, ctx)
+        if not listing.reads and approved is None:
+            raise await self._ask_first(listing, arguments, hosts, str(tool_args.get("host") or ""), ctx)
         question.on_call(name, arguments, hosts)
 
         def note(outcome: Outcome) -> None:
@@ -112,13 +122,34 @@ class FleetToolset(AbstractToolset[Question]):
             raise Denied(f"this question is about {question.host} only, not {', '.join(sorted(outside))}")
         return hosts
 
-    def _ask_first(
-        self, listing: ToolListing, arguments: dict[str, Any], hosts: list[str], ctx: RunContext[Question]
+    async def _ask_first(
+        self, listing: ToolListing, arguments: dict[str, Any], hosts: list[str], said: str, ctx: RunContext[Question]
     ) -> ApprovalRequired:
-        call_id = ctx.tool_call_id or ""
-        proposal = Proposal(call_id, listing.name, arguments, hosts, untrusted=ctx.deps.untrusted)
-        ctx.deps.proposals[call_id] = proposal
+        question, call_id = ctx.deps, ctx.tool_call_id or ""
+        untrusted = question.untrusted or await self._not_from_the_person(listing, arguments, hosts, said, question)
+        question.proposals[call_id] = Proposal(call_id, listing.name, arguments, hosts, untrusted=untrusted)
         return ApprovalRequired()
+
+    async def _not_from_the_person(
+        self, listing: ToolListing, arguments: dict[str, Any], hosts: list[str], said: str, question: Question
+    ) -> str:
+        """What a change may have been taken from, when its words do not all stand in the question.
+
+        Names, images and errors were written by others too: once a result was read, only what the person named
+        literally counts as the person's wish.
+        """
+        if not question.calls:
+            return ""
+        sources = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in question.calls))
+        asked = question.text.casefold()
+        if any(word.casefold() not in asked for word in _words(arguments)):
+            return sources
+        if said and not all(host in asked for host in hosts) and not EVERYWHERE.search(asked):
+            try:
+                return "" if hosts == await targets(self._fleet, listing, arguments, question.host) else sources
+            except AnvylError:
+                return sources
+        return ""
 
     def _tool(self, listing: ToolListing) -> ToolsetTool[Question]:
         definition = ToolDefinition(
@@ -129,6 +160,18 @@ class FleetToolset(AbstractToolset[Question]):
             metadata={"listing": listing},
         )
         return ToolsetTool(toolset=self, tool_def=definition, max_retries=3, args_validator=ANY_ARGUMENTS)
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every text in the arguments of a call."""
+    if isinstance(value, str) and value:
+        yield value
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _words(entry)
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from _words(entry)
 
 
 def schema_for_model(listing: ToolListing) -> dict[str, Any]:

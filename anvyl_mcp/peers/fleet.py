@@ -14,6 +14,7 @@ from anvyl_mcp import meta
 from anvyl_mcp.errors import (
     HOST_FAILURES,
     AnvylError,
+    Denied,
     EngineError,
     InvalidInput,
     Timeout,
@@ -24,7 +25,9 @@ from anvyl_mcp.errors import (
 )
 from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
 from anvyl_mcp.peers.registry import Peer, Registry, unknown_host
+from anvyl_mcp.peers.validation import fits
 
+OTHER_VERSION = "is it the same version of Anvyl? See anvyl hosts check"
 AT_ONCE = 32
 """Hosts asked at the same time."""
 SLACK_SECONDS = 10
@@ -158,7 +161,11 @@ class Fleet:
         """
         started = time.monotonic()
         try:
-            answer = await self._ask(host, self.tool(tool), arguments, on_behalf, on_progress)
+            listing = self.tool(tool)
+            answer = await self._ask(host, listing, arguments, on_behalf, on_progress)
+            if answer.ok and not fits(answer.result, listing.output_schema):
+                # Another version may answer more or less than ours; nothing that reads it could tell what is meant.
+                raise Unreachable(f"its answer to `{tool}` is not of the promised form", hint=OTHER_VERSION)
         except AnvylError as error:
             answer = Answer(error=error)
         return Outcome(host, tool, arguments, answer, round(time.monotonic() - started, 4))
@@ -212,6 +219,9 @@ class Fleet:
         on_behalf: OnBehalf | None,
         on_progress: Progress | None,
     ) -> Answer:
+        if on_behalf is not None and tool.scope not in on_behalf.scopes:
+            # The host would refuse as well; but it need not be asked, with this process's rights, to do so.
+            raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
         connection = self._connection(host)
         seconds = time_limit(tool, arguments)
         told: dict[str, Any] = {} if tool.reads else {meta.OPERATION: str(uuid.uuid4())}

@@ -69,7 +69,7 @@ async def examine(fleet: Fleet, name: str, token: str = "") -> HostHealth:
     try:
         told = await known_as(fleet.peers[name], token if name == fleet.local.name else "")
         ahead = (datetime.fromisoformat(str(told["time"])) - datetime.now(UTC)).total_seconds()
-        scopes = tuple(str(scope) for scope in told["scopes"])
+        scopes = tuple(str(scope) for scope in told["scopes"])[:3]
     except (AnvylError, KeyError, TypeError, ValueError):
         return found
     return replace(found, scopes=scopes, clock_seconds=round(ahead, 1))

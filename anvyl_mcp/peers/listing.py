@@ -95,7 +95,7 @@ class Answer:
         # A peer may be older than ours, or lie: what it says must not move the cursor of a terminal.
         words = text.clean("\n".join(block["text"] for block in blocks if block.get("type") == "text"))
         if not result.get("isError"):
-            return cls(result=result.get("structuredContent"), text=words)
+            return cls(result=text.cleaned(result.get("structuredContent")), text=words)
         told = (result.get("_meta") or {}).get(meta_keys.ERROR)
         if isinstance(told, Mapping) and isinstance(told.get("message"), str):
             error = from_code(str(told.get("code")), text.clean(told["message"]), text.clean(str(told.get("hint", ""))))

@@ -17,6 +17,8 @@ from anvyl_mcp.peers.pins import pinned_context
 from anvyl_mcp.peers.registry import Peer
 
 SECONDS = 10
+MOST_BYTES = 64 * 1024
+SCOPES = ("read", "operate", "exec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,7 @@ async def join(invitation: Invitation, *, called: str, as_name: str = "", tags: 
             problems.append(f"{address}: {error.message}")
             continue
         name = as_name or str(told.get("name", ""))
-        scopes = tuple(str(scope) for scope in told.get("scopes", ()))
-        return Joined(Peer(name, url, tags, invitation.pin, str(told.get("token", ""))), scopes)
+        return Joined(Peer(name, url, tags, invitation.pin, str(told.get("token", ""))), _scopes(told))
     raise Unreachable(
         f"the host does not answer: {'; '.join(problems)}",
         hint="is this machine on the same network? The code is good at all its addresses until it expires",
@@ -78,6 +79,12 @@ async def _redeem(url: str, invitation: Invitation, called: str) -> Mapping[str,
         return await _told(client, "POST", "/pair", {"secret": invitation.secret, "name": called}, {})
 
 
+def _scopes(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """The rights a host says we have there; words that are none are left out."""
+    said = told.get("scopes")
+    return tuple(scope for scope in said if scope in SCOPES) if isinstance(said, list) else ()
+
+
 def _client(url: str, pin: str) -> httpx.AsyncClient:
     timeout = httpx.Timeout(SECONDS, connect=failures.CONNECT_SECONDS)
     verify = pinned_context([pin]) if url.startswith("https:") else False
@@ -88,8 +95,13 @@ async def _told(
     client: httpx.AsyncClient, method: str, path: str, body: object, headers: Mapping[str, str]
 ) -> Mapping[str, Any]:
     try:
-        answer = await client.request(method, path, json=body, headers=dict(headers))
-        told = json.loads(answer.content[:65536])
+        async with client.stream(method, path, json=body, headers=dict(headers)) as answer:
+            content = b""
+            async for part in answer.aiter_raw(MOST_BYTES):
+                content += part
+                if len(content) > MOST_BYTES:
+                    break
+        told = text.cleaned(json.loads(content))
     except httpx.ConnectError as error:
         raise failures.unreached(error.__cause__ or error) from error
     except httpx.TimeoutException as error:
@@ -100,9 +112,7 @@ async def _told(
         return told
     problem = told.get("error") if isinstance(told, dict) else None
     if isinstance(problem, dict):
-        raise from_code(
-            str(problem.get("code")), text.clean(str(problem.get("message"))), text.clean(str(problem.get("hint", "")))
-        )
+        raise from_code(str(problem.get("code")), str(problem.get("message")), str(problem.get("hint", "")))
     if answer.status_code in (401, 403):
         raise Denied("the host refused", hint="make a new code there: anvyl-mcp invite")
     raise AnvylError(f"the host answered with HTTP {answer.status_code}", hint="is it the same version of Anvyl?")

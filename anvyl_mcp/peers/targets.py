@@ -14,14 +14,20 @@ from anvyl_mcp.peers.listing import ToolListing
 
 @dataclass(frozen=True)
 class Lookup:
-    """How the objects of one kind are found: the tool that lists them, and where its rows stand."""
+    """How the objects of one kind are found: the tool that lists them, where its rows stand, what holds their names."""
 
     tool: str
     arguments: Mapping[str, Any]
     rows: str
+    field: str = "name"
 
 
-LOOKUPS = {"container": Lookup("list_containers", {"all": True, "limit": 1000}, "containers")}
+LOOKUPS = {
+    "container": Lookup("list_containers", {"all": True, "limit": 1000}, "containers"),
+    "image": Lookup("list_images", {"limit": 1000}, "images", field="tags"),
+    "network": Lookup("list_networks", {"limit": 1000}, "networks"),
+    "volume": Lookup("list_volumes", {"limit": 1000}, "volumes"),
+}
 
 
 async def targets(fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any], selector: str = "") -> list[str]:
@@ -46,7 +52,7 @@ async def targets(fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any],
         return hosts
     named = [(kind, str(arguments[name])) for name, kind in tool.names.items() if arguments.get(name)]
     if named:
-        return await _where(fleet, tool, *named[0])
+        return await _where_all(fleet, tool, named)
     if tool.reads:
         return hosts
     raise InvalidInput(
@@ -63,12 +69,24 @@ async def find(fleet: Fleet, kind: str) -> dict[str, Outcome]:
 async def names(fleet: Fleet, kind: str) -> list[str]:
     """The names of all objects of one kind on the hosts that answer."""
     outcomes = await find(fleet, kind)
-    return sorted({row["name"] for outcome in outcomes.values() for row in _rows(kind, outcome)})
+    return sorted({name for outcome in outcomes.values() for row in _rows(kind, outcome) for name in _names(kind, row)})
+
+
+async def _where_all(fleet: Fleet, tool: ToolListing, named: list[tuple[str, str]]) -> list[str]:
+    """Where the object lives that is on the fewest hosts: `web` has one, the network `bridge` is on all of them."""
+    error: Conflict | None = None
+    for kind, wanted in sorted(named, key=lambda one: one[0] != "container"):
+        try:
+            return await _where(fleet, tool, kind, wanted)
+        except Conflict as several:
+            error = error or several
+    assert error is not None
+    raise error
 
 
 async def _where(fleet: Fleet, tool: ToolListing, kind: str, wanted: str) -> list[str]:
     outcomes = await find(fleet, kind)
-    having = [host for host, outcome in outcomes.items() if any(_is(row, wanted) for row in _rows(kind, outcome))]
+    having = [host for host, outcome in outcomes.items() if any(_is(kind, row, wanted) for row in _rows(kind, outcome))]
     silent = {host: outcome.error for host, outcome in outcomes.items() if outcome.error is not None}
     if not having:
         raise _nowhere(kind, wanted, outcomes, silent)
@@ -90,7 +108,7 @@ async def _where(fleet: Fleet, tool: ToolListing, kind: str, wanted: str) -> lis
 
 
 def _nowhere(kind: str, wanted: str, outcomes: Mapping[str, Outcome], silent: Mapping[str, AnvylError]) -> AnvylError:
-    known = [row["name"] for outcome in outcomes.values() for row in _rows(kind, outcome)]
+    known = [name for outcome in outcomes.values() for row in _rows(kind, outcome) for name in _names(kind, row)]
     if len(silent) == len(outcomes):
         return Unreachable(f"no host could be asked: {_reasons(silent)}", hint="see `anvyl hosts check`")
     but = f"; {_reasons(silent)}" if silent else ""
@@ -107,6 +125,14 @@ def _rows(kind: str, outcome: Outcome) -> list[dict[str, Any]]:
     return rows
 
 
-def _is(row: Mapping[str, Any], wanted: str) -> bool:
-    """Whether a row is the object meant: by its name, or by the start of its id as the engine accepts it."""
-    return row["name"] == wanted or (len(wanted) >= 4 and row["id"].startswith(wanted[:12]))
+def _names(kind: str, row: Mapping[str, Any]) -> list[str]:
+    """The names of one object: an image may have several, or none."""
+    value = row[LOOKUPS[kind].field]
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _is(kind: str, row: Mapping[str, Any], wanted: str) -> bool:
+    """Whether a row is the object meant: by a name, or by the start of its id as the engine accepts it."""
+    known = _names(kind, row)
+    tagged = wanted in known or (kind == "image" and f"{wanted}:latest" in known)
+    return tagged or (len(wanted) >= 4 and str(row.get("id", "")).startswith(wanted.removeprefix("sha256:")[:12]))

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 PAIR = "/pair"
 OPEN = frozenset({("GET", "/health"), ("HEAD", "/health"), ("POST", PAIR)})
 """What answers without a token: health tells a stranger status and version, pairing wants a one-time secret."""
+FORWARDED = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
+"""A proxy or tunnel on this machine calls for somebody else: its own user's rights are not meant."""
 INVITE = "on that host run `anvyl-mcp invite`, then here `anvyl hosts add CODE`"
 CLAIM = "its claim `scope` must name `read`, `operate` or `exec`"
 CREATE = "the server's own user makes one: anvyl-mcp token create NAME; send it as `Authorization: Bearer …`"
@@ -114,6 +116,10 @@ class Access:
     async def _near(self, scope: Scope) -> tuple[Caller, Denied]:
         """Who calls over loopback without a token."""
         address, own = scope["client"][0], scope.get("server")
+        if any(name in FORWARDED for name, _ in scope["headers"]):
+            return replace(ANONYMOUS, address=address), Denied(
+                "this comes through a proxy, for nobody knows whom", hint=CREATE
+            )
         verdict = UNKNOWN
         if own and own[1] is not None:
             verdict = await self._loopback.check(tuple(scope["client"]), tuple(own))

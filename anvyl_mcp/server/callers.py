@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,6 +82,8 @@ def _up_to(scope: str) -> tuple[Scope, ...]:
 
 LOCAL = Caller("local", frozenset(SCOPES), "local")
 """The process that started this one: stdio and in-memory."""
+ACTING: ContextVar[Caller] = ContextVar("acting", default=LOCAL)
+"""Whose call a tool is running for: what it finds on the way may need more rights than its arguments said."""
 ANONYMOUS = Caller("nobody", frozenset(), "unknown")
 
 

@@ -7,13 +7,13 @@ import shlex
 import signal
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass
 
 import anyio
 from anyio.abc import ByteReceiveStream, Process
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, Denied, InvalidInput, NotFound
+from anvyl_mcp.server.tool import Result
 
 MOST_BYTES = 64 * 1024
 GRACE_SECONDS = 2
@@ -22,15 +22,25 @@ PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "DOCKER_HOST")
 """Variables a command sees: tokens and keys of ours are not among them."""
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended; `exit_code` is 128 + the signal's number when it was killed."""
+class CommandOutput(Result):
+    """What a command printed, and how it ended; `exit_code` is 128 + the signal's number when it was killed."""
 
     exit_code: int
     stdout: str
     stderr: str
     truncated: bool
     timed_out: bool
+
+    def text(self) -> str:
+        """Output first, then what is unusual about its end."""
+        parts = [self.stdout.rstrip("\n"), self.stderr.rstrip("\n")]
+        if self.truncated:
+            parts.append("… output cut")
+        if self.timed_out:
+            parts.append("stopped: it took too long")
+        elif self.exit_code or not any(parts):
+            parts.append(f"exit code {self.exit_code}")
+        return "\n".join(part for part in parts if part)
 
 
 class _Output:
@@ -67,7 +77,7 @@ def split(command: str) -> list[str]:
     return words
 
 
-async def run(words: list[str], *, seconds: float) -> Done:
+async def run(words: list[str], *, seconds: float) -> CommandOutput:
     """Run one program to its end, `seconds` at most; its whole process group is gone afterwards.
 
     Raises:
@@ -90,7 +100,7 @@ async def run(words: list[str], *, seconds: float) -> Done:
             await _end_group(process)
             await process.aclose()
     code = process.returncode or 0
-    return Done(
+    return CommandOutput(
         exit_code=128 - code if code < 0 else code,
         stdout=str(stdout),
         stderr=str(stderr),

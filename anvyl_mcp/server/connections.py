@@ -51,6 +51,7 @@ class Places:
 
     def take(self, address: str) -> Callable[[], None] | None:
         """A place for a connection from `address`, and how to give it back; None when there is none."""
+        address = _place_of(address)
         if self._taken.total() >= self.most:
             return None
         if self._taken[address] >= MOST_PER_ADDRESS and not _is_loopback(address):
@@ -190,6 +191,14 @@ class Listener:
         # A handshake that fails or takes too long is no news: strangers knock at open ports all day.
         if error is not None and not isinstance(error, OSError):
             self._loop.call_exception_handler({"message": "a connection could not begin", "exception": error})
+
+
+def _place_of(address: str) -> str:
+    """What counts as one address: of IPv6 a network of 64 bits, which one machine has all of."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address) and not parsed.is_loopback and parsed.ipv4_mapped is None:
+        return str(ipaddress.IPv6Address(int(parsed) >> 64 << 64))
+    return address
 
 
 def _is_loopback(address: str) -> bool:

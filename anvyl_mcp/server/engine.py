@@ -4,50 +4,134 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import docker
+import anyio
 from docker.api.client import APIClient
+from docker.constants import MINIMUM_DOCKER_API_VERSION
 
 from anvyl_mcp.errors import NotFound, did_you_mean
+from anvyl_mcp.server import engine_sockets, shapes
+from anvyl_mcp.server.engine_client import EngineClient, Pulse
+from anvyl_mcp.server.engine_sockets import Place
 from anvyl_mcp.server.guardrails import check_labels
 from anvyl_mcp.server.tool import CALLED, Injected
-from anvyl_mcp.server.translate import engine_errors
+from anvyl_mcp.server.translate import engine_errors, no_answer
 
 PING = 3
-QUICK = 10
+QUICK = 5
 """Seconds for a list or an inspect: an engine that needs longer hangs."""
 SLOW = 130
 """Seconds for stopping, creating and removing."""
 PULL = 600
+KNOCK = 1
+"""Seconds for an engine that was silent to show that it lives again."""
+READERS = 8
+"""Calls that only read, at once: so many threads wait for an engine that hangs, and no more."""
+PATIENCE = 2
+"""Seconds a call waits for its turn while the engine says nothing to those before it."""
+
+
+class _Link:
+    """One engine as it was found: where, in which version, and a client for each time limit."""
+
+    def __init__(self, place: Place, pulse: Pulse, version: str) -> None:
+        self.place, self.version, self._pulse = place, version, pulse
+        self._clients: dict[int, EngineClient] = {}
+
+    def client(self, seconds: int) -> EngineClient:
+        if seconds not in self._clients:
+            tls: dict[str, Any] = {"tls": self.place.tls} if self.place.tls else {}
+            self._clients[seconds] = EngineClient(
+                self._pulse, base_url=self.place.url, version=self.version, timeout=seconds, max_pool_size=32, **tls
+            )
+        return self._clients[seconds]
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
 
 
 class Engine(Injected):
     """The low-level Docker client behind one door: every error that leaves is ours."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self._environment = dict(environment) if environment is not None else None
-        self._clients: dict[int, APIClient] = {}
+        self._environment = environment
+        self._pulse = Pulse()
+        self._link: _Link | None = None
         self._lock = threading.Lock()
+        self._knocking = threading.Lock()
+        self._limiter: anyio.CapacityLimiter | None = None
 
     def client(self, seconds: int = QUICK) -> APIClient:
-        """A client whose requests may take `seconds`. Follows `DOCKER_HOST`, then the Docker CLI's context."""
+        """A client whose requests may take `seconds`; see `engine_sockets.locate` for whose. Use it where you get it.
+
+        Raises:
+            EngineMissing: none is there.
+            Timeout: it hangs, and hung before: nobody waits for it twice.
+        """
+        link = self._link
+        if link is None or self._pulse.away or self._pulse.silent:
+            link = self._connect()
         with self._lock:
-            if seconds not in self._clients:
-                arguments: dict[str, Any] = {"version": "auto", "timeout": seconds, "max_pool_size": 32}
-                if self._environment is not None:
-                    arguments["environment"] = self._environment
-                self._clients[seconds] = docker.from_env(**arguments).api
-            return self._clients[seconds]
+            return link.client(seconds)
+
+    def _connect(self) -> _Link:
+        """Find the engine and ask for its version; it may have been upgraded since."""
+        silent = self._pulse.silent
+        if silent and not self._knocking.acquire(blocking=False):
+            raise no_answer()
+        try:
+            place = engine_sockets.locate(os.environ if self._environment is None else self._environment)
+            link = _Link(place, self._pulse, _ask_version(place, self._pulse, KNOCK if silent else QUICK))
+        finally:
+            if silent:
+                self._knocking.release()
+        self._pulse.away = False
+        known = self._link
+        if known and (known.place.url, known.version) == (link.place.url, link.version):
+            return known
+        self._link = link
+        return link
 
     @property
     def socket(self) -> Path | None:
         """Where the engine listens on this machine; None when it is reached another way."""
+        return self.place.path
+
+    @property
+    def place(self) -> Place:
+        """The engine's address and how it was chosen; the usual one while none is found."""
+        if self._link:
+            return self._link.place
         environment = os.environ if self._environment is None else self._environment
-        url = environment.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-        return Path(url.removeprefix("unix://")) if url.startswith("unix://") else None
+        return engine_sockets.expected(environment)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Room for one call that reads.
+
+        Raises:
+            Timeout: the engine answers nobody, so waiting for those before it is vain.
+        """
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(READERS)
+        taken = False
+        while not taken:
+            began = time.monotonic()
+            with anyio.move_on_after(PATIENCE) as waiting:
+                await self._limiter.acquire_on_behalf_of(waiting)
+                taken, borrower = True, waiting
+            if not taken and (self._pulse.silent or self._pulse.answered < began):
+                raise no_answer()
+        try:
+            yield
+        finally:
+            self._limiter.release_on_behalf_of(borrower)
 
     def ping(self) -> None:
         """Return when the engine answers.
@@ -61,13 +145,23 @@ class Engine(Injected):
     def version(self) -> dict[str, Any]:
         """`GET /version`."""
         with engine_errors():
-            return self.client().version()
+            return shapes.version(self.client().version())
+
+    def info(self) -> dict[str, Any]:
+        """`GET /info`."""
+        with engine_errors():
+            return shapes.info(self.client().info())
 
     def containers(self, *, all: bool, label: str = "") -> list[dict[str, Any]]:
         """`GET /containers/json`: one request, whatever the number of containers."""
         filters = {"label": label} if label else None
         with engine_errors():
-            return cast("list[dict[str, Any]]", self.client().containers(all=all, filters=filters))
+            return [shapes.listed(one) for one in shapes.entries(self.client().containers(all=all, filters=filters))]
+
+    def images(self, **filters: bool) -> list[dict[str, Any]]:
+        """`GET /images/json`."""
+        with engine_errors():
+            return [shapes.image(one) for one in shapes.entries(self.client().images(filters=filters or None))]
 
     def container(self, name: str) -> dict[str, Any]:
         """The container that a tool was asked for, if its labels leave it to that tool; a miss names what is near.
@@ -84,7 +178,7 @@ class Engine(Injected):
     def inspect(self, name: str) -> dict[str, Any]:
         """`GET /containers/{name}/json`, for a tool's own bookkeeping: what it did to a container it may use."""
         with engine_errors(missing=lambda: self.no_container(name)):
-            return cast("dict[str, Any]", self.client().inspect_container(name))
+            return shapes.inspected(self.client().inspect_container(name))
 
     def no_container(self, name: str) -> NotFound:
         """The error for a container that is not there, with near names."""
@@ -104,9 +198,19 @@ class Engine(Injected):
     def close(self) -> None:
         """Close every connection."""
         with self._lock:
-            for client in self._clients.values():
-                client.close()
-            self._clients.clear()
+            if self._link:
+                self._link.close()
+            self._link = None
+
+
+def _ask_version(place: Place, pulse: Pulse, seconds: int) -> str:
+    """The newest API version that the engine speaks."""
+    asking = _Link(place, pulse, MINIMUM_DOCKER_API_VERSION)
+    try:
+        with engine_errors():
+            return str(shapes.version(asking.client(seconds).version(api_version=False))["ApiVersion"])
+    finally:
+        asking.close()
 
 
 def own_name(entry: Mapping[str, Any]) -> str:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
 from anvyl_mcp import meta, text
-from anvyl_mcp.server import guardrails
+from anvyl_mcp.server import guardrails, redact
 from anvyl_mcp.server.audit import Audit, Entry, outcome_of
-from anvyl_mcp.server.callers import Caller, implied
-from anvyl_mcp.server.limits import Limits
+from anvyl_mcp.server.callers import ACTING, Caller, implied
+from anvyl_mcp.server.limits import Limits, Overloaded
 from anvyl_mcp.server.tool import Result, Tool
 
 LONGEST_WORD = 200
+MOST_NAMES = 20
 
 
 class Gate:
     """Stands in front of the tools of one server."""
 
-    def __init__(self, audit: Audit, limits: Limits, folders: Collection[Path] = ()) -> None:
-        """`folders`: what must not be mounted into a container, beside what the guardrails name anyway."""
+    def __init__(self, audit: Audit, limits: Limits) -> None:
         self._audit = audit
         self._limits = limits
-        self._folders = folders
 
     def offered(self, tools: Iterable[Tool], caller: Caller) -> list[Tool]:
         """The tools that a caller may call."""
@@ -49,40 +47,61 @@ class Gate:
             Busy: too much is going on.
         """
         caller = on_behalf(caller, told)
-        entry = partial(
+        entering = partial(
             self._audit.begin,
             tool.name,
-            arguments,
             who=caller.name,
             how=caller.how,
             address=caller.address,
             operation=_word(told.get(meta.OPERATION)),
         )
+        refused = partial(entering, arguments=dict.fromkeys(list(arguments)[:MOST_NAMES], "…"))
         started: Entry | None = None
         failure: BaseException | None = None
         changes = tool.safety != "reads"
         try:
-            needed = guardrails.needed_scope(tool, arguments, folders=self._folders)
-            caller.require(needed, self._what(tool, needed, arguments))
-            async with self._limits.slot(caller, needed):
-                started = await anyio.to_thread.run_sync(partial(entry, changes=changes))
-                return await work()
+            needed = guardrails.needed_scope(tool, arguments)
+            async with self._limits.slot(caller, needed if caller.may(needed) else "read"):
+                caller.require(needed, self._what(tool, needed, arguments))
+                started = await anyio.to_thread.run_sync(partial(entering, arguments=arguments, changes=changes))
+                ACTING.set(caller)
+                return without_secrets(await work(), tool, arguments)
         except BaseException as error:
             failure = error
             raise
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._end, started or entry(changes=False), failure, changes)
+                if not isinstance(failure, Overloaded):
+                    # What was refused is told by its name: it must not push what was done out of the log.
+                    entry = started or refused(changes=False)
+                    await anyio.to_thread.run_sync(self._end, entry, failure, changes)
 
     def _what(self, tool: Tool, needed: str, arguments: Mapping[str, Any]) -> str:
         """What the right is needed for, in words; why it is more than the tool usually needs."""
         if needed == tool.scope:
             return f"`{tool.name}`"
-        return f"`{tool.name}` ({'; '.join(guardrails.reasons(tool, arguments, folders=self._folders))})"
+        return f"`{tool.name}` ({'; '.join(guardrails.reasons(tool, arguments))})"
 
     def _end(self, entry: Entry, failure: BaseException | None, changes: bool) -> None:
         outcome, code = outcome_of(failure, changes=changes)
         self._audit.end(entry, outcome, code)
+
+
+def without_secrets(result: Result, tool: Tool, arguments: Mapping[str, Any]) -> Result:
+    """A result that holds text written by others, with what looks secret hidden: one place for every such tool."""
+    if not tool.untrusted or arguments.get("reveal"):
+        return result
+    return type(result).model_validate(_hidden(result.model_dump(mode="json")))
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact.line(value)
+    if isinstance(value, list):
+        return [_hidden(entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _hidden(entry) for name, entry in value.items()}
+    return value
 
 
 def on_behalf(caller: Caller, told: Mapping[str, Any]) -> Caller:

@@ -7,13 +7,18 @@ import re
 import socket
 from collections.abc import Iterable, Mapping
 
+import anyio
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anvyl_mcp.errors import AnvylError, Denied, InvalidInput
+from anvyl_mcp.text import cleaned
 
 MOST_BODY_BYTES = 1024 * 1024
 """Requests are questions and arguments; nothing sent here is large."""
+BODY_SECONDS = 8
+"""Between two parts of a body: a stranger must not hold a connection by sending slowly."""
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 DIGITS = re.compile("[0-9]{1,12}")
 FOREIGN_HOST = "anvyl.foreign_host"
@@ -66,11 +71,16 @@ class _Limited:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._seen = 0
+        self._whole = False
         self._answered = False
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def counted() -> Message:
-            message = await receive()
+            if self._whole:
+                return await receive()
+            with anyio.fail_after(BODY_SECONDS):
+                message = await receive()
+            self._whole = not message.get("more_body", False)
             self._seen += len(message.get("body", b""))
             if self._seen > MOST_BODY_BYTES:
                 raise _TooLarge
@@ -85,11 +95,19 @@ class _Limited:
         except _TooLarge:
             if not self._answered:
                 await error_response(*_too_large())(scope, receive, send)
+        except TimeoutError:
+            if self._whole:
+                raise
+            if not self._answered:
+                await error_response(InvalidInput("the request did not come to its end"), 408)(scope, receive, send)
+        except ClientDisconnect:
+            # Whoever hangs up half-way gets no answer, and no line in the log.
+            return
 
 
 def error_response(error: AnvylError, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The one shape of an error over HTTP."""
-    return JSONResponse({"error": error.as_dict()}, status_code=status, headers=headers)
+    return JSONResponse(cleaned({"error": error.as_dict()}), status_code=status, headers=headers)
 
 
 def not_our_name() -> Denied:

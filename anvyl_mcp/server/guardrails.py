@@ -10,14 +10,11 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import Denied
 from anvyl_mcp.server.callers import SCOPES
-from anvyl_mcp.server.host_paths import Places
 from anvyl_mcp.server.tool import Scope, Tool
 
 PROTECT = "anvyl.protect"
@@ -33,7 +30,7 @@ DEFAULT_CAPABILITIES = frozenset(
 VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 NETWORK_ID = re.compile(r"[0-9a-f]{12,64}")
 
-Check = Callable[[str, Places], str]
+Check = Callable[[str], str]
 """What one value of an argument opens, in words that follow "it"; empty when it opens nothing."""
 
 
@@ -48,21 +45,17 @@ class Rule:
     tools: tuple[str, ...] = ()
 
 
-def needed_scope(tool: Tool, arguments: Mapping[str, Any], *, folders: Collection[Path] = ()) -> Scope:
-    """The scope that a caller needs for exactly this call; see `reasons` for `folders`."""
-    if reasons(tool, arguments, folders=folders):
+def needed_scope(tool: Tool, arguments: Mapping[str, Any]) -> Scope:
+    """The scope that a caller needs for exactly this call."""
+    if reasons(tool, arguments):
         return "exec"
     least: Scope = "read" if tool.safety == "reads" else "operate"
     return max(tool.scope, least, key=SCOPES.index)
 
 
-def reasons(tool: Tool, arguments: Mapping[str, Any], *, folders: Collection[Path] = ()) -> list[str]:
-    """Why this call is as good as root on the host, in words that follow "it"; none for an ordinary call.
-
-    `folders`: what counts as sensitive here beside the usual: Anvyl's own folders, the engine's data.
-    """
-    places = _places(tuple(folders))
-    found = [text.clean(words) for rule in RULES for words in _matches(rule, tool.name, arguments, places)]
+def reasons(tool: Tool, arguments: Mapping[str, Any]) -> list[str]:
+    """Why this call is as good as root on the host, in words that follow "it"; none for an ordinary call."""
+    found = [" ".join(text.clean(words).split()) for rule in RULES for words in _matches(rule, tool.name, arguments)]
     return list(dict.fromkeys(found))
 
 
@@ -88,11 +81,6 @@ def check_labels(tool: Tool, container: Mapping[str, Any]) -> None:
         raise _denied(container, READ, "may not be read by anyone")
 
 
-@lru_cache(maxsize=8)
-def _places(folders: tuple[Path, ...]) -> Places:
-    return Places(folders)
-
-
 def _denied(container: Mapping[str, Any], label: str, what: str) -> Denied:
     name = str(container.get("Name") or next(iter(container.get("Names") or ()), "") or container.get("Id", ""))
     value = "true" if label == PROTECT else "false"
@@ -109,13 +97,13 @@ def _values(container: Mapping[str, Any], label: str) -> Iterator[str]:
             yield str(value or "").strip().casefold()
 
 
-def _matches(rule: Rule, tool: str, arguments: Mapping[str, Any], places: Places) -> Iterator[str]:
+def _matches(rule: Rule, tool: str, arguments: Mapping[str, Any]) -> Iterator[str]:
     if rule.tools and any(fnmatchcase(tool, pattern) for pattern in rule.tools):
-        yield rule.check("", places)
+        yield rule.check("")
     for name, value in arguments.items():
         if name in rule.arguments:
             for entry in _entries(value):
-                if words := rule.check(entry, places):
+                if words := rule.check(entry):
                     yield words
 
 
@@ -135,27 +123,26 @@ def _entries(value: Any) -> Iterator[str]:
 
 
 def _switched_on(words: str) -> Check:
-    return lambda value, _: "" if value.strip().casefold() in FALSE else words
+    return lambda value: "" if value.strip().casefold() in FALSE else words
 
 
 def _given(words: str) -> Check:
     """For what is not a switch: a container may well be called `off`."""
-    return lambda _, __: words
+    return lambda _: words
 
 
-def _mount(value: str, places: Places) -> str:
+def _mount(value: str) -> str:
     """`source:target[:mode]` or `type=bind,source=…`."""
     if "," in value and "=" in value.split(",", 1)[0]:
-        return _long_mount(value, places)
+        return _long_mount(value)
     source, *rest = value.split(":")
     drive = "\\" in value or (len(rest) > 1 and rest[1].startswith("/"))
     if VOLUME_NAME.fullmatch(source) and not drive:
         return ""
-    modes = {mode for piece in rest[1:] for mode in piece.split(",")}
-    return _source(source, read_only="ro" in modes and "rw" not in modes, modes=modes, places=places)
+    return _source(source, {mode for piece in rest[1:] for mode in piece.split(",")})
 
 
-def _long_mount(value: str, places: Places) -> str:
+def _long_mount(value: str) -> str:
     pairs = [piece.strip(" \"'").partition("=") for piece in value.split(",")]
     options = {(name.strip().casefold(), setting.strip()) for name, _, setting in pairs}
     if any(name.startswith("volume-") for name, _ in options):
@@ -163,31 +150,27 @@ def _long_mount(value: str, places: Places) -> str:
     sources = [setting for name, setting in options if name in ("source", "src")]
     if not sources and ("type", "bind") in options:
         sources = [""]
-    read_only = any(name in ("readonly", "ro") and setting.casefold() not in FALSE for name, setting in options)
     modes = {setting for name, setting in options if name == "bind-propagation"}
-    found = (
-        _source(source, read_only=read_only, modes=modes, places=places)
-        for source in sources
-        if not VOLUME_NAME.fullmatch(source)
-    )
-    return next(filter(None, found), "")
+    return next((_source(source, modes) for source in sources if not VOLUME_NAME.fullmatch(source)), "")
 
 
-def _source(source: str, *, read_only: bool, modes: Collection[str], places: Places) -> str:
+def _source(source: str, modes: Collection[str]) -> str:
+    """Any folder counts: the engine follows the path again at every start, and what a container may write can become
+    a link to anywhere meanwhile, so that looking at the path once would prove nothing.
+    """
     if not {"shared", "rshared"}.isdisjoint(modes):
         return f"shares what is mounted at `{source}` with the host"
-    found = places.sensitive(source) or ("" if read_only else places.system(source))
-    return f"mounts {found}" if found else ""
+    return f"mounts the folder `{source}` of the host"
 
 
-def _network(value: str, places: Places) -> str:
+def _network(value: str) -> str:
     if NETWORK_ID.fullmatch(value.strip().casefold()):
         return "names a network by its id, which hides whose it is"
-    return _namespace("network")(value, places)
+    return _namespace("network")(value)
 
 
 def _namespace(kind: str) -> Check:
-    def check(value: str, _: Places) -> str:
+    def check(value: str) -> str:
         owner = value.strip().casefold().partition(":")[0]
         if owner == "host":
             return f"shares the host's {kind}"
@@ -196,17 +179,17 @@ def _namespace(kind: str) -> Check:
     return check
 
 
-def _capability(value: str, _: Places) -> str:
+def _capability(value: str) -> str:
     name = value.strip().upper().removeprefix("CAP_")
     return "" if name in DEFAULT_CAPABILITIES else f"adds the capability {name}"
 
 
-def _security_option(value: str, _: Places) -> str:
+def _security_option(value: str) -> str:
     harmless = ("no-new-privileges", "no-new-privileges:true", "no-new-privileges=true")
     return "" if value.strip().casefold() in harmless else f"weakens isolation with `{value}`"
 
 
-def _volume_option(value: str, _: Places) -> str:
+def _volume_option(value: str) -> str:
     return f"gives a volume the option `{value}`, which may mount any folder or disk of the host"
 
 
@@ -242,8 +225,8 @@ RULES: tuple[Rule, ...] = (
         arguments=("reveal",),
     ),
     Rule(
-        "A mount of a sensitive place of the host, or of a folder that holds one",
-        "Who can read or write there has the host's keys, its processes or its engine.",
+        "A mount of a folder of the host; named volumes are no such mount",
+        "It may hold the host's keys or its engine, or become a link to where they are after it was looked at.",
         _mount,
         arguments=("volumes", "volume", "mounts", "mount", "binds", "bind"),
     ),

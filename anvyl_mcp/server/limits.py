@@ -74,6 +74,15 @@ class Limits:
         finally:
             room.release()
 
+    def charge(self, caller: Caller, scope: Scope) -> None:
+        """Count one request of a caller from elsewhere, without a place of its own.
+
+        Raises:
+            Overloaded: this caller asks too often.
+        """
+        if not _is_near(caller):
+            self._spend(caller, scope)
+
     def _spend(self, caller: Caller, scope: Scope) -> None:
         now, rate = self._clock(), PER_SECOND[scope]
         key = (_identity(caller), scope)

@@ -8,74 +8,116 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
+
+import requests
+from docker.errors import APIError
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import InvalidInput
 from anvyl_mcp.server.engine import Engine
+from anvyl_mcp.server.log_frames import LONGEST_LINE, Line, lines_of
 from anvyl_mcp.server.translate import engine_errors
 
 MOST_BYTES = 96 * 1024
-LONGEST_LINE = 4096
 SEARCHED = 20_000
 """Lines that `grep` looks through, from the end."""
-READING_SECONDS = 8
+READING_SECONDS = 5
+FIRST_BYTE_SECONDS = 15
+"""With `since` the engine reads a log from its beginning before it sends anything."""
 
 
 @dataclass(frozen=True)
 class LogEnd:
-    """The last lines, whether earlier ones were left out, and where to go on reading."""
+    """The last lines, whether earlier ones were left out and how many of those read, and where to go on reading."""
 
     lines: list[str]
     truncated: bool
     next_since: str
+    left_out: int = 0
+
+
+class _Kept:
+    """The newest lines, within a number and a size."""
+
+    def __init__(self, most: int) -> None:
+        self.lines: deque[Line] = deque()
+        self.left_out = 0
+        self._most, self._size = most, 0
+
+    def add(self, line: Line) -> None:
+        self.lines.append(line)
+        self._size += len(line.text)
+        while len(self.lines) > self._most or self._size > MOST_BYTES:
+            self._size -= len(self.lines.popleft().text)
+            self.left_out += 1
 
 
 def read(engine: Engine, container: Mapping[str, Any], *, tail: int, since: str, grep: str) -> LogEnd:
     """The last `tail` lines since a time or duration ago that contain `grep`."""
     start = _start(since)
-    kept: deque[str] = deque(maxlen=tail)
-    size, matching, last = 0, 0, ""
-    for stamp, line in _stamped(engine, container["Id"], tail=SEARCHED if grep else tail + 1, start=start):
-        if stamp <= start:
+    kept, last, wanted = _Kept(tail), start, grep.casefold()
+    for line in _read(engine, container, tail=SEARCHED if grep else tail + 1, start=start):
+        if line.stamp and line.stamp <= start:
             continue
-        last = max(last, stamp)
-        if grep and grep.lower() not in line.lower():
-            continue
-        matching += 1
-        if len(kept) == tail:
-            size -= len(kept[0])
-        kept.append(line)
-        size += len(line)
-        while size > MOST_BYTES:
-            size -= len(kept.popleft())
-    return LogEnd(lines=list(kept), truncated=matching > len(kept), next_since=last or start)
+        last = max(last, line.stamp)
+        if not wanted or wanted in line.text.decode("utf-8", "replace").casefold():
+            kept.add(line)
+    shown = [_shown(line) for line in kept.lines]
+    return LogEnd(lines=shown, truncated=kept.left_out > 0, next_since=last, left_out=kept.left_out)
 
 
-def _stamped(engine: Engine, container: str, *, tail: int, start: str) -> Iterator[tuple[str, str]]:
-    """Lines with their times. A container that never stops writing must not keep us: reading ends after a while."""
-    deadline = time.monotonic() + READING_SECONDS
-    since = datetime.fromisoformat(start[:19]).replace(tzinfo=UTC) if start else None
-    with engine_errors():
-        stream = engine.client().logs(container, stream=True, follow=False, timestamps=True, tail=tail, since=since)
-    rest = b""
-    with engine_errors(), closing(stream):
-        for chunk in stream:
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from map(_parse, filter(None, lines))
-            rest = rest[: LONGEST_LINE * 4]
-            if time.monotonic() > deadline:
+def _read(engine: Engine, container: Mapping[str, Any], *, tail: int, start: str) -> Iterator[Line]:
+    """Lines up to now by the engine's clock: a container that never stops writing must not keep us."""
+    options: dict[str, Any] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": 0, "tail": tail}
+    if start:
+        options["since"] = int(datetime.fromisoformat(start[:19]).replace(tzinfo=UTC).timestamp())
+    with engine_errors(doing="to show its log"), closing(_open(engine, str(container["Id"]), options)) as answer:
+        deadline = time.monotonic() + READING_SECONDS
+        end = _end(answer.headers.get("Date", ""))
+        for line in lines_of(_chunks(answer), raw=bool(container["Config"]["Tty"])):
+            yield line
+            if line.stamp > end or time.monotonic() > deadline:
                 return
-    if rest:
-        yield _parse(rest)
 
 
-def _parse(raw: bytes) -> tuple[str, str]:
-    stamp, _, line = raw.decode("utf-8", "replace").partition(" ")
-    line = text.clean(line.rstrip("\r"))
-    if len(line) > LONGEST_LINE:
-        line = f"{line[:LONGEST_LINE]}… {len(line) - LONGEST_LINE} more characters"
-    return stamp, line
+def _open(engine: Engine, container: str, options: Mapping[str, Any]) -> requests.Response:
+    """The raw answer: the SDK reads a terminal's log byte by byte, and takes its own time limit away."""
+    client = engine.client(FIRST_BYTE_SECONDS)
+    url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
+    answer = client.get(url, params=options, stream=True, timeout=FIRST_BYTE_SECONDS)
+    if answer.status_code >= 400:
+        with closing(answer):
+            raise APIError(answer.reason, response=answer, explanation=_explanation(answer))
+    return answer
+
+
+def _explanation(answer: requests.Response) -> str:
+    try:
+        return str(answer.json()["message"])
+    except (requests.JSONDecodeError, KeyError, TypeError):
+        return answer.text[:400]
+
+
+def _chunks(answer: requests.Response) -> Iterator[bytes]:
+    while chunk := answer.raw.read1(64 * 1024):
+        yield chunk
+
+
+def _end(date: str) -> str:
+    """A stamp just after the moment of the answer; lines that are younger were written while we read."""
+    try:
+        moment = parsedate_to_datetime(date)
+    except ValueError:
+        return "9"
+    return (moment + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S.999999999Z")
+
+
+def _shown(line: Line) -> str:
+    shown = text.clean(line.text.decode("utf-8", "replace").rstrip("\r"))
+    beyond = line.beyond + max(0, len(shown) - LONGEST_LINE)
+    return f"{shown[:LONGEST_LINE]}… {beyond} more characters" if beyond else shown
 
 
 def _start(since: str) -> str:
@@ -84,13 +126,18 @@ def _start(since: str) -> str:
         return ""
     seconds = text.parse_duration(since)
     if seconds is not None:
-        return (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
+        return _spelled(since, datetime.now(UTC), timedelta(seconds=min(seconds, 10**10)))
     try:
         moment = datetime.fromisoformat(since)
     except ValueError as error:
         raise InvalidInput(f"`{since}` is no time", hint="write it like 10m, 2h or 2026-11-23T10:00:00Z") from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     if since.endswith("Z") and len(since) > 20:
         return since
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
+    return _spelled(since, moment if moment.tzinfo else moment.replace(tzinfo=UTC), timedelta())
+
+
+def _spelled(since: str, moment: datetime, back: timedelta) -> str:
+    try:
+        return (moment.astimezone(UTC) - back).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
+    except OverflowError as error:
+        raise InvalidInput(f"`{since}` is too far away", hint="leave `since` out to see all") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -23,6 +24,9 @@ ENTRY = "entry"
 PAIRS = (ENTRY, "env", "environment", "labels")
 """Values that may be `NAME=value` as a whole, so that all of the value is hidden, spaces too."""
 
+DIGEST = "sha256"
+"""Of all arguments as they were given, where they are too long to be written down."""
+_BLANKS = re.compile(r"[ \t]{2,}")
 _VALUE = re.compile(
     r"""\\(?P<inner>['"]).*?\\(?P=inner)"""
     r"""|'[^']*'|"(?:\\.|[^"\\])*\""""
@@ -51,8 +55,14 @@ _PASSWORD = re.compile(
 def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """A call's arguments for the audit log."""
     kept = {_short(str(name)): _kept(str(name), value, 0) for name, value in list(given.items())[:MOST]}
-    size = len(json.dumps(kept))
-    return kept if size <= LARGEST else {"left out": f"{len(given)} arguments, {size} characters"}
+    while len(json.dumps(kept)) > LARGEST:
+        # The longest go first: padding one argument must not hide the others.
+        name = max(kept, key=lambda name: len(json.dumps(kept[name])))
+        kept[name] = f"… ({len(json.dumps(given.get(name), default=str))} characters)"
+    whole = json.dumps(given, sort_keys=True, default=str, ensure_ascii=True)
+    if len(whole) > LONGEST:
+        kept[DIGEST] = hashlib.sha256(whole.encode()).hexdigest()[:16]
+    return kept
 
 
 def line(typed: str) -> str:
@@ -92,9 +102,11 @@ def _kept(name: str, value: Any, depth: int) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         entries = [_kept(ENTRY, entry, depth + 1) for entry in value[:MOST]]
         return [*entries, f"… {len(value) - MOST} more"] if len(value) > MOST else entries
-    looked = text.clean(str(value)[:READ])
+    given = str(value)
+    # Never the end of a text whose middle was not looked at: it may begin inside a secret.
+    looked = text.clean(_BLANKS.sub(" ", given)[:READ])
     whole = mask([looked])[0] if name in PAIRS else looked
-    return _short(line(whole), length=len(str(value)))
+    return _short(line(whole), length=len(given))
 
 
 def _short(words: str, *, length: int = 0) -> str:
@@ -104,7 +116,10 @@ def _short(words: str, *, length: int = 0) -> str:
     flat = flat.encode("utf-8", "replace").decode("utf-8")
     if len(flat) <= LONGEST and length <= READ:
         return flat
-    return f"{flat[:LONGEST]}… ({length or len(words)} characters)"
+    flat = _BLANKS.sub(" ", flat)
+    if len(flat) <= LONGEST and length <= READ:
+        return flat
+    return f"{flat[: LONGEST // 2]} … {flat[-LONGEST // 2 :]} ({length or len(words)} characters)"
 
 
 def _without_values(typed: str, heads: re.Pattern[str], secret: Callable[[re.Match[str]], bool]) -> str:

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import AnvylError, InvalidInput, NotFound
-from anvyl_mcp.server.engine import PULL, SLOW, Engine
+from anvyl_mcp.errors import InvalidInput
+from anvyl_mcp.server.engine import SLOW, Engine
+from anvyl_mcp.server.progress import Progress
+from anvyl_mcp.server.pulls import need_image
 from anvyl_mcp.server.translate import engine_errors
+from anvyl_mcp.server.volume_rights import check_volumes
 
 RESTART_POLICIES = ("no", "always", "unless-stopped", "on-failure")
 
@@ -65,10 +68,11 @@ class RunOptions:
             host={name: value for name, value in host.items() if value},
         )
 
-    def create(self, engine: Engine, image: str, name: str) -> str:
+    def create(self, engine: Engine, image: str, name: str, progress: Progress) -> str:
         """Create the container, fetching the image when it is missing; return the container's id."""
         client = engine.client(SLOW)
-        _need_image(engine, image)
+        check_volumes(engine, self.host.get("binds", ()))
+        need_image(engine, image, progress)
         with engine_errors(doing=f"to create `{name or image}`"):
             created = client.create_container(
                 image,
@@ -80,32 +84,6 @@ class RunOptions:
                 host_config=client.create_host_config(**self.host),
             )
         return str(created["Id"])
-
-
-def _need_image(engine: Engine, image: str) -> None:
-    """Pull what is not here.
-
-    Raises:
-        NotFound: no registry has it, or none can be reached.
-    """
-    if engine.has_image(image):
-        return
-    try:
-        with engine_errors():
-            engine.client(PULL).pull(image, tag=None if _tagged(image) else "latest")
-    except AnvylError as error:
-        raise NotFound(
-            f"there is no image `{image}` on this host, and it could not be pulled: {_short(error)}",
-            hint="check its name, or see `list_images` for what is here",
-        ) from error
-
-
-def _tagged(image: str) -> bool:
-    return ":" in image.rsplit("/", 1)[-1] or "@" in image
-
-
-def _short(error: AnvylError) -> str:
-    return error.message.removeprefix("the Docker engine failed: ").rstrip(".")
 
 
 def _port(typed: str) -> tuple[str, tuple[str, str]]:

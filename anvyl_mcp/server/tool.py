@@ -212,11 +212,17 @@ def tool(
 
 
 def load_tools() -> list[Tool]:
-    """Every tool declared in `anvyl_mcp.server.tools`, in the order in which the files and their functions stand."""
+    """Every tool declared in `anvyl_mcp.server.tools`, in the order in which the files and their functions stand.
+
+    After them those of plugins.
+    """
     package = importlib.import_module("anvyl_mcp.server.tools")
     found: list[Tool] = []
     for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         found += tools_in(importlib.import_module(info.name))
+    # Imported here because a plugin is made of what this module declares.
+    plugins = importlib.import_module("anvyl_mcp.server.plugins")
+    found += plugins.plugin_tools({tool.name for tool in found} | {"list_hosts"})
     return sorted(found, key=lambda tool: _ORDER.index(tool.toolset) if tool.toolset in _ORDER else len(_ORDER))
 
 
@@ -225,5 +231,5 @@ def tools_in(module: ModuleType) -> list[Tool]:
     return [value for value in vars(module).values() if isinstance(value, Tool)]
 
 
-_ORDER = ("containers", "images", "host")
+_ORDER = ("containers", "images", "host", "networks", "volumes", "system")
 """Toolsets that are used most come first: a model reads the list from the top."""

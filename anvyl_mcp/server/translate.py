@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import re
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import requests
+import urllib3
 from docker.errors import APIError, DockerException, ImageNotFound
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import AnvylError, Conflict, EngineError, EngineMissing, InvalidInput, NotFound, Timeout
+from anvyl_mcp.errors import AnvylError, Conflict, EngineError, EngineMissing, InvalidInput, NotFound, Timeout, Unknown
+from anvyl_mcp.server import shapes
+from anvyl_mcp.server.engine_client import AnswerLost, causes
 
 PORT_TAKEN = re.compile(
     r"(?:Bind for|listen tcp[46]? |bind: |exposing port TCP )\s*\S*?:(\d+).*"
@@ -18,6 +24,8 @@ PORT_TAKEN = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 NAME_TAKEN = re.compile(r'container name "/?([^"]+)" is already in use', re.IGNORECASE)
+
+PROTOCOL = urllib3.exceptions.ProtocolError | requests.exceptions.ChunkedEncodingError
 
 
 @contextmanager
@@ -31,10 +39,29 @@ def engine_errors(*, missing: Callable[[], AnvylError] | None = None, doing: str
         if error.status_code == 404 and missing is not None:
             raise missing() from error
         raise _refusal(error, doing) from error
-    except requests.exceptions.ReadTimeout as error:
-        raise Timeout("the Docker engine does not answer", hint="look at its log: journalctl -u docker") from error
-    except (DockerException, requests.exceptions.RequestException, OSError) as error:
+    except AnswerLost as error:
+        raise _lost(error, doing) from error
+    except requests.Timeout as error:
+        raise no_answer() from error
+    except (requests.JSONDecodeError, json.JSONDecodeError, struct.error) as error:
+        raise shapes.nonsense() from error
+    except (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise _unreachable(error) from error
+
+
+def no_answer() -> Timeout:
+    """The error for an engine that hangs."""
+    return Timeout("the Docker engine does not answer", hint="look at its log: journalctl -u docker")
+
+
+def _lost(error: AnswerLost, doing: str) -> Unknown:
+    """A change was asked for and the answer never came."""
+    what = f"whether it managed {doing}" if doing else "whether it did what it was asked"
+    seen = f"; {error.observed}" if error.observed else ""
+    return Unknown(
+        f"the Docker engine did not say {what}: it may or may not have happened{seen}",
+        hint="look at the present state before you try again",
+    )
 
 
 def _refusal(error: APIError, doing: str) -> AnvylError:
@@ -48,6 +75,12 @@ def _refusal(error: APIError, doing: str) -> AnvylError:
             return NotFound(words or "the engine knows no such object")
         case 409:
             return Conflict(words or "the engine says that this conflicts with its present state")
+        case 400 if "client version" in words:
+            return EngineError(
+                f"the Docker engine does not speak our version of its API: {words}", hint="upgrade the engine or Anvyl"
+            )
+        case 403:
+            return Conflict(words or "the engine forbids it")
         case 400:
             return InvalidInput(words or "the engine refused the request")
         case status:
@@ -59,31 +92,28 @@ def _refusal(error: APIError, doing: str) -> AnvylError:
 
 def _unreachable(error: BaseException) -> AnvylError:
     """Why there is no engine, told from the whole chain of causes: the SDK wraps them several times."""
-    seen: BaseException | None = error
-    words = str(error)
-    while seen is not None:
-        if isinstance(seen, PermissionError):
+    chain = causes(error)
+    for cause in chain:
+        if isinstance(cause, AnvylError):
+            return cause
+        if isinstance(cause, PermissionError):
             return EngineMissing(
                 "Docker is here, but this user may not use it",
                 hint="add the user to the `docker` group (sudo usermod -aG docker $USER) and log in again",
             )
-        if isinstance(seen, FileNotFoundError):
+        if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
             return EngineMissing(
                 "no Docker engine is running on this host",
                 hint="start it (sudo systemctl start docker), or point DOCKER_HOST at it",
             )
-        seen = seen.__cause__ or seen.__context__
-    if "permission denied" in words.lower():
-        return _unreachable(PermissionError())
-    if any(sign in words for sign in ("Connection refused", "FileNotFound", "No such file")):
-        return _unreachable(FileNotFoundError())
-    if "timed out" in words.lower():
-        return Timeout("the Docker engine does not answer", hint="look at its log: journalctl -u docker")
-    if "Connection aborted" in words or "RemoteDisconnected" in words:
+        if isinstance(cause, TimeoutError | BlockingIOError | urllib3.exceptions.TimeoutError):
+            return no_answer()
+    if any(isinstance(cause, ConnectionError | http.client.HTTPException | PROTOCOL) for cause in chain):
         return EngineError(
-            "the Docker engine closed the connection before it answered", hint="check that it runs and ask again"
+            "the Docker engine broke off its answer", hint="check that it runs (journalctl -u docker) and ask again"
         )
-    return EngineMissing(f"no Docker engine can be reached: {text.clean(words)[:200]}", hint="check DOCKER_HOST")
+    words = text.clean(" ".join(str(error).split()))[:200]
+    return EngineMissing(f"no Docker engine can be reached: {words}", hint="check DOCKER_HOST")
 
 
 def _words(error: APIError) -> str:

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, EngineError
-from anvyl_mcp.server import logs
+from anvyl_mcp.server import commands, exec_run, logs, stats
+from anvyl_mcp.server.container_views import Container, ContainerInfo, detailed, listed
 from anvyl_mcp.server.engine import SLOW, Engine, own_name
+from anvyl_mcp.server.exec_run import ExecOutput
+from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.run_options import RunOptions
-from anvyl_mcp.server.secrets import mask
-from anvyl_mcp.server.tool import ContainerName, Result, Row, Strings, Time, tool
+from anvyl_mcp.server.stats import ContainerStats, Samples
+from anvyl_mcp.server.tool import ContainerName, Result, Strings, tool
 from anvyl_mcp.server.translate import engine_errors
 
 StopTimeout = Annotated[int, Field(description="seconds to stop by itself", ge=0, le=120)]
-
-
-class Container(Row):
-    """One container, from one entry of the engine's list."""
-
-    columns = ("name", "status", "image", "ports")
-
-    id: str
-    name: str
-    image: str
-    state: str
-    status: str
-    health: str
-    ports: list[str]
-    created: Time
 
 
 class Containers(Result):
@@ -41,35 +27,6 @@ class Containers(Result):
     containers: list[Container]
     total: int
     more: int = 0
-
-
-class Mount(Row):
-    """A folder or volume of a container."""
-
-    source: str
-    target: str
-    mode: str
-
-
-class ContainerInfo(Result):
-    """One container in detail."""
-
-    id: str
-    name: str
-    image: str
-    state: str
-    status: str
-    health: str
-    ports: list[str]
-    created: Time
-    started_at: Time
-    exit_code: int
-    restart_policy: str
-    command: str
-    env: list[str]
-    mounts: list[Mount]
-    networks: list[str]
-    labels: list[str]
 
 
 class ContainerState(Result):
@@ -97,6 +54,14 @@ class Removed(Result):
         return f"{self.name} is removed"
 
 
+class Stats(Result):
+    """What running containers use now."""
+
+    containers: list[ContainerStats]
+    total: int
+    more: int = 0
+
+
 class Logs(Result):
     """The last lines a container wrote."""
 
@@ -120,15 +85,19 @@ def list_containers(
 ) -> Containers:
     """List containers with their state, image and ports."""
     entries = engine.containers(all=all, label=label)
-    found = [_listed(entry) for entry in entries if name.lower() in own_name(entry).lower()]
+    found = [listed(entry) for entry in entries if name.lower() in own_name(entry).lower()]
     found.sort(key=lambda one: (one.health != "unhealthy", one.state not in ("restarting", "dead"), one.name))
     return Containers(containers=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
 
 @tool(say=["inspect {name}", "show details of {name}", "info about {name}"], untrusted=True)
-def get_container_info(name: ContainerName, engine: Engine) -> ContainerInfo:
+def get_container_info(
+    name: ContainerName,
+    engine: Engine,
+    reveal: Annotated[bool, Field(description="show secret values")] = False,
+) -> ContainerInfo:
     """Show one container in detail: command, environment, mounts, networks, exit code."""
-    return _info(engine.container(name))
+    return detailed(engine.container(name), reveal=reveal)
 
 
 @tool(say=["start {name}"], changes=True, seconds=60)
@@ -184,6 +153,7 @@ def remove_container(
 def create_container(
     image: Annotated[str, Field(description="like nginx:1.27", min_length=1)],
     engine: Engine,
+    progress: Progress,
     name: Annotated[str, Field(description="name of the new container")] = "",
     command: Annotated[str, Field(description="instead of the image's own")] = "",
     ports: Annotated[Strings, Field(description="like 8080:80")] = [],
@@ -207,7 +177,7 @@ def create_container(
         memory=memory,
         cpus=cpus,
     )
-    created = options.create(engine, image, name)
+    created = options.create(engine, image, name, progress)
     try:
         with engine_errors(doing=f"to start `{name or image}`"):
             engine.client(SLOW).start(created)
@@ -230,92 +200,35 @@ def get_container_logs(
     return Logs(lines=read.lines, truncated=read.truncated, next_since=read.next_since)
 
 
-def _listed(entry: Mapping[str, Any]) -> Container:
-    return Container(
-        id=entry["Id"][:12],
-        name=own_name(entry),
-        image=text.clean(entry["Image"]),
-        state=entry["State"],
-        status=entry["Status"],
-        health=_health_in(entry["Status"]),
-        ports=_ports(entry.get("Ports") or []),
-        created=datetime.fromtimestamp(entry["Created"], UTC).isoformat(),
-    )
+@tool(say=["container stats", "show stats", "show stats of {name}", "stats {name}"], seconds=30)
+def get_container_stats(
+    engine: Engine,
+    samples: Samples,
+    name: Annotated[
+        str, Field(description="one container; all running ones when empty", json_schema_extra={"x-names": "container"})
+    ] = "",
+) -> Stats:
+    """Show cpu, memory, network and disk use of running containers, the busiest first."""
+    rows = stats.measure(engine, samples, engine.container(name) if name else None)
+    return Stats(containers=rows, total=len(rows))
 
 
-def _health_in(status: str) -> str:
-    """The list has no field for health; its status line does: `Up 2 hours (unhealthy)`."""
-    inside = status.rpartition("(")[2].removesuffix(")").removeprefix("health: ")
-    return inside if inside in ("healthy", "unhealthy", "starting") else ""
-
-
-def _ports(published: list[Mapping[str, Any]]) -> list[str]:
-    """`8080->80`, once for IPv4 and IPv6; unpublished ones as `80`."""
-    shown = []
-    for port in published:
-        protocol = "" if port["Type"] == "tcp" else f"/{port['Type']}"
-        address = "" if port.get("IP") in (None, "", "0.0.0.0", "::") else f"{port['IP']}:"
-        outer = f"{address}{port['PublicPort']}->" if port.get("PublicPort") else ""
-        shown.append(f"{outer}{port['PrivatePort']}{protocol}")
-    return sorted(set(shown))
-
-
-def _info(found: Mapping[str, Any]) -> ContainerInfo:
-    state, config = found["State"], found["Config"]
-    policy = found["HostConfig"].get("RestartPolicy") or {}
-    network = found["NetworkSettings"]
-    return ContainerInfo(
-        id=found["Id"][:12],
-        name=found["Name"].lstrip("/"),
-        image=text.clean(config.get("Image", "")),
-        state=state["Status"],
-        status=_status(state),
-        health=(state.get("Health") or {}).get("Status", ""),
-        ports=_bound_ports(network.get("Ports") or {}),
-        created=_time(found["Created"]),
-        started_at=_time(state.get("StartedAt", "")),
-        exit_code=state.get("ExitCode", 0),
-        restart_policy=policy.get("Name") or "no",
-        command=text.clean(" ".join([*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])])),
-        env=[text.clean(entry) for entry in mask(config.get("Env") or [])],
-        mounts=[
-            Mount(
-                source=mount.get("Name") or mount.get("Source", ""),
-                target=mount["Destination"],
-                mode="rw" if mount.get("RW") else "ro",
-            )
-            for mount in found.get("Mounts") or []
-        ],
-        networks=sorted(f"{name} {one['IPAddress']}".strip() for name, one in (network.get("Networks") or {}).items()),
-        labels=[text.clean(f"{key}={value}") for key, value in sorted((config.get("Labels") or {}).items())],
-    )
-
-
-def _status(state: Mapping[str, Any]) -> str:
-    if state.get("Running"):
-        return f"up since {_time(state['StartedAt'])}"
-    if state.get("OOMKilled"):
-        return "killed: out of memory"
-    if state.get("Error"):
-        return f"{state['Status']}: {text.clean(state['Error'])}"
-    return f"{state['Status']} with code {state.get('ExitCode', 0)}"
-
-
-def _bound_ports(ports: Mapping[str, list[Mapping[str, str]] | None]) -> list[str]:
-    flat: list[Mapping[str, Any]] = []
-    for inner, bindings in ports.items():
-        number, _, protocol = inner.partition("/")
-        for bound in bindings or [{}]:
-            public = {"PublicPort": bound["HostPort"], "IP": bound.get("HostIp")} if bound.get("HostPort") else {}
-            flat.append({"PrivatePort": number, "Type": protocol, **public})
-    return _ports(flat)
-
-
-def _time(engine_time: str) -> str:
-    """Docker's nanosecond times as ISO 8601 UTC seconds; its zero time as empty."""
-    if not engine_time or engine_time.startswith("0001-"):
-        return ""
-    return datetime.fromisoformat(engine_time[:19]).replace(tzinfo=UTC).isoformat()
+@tool(
+    say=["run {command} in container {name}", "execute {command} in container {name}"],
+    destroys=True,
+    scope="exec",
+    untrusted=True,
+    seconds=320,
+)
+def exec_in_container(
+    name: ContainerName,
+    command: Annotated[str, Field(description="no shell unless sh -c '…'", min_length=1)],
+    engine: Engine,
+    progress: Progress,
+    timeout: Annotated[int, Field(description="seconds", ge=1, le=300)] = 30,
+) -> ExecOutput:
+    """Run a command inside a running container."""
+    return exec_run.run(engine, engine.container(name), commands.split(command), seconds=timeout, progress=progress)
 
 
 def _state(engine: Engine, container: Mapping[str, Any]) -> ContainerState:

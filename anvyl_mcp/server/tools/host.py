@@ -6,7 +6,7 @@ import os
 import platform
 import socket
 import time
-from typing import Annotated
+from typing import Annotated, Literal
 
 import psutil
 from pydantic import BaseModel, Field
@@ -14,10 +14,13 @@ from pydantic import BaseModel, Field
 from anvyl_mcp import text
 from anvyl_mcp.errors import EngineError, Timeout
 from anvyl_mcp.server import commands
+from anvyl_mcp.server.commands import CommandOutput
 from anvyl_mcp.server.engine import Engine
 from anvyl_mcp.server.identity import HostIdentity
-from anvyl_mcp.server.tool import Bytes, Percent, Result, Seconds, tool
-from anvyl_mcp.server.translate import engine_errors
+from anvyl_mcp.server.tool import Bytes, Percent, Result, Row, Seconds, schema_of, tool
+
+PROCESS_SECONDS = 0.3
+"""Between the two looks that a process's share of the cpu is taken from."""
 
 
 class EngineInfo(BaseModel):
@@ -77,6 +80,13 @@ class Disk(Usage):
     mount: str
 
 
+class Temperature(BaseModel):
+    """What one sensor says."""
+
+    sensor: str
+    celsius: float
+
+
 class Resources(Result):
     """How busy and how full the machine is."""
 
@@ -85,33 +95,41 @@ class Resources(Result):
     memory: Usage
     swap: Usage
     disks: list[Disk]
+    cores: list[Percent]
+    temperatures: list[Temperature]
+    uptime_seconds: Seconds
 
     def text(self) -> str:
-        """A line each for cpu, memory and every disk."""
-        load = " ".join(f"{value:g}" for value in self.load)
-        lines = [f"cpu {self.cpu_percent:.0f} %, load {load}", f"memory {self.memory.text()}"]
-        return "\n".join(lines + [f"disk {disk.mount} {disk.text()}" for disk in self.disks])
+        """A line each for cpu, memory, every disk and what is warm."""
+        load, up = " ".join(f"{value:g}" for value in self.load), text.duration(self.uptime_seconds)
+        lines = [f"cpu {self.cpu_percent:.0f} % of {text.plural(len(self.cores), 'core')}, load {load}, up {up}"]
+        lines.append(f"memory {self.memory.text()}")
+        lines += [f"disk {disk.mount} {disk.text()}" for disk in self.disks]
+        return "\n".join(lines + [f"temperature {one.sensor} {one.celsius:g} °C" for one in self.temperatures])
 
 
-class CommandOutput(Result):
-    """What a command printed, and how it ended."""
+class Process(Row):
+    """One process; without its arguments, which may hold secrets."""
 
-    exit_code: int
-    stdout: str
-    stderr: str
-    truncated: bool
-    timed_out: bool
+    columns = ("pid", "name", "user", "cpu_percent", "memory")
+
+    pid: int
+    name: str
+    user: str
+    cpu_percent: Percent
+    memory: Bytes
+
+
+class Processes(Result):
+    """Processes, the hungriest first."""
+
+    processes: list[Process]
+    total: int
+    more: int = 0
 
     def text(self) -> str:
-        """Output first, then what is unusual about its end."""
-        parts = [self.stdout.rstrip("\n"), self.stderr.rstrip("\n")]
-        if self.truncated:
-            parts.append("… output cut")
-        if self.timed_out:
-            parts.append("stopped: it took too long")
-        elif self.exit_code or not any(parts):
-            parts.append(f"exit code {self.exit_code}")
-        return "\n".join(part for part in parts if part)
+        """The rows, without a count of the rest: nobody wants to see all."""
+        return text.human(self.model_dump(mode="json", exclude={"more"}), schema_of(type(self)))
 
 
 @tool(say=["host info", "show host info", "what kind of machine is this"])
@@ -134,13 +152,29 @@ def get_host_info(engine: Engine, identity: HostIdentity) -> HostInfo:
 def get_host_resources() -> Resources:
     """Show how busy the machine is: cpu, load, memory and disk space used and total."""
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+    cores = psutil.cpu_percent(interval=0.2, percpu=True)
     return Resources(
-        cpu_percent=psutil.cpu_percent(interval=0.2),
+        cpu_percent=round(sum(cores) / len(cores), 1),
         load=[round(value, 2) for value in os.getloadavg()],
         memory=Usage(used=memory.total - memory.available, total=memory.total, percent=memory.percent),
         swap=Usage(used=swap.used, total=swap.total, percent=swap.percent),
         disks=_disks(),
+        cores=cores,
+        temperatures=_temperatures(),
+        uptime_seconds=round(time.time() - psutil.boot_time()),
     )
+
+
+@tool(say=["list processes", "show processes", "what uses the cpu"], untrusted=True)
+def list_processes(
+    sort: Literal["cpu", "memory"] = "cpu", limit: Annotated[int, Field(ge=1, le=100)] = 10
+) -> Processes:
+    """List the machine's busiest processes."""
+    _measured()
+    time.sleep(PROCESS_SECONDS)
+    found = _measured()
+    found.sort(key=lambda one: one.memory if sort == "memory" else one.cpu_percent, reverse=True)
+    return Processes(processes=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
 
 @tool(say=["run command {command}", "execute {command}"], destroys=True, scope="exec", untrusted=True, seconds=310)
@@ -149,21 +183,39 @@ async def execute_command(
     timeout: Annotated[int, Field(description="seconds", ge=1, le=300)] = 30,
 ) -> CommandOutput:
     """Run a command on the machine itself, not in a container."""
-    done = await commands.run(commands.split(command), seconds=timeout)
-    return CommandOutput(
-        exit_code=done.exit_code,
-        stdout=done.stdout,
-        stderr=done.stderr,
-        truncated=done.truncated,
-        timed_out=done.timed_out,
-    )
+    return await commands.run(commands.split(command), seconds=timeout)
+
+
+def _measured() -> list[Process]:
+    """Every process; its cpu since it was last asked for, which psutil remembers for as long as it lives."""
+    wanted = ["pid", "name", "username", "cpu_percent", "memory_info"]
+    return [
+        Process(
+            pid=info["pid"],
+            name=text.clean(info["name"] or ""),
+            user=text.clean(info["username"] or ""),
+            cpu_percent=info["cpu_percent"] or 0.0,
+            memory=info["memory_info"].rss if info["memory_info"] else 0,
+        )
+        for info in (process.info for process in psutil.process_iter(wanted))
+    ]
+
+
+def _temperatures() -> list[Temperature]:
+    """The warmest of each sensor; none in most virtual machines."""
+    read = getattr(psutil, "sensors_temperatures", None)
+    found = read() if read else {}
+    return [
+        Temperature(sensor=name, celsius=round(max(one.current for one in entries), 1))
+        for name, entries in sorted(found.items())
+        if entries
+    ]
 
 
 def _engine_info(engine: Engine) -> EngineInfo:
     """Without an engine the machine can still be described."""
     try:
-        with engine_errors():
-            info, version = engine.client().info(), engine.version()
+        info, version = engine.info(), engine.version()
     except (EngineError, Timeout) as error:
         return EngineInfo(error=str(error))
     return EngineInfo(

@@ -9,7 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from anvyl_mcp import text
-from anvyl_mcp.server.engine import Engine
+from anvyl_mcp.server import objects, pulls
+from anvyl_mcp.server.engine import SLOW, Engine
+from anvyl_mcp.server.objects import ImageName
+from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.tool import Bytes, Result, Row, Time, tool
 from anvyl_mcp.server.translate import engine_errors
 
@@ -33,20 +36,81 @@ class Images(Result):
     more: int = 0
 
 
+class PulledImage(Result):
+    """An image that is here now."""
+
+    id: str
+    tags: list[str]
+    size: Bytes
+    new: bool
+
+    def text(self) -> str:
+        """One line."""
+        what = "is pulled" if self.new else "was up to date"
+        return f"{', '.join(self.tags) or self.id} {what}, {text.size(self.size)}"
+
+
+class RemovedImage(Result):
+    """What of an image is gone: names only, while it still has others."""
+
+    image: str
+    untagged: list[str]
+    deleted: int
+
+    def text(self) -> str:
+        """One line."""
+        return f"{self.image} is removed" if self.deleted else f"{self.image} is untagged; the image has other names"
+
+
 @tool(say=["list images", "show images"])
 def list_images(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 100) -> Images:
     """List images with their tags and sizes."""
-    with engine_errors():
-        entries = engine.client().images()
-    found = sorted((_image(entry) for entry in entries), key=lambda one: one.created, reverse=True)
+    found = sorted((_image(entry) for entry in objects.images(engine)), key=lambda one: one.created, reverse=True)
     return Images(images=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
 
+@tool(say=["pull {image}", "pull image {image}", "download image {image}"], changes=True, seconds=600)
+def pull_image(
+    image: Annotated[str, Field(description="like nginx:1.27", min_length=1)], engine: Engine, progress: Progress
+) -> PulledImage:
+    """Fetch an image from its registry."""
+    before = _id_of(engine, image)
+    pulls.pull(engine, image, progress)
+    now = objects.image(engine, image)
+    return PulledImage(
+        id=_short(now["Id"]), tags=sorted(objects.tags_of(now)), size=now["Size"], new=now["Id"] != before
+    )
+
+
+@tool(say=["remove image {image}"], destroys=True, seconds=60)
+def remove_image(
+    image: ImageName,
+    engine: Engine,
+    force: Annotated[bool, Field(description="also when stopped containers use it")] = False,
+) -> RemovedImage:
+    """Remove an image."""
+    objects.image(engine, image)
+    with engine_errors(doing=f"to remove the image `{image}`"):
+        gone = engine.client(SLOW).remove_image(image, force=force)
+    return RemovedImage(
+        image=image,
+        untagged=[text.clean(entry["Untagged"]) for entry in gone if "Untagged" in entry],
+        deleted=sum("Deleted" in entry for entry in gone),
+    )
+
+
+def _id_of(engine: Engine, image: str) -> str:
+    return str(objects.image(engine, image)["Id"]) if engine.has_image(image) else ""
+
+
 def _image(entry: Mapping[str, Any]) -> Image:
-    tags = [text.clean(tag) for tag in entry.get("RepoTags") or () if tag != "<none>:<none>"]
     return Image(
-        id=entry["Id"].removeprefix("sha256:")[:12],
-        tags=sorted(tags),
+        id=_short(entry["Id"]),
+        tags=sorted(text.clean(tag) for tag in objects.tags_of(entry)),
         size=entry["Size"],
         created=datetime.fromtimestamp(entry["Created"], UTC).isoformat(),
     )
+
+
+def _short(identifier: str) -> str:
+    return identifier.removeprefix("sha256:")[:12]

@@ -1,0 +1,35 @@
+"""Whether what a peer answers has the shape that the tool promises: a lying peer must not crash what reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "null": (type(None),),
+}
+
+
+def fits(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether a JSON value is of a schema's types, with its required fields; fields we do not know are let be."""
+    if "anyOf" in schema:
+        return any(fits(value, branch) for branch in schema["anyOf"])
+    kind = schema.get("type")
+    if kind is None:
+        return True
+    if not isinstance(value, KINDS.get(kind, (object,))) or (kind != "boolean" and isinstance(value, bool)):
+        return False
+    if isinstance(value, list):
+        return all(fits(entry, schema.get("items", {})) for entry in value)
+    if isinstance(value, dict):
+        fields = schema.get("properties", {})
+        return all(name in value for name in schema.get("required", ())) and all(
+            fits(entry, fields[name]) for name, entry in value.items() if name in fields
+        )
+    return True

@@ -1,0 +1,93 @@
+"""Images, networks and volumes by name: a miss names what is near, and their labels are heeded like a container's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from docker.errors import ImageNotFound
+from pydantic import Field
+
+from anvyl_mcp.errors import NotFound, did_you_mean
+from anvyl_mcp.server import shapes
+from anvyl_mcp.server.engine import SLOW, Engine
+from anvyl_mcp.server.guardrails import check_labels
+from anvyl_mcp.server.tool import CALLED
+from anvyl_mcp.server.translate import engine_errors
+
+Raw = dict[str, Any]
+
+
+def _existing(kind: str) -> Any:
+    return Field(min_length=1, json_schema_extra={"x-names": kind})
+
+
+ImageName = Annotated[str, _existing("image")]
+NetworkName = Annotated[str, _existing("network")]
+VolumeName = Annotated[str, _existing("volume")]
+"""Objects that must exist; `x-names` lets a caller find the host where they live."""
+
+
+def image(engine: Engine, name: str) -> Raw:
+    """An image by tag, id or digest."""
+
+    def missing() -> NotFound:
+        tags = [tag for entry in images(engine) for tag in tags_of(entry)]
+        return _no("image", name, tags)
+
+    with engine_errors(missing=missing):
+        try:
+            found = engine.client().inspect_image(name)  # type: ignore[no-untyped-call]  # the stubs leave it out
+        except ImageNotFound as error:
+            raise missing() from error
+    return _checked(shapes.image(found), name)
+
+
+def network(engine: Engine, name: str) -> Raw:
+    """A network by name or id."""
+    with engine_errors(missing=lambda: _no("network", name, [one["Name"] for one in networks(engine)])):
+        found = shapes.named(engine.client().inspect_network(name))
+    return _checked(found, str(found["Name"]))
+
+
+def volume(engine: Engine, name: str) -> Raw:
+    """A volume by name."""
+    with engine_errors(missing=lambda: _no("volume", name, [one["Name"] for one in volumes(engine)])):
+        found = engine.client().inspect_volume(name)
+    return _checked(found, name)
+
+
+def images(engine: Engine, **filters: bool) -> list[Raw]:
+    """`GET /images/json`."""
+    return engine.images(**filters)
+
+
+def networks(engine: Engine) -> list[Raw]:
+    """`GET /networks`."""
+    with engine_errors():
+        return [shapes.named(one) for one in shapes.entries(engine.client().networks())]
+
+
+def volumes(engine: Engine, **filters: bool) -> list[Raw]:
+    """`GET /volumes`; it may have to look at every disk."""
+    with engine_errors():
+        answer = shapes.fields(engine.client(SLOW).volumes(filters=filters or None))
+        return [shapes.named(one) for one in shapes.entries(answer.get("Volumes"))]
+
+
+def tags_of(entry: Mapping[str, Any]) -> Iterator[str]:
+    """The tags of an image; without the engine's word for none."""
+    return (tag for tag in entry.get("RepoTags") or () if tag != "<none>:<none>")
+
+
+def _no(kind: str, name: str, known: list[str]) -> NotFound:
+    return NotFound(
+        f"there is no {kind} `{name}` on this host", hint=did_you_mean(name, known) or f"there are no {kind}s here"
+    )
+
+
+def _checked(found: Any, name: str) -> Raw:
+    raw = shapes.fields(found)
+    if tool := CALLED.get():
+        check_labels(tool, {"Name": name, "Labels": raw.get("Labels") or (raw.get("Config") or {}).get("Labels")})
+    return raw

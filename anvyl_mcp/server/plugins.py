@@ -1,0 +1,42 @@
+"""Tools from other packages: each entry point of the group `anvyl_mcp.tools` names a module that declares some."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+
+from anvyl_mcp.server.tool import Tool, tools_in
+
+log = logging.getLogger(__name__)
+
+GROUP = "anvyl_mcp.tools"
+
+
+def plugin_tools(taken: Collection[str]) -> list[Tool]:
+    """The tools of every plugin that can be loaded, but for those whose names are `taken`; the log names the others."""
+    found: dict[str, Tool] = {}
+    for plugin in sorted(entry_points(group=GROUP), key=lambda plugin: plugin.name):
+        for tool in _declared(plugin):
+            if tool.name in taken or tool.name in found:
+                log.error("the plugin `%s` may not replace the tool `%s`, which exists already", plugin.name, tool.name)
+            else:
+                found[tool.name] = tool
+    return list(found.values())
+
+
+def _declared(plugin: EntryPoint) -> Iterator[Tool]:
+    try:
+        module = plugin.load()
+    # Whatever stands in another's package must not keep ours from serving.
+    except (Exception, SystemExit):
+        log.exception("the plugin `%s` (%s) cannot be loaded and is skipped", plugin.name, plugin.value)
+        return
+    tools = tools_in(module) if isinstance(module, ModuleType) else []
+    if not tools:
+        log.error("the plugin `%s` (%s) is skipped: it is no module that declares tools", plugin.name, plugin.value)
+    for tool in tools:
+        undeclared = tool.toolset == tool.function.__module__.rsplit(".", 1)[-1]
+        yield replace(tool, toolset=plugin.name) if undeclared else tool

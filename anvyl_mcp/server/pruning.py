@@ -1,0 +1,138 @@
+"""Removing what nobody uses, one by one: so that what says it is protected stays, whatever it is spelled like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import AnvylError, Conflict, EngineError, EngineMissing, NotFound
+from anvyl_mcp.server import objects
+from anvyl_mcp.server.engine import SLOW, Engine, own_name
+from anvyl_mcp.server.guardrails import protected
+from anvyl_mcp.server.tool import Bytes, Result
+from anvyl_mcp.server.translate import engine_errors
+
+ENDED = ("created", "exited", "dead")
+BUILT_IN = ("bridge", "host", "none", "ingress", "docker_gwbridge")
+UNNAMED = re.compile(r"[0-9a-f]{64}")
+"""The name of a volume that nobody gave a name; one with a name holds data that somebody wants."""
+SHOWN = 20
+
+
+class Pruned(Result):
+    """What is gone, and what was spared."""
+
+    removed: list[str]
+    kept: list[str]
+    reclaimed: Bytes
+
+    def text(self) -> str:
+        """A line each for what is gone and what stays."""
+        freed = f"removed {text.plural(len(self.removed), 'object')}, {text.size(self.reclaimed)} freed"
+        more = f" and {len(self.removed) - SHOWN} more" if len(self.removed) > SHOWN else ""
+        what = f"{freed}: {', '.join(self.removed[:SHOWN])}{more}" if self.removed else "nothing to remove"
+        return f"{what}\nkept: {', '.join(self.kept[:SHOWN])}" if self.kept else what
+
+
+class _Sweep:
+    """Collects what one prune does."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.removed: list[str] = []
+        self.kept: list[str] = []
+        self.reclaimed = 0
+
+    def each(self, kind: str, entries: Iterable[tuple[str, Any]], remove: Callable[[Any], object], size: str) -> None:
+        """Remove these, but for what is protected or came into use meanwhile."""
+        for name, entry in entries:
+            if protected(entry):
+                self.kept.append(f"{kind} {name}: protected")
+                continue
+            try:
+                with engine_errors(missing=lambda: NotFound("it is gone")):
+                    remove(entry)
+            except NotFound:
+                continue
+            except (Conflict, EngineError) as error:
+                if isinstance(error, EngineMissing):
+                    raise _half_done(self.removed, error) from error
+                self.kept.append(f"{kind} {name}: {text.clean(error.message)[:120]}")
+                continue
+            self.removed.append(f"{kind} {name}")
+            self.reclaimed += max(0, entry.get(size) or 0)
+
+
+def prune(engine: Engine, what: str) -> Pruned:
+    """Remove the unused objects of one kind, or of all."""
+    sweep = _Sweep(engine)
+    for kind, work in KINDS.items():
+        if what in (kind, "all"):
+            work(sweep)
+    return Pruned(removed=sweep.removed, kept=sweep.kept, reclaimed=sweep.reclaimed)
+
+
+def _containers(sweep: _Sweep) -> None:
+    client = sweep.engine.client(SLOW)
+    with engine_errors():
+        ended = client.containers(all=True, size=True, filters={"status": list(ENDED)})
+    named = [(own_name(one), one) for one in ended]
+    sweep.each("container", named, lambda one: client.remove_container(one["Id"]), "SizeRw")
+
+
+def _networks(sweep: _Sweep) -> None:
+    """The engine refuses those in use by a running container, which are no part of what was asked for."""
+    client = sweep.engine.client(SLOW)
+    busy = {
+        name
+        for entry in sweep.engine.containers(all=False)
+        for name in (entry.get("NetworkSettings") or {}).get("Networks") or {}
+    }
+    found = [
+        (one["Name"], one)
+        for one in objects.networks(sweep.engine)
+        if one["Name"] not in {*BUILT_IN, *busy} and one.get("Scope") == "local" and not one.get("Ingress")
+    ]
+    sweep.each("network", found, lambda one: client.remove_network(one["Id"]), "")
+
+
+def _volumes(sweep: _Sweep) -> None:
+    client = sweep.engine.client(SLOW)
+    found = [
+        (one["Name"][:12], one)
+        for one in objects.volumes(sweep.engine, dangling=True)
+        if UNNAMED.fullmatch(one["Name"])
+    ]
+    sweep.each("volume", found, lambda one: client.remove_volume(one["Name"]), "")
+
+
+def _images(sweep: _Sweep) -> None:
+    client = sweep.engine.client(SLOW)
+    found = [(one["Id"].removeprefix("sha256:")[:12], one) for one in objects.images(sweep.engine, dangling=True)]
+    sweep.each("image", found, lambda one: client.remove_image(one["Id"]), "Size")
+
+
+def _build_cache(sweep: _Sweep) -> None:
+    with engine_errors():
+        gone = sweep.engine.client(SLOW).prune_builds()
+    sweep.removed += [f"build cache {one[:12]}" for one in gone.get("CachesDeleted") or ()]
+    sweep.reclaimed += gone.get("SpaceReclaimed") or 0
+
+
+def _half_done(removed: list[str], error: AnvylError) -> AnvylError:
+    return EngineError(
+        f"the engine went away after {text.plural(len(removed), 'object')} were removed: {error.message}",
+        hint=error.hint,
+    )
+
+
+KINDS: dict[str, Callable[[_Sweep], None]] = {
+    "containers": _containers,
+    "networks": _networks,
+    "volumes": _volumes,
+    "images": _images,
+    "build_cache": _build_cache,
+}
+"""In this order: what a container used is free once it is gone."""

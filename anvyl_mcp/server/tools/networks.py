@@ -1,0 +1,122 @@
+"""Networks on this host."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from anvyl_mcp import text
+from anvyl_mcp.server import objects
+from anvyl_mcp.server.engine import SLOW, Engine, own_name
+from anvyl_mcp.server.objects import NetworkName
+from anvyl_mcp.server.tool import ContainerName, Result, Row, tool
+from anvyl_mcp.server.translate import engine_errors
+
+
+class Network(Row):
+    """One network, and the containers in it, running or not."""
+
+    columns = ("name", "driver", "subnets", "containers")
+
+    id: str
+    name: str
+    driver: str
+    internal: bool
+    subnets: list[str]
+    containers: list[str]
+
+
+class Networks(Result):
+    """Networks by name."""
+
+    networks: list[Network]
+    total: int
+    more: int = 0
+
+
+class NetworkState(Result):
+    """A network after a change."""
+
+    id: str
+    name: str
+    containers: list[str]
+    removed: bool = False
+
+    def text(self) -> str:
+        """One line."""
+        if self.removed:
+            return f"network {self.name} is removed"
+        return f"network {self.name} has {', '.join(self.containers) or 'no running containers'}"
+
+
+@tool(say=["list networks", "show networks"])
+def list_networks(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 100) -> Networks:
+    """List networks with their subnets and containers."""
+    inside = defaultdict[str, list[str]](list)
+    for entry in engine.containers(all=True):
+        for name in (entry.get("NetworkSettings") or {}).get("Networks") or {}:
+            inside[name].append(own_name(entry))
+    found = sorted((_network(raw, inside) for raw in objects.networks(engine)), key=lambda one: one.name)
+    return Networks(networks=found[:limit], total=len(found), more=max(0, len(found) - limit))
+
+
+@tool(say=["create network {name}"], changes=True, seconds=60)
+def create_network(
+    name: Annotated[str, Field(min_length=1)],
+    engine: Engine,
+    internal: Annotated[bool, Field(description="without a way out")] = False,
+) -> NetworkState:
+    """Create a bridge network."""
+    with engine_errors(doing=f"to create the network `{name}`"):
+        made = engine.client(SLOW).create_network(name, driver="bridge", check_duplicate=True, internal=internal)
+    return NetworkState(id=made["Id"][:12], name=name, containers=[])
+
+
+@tool(say=["remove network {name}"], destroys=True, seconds=60)
+def remove_network(name: NetworkName, engine: Engine) -> NetworkState:
+    """Remove a network that no container uses."""
+    found = objects.network(engine, name)
+    with engine_errors(doing=f"to remove the network `{name}`"):
+        engine.client(SLOW).remove_network(found["Id"])
+    return NetworkState(id=found["Id"][:12], name=found["Name"], containers=[], removed=True)
+
+
+@tool(say=["connect {container} to network {network}", "connect network {network} to {container}"], changes=True)
+def connect_network(network: NetworkName, container: ContainerName, engine: Engine) -> NetworkState:
+    """Connect a container to a network."""
+    joining, found = engine.container(container), objects.network(engine, network)
+    with engine_errors(doing=f"to connect `{container}` to `{network}`"):
+        engine.client(SLOW).connect_container_to_network(joining["Id"], found["Id"])
+    return _state(engine, found)
+
+
+@tool(
+    say=["disconnect {container} from network {network}", "disconnect network {network} from {container}"], changes=True
+)
+def disconnect_network(network: NetworkName, container: ContainerName, engine: Engine) -> NetworkState:
+    """Disconnect a container from a network."""
+    leaving, found = engine.container(container), objects.network(engine, network)
+    with engine_errors(doing=f"to disconnect `{container}` from `{network}`"):
+        engine.client(SLOW).disconnect_container_from_network(leaving["Id"], found["Id"])
+    return _state(engine, found)
+
+
+def _network(raw: Mapping[str, Any], inside: Mapping[str, list[str]]) -> Network:
+    ranges = (raw.get("IPAM") or {}).get("Config") or []
+    return Network(
+        id=raw["Id"][:12],
+        name=text.clean(raw["Name"]),
+        driver=text.clean(raw["Driver"]),
+        internal=bool(raw.get("Internal")),
+        subnets=[one["Subnet"] for one in ranges if one.get("Subnet")],
+        containers=sorted(inside.get(raw["Name"], ())),
+    )
+
+
+def _state(engine: Engine, network: Mapping[str, Any]) -> NetworkState:
+    now = objects.network(engine, network["Id"])
+    inside = sorted(one["Name"] for one in (now.get("Containers") or {}).values())
+    return NetworkState(id=now["Id"][:12], name=now["Name"], containers=inside)

@@ -1,0 +1,112 @@
+"""What the engine keeps on disk, what of it nobody needs, and what happened lately."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from time import time
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import InvalidInput
+from anvyl_mcp.server import disk_usage, pruning
+from anvyl_mcp.server.disk_usage import Kept
+from anvyl_mcp.server.engine import SLOW, Engine
+from anvyl_mcp.server.pruning import Pruned
+from anvyl_mcp.server.tool import Result, Row, Time, tool
+from anvyl_mcp.server.translate import engine_errors
+
+MOST_READ = 50_000
+
+
+class DiskUsage(Result):
+    """What the engine keeps, by kind."""
+
+    usage: list[Kept]
+    total: int
+    more: int = 0
+
+
+class Event(Row):
+    """One thing that happened."""
+
+    columns = ("time", "type", "action", "name")
+
+    time: Time
+    type: str
+    action: str
+    name: str
+    id: str
+
+
+class Events(Result):
+    """What happened, the latest last."""
+
+    events: list[Event]
+    total: int
+    more: int = 0
+
+
+@tool(say=["disk usage of docker", "how much space does docker use"], seconds=SLOW)
+def get_disk_usage(engine: Engine) -> DiskUsage:
+    """Show how much disk images, containers, volumes and build cache take, and how much of it is unused."""
+    with engine_errors():
+        rows = disk_usage.read(engine.client(SLOW).df())
+    return DiskUsage(usage=rows, total=len(rows))
+
+
+@tool(say=["prune {what}", "prune unused {what}"], destroys=True, scope="exec", seconds=300)
+def prune_unused(
+    what: Literal["containers", "images", "networks", "volumes", "build_cache", "all"], engine: Engine
+) -> Pruned:
+    """Remove stopped containers, untagged images, empty networks, unnamed volumes or build cache for good."""
+    return pruning.prune(engine, what)
+
+
+@tool(say=["list events", "show events", "what happened lately"], untrusted=True, seconds=20)
+def list_events(
+    engine: Engine,
+    since: Annotated[str, Field(description="like 10m or a time")] = "10m",
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100,
+) -> Events:
+    """List what happened to containers, images, networks and volumes."""
+    start, read = _moment(since), 0
+    kept: deque[Event] = deque(maxlen=limit)
+    with engine_errors():
+        stream = engine.client().events(since=start, until=int(time()) + 1, decode=True)
+        with closing(stream):
+            for read, raw in enumerate(stream, 1):
+                kept.append(_event(raw))
+                if read == MOST_READ:
+                    break
+    return Events(events=list(kept), total=read, more=read - len(kept))
+
+
+def _event(raw: Mapping[str, Any]) -> Event:
+    """`Actor` and `Action` are in every version; the older `status`, `id` and `from` are gone since API 1.52."""
+    actor = raw.get("Actor") or {}
+    identifier = str(actor.get("ID", "")).removeprefix("sha256:")
+    # What follows the colon of an exec event is the whole command, with whatever secrets are in it.
+    action = str(raw.get("Action", "")).partition(":")[0]
+    return Event(
+        time=datetime.fromtimestamp(raw.get("time", 0), UTC).isoformat(),
+        type=text.clean(str(raw.get("Type", ""))),
+        action=text.clean(action),
+        name=text.clean(str((actor.get("Attributes") or {}).get("name") or identifier[:12])),
+        id=text.clean(identifier[:12]),
+    )
+
+
+def _moment(since: str) -> int:
+    seconds = text.parse_duration(since)
+    if seconds is not None:
+        return int(time()) - seconds
+    try:
+        moment = datetime.fromisoformat(since)
+    except ValueError as error:
+        raise InvalidInput(f"`{since}` is no time", hint="write it like 10m, 2h or 2026-11-23T10:00:00Z") from error
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

@@ -1,0 +1,73 @@
+"""Which of all tools a host offers: toolsets, single tools, and none that change anything when it is read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from anvyl_mcp.errors import AnvylError, InvalidInput, did_you_mean
+from anvyl_mcp.server.tool import Tool, load_tools
+
+DEFAULT = ("containers", "images", "host")
+ALWAYS = "fleet"
+"""A host tells which others it knows, whatever else it offers."""
+
+
+def choose(tools: Iterable[Tool], *, toolsets: str = "all", extra: str = "", read_only: bool = False) -> list[Tool]:
+    """The tools of some toolsets (`default`, `all`, names with commas) and some more by name, in their own order.
+
+    Raises:
+        InvalidInput: there is no such toolset, or no such tool.
+    """
+    offered = list(tools)
+    wanted = {ALWAYS, *_toolsets(toolsets, {tool.toolset for tool in offered})}
+    names = _known(extra, {tool.name for tool in offered}, "tool")
+    return [
+        tool
+        for tool in offered
+        if (tool.toolset in wanted or tool.name in names) and (tool.safety == "reads" or not read_only)
+    ]
+
+
+def not_offered(name: str, offered: Mapping[str, Tool]) -> AnvylError:
+    """Why there is no tool of this name on this host, and how to switch it on when there could be."""
+    tool = next((tool for tool in _every() if tool.name == name), None)
+    if tool is None:
+        return InvalidInput(f"there is no tool `{name}` on this host", hint=did_you_mean(name, offered))
+    if tool.toolset in {other.toolset for other in offered.values() if other.safety == "reads"}:
+        return InvalidInput(
+            f"`{name}` is not offered on this host, which is read-only",
+            hint="start its server without --read-only to allow changes",
+        )
+    return InvalidInput(
+        f"`{name}` is not switched on on this host",
+        hint=f"start its server with: anvyl-mcp serve --toolsets default,{tool.toolset}",
+    )
+
+
+@cache
+def _every() -> tuple[Tool, ...]:
+    return tuple(load_tools())
+
+
+def _toolsets(words: str, known: set[str]) -> set[str]:
+    chosen: set[str] = set()
+    for word in _split(words) or ["default"]:
+        if word == "all":
+            chosen |= known
+        elif word == "default":
+            chosen.update(DEFAULT)
+        else:
+            chosen |= _known(word, known, "toolset")
+    return chosen
+
+
+def _known(words: str, known: set[str], what: str) -> set[str]:
+    for word in _split(words):
+        if word not in known:
+            raise InvalidInput(f"there is no {what} `{word}`", hint=did_you_mean(word, known))
+    return set(_split(words))
+
+
+def _split(words: str) -> list[str]:
+    return [word for word in words.replace(",", " ").split() if word]

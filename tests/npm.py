@@ -1,0 +1,101 @@
+"""Programs from npm that tests run, at pinned versions, in a folder of their own outside the project."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+CONFORMANCE = "@modelcontextprotocol/conformance"
+INSPECTOR = "@modelcontextprotocol/inspector"
+PACKAGES = ("node@22.23.3", f"{CONFORMANCE}@0.2.0-alpha.12", f"{INSPECTOR}@2.12.0")
+"""Both tools need a Node newer than most machines have, so it comes with them."""
+INSTALL_SECONDS = 300
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+SETTINGS = ("--no-audit", "--no-fund", "--loglevel=error")
+PROJECT = {"private": True, "allowScripts": {"node": True, INSPECTOR: True}}
+"""The package `node` fetches the program in a script, which newer versions of npm run only when told to."""
+
+
+def installed() -> Path:
+    """The `bin` folder with the programs; installed when it is not there yet, which takes half a minute."""
+    found = _prepared()
+    if isinstance(found, Path):
+        return found
+    if IN_CI and shutil.which("npm"):
+        pytest.fail(found)
+    pytest.skip(f"MCP CONFORMANCE AND THE INSPECTOR WERE NOT TESTED: {found}")
+
+
+@functools.cache
+def _prepared() -> Path | str:
+    """Where the programs are, or why they are not."""
+    npm = shutil.which("npm")
+    if npm is None:
+        return "npm is not installed; install nodejs and npm"
+    name = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:12]
+    folder = _cache() / f"npm-{name}"
+    programs = folder / "node_modules" / ".bin"
+    with (_cache() / f"npm-{name}.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        trouble = "" if programs.is_dir() else _install(npm, folder)
+    return trouble or programs
+
+
+def run(program: str, *arguments: str, home: Path, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run one of the programs with its own Node, in a home of its own."""
+    programs = installed()
+    return subprocess.run(
+        [programs / program, *arguments],
+        env={"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(home), "NO_COLOR": "1"},
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=seconds,
+        check=False,
+    )
+
+
+def _cache() -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for folder in (base / "anvyl-tests", Path(tempfile.gettempdir()) / f"anvyl-tests-{os.getuid()}"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    raise OSError("there is no folder to keep npm's packages in")
+
+
+def _install(npm: str, folder: Path) -> str:
+    """Beside its place first: an installation that was cut off must not be taken for a whole one. Says what failed."""
+    beside = folder.with_suffix(".new")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    (beside / "package.json").write_text(json.dumps(PROJECT), encoding="utf-8")
+    command = [npm, "install", "--prefix", str(beside), *SETTINGS, *PACKAGES]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=INSTALL_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return f"npm needed more than {INSTALL_SECONDS} s to install {', '.join(PACKAGES)}"
+    if done.returncode:
+        return f"npm could not install {', '.join(PACKAGES)}: {done.stderr[-500:]}"
+    beside.rename(folder)
+    return ""
