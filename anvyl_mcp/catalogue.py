@@ -36,7 +36,8 @@ def _listed() -> list[dict[str, Any]]:
 
 def _sources() -> str:
     """Changes with the files that declare tools, and with what is installed, so that no stale listing is met."""
-    files = [*sorted((HERE / "server").rglob("*.py")), HERE / "fleet_tools.py", *map(Path, filter(None, sys.path))]
+    installed = [Path(entry) for entry in sys.path if entry.endswith("-packages")]
+    files = [*sorted((HERE / "server").rglob("*.py")), HERE / "fleet_tools.py", *installed]
     stamps = ",".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files if file.exists())
     return hashlib.sha256(f"{HERE},{stamps}".encode()).hexdigest()[:12]
 

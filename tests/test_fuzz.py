@@ -27,7 +27,7 @@ CALLS_EACH = 12
 PIECES = [
     *"0123456789abckmgtKMGTishd:/=[].,-_ '\"\\\n\t\0%{}$`;|&<>é\u202e\U0001f40b\ud800",
     "8080", "80", "65535", "65536", "/tcp", "/udp", "127.0.0.1", "[::1]", "512m", "1h30m", "KEY=value",
-    "/data", "/data:/data", ":ro", "٣", "²", "inf", "nan", "1e309", "-1", "9" * 400, "sh -c ", "--", "../", "anvyl", "web",
+    "/data", "/data:/data", ":ro", "٣", "²", "inf", "nan", "1e309", "-1", "9" * 400, "sh -c ", "--", "../", "web",
 ]  # fmt: skip
 OPTIONS = ("ports", "env", "volumes", "labels", "command", "restart", "network", "memory", "cpus")
 LISTS = ("ports", "env", "volumes", "labels")

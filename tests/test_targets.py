@@ -47,7 +47,9 @@ class Host:
         self.calls.append(tool)
         if self.error:
             raise self.error
-        return Answer(result={"containers": self.containers, "total": len(self.containers), "more": 0})
+        about = {"image": "x", "state": "running", "status": "Up", "health": "", "ports": [], "created": ""}
+        rows = [{**about, **one} for one in self.containers]
+        return Answer(result={"containers": rows, "total": len(self.containers), "more": 0})
 
     async def close(self) -> None:
         return

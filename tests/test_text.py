@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -267,5 +267,7 @@ def value_of(kind: Any, filled: bool) -> Any:
         return [value_of(get_args(kind)[0], filled)] if filled else []
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return sample(kind, filled)
+    if get_origin(kind) is Annotated:
+        return value_of(get_args(kind)[0], filled)
     simple: dict[Any, tuple[Any, Any]] = {str: ("sample", ""), int: (7, 0), float: (7.5, 0.0), bool: (True, False)}
     return simple[kind][0 if filled else 1]

@@ -61,11 +61,10 @@ def ask_yes_no(question: str) -> bool | None:
     """A person's yes or no at the terminal; None when there is no person."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
-    output.talk("")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     # The event loop only notes a first Ctrl-C, and waits for the task that waits here.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        print(f"\n{text.clean(question)} [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
     finally:
         signal.signal(signal.SIGINT, before)

@@ -28,7 +28,7 @@ Shaped = TypeVar("Shaped")
 
 THREADS = 32
 """Engine calls at once; more would only wait inside the engine."""
-PATIENCE = 1.0
+PATIENCE = 0.25
 """Seconds that a change, given up by its caller, has to say how it ended."""
 
 
