@@ -270,6 +270,53 @@ def test_a_question_over_http_has_no_more_rights_than_who_asks(lan: Lan, node: S
     assert engine.state("web") == "running"
 
 
+def test_volumes_lead_nowhere_that_their_caller_may_not_go(lan: Lan, node: ServingNode, engine: RealEngine) -> None:
+    """A volume may be a folder of the host under another name, or belong to a container that is out of bounds."""
+    engine.api.create_volume("rootvol", driver_opts={"type": "none", "device": "/", "o": "bind"})
+    engine.run("diary", labels={"anvyl.protect": "true"}, binds=["diarydata:/data"])
+    try:
+        assert here(lan, "hosts", "add", invited(lan, node)["code"]).code == 0
+        start = ("call", "create_container", "image=busybox", "command=sleep 9", "--host", "beta", "--json")
+
+        disguised = here(lan, *start, "name=one", "volumes=rootvol:/h").json["hosts"]["beta"]
+        foreign = here(lan, *start, "name=two", "volumes=diarydata:/h").json["hosts"]["beta"]
+        own = here(lan, *start, "name=three", "volumes=fresh:/h").json["hosts"]["beta"]
+
+        assert disguised["code"] == foreign["code"] == "denied"
+        assert "`rootvol`" in disguised["error"] and "`diary`" in foreign["error"]
+        assert own["ok"] is True, own
+        assert engine.state("one") is None and engine.state("two") is None
+    finally:
+        for container in ("three", "diary"):
+            engine.api.remove_container(container, force=True)
+        for volume in ("rootvol", "diarydata", "fresh"):
+            engine.api.remove_volume(volume)
+
+
+def test_secrets_in_commands_labels_and_logs_are_hidden(lan: Lan, node: ServingNode, engine: RealEngine) -> None:
+    script = "echo login token=hunter1; sleep 3600; : --db-password=hunter2"
+    engine.run("web", ["sh", "-c", script], labels={"db.password": "hunter3"})
+
+    info, logs = (
+        process("call", tool, "name=web", "--json", prefix=lan.prefix, ANVYL_HOME=str(node.home))
+        for tool in ("get_container_info", "get_container_logs")
+    )
+
+    assert info.code == logs.code == 0
+    assert "hunter" not in info.out + logs.out
+    assert "<hidden>" in info.out and "<hidden>" in logs.out
+
+
+def test_who_is_refused_can_not_push_the_rest_out_of_the_audit(lan: Lan, node: ServingNode) -> None:
+    made = invited(lan, node)
+    token = on_beta(lan, node, "token", "create", "reader", "--scope", "read", "--json").json["token"]
+
+    lan.run(FLOOD, f"https://{made['addresses'][0]}", made["pin"], token)
+
+    log = (node.home / "audit" / "audit.jsonl").stat().st_size
+    assert log < 100 * 1024, "200 refused calls of 8 KiB each are told by their names, and not all of them"
+
+
 def test_a_protected_container_is_changed_by_nobody(engine: RealEngine, lan: Lan, node: ServingNode) -> None:
     engine.run("db", labels={"anvyl.protect": "true"})
     engine.run("diary", labels={"anvyl.read": "false"})
@@ -349,6 +396,17 @@ async def main():
     print(json.dumps([answer.error.code if answer.error else "" for answer in answers]))
     await connection.close()
 anyio.run(main)
+"""
+FLOOD = """
+import anyio, sys
+from anvyl_mcp.peers import transports
+async def main():
+    connection = transports.connect(sys.argv[1], lean=True, pin=sys.argv[2], token=sys.argv[3])
+    for _ in range(200):
+        await connection.call("execute_command", {"command": "x" * 8000}, seconds=10)
+    await connection.close()
+anyio.run(main)
+print("null")
 """
 ASK = """
 import json, sys, httpx
