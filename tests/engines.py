@@ -55,6 +55,11 @@ class RealEngine:
         """Whether the tests own the engine and may do anything to it."""
         return self._daemon is not None
 
+    @property
+    def process(self) -> int:
+        """The process whose network namespace a private engine is in."""
+        return self._own().pid
+
     def create(
         self,
         name: str,

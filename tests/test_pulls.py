@@ -1,0 +1,40 @@
+"""Images from a registry, pulled for real."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+import pytest
+from mcp import Client
+
+from anvyl_mcp.app import Node
+from anvyl_mcp.settings import load
+from tests.engines import RealEngine
+from tests.registry import registry
+from tests.test_tools import call
+
+
+async def test_an_image_is_pulled_with_progress_and_runs(engine: RealEngine) -> None:
+    if not engine.private:
+        pytest.skip("a registry is served beside an engine of the tests' own only")
+    seen: list[tuple[float, str]] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        seen.append((progress, message or ""))
+
+    with registry(engine) as image:
+        async with aclosing(Node(load())) as here, Client(here.server) as client:
+            pulled = await client.call_tool("pull_image", {"image": image}, progress_callback=note)
+            assert not pulled.is_error, pulled.content
+            assert any(image in one["tags"] for one in (await call(client, "list_images"))["images"])
+            made = await call(client, "create_container", image=image, name="app")
+            assert made["state"] == "running"
+            await call(client, "remove_container", name="app", force=True)
+            await call(client, "remove_image", image=image)
+            # Missing again: create pulls it by itself.
+            assert (await call(client, "create_container", image=image, name="app"))["state"] == "running"
+            await call(client, "remove_container", name="app", force=True)
+            await call(client, "remove_image", image=image)
+
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert not seen or "pulling" in seen[-1][1] or image in seen[-1][1]
