@@ -81,7 +81,8 @@ def _show(reply: Reply, fleet: Fleet, *, as_json: bool) -> None:
         for (name, _), done in _grouped(reply.calls).items():
             # The rules' answer holds a text form already; only a table says more.
             output.outcomes(fleet.tool(name), done, tables_only=reply.mode == "rules")
-        if reply.answer:
+        # When every call failed, the rules could only say again what stands there already.
+        if reply.answer and (reply.mode == "model" or not reply.calls or any(call.ok for call in reply.calls)):
             print(reply.answer)
     if reply.error is not None:
         output.problem(reply.error)
