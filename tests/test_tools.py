@@ -367,6 +367,22 @@ async def test_loud_commands_are_cut_and_secrets_of_ours_are_not_passed_on(
     assert "very-secret" not in (await call(memory, "execute_command", command="env"))["stdout"]
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.long)])
+async def test_many_commands_leave_no_zombies_and_no_descriptors(memory: Client, count: int) -> None:
+    await call(memory, "execute_command", command="true")
+    before = open_files()
+
+    for _ in range(count):
+        assert (await call(memory, "execute_command", command="sh -c 'true & exit 0'"))["exit_code"] == 0
+
+    assert [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE] == []
+    assert open_files() <= before + 2
+
+
 async def test_a_command_that_does_not_exist_is_not_found(memory: Client) -> None:
     assert (await refused(memory, "execute_command", command="no-such-program"))["code"] == "not_found"
     assert (await refused(memory, "execute_command", command=" "))["code"] == "invalid_input"
