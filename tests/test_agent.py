@@ -22,29 +22,24 @@ from anvyl_mcp.orchestrator.agent import Assistant, Decide, nobody
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.toolset import Proposal, Question
 from anvyl_mcp.peers.fleet import Fleet
-from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
+from anvyl_mcp.peers.listing import Answer, Connection, Progress
 from anvyl_mcp.peers.registry import Peer, Registry
 from anvyl_mcp.settings import load
 from tests.model_server import ModelServer, tool_call
 from tests.model_server import text as words
+from tests.stubs import SilentHost
 
 REFUSED_SECONDS = 0.5
 """Issue 2: what the rules may take after the model server's port refused."""
 
 
 @dataclass
-class Host:
+class Host(SilentHost):
     """One host with containers, and the calls that it got."""
 
     containers: list[str]
     error: AnvylError | None = None
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    async def list_tools(self) -> list[ToolListing]:
-        return []
-
-    async def version(self) -> str:
-        return "1"
 
     async def call(
         self,
@@ -67,9 +62,6 @@ class Host:
         if tool == "get_container_logs":
             return Answer({"lines": ["up"], "truncated": False, "next_since": ""}, "up")
         return Answer({"id": "1", "name": "web", "image": "x", "state": "exited"}, "web: exited")
-
-    async def close(self) -> None:
-        return
 
     @property
     def changes(self) -> list[str]:

@@ -14,38 +14,30 @@ from anvyl_mcp.app import Node
 from anvyl_mcp.orchestrator.agent import Assistant, describe
 from anvyl_mcp.orchestrator.toolset import Proposal, Question
 from anvyl_mcp.peers.fleet import Fleet
-from anvyl_mcp.peers.listing import Answer, Connection, ToolListing
+from anvyl_mcp.peers.listing import Answer, Connection
 from anvyl_mcp.peers.registry import Peer, Registry
 from anvyl_mcp.peers.targets import targets
 from anvyl_mcp.settings import Settings, load
 from tests.model_server import ModelServer, tool_call
 from tests.model_server import text as says
+from tests.stubs import SilentHost
 
 ROW = {"id": "1" * 12, "name": "web", "image": "x", "state": "running", "status": "Up", "health": "", "ports": []}
 ESCAPE = "\x1b]0;pwned\x07\x1b[2J\x9b31m\u202e"
 
 
-class Scripted:
+class Scripted(SilentHost):
     """A connection that answers `list_containers` with anything, as a wire would bring it."""
 
     def __init__(self, result: Any, words: str = "") -> None:
         self.result, self.words = result, words
         self.calls: list[str] = []
 
-    async def list_tools(self) -> list[ToolListing]:
-        return []
-
-    async def version(self) -> str:
-        return "1"
-
     async def call(self, tool: str, arguments: Mapping[str, Any], **_: Any) -> Answer:
         self.calls.append(tool)
         result = self.result if tool == "list_containers" else {"id": "1", "name": "x", "image": "x", "state": "exited"}
         words = [{"type": "text", "text": self.words}]
         return Answer.from_mcp({"structuredContent": result, "content": words})
-
-    async def close(self) -> None:
-        return
 
 
 def fleet_of(tmp_path: Path, settings: Settings, here: Scripted, evil: Scripted) -> Fleet:

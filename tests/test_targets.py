@@ -16,24 +16,19 @@ from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
 from anvyl_mcp.peers.registry import Peer, Registry
 from anvyl_mcp.peers.targets import names, targets
 from anvyl_mcp.settings import load
+from tests.stubs import SilentHost
 
 WEB = ("web", "aaaa11112222")
 DB = ("db", "bbbb11112222")
 
 
-class Host:
+class Host(SilentHost):
     """One host that has containers, or that cannot be reached."""
 
     def __init__(self, *containers: tuple[str, str], error: AnvylError | None = None) -> None:
         self.containers = [{"name": name, "id": number} for name, number in containers]
         self.error = error
         self.calls: list[str] = []
-
-    async def list_tools(self) -> list[ToolListing]:
-        return []
-
-    async def version(self) -> str:
-        return "1"
 
     async def call(
         self,
@@ -50,9 +45,6 @@ class Host:
         about = {"image": "x", "state": "running", "status": "Up", "health": "", "ports": [], "created": ""}
         rows = [{**about, **one} for one in self.containers]
         return Answer(result={"containers": rows, "total": len(self.containers), "more": 0})
-
-    async def close(self) -> None:
-        return
 
 
 def refusing() -> Host:

@@ -21,6 +21,8 @@ def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, m
     """Answer one question and end with its exit code."""
 
     async def work(settings: Settings) -> int:
+        import anyio
+
         from anvyl_mcp import app
         from anvyl_mcp.errors import Cancelled
         from anvyl_mcp.orchestrator.reply import Reply
@@ -34,7 +36,7 @@ def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, m
         async with app.opened(settings) as node:
             try:
                 reply = await node.assistant().ask(question, decide=decide, model=model, offline=offline)
-            except BaseException:
+            except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
                 # Ctrl-C: what was done stays done, and is told.
                 reply = Reply(question, error=Cancelled("interrupted", hint="what is shown above was done"))
                 _show(reply, node.fleet, as_json=as_json)
@@ -78,11 +80,12 @@ def _show(reply: Reply, fleet: Fleet, *, as_json: bool) -> None:
     if as_json:
         output.document(reply.as_dict())
     else:
+        # The rules' answer holds the text forms and who failed; when nothing worked, the errors alone say it better.
+        by_rules = reply.mode == "rules"
+        worked = reply.error is None and (not reply.calls or any(call.ok for call in reply.calls))
         for (name, _), done in _grouped(reply.calls).items():
-            # The rules' answer holds a text form already; only a table says more.
-            output.outcomes(fleet.tool(name), done, tables_only=reply.mode == "rules")
-        # When every call failed, the rules could only say again what stands there already.
-        if reply.answer and (reply.mode == "model" or not reply.calls or any(call.ok for call in reply.calls)):
+            output.outcomes(fleet.tool(name), done, tables_only=by_rules, failures=not (by_rules and worked))
+        if reply.answer and (worked or not by_rules):
             print(reply.answer)
     if reply.error is not None:
         output.problem(reply.error)

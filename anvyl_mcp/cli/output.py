@@ -66,8 +66,13 @@ def _style(cell: str) -> str:
     return "dim" if low.startswith(("exited", "created", "paused")) else ""
 
 
-def outcomes(tool: ToolListing, done: Mapping[str, Outcome], *, tables_only: bool = False) -> None:
-    """What one tool answered on each host: one table for lists, text per host for the rest."""
+def outcomes(
+    tool: ToolListing, done: Mapping[str, Outcome], *, tables_only: bool = False, failures: bool = True
+) -> None:
+    """What one tool answered on each host: one table for lists, text per host for the rest, then who failed.
+
+    `tables_only`, `failures`: what of it an answer in words says already.
+    """
     schema = tool.output_schema
     good = [one for one in done.values() if one.ok and one.answer.result is not None]
     if text.rows_field(schema) and good:
@@ -88,9 +93,8 @@ def outcomes(tool: ToolListing, done: Mapping[str, Outcome], *, tables_only: boo
     elif not tables_only:
         for one in (one for one in done.values() if one.ok):
             _block(one, alone=len(done) == 1)
-    for one in done.values():
-        if one.error is not None:
-            failure(one)
+    for one in done.values() if failures else ():
+        failure(one)
 
 
 def _block(one: Outcome, *, alone: bool) -> None:
