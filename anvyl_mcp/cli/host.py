@@ -10,12 +10,14 @@ import typer
 
 from anvyl_mcp import __version__
 from anvyl_mcp.cli import audit, process, tokens
+from anvyl_mcp.cli.table import Group, light
 
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
 app = typer.Typer(
     name="anvyl-mcp",
+    cls=Group,
     help="Serve this machine's containers to the fleet.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -101,4 +103,4 @@ def tools(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON d
 
 def main() -> None:
     """The entry point."""
-    process.run(app)
+    process.run(light(app))

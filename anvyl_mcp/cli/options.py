@@ -1,0 +1,13 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Name = Annotated[str, typer.Argument(help="Container name or id.")]
+Names = Annotated[list[str], typer.Argument(help="Container names or ids.")]
+Host = Annotated[str, typer.Option("--host", "-H", help="nas, nas,web1, @tag, all or local.", metavar="SEL")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before changing something.")]

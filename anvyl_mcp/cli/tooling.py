@@ -1,0 +1,29 @@
+"""Commands about the tools themselves: call any, list all."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from anvyl_mcp.cli.options import Host, Json, Yes
+
+
+def call(
+    tool: Annotated[str, typer.Argument(help="A tool of `anvyl tools`.")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="key=value …")] = None,
+    host: Host = "",
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Call any tool."""
+    from anvyl_mcp.cli import direct
+
+    direct.call(tool, arguments or [], host=host, as_json=as_json, yes=yes)
+
+
+def tools(as_json: Json = False) -> None:
+    """List every tool, with its arguments."""
+    from anvyl_mcp.cli import direct
+
+    direct.list_catalogue(as_json=as_json)
