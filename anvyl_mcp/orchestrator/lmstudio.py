@@ -36,13 +36,11 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models import CompletedStreamedResponse, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.openai import OpenAIChatModel
-from pydantic_ai.profiles import JsonSchemaTransformer, ModelProfile, merge_profile
-from pydantic_ai.profiles.openai import OpenAIModelProfile
-from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
-from pydantic_ai.providers.vllm import VLLMProvider
+from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 
+from anvyl_mcp.orchestrator.local_provider import LocalProvider
 from anvyl_mcp.orchestrator.models import error_words
 
 OVERFLOW = re.compile(r"context.{0,20}(?:length|size|window|overflow)|fit in context|tokens to keep|n_keep|n_ctx", re.I)
@@ -56,46 +54,6 @@ FAILURES: tuple[tuple[type[ModelAPIError], str], ...] = (
     (ModelAPIError, "the model server's answer cannot be used"),
 )
 SETTINGS = ModelSettings(temperature=0.0, max_retries=0, timeout=httpx.Timeout(300, connect=3))
-UNSUPPORTED = ("title", "pattern", "minLength", "maxLength", "format", "examples", "nullable", "$schema")
-
-
-class SlimSchema(JsonSchemaTransformer):
-    """Schemas without what costs tokens and what llama.cpp cannot turn into a grammar."""
-
-    def __init__(self, schema: dict[str, Any], *, strict: bool | None = None) -> None:
-        super().__init__(schema, strict=strict, prefer_inlined_defs=True)
-
-    def transform(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """One node of the schema, slimmed."""
-        slim = {key: value for key, value in schema.items() if key not in UNSUPPORTED and not key.startswith("x-")}
-        if slim.get("default", "") is None:
-            del slim["default"]
-        if isinstance(slim.get("additionalProperties"), bool):
-            del slim["additionalProperties"]
-        if isinstance(slim.get("type"), list):
-            kinds = [kind for kind in slim["type"] if kind != "null"]
-            slim["type"] = kinds[0] if len(kinds) == 1 else kinds
-        branches = [branch for branch in slim.pop("anyOf", []) if branch != {"type": "null"}]
-        if len(branches) == 1 and isinstance(branches[0], dict):
-            return branches[0] | slim
-        return slim | {"anyOf": branches} if branches else slim
-
-
-def local_profile(name: str) -> ModelProfile:
-    """What a local server bears, on top of what the model's family is known for."""
-    return merge_profile(
-        VLLMProvider.model_profile(name),
-        OpenAIModelProfile(
-            json_schema_transformer=SlimSchema,
-            openai_supports_strict_tool_definition=False,
-            openai_chat_supports_multiple_system_messages=False,
-            openai_chat_supports_max_completion_tokens=False,
-            openai_chat_supports_allowed_tools=False,
-            supports_forced_tool_choice=False,
-            openai_chat_supports_document_input=False,
-            openai_chat_send_back_thinking_parts=False,
-        ),
-    )
 
 
 class LMStudioModel(OpenAIChatModel):
@@ -106,9 +64,7 @@ class LMStudioModel(OpenAIChatModel):
     ) -> None:
         super().__init__(
             name,
-            provider=OpenAICompatibleProvider(
-                provider_name, base_url=base_url, api_key=api_key or "lm-studio", profile=local_profile
-            ),
+            provider=LocalProvider(provider_name, base_url=base_url, api_key=api_key or "lm-studio"),
             profile=ModelProfile(context_window=context_length),
             settings=SETTINGS,
         )
