@@ -12,6 +12,7 @@ import anyio.to_thread
 
 from anvyl_mcp import __version__, running
 from anvyl_mcp.catalogue import catalogue
+from anvyl_mcp.errors import InvalidInput, did_you_mean
 from anvyl_mcp.peers import transports
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import Connection
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.agent import Assistant
     from anvyl_mcp.server.engine import Engine
     from anvyl_mcp.server.joining import Open
+    from anvyl_mcp.server.tool import Tool
     from anvyl_mcp.server.trust import Trust
 
 IN_MEMORY = "memory:"
@@ -76,6 +78,8 @@ class Node:
             from anvyl_mcp.server.identity import HostIdentity
             from anvyl_mcp.server.limits import Limits
             from anvyl_mcp.server.mcp_server import build_server
+            from anvyl_mcp.server.policy import Policy
+            from anvyl_mcp.server.policy_objects import looking
             from anvyl_mcp.server.progress import Progress
             from anvyl_mcp.server.stats import Samples
             from anvyl_mcp.server.tool import load_tools
@@ -94,7 +98,8 @@ class Node:
             toolsets = self.settings.toolsets if self._serving else "all"
             read_only = self.settings.read_only
             tools = choose(every, toolsets=toolsets, extra=self.settings.tools, read_only=read_only)
-            gate = Gate(kept.audit, self._limits)
+            self.policy = Policy(self.settings.policy_file, looking(engine))
+            gate = Gate(kept.audit, self._limits, self.policy)
             server = build_server(tools, dependencies, gate, name=self.local.name)
             self._parts = server, engine, kept
         return self._parts
@@ -165,7 +170,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
         Conflict: a port is in use, or this installation serves already.
         InvalidInput: the address is not one of this machine's.
     """
-    from anvyl_mcp.server import serving
+    from anvyl_mcp.server import policy_report, serving
 
     node = Node(settings, serving=True)
     kept = node.trust
@@ -186,6 +191,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
             announce(server.network_urls)
             node.fleet.served_at = plain[0]
             on_ready([url for url in plain if "[" not in url] + server.network_urls)
+            policy_report.tell(node.policy, every_tool())
 
         app = node.http_app(lambda: plain[0], open_network)
         server = serving.server(app, node.server, on_ready=ready, identity=kept.identity)
@@ -203,10 +209,14 @@ async def serve_stdio(settings: Settings) -> None:
     """Serve this host's tools to the process that started this one, until it closes our input."""
     from mcp.server.stdio import stdio_server
 
+    from anvyl_mcp.server import policy_report
+
     node = Node(settings, serving=True)
+    server = node.server
+    policy_report.tell(node.policy, every_tool())
     try:
         async with stdio_server() as (incoming, outgoing):
-            await node.server.run(incoming, outgoing, node.server.create_initialization_options())
+            await server.run(incoming, outgoing, server.create_initialization_options())
     finally:
         await node.aclose()
 
@@ -216,6 +226,51 @@ def trust(settings: Settings) -> Trust:
     from anvyl_mcp.server.trust import Trust
 
     return Trust(settings.state_dir)
+
+
+def check_policy(settings: Settings) -> dict[str, Any]:
+    """What is wrong with this host's policy; see `server.policy_report`."""
+    from anvyl_mcp.server.policy import Policy
+    from anvyl_mcp.server.policy_report import checked
+
+    return checked(Policy(settings.policy_file), every_tool())
+
+
+def test_policy(
+    settings: Settings, name: str, words: list[str], *, caller: str, scope: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """Whether this host would let a call through, and what decides it; see `server.policy_report`.
+
+    Raises:
+        InvalidInput: there is no such tool, or it takes no such arguments.
+    """
+    from anvyl_mcp.peers.arguments import from_words
+    from anvyl_mcp.server import policy_report
+    from anvyl_mcp.server.engine import Engine
+    from anvyl_mcp.server.policy import Policy
+    from anvyl_mcp.server.policy_objects import looking
+
+    known = catalogue(settings.cache_dir)
+    if name not in known:
+        raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, known))
+    given = from_words(known[name], words)
+    tool = next(one for one in every_tool() if one.name == name)
+    notes: list[str] = []
+    engine = Engine()
+    try:
+        policy = Policy(settings.policy_file, policy_report.guessing(looking(engine), labels, notes))
+        who = policy_report.caller_called(caller, scope, trust(settings).tokens)
+        return {**policy_report.tested(policy, tool, tool.parse(given), who), "notes": notes}
+    finally:
+        engine.close()
+
+
+def every_tool() -> list[Tool]:
+    """All that this installation could serve."""
+    from anvyl_mcp.fleet_tools import fleet_tools
+    from anvyl_mcp.server.tool import load_tools
+
+    return [*load_tools(), *fleet_tools(None)]
 
 
 async def invite(settings: Settings, *, scope: str, seconds: int, address: str) -> dict[str, Any]:

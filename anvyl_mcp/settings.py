@@ -76,6 +76,11 @@ class Settings:
         return self.config_dir / "hosts.toml"
 
     @property
+    def policy_file(self) -> Path:
+        """What this host's owner takes away from its callers."""
+        return self.config_dir / "policy.toml"
+
+    @property
     def run_dir(self) -> Path:
         """Where a running server says that it runs."""
         return self.state_dir / "run"

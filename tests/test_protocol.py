@@ -27,6 +27,7 @@ from anvyl_mcp.server.gate import Gate
 from anvyl_mcp.server.http import build_app
 from anvyl_mcp.server.limits import Limits
 from anvyl_mcp.server.mcp_server import build_server, instructions
+from anvyl_mcp.server.policy import Policy
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.prompts import PROMPTS
 from anvyl_mcp.server.tool import Result, Tool, load_tools, tool
@@ -68,7 +69,7 @@ def trust(tmp_path: Path) -> Iterator[Trust]:
 
 
 def server_of(trust: Trust, *tools: Tool) -> Server[Any]:
-    return build_server(tools, {}, Gate(trust.audit, Limits()), name="nas")
+    return build_server(tools, {}, Gate(trust.audit, Limits(), Policy(trust.folder / "policy.toml")), name="nas")
 
 
 @asynccontextmanager
@@ -375,7 +376,9 @@ async def test_container_names_are_completed_and_not_asked_for_at_every_letter(
 
 async def test_names_are_not_completed_without_an_engine_or_the_right_to_read(trust: Trust) -> None:
     listing = [one for one in load_tools() if one.name == "list_containers"]
-    server = build_server(listing, {Engine: Engine()}, Gate(trust.audit, Limits()), name="nas")
+    server = build_server(
+        listing, {Engine: Engine()}, Gate(trust.audit, Limits(), Policy(trust.folder / "policy.toml")), name="nas"
+    )
     prompt = PromptReference(type="ref/prompt", name="diagnose_container")
 
     async with Client(server) as client:

@@ -16,19 +16,25 @@ if TYPE_CHECKING:
 
 SCOPES: tuple[Scope, ...] = ("read", "operate", "exec")
 """Each includes those before it."""
+How = Literal["local", "loopback", "token", "jwt", "unknown"]
+HOWS: tuple[How, ...] = ("local", "loopback", "token", "jwt")
 KEY = "anvyl.caller"
 """Where the caller stands in an ASGI scope once `Access` knows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody at the door. `id` tells two of the same name apart: a token's id, `uid:1000`, an issuer's subject."""
+    """Somebody at the door. `id` tells two of the same name apart: a token's id, `uid:1000`, an issuer's subject.
+
+    `through` is who really calls, when `name` tells for whom.
+    """
 
     name: str
     scopes: frozenset[str]
-    how: Literal["local", "loopback", "token", "jwt", "unknown"]
+    how: How
     address: str = ""
     id: str = ""
+    through: str = ""
 
     def may(self, scope: Scope) -> bool:
         """Whether this caller has a right."""

@@ -1,4 +1,4 @@
-"""What every call passes on the host that acts: rights, limits, and the audit log. There is no other way to a tool."""
+"""What every call passes on the host that acts: rights, policy, limits and audit. There is no other way to a tool."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from anvyl_mcp.server import guardrails, redact
 from anvyl_mcp.server.audit import Audit, Entry, outcome_of
 from anvyl_mcp.server.callers import ACTING, Caller, implied
 from anvyl_mcp.server.limits import Limits, Overloaded
+from anvyl_mcp.server.policy import Policy
 from anvyl_mcp.server.tool import Result, Tool
 
 LONGEST_WORD = 200
@@ -24,13 +25,15 @@ MOST_NAMES = 20
 class Gate:
     """Stands in front of the tools of one server."""
 
-    def __init__(self, audit: Audit, limits: Limits) -> None:
+    def __init__(self, audit: Audit, limits: Limits, policy: Policy) -> None:
         self._audit = audit
         self._limits = limits
+        self._policy = policy
 
     def offered(self, tools: Iterable[Tool], caller: Caller) -> list[Tool]:
         """The tools that a caller may call."""
-        return [tool for tool in tools if caller.may(guardrails.needed_scope(tool, {}))]
+        needed = [(tool, guardrails.needed_scope(tool, {})) for tool in tools]
+        return [tool for tool, scope in needed if caller.may(scope) and self._policy.offers(tool, caller, scope)]
 
     async def run(
         self,
@@ -63,6 +66,7 @@ class Gate:
             needed = guardrails.needed_scope(tool, arguments)
             async with self._limits.slot(caller, needed if caller.may(needed) else "read"):
                 caller.require(needed, self._what(tool, needed, arguments))
+                await self._policy.check(caller, tool, arguments)
                 started = await anyio.to_thread.run_sync(partial(entering, arguments=arguments, changes=changes))
                 ACTING.set(caller)
                 return without_secrets(await work(), tool, arguments)
@@ -111,8 +115,9 @@ def on_behalf(caller: Caller, told: Mapping[str, Any]) -> Caller:
         return caller
     allowed = implied(str(scope) for scope in scopes) if isinstance(scopes, list) else frozenset[str]()
     asking = _word(told.get(meta.FOR))
-    name = f"{asking} through {caller.name}" if asking else caller.name
-    return replace(caller, name=name, scopes=caller.scopes & allowed)
+    through = caller.name if asking else ""
+    name = f"{asking} through {through}" if asking else caller.name
+    return replace(caller, name=name, scopes=caller.scopes & allowed, through=through)
 
 
 def _word(value: object) -> str:

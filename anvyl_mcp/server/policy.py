@@ -1,0 +1,148 @@
+"""`policy.toml`: what the owner of this host takes away from what callers may do, read anew whenever it changes.
+
+A file that cannot be used counts as a no to every change: what it was meant to forbid is not known.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import ConfigInvalid, Denied
+from anvyl_mcp.server import guardrails
+from anvyl_mcp.server.callers import Caller
+from anvyl_mcp.server.policy_file import parse
+from anvyl_mcp.server.policy_rules import NO_RULES, Call, Decision, Look, Rules, decide, may_offer
+from anvyl_mcp.server.tool import Scope, Tool
+
+log = logging.getLogger(__name__)
+
+RACY_NANOSECONDS = 1_000_000_000
+"""Two versions written within one tick of the file system's clock can look alike from outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The file as it was last read: its rules, and why they do not count, if so."""
+
+    rules: Rules = NO_RULES
+    problem: ConfigInvalid | None = None
+
+
+class Policy:
+    """The policy of one host. `look` asks the engine what an object is; without it only given names count."""
+
+    def __init__(self, file: Path, look: Look = lambda kind, name: None) -> None:
+        self.file = file
+        self._look = look
+        # One attribute, because threads read and change: rules must never stand beside the mark of another version.
+        self._known: tuple[tuple[int, ...], State] = (), State()
+        self._said = State()
+
+    def state(self) -> State:
+        """The rules now, whoever wrote them. Costs one `stat` while the file stays the same."""
+        try:
+            found = self.file.stat()
+        except FileNotFoundError:
+            return self._keep((), State())
+        except OSError as error:
+            return self._keep((-1,), State(self._known[1].rules, self._unreadable(error)))
+        mark = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_mode, found.st_uid)
+        if mark == self._known[0] and abs(time.time_ns() - found.st_mtime_ns) > RACY_NANOSECONDS:
+            return self._known[1]
+        try:
+            self._check(found)
+            return self._keep(mark, State(self._read()))
+        except ConfigInvalid as problem:
+            # What the last good version forbade stays forbidden, reads included.
+            return self._keep(mark, State(self._known[1].rules, problem))
+
+    def told(self) -> State:
+        """The rules now; when they stopped counting since they were last asked for, the log says so."""
+        state, before = self.state(), self._said
+        self._said = state
+        if state.problem and str(state.problem) != str(before.problem):
+            log.warning("changes are refused: %s", state.problem)
+        elif state.rules == NO_RULES != before.rules:
+            log.warning("%s says nothing any more: only callers' rights count now", self.file)
+        return state
+
+    def decide(self, caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> Decision:
+        """What the rules say of a call, with which of them decided. May ask the engine."""
+        needed = guardrails.needed_scope(tool, arguments)
+        return decide(self.state().rules, Call(tool, needed, caller, arguments, self._look))
+
+    async def check(self, caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> None:
+        """Return when the policy leaves this call to this caller.
+
+        Raises:
+            Denied: it does not, or it cannot be read and the call changes something.
+            EngineError, Timeout: what the call is about cannot be seen.
+        """
+        state = self.told()
+        if state.problem and tool.safety != "reads":
+            raise Denied(f"changes are refused here: {state.problem.message}", hint=state.problem.hint)
+        if state.rules == NO_RULES:
+            return
+        decision = await anyio.to_thread.run_sync(self.decide, caller, tool, arguments)
+        if not decision.allowed:
+            raise self.refusal(decision, tool)
+
+    def refusal(self, decision: Decision, tool: Tool) -> Denied:
+        """The decision in words for a caller."""
+        hint = f"its owner decides that, in {self.file.name}: anvyl-mcp policy test says why"
+        if decision.rule is not None:
+            why = f": {text.clean(decision.rule.why)}" if decision.rule.why else ""
+            about = "; ".join(decision.because) or "everything"
+            return Denied(
+                f"`{tool.name}` is denied by the policy of this host, {decision.rule.place} ({text.clean(about)}){why}",
+                hint=hint,
+            )
+        if decision.by == "host_exec":
+            return Denied("this command is not in the list [host_exec] of this host's policy", hint=hint)
+        return Denied(f"`{tool.name}` is denied by the policy of this host: no rule allows this call", hint=hint)
+
+    def offers(self, tool: Tool, caller: Caller, needed: Scope) -> bool:
+        """Whether the policy could let some call of this tool through; what it never would is not listed."""
+        return may_offer(self.state().rules, tool, caller, needed)
+
+    def _keep(self, mark: tuple[int, ...], state: State) -> State:
+        self._known = mark, state
+        return state
+
+    def _read(self) -> Rules:
+        try:
+            return parse(self.file.read_bytes().decode("utf-8"), self.file)
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            raise ConfigInvalid(f"{self.file}, line {line}: this is not text", hint="write it in UTF-8") from error
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _check(self, found: os.stat_result) -> None:
+        if found.st_mode & 0o022:
+            raise ConfigInvalid(
+                f"{self.file} may be changed by other users", hint=f"look at it, then: chmod go-w {self.file}"
+            )
+        folder = self.file.parent.stat()
+        if folder.st_mode & 0o002 and not folder.st_mode & stat.S_ISVTX:
+            raise ConfigInvalid(
+                f"{self.file.parent} may be changed by every user, and {self.file.name} in it with that",
+                hint=f"look at it, then: chmod o-w {self.file.parent}",
+            )
+        if found.st_uid not in (os.geteuid(), 0, folder.st_uid):
+            raise ConfigInvalid(
+                f"{self.file} belongs to another user", hint=f"look at it, then: chown {os.geteuid()} {self.file}"
+            )
+
+    def _unreadable(self, error: OSError) -> ConfigInvalid:
+        return ConfigInvalid(f"{self.file} cannot be read: {error.strerror}", hint="check who owns it")
