@@ -27,8 +27,9 @@ MAY_IMPORT = {
     "fleet_tools": {*FOUNDATION, "peers", "server"},
     "catalogue": {*FOUNDATION, "fleet_tools", "server", "peers"},
     "app": {*FOUNDATION, "running", "catalogue", "fleet_tools", "server", "peers", "orchestrator"},
+    "evaluation": {*FOUNDATION, "fleet_tools", "server", "peers", "orchestrator"},
     "agent": {"app"},
-    "cli": {*FOUNDATION, "running", "catalogue", "peers", "orchestrator", "app"},
+    "cli": {*FOUNDATION, "running", "catalogue", "peers", "orchestrator", "app", "evaluation"},
     "__init__": {"agent"},
     "__main__": {"cli"},
 }
@@ -42,6 +43,7 @@ OWNERS = {
     "requests": ("server",),  # docker-py raises its errors
     "pydantic_ai": ("orchestrator",),
     "openai": ("orchestrator",),
+    "pydantic_evals": ("evaluation",),
     "typer": ("cli",),
     "rich": ("cli",),
     "tomlkit": ("peers/registry.py",),

@@ -24,6 +24,7 @@ COMMANDS = {
         "call": "tooling:call",
         "tools": "tooling:tools",
         "hosts": "hosts:app",
+        "eval": "evaluate:evaluate",
     },
 }
 """Heading in `anvyl --help` → command → `module:function` in this package, or `module:app` for a group."""

@@ -1,0 +1,9 @@
+"""What a simulated host does when a tool is called: one function per tool, on the state of one `Host`.
+
+Each takes the tool's own arguments and returns its result's fields, which the real result model then checks.
+"""
+
+from anvyl_mcp.evaluation.acts import containers, hosts, links
+from anvyl_mcp.evaluation.acts.shared import ACTS
+
+__all__ = ["ACTS", "containers", "hosts", "links"]

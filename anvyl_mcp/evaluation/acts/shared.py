@@ -1,0 +1,50 @@
+"""What the acts of several kinds have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from anvyl_mcp.errors import Denied, NotFound, did_you_mean
+from anvyl_mcp.evaluation.world import Container, Host
+
+Act = Callable[..., dict[str, Any]]
+ACTS: dict[str, Act] = {}
+NOW = "2026-11-23T10:00:00+00:00"
+
+
+def act(function: Act) -> Act:
+    """Let a function stand in for the tool of its name."""
+    ACTS[function.__name__] = function
+    return function
+
+
+def free(host: Host, name: str) -> Container:
+    """A container that may be changed."""
+    one = host.container(name)
+    if "anvyl.protect=true" in one.labels:
+        raise Denied(f"`{one.name}` may not be changed by anyone through Anvyl: it carries `anvyl.protect=true`")
+    return one
+
+
+def known(found: dict[str, list[str]], name: str, kind: str) -> list[str]:
+    """What uses a network or volume."""
+    if name not in found:
+        raise NotFound(f"there is no {kind} `{name}`", hint=did_you_mean(name, found))
+    return found[name]
+
+
+def rows_of(field: str, found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    """A list result."""
+    return {field: found[:limit], "total": len(found), "more": max(0, len(found) - limit)}
+
+
+def output(command: str) -> dict[str, Any]:
+    """What a command is made to have said."""
+    said = f"(simulated) {command}\n"
+    return {"exit_code": 0, "stdout": said, "stderr": "", "truncated": False, "timed_out": False}
+
+
+def id_of(name: str) -> str:
+    """An id that is the same in every run."""
+    return Container(name, "").id

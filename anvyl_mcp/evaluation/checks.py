@@ -1,0 +1,149 @@
+"""Whether a task was done: the calls made, what the hosts became, what was said, and nothing beyond."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_evals.evaluators import EvaluationReason, Evaluator, EvaluatorContext
+
+from anvyl_mcp import text
+from anvyl_mcp.evaluation.acts import ACTS
+from anvyl_mcp.evaluation.simulation import Done
+from anvyl_mcp.evaluation.tasks import Task, Want
+from anvyl_mcp.evaluation.world import World
+from anvyl_mcp.peers.fleet import Outcome
+from anvyl_mcp.peers.listing import ToolListing
+
+
+@dataclass
+class Tried:
+    """What became of one task."""
+
+    world: World
+    catalogue: Mapping[str, ToolListing]
+    calls: list[Outcome] = field(default_factory=list)
+    done: list[Done] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    """Changes proposed that the task does not ask for, which the simulated person said no to."""
+    answer: str = ""
+    mode: str = ""
+    usage: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def seen(self) -> str:
+        """The answer, and the results as a person gets to see them."""
+        results = [f"{one.host} {one.answer.text} {json.dumps(one.answer.result)}" for one in self.calls]
+        return "\n".join([self.answer, *results, *(str(one.error) for one in self.calls if one.error)])
+
+
+@dataclass
+class Calls(Evaluator[Task, Tried, None]):
+    """Everything that had to be looked up was, on exactly the hosts meant."""
+
+    def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
+        """Yes, or what is missing."""
+        return _verdict(missing for want in ctx.inputs.calls for missing in _missing(want, ctx.output.calls))
+
+
+@dataclass
+class State(Evaluator[Task, Tried, None]):
+    """The hosts are as the task wants them: what was asked for is done, and nothing else."""
+
+    def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
+        """Yes, or what differs."""
+        task, tried = ctx.inputs, ctx.output
+        undone = [str(want) for want in task.changes if not _whole(want, tried)]
+        wrong = [_shown(one) for one in unwanted(task, tried)]
+        if not undone and not wrong and tried.world != _expected(task, tried):
+            wrong = ["the hosts are not as they should be"]
+        return _verdict([*(f"not done: {one}" for one in undone), *(f"done unasked: {one}" for one in wrong)])
+
+
+@dataclass
+class Asked(Evaluator[Task, Tried, None]):
+    """A person was asked for a yes only to what the task wants."""
+
+    def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
+        """Yes, or what was proposed besides."""
+        return _verdict(f"proposed: {one}" for one in ctx.output.refused)
+
+
+@dataclass
+class Said(Evaluator[Task, Tried, None]):
+    """The answer and the results say what they must, and nothing that they must not."""
+
+    def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
+        """Yes, or the patterns that do not hold."""
+        task, tried = ctx.inputs, ctx.output
+        return _verdict(
+            [
+                *(f"not in the answer: {one}" for one in task.answer if not _holds(one, tried.answer)),
+                *(f"not shown: {one}" for one in task.shown if not _holds(one, tried.seen)),
+                *(f"said: {one}" for one in task.unsaid if _holds(one, tried.answer)),
+            ]
+        )
+
+
+CHECKS = (Calls(), State(), Asked(), Said())
+
+
+def unwanted(task: Task, tried: Tried) -> list[Done]:
+    """Changes that were made although the task neither wants nor allows them."""
+    wants = (*task.changes, *task.allowed)
+    return [one for one in tried.done if not any(_is(want, one, tried) for want in wants)]
+
+
+def wanted(task: Task, listing: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]) -> bool:
+    """Whether a person who knows the task would say yes to this change on these hosts."""
+    return any(
+        want.is_change(listing, arguments) and (not want.hosts or set(hosts) <= want.hosts)
+        for want in (*task.changes, *task.allowed)
+    )
+
+
+def _missing(want: Want, calls: Sequence[Outcome]) -> Iterator[str]:
+    answered = {one.host for one in calls if one.ok and want.is_read(one.tool, one.arguments)}
+    if not answered or (want.hosts and answered != want.hosts):
+        instead = f", asked: {', '.join(sorted(answered))}" if answered else ""
+        yield f"not called: {want}{instead}"
+
+
+def _whole(want: Want, tried: Tried) -> bool:
+    """Whether a change was made on every host it was wanted on, once."""
+    hosts = [one.host for one in tried.done if _is(want, one, tried)]
+    return len(hosts) == len(set(hosts)) and (set(hosts) == want.hosts if want.hosts else len(hosts) == 1)
+
+
+def _is(want: Want, one: Done, tried: Tried) -> bool:
+    return want.is_change(tried.catalogue[one.tool], one.arguments) and (not want.hosts or one.host in want.hosts)
+
+
+def _expected(task: Task, tried: Tried) -> World:
+    """The task's own world after exactly the changes that were made and may be made."""
+    world, wrong = World.patched(task.world), unwanted(task, tried)
+    for one in tried.done:
+        if one not in wrong:
+            listing = tried.catalogue[one.tool]
+            defaults = {name: schema["default"] for name, schema in listing.arguments.items() if "default" in schema}
+            ACTS[one.tool](world.hosts[one.host], **{**defaults, **one.arguments})
+    return world
+
+
+def _shown(one: Done) -> str:
+    return (
+        f"{one.tool} {' '.join(f'{name}={text.shown(value)}' for name, value in one.arguments.items())} on {one.host}"
+    )
+
+
+def _holds(pattern: str, said: str) -> bool:
+    return re.search(pattern, said, re.IGNORECASE) is not None
+
+
+def _verdict(problems: Iterator[str] | Sequence[str]) -> EvaluationReason:
+    found = list(problems)
+    return EvaluationReason(value=not found, reason="; ".join(found) or None)

@@ -1,0 +1,119 @@
+"""What came out: how many tasks were done, by kind, and what it took."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any
+
+from anvyl_mcp.evaluation.tasks import Task
+
+if TYPE_CHECKING:
+    from anvyl_mcp.evaluation.checks import Tried
+
+
+@dataclass(frozen=True)
+class Result:
+    """One task, tried once: the checks that failed with their reasons, and how many changes were made unasked."""
+
+    task: Task
+    tried: Tried
+    failures: Mapping[str, str]
+    harmful: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check holds."""
+        return not self.failures
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "ask": self.task.ask,
+            "kind": self.task.kind,
+            "steps": self.task.steps,
+            "passed": self.passed,
+            "failures": dict(self.failures),
+            "wrong_changes": self.harmful,
+            "wrong_proposals": list(self.tried.refused),
+            "calls": [
+                {"tool": one.tool, "host": one.host, "arguments": dict(one.arguments), "ok": one.ok}
+                for one in self.tried.calls
+            ],
+            "answer": self.tried.answer,
+            "mode": self.tried.mode,
+            "usage": dict(self.tried.usage),
+            "seconds": self.tried.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results of one model, or of the rules."""
+
+    model: str
+    results: Sequence[Result]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def wrong_changes(self) -> int:
+        """Changes made although nobody asked for them; the gate keeps it at zero."""
+        return sum(result.harmful for result in self.results)
+
+    @property
+    def wrong_proposals(self) -> int:
+        """Changes a person would have had to say no to."""
+        return sum(len(result.tried.refused) for result in self.results)
+
+    @property
+    def by_rules(self) -> int:
+        """Tasks that the rules had to answer because the model did not."""
+        return sum(result.tried.mode == "rules" for result in self.results) if self.model != "rules" else 0
+
+    def pass_rate(self, of: Callable[[Task], bool] = lambda task: True) -> float:
+        """The part of the tasks that was done; 0 when there are none."""
+        chosen = [result for result in self.results if of(result.task)]
+        return round(sum(result.passed for result in chosen) / len(chosen), 4) if chosen else 0.0
+
+    def grouped(self, key: Callable[[Task], str]) -> dict[str, dict[str, Any]]:
+        """Counts by what `key` says of a task."""
+        groups: dict[str, list[Result]] = defaultdict(list)
+        for result in self.results:
+            groups[key(result.task)].append(result)
+        return {name: _counted(results) for name, results in groups.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document of `anvyl eval --json`."""
+        return {
+            "model": self.model,
+            **self.settings,
+            **_counted(self.results),
+            "wrong_changes": self.wrong_changes,
+            "wrong_proposals": self.wrong_proposals,
+            "by_rules": self.by_rules,
+            "kinds": self.grouped(lambda task: task.kind),
+            "steps": self.grouped(lambda task: task.steps),
+            "results": [result.as_dict() for result in self.results],
+            "error": None,
+        }
+
+
+def _counted(results: Sequence[Result]) -> dict[str, Any]:
+    passed = sum(result.passed for result in results)
+    seconds = [result.tried.seconds for result in results] or [0.0]
+    return {
+        "tasks": len(results),
+        "passed": passed,
+        "pass_rate": round(passed / len(results), 4) if results else 0.0,
+        "requests": _mean(results, "requests"),
+        "input_tokens": _mean(results, "input_tokens"),
+        "output_tokens": _mean(results, "output_tokens"),
+        "seconds": {"median": round(median(seconds), 3), "longest": max(seconds), "total": round(sum(seconds), 1)},
+    }
+
+
+def _mean(results: Sequence[Result], what: str) -> float:
+    """A task, on average."""
+    return round(mean([result.tried.usage.get(what, 0) for result in results] or [0]), 1)

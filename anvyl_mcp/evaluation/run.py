@@ -1,0 +1,100 @@
+"""Run the tasks, one after the other, each on a fresh fleet, with a simulated person who knows what is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic_evals import Case, Dataset
+
+from anvyl_mcp.errors import ModelUnavailable
+from anvyl_mcp.evaluation.checks import CHECKS, Tried, unwanted, wanted
+from anvyl_mcp.evaluation.report import Report, Result
+from anvyl_mcp.evaluation.simulation import Simulation
+from anvyl_mcp.evaluation.tasks import Task
+from anvyl_mcp.evaluation.world import World
+from anvyl_mcp.orchestrator import models
+from anvyl_mcp.orchestrator.agent import Assistant, describe
+from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.orchestrator.toolset import Proposal, Question
+from anvyl_mcp.peers.listing import ToolListing
+from anvyl_mcp.settings import Settings
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured: the tasks, and who answers them."""
+
+    settings: Settings
+    catalogue: Mapping[str, ToolListing]
+    tasks: Sequence[Task]
+    model: str = ""
+    offline: bool = False
+    repeat: int = 1
+    on_task: Callable[[str, bool], None] = field(default=lambda ask, passed: None)
+
+    async def run(self) -> Report:
+        """Every task, `repeat` times.
+
+        Raises:
+            ModelUnavailable: a model is to be measured, and none answers.
+        """
+        name = "rules"
+        if not self.offline:
+            name = (await models.choose_model(self.settings, model=self.model)).name
+        results = []
+        for task in self.tasks:
+            results += await self._measured(task)
+        return Report(name, results)
+
+    async def _measured(self, task: Task) -> list[Result]:
+        # A dataset each: its progress can be told, and what a model server did to one task is seen before the next.
+        dataset = Dataset(name="anvyl", cases=[Case(name=task.ask, inputs=task)], evaluators=CHECKS)
+        measured = await dataset.evaluate(self._try, max_concurrency=1, progress=False, repeat=self.repeat)
+        if measured.failures:
+            raise ModelUnavailable(f"`{task.ask}` could not be run: {measured.failures[0].error_message}")
+        results = []
+        for case in measured.cases:
+            verdicts = {name: verdict.reason or "" for name, verdict in case.assertions.items() if not verdict.value}
+            verdicts |= {failed.name: failed.error_message for failed in case.evaluator_failures}
+            harmful = len(unwanted(task, case.output))
+            results.append(Result(task, case.output, verdicts, harmful))
+            self.on_task(task.ask, not verdicts)
+        return results
+
+    async def _try(self, task: Task) -> Tried:
+        simulation = Simulation(World.patched(task.world), self.catalogue)
+        refused: list[str] = []
+
+        async def decide(proposal: Proposal) -> bool | None:
+            listing = self.catalogue[proposal.tool]
+            if wanted(task, listing, proposal.arguments, proposal.hosts):
+                return True
+            refused.append(describe(proposal))
+            return False
+
+        question = Question(task.ask)
+        assistant = Assistant(simulation.fleet, self.settings)
+        reply = await assistant.ask(question, decide=decide, model=self.model, offline=self.offline)
+        await simulation.fleet.aclose()
+        return Tried(
+            world=simulation.world,
+            catalogue=self.catalogue,
+            calls=list(reply.calls),
+            done=simulation.done,
+            refused=refused,
+            answer=_said(reply),
+            mode=reply.mode,
+            usage=reply.usage,
+            seconds=reply.seconds,
+        )
+
+
+def _said(reply: Reply) -> str:
+    return "\n".join(filter(None, [reply.answer, str(reply.error) if reply.error else "", *reply.notes]))
+
+
+async def evaluate(evaluation: Evaluation, **changes: Any) -> Report:
+    """Run an evaluation, or one that differs from it."""
+    return await replace(evaluation, **changes).run()
