@@ -14,6 +14,7 @@ from anvyl_mcp import __version__, running
 from anvyl_mcp.catalogue import catalogue
 from anvyl_mcp.errors import InvalidInput, did_you_mean
 from anvyl_mcp.peers import transports
+from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import Connection
 from anvyl_mcp.peers.registry import Peer, Registry
@@ -50,7 +51,8 @@ class Node:
         self._serving = serving
         self._parts: tuple[Server[Any], Engine, Trust] | None = None
         self._answering: Callable[[Request], Awaitable[Response]] | None = None
-        self.fleet = Fleet(self.local, Registry(settings.hosts_file), catalogue(settings.cache_dir), self._connect)
+        tools, marks = catalogue(settings.cache_dir), DownMarks(settings.cache_dir / "down")
+        self.fleet = Fleet(self.local, Registry(settings.hosts_file), tools, self._connect, marks=marks)
 
     def _connect(self, peer: Peer) -> Connection:
         if peer.url == IN_MEMORY:

@@ -125,7 +125,7 @@ def test_one_dead_host_is_named_beside_the_answers_of_the_others(
     assert "error: second: connection refused\nhint:  is `anvyl-mcp serve` running there?" in done.err
     assert document.json["error"] is None
     second = document.json["hosts"]["second"]
-    assert (second["ok"], second["code"]) == (False, "refused")
+    assert (second["ok"], second["code"], second["word"]) == (False, "refused", "refused")
     assert second["error"].startswith("connection refused")
     assert "second: connection refused" in document.err
 
@@ -151,7 +151,7 @@ def test_hosts_are_added_listed_checked_and_removed(
 
     assert (added.code, added.out) == (0, "")
     assert added.err == f"added second at {second_node.url}: it answers\n"
-    assert (dead.code, dead.json["hosts"]["dead"]["status"]) == (0, "refused: connection refused")
+    assert (dead.code, dead.json["hosts"]["dead"]["status"]) == (0, "unreachable: connection refused")
     assert listed.code == 0
     header, here, second, _ = [line.split("\t") for line in listed.out.splitlines()]
     assert header == ["name", "status", "url", "tags", "version"]

@@ -114,7 +114,7 @@ async def test_every_host_has_one_entry_whatever_becomes_of_the_others(fleet_of:
     assert list(done) == list(urls)
     assert {name for name, one in done.items() if one.ok} == {"good", "also-good"}
     assert isinstance(done["dead"].error, Refused)
-    assert done["dead"].word == "unreachable: connection refused"
+    assert done["dead"].status == "unreachable: connection refused"
     assert isinstance(done["swallows"].error, Unreachable)
     assert isinstance(done["silent"].error, Unreachable | Timeout)
     assert isinstance(done["unpaired"].error, Unpaired)
@@ -164,7 +164,7 @@ async def test_a_host_that_answers_no_call_is_given_up_after_the_tools_own_time(
     outcome = await fleet.call("here", "slow", {})
 
     assert isinstance(outcome.error, Timeout)
-    assert outcome.word.startswith("timeout: no answer within 0.5 s")
+    assert outcome.status.startswith("timeout: no answer within 0.5 s")
     assert toy.executions["slow"] == 1
 
 
@@ -225,7 +225,7 @@ async def test_a_read_that_is_lost_twice_is_given_up(fleet_of: MakeFleet, host: 
     outcome = await fleet.call("here", "drop", {})
 
     assert isinstance(outcome.error, Unreachable)
-    assert "connection was lost" in outcome.word
+    assert "connection was lost" in outcome.status
     assert toy.executions["drop"] == 2
 
 
@@ -259,7 +259,7 @@ async def test_nothing_is_sent_to_a_host_that_is_not_paired(tmp_path: Path) -> N
 
     assert reached == []
     assert isinstance(outcome.error, Unpaired)
-    assert outcome.word == "unreachable: not paired yet, so nothing is sent to it"
+    assert outcome.status == "unreachable: not paired yet, so nothing is sent to it"
     assert (health.ok, health.status) == (False, "unpaired: not paired yet, so nothing is sent to it")
 
 
@@ -323,7 +323,7 @@ async def test_every_host_is_checked_at_once(fleet_of: MakeFleet, host: Served) 
         ("dead", False, ""),
         ("hole", False, ""),
     ]
-    assert found[1].status == "refused: connection refused"
+    assert found[1].status == "unreachable: connection refused"
     assert found[2].status.startswith("unreachable: ")
 
 

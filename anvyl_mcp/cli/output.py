@@ -115,13 +115,13 @@ def failure(one: Outcome) -> None:
 
 
 def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None) -> dict[str, Any]:
-    """`{"hosts": {name: {"ok", "result" | "error"}}, "error"}`."""
+    """`{"hosts": {name: {"ok", "word", "result" | "error"}}, "error"}`."""
     hosts: dict[str, Any] = {}
     for host, one in done.items():
         if one.error is None:
-            hosts[host] = {"ok": True, "result": one.answer.result}
+            hosts[host] = {"ok": True, "word": one.word, "result": one.answer.result}
         else:
-            hosts[host] = {"ok": False, "error": str(one.error), "code": one.error.code}
+            hosts[host] = {"ok": False, "word": one.word, "error": str(one.error), "code": one.error.code}
     return {"hosts": hosts, "error": error.as_dict() if error else None}
 
 

@@ -44,7 +44,7 @@ class Reply:
     @property
     def hosts(self) -> dict[str, str]:
         """How each host that was asked did last: `ok`, or a word and a reason."""
-        return {call.host: call.word for call in self.calls}
+        return {call.host: call.status for call in self.calls}
 
     @property
     def exit_code(self) -> int:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
 
 from anvyl_mcp import meta
 from anvyl_mcp.errors import (
-    HOST_FAILURES,
     AnvylError,
     Denied,
-    EngineError,
     InvalidInput,
     Timeout,
     Unknown,
@@ -23,15 +23,20 @@ from anvyl_mcp.errors import (
     Unreachable,
     did_you_mean,
 )
+from anvyl_mcp.peers.breaker import Breaker
+from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
 from anvyl_mcp.peers.registry import Peer, Registry, unknown_host
 from anvyl_mcp.peers.validation import fits
+from anvyl_mcp.peers.words import Word, status, word
 
 OTHER_VERSION = "is it the same version of Anvyl? See anvyl hosts check"
 AT_ONCE = 32
 """Hosts asked at the same time."""
 SLACK_SECONDS = 10
 """What a tool with a time limit of its own may take beyond it, to start and to clean up."""
+RETRY_SECONDS = 0.2
+"""At most, before a read is asked again: callers that lost the same host do not come back together."""
 
 Connect = Callable[[Peer], Connection]
 
@@ -67,25 +72,32 @@ class Outcome:
     @property
     def host_failed(self) -> bool:
         """Whether it was the host that failed, rather than a healthy host that said no."""
-        return isinstance(self.error, HOST_FAILURES)
+        return self.word not in ("ok", "denied")
 
     @property
-    def word(self) -> str:
-        """`ok`, or a result word with its reason: `unreachable: connection refused`."""
-        error = self.error
-        if error is None or not self.host_failed:
-            return "ok"
-        word = next((word for kind, word in WORDS.items() if isinstance(error, kind)), error.code)
-        return f"{word}: {error.message}"
+    def word(self) -> Word:
+        """How the host did, in one of the closed list of words."""
+        return word(self.error)
 
-
-WORDS: dict[type[AnvylError], str] = {Unreachable: "unreachable", Timeout: "timeout", EngineError: "engine_error"}
+    @property
+    def status(self) -> str:
+        """`ok`, or a word with its reason: `unreachable: connection refused`."""
+        return status(self.error)
 
 
 class Fleet:
     """Hosts by name, this one first, each behind one long-lived connection made when first needed."""
 
-    def __init__(self, local: Peer, registry: Registry, catalogue: Mapping[str, ToolListing], connect: Connect) -> None:
+    def __init__(
+        self,
+        local: Peer,
+        registry: Registry,
+        catalogue: Mapping[str, ToolListing],
+        connect: Connect,
+        *,
+        marks: DownMarks | None = None,
+    ) -> None:
+        """`marks`: which hosts other processes of this installation found down."""
         self.local = local
         self.served_at = local.url
         """Where this host answers, for people."""
@@ -93,6 +105,7 @@ class Fleet:
         self.catalogue = catalogue
         self._connect = connect
         self._connections: dict[Peer, Connection] = {}
+        self._breaker = Breaker(marks or DownMarks(None), lambda: self.peers.values())
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -201,15 +214,17 @@ class Fleet:
         Raises:
             AnvylError: it cannot be asked.
         """
-        return await self._connection(host).list_tools()
+        peer, connection = self._connection(host)
+        return await self._breaker.ask(peer, connection, connection.list_tools)
 
-    async def version(self, host: str) -> str:
-        """The version a host says it runs; asking is also how to see that it answers.
+    async def version(self, host: str, *, anew: bool = False) -> str:
+        """The version a host says it runs; asking is also how to see that it answers. `anew`: also when it is down.
 
         Raises:
             AnvylError: it does not.
         """
-        return await self._connection(host).version()
+        peer, connection = self._connection(host)
+        return await self._breaker.ask(peer, connection, connection.version, anew=anew)
 
     async def _ask(
         self,
@@ -222,23 +237,27 @@ class Fleet:
         if on_behalf is not None and tool.scope not in on_behalf.scopes:
             # The host would refuse as well; but it need not be asked, with this process's rights, to do so.
             raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
-        connection = self._connection(host)
+        peer, connection = self._connection(host)
         seconds = time_limit(tool, arguments)
         told: dict[str, Any] = {} if tool.reads else {meta.OPERATION: str(uuid.uuid4())}
         if on_behalf is not None:
             told |= {meta.SCOPES: sorted(on_behalf.scopes), meta.FOR: on_behalf.name}
+        send = partial(connection.call, tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
         try:
-            return await connection.call(tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
-        except Unknown as error:
+            return await self._breaker.ask(peer, connection, send)
+        except (Unknown, Timeout) as error:
             if not tool.reads:
                 raise _uncertain(error, tool) from error
+            if isinstance(error, Timeout):
+                raise
         # A read whose connection was lost is asked once more: it changes nothing, and the peer may have restarted.
+        await anyio.sleep(random.uniform(0, RETRY_SECONDS))
         try:
-            return await connection.call(tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
+            return await self._breaker.ask(peer, connection, send)
         except Unknown as error:
             raise Unreachable("the connection was lost before the answer came", hint="ask again") from error
 
-    def _connection(self, host: str) -> Connection:
+    def _connection(self, host: str) -> tuple[Peer, Connection]:
         peer = self.peers.get(host)
         if peer is None:
             raise unknown_host(host, self.hosts)
@@ -248,14 +267,18 @@ class Fleet:
                 hint=f"reach it over SSH meanwhile: ssh -N -L 4210:127.0.0.1:4200 {peer.name}, then add http://127.0.0.1:4210",
             )
         if peer not in self._connections:
-            self._connections[peer] = self._connect(peer)
-        return self._connections[peer]
+            try:
+                self._connections[peer] = self._connect(peer)
+            except InvalidInput as error:
+                raise Unreachable(f"its entry in the hosts file cannot be used: {error}") from error
+        return peer, self._connections[peer]
 
     async def aclose(self) -> None:
         """Let go of every connection, also when the caller is being cancelled."""
         connections = list(self._connections.values())
         self._connections.clear()
         with anyio.CancelScope(shield=True):
+            await self._breaker.aclose()
             async with anyio.create_task_group() as group:
                 for connection in connections:
                     group.start_soon(connection.close)
@@ -274,4 +297,5 @@ def time_limit(tool: ToolListing, arguments: Mapping[str, Any]) -> float:
 def _uncertain(error: AnvylError, tool: ToolListing) -> AnvylError:
     """A lost change names the way to find out what became of it."""
     look = "get_container_info" if "container" in tool.names.values() else "list_containers"
-    return Unknown(error.message, hint=f"look before you repeat it: anvyl call {look}")
+    message = error.message if isinstance(error, Unknown) else f"{error.message}; it may or may not have happened"
+    return Unknown(message, hint=f"look before you repeat it: anvyl call {look}")

@@ -9,7 +9,8 @@ from typing import Any
 
 import anyio
 
-from anvyl_mcp.errors import AnvylError
+from anvyl_mcp.errors import AnvylError, Unpaired
+from anvyl_mcp.peers import words
 from anvyl_mcp.peers.fleet import Fleet
 
 
@@ -47,20 +48,28 @@ class HostHealth:
         }
 
 
-async def check(fleet: Fleet, name: str) -> HostHealth:
-    """Ask one host."""
+async def check(fleet: Fleet, name: str, *, anew: bool = False) -> HostHealth:
+    """Ask one host; `anew`: also when it is known to be down."""
     peer = fleet.peers[name]
     url = fleet.served_at if peer == fleet.local else peer.url
     try:
-        version = await fleet.version(name)
+        version = await fleet.version(name, anew=anew)
     except AnvylError as error:
-        return HostHealth(name, url, peer.tags, f"{error.code}: {error.message}", hint=error.hint)
+        return HostHealth(name, url, peer.tags, _status(error), hint=error.hint)
     return HostHealth(name, url, peer.tags, "ok", version, pin=peer.pin)
+
+
+def _status(error: AnvylError) -> str:
+    """Not being paired is a state of the host, not how a call ended; any other error means that it did not answer."""
+    if isinstance(error, Unpaired):
+        return f"unpaired: {error.message}"
+    status = words.status(error)
+    return f"unreachable: {error.message}" if status == "ok" else status
 
 
 async def examine(fleet: Fleet, name: str, token: str = "") -> HostHealth:
     """Ask one host more: what we may do there, and how far its clock is from ours (positive: it is ahead)."""
-    found = await check(fleet, name)
+    found = await check(fleet, name, anew=True)
     if not found.ok or "://" not in found.url:
         return found
     # An HTTP client takes 0.3 s to import, which a list of hosts need not pay.

@@ -117,6 +117,8 @@ class Session:
             with link.used(), anyio.fail_after(seconds):
                 return await ask(link.session)
         except TimeoutError:
+            # Whoever comes next greets the host anew, which costs seconds at most and not the whole time of a tool.
+            link.retire()
             raise failures.silent(seconds, sent=True) from None
         except ValidationError as error:
             raise failures.garbled() from error

@@ -10,9 +10,10 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import urlsplit
 
-MOST_CONNECTIONS = 16
-"""Open at once to a host on another machine, which grants 32 to all the programs here together."""
-KEPT = 8
+MOST_CONNECTIONS = 10
+"""Open at once to a host on another machine, which grants 32 to all the programs here together; so many at most knock
+at one that has just started."""
+KEPT = 10
 KEPT_SECONDS = 4
 """Less than the 5 s after which common servers drop an idle connection: a call must not meet one being closed."""
 

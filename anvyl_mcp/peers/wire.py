@@ -51,6 +51,9 @@ class Wire:
         self._ids = count(1)
         self._threads = anyio.CapacityLimiter(MOST_CONNECTIONS if pin else THREADS)
         self._met = False
+        self._door = anyio.Lock()
+        self._greetings = 0
+        self._failure: AnvylError | None = None
 
     async def list_tools(self) -> list[ToolListing]:
         """The host's tools, all pages."""
@@ -89,9 +92,28 @@ class Wire:
         self._pool.close()
 
     async def _meet(self) -> None:
-        """Ask something small first: a host that hangs costs seconds, and never holds a change it may still make."""
-        if not self._met:
+        """Ask something small first: a host that hangs costs seconds, and never holds a change it may still make.
+
+        Whoever comes while a host is being asked shares the outcome.
+        """
+        if self._met:
+            return
+        before = self._greetings
+        async with self._door:
+            if self._greetings != before and self._failure is not None:
+                raise self._failure
+            if self._greetings == before or not self._met:
+                await self._greet()
+
+    async def _greet(self) -> None:
+        self._failure = None
+        try:
             await self._discover()
+        except AnvylError as error:
+            self._failure = error
+            raise
+        finally:
+            self._greetings += 1
 
     async def _discover(self) -> dict[str, Any]:
         with failures.nothing_changed():

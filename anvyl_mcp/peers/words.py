@@ -1,0 +1,49 @@
+"""The closed list of words for how a call on a host ended, the same in every face."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from anvyl_mcp.errors import (
+    AnvylError,
+    Busy,
+    Cancelled,
+    Denied,
+    EngineError,
+    InternalError,
+    Refused,
+    Timeout,
+    Unknown,
+    UnknownHost,
+    Unreachable,
+)
+
+Word = Literal["ok", "unreachable", "timeout", "refused", "denied", "busy", "engine_error", "unknown", "cancelled"]
+WORDS: tuple[Word, ...] = get_args(Word)
+
+_OF: dict[type[AnvylError], Word] = {
+    Refused: "refused",
+    Unreachable: "unreachable",
+    UnknownHost: "unreachable",
+    Timeout: "timeout",
+    Denied: "denied",
+    Busy: "busy",
+    EngineError: "engine_error",
+    Unknown: "unknown",
+    InternalError: "unknown",
+    Cancelled: "cancelled",
+}
+"""The first class that fits; any other error is an answer that a healthy host gave."""
+
+
+def word(error: AnvylError | None) -> Word:
+    """How a host did that answered with `error`, or with none."""
+    return next((word for kind, word in _OF.items() if isinstance(error, kind)), "ok")
+
+
+def status(error: AnvylError | None) -> str:
+    """`ok`, or a word and the reason: `timeout: no answer within 5 s`. Who refuses is unreachable, and says why."""
+    said = word(error)
+    if error is None or said == "ok":
+        return "ok"
+    return f"{'unreachable' if said == 'refused' else said}: {error.message}"
