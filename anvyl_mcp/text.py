@@ -181,12 +181,12 @@ def rows(value: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[list[str]
 
 def human(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """A result as compact text: rows with two spaces between cells, or `name: value` lines. `schema` is `resolved`."""
-    if rows_field(schema):
-        _, cells = rows(value, schema)
-        lines = ["  ".join(text or "-" for text in row).rstrip(" -") for row in cells]
-        if value.get("more"):
-            lines.append(f"… {value['more']} more; narrow the question or raise `limit`")
-        return "\n".join(lines)
+    if field := rows_field(schema):
+        columns, cells = rows(value, schema)
+        if not cells:
+            return f"no {field.replace('_', ' ')}"
+        lines = [_line(row) for row in cells]
+        return "\n".join(["  ".join(columns), *lines, *left_out(value.get("more"))])
     lines = []
     for name, entry in value.items():
         field = _properties(schema).get(name, {})
@@ -195,6 +195,17 @@ def human(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
         elif text := cell(entry, field):
             lines.append(f"{name.replace('_', ' ')}: {text}")
     return "\n".join(lines)
+
+
+def _line(row: Sequence[str]) -> str:
+    """Cells with two spaces between them; an empty one is a dash where another follows."""
+    filled = max((number for number, text in enumerate(row, 1) if text), default=0)
+    return "  ".join(text or "-" for text in row[:filled])
+
+
+def left_out(more: Any) -> list[str]:
+    """The line that ends a list of which more is known, if so."""
+    return [f"… {more} more; narrow the question or raise `limit`"] if more else []
 
 
 def joined(names: Sequence[str]) -> str:

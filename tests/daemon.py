@@ -40,9 +40,12 @@ class UnavailableError(Exception):
 class Daemon:
     """A `dockerd` in namespaces of its own: when its first process ends, nothing of it runs or is mounted any more."""
 
+    program = "dockerd"
+    prepare = PREPARE
+
     def __init__(self, name: str) -> None:
         self._name = name
-        self._busybox = _needed_for_daemon()
+        self._busybox = _needed_for_daemon(self.program)
         # Not TMPDIR: a socket's path has to be short, and /run is hidden from the daemon.
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
         self._owned = _own(self.folder)
@@ -72,7 +75,7 @@ class Daemon:
             left.unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*NAMESPACES, "sh", "-c", PREPARE, self._busybox, self._name, *self._options()],
+                [*NAMESPACES, "sh", "-c", self.prepare, self._busybox, self._name, *self._options()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -83,7 +86,7 @@ class Daemon:
         while not answers(self.socket):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise UnavailableError(f"dockerd does not start here: {self._last_words()}")
+                raise UnavailableError(f"{self.program} does not start here: {self._last_words()}")
             time.sleep(0.02)  # nothing tells when the socket appears
 
     def _options(self) -> list[str]:
@@ -181,11 +184,11 @@ def answers(path: Path) -> bool:
             return False
 
 
-def _needed_for_daemon() -> str:
+def _needed_for_daemon(engine: str) -> str:
     """The path of a static busybox, once all else that a private engine needs is there too."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise UnavailableError("a private engine needs root on Linux")
-    for program in ("dockerd", "iptables", "unshare"):
+    for program in (engine, "iptables", "unshare"):
         if not shutil.which(program):
             raise UnavailableError(f"a private engine needs `{program}` on PATH")
     return static_busybox()

@@ -11,6 +11,7 @@ import pytest
 import anvyl_mcp
 from anvyl_mcp.server.guardrails import RULES
 from anvyl_mcp.server.tool import load_tools
+from anvyl_mcp.server.toolsets import DEFAULT
 from anvyl_mcp.settings import SETTINGS
 from tests.conftest import OUTSIDE
 
@@ -31,6 +32,15 @@ def tools() -> str:
     return "| tool | | arguments | |\n|---|---|---|---|\n" + "\n".join(rows)
 
 
+def toolsets() -> str:
+    """One line for each toolset: the README's reader wants to know what there is, not every argument."""
+    rows: dict[str, list[str]] = {}
+    for tool in load_tools():
+        rows.setdefault(tool.toolset, []).append(f"`{tool.name}`")
+    lines = [f"| {name}{'' if name in DEFAULT else ' ¹'} | {', '.join(tools)} |" for name, tools in rows.items()]
+    return "\n".join(["| toolset | tools |", "|---|---|", *lines])
+
+
 def settings() -> str:
     rows = []
     for setting in SETTINGS:
@@ -43,10 +53,11 @@ def settings() -> str:
     ("page", "name", "made"),
     [
         ("docs/security.md", "guardrails", guardrails),
+        ("README.md", "toolsets", toolsets),
         ("docs/reference.md", "tools", tools),
         ("docs/reference.md", "settings", settings),
     ],
-    ids=["guardrails", "tools", "settings"],
+    ids=["guardrails", "toolsets", "tools", "settings"],
 )
 def test_generated_parts_are_up_to_date(page: str, name: str, made: object) -> None:
     assert callable(made)

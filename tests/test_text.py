@@ -206,9 +206,9 @@ def test_a_list_is_one_line_for_each_row_and_says_what_was_left_out() -> None:
 
     lines = text.human(value, ROWS).splitlines()
 
-    assert lines[:2] == ["a  1 KiB", "b"]
-    assert lines[2].startswith("… 3 more")
-    assert text.human({"things": [], "total": 0, "more": 0}, ROWS) == ""
+    assert lines[:3] == ["name  size", "a  1 KiB", "b"]
+    assert lines[3].startswith("… 3 more")
+    assert text.human({"things": [], "total": 0, "more": 0}, ROWS) == "no things"
     assert text.rows(value, ROWS) == (["name", "size"], [["a", "1 KiB"], ["b", ""]])
 
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docker.errors import APIError
@@ -83,6 +84,26 @@ async def test_a_sample_that_was_kept_saves_the_second_one(
 
     assert [len(requests) for requests in rounds] == [6, 3]
     assert all("one-shot=True" in request for requests in rounds for request in requests)
+
+
+STUBBORN = ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]
+
+
+@pytest.mark.parametrize("tool", ["stop_container", "restart_container"])
+async def test_a_stop_that_takes_long_says_how_long_it_may_take(tool: str, memory: Client, engine: RealEngine) -> None:
+    engine.run("stubborn", STUBBORN, init=False)
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
+
+    arguments: dict[str, Any] = {"name": "stubborn", "timeout": 3}
+    result = await memory.call_tool(tool, arguments, progress_callback=heard)
+
+    assert not result.is_error
+    doing = tool.partition("_")[0].replace("stop", "stopp")
+    assert told[0] == (1, 3, f"{doing}ing stubborn: 1 of at most 3 s")
+    assert [done for done, _, _ in told] == sorted({done for done, _, _ in told})
 
 
 async def test_commands_run_in_a_container_without_a_shell(memory: Client, engine: RealEngine) -> None:

@@ -27,6 +27,16 @@ class Container(Row):
     created: Time
 
 
+ATTENTION = ("restarting", "dead", "running", "paused")
+"""States in the order in which a person wants to hear of them; all others come last."""
+
+
+def attention(container: Container) -> tuple[bool, int, str]:
+    """What to sort by: those that need attention first, then those that run."""
+    known = ATTENTION.index(container.state) if container.state in ATTENTION else len(ATTENTION)
+    return container.health != "unhealthy", known, container.name
+
+
 class Mount(Row):
     """A folder or volume of a container."""
 

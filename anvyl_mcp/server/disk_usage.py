@@ -67,8 +67,12 @@ def _summed(kind: str, usage: Raw) -> Kept:
 
 
 def _images(answer: Raw) -> Kept:
-    """Layers are shared, so what images in use need is taken from the sum of all layers."""
-    images, size = answer.get("Images") or [], answer.get("LayersSize") or 0
+    """Layers are shared, so what images in use need is taken from the sum of all layers.
+
+    Podman has an entry for each name of an image, and no sum.
+    """
+    images = list({one.get("Id"): one for one in answer.get("Images") or []}.values())
+    size = answer.get("LayersSize") or sum(one["Size"] for one in images)
     active = [one for one in images if one.get("Containers", 0) > 0]
     used = sum(one["Size"] - max(0, one.get("SharedSize", 0)) for one in active)
     return Kept(

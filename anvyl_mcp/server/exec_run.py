@@ -7,6 +7,7 @@ container and by the process id that the engine names, and end it with its child
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import time
@@ -29,7 +30,8 @@ AFTERWARDS_SECONDS = 2.0
 """What is left of the output is read this long after the command was ended."""
 STILL_RUNS = 124
 """The exit code told for a command that has none yet, as `timeout` does."""
-NOT_STARTED = ("OCI runtime exec failed", "exec failed")
+NOT_STARTED = re.compile(r"(?:Error: )?(?:OCI runtime exec failed|(?:\w+: )?exec failed)")
+"""How Docker and Podman begin when they cannot start a command; where others would print."""
 STDOUT, STDERR = 1, 2
 
 
@@ -123,8 +125,9 @@ def _told(
     with engine_errors():
         code = engine.client().exec_inspect(started).get("ExitCode")
     stdout = output.words(STDOUT)
-    if code in (126, 127) and stdout.startswith(NOT_STARTED):
-        raise NotFound(f"`{words[0]}` cannot be run in `{name}`: {_reason(stdout)}", hint="check the program's name")
+    said = stdout or output.words(STDERR)
+    if code in (126, 127) and NOT_STARTED.match(said):
+        raise NotFound(f"`{words[0]}` cannot be run in `{name}`: {_reason(said)}", hint="check the program's name")
     return ExecOutput(
         exit_code=STILL_RUNS if code is None else code,
         stdout=stdout,
@@ -136,7 +139,8 @@ def _told(
 
 
 def _reason(words: str) -> str:
-    return words.strip().removesuffix(": unknown").rpartition(": exec: ")[2][:200]
+    kept = re.split(r": unknown|: OCI runtime ", words.strip())[0]
+    return kept.rpartition(": exec: ")[2][:200]
 
 
 def _end(engine: Engine, container: str, started: str) -> str:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from anvyl_mcp.server.tool import Injected
+
+TICK_SECONDS = 1.0
 
 
 class Progress(Injected):
@@ -18,3 +25,24 @@ class Progress(Injected):
     def cancelled(self) -> bool:
         """Whether the caller gave up: work that can stop half way should poll this and stop."""
         return False
+
+
+@contextmanager
+def ticking(progress: Progress, seconds: float, words: str) -> Iterator[None]:
+    """Say every second how long something takes that cannot say so itself; `seconds` is how long it may."""
+    done, began = threading.Event(), time.monotonic()
+
+    def tick() -> None:
+        while not done.wait(TICK_SECONDS):
+            passed = round(time.monotonic() - began)
+            within = passed <= seconds
+            of = f"{passed} of at most {seconds:g} s" if within else f"{passed} s, so it is being made to"
+            progress(passed, seconds if within else None, f"{words}: {of}")
+
+    ticker = threading.Thread(target=tick, name="ticking", daemon=True)
+    ticker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        ticker.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from docker.utils import version_gte
 
+from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, Conflict, NotFound
 from anvyl_mcp.server.engine import Engine, own_name
 from anvyl_mcp.server.guardrails import hidden
@@ -24,7 +25,12 @@ ONE_SHOT_SINCE = "1.41"
 APART = 0.5
 YOUNGEST, OLDEST = 1.0, 60.0
 """Seconds between which the age of a kept sample must be to compare with."""
-AT_ONCE = 32
+AT_ONCE = 128
+"""An older engine takes one to two seconds for each sample, so that a second round would double the time."""
+PATIENCE = 15
+"""Seconds for one sample: with so many at once a small machine's engine needs a while for the last."""
+SHOWN = 60
+"""Rows in the text form."""
 
 Raw = Mapping[str, Any]
 
@@ -90,19 +96,23 @@ def measure(engine: Engine, samples: Samples, container: Raw | None = None) -> l
 def _pairs(engine: Engine, samples: Samples, containers: list[str]) -> dict[str, tuple[Raw, Raw]]:
     """Two samples of each container that still runs."""
     earlier = {one: raw for one in containers if (raw := samples.usable(one)) is not None}
-    if not _worth_one_shot(engine, compared=len(earlier) == len(containers)):
-        taken = _round(engine, containers, one_shot=None)
-        samples.keep(taken)
-        return {one: ({"cpu_stats": raw.get("precpu_stats") or {}}, raw) for one, raw in taken.items()}
-    first = _round(engine, containers, one_shot=True)
-    alone = [one for one in first if one not in earlier]
+    one_shot = _worth_one_shot(engine, compared=len(earlier) == len(containers))
+    first = _round(engine, containers, one_shot=one_shot or None)
+    found = {one: (before, raw) for one, raw in first.items() if (before := earlier.get(one) or _own_earlier(raw))}
+    # Podman says that it took two, and takes one.
+    alone = [one for one in first if one not in found]
     second: dict[str, Raw] = {}
     if alone:
         time.sleep(APART)
-        second = _round(engine, alone, one_shot=True)
+        second = _round(engine, alone, one_shot=one_shot or None)
     samples.keep(first | second)
-    found = {one: (earlier[one], raw) for one, raw in first.items() if one in earlier}
     return found | {one: (first[one], raw) for one, raw in second.items()}
+
+
+def _own_earlier(raw: Raw) -> Raw | None:
+    """The sample that the engine took before this one, where it did."""
+    before = raw.get("precpu_stats") or {}
+    return {"cpu_stats": before} if before.get("system_cpu_usage") else None
 
 
 def _worth_one_shot(engine: Engine, *, compared: bool) -> bool:
@@ -128,7 +138,7 @@ def _sample(engine: Engine, one_shot: bool | None, container: str) -> Raw | None
 
     try:
         with engine_errors(missing=gone):
-            return cast("Raw", engine.client().stats(container, stream=False, one_shot=one_shot))
+            return cast("Raw", engine.client(PATIENCE).stats(container, stream=False, one_shot=one_shot))
     except (NotFound, Conflict):
         return None
 
@@ -163,6 +173,22 @@ def _memory_used(memory: Raw) -> int:
     usage, details = int(memory.get("usage", 0)), memory.get("stats") or {}
     cached = int(details.get("total_inactive_file", details.get("inactive_file", 0)))
     return usage - cached if cached < usage else usage
+
+
+def lines(rows: Sequence[ContainerStats]) -> Iterator[str]:
+    """The busiest in few words: what every row would repeat stands in the heading."""
+    most = max(row.memory_limit for row in rows)
+    yield f"name cpu memory (limit {_short(most)} unless said) net in/out pids"
+    for row in rows[:SHOWN]:
+        limit = f"/{_short(row.memory_limit)}" if row.memory_limit != most else ""
+        memory, network = f"{_short(row.memory_used)}{limit}", f"{_short(row.net_rx)}/{_short(row.net_tx)}"
+        yield f"{row.name} {row.cpu_percent:.0f}% {memory} {network} {row.pids}"
+    if len(rows) > SHOWN:
+        yield f"… {len(rows) - SHOWN} more that use less; ask for one by `name`"
+
+
+def _short(count: int) -> str:
+    return text.size(count).replace("iB", "").replace(" ", "")
 
 
 def _moved(now: Raw, operation: str) -> int:

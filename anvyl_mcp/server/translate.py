@@ -25,6 +25,14 @@ PORT_TAKEN = re.compile(
 )
 NAME_TAKEN = re.compile(r'container name "/?([^"]+)" is already in use', re.IGNORECASE)
 
+LOG = "its own log says more: journalctl -u docker (or -u podman)"
+LONG_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+STATE = re.compile(r"container state improper|as it is (?:running|paused)", re.IGNORECASE)
+EXISTS = re.compile(r"already (?:used|exists|in use)", re.IGNORECASE)
+ABSENT = re.compile(r"(?:network|volume|image|container) not found|no such (?:network|volume|image|container)", re.I)
+NO_PROGRAM = re.compile(r'exec: "(.*?)": (stat .*?: no such file or directory|executable file not found in \$PATH)')
+"""What Podman says with a 500, where Docker has a status of its own."""
+
 PROTOCOL = urllib3.exceptions.ProtocolError | requests.exceptions.ChunkedEncodingError
 
 
@@ -70,6 +78,10 @@ def _refusal(error: APIError, doing: str) -> AnvylError:
         return Conflict(f"port {match[1]} is already in use on this host", hint="publish another port, like 8081:80")
     if match := NAME_TAKEN.search(words):
         return Conflict(f"there is a container `{match[1]}` already", hint="choose another name, or remove it first")
+    if match := NO_PROGRAM.search(words):
+        return InvalidInput(f"the image has no program `{match[1]}`", hint="check the command")
+    if error.status_code == 500 and (known := _known(words)):
+        return known
     match error.status_code:
         case 404:
             return NotFound(words or "the engine knows no such object")
@@ -85,9 +97,18 @@ def _refusal(error: APIError, doing: str) -> AnvylError:
             return InvalidInput(words or "the engine refused the request")
         case status:
             what = f" {doing}" if doing else ""
-            return EngineError(
-                f"the Docker engine failed{what}: {words or f'HTTP {status}'}", hint="see journalctl -u docker"
-            )
+            return EngineError(f"the Docker engine failed{what}: {words or f'HTTP {status}'}", hint=LOG)
+
+
+def _known(words: str) -> AnvylError | None:
+    """What Podman's words mean."""
+    if STATE.search(words):
+        return Conflict(words, hint="stop it first, or use `force`")
+    if EXISTS.search(words):
+        return Conflict(words, hint="use it, or choose another name")
+    if ABSENT.search(words):
+        return NotFound(words)
+    return None
 
 
 def _unreachable(error: BaseException) -> AnvylError:
@@ -118,4 +139,4 @@ def _unreachable(error: BaseException) -> AnvylError:
 
 def _words(error: APIError) -> str:
     """The engine's own explanation, cleaned, without the SDK's decoration."""
-    return text.clean(str(error.explanation or "")).strip()[:400]
+    return LONG_ID.sub(r"\1", text.clean(str(error.explanation or "")).strip())[:400]

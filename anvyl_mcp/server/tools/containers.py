@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, EngineError
 from anvyl_mcp.server import commands, exec_run, logs, stats
-from anvyl_mcp.server.container_views import Container, ContainerInfo, detailed, listed
+from anvyl_mcp.server.container_lines import GROUPED_FROM, grouped
+from anvyl_mcp.server.container_views import Container, ContainerInfo, attention, detailed, listed
 from anvyl_mcp.server.engine import SLOW, Engine, own_name
 from anvyl_mcp.server.exec_run import ExecOutput
-from anvyl_mcp.server.progress import Progress
+from anvyl_mcp.server.progress import Progress, ticking
 from anvyl_mcp.server.run_options import RunOptions
 from anvyl_mcp.server.stats import ContainerStats, Samples
 from anvyl_mcp.server.tool import ContainerName, Result, Strings, tool
@@ -27,6 +29,12 @@ class Containers(Result):
     containers: list[Container]
     total: int
     more: int = 0
+
+    def text(self) -> str:
+        """A line each; many are grouped by what they have in common."""
+        if len(self.containers) < GROUPED_FROM:
+            return super().text()
+        return "\n".join([*grouped(self.containers), *text.left_out(self.more)])
 
 
 class ContainerState(Result):
@@ -61,6 +69,10 @@ class Stats(Result):
     total: int
     more: int = 0
 
+    def text(self) -> str:
+        """A line each; of many the busiest, in few words."""
+        return super().text() if len(self.containers) < GROUPED_FROM else "\n".join(stats.lines(self.containers))
+
 
 class Logs(Result):
     """The last lines a container wrote."""
@@ -86,7 +98,7 @@ def list_containers(
     """List containers with their state, image and ports."""
     entries = engine.containers(all=all, label=label)
     found = [listed(entry) for entry in entries if name.lower() in own_name(entry).lower()]
-    found.sort(key=lambda one: (one.health != "unhealthy", one.state not in ("restarting", "dead"), one.name))
+    found.sort(key=attention)
     return Containers(containers=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
 
@@ -110,20 +122,30 @@ def start_container(name: ContainerName, engine: Engine) -> ContainerState:
 
 
 @tool(say=["stop {name}", "shut down {name}"], changes=True, seconds=SLOW)
-def stop_container(name: ContainerName, engine: Engine, timeout: StopTimeout = 10) -> ContainerState:
+def stop_container(
+    name: ContainerName, engine: Engine, progress: Progress, timeout: StopTimeout = 10
+) -> ContainerState:
     """Stop a running container."""
     container = engine.container(name)
-    with engine_errors(missing=lambda: engine.no_container(name), doing=f"to stop `{name}`"):
+    with (
+        engine_errors(missing=lambda: engine.no_container(name), doing=f"to stop `{name}`"),
+        ticking(progress, timeout, f"stopping {name}"),
+    ):
         engine.client(SLOW).stop(container["Id"], timeout=timeout)
     return _state(engine, container)
 
 
 @tool(say=["restart {name}"], changes=True, seconds=SLOW)
-def restart_container(name: ContainerName, engine: Engine) -> ContainerState:
+def restart_container(
+    name: ContainerName, engine: Engine, progress: Progress, timeout: StopTimeout = 10
+) -> ContainerState:
     """Restart a container."""
     container = engine.container(name)
-    with engine_errors(missing=lambda: engine.no_container(name), doing=f"to restart `{name}`"):
-        engine.client(SLOW).restart(container["Id"], timeout=10)
+    with (
+        engine_errors(missing=lambda: engine.no_container(name), doing=f"to restart `{name}`"),
+        ticking(progress, timeout, f"restarting {name}"),
+    ):
+        engine.client(SLOW).restart(container["Id"], timeout=timeout)
     return _state(engine, container)
 
 

@@ -6,7 +6,8 @@ import os
 import platform
 import socket
 import time
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import psutil
 from pydantic import BaseModel, Field
@@ -39,7 +40,7 @@ class EngineInfo(BaseModel):
         if self.error:
             return f"Docker: {self.error}"
         running = f"{self.containers_running} of {text.plural(self.containers_total, 'container')} running"
-        return f"Docker {self.version} (API {self.api_version}): {running}, {text.plural(self.images, 'image')}"
+        return f"{self.name} {self.version} (API {self.api_version}): {running}, {text.plural(self.images, 'image')}"
 
 
 class HostInfo(Result):
@@ -219,13 +220,22 @@ def _engine_info(engine: Engine) -> EngineInfo:
     except (EngineError, Timeout) as error:
         return EngineInfo(error=str(error))
     return EngineInfo(
-        name=str(info["Name"]),
+        name=_product(info, version),
         version=str(version["Version"]),
         api_version=str(version["ApiVersion"]),
         containers_running=int(info["ContainersRunning"]),
         containers_total=int(info["Containers"]),
         images=int(info["Images"]),
     )
+
+
+def _product(info: Mapping[str, Any], version: Mapping[str, Any]) -> str:
+    """Whose engine it is; some run in a virtual machine, so that this machine's figures are not theirs."""
+    parts = [str(part.get("Name", "")) for part in version.get("Components") or ()]
+    if any("podman" in part.lower() for part in parts):
+        return "Podman"
+    system = str(info["OperatingSystem"])
+    return next((name for name in ("Docker Desktop", "OrbStack", "Rancher Desktop") if name in system), "Docker")
 
 
 def _os_name() -> str:

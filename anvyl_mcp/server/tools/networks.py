@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -112,11 +112,15 @@ def _network(raw: Mapping[str, Any], inside: Mapping[str, list[str]]) -> Network
         driver=text.clean(raw["Driver"]),
         internal=bool(raw.get("Internal")),
         subnets=[one["Subnet"] for one in ranges if one.get("Subnet")],
-        containers=sorted(inside.get(raw["Name"], ())),
+        # Podman lists its first network under another name than containers know it by, but with its containers.
+        containers=sorted({*inside.get(raw["Name"], ()), *_running_in(raw)}),
     )
 
 
 def _state(engine: Engine, network: Mapping[str, Any]) -> NetworkState:
     now = objects.network(engine, network["Id"])
-    inside = sorted(one["Name"] for one in (now.get("Containers") or {}).values())
-    return NetworkState(id=now["Id"][:12], name=now["Name"], containers=inside)
+    return NetworkState(id=now["Id"][:12], name=now["Name"], containers=sorted(_running_in(now)))
+
+
+def _running_in(network: Mapping[str, Any]) -> Iterator[str]:
+    return (text.clean(one["Name"]) for one in (network.get("Containers") or {}).values())
