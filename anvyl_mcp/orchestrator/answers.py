@@ -11,7 +11,8 @@ from pydantic_ai.messages import ModelMessage, ToolCallPart, ToolReturnPart, Use
 
 from anvyl_mcp import text
 from anvyl_mcp.orchestrator import phrases
-from anvyl_mcp.orchestrator.phrases import meanings, singular
+from anvyl_mcp.orchestrator.sentences import plain
+from anvyl_mcp.orchestrator.vocabulary import STATES, meanings, singular
 from anvyl_mcp.peers.listing import ToolListing
 
 MOST_NAMES = 8
@@ -113,7 +114,7 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
     results = {host: entry["result"] for host, entry in answered.items() if field and entry["result"]}
     if not results:
         return []
-    noun, said = singular(field), meanings(phrases.plain(question))
+    noun, said = singular(field), meanings(plain(question))
     rows = [(host, row) for host, result in results.items() for row in result[field]]
     places = text.joined(list(results))
     at_least = "at least " if any(result.get("more") for result in results.values()) else ""
@@ -121,9 +122,9 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
         exact = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows if _name(row) == subject]
         like = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows]
         return [f"{text.joined(exact or like)}."] if rows else [f"No {noun} `{subject}` on {places}."]
-    asked = next((word for word in said if word in phrases.STATES), "")
+    asked = next((word for word in said if word in STATES), "")
     if asked:
-        rows = [(host, row) for host, row in rows if phrases.STATES[asked] & _states(row)]
+        rows = [(host, row) for host, row in rows if STATES[asked] & _states(row)]
         count = at_least + text.plural(len(rows), f"{asked} {noun}")
         per_host = [f"{number} on {host}" for host, number in Counter(host for host, _ in rows).items()]
         names = [f"{_name(row)} on {host}" for host, row in rows]

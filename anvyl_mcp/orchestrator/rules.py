@@ -24,9 +24,11 @@ from pydantic_ai.tools import ToolDefinition
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import NotUnderstood
-from anvyl_mcp.orchestrator import phrases
+from anvyl_mcp.orchestrator import fitting, phrases, sentences
 from anvyl_mcp.orchestrator.answers import Call, Turn, answer, went_wrong
-from anvyl_mcp.orchestrator.phrases import ASKING, BOLD, PLAIN, Way, meaning, meanings
+from anvyl_mcp.orchestrator.options import take_options
+from anvyl_mcp.orchestrator.placing import ASKING, BOLD, PLAIN, Way, take_first_hosts, take_hosts
+from anvyl_mcp.orchestrator.vocabulary import FREE_TEXT, REFUSING, RESERVED, is_name, meaning, meanings
 from anvyl_mcp.peers.listing import ToolListing
 
 Hosts = Callable[[], Sequence[str]]
@@ -130,8 +132,8 @@ class Planner:
         Raises:
             NotUnderstood: no rule fits all of it.
         """
-        masked, self._quoted = phrases.mask(question)
-        sentence, first = phrases.take_first_hosts(masked, self._known)
+        masked, self._quoted = sentences.mask(question)
+        sentence, first = take_first_hosts(masked, self._known)
         steps = self._said(sentence) or await self._asked(sentence) or self._one(sentence, BOLD)
         if not steps or not self._share_hosts(steps, first):
             raise NotUnderstood(
@@ -143,13 +145,13 @@ class Planner:
     def _said(self, sentence: str) -> list[Step]:
         """The steps when the whole sentence, or each of its clauses, is a phrase."""
         whole, several = self._one(sentence, PLAIN), self._clauses(sentence)
-        if whole and several and any(phrases.FREE_TEXT & call.arguments.keys() for call in whole[0]):
+        if whole and several and any(FREE_TEXT & call.arguments.keys() for call in whole[0]):
             raise NotUnderstood("this can be one command or several requests", hint="put the command in quotes")
         return whole or several
 
     def _clauses(self, sentence: str) -> list[Step]:
         """The steps of a sentence of several clauses; none unless each of them is a phrase."""
-        for separator in islice(phrases.SEPARATOR.finditer(sentence), MOST_CLAUSES):
+        for separator in islice(sentences.SEPARATOR.finditer(sentence), MOST_CLAUSES):
             rest = sentence[separator.end() :]
             head = self._one(sentence[: separator.start()], PLAIN + BOLD)
             if head and (tail := self._one(rest, PLAIN + BOLD) or self._clauses(rest)):
@@ -176,14 +178,14 @@ class Planner:
         return []
 
     def _match(self, clause: str, way: Way, listing: ToolListing, phrase: str) -> Step:
-        free = not phrases.FREE_TEXT.isdisjoint(phrases.holes(phrase))
-        clause = phrases.free(clause) if free else phrases.plain(clause)
-        placed = phrases.take_hosts(clause, way, self._known, at_end=free)
+        free = not FREE_TEXT.isdisjoint(phrases.holes(phrase))
+        clause = sentences.free(clause) if free else sentences.plain(clause)
+        placed = take_hosts(clause, way, self._known, at_end=free)
         if placed is None or (way.reads_only and not listing.reads):
             return []
         rest, values = placed[0], dict[str, Any]()
         if not free:
-            rest, values = phrases.take_options(rest, listing.arguments, self._quoted, listing.names)
+            rest, values = take_options(rest, listing.arguments, self._quoted, listing.names)
         holes = phrases.fill(phrase, rest, listing, values.keys())
         if holes is None or not self._put_host(values, listing, placed[1]):
             return []
@@ -205,9 +207,9 @@ class Planner:
         for hole, words in holes.items():
             kind = listing.names.get(hole)
             names = list(dict.fromkeys(phrases.split_names(words, kind))) if kind else [words]
-            if hole not in phrases.FREE_TEXT and not all(phrases.is_name(name, no_names) for name in names):
+            if hole not in FREE_TEXT and not all(is_name(name, no_names) for name in names):
                 return []
-            step = [{**call, hole: phrases.unmask(name, self._quoted)} for call in step for name in names]
+            step = [{**call, hole: sentences.unmask(name, self._quoted)} for call in step for name in names]
         if any(argument not in call for call in step for argument in listing.required):
             return []
         return [Call(listing, call) for call in step]
@@ -224,25 +226,25 @@ class Planner:
 
     async def _asked(self, sentence: str) -> list[Step]:
         """A question that is no phrase: the reading tool whose words it shares, when that is clear."""
-        asked = phrases.plain(sentence)
-        if phrases.REFUSING.search(asked) or self._verbs & set(meanings(asked)):
+        asked = sentences.plain(sentence)
+        if REFUSING.search(asked) or self._verbs & set(meanings(asked)):
             return []
-        placed = phrases.take_hosts(asked, ASKING, self._known)
+        placed = take_hosts(asked, ASKING, self._known)
         if placed == (asked, ""):
-            placed = phrases.take_hosts(asked, Way(host_is_unknown=True), self._known) or placed
+            placed = take_hosts(asked, Way(host_is_unknown=True), self._known) or placed
         rest, selector = placed or ("", "")
         tools = [listing for listing in self.tools.values() if listing.reads and not listing.required]
         named = [listing for listing in tools if "name" in listing.arguments]
-        rest, subject = phrases.take_subject(rest, {phrases.noun_of(listing) for listing in named})
-        listing = phrases.fitting(named if subject else tools, rest)
+        rest, subject = fitting.take_subject(rest, {fitting.noun_of(listing) for listing in named})
+        listing = fitting.fitting(named if subject else tools, rest)
         if listing is None and (subject := await self._object_in(rest)):
             tools = [one for one in self.tools.values() if one.reads and list(one.required) == list(one.names) != []]
-            listing = phrases.fitting(tools, rest.replace(subject, " "))
+            listing = fitting.fitting(tools, rest.replace(subject, " "))
         if listing is None:
             return []
-        _, values = phrases.take_options(rest, listing.arguments, self._quoted)
+        _, values = take_options(rest, listing.arguments, self._quoted)
         if subject:
-            values[next(iter(listing.names), "name")] = phrases.unmask(subject, self._quoted)
+            values[next(iter(listing.names), "name")] = sentences.unmask(subject, self._quoted)
             values |= {"all": True} if "all" in listing.arguments else {}
         return [[Call(listing, values)]] if self._put_host(values, listing, selector) else []
 
@@ -250,5 +252,5 @@ class Planner:
         """The one existing object whose name is among the words; asked only for what is understood no other way."""
         kinds = {kind for listing in self.tools.values() if listing.reads for kind in listing.names.values()}
         named = [name for kind in sorted(kinds) if self._objects for name in await self._objects(kind)]
-        said = (set(words.split()) & set(named)) - phrases.RESERVED
+        said = (set(words.split()) & set(named)) - RESERVED
         return said.pop() if len(said) == 1 else ""
