@@ -19,8 +19,8 @@ from anvyl_mcp.errors import AnvylError, EngineMissing, ModelUnavailable, NotFou
 from anvyl_mcp.orchestrator import agent as agent_module
 from anvyl_mcp.orchestrator import models
 from anvyl_mcp.orchestrator.agent import Assistant, Decide, nobody
+from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
-from anvyl_mcp.orchestrator.toolset import Proposal, Question
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import Answer, Connection, Progress
 from anvyl_mcp.peers.registry import Peer, Registry
@@ -183,8 +183,9 @@ async def test_a_model_that_was_told_no_may_only_say_so(assistant: Assistant, sc
     reply = await assistant.ask(Question("stop web"), decide=decide(False))
 
     assert "said no" in str(returned(asked[1])[0].content)
-    assert [one.decision for one in reply.proposals] == ["denied", "denied"]
+    assert [one.decision for one in reply.proposals] == ["denied"], "nobody is asked twice about the same change"
     assert (here.changes, reply.exit_code) == ([], 5)
+    assert reply.answer == "stop container was not approved, so it was not done"
 
 
 async def test_without_anybody_to_ask_every_change_waits(assistant: Assistant, script: Script, here: Host) -> None:
@@ -231,7 +232,7 @@ async def test_what_is_proposed_after_reading_logs_says_so(assistant: Assistant,
     script(calls("get_container_logs", name="web"), calls("stop_container", id="2", name="web"), "…")
     seen: list[Proposal] = []
 
-    reply = await assistant.ask(Question("what does web log?"), decide=decide(None, seen))
+    reply = await assistant.ask(Question("look at the logs of web and stop it"), decide=decide(None, seen))
 
     assert seen[0].untrusted == "get_container_logs on here"
     assert reply.notes == ["`stop_container` was proposed after reading get_container_logs on here"]
@@ -240,9 +241,9 @@ async def test_what_is_proposed_after_reading_logs_says_so(assistant: Assistant,
 async def test_a_question_about_some_hosts_reaches_no_other(
     assistant: Assistant, script: Script, here: Host, far: Host
 ) -> None:
-    asked = script(calls("list_containers"), calls("list_containers", id="2", host="here"), "Only nas was asked.")
+    asked = script(calls("list_containers"), calls("list_images", id="2", host="here"), "Only nas was asked.")
 
-    reply = await assistant.ask(Question("what runs?", host="nas"))
+    reply = await assistant.ask(Question("what runs on here?", host="nas"))
 
     assert (here.calls, far.calls) == ([], [("list_containers", {})])
     assert reply.hosts == {"nas": "ok"}
@@ -263,10 +264,9 @@ async def test_a_question_about_a_host_nobody_knows_is_not_asked(assistant: Assi
     [
         (calls("stop_container", nam="web"), "no argument `nam`"),
         (calls("stop_container"), "needs `name`"),
-        (calls("stop_container", name="wbe"), "did you mean `web`?"),
-        (calls("list_containers", host="nsa"), "did you mean `nas`?"),
+        (calls("get_container_logs", name="wbx"), "did you mean `web`?"),
         (calls("create_container", image="x"), "needs a host"),
-        (calls("execute_command", command="ls", host=""), "needs a host"),
+        (calls("execute_command", command="ls", host=""), "nobody asked"),
         (calls("stop_containr", name="web"), "stop_containr"),
     ],
     ids=lambda value: value.tool_name if isinstance(value, ToolCallPart) else "",
@@ -284,9 +284,9 @@ async def test_a_model_that_calls_wrongly_is_told_and_tries_again(
 
 
 async def test_a_model_that_only_calls_wrongly_leaves_our_own_reason(assistant: Assistant, script: Script) -> None:
-    script(calls("stop_container", name="wbe"), "I could not find it.")
+    script(calls("stop_container", name="cache"), "I could not find it.")
 
-    reply = await assistant.ask(Question("stop wbe"), decide=decide(True))
+    reply = await assistant.ask(Question("stop cache"), decide=decide(True))
 
     assert isinstance(reply.error, NotFound)
     assert (reply.exit_code, reply.calls) == (1, [])
@@ -298,14 +298,14 @@ async def test_a_host_list_is_understood_in_every_form_models_write_it(
     script(
         calls("list_containers", id="1", host=["here", "nas"]),
         calls("list_containers", id="2", host="NAS"),
-        calls("list_containers", id="3", host=None, label=None),
+        calls("list_containers", id="3", host=None, label=None, all=True),
         "ok",
     )
 
-    reply = await assistant.ask(Question("what runs?"))
+    reply = await assistant.ask(Question("what runs on here and nas?"))
 
     assert [call.host for call in reply.calls].count("nas") == 3
-    assert (len(here.calls), far.calls[2]) == (2, ("list_containers", {}))
+    assert (len(here.calls), far.calls[2]) == (2, ("list_containers", {"all": True}))
 
 
 @pytest.mark.parametrize(
@@ -332,19 +332,22 @@ async def test_every_host_dead_is_told_and_is_a_failure(
 
     reply = await assistant.ask(Question("what runs?"))
 
-    assert (reply.answer, reply.error, reply.exit_code) == ("Nobody answers.", None, 1)
+    assert (reply.error, reply.exit_code) == (None, 1)
+    assert reply.answer.startswith("Nobody answers.")
+    assert "here is missing" in reply.answer and "nas is missing" in reply.answer
 
 
 async def test_a_model_in_a_circle_is_stopped_and_its_results_stay(
     assistant: Assistant, script: Script, here: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_module, "LIMITS", UsageLimits(request_limit=4, tool_calls_limit=30))
-    asked = script(calls("list_containers"), for_ever=True)
+    ways: list[dict[str, Any]] = [{}, {"all": True}, {"name": "web"}, {"name": "web", "all": True}]
+    asked = script(*(calls("list_containers", id=str(number), **way) for number, way in enumerate(ways)))
 
-    reply = await assistant.ask(Question("what runs?"))
+    reply = await assistant.ask(Question("what runs as web?"))
 
     assert len(asked) == 4
-    assert reply.error is None and len(reply.calls) >= 6
+    assert reply.error is None and len(reply.calls) == 8
     assert reply.notes == ["the model `scripted` was stopped: it went round in circles"]
     assert "what was found" in reply.answer
 
@@ -353,7 +356,7 @@ async def test_a_model_in_a_circle_without_a_result_is_no_answer(
     assistant: Assistant, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_module, "LIMITS", UsageLimits(request_limit=3, tool_calls_limit=30))
-    script(calls("list_containers", host="nsa"), for_ever=True)
+    script(*(calls("get_container_logs", id=name, name=name) for name in ("x1", "x2", "x3")))
 
     reply = await assistant.ask(Question("what runs?"))
 

@@ -12,7 +12,7 @@ import pytest
 from anvyl_mcp import text
 from anvyl_mcp.app import Node
 from anvyl_mcp.orchestrator.agent import Assistant, describe
-from anvyl_mcp.orchestrator.toolset import Proposal, Question
+from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import Answer, Connection
 from anvyl_mcp.peers.registry import Peer, Registry

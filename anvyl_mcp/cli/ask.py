@@ -12,8 +12,8 @@ from anvyl_mcp.settings import Settings
 from anvyl_mcp.text import shown
 
 if TYPE_CHECKING:
+    from anvyl_mcp.orchestrator.question import Proposal
     from anvyl_mcp.orchestrator.reply import Reply
-    from anvyl_mcp.orchestrator.toolset import Proposal
     from anvyl_mcp.peers.fleet import Fleet, Outcome
 
 
@@ -25,8 +25,8 @@ def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, m
 
         from anvyl_mcp import app
         from anvyl_mcp.errors import Cancelled
+        from anvyl_mcp.orchestrator.question import Question
         from anvyl_mcp.orchestrator.reply import Reply
-        from anvyl_mcp.orchestrator.toolset import Question
 
         question = Question(text, host=host, dry_run=dry_run, on_call=_progress)
 
@@ -49,8 +49,8 @@ def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, m
 
 def _nothing(text: str) -> Any:
     def failed(error: AnvylError) -> dict[str, Any]:
+        from anvyl_mcp.orchestrator.question import Question
         from anvyl_mcp.orchestrator.reply import Reply
-        from anvyl_mcp.orchestrator.toolset import Question
 
         return Reply(Question(text), error=error).as_dict()
 

@@ -22,10 +22,13 @@ from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.run import AgentRunResult
 
 from anvyl_mcp.errors import AnvylError, InvalidInput, ModelUnavailable
-from anvyl_mcp.orchestrator import models
+from anvyl_mcp.orchestrator import models, report
+from anvyl_mcp.orchestrator.guard import Guard
+from anvyl_mcp.orchestrator.guarded import GuardedModel
+from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules import rules_model
-from anvyl_mcp.orchestrator.toolset import SHOWN_TO_MODELS, FleetToolset, Proposal, Question
+from anvyl_mcp.orchestrator.toolset import SHOWN_TO_MODELS, FleetToolset
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.targets import names
 from anvyl_mcp.settings import Settings
@@ -64,7 +67,6 @@ class Assistant:
         self._settings = settings
         self._rules = rules_model(hosts=lambda: fleet.hosts, objects=lambda kind: names(fleet, kind))
         self._every_tool = FleetToolset(fleet)
-        self._tools_for_models = FleetToolset(fleet, toolsets=SHOWN_TO_MODELS)
 
     async def ask(
         self, question: Question, *, decide: Decide = nobody, model: str = "", offline: bool = False
@@ -103,7 +105,9 @@ class Assistant:
 
     async def _run(self, reply: Reply, choice: models.ModelChoice | None, decide: Decide) -> None:
         question = reply.question
+        guard = Guard(self._fleet, question) if choice else None
         model = models.with_rules(models.build_model(self._settings, choice), self._rules) if choice else self._rules
+        guarded = GuardedModel(model, question)
 
         async def handle(_: RunContext[Question], requests: DeferredToolRequests) -> DeferredToolResults:
             approvals: dict[str, Any] = {}
@@ -117,11 +121,11 @@ class Assistant:
             return requests.build_results(approvals=approvals)
 
         agent = Agent(
-            model,
+            guarded,
             output_type=[str, DeferredToolRequests],
             deps_type=Question,
             instructions=INSTRUCTIONS,
-            toolsets=[self._tools_for_models if choice else self._every_tool],
+            toolsets=[FleetToolset(self._fleet, toolsets=SHOWN_TO_MODELS, guard=guard) if guard else self._every_tool],
             retries={"tools": 3, "output": 2},
             capabilities=[HandleDeferredToolCalls(handle)],
             name="anvyl",
@@ -132,7 +136,10 @@ class Assistant:
         except (UsageLimitExceeded, UnexpectedModelBehavior) as error:
             self._give_up(reply, error)
             return
-        _conclude(reply, result)
+        _conclude(reply, result, guarded.requests)
+        if guard and not reply.waiting:
+            wants_change = guard.wish.intent == "change"
+            reply.answer = report.answer(question, self._fleet.catalogue, reply.answer, wants_change=wants_change)
         self._note_model(reply, result.all_messages(), choice)
 
     def _give_up(self, reply: Reply, error: Exception) -> None:
@@ -170,10 +177,10 @@ def _check(question: Question, fleet: Fleet) -> None:
         fleet.select(question.host)
 
 
-def _conclude(reply: Reply, result: AgentRunResult[str | DeferredToolRequests]) -> None:
+def _conclude(reply: Reply, result: AgentRunResult[str | DeferredToolRequests], requests: int) -> None:
     usage = result.usage
     reply.usage = {
-        "requests": usage.requests,
+        "requests": requests,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
     }

@@ -92,10 +92,15 @@ def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
         if part.outcome != "success" or not by_host:
             lines.append(f"{call}: {OUTCOMES.get(part.outcome, part.content)}")
             continue
-        answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
-        lines += _rows(turn.question, call, answered) or [_one_host(call, *one) for one in answered.items()]
-        lines += [f"{host} failed: {entry['error']}" for host, entry in by_host.items() if not entry["ok"]]
+        lines += told(turn.question, call, by_host)
     return text.clean("\n".join(lines))
+
+
+def told(question: str, call: Call, by_host: Mapping[str, Any]) -> list[str]:
+    """What the hosts answered to one call, in sentences; `by_host` is as `entries` gives it."""
+    answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
+    lines = _rows(question, call, answered) or [_one_host(call, *one) for one in answered.items()]
+    return lines + [f"{host} failed: {entry['error']}" for host, entry in by_host.items() if not entry["ok"]]
 
 
 def _one_host(call: Call, host: str, entry: Mapping[str, Any]) -> str:

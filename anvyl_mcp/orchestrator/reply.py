@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from anvyl_mcp.errors import AnvylError, ApprovalNeeded
-from anvyl_mcp.orchestrator.toolset import Proposal, Question
+from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.peers.fleet import Outcome
 
 Mode = Literal["model", "rules"]

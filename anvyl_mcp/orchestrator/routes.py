@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from anvyl_mcp.errors import InvalidInput
 from anvyl_mcp.orchestrator.agent import Assistant, nobody
+from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply, call_as_dict
-from anvyl_mcp.orchestrator.toolset import Proposal, Question
 from anvyl_mcp.peers.fleet import OnBehalf
 
 ACCEPTED = 202

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from pydantic_ai import ApprovalRequired, RunContext, ToolFailed, ToolReturn
@@ -12,9 +10,12 @@ from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
-from anvyl_mcp.errors import AnvylError, Denied
+from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound
+from anvyl_mcp.orchestrator.grounding import EVERY
+from anvyl_mcp.orchestrator.guard import Guard, Placed
+from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.peers.arguments import check
-from anvyl_mcp.peers.fleet import Fleet, OnBehalf, Outcome
+from anvyl_mcp.peers.fleet import Fleet, Outcome
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.peers.targets import targets
 
@@ -22,45 +23,19 @@ SHOWN_TO_MODELS = frozenset({"containers", "images", "host", "fleet"})
 """Toolsets that a language model gets to see: more tools than it needs make it slower and worse at choosing."""
 ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema()))
 HOST = {"type": "string", "description": "host, hosts separated by commas, or all"}
-EVERYWHERE = re.compile(r"\b(all|every|each|everywhere|both)\b")
 MOST_CHARACTERS = 6000
 """Of one tool result that a model gets to read: about 1,500 tokens."""
 
-
-@dataclass
-class Proposal:
-    """A change that waits for a yes: what would happen where, and which untrusted text had been read before."""
-
-    id: str
-    tool: str
-    arguments: dict[str, Any]
-    hosts: list[str]
-    untrusted: str = ""
-    decision: str = "pending"
-
-
-@dataclass
-class Question:
-    """One question on its way: what was asked, and what has happened so far."""
-
-    text: str
-    host: str = ""
-    on_behalf: OnBehalf | None = None
-    dry_run: bool = False
-    on_call: Callable[[str, Mapping[str, Any], list[str]], None] = lambda tool, arguments, hosts: None
-    on_outcome: Callable[[Outcome], None] = lambda outcome: None
-    calls: list[Outcome] = field(default_factory=list)
-    proposals: dict[str, Proposal] = field(default_factory=dict)
-    failures: list[AnvylError] = field(default_factory=list)
-    untrusted: str = ""
+__all__ = ["FleetToolset", "Proposal", "Question", "schema_for_model"]
 
 
 class FleetToolset(AbstractToolset[Question]):
-    """Calls go through `Fleet.call`; whatever changes something waits for an approval first."""
+    """Calls pass the guard, then `Fleet.call`; whatever changes something waits for an approval first."""
 
-    def __init__(self, fleet: Fleet, *, toolsets: Container[str] | None = None) -> None:
-        """Offer the tools of some toolsets, or every tool."""
+    def __init__(self, fleet: Fleet, *, toolsets: Container[str] | None = None, guard: Guard | None = None) -> None:
+        """Offer the tools of some toolsets, or every tool. Without a guard, calls are made as they are asked for."""
         self._fleet = fleet
+        self._guard = guard
         self._tools = {
             name: self._tool(listing)
             for name, listing in fleet.catalogue.items()
@@ -89,44 +64,67 @@ class FleetToolset(AbstractToolset[Question]):
     ) -> ToolReturn:
         """Run one tool where it belongs; a change that nobody approved yet asks first."""
         listing, question = self._fleet.tool(name), ctx.deps
-        arguments = {key: value for key, value in tool_args.items() if key != "host" and value is not None}
+        approved = question.proposals.get(ctx.tool_call_id or "") if ctx.tool_call_approved else None
         try:
-            approved = question.proposals.get(ctx.tool_call_id or "") if ctx.tool_call_approved else None
-            if approved and approved.arguments == arguments:
-                hosts = approved.hosts
-            else:
-                hosts = await self._hosts(listing, arguments, tool_args.get("host"), question)
+            # What was approved is done exactly so, and decided no second time.
+            exact = Placed(approved.arguments, approved.hosts) if approved else None
+            placed = exact or await self._place(listing, tool_args, question)
+            if not exact and self._guard and self._guard.again(name, placed.arguments, placed.hosts):
+                question.ended = question.ended or f"`{name}` was asked for again"
+                raise ToolFailed("This very call was made before; its result stands.")
         except AnvylError as error:
-            question.failures.append(error)
+            self._note_failure(listing, tool_args, error, question)
             raise ToolFailed(str(error)) from error
         if not listing.reads and approved is None:
-            raise await self._ask_first(listing, arguments, hosts, str(tool_args.get("host") or ""), ctx)
-        question.on_call(name, arguments, hosts)
+            raise await self._ask_first(listing, placed, str(tool_args.get("host") or ""), ctx)
+        return await self._run(listing, placed, question)
+
+    async def _run(self, listing: ToolListing, placed: Placed, question: Question) -> ToolReturn:
+        name, hosts = listing.name, placed.hosts
+        question.on_call(name, placed.arguments, hosts)
 
         def note(outcome: Outcome) -> None:
             question.calls.append(outcome)
             question.on_outcome(outcome)
 
-        outcomes = await self._fleet.call_many(hosts, name, arguments, on_behalf=question.on_behalf, on_outcome=note)
+        outcomes = await self._fleet.call_many(
+            hosts, name, placed.arguments, on_behalf=question.on_behalf, on_outcome=note
+        )
+        if self._guard and not listing.reads:
+            self._guard.inventory.forget()
         if listing.untrusted:
             question.untrusted = question.untrusted or f"{name} on {', '.join(hosts)}"
         return ToolReturn(_for_model(outcomes, listing), metadata=_for_rules(outcomes, listing))
 
-    async def _hosts(
-        self, listing: ToolListing, arguments: Mapping[str, Any], said: object, question: Question
-    ) -> list[str]:
-        check(listing, arguments)
+    def _note_failure(
+        self, listing: ToolListing, given: Mapping[str, Any], error: AnvylError, question: Question
+    ) -> None:
+        """A question to the person, or the same mistake made twice, is where a model is asked no more."""
+        question.failures.append(error)
+        asks = isinstance(error, Conflict | ApprovalNeeded) or (isinstance(error, NotFound) and not listing.reads)
+        if self._guard and (asks or self._guard.again(f"failed {listing.name}", given, ())):
+            question.ended = question.ended or str(error)
+
+    async def _place(self, listing: ToolListing, given: Mapping[str, Any], question: Question) -> Placed:
+        arguments = {key: value for key, value in given.items() if key != "host" and value is not None}
+        said = given.get("host")
         selector = ",".join(map(str, said)) if isinstance(said, list) else str(said or "")
+        if self._guard:
+            return await self._guard.place(listing, arguments, selector)
+        check(listing, arguments)
         hosts = await targets(self._fleet, listing, arguments, selector or question.host)
         if question.host and (outside := set(hosts) - set(self._fleet.select(question.host))):
             raise Denied(f"this question is about {question.host} only, not {', '.join(sorted(outside))}")
-        return hosts
+        return Placed(arguments, hosts)
 
     async def _ask_first(
-        self, listing: ToolListing, arguments: dict[str, Any], hosts: list[str], said: str, ctx: RunContext[Question]
+        self, listing: ToolListing, placed: Placed, said: str, ctx: RunContext[Question]
     ) -> ApprovalRequired:
         question, call_id = ctx.deps, ctx.tool_call_id or ""
-        untrusted = question.untrusted or await self._not_from_the_person(listing, arguments, hosts, said, question)
+        arguments, hosts = placed.arguments, placed.hosts
+        untrusted = question.untrusted or placed.source
+        if not untrusted and not (self._guard and self._guard.planned(listing, arguments)):
+            untrusted = await self._not_from_the_person(listing, arguments, hosts, said, question)
         question.proposals[call_id] = Proposal(call_id, listing.name, arguments, hosts, untrusted=untrusted)
         return ApprovalRequired()
 
@@ -144,7 +142,7 @@ class FleetToolset(AbstractToolset[Question]):
         asked = question.text.casefold()
         if any(word.casefold() not in asked for word in _words(arguments)):
             return sources
-        if said and not all(host in asked for host in hosts) and not EVERYWHERE.search(asked):
+        if said and not all(host in asked for host in hosts) and not EVERY.search(asked):
             try:
                 return "" if hosts == await targets(self._fleet, listing, arguments, question.host) else sources
             except AnvylError:

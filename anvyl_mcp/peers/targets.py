@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from anvyl_mcp import text
@@ -30,8 +31,14 @@ LOOKUPS = {
 }
 
 
-async def targets(fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any], selector: str = "") -> list[str]:
-    """The hosts for one call.
+Look = Callable[[str], Awaitable[Mapping[str, Outcome]]]
+"""Every host's objects of one kind, as `find` gives them."""
+
+
+async def targets(
+    fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any], selector: str = "", *, look: Look | None = None
+) -> list[str]:
+    """The hosts for one call. `look` is for a caller that has asked before; without it every host is asked.
 
     What a selector names; else for a read every host that has the named object, or every host; for a change the one
     host where the named object lives, or the only host there is.
@@ -52,7 +59,7 @@ async def targets(fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any],
         return hosts
     named = [(kind, str(arguments[name])) for name, kind in tool.names.items() if arguments.get(name)]
     if named:
-        return await _where_all(fleet, tool, named)
+        return await _where_all(look or partial(find, fleet), tool, named)
     if tool.reads:
         return hosts
     raise InvalidInput(
@@ -72,20 +79,20 @@ async def names(fleet: Fleet, kind: str) -> list[str]:
     return sorted({name for outcome in outcomes.values() for row in _rows(kind, outcome) for name in _names(kind, row)})
 
 
-async def _where_all(fleet: Fleet, tool: ToolListing, named: list[tuple[str, str]]) -> list[str]:
+async def _where_all(look: Look, tool: ToolListing, named: list[tuple[str, str]]) -> list[str]:
     """Where the object lives that is on the fewest hosts: `web` has one, the network `bridge` is on all of them."""
     error: Conflict | None = None
     for kind, wanted in sorted(named, key=lambda one: one[0] != "container"):
         try:
-            return await _where(fleet, tool, kind, wanted)
+            return await _where(look, tool, kind, wanted)
         except Conflict as several:
             error = error or several
     assert error is not None
     raise error
 
 
-async def _where(fleet: Fleet, tool: ToolListing, kind: str, wanted: str) -> list[str]:
-    outcomes = await find(fleet, kind)
+async def _where(look: Look, tool: ToolListing, kind: str, wanted: str) -> list[str]:
+    outcomes = await look(kind)
     having = [host for host, outcome in outcomes.items() if any(_is(kind, row, wanted) for row in _rows(kind, outcome))]
     silent = {host: outcome.error for host, outcome in outcomes.items() if outcome.error is not None}
     if not having:

@@ -1,0 +1,228 @@
+"""What stands between a model and the fleet, without a model in it: ground, resolve, gate, repeat.
+
+Whatever a model asks for passes here first. What nobody said is taken out, what a person means is looked up, what a
+question does not ask for is not done, and a call made once is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import Conflict, Denied
+from anvyl_mcp.orchestrator import resolving
+from anvyl_mcp.orchestrator.grounding import EVERY, ground_arguments, ground_host, named, said_hosts
+from anvyl_mcp.orchestrator.phrases import MARK, REFUSING, STATES, mask, unmask
+from anvyl_mcp.orchestrator.question import Question
+from anvyl_mcp.orchestrator.resolving import Found, Inventory
+from anvyl_mcp.orchestrator.wish import read_wish, verbs_of
+from anvyl_mcp.peers.arguments import check
+from anvyl_mcp.peers.fleet import Fleet
+from anvyl_mcp.peers.listing import ToolListing
+from anvyl_mcp.peers.targets import targets
+
+COMPARES = re.compile(
+    r"\b(?:most|least|more|less|free|freest|largest|smallest|biggest|best|busiest|idle|room|whichever|where|which|lowest"
+    r"|highest|fewest|emptiest|oldest|newest)\b",
+    re.IGNORECASE,
+)
+"""Words of a question whose host is found by looking."""
+FREE_TEXT = frozenset({"command"})
+SAY_IT_AGAIN = "say it again with the full name"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A call as it may be made: its arguments, its hosts, and what it was taken from when not from the person."""
+
+    arguments: dict[str, Any]
+    hosts: list[str]
+    source: str = ""
+
+
+class Guard:
+    """The checks for one question."""
+
+    def __init__(self, fleet: Fleet, question: Question) -> None:
+        self._fleet = fleet
+        self._question = question
+        self._said = f"{question.earlier}\n{question.text}".strip()
+        self._made: set[str] = set()
+        self.wish = read_wish(question.text, fleet.catalogue.values())
+        self.inventory = Inventory(fleet)
+        self.meant: set[tuple[str, str, str]] = set()
+        """Tool, object and host of changes that the person's words name together: `stop all web containers`."""
+
+    async def place(self, listing: ToolListing, given: Mapping[str, Any], selector: str) -> Placed:
+        """A model's call made the person's: grounded, resolved, allowed, and with its hosts.
+
+        Raises:
+            AnvylError: it is not to be made; the message is for the person and the model.
+        """
+        self._gate(listing)
+        arguments = ground_arguments(listing, given, self._said)
+        selector = self._selector(listing, selector)
+        check(listing, arguments)
+        source = ""
+        for argument, kind in listing.names.items():
+            if wanted := str(arguments.get(argument) or ""):
+                arguments[argument], why = await self._resolve(listing, kind, wanted, selector)
+                source = source or why
+        self._gate_literally(listing, arguments, selector)
+        hosts = await self._hosts(listing, arguments, selector)
+        return Placed(arguments, hosts, source)
+
+    def again(self, tool: str, arguments: Mapping[str, Any], hosts: Sequence[str]) -> bool:
+        """Whether this very call was made before; it counts as made from now on."""
+        key = json.dumps([tool, arguments, list(hosts)], sort_keys=True, default=str)
+        known = key in self._made
+        self._made.add(key)
+        return known
+
+    def planned(self, listing: ToolListing, arguments: Mapping[str, Any]) -> bool:
+        """Whether a change is one of those that the person's words name together."""
+        return any(self._is_meant(listing, str(arguments.get(argument))) for argument in listing.names)
+
+    def _gate(self, listing: ToolListing) -> None:
+        """A question that looks executes only tools that look; a change must be of the kind asked for."""
+        if listing.reads or self._quotes_command(listing):
+            return
+        what = listing.name.replace("_", " ")
+        if self.wish.intent == "read":
+            raise Denied(
+                f"the question only asks to look, so `{what}` was not done", hint="say it as an order to do it"
+            )
+        asked = self.wish.verbs
+        if (asked and not asked & verbs_of(listing)) or (listing.safety == "destroys" and not asked):
+            wish = text.joined(sorted(asked)) or "no such thing"
+            raise Denied(
+                f"the question asks to {wish}, so `{what}` was not done" if asked else f"nobody asked to {what}"
+            )
+
+    def _quotes_command(self, listing: ToolListing) -> bool:
+        """A command in quotes is named literally, whatever kind of sentence it stands in."""
+        return bool(FREE_TEXT & listing.arguments.keys()) and bool(re.search(MARK, mask(self._question.text)[0]))
+
+    def _selector(self, listing: ToolListing, selector: str) -> str:
+        hosts, local = self._fleet.hosts, self._fleet.local.name
+        grounded = ground_host(selector, self._said, hosts, local)
+        if grounded:
+            return grounded
+        if selector and not listing.reads and self._question.calls and COMPARES.search(self._said):
+            return selector
+        said = said_hosts(self._question.text, hosts)
+        clear = not self._question.host and not REFUSING.search(self._question.text)
+        if said and clear and (listing.reads or len(said) == 1):
+            return ",".join(said)
+        return self._question.host
+
+    async def _resolve(self, listing: ToolListing, kind: str, wanted: str, selector: str) -> tuple[str, str]:
+        """The name of the object that is meant, and where a change took it from if the person did not say it."""
+        hosts = self._fleet.select(selector) if selector else self._fleet.hosts
+        objects = await self.inventory.objects(kind, hosts)
+        exact = [one for one in objects if resolving.is_called(one, wanted)]
+        if exact and (listing.reads or named(self._said, wanted) or self._is_meant(listing, wanted)):
+            return wanted, ""
+        maybe = resolving.candidates(self._said, objects, self._fleet.hosts)
+        fitting = exact or resolving.meant([wanted.lower(), *re.split(r"[\s/]+", wanted.lower())], objects)
+        if not fitting and not maybe:
+            raise resolving.nothing(kind, wanted, objects, await self.inventory.silent(kind, hosts))
+        both = _narrowed([one for one in fitting if one in maybe] or fitting or maybe, self._said)
+        if len({one.name for one in both}) > 1:
+            raise resolving.which(kind, wanted, both)
+        if listing.reads:
+            return both[0].name, ""
+        return both[0].name, self._tie(wanted, both[0], maybe, objects)
+
+    def _tie(self, wanted: str, one: Found, maybe: Sequence[Found], objects: Sequence[Found]) -> str:
+        """Why the person's words mean this object and no other; else what the model took it from.
+
+        Raises:
+            Conflict: the words mean something else as well, or instead.
+        """
+        if one in maybe:
+            rivals = _narrowed(maybe, self._said)
+            if {rival.name for rival in rivals} - {one.name} and not named(self._said, one.name):
+                raise resolving.which("one", wanted, rivals)
+            return ""
+        if maybe:
+            raise Conflict(
+                f"the question speaks of {text.joined(sorted({other.name for other in maybe}))}, not of `{one.name}`",
+                hint=SAY_IT_AGAIN,
+            )
+        if {other.name for other in _in_state(objects, self._said)} == {one.name}:
+            return ""
+        calls = dict.fromkeys(f"{call.tool} on {call.host}" for call in self._question.calls)
+        return ", ".join(calls) or "the list of what there is"
+
+    def _is_meant(self, listing: ToolListing, name: str) -> bool:
+        return any(tool == listing.name and one == name for tool, one, _ in self.meant)
+
+    def _gate_literally(self, listing: ToolListing, arguments: Mapping[str, Any], selector: str) -> None:
+        """Removal and commands act only on what the person named."""
+        if listing.safety != "destroys":
+            return
+        for argument in (*listing.names, *(FREE_TEXT & arguments.keys())):
+            value = str(arguments.get(argument) or "")
+            if not value or self._is_meant(listing, value):
+                continue
+            parts = value.split() if argument in FREE_TEXT else [value]
+            if not all(self._wrote(part) for part in parts):
+                what = f"you did not name `{value}`, and `{listing.name}` acts only on what is named"
+                raise Denied(what, hint=SAY_IT_AGAIN)
+
+    def _wrote(self, part: str) -> bool:
+        masked, quoted = mask(self._said)
+        plain = " ".join([masked, *(unmask(chr(0xE000 + index), quoted) for index in range(len(quoted)))])
+        return named(self._said, part) or part.strip("'\"`").lower() in plain.lower()
+
+    async def _hosts(self, listing: ToolListing, arguments: Mapping[str, Any], selector: str) -> list[str]:
+        names = {str(arguments[argument]) for argument in listing.names if arguments.get(argument)}
+        planned = [host for tool, name, host in sorted(self.meant) if tool == listing.name and name in names]
+        if planned and not selector:
+            return list(dict.fromkeys(planned))
+        try:
+            hosts = await targets(self._fleet, listing, arguments, selector, look=self.inventory.outcomes)
+        except Conflict:
+            if not EVERY.search(self._question.text):
+                raise
+            hosts = await self._having(listing, arguments)
+        if self._question.host and (outside := set(hosts) - set(self._fleet.select(self._question.host))):
+            raise Denied(f"this question is about {self._question.host} only, not {', '.join(sorted(outside))}")
+        return hosts
+
+    async def _having(self, listing: ToolListing, arguments: Mapping[str, Any]) -> list[str]:
+        """Every host that has the objects a call names."""
+        having = list(self._fleet.hosts)
+        for argument, kind in listing.names.items():
+            wanted = str(arguments.get(argument) or "")
+            with_it = {one.host for one in await self.inventory.objects(kind) if resolving.is_called(one, wanted)}
+            having = [host for host in having if host in with_it]
+        return having
+
+
+def states_said(said: str) -> set[str]:
+    """The values of a state that a text speaks of."""
+    words = re.findall(r"[a-z]+", said.lower())
+    return {value for word in words for name, values in STATES.items() if word in {name, *values} for value in values}
+
+
+def state_of(one: Found) -> Iterator[str]:
+    """What an object is in."""
+    for field in ("state", "health"):
+        yield str(one.row.get(field) or "").lower()
+
+
+def _in_state(objects: Sequence[Found], said: str) -> list[Found]:
+    wanted = states_said(said)
+    return [one for one in objects if wanted & set(state_of(one))]
+
+
+def _narrowed(objects: Sequence[Found], said: str) -> list[Found]:
+    """Of several objects those in a state that the text speaks of, if any are."""
+    several = len({one.name for one in objects}) > 1
+    return (several and _in_state(objects, said)) or list(objects)

@@ -1,0 +1,65 @@
+"""A model under guard: once the guard has ended a question, no model is asked any more."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from pydantic_ai import RunContext
+from pydantic_ai.messages import ModelMessage, ModelResponse, ModelResponsePart, TextPart, ToolCallPart
+from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+
+from anvyl_mcp.orchestrator.question import Question
+
+ENDED = "The results so far are the answer."
+
+
+class GuardedModel(WrapperModel):
+    """Asks the model below it until the question is ended; made for one question."""
+
+    def __init__(self, wrapped: Model, question: Question) -> None:
+        super().__init__(wrapped)
+        self.requests = 0
+        """How often a model was really asked."""
+        self._question = question
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """The next calls or the answer; a placeholder when the results are the answer."""
+        if self._question.ended:
+            return ModelResponse(parts=[TextPart(ENDED)], model_name=self.wrapped.model_name)
+        self.requests += 1
+        response = await self.wrapped.request(messages, model_settings, model_request_parameters)
+        return replace(response, parts=_with_own_ids(response.parts, messages))
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """The same as a stream of one piece: a call is seen whole before anything is made of it."""
+        response = await self.request(messages, model_settings, model_request_parameters)
+        yield CompletedStreamedResponse(response, model_request_parameters=model_request_parameters, replay_events=True)
+
+
+def _with_own_ids(parts: Sequence[ModelResponsePart], messages: Sequence[ModelMessage]) -> list[ModelResponsePart]:
+    """Calls whose ids no earlier call has: an approval is bound to an id, and some servers count anew each time."""
+    taken = {part.tool_call_id for message in messages for part in message.parts if isinstance(part, ToolCallPart)}
+    return [
+        replace(part, tool_call_id=f"call_{uuid.uuid4().hex[:9]}")
+        if isinstance(part, ToolCallPart) and part.tool_call_id in taken
+        else part
+        for part in parts
+    ]

@@ -1,0 +1,43 @@
+"""One question on its way, and the changes it proposes: what every part of the orchestrator hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from anvyl_mcp.errors import AnvylError
+from anvyl_mcp.peers.fleet import OnBehalf, Outcome
+
+
+@dataclass
+class Proposal:
+    """A change that waits for a yes: what would happen where, and which untrusted text had been read before."""
+
+    id: str
+    tool: str
+    arguments: dict[str, Any]
+    hosts: list[str]
+    untrusted: str = ""
+    decision: str = "pending"
+
+
+@dataclass
+class Question:
+    """One question on its way: what was asked, and what has happened so far.
+
+    `earlier` is what the same person said before in this conversation; `ended` is why no model is asked any more.
+    """
+
+    text: str
+    host: str = ""
+    on_behalf: OnBehalf | None = None
+    dry_run: bool = False
+    on_call: Callable[[str, Mapping[str, Any], list[str]], None] = lambda tool, arguments, hosts: None
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None
+    earlier: str = ""
+    calls: list[Outcome] = field(default_factory=list)
+    proposals: dict[str, Proposal] = field(default_factory=dict)
+    failures: list[AnvylError] = field(default_factory=list)
+    untrusted: str = ""
+    ended: str = ""

@@ -1,0 +1,113 @@
+"""What a person wants, read from the words alone: to look or to change something, and which kind of change.
+
+No model is asked here, so nothing a model read can move it. When the words are not clear, it says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from anvyl_mcp.orchestrator.phrases import MARK, STANDS_FOR, mask, meaning
+from anvyl_mcp.peers.listing import ToolListing
+
+Intent = Literal["read", "change", "unclear"]
+
+IT = r"(?:\S+\s+){0,4}"
+LOOSELY = {
+    "stop": rf"(?:take|bring)\s+{IT}down|put\s+{IT}to\s+sleep|(?:shut|turn|switch|power)\s+{IT}(?:down|off)"
+    r"|quit|terminate|disable",
+    "start": rf"(?:bring|get|put)\s+{IT}(?:up|back|online|going|running|started)|(?:fire|spin)\s+{IT}up"
+    rf"|(?:power|turn|switch)\s+{IT}on|wake|resume|enable",
+    "restart": rf"(?:give|needs?)\s+{IT}(?:kick|bounce|restart|reboot)|kick|cycle|recycle|reload",
+    "remove": rf"throw\s+{IT}(?:away|out)|clean\s+{IT}up|clear\s+out|tear\s+{IT}down|drop|wipe|trash|purge|nuke"
+    r"|uninstall|dispose\s+of",
+    "create": rf"deploy|install|(?:spin|set|bring)\s+{IT}up|launch|add",
+    "run": r"launch|deploy|install|start\s+(?:up\s+)?(?:an?|another|\d+)|execute|exec",
+    "pull": r"fetch|grab|download",
+    "execute": r"run|exec",
+    "prune": rf"clean\s+{IT}up|clear\s+out|reclaim|free\s+{IT}up",
+}
+"""Other words for a change, by the meaning of the verb that a tool's phrase begins with."""
+ASKS = re.compile(
+    r"(?:what(?:'s)?|which|who|whose|when|where(?:'s)?|why|how|is|are|was|were|does|do\s+(?:i|we|you|they|any|the|all)|did|has|have|had|any|anything"
+    r"|anyone|show|list|display|give\s+me|tell|know|check|see|find|count|compare|describe|inspect|examine|look|view"
+    r"|print|report|summari[sz]e|explain|ls|ps|logs?|stats|status|info|name"
+    r"|get(?!\s+(?:rid|(?:\S+\s+){1,4}(?:up|back|online|going|running|started))))\b"
+)
+"""How a clause begins that only asks."""
+LEAD_IN = re.compile(
+    r"(?:(?:please|kindly|hey|hi|hello|ok|okay|so|well|now|then|also|just|and|but|or|first|next|finally|afterwards|anvyl"
+    r"|go\s+ahead\s+and|let'?s|(?:can|could|would|will)\s+(?:you|we)|(?:i|we)(?:'d|\s+would)?\s+(?:like|want|need|have)"
+    r"\s+(?:you\s+)?to|you\s+(?:should|can|may|must)|if\s+(?:so|not|yes|no|needed|necessary|possible)|try\s+to"
+    r"|make\s+sure\s+to|(?:it\s+is\s+|it's\s+)?time\s+to)[\s,:]+)+"
+)
+CLAUSE = re.compile(r"[.;!?\n]+(?=\s|$)|,|\s+(?:and|then|but|or)\s+|\s[-–—]\s|:\s")
+DENIED = re.compile(
+    r"\b(?:don'?t|do\s+not|never|without|not|no\s+need\s+to|instead\s+of|rather\s+than|won'?t|shouldn'?t|mustn'?t"
+    r"|avoid|cannot|can'?t)\s+(?:\S+\s+)?$"
+)
+NOT_AN_ORDER = re.compile(
+    r"\b(?:i|you|we|it|they|that|which|who|did|do|does|to|the|a|an|of|this|last|next|containers?|hosts?|after|before)\s+$"
+)
+ORDER = re.compile(rf"\b(?:want|need|like|have|time|please|you)\s+{IT}to\s+$")
+BE_DONE = re.compile(rf"\b(?:(?:should|must|can|could|(?:needs?|has|have)\s+to)\s+be|(?:want|like|need)\s+{IT})\s*$")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for. `verbs` are the meanings of the changes that the words name."""
+
+    intent: Intent
+    verbs: frozenset[str] = frozenset()
+
+
+def verbs_of(listing: ToolListing) -> frozenset[str]:
+    """The verbs by which people ask for a tool, as meanings."""
+    firsts = [phrase.split()[0] for phrase in listing.say] + [listing.name.partition("_")[0]]
+    return frozenset(meaning(word) for word in firsts)
+
+
+def read_wish(said: str, tools: Iterable[ToolListing]) -> Wish:
+    """What the words of a person ask for, among the tools there are."""
+    known = frozenset[str]().union(*(verbs_of(tool) for tool in tools if not tool.reads))
+    plain = re.sub(MARK, "…", mask(said)[0]).lower()
+    wanted, asks = set[str](), False
+    for clause in CLAUSE.split(plain):
+        words = f"{clause.strip()} "
+        words = words.removeprefix(lead[0] if (lead := LEAD_IN.match(words)) else "")
+        asking = bool(ASKS.match(words))
+        asks = asks or asking
+        wanted |= {verb for verb in known if _ordered(verb, words, asking=asking)}
+    if wanted:
+        return Wish("change", frozenset(wanted))
+    return Wish("read" if asks else "unclear")
+
+
+@lru_cache(maxsize=256)
+def _forms(verb: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """How people say that something be done, and that it should have been done."""
+    words = sorted({verb, *(word for word, stands in STANDS_FOR.items() if stands == verb)}, key=len, reverse=True)
+    ways = [re.escape(word).replace(r"\ ", r"\s+") for word in words] + ([LOOSELY[verb]] if verb in LOOSELY else [])
+    done = [rf"{re.escape(word)}(?:{re.escape(word[-1])}?ed|d)" for word in words if " " not in word]
+    done += ["gone"] if verb == "remove" else []
+    return _any_of(ways, "(?! sure)"), _any_of(done)
+
+
+def _any_of(ways: Iterable[str], unless: str = "") -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(ways)})(?![\w-]){unless}")
+
+
+def _ordered(verb: str, clause: str, *, asking: bool) -> bool:
+    """Whether a clause asks for such a change: it begins with it, or it is no question and says so somewhere."""
+    form, done = _forms(verb)
+    for match in form.finditer(clause):
+        before = clause[: match.start()]
+        if not before.strip():
+            return True
+        if not asking and not DENIED.search(before) and (ORDER.search(before) or not NOT_AN_ORDER.search(before)):
+            return True
+    return not asking and any(BE_DONE.search(clause[: match.start()]) for match in done.finditer(clause))
