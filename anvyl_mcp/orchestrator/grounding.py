@@ -51,7 +51,10 @@ def named(said: str, name: str) -> bool:
 
 def near(one: str, other: str) -> bool:
     """Whether two words are alike enough for one to be a typo of the other."""
-    return len(one) > 2 and SequenceMatcher(None, one.lower(), other.lower()).ratio() >= NEAR
+    one, other = one.lower(), other.lower()
+    if len(one) < 3 or re.sub(r"\D", "", one) != re.sub(r"\D", "", other):
+        return False  # `web1` and `web2` are no typos of each other, nor of `web`
+    return sorted(one) == sorted(other) or SequenceMatcher(None, one, other).ratio() >= NEAR
 
 
 def words_of(said: str) -> list[str]:
@@ -82,8 +85,8 @@ def ground_host(selector: str, said: str, hosts: Sequence[str], local: str) -> s
 def _host_said(part: str, said: str, local: str) -> bool:
     if part.lower() in ("all", "*"):
         return bool(EVERY.search(said)) or bool(re.search(r"\b(?:hosts|machines|servers|boxes)\b", said, re.IGNORECASE))
-    if part.lower() == "local" or part == local:
-        return bool(HERE.search(said)) or named(said, part)
+    if (part.lower() == "local" or part == local) and HERE.search(said):
+        return True
     if part.startswith("@"):
         return named(said, part[1:])
     return named(said, part) or any(near(word, part) for word in words_of(said))

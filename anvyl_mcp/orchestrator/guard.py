@@ -19,7 +19,7 @@ from anvyl_mcp.orchestrator.grounding import EVERY, ground_arguments, ground_hos
 from anvyl_mcp.orchestrator.phrases import MARK, REFUSING, STATES, mask, unmask
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.resolving import Found, Inventory
-from anvyl_mcp.orchestrator.wish import read_wish, verbs_of
+from anvyl_mcp.orchestrator.wish import read_wish, told_of, verbs_of
 from anvyl_mcp.peers.arguments import check
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import ToolListing
@@ -136,9 +136,9 @@ class Guard:
             raise resolving.which(kind, wanted, both)
         if listing.reads:
             return both[0].name, ""
-        return both[0].name, self._tie(wanted, both[0], maybe, objects)
+        return both[0].name, self._tie(kind, both[0], maybe, objects)
 
-    def _tie(self, wanted: str, one: Found, maybe: Sequence[Found], objects: Sequence[Found]) -> str:
+    def _tie(self, kind: str, one: Found, maybe: Sequence[Found], objects: Sequence[Found]) -> str:
         """Why the person's words mean this object and no other; else what the model took it from.
 
         Raises:
@@ -147,7 +147,7 @@ class Guard:
         if one in maybe:
             rivals = _narrowed(maybe, self._said)
             if {rival.name for rival in rivals} - {one.name} and not named(self._said, one.name):
-                raise resolving.which("one", wanted, rivals)
+                raise resolving.which(kind, one.name, rivals)
             return ""
         if maybe:
             raise Conflict(
@@ -156,6 +156,9 @@ class Guard:
             )
         if {other.name for other in _in_state(objects, self._said)} == {one.name}:
             return ""
+        for unknown in told_of(self._question.text, self.wish.verbs):
+            if not named(" ".join(self._fleet.hosts), unknown) and not resolving.meant([unknown], objects):
+                raise resolving.nothing(kind, unknown, objects, {})
         calls = dict.fromkeys(f"{call.tool} on {call.host}" for call in self._question.calls)
         return ", ".join(calls) or "the list of what there is"
 

@@ -57,9 +57,10 @@ class GuardedModel(WrapperModel):
 def _with_own_ids(parts: Sequence[ModelResponsePart], messages: Sequence[ModelMessage]) -> list[ModelResponsePart]:
     """Calls whose ids no earlier call has: an approval is bound to an id, and some servers count anew each time."""
     taken = {part.tool_call_id for message in messages for part in message.parts if isinstance(part, ToolCallPart)}
-    return [
-        replace(part, tool_call_id=f"call_{uuid.uuid4().hex[:9]}")
-        if isinstance(part, ToolCallPart) and part.tool_call_id in taken
-        else part
-        for part in parts
-    ]
+    own: list[ModelResponsePart] = []
+    for part in parts:
+        if isinstance(part, ToolCallPart):
+            part = replace(part, tool_call_id=f"call_{uuid.uuid4().hex[:9]}") if part.tool_call_id in taken else part
+            taken.add(part.tool_call_id)
+        own.append(part)
+    return own

@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, Conflict, NotFound, did_you_mean
-from anvyl_mcp.orchestrator.grounding import NEAR, named, words_of
+from anvyl_mcp.orchestrator.grounding import named, near, words_of
 from anvyl_mcp.orchestrator.phrases import NO_NAMES, STANDS_FOR, STATES, meaning
 from anvyl_mcp.peers.fleet import Fleet, Outcome
 from anvyl_mcp.peers.targets import LOOKUPS, find
@@ -90,9 +89,19 @@ def is_called(one: Found, wanted: str) -> bool:
     )
 
 
+def repository(image: str) -> str:
+    """`ghcr.io/team/nginx:1.27` → `team/nginx`."""
+    path = image.partition("@")[0].lower().split("/")
+    return "/".join([part.partition(":")[0] for part in path if "." not in part or part is path[-1]])
+
+
 def basename(image: str) -> str:
     """`ghcr.io/team/nginx:1.27` → `nginx`."""
-    return image.partition("@")[0].rpartition("/")[2].partition(":")[0].lower()
+    return repository(image).rpartition("/")[2]
+
+
+def _image(one: Found) -> str:
+    return str(one.row.get("image") or "")
 
 
 def meant(words: Iterable[str], objects: Sequence[Found]) -> list[Found]:
@@ -111,24 +120,23 @@ def _by_name(word: str, one: Found) -> bool:
 def _by_image_or_part(word: str, one: Found) -> bool:
     if len(word) < 2 or meaning(word) in NO_OBJECT or word in NO_OBJECT:
         return False
-    image = basename(str(one.row.get("image") or ""))
+    image = set(re.split(r"[/-]+", repository(_image(one)))) | {basename(_image(one))}
     singular = word[:-1] if word.endswith("s") and len(word) > 3 else word
     parts = re.split(r"[-_.]+", one.name.lower().partition(":")[0].rpartition("/")[2])
     plain = [re.sub(r"\d+$", "", part) for part in parts]
     forms = {word, singular}
-    return bool(forms & {image, *parts, *plain}) or any(form in image for form in forms if len(form) > 3)
+    return bool(forms & {*image, *parts, *plain}) or any(
+        form in part for form in forms for part in image if len(form) > 3
+    )
 
 
 def _by_role(word: str, one: Found) -> bool:
     images = ROLES.get(word, ROLES.get(word.removesuffix("s"), "")).split()
-    return basename(str(one.row.get("image") or "")) in images
+    return basename(_image(one)) in images
 
 
 def _by_spelling(word: str, one: Found) -> bool:
-    if len(word) < 3 or meaning(word) in NO_OBJECT:
-        return False
-    known = [one.name.lower(), basename(str(one.row.get("image") or ""))]
-    return any(SequenceMatcher(None, word, other).ratio() >= NEAR for other in known if other)
+    return meaning(word) not in NO_OBJECT and any(near(word, other) for other in (one.name, basename(_image(one))))
 
 
 def candidates(said: str, objects: Sequence[Found], hosts: Iterable[str] = ()) -> list[Found]:

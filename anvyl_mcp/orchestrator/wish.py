@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from anvyl_mcp.orchestrator.phrases import MARK, STANDS_FOR, mask, meaning
+from anvyl_mcp.orchestrator.phrases import ARTICLES, MARK, RESERVED, STANDS_FOR, mask, meaning
 from anvyl_mcp.peers.listing import ToolListing
 
 Intent = Literal["read", "change", "unclear"]
@@ -99,6 +99,13 @@ def _forms(verb: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 def _any_of(ways: Iterable[str], unless: str = "") -> re.Pattern[str]:
     return re.compile(rf"(?<![\w-])(?:{'|'.join(ways)})(?![\w-]){unless}")
+
+
+def told_of(said: str, verbs: Iterable[str]) -> list[str]:
+    """What stands right after the verbs of a wish: `mysql` in `stop the mysql container`."""
+    rest = [said.lower()[match.end() :] for verb in verbs for match in _forms(verb)[0].finditer(said.lower())]
+    words = [[word for word in re.findall(r"[\w.:/@-]*\w", part) if word not in ARTICLES] for part in rest]
+    return [first for some in words for first in some[:1] if first not in RESERVED]
 
 
 def _ordered(verb: str, clause: str, *, asking: bool) -> bool:
