@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from anvyl_mcp import text
-from anvyl_mcp.orchestrator.phrases import EMPTY, meanings
+from anvyl_mcp.orchestrator.vocabulary import EMPTY, meanings
 from anvyl_mcp.peers.listing import ToolListing
 
 EVERY = re.compile(r"\b(?:all|every|each|everywhere|everything|both|any|anywhere|whole|entire|across|fleet)\b", re.I)

@@ -16,9 +16,10 @@ from anvyl_mcp import text
 from anvyl_mcp.errors import Conflict, Denied
 from anvyl_mcp.orchestrator import resolving
 from anvyl_mcp.orchestrator.grounding import EVERY, ground_arguments, ground_host, named, said_hosts
-from anvyl_mcp.orchestrator.phrases import MARK, REFUSING, STATES, mask, unmask
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.resolving import Found, Inventory
+from anvyl_mcp.orchestrator.sentences import mask, unmask
+from anvyl_mcp.orchestrator.vocabulary import MARK, REFUSING, STATES
 from anvyl_mcp.orchestrator.wish import read_wish, told_of, verbs_of
 from anvyl_mcp.peers.arguments import check
 from anvyl_mcp.peers.fleet import Fleet

@@ -13,7 +13,7 @@ from typing import Any
 from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, Conflict, NotFound, did_you_mean
 from anvyl_mcp.orchestrator.grounding import named, near, words_of
-from anvyl_mcp.orchestrator.phrases import NO_NAMES, STANDS_FOR, STATES, meaning
+from anvyl_mcp.orchestrator.vocabulary import NO_NAMES, STANDS_FOR, STATES, meaning
 from anvyl_mcp.peers.fleet import Fleet, Outcome
 from anvyl_mcp.peers.targets import LOOKUPS, find
 

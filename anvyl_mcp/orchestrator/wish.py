@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from anvyl_mcp.orchestrator.phrases import ARTICLES, MARK, RESERVED, STANDS_FOR, mask, meaning
+from anvyl_mcp.orchestrator.sentences import mask
+from anvyl_mcp.orchestrator.vocabulary import ARTICLES, MARK, RESERVED, STANDS_FOR, meaning
 from anvyl_mcp.peers.listing import ToolListing
 
 Intent = Literal["read", "change", "unclear"]
