@@ -15,9 +15,10 @@ import pytest
 from tests.daemon import UnavailableError, sweep
 from tests.engines import RealEngine, any_engine, private_engine
 
-pytest_plugins = ["tests.model_server", "tests.nodes"]
+pytest_plugins = ["tests.model_server", "tests.nodes", "tests.lab"]
 
 ENGINES = ("engine", "second_engine")
+ON_ENGINES = (*ENGINES, "lab")
 CLEARED_PREFIXES = ("ANVYL_", "DOCKER_", "OPENAI_")
 CLEARED = frozenset({"LM_API_TOKEN", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "CI"})
 PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
@@ -89,7 +90,7 @@ def _entered(manager: AbstractContextManager[RealEngine]) -> Iterator[RealEngine
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if not set(ENGINES).isdisjoint(getattr(item, "fixturenames", ())):
+        if not set(ON_ENGINES).isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("engine")
 
 

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 PREFIX = "anvyl-engine-"
 OWNED = "owned"
-NAMESPACES = ("unshare", "--net", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child", "--")
+NAMESPACES = ("unshare", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child")
 # `--mount-proc` brings a mount namespace too. An empty /run hides the machine's systemd and containerd, an empty
 # /etc/docker its configuration and, up to Docker 20.10, the key that an engine's id is made from.
 PREPARE = """
@@ -43,8 +44,10 @@ class Daemon:
     program = "dockerd"
     prepare = PREPARE
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, network: Sequence[str] = ()) -> None:
+        """`network`: what to put before a command so that it runs in an existing network namespace; else a new one."""
         self._name = name
+        self._enter = [*network, *NAMESPACES, *(() if network else ("--net",)), "--"]
         self._busybox = _needed_for_daemon(self.program)
         # Not TMPDIR: a socket's path has to be short, and /run is hidden from the daemon.
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
@@ -75,7 +78,7 @@ class Daemon:
             left.unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*NAMESPACES, "sh", "-c", self.prepare, self._busybox, self._name, *self._options()],
+                [*self._enter, "sh", "-c", self.prepare, self._busybox, self._name, *self._options()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -104,6 +107,17 @@ class Daemon:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(20)
         self.kill()
+
+    def hang(self) -> None:
+        """Leave it there, but let it do nothing: it takes connections and answers none."""
+        for process in psutil.Process(self.pid).children():
+            process.suspend()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if self._process is not None:
+            for process in psutil.Process(self._process.pid).children():
+                process.resume()
 
     def kill(self) -> None:
         """End it and all its containers at once."""

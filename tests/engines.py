@@ -104,6 +104,14 @@ class RealEngine:
         self._own().kill()
         self.api.close()
 
+    def hang(self) -> None:
+        """Let the engine take requests and answer none, until `resume`."""
+        self._own().hang()
+
+    def resume(self) -> None:
+        """Let a hanging engine go on."""
+        self._own().resume()
+
     def start(self) -> None:
         """Start the engine again, with the containers that it had."""
         self._own().start()
@@ -116,8 +124,10 @@ class RealEngine:
 
     def clean(self) -> None:
         """Start the engine if a test left it stopped, and remove the containers that tests left."""
-        if self._daemon is not None and not self._daemon.running:
-            self.start()
+        if self._daemon is not None:
+            self._daemon.resume()
+            if not self._daemon.running:
+                self.start()
         for container in self.api.containers(all=True):
             if self.private or LABEL in container["Labels"] or self._is_test_image(container["Image"]):
                 with contextlib.suppress(NotFound):
@@ -168,13 +178,13 @@ class RealEngine:
 
 
 @contextmanager
-def private_engine(name: str) -> Iterator[RealEngine]:
-    """An engine started for the tests, gone afterwards; `name` becomes its host name.
+def private_engine(name: str, network: Sequence[str] = ()) -> Iterator[RealEngine]:
+    """An engine started for the tests, gone afterwards; `name` becomes its host name, `network` is as in `Daemon`.
 
     Raises:
         UnavailableError: this user or this machine cannot start one.
     """
-    daemon = Daemon(name)
+    daemon = Daemon(name, network)
     try:
         daemon.start()
         engine = RealEngine({"DOCKER_HOST": daemon.url}, daemon)

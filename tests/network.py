@@ -22,8 +22,8 @@ class Lan:
 
     def __init__(self, serving: int, calling: int) -> None:
         self.address = ADDRESSES[0]
-        self.prefix = _inside(serving)
-        self.far = _inside(calling)
+        self.prefix = inside(serving)
+        self.far = inside(calling)
 
     def run(self, script: str, *arguments: str) -> Any:
         """Run a Python script on the other machine; what it prints is JSON."""
@@ -41,23 +41,31 @@ class Lan:
 @pytest.fixture(scope="session")
 def lan() -> Iterator[Lan]:
     """The network; making one takes root."""
-    missing = [program for program in ("unshare", "nsenter", "ip") if not shutil.which(program)]
-    if os.getuid() != 0 or missing:
-        pytest.skip("network namespaces of the tests' own need root and the programs unshare, nsenter and ip")
+    if problem := none_here():
+        pytest.skip(problem)
     with ExitStack() as stack:
-        serving, calling = stack.enter_context(_namespace()), stack.enter_context(_namespace())
-        _ip(serving, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", str(calling))
+        serving, calling = stack.enter_context(namespace()), stack.enter_context(namespace())
+        ip(serving, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", str(calling))
         for holder, address in zip((serving, calling), ADDRESSES, strict=True):
-            _ip(holder, "link", "set", "lo", "up")
-            _ip(holder, "address", "add", f"{address}/24", "dev", "cable")
-            _ip(holder, "link", "set", "cable", "up")
+            ip(holder, "link", "set", "lo", "up")
+            ip(holder, "address", "add", f"{address}/24", "dev", "cable")
+            ip(holder, "link", "set", "cable", "up")
         yield Lan(serving, calling)
 
 
+def none_here() -> str:
+    """Why there can be no networks of the tests' own here; empty when there can."""
+    missing = [program for program in ("unshare", "nsenter", "ip") if not shutil.which(program)]
+    if os.getuid() == 0 and not missing:
+        return ""
+    return "network namespaces of the tests' own need root and the programs unshare, nsenter and ip"
+
+
 @contextmanager
-def _namespace() -> Iterator[int]:
+def namespace() -> Iterator[int]:
+    """A new network namespace, as the id of a process that lives in it."""
     holder = subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", "echo ready && exec sleep 3600"],
+        ["unshare", "--net", "sh", "-c", "echo ready && exec sleep infinity"],
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,
@@ -72,9 +80,11 @@ def _namespace() -> Iterator[int]:
         holder.stdout.close()
 
 
-def _inside(holder: int) -> list[str]:
+def inside(holder: int) -> list[str]:
+    """What to put before a command so that it runs there."""
     return ["nsenter", f"--net=/proc/{holder}/ns/net"]
 
 
-def _ip(holder: int, *arguments: str) -> None:
-    subprocess.run([*_inside(holder), "ip", *arguments], check=True, capture_output=True)
+def ip(holder: int, *arguments: str) -> None:
+    """Run `ip` there."""
+    subprocess.run([*inside(holder), "ip", *arguments], check=True, capture_output=True)

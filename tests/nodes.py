@@ -112,6 +112,14 @@ class ServingNode:
         self.kill()
         self.start(port)
 
+    def suspend(self) -> None:
+        """Leave it there, but let it do nothing, until `resume`."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """End it without a warning."""
         self._end(signal.SIGKILL)
@@ -131,10 +139,15 @@ class ServingNode:
 
 @contextlib.contextmanager
 def serving(
-    name: str, home: Path, engine: RealEngine | None = None, prefix: Sequence[str] = (), **environment: str
+    name: str,
+    home: Path,
+    engine: RealEngine | None = None,
+    prefix: Sequence[str] = (),
+    port: int = 0,
+    **environment: str,
 ) -> Iterator[ServingNode]:
     """A node for as long as a test needs it."""
-    node = ServingNode(name, home, {**(engine.environment if engine else {}), **environment}, prefix=prefix)
+    node = ServingNode(name, home, {**(engine.environment if engine else {}), **environment}, port, prefix)
     try:
         yield node
     finally:

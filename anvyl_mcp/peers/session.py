@@ -41,6 +41,8 @@ from anvyl_mcp.peers.listing import Answer, Progress, ToolListing
 from anvyl_mcp.peers.pins import pinned_context
 from anvyl_mcp.peers.sockets import MOST_CONNECTIONS
 
+HANDSHAKE_SECONDS = failures.CONNECT_SECONDS - 0.5
+"""A little less than a link may take to open: a handshake that is cancelled, not given up, leaves its socket open."""
 CLOSE_SECONDS = 1
 KEPT_SECONDS = 4
 """Less than the 5 s after which common servers drop an idle connection: a call must not meet one being closed."""
@@ -227,7 +229,7 @@ async def _over_http(url: str, mode: Mode, tls: ssl.SSLContext | bool, auth: Bea
     http = httpx2.AsyncClient(
         transport=Contained(verify=tls, limits=limits, trust_env=False),
         auth=auth,
-        timeout=httpx2.Timeout(None, connect=failures.CONNECT_SECONDS),
+        timeout=httpx2.Timeout(None, connect=HANDSHAKE_SECONDS),
         trust_env=False,
     )
     async with http:
