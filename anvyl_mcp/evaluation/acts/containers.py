@@ -53,7 +53,7 @@ def stop_container(host: Host, name: str, timeout: int) -> dict[str, Any]:
 
 
 @act
-def restart_container(host: Host, name: str) -> dict[str, Any]:
+def restart_container(host: Host, name: str, timeout: int) -> dict[str, Any]:
     """It runs, started once more."""
     one = free(host, name)
     one.starts += 1
