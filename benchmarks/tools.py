@@ -3,14 +3,16 @@
     python benchmarks/tools.py                        0, 20 and 100 containers, 30 calls each, on DOCKER_HOST
     python benchmarks/tools.py --containers 20 --calls 10 --image busybox:latest
 
-Containers named `anvyl-bench-…` are created (not started) and removed again. Only ratios compare between machines: each
-time is also given as a multiple of the floor, a server of the bare MCP SDK whose one tool returns docker-py's raw list.
+Containers named `anvyl-bench-…` are started and removed again; the engine should run no others. Only ratios compare
+between machines: each time is also given as a multiple of the floor, a server of the bare MCP SDK with one tool that
+returns docker-py's raw answer, for statistics one round of raw GETs at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
+import importlib
 import json
 import logging
 import os
@@ -22,7 +24,10 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, aclosing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +38,11 @@ import psutil
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 from mcp.types import TextContent
+from mcp.types import Tool as ListedTool
 
 from anvyl_mcp.app import Node
 from anvyl_mcp.server.engine import Engine
+from anvyl_mcp.server.toolsets import DEFAULT
 from anvyl_mcp.settings import load
 
 ANVYL_MCP = str(Path(sysconfig.get_path("scripts")) / "anvyl-mcp")
@@ -76,60 +83,94 @@ async def _tools(counts: Sequence[int], calls: int, image: str) -> None:
     assert path is not None, "the engine must be reached through a socket of this machine"
     tokens, counted = _counter()
     _say(f"engine {engine.version()['Version']}, tokens by {counted}")
-    async with aclosing(Node(load(), serving=True)) as node, Client(node.server) as ours, Client(_bare(api)) as bare:
+    async with aclosing(Node(load({"toolsets": "all"}), serving=True)) as node, Client(node.server) as ours:
         listed = (await ours.list_tools()).tools
-        words = [json.dumps([tool.name, tool.description, tool.input_schema]) for tool in listed]
-        _say(f"definitions: {len(listed)} tools, {sum(map(tokens, words))} tokens")
-        _say(f"{'':36}{'median ms':>10}{'x floor':>9}{'tokens':>8}")
+        for title, chosen in (("all", listed), ("default", [tool for tool in listed if _toolset(tool) in DEFAULT])):
+            words = [json.dumps([tool.name, tool.description, tool.input_schema]) for tool in chosen]
+            _say(f"definitions, {title} toolsets: {len(chosen)} tools, {sum(map(tokens, words))} tokens")
+        _say(f"{'':40}{'median ms':>10}{'x floor':>9}{'tokens':>8}")
         for count in counts:
             with _containers(api, image, count):
-                await _lists(ours, bare, path, count, calls, tokens)
+                for kind in _kinds(api, count):
+                    await _measure(kind, ours, path, calls, tokens)
                 if count:
-                    await _ones(ours, api, path, calls, tokens)
+                    await _stats(path, tokens)
     engine.close()
 
 
-async def _lists(ours: Client, bare: Client, path: Path, count: int, calls: int, tokens: Callable[[str], int]) -> None:
+def _toolset(tool: ListedTool) -> str:
+    return str((tool.meta or {})["anvyl/tool"]["toolset"])
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One question, three ways: to the engine itself, to a server of one tool, and to ours."""
+
+    title: str
+    target: str
+    bare: Callable[[], Any]
+    tool: str
+    arguments: dict[str, Any]
+
+
+def _kinds(api: docker.APIClient, count: int) -> Iterator[_Kind]:
+    def everything() -> list[dict[str, Any]]:
+        return list(api.containers(all=True))
+
+    def one() -> dict[str, Any]:
+        return dict(api.inspect_container(FIRST))
+
+    def log() -> str:
+        return api.logs(FIRST, tail=100).decode()
+
+    yield _Kind(f"list {count}", "/containers/json?all=1", everything, "list_containers", {"all": True})
+    if count:
+        target = f"/containers/{FIRST}"
+        yield _Kind(f"inspect 1 of {count}", f"{target}/json", one, "get_container_info", {"name": FIRST})
+        logs = f"{target}/logs?stdout=1&stderr=1&tail=100"
+        yield _Kind(f"logs of 1 of {count}", logs, log, "get_container_logs", {"name": FIRST})
+
+
+async def _measure(kind: _Kind, ours: Client, path: Path, calls: int, tokens: Callable[[str], int]) -> None:
     async def raw() -> str:
-        return await anyio.to_thread.run_sync(_get, path, "/containers/json?all=1")
+        return await anyio.to_thread.run_sync(_get, path, kind.target)
 
-    rows: dict[str, Callable[[], Awaitable[str]]] = {
-        "raw GET": raw,
-        "bare SDK (floor)": lambda: _called(bare, "list_containers"),
-        "anvyl list_containers": lambda: _called(ours, "list_containers", all=True),
-    }
-    await _table(f"{count} containers", rows, "bare SDK (floor)", calls, tokens)
-
-
-async def _ones(ours: Client, api: docker.APIClient, path: Path, calls: int, tokens: Callable[[str], int]) -> None:
-    name = f"{PREFIX}0"
-
-    def inspected() -> str:
-        return json.dumps(api.inspect_container(name))
-
-    def logged() -> str:
-        return api.logs(name, tail=100).decode()
-
-    async def in_thread(work: Callable[[], str]) -> str:
-        return await anyio.to_thread.run_sync(work)
-
-    await _table(
-        "  one of them",
-        {"docker-py inspect": lambda: in_thread(inspected), "anvyl inspect": lambda: _called(ours, INFO, name=name)},
-        "docker-py inspect",
-        calls,
-        tokens,
-    )
-    await _table(
-        "  its log",
-        {"docker-py logs": lambda: in_thread(logged), "anvyl logs": lambda: _called(ours, LOGS, name=name)},
-        "docker-py logs",
-        calls,
-        tokens,
-    )
+    server = MCPServer("bare")
+    server.add_tool(kind.bare, name="bare")
+    async with Client(server) as bare:
+        rows: dict[str, Callable[[], Awaitable[str]]] = {
+            "raw GET": raw,
+            FLOOR: lambda: _called(bare, "bare"),
+            "anvyl": lambda: _called(ours, kind.tool, **kind.arguments),
+        }
+        await _table(kind.title, rows, FLOOR, calls, tokens)
 
 
-INFO, LOGS = "get_container_info", "get_container_logs"
+async def _stats(path: Path, tokens: Callable[[str], int]) -> None:
+    """All running containers at once, beside one round of raw GETs at once: most of it is the engine's own waiting."""
+    running = [str(one["Id"]) for one in json.loads(_get(path, "/containers/json"))]
+
+    def parallel() -> str:
+        with ThreadPoolExecutor(len(running)) as pool:
+            return "".join(pool.map(lambda one: _get(path, f"/containers/{one}/stats?stream=false"), running))
+
+    async with AsyncExitStack() as stack:
+        # A server that was asked before compares with what it saw then; each call here meets one that was not.
+        fresh = []
+        for _ in range(STATS_CALLS + 1):
+            node = await stack.enter_async_context(aclosing(Node(load(), serving=True)))
+            fresh.append(await stack.enter_async_context(Client(node.server)))
+            await _called(fresh[-1], "list_containers")
+        rows: dict[str, Callable[[], Awaitable[str]]] = {
+            ROUND: lambda: anyio.to_thread.run_sync(parallel),
+            "anvyl": lambda: _called(fresh.pop(), "get_container_stats"),
+        }
+        await _table(f"stats of {len(running)}", rows, ROUND, STATS_CALLS, tokens)
+
+
+FIRST = f"{PREFIX}0"
+FLOOR, ROUND = "bare SDK (floor)", "parallel GETs (floor)"
+STATS_CALLS = 3
 
 
 async def _table(
@@ -150,23 +191,13 @@ async def _table(
     least = statistics.median(times[floor])
     for name in rows:
         median = statistics.median(times[name])
-        _say(f"{title:16}{name:22}{median:8.2f}{median / least:9.2f}{tokens(answers[name]):8}")
+        _say(f"{title:18}{name:22}{median:8.2f}{median / least:9.2f}{tokens(answers[name]):8}")
 
 
 async def _called(client: Client, tool: str, **arguments: Any) -> str:
     result = await client.call_tool(tool, arguments)
     assert not result.is_error, result.content
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
-
-
-def _bare(api: docker.APIClient) -> MCPServer:
-    server = MCPServer("bare")
-
-    @server.tool()
-    def list_containers() -> list[dict[str, Any]]:
-        return list(api.containers(all=True))
-
-    return server
 
 
 def _get(path: Path, target: str) -> str:
@@ -181,11 +212,13 @@ def _get(path: Path, target: str) -> str:
 @contextmanager
 def _containers(api: docker.APIClient, image: str, count: int) -> Iterator[None]:
     made: list[str] = []
+    command = ["sh", "-c", "seq 1 100; exec sleep 100000"]
     try:
         for number in range(count):
             config = api.create_host_config(port_bindings={80: 18000 + number})
-            one = api.create_container(image, name=f"{PREFIX}{number}", command="true", ports=[80], host_config=config)
+            one = api.create_container(image, name=f"{PREFIX}{number}", command=command, ports=[80], host_config=config)
             made.append(str(one["Id"]))
+            api.start(one)
         yield
     finally:
         for one in made:
@@ -243,14 +276,18 @@ def _free_port() -> int:
 
 
 def _counter() -> tuple[Callable[[str], int], str]:
-    """o200k_base where its table is at hand, which tiktoken would have to fetch."""
-    try:
-        import tiktoken
+    """o200k_base: tiktoken fetches its table when it is first used, `pip install bpe-openai` brings it along."""
+    for module in ("tiktoken", "bpe_openai"):
+        try:
+            encoding = importlib.import_module(module).get_encoding("o200k_base")
+        except (ImportError, OSError):
+            continue
+        return partial(_count, encoding), f"o200k_base ({module})"
+    return lambda words: round(len(words) / 4), "characters / 4 (neither tiktoken nor bpe-openai is here)"
 
-        encoding = tiktoken.get_encoding("o200k_base")
-    except (ImportError, OSError):
-        return lambda words: round(len(words) / 4), "characters / 4 (o200k_base is not at hand)"
-    return lambda words: len(encoding.encode(words)), "o200k_base"
+
+def _count(encoding: Any, words: str) -> int:
+    return len(encoding.encode(words))
 
 
 def _say(line: str) -> None:

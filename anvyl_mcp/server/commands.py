@@ -72,6 +72,8 @@ def split(command: str) -> list[str]:
         words = shlex.split(command)
     except ValueError as error:
         raise InvalidInput(f"`{command}` is not a command line: {error}", hint="close the quotes") from error
+    if "\0" in command:
+        raise InvalidInput("a command cannot hold a NUL character", hint="leave it out")
     if not words:
         raise InvalidInput("there is no command", hint="say which program to run")
     return words

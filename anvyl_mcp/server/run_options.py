@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import InvalidInput
+from anvyl_mcp.server import commands
 from anvyl_mcp.server.engine import SLOW, Engine
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.pulls import need_image
@@ -95,9 +96,18 @@ def _port(typed: str) -> tuple[str, tuple[str, str]]:
         address, *pieces = pieces
     outer, inner = pieces if len(pieces) == 2 else (pieces[0], pieces[0])
     valid = all(piece.isdecimal() and 0 < int(piece) <= 65535 for piece in (outer, inner))
-    if not valid or len(pieces) > 2 or (protocol or "tcp") not in ("tcp", "udp", "sctp"):
+    address = address.lstrip("[")
+    if not valid or len(pieces) > 2 or (protocol or "tcp") not in ("tcp", "udp", "sctp") or not _is_address(address):
         raise InvalidInput(f"`{typed}` is not a port to publish", hint="write it like 8080:80 or 127.0.0.1:8080:80/udp")
-    return f"{inner}/{protocol or 'tcp'}", (address.lstrip("["), outer)
+    return f"{inner}/{protocol or 'tcp'}", (address, outer)
+
+
+def _is_address(typed: str) -> bool:
+    """Whether a port can be bound to it; nothing means every address."""
+    try:
+        return not typed or bool(ipaddress.ip_address(typed))
+    except ValueError:
+        return False
 
 
 def _volume(typed: str) -> str:
@@ -142,7 +152,4 @@ def _cpus(typed: str) -> int:
 
 
 def _split(command: str) -> list[str]:
-    try:
-        return shlex.split(command)
-    except ValueError as error:
-        raise InvalidInput(f"`{command}` is not a command line: {error}", hint="close the quotes") from error
+    return commands.split(command) if command.strip() else []
