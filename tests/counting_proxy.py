@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 METHODS = (b"GET ", b"POST ", b"DELETE ", b"HEAD ", b"PUT ")
+SECONDS = 20
 
 
 class CountingProxy:
@@ -16,6 +17,7 @@ class CountingProxy:
     def __init__(self, target: str, path: Path) -> None:
         self.url = f"unix://{path}"
         self.requests: list[str] = []
+        self._came = threading.Condition()
         self._target = target.removeprefix("unix://")
         self._open: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
@@ -36,6 +38,11 @@ class CountingProxy:
         for one in self._open:
             one.close()
 
+    def came(self, part: str) -> bool:
+        """Wait until a request with this in its target has passed."""
+        with self._came:
+            return self._came.wait_for(lambda: any(part in request for request in self.requests), SECONDS)
+
     def _accept(self) -> None:
         while True:
             try:
@@ -52,7 +59,9 @@ class CountingProxy:
         try:
             while data := source.recv(65536):
                 if requests and data.startswith(METHODS):
-                    self.requests.append(data.split(b" ", 2)[1].decode())
+                    with self._came:
+                        self.requests.append(data.split(b" ", 2)[1].decode())
+                        self._came.notify_all()
                 sink.sendall(data)
         except OSError:
             pass

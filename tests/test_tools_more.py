@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -17,7 +20,7 @@ from anvyl_mcp.server import disk_usage, stats
 from anvyl_mcp.settings import load
 from tests.counting_proxy import CountingProxy
 from tests.engines import RealEngine
-from tests.nodes import ServingNode, anvyl
+from tests.nodes import ANVYL, ServingNode, anvyl
 from tests.test_tools import call, refused, words
 
 
@@ -104,6 +107,24 @@ async def test_a_stop_that_takes_long_says_how_long_it_may_take(tool: str, memor
     doing = tool.partition("_")[0].replace("stop", "stopp")
     assert told[0][2] == f"{doing}ing stubborn: 1 of at most 3 s"
     assert [done for done, _, _ in told] == sorted({done for done, _, _ in told})
+
+
+def test_who_interrupts_a_change_is_told_that_it_may_still_happen(engine: RealEngine, tmp_path: Path) -> None:
+    engine.run("stubborn", STUBBORN, init=False)
+    with CountingProxy(engine.url, tmp_path / "proxy.sock") as proxy:
+        command = subprocess.Popen(
+            [ANVYL, "call", "stop_container", "name=stubborn", "timeout=30"],
+            env={**os.environ, "DOCKER_HOST": proxy.url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert proxy.came("/stop")
+        command.send_signal(signal.SIGINT)
+        out, err = command.communicate(timeout=20)
+
+    assert (command.returncode, out) == (130, "")
+    assert "`stop_container` was under way on" in err and "may still happen" in err
 
 
 async def test_commands_run_in_a_container_without_a_shell(memory: Client, engine: RealEngine) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
+
+import anyio
 
 from anvyl_mcp.cli import output
 from anvyl_mcp.cli.run import ask_yes_no, command, exit_code
@@ -12,7 +15,7 @@ from anvyl_mcp.peers.arguments import check, from_words
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.settings import Settings
-from anvyl_mcp.text import shown
+from anvyl_mcp.text import joined, shown
 
 
 def call(
@@ -35,7 +38,8 @@ def call(
             check(tool, given)
             hosts = await targets(node.fleet, tool, given, host)
             confirm(tool, given, hosts, node.fleet, yes=yes)
-            done = await node.fleet.call_many(hosts, name, given)
+            with told_when_interrupted(tool, hosts):
+                done = await node.fleet.call_many(hosts, name, given)
             if as_json:
                 output.document(output.hosts_document(done))
                 for one in done.values():
@@ -45,6 +49,19 @@ def call(
             return exit_code(done)
 
     command(work, failed=output.no_hosts if as_json else None)
+
+
+@contextmanager
+def told_when_interrupted(tool: ToolListing, hosts: list[str]) -> Iterator[None]:
+    """Ctrl-C takes back a read, but not a change that was asked for: the person is told, since no host can any more."""
+    try:
+        yield
+    except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
+        if not tool.reads:
+            output.talk(
+                f"`{tool.name}` was under way on {joined(hosts)}: it may still happen, so look before you repeat it"
+            )
+        raise
 
 
 def confirm(tool: ToolListing, arguments: Mapping[str, Any], hosts: list[str], fleet: Fleet, *, yes: bool) -> None:
