@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +13,21 @@ import anyio.to_thread
 from anvyl_mcp import __version__, running
 from anvyl_mcp.catalogue import catalogue
 from anvyl_mcp.errors import InvalidInput, did_you_mean
+from anvyl_mcp.orchestrator.approvals import Approvals
 from anvyl_mcp.peers import transports
 from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import Connection
+from anvyl_mcp.peers.path import Stop, own_id
 from anvyl_mcp.peers.registry import Peer, Registry
 from anvyl_mcp.settings import Settings
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
     from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
 
     from anvyl_mcp.orchestrator.agent import Assistant
+    from anvyl_mcp.orchestrator.desk import Desk
     from anvyl_mcp.server.engine import Engine
     from anvyl_mcp.server.joining import Open
     from anvyl_mcp.server.tool import Tool
@@ -50,7 +51,7 @@ class Node:
         self._lean = lean
         self._serving = serving
         self._parts: tuple[Server[Any], Engine, Trust] | None = None
-        self._answering: Callable[[Request], Awaitable[Response]] | None = None
+        self._desk: Desk | None = None
         tools, marks = catalogue(settings.cache_dir), DownMarks(settings.cache_dir / "down")
         self.fleet = Fleet(self.local, Registry(settings.hosts_file), tools, self._connect, marks=marks)
 
@@ -114,17 +115,20 @@ class Node:
 
     def http_app(self, base_url: Callable[[], str], open_network: Open) -> Starlette:
         """One application with every route of this host; `base_url` tells where it is served."""
-        from starlette.routing import Route
-
-        from anvyl_mcp.orchestrator.info import info
+        from anvyl_mcp.orchestrator.endpoint import Here
+        from anvyl_mcp.orchestrator.routes import agent_routes
+        from anvyl_mcp.server.callers import caller_of
         from anvyl_mcp.server.http import build_app
-        from anvyl_mcp.server.joining import needs_read
+        from anvyl_mcp.server.request_ids import REQUEST_ID
 
         server, engine, kept = self._made()
-        routes = [
-            Route("/agent/info", needs_read(info(self.fleet, self.settings, base_url))),
-            Route("/agent/process", needs_read(self._process), methods=["POST"]),
-        ]
+        limits = self._limits
+        routes = agent_routes(
+            Here(self.fleet, self.settings, base_url, self.desk),
+            caller_of,
+            lambda request: limits.charge(caller_of(request), "operate"),
+            REQUEST_ID.get,
+        )
         return build_app(
             server,
             engine,
@@ -136,15 +140,14 @@ class Node:
             open_network=open_network,
         )
 
-    async def _process(self, request: Request) -> Response:
-        """Imported at the first question, on a thread: other calls go on meanwhile."""
-        from anvyl_mcp.server.callers import caller_of
-
-        self._limits.charge(caller_of(request), "operate")
-        if self._answering is None:
-            module = await anyio.to_thread.run_sync(importlib.import_module, "anvyl_mcp.orchestrator.routes")
-            self._answering = module.process(self.assistant(), caller_of)
-        return await self._answering(request)
+    async def desk(self) -> Desk:
+        """Where questions from elsewhere are answered; imported on a thread, because other calls go on meanwhile."""
+        module = await anyio.to_thread.run_sync(importlib.import_module, "anvyl_mcp.orchestrator.desk")
+        if self._desk is None:
+            approvals = Approvals(self.settings.state_dir / "approvals")
+            here = Stop(self.local.name, own_id(self.settings.state_dir))
+            self._desk = module.Desk(self.assistant(), self.fleet, approvals, here)
+        return self._desk
 
     async def aclose(self) -> None:
         """Close every connection and file."""

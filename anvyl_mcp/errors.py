@@ -5,6 +5,7 @@ AnvylError
 ├── NotFound            no such container, image or object
 │   └── UnknownHost     no host of that name, tag or selector
 ├── Conflict            a name or port in use, a state that forbids it
+├── Gone                what was there once: an approval that was used or has expired
 ├── Denied              the permissions say no
 ├── Busy                somebody else is changing the same thing
 ├── EngineError         the Docker engine failed or answered nonsense
@@ -67,6 +68,10 @@ class UnknownHost(NotFound):
 
 class Conflict(AnvylError):
     code = "conflict"
+
+
+class Gone(AnvylError):
+    code = "gone"
 
 
 class Denied(AnvylError):

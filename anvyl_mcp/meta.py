@@ -1,4 +1,4 @@
-"""Keys under `_meta` that both sides of a connection know."""
+"""Keys under `_meta`, and HTTP headers, that both sides of a connection know."""
 
 TOOL = "anvyl/tool"
 """On a listed tool: `{"toolset", "scope", "safety", "say", "untrusted", "seconds"}`."""
@@ -10,3 +10,12 @@ SCOPES = "anvyl/scopes"
 """On a call made for somebody else: the scopes that one has. It can only take away from what the caller may do."""
 FOR = "anvyl/for"
 """On a call made for somebody else: who that is, for the audit log."""
+
+SCOPES_HEADER = "X-Anvyl-Scopes"
+"""`SCOPES` of an HTTP request, with commas."""
+FOR_HEADER = "X-Anvyl-For"
+"""`FOR` of an HTTP request, percent-encoded."""
+PATH_HEADER = "X-Anvyl-Path"
+"""The hosts that a question came through, with commas: see `peers.path`."""
+REQUEST_ID_HEADER = "X-Request-Id"
+"""What one request is called in answers and logs, on every host that it reaches."""

@@ -15,7 +15,7 @@ import pytest
 from tests.daemon import UnavailableError, sweep
 from tests.engines import RealEngine, any_engine, private_engine
 
-pytest_plugins = ["tests.model_server", "tests.nodes", "tests.lab"]
+pytest_plugins = ["tests.doors", "tests.model_server", "tests.nodes", "tests.lab"]
 
 ENGINES = ("engine", "second_engine")
 ON_ENGINES = (*ENGINES, "lab")

@@ -62,6 +62,7 @@ def error_of(answer: httpx.Response) -> dict[str, str]:
     document = answer.json()
     assert set(document) == {"error"}
     error: dict[str, str] = document["error"]
+    assert error.pop("request_id") == answer.headers["x-request-id"]
     assert set(error) == {"code", "message", "hint"}
     assert error["message"] and error["hint"] and "Traceback" not in answer.text
     return error

@@ -157,6 +157,13 @@ ROUTES = {
     ("GET", "/health"): (200, 200, 200, 200),
     ("GET", "/agent/info"): (401, 200, 200, 200),
     ("POST", "/agent/process"): (401, 200, 200, 200),
+    ("POST", "/agent/process/stream"): (401, 200, 200, 200),
+    ("POST", "/agent/approvals/{id}"): (401, 403, 404, 404),
+    ("POST", "/agent/remote-query"): (401, 404, 404, 404),
+    ("POST", "/agent/broadcast"): (401, 200, 200, 200),
+    ("GET", "/agent/hosts"): (401, 200, 200, 200),
+    ("POST", "/agent/hosts"): (401, 403, 403, 422),
+    ("DELETE", "/agent/hosts/{host_id}"): (401, 403, 403, 404),
     ("POST", "/mcp"): (401, 200, 200, 200),
     ("POST", "/pair"): (422, 422, 422, 422),  # needs no token, but a secret that is good once
     ("GET", "/pair"): (401, 200, 200, 200),
@@ -371,10 +378,19 @@ async def main():
 anyio.run(main)
 """
 KNOCK = f"""
-import json, sys, httpx
+import json, sys, time, httpx
 from anvyl_mcp.peers.pins import pinned_context
 seen = {{}}
-BODIES = {{"/agent/process": {{"query": "list hosts"}}, "/network": {{"address": "0.0.0.0"}}, "/mcp": CALL}}
+ASK = {{"query": "list hosts"}}
+BODIES = {{
+    "/agent/process": ASK,
+    "/agent/process/stream": ASK,
+    "/agent/approvals/{{id}}": {{"approve": True}},
+    "/agent/remote-query": {{"host_id": "nas", **ASK}},
+    "/agent/broadcast": {{"message": "list hosts"}},
+    "/network": {{"address": "0.0.0.0"}},
+    "/mcp": CALL,
+}}
 ROUTES = {sorted(ROUTES, key=lambda route: route[0] == "DELETE")!r}
 with httpx.Client(verify=pinned_context([sys.argv[2]]), trust_env=False, timeout=30) as client:
     for method, path in ROUTES:
@@ -383,6 +399,9 @@ with httpx.Client(verify=pinned_context([sys.argv[2]]), trust_env=False, timeout
             headers |= HEADERS if path == "/mcp" else {{}}
             body = BODIES.get(path, {{}}) if method == "POST" else None
             answer = client.request(method, sys.argv[1] + path, json=body, headers=headers)
+            while answer.status_code == 429:
+                time.sleep(int(answer.headers["Retry-After"]))
+                answer = client.request(method, sys.argv[1] + path, json=body, headers=headers)
             seen.setdefault(method + " " + path, []).append(answer.status_code)
 print(json.dumps(seen))
 """.replace("CALL", repr(LISTING)).replace("HEADERS", repr(MCP_HEADERS))

@@ -119,7 +119,7 @@ class Guard:
         clear = not self._question.host and not REFUSING.search(self._question.text)
         if said and clear and (listing.reads or len(said) == 1):
             return ",".join(said)
-        return self._question.host
+        return self._question.host or self._question.home
 
     async def _resolve(self, listing: ToolListing, kind: str, wanted: str, selector: str) -> tuple[str, str]:
         """The name of the object that is meant, and where a change took it from if the person did not say it."""

@@ -26,11 +26,13 @@ class Proposal:
 class Question:
     """One question on its way: what was asked, and what has happened so far.
 
+    `host` is the only place it is about; `home` is where it goes unless it names another.
     `earlier` is what the same person said before in this conversation; `ended` is why no model is asked any more.
     """
 
     text: str
     host: str = ""
+    home: str = ""
     on_behalf: OnBehalf | None = None
     dry_run: bool = False
     on_call: Callable[[str, Mapping[str, Any], list[str]], None] = lambda tool, arguments, hosts: None

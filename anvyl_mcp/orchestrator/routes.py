@@ -1,89 +1,110 @@
-"""`/agent/*`: questions over HTTP."""
+"""The endpoints of the agent API as HTTP routes: bodies in and out, who may, and an end when the client hangs up."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
+import anyio
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from anvyl_mcp.errors import InvalidInput
-from anvyl_mcp.orchestrator.agent import Assistant, nobody
-from anvyl_mcp.orchestrator.question import Proposal, Question
-from anvyl_mcp.orchestrator.reply import Reply, call_as_dict
-from anvyl_mcp.peers.fleet import OnBehalf
+from anvyl_mcp import meta
+from anvyl_mcp.errors import AnvylError, InvalidInput
+from anvyl_mcp.orchestrator.endpoint import Asking, Endpoint, Here, Visit, load
+from anvyl_mcp.orchestrator.events import Events
+from anvyl_mcp.peers.path import parse
+from anvyl_mcp.text import clean
 
-ACCEPTED = 202
-
-
-class Asking(Protocol):
-    """Who asks: what is done for an answer is done with no more rights than these."""
-
-    @property
-    def name(self) -> str:
-        """For the audit log."""
-
-    @property
-    def scopes(self) -> frozenset[str]:
-        """Of `read`, `operate` and `exec`."""
+CLIENT_GONE = 499
+Result = TypeVar("Result")
 
 
-def process(assistant: Assistant, caller_of: Callable[[Request], Asking]) -> Callable[[Request], Awaitable[Response]]:
-    """`POST /agent/process`: `{"query", "approve"}` → the answer; 202 when a change waits for a yes."""
+def agent_routes(
+    here: Here, caller_of: Callable[[Request], Asking], charge: Callable[[Request], None], request_id: Callable[[], str]
+) -> Sequence[Route]:
+    """Every endpoint of the table. `charge` counts a question against its caller's limits."""
 
-    async def handler(request: Request) -> Response:
-        query, approve = await _read(request)
-        caller = caller_of(request)
-        question = Question(query, on_behalf=OnBehalf(caller.name, caller.scopes))
-        reply = await assistant.ask(question, decide=_trusting if approve else nobody)
-        if reply.error is not None:
-            raise reply.error
-        body = as_response(reply)
-        if reply.waiting:
-            body["approval"] = {"calls": body.pop("waiting")}
-            return JSONResponse(body, status_code=ACCEPTED)
-        return JSONResponse(body)
+    def route(one: Endpoint) -> Route:
+        async def handler(request: Request) -> Response:
+            asking = caller_of(request)
+            asking.require(one.needs, "this")
+            if one.question:
+                charge(request)
+            path = parse(request.headers.get(meta.PATH_HEADER, ""))
+            visit = Visit(here, asking, path, request_id(), dict(request.path_params))
+            arguments: list[Any] = [_body(one, await request.body()), visit] if one.takes else [visit]
+            if one.streams:
+                return Events(lambda tell: one.handler(*arguments, tell))
+            return await until_gone(request, lambda: _answered(one, arguments))
 
-    return handler
+        return Route(one.path, handler, methods=[one.method], name=one.name)
 
-
-def as_response(reply: Reply) -> dict[str, Any]:
-    """`{"response", "calls", "mode", "model", "usage", "hosts", "notes"}`."""
-    body: dict[str, Any] = {
-        "response": reply.answer,
-        "calls": [call_as_dict(call) for call in reply.calls],
-        "mode": reply.mode,
-        "model": reply.model,
-        "usage": reply.usage,
-        "hosts": reply.hosts,
-        "notes": reply.notes,
-    }
-    if reply.waiting:
-        body["waiting"] = [
-            {"tool": proposal.tool, "arguments": proposal.arguments, "hosts": proposal.hosts}
-            for proposal in reply.waiting
-        ]
-    return body
+    return [route(one) for one in load()]
 
 
-async def _trusting(proposal: Proposal) -> bool | None:
-    """`"approve": true` covers what was proposed before any text written by others was read."""
-    return None if proposal.untrusted else True
+async def _answered(one: Endpoint, arguments: list[Any]) -> Response:
+    answer = await one.handler(*arguments)
+    assert answer is not None
+    return JSONResponse(answer.model_dump(mode="json"), status_code=one.status(answer))
 
 
-async def _read(request: Request) -> tuple[str, bool]:
+async def until_gone(request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
+    """Do the work of a request; when its client hangs up, the work stops, and so does what it asked of others."""
+    answer, failure = Response(status_code=CLIENT_GONE), None
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        group.cancel_scope.cancel()
+
     try:
-        body = json.loads(await request.body())
-        json.dumps(body, ensure_ascii=False).encode()  # half of a surrogate pair could not be sent back
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"the body is not JSON: {error}", hint='send {"query": "list all containers"}') from error
-    if not isinstance(body, dict) or not isinstance(body.get("query"), str):
-        raise InvalidInput("the body needs a `query` of text", hint='send {"query": "list all containers"}')
-    approve = body.get("approve", False)
-    if not isinstance(approve, bool):
-        raise InvalidInput("`approve` must be true or false", hint="leave it out to be asked first")
-    if unknown := sorted(set(body) - {"query", "approve"}):
-        raise InvalidInput(f"the body has an unknown field `{unknown[0]}`", hint="it takes `query` and `approve`")
-    return body["query"], approve
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch)
+            answer = await work()
+            group.cancel_scope.cancel()
+    except* AnvylError as raised:
+        failure = _first(raised)
+    if failure is not None:
+        raise failure
+    return answer
+
+
+def _first(group: BaseExceptionGroup[AnvylError]) -> AnvylError:
+    leaf: BaseException = group
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    assert isinstance(leaf, AnvylError)
+    return leaf
+
+
+def _body(one: Endpoint, content: bytes) -> BaseModel:
+    """What was sent, checked.
+
+    Raises:
+        InvalidInput: it is not what the endpoint takes.
+    """
+    assert one.takes is not None
+    try:
+        return one.takes.model_validate_json(content)
+    except ValidationError as error:
+        raise InvalidInput(_problem(error), hint=f"send something like {json.dumps(one.example)}") from error
+
+
+def _problem(error: ValidationError) -> str:
+    """The first thing that is wrong, in words; names of fields were chosen by the client."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = clean(".".join(str(part) for part in found["loc"]))[:60]
+    match found["type"]:
+        case "json_invalid":
+            return f"the body is not JSON: {found['msg'].removeprefix('Invalid JSON: ')}"
+        case "extra_forbidden":
+            return f"the body has an unknown field `{where}`"
+        case "missing":
+            return f"the body needs `{where}`"
+    if not where:
+        return f"the body cannot be used: {found['msg'][:1].lower()}{found['msg'][1:]}"
+    return f"`{where}` cannot be used: {found['msg'][:1].lower()}{found['msg'][1:]}"

@@ -57,6 +57,8 @@ class FleetToolset(AbstractToolset[Question]):
             f"{name} (this one)" if name == self._fleet.local.name else name for name in self._fleet.hosts
         )
         only = f" Only {ctx.deps.host} is meant in this question." if ctx.deps.host else ""
+        if ctx.deps.home and not only:
+            only = f" {ctx.deps.home} is meant where this question names no host."
         return f"Hosts: {names}.{only}"
 
     async def call_tool(
@@ -94,7 +96,7 @@ class FleetToolset(AbstractToolset[Question]):
             self._guard.inventory.forget()
         if listing.untrusted:
             question.untrusted = question.untrusted or f"{name} on {', '.join(hosts)}"
-        return ToolReturn(_for_model(outcomes, listing), metadata=_for_rules(outcomes, listing))
+        return ToolReturn(_for_model(outcomes, listing), metadata=for_rules(outcomes, listing))
 
     def _note_failure(
         self, listing: ToolListing, given: Mapping[str, Any], error: AnvylError, question: Question
@@ -112,7 +114,7 @@ class FleetToolset(AbstractToolset[Question]):
         if self._guard:
             return await self._guard.place(listing, arguments, selector)
         check(listing, arguments)
-        hosts = await targets(self._fleet, listing, arguments, selector or question.host)
+        hosts = await targets(self._fleet, listing, arguments, selector or question.host or question.home)
         if question.host and (outside := set(hosts) - set(self._fleet.select(question.host))):
             raise Denied(f"this question is about {question.host} only, not {', '.join(sorted(outside))}")
         return Placed(arguments, hosts)
@@ -144,7 +146,8 @@ class FleetToolset(AbstractToolset[Question]):
             return sources
         if said and not all(host in asked for host in hosts) and not EVERY.search(asked):
             try:
-                return "" if hosts == await targets(self._fleet, listing, arguments, question.host) else sources
+                usual = await targets(self._fleet, listing, arguments, question.host or question.home)
+                return "" if hosts == usual else sources
             except AnvylError:
                 return sources
         return ""
@@ -199,7 +202,8 @@ def _for_model(outcomes: Mapping[str, Outcome], listing: ToolListing) -> str:
     return "\n\n".join(blocks)
 
 
-def _for_rules(outcomes: Mapping[str, Outcome], listing: ToolListing) -> dict[str, Any]:
+def for_rules(outcomes: Mapping[str, Outcome], listing: ToolListing) -> dict[str, Any]:
+    """What each host answered, as the rules read it from a call's metadata."""
     hosts = {
         host: {
             "ok": outcome.ok,

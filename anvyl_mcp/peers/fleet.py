@@ -19,14 +19,13 @@ from anvyl_mcp.errors import (
     InvalidInput,
     Timeout,
     Unknown,
-    Unpaired,
     Unreachable,
     did_you_mean,
 )
 from anvyl_mcp.peers.breaker import Breaker
 from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
-from anvyl_mcp.peers.registry import Peer, Registry, unknown_host
+from anvyl_mcp.peers.registry import Peer, Registry, not_paired, unknown_host
 from anvyl_mcp.peers.validation import fits
 from anvyl_mcp.peers.words import Word, status, word
 
@@ -262,10 +261,7 @@ class Fleet:
         if peer is None:
             raise unknown_host(host, self.hosts)
         if peer != self.local and not peer.paired:
-            raise Unpaired(
-                "not paired yet, so nothing is sent to it",
-                hint=f"reach it over SSH meanwhile: ssh -N -L 4210:127.0.0.1:4200 {peer.name}, then add http://127.0.0.1:4210",
-            )
+            raise not_paired(peer)
         if peer not in self._connections:
             try:
                 self._connections[peer] = self._connect(peer)

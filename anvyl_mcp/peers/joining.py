@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from anvyl_mcp.errors import AnvylError, Conflict, InvalidInput
 from anvyl_mcp.invitation import Invitation
+from anvyl_mcp.peers.addresses import check_address
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.registry import Peer, Registry, check_tag
 from anvyl_mcp.peers.transports import base_url
@@ -27,7 +28,7 @@ async def add_host(
         return await _by_code(fleet, name_or_code, name, groups, by_hand=bool(token or pin))
     if name:
         raise InvalidInput("the host is named twice", hint="anvyl hosts add NAME URL")
-    peer = Peer(check_host_name(name_or_code), base_url(url), groups, pin, token)
+    peer = Peer(check_host_name(name_or_code), check_address(base_url(url)), groups, pin, token)
     _check_new(fleet, peer)
     fleet.registry.add(peer)
     return peer, ()
@@ -62,6 +63,8 @@ async def _by_code(
             hint="anvyl hosts add CODE with a code of `anvyl-mcp invite`, or anvyl hosts add NAME URL",
         )
     invitation = Invitation.decode(code)
+    for address in invitation.addresses:
+        check_address(f"https://{address}")
     for known in fleet.peers.values():
         if known.pin == invitation.pin:
             raise Conflict(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anvyl_mcp.errors import ConfigInvalid, Conflict, InvalidInput, UnknownHost, did_you_mean
+from anvyl_mcp.errors import ConfigInvalid, Conflict, InvalidInput, UnknownHost, Unpaired, did_you_mean
 from anvyl_mcp.peers.transports import is_loopback
 from anvyl_mcp.settings import HOST_NAME, check_host_name
 
@@ -212,6 +212,15 @@ def check_tag(tag: str) -> str:
     if not HOST_NAME.fullmatch(folded):
         raise InvalidInput(f"`{tag}` cannot be a tag", hint="use letters, digits, dots, dashes and underscores")
     return folded
+
+
+def not_paired(peer: Peer) -> Unpaired:
+    """The error for a host that nothing is sent to, with the line that pairs it."""
+    return Unpaired(
+        "not paired yet, so nothing is sent to it",
+        hint=f"pair with it: run `anvyl-mcp invite` on {peer.name}, then `anvyl hosts add CODE` here; or reach it over "
+        f"SSH: ssh -N -L 4210:127.0.0.1:4200 {peer.name}, then add http://127.0.0.1:4210",
+    )
 
 
 def unknown_host(name: str, known: Iterable[str]) -> UnknownHost:

@@ -79,6 +79,23 @@ async def names(fleet: Fleet, kind: str) -> list[str]:
     return sorted({name for outcome in outcomes.values() for row in _rows(kind, outcome) for name in _names(kind, row)})
 
 
+async def identity(fleet: Fleet, host: str, kind: str, wanted: str) -> str:
+    """The id of the object that a name means on one host now.
+
+    Raises:
+        NotFound: the host has none of that name.
+        AnvylError: it cannot be asked.
+    """
+    lookup = LOOKUPS[kind]
+    outcome = await fleet.call(host, lookup.tool, lookup.arguments)
+    if outcome.error is not None:
+        raise outcome.error
+    for row in _rows(kind, outcome):
+        if _is(kind, row, wanted):
+            return str(row.get("id", ""))
+    raise _nowhere(kind, wanted, {host: outcome}, {})
+
+
 async def _where_all(look: Look, tool: ToolListing, named: list[tuple[str, str]]) -> list[str]:
     """Where the object lives that is on the fewest hosts: `web` has one, the network `bridge` is on all of them."""
     error: Conflict | None = None

@@ -6,13 +6,16 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
+from urllib.parse import unquote
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from anvyl_mcp import meta, text
 from anvyl_mcp.errors import AnvylError, ConfigInvalid, Denied
-from anvyl_mcp.server.callers import ANONYMOUS, KEY, SCOPES, Caller, in_order
+from anvyl_mcp.server.callers import ANONYMOUS, KEY, SCOPES, Caller, in_order, lesser
 from anvyl_mcp.server.guard import FOREIGN_HOST, error_response, is_loopback, not_our_name
 from anvyl_mcp.server.limits import Guesses
 from anvyl_mcp.server.loopback import LOCAL_PREFIX, UNKNOWN, LocalToken, Loopback
@@ -25,6 +28,8 @@ OPEN = frozenset({("GET", "/health"), ("HEAD", "/health"), ("POST", PAIR)})
 """What answers without a token: health tells a stranger status and version, pairing wants a one-time secret."""
 FORWARDED = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
 """A proxy or tunnel on this machine calls for somebody else: its own user's rights are not meant."""
+LONGEST_NAME = 200
+"""Of somebody another host asks for."""
 INVITE = "on that host run `anvyl-mcp invite`, then here `anvyl hosts add CODE`"
 CLAIM = "its claim `scope` must name `read`, `operate` or `exec`"
 CREATE = "the server's own user makes one: anvyl-mcp token create NAME; send it as `Authorization: Bearer …`"
@@ -104,6 +109,7 @@ class Access:
             caller, refusal = replace(ANONYMOUS, address=address), Denied("this host wants a token", hint=INVITE)
         else:
             caller, refusal = await self._near(scope)
+        caller = _for_another(caller, scope)
         if (scope["method"], scope["path"]) not in OPEN:
             if not caller.scopes:
                 raise _Refused(401 if token is None else 403, refusal)
@@ -199,6 +205,15 @@ def _bearer(scope: Scope) -> str | None:
     if len(sent) > 1 or kind.lower() != "bearer" or not token.strip():
         raise _Refused(401, Denied("the `Authorization` header is not as it should be", hint="send `Bearer TOKEN`"))
     return token.strip()
+
+
+def _for_another(caller: Caller, scope: Scope) -> Caller:
+    """The caller, with the lesser of both rights when it says for whom it asks."""
+    headers = Headers(scope=scope)
+    if (scopes := headers.get(meta.SCOPES_HEADER)) is None:
+        return caller
+    asking = text.clean(unquote(headers.get(meta.FOR_HEADER, "")))[:LONGEST_NAME]
+    return lesser(caller, scopes.replace(",", " ").split(), asking)
 
 
 def _as_user(caller: Caller) -> AuthenticatedUser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from anvyl_mcp.errors import Denied, InvalidInput, did_you_mean
@@ -53,6 +53,13 @@ class Caller:
                 hint=f"on that host run `anvyl-mcp invite --scope {','.join(_up_to(scope))}`, then here "
                 "`anvyl hosts add CODE`",
             )
+
+
+def lesser(caller: Caller, scopes: Iterable[str], asking: str = "") -> Caller:
+    """The caller, with no more rights than `scopes`: those of the one it says it calls for. It never gains any."""
+    through = caller.name if asking else ""
+    name = f"{asking} through {through}" if asking else caller.name
+    return replace(caller, name=name, scopes=caller.scopes & implied(scopes), through=through)
 
 
 def implied(scopes: Iterable[str]) -> frozenset[str]:

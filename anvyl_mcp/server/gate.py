@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ import anyio.to_thread
 from anvyl_mcp import meta, text
 from anvyl_mcp.server import guardrails, redact
 from anvyl_mcp.server.audit import Audit, Entry, outcome_of
-from anvyl_mcp.server.callers import ACTING, Caller, implied
+from anvyl_mcp.server.callers import ACTING, Caller, lesser
 from anvyl_mcp.server.limits import Limits, Overloaded
 from anvyl_mcp.server.policy import Policy
 from anvyl_mcp.server.tool import Result, Tool
@@ -113,11 +112,8 @@ def on_behalf(caller: Caller, told: Mapping[str, Any]) -> Caller:
     scopes = told.get(meta.SCOPES)
     if scopes is None:
         return caller
-    allowed = implied(str(scope) for scope in scopes) if isinstance(scopes, list) else frozenset[str]()
-    asking = _word(told.get(meta.FOR))
-    through = caller.name if asking else ""
-    name = f"{asking} through {through}" if asking else caller.name
-    return replace(caller, name=name, scopes=caller.scopes & allowed, through=through)
+    allowed = [str(scope) for scope in scopes] if isinstance(scopes, list) else []
+    return lesser(caller, allowed, _word(told.get(meta.FOR)))
 
 
 def _word(value: object) -> str:

@@ -12,7 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from anvyl_mcp import meta
 from anvyl_mcp.errors import AnvylError, Denied, InvalidInput
+from anvyl_mcp.server.request_ids import REQUEST_ID
 from anvyl_mcp.text import cleaned
 
 MOST_BODY_BYTES = 1024 * 1024
@@ -107,7 +109,11 @@ class _Limited:
 
 def error_response(error: AnvylError, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The one shape of an error over HTTP."""
-    return JSONResponse(cleaned({"error": error.as_dict()}), status_code=status, headers=headers)
+    told = error.as_dict()
+    if request_id := REQUEST_ID.get():
+        told["request_id"] = request_id
+        headers = {meta.REQUEST_ID_HEADER: request_id, **(headers or {})}
+    return JSONResponse(cleaned({"error": told}), status_code=status, headers=headers)
 
 
 def not_our_name() -> Denied:

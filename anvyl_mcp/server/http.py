@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from anvyl_mcp.errors import (
     Conflict,
     Denied,
     EngineError,
+    Gone,
     InternalError,
     InvalidInput,
     ModelUnavailable,
@@ -42,7 +44,11 @@ from anvyl_mcp.server.guard import Guard, error_response, own_names
 from anvyl_mcp.server.joining import Handler, Open, joining_routes
 from anvyl_mcp.server.limits import Overloaded
 from anvyl_mcp.server.loopback import LocalToken, Loopback, may_use
+from anvyl_mcp.server.request_ids import REQUEST_ID, RequestIds
 from anvyl_mcp.server.trust import Trust
+from anvyl_mcp.text import shown
+
+log = logging.getLogger(__name__)
 
 STATUS: dict[type[AnvylError], int] = {
     InvalidInput: 422,
@@ -50,6 +56,7 @@ STATUS: dict[type[AnvylError], int] = {
     NotFound: 404,
     Denied: 403,
     Conflict: 409,
+    Gone: 410,
     ApprovalNeeded: 409,
     Busy: 429,
     Timeout: 504,
@@ -103,6 +110,7 @@ def build_app(
             *inner.routes,
         ],
         middleware=[
+            Middleware(RequestIds),
             Middleware(Guard, names=own_names(name)),
             Middleware(Access, tokens=trust.tokens, loopback=loopback, local=local, verifier=verifier),
         ],
@@ -143,8 +151,9 @@ async def _anvyl_error(_: Request, error: Exception) -> Response:
     return error_response(error, status_of(error), headers)
 
 
-async def _mistake(_: Request, __: Exception) -> Response:
+async def _mistake(request: Request, __: Exception) -> Response:
     """The error itself goes to the log; a caller learns nothing of our insides."""
+    log.error("%s %s failed [%s]", request.method, shown(request.url.path), REQUEST_ID.get())
     return error_response(InternalError("the request failed because of a mistake in Anvyl", hint="see its log"), 500)
 
 

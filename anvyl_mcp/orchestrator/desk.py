@@ -1,0 +1,238 @@
+"""Where questions from elsewhere are answered, with the rights of whoever asks, and changes wait for a yes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import anyio
+
+from anvyl_mcp.errors import Busy
+from anvyl_mcp.orchestrator.agent import Assistant, nobody
+from anvyl_mcp.orchestrator.approvals import Approvals, Held, HeldCall, expiry, new_id
+from anvyl_mcp.orchestrator.carrying import carry_out, held_call
+from anvyl_mcp.orchestrator.documents import Answer, Approval, DoneCall, Waiting, WaitingCall
+from anvyl_mcp.orchestrator.endpoint import Asking, Scope
+from anvyl_mcp.orchestrator.others import Others
+from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.reply import Reply, call_as_dict
+from anvyl_mcp.peers.fleet import Fleet, OnBehalf, Outcome
+from anvyl_mcp.peers.path import Stop, extended
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 16
+"""Questions that are worked on; more wait, so that neither a model nor an engine gets all of them at once."""
+MOST_WAITING = 256
+LONGEST_WAIT = 60.0
+NO = "Nothing was changed: the answer was no."
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told of calls as they begin and end."""
+
+    on_call: Callable[[str, Mapping[str, Any], list[str]], None] = lambda tool, arguments, hosts: None
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None
+
+
+class Desk:
+    """Takes questions and the answers to what they propose."""
+
+    def __init__(self, assistant: Assistant, fleet: Fleet, approvals: Approvals, here: Stop) -> None:
+        self.fleet = fleet
+        self.approvals = approvals
+        self.here = here
+        self.others = Others(self)
+        self._assistant = assistant
+        self._room = anyio.CapacityLimiter(AT_ONCE)
+
+    async def process(
+        self,
+        text: str,
+        asking: Asking,
+        *,
+        approve: bool = False,
+        path: tuple[Stop, ...] = (),
+        at_home: bool = False,
+        watch: Watch | None = None,
+    ) -> Answer | Waiting:
+        """Answer one question; changes wait, or with `approve` are done unless untrusted text was read before.
+
+        A question that another agent sent on, along `path`, is about this host unless it names others; so is one
+        that is asked `at_home`.
+
+        Raises:
+            Conflict: this host is on the path already.
+            AnvylError: there is no answer.
+        """
+        extended(path, self.here)
+        home = self.fleet.local.name if path or at_home else ""
+        return await self.answer(text, asking, approve=approve, home=home, watch=watch)
+
+    async def answer(
+        self,
+        text: str,
+        asking: Asking,
+        *,
+        approve: bool = False,
+        home: str = "",
+        host: str = "",
+        watch: Watch | None = None,
+    ) -> Answer | Waiting:
+        """Answer one question from here.
+
+        Raises:
+            AnvylError: there is no answer.
+        """
+        question = Question(text, host=host, home=home, on_behalf=OnBehalf(asking.name, asking.scopes))
+        if watch is not None:
+            question.on_call, question.on_outcome = watch.on_call, watch.on_outcome
+        _logged(question)
+        async with self._place():
+            reply = await self._assistant.ask(question, decide=_trusting if approve else nobody)
+        if reply.error is not None and not reply.calls:
+            log.debug("no answer: %s", reply.error)
+            raise reply.error
+        log.debug("answered by %s %s in %.3f s", reply.mode, reply.model, reply.seconds)
+        if not reply.waiting:
+            return answered(reply)
+        return await self._waiting(reply, asking)
+
+    async def decide(self, id_: str, asking: Asking, *, approve: bool, request_id: str = "") -> Answer:
+        """Have done what waits under an approval, here or where it was sent on to, or end it; it is used up either way.
+
+        Raises:
+            Denied: whoever answers may not do it either; it goes on waiting.
+            NotFound, Gone: nothing waits there, or not any more.
+            Conflict: every container is another one by now.
+            AnvylError: the host where it waits does not answer.
+        """
+        held = await anyio.to_thread.run_sync(self.approvals.look, id_)
+        for call in held.calls if approve else ():
+            asking.require(self.scope(call.tool), f"approving `{call.tool}`")
+        held = await anyio.to_thread.run_sync(self.approvals.take, id_)
+        log.debug("approval %s…: %s by %s", id_[:6], "yes" if approve else "no", asking.name)
+        rights = OnBehalf(_both(held.asker, asking.name), frozenset(held.scopes) & asking.scopes)
+        if held.forwarded is not None:
+            return await self.others.decide(held.forwarded, rights, approve=approve, request_id=request_id)
+        if not approve:
+            return Answer(response=NO, model=held.model)
+        question = Question(held.question, on_behalf=rights)
+        _logged(question)
+        async with self._place():
+            reply = await carry_out(self.fleet, question, held.calls)
+        reply.model = held.model
+        if reply.error is not None:
+            raise reply.error
+        return answered(reply)
+
+    def scope(self, tool: str) -> Scope:
+        """The right that a tool needs; what we do not know might do anything."""
+        listing = self.fleet.catalogue.get(tool)
+        return cast("Scope", listing.scope) if listing else "exec"
+
+    @staticmethod
+    def watch(called: Callable[[WaitingCall], None], done: Callable[[DoneCall], None]) -> Watch:
+        """Tell of calls in the form that HTTP has for them."""
+
+        def on_call(tool: str, arguments: Mapping[str, Any], hosts: list[str]) -> None:
+            called(WaitingCall(tool=tool, arguments=dict(arguments), hosts=hosts))
+
+        return Watch(on_call, lambda outcome: done(DoneCall.model_validate(call_as_dict(outcome))))
+
+    async def hold(self, held: Held) -> Approval:
+        """Keep changes for a person's answer.
+
+        Raises:
+            Busy, ConfigInvalid: they cannot be kept.
+        """
+        await anyio.to_thread.run_sync(self.approvals.keep, held)
+        return Approval(id=held.id, calls=[waiting_call(call) for call in held.calls], expires_at=held.expires_at)
+
+    async def _waiting(self, reply: Reply, asking: Asking) -> Waiting:
+        may = [one for one in reply.waiting if self.scope(one.tool) in asking.scopes]
+        if not may:
+            # Nobody could ever approve it: it would be done with no more rights than these.
+            tool = reply.waiting[0].tool
+            asking.require(self.scope(tool), f"`{tool}`")
+        calls = tuple([await held_call(self.fleet, proposal, reply.notes) for proposal in may])
+        held = Held(
+            id=new_id(),
+            asker=asking.name,
+            scopes=tuple(sorted(asking.scopes)),
+            question=reply.question.text,
+            calls=calls,
+            expires_at=expiry(),
+            model=reply.model,
+        )
+        return Waiting(**answered(reply).model_dump(), approval=await self.hold(held))
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """Room to work on one question.
+
+        Raises:
+            Busy: too many wait already, or none of those under way comes to an end.
+        """
+        busy = Busy("this host is answering other questions", hint="try again in a while")
+        if self._room.statistics().tasks_waiting >= MOST_WAITING:
+            raise busy
+        borrower = object()
+        try:
+            with anyio.fail_after(LONGEST_WAIT):
+                await self._room.acquire_on_behalf_of(borrower)
+        except TimeoutError as error:
+            raise busy from error
+        try:
+            yield
+        finally:
+            self._room.release_on_behalf_of(borrower)
+
+
+def answered(reply: Reply) -> Answer:
+    """A reply as HTTP has it."""
+    notes = [*reply.notes, *([str(reply.error)] if reply.error else [])]
+    return Answer.model_validate(
+        {
+            "response": reply.answer or (str(reply.error) if reply.error else ""),
+            "calls": [call_as_dict(call) for call in reply.calls],
+            "mode": reply.mode,
+            "model": reply.model,
+            "usage": reply.usage,
+            "hosts": reply.hosts,
+            "notes": notes,
+        }
+    )
+
+
+def waiting_call(call: HeldCall) -> WaitingCall:
+    """What a person reads before a yes."""
+    return WaitingCall(tool=call.tool, arguments=dict(call.arguments), hosts=list(call.hosts), untrusted=call.untrusted)
+
+
+def _both(asker: str, approver: str) -> str:
+    """For the audit log."""
+    return asker if asker == approver else f"{asker}, approved by {approver}"
+
+
+async def _trusting(proposal: Proposal) -> bool | None:
+    """`"approve": true` covers what was proposed before any text written by others was read."""
+    return None if proposal.untrusted else True
+
+
+def _logged(question: Question) -> None:
+    """What happens, for whoever turned debugging on; whoever watches already goes on watching."""
+    if not log.isEnabledFor(logging.DEBUG):
+        return
+    watching = question.on_outcome
+
+    def note(outcome: Outcome) -> None:
+        log.debug("%s on %s: %s in %.3f s", outcome.tool, outcome.host, outcome.error or "ok", outcome.seconds)
+        watching(outcome)
+
+    log.debug("asked: %s", question.text)
+    question.on_outcome = note

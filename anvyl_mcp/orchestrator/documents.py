@@ -1,0 +1,145 @@
+"""What questions and answers look like over HTTP."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from anvyl_mcp.orchestrator.endpoint import Document
+
+MOST_CHARACTERS = 4000
+"""Of a question; a longer one is a pasted file."""
+
+Query = Annotated[
+    str, Field(min_length=1, max_length=MOST_CHARACTERS, description="what you want to know or have done")
+]
+HostId = Annotated[str, Field(min_length=1, max_length=64, description="a host's name in the fleet")]
+Approve = Annotated[
+    bool,
+    Field(description="have changes done at once, unless they were proposed after text written by others was read"),
+]
+
+
+def _is_empty(value: object) -> bool:
+    return not value
+
+
+class Question(Document):
+    """A question in plain words."""
+
+    query: Query
+    approve: Approve = False
+
+
+class RemoteQuestion(Document):
+    """A question for the agent of another host."""
+
+    host_id: HostId
+    query: Query
+    approve: Approve = False
+
+
+class Message(Document):
+    """A question for the agents of all known hosts."""
+
+    message: Query
+    approve: Approve = False
+
+
+class Decision(Document):
+    """A person's answer to changes that wait."""
+
+    approve: Annotated[bool, Field(description="true has them done, false ends it")]
+
+
+class DoneCall(BaseModel):
+    """One call on one host."""
+
+    tool: str
+    arguments: dict[str, Any] = {}
+    host: str
+    ok: bool
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    seconds: float = 0
+
+
+class WaitingCall(BaseModel):
+    """One call that would be made on these hosts; `untrusted` names text by others that was read before."""
+
+    tool: str
+    arguments: dict[str, Any] = {}
+    hosts: list[str] = []
+    untrusted: Annotated[str, Field(exclude_if=_is_empty)] = ""
+
+
+class Approval(BaseModel):
+    """What waits for a yes, by the id to answer it with; good once."""
+
+    id: str
+    calls: list[WaitingCall]
+    expires_at: datetime
+
+
+class Answer(BaseModel):
+    """The answer with everything that was done for it."""
+
+    response: str
+    calls: list[DoneCall] = []
+    mode: Literal["model", "rules"] = "rules"
+    model: str = ""
+    usage: dict[str, int] = {}
+    hosts: dict[str, str] = {}
+    notes: list[str] = []
+
+
+class Waiting(Answer):
+    """Something waits for a yes: nothing of it was done."""
+
+    approval: Approval
+
+
+class RemoteAnswer(Answer):
+    """Another host's answer: by its `agent`, or, where that could not, from here with its `tools`."""
+
+    host_id: str
+    via: Literal["agent", "tools"] = "agent"
+
+
+class RemoteWaiting(RemoteAnswer):
+    """Something waits for a yes on another host."""
+
+    approval: Approval
+
+
+class ErrorBody(BaseModel):
+    """What went wrong, and what to try."""
+
+    code: str
+    message: str
+    hint: str = ""
+    request_id: Annotated[str, Field(exclude_if=_is_empty)] = ""
+
+
+class Failure(BaseModel):
+    """Every error has this form."""
+
+    error: ErrorBody
+
+
+class Result(BaseModel):
+    """One host's answer to a broadcast; a failure has its sentence in `result`, and `error` beside it."""
+
+    host_id: str
+    result: str
+    via: Annotated[Literal["agent", "tools"] | None, Field(exclude_if=_is_empty)] = None
+    error: Annotated[ErrorBody | None, Field(exclude_if=_is_empty)] = None
+    approval: Annotated[Approval | None, Field(exclude_if=_is_empty)] = None
+
+
+class Results(BaseModel):
+    """Every known host's answer."""
+
+    results: list[Result]

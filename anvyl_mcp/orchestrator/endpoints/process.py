@@ -1,0 +1,21 @@
+"""`POST /agent/process`: a question in plain words, answered whole."""
+
+from __future__ import annotations
+
+from anvyl_mcp.orchestrator.documents import Answer, Question, Waiting
+from anvyl_mcp.orchestrator.endpoint import Visit, endpoint
+
+
+@endpoint(
+    "POST",
+    "/agent/process",
+    takes=Question,
+    answers={200: Answer, 202: Waiting},
+    errors=(403, 404, 409, 429, 503),
+    example={"query": "list all containers"},
+    question=True,
+)
+async def process(body: Question, visit: Visit) -> Answer | Waiting:
+    """Ask, or tell the fleet to do something. A change waits for a yes: 202, with the id to give it by."""
+    desk = await visit.here.desk()
+    return await desk.process(body.query, visit.asking, approve=body.approve, path=visit.path)

@@ -1,0 +1,74 @@
+"""Asking the agent on another host: its own model, its own rules, with no more rights than whoever asks here has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import anyio
+
+from anvyl_mcp import meta
+from anvyl_mcp.errors import Timeout
+from anvyl_mcp.peers import rest
+from anvyl_mcp.peers.failures import MOST_BYTES
+from anvyl_mcp.peers.fleet import OnBehalf
+from anvyl_mcp.peers.path import Stop
+from anvyl_mcp.peers.registry import Peer, not_paired
+from anvyl_mcp.peers.transports import base_url
+
+SECONDS = 30
+"""What another agent gets for its answer."""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who asks, along which way, and what the request is called."""
+
+    rights: OnBehalf
+    path: tuple[Stop, ...]
+    request_id: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """As they travel: the other side can only take rights away by them."""
+        told = {
+            meta.SCOPES_HEADER: ",".join(sorted(self.rights.scopes)),
+            meta.FOR_HEADER: quote(self.rights.name),
+            meta.PATH_HEADER: ",".join(map(str, self.path)),
+        }
+        return {**told, meta.REQUEST_ID_HEADER: self.request_id} if self.request_id else told
+
+
+async def ask(peer: Peer, query: str, sender: Sender, *, approve: bool) -> Mapping[str, Any]:
+    """What its agent answers: the body of `/agent/process` there, with the `status_code`.
+
+    Raises:
+        Unpaired, Unreachable: nothing was sent.
+        Timeout: there is no answer within `SECONDS`; the other side was told to stop.
+        Foreign: there is no agent.
+        AnvylError: its own error.
+    """
+    return await _post(peer, "/agent/process", {"query": query, "approve": approve}, sender)
+
+
+async def decide(peer: Peer, id_: str, sender: Sender, *, approve: bool) -> Mapping[str, Any]:
+    """Give a person's answer to what waits there.
+
+    Raises:
+        AnvylError: as for `ask`.
+    """
+    return await _post(peer, f"/agent/approvals/{quote(id_, safe='')}", {"approve": approve}, sender)
+
+
+async def _post(peer: Peer, path: str, body: Mapping[str, Any], sender: Sender) -> Mapping[str, Any]:
+    if not peer.paired:
+        raise not_paired(peer)
+    headers = sender.headers | ({"Authorization": f"Bearer {peer.token}"} if peer.token else {})
+    try:
+        with anyio.fail_after(SECONDS):
+            async with rest.client(base_url(peer.url), peer.pin, seconds=SECONDS) as client:
+                return await rest.told(client, "POST", path, body, headers, MOST_BYTES)
+    except TimeoutError as error:
+        raise Timeout(f"no answer within {SECONDS} s", hint="ask for less, or look at that host") from error
