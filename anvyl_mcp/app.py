@@ -17,6 +17,7 @@ from anvyl_mcp.orchestrator.approvals import Approvals
 from anvyl_mcp.peers import transports
 from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.fleet import Fleet
+from anvyl_mcp.peers.heads import Heads, Witness
 from anvyl_mcp.peers.listing import Connection
 from anvyl_mcp.peers.path import Stop, own_id
 from anvyl_mcp.peers.registry import Peer, Registry
@@ -52,10 +53,16 @@ class Node:
         self._serving = serving
         self._parts: tuple[Server[Any], Engine, Trust] | None = None
         self._desk: Desk | None = None
+        self.heads = Heads(settings.heads_file)
         tools, marks = catalogue(settings.cache_dir), DownMarks(settings.cache_dir / "down")
         self.fleet = Fleet(self.local, Registry(settings.hosts_file), tools, self._connect, marks=marks)
 
     def _connect(self, peer: Peer) -> Connection:
+        # This host's own log is the same wherever it is served.
+        place = "" if peer == self.local else peer.url
+        return Witness(self._connected(peer), peer.name, place, self.heads)
+
+    def _connected(self, peer: Peer) -> Connection:
         if peer.url == IN_MEMORY:
             from anvyl_mcp.peers.session import Session
 

@@ -81,6 +81,11 @@ class Settings:
         return self.config_dir / "policy.toml"
 
     @property
+    def heads_file(self) -> Path:
+        """What was seen of other hosts' audit logs."""
+        return self.state_dir / "heads.json"
+
+    @property
     def run_dir(self) -> Path:
         """Where a running server says that it runs."""
         return self.state_dir / "run"

@@ -19,6 +19,7 @@ from anvyl_mcp.errors import AnvylError, NotFound, Refused, Timeout, Unknown, Un
 from anvyl_mcp.peers import breaker, down_marks
 from anvyl_mcp.peers.down_marks import Down, DownMarks
 from anvyl_mcp.peers.fleet import Fleet, Outcome
+from anvyl_mcp.peers.heads import Heads
 from anvyl_mcp.peers.health import check, examine
 from anvyl_mcp.peers.listing import Answer, ToolListing
 from anvyl_mcp.peers.registry import Peer, Registry
@@ -248,14 +249,16 @@ async def test_a_host_that_is_forgotten_is_not_asked_any_more(fleet_with: MakeFl
     assert host.greetings == greetings
 
 
-async def test_who_checks_a_host_asks_it_in_any_case(fleet_with: MakeFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_checks_a_host_asks_it_in_any_case(
+    fleet_with: MakeFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(breaker, "PROBE_SECONDS", 60)
     host = Host(SILENT)
     fleet = fleet_with(host)
     await fleet.call("nas", "look", {})
     host.failure = None
 
-    listed, checked = await check(fleet, "nas"), await examine(fleet, "nas")
+    listed, checked = await check(fleet, "nas"), await examine(fleet, "nas", Heads(tmp_path / "heads.json"))
 
     assert (listed.ok, checked.ok) == (False, True)
     assert (await fleet.call("nas", "look", {})).ok

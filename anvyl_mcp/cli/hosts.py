@@ -25,10 +25,14 @@ def list_hosts(as_json: Json = False) -> None:
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="One host; all when left out.")] = "", as_json: Json = False
+    name: Annotated[str, typer.Argument(help="One host; all when left out.")] = "",
+    accept_audit: Annotated[
+        str, typer.Option(help="Take this host's audit log as it is now: it was set up anew.")
+    ] = "",
+    as_json: Json = False,
 ) -> None:
-    """Ask hosts whether they answer; fails when one does not."""
-    _show(name, as_json=as_json, only_known=False)
+    """Ask hosts whether they answer, and whether their audit logs still have what was seen; fails when one does not."""
+    _show(name or accept_audit, as_json=as_json, only_known=False, accept=accept_audit)
 
 
 @app.command()
@@ -75,10 +79,12 @@ def remove(name: Annotated[str, typer.Argument(help="The host to forget.")], as_
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
+        from anvyl_mcp.peers.heads import Heads
         from anvyl_mcp.peers.joining import remove_host
         from anvyl_mcp.peers.registry import Registry
 
         peer, problem = await remove_host(Registry(settings.hosts_file), name)
+        Heads(settings.heads_file).forget(peer.name)
         if as_json:
             entry = {"url": peer.url, "removed": True, "revoked": bool(peer.token) and not problem}
             output.document({"hosts": {peer.name: entry}, "error": None})
@@ -92,7 +98,7 @@ def remove(name: Annotated[str, typer.Argument(help="The host to forget.")], as_
     run.command(work, failed=output.no_hosts if as_json else None)
 
 
-def _show(name: str, *, as_json: bool, only_known: bool) -> None:
+def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> None:
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
@@ -102,8 +108,11 @@ def _show(name: str, *, as_json: bool, only_known: bool) -> None:
         from anvyl_mcp import running
         from anvyl_mcp.peers import health
 
-        examine = partial(health.examine, token=running.local_token(settings.run_dir))
         async with root.opened(settings, lean=True) as node:
+            token = running.local_token(settings.run_dir)
+            examine = partial(health.examine, heads=node.heads, token=token)
+            for known in node.fleet.select(accept) if accept else ():
+                node.heads.forget(known)
             names = node.fleet.select(name) if name else node.fleet.hosts
             found = await health.check_hosts(node.fleet, names, health.check if only_known else examine)
         if as_json:

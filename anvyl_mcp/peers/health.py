@@ -12,6 +12,8 @@ import anyio
 from anvyl_mcp.errors import AnvylError, Unpaired
 from anvyl_mcp.peers import words
 from anvyl_mcp.peers.fleet import Fleet
+from anvyl_mcp.peers.heads import Heads, problem_in
+from anvyl_mcp.peers.listing import Head
 
 
 @dataclass(frozen=True)
@@ -67,21 +69,32 @@ def _status(error: AnvylError) -> str:
     return f"unreachable: {error.message}" if status == "ok" else status
 
 
-async def examine(fleet: Fleet, name: str, token: str = "") -> HostHealth:
-    """Ask one host more: what we may do there, and how far its clock is from ours (positive: it is ahead)."""
+async def examine(fleet: Fleet, name: str, heads: Heads, token: str = "") -> HostHealth:
+    """Ask one host more: what we may do there, how far its clock is from ours (positive: it is ahead), and whether its
+    audit log still has what was seen of it.
+    """
     found = await check(fleet, name, anew=True)
     if not found.ok or "://" not in found.url:
         return found
     # An HTTP client takes 0.3 s to import, which a list of hosts need not pay.
     from anvyl_mcp.peers.pairing import known_as
 
+    peer = fleet.peers[name]
+    place, token = ("", token) if peer == fleet.local else (peer.url, "")
+    seen = heads.of(name, place)
     try:
-        told = await known_as(fleet.peers[name], token if name == fleet.local.name else "")
+        told = await known_as(peer, token, [head.seq for head in seen])
         ahead = (datetime.fromisoformat(str(told["time"])) - datetime.now(UTC)).total_seconds()
         scopes = tuple(str(scope) for scope in told["scopes"])[:3]
     except (AnvylError, KeyError, TypeError, ValueError):
         return found
-    return replace(found, scopes=scopes, clock_seconds=round(ahead, 1))
+    found = replace(found, scopes=scopes, clock_seconds=round(ahead, 1))
+    if problem := problem_in(seen, told.get("audit")):
+        hint = f"look there: anvyl-mcp audit verify; was it set up anew? anvyl hosts check --accept-audit {name}"
+        return replace(found, status=f"altered: {problem}", hint=hint)
+    if end := Head.from_meta(told.get("audit")):
+        heads.note(name, place, end)
+    return found
 
 
 async def check_hosts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -75,13 +76,35 @@ class ToolListing:
         return {name: schema["x-names"] for name, schema in self.arguments.items() if "x-names" in schema}
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a host's audit log ends: the number and the hash of its last record."""
+
+    seq: int
+    hash: str
+
+    @classmethod
+    def from_meta(cls, told: object) -> Head | None:
+        """What a host says; None when it says nothing, or nothing of that form."""
+        if not isinstance(told, Mapping):
+            return None
+        seq, digest = told.get("seq"), told.get("hash")
+        good = type(seq) is int and 0 < seq < 2**53 and isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
+        return cls(seq, digest) if good else None  # type: ignore[arg-type]  # `good` says so
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What one host answered to one call: a structured result with its text form, or an error."""
+    """What one host answered to one call: a structured result with its text form, or an error.
+
+    `head` is where its audit log ended then, `key` the pin of the key that it has or will have.
+    """
 
     result: dict[str, Any] | None = None
     text: str = ""
     error: AnvylError | None = None
+    head: Head | None = None
+    key: str = ""
 
     @property
     def ok(self) -> bool:
@@ -94,14 +117,16 @@ class Answer:
         blocks = result.get("content") or []
         # A peer may be older than ours, or lie: what it says must not move the cursor of a terminal.
         words = text.clean("\n".join(block["text"] for block in blocks if block.get("type") == "text"))
+        meta = result.get("_meta") or {}
+        head, key = Head.from_meta(meta.get(meta_keys.HEAD)), str(meta.get(meta_keys.KEY) or "")
         if not result.get("isError"):
-            return cls(result=text.cleaned(result.get("structuredContent")), text=words)
-        told = (result.get("_meta") or {}).get(meta_keys.ERROR)
+            return cls(result=text.cleaned(result.get("structuredContent")), text=words, head=head, key=key)
+        told = meta.get(meta_keys.ERROR)
         if isinstance(told, Mapping) and isinstance(told.get("message"), str):
             error = from_code(str(told.get("code")), text.clean(told["message"]), text.clean(str(told.get("hint", ""))))
         else:
             error = AnvylError(words or "the tool failed and did not say why")
-        return cls(text=words, error=error)
+        return cls(text=words, error=error, head=head, key=key)
 
 
 class Connection(Protocol):

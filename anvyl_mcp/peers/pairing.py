@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,15 +56,18 @@ async def leave(peer: Peer) -> None:
         await rest.told(client, "DELETE", "/pair", None, headers)
 
 
-async def known_as(peer: Peer, token: str = "") -> Mapping[str, Any]:
-    """What a host says of us: `{"host", "name", "scopes", "version", "time"}`.
+async def known_as(peer: Peer, token: str = "", records: Iterable[int] = ()) -> Mapping[str, Any]:
+    """What a host says of us, and of the records of these numbers in its audit log.
+
+    `{"host", "name", "scopes", "version", "time", "audit": {"seq", "hash", "first", "at": {number: hash}}}`.
 
     Raises:
         AnvylError: it does not answer, or does not know us.
     """
     headers = {"Authorization": f"Bearer {peer.token or token}"} if peer.token or token else {}
+    asked = "&".join(f"seq={number}" for number in records)
     async with rest.client(peer.url, peer.pin) as client:
-        return await rest.told(client, "GET", "/pair", None, headers)
+        return await rest.told(client, "GET", f"/pair?{asked}" if asked else "/pair", None, headers)
 
 
 async def _redeem(url: str, invitation: Invitation, called: str) -> Mapping[str, Any]:

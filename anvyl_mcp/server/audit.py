@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -177,6 +177,24 @@ class Audit:
             return trail.verify(self.folder)
         except OSError as error:
             raise self._unreadable(error) from error
+
+    @property
+    def head(self) -> dict[str, Any] | None:
+        """`{"seq", "hash"}` of the last record of this process; None before there is one."""
+        last = self._chain.last
+        return {"seq": last.seq, "hash": last.hash} if last else None
+
+    def witness(self, numbers: Collection[int]) -> dict[str, Any] | None:
+        """Where the log ends, where it begins, and the hashes of these records: `{"seq", "hash", "first", "at"}`.
+
+        None when it cannot be read.
+        """
+        try:
+            head, found = trail.hashes(self.folder, numbers)
+        except OSError:
+            return None
+        at = {str(number): found.get(number) for number in numbers}
+        return {"seq": head.seq, "hash": head.hash, "first": head.first, "at": at}
 
     def close(self) -> None:
         """Close its files."""

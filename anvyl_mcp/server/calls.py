@@ -46,6 +46,10 @@ class Calls:
         caller = on_behalf(caller_of(ctx.request), ctx.meta or {})
         return {tool.name: tool for tool in self._gate.offered(self.tools.values(), caller)}
 
+    def beside(self, ctx: ServerRequestContext[Any]) -> dict[str, Any]:
+        """What travels in the `_meta` of every answer to the sender of a request."""
+        return self._gate.beside(on_behalf(caller_of(ctx.request), ctx.meta or {}))
+
     async def run(
         self,
         ctx: ServerRequestContext[Any],

@@ -56,6 +56,8 @@ class Chain:
         self._mutex = threading.Lock()
         self._paths = {name: folder / name for name in (LOG, HEAD)}
         self._files: dict[str, int] = {}
+        self.last: Head | None = None
+        """Where the chain ended after the last record of this process."""
 
     def open(self) -> None:
         """Make the folder, and move aside what a crash left torn. The first `append` does the same."""
@@ -187,6 +189,7 @@ class Chain:
         self._put(line, head.size, sync)
         head = replace(head, seq=head.seq + 1, hash=digest, size=head.size + len(line))
         self._keep_head(head)
+        self.last = head
         return head
 
     def _put(self, line: bytes, size: int, sync: bool) -> None:

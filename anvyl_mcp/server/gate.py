@@ -34,6 +34,11 @@ class Gate:
         needed = [(tool, guardrails.needed_scope(tool, {})) for tool in tools]
         return [tool for tool, scope in needed if caller.may(scope) and self._policy.offers(tool, caller, scope)]
 
+    def beside(self, caller: Caller) -> dict[str, Any]:
+        """What travels in the `_meta` of every answer to this caller."""
+        head = self._audit.head if caller.may("read") else None
+        return {meta.HEAD: head} if head else {}
+
     async def run(
         self,
         caller: Caller,

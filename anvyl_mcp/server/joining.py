@@ -20,6 +20,9 @@ from anvyl_mcp.errors import Denied, InvalidInput
 from anvyl_mcp.server.callers import caller_of, in_order
 from anvyl_mcp.server.trust import Trust
 
+MOST_ASKED = 16
+"""Records of the audit log that one request may ask for."""
+
 Open = Callable[[str], Awaitable[list[str]]]
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -49,8 +52,10 @@ def joining_routes(trust: Trust, name: str, open_network: Open) -> list[Route]:
 
     async def known(request: Request) -> Response:
         caller = caller_of(request)
+        asked = [int(one) for one in request.query_params.getlist("seq") if one.isascii() and one.isdigit()]
         return JSONResponse(
             {
+                "audit": await anyio.to_thread.run_sync(trust.audit.witness, asked[:MOST_ASKED]),
                 "host": name,
                 "name": caller.name,
                 "scopes": in_order(caller.scopes),

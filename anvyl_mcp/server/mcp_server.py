@@ -46,9 +46,11 @@ def build_server(tools: Iterable[Tool], dependencies: Mapping[type, object], gat
 
     async def call_tool(ctx: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         try:
-            return await calls.run(ctx, params.name, params.arguments or {}, _answer)
+            answer = await calls.run(ctx, params.name, params.arguments or {}, _answer)
         except AnvylError as error:
-            return _failure(error)
+            answer = _failure(error)
+        answer.meta = {**(answer.meta or {}), **calls.beside(ctx)} or None
+        return answer
 
     server = Server(
         name,
