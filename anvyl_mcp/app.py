@@ -83,6 +83,7 @@ class Node:
     def _made(self) -> tuple[Server[Any], Engine, Trust]:
         if self._parts is None:
             from anvyl_mcp.fleet_tools import fleet_tools
+            from anvyl_mcp.server.changes import Changes
             from anvyl_mcp.server.engine import Engine
             from anvyl_mcp.server.gate import Gate
             from anvyl_mcp.server.identity import HostIdentity
@@ -94,6 +95,7 @@ class Node:
             from anvyl_mcp.server.stats import Samples
             from anvyl_mcp.server.tool import load_tools
             from anvyl_mcp.server.toolsets import choose
+            from anvyl_mcp.server.touched import Observer
 
             engine, kept = Engine(), trust(self.settings)
             self._limits = Limits()
@@ -109,7 +111,8 @@ class Node:
             read_only = self.settings.read_only
             tools = choose(every, toolsets=toolsets, extra=self.settings.tools, read_only=read_only)
             self.policy = Policy(self.settings.policy_file, looking(engine))
-            gate = Gate(kept.audit, self._limits, self.policy)
+            self._changes = Changes(kept.audit, kept.journal, Observer(engine))
+            gate = Gate(kept.audit, self._limits, self.policy, self._changes)
             server = build_server(tools, dependencies, gate, name=self.local.name)
             self._parts = server, engine, kept
         return self._parts
@@ -161,6 +164,7 @@ class Node:
         await self.fleet.aclose()
         if self._parts is not None:
             _, engine, kept = self._parts
+            self._changes.close()
             engine.close()
             kept.audit.close()
 
@@ -208,6 +212,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
         app = node.http_app(lambda: plain[0], open_network)
         server = serving.server(app, node.server, on_ready=ready, identity=kept.identity)
         kept.audit.open()
+        kept.journal.open()
         try:
             await server.serve(sockets)
         finally:

@@ -104,8 +104,9 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def fault(self, match: str, do: str, times: int = 1 << 30) -> None:
         """From now on requests like `GET /containers/json` that match fail.
 
-        `404`…: an error of the engine. `hang`: no answer until `released`. `garbage`: no JSON. `shape`: JSON of another
-        kind. `cut`: half an answer. `slow`: byte by byte. `close`: no answer. `lost`: done, but no answer.
+        `404`…: an error of the engine. `hang`: no answer until `released`. `garbage`: no JSON. `shape`: JSON of
+        another kind. `cut`: half an answer. `slow`: byte by byte. `close`: no answer. `lost`: done, but no answer.
+        `late`: done and answered once `released`.
         """
         self.faults.append(Fault(match, do, times))
 
@@ -152,6 +153,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault and fault.isdigit():
             self._send(int(fault), {"message": f"injected for {path}"})
             return
+        if fault == "late":
+            self.server.released.wait()
         status, answer = self._answer(path, parse_qs(address.query), body)
         if fault == "lost":
             self.close_connection = True

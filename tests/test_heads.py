@@ -15,9 +15,12 @@ from anvyl_mcp.peers.heads import KEPT, LEAST_ROTATED, Heads, problem_in
 from anvyl_mcp.peers.listing import Answer, Head
 from anvyl_mcp.server.audit import Audit
 from anvyl_mcp.server.callers import LOCAL, Caller
+from anvyl_mcp.server.changes import Changes
 from anvyl_mcp.server.gate import Gate
+from anvyl_mcp.server.journal import Journal
 from anvyl_mcp.server.limits import Limits
 from anvyl_mcp.server.policy import Policy
+from anvyl_mcp.server.touched import Observer
 from anvyl_mcp.server.trail import HEAD, LOG
 from anvyl_mcp.server.trail import Head as End
 from anvyl_mcp.settings import load
@@ -152,7 +155,8 @@ async def test_every_way_to_a_host_remembers_where_its_log_ends(nas: ServingNode
 
 def test_only_who_may_read_learns_where_the_log_ends(tmp_path: Path) -> None:
     with closing(Audit(tmp_path / "audit")) as audit:
-        gate = Gate(audit, Limits(), Policy(tmp_path / "policy.toml"))
+        changes = Changes(audit, Journal(tmp_path / "operations"), Observer(None))
+        gate = Gate(audit, Limits(), Policy(tmp_path / "policy.toml"), changes)
         assert gate.beside(LOCAL) == {}
         audit.end(audit.begin("list_images", {}, who="x", how="token", changes=False), "ok")
         assert gate.beside(LOCAL)[meta.HEAD]["seq"] == 1

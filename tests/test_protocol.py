@@ -22,6 +22,7 @@ from anvyl_mcp import meta
 from anvyl_mcp.app import Node
 from anvyl_mcp.errors import Cancelled, NotFound
 from anvyl_mcp.server import calls, serving
+from anvyl_mcp.server.changes import Changes
 from anvyl_mcp.server.engine import Engine
 from anvyl_mcp.server.gate import Gate
 from anvyl_mcp.server.http import build_app
@@ -31,6 +32,7 @@ from anvyl_mcp.server.policy import Policy
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.prompts import PROMPTS
 from anvyl_mcp.server.tool import Result, Tool, load_tools, tool
+from anvyl_mcp.server.touched import Observer
 from anvyl_mcp.server.trust import Trust
 from anvyl_mcp.settings import load
 from tests.engines import RealEngine
@@ -68,8 +70,13 @@ def trust(tmp_path: Path) -> Iterator[Trust]:
         yield kept
 
 
+def gate_of(trust: Trust) -> Gate:
+    changes = Changes(trust.audit, trust.journal, Observer(None))
+    return Gate(trust.audit, Limits(), Policy(trust.folder / "policy.toml"), changes)
+
+
 def server_of(trust: Trust, *tools: Tool) -> Server[Any]:
-    return build_server(tools, {}, Gate(trust.audit, Limits(), Policy(trust.folder / "policy.toml")), name="nas")
+    return build_server(tools, {}, gate_of(trust), name="nas")
 
 
 @asynccontextmanager
@@ -161,13 +168,12 @@ async def test_work_that_a_caller_gives_up_learns_it_and_is_written_down_as_canc
         await until(lambda: ends(trust, "fetch") == ["cancelled"])
 
 
-@pytest.mark.parametrize(
-    ("patience", "outcome"), [(0.05, "unknown"), (SECONDS, "ok")], ids=["it goes on", "it still ends"]
-)
+@pytest.mark.parametrize("patience", [0.05, SECONDS], ids=["it goes on", "it still ends"])
 async def test_a_change_that_was_given_up_is_written_down_as_what_it_became(
-    patience: float, outcome: str, trust: Trust, work: Work, monkeypatch: pytest.MonkeyPatch
+    patience: float, trust: Trust, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls, "PATIENCE", patience)
+    hurried = patience < SECONDS
 
     @tool(changes=True)
     def alter() -> Said:
@@ -177,8 +183,37 @@ async def test_a_change_that_was_given_up_is_written_down_as_what_it_became(
         return Said(words="done")
 
     async with Client(server_of(trust, alter)) as client:
-        await give_up(client, "alter", work, then=work.may_go_on.set if outcome == "ok" else lambda: None)
-        await until(lambda: ends(trust, "alter") == [outcome])
+        await give_up(client, "alter", work, then=(lambda: None) if hurried else work.may_go_on.set)
+        if hurried:
+            assert ends(trust, "alter") == ["started"]
+            work.may_go_on.set()
+        await until(lambda: ends(trust, "alter") == ["ok"])
+
+
+async def test_a_change_that_still_runs_when_its_server_ends_is_written_down_as_unknown(
+    trust: Trust, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "PATIENCE", 0.05)
+
+    @tool(changes=True)
+    def alter() -> Said:
+        """Change something."""
+        work.began.set()
+        work.may_go_on.wait(SECONDS)
+        return Said(words="done")
+
+    changes = Changes(trust.audit, trust.journal, Observer(None))
+    gate = Gate(trust.audit, Limits(), Policy(trust.folder / "policy.toml"), changes)
+    async with Client(build_server([alter], {}, gate, name="nas")) as client:
+        await give_up(client, "alter", work)
+        changes.close()
+        assert ends(trust, "alter") == ["unknown"]
+        work.may_go_on.set()
+        (operation,) = trust.audit.operations()
+        await anyio.sleep(0.05)
+        known = trust.journal.find(operation)
+
+    assert ends(trust, "alter") == ["unknown"] and known is not None and known.end is None
 
 
 async def test_a_read_that_was_given_up_holds_nobody(trust: Trust, work: Work) -> None:
@@ -376,9 +411,7 @@ async def test_container_names_are_completed_and_not_asked_for_at_every_letter(
 
 async def test_names_are_not_completed_without_an_engine_or_the_right_to_read(trust: Trust) -> None:
     listing = [one for one in load_tools() if one.name == "list_containers"]
-    server = build_server(
-        listing, {Engine: Engine()}, Gate(trust.audit, Limits(), Policy(trust.folder / "policy.toml")), name="nas"
-    )
+    server = build_server(listing, {Engine: Engine()}, gate_of(trust), name="nas")
     prompt = PromptReference(type="ref/prompt", name="diagnose_container")
 
     async with Client(server) as client:

@@ -22,6 +22,7 @@ from anvyl_mcp.errors import (
     Unreachable,
     did_you_mean,
 )
+from anvyl_mcp.peers import lost_changes
 from anvyl_mcp.peers.breaker import Breaker
 from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
@@ -46,6 +47,14 @@ class OnBehalf:
 
     name: str
     scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A container as it was when a change of it was decided."""
+
+    id: str
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,16 +174,18 @@ class Fleet:
         arguments: Mapping[str, Any],
         *,
         on_behalf: OnBehalf | None = None,
+        expected: Expected | None = None,
         on_progress: Progress | None = None,
     ) -> Outcome:
         """Run one tool on one host. What goes wrong is in the outcome, never raised: one host is not the others.
 
-        `on_behalf`: who the call is made for, when that one may do less than this process.
+        `on_behalf`: who the call is made for, when that one may do less than this process. `expected`: how the object
+        that is changed was when that was decided; if it is not so any more, nothing is done.
         """
         started = time.monotonic()
         try:
             listing = self.tool(tool)
-            answer = await self._ask(host, listing, arguments, on_behalf, on_progress)
+            answer = await self._ask(host, listing, arguments, on_behalf, expected, on_progress)
             if answer.ok and not fits(answer.result, listing.output_schema):
                 # Another version may answer more or less than ours; nothing that reads it could tell what is meant.
                 raise Unreachable(f"its answer to `{tool}` is not of the promised form", hint=OTHER_VERSION)
@@ -189,6 +200,7 @@ class Fleet:
         arguments: Mapping[str, Any],
         *,
         on_behalf: OnBehalf | None = None,
+        expected: Mapping[str, Expected] | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
         on_progress: Progress | None = None,
     ) -> dict[str, Outcome]:
@@ -198,7 +210,14 @@ class Fleet:
 
         async def one(host: str) -> None:
             async with limiter:
-                outcomes[host] = await self.call(host, tool, arguments, on_behalf=on_behalf, on_progress=on_progress)
+                outcomes[host] = await self.call(
+                    host,
+                    tool,
+                    arguments,
+                    on_behalf=on_behalf,
+                    expected=(expected or {}).get(host),
+                    on_progress=on_progress,
+                )
             if on_outcome:
                 on_outcome(outcomes[host])
 
@@ -231,6 +250,7 @@ class Fleet:
         tool: ToolListing,
         arguments: Mapping[str, Any],
         on_behalf: OnBehalf | None,
+        expected: Expected | None,
         on_progress: Progress | None,
     ) -> Answer:
         if on_behalf is not None and tool.scope not in on_behalf.scopes:
@@ -239,6 +259,8 @@ class Fleet:
         peer, connection = self._connection(host)
         seconds = time_limit(tool, arguments)
         told: dict[str, Any] = {} if tool.reads else {meta.OPERATION: str(uuid.uuid4())}
+        if expected is not None and not tool.reads:
+            told[meta.EXPECT] = {"id": expected.id, "state": expected.state}
         if on_behalf is not None:
             told |= {meta.SCOPES: sorted(on_behalf.scopes), meta.FOR: on_behalf.name}
         send = partial(connection.call, tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
@@ -246,7 +268,8 @@ class Fleet:
             return await self._breaker.ask(peer, connection, send)
         except (Unknown, Timeout) as error:
             if not tool.reads:
-                raise _uncertain(error, tool) from error
+                again = partial(connection.call, tool.name, arguments, meta=told, on_progress=on_progress)
+                return await lost_changes.settle(connection, tool, told[meta.OPERATION], error, again)
             if isinstance(error, Timeout):
                 raise
         # A read whose connection was lost is asked once more: it changes nothing, and the peer may have restarted.
@@ -288,10 +311,3 @@ def time_limit(tool: ToolListing, arguments: Mapping[str, Any]) -> float:
     if isinstance(limit, int | float):
         return min(tool.seconds, limit + SLACK_SECONDS)
     return tool.seconds
-
-
-def _uncertain(error: AnvylError, tool: ToolListing) -> AnvylError:
-    """A lost change names the way to find out what became of it."""
-    look = "get_container_info" if "container" in tool.names.values() else "list_containers"
-    message = error.message if isinstance(error, Unknown) else f"{error.message}; it may or may not have happened"
-    return Unknown(message, hint=f"look before you repeat it: anvyl call {look}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from anvyl_mcp import meta as meta_keys
@@ -22,7 +22,7 @@ class ToolListing:
 
     `say` are phrases for the rules (`"stop {name}"`), `names` maps an argument to the kind of existing object it must
     name (`{"name": "container"}`), `seconds` is how long a call may take, `untrusted` marks results that hold text
-    written by others.
+    written by others, `once` says that the host does each operation once, however often it is sent.
     """
 
     name: str
@@ -35,6 +35,7 @@ class ToolListing:
     say: tuple[str, ...] = ()
     untrusted: bool = True
     seconds: float = 30
+    once: bool = False
 
     @classmethod
     def from_mcp(cls, listed: Mapping[str, Any]) -> ToolListing:
@@ -52,6 +53,7 @@ class ToolListing:
             say=tuple(meta.get("say", ())),
             untrusted=bool(meta.get("untrusted", True)),
             seconds=float(meta.get("seconds", 30)),
+            once=meta.get("once") is True,
         )
 
     @property
@@ -97,7 +99,8 @@ class Head:
 class Answer:
     """What one host answered to one call: a structured result with its text form, or an error.
 
-    `head` is where its audit log ended then, `key` the pin of the key that it has or will have.
+    `head` is where its audit log ended then, `key` the pin of the key that it has or will have, `operation` the id of
+    the change that the answer tells the end of.
     """
 
     result: dict[str, Any] | None = None
@@ -105,6 +108,7 @@ class Answer:
     error: AnvylError | None = None
     head: Head | None = None
     key: str = ""
+    operation: str = ""
 
     @property
     def ok(self) -> bool:
@@ -118,15 +122,20 @@ class Answer:
         # A peer may be older than ours, or lie: what it says must not move the cursor of a terminal.
         words = text.clean("\n".join(block["text"] for block in blocks if block.get("type") == "text"))
         meta = result.get("_meta") or {}
-        head, key = Head.from_meta(meta.get(meta_keys.HEAD)), str(meta.get(meta_keys.KEY) or "")
+        words_only = cls(
+            text=words,
+            head=Head.from_meta(meta.get(meta_keys.HEAD)),
+            key=str(meta.get(meta_keys.KEY) or ""),
+            operation=text.clean(str(meta.get(meta_keys.OPERATION) or "")),
+        )
         if not result.get("isError"):
-            return cls(result=text.cleaned(result.get("structuredContent")), text=words, head=head, key=key)
+            return replace(words_only, result=text.cleaned(result.get("structuredContent")))
         told = meta.get(meta_keys.ERROR)
         if isinstance(told, Mapping) and isinstance(told.get("message"), str):
             error = from_code(str(told.get("code")), text.clean(told["message"]), text.clean(str(told.get("hint", ""))))
         else:
             error = AnvylError(words or "the tool failed and did not say why")
-        return cls(text=words, error=error, head=head, key=key)
+        return replace(words_only, error=error)
 
 
 class Connection(Protocol):

@@ -167,6 +167,18 @@ class Audit:
             raise self._unreadable(error) from error
         return list(found.values())
 
+    def operations(self) -> list[str]:
+        """The ids of all changes that began, the oldest first.
+
+        Raises:
+            AnvylError: the log cannot be read.
+        """
+        try:
+            found = [raw.get("operation") for raw in trail.records(self.folder) if raw.get("outcome") == "started"]
+        except OSError as error:
+            raise self._unreadable(error) from error
+        return [operation for operation in found if isinstance(operation, str) and operation]
+
     def verify(self) -> Verified:
         """Whether every record is still there, unaltered and in its place.
 

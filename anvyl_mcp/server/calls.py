@@ -13,10 +13,11 @@ import anyio
 import anyio.to_thread
 from mcp.server.context import ServerRequestContext
 
-from anvyl_mcp.errors import AnvylError, InternalError, Unknown
+from anvyl_mcp.errors import AnvylError, InternalError
 from anvyl_mcp.server.callers import caller_of
 from anvyl_mcp.server.engine import Engine
 from anvyl_mcp.server.gate import Gate, on_behalf
+from anvyl_mcp.server.operations import GivenUp
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.reporting import Reported
 from anvyl_mcp.server.tool import Result, Tool
@@ -104,7 +105,7 @@ async def _on_thread(tool: Tool, call: Callable[[], Any], limiter: anyio.Capacit
     """Run it on a worker thread. A cancelled caller does not wait for a hung engine; a change has to say how it ended.
 
     Raises:
-        Unknown: the change was given up, and did not end in time.
+        GivenUp: nobody waits for the change any more, and it did not end in time.
     """
     outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
     try:
@@ -116,9 +117,10 @@ async def _on_thread(tool: Tool, call: Callable[[], Any], limiter: anyio.Capacit
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(concurrent.futures.wait, [outcome], PATIENCE)
     if not outcome.done():
-        raise Unknown(
+        raise GivenUp(
             f"`{tool.name}` was given up while it ran: it may still have happened",
             hint="see how things are now before it is repeated",
+            ending=outcome,
         )
     return outcome.result()
 

@@ -14,12 +14,12 @@ import anyio
 from docker.api.client import APIClient
 from docker.constants import MINIMUM_DOCKER_API_VERSION
 
-from anvyl_mcp.errors import NotFound, did_you_mean
+from anvyl_mcp.errors import Conflict, NotFound, did_you_mean
 from anvyl_mcp.server import engine_sockets, shapes
 from anvyl_mcp.server.engine_client import EngineClient, Pulse
 from anvyl_mcp.server.engine_sockets import Place
 from anvyl_mcp.server.guardrails import check_labels
-from anvyl_mcp.server.tool import CALLED, Injected
+from anvyl_mcp.server.tool import CALLED, HELD, Injected
 from anvyl_mcp.server.translate import engine_errors, no_answer
 
 PING = 3
@@ -169,8 +169,11 @@ class Engine(Injected):
         Raises:
             NotFound: there is none.
             Denied: a label of the container forbids it.
+            Conflict: it is not the one that this change has for itself.
         """
         found = self.inspect(name)
+        if HELD.get().get(("container", name), found["Id"]) != found["Id"]:
+            raise Conflict(f"`{name}` became another container meanwhile; nothing was done", hint="look again")
         if tool := CALLED.get():
             check_labels(tool, found)
         return found

@@ -13,7 +13,9 @@ from anvyl_mcp import meta, text
 from anvyl_mcp.server import guardrails, redact
 from anvyl_mcp.server.audit import Audit, Entry, outcome_of
 from anvyl_mcp.server.callers import ACTING, Caller, lesser
+from anvyl_mcp.server.changes import Changes, Making
 from anvyl_mcp.server.limits import Limits, Overloaded
+from anvyl_mcp.server.operations import Asked, Reused
 from anvyl_mcp.server.policy import Policy
 from anvyl_mcp.server.tool import Result, Tool
 
@@ -24,10 +26,11 @@ MOST_NAMES = 20
 class Gate:
     """Stands in front of the tools of one server."""
 
-    def __init__(self, audit: Audit, limits: Limits, policy: Policy) -> None:
+    def __init__(self, audit: Audit, limits: Limits, policy: Policy, changes: Changes) -> None:
         self._audit = audit
         self._limits = limits
         self._policy = policy
+        self._changes = changes
 
     def offered(self, tools: Iterable[Tool], caller: Caller) -> list[Tool]:
         """The tools that a caller may call."""
@@ -51,38 +54,41 @@ class Gate:
 
         Raises:
             Denied: the caller may not, or a change could not be recorded.
-            Busy: too much is going on.
+            Busy: too much is going on, or somebody else changes the same object.
         """
         caller = on_behalf(caller, told)
-        entering = partial(
-            self._audit.begin,
-            tool.name,
-            who=caller.name,
-            how=caller.how,
-            address=caller.address,
-            operation=_word(told.get(meta.OPERATION)),
-        )
-        refused = partial(entering, arguments=dict.fromkeys(list(arguments)[:MOST_NAMES], "…"))
-        started: Entry | None = None
+        entering = partial(self._audit.begin, tool.name, who=caller.name, how=caller.how, address=caller.address)
+        refused = partial(entering, arguments=dict.fromkeys(list(arguments)[:MOST_NAMES], "…"), changes=False)
+        clean = partial(without_secrets, tool=tool, arguments=arguments)
+        entry: Entry | None = None
+        making: Making | None = None
         failure: BaseException | None = None
-        changes = tool.safety != "reads"
         try:
             needed = guardrails.needed_scope(tool, arguments)
             async with self._limits.slot(caller, needed if caller.may(needed) else "read"):
                 caller.require(needed, self._what(tool, needed, arguments))
                 await self._policy.check(caller, tool, arguments)
-                started = await anyio.to_thread.run_sync(partial(entering, arguments=arguments, changes=changes))
                 ACTING.set(caller)
-                return without_secrets(await work(), tool, arguments)
+                if tool.safety == "reads":
+                    operation = _word(told.get(meta.OPERATION))
+                    enter = partial(entering, arguments=arguments, operation=operation, changes=False)
+                    entry = await anyio.to_thread.run_sync(enter)
+                    return clean(await work())
+                asked = Asked.of(told, caller, tool, arguments)
+                begin = partial(entering, arguments=arguments, operation=asked.operation, changes=True)
+                making = Making(caller, told, asked, begin, work, clean)
+                return await self._changes.make(making)
         except BaseException as error:
             failure = error
             raise
         finally:
-            with anyio.CancelScope(shield=True):
-                if not isinstance(failure, Overloaded):
-                    # What was refused is told by its name: it must not push what was done out of the log.
-                    entry = started or refused(changes=False)
-                    await anyio.to_thread.run_sync(self._end, entry, failure, changes)
+            if not (making and making.recorded) and not isinstance(failure, Overloaded):
+                # What was refused is told by its name: it must not push what was done out of the log. Nor does it
+                # stand under an operation id that belongs to another call.
+                operation = "" if isinstance(failure, Reused) else _word(told.get(meta.OPERATION))
+                entry = entry or refused(operation=operation)
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(self._end, entry, failure, tool.safety != "reads")
 
     def _what(self, tool: Tool, needed: str, arguments: Mapping[str, Any]) -> str:
         """What the right is needed for, in words; why it is more than the tool usually needs."""

@@ -21,6 +21,7 @@ from mcp_types import Tool as ListedTool
 
 from anvyl_mcp import __version__, meta
 from anvyl_mcp.errors import AnvylError, InvalidInput
+from anvyl_mcp.server import answering
 from anvyl_mcp.server.calls import Calls
 from anvyl_mcp.server.completions import add_completions
 from anvyl_mcp.server.gate import Gate
@@ -45,11 +46,12 @@ def build_server(tools: Iterable[Tool], dependencies: Mapping[type, object], gat
         return listing(calls.offered(ctx).values())
 
     async def call_tool(ctx: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
+        beside = answering.beginning()
         try:
             answer = await calls.run(ctx, params.name, params.arguments or {}, _answer)
         except AnvylError as error:
             answer = _failure(error)
-        answer.meta = {**(answer.meta or {}), **calls.beside(ctx)} or None
+        answer.meta = {**(answer.meta or {}), **calls.beside(ctx), **beside} or None
         return answer
 
     server = Server(
@@ -108,6 +110,7 @@ def _listed(tool: Tool) -> ListedTool:
                 "say": list(tool.say),
                 "untrusted": tool.untrusted,
                 "seconds": tool.seconds,
+                **({} if tool.safety == "reads" else {"once": True}),
             }
         },
     )

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
@@ -67,6 +67,9 @@ class Row(BaseModel):
 
 CALLED: ContextVar[Tool | None] = ContextVar("called", default=None)
 """The tool whose function runs: what it reaches for may depend on what it is (`Engine.container`)."""
+
+HELD: ContextVar[Mapping[tuple[str, str], str]] = ContextVar("held", default=MappingProxyType({}))
+"""The ids of the objects that a change has for itself, by kind and by the name that the call gave."""
 
 _schemas: dict[type[BaseModel], dict[str, Any]] = {}
 

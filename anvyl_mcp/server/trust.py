@@ -13,6 +13,7 @@ from anvyl_mcp.server.audit import Audit
 from anvyl_mcp.server.callers import in_order, parse_scopes
 from anvyl_mcp.server.certificate import Identity, host_identity
 from anvyl_mcp.server.invites import Invites
+from anvyl_mcp.server.journal import Journal
 from anvyl_mcp.server.tokens import Tokens
 
 
@@ -23,6 +24,7 @@ class Trust:
         self._folder = state_dir / "trust"
         self._network = self._folder / "network"
         self.audit = Audit(state_dir / "audit")
+        self.journal = Journal(state_dir / "operations", recall=self.audit.operations)
 
     @property
     def folder(self) -> Path:

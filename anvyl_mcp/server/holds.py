@@ -1,0 +1,107 @@
+"""One change at a time for each object, and none that is not the one that was planned."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from anvyl_mcp import meta, text
+from anvyl_mcp.errors import Busy, Conflict, InvalidInput
+from anvyl_mcp.server.touched import Seen
+
+PATIENCE = 5.0
+"""Seconds that a change waits for the one before it."""
+
+
+@dataclass(eq=False, slots=True)
+class Hold:
+    """Objects that one change has for itself."""
+
+    who: str
+    tool: str
+    operation: str
+    objects: Sequence[Seen]
+    since: float = field(default_factory=time.monotonic)
+    released: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
+
+
+class Holds:
+    """The holds of this process. By kind and full id: a name and the beginning of an id meet at the same object."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, str], Hold] = {}
+        self._mutex = threading.Lock()
+
+    async def take(self, hold: Hold) -> None:
+        """Have all objects of a hold, or none.
+
+        Raises:
+            Busy: another change has one of them, and goes on.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while (other := self._try(hold)) is not None:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await asyncio.shield(asyncio.wrap_future(other.released))
+            except TimeoutError:
+                raise _busy(hold, other) from None
+        hold.since = time.monotonic()
+
+    def release(self, hold: Hold) -> None:
+        """Let go of the objects; from any thread, once or more."""
+        with self._mutex:
+            for key in [key for key, holder in self._held.items() if holder is hold]:
+                del self._held[key]
+            if not hold.released.done():
+                hold.released.set_result(None)
+
+    def _try(self, hold: Hold) -> Hold | None:
+        """Take all objects, or tell who has one of them."""
+        keys = [(one.kind, one.id) for one in hold.objects]
+        with self._mutex:
+            for key in keys:
+                if key in self._held:
+                    return self._held[key]
+            self._held.update(dict.fromkeys(keys, hold))
+        return None
+
+
+def check_expected(told: Mapping[str, Any], tool: str, objects: Sequence[Seen]) -> None:
+    """Return when the object is as it was planned with, or nobody planned.
+
+    Raises:
+        Conflict: it is another one, or in another state.
+    """
+    expected = told.get(meta.EXPECT)
+    if expected is None:
+        return
+    if not isinstance(expected, Mapping) or not all(isinstance(value, str) for value in expected.values()):
+        raise InvalidInput(f"`{meta.EXPECT}` is not an object with `id` and `state`")
+    seen = next((one for one in objects if one.kind == "container"), next(iter(objects), None))
+    if seen is None:
+        raise InvalidInput(f"`{tool}` names no object that could be as expected")
+    identity, state = text.clean(expected.get("id", "")), text.clean(expected.get("state", ""))
+    if not seen.id.startswith(identity):
+        raise changed(f"`{seen.name}` is another {seen.kind} now: {seen.id[:12]}, not {identity[:12]}")
+    if state and state != seen.state:
+        raise changed(f"`{seen.name}` was {state[:40]}, and is {seen.state or 'there'} now")
+
+
+def changed(how: str) -> Conflict:
+    """The error for a change whose plan is out of date."""
+    return Conflict(f"changed since planned: {how}; nothing was done", hint="look again, then decide anew")
+
+
+def _busy(mine: Hold, other: Hold) -> Busy:
+    keys = {(one.kind, one.id) for one in other.objects}
+    name = next((one.name for one in mine.objects if (one.kind, one.id) in keys), "it")
+    return Busy(
+        f"`{name}` is being changed already: `{other.tool}` of {other.who}, for "
+        f"{time.monotonic() - other.since:.0f} s (operation {other.operation})",
+        hint="nothing was done; try again when that is through",
+    )
