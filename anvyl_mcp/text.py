@@ -216,5 +216,7 @@ def joined(names: Sequence[str]) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 container`, `3 containers`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """`1 container`, `3 containers`, `3 processes`."""
+    return (
+        f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+    )

@@ -52,8 +52,8 @@ def fields(*names: str, **more: Fields) -> Fields:
     return {"type": "object", "properties": {**{name: {"type": "string"} for name in names}, **more}}
 
 
-def rows(name: str, *columns: str) -> Fields:
-    row = {**fields(*columns), "columns": list(columns)}
+def rows(name: str, *columns: str, **more: Fields) -> Fields:
+    row = {**fields(*columns, **more), "columns": list(columns)}
     return fields("total", "more", **{name: {"type": "array", "items": row}})
 
 
@@ -122,7 +122,7 @@ TOOLS = [
         "List images with their tags and sizes.",
         ["list images", "show images"],
         {"limit": NUMBER},
-        rows("images", "tags", "size", "created", "id"),
+        rows("images", "tags", "created", "id", size={"type": "integer", "format": "bytes"}),
     ),
     tool(
         "get_host_info",
@@ -138,7 +138,7 @@ TOOLS = [
         "Show how busy the machine is: cpu, load, memory and disk space used and total.",
         ["host resources", "get host resources", "show cpu and memory", "how busy is the host", "system health"],
         {},
-        fields("cpu_percent", "load", memory=USAGE, disks={"type": "array", "items": USAGE}),
+        fields("load", cpu_percent={"type": "number", "format": "percent"}, memory=USAGE, disks={"type": "array", "items": USAGE}),
     ),
     tool(
         "execute_command",
@@ -243,7 +243,7 @@ async def test_a_refusal_says_what_can_be_said_instead() -> None:
         await ask("stop")
     assert refused.value.exit_code == 4
     assert refused.value.message == "no rule fits `stop`"
-    assert refused.value.hint == "say it like `stop web`, `list containers` and `inspect web`"
+    assert refused.value.hint == "say it like `stop web`"
 
 
 async def test_a_command_that_may_be_two_requests_is_asked_back() -> None:
@@ -467,9 +467,9 @@ async def test_text_in_a_result_that_looks_like_a_prompt_is_no_question() -> Non
 async def test_existing_names_are_asked_for_only_when_nothing_else_helps() -> None:
     asked: list[str] = []
 
-    async def objects(kind: str) -> list[str]:
+    async def objects(kind: str) -> dict[str, list[str]]:
         asked.append(kind)
-        return ["web", "db"]
+        return {"web": ["nas"], "db": ["nas"]}
 
     fleet = Fleet()
     run: Agent[None, str] = Agent(rules_model(hosts=lambda: HOSTS, objects=objects), toolsets=[fleet])
@@ -485,3 +485,72 @@ async def test_tools_that_say_nothing_of_themselves_are_left_alone() -> None:
     toolset.add_function(lambda name: name, name="stop_container", description="stop {name}")
     with pytest.raises(NotUnderstood):
         await Agent(rules_model(hosts=lambda: HOSTS), toolsets=[toolset]).run("stop web")
+
+
+# --- what is worked out
+
+
+def resources(used: int, total: int, cpu: float) -> Fields:
+    memory = {"used": used * 2**30, "total": total * 2**30, "percent": 100 * used / total}
+    return {"cpu_percent": cpu, "load": 1.0, "memory": memory, "disks": [memory]}
+
+
+MACHINES = {"nas": entry(resources(13, 16, 20)), "gpu": entry(resources(20, 64, 90)), "web1": entry(error="down")}
+
+
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [
+        ("which host has the most memory free?", "gpu has the most memory free: 44 GiB of 64 GiB; then nas 3 GiB."),
+        ("which host uses the least cpu", "nas uses the least cpu: 20 %; then gpu 90 %."),
+        (
+            "which host has room for 8 GB of memory",
+            "8 GiB of memory: gpu has 44 GiB free; too little: nas has 3 GiB.",
+        ),
+        ("is any host low on memory", "No: of memory, nas is the fullest with 81 % used."),
+        ("how much memory is free on nas", "nas: 13 GiB of 16 GiB memory used (81 %), 3 GiB free."),
+    ],
+)
+async def test_hosts_are_compared_in_code(question: str, told: str) -> None:
+    machines = MACHINES if "on nas" not in question else {"nas": MACHINES["nas"]}
+    lines = (await ask(question, get_host_resources=machines)).splitlines()
+    assert lines[0] == told
+    assert lines[1:] == ([] if "on nas" in question else ["web1 failed: down"])
+
+
+async def test_what_is_not_well_is_named_and_the_rest_counted() -> None:
+    answer = await ask("is everything ok?", list_containers=LISTED)
+    assert answer.splitlines()[0] == "Not well: c3 on nas (exited) and c1 on gpu (unhealthy)."
+    assert answer.splitlines()[1] == "All right: 2 of 4 containers on nas and gpu."
+
+
+async def test_a_misspelt_change_is_asked_back_and_not_made() -> None:
+    fleet = Fleet()
+    with pytest.raises(NotUnderstood) as refused:
+        await agent(fleet).run("strat web")
+    assert refused.value.hint == "did you mean `start web`?"
+    assert fleet.calls == []
+
+
+async def test_who_is_asked_for_the_first_step_is_told_of_the_second() -> None:
+    fleet = Fleet(approvals=True)
+    run: Agent[None, str | DeferredToolRequests] = Agent(
+        rules_model(hosts=lambda: HOSTS), toolsets=[fleet], output_type=[str, DeferredToolRequests]
+    )
+    result = await run.run("stop web on nas and then remove it")
+    assert isinstance(result.output, DeferredToolRequests)
+    assert result.response.text == "After that: remove web on nas."
+
+
+async def test_hosts_that_have_a_thing_are_found() -> None:
+    async def objects(kind: str) -> dict[str, list[str]]:
+        return {"web": ["nas", "gpu"], "db": ["nas"]}
+
+    fleet = Fleet()
+    run: Agent[None, str] = Agent(rules_model(hosts=lambda: [*HOSTS, "@lab"], objects=objects), toolsets=[fleet])
+    await run.run("restart web on all hosts that have it")
+    await run.run("restart web on both hosts")
+    await run.run("restart web on the lab hosts")
+    assert [arguments["host"] for _, arguments in fleet.calls] == ["nas,gpu", "nas,gpu", "@lab"]
+    with pytest.raises(NotUnderstood):
+        await run.run("restart db on both hosts")

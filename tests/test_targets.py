@@ -14,7 +14,7 @@ from anvyl_mcp.peers.arguments import check, from_words
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
 from anvyl_mcp.peers.registry import Peer, Registry
-from anvyl_mcp.peers.targets import names, targets
+from anvyl_mcp.peers.targets import places, targets
 from anvyl_mcp.settings import load
 from tests.stubs import SilentHost
 
@@ -231,7 +231,7 @@ async def test_the_names_of_all_containers_are_known_without_the_hosts_that_are_
 ) -> None:
     fleet = fleet_of(tools, tmp_path, here=Host(WEB, DB), nas=Host(WEB), web1=refusing())
 
-    assert await names(fleet, "container") == ["db", "web"]
+    assert sorted(await places(fleet, "container")) == ["db", "web"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic_evals.evaluators import EvaluationReason, Evaluator, EvaluatorContext
 
 from anvyl_mcp import text
-from anvyl_mcp.evaluation.acts import ACTS
+from anvyl_mcp.evaluation.acts import perform
 from anvyl_mcp.evaluation.simulation import Done
 from anvyl_mcp.evaluation.tasks import Task, Want
 from anvyl_mcp.evaluation.world import World
@@ -130,7 +130,7 @@ def _expected(task: Task, tried: Tried) -> World:
         if one not in wrong:
             listing = tried.catalogue[one.tool]
             defaults = {name: schema["default"] for name, schema in listing.arguments.items() if "default" in schema}
-            ACTS[one.tool](world.hosts[one.host], **{**defaults, **one.arguments})
+            perform(world.hosts[one.host], one.tool, {**defaults, **one.arguments})
     return world
 
 

@@ -28,10 +28,10 @@ from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.guarded import GuardedModel
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
-from anvyl_mcp.orchestrator.rules import rules_model
+from anvyl_mcp.orchestrator.rules import RULES, rules_model
 from anvyl_mcp.orchestrator.toolset import SHOWN_TO_MODELS, FleetToolset
 from anvyl_mcp.peers.fleet import Fleet
-from anvyl_mcp.peers.targets import names
+from anvyl_mcp.peers.targets import places
 from anvyl_mcp.settings import Settings
 from anvyl_mcp.text import clean, shown
 
@@ -64,7 +64,7 @@ class Assistant:
     def __init__(self, fleet: Fleet, settings: Settings) -> None:
         self._fleet = fleet
         self._settings = settings
-        self._rules = rules_model(hosts=lambda: fleet.hosts, objects=lambda kind: names(fleet, kind))
+        self._rules = rules_model(hosts=lambda: _hosts_and_tags(fleet), objects=lambda kind: places(fleet, kind))
         self._every_tool = FleetToolset(fleet)
 
     async def ask(
@@ -167,6 +167,11 @@ class Assistant:
             reply.mode, reply.model = "rules", self._rules.model_name
 
 
+def _hosts_and_tags(fleet: Fleet) -> list[str]:
+    tags = {f"@{tag.lower()}" for peer in fleet.peers.values() for tag in peer.tags}
+    return [*fleet.hosts, *sorted(tags)]
+
+
 def _check(question: Question, fleet: Fleet) -> None:
     if not clean(question.text).strip():
         raise InvalidInput("there is no question", hint='ask one, like: anvyl ask "list all containers"')
@@ -183,7 +188,7 @@ def _conclude(reply: Reply, result: AgentRunResult[str | DeferredToolRequests], 
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
     }
-    reply.answer = result.output if isinstance(result.output, str) else waiting_words(reply.waiting)
+    reply.answer = result.output if isinstance(result.output, str) else _waiting(reply, result.all_messages())
     failures = reply.question.failures
     if failures and not reply.calls and not reply.proposals:
         # Nothing was done, and we know better than the model why.
@@ -191,6 +196,13 @@ def _conclude(reply: Reply, result: AgentRunResult[str | DeferredToolRequests], 
     for proposal in reply.waiting:
         if proposal.untrusted:
             reply.notes.append(f"`{proposal.tool}` was proposed after reading {proposal.untrusted}")
+
+
+def _waiting(reply: Reply, messages: list[ModelMessage]) -> str:
+    """What waits for a yes, and what the rules would do after it."""
+    last = next((message for message in reversed(messages) if isinstance(message, ModelResponse)), None)
+    after = last.text if last is not None and last.model_name == RULES else None
+    return " ".join(filter(None, [waiting_words(reply.waiting), after]))
 
 
 def waiting_words(waiting: list[Proposal]) -> str:

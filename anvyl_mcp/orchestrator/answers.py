@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,16 @@ from typing import Any
 from pydantic_ai.messages import ModelMessage, ToolCallPart, ToolReturnPart, UserPromptPart
 
 from anvyl_mcp import text
-from anvyl_mcp.orchestrator import phrases
-from anvyl_mcp.orchestrator.sentences import plain
+from anvyl_mcp.orchestrator import asking, computing, phrases
+from anvyl_mcp.orchestrator.measures import amounts, measures
+from anvyl_mcp.orchestrator.sentences import SEPARATOR, mask, plain
 from anvyl_mcp.orchestrator.vocabulary import STATES, meanings, singular
 from anvyl_mcp.peers.listing import ToolListing
 
 MOST_NAMES = 8
 """In one answer; of more only the numbers are told."""
+BESIDES = re.compile(r"(?i)\b(?:too|as\s+well|included|including|also|even)\b")
+"""Where a state is named that counts besides the others."""
 OUTCOMES = {
     "denied": "not approved, so nothing was changed",
     "interrupted": "interrupted; it may or may not have happened",
@@ -99,8 +103,23 @@ def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
 def told(question: str, call: Call, by_host: Mapping[str, Any]) -> list[str]:
     """What the hosts answered to one call, in sentences; `by_host` is as `entries` gives it."""
     answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
-    lines = _rows(question, call, answered) or [_one_host(call, *one) for one in answered.items()]
+    lines = (
+        _worked_out(question, call, answered)
+        or _rows(question, call, answered)
+        or [_one_host(call, *one) for one in answered.items()]
+    )
     return lines + [f"{host} failed: {entry['error']}" for host, entry in by_host.items() if not entry["ok"]]
+
+
+def _worked_out(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
+    """The answer to a question about results, when this call was made for one."""
+    results = {host: entry["result"] for host, entry in answered.items() if entry["result"]}
+    subject = str(call.arguments.get(next(iter(call.listing.names), ""), ""))
+    for clause in [question, *SEPARATOR.split(question)]:
+        query = asking.read(plain(mask(clause)[0], asks=True))
+        if query and call.listing.reads and (lines := computing.told(query, call.listing, results, subject=subject)):
+            return lines
+    return []
 
 
 def _one_host(call: Call, host: str, entry: Mapping[str, Any]) -> str:
@@ -127,7 +146,7 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
         exact = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows if _name(row) == subject]
         like = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows]
         return [f"{text.joined(exact or like)}."] if rows else [f"No {noun} `{subject}` on {places}."]
-    asked = next((word for word in said if word in STATES), "")
+    asked = "" if BESIDES.search(question) else next((word for word in said if word in STATES), "")
     if asked:
         rows = [(host, row) for host, row in rows if STATES[asked] & _states(row)]
         count = at_least + text.plural(len(rows), f"{asked} {noun}")
@@ -137,7 +156,29 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
             return [f"No {asked} {noun}s on {places}."]
         return [f"{count}: {text.joined(per_host if 'many' in said or len(names) > MOST_NAMES else names)}."]
     counts = [f"{_count(noun, result, result[field])} on {host}" for host, result in results.items()]
+    if call.listing.toolset == "fleet":
+        silent = [f"{_name(row)} ({row.get('status')})" for _, row in rows if row.get("status") != "ok"]
+        return [
+            f"{text.plural(len(rows), noun)}; "
+            + (f"no answer from {text.joined(silent)}." if silent else "all answer.")
+        ]
+    if rows and "name" not in rows[0][1] and "tags" not in rows[0][1]:
+        return _sums(call.listing, results)
+    if "many" in said and len(results) > 1:
+        whole = sum(int(result.get("total", len(result[field]))) for result in results.values())
+        return [f"{at_least}{text.plural(whole, noun)}: {', '.join(counts)}."]
     return [f"{', '.join(counts)}."]
+
+
+def _sums(listing: ToolListing, results: Mapping[str, Any]) -> list[str]:
+    """What the sizes in rows without names come to."""
+    lines = []
+    for host, result in results.items():
+        sums: dict[str, float] = {}
+        for measure in (one for one in measures(listing) if one.format == "bytes"):
+            sums[measure.path[-1]] = sum(one.value for one in amounts(measure, host, result))
+        lines.append(f"{host}: {', '.join(f'{name} {text.size(size)}' for name, size in sums.items())}.")
+    return lines
 
 
 def _count(noun: str, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

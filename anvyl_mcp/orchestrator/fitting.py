@@ -35,7 +35,7 @@ def _fit(listing: ToolListing, word: str) -> int:
     schema = text.resolved(listing.output_schema)
     fields = set(meanings(" ".join(_fields(schema)).replace("_", " ")))
     if word == noun_of(listing):
-        return 5
+        return 5 if any(set(meanings(phrase)) == {"show", word} for phrase in listing.say) else 2
     if word in meanings(" ".join([*listing.say, listing.name.replace("_", " ")])):
         return 3
     if word in STATES and fields & ({"health"} if "health" in word else {"state", "status"}):
@@ -48,12 +48,15 @@ def _fields(schema: Mapping[str, Any]) -> list[str]:
     return [*schema.get("properties", {}), *(field for inner in nested if inner for field in _fields(inner))]
 
 
-def fitting(tools: Sequence[ToolListing], question: str) -> ToolListing | None:
-    """The tool that clearly shares most with the words of a question; None when it is not clear."""
+def fitting(tools: Sequence[ToolListing], question: str, *, named: bool = False) -> ToolListing | None:
+    """The tool that clearly shares most with the words of a question; None when it is not clear.
+
+    `named`: the question names an existing thing, so that one word besides is enough.
+    """
     words = set(meanings(" ".join(word for word in re.sub(MARK, "?", question).lower().split() if word not in EMPTY)))
     fits = {word: [_fit(tool, word) for tool in tools] for word in words}
     known = sum(any(fit) for fit in fits.values())
-    if known <= len(words) - known:
+    if known <= (0 if named else len(words) - known):
         return None
     scores = [sum(fit[index] / (sum(fit) or 1) for fit in fits.values()) for index in range(len(tools))]
     clear = [tool for tool, score in zip(tools, scores, strict=True) if score * CLEARLY > max(scores)]

@@ -6,24 +6,32 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from anvyl_mcp import text
 from anvyl_mcp.orchestrator.sentences import unmask
 from anvyl_mcp.orchestrator.vocabulary import MARK, NAME
 
 PERIOD = r"(?:(?:\d+\s*(?:s|sec|m|min|h|d|seconds?|minutes?|hours?|days?)\b\s*)+|second|minute|hour|day)"
-LEAD = r"(?:(?:with|by|using|and|a|,)\s+)*"
-OPTIONS = {
-    "tail": r"(?:(?:the\s+)?(?:last|latest)\s+)?(?P<value>\d+)\s+lines?",
+LEAD = r"(?:(?:with|by|using|and|a|the|,)\s+)*"
+OPTIONS: dict[str, str] = {
+    "tail": r"(?:(?:the\s+)?(?:last|latest)\s+)?(?P<value>\d+)\s+lines?(?:\s+(?:of|from)(?=\s))?",
     "since": r"(?:since|(?:(?:in|from|for|over|during|within)\s+)?(?:the\s+)?(?:last|past))\s+"
     rf"(?P<value>{PERIOD}|(?<=since\s)\d{{4}}-\S+)(?:\s*ago)?",
-    "timeout": r"(?P<value>\d+)\s+sec(?:ond)?s?",
+    "timeout": r"(?:for\s+|within\s+)?(?P<value>\d+\s*(?:sec(?:ond)?s?|min(?:ute)?s?))",
     "grep": r"(?:that\s+)?(?:grep(?:\s+for)?|contain(?:s|ing)?|match(?:es|ing)?|mention(?:s|ing)?)\s+"
     rf"(?P<value>{MARK}|\S+)",
+    "label": r"label(?:l?ed|s)?(?:\s+with)?\s+(?P<value>\S+)",
     "name": rf"(?:named|called)\s+(?P<value>{NAME})",
-    "all": r"(?:(?:including|also|even|with)\s+)?(?:the\s+)?(?:stopped|exited|dead)(?:\s+ones)?"
+    "all": r"(?:(?:and|including|also|even|with|plus)\s+)*(?:the\s+)?(?:(?:ones\s+)?that\s+are\s+)?"
+    r"(?:stopped|exited|dead)(?:\s+ones)?(?:\s+(?:too|as\s+well|included))?"
     r"|(?:all|every)(?!.*\brunning\b)",
     "force": r"-?-?force|-f|forced|forcibly|by\s+force",
 }
 """How people say what an argument of this name wants to know; used where a tool has it."""
+MORE = {
+    "grep": r"(?:any|the|only)?\s*(?P<value>errors?|warnings?)(?:\s+(?:lines?|messages?))?(?:\s+(?:in|from|of)(?=\s))?"
+}
+UNIT = r"(?:s|secs?|seconds?|m|mins?|minutes?|h|hours?)"
+ENTRY = r"[^\s,]*[:=/\d][^\s,]*"
 
 
 def take_options(
@@ -45,28 +53,40 @@ def take_options(
     for argument, schema in arguments.items():
         if argument in values or argument in objects:
             continue
-        ways = [OPTIONS[argument]] if argument in OPTIONS else []
-        if schema.get("type") == "integer":
-            ways.append(rf"-?-?{argument}(?:\s+of)?\s+(?P<value>\d+)(?:\s+(?:seconds?|lines?))?")
-        elif schema.get("type") == "boolean" and not ways:
-            ways.append(rf"-?-?{argument}")
-        for way in ways:
-            if match := re.search(rf"(?<!\S){LEAD}(?:{way})(?!\S)", clause, re.IGNORECASE):
+        for way in _ways(argument, schema):
+            if match := re.search(rf"(?:(?<!\S)|,\s+){LEAD}(?:{way})(?!\S)", clause, re.IGNORECASE):
                 clause = clause[: match.start()] + given(match, argument) + clause[match.end() :]
                 break
     return " ".join(clause.split()), values
 
 
+def _ways(argument: str, schema: Mapping[str, Any]) -> list[str]:
+    """The ways to say an argument, the longest first."""
+    ways = [table[argument] for table in (OPTIONS, MORE) if argument in table]
+    match schema.get("type"):
+        case "integer":
+            ways.insert(0, rf"-?-?{argument}(?:\s+(?:of|is|to))?\s+(?P<value>\d+(?:\s*{UNIT})?)(?:\s*lines?)?")
+        case "boolean" if not ways:
+            ways.append(rf"-?-?{argument}")
+        case "array":
+            ways.append(rf"(?:on\s+)?{argument.removesuffix('s')}s?\s+(?P<value>{ENTRY}(?:(?:,\s*|\s+and\s+){ENTRY})*)")
+        case "string" if "default" in schema and not ways:
+            ways.append(rf"(?<=with\s){argument}(?:\s+(?:of|is|to))?\s+(?P<value>\S+)")
+    return ways
+
+
 def _put(values: dict[str, Any], argument: str, schema: Mapping[str, Any], value: str) -> None:
     match schema.get("type"):
         case "array":
-            values[argument] = [*values.get(argument, []), *value.split(",")]
-        case "integer" if value.isdecimal():
-            values[argument] = int(value)
+            values[argument] = [*values.get(argument, []), *re.split(r",\s*|\s+and\s+", value)]
+        case "integer" if (number := text.parse_duration(value)) is not None:
+            values[argument] = number
         case "boolean":
             values[argument] = value.lower() in ("true", "yes", "1", "on")
         case _ if argument == "since":
             one = re.sub(r"^(?=[a-z])", "1", value)
             values[argument] = re.sub(r"(\d+)\s*([a-z])[a-z]*\s*", r"\1\2", one)
+        case _ if argument == "grep" and value.lower() in ("errors", "warnings"):
+            values[argument] = value[:-1].lower()
         case _:
             values[argument] = value

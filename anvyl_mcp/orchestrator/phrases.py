@@ -7,7 +7,7 @@ people take: other words for the same thing, plurals, articles, quotes. Nothing 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from functools import lru_cache
 
 from anvyl_mcp import text
@@ -50,14 +50,19 @@ __all__ = [
     "unmask",
 ]
 SAMPLES = {"name": "web", "image": "nginx", "command": "uptime"}
+USUAL = ("list", "inspect", "restart")
+"""First words of the phrases that are shown to somebody who said something else altogether."""
 
 
 def examples(tools: Iterable[ToolListing], question: str) -> str:
-    """A hint with three things to say instead, first what shares words with the question."""
+    """A hint with things to say instead: phrases whose words were said, or else what can be asked at all."""
     said = set(meanings(question))
-    ranked = sorted((tool.say[0] for tool in tools if tool.say), key=lambda phrase: -len(said & set(meanings(phrase))))
-    filled = [re.sub(r"\{(\w+)\}", lambda hole: SAMPLES.get(hole[1], hole[1]), phrase) for phrase in ranked[:3]]
-    return "say it like " + text.joined([f"`{phrase}`" for phrase in filled])
+    spoken_for = [tool.say[0] for tool in tools if tool.say]
+    near = [phrase for phrase in spoken_for if literals(phrase) and literals(phrase) <= said]
+    shown = near or [phrase for phrase in spoken_for if phrase.split()[0] in USUAL] or spoken_for
+    filled = [re.sub(r"\{(\w+)\}", lambda hole: SAMPLES.get(hole[1], hole[1]), phrase) for phrase in shown[:3]]
+    words = "say it like " + text.joined([f"`{phrase}`" for phrase in filled])
+    return words if near else f"{words}; a language model understands more: anvyl doctor"
 
 
 def holes(phrase: str) -> list[str]:
@@ -83,12 +88,21 @@ def fill(phrase: str, clause: str, listing: ToolListing, given: Set[str]) -> dic
     if not free:
         skipped = ARTICLES | GLUE | PADDING - set(phrase.split()) if listing.reads else ARTICLES
         clause = " ".join(word for word in clause.split() if word.lower() not in skipped)
-    match = _pattern(phrase, tuple(listing.names.items()), frozenset(given), reads=listing.reads).fullmatch(clause)
+    kinds = tuple(listing.names.items())
+    choices = tuple((name, tuple(listing.arguments[name].get("enum", ()))) for name in holes(phrase))
+    match = _pattern(phrase, kinds, choices, frozenset(given), reads=listing.reads).fullmatch(clause)
     return match.groupdict() if match else None
 
 
 @lru_cache(maxsize=1024)
-def _pattern(phrase: str, kinds: tuple[tuple[str, str], ...], given: frozenset[str], *, reads: bool) -> re.Pattern[str]:
+def _pattern(
+    phrase: str,
+    kinds: tuple[tuple[str, str], ...],
+    choices: tuple[tuple[str, tuple[str, ...]], ...],
+    given: frozenset[str],
+    *,
+    reads: bool,
+) -> re.Pattern[str]:
     parts: list[str] = []
     words = [word for word in phrase.split() if word not in (ARTICLES | GLUE if reads else ARTICLES)]
     for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -96,18 +110,27 @@ def _pattern(phrase: str, kinds: tuple[tuple[str, str], ...], given: frozenset[s
         if word == hole and not (word in CONNECTORS and following.strip("{}") in given):
             parts.append(literal(word))
         elif word != hole and hole not in given:
-            parts.append(_hole(hole, dict(kinds).get(hole, "")))
+            parts.append(_hole(hole, dict(kinds).get(hole, ""), dict(choices)[hole]))
     return re.compile((rf"(?:{literal('show')}\s+)?" if reads else "") + r"\s+".join(parts), re.IGNORECASE)
 
 
-def _hole(argument: str, kind: str) -> str:
+def _hole(argument: str, kind: str, choices: Sequence[str]) -> str:
     if argument in FREE_TEXT:
         return rf"(?P<{argument}>.+)"
+    if choices:
+        said = "|".join(re.escape(one).replace("_", r"[\s_-]+").removesuffix("s") + "s?" for one in choices)
+        return rf"(?:(?:unused|stopped|dangling|old)\s+)?(?P<{argument}>{said})"
     called = r"(?:named|called)\s+"
     if not kind:
         return rf"(?:{called})?(?P<{argument}>{NAME})"
     noun = literal(kind)
     return rf"(?:{noun}\s+|{called})*(?P<{argument}>{NAME}(?:{AND}(?:{noun}\s+)?{NAME})*)(?:\s+{noun})?"
+
+
+def choice(words: str, choices: Sequence[str]) -> str:
+    """The one of an argument's choices that was said: `build cache` is `build_cache`."""
+    said = re.sub(r"[\s_-]+", "_", words.lower())
+    return next(one for one in choices if said.removesuffix("s") == one.removesuffix("s"))
 
 
 def split_names(value: str, kind: str) -> list[str]:

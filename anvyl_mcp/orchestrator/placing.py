@@ -10,6 +10,9 @@ from functools import lru_cache
 from anvyl_mcp.orchestrator.sentences import polite
 from anvyl_mcp.orchestrator.vocabulary import AND, HOST, NAME, either, is_name
 
+HAVING, BOTH = "having:", "both:"
+"""Selectors for the hosts that have what the clause names: all of them, or exactly two."""
+
 
 @dataclass(frozen=True)
 class Way:
@@ -29,18 +32,28 @@ BOLD = (Way(hosts_are_names=True), Way(host_is_unknown=True))
 
 @lru_cache(maxsize=64)
 def _hosts(known: tuple[str, ...], *, also_or: bool) -> str:
-    one = rf"(?:@[\w.-]*\w|(?:{either(known) or '(?!)'})(?![\w.-]*\w))"
+    names, tags = [one for one in known if one[0] != "@"], [one[1:] for one in known if one[0] == "@"]
+    tags = [tag for tag in tags if tag not in names]
+    one = rf"(?:@[\w.-]*\w|(?:{either(names) or '(?!)'})(?![\w.-]*\w))"
+    tagged = rf"(?:(?:all|every|each|both|the|my|our)\s+)*(?P<tagged>{either(tags) or '(?!)'})\s+{HOST}\b"
+    it = r"(?:(?:that|which)\s+(?:has|have|runs?)\s+(?:it|one|them)|where\s+it\s+(?:runs|is|lives))"
+    having = rf"(?:(?:all|every|each|the)\s+(?:of\s+)?(?:the\s+)?{HOST}\s+{it})"
+    having = rf"(?P<having>{having})\b|(?P<both>both)\b(?:\s+(?:of\s+)?(?:the\s+)?{HOST}\b)?(?:\s+{it})?"
     joint = rf"(?:\s*,\s*(?:and\s+)?|\s*&\s*|\s+(?:and{'|or' if also_or else ''})\s+)"
     every = rf"(?:all|every|each)(?:\s+of)?(?:\s+(?:the|my|our))?\s+{HOST}|all$|the\s+(?:(?:whole|entire)\s+)?fleet"
     here = rf"this\s+{HOST}|localhost|local"
     named = rf"(?:the\s+)?(?:{HOST}\s+)?(?P<named>{one}(?:{joint}{one})*)(?:\s+{HOST}\b)?"
-    return rf"(?:{named}|{'(?(after)|(?!))' if also_or else ''}(?P<every>{every})\b|(?P<here>{here})\b)"
+    return (
+        rf"(?:{tagged}|{having}|{named}|{'(?(after)|(?!))' if also_or else ''}(?P<every>{every})\b|(?P<here>{here})\b)"
+    )
 
 
 @lru_cache(maxsize=64)
 def _hosts_in(way: Way, known: tuple[str, ...], *, at_end: bool) -> re.Pattern[str]:
     before = rf"(?P<after>(?:{way.hosts_after})\s+){'?' if way.alone else ''}"
-    adverbs = r"(?P<everywhere>everywhere)" + ("" if at_end else r"|(?P<locally>here|locally)")
+    adverbs = r"(?P<wherever>(?:wherever|everywhere)\s+it\s+(?:runs|is|lives))|(?P<everywhere>everywhere)" + (
+        "" if at_end else r"|(?P<locally>here|locally)"
+    )
     # What `and` joins to a host may be a container or another command: such a clause is not this one.
     end = "$" if at_end else r"(?!\s*(?:,|&|\b(?:and|or|but|except)\b))"
     hosts = _hosts(known, also_or=way.alone)
@@ -55,6 +68,10 @@ def _hosts_first(known: tuple[str, ...]) -> re.Pattern[str]:
 
 def _selector(match: re.Match[str], known: Sequence[str]) -> str:
     groups = match.groupdict()
+    if groups.get("tagged"):
+        return f"@{groups['tagged'].lower()}"
+    if groups.get("having") or groups.get("wherever") or groups.get("both"):
+        return BOTH if groups.get("both") else HAVING
     if not groups["named"]:
         return "all" if groups["every"] or groups.get("everywhere") else "local"
     spelled = {name.lower(): name for name in known}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from anvyl_mcp import text
-from anvyl_mcp.orchestrator.vocabulary import MARK
+from anvyl_mcp.orchestrator.vocabulary import ARTICLES, MARK, NAME, is_name
 
 QUOTED = re.compile(r"""(?<![^\s=,(])(['"`])(.+?)\1(?![\w'"`])""")
 POLITE = re.compile(
@@ -16,7 +16,19 @@ POLITE = re.compile(
 )
 THANKS = re.compile(r"(?i)(?:[\s,]+(?:please|thanks|thank you|now|right now|for me|immediately|asap)|[\s.?!,])+$")
 DENIED = re.compile(r"(?i)(?:n't|\s+not)\s+(running|healthy)\b")
-SEPARATOR = re.compile(r"(?i)\s*(?:[,;]|[.!?](?=\s))\s*(?:(?:and|then|also)\s+)*|\s+(?:(?:and|then|also|&&?)\s+)+")
+FOLLOWS = r"(?:and|then|also|afterwards|finally|after\s+that|next)"
+SEPARATOR = re.compile(rf"(?i)\s*(?:[,;]|[.!?](?=\s))\s*(?:{FOLLOWS}[\s,]+)*|\s+(?:(?:{FOLLOWS}|&&?)[\s,]+)+")
+APART = re.compile(
+    r"(?i)\b(?P<verb>shut|turn|switch|take|bring|power|fire|boot)\s+"
+    rf"(?P<what>(?:the\s+)?(?:container\s+)?(?P<name>{NAME})(?:\s+container)?)\s+(?P<way>down|off|on|up)\b"
+)
+"""`shut web down` is `shut down web`."""
+FREELY = (
+    (re.compile(r"(?i)^((?:which|what|how many)\b.*\b(?:containers?|services?))\s+runs?\b"), r"\1 running"),
+    (re.compile(r"(?i),\s*(?=(?:(?:and|also|even|including|with|plus|the)\s+)*(?:stopped|exited|dead)\b)"), " "),
+    (re.compile(r"(?i)\s+(?:in\s+total|altogether|overall|all\s+together)$"), ""),
+)
+"""Other ways to ask the same."""
 
 
 def mask(sentence: str) -> tuple[str, tuple[str, ...]]:
@@ -43,11 +55,30 @@ def polite(clause: str) -> str:
     return match[0] if (match := POLITE.match(clause)) else ""
 
 
-def plain(clause: str) -> str:
-    """A clause without politeness and punctuation."""
-    clause = re.sub(r"(?<=\w)'s\b", "", " ".join(clause.split()))
+def plain(clause: str, *, asks: bool = False) -> str:
+    """A clause without politeness and punctuation; `asks`: read as a question, more freely."""
+    clause = re.sub(r"(?i)\b(what|where|who|which)'s\b", r"\1 is", " ".join(clause.split()))
+    clause = re.sub(r"(?<=\w)'s\b", "", clause)
     clause = THANKS.sub("", clause.removeprefix(polite(clause)))
-    return DENIED.sub(lambda match: " stopped" if match[1].lower() == "running" else " unhealthy", clause)
+    clause = DENIED.sub(lambda match: " stopped" if match[1].lower() == "running" else " unhealthy", clause)
+    clause = APART.sub(_together, clause)
+    for said, meant in FREELY if asks else ():
+        clause = said.sub(meant, clause)
+    return clause
+
+
+def _together(match: re.Match[str]) -> str:
+    named = match["name"].lower() not in ARTICLES and is_name(match["name"])
+    return f"{match['verb']} {match['way']} {match['what']}" if named else match[0]
+
+
+def named(clause: str, names: Sequence[str]) -> str:
+    """The clause with the names of what was spoken of in place of `it` and `them`; as it is when there are none."""
+    if not names:
+        return clause
+    meant = text.joined(names)
+    clause = re.sub(r"(?i)\b(?:its|their)\b", f"{meant}'s", clause)
+    return re.sub(r"(?i)\b(?:it|them|that\s+(?:one|container))\b", meant, clause)
 
 
 def free(clause: str) -> str:

@@ -8,11 +8,13 @@ from functools import lru_cache
 
 SAME = (
     ("show", "list", "display", "print", "view", "see", "get", "give", "ls", "what are"),
-    ("remove", "delete", "rm", "erase", "destroy", "get rid of"),
-    ("stop", "halt", "kill", "shut down", "shutdown", "turn off", "switch off"),
-    ("start", "boot", "boot up", "launch", "start up", "turn on", "switch on"),
+    ("remove", "delete", "rm", "erase", "destroy", "get rid of", "throw away", "drop"),
+    ("stop", "halt", "kill", "shut down", "shutdown", "turn off", "switch off", "take down", "bring down", "power off"),
+    ("start", "boot", "boot up", "launch", "start up", "turn on", "switch on", "bring up", "fire up", "power on"),
     ("restart", "reboot", "bounce"),
     ("create", "make"),
+    ("pull", "download", "fetch"),
+    ("prune", "clean up", "tidy up"),
     ("execute", "exec"),
     ("inspect", "describe", "examine"),
     ("container", "box"),
@@ -21,6 +23,7 @@ SAME = (
     ("cpu", "processor"),
     ("disk", "storage", "disk space"),
     ("resource", "usage"),
+    ("use", "using", "consuming", "eating"),
     ("running", "up", "alive", "online"),
     ("stopped", "down", "exited", "dead", "offline"),
 )
@@ -49,7 +52,11 @@ EMPTY = (ARTICLES | GLUE | CONNECTORS | PADDING) - STATES.keys() | _words(
     "room space use uses using used doing going"
 )
 """Words of a question that say nothing about which tool could answer it."""
-NO_NAMES = _words("image it its them this these those one everything everyone nothing no not except if")
+NO_NAMES = _words(
+    "image it its them this these those one everything everyone nothing no not except if whatever whichever rest other "
+    "others highest biggest largest greatest maximum longest lowest smallest fewest minimum shortest busiest quietest "
+    "idlest hungriest heaviest fullest emptiest hottest warmest coolest newest oldest"
+)
 RESERVED = EMPTY | NO_NAMES | STATES.keys() | STANDS_FOR.keys()
 """Words that are a name only in quotes."""
 REFUSING = re.compile(

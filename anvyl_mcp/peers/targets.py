@@ -73,10 +73,13 @@ async def find(fleet: Fleet, kind: str) -> dict[str, Outcome]:
     return await fleet.call_many(fleet.hosts, lookup.tool, lookup.arguments)
 
 
-async def names(fleet: Fleet, kind: str) -> list[str]:
-    """The names of all objects of one kind on the hosts that answer."""
-    outcomes = await find(fleet, kind)
-    return sorted({name for outcome in outcomes.values() for row in _rows(kind, outcome) for name in _names(kind, row)})
+async def places(fleet: Fleet, kind: str) -> dict[str, list[str]]:
+    """The names of all objects of one kind, with the hosts that have each; of the hosts that answer."""
+    found: dict[str, list[str]] = {}
+    for host, outcome in (await find(fleet, kind)).items():
+        for name in {name for row in _rows(kind, outcome) for name in _names(kind, row)}:
+            found.setdefault(name, []).append(host)
+    return found
 
 
 async def identity(fleet: Fleet, host: str, kind: str, wanted: str) -> str:

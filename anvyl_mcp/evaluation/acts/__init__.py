@@ -4,6 +4,6 @@ Each takes the tool's own arguments and returns its result's fields, which the r
 """
 
 from anvyl_mcp.evaluation.acts import containers, hosts, links
-from anvyl_mcp.evaluation.acts.shared import ACTS
+from anvyl_mcp.evaluation.acts.shared import ACTS, perform
 
-__all__ = ["ACTS", "containers", "hosts", "links"]
+__all__ = ["ACTS", "containers", "hosts", "links", "perform"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from anvyl_mcp.errors import Denied, NotFound, did_you_mean
@@ -17,6 +18,12 @@ def act(function: Act) -> Act:
     """Let a function stand in for the tool of its name."""
     ACTS[function.__name__] = function
     return function
+
+
+def perform(host: Host, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Act, with those of the tool's arguments that matter to a simulated host."""
+    known = inspect.signature(ACTS[tool]).parameters
+    return ACTS[tool](host, **{name: value for name, value in arguments.items() if name in known})
 
 
 def free(host: Host, name: str) -> Container:

@@ -1,0 +1,321 @@
+"""Finds the calls that a sentence asks for: phrases of tools, several of them in a row, and questions about results.
+
+What changes something must be said word for word; what reads may be said freely.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import islice
+from typing import Any
+
+from pydantic_ai.tools import ToolDefinition
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import NotUnderstood
+from anvyl_mcp.orchestrator import asking, computing, fitting, phrases, sentences
+from anvyl_mcp.orchestrator.answers import Call
+from anvyl_mcp.orchestrator.asking import Query, Wants
+from anvyl_mcp.orchestrator.options import take_options
+from anvyl_mcp.orchestrator.placing import ASKING, BOLD, BOTH, HAVING, PLAIN, Way, take_first_hosts, take_hosts
+from anvyl_mcp.orchestrator.vocabulary import (
+    FREE_TEXT,
+    REFUSING,
+    RESERVED,
+    STANDS_FOR,
+    is_name,
+    meaning,
+    meanings,
+)
+from anvyl_mcp.peers.listing import ToolListing
+
+Hosts = Callable[[], Sequence[str]]
+"""The names of all hosts, and their tags as `@tag`."""
+Objects = Callable[[str], Awaitable[Mapping[str, Sequence[str]]]]
+"""The names of all objects of a kind, with the hosts that have each."""
+
+MOST_CLAUSES = 8
+LAST_LINES = 20
+"""Of a log, when it is asked why something is as it is."""
+
+Step = list[Call]
+"""Calls that are made together; the next step waits until they have gone well."""
+
+
+class Planner:
+    """Finds the calls that a question asks for, among some tools and hosts."""
+
+    def __init__(self, offered: Iterable[ToolDefinition], known: tuple[str, ...], objects: Objects | None) -> None:
+        told = [tool for tool in offered if tool.metadata and isinstance(tool.metadata.get("listing"), ToolListing)]
+        self.tools: dict[str, ToolListing] = {tool.name: tool.metadata["listing"] for tool in told if tool.metadata}
+        self._placed = {tool.name for tool in told if "host" in tool.parameters_json_schema.get("properties", {})}
+        self._known = known
+        self._objects = objects
+        changes = [phrase for listing in self.tools.values() if not listing.reads for phrase in listing.say]
+        self._verbs = {meaning(phrase.split()[0]) for phrase in changes}
+        self._quoted: tuple[str, ...] = ()
+
+    async def steps(self, question: str) -> list[Step]:
+        """What to call, in order.
+
+        Raises:
+            NotUnderstood: no rule fits all of it.
+        """
+        masked, self._quoted = sentences.mask(question)
+        if steps := await self._understood(masked):
+            return steps
+        spelled = await self._spelled(masked)
+        if spelled != masked and (steps := await self._understood(spelled)):
+            if all(call.listing.reads for step in steps for call in step):
+                return steps
+            raise self._refused(question, f"did you mean `{sentences.unmask(spelled, self._quoted)}`?")
+        raise self._refused(question, phrases.examples(self.tools.values(), question))
+
+    def _refused(self, question: str, hint: str) -> NotUnderstood:
+        return NotUnderstood(f"no rule fits `{text.clean(question.strip())[:80]}`", hint=hint)
+
+    async def _understood(self, masked: str) -> list[Step]:
+        sentence, first = take_first_hosts(masked, self._known)
+        steps = (
+            await self._said(sentence)
+            or await self._worked_out(sentence)
+            or await self._asked(sentence)
+            or self._one(sentence, BOLD)
+        )
+        return steps if self._share_hosts(steps, first) and await self._find_hosts(steps) else []
+
+    async def _said(self, sentence: str) -> list[Step]:
+        """The steps when the whole sentence, or each of its clauses, is a phrase."""
+        whole, several = self._one(sentence, PLAIN), await self._clauses(sentence)
+        if whole and several and any(FREE_TEXT & call.arguments.keys() for call in whole[0]):
+            raise NotUnderstood("this can be one command or several requests", hint="put the command in quotes")
+        return whole or several
+
+    async def _clauses(self, sentence: str) -> list[Step]:
+        """The steps of a sentence of several clauses; none unless each of them is understood."""
+        for separator in islice(sentences.SEPARATOR.finditer(sentence), MOST_CLAUSES):
+            rest = sentence[separator.end() :]
+            head = await self._clause(sentence[: separator.start()])
+            if not head:
+                continue
+            meant, host = sentences.named(rest, _names_in(head)), _host_of(head)
+            if tail := await self._clause(meant) or await self._clauses(meant):
+                return head + (_placed_at(tail, host) if meant != rest else tail)
+        return []
+
+    async def _clause(self, clause: str) -> list[Step]:
+        return self._one(clause, PLAIN + BOLD) or await self._worked_out(clause)
+
+    def _one(self, clause: str, ways: Iterable[Way]) -> list[Step]:
+        """One step, when the whole clause is a phrase; none when it is one of several changes alike."""
+        said = set(meanings(sentences.plain(clause)))
+        fits = [
+            (listing, phrase)
+            for listing in self.tools.values()
+            for phrase in phrases.spoken(listing)
+            if phrases.literals(phrase) <= said
+        ]
+        for way in ways:
+            found = {}
+            for listing, phrase in sorted(fits, key=lambda entry: len(phrases.literals(entry[1]))):
+                if step := self._match(clause, way, listing, phrase):
+                    found[listing.name] = len(phrases.literals(phrase)), step
+            best = [step for words, step in found.values() if words == max(words for words, _ in found.values())]
+            if best:
+                return best[:1] if len(best) == 1 or best[0][0].listing.reads else []
+        return []
+
+    def _match(self, clause: str, way: Way, listing: ToolListing, phrase: str) -> Step:
+        free = not FREE_TEXT.isdisjoint(phrases.holes(phrase))
+        clause = sentences.free(clause) if free else sentences.plain(clause, asks=listing.reads)
+        placed = take_hosts(clause, way, self._known, at_end=free)
+        if placed is None or (way.reads_only and not listing.reads):
+            return []
+        rest, values = placed[0], dict[str, Any]()
+        if not free:
+            rest, values = take_options(rest, listing.arguments, self._quoted, listing.names)
+        holes = phrases.fill(phrase, rest, listing, values.keys())
+        if holes is None or not self._put_host(values, listing, placed[1]):
+            return []
+        return self._calls(listing, values, holes, hosts_are_names=way.hosts_are_names)
+
+    def _put_host(self, values: dict[str, Any], listing: ToolListing, selector: str) -> bool:
+        """Add the selector to the arguments; false when the tool cannot heed it."""
+        selector = values.pop("host", "") or selector
+        if selector and listing.name in self._placed:
+            values["host"] = selector
+        return listing.name in self._placed or selector in ("", "all")
+
+    def _calls(
+        self, listing: ToolListing, values: dict[str, Any], holes: Mapping[str, str], *, hosts_are_names: bool
+    ) -> Step:
+        """A call for each of the names in a hole; none when one of them cannot be a name."""
+        step = [values]
+        no_names = self._verbs if hosts_are_names else self._verbs | set(self._known)
+        for hole, words in holes.items():
+            kind, choices = listing.names.get(hole), listing.arguments[hole].get("enum")
+            names = list(dict.fromkeys(phrases.split_names(words, kind))) if kind else [words]
+            if choices:
+                names = [phrases.choice(words, choices)]
+            elif hole not in FREE_TEXT and not all(is_name(name, no_names) for name in names):
+                return []
+            step = [{**call, hole: sentences.unmask(name, self._quoted)} for call in step for name in names]
+        if any(argument not in call for call in step for argument in listing.required):
+            return []
+        return [Call(listing, call) for call in step]
+
+    def _share_hosts(self, steps: Sequence[Step], first: str) -> bool:
+        """Hosts named before or after all clauses count for each; false when a clause names its own as well."""
+        calls = [call for step in steps for call in step if call.listing.name in self._placed]
+        own = [call for call in calls if "host" in call.arguments]
+        if not first and own and all(call in steps[-1] for call in own):
+            first, own = own[0].arguments["host"], []
+        for call in calls if first else []:
+            call.arguments["host"] = first
+        return not (first and own)
+
+    async def _find_hosts(self, steps: Sequence[Step]) -> bool:
+        """Put names for `on all hosts that have it`; false when nobody has it."""
+        for call in (call for step in steps for call in step if call.arguments.get("host") in (HAVING, BOTH)):
+            kinds = [(kind, str(call.arguments[name])) for name, kind in call.listing.names.items()]
+            having = [(await self._objects(kind)).get(name, ()) for kind, name in kinds] if self._objects else []
+            if not having or not having[0] or (call.arguments["host"] == BOTH and len(having[0]) != 2):
+                return False
+            call.arguments["host"] = ",".join(having[0])
+        return True
+
+    async def _worked_out(self, sentence: str) -> list[Step]:
+        """A question that is answered by working over results: the most of something, where, why."""
+        asked = sentences.plain(sentence, asks=True)
+        placed = take_hosts(asked, ASKING, self._known)
+        rest, selector = placed or (asked, "")
+        query = asking.read(rest) or asking.read(asked)
+        if placed is None or query is None or not self._only_asks(asked, query):
+            return []
+        tools = [listing for listing in self.tools.values() if listing.reads]
+        if query.wants is Wants.WHY:
+            return await self._why(query, tools, selector)
+        subject = await self._object_in(rest) if query.wants is Wants.AMOUNT else ""
+        fits = [one for one in tools if not one.required or (subject and list(one.required) == list(one.names))]
+        fits = [one for one in fits if bool(subject) <= bool(one.names)]
+        listing = computing.chosen(query, fits, of_one=bool(subject))
+        if listing is None:
+            return []
+        values = _values(listing, query)
+        if subject:
+            values[next(iter(listing.names))] = sentences.unmask(subject, self._quoted)
+        return [[Call(listing, values)]] if self._put_host(values, listing, selector) else []
+
+    def _only_asks(self, asked: str, query: Query) -> bool:
+        """Whether a sentence wants to know, not to change: a verb of a change may not lead it, nor may it deny."""
+        lead = asked.split(maxsplit=1)[0] if asked.split() else ""
+        denies = REFUSING.search(asked) and query.wants not in (Wants.WHY, Wants.TROUBLE)
+        return meaning(lead) not in self._verbs and not denies
+
+    async def _why(self, query: Query, tools: Sequence[ToolListing], selector: str) -> list[Step]:
+        """Everything there is to read of the one thing, when it exists."""
+        subject = await self._object_in(query.subject)
+        reading = [one for one in tools if one.required and list(one.required) == list(one.names)]
+        step = []
+        for listing in reading if subject else ():
+            values: dict[str, Any] = {listing.required[0]: sentences.unmask(subject, self._quoted)}
+            values |= {"tail": LAST_LINES} if "tail" in listing.arguments else {}
+            if self._put_host(values, listing, selector):
+                step.append(Call(listing, values))
+        return [step] if step else []
+
+    async def _asked(self, sentence: str) -> list[Step]:
+        """A question that is no phrase: the reading tool whose words it shares, when that is clear."""
+        asked = sentences.plain(sentence, asks=True)
+        if REFUSING.search(asked) or self._verbs & set(meanings(asked)):
+            return []
+        placed = take_hosts(asked, ASKING, self._known)
+        if placed == (asked, ""):
+            placed = take_hosts(asked, Way(host_is_unknown=True), self._known) or placed
+        rest, selector = placed or ("", "")
+        tools = [listing for listing in self.tools.values() if listing.reads and not listing.required]
+        named = [listing for listing in tools if "name" in listing.arguments]
+        rest, subject = fitting.take_subject(rest, {fitting.noun_of(listing) for listing in named})
+        about, found = "", None
+        if not subject and (about := await self._object_in(rest)):
+            of_one = [one for one in self.tools.values() if one.reads and list(one.required) == list(one.names) != []]
+            found = fitting.fitting(of_one, rest.replace(about, " "), named=True)
+        listing = found or fitting.fitting(named if subject else tools, rest)
+        if listing is None:
+            return []
+        subject = subject or (about if found else "")
+        _, values = take_options(rest, listing.arguments, self._quoted)
+        if subject:
+            values[next(iter(listing.names), "name")] = sentences.unmask(subject, self._quoted)
+        if "all" in listing.arguments and (subject or ("many" in rest.split() and "running" not in meanings(rest))):
+            values["all"] = True
+        return [[Call(listing, values)]] if self._put_host(values, listing, selector) else []
+
+    async def _object_in(self, words: str) -> str:
+        """The one existing object whose name is among the words; asked only for what is no phrase."""
+        said = set(words.split()) - RESERVED
+        found = said & await self._things() if said else set[str]()
+        return found.pop() if len(found) == 1 else ""
+
+    async def _things(self) -> set[str]:
+        """The names of everything that a reading tool can be asked about."""
+        kinds = {kind for listing in self.tools.values() if listing.reads for kind in listing.names.values()}
+        return {name for kind in sorted(kinds) if self._objects for name in await self._objects(kind)}
+
+    async def _spelled(self, sentence: str) -> str:
+        """The sentence with words that are nearly words of ours as those; names of things stay as they are."""
+        things = await self._things()
+        ours = {word for listing in self.tools.values() for phrase in listing.say for word in phrase.split()}
+        ours = {word for word in ours | STANDS_FOR.keys() | asking.KINDS | asking.NOUNS if word.isalpha()}
+        ours |= {f"{word}s" for word in asking.NOUNS}
+
+        def near(match: re.Match[str]) -> str:
+            word = match[0].lower()
+            if len(word) < 4 or word in ours or match[0] in things or {word, meaning(word)} & RESERVED:
+                return match[0]
+            return _nearest(word, ours) or match[0]
+
+        return re.sub(r"(?<![\w./:@-])[A-Za-z]+(?![\w./:@-]*\w)", near, sentence)
+
+
+def _nearest(word: str, ours: Iterable[str]) -> str:
+    """The word that was meant; empty when it may be one of several: `strat` is `start`, not `stats`."""
+    near = get_close_matches(word, sorted(ours), n=4, cutoff=0.75)
+    swapped = [one for one in near if sorted(one) == sorted(word)]
+    meant = swapped or near
+    return meant[0] if meant and len({meaning(one) for one in meant}) == 1 else ""
+
+
+def _names_in(steps: Sequence[Step]) -> list[str]:
+    """What the calls name: existing things, or the ones they make."""
+    calls = [call for step in steps for call in step]
+    named = [[str(call.arguments[name]) for name in call.listing.names if name in call.arguments] for call in calls]
+    made = [str(call.arguments.get("name", "")) for call in calls if not call.listing.names]
+    return list(dict.fromkeys(name for name in [*(one for names in named for one in names[-1:]), *made] if name))
+
+
+def _host_of(steps: Sequence[Step]) -> str:
+    hosts = {str(call.arguments.get("host", "")) for step in steps for call in step}
+    return hosts.pop() if len(hosts) == 1 else ""
+
+
+def _placed_at(steps: list[Step], host: str) -> list[Step]:
+    """`it` is where it was a moment ago."""
+    for call in (call for step in steps for call in step):
+        if host and call.listing.names and "host" not in call.arguments:
+            call.arguments["host"] = host
+    return steps
+
+
+def _values(listing: ToolListing, query: Query) -> dict[str, Any]:
+    """Arguments that a question implies: what is sorted by, and that stopped ones count too."""
+    values: dict[str, Any] = {}
+    for name, schema in listing.arguments.items():
+        said = [choice for choice in schema.get("enum", ()) if meaning(choice) in query.words]
+        if said:
+            values[name] = said[0]
+    if "all" in listing.arguments and query.wants in (Wants.WHERE, Wants.TROUBLE):
+        values["all"] = True
+    return values
