@@ -138,7 +138,12 @@ TOOLS = [
         "Show how busy the machine is: cpu, load, memory and disk space used and total.",
         ["host resources", "get host resources", "show cpu and memory", "how busy is the host", "system health"],
         {},
-        fields("load", cpu_percent={"type": "number", "format": "percent"}, memory=USAGE, disks={"type": "array", "items": USAGE}),
+        fields(
+            "load",
+            cpu_percent={"type": "number", "format": "percent"},
+            memory=USAGE,
+            disks={"type": "array", "items": USAGE},
+        ),
     ),
     tool(
         "execute_command",
