@@ -31,6 +31,7 @@ class Setting:
     env: str
     default: str | int | bool
     help: str
+    choices: tuple[str, ...] = ()
 
 
 SETTINGS = (
@@ -43,6 +44,13 @@ SETTINGS = (
     Setting("read_only", "ANVYL_READ_ONLY", False, "offer no tool that changes anything, whatever else is said"),
     Setting("lmstudio_url", "ANVYL_LMSTUDIO_URL", "http://localhost:1234/v1", "OpenAI-compatible model server"),
     Setting("lmstudio_model", "ANVYL_LMSTUDIO_MODEL", "default", "model name, or `default`: ask the server"),
+    Setting(
+        "drive",
+        "ANVYL_DRIVE",
+        "auto",
+        "how a model is driven: `tools`, `plan`, or `auto`, by what is known of it",
+        choices=("auto", "tools", "plan"),
+    ),
     Setting("llm_api_key", "ANVYL_LLM_API_KEY", "", "key for the model server, if it wants one (or LM_API_TOKEN)"),
     Setting("jwt_issuer", "ANVYL_JWT_ISSUER", "", "identity provider whose tokens count too"),
     Setting("jwt_audience", "ANVYL_JWT_AUDIENCE", "", "what its tokens must be made for"),
@@ -65,6 +73,7 @@ class Settings:
     read_only: bool
     lmstudio_url: str
     lmstudio_model: str
+    drive: str
     llm_api_key: str = field(repr=False)
     jwt_issuer: str
     jwt_audience: str
@@ -178,7 +187,10 @@ def _typed(value: Any, setting: Setting, source: str) -> str | int | bool:
         return number
     if not isinstance(value, str):
         raise InvalidInput(f"{source} is `{value}`, which is not text", hint="put it in quotes")
-    return value.strip()
+    word = value.strip()
+    if setting.choices and word not in setting.choices:
+        raise InvalidInput(f"{source} is `{word}`", hint=f"use {', '.join(setting.choices)}")
+    return word
 
 
 def _machine_name() -> str:

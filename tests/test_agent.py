@@ -241,7 +241,7 @@ async def test_what_is_proposed_after_reading_logs_says_so(assistant: Assistant,
 async def test_a_question_about_some_hosts_reaches_no_other(
     assistant: Assistant, script: Script, here: Host, far: Host
 ) -> None:
-    asked = script(calls("list_containers"), calls("list_images", id="2", host="here"), "Only nas was asked.")
+    asked = script(calls("list_containers"), calls("list_containers", id="2", host="here"), "Only nas was asked.")
 
     reply = await assistant.ask(Question("what runs on here?", host="nas"))
 
@@ -266,7 +266,8 @@ async def test_a_question_about_a_host_nobody_knows_is_not_asked(assistant: Assi
         (calls("stop_container"), "needs `name`"),
         (calls("get_container_logs", name="wbx"), "did you mean `web`?"),
         (calls("create_container", image="x"), "needs a host"),
-        (calls("execute_command", command="ls", host=""), "nobody asked"),
+        (calls("exec_in_container", name="web", command="ls"), "nobody asked"),
+        (calls("list_images"), "unknown tool name"),
         (calls("stop_containr", name="web"), "stop_containr"),
     ],
     ids=lambda value: value.tool_name if isinstance(value, ToolCallPart) else "",

@@ -19,17 +19,21 @@ from pydantic_ai import (
 )
 from pydantic_ai.capabilities import HandleDeferredToolCalls
 from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.models import Model
 from pydantic_ai.run import AgentRunResult
 
 from anvyl_mcp.errors import AnvylError, InvalidInput, ModelUnavailable
 from anvyl_mcp.orchestrator import models, report
+from anvyl_mcp.orchestrator.choice import choose
 from anvyl_mcp.orchestrator.documents import MOST_CHARACTERS
+from anvyl_mcp.orchestrator.drive import drive_for
 from anvyl_mcp.orchestrator.guard import Guard
-from anvyl_mcp.orchestrator.guarded import GuardedModel
+from anvyl_mcp.orchestrator.guarded import ENDED, GuardedModel
+from anvyl_mcp.orchestrator.plan import PlanModel
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules import RULES, rules_model
-from anvyl_mcp.orchestrator.toolset import SHOWN_TO_MODELS, FleetToolset
+from anvyl_mcp.orchestrator.toolset import FleetToolset
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.targets import places
 from anvyl_mcp.settings import Settings
@@ -105,8 +109,9 @@ class Assistant:
     async def _run(self, reply: Reply, choice: models.ModelChoice | None, decide: Decide) -> None:
         question = reply.question
         guard = Guard(self._fleet, question) if choice else None
-        model = models.with_rules(models.build_model(self._settings, choice), self._rules) if choice else self._rules
-        guarded = GuardedModel(model, question)
+        guarded = GuardedModel(self._driven(choice, guard, question), question, guard)
+        shown = choose(f"{question.earlier} {question.text}", self._fleet.catalogue)
+        tools = FleetToolset(self._fleet, names=shown, guard=guard) if guard else self._every_tool
 
         async def handle(_: RunContext[Question], requests: DeferredToolRequests) -> DeferredToolResults:
             approvals: dict[str, Any] = {}
@@ -124,7 +129,7 @@ class Assistant:
             output_type=[str, DeferredToolRequests],
             deps_type=Question,
             instructions=INSTRUCTIONS,
-            toolsets=[FleetToolset(self._fleet, toolsets=SHOWN_TO_MODELS, guard=guard) if guard else self._every_tool],
+            toolsets=[tools],
             retries={"tools": 3, "output": 2},
             capabilities=[HandleDeferredToolCalls(handle)],
             name="anvyl",
@@ -137,9 +142,19 @@ class Assistant:
             return
         _conclude(reply, result, guarded.requests)
         if guard and not reply.waiting:
+            said = "" if reply.answer == ENDED else reply.answer
             wants_change = guard.wish.intent == "change"
-            reply.answer = report.answer(question, self._fleet.catalogue, reply.answer, wants_change=wants_change)
+            reply.answer = report.answer(question, self._fleet.catalogue, said, wants_change=wants_change)
         self._note_model(reply, result.all_messages(), choice)
+
+    def _driven(self, choice: models.ModelChoice | None, guard: Guard | None, question: Question) -> Model:
+        """The model to ask, with the rules behind it, or the rules alone."""
+        if choice is None or guard is None:
+            return self._rules
+        model = models.build_model(self._settings, choice)
+        if drive_for(self._settings.drive, choice) == "plan":
+            model = PlanModel(model, self._fleet, question, guard)
+        return models.with_rules(model, self._rules)
 
     def _give_up(self, reply: Reply, error: Exception) -> None:
         """The model did not come to an end; what its calls found is still true."""

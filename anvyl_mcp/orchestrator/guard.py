@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,11 @@ from anvyl_mcp import text
 from anvyl_mcp.errors import Conflict, Denied
 from anvyl_mcp.orchestrator import resolving
 from anvyl_mcp.orchestrator.grounding import EVERY, ground_arguments, ground_host, named, said_hosts
+from anvyl_mcp.orchestrator.quantified import spread
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.resolving import Found, Inventory
 from anvyl_mcp.orchestrator.sentences import mask, unmask
-from anvyl_mcp.orchestrator.vocabulary import MARK, REFUSING, STATES
+from anvyl_mcp.orchestrator.vocabulary import MARK, REFUSING
 from anvyl_mcp.orchestrator.wish import read_wish, told_of, verbs_of
 from anvyl_mcp.peers.arguments import check
 from anvyl_mcp.peers.fleet import Fleet
@@ -83,6 +84,21 @@ class Guard:
         known = key in self._made
         self._made.add(key)
         return known
+
+    async def spread(self, listing: ToolListing, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The calls that one call of a change to all of a kind stands for; empty when it stands for itself."""
+        if listing.reads or len(listing.names) != 1 or (self.wish.verbs and not self.wish.verbs & verbs_of(listing)):
+            return []
+        [(argument, kind)] = listing.names.items()
+        selector = self._selector(listing, str(given.get("host") or ""))
+        hosts = self._fleet.select(selector) if selector else self._fleet.hosts
+        objects = await self.inventory.objects(kind, hosts)
+        if await self.inventory.silent(kind, hosts):
+            return []
+        found = spread(listing, kind, self._question.text, objects, self._fleet.hosts, self.wish.verbs)
+        self.meant |= {(listing.name, one.name, one.host) for one in found}
+        rest = {name: value for name, value in given.items() if name not in (argument, "host")}
+        return [{argument: name, **rest} for name in dict.fromkeys(one.name for one in found)]
 
     def planned(self, listing: ToolListing, arguments: Mapping[str, Any]) -> bool:
         """Whether a change is one of those that the person's words name together."""
@@ -209,21 +225,9 @@ class Guard:
         return having
 
 
-def states_said(said: str) -> set[str]:
-    """The values of a state that a text speaks of."""
-    words = re.findall(r"[a-z]+", said.lower())
-    return {value for word in words for name, values in STATES.items() if word in {name, *values} for value in values}
-
-
-def state_of(one: Found) -> Iterator[str]:
-    """What an object is in."""
-    for field in ("state", "health"):
-        yield str(one.row.get(field) or "").lower()
-
-
 def _in_state(objects: Sequence[Found], said: str) -> list[Found]:
-    wanted = states_said(said)
-    return [one for one in objects if wanted & set(state_of(one))]
+    wanted = resolving.states_said(said)
+    return [one for one in objects if wanted & set(resolving.state_of(one))]
 
 
 def _narrowed(objects: Sequence[Found], said: str) -> list[Found]:

@@ -1,4 +1,4 @@
-"""A model under guard: once the guard has ended a question, no model is asked any more."""
+"""A model under guard: a change to all of a kind becomes a call for each; an ended question is asked no more."""
 
 from __future__ import annotations
 
@@ -14,16 +14,25 @@ from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestPar
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
+from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.question import Question
 
 ENDED = "The results so far are the answer."
+OWN = {"anvyl": "no model was asked"}
+"""Marks an answer that code made in a model's place."""
+
+
+def own_response(words: str, model_name: str) -> ModelResponse:
+    """An answer for which no model was asked."""
+    return ModelResponse(parts=[TextPart(words)], model_name=model_name, provider_details=dict(OWN))
 
 
 class GuardedModel(WrapperModel):
     """Asks the model below it until the question is ended; made for one question."""
 
-    def __init__(self, wrapped: Model, question: Question) -> None:
+    def __init__(self, wrapped: Model, question: Question, guard: Guard | None = None) -> None:
         super().__init__(wrapped)
+        self._guard = guard
         self.requests = 0
         """How often a model was really asked."""
         self._question = question
@@ -36,10 +45,18 @@ class GuardedModel(WrapperModel):
     ) -> ModelResponse:
         """The next calls or the answer; a placeholder when the results are the answer."""
         if self._question.ended:
-            return ModelResponse(parts=[TextPart(ENDED)], model_name=self.wrapped.model_name)
-        self.requests += 1
+            return own_response(ENDED, self.wrapped.model_name)
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)
-        return replace(response, parts=_with_own_ids(response.parts, messages))
+        self.requests += response.provider_details != OWN
+        parts = [one for part in response.parts for one in await self._spread(part, model_request_parameters)]
+        return replace(response, parts=_with_own_ids(parts, messages))
+
+    async def _spread(self, part: ModelResponsePart, offered: ModelRequestParameters) -> list[ModelResponsePart]:
+        tool = next((one for one in offered.function_tools if one.name == getattr(part, "tool_name", "")), None)
+        if not (self._guard and isinstance(part, ToolCallPart) and tool and tool.metadata):
+            return [part]
+        calls = await self._guard.spread(tool.metadata["listing"], part.args_as_dict())
+        return [ToolCallPart(part.tool_name, arguments) for arguments in calls] or [part]
 
     @asynccontextmanager
     async def request_stream(

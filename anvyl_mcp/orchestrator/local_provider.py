@@ -65,5 +65,7 @@ def local_profile(name: str) -> ModelProfile:
             supports_forced_tool_choice=False,
             openai_chat_supports_document_input=False,
             openai_chat_send_back_thinking_parts=False,
+            # A grammar holds the form; a schema in the prompt would cost tokens and, with the hosts in it, the cache.
+            native_output_requires_schema_in_instructions=False,
         ),
     )

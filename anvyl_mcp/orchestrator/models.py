@@ -57,6 +57,7 @@ class ModelChoice:
     provider: str
     context_length: int | None = None
     warning: str = ""
+    trained_for_tools: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ async def choose_model(settings: Settings, *, model: str = "") -> ModelChoice:
     listing = await list_models(settings)
     wanted = model or settings.lmstudio_model or DEFAULT
     chosen = _by_default(listing, last_model(settings)) if wanted == DEFAULT else _configured(listing, wanted)
-    return ModelChoice(chosen.name, listing.provider, chosen.context_length, _warning(chosen, listing.provider))
+    warning, trained = _warning(chosen, listing.provider), chosen.trained_for_tools
+    return ModelChoice(chosen.name, listing.provider, chosen.context_length, warning, trained)
 
 
 def build_model(settings: Settings, choice: ModelChoice) -> Model:

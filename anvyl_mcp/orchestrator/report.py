@@ -33,7 +33,7 @@ def answer(question: Question, tools: Mapping[str, ToolListing], said: str, *, w
         lines = sentences(question, tools, changes)
         lines += [f"{_words(proposal.tool)} was not approved, so it was not done" for proposal in denied]
         lines += [str(error) for error in question.failures[-1:] if question.ended]
-    elif question.ended:
+    elif question.ended or not said:
         asks = [str(error) for error in question.failures[-1:] if str(error) == question.ended]
         lines = asks or sentences(question, tools, question.calls)
     elif wants_change:

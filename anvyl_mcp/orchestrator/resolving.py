@@ -81,6 +81,18 @@ def _found(kind: str, outcomes: Mapping[str, Outcome]) -> Iterator[Found]:
                 yield Found(host, name, row)
 
 
+def states_said(said: str) -> set[str]:
+    """The values of a state that a text speaks of."""
+    words = re.findall(r"[a-z]+", said.lower())
+    return {value for word in words for name, values in STATES.items() if word in {name, *values} for value in values}
+
+
+def state_of(one: Found) -> Iterator[str]:
+    """What an object is in."""
+    for field in ("state", "health"):
+        yield str(one.row.get(field) or "").lower()
+
+
 def is_called(one: Found, wanted: str) -> bool:
     """Whether an object is called so: by its name, or by the start of its id as the engine accepts it."""
     identifier = str(one.row.get("id", ""))

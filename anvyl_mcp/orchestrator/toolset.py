@@ -19,8 +19,6 @@ from anvyl_mcp.peers.fleet import Fleet, Outcome
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.peers.targets import targets
 
-SHOWN_TO_MODELS = frozenset({"containers", "images", "host", "fleet"})
-"""Toolsets that a language model gets to see: more tools than it needs make it slower and worse at choosing."""
 ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema()))
 HOST = {"type": "string", "description": "host, hosts separated by commas, or all"}
 MOST_CHARACTERS = 6000
@@ -32,14 +30,12 @@ __all__ = ["FleetToolset", "Proposal", "Question", "schema_for_model"]
 class FleetToolset(AbstractToolset[Question]):
     """Calls pass the guard, then `Fleet.call`; whatever changes something waits for an approval first."""
 
-    def __init__(self, fleet: Fleet, *, toolsets: Container[str] | None = None, guard: Guard | None = None) -> None:
-        """Offer the tools of some toolsets, or every tool. Without a guard, calls are made as they are asked for."""
+    def __init__(self, fleet: Fleet, *, names: Container[str] | None = None, guard: Guard | None = None) -> None:
+        """Offer the tools of some names, or every tool. Without a guard, calls are made as they are asked for."""
         self._fleet = fleet
         self._guard = guard
         self._tools = {
-            name: self._tool(listing)
-            for name, listing in fleet.catalogue.items()
-            if toolsets is None or listing.toolset in toolsets
+            name: self._tool(listing) for name, listing in fleet.catalogue.items() if names is None or name in names
         }
 
     @property

@@ -1,0 +1,72 @@
+"""Changes to all of a kind, worked out from the words of the person: `stop all web containers`.
+
+A model that is asked for such a change names one of them, or none. Only what is understood to the last word is spread;
+the rest stays as it is, and is asked about.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from anvyl_mcp.orchestrator import resolving
+from anvyl_mcp.orchestrator.grounding import named, words_of
+from anvyl_mcp.orchestrator.resolving import Found, states_said
+from anvyl_mcp.orchestrator.vocabulary import EMPTY, REFUSING, STANDS_FOR, STATES, meaning
+from anvyl_mcp.peers.listing import ToolListing
+
+HOSTS = re.compile(
+    r"\b(?:on|at|across|from|in)?\s*(?:all|every|each|both)(?:\s+of)?(?:\s+(?:the|my|our))?\s+(?:hosts?|machines?|servers?)\b"
+    r"|\beverywhere\b|\bacross the (?:whole )?fleet\b",
+    re.IGNORECASE,
+)
+EVERYTHING = re.compile(r"\b(?:everything|all of them|them all|all|every|each|both)\b", re.IGNORECASE)
+SAID_BESIDES = re.compile(
+    r"everything|them|they|ones?|that|which|are|is|currently|right|now|please|also|then|every|each|all|both|any(?:thing)?"
+    r"|whatever|still|again|back|run(?:s|ning)?|stop(?:ped)?|start|with|named|called"
+)
+NEEDED_STATE = {"stop": ("running", "restarting", "paused"), "start": ("exited", "created", "dead", "paused")}
+"""What a container must be in for a change to mean anything, by the verb."""
+
+
+def spread(
+    listing: ToolListing, kind: str, said: str, objects: Sequence[Found], hosts: Sequence[str], verbs: frozenset[str]
+) -> list[Found]:
+    """The objects that a change to all of a kind means; empty when the words are no such thing, or not clear."""
+    if REFUSING.search(said) or not _of_all(said, kind):
+        return []
+    states = states_said(said)
+    needed = NEEDED_STATE.get(listing.name.partition("_")[0], ()) if kind == "container" else ()
+    found = [one for one in objects if not states or states & set(resolving.state_of(one))]
+    words = _left_over(said, kind, hosts, verbs)
+    groups = [resolving.meant([word], found) for word in words]
+    if not all(groups):
+        return []
+    if groups:
+        found = [one for one in found if any(one in group for group in groups)]
+    elif not states and listing.safety == "destroys":
+        return []
+    return [one for one in found if not needed or one.row.get("state") in needed]
+
+
+def _of_all(said: str, kind: str) -> bool:
+    """Whether a sentence speaks of all of a kind, not of all hosts."""
+    rest = HOSTS.sub(" ", said)
+    return bool(EVERYTHING.search(rest)) or named(rest, f"{kind}s")
+
+
+def _left_over(said: str, kind: str, hosts: Sequence[str], verbs: frozenset[str]) -> list[str]:
+    """The words that must mean objects: no verb, no host, no state, no word for all."""
+    doing: Mapping[str, str] = {**STANDS_FOR, **{verb: verb for verb in verbs}}
+    rest = HOSTS.sub(" ", said)
+    places = {host.lower() for host in hosts}
+    states = {word for name, values in STATES.items() for word in (name, *values)}
+    return [
+        word
+        for word in words_of(rest)
+        if word not in EMPTY | places | states
+        and not SAID_BESIDES.fullmatch(word)
+        and meaning(word) != kind
+        and doing.get(word, doing.get(meaning(word))) not in verbs
+        and not word.startswith("@")
+    ]
