@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import subprocess
 import sys
 import tarfile
@@ -20,7 +21,7 @@ NAME = "127.0.0.1:5000/pulled:1"
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 SERVER = """
-import http.server, json, sys
+import http.server, json, sys, time
 found = json.load(sys.stdin)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -31,7 +32,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content)
+            for at in range(0, len(content), 262144):
+                self.wfile.write(content[at : at + 262144])
+                if len(content) > 4_000_000:
+                    time.sleep(0.1)
     do_HEAD = do_GET
     def log_message(self, *_): pass
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 5000), Handler)
@@ -41,8 +45,8 @@ server.serve_forever()
 
 
 @contextmanager
-def registry(engine: RealEngine) -> Iterator[str]:
-    """Serve the image `NAME` to a private engine for a while."""
+def registry(engine: RealEngine, *, padding: int = 0) -> Iterator[str]:
+    """Serve the image `NAME` to a private engine for a while; one that `padding` bytes make large comes slowly."""
     process = subprocess.Popen(
         ["nsenter", f"--net=/proc/{engine.process}/ns/net", sys.executable, "-c", SERVER],
         stdin=subprocess.PIPE,
@@ -51,7 +55,7 @@ def registry(engine: RealEngine) -> Iterator[str]:
     )
     assert process.stdin is not None and process.stdout is not None
     try:
-        process.stdin.write(json.dumps(_content()))
+        process.stdin.write(json.dumps(_content(padding)))
         process.stdin.close()
         assert process.stdout.readline() == "ready\n"
         yield NAME
@@ -61,9 +65,9 @@ def registry(engine: RealEngine) -> Iterator[str]:
         process.stdout.close()
 
 
-def _content() -> dict[str, tuple[str, str]]:
+def _content(padding: int) -> dict[str, tuple[str, str]]:
     """Paths with a content type and a body in hex."""
-    layer = _layer()
+    layer = _layer(padding)
     config = json.dumps(
         {
             "architecture": "amd64",
@@ -87,7 +91,7 @@ def _content() -> dict[str, tuple[str, str]]:
     return {**blobs, **named}
 
 
-def _layer() -> bytes:
+def _layer(padding: int) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         tar.add(static_busybox(), "bin/busybox")
@@ -95,6 +99,9 @@ def _layer() -> bytes:
             link = tarfile.TarInfo(f"bin/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(link)
+        noise = tarfile.TarInfo("noise")
+        noise.size = padding
+        tar.addfile(noise, io.BytesIO(random.Random(padding).randbytes(padding)))
     return packed.getvalue()
 
 

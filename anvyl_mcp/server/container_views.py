@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,6 +64,26 @@ class ContainerInfo(Result):
     mounts: list[Mount]
     networks: list[str]
     labels: list[str]
+
+    def text(self) -> str:
+        """What it is and how it is first; then one line for each thing of which there may be many."""
+        lines = [f"{self.name} ({self.id}) {self._how()}", f"image {self.image}, created {text.ago(self.created)}"]
+        lines += [f"{name} {value}" for name, value in self._parts() if value]
+        lines += [f"mount {mount.source} -> {mount.target} ({mount.mode})" for mount in self.mounts]
+        lines += [f"env {entry}" for entry in self.env]
+        return "\n".join(lines + [f"label {entry}" for entry in self.labels])
+
+    def _how(self) -> str:
+        health = f", {self.health}" if self.health else ""
+        if self.state == "running":
+            return f"is running, started {text.ago(self.started_at)}{health}"
+        return f"is {self.status or self.state}{health}"
+
+    def _parts(self) -> Iterator[tuple[str, str]]:
+        yield "ports", ", ".join(self.ports)
+        yield "networks", ", ".join(self.networks)
+        yield "restart policy", self.restart_policy
+        yield "command", self.command
 
 
 def listed(entry: Mapping[str, Any]) -> Container:
