@@ -127,6 +127,7 @@ SHOWN: dict[str, Callable[[Any], str]] = {
     "date-time": ago,
     "seconds": duration,
     "percent": "{:.0f} %".format,
+    "times": lambda count: f"×{count}" if count > 1 else "",
 }
 """How a value is shown, by the `format` in its schema."""
 

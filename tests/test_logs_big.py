@@ -15,6 +15,7 @@ import pytest
 from mcp import Client
 
 from anvyl_mcp.app import Node
+from anvyl_mcp.server import logs as log_reading
 from anvyl_mcp.server.log_frames import lines_of
 from anvyl_mcp.settings import load
 from tests.engines import RealEngine
@@ -92,6 +93,32 @@ async def test_a_log_that_cannot_be_read_says_why(fault: str, says: str, fake: F
     result = await client.call_tool("get_container_logs", {"name": "web"})
 
     assert result.is_error and says in str(result.content), result.content
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "found", "says"),
+    [
+        ("SEARCHED", 2, ["two"], "only the last 2 lines were searched"),
+        ("READING_SECONDS", -1, [], f"lines after {STAMP.format(0)} were not read"),
+    ],
+    ids=["a long log", "a slow engine"],
+)
+async def test_what_was_not_looked_at_is_said(
+    limit: str,
+    value: int,
+    found: list[str],
+    says: str,
+    fake: FakeEngine,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing found in a part of a log is not nothing in the log."""
+    fake.add("web", log=frames((1, "one\n"), (1, "two\n"), (1, "three\n")))
+    monkeypatch.setattr(log_reading, limit, value)
+
+    read = await logs(client, "web", grep="two")
+
+    assert (read["lines"], read["truncated"], says in read["note"]) == (found, True, True)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 9, 4096])

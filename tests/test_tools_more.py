@@ -11,6 +11,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 from docker.errors import APIError
 from mcp import Client
@@ -170,6 +171,19 @@ async def test_what_cannot_be_run_in_a_container_is_said(memory: Client, engine:
     assert (await refused(memory, "exec_in_container", name="web", command="'"))["code"] == "invalid_input"
 
 
+async def test_a_container_in_detail_begins_with_how_it_is(memory: Client, engine: RealEngine) -> None:
+    engine.run("web", port_bindings={80: 18082}, environment={"PLAIN": "1"})
+    engine.run("failed", "sh -c 'exit 3'")
+    await anyio.to_thread.run_sync(engine.api.wait, "failed")
+
+    told = words(await memory.call_tool("get_container_info", {"name": "web"})).splitlines()
+    failed = await memory.call_tool("get_container_info", {"name": "failed"})
+
+    assert told[0].startswith("web (") and "): running, started " in told[0]
+    assert "ports 18082->80" in told and "env PLAIN=1" in told
+    assert "): exited with code 3, " in words(failed) and failed.structured_content["finished_at"]
+
+
 async def test_secret_values_are_shown_when_asked_for(memory: Client, engine: RealEngine) -> None:
     engine.run("web", environment={"DB_PASSWORD": "hunter2"})
 
@@ -300,6 +314,18 @@ async def test_events_tell_what_happened_without_the_words_of_commands(memory: C
     assert "hunter2" not in words(await memory.call_tool("list_events", {"limit": 1000}))
     assert len((await call(memory, "list_events", since="5m", limit=1))["events"]) == 1
     assert (await refused(memory, "list_events", since="yore"))["code"] == "invalid_input"
+
+
+async def test_health_checks_do_not_drown_what_happened(memory: Client, engine: RealEngine) -> None:
+    engine.run("checked")
+    for _ in range(3):
+        await call(memory, "exec_in_container", name="checked", command="true")
+
+    rows = [one for one in (await call(memory, "list_events"))["events"] if one["name"] == "checked"]
+
+    assert [(one["action"], one["times"]) for one in rows if "exec" in one["action"]] == [("exec_start", 3)]
+    assert "start" in [one["action"] for one in rows]
+    assert "exec_start  checked  ×3" in words(await memory.call_tool("list_events"))
 
 
 async def test_processes_are_listed_without_their_arguments(memory: Client) -> None:

@@ -57,6 +57,7 @@ class ContainerInfo(Result):
     ports: list[str]
     created: Time
     started_at: Time
+    finished_at: Time
     exit_code: int
     restart_policy: str
     command: str
@@ -67,17 +68,18 @@ class ContainerInfo(Result):
 
     def text(self) -> str:
         """What it is and how it is first; then one line for each thing of which there may be many."""
-        lines = [f"{self.name} ({self.id}) {self._how()}", f"image {self.image}, created {text.ago(self.created)}"]
+        lines = [f"{self.name} ({self.id}): {self._how()}", f"image {self.image}, created {text.ago(self.created)}"]
         lines += [f"{name} {value}" for name, value in self._parts() if value]
         lines += [f"mount {mount.source} -> {mount.target} ({mount.mode})" for mount in self.mounts]
         lines += [f"env {entry}" for entry in self.env]
         return "\n".join(lines + [f"label {entry}" for entry in self.labels])
 
     def _how(self) -> str:
-        health = f", {self.health}" if self.health else ""
         if self.state == "running":
-            return f"is running, started {text.ago(self.started_at)}{health}"
-        return f"is {self.status or self.state}{health}"
+            parts = ["running", f"started {text.ago(self.started_at)}", self.health]
+        else:
+            parts = [self.status or self.state, text.ago(self.finished_at) if self.finished_at else ""]
+        return ", ".join(filter(None, parts))
 
     def _parts(self) -> Iterator[tuple[str, str]]:
         yield "ports", ", ".join(self.ports)
@@ -133,6 +135,7 @@ def detailed(found: Mapping[str, Any], *, reveal: bool = False) -> ContainerInfo
         ports=_bound_ports(network.get("Ports") or {}),
         created=_time(found["Created"]),
         started_at=_time(state.get("StartedAt", "")),
+        finished_at=_time(state.get("FinishedAt") or ""),
         exit_code=state.get("ExitCode", 0),
         restart_policy=policy.get("Name") or "no",
         command=text.clean(" ".join([*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])])),
@@ -157,7 +160,8 @@ def _status(state: Mapping[str, Any]) -> str:
         return "killed: out of memory"
     if state.get("Error"):
         return f"{state['Status']}: {text.clean(state['Error'])}"
-    return f"{state['Status']} with code {state.get('ExitCode', 0)}"
+    ended = state["Status"] in ("exited", "dead")
+    return f"{state['Status']} with code {state.get('ExitCode', 0)}" if ended else str(state["Status"])
 
 
 def _bound_ports(ports: Mapping[str, list[Mapping[str, str]] | None]) -> list[str]:

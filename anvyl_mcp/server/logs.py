@@ -23,19 +23,19 @@ from anvyl_mcp.server.translate import engine_errors
 MOST_BYTES = 96 * 1024
 SEARCHED = 20_000
 """Lines that `grep` looks through, from the end."""
-READING_SECONDS = 5
+READING_SECONDS = 10
 FIRST_BYTE_SECONDS = 15
 """With `since` the engine reads a log from its beginning before it sends anything."""
 
 
 @dataclass(frozen=True)
 class LogEnd:
-    """The last lines, whether earlier ones were left out and how many of those read, and where to go on reading."""
+    """The last lines, whether others were left out, where to go on reading, and what was not even looked at."""
 
     lines: list[str]
     truncated: bool
     next_since: str
-    left_out: int = 0
+    note: str = ""
 
 
 class _Kept:
@@ -57,15 +57,27 @@ class _Kept:
 def read(engine: Engine, container: Mapping[str, Any], *, tail: int, since: str, grep: str) -> LogEnd:
     """The last `tail` lines since a time or duration ago that contain `grep`."""
     start = _start(since)
-    kept, last, wanted = _Kept(tail), start, grep.casefold()
-    for line in _read(engine, container, tail=SEARCHED if grep else tail + 1, start=start):
-        if line.stamp and line.stamp <= start:
-            continue
-        last = max(last, line.stamp)
-        if not wanted or wanted in line.text.decode("utf-8", "replace").casefold():
-            kept.add(line)
-    shown = [_shown(line) for line in kept.lines]
-    return LogEnd(lines=shown, truncated=kept.left_out > 0, next_since=last, left_out=kept.left_out)
+    kept, last, wanted, read, late = _Kept(tail), start, grep.casefold(), 0, False
+    deadline = time.monotonic() + READING_SECONDS
+    for line in _read(engine, container, tail=(SEARCHED if grep else tail) + 1, start=start):
+        read += 1
+        if not line.stamp or line.stamp > start:
+            last = max(last, line.stamp)
+            if not wanted or wanted in line.text.decode("utf-8", "replace").casefold():
+                kept.add(line)
+        if late := time.monotonic() > deadline:
+            break
+    note = ""
+    if late:
+        note = f"the engine is slow: lines after {last} were not read; ask again with `since`"
+    elif grep and read > SEARCHED:
+        note = f"only the last {SEARCHED:,} lines were searched; `since` searches a part of the log"
+    return LogEnd(
+        lines=[_shown(line) for line in kept.lines],
+        truncated=kept.left_out > 0 or bool(note),
+        next_since=last,
+        note=note,
+    )
 
 
 def _read(engine: Engine, container: Mapping[str, Any], *, tail: int, start: str) -> Iterator[Line]:
@@ -74,11 +86,10 @@ def _read(engine: Engine, container: Mapping[str, Any], *, tail: int, start: str
     if start:
         options["since"] = int(datetime.fromisoformat(start[:19]).replace(tzinfo=UTC).timestamp())
     with engine_errors(doing="to show its log"), closing(_open(engine, str(container["Id"]), options)) as answer:
-        deadline = time.monotonic() + READING_SECONDS
         end = _end(answer.headers.get("Date", ""))
         for line in lines_of(_chunks(answer), raw=bool(container["Config"]["Tty"])):
             yield line
-            if line.stamp > end or time.monotonic() > deadline:
+            if line.stamp > end:
                 return
 
 

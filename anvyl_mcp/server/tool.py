@@ -163,7 +163,9 @@ def _invalid(tool: str, error: ValidationError) -> InvalidInput:
     if first["type"] == "missing":
         return InvalidInput(f"`{tool}` needs `{name}`", hint=f"give {name}=…")
     given = text.clean(repr(first["input"]))[:80]
-    wanted = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    wanted = first["msg"].removeprefix("Value error, ")
+    if wanted.startswith("Input should be "):
+        return InvalidInput(f"`{name}` is {given}; it should be {wanted.removeprefix('Input should be ')}")
     return InvalidInput(f"`{name}` is {given}, which does not fit: {wanted[:1].lower()}{wanted[1:]}")
 
 

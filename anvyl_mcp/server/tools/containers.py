@@ -80,10 +80,12 @@ class Logs(Result):
     lines: list[str]
     truncated: bool
     next_since: str
+    note: str = ""
 
     def text(self) -> str:
-        """The lines as they are."""
-        head = ["… earlier lines left out; raise `tail` or use `grep`"] if self.truncated else []
+        """The lines as they are, below what is to know of them."""
+        left_out = "earlier lines left out; raise `tail` or use `grep`" if self.truncated else ""
+        head = [f"… {self.note or left_out}"] if self.note or left_out else []
         return "\n".join(head + self.lines) or "(nothing logged)"
 
 
@@ -219,7 +221,7 @@ def get_container_logs(
 ) -> Logs:
     """Show the last lines a container logged."""
     read = logs.read(engine, engine.container(name), tail=tail, since=since, grep=grep)
-    return Logs(lines=read.lines, truncated=read.truncated, next_since=read.next_since)
+    return Logs(lines=read.lines, truncated=read.truncated, next_since=read.next_since, note=read.note)
 
 
 @tool(say=["container stats", "show stats", "show stats of {name}", "stats {name}"], seconds=30)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import islice
 from time import time
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,9 @@ from anvyl_mcp.server.tool import Result, Row, Time, tool
 from anvyl_mcp.server.translate import engine_errors
 
 MOST_READ = 50_000
+COMMANDS = ("exec_start", "exec")
+"""What Docker and Podman call a command that begins in a container."""
+PARTS_OF_COMMANDS = ("exec_create", "exec_die", "exec_detach", "exec_died")
 
 
 class DiskUsage(Result):
@@ -34,13 +37,14 @@ class DiskUsage(Result):
 class Event(Row):
     """One thing that happened."""
 
-    columns = ("time", "type", "action", "name")
+    columns = ("time", "type", "action", "name", "times")
 
     time: Time
     type: str
     action: str
     name: str
     id: str
+    times: Annotated[int, Field(json_schema_extra={"format": "times"})] = 1
 
 
 class Events(Result):
@@ -74,24 +78,36 @@ def list_events(
     limit: Annotated[int, Field(ge=1, le=1000)] = 100,
 ) -> Events:
     """List what happened to containers, images, networks and volumes."""
-    start, read = _moment(since), 0
-    kept: deque[Event] = deque(maxlen=limit)
+    happened: dict[object, Event] = {}
     with engine_errors():
-        stream = engine.client().events(since=start, until=int(time()) + 1, decode=True)
+        stream = engine.client().events(since=_moment(since), until=int(time()) + 1, decode=True)
         with closing(stream):
-            for read, raw in enumerate(stream, 1):
-                kept.append(_event(raw))
-                if read == MOST_READ:
-                    break
-    return Events(events=list(kept), total=read, more=read - len(kept))
+            for number, raw in enumerate(islice(stream, MOST_READ)):
+                _add(happened, number, _event(raw))
+    events = list(happened.values())
+    return Events(events=events[-limit:], total=len(events), more=max(0, len(events) - limit))
+
+
+def _add(happened: dict[object, Event], number: int, event: Event) -> None:
+    """Health checks are commands in a container too, three events every few seconds: they count as one, the latest."""
+    if event.action in PARTS_OF_COMMANDS:
+        return
+    key: object = number
+    if event.action in COMMANDS:
+        key = (event.type, event.id)
+        if before := happened.pop(key, None):
+            event.times += before.times
+    happened[key] = event
 
 
 def _event(raw: Mapping[str, Any]) -> Event:
     """`Actor` and `Action` are in every version; the older `status`, `id` and `from` are gone since API 1.52."""
     actor = raw.get("Actor") or {}
     identifier = str(actor.get("ID", "")).removeprefix("sha256:")
-    # What follows the colon of an exec event is the whole command, with whatever secrets are in it.
-    action = str(raw.get("Action", "")).partition(":")[0]
+    action = str(raw.get("Action", ""))
+    if not action.startswith("health_status"):
+        # What follows the colon of an exec event is the whole command, with whatever secrets are in it.
+        action = action.partition(":")[0]
     return Event(
         time=datetime.fromtimestamp(raw.get("time", 0), UTC).isoformat(),
         type=text.clean(str(raw.get("Type", ""))),
