@@ -94,6 +94,12 @@ class RealEngine:
         except NotFound:
             return None
 
+    def output(self, name: str, command: str) -> str:
+        """What a command in a container prints."""
+        made = self.api.exec_create(name, command)
+        printed: bytes = self.api.exec_start(made["Id"])
+        return printed.decode()
+
     def stop(self) -> None:
         """Stop the engine itself."""
         self._own().stop()

@@ -105,6 +105,21 @@ class LabHost:
         self._rule(*self._incoming(), *queue)
         self._rule(*self._outgoing(), *queue)
 
+    @contextmanager
+    def knocks(self) -> Iterator[Callable[[], int]]:
+        """Count the connections that others begin with its server, for as long as this lasts."""
+        rule = ["INPUT", "-i", "eth0", "-p", "tcp", "--dport", str(PORT), "--syn"]
+
+        def count() -> int:
+            listed = _run(self._place, "iptables", "-w", "-t", "mangle", "-nvxL", "INPUT")
+            return int(listed.splitlines()[2].split()[0])
+
+        _run(self._place, "iptables", "-w", "-t", "mangle", "-A", *rule)
+        try:
+            yield count
+        finally:
+            _run(self._place, "iptables", "-w", "-t", "mangle", "-D", *rule)
+
     def heal(self) -> None:
         """Undo every fault of its network."""
         ip(self._hub, "link", "set", self.name, "up")
@@ -127,6 +142,7 @@ class LabHost:
         self.engine.clean()
         self.node.resume()
         if self.node.process.poll() is not None:
+            self.node.kill()
             self.node.start(PORT)
 
     def _incoming(self, port: int = 0) -> list[str]:
@@ -260,8 +276,8 @@ def _paired(host: LabHost) -> str:
     return f'[hosts.{host.name}]\nurl = "{url}"\ntags = ["{TAG}"]\npin = "{pin}"\ntoken = "{token}"\n'
 
 
-def _run(holder: int, *command: str) -> None:
-    subprocess.run([*inside(holder), *command], check=True, capture_output=True)
+def _run(holder: int, *command: str) -> str:
+    return subprocess.run([*inside(holder), *command], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="session")

@@ -64,19 +64,21 @@ def none_here() -> str:
 @contextmanager
 def namespace() -> Iterator[int]:
     """A new network namespace, as the id of a process that lives in it."""
+    # It ends by itself when this process does, however that ends.
     holder = subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", "echo ready && exec sleep infinity"],
+        ["unshare", "--net", "sh", "-c", "echo ready && exec cat"],
         stdout=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         text=True,
     )
-    assert holder.stdout is not None
+    assert holder.stdin is not None and holder.stdout is not None
     try:
         assert holder.stdout.readline() == "ready\n"
         yield holder.pid
     finally:
         holder.kill()
         holder.wait()
+        holder.stdin.close()
         holder.stdout.close()
 
 

@@ -7,6 +7,7 @@ import contextvars
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -15,6 +16,7 @@ from anvyl_mcp.errors import AnvylError, Refused, Timeout, Unknown, Unreachable
 from anvyl_mcp.peers.down_marks import Down, DownMarks
 from anvyl_mcp.peers.listing import Connection
 from anvyl_mcp.peers.registry import Peer
+from anvyl_mcp.peers.shared import Shared
 
 PROBE_SECONDS = 5
 JITTER = 0.2
@@ -39,6 +41,7 @@ class Breaker:
         self._probes: dict[Peer, asyncio.Task[None]] = {}
         self._met: set[Peer] = set()
         self._refused: dict[Peer, float] = {}
+        self._knocks: dict[Peer, Shared] = {}
 
     async def ask(
         self, peer: Peer, connection: Connection, work: Callable[[], Awaitable[Reply]], *, anew: bool = False
@@ -76,8 +79,18 @@ class Breaker:
                 await self._try(peer, connection, mark)
         if peer in self._down:
             raise self._down[peer].error()
-        if wait := self._refused.get(peer, 0) + KNOCK_SECONDS - time.monotonic():
-            await anyio.sleep(max(wait * random.uniform(1 - JITTER, 1), 0))
+        if peer in self._refused:
+            await self._knocks.setdefault(peer, Shared()).do(partial(self._knock, peer, connection))
+
+    async def _knock(self, peer: Peer, connection: Connection) -> None:
+        """Ask a host that refused, for all who want something of it; not sooner than a moment after the last time."""
+        await anyio.sleep(max(self._refused.get(peer, 0) + KNOCK_SECONDS - time.monotonic(), 0))
+        try:
+            await connection.version()
+        except Refused:
+            self._refused[peer] = time.monotonic()
+            raise
+        self._refused.pop(peer, None)
 
     async def _try(self, peer: Peer, connection: Connection, mark: Down) -> None:
         """Look briefly at a host that another process found down a while ago."""

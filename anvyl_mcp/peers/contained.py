@@ -22,20 +22,32 @@ _OF_THE_CODING = ("content-encoding", "content-length", "transfer-encoding")
 
 
 class Contained(httpx2.AsyncHTTPTransport):
-    """An httpx2 transport whose POSTs always come back with an answer."""
+    """An httpx2 transport whose POSTs always come back with an answer.
+
+    The client tries an older protocol when its first request fails; a host that was never reached is not tried twice.
+    """
+
+    _met = False
+    _never_reached: AnvylError | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request."""
         if request.method != "POST":
             return await super().handle_async_request(request)
+        if self._never_reached is not None:
+            return _failed(request, self._never_reached)
         try:
             response = await super().handle_async_request(request)
+            self._met = True
             kind = _kind(response)
             if response.status_code == 200 and kind == "text/event-stream":
                 return response
             return _judged(request, response, kind, await _whole(response))
         except httpx2.RequestError as error:
-            failure = failures.unreached(error) if isinstance(error, _NEVER_SENT) else failures.lost()
+            if not isinstance(error, _NEVER_SENT):
+                return _failed(request, failures.lost())
+            failure = failures.unreached(error)
+            self._never_reached = None if self._met else failure
             return _failed(request, failure)
         except AnvylError as error:
             return _failed(request, error)

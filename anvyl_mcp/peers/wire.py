@@ -22,6 +22,7 @@ from anvyl_mcp.errors import HOST_FAILURES, AnvylError, Timeout
 from anvyl_mcp.peers import failures, replies
 from anvyl_mcp.peers.listing import Answer, Progress, ToolListing
 from anvyl_mcp.peers.pins import pinned_context
+from anvyl_mcp.peers.shared import Shared
 from anvyl_mcp.peers.sockets import MOST_CONNECTIONS, Line, Pool
 
 PROTOCOL = "2026-07-28"
@@ -51,9 +52,7 @@ class Wire:
         self._ids = count(1)
         self._threads = anyio.CapacityLimiter(MOST_CONNECTIONS if pin else THREADS)
         self._met = False
-        self._door = anyio.Lock()
-        self._greetings = 0
-        self._failure: AnvylError | None = None
+        self._greeting = Shared()
 
     async def list_tools(self) -> list[ToolListing]:
         """The host's tools, all pages."""
@@ -92,28 +91,9 @@ class Wire:
         self._pool.close()
 
     async def _meet(self) -> None:
-        """Ask something small first: a host that hangs costs seconds, and never holds a change it may still make.
-
-        Whoever comes while a host is being asked shares the outcome.
-        """
-        if self._met:
-            return
-        before = self._greetings
-        async with self._door:
-            if self._greetings != before and self._failure is not None:
-                raise self._failure
-            if self._greetings == before or not self._met:
-                await self._greet()
-
-    async def _greet(self) -> None:
-        self._failure = None
-        try:
-            await self._discover()
-        except AnvylError as error:
-            self._failure = error
-            raise
-        finally:
-            self._greetings += 1
+        """Ask something small first: a host that hangs costs seconds, and never holds a change it may still make."""
+        if not self._met:
+            await self._greeting.do(self._discover)
 
     async def _discover(self) -> dict[str, Any]:
         with failures.nothing_changed():
