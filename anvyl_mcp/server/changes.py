@@ -13,15 +13,15 @@ import anyio
 import anyio.to_thread
 
 from anvyl_mcp import meta
-from anvyl_mcp.errors import NotFound, Unknown
+from anvyl_mcp.errors import Unknown
 from anvyl_mcp.server import answering
 from anvyl_mcp.server.audit import Audit, Entry, outcome_of
 from anvyl_mcp.server.callers import Caller
-from anvyl_mcp.server.holds import Hold, Holds, changed, check_expected
+from anvyl_mcp.server.holds import Hold, Holds, check_expected
 from anvyl_mcp.server.journal import Journal, Known
 from anvyl_mcp.server.operations import Asked, GivenUp, Operation, Operations, end_of
 from anvyl_mcp.server.tool import HELD, Result
-from anvyl_mcp.server.touched import Observer, Seen
+from anvyl_mcp.server.touched import NAMES, Observer, named
 
 
 @dataclass(eq=False, slots=True)
@@ -98,21 +98,15 @@ class Changes:
 
     async def _prepare(self, making: Making) -> Known | None:
         """Have the objects, and write down that it begins; or what is known of it, when another process began it."""
-        objects = await self._objects(making)
-        making.hold = Hold(making.caller.name, making.asked.tool.name, making.asked.operation, objects)
+        asked = making.asked
+        objects = await self._observer.objects(asked.tool, asked.arguments)
+        making.hold = Hold(making.caller.name, asked.tool.name, asked.operation, objects)
         await self._holds.take(making.hold)
         if meta.EXPECT in making.told:
-            check_expected(making.told, making.asked.tool.name, await self._objects(making))
+            now = await self._observer.objects(asked.tool, asked.arguments)
+            check_expected(making.told, list(named(asked.tool, asked.arguments, NAMES)), now)
         HELD.set({(one.kind, one.name): one.id for one in objects})
         return await anyio.to_thread.run_sync(self._begin, making)
-
-    async def _objects(self, making: Making) -> list[Seen]:
-        try:
-            return await self._observer.objects(making.asked.tool, making.asked.arguments)
-        except NotFound as error:
-            if meta.EXPECT in making.told:
-                raise changed(error.message) from error
-            raise
 
     def _begin(self, making: Making) -> Known | None:
         asked, running = making.asked, making.running

@@ -71,29 +71,31 @@ class Holds:
         return None
 
 
-def check_expected(told: Mapping[str, Any], tool: str, objects: Sequence[Seen]) -> None:
-    """Return when the object is as it was planned with, or nobody planned.
+def check_expected(told: Mapping[str, Any], asked: Sequence[tuple[str, str]], objects: Sequence[Seen]) -> None:
+    """Return when the object is as it was planned with, or nobody planned. `asked`: kinds and names in the call.
 
     Raises:
-        Conflict: it is another one, or in another state.
+        Conflict: it is another one, in another state, or gone.
     """
     expected = told.get(meta.EXPECT)
     if expected is None:
         return
     if not isinstance(expected, Mapping) or not all(isinstance(value, str) for value in expected.values()):
         raise InvalidInput(f"`{meta.EXPECT}` is not an object with `id` and `state`")
-    seen = next((one for one in objects if one.kind == "container"), next(iter(objects), None))
+    if not asked:
+        raise InvalidInput(f"`{meta.EXPECT}` is about an object, and this call names none")
+    kind, name = next((one for one in asked if one[0] == "container"), asked[0])
+    seen = next((one for one in objects if (one.kind, one.name) == (kind, name)), None)
     if seen is None:
-        raise InvalidInput(f"`{tool}` names no object that could be as expected")
+        raise _changed(f"there is no {kind} `{name}` any more")
     identity, state = text.clean(expected.get("id", "")), text.clean(expected.get("state", ""))
     if not seen.id.startswith(identity):
-        raise changed(f"`{seen.name}` is another {seen.kind} now: {seen.id[:12]}, not {identity[:12]}")
+        raise _changed(f"`{name}` is another {kind} now: {seen.id[:12]}, not {identity[:12]}")
     if state and state != seen.state:
-        raise changed(f"`{seen.name}` was {state[:40]}, and is {seen.state or 'there'} now")
+        raise _changed(f"`{name}` was {state[:40]}, and is {seen.state or 'there'} now")
 
 
-def changed(how: str) -> Conflict:
-    """The error for a change whose plan is out of date."""
+def _changed(how: str) -> Conflict:
     return Conflict(f"changed since planned: {how}; nothing was done", hint="look again, then decide anew")
 
 

@@ -46,13 +46,16 @@ class Observer:
         self._engine = engine
 
     async def objects(self, tool: Tool, arguments: Mapping[str, Any]) -> list[Seen]:
-        """The objects that a call names, as they are now.
+        """The objects that a call names, as they are now, without those that are not there: the tool will say so.
 
         Raises:
-            NotFound: one of them is not there.
             EngineError, Timeout: the engine does not tell.
         """
-        return [await self._look(kind, name) for kind, name in named(tool, arguments, NAMES)]
+        found = []
+        for kind, name in named(tool, arguments, NAMES):
+            with suppress(NotFound):
+                found.append(await self._look(kind, name))
+        return found
 
     async def seen(self, tool: Tool, arguments: Mapping[str, Any]) -> str:
         """How the objects that a call names or makes are now, in words to put behind a sentence; never raises."""
