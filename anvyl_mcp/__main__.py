@@ -1,5 +1,5 @@
 """`python -m anvyl_mcp` is `anvyl`."""
 
-from anvyl_mcp.cli.operator import main
+from anvyl_mcp.cli.start import main
 
 main()

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_config_path, user_state_path
-
 from anvyl_mcp.errors import ConfigInvalid, InvalidInput, did_you_mean
+from anvyl_mcp.folders import folders
 
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?", re.ASCII)
 SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -115,7 +114,7 @@ def load(
         InvalidInput: a value cannot be used.
     """
     env = os.environ if environ is None else environ
-    config_dir, state_dir = _folders(env)
+    config_dir, state_dir = folders(env)
     file = _read(config_dir / "config.toml")
     values: dict[str, Any] = {}
     for setting in SETTINGS:
@@ -146,13 +145,6 @@ def check_host_name(name: str) -> str:
             f"`{name}` cannot be a host's name", hint="use letters, digits, dots, dashes and underscores, like `nas-1`"
         )
     return folded
-
-
-def _folders(env: Mapping[str, str]) -> tuple[Path, Path]:
-    if home := env.get("ANVYL_HOME"):
-        folder = Path(home).expanduser().absolute()
-        return folder, folder
-    return user_config_path("anvyl"), user_state_path("anvyl")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
     python benchmarks/startup.py            medians of 15 runs
     python benchmarks/startup.py --runs 5
     python benchmarks/startup.py --check    fails when `anvyl --help` needs more than 0.3 s (the best of five runs)
+    python benchmarks/startup.py --engines unix:///a.sock unix:///b.sock unix:///c.sock
+                                            over a host per engine, beside `docker` over the same engines in turn
 
 Only ratios compare between machines: each line is also given as a multiple of `python -c pass` in the same run.
 """
@@ -19,7 +21,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -35,9 +37,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Whole-process wall times of `anvyl` commands.")
     parser.add_argument("--runs", type=int, default=15, help="runs of each command (15)")
     parser.add_argument("--check", action="store_true", help=f"fail when `anvyl --help` needs over {HELP_SECONDS} s")
+    parser.add_argument("--engines", nargs="+", metavar="URL", default=[], help="Docker engines to compare over")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "ANVYL_HOME": home, "ANVYL_LMSTUDIO_URL": "http://127.0.0.1:1/v1"}
+        if options.engines:
+            return _compare(environment, options.engines, options.runs)
         return _check(environment) if options.check else _measure(environment, options.runs)
 
 
@@ -58,11 +63,45 @@ def _measure(environment: Mapping[str, str], runs: int) -> int:
     medians = dict(zip(alone, map(statistics.median, _times(list(alone.values()), environment, runs)), strict=True))
     with _serving(environment):
         medians["anvyl ps, server running"] = statistics.median(_times([[ANVYL, "ps"]], environment, runs)[0])
+    _print(medians)
+    return 0
+
+
+def _compare(environment: Mapping[str, str], engines: Sequence[str], runs: int) -> int:
+    """This host and others, each with an engine and a server of its own."""
+    home = Path(environment["ANVYL_HOME"])
+    with ExitStack() as stack:
+        homes = [home, *(home / f"host{number}" for number in range(2, len(engines) + 1))]
+        urls = []
+        for number, (folder, engine) in enumerate(zip(homes, engines, strict=True), 1):
+            own = {**environment, "ANVYL_HOME": str(folder), "ANVYL_NAME": f"host{number}", "DOCKER_HOST": engine}
+            urls.append(stack.enter_context(_serving(own)))
+        hosts = [f'[hosts.host{number}]\nurl = "{url}"\n' for number, url in enumerate(urls[1:], 2)]
+        (home / "hosts.toml").write_text("".join(hosts), encoding="utf-8")
+        in_turn = [["docker", "-H", engine, "ps"] for engine in engines]
+        commands: dict[str, list[Sequence[str]]] = {
+            "python -c pass": [[sys.executable, "-c", "pass"]],
+            "anvyl --help": [[ANVYL, "--help"]],
+            "anvyl --version": [[ANVYL, "--version"]],
+            "a completion": [[ANVYL, "__complete", "fish", "stop", ""]],
+            f"anvyl ps, {len(engines)} hosts": [[ANVYL, "ps"]],
+            "anvyl ps --host local": [[ANVYL, "ps", "--host", "local"]],
+            "anvyl images": [[ANVYL, "images"]],
+            "anvyl info": [[ANVYL, "info"]],
+            f"docker ps, {len(engines)} engines in turn": in_turn,
+        }
+        flat = [command for several in commands.values() for command in several]
+        times = iter(_times(flat, environment, runs))
+        summed = {name: [next(times) for _ in several] for name, several in commands.items()}
+    _print({name: statistics.median(map(sum, zip(*each, strict=True))) for name, each in summed.items()})
+    return 0
+
+
+def _print(medians: Mapping[str, float]) -> None:
     floor = medians["python -c pass"]
     width = max(map(len, medians))
     for name, seconds in medians.items():
         _say(f"{name:{width}}  {seconds:6.3f} s  {seconds / floor:5.1f} x")
-    return 0
 
 
 def _times(commands: Sequence[Sequence[str]], environment: Mapping[str, str], runs: int) -> list[list[float]]:
@@ -78,7 +117,8 @@ def _times(commands: Sequence[Sequence[str]], environment: Mapping[str, str], ru
 
 
 @contextmanager
-def _serving(environment: Mapping[str, str]) -> Iterator[None]:
+def _serving(environment: Mapping[str, str]) -> Iterator[str]:
+    """A server for as long as it is needed; yields where it answers."""
     serve = subprocess.Popen(
         [ANVYL_MCP, "serve", "--port", "0", "--agent-port", "0"],
         env=environment,
@@ -88,9 +128,10 @@ def _serving(environment: Mapping[str, str]) -> Iterator[None]:
     )
     try:
         assert serve.stderr is not None
-        if not select.select([serve.stderr], [], [], READY_SECONDS)[0] or b" at http" not in serve.stderr.readline():
+        line = serve.stderr.readline().decode() if select.select([serve.stderr], [], [], READY_SECONDS)[0] else ""
+        if " at http" not in line:
             raise SystemExit("anvyl-mcp serve does not start")
-        yield
+        yield line.partition(" at ")[2].split()[0]
     finally:
         serve.terminate()
         serve.communicate()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pty
 import re
-import select
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ import pytest
 from anvyl_mcp import __version__, text
 from tests.engines import RealEngine
 from tests.nodes import ANVYL, ANVYL_MCP, PYTHON, ServingNode, anvyl, know, process
+from tests.terminal import on_a_terminal
 
 HEAVIEST = {"mcp", "pydantic", "pydantic_ai", "docker", "psutil", "rich", "httpx", "httpx2", "tomlkit"}
 HEAVY = ("mcp", "pydantic", "pydantic_ai", "rich", "docker", "httpx", "httpx2", "anyio", "openai", "psutil")
@@ -274,56 +272,6 @@ def test_bytes_that_are_no_text_are_no_crash(words: Sequence[str], form: list[st
     assert "error:" in done.err
     if form:
         assert done.json
-
-
-class Terminal:
-    """A program on a terminal of its own, as a person has it."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._ours, self._theirs = pty.openpty()
-        # A process without a terminal gets the first that it opens as its own, and with it Ctrl-C.
-        self.process = subprocess.Popen(
-            ["sh", "-c", 'exec "$@" <>"$0" >&0 2>&0', os.ttyname(self._theirs), ANVYL, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self.shown = ""
-
-    def until(self, words: str) -> None:
-        """Read until they are shown."""
-        while words not in self.shown:
-            ended = self.process.poll() is not None
-            if select.select([self._ours], [], [], 0 if ended else 0.1)[0]:
-                self.shown += os.read(self._ours, 65536).decode()
-            else:
-                assert not ended, f"`{words}` was never shown: {self.shown}"
-
-    def type(self, words: str) -> None:
-        os.write(self._ours, words.encode())
-
-    def end(self, seconds: float = 30) -> int:
-        """Its exit code, once it has ended; all that it showed is in `shown`."""
-        code = self.process.wait(seconds)
-        while select.select([self._ours], [], [], 0)[0]:
-            self.shown += os.read(self._ours, 65536).decode()
-        return code
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._theirs)
-        os.close(self._ours)
-
-
-@contextlib.contextmanager
-def on_a_terminal(*arguments: str) -> Iterator[Terminal]:
-    terminal = Terminal(*arguments)
-    try:
-        yield terminal
-    finally:
-        terminal.close()
 
 
 @pytest.mark.parametrize(

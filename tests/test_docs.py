@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import anvyl_mcp
+from anvyl_mcp.cli import host, operator
+from anvyl_mcp.cli.table import described
 from anvyl_mcp.server.guardrails import RULES
 from anvyl_mcp.server.tool import load_tools
 from anvyl_mcp.server.toolsets import DEFAULT
@@ -49,6 +56,18 @@ def settings() -> str:
     return "| variable | default | |\n|---|---|---|\n" + "\n".join(rows)
 
 
+def commands(app: typer.Typer, name: str) -> str:
+    """What `--help` says of a program and of every command in it."""
+
+    def under(words: tuple[str, ...], node: dict[str, Any]) -> Iterator[str]:
+        shown = CliRunner().invoke(app, [*words, "--help"], prog_name=name, env={"COLUMNS": "100"})
+        yield f"## `{' '.join([name, *words])}`\n\n```text\n{shown.stdout.strip()}\n```\n"
+        for command, below in node["commands"].items():
+            yield from under((*words, command), below)
+
+    return "\n".join(under((), described(app)))
+
+
 @pytest.mark.parametrize(
     ("page", "name", "made"),
     [
@@ -56,8 +75,10 @@ def settings() -> str:
         ("README.md", "toolsets", toolsets),
         ("docs/reference.md", "tools", tools),
         ("docs/reference.md", "settings", settings),
+        ("docs/commands.md", "anvyl", partial(commands, operator.app, "anvyl")),
+        ("docs/commands.md", "anvyl-mcp", partial(commands, host.app, "anvyl-mcp")),
     ],
-    ids=["guardrails", "toolsets", "tools", "settings"],
+    ids=["guardrails", "toolsets", "tools", "settings", "anvyl", "anvyl-mcp"],
 )
 def test_generated_parts_are_up_to_date(page: str, name: str, made: object) -> None:
     assert callable(made)

@@ -1,4 +1,4 @@
-"""Commands about containers."""
+"""Commands about containers that exist."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from anvyl_mcp.cli.options import Host, Json, Name, Yes
+from anvyl_mcp.cli.options import Host, Json, Names, Yes
+
+SomeNames = Annotated[
+    list[str] | None, typer.Argument(metavar="CONTAINER", help="Container names or ids; all when left out.")
+]
 
 
 def ps(
     all_: Annotated[bool, typer.Option("--all", "-a", help="Stopped ones too.")] = False,
-    name: Annotated[str, typer.Option(help="Part of the name.")] = "",
-    label: Annotated[str, typer.Option(help="key or key=value.")] = "",
+    name: Annotated[str, typer.Option(metavar="TEXT", help="Part of the name.")] = "",
+    label: Annotated[str, typer.Option(metavar="LABEL", help="key or key=value.")] = "",
     host: Host = "",
     as_json: Json = False,
 ) -> None:
@@ -23,28 +27,94 @@ def ps(
     direct.call("list_containers", arguments, host=host, as_json=as_json)
 
 
-def start(name: Name, host: Host = "", yes: Yes = False, as_json: Json = False) -> None:
-    """Start a container, on the host that has it."""
+def info(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CONTAINER", help="Container names or ids; the hosts when left out."),
+    ] = None,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show values of the environment that look secret.")] = False,
+    host: Host = "",
+    as_json: Json = False,
+) -> None:
+    """Show containers in detail; without a name, the hosts."""
     from anvyl_mcp.cli import direct
 
-    direct.call("start_container", {"name": name}, host=host, as_json=as_json, yes=yes)
+    if names:
+        direct.each("get_container_info", names, {"reveal": reveal}, host=host, as_json=as_json)
+    direct.call("get_host_info", {}, host=host, as_json=as_json)
+
+
+def logs(
+    names: Names,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C; also across restarts.")] = False,
+    tail: Annotated[int, typer.Option("--tail", "-n", metavar="LINES", help="How many of the last lines.")] = 100,
+    since: Annotated[str, typer.Option(metavar="TIME", help="Like 10m, 2h or 2026-11-23T10:00:00Z.")] = "",
+    grep: Annotated[str, typer.Option(metavar="TEXT", help="Only lines with this text.")] = "",
+    host: Host = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document; with -f one per line and line of a log.")
+    ] = False,
+) -> None:
+    """Show what containers logged last; -f follows them.
+
+    Lines of several containers begin with their host and name.
+    """
+    from anvyl_mcp.cli import logs as command
+
+    command.logs(names, follow=follow, tail=tail, since=since, grep=grep, host=host, as_json=as_json)
+
+
+def stats(
+    names: SomeNames = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C.")] = False,
+    host: Host = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document; with --watch one per line and look.")
+    ] = False,
+) -> None:
+    """Show what running containers use, the busiest first."""
+    from anvyl_mcp.cli import stats as command
+
+    command.stats(names or [], watch=watch, host=host, as_json=as_json)
+
+
+def start(names: Names, host: Host = "", yes: Yes = False, as_json: Json = False) -> None:
+    """Start containers, on the hosts that have them."""
+    from anvyl_mcp.cli import direct
+
+    direct.each("start_container", names, {}, host=host, as_json=as_json, yes=yes)
 
 
 def stop(
-    name: Name,
+    names: Names,
     host: Host = "",
-    timeout: Annotated[int, typer.Option(help="Seconds to stop by itself.")] = 10,
+    timeout: Annotated[
+        int, typer.Option("--timeout", "-t", metavar="SECONDS", help="How long to wait for it to stop by itself.")
+    ] = 10,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Stop a container, on the host that has it."""
+    """Stop containers, on the hosts that have them."""
     from anvyl_mcp.cli import direct
 
-    direct.call("stop_container", {"name": name, "timeout": timeout}, host=host, as_json=as_json, yes=yes)
+    direct.each("stop_container", names, {"timeout": timeout}, host=host, as_json=as_json, yes=yes)
 
 
-def restart(name: Name, host: Host = "", yes: Yes = False, as_json: Json = False) -> None:
-    """Restart a container, on the host that has it."""
+def restart(names: Names, host: Host = "", yes: Yes = False, as_json: Json = False) -> None:
+    """Restart containers, on the hosts that have them."""
     from anvyl_mcp.cli import direct
 
-    direct.call("restart_container", {"name": name}, host=host, as_json=as_json, yes=yes)
+    direct.each("restart_container", names, {}, host=host, as_json=as_json, yes=yes)
+
+
+def rm(
+    names: Names,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Running ones too.")] = False,
+    host: Host = "",
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Remove containers for good; asks first."""
+    from anvyl_mcp.cli import direct
+
+    direct.each("remove_container", names, {"force": force}, host=host, as_json=as_json, yes=yes)

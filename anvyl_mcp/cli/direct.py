@@ -1,21 +1,42 @@
-"""Commands that need no model: one tool on the hosts that are meant, its answers printed."""
+"""Commands that need no model: one tool on the hosts that are meant, its answers printed as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import anyio
 
-from anvyl_mcp.cli import output
+from anvyl_mcp.cli import bars, known, output, screen
+from anvyl_mcp.cli.answers import Answers, View, listed
+from anvyl_mcp.cli.bars import ReportOf
 from anvyl_mcp.cli.run import ask_yes_no, command, exit_code
-from anvyl_mcp.errors import ApprovalNeeded
+from anvyl_mcp.errors import AnvylError, ApprovalNeeded
 from anvyl_mcp.peers.arguments import check, from_words
-from anvyl_mcp.peers.fleet import Fleet
-from anvyl_mcp.peers.listing import ToolListing
+from anvyl_mcp.peers.fleet import AT_ONCE, Fleet, Outcome
+from anvyl_mcp.peers.listing import Answer, ToolListing
+from anvyl_mcp.peers.targets import Found, once, targets
 from anvyl_mcp.settings import Settings
 from anvyl_mcp.text import joined, shown
+
+ViewOf = Callable[[ToolListing], View | None]
+"""A tool → how its answers become a table, if they do."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call that a command makes, and the hosts it makes it on."""
+
+    arguments: Mapping[str, Any]
+    hosts: list[str]
+
+    def words(self, tool: ToolListing) -> str:
+        """What it does, for people: `stop container name=web on nas`."""
+        given = (f"{key}={shown(value)}" for key, value in self.arguments.items() if value not in ("", [], None))
+        return f"{' '.join([tool.name.replace('_', ' '), *given])} on {', '.join(self.hosts)}"
 
 
 def call(
@@ -25,59 +46,182 @@ def call(
     host: str = "",
     as_json: bool = False,
     yes: bool = False,
+    view: ViewOf = listed,
 ) -> NoReturn:
     """Call one tool and print what each host answered. `arguments` may be words as typed."""
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp import app
-        from anvyl_mcp.peers.targets import targets
 
         async with app.opened(settings, lean=True) as node:
             tool = node.fleet.tool(name)
             given = from_words(tool, arguments) if isinstance(arguments, list) else dict(arguments)
             check(tool, given)
-            hosts = await targets(node.fleet, tool, given, host)
-            confirm(tool, given, hosts, node.fleet, yes=yes)
-            with told_when_interrupted(tool, hosts):
-                done = await node.fleet.call_many(hosts, name, given)
+            done = await carried_out(node.fleet, settings, tool, [given], host, yes=yes, as_json=as_json, view=view)
             if as_json:
-                output.document(output.hosts_document(done))
-                for one in done.values():
-                    output.failure(one)
-            else:
-                output.outcomes(tool, done)
+                output.document(output.hosts_document({one.host: one for one in done}))
             return exit_code(done)
 
     command(work, failed=output.no_hosts if as_json else None)
 
 
-@contextmanager
-def told_when_interrupted(tool: ToolListing, hosts: list[str]) -> Iterator[None]:
-    """Ctrl-C takes back a read, but not a change that was asked for: the person is told, since no host can any more."""
-    try:
-        yield
-    except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
-        if not tool.reads:
-            output.talk(
-                f"`{tool.name}` was under way on {joined(hosts)}: it may still happen, so look before you repeat it"
+def each(
+    name: str,
+    names: Sequence[str],
+    arguments: Mapping[str, Any],
+    *,
+    argument: str = "name",
+    host: str = "",
+    as_json: bool = False,
+    yes: bool = False,
+    view: ViewOf = listed,
+    progress: bool = False,
+) -> NoReturn:
+    """Call one tool for each of several named objects, at once."""
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app
+
+        async with app.opened(settings, lean=True) as node:
+            tool = node.fleet.tool(name)
+            every = [{argument: one, **arguments} for one in dict.fromkeys(names)]
+            done = await carried_out(
+                node.fleet, settings, tool, every, host, yes=yes, as_json=as_json, view=view, progress=progress
             )
+            if as_json:
+                output.document(named_document(done, several=len(every) > 1))
+            return exit_code(done)
+
+    command(work, failed=partial(named_failed, several=len(set(names)) > 1) if as_json else None)
+
+
+def named_document(done: Sequence[Outcome], *, several: bool, error: AnvylError | None = None) -> dict[str, Any]:
+    """`calls`, one entry per object and host; for a single object also `hosts`, as other commands have it."""
+    hosts = {} if several else {"hosts": output.hosts_document({one.host: one for one in done})["hosts"]}
+    return {**hosts, "calls": output.calls_document(done), "error": error.as_dict() if error else None}
+
+
+def named_failed(error: AnvylError, *, several: bool) -> dict[str, Any]:
+    """The document when nothing was called."""
+    return named_document([], several=several, error=error)
+
+
+async def carried_out(
+    fleet: Fleet,
+    settings: Settings,
+    tool: ToolListing,
+    every: Sequence[Mapping[str, Any]],
+    selector: str,
+    *,
+    yes: bool,
+    as_json: bool,
+    view: ViewOf = listed,
+    progress: bool = False,
+) -> list[Outcome]:
+    """Find the hosts of every call, ask where a person must be asked, call, and print unless JSON is wanted."""
+    found: Found = {}
+    steps, missing = await planned(fleet, tool, every, selector, found)
+    confirm(tool, steps, yes=yes)
+    hosts = [host for step in steps for host in step.hosts]
+    answers = None if as_json else Answers(view(tool), hosts)
+    with bars.showing(hosts) if progress else nullcontext() as report:
+        done = [*missing, *await run(fleet, tool, steps, answers, report)]
+    for one in missing if answers else done:
+        output.failure(one)
+    known.note(settings, fleet, found, done)
+    return done
+
+
+async def planned(
+    fleet: Fleet, tool: ToolListing, every: Sequence[Mapping[str, Any]], selector: str, found: Found
+) -> tuple[list[Step], list[Outcome]]:
+    """What to call where, and for reads which objects nobody has; a change is made for all that was named or for none.
+
+    Raises:
+        AnvylError: see `targets`.
+    """
+    for host in fleet.hosts:
+        # In every command a host has the colour that its place in the fleet gives it.
+        screen.host_colour(host)
+    look = once(fleet, found)
+    steps: list[Step] = []
+    missing: list[Outcome] = []
+    for arguments in every:
+        try:
+            steps.append(Step(arguments, await targets(fleet, tool, arguments, selector, look=look)))
+        except AnvylError as error:
+            if len(every) == 1:
+                raise
+            if not tool.reads:
+                raise type(error)(f"{error.message}; nothing was changed", hint=error.hint) from error
+            missing.append(Outcome("", tool.name, arguments, Answer(error=error), 0.0))
+    return steps, missing
+
+
+async def run(
+    fleet: Fleet,
+    tool: ToolListing,
+    steps: Sequence[Step],
+    answers: Answers | None,
+    report: ReportOf | None = None,
+) -> list[Outcome]:
+    """Make every call of every step at once. When it is interrupted, say what may have happened all the same."""
+    done: dict[tuple[int, str], Outcome] = {}
+    limiter = anyio.CapacityLimiter(AT_ONCE)
+
+    async def one(number: int, host: str) -> None:
+        async with limiter:
+            outcome = await fleet.call(
+                host, tool.name, steps[number].arguments, on_progress=report(host) if report else None
+            )
+        done[number, host] = outcome
+        if answers:
+            answers.add(outcome)
+
+    pairs = [(number, host) for number, step in enumerate(steps) for host in step.hosts]
+    try:
+        async with anyio.create_task_group() as showing:
+            if answers:
+                showing.start_soon(answers.follow)
+            async with anyio.create_task_group() as calling:
+                for number, host in pairs:
+                    calling.start_soon(one, number, host)
+            showing.cancel_scope.cancel()
+    except BaseException:
+        if answers:
+            answers.end(failures=False)
+        if not tool.reads:
+            ended = {host for (_, host), one in done.items() if one.ok}
+            _uncertain(tool, [host for step in steps for host in step.hosts if host not in ended])
         raise
+    if answers:
+        answers.end()
+    return [done[pair] for pair in pairs]
 
 
-def confirm(tool: ToolListing, arguments: Mapping[str, Any], hosts: list[str], fleet: Fleet, *, yes: bool) -> None:
+def _uncertain(tool: ToolListing, hosts: Sequence[str]) -> None:
+    """Ctrl-C takes back a read, but not a change that was asked for: the person is told, since no host can any more."""
+    if hosts:
+        where = joined(list(dict.fromkeys(hosts)))
+        output.talk(f"`{tool.name}` was under way on {where}: it may still happen, so look before you repeat it")
+
+
+def confirm(tool: ToolListing, steps: Sequence[Step], *, yes: bool, typed: bool = False) -> None:
     """A typed command is its own yes; what destroys, or changes several hosts, is asked for once more.
+
+    `typed`: the command's very words say what it does, as `exec` does; only several hosts make it ask.
 
     Raises:
         ApprovalNeeded: there is nobody to ask, or the answer is no.
     """
-    if yes or tool.reads or (tool.safety == "changes" and len(hosts) == 1):
+    hosts = {host for step in steps for host in step.hosts}
+    if yes or tool.reads or ((typed or tool.safety == "changes") and len(hosts) == 1):
         return
-    words = [tool.name.replace("_", " "), *(f"{key}={shown(value)}" for key, value in arguments.items())]
-    what = " ".join(words)
-    where = ", ".join(hosts)
-    answer = ask_yes_no(f"{what} on {where}?")
+    every = [step.words(tool) for step in steps]
+    question = f"{every[0]}?" if len(every) == 1 else "\n".join(["this will", *(f"  {one}" for one in every), "go on?"])
+    answer = ask_yes_no(question)
     if answer is None:
-        raise ApprovalNeeded(f"this would {what} on {where}, and there is no terminal to ask at", hint="add --yes")
+        raise ApprovalNeeded(f"this would {joined(every)}, and there is no terminal to ask at", hint="add --yes")
     if not answer:
         raise ApprovalNeeded("nothing was changed", hint="answer y to go on, or add --yes")
 

@@ -25,9 +25,9 @@ def list_hosts(as_json: Json = False) -> None:
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="One host; all when left out.")] = "",
+    name: Annotated[str, typer.Argument(metavar="HOST", help="One host; all when left out.")] = "",
     accept_audit: Annotated[
-        str, typer.Option(help="Take this host's audit log as it is now: it was set up anew.")
+        str, typer.Option(metavar="HOST", help="Take this host's audit log as it is now: it was set up anew.")
     ] = "",
     as_json: Json = False,
 ) -> None:
@@ -73,7 +73,9 @@ def add(
 
 
 @app.command()
-def remove(name: Annotated[str, typer.Argument(help="The host to forget.")], as_json: Json = False) -> None:
+def remove(
+    name: Annotated[str, typer.Argument(metavar="HOST", help="The host to forget.")], as_json: Json = False
+) -> None:
     """Forget a host, and have it forget us where it can."""
 
     from anvyl_mcp.cli import output, run

@@ -13,18 +13,30 @@ from anvyl_mcp.cli.table import program
 COMMANDS = {
     "In plain words": {
         "ask": "asking:ask",
+        "eval": "evaluate:evaluate",
     },
     "Containers": {
         "ps": "containers:ps",
+        "info": "containers:info",
+        "logs": "containers:logs",
+        "stats": "containers:stats",
         "start": "containers:start",
         "stop": "containers:stop",
         "restart": "containers:restart",
+        "rm": "containers:rm",
+        "run": "executing:run",
+        "exec": "executing:execute",
     },
-    "Everything else": {
-        "call": "tooling:call",
-        "tools": "tooling:tools",
+    "Images and machines": {
+        "images": "images:images",
+        "pull": "images:pull",
+        "resources": "machines:resources",
+    },
+    "Fleet and tools": {
         "hosts": "hosts:app",
-        "eval": "evaluate:evaluate",
+        "tools": "tooling:tools",
+        "call": "tooling:call",
+        "completion": "shells:completion",
     },
 }
 """Heading in `anvyl --help` → command → `module:function` in this package, or `module:app` for a group."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp import text
+from anvyl_mcp.cli import screen, tables
 from anvyl_mcp.errors import AnvylError
-from anvyl_mcp.peers.fleet import Outcome
-from anvyl_mcp.peers.listing import ToolListing
+
+if TYPE_CHECKING:
+    from anvyl_mcp.peers.fleet import Outcome
+    from anvyl_mcp.peers.listing import ToolListing
 
 
 def document(value: Mapping[str, Any]) -> None:
@@ -27,43 +29,25 @@ def talk(words: str) -> None:
 
 def problem(error: AnvylError) -> None:
     """What failed, and what to try."""
-    print(_red("error:"), text.clean(error.message), file=sys.stderr, flush=True)
+    print(screen.paint("error:", "red", sys.stderr), text.clean(error.message), file=sys.stderr, flush=True)
     if error.hint:
         talk(f"hint:  {error.hint}")
 
 
-def _red(word: str) -> str:
-    return f"\x1b[31m{word}\x1b[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else word
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], titles: Mapping[str, str] | None = None) -> None:
     """Rows of cells: aligned and coloured on a terminal, tab-separated with a header otherwise."""
-    if not sys.stdout.isatty():
-        print("\t".join(columns))
-        for row in rows:
-            print("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+    if sys.stdout.isatty():
+        for line in tables.lines(columns, list(rows), titles):
+            print(line)
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
-    for column in columns:
-        drawn.add_column(column.upper(), overflow="fold")
+    print("\t".join(columns))
     for row in rows:
-        drawn.add_row(*(Text(cell, style=_style(cell)) for cell in row))
-    Console(highlight=False).print(drawn)
+        print(tabbed(row))
 
 
-def _style(cell: str) -> str:
-    """Colour by what a state says, on any table."""
-    low = cell.lower()
-    if "unhealthy" in low or low.startswith(("dead", "restarting", "unreachable", "timeout", "engine_", "refused")):
-        return "red"
-    if low.startswith(("up ", "running", "ok")):
-        return "green"
-    return "dim" if low.startswith(("exited", "created", "paused")) else ""
+def tabbed(row: Sequence[str]) -> str:
+    """A row for programs."""
+    return "\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row)
 
 
 def outcomes(
@@ -92,26 +76,29 @@ def outcomes(
                 talk(f"{one.host}: {more} more are not shown")
     elif not tables_only:
         for one in (one for one in done.values() if one.ok):
-            _block(one, alone=len(done) == 1)
+            block(one, alone=len(done) == 1)
     for one in done.values() if failures else ():
         failure(one)
 
 
-def _block(one: Outcome, *, alone: bool) -> None:
+def block(one: Outcome, *, alone: bool) -> None:
+    """What one host answered in words, under its name when others answer too."""
     words = one.answer.text
+    host = screen.paint(one.host, screen.host_colour(one.host))
     if alone:
         print(words)
     elif "\n" in words:
-        print(f"{one.host}:")
+        print(f"{host}:")
         print("\n".join(f"  {line}" for line in words.splitlines()))
     else:
-        print(f"{one.host}: {words}")
+        print(f"{host}: {words}")
 
 
 def failure(one: Outcome) -> None:
     """One host's trouble, beside the answers of the others."""
     if one.error is not None:
-        problem(type(one.error)(f"{one.host}: {one.error.message}", hint=one.error.hint))
+        where = f"{one.host}: " if one.host else ""
+        problem(type(one.error)(f"{where}{one.error.message}", hint=one.error.hint))
 
 
 def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None) -> dict[str, Any]:
@@ -123,6 +110,22 @@ def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None)
         else:
             hosts[host] = {"ok": False, "word": one.word, "error": str(one.error), "code": one.error.code}
     return {"hosts": hosts, "error": error.as_dict() if error else None}
+
+
+def calls_document(done: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """One entry per call and host, as `anvyl ask --json` has them."""
+    return [
+        {
+            "tool": one.tool,
+            "arguments": dict(one.arguments),
+            "host": one.host,
+            "ok": one.ok,
+            "result": one.answer.result,
+            "error": str(one.error) if one.error else None,
+            "seconds": one.seconds,
+        }
+        for one in done
+    ]
 
 
 def no_hosts(error: AnvylError) -> dict[str, Any]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from anvyl_mcp import settings as settings_module
 from anvyl_mcp import text
 from anvyl_mcp.cli import output
 from anvyl_mcp.errors import AnvylError, InvalidInput
-from anvyl_mcp.peers.fleet import Outcome
-from anvyl_mcp.settings import Settings
+
+if TYPE_CHECKING:
+    from anvyl_mcp.peers.fleet import Outcome
+    from anvyl_mcp.settings import Settings
 
 INTERRUPTED = 130
 
@@ -28,16 +29,19 @@ def command(
     """Run one command to its exit code. `failed` makes the JSON document of a command that could not start."""
     import anyio
 
+    from anvyl_mcp.settings import load
+
     try:
-        settings = settings_module.load(flags)
-        code = anyio.run(work, settings)
+        settings = load(flags)
+        code = anyio.run(_alone, work, settings)
     except AnvylError as error:
         if failed is not None:
             output.document(failed(error))
         output.problem(error)
         code = error.exit_code
     except KeyboardInterrupt:
-        output.talk("interrupted")
+        # A terminal has just shown ^C.
+        output.talk("\ninterrupted" if sys.stderr.isatty() else "interrupted")
         code = INTERRUPTED
     except BrokenPipeError:
         # The reader has seen enough (`anvyl ps | head`); Python must not complain about it at exit.
@@ -46,12 +50,24 @@ def command(
     raise typer.Exit(code)
 
 
-def exit_code(done: Mapping[str, Outcome]) -> int:
+async def _alone(work: Callable[[Settings], Awaitable[int]], settings: Settings) -> int:
+    """Several tasks print; the first that finds its reader gone stands for all."""
+    try:
+        return await work(settings)
+    except BaseExceptionGroup as group:
+        lost, others = group.split(BrokenPipeError)
+        if lost is None or others is not None:
+            raise
+        raise BrokenPipeError from group
+
+
+def exit_code(done: Iterable[Outcome]) -> int:
     """0 all ok · 3 some failed · the errors' own code when all failed alike, else 1."""
-    errors = [one.error for one in done.values() if one.error is not None]
+    ended = list(done)
+    errors = [one.error for one in ended if one.error is not None]
     if not errors:
         return 0
-    if len(errors) < len(done):
+    if len(errors) < len(ended):
         return 3
     codes = {error.exit_code for error in errors}
     return codes.pop() if len(codes) == 1 else 1

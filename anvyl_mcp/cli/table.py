@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
+
+from anvyl_mcp.errors import did_you_mean
+
+UsageError: Any = typer.BadParameter.__mro__[1]
 
 Sections = Mapping[str, Mapping[str, str]]
 """Heading in the help → name of a command → where it is: `module:name` in this package, a function or a `Typer`."""
@@ -31,6 +37,12 @@ def program(sections: Sections) -> type[TyperGroup]:
         def list_commands(self, ctx: Any) -> list[str]:
             return list(places)
 
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            if self.get_command(ctx, args[0]) is None:
+                # typer suggests those of `commands`, which are the ones that were used.
+                ctx.fail(f"there is no command `{args[0]}`; {did_you_mean(args[0], places)}")
+            return super().resolve_command(ctx, args)
+
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
             if cmd_name in places and cmd_name not in self.commands:
                 self.commands[cmd_name] = _made(cmd_name, places[cmd_name])
@@ -39,26 +51,57 @@ def program(sections: Sections) -> type[TyperGroup]:
         def format_commands(self, ctx: Any, formatter: Any) -> None:
             wide = max(map(len, places))
             for heading, commands in sections.items():
-                rows = [
-                    (name.ljust(wide), self.get_command(ctx, name).get_short_help_str(formatter.width - wide - 6))
-                    for name in commands
-                ]
+                rows = [(name.ljust(wide), _first_line(_found(place))) for name, place in commands.items()]
                 with formatter.section(heading):
                     formatter.write_dl(rows)
 
     return Program
 
 
-def _made(name: str, place: str) -> Any:
+def _found(place: str) -> Any:
     module, _, attribute = place.partition(":")
-    found = getattr(importlib.import_module(f"anvyl_mcp.cli.{module}"), attribute)
+    return getattr(importlib.import_module(f"anvyl_mcp.cli.{module}"), attribute)
+
+
+def _first_line(found: Any) -> str:
+    """What a command does, in one line; making the commands themselves would take as long as all the rest."""
+    return str(found.info.help if isinstance(found, typer.Typer) else found.__doc__).strip().splitlines()[0]
+
+
+def _made(name: str, place: str) -> Any:
+    found = _found(place)
     made = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     if not isinstance(found, typer.Typer):
-        made.command(name, cls=Command)(found)
+        made.command(name, cls=getattr(found, "cls", Command))(found)
         return get_command(made)
     made.add_typer(found, name=name)
     whole: Any = get_command(light(made))
     return whole.commands[name]
+
+
+def described(app: typer.Typer) -> dict[str, Any]:
+    """The tree of a program's commands, for completion: help, options with the kind of their value, arguments."""
+    return _described(get_command(app))
+
+
+def _described(command: Any) -> dict[str, Any]:
+    context = typer.Context(command)
+    options: dict[str, list[str]] = {}
+    arguments: list[str] = []
+    for param in command.get_params(context):
+        if param.param_type_name == "argument":
+            arguments.append(_word(param))
+        elif not param.hidden:
+            kind = "" if param.is_flag else param.metavar or str(param.name).upper()
+            options |= {name: [kind, param.help or ""] for name in param.opts}
+    names = command.list_commands(context) if isinstance(command, TyperGroup) else []
+    below: Any = command
+    return {
+        "help": command.get_short_help_str(80),
+        "options": options,
+        "arguments": arguments,
+        "commands": {name: _described(below.get_command(context, name)) for name in names},
+    }
 
 
 def light(app: typer.Typer) -> typer.Typer:
@@ -87,6 +130,35 @@ class Command(TyperCommand):
         """Its options and arguments."""
         return plain(super().get_params(ctx))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what was typed; who wants JSON gets it also when that fails."""
+        wants_json = "--json" in args
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            if wants_json:
+                told = {
+                    "code": "invalid_input",
+                    "message": error.format_message(),
+                    "hint": f"see {ctx.command_path} -h",
+                }
+                print(json.dumps({"error": told}, indent=2))
+            raise
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """`[OPTIONS] CONTAINER...`, as everybody writes it."""
+        arguments = [param for param in self.params if param.param_type_name == "argument"]
+        return ["[OPTIONS]", *(word if each.required else f"[{word}]" for each in arguments for word in [_word(each)])]
+
+
+class Words(Command):
+    """A command that ends in words of another program: options come before them, or anywhere before a `--`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Tell apart whose the words are."""
+        ctx.allow_interspersed_args = "--" in args
+        return super().parse_args(ctx, args)
+
 
 def plain(params: list[Any]) -> list[Any]:
     """Options and arguments, those of a plain kind with a reader of ours in the place of typer's."""
@@ -96,7 +168,17 @@ def plain(params: list[Any]) -> list[Any]:
         if reader is not None and not getattr(descriptor, "is_ranged", True):
             # The public method behind which typer keeps pydantic.
             param.get_runtime_param = _Plain(reader, descriptor).itself
+        if param.param_type_name == "argument":
+            param.get_help_record = partial(_help, param)
     return params
+
+
+def _word(argument: Any) -> str:
+    return (argument.metavar or str(argument.name).upper()) + ("..." if argument.nargs != 1 else "")
+
+
+def _help(argument: Any, ctx: Any) -> tuple[str, str]:
+    return _word(argument), argument.help or ""
 
 
 class _Plain:

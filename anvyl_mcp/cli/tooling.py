@@ -10,8 +10,11 @@ from anvyl_mcp.cli.options import Host, Json, Yes
 
 
 def call(
-    tool: Annotated[str, typer.Argument(help="A tool of `anvyl tools`.")],
-    arguments: Annotated[list[str] | None, typer.Argument(help="key=value …")] = None,
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="A tool of `anvyl tools`.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Its arguments; a lone word is the first required one."),
+    ] = None,
     host: Host = "",
     yes: Yes = False,
     as_json: Json = False,

@@ -77,9 +77,29 @@ async def places(fleet: Fleet, kind: str) -> dict[str, list[str]]:
     """The names of all objects of one kind, with the hosts that have each; of the hosts that answer."""
     found: dict[str, list[str]] = {}
     for host, outcome in (await find(fleet, kind)).items():
-        for name in {name for row in _rows(kind, outcome) for name in _names(kind, row)}:
+        for name in set(names_in(kind, outcome)):
             found.setdefault(name, []).append(host)
     return found
+
+
+def names_in(kind: str, outcome: Outcome) -> list[str]:
+    """The names of the objects that one host listed."""
+    return [name for row in _rows(kind, outcome) for name in _names(kind, row)]
+
+
+Found = dict[str, Mapping[str, Outcome]]
+"""Kind of object → what each host listed of it."""
+
+
+def once(fleet: Fleet, found: Found) -> Look:
+    """A look that asks for each kind once, for several calls of one command; `found` is what it has seen."""
+
+    async def look(kind: str) -> Mapping[str, Outcome]:
+        if kind not in found:
+            found[kind] = await find(fleet, kind)
+        return found[kind]
+
+    return look
 
 
 async def identity(fleet: Fleet, host: str, kind: str, wanted: str) -> str:

@@ -1,0 +1,134 @@
+"""What `anvyl exec` and `anvyl run` do."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from anvyl_mcp import text
+from anvyl_mcp.cli import bars, direct, known, output, placing, screen
+from anvyl_mcp.cli.run import command, exit_code
+from anvyl_mcp.errors import InvalidInput
+from anvyl_mcp.peers.fleet import Outcome
+from anvyl_mcp.peers.targets import Found
+from anvyl_mcp.settings import Settings
+
+TIMED_OUT = 124
+"""As `timeout` ends."""
+
+
+def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bool, as_json: bool) -> NoReturn:
+    """Run a command in a container; its exit code is ours."""
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app
+
+        arguments = {"name": name, "command": shlex.join(_command(words)), "timeout": timeout}
+        async with app.opened(settings, lean=True) as node:
+            tool, found = node.fleet.tool("exec_in_container"), Found()
+            steps, _ = await direct.planned(node.fleet, tool, [arguments], host, found)
+            known.note(settings, node.fleet, found)
+            direct.confirm(tool, steps, yes=yes, typed=True)
+            done = await direct.run(node.fleet, tool, steps, None)
+        if as_json:
+            output.document(output.hosts_document({one.host: one for one in done}))
+        for one in done:
+            if one.error is not None:
+                output.failure(one)
+            elif not as_json:
+                _print(one, alone=len(done) == 1)
+        return _code(done)
+
+    command(work, failed=output.no_hosts if as_json else None)
+
+
+def _command(words: Sequence[str]) -> list[str]:
+    """The program's words, without the `--` before them.
+
+    Raises:
+        InvalidInput: they begin with an option, which is more likely meant for us.
+    """
+    found = list(words[1:] if words[:1] == ["--"] else words)
+    if found[:1] and found[0].startswith("-") and "--" not in sys.argv:
+        raise InvalidInput(
+            f"`{found[0]}` would be taken for the command",
+            hint="put options first, like anvyl exec --host nas web ls; or write -- before the command",
+        )
+    return found
+
+
+def _print(one: Outcome, *, alone: bool) -> None:
+    result = one.answer.result or {}
+    for stream, words in ((sys.stdout, result["stdout"]), (sys.stderr, result["stderr"])):
+        cleaned = text.clean(words)
+        if not alone:
+            front = screen.paint(f"{one.host}: ", screen.host_colour(one.host), stream)
+            cleaned = "".join(f"{front}{line}\n" for line in cleaned.splitlines())
+        stream.write(cleaned if cleaned.endswith("\n") or not stream.isatty() or not cleaned else f"{cleaned}\n")
+        stream.flush()
+    if result.get("truncated"):
+        output.talk(f"{one.host}: the output was longer; its end is left out")
+    if result.get("timed_out"):
+        output.talk(f"{one.host}: it was ended when its time was over; --timeout gives more")
+    if result.get("note"):
+        output.talk(f"{one.host}: {result['note']}")
+
+
+def _code(done: Sequence[Outcome]) -> int:
+    """The command's own exit code; of several hosts the one that they agree on, else 3."""
+    results = [one.answer.result or {} for one in done if one.ok]
+    if len(results) < len(done):
+        return exit_code(done)
+    codes = {TIMED_OUT if result.get("timed_out") else int(result["exit_code"]) & 0xFF for result in results}
+    return codes.pop() if len(codes) == 1 else 3
+
+
+def run(
+    image: str, words: Sequence[str], options: Mapping[str, Any], *, place: str, host: str, yes: bool, as_json: bool
+) -> NoReturn:
+    """Create a container and start it, on the host that is named or that the figures choose."""
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app
+
+        given = {"image": image, "command": shlex.join(_command(words)), **options, "env": _environment(options["env"])}
+        arguments = {key: value for key, value in given.items() if value}
+        async with app.opened(settings, lean=True) as node:
+            fleet, tool = node.fleet, node.fleet.tool("create_container")
+            placement = await placing.choose(fleet, place, host, memory=given["memory"]) if place else None
+            if placement is None and not host and len(fleet.hosts) > 1:
+                raise InvalidInput(
+                    f"a new container needs a host: there are {text.joined(fleet.hosts)}",
+                    hint=f"name one, like --host {fleet.hosts[0]}; or let the figures choose: --place most-memory",
+                )
+            steps, _ = await direct.planned(fleet, tool, [arguments], placement.host if placement else host, Found())
+            if placement is not None:
+                placing.confirm(placement, steps[0].words(tool), yes=yes)
+            else:
+                direct.confirm(tool, steps, yes=yes)
+            with bars.showing(steps[0].hosts) as report:
+                done = await direct.run(fleet, tool, steps, None, report)
+        if as_json:
+            more = {"placement": placement.as_dict()} if placement else {}
+            output.document({**output.hosts_document({one.host: one for one in done}), **more})
+        else:
+            for one in (one for one in done if one.ok):
+                output.block(one, alone=len(fleet.hosts) == 1)
+        for one in done:
+            output.failure(one)
+        return exit_code(done)
+
+    command(work, failed=output.no_hosts if as_json else None)
+
+
+def _environment(entries: Sequence[str]) -> list[str]:
+    """`KEY` alone takes the value that it has here, as docker does."""
+    found = []
+    for entry in entries:
+        if "=" not in entry and entry not in os.environ:
+            raise InvalidInput(f"`{entry}` has no value, and none is set here", hint=f"write -e {entry}=value")
+        found.append(entry if "=" in entry else f"{entry}={os.environ[entry]}")
+    return found

@@ -1,0 +1,20 @@
+"""The entry point of `anvyl`: a key press that wants a completion must not pay for reading the commands."""
+
+from __future__ import annotations
+
+import sys
+
+COMPLETE = "__complete"
+"""`anvyl __complete SHELL …`: what the functions of `anvyl completion` call."""
+
+
+def main() -> None:
+    """Run `anvyl`."""
+    if sys.argv[1:2] == [COMPLETE]:
+        from anvyl_mcp.cli import completing
+
+        completing.answer(sys.argv[2:])
+        return
+    from anvyl_mcp.cli import operator
+
+    operator.main()

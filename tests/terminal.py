@@ -1,0 +1,62 @@
+"""A terminal for a program, as a person has it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import subprocess
+from collections.abc import Iterator
+
+from tests.nodes import ANVYL
+
+
+class Terminal:
+    """A program on a terminal of its own, as a person has it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._ours, self._theirs = pty.openpty()
+        # A process without a terminal gets the first that it opens as its own, and with it Ctrl-C.
+        self.process = subprocess.Popen(
+            ["sh", "-c", 'exec "$@" <>"$0" >&0 2>&0', os.ttyname(self._theirs), ANVYL, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.shown = ""
+
+    def until(self, words: str) -> None:
+        """Read until they are shown."""
+        while words not in self.shown:
+            ended = self.process.poll() is not None
+            if select.select([self._ours], [], [], 0 if ended else 0.1)[0]:
+                self.shown += os.read(self._ours, 65536).decode()
+            else:
+                assert not ended, f"`{words}` was never shown: {self.shown}"
+
+    def type(self, words: str) -> None:
+        os.write(self._ours, words.encode())
+
+    def end(self, seconds: float = 30) -> int:
+        """Its exit code, once it has ended; all that it showed is in `shown`."""
+        code = self.process.wait(seconds)
+        while select.select([self._ours], [], [], 0)[0]:
+            self.shown += os.read(self._ours, 65536).decode()
+        return code
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._theirs)
+        os.close(self._ours)
+
+
+@contextlib.contextmanager
+def on_a_terminal(*arguments: str) -> Iterator[Terminal]:
+    terminal = Terminal(*arguments)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
