@@ -6,6 +6,7 @@ import importlib
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -14,7 +15,7 @@ from anvyl_mcp import __version__, running
 from anvyl_mcp.catalogue import catalogue
 from anvyl_mcp.errors import InvalidInput, did_you_mean
 from anvyl_mcp.orchestrator.approvals import Approvals
-from anvyl_mcp.peers import transports
+from anvyl_mcp.peers import rekeying, transports
 from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.heads import Heads, Witness
@@ -60,7 +61,9 @@ class Node:
     def _connect(self, peer: Peer) -> Connection:
         # This host's own log is the same wherever it is served.
         place = "" if peer == self.local else peer.url
-        return Witness(self._connected(peer), peer.name, place, self.heads)
+        return Witness(
+            self._connected(peer), peer.name, place, self.heads, partial(rekeying.announced, self.fleet.registry, peer)
+        )
 
     def _connected(self, peer: Peer) -> Connection:
         if peer.url == IN_MEMORY:
@@ -68,7 +71,8 @@ class Node:
 
             return Session(self.server)
         token = running.local_token(self.settings.run_dir) if peer == self.local else peer.token
-        return transports.connect(peer.url, lean=self._lean, pin=peer.pin, token=token)
+        following = rekeying.following(self.fleet.registry, peer)
+        return transports.connect(peer.url, lean=self._lean, pin=peer.pin, token=token, following=following)
 
     @property
     def server(self) -> Server[Any]:
@@ -112,7 +116,7 @@ class Node:
             tools = choose(every, toolsets=toolsets, extra=self.settings.tools, read_only=read_only)
             self.policy = Policy(self.settings.policy_file, looking(engine))
             self._changes = Changes(kept.audit, kept.journal, Observer(engine))
-            gate = Gate(kept.audit, self._limits, self.policy, self._changes)
+            gate = Gate(kept.audit, self._limits, self.policy, self._changes, kept.next_key.announce)
             server = build_server(tools, dependencies, gate, name=self.local.name)
             self._parts = server, engine, kept
         return self._parts

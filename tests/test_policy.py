@@ -199,7 +199,14 @@ def test_who_a_call_is_made_for_can_take_away_and_not_give() -> None:
         content = f"[[deny]]\n{names}" if deny else f'default = "deny"\n[[allow]]\n{names}'
         return judged(content, "list_images", {}, caller=caller).allowed
 
+    passed_on = on_behalf(LOCAL, {meta.SCOPES: ["exec"], meta.FOR: for_bob.name})
+    twice = on_behalf(for_bob, {meta.SCOPES: ["exec"], meta.FOR: "carol"})
     assert not allowed('tokens = ["alpha"]', for_bob, deny=True)
+    assert not allowed('tokens = ["alpha"]', passed_on, deny=True)
+    assert not allowed('tokens = ["alpha"]', twice, deny=True)
+    assert not allowed('tokens = ["bob"]', twice, deny=True)
+    assert allowed('callers = ["alpha"]', passed_on, deny=False)
+    assert not allowed('callers = ["bob*"]', passed_on, deny=False)
     assert not allowed('tokens = ["bob"]', for_bob, deny=True)
     assert not allowed('tokens = ["bob"]', here_for_bob, deny=True)
     assert allowed('tokens = ["alpha"]', for_bob, deny=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anvyl_mcp import __version__
-from anvyl_mcp.cli import audit, policy, process, tokens
+from anvyl_mcp.cli import audit, key, policy, process, tokens
 from anvyl_mcp.cli.table import Group, light
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.add_typer(tokens.app, name="token")
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
+app.add_typer(key.app, name="key")
 
 
 @app.callback(invoke_without_command=True)

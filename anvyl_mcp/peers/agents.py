@@ -68,7 +68,7 @@ async def _post(peer: Peer, path: str, body: Mapping[str, Any], sender: Sender) 
     headers = sender.headers | ({"Authorization": f"Bearer {peer.token}"} if peer.token else {})
     try:
         with anyio.fail_after(SECONDS):
-            async with rest.client(base_url(peer.url), peer.pin, seconds=SECONDS) as client:
+            async with rest.client(base_url(peer.url), *peer.pins, seconds=SECONDS) as client:
                 return await rest.told(client, "POST", path, body, headers, MOST_BYTES)
     except TimeoutError as error:
         raise Timeout(f"no answer within {SECONDS} s", hint="ask for less, or look at that host") from error

@@ -66,7 +66,7 @@ async def _by_code(
     for address in invitation.addresses:
         check_address(f"https://{address}")
     for known in fleet.peers.values():
-        if known.pin == invitation.pin:
+        if invitation.pin in known.pins:
             raise Conflict(
                 f"that host is known already, as `{known.name}`", hint=f"anvyl hosts remove {known.name} comes first"
             )
@@ -91,4 +91,4 @@ def _free_name(fleet: Fleet, peer: Peer) -> Peer:
     taken, name, number = set(fleet.peers), peer.name.lower(), 2
     while name in taken:
         name, number = f"{peer.name.lower()}-{number}", number + 1
-    return Peer(check_host_name(name), peer.url, peer.tags, peer.pin, peer.token)
+    return Peer(check_host_name(name), peer.url, peer.tags, peer.pin, peer.token, peer.next_pin)

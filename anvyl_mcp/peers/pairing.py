@@ -51,7 +51,7 @@ async def leave(peer: Peer) -> None:
     Raises:
         AnvylError: it does not answer, or does not know us any more.
     """
-    async with rest.client(peer.url, peer.pin) as client:
+    async with rest.client(peer.url, *peer.pins) as client:
         headers = {"Authorization": f"Bearer {peer.token}"}
         await rest.told(client, "DELETE", "/pair", None, headers)
 
@@ -66,7 +66,7 @@ async def known_as(peer: Peer, token: str = "", records: Iterable[int] = ()) -> 
     """
     headers = {"Authorization": f"Bearer {peer.token or token}"} if peer.token or token else {}
     asked = "&".join(f"seq={number}" for number in records)
-    async with rest.client(peer.url, peer.pin) as client:
+    async with rest.client(peer.url, *peer.pins) as client:
         return await rest.told(client, "GET", f"/pair?{asked}" if asked else "/pair", None, headers)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from anvyl_mcp.invitation import pin_digest
 
@@ -23,19 +24,31 @@ class WrongKey(ssl.SSLError):
     """The other end proved a key, and it is not the one expected."""
 
 
-def pinned_context(pins: Iterable[str]) -> ssl.SSLContext:
-    """A TLS 1.3 client context for hosts that hold the key of one of `pins`.
+@dataclass(frozen=True, slots=True)
+class Following:
+    """The pin of the key that a host said it will have next; `proved` is called whenever it proves that one."""
+
+    pin: str
+    proved: Callable[[], None]
+
+
+def pinned_context(pins: Iterable[str], following: Following | None = None) -> ssl.SSLContext:
+    """A TLS 1.3 client context for hosts that hold the key of one of `pins`, or the one `following`.
 
     Raises:
         InvalidInput: something is no pin, or there is none.
     """
     expected = [pin_digest(pin) for pin in pins] or [pin_digest("")]
+    last = pin_digest(following.pin) if following else b""
 
     def check(connection: ssl.SSLObject | ssl.SSLSocket) -> None:
         key = public_key(connection.getpeercert(binary_form=True) or b"")
         found = hashlib.sha256(key).digest()
-        if not key or not any(hmac.compare_digest(found, digest) for digest in expected):
+        if key and any(hmac.compare_digest(found, digest) for digest in expected):
+            return
+        if not key or following is None or not hmac.compare_digest(found, last):
             raise WrongKey("the key is not the one that was expected")
+        following.proved()
 
     # The hooks that asyncio, anyio, HTTP clients and the standard library all pass through.
     class PinnedObject(ssl.SSLObject):

@@ -8,7 +8,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,19 @@ from anvyl_mcp.settings import HOST_NAME, check_host_name
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A host as another host knows it."""
+    """A host as another host knows it. `next_pin` is of the key that it said it will have."""
 
     name: str
     url: str
     tags: tuple[str, ...] = ()
     pin: str = ""
     token: str = field(default="", repr=False)
+    next_pin: str = ""
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """By which keys it is known."""
+        return tuple(pin for pin in (self.pin, self.next_pin) if pin)
 
     @property
     def paired(self) -> bool:
@@ -101,6 +107,14 @@ class Registry:
             self._replace(self._edited(_without, peer, left))
         return peer
 
+    def repin(self, peer: Peer, *, pin: str, next_pin: str) -> None:
+        """Know a host by other keys, unless the file knows it by others than `peer` already."""
+        with self._locked():
+            peers = self.peers()
+            if peers.get(peer.name) == peer:
+                changed = replace(peer, pin=pin, next_pin=next_pin)
+                self._replace(self._edited(_repinned, changed, {**peers, peer.name: changed}))
+
     def _edited(self, edit: Callable[[str, Peer], str], peer: Peer, expected: Mapping[str, Peer]) -> str:
         """The text after `edit`; TOML has spellings that the editing library refuses, or loses other hosts from."""
         try:
@@ -138,10 +152,10 @@ class Registry:
         for name, entry in _table(data.get("hosts", {}), self.path, "hosts").items():
             fields = _table(entry, self.path, f"hosts.{name}")
             url, tags = fields.get("url"), fields.get("tags", [])
-            pin, token = str(fields.get("pin", "")), str(fields.get("token", ""))
+            pin, token, next_pin = (str(fields.get(word, "")) for word in ("pin", "token", "next_pin"))
             if not isinstance(url, str) or not isinstance(tags, list):
                 raise ConfigInvalid(f"{self.path}: `hosts.{name}` needs a `url` of text", hint='like url = "http://…"')
-            peers[name.lower()] = Peer(name.lower(), url, tuple(str(tag) for tag in tags), pin, token)
+            peers[name.lower()] = Peer(name.lower(), url, tuple(str(tag) for tag in tags), pin, token, next_pin)
         return peers
 
     @contextmanager
@@ -188,6 +202,21 @@ def _with(content: str, peer: Peer) -> str:
     if peer.token:
         entry["token"] = peer.token
     hosts[peer.name] = entry
+    return tomlkit.dumps(document)
+
+
+def _repinned(content: str, peer: Peer) -> str:
+    import tomlkit
+
+    document = tomlkit.parse(content)
+    hosts = document["hosts"]
+    assert isinstance(hosts, MutableMapping)
+    entry = hosts[next(key for key in hosts if key.lower() == peer.name)]
+    entry["pin"] = peer.pin
+    if peer.next_pin:
+        entry["next_pin"] = peer.next_pin
+    else:
+        entry.pop("next_pin", None)
     return tomlkit.dumps(document)
 
 

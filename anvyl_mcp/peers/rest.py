@@ -25,10 +25,10 @@ class Foreign(Unreachable):
         self.status = status
 
 
-def client(url: str, pin: str, *, seconds: float = SECONDS) -> httpx.AsyncClient:
-    """A client for one host."""
+def client(url: str, *pins: str, seconds: float = SECONDS) -> httpx.AsyncClient:
+    """A client for one host, which holds the key of one of `pins`."""
     timeout = httpx.Timeout(seconds, connect=failures.CONNECT_SECONDS)
-    verify = pinned_context([pin]) if url.startswith("https:") else False
+    verify = pinned_context(pins) if url.startswith("https:") else False
     headers = {"Accept-Encoding": "identity"}
     return httpx.AsyncClient(
         base_url=url, headers=headers, verify=verify, timeout=timeout, trust_env=False, follow_redirects=False

@@ -38,7 +38,7 @@ from anvyl_mcp.errors import AnvylError, Unreachable
 from anvyl_mcp.peers import failures, replies
 from anvyl_mcp.peers.contained import SESSION_GONE, Contained
 from anvyl_mcp.peers.listing import Answer, Progress, ToolListing
-from anvyl_mcp.peers.pins import pinned_context
+from anvyl_mcp.peers.pins import Following, pinned_context
 from anvyl_mcp.peers.sockets import MOST_CONNECTIONS
 
 HANDSHAKE_SECONDS = failures.CONNECT_SECONDS - 0.5
@@ -56,9 +56,17 @@ Reply = TypeVar("Reply")
 class Session:
     """A host behind a URL, or a server in this process. Connects when first used, and again when it has to."""
 
-    def __init__(self, target: str | Server[Any], *, mode: Mode = "auto", pin: str = "", token: str = "") -> None:
+    def __init__(
+        self,
+        target: str | Server[Any],
+        *,
+        mode: Mode = "auto",
+        pin: str = "",
+        token: str = "",
+        following: Following | None = None,
+    ) -> None:
         self._client: Callable[[], AbstractAsyncContextManager[Client]] = (
-            partial(_over_http, target, mode, _tls(target, pin), Bearer(token) if token else None)
+            partial(_over_http, target, mode, _tls(target, pin, following), Bearer(token) if token else None)
             if isinstance(target, str)
             else partial(_here, target, mode)
         )
@@ -249,10 +257,10 @@ def _here(server: Server[Any], mode: Mode) -> Client:
     return Client(server, mode=mode, cache=None, client_info=_SELF)
 
 
-def _tls(url: str, pin: str) -> ssl.SSLContext | bool:
+def _tls(url: str, pin: str, following: Following | None) -> ssl.SSLContext | bool:
     """Which keys to trust. Reading the system's certificates takes 30 ms, which plain HTTP need not pay."""
     if pin:
-        return pinned_context([pin])
+        return pinned_context([pin], following)
     return url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from anvyl_mcp.errors import InvalidInput, Unpaired
 from anvyl_mcp.peers.listing import Connection
+from anvyl_mcp.peers.pins import Following
 from anvyl_mcp.peers.wire import Wire
 
 DEFAULT_PORT = 4200
@@ -19,37 +20,41 @@ _PAIR = "pair with it: run `anvyl-mcp invite` there, then `anvyl hosts add CODE`
 _LIKE = "write it like http://192.168.1.5:4200"
 
 
-def _plain(url: str, lean: bool, pin: str, token: str) -> Connection:
+def _plain(url: str, lean: bool, pin: str, token: str, following: Following | None) -> Connection:
     if pin:
         raise InvalidInput(f"{url} cannot prove its key: it is plain http", hint="write it with https://")
     if token and not is_loopback(url):
         raise Unpaired("a token is sent to another machine over https only", hint=_PAIR)
-    return _made(url, lean, pin, token)
+    return _made(url, lean, pin, token, following)
 
 
-def _pinned(url: str, lean: bool, pin: str, token: str) -> Connection:
+def _pinned(url: str, lean: bool, pin: str, token: str, following: Following | None) -> Connection:
     if not pin:
         raise Unpaired("there is no pin to know its key by, so nothing is sent to it", hint=_PAIR)
-    return _made(url, lean, pin, token)
+    return _made(url, lean, pin, token, following)
 
 
-def _made(url: str, lean: bool, pin: str, token: str) -> Connection:
+def _made(url: str, lean: bool, pin: str, token: str, following: Following | None) -> Connection:
     if lean:
-        return Wire(url, pin=pin, token=token)
+        return Wire(url, pin=pin, token=token, following=following)
     # The SDK costs a second to import; a direct command never needs it.
     from anvyl_mcp.peers.session import Session
 
-    return Session(url, pin=pin, token=token)
+    return Session(url, pin=pin, token=token, following=following)
 
 
-TRANSPORTS: dict[str, Callable[[str, bool, str, str], Connection]] = {"http": _plain, "https": _pinned}
-"""URL scheme to what makes a connection from a URL, whether it must be lean, a pin and a token."""
+TRANSPORTS: dict[str, Callable[[str, bool, str, str, Following | None], Connection]] = {
+    "http": _plain,
+    "https": _pinned,
+}
+"""URL scheme to what makes a connection from a URL, whether it must be lean, a pin, a token, and the next pin."""
 
 
-def connect(url: str, *, lean: bool, pin: str = "", token: str = "") -> Connection:
+def connect(url: str, *, lean: bool, pin: str = "", token: str = "", following: Following | None = None) -> Connection:
     """A connection to the host at `url`; nothing is sent before it is used. `lean` starts fast, on little code.
 
-    Another machine is reached over https, with the `pin` of its key; `token` says there who asks.
+    Another machine is reached over https, with the `pin` of its key; `token` says there who asks. Until it proves the
+    key `following`, the host may still hold the one of `pin`.
 
     Raises:
         InvalidInput: the address, the pin or the token cannot be used.
@@ -58,7 +63,7 @@ def connect(url: str, *, lean: bool, pin: str = "", token: str = "") -> Connecti
     base = base_url(url)
     if token and not _TOKEN.fullmatch(token):
         raise InvalidInput("the token has characters that no token has", hint="copy it again, in one piece")
-    return TRANSPORTS[urlsplit(base).scheme](f"{base}/mcp", lean, pin, token)
+    return TRANSPORTS[urlsplit(base).scheme](f"{base}/mcp", lean, pin, token, following)
 
 
 def base_url(text: str) -> str:

@@ -21,7 +21,7 @@ from anvyl_mcp import __version__
 from anvyl_mcp.errors import HOST_FAILURES, AnvylError, Timeout
 from anvyl_mcp.peers import failures, replies
 from anvyl_mcp.peers.listing import Answer, Progress, ToolListing
-from anvyl_mcp.peers.pins import pinned_context
+from anvyl_mcp.peers.pins import Following, pinned_context
 from anvyl_mcp.peers.shared import Shared
 from anvyl_mcp.peers.sockets import MOST_CONNECTIONS, Line, Pool
 
@@ -45,9 +45,17 @@ _HEADERS = {
 class Wire:
     """A host over HTTP, for programs that make a few calls and end."""
 
-    def __init__(self, url: str, *, context: ssl.SSLContext | None = None, pin: str = "", token: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        context: ssl.SSLContext | None = None,
+        pin: str = "",
+        token: str = "",
+        following: Following | None = None,
+    ) -> None:
         endpoint = url.rstrip("/").removesuffix("/mcp") + "/mcp"
-        self._pool = Pool(endpoint, pinned_context([pin]) if pin else context, failures.CONNECT_SECONDS)
+        self._pool = Pool(endpoint, pinned_context([pin], following) if pin else context, failures.CONNECT_SECONDS)
         self._credentials = {"Authorization": f"Bearer {token}"} if token else {}
         self._ids = count(1)
         self._threads = anyio.CapacityLimiter(MOST_CONNECTIONS if pin else THREADS)

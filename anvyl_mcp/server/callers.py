@@ -18,6 +18,8 @@ SCOPES: tuple[Scope, ...] = ("read", "operate", "exec")
 """Each includes those before it."""
 How = Literal["local", "loopback", "token", "jwt", "unknown"]
 HOWS: tuple[How, ...] = ("local", "loopback", "token", "jwt")
+THROUGH = " through "
+"""Between who asks and who passes that on, in a caller's name."""
 KEY = "anvyl.caller"
 """Where the caller stands in an ASGI scope once `Access` knows it."""
 
@@ -58,7 +60,7 @@ class Caller:
 def lesser(caller: Caller, scopes: Iterable[str], asking: str = "") -> Caller:
     """The caller, with no more rights than `scopes`: those of the one it says it calls for. It never gains any."""
     through = caller.name if asking else ""
-    name = f"{asking} through {through}" if asking else caller.name
+    name = f"{asking}{THROUGH}{through}" if asking else caller.name
     return replace(caller, name=name, scopes=caller.scopes & implied(scopes), through=through)
 
 

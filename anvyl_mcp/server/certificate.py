@@ -27,6 +27,7 @@ from anvyl_mcp.invitation import pin_text
 from anvyl_mcp.server.secret_file import replace
 
 YEARS = 10
+NEXT = "next-key.pem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,40 @@ def host_identity(folder: Path) -> Identity:
         if _read_pin(certificate, key) != pin:
             raise _unusable(certificate, key, f"does not belong to {key.name}")
     return Identity(certificate, key, pin)
+
+
+def make_next(folder: Path) -> str:
+    """Make the key that this host will have, beside the present one; its pin.
+
+    Raises:
+        ConfigInvalid: it cannot be written.
+    """
+    with _locked(folder):
+        return _pin(_new_key(folder / NEXT).public_key())
+
+
+def put_next_in_place(folder: Path) -> Identity:
+    """Make the next key this host's only one.
+
+    Raises:
+        ConfigInvalid: the next key is damaged or unreadable; nothing was changed.
+    """
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    try:
+        with _locked(folder):
+            _read_key(folder / NEXT, certificate)
+            # Without a certificate a new one is made for whichever key is there: a crash in between costs nothing.
+            certificate.unlink(missing_ok=True)
+            (folder / NEXT).replace(key)
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    return host_identity(folder)
+
+
+def drop_next(folder: Path) -> None:
+    """Forget the next key."""
+    with _locked(folder):
+        (folder / NEXT).unlink(missing_ok=True)
 
 
 def pin_of(certificate_der: bytes) -> str:

@@ -129,15 +129,12 @@ class Listener:
         opened: socket.socket,
         places: Places,
         connection: Callable[[Callable[[], None]], HttpConnection],
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext] | None,
     ) -> None:
         self._socket = opened
         self._places = places
         self._connection = connection
-        self._secure: dict[str, Any] = {}
-        if tls is not None:
-            times = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": CLOSE_SECONDS}
-            self._secure = {"ssl": tls, **times}
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._beginning: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -178,9 +175,16 @@ class Listener:
                 accepted.close()
                 continue
             make = partial(self._connection, leave)
-            task = self._loop.create_task(self._loop.connect_accepted_socket(make, accepted, **self._secure))
+            task = self._loop.create_task(self._loop.connect_accepted_socket(make, accepted, **self._secure()))
             self._beginning.add(task)
             task.add_done_callback(partial(self._begun, accepted, leave))
+
+    def _secure(self) -> dict[str, Any]:
+        """How the next connection is protected."""
+        if self._tls is None:
+            return {}
+        times = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": CLOSE_SECONDS}
+        return {"ssl": self._tls(), **times}
 
     def _begun(self, accepted: socket.socket, leave: Callable[[], None], task: asyncio.Task[Any]) -> None:
         self._beginning.discard(task)

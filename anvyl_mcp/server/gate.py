@@ -26,11 +26,20 @@ MOST_NAMES = 20
 class Gate:
     """Stands in front of the tools of one server."""
 
-    def __init__(self, audit: Audit, limits: Limits, policy: Policy, changes: Changes) -> None:
+    def __init__(
+        self,
+        audit: Audit,
+        limits: Limits,
+        policy: Policy,
+        changes: Changes,
+        key: Callable[[Caller], str] = lambda caller: "",
+    ) -> None:
+        """`key`: what to tell a caller of this host's key."""
         self._audit = audit
         self._limits = limits
         self._policy = policy
         self._changes = changes
+        self._key = key
 
     def offered(self, tools: Iterable[Tool], caller: Caller) -> list[Tool]:
         """The tools that a caller may call."""
@@ -39,8 +48,10 @@ class Gate:
 
     def beside(self, caller: Caller) -> dict[str, Any]:
         """What travels in the `_meta` of every answer to this caller."""
-        head = self._audit.head if caller.may("read") else None
-        return {meta.HEAD: head} if head else {}
+        if not caller.may("read"):
+            return {}
+        told = {meta.HEAD: self._audit.head, meta.KEY: self._key(caller)}
+        return {name: value for name, value in told.items() if value}
 
     async def run(
         self,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from anvyl_mcp.errors import InvalidInput
 from anvyl_mcp.server import commands
-from anvyl_mcp.server.callers import HOWS, SCOPES, Caller
+from anvyl_mcp.server.callers import HOWS, SCOPES, THROUGH, Caller
 from anvyl_mcp.server.policy_names import Named, mounts_of, spellings
 from anvyl_mcp.server.tool import Scope, Tool
 
@@ -200,14 +200,11 @@ def who(caller: Caller, effect: Effect) -> list[str]:
     Who a call is made for is only said by who makes it, so that name can take away, in whatever way that one came. It
     can give only where this process itself says it, and then its own name gives nothing.
     """
-    own = caller.through or caller.name
+    *asking, own = caller.name.split(THROUGH) if caller.through else [caller.name]
     names = [own, f"{caller.how}:{own}"]
-    if not caller.through:
-        return names
-    asking = caller.name.removesuffix(f" through {own}")
     if effect == "deny":
-        return [*names, asking, *(f"{how}:{asking}" for how in HOWS)]
-    return [asking] if caller.how == "local" else names
+        return [*names, *asking, *(f"{how}:{one}" for one in asking for how in HOWS)]
+    return asking[-1:] if asking and caller.how == "local" else names
 
 
 def _objects(condition: Condition, effect: Effect, call: Call) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import signal
 import socket
 import ssl
@@ -27,6 +28,8 @@ from anvyl_mcp.server.guard import is_loopback
 
 if TYPE_CHECKING:
     from anvyl_mcp.server.certificate import Identity
+
+log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10
 """What a running call gets to end after SIGTERM."""
@@ -182,6 +185,8 @@ class HostServer(uvicorn.Server):
         self._on_ready = on_ready
         self._identity = identity
         self._tls: ssl.SSLContext | None = None
+        self._served: Identity | None = None
+        self._mark = (0, 0)
         self._open: list[socket.socket] = []
         self._opening = anyio.Lock()
         self.stopped_by: int | None = None
@@ -257,23 +262,39 @@ class HostServer(uvicorn.Server):
                 hint="leave --host out, and reach this host from others with ssh -N -L 4210:127.0.0.1:4200 THIS-HOST",
             )
         if self._tls is None:
-            identity = await anyio.to_thread.run_sync(self._identity)
-            self._tls = identity.tls()
+            await anyio.to_thread.run_sync(self._prove, self._identity)
 
     def _serve_on(self, sockets: Sequence[socket.socket]) -> None:
         connection = partial(HttpConnection, self.config, self.server_state, self.lifespan.state)
         for opened in sockets:
             plain = is_plain(opened)
-            made = Listener(opened, self._places[plain], lambda leave: connection(leave=leave), self._secret(plain))
+            made = Listener(
+                opened, self._places[plain], lambda leave: connection(leave=leave), None if plain else self._secret
+            )
             # Of a server the base class only closes it and waits for its end.
             self.servers.append(made)  # type: ignore[arg-type]
             self._open.append(opened)
 
-    def _secret(self, plain: bool) -> ssl.SSLContext | None:
-        if plain:
-            return None
-        assert self._tls is not None
+    def _prove(self, identity: Callable[[], Identity]) -> None:
+        """Serve with the key that is there now."""
+        served = identity()
+        self._mark = _mark_of(served)
+        self._served, self._tls = served, served.tls()
+
+    def _secret(self) -> ssl.SSLContext:
+        """How the next connection is protected: with another key as soon as that is put in place."""
+        assert self._tls is not None and self._served is not None and self._identity is not None
+        try:
+            if _mark_of(self._served) != self._mark:
+                self._prove(self._identity)
+        except (AnvylError, OSError) as error:
+            log.warning("the key that was served before is served still: %s", error)
         return self._tls
+
+
+def _mark_of(identity: Identity) -> tuple[int, int]:
+    found = identity.key.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def server(

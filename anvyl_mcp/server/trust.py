@@ -14,6 +14,7 @@ from anvyl_mcp.server.callers import in_order, parse_scopes
 from anvyl_mcp.server.certificate import Identity, host_identity
 from anvyl_mcp.server.invites import Invites
 from anvyl_mcp.server.journal import Journal
+from anvyl_mcp.server.next_key import NextKey
 from anvyl_mcp.server.tokens import Tokens
 
 
@@ -41,6 +42,11 @@ class Trust:
         """Who may become one of them."""
         return Invites(self._folder, self.tokens)
 
+    @cached_property
+    def next_key(self) -> NextKey:
+        """Which key this host will have."""
+        return NextKey(self._folder, self.identity)
+
     def identity(self) -> Identity:
         """This host's key; made when there is none.
 
@@ -48,6 +54,22 @@ class Trust:
             ConfigInvalid: the files are damaged or readable by others.
         """
         return host_identity(self._folder)
+
+    def keys(self) -> dict[str, Any]:
+        """`{"pin", "next", "since", "told", "not_told"}`: this host's keys, and who knows the next.
+
+        Raises:
+            ConfigInvalid: a file that says so cannot be used.
+        """
+        plan = self.next_key.plan
+        tokens = self.tokens.list() if plan.pin else []
+        return {
+            "pin": self.identity().pin,
+            "next": plan.pin,
+            "since": plan.made,
+            "told": [token.name for token in tokens if token.id in plan.told],
+            "not_told": [token.name for token in tokens if token.id not in plan.told],
+        }
 
     def create_token(self, name: str, scopes: str, expires: datetime | None) -> tuple[dict[str, Any], str]:
         """A new token as JSON has it, and its text.

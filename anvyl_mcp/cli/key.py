@@ -1,0 +1,108 @@
+"""`anvyl-mcp key`: the key by which other machines know this host, and its change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from anvyl_mcp.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The key by which other machines know this host, and its change."
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command()
+def show(as_json: Json = False) -> None:
+    """Show this host's pin and, while its key is changed, who has been told of the next one."""
+    from anvyl_mcp.cli import output, run
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app as root
+
+        found = root.trust(settings).keys()
+        if as_json:
+            output.document({**found, "error": None})
+            return 0
+        print(f"pin\t{found['pin']}")
+        if found["next"]:
+            print(f"next\t{found['next']}")
+            print(f"told\t{', '.join(found['told']) or 'nobody'}")
+            print(f"not told\t{', '.join(found['not_told']) or 'nobody'}")
+        return 0
+
+    run.command(work, failed=output.failed("pin") if as_json else None)
+
+
+@app.command()
+def rotate(
+    finish: Annotated[bool, typer.Option("--finish", help="Put the next key in place.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Forget the next key.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Also when somebody was not told, and must pair again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make this host's next key and announce it to the machines that call; --finish puts it in place."""
+    from anvyl_mcp.cli import output, run
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app as root
+        from anvyl_mcp.errors import InvalidInput
+
+        if finish and cancel:
+            raise InvalidInput("it is either --finish or --cancel", hint="anvyl-mcp key show says how things are")
+        trust = root.trust(settings)
+        before = trust.keys()
+        if finish:
+            _confirm(before, yes=yes)
+            trust.next_key.finish()
+        elif cancel:
+            trust.next_key.cancel()
+        else:
+            trust.next_key.begin()
+        found = trust.keys()
+        if as_json:
+            output.document({**found, "error": None})
+        for line in _told(before, found, finish=finish, cancel=cancel):
+            output.talk(line)
+        return 0
+
+    run.command(work, failed=output.failed("pin") if as_json else None)
+
+
+def _confirm(before: dict[str, Any], *, yes: bool) -> None:
+    """Whoever was not told is locked out: that is asked for.
+
+    Raises:
+        ApprovalNeeded: there is nobody to ask, or the answer is no.
+    """
+    from anvyl_mcp.cli import run
+    from anvyl_mcp.errors import ApprovalNeeded
+
+    missing = ", ".join(before["not_told"])
+    if yes or not missing or not before["next"]:
+        return
+    answer = run.ask_yes_no(f"{missing} was not told of the next key and must pair again. Put it in place?")
+    if answer is None:
+        raise ApprovalNeeded(
+            f"{missing} was not told of the next key yet, and would have to pair again",
+            hint="wait until it calls this host once more, or add --yes",
+        )
+    if not answer:
+        raise ApprovalNeeded("nothing was changed", hint="anvyl-mcp key show says who was told")
+
+
+def _told(before: dict[str, Any], found: dict[str, Any], *, finish: bool, cancel: bool) -> list[str]:
+    if finish:
+        again = ", ".join(before["not_told"])
+        return [f"the new key is in place: {found['pin']}", *([f"hint:  {again} must pair again"] if again else [])]
+    if cancel:
+        return [f"the next key is forgotten; the key stays {found['pin']}"]
+    return [
+        f"the next key is made: {found['next']}",
+        "every machine that calls this host from now on is told; `anvyl-mcp key show` says which were",
+        "hint:  then put it in place: anvyl-mcp key rotate --finish",
+    ]
