@@ -343,3 +343,43 @@ def test_a_drive_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with pytest.raises(InvalidInput, match="ANVYL_DRIVE is `horse`"):
         load()
+
+
+async def test_results_are_cut_for_a_small_context_and_whole_for_the_person(
+    fleet: Fleet, model_server: ModelServer
+) -> None:
+    model_server.list_models(Served("qwen/qwen3.5-4b", context_length=4096))
+    fleet.world.hosts["gpu"].containers["ollama"].logs[:] = [f"line {number} of a long log" for number in range(2000)]
+    model_server.replies += [
+        tool_call("get_container_logs", {"name": "ollama", "tail": 2000}),
+        tool_call("get_container_info", {"name": "ollama"}),
+        text("It loads models."),
+    ]
+
+    reply = await fleet.ask("what do the last 2000 lines of the log of ollama say, and how is ollama set up?")
+
+    assert reply.error is None and len((reply.calls[0].answer.result or {})["lines"]) > 500
+    sizes = [sum(len(str(one["content"])) for one in request["messages"][1:]) for request in model_server.requests]
+    assert all(size < 4096 * 3 for size in sizes)
+    results = [one["content"] for one in model_server.requests[2]["messages"] if one["role"] == "tool"]
+    assert "cut to save room" in results[0] or "more characters" in results[0]
+    assert "ollama/ollama" in results[1], "the newest result is whole"
+
+
+async def test_a_model_that_only_talks_leaves_what_is_clear_to_the_rules(fleet: Fleet) -> None:
+    fleet.server.replies += [text("grafana is surely running, have no fear.")]
+
+    reply = await fleet.ask("is grafana running?")
+
+    assert reply.answer == "grafana is running on nas."
+    assert (reply.mode, len(fleet.server.requests)) == ("rules", 1)
+    assert "did nothing about it" in reply.notes[0]
+
+
+async def test_a_small_model_is_not_asked_what_the_rules_understand(fleet: Fleet, model_server: ModelServer) -> None:
+    model_server.list_models(Served("qwen2.5-coder-1.5b", context_length=8192))
+
+    reply = await fleet.ask("is grafana running?", drive="auto")
+
+    assert (reply.answer, reply.mode, reply.usage["requests"]) == ("grafana is running on nas.", "rules", 0)
+    assert model_server.requests == []

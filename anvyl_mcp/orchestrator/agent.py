@@ -33,6 +33,7 @@ from anvyl_mcp.orchestrator.plan import PlanModel
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules import RULES, rules_model
+from anvyl_mcp.orchestrator.shown import ShownModel
 from anvyl_mcp.orchestrator.toolset import FleetToolset
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.targets import places
@@ -108,10 +109,8 @@ class Assistant:
 
     async def _run(self, reply: Reply, choice: models.ModelChoice | None, decide: Decide) -> None:
         question = reply.question
-        guard = Guard(self._fleet, question) if choice else None
-        guarded = GuardedModel(self._driven(choice, guard, question), question, guard)
-        shown = choose(f"{question.earlier} {question.text}", self._fleet.catalogue)
-        tools = FleetToolset(self._fleet, names=shown, guard=guard) if guard else self._every_tool
+        guard = Guard(self._fleet, question)
+        guarded = self._driven(choice, guard, question) if choice else None
 
         async def handle(_: RunContext[Question], requests: DeferredToolRequests) -> DeferredToolResults:
             approvals: dict[str, Any] = {}
@@ -125,11 +124,11 @@ class Assistant:
             return requests.build_results(approvals=approvals)
 
         agent = Agent(
-            guarded,
+            guarded or self._rules,
             output_type=[str, DeferredToolRequests],
             deps_type=Question,
             instructions=INSTRUCTIONS,
-            toolsets=[tools],
+            toolsets=[FleetToolset(self._fleet, guard=guard) if guarded else self._every_tool],
             retries={"tools": 3, "output": 2},
             capabilities=[HandleDeferredToolCalls(handle)],
             name="anvyl",
@@ -140,21 +139,24 @@ class Assistant:
         except (UsageLimitExceeded, UnexpectedModelBehavior) as error:
             self._give_up(reply, error)
             return
-        _conclude(reply, result, guarded.requests)
-        if guard and not reply.waiting:
+        _conclude(reply, result, guarded.requests if guarded else 0)
+        if guarded and not reply.waiting and not question.by_rules:
             said = "" if reply.answer == ENDED else reply.answer
             wants_change = guard.wish.intent == "change"
             reply.answer = report.answer(question, self._fleet.catalogue, said, wants_change=wants_change)
-        self._note_model(reply, result.all_messages(), choice)
+        if guarded and choice:
+            self._note_model(reply, result.all_messages(), choice, guarded.requests)
 
-    def _driven(self, choice: models.ModelChoice | None, guard: Guard | None, question: Question) -> Model:
-        """The model to ask, with the rules behind it, or the rules alone."""
-        if choice is None or guard is None:
-            return self._rules
-        model = models.build_model(self._settings, choice)
-        if drive_for(self._settings.drive, choice) == "plan":
+    def _driven(self, choice: models.ModelChoice, guard: Guard, question: Question) -> GuardedModel:
+        """The model to ask, in the way it is driven, with the rules behind it and the guard before it."""
+        names = choose(f"{question.earlier} {question.text}", self._fleet.catalogue)
+        model: Model = models.build_model(self._settings, choice)
+        drive = drive_for(self._settings.drive, choice)
+        if drive == "plan":
             model = PlanModel(model, self._fleet, question, guard)
-        return models.with_rules(model, self._rules)
+        model = models.with_rules(ShownModel(model, names, choice.context_length), self._rules)
+        first = drive == "plan" and self._settings.drive == "auto"
+        return GuardedModel(model, question, guard, self._rules, rules_first=first)
 
     def _give_up(self, reply: Reply, error: Exception) -> None:
         """The model did not come to an end; what its calls found is still true."""
@@ -167,18 +169,22 @@ class Assistant:
         reply.notes.append(f"the model `{reply.model}` was stopped: {why}")
         reply.answer = "The results above are what was found; the model did not sum them up."
 
-    def _note_model(self, reply: Reply, messages: list[ModelMessage], choice: models.ModelChoice | None) -> None:
-        """Say so when another model answered than the one asked, or the rules had to."""
-        if choice is None:
-            return
+    def _note_model(
+        self, reply: Reply, messages: list[ModelMessage], choice: models.ModelChoice, requests: int
+    ) -> None:
+        """Say so when another model answered than the one asked, or the rules did."""
         if other := models.swapped_model(messages, choice):
             reply.notes.append(f"the server answered with `{other}` instead of `{choice.name}`")
         answered = {message.model_name for message in messages if isinstance(message, ModelResponse)}
         if self._rules.model_name not in answered:
             models.remember_model(self._settings, choice)
-        else:
-            reason = models.fallback_reason(messages)
+        elif reason := models.fallback_reason(messages):
             reply.notes.append(f"the model `{reply.model}` failed: {reason}; answered by rules")
+            reply.mode, reply.model = "rules", self._rules.model_name
+        elif not requests:
+            reply.mode, reply.model = "rules", self._rules.model_name
+        else:
+            reply.notes.append(f"the model `{reply.model}` did nothing about it; answered by rules")
             reply.mode, reply.model = "rules", self._rules.model_name
 
 

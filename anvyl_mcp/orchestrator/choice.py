@@ -18,8 +18,8 @@ TOPICS = {
     "host": r"memory|ram|cpus?|cores?|processors?|load|disks?|space|storage|room|headroom|swap|uptime|kernel|os"
     r"|operating systems?|architecture|processes|process|temperatures?|hot|busy|busiest|idle|idlest|resources?"
     r"|hardware|run [`'\"][^`'\"]+[`'\"]|run (?:the )?command|execute|host info|docker versions?|versions? of docker"
-    r"|(?:which|what) (?:host|machine|server)s? (?:has|have|is|are(?! there))|kind of machine|up(?: the)? longest"
-    r"|how long",
+    r"|(?:which|what) (?:host|machine|server)s?(?! (?:are there|do i have|are known))|kind of machine"
+    r"|up(?: the)? longest|how long",
     "images": r"images?|pull|pulled|download|fetch|registry|tags?",
     "networks": r"networks?|connect|disconnect|subnets?",
     "volumes": r"volumes?",

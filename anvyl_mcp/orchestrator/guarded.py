@@ -14,6 +14,8 @@ from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestPar
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
+from anvyl_mcp.errors import AnvylError
+from anvyl_mcp.orchestrator.answers import Turn
 from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.question import Question
 
@@ -28,14 +30,19 @@ def own_response(words: str, model_name: str) -> ModelResponse:
 
 
 class GuardedModel(WrapperModel):
-    """Asks the model below it until the question is ended; made for one question."""
+    """Asks the model below it until the question is ended; made for one question.
 
-    def __init__(self, wrapped: Model, question: Question, guard: Guard | None = None) -> None:
+    The rules take over a question that they understand when they come first, or when a model does nothing about it.
+    """
+
+    def __init__(self, wrapped: Model, question: Question, guard: Guard, rules: Model, *, rules_first: bool) -> None:
         super().__init__(wrapped)
+        self._question = question
         self._guard = guard
+        self._rules = rules
+        self._rules_first = rules_first
         self.requests = 0
         """How often a model was really asked."""
-        self._question = question
 
     async def request(
         self,
@@ -46,14 +53,31 @@ class GuardedModel(WrapperModel):
         """The next calls or the answer; a placeholder when the results are the answer."""
         if self._question.ended:
             return own_response(ENDED, self.wrapped.model_name)
+        begun = bool(Turn.of(messages).calls)
+        rules = self._question.by_rules or (self._rules_first and not begun)
+        if rules and (planned := await self._understood(messages, model_request_parameters)):
+            return planned
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         self.requests += response.provider_details != OWN
+        self._question.by_rules = response.model_name == self._rules.model_name
+        idle = not begun and not response.tool_calls and "?" not in (response.text or "")
+        if idle and (instead := await self._understood(messages, model_request_parameters)):
+            return replace(instead, usage=response.usage)
         parts = [one for part in response.parts for one in await self._spread(part, model_request_parameters)]
         return replace(response, parts=_with_own_ids(parts, messages))
 
+    async def _understood(self, messages: list[ModelMessage], offered: ModelRequestParameters) -> ModelResponse | None:
+        """What the rules make of the question; None when they do not understand it."""
+        try:
+            response = await self._rules.request(messages, None, offered)
+        except AnvylError:
+            return None
+        self._question.by_rules = True
+        return replace(response, parts=_with_own_ids(response.parts, messages))
+
     async def _spread(self, part: ModelResponsePart, offered: ModelRequestParameters) -> list[ModelResponsePart]:
         tool = next((one for one in offered.function_tools if one.name == getattr(part, "tool_name", "")), None)
-        if not (self._guard and isinstance(part, ToolCallPart) and tool and tool.metadata):
+        if self._question.by_rules or not (isinstance(part, ToolCallPart) and tool and tool.metadata):
             return [part]
         calls = await self._guard.spread(tool.metadata["listing"], part.args_as_dict())
         return [ToolCallPart(part.tool_name, arguments) for arguments in calls] or [part]

@@ -43,3 +43,5 @@ class Question:
     failures: list[AnvylError] = field(default_factory=list)
     untrusted: str = ""
     ended: str = ""
+    by_rules: bool = False
+    """Whether the calls being made are the rules' own, which are made of the person's words alone."""

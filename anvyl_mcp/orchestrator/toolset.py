@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic_ai import ApprovalRequired, RunContext, ToolFailed, ToolReturn
@@ -30,13 +30,11 @@ __all__ = ["FleetToolset", "Proposal", "Question", "schema_for_model"]
 class FleetToolset(AbstractToolset[Question]):
     """Calls pass the guard, then `Fleet.call`; whatever changes something waits for an approval first."""
 
-    def __init__(self, fleet: Fleet, *, names: Container[str] | None = None, guard: Guard | None = None) -> None:
-        """Offer the tools of some names, or every tool. Without a guard, calls are made as they are asked for."""
+    def __init__(self, fleet: Fleet, *, guard: Guard | None = None) -> None:
+        """Offer every tool. Without a guard, calls are made as they are asked for."""
         self._fleet = fleet
         self._guard = guard
-        self._tools = {
-            name: self._tool(listing) for name, listing in fleet.catalogue.items() if names is None or name in names
-        }
+        self._tools = {name: self._tool(listing) for name, listing in fleet.catalogue.items()}
 
     @property
     def id(self) -> str:
@@ -107,7 +105,7 @@ class FleetToolset(AbstractToolset[Question]):
         arguments = {key: value for key, value in given.items() if key != "host" and value is not None}
         said = given.get("host")
         selector = ",".join(map(str, said)) if isinstance(said, list) else str(said or "")
-        if self._guard:
+        if self._guard and not question.by_rules:
             return await self._guard.place(listing, arguments, selector)
         check(listing, arguments)
         hosts = await targets(self._fleet, listing, arguments, selector or question.host or question.home)

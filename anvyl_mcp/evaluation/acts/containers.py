@@ -30,6 +30,7 @@ def get_container_info(host: Host, name: str, reveal: bool) -> dict[str, Any]:
     return {
         **_row(one),
         "started_at": NOW,
+        "finished_at": "" if one.state == "running" else NOW,
         "exit_code": one.exit_code,
         "restart_policy": one.restart,
         "command": one.command,

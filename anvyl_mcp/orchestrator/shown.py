@@ -1,0 +1,97 @@
+"""What a language model gets to see: the tools chosen for the question, and results that fit into its context.
+
+The run itself keeps every tool and every result whole: the rules may use them, and the person sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Container, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from pydantic_ai import RunContext
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, ToolReturnPart
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+
+CHARACTERS_A_TOKEN = 3.2
+PROMPT_TOKENS, ANSWER_TOKENS = 2300, 500
+LARGE_CONTEXT = 32_768
+"""Assumed when the server does not say."""
+LEAST_ROOM = 1200
+"""Characters of a result that are shown in any case."""
+GONE = "[an earlier result, cut to save room: {head} …]"
+HEAD = 120
+
+
+class ShownModel(WrapperModel):
+    """Asks the model below with less than there is."""
+
+    def __init__(self, wrapped: Model, names: Container[str], context_length: int | None) -> None:
+        super().__init__(wrapped)
+        self._names = names
+        self._context_length = context_length or LARGE_CONTEXT
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """One answer."""
+        shown = [tool for tool in model_request_parameters.function_tools if tool.name in self._names]
+        return await self.wrapped.request(
+            fitted(messages, room_for(self._context_length)),
+            model_settings,
+            replace(model_request_parameters, function_tools=shown),
+        )
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """The same, as events."""
+        shown = [tool for tool in model_request_parameters.function_tools if tool.name in self._names]
+        async with self.wrapped.request_stream(
+            fitted(messages, room_for(self._context_length)),
+            model_settings,
+            replace(model_request_parameters, function_tools=shown),
+            run_context,
+        ) as stream:
+            yield stream
+
+
+def room_for(context_length: int) -> int:
+    """How many characters all results together may take in a context of so many tokens."""
+    return int(max(LEAST_ROOM, (context_length - PROMPT_TOKENS - ANSWER_TOKENS) * CHARACTERS_A_TOKEN))
+
+
+def fitted(messages: Sequence[ModelMessage], room: int) -> list[ModelMessage]:
+    """The messages with results cut, the oldest first, until all of them fit; no call loses its result."""
+    left, kept = room, list[ModelMessage]()
+    for message in reversed(messages):
+        if isinstance(message, ModelRequest):
+            parts = []
+            for part in reversed(message.parts):
+                if isinstance(part, ToolReturnPart) and isinstance(part.content, str):
+                    words = _cut(part.content, left)
+                    left -= len(words)
+                    part = ToolReturnPart(part.tool_name, words, part.tool_call_id, outcome=part.outcome)
+                parts.append(part)
+            message = replace(message, parts=parts[::-1])
+        kept.append(message)
+    return kept[::-1]
+
+
+def _cut(words: str, room: int) -> str:
+    if len(words) <= room:
+        return words
+    if room < LEAST_ROOM // 2:
+        return GONE.format(head=" ".join(words[:HEAD].split())) if len(words) > HEAD * 2 else words
+    return f"{words[:room]}\n… {len(words) - room} more characters"
