@@ -28,13 +28,17 @@ _AGAIN = "ask again: a new answer has a new id"
 
 @dataclass(frozen=True)
 class HeldCall:
-    """One change exactly as it was proposed: `ids` holds, for each host and argument, which container was meant."""
+    """One change exactly as it was proposed: `ids` holds, for each host and argument, which container was meant.
+
+    `expected` holds for each host the id and state of the container that the change is about.
+    """
 
     tool: str
     arguments: Mapping[str, Any]
     hosts: tuple[str, ...]
     ids: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     untrusted: str = ""
+    expected: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
 
@@ -14,7 +15,7 @@ from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.toolset import for_rules
 from anvyl_mcp.peers import targets
-from anvyl_mcp.peers.fleet import Fleet, Outcome
+from anvyl_mcp.peers.fleet import Expected, Fleet, Outcome
 from anvyl_mcp.peers.listing import Answer, ToolListing
 
 
@@ -34,7 +35,8 @@ async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldC
             notes.append(f"left out {host}: {error.message}")
     if not ids:
         raise problems[0]
-    return HeldCall(proposal.tool, proposal.arguments, tuple(ids), ids, proposal.untrusted)
+    expected = {host: asdict(one) for host, one in proposal.expected.items()}
+    return HeldCall(proposal.tool, proposal.arguments, tuple(ids), ids, proposal.untrusted, expected)
 
 
 async def carry_out(fleet: Fleet, question: Question, calls: Sequence[HeldCall]) -> Reply:
@@ -83,7 +85,10 @@ async def _carried(fleet: Fleet, question: Question, call: HeldCall) -> Mapping[
     for outcome in outcomes.values():
         note(outcome)
     left = [host for host in call.hosts if host not in outcomes]
-    done = await fleet.call_many(left, call.tool, call.arguments, on_behalf=question.on_behalf, on_outcome=note)
+    expected = {host: Expected(**one) for host, one in call.expected.items()}
+    done = await fleet.call_many(
+        left, call.tool, call.arguments, on_behalf=question.on_behalf, expected=expected, on_outcome=note
+    )
     return {host: outcomes.get(host) or done[host] for host in call.hosts}
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anvyl_mcp.errors import AnvylError
-from anvyl_mcp.peers.fleet import OnBehalf, Outcome
+from anvyl_mcp.peers.fleet import Expected, OnBehalf, Outcome
 
 
 @dataclass
 class Proposal:
-    """A change that waits for a yes: what would happen where, and which untrusted text had been read before."""
+    """A change that waits for a yes: what would happen where, and which untrusted text had been read before.
+
+    `expected` is how the container that it names was on each host when it was proposed.
+    """
 
     id: str
     tool: str
@@ -20,6 +23,7 @@ class Proposal:
     hosts: list[str]
     untrusted: str = ""
     decision: str = "pending"
+    expected: Mapping[str, Expected] = field(default_factory=dict)
 
 
 @dataclass

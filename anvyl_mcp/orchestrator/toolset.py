@@ -14,8 +14,9 @@ from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFo
 from anvyl_mcp.orchestrator.grounding import EVERY
 from anvyl_mcp.orchestrator.guard import Guard, Placed
 from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.peers import plans
 from anvyl_mcp.peers.arguments import check
-from anvyl_mcp.peers.fleet import Fleet, Outcome
+from anvyl_mcp.peers.fleet import Expected, Fleet, Outcome
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.peers.targets import targets
 
@@ -73,9 +74,11 @@ class FleetToolset(AbstractToolset[Question]):
             raise ToolFailed(str(error)) from error
         if not listing.reads and approved is None:
             raise await self._ask_first(listing, placed, str(tool_args.get("host") or ""), ctx)
-        return await self._run(listing, placed, question)
+        return await self._run(listing, placed, question, approved.expected if approved else {})
 
-    async def _run(self, listing: ToolListing, placed: Placed, question: Question) -> ToolReturn:
+    async def _run(
+        self, listing: ToolListing, placed: Placed, question: Question, expected: Mapping[str, Expected]
+    ) -> ToolReturn:
         name, hosts = listing.name, placed.hosts
         question.on_call(name, placed.arguments, hosts)
 
@@ -84,7 +87,7 @@ class FleetToolset(AbstractToolset[Question]):
             question.on_outcome(outcome)
 
         outcomes = await self._fleet.call_many(
-            hosts, name, placed.arguments, on_behalf=question.on_behalf, on_outcome=note
+            hosts, name, placed.arguments, on_behalf=question.on_behalf, expected=expected, on_outcome=note
         )
         if self._guard and not listing.reads:
             self._guard.inventory.forget()
@@ -121,7 +124,10 @@ class FleetToolset(AbstractToolset[Question]):
         untrusted = question.untrusted or placed.source
         if not untrusted and not (self._guard and self._guard.planned(listing, arguments)):
             untrusted = await self._not_from_the_person(listing, arguments, hosts, said, question)
-        question.proposals[call_id] = Proposal(call_id, listing.name, arguments, hosts, untrusted=untrusted)
+        expected = await plans.expected(self._fleet, listing, arguments, hosts)
+        question.proposals[call_id] = Proposal(
+            call_id, listing.name, arguments, hosts, untrusted=untrusted, expected=expected
+        )
         return ApprovalRequired()
 
     async def _not_from_the_person(

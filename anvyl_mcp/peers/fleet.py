@@ -263,13 +263,15 @@ class Fleet:
             told[meta.EXPECT] = {"id": expected.id, "state": expected.state}
         if on_behalf is not None:
             told |= {meta.SCOPES: sorted(on_behalf.scopes), meta.FOR: on_behalf.name}
+        began = time.monotonic()
         send = partial(connection.call, tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
         try:
             return await self._breaker.ask(peer, connection, send)
         except (Unknown, Timeout) as error:
             if not tool.reads:
                 again = partial(connection.call, tool.name, arguments, meta=told, on_progress=on_progress)
-                return await lost_changes.settle(connection, tool, told[meta.OPERATION], error, again)
+                left = seconds - (time.monotonic() - began)
+                return await lost_changes.settle(connection, tool, told[meta.OPERATION], error, again, seconds=left)
             if isinstance(error, Timeout):
                 raise
         # A read whose connection was lost is asked once more: it changes nothing, and the peer may have restarted.

@@ -114,7 +114,7 @@ async def identity(fleet: Fleet, host: str, kind: str, wanted: str) -> str:
     if outcome.error is not None:
         raise outcome.error
     for row in _rows(kind, outcome):
-        if _is(kind, row, wanted):
+        if is_meant(kind, row, wanted):
             return str(row.get("id", ""))
     raise _nowhere(kind, wanted, {host: outcome}, {})
 
@@ -133,7 +133,9 @@ async def _where_all(look: Look, tool: ToolListing, named: list[tuple[str, str]]
 
 async def _where(look: Look, tool: ToolListing, kind: str, wanted: str) -> list[str]:
     outcomes = await look(kind)
-    having = [host for host, outcome in outcomes.items() if any(_is(kind, row, wanted) for row in _rows(kind, outcome))]
+    having = [
+        host for host, outcome in outcomes.items() if any(is_meant(kind, row, wanted) for row in _rows(kind, outcome))
+    ]
     silent = {host: outcome.error for host, outcome in outcomes.items() if outcome.error is not None}
     if not having:
         raise _nowhere(kind, wanted, outcomes, silent)
@@ -178,7 +180,7 @@ def _names(kind: str, row: Mapping[str, Any]) -> list[str]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def _is(kind: str, row: Mapping[str, Any], wanted: str) -> bool:
+def is_meant(kind: str, row: Mapping[str, Any], wanted: str) -> bool:
     """Whether a row is the object meant: by a name, or by the start of its id as the engine accepts it."""
     known = _names(kind, row)
     tagged = wanted in known or (kind == "image" and f"{wanted}:latest" in known)

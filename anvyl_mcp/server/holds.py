@@ -17,6 +17,9 @@ from anvyl_mcp.server.touched import Seen
 PATIENCE = 5.0
 """Seconds that a change waits for the one before it."""
 
+UP = frozenset({"running", "restarting"})
+"""States between which a container that crashes goes to and fro by itself."""
+
 
 @dataclass(eq=False, slots=True)
 class Hold:
@@ -91,7 +94,7 @@ def check_expected(told: Mapping[str, Any], asked: Sequence[tuple[str, str]], ob
     identity, state = text.clean(expected.get("id", "")), text.clean(expected.get("state", ""))
     if not seen.id.startswith(identity):
         raise _changed(f"`{name}` is another {kind} now: {seen.id[:12]}, not {identity[:12]}")
-    if state and state != seen.state:
+    if state and state != seen.state and not {state, seen.state} <= UP:
         raise _changed(f"`{name}` was {state[:40]}, and is {seen.state or 'there'} now")
 
 
