@@ -30,7 +30,7 @@ class Hosts(Result):
 def fleet_tools(fleet: Fleet | None) -> list[Tool]:
     """The tools, bound to a fleet; without one they can only be listed."""
 
-    @tool(say=["list hosts", "show hosts", "which hosts are there"], toolset="fleet")
+    @tool(say=["list hosts", "show hosts", "which hosts are there", "ping hosts"], toolset="fleet")
     async def list_hosts() -> Hosts:
         """List the hosts of the fleet and whether they answer."""
         assert fleet is not None

@@ -105,7 +105,12 @@ TOOLS = [
     tool(
         "create_container",
         "Create a container from an image and start it.",
-        ["run image {image}", "create container {name} from {image}", "run {image} as {name}"],
+        [
+            "run image {image}",
+            "create container {name} from {image}",
+            "run {image} as {name}",
+            "start {image} as {name}",
+        ],
         {"image": NEEDED, "name": TEXT, "command": TEXT, "ports": TEXTS, "env": TEXTS, "memory": TEXT},
         STATE,
         "changes",

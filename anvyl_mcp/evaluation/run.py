@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic_evals import Case, Dataset
 
-from anvyl_mcp.errors import ModelUnavailable
 from anvyl_mcp.evaluation.checks import CHECKS, Tried, unwanted, wanted
 from anvyl_mcp.evaluation.report import Report, Result
 from anvyl_mcp.evaluation.simulation import Simulation
@@ -52,9 +51,12 @@ class Evaluation:
         # A dataset each: its progress can be told, and what a model server did to one task is seen before the next.
         dataset = Dataset(name="anvyl", cases=[Case(name=task.ask, inputs=task)], evaluators=CHECKS)
         measured = await dataset.evaluate(self._try, max_concurrency=1, progress=False, repeat=self.repeat)
-        if measured.failures:
-            raise ModelUnavailable(f"`{task.ask}` could not be run: {measured.failures[0].error_message}")
-        results = []
+        # One task that breaks something of ours is a failed task, not the end of an hour's measuring.
+        nothing = World({})
+        results = [
+            Result(task, Tried(nothing, self.catalogue), {"Crashed": failed.error_message})
+            for failed in measured.failures
+        ]
         for case in measured.cases:
             verdicts = {name: verdict.reason or "" for name, verdict in case.assertions.items() if not verdict.value}
             verdicts |= {failed.name: failed.error_message for failed in case.evaluator_failures}

@@ -12,6 +12,7 @@ from typing import Any
 from anvyl_mcp import __version__
 from anvyl_mcp.errors import AnvylError, Denied, Refused
 from anvyl_mcp.evaluation.acts import ACTS, perform
+from anvyl_mcp.evaluation.forms import filled
 from anvyl_mcp.evaluation.world import Host, World
 from anvyl_mcp.fleet_tools import fleet_tools
 from anvyl_mcp.peers.fleet import Fleet
@@ -111,7 +112,8 @@ class SimulatedHost:
                     return Answer(result=told.model_dump(mode="json"), text=told.text())
             raise Denied(f"`{self._host.name}` does not offer `{name}`")
         tool = _tools()[name]
-        result = tool.result.model_validate(perform(self._host, name, tool.parse(arguments)))
+        done = perform(self._host, name, tool.parse(arguments))
+        result = tool.result.model_validate(filled(done, tool.output_schema))
         if tool.safety != "reads":
             self._simulation.done.append(Done(self._host.name, name, dict(arguments)))
         return Answer(result=result.model_dump(mode="json"), text=result.text())

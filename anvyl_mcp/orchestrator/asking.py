@@ -24,6 +24,7 @@ class Wants(Enum):
     AMOUNT = "how much of something"
     WHERE = "where something runs"
     TROUBLE = "what is not well"
+    UNUSED = "what nothing uses"
     WHY = "why one is as it is"
 
 
@@ -42,7 +43,22 @@ class Query:
 
 
 MOST = frozenset({"most", "highest", "biggest", "largest", "greatest", "maximum", "max", "top", "longest", "more"})
-LEAST = frozenset({"least", "lowest", "smallest", "fewest", "minimum", "min", "shortest", "less"})
+LEAST = frozenset(
+    {
+        "least",
+        "lowest",
+        "smallest",
+        "fewest",
+        "minimum",
+        "min",
+        "shortest",
+        "less",
+        "smaller",
+        "lower",
+        "under",
+        "below",
+    }
+)
 SUPERLATIVES: dict[str, tuple[bool, str]] = {
     "busiest": (False, "cpu"),
     "quietest": (True, "cpu"),
@@ -80,7 +96,8 @@ MOST_PERCENT = 10_000
 SIZED = re.compile(r"(?i)\b(\d+(?:\.\d+)?)\s*([kmgt])i?b?\b")
 PERCENT = re.compile(r"(?i)\b(\d+(?:\.\d+)?)\s*(?:%|percent\b)")
 BEYOND = re.compile(
-    r"(?i)\b(?:more\s+than|over|above|at\s+least|exceed(?:s|ing)?|(?P<below>less\s+than|under|below|at\s+most))\s+"
+    r"(?i)\b(?:(?:more|bigger|larger|greater|higher|heavier)\s+than|over|above|at\s+least|exceed(?:s|ing)?"
+    r"|(?P<below>(?:less|smaller|lower)\s+than|under|below|at\s+most))\s+"
     r"\d+(?:\.\d+)?\s*(?P<unit>[kmgt]i?b?\b|%|percent\b)"
 )
 TIGHT = re.compile(
@@ -100,6 +117,13 @@ WHERE = tuple(
         r"(?:\s+containers?)?",
         rf"(?:on\s+)?(?:which|what)\s+{HOST}\s+(?:is|are|does|do)\s+{THE}(?P<subject>{NAME})(?:\s+(?:on|run|running))?(?:\s+on)?",
         rf"(?:find|locate)\s+{THE}(?P<subject>{NAME})",
+        rf"(?:is\s+there|do\s+(?:we|i|you)\s+have|have\s+(?:we|i|you)\s+got)\s+(?:an?\s+)?(?:container\s+)?"
+        rf"(?:(?:called|named)\s+)?(?P<subject>{NAME})(?:\s+container)?(?:\s+running)?",
+        rf"has\s+{THE}(?P<subject>{NAME})\s+(?:finished|ended|exited|stopped|completed|started|crashed|died)(?:\s+yet)?",
+        r"(?:which|what|who)(?:\s+containers?)?\s+(?:uses?|using|is\s+using|publish(?:es)?|has|have|is\s+on|listens?\s+on"
+        r"|is\s+listening\s+on)\s+(?:the\s+)?port\s+(?P<subject>\d+)",
+        rf"(?:(?:which|what|show|list)\s+)(?:the\s+)?containers?\s+(?:uses?|using|run|running|are\s+(?:based\s+on|made\s+from|from)"
+        rf"|(?:created|made|built)?\s*from|based\s+on)\s+(?:the\s+)?(?:image\s+)?(?P<subject>{NAME})(?:\s+image)?",
     )
 )
 STATE = (
@@ -131,11 +155,17 @@ TROUBLE = tuple(
     )
 )
 """Whole questions, without hosts."""
+UNUSED = re.compile(
+    r"(?i)(?:(?:which|what|show|list|are\s+there)\s+)?(?:any\s+|the\s+)?(?:unused\s+(?P<noun>volumes?|networks?)"
+    r"|(?P<other>volumes?|networks?)\s+(?:are\s+)?(?:unused|not\s+used|not\s+in\s+use|orphaned|empty))"
+)
 
 
 def read(question: str) -> Query | None:
     """What a question wants to know; None when it is none of these kinds. Hosts may stand in it or not."""
     asked = " ".join(question.split()).rstrip(" ?!.")
+    if match := UNUSED.fullmatch(asked):
+        return Query(Wants.UNUSED, noun=meaning(match["noun"] or match["other"]))
     return (
         _whole(asked, Wants.TROUBLE, TROUBLE)
         or _whole(asked, Wants.WHY, WHY)
@@ -179,6 +209,8 @@ def _as(query: Query, wants: Wants) -> Query:
         words = query.words - {query.noun} or (
             frozenset({"size"}) if query.said & {"biggest", "largest", "smallest"} else words
         )
+    elif not words and wants is Wants.BEYOND and query.noun == "image":
+        words = frozenset({"size"})
     elif not words and wants is Wants.BEYOND:
         words = frozenset({"cpu"} if query.need <= MOST_PERCENT else {"memory"})
     elif not words and wants is Wants.ROOM:

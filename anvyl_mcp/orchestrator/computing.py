@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from anvyl_mcp import text
-from anvyl_mcp.orchestrator.asking import MOST_PERCENT, Query, Wants
+from anvyl_mcp.orchestrator.asking import KINDS, MOST_PERCENT, NOUNS, Query, Wants
 from anvyl_mcp.orchestrator.measures import Amount, Measure, amounts, measures
-from anvyl_mcp.orchestrator.vocabulary import meaning
+from anvyl_mcp.orchestrator.vocabulary import EMPTY, STANDS_FOR, meaning
 from anvyl_mcp.peers.listing import ToolListing
 
 NEARLY_FULL = 85
@@ -18,6 +19,8 @@ WELL = frozenset({"running", "created", "paused", "up", "ok"})
 WORDS = {"size": ("is the largest", "is the smallest"), "uptime": ("has been up the longest", "was started last")}
 """How the most and the least of some things are said."""
 
+ORDINARY = EMPTY | STANDS_FOR.keys() | KINDS | NOUNS
+"""Words of a question that name nothing."""
 COMPARING = (Wants.EXTREME, Wants.BEYOND)
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -39,10 +42,14 @@ def chosen(query: Query, listings: Iterable[ToolListing], *, of_one: bool = Fals
 def _rate(query: Query, listing: ToolListing, *, of_one: bool) -> int:
     if query.wants in (Wants.TROUBLE, Wants.WHERE):
         return int(listed(listing) == "container" and "all" in listing.arguments)
+    if query.wants is Wants.UNUSED:
+        return int(listed(listing) == query.noun)
     fitting = _fitting(query, listing, of_one=of_one)
     counted = query.wants is Wants.EXTREME and not fitting and listed(listing) in query.words - {query.noun}
     whole = query.words <= frozenset(word for measure in fitting for word in measure.words)
-    return 3 * bool(fitting) + 2 * whole + (2 if counted and "name" in listing.arguments else int(counted))
+    # What is used of a total says more than a number alone.
+    roomy = query.wants is Wants.AMOUNT and any(measure.room for measure in fitting)
+    return 4 * bool(fitting) + 2 * whole + roomy + (2 if counted and "name" in listing.arguments else int(counted))
 
 
 def _fitting(query: Query, listing: ToolListing, *, of_one: bool = False) -> list[Measure]:
@@ -50,7 +57,7 @@ def _fitting(query: Query, listing: ToolListing, *, of_one: bool = False) -> lis
     found = [measure for measure in measures(listing) if measure.words & query.words]
     if of_one or (not query.noun and not query.free and query.wants in COMPARING and "host" not in query.said):
         found = [measure for measure in found if measure.noun == "container"] or ([] if of_one else found)
-    elif query.noun and query.wants in COMPARING:
+    elif query.noun and (query.wants in COMPARING or query.wants is Wants.AMOUNT):
         found = [measure for measure in found if measure.noun == query.noun]
     else:
         found = [measure for measure in found if measure.noun == "host"]
@@ -66,7 +73,7 @@ def told(query: Query, listing: ToolListing, results: Results, *, subject: str =
     """The sentences that answer the question from these results; none when they say nothing of it."""
     if query.wants is Wants.WHY:
         return [line for host, result in results.items() for line in _reasons(subject, host, result)]
-    if query.wants in (Wants.WHERE, Wants.TROUBLE):
+    if query.wants in ROWS:
         field = text.rows_field(text.resolved(listing.output_schema))
         rows = [(host, row) for host, result in results.items() for row in result.get(field, [])] if field else []
         return ROWS[query.wants](query, rows, list(results)) if field else []
@@ -153,8 +160,11 @@ def _room(query: Query, measure: Measure, found: Sequence[Amount]) -> list[str]:
 
 def _amount(query: Query, measure: Measure, found: Sequence[Amount]) -> list[str]:
     word = " ".join(sorted(measure.words & query.words)) or "that"
+    about = [one for one in found if any(word in one.label for word in query.said - ORDINARY)]
+    if measure.noun != "host" and len(found) > 1 and not about:
+        return _extreme(query, measure, found)
     lines = []
-    for one in found:
+    for one in about or found:
         if measure.room:
             lines.append(
                 f"{_where(one)}: {one.shown(one.value)} of {one.shown(one.total)} {word} used ({one.percent:.0f} %), "
@@ -193,6 +203,8 @@ Row = tuple[str, Mapping[str, Any]]
 def _places(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str]:
     wanted = query.subject.lower()
     exact = [(host, row) for host, row in rows if str(row.get("name", "")).lower() == wanted]
+    if wanted.isdecimal():
+        exact = [(host, row) for host, row in rows if re.search(rf"\b{wanted}\b", " ".join(row.get("ports") or []))]
     like = exact or [(host, row) for host, row in rows if wanted in f"{row.get('name')} {row.get('image')}".lower()]
     if not like:
         return [f"There is no `{query.subject}` on {text.joined(list(hosts))}."]
@@ -201,6 +213,13 @@ def _places(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str
         for host, row in like
     ]
     return [f"{text.joined(lines)}."]
+
+
+def _unused(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str]:
+    free = [f"{row.get('name')} on {host}" for host, row in rows if row.get("containers") == []]
+    if not free:
+        return [f"Every {query.noun} on {text.joined(list(hosts))} is used."]
+    return [f"{text.plural(len(free), f'{query.noun}')} that no container uses: {text.joined(free)}."]
 
 
 def _troubles(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str]:
@@ -221,6 +240,7 @@ def _complaint(row: Mapping[str, Any]) -> str:
 ROWS: dict[Wants, Callable[[Query, Sequence[Row], Sequence[str]], list[str]]] = {
     Wants.WHERE: _places,
     Wants.TROUBLE: _troubles,
+    Wants.UNUSED: _unused,
 }
 
 

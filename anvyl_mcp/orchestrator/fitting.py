@@ -30,7 +30,7 @@ def noun_of(listing: ToolListing) -> str:
     return meaning(text.rows_field(text.resolved(listing.output_schema)))
 
 
-def _fit(listing: ToolListing, word: str) -> int:
+def fits(listing: ToolListing, word: str) -> int:
     """How much a word speaks for a tool: it lists such things, says the word, has such a state, or mentions it."""
     schema = text.resolved(listing.output_schema)
     fields = set(meanings(" ".join(_fields(schema)).replace("_", " ")))
@@ -54,10 +54,10 @@ def fitting(tools: Sequence[ToolListing], question: str, *, named: bool = False)
     `named`: the question names an existing thing, so that one word besides is enough.
     """
     words = set(meanings(" ".join(word for word in re.sub(MARK, "?", question).lower().split() if word not in EMPTY)))
-    fits = {word: [_fit(tool, word) for tool in tools] for word in words}
-    known = sum(any(fit) for fit in fits.values())
+    rated = {word: [fits(tool, word) for tool in tools] for word in words}
+    known = sum(any(fit) for fit in rated.values())
     if known <= (0 if named else len(words) - known):
         return None
-    scores = [sum(fit[index] / (sum(fit) or 1) for fit in fits.values()) for index in range(len(tools))]
+    scores = [sum(fit[index] / (sum(fit) or 1) for fit in rated.values()) for index in range(len(tools))]
     clear = [tool for tool, score in zip(tools, scores, strict=True) if score * CLEARLY > max(scores)]
     return clear[0] if len(clear) == 1 else None

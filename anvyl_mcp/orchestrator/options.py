@@ -23,7 +23,7 @@ OPTIONS: dict[str, str] = {
     "name": rf"(?:named|called)\s+(?P<value>{NAME})",
     "all": r"(?:(?:and|including|also|even|with|plus)\s+)*(?:the\s+)?(?:(?:ones\s+)?that\s+are\s+)?"
     r"(?:stopped|exited|dead)(?:\s+ones)?(?:\s+(?:too|as\s+well|included))?"
-    r"|(?:all|every)(?!.*\brunning\b)",
+    r"|(?:all|every)(?!.*\brunning\b)|-a|--all",
     "force": r"-?-?force|-f|forced|forcibly|by\s+force",
 }
 """How people say what an argument of this name wants to know; used where a tool has it."""

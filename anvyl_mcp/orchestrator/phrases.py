@@ -50,6 +50,8 @@ __all__ = [
     "unmask",
 ]
 SAMPLES = {"name": "web", "image": "nginx", "command": "uptime"}
+TURNED = re.compile(r"(\w+) (\w+) (\{(?!command)\w+\})")
+"""`remove image {image}`, which may be said `remove {image} image`."""
 USUAL = ("list", "inspect", "restart")
 """First words of the phrases that are shown to somebody who said something else altogether."""
 
@@ -71,9 +73,16 @@ def holes(phrase: str) -> list[str]:
 
 
 def spoken(listing: ToolListing) -> list[str]:
-    """A tool's phrases; what is read of a thing can also follow it: `logs {name}`, `{name} logs`."""
+    """A tool's phrases, and those with the noun behind the name: `logs {name}`, `{name} logs`."""
     asked = [phrase for phrase in listing.say if listing.reads and len(holes(phrase)) == 1]
-    return [*listing.say, *(re.sub(r"(\S+) (?:(?:of|about) )?(\{\w+\})$", r"\2 \1", phrase) for phrase in asked)]
+    turned = (
+        [] if listing.reads else [TURNED.sub(r"\1 \3 \2", phrase) for phrase in listing.say if TURNED.fullmatch(phrase)]
+    )
+    return [
+        *listing.say,
+        *turned,
+        *(re.sub(r"(\S+) (?:(?:of|about) )?(\{\w+\})$", r"\2 \1", phrase) for phrase in asked),
+    ]
 
 
 @lru_cache(maxsize=512)
@@ -111,7 +120,8 @@ def _pattern(
             parts.append(literal(word))
         elif word != hole and hole not in given:
             parts.append(_hole(hole, dict(kinds).get(hole, ""), dict(choices)[hole]))
-    return re.compile((rf"(?:{literal('show')}\s+)?" if reads else "") + r"\s+".join(parts), re.IGNORECASE)
+    between = r"\s+(?:(?:the|this)\s+)?" if any(f"{{{name}}}" in words for name in FREE_TEXT) else r"\s+"
+    return re.compile((rf"(?:{literal('show')}\s+)?" if reads else "") + between.join(parts), re.IGNORECASE)
 
 
 def _hole(argument: str, kind: str, choices: Sequence[str]) -> str:
@@ -123,7 +133,7 @@ def _hole(argument: str, kind: str, choices: Sequence[str]) -> str:
     called = r"(?:named|called)\s+"
     if not kind:
         return rf"(?:{called})?(?P<{argument}>{NAME})"
-    noun = literal(kind)
+    noun = rf"(?:{literal(kind)}|service|app)" if kind == "container" else literal(kind)
     return rf"(?:{noun}\s+|{called})*(?P<{argument}>{NAME}(?:{AND}(?:{noun}\s+)?{NAME})*)(?:\s+{noun})?"
 
 

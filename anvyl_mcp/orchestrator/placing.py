@@ -39,7 +39,7 @@ def _hosts(known: tuple[str, ...], *, also_or: bool) -> str:
     it = r"(?:(?:that|which)\s+(?:has|have|runs?)\s+(?:it|one|them)|where\s+it\s+(?:runs|is|lives))"
     having = rf"(?:(?:all|every|each|the)\s+(?:of\s+)?(?:the\s+)?{HOST}\s+{it})"
     having = rf"(?P<having>{having})\b|(?P<both>both)\b(?:\s+(?:of\s+)?(?:the\s+)?{HOST}\b)?(?:\s+{it})?"
-    joint = rf"(?:\s*,\s*(?:and\s+)?|\s*&\s*|\s+(?:and{'|or' if also_or else ''})\s+)"
+    joint = rf"(?:\s*,\s*(?:and\s+)?|\s*&\s*|\s+(?:and{'|or' if also_or else ''})\s+(?:(?:on|at)\s+)?)"
     every = rf"(?:all|every|each)(?:\s+of)?(?:\s+(?:the|my|our))?\s+{HOST}|all$|the\s+(?:(?:whole|entire)\s+)?fleet"
     here = rf"this\s+{HOST}|localhost|local"
     named = rf"(?:the\s+)?(?:{HOST}\s+)?(?P<named>{one}(?:{joint}{one})*)(?:\s+{HOST}\b)?"
@@ -75,7 +75,9 @@ def _selector(match: re.Match[str], known: Sequence[str]) -> str:
     if not groups["named"]:
         return "all" if groups["every"] or groups.get("everywhere") else "local"
     spelled = {name.lower(): name for name in known}
-    return ",".join(spelled.get(name, name) for name in re.split(rf"{AND}|\s+or\s+", groups["named"].lower()))
+    return ",".join(
+        spelled.get(name, name) for name in re.split(rf"(?:{AND}|\s+or\s+)(?:(?:on|at)\s+)?", groups["named"].lower())
+    )
 
 
 def take_hosts(clause: str, way: Way, known: tuple[str, ...], *, at_end: bool = False) -> tuple[str, str] | None:

@@ -21,7 +21,9 @@ from anvyl_mcp.orchestrator.asking import Query, Wants
 from anvyl_mcp.orchestrator.options import take_options
 from anvyl_mcp.orchestrator.placing import ASKING, BOLD, BOTH, HAVING, PLAIN, Way, take_first_hosts, take_hosts
 from anvyl_mcp.orchestrator.vocabulary import (
+    EMPTY,
     FREE_TEXT,
+    NAME,
     REFUSING,
     RESERVED,
     STANDS_FOR,
@@ -39,6 +41,15 @@ Objects = Callable[[str], Awaitable[Mapping[str, Sequence[str]]]]
 MOST_CLAUSES = 8
 LAST_LINES = 20
 """Of a log, when it is asked why something is as it is."""
+
+INSIDE = re.compile(
+    rf"(?P<command>.+?)\s+(?:in|inside|within)\s+(?:the\s+)?(?:container\s+)?(?P<name>{NAME})(?:\s+container)?",
+    re.IGNORECASE,
+)
+QUESTION = re.compile(r"(?i)(?:is|are|which|what|how|\S+\s+is\s+\w+$)\b")
+"""The beginning of a clause that only asks."""
+ASKED_OF_ONE = frozenset({"about", "tell", "detail", "status", "state", "info", "information", "look", "inspect"})
+"""Words that ask for all there is to know of one thing."""
 
 Step = list[Call]
 """Calls that are made together; the next step waits until they have gone well."""
@@ -84,7 +95,21 @@ class Planner:
             or await self._asked(sentence)
             or self._one(sentence, BOLD)
         )
+        steps = [[await self._inside(call) for call in step] for step in steps]
         return steps if self._share_hosts(steps, first) and await self._find_hosts(steps) else []
+
+    async def _inside(self, call: Call) -> Call:
+        """`execute uptime in db` is meant for the container, when there is one of that name."""
+        for argument in FREE_TEXT & set(() if call.listing.names else call.listing.required):
+            match = INSIDE.fullmatch(str(call.arguments[argument]))
+            if match is None or match["name"] not in await self._things():
+                continue
+            for listing in self.tools.values():
+                kinds = {kind: name for name, kind in listing.names.items()}
+                if argument in listing.required and "container" in kinds:
+                    named = {argument: match["command"], kinds["container"]: match["name"]}
+                    return Call(listing, {**call.arguments, **named})
+        return call
 
     async def _said(self, sentence: str) -> list[Step]:
         """The steps when the whole sentence, or each of its clauses, is a phrase."""
@@ -106,7 +131,8 @@ class Planner:
         return []
 
     async def _clause(self, clause: str) -> list[Step]:
-        return self._one(clause, PLAIN + BOLD) or await self._worked_out(clause)
+        found = self._one(clause, PLAIN + BOLD) or await self._worked_out(clause)
+        return found or (await self._asked(clause) if QUESTION.match(sentences.plain(clause)) else [])
 
     def _one(self, clause: str, ways: Iterable[Way]) -> list[Step]:
         """One step, when the whole clause is a phrase; none when it is one of several changes alike."""
@@ -240,8 +266,7 @@ class Planner:
         rest, subject = fitting.take_subject(rest, {fitting.noun_of(listing) for listing in named})
         about, found = "", None
         if not subject and (about := await self._object_in(rest)):
-            of_one = [one for one in self.tools.values() if one.reads and list(one.required) == list(one.names) != []]
-            found = fitting.fitting(of_one, rest.replace(about, " "), named=True)
+            found = self._of_one(rest, about)
         listing = found or fitting.fitting(named if subject else tools, rest)
         if listing is None:
             return []
@@ -252,6 +277,21 @@ class Planner:
         if "all" in listing.arguments and (subject or ("many" in rest.split() and "running" not in meanings(rest))):
             values["all"] = True
         return [[Call(listing, values)]] if self._put_host(values, listing, selector) else []
+
+    def _of_one(self, rest: str, about: str) -> ToolListing | None:
+        """The tool that reads the one thing a question is about; when it says no more than its name, the first."""
+        tools = [one for one in self.tools.values() if one.reads and list(one.required) == list(one.names) != []]
+        words = [word for word in rest.lower().split() if word != about]
+        if not tools or not self._leads(words, tools):
+            return None
+        unsaid = {*EMPTY, *ASKED_OF_ONE}
+        if all({word, meaning(word)} & unsaid for word in words):
+            return tools[0]
+        return fitting.fitting(tools, " ".join(words), named=True)
+
+    def _leads(self, words: Sequence[str], tools: Sequence[ToolListing]) -> bool:
+        """Whether words can begin a question: an unknown word in front may well be the verb of a change."""
+        return not words or words[0] in EMPTY or any(fitting.fits(tool, meaning(words[0])) for tool in tools)
 
     async def _object_in(self, words: str) -> str:
         """The one existing object whose name is among the words; asked only for what is no phrase."""

@@ -6,29 +6,22 @@ import re
 from collections.abc import Sequence
 
 from anvyl_mcp import text
-from anvyl_mcp.orchestrator.vocabulary import ARTICLES, MARK, NAME, is_name
+from anvyl_mcp.orchestrator.idioms import said_plainly
+from anvyl_mcp.orchestrator.vocabulary import MARK
 
 QUOTED = re.compile(r"""(?<![^\s=,(])(['"`])(.+?)\1(?![\w'"`])""")
 POLITE = re.compile(
-    r"(?i)\s*(?:(?:please|kindly|hey|hi|hello|ok|okay|anvyl|just|now|then|also|go ahead and|let's"
+    r"(?i)\s*(?:(?:please|kindly|hey|hi|hello|ok|okay|anvyl|just|now|then|also|first|go ahead and|let's"
+    r"|docker(?=\s+(?:ps|images|logs?|inspect|stats|start|stop|restart|rm|pull|run|exec|events|info|version)\b)"
     r"|(?:can|could|would|will) you|(?:i would|i'd) like (?:you )?to|i (?:want|need) (?:you )?to"
     r"|(?:check|see|tell me|let me know) (?:if|whether))[\s,]+)*"
 )
-THANKS = re.compile(r"(?i)(?:[\s,]+(?:please|thanks|thank you|now|right now|for me|immediately|asap)|[\s.?!,])+$")
+THANKS = re.compile(
+    r"(?i)(?:[\s,]+(?:please|thanks|thank you|now|right now|for me|immediately|asap|again|once more)|[\s.?!,])+$"
+)
 DENIED = re.compile(r"(?i)(?:n't|\s+not)\s+(running|healthy)\b")
 FOLLOWS = r"(?:and|then|also|afterwards|finally|after\s+that|next)"
 SEPARATOR = re.compile(rf"(?i)\s*(?:[,;]|[.!?](?=\s))\s*(?:{FOLLOWS}[\s,]+)*|\s+(?:(?:{FOLLOWS}|&&?)[\s,]+)+")
-APART = re.compile(
-    r"(?i)\b(?P<verb>shut|turn|switch|take|bring|power|fire|boot)\s+"
-    rf"(?P<what>(?:the\s+)?(?:container\s+)?(?P<name>{NAME})(?:\s+container)?)\s+(?P<way>down|off|on|up)\b"
-)
-"""`shut web down` is `shut down web`."""
-FREELY = (
-    (re.compile(r"(?i)^((?:which|what|how many)\b.*\b(?:containers?|services?))\s+runs?\b"), r"\1 running"),
-    (re.compile(r"(?i),\s*(?=(?:(?:and|also|even|including|with|plus|the)\s+)*(?:stopped|exited|dead)\b)"), " "),
-    (re.compile(r"(?i)\s+(?:in\s+total|altogether|overall|all\s+together)$"), ""),
-)
-"""Other ways to ask the same."""
 
 
 def mask(sentence: str) -> tuple[str, tuple[str, ...]]:
@@ -61,15 +54,7 @@ def plain(clause: str, *, asks: bool = False) -> str:
     clause = re.sub(r"(?<=\w)'s\b", "", clause)
     clause = THANKS.sub("", clause.removeprefix(polite(clause)))
     clause = DENIED.sub(lambda match: " stopped" if match[1].lower() == "running" else " unhealthy", clause)
-    clause = APART.sub(_together, clause)
-    for said, meant in FREELY if asks else ():
-        clause = said.sub(meant, clause)
-    return clause
-
-
-def _together(match: re.Match[str]) -> str:
-    named = match["name"].lower() not in ARTICLES and is_name(match["name"])
-    return f"{match['verb']} {match['way']} {match['what']}" if named else match[0]
+    return said_plainly(clause, asks=asks)
 
 
 def named(clause: str, names: Sequence[str]) -> str:

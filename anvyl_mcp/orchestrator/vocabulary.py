@@ -8,12 +8,41 @@ from functools import lru_cache
 
 SAME = (
     ("show", "list", "display", "print", "view", "see", "get", "give", "ls", "what are"),
-    ("remove", "delete", "rm", "erase", "destroy", "get rid of", "throw away", "drop"),
-    ("stop", "halt", "kill", "shut down", "shutdown", "turn off", "switch off", "take down", "bring down", "power off"),
-    ("start", "boot", "boot up", "launch", "start up", "turn on", "switch on", "bring up", "fire up", "power on"),
-    ("restart", "reboot", "bounce"),
-    ("create", "make"),
-    ("pull", "download", "fetch"),
+    ("remove", "delete", "rm", "erase", "destroy", "get rid of", "throw away", "drop", "trash", "nuke", "dispose of"),
+    (
+        "stop",
+        "halt",
+        "kill",
+        "shut down",
+        "shutdown",
+        "turn off",
+        "switch off",
+        "take down",
+        "bring down",
+        "power off",
+        "terminate",
+        "quit",
+    ),
+    (
+        "start",
+        "boot",
+        "boot up",
+        "launch",
+        "start up",
+        "turn on",
+        "switch on",
+        "bring up",
+        "fire up",
+        "power on",
+        "spin up",
+        "wake up",
+        "resume",
+    ),
+    ("restart", "reboot", "bounce", "reload", "cycle", "recycle"),
+    ("create", "make", "add", "set up"),
+    ("connect", "attach", "join"),
+    ("disconnect", "detach"),
+    ("pull", "download", "fetch", "grab", "pull down"),
     ("prune", "clean up", "tidy up"),
     ("execute", "exec"),
     ("inspect", "describe", "examine"),
@@ -41,7 +70,7 @@ def _words(table: str) -> frozenset[str]:
     return frozenset(table.split())
 
 
-ARTICLES = _words("the a an my our")
+ARTICLES = _words("the a an my our new")
 GLUE = _words("me us of for about is are")
 CONNECTORS = _words("as from to in into with")
 PADDING = _words("all every any some both current currently now there that ones check") | STATES.keys()
@@ -53,7 +82,7 @@ EMPTY = (ARTICLES | GLUE | CONNECTORS | PADDING) - STATES.keys() | _words(
 )
 """Words of a question that say nothing about which tool could answer it."""
 NO_NAMES = _words(
-    "image it its them this these those one everything everyone nothing no not except if whatever whichever rest other "
+    "image unused dangling it its them this these those one everything everyone nothing no not except if whatever whichever rest other "
     "others highest biggest largest greatest maximum longest lowest smallest fewest minimum shortest busiest quietest "
     "idlest hungriest heaviest fullest emptiest hottest warmest coolest newest oldest"
 )

@@ -170,6 +170,15 @@ def remove_container(
         "create container {name} from {image}",
         "run {image} as {name}",
         "run image {image} as {name}",
+        "start {image} as {name}",
+        "create {image} as {name}",
+        "deploy {image}",
+        "deploy {image} as {name}",
+        "create container from {image}",
+        "start container from {image}",
+        "run container from {image}",
+        "create {image} container",
+        "run {image} container",
     ],
     changes=True,
     seconds=600,
@@ -211,7 +220,7 @@ def create_container(
     return _state(engine, {"Id": created})
 
 
-@tool(say=["show logs of {name}", "logs {name}"], untrusted=True, seconds=20)
+@tool(say=["show logs of {name}", "logs {name}", "tail {name}", "read logs of {name}"], untrusted=True, seconds=20)
 def get_container_logs(
     name: ContainerName,
     engine: Engine,
@@ -238,7 +247,12 @@ def get_container_stats(
 
 
 @tool(
-    say=["run {command} in container {name}", "execute {command} in container {name}"],
+    say=[
+        "run {command} in container {name}",
+        "execute {command} in container {name}",
+        "run {command} inside {name}",
+        "execute {command} inside {name}",
+    ],
     destroys=True,
     scope="exec",
     untrusted=True,

@@ -133,7 +133,7 @@ class Processes(Result):
         return text.human(self.model_dump(mode="json", exclude={"more"}), schema_of(type(self)))
 
 
-@tool(say=["host info", "show host info", "what kind of machine is this"])
+@tool(say=["host info", "show host info", "what kind of machine is this", "docker version"])
 def get_host_info(engine: Engine, identity: HostIdentity) -> HostInfo:
     """Show the machine: operating system, cpus, memory, uptime, Docker engine version."""
     return HostInfo(

@@ -69,7 +69,7 @@ def list_images(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 10
     return Images(images=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
 
-@tool(say=["pull {image}", "pull image {image}", "download image {image}"], changes=True, seconds=600)
+@tool(say=["pull {image}", "pull image {image}", "update image {image}"], changes=True, seconds=600)
 def pull_image(
     image: Annotated[str, Field(description="like nginx:1.27", min_length=1)], engine: Engine, progress: Progress
 ) -> PulledImage:

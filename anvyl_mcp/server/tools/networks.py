@@ -84,7 +84,16 @@ def remove_network(name: NetworkName, engine: Engine) -> NetworkState:
     return NetworkState(id=found["Id"][:12], name=found["Name"], containers=[], removed=True)
 
 
-@tool(say=["connect {container} to network {network}", "connect network {network} to {container}"], changes=True)
+@tool(
+    say=[
+        "connect {container} to network {network}",
+        "connect {container} to {network} network",
+        "connect network {network} to {container}",
+        "add {container} to network {network}",
+        "add {container} to {network} network",
+    ],
+    changes=True,
+)
 def connect_network(network: NetworkName, container: ContainerName, engine: Engine) -> NetworkState:
     """Connect a container to a network."""
     joining, found = engine.container(container), objects.network(engine, network)
@@ -94,7 +103,14 @@ def connect_network(network: NetworkName, container: ContainerName, engine: Engi
 
 
 @tool(
-    say=["disconnect {container} from network {network}", "disconnect network {network} from {container}"], changes=True
+    say=[
+        "disconnect {container} from network {network}",
+        "disconnect {container} from {network} network",
+        "disconnect network {network} from {container}",
+        "remove {container} from network {network}",
+        "remove {container} from {network} network",
+    ],
+    changes=True,
 )
 def disconnect_network(network: NetworkName, container: ContainerName, engine: Engine) -> NetworkState:
     """Disconnect a container from a network."""

@@ -63,7 +63,12 @@ def get_disk_usage(engine: Engine) -> DiskUsage:
     return DiskUsage(usage=rows, total=len(rows))
 
 
-@tool(say=["prune {what}", "prune unused {what}"], destroys=True, scope="exec", seconds=300)
+@tool(
+    say=["prune {what}", "prune unused {what}", "remove unused {what}", "remove dangling {what}"],
+    destroys=True,
+    scope="exec",
+    seconds=300,
+)
 def prune_unused(
     what: Literal["containers", "images", "networks", "volumes", "build_cache", "all"], engine: Engine
 ) -> Pruned:
@@ -71,7 +76,11 @@ def prune_unused(
     return pruning.prune(engine, what)
 
 
-@tool(say=["list events", "show events", "what happened lately"], untrusted=True, seconds=20)
+@tool(
+    say=["list events", "show events", "what happened lately", "recent events", "what happened"],
+    untrusted=True,
+    seconds=20,
+)
 def list_events(
     engine: Engine,
     since: Annotated[str, Field(description="like 10m or a time")] = "10m",
