@@ -83,7 +83,8 @@ EMPTY = (ARTICLES | GLUE | CONNECTORS | PADDING) - STATES.keys() | _words(
 """Words of a question that say nothing about which tool could answer it."""
 NO_NAMES = _words(
     "image unused dangling it its them this these those one everything everyone nothing no not except if whatever "
-    "whichever rest other others highest biggest largest greatest maximum longest lowest smallest fewest minimum shortest busiest quietest "
+    "whichever rest other others highest biggest largest greatest maximum longest "
+    "lowest smallest fewest minimum shortest busiest quietest "
     "idlest hungriest heaviest fullest emptiest hottest warmest coolest newest oldest"
 )
 RESERVED = EMPTY | NO_NAMES | STATES.keys() | STANDS_FOR.keys()
