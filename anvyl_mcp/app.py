@@ -19,6 +19,7 @@ from anvyl_mcp.peers import rekeying, transports
 from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.heads import Heads, Witness
+from anvyl_mcp.peers.health import check_hosts
 from anvyl_mcp.peers.listing import Connection
 from anvyl_mcp.peers.path import Stop, own_id
 from anvyl_mcp.peers.registry import Peer, Registry
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
     from anvyl_mcp.orchestrator.agent import Assistant
     from anvyl_mcp.orchestrator.desk import Desk
+    from anvyl_mcp.orchestrator.reply import Reply
     from anvyl_mcp.server.engine import Engine
     from anvyl_mcp.server.joining import Open
+    from anvyl_mcp.server.metrics import PeerFigures
     from anvyl_mcp.server.tool import Tool
     from anvyl_mcp.server.trust import Trust
 
@@ -93,6 +96,7 @@ class Node:
             from anvyl_mcp.server.identity import HostIdentity
             from anvyl_mcp.server.limits import Limits
             from anvyl_mcp.server.mcp_server import build_server
+            from anvyl_mcp.server.metrics import Metrics
             from anvyl_mcp.server.policy import Policy
             from anvyl_mcp.server.policy_objects import looking
             from anvyl_mcp.server.progress import Progress
@@ -117,7 +121,8 @@ class Node:
             self.policy = Policy(self.settings.policy_file, looking(engine))
             self._changes = Changes(kept.audit, kept.journal, Observer(engine))
             gate = Gate(kept.audit, self._limits, self.policy, self._changes, kept.next_key.announce)
-            server = build_server(tools, dependencies, gate, name=self.local.name)
+            self.metrics = Metrics()
+            server = build_server(tools, dependencies, gate, name=self.local.name, called=self.metrics.called)
             self._parts = server, engine, kept
         return self._parts
 
@@ -125,7 +130,13 @@ class Node:
         """What answers questions about the fleet."""
         from anvyl_mcp.orchestrator.agent import Assistant
 
-        return Assistant(self.fleet, self.settings)
+        def count(reply: Reply) -> None:
+            outcome = reply.error.code if reply.error else "ok"
+            self.metrics.asked(
+                mode=reply.mode, model=reply.model, outcome=outcome, seconds=reply.seconds, usage=reply.usage
+            )
+
+        return Assistant(self.fleet, self.settings, on_reply=count if self._serving else lambda _: None)
 
     def http_app(self, base_url: Callable[[], str], open_network: Open) -> Starlette:
         """One application with every route of this host; `base_url` tells where it is served."""
@@ -133,10 +144,12 @@ class Node:
         from anvyl_mcp.orchestrator.routes import agent_routes
         from anvyl_mcp.server.callers import caller_of
         from anvyl_mcp.server.http import build_app
+        from anvyl_mcp.server.metrics import metrics_route
         from anvyl_mcp.server.request_ids import REQUEST_ID
 
         server, engine, kept = self._made()
         limits = self._limits
+        figures = metrics_route(self.metrics, engine, kept.audit, kept.journal, self._peers, self.local.name)
         routes = agent_routes(
             Here(self.fleet, self.settings, base_url, self.desk),
             caller_of,
@@ -147,12 +160,20 @@ class Node:
             server,
             engine,
             kept,
-            routes,
+            [*routes, figures],
             name=self.local.name,
             verifier=_verifier(self.settings),
             local_token=self.settings.run_dir / running.LOCAL_TOKEN,
             open_network=open_network,
         )
+
+    async def _peers(self) -> list[PeerFigures]:
+        """How the other hosts do."""
+        from anvyl_mcp.server.metrics import PeerFigures
+
+        others = [name for name in self.fleet.hosts if name != self.local.name]
+        found = await check_hosts(self.fleet, others)
+        return [PeerFigures(one.name, one.ok, self.fleet.is_spared(one.name)) for one in found]
 
     async def desk(self) -> Desk:
         """Where questions from elsewhere are answered; imported on a thread, because other calls go on meanwhile."""

@@ -67,6 +67,7 @@ class RealEngine:
         image: str = IMAGES[0],
         labels: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        healthcheck: Mapping[str, Any] | None = None,
         **host_config: Any,
     ) -> str:
         """Create a container and return its id. `init` is on, so that any command obeys a stop at once."""
@@ -76,6 +77,7 @@ class RealEngine:
             command=command if isinstance(command, str) else list(command),
             labels={LABEL: "1", **(labels or {})},
             environment=dict(environment or {}),
+            healthcheck=dict(healthcheck) if healthcheck else None,
             ports=list(host_config.get("port_bindings", ())),
             host_config=self.api.create_host_config(**{"init": True, **host_config}),
         )

@@ -42,6 +42,7 @@ OWNERS = {
     "cryptography": ("server",),
     "jwt": ("server",),
     "requests": ("server",),  # docker-py raises its errors
+    "prometheus_client": ("server",),
     "pydantic_ai": ("orchestrator",),
     "openai": ("orchestrator",),
     "pydantic_evals": ("evaluation",),

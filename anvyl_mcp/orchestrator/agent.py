@@ -66,8 +66,10 @@ async def nobody(proposal: Proposal) -> bool | None:
 class Assistant:
     """Answers questions about one fleet."""
 
-    def __init__(self, fleet: Fleet, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, settings: Settings, *, on_reply: Callable[[Reply], None] = lambda _: None) -> None:
+        """`on_reply` is told of every answer."""
         self._fleet = fleet
+        self._on_reply = on_reply
         self._settings = settings
         self._rules = rules_model(hosts=lambda: _hosts_and_tags(fleet), objects=lambda kind: places(fleet, kind))
         self._every_tool = FleetToolset(fleet)
@@ -88,6 +90,7 @@ class Assistant:
         except AnvylError as error:
             reply.error = error
         reply.seconds = round(time.monotonic() - started, 3)
+        self._on_reply(reply)
         return reply
 
     async def _choose(self, reply: Reply, *, model: str, offline: bool) -> models.ModelChoice | None:

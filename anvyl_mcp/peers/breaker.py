@@ -62,6 +62,10 @@ class Breaker:
         self._works(peer)
         return result
 
+    def is_open(self, peer: Peer) -> bool:
+        """Whether a host is left alone now."""
+        return peer in self._down
+
     async def aclose(self) -> None:
         """Ask nobody any more."""
         probes = list(self._probes.values())

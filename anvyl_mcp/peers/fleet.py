@@ -244,6 +244,11 @@ class Fleet:
         peer, connection = self._connection(host)
         return await self._breaker.ask(peer, connection, connection.version, anew=anew)
 
+    def is_spared(self, host: str) -> bool:
+        """Whether a host is left alone for a while because it was silent."""
+        peer = self.peers.get(host)
+        return peer is not None and self._breaker.is_open(peer)
+
     async def _ask(
         self,
         host: str,

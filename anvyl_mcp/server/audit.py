@@ -82,6 +82,8 @@ class Audit:
         self.folder = folder
         self.trouble = ""
         """Why the last record could not be written; empty while all is well."""
+        self.failures = 0
+        """How often one could not be, since the server started."""
         self._chain = Chain(folder, largest=largest, keep=keep)
         self._reserve = _Reserve(folder / "reserve")
 
@@ -227,6 +229,7 @@ class Audit:
         if trouble != self.trouble:
             log.warning("%s (%s)", trouble, self.folder)
         self.trouble = trouble
+        self.failures += 1
 
     def _refusal(self, error: OSError) -> AnvylError:
         return Denied(f"changes are refused: the audit log cannot be written: {_words(error)}", hint=self._hint(error))

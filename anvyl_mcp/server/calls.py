@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -27,17 +28,26 @@ log = logging.getLogger(__name__)
 
 Shaped = TypeVar("Shaped")
 
+Called = Callable[[str, str, float], None]
 THREADS = 32
 """Engine calls at once; more would only wait inside the engine."""
 PATIENCE = 0.25
 """Seconds that a change, given up by its caller, has to say how it ended."""
 
 
+def nobody(tool: str, outcome: str, seconds: float) -> None:
+    """Nobody counts calls."""
+
+
 class Calls:
     """The tools of one server, and the only way to run them."""
 
-    def __init__(self, tools: Iterable[Tool], dependencies: Mapping[type, object], gate: Gate) -> None:
+    def __init__(
+        self, tools: Iterable[Tool], dependencies: Mapping[type, object], gate: Gate, called: Called = nobody
+    ) -> None:
+        """`called` is told of every call when it ended: the tool, `ok` or an error's code, and the seconds."""
         self.tools = {tool.name: tool for tool in tools}
+        self._called = called
         self._dependencies = dependencies
         self._gate = gate
         self._limiter: anyio.CapacityLimiter | None = None
@@ -63,15 +73,23 @@ class Calls:
         Raises:
             AnvylError: it failed, with a sentence for the caller.
         """
+        began, outcome = time.monotonic(), "cancelled"
         try:
-            return shape(await self._run(ctx, name, arguments))
-        except AnvylError:
+            shaped = shape(await self._run(ctx, name, arguments))
+            outcome = "ok"
+            return shaped
+        except AnvylError as error:
+            outcome = error.code
             raise
         except Exception as error:
+            outcome = InternalError.code
             log.exception("the tool `%s` failed in a way nobody foresaw", name)
             raise InternalError(
                 f"`{name}` failed because of a mistake in Anvyl", hint="the server's log has it"
             ) from error
+        finally:
+            # A name that no tool has comes from outside: it must not become a name in the figures.
+            self._called(name if name in self.tools else "unknown", outcome, time.monotonic() - began)
 
     async def _run(self, ctx: ServerRequestContext[Any], name: str, arguments: Mapping[str, Any]) -> Result:
         caller, tool = caller_of(ctx.request), self._find(name)

@@ -22,7 +22,7 @@ from mcp_types import Tool as ListedTool
 from anvyl_mcp import __version__, meta
 from anvyl_mcp.errors import AnvylError, InvalidInput
 from anvyl_mcp.server import answering
-from anvyl_mcp.server.calls import Calls
+from anvyl_mcp.server.calls import Called, Calls, nobody
 from anvyl_mcp.server.completions import add_completions
 from anvyl_mcp.server.gate import Gate
 from anvyl_mcp.server.prompts import add_prompts
@@ -38,9 +38,14 @@ LISTINGS: Final[tuple[CacheableMethod, ...]] = (
 """What a client may keep for a minute: it changes only with this server's version and the caller's rights."""
 
 
-def build_server(tools: Iterable[Tool], dependencies: Mapping[type, object], gate: Gate, *, name: str) -> Server[Any]:
-    """An MCP server offering `tools` through `gate`; `dependencies` are what tools ask for by type."""
-    calls = Calls(tools, dependencies, gate)
+def build_server(
+    tools: Iterable[Tool], dependencies: Mapping[type, object], gate: Gate, *, name: str, called: Called = nobody
+) -> Server[Any]:
+    """An MCP server offering `tools` through `gate`; `dependencies` are what tools ask for by type.
+
+    `called` is told how each call ended.
+    """
+    calls = Calls(tools, dependencies, gate, called)
 
     async def list_tools(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListToolsResult:
         return listing(calls.offered(ctx).values())
