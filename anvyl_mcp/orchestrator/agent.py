@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from pydantic_ai import (
@@ -71,7 +72,8 @@ class Assistant:
         self._fleet = fleet
         self._on_reply = on_reply
         self._settings = settings
-        self._rules = rules_model(hosts=lambda: _hosts_and_tags(fleet), objects=lambda kind: places(fleet, kind))
+        rules = partial(rules_model, hosts=lambda: _hosts_and_tags(fleet), objects=lambda kind: places(fleet, kind))
+        self._rules, self._strict_rules = rules(), rules(to_the_last_word=True)
         self._every_tool = FleetToolset(fleet)
 
     async def ask(
@@ -158,8 +160,8 @@ class Assistant:
         if drive == "plan":
             model = PlanModel(model, self._fleet, question, guard)
         model = models.with_rules(ShownModel(model, names, choice.context_length), self._rules)
-        first = drive == "plan" and self._settings.drive == "auto"
-        return GuardedModel(model, question, guard, self._rules, rules_first=first)
+        first = self._strict_rules if drive == "plan" and self._settings.drive == "auto" else None
+        return GuardedModel(model, question, guard, rules=self._rules, first=first)
 
     def _give_up(self, reply: Reply, error: Exception) -> None:
         """The model did not come to an end; what its calls found is still true."""

@@ -48,15 +48,17 @@ def _fields(schema: Mapping[str, Any]) -> list[str]:
     return [*schema.get("properties", {}), *(field for inner in nested if inner for field in _fields(inner))]
 
 
-def fitting(tools: Sequence[ToolListing], question: str, *, named: bool = False) -> ToolListing | None:
+def fitting(
+    tools: Sequence[ToolListing], question: str, *, named: bool = False, every_word: bool = False
+) -> ToolListing | None:
     """The tool that clearly shares most with the words of a question; None when it is not clear.
 
-    `named`: the question names an existing thing, so that one word besides is enough.
+    `named`: the question names an existing thing, so that one word besides is enough. `every_word`: none is let be.
     """
     words = set(meanings(" ".join(word for word in re.sub(MARK, "?", question).lower().split() if word not in EMPTY)))
     rated = {word: [fits(tool, word) for tool in tools] for word in words}
     known = sum(any(fit) for fit in rated.values())
-    if known <= (0 if named else len(words) - known):
+    if known <= (0 if named else len(words) - known) or (every_word and known < len(words)):
         return None
     scores = [sum(fit[index] / (sum(fit) or 1) for fit in rated.values()) for index in range(len(tools))]
     clear = [tool for tool, score in zip(tools, scores, strict=True) if score * CLEARLY > max(scores)]

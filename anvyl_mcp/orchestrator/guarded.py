@@ -35,12 +35,15 @@ class GuardedModel(WrapperModel):
     The rules take over a question that they understand when they come first, or when a model does nothing about it.
     """
 
-    def __init__(self, wrapped: Model, question: Question, guard: Guard, rules: Model, *, rules_first: bool) -> None:
+    def __init__(
+        self, wrapped: Model, question: Question, guard: Guard, *, rules: Model, first: Model | None = None
+    ) -> None:
+        """`rules` are asked when the model does nothing; `first`, if any, are rules asked before it."""
         super().__init__(wrapped)
         self._question = question
         self._guard = guard
         self._rules = rules
-        self._rules_first = rules_first
+        self._first = first
         self.requests = 0
         """How often a model was really asked."""
 
@@ -54,22 +57,25 @@ class GuardedModel(WrapperModel):
         if self._question.ended:
             return own_response(ENDED, self.wrapped.model_name)
         begun = bool(Turn.of(messages).calls)
-        rules = self._question.by_rules or (self._rules_first and not begun)
-        if rules and (planned := await self._understood(messages, model_request_parameters)):
+        first = self._first if not begun or self._question.by_rules else None
+        if first and (planned := await self._understood(first, messages, model_request_parameters)):
             return planned
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         self.requests += response.provider_details != OWN
         self._question.by_rules = response.model_name == self._rules.model_name
         idle = not begun and not response.tool_calls and "?" not in (response.text or "")
-        if idle and (instead := await self._understood(messages, model_request_parameters)):
+        if idle and (instead := await self._understood(self._rules, messages, model_request_parameters)):
+            self._first = self._rules
             return replace(instead, usage=response.usage)
         parts = [one for part in response.parts for one in await self._spread(part, model_request_parameters)]
         return replace(response, parts=_with_own_ids(parts, messages))
 
-    async def _understood(self, messages: list[ModelMessage], offered: ModelRequestParameters) -> ModelResponse | None:
+    async def _understood(
+        self, rules: Model, messages: list[ModelMessage], offered: ModelRequestParameters
+    ) -> ModelResponse | None:
         """What the rules make of the question; None when they do not understand it."""
         try:
-            response = await self._rules.request(messages, None, offered)
+            response = await rules.request(messages, None, offered)
         except AnvylError:
             return None
         self._question.by_rules = True

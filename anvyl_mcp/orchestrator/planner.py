@@ -58,7 +58,15 @@ Step = list[Call]
 class Planner:
     """Finds the calls that a question asks for, among some tools and hosts."""
 
-    def __init__(self, offered: Iterable[ToolDefinition], known: tuple[str, ...], objects: Objects | None) -> None:
+    def __init__(
+        self,
+        offered: Iterable[ToolDefinition],
+        known: tuple[str, ...],
+        objects: Objects | None,
+        *,
+        to_the_last_word: bool = False,
+    ) -> None:
+        """`to_the_last_word`: only what is a phrase as a whole, nothing that merely speaks of what a tool shows."""
         told = [tool for tool in offered if tool.metadata and isinstance(tool.metadata.get("listing"), ToolListing)]
         self.tools: dict[str, ToolListing] = {tool.name: tool.metadata["listing"] for tool in told if tool.metadata}
         self._placed = {tool.name for tool in told if "host" in tool.parameters_json_schema.get("properties", {})}
@@ -67,6 +75,7 @@ class Planner:
         changes = [phrase for listing in self.tools.values() if not listing.reads for phrase in listing.say]
         self._verbs = {meaning(phrase.split()[0]) for phrase in changes}
         self._quoted: tuple[str, ...] = ()
+        self._strict = to_the_last_word
 
     async def steps(self, question: str) -> list[Step]:
         """What to call, in order.
@@ -77,7 +86,7 @@ class Planner:
         masked, self._quoted = sentences.mask(question)
         if steps := await self._understood(masked):
             return steps
-        spelled = await self._spelled(masked)
+        spelled = masked if self._strict else await self._spelled(masked)
         if spelled != masked and (steps := await self._understood(spelled)):
             if all(call.listing.reads for step in steps for call in step):
                 return steps
@@ -89,12 +98,8 @@ class Planner:
 
     async def _understood(self, masked: str) -> list[Step]:
         sentence, first = take_first_hosts(masked, self._known)
-        steps = (
-            await self._said(sentence)
-            or await self._worked_out(sentence)
-            or await self._asked(sentence)
-            or self._one(sentence, BOLD)
-        )
+        steps = await self._said(sentence) or await self._worked_out(sentence)
+        steps = steps or await self._asked(sentence) or ([] if self._strict else self._one(sentence, BOLD))
         steps = [[await self._inside(call) for call in step] for step in steps]
         return steps if self._share_hosts(steps, first) and await self._find_hosts(steps) else []
 
@@ -258,7 +263,7 @@ class Planner:
         if REFUSING.search(asked) or self._verbs & set(meanings(asked)):
             return []
         placed = take_hosts(asked, ASKING, self._known)
-        if placed == (asked, ""):
+        if placed == (asked, "") and not self._strict:
             placed = take_hosts(asked, Way(host_is_unknown=True), self._known) or placed
         rest, selector = placed or ("", "")
         tools = [listing for listing in self.tools.values() if listing.reads and not listing.required]
@@ -267,7 +272,7 @@ class Planner:
         about, found = "", None
         if not subject and (about := await self._object_in(rest)):
             found = self._of_one(rest, about)
-        listing = found or fitting.fitting(named if subject else tools, rest)
+        listing = found or fitting.fitting(named if subject else tools, rest, every_word=self._strict)
         if listing is None:
             return []
         subject = subject or (about if found else "")
@@ -287,7 +292,7 @@ class Planner:
         unsaid = {*EMPTY, *ASKED_OF_ONE}
         if all({word, meaning(word)} & unsaid for word in words):
             return tools[0]
-        return fitting.fitting(tools, " ".join(words), named=True)
+        return fitting.fitting(tools, " ".join(words), named=True, every_word=self._strict)
 
     def _leads(self, words: Sequence[str], tools: Sequence[ToolListing]) -> bool:
         """Whether words can begin a question: an unknown word in front may well be the verb of a change."""

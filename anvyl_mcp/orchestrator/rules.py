@@ -29,19 +29,22 @@ RULES = "rules"
 """The name of this model."""
 
 
-def rules_model(*, hosts: Hosts, objects: Objects | None = None) -> Model:
+def rules_model(*, hosts: Hosts, objects: Objects | None = None, to_the_last_word: bool = False) -> Model:
     """The rules as a model. `hosts` gives the known host names, `objects` the names of all objects of a kind.
+
+    `to_the_last_word` is for one who asks the rules before a language model: nothing is understood by half.
 
     Its requests raise `NotUnderstood` for what no rule fits, with examples from the tools there are.
     """
-    return RulesModel(hosts, objects)
+    return RulesModel(hosts, objects, to_the_last_word=to_the_last_word)
 
 
 class RulesModel(Model):
     """Turns the question into the calls of the phrases it matches, and their results into a sentence."""
 
-    def __init__(self, hosts: Hosts, objects: Objects | None) -> None:
+    def __init__(self, hosts: Hosts, objects: Objects | None, *, to_the_last_word: bool) -> None:
         super().__init__()
+        self._strict = to_the_last_word
         self._hosts = hosts
         self._objects = objects
 
@@ -68,7 +71,8 @@ class RulesModel(Model):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         """The next calls, or the answer."""
-        planner = Planner(model_request_parameters.function_tools, tuple(self._hosts()), self._objects)
+        tools = model_request_parameters.function_tools
+        planner = Planner(tools, tuple(self._hosts()), self._objects, to_the_last_word=self._strict)
         return ModelResponse(parts=await _next(planner, Turn.of(messages)), model_name=self.model_name)
 
     @asynccontextmanager
