@@ -1,3 +1,18 @@
 """Run a handful of Docker hosts in plain words, privately."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anvyl_mcp.agent import HostAgent, create_agent_manager
+
 __version__ = "0.1.0"
+__all__ = ["HostAgent", "__version__", "create_agent_manager"]
+
+
+def __getattr__(name: str) -> Any:
+    """The Python door, imported when it is used: commands must not pay for it."""
+    if name in ("HostAgent", "create_agent_manager"):
+        from anvyl_mcp import agent
+
+        return getattr(agent, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

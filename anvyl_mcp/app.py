@@ -14,7 +14,6 @@ import anyio.to_thread
 from anvyl_mcp import __version__, running
 from anvyl_mcp.catalogue import catalogue
 from anvyl_mcp.errors import InvalidInput, did_you_mean
-from anvyl_mcp.orchestrator.approvals import Approvals
 from anvyl_mcp.peers import rekeying, transports
 from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.fleet import Fleet
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.agent import Assistant
     from anvyl_mcp.orchestrator.desk import Desk
     from anvyl_mcp.orchestrator.reply import Reply
+    from anvyl_mcp.server.callers import Caller
     from anvyl_mcp.server.engine import Engine
     from anvyl_mcp.server.joining import Open
     from anvyl_mcp.server.metrics import PeerFigures
@@ -126,6 +126,13 @@ class Node:
             self._parts = server, engine, kept
         return self._parts
 
+    @property
+    def me(self) -> Caller:
+        """Whoever started this process: with every right here."""
+        from anvyl_mcp.server.callers import LOCAL
+
+        return LOCAL
+
     def assistant(self) -> Assistant:
         """What answers questions about the fleet."""
         from anvyl_mcp.orchestrator.agent import Assistant
@@ -179,10 +186,23 @@ class Node:
         """Where questions from elsewhere are answered; imported on a thread, because other calls go on meanwhile."""
         module = await anyio.to_thread.run_sync(importlib.import_module, "anvyl_mcp.orchestrator.desk")
         if self._desk is None:
+            from anvyl_mcp.orchestrator.approvals import Approvals
+
             approvals = Approvals(self.settings.state_dir / "approvals")
             here = Stop(self.local.name, own_id(self.settings.state_dir))
             self._desk = module.Desk(self.assistant(), self.fleet, approvals, here)
         return self._desk
+
+    async def info(self) -> dict[str, Any]:
+        """What `/agent/info` of this host tells, or would tell if it were served."""
+        from anvyl_mcp.orchestrator.endpoint import Here, Visit
+        from anvyl_mcp.orchestrator.endpoints.info import info
+
+        served = "://" in self.local.url
+        url = self.local.url if served else f"http://127.0.0.1:{self.settings.port}"
+        told = await info.handler(Visit(Here(self.fleet, self.settings, lambda: url, self.desk), self.me))
+        assert told is not None
+        return {**told.model_dump(mode="json"), **({} if served else {"status": "stopped"})}
 
     async def aclose(self) -> None:
         """Close every connection and file."""
@@ -204,8 +224,15 @@ async def opened(settings: Settings, *, lean: bool = False) -> AsyncIterator[Nod
         await node.aclose()
 
 
-async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) -> bool:
+async def serve(
+    settings: Settings,
+    *,
+    on_ready: Callable[[list[str]], None],
+    on_start: Callable[[Node, Callable[[], None]], None] | None = None,
+) -> bool:
     """Serve this host until told to stop; whether it was by Ctrl-C.
+
+    `on_start` gets the node and what stops it; somebody else's program asks for that, and keeps its own signals.
 
     Raises:
         Conflict: a port is in use, or this installation serves already.
@@ -235,7 +262,10 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
             policy_report.tell(node.policy, every_tool())
 
         app = node.http_app(lambda: plain[0], open_network)
-        server = serving.server(app, node.server, on_ready=ready, identity=kept.identity)
+        mine = on_start is None
+        server = serving.server(app, node.server, on_ready=ready, identity=kept.identity, signals=mine)
+        if on_start is not None:
+            on_start(node, server.stop)
         kept.audit.open()
         kept.journal.open()
         try:

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "catalogue": {*FOUNDATION, "fleet_tools", "server", "peers"},
     "app": {*FOUNDATION, "running", "catalogue", "fleet_tools", "server", "peers", "orchestrator"},
     "evaluation": {*FOUNDATION, "fleet_tools", "server", "peers", "orchestrator"},
-    "agent": {"app"},
+    "agent": {*FOUNDATION, "app", "peers"},
     "cli": {*FOUNDATION, "running", "catalogue", "peers", "orchestrator", "app", "evaluation"},
     "__init__": {"agent"},
     "__main__": {"cli"},

@@ -119,6 +119,33 @@ def test_a_revoked_token_stops_working_at_once(lan: Lan, node: ServingNode) -> N
     assert "revoked" in refused.err
 
 
+def test_a_host_that_was_known_by_its_address_is_paired_by_a_code(lan: Lan, node: ServingNode) -> None:
+    made = invited(lan, node)
+    address, port = made["addresses"][0].rsplit(":", 1)
+    assert here(lan, "hosts", "add", "nas", f"{address}:{port}", "--tag", "home").code == 0
+    assert "not paired" in here(lan, "agent", "query-remote", "nas", "host info").err
+
+    assert here(lan, "hosts", "add", made["code"]).code == 0
+
+    hosts = here(lan, "hosts", "list", "--json").json["hosts"]
+    assert set(hosts) == {"alpha", "nas"} and (hosts["nas"]["ok"], hosts["nas"]["tags"]) == (True, ["home"])
+
+
+def test_another_hosts_agent_gives_no_more_rights_than_our_token_has_there(lan: Lan, node: ServingNode) -> None:
+    """Over TLS to its pinned key; whoever types here may do everything here."""
+    assert here(lan, "hosts", "add", invited(lan, node)["code"]).code == 0
+
+    told = here(lan, "agent", "query-remote", "beta", "host info", "--json")
+    refused = here(lan, "agent", "query-remote", "beta", "run command true")
+    denied = here(lan, "agent", "query-remote", "beta", "run command true", "--yes")
+
+    assert (told.code, told.json["via"], told.json["hosts"]) == (0, "agent", {"beta": "ok"}), told.err
+    assert refused.code == 1 and "needs the right `exec`" in refused.err
+    assert denied.code == 1
+    records = on_beta(lan, node, "audit", "--json").json["records"]
+    assert [record["who"] for record in records if record["tool"] == "get_host_info"] == ["local through alpha through local"]
+
+
 def test_a_host_can_be_added_by_hand(lan: Lan, node: ServingNode) -> None:
     made = invited(lan, node)
     token = on_beta(lan, node, "token", "create", "script", "--scope", "read", "--json").json["token"]

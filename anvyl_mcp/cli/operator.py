@@ -37,6 +37,7 @@ COMMANDS = {
         "tools": "tooling:tools",
         "call": "tooling:call",
         "completion": "shells:completion",
+        "agent": "agent:app",
     },
 }
 """Heading in `anvyl --help` → command → `module:function` in this package, or `module:app` for a group."""

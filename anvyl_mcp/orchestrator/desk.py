@@ -88,7 +88,9 @@ class Desk:
         Raises:
             AnvylError: there is no answer.
         """
-        question = Question(text, host=host, home=home, on_behalf=OnBehalf(asking.name, asking.scopes))
+        # Whoever started this process asks for nobody else.
+        rights = None if asking.how == "local" else OnBehalf(asking.name, asking.scopes)
+        question = Question(text, host=host, home=home, on_behalf=rights)
         if watch is not None:
             question.on_call, question.on_outcome = watch.on_call, watch.on_outcome
         _logged(question)
@@ -121,7 +123,8 @@ class Desk:
             return await self.others.decide(held.forwarded, rights, approve=approve, request_id=request_id)
         if not approve:
             return Answer(response=NO, model=held.model)
-        question = Question(held.question, on_behalf=rights)
+        mine = asking.how == "local" and rights.scopes == asking.scopes
+        question = Question(held.question, on_behalf=None if mine else rights)
         _logged(question)
         async with self._place():
             reply = await carry_out(self.fleet, question, held.calls)
@@ -215,8 +218,8 @@ def waiting_call(call: HeldCall) -> WaitingCall:
 
 
 def _both(asker: str, approver: str) -> str:
-    """For the audit log."""
-    return asker if asker == approver else f"{asker}, approved by {approver}"
+    """For policies and the audit log, which know who acts for whom by these words."""
+    return asker if asker == approver else f"{asker} through {approver}"
 
 
 async def _trusting(proposal: Proposal) -> bool | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from urllib.parse import urlsplit
+
 from anvyl_mcp.errors import AnvylError, Conflict, InvalidInput
 from anvyl_mcp.invitation import Invitation
 from anvyl_mcp.peers.addresses import check_address
@@ -28,10 +31,21 @@ async def add_host(
         return await _by_code(fleet, name_or_code, name, groups, by_hand=bool(token or pin))
     if name:
         raise InvalidInput("the host is named twice", hint="anvyl hosts add NAME URL")
-    peer = Peer(check_host_name(name_or_code), check_address(base_url(url)), groups, pin, token)
-    _check_new(fleet, peer)
+    peer = new_peer(fleet, name_or_code, url, tags=groups, token=token, pin=pin)
     fleet.registry.add(peer)
     return peer, ()
+
+
+def new_peer(fleet: Fleet, name: str, url: str, *, tags: tuple[str, ...] = (), token: str = "", pin: str = "") -> Peer:
+    """A host by its address, not written down yet.
+
+    Raises:
+        InvalidInput: the name or the address cannot be used.
+        Conflict: it is this host.
+    """
+    peer = Peer(check_host_name(name), check_address(base_url(url)), tags, pin, token)
+    _check_new(fleet, peer)
+    return peer
 
 
 async def remove_host(registry: Registry, name: str) -> tuple[Peer, str]:
@@ -70,13 +84,27 @@ async def _by_code(
             raise Conflict(
                 f"that host is known already, as `{known.name}`", hint=f"anvyl hosts remove {known.name} comes first"
             )
-    if name:
+    unpaired = {peer.name: peer for peer in fleet.registry.peers().values() if not peer.paired}
+    if name and name.strip().lower() not in unpaired:
         # Before the code is spent.
         _check_new(fleet, Peer(check_host_name(name), ""))
     joined = await join(invitation, called=fleet.local.name, as_name=name, tags=tags)
-    peer = _free_name(fleet, joined.peer)
-    fleet.registry.add(peer)
+    meant = [one for one in unpaired.values() if one.name == joined.peer.name or _same_address(one, joined.peer)]
+    if meant:
+        # It was added by its address before; now it has a key to be known by.
+        peer = replace(joined.peer, name=name or meant[0].name, tags=tags or meant[0].tags)
+        fleet.registry.exchange(meant[0].name, peer)
+    else:
+        peer = _free_name(fleet, joined.peer)
+        fleet.registry.add(peer)
     return peer, joined.scopes
+
+
+def _same_address(one: Peer, other: Peer) -> bool:
+    try:
+        return urlsplit(base_url(one.url)).netloc == urlsplit(base_url(other.url)).netloc
+    except InvalidInput:
+        return False
 
 
 def _check_new(fleet: Fleet, peer: Peer) -> None:

@@ -115,6 +115,26 @@ class Registry:
                 changed = replace(peer, pin=pin, next_pin=next_pin)
                 self._replace(self._edited(_repinned, changed, {**peers, peer.name: changed}))
 
+    def exchange(self, name: str, peer: Peer) -> None:
+        """Write a peer in the place of another, which may have the same name.
+
+        Raises:
+            UnknownHost: there is none to replace.
+            Conflict: a third one has the new one's name or address.
+        """
+        check_host_name(peer.name)
+        with self._locked():
+            old = self.get(name)
+            left = {other: known for other, known in self.peers().items() if other != old.name}
+            for other in left.values():
+                if peer.name == other.name or peer.url == other.url:
+                    raise Conflict(f"{peer.url} or `{peer.name}` is known already, as `{other.name}`", hint="use that")
+
+            def edit(content: str, new: Peer) -> str:
+                return _with(_without(content, old), new)
+
+            self._replace(self._edited(edit, peer, {**left, peer.name: peer}))
+
     def _edited(self, edit: Callable[[str, Peer], str], peer: Peer, expected: Mapping[str, Peer]) -> str:
         """The text after `edit`; TOML has spellings that the editing library refuses, or loses other hosts from."""
         try:

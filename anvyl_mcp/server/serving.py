@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import logging
 import signal
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ import anyio.to_thread
 import uvicorn
 from mcp.server.lowlevel.server import Server as McpServer
 from sse_starlette.sse import AppStatus
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anvyl_mcp.errors import AnvylError, Conflict, InvalidInput
 from anvyl_mcp.server.connections import MOST_CONNECTIONS, HttpConnection, Listener, Places, raise_descriptor_limit
@@ -179,8 +181,10 @@ class HostServer(uvicorn.Server):
         mcp: McpServer[Any],
         on_ready: Callable[[], None],
         identity: Callable[[], Identity] | None = None,
+        signals: bool = True,
     ) -> None:
         super().__init__(config)
+        self._signals = signals
         self._mcp = mcp
         self._on_ready = on_ready
         self._identity = identity
@@ -196,10 +200,14 @@ class HostServer(uvicorn.Server):
         self.stopped_by = sig
         super().handle_exit(sig, frame)
 
+    def stop(self) -> None:
+        """Let running calls finish, then end."""
+        self.should_exit = True
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at SIGINT and SIGTERM; unlike the base class, return to the caller so that it can clean up."""
-        if threading.current_thread() is not threading.main_thread():
+        if not self._signals or threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -297,22 +305,38 @@ def _mark_of(identity: Identity) -> tuple[int, int]:
     return found.st_ino, found.st_mtime_ns
 
 
+class _Calm:
+    """An application whose end by cancellation, with the program that it is part of, is no failure to be reported."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def calm(message: Message) -> None:
+            cancelled = isinstance(sys.exc_info()[1], asyncio.CancelledError)
+            await send({**message, "message": ""} if cancelled and message["type"].endswith(".failed") else message)
+
+        await self._app(scope, receive, calm if scope["type"] == "lifespan" else send)
+
+
 def server(
     app: ASGIApp,
     mcp: McpServer[Any],
     *,
     on_ready: Callable[[], None] = lambda: None,
     identity: Callable[[], Identity] | None = None,
+    signals: bool = True,
 ) -> HostServer:
     """A server for `app`: `await server.serve(sockets)` ends at a signal or `should_exit`, running calls finished.
 
-    `identity` is asked for when the network is first served; without it only loopback can be. The application is told
-    by the scheme of a request which it is: `https` on the network, `http` on loopback; no header changes that.
+    `signals`: it ends at SIGINT and SIGTERM too, besides at `stop`. `identity` is asked for when the network is first
+    served; without it only loopback can be. The application is told by the scheme of a request which it is: `https` on
+    the network, `http` on loopback; no header changes that.
     """
     # sse-starlette would cut running calls of older clients at the signal.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # sse-starlette types none of it
     config = uvicorn.Config(
-        app,
+        _Calm(app),
         http="h11",
         ws="none",
         log_config=None,
@@ -326,4 +350,4 @@ def server(
         limit_concurrency=3 * MOST_CONNECTIONS,
         server_header=False,
     )
-    return HostServer(config, mcp, on_ready, identity)
+    return HostServer(config, mcp, on_ready, identity, signals)

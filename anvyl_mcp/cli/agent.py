@@ -1,0 +1,193 @@
+"""`anvyl agent`: the older design's commands, and the agents of other hosts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anvyl_mcp.cli.options import Json, Yes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from anvyl_mcp.app import Node
+    from anvyl_mcp.orchestrator.documents import Answer, Approval, Result
+    from anvyl_mcp.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Serve this host's agent, and ask the agents of other hosts."
+)
+
+Query = Annotated[list[str], typer.Argument(help='Like "get host resources".')]
+HostId = Annotated[str, typer.Argument(help="A host of `anvyl agent hosts`.")]
+
+
+@app.command()
+def start(
+    port: Annotated[int | None, typer.Option(help="Where it answers.  [default: 4200 and 4201]")] = None,
+    host: Annotated[str | None, typer.Option(help="Network address to open, over TLS.")] = None,
+    name: Annotated[str | None, typer.Option(help="This host's name in the fleet.")] = None,
+) -> None:
+    """Serve this host until Ctrl-C: as anvyl-mcp serve, with both APIs on one port."""
+    from anvyl_mcp.cli.host import serve
+
+    serve(host=host, port=port, agent_port=port, name=name)
+
+
+@app.command()
+def info(as_json: Json = False) -> None:
+    """Say what this host's agent is called, and which model, hosts and tools it knows."""
+    from anvyl_mcp.cli import output, run
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app as root
+
+        async with root.opened(settings, lean=True) as node:
+            told = await node.info()
+        if as_json:
+            output.document({**told, "error": None})
+            return 0
+        for field, value in told.items():
+            print(f"{field}\t{', '.join(value) if isinstance(value, list) else value}".expandtabs(22))
+        return 0
+
+    run.command(work, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
+
+
+@app.command()
+def process(
+    query: Query,
+    host_id: Annotated[str, typer.Option("--host-id", help="Have this host's agent answer.")] = "",
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Ask, or tell the fleet to do something: as anvyl ask."""
+    words = " ".join(query)
+    if host_id:
+        _remote(host_id, words, yes=yes, as_json=as_json)
+    from anvyl_mcp.cli.ask import ask_once
+
+    ask_once(words, host="", yes=yes, dry_run=False, as_json=as_json, model="", offline=False)
+
+
+@app.command("query-remote")
+def query_remote(host_id: HostId, query: Query, yes: Yes = False, as_json: Json = False) -> None:
+    """Have another host's agent answer, with its own model and rules."""
+    _remote(host_id, " ".join(query), yes=yes, as_json=as_json)
+
+
+@app.command()
+def approve(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Of what waits.")],
+    deny: Annotated[bool, typer.Option("--deny", help="End it, and change nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Have done what waits for a yes; an id is good once, for 15 minutes."""
+
+    async def work(node: Node) -> Answer:
+        desk = await node.desk()
+        return await desk.decide(id_, node.me, approve=not deny)
+
+    _answer(work, ask=False, as_json=as_json)
+
+
+@app.command()
+def broadcast(message: Query, yes: Yes = False, as_json: Json = False) -> None:
+    """Have the agents of all known hosts answer at once."""
+    from anvyl_mcp.cli import output, run
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app as root
+
+        async with root.opened(settings) as node:
+            desk = await node.desk()
+            results = (await desk.others.broadcast(" ".join(message), node.me, approve=yes)).results
+        if as_json:
+            output.document({"results": [result.model_dump(mode="json") for result in results], "error": None})
+        elif not results:
+            output.talk("no other host is known: anvyl hosts add CODE")
+        for result in () if as_json else results:
+            _show_result(result)
+        return _worst(results)
+
+    run.command(work, failed=output.failed("results", []) if as_json else None)
+
+
+@app.command()
+def hosts(as_json: Json = False) -> None:
+    """List the hosts, and whether they answer: as anvyl hosts list."""
+    from anvyl_mcp.cli.hosts import list_hosts
+
+    list_hosts(as_json=as_json)
+
+
+def _remote(host_id: str, query: str, *, yes: bool, as_json: bool) -> None:
+    async def work(node: Node) -> Answer:
+        desk = await node.desk()
+        return await desk.others.ask(host_id, query, node.me, approve=yes)
+
+    _answer(work, ask=True, as_json=as_json)
+
+
+def _answer(work: Callable[[Node], Awaitable[Answer]], *, ask: bool, as_json: bool) -> None:
+    """Print an answer; what waits in it is asked for at the terminal, or left waiting with exit code 5."""
+    from anvyl_mcp.cli import output, run
+
+    async def whole(settings: Settings) -> int:
+        from anvyl_mcp import app as root
+
+        async with root.opened(settings) as node:
+            answer = await work(node)
+            approval: Approval | None = getattr(answer, "approval", None)
+            if approval and ask and (said := run.ask_yes_no(f"{_words(approval)}?")) is not None:
+                desk = await node.desk()
+                answer, approval = await desk.decide(approval.id, node.me, approve=said), None
+                if not said:
+                    _print(answer, as_json=as_json)
+                    return 5
+        _print(answer, as_json=as_json)
+        if approval:
+            output.talk(f"hint:  anvyl agent approve {approval.id}")
+            return 5
+        failed = [call for call in answer.calls if not call.ok]
+        return 0 if not failed else 3 if len(failed) < len(answer.calls) else 1
+
+    run.command(whole, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
+
+
+def _print(answer: Answer, *, as_json: bool) -> None:
+    from anvyl_mcp.cli import output
+
+    for note in answer.notes:
+        output.talk(f"note:  {note}")
+    if as_json:
+        output.document({**answer.model_dump(mode="json"), "error": None})
+    else:
+        print(answer.response)
+
+
+def _words(approval: Approval) -> str:
+    from anvyl_mcp.orchestrator.agent import describe
+    from anvyl_mcp.orchestrator.question import Proposal
+
+    calls = [Proposal(approval.id, call.tool, call.arguments, call.hosts) for call in approval.calls]
+    return "; ".join(describe(call) for call in calls)
+
+
+def _show_result(result: Result) -> None:
+    from anvyl_mcp.cli import output
+
+    if result.error is not None:
+        output.talk(f"error: {result.result}")
+        return
+    print(result.result if result.result.startswith(result.host_id) else f"{result.host_id}: {result.result}")
+    if result.approval is not None:
+        output.talk(f"hint:  anvyl agent approve {result.approval.id}")
+
+
+def _worst(results: Sequence[Result]) -> int:
+    failed = [result for result in results if result.error is not None]
+    if any(result.approval for result in results):
+        return 5
+    return 0 if not failed else 3 if len(failed) < len(results) else 1
