@@ -14,6 +14,7 @@ import pytest
 from anvyl_mcp.orchestrator import approvals
 from tests.doors import Door, opened_door
 from tests.engines import RealEngine
+from tests.model_server import ModelServer, call, tool_calls
 
 
 def touching(file: Path) -> dict[str, str]:
@@ -38,14 +39,14 @@ async def decide(door: Door, id_: str, approve: bool = True, caller: str = "exec
 async def test_a_yes_does_exactly_what_was_shown_and_is_good_once(door: Door, tmp_path: Path) -> None:
     file = tmp_path / "done"
     approval = await waiting(door, touching(file))
-    [call] = approval["calls"]
-    assert (call["tool"], call["arguments"]["command"]) == ("execute_command", f"touch {file}")
+    [shown] = approval["calls"]
+    assert (shown["tool"], shown["arguments"]["command"]) == ("execute_command", f"touch {file}")
     assert not file.exists()
 
     answer = await door.ask("exec", f"/agent/approvals/{approval['id']}", {"approve": True})
 
     assert answer.status_code == 200, answer.text
-    assert [(call["tool"], call["ok"]) for call in answer.json()["calls"]] == [("execute_command", True)]
+    assert [(done["tool"], done["ok"]) for done in answer.json()["calls"]] == [("execute_command", True)]
     assert file.exists()
     file.unlink()
     assert await decide(door, approval["id"]) == (410, "gone")
@@ -136,7 +137,7 @@ async def test_a_yes_gives_no_more_rights_than_the_asker_had(door: Door, tmp_pat
 
     answer = await door.ask("exec", f"/agent/approvals/{approval['id']}", {"approve": True})
 
-    assert [call["ok"] for call in answer.json()["calls"]] == [False]
+    assert [done["ok"] for done in answer.json()["calls"]] == [False]
     assert not (tmp_path / "done").exists()
 
 
@@ -203,3 +204,23 @@ async def test_a_container_that_is_not_there_does_not_wait(with_engine: Door, en
     answer = await with_engine.ask("operate", "/agent/process", {"query": "stop wbe"})
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_several_changes_wait_together_and_are_made_in_their_order(
+    with_engine: Door, engine: RealEngine, model_server: ModelServer
+) -> None:
+    """What the first one does to the container is no surprise to the second."""
+    engine.run("web")
+    both = [call("stop_container", {"name": "web"}), call("start_container", {"name": "web"}, call_id="call_2")]
+    model_server.replies += [tool_calls(*both)]
+    object.__setattr__(with_engine.node.settings, "lmstudio_url", model_server.url)
+    approval = await waiting(with_engine, {"query": "stop web and then start web"}, "operate")
+    assert [held["tool"] for held in approval["calls"]] == ["stop_container", "start_container"]
+
+    answer = await with_engine.ask("operate", f"/agent/approvals/{approval['id']}", {"approve": True})
+
+    assert [(done["tool"], done["ok"]) for done in answer.json()["calls"]] == [
+        ("stop_container", True),
+        ("start_container", True),
+    ], answer.text
+    assert engine.state("web") == "running"

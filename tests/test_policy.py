@@ -213,6 +213,11 @@ def test_who_a_call_is_made_for_can_take_away_and_not_give() -> None:
     assert not allowed('callers = ["bob"]', for_bob, deny=False)
     assert allowed('callers = ["bob"]', here_for_bob, deny=False)
     assert not allowed('callers = ["local"]', here_for_bob, deny=False)
+    # A question over HTTP that alpha asks for bob: this host's own agent makes the calls.
+    asked = on_behalf(LOCAL, {meta.SCOPES: ["exec"], meta.FOR: for_bob.name})
+    assert not allowed('tokens = ["alpha"]', asked, deny=True)
+    assert not allowed('callers = ["bob"]', asked, deny=True)
+    assert not allowed('callers = ["bob"]', asked, deny=False)
 
 
 # Properties: of any policy and any call.

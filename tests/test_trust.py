@@ -143,7 +143,9 @@ def test_another_hosts_agent_gives_no_more_rights_than_our_token_has_there(lan: 
     assert refused.code == 1 and "needs the right `exec`" in refused.err
     assert denied.code == 1
     records = on_beta(lan, node, "audit", "--json").json["records"]
-    assert [record["who"] for record in records if record["tool"] == "get_host_info"] == ["local through alpha through local"]
+    assert [record["who"] for record in records if record["tool"] == "get_host_info"] == [
+        "local through alpha through local"
+    ]
 
 
 def test_a_host_can_be_added_by_hand(lan: Lan, node: ServingNode) -> None:

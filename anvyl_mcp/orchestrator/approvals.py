@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.errors import Busy, ConfigInvalid, Gone, NotFound
+from anvyl_mcp.peers.fleet import Expected
 
 MINUTES = 15
 """What a person gets to answer."""
@@ -28,17 +29,13 @@ _AGAIN = "ask again: a new answer has a new id"
 
 @dataclass(frozen=True)
 class HeldCall:
-    """One change exactly as it was proposed: `ids` holds, for each host and argument, which container was meant.
-
-    `expected` holds for each host the id and state of the container that the change is about.
-    """
+    """One change exactly as it was proposed: `expected` holds, for each host, the container that was meant."""
 
     tool: str
     arguments: Mapping[str, Any]
     hosts: tuple[str, ...]
-    ids: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    expected: Mapping[str, Expected] = field(default_factory=dict)
     untrusted: str = ""
-    expected: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,7 @@ class Approvals:
 
 def _read(file: Path) -> Held:
     data = json.loads(file.read_text(encoding="utf-8"))
-    calls = tuple(HeldCall(**{**call, "hosts": tuple(call["hosts"])}) for call in data.pop("calls"))
+    calls = tuple(_call(**call) for call in data.pop("calls"))
     forwarded, expires_at = data.pop("forwarded"), datetime.fromisoformat(data.pop("expires_at"))
     scopes = tuple(data.pop("scopes"))
     return Held(
@@ -184,3 +181,7 @@ def _read(file: Path) -> Held:
         forwarded=Forwarded(**forwarded) if forwarded else None,
         **data,
     )
+
+
+def _call(hosts: Sequence[str], expected: Mapping[str, Mapping[str, str]], **call: Any) -> HeldCall:
+    return HeldCall(hosts=tuple(hosts), expected={host: Expected(**one) for host, one in expected.items()}, **call)

@@ -9,7 +9,7 @@ from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, InvalidInput, NotFound, Unreachable, did_you_mean
-from anvyl_mcp.peers.fleet import Fleet, Outcome
+from anvyl_mcp.peers.fleet import Expected, Fleet, Outcome
 from anvyl_mcp.peers.listing import ToolListing
 
 
@@ -102,21 +102,21 @@ def once(fleet: Fleet, found: Found) -> Look:
     return look
 
 
-async def identity(fleet: Fleet, host: str, kind: str, wanted: str) -> str:
-    """The id of the object that a name means on one host now.
+async def as_it_is(fleet: Fleet, host: str, wanted: str) -> Expected:
+    """The container that a name means on one host now.
 
     Raises:
         NotFound: the host has none of that name.
         AnvylError: it cannot be asked.
     """
-    lookup = LOOKUPS[kind]
+    lookup = LOOKUPS["container"]
     outcome = await fleet.call(host, lookup.tool, lookup.arguments)
     if outcome.error is not None:
         raise outcome.error
-    for row in _rows(kind, outcome):
-        if is_meant(kind, row, wanted):
-            return str(row.get("id", ""))
-    raise _nowhere(kind, wanted, {host: outcome}, {})
+    for row in _rows("container", outcome):
+        if is_meant("container", row, wanted):
+            return Expected(str(row.get("id", "")), str(row.get("state", "")))
+    raise _nowhere("container", wanted, {host: outcome}, {})
 
 
 async def _where_all(look: Look, tool: ToolListing, named: list[tuple[str, str]]) -> list[str]:
