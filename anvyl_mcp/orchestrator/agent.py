@@ -120,7 +120,9 @@ class Assistant:
         async def handle(_: RunContext[Question], requests: DeferredToolRequests) -> DeferredToolResults:
             approvals: dict[str, Any] = {}
             for call in requests.approvals:
-                proposal = question.proposals[call.tool_call_id]
+                # They were looked up at the same time; what comes first in the plan is to be done first.
+                proposal = question.proposals.pop(call.tool_call_id)
+                question.proposals[call.tool_call_id] = proposal
                 answer = await decide(proposal)
                 if answer is None:
                     continue
