@@ -82,7 +82,7 @@ def test_what_some_names_have_is_shown_beside_the_names_nobody_has(
     done = anvyl("info", "web", "wbe")
 
     assert done.code == 3
-    assert "name: web" in done.out
+    assert "web (" in done.out
     assert "error: no host has a container `wbe`" in done.err
 
 
@@ -308,6 +308,25 @@ def test_an_image_is_pulled_and_listed(engine: RealEngine) -> None:
     assert again.json["calls"][0]["result"]["new"] is False
     assert REMOTE_IMAGE in anvyl("images").out
     assert anvyl("call", "remove_image", REMOTE_IMAGE, "--yes").code == 0
+
+
+def test_a_reader_that_is_gone_stops_no_change(second_engine: RealEngine, fleet: ServingNode) -> None:
+    """The first is told at once; the second ignores its signal for three seconds, and is stopped all the same."""
+    second_engine.run("quick")
+    second_engine.run("slow", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], init=False)
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            [ANVYL, "stop", "quick", "slow", "--timeout", "3", "--host", "second"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+
+    assert done.stderr == b""
+    assert second_engine.state("quick") == second_engine.state("slow") == "exited"
 
 
 @pytest.fixture

@@ -48,8 +48,9 @@ def listed(tool: ToolListing, titles: Mapping[str, str] | None = None) -> View |
 class Answers:
     """One table that grows, where there is a view; text per host where there is none."""
 
-    def __init__(self, view: View | None, hosts: Sequence[str]) -> None:
-        """`hosts`: of every call that is waited for, so a name may stand here twice."""
+    def __init__(self, view: View | None, hosts: Sequence[str], *, changing: bool = False) -> None:
+        """`hosts`: of every call that is waited for, so a name may stand here twice. `changing`: of a change."""
+        self._changing = changing
         self._view = view
         self._waiting = list(hosts)
         self._hosts = list(dict.fromkeys(hosts))
@@ -66,6 +67,12 @@ class Answers:
         self._fresh.append(one)
         self._news.set()
 
+    def take(self, done: Sequence[Outcome]) -> None:
+        """Take all answers in, and show them."""
+        for one in done:
+            self.add(one)
+        self.end()
+
     async def follow(self) -> None:
         """Show what there is, again and again, until cancelled."""
         while True:
@@ -73,7 +80,13 @@ class Answers:
                 await self._news.wait()
                 await anyio.sleep(GRACE_SECONDS)
             self._news = anyio.Event()
-            self._show()
+            try:
+                self._show()
+            except BrokenPipeError:
+                # A change under way must not be given up because a pipe was closed.
+                if self._changing:
+                    return
+                raise
 
     def end(self, *, failures: bool = True) -> None:
         """Show the rest, and who failed."""

@@ -55,7 +55,7 @@ class _Bars:
         name = screen.paint(host.ljust(self._wide), screen.host_colour(host), sys.stderr)
         share = min(done / total, 1.0) if total else 0.0
         full = round(share * BAR)
-        bar = screen.paint("━" * full, "green", sys.stderr) + screen.paint("━" * (BAR - full), "dim", sys.stderr)
+        bar = screen.paint("━" * full, "green", sys.stderr) + screen.paint("─" * (BAR - full), "dim", sys.stderr)
         percent = f"{share * 100:3.0f} %" if total else "     "
         room = screen.size()[0] - self._wide - BAR - 12
         return f"{name}  {bar}  {percent}  {screen.cut(text.clean(message).replace(chr(10), ' '), max(room, 1))}"

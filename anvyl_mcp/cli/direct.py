@@ -123,9 +123,13 @@ async def carried_out(
     steps, missing = await planned(fleet, tool, every, selector, found)
     confirm(tool, steps, yes=yes)
     hosts = [host for step in steps for host in step.hosts]
-    answers = None if as_json else Answers(view(tool), hosts)
+    answers = None if as_json else Answers(view(tool), hosts, changing=not tool.reads)
     with bars.showing(hosts) if progress else nullcontext() as report:
-        done = [*missing, *await run(fleet, tool, steps, answers, report)]
+        # Bars are drawn over, so nothing else may be printed meanwhile.
+        ended = await run(fleet, tool, steps, None if report else answers, report)
+    if report and answers:
+        answers.take(ended)
+    done = [*missing, *ended]
     for one in missing if answers else done:
         output.failure(one)
     known.note(settings, fleet, found, done)
@@ -175,6 +179,8 @@ async def run(
                 host, tool.name, steps[number].arguments, on_progress=report(host) if report else None
             )
         done[number, host] = outcome
+        if report:
+            report(host)(1, 1, "done" if outcome.ok else "failed")
         if answers:
             answers.add(outcome)
 

@@ -33,7 +33,7 @@ def command(
 
     try:
         settings = load(flags)
-        code = anyio.run(_alone, work, settings)
+        code = anyio.run(_quietly, work, settings)
     except AnvylError as error:
         if failed is not None:
             output.document(failed(error))
@@ -43,22 +43,26 @@ def command(
         # A terminal has just shown ^C.
         output.talk("\ninterrupted" if sys.stderr.isatty() else "interrupted")
         code = INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, BaseExceptionGroup) as error:
+        # Several tasks print; the first that finds its reader gone stands for all.
+        if isinstance(error, BaseExceptionGroup) and error.split(BrokenPipeError)[1] is not None:
+            raise
         # The reader has seen enough (`anvyl ps | head`); Python must not complain about it at exit.
         sys.stdout = None
         code = 0
     raise typer.Exit(code)
 
 
-async def _alone(work: Callable[[Settings], Awaitable[int]], settings: Settings) -> int:
-    """Several tasks print; the first that finds its reader gone stands for all."""
-    try:
-        return await work(settings)
-    except BaseExceptionGroup as group:
-        lost, others = group.split(BrokenPipeError)
-        if lost is None or others is not None:
-            raise
-        raise BrokenPipeError from group
+async def _quietly(work: Callable[[Settings], Awaitable[int]], settings: Settings) -> int:
+    """Ctrl-C at a prompt comes up through the task that asked; asyncio need not report that nobody awaited its end."""
+    import asyncio
+
+    def unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), KeyboardInterrupt):
+            loop.default_exception_handler(context)
+
+    asyncio.get_running_loop().set_exception_handler(unheard)
+    return await work(settings)
 
 
 def exit_code(done: Iterable[Outcome]) -> int:
