@@ -106,7 +106,7 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
         `404`…: an error of the engine. `hang`: no answer until `released`. `garbage`: no JSON. `shape`: JSON of
         another kind. `cut`: half an answer. `slow`: byte by byte. `close`: no answer. `lost`: done, but no answer.
-        `late`: done and answered once `released`.
+        `late`: done and answered once `released`. `after:0.1`: done, and answered so many seconds later.
         """
         self.faults.append(Fault(match, do, times))
 
@@ -156,6 +156,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "late":
             self.server.released.wait()
         status, answer = self._answer(path, parse_qs(address.query), body)
+        if fault.startswith("after:"):
+            time.sleep(float(fault.removeprefix("after:")))
         if fault == "lost":
             self.close_connection = True
         elif fault == "garbage":
