@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -564,3 +565,41 @@ async def test_hosts_that_have_a_thing_are_found() -> None:
     assert [arguments["host"] for _, arguments in fleet.calls] == ["nas,gpu", "nas,gpu", "@lab"]
     with pytest.raises(NotUnderstood):
         await run.run("restart db on both hosts")
+
+
+DENYING = (
+    "don't {}",
+    "do not {}",
+    "never {}",
+    "please don't {} yet",
+    "if web is down then {}",
+    "{} unless it is busy",
+    "{} except on nas",
+    "should I {}?",
+    "how do I {}?",
+    "what happens if I {}",
+    "why did you {}",
+    "who said we should {}?",
+    "{} or not",
+    "I did not {}",
+    "is it safe to {}?",
+    "before you {} show its logs",
+    "instead of that {}",
+)
+CHANGING = [
+    listing.say[0].format(name="web", image="nginx", command="uptime") for listing in TOOLS if not listing.reads
+]
+
+
+@pytest.mark.parametrize("frame", DENYING)
+async def test_words_around_a_change_that_turn_its_meaning_keep_it_from_being_made(frame: str) -> None:
+    """Every changing tool's own phrase, in every frame: only reading may come of it, or nothing."""
+
+    async def objects(kind: str) -> dict[str, list[str]]:
+        return {"web": ["nas"]}
+
+    for phrase in CHANGING:
+        fleet = Fleet()
+        with suppress(NotUnderstood):
+            await Agent(rules_model(hosts=lambda: HOSTS, objects=objects), toolsets=[fleet]).run(frame.format(phrase))
+        assert all(LISTINGS[name].reads for name, _ in fleet.calls), (frame.format(phrase), fleet.calls)

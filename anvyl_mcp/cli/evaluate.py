@@ -35,8 +35,6 @@ def evaluate(
 
     async def work(settings: Settings) -> int:
         _installed()
-        if drive and not hasattr(settings, "drive"):
-            raise InvalidInput("this version has one way to drive a model", hint="leave out --drive")
         from anvyl_mcp.catalogue import catalogue
         from anvyl_mcp.evaluation.run import Evaluation
         from anvyl_mcp.evaluation.tasks import load
@@ -86,7 +84,7 @@ def _show(report: Report, *, failures: bool) -> None:
             if not result.passed:
                 print(f"\n{result.task.ask}\n  " + "\n  ".join(result.failures.values()))
                 print("  answered: " + result.tried.answer.replace("\n", "\n    "))
-    by_rules = f"; {report.by_rules} answered by rules because the model failed" if report.by_rules else ""
+    by_rules = f"; the rules answered {report.by_rules} in its place" if report.by_rules else ""
     print(
         f"\n{report.model}: {whole['passed']} of {whole['tasks']} tasks done, "
         f"{report.wrong_changes} wrong changes made, {report.wrong_proposals} wrong changes proposed{by_rules}"

@@ -69,7 +69,7 @@ class Report:
 
     @property
     def by_rules(self) -> int:
-        """Tasks that the rules had to answer because the model did not."""
+        """Tasks that the rules answered in the place of the model: before it, or because it did not."""
         return sum(result.tried.mode == "rules" for result in self.results) if self.model != "rules" else 0
 
     def pass_rate(self, of: Callable[[Task], bool] = lambda task: True) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_evals import Case, Dataset
 
+from anvyl_mcp.errors import ModelUnavailable
 from anvyl_mcp.evaluation.checks import CHECKS, Tried, unwanted, wanted
 from anvyl_mcp.evaluation.report import Report, Result
 from anvyl_mcp.evaluation.simulation import Simulation
@@ -41,11 +42,18 @@ class Evaluation:
         """
         name = "rules"
         if not self.offline:
-            name = (await models.choose_model(self.settings, model=self.model)).name
+            name = await self._model()
         results = []
         for task in self.tasks:
             results += await self._measured(task)
         return Report(name, results)
+
+    async def _model(self) -> str:
+        try:
+            return (await models.choose_model(self.settings, model=self.model)).name
+        except ModelUnavailable as error:
+            hint = f"{error.hint}; or measure the rules: anvyl eval --offline".removeprefix("; or ")
+            raise ModelUnavailable(error.message, hint=hint) from error
 
     async def _measured(self, task: Task) -> list[Result]:
         # A dataset each: its progress can be told, and what a model server did to one task is seen before the next.

@@ -16,7 +16,13 @@ def _idiom(pattern: str, meant: str) -> Rewriting:
     return re.compile(rf"(?i)^{pattern}(?!\S)"), meant
 
 
+DOCKER = re.compile(r"(?i)\bdocker\s+(?=(?:containers?|images?|networks?|volumes?|events?|hosts?)\b)")
+"""Said of what could be nothing else."""
+
 IDIOMS: tuple[Rewriting, ...] = (
+    _idiom(
+        rf"(?P<verb>pull|get|fetch|download)\s+(?:the\s+)?latest\s+(?P<name>{NAME})\s+image", r"pull \g<name>:latest"
+    ),
     _idiom(
         rf"put\s+{ONE}\s+(?:on|in|into)\s+(?:the\s+)?(?P<net>{NAME})\s+network", r"connect \g<name> to network \g<net>"
     ),
@@ -54,6 +60,7 @@ FREELY: tuple[Rewriting, ...] = (
     (re.compile(r"(?i)^((?:show\s+)?(?:more\s+)?(?:details?|info|information))\s+on\b"), r"\1 about"),
     (re.compile(r"(?i)^(?:search|grep|look\s+through)\s+(.*\blogs?\b.*?)\s+for\s+(\S+)$"), r"\1 containing \2"),
     (re.compile(r"(?i)^(?:search|look|grep)\s+(?:for\s+)?(\S+)\s+in\s+(.*\blogs?\b.*)$"), r"\2 containing \1"),
+    (re.compile(r"(?i)\bresource\s+(?:usage|use)\b(?=.*\bcontainers?\b)"), "stats"),
     (re.compile(r"(?i)\beverything(?=\s+(?:running|up)\b)"), "containers"),
     (re.compile(r"(?i)\b(?:memory|ram)\s+usage\b"), "memory use"),
 )
@@ -62,6 +69,7 @@ FREELY: tuple[Rewriting, ...] = (
 
 def said_plainly(clause: str, *, asks: bool) -> str:
     """The clause with its idioms in plain words; `asks`: it is read as a question."""
+    clause = DOCKER.sub("", clause)
     for pattern, meant in IDIOMS:
         match = pattern.match(clause)
         if match and match["name"].lower() not in ARTICLES and is_name(match["name"]):

@@ -134,7 +134,8 @@ def _hole(argument: str, kind: str, choices: Sequence[str]) -> str:
     if not kind:
         return rf"(?:{called})?(?P<{argument}>{NAME})"
     noun = rf"(?:{literal(kind)}|service|app)" if kind == "container" else literal(kind)
-    return rf"(?:{noun}\s+|{called})*(?P<{argument}>{NAME}(?:{AND}(?:{noun}\s+)?{NAME})*)(?:\s+{noun})?"
+    state = r"(?:(?:stopped|exited|running)\s+)?" if kind == "container" else ""
+    return rf"{state}(?:{noun}\s+|{called})*(?P<{argument}>{NAME}(?:{AND}(?:{noun}\s+)?{NAME})*)(?:\s+{noun})?"
 
 
 def choice(words: str, choices: Sequence[str]) -> str:

@@ -46,6 +46,8 @@ INSIDE = re.compile(
     rf"(?P<command>.+?)\s+(?:in|inside|within)\s+(?:the\s+)?(?:container\s+)?(?P<name>{NAME})(?:\s+container)?",
     re.IGNORECASE,
 )
+CONDITION = re.compile(r"(?i)\s(?:if|unless|except|or\s+not)(?:\s|$)")
+"""Makes an unquoted command mean something else than all of it being run."""
 QUESTION = re.compile(r"(?i)(?:is|are|which|what|how|\S+\s+is\s+\w+$)\b")
 """The beginning of a clause that only asks."""
 ASKED_OF_ONE = frozenset({"about", "tell", "detail", "status", "state", "info", "information", "look", "inspect"})
@@ -168,7 +170,7 @@ class Planner:
         if not free:
             rest, values = take_options(rest, listing.arguments, self._quoted, listing.names)
         holes = phrases.fill(phrase, rest, listing, values.keys())
-        if holes is None or not self._put_host(values, listing, placed[1]):
+        if holes is None or (free and CONDITION.search(rest)) or not self._put_host(values, listing, placed[1]):
             return []
         return self._calls(listing, values, holes, hosts_are_names=way.hosts_are_names)
 

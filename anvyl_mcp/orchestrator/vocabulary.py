@@ -7,7 +7,7 @@ from collections.abc import Iterable, Set
 from functools import lru_cache
 
 SAME = (
-    ("show", "list", "display", "print", "view", "see", "get", "give", "ls", "what are"),
+    ("show", "list", "display", "print", "view", "see", "get", "give", "ls", "what are", "summarize"),
     ("remove", "delete", "rm", "erase", "destroy", "get rid of", "throw away", "drop", "trash", "nuke", "dispose of"),
     (
         "stop",
@@ -78,7 +78,7 @@ PADDING = _words("all every any some both current currently now there that ones 
 EMPTY = (ARTICLES | GLUE | CONNECTORS | PADDING) - STATES.keys() | _words(
     "what which who where when why how many much most least more less have has had do does did be was were can could "
     "will would i you we and or on at by please tell know whether still anything something show free left available "
-    "room space use uses using used doing going"
+    "room space use uses using used doing going exposed published open"
 )
 """Words of a question that say nothing about which tool could answer it."""
 NO_NAMES = _words(
