@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import anyio.to_thread
 
 from anvyl_mcp import __version__, running
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from anvyl_mcp.server.metrics import PeerFigures
     from anvyl_mcp.server.tool import Tool
     from anvyl_mcp.server.trust import Trust
+
+log = logging.getLogger(__name__)
 
 IN_MEMORY = "memory:"
 """URL of this host while no server of it runs: one is made inside this process."""
@@ -269,12 +273,28 @@ async def serve(
         kept.audit.open()
         kept.journal.open()
         try:
-            await server.serve(sockets)
+            async with _watching(node):
+                await server.serve(sockets)
         finally:
             await node.aclose()
             for one in sockets:
                 one.close()
     return server.stopped_by == signal.SIGINT
+
+
+@asynccontextmanager
+async def _watching(node: Node) -> AsyncIterator[None]:
+    """Watch the fleet meanwhile, if the settings say so; notices go to the log too."""
+    if not node.settings.watch:
+        yield
+        return
+    from anvyl_mcp.peers.notices import watching
+
+    look = watching(node.fleet, node.settings, lambda notice: log.warning("%s", notice.message))
+    async with anyio.create_task_group() as group:
+        group.start_soon(look)
+        yield
+        group.cancel_scope.cancel()
 
 
 async def serve_stdio(settings: Settings) -> None:

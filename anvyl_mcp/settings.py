@@ -51,6 +51,11 @@ SETTINGS = (
         choices=("auto", "tools", "plan"),
     ),
     Setting("llm_api_key", "ANVYL_LLM_API_KEY", "", "key for the model server, if it wants one (or LM_API_TOKEN)"),
+    Setting("watch", "ANVYL_WATCH", False, "while serving, watch the fleet and tell what goes wrong"),
+    Setting("watch_every", "ANVYL_WATCH_EVERY", "30s", "time between two looks of a watch"),
+    Setting("watch_disk", "ANVYL_WATCH_DISK", "90", "percent from which a disk counts as full"),
+    Setting("watch_webhook", "ANVYL_WATCH_WEBHOOK", "", "where a watch posts its notices, as JSON"),
+    Setting("watch_command", "ANVYL_WATCH_COMMAND", "", "program that a watch runs for every notice"),
     Setting("jwt_issuer", "ANVYL_JWT_ISSUER", "", "identity provider whose tokens count too"),
     Setting("jwt_audience", "ANVYL_JWT_AUDIENCE", "", "what its tokens must be made for"),
     Setting("jwt_keys", "ANVYL_JWT_KEYS", "", "its keys: a JWKS file, or an https URL"),
@@ -74,6 +79,11 @@ class Settings:
     lmstudio_model: str
     drive: str
     llm_api_key: str = field(repr=False)
+    watch: bool
+    watch_every: str
+    watch_disk: str
+    watch_webhook: str = field(repr=False)
+    watch_command: str
     jwt_issuer: str
     jwt_audience: str
     jwt_keys: str

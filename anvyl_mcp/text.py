@@ -92,6 +92,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days"
 
 
+def instant(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
 def ago(when: str) -> str:
     """An ISO 8601 time as its distance from now."""
     try:

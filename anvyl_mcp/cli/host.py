@@ -50,6 +50,7 @@ def serve(
     toolsets: Annotated[str | None, typer.Option(help="Toolsets to offer, like networks,system or all.")] = None,
     tools: Annotated[str | None, typer.Option(help="Single tools to offer besides.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Watch the fleet too, and tell what goes wrong.")] = False,
     stdio: Annotated[bool, typer.Option("--stdio", help="Serve the program that started this one.")] = False,
 ) -> None:
     """Serve this host's tools until Ctrl-C."""
@@ -69,7 +70,7 @@ def serve(
         return run.INTERRUPTED if interrupted else 0
 
     flags = {"host": host, "port": port, "agent_port": agent_port, "name": name, "toolsets": toolsets, "tools": tools}
-    run.command(work, flags={**flags, "read_only": read_only or None})
+    run.command(work, flags={**flags, "read_only": read_only or None, "watch": watch or None})
 
 
 def _told(settings: Settings) -> Callable[[list[str]], None]:

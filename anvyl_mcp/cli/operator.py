@@ -31,6 +31,7 @@ COMMANDS = {
         "images": "images:images",
         "pull": "images:pull",
         "resources": "machines:resources",
+        "watch": "watch:watch",
     },
     "Fleet and tools": {
         "hosts": "hosts:app",

@@ -1,0 +1,101 @@
+"""`anvyl watch`: what goes wrong in the fleet, told as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anvyl_mcp.cli.options import Host
+
+if TYPE_CHECKING:
+    from anvyl_mcp.app import Node
+    from anvyl_mcp.errors import AnvylError
+    from anvyl_mcp.peers.watching import Notice
+    from anvyl_mcp.settings import Settings
+
+
+def watch(
+    host: Host = "",
+    every: Annotated[str | None, typer.Option(metavar="TIME", help="Between two looks.  [default: 30s]")] = None,
+    disk: Annotated[int | None, typer.Option(metavar="PERCENT", help="When a disk is full.  [default: 90]")] = None,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Post every notice there, as JSON.")] = None,
+    command: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Run it for every notice, with the notice as JSON on stdin.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Look once; exit code 1 when something is wrong.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document per line and notice; with --once a single one.")
+    ] = False,
+) -> None:
+    """Tell when a host is gone, a disk fills, or a container is unhealthy or restarts again and again."""
+    import logging
+    import sys
+
+    from anvyl_mcp.cli import run
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app
+
+        async with app.opened(settings, lean=True) as node:
+            return await (_look(node, host, as_json) if once else _watch(node, host, as_json))
+
+    flags = {
+        "watch_every": every,
+        "watch_disk": None if disk is None else str(disk),
+        "watch_webhook": webhook,
+        "watch_command": command,
+    }
+    run.command(work, flags=flags, failed=_failed if as_json and once else None)
+
+
+def _failed(error: AnvylError) -> dict[str, Any]:
+    return {"notices": [], "error": error.as_dict()}
+
+
+async def _look(node: Node, host: str, as_json: bool) -> int:
+    """A first look has only news."""
+    from anvyl_mcp.cli import output
+    from anvyl_mcp.peers.notices import watcher_of
+
+    notices = await watcher_of(node.fleet, node.settings, host, patience=1).look()
+    if as_json:
+        output.document({"notices": [notice.as_dict() for notice in notices], "error": None})
+    else:
+        for notice in notices:
+            print(notice.message)
+        if not notices:
+            output.talk(f"nothing is wrong on {', '.join(node.fleet.select(host or 'all'))}")
+    return 1 if notices else 0
+
+
+async def _watch(node: Node, host: str, as_json: bool) -> int:
+    from anvyl_mcp.cli import output
+    from anvyl_mcp.peers.notices import watching
+    from anvyl_mcp.text import joined
+
+    look = watching(node.fleet, node.settings, _printing(as_json), host)
+    output.talk(f"watching {joined(node.fleet.select(host or 'all'))}; Ctrl-C ends it")
+    await look()
+    return 0
+
+
+def _printing(as_json: bool) -> Callable[[Notice], None]:
+    import json
+    import sys
+    import time
+
+    from anvyl_mcp.cli import screen
+
+    def told(notice: Notice) -> None:
+        if as_json:
+            print(json.dumps(notice.as_dict(), ensure_ascii=False), flush=True)
+            return
+        clock = time.strftime("%H:%M:%S", time.localtime(notice.at))
+        words = f"{clock}  {notice.message}"
+        print(screen.paint(words, "green" if notice.over else "red", sys.stdout), flush=True)
+
+    return told
