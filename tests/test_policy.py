@@ -10,6 +10,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ from anvyl_mcp.errors import ConfigInvalid
 from anvyl_mcp.server import guardrails
 from anvyl_mcp.server.callers import LOCAL, SCOPES, Caller
 from anvyl_mcp.server.gate import on_behalf
-from anvyl_mcp.server.policy import Policy
+from anvyl_mcp.server.policy import AT_ONCE, Policy
 from anvyl_mcp.server.policy_check import findings
 from anvyl_mcp.server.policy_file import parse
 from anvyl_mcp.server.policy_names import Named, spellings
@@ -518,6 +520,29 @@ async def test_a_broken_policy_refuses_changes_and_lets_reads_go_on(engine: Real
     told = (change.meta or {})[meta.ERROR]
     assert told["code"] == "denied" and "line 2" in told["message"] and "unclosed array" in told["message"]
     assert (kept, read, still, mended) == ("denied", "", "denied", "")
+
+
+async def test_rules_about_objects_do_not_wait_with_every_thread_for_an_engine_that_hangs(file: Path) -> None:
+    write('[[deny]]\ncontainers = ["prod-*"]\n')
+    waiting: list[str] = []
+    answered = threading.Event()
+
+    def look(kind: str, name: str) -> None:
+        waiting.append(name)
+        answered.wait(10)
+
+    asked = Policy(file, look)
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(asked.check, ALPHA, TOOLS["stop_container"], {"name": "web"})
+        with anyio.move_on_after(5):
+            while len(waiting) < AT_ONCE:
+                await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+    stuck = len(waiting)
+    answered.set()
+
+    assert stuck == AT_ONCE
 
 
 @pytest.mark.parametrize(("mode", "words"), [(0o620, "chmod go-w"), (0o602, "chmod go-w")])

@@ -11,9 +11,11 @@ import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 
 from anvyl_mcp import text
@@ -26,6 +28,8 @@ from anvyl_mcp.server.tool import Scope, Tool
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 8
+"""Decisions that may wait for the engine at once: one that hangs must not take every thread."""
 RACY_NANOSECONDS = 1_000_000_000
 """Two versions written within one tick of the file system's clock can look alike from outside."""
 
@@ -47,6 +51,7 @@ class Policy:
         # One attribute, because threads read and change: rules must never stand beside the mark of another version.
         self._known: tuple[tuple[int, ...], State] = (), State()
         self._said = State()
+        self._limiter: anyio.CapacityLimiter | None = None
 
     def state(self) -> State:
         """The rules now, whoever wrote them. Costs one `stat` while the file stays the same."""
@@ -93,7 +98,10 @@ class Policy:
             raise Denied(f"changes are refused here: {state.problem.message}", hint=state.problem.hint)
         if state.rules == NO_RULES:
             return
-        decision = await anyio.to_thread.run_sync(self.decide, caller, tool, arguments)
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(AT_ONCE)
+        deciding = partial(self.decide, caller, tool, arguments)
+        decision = await anyio.to_thread.run_sync(deciding, abandon_on_cancel=True, limiter=self._limiter)
         if not decision.allowed:
             raise self.refusal(decision, tool)
 

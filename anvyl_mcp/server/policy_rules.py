@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,10 +87,17 @@ class Call:
     caller: Caller
     arguments: Mapping[str, Any]
     look: Look = field(compare=False, default=lambda kind, name: None)
+    _seen: dict[str, list[Named]] = field(compare=False, default_factory=dict)
 
-    @cached_property
+    @property
     def objects(self) -> Mapping[str, Sequence[Named]]:
         """Every object that the call names, by kind."""
+        # Not a `cached_property`: of Python 3.11's, all calls share one lock, and an engine that hangs would hold it.
+        if not self._seen:
+            self._seen.update(self._looked())
+        return self._seen
+
+    def _looked(self) -> dict[str, list[Named]]:
         found: dict[str, list[Named]] = {kind: [] for kind in KINDS}
         for argument, value in self.arguments.items():
             kind = kind_of(self.tool, argument)
