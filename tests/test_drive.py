@@ -383,3 +383,31 @@ async def test_a_small_model_is_not_asked_what_the_rules_understand(fleet: Fleet
 
     assert (reply.answer, reply.mode, reply.usage["requests"]) == ("grafana is running on nas.", "rules", 0)
     assert model_server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("question", "done"),
+    [
+        ("I want certbot gone from web2", [("web2", "remove_container", "certbot")]),
+        ("the grafana dashboard is frozen, give it a kick", [("nas", "restart_container", "grafana")]),
+        ("I'd like the notebook on gpu switched off, you know, jupyter", [("gpu", "stop_container", "jupyter")]),
+        ("please get the shop worker going again", [("web1", "start_container", "worker")]),
+        (
+            "take down the web tier on all machines",
+            [("web1", "stop_container", "web"), ("web2", "stop_container", "web")],
+        ),
+        ("would it be a good idea to delete the cache container?", []),
+        ("take down the web tier", []),
+        ("do not give grafana a kick", []),
+    ],
+)
+@pytest.mark.parametrize("drive", ["tools", "plan"])
+async def test_an_order_that_a_model_makes_nothing_of_is_worked_out_from_its_words(
+    question: str, done: list[tuple[str, str, str]], drive: str, fleet: Fleet
+) -> None:
+    fleet.server.replies += [plan(intent="none", say="Hm.") if drive == "plan" else text("Hm.")] * 2
+
+    reply = await fleet.ask(question, drive=drive)
+
+    assert sorted(fleet.done) == sorted(done)
+    assert len(reply.proposals) == (1 if done else 0)

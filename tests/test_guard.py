@@ -256,7 +256,7 @@ async def test_what_was_changed_is_told_from_results_not_by_the_model(asked: Ask
     "claim", ["I have stopped grafana.", "Done!", "grafana was stopped.", "Stopped the container."]
 )
 async def test_a_change_that_was_only_claimed_is_not_repeated(claim: str, asked: Asked) -> None:
-    reply = await asked("put grafana to sleep for the night", claim)
+    reply = await asked("put it to sleep for the night", claim)
 
     assert asked.done == []
     assert "Nothing was changed" in reply.answer and claim not in reply.answer

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from pydantic_ai import RunContext
@@ -32,7 +33,7 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 from anvyl_mcp.orchestrator import plan_prompt
 from anvyl_mcp.orchestrator.answers import Turn
 from anvyl_mcp.orchestrator.guard import Guard
-from anvyl_mcp.orchestrator.guarded import ENDED, own_response
+from anvyl_mcp.orchestrator.guarded import ENDED, derived_call, own_response
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import ToolListing
@@ -75,6 +76,10 @@ class PlanModel(WrapperModel):
         if any(part.outcome == "success" for part in results):
             return await self._sum_up(results, model_settings)
         if len(self._planned) == 1 and self._question.failures:
+            if change := await derived_call(self._guard, self._question, model_request_parameters):
+                worked_out = replace(own_response("", self.model_name), parts=[change])
+                self._planned.append(worked_out)
+                return worked_out
             return await self._plan(model_settings, model_request_parameters)
         return own_response(ENDED, self.model_name)
 

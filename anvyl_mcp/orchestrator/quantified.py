@@ -23,7 +23,7 @@ HOSTS = re.compile(
 EVERYTHING = re.compile(r"\b(?:everything|all of them|them all|all|every|each|both)\b", re.IGNORECASE)
 SAID_BESIDES = re.compile(
     r"everything|them|they|ones?|that|which|are|is|currently|right|now|please|also|then|every|each|all|both|any(?:thing)?"
-    r"|whatever|still|again|back|run(?:s|ning)?|stop(?:ped)?|start|with|named|called"
+    r"|whatever|still|again|back|should|come|go(?:ing)?|take|bring|get|put|give|run(?:s|ning)?|stop(?:ped)?|start|with|named|called"
 )
 NEEDED_STATE = {"stop": ("running", "restarting", "paused"), "start": ("exited", "created", "dead", "paused")}
 """What a container must be in for a change to mean anything, by the verb."""
@@ -33,7 +33,7 @@ def spread(
     listing: ToolListing, kind: str, said: str, objects: Sequence[Found], hosts: Sequence[str], verbs: frozenset[str]
 ) -> list[Found]:
     """The objects that a change to all of a kind means; empty when the words are no such thing, or not clear."""
-    if REFUSING.search(said) or not _of_all(said, kind):
+    if REFUSING.search(said) or not of_all(said, kind):
         return []
     states = states_said(said)
     needed = NEEDED_STATE.get(listing.name.partition("_")[0], ()) if kind == "container" else ()
@@ -49,7 +49,7 @@ def spread(
     return [one for one in found if not needed or one.row.get("state") in needed]
 
 
-def _of_all(said: str, kind: str) -> bool:
+def of_all(said: str, kind: str) -> bool:
     """Whether a sentence speaks of all of a kind, not of all hosts."""
     rest = HOSTS.sub(" ", said)
     return bool(EVERYTHING.search(rest)) or named(rest, f"{kind}s")

@@ -34,6 +34,12 @@ ROLES = {
 """What people call a thing by what it does, with images that do it."""
 NO_OBJECT = NO_NAMES | STANDS_FOR.keys() | STATES.keys()
 
+PARTICLE = re.compile(
+    r"(\bback\s+)(?:up|online)\b"
+    r"|(\b(?:come|bring|get|put|spin|fire|start|boot|take|shut|power|turn|switch)(?:\s+\S+){0,5}?\s+)(?:up|down|online)\b"
+)
+"""`bring it up` speaks of no state."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -83,7 +89,7 @@ def _found(kind: str, outcomes: Mapping[str, Outcome]) -> Iterator[Found]:
 
 def states_said(said: str) -> set[str]:
     """The values of a state that a text speaks of."""
-    words = re.findall(r"[a-z]+", said.lower())
+    words = re.findall(r"[a-z]+", PARTICLE.sub(lambda found: found[1] or found[2], said.lower()))
     return {value for word in words for name, values in STATES.items() if word in {name, *values} for value in values}
 
 

@@ -22,19 +22,28 @@ LOOSELY = {
     "stop": rf"(?:take|bring)\s+{IT}down|put\s+{IT}to\s+sleep|(?:shut|turn|switch|power)\s+{IT}(?:down|off)"
     r"|quit|terminate|disable",
     "start": rf"(?:bring|get|put)\s+{IT}(?:up|back|online|going|running|started)|(?:fire|spin)\s+{IT}up"
-    rf"|(?:power|turn|switch)\s+{IT}on|wake|resume|enable",
+    rf"|(?:power|turn|switch)\s+{IT}on|wake|resume|enable|come\s+{IT}(?:up|back|online)|be\s+(?:back\s+)?(?:up|online)",
     "restart": rf"(?:give|needs?)\s+{IT}(?:kick|bounce|restart|reboot)|kick|cycle|recycle|reload",
-    "remove": rf"throw\s+{IT}(?:away|out)|clean\s+{IT}up|clear\s+out|tear\s+{IT}down|drop|wipe|trash|purge|nuke"
+    "remove": rf"(?:can|may|should|must)\s+go|throw\s+{IT}(?:away|out)|clean\s+{IT}up|clear\s+out"
+    rf"|tear\s+{IT}down|drop|wipe|trash|purge|nuke"
     r"|uninstall|dispose\s+of",
-    "create": rf"deploy|install|(?:spin|set|bring)\s+{IT}up|launch|add",
+    "create": rf"deploy|install|(?:spin|set|bring)\s+{IT}up|launch|add|put\s+(?:an?|another)",
     "run": r"launch|deploy|install|start\s+(?:up\s+)?(?:an?|another|\d+)|execute|exec",
     "pull": r"fetch|grab|download",
     "execute": r"run|exec",
     "prune": rf"clean\s+{IT}up|clear\s+out|reclaim|free\s+{IT}up",
 }
 """Other words for a change, by the meaning of the verb that a tool's phrase begins with."""
+DONE = {
+    "stop": r"(?:shut|turned|switched|powered|taken|brought)\s+(?:off|down)",
+    "start": r"(?:(?:turned|switched|powered|brought)\s+)?(?:back\s+)?(?:on|up)|(?:up\s+and\s+)?running|going",
+    "remove": r"gone|thrown\s+(?:away|out)|wiped|dropped",
+}
+"""How people say that something should have been done, beside the verb's own form."""
+AT_THE_END = r"(?=\s*(?:$|(?:on|at|from|again|please|for|tonight|now|today|too|as)\b))"
 ASKS = re.compile(
-    r"(?:what(?:'s)?|which|who|whose|when|where(?:'s)?|why|how|is|are|was|were|does|do\s+(?:i|we|you|they|any|the|all)|did|has|have|had|any|anything"
+    r"(?:(?:would|should|could|can|may|shall|will)\s+(?:i|it|there|that|this|they|anyone|anything)"
+    r"|what(?:'s)?|which|who|whose|when|where(?:'s)?|why|how|is|are|was|were|does|do\s+(?:i|we|you|they|any|the|all)|did|has|have|had|any|anything"
     r"|anyone|show|list|display|give\s+me|tell|know|check|see|find|count|compare|describe|inspect|examine|look|view"
     r"|print|report|summari[sz]e|explain|ls|ps|logs?|stats|status|info|name"
     r"|get(?!\s+(?:rid|(?:\S+\s+){1,4}(?:up|back|online|going|running|started))))\b"
@@ -94,8 +103,8 @@ def _forms(verb: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     words = sorted({verb, *(word for word, stands in STANDS_FOR.items() if stands == verb)}, key=len, reverse=True)
     ways = [re.escape(word).replace(r"\ ", r"\s+") for word in words] + ([LOOSELY[verb]] if verb in LOOSELY else [])
     done = [rf"{re.escape(word)}(?:{re.escape(word[-1])}?ed|d)" for word in words if " " not in word]
-    done += ["gone"] if verb == "remove" else []
-    return _any_of(ways, "(?! sure)"), _any_of(done)
+    done += [DONE[verb]] if verb in DONE else []
+    return _any_of(ways, "(?! sure)"), _any_of(done, AT_THE_END)
 
 
 def _any_of(ways: Iterable[str], unless: str = "") -> re.Pattern[str]:
