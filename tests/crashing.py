@@ -1,16 +1,23 @@
-"""A server to kill again and again: the real `anvyl-mcp serve`, forked from a process that has imported it already."""
+"""Servers to kill again and again, and what must hold of what they leave.
+
+They are the real `anvyl-mcp serve`, forked from a process that has imported it already.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from anvyl_mcp.server.audit import Audit
+from anvyl_mcp.server.checked_lines import HEADER_BYTES, begun_in, parse
+from anvyl_mcp.server.journal import FILE
 from tests.nodes import READY_SECONDS
 
 FORKING = """
@@ -91,3 +98,22 @@ def crashing(home: Path, **environment: str) -> Iterator[Crashing]:
         yield server
     finally:
         server.close()
+
+
+def is_whole(home: Path) -> None:
+    """No line is torn, nothing is missing, each operation began once and ended once at most."""
+    with closing(Audit(home / "audit")) as audit:
+        assert audit.verify().problem == ""
+        assert audit.verify().notes == ()
+    lines = (home / "audit" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
+    begun, ended = dict[str, int](), dict[str, int]()
+    for record in map(json.loads, lines):
+        if record["outcome"] == "started":
+            begun[record["operation"]] = begun.get(record["operation"], 0) + 1
+        elif record["started"]:
+            ended[record["operation"]] = ended.get(record["operation"], 0) + 1
+    assert set(begun.values()) <= {1} and set(ended.values()) <= {1} and set(ended) <= set(begun)
+    content = (home / "operations" / FILE).read_bytes()
+    assert begun_in(content[:HEADER_BYTES]) is not None
+    assert all(parse(line) is not None for line in content[HEADER_BYTES:].splitlines(keepends=True))
+    assert not [file for folder in ("audit", "operations") for file in (home / folder).iterdir() if ".bad" in file.name]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from pathlib import Path
 
 import anyio
@@ -29,11 +29,8 @@ from anvyl_mcp.peers.listing import Answer
 from anvyl_mcp.peers.registry import Peer
 from anvyl_mcp.peers.session import Session
 from anvyl_mcp.peers.wire import Wire
-from anvyl_mcp.server.audit import Audit
-from anvyl_mcp.server.checked_lines import HEADER_BYTES, begun_in, parse
-from anvyl_mcp.server.journal import FILE
 from anvyl_mcp.settings import load
-from tests.crashing import Crashing, crashing
+from tests.crashing import Crashing, crashing, is_whole
 from tests.fake_engine import Box, FakeEngine
 from tests.nodes import NO_MODEL
 
@@ -52,25 +49,6 @@ def fake(tmp_path: Path) -> Iterator[FakeEngine]:
 def server(fake: FakeEngine, tmp_path: Path) -> Iterator[Crashing]:
     with crashing(tmp_path / "home", DOCKER_HOST=fake.url, ANVYL_LMSTUDIO_URL=NO_MODEL) as made:
         yield made
-
-
-def is_whole(home: Path) -> None:
-    """No line is torn, nothing is missing, each operation began once and ended once at most."""
-    with closing(Audit(home / "audit")) as audit:
-        assert audit.verify().problem == ""
-        assert audit.verify().notes == ()
-    lines = (home / "audit" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
-    begun, ended = dict[str, int](), dict[str, int]()
-    for record in map(json.loads, lines):
-        if record["outcome"] == "started":
-            begun[record["operation"]] = begun.get(record["operation"], 0) + 1
-        elif record["started"]:
-            ended[record["operation"]] = ended.get(record["operation"], 0) + 1
-    assert set(begun.values()) <= {1} and set(ended.values()) <= {1} and set(ended) <= set(begun)
-    content = (home / "operations" / FILE).read_bytes()
-    assert begun_in(content[:HEADER_BYTES]) is not None
-    assert all(parse(line) is not None for line in content[HEADER_BYTES:].splitlines(keepends=True))
-    assert not [file for folder in ("audit", "operations") for file in (home / folder).iterdir() if ".bad" in file.name]
 
 
 async def sent(wire: Wire, tool: str, name: str, operation: str) -> Answer:
