@@ -217,6 +217,27 @@ async def test_what_began_before_a_crash_is_unknown_and_the_object_is_looked_at(
     assert web.changes == 1 and records(node, "op-1") == (1, ["ok"])
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments", "words"),
+    [
+        ("create_container", {"image": "busybox", "name": "new"}, "there is no container `new` now"),
+        ("create_container", {"image": "busybox"}, "may or may not have happened."),
+        ("pull_image", {"image": "busybox"}, "image `busybox` is there now"),
+    ],
+    ids=["a name", "no name", "an image"],
+)
+async def test_what_a_call_was_to_make_is_looked_for_after_a_crash(
+    tool: str, arguments: dict[str, Any], words: str, host: Session, node: Node, fake: FakeEngine
+) -> None:
+    fake.fault("POST .*", "404")
+    await call(host, tool, "op-1", **arguments)
+    file = node.settings.state_dir / "operations" / FILE
+    file.write_bytes(b"".join(line for line in file.read_bytes().splitlines(True) if b'"end"' not in line))
+    answer = await call(host, tool, "op-1", **arguments)
+
+    assert code(answer) == "unknown" and words in answer.text
+
+
 async def test_an_engine_that_is_away_after_a_crash_is_no_reason_to_guess(
     host: Session, node: Node, web: Box, fake: FakeEngine
 ) -> None:

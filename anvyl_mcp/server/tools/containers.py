@@ -187,7 +187,9 @@ def create_container(
     image: Annotated[str, Field(description="like nginx:1.27", min_length=1)],
     engine: Engine,
     progress: Progress,
-    name: Annotated[str, Field(description="name of the new container")] = "",
+    name: Annotated[
+        str, Field(description="name of the new container", json_schema_extra={"x-makes": "container"})
+    ] = "",
     command: Annotated[str, Field(description="instead of the image's own")] = "",
     ports: Annotated[Strings, Field(description="like 8080:80")] = [],
     env: Annotated[Strings, Field(description="like KEY=value")] = [],

@@ -71,7 +71,9 @@ def list_images(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 10
 
 @tool(say=["pull {image}", "pull image {image}", "update image {image}"], changes=True, seconds=600)
 def pull_image(
-    image: Annotated[str, Field(description="like nginx:1.27", min_length=1)], engine: Engine, progress: Progress
+    image: Annotated[str, Field(description="like nginx:1.27", min_length=1, json_schema_extra={"x-makes": "image"})],
+    engine: Engine,
+    progress: Progress,
 ) -> PulledImage:
     """Fetch an image from its registry."""
     before = _id_of(engine, image)

@@ -65,7 +65,7 @@ def list_networks(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 
 
 @tool(say=["create network {name}"], changes=True, seconds=60)
 def create_network(
-    name: Annotated[str, Field(min_length=1)],
+    name: Annotated[str, Field(min_length=1, json_schema_extra={"x-makes": "network"})],
     engine: Engine,
     internal: Annotated[bool, Field(description="without a way out")] = False,
 ) -> NetworkState:

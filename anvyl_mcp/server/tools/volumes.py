@@ -67,7 +67,9 @@ def list_volumes(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 1
 
 
 @tool(say=["create volume {name}"], changes=True, seconds=60)
-def create_volume(name: Annotated[str, Field(min_length=1)], engine: Engine) -> VolumeState:
+def create_volume(
+    name: Annotated[str, Field(min_length=1, json_schema_extra={"x-makes": "volume"})], engine: Engine
+) -> VolumeState:
     """Create a volume."""
     if any(one["Name"] == name for one in objects.volumes(engine)):
         raise Conflict(f"there is a volume `{name}` already", hint="use it, or choose another name")
