@@ -32,7 +32,9 @@ from anvyl_mcp.peers.words import Word, status, word
 
 OTHER_VERSION = "is it the same version of Anvyl? See anvyl hosts check"
 AT_ONCE = 32
-"""Hosts asked at the same time."""
+"""Hosts asked at the same time; more while these only wait."""
+PATIENCE = 0.1
+"""Seconds that a host waits for its turn: those before it may be waiting for somebody who never answers."""
 SLACK_SECONDS = 10
 """What a tool with a time limit of its own may take beyond it, to start and to clean up."""
 RETRY_SECONDS = 0.2
@@ -206,10 +208,10 @@ class Fleet:
     ) -> dict[str, Outcome]:
         """Run one tool on several hosts at once; one outcome per host, in the order of `hosts`."""
         outcomes: dict[str, Outcome] = {}
-        limiter = anyio.CapacityLimiter(AT_ONCE)
+        slots = anyio.Semaphore(AT_ONCE)
 
-        async def one(host: str) -> None:
-            async with limiter:
+        async def one(host: str, taken: bool) -> None:
+            try:
                 outcomes[host] = await self.call(
                     host,
                     tool,
@@ -218,12 +220,17 @@ class Fleet:
                     expected=(expected or {}).get(host),
                     on_progress=on_progress,
                 )
+            finally:
+                if taken:
+                    slots.release()
             if on_outcome:
                 on_outcome(outcomes[host])
 
         async with anyio.create_task_group() as group:
             for host in hosts:
-                group.start_soon(one, host)
+                with anyio.move_on_after(PATIENCE) as waiting:
+                    await slots.acquire()
+                group.start_soon(one, host, not waiting.cancelled_caught)
         return {host: outcomes[host] for host in hosts}
 
     async def list_tools(self, host: str) -> list[ToolListing]:
