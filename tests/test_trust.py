@@ -184,6 +184,7 @@ def test_the_network_side_answers_nobody_without_a_token(lan: Lan, node: Serving
 ROUTES = {
     # route: without a token, read, operate, exec
     ("GET", "/health"): (200, 200, 200, 200),
+    ("GET", "/metrics"): (401, 200, 200, 200),
     ("GET", "/agent/info"): (401, 200, 200, 200),
     ("POST", "/agent/process"): (401, 200, 200, 200),
     ("POST", "/agent/process/stream"): (401, 200, 200, 200),
@@ -383,7 +384,7 @@ LISTING = {
     },
 }
 DAMAGED = b"\x00 damaged"
-PATHS = ["/health", "/mcp", "/agent/info", "/agent/process", "/network", "/pair", "/nothing"]
+PATHS = ["/health", "/metrics", "/mcp", "/agent/info", "/agent/process", "/network", "/pair", "/nothing"]
 PROBE = f"""
 import json, sys, httpx
 seen = {{}}
