@@ -200,18 +200,25 @@ async def test_a_plan_is_forced_into_its_form_with_intent_first_and_hosts_as_a_c
     request = fleet.server.requests[0]
     schema = request["response_format"]["json_schema"]["schema"]
     assert list(schema["properties"]) == ["intent", "calls", "say"]
-    restart = next(
-        call
-        for call in schema["properties"]["calls"]["items"]["anyOf"]
-        if call["properties"]["tool"]["enum"] == ["restart_container"]
-    )
-    assert restart["properties"]["host"]["enum"] == ["nas", "web1", "web2", "gpu", "all"]
+    restart = schema["properties"]["calls"]["items"]["properties"]
+    assert restart["tool"]["enum"] == ["restart_container"], "the words leave room for no other tool"
+    assert (restart["name"]["enum"], restart["host"]["enum"]) == (["web"], ["web2"])
     assert "tools" not in request
     assert request["messages"][-1]["content"].endswith("Person: restart web on web2")
     assert "web1: api (shop/api:2.4, running)" in request["messages"][-1]["content"].replace(
         "cache (redis:7.2, running), ", ""
     )
     assert fleet.done == [("web2", "restart_container", "web")]
+
+
+async def test_a_plan_for_a_question_can_only_look(fleet: Fleet) -> None:
+    await fleet.plan("which containers are stopped?", {"tool": "list_containers", "all": True})
+
+    [request] = fleet.server.requests
+    offered = request["response_format"]["json_schema"]["schema"]["properties"]["calls"]["items"]["anyOf"]
+    tools = {call["properties"]["tool"]["enum"][0] for call in offered}
+    assert tools and all(tool.startswith(("list_", "get_")) for tool in tools)
+    assert all("host" not in call["properties"] for call in offered), "nobody named a host"
 
 
 async def test_a_planned_change_waits_for_a_yes_like_any_other(fleet: Fleet) -> None:

@@ -142,7 +142,7 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
     rows = [(host, row) for host, result in results.items() for row in result[field]]
     places = text.joined(list(results))
     at_least = "at least " if any(result.get("more") for result in results.values()) else ""
-    if subject := call.arguments.get("name"):
+    if (subject := call.arguments.get("name")) and (not rows or _states(rows[0][1]) - {""}):
         exact = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows if _name(row) == subject]
         like = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows]
         return [f"{text.joined(exact or like)}."] if rows else [f"No {noun} `{subject}` on {places}."]

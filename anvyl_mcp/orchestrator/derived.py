@@ -6,6 +6,7 @@ A person is asked before it is done, as before any change.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,11 @@ from anvyl_mcp.orchestrator.vocabulary import REFUSING
 from anvyl_mcp.orchestrator.wish import verbs_of
 from anvyl_mcp.peers.listing import ToolListing
 
+IMAGE = re.compile(
+    r"(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)*:\w[\w.-]*\w|(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)+(?::[\w.-]*\w)?"
+)
+"""An image with a tag or a path, which nothing else in a sentence looks like."""
+
 
 async def derived(guard: Guard, said: str, tools: Iterable[ToolListing]) -> tuple[ToolListing, dict[str, Any]] | None:
     """The one change that the words order, of an object that they name; None when that is not clear."""
@@ -24,9 +30,12 @@ async def derived(guard: Guard, said: str, tools: Iterable[ToolListing]) -> tupl
         return None
     found: list[tuple[ToolListing, dict[str, Any]]] = []
     for listing in tools:
-        if listing.reads or not guard.wish.verbs & verbs_of(listing) or set(listing.required) != set(listing.names):
+        if listing.reads or not guard.wish.verbs & verbs_of(listing):
             continue
-        if len(listing.names) != 1:
+        images = IMAGE.findall(said)
+        if set(listing.arguments) == {"image"} and not listing.names and len(images) == 1:
+            found.append((listing, {"image": images[0]}))
+        if len(listing.names) != 1 or set(listing.required) != set(listing.names):
             continue
         [(argument, kind)] = listing.names.items()
         if kind != "container" and not named(said, kind):

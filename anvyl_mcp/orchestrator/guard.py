@@ -15,7 +15,7 @@ from typing import Any
 from anvyl_mcp import text
 from anvyl_mcp.errors import Conflict, Denied
 from anvyl_mcp.orchestrator import resolving
-from anvyl_mcp.orchestrator.grounding import EVERY, ground_arguments, ground_host, named, said_hosts
+from anvyl_mcp.orchestrator.grounding import EVERY, HERE, ground_arguments, ground_host, named, said_hosts
 from anvyl_mcp.orchestrator.quantified import spread
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.resolving import Found, Inventory
@@ -84,6 +84,37 @@ class Guard:
         known = key in self._made
         self._made.add(key)
         return known
+
+    def allows(self, listing: ToolListing) -> bool:
+        """Whether the words of the question leave room for a tool at all."""
+        if listing.reads:
+            return True
+        if self.wish.verbs:
+            return bool(self.wish.verbs & verbs_of(listing))
+        return self.wish.intent != "read" and listing.safety != "destroys"
+
+    @property
+    def needs_to_look(self) -> bool:
+        """Whether a change may depend on something that has to be read first."""
+        return self.wish.intent != "change" or self.wish.asks or bool(COMPARES.search(self._said))
+
+    async def names(self, kind: str) -> list[str]:
+        """The names that a call may give for an object of a kind: those the words may mean, or all there are."""
+        objects = await self.inventory.objects(kind)
+        maybe = resolving.candidates(self._said, objects, self._fleet.hosts) if self.wish.intent == "change" else []
+        return sorted({one.name for one in maybe or objects})
+
+    def places(self) -> list[str]:
+        """The hosts that the words name; empty when they name none."""
+        said = said_hosts(self._said, self._fleet.hosts) or [
+            host for host in self._fleet.hosts if named(self._said, host)
+        ]
+        tags = sorted(
+            {f"@{tag}" for peer in self._fleet.peers.values() for tag in peer.tags if f"@{tag}" in self._said}
+        )
+        here = [self._fleet.local.name] if HERE.search(self._said) else []
+        every = ["all"] if EVERY.search(self._said) else []
+        return list(dict.fromkeys([*said, *tags, *here, *every]))
 
     async def spread(self, listing: ToolListing, given: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The calls that one call of a change to all of a kind stands for; empty when it stands for itself."""

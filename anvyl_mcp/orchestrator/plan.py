@@ -104,7 +104,7 @@ class PlanModel(WrapperModel):
             asked = f"{asked}\n\n{AGAIN.format(why=why)}"
         parameters = ModelRequestParameters(
             output_mode="native",
-            output_object=OutputObjectDefinition(plan_prompt.schema(listings, hosts), name="plan"),
+            output_object=OutputObjectDefinition(plan_prompt.schema(await self._room(listings, hosts)), name="plan"),
             allow_text_output=False,
         )
         request = ModelRequest(parts=[SystemPromptPart(plan_prompt.system_text(listings)), UserPromptPart(asked)])
@@ -112,6 +112,17 @@ class PlanModel(WrapperModel):
         self._planned.append(response)
         response.parts = _calls(response.text or "", listings)
         return response
+
+    async def _room(self, listings: Sequence[ToolListing], hosts: Sequence[str]) -> plan_prompt.Room:
+        """What the words leave room for. It is no part of the prompt, so the server's cache holds all the same."""
+        wish = self._guard.wish
+        allowed = [listing for listing in listings if self._guard.allows(listing)]
+        changes = [listing for listing in allowed if not listing.reads]
+        tools = changes if changes and not self._guard.needs_to_look else allowed
+        intents = plan_prompt.INTENTS[wish.intent if changes or wish.intent != "change" else "unclear"]
+        kinds = {kind for listing in tools for kind in listing.names.values()}
+        names = {kind: await self._guard.names(kind) for kind in sorted(kinds)}
+        return plan_prompt.Room(intents, tools, hosts, self._guard.places(), names)
 
     async def _asked(self, hosts: Sequence[str], listings: Sequence[ToolListing]) -> str:
         window = self.context_window or 4096

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from anvyl_mcp.orchestrator.resolving import Found
 from anvyl_mcp.peers.listing import ToolListing
 
-INTENTS = ("read", "change", "ask", "none")
+INTENTS = {"read": ("read", "ask", "none"), "change": ("change", "ask"), "unclear": ("read", "change", "ask", "none")}
+"""What a plan may intend, by what the words say."""
 MOST_CALLS = 4
+MOST_NAMES = 100
+"""In a grammar; of more any text is taken, and looked up."""
 RULES = """\
 You turn what a person says about their Docker hosts into tool calls. Answer with one JSON object.
 intent: "read" to look something up or answer a question; "change" only when the person orders a change; "ask" when it \
@@ -89,16 +93,30 @@ def question_text(asked: str, hosts: Sequence[str], local: str, objects: Iterabl
     return f"Hosts: {places}\nContainers:\n{there or '(none known)'}\n\nPerson: {asked}"
 
 
-def schema(listings: Sequence[ToolListing], hosts: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Room:
+    """What a plan may hold for one question: what its words leave room for, so that nothing else can be written."""
+
+    intents: Sequence[str]
+    tools: Sequence[ToolListing]
+    hosts: Sequence[str]
+    """Every host."""
+    said: Sequence[str]
+    """The hosts, tags and `all` that the words name."""
+    names: Mapping[str, Sequence[str]]
+    """Names of existing objects by kind."""
+
+
+def schema(room: Room) -> dict[str, Any]:
     """What the answer must be: intent first, then calls of these tools with their own arguments."""
     return {
         "type": "object",
         "properties": {
-            "intent": {"type": "string", "enum": list(INTENTS)},
+            "intent": {"type": "string", "enum": list(room.intents)},
             "calls": {
                 "type": "array",
                 "maxItems": MOST_CALLS,
-                "items": {"anyOf": [_call(listing, hosts) for listing in listings]},
+                "items": {"anyOf": [_call(listing, room) for listing in room.tools]},
             },
             "say": {"type": "string"},
         },
@@ -107,13 +125,15 @@ def schema(listings: Sequence[ToolListing], hosts: Sequence[str]) -> dict[str, A
     }
 
 
-def _call(listing: ToolListing, hosts: Sequence[str]) -> dict[str, Any]:
+def _call(listing: ToolListing, room: Room) -> dict[str, Any]:
     first = {name: listing.arguments[name] for name in listing.required}
     properties = {"tool": {"type": "string", "enum": [listing.name]}} | {
-        name: _plain(one) for name, one in {**first, **listing.arguments}.items()
+        name: _argument(name, one, listing, room) for name, one in {**first, **listing.arguments}.items()
     }
-    if listing.toolset != "fleet":
-        properties["host"] = {"type": "string", "enum": [*hosts, "all"]}
+    homeless = not listing.reads and not listing.names
+    hosts = room.said or ([*room.hosts, "all"] if homeless else [])
+    if listing.toolset != "fleet" and hosts:
+        properties["host"] = {"type": "string", "enum": list(hosts)}
     return {
         "type": "object",
         "properties": properties,
@@ -122,6 +142,9 @@ def _call(listing: ToolListing, hosts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _plain(one: Mapping[str, Any]) -> dict[str, Any]:
-    """Only what a grammar is made of."""
+def _argument(name: str, one: Mapping[str, Any], listing: ToolListing, room: Room) -> dict[str, Any]:
+    """Only what a grammar is made of; an existing object by one of the names there are."""
+    names = room.names.get(listing.names.get(name, ""), ())
+    if names and len(names) <= MOST_NAMES:
+        return {"type": "string", "enum": list(names)}
     return {key: one[key] for key in ("type", "enum", "items") if key in one}

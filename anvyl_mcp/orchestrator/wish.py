@@ -69,10 +69,11 @@ BE_DONE = re.compile(rf"\b(?:(?:should|must|can|could|(?:needs?|has|have)\s+to)\
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for. `verbs` are the meanings of the changes that the words name."""
+    """What was asked for. `verbs` are the meanings of the changes that the words name; `asks`: something is asked."""
 
     intent: Intent
     verbs: frozenset[str] = frozenset()
+    asks: bool = False
 
 
 def verbs_of(listing: ToolListing) -> frozenset[str]:
@@ -93,8 +94,8 @@ def read_wish(said: str, tools: Iterable[ToolListing]) -> Wish:
         asks = asks or asking
         wanted |= {verb for verb in known if _ordered(verb, words, asking=asking)}
     if wanted:
-        return Wish("change", frozenset(wanted))
-    return Wish("read" if asks else "unclear")
+        return Wish("change", frozenset(wanted), asks)
+    return Wish("read" if asks else "unclear", asks=asks)
 
 
 @lru_cache(maxsize=256)
