@@ -186,6 +186,8 @@ ROUTES = {
     ("GET", "/health"): (200, 200, 200, 200),
     ("GET", "/metrics"): (401, 200, 200, 200),
     ("GET", "/agent/info"): (401, 200, 200, 200),
+    ("GET", "/openapi.json"): (401, 200, 200, 200),
+    ("GET", "/docs"): (401, 200, 200, 200),
     ("POST", "/agent/process"): (401, 200, 200, 200),
     ("POST", "/agent/process/stream"): (401, 200, 200, 200),
     ("POST", "/agent/approvals/{id}"): (401, 403, 404, 404),

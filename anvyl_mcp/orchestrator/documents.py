@@ -143,3 +143,41 @@ class Results(BaseModel):
     """Every known host's answer."""
 
     results: list[Result]
+
+
+# What the documentation shows.
+
+LISTED = {
+    "response": "2 containers (1 running, 1 exited) on nas.",
+    "calls": [
+        {
+            "tool": "list_containers",
+            "arguments": {"all": True},
+            "host": "nas",
+            "ok": True,
+            "result": {
+                "containers": [{"id": "1f0c9a2b7d3e", "name": "web", "state": "running"}],
+                "total": 2,
+                "more": 1,
+            },
+            "error": None,
+            "seconds": 0.012,
+        }
+    ],
+    "mode": "model",
+    "model": "qwen/qwen3.5-9b",
+    "usage": {"requests": 2, "input_tokens": 1890, "output_tokens": 44},
+    "hosts": {"nas": "ok"},
+    "notes": [],
+}
+HELD = {
+    **LISTED,
+    "response": "Nothing was changed. This waits for a yes: would stop container: name=web on nas.",
+    "calls": [],
+    "hosts": {},
+    "approval": {
+        "id": "Zb7k2pXr1mQ9uT4wYc8eLA",
+        "calls": [{"tool": "stop_container", "arguments": {"name": "web"}, "hosts": ["nas"]}],
+        "expires_at": "2026-11-25T22:45:00Z",
+    },
+}

@@ -101,6 +101,7 @@ class Endpoint:
     answers: Mapping[int, Any]
     errors: tuple[int, ...]
     example: Mapping[str, Any] | None
+    shows: Mapping[int, Any]
     question: bool
     streams: bool
 
@@ -126,18 +127,31 @@ def endpoint(
     needs: Scope = "read",
     errors: tuple[int, ...] = (),
     example: Mapping[str, Any] | None = None,
+    shows: Mapping[int, Any] | None = None,
     question: bool = False,
     streams: bool = False,
 ) -> Callable[[Handler], Endpoint]:
     """Declare an endpoint. Its docstring is its description.
 
-    `question`: it costs a caller from elsewhere one of its questions. `streams`: it gets a third argument, `Tell`.
+    `example` and `shows`: a body that makes sense, and what is answered to it. `question`: it costs a caller from
+    elsewhere one of its questions. `streams`: it gets a third argument, `Tell`.
     """
 
     def declared(handler: Handler) -> Endpoint:
         summary = " ".join((handler.__doc__ or "").split())
         return Endpoint(
-            method, path, summary, handler, needs, takes, answers, errors, example, question=question, streams=streams
+            method,
+            path,
+            summary,
+            handler,
+            needs,
+            takes,
+            answers,
+            errors,
+            example,
+            shows or {},
+            question=question,
+            streams=streams,
         )
 
     return declared

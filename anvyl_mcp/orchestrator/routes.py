@@ -9,13 +9,15 @@ from typing import Any, TypeVar
 import anyio
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from anvyl_mcp import meta
 from anvyl_mcp.errors import AnvylError, InvalidInput
+from anvyl_mcp.orchestrator.docs_page import HEADERS, page
 from anvyl_mcp.orchestrator.endpoint import Asking, Endpoint, Here, Visit, load
 from anvyl_mcp.orchestrator.events import Events
+from anvyl_mcp.orchestrator.openapi import document
 from anvyl_mcp.peers.path import parse
 from anvyl_mcp.text import clean
 
@@ -43,7 +45,21 @@ def agent_routes(
 
         return Route(one.path, handler, methods=[one.method], name=one.name)
 
-    return [route(one) for one in load()]
+    return [*map(route, load()), *_about(here, caller_of)]
+
+
+def _about(here: Here, caller_of: Callable[[Request], Asking]) -> Sequence[Route]:
+    """What tells programs and people of the endpoints."""
+
+    async def openapi(request: Request) -> Response:
+        caller_of(request).require("read", "this")
+        return JSONResponse(document())
+
+    async def docs(request: Request) -> Response:
+        caller_of(request).require("read", "this")
+        return HTMLResponse(page(load(), here.base_url(), here.fleet.local.name), headers=HEADERS)
+
+    return [Route("/openapi.json", openapi), Route("/docs", docs)]
 
 
 async def _answered(one: Endpoint, arguments: list[Any]) -> Response:

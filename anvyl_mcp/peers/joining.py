@@ -10,7 +10,7 @@ from anvyl_mcp.invitation import Invitation
 from anvyl_mcp.peers.addresses import check_address
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.registry import Peer, Registry, check_tag
-from anvyl_mcp.peers.transports import base_url
+from anvyl_mcp.peers.transports import base_url, connect
 from anvyl_mcp.settings import check_host_name
 
 CODE = "anv"
@@ -40,11 +40,15 @@ def new_peer(fleet: Fleet, name: str, url: str, *, tags: tuple[str, ...] = (), t
     """A host by its address, not written down yet.
 
     Raises:
-        InvalidInput: the name or the address cannot be used.
+        InvalidInput: the name, the address, the pin or the token cannot be used.
+        Unpaired: the token would travel in the open.
         Conflict: it is this host.
     """
     peer = Peer(check_host_name(name), check_address(base_url(url)), tags, pin, token)
     _check_new(fleet, peer)
+    if pin or token:
+        # Made and thrown away: it says what cannot be used, before anybody relies on it.
+        connect(peer.url, lean=True, pin=pin, token=token)
     return peer
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anvyl_mcp.orchestrator.documents import Answer, Decision, RemoteAnswer
+from anvyl_mcp.orchestrator.documents import LISTED, Answer, Decision, RemoteAnswer
 from anvyl_mcp.orchestrator.endpoint import Visit, endpoint
 
 
@@ -14,6 +14,7 @@ from anvyl_mcp.orchestrator.endpoint import Visit, endpoint
     needs="operate",
     errors=(404, 409, 410, 429, 502, 504),
     example={"approve": True},
+    shows={200: {**LISTED, "response": "stop web on nas: done, now exited"}},
     question=True,
 )
 async def decide(body: Decision, visit: Visit) -> Answer | RemoteAnswer:

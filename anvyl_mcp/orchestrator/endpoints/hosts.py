@@ -76,7 +76,17 @@ class Removed(BaseModel):
     problem: str = ""
 
 
-@endpoint("GET", "/agent/hosts", answers={200: Hosts})
+NAS = {
+    "url": "https://192.168.1.100:4200",
+    "status": "ok",
+    "tags": ["home"],
+    "version": "0.1.0",
+    "paired": True,
+    "hint": "",
+}
+
+
+@endpoint("GET", "/agent/hosts", answers={200: Hosts}, shows={200: {"hosts": {"nas": NAS}}})
 async def hosts(visit: Visit) -> Hosts:
     """List the known hosts, and whether they answer."""
     fleet = visit.here.fleet
@@ -92,6 +102,17 @@ async def hosts(visit: Visit) -> Hosts:
     needs="exec",
     errors=(403, 404, 409, 410, 502),
     example={"host_id": "nas", "host_ip": "192.168.1.100"},
+    shows={
+        201: {
+            **NAS,
+            "host_id": "nas",
+            "url": "http://192.168.1.100:4200",
+            "status": "unpaired",
+            "paired": False,
+            "hint": "pair with it: run `anvyl-mcp invite` on nas, then `anvyl hosts add CODE` here",
+            "scopes": [],
+        }
+    },
 )
 async def add(body: Addition, visit: Visit) -> Added:
     """Know a host from now on: by an invitation, or by its address."""
@@ -116,7 +137,14 @@ async def add(body: Addition, visit: Visit) -> Added:
     return Added(host_id=peer.name, scopes=list(scopes), **_known(found, visit))
 
 
-@endpoint("DELETE", "/agent/hosts/{host_id}", answers={200: Removed}, needs="exec", errors=(403, 404))
+@endpoint(
+    "DELETE",
+    "/agent/hosts/{host_id}",
+    answers={200: Removed},
+    needs="exec",
+    errors=(403, 404),
+    shows={200: {"host_id": "nas", "removed": True, "revoked": True, "problem": ""}},
+)
 async def remove(visit: Visit) -> Removed:
     """Forget a host, and have it forget our token where it can."""
     peer, problem = await remove_host(visit.here.fleet.registry, visit.parameters["host_id"])

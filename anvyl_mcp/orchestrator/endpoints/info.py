@@ -26,7 +26,25 @@ class Info(BaseModel):
     status: Literal["running"] = "running"
 
 
-@endpoint("GET", "/agent/info", answers={200: Info})
+@endpoint(
+    "GET",
+    "/agent/info",
+    answers={200: Info},
+    shows={
+        200: {
+            "host_id": "nas",
+            "host_ip": "127.0.0.1",
+            "port": 4200,
+            "version": "0.1.0",
+            "model": "default",
+            "model_provider_url": "http://localhost:1234/v1",
+            "mcp_server_url": "http://127.0.0.1:4200/mcp",
+            "known_hosts": ["gpu"],
+            "tools": ["list_containers", "stop_container"],
+            "status": "running",
+        }
+    },
+)
 async def info(visit: Visit) -> Info:
     """Say what this node is called, which model it asks, and which hosts and tools it knows."""
     here = visit.here

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anvyl_mcp.orchestrator.documents import Answer, Question, Waiting
+from anvyl_mcp.orchestrator.documents import HELD, LISTED, Answer, Question, Waiting
 from anvyl_mcp.orchestrator.endpoint import Visit, endpoint
 
 
@@ -13,6 +13,7 @@ from anvyl_mcp.orchestrator.endpoint import Visit, endpoint
     answers={200: Answer, 202: Waiting},
     errors=(403, 404, 409, 429, 503),
     example={"query": "list all containers"},
+    shows={200: LISTED, 202: HELD},
     question=True,
 )
 async def process(body: Question, visit: Visit) -> Answer | Waiting:

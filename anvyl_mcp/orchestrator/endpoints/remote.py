@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anvyl_mcp.orchestrator.documents import Message, RemoteAnswer, RemoteQuestion, RemoteWaiting, Results
+from anvyl_mcp.orchestrator.documents import HELD, LISTED, Message, RemoteAnswer, RemoteQuestion, RemoteWaiting, Results
 from anvyl_mcp.orchestrator.endpoint import Visit, endpoint
 
 
@@ -13,6 +13,10 @@ from anvyl_mcp.orchestrator.endpoint import Visit, endpoint
     answers={200: RemoteAnswer, 202: RemoteWaiting},
     errors=(403, 404, 409, 429, 502, 503, 504),
     example={"host_id": "nas", "query": "get host resources"},
+    shows={
+        200: {"host_id": "nas", "via": "agent", **LISTED},
+        202: {"host_id": "nas", "via": "agent", **HELD},
+    },
     question=True,
 )
 async def remote_query(body: RemoteQuestion, visit: Visit) -> RemoteAnswer | RemoteWaiting:
@@ -35,6 +39,22 @@ async def remote_query(body: RemoteQuestion, visit: Visit) -> RemoteAnswer | Rem
     answers={200: Results},
     errors=(409, 429),
     example={"message": "get host resources"},
+    shows={
+        200: {
+            "results": [
+                {"host_id": "nas", "result": "cpu 3 % of 4 cores, load 0.21", "via": "agent"},
+                {
+                    "host_id": "gpu",
+                    "result": "gpu: connection refused. Is `anvyl-mcp serve` running there?",
+                    "error": {
+                        "code": "refused",
+                        "message": "gpu: connection refused",
+                        "hint": "is `anvyl-mcp serve` running there?",
+                    },
+                },
+            ]
+        }
+    },
     question=True,
 )
 async def broadcast(body: Message, visit: Visit) -> Results:
