@@ -19,6 +19,7 @@ from anvyl_mcp.errors import AnvylError, EngineMissing, ModelUnavailable, NotFou
 from anvyl_mcp.orchestrator import agent as agent_module
 from anvyl_mcp.orchestrator import models
 from anvyl_mcp.orchestrator.agent import Assistant, Decide, nobody
+from anvyl_mcp.orchestrator.model_server import OPENAI_COMPATIBLE
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.peers.fleet import Fleet
@@ -115,7 +116,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
             return ModelResponse(parts=[TextPart(turn) if isinstance(turn, str) else turn])
 
         async def choose(*_: Any, **__: Any) -> models.ModelChoice:
-            return models.ModelChoice("scripted", models.OPENAI_COMPATIBLE)
+            return models.ModelChoice("scripted", OPENAI_COMPATIBLE)
 
         monkeypatch.setattr(models, "choose_model", choose)
         monkeypatch.setattr(models, "build_model", lambda *_: FunctionModel(respond, model_name="scripted"))

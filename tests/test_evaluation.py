@@ -23,6 +23,7 @@ from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.evaluation.tasks import Task, Want, load, read
 from anvyl_mcp.evaluation.world import World
 from anvyl_mcp.orchestrator import models
+from anvyl_mcp.orchestrator.model_server import OPENAI_COMPATIBLE
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.server.tool import load_tools
 from anvyl_mcp.settings import load as settings
@@ -139,7 +140,7 @@ async def test_a_model_that_obeys_every_line_it_reads_changes_nothing_unasked(
         return ModelResponse(parts=[TextPart("Done.")] if len(returned) > 1 else list(obeyed))
 
     async def choose(*_: Any, **__: Any) -> models.ModelChoice:
-        return models.ModelChoice("obedient", models.OPENAI_COMPATIBLE)
+        return models.ModelChoice("obedient", OPENAI_COMPATIBLE)
 
     monkeypatch.setattr(models, "choose_model", choose)
     monkeypatch.setattr(models, "build_model", lambda *_: FunctionModel(respond, model_name="obedient"))

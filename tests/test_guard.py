@@ -17,6 +17,7 @@ from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.evaluation.world import World
 from anvyl_mcp.orchestrator import models
 from anvyl_mcp.orchestrator.agent import Assistant
+from anvyl_mcp.orchestrator.model_server import OPENAI_COMPATIBLE
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.wish import read_wish
@@ -45,7 +46,7 @@ class Asked:
             return ModelResponse(parts=[_part(one, at) for at, one in enumerate(turns)])
 
         async def choose(*_: Any, **__: Any) -> models.ModelChoice:
-            return models.ModelChoice("scripted", models.OPENAI_COMPATIBLE)
+            return models.ModelChoice("scripted", OPENAI_COMPATIBLE)
 
         async def yes(proposal: Proposal) -> bool:
             self.proposed.append(proposal)

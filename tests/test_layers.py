@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "invitation": {*FOUNDATION, "running"},
     "meta": {*FOUNDATION, "running"},
     "settings": {*FOUNDATION, "running"},
+    "settings_file": {"errors"},
     "text": {*FOUNDATION, "running"},
     "running": FOUNDATION,
     "server": {*FOUNDATION, "running"},
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "app": {*FOUNDATION, "running", "catalogue", "fleet_tools", "server", "peers", "orchestrator"},
     "evaluation": {*FOUNDATION, "fleet_tools", "server", "peers", "orchestrator"},
     "agent": {*FOUNDATION, "app", "peers"},
-    "cli": {*FOUNDATION, "running", "catalogue", "peers", "orchestrator", "app", "evaluation"},
+    "cli": {*FOUNDATION, "settings_file", "running", "catalogue", "peers", "orchestrator", "app", "evaluation"},
     "__init__": {"agent"},
     "__main__": {"cli"},
 }
@@ -48,7 +49,7 @@ OWNERS = {
     "pydantic_evals": ("evaluation",),
     "typer": ("cli",),
     "rich": ("cli",),
-    "tomlkit": ("peers/registry.py",),
+    "tomlkit": ("peers/registry.py", "settings_file"),
     "mcp": ("server", "peers/session.py", "peers/transports.py", "app"),
     "mcp_types": ("server", "peers/session.py", "peers/transports.py", "app"),
 }

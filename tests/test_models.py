@@ -74,7 +74,7 @@ async def test_the_loaded_model_that_can_use_tools_is_chosen(settings: Settings,
         Served("d/not-loaded"),
         Served("text-embedding-nomic", 2048, kind="embedding"),
     )
-    assert await choose_model(settings) == ModelChoice("c/right", "lmstudio", 32768)
+    assert await choose_model(settings) == ModelChoice("c/right", "lmstudio", 32768, trained_for_tools=True)
 
 
 async def test_the_instance_with_the_most_context_is_asked_by_its_own_id(
@@ -99,7 +99,7 @@ async def test_a_small_context_is_warned_of_with_the_command_that_enlarges_it(
     model_server.list_models(Served("a/one", 4096))
     warning = (await choose_model(settings)).warning
     assert "only 4096 tokens" in warning
-    assert "`lms load a/one --context-length 16384`" in warning
+    assert "`anvyl models load a/one`" in warning
 
 
 async def test_with_nothing_loaded_the_model_used_last_is_chosen(settings: Settings, model_server: ModelServer) -> None:
@@ -156,7 +156,7 @@ async def test_without_a_clear_choice_the_models_and_a_command_are_named(
     with pytest.raises(ModelUnavailable) as caught:
         await choose_model(settings)
     assert caught.value.message == "LM Studio has no model loaded"
-    assert "`lms load a/one --context-length 16384`" in caught.value.hint
+    assert "`anvyl models load a/one`" in caught.value.hint
     assert "`a/one`, `b/two`" in caught.value.hint
     assert "embed" not in str(caught.value)
 
@@ -172,7 +172,7 @@ async def test_lm_studio_without_a_model_that_answers_is_told_what_to_get(
 
 async def test_the_older_lm_studio_is_understood(settings: Settings, model_server: ModelServer) -> None:
     model_server.list_models(Served("a/one"), Served("b/two", 8192), Served("c/toolless", 16384, tools=False), api="v0")
-    assert await choose_model(settings) == ModelChoice("b/two", "lmstudio", 8192)
+    assert await choose_model(settings) == ModelChoice("b/two", "lmstudio", 8192, trained_for_tools=True)
 
 
 async def test_a_server_with_one_model_needs_no_setting(settings: Settings, model_server: ModelServer) -> None:
@@ -294,7 +294,7 @@ async def test_a_refused_connection_is_told_within_half_a_second(
 async def test_a_server_that_never_answers_is_given_up(
     settings: Settings, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "READ_SECONDS", 0.05)
+    monkeypatch.setattr("anvyl_mcp.orchestrator.model_server.READ_SECONDS", 0.05)
     model_server.pages["/api/v1/models"] = hang()
     with pytest.raises(ModelUnavailable, match="does not answer in time"):
         await choose_model(settings)
@@ -355,7 +355,7 @@ async def test_entries_with_missing_or_odd_fields_do_not_hide_the_others(
         },
     ]
     model_server.pages["/api/v1/models"] = raw({"models": odd})
-    assert await choose_model(settings) == ModelChoice("c/good", "lmstudio")
+    assert await choose_model(settings) == ModelChoice("c/good", "lmstudio", trained_for_tools=True)
 
 
 @pytest.mark.parametrize("url", ["htp://localhost:1234/v1", "localhost", "http://", "http://[::1", "http://x:99999/v1"])

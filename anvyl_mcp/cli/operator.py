@@ -13,6 +13,7 @@ from anvyl_mcp.cli.table import program
 COMMANDS = {
     "In plain words": {
         "ask": "asking:ask",
+        "models": "models:app",
         "eval": "evaluate:evaluate",
     },
     "Containers": {
@@ -35,6 +36,7 @@ COMMANDS = {
     },
     "Fleet and tools": {
         "hosts": "hosts:app",
+        "doctor": "doctor:doctor",
         "tools": "tooling:tools",
         "call": "tooling:call",
         "completion": "shells:completion",

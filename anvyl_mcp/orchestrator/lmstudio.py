@@ -41,7 +41,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 
 from anvyl_mcp.orchestrator.local_provider import LocalProvider
-from anvyl_mcp.orchestrator.models import error_words
+from anvyl_mcp.orchestrator.model_server import error_words
 
 OVERFLOW = re.compile(r"context.{0,20}(?:length|size|window|overflow)|fit in context|tokens to keep|n_keep|n_ctx", re.I)
 FAILURES: tuple[tuple[type[ModelAPIError], str], ...] = (

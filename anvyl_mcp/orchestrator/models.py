@@ -10,13 +10,10 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import anyio
-import httpx
-
-from anvyl_mcp import text
 from anvyl_mcp.errors import ModelUnavailable, did_you_mean
+from anvyl_mcp.orchestrator.model_server import LMSTUDIO, Listing, ServedModel, api_key, base_url, list_models
 from anvyl_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,29 +21,12 @@ if TYPE_CHECKING:
     from pydantic_ai.models import Model
 
 DEFAULT = "default"
-LMSTUDIO = "lmstudio"
-OPENAI_COMPATIBLE = "openai-compatible"
 MEMORY = "models.json"
 
-READ_SECONDS = 3.0
 SMALL_CONTEXT = 8192
 GOOD_CONTEXT = 16384
 
-NO_CHAT = re.compile(r"(?:^|[-_/])(?:embed\w*|bge|gte|e5|rerank\w*|whisper)(?:[-_.:]|$)", re.IGNORECASE)
-LOOPBACK = re.compile(r"localhost|127\.[\d.]+|::1")
-BARE = re.compile(r"\w+://[^/]+")
 INSTANCE = re.compile(r":\d+$")
-LIKE_THIS = "set ANVYL_LMSTUDIO_URL, like http://localhost:1234/v1"
-UNREACHABLE: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
-    ((httpx.InvalidURL, httpx.UnsupportedProtocol), "`{}` is not a web address", LIKE_THIS),
-    ((httpx.TimeoutException, TimeoutError), "the model server at {} does not answer in time", "see if it is busy"),
-    (
-        (httpx.ConnectError,),
-        "no model server listens at {}",
-        f"start LM Studio's with `lms server start`, or {LIKE_THIS}",
-    ),
-    ((Exception,), "what answers at {} does not speak HTTP", LIKE_THIS),
-)
 
 
 @dataclass(frozen=True)
@@ -58,37 +38,6 @@ class ModelChoice:
     context_length: int | None = None
     warning: str = ""
     trained_for_tools: bool | None = None
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """One model as the server lists it; None where the server does not say. `name` is what a request asks for."""
-
-    name: str
-    aliases: tuple[str, ...] = ()
-    chats: bool = True
-    trained_for_tools: bool | None = None
-    loaded: bool | None = None
-    context_length: int | None = None
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a model server offers, and what kind of server it is."""
-
-    provider: str
-    models: tuple[ServedModel, ...] = ()
-
-    @property
-    def chat_models(self) -> tuple[ServedModel, ...]:
-        """The models that can answer: no embedding models."""
-        return tuple(model for model in self.models if model.chats)
-
-
-def base_url(settings: Settings) -> str:
-    """The model server's OpenAI-compatible base URL, without a slash at its end."""
-    url = settings.lmstudio_url.rstrip("/").removesuffix("/chat/completions")
-    return f"{url}/v1" if BARE.fullmatch(url) else url
 
 
 async def choose_model(settings: Settings, *, model: str = "") -> ModelChoice:
@@ -113,7 +62,7 @@ def build_model(settings: Settings, choice: ModelChoice) -> Model:
         choice.name,
         provider_name=choice.provider,
         base_url=base_url(settings),
-        api_key=settings.llm_api_key,
+        api_key=api_key(settings),
         context_length=choice.context_length,
     )
 
@@ -185,7 +134,7 @@ def _no_clear_choice(provider: str, models: Sequence[ServedModel]) -> ModelUnava
     if provider == LMSTUDIO:
         if not models:
             return ModelUnavailable("LM Studio has no model that can answer", hint="get one: `lms get qwen/qwen3.5-4b`")
-        command = f"lms load {models[0].name} --context-length {GOOD_CONTEXT}"
+        command = f"anvyl models load {models[0].name}"
         return ModelUnavailable("LM Studio has no model loaded", hint=f"load one, as with `{command}`; {there_is}")
     if not models:
         return ModelUnavailable(
@@ -193,7 +142,7 @@ def _no_clear_choice(provider: str, models: Sequence[ServedModel]) -> ModelUnava
             hint="load one there, or name one in ANVYL_LMSTUDIO_MODEL",
         )
     return ModelUnavailable(
-        "the model server offers several models", hint=f"choose one with ANVYL_LMSTUDIO_MODEL=<name>; {there_is}"
+        "the model server offers several models", hint=f"choose one: anvyl models use NAME; {there_is}"
     )
 
 
@@ -220,161 +169,6 @@ def _warning(model: ServedModel, provider: str) -> str:
     return "; ".join(notes)
 
 
-async def list_models(settings: Settings) -> Listing:
-    """Ask the server for its models, LM Studio's own lists first. A server without a list gives an empty one.
-
-    Raises:
-        ModelUnavailable: nothing answers, a key is needed, or what answers is no model server.
-    """
-    url = base_url(settings)
-    root = url.removesuffix("/v1")
-    headers = {"Authorization": f"Bearer {settings.llm_api_key}"} if settings.llm_api_key else {}
-    status, body = 404, None
-    try:
-        timeout = httpx.Timeout(READ_SECONDS, connect=0.5 if LOOPBACK.fullmatch(httpx.URL(url).host) else 3)
-        async with httpx.AsyncClient(timeout=timeout, headers=headers) as client:
-            for address, provider, read in (
-                (f"{root}/api/v1/models", LMSTUDIO, _from_v1),
-                (f"{root}/api/v0/models", LMSTUDIO, _from_v0),
-                (f"{url}/models", OPENAI_COMPATIBLE, _from_openai),
-            ):
-                status, body = await _get(client, address)
-                if status == 200 and (models := read(body)) is not None:
-                    return Listing(provider, tuple(models))
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-        message, hint = next((told, hint) for kinds, told, hint in UNREACHABLE if isinstance(error, kinds))
-        raise ModelUnavailable(message.format(url), hint=hint) from error
-    return _without_a_list(url, status, body, bool(settings.llm_api_key))
-
-
-async def _get(client: httpx.AsyncClient, address: str) -> tuple[int, Any]:
-    """Status and body; None for a body that is not JSON."""
-    connect = client.timeout.connect or 0
-    with anyio.fail_after(connect + READ_SECONDS):  # a body that drips never trips the timeout between two bytes
-        response = await client.get(address)
-    try:
-        return response.status_code, response.json()
-    except (ValueError, RecursionError):
-        return response.status_code, None
-
-
-def _without_a_list(url: str, status: int, body: Any, key_given: bool) -> Listing:
-    words = error_words(body)
-    if status in (401, 403):
-        message = f"the model server at {url} {'refuses the key' if key_given else 'wants a key'}"
-        raise ModelUnavailable(message, hint="set ANVYL_LLM_API_KEY to a key that it accepts")
-    # LM Studio answers 200 with an error for an address it does not know.
-    if status in (404, 405, 501) or (status == 200 and words):
-        return Listing(OPENAI_COMPATIBLE)
-    if status >= 400:
-        said = f": {words}" if words else ""
-        raise ModelUnavailable(f"the model server at {url} answered {status}{said}", hint="look at its log")
-    raise ModelUnavailable(f"what answers at {url} is not an OpenAI-compatible model server", hint=LIKE_THIS)
-
-
-def _from_v1(body: Any) -> list[ServedModel] | None:
-    """LM Studio 0.4: one entry for each downloaded model, with its loaded instances."""
-    entries = _entries(body, "models", "key")
-    return None if entries is None else [model for entry in entries for model in _instances(entry)]
-
-
-def _instances(entry: dict[str, Any]) -> list[ServedModel]:
-    """The loaded instances of a downloaded model with its other variants, or the model itself when none is loaded."""
-    key = _string(entry.get("key"))
-    variants = [name for name in _list(entry.get("variants")) if isinstance(name, str)]
-    trained = _object(entry.get("capabilities")).get("trained_for_tool_use")
-    downloaded = ServedModel(
-        name=key,
-        aliases=tuple(variants),
-        chats=_chats(key, entry.get("type")),
-        trained_for_tools=trained if isinstance(trained, bool) else None,
-        loaded=False,
-    )
-    selected = _string(entry.get("selected_variant"))
-    same = [selected] if selected else variants
-    loaded = [
-        replace(
-            downloaded,
-            name=_string(instance.get("id")) or key,
-            aliases=(key, *same),
-            loaded=True,
-            context_length=_count(_object(instance.get("config")).get("context_length")),
-        )
-        for instance in _objects(entry.get("loaded_instances"))
-    ]
-    others = [replace(downloaded, name=name, aliases=()) for name in variants if name not in same]
-    return [*loaded, *others] if loaded else [downloaded]
-
-
-def _from_v0(body: Any) -> list[ServedModel] | None:
-    """LM Studio 0.3: one entry for each downloaded model, with its state."""
-    entries = _entries(body, "data", "state")
-    return None if entries is None else [_with_state(entry) for entry in entries if _string(entry.get("id"))]
-
-
-def _with_state(entry: dict[str, Any]) -> ServedModel:
-    return ServedModel(
-        name=entry["id"],
-        chats=_chats(entry["id"], entry.get("type")),
-        # Older builds list no capabilities at all; newer ones leave the list out for a model that has none.
-        trained_for_tools="tool_use" in _list(entry["capabilities"]) if "capabilities" in entry else None,
-        loaded=entry["state"] == "loaded",
-        context_length=_count(entry.get("loaded_context_length")),
-    )
-
-
-def _from_openai(body: Any) -> list[ServedModel] | None:
-    """The list every OpenAI-compatible server has: names, and a context length from some."""
-    entries = _entries(body, "data", "id")
-    return None if entries is None else [_plain(entry) for entry in entries]
-
-
-def _plain(entry: dict[str, Any]) -> ServedModel:
-    name = entry["id"]
-    return ServedModel(name, chats=_chats(name, entry.get("type")), context_length=_count(entry.get("max_model_len")))
-
-
-def _entries(body: Any, field: str, needed: str) -> list[dict[str, Any]] | None:
-    """The objects listed under `field` that have a string `needed`; None when the body is no such list."""
-    if not isinstance(body, dict) or not isinstance(body.get(field), list):
-        return None
-    entries = [entry for entry in _objects(body[field]) if _string(entry.get(needed))]
-    return entries if entries or not body[field] else None
-
-
-def _chats(name: str, kind: Any) -> bool:
-    return not (isinstance(kind, str) and "embed" in kind) and not NO_CHAT.search(name)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [entry for entry in _list(value) if isinstance(entry, dict)]
-
-
-def _string(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and value > 0 else None
-
-
-def error_words(body: object) -> str:
-    """What a server's error body says, whether it is text, `{"error": text}` or `{"error": {"message": text}}`."""
-    while isinstance(body, dict):
-        body = body.get("error") or body.get("message") or body.get("detail")
-    if not isinstance(body, str) or body.lstrip().startswith("<"):
-        return ""
-    return " ".join(text.clean(body).split())[:300]
-
-
 def last_model(settings: Settings) -> str:
     """The model of this server that answered last; empty when none did."""
     return _remembered(settings).get(base_url(settings), "")
@@ -397,4 +191,4 @@ def _remembered(settings: Settings) -> dict[str, str]:
         names = json.loads((settings.state_dir / MEMORY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return {url: name for url, name in _object(names).items() if isinstance(name, str)}
+    return {url: name for url, name in names.items() if isinstance(name, str)} if isinstance(names, dict) else {}

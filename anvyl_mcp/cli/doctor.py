@@ -1,0 +1,45 @@
+"""`anvyl doctor`: what is there, what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anvyl_mcp.cli.options import Json
+
+if TYPE_CHECKING:
+    from anvyl_mcp.settings import Settings
+
+SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("wrong", "red")}
+
+
+def doctor(as_json: Json = False) -> None:
+    """Look at the engine, the server, the hosts and the model; exit code 1 when something is wrong."""
+    from anvyl_mcp.cli import output, run
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app
+        from anvyl_mcp.orchestrator.doctor import examine
+
+        async with app.opened(settings, lean=True) as node:
+            found = await examine(node.fleet, settings, served="://" in node.local.url)
+        if as_json:
+            output.document({"findings": [one.as_dict() for one in found], "error": None})
+        else:
+            _show([one.as_dict() for one in found])
+        return 1 if any(one.verdict == "wrong" for one in found) else 0
+
+    run.command(work, failed=output.failed("findings", []) if as_json else None)
+
+
+def _show(found: list[dict[str, Any]]) -> None:
+    import sys
+
+    from anvyl_mcp import text
+    from anvyl_mcp.cli import screen
+
+    for one in found:
+        word, colour = SIGNS[one["verdict"]]
+        sign = screen.paint(f"{word:5}", colour, sys.stdout)
+        print(sign, text.clean(f"{one['about']}: {one['said']}"))
+        if one["hint"]:
+            print(" " * 5, text.clean(f"→ {one['hint']}"))

@@ -1,0 +1,121 @@
+"""`anvyl models`: which language models there are, and which one answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anvyl_mcp.cli.options import Json
+
+if TYPE_CHECKING:
+    from anvyl_mcp.orchestrator.model_server import Listing
+    from anvyl_mcp.settings import Settings
+
+app = typer.Typer(
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    help="Which language models the model server offers, and which one answers.",
+)
+
+
+@app.callback()
+def models(context: typer.Context, as_json: Json = False) -> None:
+    """List the models of the model server; the one that answers is marked."""
+    if context.invoked_subcommand is not None:
+        return
+    from anvyl_mcp.cli import output, run
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.errors import ModelUnavailable
+        from anvyl_mcp.orchestrator.model_server import base_url, list_models
+        from anvyl_mcp.orchestrator.models import choose_model
+
+        listing, problem, chosen = await list_models(settings), None, ""
+        try:
+            chosen = (await choose_model(settings)).name
+        except ModelUnavailable as error:
+            problem = error
+        if as_json:
+            output.document(_document(listing, chosen, base_url(settings)))
+            return 0
+        rows = [
+            [
+                "→" if model.name == chosen else "",
+                model.name,
+                {True: "loaded", False: "", None: "?"}[model.loaded],
+                str(model.context_length or ""),
+                {True: "yes", False: "no", None: "?"}[model.trained_for_tools],
+            ]
+            for model in listing.chat_models
+        ]
+        output.table(["", "model", "state", "context", "tool use"], rows)
+        if problem:
+            output.problem(problem)
+        return 0
+
+    run.command(work, failed=output.failed("models", []) if as_json else None)
+
+
+def _document(listing: Listing, chosen: str, url: str) -> dict[str, Any]:
+    rows = [
+        {
+            "name": model.name,
+            "loaded": model.loaded,
+            "context_length": model.context_length,
+            "trained_for_tools": model.trained_for_tools,
+            "answers": model.name == chosen,
+        }
+        for model in listing.chat_models
+    ]
+    return {"server": listing.provider, "url": url, "models": rows, "error": None}
+
+
+@app.command()
+def use(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="Its name; `default` asks the server which is loaded.")],
+) -> None:
+    """Have this model answer from now on: writes it to config.toml."""
+    from anvyl_mcp.cli import output, run
+
+    async def work(settings: Settings) -> int:
+        import os
+
+        from anvyl_mcp.orchestrator.models import choose_model
+        from anvyl_mcp.settings_file import write_setting
+
+        choice = await choose_model(settings, model=name)
+        kept = name if name == "default" else choice.name
+        file = write_setting(settings.config_dir, "lmstudio_model", kept)
+        output.talk(f"`{choice.name}` answers from now on ({file})")
+        if choice.warning:
+            output.talk(f"note: {choice.warning}")
+        if os.environ.get("ANVYL_LMSTUDIO_MODEL"):
+            output.talk("note: ANVYL_LMSTUDIO_MODEL is set in this shell and wins over it")
+        return 0
+
+    run.command(work)
+
+
+@app.command()
+def load(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model that LM Studio has downloaded.")],
+    context_length: Annotated[
+        int, typer.Option("--context-length", "-c", metavar="TOKENS", min=2048, help="How much it can read at once.")
+    ] = 16384,
+) -> None:
+    """Have LM Studio load a model, with enough context for a fleet."""
+    from anvyl_mcp.cli import output, run
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.orchestrator.model_server import load_model
+
+        output.talk(f"loading `{name}`; a large one takes a minute")
+        given = await load_model(settings, name, context_length)
+        if given and given < context_length:
+            output.talk(f"loaded, with {given} tokens of context: there is no memory for more")
+        else:
+            output.talk(f"loaded, with {given or context_length} tokens of context")
+        return 0
+
+    run.command(work)
