@@ -50,7 +50,9 @@ SETTINGS = (
         "how a model is driven: `tools`, `plan`, or `auto`, by what is known of it",
         choices=("auto", "tools", "plan"),
     ),
-    Setting("llm_api_key", "ANVYL_LLM_API_KEY", "", "key for the model server, if it wants one (or LM_API_TOKEN)"),
+    Setting("model_fast", "ANVYL_MODEL_FAST", "", "another model for questions that only look"),
+    Setting("model_smart", "ANVYL_MODEL_SMART", "", "another model for what takes several steps"),
+    Setting("llm_api_key", "ANVYL_LLM_API_KEY", "", "key for the model server, or `keyring` (or LM_API_TOKEN)"),
     Setting("watch", "ANVYL_WATCH", False, "while serving, watch the fleet and tell what goes wrong"),
     Setting("watch_every", "ANVYL_WATCH_EVERY", "30s", "time between two looks of a watch"),
     Setting("watch_disk", "ANVYL_WATCH_DISK", "90", "percent from which a disk counts as full"),
@@ -78,6 +80,8 @@ class Settings:
     lmstudio_url: str
     lmstudio_model: str
     drive: str
+    model_fast: str
+    model_smart: str
     llm_api_key: str = field(repr=False)
     watch: bool
     watch_every: str

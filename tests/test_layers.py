@@ -46,6 +46,7 @@ OWNERS = {
     "prometheus_client": ("server",),
     "pydantic_ai": ("orchestrator",),
     "openai": ("orchestrator",),
+    "opentelemetry": ("orchestrator",),
     "pydantic_evals": ("evaluation",),
     "typer": ("cli",),
     "rich": ("cli",),

@@ -99,7 +99,7 @@ async def test_a_small_context_is_warned_of_with_the_command_that_enlarges_it(
     model_server.list_models(Served("a/one", 4096))
     warning = (await choose_model(settings)).warning
     assert "only 4096 tokens" in warning
-    assert "`anvyl models load a/one`" in warning
+    assert "`lms load a/one --context-length 16384`" in warning
 
 
 async def test_with_nothing_loaded_the_model_used_last_is_chosen(settings: Settings, model_server: ModelServer) -> None:
@@ -195,7 +195,7 @@ async def test_a_server_with_several_models_and_no_state_needs_a_setting(
     model_server.list_models(Served("qwen3:8b"), Served("llama3:8b"), api="openai")
     with pytest.raises(ModelUnavailable) as caught:
         await choose_model(settings)
-    assert "ANVYL_LMSTUDIO_MODEL" in caught.value.hint
+    assert "anvyl models use NAME" in caught.value.hint
     assert "`llama3:8b`, `qwen3:8b`" in caught.value.hint
     remember_model(settings, ModelChoice("qwen3:8b", "openai-compatible"))
     assert (await choose_model(settings)).name == "qwen3:8b"

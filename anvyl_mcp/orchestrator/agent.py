@@ -24,7 +24,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.run import AgentRunResult
 
 from anvyl_mcp.errors import AnvylError, InvalidInput, ModelUnavailable
-from anvyl_mcp.orchestrator import models, report
+from anvyl_mcp.orchestrator import models, report, telemetry
 from anvyl_mcp.orchestrator.choice import choose
 from anvyl_mcp.orchestrator.documents import MOST_CHARACTERS
 from anvyl_mcp.orchestrator.drive import drive_for
@@ -35,6 +35,7 @@ from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules import RULES, rules_model
 from anvyl_mcp.orchestrator.shown import ShownModel
+from anvyl_mcp.orchestrator.tasks import model_for
 from anvyl_mcp.orchestrator.toolset import FleetToolset
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.targets import places
@@ -93,6 +94,7 @@ class Assistant:
             reply.error = error
         reply.seconds = round(time.monotonic() - started, 3)
         self._on_reply(reply)
+        await telemetry.flush()
         return reply
 
     async def _choose(self, reply: Reply, *, model: str, offline: bool) -> models.ModelChoice | None:
@@ -101,7 +103,8 @@ class Assistant:
         if offline:
             return None
         try:
-            choice = await models.choose_model(self._settings, model=model)
+            text, tools = reply.question.text, self._fleet.catalogue.values()
+            choice = await models.choose_model(self._settings, model=model or model_for(self._settings, text, tools))
         except ModelUnavailable as error:
             if model:
                 raise
@@ -137,7 +140,7 @@ class Assistant:
             instructions=INSTRUCTIONS,
             toolsets=[FleetToolset(self._fleet, guard=guard) if guarded else self._every_tool],
             retries={"tools": 3, "output": 2},
-            capabilities=[HandleDeferredToolCalls(handle)],
+            capabilities=[HandleDeferredToolCalls(handle), *telemetry.capabilities()],
             name="anvyl",
         )
         try:

@@ -11,6 +11,7 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
 from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound
+from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.grounding import EVERY
 from anvyl_mcp.orchestrator.guard import Guard, Placed
 from anvyl_mcp.orchestrator.question import Proposal, Question
@@ -83,6 +84,7 @@ class FleetToolset(AbstractToolset[Question]):
         question.on_call(name, placed.arguments, hosts)
 
         def note(outcome: Outcome) -> None:
+            telemetry.called(outcome)
             question.calls.append(outcome)
             question.on_outcome(outcome)
 
