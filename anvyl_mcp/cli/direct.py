@@ -54,6 +54,7 @@ def call(
         from anvyl_mcp import app
 
         async with app.opened(settings, lean=True) as node:
+            await node.fleet.learn(name)
             tool = node.fleet.tool(name)
             given = from_words(tool, arguments) if isinstance(arguments, list) else dict(arguments)
             check(tool, given)

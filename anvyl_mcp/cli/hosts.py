@@ -43,6 +43,9 @@ def add(
     tag: Annotated[list[str] | None, typer.Option(help="A group it belongs to; may be repeated.")] = None,
     token: Annotated[str, typer.Option(help="By hand: a token of that host.")] = "",
     pin: Annotated[str, typer.Option(help="By hand: the pin of that host's key.")] = "",
+    trust_tools: Annotated[
+        bool, typer.Option("--trust-tools", help="Let `anvyl call` use tools of that host which are unknown here.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Add a host, by the code that `anvyl-mcp invite` printed there or by its address, and say whether it answers."""
@@ -55,7 +58,14 @@ def add(
 
         async with root.opened(settings, lean=True) as node:
             peer, scopes = await add_host(
-                node.fleet, name_or_code, url, name=name, tags=tuple(tag or ()), token=token, pin=pin
+                node.fleet,
+                name_or_code,
+                url,
+                name=name,
+                tags=tuple(tag or ()),
+                token=token,
+                pin=pin,
+                trust_tools=trust_tools,
             )
             found = await check_host(node.fleet, peer.name)
         if as_json:
@@ -128,6 +138,8 @@ def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> No
             for host in found:
                 if host.hint:
                     output.talk(f"{host.name}: {host.hint}")
+                for note in host.notes:
+                    output.talk(f"{host.name}: {note}")
         bad = [host for host in found if not host.ok]
         if only_known or not bad:
             return 0

@@ -6,13 +6,14 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import anyio
 
-from anvyl_mcp import meta
+from anvyl_mcp import __version__, meta
 from anvyl_mcp.errors import (
     AnvylError,
     Denied,
@@ -27,9 +28,11 @@ from anvyl_mcp.peers.breaker import Breaker
 from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
 from anvyl_mcp.peers.registry import Peer, Registry, not_paired, unknown_host
+from anvyl_mcp.peers.skew import offer
 from anvyl_mcp.peers.validation import fits
 from anvyl_mcp.peers.words import Word, status, word
 
+UPDATE = f"this is {__version__}: update the older one"
 OTHER_VERSION = "is it the same version of Anvyl? See anvyl hosts check"
 AT_ONCE = 32
 """Hosts asked at the same time; more while these only wait."""
@@ -95,6 +98,10 @@ class Outcome:
         return status(self.error)
 
 
+class OtherForm(Unreachable):
+    """A host answered what its tool does not promise."""
+
+
 class Fleet:
     """Hosts by name, this one first, each behind one long-lived connection made when first needed."""
 
@@ -112,7 +119,7 @@ class Fleet:
         self.served_at = local.url
         """Where this host answers, for people."""
         self.registry = registry
-        self.catalogue = catalogue
+        self.catalogue = dict(catalogue)
         self._connect = connect
         self._connections: dict[Peer, Connection] = {}
         self._breaker = Breaker(marks or DownMarks(None), lambda: self.peers.values())
@@ -169,6 +176,17 @@ class Fleet:
             raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, self.catalogue))
         return self.catalogue[name]
 
+    async def learn(self, name: str) -> None:
+        """Look for a tool that this version does not know on the hosts whose tools are trusted."""
+        if name in self.catalogue:
+            return
+        for peer in self.peers.values():
+            if peer.trust_tools:
+                with suppress(AnvylError):
+                    self.catalogue |= {
+                        tool.name: tool for tool in await self.list_tools(peer.name) if tool.name == name
+                    }
+
     async def call(
         self,
         host: str,
@@ -190,10 +208,26 @@ class Fleet:
             answer = await self._ask(host, listing, arguments, on_behalf, expected, on_progress)
             if answer.ok and not fits(answer.result, listing.output_schema):
                 # Another version may answer more or less than ours; nothing that reads it could tell what is meant.
-                raise Unreachable(f"its answer to `{tool}` is not of the promised form", hint=OTHER_VERSION)
+                raise OtherForm(f"its answer to `{tool}` is not of the promised form", hint=OTHER_VERSION)
         except AnvylError as error:
             answer = Answer(error=error)
+        if isinstance(answer.error, InvalidInput | OtherForm) and tool in self.catalogue:
+            answer = replace(answer, error=await self._explained(host, self.catalogue[tool], answer.error))
         return Outcome(host, tool, arguments, answer, round(time.monotonic() - started, 4))
+
+    async def _explained(self, host: str, tool: ToolListing, error: AnvylError) -> AnvylError:
+        """A failure that another version of the tool may be the reason for, with that reason."""
+        if host == self.local.name:
+            return error
+        try:
+            offered = offer({tool.name: tool}, await self.list_tools(host))
+            version = await self.version(host)
+        except AnvylError:
+            return error
+        if tool.name not in offered.differing:
+            return error
+        reason = f"its `{tool.name}` is of another version: it {offered.differing[tool.name]}"
+        return type(error)(f"{error.message}; {reason}", hint=f"it runs {version or 'another version'}, {UPDATE}")
 
     async def call_many(
         self,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 
+from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, Unpaired
 from anvyl_mcp.peers import words
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.heads import Heads, problem_in
 from anvyl_mcp.peers.listing import Head
+from anvyl_mcp.peers.skew import Offer, offer
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,17 @@ class HostHealth:
     pin: str = ""
     scopes: tuple[str, ...] = ()
     clock_seconds: float | None = None
+    offer: Offer | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of the tools it offers."""
+        if self.offer is None:
+            return []
+        notes = [f"its {name} is of another version: it {how}" for name, how in self.offer.differing.items()]
+        if self.offer.foreign:
+            notes.append(f"offers tools that are unknown here: {text.joined(self.offer.foreign)}")
+        return notes
 
     @property
     def ok(self) -> bool:
@@ -47,6 +61,9 @@ class HostHealth:
             "pin": self.pin,
             "scopes": list(self.scopes),
             "clock_seconds": self.clock_seconds,
+            "offers": list(self.offer.known) if self.offer else [],
+            "skew": dict(self.offer.differing) if self.offer else {},
+            "unknown_tools": list(self.offer.foreign) if self.offer else [],
         }
 
 
@@ -76,6 +93,8 @@ async def examine(fleet: Fleet, name: str, heads: Heads, token: str = "") -> Hos
     found = await check(fleet, name, anew=True)
     if not found.ok or "://" not in found.url:
         return found
+    with suppress(AnvylError):
+        found = replace(found, offer=offer(fleet.catalogue, await fleet.list_tools(name)))
     # An HTTP client takes 0.3 s to import, which a list of hosts need not pay.
     from anvyl_mcp.peers.pairing import known_as
 

@@ -17,9 +17,19 @@ CODE = "anv"
 
 
 async def add_host(
-    fleet: Fleet, name_or_code: str, url: str, *, name: str, tags: tuple[str, ...], token: str, pin: str
+    fleet: Fleet,
+    name_or_code: str,
+    url: str,
+    *,
+    name: str,
+    tags: tuple[str, ...],
+    token: str,
+    pin: str,
+    trust_tools: bool = False,
 ) -> tuple[Peer, tuple[str, ...]]:
     """Write a new peer: by a join code, or by name and address. Returns it with the rights a code gave.
+
+    `trust_tools`: it may bring tools that this installation does not know.
 
     Raises:
         InvalidInput: the code, the name or the address cannot be used.
@@ -28,10 +38,11 @@ async def add_host(
     """
     groups = tuple(check_tag(tag) for tag in tags)
     if not url:
-        return await _by_code(fleet, name_or_code, name, groups, by_hand=bool(token or pin))
+        by_hand = bool(token or pin)
+        return await _by_code(fleet, name_or_code, name, groups, by_hand=by_hand, trust_tools=trust_tools)
     if name:
         raise InvalidInput("the host is named twice", hint="anvyl hosts add NAME URL")
-    peer = new_peer(fleet, name_or_code, url, tags=groups, token=token, pin=pin)
+    peer = replace(new_peer(fleet, name_or_code, url, tags=groups, token=token, pin=pin), trust_tools=trust_tools)
     fleet.registry.add(peer)
     return peer, ()
 
@@ -71,7 +82,7 @@ async def remove_host(registry: Registry, name: str) -> tuple[Peer, str]:
 
 
 async def _by_code(
-    fleet: Fleet, code: str, name: str, tags: tuple[str, ...], *, by_hand: bool
+    fleet: Fleet, code: str, name: str, tags: tuple[str, ...], *, by_hand: bool, trust_tools: bool
 ) -> tuple[Peer, tuple[str, ...]]:
     from anvyl_mcp.peers.pairing import join
 
@@ -93,6 +104,7 @@ async def _by_code(
         # Before the code is spent.
         _check_new(fleet, Peer(check_host_name(name), ""))
     joined = await join(invitation, called=fleet.local.name, as_name=name, tags=tags)
+    joined = replace(joined, peer=replace(joined.peer, trust_tools=trust_tools))
     meant = [one for one in unpaired.values() if one.name == joined.peer.name or _same_address(one, joined.peer)]
     if meant:
         # It was added by its address before; now it has a key to be known by.
@@ -123,4 +135,4 @@ def _free_name(fleet: Fleet, peer: Peer) -> Peer:
     taken, name, number = set(fleet.peers), peer.name.lower(), 2
     while name in taken:
         name, number = f"{peer.name.lower()}-{number}", number + 1
-    return Peer(check_host_name(name), peer.url, peer.tags, peer.pin, peer.token, peer.next_pin)
+    return replace(peer, name=check_host_name(name))

@@ -19,7 +19,9 @@ from anvyl_mcp.settings import HOST_NAME, check_host_name
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A host as another host knows it. `next_pin` is of the key that it said it will have."""
+    """A host as another host knows it. `next_pin` is of the key that it said it will have; `trust_tools` lets it bring
+    tools that this installation does not know.
+    """
 
     name: str
     url: str
@@ -27,6 +29,7 @@ class Peer:
     pin: str = ""
     token: str = field(default="", repr=False)
     next_pin: str = ""
+    trust_tools: bool = False
 
     @property
     def pins(self) -> tuple[str, ...]:
@@ -175,7 +178,8 @@ class Registry:
             pin, token, next_pin = (str(fields.get(word, "")) for word in ("pin", "token", "next_pin"))
             if not isinstance(url, str) or not isinstance(tags, list):
                 raise ConfigInvalid(f"{self.path}: `hosts.{name}` needs a `url` of text", hint='like url = "http://…"')
-            peers[name.lower()] = Peer(name.lower(), url, tuple(str(tag) for tag in tags), pin, token, next_pin)
+            groups, trusted = tuple(str(tag) for tag in tags), fields.get("trust_tools") is True
+            peers[name.lower()] = Peer(name.lower(), url, groups, pin, token, next_pin, trusted)
         return peers
 
     @contextmanager
@@ -221,6 +225,8 @@ def _with(content: str, peer: Peer) -> str:
         entry["pin"] = peer.pin
     if peer.token:
         entry["token"] = peer.token
+    if peer.trust_tools:
+        entry["trust_tools"] = True
     hosts[peer.name] = entry
     return tomlkit.dumps(document)
 
