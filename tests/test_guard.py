@@ -311,3 +311,23 @@ def test_words_alone_tell_looking_from_changing(said: str, intent: str, verbs: s
     wish = read_wish(said, catalogue(load().cache_dir).values())
 
     assert (wish.intent, set(wish.verbs)) == (intent, verbs)
+
+
+async def test_what_was_counted_or_compared_is_worked_out_and_not_left_to_the_model(asked: Asked) -> None:
+    counted = await asked("how many containers run on nas?", ("list_containers", {}), "There are 7 containers.")
+    compared = await asked("which host has the most memory free?", ("get_host_resources", {}), "That would be nas.")
+
+    assert "5" in counted.answer and "7" not in counted.answer
+    assert "gpu" in compared.answer and "That would be nas" not in compared.answer
+
+
+async def test_a_sentence_about_the_fleet_without_a_call_says_that_nobody_was_asked(asked: Asked) -> None:
+    reply = await asked("so how does it look over there with all of it?", "Everything is running fine.")
+
+    assert reply.answer == "No host was asked.\nEverything is running fine."
+
+
+async def test_what_a_list_leaves_out_is_said(asked: Asked) -> None:
+    reply = await asked("show 2 images of nas", ("list_images", {"limit": 2}), "These are all images.")
+
+    assert reply.answer == "These are all images.\nnas has 4 more that are not shown."

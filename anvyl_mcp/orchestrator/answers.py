@@ -104,14 +104,14 @@ def told(question: str, call: Call, by_host: Mapping[str, Any]) -> list[str]:
     """What the hosts answered to one call, in sentences; `by_host` is as `entries` gives it."""
     answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
     lines = (
-        _worked_out(question, call, answered)
+        worked_out(question, call, answered)
         or _rows(question, call, answered)
         or [_one_host(call, *one) for one in answered.items()]
     )
     return lines + [f"{host} failed: {entry['error']}" for host, entry in by_host.items() if not entry["ok"]]
 
 
-def _worked_out(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
+def worked_out(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
     """The answer to a question about results, when this call was made for one."""
     results = {host: entry["result"] for host, entry in answered.items() if entry["result"]}
     subject = str(call.arguments.get(next(iter(call.listing.names), ""), ""))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from anvyl_mcp import text
-from anvyl_mcp.orchestrator.answers import Call, told
+from anvyl_mcp.orchestrator.answers import Call, told, worked_out
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.peers.fleet import Outcome
 from anvyl_mcp.peers.listing import ToolListing
@@ -20,6 +21,14 @@ CLAIMS = re.compile(
 )
 """How a sentence says that something was changed."""
 UNCHANGED = "Nothing was changed."
+EXPLAIN = re.compile(r"\bwhy\b|\bexplain\b|\bsummar|\bwrong with\b|\bhow come\b", re.IGNORECASE)
+"""Asked for words, which results do not have."""
+HOW_MANY = re.compile(r"\bhow many\b|\bnumber of\b|\bcount\b", re.IGNORECASE)
+OF_THE_FLEET = re.compile(
+    r"\d|\b(?:is|are|was|were|has|have|runs?)\b.*\b(?:running|stopped|exited|healthy|unhealthy|up|down|fine|ok|free|full)\b",
+    re.IGNORECASE,
+)
+"""How a sentence says something that only a host can know."""
 
 
 def answer(question: Question, tools: Mapping[str, ToolListing], said: str, *, wants_change: bool) -> str:
@@ -39,36 +48,63 @@ def answer(question: Question, tools: Mapping[str, ToolListing], said: str, *, w
     elif wants_change:
         lines = [UNCHANGED] + ([] if CLAIMS.search(said) else [said])
     else:
-        lines = [said]
+        lines = computed(question, tools) or _founded(question, said)
     return text.clean("\n".join([*(line for line in lines if line), *missing(question, lines)]))
+
+
+def computed(question: Question, tools: Mapping[str, ToolListing]) -> list[str]:
+    """Counts, extremes and the like, worked out from the results: a small model miscounts, and needs not."""
+    lines: list[str] = []
+    if EXPLAIN.search(question.text):
+        return lines
+    for call, by_host in _grouped(question.calls, tools):
+        answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
+        if found := worked_out(question.text, call, answered):
+            lines += found
+        elif HOW_MANY.search(question.text) and text.rows_field(text.resolved(call.listing.output_schema)):
+            lines += told(question.text, call, by_host)
+    return lines
+
+
+def _founded(question: Question, said: str) -> list[str]:
+    """What a model said; that nobody was asked, when it speaks of the fleet all the same."""
+    if question.calls or question.failures or "?" in said or not OF_THE_FLEET.search(said):
+        return [said]
+    return ["No host was asked.", said]
 
 
 def sentences(question: Question, tools: Mapping[str, ToolListing], calls: Iterable[Outcome]) -> list[str]:
     """What some calls found or did, in words made from their results."""
+    return [line for call, by_host in _grouped(calls, tools) for line in told(question.text, call, by_host)]
+
+
+def _grouped(
+    calls: Iterable[Outcome], tools: Mapping[str, ToolListing]
+) -> Iterator[tuple[Call, dict[str, dict[str, Any]]]]:
+    """Calls of one tool with the same arguments are one, with an entry for each host."""
     groups: dict[tuple[str, str], dict[str, Outcome]] = {}
     for call in calls:
         groups.setdefault((call.tool, str(call.arguments)), {})[call.host] = call
-    lines = []
     for (tool, _), by_host in groups.items():
         one = next(iter(by_host.values()))
         listing = tools.get(tool) or ToolListing(tool, "", {})
-        entries = {host: _entry(outcome) for host, outcome in by_host.items()}
-        lines += told(question.text, Call(listing, dict(one.arguments)), entries)
-    return lines
+        yield Call(listing, dict(one.arguments)), {host: _entry(outcome) for host, outcome in by_host.items()}
 
 
 def missing(question: Question, lines: Iterable[str]) -> list[str]:
-    """A sentence for each host that did not answer, unless the answer has it already."""
+    """A sentence for each host that did not answer and each result that is not whole, unless the answer says so."""
     last = {call.host: call for call in question.calls}
     shown = "\n".join(lines)
-    return [
+    silent = [
         f"{host} is missing: {call.word}."
         for host, call in last.items()
         if call.host_failed and f"{host} failed" not in shown
     ]
+    cut = [(call, (call.answer.result or {}).get("more")) for call in question.calls]
+    return silent + [f"{call.host} has {more} more that are not shown." for call, more in cut if more]
 
 
-def _entry(outcome: Outcome) -> dict[str, object]:
+def _entry(outcome: Outcome) -> dict[str, Any]:
     error = str(outcome.error) if outcome.error else None
     return {"ok": outcome.ok, "result": outcome.answer.result, "text": outcome.answer.text, "error": error}
 
