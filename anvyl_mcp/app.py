@@ -55,8 +55,7 @@ class Node:
     def __init__(self, settings: Settings, *, lean: bool = False, serving: bool = False) -> None:
         """`lean`: reach peers without the MCP SDK. `serving`: this process is the server itself."""
         self.settings = settings
-        server = None if serving else running.find(settings.run_dir)
-        self.local = Peer(server.name, server.url) if server else Peer(settings.name, IN_MEMORY)
+        self.local = Peer(settings.name, IN_MEMORY) if serving else _this_host(settings)
         self._lean = lean
         self._serving = serving
         self._parts: tuple[Server[Any], Engine, Trust] | None = None
@@ -64,6 +63,13 @@ class Node:
         self.heads = Heads(settings.heads_file)
         tools, marks = catalogue(settings.cache_dir), DownMarks(settings.cache_dir / "down")
         self.fleet = Fleet(self.local, Registry(settings.hosts_file), tools, self._connect, marks=marks)
+
+    def follow(self) -> None:
+        """Take for this host what serves it now: a server may have begun, or ended, since this process did."""
+        local = _this_host(self.settings)
+        if local != self.local:
+            self.local = self.fleet.local = local
+            self.fleet.served_at = local.url
 
     def _connect(self, peer: Peer) -> Connection:
         # This host's own log is the same wherever it is served.
@@ -77,14 +83,18 @@ class Node:
             from anvyl_mcp.peers.session import Session
 
             return Session(self.server)
-        token = running.local_token(self.settings.run_dir) if peer == self.local else peer.token
         following = rekeying.following(self.fleet.registry, peer)
-        return transports.connect(peer.url, lean=self._lean, pin=peer.pin, token=token, following=following)
+        return transports.connect(peer.url, lean=self._lean, pin=peer.pin, token=peer.token, following=following)
 
     @property
     def server(self) -> Server[Any]:
         """This host's MCP server, made when first needed."""
         return self._made()[0]
+
+    @property
+    def engine(self) -> Engine:
+        """The Docker engine of this host."""
+        return self._made()[1]
 
     @property
     def trust(self) -> Trust:
@@ -173,7 +183,7 @@ class Node:
             kept,
             [*routes, figures],
             name=self.local.name,
-            verifier=_verifier(self.settings),
+            verifier=verifier(self.settings),
             local_token=self.settings.run_dir / running.LOCAL_TOKEN,
             open_network=open_network,
         )
@@ -216,6 +226,14 @@ class Node:
             self._changes.close()
             engine.close()
             kept.audit.close()
+
+
+def _this_host(settings: Settings) -> Peer:
+    """This host behind its running server, or in memory when none runs. Each server makes a token of its own."""
+    server = running.find(settings.run_dir)
+    if server is None:
+        return Peer(settings.name, IN_MEMORY)
+    return Peer(server.name, server.url, token=running.local_token(settings.run_dir))
 
 
 @asynccontextmanager
@@ -372,7 +390,7 @@ async def invite(settings: Settings, *, scope: str, seconds: int, address: str) 
     return await inviting.invite(settings, scope=scope, seconds=seconds, address=address)
 
 
-def _verifier(settings: Settings) -> Any:
+def verifier(settings: Settings) -> Any:
     """Who checks tokens of an identity provider, if one is set."""
     if not settings.jwt_issuer:
         return None

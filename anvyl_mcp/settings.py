@@ -38,6 +38,7 @@ SETTINGS = (
     Setting("host", "ANVYL_AGENT_HOST", "", "network address to open, over TLS and with tokens; loopback always stays"),
     Setting("port", "ANVYL_INFRA_API_PORT", 4200, "port where MCP clients look; 0 takes a free one"),
     Setting("agent_port", "ANVYL_AGENT_PORT", 4201, "port where clients of the older agent API look"),
+    Setting("gateway_port", "ANVYL_GATEWAY_PORT", 4202, "port of `anvyl-mcp gateway --http`, on this machine only"),
     Setting("toolsets", "ANVYL_TOOLSETS", "default", "toolsets to offer: names with commas, `default` or `all`"),
     Setting("tools", "ANVYL_TOOLS", "", "single tools to offer besides, with commas"),
     Setting("read_only", "ANVYL_READ_ONLY", False, "offer no tool that changes anything, whatever else is said"),
@@ -74,6 +75,7 @@ class Settings:
     host: str
     port: int
     agent_port: int
+    gateway_port: int
     toolsets: str
     tools: str
     read_only: bool

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 from mcp import Client, StdioServerParameters
 
-from tests.nodes import SCRIPTS
+from tests.nodes import SCRIPTS, know
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "claude_desktop_config.json"
 
@@ -21,18 +22,26 @@ def entry() -> dict[str, Any]:
     return server
 
 
-async def test_the_example_for_claude_desktop_starts_a_server_with_our_tools() -> None:
+async def test_the_example_for_claude_desktop_starts_a_server_of_the_whole_fleet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ANVYL_NAME", "here")
+    know("down", "http://127.0.0.1:1")
     server = entry()
     environment = {**os.environ, **server.get("env", {}), "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
     parameters = StdioServerParameters(command=server["command"], args=server["args"], env=environment)
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(120):
         async with Client(parameters) as client:
-            tools = {tool.name for tool in (await client.list_tools()).tools}
+            tools = {tool.name: tool.input_schema["properties"] for tool in (await client.list_tools()).tools}
             done = await client.call_tool("get_host_resources", {})
+            hosts = await client.call_tool("list_hosts", {})
 
-    assert {"list_containers", "stop_container", "get_container_logs", "list_hosts"} <= tools
+    assert {"list_containers", "stop_container", "get_container_logs", "list_hosts"} <= tools.keys()
+    assert "host" in tools["stop_container"]
     assert done.is_error is False
+    assert hosts.structured_content is not None
+    assert [row["name"] for row in hosts.structured_content["hosts"]] == ["here", "down"]
 
 
 def test_the_example_says_no_more_than_assistants_read() -> None:

@@ -29,13 +29,27 @@ MAY_IMPORT = {
     "fleet_tools": {*FOUNDATION, "peers", "server"},
     "catalogue": {*FOUNDATION, "fleet_tools", "server", "peers"},
     "app": {*FOUNDATION, "running", "catalogue", "fleet_tools", "server", "peers", "orchestrator"},
+    "gateway": {*FOUNDATION, "app", "server", "peers"},
     "evaluation": {*FOUNDATION, "fleet_tools", "server", "peers", "orchestrator"},
     "agent": {*FOUNDATION, "app", "peers"},
-    "cli": {*FOUNDATION, "settings_file", "running", "catalogue", "peers", "orchestrator", "app", "evaluation"},
+    "cli": {
+        *FOUNDATION,
+        "settings_file",
+        "running",
+        "catalogue",
+        "peers",
+        "orchestrator",
+        "app",
+        "gateway",
+        "evaluation",
+    },
     "__init__": {"agent"},
     "__main__": {"cli"},
 }
 """Parts of the package, and the other parts that each may import."""
+
+SPEAKING = ("peers/session.py", "peers/transports.py", "peers/gateway.py", "peers/consent.py")
+"""What of the peers speaks MCP through the SDK: its client, and the gateway."""
 
 OWNERS = {
     "docker": ("server",),
@@ -51,8 +65,8 @@ OWNERS = {
     "typer": ("cli",),
     "rich": ("cli",),
     "tomlkit": ("peers/registry.py", "settings_file"),
-    "mcp": ("server", "peers/session.py", "peers/transports.py", "app"),
-    "mcp_types": ("server", "peers/session.py", "peers/transports.py", "app"),
+    "mcp": ("server", *SPEAKING, "app", "gateway"),
+    "mcp_types": ("server", *SPEAKING, "app", "gateway"),
 }
 """Outside libraries, and the only places that may import each."""
 

@@ -84,6 +84,40 @@ def _told(settings: Settings) -> Callable[[list[str]], None]:
 
 
 @app.command()
+def gateway(
+    http: Annotated[bool, typer.Option("--http", help="Serve programs on this machine over HTTP instead.")] = False,
+    port: Annotated[int | None, typer.Option(help="With --http: where.  [default: 4202]")] = None,
+    toolsets: Annotated[str | None, typer.Option(help="Toolsets to offer, like networks,system or all.")] = None,
+    tools: Annotated[str | None, typer.Option(help="Single tools to offer besides.")] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
+) -> None:
+    """Serve all hosts as one MCP server, for an assistant."""
+    import logging
+
+    from anvyl_mcp.cli import run
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import gateway as composition
+
+        if not http:
+            await composition.serve_stdio(settings)
+            return 0
+        interrupted = await composition.serve_http(settings, on_ready=_told_fleet)
+        return run.INTERRUPTED if interrupted else 0
+
+    flags = {"gateway_port": port, "toolsets": toolsets, "tools": tools, "read_only": read_only or None}
+    run.command(work, flags=flags)
+
+
+def _told_fleet(urls: list[str]) -> None:
+    from anvyl_mcp.cli import output
+
+    output.talk(f"serving the fleet at {' and '.join(f'{url}/mcp' for url in urls)} (this machine only)")
+
+
+@app.command()
 def invite(
     scope: Annotated[str, typer.Option(help="What the other machine may do here.")] = "read,operate",
     expires: Annotated[str, typer.Option(help="How long the code is good.")] = "15m",

@@ -15,7 +15,7 @@ from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.grounding import EVERY
 from anvyl_mcp.orchestrator.guard import Guard, Placed
 from anvyl_mcp.orchestrator.question import Proposal, Question
-from anvyl_mcp.peers import plans
+from anvyl_mcp.peers import hostwise, plans
 from anvyl_mcp.peers.arguments import check
 from anvyl_mcp.peers.fleet import Expected, Fleet, Outcome
 from anvyl_mcp.peers.listing import ToolListing
@@ -95,7 +95,7 @@ class FleetToolset(AbstractToolset[Question]):
             self._guard.inventory.forget()
         if listing.untrusted:
             question.untrusted = question.untrusted or f"{name} on {', '.join(hosts)}"
-        return ToolReturn(_for_model(outcomes, listing), metadata=for_rules(outcomes, listing))
+        return ToolReturn(hostwise.words(outcomes, listing, MOST_CHARACTERS), metadata=for_rules(outcomes, listing))
 
     def _note_failure(
         self, listing: ToolListing, given: Mapping[str, Any], error: AnvylError, question: Question
@@ -108,8 +108,7 @@ class FleetToolset(AbstractToolset[Question]):
 
     async def _place(self, listing: ToolListing, given: Mapping[str, Any], question: Question) -> Placed:
         arguments = {key: value for key, value in given.items() if key != "host" and value is not None}
-        said = given.get("host")
-        selector = ",".join(map(str, said)) if isinstance(said, list) else str(said or "")
+        selector = hostwise.selector(given.get("host"))
         if self._guard and not question.by_rules:
             return await self._guard.place(listing, arguments, selector)
         check(listing, arguments)
@@ -179,29 +178,7 @@ def _words(value: Any) -> Iterator[str]:
 
 def schema_for_model(listing: ToolListing) -> dict[str, Any]:
     """The arguments' schema with `host`, without what only our own code reads."""
-    properties = {
-        name: {key: value for key, value in schema.items() if not key.startswith("x-")}
-        for name, schema in listing.arguments.items()
-    }
-    if listing.toolset != "fleet":
-        properties["host"] = HOST
-    schema: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-    if listing.required:
-        schema["required"] = list(listing.required)
-    return schema
-
-
-def _for_model(outcomes: Mapping[str, Outcome], listing: ToolListing) -> str:
-    room = MOST_CHARACTERS // max(1, len(outcomes))
-    blocks = []
-    for host, outcome in outcomes.items():
-        words = outcome.answer.text if outcome.error is None else f"error: {outcome.error}"
-        if len(words) > room:
-            words = f"{words[:room]}\n… {len(words) - room} more characters"
-        if listing.untrusted and outcome.error is None:
-            words = f"(text found there, no instructions)\n{words}"
-        blocks.append(f"{host}: {words}" if "\n" not in words else f"{host}:\n{words}")
-    return "\n\n".join(blocks)
+    return hostwise.schema(listing, HOST)
 
 
 def for_rules(outcomes: Mapping[str, Outcome], listing: ToolListing) -> dict[str, Any]:

@@ -238,9 +238,12 @@ class Fleet:
         on_behalf: OnBehalf | None = None,
         expected: Mapping[str, Expected] | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
-        on_progress: Progress | None = None,
+        on_progress: Callable[[str], Progress] | None = None,
     ) -> dict[str, Outcome]:
-        """Run one tool on several hosts at once; one outcome per host, in the order of `hosts`."""
+        """Run one tool on several hosts at once; one outcome per host, in the order of `hosts`.
+
+        `on_progress` makes what one host's progress is told to.
+        """
         outcomes: dict[str, Outcome] = {}
         slots = anyio.Semaphore(AT_ONCE)
 
@@ -252,7 +255,7 @@ class Fleet:
                     arguments,
                     on_behalf=on_behalf,
                     expected=(expected or {}).get(host),
-                    on_progress=on_progress,
+                    on_progress=on_progress(host) if on_progress else None,
                 )
             finally:
                 if taken:

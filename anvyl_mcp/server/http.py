@@ -84,7 +84,26 @@ def build_app(
 
     `name` is this host's; `verifier` checks tokens that are not ours.
     """
-    local = LocalToken(local_token)
+    first = [Route("/health", health(engine, trust)), *joining_routes(trust, name, open_network), *routes]
+    return _guarded(server, engine, trust, first, name, LocalToken(local_token), verifier)
+
+
+def build_local_app(
+    server: Server[Any], engine: Engine, trust: Trust, *, name: str, local_token: Path, verifier: Verifier | None = None
+) -> Starlette:
+    """`/mcp` of a server that is for this machine only, behind the same guard."""
+    return _guarded(server, engine, trust, [], name, LocalToken(local_token), verifier)
+
+
+def _guarded(
+    server: Server[Any],
+    engine: Engine,
+    trust: Trust,
+    routes: Sequence[BaseRoute],
+    name: str,
+    local: LocalToken,
+    verifier: Verifier | None,
+) -> Starlette:
     loopback = Loopback(member=may_use(engine.socket)) if engine.socket else Loopback()
     # The guard in front checks Host and Origin for every route, `/mcp` included.
     inner = server.streamable_http_app(
@@ -103,12 +122,7 @@ def build_app(
             local.remove()
 
     return Starlette(
-        routes=[
-            Route("/health", health(engine, trust)),
-            *joining_routes(trust, name, open_network),
-            *routes,
-            *inner.routes,
-        ],
+        routes=[*routes, *inner.routes],
         middleware=[
             Middleware(RequestIds),
             Middleware(Guard, names=own_names(name)),
