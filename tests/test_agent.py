@@ -235,8 +235,8 @@ async def test_what_is_proposed_after_reading_logs_says_so(assistant: Assistant,
 
     reply = await assistant.ask(Question("look at the logs of web and stop it"), decide=decide(None, seen))
 
-    assert seen[0].untrusted == "get_container_logs on here"
-    assert reply.notes == ["`stop_container` was proposed after reading get_container_logs on here"]
+    assert seen[0].untrusted == "logs of web on here"
+    assert reply.notes == ["`stop_container` was proposed after reading logs of web on here"]
 
 
 async def test_a_question_about_some_hosts_reaches_no_other(

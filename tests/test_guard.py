@@ -263,6 +263,30 @@ async def test_a_change_that_was_only_claimed_is_not_repeated(claim: str, asked:
     assert "Nothing was changed" in reply.answer and claim not in reply.answer
 
 
+@pytest.mark.parametrize("question", ["what does web log on web2?", "look at the logs of web on web2 and start api"])
+async def test_a_change_that_only_a_log_can_have_asked_for_waits_and_nobody_is_asked_to_wave_it_through(
+    question: str, asked: Asked
+) -> None:
+    reply = await asked(
+        question,
+        ("get_container_logs", {"name": "web", "host": "web2"}),
+        ("remove_container", {"name": "grafana", "force": True}),
+        "Removed.",
+    )
+
+    assert (asked.done, asked.proposed, reply.exit_code) == ([], [], 5)
+    [waiting] = reply.waiting
+    assert (waiting.tool, waiting.hosts, waiting.untrusted) == ("remove_container", ["nas"], "logs of web on web2")
+    assert "Nothing was changed" in reply.answer and "Removed" not in reply.answer
+    assert reply.notes == ["`remove_container` was proposed after reading logs of web on web2"]
+
+
+async def test_a_model_that_was_kept_from_a_change_cannot_claim_it(asked: Asked) -> None:
+    reply = await asked("is grafana running?", ("stop_container", {"name": "grafana"}), "Stopped.")
+
+    assert (asked.done, reply.answer, reply.exit_code) == ([], "Nothing was changed.", 1)
+
+
 async def test_a_question_back_from_the_model_stays(asked: Asked) -> None:
     reply = await asked("restart it", "Which container do you mean?")
 

@@ -150,10 +150,12 @@ class Assistant:
             self._give_up(reply, error)
             return
         _conclude(reply, result, guarded.requests if guarded else 0)
-        if guarded and not reply.waiting and not question.by_rules:
+        if guarded and not question.by_rules and (not reply.waiting or question.ended):
             said = "" if reply.answer == ENDED else reply.answer
             wants_change = guard.wish.intent == "change"
             reply.answer = report.answer(question, self._fleet.catalogue, said, wants_change=wants_change)
+            if reply.waiting:
+                reply.answer = "\n".join(filter(None, [reply.answer, waiting_words(reply.waiting)]))
         if guarded and choice:
             self._note_model(reply, result.all_messages(), choice, guarded.requests)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from anvyl_mcp import text
+from anvyl_mcp.errors import Denied
 from anvyl_mcp.orchestrator.answers import Call, told, worked_out
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.peers.fleet import Outcome
@@ -20,6 +21,7 @@ CLAIMS = re.compile(
     re.IGNORECASE,
 )
 """How a sentence says that something was changed."""
+BARE_CLAIM = re.compile(r"^\W*(?:all\s+)?(?:stopped|started|restarted|removed|deleted|created|pulled)\b", re.IGNORECASE)
 UNCHANGED = "Nothing was changed."
 EXPLAIN = re.compile(r"\bwhy\b|\bexplain\b|\bsummar|\bwrong with\b|\bhow come\b", re.IGNORECASE)
 """Asked for words, which results do not have."""
@@ -37,6 +39,7 @@ def answer(question: Question, tools: Mapping[str, ToolListing], said: str, *, w
     Its words stand only beside reads: whatever changed something is told from its result.
     """
     changes = [call for call in question.calls if not _reads(tools, call)]
+    refused = any(isinstance(error, Denied) for error in question.failures)
     denied = [proposal for proposal in question.proposals.values() if proposal.decision == "denied"]
     if changes or denied:
         lines = sentences(question, tools, changes)
@@ -47,6 +50,9 @@ def answer(question: Question, tools: Mapping[str, ToolListing], said: str, *, w
         lines = asks or sentences(question, tools, question.calls)
     elif wants_change:
         lines = [UNCHANGED] + ([] if CLAIMS.search(said) else [said])
+    elif refused and (CLAIMS.search(said) or BARE_CLAIM.search(said)):
+        # What it was kept from doing it may well believe done.
+        lines = [*sentences(question, tools, question.calls), UNCHANGED]
     else:
         lines = computed(question, tools) or _founded(question, said)
     return text.clean("\n".join([*(line for line in lines if line), *missing(question, lines)]))

@@ -12,8 +12,10 @@ from pydantic_core import SchemaValidator, core_schema
 
 from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound
 from anvyl_mcp.orchestrator import telemetry
+from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.grounding import EVERY
 from anvyl_mcp.orchestrator.guard import Guard, Placed
+from anvyl_mcp.orchestrator.phrases import holes
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.peers import hostwise, plans
 from anvyl_mcp.peers.arguments import check
@@ -72,6 +74,8 @@ class FleetToolset(AbstractToolset[Question]):
                 raise ToolFailed("This very call was made before; its result stands.")
         except AnvylError as error:
             self._note_failure(listing, tool_args, error, question)
+            if isinstance(error, Denied) and not listing.reads and question.untrusted:
+                await self._hold(listing, tool_args, ctx)
             raise ToolFailed(str(error)) from error
         if not listing.reads and approved is None:
             raise await self._ask_first(listing, placed, str(tool_args.get("host") or ""), ctx)
@@ -94,7 +98,7 @@ class FleetToolset(AbstractToolset[Question]):
         if self._guard and not listing.reads:
             self._guard.inventory.forget()
         if listing.untrusted:
-            question.untrusted = question.untrusted or f"{name} on {', '.join(hosts)}"
+            question.untrusted = question.untrusted or source_words(listing, placed.arguments, hosts)
         return ToolReturn(hostwise.words(outcomes, listing, MOST_CHARACTERS), metadata=for_rules(outcomes, listing))
 
     def _note_failure(
@@ -131,6 +135,26 @@ class FleetToolset(AbstractToolset[Question]):
         )
         return ApprovalRequired()
 
+    async def _hold(self, listing: ToolListing, given: Mapping[str, Any], ctx: RunContext[Question]) -> None:
+        """Keep a change that the question does not ask for, and that text written by others may have put forward.
+
+        Nobody is asked about it and no yes given before covers it; the person is told, with its source.
+        """
+        question, call_id = ctx.deps, ctx.tool_call_id or ""
+        arguments = {key: value for key, value in given.items() if key != "host" and value is not None}
+        try:
+            check(listing, arguments)
+            hosts = await targets(self._fleet, listing, arguments, str(given.get("host") or question.host))
+        except AnvylError:
+            return
+        if question.host and not set(hosts) <= set(self._fleet.select(question.host)):
+            return
+        expected = await plans.expected(self._fleet, listing, arguments, hosts)
+        question.proposals[call_id] = Proposal(
+            call_id, listing.name, arguments, hosts, untrusted=question.untrusted, expected=expected
+        )
+        question.ended = question.ended or f"`{listing.name}` was proposed after reading {question.untrusted}"
+
     async def _not_from_the_person(
         self, listing: ToolListing, arguments: dict[str, Any], hosts: list[str], said: str, question: Question
     ) -> str:
@@ -162,6 +186,14 @@ class FleetToolset(AbstractToolset[Question]):
             metadata={"listing": listing},
         )
         return ToolsetTool(toolset=self, tool_def=definition, max_retries=3, args_validator=ANY_ARGUMENTS)
+
+
+def source_words(listing: ToolListing, arguments: Mapping[str, Any], hosts: list[str]) -> str:
+    """What was read, for people: `logs of web on nas`."""
+    named = {name: value for name, value in arguments.items() if value}
+    shows = [one for one in listing.say if one.startswith("show ") and set(holes(one)) <= named.keys()]
+    words = shows[-1].removeprefix("show ").format_map(named) if shows else f"what `{Call(listing, named)}` gave"
+    return f"{words} on {', '.join(hosts)}"
 
 
 def _words(value: Any) -> Iterator[str]:
