@@ -118,7 +118,7 @@ async def test_a_silent_host_is_waited_for_once(fleet_with: MakeFleet, monkeypat
 
     assert first.error is SILENT
     assert (host.calls, second.word) == (1, "unreachable")
-    assert second.status.startswith("unreachable: no answer within 3 s (down for ")
+    assert second.status.startswith("unreachable: no answer within 3 s, down for ")
     assert second.error is not None and "anvyl hosts check" in second.error.hint
 
 
@@ -185,7 +185,7 @@ async def test_a_mark_that_has_grown_old_is_tried_briefly(
     back = await fleet_with(Host()).call("nas", "look", {})
 
     assert (still.word, host.calls, host.greetings) == ("unreachable", 0, 1)
-    assert "down for 38 seconds" in still.status or "down for 3" in still.status
+    assert "down for 3" in still.status
     assert renewed is not None and renewed.fresh and renewed.since == long_ago
     assert back.ok
     assert marks.read(NAS) is None, "who answers is not marked any more"
