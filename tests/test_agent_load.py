@@ -83,7 +83,8 @@ async def test_two_hundred_clients_for_half_a_minute_get_their_own_answers(
     with anyio.fail_after(240):
         assert await crowd(node, 200, lambda round_: round_ == 0 or time.monotonic() < end) >= 200
 
-    assert httpx.Client(base_url=node.url).get("/health").status_code == 200
+    async with httpx.AsyncClient(base_url=node.url) as client:
+        assert (await client.get("/health")).status_code == 200
 
 
 def test_what_waits_is_still_there_when_the_server_was_killed(node: ServingNode, tmp_path: Path) -> None:

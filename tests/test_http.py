@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from anvyl_mcp import __version__
+from anvyl_mcp.orchestrator.endpoint import load as endpoints
 from anvyl_mcp.server.guard import MOST_BODY_BYTES
 from tests.engines import RealEngine
 from tests.nodes import NO_MODEL
@@ -20,8 +21,9 @@ from tests.test_serve import started, urls_in
 PORTS = ("port", "agent-port")
 ROUTES = [
     ("GET", "/health"),
-    ("GET", "/agent/info"),
-    ("POST", "/agent/process"),
+    *((one.method, one.path.format(id="1", host_id="nas")) for one in endpoints()),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs"),
     ("POST", "/mcp"),
     ("GET", "/mcp"),
     ("DELETE", "/mcp"),
@@ -148,7 +150,7 @@ def test_a_large_body_is_refused_before_it_is_sent(path: str, either: httpx.Clie
     assert answer.startswith(b"HTTP/1.1 413 ") and b'"code":"invalid_input"' in answer
 
 
-@pytest.mark.parametrize("path", ["/agent/process", "/mcp"])
+@pytest.mark.parametrize("path", [path for path in POSTS if path != "/nothing"])
 def test_a_large_body_of_unknown_length_is_not_read_to_its_end(path: str, either: httpx.Client) -> None:
     chunks = itertools.repeat(b" " * 65536, MOST_BODY_BYTES // 65536 + 2)
 

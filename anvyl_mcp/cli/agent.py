@@ -29,7 +29,7 @@ def start(
     host: Annotated[str | None, typer.Option(help="Network address to open, over TLS.")] = None,
     name: Annotated[str | None, typer.Option(help="This host's name in the fleet.")] = None,
 ) -> None:
-    """Serve this host until Ctrl-C: as anvyl-mcp serve, with both APIs on one port."""
+    """Serve this host until Ctrl-C, on one port."""
     from anvyl_mcp.cli.host import serve
 
     serve(host=host, port=port, agent_port=port, name=name)
@@ -37,7 +37,7 @@ def start(
 
 @app.command()
 def info(as_json: Json = False) -> None:
-    """Say what this host's agent is called, and which model, hosts and tools it knows."""
+    """Say what this host's agent is called and knows."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
@@ -62,7 +62,7 @@ def process(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Ask, or tell the fleet to do something: as anvyl ask."""
+    """Ask, or tell to do something: as anvyl ask."""
     words = " ".join(query)
     if host_id:
         _remote(host_id, words, yes=yes, as_json=as_json)
@@ -73,7 +73,7 @@ def process(
 
 @app.command("query-remote")
 def query_remote(host_id: HostId, query: Query, yes: Yes = False, as_json: Json = False) -> None:
-    """Have another host's agent answer, with its own model and rules."""
+    """Have another host's agent answer."""
     _remote(host_id, " ".join(query), yes=yes, as_json=as_json)
 
 
@@ -83,7 +83,7 @@ def approve(
     deny: Annotated[bool, typer.Option("--deny", help="End it, and change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Have done what waits for a yes; an id is good once, for 15 minutes."""
+    """Have done what waits for a yes, once."""
 
     async def work(node: Node) -> Answer:
         desk = await node.desk()
@@ -94,7 +94,7 @@ def approve(
 
 @app.command()
 def broadcast(message: Query, yes: Yes = False, as_json: Json = False) -> None:
-    """Have the agents of all known hosts answer at once."""
+    """Have the agents of all known hosts answer."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
@@ -116,7 +116,7 @@ def broadcast(message: Query, yes: Yes = False, as_json: Json = False) -> None:
 
 @app.command()
 def hosts(as_json: Json = False) -> None:
-    """List the hosts, and whether they answer: as anvyl hosts list."""
+    """List the hosts, and whether they answer."""
     from anvyl_mcp.cli.hosts import list_hosts
 
     list_hosts(as_json=as_json)
