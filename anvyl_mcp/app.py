@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import anyio.to_thread
 
 from anvyl_mcp import __version__, running
+from anvyl_mcp.beside import Beside
 from anvyl_mcp.catalogue import catalogue
 from anvyl_mcp.errors import InvalidInput, did_you_mean
 from anvyl_mcp.peers import rekeying, transports
@@ -259,10 +259,12 @@ async def serve(
     Raises:
         Conflict: a port is in use, or this installation serves already.
         InvalidInput: the address is not one of this machine's.
+        ConfigInvalid: what the settings ask for is not installed.
     """
     from anvyl_mcp.server import policy_report, serving
 
     node = Node(settings, serving=True)
+    beside = Beside(node.fleet, settings)
     kept = node.trust
     with running.claim(settings.run_dir) as announced:
         sockets = serving.listen(settings.host or kept.opened or "127.0.0.1", [settings.port, settings.agent_port])
@@ -270,6 +272,7 @@ async def serve(
 
         def announce(network: list[str]) -> None:
             running.announce(announced, name=node.local.name, url=plain[0], version=__version__, network=network)
+            beside.opened(network)
 
         async def open_network(address: str) -> list[str]:
             urls = await server.open(address)
@@ -291,28 +294,13 @@ async def serve(
         kept.audit.open()
         kept.journal.open()
         try:
-            async with _watching(node):
+            async with beside.running():
                 await server.serve(sockets)
         finally:
             await node.aclose()
             for one in sockets:
                 one.close()
     return server.stopped_by == signal.SIGINT
-
-
-@asynccontextmanager
-async def _watching(node: Node) -> AsyncIterator[None]:
-    """Watch the fleet meanwhile, if the settings say so; notices go to the log too."""
-    if not node.settings.watch:
-        yield
-        return
-    from anvyl_mcp.peers.notices import watching
-
-    look = watching(node.fleet, node.settings, lambda notice: log.warning("%s", notice.message))
-    async with anyio.create_task_group() as group:
-        group.start_soon(look)
-        yield
-        group.cancel_scope.cancel()
 
 
 async def serve_stdio(settings: Settings) -> None:

@@ -54,6 +54,7 @@ SETTINGS = (
     Setting("model_fast", "ANVYL_MODEL_FAST", "", "another model for questions that only look"),
     Setting("model_smart", "ANVYL_MODEL_SMART", "", "another model for what takes several steps"),
     Setting("llm_api_key", "ANVYL_LLM_API_KEY", "", "key for the model server, or `keyring` (or LM_API_TOKEN)"),
+    Setting("announce", "ANVYL_ANNOUNCE", False, "while open to the network, announce this host there (mDNS)"),
     Setting("watch", "ANVYL_WATCH", False, "while serving, watch the fleet and tell what goes wrong"),
     Setting("watch_every", "ANVYL_WATCH_EVERY", "30s", "time between two looks of a watch"),
     Setting("watch_disk", "ANVYL_WATCH_DISK", "90", "percent from which a disk counts as full"),
@@ -85,6 +86,7 @@ class Settings:
     model_fast: str
     model_smart: str
     llm_api_key: str = field(repr=False)
+    announce: bool
     watch: bool
     watch_every: str
     watch_disk: str

@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "orchestrator": {*FOUNDATION, "peers"},
     "fleet_tools": {*FOUNDATION, "peers", "server"},
     "catalogue": {*FOUNDATION, "fleet_tools", "server", "peers"},
-    "app": {*FOUNDATION, "running", "catalogue", "fleet_tools", "server", "peers", "orchestrator"},
+    "beside": {*FOUNDATION, "peers", "server"},
+    "app": {*FOUNDATION, "beside", "running", "catalogue", "fleet_tools", "server", "peers", "orchestrator"},
     "gateway": {*FOUNDATION, "app", "server", "peers"},
     "evaluation": {*FOUNDATION, "fleet_tools", "server", "peers", "orchestrator"},
     "agent": {*FOUNDATION, "app", "peers"},
@@ -65,6 +66,7 @@ OWNERS = {
     "typer": ("cli",),
     "rich": ("cli",),
     "tomlkit": ("peers/registry.py", "settings_file"),
+    "zeroconf": ("peers/discovery.py",),
     "mcp": ("server", *SPEAKING, "app", "gateway"),
     "mcp_types": ("server", *SPEAKING, "app", "gateway"),
 }

@@ -51,6 +51,7 @@ def serve(
     tools: Annotated[str | None, typer.Option(help="Single tools to offer besides.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Watch the fleet too, and tell what goes wrong.")] = False,
+    announce: Annotated[bool, typer.Option("--announce", help="Announce it (mDNS), if open to the network.")] = False,
     stdio: Annotated[bool, typer.Option("--stdio", help="Serve the program that started this one.")] = False,
 ) -> None:
     """Serve this host's tools until Ctrl-C."""
@@ -70,7 +71,8 @@ def serve(
         return run.INTERRUPTED if interrupted else 0
 
     flags = {"host": host, "port": port, "agent_port": agent_port, "name": name, "toolsets": toolsets, "tools": tools}
-    run.command(work, flags={**flags, "read_only": read_only or None, "watch": watch or None})
+    switches = {"read_only": read_only, "watch": watch, "announce": announce}
+    run.command(work, flags={**flags, **{name: on or None for name, on in switches.items()}})
 
 
 def _told(settings: Settings) -> Callable[[list[str]], None]:

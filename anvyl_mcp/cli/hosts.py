@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from anvyl_mcp.peers.discovery import Announced
     from anvyl_mcp.peers.health import HostHealth
     from anvyl_mcp.settings import Settings
 
@@ -14,6 +15,9 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Which hosts this one knows, and whether they answer."
 )
 
+PAIRING = "on that host run anvyl-mcp invite, then here anvyl hosts add CODE"
+"""Nothing that a network says is enough to trust a host by."""
+MOST_SECONDS = 60
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -108,6 +112,59 @@ def remove(
         return 0
 
     run.command(work, failed=output.no_hosts if as_json else None)
+
+
+@app.command()
+def discover(
+    seconds: Annotated[float, typer.Option(help="How long to listen.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Show hosts that announce themselves on the local network, and how to pair with them."""
+    from anvyl_mcp.cli import output, run
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app as root
+        from anvyl_mcp import running
+        from anvyl_mcp.errors import InvalidInput
+        from anvyl_mcp.peers import discovery
+
+        if not 0 < seconds <= MOST_SECONDS:
+            raise InvalidInput(f"--seconds is {seconds:g}", hint=f"listen for at most {MOST_SECONDS}, like --seconds 3")
+        found = await discovery.discover(seconds)
+        server = running.find(settings.run_dir)
+        async with root.opened(settings, lean=True) as node:
+            peers = node.fleet.peers
+        known = [one.known_as(peers, server.network if server else ()) for one in found]
+        if as_json:
+            output.document({"hosts": _announced(found, known), "error": None})
+            return 0
+        if not found:
+            output.talk("no host announces itself; on each: anvyl-mcp serve --announce, once it is open to the network")
+            return 0
+        rows = [[one.name, " ".join(one.urls), one.version, name] for one, name in zip(found, known, strict=True)]
+        output.table(["name", "url", "version", "known as"], rows)
+        if new := [one.name for one, name in zip(found, known, strict=True) if not name]:
+            output.talk(f"to add {' or '.join(new)}: {PAIRING}")
+        return 0
+
+    run.command(work, failed=output.no_hosts if as_json else None)
+
+
+def _announced(found: list[Announced], known: list[str]) -> dict[str, Any]:
+    """By name; of several that take the same name each has its address behind it."""
+    names = [one.name for one in found]
+    return {
+        one.name if names.count(one.name) == 1 else f"{one.name} ({one.urls[0]})": {
+            "name": one.name,
+            "url": one.urls[0],
+            "urls": list(one.urls),
+            "version": one.version,
+            "known": bool(name),
+            "known_as": name,
+            "hint": "" if name else PAIRING,
+        }
+        for one, name in zip(found, known, strict=True)
+    }
 
 
 def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> None:
