@@ -118,21 +118,23 @@ class Node:
             from anvyl_mcp.server.tool import load_tools
             from anvyl_mcp.server.toolsets import choose
             from anvyl_mcp.server.touched import Observer
+            from anvyl_mcp.server.undoing import Undoable
 
             engine, kept = Engine(), trust(self.settings)
             self._limits = Limits()
-            dependencies: Mapping[type, object] = {
+            dependencies: dict[type, object] = {
                 Engine: engine,
                 HostIdentity: HostIdentity(self.local.name),
                 Progress: Progress(),
                 Samples: Samples(),
             }
+            self.policy = Policy(self.settings.policy_file, looking(engine))
+            dependencies[Undoable] = Undoable(self.settings.state_dir / "undo.json", self.policy.require)
             every = [*load_tools(), *fleet_tools(self.fleet)]
             # What a person types here may use every tool; what is served to others is chosen.
             toolsets = self.settings.toolsets if self._serving else "all"
             read_only = self.settings.read_only
             tools = choose(every, toolsets=toolsets, extra=self.settings.tools, read_only=read_only)
-            self.policy = Policy(self.settings.policy_file, looking(engine))
             self._changes = Changes(kept.audit, kept.journal, Observer(engine))
             gate = Gate(kept.audit, self._limits, self.policy, self._changes, kept.next_key.announce)
             self.metrics = Metrics()

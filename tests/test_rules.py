@@ -587,7 +587,9 @@ DENYING = (
     "instead of that {}",
 )
 CHANGING = [
-    listing.say[0].format(name="web", image="nginx", command="uptime") for listing in TOOLS if not listing.reads
+    listing.say[0].format(name="web", image="nginx", command="uptime")
+    for listing in TOOLS
+    if listing.say and not listing.reads
 ]
 
 

@@ -41,6 +41,8 @@ TOOLS = [
     "get_host_resources",
     "list_processes",
     "execute_command",
+    "get_last_change",
+    "undo_change",
     "list_hosts",
 ]
 

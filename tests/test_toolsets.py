@@ -51,7 +51,7 @@ async def offered(**flags: str | bool) -> dict[str, str]:
 
 
 async def test_the_default_toolsets_are_containers_images_and_host() -> None:
-    assert set((await offered()).values()) == {"containers", "images", "host", "fleet"}
+    assert set((await offered()).values()) == {"containers", "images", "host", "undo", "fleet"}
     assert await offered(toolsets="default") == await offered()
 
 

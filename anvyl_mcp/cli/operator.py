@@ -25,6 +25,7 @@ COMMANDS = {
         "stop": "containers:stop",
         "restart": "containers:restart",
         "rm": "containers:rm",
+        "undo": "undo:undo",
         "run": "executing:run",
         "exec": "executing:execute",
     },

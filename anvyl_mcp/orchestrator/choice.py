@@ -14,6 +14,8 @@ from anvyl_mcp.peers.listing import ToolListing
 MOST_VISIBLE = 12
 ALWAYS = ("containers", "fleet")
 """Toolsets for the questions of no other: four in five."""
+NEVER = ("undo",)
+"""Toolsets that no model sees: what is undone is shown to a person first."""
 TOPICS = {
     "host": r"memory|ram|cpus?|cores?|processors?|load|disks?|space|storage|room|headroom|swap|uptime|kernel|os"
     r"|operating systems?|architecture|processes|process|temperatures?|hot|busy|busiest|idle|idlest|resources?"
@@ -44,7 +46,9 @@ WORDS = {"get_container_logs": r"\blogs?\b|\berrors?\b|\bwhy\b", "remove_contain
 def choose(said: str, catalogue: Mapping[str, ToolListing]) -> frozenset[str]:
     """The names of the tools for a question."""
     topics = [
-        toolset for toolset in _toolsets(catalogue) if toolset not in ALWAYS and _speaks_of(said, toolset, catalogue)
+        toolset
+        for toolset in _toolsets(catalogue)
+        if toolset not in (*ALWAYS, *NEVER) and _speaks_of(said, toolset, catalogue)
     ]
     names = [name for name, listing in catalogue.items() if listing.toolset in topics][:MOST_VISIBLE]
     wanted = [name for name, words in WORDS.items() if re.search(words, said, re.IGNORECASE)]

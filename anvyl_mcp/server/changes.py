@@ -20,7 +20,7 @@ from anvyl_mcp.server.callers import Caller
 from anvyl_mcp.server.holds import Hold, Holds, check_expected
 from anvyl_mcp.server.journal import Journal, Known
 from anvyl_mcp.server.operations import Asked, GivenUp, Operation, Operations, end_of
-from anvyl_mcp.server.tool import HELD, Result
+from anvyl_mcp.server.tool import HELD, OPERATION, Result
 from anvyl_mcp.server.touched import NAMES, Observer, named
 
 
@@ -105,6 +105,7 @@ class Changes:
         if meta.EXPECT in making.told:
             now = await self._observer.objects(asked.tool, asked.arguments)
             check_expected(making.told, list(named(asked.tool, asked.arguments, NAMES)), now)
+        OPERATION.set(asked.operation)
         HELD.set({(one.kind, one.name): one.id for one in objects})
         return await anyio.to_thread.run_sync(self._begin, making)
 

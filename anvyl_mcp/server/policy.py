@@ -21,7 +21,7 @@ import anyio.to_thread
 from anvyl_mcp import text
 from anvyl_mcp.errors import ConfigInvalid, Denied
 from anvyl_mcp.server import guardrails
-from anvyl_mcp.server.callers import Caller
+from anvyl_mcp.server.callers import ACTING, Caller
 from anvyl_mcp.server.policy_file import parse
 from anvyl_mcp.server.policy_rules import NO_RULES, Call, Decision, Look, Rules, decide, may_offer
 from anvyl_mcp.server.tool import Scope, Tool
@@ -102,6 +102,16 @@ class Policy:
             self._limiter = anyio.CapacityLimiter(AT_ONCE)
         deciding = partial(self.decide, caller, tool, arguments)
         decision = await anyio.to_thread.run_sync(deciding, abandon_on_cancel=True, limiter=self._limiter)
+        if not decision.allowed:
+            raise self.refusal(decision, tool)
+
+    def require(self, tool: Tool, arguments: Mapping[str, Any]) -> None:
+        """Return when the policy leaves also this to who acts now; it may ask the engine.
+
+        Raises:
+            Denied: it does not.
+        """
+        decision = self.decide(ACTING.get(), tool, arguments)
         if not decision.allowed:
             raise self.refusal(decision, tool)
 

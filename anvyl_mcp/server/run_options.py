@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import InvalidInput
+from anvyl_mcp.errors import AnvylError, EngineError, InvalidInput
 from anvyl_mcp.server import commands
 from anvyl_mcp.server.engine import SLOW, Engine
 from anvyl_mcp.server.progress import Progress
@@ -85,6 +85,18 @@ class RunOptions:
                 host_config=client.create_host_config(**self.host),
             )
         return str(created["Id"])
+
+
+def take_back(engine: Engine, created: str, error: BaseException) -> None:
+    """Remove a container that could not start; when that fails too, say what is left."""
+    try:
+        with engine_errors():
+            engine.client(SLOW).remove_container(created, force=True)
+    except AnvylError as second:
+        raise EngineError(
+            f"the container `{created[:12]}` was created, could not start, and could not be removed: {second.message}",
+            hint=f"remove it when the engine answers again: docker rm -f {created[:12]}",
+        ) from error
 
 
 def _port(typed: str) -> tuple[str, tuple[str, str]]:

@@ -71,6 +71,9 @@ CALLED: ContextVar[Tool | None] = ContextVar("called", default=None)
 HELD: ContextVar[Mapping[tuple[str, str], str]] = ContextVar("held", default=MappingProxyType({}))
 """The ids of the objects that a change has for itself, by kind and by the name that the call gave."""
 
+OPERATION: ContextVar[str] = ContextVar("operation", default="")
+"""The id of the change that a tool's function makes."""
+
 _schemas: dict[type[BaseModel], dict[str, Any]] = {}
 
 

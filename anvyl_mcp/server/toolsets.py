@@ -8,7 +8,7 @@ from functools import cache
 from anvyl_mcp.errors import AnvylError, InvalidInput, did_you_mean
 from anvyl_mcp.server.tool import Tool, load_tools
 
-DEFAULT = ("containers", "images", "host")
+DEFAULT = ("containers", "images", "host", "undo")
 ALWAYS = "fleet"
 """A host tells which others it knows, whatever else it offers."""
 

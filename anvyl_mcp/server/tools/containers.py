@@ -8,17 +8,18 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import AnvylError, EngineError
+from anvyl_mcp.errors import AnvylError
 from anvyl_mcp.server import commands, exec_run, logs, stats
 from anvyl_mcp.server.container_lines import GROUPED_FROM, grouped
 from anvyl_mcp.server.container_views import Container, ContainerInfo, attention, detailed, listed
 from anvyl_mcp.server.engine import SLOW, Engine, own_name
 from anvyl_mcp.server.exec_run import ExecOutput
 from anvyl_mcp.server.progress import Progress, ticking
-from anvyl_mcp.server.run_options import RunOptions
+from anvyl_mcp.server.run_options import RunOptions, take_back
 from anvyl_mcp.server.stats import ContainerStats, Samples
 from anvyl_mcp.server.tool import ContainerName, Result, Strings, tool
 from anvyl_mcp.server.translate import engine_errors
+from anvyl_mcp.server.undoing import Undoable
 
 StopTimeout = Annotated[int, Field(description="seconds to stop by itself", ge=0, le=120)]
 
@@ -115,26 +116,30 @@ def get_container_info(
 
 
 @tool(say=["start {name}"], changes=True, seconds=60)
-def start_container(name: ContainerName, engine: Engine) -> ContainerState:
+def start_container(name: ContainerName, engine: Engine, undoable: Undoable) -> ContainerState:
     """Start a stopped container."""
     container = engine.container(name)
-    with engine_errors(missing=lambda: engine.no_container(name), doing=f"to start `{name}`"):
+    with (
+        undoable.remembering("start", container),
+        engine_errors(missing=lambda: engine.no_container(name), doing=f"to start `{name}`"),
+    ):
         engine.client(SLOW).start(container["Id"])
-    return _state(engine, container)
+    return state_of(engine, container)
 
 
 @tool(say=["stop {name}", "shut down {name}"], changes=True, seconds=SLOW)
 def stop_container(
-    name: ContainerName, engine: Engine, progress: Progress, timeout: StopTimeout = 10
+    name: ContainerName, engine: Engine, progress: Progress, undoable: Undoable, timeout: StopTimeout = 10
 ) -> ContainerState:
     """Stop a running container."""
     container = engine.container(name)
     with (
+        undoable.remembering("stop", container),
         engine_errors(missing=lambda: engine.no_container(name), doing=f"to stop `{name}`"),
         ticking(progress, timeout, f"stopping {name}"),
     ):
         engine.client(SLOW).stop(container["Id"], timeout=timeout)
-    return _state(engine, container)
+    return state_of(engine, container)
 
 
 @tool(say=["restart {name}"], changes=True, seconds=SLOW)
@@ -148,18 +153,22 @@ def restart_container(
         ticking(progress, timeout, f"restarting {name}"),
     ):
         engine.client(SLOW).restart(container["Id"], timeout=timeout)
-    return _state(engine, container)
+    return state_of(engine, container)
 
 
 @tool(say=["remove {name}", "delete {name}"], destroys=True, seconds=60)
 def remove_container(
     name: ContainerName,
     engine: Engine,
+    undoable: Undoable,
     force: Annotated[bool, Field(description="also when it runs")] = False,
 ) -> Removed:
     """Remove a container for good."""
     container = engine.container(name)
-    with engine_errors(missing=lambda: engine.no_container(name), doing=f"to remove `{name}`"):
+    with (
+        undoable.remembering("remove", container),
+        engine_errors(missing=lambda: engine.no_container(name), doing=f"to remove `{name}`"),
+    ):
         engine.client(SLOW).remove_container(container["Id"], force=force)
     return Removed(id=container["Id"][:12], name=container["Name"].lstrip("/"))
 
@@ -217,9 +226,9 @@ def create_container(
         with engine_errors(doing=f"to start `{name or image}`"):
             engine.client(SLOW).start(created)
     except AnvylError as error:
-        _take_back(engine, created, error)
+        take_back(engine, created, error)
         raise
-    return _state(engine, {"Id": created})
+    return state_of(engine, {"Id": created})
 
 
 @tool(say=["show logs of {name}", "logs {name}", "tail {name}", "read logs of {name}"], untrusted=True, seconds=20)
@@ -271,20 +280,9 @@ def exec_in_container(
     return exec_run.run(engine, engine.container(name), commands.split(command), seconds=timeout, progress=progress)
 
 
-def _state(engine: Engine, container: Mapping[str, Any]) -> ContainerState:
+def state_of(engine: Engine, container: Mapping[str, Any]) -> ContainerState:
+    """A container as it is now."""
     now = engine.inspect(container["Id"])
     return ContainerState(
         id=now["Id"][:12], name=now["Name"].lstrip("/"), image=now["Config"]["Image"], state=now["State"]["Status"]
     )
-
-
-def _take_back(engine: Engine, created: str, error: BaseException) -> None:
-    """Remove a container that could not start; when that fails too, say what is left."""
-    try:
-        with engine_errors():
-            engine.client(SLOW).remove_container(created, force=True)
-    except AnvylError as second:
-        raise EngineError(
-            f"the container `{created[:12]}` was created, could not start, and could not be removed: {second.message}",
-            hint=f"remove it when the engine answers again: docker rm -f {created[:12]}",
-        ) from error

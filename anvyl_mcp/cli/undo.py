@@ -1,0 +1,86 @@
+"""`anvyl undo`: the last change taken back, shown before it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anvyl_mcp.cli.options import Host, Json, Yes
+from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict
+
+if TYPE_CHECKING:
+    from anvyl_mcp.peers.undoing import Undo
+    from anvyl_mcp.settings import Settings
+
+
+def undo(
+    host: Host = "",
+    yes: Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be undone.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Undo the last start, stop or removal of a container; shows it and asks first.
+
+    A removed container is made again from what it was made from, where its image is still there.
+    """
+    from anvyl_mcp.cli import output
+    from anvyl_mcp.cli.run import command, exit_code
+    from anvyl_mcp.peers import undoing
+
+    seen: list[Undo] = []
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app
+
+        async with app.opened(settings, lean=True) as node:
+            wanted = await undoing.last_change(node.fleet, host)
+            seen.append(wanted)
+            if dry_run:
+                if as_json:
+                    output.document(_document(seen))
+                else:
+                    print(f"{wanted.host}: {wanted.words}")
+                return 0
+            if not wanted.possible:
+                raise Conflict(f"{wanted.host}: {wanted.words}", hint="nothing was changed")
+            _confirm(wanted, yes=yes)
+            outcome = await undoing.undo(node.fleet, wanted)
+            if as_json:
+                output.document(_document(seen, result=outcome.answer.result, error=outcome.error))
+            elif outcome.ok:
+                output.block(outcome, alone=False)
+            output.failure(outcome)
+            return exit_code([outcome])
+
+    command(work, failed=(lambda error: _document(seen, error=error)) if as_json else None)
+
+
+def _confirm(wanted: Undo, *, yes: bool) -> None:
+    """Ask whether that is what is meant.
+
+    Raises:
+        ApprovalNeeded: there is nobody to ask, or the answer is no.
+    """
+    from anvyl_mcp.cli import output
+    from anvyl_mcp.cli.run import ask_yes_no
+
+    if yes:
+        output.talk(f"on {wanted.host}: {wanted.words}")
+        return
+    answer = ask_yes_no(f"on {wanted.host}: {wanted.words}\ngo on?")
+    if answer is None:
+        raise ApprovalNeeded(
+            f"this would, on {wanted.host}, {wanted.words}\nand there is no terminal to ask at", hint="add --yes"
+        )
+    if not answer:
+        raise ApprovalNeeded("nothing was changed", hint="answer y to go on, or add --yes")
+
+
+def _document(seen: list[Undo], *, result: Any = None, error: AnvylError | None = None) -> dict[str, Any]:
+    return {
+        "host": seen[0].host if seen else None,
+        "undo": dict(seen[0].change) if seen else None,
+        "result": result,
+        "error": error.as_dict() if error else None,
+    }

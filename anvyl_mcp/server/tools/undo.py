@@ -1,0 +1,129 @@
+"""The last change of this host that has an inverse, and its undoing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import Conflict, NotFound
+from anvyl_mcp.server.engine import SLOW, Engine
+from anvyl_mcp.server.recreation import Recipe
+from anvyl_mcp.server.tool import ContainerName, Result, Time, tool
+from anvyl_mcp.server.tools import containers
+from anvyl_mcp.server.tools.containers import ContainerState
+from anvyl_mcp.server.translate import engine_errors
+from anvyl_mcp.server.undoing import RUNNING, Change, Undoable
+
+DONE = {"start": "started", "stop": "stopped", "remove": "removed"}
+
+
+class LastChange(Result):
+    """The last change that has an inverse; without one, `operation` is empty."""
+
+    operation: str = ""
+    name: str = ""
+    did: str = ""
+    by: str = ""
+    time: Time = ""
+    undo: str = ""
+    possible: bool = False
+    reason: str = ""
+    lost: list[str] = Field(default_factory=list)
+
+    def text(self) -> str:
+        """One line, and what will not be as it was."""
+        if not self.operation:
+            return "nothing to undo: no container was started, stopped or removed through Anvyl in the last 24 hours"
+        what = f"{self.undo} ({DONE[self.did]} {text.ago(self.time)} by {self.by})"
+        if not self.possible:
+            return f"cannot {what}: {self.reason}"
+        return "\n".join([what, *(f"  {one}" for one in self.lost)])
+
+
+@tool(seconds=20)
+def get_last_change(engine: Engine, undoable: Undoable) -> LastChange:
+    """Show the last change that can be undone."""
+    change = undoable.last()
+    if change is None:
+        return LastChange()
+    told = LastChange(
+        operation=change.operation,
+        name=change.name,
+        did=change.did,
+        by=change.who,
+        time=datetime.fromtimestamp(change.at, UTC).isoformat(timespec="seconds"),
+        undo=_words(change),
+    )
+    try:
+        _check(engine, change)
+    except (Conflict, NotFound) as error:
+        return told.model_copy(update={"reason": error.message})
+    lost = Recipe(change).losses(engine) if change.did == "remove" else []
+    return told.model_copy(update={"possible": True, "lost": lost})
+
+
+@tool(changes=True, seconds=SLOW)
+def undo_change(
+    name: ContainerName,
+    operation: Annotated[str, Field(description="of get_last_change", min_length=1)],
+    engine: Engine,
+    undoable: Undoable,
+) -> ContainerState:
+    """Undo a start, stop or removal."""
+    change = undoable.find(operation, name)
+    again = _create if change.did == "remove" else _toggle
+    now = again(engine, undoable, change)
+    undoable.forget(operation, now=(change.id, now))
+    return containers.state_of(engine, {"Id": now})
+
+
+def _toggle(engine: Engine, undoable: Undoable, change: Change) -> str:
+    undoable.permit(containers.stop_container if change.did == "start" else containers.start_container, _named(change))
+    _check(engine, change)
+    container = engine.container(change.id)
+    client = engine.client(SLOW)
+    with engine_errors(missing=lambda: engine.no_container(change.name), doing=f"to {_words(change)}"):
+        if change.did == "start":
+            client.stop(container["Id"], timeout=10)
+        else:
+            client.start(container["Id"])
+    return change.id
+
+
+def _create(engine: Engine, undoable: Undoable, change: Change) -> str:
+    recipe = Recipe(change)
+    recipe.require(containers.create_container, undoable.permit, engine)
+    recipe.check(engine)
+    return recipe.create(engine)
+
+
+def _check(engine: Engine, change: Change) -> None:
+    """Return when things are still as the change left them.
+
+    Raises:
+        Conflict: they moved on.
+    """
+    if change.did == "remove":
+        Recipe(change).check(engine)
+        return
+    try:
+        status = engine.inspect(change.id)["State"]["Status"]
+    except NotFound as error:
+        raise Conflict(f"the container `{change.name}` that was {DONE[change.did]} is gone") from error
+    if (status in RUNNING) != (change.did == "start"):
+        raise Conflict(f"`{change.name}` is {status} already, so there is nothing to undo")
+
+
+def _words(change: Change) -> str:
+    if change.did == "remove":
+        recipe = Recipe(change)
+        start = " and start it" if recipe.ran else ""
+        return f"create {change.name} again from {recipe.image}{start}"
+    return f"{'stop' if change.did == 'start' else 'start'} {change.name}"
+
+
+def _named(change: Change) -> dict[str, Any]:
+    return {"name": change.name}
