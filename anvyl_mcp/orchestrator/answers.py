@@ -146,6 +146,8 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
         exact = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows if _name(row) == subject]
         like = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows]
         return [f"{text.joined(exact or like)}."] if rows else [f"No {noun} `{subject}` on {places}."]
+    if subject:
+        return []
     asked = "" if BESIDES.search(question) else next((word for word in said if word in STATES), "")
     if asked:
         rows = [(host, row) for host, row in rows if STATES[asked] & _states(row)]

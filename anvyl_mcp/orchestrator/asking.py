@@ -93,7 +93,7 @@ KINDS = frozenset({"memory", "cpu", "disk", "swap", "load", "uptime", "size", "c
 """What can be measured; `host` and `container` are counted."""
 MOST_PERCENT = 10_000
 """A number up to this is a share, one above it a size in bytes."""
-SIZED = re.compile(r"(?i)\b(\d+(?:\.\d+)?)\s*([kmgt])i?b?\b")
+SIZED = re.compile(r"(?i)\b(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b|igs?|egs?|(?:ig|eg)abytes?)?\b")
 PERCENT = re.compile(r"(?i)\b(\d+(?:\.\d+)?)\s*(?:%|percent\b)")
 BEYOND = re.compile(
     r"(?i)\b(?:(?:more|bigger|larger|greater|higher|heavier)\s+than|over|above|at\s+least|exceed(?:s|ing)?"
@@ -267,6 +267,6 @@ def _noun(lower: str) -> str:
 
 def _need(lower: str) -> int:
     if match := SIZED.search(lower):
-        return text.parse_size(match[0]) or 0
+        return text.parse_size(f"{match[1]}{match[2]}") or 0
     match = PERCENT.search(lower)
     return int(float(match[1])) if match else 0

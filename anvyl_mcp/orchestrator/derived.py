@@ -6,22 +6,16 @@ A person is asked before it is done, as before any change.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from anvyl_mcp.orchestrator import resolving
-from anvyl_mcp.orchestrator.grounding import named
+from anvyl_mcp.orchestrator.grounding import images_in, named
 from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.quantified import of_all
 from anvyl_mcp.orchestrator.vocabulary import REFUSING
 from anvyl_mcp.orchestrator.wish import verbs_of
 from anvyl_mcp.peers.listing import ToolListing
-
-IMAGE = re.compile(
-    r"(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)*:\w[\w.-]*\w|(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)+(?::[\w.-]*\w)?"
-)
-"""An image with a tag or a path, which nothing else in a sentence looks like."""
 
 
 async def derived(guard: Guard, said: str, tools: Iterable[ToolListing]) -> tuple[ToolListing, dict[str, Any]] | None:
@@ -32,7 +26,7 @@ async def derived(guard: Guard, said: str, tools: Iterable[ToolListing]) -> tupl
     for listing in tools:
         if listing.reads or not guard.wish.verbs & verbs_of(listing):
             continue
-        images = IMAGE.findall(said)
+        images = images_in(said)
         if set(listing.arguments) == {"image"} and not listing.names and len(images) == 1:
             found.append((listing, {"image": images[0]}))
         if len(listing.names) != 1 or set(listing.required) != set(listing.names):

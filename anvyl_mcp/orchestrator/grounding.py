@@ -26,6 +26,10 @@ ALSO_STOPPED = re.compile(
     r"|count|(?:not|isn't|aren't|wasn't) (?:up|on|running|started|alive|ok|healthy)|off|offline|still)\b",
     re.I,
 )
+IMAGE = re.compile(
+    r"(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)*:\w[\w.-]*\w|(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)+(?::[\w.-]*\w)?"
+)
+"""An image with a tag or a path, which nothing else in a sentence looks like."""
 NEAR = 0.8
 """How alike two words must be to be one word and a typo of it."""
 NUMBERS = {
@@ -47,6 +51,11 @@ def named(said: str, name: str) -> bool:
         return False
     pattern = rf"(?<![\w-]){'[-_. ]?'.join(parts)}(?![\w-]|\.\w)"
     return bool(re.search(pattern, said, re.IGNORECASE))
+
+
+def images_in(said: str) -> list[str]:
+    """The images that a text names with a tag or a path."""
+    return list(dict.fromkeys(IMAGE.findall(said)))
 
 
 def near(one: str, other: str) -> bool:

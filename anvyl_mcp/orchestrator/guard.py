@@ -15,7 +15,7 @@ from typing import Any
 from anvyl_mcp import text
 from anvyl_mcp.errors import Conflict, Denied
 from anvyl_mcp.orchestrator import resolving
-from anvyl_mcp.orchestrator.grounding import EVERY, HERE, ground_arguments, ground_host, named, said_hosts
+from anvyl_mcp.orchestrator.grounding import EVERY, HERE, ground_arguments, ground_host, images_in, named, said_hosts
 from anvyl_mcp.orchestrator.quantified import spread
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.resolving import Found, Inventory
@@ -67,6 +67,9 @@ class Guard:
         """
         self._gate(listing)
         arguments = ground_arguments(listing, given, self._said)
+        images = images_in(self._question.text)
+        if "image" in listing.required and len(images) == 1 and not listing.names:
+            arguments["image"] = images[0]  # models like to write another tag
         selector = self._selector(listing, selector)
         check(listing, arguments)
         source = ""
@@ -97,6 +100,12 @@ class Guard:
     def needs_to_look(self) -> bool:
         """Whether a change may depend on something that has to be read first."""
         return self.wish.intent != "change" or self.wish.asks or bool(COMPARES.search(self._said))
+
+    async def names_an_object(self, tools: Sequence[ToolListing]) -> bool:
+        """Whether the words name, letter by letter, something that one of these tools acts on."""
+        kinds = {kind for listing in tools for kind in listing.names.values()}
+        objects = [one for kind in sorted(kinds) for one in await self.inventory.objects(kind)]
+        return any(named(self._said, one.name) for one in objects)
 
     async def names(self, kind: str) -> list[str]:
         """The names that a call may give for an object of a kind: those the words may mean, or all there are."""

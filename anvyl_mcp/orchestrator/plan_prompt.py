@@ -14,7 +14,7 @@ from typing import Any
 from anvyl_mcp.orchestrator.resolving import Found
 from anvyl_mcp.peers.listing import ToolListing
 
-INTENTS = {"read": ("read", "ask", "none"), "change": ("change", "ask"), "unclear": ("read", "change", "ask", "none")}
+INTENTS = {"read": ("read", "none"), "change": ("change", "ask"), "unclear": ("read", "change", "ask", "none")}
 """What a plan may intend, by what the words say."""
 MOST_CALLS = 4
 MOST_NAMES = 100
@@ -144,7 +144,8 @@ def _call(listing: ToolListing, room: Room) -> dict[str, Any]:
 
 def _argument(name: str, one: Mapping[str, Any], listing: ToolListing, room: Room) -> dict[str, Any]:
     """Only what a grammar is made of; an existing object by one of the names there are."""
-    names = room.names.get(listing.names.get(name, ""), ())
+    kind = listing.names.get(name) or (name if name in listing.required else "")
+    names = room.names.get(kind, ())
     if names and len(names) <= MOST_NAMES:
         return {"type": "string", "enum": list(names)}
     return {key: one[key] for key in ("type", "enum", "items") if key in one}

@@ -19,7 +19,7 @@ POLITE = re.compile(
 THANKS = re.compile(
     r"(?i)(?:[\s,]+(?:please|thanks|thank you|now|right now|for me|immediately|asap|again|once more)|[\s.?!,])+$"
 )
-DENIED = re.compile(r"(?i)(?:n't|\s+not)\s+(running|healthy)\b")
+DENIED = re.compile(r"(?i)(?:n't|\s+not)\s+(running|up|healthy)\b")
 FOLLOWS = r"(?:and|then|also|afterwards|finally|after\s+that|next)"
 SEPARATOR = re.compile(rf"(?i)\s*(?:[,;]|[.!?](?=\s))\s*(?:{FOLLOWS}[\s,]+)*|\s+(?:(?:{FOLLOWS}|&&?)[\s,]+)+")
 
@@ -53,7 +53,7 @@ def plain(clause: str, *, asks: bool = False) -> str:
     clause = re.sub(r"(?i)\b(what|where|who|which)'s\b", r"\1 is", " ".join(clause.split()))
     clause = re.sub(r"(?<=\w)'s\b", "", clause)
     clause = THANKS.sub("", clause.removeprefix(polite(clause)))
-    clause = DENIED.sub(lambda match: " stopped" if match[1].lower() == "running" else " unhealthy", clause)
+    clause = DENIED.sub(lambda match: " stopped" if match[1].lower() in ("running", "up") else " unhealthy", clause)
     return said_plainly(clause, asks=asks)
 
 
