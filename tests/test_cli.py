@@ -286,7 +286,7 @@ def test_a_person_is_asked_before_a_question_changes_something(
     engine.run("web")
 
     with on_a_terminal("ask", "--offline", "stop web") as terminal:
-        terminal.until("stop container: name=web on first? [y/N] ")
+        terminal.until("running) on first? [y/N/edit hosts] ")
         assert engine.state("web") == "running"
         terminal.type(typed)
         assert terminal.end() == code
@@ -356,7 +356,7 @@ def test_ctrl_c_at_the_prompt_changes_nothing(engine: RealEngine) -> None:
     engine.run("web")
 
     with on_a_terminal("ask", "--offline", "stop web") as terminal:
-        terminal.until("[y/N] ")
+        terminal.until("[y/N/edit hosts] ")
         terminal.type("\x03")
         assert terminal.end(5) == 130
 

@@ -2,79 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from anvyl_mcp import text
 from anvyl_mcp.cli import output
-from anvyl_mcp.cli.run import ask_yes_no, command
+from anvyl_mcp.cli.run import command
 from anvyl_mcp.errors import AnvylError
 from anvyl_mcp.settings import Settings
-from anvyl_mcp.text import shown
 
 if TYPE_CHECKING:
-    from anvyl_mcp.orchestrator.question import Proposal
+    from anvyl_mcp.cli.working import Working
+    from anvyl_mcp.errors import Cancelled
+    from anvyl_mcp.orchestrator.question import Question
     from anvyl_mcp.orchestrator.reply import Reply
     from anvyl_mcp.peers.fleet import Fleet, Outcome
 
 
-def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, model: str, offline: bool) -> NoReturn:
+def ask_once(words: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, model: str, offline: bool) -> NoReturn:
     """Answer one question and end with its exit code."""
 
     async def work(settings: Settings) -> int:
         import anyio
 
         from anvyl_mcp import app
-        from anvyl_mcp.errors import Cancelled
+        from anvyl_mcp.cli.approving import Person
+        from anvyl_mcp.cli.working import Working
         from anvyl_mcp.orchestrator.question import Question
         from anvyl_mcp.orchestrator.reply import Reply
 
-        question = Question(text, host=host, dry_run=dry_run, on_call=_progress)
-
-        async def decide(proposal: Proposal) -> bool | None:
-            return _decide(proposal, yes=yes, dry_run=dry_run)
-
+        question = Question(words, host=host, dry_run=dry_run)
         async with app.opened(settings) as node:
+            working = Working(question, quiet=as_json)
+            person = Person(node.fleet, yes=yes, dry_run=dry_run, before=working.clear)
+            question.on_proposals = person.look
             try:
-                reply = await node.assistant().ask(question, decide=decide, model=model, offline=offline)
+                with working.shown():
+                    reply = await node.assistant().ask(question, decide=person.decide, model=model, offline=offline)
             except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
-                # Ctrl-C: what was done stays done, and is told.
-                reply = Reply(question, error=Cancelled("interrupted", hint="what is shown above was done"))
-                _show(reply, node.fleet, as_json=as_json)
+                show(Reply(question, error=interrupted(question, working, node.fleet)), node.fleet, as_json=as_json)
                 raise
-            _show(reply, node.fleet, as_json=as_json)
+            show(reply, node.fleet, as_json=as_json)
         return reply.exit_code
 
-    command(work, failed=_nothing(text) if as_json else None)
+    command(work, failed=_nothing(words) if as_json else None)
 
 
-def _nothing(text: str) -> Any:
+def _nothing(words: str) -> Any:
     def failed(error: AnvylError) -> dict[str, Any]:
         from anvyl_mcp.orchestrator.question import Question
         from anvyl_mcp.orchestrator.reply import Reply
 
-        return Reply(Question(text), error=error).as_dict()
+        return Reply(Question(words), error=error).as_dict()
 
     return failed
 
 
-def _progress(tool: str, arguments: Mapping[str, Any], hosts: list[str]) -> None:
-    words = " ".join(f"{name}={shown(value)}" for name, value in arguments.items())
-    output.talk(f"→ {tool} {words}".rstrip() + f" on {', '.join(hosts)}")
+def interrupted(question: Question, working: Working, fleet: Fleet) -> Cancelled:
+    """Ctrl-C in words: what was changed stays changed, and what was under way may still happen."""
+    from anvyl_mcp.errors import Cancelled
+
+    def reads(tool: str) -> bool:
+        return tool in fleet.catalogue and fleet.catalogue[tool].reads
+
+    changed = [f"{call.tool} on {call.host}" for call in question.calls if call.ok and not reads(call.tool)]
+    begun = [f"{tool} on {host}" for tool, host in working.under_way if not reads(tool)]
+    done = f"done: {text.joined(changed)}" if changed else ""
+    maybe = f"{text.joined(begun)} was under way and may still happen: look before you repeat it" if begun else ""
+    return Cancelled("interrupted", hint="; ".join(filter(None, [done, maybe])) or "nothing was changed")
 
 
-def _decide(proposal: Proposal, *, yes: bool, dry_run: bool) -> bool | None:
-    """`--yes` covers what was proposed before any text written by others was read; the rest asks a person."""
-    from anvyl_mcp.orchestrator.agent import describe
-
-    if dry_run:
-        return None
-    if yes and not proposal.untrusted:
-        return True
-    after = f" (proposed after reading {proposal.untrusted})" if proposal.untrusted else ""
-    return ask_yes_no(f"{describe(proposal)}{after}?")
-
-
-def _show(reply: Reply, fleet: Fleet, *, as_json: bool) -> None:
+def show(reply: Reply, fleet: Fleet, *, as_json: bool = False) -> None:
+    """Print what became of a question: its tables, and the sentence that answers it."""
     for note in reply.notes:
         output.talk(f"note:  {note}")
     if as_json:

@@ -13,6 +13,7 @@ from anvyl_mcp.cli.table import program
 COMMANDS = {
     "In plain words": {
         "ask": "asking:ask",
+        "chat": "chatting:chat",
         "models": "models:app",
         "eval": "evaluate:evaluate",
     },

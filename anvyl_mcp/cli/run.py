@@ -79,13 +79,19 @@ def exit_code(done: Iterable[Outcome]) -> int:
 
 def ask_yes_no(question: str) -> bool | None:
     """A person's yes or no at the terminal; None when there is no person."""
+    answer = ask_line(f"\n{question} [y/N] ")
+    return None if answer is None else answer.strip().lower() in ("y", "yes")
+
+
+def ask_line(question: str) -> str | None:
+    """What a person answers at the terminal; None when there is no person."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
     # The event loop only notes a first Ctrl-C, and waits for the task that waits here.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        print(f"\n{text.clean(question)} [y/N] ", end="", file=sys.stderr, flush=True)
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        print(text.clean(question), end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline()
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -34,7 +34,7 @@ from anvyl_mcp.orchestrator.plan import PlanModel
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules import RULES, rules_model
-from anvyl_mcp.orchestrator.shown import ShownModel
+from anvyl_mcp.orchestrator.shown import ShownModel, history
 from anvyl_mcp.orchestrator.tasks import model_for
 from anvyl_mcp.orchestrator.toolset import FleetToolset
 from anvyl_mcp.peers.fleet import Fleet
@@ -113,6 +113,7 @@ class Assistant:
         if choice.warning:
             reply.notes.append(choice.warning)
         reply.mode, reply.model = "model", choice.name
+        reply.question.on_model(choice.name)
         return choice
 
     async def _run(self, reply: Reply, choice: models.ModelChoice | None, decide: Decide) -> None:
@@ -124,8 +125,10 @@ class Assistant:
             approvals: dict[str, Any] = {}
             for call in requests.approvals:
                 # They were looked up at the same time; what comes first in the plan is to be done first.
-                proposal = question.proposals.pop(call.tool_call_id)
-                question.proposals[call.tool_call_id] = proposal
+                question.proposals[call.tool_call_id] = question.proposals.pop(call.tool_call_id)
+            await question.on_proposals([question.proposals[call.tool_call_id] for call in requests.approvals])
+            for call in requests.approvals:
+                proposal = question.proposals[call.tool_call_id]
                 answer = await decide(proposal)
                 if answer is None:
                     continue
@@ -145,7 +148,10 @@ class Assistant:
         )
         try:
             async with agent:
-                result = await agent.run(question.text, deps=question, usage_limits=LIMITS)
+                before = history(question.turns, choice.context_length) if choice else []
+                result = await agent.run(
+                    question.text, deps=question, usage_limits=LIMITS, message_history=before or None
+                )
         except (UsageLimitExceeded, UnexpectedModelBehavior) as error:
             self._give_up(reply, error)
             return
@@ -157,7 +163,7 @@ class Assistant:
             if reply.waiting:
                 reply.answer = "\n".join(filter(None, [reply.answer, waiting_words(reply.waiting)]))
         if guarded and choice:
-            self._note_model(reply, result.all_messages(), choice, guarded.requests)
+            self._note_model(reply, result.new_messages(), choice, guarded.requests)
 
     def _driven(self, choice: models.ModelChoice, guard: Guard, question: Question) -> GuardedModel:
         """The model to ask, in the way it is driven, with the rules behind it and the guard before it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,12 +26,18 @@ class Proposal:
     expected: Mapping[str, Expected] = field(default_factory=dict)
 
 
+async def _unseen(proposals: Sequence[Proposal]) -> None:
+    """Nobody looks at what waits together."""
+
+
 @dataclass
 class Question:
     """One question on its way: what was asked, and what has happened so far.
 
     `host` is the only place it is about; `home` is where it goes unless it names another.
-    `earlier` is what the same person said before in this conversation; `ended` is why no model is asked any more.
+    `earlier` is what the same person said before in this conversation, `turns` what was said and answered, for a
+    model; `ended` is why no model is asked any more. `on_model` is told which model is asked, `on_proposals` sees the
+    changes that wait together before each is decided, and may change their hosts.
     """
 
     text: str
@@ -41,7 +47,10 @@ class Question:
     dry_run: bool = False
     on_call: Callable[[str, Mapping[str, Any], list[str]], None] = lambda tool, arguments, hosts: None
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
+    on_model: Callable[[str], None] = lambda name: None
+    on_proposals: Callable[[Sequence[Proposal]], Awaitable[None]] = _unseen
     earlier: str = ""
+    turns: Sequence[tuple[str, str]] = ()
     calls: list[Outcome] = field(default_factory=list)
     proposals: dict[str, Proposal] = field(default_factory=dict)
     failures: list[AnvylError] = field(default_factory=list)

@@ -11,7 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic_ai import RunContext
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, ToolReturnPart
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
@@ -22,6 +29,7 @@ LARGE_CONTEXT = 32_768
 """Assumed when the server does not say."""
 LEAST_ROOM = 1200
 """Characters of a result that are shown in any case."""
+SHOWN = "(The results were shown to the person.)"
 GONE = "[an earlier result, cut to save room: {head} …]"
 HEAD = 120
 
@@ -65,6 +73,19 @@ class ShownModel(WrapperModel):
             run_context,
         ) as stream:
             yield stream
+
+
+def history(turns: Sequence[tuple[str, str]], context_length: int | None) -> list[ModelMessage]:
+    """What was said and answered before, as messages: the latest that fit into a quarter of the room for results."""
+    room = room_for(context_length or LARGE_CONTEXT) // 4
+    messages: list[ModelMessage] = []
+    for asked, answered in reversed(turns):
+        room -= len(asked) + len(answered)
+        if room < 0:
+            break
+        answer = ModelResponse(parts=[TextPart(answered or SHOWN)])
+        messages = [ModelRequest(parts=[UserPromptPart(asked)]), answer, *messages]
+    return messages
 
 
 def room_for(context_length: int) -> int:

@@ -163,9 +163,10 @@ class FleetToolset(AbstractToolset[Question]):
         Names, images and errors were written by others too: once a result was read, only what the person named
         literally counts as the person's wish.
         """
-        if not question.calls:
+        if not question.calls and not question.turns:
             return ""
         sources = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in question.calls))
+        sources = sources or "what was answered before"
         asked = question.text.casefold()
         if any(word.casefold() not in asked for word in _words(arguments)):
             return sources

@@ -1,0 +1,125 @@
+"""Asking a person about changes: each shown once, exactly as it would be made, on the very container that is meant."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from anvyl_mcp import text
+from anvyl_mcp.cli import output
+from anvyl_mcp.cli.run import ask_line
+from anvyl_mcp.errors import AnvylError
+
+if TYPE_CHECKING:
+    from anvyl_mcp.orchestrator.question import Proposal
+    from anvyl_mcp.peers.fleet import Fleet
+
+YES, NO = frozenset({"y", "yes"}), frozenset({"", "n", "no"})
+EDIT = re.compile(r"e(?:dit)?(?:\s+hosts?)?(?:\s+(?P<number>\d+))?(?:\s+hosts?)?")
+ID_LENGTH = 12
+
+
+def preview(fleet: Fleet, proposal: Proposal) -> str:
+    """A change in words: `stop container web (3f2a19c4e5d6, running) on nas`. What a model wrote stays a value."""
+    names = fleet.tool(proposal.tool).names
+    named = [text.shown(value) for name, value in proposal.arguments.items() if name in names]
+    rest = [f"{name}={text.shown(value)}" for name, value in proposal.arguments.items() if name not in names]
+    what = [proposal.tool.replace("_", " "), *named]
+    if len(proposal.hosts) == 1:
+        [host] = proposal.hosts
+        return f"{' '.join([*what, *_as_it_is(proposal, host), *rest])} on {host}"
+    hosts = [" ".join([host, *_as_it_is(proposal, host)]) for host in proposal.hosts]
+    return f"{' '.join([*what, *rest])} on {text.joined(hosts)}"
+
+
+def _as_it_is(proposal: Proposal, host: str) -> list[str]:
+    expected = proposal.expected.get(host)
+    if expected is None:
+        return ["(no such container)"] if proposal.expected else []
+    return [f"({expected.id[:ID_LENGTH]}, {expected.state})" if expected.state else f"({expected.id[:ID_LENGTH]})"]
+
+
+class Person:
+    """Whoever sits at the terminal, if anybody does. `before` is called before anything is asked."""
+
+    def __init__(
+        self, fleet: Fleet, *, yes: bool = False, dry_run: bool = False, before: Callable[[], None] = lambda: None
+    ) -> None:
+        """`yes` covers what was proposed before text written by others was read; `dry_run` decides nothing."""
+        self._fleet = fleet
+        self._yes = yes
+        self._dry_run = dry_run
+        self._before = before
+        self._decided: dict[str, bool] = {}
+
+    async def look(self, proposals: Sequence[Proposal]) -> None:
+        """Decide what waits at the same time, all of it shown together."""
+        if self._dry_run:
+            return
+        asked = []
+        for proposal in proposals:
+            if self._yes and not proposal.untrusted:
+                self._decided[proposal.id] = True
+            else:
+                asked.append(proposal)
+        if not asked or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return
+        self._before()
+        await (self._one(asked[0]) if len(asked) == 1 else self._several(asked))
+
+    async def decide(self, proposal: Proposal) -> bool | None:
+        """What was decided about one of them."""
+        return self._decided.get(proposal.id)
+
+    async def _one(self, proposal: Proposal) -> None:
+        while True:
+            answer = _typed(f"\n{self._words(proposal)}? [y/N/edit hosts] ")
+            if EDIT.fullmatch(answer):
+                await self._edit(proposal)
+            elif answer in YES | NO:
+                self._decided[proposal.id] = answer in YES
+                return
+            else:
+                output.talk("y does it, enter leaves it, e chooses other hosts")
+
+    async def _several(self, proposals: Sequence[Proposal]) -> None:
+        while True:
+            lines = [f"  {number}  {self._words(one)}" for number, one in enumerate(proposals, 1)]
+            answer = _typed("\n" + "\n".join([*lines, "all of these? [y/N/numbers/edit hosts N] "]))
+            edit, numbers = EDIT.fullmatch(answer), re.fullmatch(r"\d+(?:[\s,]+\d+)*", answer)
+            if edit and 0 < int(edit["number"] or 0) <= len(proposals):
+                await self._edit(proposals[int(edit["number"]) - 1])
+                continue
+            chosen = {int(number) for number in re.findall(r"\d+", answer)} if numbers else set()
+            if answer in YES | NO or (chosen and chosen <= set(range(1, len(proposals) + 1))):
+                for number, one in enumerate(proposals, 1):
+                    self._decided[one.id] = answer in YES or number in chosen
+                return
+            output.talk("y does all, enter none, 1,3 only these, `e 2` chooses other hosts for the second")
+
+    async def _edit(self, proposal: Proposal) -> None:
+        """Other hosts for one change: resolved, looked at, and shown before they count."""
+        from anvyl_mcp.peers import plans
+
+        typed = _typed(f"hosts instead of {', '.join(proposal.hosts)} ({', '.join(self._fleet.hosts)}, all): ")
+        try:
+            hosts = self._fleet.select(typed) if typed else proposal.hosts
+        except AnvylError as error:
+            output.problem(error)
+            return
+        tool = self._fleet.tool(proposal.tool)
+        expected = await plans.expected(self._fleet, tool, proposal.arguments, hosts)
+        if proposal.expected and not expected:
+            output.talk(f"no such container on {text.joined(hosts)}; the hosts stay as they were")
+            return
+        proposal.hosts, proposal.expected = hosts, expected
+
+    def _words(self, proposal: Proposal) -> str:
+        after = f" (proposed after reading {proposal.untrusted})" if proposal.untrusted else ""
+        return f"{preview(self._fleet, proposal)}{after}"
+
+
+def _typed(question: str) -> str:
+    return (ask_line(question) or "").strip().lower()
