@@ -84,8 +84,9 @@ class Crashing:
         """End everything."""
         if self.pid:
             self.end()
+        self._process.kill()
+        self._process.wait()
         self._in.close()
-        self._process.wait(10)
         self._out.close()
         self._err.close()
 

@@ -104,10 +104,13 @@ class History(RuleBasedStateMachine):
     @rule(at=HOSTS, tools=st.lists(st.sampled_from(list(STATES)), min_size=2, max_size=2, unique=True), wait=SECONDS)
     def two_at_once(self, at: int, tools: list[str], wait: float) -> None:
         host = self.lab.hosts[at]
+        before = host.engine.state("web")
         outcomes = self._during(host, "nothing", wait, tools[0], [{"name": "web"}], tools[1])
 
-        done = [outcome for outcome in outcomes if outcome.ok]
-        assert done and host.engine.state("web") in {STATES[one.tool] for one in done}, outcomes
+        # A host may find that the hub asks too often.
+        assert all(outcome.ok or _code(outcome) == "busy" for outcome in outcomes), outcomes
+        ends: set[str | None] = {STATES[outcome.tool] for outcome in outcomes if outcome.ok} or {before}
+        assert host.engine.state("web") in ends, outcomes
         for outcome in outcomes:
             self._count(host, outcome.tool, "", [outcome])
 
