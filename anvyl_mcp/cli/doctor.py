@@ -13,7 +13,10 @@ SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("wrong", "
 
 
 def doctor(as_json: Json = False) -> None:
-    """Look at the engine, the server, the hosts and the model; exit code 1 when something is wrong."""
+    """Say what is wrong with engine, hosts and model.
+
+    Exit code 1 when something is.
+    """
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:

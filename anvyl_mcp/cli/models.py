@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode=None,
-    help="Which language models the model server offers, and which one answers.",
+    help="Which language models there are, and which answers.",
 )
 
 

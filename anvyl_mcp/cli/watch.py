@@ -29,7 +29,11 @@ def watch(
         bool, typer.Option("--json", help="One JSON document per line and notice; with --once a single one.")
     ] = False,
 ) -> None:
-    """Tell when a host is gone, a disk fills, or a container is unhealthy or restarts again and again."""
+    """Tell what goes wrong on the hosts, as it happens.
+
+    That is: a host is gone or its engine does not answer, a disk fills, a container is unhealthy or restarts again and
+    again.
+    """
     import logging
     import sys
 
