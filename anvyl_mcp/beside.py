@@ -42,6 +42,7 @@ class Beside:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Do it meanwhile; notices go to the log too."""
+        failure: AnvylError | None = None
         async with anyio.create_task_group() as group:
             if self._settings.watch:
                 from anvyl_mcp.peers.notices import watching
@@ -51,8 +52,14 @@ class Beside:
                 )
             if self._settings.announce:
                 group.start_soon(self._announce)
-            yield
+            try:
+                yield
+            except AnvylError as error:
+                # Left to itself the task group would wrap it, and a person would see a traceback.
+                failure = error
             group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _announce(self) -> None:
         while True:
