@@ -418,3 +418,35 @@ async def test_an_order_that_a_model_makes_nothing_of_is_worked_out_from_its_wor
 
     assert sorted(fleet.done) == sorted(done)
     assert len(reply.proposals) == (1 if done else 0)
+
+
+@pytest.mark.parametrize(
+    ("question", "offered"),
+    [
+        (
+            "what has grafana been up to",
+            {"list_containers", "get_container_info", "get_container_logs", "get_container_stats"},
+        ),
+        ("how is it going over there", {"list_containers", "get_container_stats", "list_hosts"}),
+        ("rank the hosts by free memory, most first", {"get_host_resources"}),
+    ],
+)
+async def test_a_plan_that_looks_can_only_look_at_what_is_named(question: str, offered: set[str], fleet: Fleet) -> None:
+    await fleet.plan(question, intent="none", say="Hm?")
+
+    items = fleet.server.requests[0]["response_format"]["json_schema"]["schema"]["properties"]["calls"]["items"]
+    calls = items.get("anyOf", [items])
+    assert {call["properties"]["tool"]["enum"][0] for call in calls} == offered
+
+
+async def test_a_change_that_depends_on_what_is_found_is_planned_after_looking(fleet: Fleet) -> None:
+    """What was found is data of others: such a change waits for a person, whatever was said in advance."""
+    fleet.server.replies += [
+        plan({"tool": "get_container_stats", "host": "gpu"}, intent="change"),
+        plan({"tool": "stop_container", "name": "ollama"}, intent="change"),
+    ]
+
+    reply = await fleet.ask("I want the hungriest on gpu stopped, whichever uses most memory", drive="plan")
+
+    assert "Results:" in fleet.server.requests[1]["messages"][-1]["content"]
+    assert [proposal.untrusted != "" for proposal in reply.proposals] == [True]

@@ -110,8 +110,11 @@ class Guard:
     async def names(self, kind: str) -> list[str]:
         """The names that a call may give for an object of a kind: those the words may mean, or all there are."""
         objects = await self.inventory.objects(kind)
-        maybe = resolving.candidates(self._said, objects, self._fleet.hosts) if self.wish.intent == "change" else []
-        return sorted({one.name for one in maybe or objects})
+        return sorted({one.name for one in await self.meant_by(kind) or objects})
+
+    async def meant_by(self, kind: str) -> list[Found]:
+        """The objects of a kind that the words may mean."""
+        return resolving.candidates(self._said, await self.inventory.objects(kind), self._fleet.hosts)
 
     def places(self) -> list[str]:
         """The hosts that the words name; empty when they name none."""

@@ -33,12 +33,13 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 from anvyl_mcp.orchestrator import asking, computing, plan_prompt
 from anvyl_mcp.orchestrator.answers import Turn
 from anvyl_mcp.orchestrator.grounding import images_in
-from anvyl_mcp.orchestrator.guard import Guard
+from anvyl_mcp.orchestrator.guard import COMPARES, Guard
 from anvyl_mcp.orchestrator.guarded import ENDED, derived_call, own_response
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.sentences import mask, plain
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import ToolListing
+from anvyl_mcp.peers.targets import LOOKUPS
 
 OPEN = re.compile(
     r"\b(?:why|explain|summari[sz]e|summary|what(?:'s| is| was)? (?:wrong|the (?:problem|matter|cause|reason))"
@@ -134,13 +135,24 @@ class PlanModel(WrapperModel):
         if await self._guard.names_an_object(changes):
             changes = [listing for listing in changes if listing.names]
         tools = changes if changes and (self._planned or not self._guard.needs_to_look) else changes + reads
-        if wish.intent == "read" and (query := asking.read(plain(mask(self._question.text)[0], asks=True))):
+        if wish.intent != "change" and (query := asking.read(plain(mask(self._question.text)[0], asks=True))):
             tools = [chosen] if (chosen := computing.chosen(query, reads)) else tools
+        elif wish.intent == "read":
+            tools = await self._about(reads)
         intents = plan_prompt.INTENTS[wish.intent if changes or wish.intent != "change" else "unclear"]
         kinds = {kind for listing in tools for kind in listing.names.values()}
         names = {kind: await self._guard.names(kind) for kind in sorted(kinds)}
         names.setdefault("image", images_in(self._question.text))
         return plan_prompt.Room(intents, tools, hosts, self._guard.places(), names)
+
+    async def _about(self, reads: list[ToolListing]) -> list[ToolListing]:
+        """Of the tools that look, those for the container that is named; for none, those that need no name."""
+        if not await self._guard.meant_by("container"):
+            return [listing for listing in reads if not set(listing.names) & set(listing.required)]
+        if COMPARES.search(self._question.text):
+            return reads
+        lookup = LOOKUPS["container"].tool
+        return [listing for listing in reads if "container" in listing.names.values() or listing.name == lookup]
 
     async def _asked(self, hosts: Sequence[str], listings: Sequence[ToolListing]) -> str:
         window = self.context_window or 4096

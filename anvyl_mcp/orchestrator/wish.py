@@ -19,16 +19,18 @@ Intent = Literal["read", "change", "unclear"]
 
 IT = r"(?:\S+\s+){0,4}"
 LOOSELY = {
-    "stop": rf"(?:take|bring)\s+{IT}down|put\s+{IT}to\s+sleep|(?:shut|turn|switch|power)\s+{IT}(?:down|off)"
+    "stop": rf"(?:take|bring)\s+{IT}(?:down|offline)|put\s+{IT}to\s+sleep|(?:shut|turn|switch|power)\s+{IT}(?:down|off)"
     r"|quit|terminate|disable",
     "start": rf"(?:bring|get|put)\s+{IT}(?:up|back|online|going|running|started)|(?:fire|spin)\s+{IT}up"
     rf"|(?:power|turn|switch)\s+{IT}on|wake|resume|enable|come\s+{IT}(?:up|back|online)|be\s+(?:back\s+)?(?:up|online)",
-    "restart": rf"(?:give|needs?)\s+{IT}(?:kick|bounce|restart|reboot)|kick|cycle|recycle|reload",
+    "restart": rf"(?:give|needs?)\s+{IT}(?:kick|bounce|restart|reboot|fresh\s+start)|kick|cycle|recycle|reload",
     "remove": rf"(?:can|may|should|must)\s+go|throw\s+{IT}(?:away|out)|clean\s+{IT}up|clear\s+out"
     rf"|tear\s+{IT}down|drop|wipe|trash|purge|nuke"
     r"|uninstall|dispose\s+of",
     "create": rf"deploy|install|(?:spin|set|bring)\s+{IT}up|launch|add|put\s+(?:an?|another)",
     "run": r"launch|deploy|install|start\s+(?:up\s+)?(?:an?|another|\d+)|execute|exec",
+    "connect": rf"hook\s+{IT}up|attach|join|plug\s+{IT}in",
+    "disconnect": r"detach|unplug|unhook",
     "pull": r"fetch|grab|download",
     "execute": r"run|exec",
     "prune": rf"clean\s+{IT}up|clear\s+out|reclaim|free\s+{IT}up",
@@ -44,7 +46,7 @@ AT_THE_END = r"(?=\s*(?:$|(?:on|at|from|again|please|for|tonight|now|today|too|a
 ASKS = re.compile(
     r"(?:(?:would|should|could|can|may|shall|will)\s+(?:i|it|there|that|this|they|anyone|anything)"
     r"|what(?:'s)?|which|who|whose|when|where(?:'s)?|why|how|is|are|was|were|does|do\s+(?:i|we|you|they|any|the|all)|did|has|have|had|any|anything"
-    r"|anyone|show|list|display|give\s+me|tell|know|check|see|find|count|compare|describe|inspect|examine|look|view"
+    r"|anyone|show|list|display|give\s+me|tell|know|check|see|find|count|compare|rank|sort|describe|inspect|examine|look|view"
     r"|print|report|summari[sz]e|explain|ls|ps|logs?|stats|status|info|name"
     r"|get(?!\s+(?:rid|(?:\S+\s+){1,4}(?:up|back|online|going|running|started))))\b"
 )
@@ -64,7 +66,10 @@ NOT_AN_ORDER = re.compile(
     r"\b(?:i|you|we|it|they|that|which|who|did|do|does|to|the|a|an|of|this|last|next|containers?|hosts?|after|before)\s+$"
 )
 ORDER = re.compile(rf"\b(?:want|need|like|have|time|please|you)\s+{IT}to\s+$")
-BE_DONE = re.compile(rf"\b(?:(?:should|must|can|could|(?:needs?|has|have)\s+to)\s+be|(?:want|like|need)\s+{IT})\s*$")
+BE_DONE = re.compile(
+    r"\b(?:(?:should|must|can|could|(?:needs?|has|have)\s+to)\s+be"
+    rf"|(?:want|like|need|(?<!i )(?<!we )(?:have|get))\s+{IT})\s*$"
+)
 
 
 @dataclass(frozen=True)
