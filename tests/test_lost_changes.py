@@ -20,8 +20,9 @@ from anvyl_mcp.settings import load
 from tests.fake_engine import Box, FakeEngine
 from tests.nodes import NO_MODEL, ServingNode, know, serving
 
-STOP = ToolListing("stop_container", "Stop it.", {"properties": {}}, safety="changes", once=True)
-OLDER = ToolListing("stop_container", "Stop it.", {"properties": {}}, safety="changes")
+SCHEMA = {"properties": {"name": {"type": "string", "x-names": "container"}}}
+STOP = ToolListing("stop_container", "Stop it.", SCHEMA, safety="changes", once=True)
+OLDER = ToolListing("stop_container", "Stop it.", SCHEMA, safety="changes")
 LOST = Unknown("the connection was lost before the answer came; it may or may not have happened")
 DONE = Answer(result={}, operation="op-1")
 
@@ -149,14 +150,16 @@ class Host:
         return
 
     async def settle(self, seconds: float = 60) -> Answer:
-        return await lost_changes.settle(self, STOP, "op-1", LOST, self.send, seconds=seconds)
+        change = lost_changes.Lost("nas", STOP, {"name": "web"}, "op-1")
+        return await lost_changes.settle(self, change, LOST, self.send, seconds=seconds)
 
 
 async def test_a_host_that_may_do_it_twice_is_not_asked_again() -> None:
     host = Host([OLDER], [DONE])
-    with pytest.raises(Unknown, match=r"may or may not have happened \(operation op-1\)"):
+    with pytest.raises(Unknown, match=r"may or may not have happened \(operation op-1\)") as raised:
         await host.settle()
     assert host.sent == 0
+    assert raised.value.hint == "look before you repeat it: anvyl info web --host nas"
 
 
 async def test_a_host_that_is_gone_is_not_waited_for() -> None:

@@ -320,7 +320,8 @@ class Fleet:
             if not tool.reads:
                 again = partial(connection.call, tool.name, arguments, meta=told, on_progress=on_progress)
                 left = seconds - (time.monotonic() - began)
-                return await lost_changes.settle(connection, tool, told[meta.OPERATION], error, again, seconds=left)
+                change = lost_changes.Lost(host, tool, arguments, told[meta.OPERATION])
+                return await lost_changes.settle(connection, change, error, again, seconds=left)
             if isinstance(error, Timeout):
                 raise
         # A read whose connection was lost is asked once more: it changes nothing, and the peer may have restarted.

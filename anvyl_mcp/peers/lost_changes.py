@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import anyio
 
@@ -23,9 +25,29 @@ class Send(Protocol):
         ...
 
 
-async def settle(
-    connection: Connection, tool: ToolListing, operation: str, lost: AnvylError, send: Send, *, seconds: float
-) -> Answer:
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A change that was asked of a host, and nobody knows what became of it."""
+
+    host: str
+    tool: ToolListing
+    arguments: Mapping[str, Any]
+    operation: str
+
+    def error(self, reason: AnvylError) -> Unknown:
+        """What its caller is told, with the way to find out."""
+        said = reason.message.partition("; it may or may not")[0]
+        return Unknown(
+            f"{said}; it may or may not have happened (operation {self.operation})",
+            hint=f"look before you repeat it: {self._look()} --host {self.host}",
+        )
+
+    def _look(self) -> str:
+        names = [str(self.arguments.get(name, "")) for name, kind in self.tool.names.items() if kind == "container"]
+        return f"anvyl info {names[0]}" if names and names[0].replace("-", "").isalnum() else "anvyl ps --all"
+
+
+async def settle(connection: Connection, change: Lost, reason: AnvylError, send: Send, *, seconds: float) -> Answer:
     """What became of a change, told by its host. `seconds` are what is left of the call's own time.
 
     It is sent again, which is safe where the host does each operation once, and nowhere else.
@@ -35,13 +57,13 @@ async def settle(
     """
     deadline = anyio.current_time() + min(SECONDS, seconds)
     with anyio.CancelScope(deadline=deadline), suppress(Refused):
-        while (left := deadline - anyio.current_time()) > 0 and await _does_each_once(connection, tool):
+        while (left := deadline - anyio.current_time()) > 0 and await _does_each_once(connection, change.tool):
             answer = await _asked(send, left)
             # Only an answer that carries the operation tells what became of it: a host may also refuse to be asked.
-            if answer.operation == operation:
+            if answer.operation == change.operation:
                 return answer
             await anyio.sleep(PAUSE)
-    raise uncertain(lost, tool, operation) from lost
+    raise change.error(reason) from reason
 
 
 async def _does_each_once(connection: Connection, tool: ToolListing) -> bool:
@@ -64,13 +86,3 @@ async def _asked(send: Send, seconds: float) -> Answer:
         return await send(seconds=seconds)
     except AnvylError as error:
         return Answer(error=error)
-
-
-def uncertain(lost: AnvylError, tool: ToolListing, operation: str) -> Unknown:
-    """The error for a change of which nobody knows whether it happened, with the way to find out."""
-    look = "get_container_info" if "container" in tool.names.values() else "list_containers"
-    reason = lost.message.partition("; it may or may not")[0]
-    return Unknown(
-        f"{reason}; it may or may not have happened (operation {operation})",
-        hint=f"look before you repeat it: anvyl call {look}",
-    )
