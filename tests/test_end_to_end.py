@@ -52,7 +52,8 @@ def test_a_model_over_http_stops_a_container_on_the_second_host(
     assert reply["usage"]["requests"] == 3
     calls = [(call["tool"], call["host"]) for call in reply["calls"]]
     assert calls == [("list_containers", "second"), ("stop_container", "second")], "the question names one host"
-    assert "second: web" in model_server.requests[1]["messages"][-1]["content"]
+    shown = model_server.requests[1]["messages"][-1]["content"]
+    assert shown.startswith("second:\n") and "\nweb  Up " in shown
 
 
 def test_a_dead_second_host_is_named_and_the_first_answers(
