@@ -129,6 +129,7 @@ async def test_every_tool_says_what_it_is_and_how_safe(memory: Client) -> None:
             assert not {"anyOf", "pattern", "maxLength", "title", "$ref"} & set(schema), (tool.name, name)
     by_safety = {tool.name: tool.meta[meta.TOOL]["safety"] for tool in tools if tool.meta}
     assert {name for name, safety in by_safety.items() if safety == "reads"} == {
+        "get_last_change",
         "list_containers",
         "get_container_info",
         "get_container_logs",
