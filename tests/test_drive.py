@@ -425,9 +425,9 @@ async def test_an_order_that_a_model_makes_nothing_of_is_worked_out_from_its_wor
     [
         (
             "what has grafana been up to",
-            {"list_containers", "get_container_info", "get_container_logs", "get_container_stats"},
+            {"list_containers", "get_container_info", "get_container_logs"},
         ),
-        ("how is it going over there", {"list_containers", "get_container_stats", "list_hosts"}),
+        ("how is it going over there", {"list_containers", "list_hosts"}),
         ("rank the hosts by free memory, most first", {"get_host_resources"}),
     ],
 )
@@ -450,3 +450,14 @@ async def test_a_change_that_depends_on_what_is_found_is_planned_after_looking(f
 
     assert "Results:" in fleet.server.requests[1]["messages"][-1]["content"]
     assert [proposal.untrusted != "" for proposal in reply.proposals] == [True]
+
+
+async def test_what_the_rules_take_for_a_name_may_be_an_image(fleet: Fleet, model_server: ModelServer) -> None:
+    model_server.list_models(Served("qwen2.5-coder-1.5b", context_length=8192))
+
+    unclear = await fleet.ask("restart nginx", drive="auto")
+    clear = await fleet.ask("restart immich", drive="auto")
+
+    assert "web1" in unclear.answer and "web2" in unclear.answer and "results so far" not in unclear.answer
+    assert fleet.done == [("nas", "restart_container", "photos")]
+    assert clear.exit_code == 0 and model_server.requests == []

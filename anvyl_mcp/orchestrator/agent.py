@@ -156,7 +156,8 @@ class Assistant:
             self._give_up(reply, error)
             return
         _conclude(reply, result, guarded.requests if guarded else 0)
-        if guarded and not question.by_rules and (not reply.waiting or question.ended):
+        told_by_rules = question.by_rules and reply.answer != ENDED
+        if guarded and not told_by_rules and (not reply.waiting or question.ended):
             said = "" if reply.answer == ENDED else reply.answer
             wants_change = guard.wish.intent == "change"
             reply.answer = report.answer(question, self._fleet.catalogue, said, wants_change=wants_change)

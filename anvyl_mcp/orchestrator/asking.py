@@ -207,7 +207,7 @@ def _as(query: Query, wants: Wants) -> Query:
     words = query.words & KINDS
     if wants is Wants.EXTREME and not words:
         words = query.words - {query.noun} or (
-            frozenset({"size"}) if query.said & {"biggest", "largest", "smallest"} else words
+            frozenset({"size"}) if query.said & {"biggest", "largest", "smallest"} or query.noun == "image" else words
         )
     elif not words and wants is Wants.BEYOND and query.noun == "image":
         words = frozenset({"size"})

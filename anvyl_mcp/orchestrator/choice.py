@@ -19,7 +19,7 @@ NEVER = ("undo",)
 TOPICS = {
     "host": r"memory|ram|cpus?|cores?|processors?|load|disks?|space|storage|room|headroom|swap|uptime|kernel|os"
     r"|operating systems?|architecture|processes|process|temperatures?|hot|busy|busiest|idle|idlest|resources?"
-    r"|hardware|run [`'\"][^`'\"]+[`'\"]|run (?:the )?command|execute|host info|docker versions?|versions? of docker"
+    r"|hardware|docker|run [`'\"][^`'\"]+[`'\"]|run (?:the )?command|execute|host info"
     r"|(?:which|what) (?:host|machine|server)s?(?! (?:are there|do i have|are known))|kind of machine"
     r"|up(?: the)? longest|how long",
     "images": r"images?|pull|pulled|download|fetch|registry|tags?",

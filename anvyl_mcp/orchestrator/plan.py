@@ -35,6 +35,7 @@ from anvyl_mcp.orchestrator.answers import Turn
 from anvyl_mcp.orchestrator.grounding import images_in
 from anvyl_mcp.orchestrator.guard import COMPARES, Guard
 from anvyl_mcp.orchestrator.guarded import ENDED, derived_call, own_response
+from anvyl_mcp.orchestrator.measures import measures
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.sentences import mask, plain
 from anvyl_mcp.peers.fleet import Fleet
@@ -48,6 +49,12 @@ OPEN = re.compile(
     re.IGNORECASE,
 )
 """Questions whose answer must be put together from what was found."""
+MEASURED = re.compile(
+    r"\b(?:cpu|processor|memory|ram|disk|i/?o|network|traffic|stat(?:s|istics)|usage|use[sd]?|using|eat(?:s|ing)?|busy|load"
+    r"|hog\w*|hungr\w+|heav\w+|slow\w*|resources?|consum\w+|percent|much|most|least|biggest|largest|big|gb|mb|gigs?)\b|%",
+    re.IGNORECASE,
+)
+"""Words without which nobody wants to see what containers use."""
 PLAN_TOKENS, SUM_TOKENS = 220, 90
 CHARACTERS_A_TOKEN = 3.2
 SUMMARY = (
@@ -147,6 +154,8 @@ class PlanModel(WrapperModel):
 
     async def _about(self, reads: list[ToolListing]) -> list[ToolListing]:
         """Of the tools that look, those for the container that is named; for none, those that need no name."""
+        if not MEASURED.search(self._question.text):
+            reads = [listing for listing in reads if listing.toolset != "containers" or not _measures(listing)]
         if not await self._guard.meant_by("container"):
             return [listing for listing in reads if not set(listing.names) & set(listing.required)]
         if COMPARES.search(self._question.text):
@@ -188,6 +197,11 @@ class PlanModel(WrapperModel):
     ) -> ModelResponse:
         capped = merge_model_settings(settings, ModelSettings(max_tokens=tokens))
         return await self.wrapped.request(messages, capped, parameters)
+
+
+def _measures(listing: ToolListing) -> bool:
+    """Whether a tool tells what is used of something."""
+    return any(measure.words & asking.KINDS for measure in measures(listing))
 
 
 def _calls(written: str, listings: Sequence[ToolListing]) -> list[ModelResponsePart]:

@@ -113,8 +113,19 @@ class FleetToolset(AbstractToolset[Question]):
     async def _place(self, listing: ToolListing, given: Mapping[str, Any], question: Question) -> Placed:
         arguments = {key: value for key, value in given.items() if key != "host" and value is not None}
         selector = hostwise.selector(given.get("host"))
-        if self._guard and not question.by_rules:
+        if self._guard is None:
+            return await self._place_as_said(listing, arguments, selector, question)
+        if not question.by_rules:
             return await self._guard.place(listing, arguments, selector)
+        try:
+            return await self._place_as_said(listing, arguments, selector, question)
+        except NotFound:
+            # The rules take words as names; the guard knows images and roles too: `restart the nginx`.
+            return await self._guard.place(listing, arguments, selector)
+
+    async def _place_as_said(
+        self, listing: ToolListing, arguments: dict[str, Any], selector: str, question: Question
+    ) -> Placed:
         check(listing, arguments)
         hosts = await targets(self._fleet, listing, arguments, selector or question.host or question.home)
         if question.host and (outside := set(hosts) - set(self._fleet.select(question.host))):
