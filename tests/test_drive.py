@@ -133,6 +133,7 @@ def test_no_question_shows_more_than_twelve_tools(question: str) -> None:
         ("connect web to the network back", "connect_network"),
         ("remove the volume old-backups", "remove_volume"),
         ("clean up unused images on nas", "prune_unused"),
+        ("please tidy up: the old trainer can go", "remove_container"),
         ("what happened on nas in the last hour?", "list_events"),
         ("show the logs of web and the memory of nas", "get_container_logs"),
     ],
@@ -405,6 +406,8 @@ async def test_a_small_model_is_not_asked_what_the_rules_understand(fleet: Fleet
         ),
         ("would it be a good idea to delete the cache container?", []),
         ("take down the web tier", []),
+        ("please tidy up: the old-trainer container on gpu can go", [("gpu", "remove_container", "old-trainer")]),
+        ("fetch the newest grafana/grafana:13 onto the nas", [("nas", "pull_image", None)]),
         ("do not give grafana a kick", []),
     ],
 )

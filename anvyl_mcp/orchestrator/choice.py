@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from anvyl_mcp.orchestrator.vocabulary import meaning
+from anvyl_mcp.orchestrator.wish import Wish, read_wish, verbs_of
 from anvyl_mcp.peers.listing import ToolListing
 
 MOST_VISIBLE = 12
@@ -39,8 +40,8 @@ USUAL = (
     "start_container", "get_container_stats", "get_container_logs", "remove_container", "exec_in_container",
 )  # fmt: skip
 """Container tools by how often they are wanted beside others."""
-WORDS = {"get_container_logs": r"\blogs?\b|\berrors?\b|\bwhy\b", "remove_container": r"\b(?:remove|delete|rid)\b"}
-"""Words that bring a container tool along when there is not room for all."""
+WORDS = {"get_container_logs": r"\blogs?\b|\berrors?\b|\bwhy\b"}
+"""Words that bring a container tool along when there is not room for all; what is ordered comes along anyway."""
 
 
 def choose(said: str, catalogue: Mapping[str, ToolListing]) -> frozenset[str]:
@@ -51,7 +52,9 @@ def choose(said: str, catalogue: Mapping[str, ToolListing]) -> frozenset[str]:
         if toolset not in (*ALWAYS, *NEVER) and _speaks_of(said, toolset, catalogue)
     ]
     names = [name for name, listing in catalogue.items() if listing.toolset in topics][:MOST_VISIBLE]
+    wish = read_wish(said, catalogue.values())
     wanted = [name for name, words in WORDS.items() if re.search(words, said, re.IGNORECASE)]
+    wanted += [name for name in USUAL if name in catalogue and _ordered(catalogue[name], wish)]
     fleet = [name for name, listing in catalogue.items() if listing.toolset == "fleet"]
     others = [name for name, listing in catalogue.items() if listing.toolset == "containers"]
     first, last = list(USUAL[:2]), [name for name in USUAL[2:] if name not in wanted]
@@ -59,6 +62,10 @@ def choose(said: str, catalogue: Mapping[str, ToolListing]) -> frozenset[str]:
         if name in catalogue and name not in names and len(names) < MOST_VISIBLE:
             names.append(name)
     return frozenset(names)
+
+
+def _ordered(listing: ToolListing, wish: Wish) -> bool:
+    return not listing.reads and bool(wish.verbs & verbs_of(listing))
 
 
 def _toolsets(catalogue: Mapping[str, ToolListing]) -> list[str]:

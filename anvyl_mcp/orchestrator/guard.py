@@ -176,6 +176,8 @@ class Guard:
             return selector
         said = said_hosts(self._question.text, hosts)
         clear = not self._question.host and not REFUSING.search(self._question.text)
+        if not said and not listing.reads and not listing.names:
+            said = [host for host in hosts if named(self._question.text, host)]  # it needs one, however it was put
         if said and clear and (listing.reads or len(said) == 1):
             return ",".join(said)
         return self._question.host or self._question.home
