@@ -82,6 +82,10 @@ class LabHost:
         """Refuse connections at once."""
         self._rule(*self._incoming(port), "-j", "REJECT", "--reject-with", "tcp-reset")
 
+    def cut(self) -> None:
+        """Break the connections that the hub has with it now; a kernel that cannot leaves them alone."""
+        _run(self._hub, "ss", "-K", "dst", self.address)
+
     def lose(self, percent: int) -> None:
         """Lose so many packets, either way."""
         at_random = ("-m", "statistic", "--mode", "random", "--probability", str(percent / 100))
