@@ -366,6 +366,21 @@ def test_a_terminal_says_who_is_waited_for(
     assert "slow: no answer within 3 s" in terminal.shown
 
 
+@pytest.mark.parametrize("command", ["list", "check"])
+def test_hosts_that_answer_are_shown_while_a_silent_one_is_waited_for(
+    engine: RealEngine, silent_port: int, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("ANVYL_NAME", "first")
+    know("slow", f"http://127.0.0.1:{silent_port}")
+
+    with serving("first", Path(os.environ["ANVYL_HOME"]), engine), on_a_terminal("hosts", command) as terminal:
+        terminal.until("waiting for slow")
+        assert "ok" in terminal.shown and "no answer" not in terminal.shown
+        assert terminal.end() == (0 if command == "list" else 3)
+
+    assert "unreachable: no answer within 3 s" in terminal.shown
+
+
 def test_a_change_that_is_interrupted_says_what_may_have_happened(engine: RealEngine) -> None:
     engine.run("slow", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], init=False)
     stopping = engine.api.events(filters={"event": "kill", "container": "slow"}, decode=True)

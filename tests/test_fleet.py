@@ -25,12 +25,15 @@ from pydantic_ai.usage import RunUsage
 from anvyl_mcp.app import Node
 from anvyl_mcp.errors import InvalidInput, Refused, Timeout, Unknown, UnknownHost, Unpaired, Unreachable
 from anvyl_mcp.orchestrator.toolset import FleetToolset, Question
+from anvyl_mcp.peers import health
 from anvyl_mcp.peers.fleet import SLACK_SECONDS, Fleet, Outcome, time_limit
+from anvyl_mcp.peers.heads import Heads
 from anvyl_mcp.peers.health import check_hosts
-from anvyl_mcp.peers.listing import Connection, ToolListing
+from anvyl_mcp.peers.listing import Answer, Connection, ToolListing
 from anvyl_mcp.peers.registry import Peer, Registry
 from anvyl_mcp.peers.transports import connect
 from anvyl_mcp.settings import load
+from tests.stubs import SilentHost
 from tests.toy_server import (
     Context,
     Served,
@@ -255,12 +258,12 @@ async def test_nothing_is_sent_to_a_host_that_is_not_paired(tmp_path: Path) -> N
 
     async with within(0.5):
         outcome = await fleet.call("far", "list_containers", {})
-        [health] = await check_hosts(fleet, ["far"])
+        [found] = await check_hosts(fleet, ["far"])
 
     assert reached == []
     assert isinstance(outcome.error, Unpaired)
     assert outcome.status == "unreachable: not paired yet, so nothing is sent to it"
-    assert (health.ok, health.status) == (False, "unpaired: not paired yet, so nothing is sent to it")
+    assert (found.ok, found.status) == (False, "unpaired: not paired yet, so nothing is sent to it")
 
 
 async def test_hosts_are_those_of_the_file_as_it_is_now(fleet_of: MakeFleet, host: Served) -> None:
@@ -325,6 +328,32 @@ async def test_every_host_is_checked_at_once(fleet_of: MakeFleet, host: Served) 
     ]
     assert found[1].status == "unreachable: connection refused"
     assert found[2].status.startswith("unreachable: ")
+
+
+async def test_a_host_that_answers_and_then_falls_silent_is_told_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "MORE_SECONDS", 0.05)
+    registry = Registry(tmp_path / "fleet.toml")
+    registry.add(Peer("nas", "http://127.0.0.1:4200"))
+    fleet = Fleet(Peer("here", "memory:"), registry, {}, lambda _: Mute())
+
+    async with within(5):
+        [found] = await check_hosts(fleet, ["nas"], partial(health.examine, heads=Heads(tmp_path / "heads.json")))
+
+    assert (found.ok, found.version) == (False, "1")
+    assert found.status == "timeout: it answers, but told no more within 0.05 s"
+
+
+class Mute(SilentHost):
+    """Says its version, and nothing else."""
+
+    async def list_tools(self) -> list[ToolListing]:
+        await anyio.sleep_forever()
+        return []
+
+    async def call(self, *_: object, **__: object) -> Answer:
+        raise AssertionError
 
 
 LIMITS = {"timeout": {"type": "integer", "default": 30}}

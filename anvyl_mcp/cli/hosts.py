@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from anvyl_mcp.peers.discovery import Announced
-    from anvyl_mcp.peers.health import HostHealth
+    from anvyl_mcp.peers.fleet import Fleet
+    from anvyl_mcp.peers.health import Check, HostHealth
     from anvyl_mcp.settings import Settings
 
 app = typer.Typer(
@@ -183,26 +185,49 @@ def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> No
             for known in node.fleet.select(accept) if accept else ():
                 node.heads.forget(known)
             names = node.fleet.select(name) if name else node.fleet.hosts
-            found = await health.check_hosts(node.fleet, names, health.check if only_known else examine)
+            how = health.check if only_known else examine
+            if as_json:
+                found = await health.check_hosts(node.fleet, names, how)
+            else:
+                found = await _shown(node.fleet, names, how, ("rights", "clock", "pin") if not only_known else ())
         if as_json:
             hosts: dict[str, Any] = {host.name: host.as_dict() for host in found}
             output.document({"hosts": hosts, "error": None})
-        else:
-            more = () if only_known else ("rights", "clock", "pin")
-            output.table(
-                ["name", "status", "url", "tags", "version", *more], [_row(host)[: 5 + len(more)] for host in found]
-            )
-            for host in found:
-                if host.hint:
-                    output.talk(f"{host.name}: {host.hint}")
-                for note in host.notes:
-                    output.talk(f"{host.name}: {note}")
         bad = [host for host in found if not host.ok]
         if only_known or not bad:
             return 0
         return 1 if len(bad) == len(found) else 3
 
     run.command(work, failed=output.no_hosts if as_json else None)
+
+
+async def _shown(fleet: Fleet, names: Sequence[str], how: Check, more: Sequence[str]) -> list[HostHealth]:
+    """Ask the hosts, each of them a row as soon as it answered; then what a person can do about them."""
+    import anyio
+
+    from anvyl_mcp.cli import output
+    from anvyl_mcp.cli.arriving import Growing
+    from anvyl_mcp.peers import health
+
+    columns = ["name", "status", "url", "tags", "version", *more]
+
+    def rows(host: HostHealth) -> list[list[str]]:
+        name, status, *rest = _row(host)[: len(columns)]
+        # On a terminal the reason stands below the table, where there is room for it.
+        return [[name, status.partition(": ")[0] if table.live else status, *rest]]
+
+    table: Growing[HostHealth] = Growing(columns, rows, names)
+    async with anyio.create_task_group() as showing:
+        showing.start_soon(table.follow)
+        found = await health.check_hosts(fleet, names, how, lambda one: table.arrived(one.name, one))
+        showing.cancel_scope.cancel()
+    table.end()
+    for host in found:
+        if not host.ok:
+            output.talk(f"{host.name}: {host.status}" + (f"; {host.hint}" if host.hint else ""))
+        for note in host.notes:
+            output.talk(f"{host.name}: {note}")
+    return found
 
 
 def _row(host: HostHealth) -> list[str]:

@@ -15,6 +15,7 @@ _SHARE = re.compile(r"[█░]+ +(\d+) %")
 _STYLES = (
     ("unhealthy", "red"), ("dead", "red"), ("restarting", "red"), ("unreachable", "red"), ("timeout", "red"),
     ("engine_", "red"), ("refused", "red"), ("denied", "red"), ("unknown", "red"), ("destroys", "red"),
+    ("altered", "red"), ("unpaired", "yellow"),
     ("up ", "green"), ("running", "green"), ("ok", "green"), ("changes", "yellow"),
     ("exited", "dim"), ("created", "dim"), ("paused", "yellow"),
 )  # fmt: skip

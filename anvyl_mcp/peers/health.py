@@ -18,6 +18,9 @@ from anvyl_mcp.peers.heads import Heads, problem_in
 from anvyl_mcp.peers.listing import Head
 from anvyl_mcp.peers.skew import Offer, offer
 
+MORE_SECONDS = 10.0
+"""What a host that answers may take to tell the rest of it."""
+
 
 @dataclass(frozen=True)
 class HostHealth:
@@ -67,6 +70,10 @@ class HostHealth:
         }
 
 
+Check = Callable[[Fleet, str], Awaitable[HostHealth]]
+"""Asks one host."""
+
+
 async def check(fleet: Fleet, name: str, *, anew: bool = False) -> HostHealth:
     """Ask one host; `anew`: also when it is known to be down."""
     peer = fleet.peers[name]
@@ -93,6 +100,13 @@ async def examine(fleet: Fleet, name: str, heads: Heads, token: str = "") -> Hos
     found = await check(fleet, name, anew=True)
     if not found.ok or "://" not in found.url:
         return found
+    with anyio.move_on_after(MORE_SECONDS):
+        return await _examined(fleet, name, heads, token, found)
+    status = f"timeout: it answers, but told no more within {MORE_SECONDS:g} s"
+    return replace(found, status=status, hint="is it busy? try again, or look at that host")
+
+
+async def _examined(fleet: Fleet, name: str, heads: Heads, token: str, found: HostHealth) -> HostHealth:
     with suppress(AnvylError):
         found = replace(found, offer=offer(fleet.catalogue, await fleet.list_tools(name)))
     # An HTTP client takes 0.3 s to import, which a list of hosts need not pay.
@@ -117,13 +131,15 @@ async def examine(fleet: Fleet, name: str, heads: Heads, token: str = "") -> Hos
 
 
 async def check_hosts(
-    fleet: Fleet, names: Sequence[str], how: Callable[[Fleet, str], Awaitable[HostHealth]] = check
+    fleet: Fleet, names: Sequence[str], how: Check = check, on_found: Callable[[HostHealth], None] | None = None
 ) -> list[HostHealth]:
-    """Ask several hosts at once, in the order of `names`."""
+    """Ask several hosts at once, in the order of `names`; `on_found` is told each as soon as it answered."""
     found: dict[str, HostHealth] = {}
 
     async def one(name: str) -> None:
         found[name] = await how(fleet, name)
+        if on_found:
+            on_found(found[name])
 
     async with anyio.create_task_group() as group:
         for name in names:
