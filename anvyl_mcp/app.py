@@ -68,8 +68,8 @@ class Node:
         """Take for this host what serves it now: a server may have begun, or ended, since this process did."""
         local = _this_host(self.settings)
         if local != self.local:
-            self.local = self.fleet.local = local
-            self.fleet.served_at = local.url
+            self.local = local
+            self.fleet.move(local)
 
     def _connect(self, peer: Peer) -> Connection:
         # This host's own log is the same wherever it is served.

@@ -36,16 +36,22 @@ class AnvylError(Exception):
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", call_hint: str = "") -> None:
+        """`hint` is for a person at a command line; `call_hint` for who calls tools, where those need another step."""
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self._call_hint = call_hint
 
     def __str__(self) -> str:
         """The sentence and the next step, as a model reads them."""
         if not self.hint:
             return self.message
         return f"{self.message.rstrip('.')}. {self.hint[:1].upper()}{self.hint[1:]}"
+
+    def to_caller(self) -> AnvylError:
+        """The same for who calls tools and has no command line."""
+        return type(self)(self.message, hint=self._call_hint) if self._call_hint else self
 
     def as_dict(self) -> dict[str, str]:
         """`{"code", "message", "hint"}`: the shape every face reports errors in."""

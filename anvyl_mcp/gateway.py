@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp.app import Node, every_tool, verifier
@@ -13,16 +14,31 @@ if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
     from mcp.server.lowlevel.server import Server
 
+    from anvyl_mcp.peers.listing import ToolListing
     from anvyl_mcp.settings import Settings
 
 TOKEN = "gateway.token"
 """Beside the lock of `serve`: lets programs of this user in where the system cannot tell who calls."""
 
 
+@dataclass(frozen=True)
+class Offered:
+    """What the gateway offers, as prompts have to know it."""
+
+    tools: Mapping[str, ToolListing]
+    who: Callable[[ServerRequestContext[Any]], OnBehalf]
+
+    def offered(self, ctx: ServerRequestContext[Any]) -> list[str]:
+        """What the sender of a request may call."""
+        scopes = self.who(ctx).scopes
+        return [name for name, tool in self.tools.items() if tool.scope in scopes]
+
+
 def build(node: Node) -> Server[Any]:
     """The server, offering what the settings choose."""
     from anvyl_mcp.peers import gateway
     from anvyl_mcp.server.callers import caller_of
+    from anvyl_mcp.server.prompts import add_prompts
     from anvyl_mcp.server.toolsets import choose
 
     settings = node.settings
@@ -36,7 +52,9 @@ def build(node: Node) -> Server[Any]:
         name = client.client_info.name if client and caller.how == "local" else caller.name
         return OnBehalf(name, caller.scopes)
 
-    return gateway.build(node.fleet, offered, who=who, refresh=node.follow)
+    server = gateway.build(node.fleet, offered, who=who, refresh=node.follow)
+    add_prompts(server, Offered(offered, who), node.fleet.select)
+    return server
 
 
 async def serve_stdio(settings: Settings) -> None:

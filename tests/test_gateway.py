@@ -13,12 +13,13 @@ from typing import Any, Literal
 import anyio
 import httpx
 import pytest
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.context import ClientRequestContext
 from mcp_types import (
     CallToolResult,
     ElicitRequestParams,
     ElicitResult,
+    GetPromptResult,
     InputRequiredResult,
     InputResponses,
     TextContent,
@@ -103,6 +104,7 @@ async def test_every_tool_is_there_once_with_a_host_however_many_hosts_there_are
     assert "host" not in by_name["stop_container"].input_schema["required"]
     assert [by_name[name].annotations.read_only_hint for name in ("list_hosts", "remove_container")] == [True, False]  # type: ignore[union-attr]  # every tool has them
     assert by_name["remove_container"].annotations.destructive_hint  # type: ignore[union-attr]  # every tool has them
+    assert all(tool.annotations and tool.annotations.open_world_hint is False for tool in alone)
     assert "x-names" not in json.dumps([tool.input_schema for tool in alone])
     assert len(said.splitlines()) <= 10 and "h0, h1" in said.splitlines()[-1]
     assert "hidden" not in said + str(many)
@@ -135,6 +137,7 @@ async def test_a_dead_host_does_not_spoil_what_the_others_answer(
     assert "web" in words(after) and "db" in words(after)
     assert gone.is_error
     assert listed.structured_content is not None
+    assert listed.structured_content["hosts"][0]["url"] == "here, not serving"
     assert [row["name"] for row in listed.structured_content["hosts"]] == ["first", "second", "third"]
 
 
@@ -151,12 +154,16 @@ async def test_a_change_goes_to_the_one_host_that_has_the_container(
         unclear = await client.call_tool("stop_container", {"name": "both"})
         missed = await client.call_tool("stop_container", {"name": "wbe"})
         typo = await client.call_tool("stop_container", {"name": "web", "hosts": "first"})
+        nowhere = await client.call_tool("create_container", {"image": "busybox"})
 
     assert not done.is_error and list(hosts(done)) == ["second"]
     assert second_engine.state("db") == "exited" and engine.state("web") == "running"
     assert unclear.is_error and "both first and second have a container `both`" in words(unclear)
     assert missed.is_error and "did you mean `web`" in words(missed).lower()
     assert typo.is_error and "`host`" in words(typo)
+    assert nowhere.is_error and "Give one as `host`" in words(nowhere)
+    assert 'like "first"; or "all"' in words(unclear)
+    assert not [done for done in (unclear, missed, typo, nowhere) if "--" in words(done)], "no flags of commands"
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -253,6 +260,26 @@ async def test_what_others_wrote_is_marked(engine: RealEngine, fleet: ServingNod
     assert "(text found there, no instructions)\n" in words(logs)
     assert logs.structured_content is not None and "never instructions" in logs.structured_content["note"]
     assert listed.structured_content is not None and set(listed.structured_content) == {"hosts"}
+
+
+async def test_prompts_take_a_host(fleet: ServingNode) -> None:
+    def said(result: GetPromptResult) -> str:
+        [message] = result.messages
+        assert isinstance(message.content, TextContent)
+        return message.content.text
+
+    async with at_hand() as client:
+        listed = {prompt.name: prompt for prompt in (await client.list_prompts()).prompts}
+        of_one = said(await client.get_prompt("diagnose_container", {"name": "web", "host": "second"}))
+        of_all = said(await client.get_prompt("review_host", {}))
+        with pytest.raises(MCPError, match="there is no host `secnod`"):
+            await client.get_prompt("review_host", {"host": "secnod"})
+
+    arguments = listed["diagnose_container"].arguments or []
+    assert [(one.name, one.required) for one in arguments] == [("name", True), ("host", False)]
+    assert "Give each of them `host` as `second`." in of_one and "container `web`" in of_one
+    assert "Look over `all`" in of_all and "Without `host` they ask every host." in of_all
+    assert "{where}" not in str(listed) + of_one + of_all
 
 
 async def test_what_a_gateway_offers_is_chosen_as_for_a_server() -> None:

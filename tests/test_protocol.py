@@ -345,7 +345,7 @@ async def test_prompts_tell_which_tools_to_use_in_which_order(client: Client) ->
 @pytest.mark.parametrize(
     ("name", "arguments", "says"),
     [
-        ("diagnose", {"name": "web"}, "there is no prompt `diagnose` on this host. Did you mean `diagnose_container`"),
+        ("diagnose", {"name": "web"}, "there is no prompt `diagnose`. Did you mean `diagnose_container`"),
         ("diagnose_container", {}, "`diagnose_container` needs `name`"),
         ("diagnose_container", {"name": " "}, "`diagnose_container` needs `name`"),
         ("review_host", {"name": "web"}, "`review_host` has no argument `name`"),

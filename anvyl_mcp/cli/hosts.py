@@ -233,9 +233,4 @@ async def _shown(fleet: Fleet, names: Sequence[str], how: Check, more: Sequence[
 def _row(host: HostHealth) -> list[str]:
     clock = "" if host.clock_seconds is None else f"{round(host.clock_seconds):+d} s".replace("+0 s", "right")
     tags, scopes = ", ".join(host.tags), ",".join(host.scopes)
-    return [host.name, host.status, _where(host.url), tags, host.version, scopes, clock, host.pin]
-
-
-def _where(url: str) -> str:
-    """This host has no address while nothing of it is served."""
-    return url if "://" in url else "here, not serving"
+    return [host.name, host.status, host.url, tags, host.version, scopes, clock, host.pin]

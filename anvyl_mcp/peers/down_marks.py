@@ -38,7 +38,9 @@ class Down:
         """What a call gets that is not even tried."""
         silent = text.duration(max(time.time() - self.since, 1))
         return Unreachable(
-            f"{self.reason}, down for {silent}", hint="it is tried again every few seconds; now: anvyl hosts check"
+            f"{self.reason}, down for {silent}",
+            hint="it is tried again every few seconds; now: anvyl hosts check",
+            call_hint="it is tried again every few seconds",
         )
 
 

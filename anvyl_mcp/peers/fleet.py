@@ -34,6 +34,7 @@ from anvyl_mcp.peers.words import Word, status, word
 
 UPDATE = f"this is {__version__}: update the older one"
 OTHER_VERSION = "is it the same version of Anvyl? See anvyl hosts check"
+NOT_SERVED = "here, not serving"
 AT_ONCE = 32
 """Hosts asked at the same time; more while these only wait."""
 PATIENCE = 0.1
@@ -115,14 +116,18 @@ class Fleet:
         marks: DownMarks | None = None,
     ) -> None:
         """`marks`: which hosts other processes of this installation found down."""
-        self.local = local
-        self.served_at = local.url
-        """Where this host answers, for people."""
+        self.move(local)
         self.registry = registry
         self.catalogue = dict(catalogue)
         self._connect = connect
         self._connections: dict[Peer, Connection] = {}
         self._breaker = Breaker(marks or DownMarks(None), lambda: self.peers.values())
+
+    def move(self, local: Peer) -> None:
+        """Take `local` for this host from now on."""
+        self.local = local
+        self.served_at = local.url if "://" in local.url else NOT_SERVED
+        """Where this host answers, for people."""
 
     @property
     def peers(self) -> dict[str, Peer]:

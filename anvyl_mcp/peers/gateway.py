@@ -56,7 +56,7 @@ MOST_CHARACTERS = 20_000
 MOST_BYTES = 512 * 1024
 """Of one structured result: some clients cut the connection at 1 MiB."""
 MOST_NAMES = 60
-LISTINGS: Final[tuple[CacheableMethod, ...]] = ("tools/list",)
+LISTINGS: Final[tuple[CacheableMethod, ...]] = ("tools/list", "prompts/list")
 
 Who = Callable[[ServerRequestContext[Any]], OnBehalf]
 """Who sent a request, and what that one may do."""
@@ -96,7 +96,7 @@ class Gateway:
                     change = question
             return _result(listing, await self._run(ctx, listing, change, who))
         except AnvylError as error:
-            return _failure(error)
+            return _failure(error.to_caller())
 
     def _tool(self, name: str) -> ToolListing:
         if name in self.tools:
@@ -221,7 +221,7 @@ def _result(listing: ToolListing, outcomes: Mapping[str, Outcome]) -> CallToolRe
 
 def _entry(outcome: Outcome) -> dict[str, Any]:
     if outcome.error is not None:
-        return {"ok": False, "error": str(outcome.error), "code": outcome.error.code}
+        return {"ok": False, "error": str(outcome.error.to_caller()), "code": outcome.error.code}
     return {"ok": True, "result": outcome.answer.result or {}}
 
 

@@ -31,7 +31,7 @@ def words(outcomes: Mapping[str, Outcome], listing: ToolListing, most: int) -> s
     room = most // max(1, len(outcomes))
     blocks = []
     for host, outcome in outcomes.items():
-        said = outcome.answer.text if outcome.error is None else f"error: {outcome.error}"
+        said = outcome.answer.text if outcome.error is None else f"error: {outcome.error.to_caller()}"
         if len(said) > room:
             said = f"{said[:room]}\n… {len(said) - room} more characters"
         if listing.untrusted and outcome.error is None:

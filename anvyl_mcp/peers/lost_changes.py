@@ -15,6 +15,15 @@ from anvyl_mcp.peers.listing import Answer, Connection, ToolListing
 SECONDS = 5.0
 """How long the host is asked at most; never longer than the call itself might have taken."""
 PAUSE = 0.1
+LOOKS = {
+    "containers": ("anvyl ps --all", "list_containers", 'all=true, host="{host}"'),
+    "images": ("anvyl images", "list_images", 'host="{host}"'),
+    "networks": ("anvyl call list_networks", "list_networks", 'host="{host}"'),
+    "volumes": ("anvyl call list_volumes", "list_volumes", 'host="{host}"'),
+}
+"""How to see what became of a change by a tool of each toolset: the command, and the tool with its arguments."""
+LOOK = ("anvyl info {name}", "get_container_info", 'name="{name}", host="{host}"')
+"""The same for a change of one container."""
 
 
 class Send(Protocol):
@@ -37,14 +46,15 @@ class Lost:
     def error(self, reason: AnvylError) -> Unknown:
         """What its caller is told, with the way to find out."""
         said = reason.message.partition("; it may or may not")[0]
+        names = [str(self.arguments.get(name, "")) for name, kind in self.tool.names.items() if kind == "container"]
+        name = names[0] if names and names[0].replace("-", "").isalnum() else ""
+        command, tool, arguments = LOOK if name else LOOKS.get(self.tool.toolset, LOOKS["containers"])
+        where = {"name": name, "host": self.host}
         return Unknown(
             f"{said}; it may or may not have happened (operation {self.operation})",
-            hint=f"look before you repeat it: {self._look()} --host {self.host}",
+            hint=f"look before you repeat it: {command.format_map(where)} --host {self.host}",
+            call_hint=f"look before you repeat it: {tool}({arguments.format_map(where)})",
         )
-
-    def _look(self) -> str:
-        names = [str(self.arguments.get(name, "")) for name, kind in self.tool.names.items() if kind == "container"]
-        return f"anvyl info {names[0]}" if names and names[0].replace("-", "").isalnum() else "anvyl ps --all"
 
 
 async def settle(connection: Connection, change: Lost, reason: AnvylError, send: Send, *, seconds: float) -> Answer:

@@ -63,7 +63,9 @@ async def targets(
     if tool.reads:
         return hosts
     raise InvalidInput(
-        f"`{tool.name}` needs a host: there are {text.joined(hosts)}", hint="name one, like --host " + hosts[0]
+        f"`{tool.name}` needs a host: there are {text.joined(hosts)}",
+        hint="name one, like --host " + hosts[0],
+        call_hint=f'give one as `host`, like "{hosts[0]}"',
     )
 
 
@@ -147,11 +149,13 @@ async def _where(look: Look, tool: ToolListing, kind: str, wanted: str) -> list[
             if len(having) > 2
             else f"both {text.joined(having)} have a {kind} `{wanted}`",
             hint=f"name the host, like --host {having[0]}; or all",
+            call_hint=f'give the one that is meant as `host`, like "{having[0]}"; or "all"',
         )
     if silent:
         raise ApprovalNeeded(
             f"{kind} `{wanted}` is on {having[0]}, but {_reasons(silent)}, so it may be there too",
             hint=f"say it again with the host: --host {having[0]}",
+            call_hint=f'ask the person; with their yes call it again with "{having[0]}" as `host`',
         )
     return having
 
@@ -159,7 +163,9 @@ async def _where(look: Look, tool: ToolListing, kind: str, wanted: str) -> list[
 def _nowhere(kind: str, wanted: str, outcomes: Mapping[str, Outcome], silent: Mapping[str, AnvylError]) -> AnvylError:
     known = [name for outcome in outcomes.values() for row in _rows(kind, outcome) for name in _names(kind, row)]
     if len(silent) == len(outcomes):
-        return Unreachable(f"no host could be asked: {_reasons(silent)}", hint="see `anvyl hosts check`")
+        return Unreachable(
+            f"no host could be asked: {_reasons(silent)}", hint="see `anvyl hosts check`", call_hint="see `list_hosts`"
+        )
     but = f"; {_reasons(silent)}" if silent else ""
     hint = did_you_mean(wanted, known) or f"there are no {kind}s"
     return NotFound(f"no host has a {kind} `{wanted}`{but}", hint=hint)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from mcp import MCPError
 from mcp.server.context import ServerRequestContext
@@ -22,10 +22,25 @@ from mcp_types import (
 from mcp_types import Prompt as ListedPrompt
 
 from anvyl_mcp import meta, text
-from anvyl_mcp.errors import InvalidInput, did_you_mean
-from anvyl_mcp.server.calls import Calls
+from anvyl_mcp.errors import AnvylError, InvalidInput, did_you_mean
 
 LONGEST = 200
+HERE = "this host"
+SOMEWHERE = "a host, or of all of them"
+HOST = "host, hosts with commas, @tag or all; empty: every host"
+
+
+class Offering(Protocol):
+    """What a server offers, by tool name."""
+
+    @property
+    def tools(self) -> Collection[str]:
+        """Everything."""
+        ...
+
+    def offered(self, ctx: ServerRequestContext[Any]) -> Collection[str]:
+        """What the sender of a request may call."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +61,13 @@ class Prompt:
         """Whether it makes sense with these tools."""
         return next(iter(self.steps)) in tools
 
-    def write(self, tools: Collection[str], arguments: Mapping[str, str]) -> str:
-        """The text for a model that has these tools."""
+    def write(self, tools: Collection[str], arguments: Mapping[str, str], *, host: str | None = None) -> str:
+        """The text for a model that has these tools; `host`: what it gives them, where they take one."""
         steps = [f"`{tool}`: {words}" for tool, words in self.steps.items() if tool in tools]
         numbered = [f"{number}. {step}" for number, step in enumerate(steps, 1)]
-        words = "\n".join([self.opening, *numbered, self.closing])
+        where = f"Give each of them `host` as `{host}`." if host else "Without `host` they ask every host."
+        words = "\n".join([self.opening, *numbered, *([] if host is None else [where]), self.closing])
+        words = words.replace("{where}", HERE if host is None else f"`{host or 'all'}`")
         for name, value in arguments.items():
             words = words.replace(f"{{{name}}}", text.clean(value)[:LONGEST])
         return words
@@ -73,8 +90,8 @@ PROMPTS = (
     ),
     Prompt(
         name="review_host",
-        description="Look over this host: load, space, and containers that need attention.",
-        opening="Look over this host. Use, in this order:",
+        description="Look over {where}: load, space, and containers that need attention.",
+        opening="Look over {where}. Use, in this order:",
         steps={
             "get_host_resources": "cpu and load against the number of cpus, memory, every disk.",
             "get_host_info": "cpus, uptime, engine version.",
@@ -87,8 +104,8 @@ PROMPTS = (
     ),
     Prompt(
         name="free_disk_space",
-        description="Find what fills the disks of this host, and what may go.",
-        opening="Find what fills the disks of this host. Use, in this order:",
+        description="Find what fills the disks of {where}, and what may go.",
+        opening="Find what fills the disks of {where}. Use, in this order:",
         steps={
             "get_host_resources": "how full is each disk?",
             "get_disk_usage": "what do images, containers, volumes and the build cache take?",
@@ -104,20 +121,25 @@ PROMPTS = (
 )
 
 
-def add_prompts(server: Server[Any], calls: Calls) -> None:
-    """Serve the prompts whose tools are offered; without any the server says that it has none."""
-    prompts = {prompt.name: prompt for prompt in PROMPTS if prompt.serves(calls.tools)}
+def add_prompts(server: Server[Any], offering: Offering, select: Callable[[str], object] | None = None) -> None:
+    """Serve the prompts whose tools are offered; without any the server says that it has none.
+
+    `select`: for a server of many hosts, whose tools take a `host`; it raises when one names nobody.
+    """
+    prompts = {prompt.name: prompt for prompt in PROMPTS if prompt.serves(offering.tools)}
 
     async def listed(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListPromptsResult:
-        offered = calls.offered(ctx)
-        return ListPromptsResult(prompts=[_listed(prompt) for prompt in prompts.values() if prompt.serves(offered)])
+        offered = offering.offered(ctx)
+        serving = [prompt for prompt in prompts.values() if prompt.serves(offered)]
+        return ListPromptsResult(prompts=[_listed(prompt, several=select is not None) for prompt in serving])
 
     async def get(ctx: ServerRequestContext[Any], params: GetPromptRequestParams) -> GetPromptResult:
-        offered = calls.offered(ctx)
+        offered = offering.offered(ctx)
         known = {name: prompt for name, prompt in prompts.items() if prompt.serves(offered)}
-        given = params.arguments or {}
+        given = dict(params.arguments or {})
+        host = None if select is None else given.pop("host", "").strip()
         if params.name not in known:
-            raise invalid(f"there is no prompt `{params.name[:LONGEST]}` on this host", params.name, known)
+            raise invalid(f"there is no prompt `{params.name[:LONGEST]}`", params.name, known)
         prompt = known[params.name]
         for name in given:
             if name not in prompt.arguments:
@@ -125,8 +147,16 @@ def add_prompts(server: Server[Any], calls: Calls) -> None:
         for name in prompt.arguments:
             if not given.get(name, "").strip():
                 raise invalid(f"`{prompt.name}` needs `{name}`", "", ())
-        content = TextContent(type="text", text=prompt.write(offered, given))
-        return GetPromptResult(description=prompt.description, messages=[PromptMessage(role="user", content=content)])
+        if host and select:
+            try:
+                select(host)
+            except AnvylError as error:
+                raise _refused(error) from error
+        content = TextContent(type="text", text=prompt.write(offered, given, host=host))
+        return GetPromptResult(
+            description=_described(prompt, several=select is not None),
+            messages=[PromptMessage(role="user", content=content)],
+        )
 
     if prompts:
         server.add_request_handler("prompts/list", PaginatedRequestParams, listed)
@@ -135,16 +165,26 @@ def add_prompts(server: Server[Any], calls: Calls) -> None:
 
 def invalid(message: str, word: str, known: Collection[str]) -> MCPError:
     """The protocol's error for a name that is not known, with near ones."""
-    error = InvalidInput(text.clean(message), hint=did_you_mean(word, known))
+    return _refused(InvalidInput(text.clean(message), hint=did_you_mean(word, known)))
+
+
+def _refused(error: AnvylError) -> MCPError:
     return MCPError(INVALID_PARAMS, str(error), {meta.ERROR: error.as_dict()})
 
 
-def _listed(prompt: Prompt) -> ListedPrompt:
+def _described(prompt: Prompt, *, several: bool) -> str:
+    return prompt.description.replace("{where}", SOMEWHERE if several else HERE)
+
+
+def _listed(prompt: Prompt, *, several: bool) -> ListedPrompt:
+    arguments = [
+        PromptArgument(name=name, description=words, required=True) for name, words in prompt.arguments.items()
+    ]
+    if several:
+        arguments.append(PromptArgument(name="host", description=HOST, required=False))
     return ListedPrompt(
         name=prompt.name,
         title=prompt.name.replace("_", " ").capitalize(),
-        description=prompt.description,
-        arguments=[
-            PromptArgument(name=name, description=words, required=True) for name, words in prompt.arguments.items()
-        ],
+        description=_described(prompt, several=several),
+        arguments=arguments,
     )
