@@ -14,7 +14,8 @@ with `hub`, a namespace from which people and programs call. Ask for the fixture
 
 `lab.run` gives an async function the fleet as a long-lived process has it (`lean=False`) or as a command has it, and
 returns what it returns; all sockets are made in the hub. What one `run` learnt of a host that is down stands in the
-hub's home, as for people; `lab.forget()` clears it. Making a lab takes root; elsewhere its tests are skipped with the
+home of its user, as for people; `lab.forget()` clears it. `lab.both` runs it in both ways at once, each with a user of
+its own. Making a lab takes root; elsewhere its tests are skipped with the
 reason.
 """
 
@@ -179,9 +180,15 @@ class Lab:
         """Run `anvyl` in the hub as a person does there; its hosts have the tag `lab`."""
         return process(*arguments, prefix=self.prefix, seconds=seconds, ANVYL_HOME=str(self.home), **MODEL)
 
-    def run(self, work: Callable[[Fleet], Awaitable[Result]], *, lean: bool = True, seconds: float = 120) -> Result:
+    def run(
+        self, work: Callable[[Fleet], Awaitable[Result]], *, lean: bool = True, user: str = "hub", seconds: float = 120
+    ) -> Result:
         """What an async function returns that is given the hub's fleet, in a thread that lives in the hub."""
-        settings = load(environ={"ANVYL_HOME": str(self.home), **MODEL})
+        home = self.home.with_name(user)
+        if not home.exists():
+            home.mkdir()
+            shutil.copy(self.home / "hosts.toml", home)
+        settings = load(environ={"ANVYL_HOME": str(home), **MODEL})
 
         async def use() -> Result:
             with anyio.fail_after(seconds):
@@ -196,9 +203,17 @@ class Lab:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(there).result()
 
+    def both(self, work: Callable[[Fleet], Awaitable[Result]]) -> list[Result]:
+        """What it returns as a command has it, and as a long-lived process has it; it runs for both at once."""
+        with ThreadPoolExecutor(2) as threads:
+            lean = threads.submit(self.run, work, lean=True, user="lean")
+            official = threads.submit(self.run, work, lean=False, user="official")
+            return [lean.result(), official.result()]
+
     def forget(self) -> None:
-        """Clear what commands in the hub remember of hosts that were down."""
-        shutil.rmtree(self.home / "cache" / "down", ignore_errors=True)
+        """Clear what everybody in the hub remembers of hosts that were down."""
+        for marks in self.home.parent.glob("*/cache/down"):
+            shutil.rmtree(marks, ignore_errors=True)
 
     def mend(self) -> None:
         """Make the lab whole again."""

@@ -122,6 +122,37 @@ async def test_a_silent_host_is_waited_for_once(fleet_with: MakeFleet, monkeypat
     assert second.error is not None and "anvyl hosts check" in second.error.hint
 
 
+class Lossy(Host):
+    """One call gets no connection; another, made and answered meanwhile, does."""
+
+    async def call(self, tool: str, arguments: Mapping[str, Any], **options: Any) -> Answer:
+        self.calls += 1
+        if self.calls == 1:
+            await anyio.sleep(0.05)
+            raise SILENT
+        return Answer(result={}, text="done")
+
+
+@pytest.mark.parametrize("first", ["look", "change"])
+async def test_a_line_that_loses_packets_is_no_host_that_is_down(fleet_with: MakeFleet, first: str) -> None:
+    """Fault table row 6: what only reads is asked once more; and the host is not left alone: it answers others."""
+    host = Lossy()
+    fleet = fleet_with(host)
+    done: list[Outcome] = []
+
+    async def call(tool: str) -> None:
+        done.append(await fleet.call("nas", tool, {}))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, first)
+        await anyio.sleep(0.01)
+        group.start_soon(call, "look")
+
+    assert [one.ok for one in done] == [True, first == "look"]
+    assert host.calls == (3 if first == "look" else 2)
+    assert not fleet.is_spared("nas")
+
+
 async def test_a_host_that_comes_back_is_used_again_by_itself(fleet_with: MakeFleet) -> None:
     host = Host(SILENT)
     fleet = fleet_with(host)

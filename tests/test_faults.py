@@ -6,21 +6,27 @@ program waits for, in this process; a command's own start, which depends on how 
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
-import pytest
 
 from anvyl_mcp import __version__
 from anvyl_mcp.peers.fleet import SLACK_SECONDS, Fleet, Outcome
 from anvyl_mcp.peers.session import Session
 from anvyl_mcp.peers.sockets import MOST_CONNECTIONS
+from anvyl_mcp.server.engine import READERS
 from tests.lab import PORT, Lab, LabHost
+from tests.nodes import ANVYL_MCP, PYTHON, process
 
 READ = "list_containers"
 CONNECTING = 3.2
@@ -34,12 +40,6 @@ def within(seconds: float) -> Iterator[None]:
     began = time.monotonic()
     yield
     assert time.monotonic() - began <= seconds
-
-
-@pytest.fixture(params=["lean", "official"])
-def lean(request: pytest.FixtureRequest) -> bool:
-    """Whether a host is called by the client of the commands, or by the one of the agent and the gateway."""
-    return bool(request.param == "lean")
 
 
 async def timed(fleet: Fleet, host: LabHost, bound: float, tool: str = READ, **arguments: object) -> Outcome:
@@ -64,86 +64,89 @@ def wait_for(happened: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_1_a_server_that_is_down_refuses_at_once(lab: Lab, lean: bool) -> None:
+def together(action: Callable[[], None], parties: int = 2) -> Callable[[], Awaitable[object]]:
+    """A place where clients wait for each other; `action` happens when all are there, before they go on."""
+    barrier = threading.Barrier(parties, action, timeout=60)
+    return partial(anyio.to_thread.run_sync, barrier.wait)
+
+
+def test_1_a_server_that_is_down_refuses_at_once(lab: Lab) -> None:
     down = lab.hosts[1]
     down.node.kill()
+    start_it = together(partial(down.node.start, PORT))
 
     async def work(fleet: Fleet) -> None:
         outcome = await timed(fleet, down, 0.5)
         assert (outcome.word, outcome.status) == ("refused", "unreachable: connection refused")
-        down.node.start(PORT)
+        await start_it()
         assert (await fleet.call(down.name, READ, {})).ok, "it is used again at the first call"
 
-    lab.run(work, lean=lean)
+    lab.both(work)
 
 
-def test_2_3_a_host_that_is_off_costs_three_seconds_once_and_is_used_again_when_it_is_back(
-    lab: Lab, lean: bool
-) -> None:
-    """Cable pulled, every packet swallowed, those of its port swallowed: one host each."""
+def test_2_3_5_a_host_that_is_silent_costs_three_seconds_once_and_is_used_again_when_it_is_back(lab: Lab) -> None:
+    """Cable pulled, packets to its port swallowed, server that hangs: one host each. Commands share what they know."""
+    off, swallowing, hung = lab.hosts
 
-    async def one(fleet: Fleet, host: LabHost) -> None:
-        first = await timed(fleet, host, CONNECTING)
-        second = await timed(fleet, host, 0.1)
-        host.heal()
-        await until_ok(fleet, host, 10)
+    def heal() -> None:
+        off.heal()
+        swallowing.heal()
+        hung.node.resume()
 
-        assert first.word == second.word == "unreachable"
-        assert "down for" in second.status
+    healed = together(heal, parties=3)
 
-    async def work(fleet: Fleet) -> None:
-        lab.hosts[0].partition()
-        lab.hosts[1].blackhole()
-        lab.hosts[2].blackhole(PORT)
+    async def one(fleet: Fleet, host: LabHost, done: dict[str, list[Outcome]]) -> None:
+        done[host.name] = [await timed(fleet, host, CONNECTING), await timed(fleet, host, 0.1)]
+
+    async def work(fleet: Fleet) -> dict[str, list[Outcome]]:
+        done: dict[str, list[Outcome]] = {}
         async with anyio.create_task_group() as group:
             for host in lab.hosts:
-                group.start_soon(one, fleet, host)
+                group.start_soon(one, fleet, host, done)
+        await healed()
+        async with anyio.create_task_group() as group:
+            for host in lab.hosts:
+                group.start_soon(until_ok, fleet, host, 10)
+        return done
 
-    lab.run(work, lean=lean)
+    def commands() -> list[Outcome]:
+        first = lab.run(lambda fleet: timed(fleet, off, CONNECTING))
+        second = lab.run(lambda fleet: timed(fleet, off, 0.1))
+        anyio.run(healed)
+        with within(10):
+            while not lab.run(lambda fleet: timed(fleet, off, 2)).ok:
+                time.sleep(0.2)  # a new command, as a person would type it
+        return [first, second]
 
+    off.partition()
+    swallowing.blackhole(PORT)
+    hung.node.suspend()
+    with ThreadPoolExecutor(1) as threads:
+        typed = threads.submit(commands)
+        seen = [*lab.both(work), {"commands": typed.result()}]
 
-def test_2_commands_share_what_they_waited_for(lab: Lab) -> None:
-    lab.hosts[1].blackhole()
-
-    first = lab.run(lambda fleet: timed(fleet, lab.hosts[1], CONNECTING))
-    second = lab.run(lambda fleet: timed(fleet, lab.hosts[1], 0.1))
-    lab.hosts[1].heal()
-    with within(10):
-        while not lab.run(lambda fleet: timed(fleet, lab.hosts[1], 2)).ok:
-            time.sleep(0.2)  # a new command, as a person would type it
-
-    assert first.word == second.word == "unreachable"
-
-
-def test_5_a_server_that_hangs_costs_three_seconds(lab: Lab, lean: bool) -> None:
-    hung = lab.hosts[1]
-
-    async def work(fleet: Fleet) -> None:
-        hung.node.suspend()
-        assert (await timed(fleet, hung, CONNECTING)).word == "unreachable"
-        assert (await timed(fleet, hung, 0.1)).word == "unreachable"
-        hung.node.resume()
-        await until_ok(fleet, hung, 10)
-
-    lab.run(work, lean=lean)
+    outcomes = [pair for one in seen for pair in one.values()]
+    assert len(outcomes) == 7
+    assert {outcome.word for pair in outcomes for outcome in pair} == {"unreachable"}
+    assert all("down for" in second.status for _, second in outcomes)
 
 
-def test_23_the_answers_of_the_others_are_not_held_back(lab: Lab, lean: bool) -> None:
+def test_23_the_answers_of_the_others_are_not_held_back(lab: Lab) -> None:
     silent = lab.hosts[1]
+    swallow = together(silent.blackhole)
 
     async def work(fleet: Fleet) -> dict[str, float]:
         await fleet.call_many([host.name for host in lab.hosts if host is not silent], READ, {})
-        silent.blackhole()
+        await swallow()
         began, ended = time.monotonic(), dict[str, float]()
         await fleet.call_many(
             lab.names, READ, {}, on_outcome=lambda one: ended.update({one.host: time.monotonic() - began})
         )
         return ended
 
-    ended = lab.run(work, lean=lean)
-
-    assert list(ended)[-1] == silent.name
-    assert all(ended[host.name] <= (CONNECTING if host is silent else 1) for host in lab.hosts)
+    for ended in lab.both(work):
+        assert list(ended)[-1] == silent.name
+        assert all(ended[host.name] <= (CONNECTING if host is silent else 1) for host in lab.hosts)
 
 
 def test_23_a_command_names_who_is_missing_and_exits_with_3(lab: Lab) -> None:
@@ -180,6 +183,9 @@ def test_4_a_black_hole_in_mid_call(lab: Lab) -> None:
     assert read.result().word == "timeout"
     assert changed.result().word == "unknown"
     assert error is not None and "look before you repeat it" in error.hint
+    [operation] = re.findall(r"\(operation ([0-9a-f-]{36})\)", error.message)
+    changing.heal()
+    assert [record["tool"] for record in audited(changing, operation)][:1] == ["exec_in_container"]
     assert changing.engine.output("web", "cat /count") == "x\n"
 
 
@@ -199,7 +205,10 @@ def test_6_a_line_that_is_slow_far_or_loses_packets(lab: Lab) -> None:
         names = [lossy.name] * 10
         await gathered(fleet, names)
         lossy.lose(20)
-        done = [outcome for _ in range(10) for outcome in await gathered(fleet, names)]
+        done = []
+        for _ in range(10):
+            done += await gathered(fleet, names)
+            await anyio.sleep(0.4)  # a token may ask twenty times a second
         assert sum(outcome.ok for outcome in done) >= 99, [outcome.status for outcome in done if not outcome.ok]
 
     far.delay(150)
@@ -222,38 +231,42 @@ async def gathered(fleet: Fleet, names: list[str]) -> list[Outcome]:
     return done
 
 
-def test_7_a_server_that_ends_in_mid_call(lab: Lab, lean: bool) -> None:
+def test_7_a_server_that_ends_in_mid_call(lab: Lab) -> None:
     """Asked to end, it finishes what it does and the result arrives; killed, a change may or may not have happened."""
     asked, killed, _ = lab.hosts
+    names = iter(["web1", "web2"])
     for host in (asked, killed):
-        host.engine.run("web")
-    ended: dict[str, float] = {}
+        for name in ("web1", "web2"):
+            host.engine.run(name)
 
-    def both_began() -> bool:
-        return all("began" in host.engine.output("web", "cat /count") for host in (asked, killed))
+    def began() -> bool:
+        counts = [host.engine.output(name, "cat /count") for host in (asked, killed) for name in ("web1", "web2")]
+        return all("began" in count for count in counts)
 
-    async def work(fleet: Fleet) -> dict[str, Outcome]:
-        done: dict[str, Outcome] = {}
+    async def work(fleet: Fleet) -> tuple[dict[str, Outcome], dict[str, float]]:
+        name, done, ended = next(names), dict[str, Outcome](), dict[str, float]()
 
         async def change(host: LabHost, seconds: int) -> None:
-            arguments = {"name": "web", "command": f"sh -c 'echo began >> /count; sleep {seconds}'"}
+            arguments = {"name": name, "command": f"sh -c 'echo began >> /count; sleep {seconds}'"}
             done[host.name] = await fleet.call(host.name, "exec_in_container", arguments)
             ended[host.name] = time.monotonic()
 
         async with anyio.create_task_group() as group:
             group.start_soon(change, asked, 2)
             group.start_soon(change, killed, 20)
-            await anyio.to_thread.run_sync(wait_for, both_began)
-            group.start_soon(anyio.to_thread.run_sync, asked.node.stop)
-            killed.node.kill()
-            ended["death"] = time.monotonic()
-        return done
+        return done, ended
 
-    done = lab.run(work, lean=lean)
+    with ThreadPoolExecutor(2) as threads:
+        clients = threads.submit(lab.both, work)
+        wait_for(began)
+        threads.submit(asked.node.stop)
+        killed.node.kill()
+        death = time.monotonic()
 
-    assert done[asked.name].ok, done[asked.name].error
-    assert done[killed.name].word == "unknown"
-    assert ended[killed.name] - ended["death"] <= 0.3
+    for done, ended in clients.result():
+        assert done[asked.name].ok, done[asked.name].error
+        assert done[killed.name].word == "unknown"
+        assert ended[killed.name] - death <= 0.3
 
 
 def test_8_an_engine_that_is_down_is_told_at_once_and_found_when_it_is_back(lab: Lab) -> None:
@@ -273,21 +286,62 @@ def test_8_an_engine_that_is_down_is_told_at_once_and_found_when_it_is_back(lab:
     lab.run(work)
 
 
-def test_9_an_engine_that_hangs_is_told_in_five_seconds(lab: Lab) -> None:
+def test_9_an_engine_that_hangs_is_told_in_five_seconds_and_holds_nobody_else_up(lab: Lab) -> None:
+    """However many ask, eight threads wait for it; the rest of the host goes on, and its health says what is wrong."""
     host = lab.hosts[0]
+    hang = together(host.engine.hang)
 
-    async def work(fleet: Fleet) -> None:
+    async def work(fleet: Fleet) -> list[Outcome]:
         assert (await fleet.call(host.name, READ, {})).ok
-        host.engine.hang()
-        hung = await timed(fleet, host, 5.2)
-        again = await timed(fleet, host, 2)
-        others = await timed(fleet, host, 1, "get_host_resources")
-        host.engine.resume()
-        await until_ok(fleet, host, 5)
+        done: list[Outcome] = []
 
-        assert (hung.word, again.word, others.word) == ("timeout", "timeout", "ok")
+        async def ask() -> None:
+            done.append(await timed(fleet, host, 5.2))
 
-    lab.run(work)
+        await hang()
+        async with anyio.create_task_group() as group:
+            for _ in range(MOST_CONNECTIONS):
+                group.start_soon(ask)
+        return [*done, await timed(fleet, host, 2)]
+
+    with ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(lab.both, work)
+        wait_for(lambda: waiting_for_the_engine(host) == READERS)
+        others = lab.run(lambda fleet: timed(fleet, host, 1, "get_host_resources"))
+        assert waiting_for_the_engine(host) <= READERS
+        with within(5.2):
+            health = health_of(host)
+    hung = [outcome for one in asking.result() for outcome in one]
+    host.engine.resume()
+    lab.run(lambda fleet: until_ok(fleet, host, 5))
+
+    assert READERS <= 8
+    assert {outcome.word for outcome in hung} == {"timeout"} and len(hung) == 2 * (MOST_CONNECTIONS + 1)
+    assert others.ok, others.error
+    assert health == {"status": "degraded", "engine": str(hung[0].error)}
+    assert health_of(host)["status"] == "healthy"
+
+
+def waiting_for_the_engine(host: LabHost) -> int:
+    """How many threads of its server wait for the engine: each has a connection with words that nobody read."""
+    sockets = subprocess.check_output([*host.prefix, "ss", "-xpH"], text=True).splitlines()
+    ours = [line.split() for line in sockets if f"pid={host.node.process.pid}," in line]
+    return sum(int(unread) > 0 for _, _, _, unread, *_ in ours)
+
+
+def audited(host: LabHost, operation: str) -> list[dict[str, Any]]:
+    """What the host's own log says of one change."""
+    arguments = ("audit", "--operation", operation, "--json")
+    done = process(*arguments, program=ANVYL_MCP, prefix=host.prefix, ANVYL_HOME=str(host.node.home))
+    records: list[dict[str, Any]] = done.json["records"]
+    return records
+
+
+def health_of(host: LabHost) -> dict[str, str]:
+    """What the host's own people are told by /health."""
+    ask = f"import urllib.request as web; print(web.urlopen('http://127.0.0.1:{PORT}/health').read().decode())"
+    told = json.loads(subprocess.check_output([*host.prefix, PYTHON, "-c", ask], text=True))
+    return {"status": told["status"], "engine": told["checks"]["engine"]}
 
 
 def test_10_an_engine_that_was_killed_shows_what_did_not_come_back(lab: Lab) -> None:
@@ -307,11 +361,18 @@ def test_10_an_engine_that_was_killed_shows_what_did_not_come_back(lab: Lab) -> 
     assert lab.run(work) == {"keeper": "running", "web": "exited"}
 
 
-def test_29_a_host_that_starts_again_is_not_run_over(lab: Lab, lean: bool) -> None:
+def test_29_a_host_that_starts_again_is_not_run_over(lab: Lab) -> None:
     """Twenty callers who all insist: ten attempts a second while it is down, ten connections when it is up."""
-    host = lab.hosts[0]
+    hosts = list(lab.hosts[:2])
+    for host in hosts:
+        host.node.kill()
 
-    async def work(fleet: Fleet, count: Callable[[], int]) -> tuple[int, int]:
+    async def work(fleet: Fleet) -> tuple[int, int]:
+        host = hosts.pop()
+        with host.knocks() as count:
+            return await insisted(fleet, host, count)
+
+    async def insisted(fleet: Fleet, host: LabHost, count: Callable[[], int]) -> tuple[int, int]:
         stop = anyio.Event()
 
         async def insist() -> None:
@@ -331,12 +392,9 @@ def test_29_a_host_that_starts_again_is_not_run_over(lab: Lab, lean: bool) -> No
             stop.set()
         return while_down, when_up
 
-    host.node.kill()
-    with host.knocks() as count:
-        while_down, when_up = lab.run(lambda fleet: work(fleet, count), lean=lean)
-
-    assert while_down <= 2 * 10 + 1
-    assert when_up <= MOST_CONNECTIONS + 5
+    for while_down, when_up in lab.both(work):
+        assert while_down <= 2 * 10 + 1
+        assert when_up <= MOST_CONNECTIONS + 5
 
 
 def test_30_a_client_of_an_older_protocol_is_served(lab: Lab) -> None:

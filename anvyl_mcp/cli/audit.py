@@ -19,6 +19,7 @@ def show(
     context: typer.Context,
     since: Annotated[str, typer.Option(help="How far back, like 2h or 7d.")] = "",
     tool: Annotated[str, typer.Option(help="Only this tool.")] = "",
+    operation: Annotated[str, typer.Option(metavar="ID", help="Only the change with this operation id.")] = "",
     as_json: Json = False,
 ) -> None:
     """Show what was done on this host, by whom."""
@@ -33,11 +34,13 @@ def show(
         from anvyl_mcp import app as root
 
         start = datetime.now(UTC) - timedelta(seconds=run.seconds(since, "--since")) if since else None
-        records = root.trust(settings).records(since=start, tool=tool)
+        records = root.trust(settings).records(since=start, tool=tool, operation=operation)
         if as_json:
             output.document({"records": records, "error": None})
             return 0
         columns = ["time", "who", "tool", "arguments", "outcome", "seconds"]
+        if operation and not records:
+            output.talk(f"no change with the operation id {operation} began here, as far back as the log goes")
         output.table(columns, [[text.cell(record[column], {}) for column in columns] for record in records])
         return 0
 

@@ -40,6 +40,7 @@ class Breaker:
         self._down: dict[Peer, Down] = {}
         self._probes: dict[Peer, asyncio.Task[None]] = {}
         self._met: set[Peer] = set()
+        self._answered: dict[Peer, float] = {}
         self._refused: dict[Peer, float] = {}
         self._knocks: dict[Peer, Shared] = {}
 
@@ -60,7 +61,12 @@ class Breaker:
             self._failed(peer, connection, error, time.monotonic() - began)
             raise
         self._works(peer)
+        self._answered[peer] = time.monotonic()
         return result
+
+    def answered_since(self, peer: Peer, began: float) -> bool:
+        """Whether a host answered anybody after that moment."""
+        return self._answered.get(peer, began) > began
 
     def is_open(self, peer: Peer) -> bool:
         """Whether a host is left alone now."""
@@ -118,6 +124,9 @@ class Breaker:
             self._works(peer)
             if isinstance(error, Refused):
                 self._refused[peer] = time.monotonic()
+            return
+        if self.answered_since(peer, time.monotonic() - seconds):
+            # Others were answered meanwhile: its line loses packets, which is no reason to leave it alone.
             return
         now = time.time()
         before = self._down.get(peer) or self._marks.read(peer)

@@ -329,7 +329,11 @@ class Fleet:
                 return await lost_changes.settle(connection, change, error, again, seconds=left)
             if isinstance(error, Timeout):
                 raise
-        # A read whose connection was lost is asked once more: it changes nothing, and the peer may have restarted.
+        except Unreachable:
+            if not tool.reads or not self._breaker.answered_since(peer, began):
+                raise
+        # A read whose connection was lost is asked once more: it changes nothing, and the peer may have restarted. So
+        # is one that got no connection while others were answered.
         await anyio.sleep(random.uniform(0, RETRY_SECONDS))
         try:
             return await self._breaker.ask(peer, connection, send)

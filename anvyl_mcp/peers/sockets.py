@@ -6,7 +6,9 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import urlsplit
 
@@ -16,6 +18,9 @@ at one that has just started."""
 KEPT = 10
 KEPT_SECONDS = 4
 """Less than the 5 s after which common servers drop an idle connection: a call must not meet one being closed."""
+TRIES = (0.125, 0.25, 0.625)
+"""Parts of the time for a connection, after which it is begun anew: the system repeats a lost packet only after 1 s and
+3 s, and is then slow to repeat those that follow."""
 
 
 class Line(HTTPConnection):
@@ -40,7 +45,7 @@ class Line(HTTPConnection):
         for position, (family, kind, protocol, _, address) in enumerate(addresses, start=1):
             share = max(until - time.monotonic(), 0.05) / (len(addresses) - position + 1)
             try:
-                self._try(socket.socket(family, kind, protocol), address, share)
+                self._try(partial(socket.socket, family, kind, protocol), address, share)
             except OSError:
                 self.close()
                 if position == len(addresses) or self._hung_up:
@@ -81,18 +86,34 @@ class Line(HTTPConnection):
         if self._socket is not None:
             self._socket.close()
 
-    def _try(self, plain: socket.socket, address: tuple[object, ...] | str, seconds: float) -> None:
-        self.sock = self._socket = plain
-        if self._hung_up:
-            raise ConnectionAbortedError
-        plain.settimeout(seconds)
-        plain.connect(address)
+    def _try(self, make: Callable[[], socket.socket], address: tuple[object, ...] | str, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        plain = self._reached(make, address, seconds)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._context is not None:
+            plain.settimeout(max(until - time.monotonic(), 0.05))
             secure = self._context.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
             self.sock = self._socket = secure
             secure.do_handshake()
         self.sock.settimeout(None)
+
+    def _reached(
+        self, make: Callable[[], socket.socket], address: tuple[object, ...] | str, seconds: float
+    ) -> socket.socket:
+        for part in TRIES:
+            plain = make()
+            self.sock = self._socket = plain
+            if self._hung_up:
+                raise ConnectionAbortedError
+            plain.settimeout(seconds * part)
+            try:
+                plain.connect(address)
+                break
+            except TimeoutError:
+                if part == TRIES[-1]:
+                    raise
+                plain.close()
+        return plain
 
 
 class Pool:

@@ -91,9 +91,9 @@ class Trust:
         secret = self.invites.create(given, seconds)
         return in_order(given), urlsafe_b64encode(secret).rstrip(b"=").decode()
 
-    def records(self, *, since: datetime | None, tool: str) -> list[Mapping[str, Any]]:
+    def records(self, *, since: datetime | None, tool: str, operation: str = "") -> list[Mapping[str, Any]]:
         """The audit log, the oldest first."""
-        return [record.as_dict() for record in self.audit.read(since=since, tool=tool)]
+        return [record.as_dict() for record in self.audit.read(since=since, tool=tool, operation=operation)]
 
     @property
     def opened(self) -> str:
