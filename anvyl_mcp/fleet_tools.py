@@ -30,7 +30,11 @@ class Hosts(Result):
 def fleet_tools(fleet: Fleet | None) -> list[Tool]:
     """The tools, bound to a fleet; without one they can only be listed."""
 
-    @tool(say=["list hosts", "show hosts", "which hosts are there", "ping hosts"], toolset="fleet")
+    @tool(
+        say=["list hosts", "show hosts", "which hosts are there", "ping hosts"],
+        about="host, reachable, reach, answer, respond, tag, ping, connected, reply, paired",
+        toolset="fleet",
+    )
     async def list_hosts() -> Hosts:
         """List the hosts of the fleet and whether they answer."""
         assert fleet is not None

@@ -1,7 +1,7 @@
 """Keys under `_meta`, and HTTP headers, that both sides of a connection know."""
 
 TOOL = "anvyl/tool"
-"""On a listed tool: `{"toolset", "scope", "safety", "say", "untrusted", "seconds", "once"}`."""
+"""On a listed tool: `{"toolset", "scope", "safety", "say", "about", "untrusted", "seconds", "once"}`."""
 ERROR = "anvyl/error"
 """On a failed result: `{"code", "message", "hint"}`."""
 OPERATION = "anvyl/op"

@@ -340,7 +340,7 @@ async def test_an_untrained_model_on_lm_studio_is_made_to_plan(fleet: Fleet, mod
     model_server.list_models(Served("gemma-3-12b", context_length=8192, tools=False))
     model_server.replies += [plan({"tool": "list_containers", "host": "gpu"})]
 
-    reply = await fleet.ask("what runs on gpu?", drive="auto")
+    reply = await fleet.ask("what would you look at first on gpu?", drive="auto")
 
     assert "response_format" in model_server.requests[0]
     assert [call.host for call in reply.calls] == ["gpu"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 from pydantic_ai import (
@@ -28,6 +27,7 @@ from anvyl_mcp.orchestrator import models, report, telemetry
 from anvyl_mcp.orchestrator.choice import choose
 from anvyl_mcp.orchestrator.documents import MOST_CHARACTERS
 from anvyl_mcp.orchestrator.drive import drive_for
+from anvyl_mcp.orchestrator.freely import Freely
 from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.guarded import ENDED, GuardedModel
 from anvyl_mcp.orchestrator.plan import PlanModel
@@ -73,8 +73,6 @@ class Assistant:
         self._fleet = fleet
         self._on_reply = on_reply
         self._settings = settings
-        rules = partial(rules_model, hosts=lambda: _hosts_and_tags(fleet), objects=lambda kind: places(fleet, kind))
-        self._rules, self._strict_rules = rules(), rules(to_the_last_word=True)
         self._every_tool = FleetToolset(fleet)
 
     async def ask(
@@ -99,7 +97,7 @@ class Assistant:
 
     async def _choose(self, reply: Reply, *, model: str, offline: bool) -> models.ModelChoice | None:
         """The language model to use; None when none answers, or none is wanted."""
-        reply.model = self._rules.model_name
+        reply.model = RULES
         if offline:
             return None
         try:
@@ -137,7 +135,7 @@ class Assistant:
             return requests.build_results(approvals=approvals)
 
         agent = Agent(
-            guarded or self._rules,
+            guarded or self._rules(guard),
             output_type=[str, DeferredToolRequests],
             deps_type=Question,
             instructions=INSTRUCTIONS,
@@ -173,9 +171,20 @@ class Assistant:
         drive = drive_for(self._settings.drive, choice)
         if drive == "plan":
             model = PlanModel(model, self._fleet, question, guard)
-        model = models.with_rules(ShownModel(model, names, choice.context_length), self._rules)
-        first = self._strict_rules if drive == "plan" and self._settings.drive == "auto" else None
-        return GuardedModel(model, question, guard, rules=self._rules, first=first)
+        rules = self._rules(guard)
+        model = models.with_rules(ShownModel(model, names, choice.context_length), rules)
+        first = self._rules(guard, before_a_model=True) if drive == "plan" and self._settings.drive == "auto" else None
+        return GuardedModel(model, question, guard, rules=rules, first=first)
+
+    def _rules(self, guard: Guard, *, before_a_model: bool = False) -> Model:
+        """The rules for one question; `before_a_model`: only what is clear."""
+        fleet = self._fleet
+        return rules_model(
+            hosts=lambda: _hosts_and_tags(fleet),
+            objects=lambda kind: places(fleet, kind),
+            to_the_last_word=before_a_model,
+            otherwise=Freely(guard, fleet, only_clearly=before_a_model).steps,
+        )
 
     def _give_up(self, reply: Reply, error: Exception) -> None:
         """The model did not come to an end; what its calls found is still true."""
@@ -195,16 +204,16 @@ class Assistant:
         if other := models.swapped_model(messages, choice):
             reply.notes.append(f"the server answered with `{other}` instead of `{choice.name}`")
         answered = {message.model_name for message in messages if isinstance(message, ModelResponse)}
-        if self._rules.model_name not in answered:
+        if RULES not in answered:
             models.remember_model(self._settings, choice)
         elif reason := models.fallback_reason(messages):
             reply.notes.append(f"the model `{reply.model}` failed: {reason}; answered by rules")
-            reply.mode, reply.model = "rules", self._rules.model_name
+            reply.mode, reply.model = "rules", RULES
         elif not requests:
-            reply.mode, reply.model = "rules", self._rules.model_name
+            reply.mode, reply.model = "rules", RULES
         else:
             reply.notes.append(f"the model `{reply.model}` did nothing about it; answered by rules")
-            reply.mode, reply.model = "rules", self._rules.model_name
+            reply.mode, reply.model = "rules", RULES
 
 
 def _hosts_and_tags(fleet: Fleet) -> list[str]:

@@ -12,6 +12,7 @@ from pydantic_ai.messages import ModelMessage, ToolCallPart, ToolReturnPart, Use
 
 from anvyl_mcp import text
 from anvyl_mcp.orchestrator import asking, computing, phrases
+from anvyl_mcp.orchestrator.grounding import named
 from anvyl_mcp.orchestrator.measures import amounts, measures
 from anvyl_mcp.orchestrator.sentences import SEPARATOR, mask, plain
 from anvyl_mcp.orchestrator.vocabulary import STATES, meanings, singular
@@ -148,6 +149,9 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
         return [f"{text.joined(exact or like)}."] if rows else [f"No {noun} `{subject}` on {places}."]
     if subject:
         return []
+    spoken_of = [(host, row) for host, row in rows if named(question, _name(row))]
+    if spoken_of and call.listing.toolset != "fleet" and len(spoken_of) <= MOST_NAMES:
+        return [_one_row(field, call.listing, *one) for one in spoken_of]
     asked = "" if BESIDES.search(question) else next((word for word in said if word in STATES), "")
     if asked:
         rows = [(host, row) for host, row in rows if STATES[asked] & _states(row)]
@@ -170,6 +174,13 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
         whole = sum(int(result.get("total", len(result[field]))) for result in results.values())
         return [f"{at_least}{text.plural(whole, noun)}: {', '.join(counts)}."]
     return [f"{', '.join(counts)}."]
+
+
+def _one_row(field: str, listing: ToolListing, host: str, row: Mapping[str, Any]) -> str:
+    """What a list says of one thing: `uploads on web1: driver local, containers api`."""
+    columns, [cells] = text.rows({field: [row]}, text.resolved(listing.output_schema))
+    about = [f"{column} {cell}" for column, cell in zip(columns[1:], cells[1:], strict=True) if cell]
+    return f"{_name(row)} on {host}: {', '.join(about) or 'there'}."
 
 
 def _sums(listing: ToolListing, results: Mapping[str, Any]) -> list[str]:

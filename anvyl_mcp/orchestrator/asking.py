@@ -104,9 +104,16 @@ TIGHT = re.compile(
     r"(?i)\b(?:run(?:s|ning)?\s+(?:out\s+of|low\s+on)|low\s+on|short\s+(?:of|on)|out\s+of|(?:getting|almost|nearly|too)\s+full"
     r"|full|tight|enough)\b"
 )
+OF_DOCKER = re.compile(r"\b(?:space|disk|storage)\b.*\bdocker\b|\bdocker\b.*\b(?:space|disk|storage)\b")
+"""What Docker takes is told by a tool of its own."""
 LASTING = re.compile(
-    r"(?i)\b(?:how\s+long\b.*\b(?:up|running|on)|up\s+(?:the\s+)?(?:longest|shortest)|(?:longest|shortest)\s+up)"
+    r"(?i)\b(?:how\s+long\b.*\b(?:up|running|on)|up\s+(?:the\s+)?(?:longest|shortest)|(?:longest|shortest)\s+up"
+    r"|(?:re)?boot(?:ed|s)?\b|\buptimes?\b|how\s+many\s+(?:days|hours)\b.*\b(?:up|running|on))"
 )
+LATELY = re.compile(
+    r"\bboot\w*\s+(?:most\s+recently|last)\b|\b(?:most\s+recently|last)\s+(?:re)?boot|\breboot\w*\s+(?:most\s+recently|last)\b"
+)
+"""What was started last has been up the least."""
 THE = r"(?:the\s+)?(?:container\s+)?"
 WHERE = tuple(
     re.compile(pattern, re.IGNORECASE)
@@ -183,6 +190,8 @@ def _whole(asked: str, wants: Wants, patterns: Iterable[re.Pattern[str]]) -> Que
 
 def _measured(asked: str) -> Query | None:
     lower = asked.lower()
+    if OF_DOCKER.search(lower):
+        return None
     typed = re.findall(r"[a-z][a-z0-9-]*", lower)
     said = frozenset(meanings(lower)) | frozenset(typed)
     words = frozenset(MEASURED.get(word, word) for word in said)
@@ -192,7 +201,8 @@ def _measured(asked: str) -> Query | None:
         Wants.AMOUNT,
         words=words & (KINDS | NOUNS),
         noun=_noun(lower),
-        least=any(word in LEAST or SUPERLATIVES.get(word, (False, ""))[0] for word in typed),
+        least=LATELY.search(lower) is not None
+        or any(word in LEAST or SUPERLATIVES.get(word, (False, ""))[0] for word in typed),
         free=bool(said & FREE),
         need=_need(lower),
         said=said,

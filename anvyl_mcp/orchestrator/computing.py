@@ -223,12 +223,12 @@ def _unused(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str
 
 
 def _troubles(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str]:
-    wrong = [f"{row.get('name')} on {host} ({_complaint(row)})" for host, row in rows if _complaint(row)]
+    wrong = [f"{row.get('name')} on {host} ({complaint(row)})" for host, row in rows if complaint(row)]
     well = f"{len(rows) - len(wrong)} of {text.plural(len(rows), 'container')} on {text.joined(list(hosts))}"
     return [f"Not well: {text.joined(wrong)}." if wrong else "Nothing looks wrong.", f"All right: {well}."]
 
 
-def _complaint(row: Mapping[str, Any]) -> str:
+def complaint(row: Mapping[str, Any]) -> str:
     """What is not well with one row; empty when nothing is."""
     if row.get("health") == "unhealthy":
         return "unhealthy"

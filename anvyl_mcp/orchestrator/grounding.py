@@ -6,16 +6,16 @@ A host, a filter or an option that nobody wrote is a small model's invention; wi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
 from anvyl_mcp import text
-from anvyl_mcp.orchestrator.vocabulary import EMPTY, meanings
+from anvyl_mcp.orchestrator.vocabulary import EMPTY, HOST, either, meanings
 from anvyl_mcp.peers.listing import ToolListing
 
 EVERY = re.compile(r"\b(?:all|every|each|everywhere|everything|both|any|anywhere|whole|entire|across|fleet)\b", re.I)
-HERE = re.compile(r"\b(?:here|local|locally|localhost|this (?:one|host|machine|server|computer|box))\b", re.I)
+HERE = re.compile(r"\b(?:(?<!in )here|local|locally|localhost|this (?:one|host|machine|server|computer|box))\b", re.I)
 TIME = re.compile(
     r"\b(?:since|ago|last|past|recent|recently|latest|lately|today|yesterday|(?:second|minute|hour|day|week)s?)\b"
     r"|\d\s*[smhd]\b",
@@ -30,6 +30,9 @@ IMAGE = re.compile(
     r"(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)*:\w[\w.-]*\w|(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)+(?::[\w.-]*\w)?"
 )
 """An image with a tag or a path, which nothing else in a sentence looks like."""
+MACHINES = rf"(?:{HOST}|box(?:es)?|pcs?|nodes?)"
+PLACED = r"(?:\b(?:on|at|from|in|across|of|for)\s+)?(?:\b(?:the|my|our|this|that|all|both|every|each|two|three)\s+)*"
+"""What stands before a place."""
 NEAR = 0.8
 """How alike two words must be to be one word and a typo of it."""
 NUMBERS = {
@@ -81,6 +84,22 @@ def said_hosts(said: str, hosts: Sequence[str]) -> list[str]:
     place = rf"(?:{before}{joint}|^\s*{joint}\s*:)(?![\w-])"
     places = " ".join(match[0] for match in re.finditer(place, said, re.IGNORECASE))
     return [host for host in hosts if named(places, host)]
+
+
+def spoken_tags(said: str, tags: Iterable[str]) -> list[str]:
+    """The tags by which a text speaks of hosts, as selectors: `the two web servers`, `@prod`."""
+    known = sorted(set(tags))
+    at_sign = [f"@{tag}" for tag in known if re.search(rf"@{re.escape(tag)}(?![\w-])", said, re.IGNORECASE)]
+    pattern = rf"(?<![\w-])(?P<tag>{either(known) or '(?!)'})\s+(?:{MACHINES})(?![\w-])"
+    in_words = [f"@{match['tag'].lower()}" for match in re.finditer(pattern, said, re.IGNORECASE)]
+    return list(dict.fromkeys(at_sign + in_words))
+
+
+def without_places(said: str, hosts: Iterable[str], tags: Iterable[str]) -> str:
+    """A text without the hosts and tags that it speaks of."""
+    tagged = rf"{PLACED}(?:@(?:{either(tags) or '(?!)'})|(?:{either(tags) or '(?!)'})\s+{MACHINES})(?![\w-])"
+    named = rf"{PLACED}(?<![\w-])(?:{either(hosts) or '(?!)'})(?:\s+{MACHINES})?(?![\w-])"
+    return re.sub(named, " ", re.sub(tagged, " ", said, flags=re.IGNORECASE), flags=re.IGNORECASE)
 
 
 def ground_host(selector: str, said: str, hosts: Sequence[str], local: str) -> str:

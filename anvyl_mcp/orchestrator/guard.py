@@ -15,12 +15,22 @@ from typing import Any
 from anvyl_mcp import text
 from anvyl_mcp.errors import Conflict, Denied
 from anvyl_mcp.orchestrator import resolving
-from anvyl_mcp.orchestrator.grounding import EVERY, HERE, ground_arguments, ground_host, images_in, named, said_hosts
+from anvyl_mcp.orchestrator.grounding import (
+    EVERY,
+    HERE,
+    ground_arguments,
+    ground_host,
+    images_in,
+    named,
+    said_hosts,
+    spoken_tags,
+    without_places,
+)
 from anvyl_mcp.orchestrator.quantified import spread
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.resolving import Found, Inventory
 from anvyl_mcp.orchestrator.sentences import mask, unmask
-from anvyl_mcp.orchestrator.vocabulary import MARK, REFUSING
+from anvyl_mcp.orchestrator.vocabulary import HOST, MARK, REFUSING, is_name
 from anvyl_mcp.orchestrator.wish import read_wish, told_of, verbs_of
 from anvyl_mcp.peers.arguments import check
 from anvyl_mcp.peers.fleet import Fleet
@@ -34,6 +44,15 @@ COMPARES = re.compile(
 )
 """Words of a question whose host is found by looking."""
 FREE_TEXT = frozenset({"command"})
+PLACES = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"^\W*on\s+(?:the\s+)?(?:{HOST}\s+)?(?P<place>[a-z][\w-]*)",
+        rf"\bon\s+(?:the\s+)?(?:{HOST}\s+)?(?P<place>[a-z][\w-]*)"
+        r"(?=\s*(?:$|[,.;:!?]|(?:and|then|please|again|now|too)\b))",
+    )
+)
+"""Where in a sentence only a host can stand: what it begins with, and what a clause ends with."""
 SAY_IT_AGAIN = "say it again with the full name"
 
 
@@ -116,17 +135,31 @@ class Guard:
         """The objects of a kind that the words may mean."""
         return resolving.candidates(self._said, await self.inventory.objects(kind), self._fleet.hosts)
 
-    def places(self) -> list[str]:
-        """The hosts that the words name; empty when they name none."""
-        said = said_hosts(self._said, self._fleet.hosts) or [
-            host for host in self._fleet.hosts if named(self._said, host)
-        ]
-        tags = sorted(
-            {f"@{tag}" for peer in self._fleet.peers.values() for tag in peer.tags if f"@{tag}" in self._said}
-        )
-        here = [self._fleet.local.name] if HERE.search(self._said) else []
-        every = ["all"] if EVERY.search(self._said) else []
-        return list(dict.fromkeys([*said, *tags, *here, *every]))
+    def places(self, said: str = "") -> list[str]:
+        """The hosts, tags and `all` that the words, or some of them, name; empty when they name none."""
+        said, hosts = said or self._said, self._fleet.hosts
+        named_hosts = said_hosts(said, hosts) or [host for host in hosts if named(said, host)]
+        tags = spoken_tags(said, self._tags())
+        here = [self._fleet.local.name] if HERE.search(said) else []
+        every = ["all"] if EVERY.search(said) else []
+        return list(dict.fromkeys([*named_hosts, *tags, *here, *every]))
+
+    async def unknown_host(self, said: str) -> str:
+        """What stands where a host does, like `on web3`, and is neither one nor anything else there is."""
+        known = {*map(str.lower, self._fleet.hosts), *self._tags()}
+        said_places = {match["place"].lower() for pattern in PLACES for match in pattern.finditer(said)}
+        places = [word for word in said_places if is_name(word) and word not in known]
+        if not places:
+            return ""
+        objects = [one for kind in ("container", "image", "network") for one in await self.inventory.objects(kind)]
+        return next((place for place in places if not resolving.meant([place], objects)), "")
+
+    def without_places(self, said: str) -> str:
+        """A text without the hosts and tags that it speaks of."""
+        return without_places(said, self._fleet.hosts, self._tags())
+
+    def _tags(self) -> set[str]:
+        return {tag for peer in self._fleet.peers.values() for tag in peer.tags} - set(self._fleet.hosts)
 
     async def spread(self, listing: ToolListing, given: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The calls that one call of a change to all of a kind stands for; empty when it stands for itself."""
@@ -152,7 +185,7 @@ class Guard:
         if listing.reads or self._quotes_command(listing):
             return
         what = listing.name.replace("_", " ")
-        if self.wish.intent == "read":
+        if self.wish.intent == "read" or (self.wish.intent == "unclear" and self._question.untrusted):
             raise Denied(
                 f"the question only asks to look, so `{what}` was not done", hint="say it as an order to do it"
             )

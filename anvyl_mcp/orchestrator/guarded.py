@@ -14,9 +14,8 @@ from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestPar
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
-from anvyl_mcp.errors import AnvylError
+from anvyl_mcp.errors import AnvylError, Conflict
 from anvyl_mcp.orchestrator.answers import Turn
-from anvyl_mcp.orchestrator.derived import derived
 from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.question import Question
 
@@ -68,17 +67,21 @@ class GuardedModel(WrapperModel):
         if idle and (instead := await self._understood(self._rules, messages, model_request_parameters)):
             self._first = self._rules
             return replace(instead, usage=response.usage)
-        if idle and (change := await derived_call(self._guard, self._question, model_request_parameters)):
-            response = replace(response, parts=[change])
         parts = [one for part in response.parts for one in await self._spread(part, model_request_parameters)]
         return replace(response, parts=_with_own_ids(parts, messages))
 
     async def _understood(
         self, rules: Model, messages: list[ModelMessage], offered: ModelRequestParameters
     ) -> ModelResponse | None:
-        """What the rules make of the question; None when they do not understand it."""
+        """What the rules make of the question; None when they do not understand it.
+
+        Raises:
+            Conflict: it leaves open which of several things is meant.
+        """
         try:
             response = await rules.request(messages, None, offered)
+        except Conflict:
+            raise
         except AnvylError:
             return None
         self._question.by_rules = True
@@ -102,13 +105,6 @@ class GuardedModel(WrapperModel):
         """The same as a stream of one piece: a call is seen whole before anything is made of it."""
         response = await self.request(messages, model_settings, model_request_parameters)
         yield CompletedStreamedResponse(response, model_request_parameters=model_request_parameters, replay_events=True)
-
-
-async def derived_call(guard: Guard, question: Question, offered: ModelRequestParameters) -> ToolCallPart | None:
-    """The change that the words of the question order and name, for when a model makes nothing of it."""
-    listings = [tool.metadata["listing"] for tool in offered.function_tools if tool.metadata]
-    change = await derived(guard, question.text, listings)
-    return ToolCallPart(change[0].name, change[1]) if change else None
 
 
 def _with_own_ids(parts: Sequence[ModelResponsePart], messages: Sequence[ModelMessage]) -> list[ModelResponsePart]:

@@ -13,7 +13,7 @@ from anvyl_mcp.orchestrator.vocabulary import MARK, NAME
 PERIOD = r"(?:(?:\d+\s*(?:s|sec|m|min|h|d|seconds?|minutes?|hours?|days?)\b\s*)+|second|minute|hour|day)"
 LEAD = r"(?:(?:with|by|using|and|a|the|,)\s+)*"
 OPTIONS: dict[str, str] = {
-    "tail": r"(?:(?:the\s+)?(?:last|latest)\s+)?(?P<value>\d+)\s+lines?(?:\s+(?:of|from)(?=\s))?",
+    "tail": r"(?:(?:the\s+)?(?:last|latest)\s+)?(?P<value>\d+)\s+(?:log\s+)?lines?(?:\s+(?:of|from)(?=\s))?",
     "since": r"(?:since|(?:(?:in|from|for|over|during|within)\s+)?(?:the\s+)?(?:last|past))\s+"
     rf"(?P<value>{PERIOD}|(?<=since\s)\d{{4}}-\S+)(?:\s*ago)?",
     "timeout": r"(?:for\s+|within\s+)?(?P<value>\d+\s*(?:sec(?:ond)?s?|min(?:ute)?s?))",
@@ -24,6 +24,8 @@ OPTIONS: dict[str, str] = {
     "all": r"(?:(?:and|including|also|even|with|plus)\s+)*(?:the\s+)?(?:(?:ones\s+)?that\s+are\s+)?"
     r"(?:stopped|exited|dead)(?:\s+ones)?(?:\s+(?:too|as\s+well|included))?"
     r"|(?:all|every)(?!.*\brunning\b)|-a|--all",
+    "restart": r"(?:a\s+)?restart(?:\s+policy)?(?:\s+(?:of|is|to))?"
+    r"\s+(?P<value>no|always|unless-stopped|on-failure(?::\d+)?)",
     "force": r"-?-?force|-f|forced|forcibly|by\s+force",
 }
 """How people say what an argument of this name wants to know; used where a tool has it."""

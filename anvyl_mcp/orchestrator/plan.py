@@ -34,8 +34,9 @@ from anvyl_mcp.orchestrator import asking, computing, plan_prompt
 from anvyl_mcp.orchestrator.answers import Turn
 from anvyl_mcp.orchestrator.grounding import images_in
 from anvyl_mcp.orchestrator.guard import COMPARES, Guard
-from anvyl_mcp.orchestrator.guarded import ENDED, derived_call, own_response
+from anvyl_mcp.orchestrator.guarded import ENDED, own_response
 from anvyl_mcp.orchestrator.measures import measures
+from anvyl_mcp.orchestrator.orders import Orders
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.sentences import mask, plain
 from anvyl_mcp.peers.fleet import Fleet
@@ -91,8 +92,8 @@ class PlanModel(WrapperModel):
         if found and not only_looked:
             return await self._sum_up(found, model_settings)
         if len(self._planned) == 1 and (found or self._question.failures):
-            if change := await derived_call(self._guard, self._question, model_request_parameters):
-                worked_out = replace(own_response("", self.model_name), parts=[change])
+            if change := await self._ordered(model_request_parameters):
+                worked_out = replace(own_response("", self.model_name), parts=change)
                 self._planned.append(worked_out)
                 return worked_out
             return await self._plan(found, model_settings, model_request_parameters)
@@ -132,6 +133,12 @@ class PlanModel(WrapperModel):
         self._planned.append(response)
         response.parts = _calls(response.text or "", listings)
         return response
+
+    async def _ordered(self, offered: ModelRequestParameters) -> list[ToolCallPart]:
+        """The change that the words order, for when a model made nothing of it."""
+        listings = [tool.metadata["listing"] for tool in offered.function_tools if tool.metadata]
+        steps = await Orders(self._guard, self._fleet, self._question.text, listings).steps()
+        return [ToolCallPart(call.listing.name, call.arguments) for call in steps[0]] if len(steps) == 1 else []
 
     async def _room(self, listings: Sequence[ToolListing], hosts: Sequence[str]) -> plan_prompt.Room:
         """What the words leave room for. It is no part of the prompt, so the server's cache holds all the same."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -18,8 +17,10 @@ from anvyl_mcp.errors import NotUnderstood
 from anvyl_mcp.orchestrator import asking, computing, fitting, phrases, sentences
 from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.asking import Query, Wants
+from anvyl_mcp.orchestrator.grounding import named, said_hosts
 from anvyl_mcp.orchestrator.options import take_options
 from anvyl_mcp.orchestrator.placing import ASKING, BOLD, BOTH, HAVING, PLAIN, Way, take_first_hosts, take_hosts
+from anvyl_mcp.orchestrator.speech import spelled
 from anvyl_mcp.orchestrator.vocabulary import (
     EMPTY,
     FREE_TEXT,
@@ -31,12 +32,18 @@ from anvyl_mcp.orchestrator.vocabulary import (
     meaning,
     meanings,
 )
+from anvyl_mcp.orchestrator.wish import read_wish
 from anvyl_mcp.peers.listing import ToolListing
 
 Hosts = Callable[[], Sequence[str]]
 """The names of all hosts, and their tags as `@tag`."""
 Objects = Callable[[str], Awaitable[Mapping[str, Sequence[str]]]]
 """The names of all objects of a kind, with the hosts that have each."""
+
+Step = list[Call]
+"""Calls that are made together; the next step waits until they have gone well."""
+Otherwise = Callable[[str, Iterable[ToolListing]], Awaitable[list[Step]]]
+"""Who is asked what a question may mean that is no phrase."""
 
 MOST_CLAUSES = 8
 LAST_LINES = 20
@@ -53,9 +60,6 @@ QUESTION = re.compile(r"(?i)(?:is|are|which|what|how|\S+\s+is\s+\w+$)\b")
 ASKED_OF_ONE = frozenset({"about", "tell", "detail", "status", "state", "info", "information", "look", "inspect"})
 """Words that ask for all there is to know of one thing."""
 
-Step = list[Call]
-"""Calls that are made together; the next step waits until they have gone well."""
-
 
 class Planner:
     """Finds the calls that a question asks for, among some tools and hosts."""
@@ -67,8 +71,12 @@ class Planner:
         objects: Objects | None,
         *,
         to_the_last_word: bool = False,
+        otherwise: Otherwise | None = None,
     ) -> None:
-        """`to_the_last_word`: only what is a phrase as a whole, nothing that merely speaks of what a tool shows."""
+        """`to_the_last_word`: only what is a phrase as a whole, nothing that merely speaks of what a tool shows.
+
+        `otherwise` is asked last.
+        """
         told = [tool for tool in offered if tool.metadata and isinstance(tool.metadata.get("listing"), ToolListing)]
         self.tools: dict[str, ToolListing] = {tool.name: tool.metadata["listing"] for tool in told if tool.metadata}
         self._placed = {tool.name for tool in told if "host" in tool.parameters_json_schema.get("properties", {})}
@@ -78,6 +86,7 @@ class Planner:
         self._verbs = {meaning(phrase.split()[0]) for phrase in changes}
         self._quoted: tuple[str, ...] = ()
         self._strict = to_the_last_word
+        self._otherwise = otherwise
 
     async def steps(self, question: str) -> list[Step]:
         """What to call, in order.
@@ -86,24 +95,53 @@ class Planner:
             NotUnderstood: no rule fits all of it.
         """
         masked, self._quoted = sentences.mask(question)
-        if steps := await self._understood(masked):
+        if steps := await self._understood(masked, to_the_last_word=self._otherwise is not None):
+            return steps
+        if self._otherwise and (free := await self._otherwise(question, self.tools.values())):
+            return free
+        orders = read_wish(question, self.tools.values()).intent == "change"
+        steps = await self._understood(masked) if self._otherwise else []
+        if steps and not (orders and all(call.listing.reads for step in steps for call in step)):
             return steps
         spelled = masked if self._strict else await self._spelled(masked)
-        if spelled != masked and (steps := await self._understood(spelled)):
-            if all(call.listing.reads for step in steps for call in step):
-                return steps
+        steps = await self._understood(spelled) if spelled != masked else []
+        if steps and all(call.listing.reads for step in steps for call in step):
+            return steps
+        if steps:
             raise self._refused(question, f"did you mean `{sentences.unmask(spelled, self._quoted)}`?")
         raise self._refused(question, phrases.examples(self.tools.values(), question))
 
     def _refused(self, question: str, hint: str) -> NotUnderstood:
         return NotUnderstood(f"no rule fits `{text.clean(question.strip())[:80]}`", hint=hint)
 
-    async def _understood(self, masked: str) -> list[Step]:
+    async def _understood(self, masked: str, *, to_the_last_word: bool = False) -> list[Step]:
+        loosely, self._strict = self._strict, self._strict or to_the_last_word
+        try:
+            return await self._read(masked)
+        finally:
+            self._strict = loosely
+
+    async def _read(self, masked: str) -> list[Step]:
         sentence, first = take_first_hosts(masked, self._known)
         steps = await self._said(sentence) or await self._worked_out(sentence)
         steps = steps or await self._asked(sentence) or ([] if self._strict else self._one(sentence, BOLD))
         steps = [[await self._inside(call) for call in step] for step in steps]
-        return steps if self._share_hosts(steps, first) and await self._find_hosts(steps) else []
+        kept = (
+            self._share_hosts(steps, first) and await self._find_hosts(steps) and self._keep_said_hosts(steps, masked)
+        )
+        return steps if kept else []
+
+    def _keep_said_hosts(self, steps: Sequence[Step], masked: str) -> bool:
+        """Add hosts that are named where no phrase expects them; false when that would be a guess."""
+        calls = [call for step in steps for call in step if call.listing.name in self._placed]
+        taken = " ".join(str(value) for call in calls for value in call.arguments.values())
+        hosts = [one for one in self._known if one[0] != "@" and not named(taken, one)]
+        said = ",".join(said_hosts(masked, hosts))
+        if not said or any("host" in call.arguments for call in calls):
+            return True
+        for call in calls:
+            call.arguments["host"] = said
+        return all(call.listing.reads for call in calls)
 
     async def _inside(self, call: Call) -> Call:
         """`execute uptime in db` is meant for the container, when there is one of that name."""
@@ -268,7 +306,7 @@ class Planner:
         if placed == (asked, "") and not self._strict:
             placed = take_hosts(asked, Way(host_is_unknown=True), self._known) or placed
         rest, selector = placed or ("", "")
-        tools = [listing for listing in self.tools.values() if listing.reads and not listing.required]
+        tools = [one for one in self.tools.values() if one.reads and one.say and not one.required]
         named = [listing for listing in tools if "name" in listing.arguments]
         rest, subject = fitting.take_subject(rest, {fitting.noun_of(listing) for listing in named})
         about, found = "", None
@@ -318,21 +356,7 @@ class Planner:
         ours = {word for word in ours | STANDS_FOR.keys() | asking.KINDS | asking.NOUNS if word.isalpha()}
         ours |= {f"{word}s" for word in asking.NOUNS}
 
-        def near(match: re.Match[str]) -> str:
-            word = match[0].lower()
-            if len(word) < 4 or word in ours or match[0] in things or {word, meaning(word)} & RESERVED:
-                return match[0]
-            return _nearest(word, ours) or match[0]
-
-        return re.sub(r"(?<![\w./:@-])[A-Za-z]+(?![\w./:@-]*\w)", near, sentence)
-
-
-def _nearest(word: str, ours: Iterable[str]) -> str:
-    """The word that was meant; empty when it may be one of several: `strat` is `start`, not `stats`."""
-    near = get_close_matches(word, sorted(ours), n=4, cutoff=0.75)
-    swapped = [one for one in near if sorted(one) == sorted(word)]
-    meant = swapped or near
-    return meant[0] if meant and len({meaning(one) for one in meant}) == 1 else ""
+        return spelled(sentence, ours, things)
 
 
 def _names_in(steps: Sequence[Step]) -> list[str]:

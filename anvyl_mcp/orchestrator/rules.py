@@ -23,27 +23,37 @@ from pydantic_ai.settings import ModelSettings
 from anvyl_mcp import text
 from anvyl_mcp.errors import NotUnderstood
 from anvyl_mcp.orchestrator.answers import Turn, answer, went_wrong
-from anvyl_mcp.orchestrator.planner import Hosts, Objects, Planner, Step
+from anvyl_mcp.orchestrator.planner import Hosts, Objects, Otherwise, Planner, Step
 
 RULES = "rules"
 """The name of this model."""
 
 
-def rules_model(*, hosts: Hosts, objects: Objects | None = None, to_the_last_word: bool = False) -> Model:
+def rules_model(
+    *,
+    hosts: Hosts,
+    objects: Objects | None = None,
+    to_the_last_word: bool = False,
+    otherwise: Otherwise | None = None,
+) -> Model:
     """The rules as a model. `hosts` gives the known host names, `objects` the names of all objects of a kind.
 
     `to_the_last_word` is for one who asks the rules before a language model: nothing is understood by half.
+    `otherwise` is asked what a question means that is no phrase.
 
     Its requests raise `NotUnderstood` for what no rule fits, with examples from the tools there are.
     """
-    return RulesModel(hosts, objects, to_the_last_word=to_the_last_word)
+    return RulesModel(hosts, objects, to_the_last_word=to_the_last_word, otherwise=otherwise)
 
 
 class RulesModel(Model):
     """Turns the question into the calls of the phrases it matches, and their results into a sentence."""
 
-    def __init__(self, hosts: Hosts, objects: Objects | None, *, to_the_last_word: bool) -> None:
+    def __init__(
+        self, hosts: Hosts, objects: Objects | None, *, to_the_last_word: bool, otherwise: Otherwise | None
+    ) -> None:
         super().__init__()
+        self._otherwise = otherwise
         self._strict = to_the_last_word
         self._hosts = hosts
         self._objects = objects
@@ -72,7 +82,9 @@ class RulesModel(Model):
     ) -> ModelResponse:
         """The next calls, or the answer."""
         tools = model_request_parameters.function_tools
-        planner = Planner(tools, tuple(self._hosts()), self._objects, to_the_last_word=self._strict)
+        planner = Planner(
+            tools, tuple(self._hosts()), self._objects, to_the_last_word=self._strict, otherwise=self._otherwise
+        )
         return ModelResponse(parts=await _next(planner, Turn.of(messages)), model_name=self.model_name)
 
     @asynccontextmanager

@@ -12,7 +12,7 @@ from anvyl_mcp.orchestrator.vocabulary import MARK
 QUOTED = re.compile(r"""(?<![^\s=,(])(['"`])(.+?)\1(?![\w'"`])""")
 POLITE = re.compile(
     r"(?i)\s*(?:(?:please|kindly|hey|hi|hello|ok|okay|anvyl|just|now|then|also|first|go ahead and|let's"
-    r"|docker(?=\s+(?:ps|images|logs?|inspect|stats|start|stop|restart|rm|pull|run|exec|events|info|version)\b)"
+    r"|docker(?=\s+(?:ps|images|logs?|inspect|stats|start|stop|restart|rm|pull|run|exec|events|info|version|top|rmi|system|image|volume|network)\b)"
     r"|(?:can|could|would|will) you|(?:i would|i'd) like (?:you )?to|i (?:want|need) (?:you )?to"
     r"|(?:check|see|tell me|let me know) (?:if|whether))[\s,]+)*"
 )

@@ -22,8 +22,10 @@ LOOSELY = {
     "stop": rf"(?:take|bring)\s+{IT}(?:down|offline)|put\s+{IT}to\s+sleep|(?:shut|turn|switch|power)\s+{IT}(?:down|off)"
     r"|quit|terminate|disable",
     "start": rf"(?:bring|get|put)\s+{IT}(?:up|back|online|going|running|started)|(?:fire|spin)\s+{IT}up"
-    rf"|(?:power|turn|switch)\s+{IT}on|wake|resume|enable|come\s+{IT}(?:up|back|online)|be\s+(?:back\s+)?(?:up|online)",
-    "restart": rf"(?:give|needs?)\s+{IT}(?:kick|bounce|restart|reboot|fresh\s+start)|kick|cycle|recycle|reload",
+    rf"|(?:power|turn|switch)\s+{IT}on|kick\s+{IT}off|wake|resume|enable|come\s+{IT}(?:up|back|online)"
+    r"|be\s+(?:back\s+)?(?:up|online)",
+    "restart": rf"(?:give|needs?)\s+{IT}(?:kick|bounce|restart|reboot|fresh\s+start)|kick(?!\s+off)|cycle|recycle"
+    r"|reload",
     "remove": rf"(?:can|may|should|must)\s+go|throw\s+{IT}(?:away|out)|clean\s+{IT}up|clear\s+out"
     rf"|tear\s+{IT}down|drop|wipe|trash|purge|nuke"
     r"|uninstall|dispose\s+of",
@@ -45,8 +47,10 @@ DONE = {
 AT_THE_END = r"(?=\s*(?:$|(?:on|at|from|again|please|for|tonight|now|today|too|as)\b))"
 ASKS = re.compile(
     r"(?:(?:would|should|could|can|may|shall|will)\s+(?:i|it|there|that|this|they|anyone|anything)"
-    r"|what(?:'s)?|which|who|whose|when|where(?:'s)?|why|how|is|are|was|were|does|do\s+(?:i|we|you|they|any|the|all)|did|has|have|had|any|anything"
+    r"|do(?=\s[^.!?]*\?)|what(?:'?s)?|wh?ich|who|whose|when|where(?:'?s)?|why|how(?:'?s)?|is|are|was|were|does"
+    r"|do\s+(?:i|we|you|they|any|the|all)|did|has|have|had|any|anything"
     r"|anyone|show|list|display|give\s+me|tell|know|check|see|find|count|compare|rank|sort|describe|inspect|examine|look|view"
+    r"|gimme|tail|last\s+\d+|(?:on|in|at|for|since)\s+(?:which|what|when|how)|just\s+the|env|disk|uptime|cpu|memory"
     r"|print|report|summari[sz]e|explain|ls|ps|logs?|stats|status|info|name"
     r"|get(?!\s+(?:rid|(?:\S+\s+){1,4}(?:up|back|online|going|running|started))))\b"
 )
@@ -59,8 +63,8 @@ LEAD_IN = re.compile(
 )
 CLAUSE = re.compile(r"[.;!?\n]+(?=\s|$)|,|\s+(?:and|then|but|or)\s+|\s[-–—]\s|:\s")
 DENIED = re.compile(
-    r"\b(?:don'?t|do\s+not|never|without|not|no\s+need\s+to|instead\s+of|rather\s+than|won'?t|shouldn'?t|mustn'?t"
-    r"|avoid|cannot|can'?t)\s+(?:\S+\s+)?$"
+    r"\b(?:\w+n't|(?:do|did|does|is|was|are|would|could|should|have|has|ca|wo|must)nt|do\s+not|did\s+not|never|without|not|no\s+need\s+to|instead\s+of|rather\s+than"
+    r"|avoid|cannot)\s+(?:\S+\s+)?$"
 )
 NOT_AN_ORDER = re.compile(
     r"\b(?:i|you|we|it|they|that|which|who|did|do|does|to|the|a|an|of|this|last|next|containers?|hosts?|after|before)\s+$"
@@ -81,6 +85,15 @@ class Wish:
     asks: bool = False
 
 
+@dataclass(frozen=True)
+class Clause:
+    """A part of what was said: where it begins, the changes it orders, and whether it asks."""
+
+    start: int
+    verbs: frozenset[str] = frozenset()
+    asks: bool = False
+
+
 def verbs_of(listing: ToolListing) -> frozenset[str]:
     """The verbs by which people ask for a tool, as meanings."""
     firsts = [phrase.split()[0] for phrase in listing.say] + [listing.name.partition("_")[0]]
@@ -89,18 +102,29 @@ def verbs_of(listing: ToolListing) -> frozenset[str]:
 
 def read_wish(said: str, tools: Iterable[ToolListing]) -> Wish:
     """What the words of a person ask for, among the tools there are."""
-    known = frozenset[str]().union(*(verbs_of(tool) for tool in tools if not tool.reads))
-    plain = re.sub(MARK, "…", mask(said)[0]).lower()
-    wanted, asks = set[str](), False
-    for clause in CLAUSE.split(plain):
-        words = f"{clause.strip()} "
-        words = words.removeprefix(lead[0] if (lead := LEAD_IN.match(words)) else "")
-        asking = bool(ASKS.match(words))
-        asks = asks or asking
-        wanted |= {verb for verb in known if _ordered(verb, words, asking=asking)}
+    found = clauses(mask(said)[0], tools)
+    wanted, asks = frozenset[str]().union(*(clause.verbs for clause in found)), any(clause.asks for clause in found)
     if wanted:
-        return Wish("change", frozenset(wanted), asks)
+        return Wish("change", wanted, asks)
     return Wish("read" if asks else "unclear", asks=asks)
+
+
+def clauses(masked: str, tools: Iterable[ToolListing]) -> list[Clause]:
+    """The clauses of a text whose quotes are masked."""
+    known = frozenset[str]().union(*(verbs_of(tool) for tool in tools if not tool.reads))
+    found, start = list[Clause](), 0
+    for end, following in [*(match.span() for match in CLAUSE.finditer(masked)), (len(masked), len(masked))]:
+        words = f"{re.sub(MARK, '…', masked[start:end]).lower().strip()} "
+        words = words.removeprefix(lead[0] if (lead := LEAD_IN.match(words)) else "")
+        # `do web1 and web2 run the same image?` is one question; `is web up? restart it` is not.
+        goes_on = bool(found) and found[-1].asks and not re.search(r"[.;!?\n]", masked[found[-1].start : start])
+        asking = (
+            bool(ASKS.match(f"{words}{masked[following:].lower()}" if words.startswith("do ") else words)) or goes_on
+        )
+        verbs = frozenset(verb for verb in known if _ordered(verb, words, asking=asking))
+        found.append(Clause(start, verbs, asking))
+        start = following
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -110,7 +134,7 @@ def _forms(verb: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     ways = [re.escape(word).replace(r"\ ", r"\s+") for word in words] + ([LOOSELY[verb]] if verb in LOOSELY else [])
     done = [rf"{re.escape(word)}(?:{re.escape(word[-1])}?ed|d)" for word in words if " " not in word]
     done += [DONE[verb]] if verb in DONE else []
-    return _any_of(ways, "(?! sure)"), _any_of(done, AT_THE_END)
+    return _any_of(ways, "(?! (?:sure|polic))"), _any_of(done, AT_THE_END)
 
 
 def _any_of(ways: Iterable[str], unless: str = "") -> re.Pattern[str]:

@@ -20,9 +20,10 @@ Progress = Callable[[float, float | None, str], None]
 class ToolListing:
     """One tool as `tools/list` describes it.
 
-    `say` are phrases for the rules (`"stop {name}"`), `names` maps an argument to the kind of existing object it must
-    name (`{"name": "container"}`), `seconds` is how long a call may take, `untrusted` marks results that hold text
-    written by others, `once` says that the host does each operation once, however often it is sent.
+    `say` are phrases for the rules (`"stop {name}"`), `about` words of other questions that it answers, `names` maps an
+    argument to the kind of existing object it must name (`{"name": "container"}`), `seconds` is how long a call
+    may take, `untrusted` marks results that hold text written by others, `once` says that the host does each operation
+    once, however often it is sent.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ToolListing:
     scope: str = "exec"
     safety: Safety = "destroys"
     say: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
     untrusted: bool = True
     seconds: float = 30
     once: bool = False
@@ -51,6 +53,7 @@ class ToolListing:
             scope=meta.get("scope", "exec"),
             safety=meta.get("safety", "reads" if read_only else "destroys"),
             say=tuple(meta.get("say", ())),
+            about=tuple(meta.get("about", ())),
             untrusted=bool(meta.get("untrusted", True)),
             seconds=float(meta.get("seconds", 30)),
             once=meta.get("once") is True,

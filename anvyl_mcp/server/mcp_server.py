@@ -113,6 +113,7 @@ def _listed(tool: Tool) -> ListedTool:
                 "scope": tool.scope,
                 "safety": tool.safety,
                 "say": list(tool.say),
+                **({"about": list(tool.about)} if tool.about else {}),
                 "untrusted": tool.untrusted,
                 "seconds": tool.seconds,
                 **({} if tool.safety == "reads" else {"once": True}),

@@ -109,6 +109,7 @@ class Tool:
     safety: Safety
     scope: Scope
     say: tuple[str, ...]
+    about: tuple[str, ...]
     untrusted: bool
     seconds: float
     function: Callable[..., Any]
@@ -175,6 +176,7 @@ def _invalid(tool: str, error: ValidationError) -> InvalidInput:
 def tool(
     *,
     say: Sequence[str] = (),
+    about: str = "",
     changes: bool = False,
     destroys: bool = False,
     scope: Scope | None = None,
@@ -184,9 +186,10 @@ def tool(
 ) -> Callable[[Callable[..., Any]], Tool]:
     """Declare a function as a tool.
 
-    `say`: phrases the rules understand, with `{argument}` holes. `changes`, `destroys`: what it may do; neither means
-    it reads. `scope`: what a caller must be allowed; default `read` or `operate` by safety. `untrusted`: its result
-    holds text that others wrote (logs, output, labels). `seconds`: how long it may take before a caller gives up.
+    `say`: phrases the rules understand, with `{argument}` holes. `about`: words, with commas, of other questions that
+    it answers. `changes`, `destroys`: what it may do; neither means it reads. `scope`: what a caller must be allowed;
+    default `read` or `operate` by safety. `untrusted`: its result holds text that others wrote (logs, output, labels).
+    `seconds`: how long it may take before a caller gives up.
     """
     safety: Safety = "destroys" if destroys else "changes" if changes else "reads"
     needed: Scope = scope or ("read" if safety == "reads" else "operate")
@@ -208,6 +211,7 @@ def tool(
             safety=safety,
             scope=needed,
             say=tuple(say),
+            about=tuple(words.strip() for words in about.split(",") if words.strip()),
             untrusted=untrusted,
             seconds=seconds,
             function=function,

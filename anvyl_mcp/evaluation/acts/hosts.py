@@ -112,6 +112,12 @@ def get_disk_usage(host: Host) -> dict[str, Any]:
 
 
 @act
+def get_last_change(host: Host) -> dict[str, Any]:
+    """Nothing was changed before the question."""
+    return {}
+
+
+@act
 def prune_unused(host: Host, what: str) -> dict[str, Any]:
     """What has ended, and what nobody uses, is gone."""
     removed: list[str] = []

@@ -90,7 +90,14 @@ class Logs(Result):
         return "\n".join(head + self.lines) or "(nothing logged)"
 
 
-@tool(say=["list containers", "show containers", "what is running", "ps"])
+@tool(
+    say=["list containers", "show containers", "what is running", "ps"],
+    about=(
+        "container, service, app, running, stopped, healthy, unhealthy, restarting, paused, crashed, alive, "
+        "state, status, port, label, based on, made from, still up, is up, everything ok, release, same "
+        "version, which version, what version, has been running"
+    ),
+)
 def list_containers(
     engine: Engine,
     all: Annotated[bool, Field(description="stopped ones too")] = False,
@@ -105,7 +112,16 @@ def list_containers(
     return Containers(containers=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
 
-@tool(say=["inspect {name}", "show details of {name}", "info about {name}"], untrusted=True)
+@tool(
+    say=["inspect {name}", "show details of {name}", "info about {name}"],
+    about=(
+        "detail, config, configured, configuration, setting, set to, environment, env, env var, variable, "
+        "mount, bind, folder, data, restart policy, come back after, entrypoint, command, exit code, ip "
+        "address, ip, attached to, when was it started, created, limit, port, belongs to, uses volume, which "
+        "image, what image, which version, what version, connect to, talk to, password, user"
+    ),
+    untrusted=True,
+)
 def get_container_info(
     name: ContainerName,
     engine: Engine,
@@ -231,7 +247,17 @@ def create_container(
     return state_of(engine, {"Id": created})
 
 
-@tool(say=["show logs of {name}", "logs {name}", "tail {name}", "read logs of {name}"], untrusted=True, seconds=20)
+@tool(
+    say=["show logs of {name}", "logs {name}", "tail {name}", "read logs of {name}"],
+    about=(
+        "log, error, warning, output, message, complain, why, wrong, crash, crashed, fail, broken, problem, "
+        "issue, trouble, reason, cause, happened to, wrote, printed, said, say, exception, not working, does "
+        "not work, hang, slow, what is going on, going on, stack trace, last line, die, died, finished, "
+        "worked, succeeded, went through, come up, keep, doing"
+    ),
+    untrusted=True,
+    seconds=20,
+)
 def get_container_logs(
     name: ContainerName,
     engine: Engine,
@@ -244,7 +270,14 @@ def get_container_logs(
     return Logs(lines=read.lines, truncated=read.truncated, next_since=read.next_since, note=read.note)
 
 
-@tool(say=["container stats", "show stats", "show stats of {name}", "stats {name}"], seconds=30)
+@tool(
+    say=["container stats", "show stats", "show stats of {name}", "stats {name}"],
+    about=(
+        "cpu, memory, use, hungry, heavy, busy, load, traffic, network traffic, leak, percent, consume, per "
+        "container, hog, slow, gb, much"
+    ),
+    seconds=30,
+)
 def get_container_stats(
     engine: Engine,
     samples: Samples,

@@ -133,7 +133,15 @@ class Processes(Result):
         return text.human(self.model_dump(mode="json", exclude={"more"}), schema_of(type(self)))
 
 
-@tool(say=["host info", "show host info", "what kind of machine is this", "docker version"])
+@tool(
+    say=["host info", "show host info", "what kind of machine is this", "docker version"],
+    about=(
+        "kernel, operating system, os, distro, distribution, linux, ubuntu, debian, core, architecture, "
+        "uptime, reboot, been up, up for, hardware, docker version, version of docker, engine, installed, "
+        "docker same version, docker same, newest docker, oldest docker, up longest, specs, last boot, how "
+        "long, many day up, up since, reboot longest"
+    ),
+)
 def get_host_info(engine: Engine, identity: HostIdentity) -> HostInfo:
     """Show the machine: operating system, cpus, memory, uptime, Docker engine version."""
     return HostInfo(
@@ -149,7 +157,21 @@ def get_host_info(engine: Engine, identity: HostIdentity) -> HostInfo:
     )
 
 
-@tool(say=["host resources", "get host resources", "show cpu and memory", "how busy is the host", "system health"])
+@tool(
+    say=[
+        "host resources",
+        "get host resources",
+        "show cpu and memory",
+        "how busy is the host",
+        "system health",
+        "df -h",
+        "free -m",
+    ],
+    about=(
+        "cpu, memory, load, disk, space, storage, free, full, temperature, hot, busy, swap, idle, room, "
+        "overloaded, headroom, resource, spare, gb left, tight, running out, left, bored, stress"
+    ),
+)
 def get_host_resources() -> Resources:
     """Show how busy the machine is: cpu, load, memory and disk space used and total."""
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
@@ -166,7 +188,11 @@ def get_host_resources() -> Resources:
     )
 
 
-@tool(say=["list processes", "show processes", "what uses the cpu"], untrusted=True)
+@tool(
+    say=["list processes", "show processes", "what uses the cpu", "ps aux", "top", "htop"],
+    about="process, pid, program, task, top, hog, eating, so high, why slow, why cpu",
+    untrusted=True,
+)
 def list_processes(
     sort: Literal["cpu", "memory"] = "cpu", limit: Annotated[int, Field(ge=1, le=100)] = 10
 ) -> Processes:

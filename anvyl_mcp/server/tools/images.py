@@ -62,7 +62,7 @@ class RemovedImage(Result):
         return f"{self.image} is removed" if self.deleted else f"{self.image} is untagged; the image has other names"
 
 
-@tool(say=["list images", "show images"])
+@tool(say=["list images", "show images", "image ls"], about="image, tag, pulled, downloaded, untagged")
 def list_images(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 100) -> Images:
     """List images with their tags and sizes."""
     found = sorted((_image(entry) for entry in objects.images(engine)), key=lambda one: one.created, reverse=True)
@@ -84,7 +84,7 @@ def pull_image(
     )
 
 
-@tool(say=["remove image {image}"], destroys=True, seconds=60)
+@tool(say=["remove image {image}", "rmi {image}"], destroys=True, seconds=60)
 def remove_image(
     image: ImageName,
     engine: Engine,

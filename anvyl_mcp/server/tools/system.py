@@ -55,7 +55,14 @@ class Events(Result):
     more: int = 0
 
 
-@tool(say=["disk usage of docker", "how much space does docker use"], seconds=SLOW)
+@tool(
+    say=["disk usage of docker", "how much space does docker use", "system df"],
+    about=(
+        "docker space, docker disk, space docker, disk docker, docker storage, free up, freed, clean up, "
+        "cleaned, reclaim, build cache, get back, prune"
+    ),
+    seconds=SLOW,
+)
 def get_disk_usage(engine: Engine) -> DiskUsage:
     """Show how much disk images, containers, volumes and build cache take, and how much of it is unused."""
     with engine_errors():
@@ -78,6 +85,7 @@ def prune_unused(
 
 @tool(
     say=["list events", "show events", "what happened lately", "recent events", "what happened"],
+    about="event, happened, happen, lately, recently, history, last night, who stopped, what changed, changed",
     untrusted=True,
     seconds=20,
 )

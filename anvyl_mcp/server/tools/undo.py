@@ -43,7 +43,7 @@ class LastChange(Result):
         return "\n".join([what, *(f"  {one}" for one in self.lost)])
 
 
-@tool(seconds=20)
+@tool(about="undo, last change, last action, take back, roll back, revert", seconds=20)
 def get_last_change(engine: Engine, undoable: Undoable) -> LastChange:
     """Show the last change that can be undone."""
     change = undoable.last()
