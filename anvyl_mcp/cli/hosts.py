@@ -231,6 +231,9 @@ async def _shown(fleet: Fleet, names: Sequence[str], how: Check, more: Sequence[
 
 
 def _row(host: HostHealth) -> list[str]:
-    clock = "" if host.clock_seconds is None else f"{round(host.clock_seconds):+d} s".replace("+0 s", "right")
+    from anvyl_mcp import text
+
+    ahead = host.clock_seconds
+    clock = "" if ahead is None else "right" if abs(ahead) < 1 else f"{'+-'[ahead < 0]}{text.duration(abs(ahead))}"
     tags, scopes = ", ".join(host.tags), ",".join(host.scopes)
     return [host.name, host.status, host.url, tags, host.version, scopes, clock, host.pin]

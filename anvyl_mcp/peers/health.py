@@ -20,6 +20,8 @@ from anvyl_mcp.peers.skew import Offer, offer
 
 MORE_SECONDS = 10.0
 """What a host that answers may take to tell the rest of it."""
+CLOCK_SECONDS = 60
+"""By how much clocks may differ without a word."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,15 @@ class HostHealth:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of the tools it offers."""
+        """What a person should know of its clock and of the tools it offers."""
+        ahead = self.clock_seconds or 0
+        notes = []
+        if abs(ahead) > CLOCK_SECONDS:
+            off = f"{text.duration(abs(ahead))} {'ahead' if ahead > 0 else 'behind'}"
+            notes.append(f"its clock is {off}: so are the times in its log, and the end of tokens that expire")
         if self.offer is None:
-            return []
-        notes = [f"its {name} is of another version: it {how}" for name, how in self.offer.differing.items()]
+            return notes
+        notes += [f"its {name} is of another version: it {how}" for name, how in self.offer.differing.items()]
         if self.offer.foreign:
             notes.append(f"offers tools that are unknown here: {text.joined(self.offer.foreign)}")
         return notes
