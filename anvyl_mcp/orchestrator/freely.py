@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import NotUnderstood
-from anvyl_mcp.orchestrator import asking, computing, phrases, resolving
+from anvyl_mcp.orchestrator import computing, phrases, resolving
 from anvyl_mcp.orchestrator.answers import Call
+from anvyl_mcp.orchestrator.evidence import HOSTS, LEAST, Fit, cues_of, fits
 from anvyl_mcp.orchestrator.grounding import ALSO_STOPPED, named
 from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.options import take_options
 from anvyl_mcp.orchestrator.orders import Orders
 from anvyl_mcp.orchestrator.sentences import mask, plain
-from anvyl_mcp.orchestrator.speech import at, mended, stem, stems
-from anvyl_mcp.orchestrator.vocabulary import EMPTY, HOST, STANDS_FOR
+from anvyl_mcp.orchestrator.speech import stem, stems
+from anvyl_mcp.orchestrator.vocabulary import EMPTY, STANDS_FOR
 from anvyl_mcp.peers import registry
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import ToolListing
 
-LEAST = 0.45
-"""Evidence for a tool, below which a question speaks of none."""
 CLEARLY = 1.35
 """How much more than for the next, to be clear."""
 OF_ITS_OWN = 0.9
@@ -43,7 +42,6 @@ BROKEN = re.compile(
     re.IGNORECASE,
 )
 """The same, where no thing is named."""
-HOSTS = re.compile(rf"\b{HOST}\b", re.IGNORECASE)
 LAST_LINES = 20
 UNABLE = re.compile(
     r"^\W*(?:(?:please|hey|anvyl|can you|could you|would you)\W+)*"
@@ -52,15 +50,6 @@ UNABLE = re.compile(
     re.IGNORECASE,
 )
 """Begins or belongs to what no look can answer."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How much a question speaks for a tool, and the words that say so, by where they stand."""
-
-    listing: ToolListing
-    weight: float
-    words: frozenset[int]
 
 
 class Freely:
@@ -105,8 +94,9 @@ class Freely:
                 hint=phrases.examples(tools, said),
             )
         names = await self._named(rest, tools)
-        fits = self._fits(rest, tools, names, of_hosts=bool(places) or HOSTS.search(said) is not None)
-        chosen = self._chosen(fits, said, names)
+        found = fits(rest, tools, of_hosts=bool(places) or HOSTS.search(said) is not None, named=bool(names))
+        suited = [replace(fit, weight=fit.weight * _suits(fit.listing, names)) for fit in found]
+        chosen = self._chosen(sorted(suited, key=lambda fit: -fit.weight), said, names)
         if (
             not names
             and BROKEN.search(said)
@@ -125,7 +115,7 @@ class Freely:
         objects = await self._guard.inventory.objects("container")
         if found := sorted({one.name for one in objects if named(rest, one.name)}):
             return found
-        ours = {word for tool in tools for cue in _cues(tool) for word in cue}
+        ours = {word for tool in tools for cue in cues_of(tool) for word in cue}
         words = [
             word
             for word in re.findall(r"[a-z][\w.-]*", rest.lower())
@@ -141,30 +131,6 @@ class Freely:
         lists = [one for one in tools if computing.listed(one) == "container" and "all" in one.arguments]
         logs = [one for one in tools if one.required and "tail" in one.arguments]
         return lists + (logs if names else []), names
-
-    def _fits(self, rest: str, tools: Sequence[ToolListing], names: Sequence[str], *, of_hosts: bool) -> list[Fit]:
-        cues = {tool.name: _cues(tool) for tool in tools}
-        known = {word for own in cues.values() for cue in own for word in cue}
-        words = mended(stems(rest), known)
-        shared: dict[tuple[str, ...], int] = {}
-        for own in cues.values():
-            for cue in own:
-                shared[cue] = shared.get(cue, 0) + 1
-        query = asking.read(plain(mask(rest)[0], asks=True))
-        asked = computing.chosen(query, [one for one in tools if not one.required or names]) if query else None
-        fits = []
-        for tool in tools:
-            weight, covered = 0.0, frozenset[int]()
-            for cue in sorted(cues[tool.name], key=lambda cue: (-len(cue), shared[cue])):
-                where = at(cue, words)
-                if where - covered:
-                    weight += (0.5 if cue == ("host",) else 1 + 0.6 * (len(cue) - 1)) / shared[cue] ** 0.8
-                    covered |= where
-            weight += 0.7 if tool is asked else 0
-            if of_hosts and not names and tool.toolset == "host" and "container" not in words:
-                weight *= 1.25
-            fits.append(Fit(tool, weight * _suits(tool, names), covered))
-        return sorted(fits, key=lambda fit: -fit.weight)
 
     def _chosen(self, fits: Sequence[Fit], said: str, names: Sequence[str]) -> list[ToolListing]:
         best = fits[0] if fits else None
@@ -204,13 +170,6 @@ class Freely:
         if not argument or not names:
             return [values]
         return [{**values, argument: name} for name in names[:MOST_OBJECTS]]
-
-
-def _cues(tool: ToolListing) -> list[tuple[str, ...]]:
-    """What speaks for a tool, as stems: its own words, and for one that has none those of its phrases."""
-    said = tool.about or [re.sub(r"\{\w+\}", "", phrase) for phrase in tool.say]
-    cues = [tuple(stems(words)) for words in said]
-    return list(dict.fromkeys(cue for cue in cues if cue))
 
 
 def _suits(tool: ToolListing, names: Sequence[str]) -> float:

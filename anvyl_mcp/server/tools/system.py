@@ -85,7 +85,7 @@ def prune_unused(
 
 @tool(
     say=["list events", "show events", "what happened lately", "recent events", "what happened"],
-    about="event, happened, happen, lately, recently, history, last night, who stopped, what changed, changed",
+    about="event, happened, happen, lately, recently, history, last night, who stopped",
     untrusted=True,
     seconds=20,
 )
