@@ -58,6 +58,14 @@ async def test_a_look_goes_to_the_tool_that_the_words_speak_of(
     assert not reply.proposals
 
 
+async def test_how_a_question_was_read_is_said() -> None:
+    guessed, _ = await ask("pls check what grafana has been complaining about on nas")
+    phrase, _ = await ask("show logs of grafana")
+
+    assert any(note.startswith("read as: show logs of grafana on nas") for note in guessed.notes)
+    assert phrase.notes == []
+
+
 async def test_who_asks_what_is_broken_sees_the_logs_of_what_is_not_well() -> None:
     reply, _ = await ask("its 2am and something on web2 is broken, what is it")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from pydantic_ai import (
@@ -24,6 +24,7 @@ from pydantic_ai.run import AgentRunResult
 
 from anvyl_mcp.errors import AnvylError, InvalidInput, ModelUnavailable
 from anvyl_mcp.orchestrator import models, report, telemetry
+from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.choice import choose
 from anvyl_mcp.orchestrator.documents import MOST_CHARACTERS
 from anvyl_mcp.orchestrator.drive import drive_for
@@ -38,9 +39,10 @@ from anvyl_mcp.orchestrator.shown import ShownModel, history
 from anvyl_mcp.orchestrator.tasks import model_for
 from anvyl_mcp.orchestrator.toolset import FleetToolset
 from anvyl_mcp.peers.fleet import Fleet
+from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.peers.targets import places
 from anvyl_mcp.settings import Settings
-from anvyl_mcp.text import clean, shown
+from anvyl_mcp.text import clean, joined, shown
 
 # The library prints a banner to the terminal before the first run unless told not to.
 os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
@@ -135,7 +137,7 @@ class Assistant:
             return requests.build_results(approvals=approvals)
 
         agent = Agent(
-            guarded or self._rules(guard),
+            guarded or self._rules(guard, question),
             output_type=[str, DeferredToolRequests],
             deps_type=Question,
             instructions=INSTRUCTIONS,
@@ -154,6 +156,8 @@ class Assistant:
             self._give_up(reply, error)
             return
         _conclude(reply, result, guarded.requests if guarded else 0)
+        if question.read_as and question.by_rules == bool(guarded):
+            reply.notes.append(f"read as: {question.read_as}")
         told_by_rules = question.by_rules and reply.answer != ENDED
         if guarded and not told_by_rules and (not reply.waiting or question.ended):
             said = "" if reply.answer == ENDED else reply.answer
@@ -171,19 +175,28 @@ class Assistant:
         drive = drive_for(self._settings.drive, choice)
         if drive == "plan":
             model = PlanModel(model, self._fleet, question, guard)
-        rules = self._rules(guard)
+        rules = self._rules(guard, question)
         model = models.with_rules(ShownModel(model, names, choice.context_length), rules)
-        first = self._rules(guard, before_a_model=True) if drive == "plan" and self._settings.drive == "auto" else None
+        rules_first = drive == "plan" and self._settings.drive == "auto"
+        first = self._rules(guard, question, before_a_model=True) if rules_first else None
         return GuardedModel(model, question, guard, rules=rules, first=first)
 
-    def _rules(self, guard: Guard, *, before_a_model: bool = False) -> Model:
+    def _rules(self, guard: Guard, question: Question, *, before_a_model: bool = False) -> Model:
         """The rules for one question; `before_a_model`: only what is clear."""
-        fleet = self._fleet
+        fleet, freely = self._fleet, Freely(guard, self._fleet, only_clearly=before_a_model)
+
+        async def otherwise(said: str, tools: Iterable[ToolListing]) -> list[list[Call]]:
+            steps = await freely.steps(said, tools)
+            calls = [call for step in steps for call in step]
+            if all(call.listing.reads for call in calls):
+                question.read_as = joined([call.in_full() for call in calls])
+            return steps
+
         return rules_model(
             hosts=lambda: _hosts_and_tags(fleet),
             objects=lambda kind: places(fleet, kind),
             to_the_last_word=before_a_model,
-            otherwise=Freely(guard, fleet, only_clearly=before_a_model).steps,
+            otherwise=otherwise,
         )
 
     def _give_up(self, reply: Reply, error: Exception) -> None:

@@ -35,6 +35,13 @@ class Call:
     listing: ToolListing
     arguments: dict[str, Any]
 
+    def in_full(self) -> str:
+        """What was asked, with every argument: `list containers on nas (all=true)`."""
+        words, host = str(self), self.arguments.get("host")
+        beside = {name: value for name, value in self.arguments.items() if name != "host" and str(value) not in words}
+        more = ", ".join(f"{name}={text.shown(value)}" for name, value in beside.items())
+        return f"{words}{f' on {host}' if host else ''}{f' ({more})' if more else ''}"
+
     def __str__(self) -> str:
         """What was asked, in the tool's own phrase: `stop web`."""
         for phrase in self.listing.say:

@@ -45,7 +45,7 @@ def _rate(query: Query, listing: ToolListing, *, of_one: bool) -> int:
     if query.wants is Wants.UNUSED:
         return int(listed(listing) == query.noun)
     fitting = _fitting(query, listing, of_one=of_one)
-    counted = query.wants is Wants.EXTREME and not fitting and listed(listing) in query.words - {query.noun}
+    counted = query.wants is Wants.EXTREME and not fitting and listed(listing) in query.words - {query.noun, "host"}
     whole = query.words <= frozenset(word for measure in fitting for word in measure.words)
     # What is used of a total says more than a number alone.
     roomy = query.wants is Wants.AMOUNT and any(measure.room for measure in fitting)

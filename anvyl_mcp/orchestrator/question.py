@@ -56,5 +56,7 @@ class Question:
     failures: list[AnvylError] = field(default_factory=list)
     untrusted: str = ""
     ended: str = ""
+    read_as: str = ""
+    """What the rules took words for that are no phrase."""
     by_rules: bool = False
     """Whether the calls being made are the rules' own, which are made of the person's words alone."""
