@@ -120,6 +120,24 @@ def _told_fleet(urls: list[str]) -> None:
 
 
 @app.command()
+def install(
+    client: Annotated[
+        str, typer.Argument(help="Like claude-desktop, claude-code, cursor, vscode, lmstudio; all when left out.")
+    ] = "",
+    print_: Annotated[bool, typer.Option("--print", help="Print what to put there, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and where.")] = False,
+    toolsets: Annotated[str, typer.Option(help="Toolsets to offer, like networks,system or all.")] = "",
+    read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Give an assistant all hosts, by its settings file; without CLIENT list the known ones."""
+    from anvyl_mcp.cli import install as install_command
+
+    flags = [*(["--toolsets", toolsets] if toolsets else []), *(["--read-only"] if read_only else [])]
+    install_command.install(client, flags, show=print_, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
 def invite(
     scope: Annotated[str, typer.Option(help="What the other machine may do here.")] = "read,operate",
     expires: Annotated[str, typer.Option(help="How long the code is good.")] = "15m",
