@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -372,6 +374,70 @@ async def test_results_are_cut_for_a_small_context_and_whole_for_the_person(
     results = [one["content"] for one in model_server.requests[2]["messages"] if one["role"] == "tool"]
     assert "cut to save room" in results[0] or "more characters" in results[0]
     assert "ollama/ollama" in results[1], "the newest result is whole"
+
+
+ONE_ANSWER = """
+import http.server, json, os, sys
+message = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": json.loads(sys.argv[1])}]}
+class Once(http.server.BaseHTTPRequestHandler):
+    asked = 0
+    def answer(self, body):
+        self.send_response(200); self.send_header("Content-Type", "application/json"); self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+    def do_GET(self):
+        self.answer({"data": [{"id": "once", "object": "model"}]})
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        Once.asked += 1
+        if Once.asked > 1:
+            os._exit(9)
+        choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
+        self.answer({"id": "1", "model": "once", "choices": [choice]})
+    def log_message(self, *_): pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Once)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+"""A model server that answers one question, and is dead at the second."""
+
+
+@pytest.fixture
+def short_lived() -> Iterator[subprocess.Popen[bytes]]:
+    """Such a server, that wants web on web1 stopped."""
+    wanted = {"name": "stop_container", "arguments": json.dumps({"name": "web", "host": "web1"})}
+    with subprocess.Popen([sys.executable, "-c", ONE_ANSWER, json.dumps(wanted)], stdout=subprocess.PIPE) as server:
+        yield server
+        server.kill()
+
+
+@pytest.mark.parametrize(
+    ("question", "done", "says"),
+    [
+        (
+            "stop web on web1 and then remove it",
+            [("web1", "stop_container", "web"), ("web1", "remove_container", "web")],
+            "removed",
+        ),
+        ("stop web on web1, and frobnicate ollama", [("web1", "stop_container", "web")], "look what is left to do"),
+    ],
+    ids=["the rules finish it", "they say that something is left"],
+)
+async def test_a_model_server_that_is_killed_between_two_steps(
+    question: str,
+    done: list[tuple[str, str, str]],
+    says: str,
+    fleet: Fleet,
+    short_lived: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert short_lived.stdout is not None
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", f"http://127.0.0.1:{int(short_lived.stdout.readline())}/v1")
+
+    reply = await fleet.ask(question)
+
+    assert short_lived.wait(10) == 9
+    assert fleet.done == done
+    assert says in reply.answer and any("answered by rules" in note for note in reply.notes)
 
 
 async def test_a_model_that_only_talks_leaves_what_is_clear_to_the_rules(fleet: Fleet) -> None:

@@ -24,7 +24,10 @@ from anvyl_mcp import text
 from anvyl_mcp.errors import NotUnderstood
 from anvyl_mcp.orchestrator.answers import Turn, answer, went_wrong
 from anvyl_mcp.orchestrator.planner import Hosts, Objects, Otherwise, Planner, Step
+from anvyl_mcp.orchestrator.wish import read_wish
 
+LEFT = "The rules do not understand all that was asked: look what is left to do."
+"""Said when they take over from a model half-way."""
 RULES = "rules"
 """The name of this model."""
 
@@ -106,7 +109,8 @@ async def _next(planner: Planner, turn: Turn) -> list[ModelResponsePart]:
     except NotUnderstood:
         if not turn.results:
             raise
-        steps = []
+        left = LEFT if read_wish(turn.question, planner.tools.values()).intent == "change" else ""
+        return [TextPart("\n".join(filter(None, [answer(planner.tools, turn), left])))]
     for index, step in enumerate(steps):
         results = [turn.result_of(call) for call in step]
         missing = [call for call, result in zip(step, results, strict=True) if result is None]
