@@ -161,6 +161,12 @@ class Node:
 
         return Assistant(self.fleet, self.settings, on_reply=count if self._serving else lambda _: None)
 
+    def ready_to_answer(self) -> Assistant:
+        """What answers questions, with all it needs. Seconds of imports: for a thread, so that Ctrl-C is heard."""
+        if self.local.url == IN_MEMORY:
+            self._made()
+        return self.assistant()
+
     def http_app(self, base_url: Callable[[], str], open_network: Open) -> Starlette:
         """One application with every route of this host; `base_url` tells where it is served."""
         from anvyl_mcp.orchestrator.endpoint import Here

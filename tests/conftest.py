@@ -64,6 +64,14 @@ def free_port() -> int:
     return port
 
 
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that accepts and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        yield port
+
+
 @pytest.fixture(scope="session")
 def engine() -> Iterator[RealEngine]:
     """A real Docker engine: the tests' own where that is possible, else the one that is reachable."""

@@ -7,9 +7,13 @@ import os
 import pty
 import select
 import subprocess
+import time
 from collections.abc import Iterator
 
 from tests.nodes import ANVYL
+
+PATIENCE = 60
+"""Seconds that something may take to be shown."""
 
 
 class Terminal:
@@ -26,15 +30,18 @@ class Terminal:
             start_new_session=True,
         )
         self.shown = ""
+        self._seen = 0
 
     def until(self, words: str) -> None:
-        """Read until they are shown."""
-        while words not in self.shown:
+        """Read until they are shown, after what was waited for before."""
+        deadline = time.monotonic() + PATIENCE
+        while words not in self.shown[self._seen :]:
             ended = self.process.poll() is not None
             if select.select([self._ours], [], [], 0 if ended else 0.1)[0]:
                 self.shown += os.read(self._ours, 65536).decode()
             else:
-                assert not ended, f"`{words}` was never shown: {self.shown}"
+                assert not ended and time.monotonic() < deadline, f"`{words}` was never shown: {self.shown}"
+        self._seen = self.shown.index(words, self._seen) + len(words)
 
     def type(self, words: str) -> None:
         os.write(self._ours, words.encode())

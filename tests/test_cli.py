@@ -219,7 +219,7 @@ def test_both_programs_have_help_and_a_version(program: str) -> None:
 def test_help_and_version_import_nothing_heavy(module: str, words: list[str]) -> None:
     """Typer itself would import pydantic as soon as it reads an option (`cli.table`)."""
     script = (
-        f"import sys; sys.argv[1:] = {words}\n"
+        f"import os, sys; os._exit = sys.exit; sys.argv[1:] = {words}\n"
         f"from anvyl_mcp.cli.{module} import main\n"
         "try:\n    main()\n"
         f"finally:\n    print(*({set(HEAVY)} & sys.modules.keys()), file=sys.stderr)"
@@ -234,7 +234,7 @@ def test_help_and_version_import_nothing_heavy(module: str, words: list[str]) ->
 def test_a_direct_command_to_a_running_server_imports_no_sdk(fleet: ServingNode) -> None:
     """Its process must not pay a second for importing what the server has imported already."""
     script = (
-        "import sys; sys.argv[1:] = ['ps', '--host', 'second']\n"
+        "import os, sys; os._exit = sys.exit; sys.argv[1:] = ['ps', '--host', 'second']\n"
         "from anvyl_mcp.cli.operator import main\n"
         "try:\n    main()\n"
         f"finally:\n    print(*({HEAVIEST} & sys.modules.keys()), file=sys.stderr)"

@@ -7,7 +7,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,10 +205,15 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def line(stream: IO[str] | None, seconds: float = 60) -> str:
-    """The next line, which must come."""
+    """The next line, which must come. Read byte by byte: whoever reads ahead cannot tell what has come by now."""
     assert stream is not None
-    assert select.select([stream], [], [], seconds)[0], "nothing was said"
-    return stream.readline()
+    said = b""
+    while not said.endswith(b"\n"):
+        assert select.select([stream], [], [], seconds)[0], "nothing was said"
+        if not (read := os.read(stream.fileno(), 1)):
+            break
+        said += read
+    return said.decode()
 
 
 def test_followed_logs_go_on_until_ctrl_c(second_engine: RealEngine, fleet: ServingNode) -> None:
@@ -327,14 +331,6 @@ def test_a_reader_that_is_gone_stops_no_change(second_engine: RealEngine, fleet:
 
     assert done.stderr == b""
     assert second_engine.state("quick") == second_engine.state("slow") == "exited"
-
-
-@pytest.fixture
-def silent_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that accepts and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        yield port
 
 
 def test_the_answers_of_fast_hosts_are_shown_while_a_slow_one_is_waited_for(

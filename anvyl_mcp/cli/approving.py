@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from anvyl_mcp import text
 from anvyl_mcp.cli import output
-from anvyl_mcp.cli.run import ask_line
+from anvyl_mcp.cli.run import attended, line_typed
 from anvyl_mcp.errors import AnvylError
 
 if TYPE_CHECKING:
@@ -42,16 +42,21 @@ def _as_it_is(proposal: Proposal, host: str) -> list[str]:
 
 
 class Person:
-    """Whoever sits at the terminal, if anybody does. `before` is called before anything is asked."""
+    """Whoever sits at the terminal, if anybody does. Whatever is asked is asked inside of `aside`."""
 
     def __init__(
-        self, fleet: Fleet, *, yes: bool = False, dry_run: bool = False, before: Callable[[], None] = lambda: None
+        self,
+        fleet: Fleet,
+        *,
+        yes: bool = False,
+        dry_run: bool = False,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """`yes` covers what was proposed before text written by others was read; `dry_run` decides nothing."""
         self._fleet = fleet
         self._yes = yes
         self._dry_run = dry_run
-        self._before = before
+        self._aside = aside
         self._decided: dict[str, bool] = {}
 
     async def look(self, proposals: Sequence[Proposal]) -> None:
@@ -64,10 +69,10 @@ class Person:
                 self._decided[proposal.id] = True
             else:
                 asked.append(proposal)
-        if not asked or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not asked or not attended():
             return
-        self._before()
-        await (self._one(asked[0]) if len(asked) == 1 else self._several(asked))
+        with self._aside():
+            await (self._one(asked[0]) if len(asked) == 1 else self._several(asked))
 
     async def decide(self, proposal: Proposal) -> bool | None:
         """What was decided about one of them."""
@@ -75,7 +80,7 @@ class Person:
 
     async def _one(self, proposal: Proposal) -> None:
         while True:
-            answer = _typed(f"\n{self._words(proposal)}? [y/N/edit hosts] ")
+            answer = await _typed(f"\n{self._words(proposal)}? [y/N/edit hosts] ")
             if EDIT.fullmatch(answer):
                 await self._edit(proposal)
             elif answer in YES | NO:
@@ -87,7 +92,7 @@ class Person:
     async def _several(self, proposals: Sequence[Proposal]) -> None:
         while True:
             lines = [f"  {number}  {self._words(one)}" for number, one in enumerate(proposals, 1)]
-            answer = _typed("\n" + "\n".join([*lines, "all of these? [y/N/numbers/edit hosts N] "]))
+            answer = await _typed("\n" + "\n".join([*lines, "all of these? [y/N/numbers/edit hosts N] "]))
             edit, numbers = EDIT.fullmatch(answer), re.fullmatch(r"\d+(?:[\s,]+\d+)*", answer)
             if edit and 0 < int(edit["number"] or 0) <= len(proposals):
                 await self._edit(proposals[int(edit["number"]) - 1])
@@ -103,7 +108,7 @@ class Person:
         """Other hosts for one change: resolved, looked at, and shown before they count."""
         from anvyl_mcp.peers import plans
 
-        typed = _typed(f"hosts instead of {', '.join(proposal.hosts)} ({', '.join(self._fleet.hosts)}, all): ")
+        typed = await _typed(f"hosts instead of {', '.join(proposal.hosts)} ({', '.join(self._fleet.hosts)}, all): ")
         try:
             hosts = self._fleet.select(typed) if typed else proposal.hosts
         except AnvylError as error:
@@ -121,5 +126,5 @@ class Person:
         return f"{preview(self._fleet, proposal)}{after}"
 
 
-def _typed(question: str) -> str:
-    return (ask_line(question) or "").strip().lower()
+async def _typed(question: str) -> str:
+    return (await line_typed(question)).strip().lower()

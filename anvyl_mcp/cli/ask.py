@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from anvyl_mcp import text
-from anvyl_mcp.cli import output
+from anvyl_mcp.cli import interrupts, output
 from anvyl_mcp.cli.run import command
 from anvyl_mcp.errors import AnvylError
 from anvyl_mcp.settings import Settings
@@ -22,7 +22,7 @@ def ask_once(words: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, 
     """Answer one question and end with its exit code."""
 
     async def work(settings: Settings) -> int:
-        import anyio
+        import anyio.to_thread
 
         from anvyl_mcp import app
         from anvyl_mcp.cli.approving import Person
@@ -33,14 +33,18 @@ def ask_once(words: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, 
         question = Question(words, host=host, dry_run=dry_run)
         async with app.opened(settings) as node:
             working = Working(question, quiet=as_json)
-            person = Person(node.fleet, yes=yes, dry_run=dry_run, before=working.clear)
+            person = Person(node.fleet, yes=yes, dry_run=dry_run, aside=working.aside)
             question.on_proposals = person.look
-            try:
-                with working.shown():
-                    reply = await node.assistant().ask(question, decide=person.decide, model=model, offline=offline)
-            except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
+
+            def last_words() -> None:
+                working.break_off()
                 show(Reply(question, error=interrupted(question, working, node.fleet)), node.fleet, as_json=as_json)
-                raise
+
+            interrupts.current.words = last_words
+            with working.shown():
+                assistant = await anyio.to_thread.run_sync(node.ready_to_answer, abandon_on_cancel=True)
+                reply = await assistant.ask(question, decide=person.decide, model=model, offline=offline)
+            interrupts.current.words = lambda: None
             show(reply, node.fleet, as_json=as_json)
         return reply.exit_code
 
@@ -58,17 +62,23 @@ def _nothing(words: str) -> Any:
 
 
 def interrupted(question: Question, working: Working, fleet: Fleet) -> Cancelled:
-    """Ctrl-C in words: what was changed stays changed, and what was under way may still happen."""
+    """Ctrl-C in words: what was changed stays changed, what was under way may still happen, and who had answered."""
     from anvyl_mcp.errors import Cancelled
 
     def reads(tool: str) -> bool:
         return tool in fleet.catalogue and fleet.catalogue[tool].reads
 
-    changed = [f"{call.tool} on {call.host}" for call in question.calls if call.ok and not reads(call.tool)]
-    begun = [f"{tool} on {host}" for tool, host in working.under_way if not reads(tool)]
-    done = f"done: {text.joined(changed)}" if changed else ""
-    maybe = f"{text.joined(begun)} was under way and may still happen: look before you repeat it" if begun else ""
-    return Cancelled("interrupted", hint="; ".join(filter(None, [done, maybe])) or "nothing was changed")
+    changes = [call for call in question.calls if call.ok and not reads(call.tool)]
+    changed = [f"{working.words(call.tool, call.arguments)} on {call.host}" for call in changes]
+    begun = [f"{words} on {host}" for tool, host, words in working.under_way if not reads(tool)]
+    asked = list(dict.fromkeys(host for tool, host, _ in working.under_way if reads(tool)))
+    words = [
+        f"done: {text.joined(changed)}" if changed else "",
+        f"{text.joined(begun)} was under way and may still happen: look before you repeat it" if begun else "",
+        f"{text.joined(asked)} had not answered" if asked else "",
+        "" if changed or begun else "nothing was changed",
+    ]
+    return Cancelled("interrupted", hint="; ".join(filter(None, words)))
 
 
 def show(reply: Reply, fleet: Fleet, *, as_json: bool = False) -> None:
@@ -81,10 +91,12 @@ def show(reply: Reply, fleet: Fleet, *, as_json: bool = False) -> None:
         # The rules' answer holds the text forms and who failed; when nothing worked, the errors alone say it better.
         by_rules = reply.mode == "rules"
         worked = reply.error is None and (not reply.calls or any(call.ok for call in reply.calls))
+        said = reply.answer if worked or not by_rules else ""
         for (name, _), done in _grouped(reply.calls).items():
-            output.outcomes(fleet.tool(name), done, tables_only=by_rules, failures=not (by_rules and worked))
-        if reply.answer and (worked or not by_rules):
-            print(reply.answer)
+            told = by_rules and bool(said)
+            output.outcomes(fleet.tool(name), done, tables_only=told, failures=not told)
+        if said:
+            print(said)
     if reply.error is not None:
         output.problem(reply.error)
 

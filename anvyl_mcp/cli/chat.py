@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 
-from anvyl_mcp.cli import output
+from anvyl_mcp.cli import interrupts, output
 from anvyl_mcp.cli.run import command
-from anvyl_mcp.errors import AnvylError, InvalidInput, did_you_mean
+from anvyl_mcp.errors import AnvylError, Cancelled, InvalidInput, did_you_mean
 from anvyl_mcp.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anvyl_mcp.app import Node
+    from anvyl_mcp.orchestrator.agent import Assistant
     from anvyl_mcp.orchestrator.conversation import Conversation
-    from anvyl_mcp.peers.fleet import Outcome
+
+T = TypeVar("T")
 
 PROMPT = "anvyl> "
 MOST_LINES = 1000
 """Of what was typed, for the arrow keys."""
-INVERSE = {"start_container": "stop_container", "stop_container": "start_container"}
+RULES = "rules"
+"""What `/model` calls answering without one."""
 WORST_FIRST = (130, 2, 5, 4, 1, 3, 0)
 
 
@@ -41,6 +43,7 @@ def converse(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
 
         kept = Kept(settings.state_dir / "chats", without_secrets)
         conversation = Conversation() if resume is None else kept.load(resume)
+        interrupts.current.lasting = True
         async with app.opened(settings) as node:
             chat = Chat(node, conversation, host=host, yes=yes, model=model, offline=offline)
             with _typing(settings.state_dir / "chat_history", without_secrets) as read:
@@ -60,19 +63,20 @@ class Chat:
         self.attended = sys.stdin.isatty() and sys.stdout.isatty()
         self._node = node
         self._fleet = node.fleet
-        self._assistant = node.assistant()
+        # What answers is imported while the first line is typed.
+        self._assistant = asyncio.get_running_loop().run_in_executor(None, node.ready_to_answer)
         self._conversation = conversation
         self._host = host
         self._yes = yes
         self._model = model
         self._offline = offline
-        self._changes: list[Outcome] = []
+        self._changed: list[str] = []
         self._codes = {0}
         self._commands: dict[str, tuple[str, Callable[[str], Awaitable[None]]]] = {
             "/hosts": ("the hosts, and how they are", self._show_hosts),
             "/tools": ("what can be asked for", self._show_tools),
             "/model": ("which model answers; /model NAME takes another, /model rules none", self._choose_model),
-            "/undo": ("take the last start or stop of this chat back", self._undo),
+            "/undo": ("take the last start, stop or removal back, once you have seen what that does", self._undo),
             "/help": ("this list", self._help),
             "/quit": ("end the chat; Ctrl-D does too", self._help),
         }
@@ -118,36 +122,41 @@ class Chat:
         question = Question(meant.words, host=self._host, earlier=before.earlier, turns=before.said)
         working = Working(question)
         # A name that a host showed is not the person's own word: a yes given before does not cover it.
-        person = Person(self._fleet, yes=self._yes and not meant.found, before=working.clear)
+        person = Person(self._fleet, yes=self._yes and not meant.found, aside=working.aside)
         question.on_proposals = person.look
         reply = Reply(question)
-        try:
-            with anyio.CancelScope() as scope, _ended_by_ctrl_c(scope), working.shown():
-                reply = await self._assistant.ask(
-                    question, decide=person.decide, model=self._model, offline=self._offline
-                )
-        except KeyboardInterrupt:
-            # At a prompt of ours.
-            scope.cancel()
-        if scope.cancel_called:
+
+        async def answer() -> None:
+            nonlocal reply
+            with working.shown():
+                assistant = await self._ready()
+                reply = await assistant.ask(question, decide=person.decide, model=self._model, offline=self._offline)
+
+        if not await _unless_interrupted(answer):
             reply.error = interrupted(question, working, self._fleet)
         show(reply, self._fleet)
         self._codes.add(reply.exit_code)
-        self._changes += [call for call in reply.calls if call.ok and call.tool in INVERSE]
+        self._changed = [call.host for call in reply.calls if not self._fleet.tool(call.tool).reads] or self._changed
         self._conversation.add(asked, meant, reply, self._fleet.catalogue)
+
+    async def _ready(self) -> Assistant:
+        """What answers, once it is there; whoever gives up waiting does not stop it."""
+        return await asyncio.shield(self._assistant)
 
     async def _command(self, line: str) -> None:
         name, _, rest = line.partition(" ")
         if name not in self._commands:
             raise InvalidInput(f"there is no command `{name}`", hint=did_you_mean(name, self._commands))
-        await self._commands[name][1](rest.strip())
+
+        if not await _unless_interrupted(lambda: self._commands[name][1](rest.strip())):
+            raise Cancelled("interrupted")
 
     async def _help(self, _: str) -> None:
         output.table(["command", "does"], [[name, does] for name, (does, _) in self._commands.items()])
 
     async def _show_hosts(self, _: str) -> None:
         local = self._fleet.local.name
-        done = await self._fleet.call(local, "list_hosts", {})
+        done = await self._waiting(lambda: self._fleet.call(local, "list_hosts", {}))
         output.outcomes(self._fleet.tool("list_hosts"), {local: done})
 
     async def _show_tools(self, _: str) -> None:
@@ -155,34 +164,51 @@ class Chat:
         output.table(["tool", "does", "description"], rows)
 
     async def _choose_model(self, name: str) -> None:
+        from anvyl_mcp.orchestrator.models import choose_model
+
+        if name == RULES or (self._offline and not name):
+            self._offline = True
+            output.talk("answers come from the rules")
+            return
+        choice = await self._waiting(lambda: choose_model(self._node.settings, model=name or self._model))
         if name:
-            self._offline, self._model = name == "rules", "" if name == "rules" else name
-        chosen = "rules" if self._offline else self._model or self._node.settings.lmstudio_model
-        output.talk(f"answers come from {'the model ' if chosen != 'rules' else 'the '}{chosen}")
+            self._offline, self._model = False, name
+        output.talk(f"answers come from the model {choice.name}")
+        if choice.warning:
+            output.talk(f"note:  {choice.warning}")
 
     async def _undo(self, _: str) -> None:
-        from anvyl_mcp.cli.approving import Person
-        from anvyl_mcp.cli.ask import show
-        from anvyl_mcp.orchestrator.carrying import carry_out, held_call
-        from anvyl_mcp.orchestrator.question import Proposal, Question
+        from anvyl_mcp.cli import undo
+        from anvyl_mcp.peers import undoing
 
-        if not self._changes:
-            raise InvalidInput("nothing of this chat can be undone", hint="only a start or a stop has an inverse")
-        last = self._changes[-1]
-        proposal = Proposal("undo", INVERSE[last.tool], {"name": last.arguments["name"]}, [last.host])
-        notes: list[str] = []
-        held = await held_call(self._fleet, proposal, notes)
-        proposal.expected = held.expected
-        person = Person(self._fleet)
-        await person.look([proposal])
-        if not await person.decide(proposal):
-            self._codes.add(5)
-            output.talk("nothing was changed")
-            return
-        reply = await carry_out(self._fleet, Question(f"undo {last.tool}"), [held])
-        if any(call.ok for call in reply.calls):
-            self._changes.pop()
-        show(reply, self._fleet)
+        # Of the hosts that this conversation changed, if it did: one that is silent elsewhere is in nobody's way.
+        hosts = ",".join(dict.fromkeys(self._changed)) or self._host
+        wanted = await self._waiting(lambda: undoing.last_change(self._fleet, hosts))
+        undo.confirm(wanted)
+        outcome = await self._waiting(lambda: undoing.undo(self._fleet, wanted))
+        output.block(outcome, alone=False) if outcome.ok else output.failure(outcome)
+
+    async def _waiting(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What comes of `work`; meanwhile the person sees that something goes on."""
+        from anvyl_mcp.cli.working import Working
+        from anvyl_mcp.orchestrator.question import Question
+
+        with Working(Question("")).shown():
+            await self._ready()
+            return await work()
+
+
+async def _unless_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
+    """Do `work`, which Ctrl-C ends; whether it came to its end."""
+    loop = asyncio.get_running_loop()
+    at_a_prompt = False
+    with anyio.CancelScope() as scope:
+        try:
+            with interrupts.current.sparing(lambda: loop.call_soon_threadsafe(scope.cancel)):
+                await work()
+        except KeyboardInterrupt:
+            at_a_prompt = True
+    return not (at_a_prompt or scope.cancelled_caught)
 
 
 def _next(read: Callable[[], str | None]) -> str | None:
@@ -192,18 +218,6 @@ def _next(read: Callable[[], str | None]) -> str | None:
             return read()
         except KeyboardInterrupt:
             print(file=sys.stderr)
-
-
-@contextmanager
-def _ended_by_ctrl_c(scope: anyio.CancelScope) -> Iterator[None]:
-    """Let Ctrl-C end what runs in a scope, not the program."""
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, scope.cancel)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
@@ -227,11 +241,9 @@ def _typing(history: Path, masked: Callable[[str], str]) -> Iterator[Callable[[]
             readline.add_history(masked(line))
         return line
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield typed
     finally:
-        signal.signal(signal.SIGINT, before)
         with suppress(OSError):
             os.close(os.open(history, os.O_WRONLY | os.O_CREAT, 0o600))
             history.chmod(0o600)
@@ -241,7 +253,8 @@ def _typing(history: Path, masked: Callable[[str], str]) -> Iterator[Callable[[]
 
 def _line() -> str | None:
     try:
-        return input(PROMPT)
+        with interrupts.current.at_a_prompt():
+            return input(PROMPT)
     except EOFError:
         print(file=sys.stderr)
         return None

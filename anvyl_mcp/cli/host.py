@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anvyl_mcp import __version__
-from anvyl_mcp.cli import audit, key, policy, process, tokens
+from anvyl_mcp.cli import audit, interrupts, key, policy, process, tokens
 from anvyl_mcp.cli.table import Group, light
 
 if TYPE_CHECKING:
@@ -160,4 +160,5 @@ def tools(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON d
 
 def main() -> None:
     """The entry point."""
+    interrupts.heed_at_once()
     process.run(light(app))

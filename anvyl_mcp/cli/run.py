@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -10,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from anvyl_mcp import text
-from anvyl_mcp.cli import output
+from anvyl_mcp.cli import interrupts, output
 from anvyl_mcp.errors import AnvylError, InvalidInput
 
 if TYPE_CHECKING:
     from anvyl_mcp.peers.fleet import Outcome
     from anvyl_mcp.settings import Settings
 
-INTERRUPTED = 130
+INTERRUPTED = interrupts.EXIT_CODE
 
 
 def command(
@@ -31,17 +30,17 @@ def command(
 
     from anvyl_mcp.settings import load
 
+    interrupt = interrupts.begin()
     try:
         settings = load(flags)
-        code = anyio.run(_quietly, work, settings)
+        code = anyio.run(_running, work, settings, interrupt)
     except AnvylError as error:
         if failed is not None:
             output.document(failed(error))
         output.problem(error)
         code = error.exit_code
     except KeyboardInterrupt:
-        # A terminal has just shown ^C.
-        output.talk("\ninterrupted" if sys.stderr.isatty() else "interrupted")
+        interrupt.tell()
         code = INTERRUPTED
     except (BrokenPipeError, BaseExceptionGroup) as error:
         # Several tasks print; the first that finds its reader gone stands for all.
@@ -50,19 +49,38 @@ def command(
         # The reader has seen enough (`anvyl ps | head`); Python must not complain about it at exit.
         sys.stdout = None
         code = 0
+    interrupt.over()
     raise typer.Exit(code)
 
 
-async def _quietly(work: Callable[[Settings], Awaitable[int]], settings: Settings) -> int:
-    """Ctrl-C at a prompt comes up through the task that asked; asyncio need not report that nobody awaited its end."""
+async def _running(
+    work: Callable[[Settings], Awaitable[int]], settings: Settings, interrupt: interrupts.Interrupt
+) -> int:
+    """Do the work of a command, unless Ctrl-C ends it first."""
     import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    class Unawaited(ThreadPoolExecutor):
+        """Where names are looked up; a command does not wait at its end for one that nobody needs any more."""
+
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=True)
 
     def unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # Ctrl-C at a prompt comes up through the task that asked; asyncio need not report that nobody awaited its end.
         if not isinstance(context.get("exception"), KeyboardInterrupt):
             loop.default_exception_handler(context)
 
-    asyncio.get_running_loop().set_exception_handler(unheard)
-    return await work(settings)
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.set_exception_handler(unheard)
+    loop.set_default_executor(Unawaited())
+    with interrupt.ending(lambda: loop.call_soon_threadsafe(task.cancel)):
+        try:
+            return await work(settings)
+        except asyncio.CancelledError:
+            interrupt.tell()
+            return INTERRUPTED
 
 
 def exit_code(done: Iterable[Outcome]) -> int:
@@ -79,21 +97,34 @@ def exit_code(done: Iterable[Outcome]) -> int:
 
 def ask_yes_no(question: str) -> bool | None:
     """A person's yes or no at the terminal; None when there is no person."""
-    answer = ask_line(f"\n{question} [y/N] ")
-    return None if answer is None else answer.strip().lower() in ("y", "yes")
-
-
-def ask_line(question: str) -> str | None:
-    """What a person answers at the terminal; None when there is no person."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not attended():
         return None
-    # The event loop only notes a first Ctrl-C, and waits for the task that waits here.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        print(text.clean(question), end="", file=sys.stderr, flush=True)
-        return sys.stdin.readline()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with interrupts.current.at_a_prompt():
+        _show(f"\n{question} [y/N] ")
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+async def line_typed(question: str) -> str:
+    """What a person types at the terminal, who is there; everything else goes on meanwhile, and Ctrl-C is heard."""
+    import anyio
+
+    _show(question)
+    # A terminal hands lines over whole.
+    await anyio.wait_readable(sys.stdin)
+    return sys.stdin.readline()
+
+
+def attended() -> bool:
+    """Whether somebody sits at the terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _show(question: str) -> None:
+    import termios
+
+    # What was typed before a question was there does not answer it.
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    print(text.clean(question), end="", file=sys.stderr, flush=True)
 
 
 def seconds(typed: str, what: str) -> int:

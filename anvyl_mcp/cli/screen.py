@@ -93,10 +93,11 @@ class Live:
         self._write(fitting)
         self._drawn = len(fitting)
 
-    def end(self, lines: Sequence[str] = ()) -> None:
-        """Draw the final lines, all of them; later ones go below."""
+    def end(self, lines: Sequence[str] = ()) -> bool:
+        """Draw the final lines, all of them; later ones go below. Whether others were there."""
         self._write(lines)
-        self._drawn = 0
+        drawn, self._drawn = self._drawn > 0, 0
+        return drawn
 
     def _write(self, lines: Sequence[str]) -> None:
         erase = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from anvyl_mcp.cli import interrupts
+
 COMPLETE = "__complete"
 """`anvyl __complete SHELL …`: what the functions of `anvyl completion` call."""
 
 
 def main() -> None:
     """Run `anvyl`."""
+    interrupts.heed_at_once()
     if sys.argv[1:2] == [COMPLETE]:
         from anvyl_mcp.cli import completing
 

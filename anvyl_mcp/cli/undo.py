@@ -42,9 +42,7 @@ def undo(
                 else:
                     print(f"{wanted.host}: {wanted.words}")
                 return 0
-            if not wanted.possible:
-                raise Conflict(f"{wanted.host}: {wanted.words}", hint="nothing was changed")
-            _confirm(wanted, yes=yes)
+            confirm(wanted, yes=yes)
             outcome = await undoing.undo(node.fleet, wanted)
             if as_json:
                 output.document(_document(seen, result=outcome.answer.result, error=outcome.error))
@@ -56,15 +54,18 @@ def undo(
     command(work, failed=(lambda error: _document(seen, error=error)) if as_json else None)
 
 
-def _confirm(wanted: Undo, *, yes: bool) -> None:
+def confirm(wanted: Undo, *, yes: bool = False) -> None:
     """Ask whether that is what is meant.
 
     Raises:
+        Conflict: things are not as the change left them.
         ApprovalNeeded: there is nobody to ask, or the answer is no.
     """
     from anvyl_mcp.cli import output
     from anvyl_mcp.cli.run import ask_yes_no
 
+    if not wanted.possible:
+        raise Conflict(f"{wanted.host}: {wanted.words}", hint="nothing was changed")
     if yes:
         output.talk(f"on {wanted.host}: {wanted.words}")
         return

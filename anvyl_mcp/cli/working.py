@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp import text
@@ -29,14 +29,20 @@ class Working:
         self._live = screen.Live(sys.stderr)
         self._model = ""
         self._since = time.monotonic()
-        self._open: dict[tuple[str, str], str] = {}
+        self._aside = self._broken_off = False
+        self._open: list[tuple[str, str, str]] = []
         self._done: list[str] = []
         question.on_call, question.on_outcome, question.on_model = self._began, self._ended, self._asking
 
     @property
-    def under_way(self) -> list[tuple[str, str]]:
-        """Tool and host of every call that has not ended."""
+    def under_way(self) -> list[tuple[str, str, str]]:
+        """Tool, host and what is done there in words, of every call that has not ended."""
         return list(self._open)
+
+    @staticmethod
+    def words(tool: str, arguments: Mapping[str, Any]) -> str:
+        """A call in words: `stop container web`."""
+        return " ".join([tool.replace("_", " "), *([text.shown(arguments["name"])] if arguments.get("name") else [])])
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -48,17 +54,39 @@ class Working:
         self._timer = asyncio.get_running_loop().call_later(FIRST_SECONDS, self._follow)
         try:
             yield
+        except asyncio.CancelledError:
+            self.break_off()
+            raise
         finally:
             self._timer.cancel()
             self.clear()
 
     def clear(self) -> None:
-        """Take the line away, to print or to ask something."""
+        """Take the line away."""
         if not self._quiet:
             self._live.end()
 
+    def break_off(self) -> None:
+        """Make room for what is said after a Ctrl-C, which a terminal shows where the cursor is."""
+        if not self._quiet and not self._broken_off:
+            self._broken_off = True
+            if not self._live.end():
+                print(file=sys.stderr, flush=True)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the terminal to whoever asks or prints something; time that a person takes is not counted."""
+        self._aside, asked = True, time.monotonic()
+        self.clear()
+        try:
+            yield
+        finally:
+            self._aside = False
+            self._since += time.monotonic() - asked
+
     def _follow(self) -> None:
-        self._live.show([screen.paint(screen.cut(self.line(), screen.size()[0] - 1), "dim", sys.stderr)])
+        if not self._aside:
+            self._live.show([screen.paint(screen.cut(self.line(), screen.size()[0] - 1), "dim", sys.stderr)])
         self._timer = asyncio.get_running_loop().call_later(REDRAW_SECONDS, self._follow)
 
     def line(self) -> str:
@@ -66,8 +94,8 @@ class Working:
         took = f"{time.monotonic() - self._since:.0f} s"
         if not self._open:
             return f"asking {text.clean(self._model)}… {took}" if self._model else f"working… {took}"
-        what = next(iter(self._open.values()))
-        waiting = text.joined(list(dict.fromkeys(host for _, host in self._open)))
+        what = self._open[0][2]
+        waiting = text.joined(list(dict.fromkeys(host for _, host, _ in self._open)))
         if self._done:
             return f"{what}: {text.joined(self._done)} done, waiting for {waiting}… {took}"
         return f"{what} on {waiting}… {took}"
@@ -78,12 +106,11 @@ class Working:
     def _began(self, tool: str, arguments: Mapping[str, Any], hosts: list[str]) -> None:
         if not self._open:
             self._done, self._since = [], time.monotonic()
-        named = [text.shown(arguments["name"])] if arguments.get("name") else []
-        for host in hosts:
-            self._open[tool, host] = " ".join([tool.replace("_", " "), *named])
+        self._open += [(tool, host, self.words(tool, arguments)) for host in hosts]
 
     def _ended(self, outcome: Outcome) -> None:
-        self._open.pop((outcome.tool, outcome.host), None)
+        with suppress(ValueError):
+            self._open.remove((outcome.tool, outcome.host, self.words(outcome.tool, outcome.arguments)))
         self._done.append(outcome.host)
         if not self._open:
             self._since = time.monotonic()
