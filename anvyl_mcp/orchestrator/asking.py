@@ -157,6 +157,8 @@ TROUBLE = tuple(
         r"\s+(?:ok|okay|fine|well|healthy|up|running|good|alright|up\s+and\s+running)",
         r"(?:are\s+there\s+)?(?:any|some)\s+(?:problems?|issues?|troubles?|failures?)(?:\s+with\s+(?:the|my|our)?\s*containers?)?",
         r"what(?:'s|\s+is)\s+(?:wrong|broken|failing|down|unhealthy)",
+        r"(?:(?:is\s+there\s+)?anything|what)\s+(?:i\s+should|should\s+i|to)\s+(?:be\s+)?(?:worr(?:y|ied)|look\s+(?:at|into)|know|fix)"
+        r"(?:\s+about)?",
         r"(?:which|what)\s+containers?\s+(?:is|are|have)\s+(?:broken|failing|failed|crashed|crashing|in\s+trouble|not\s+(?:ok|well|healthy))",
         r"(?:health\s+check|check\s+(?:the\s+)?health)(?:\s+of\s+(?:the\s+)?containers?)?",
     )

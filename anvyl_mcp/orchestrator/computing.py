@@ -207,7 +207,8 @@ def _places(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str
         exact = [(host, row) for host, row in rows if re.search(rf"\b{wanted}\b", " ".join(row.get("ports") or []))]
     like = exact or [(host, row) for host, row in rows if wanted in f"{row.get('name')} {row.get('image')}".lower()]
     if not like:
-        return [f"There is no `{query.subject}` on {text.joined(list(hosts))}."]
+        what = f"No container publishes port {wanted}" if wanted.isdecimal() else f"There is no `{query.subject}`"
+        return [f"{what} on {text.joined(list(hosts))}."]
     lines = [
         f"{row['name']} ({', '.join(str(row[key]) for key in ('image', 'state') if row.get(key))}) on {host}"
         for host, row in like
@@ -252,7 +253,7 @@ def _reasons(subject: str, host: str, result: Mapping[str, Any]) -> list[str]:
         )
     state = str(result.get("status") or result.get("state") or "")
     code = result.get("exit_code")
-    ended = f", exit code {code}" if code and f"({code})" not in state else ""
+    ended = f", exit code {code}" if code and not re.search(rf"\b{code}\b", state) else ""
     return [f"{subject} on {host}: {state}{ended}."] if state else []
 
 

@@ -139,7 +139,7 @@ class Processes(Result):
         "kernel, operating system, os, distro, distribution, linux, ubuntu, debian, core, architecture, "
         "uptime, reboot, been up, up for, hardware, docker version, version of docker, engine, installed, "
         "docker same version, docker same, newest docker, oldest docker, up longest, specs, last boot, how "
-        "long, many day up, up since, reboot longest"
+        "long, many day up, up to date, outdated, up since, reboot longest"
     ),
 )
 def get_host_info(engine: Engine, identity: HostIdentity) -> HostInfo:
