@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -33,10 +34,12 @@ from anvyl_mcp.errors import AnvylError, Denied, Unreachable
 from anvyl_mcp.server.access import Access
 from anvyl_mcp.server.callers import LOCAL, Caller, caller_of, implied
 from anvyl_mcp.server.certificate import host_identity
+from anvyl_mcp.server.connections import HttpConnection
 from anvyl_mcp.server.guard import Guard, error_response, own_names
 from anvyl_mcp.server.invites import Invites
 from anvyl_mcp.server.limits import Guesses
 from anvyl_mcp.server.loopback import LocalToken, Loopback
+from anvyl_mcp.server.peer_socket import Address, PeerSocket, PeerSockets
 from anvyl_mcp.server.tokens import Tokens
 from tests.nodes import PYTHON
 
@@ -454,12 +457,21 @@ class Server(uvicorn.Server):
         self.ready.set()
 
 
+class Connection(HttpConnection):
+    """As a server of ours takes them, without a place to give back."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, leave=lambda: None, **kwargs)
+
+
 @contextmanager
 def served(host: Host, *, address: str = "127.0.0.1", tls: bool = False) -> Iterator[str]:
     """The application on a real socket; its URL."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family) as opened:
-        config = uvicorn.Config(host.app, log_config=None, lifespan="off", proxy_headers=False, http="h11", ws="none")
+        config = uvicorn.Config(
+            host.app, log_config=None, lifespan="off", proxy_headers=False, http=Connection, ws="none"
+        )
         config.load()
         if tls:
             config.ssl = host_identity(host.folder).tls()
@@ -478,21 +490,24 @@ def served(host: Host, *, address: str = "127.0.0.1", tls: bool = False) -> Iter
 CLIENT = """
 import encodings.idna, http.client, json, os, socket, sys, urllib.parse
 url, uid, headers = urllib.parse.urlsplit(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+own = ("", int(sys.argv[4])) if sys.argv[4] != "0" else None
 if uid != os.geteuid():
     os.setgroups([]); os.setgid(uid); os.setuid(uid)
-client = http.client.HTTPConnection(url.hostname, url.port, timeout=20)
+client = http.client.HTTPConnection(url.hostname, url.port, timeout=20, source_address=own)
 client.request("GET", url.path, headers=headers)
 answer = client.getresponse()
 print(json.dumps({"status": answer.status, "body": json.loads(answer.read())}))
 """
 
 
-def asked(url: str, *wrapped: str, uid: int | None = None, token: str = "") -> tuple[int, dict[str, Any]]:
-    """What another process gets."""
+def asked(
+    url: str, *wrapped: str, uid: int | None = None, token: str = "", port: int = 0
+) -> tuple[int, dict[str, Any]]:
+    """What another process gets, which calls from a port if one is named."""
     headers = json.dumps({"authorization": f"Bearer {token}"} if token else {})
     user = str(os.geteuid() if uid is None else uid)
     done = subprocess.run(
-        [*wrapped, PYTHON, "-c", CLIENT, url, user, headers],
+        [*wrapped, PYTHON, "-c", CLIENT, url, user, headers, str(port)],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -516,6 +531,38 @@ def test_on_loopback_the_servers_own_user_needs_nothing(host: Host, address: str
             # A proxy on this machine calls for somebody whom nobody knows.
             assert [client.get("/agent/info").status_code for _ in range(3)] == [401] * 3
         assert asked(f"{url}/agent/info", token="anv_not_this")[0] == 401
+
+
+@linux
+def test_who_is_behind_an_open_connection_is_asked_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[Address] = []
+    real = PeerSockets.find
+
+    def find(sockets: PeerSockets, peer: Address, own: Address) -> PeerSocket | None:
+        asked_for.append(peer)
+        return real(sockets, peer, own)
+
+    monkeypatch.setattr(PeerSockets, "find", find)
+    with served(host) as url:
+        for connections in (1, 2):
+            with httpx.Client(base_url=url) as client:
+                assert [client.get("/agent/info").status_code for _ in range(5)] == [200] * 5
+            assert len(asked_for) == connections
+
+
+@linux
+@as_root
+def test_trust_in_a_connection_ends_with_it_also_when_its_port_is_used_again(host: Host) -> None:
+    with served(host) as url:
+        with httpx.Client(base_url=url) as client:
+            stream = client.get("/agent/info").extensions["network_stream"]
+            port = stream.get_extra_info("client_addr")[1]
+            assert client.get("/agent/info").status_code == 200
+            # Closed without a goodbye, a port is free at once.
+            stream.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        assert asked(f"{url}/agent/info", uid=NOBODY, port=port)[0] == 401
+        assert asked(f"{url}/agent/info")[0] == 200
 
 
 @linux

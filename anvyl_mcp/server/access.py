@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from anvyl_mcp import meta, text
 from anvyl_mcp.errors import AnvylError, ConfigInvalid, Denied
 from anvyl_mcp.server.callers import ANONYMOUS, KEY, SCOPES, Caller, in_order, lesser
+from anvyl_mcp.server.connections import seen_on
 from anvyl_mcp.server.guard import FOREIGN_HOST, error_response, is_loopback, not_our_name
 from anvyl_mcp.server.limits import Guesses
 from anvyl_mcp.server.loopback import LOCAL_PREFIX, UNKNOWN, LocalToken, Loopback
@@ -128,7 +129,7 @@ class Access:
             )
         verdict = UNKNOWN
         if own and own[1] is not None:
-            verdict = await self._loopback.check(tuple(scope["client"]), tuple(own))
+            verdict = await self._loopback.check(tuple(scope["client"]), tuple(own), seen_on(scope))
         if verdict.trusted:
             return Caller(verdict.name, frozenset(SCOPES), "loopback", address, f"uid:{verdict.uid}"), Denied("")
         return replace(ANONYMOUS, address=address), Denied(verdict.refusal, hint=CREATE)

@@ -8,12 +8,14 @@ import resource
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from anvyl_mcp.server.loopback import Seen
 
 MOST_DESCRIPTORS = 65_536
 MOST_CONNECTIONS = 256
@@ -25,6 +27,8 @@ HEAD_SECONDS = 8
 CLOSE_SECONDS = 5
 """What a TLS client gets to take the end of an answer and say goodbye."""
 GOODBYE_SECONDS = 1
+SEEN = "anvyl.seen"
+"""Where a connection's memory stands in the state of an ASGI scope."""
 BURST = 64
 BREATH_SECONDS = 0.5
 
@@ -73,6 +77,8 @@ class HttpConnection(H11Protocol):
 
     def __init__(self, *args: Any, leave: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Every request's scope gets a copy of this state, and in it the one object of this connection.
+        self.app_state = {**self.app_state, SEEN: Seen()}
         self._leave = leave
         self._head_due: asyncio.TimerHandle | None = None
 
@@ -115,6 +121,12 @@ class HttpConnection(H11Protocol):
         if self._head_due is not None:
             self._head_due.cancel()
             self._head_due = None
+
+
+def seen_on(scope: Mapping[str, Any]) -> Seen | None:
+    """What is known of the caller on the connection that a request came over; None when another server took it in."""
+    found = scope.get("state", {}).get(SEEN)
+    return found if isinstance(found, Seen) else None
 
 
 class Listener:

@@ -8,7 +8,6 @@ import os
 import pwd
 import secrets
 import stat
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from anvyl_mcp.server.peer_socket import Address, PeerSocket, PeerSockets, held_
 
 LONGEST_SECONDS = 0.5
 """For looking through the machine's processes."""
-MOST_REMEMBERED = 1024
 SCANS_AT_ONCE = 2
 LOCAL_PREFIX = "anv_local_"
 
@@ -42,31 +40,37 @@ class Verdict:
         return not self.refusal
 
 
+@dataclass(slots=True)
+class Seen:
+    """What is known of the caller on one open connection; it ends with it, so a port used again tells nothing."""
+
+    verdict: Verdict | None = None
+
+
 class Loopback:
     """Trusts the server's own user, root, and whoever `member` names, each only from our own process namespace."""
 
     def __init__(self, *, member: Callable[[int], bool] = lambda _: False) -> None:
         self._member = member
         self._sockets = PeerSockets()
-        self._known: OrderedDict[tuple[Address, Address, PeerSocket], Verdict] = OrderedDict()
         self._limiter: list[anyio.CapacityLimiter] = []
 
-    async def check(self, peer: Address, own: Address) -> Verdict:
-        """As `trusted_without_token`; processes are looked through once per connection, on a thread."""
+    async def check(self, peer: Address, own: Address, seen: Seen | None = None) -> Verdict:
+        """As `trusted_without_token`; the kernel is asked, and processes are looked through on a thread.
+
+        `seen` is of this connection alone: who is at the other end of an open connection stays there, so once is
+        enough. What could not be told is asked again.
+        """
+        if seen is not None and seen.verdict is not None:
+            return seen.verdict
         found = self._sockets.find(peer, own)
         if found is None:
             return UNKNOWN
-        key = (peer, own, found)
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key]
         if not self._limiter:
             self._limiter.append(anyio.CapacityLimiter(SCANS_AT_ONCE))
         verdict = await anyio.to_thread.run_sync(self._judge, found, limiter=self._limiter[0])
-        if verdict != UNKNOWN:
-            self._known[key] = verdict
-        if len(self._known) > MOST_REMEMBERED:
-            self._known.popitem(last=False)
+        if seen is not None and verdict != UNKNOWN:
+            seen.verdict = verdict
         return verdict
 
     def trusted_without_token(self, peer: Address, own: Address) -> Verdict:
