@@ -218,7 +218,8 @@ async def test_a_plan_for_a_question_can_only_look(fleet: Fleet) -> None:
     await fleet.plan("which containers are stopped?", {"tool": "list_containers", "all": True})
 
     [request] = fleet.server.requests
-    offered = request["response_format"]["json_schema"]["schema"]["properties"]["calls"]["items"]["anyOf"]
+    items = request["response_format"]["json_schema"]["schema"]["properties"]["calls"]["items"]
+    offered = items.get("anyOf", [items])
     tools = {call["properties"]["tool"]["enum"][0] for call in offered}
     assert tools and all(tool.startswith(("list_", "get_")) for tool in tools)
     assert all("host" not in call["properties"] for call in offered), "nobody named a host"
@@ -494,7 +495,7 @@ async def test_an_order_that_a_model_makes_nothing_of_is_worked_out_from_its_wor
     [
         (
             "what has grafana been up to",
-            {"list_containers", "get_container_info", "get_container_logs"},
+            {"list_containers", "get_container_logs"},
         ),
         ("how is it going over there", {"list_containers", "list_hosts"}),
         ("rank the hosts by free memory, most first", {"get_host_resources"}),

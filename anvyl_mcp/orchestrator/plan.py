@@ -32,6 +32,7 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 
 from anvyl_mcp.orchestrator import asking, computing, plan_prompt
 from anvyl_mcp.orchestrator.answers import Turn
+from anvyl_mcp.orchestrator.evidence import fits
 from anvyl_mcp.orchestrator.grounding import images_in
 from anvyl_mcp.orchestrator.guard import COMPARES, Guard
 from anvyl_mcp.orchestrator.guarded import ENDED, own_response
@@ -56,6 +57,10 @@ MEASURED = re.compile(
     re.IGNORECASE,
 )
 """Words without which nobody wants to see what containers use."""
+MUCH = 1.2
+"""Evidence that is more than one word."""
+HALF = 0.5
+"""Of the most that speaks for any tool, with which another stays in sight."""
 PLAN_TOKENS, SUM_TOKENS = 220, 90
 CHARACTERS_A_TOKEN = 3.2
 SUMMARY = (
@@ -152,7 +157,7 @@ class PlanModel(WrapperModel):
         if wish.intent != "change" and (query := asking.read(plain(mask(self._question.text)[0], asks=True))):
             tools = [chosen] if (chosen := computing.chosen(query, reads)) else tools
         elif wish.intent == "read":
-            tools = await self._about(reads)
+            tools = await self._spoken_of(await self._about(reads))
         intents = plan_prompt.INTENTS[wish.intent if changes or wish.intent != "change" else "unclear"]
         kinds = {kind for listing in tools for kind in listing.names.values()}
         names = {kind: await self._guard.names(kind) for kind in sorted(kinds)}
@@ -169,6 +174,13 @@ class PlanModel(WrapperModel):
             return reads
         lookup = LOOKUPS["container"].tool
         return [listing for listing in reads if "container" in listing.names.values() or listing.name == lookup]
+
+    async def _spoken_of(self, reads: list[ToolListing]) -> list[ToolListing]:
+        """Of the tools that look, those for which the words speak most; all of them when they say little."""
+        meant = bool(await self._guard.meant_by("container"))
+        found = fits(self._guard.without_places(self._question.text), reads, named=meant)
+        most = max((fit.weight for fit in found), default=0.0)
+        return [fit.listing for fit in found if fit.weight >= HALF * most] if most >= MUCH else reads
 
     async def _asked(self, hosts: Sequence[str], listings: Sequence[ToolListing]) -> str:
         window = self.context_window or 4096

@@ -253,7 +253,7 @@ def create_container(
         "log, error, warning, output, message, complain, why, wrong, crash, crashed, fail, broken, problem, "
         "issue, trouble, reason, cause, happened to, wrote, printed, said, say, exception, not working, does "
         "not work, hang, slow, what is going on, going on, stack trace, last line, die, died, finished, "
-        "worked, succeeded, went through, come up, keep, doing"
+        "worked, succeeded, went through, come up, been up to, keep, doing"
     ),
     untrusted=True,
     seconds=20,
