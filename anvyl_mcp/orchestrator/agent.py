@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
+import anyio.to_thread
 from pydantic_ai import (
     Agent,
     DeferredToolRequests,
@@ -119,7 +121,9 @@ class Assistant:
     async def _run(self, reply: Reply, choice: models.ModelChoice | None, decide: Decide) -> None:
         question = reply.question
         guard = Guard(self._fleet, question)
-        guarded = self._driven(choice, guard, question) if choice else None
+        # On a thread, because the first model costs a second of imports, and other work goes on meanwhile.
+        driven = partial(self._driven, choice, guard, question) if choice else None
+        guarded = await anyio.to_thread.run_sync(driven, abandon_on_cancel=True) if driven else None
 
         async def handle(_: RunContext[Question], requests: DeferredToolRequests) -> DeferredToolResults:
             approvals: dict[str, Any] = {}
