@@ -115,6 +115,20 @@ def test_ctrl_c_says_what_was_changed_before_it(
     assert engine.state("web") == "exited"
 
 
+def test_a_change_that_cannot_be_made_is_told_once_and_fails(
+    engine: RealEngine, first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    engine.run("web1")
+    engine.run("web2")
+    model_server.replies += [tool_call("list_containers", {}), tool_call("stop_container", {"name": "web"})]
+
+    done = process("ask", "stop web")
+
+    assert done.code == 1
+    assert "web1" in done.out and (done.out + done.err).count("which container") == 1
+
+
 def test_keys_pressed_before_the_prompt_decide_nothing(engine: RealEngine, first: None) -> None:
     engine.run("web")
 

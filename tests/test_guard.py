@@ -147,6 +147,34 @@ async def test_when_several_or_none_fit_the_person_is_told_and_no_model_guesses_
 
 
 @pytest.mark.parametrize(
+    ("question", "call", "code"),
+    [
+        ("restart web", ("restart_container", {"name": "web"}), "conflict"),
+        ("stop mysql", ("stop_container", {"name": "mysql"}), "not_found"),
+        ("stop grafana", ("remove_container", {"name": "grafana"}), "denied"),
+    ],
+)
+async def test_a_change_that_comes_to_nothing_is_a_failure_also_after_something_was_read(
+    question: str, call: Said, code: str, asked: Asked
+) -> None:
+    reply = await asked(question, ("list_containers", {}), call, "I could not do that.")
+
+    assert looked(reply) and asked.done == []
+    assert reply.exit_code == 1 and reply.error is not None and reply.error.code == code
+
+
+async def test_a_mistake_that_a_model_mends_is_no_failure(asked: Asked) -> None:
+    reply = await asked(
+        "stop grafana if its log has errors",
+        ("get_container_logs", {"name": "grafana", "lines": 5}),
+        ("get_container_logs", {"name": "grafana"}),
+        "Its log has no errors, so it still runs.",
+    )
+
+    assert (reply.error, reply.exit_code, asked.done) == (None, 0, [])
+
+
+@pytest.mark.parametrize(
     "question",
     [
         "show me the stopped containers",

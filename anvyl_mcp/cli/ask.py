@@ -91,14 +91,19 @@ def show(reply: Reply, fleet: Fleet, *, as_json: bool = False) -> None:
         # The rules' answer holds the text forms and who failed; when nothing worked, the errors alone say it better.
         by_rules = reply.mode == "rules"
         worked = reply.error is None and (not reply.calls or any(call.ok for call in reply.calls))
-        said = reply.answer if worked or not by_rules else ""
+        said = _without(reply.error, reply.answer) if worked or not by_rules else ""
         for (name, _), done in _grouped(reply.calls).items():
-            told = by_rules and bool(said)
+            told = by_rules and bool(said) and not reply.waiting
             output.outcomes(fleet.tool(name), done, tables_only=told, failures=not told)
         if said:
             print(said)
     if reply.error is not None:
         output.problem(reply.error)
+
+
+def _without(error: AnvylError | None, answer: str) -> str:
+    """An answer without the failure that is told after it."""
+    return answer.replace(text.clean(str(error)), "").strip() if error else answer
 
 
 def _grouped(calls: list[Outcome]) -> dict[tuple[str, str], dict[str, Outcome]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -169,6 +169,7 @@ class Assistant:
             reply.answer = report.answer(question, self._fleet.catalogue, said, wants_change=wants_change)
             if reply.waiting:
                 reply.answer = "\n".join(filter(None, [reply.answer, waiting_words(reply.waiting)]))
+        _fail_if_undone(reply, guard, self._fleet.catalogue)
         if guarded and choice:
             self._note_model(reply, result.new_messages(), choice, guarded.requests)
 
@@ -262,6 +263,18 @@ def _conclude(reply: Reply, result: AgentRunResult[str | DeferredToolRequests], 
     for proposal in reply.waiting:
         if proposal.untrusted:
             reply.notes.append(f"`{proposal.tool}` was proposed after reading {proposal.untrusted}")
+
+
+def _fail_if_undone(reply: Reply, guard: Guard, tools: Mapping[str, ToolListing]) -> None:
+    """A change that was wanted and came to nothing is a failure, whatever was read on the way to it."""
+    question = reply.question
+    changed = any(not tools[call.tool].reads for call in question.calls if call.tool in tools)
+    came_to_nothing = guard.wish.intent == "change" and not changed and not reply.proposals
+    ended_it = [error for error in question.failures if str(error) == question.ended]
+    if ended_it and guard.wish.intent != "read" and not reply.waiting:
+        reply.error = ended_it[0]
+    elif came_to_nothing and question.unmended:
+        reply.error = list(question.unmended.values())[-1]
 
 
 def _waiting(reply: Reply, messages: list[ModelMessage]) -> str:

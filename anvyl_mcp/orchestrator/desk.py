@@ -198,10 +198,12 @@ class Desk:
 
 def answered(reply: Reply) -> Answer:
     """A reply as HTTP has it."""
-    notes = [*reply.notes, *([str(reply.error)] if reply.error else [])]
+    failed = str(reply.error) if reply.error else ""
+    response = reply.answer or failed
+    notes = [*reply.notes, *([failed] if failed not in response else [])]
     return Answer.model_validate(
         {
-            "response": reply.answer or (str(reply.error) if reply.error else ""),
+            "response": response,
             "calls": [call_as_dict(call) for call in reply.calls],
             "mode": reply.mode,
             "model": reply.model,

@@ -54,6 +54,8 @@ class Question:
     calls: list[Outcome] = field(default_factory=list)
     proposals: dict[str, Proposal] = field(default_factory=dict)
     failures: list[AnvylError] = field(default_factory=list)
+    unmended: dict[str, AnvylError] = field(default_factory=dict)
+    """Why a tool could not be called at all, until it could."""
     untrusted: str = ""
     ended: str = ""
     read_as: str = ""

@@ -92,6 +92,7 @@ class FleetToolset(AbstractToolset[Question]):
             question.calls.append(outcome)
             question.on_outcome(outcome)
 
+        question.unmended.pop(name, None)
         outcomes = await self._fleet.call_many(
             hosts, name, placed.arguments, on_behalf=question.on_behalf, expected=expected, on_outcome=note
         )
@@ -106,6 +107,7 @@ class FleetToolset(AbstractToolset[Question]):
     ) -> None:
         """A question to the person, or the same mistake made twice, is where a model is asked no more."""
         question.failures.append(error)
+        question.unmended[listing.name] = error
         asks = isinstance(error, Conflict | ApprovalNeeded) or (isinstance(error, NotFound) and not listing.reads)
         if self._guard and (asks or self._guard.again(f"failed {listing.name}", given, ())):
             question.ended = question.ended or str(error)
