@@ -213,10 +213,10 @@ async def test_processes_are_looked_through_once_per_connection(monkeypatch: pyt
     loopback, scans = Loopback(), 0
     real = peer_socket.held_in_our_namespace
 
-    def counted(*args: peer_socket.PeerSocket, seconds: float) -> bool | None:
+    def counted(found: peer_socket.PeerSocket, *, seconds: float, lately: dict[int, str]) -> bool | None:
         nonlocal scans
         scans += 1
-        return real(*args, seconds=seconds)
+        return real(found, seconds=seconds, lately=lately)
 
     monkeypatch.setattr("anvyl_mcp.server.loopback.held_in_our_namespace", counted)
     with connected("127.0.0.1") as (_, served):
@@ -224,6 +224,23 @@ async def test_processes_are_looked_through_once_per_connection(monkeypatch: pyt
         for _ in range(5):
             assert (await loopback.check(*ends(served), seen)).trusted
         assert scans == 1
+
+
+def test_who_called_last_is_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    loopback, real, looked = Loopback(), os.listdir, list[str]()
+
+    def listdir(folder: str) -> list[str]:
+        looked.append(folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    for lists in (1, 0):
+        looked.clear()
+        with connected("127.0.0.1") as (_, served):
+            assert loopback.trusted_without_token(*ends(served)).trusted
+        assert looked.count("/proc") == lists
+    with caller("") as other:
+        assert loopback.trusted_without_token(*ends(other)).trusted
 
 
 async def test_trust_in_one_connection_is_not_inherited_by_the_next_on_its_port() -> None:

@@ -53,6 +53,7 @@ class Loopback:
     def __init__(self, *, member: Callable[[int], bool] = lambda _: False) -> None:
         self._member = member
         self._sockets = PeerSockets()
+        self._lately: dict[int, str] = {}
         self._limiter: list[anyio.CapacityLimiter] = []
 
     async def check(self, peer: Address, own: Address, seen: Seen | None = None) -> Verdict:
@@ -82,7 +83,7 @@ class Loopback:
         name = user_name(found.uid)
         if found.uid not in (os.geteuid(), 0) and not self._member(found.uid):
             return Verdict(found.uid, name, f"the user `{name}` may not use this host without a token")
-        held = held_in_our_namespace(found, seconds=LONGEST_SECONDS)
+        held = held_in_our_namespace(found, seconds=LONGEST_SECONDS, lately=self._lately)
         if held is None:
             return UNKNOWN
         refusal = "" if held else "a caller in a container, or hard to tell from one, needs a token"

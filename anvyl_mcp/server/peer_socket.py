@@ -9,7 +9,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,17 +125,24 @@ def _in_table(address: Address, *, wide: bool) -> str:
     return f"{''.join(f'{word:08X}' for word in words)}:{port:04X}"
 
 
-def held_in_our_namespace(found: PeerSocket, *, seconds: float) -> bool | None:
-    """Whether a process of our own PID namespace holds the socket; None when that could not be seen in time."""
+def held_in_our_namespace(
+    found: PeerSocket, *, seconds: float, lately: MutableMapping[int, str] | None = None
+) -> bool | None:
+    """Whether a process of our own PID namespace holds the socket; None when that could not be seen in time.
+
+    `lately`: the process of each user that held the last one, to be looked at first.
+    """
+    lately = {} if lately is None else lately
     try:
         ours = _link("/proc/self/ns/pid")
         everything_seen = True
         wanted, end = f"socket:[{found.inode}]", time.monotonic() + seconds
-        for pid in _likely_first(found.uid):
+        for pid in _likely_first(found.uid, lately.get(found.uid)):
             if time.monotonic() > end:
                 return None
             holds = _holds(pid, wanted)
             if holds:
+                lately[found.uid] = pid
                 return _link(f"/proc/{pid}/ns/pid") == ours
             everything_seen = everything_seen and holds is not None
         return not everything_seen and in_first_namespace() and nobody_else_on_our_network()
@@ -160,8 +167,10 @@ def _pids() -> Iterator[str]:
     return (name for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
 
 
-def _likely_first(uid: int) -> list[str]:
+def _likely_first(uid: int, lately: str | None) -> Iterator[str]:
     """Processes of that user first, and of those the newest: most callers are commands that were just started."""
+    if lately is not None:
+        yield lately
 
     def unlikely(pid: str) -> tuple[bool, int]:
         try:
@@ -169,7 +178,7 @@ def _likely_first(uid: int) -> list[str]:
         except OSError:
             return True, 0
 
-    return sorted(_pids(), key=unlikely)
+    yield from sorted(_pids(), key=unlikely)
 
 
 def _holds(pid: str, wanted: str) -> bool | None:
