@@ -169,6 +169,23 @@ async def test_a_host_that_comes_back_is_used_again_by_itself(fleet_with: MakeFl
     assert host.greetings == greetings, "it is not asked any more once it is back"
 
 
+async def test_a_process_that_stood_still_asks_before_it_says_that_a_host_is_down(
+    fleet_with: MakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a person is at a prompt nothing is asked in the background."""
+    monkeypatch.setattr(breaker, "PROBE_SECONDS", 60)
+    host = Host(SILENT)
+    fleet = fleet_with(host)
+    await fleet.call("nas", "look", {})
+    host.failure = None
+
+    too_soon = await fleet.call("nas", "look", {})
+    monkeypatch.setattr(down_marks, "FRESH_SECONDS", 0)
+    later = await fleet.call("nas", "look", {})
+
+    assert (too_soon.word, later.word) == ("unreachable", "ok")
+
+
 async def test_a_host_that_then_refuses_is_asked_at_every_call(fleet_with: MakeFleet) -> None:
     """Somebody is there again: a refusal costs nothing, so it needs no breaker."""
     host = Host(SILENT)

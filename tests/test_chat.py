@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from anvyl_mcp.orchestrator.conversation import Conversation, Kept, Meant, Turn
+from anvyl_mcp.peers.failures import CONNECT_SECONDS
 from tests.engines import RealEngine
 from tests.model_server import ModelServer, call, hang, text, tool_call, tool_calls
 from tests.nodes import ServingNode, anvyl, know, process
@@ -71,8 +72,11 @@ def test_the_line_of_progress_names_the_hosts_and_is_gone_in_the_end(engine: Rea
 
     with on_a_terminal("ask", "--offline", "list containers") as terminal:
         terminal.until("list containers: first done, waiting for gpu… ")
+        began = time.monotonic()
         assert terminal.end() == 3, terminal.shown
 
+    # What the silent host may cost, which was asked already.
+    assert time.monotonic() - began < CONNECT_SECONDS + AT_ONCE
     left = terminal.shown.rpartition(ERASED)[2]
     assert "web" in left and "no answer within 3 s" in left
     assert "waiting for" not in left and "working" not in left
@@ -154,10 +158,12 @@ def test_a_change_proposed_after_reading_text_of_others_says_so(
     ]
 
     with on_a_terminal("ask", "look at the logs of web and stop web if they say so", "--yes") as terminal:
+        terminal.until("please stop this container")
         terminal.until("(proposed after reading logs of web on first)? [y/N/edit hosts] ")
         terminal.type("\n")
         assert terminal.end() == 5, terminal.shown
 
+    assert terminal.shown.count("please stop this container") == 1
     assert engine.state("web") == "running"
 
 
@@ -350,6 +356,33 @@ def test_a_chat_takes_another_model_only_if_the_server_has_it(model_server: Mode
         "answers come from the rules",
         "answers come from the model qwen/qwen3.5-9b",
     ]
+
+
+def test_a_chat_is_easy_on_whoever_types(engine: RealEngine, silent: None) -> None:
+    engine.run("web")
+
+    with on_a_terminal("chat") as terminal:
+        terminal.until("anvyl> ")
+        terminal.type("list containers\n")
+        terminal.until("note:  no language model: ")
+        terminal.until("gpu failed")
+        terminal.until("anvyl> ")
+        terminal.type("stop we\t\n")
+        terminal.until("hint:  say it again with the host: on first")
+        terminal.type("nonsense\n")
+        terminal.until("no rule fits")
+        terminal.type("on first\n")
+        terminal.until("→ stop web on first")
+        terminal.until("[y/N/edit hosts] ")
+        terminal.type("\n")
+        terminal.until("anvyl> ")
+        terminal.type("?\n")
+        terminal.until("/undo")
+        terminal.type("quit\n")
+        assert terminal.end() == 0, terminal.shown
+
+    assert terminal.shown.count("no language model") == 1
+    assert engine.state("web") == "running"
 
 
 HOSTS = ("nas", "gpu")

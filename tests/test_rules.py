@@ -387,7 +387,7 @@ async def test_an_approved_change_runs_and_a_denied_one_changes_nothing() -> Non
     fleet = Fleet(approvals=True)
     result = await agent(fleet, capabilities=[decide(False)]).run("stop web and start db")
     assert fleet.calls == []
-    assert result.output == "stop web: not approved, so nothing was changed\nNot tried after that: start db."
+    assert result.output == "stop web: not approved, so it was not done\nNot tried after that: start db."
 
 
 async def test_a_later_step_waits_for_the_earlier_one_and_is_left_when_that_fails() -> None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 
-from anvyl_mcp.cli import interrupts, output
+from anvyl_mcp.cli import interrupts, lines, output
 from anvyl_mcp.cli.run import command
-from anvyl_mcp.errors import AnvylError, Cancelled, InvalidInput, did_you_mean
+from anvyl_mcp.errors import AnvylError, Cancelled, InvalidInput, NotUnderstood, did_you_mean
 from anvyl_mcp.settings import Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anvyl_mcp.app import Node
     from anvyl_mcp.orchestrator.agent import Assistant
     from anvyl_mcp.orchestrator.conversation import Conversation
@@ -26,10 +22,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PROMPT = "anvyl> "
-MOST_LINES = 1000
-"""Of what was typed, for the arrow keys."""
 RULES = "rules"
 """What `/model` calls answering without one."""
+QUIT = "/quit"
+PLAINLY = {"quit": QUIT, "exit": QUIT, "bye": QUIT, "help": "/help", "?": "/help"}
+"""What people type for a command."""
 WORST_FIRST = (130, 2, 5, 4, 1, 3, 0)
 
 
@@ -46,7 +43,7 @@ def converse(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
         interrupts.current.lasting = True
         async with app.opened(settings) as node:
             chat = Chat(node, conversation, host=host, yes=yes, model=model, offline=offline)
-            with _typing(settings.state_dir / "chat_history", without_secrets) as read:
+            with lines.typed(PROMPT, settings.state_dir / "chat_history", without_secrets, chat.words) as read:
                 if chat.attended:
                     chat.greet()
                 return await chat.run(read, lambda: kept.save(conversation))
@@ -72,13 +69,14 @@ class Chat:
         self._offline = offline
         self._changed: list[str] = []
         self._codes = {0}
+        self._noted: set[str] = set()
         self._commands: dict[str, tuple[str, Callable[[str], Awaitable[None]]]] = {
             "/hosts": ("the hosts, and how they are", self._show_hosts),
             "/tools": ("what can be asked for", self._show_tools),
             "/model": ("which model answers; /model NAME takes another, /model rules none", self._choose_model),
-            "/undo": ("take the last start, stop or removal back, once you have seen what that does", self._undo),
+            "/undo": ("take back the last start, stop or removal; shows it and asks", self._undo),
             "/help": ("this list", self._help),
-            "/quit": ("end the chat; Ctrl-D does too", self._help),
+            QUIT: ("end the chat; Ctrl-D does too", self._help),
         }
 
     def greet(self) -> None:
@@ -88,11 +86,11 @@ class Chat:
             output.talk(f"  {self._conversation.turns[-1].asked}")
         output.talk("ask in plain words; /help lists commands, Ctrl-C stops a question, Ctrl-D ends the chat")
 
-    async def run(self, read: Callable[[], str | None], save: Callable[[], None]) -> int:
+    async def run(self, read: lines.Read, save: Callable[[], None]) -> int:
         """Answer every line until there are no more; the worst exit code where nobody watches."""
-        while (line := _next(read)) is not None:
-            words = line.strip()
-            if words == "/quit":
+        while (line := read()) is not None:
+            words = PLAINLY.get(line.strip().lower(), line.strip())
+            if words == QUIT:
                 break
             try:
                 if words.startswith("/"):
@@ -102,42 +100,51 @@ class Chat:
                     save()
             except AnvylError as error:
                 self._codes.add(error.exit_code)
-                output.problem(error)
+                output.problem(_in_words(error))
         if self.attended and self._conversation.turns:
             output.talk(f"go on later: anvyl chat --resume {self._conversation.id}")
         return 0 if self.attended else next(code for code in WORST_FIRST if code in self._codes)
 
     async def ask(self, asked: str) -> None:
         """One question, which Ctrl-C ends."""
-        from anvyl_mcp.cli.approving import Person
-        from anvyl_mcp.cli.ask import interrupted, show
-        from anvyl_mcp.cli.working import Working
+        from anvyl_mcp.cli import known
+        from anvyl_mcp.cli.exchange import Exchange
         from anvyl_mcp.orchestrator.question import Question
         from anvyl_mcp.orchestrator.reply import Reply
+        from anvyl_mcp.peers.targets import Found
 
         meant = self._conversation.meant(asked, self._fleet.hosts)
         if meant.words != asked:
             output.talk(f"→ {meant.words}")
         before = self._conversation
         question = Question(meant.words, host=self._host, earlier=before.earlier, turns=before.said)
-        working = Working(question)
         # A name that a host showed is not the person's own word: a yes given before does not cover it.
-        person = Person(self._fleet, yes=self._yes and not meant.found, aside=working.aside)
-        question.on_proposals = person.look
+        exchange = Exchange(self._fleet, question, yes=self._yes and not meant.found)
         reply = Reply(question)
 
         async def answer() -> None:
             nonlocal reply
-            with working.shown():
-                assistant = await self._ready()
-                reply = await assistant.ask(question, decide=person.decide, model=self._model, offline=self._offline)
+            reply = await exchange.answer(self._ready, model=self._model, offline=self._offline)
 
         if not await _unless_interrupted(answer):
-            reply.error = interrupted(question, working, self._fleet)
-        show(reply, self._fleet)
+            reply = exchange.broken_off()
+        reply.notes = [note for note in reply.notes if note not in self._noted]
+        self._noted.update(reply.notes)
         self._codes.add(reply.exit_code)
+        reply.error = _in_words(reply.error) if reply.error else None
+        exchange.show(reply)
         self._changed = [call.host for call in reply.calls if not self._fleet.tool(call.tool).reads] or self._changed
-        self._conversation.add(asked, meant, reply, self._fleet.catalogue)
+        if not isinstance(reply.error, NotUnderstood):
+            self._conversation.add(asked, meant, reply, self._fleet.catalogue)
+        known.note(self._node.settings, self._fleet, Found(), reply.calls)
+
+    def words(self) -> list[str]:
+        """What may be meant by the beginning of a word: commands, hosts, and what was seen on them."""
+        from anvyl_mcp.cli import known
+
+        seen = known.read(self._node.settings.cache_dir / known.FILE).get("names", {})
+        names = {name for hosts in seen.values() for each in hosts.values() for name in each}
+        return [*self._commands, *self._fleet.hosts, *sorted(names)]
 
     async def _ready(self) -> Assistant:
         """What answers, once it is there; whoever gives up waiting does not stop it."""
@@ -198,6 +205,13 @@ class Chat:
             return await work()
 
 
+def _in_words(error: AnvylError) -> AnvylError:
+    """An error whose hint is something to say, where it names a flag."""
+    if "--host " not in error.hint or "anvyl " in error.hint:
+        return error
+    return type(error)(error.message, hint=error.hint.replace("--host ", "on "))
+
+
 async def _unless_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
     """Do `work`, which Ctrl-C ends; whether it came to its end."""
     loop = asyncio.get_running_loop()
@@ -209,52 +223,3 @@ async def _unless_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
         except KeyboardInterrupt:
             at_a_prompt = True
     return not (at_a_prompt or scope.cancelled_caught)
-
-
-def _next(read: Callable[[], str | None]) -> str | None:
-    """The next line. Ctrl-C at the prompt takes away what was typed, and nothing else."""
-    while True:
-        try:
-            return read()
-        except KeyboardInterrupt:
-            print(file=sys.stderr)
-
-
-@contextmanager
-def _typing(history: Path, masked: Callable[[str], str]) -> Iterator[Callable[[], str | None]]:
-    """How lines are read: at a terminal with the arrow keys and what was typed before, else as they come."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        yield lambda: sys.stdin.readline() or None
-        return
-    try:
-        import readline
-    except ImportError:
-        yield _line
-        return
-    with suppress(OSError):
-        readline.read_history_file(history)
-    readline.set_history_length(MOST_LINES)
-    readline.set_auto_history(False)
-
-    def typed() -> str | None:
-        if line := _line():
-            readline.add_history(masked(line))
-        return line
-
-    try:
-        yield typed
-    finally:
-        with suppress(OSError):
-            os.close(os.open(history, os.O_WRONLY | os.O_CREAT, 0o600))
-            history.chmod(0o600)
-            readline.write_history_file(history)
-            history.chmod(0o600)
-
-
-def _line() -> str | None:
-    try:
-        with interrupts.current.at_a_prompt():
-            return input(PROMPT)
-    except EOFError:
-        print(file=sys.stderr)
-        return None

@@ -19,7 +19,7 @@ def chat(
 ) -> None:
     """Talk with the fleet: questions that know those before them.
 
-    At a terminal /help lists commands. Without one, every line of the input is a question, and changes wait.
+    /help lists commands. Without a terminal every line of the input is a question or a command, and changes wait.
     """
     from anvyl_mcp.cli.chat import converse
 

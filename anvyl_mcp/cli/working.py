@@ -27,7 +27,8 @@ class Working:
     def __init__(self, question: Question, *, quiet: bool = False) -> None:
         self._quiet = quiet or not sys.stderr.isatty()
         self._live = screen.Live(sys.stderr)
-        self._model = ""
+        self.model = ""
+        """Which is asked, if one is."""
         self._since = time.monotonic()
         self._aside = self._broken_off = False
         self._open: list[tuple[str, str, str]] = []
@@ -93,7 +94,7 @@ class Working:
         """`list containers: nas done, waiting for gpu… 3 s`."""
         took = f"{time.monotonic() - self._since:.0f} s"
         if not self._open:
-            return f"asking {text.clean(self._model)}… {took}" if self._model else f"working… {took}"
+            return f"asking {text.clean(self.model)}… {took}" if self.model else f"working… {took}"
         what = self._open[0][2]
         waiting = text.joined(list(dict.fromkeys(host for _, host, _ in self._open)))
         if self._done:
@@ -101,7 +102,7 @@ class Working:
         return f"{what} on {waiting}… {took}"
 
     def _asking(self, model: str) -> None:
-        self._model, self._since = model, time.monotonic()
+        self.model, self._since = model, time.monotonic()
 
     def _began(self, tool: str, arguments: Mapping[str, Any], hosts: list[str]) -> None:
         if not self._open:

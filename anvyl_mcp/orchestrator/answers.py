@@ -23,7 +23,7 @@ MOST_NAMES = 8
 BESIDES = re.compile(r"(?i)\b(?:too|as\s+well|included|including|also|even)\b")
 """Where a state is named that counts besides the others."""
 OUTCOMES = {
-    "denied": "not approved, so nothing was changed",
+    "denied": "not approved, so it was not done",
     "interrupted": "interrupted; it may or may not have happened",
 }
 

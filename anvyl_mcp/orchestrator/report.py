@@ -8,8 +8,8 @@ from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import Denied
-from anvyl_mcp.orchestrator.answers import Call, told, worked_out
-from anvyl_mcp.orchestrator.question import Question
+from anvyl_mcp.orchestrator.answers import OUTCOMES, Call, told, worked_out
+from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.peers.fleet import Outcome
 from anvyl_mcp.peers.listing import ToolListing
 
@@ -43,7 +43,7 @@ def answer(question: Question, tools: Mapping[str, ToolListing], said: str, *, w
     denied = [proposal for proposal in question.proposals.values() if proposal.decision == "denied"]
     if changes or denied:
         lines = sentences(question, tools, changes)
-        lines += [f"{_words(proposal.tool)} was not approved, so it was not done" for proposal in denied]
+        lines += [f"{_words(tools, proposal)}: {OUTCOMES['denied']}" for proposal in denied]
         lines += [str(error) for error in question.failures[-1:] if question.ended]
     elif question.ended or not said:
         asks = [str(error) for error in question.failures[-1:] if str(error) == question.ended]
@@ -119,5 +119,7 @@ def _reads(tools: Mapping[str, ToolListing], call: Outcome) -> bool:
     return call.tool in tools and tools[call.tool].reads
 
 
-def _words(tool: str) -> str:
-    return tool.replace("_", " ")
+def _words(tools: Mapping[str, ToolListing], proposal: Proposal) -> str:
+    if proposal.tool not in tools:
+        return proposal.tool.replace("_", " ")
+    return str(Call(tools[proposal.tool], proposal.arguments))

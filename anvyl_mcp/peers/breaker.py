@@ -87,6 +87,9 @@ class Breaker:
                 self._open(peer, connection, mark)
             elif mark is not None:
                 await self._try(peer, connection, mark)
+        elif peer in self._down and not self._down[peer].fresh:
+            # Nobody asked in the background: the process stood still, as at a prompt, or slept.
+            await self._try(peer, connection, self._down[peer])
         if peer in self._down:
             raise self._down[peer].error()
         if peer in self._refused:

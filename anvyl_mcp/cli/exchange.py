@@ -1,0 +1,110 @@
+"""One question at this terminal: its progress, what is asked about changes, what hosts answered, and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from anvyl_mcp import text
+from anvyl_mcp.cli import output
+from anvyl_mcp.cli.approving import Person
+from anvyl_mcp.cli.working import Working
+from anvyl_mcp.errors import AnvylError, Cancelled
+from anvyl_mcp.orchestrator.question import Question
+from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.peers.fleet import Fleet, Outcome
+
+if TYPE_CHECKING:
+    from anvyl_mcp.orchestrator.agent import Assistant
+
+
+class Exchange:
+    """A question and whoever asks it. `as_json`: nothing but one document goes to stdout."""
+
+    def __init__(self, fleet: Fleet, question: Question, *, yes: bool, as_json: bool = False) -> None:
+        """`yes` covers what was proposed before text written by others was read."""
+        self._fleet = fleet
+        self._question = question
+        self._as_json = as_json
+        self._printed = 0
+        self._working = Working(question, quiet=as_json)
+        self._person = Person(fleet, yes=yes, dry_run=question.dry_run, aside=self._aside)
+        question.on_proposals = self._person.look
+
+    async def answer(
+        self, assistant: Callable[[], Awaitable[Assistant]], *, model: str = "", offline: bool = False
+    ) -> Reply:
+        """Have it answered; what is waited for stands in one line meanwhile."""
+        with self._working.shown():
+            ready = await assistant()
+            return await ready.ask(self._question, decide=self._person.decide, model=model, offline=offline)
+
+    def broken_off(self) -> Reply:
+        """Ctrl-C: what was changed stays changed, what was under way may still happen, and who had not answered."""
+        self._working.break_off()
+        changes = [call for call in self._question.calls if call.ok and not self._reads(call.tool)]
+        changed = [f"{self._working.words(call.tool, call.arguments)} on {call.host}" for call in changes]
+        under_way = self._working.under_way
+        begun = [f"{words} on {host}" for tool, host, words in under_way if not self._reads(tool)]
+        asked = list(dict.fromkeys(host for tool, host, _ in under_way if self._reads(tool)))
+        words = [
+            f"done: {text.joined(changed)}" if changed else "",
+            f"{text.joined(begun)} was under way and may still happen: look before you repeat it" if begun else "",
+            f"{text.joined(asked)} had not answered" if asked else "",
+            "" if changed or begun else "nothing was changed",
+        ]
+        return Reply(self._question, error=Cancelled("interrupted", hint="; ".join(filter(None, words))))
+
+    def show(self, reply: Reply) -> None:
+        """Print what became of it: its tables, and the sentence that answers it."""
+        for note in reply.notes:
+            output.talk(f"note:  {note}")
+        if self._as_json:
+            output.document(reply.as_dict())
+        else:
+            self._show_results(reply)
+        if reply.error is not None:
+            output.problem(reply.error)
+
+    def _show_results(self, reply: Reply) -> None:
+        # The rules' answer holds the text forms and who failed; when nothing worked, the errors alone say it better.
+        by_rules = reply.mode == "rules"
+        worked = reply.error is None and (not reply.calls or any(call.ok for call in reply.calls))
+        said = _without(reply.error, reply.answer) if worked or not by_rules else ""
+        for name, done in self._fresh():
+            # What changed something is always told in the answer, too.
+            tool = self._fleet.tool(name)
+            told = bool(said) and not reply.waiting and (by_rules or not tool.reads)
+            output.outcomes(tool, done, tables_only=told, failures=not told)
+        if said:
+            print(said)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Around what a person is asked, who sees first what a model read before it proposed a change."""
+        with self._working.aside():
+            if self._working.model and not self._question.by_rules and not self._as_json:
+                for name, done in self._fresh():
+                    output.outcomes(self._fleet.tool(name), done)
+            yield
+
+    def _fresh(self) -> list[tuple[str, dict[str, Outcome]]]:
+        """What was not printed yet. Calls of one tool with the same arguments are one table, in the fleet's order."""
+        calls, self._printed = self._question.calls[self._printed :], len(self._question.calls)
+        groups: dict[tuple[str, str], dict[str, Outcome]] = {}
+        for call in calls:
+            groups.setdefault((call.tool, str(call.arguments)), {})[call.host] = call
+        places = {host: place for place, host in enumerate(self._fleet.hosts)}
+        return [
+            (name, {host: done[host] for host in sorted(done, key=lambda host: places.get(host, len(places)))})
+            for (name, _), done in groups.items()
+        ]
+
+    def _reads(self, tool: str) -> bool:
+        return tool in self._fleet.catalogue and self._fleet.catalogue[tool].reads
+
+
+def _without(error: AnvylError | None, answer: str) -> str:
+    """An answer without the failure that is told after it."""
+    return answer.replace(text.clean(str(error)), "").strip() if error else answer
