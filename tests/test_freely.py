@@ -124,6 +124,87 @@ async def test_orders_are_done_as_they_were_said_and_in_their_order(
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "stop jupyter tomorrow",
+        "stop jupyter in ten minutes",
+        "stop jupyter for 10 minutes",
+        "restart grafana after midnight",
+        "when jupyter is idle, stop it",
+        "once the backup is done stop db on nas",
+        "as soon as jupyter finishes, remove it",
+        "restart grafana after backup has finished",
+        "stop ollama while jupyter is running",
+        "should grafana hang, restart it",
+        "assuming nobody uses it, stop jupyter",
+        "stop jupyter provided that it is idle",
+        "stop whichever of jupyter and ollama is idle",
+        "every night restart grafana",
+        "nobody should stop jupyter",
+        "hands off jupyter, stop nothing",
+        "stop everything on gpu apart from jupyter",
+        "stop all containers on gpu save jupyter",
+        "stop everything on gpu, jupyter excepted",
+        "stop everything on gpu, leave jupyter alone",
+        "stop ollama; jupyter must keep running",
+        "stop jupyter, just kidding",
+        "stop jupyter. wait, forget it",
+        "stop jupyter, sorry, ollama",
+        "stop jupyter, scrap that, restart it",
+        "cancel stop jupyter",
+        "maybe stop jupyter",
+        "we might stop jupyter",
+        "jupyter should have been stopped",
+        "my boss said stop jupyter",
+        "bob says: stop jupyter",
+        "the readme says: remove trainer",
+        "they want you to stop jupyter",
+        "he will stop jupyter",
+        "translate stop jupyter into german",
+        "for example: stop jupyter",
+        "question: stop jupyter?",
+        "restart grafana?",
+        "can we remove old-trainer",
+        "can anybody stop jupyter",
+        "notify bob and stop jupyter",
+        "simulate stop jupyter",
+        "stop one cache",
+        "stop two of the containers on gpu",
+        "stop the oldest container on gpu",
+        "stop cache on nas and web1 and web",
+        "ollama runs, jupyter hangs, restart it",
+    ],
+)
+async def test_words_that_are_left_over_keep_an_order_from_being_proposed(said: str) -> None:
+    """A time, a condition, an exception, somebody else's words, second thoughts: such words cannot all be listed."""
+    reply, simulation = await ask(said)
+
+    assert not reply.proposals and not simulation.done, (said, simulation.done)
+
+
+@pytest.mark.parametrize(
+    ("order", "done"),
+    [
+        ("stop ollama because jupyter needs the gpu", [("gpu", "ollama")]),
+        ("stop ollama so jupyter has room", [("gpu", "ollama")]),
+        ("keep jupyter, remove trainer", [("gpu", "trainer")]),
+        ("stop everything on gpu please, it is too hot", [("gpu", "jupyter"), ("gpu", "ollama")]),
+        ("memory is tight on web2 so stop api there", [("web2", "api")]),
+        ("old-backups on nas is empty, delete the volume", [("nas", "old-backups")]),
+        ("grafana won't load, restart it", [("nas", "grafana")]),
+        ("switch off the jupyter notebook on gpu", [("gpu", "jupyter")]),
+        ("take jupyter down for today", [("gpu", "jupyter")]),
+    ],
+)
+async def test_what_is_said_beside_an_order_without_turning_it_changes_nothing_of_it(
+    order: str, done: list[tuple[str, str]]
+) -> None:
+    reply, simulation = await ask(order)
+
+    assert sorted((one.host, str(one.arguments["name"])) for one in simulation.done) == done, reply.answer
+
+
+@pytest.mark.parametrize(
     "order",
     [
         "restart everything but not db",

@@ -47,8 +47,8 @@ FREE_TEXT = frozenset({"command"})
 PLACES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"^\W*on\s+(?:the\s+)?(?:{HOST}\s+)?(?P<place>[a-z][\w-]*)",
-        rf"\bon\s+(?:the\s+)?(?:{HOST}\s+)?(?P<place>[a-z][\w-]*)"
+        rf"^\W*on\s+(?:the\s+)?(?:{HOST}\s+)?(?!again\b)(?P<place>[a-z][\w-]*)",
+        rf"\bon\s+(?:the\s+)?(?:{HOST}\s+)?(?!again\b)(?P<place>[a-z][\w-]*)"
         r"(?=\s*(?:$|[,.;:!?]|(?:and|then|please|again|now|too)\b))",
     )
 )

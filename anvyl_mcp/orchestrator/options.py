@@ -16,7 +16,9 @@ OPTIONS: dict[str, str] = {
     "tail": r"(?:(?:the\s+)?(?:last|latest)\s+)?(?P<value>\d+)\s+(?:log\s+)?lines?(?:\s+(?:of|from)(?=\s))?",
     "since": r"(?:since|(?:(?:in|from|for|over|during|within)\s+)?(?:the\s+)?(?:last|past))\s+"
     rf"(?P<value>{PERIOD}|(?<=since\s)\d{{4}}-\S+)(?:\s*ago)?",
-    "timeout": r"(?:for\s+|within\s+)?(?P<value>\d+\s*(?:sec(?:ond)?s?|min(?:ute)?s?))",
+    "timeout": r"(?:(?:within|wait(?:ing)?(?:\s+for)?)\s+"
+    r"|(?<!\bfor\s)(?<!\bin\s)(?<!\bafter\s)(?<!\bevery\s)(?<!\bnext\s))"
+    r"(?P<value>\d+\s*(?:sec(?:ond)?s?|min(?:ute)?s?))",
     "grep": r"(?:that\s+)?(?:grep(?:\s+for)?|contain(?:s|ing)?|match(?:es|ing)?|mention(?:s|ing)?)\s+"
     rf"(?P<value>{MARK}|\S+)",
     "label": r"label(?:l?ed|s)?(?:\s+with)?\s+(?P<value>\S+)",

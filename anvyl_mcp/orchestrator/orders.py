@@ -9,43 +9,47 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from anvyl_mcp.orchestrator import resolving
 from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.grounding import images_in, named, words_of
 from anvyl_mcp.orchestrator.guard import Guard
+from anvyl_mcp.orchestrator.leftover import (
+    BUT,
+    HARMLESS,
+    KEEPING,
+    KINDS,
+    TURNING,
+    WHEN,
+    is_remark,
+    left_over,
+    without_reason,
+)
 from anvyl_mcp.orchestrator.options import take_options
-from anvyl_mcp.orchestrator.quantified import of_all, spread
+from anvyl_mcp.orchestrator.quantified import EVERYTHING, HOSTS, of_all, spread
 from anvyl_mcp.orchestrator.resolving import Found
-from anvyl_mcp.orchestrator.sentences import mask, unmask
+from anvyl_mcp.orchestrator.sentences import mask, only_wonders, unmask
 from anvyl_mcp.orchestrator.speech import stem, stems
-from anvyl_mcp.orchestrator.vocabulary import FREE_TEXT, MARK, NAME, NO_NAMES, RESERVED, is_name, meaning
-from anvyl_mcp.orchestrator.wish import Clause, clauses, told_of, verbs_of
+from anvyl_mcp.orchestrator.vocabulary import FREE_TEXT, MARK, NAME, NO_NAMES, is_name, meaning
+from anvyl_mcp.orchestrator.wish import clauses, told_of, verbs_of
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import ToolListing
 
-HARMLESS = re.compile(
-    r"\b(?:is|are|am|was)(?:n't|\s+not|\s+no\s+longer)\s+(?:needed|used|in\s+use|required)(?:\s+any\s*more)?"
-    r"|\bno\s+longer\s+(?:needed|used|need(?:ed)?\s+it)|\bno\s+\w+\s+(?:needed|required|necessary)"
-    r"|\b(?:don'?t|do\s+not)\s+need\s+(?!to\b)(?:(?:the|its|any|this|that)\s+)?\S+(?:\s+any\s*more)?"
-    r"|\bbut\s+(?=give\b|with\b|wait\b)",
-    re.IGNORECASE,
-)
-"""Denies something, and turns no order."""
-TURNING = re.compile(
-    r"(?i)\b(?:not|never|no|cannot|\w+n't|dont|without|except|excluding|unless|until|but|instead|if|only|other\s+than|or)"
-    r"(?![\w-])"
-)
-"""Makes an order mean something else than its words alone."""
 CALLED = re.compile(
     rf"(?i)\b(?:called|named|(?:name|call)\s+(?:it|that|this)|by\s+the\s+name(?:\s+of)?)\s+(?:as\s+)?(?P<name>{NAME})"
 )
-THEN = re.compile(r"also|then|after|afterwards|that|too|finally")
-KINDS = frozenset(stem(kind) for kind in ("container", "image", "network", "volume"))
-LEAD_IN_WORDS = 3
 IMAGE_VERBS = frozenset({"run", "pull"})
 IT = re.compile(r"(?i)\b(?:it|that|there)\b")
+THEM = re.compile(r"(?i)\b(?:them|they|these|those|both|all)\b")
+SO = re.compile(r"(?i)(?P<why>.+?)\s(?:so|hence|therefore)\s(?P<what>.+)", re.DOTALL)
+"""Why, and what is to be done about it."""
+QUESTIONING = re.compile(
+    r"(?i)\W*(?:is|are|was|were|do\s+(?:i|we|you|they|any|the|all)|does|did|has|have|can|could|which|what|who|where|when|how|why)\b"
+)
+JOINT = re.compile(r"(?i)(?:\W|\b(?:and|then|also|now|so|please)\b)*")
+COUNTED = {"2": 2, "3": 3, "4": 4, "5": 5, "both": 2, "two": 2, "three": 3, "four": 4, "five": 5}
 ONE_OF = re.compile(r"(?i)\b(?:one|some|any|either)\s+of\b")
 """Leaves open which."""
 BESIDES = (
@@ -55,6 +59,16 @@ BESIDES = (
 """How something of another kind is added to an order."""
 LITERALLY, IN_THESE_WORDS, NEARLY, BEFORE = 3.0, 2.0, 1.0, 0.5
 """How plainly something is said: by its name, by its kind, by what it is like, elsewhere in what was said."""
+
+
+@dataclass
+class Part:
+    """The words of one order. `before`: what was said since the one before it; `after`: the words of the next."""
+
+    verbs: frozenset[str]
+    words: str
+    before: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,52 +90,136 @@ class Orders:
         self._said, self._quoted = mask(said)
         self._made: dict[str, str] = {}
         """What the orders so far make, by its kind."""
+        self._names_so_far: list[str] = []
+        self._last_names: list[str] = []
+        self._places = ""
+        """Where all of it is to be done, when that is said for itself: `on gpu:`, `both on gpu`."""
         self._host = ""
+        self._remarks = ""
+        self._kept = ""
 
     async def steps(self) -> list[list[Call]]:
-        """The calls of every order, a step for each; none when one of them is not understood.
+        """The calls of every order, a step for each; none when one of them is not understood to its last word.
 
         Raises:
             Conflict: it is left open which of several is meant.
         """
-        if TURNING.search(HARMLESS.sub(" ", self._said)):
+        if TURNING.search(BUT.sub(" ", HARMLESS.sub(" ", self._said))):
             return []
-        said = clauses(self._said, self._tools)
-        ordering = [clause for clause in said if clause.verbs]
-        if await self._something_else_is_said(said):
-            return []
-        ends = [*(clause.start for clause in ordering[1:]), len(self._said)]
         steps: list[list[Call]] = []
-        for clause, end in zip(ordering, ends, strict=True):
-            words = self._said[clause.start : end]
-            orders = await self._orders(words, clause.verbs)
-            if not orders and self._only_leads_in(words, clause.verbs) and len(ordering) > 1:
+        for part in await self._parts():
+            orders = await self._orders(part)
+            if not orders and self._only_leads_in(part):
+                self._host = self._hosts(part.words) or self._host
                 continue
-            if not orders:
+            if not orders or await self._left_over(part, orders):
                 return []
-            self._host = self._hosts(words) or self._host or self._hosts(self._said)
+            self._last_names = [
+                str(call[name]) for order in orders for call in order.calls for name in order.listing.names
+            ]
+            self._names_so_far += self._last_names
+            if any(named(self._kept, name) for name in self._last_names) or named(self._kept, _noun(orders[0].listing)):
+                return []
+            if self._means_all(orders) and any(named(self._remarks + self._kept, it) for it in self._last_names):
+                return []  # `stop everything, jupyter is fine` may leave it out
+            told = part.words if any(named(part.words, name) for name in self._last_names) else part.before
+            if re.search(r"(?i)\bthere\b", part.words):
+                told = part.before
+            self._host = self._hosts(part.words) or self._hosts(told) or self._places or self._host
             steps += [[Call(order.listing, self._placed(call)) for call in order.calls] for order in orders]
         return steps if await self._are_there(steps) else []
 
-    async def _something_else_is_said(self, said: Sequence[Clause]) -> bool:
-        """Whether a clause after an order does something unknown with what there is: `and then frobnicate ollama`."""
-        objects = await self._guard.inventory.objects("container")
-        names = {one.name.lower() for one in objects}
-        ordered = False
+    async def _parts(self) -> list[Part]:
+        """The orders with all that is said of each; none when something is said besides that may turn them."""
+        said = clauses(self._said, self._tools)
+        names = [one.name for kind in KINDS for one in await self._guard.inventory.objects(kind)]
+        parts, before = list[Part](), ""
         for clause, end in zip(said, [*(one.start for one in said[1:]), len(self._said)], strict=True):
-            words = CALLED.sub(" ", self._guard.without_places(self._said[clause.start : end]))
-            first = [word for word in words_of(words) if not THEN.fullmatch(word)][:1]
-            known = not first or first[0] in names or stem(first[0]) in KINDS or first[0] in RESERVED
-            if ordered and not clause.verbs and not known and _literal(words, objects):
-                return True
-            ordered = ordered or bool(clause.verbs)
-        return False
+            words = self._said[clause.start : end]
+            known = [*names, *images_in(words), *CALLED.findall(words)]
+            if only_wonders(words):
+                return []
+            if clause.verbs and (so := SO.match(words)) and is_remark(so["why"], [*known, *self._fleet.hosts]):
+                before, words = before + so["why"], so["what"]
+            if clause.verbs:
+                parts.append(Part(clause.verbs, without_reason(words, known), before))
+                before = ""
+            elif is_remark(words, [*known, *self._fleet.hosts]):
+                before += words
+                self._remarks += words
+            elif KEEPING.match(words):
+                self._kept += words
+            elif QUESTIONING.match(words) or self._not_known(words, parts, known):
+                return []
+            elif self._only_places(words, parts):
+                self._places = self._places or self._hosts(words)
+            elif parts and not JOINT.fullmatch(words):
+                parts[-1].words += without_reason(words, known)
+            elif not parts:
+                before += words
+        for part, following in pairwise(parts):
+            part.after = following.words
+        return parts
 
-    def _only_leads_in(self, words: str, verbs: frozenset[str]) -> bool:
+    def _only_places(self, words: str, parts: Sequence[Part]) -> bool:
+        """Whether a clause says where all of it is to be done."""
+        elsewhere = any(self._hosts(part.words) for part in parts)
+        return bool(self._hosts(words)) and not elsewhere and not self._not_known(words, parts, ())
+
+    def _not_known(self, words: str, parts: Sequence[Part], names: Iterable[str]) -> list[str]:
+        """The words of a clause without an order that are no things, places or options."""
+        tools = [one for one in self._tools if any(part.verbs & verbs_of(one) for part in parts)]
+        for listing in tools:
+            words = self._taken(listing, words)[0]
+        words = CALLED.sub(" ", self._guard.without_places(words))
+        return [word for word in left_over(words, (), names, KINDS) if word not in COUNTED and word != "all"]
+
+    async def _left_over(self, part: Part, orders: Sequence[Order]) -> list[str]:
+        """The words of an order that none of what was understood of it accounts for."""
+        words, values = part.words, list[str]()
+        for order in orders:
+            words, options = self._taken(order.listing, words)
+            given = [value for call in (*order.calls, options) for name, value in call.items() if name != "host"]
+            values += [str(value) for value in given if not isinstance(value, bool)]
+        words = re.sub(MARK, lambda mark: " " if unmask(mark[0], self._quoted) in values else mark[0], words)
+        words = HOSTS.sub(" ", self._guard.without_places(words))
+        words = CALLED.sub(lambda match: " " if match["name"] in values else match[0], words)
+        verbs = {verb for order in orders for verb in part.verbs & verbs_of(order.listing)}
+        kinds = {kind for order in orders for kind in (*order.listing.names.values(), *order.listing.required)}
+        left = left_over(words, verbs, values, {*kinds, *options, *(_noun(order.listing) for order in orders)})
+        calls = [call for order in orders for call in order.calls]
+        objects = [one for order in orders for kind in order.listing.names.values() for one in await self._of(kind)]
+        used = [one for one in objects if one.name in values]
+
+        def is_said(word: str) -> bool:
+            if word in COUNTED:
+                spread_over = sum(len(str(call.get("host", "-")).split(",")) for call in calls)
+                return COUNTED[word] in {spread_over, *(len(order.calls) for order in orders)}
+            if EVERYTHING.fullmatch(word):
+                return self._means_all(orders) or len(calls) > 1
+            if states := resolving.states_said(word):
+                return all(states & set(resolving.state_of(one)) for one in used)
+            alike = resolving.meant([word], objects) if word not in WHEN else []
+            spoken = {stem(said) for value in values for said in stems(value.replace("_", " "))}
+            return any(one in used for one in alike) or stem(word) in spoken
+
+        return [word for word in left if not is_said(word)]
+
+    def _means_all(self, orders: Sequence[Order]) -> bool:
+        return any("host" in call for order in orders for call in order.calls)
+
+    async def _of(self, kind: str) -> list[Found]:
+        return await self._guard.inventory.objects(kind)
+
+    def _only_leads_in(self, part: Part) -> bool:
         """Whether words name nothing to be done, like `please tidy up:` before what that is to be."""
-        tools = [one for one in self._tools if verbs & verbs_of(one)]
+        tools = [one for one in self._tools if part.verbs & verbs_of(one)]
         choosing = all(any("enum" in one.arguments[name] for name in one.required) for one in tools)
-        return choosing and len(words_of(words)) <= LEAD_IN_WORDS
+        return (
+            bool(part.after)
+            and choosing
+            and not left_over(self._guard.without_places(part.words), part.verbs, ("some", "disk", "space", "room"), ())
+        )
 
     def _hosts(self, words: str) -> str:
         places = self._guard.places(words)
@@ -130,10 +228,11 @@ class Orders:
     def _placed(self, call: Mapping[str, Any]) -> dict[str, Any]:
         return {**call, "host": self._host} if self._host and "host" not in call else dict(call)
 
-    async def _orders(self, words: str, verbs: frozenset[str]) -> list[Order]:
+    async def _orders(self, part: Part) -> list[Order]:
         """What some words order; nothing when no tool does it, or several may be meant."""
-        fitting = [listing for listing in self._tools if verbs & verbs_of(listing)]
-        orders = [order for listing in fitting if (order := await self._order(listing, words))]
+        words = part.words
+        fitting = [listing for listing in self._tools if part.verbs & verbs_of(listing)]
+        orders = [order for listing in fitting if (order := await self._order(listing, part))]
         orders.sort(key=lambda order: -order.weight)
         besides = [order for order in orders if re.search(BESIDES.format(noun=_noun(order.listing)), words)]
         if len(orders) == 2 and len(besides) == 1:
@@ -145,73 +244,89 @@ class Orders:
                 self._made[_noun(order.listing)] = str(name)
         return orders[:1]
 
-    async def _order(self, listing: ToolListing, words: str) -> Order | None:
+    async def _order(self, listing: ToolListing, part: Part) -> Order | None:
         """The order as this tool would do it; None when its words do not say all that the tool needs."""
+        words = part.words
         says_noun = stem(_noun(listing)) in stems(words)
         weight = IN_THESE_WORDS * says_noun
         calls: list[dict[str, Any]] = [{}]
         for argument in listing.required:
             if argument in listing.names:
-                found, plainly = await self._objects(listing, argument, words)
+                found, plainly = await self._objects(listing, argument, part)
             else:
-                found, plainly = await self._value(listing, argument, words, says_noun=says_noun)
+                found, plainly = await self._value(listing, argument, part, says_noun=says_noun)
             if not found or (len(found) > 1 and len(listing.names) > 1):
                 return None
             weight += plainly
             calls = [{**call, **one} for call in calls for one in found]
-        options = self._options(listing, words)
+        options = self._taken(listing, words)[1]
         return Order(listing, tuple({**options, **call} for call in calls), weight) if calls != [{}] else None
 
-    def _options(self, listing: ToolListing, words: str) -> dict[str, Any]:
+    def _taken(self, listing: ToolListing, words: str) -> tuple[str, dict[str, Any]]:
+        """The words without what they say of a tool's options, and the options."""
         optional = {name: schema for name, schema in listing.arguments.items() if name not in listing.required}
-        _, values = take_options(" ".join(words.split()), optional, self._quoted, listing.names)
+        rest, values = take_options(" ".join(words.split()), optional, self._quoted, listing.names)
         values.pop("host", None)
         if "name" in optional and (name := CALLED.search(words)):
             values["name"] = unmask(name["name"], self._quoted)
-        return values
+        return rest, values
 
-    async def _objects(self, listing: ToolListing, argument: str, words: str) -> tuple[list[dict[str, Any]], float]:
+    async def _objects(self, listing: ToolListing, argument: str, part: Part) -> tuple[list[dict[str, Any]], float]:
         """What an argument names: all of a kind where they are, or each thing that is named."""
-        kind = listing.names[argument]
-        if kind != "container" and kind not in self._made and not (stem(kind) in stems(words) or images_in(words)):
+        kind, words = listing.names[argument], part.words
+        told = f"{part.words} {part.before}"
+        told_kind = stem(kind) in stems(told) or images_in(told) or len(listing.names) > 1 or kind in self._made
+        if kind != "container" and not told_kind:
             return [], 0
         if len(listing.names) == 1 and of_all(self._guard.without_places(words), kind):
-            objects = await self._guard.inventory.objects(kind)
+            where = self._hosts(words) or self._places
+            hosts = self._fleet.select(where) if where and where != "all" else self._fleet.hosts
+            objects = await self._guard.inventory.objects(kind, hosts)
             found = spread(listing, kind, words, objects, self._fleet.hosts, self._guard.wish.verbs)
-            if found and not await self._guard.inventory.silent(kind, self._fleet.hosts):
+            if found and not await self._guard.inventory.silent(kind, hosts):
                 return _where_they_are(found, argument), IN_THESE_WORDS
-        names, plainly = await self._names(listing, kind, words)
+        names, plainly = await self._names(listing, kind, part)
         return [{argument: name} for name in names], plainly
 
-    async def _names(self, listing: ToolListing, kind: str, words: str) -> tuple[list[str], float]:
+    async def _names(self, listing: ToolListing, kind: str, part: Part) -> tuple[list[str], float]:
         """The names of existing things that an order is about, or of one that an order before it makes."""
         made = self._made.get(kind, "")
-        if made and (named(words, made) or IT.search(words)):
+        if made and (named(part.words, made) or IT.search(part.words)):
             return [made], LITERALLY
         objects = await self._guard.inventory.objects(kind)
-        here = _without_images(self._guard.without_places(words), kind)
-        for said, plainly in (
-            (here, LITERALLY),
-            (_without_images(self._guard.without_places(self._said), kind), BEFORE),
-        ):
-            if names := _literal(said, objects):
-                if ONE_OF.search(said):
-                    raise resolving.which(kind, names[0], [one for one in objects if names[0] in one.name])
-                return names, plainly
+        here = _without_images(self._guard.without_places(part.words), kind)
+        if names := _literal(here, objects):
+            if ONE_OF.search(here):
+                raise resolving.which(kind, names[0], [one for one in objects if names[0] in one.name])
+            return names, LITERALLY
+        if names := self._spoken_of(kind, part, objects):
+            return names, BEFORE
         if listing.safety == "destroys":
             return [], 0
         left = [word for word in words_of(here) if word not in resolving.NO_OBJECT | NO_NAMES]
         like = sorted({one.name for one in resolving.meant(left, objects)})
         return (like, NEARLY) if len(like) == 1 else ([], 0)
 
+    def _spoken_of(self, kind: str, part: Part, objects: Sequence[Found]) -> list[str]:
+        """What `it` and `them` mean, or an order that names nothing; empty when that may be one or the other."""
+        before = _literal(_without_images(self._guard.without_places(part.before), kind), objects)
+        known = {one.name for one in objects}
+        several = THEM.search(part.words)
+        earlier = [name for name in (self._names_so_far if several else self._last_names) if name in known]
+        names = list(dict.fromkeys([*earlier, *before]))
+        if not names and not left_over(part.words, part.verbs, (), ()) and not IT.search(part.words):
+            names = _literal(_without_images(self._guard.without_places(part.after), kind), objects)
+        return names if several or len(names) == 1 else []
+
     async def _value(
-        self, listing: ToolListing, argument: str, words: str, *, says_noun: bool
+        self, listing: ToolListing, argument: str, part: Part, *, says_noun: bool
     ) -> tuple[list[dict[str, Any]], float]:
         """A value that names nothing there is yet: an image, a new name, a choice, a command in quotes."""
-        choices = listing.arguments[argument].get("enum", ())
+        words, choices = part.words, listing.arguments[argument].get("enum", ())
         if argument == "image":
-            images = images_in(words) or await self._bare_image(words, says_noun=says_noun)
-            plainly = IN_THESE_WORDS if images_in(words) else BEFORE
+            told = images_in(words) or (images_in(part.before) if IT.search(words) else [])
+            images = told or await self._bare_image(words, says_noun=says_noun)
+            plainly = IN_THESE_WORDS if told else BEFORE
             return ([{argument: images[0]}], plainly) if len(images) == 1 else ([], 0)
         if choices:
             asked = says_noun or meaning(listing.name.partition("_")[0]) in self._guard.wish.verbs
@@ -234,14 +349,15 @@ class Orders:
         return [] if set(told) & existing else told
 
     async def _are_there(self, steps: Iterable[Iterable[Call]]) -> bool:
-        """Whether what is named exists on the one host that is named, or an order before makes it."""
+        """Whether what is named exists on each host that is named, or an order before makes it."""
         for call in (call for step in steps for call in step):
             host = str(call.arguments.get("host", ""))
+            hosts = self._fleet.select(host) if host and host != "all" else ()
             for argument, kind in call.listing.names.items():
                 objects, name = await self._guard.inventory.objects(kind), call.arguments[argument]
                 having = {one.host for one in objects if one.name == name}
-                known = {one.host for one in objects} - set(await self._guard.inventory.silent(kind, [host]))
-                if host in known and having and host not in having and name != self._made.get(kind):
+                silent = await self._guard.inventory.silent(kind, hosts)
+                if having and not having >= set(hosts) - set(silent) and name != self._made.get(kind):
                     return False
         return True
 
@@ -250,7 +366,7 @@ def _literal(said: str, objects: Sequence[Found]) -> list[str]:
     """The names that stand in a text, in its order; of `trainer` and `old-trainer` only the longer, where it stands."""
     found, left = list[str](), said
     for name in sorted({one.name for one in objects}, key=len, reverse=True):
-        if named(left, name):
+        if is_name(name) and name.lower() not in WHEN and named(left, name):
             found.append(name)
             left = re.sub(rf"(?i)(?<![\w-]){re.escape(name)}(?![\w-])", " ", left)
     return sorted(found, key=lambda name: said.lower().find(name.lower()))

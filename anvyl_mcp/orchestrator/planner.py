@@ -95,17 +95,20 @@ class Planner:
             NotUnderstood: no rule fits all of it.
         """
         masked, self._quoted = sentences.mask(question)
-        if steps := await self._understood(masked, to_the_last_word=self._otherwise is not None):
+        steps = await self._understood(masked, to_the_last_word=self._otherwise is not None)
+        orders = read_wish(question, self.tools.values()).intent == "change"
+        if steps and not _only_look(steps) and sentences.only_wonders(masked):
+            raise self._refused(question, f"say it as an order: `{question.strip(' ?')}`")
+        if steps and not (self._otherwise and orders and _only_look(steps)):
             return steps
         if self._otherwise and (free := await self._otherwise(question, self.tools.values())):
             return free
-        orders = read_wish(question, self.tools.values()).intent == "change"
         steps = await self._understood(masked) if self._otherwise else []
-        if steps and not (orders and all(call.listing.reads for step in steps for call in step)):
+        if steps and not (orders and _only_look(steps)):
             return steps
         spelled = masked if self._strict else await self._spelled(masked)
         steps = await self._understood(spelled) if spelled != masked else []
-        if steps and all(call.listing.reads for step in steps for call in step):
+        if steps and _only_look(steps):
             return steps
         if steps:
             raise self._refused(question, f"did you mean `{sentences.unmask(spelled, self._quoted)}`?")
@@ -357,6 +360,10 @@ class Planner:
         ours |= {f"{word}s" for word in asking.NOUNS}
 
         return spelled(sentence, ours, things)
+
+
+def _only_look(steps: Sequence[Step]) -> bool:
+    return all(call.listing.reads for step in steps for call in step)
 
 
 def _names_in(steps: Sequence[Step]) -> list[str]:

@@ -24,6 +24,14 @@ FOLLOWS = r"(?:and|then|also|afterwards|finally|after\s+that|next)"
 SEPARATOR = re.compile(rf"(?i)\s*(?:[,;]|[.!?](?=\s))\s*(?:{FOLLOWS}[\s,]+)*|\s+(?:(?:{FOLLOWS}|&&?)[\s,]+)+")
 
 
+POLITELY = re.compile(r"(?i)\b(?:can|could|would|will)\s+you\b|\bplease\b")
+
+
+def only_wonders(sentence: str) -> bool:
+    """Whether a sentence ends as a question that asks nobody to do anything: `restart web?`."""
+    return "?" in sentence and not POLITELY.search(sentence)
+
+
 def mask(sentence: str) -> tuple[str, tuple[str, ...]]:
     """The sentence with each quoted text as one character, and the quoted texts with their quotes."""
     found: list[str] = []

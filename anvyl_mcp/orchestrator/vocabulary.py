@@ -66,23 +66,25 @@ STATES = {
 """What people call a state, with the values that results have for it."""
 
 
-def _words(table: str) -> frozenset[str]:
+def words_in(table: str) -> frozenset[str]:
+    """The words of a table, each once."""
     return frozenset(table.split())
 
 
-ARTICLES = _words("the a an my our new")
-GLUE = _words("me us of for about is are")
-CONNECTORS = _words("as from to in into with")
-PADDING = _words("all every any some both current currently now there that ones check") | STATES.keys()
+ARTICLES = words_in("the a an my our new")
+GLUE = words_in("me us of for about is are")
+CONNECTORS = words_in("as from to in into with")
+PADDING = words_in("all every any some both current currently now there that ones check") | STATES.keys()
 """Said around a question without changing which it is. In a request to change something each of them counts."""
-EMPTY = (ARTICLES | GLUE | CONNECTORS | PADDING) - STATES.keys() | _words(
+EMPTY = (ARTICLES | GLUE | CONNECTORS | PADDING) - STATES.keys() | words_in(
     "what which who where when why how many much most least more less have has had do does did be was were can could "
     "will would i you we and or on at by please tell know whether still anything something show free left available "
     "room space use uses using used doing going exposed published open"
 )
 """Words of a question that say nothing about which tool could answer it."""
-NO_NAMES = _words(
+NO_NAMES = words_in(
     "image unused dangling it its them this these those one everything everyone nothing no not except if whatever "
+    "sorry actually oops "
     "whichever rest other others highest biggest largest greatest maximum longest "
     "lowest smallest fewest minimum shortest busiest quietest "
     "idlest hungriest heaviest fullest emptiest hottest warmest coolest newest oldest"

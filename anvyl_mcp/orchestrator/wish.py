@@ -17,21 +17,23 @@ from anvyl_mcp.peers.listing import ToolListing
 
 Intent = Literal["read", "change", "unclear"]
 
-IT = r"(?:\S+\s+){0,4}"
+IT = r"((?:\S+\s+){0,4})"
+"""What may stand between the words of a verb; a group, so that it can be kept when they are taken away."""
 LOOSELY = {
-    "stop": rf"(?:take|bring)\s+{IT}(?:down|offline)|put\s+{IT}to\s+sleep|(?:shut|turn|switch|power)\s+{IT}(?:down|off)"
-    r"|quit|terminate|disable",
+    "stop": rf"(?:take|bring|get)\s+{IT}(?:down|offline)|put\s+{IT}to\s+sleep|(?:shut|turn|switch|power)\s+{IT}"
+    r"(?:down|off)|quit|terminate|disable",
     "start": rf"(?:bring|get|put)\s+{IT}(?:up|back|online|going|running|started)|(?:fire|spin)\s+{IT}up"
-    rf"|(?:power|turn|switch)\s+{IT}on|kick\s+{IT}off|wake|resume|enable|come\s+{IT}(?:up|back|online)"
+    rf"|(?:power|turn|switch)\s+(?!off\b|down\b){IT}on(?=\s*$|\s+(?:on|at|again|please|for|now|too)\b)|kick\s+{IT}off|wake|resume|enable|come\s+{IT}(?:up|back|online)"
     r"|be\s+(?:back\s+)?(?:up|online)",
     "restart": rf"(?:give|needs?)\s+{IT}(?:kick|bounce|restart|reboot|fresh\s+start)|kick(?!\s+off)|cycle|recycle"
     r"|reload",
-    "remove": rf"(?:can|may|should|must)\s+go|throw\s+{IT}(?:away|out)|clean\s+{IT}up|clear\s+out"
+    "remove": rf"(?:can|may|should|must|(?:has|have|needs?)\s+to)\s+go(?!\s+(?:to|on|back|up)\b)"
+    rf"|throw\s+{IT}(?:away|out)|clean\s+{IT}up|clear\s+out"
     rf"|tear\s+{IT}down|drop|wipe|trash|purge|nuke"
     r"|uninstall|dispose\s+of",
     "create": rf"deploy|install|(?:spin|set|bring)\s+{IT}up|launch|add|put\s+(?:an?|another)",
     "run": r"launch|deploy|install|start\s+(?:up\s+)?(?:an?|another|\d+)|execute|exec",
-    "connect": rf"hook\s+{IT}up|attach|join|plug\s+{IT}in",
+    "connect": rf"hook\s+{IT}(?:up|into|to)|attach|join|plug\s+{IT}in",
     "disconnect": r"detach|unplug|unhook",
     "pull": r"fetch|grab|download",
     "execute": r"run|exec",
@@ -50,14 +52,14 @@ ASKS = re.compile(
     r"|do(?=\s[^.!?]*\?)|what(?:'?s)?|wh?ich|who|whose|when|where(?:'?s)?|why|how(?:'?s)?|is|are|was|were|does"
     r"|do\s+(?:i|we|you|they|any|the|all)|did|has|have|had|any|anything"
     r"|anyone|show|list|display|give\s+me|tell|know|check|see|find|count|compare|rank|sort|describe|inspect|examine|look|view"
-    r"|gimme|tail|last\s+\d+|(?:on|in|at|for|since)\s+(?:which|what|when|how)|just\s+the|env|disk|uptime|cpu|memory"
+    r"|gimme|tail|last\s+\d+|(?:on|in|at|for|since)\s+(?:which|what|when|how)|just\s+the|env|(?:disk|uptime|cpu|memory)(?!\s+(?:(?:on|of)\s+\S+\s+)?(?:is|was)\b)"
     r"|print|report|summari[sz]e|explain|ls|ps|logs?|stats|status|info|name"
-    r"|get(?!\s+(?:rid|(?:\S+\s+){1,4}(?:up|back|online|going|running|started))))\b"
+    r"|get(?!\s+(?:rid|(?:\S+\s+){1,4}(?:up|back|down|online|offline|going|running|started))))\b"
 )
 """How a clause begins that only asks."""
 LEAD_IN = re.compile(
     r"(?:(?:please|kindly|hey|hi|hello|ok|okay|so|well|now|then|also|just|and|but|or|first|next|finally|afterwards|anvyl"
-    r"|go\s+ahead\s+and|let'?s|(?:can|could|would|will)\s+(?:you|we)|(?:i|we)(?:'d|\s+would)?\s+(?:like|want|need|have)"
+    r"|go\s+ahead\s+and|let'?s|(?:can|could|would|will)\s+you|(?:i|we)(?:'d|\s+would)?\s+(?:like|want|need|have)"
     r"\s+(?:you\s+)?to|you\s+(?:should|can|may|must)|if\s+(?:so|not|yes|no|needed|necessary|possible)|try\s+to"
     r"|make\s+sure\s+to|(?:it\s+is\s+|it's\s+)?time\s+to)[\s,:]+)+"
 )
@@ -146,6 +148,13 @@ def told_of(said: str, verbs: Iterable[str]) -> list[str]:
     rest = [said.lower()[match.end() :] for verb in verbs for match in _forms(verb)[0].finditer(said.lower())]
     words = [[word for word in re.findall(r"[\w.:/@-]*\w", part) if word not in ARTICLES] for part in rest]
     return [first for some in words for first in some[:1] if first not in RESERVED]
+
+
+def without_verbs(said: str, verbs: Iterable[str]) -> str:
+    """A text in lower case without the words by which it orders some changes."""
+    for form in (form for verb in sorted(verbs) for form in _forms(verb)):
+        said = form.sub(lambda match: f" {' '.join(between for between in match.groups() if between)} ", said)
+    return said
 
 
 def _ordered(verb: str, clause: str, *, asking: bool) -> bool:
