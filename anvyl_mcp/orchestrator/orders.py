@@ -132,7 +132,10 @@ class Orders:
     async def _parts(self) -> list[Part]:
         """The orders with all that is said of each; none when something is said besides that may turn them."""
         said = clauses(self._said, self._tools)
-        names = [one.name for kind in KINDS for one in await self._guard.inventory.objects(kind)]
+        verbs = {verb for clause in said for verb in clause.verbs}
+        listings = [one for one in self._tools if verbs & verbs_of(one)]
+        kinds = {kind for one in listings for kind in one.names.values() if self._may_name(one, kind, self._said)}
+        names = [one.name for kind in sorted({"container", *kinds}) for one in await self._of(kind)]
         parts, before = list[Part](), ""
         for clause, end in zip(said, [*(one.start for one in said[1:]), len(self._said)], strict=True):
             words = self._said[clause.start : end]
@@ -205,6 +208,11 @@ class Orders:
 
         return [word for word in left if not is_said(word)]
 
+    def _may_name(self, listing: ToolListing, kind: str, words: str) -> bool:
+        """Whether words speak of a kind at all; what is not a container is hardly ever named alone."""
+        joins = len(listing.names) > 1 and meaning(listing.name.partition("_")[0]) in self._guard.wish.verbs
+        return bool(stem(kind) in stems(words) or images_in(words) or joins or kind in self._made)
+
     def _means_all(self, orders: Sequence[Order]) -> bool:
         return any("host" in call for order in orders for call in order.calls)
 
@@ -275,8 +283,7 @@ class Orders:
         """What an argument names: all of a kind where they are, or each thing that is named."""
         kind, words = listing.names[argument], part.words
         told = f"{part.words} {part.before}"
-        told_kind = stem(kind) in stems(told) or images_in(told) or len(listing.names) > 1 or kind in self._made
-        if kind != "container" and not told_kind:
+        if kind != "container" and not self._may_name(listing, kind, told):
             return [], 0
         if len(listing.names) == 1 and of_all(self._guard.without_places(words), kind):
             where = self._hosts(words) or self._places
