@@ -38,19 +38,19 @@ class Terminal:
         while words not in self.shown[self._seen :]:
             ended = self.process.poll() is not None
             if select.select([self._ours], [], [], 0 if ended else 0.1)[0]:
-                self.shown += os.read(self._ours, 65536).decode()
+                self.shown += os.read(self._ours, 65536).decode(errors="replace")
             else:
                 assert not ended and time.monotonic() < deadline, f"`{words}` was never shown: {self.shown}"
         self._seen = self.shown.index(words, self._seen) + len(words)
 
     def type(self, words: str) -> None:
-        os.write(self._ours, words.encode())
+        os.write(self._ours, words.encode(errors="surrogateescape"))
 
     def end(self, seconds: float = 30) -> int:
         """Its exit code, once it has ended; all that it showed is in `shown`."""
         code = self.process.wait(seconds)
         while select.select([self._ours], [], [], 0)[0]:
-            self.shown += os.read(self._ours, 65536).decode()
+            self.shown += os.read(self._ours, 65536).decode(errors="replace")
         return code
 
     def close(self) -> None:

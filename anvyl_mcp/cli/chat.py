@@ -46,7 +46,9 @@ def converse(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
             with lines.typed(PROMPT, settings.state_dir / "chat_history", without_secrets, chat.words) as read:
                 if chat.attended:
                     chat.greet()
-                return await chat.run(read, lambda: kept.save(conversation))
+                # Between two questions there is nothing to end; a Ctrl-C that comes late must not end the chat.
+                with interrupts.unheeded():
+                    return await chat.run(read, lambda: kept.save(conversation))
 
     command(work)
 
@@ -200,7 +202,7 @@ class Chat:
         from anvyl_mcp.cli.working import Working
         from anvyl_mcp.orchestrator.question import Question
 
-        with Working(Question("")).shown():
+        with Working(self._fleet, Question("")).shown():
             await self._ready()
             return await work()
 

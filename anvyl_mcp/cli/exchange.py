@@ -28,7 +28,7 @@ class Exchange:
         self._question = question
         self._as_json = as_json
         self._printed = 0
-        self._working = Working(question, quiet=as_json)
+        self._working = Working(fleet, question, quiet=as_json)
         self._person = Person(fleet, yes=yes, dry_run=question.dry_run, aside=self._aside)
         question.on_proposals = self._person.look
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -45,7 +45,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.words: Callable[[], None] = _say_so
         self.lasting = False
-        self._came = 0.0
+        self._came = False
         self._telling = threading.Lock()
         self._told = threading.Event()
         self._over = threading.Event()
@@ -53,7 +53,9 @@ class Interrupt:
     def tell(self) -> None:
         """Tell the person, once."""
         if self._telling.acquire(blocking=False):
-            self.words()
+            with suppress(OSError, ValueError, AttributeError):
+                self.words()
+                sys.stdout.flush()
             self._told.set()
 
     def over(self) -> None:
@@ -73,12 +75,12 @@ class Interrupt:
 
     def sparing(self, cancel: Callable[[], object]) -> AbstractContextManager[None]:
         """Ctrl-C cancels what runs here and nothing else, unless it still runs long after an earlier one."""
-        self._came = 0.0
+        first = 0.0
 
         def heard(_: int, __: FrameType | None) -> None:
-            now = time.monotonic()
-            self._came = self._came or now
-            if now - self._came > STUCK_SECONDS:
+            nonlocal first
+            first = first or time.monotonic()
+            if time.monotonic() - first > STUCK_SECONDS:
                 self._leave()
             cancel()
 
@@ -95,7 +97,7 @@ class Interrupt:
         return _handled(heard)
 
     def _end_soon(self) -> None:
-        self._came = time.monotonic()
+        self._came = True
         threading.Thread(target=self._end, name="Ctrl-C", daemon=True).start()
 
     def _end(self) -> None:
@@ -106,6 +108,11 @@ class Interrupt:
         threading.Thread(target=self.tell, name="last words", daemon=True).start()
         self._told.wait(TELLING_SECONDS)
         os._exit(EXIT_CODE)
+
+
+def unheeded() -> AbstractContextManager[None]:
+    """Ctrl-C does nothing here."""
+    return _handled(lambda _, __: None)
 
 
 current = Interrupt()

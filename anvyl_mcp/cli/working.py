@@ -14,7 +14,7 @@ from anvyl_mcp.cli import screen
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.question import Question
-    from anvyl_mcp.peers.fleet import Outcome
+    from anvyl_mcp.peers.fleet import Fleet, Outcome
 
 FIRST_SECONDS = 0.3
 """An answer that comes sooner needs no line."""
@@ -24,7 +24,8 @@ REDRAW_SECONDS = 0.25
 class Working:
     """Follows one question. `quiet`: nothing is drawn, as where nobody looks."""
 
-    def __init__(self, question: Question, *, quiet: bool = False) -> None:
+    def __init__(self, fleet: Fleet, question: Question, *, quiet: bool = False) -> None:
+        self._fleet = fleet
         self._quiet = quiet or not sys.stderr.isatty()
         self._live = screen.Live(sys.stderr)
         self.model = ""
@@ -93,6 +94,9 @@ class Working:
     def line(self) -> str:
         """`list containers: nas done, waiting for gpu… 3 s`."""
         took = f"{time.monotonic() - self._since:.0f} s"
+        if not self._open and (silent := self._fleet.waited_for):
+            # Looked at to find out where something is.
+            return f"waiting for {text.joined(silent)}… {took}"
         if not self._open:
             return f"asking {text.clean(self.model)}… {took}" if self.model else f"working… {took}"
         what = self._open[0][2]

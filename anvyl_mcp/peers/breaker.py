@@ -35,6 +35,8 @@ class Breaker:
     """Stands between the fleet and its connections. `known` tells which hosts there are now."""
 
     def __init__(self, marks: DownMarks, known: Callable[[], Iterable[Peer]]) -> None:
+        self.waited_for: list[str] = []
+        """Whose answers are awaited now, by name, the oldest first."""
         self._marks = marks
         self._known = known
         self._down: dict[Peer, Down] = {}
@@ -52,14 +54,18 @@ class Breaker:
         Raises:
             Unreachable: it is down.
         """
-        if not anew:
-            await self._pass(peer, connection)
-        began = time.monotonic()
+        self.waited_for.append(peer.name)
         try:
-            result = await work()
-        except Unreachable as error:
-            self._failed(peer, connection, error, time.monotonic() - began)
-            raise
+            if not anew:
+                await self._pass(peer, connection)
+            began = time.monotonic()
+            try:
+                result = await work()
+            except Unreachable as error:
+                self._failed(peer, connection, error, time.monotonic() - began)
+                raise
+        finally:
+            self.waited_for.remove(peer.name)
         self._works(peer)
         self._answered[peer] = time.monotonic()
         return result

@@ -293,6 +293,11 @@ class Fleet:
         peer, connection = self._connection(host)
         return await self._breaker.ask(peer, connection, connection.version, anew=anew)
 
+    @property
+    def waited_for(self) -> list[str]:
+        """The other hosts whose answers are awaited now, for whatever reason."""
+        return [host for host in dict.fromkeys(self._breaker.waited_for) if host != self.local.name]
+
     def is_spared(self, host: str) -> bool:
         """Whether a host is left alone for a while because it was silent."""
         peer = self.peers.get(host)
