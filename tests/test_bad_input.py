@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines import RealEngine
-from tests.nodes import PYTHON, ServingNode, anvyl
+from tests.nodes import ANVYL, PYTHON, ServingNode, anvyl
 
 
 @pytest.mark.parametrize(
@@ -149,3 +149,13 @@ def test_usage_errors_exit_with_2() -> None:
     assert anvyl("stop").code == 2
     assert anvyl("no-such-command").code == 2
     assert anvyl("ps", "--no-such-option").code == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("command", ["tools", "tools --json", "--help"])
+def test_a_full_disk_behind_the_output_is_told_in_a_sentence(command: str) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run([ANVYL, *command.split()], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr == "error: the output could not be written: No space left on device\n"
