@@ -441,6 +441,16 @@ async def test_a_model_server_that_is_killed_between_two_steps(
     assert says in reply.answer and any("answered by rules" in note for note in reply.notes)
 
 
+async def test_a_model_is_told_what_to_call_and_a_person_what_to_type(fleet: Fleet) -> None:
+    fleet.server.replies += [tool_call("pull_image", {"image": "redis:7.4"}), text("On which host?")]
+
+    reply = await fleet.ask("pull redis:7.4")
+
+    told = fleet.server.requests[1]["messages"][-1]["content"]
+    assert "Give one as `host`" in told and "--host" not in told
+    assert "--host" in str(reply.error)
+
+
 async def test_a_model_that_only_talks_leaves_what_is_clear_to_the_rules(fleet: Fleet) -> None:
     fleet.server.replies += [text("grafana is surely running, have no fear.")]
 

@@ -76,7 +76,8 @@ class FleetToolset(AbstractToolset[Question]):
             self._note_failure(listing, tool_args, error, question)
             if isinstance(error, Denied) and not listing.reads and question.untrusted:
                 await self._hold(listing, tool_args, ctx)
-            raise ToolFailed(str(error)) from error
+            # A model has arguments and no flags; the rules pass on what they are told to a person.
+            raise ToolFailed(str(error if question.by_rules or self._guard is None else error.to_caller())) from error
         if not listing.reads and approved is None:
             raise await self._ask_first(listing, placed, str(tool_args.get("host") or ""), ctx)
         return await self._run(listing, placed, question, approved.expected if approved else {})
