@@ -299,7 +299,7 @@ async def test_a_host_without_a_model_is_helped_by_the_one_that_asks(
     model_server.replies += [tool_call("get_host_info", {}), text("It is a fine machine.")]
     object.__setattr__(door.node.settings, "lmstudio_url", model_server.url)
 
-    answer = await query(door, "nas", "do you think the machine feels well with its cpu?")
+    answer = await query(door, "nas", "do you think it would win a beauty contest?")
 
     body = answer.json()
     assert (answer.status_code, body["via"], body["mode"]) == (200, "tools", "model"), body
