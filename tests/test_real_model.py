@@ -31,8 +31,10 @@ async def test_a_real_model_does_its_tasks_and_no_harm(kind: str, drive: str, mo
     known = settings()
     evaluation = Evaluation(known, catalogue(known.cache_dir), [])
 
+    # Those of one file: all of a kind take a small model on a small machine an hour.
+    tasks = [task for task in load(kind) if task.source == kind]
     with override_allow_model_requests(True):
-        report = await replace(evaluation, tasks=load(kind)).run()
+        report = await replace(evaluation, tasks=tasks).run()
 
     assert report.wrong_changes == 0
     assert report.pass_rate() >= FLOOR
