@@ -167,6 +167,15 @@ def test_a_change_proposed_after_reading_text_of_others_says_so(
     assert engine.state("web") == "running"
 
 
+def test_without_a_terminal_the_next_step_is_said(engine: RealEngine, first: None) -> None:
+    engine.run("web")
+
+    waits, dry = process("ask", "--offline", "stop web"), process("ask", "--offline", "stop web", "--dry-run")
+
+    assert (waits.code, waits.err) == (5, "hint:  answer at a terminal, or add --yes\n")
+    assert "hint" not in dry.err and engine.state("web") == "running"
+
+
 def test_the_prompt_shows_the_very_container(engine: RealEngine, first: None) -> None:
     engine.run("web")
     id_ = engine.api.inspect_container("web")["Id"][:12]

@@ -66,6 +66,12 @@ async def test_how_a_question_was_read_is_said() -> None:
     assert phrase.notes == []
 
 
+async def test_who_asks_for_two_states_hears_of_both() -> None:
+    reply, _ = await ask("whats up on the nas box, anything stopped?")
+
+    assert reply.answer == "6 containers (5 running, 1 exited) on nas."
+
+
 async def test_who_asks_what_is_broken_sees_the_logs_of_what_is_not_well() -> None:
     reply, _ = await ask("its 2am and something on web2 is broken, what is it")
 

@@ -159,7 +159,9 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
     spoken_of = [(host, row) for host, row in rows if named(question, _name(row))]
     if spoken_of and call.listing.toolset != "fleet" and len(spoken_of) <= MOST_NAMES:
         return [_one_row(field, call.listing, *one) for one in spoken_of]
-    asked = "" if BESIDES.search(question) else next((word for word in said if word in STATES), "")
+    states = [word for word in dict.fromkeys(said) if word in STATES]
+    # Of several states all are told: `what is up there, anything stopped?`
+    asked = states[0] if len(states) == 1 and not BESIDES.search(question) else ""
     if asked:
         rows = [(host, row) for host, row in rows if STATES[asked] & _states(row)]
         count = at_least + text.plural(len(rows), f"{asked} {noun}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from anvyl_mcp.orchestrator.vocabulary import ARTICLES, MARK, words_in
+from anvyl_mcp.orchestrator.vocabulary import ARTICLES, MARK, REFUSING, words_in
 from anvyl_mcp.orchestrator.wish import LEAD_IN, without_verbs
 
 HARMLESS = re.compile(
@@ -24,10 +24,7 @@ HARMLESS = re.compile(
 """Denies something, and turns no order."""
 BUT = re.compile(r"\bbut\s+(?=give\b|with\b|wait\s+(?:for\s+)?\d)", re.IGNORECASE)
 """Joins how something is to be done."""
-TURNING = re.compile(
-    r"(?i)\b(?:not|never|no|cannot|\w+n't|dont|without|except|excluding|unless|until|but|instead|if|only|other\s+than|or)"
-    r"(?![\w-])"
-)
+TURNING = re.compile(rf"{REFUSING.pattern}|\b(?:only|other\s+than|or)(?![\w-])")
 """Makes an order mean something else than its words alone, wherever it stands."""
 KEEPING = re.compile(
     r"(?i)^\W*(?:(?:and|please|just)\s+)*(?:keep|leave)\s+(?!(?:it|them|that|this|everything|all)\b)(?:the\s+)?\S+"

@@ -92,7 +92,7 @@ NO_NAMES = words_in(
 RESERVED = EMPTY | NO_NAMES | STATES.keys() | STANDS_FOR.keys()
 """Words that are a name only in quotes."""
 REFUSING = re.compile(
-    r"(?i)\b(?:not|never|no|cannot|\w+n't|dont|without|except|excluding|unless|until|but|instead|if)\b"
+    r"(?i)\b(?:not|never|no|cannot|\w+n't|dont|without|except|excluding|unless|until|but|instead|if)(?![\w-])"
 )
 """What makes half a sentence mean something else than the whole."""
 FREE_TEXT = frozenset({"command", "query", "message", "text"})

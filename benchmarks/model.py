@@ -1,0 +1,56 @@
+"""How a model does on the tasks of `anvyl eval`, also without the guard that stands before it.
+
+    ANVYL_LMSTUDIO_URL=http://127.0.0.1:18080/v1 python benchmarks/model.py heldout --drive tools
+    ANVYL_LMSTUDIO_URL=http://127.0.0.1:18080/v1 python benchmarks/model.py mine.toml --drive plan --bare
+
+With the guard this is what `anvyl eval --drive` measures. Hosts are simulated: nothing real is read or changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import anyio
+
+from anvyl_mcp.catalogue import catalogue
+from anvyl_mcp.evaluation.run import Evaluation
+from anvyl_mcp.evaluation.tasks import load
+from anvyl_mcp.orchestrator import agent
+from anvyl_mcp.orchestrator.guard import Guard
+from anvyl_mcp.orchestrator.toolset import FleetToolset
+from anvyl_mcp.peers.fleet import Fleet
+from anvyl_mcp.settings import load as settings
+
+
+def main() -> int:
+    """Measure and print one document."""
+    parser = argparse.ArgumentParser(description="A model on the tasks of `anvyl eval`.")
+    parser.add_argument("tasks", help="as --tasks of anvyl eval")
+    parser.add_argument("--drive", default="tools", help="tools, plan or auto")
+    parser.add_argument("--bare", action="store_true", help="make calls as the model asks for them")
+    options = parser.parse_args()
+    if options.bare:
+        agent.FleetToolset = _unguarded  # type: ignore[assignment,misc]  # the product has no switch for this
+    report = anyio.run(_measure, options.tasks, options.drive)
+    json.dump(report, sys.stdout, indent=2)
+    return 0
+
+
+def _unguarded(fleet: Fleet, *, guard: Guard | None = None) -> FleetToolset:
+    return FleetToolset(fleet)
+
+
+async def _measure(tasks: str, drive: str) -> dict[str, object]:
+    known = settings({"drive": drive})
+    evaluation = Evaluation(known, catalogue(known.cache_dir), load(tasks), on_task=_progress)
+    return (await evaluation.run()).as_dict()
+
+
+def _progress(ask: str, passed: bool) -> None:
+    sys.stderr.write(f"{'ok  ' if passed else 'FAIL'}  {ask}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
