@@ -1,0 +1,1 @@
+"""Attacks on a host, one file for each way in: every one of them must fail."""
