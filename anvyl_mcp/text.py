@@ -14,10 +14,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-# C0 and C1 without tab and newline, bidi controls, zero-width characters, Unicode tags: they can hide or reorder text.
-# Surrogates can be neither printed nor sent.
+# C0 and C1 without tab and newline, surrogates, line separators, and what Unicode calls default-ignorable: format
+# controls, variation selectors, fillers, tags and their unassigned neighbours. They hide or reorder text, or carry a
+# message that a model reads and a person does not see. Emoji fall apart into their parts, which stay visible; format
+# characters with a glyph of their own, like the Arabic number sign, stay too.
 UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029"
+    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
 )
 PLAIN = re.compile(r"[\w./:@=+-]+")
 HUMAN_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)

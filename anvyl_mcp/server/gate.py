@@ -123,7 +123,8 @@ def _hidden(value: Any) -> Any:
     if isinstance(value, str):
         return redact.line(value)
     if isinstance(value, list):
-        return [_hidden(entry) for entry in value]
+        texts = [entry for entry in value if isinstance(entry, str)]
+        return redact.lines(texts) if len(texts) == len(value) else [_hidden(entry) for entry in value]
     if isinstance(value, dict):
         return {name: _hidden(entry) for name, entry in value.items()}
     return value

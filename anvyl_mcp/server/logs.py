@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -16,7 +16,9 @@ from docker.errors import APIError
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import InvalidInput
+from anvyl_mcp.server import redact
 from anvyl_mcp.server.engine import Engine
+from anvyl_mcp.server.key_blocks import KeyBlocks
 from anvyl_mcp.server.log_frames import LONGEST_LINE, Line, lines_of
 from anvyl_mcp.server.translate import engine_errors
 
@@ -58,13 +60,14 @@ def read(engine: Engine, container: Mapping[str, Any], *, tail: int, since: str,
     """The last `tail` lines since a time or duration ago that contain `grep`."""
     start = _start(since)
     kept, last, wanted, read, late = _Kept(tail), start, grep.casefold(), 0, False
-    deadline = time.monotonic() + READING_SECONDS
+    deadline, blocks = time.monotonic() + READING_SECONDS, KeyBlocks()
     for line in _read(engine, container, tail=(SEARCHED if grep else tail) + 1, start=start):
         read += 1
+        shown = blocks.hide(text.clean(line.text.decode("utf-8", "replace")))
         if not line.stamp or line.stamp > start:
             last = max(last, line.stamp)
-            if not wanted or wanted in line.text.decode("utf-8", "replace").casefold():
-                kept.add(line)
+            if not wanted or _holds(shown, wanted):
+                kept.add(replace(line, text=shown.encode("utf-8")))
         if late := time.monotonic() > deadline:
             break
     note = ""
@@ -125,8 +128,13 @@ def _end(date: str) -> str:
     return (moment + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S.999999999Z")
 
 
+def _holds(shown: str, wanted: str) -> bool:
+    """Whether a line holds the words also where secrets are hidden: finding a line by its secret would tell it."""
+    return wanted in shown.casefold() and wanted in redact.line(shown).casefold()
+
+
 def _shown(line: Line) -> str:
-    shown = text.clean(line.text.decode("utf-8", "replace").rstrip("\r"))
+    shown = line.text.decode("utf-8", "replace")
     beyond = line.beyond + max(0, len(shown) - LONGEST_LINE)
     return f"{shown[:LONGEST_LINE]}… {beyond} more characters" if beyond else shown
 

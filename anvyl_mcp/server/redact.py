@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anvyl_mcp import text
-from anvyl_mcp.server.secrets import HIDDEN, NAMES, SHAPES, URL_LOGIN, mask
+from anvyl_mcp.server.key_blocks import without_keys
+from anvyl_mcp.server.secrets import HIDDEN, NAMES, SHAPES, URL_LOGIN, WEBHOOK, is_count, mask
 
 LONGEST = 200
 """Characters of one value that are written down."""
@@ -67,7 +68,16 @@ def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def line(typed: str) -> str:
     """A command line, URL or any other text with what looks secret hidden; nothing is shortened."""
-    typed = _KEY_BLOCK.sub(HIDDEN, typed)
+    return _line("\n".join(without_keys(_KEY_BLOCK.sub(HIDDEN, typed).split("\n"))))
+
+
+def lines(typed: Sequence[str]) -> list[str]:
+    """Lines that follow one another, like those of a log: what looks secret is hidden, keys over several lines too."""
+    return [_line(one) for one in without_keys(typed)]
+
+
+def _line(typed: str) -> str:
+    typed = WEBHOOK.sub(rf"\1{HIDDEN}", typed)
     typed = _HEADER.sub(rf"\1\2{HIDDEN}", typed)
     typed = _BEARER.sub(rf"\1\2{HIDDEN}", typed)
     typed = URL_LOGIN.sub(rf"\1:{HIDDEN}@", typed)
@@ -112,7 +122,7 @@ def _kept(name: str, value: Any, depth: int) -> Any:
 def _short(words: str, *, length: int = 0) -> str:
     if len(words) <= LONGEST and length <= READ and words.isascii() and words.isprintable():
         return words
-    flat = text.clean(words).replace("\n", "\\n").replace("\t", "\\t").replace("\u2028", "").replace("\u2029", "")
+    flat = text.clean(words).replace("\n", "\\n").replace("\t", "\\t")
     flat = flat.encode("utf-8", "replace").decode("utf-8")
     if len(flat) <= LONGEST and length <= READ:
         return flat
@@ -128,7 +138,7 @@ def _without_values(typed: str, heads: re.Pattern[str], secret: Callable[[re.Mat
     while match := heads.search(typed, position):
         kept.append(typed[position : match.end()])
         position = match.end()
-        if secret(match) and (value := _VALUE.match(typed, position)):
+        if secret(match) and (value := _VALUE.match(typed, position)) and not is_count(match[0], value[0]):
             kept.append(HIDDEN)
             position = value.end()
     return "".join(kept) + typed[position:]

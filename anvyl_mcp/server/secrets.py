@@ -6,15 +6,43 @@ import re
 from collections.abc import Iterable
 
 NAMES = re.compile(
-    r"pass(word|wd|phrase)?|secret|token|api_?key|private|credential|auth|dsn|salt|cookie|session|signature|(^|_)key$|"
-    r"(^|_)pw(d)?$|connection_?string",
+    r"(?<!com)(?<!by)pass(?!age|e[dnrs]|ing|ive|ion|port|thr)|secret|token(?!i[sz])|api_?key|private|credential|"
+    r"auth(?!or(?!i[sz]))|dsn|salt(?!stack)|cookie|session|signature|(^|_)(key|pw|pwd|psw|pswd|pat|jwt)$|"
+    r"(^|_)(creds?|psw|pswd)(_|$)|connection_?string|mnemonic|telegram(_?bot)?$|"
+    r"(access|account|client|encryption|license|master|shared|signing|storage)_?key",
     re.IGNORECASE,
 )
-URL_LOGIN = re.compile(r"""(\w+://[^/\s:@'"]*):[^\s/'"]+@""")
+"""Names of values to hide; ordinary words that hold such a name, like `author` and `compass`, are left out."""
+URL_LOGIN = re.compile(r"""\b(\w+://[^/\s:@'"]*):[^\s/'"]+@""")
+WEBHOOK = re.compile(r"""(webhook[\w.-]{0,60}["']?\s*[:=]\s*["']?\w+://[^/\s'"]+/)[^\s'",]+""", re.IGNORECASE)
+"""Who knows the path of a webhook may post to it."""
 SHAPES = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY|\bgh[pousr]_\w{20,}|\bsk-[\w-]{16,}|\bAKIA[0-9A-Z]{16}\b|"
-    r"\beyJ[\w-]{10,}\.[\w-]{10,}\.|\bxox[abprs]-[\w-]{10,}|\banv_\w+"
+    "|".join(
+        (
+            r"-----BEGIN [A-Z ]*PRIVATE KEY",
+            r"AGE-SECRET-KEY-1[0-9A-Z]{20,}",
+            r"\banv_\w+|\banv\d+-[\w-]{40,}",  # ours: tokens and join codes
+            r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b",  # AWS
+            r"\bAIza[\w-]{30,}|\bya29\.[\w-]{20,}|\bGOCSPX-[\w-]{20,}",  # Google
+            r"\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}",
+            r"\bgl(?:pat|dt|rt|ptt|soat|ft|imt|cbt|agent|oas)-[\w-]{16,}",  # GitLab
+            r"\b(?:npm|hf|nfp|sntrys|sbp|fio)_(?=[a-zA-Z]{0,80}\d)[A-Za-z0-9]{20,}|\bhf_[A-Za-z]{30,}",
+            r"\bpypi-[\w-]{40,}|\bdckr_(?:pat|oat)_[\w-]{20,}",
+            r"\bsk-[\w-]{16,}",  # OpenAI, Anthropic and others
+            r"\b[rs]k_(?:live|test)_\w{16,}|\bwhsec_[\w+/]{20,}",  # Stripe
+            r"\bxox[abeoprs]-[\w-]{10,}|\bxapp-\d-[\w-]{20,}",  # Slack
+            r"\bhooks\.slack\.com/\w+/[\w/-]+|\bdiscord(?:app)?\.com/api/(?:v\d+/)?webhooks/\d+/[\w-]+",
+            r"\.webhook\.office\.com/[\w/@-]+",
+            # Telegram; a digit and a colon also stand before other things, so letters of both cases must follow.
+            r"(?<![\w.:])(?:bot)?\d{6,12}:(?=[\w-]{0,80}[A-Z])(?=[\w-]{0,80}[a-z])[\w-]{30,}",
+            r"\bSG\.[\w-]{16,}\.[\w-]{16,}|\bSK[0-9a-f]{32}\b",  # SendGrid, Twilio
+            r"\bshp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}|\bdo[opr]_v1_[0-9a-f]{32,}|\bhv[sbr]\.[\w-]{20,}",
+            r"\b(?:tskey|lin_api|ntn|glsa|glc|dapi|NRAK|pscale_(?:tkn|pw|oauth)|dp\.\w{2,4}\.)[-_.]?(?=[\w-]{0,80}\d)[\w-]{24,}",
+            r"\beyJ[\w-]{10,}\.[\w-]{10,}\.",  # JSON web tokens
+        )
+    )
 )
+"""What tokens of well-known services look like."""
 HIDDEN = "<hidden>"
 
 
@@ -23,13 +51,18 @@ def mask(environment: Iterable[str]) -> list[str]:
     return [_entry(entry) for entry in environment]
 
 
+def is_count(name: str, value: str) -> bool:
+    """Whether it is a number of tokens, as language models and their servers write it."""
+    return "tokens" in name.lower() and value.rstrip(",;)}]").isdecimal()
+
+
 def _entry(entry: str) -> str:
     name, separator, value = entry.partition("=")
     if not separator or not value:
         return entry
-    if NAMES.search(name) or SHAPES.search(value):
+    if (NAMES.search(name) and not is_count(name, value)) or SHAPES.search(value):
         return f"{name}={HIDDEN}"
-    return f"{name}={URL_LOGIN.sub(_without_login, value)}"
+    return WEBHOOK.sub(rf"\1{HIDDEN}", f"{name}={URL_LOGIN.sub(_without_login, value)}")
 
 
 def _without_login(match: re.Match[str]) -> str:
