@@ -506,6 +506,13 @@ def resources(used: int, total: int, cpu: float) -> Fields:
     return {"cpu_percent": cpu, "load": 1.0, "memory": memory, "disks": [memory]}
 
 
+def judged(*found: tuple[str, str, str]) -> Fields:
+    """A list of name, state and problem, as a host reports it."""
+    keys = ("name", "state", "problem")
+    listed = [{"status": "", "health": "", **dict(zip(keys, one, strict=True))} for one in found]
+    return entry({"containers": listed, "total": len(listed), "more": 0})
+
+
 MACHINES = {"nas": entry(resources(13, 16, 20)), "gpu": entry(resources(20, 64, 90)), "web1": entry(error="down")}
 
 
@@ -531,8 +538,30 @@ async def test_hosts_are_compared_in_code(question: str, told: str) -> None:
 
 async def test_what_is_not_well_is_named_and_the_rest_counted() -> None:
     answer = await ask("is everything ok?", list_containers=LISTED)
-    assert answer.splitlines()[0] == "Not well: c3 on nas (exited) and c1 on gpu (unhealthy)."
-    assert answer.splitlines()[1] == "All right: 2 of 4 containers on nas and gpu."
+    assert answer.splitlines()[0] == "Not well: c1 on gpu (unhealthy) and c3 on nas (exited)."
+    assert answer.splitlines()[1] == "3 running, 1 stopped on nas and gpu: c3 on nas."
+
+
+async def test_a_host_that_is_down_comes_first_and_is_never_well() -> None:
+    answers = {"gpu": judged(("web", "running", ""), ("old", "exited", "")), "nas": entry(error="connection refused")}
+    lines = (await ask("is everything ok?", list_containers=answers)).splitlines()
+    assert lines == ["nas failed: connection refused", "1 running, 1 stopped on gpu: old on gpu."]
+
+
+async def test_what_a_host_reports_as_a_problem_is_said_the_most_urgent_first() -> None:
+    answers = judged(
+        ("paused1", "paused", "paused"),
+        ("db", "exited", "stopped (exit code 0) although its restart policy is always"),
+        ("looper", "running", "keeps restarting: 12 restarts"),
+        ("done", "exited", ""),
+        ("web", "running", ""),
+    )
+    lines = (await ask("is everything ok?", list_containers={"nas": answers})).splitlines()
+    assert lines == [
+        "Not well: looper on nas (keeps restarting: 12 restarts), db on nas (stopped (exit code 0) although its "
+        "restart policy is always) and paused1 on nas (paused).",
+        "2 running, 1 paused, 2 stopped on nas: db on nas and done on nas.",
+    ]
 
 
 async def test_a_misspelt_change_is_asked_back_and_not_made() -> None:

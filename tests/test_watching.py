@@ -33,6 +33,14 @@ class Host:
         self.engine = True
         self.disk = 40.0
         self.containers: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+
+    def happens(self, *actions: str, name: str = "web", detail: str = "") -> None:
+        """Events that the next look finds, each `die` with how it ended."""
+        self.events = [
+            {"time": str(number), "type": "container", "action": action, "name": name, "id": name, "detail": detail}
+            for number, action in enumerate(actions)
+        ]
 
     def has(self, name: str, state: str = "running", status: str = "Up 3 hours", health: str = "") -> None:
         self.containers = [{"id": name, "name": name, "state": state, "status": status, "health": health}]
@@ -51,6 +59,8 @@ class Host:
         if tool == "list_containers":
             error = None if self.engine else EngineError("it does not run")
             return Answer({"containers": self.containers, "total": 1, "more": 0}, error=error)
+        if tool == "list_events":
+            return Answer({"events": self.events, "total": len(self.events), "more": 0})
         return Answer({"disks": [{"mount": "/", "used": 9 * GIB, "total": 10 * GIB, "percent": self.disk}]})
 
     async def list_tools(self) -> list[ToolListing]:
@@ -76,7 +86,7 @@ class Scene:
 
         tools = {
             name: ToolListing(name, "", {"type": "object"}, safety="reads", toolset="containers")
-            for name in ("get_host_resources", "list_containers")
+            for name in ("get_host_resources", "list_containers", "list_events")
         }
         self.watcher = Watcher(Fleet(Peer("vm", "memory:"), Registry(folder / "hosts.toml"), tools, connect))
 
@@ -93,7 +103,7 @@ async def test_a_full_disk_is_told_once_and_its_end_once_with_a_margin(scene: Sc
     assert await scene.said() == []
     scene.hosts["nas"].disk = 91
 
-    assert await scene.said() == ["disk / on nas is 91 % full, 1 GiB are left"]
+    assert await scene.said() == ["disk / on nas is 91 % full, 1 GiB free"]
     assert await scene.said() == []
     scene.hosts["nas"].disk = 89
     assert await scene.said() == [], "it hovers"
@@ -136,7 +146,7 @@ async def test_one_restart_is_no_loop_and_two_are(scene: Scene) -> None:
     assert await scene.said() == []
     vm.has("web", state="restarting", status="Restarting (1) 2 seconds ago")
 
-    assert await scene.said() == ["web on vm restarts again and again"]
+    assert await scene.said() == ["web on vm keeps restarting"]
     vm.has("web")
     assert [await scene.said() for _ in range(2)] == [[], []]
     assert await scene.said() == ["web on vm no longer restarts, after 1 s"]
@@ -151,6 +161,49 @@ async def test_a_removed_container_and_a_forgotten_host_leave_no_trouble(scene: 
 
     assert await scene.said() == ["web on vm is no longer unhealthy, after 1 s"]
     assert scene.watcher.troubles == []
+
+
+async def test_a_container_that_died_or_was_stopped_by_another_program_is_reported(scene: Scene) -> None:
+    vm = scene.hosts["vm"]
+    vm.has("web")
+    await scene.said()
+    vm.has("web", state="exited", status="Exited (3) 2 seconds ago")
+    vm.happens("die", detail="exit code 3")
+    assert await scene.said() == ["web on vm stopped: Exited (3) 2 seconds ago"]
+    assert await scene.said() == []
+    vm.has("web")
+    assert await scene.said() == ["web on vm is no longer stopped, after 1 s"]
+
+    vm.has("web", state="exited", status="Exited (0) 2 seconds ago")
+    vm.happens("kill", "stop", "die", detail="exit code 0")
+    assert await scene.said() == ["web on vm was stopped by a request outside Anvyl: Exited (0) 2 seconds ago"]
+
+
+async def test_a_container_whose_work_is_done_or_that_anvyl_stopped_is_not_reported(scene: Scene) -> None:
+    vm = scene.hosts["vm"]
+    vm.has("job")
+    await scene.said()
+    vm.has("job", state="exited", status="Exited (0) 2 seconds ago")
+    vm.happens("die", name="job", detail="exit code 0")
+    assert await scene.said() == []
+
+    vm.has("web")
+    await scene.said()
+    vm.has("web", state="exited", status="Exited (137) 2 seconds ago")
+    vm.containers[0]["expected"] = "stopped"
+    vm.happens("kill", "die", detail="exit code 137")
+    assert await scene.said() == []
+
+
+async def test_a_container_that_ended_and_came_back_between_two_looks_is_reported_once(scene: Scene) -> None:
+    vm = scene.hosts["vm"]
+    vm.has("web")
+    await scene.said()
+    vm.happens("kill", "stop", "die", "start", detail="exit code 137")
+    assert await scene.said() == ["web on vm was stopped (exit code 137), and runs again"]
+    assert await scene.said() == [], "the same event in the next look"
+    vm.happens("kill", "die", "start", "restart", detail="exit code 0")
+    assert await scene.said() == [], "a requested restart is neither"
 
 
 class Hook(BaseHTTPRequestHandler):

@@ -29,10 +29,10 @@ def watch(
         bool, typer.Option("--json", help="One JSON document per line and notice; with --once a single one.")
     ] = False,
 ) -> None:
-    """Tell what goes wrong on the hosts, as it happens.
+    """Watch the hosts and report problems.
 
-    That is: a host is gone or its engine does not answer, a disk fills, a container is unhealthy or restarts again and
-    again.
+    That is: a host is gone or its engine does not answer, a disk fills, a container is unhealthy, keeps restarting,
+    died or was stopped by another program.
     """
     import logging
     import sys

@@ -111,21 +111,32 @@ def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
 def told(question: str, call: Call, by_host: Mapping[str, Any]) -> list[str]:
     """What the hosts answered to one call, in sentences; `by_host` is as `entries` gives it."""
     answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
+    failed = {host: str(entry["error"]) for host, entry in by_host.items() if not entry["ok"]}
     lines = (
-        worked_out(question, call, answered)
+        worked_out(question, call, answered, failed)
         or _rows(question, call, answered)
         or [_one_host(call, *one) for one in answered.items()]
     )
-    return lines + [f"{host} failed: {entry['error']}" for host, entry in by_host.items() if not entry["ok"]]
+    failures = [f"{host} failed: {error}" for host, error in failed.items()]
+    return lines + [line for line in failures if line not in lines]
 
 
-def worked_out(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
-    """The answer to a question about results, when this call was made for one."""
+def worked_out(
+    question: str, call: Call, answered: Mapping[str, Any], failed: Mapping[str, str] | None = None
+) -> list[str]:
+    """The answer to a question about results, when this call was made for one.
+
+    `failed`: the hosts that did not answer, with the reason.
+    """
     results = {host: entry["result"] for host, entry in answered.items() if entry["result"]}
     subject = str(call.arguments.get(next(iter(call.listing.names), ""), ""))
     for clause in [question, *SEPARATOR.split(question)]:
         query = asking.read(plain(mask(clause)[0], asks=True))
-        if query and call.listing.reads and (lines := computing.told(query, call.listing, results, subject=subject)):
+        if (
+            query
+            and call.listing.reads
+            and (lines := computing.told(query, call.listing, results, subject=subject, failed=failed))
+        ):
             return lines
     return []
 

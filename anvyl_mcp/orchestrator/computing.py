@@ -15,7 +15,11 @@ from anvyl_mcp.peers.listing import ToolListing
 
 NEARLY_FULL = 85
 SHOWN = 5
-WELL = frozenset({"running", "created", "paused", "up", "ok"})
+WELL = frozenset({"running", "created", "up", "ok"})
+UP = ("running", "restarting", "paused")
+"""States of a container that is not stopped."""
+MOST_STOPPED = 8
+"""Stopped containers that are named; of more only the number."""
 WORDS = {"size": ("is the largest", "is the smallest"), "uptime": ("has been up the longest", "was started last")}
 """How the most and the least of some things are said."""
 
@@ -69,8 +73,16 @@ def _fitting(query: Query, listing: ToolListing, *, of_one: bool = False) -> lis
     return exact or found
 
 
-def told(query: Query, listing: ToolListing, results: Results, *, subject: str = "") -> list[str]:
-    """The sentences that answer the question from these results; none when they say nothing of it."""
+def told(
+    query: Query, listing: ToolListing, results: Results, *, subject: str = "", failed: Mapping[str, str] | None = None
+) -> list[str]:
+    """The sentences that answer the question from these results; none when they say nothing of it.
+
+    `failed`: the hosts that did not answer, with the reason.
+    """
+    if query.wants is Wants.TROUBLE:
+        field = text.rows_field(text.resolved(listing.output_schema))
+        return _troubles(results, field, failed or {}) if field else []
     if query.wants is Wants.WHY:
         return [line for host, result in results.items() for line in _reasons(subject, host, result)]
     if query.wants in ROWS:
@@ -223,14 +235,43 @@ def _unused(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str
     return [f"{text.plural(len(free), f'{query.noun}')} that no container uses: {text.joined(free)}."]
 
 
-def _troubles(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str]:
-    wrong = [f"{row.get('name')} on {host} ({complaint(row)})" for host, row in rows if complaint(row)]
-    well = f"{len(rows) - len(wrong)} of {text.plural(len(rows), 'container')} on {text.joined(list(hosts))}"
-    return [f"Not well: {text.joined(wrong)}." if wrong else "Nothing looks wrong.", f"All right: {well}."]
+def _troubles(results: Results, field: str, failed: Mapping[str, str]) -> list[str]:
+    """Hosts that are down first, then what is wrong with containers, then how many run and which do not."""
+    rows: list[Row] = [(host, row) for host, result in results.items() for row in result.get(field, [])]
+    wrong = sorted(
+        (severity(row), f"{row.get('name')} on {host} ({complaint(row)})") for host, row in rows if complaint(row)
+    )
+    lines = [f"{host} failed: {error}" for host, error in failed.items()]
+    if wrong:
+        lines.append(f"Not well: {text.joined([line for _, line in wrong])}.")
+    elif not failed:
+        lines.append("Nothing looks wrong.")
+    return lines + ([_tally(rows, list(results))] if results else [])
+
+
+def _tally(rows: Sequence[Row], hosts: Sequence[str]) -> str:
+    """`6 running, 2 stopped on desk and nas: plex on nas and redis on desk.`"""
+    stopped = [f"{row.get('name')} on {host}" for host, row in rows if row.get("state") not in UP]
+    states = Counter(state if (state := str(row.get("state"))) in UP else "stopped" for _, row in rows)
+    counted = ", ".join(f"{states[state]} {state}" for state in (*UP, "stopped") if states[state]) or "No containers"
+    names = f": {text.joined(stopped)}" if 0 < len(stopped) <= MOST_STOPPED else ""
+    return f"{counted} on {text.joined(list(hosts))}{names}."
+
+
+SEVERITY = ("unhealthy", "keeps restarting", "killed", "could not start", "exited", "dead", "stopped", "paused")
+"""What a complaint begins with, the most urgent first."""
+
+
+def severity(row: Mapping[str, Any]) -> int:
+    """Where a row stands among others that are not well."""
+    found = complaint(row).lower()
+    return next((place for place, word in enumerate(SEVERITY) if found.startswith(word)), len(SEVERITY))
 
 
 def complaint(row: Mapping[str, Any]) -> str:
-    """What is not well with one row; empty when nothing is."""
+    """What is not well with one row; empty when nothing is. Its host has judged, unless it is of an older version."""
+    if "problem" in row:
+        return str(row["problem"] or "")
     if row.get("health") == "unhealthy":
         return "unhealthy"
     state, status = str(row.get("state", "")), str(row.get("status", ""))
@@ -240,7 +281,6 @@ def complaint(row: Mapping[str, Any]) -> str:
 
 ROWS: dict[Wants, Callable[[Query, Sequence[Row], Sequence[str]], list[str]]] = {
     Wants.WHERE: _places,
-    Wants.TROUBLE: _troubles,
     Wants.UNUSED: _unused,
 }
 

@@ -39,23 +39,18 @@ class Measure:
 
 @dataclass(frozen=True)
 class Amount:
-    """One measured number: whose it is, and on which host."""
+    """One measured number: whose it is, and on which host.
+
+    Of a total, `free` and `percent` are what the host reports: a file system keeps a reserve that is neither.
+    """
 
     host: str
     label: str
     value: float
     total: float = 0
     format: str = ""
-
-    @property
-    def free(self) -> float:
-        """What is left of the total."""
-        return self.total - self.value
-
-    @property
-    def percent(self) -> float:
-        """How much of the total is used."""
-        return 100 * self.value / self.total if self.total else 0.0
+    free: float = 0
+    percent: float = 0
 
     @property
     def place(self) -> str:
@@ -114,6 +109,16 @@ def amounts(measure: Measure, host: str, result: Mapping[str, Any]) -> Iterator[
         label = row.get(measure.label, "") if measure.label and isinstance(row, Mapping) else ""
         label = ", ".join(map(str, label)) if isinstance(label, list) else str(label)
         if measure.room and isinstance(found, Mapping) and found.get("total"):
-            yield Amount(host, label, float(found["used"]), float(found["total"]), measure.format)
+            yield _amount_of_total(host, label, found, measure.format)
         elif not measure.room and isinstance(found, int | float):
             yield Amount(host, label, float(found), format=measure.format)
+
+
+def _amount_of_total(host: str, label: str, found: Mapping[str, Any], format: str) -> Amount:
+    used, total = float(found["used"]), float(found["total"])
+    return Amount(host, label, used, total, format, _free_of(found), float(found.get("percent", 100 * used / total)))
+
+
+def _free_of(usage: Mapping[str, Any]) -> float:
+    """Bytes that the system still gives away; a host of an older version reports only the total."""
+    return float(usage.get("free", usage["total"] - usage["used"]))

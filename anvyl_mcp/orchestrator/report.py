@@ -65,7 +65,8 @@ def computed(question: Question, tools: Mapping[str, ToolListing]) -> list[str]:
         return lines
     for call, by_host in _grouped(question.calls, tools):
         answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
-        if found := worked_out(question.text, call, answered):
+        failed = {host: str(entry["error"]) for host, entry in by_host.items() if not entry["ok"]}
+        if found := worked_out(question.text, call, answered, failed):
             lines += found
         elif HOW_MANY.search(question.text) and text.rows_field(text.resolved(call.listing.output_schema)):
             lines += told(question.text, call, by_host)

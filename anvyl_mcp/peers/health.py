@@ -105,8 +105,11 @@ async def examine(fleet: Fleet, name: str, heads: Heads, token: str = "") -> Hos
     audit log still has what was seen of it.
     """
     found = await check(fleet, name, anew=True)
-    if not found.ok or "://" not in found.url:
+    if not found.ok:
         return found
+    if "://" not in found.url:
+        outcome = await fleet.call(name, "get_host_info", {})
+        return _with_engine(found, ((outcome.answer.result or {}).get("engine") or {}).get("error"))
     with anyio.move_on_after(MORE_SECONDS):
         return await _examined(fleet, name, heads, token, found)
     status = f"timeout: it answers, but told no more within {MORE_SECONDS:g} s"
@@ -117,7 +120,7 @@ async def _examined(fleet: Fleet, name: str, heads: Heads, token: str, found: Ho
     with suppress(AnvylError):
         found = replace(found, offer=offer(fleet.catalogue, await fleet.list_tools(name)))
     # An HTTP client takes 0.3 s to import, which a list of hosts need not pay.
-    from anvyl_mcp.peers.pairing import known_as
+    from anvyl_mcp.peers.pairing import engine_of, known_as
 
     peer = fleet.peers[name]
     place, token = ("", token) if peer == fleet.local else (peer.url, "")
@@ -132,9 +135,16 @@ async def _examined(fleet: Fleet, name: str, heads: Heads, token: str, found: Ho
     if problem := problem_in(seen, told.get("audit")):
         hint = f"look there: anvyl-mcp audit verify; was it set up anew? anvyl hosts check --accept-audit {name}"
         return replace(found, status=f"altered: {problem}", hint=hint)
+    with suppress(AnvylError):
+        found = _with_engine(found, await engine_of(peer, token))
     if end := Head.from_meta(told.get("audit")):
         heads.note(name, place, end)
     return found
+
+
+def _with_engine(found: HostHealth, problem: object) -> HostHealth:
+    """A host that answers, but whose engine does not, can do little that is asked of it."""
+    return replace(found, status=f"degraded: {problem}", hint="on that host: anvyl doctor") if problem else found
 
 
 async def check_hosts(

@@ -70,6 +70,20 @@ async def known_as(peer: Peer, token: str = "", records: Iterable[int] = ()) -> 
         return await rest.told(client, "GET", f"/pair?{asked}" if asked else "/pair", None, headers)
 
 
+async def engine_of(peer: Peer, token: str = "") -> str:
+    """What is wrong with a host's engine, as its `/health` says; empty when it answers, or may not be asked about.
+
+    Raises:
+        AnvylError: the host does not answer.
+    """
+    headers = {"Authorization": f"Bearer {peer.token or token}"} if peer.token or token else {}
+    async with rest.client(peer.url, *peer.pins) as client:
+        health = await rest.told(client, "GET", "/health", None, headers)
+    checks = health.get("checks")
+    engine = str(checks.get("engine", "ok")) if isinstance(checks, dict) else "ok"
+    return "" if engine == "ok" else engine
+
+
 async def _redeem(url: str, invitation: Invitation, called: str) -> Mapping[str, Any]:
     try:
         async with rest.client(url, invitation.pin) as client:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anvyl_mcp import text
+from anvyl_mcp.server.container_problems import Expected
 from anvyl_mcp.server.engine import own_name
 from anvyl_mcp.server.secrets import mask
 from anvyl_mcp.server.tool import Result, Row, Time
@@ -25,16 +26,23 @@ class Container(Row):
     health: str
     ports: list[str]
     created: Time
+    problem: str = ""
+    expected: Expected = ""
+
+    @property
+    def shows_problem(self) -> bool:
+        """Whether nothing is wrong but what state and health say."""
+        return self.problem in ("", self.health, self.state)
 
 
 ATTENTION = ("restarting", "dead", "running", "paused")
 """States in the order in which a person wants to hear of them; all others come last."""
 
 
-def attention(container: Container) -> tuple[bool, int, str]:
+def attention(container: Container) -> tuple[bool, bool, int, str]:
     """What to sort by: those that need attention first, then those that run."""
     known = ATTENTION.index(container.state) if container.state in ATTENTION else len(ATTENTION)
-    return container.health != "unhealthy", known, container.name
+    return container.health != "unhealthy", not container.problem, known, container.name
 
 
 class Mount(Row):
@@ -88,8 +96,8 @@ class ContainerInfo(Result):
         yield "command", self.command
 
 
-def listed(entry: Mapping[str, Any]) -> Container:
-    """One entry of the engine's list."""
+def listed(entry: Mapping[str, Any], *, problem: str = "", expected: Expected = "") -> Container:
+    """One entry of the engine's list, with what is known of it besides."""
     return Container(
         id=entry["Id"][:12],
         name=own_name(entry),
@@ -99,6 +107,8 @@ def listed(entry: Mapping[str, Any]) -> Container:
         health=_health_in(entry["Status"]),
         ports=_ports(entry.get("Ports") or []),
         created=datetime.fromtimestamp(entry["Created"], UTC).isoformat(),
+        problem=problem,
+        expected=expected,
     )
 
 

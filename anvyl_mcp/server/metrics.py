@@ -146,10 +146,12 @@ class _Here(Collector):
             yield _gauge(f"anvyl_host_{what}_total_bytes", f"{what.title()} there is.", usage.total)
         used = GaugeMetricFamily("anvyl_host_disk_used_bytes", "Space in use.", labels=["mount"])
         total = GaugeMetricFamily("anvyl_host_disk_total_bytes", "Space there is.", labels=["mount"])
+        free = GaugeMetricFamily("anvyl_host_disk_free_bytes", "Space that is not reserved.", labels=["mount"])
         for disk in now.disks:
             used.add_metric([disk.mount], disk.used)
             total.add_metric([disk.mount], disk.total)
-        yield from (used, total)
+            free.add_metric([disk.mount], disk.free)
+        yield from (used, total, free)
 
     def _containers(self) -> Iterator[Metric]:
         found = self._figures.containers()

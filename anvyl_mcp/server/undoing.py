@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from anvyl_mcp.errors import AnvylError, ConfigInvalid, Denied, EngineError, NotFound, Timeout, Unknown
 from anvyl_mcp.server.callers import ACTING
+from anvyl_mcp.server.container_problems import Expected
 from anvyl_mcp.server.secret_file import SecretFile
 from anvyl_mcp.server.tool import OPERATION, Injected, Tool
 
@@ -35,6 +36,8 @@ UNSURE = (Timeout, Unknown, EngineError)
 """Errors after which the change may have happened."""
 
 Did = Literal["start", "stop", "remove"]
+EXPECTED: Mapping[Did, Expected] = {"start": "running", "stop": "stopped"}
+"""What a container should be after a change; a removed one is gone."""
 Permit = Callable[[Tool, Mapping[str, Any]], None]
 
 
@@ -71,6 +74,13 @@ class Undoable(Injected):
             ConfigInvalid: the file cannot be used.
         """
         return next(iter(reversed(_fresh(self._file.read()))), None)
+
+    def expected(self) -> dict[str, Expected]:
+        """What the last start or stop of each container was for, by its id; nothing when the file cannot be used."""
+        with suppress(ConfigInvalid):
+            done = {change.id: change.did for change in _fresh(self._file.read())}
+            return {id_: EXPECTED[did] for id_, did in done.items() if did in EXPECTED}
+        return {}
 
     def find(self, operation: str, name: str) -> Change:
         """One of them.

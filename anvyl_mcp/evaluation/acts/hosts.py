@@ -71,7 +71,7 @@ def get_host_resources(host: Host) -> dict[str, Any]:
         "cpu_percent": host.cpu_percent,
         "load": [round(host.cpus * host.cpu_percent / 100, 2)] * 3,
         "memory": _usage(host.memory),
-        "swap": {"used": 0, "total": 0, "percent": 0},
+        "swap": {"used": 0, "total": 0, "free": 0, "percent": 0},
         "disks": [_usage(disk) for disk in host.disks],
         "cores": [host.cpu_percent] * host.cpus,
         "temperatures": [{"sensor": "package", "celsius": 40 + host.cpu_percent / 4}],
@@ -142,7 +142,7 @@ def list_events(host: Host, since: str, limit: int) -> dict[str, Any]:
 
 
 def _usage(entry: dict[str, Any]) -> dict[str, Any]:
-    return {**entry, "percent": round(entry["used"] / entry["total"] * 100, 1)}
+    return {**entry, "free": entry["total"] - entry["used"], "percent": round(entry["used"] / entry["total"] * 100, 1)}
 
 
 def _kept(kind: str, count: int, active: int, size: int, reclaimable: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError
 from anvyl_mcp.server import commands, exec_run, logs, stats
 from anvyl_mcp.server.container_lines import GROUPED_FROM, grouped
+from anvyl_mcp.server.container_problems import problems
 from anvyl_mcp.server.container_views import Container, ContainerInfo, attention, detailed, listed
 from anvyl_mcp.server.engine import SLOW, Engine, own_name
 from anvyl_mcp.server.exec_run import ExecOutput
@@ -33,9 +34,14 @@ class Containers(Result):
 
     def text(self) -> str:
         """A line each; many are grouped by what they have in common."""
-        if len(self.containers) < GROUPED_FROM:
-            return super().text()
-        return "\n".join([*grouped(self.containers), *text.left_out(self.more)])
+        lines = (
+            super().text()
+            if len(self.containers) < GROUPED_FROM
+            else "\n".join([*grouped(self.containers), *text.left_out(self.more)])
+        )
+        return "\n".join(
+            [lines, *(f"problem: {one.name} {one.problem}" for one in self.containers if not one.shows_problem)]
+        )
 
 
 class ContainerState(Result):
@@ -100,14 +106,17 @@ class Logs(Result):
 )
 def list_containers(
     engine: Engine,
+    undoable: Undoable,
     all: Annotated[bool, Field(description="stopped ones too")] = False,
     name: Annotated[str, Field(description="part of the name")] = "",
     label: Annotated[str, Field(description="`key` or `key=value`")] = "",
     limit: Annotated[int, Field(ge=1, le=1000)] = 100,
 ) -> Containers:
     """List containers with their state, image and ports."""
-    entries = engine.containers(all=all, label=label)
-    found = [listed(entry) for entry in entries if name.lower() in own_name(entry).lower()]
+    entries = [one for one in engine.containers(all=all, label=label) if name.lower() in own_name(one).lower()]
+    expected = undoable.expected()
+    wrong = problems(engine, entries, expected)
+    found = [listed(one, problem=wrong.get(one["Id"], ""), expected=expected.get(one["Id"], "")) for one in entries]
     found.sort(key=attention)
     return Containers(containers=found[:limit], total=len(found), more=max(0, len(found) - limit))
 

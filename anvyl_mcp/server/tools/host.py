@@ -64,10 +64,15 @@ class HostInfo(Result):
 
 
 class Usage(BaseModel):
-    """How much of something is used."""
+    """How much of something is used, and how much the system still gives away.
+
+    `free` is less than `total - used` on a file system that keeps a reserve; `percent` is of what can be used, as `df`
+    shows it.
+    """
 
     used: Bytes
     total: Bytes
+    free: Bytes = 0
     percent: Percent
 
     def text(self) -> str:
@@ -79,6 +84,10 @@ class Disk(Usage):
     """One file system."""
 
     mount: str
+
+    def text(self) -> str:
+        """`33 GiB of 252 GiB (32 %), 70 GiB free`."""
+        return f"{super().text()}, {text.size(self.free)} free"
 
 
 class Temperature(BaseModel):
@@ -179,8 +188,10 @@ def get_host_resources() -> Resources:
     return Resources(
         cpu_percent=round(sum(cores) / len(cores), 1),
         load=[round(value, 2) for value in os.getloadavg()],
-        memory=Usage(used=memory.total - memory.available, total=memory.total, percent=memory.percent),
-        swap=Usage(used=swap.used, total=swap.total, percent=swap.percent),
+        memory=Usage(
+            used=memory.total - memory.available, total=memory.total, free=memory.available, percent=memory.percent
+        ),
+        swap=Usage(used=swap.used, total=swap.total, free=swap.free, percent=swap.percent),
         disks=_disks(),
         cores=cores,
         temperatures=_temperatures(),
@@ -282,8 +293,11 @@ def _disks() -> list[Disk]:
         except OSError:
             continue
         if usage.total:
-            seen[part.device] = Disk(mount=part.mountpoint, used=usage.used, total=usage.total, percent=usage.percent)
+            seen[part.device] = _disk(part.mountpoint, usage)
     if not seen:
-        usage = psutil.disk_usage("/")
-        return [Disk(mount="/", used=usage.used, total=usage.total, percent=usage.percent)]
+        return [_disk("/", psutil.disk_usage("/"))]
     return sorted(seen.values(), key=lambda disk: disk.mount)
+
+
+def _disk(mount: str, usage: Any) -> Disk:
+    return Disk(mount=mount, used=usage.used, total=usage.total, free=usage.free, percent=usage.percent)

@@ -37,7 +37,7 @@ class DiskUsage(Result):
 class Event(Row):
     """One thing that happened."""
 
-    columns = ("time", "type", "action", "name", "times")
+    columns = ("time", "type", "action", "name", "times", "detail")
 
     time: Time
     type: str
@@ -45,6 +45,7 @@ class Event(Row):
     name: str
     id: str
     times: Annotated[int, Field(json_schema_extra={"format": "times"})] = 1
+    detail: str = ""
 
 
 class Events(Result):
@@ -131,7 +132,17 @@ def _event(raw: Mapping[str, Any]) -> Event:
         action=text.clean(action),
         name=text.clean(str((actor.get("Attributes") or {}).get("name") or identifier[:12])),
         id=text.clean(identifier[:12]),
+        detail=_detail(action, actor.get("Attributes") or {}),
     )
+
+
+def _detail(action: str, attributes: Mapping[str, Any]) -> str:
+    """How a container ended or by which signal."""
+    if action in ("die", "died") and "exitCode" in attributes:
+        return f"exit code {text.clean(str(attributes['exitCode']))}"
+    if action == "kill" and "signal" in attributes:
+        return f"signal {text.clean(str(attributes['signal']))}"
+    return ""
 
 
 def _moment(since: str) -> int:
