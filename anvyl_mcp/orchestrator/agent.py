@@ -35,6 +35,7 @@ from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.guarded import ENDED, GuardedModel
 from anvyl_mcp.orchestrator.plan import PlanModel
 from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.reading import Reading
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules import RULES, rules_model
 from anvyl_mcp.orchestrator.shown import ShownModel, history
@@ -120,7 +121,7 @@ class Assistant:
 
     async def _run(self, reply: Reply, choice: models.ModelChoice | None, decide: Decide) -> None:
         question = reply.question
-        guard = Guard(self._fleet, question)
+        guard = await Reading().aside(partial(Guard, self._fleet, question))
         # On a thread, because the first model costs a second of imports, and other work goes on meanwhile.
         driven = partial(self._driven, choice, guard, question) if choice else None
         guarded = await anyio.to_thread.run_sync(driven, abandon_on_cancel=True) if driven else None
@@ -202,6 +203,7 @@ class Assistant:
             objects=lambda kind: places(fleet, kind),
             to_the_last_word=before_a_model,
             otherwise=otherwise,
+            placed=bool(question.host or question.home),
         )
 
     def _give_up(self, reply: Reply, error: Exception) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from anvyl_mcp import text
@@ -19,6 +20,7 @@ from anvyl_mcp.orchestrator.grounding import ALSO_STOPPED, named
 from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.options import take_options
 from anvyl_mcp.orchestrator.orders import Orders
+from anvyl_mcp.orchestrator.reading import Reading
 from anvyl_mcp.orchestrator.sentences import mask, plain
 from anvyl_mcp.orchestrator.speech import stem, stems
 from anvyl_mcp.orchestrator.vocabulary import EMPTY, STANDS_FOR
@@ -94,7 +96,8 @@ class Freely:
                 hint=phrases.examples(tools, said),
             )
         names = await self._named(rest, tools)
-        found = fits(rest, tools, of_hosts=bool(places) or HOSTS.search(said) is not None, named=bool(names))
+        weighed = partial(fits, rest, tools, of_hosts=bool(places) or bool(HOSTS.search(said)), named=bool(names))
+        found = await Reading().aside(weighed)
         suited = [replace(fit, weight=fit.weight * _suits(fit.listing, names)) for fit in found]
         chosen = self._chosen(sorted(suited, key=lambda fit: -fit.weight), said, names)
         if (

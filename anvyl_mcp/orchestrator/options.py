@@ -11,7 +11,8 @@ from anvyl_mcp.orchestrator.sentences import unmask
 from anvyl_mcp.orchestrator.vocabulary import MARK, NAME
 
 PERIOD = r"(?:(?:\d+\s*(?:s|sec|m|min|h|d|seconds?|minutes?|hours?|days?)\b\s*)+|second|minute|hour|day)"
-LEAD = r"(?:(?:with|by|using|and|a|the|,)\s+)*"
+LEAD = r"(?:(?:with|by|using|and|a|the|,)\s+){0,4}"
+"""Bounded: an option may begin at every word, so an unbounded run before it would be read again from each."""
 OPTIONS: dict[str, str] = {
     "tail": r"(?:(?:the\s+)?(?:last|latest)\s+)?(?P<value>\d+)\s+(?:log\s+)?lines?(?:\s+(?:of|from)(?=\s))?",
     "since": r"(?:since|(?:(?:in|from|for|over|during|within)\s+)?(?:the\s+)?(?:last|past))\s+"

@@ -41,7 +41,8 @@ def _hosts(known: tuple[str, ...], *, also_or: bool) -> str:
     having = rf"(?P<having>{having})\b|(?P<both>both)\b(?:\s+(?:of\s+)?(?:the\s+)?{HOST}\b)?(?:\s+{it})?"
     joint = rf"(?:\s*,\s*(?:and\s+)?|\s*&\s*|\s+(?:and{'|or' if also_or else ''})\s+(?:(?:on|at)\s+)?)"
     every = rf"(?:all|every|each)(?:\s+of)?(?:\s+(?:the|my|our))?\s+{HOST}|all$|the\s+(?:(?:whole|entire)\s+)?fleet"
-    here = rf"this\s+{HOST}|localhost|local"
+    # Of several, `the host` names none.
+    here = rf"{'(?:this|the)' if len(names) == 1 else 'this'}\s+{HOST}|localhost|local"
     named = rf"(?:the\s+)?(?:{HOST}\s+)?(?P<named>{one}(?:{joint}{one})*)(?:\s+{HOST}\b)?"
     return (
         rf"(?:{tagged}|{having}|{named}|{'(?(after)|(?!))' if also_or else ''}(?P<every>{every})\b|(?P<here>{here})\b)"
@@ -80,6 +81,7 @@ def _selector(match: re.Match[str], known: Sequence[str]) -> str:
     )
 
 
+@lru_cache(maxsize=256)
 def take_hosts(clause: str, way: Way, known: tuple[str, ...], *, at_end: bool = False) -> tuple[str, str] | None:
     """The clause without its hosts, and a selector for them, empty when none are named; None when it cannot be told."""
     if way.host_is_unknown:

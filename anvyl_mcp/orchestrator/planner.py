@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -14,13 +15,15 @@ from pydantic_ai.tools import ToolDefinition
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import NotUnderstood
-from anvyl_mcp.orchestrator import asking, computing, fitting, phrases, sentences
+from anvyl_mcp.orchestrator import asking, command_lines, computing, fitting, phrases, sentences
 from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.asking import Query, Wants
 from anvyl_mcp.orchestrator.grounding import named, said_hosts
 from anvyl_mcp.orchestrator.options import take_options
 from anvyl_mcp.orchestrator.placing import ASKING, BOLD, BOTH, HAVING, PLAIN, Way, take_first_hosts, take_hosts
+from anvyl_mcp.orchestrator.reading import Reading, too_long
 from anvyl_mcp.orchestrator.speech import spelled
+from anvyl_mcp.orchestrator.steps import Otherwise, Step, host_of, implied_values, names_in, only_look, placed_at
 from anvyl_mcp.orchestrator.vocabulary import (
     EMPTY,
     FREE_TEXT,
@@ -40,10 +43,6 @@ Hosts = Callable[[], Sequence[str]]
 Objects = Callable[[str], Awaitable[Mapping[str, Sequence[str]]]]
 """The names of all objects of a kind, with the hosts that have each."""
 
-Step = list[Call]
-"""Calls that are made together; the next step waits until they have gone well."""
-Otherwise = Callable[[str, Iterable[ToolListing]], Awaitable[list[Step]]]
-"""Who is asked what a question may mean that is no phrase."""
 
 MOST_CLAUSES = 8
 LAST_LINES = 20
@@ -72,14 +71,15 @@ class Planner:
         *,
         to_the_last_word: bool = False,
         otherwise: Otherwise | None = None,
+        placed: bool = False,
     ) -> None:
         """`to_the_last_word`: only what is a phrase as a whole, nothing that merely speaks of what a tool shows.
 
-        `otherwise` is asked last.
+        `otherwise` is asked last. `placed`: the person has named the host apart from the words.
         """
         told = [tool for tool in offered if tool.metadata and isinstance(tool.metadata.get("listing"), ToolListing)]
         self.tools: dict[str, ToolListing] = {tool.name: tool.metadata["listing"] for tool in told if tool.metadata}
-        self._placed = {tool.name for tool in told if "host" in tool.parameters_json_schema.get("properties", {})}
+        self._placeable = {tool.name for tool in told if "host" in tool.parameters_json_schema.get("properties", {})}
         self._known = known
         self._objects = objects
         changes = [phrase for listing in self.tools.values() if not listing.reads for phrase in listing.say]
@@ -87,6 +87,8 @@ class Planner:
         self._quoted: tuple[str, ...] = ()
         self._strict = to_the_last_word
         self._otherwise = otherwise
+        self._placed = placed
+        self._reading = Reading()
 
     async def steps(self, question: str) -> list[Step]:
         """What to call, in order.
@@ -95,20 +97,53 @@ class Planner:
             NotUnderstood: no rule fits all of it.
         """
         masked, self._quoted = sentences.mask(question)
+        if not sentences.is_short(masked):
+            raise too_long()
+        question = sentences.tidied(question)
+        steps = await self._typed(masked)
+        if not steps:
+            steps = await self._planned(question, masked)
+            if option := command_lines.unread_option(masked, [call for step in steps for call in step]):
+                raise self._refused(question, f"`{option}` has no counterpart here")
+        await self._check_commands(steps, masked)
+        return steps
+
+    async def _typed(self, masked: str) -> list[Step]:
+        """The step of a command line as Docker's users type it."""
+        typed = command_lines.typed(masked, self._quoted, self._known, self.tools)
+        if typed is None or not all(self._put_host(call.arguments, call.listing, typed.host) for call in typed.calls):
+            return []
+        known = not typed.container or self._objects is None or typed.container in await self._things()
+        return [typed.calls] if known else []
+
+    async def _check_commands(self, steps: Sequence[Step], masked: str) -> None:
+        """See to it that no command meant for a container runs on a machine.
+
+        Raises:
+            NotUnderstood: the words name no machine for it, or may mean a container.
+        """
+        for call in (call for step in steps for call in step):
+            free = FREE_TEXT & set(() if call.listing.names or call.listing.reads else call.listing.required)
+            for command in (str(call.arguments[argument]) for argument in free):
+                placed = self._placed or "host" in call.arguments or command_lines.names_a_place(masked)
+                if not placed or command_lines.may_be_for_a_container(command, masked, await self._things()):
+                    raise command_lines.unclear_place(command)
+
+    async def _planned(self, question: str, masked: str) -> list[Step]:
         steps = await self._understood(masked, to_the_last_word=self._otherwise is not None)
         orders = read_wish(question, self.tools.values()).intent == "change"
-        if steps and not _only_look(steps) and sentences.only_wonders(masked):
+        if steps and not only_look(steps) and sentences.only_wonders(masked):
             raise self._refused(question, f"say it as an order: `{question.strip(' ?')}`")
-        if steps and not (self._otherwise and orders and _only_look(steps)):
+        if steps and not (self._otherwise and orders and only_look(steps)):
             return steps
         if self._otherwise and (free := await self._otherwise(question, self.tools.values())):
             return free
         steps = await self._understood(masked) if self._otherwise else []
-        if steps and not (orders and _only_look(steps)):
+        if steps and not (orders and only_look(steps)):
             return steps
         spelled = masked if self._strict else await self._spelled(masked)
         steps = await self._understood(spelled) if spelled != masked else []
-        if steps and _only_look(steps):
+        if steps and only_look(steps):
             return steps
         if steps:
             raise self._refused(question, f"did you mean `{sentences.unmask(spelled, self._quoted)}`?")
@@ -127,7 +162,7 @@ class Planner:
     async def _read(self, masked: str) -> list[Step]:
         sentence, first = take_first_hosts(masked, self._known)
         steps = await self._said(sentence) or await self._worked_out(sentence)
-        steps = steps or await self._asked(sentence) or ([] if self._strict else self._one(sentence, BOLD))
+        steps = steps or await self._asked(sentence) or ([] if self._strict else await self._one(sentence, BOLD))
         steps = [[await self._inside(call) for call in step] for step in steps]
         kept = (
             self._share_hosts(steps, first) and await self._find_hosts(steps) and self._keep_said_hosts(steps, masked)
@@ -136,7 +171,7 @@ class Planner:
 
     def _keep_said_hosts(self, steps: Sequence[Step], masked: str) -> bool:
         """Add hosts that are named where no phrase expects them; false when that would be a guess."""
-        calls = [call for step in steps for call in step if call.listing.name in self._placed]
+        calls = [call for step in steps for call in step if call.listing.name in self._placeable]
         taken = " ".join(str(value) for call in calls for value in call.arguments.values())
         hosts = [one for one in self._known if one[0] != "@" and not named(taken, one)]
         said = ",".join(said_hosts(masked, hosts))
@@ -161,7 +196,7 @@ class Planner:
 
     async def _said(self, sentence: str) -> list[Step]:
         """The steps when the whole sentence, or each of its clauses, is a phrase."""
-        whole, several = self._one(sentence, PLAIN), await self._clauses(sentence)
+        whole, several = await self._one(sentence, PLAIN), await self._clauses(sentence)
         if whole and several and any(FREE_TEXT & call.arguments.keys() for call in whole[0]):
             raise NotUnderstood("this can be one command or several requests", hint="put the command in quotes")
         return whole or several
@@ -173,16 +208,19 @@ class Planner:
             head = await self._clause(sentence[: separator.start()])
             if not head:
                 continue
-            meant, host = sentences.named(rest, _names_in(head)), _host_of(head)
+            meant, host = sentences.named(rest, names_in(head)), host_of(head)
             if tail := await self._clause(meant) or await self._clauses(meant):
-                return head + (_placed_at(tail, host) if meant != rest else tail)
+                return head + (placed_at(tail, host) if meant != rest else tail)
         return []
 
     async def _clause(self, clause: str) -> list[Step]:
-        found = self._one(clause, PLAIN + BOLD) or await self._worked_out(clause)
+        found = await self._one(clause, PLAIN + BOLD) or await self._worked_out(clause)
         return found or (await self._asked(clause) if QUESTION.match(sentences.plain(clause)) else [])
 
-    def _one(self, clause: str, ways: Iterable[Way]) -> list[Step]:
+    async def _one(self, clause: str, ways: Iterable[Way]) -> list[Step]:
+        return await self._reading.aside(partial(self._phrased, clause, ways))
+
+    def _phrased(self, clause: str, ways: Iterable[Way]) -> list[Step]:
         """One step, when the whole clause is a phrase; none when it is one of several changes alike."""
         said = set(meanings(sentences.plain(clause)))
         fits = [
@@ -218,9 +256,9 @@ class Planner:
     def _put_host(self, values: dict[str, Any], listing: ToolListing, selector: str) -> bool:
         """Add the selector to the arguments; false when the tool cannot heed it."""
         selector = values.pop("host", "") or selector
-        if selector and listing.name in self._placed:
+        if selector and listing.name in self._placeable:
             values["host"] = selector
-        return listing.name in self._placed or selector in ("", "all")
+        return listing.name in self._placeable or selector in ("", "all")
 
     def _calls(
         self, listing: ToolListing, values: dict[str, Any], holes: Mapping[str, str], *, hosts_are_names: bool
@@ -242,7 +280,7 @@ class Planner:
 
     def _share_hosts(self, steps: Sequence[Step], first: str) -> bool:
         """Hosts named before or after all clauses count for each; false when a clause names its own as well."""
-        calls = [call for step in steps for call in step if call.listing.name in self._placed]
+        calls = [call for step in steps for call in step if call.listing.name in self._placeable]
         own = [call for call in calls if "host" in call.arguments]
         if not first and own and all(call in steps[-1] for call in own):
             first, own = own[0].arguments["host"], []
@@ -277,7 +315,7 @@ class Planner:
         listing = computing.chosen(query, fits, of_one=bool(subject))
         if listing is None:
             return []
-        values = _values(listing, query)
+        values = implied_values(listing, query)
         if subject:
             values[next(iter(listing.names))] = sentences.unmask(subject, self._quoted)
         return [[Call(listing, values)]] if self._put_host(values, listing, selector) else []
@@ -315,7 +353,8 @@ class Planner:
         about, found = "", None
         if not subject and (about := await self._object_in(rest)):
             found = self._of_one(rest, about)
-        listing = found or fitting.fitting(named if subject else tools, rest, every_word=self._strict)
+        fitted = partial(fitting.fitting, named if subject else tools, rest, every_word=self._strict)
+        listing = found or await self._reading.aside(fitted)
         if listing is None:
             return []
         subject = subject or (about if found else "")
@@ -358,42 +397,4 @@ class Planner:
         ours = {word for listing in self.tools.values() for phrase in listing.say for word in phrase.split()}
         ours = {word for word in ours | STANDS_FOR.keys() | asking.KINDS | asking.NOUNS if word.isalpha()}
         ours |= {f"{word}s" for word in asking.NOUNS}
-
-        return spelled(sentence, ours, things)
-
-
-def _only_look(steps: Sequence[Step]) -> bool:
-    return all(call.listing.reads for step in steps for call in step)
-
-
-def _names_in(steps: Sequence[Step]) -> list[str]:
-    """What the calls name: existing things, or the ones they make."""
-    calls = [call for step in steps for call in step]
-    named = [[str(call.arguments[name]) for name in call.listing.names if name in call.arguments] for call in calls]
-    made = [str(call.arguments.get("name", "")) for call in calls if not call.listing.names]
-    return list(dict.fromkeys(name for name in [*(one for names in named for one in names[-1:]), *made] if name))
-
-
-def _host_of(steps: Sequence[Step]) -> str:
-    hosts = {str(call.arguments.get("host", "")) for step in steps for call in step}
-    return hosts.pop() if len(hosts) == 1 else ""
-
-
-def _placed_at(steps: list[Step], host: str) -> list[Step]:
-    """`it` is where it was a moment ago."""
-    for call in (call for step in steps for call in step):
-        if host and call.listing.names and "host" not in call.arguments:
-            call.arguments["host"] = host
-    return steps
-
-
-def _values(listing: ToolListing, query: Query) -> dict[str, Any]:
-    """Arguments that a question implies: what is sorted by, and that stopped ones count too."""
-    values: dict[str, Any] = {}
-    for name, schema in listing.arguments.items():
-        said = [choice for choice in schema.get("enum", ()) if meaning(choice) in query.words]
-        if said:
-            values[name] = said[0]
-    if "all" in listing.arguments and query.wants in (Wants.WHERE, Wants.TROUBLE):
-        values["all"] = True
-    return values
+        return await self._reading.aside(partial(spelled, sentence, ours, things))

@@ -23,7 +23,8 @@ from pydantic_ai.settings import ModelSettings
 from anvyl_mcp import text
 from anvyl_mcp.errors import NotUnderstood
 from anvyl_mcp.orchestrator.answers import Turn, answer, went_wrong
-from anvyl_mcp.orchestrator.planner import Hosts, Objects, Otherwise, Planner, Step
+from anvyl_mcp.orchestrator.planner import Hosts, Objects, Planner
+from anvyl_mcp.orchestrator.steps import Otherwise, Step
 from anvyl_mcp.orchestrator.wish import read_wish
 
 LEFT = "The rules do not understand all that was asked: look what is left to do."
@@ -38,25 +39,33 @@ def rules_model(
     objects: Objects | None = None,
     to_the_last_word: bool = False,
     otherwise: Otherwise | None = None,
+    placed: bool = False,
 ) -> Model:
     """The rules as a model. `hosts` gives the known host names, `objects` the names of all objects of a kind.
 
     `to_the_last_word` is for one who asks the rules before a language model: nothing is understood by half.
-    `otherwise` is asked what a question means that is no phrase.
+    `otherwise` is asked what a question means that is no phrase. `placed`: the person has named the host apart from it.
 
     Its requests raise `NotUnderstood` for what no rule fits, with examples from the tools there are.
     """
-    return RulesModel(hosts, objects, to_the_last_word=to_the_last_word, otherwise=otherwise)
+    return RulesModel(hosts, objects, to_the_last_word=to_the_last_word, otherwise=otherwise, placed=placed)
 
 
 class RulesModel(Model):
     """Turns the question into the calls of the phrases it matches, and their results into a sentence."""
 
     def __init__(
-        self, hosts: Hosts, objects: Objects | None, *, to_the_last_word: bool, otherwise: Otherwise | None
+        self,
+        hosts: Hosts,
+        objects: Objects | None,
+        *,
+        to_the_last_word: bool,
+        otherwise: Otherwise | None,
+        placed: bool,
     ) -> None:
         super().__init__()
         self._otherwise = otherwise
+        self._placed = placed
         self._strict = to_the_last_word
         self._hosts = hosts
         self._objects = objects
@@ -86,7 +95,12 @@ class RulesModel(Model):
         """The next calls, or the answer."""
         tools = model_request_parameters.function_tools
         planner = Planner(
-            tools, tuple(self._hosts()), self._objects, to_the_last_word=self._strict, otherwise=self._otherwise
+            tools,
+            tuple(self._hosts()),
+            self._objects,
+            to_the_last_word=self._strict,
+            otherwise=self._otherwise,
+            placed=self._placed,
         )
         return ModelResponse(parts=await _next(planner, Turn.of(messages)), model_name=self.model_name)
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from anvyl_mcp import text
 from anvyl_mcp.orchestrator.idioms import said_plainly
+from anvyl_mcp.orchestrator.reading import MOST_CHARACTERS, MOST_PARTS, MOST_WORDS
 from anvyl_mcp.orchestrator.vocabulary import MARK
 
 QUOTED = re.compile(r"""(?<![^\s=,(])(['"`])(.+?)\1(?![\w'"`])""")
-POLITE = re.compile(
-    r"(?i)\s*(?:(?:please|kindly|hey|hi|hello|ok|okay|anvyl|just|now|then|also|first|go ahead and|let's"
-    r"|docker(?=\s+(?:ps|images|logs?|inspect|stats|start|stop|restart|rm|pull|run|exec|events|info|version|top|rmi|system|image|volume|network)\b)"
+COURTESY = (
+    r"please|kindly|hey|hi|hello|ok|okay|anvyl|just|now|then|also|first|go ahead and|let's"
     r"|(?:can|could|would|will) you|(?:i would|i'd) like (?:you )?to|i (?:want|need) (?:you )?to"
-    r"|(?:check|see|tell me|let me know) (?:if|whether))[\s,]+)*"
+    r"|(?:check|see|tell me|let me know) (?:if|whether)"
 )
+POLITE = re.compile(
+    rf"(?i)\s*(?:(?:{COURTESY}"
+    r"|docker(?=\s+(?:ps|images|logs?|inspect|stats|start|stop|restart|rm|pull|run|exec|events|info|version|top|rmi|system"
+    r"|image|volume|network)\b))[\s,]+)*"
+)
+COURTEOUS = re.compile(rf"(?i)\s*(?:(?:{COURTESY})[\s,]+)*")
+"""Politeness alone, for what may be a command line of Docker."""
 THANKS = re.compile(
     r"(?i)(?:[\s,]+(?:please|thanks|thank you|now|right now|for me|immediately|asap|again|once more)|[\s.?!,])+$"
 )
@@ -24,6 +32,8 @@ FOLLOWS = r"(?:and|then|also|afterwards|finally|after\s+that|next)"
 SEPARATOR = re.compile(rf"(?i)\s*(?:[,;]|[.!?](?=\s))\s*(?:{FOLLOWS}[\s,]+)*|\s+(?:(?:{FOLLOWS}|&&?)[\s,]+)+")
 
 
+RUN = re.compile(r"[,;!?](?:\s*[,;!?])+")
+BLANKS = re.compile(r"\s+")
 POLITELY = re.compile(r"(?i)\b(?:can|could|would|will)\s+you\b|\bplease\b")
 
 
@@ -41,7 +51,28 @@ def mask(sentence: str) -> tuple[str, tuple[str, ...]]:
         return chr(0xE000 + len(found) - 1)
 
     unmarked = re.sub(MARK, "", text.clean(sentence)).replace("’", "'")
-    return QUOTED.sub(keep, unmarked).strip(), tuple(found)
+    return _tidy(QUOTED.sub(keep, unmarked)), tuple(found)
+
+
+def _tidy(masked: str) -> str:
+    """Runs of blanks and of punctuation as one: they say nothing, and every reader would look at each of them."""
+    tidied = RUN.sub(lambda run: "? " if "?" in run[0] else f"{run[0][0]} ", masked)
+    return BLANKS.sub(lambda run: "\n" if "\n" in run[0] else " ", tidied).strip()
+
+
+def tidied(sentence: str) -> str:
+    """A sentence without runs of blanks and punctuation; what is quoted stays as it is."""
+    masked, quoted = mask(sentence)
+    return re.sub(MARK, lambda match: quoted[ord(match[0]) - 0xE000], masked)
+
+
+def is_short(masked: str) -> bool:
+    """Whether a masked sentence is short enough to be read word by word."""
+    return (
+        len(masked) <= MOST_CHARACTERS
+        and len(masked.split()) <= MOST_WORDS
+        and len(SEPARATOR.findall(masked)) <= MOST_PARTS
+    )
 
 
 def unmask(value: str, quoted: Sequence[str]) -> str:
@@ -56,6 +87,7 @@ def polite(clause: str) -> str:
     return match[0] if (match := POLITE.match(clause)) else ""
 
 
+@lru_cache(maxsize=256)
 def plain(clause: str, *, asks: bool = False) -> str:
     """A clause without politeness and punctuation; `asks`: read as a question, more freely."""
     clause = re.sub(r"(?i)\b(what|where|who|which)'s\b", r"\1 is", " ".join(clause.split()))

@@ -17,6 +17,8 @@ SEVERAL_STEPS = re.compile(
 
 def model_for(settings: Settings, question: str, tools: Iterable[ToolListing]) -> str:
     """The model's name; empty when the settings do not tell this question from others."""
+    if not settings.model_smart and not settings.model_fast:
+        return ""
     if SEVERAL_STEPS.search(question):
         return settings.model_smart
     return settings.model_fast if read_wish(question, tools).intent == "read" else ""
