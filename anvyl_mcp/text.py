@@ -24,6 +24,7 @@ UNSAFE = re.compile(
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\U000e0000-\U000e0fff]"
 )
+LINE_BREAKS = re.compile("[\t\n\u2028\u2029]+")
 PLAIN = re.compile(r"[\w./:@=+-]+")
 HUMAN_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 HUMAN_DURATION = re.compile(
@@ -31,6 +32,11 @@ HUMAN_DURATION = re.compile(
 )
 MOST_DIGITS = 18
 MOST_BYTES = 2**63
+UP = re.compile(r"Up (?P<time>[^()]+?)(?: \((?P<note>[^()]+)\))?")
+ENDED = re.compile(r"(?P<state>Exited|Restarting|Dead) \((?P<code>-?\d+)\) (?P<time>.+?)(?: ago)?")
+REMOVING = "Removal In Progress"
+IN_SENTENCES = frozenset({"id", "name", "host", "image", "tags", "state", "status", "health"})
+"""Fields of results that answers and questions in words are made of."""
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -39,21 +45,26 @@ def clean(text: str) -> str:
     return UNSAFE.sub("", ANSI.sub("", text.replace("\r\n", "\n")))
 
 
+def one_line(text: str) -> str:
+    """`text` clean and on one line: words of others in it can begin no line of their own."""
+    return LINE_BREAKS.sub(" ", clean(text))
+
+
 def shown(value: Any) -> str:
     """An argument's value on one line, so that it can never pass for anything but a value."""
     if isinstance(value, str) and PLAIN.fullmatch(value):
         return value
-    return clean(json.dumps(value, ensure_ascii=False)).replace("\n", " ").replace("\t", " ")
+    return one_line(json.dumps(value, ensure_ascii=False))
 
 
-def cleaned(value: Any) -> Any:
-    """A JSON value with every text in it `clean`, names of fields too."""
+def cleaned(value: Any, field: str = "") -> Any:
+    """A JSON value with every text in it `clean`, names of fields too; what stands in sentences is on one line."""
     if isinstance(value, str):
-        return clean(value)
+        return one_line(value) if field in IN_SENTENCES else clean(value)
     if isinstance(value, list):
-        return [cleaned(entry) for entry in value]
+        return [cleaned(entry, field) for entry in value]
     if isinstance(value, dict):
-        return {clean(str(name)): cleaned(entry) for name, entry in value.items()}
+        return {one_line(str(name)): cleaned(entry, str(name)) for name, entry in value.items()}
     return value
 
 
@@ -97,6 +108,22 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days"
 
 
+def short_status(status: str) -> str:
+    """An engine's words for how a container is, what matters first: `unhealthy, 21 min`, `exited (1), 2 h`."""
+    if match := UP.fullmatch(status):
+        note = (match["note"] or "up").removeprefix("health: ").lower()
+        return f"{note} {_short_time(match['time'])}" if note == "up" else f"{note}, {_short_time(match['time'])}"
+    if match := ENDED.fullmatch(status):
+        return f"{match['state'].lower()} ({match['code']}), {_short_time(match['time'])}"
+    return status.lower() if status in ("Created", "Dead") else "removing" if status == REMOVING else status
+
+
+def _short_time(words: str) -> str:
+    """`21 min` of `21 minutes`, as Docker and Podman write it."""
+    words = re.sub(r"^Less than a second", "0 seconds", re.sub(r"^About an? ", "1 ", words))
+    return re.sub(r"(minute|hour|second)s?$", lambda unit: {"m": "min", "h": "h", "s": "s"}[unit[1][0]], words)
+
+
 def instant(seconds: float) -> str:
     """Seconds since 1970 as ISO 8601, UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
@@ -129,7 +156,7 @@ def cell(value: Any, schema: Mapping[str, Any]) -> str:
         # A host of another version may answer otherwise than our schema says.
         with suppress(TypeError, ValueError, OverflowError):
             return show(value)
-    return f"{value:g}" if isinstance(value, float) else clean(str(value))
+    return f"{value:g}" if isinstance(value, float) else one_line(str(value))
 
 
 SHOWN: dict[str, Callable[[Any], str]] = {

@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 
@@ -19,11 +20,13 @@ PATIENCE = 60
 class Terminal:
     """A program on a terminal of its own, as a person has it."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, program: str = ANVYL, size: tuple[int, int] = (200, 24)) -> None:
+        """`size`: its columns and lines."""
         self._ours, self._theirs = pty.openpty()
+        termios.tcsetwinsize(self._theirs, (size[1], size[0]))
         # A process without a terminal gets the first that it opens as its own, and with it Ctrl-C.
         self.process = subprocess.Popen(
-            ["sh", "-c", 'exec "$@" <>"$0" >&0 2>&0', os.ttyname(self._theirs), ANVYL, *arguments],
+            ["sh", "-c", 'exec "$@" <>"$0" >&0 2>&0', os.ttyname(self._theirs), program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -53,6 +56,11 @@ class Terminal:
             self.shown += os.read(self._ours, 65536).decode(errors="replace")
         return code
 
+    @property
+    def echoes(self) -> bool:
+        """Whether it shows what is typed."""
+        return bool(termios.tcgetattr(self._theirs)[3] & termios.ECHO)
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -61,8 +69,8 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def on_a_terminal(*arguments: str) -> Iterator[Terminal]:
-    terminal = Terminal(*arguments)
+def on_a_terminal(*arguments: str, program: str = ANVYL, size: tuple[int, int] = (200, 24)) -> Iterator[Terminal]:
+    terminal = Terminal(*arguments, program=program, size=size)
     try:
         yield terminal
     finally:

@@ -13,6 +13,7 @@ import pytest
 
 from anvyl_mcp.cli.completing import complete, split
 from tests.nodes import PYTHON, anvyl, process
+from tests.terminal import on_a_terminal
 
 HEAVY = {"typer", "socket", "asyncio", "anyio", "ssl", "pydantic", "dataclasses", "tomllib"}
 DEFAULT_BREAKS = " \t\n\"'@><=;|&(:"
@@ -185,6 +186,74 @@ def test_fish_completes(program: str, home: Path) -> None:
     )
 
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["db", "web"]
+
+
+SHELL_STARTS = {
+    "bash": ("bash", "--norc", "--noprofile", "-i"),
+    "zsh": ("zsh", "-f", "-i"),
+    "fish": ("fish", "--no-config", "-i"),
+}
+LOADED = {
+    "bash": 'eval "$(anvyl completion bash)"',
+    "zsh": 'autoload -U compinit && compinit -u -D && eval "$(anvyl completion zsh)"',
+    "fish": "anvyl completion fish | source",
+}
+
+
+@pytest.mark.parametrize("shell", SHELL_STARTS)
+def test_a_name_that_a_host_made_up_is_one_word_and_runs_nothing(
+    shell: str, program: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typed at the shell itself: Tab, Enter, and what the program is then called with."""
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    called, folder = tmp_path / "called", tmp_path / "empty"
+    folder.mkdir()
+    real = Path(program).read_text(encoding="utf-8").splitlines()[1]
+    Path(program).write_text(
+        f'#!/bin/sh\ncase $1 in __complete|completion) {real};; esac\nprintf "%s\\n" "$@" "" >> {called}\n',
+        encoding="utf-8",
+    )
+    names = ["a$(touch ran)", "b`touch ran`", "c;touch ran", "d d", "e*", "f'q", 'g"q', "h|x", "i&x", "j>ran", "k\\n"]
+    hidden = ["l\nm", "n\x1b[2J"]
+    seen = {"hosts": {"nas": []}, "names": {"container": {"nas": [*names, *hidden]}}}
+    (home / "cache" / "names.json").write_text(json.dumps(seen), encoding="utf-8")
+    for name, value in {"PATH": f"{Path(program).parent}:{os.environ['PATH']}", "TERM": "xterm", "PS1": "$ "}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(folder)
+    (folder / "eel").touch()
+    start, *options = SHELL_STARTS[shell]
+
+    with on_a_terminal(*options, program=start, size=(200, 24)) as terminal:
+        terminal.type(f"{LOADED[shell]}; echo rea''dy\r")
+        terminal.until("ready")
+        for name in names:
+            terminal.type(f"anvyl logs {name[0]}\t")
+            terminal.type("\r")
+        for begun in ("l", "n"):
+            terminal.type(f"anvyl stop {begun}\t\r")
+        terminal.type("echo don''e\r")
+        terminal.until("done")
+        terminal.type("exit\r")
+        terminal.end()
+
+    calls = [call.split("\n") for call in called.read_text(encoding="utf-8").strip().split("\n\n")]
+    assert calls[: len(names)] == [["logs", name] for name in names], terminal.shown
+    assert calls[len(names) :] == [["stop", "l"], ["stop", "n"]], terminal.shown
+    assert not (folder / "ran").exists()
+
+
+def test_bash_keeps_to_the_quote_that_is_open(program: str, home: Path) -> None:
+    """There the shell adds the closing quote; what would be active in double quotes is escaped."""
+    name = "a$(x)'b"
+    seen = {"hosts": {"nas": []}, "names": {"container": {"nas": [name, "c!d"]}}}
+    (home / "cache" / "names.json").write_text(json.dumps(seen), encoding="utf-8")
+
+    assert in_bash(program, "anvyl stop a") == [r"a\$\(x\)\'b"]
+    assert in_bash(program, "anvyl stop 'a") == [r"a$(x)'\''b"]
+    assert in_bash(program, 'anvyl stop "a') == [r"a\$(x)'b"]
+    assert in_bash(program, 'anvyl stop "c') == []
+    assert in_bash(program, "anvyl stop c") == [r"c\!d"]
 
 
 def test_a_shell_that_is_not_known_is_refused() -> None:

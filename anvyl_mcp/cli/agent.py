@@ -49,7 +49,7 @@ def info(as_json: Json = False) -> None:
             output.document({**told, "error": None})
             return 0
         for field, value in told.items():
-            print(f"{field}\t{', '.join(value) if isinstance(value, list) else value}".expandtabs(22))
+            output.say(f"{field}\t{', '.join(value) if isinstance(value, list) else value}".expandtabs(22))
         return 0
 
     run.command(work, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
@@ -164,7 +164,7 @@ def _print(answer: Answer, *, as_json: bool) -> None:
     if as_json:
         output.document({**answer.model_dump(mode="json"), "error": None})
     else:
-        print(answer.response)
+        output.say(answer.response)
 
 
 def _words(approval: Approval) -> str:
@@ -181,7 +181,7 @@ def _show_result(result: Result) -> None:
     if result.error is not None:
         output.talk(f"error: {result.result}")
         return
-    print(result.result if result.result.startswith(result.host_id) else f"{result.host_id}: {result.result}")
+    output.say(result.result if result.result.startswith(result.host_id) else f"{result.host_id}: {result.result}")
     if result.approval is not None:
         output.talk(f"hint:  anvyl agent approve {result.approval.id}")
 

@@ -38,7 +38,8 @@ def _as_it_is(proposal: Proposal, host: str) -> list[str]:
     expected = proposal.expected.get(host)
     if expected is None:
         return ["(no such container)"] if proposal.expected else []
-    return [f"({expected.id[:ID_LENGTH]}, {expected.state})" if expected.state else f"({expected.id[:ID_LENGTH]})"]
+    known = [part for part in (expected.id[:ID_LENGTH], expected.state) if part]
+    return [f"({', '.join(map(text.shown, known))})"]
 
 
 class Person:
@@ -80,7 +81,7 @@ class Person:
 
     async def _one(self, proposal: Proposal) -> None:
         while True:
-            answer = await _typed(f"\n{self._words(proposal)}? [y/N/edit hosts] ")
+            answer = await _typed(f"{self._words(proposal)}? [y/N/edit hosts] ")
             if EDIT.fullmatch(answer):
                 await self._edit(proposal)
             elif answer in YES | NO:
@@ -92,7 +93,7 @@ class Person:
     async def _several(self, proposals: Sequence[Proposal]) -> None:
         while True:
             lines = [f"  {number}  {self._words(one)}" for number, one in enumerate(proposals, 1)]
-            answer = await _typed("\n" + "\n".join([*lines, "all of these? [y/N/numbers/edit hosts N] "]))
+            answer = await _typed(*lines, "all of these? [y/N/numbers/edit hosts N] ")
             edit, numbers = EDIT.fullmatch(answer), re.fullmatch(r"\d+(?:[\s,]+\d+)*", answer)
             if edit and 0 < int(edit["number"] or 0) <= len(proposals):
                 await self._edit(proposals[int(edit["number"]) - 1])
@@ -126,5 +127,5 @@ class Person:
         return f"{preview(self._fleet, proposal)}{after}"
 
 
-async def _typed(question: str) -> str:
-    return (await line_typed(question)).strip().lower()
+async def _typed(*question: str) -> str:
+    return (await line_typed(*question)).strip().lower()

@@ -115,7 +115,7 @@ class Growing(Arriving[One]):
     def _print(self, told: Sequence[Sequence[Sequence[str]]]) -> None:
         if told and not self._headed:
             self._headed = True
-            print("\t".join(self._columns))
+            output.row(self._columns)
         for rows in told:
             for row in rows:
-                print(output.tabbed(row))
+                output.row(row)

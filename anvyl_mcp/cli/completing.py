@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp import __version__
-from anvyl_mcp.cli import known
+from anvyl_mcp.cli import known, streams
 from anvyl_mcp.folders import folders
 
 Found = list[tuple[str, str]]
@@ -19,6 +19,8 @@ Found = list[tuple[str, str]]
 
 PLACE_RULES = ("most-memory", "least-loaded")
 SHELLS = ("bash", "zsh", "fish")
+UNQUOTED = "_./:@=,+%-"
+"""What bash takes as it is, besides letters and digits."""
 
 
 def answer(words: Sequence[str]) -> None:
@@ -26,16 +28,27 @@ def answer(words: Sequence[str]) -> None:
     shell, *rest = words or [""]
     if shell == "bash" and len(rest) == 3:
         line, point, breaks = rest
-        typed = split(line[: int(point)] if point.isdecimal() else line)[1:]
+        whole, quote = read(line[: int(point)] if point.isdecimal() else line)
+        typed = whole[1:]
         current = typed[-1] if typed else ""
         # The shell replaces only what follows the last of its word breaks.
         kept = max((current.rfind(mark) for mark in breaks if not mark.isspace()), default=-1) + 1
-        _print(value[kept:] for value, _ in complete(typed))
+        _print(quoted(value[kept:], quote) for value, _ in complete(typed) if quote != '"' or "!" not in value)
     elif shell in SHELLS:
         _print(f"{value}\t{meaning}" if meaning else value for value, meaning in complete(rest))
 
 
+def quoted(value: str, quote: str = "") -> str:
+    """`value` so that bash takes it for a word and nothing else, also inside of quotes that are open already."""
+    if quote == "'":
+        return value.replace("'", "'\\''")
+    if quote:
+        return "".join(f"\\{letter}" if letter in '"$`\\' else letter for letter in value)
+    return "".join(letter if letter.isalnum() or letter in UNQUOTED else f"\\{letter}" for letter in value)
+
+
 def _print(lines: Iterable[str]) -> None:
+    streams.prepare()
     with suppress(BrokenPipeError):
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
@@ -89,6 +102,11 @@ def _fitting(found: Found, current: str) -> Found:
     return [(value, meaning) for value, meaning in found if value.startswith(current)]
 
 
+def _harmless(found: Found) -> Found:
+    """Those that are a word on one line and no option: hosts say what their containers are called."""
+    return [(value, meaning) for value, meaning in found if value.isprintable() and not value.startswith("-")]
+
+
 class _Names:
     """Names by kind, from what commands saw last."""
 
@@ -101,6 +119,9 @@ class _Names:
 
     def of(self, kind: str, current: str, given: Sequence[str]) -> Found:
         """Everything of one kind; `given` are the arguments before."""
+        return _harmless(self._of(kind, current, given))
+
+    def _of(self, kind: str, current: str, given: Sequence[str]) -> Found:
         match kind:
             case "SEL":
                 return self._selectors(current)
@@ -196,6 +217,11 @@ def tree(cache: Path) -> dict[str, Any]:
 
 def split(line: str) -> list[str]:
     """The words of an unfinished command line as a shell reads them; the last one is empty after a space."""
+    return read(line)[0]
+
+
+def read(line: str) -> tuple[list[str], str]:
+    """The same, and the quote that is still open at its end, if one is."""
     words, word, quote = [], "", ""
     started = escaped = False
     for letter in line:
@@ -213,4 +239,4 @@ def split(line: str) -> list[str]:
             word, started = "", False
         else:
             word += letter
-    return [*words, word]
+    return [*words, word], quote

@@ -225,8 +225,8 @@ def confirm(tool: ToolListing, steps: Sequence[Step], *, yes: bool, typed: bool 
     if yes or tool.reads or ((typed or tool.safety == "changes") and len(hosts) == 1):
         return
     every = [step.words(tool) for step in steps]
-    question = f"{every[0]}?" if len(every) == 1 else "\n".join(["this will", *(f"  {one}" for one in every), "go on?"])
-    answer = ask_yes_no(question)
+    question = [f"{every[0]}?"] if len(every) == 1 else ["this will", *(f"  {one}" for one in every), "go on?"]
+    answer = ask_yes_no(*question)
     if answer is None:
         raise ApprovalNeeded(f"this would {joined(every)}, and there is no terminal to ask at", hint="add --yes")
     if not answer:

@@ -35,14 +35,11 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _show(found: list[dict[str, Any]]) -> None:
-    import sys
-
     from anvyl_mcp import text
-    from anvyl_mcp.cli import screen
+    from anvyl_mcp.cli import output
 
     for one in found:
         word, colour = SIGNS[one["verdict"]]
-        sign = screen.paint(f"{word:5}", colour, sys.stdout)
-        print(sign, text.clean(f"{one['about']}: {one['said']}"))
+        output.labelled(word, text.one_line(f"{one['about']}: {one['said']}"), colour)
         if one["hint"]:
-            print(" " * 5, text.clean(f"→ {one['hint']}"))
+            output.labelled("", text.one_line(f"→ {one['hint']}"), "")

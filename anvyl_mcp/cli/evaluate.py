@@ -82,10 +82,10 @@ def _show(report: Report, *, failures: bool) -> None:
     if failures:
         for result in report.results:
             if not result.passed:
-                print(f"\n{result.task.ask}\n  " + "\n  ".join(result.failures.values()))
-                print("  answered: " + result.tried.answer.replace("\n", "\n    "))
+                output.say(f"\n{result.task.ask}\n  " + "\n  ".join(result.failures.values()))
+                output.say("  answered: " + result.tried.answer.replace("\n", "\n    "))
     by_rules = f"; the rules answered {report.by_rules} in its place" if report.by_rules else ""
-    print(
+    output.say(
         f"\n{report.model}: {whole['passed']} of {whole['tasks']} tasks done, "
         f"{report.wrong_changes} wrong changes made, {report.wrong_proposals} wrong changes proposed{by_rules}"
     )

@@ -80,7 +80,7 @@ class Exchange:
             told = bool(said) and not reply.waiting and (by_rules or not tool.reads)
             output.outcomes(tool, done, tables_only=told, failures=not told)
         if said:
-            print(said)
+            output.say(said)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

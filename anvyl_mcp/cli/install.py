@@ -37,12 +37,12 @@ def install(client: str, flags: Sequence[str], *, show: bool, dry_run: bool, as_
             )
             return 0
         if written is None:
-            print(assistants.text_of(assistant, start), end="")
+            output.verbatim(assistants.text_of(assistant, start))
             output.talk(f"this belongs into {file or 'the settings of your assistant'}; nothing was written")
         elif not written.changed:
             output.talk(f"{assistant.title} has it already, in {written.file}")
         elif dry_run:
-            print(assistants.text_of(assistant, start), end="")
+            output.verbatim(assistants.text_of(assistant, start))
             output.talk(f"this would be added to {written.file}; nothing was written")
         else:
             kept = f"; as it was before it is {written.backup.name} beside it" if written.backup else ""

@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
+from anvyl_mcp.cli import echo
+
 EXIT_CODE = 130
 GRACE_SECONDS = 0.3
 """What the work gets to end by itself: to hang up, to note down a change that was begun."""
@@ -105,6 +107,7 @@ class Interrupt:
             self._leave()
 
     def _leave(self) -> NoReturn:
+        echo.on()
         threading.Thread(target=self.tell, name="last words", daemon=True).start()
         self._told.wait(TELLING_SECONDS)
         os._exit(EXIT_CODE)

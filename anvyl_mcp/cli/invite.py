@@ -24,7 +24,7 @@ def invite(*, scope: str, expires: str, host: str, as_json: bool) -> NoReturn:
         output.talk(f"good once, for {text.duration(made['seconds'])}, from another machine, with the rights of")
         output.talk(f"{', '.join(made['scopes'])} on this host. There, type:")
         output.talk("")
-        print(f"anvyl hosts add {made['code']}")
+        output.verbatim(f"anvyl hosts add {made['code']}")
         return 0
 
     run.command(work, failed=output.failed("code") if as_json else None)

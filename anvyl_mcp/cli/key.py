@@ -28,11 +28,11 @@ def show(as_json: Json = False) -> None:
         if as_json:
             output.document({**found, "error": None})
             return 0
-        print(f"pin\t{found['pin']}")
+        output.verbatim(f"pin\t{found['pin']}")
         if found["next"]:
-            print(f"next\t{found['next']}")
-            print(f"told\t{', '.join(found['told']) or 'nobody'}")
-            print(f"not told\t{', '.join(found['not_told']) or 'nobody'}")
+            output.verbatim(f"next\t{found['next']}")
+            output.verbatim(f"told\t{', '.join(found['told']) or 'nobody'}")
+            output.verbatim(f"not told\t{', '.join(found['not_told']) or 'nobody'}")
         return 0
 
     run.command(work, failed=output.failed("pin") if as_json else None)

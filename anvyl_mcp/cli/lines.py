@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from io import TextIOWrapper
 from pathlib import Path
 
 from anvyl_mcp.cli import interrupts
@@ -21,9 +20,6 @@ Read = Callable[[], str | None]
 @contextmanager
 def typed(prompt: str, history: Path, masked: Callable[[str], str], words: Callable[[], list[str]]) -> Iterator[Read]:
     """How lines are read: as they come, unless a person types them; `words` are what Tab completes."""
-    if isinstance(sys.stdin, TextIOWrapper):
-        # Bytes that are no text are shown as such, and end nothing.
-        sys.stdin.reconfigure(errors="replace")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         yield lambda: sys.stdin.readline() or None
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,9 +89,9 @@ def _print(source: Source, result: Mapping[str, Any]) -> None:
     name = source.arguments["name"]
     for line in result["lines"]:
         if source.as_json:
-            print(json.dumps({"host": source.host, "name": name, "line": line}, ensure_ascii=False))
+            output.document({"host": source.host, "name": name, "line": line}, indent=None)
         else:
-            print(f"{source.label}{text.clean(line)}")
+            output.verbatim(f"{source.label}{text.clean(line)}")
     sys.stdout.flush()
 
 

@@ -3,35 +3,78 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp import text
-from anvyl_mcp.cli import screen, tables
+from anvyl_mcp.cli import screen, streams, tables
 from anvyl_mcp.errors import AnvylError
 
 if TYPE_CHECKING:
     from anvyl_mcp.peers.fleet import Outcome
     from anvyl_mcp.peers.listing import ToolListing
 
+LABEL = re.compile(r"error: |hint:  |note:  ")
+"""What lines to a person begin with; what follows is aligned behind it."""
+OURS = re.compile(r"^(?=(?:error|hint|note):)", re.MULTILINE)
 
-def document(value: Mapping[str, Any]) -> None:
-    """The one JSON document of a `--json` command."""
-    # What was typed may hold bytes that are no text; JSON has a spelling for those.
-    print(json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
+
+def document(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """The one JSON document of a `--json` command, or one of several that have a line each (`indent=None`)."""
+    # JSON has a spelling for what stdout's encoding lacks, and for typed bytes that are no text.
+    words = json.dumps(value, indent=indent, ensure_ascii=not streams.is_unicode(sys.stdout.encoding))
+    print(words.encode("utf-8", "backslashreplace").decode(), flush=indent is None)
 
 
 def talk(words: str) -> None:
-    """A line to the person, never to a pipe; nothing in it moves the cursor."""
-    print(text.clean(words), file=sys.stderr, flush=True)
+    """Tell the person something on one line, which the terminal's width may break; never in a pipe of data.
+
+    Words of other hosts can stand in it, so nothing in it begins a line of its own or moves the cursor.
+    """
+    words = text.one_line(words)
+    label = LABEL.match(words)
+    indent = label.end() if label else 2
+    told = screen.wrapped(words, sys.stderr, indent)
+    if label and label[0].startswith("error:"):
+        told = screen.paint("error:", "red", sys.stderr) + told.removeprefix("error:")
+    print(told, file=sys.stderr, flush=True)
 
 
 def problem(error: AnvylError) -> None:
     """What failed, and what to try."""
-    print(screen.paint("error:", "red", sys.stderr), text.clean(error.message), file=sys.stderr, flush=True)
+    talk(f"error: {error.message}")
     if error.hint:
         talk(f"hint:  {error.hint}")
+
+
+def say(words: str, style: str = "") -> None:
+    """Print an answer in words to stdout; a terminal breaks it between words.
+
+    Words of other hosts can stand in it: on a terminal no line of it looks like an error or a hint of ours.
+    """
+    words = text.clean(words)
+    if sys.stdout.isatty():
+        words = OURS.sub("  ", words)
+    print(screen.paint(screen.wrapped(words, sys.stdout, 2), style), flush=True)
+
+
+def labelled(label: str, words: str, style: str) -> None:
+    """Print words behind a short label, such as the verdict on them."""
+    label = f"{label:5}"
+    told = screen.wrapped(f"{label} {words}", sys.stdout, len(label) + 1)
+    print(screen.paint(label, style) + told.removeprefix(label))
+
+
+def verbatim(words: str) -> None:
+    """Print what is to be copied or kept in a file: nothing in it is changed or broken."""
+    print(words, end="" if words.endswith("\n") else "\n")
+
+
+def row(cells: Sequence[str]) -> None:
+    """Print a row for programs."""
+    print("\t".join(map(text.one_line, cells)))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], titles: Mapping[str, str] | None = None) -> None:
@@ -40,14 +83,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], titles: Mapping
         for line in tables.lines(columns, list(rows), titles):
             print(line)
         return
-    print("\t".join(columns))
-    for row in rows:
-        print(tabbed(row))
-
-
-def tabbed(row: Sequence[str]) -> str:
-    """A row for programs."""
-    return "\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row)
+    for cells in [columns, *rows]:
+        row(cells)
 
 
 def outcomes(
@@ -83,15 +120,16 @@ def outcomes(
 
 def block(one: Outcome, *, alone: bool) -> None:
     """What one host answered in words, under its name when others answer too."""
-    words = one.answer.text
+    words = text.clean(one.answer.text)
     host = screen.paint(one.host, screen.host_colour(one.host))
     if alone:
-        print(words)
+        say(words)
     elif "\n" in words:
         print(f"{host}:")
-        print("\n".join(f"  {line}" for line in words.splitlines()))
+        print(screen.wrapped("\n".join(f"  {line}" for line in words.splitlines()), sys.stdout, 2))
     else:
-        print(f"{host}: {words}")
+        told = screen.wrapped(f"{one.host}: {words}", sys.stdout, 2)
+        print(host + told.removeprefix(one.host))
 
 
 def failure(one: Outcome) -> None:

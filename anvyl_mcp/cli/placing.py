@@ -39,7 +39,7 @@ def _show(placement: Placement) -> None:
             for host, one in placement.figures.items()
         ]
         for line in tables.lines(["host", "free memory", "load", "cores"], rows):
-            print(f"  {line}", file=sys.stderr)
+            output.talk(f"  {line}")
 
 
 def confirm(placement: Placement, what: str, *, yes: bool) -> None:

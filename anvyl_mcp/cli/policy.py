@@ -34,7 +34,7 @@ def check(as_json: Json = False) -> None:
             output.talk(f"{found['file']} is good: {_counted(found)}, default = {found['default']}")
         else:
             for problem in found["problems"]:
-                print(problem["text"])
+                output.say(problem["text"])
         return 0 if found["ok"] else 1
 
     run.command(work, failed=output.failed("ok", False) if as_json else None)
@@ -61,7 +61,7 @@ def test(
             output.document({**found, "error": None})
         else:
             for line in _told(found):
-                print(line)
+                output.say(line)
             for note in found["notes"]:
                 output.talk(f"note:  {note}")
         return 0 if found["allowed"] else DENIED

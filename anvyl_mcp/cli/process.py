@@ -10,6 +10,8 @@ from typing import NoReturn
 
 import typer
 
+from anvyl_mcp.cli import echo, streams
+
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
@@ -18,6 +20,7 @@ def run(app: typer.Typer) -> NoReturn:
 
     Threads may still hang on an engine or a dead host, and to take some thousand modules apart lasts 0.4 s.
     """
+    streams.prepare()
     code: object = 0
     unwritten: OSError | None = None
     try:
@@ -29,6 +32,8 @@ def run(app: typer.Typer) -> NoReturn:
         if error.errno not in FULL or error.filename is not None:
             raise
         unwritten = error
+    finally:
+        echo.on()
     code = code if isinstance(code, int) else 1
     try:
         with suppress(AttributeError, ValueError):

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from anvyl_mcp import text
-from anvyl_mcp.cli import direct
+from anvyl_mcp.cli import direct, screen
 from anvyl_mcp.cli.answers import View
 from anvyl_mcp.peers.fleet import Outcome
 from anvyl_mcp.peers.listing import ToolListing
 
 BAR = 5
+ROOM_FOR_BARS = 80
 
 
 def resources(*, host: str, as_json: bool) -> NoReturn:
@@ -47,7 +48,7 @@ def _disk(disks: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _share(percent: float) -> str:
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or screen.size()[0] < ROOM_FOR_BARS:
         return f"{percent:.0f} %"
     full = min(round(percent / 100 * BAR), BAR)
     return f"{'█' * full}{'░' * (BAR - full)} {percent:3.0f} %"

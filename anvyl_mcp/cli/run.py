@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from anvyl_mcp import text
-from anvyl_mcp.cli import interrupts, output
+from anvyl_mcp.cli import interrupts, output, screen
 from anvyl_mcp.errors import AnvylError, InvalidInput
 
 if TYPE_CHECKING:
@@ -95,16 +95,16 @@ def exit_code(done: Iterable[Outcome]) -> int:
     return codes.pop() if len(codes) == 1 else 1
 
 
-def ask_yes_no(question: str) -> bool | None:
-    """A person's yes or no at the terminal; None when there is no person."""
+def ask_yes_no(*question: str) -> bool | None:
+    """A person's yes or no at the terminal; None when there is no person. Each part of the question is one line."""
     if not attended():
         return None
     with interrupts.current.at_a_prompt():
-        _show(f"\n{question} [y/N] ")
+        _show([*question[:-1], f"{question[-1]} [y/N] "])
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-async def line_typed(question: str) -> str:
+async def line_typed(*question: str) -> str:
     """What a person types at the terminal, who is there; everything else goes on meanwhile, and Ctrl-C is heard."""
     import anyio
 
@@ -119,12 +119,14 @@ def attended() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _show(question: str) -> None:
+def _show(question: Sequence[str]) -> None:
     import termios
 
     # What was typed before a question was there does not answer it.
     termios.tcflush(sys.stdin, termios.TCIFLUSH)
-    print(text.clean(question), end="", file=sys.stderr, flush=True)
+    # What hosts say can stand in a line, but cannot make one: a person would take it for a part of the question.
+    lines = [screen.wrapped(text.one_line(line), sys.stderr, 4) for line in question]
+    print("\n" + "\n".join(lines), end=" " if question[-1].endswith(" ") else "", file=sys.stderr, flush=True)
 
 
 def seconds(typed: str, what: str) -> int:

@@ -7,7 +7,11 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TextIO
+
+from anvyl_mcp.cli import echo
+from anvyl_mcp.text import ANSI
 
 CODES = {
     "bold": "1",
@@ -42,9 +46,38 @@ def host_colour(name: str) -> str:
 _given: dict[str, str] = {}
 
 
-def size() -> tuple[int, int]:
-    """Columns and lines of the terminal; `COLUMNS` and `LINES` win."""
-    return shutil.get_terminal_size((80, 24))
+def size(stream: TextIO | None = None) -> tuple[int, int]:
+    """Columns and lines of the terminal behind a stream (stdout); `COLUMNS` and `LINES` win."""
+    fallback = (80, 24)
+    if stream is not None and not os.environ.get("COLUMNS"):
+        with suppress(OSError, ValueError):
+            columns, lines = os.get_terminal_size(stream.fileno())
+            return columns or fallback[0], lines or fallback[1]
+    return shutil.get_terminal_size(fallback)
+
+
+def wrapped(words: str, stream: TextIO, indent: int = 0) -> str:
+    """`words` broken between words where the terminal ends; later lines are indented. Unchanged in a pipe."""
+    if not stream.isatty():
+        return words
+    room = size(stream)[0]
+    return "\n".join("\n".join(_broken(line, room, indent)) for line in words.split("\n"))
+
+
+def _broken(line: str, room: int, indent: int) -> list[str]:
+    lines, line = [], line.rstrip()
+    indent += len(line) - len(line.lstrip())
+    while width(line) > room:
+        # A word that alone is wider than the terminal is left to the terminal, so that it can be copied whole.
+        start = len(line) - len(line.lstrip())
+        fits = len(_head(line, room + 1))
+        place = line.rfind(" ", start, fits)
+        place = place if place > start else line.find(" ", max(fits, start))
+        if place < 0:
+            break
+        lines.append(line[:place].rstrip())
+        line = " " * indent + line[place:].lstrip()
+    return [*lines, line]
 
 
 def width(words: str) -> int:
@@ -85,22 +118,28 @@ class Live:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._drawn = 0
+        self._drawn: list[str] = []
 
     def show(self, lines: Sequence[str]) -> None:
         """Draw these in the place of those before; what does not fit on the screen is left out."""
-        fitting = list(lines)[: size()[1] - 1]
+        # Keys typed meanwhile would move what is drawn over.
+        echo.off()
+        fitting = list(lines)[: size(self._stream)[1] - 1]
         self._write(fitting)
-        self._drawn = len(fitting)
+        self._drawn = fitting
 
     def end(self, lines: Sequence[str] = ()) -> bool:
         """Draw the final lines, all of them; later ones go below. Whether others were there."""
         self._write(lines)
-        drawn, self._drawn = self._drawn > 0, 0
+        drawn, self._drawn = bool(self._drawn), []
+        echo.on()
         return drawn
 
     def _write(self, lines: Sequence[str]) -> None:
-        erase = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
+        # A terminal that became narrower since has broken what was drawn.
+        columns = size(self._stream)[0]
+        rows = sum(max(1, -(-width(ANSI.sub("", line)) // columns)) for line in self._drawn)
+        erase = f"\x1b[{rows}F\x1b[J" if rows else ""
         if erase or lines:
             self._stream.write(erase + "".join(f"{line}\n" for line in lines))
             self._stream.flush()

@@ -8,8 +8,12 @@ import typer
 
 BASH = r"""# anvyl completion for bash
 _anvyl() {
-    local IFS=$'\n'
-    COMPREPLY=($("$1" __complete bash "$COMP_LINE" "$COMP_POINT" "$COMP_WORDBREAKS" 2>/dev/null))
+    local line
+    COMPREPLY=()
+    # Words come quoted, and stay as they come: no splitting, no globbing.
+    while IFS= read -r line; do
+        COMPREPLY+=("$line")
+    done < <("$1" __complete bash "$COMP_LINE" "$COMP_POINT" "$COMP_WORDBREAKS" 2>/dev/null)
     [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
     return 0
 }
@@ -58,4 +62,6 @@ def completion(
     """
     if shell not in SCRIPTS:
         raise typer.BadParameter(f"there is none for `{shell}`; there is {', '.join(SCRIPTS)}", param_hint="SHELL")
-    print(SCRIPTS[shell], end="")
+    from anvyl_mcp.cli import output
+
+    output.verbatim(SCRIPTS[shell])

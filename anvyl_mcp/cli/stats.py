@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -100,8 +99,7 @@ class _View:
     def _draw(self) -> None:
         done = [self._latest[pair] for pair in self._pairs if pair in self._latest]
         if self._as_json:
-            print(json.dumps({"calls": output.calls_document(done)}, ensure_ascii=False))
-            sys.stdout.flush()
+            output.document({"calls": output.calls_document(done)}, indent=None)
             return
         rows = [row for one in done if one.ok for row in self._view.rows(one)]
         if self._live is not None:
@@ -109,9 +107,9 @@ class _View:
             return
         if not self._headed:
             self._headed = True
-            print("\t".join(self._view.columns))
+            output.row(self._view.columns)
         for row in rows:
-            print(output.tabbed(row))
+            output.row(row)
         sys.stdout.flush()
 
     def _silent(self, done: Sequence[Outcome]) -> list[str]:

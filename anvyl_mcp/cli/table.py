@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -137,12 +136,14 @@ class Command(TyperCommand):
             return super().parse_args(ctx, args)
         except UsageError as error:
             if wants_json:
+                from anvyl_mcp.cli import output
+
                 told = {
                     "code": "invalid_input",
                     "message": error.format_message(),
                     "hint": f"see {ctx.command_path} -h",
                 }
-                print(json.dumps({"error": told}, indent=2))
+                output.document({"error": told})
             raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

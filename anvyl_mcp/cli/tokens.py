@@ -68,7 +68,7 @@ def create(
         if as_json:
             output.document({"token": secret, **token, "error": None})
         else:
-            print(secret)
+            output.verbatim(secret)
             output.talk(f"`{token['name']}` may {','.join(token['scopes'])}; this is shown only now")
         return 0
 

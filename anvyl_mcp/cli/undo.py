@@ -24,6 +24,7 @@ def undo(
 
     A removed container is made again from what it was made from, where its image is still there.
     """
+    from anvyl_mcp import text
     from anvyl_mcp.cli import output
     from anvyl_mcp.cli.run import command, exit_code
     from anvyl_mcp.peers import undoing
@@ -40,7 +41,7 @@ def undo(
                 if as_json:
                     output.document(_document(seen))
                 else:
-                    print(f"{wanted.host}: {wanted.words}")
+                    output.say(text.one_line(f"{wanted.host}: {wanted.words}"))
                 return 0
             confirm(wanted, yes=yes)
             outcome = await undoing.undo(node.fleet, wanted)
@@ -69,10 +70,10 @@ def confirm(wanted: Undo, *, yes: bool = False) -> None:
     if yes:
         output.talk(f"on {wanted.host}: {wanted.words}")
         return
-    answer = ask_yes_no(f"on {wanted.host}: {wanted.words}\ngo on?")
+    answer = ask_yes_no(f"on {wanted.host}: {wanted.words}", "go on?")
     if answer is None:
         raise ApprovalNeeded(
-            f"this would, on {wanted.host}, {wanted.words}\nand there is no terminal to ask at", hint="add --yes"
+            f"this would, on {wanted.host}, {wanted.words}, and there is no terminal to ask at", hint="add --yes"
         )
     if not answer:
         raise ApprovalNeeded("nothing was changed", hint="answer y to go on, or add --yes")

@@ -62,6 +62,7 @@ def _failed(error: AnvylError) -> dict[str, Any]:
 
 async def _look(node: Node, host: str, as_json: bool) -> int:
     """A first look has only news."""
+    from anvyl_mcp import text
     from anvyl_mcp.cli import output
     from anvyl_mcp.peers.notices import watcher_of
 
@@ -70,7 +71,7 @@ async def _look(node: Node, host: str, as_json: bool) -> int:
         output.document({"notices": [notice.as_dict() for notice in notices], "error": None})
     else:
         for notice in notices:
-            print(notice.message)
+            output.say(text.one_line(notice.message))
         if not notices:
             output.talk(f"nothing is wrong on {', '.join(node.fleet.select(host or 'all'))}")
     return 1 if notices else 0
@@ -88,18 +89,16 @@ async def _watch(node: Node, host: str, as_json: bool) -> int:
 
 
 def _printing(as_json: bool) -> Callable[[Notice], None]:
-    import json
-    import sys
     import time
 
-    from anvyl_mcp.cli import screen
+    from anvyl_mcp import text
+    from anvyl_mcp.cli import output
 
     def told(notice: Notice) -> None:
         if as_json:
-            print(json.dumps(notice.as_dict(), ensure_ascii=False), flush=True)
+            output.document(notice.as_dict(), indent=None)
             return
         clock = time.strftime("%H:%M:%S", time.localtime(notice.at))
-        words = f"{clock}  {notice.message}"
-        print(screen.paint(words, "green" if notice.over else "red", sys.stdout), flush=True)
+        output.say(text.one_line(f"{clock}  {notice.message}"), "green" if notice.over else "red")
 
     return told

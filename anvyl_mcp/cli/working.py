@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp import text
-from anvyl_mcp.cli import screen
+from anvyl_mcp.cli import output, screen
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.question import Question
@@ -73,7 +73,7 @@ class Working:
         if not self._quiet and not self._broken_off:
             self._broken_off = True
             if not self._live.end():
-                print(file=sys.stderr, flush=True)
+                output.talk("")
 
     @contextmanager
     def aside(self) -> Iterator[None]:

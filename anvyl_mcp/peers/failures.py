@@ -25,10 +25,10 @@ from anvyl_mcp.errors import (
     Timeout,
     Unknown,
     Unreachable,
-    from_code,
 )
+from anvyl_mcp.peers.listing import from_peer
 from anvyl_mcp.peers.pins import WrongKey
-from anvyl_mcp.text import clean
+from anvyl_mcp.text import one_line
 
 CONNECT_SECONDS = 3
 """A host that has not said a word by then is not there."""
@@ -66,7 +66,7 @@ def unreached(error: BaseException) -> Unreachable:
             return _no_answer(CONNECT_SECONDS)
         if isinstance(cause, OSError) and cause.errno in _NO_ROUTE:
             return Unreachable("there is no route to it", hint="is it on, and on this network?")
-    return Unreachable(f"no connection: {clean(str(error)) or type(error).__name__}", hint=_ADDRESS)
+    return Unreachable(f"no connection: {one_line(str(error)) or type(error).__name__}", hint=_ADDRESS)
 
 
 def silent(seconds: float, *, sent: bool) -> Unreachable | Timeout:
@@ -124,7 +124,7 @@ def from_rpc(error: object) -> AnvylError:
     if told := told_in(error.get("data")):
         return told
     code = error.get("code")
-    message = clean(str(error.get("message") or f"error {code}"))[:MOST_WORDS]
+    message = one_line(str(error.get("message") or f"error {code}"))[:MOST_WORDS]
     if code == INVALID_PARAMS:
         return InvalidInput(message)
     if code == METHOD_NOT_FOUND:
@@ -146,7 +146,7 @@ def told_in(data: object) -> AnvylError | None:
     told = data.get(meta.ERROR) if isinstance(data, Mapping) else None
     if not isinstance(told, Mapping) or not isinstance(told.get("message"), str):
         return None
-    return from_code(str(told.get("code")), clean(told["message"]), clean(str(told.get("hint", ""))))
+    return from_peer(told)
 
 
 def _no_answer(seconds: float) -> Unreachable:
@@ -175,7 +175,7 @@ def _words(kind: str, body: bytes) -> tuple[str, str]:
     """What a host says in an error's body, and its hint: our own shape, OAuth's, or plain text."""
     content = body.decode("utf-8", "replace")
     if kind == "text/plain":
-        return clean(content).strip()[:MOST_WORDS], ""
+        return one_line(content).strip()[:MOST_WORDS], ""
     if kind != "application/json":
         return "", ""
     try:
@@ -186,5 +186,5 @@ def _words(kind: str, body: bytes) -> tuple[str, str]:
         return "", ""
     error = data.get("error")
     if isinstance(error, dict):
-        return clean(str(error.get("message", "")))[:MOST_WORDS], clean(str(error.get("hint", "")))[:MOST_WORDS]
-    return clean(str(data.get("error_description") or error or ""))[:MOST_WORDS], ""
+        return one_line(str(error.get("message", "")))[:MOST_WORDS], one_line(str(error.get("hint", "")))[:MOST_WORDS]
+    return one_line(str(data.get("error_description") or error or ""))[:MOST_WORDS], ""

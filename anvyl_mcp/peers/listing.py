@@ -135,10 +135,15 @@ class Answer:
             return replace(words_only, result=text.cleaned(result.get("structuredContent")))
         told = meta.get(meta_keys.ERROR)
         if isinstance(told, Mapping) and isinstance(told.get("message"), str):
-            error = from_code(str(told.get("code")), text.clean(told["message"]), text.clean(str(told.get("hint", ""))))
+            error = from_peer(told)
         else:
-            error = AnvylError(words or "the tool failed and did not say why")
+            error = AnvylError(text.one_line(words) or "the tool failed and did not say why")
         return replace(words_only, error=error)
+
+
+def from_peer(told: Mapping[str, Any]) -> AnvylError:
+    """An error in a peer's own words, each on one line: they must not pass for lines of ours."""
+    return from_code(str(told.get("code")), *(text.one_line(str(told.get(key, ""))) for key in ("message", "hint")))
 
 
 class Connection(Protocol):

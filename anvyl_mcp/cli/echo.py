@@ -1,0 +1,41 @@
+"""The echo of typed keys, off while lines are drawn over: an Enter typed ahead would move the cursor away from them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+_kept: list[Any] = []
+"""The terminal's settings from before, while the echo is off."""
+
+
+def off() -> None:
+    """Stop the terminal from showing what is typed, where this program is the one in its foreground."""
+    if _kept:
+        return
+    with suppress(ImportError, OSError, ValueError, AttributeError):
+        import termios
+
+        terminal = sys.stdin.fileno()
+        # Setting a terminal from the background would stop the program.
+        if os.tcgetpgrp(terminal) != os.getpgrp():
+            return
+        with suppress(termios.error):
+            settings = termios.tcgetattr(terminal)
+            quiet = list(settings)
+            quiet[3] &= ~termios.ECHO
+            termios.tcsetattr(terminal, termios.TCSANOW, quiet)
+            _kept.append(settings)
+
+
+def on() -> None:
+    """Have the terminal as it was before `off`."""
+    if not _kept:
+        return
+    with suppress(ImportError, OSError, ValueError, AttributeError):
+        import termios
+
+        with suppress(termios.error):
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, _kept.pop())

@@ -1,0 +1,33 @@
+"""Standard streams that never fail over a letter, whatever encoding the terminal or `PYTHONIOENCODING` asks for."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from io import TextIOWrapper
+
+ERRORS = "anvyl-plain"
+PLAIN = str.maketrans("…→×█░━─│✓✗·–—“”‘’", "~>x#.=-|+x.--\"\"''")
+"""Letters of ours and what stands for them where they cannot be written; as wide, so that tables stay aligned."""
+
+
+def prepare() -> None:
+    """Write what an encoding lacks in plain letters, and read what is no text as such."""
+    codecs.register_error(ERRORS, _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=ERRORS)
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+
+
+def is_unicode(encoding: str | None) -> bool:
+    """Whether every letter can be written in it."""
+    return (encoding or "").lower().replace("_", "-").startswith("utf")
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end].translate(PLAIN)
+    return "".join(letter if letter.isascii() else "?" for letter in letters), error.end
