@@ -313,15 +313,14 @@ async def serve(
 
 async def serve_stdio(settings: Settings) -> None:
     """Serve this host's tools to the process that started this one, until it closes our input."""
-    from mcp.server.stdio import stdio_server
-
     from anvyl_mcp.server import policy_report
+    from anvyl_mcp.server.incoming import stdio
 
     node = Node(settings, serving=True)
     server = node.server
     policy_report.tell(node.policy, every_tool())
     try:
-        async with stdio_server() as (incoming, outgoing):
+        async with stdio() as (incoming, outgoing):
             await server.run(incoming, outgoing, server.create_initialization_options())
     finally:
         await node.aclose()

@@ -59,12 +59,12 @@ def build(node: Node) -> Server[Any]:
 
 async def serve_stdio(settings: Settings) -> None:
     """Serve the fleet to the process that started this one, until it closes our input."""
-    from mcp.server.stdio import stdio_server
+    from anvyl_mcp.server.incoming import stdio
 
     node = Node(settings)
     server = build(node)
     try:
-        async with stdio_server() as (incoming, outgoing):
+        async with stdio() as (incoming, outgoing):
             await server.run(incoming, outgoing, server.create_initialization_options())
     finally:
         await node.aclose()

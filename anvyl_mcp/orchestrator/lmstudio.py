@@ -5,7 +5,6 @@ Whatever such a server does ends as a usable response or as a `ModelAPIError`, o
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import uuid
@@ -40,6 +39,7 @@ from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 
+from anvyl_mcp.arguments import fitted, literal, sound
 from anvyl_mcp.orchestrator.local_provider import LocalProvider
 from anvyl_mcp.orchestrator.model_server import error_words
 
@@ -105,7 +105,7 @@ class LMStudioModel(OpenAIChatModel):
         # The SDK does not check what it parsed, so anything at all arrives here.
         if not isinstance(response, ChatCompletion):
             raise ModelAPIError(self.model_name, "it is no chat completion")
-        body = _sound(response.model_dump(warnings=False))
+        body = sound(response.model_dump(warnings=False))
         if words := error_words(body.get("error")):
             raise ModelAPIError(self.model_name, words, body=words)
         return super()._process_response(valid_completion(body, self.model_name), **options)
@@ -314,43 +314,7 @@ def arguments_object(arguments: Any, schema: Mapping[str, Any]) -> dict[str, Any
     for _ in range(3):
         if not isinstance(value, str):
             break
-        value = _literal(value.strip() or "{}")
+        value = literal(value.strip() or "{}")
     if not isinstance(value, dict):
         return {INVALID_JSON_KEY: str(arguments)}
-    properties, required = schema.get("properties", {}), schema.get("required", ())
-    return {
-        name: _fitted(entry, properties.get(name))
-        for name, entry in value.items()
-        if entry is not None or name in required
-    }
-
-
-def _literal(written: str) -> Any:
-    """JSON, or the Python spelling of it that some models write; None when it is neither."""
-    try:
-        return _sound(json.loads(written))
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return _sound(ast.literal_eval(written))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-
-
-def _sound(value: Any) -> Any:
-    """A JSON value without halves of characters, which could be neither shown nor sent back."""
-    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
-
-
-def _fitted(value: Any, schema: Any) -> Any:
-    """A value written as text, made what its schema asks for."""
-    if not isinstance(value, str) or not isinstance(schema, dict):
-        return value
-    kinds = {kind for branch in (schema, *schema.get("anyOf", ())) for kind in _kinds(branch)}
-    read = _literal(value) if kinds and "string" not in kinds else None
-    return value if read is None else read
-
-
-def _kinds(schema: Any) -> list[str]:
-    kinds = schema.get("type", []) if isinstance(schema, dict) else []
-    return [kinds] if isinstance(kinds, str) else kinds
+    return fitted(schema, value, added=("host",)) if schema else value

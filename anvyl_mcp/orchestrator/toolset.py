@@ -10,6 +10,7 @@ from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
+from anvyl_mcp.arguments import fitted
 from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound
 from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.answers import Call
@@ -114,7 +115,7 @@ class FleetToolset(AbstractToolset[Question]):
             question.ended = question.ended or str(error)
 
     async def _place(self, listing: ToolListing, given: Mapping[str, Any], question: Question) -> Placed:
-        arguments = {key: value for key, value in given.items() if key != "host" and value is not None}
+        arguments = own_arguments(listing, given)
         selector = hostwise.selector(given.get("host"))
         if self._guard is None:
             return await self._place_as_said(listing, arguments, selector, question)
@@ -155,7 +156,7 @@ class FleetToolset(AbstractToolset[Question]):
         Nobody is asked about it and no yes given before covers it; the person is told, with its source.
         """
         question, call_id = ctx.deps, ctx.tool_call_id or ""
-        arguments = {key: value for key, value in given.items() if key != "host" and value is not None}
+        arguments = own_arguments(listing, given)
         try:
             check(listing, arguments)
             hosts = await targets(self._fleet, listing, arguments, str(given.get("host") or question.host))
@@ -201,6 +202,11 @@ class FleetToolset(AbstractToolset[Question]):
             metadata={"listing": listing},
         )
         return ToolsetTool(toolset=self, tool_def=definition, max_retries=3, args_validator=ANY_ARGUMENTS)
+
+
+def own_arguments(listing: ToolListing, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the tool itself, as its host will read them."""
+    return fitted(listing.input_schema, {name: value for name, value in given.items() if name != "host"})
 
 
 def source_words(listing: ToolListing, arguments: Mapping[str, Any], hosts: list[str]) -> str:

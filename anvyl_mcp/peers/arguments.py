@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from anvyl_mcp import arguments as reading
 from anvyl_mcp.errors import InvalidInput, did_you_mean
 from anvyl_mcp.peers.listing import ToolListing
 
@@ -17,13 +18,7 @@ def check(tool: ToolListing, arguments: Mapping[str, Any]) -> None:
     Raises:
         InvalidInput: one is unknown, or one is missing.
     """
-    for name in arguments:
-        if name not in tool.arguments:
-            hint = did_you_mean(name, tool.arguments) or "it takes no arguments"
-            raise InvalidInput(f"`{tool.name}` has no argument `{name}`", hint=hint)
-    for name in tool.required:
-        if name not in arguments:
-            raise InvalidInput(f"`{tool.name}` needs `{name}`", hint=f"give {name}=…")
+    reading.check(tool.name, tool.input_schema, arguments)
 
 
 def from_words(tool: ToolListing, words: Iterable[str]) -> dict[str, Any]:
@@ -45,7 +40,7 @@ def from_words(tool: ToolListing, words: Iterable[str]) -> dict[str, Any]:
             name, value = open_names[0], word
         kind = tool.arguments[name].get("type")
         if kind == "array":
-            arguments.setdefault(name, []).append(value)
+            arguments.setdefault(name, []).extend(reading.as_list(value))
         elif name in arguments:
             raise InvalidInput(f"`{name}` is given twice", hint="give it once")
         else:

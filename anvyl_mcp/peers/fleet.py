@@ -317,7 +317,9 @@ class Fleet:
             raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
         peer, connection = self._connection(host)
         seconds = time_limit(tool, arguments)
-        told: dict[str, Any] = {} if tool.reads else {meta.OPERATION: str(uuid.uuid4())}
+        told: dict[str, Any] = {meta.WHOLE: True}
+        if not tool.reads:
+            told[meta.OPERATION] = str(uuid.uuid4())
         if expected is not None and not tool.reads:
             told[meta.EXPECT] = {"id": expected.id, "state": expected.state}
         if on_behalf is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from anvyl_mcp.arguments import as_list
 from anvyl_mcp.peers.fleet import Outcome
 from anvyl_mcp.peers.listing import ToolListing
 
@@ -41,5 +42,6 @@ def words(outcomes: Mapping[str, Outcome], listing: ToolListing, most: int) -> s
 
 
 def selector(host: object) -> str:
-    """The hosts that a caller named, also when it sent a list."""
-    return ",".join(map(str, host)) if isinstance(host, list) else str(host or "")
+    """The hosts that a caller named, also when it sent a list, as such or as JSON text."""
+    hosts = as_list(host)
+    return ",".join(map(str, hosts)) if isinstance(hosts, list) else str(hosts or "")

@@ -41,6 +41,7 @@ from anvyl_mcp.server.access import Access, Verifier
 from anvyl_mcp.server.callers import caller_of
 from anvyl_mcp.server.engine import Engine
 from anvyl_mcp.server.guard import Guard, error_response, own_names
+from anvyl_mcp.server.incoming import Messages
 from anvyl_mcp.server.joining import Handler, Open, joining_routes
 from anvyl_mcp.server.limits import Overloaded
 from anvyl_mcp.server.loopback import LocalToken, Loopback, may_use
@@ -121,6 +122,9 @@ def _guarded(
         finally:
             local.remove()
 
+    for route in inner.routes:
+        assert isinstance(route, Route)
+        route.app = Messages(route.app)
     return Starlette(
         routes=[*routes, *inner.routes],
         middleware=[

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from mcp.server.caching import CacheableMethod, CacheHint
@@ -20,14 +20,15 @@ from mcp_types import (
 from mcp_types import Tool as ListedTool
 
 from anvyl_mcp import __version__, meta
-from anvyl_mcp.errors import AnvylError, InvalidInput
+from anvyl_mcp.answer_size import MODEL_BYTES, PROGRAM_BYTES
+from anvyl_mcp.errors import AnvylError
 from anvyl_mcp.server import answering
 from anvyl_mcp.server.calls import Called, Calls, nobody
 from anvyl_mcp.server.completions import add_completions
 from anvyl_mcp.server.gate import Gate
 from anvyl_mcp.server.prompts import add_prompts
-from anvyl_mcp.server.resources import MOST_BYTES, add_resources
-from anvyl_mcp.server.tool import Result, Tool
+from anvyl_mcp.server.resources import add_resources
+from anvyl_mcp.server.tool import Result, Tool, within
 
 LISTINGS: Final[tuple[CacheableMethod, ...]] = (
     "tools/list",
@@ -53,7 +54,8 @@ def build_server(
     async def call_tool(ctx: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         beside = answering.beginning()
         try:
-            answer = await calls.run(ctx, params.name, params.arguments or {}, _answer)
+            shape = partial(_answer, calls.tools.get(params.name), whole=bool((ctx.meta or {}).get(meta.WHOLE)))
+            answer = await calls.run(ctx, params.name, params.arguments or {}, shape)
         except AnvylError as error:
             answer = _failure(error)
         answer.meta = {**(answer.meta or {}), **calls.beside(ctx), **beside} or None
@@ -122,11 +124,10 @@ def _listed(tool: Tool) -> ListedTool:
     )
 
 
-def _answer(result: Result) -> CallToolResult:
-    structured = result.model_dump(mode="json")
-    words = result.text()
-    if len(words.encode()) + len(json.dumps(structured, ensure_ascii=False).encode()) > MOST_BYTES:
-        raise InvalidInput("the answer is too large to send", hint="ask for less: a lower `limit` or `tail`, or `grep`")
+def _answer(tool: Tool | None, result: Result, *, whole: bool) -> CallToolResult:
+    """The result in words and as fields; both together small enough for who asked."""
+    most = PROGRAM_BYTES if whole else MODEL_BYTES
+    words, structured = within(result, most, tool.arguments.model_fields if tool else {})
     return CallToolResult(content=[TextContent(type="text", text=words)], structured_content=structured)
 
 

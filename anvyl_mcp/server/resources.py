@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,12 +27,11 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from anvyl_mcp import meta
+from anvyl_mcp.answer_size import MODEL_BYTES
 from anvyl_mcp.errors import AnvylError, InvalidInput, NotFound
 from anvyl_mcp.server.calls import Calls
-from anvyl_mcp.server.tool import Result
+from anvyl_mcp.server.tool import Result, Tool, within
 
-MOST_BYTES = 256 * 1024
-"""An answer larger than this is refused: some clients cut the connection at 1 MiB, and a model has no use for it."""
 JSON, PLAIN = "application/json", "text/plain"
 OLDER_NOT_FOUND = -32002
 """What the handshake versions of the protocol call a resource that is not there."""
@@ -121,21 +121,22 @@ def _find(kinds: list[Kind], uri: str) -> tuple[Kind, dict[str, str]]:
 async def _read(calls: Calls, ctx: ServerRequestContext[Any], kind: Kind, arguments: dict[str, str]) -> str:
     tools = [tool for tool in kind.tools if tool in calls.tools]
     if kind.mime_type == PLAIN:
-        words = "\n".join([await calls.run(ctx, tool, arguments, _words) for tool in tools])
+        words = "\n".join([await calls.run(ctx, tool, arguments, partial(_words, calls.tools[tool])) for tool in tools])
     else:
-        parts = {tool.removeprefix("get_host_"): await calls.run(ctx, tool, arguments, _fields) for tool in tools}
+        parts = {
+            tool.removeprefix("get_host_"): await calls.run(ctx, tool, arguments, partial(_fields, calls.tools[tool]))
+            for tool in tools
+        }
         words = json.dumps(parts if len(kind.tools) > 1 else next(iter(parts.values())), ensure_ascii=False)
-    if len(words.encode()) > MOST_BYTES:
-        raise InvalidInput("the resource is too large to send", hint=f"use the tool {kind.tools[0]} and ask for less")
     return words
 
 
-def _words(result: Result) -> str:
-    return result.text()
+def _words(tool: Tool, result: Result) -> str:
+    return within(result, MODEL_BYTES, tool.arguments.model_fields)[0]
 
 
-def _fields(result: Result) -> dict[str, Any]:
-    return result.model_dump(mode="json")
+def _fields(tool: Tool, result: Result) -> dict[str, Any]:
+    return within(result, MODEL_BYTES, tool.arguments.model_fields)[1]
 
 
 def _refusal(error: AnvylError, uri: str, version: str) -> MCPError:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from anvyl_mcp import arguments as reading
 from anvyl_mcp import text
-from anvyl_mcp.errors import InvalidInput, did_you_mean
+from anvyl_mcp.answer_size import SHORTEST, how_to_see_more, shortened, size
+from anvyl_mcp.errors import InvalidInput
 
 Safety = Literal["reads", "changes", "destroys"]
 Scope = Literal["read", "operate", "exec"]
@@ -30,12 +32,7 @@ ContainerName = Annotated[
 """A container that must exist. `x-names` lets a caller find the host where it lives."""
 
 
-def _as_list(value: Any) -> Any:
-    """Small models send one string where a list is wanted."""
-    return [value] if isinstance(value, str) and value else value or []
-
-
-Strings = Annotated[list[str], BeforeValidator(_as_list)]
+Strings = list[str]
 
 
 class Injected:
@@ -50,6 +47,17 @@ class Result(BaseModel):
     def text(self) -> str:
         """The compact text form."""
         return text.human(self.model_dump(mode="json"), schema_of(type(self)))
+
+
+def within(result: Result, most: int, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A result as text and as fields, together in `most` bytes; `arguments` are those its tool takes."""
+    structured, words, room = result.model_dump(mode="json"), result.text(), most
+    while size(structured) + size(words) > most and room > SHORTEST:
+        # The text says the same as the fields, in about as many bytes.
+        room = room * 2 // 3
+        structured, notes = shortened(result.model_dump(mode="json"), room, how_to_see_more(arguments))
+        words = "\n".join([type(result).model_validate(structured).text(), *notes])
+    return words, structured
 
 
 class Row(BaseModel):
@@ -137,16 +145,12 @@ class Tool:
         Raises:
             InvalidInput: one is missing, unknown or of the wrong kind.
         """
-        known = self.arguments.model_fields
-        for name in arguments:
-            if name not in known:
-                hint = did_you_mean(name, known) or "it takes no arguments"
-                raise InvalidInput(f"`{self.name}` has no argument `{name}`", hint=hint)
+        given = reading.read(self.name, self.input_schema, arguments)
         try:
-            parsed = self.arguments.model_validate(dict(arguments))
+            parsed = self.arguments.model_validate(given)
         except ValidationError as error:
-            raise _invalid(self.name, error) from error
-        return {name: getattr(parsed, name) for name in known}
+            raise _invalid(error) from error
+        return {name: getattr(parsed, name) for name in self.arguments.model_fields}
 
     def call(self, arguments: Mapping[str, Any], dependencies: Mapping[type, object]) -> Result | Awaitable[Result]:
         """Run the function with parsed arguments and what it asked to have injected."""
@@ -161,11 +165,9 @@ class Tool:
         return inspect.iscoroutinefunction(self.function)
 
 
-def _invalid(tool: str, error: ValidationError) -> InvalidInput:
+def _invalid(error: ValidationError) -> InvalidInput:
     first = error.errors(include_url=False, include_context=False)[0]
     name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "missing":
-        return InvalidInput(f"`{tool}` needs `{name}`", hint=f"give {name}=…")
     given = text.clean(repr(first["input"]))[:80]
     wanted = first["msg"].removeprefix("Value error, ")
     if wanted.startswith("Input should be "):
