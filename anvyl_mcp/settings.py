@@ -39,7 +39,7 @@ SETTINGS = (
     Setting("port", "ANVYL_INFRA_API_PORT", 4200, "port where MCP clients look; 0 takes a free one"),
     Setting("agent_port", "ANVYL_AGENT_PORT", 4201, "port where clients of the older agent API look"),
     Setting("gateway_port", "ANVYL_GATEWAY_PORT", 4202, "port of `anvyl-mcp gateway --http`, on this machine only"),
-    Setting("toolsets", "ANVYL_TOOLSETS", "default", "toolsets to offer: names with commas, `default` or `all`"),
+    Setting("toolsets", "ANVYL_TOOLSETS", "all", "toolsets to offer: names with commas, or `all`"),
     Setting("tools", "ANVYL_TOOLS", "", "single tools to offer besides, with commas"),
     Setting("read_only", "ANVYL_READ_ONLY", False, "offer no tool that changes anything, whatever else is said"),
     Setting("lmstudio_url", "ANVYL_LMSTUDIO_URL", "http://localhost:1234/v1", "OpenAI-compatible model server"),

@@ -18,7 +18,6 @@ from anvyl_mcp.cli import host, operator
 from anvyl_mcp.cli.table import described
 from anvyl_mcp.server.guardrails import RULES
 from anvyl_mcp.server.tool import load_tools
-from anvyl_mcp.server.toolsets import DEFAULT
 from anvyl_mcp.settings import SETTINGS
 from tests.conftest import OUTSIDE
 
@@ -44,7 +43,7 @@ def toolsets() -> str:
     rows: dict[str, list[str]] = {}
     for tool in load_tools():
         rows.setdefault(tool.toolset, []).append(f"`{tool.name}`")
-    lines = [f"| {name}{'' if name in DEFAULT else ' ¹'} | {', '.join(tools)} |" for name, tools in rows.items()]
+    lines = [f"| {name} | {', '.join(tools)} |" for name, tools in rows.items()]
     return "\n".join(["| toolset | tools |", "|---|---|", *lines])
 
 

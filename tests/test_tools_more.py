@@ -357,5 +357,5 @@ def test_connecting_goes_where_the_container_is(
 
     told = anvyl("call", "connect_network", "network=bridge", "container=web-there", "--yes")
 
-    assert "`connect_network` is not switched on on this host" in told.err
+    assert "already exists in network bridge" in told.err
     assert "second" in told.err and "first" not in told.err

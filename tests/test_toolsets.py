@@ -50,9 +50,10 @@ async def offered(**flags: str | bool) -> dict[str, str]:
     return {tool.name: str(tool.meta["anvyl/tool"]["toolset"]) for tool in tools if tool.meta}
 
 
-async def test_the_default_toolsets_are_containers_images_and_host() -> None:
-    assert set((await offered()).values()) == {"containers", "images", "host", "undo", "fleet"}
-    assert await offered(toolsets="default") == await offered()
+async def test_every_toolset_is_offered_unless_a_host_is_told_otherwise() -> None:
+    everything = {tool.name for tool in load_tools()} | {"list_hosts"}
+
+    assert set(await offered()) == set(await offered(toolsets="default")) == everything
 
 
 async def test_toolsets_are_chosen_by_name_and_single_tools_added() -> None:
@@ -61,9 +62,7 @@ async def test_toolsets_are_chosen_by_name_and_single_tools_added() -> None:
     assert set(chosen) == {
         "list_containers", "list_images", "pull_image", "remove_image", "get_disk_usage", "list_hosts"
     }  # fmt: skip
-    everything = await offered(toolsets="all")
-    assert set(everything) == {tool.name for tool in load_tools()} | {"list_hosts"}
-    assert await offered(toolsets="default,networks,volumes,system") == everything
+    assert await offered(toolsets="all") == await offered(toolsets="all,networks") == await offered()
 
 
 async def test_a_read_only_host_offers_nothing_that_changes_whatever_else_is_said() -> None:
@@ -72,11 +71,11 @@ async def test_a_read_only_host_offers_nothing_that_changes_whatever_else_is_sai
     assert set(await offered(toolsets="all", tools="stop_container", read_only=True)) == safe
 
 
-async def test_a_tool_that_is_not_offered_says_how_to_switch_it_on() -> None:
-    async with aclosing(Node(load(), serving=True)) as here, Client(here.server) as client:
+async def test_a_tool_that_is_not_offered_says_how_to_turn_it_on() -> None:
+    async with aclosing(Node(load({"toolsets": "containers,images"}), serving=True)) as here, Client(here.server) as client:
         told = await refused(client, "create_network", name="home")
-        assert told["message"] == "`create_network` is not switched on on this host"
-        assert told["hint"].endswith("anvyl-mcp serve --toolsets default,networks")
+        assert told["message"] == "`create_network` is turned off on this host"
+        assert told["hint"].startswith("add `networks` to the --toolsets")
         assert (await refused(client, "create_netwrk"))["message"].startswith("there is no tool")
     async with aclosing(Node(load({"read_only": "yes"}), serving=True)) as here, Client(here.server) as client:
         assert "read-only" in (await refused(client, "stop_container", name="web"))["message"]
@@ -101,13 +100,13 @@ def test_an_unknown_name_is_refused_before_anything_is_served(arguments: list[st
 
 
 def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANVYL_TOOLSETS", "all")
+    monkeypatch.setenv("ANVYL_TOOLSETS", "host,images")
     monkeypatch.setenv("ANVYL_TOOLS", "list_images")
     monkeypatch.setenv("ANVYL_READ_ONLY", "true")
 
     settings = load()
 
-    assert (settings.toolsets, settings.tools, settings.read_only) == ("all", "list_images", True)
+    assert (settings.toolsets, settings.tools, settings.read_only) == ("host,images", "list_images", True)
     assert load({"toolsets": "host"}).toolsets == "host"
     monkeypatch.setenv("ANVYL_READ_ONLY", "perhaps")
     with pytest.raises(InvalidInput, match="ANVYL_READ_ONLY is `perhaps`"):

@@ -104,8 +104,8 @@ class Gateway:
         if name in self.fleet.catalogue:
             toolset = self.fleet.catalogue[name].toolset
             raise InvalidInput(
-                f"`{name}` is not switched on in this gateway",
-                hint=f"start it with --toolsets default,{toolset}, and without --read-only if it changes something",
+                f"`{name}` is turned off in this gateway",
+                hint=f"add `{toolset}` to its --toolsets, and leave out --read-only if it changes something",
             )
         raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, self.tools))
 

@@ -8,13 +8,14 @@ from functools import cache
 from anvyl_mcp.errors import AnvylError, InvalidInput, did_you_mean
 from anvyl_mcp.server.tool import Tool, load_tools
 
-DEFAULT = ("containers", "images", "host", "undo")
+EVERY = ("all", "default")
+"""Words for every toolset; `default` stands in command lines and settings of homes made before it meant all."""
 ALWAYS = "fleet"
 """A host tells which others it knows, whatever else it offers."""
 
 
 def choose(tools: Iterable[Tool], *, toolsets: str = "all", extra: str = "", read_only: bool = False) -> list[Tool]:
-    """The tools of some toolsets (`default`, `all`, names with commas) and some more by name, in their own order.
+    """The tools of some toolsets (`all`, or names with commas) and some more by name, in their own order.
 
     Raises:
         InvalidInput: there is no such toolset, or no such tool.
@@ -30,7 +31,7 @@ def choose(tools: Iterable[Tool], *, toolsets: str = "all", extra: str = "", rea
 
 
 def not_offered(name: str, offered: Mapping[str, Tool]) -> AnvylError:
-    """Why there is no tool of this name on this host, and how to switch it on when there could be."""
+    """Why there is no tool of this name on this host, and how to turn it on when there could be."""
     tool = next((tool for tool in _every() if tool.name == name), None)
     if tool is None:
         return InvalidInput(f"there is no tool `{name}` on this host", hint=did_you_mean(name, offered))
@@ -40,8 +41,8 @@ def not_offered(name: str, offered: Mapping[str, Tool]) -> AnvylError:
             hint="start its server without --read-only to allow changes",
         )
     return InvalidInput(
-        f"`{name}` is not switched on on this host",
-        hint=f"start its server with: anvyl-mcp serve --toolsets default,{tool.toolset}",
+        f"`{name}` is turned off on this host",
+        hint=f"add `{tool.toolset}` to the --toolsets that its server was started with, or leave that option out",
     )
 
 
@@ -52,13 +53,8 @@ def _every() -> tuple[Tool, ...]:
 
 def _toolsets(words: str, known: set[str]) -> set[str]:
     chosen: set[str] = set()
-    for word in _split(words) or ["default"]:
-        if word == "all":
-            chosen |= known
-        elif word == "default":
-            chosen.update(DEFAULT)
-        else:
-            chosen |= _known(word, known, "toolset")
+    for word in _split(words) or EVERY:
+        chosen |= known if word in EVERY else _known(word, known, "toolset")
     return chosen
 
 
