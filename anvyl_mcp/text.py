@@ -37,6 +37,8 @@ ENDED = re.compile(r"(?P<state>Exited|Restarting|Dead) \((?P<code>-?\d+)\) (?P<t
 REMOVING = "Removal In Progress"
 IN_SENTENCES = frozenset({"id", "name", "host", "image", "tags", "state", "status", "health"})
 """Fields of results that answers and questions in words are made of."""
+NEVER_BEFORE, NEVER_AFTER = 946_684_800, 253_402_300_800
+"""Seconds since 1970 of the years 2000 and 10000: a date outside is a clock's zero or an error, not a date."""
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -130,12 +132,14 @@ def instant(seconds: float) -> str:
 
 
 def ago(when: str) -> str:
-    """An ISO 8601 time as its distance from now."""
+    """An ISO 8601 time as its distance from now; empty for a clock's zero, like 1970 or the year 1."""
     try:
         then = datetime.fromisoformat(when)
     except ValueError:
         return when
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
+    if then.year < 2000:
+        return ""
     return f"{duration(max(0.0, (datetime.now(UTC) - then).total_seconds()))} ago"
 
 
@@ -175,8 +179,8 @@ def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return properties
 
 
-def resolved(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON schema with its local references put in place and null branches dropped."""
+def resolved(schema: Mapping[str, Any], *, keep_null: bool = False) -> dict[str, Any]:
+    """A JSON schema with its local references put in place, and null branches dropped, or kept as a second type."""
     definitions = schema.get("$defs", {})
 
     def walk(node: Any) -> Any:
@@ -190,6 +194,8 @@ def resolved(schema: Mapping[str, Any]) -> dict[str, Any]:
             real = [branch for branch in node["anyOf"] if branch.get("type") != "null"]
             if len(real) == 1:
                 node = {**real[0], **{k: v for k, v in node.items() if k != "anyOf"}}
+                if keep_null and isinstance(node.get("type"), str):
+                    node["type"] = [node["type"], "null"]
                 return walk(node)
         return {key: walk(entry) for key, entry in node.items() if key != "$defs"}
 

@@ -44,9 +44,12 @@ class Daemon:
     program = "dockerd"
     prepare = PREPARE
 
-    def __init__(self, name: str, network: Sequence[str] = ()) -> None:
-        """`network`: what to put before a command so that it runs in an existing network namespace; else a new one."""
-        self._name = name
+    def __init__(self, name: str, network: Sequence[str] = (), zone: str = "") -> None:
+        """`network`: what to put before a command so that it runs in an existing network namespace; else a new one.
+
+        `zone` is the time zone that the daemon runs in, like `Europe/Berlin`.
+        """
+        self._name, self._environment = name, {"TZ": zone} if zone else {}
         self._enter = [*network, *NAMESPACES, *(() if network else ("--net",)), "--"]
         self._busybox = _needed_for_daemon(self.program)
         # Not TMPDIR: a socket's path has to be short, and /run is hidden from the daemon.
@@ -82,7 +85,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={"PATH": os.environ["PATH"]},
+                env={"PATH": os.environ["PATH"], **self._environment},
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_SECONDS

@@ -186,13 +186,13 @@ class RealEngine:
 
 
 @contextmanager
-def private_engine(name: str, network: Sequence[str] = ()) -> Iterator[RealEngine]:
-    """An engine started for the tests, gone afterwards; `name` becomes its host name, `network` is as in `Daemon`.
+def private_engine(name: str, network: Sequence[str] = (), zone: str = "") -> Iterator[RealEngine]:
+    """An engine started for the tests, gone afterwards; `name` becomes its host name, the others are as in `Daemon`.
 
     Raises:
         UnavailableError: this user or this machine cannot start one.
     """
-    daemon = Daemon(name, network)
+    daemon = Daemon(name, network, zone)
     try:
         daemon.start()
         engine = RealEngine({"DOCKER_HOST": daemon.url}, daemon)

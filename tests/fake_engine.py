@@ -45,6 +45,7 @@ class Fault:
     match: str
     do: str
     times: int
+    body: bytes | None = None
 
 
 class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -63,6 +64,8 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         ]
         self.answers: dict[str, Any] = {}
         """Whole answers by path, instead of the fake's own."""
+        self.streams: dict[str, bytes] = {}
+        """Answers by path that come in chunks, as those do that go on for a while."""
         self.requests: list[str] = []
         self.faults: list[Fault] = []
         self.released = threading.Event()
@@ -101,14 +104,15 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.boxes[box.id] = box
         return box
 
-    def fault(self, match: str, do: str, times: int = 1 << 30) -> None:
+    def fault(self, match: str, do: str, times: int = 1 << 30, body: bytes | None = None) -> None:
         """From now on requests like `GET /containers/json` that match fail.
 
-        `404`…: an error of the engine. `hang`: no answer until `released`. `garbage`: no JSON. `shape`: JSON of
-        another kind. `cut`: half an answer. `slow`: byte by byte. `close`: no answer. `lost`: done, but no answer.
+        `404`…: an error of the engine, or of what answers `body` in its place. `hang`: no answer until `released`.
+        `garbage`: no JSON. `shape`: JSON of another kind. `cut`: half an answer. `slow`: byte by byte. `close`: no
+        answer. `lost`: done, but no answer.
         `late`: done and answered once `released`. `after:0.1`: done, and answered so many seconds later.
         """
-        self.faults.append(Fault(match, do, times))
+        self.faults.append(Fault(match, do, times, body))
 
     def find(self, name: str) -> Box | None:
         """By name, id or the start of an id."""
@@ -141,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = f"{self.command} {path}"
         self.server.requests.append(asked)
         self.server.asked.release()
-        fault = self._fault(asked)
+        fault, instead = self._fault(asked)
         if version and (problem := self._wrong_version(version)):
             self._send(400, {"message": problem})
             return
@@ -151,10 +155,13 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if fault and fault.isdigit():
-            self._send(int(fault), {"message": f"injected for {path}"})
+            self._send(int(fault), {"message": f"injected for {path}"} if instead is None else instead)
             return
         if fault == "late":
             self.server.released.wait()
+        if path in self.server.streams:
+            self._stream(self.server.streams[path])
+            return
         status, answer = self._answer(path, parse_qs(address.query), body)
         if fault.startswith("after:"):
             time.sleep(float(fault.removeprefix("after:")))
@@ -167,12 +174,12 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._send(status, answer, how=fault)
 
-    def _fault(self, asked: str) -> str:
+    def _fault(self, asked: str) -> tuple[str, bytes | None]:
         for one in self.server.faults:
             if one.times and re.fullmatch(one.match, asked):
                 one.times -= 1
-                return one.do
-        return ""
+                return one.do, one.body
+        return "", None
 
     def _wrong_version(self, version: str) -> str:
         if _number(version) > _number(self.server.version):
@@ -217,6 +224,12 @@ class Handler(BaseHTTPRequestHandler):
         box.state = {"start": "running", "restart": "running", "stop": "exited"}[verb]
         box.changes += 1
         return 204, b""
+
+    def _stream(self, data: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
 
     def _send(self, status: int, answer: Any, how: str = "") -> None:
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()

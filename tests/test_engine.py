@@ -170,7 +170,7 @@ async def test_what_an_engine_leaves_out_is_empty(fake: FakeEngine, client: Clie
 
     assert (listed[0]["name"], listed[0]["ports"]) == (box.id[:12], [])
     assert (info["state"], info["networks"], info["mounts"], info["image"]) == ("running", [], [], "")
-    assert (images[0]["tags"], images[0]["size"]) == ([], 0)
+    assert (images[0]["tags"], images[0]["size"]) == ([], None)
     assert host["engine"]["error"] == ""
 
 

@@ -290,7 +290,7 @@ async def test_what_a_gateway_offers_is_chosen_as_for_a_server() -> None:
 
     assert offered == {"list_networks", "list_hosts"}
     assert refused.is_error and unknown.is_error
-    assert "add `containers` to its --toolsets" in words(unknown)
+    assert "Add `containers` to its --toolsets" in words(unknown)
 
 
 async def test_a_server_that_starts_and_ends_meanwhile_is_this_host(engine: RealEngine, tmp_path: Path) -> None:

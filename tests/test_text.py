@@ -101,7 +101,7 @@ def test_times_are_told_as_their_distance_from_now() -> None:
     assert text.ago(then.isoformat()) == "3 h ago"
     assert text.ago(then.isoformat().replace("+00:00", "Z")) == "3 h ago"
     assert text.ago((datetime.now(UTC) + timedelta(hours=1)).isoformat()) == "0 s ago"
-    assert text.ago("0001-01-01T00:00:00Z").endswith(" days ago")
+    assert text.ago("0001-01-01T00:00:00Z") == text.ago("1970-01-01T00:00:00Z") == ""
     assert text.ago("never") == "never"
     assert text.ago("2026-01-01T00:00:00").endswith(" ago")
 

@@ -72,7 +72,10 @@ async def test_a_read_only_host_offers_nothing_that_changes_whatever_else_is_sai
 
 
 async def test_a_tool_that_is_not_offered_says_how_to_turn_it_on() -> None:
-    async with aclosing(Node(load({"toolsets": "containers,images"}), serving=True)) as here, Client(here.server) as client:
+    async with (
+        aclosing(Node(load({"toolsets": "containers,images"}), serving=True)) as here,
+        Client(here.server) as client,
+    ):
         told = await refused(client, "create_network", name="home")
         assert told["message"] == "`create_network` is turned off on this host"
         assert told["hint"].startswith("add `networks` to the --toolsets")

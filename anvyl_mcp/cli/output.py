@@ -146,7 +146,9 @@ def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None)
         if one.error is None:
             hosts[host] = {"ok": True, "word": one.word, "result": one.answer.result}
         else:
-            hosts[host] = {"ok": False, "word": one.word, "error": str(one.error), "code": one.error.code}
+            # A healthy host may have refused: its word is `ok`, the call's is not.
+            word = one.word if one.word != "ok" else "failed"
+            hosts[host] = {"ok": False, "word": word, "error": str(one.error), "code": one.error.code}
     return {"hosts": hosts, "error": error.as_dict() if error else None}
 
 

@@ -94,7 +94,7 @@ def told(
         for measure in _fitting(query, listing, of_one=bool(subject))
     ]
     if not any(found for _, found in numbers):
-        return _tallied(query, listing, results)
+        return _unmeasured(numbers, results, subject) or _tallied(query, listing, results)
     lines = []
     for measure, found in numbers:
         kept = [one for one in found if not subject or one.label == subject]
@@ -196,6 +196,17 @@ NUMBERS: dict[Wants, Callable[[Query, Measure, Sequence[Amount]], list[str]]] = 
 }
 
 
+def _unmeasured(numbers: Sequence[tuple[Measure, object]], results: Results, subject: str) -> list[str]:
+    """What is there, and without the figures that were asked for."""
+    rows = {measure.rows for measure, _ in numbers if measure.rows and subject}
+    return [
+        f"{subject} on {host} is there, but its engine gives no figures for it now."
+        for host, result in results.items()
+        for name in rows
+        if any(isinstance(row, Mapping) and row.get("name") == subject for row in result.get(name) or ())
+    ]
+
+
 def _tallied(query: Query, listing: ToolListing, results: Results) -> list[str]:
     """Which host has the most rows."""
     field = text.rows_field(text.resolved(listing.output_schema))
@@ -292,9 +303,13 @@ def _reasons(subject: str, host: str, result: Mapping[str, Any]) -> list[str]:
             [f"{subject} on {host} wrote last:", *(f"  {line}" for line in result["lines"])] if result["lines"] else []
         )
     state = str(result.get("status") or result.get("state") or "")
-    code = result.get("exit_code")
-    ended = f", exit code {code}" if code and not re.search(rf"\b{code}\b", state) else ""
-    return [f"{subject} on {host}: {state}{ended}."] if state else []
+    if not state:
+        return []
+    code, health, check = (result.get(name) for name in ("exit_code", "health", "health_output"))
+    runs = result.get("state") in ("running", "paused")
+    ended = f", exit code {code}" if code and not runs and not re.search(rf"\b{code}\b", state) else ""
+    checked = [f"  its health check says: {check}"] if check else []
+    return [f"{subject} on {host}: {state}{ended}{f', {health}' if health else ''}.", *checked]
 
 
 def _where(one: Amount) -> str:

@@ -81,7 +81,7 @@ def _in(fields: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Measure]:
         elif items and not path:
             label = _label(items)
             for field, kind in items.items():
-                if kind.get("type") in ("integer", "number") and not field.endswith("_limit"):
+                if _is_number(kind) and not field.endswith("_limit"):
                     yield Measure(
                         frozenset(meanings(field.replace("_", " "))) - NO_NAMES,
                         (field,),
@@ -89,8 +89,14 @@ def _in(fields: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Measure]:
                         name,
                         label,
                     )
-        elif schema.get("type") in ("integer", "number"):
+        elif _is_number(schema):
             yield Measure(words, (*path, name), schema.get("format", ""))
+
+
+def _is_number(schema: Mapping[str, Any]) -> bool:
+    """Whether it is a number, or one that is not always known."""
+    kinds = schema.get("type")
+    return bool({"integer", "number"} & set(kinds if isinstance(kinds, list) else [kinds]))
 
 
 def _label(fields: Mapping[str, Any]) -> str:
@@ -108,6 +114,8 @@ def amounts(measure: Measure, host: str, result: Mapping[str, Any]) -> Iterator[
             found = found.get(name) if isinstance(found, Mapping) else None
         label = row.get(measure.label, "") if measure.label and isinstance(row, Mapping) else ""
         label = ", ".join(map(str, label)) if isinstance(label, list) else str(label)
+        if measure.label and not label and isinstance(row, Mapping):
+            label = str(row.get("id") or "")
         if measure.room and isinstance(found, Mapping) and found.get("total"):
             yield _amount_of_total(host, label, found, measure.format)
         elif not measure.room and isinstance(found, int | float):

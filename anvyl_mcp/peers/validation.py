@@ -23,6 +23,8 @@ def fits(value: Any, schema: Mapping[str, Any]) -> bool:
     kind = schema.get("type")
     if kind is None:
         return True
+    if isinstance(kind, list):
+        return any(fits(value, {**schema, "type": one}) for one in kind)
     if not isinstance(value, KINDS.get(kind, (object,))) or (kind != "boolean" and isinstance(value, bool)):
         return False
     if isinstance(value, list):

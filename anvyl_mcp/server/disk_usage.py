@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from anvyl_mcp.server.shapes import mapping, number, objects
 from anvyl_mcp.server.tool import Bytes, Row
 
 Raw = Mapping[str, Any]
@@ -35,21 +36,21 @@ def read(answer: Raw) -> list[Kept]:
     """Images, containers, volumes and build cache, whichever shape the answer has."""
     if any(name in answer for names in NEW.values() for name in names):
         return [
-            _summed(kind, next((answer[name] or {} for name in names if name in answer), {}))
+            _summed(kind, mapping(next((answer[name] for name in names if name in answer), {})))
             for kind, names in NEW.items()
         ]
     return [
         _images(answer),
-        _counted("containers", answer.get("Containers"), "SizeRw", lambda one: one.get("State") == "running"),
+        _counted("containers", objects(answer.get("Containers")), "SizeRw", lambda one: one.get("State") == "running"),
         _counted(
             "volumes",
-            [one.get("UsageData") or {} for one in answer.get("Volumes") or ()],
+            [mapping(one.get("UsageData")) for one in objects(answer.get("Volumes"))],
             "Size",
-            lambda one: one.get("RefCount", 0) > 0,
+            lambda one: bool(number(one.get("RefCount"))),
         ),
         _counted(
             "build cache",
-            [one for one in answer.get("BuildCache") or () if not one.get("Shared")],
+            [one for one in objects(answer.get("BuildCache")) if not one.get("Shared")],
             "Size",
             lambda one: bool(one.get("InUse")),
         ),
@@ -59,10 +60,10 @@ def read(answer: Raw) -> list[Kept]:
 def _summed(kind: str, usage: Raw) -> Kept:
     return Kept(
         kind=kind,
-        count=usage.get("TotalCount", 0),
-        active=usage.get("ActiveCount", 0),
-        size=max(0, usage.get("TotalSize", 0)),
-        reclaimable=max(0, usage.get("Reclaimable", 0)),
+        count=number(usage.get("TotalCount")) or 0,
+        active=number(usage.get("ActiveCount")) or 0,
+        size=number(usage.get("TotalSize")) or 0,
+        reclaimable=number(usage.get("Reclaimable")) or 0,
     )
 
 
@@ -71,18 +72,17 @@ def _images(answer: Raw) -> Kept:
 
     Podman has an entry for each name of an image, and no sum.
     """
-    images = list({one.get("Id"): one for one in answer.get("Images") or []}.values())
-    size = answer.get("LayersSize") or sum(one["Size"] for one in images)
-    active = [one for one in images if one.get("Containers", 0) > 0]
-    used = sum(one["Size"] - max(0, one.get("SharedSize", 0)) for one in active)
+    images = list({str(one.get("Id")): one for one in objects(answer.get("Images"))}.values())
+    size = number(answer.get("LayersSize")) or sum(number(one.get("Size")) or 0 for one in images)
+    active = [one for one in images if number(one.get("Containers"))]
+    used = sum((number(one.get("Size")) or 0) - (number(one.get("SharedSize")) or 0) for one in active)
     return Kept(
         kind="images", count=len(images), active=len(active), size=size, reclaimable=max(0, size - used) if size else 0
     )
 
 
-def _counted(kind: str, entries: Sequence[Raw] | None, size: str, is_active: Callable[[Raw], bool]) -> Kept:
-    found = entries or []
-    sizes = [(max(0, one.get(size) or 0), is_active(one)) for one in found]
+def _counted(kind: str, found: Sequence[Raw], size: str, is_active: Callable[[Raw], bool]) -> Kept:
+    sizes = [(number(one.get(size)) or 0, is_active(one)) for one in found]
     return Kept(
         kind=kind,
         count=len(found),

@@ -156,12 +156,12 @@ class Engine(Injected):
         """`GET /containers/json`: one request, whatever the number of containers."""
         filters = {"label": label} if label else None
         with engine_errors():
-            return [shapes.listed(one) for one in shapes.entries(self.client().containers(all=all, filters=filters))]
+            return shapes.each(self.client().containers(all=all, filters=filters), shapes.listed)
 
     def images(self, **filters: bool) -> list[dict[str, Any]]:
         """`GET /images/json`."""
         with engine_errors():
-            return [shapes.image(one) for one in shapes.entries(self.client().images(filters=filters or None))]
+            return shapes.each(self.client().images(filters=filters or None), shapes.image)
 
     def container(self, name: str) -> dict[str, Any]:
         """The container that a tool was asked for, if its labels leave it to that tool; a miss names what is near.

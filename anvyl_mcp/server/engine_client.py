@@ -10,12 +10,19 @@ from typing import Any
 import requests
 import urllib3
 from docker.api.client import APIClient
-from docker.errors import DockerException
+from docker.errors import APIError, DockerException
 from requests import PreparedRequest, Response
 
 READS = ("GET", "HEAD")
 OBSERVING_SECONDS = 2
 CHUNK = 64 * 1024
+REFUSALS = (401, 403, 404, 405, 407)
+FORBIDDEN = re.compile(
+    r"\W*(?:4\d\d\W*)?(?:forbidden|unauthorized|not allowed|access denied|method not allowed"
+    r"|request forbidden.*|blocked.*|.*\bproxy\b.*)\W*",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What a proxy writes in the form of Docker's own errors, which always say what is forbidden."""
 OTHER_VERSION = re.compile(rb"client version [\d.]+ is too (?:new|old)", re.IGNORECASE)
 IN_PATH = re.compile(r"/v[\d.]+(/.*)")
 NOT_SENT = (FileNotFoundError, ConnectionRefusedError, PermissionError, BlockingIOError)
@@ -46,12 +53,22 @@ class AnswerLost(requests.RequestException):
         super().__init__(observed, request=request)
 
 
+class NotAllowed(requests.RequestException):
+    """What stands at the engine's `address` and is no engine refused a request: a proxy that lets some things pass."""
+
+    def __init__(self, request: PreparedRequest, address: str) -> None:
+        self.address = address
+        self.method = str(request.method)
+        self.path = IN_PATH.sub(r"\1", request.path_url).partition("?")[0]
+        super().__init__(f"{self.method} {self.path} is not allowed", request=request)
+
+
 class EngineClient(APIClient):
     """Reads are tried twice, changes once; no answer that arrives drop by drop keeps a caller."""
 
-    def __init__(self, pulse: Pulse, **arguments: Any) -> None:
-        self._pulse = pulse
-        super().__init__(**arguments)
+    def __init__(self, pulse: Pulse, *, base_url: str, **arguments: Any) -> None:
+        self._pulse, self._address = pulse, base_url
+        super().__init__(base_url=base_url, **arguments)
 
     def send(self, request: PreparedRequest, **options: Any) -> Response:
         """Send one prepared request of the SDK."""
@@ -70,6 +87,8 @@ class EngineClient(APIClient):
         assert response is not None
         if response.status_code == 400 and not options.get("stream") and OTHER_VERSION.search(response.content):
             return self._in_its_version(request, options)
+        if _is_of_a_proxy(response):
+            raise NotAllowed(request, self._address)
         return response
 
     def _heard(self, request: PreparedRequest, options: dict[str, Any]) -> Response:
@@ -135,6 +154,13 @@ class EngineClient(APIClient):
         except (requests.RequestException, DockerException, KeyError, TypeError):
             return ""
 
+    def _raise_for_status(self, response: Response) -> None:
+        """Raise an error with the words of the answer, also where those are not as Docker writes them."""
+        try:
+            super()._raise_for_status(response)  # type: ignore[misc]  # the stubs leave it out
+        except (KeyError, TypeError) as error:
+            raise APIError(response.reason, response=response, explanation=response.text) from error
+
     def _result(self, response: Response, json: bool = False, binary: bool = False) -> Any:
         """A change whose answer cannot be read is as lost as one without an answer."""
         try:
@@ -160,3 +186,17 @@ def causes(error: BaseException) -> list[BaseException]:
         chain.append(seen)
         seen = seen.__cause__ or seen.__context__
     return chain
+
+
+def _is_of_a_proxy(response: Response) -> bool:
+    """Whether a refusal comes from a proxy before the engine: an engine explains its own in JSON.
+
+    Podman has plain text for an address that it does not know.
+    """
+    if response.status_code not in REFUSALS:
+        return False
+    try:
+        words = response.json()["message"]
+    except (requests.JSONDecodeError, KeyError, TypeError):
+        return response.status_code not in (404, 405) or response.content.lstrip().startswith(b"<")
+    return response.status_code != 404 and bool(FORBIDDEN.fullmatch(str(words)))

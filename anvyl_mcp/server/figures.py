@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from anvyl_mcp.errors import AnvylError, EngineError, NotFound, Timeout
+from anvyl_mcp.errors import AnvylError, Denied, EngineError, NotFound, Timeout
+from anvyl_mcp.server import shapes
 from anvyl_mcp.server.engine import Engine, own_name
 from anvyl_mcp.server.guardrails import hidden
 from anvyl_mcp.server.stats import ContainerStats, Samples, measure
@@ -58,7 +59,7 @@ class Figures:
             with ThreadPoolExecutor(AT_ONCE, "inspect") as pool:
                 details = [one for one in pool.map(self._detail, listed) if one]
             return ContainerFigures(self._states(listed), details, measure(self._engine, self._samples))
-        except (EngineError, Timeout):
+        except (EngineError, Timeout, Denied):
             return None
 
     def _states(self, listed: Sequence[Mapping[str, Any]]) -> Mapping[str, int]:
@@ -73,8 +74,8 @@ class Figures:
 
         try:
             with engine_errors(missing=gone):
-                found = self._engine.client().inspect_container(listed["Id"])
+                found = shapes.inspected(self._engine.client().inspect_container(listed["Id"]))
         except NotFound:
             return None
-        health = (found["State"].get("Health") or {}).get("Status", "")
-        return Detail(own_name(listed), "" if health == "none" else health, int(found.get("RestartCount") or 0))
+        health = found["State"]["Health"]["Status"]
+        return Detail(own_name(listed), "" if health == "none" else health, found["RestartCount"])

@@ -178,9 +178,12 @@ class _Here(Collector):
         memory = GaugeMetricFamily("anvyl_container_memory_used_bytes", "Memory in use.", labels=labels)
         limit = GaugeMetricFamily("anvyl_container_memory_limit_bytes", "Memory it may use.", labels=labels)
         for row in found.usage:
-            cpu.add_metric([row.name], row.cpu_percent / 100)
-            memory.add_metric([row.name], row.memory_used)
-            limit.add_metric([row.name], row.memory_limit)
+            if row.cpu_percent is not None:
+                cpu.add_metric([row.name], row.cpu_percent / 100)
+            if row.memory_used is not None:
+                memory.add_metric([row.name], row.memory_used)
+            if row.memory_limit is not None:
+                limit.add_metric([row.name], row.memory_limit)
         yield from (cpu, memory, limit)
 
 

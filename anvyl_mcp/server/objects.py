@@ -53,7 +53,7 @@ def network(engine: Engine, name: str) -> Raw:
 def volume(engine: Engine, name: str) -> Raw:
     """A volume by name."""
     with engine_errors(missing=lambda: _no("volume", name, [one["Name"] for one in volumes(engine)])):
-        found = engine.client().inspect_volume(name)
+        found = shapes.named(engine.client().inspect_volume(name))
     return _checked(found, name)
 
 
@@ -65,14 +65,14 @@ def images(engine: Engine, **filters: bool) -> list[Raw]:
 def networks(engine: Engine) -> list[Raw]:
     """`GET /networks`."""
     with engine_errors():
-        return [shapes.named(one) for one in shapes.entries(engine.client().networks())]
+        return shapes.each(engine.client().networks(), shapes.named)
 
 
 def volumes(engine: Engine, **filters: bool) -> list[Raw]:
     """`GET /volumes`; it may have to look at every disk."""
     with engine_errors():
         answer = shapes.fields(engine.client(SLOW).volumes(filters=filters or None))
-        return [shapes.named(one) for one in shapes.entries(answer.get("Volumes"))]
+        return shapes.each(answer.get("Volumes"), shapes.named)
 
 
 def tags_of(entry: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, Conflict, EngineError, EngineMissing, NotFound
-from anvyl_mcp.server import objects
+from anvyl_mcp.server import objects, shapes
 from anvyl_mcp.server.engine import SLOW, Engine, own_name
 from anvyl_mcp.server.guardrails import protected
 from anvyl_mcp.server.tool import Bytes, Result
@@ -62,7 +62,7 @@ class _Sweep:
                 self.kept.append(f"{kind} {name}: {text.clean(error.message)[:120]}")
                 continue
             self.removed.append(f"{kind} {name}")
-            self.reclaimed += max(0, entry.get(size) or 0)
+            self.reclaimed += shapes.number(entry.get(size)) or 0
 
 
 def prune(engine: Engine, what: str) -> Pruned:
@@ -78,19 +78,15 @@ def _containers(sweep: _Sweep) -> None:
     client = sweep.engine.client(SLOW)
     with engine_errors():
         # Not asked for by state: Podman refuses the whole question where it does not know one of Docker's.
-        listed = client.containers(all=True, size=True)
-    named = [(own_name(one), one) for one in listed if one.get("State") in ENDED]
+        listed = shapes.each(client.containers(all=True, size=True), shapes.listed)
+    named = [(own_name(one), one) for one in listed if one["State"] in ENDED]
     sweep.each("container", named, lambda one: client.remove_container(one["Id"]), "SizeRw")
 
 
 def _networks(sweep: _Sweep) -> None:
     """The engine refuses those in use by a running container, which are no part of what was asked for."""
     client = sweep.engine.client(SLOW)
-    busy = {
-        name
-        for entry in sweep.engine.containers(all=False)
-        for name in (entry.get("NetworkSettings") or {}).get("Networks") or {}
-    }
+    busy = {name for entry in sweep.engine.containers(all=False) for name in entry["NetworkSettings"]["Networks"]}
     found = [
         (one["Name"], one)
         for one in objects.networks(sweep.engine)

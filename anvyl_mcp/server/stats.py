@@ -8,15 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from docker.utils import version_gte
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import AnvylError, Conflict, NotFound
+from anvyl_mcp.errors import AnvylError, Conflict, EngineError, EngineMissing, NotFound, Timeout
 from anvyl_mcp.server.engine import Engine, own_name
 from anvyl_mcp.server.guardrails import hidden
-from anvyl_mcp.server.tool import Bytes, Injected, Percent, Row
+from anvyl_mcp.server.shapes import fields, mapping, number, objects, word
+from anvyl_mcp.server.stamps import moment
+from anvyl_mcp.server.tool import Injected, KnownBytes, KnownPercent, Row
 from anvyl_mcp.server.translate import engine_errors
 
 FAST_SINCE = "1.44"
@@ -36,19 +38,24 @@ Raw = Mapping[str, Any]
 
 
 class ContainerStats(Row):
-    """What one container uses."""
+    """What one container uses; null is what the engine gives no figure for."""
 
     columns = ("name", "cpu_percent", "memory_used", "memory_limit", "net_rx", "net_tx", "pids")
 
     name: str
-    cpu_percent: Percent
-    memory_used: Bytes
-    memory_limit: Bytes
-    net_rx: Bytes
-    net_tx: Bytes
-    block_read: Bytes
-    block_write: Bytes
-    pids: int
+    cpu_percent: KnownPercent
+    memory_used: KnownBytes
+    memory_limit: KnownBytes
+    net_rx: KnownBytes
+    net_tx: KnownBytes
+    block_read: KnownBytes
+    block_write: KnownBytes
+    pids: int | None
+
+    @property
+    def measured(self) -> bool:
+        """Whether the engine gives any figures for it."""
+        return self.cpu_percent is not None or self.memory_used is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,37 +89,47 @@ def measure(engine: Engine, samples: Samples, container: Raw | None = None) -> l
 
     Raises:
         Conflict: the container does not run.
+        NotFound: it is gone.
     """
     if container is None:
         names = {one["Id"]: own_name(one) for one in engine.containers(all=False) if not hidden(one)}
     else:
-        names = {container["Id"]: container["Name"].lstrip("/")}
-        if not container["State"].get("Running"):
-            raise Conflict(f"`{names[container['Id']]}` does not run, so it uses nothing", hint="start it first")
+        name, state = container["Name"].lstrip("/"), container["State"]["Status"]
+        names = {container["Id"]: name}
+        if not container["State"].get("Running") and state != "restarting":
+            raise Conflict(f"`{name}` does not run ({state}), so it uses nothing", hint="start it first")
     rows = [_row(names[one], before, now) for one, (before, now) in _pairs(engine, samples, list(names)).items()]
-    return sorted(rows, key=lambda row: (-row.cpu_percent, -row.memory_used, row.name))
+    if container is not None and not rows:
+        raise engine.no_container(name)
+    return sorted(rows, key=lambda row: (-(row.cpu_percent or 0), -(row.memory_used or 0), row.name))
 
 
 def _pairs(engine: Engine, samples: Samples, containers: list[str]) -> dict[str, tuple[Raw, Raw]]:
-    """Two samples of each container that still runs."""
+    """Two samples of each container that is still there; where the engine gives no figures, both are empty."""
     earlier = {one: raw for one in containers if (raw := samples.usable(one)) is not None}
     one_shot = _worth_one_shot(engine, compared=len(earlier) == len(containers))
     first = _round(engine, containers, one_shot=one_shot or None)
     found = {one: (before, raw) for one, raw in first.items() if (before := earlier.get(one) or _own_earlier(raw))}
     # Podman says that it took two, and takes one.
-    alone = [one for one in first if one not in found]
+    alone = [one for one, raw in first.items() if one not in found and _system_usage(raw)]
     second: dict[str, Raw] = {}
     if alone:
         time.sleep(APART)
         second = _round(engine, alone, one_shot=one_shot or None)
-    samples.keep(first | second)
-    return found | {one: (first[one], raw) for one, raw in second.items()}
+    samples.keep({one: raw for one, raw in (first | second).items() if _system_usage(raw)})
+    compared = found | {one: (first[one], raw) for one, raw in second.items()}
+    return {one: compared.get(one, (raw, raw)) for one, raw in first.items()}
 
 
 def _own_earlier(raw: Raw) -> Raw | None:
     """The sample that the engine took before this one, where it did."""
-    before = raw.get("precpu_stats") or {}
-    return {"cpu_stats": before} if before.get("system_cpu_usage") else None
+    before = {"cpu_stats": mapping(raw.get("precpu_stats")), "read": raw.get("preread")}
+    return before if _system_usage(before) or (raw.get("num_procs") and before["read"]) else None
+
+
+def _system_usage(raw: Raw) -> int | None:
+    """The machine's own count of time, with which a container's is compared; Windows has none."""
+    return number(mapping(raw.get("cpu_stats")).get("system_cpu_usage")) or None
 
 
 def _worth_one_shot(engine: Engine, *, compared: bool) -> bool:
@@ -123,74 +140,118 @@ def _worth_one_shot(engine: Engine, *, compared: bool) -> bool:
 
 
 def _round(engine: Engine, containers: Iterable[str], *, one_shot: bool | None) -> dict[str, Raw]:
-    """One sample of each container, all asked for at once; without those that ended meanwhile."""
+    """One sample of each container, all asked for at once; without those that ended meanwhile.
+
+    Raises:
+        AnvylError: the engine gives none of them.
+    """
     asked = list(containers)
     if not asked:
         return {}
     with ThreadPoolExecutor(min(AT_ONCE, len(asked)), "stats") as pool:
-        taken = zip(asked, pool.map(partial(_sample, engine, one_shot), asked), strict=True)
-        return {one: raw for one, raw in taken if raw and (raw.get("cpu_stats") or {}).get("system_cpu_usage")}
+        taken = dict(zip(asked, pool.map(partial(_sample, engine, one_shot), asked), strict=True))
+    failed = [one for one in taken.values() if isinstance(one, AnvylError)]
+    if len(failed) == len(asked):
+        raise failed[0]
+    return {one: {} if isinstance(raw, AnvylError) else raw for one, raw in taken.items() if raw is not None}
 
 
-def _sample(engine: Engine, one_shot: bool | None, container: str) -> Raw | None:
+def _sample(engine: Engine, one_shot: bool | None, container: str) -> Raw | AnvylError | None:
+    """A sample, empty when the container has none now; the error of this container alone; None when it is gone."""
+
     def gone() -> AnvylError:
         return NotFound("it is gone")
 
     try:
         with engine_errors(missing=gone):
-            return cast("Raw", engine.client(PATIENCE).stats(container, stream=False, one_shot=one_shot))
-    except (NotFound, Conflict):
+            return fields(engine.client(PATIENCE).stats(container, stream=False, one_shot=one_shot))
+    except NotFound:
         return None
+    except Conflict:
+        return {}
+    except EngineMissing:
+        raise
+    except (EngineError, Timeout) as error:
+        return error
 
 
 def _row(name: str, before: Raw, now: Raw) -> ContainerStats:
-    memory = now.get("memory_stats") or {}
-    networks = (now.get("networks") or {}).values()
+    memory, storage = mapping(now.get("memory_stats")), mapping(now.get("storage_stats"))
+    networks = [mapping(one) for one in mapping(now.get("networks")).values()]
+    cpu, used = _cpu_percent(before, now), _memory_used(memory)
+    # What has figures and none for its traffic had no traffic.
+    nothing = None if cpu is None and used is None else 0
     return ContainerStats(
         name=name,
-        cpu_percent=_cpu_percent(before.get("cpu_stats") or {}, now["cpu_stats"]),
-        memory_used=_memory_used(memory),
-        memory_limit=memory.get("limit", 0),
-        net_rx=sum(one.get("rx_bytes", 0) for one in networks),
-        net_tx=sum(one.get("tx_bytes", 0) for one in networks),
-        block_read=_moved(now, "read"),
-        block_write=_moved(now, "write"),
-        pids=(now.get("pids_stats") or {}).get("current", 0),
+        cpu_percent=cpu,
+        memory_used=used,
+        memory_limit=number(memory.get("limit")),
+        net_rx=_summed((one.get("rx_bytes") for one in networks), nothing),
+        net_tx=_summed((one.get("tx_bytes") for one in networks), nothing),
+        block_read=_summed(_moved(now, "read", storage.get("read_size_bytes")), nothing),
+        block_write=_summed(_moved(now, "write", storage.get("write_size_bytes")), nothing),
+        pids=number(mapping(now.get("pids_stats")).get("current")),
     )
 
 
-def _cpu_percent(before: Raw, now: Raw) -> float:
+def _cpu_percent(before: Raw, now: Raw) -> float | None:
     """As the Docker command line counts it: 100 for each core that is busy."""
-    usage, used_before = now["cpu_usage"], (before.get("cpu_usage") or {}).get("total_usage", 0)
-    used = usage["total_usage"] - used_before
-    passed = now["system_cpu_usage"] - before.get("system_cpu_usage", 0)
-    cores = now.get("online_cpus") or len(usage.get("percpu_usage") or ()) or 1
+    usage = mapping(mapping(now.get("cpu_stats")).get("cpu_usage"))
+    total = number(usage.get("total_usage"))
+    passed, cores = _passed(before, now)
+    if total is None or passed is None:
+        return None
+    used = total - (number(mapping(mapping(before.get("cpu_stats")).get("cpu_usage")).get("total_usage")) or 0)
     return round(used / passed * cores * 100, 2) if used > 0 and passed > 0 else 0.0
 
 
-def _memory_used(memory: Raw) -> int:
+def _passed(before: Raw, now: Raw) -> tuple[float | None, int]:
+    """The time between two samples, in the unit of the container's own count, and by how many cores it is counted."""
+    if (system := _system_usage(now)) is not None:
+        cpu = mapping(now.get("cpu_stats"))
+        listed = mapping(cpu.get("cpu_usage")).get("percpu_usage")
+        cores = number(cpu.get("online_cpus")) or (len(listed) if isinstance(listed, list) else 0) or 1
+        return system - (_system_usage(before) or 0), cores
+    moments = [moment(word(one.get("read"))) for one in (before, now)]
+    if not number(now.get("num_procs")) or moments[0] is None or moments[1] is None or before is now:
+        return None, 1
+    # Windows counts in steps of 100 ns, of one core each.
+    return (moments[1] - moments[0]) / 100, 1
+
+
+def _memory_used(memory: Raw) -> int | None:
     """Without the files that the kernel only keeps because there is room."""
-    usage, details = int(memory.get("usage", 0)), memory.get("stats") or {}
-    cached = int(details.get("total_inactive_file", details.get("inactive_file", 0)))
+    usage, details = number(memory.get("usage")), mapping(memory.get("stats"))
+    if usage is None:
+        return number(memory.get("privateworkingset"))
+    cached = number(details.get("total_inactive_file", details.get("inactive_file"))) or 0
     return usage - cached if cached < usage else usage
 
 
 def lines(rows: Sequence[ContainerStats]) -> Iterator[str]:
     """The busiest in few words: what every row would repeat stands in the heading."""
-    most = max(row.memory_limit for row in rows)
+    most = max((row.memory_limit or 0 for row in rows), default=0)
     yield f"name cpu memory (limit {_short(most)} unless said) net in/out pids"
     for row in rows[:SHOWN]:
         limit = f"/{_short(row.memory_limit)}" if row.memory_limit != most else ""
         memory, network = f"{_short(row.memory_used)}{limit}", f"{_short(row.net_rx)}/{_short(row.net_tx)}"
-        yield f"{row.name} {row.cpu_percent:.0f}% {memory} {network} {row.pids}"
+        cpu = "-" if row.cpu_percent is None else f"{row.cpu_percent:.0f}%"
+        yield f"{row.name} {cpu} {memory} {network} {'-' if row.pids is None else row.pids}"
     if len(rows) > SHOWN:
         yield f"… {len(rows) - SHOWN} more that use less; ask for one by `name`"
 
 
-def _short(count: int) -> str:
-    return text.size(count).replace("iB", "").replace(" ", "")
+def _short(count: int | None) -> str:
+    return "-" if count is None else text.size(count).replace("iB", "").replace(" ", "")
 
 
-def _moved(now: Raw, operation: str) -> int:
-    entries = (now.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
-    return sum(int(entry["value"]) for entry in entries if entry["op"].lower() == operation)
+def _summed(counts: Iterable[Any], nothing: int | None) -> int | None:
+    """What is known of them together."""
+    known = [found for count in counts if (found := number(count)) is not None]
+    return sum(known) if known else nothing
+
+
+def _moved(now: Raw, operation: str, otherwise: Any) -> list[Any]:
+    """Counts of bytes read or written; `otherwise` is what Windows has instead."""
+    entries = objects(mapping(now.get("blkio_stats")).get("io_service_bytes_recursive"))
+    return [one.get("value") for one in entries if word(one.get("op")).lower() == operation] or [otherwise]

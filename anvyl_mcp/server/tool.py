@@ -24,6 +24,9 @@ Scope = Literal["read", "operate", "exec"]
 
 Bytes = Annotated[int, Field(json_schema_extra={"format": "bytes"})]
 Percent = Annotated[float, Field(json_schema_extra={"format": "percent"})]
+KnownBytes = Annotated[int | None, Field(json_schema_extra={"format": "bytes"})]
+KnownPercent = Annotated[float | None, Field(json_schema_extra={"format": "percent"})]
+"""Figures that an engine does not always give: null is not zero."""
 Seconds = Annotated[float, Field(json_schema_extra={"format": "seconds"})]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 ContainerName = Annotated[
@@ -88,7 +91,9 @@ _schemas: dict[type[BaseModel], dict[str, Any]] = {}
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     """The model's JSON schema without references, titles and descriptions of fields that need none."""
     if model not in _schemas:
-        _schemas[model] = _slim(text.resolved(model.model_json_schema()))
+        # Arguments take null for "not given", without a word in the schema.
+        keep_null = issubclass(model, Result)
+        _schemas[model] = _slim(text.resolved(model.model_json_schema(), keep_null=keep_null))
     return _schemas[model]
 
 

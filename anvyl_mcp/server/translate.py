@@ -14,9 +14,19 @@ import urllib3
 from docker.errors import APIError, DockerException, ImageNotFound
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import AnvylError, Conflict, EngineError, EngineMissing, InvalidInput, NotFound, Timeout, Unknown
+from anvyl_mcp.errors import (
+    AnvylError,
+    Conflict,
+    Denied,
+    EngineError,
+    EngineMissing,
+    InvalidInput,
+    NotFound,
+    Timeout,
+    Unknown,
+)
 from anvyl_mcp.server import shapes
-from anvyl_mcp.server.engine_client import AnswerLost, causes
+from anvyl_mcp.server.engine_client import READS, AnswerLost, NotAllowed, causes
 
 PORT_TAKEN = re.compile(
     r"(?:Bind for|listen tcp[46]? |bind: |exposing port TCP )\s*\S*?:(\d+).*"
@@ -32,6 +42,26 @@ EXISTS = re.compile(r"already (?:used|exists|in use)", re.IGNORECASE)
 ABSENT = re.compile(r"(?:network|volume|image|container) not found|no such (?:network|volume|image|container)", re.I)
 NO_PROGRAM = re.compile(r'exec: "(.*?)": (stat .*?: no such file or directory|executable file not found in \$PATH)')
 """What Podman says with a 500, where Docker has a status of its own."""
+PLUGIN = re.compile(r"denied by plugin", re.IGNORECASE)
+TAG = re.compile(r"<(?:style|script|title)\b.*?</\w+>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+IDS = re.compile(r"/[0-9a-f]{12,64}(?=/|$)")
+SECTIONS = frozenset(
+    {"_ping", "auth", "build", "commit", "configs", "containers", "distribution", "events", "exec", "images", "info"}
+    | {
+        "networks",
+        "nodes",
+        "plugins",
+        "secrets",
+        "services",
+        "session",
+        "swarm",
+        "system",
+        "tasks",
+        "version",
+        "volumes",
+    }
+)
+"""Parts of the engine's API that a socket proxy opens one by one."""
 
 PROTOCOL = urllib3.exceptions.ProtocolError | requests.exceptions.ChunkedEncodingError
 
@@ -49,6 +79,8 @@ def engine_errors(*, missing: Callable[[], AnvylError] | None = None, doing: str
         raise _refusal(error, doing) from error
     except AnswerLost as error:
         raise _lost(error, doing) from error
+    except NotAllowed as error:
+        raise _not_allowed(error, doing) from error
     except requests.Timeout as error:
         raise no_answer() from error
     except (requests.JSONDecodeError, json.JSONDecodeError, struct.error) as error:
@@ -72,6 +104,17 @@ def _lost(error: AnswerLost, doing: str) -> Unknown:
     )
 
 
+def _not_allowed(error: NotAllowed, doing: str) -> Denied:
+    """A socket proxy lets pass what it was set up for; the names are those of docker-socket-proxy and its kin."""
+    what = doing or f"{error.method} {IDS.sub('/*', error.path)}"
+    sections = [part.strip("_").upper() for part in error.path.split("/") if part in SECTIONS]
+    switches = [*(["POST=1"] if error.method not in READS else []), *(f"{section}=1" for section in sections)]
+    return Denied(
+        f"the socket proxy at {error.address} does not allow {what}",
+        hint=f"set {text.joined(switches) or 'what it needs'} where it is started, or point DOCKER_HOST at the engine",
+    )
+
+
 def _refusal(error: APIError, doing: str) -> AnvylError:
     words = _words(error)
     if match := PORT_TAKEN.search(words):
@@ -91,8 +134,12 @@ def _refusal(error: APIError, doing: str) -> AnvylError:
             return EngineError(
                 f"the Docker engine does not speak our version of its API: {words}", hint="upgrade the engine or Anvyl"
             )
+        case 403 if PLUGIN.search(words):
+            return Denied(
+                words, hint="an authorization plugin of the engine decides that; ask the person who set it up"
+            )
         case 403:
-            return Conflict(words or "the engine forbids it")
+            return Conflict(words)
         case 400:
             return InvalidInput(words or "the engine refused the request")
         case status:
@@ -138,5 +185,8 @@ def _unreachable(error: BaseException) -> AnvylError:
 
 
 def _words(error: APIError) -> str:
-    """The engine's own explanation, cleaned, without the SDK's decoration."""
-    return LONG_ID.sub(r"\1", text.clean(str(error.explanation or "")).strip())[:400]
+    """The engine's own explanation on one line, cleaned, without the SDK's decoration or a proxy's HTML."""
+    said = str(error.explanation or "").strip()
+    if said.startswith("<"):
+        said = " ".join(TAG.sub(" ", said).split())
+    return LONG_ID.sub(r"\1", text.clean(said))[:400]

@@ -77,8 +77,11 @@ class Stats(Result):
     more: int = 0
 
     def text(self) -> str:
-        """A line each; of many the busiest, in few words."""
-        return super().text() if len(self.containers) < GROUPED_FROM else "\n".join(stats.lines(self.containers))
+        """A line each, of many the busiest in few words; then who runs without figures."""
+        many = len(self.containers) >= GROUPED_FROM
+        unknown = [row.name for row in self.containers if not row.measured][:GROUPED_FROM]
+        words = [f"the engine gives no figures now for {text.joined(unknown)}"] if unknown else []
+        return "\n".join([*(stats.lines(self.containers) if many else [super().text()]), *words])
 
 
 class Logs(Result):

@@ -13,7 +13,7 @@ import psutil
 from pydantic import BaseModel, Field
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import EngineError, Timeout
+from anvyl_mcp.errors import Denied, EngineError, Timeout
 from anvyl_mcp.server import commands
 from anvyl_mcp.server.commands import CommandOutput
 from anvyl_mcp.server.engine import Engine
@@ -244,9 +244,9 @@ def _temperatures() -> list[Temperature]:
     read = getattr(psutil, "sensors_temperatures", None)
     found = read() if read else {}
     return [
-        Temperature(sensor=name, celsius=round(max(one.current for one in entries), 1))
+        Temperature(sensor=name, celsius=round(max(current), 1))
         for name, entries in sorted(found.items())
-        if entries
+        if (current := [one.current for one in entries if isinstance(one.current, int | float)])
     ]
 
 
@@ -254,7 +254,7 @@ def _engine_info(engine: Engine) -> EngineInfo:
     """Without an engine the machine can still be described."""
     try:
         info, version = engine.info(), engine.version()
-    except (EngineError, Timeout) as error:
+    except (EngineError, Timeout, Denied) as error:
         return EngineInfo(error=str(error))
     return EngineInfo(
         name=_product(info, version),

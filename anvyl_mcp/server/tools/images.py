@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from anvyl_mcp import text
-from anvyl_mcp.server import objects, pulls
+from anvyl_mcp.server import objects, pulls, stamps
 from anvyl_mcp.server.engine import SLOW, Engine
 from anvyl_mcp.server.objects import ImageName
 from anvyl_mcp.server.progress import Progress
-from anvyl_mcp.server.tool import Bytes, Result, Row, Time, tool
+from anvyl_mcp.server.tool import KnownBytes, Result, Row, Time, tool
 from anvyl_mcp.server.translate import engine_errors
 
 
@@ -24,7 +23,7 @@ class Image(Row):
 
     id: str
     tags: list[str]
-    size: Bytes
+    size: KnownBytes
     created: Time
 
 
@@ -41,13 +40,14 @@ class PulledImage(Result):
 
     id: str
     tags: list[str]
-    size: Bytes
+    size: KnownBytes
     new: bool
 
     def text(self) -> str:
         """One line."""
         what = "is pulled" if self.new else "was up to date"
-        return f"{', '.join(self.tags) or self.id} {what}, {text.size(self.size)}"
+        size = "" if self.size is None else f", {text.size(self.size)}"
+        return f"{', '.join(self.tags) or self.id} {what}{size}"
 
 
 class RemovedImage(Result):
@@ -110,7 +110,7 @@ def _image(entry: Mapping[str, Any]) -> Image:
         id=_short(entry["Id"]),
         tags=sorted(text.clean(tag) for tag in objects.tags_of(entry)),
         size=entry["Size"],
-        created=datetime.fromtimestamp(entry["Created"], UTC).isoformat(),
+        created=stamps.written(entry["Created"]),
     )
 
 

@@ -57,7 +57,7 @@ def list_networks(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 
     """List networks with their subnets and containers."""
     inside = defaultdict[str, list[str]](list)
     for entry in engine.containers(all=True):
-        for name in (entry.get("NetworkSettings") or {}).get("Networks") or {}:
+        for name in entry["NetworkSettings"]["Networks"]:
             inside[name].append(own_name(entry))
     found = sorted((_network(raw, inside) for raw in objects.networks(engine)), key=lambda one: one.name)
     return Networks(networks=found[:limit], total=len(found), more=max(0, len(found) - limit))
@@ -121,13 +121,12 @@ def disconnect_network(network: NetworkName, container: ContainerName, engine: E
 
 
 def _network(raw: Mapping[str, Any], inside: Mapping[str, list[str]]) -> Network:
-    ranges = (raw.get("IPAM") or {}).get("Config") or []
     return Network(
-        id=raw["Id"][:12],
+        id=str(raw.get("Id", ""))[:12],
         name=text.clean(raw["Name"]),
         driver=text.clean(raw["Driver"]),
         internal=bool(raw.get("Internal")),
-        subnets=[one["Subnet"] for one in ranges if one.get("Subnet")],
+        subnets=[str(one["Subnet"]) for one in raw["IPAM"]["Config"] if one.get("Subnet")],
         # Podman lists its first network under another name than containers know it by, but with its containers.
         containers=sorted({*inside.get(raw["Name"], ()), *_running_in(raw)}),
     )
@@ -139,4 +138,4 @@ def _state(engine: Engine, network: Mapping[str, Any]) -> NetworkState:
 
 
 def _running_in(network: Mapping[str, Any]) -> Iterator[str]:
-    return (text.clean(one["Name"]) for one in (network.get("Containers") or {}).values())
+    return (text.clean(one["Name"]) for one in network["Containers"].values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from time import time
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import InvalidInput
-from anvyl_mcp.server import disk_usage, pruning
+from anvyl_mcp.server import disk_usage, pruning, shapes, stamps
 from anvyl_mcp.server.disk_usage import Kept
 from anvyl_mcp.server.engine import SLOW, Engine
 from anvyl_mcp.server.pruning import Pruned
@@ -67,7 +67,7 @@ class Events(Result):
 def get_disk_usage(engine: Engine) -> DiskUsage:
     """Show how much disk images, containers, volumes and build cache take, and how much of it is unused."""
     with engine_errors():
-        rows = disk_usage.read(engine.client(SLOW).df())
+        rows = disk_usage.read(shapes.fields(engine.client(SLOW).df()))
     return DiskUsage(usage=rows, total=len(rows))
 
 
@@ -101,7 +101,8 @@ def list_events(
         stream = engine.client().events(since=_moment(since), until=int(time()) + 1, decode=True)
         with closing(stream):
             for number, raw in enumerate(islice(stream, MOST_READ)):
-                _add(happened, number, _event(raw))
+                with suppress(*shapes.UNREADABLE):
+                    _add(happened, number, _event(raw))
     events = list(happened.values())
     return Events(events=events[-limit:], total=len(events), more=max(0, len(events) - limit))
 
@@ -120,17 +121,17 @@ def _add(happened: dict[object, Event], number: int, event: Event) -> None:
 
 def _event(raw: Mapping[str, Any]) -> Event:
     """`Actor` and `Action` are in every version; the older `status`, `id` and `from` are gone since API 1.52."""
-    actor = raw.get("Actor") or {}
+    actor = shapes.mapping(raw.get("Actor"))
     identifier = str(actor.get("ID", "")).removeprefix("sha256:")
     action = str(raw.get("Action", ""))
     if not action.startswith("health_status"):
         # What follows the colon of an exec event is the whole command, with whatever secrets are in it.
         action = action.partition(":")[0]
     return Event(
-        time=datetime.fromtimestamp(raw.get("time", 0), UTC).isoformat(),
+        time=stamps.written(raw.get("time")),
         type=text.clean(str(raw.get("Type", ""))),
         action=text.clean(action),
-        name=text.clean(str((actor.get("Attributes") or {}).get("name") or identifier[:12])),
+        name=text.clean(str(shapes.mapping(actor.get("Attributes")).get("name") or identifier[:12])),
         id=text.clean(identifier[:12]),
         detail=_detail(action, actor.get("Attributes") or {}),
     )

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import Conflict
-from anvyl_mcp.server import objects
+from anvyl_mcp.server import objects, stamps
 from anvyl_mcp.server.engine import SLOW, Engine, own_name
 from anvyl_mcp.server.objects import VolumeName
 from anvyl_mcp.server.tool import Result, Row, Time, tool
@@ -58,7 +58,7 @@ def list_volumes(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 1
             name=text.clean(one["Name"]),
             driver=text.clean(one["Driver"]),
             mountpoint=text.clean(one["Mountpoint"]),
-            created=one.get("CreatedAt") or "",
+            created=stamps.written(one.get("CreatedAt")),
             containers=sorted(using.get(one["Name"], ())),
         )
         for one in sorted(found, key=lambda one: str(one["Name"]))
@@ -93,7 +93,7 @@ def _using(engine: Engine) -> Mapping[str, list[str]]:
     """Containers, running or not, by the volumes they mount."""
     using = defaultdict[str, list[str]](list)
     for entry in engine.containers(all=True):
-        for mount in entry.get("Mounts") or ():
+        for mount in entry["Mounts"]:
             if mount.get("Type") == "volume" and mount.get("Name"):
-                using[mount["Name"]].append(own_name(entry))
+                using[str(mount["Name"])].append(own_name(entry))
     return using
