@@ -255,7 +255,7 @@ async def test_an_answer_that_is_too_large_is_shortened(mode: str, trust: Trust)
     assert not short.is_error and short.structured_content is not None
     said = short.structured_content["words"]
     shown = said.index("…")
-    assert 10_000 < shown and said.endswith(f"ü… {100_000 - shown} more characters")
+    assert shown > 10_000 and said.endswith(f"ü… {100_000 - shown} more characters")
     assert len(json.dumps(short.model_dump(mode="json"), ensure_ascii=False).encode()) < 100_000
 
 

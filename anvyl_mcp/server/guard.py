@@ -47,6 +47,13 @@ class Guard:
             return
         headers = _joined(scope)
         secure = scope.get("scheme") == "https"
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Two readers could see two requests in it (RFC 9112, 6.3): what follows on this connection is not read.
+            ambiguous = InvalidInput(
+                "a body has a length or is chunked, never both", hint="send `Content-Length` alone"
+            )
+            await error_response(ambiguous, 400, {"Connection": "close"})(scope, receive, send)
+            return
         if refusal := _refusal(scope["method"], headers, secure=secure):
             status, error = refusal
             await error_response(error, status)(scope, receive, send)

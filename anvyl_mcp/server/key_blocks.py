@@ -10,7 +10,7 @@ from typing import Literal
 from anvyl_mcp.server.secrets import HIDDEN
 
 MOST_LINES = 400
-"""Lines after which a block that does not end is left: a key of 8,192 bits has 100, and other lines may stand between."""
+"""Lines after which a block without an end is left: a key of 8,192 bits has 100, and others may stand between."""
 WIDTHS = frozenset({64, 70, 76})
 """Characters of a full line: PEM, OpenSSH and MIME."""
 _BEGIN = re.compile(r"-{4,5} ?BEGIN (?P<what>[A-Z0-9 ]*)")

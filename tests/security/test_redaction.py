@@ -8,7 +8,7 @@ import time
 import unicodedata
 from contextlib import aclosing
 
-import anyio
+import anyio.to_thread
 import pytest
 from mcp import Client
 
@@ -19,6 +19,7 @@ from anvyl_mcp.server.key_blocks import without_keys
 from anvyl_mcp.server.secrets import HIDDEN, mask
 from anvyl_mcp.settings import load
 from tests.engines import RealEngine
+from tests.test_faults import wait_for
 from tests.test_tools import call
 
 BODY = base64.b64encode(random.Random(7).randbytes(48 * 5 + 31)).decode()
@@ -190,9 +191,7 @@ async def test_a_log_is_not_searched_for_what_it_hides(engine: RealEngine) -> No
     engine.run("app", ["sh", "-c", "; ".join(f"echo '{line}'" for line in logged) + "; sleep 99"])
 
     async with aclosing(Node(load(), serving=True)) as here, Client(here.server) as client:
-        with anyio.fail_after(10):
-            while "ready" not in (await call(client, "get_container_logs", name="app"))["lines"]:
-                await anyio.sleep(0.05)
+        await anyio.to_thread.run_sync(wait_for, lambda: b"ready" in engine.api.logs("app"))
         by_guess = [await call(client, "get_container_logs", name="app", grep=word) for word in ("hunter2", "word=h")]
         by_word = await call(client, "get_container_logs", name="app", grep="password")
         by_key = [await call(client, "get_container_logs", name="app", grep=line[:12]) for line in LINES]
