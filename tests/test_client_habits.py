@@ -83,7 +83,7 @@ def tokens(answer: Any) -> float:
 
 
 async def test_arguments_are_understood_as_clients_write_them(client: Client, engine: RealEngine) -> None:
-    arguments = {
+    arguments: dict[str, Any] = {
         "image": "busybox",
         "name": "t1",
         "env": '["A=1","B=2"]',
@@ -138,8 +138,9 @@ async def test_one_value_that_only_begins_like_a_list_stays_one_value(memory: Cl
 
 async def test_hosts_sent_as_json_text_are_several_hosts(fleet: ServingNode) -> None:
     async with aclosing(Node(load())) as here, Client(gateway.build(here)) as client:
-        for written in ('["first", "second"]', ["first", "second"]):
-            answer = await client.call_tool("get_host_info", {"host": written, "random_string": ""})
+        hosts: list[str | list[str]] = ['["first", "second"]', ["first", "second"]]
+        for both in hosts:
+            answer = await client.call_tool("get_host_info", {"host": both, "random_string": ""})
             assert answer.structured_content is not None
             assert list(answer.structured_content["hosts"]) == ["first", "second"]
         for written in (None, ""):

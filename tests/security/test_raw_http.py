@@ -20,8 +20,8 @@ JSON = b"Content-Type: application/json\r\n"
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
-    environment = {"DOCKER_HOST": "unix:///nonexistent/docker.sock", "ANVYL_LMSTUDIO_URL": "http://127.0.0.1:1/v1"}
-    with serving("raw", tmp_path_factory.mktemp("raw"), **environment) as started:
+    home, no_engine = tmp_path_factory.mktemp("raw"), "unix:///nonexistent/docker.sock"
+    with serving("raw", home, DOCKER_HOST=no_engine, ANVYL_LMSTUDIO_URL="http://127.0.0.1:1/v1") as started:
         yield started
 
 
