@@ -7,19 +7,21 @@ AnvylError
 ├── Conflict            a name or port in use, a state that forbids it
 ├── Gone                what was there once: an approval that was used or has expired
 ├── Denied              the permissions say no
-├── Busy                somebody else is changing the same thing
+├── Busy                somebody else is changing the same thing, or the host has enough to do
 ├── EngineError         the Docker engine failed or answered nonsense
 │   └── EngineMissing   there is no Docker engine to talk to
 ├── Unreachable         a host did not answer at all
 │   ├── Refused         nothing listens there
 │   └── Unpaired        the host is not trusted yet: nothing is sent to it
 ├── Timeout             a host or an engine did not answer in time
+├── Incomplete          some of what was asked for was not done
 ├── Unknown             a change may or may not have happened
 ├── Cancelled           stopped before it ended
 ├── ConfigInvalid       a settings or hosts file that cannot be used
 ├── ModelUnavailable    no language model answers
 ├── NotUnderstood       the rules cannot read the question
-├── ApprovalNeeded      a change waits for a person's yes, or got a no
+├── ApprovalNeeded      a change waits for a person's yes
+│   └── Declined        the answer was no
 └── InternalError       our own mistake
 """
 
@@ -87,6 +89,11 @@ class Denied(AnvylError):
 class Busy(AnvylError):
     code = "busy"
 
+    def __init__(self, message: str, *, hint: str = "", call_hint: str = "", retry_after: float = 0.0) -> None:
+        """`retry_after`: the request was refused before anything was done; seconds until it may be sent again."""
+        super().__init__(message, hint=hint, call_hint=call_hint)
+        self.retry_after = retry_after
+
 
 class EngineError(AnvylError):
     code = "engine_error"
@@ -110,6 +117,11 @@ class Unpaired(Unreachable):
 
 class Timeout(AnvylError):
     code = "timeout"
+
+
+class Incomplete(AnvylError):
+    code = "incomplete"
+    exit_code = 3
 
 
 class Unknown(AnvylError):
@@ -139,6 +151,11 @@ class ApprovalNeeded(AnvylError):
     exit_code = 5
 
 
+class Declined(ApprovalNeeded):
+    def __init__(self) -> None:
+        super().__init__("Cancelled; nothing was changed.")
+
+
 class InternalError(AnvylError):
     code = "internal_error"
 
@@ -149,7 +166,7 @@ def _tree(root: type[AnvylError]) -> Iterable[type[AnvylError]]:
         yield from _tree(child)
 
 
-BY_CODE: dict[str, type[AnvylError]] = {cls.code: cls for cls in _tree(AnvylError)}
+BY_CODE: dict[str, type[AnvylError]] = {cls.code: cls for cls in _tree(AnvylError) if "code" in vars(cls)}
 
 HOST_FAILURES = (Unreachable, Timeout, Unknown, Cancelled, EngineError, Busy)
 """Failures of the host itself; any other error is an answer that a healthy host gave."""

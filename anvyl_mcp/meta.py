@@ -3,7 +3,7 @@
 TOOL = "anvyl/tool"
 """On a listed tool: `{"toolset", "scope", "safety", "say", "about", "untrusted", "seconds", "once"}`."""
 ERROR = "anvyl/error"
-"""On a failed result: `{"code", "message", "hint"}`."""
+"""On a failed result: `{"code", "message", "hint"}`; and `retry_after` seconds when the host had no room for it."""
 OPERATION = "anvyl/op"
 """On a request that changes something: the operation's id. On its answer: the operation whose end is told."""
 EXPECT = "anvyl/expect"
@@ -27,3 +27,6 @@ PATH_HEADER = "X-Anvyl-Path"
 """The hosts that a question came through, with commas: see `peers.path`."""
 REQUEST_ID_HEADER = "X-Request-Id"
 """What one request is called in answers and logs, on every host that it reaches."""
+
+CHANGES_AT_ONCE = 4
+"""Changes that a host makes at once. A caller has no more under way there: they would only wait, and be refused."""

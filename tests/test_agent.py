@@ -186,7 +186,7 @@ async def test_a_model_that_was_told_no_may_only_say_so(assistant: Assistant, sc
     assert "said no" in str(returned(asked[1])[0].content)
     assert [one.decision for one in reply.proposals] == ["denied"], "nobody is asked twice about the same change"
     assert (here.changes, reply.exit_code) == ([], 5)
-    assert reply.answer == "stop web: not approved, so it was not done"
+    assert reply.answer == "Cancelled; nothing was changed."
 
 
 async def test_without_anybody_to_ask_every_change_waits(assistant: Assistant, script: Script, here: Host) -> None:
@@ -198,7 +198,7 @@ async def test_without_anybody_to_ask_every_change_waits(assistant: Assistant, s
         ("stop_container", "pending"),
         ("restart_container", "pending"),
     ]
-    assert "would stop container: name=web on here; would restart container: name=web on here" in reply.answer
+    assert reply.answer == "Waiting for a yes: stop web on here and restart web on here. Nothing was changed yet."
     assert here.changes == []
 
 

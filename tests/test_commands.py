@@ -46,7 +46,7 @@ def test_changes_on_several_hosts_are_asked_for(
     done = anvyl("stop", "web", "db")
 
     assert done.code == 5
-    assert "this would stop container name=web timeout=10 on first and stop container name=db" in done.err
+    assert "this would stop web on first and stop db on second" in done.err
     assert engine.state("web") == second_engine.state("db") == "running"
 
 

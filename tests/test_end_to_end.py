@@ -48,7 +48,7 @@ def test_a_model_over_http_stops_a_container_on_the_second_host(
     assert done.code == 0, done.err
     assert second_engine.state("web") == "exited"
     reply = done.json
-    assert (reply["mode"], reply["answer"]) == ("model", "stop web on second: done, now exited")
+    assert (reply["mode"], reply["answer"]) == ("model", "Stopped web on second.")
     assert reply["usage"]["requests"] == 3
     calls = [(call["tool"], call["host"]) for call in reply["calls"]]
     assert calls == [("list_containers", "second"), ("stop_container", "second")], "the question names one host"
@@ -155,7 +155,7 @@ def test_a_dry_run_only_says_what_it_would_do(engine: RealEngine) -> None:
     done = anvyl("ask", "stop web", "--offline", "--dry-run", "--yes")
 
     assert done.code == 0
-    assert "would stop container: name=web" in done.out
+    assert "Dry run: would stop web on " in done.out
     assert engine.state("web") == "running"
 
 

@@ -178,7 +178,7 @@ async def test_a_person_is_shown_exactly_what_would_be_changed_and_says_yes(
         assert person.shown == [], "reading asks nobody"
         done = await client.call_tool("stop_container", {"name": "db", "timeout": 1})
 
-    assert person.shown == ["stop_container on second?\n  name: db\n  timeout: 1"]
+    assert person.shown == ["Stop db (running) with timeout 1 on second?"]
     assert not done.is_error and second_engine.state("db") == "exited"
 
 

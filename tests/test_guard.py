@@ -260,7 +260,7 @@ async def test_a_change_made_twice_by_the_model_is_made_once(asked: Asked) -> No
     reply = await asked("restart grafana", call, call)
 
     assert len(asked.done) == len(asked.proposed) == 1
-    assert reply.answer == "restart grafana on nas: done, now running"
+    assert reply.answer == "Restarted grafana on nas."
 
 
 async def test_two_changes_with_one_id_are_two_proposals(asked: Asked) -> None:
@@ -278,7 +278,7 @@ async def test_what_was_changed_is_told_from_results_not_by_the_model(asked: Ask
         "stop grafana", ("stop_container", {"name": "grafana"}), "I stopped grafana and db on all hosts."
     )
 
-    assert reply.answer == "stop grafana on nas: done, now exited"
+    assert reply.answer == "Stopped grafana on nas."
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ async def calls(limits: Limits, caller: Caller, scope: Scope) -> int:
     return 1000
 
 
-@pytest.mark.parametrize(("scope", "burst", "a_second"), [("read", 40, 20), ("operate", 4, 2), ("exec", 2, 1)])
+@pytest.mark.parametrize(("scope", "burst", "a_second"), [("read", 40, 20), ("operate", 20, 2), ("exec", 2, 1)])
 async def test_a_remote_caller_has_a_rate_for_each_right(scope: Scope, burst: int, a_second: int) -> None:
     clock = Clock()
     limits = Limits(clock=clock)

@@ -11,8 +11,9 @@ import pytest
 
 from anvyl_mcp import text
 from anvyl_mcp.app import Node
-from anvyl_mcp.orchestrator.agent import Assistant, describe
+from anvyl_mcp.orchestrator.agent import Assistant
 from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.peers import wording
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import Answer, Connection
 from anvyl_mcp.peers.registry import Peer, Registry
@@ -99,10 +100,10 @@ def test_a_value_can_not_pass_for_the_question() -> None:
     command = "id \x1b[1A\r\x1b[Jrestart container: name=web on nas? [y/N] \x1b[8m\n\u202e"
     proposal = Proposal("1", "create_container", {"image": "busybox", "command": command}, ["here"])
 
-    asked = describe(proposal)
+    asked = wording.order(proposal.tool, proposal.arguments, proposal.hosts)
 
     assert asked == text.clean(asked) and "\n" not in asked
-    assert 'command="id ' in asked and asked.endswith(" on here")
+    assert 'with command "id ' in asked and asked.endswith(" on here")
 
 
 @pytest.mark.parametrize(

@@ -332,19 +332,17 @@ async def test_many_names_are_told_as_numbers() -> None:
 
 async def test_a_change_tells_what_was_done_where_and_the_new_state() -> None:
     stopped = {"nas": entry({"name": "web", "state": "exited"}, "web is exited")}
-    assert await ask("stop web on nas", stop_container=stopped) == "stop web on nas: done, now exited"
+    assert await ask("stop web on nas", stop_container=stopped) == "Stopped web on nas."
     created = {"nas": entry({"name": "calm_fox", "state": "running"}, "calm_fox is running")}
-    assert await ask("run image nginx", create_container=created) == (
-        "run image nginx on nas: done, calm_fox is now running"
-    )
+    assert await ask("run image nginx", create_container=created) == "Created container calm_fox from nginx on nas."
     removed = {"nas": entry({"name": "web", "removed": True}, "web is removed")}
-    assert await ask("rm web", remove_container=removed) == "remove web on nas: web is removed"
+    assert await ask("rm web", remove_container=removed) == "Removed container web on nas."
 
 
 async def test_a_command_shows_what_it_printed_and_claims_no_success() -> None:
     printed = {"nas": entry({"exit_code": 1}, "no such file\nexit code 1"), "gpu": entry({"exit_code": 0}, "fine")}
     assert await ask("run command cat x on nas and gpu", execute_command=printed) == (
-        "run command cat x on nas:\nno such file\nexit code 1\nrun command cat x on gpu: fine"
+        'Ran "cat x" on nas:\nno such file\nexit code 1\nRan "cat x" on gpu: fine'
     )
 
 
@@ -363,7 +361,7 @@ async def test_control_characters_of_a_container_do_not_reach_the_answer() -> No
 async def test_a_call_that_failed_is_told_with_its_reason_and_not_repeated() -> None:
     fleet = Fleet({"stop_container": ToolFailed("no host has a container `wbe`. Did you mean `web`?")})
     result = await agent(fleet).run("stop wbe")
-    assert result.output == "stop wbe: no host has a container `wbe`. Did you mean `web`?"
+    assert result.output == "Could not stop wbe: no host has a container `wbe`. Did you mean `web`?"
     assert fleet.calls == [("stop_container", {"name": "wbe"})]
 
 
@@ -383,11 +381,11 @@ async def test_an_approved_change_runs_and_a_denied_one_changes_nothing() -> Non
     stopped = {"nas": entry({"name": "web", "state": "exited"})}
     fleet = Fleet({"stop_container": stopped}, approvals=True)
     result = await agent(fleet, capabilities=[decide(True)]).run("stop web")
-    assert result.output == "stop web on nas: done, now exited"
+    assert result.output == "Stopped web on nas."
     fleet = Fleet(approvals=True)
     result = await agent(fleet, capabilities=[decide(False)]).run("stop web and start db")
     assert fleet.calls == []
-    assert result.output == "stop web: not approved, so it was not done\nNot tried after that: start db."
+    assert result.output == "Cancelled; nothing was changed.\nNot tried after that: start db."
 
 
 async def test_a_later_step_waits_for_the_earlier_one_and_is_left_when_that_fails() -> None:
@@ -395,7 +393,10 @@ async def test_a_later_step_waits_for_the_earlier_one_and_is_left_when_that_fail
     fleet = Fleet({"start_container": failed})
     result = await agent(fleet).run("start db, then stop web and then remove cache")
     assert [name for name, _ in fleet.calls] == ["start_container"]
-    assert result.output == "nas failed: a port is in use\nNot tried after that: stop web and remove cache."
+    assert (
+        result.output
+        == "Could not start db on nas: a port is in use.\nNot tried after that: stop web and remove cache."
+    )
 
 
 async def test_a_stream_carries_the_same_calls_and_answer() -> None:
@@ -434,7 +435,7 @@ async def take_over(question: str, *made: ToolCallPart) -> tuple[str, list[tuple
 async def test_the_rules_take_over_from_a_model_that_never_answered() -> None:
     answer, calls = await take_over("stop web on nas")
     assert (answer, calls) == (
-        "stop web on nas: done, now exited",
+        "Stopped web on nas.",
         [("stop_container", {"name": "web", "host": "nas"})],
     )
 
@@ -443,14 +444,14 @@ async def test_the_rules_finish_what_a_model_began() -> None:
     look = ToolCallPart("list_containers", {"host": "nas"})
     answer, calls = await take_over("stop web on nas", look)
     assert [name for name, _ in calls] == ["list_containers", "stop_container"]
-    assert answer.endswith("stop web on nas: done, now exited")
+    assert answer.startswith("Stopped web on nas.")
 
 
 async def test_the_rules_do_not_repeat_a_change_that_a_model_has_made() -> None:
     done = ToolCallPart("stop_container", {"name": "web", "host": "local", "timeout": 3})
     answer, calls = await take_over("stop web", done)
     assert len(calls) == 1
-    assert answer == "stop web on nas: done, now exited"
+    assert answer == "Stopped web on nas."
 
 
 async def test_the_rules_sum_up_a_question_that_only_the_model_understood() -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from anvyl_mcp.app import Node
-    from anvyl_mcp.orchestrator.documents import Answer, Approval, Result
+    from anvyl_mcp.orchestrator.documents import Answer, Approval, ErrorBody, Result
     from anvyl_mcp.settings import Settings
 
 app = typer.Typer(
@@ -140,7 +140,7 @@ def _answer(work: Callable[[Node], Awaitable[Answer]], *, ask: bool, as_json: bo
         async with root.opened(settings) as node:
             answer = await work(node)
             approval: Approval | None = getattr(answer, "approval", None)
-            if approval and ask and (said := run.ask_yes_no(f"{_words(approval)}?")) is not None:
+            if approval and ask and (said := run.ask_yes_no(_words(approval))) is not None:
                 desk = await node.desk()
                 answer, approval = await desk.decide(approval.id, node.me, approve=said), None
                 if not said:
@@ -150,8 +150,7 @@ def _answer(work: Callable[[Node], Awaitable[Answer]], *, ask: bool, as_json: bo
         if approval:
             output.talk(f"hint:  anvyl agent approve {approval.id}")
             return 5
-        failed = [call for call in answer.calls if not call.ok]
-        return 0 if not failed else 3 if len(failed) < len(answer.calls) else 1
+        return _code(answer.error)
 
     run.command(whole, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
 
@@ -162,17 +161,22 @@ def _print(answer: Answer, *, as_json: bool) -> None:
     for note in answer.notes:
         output.talk(f"note:  {note}")
     if as_json:
-        output.document({**answer.model_dump(mode="json"), "error": None})
+        output.document({"error": None, **answer.model_dump(mode="json")})
     else:
         output.say(answer.response)
 
 
 def _words(approval: Approval) -> str:
-    from anvyl_mcp.orchestrator.agent import describe
-    from anvyl_mcp.orchestrator.question import Proposal
+    from anvyl_mcp.peers import wording
 
-    calls = [Proposal(approval.id, call.tool, call.arguments, call.hosts) for call in approval.calls]
-    return "; ".join(describe(call) for call in calls)
+    orders = wording.orders([(call.tool, call.arguments, call.hosts) for call in approval.calls])
+    return wording.question("; ".join(orders))
+
+
+def _code(error: ErrorBody | None) -> int:
+    from anvyl_mcp.errors import from_code
+
+    return from_code(error.code, error.message).exit_code if error else 0
 
 
 def _show_result(result: Result) -> None:
@@ -187,7 +191,8 @@ def _show_result(result: Result) -> None:
 
 
 def _worst(results: Sequence[Result]) -> int:
-    failed = [result for result in results if result.error is not None]
+    """0 all answered · 5 one waits · 3 some failed · the errors' own code when all failed alike, else 1."""
+    codes = {_code(result.error) for result in results}
     if any(result.approval for result in results):
         return 5
-    return 0 if not failed else 3 if len(failed) < len(results) else 1
+    return codes.pop() if len(codes) == 1 else 3 if 0 in codes or 3 in codes else 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from anvyl_mcp import text
 from anvyl_mcp.cli import output
 from anvyl_mcp.cli.arriving import Arriving, Growing
+from anvyl_mcp.peers import wording
 from anvyl_mcp.peers.fleet import Outcome
 from anvyl_mcp.peers.listing import ToolListing
 
@@ -40,7 +41,11 @@ def listed(tool: ToolListing, titles: Mapping[str, str] | None = None) -> View |
 
 
 class Blocks(Arriving[Outcome]):
-    """Text per host."""
+    """Text per host, or what was changed there."""
+
+    def __init__(self, hosts: Sequence[str], *, changing: bool = False) -> None:
+        super().__init__(hosts)
+        self._changing = changing
 
     def draw(self, fresh: list[Outcome]) -> None:
         """Show what came since the last time."""
@@ -48,7 +53,10 @@ class Blocks(Arriving[Outcome]):
         if self.live and (good or not self.waiting):
             self.live.end()
         for one in good:
-            output.block(one, alone=self.alone)
+            if self._changing:
+                print("\n".join(wording.done([one])))
+            else:
+                output.block(one, alone=self.alone)
         if self.live and self.waiting:
             self.live.show(self.wait())
 
@@ -56,11 +64,13 @@ class Blocks(Arriving[Outcome]):
 class Answers:
     """One table that grows, where there is a view; text per host where there is none."""
 
-    def __init__(self, view: View | None, hosts: Sequence[str], *, changing: bool = False) -> None:
-        """`hosts`: of every call that is waited for, so a name may stand here twice. `changing`: of a change."""
+    def __init__(self, view: View | None, hosts: Sequence[str], *, changing: str = "") -> None:
+        """`hosts`: of every call that is waited for, also twice. `changing`: the tool, when it changes something."""
         self._changing = changing
         self._view = view
-        self._shown: Blocks | Growing[Outcome] = Blocks(hosts)
+        self._shown: Blocks | Growing[Outcome] = Blocks(hosts, changing=bool(changing))
+        if changing:
+            self._shown.did = wording.past(changing.partition("_")[0])
         if view is not None:
             rows = view.rows
             self._shown = Growing(view.columns, lambda one: rows(one) if one.ok else None, hosts, view.titles)
@@ -95,4 +105,4 @@ class Answers:
             if more := (one.answer.result or {}).get("more"):
                 output.talk(f"{one.host}: {more} more are not shown")
         for one in done if failures else ():
-            output.failure(one)
+            output.failure(one, changing=bool(self._changing))

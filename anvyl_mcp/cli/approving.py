@@ -11,6 +11,7 @@ from anvyl_mcp import text
 from anvyl_mcp.cli import output
 from anvyl_mcp.cli.run import attended, line_typed
 from anvyl_mcp.errors import AnvylError
+from anvyl_mcp.peers import wording
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.question import Proposal
@@ -18,28 +19,11 @@ if TYPE_CHECKING:
 
 YES, NO = frozenset({"y", "yes"}), frozenset({"", "n", "no"})
 EDIT = re.compile(r"e(?:dit)?(?:\s+hosts?)?(?:\s+(?P<number>\d+))?(?:\s+hosts?)?")
-ID_LENGTH = 12
 
 
-def preview(fleet: Fleet, proposal: Proposal) -> str:
-    """A change in words: `stop container web (3f2a19c4e5d6, running) on nas`. What a model wrote stays a value."""
-    names = fleet.tool(proposal.tool).names
-    named = [text.shown(value) for name, value in proposal.arguments.items() if name in names]
-    rest = [f"{name}={text.shown(value)}" for name, value in proposal.arguments.items() if name not in names]
-    what = [proposal.tool.replace("_", " "), *named]
-    if len(proposal.hosts) == 1:
-        [host] = proposal.hosts
-        return f"{' '.join([*what, *_as_it_is(proposal, host), *rest])} on {host}"
-    hosts = [" ".join([host, *_as_it_is(proposal, host)]) for host in proposal.hosts]
-    return f"{' '.join([*what, *rest])} on {text.joined(hosts)}"
-
-
-def _as_it_is(proposal: Proposal, host: str) -> list[str]:
-    expected = proposal.expected.get(host)
-    if expected is None:
-        return ["(no such container)"] if proposal.expected else []
-    known = [part for part in (expected.id[:ID_LENGTH], expected.state) if part]
-    return [f"({', '.join(map(text.shown, known))})"]
+def preview(proposal: Proposal) -> str:
+    """A change in words: `stop web (running) on nas`. What a model wrote stays a value."""
+    return wording.order(proposal.tool, proposal.arguments, proposal.hosts, proposal.expected)
 
 
 class Person:
@@ -81,7 +65,7 @@ class Person:
 
     async def _one(self, proposal: Proposal) -> None:
         while True:
-            answer = await _typed(f"{self._words(proposal)}? [y/N/edit hosts] ")
+            answer = await _typed(f"{wording.question(self._words(proposal))} [y/N/edit hosts] ")
             if EDIT.fullmatch(answer):
                 await self._edit(proposal)
             elif answer in YES | NO:
@@ -93,7 +77,7 @@ class Person:
     async def _several(self, proposals: Sequence[Proposal]) -> None:
         while True:
             lines = [f"  {number}  {self._words(one)}" for number, one in enumerate(proposals, 1)]
-            answer = await _typed(*lines, "all of these? [y/N/numbers/edit hosts N] ")
+            answer = await _typed(*lines, "Do all of these? [y/N/numbers/edit hosts N] ")
             edit, numbers = EDIT.fullmatch(answer), re.fullmatch(r"\d+(?:[\s,]+\d+)*", answer)
             if edit and 0 < int(edit["number"] or 0) <= len(proposals):
                 await self._edit(proposals[int(edit["number"]) - 1])
@@ -124,7 +108,7 @@ class Person:
 
     def _words(self, proposal: Proposal) -> str:
         after = f" (proposed after reading {proposal.untrusted})" if proposal.untrusted else ""
-        return f"{preview(self._fleet, proposal)}{after}"
+        return f"{preview(proposal)}{after}"
 
 
 async def _typed(*question: str) -> str:

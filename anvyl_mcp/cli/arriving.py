@@ -27,6 +27,7 @@ class Arriving(ABC, Generic[One]):
         """`hosts`: of everything that is waited for, so a name may stand here twice."""
         self.live = screen.Live(sys.stdout) if sys.stdout.isatty() else None
         self.waiting = list(hosts)
+        self.did = "done"
         self._places = {host: place for place, host in enumerate(dict.fromkeys(hosts))}
         self._started = time.monotonic()
         self._news = anyio.Event()
@@ -70,7 +71,9 @@ class Arriving(ABC, Generic[One]):
     def wait(self) -> list[str]:
         """The line that says who is waited for."""
         names = text.joined(list(dict.fromkeys(self.waiting)))
-        words = f"waiting for {names}, {time.monotonic() - self._started:.0f} s"
+        count = len(self._done) + len(self.waiting) + len(self._fresh)
+        done = f"{len(self._done)} of {count} {self.did}, " if count > len(self._places) else ""
+        words = f"{done}waiting for {names}, {time.monotonic() - self._started:.0f} s"
         return [screen.paint(screen.cut(words, screen.size()[0] - 1), "dim")]
 
     def _show(self) -> None:

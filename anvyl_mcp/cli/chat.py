@@ -12,6 +12,7 @@ import anyio
 from anvyl_mcp.cli import interrupts, lines, output
 from anvyl_mcp.cli.run import command
 from anvyl_mcp.errors import AnvylError, Cancelled, InvalidInput, NotUnderstood, did_you_mean
+from anvyl_mcp.peers import verdict
 from anvyl_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ RULES = "rules"
 QUIT = "/quit"
 PLAINLY = {"quit": QUIT, "exit": QUIT, "bye": QUIT, "help": "/help", "?": "/help"}
 """What people type for a command."""
-WORST_FIRST = (130, 2, 5, 4, 1, 3, 0)
 
 
 def converse(*, host: str, yes: bool, model: str, offline: bool, resume: str | None) -> NoReturn:
@@ -105,7 +105,7 @@ class Chat:
                 output.problem(_in_words(error))
         if self.attended and self._conversation.turns:
             output.talk(f"go on later: anvyl chat --resume {self._conversation.id}")
-        return 0 if self.attended else next(code for code in WORST_FIRST if code in self._codes)
+        return 0 if self.attended else verdict.worst(self._codes)
 
     async def ask(self, asked: str) -> None:
         """One question, which Ctrl-C ends."""

@@ -13,14 +13,15 @@ import anyio
 from anvyl_mcp.cli import bars, known, output, screen
 from anvyl_mcp.cli.answers import Answers, View, listed
 from anvyl_mcp.cli.bars import ReportOf
-from anvyl_mcp.cli.run import ask_yes_no, command, exit_code
-from anvyl_mcp.errors import AnvylError, ApprovalNeeded
+from anvyl_mcp.cli.run import ask_yes_no, command
+from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Declined
+from anvyl_mcp.peers import verdict, wording
 from anvyl_mcp.peers.arguments import check, from_words
 from anvyl_mcp.peers.fleet import AT_ONCE, Fleet, Outcome
 from anvyl_mcp.peers.listing import Answer, ToolListing
 from anvyl_mcp.peers.targets import Found, once, targets
 from anvyl_mcp.settings import Settings
-from anvyl_mcp.text import joined, shown
+from anvyl_mcp.text import joined
 
 ViewOf = Callable[[ToolListing], View | None]
 """A tool → how its answers become a table, if they do."""
@@ -34,9 +35,8 @@ class Step:
     hosts: list[str]
 
     def words(self, tool: ToolListing) -> str:
-        """What it does, for people: `stop container name=web on nas`."""
-        given = (f"{key}={shown(value)}" for key, value in self.arguments.items() if value not in ("", [], None))
-        return f"{' '.join([tool.name.replace('_', ' '), *given])} on {', '.join(self.hosts)}"
+        """What it does, for people: `stop web on nas`."""
+        return wording.order(tool.name, self.arguments, self.hosts)
 
 
 def call(
@@ -61,7 +61,7 @@ def call(
             done = await carried_out(node.fleet, settings, tool, [given], host, yes=yes, as_json=as_json, view=view)
             if as_json:
                 output.document(output.hosts_document({one.host: one for one in done}))
-            return exit_code(done)
+            return verdict.exit_code(done)
 
     command(work, failed=output.no_hosts if as_json else None)
 
@@ -91,7 +91,7 @@ def each(
             )
             if as_json:
                 output.document(named_document(done, several=len(every) > 1))
-            return exit_code(done)
+            return verdict.exit_code(done)
 
     command(work, failed=partial(named_failed, several=len(set(names)) > 1) if as_json else None)
 
@@ -99,6 +99,7 @@ def each(
 def named_document(done: Sequence[Outcome], *, several: bool, error: AnvylError | None = None) -> dict[str, Any]:
     """`calls`, one entry per object and host; for a single object also `hosts`, as other commands have it."""
     hosts = {} if several else {"hosts": output.hosts_document({one.host: one for one in done})["hosts"]}
+    error = error or verdict.failure(done)
     return {**hosts, "calls": output.calls_document(done), "error": error.as_dict() if error else None}
 
 
@@ -124,7 +125,9 @@ async def carried_out(
     steps, missing = await planned(fleet, tool, every, selector, found)
     confirm(tool, steps, yes=yes)
     hosts = [host for step in steps for host in step.hosts]
-    answers = None if as_json else Answers(view(tool), hosts, changing=not tool.reads)
+    answers = (
+        None if as_json else Answers(view(tool), hosts, changing="" if tool.reads or tool.untrusted else tool.name)
+    )
     with bars.showing(hosts) if progress else nullcontext() as report:
         # Bars are drawn over, so nothing else may be printed meanwhile.
         ended = await run(fleet, tool, steps, None if report else answers, report)
@@ -132,7 +135,7 @@ async def carried_out(
         answers.take(ended)
     done = [*missing, *ended]
     for one in missing if answers else done:
-        output.failure(one)
+        output.failure(one, changing=not tool.reads)
     known.note(settings, fleet, found, done)
     return done
 
@@ -172,7 +175,8 @@ async def run(
 ) -> list[Outcome]:
     """Make every call of every step at once. When it is interrupted, say what may have happened all the same."""
     done: dict[tuple[int, str], Outcome] = {}
-    limiter = anyio.CapacityLimiter(AT_ONCE)
+    # Changes are paced by the fleet, for each host: those on a slow one must not hold up the others.
+    limiter = anyio.CapacityLimiter(AT_ONCE) if tool.reads else nullcontext()
 
     async def one(number: int, host: str) -> None:
         async with limiter:
@@ -224,13 +228,13 @@ def confirm(tool: ToolListing, steps: Sequence[Step], *, yes: bool, typed: bool 
     hosts = {host for step in steps for host in step.hosts}
     if yes or tool.reads or ((typed or tool.safety == "changes") and len(hosts) == 1):
         return
-    every = [step.words(tool) for step in steps]
-    question = [f"{every[0]}?"] if len(every) == 1 else ["this will", *(f"  {one}" for one in every), "go on?"]
-    answer = ask_yes_no(*question)
+    orders = wording.orders([(tool.name, step.arguments, step.hosts) for step in steps])
+    several = [*(f"  {one}" for one in orders), "Do all of this?"]
+    answer = ask_yes_no(*(several if orders[1:] else [wording.question(orders[0])]))
     if answer is None:
-        raise ApprovalNeeded(f"this would {joined(every)}, and there is no terminal to ask at", hint="add --yes")
+        raise ApprovalNeeded(f"this would {joined(orders)}, and there is no terminal to ask at", hint="add --yes")
     if not answer:
-        raise ApprovalNeeded("nothing was changed", hint="answer y to go on, or add --yes")
+        raise Declined()
 
 
 def list_catalogue(*, as_json: bool) -> NoReturn:

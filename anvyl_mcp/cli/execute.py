@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 
 from anvyl_mcp import text
 from anvyl_mcp.cli import bars, direct, known, output, placing, screen
-from anvyl_mcp.cli.run import command, exit_code
+from anvyl_mcp.cli.run import command
 from anvyl_mcp.errors import InvalidInput
+from anvyl_mcp.peers import verdict
 from anvyl_mcp.peers.fleet import Outcome
 from anvyl_mcp.peers.targets import Found
 from anvyl_mcp.settings import Settings
@@ -81,7 +82,7 @@ def _code(done: Sequence[Outcome]) -> int:
     """The command's own exit code; of several hosts the one that they agree on, else 3."""
     results = [one.answer.result or {} for one in done if one.ok]
     if len(results) < len(done):
-        return exit_code(done)
+        return verdict.exit_code(done)
     codes = {TIMED_OUT if result.get("timed_out") else int(result["exit_code"]) & 0xFF for result in results}
     return codes.pop() if len(codes) == 1 else 3
 
@@ -119,7 +120,7 @@ def run(
                 output.block(one, alone=len(fleet.hosts) == 1)
         for one in done:
             output.failure(one)
-        return exit_code(done)
+        return verdict.exit_code(done)
 
     command(work, failed=output.no_hosts if as_json else None)
 

@@ -12,8 +12,9 @@ import anyio
 
 from anvyl_mcp import text
 from anvyl_mcp.cli import direct, known, output, screen
-from anvyl_mcp.cli.run import command, exit_code
+from anvyl_mcp.cli.run import command
 from anvyl_mcp.errors import AnvylError, InvalidInput, NotFound
+from anvyl_mcp.peers import verdict
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.targets import Found
 from anvyl_mcp.settings import Settings
@@ -43,7 +44,7 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
                 async with anyio.create_task_group() as group:
                     for source in sources:
                         group.start_soon(_follow, fleet, source)
-                return exit_code(missing) if missing else 0
+                return verdict.exit_code(missing) if missing else 0
             done = [*missing, *await direct.run(fleet, tool, steps, None)]
         if as_json:
             output.document(direct.named_document(done, several=len(every) > 1))
@@ -52,7 +53,7 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
                 output.failure(one)
             elif not as_json:
                 _print(source, one.answer.result or {})
-        return exit_code(done)
+        return verdict.exit_code(done)
 
     several = len(set(names)) > 1
     command(work, failed=partial(direct.named_failed, several=several) if as_json else None)

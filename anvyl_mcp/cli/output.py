@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp import text
 from anvyl_mcp.cli import screen, streams, tables
-from anvyl_mcp.errors import AnvylError
+from anvyl_mcp.errors import AnvylError, Declined
 
 if TYPE_CHECKING:
     from anvyl_mcp.peers.fleet import Outcome
@@ -43,7 +43,10 @@ def talk(words: str) -> None:
 
 
 def problem(error: AnvylError) -> None:
-    """What failed, and what to try."""
+    """What failed, and what to try. A person's own no is no failure."""
+    if isinstance(error, Declined):
+        talk(error.message)
+        return
     talk(f"error: {error.message}")
     if error.hint:
         talk(f"hint:  {error.hint}")
@@ -132,15 +135,22 @@ def block(one: Outcome, *, alone: bool) -> None:
         print(host + told.removeprefix(one.host))
 
 
-def failure(one: Outcome) -> None:
-    """One host's trouble, beside the answers of the others."""
+def failure(one: Outcome, *, changing: bool = False) -> None:
+    """One host's trouble, beside the answers of the others; of a change also what was not done."""
+    from anvyl_mcp.peers import wording
+
     if one.error is not None:
         where = f"{one.host}: " if one.host else ""
+        if changing and one.host:
+            where = f"could not {wording.order(one.tool, one.arguments, [one.host])}: "
         problem(type(one.error)(f"{where}{one.error.message}", hint=one.error.hint))
 
 
 def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None) -> dict[str, Any]:
     """`{"hosts": {name: {"ok", "word", "result" | "error"}}, "error"}`."""
+    from anvyl_mcp.peers import verdict
+
+    error = error or verdict.failure(done.values())
     hosts: dict[str, Any] = {}
     for host, one in done.items():
         if one.error is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -13,7 +13,6 @@ from anvyl_mcp.cli import interrupts, output, screen
 from anvyl_mcp.errors import AnvylError, InvalidInput
 
 if TYPE_CHECKING:
-    from anvyl_mcp.peers.fleet import Outcome
     from anvyl_mcp.settings import Settings
 
 INTERRUPTED = interrupts.EXIT_CODE
@@ -81,18 +80,6 @@ async def _running(
         except asyncio.CancelledError:
             interrupt.tell()
             return INTERRUPTED
-
-
-def exit_code(done: Iterable[Outcome]) -> int:
-    """0 all ok · 3 some failed · the errors' own code when all failed alike, else 1."""
-    ended = list(done)
-    errors = [one.error for one in ended if one.error is not None]
-    if not errors:
-        return 0
-    if len(errors) < len(ended):
-        return 3
-    codes = {error.exit_code for error in errors}
-    return codes.pop() if len(codes) == 1 else 1
 
 
 def ask_yes_no(*question: str) -> bool | None:

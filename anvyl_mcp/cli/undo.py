@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anvyl_mcp.cli.options import Host, Json, Yes
-from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict
+from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, Declined
 
 if TYPE_CHECKING:
     from anvyl_mcp.peers.undoing import Undo
@@ -26,8 +26,8 @@ def undo(
     """
     from anvyl_mcp import text
     from anvyl_mcp.cli import output
-    from anvyl_mcp.cli.run import command, exit_code
-    from anvyl_mcp.peers import undoing
+    from anvyl_mcp.cli.run import command
+    from anvyl_mcp.peers import undoing, verdict
 
     seen: list[Undo] = []
 
@@ -50,7 +50,7 @@ def undo(
             elif outcome.ok:
                 output.block(outcome, alone=False)
             output.failure(outcome)
-            return exit_code([outcome])
+            return verdict.exit_code([outcome])
 
     command(work, failed=(lambda error: _document(seen, error=error)) if as_json else None)
 
@@ -76,7 +76,7 @@ def confirm(wanted: Undo, *, yes: bool = False) -> None:
             f"this would, on {wanted.host}, {wanted.words}, and there is no terminal to ask at", hint="add --yes"
         )
     if not answer:
-        raise ApprovalNeeded("nothing was changed", hint="answer y to go on, or add --yes")
+        raise Declined()
 
 
 def _document(seen: list[Undo], *, result: Any = None, error: AnvylError | None = None) -> dict[str, Any]:

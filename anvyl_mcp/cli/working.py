@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp import text
 from anvyl_mcp.cli import output, screen
+from anvyl_mcp.peers import wording
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.question import Question
@@ -99,7 +100,12 @@ class Working:
             return f"waiting for {text.joined(silent)}… {took}"
         if not self._open:
             return f"asking {text.clean(self.model)}… {took}" if self.model else f"working… {took}"
-        what = self._open[0][2]
+        what, several = self._open[0][2], len({one[2] for one in self._open}) > 1
+        if several or len(self._done) > len(self._fleet.hosts):
+            hosts = text.joined(list(dict.fromkeys(host for _, host, _ in self._open)))
+            did = wording.past(self._open[0][0].partition("_")[0])
+            whole = len(self._done) + len(self._open)
+            return f"{len(self._done)} of {whole} {did}, waiting for {hosts}… {took}"
         waiting = text.joined(list(dict.fromkeys(host for _, host, _ in self._open)))
         if self._done:
             return f"{what}: {text.joined(self._done)} done, waiting for {waiting}… {took}"

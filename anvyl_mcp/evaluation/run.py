@@ -15,9 +15,10 @@ from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.evaluation.tasks import Task
 from anvyl_mcp.evaluation.world import World
 from anvyl_mcp.orchestrator import models
-from anvyl_mcp.orchestrator.agent import Assistant, describe
+from anvyl_mcp.orchestrator.agent import Assistant
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.toolset import Proposal, Question
+from anvyl_mcp.peers import wording
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.settings import Settings
 
@@ -81,7 +82,7 @@ class Evaluation:
             listing = self.catalogue[proposal.tool]
             if wanted(task, listing, proposal.arguments, proposal.hosts):
                 return True
-            refused.append(describe(proposal))
+            refused.append(wording.order(proposal.tool, proposal.arguments, proposal.hosts))
             return False
 
         question = Question(task.ask)

@@ -11,21 +11,25 @@ from typing import Any
 from pydantic_ai.messages import ModelMessage, ToolCallPart, ToolReturnPart, UserPromptPart
 
 from anvyl_mcp import text
+from anvyl_mcp.errors import AnvylError
 from anvyl_mcp.orchestrator import asking, computing, phrases
 from anvyl_mcp.orchestrator.grounding import named
 from anvyl_mcp.orchestrator.measures import amounts, measures
 from anvyl_mcp.orchestrator.sentences import SEPARATOR, mask, plain
 from anvyl_mcp.orchestrator.vocabulary import STATES, meanings, singular
-from anvyl_mcp.peers.listing import ToolListing
+from anvyl_mcp.peers import wording
+from anvyl_mcp.peers.fleet import Outcome
+from anvyl_mcp.peers.listing import Answer, ToolListing
 
 MOST_NAMES = 8
 """In one answer; of more only the numbers are told."""
 BESIDES = re.compile(r"(?i)\b(?:too|as\s+well|included|including|also|even)\b")
 """Where a state is named that counts besides the others."""
 OUTCOMES = {
-    "denied": "not approved, so it was not done",
+    "denied": "you did not approve it",
     "interrupted": "interrupted; it may or may not have happened",
 }
+CANCELLED = "Cancelled; nothing was changed."
 
 
 @dataclass(frozen=True)
@@ -95,27 +99,52 @@ def went_wrong(part: ToolReturnPart) -> bool:
 
 
 def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
-    """What the results say: for each call a sentence, or the text that the hosts sent."""
-    lines: list[str] = []
+    """What the results say: for each call a sentence, or the text that the hosts sent; changes of a kind are one."""
+    changes, looks, left = list[Outcome](), list[str](), list[str]()
     for call_id, part in turn.results.items():
         listing = tools.get(part.tool_name) or ToolListing(part.tool_name, "", {})
         call = Call(listing, turn.calls[call_id].args_as_dict() if call_id in turn.calls else {})
         by_host = entries(part)
         if part.outcome != "success" or not by_host:
-            lines.append(f"{call}: {OUTCOMES.get(part.outcome, part.content)}")
-            continue
-        lines += told(turn.question, call, by_host)
-    return text.clean("\n".join(lines))
+            why = OUTCOMES.get(part.outcome)
+            left.append(not_done(call, why) if why else f"Could not {call}: {part.content}")
+        elif listing.reads:
+            looks += told(turn.question, call, by_host)
+        else:
+            changes += _outcomes(call, by_host)
+    if not changes and turn.results and all(part.outcome == "denied" for part in turn.results.values()):
+        left = [CANCELLED]
+    return text.clean("\n".join([*wording.done(changes), *looks, *left]))
+
+
+def not_done(call: Call, why: str) -> str:
+    """What was not even tried: `Not done: stop web (you did not approve it).`"""
+    return f"Not done: {call} ({why.rstrip('.')})."
+
+
+def _outcomes(call: Call, by_host: Mapping[str, Any]) -> list[Outcome]:
+    return [
+        Outcome(
+            host,
+            call.listing.name,
+            {name: value for name, value in call.arguments.items() if name != "host"},
+            Answer(entry["result"], str(entry["text"]), None if entry["ok"] else AnvylError(str(entry["error"]))),
+            0.0,
+        )
+        for host, entry in by_host.items()
+    ]
 
 
 def told(question: str, call: Call, by_host: Mapping[str, Any]) -> list[str]:
     """What the hosts answered to one call, in sentences; `by_host` is as `entries` gives it."""
+    if not call.listing.reads:
+        return wording.done(_outcomes(call, by_host))
     answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
     failed = {host: str(entry["error"]) for host, entry in by_host.items() if not entry["ok"]}
     lines = (
         worked_out(question, call, answered, failed)
         or _rows(question, call, answered)
-        or [_one_host(call, *one) for one in answered.items()]
+        or [_one_host(*one) for one in answered.items()]
     )
     failures = [f"{host} failed: {error}" for host, error in failed.items()]
     return lines + [line for line in failures if line not in lines]
@@ -141,14 +170,10 @@ def worked_out(
     return []
 
 
-def _one_host(call: Call, host: str, entry: Mapping[str, Any]) -> str:
-    """What one host did or said."""
-    result, words = entry["result"] or {}, str(entry["text"])
-    head = host if call.listing.reads else f"{call} on {host}"
-    if not call.listing.reads and isinstance(result.get("state"), str):
-        name = str(result.get("name", ""))
-        return f"{head}: done, {'' if name in call.arguments.values() else name + ' is '}now {result['state']}"
-    return f"{head}:\n{words}" if "\n" in words else f"{head}: {words or 'done'}"
+def _one_host(host: str, entry: Mapping[str, Any]) -> str:
+    """What one host said."""
+    words = str(entry["text"])
+    return f"{host}:\n{words}" if "\n" in words else f"{host}: {words or 'done'}"
 
 
 def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:

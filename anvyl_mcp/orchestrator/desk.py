@@ -12,6 +12,7 @@ import anyio
 
 from anvyl_mcp.errors import Busy
 from anvyl_mcp.orchestrator.agent import Assistant, nobody
+from anvyl_mcp.orchestrator.answers import CANCELLED
 from anvyl_mcp.orchestrator.approvals import Approvals, Held, HeldCall, expiry, new_id
 from anvyl_mcp.orchestrator.carrying import carry_out, held_call
 from anvyl_mcp.orchestrator.documents import Answer, Approval, DoneCall, Waiting, WaitingCall
@@ -28,7 +29,6 @@ AT_ONCE = 16
 """Questions that are worked on; more wait, so that neither a model nor an engine gets all of them at once."""
 MOST_WAITING = 256
 LONGEST_WAIT = 60.0
-NO = "Nothing was changed: the answer was no."
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Desk:
         if held.forwarded is not None:
             return await self.others.decide(held.forwarded, rights, approve=approve, request_id=request_id)
         if not approve:
-            return Answer(response=NO, model=held.model)
+            return Answer(response=CANCELLED, model=held.model)
         mine = asking.how == "local" and rights.scopes == asking.scopes
         question = Question(held.question, on_behalf=None if mine else rights)
         _logged(question)
@@ -210,6 +210,7 @@ def answered(reply: Reply) -> Answer:
             "usage": reply.usage,
             "hosts": reply.hosts,
             "notes": notes,
+            "error": reply.problem.as_dict() if reply.problem else None,
         }
     )
 

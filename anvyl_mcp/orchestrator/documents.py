@@ -83,8 +83,17 @@ class Approval(BaseModel):
     expires_at: datetime
 
 
+class ErrorBody(BaseModel):
+    """What went wrong, and what to try."""
+
+    code: str
+    message: str
+    hint: str = ""
+    request_id: Annotated[str, Field(exclude_if=_is_empty)] = ""
+
+
 class Answer(BaseModel):
-    """The answer with everything that was done for it."""
+    """The answer with everything that was done for it; `error` says what of it was not, by name."""
 
     response: str
     calls: list[DoneCall] = []
@@ -93,6 +102,7 @@ class Answer(BaseModel):
     usage: dict[str, int] = {}
     hosts: dict[str, str] = {}
     notes: list[str] = []
+    error: Annotated[ErrorBody | None, Field(exclude_if=_is_empty)] = None
 
 
 class Waiting(Answer):
@@ -112,15 +122,6 @@ class RemoteWaiting(RemoteAnswer):
     """Something waits for a yes on another host."""
 
     approval: Approval
-
-
-class ErrorBody(BaseModel):
-    """What went wrong, and what to try."""
-
-    code: str
-    message: str
-    hint: str = ""
-    request_id: Annotated[str, Field(exclude_if=_is_empty)] = ""
 
 
 class Failure(BaseModel):
@@ -172,7 +173,7 @@ LISTED = {
 }
 HELD = {
     **LISTED,
-    "response": "Nothing was changed. This waits for a yes: would stop container: name=web on nas.",
+    "response": "Waiting for a yes: stop web on nas. Nothing was changed yet.",
     "calls": [],
     "hosts": {},
     "approval": {

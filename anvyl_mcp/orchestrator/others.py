@@ -105,7 +105,9 @@ class Others:
                 results[name] = Result(host_id=name, result=str(error), error=ErrorBody(**error.as_dict()))
                 return
             approval = done.approval if isinstance(done, RemoteWaiting) else None
-            results[name] = Result(host_id=name, result=done.response, via=done.via, approval=approval)
+            results[name] = Result(
+                host_id=name, result=done.response, via=done.via, error=done.error, approval=approval
+            )
 
         async with anyio.create_task_group() as group:
             for name in names:

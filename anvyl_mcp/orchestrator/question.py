@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +57,7 @@ class Question:
     failures: list[AnvylError] = field(default_factory=list)
     unmended: dict[str, AnvylError] = field(default_factory=dict)
     """Why a tool could not be called at all, until it could."""
+    spent: Counter[str] = field(default_factory=Counter)
     untrusted: str = ""
     ended: str = ""
     read_as: str = ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from anvyl_mcp.errors import AnvylError, ApprovalNeeded
 from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.peers import verdict
 from anvyl_mcp.peers.fleet import Outcome
 
 Mode = Literal["model", "rules"]
@@ -43,8 +43,8 @@ class Reply:
 
     @property
     def hosts(self) -> dict[str, str]:
-        """How each host that was asked did last: `ok`, or a word and a reason."""
-        return {call.host: call.status for call in self.calls}
+        """How each host that was asked did: `ok`, or a word and a reason."""
+        return verdict.hosts(self.calls)
 
     @property
     def exit_code(self) -> int:
@@ -53,7 +53,12 @@ class Reply:
             return ApprovalNeeded.exit_code
         if self.error is not None:
             return self.error.exit_code
-        return exit_code(self.calls)
+        return verdict.exit_code(self.calls)
+
+    @property
+    def problem(self) -> AnvylError | None:
+        """Why there is no answer, or what of it was not done."""
+        return self.error or verdict.failure(self.calls)
 
     def as_dict(self) -> dict[str, Any]:
         """The document of `anvyl ask --json`."""
@@ -76,7 +81,7 @@ class Reply:
             "usage": self.usage,
             "seconds": self.seconds,
             "notes": self.notes,
-            "error": self.error.as_dict() if self.error else None,
+            "error": self.problem.as_dict() if self.problem else None,
         }
 
 
@@ -91,12 +96,3 @@ def call_as_dict(call: Outcome) -> dict[str, Any]:
         "error": str(call.error) if call.error else None,
         "seconds": call.seconds,
     }
-
-
-def exit_code(calls: list[Outcome]) -> int:
-    """What the last call of each kind on each host says: 0 all ok, 1 none, 3 some."""
-    last: Mapping[tuple[str, str], Outcome] = {(call.tool, call.host): call for call in calls}
-    failed = [call for call in last.values() if not call.ok]
-    if not failed:
-        return 0
-    return 1 if len(failed) == len(last) else 3

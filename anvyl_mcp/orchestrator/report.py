@@ -8,8 +8,9 @@ from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import Denied
-from anvyl_mcp.orchestrator.answers import OUTCOMES, Call, told, worked_out
+from anvyl_mcp.orchestrator.answers import CANCELLED, OUTCOMES, Call, not_done, told, worked_out
 from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.peers import wording
 from anvyl_mcp.peers.fleet import Outcome
 from anvyl_mcp.peers.listing import ToolListing
 
@@ -42,8 +43,10 @@ def answer(question: Question, tools: Mapping[str, ToolListing], said: str, *, w
     refused = any(isinstance(error, Denied) for error in question.failures)
     denied = [proposal for proposal in question.proposals.values() if proposal.decision == "denied"]
     if changes or denied:
-        lines = sentences(question, tools, changes)
-        lines += [f"{_words(tools, proposal)}: {OUTCOMES['denied']}" for proposal in denied]
+        lines = wording.done(changes)
+        lines += (
+            [not_done(_call(tools, proposal), OUTCOMES["denied"]) for proposal in denied] if changes else [CANCELLED]
+        )
         lines += [str(error) for error in question.failures[-1:] if question.ended]
     elif question.ended or not said:
         asks = [str(error) for error in question.failures[-1:] if str(error) == question.ended]
@@ -105,7 +108,7 @@ def missing(question: Question, lines: Iterable[str]) -> list[str]:
     silent = [
         f"{host} is missing: {call.word}."
         for host, call in last.items()
-        if call.host_failed and f"{host} failed" not in shown
+        if call.host_failed and not any(words in shown for words in (f"{host} failed", f" on {host}: "))
     ]
     cut = [(call, (call.answer.result or {}).get("more")) for call in question.calls]
     return silent + [f"{call.host} has {more} more that are not shown." for call, more in cut if more]
@@ -120,7 +123,5 @@ def _reads(tools: Mapping[str, ToolListing], call: Outcome) -> bool:
     return call.tool in tools and tools[call.tool].reads
 
 
-def _words(tools: Mapping[str, ToolListing], proposal: Proposal) -> str:
-    if proposal.tool not in tools:
-        return proposal.tool.replace("_", " ")
-    return str(Call(tools[proposal.tool], proposal.arguments))
+def _call(tools: Mapping[str, ToolListing], proposal: Proposal) -> Call:
+    return Call(tools.get(proposal.tool) or ToolListing(proposal.tool, "", {}), proposal.arguments)

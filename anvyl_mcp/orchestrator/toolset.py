@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic_ai import ApprovalRequired, RunContext, ToolFailed, ToolReturn
+from pydantic_ai import ApprovalRequired, RunContext, ToolFailed, ToolReturn, UsageLimitExceeded
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
@@ -28,6 +28,9 @@ ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema()
 HOST = {"type": "string", "description": "host, hosts separated by commas, or all"}
 MOST_CHARACTERS = 6000
 """Of one tool result that a model gets to read: about 1,500 tokens."""
+MOST_LOOKS = 30
+MOST_CHANGES = 500
+"""Calls for one question. A plan of many changes is one order, and one yes covers it."""
 
 __all__ = ["FleetToolset", "Proposal", "Question", "schema_for_model"]
 
@@ -65,6 +68,8 @@ class FleetToolset(AbstractToolset[Question]):
     ) -> ToolReturn:
         """Run one tool where it belongs; a change that nobody approved yet asks first."""
         listing, question = self._fleet.tool(name), ctx.deps
+        if not ctx.tool_call_approved:
+            _spend(listing, question)
         approved = question.proposals.get(ctx.tool_call_id or "") if ctx.tool_call_approved else None
         try:
             # What was approved is done exactly so, and decided no second time.
@@ -207,6 +212,18 @@ class FleetToolset(AbstractToolset[Question]):
 def own_arguments(listing: ToolListing, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the tool itself, as its host will read them."""
     return fitted(listing.input_schema, {name: value for name, value in given.items() if name != "host"})
+
+
+def _spend(listing: ToolListing, question: Question) -> None:
+    """Count a call against what one question may cost. Carrying out what was approved costs nothing.
+
+    Raises:
+        UsageLimitExceeded: it has cost too much.
+    """
+    kind, most = ("looks", MOST_LOOKS) if listing.reads else ("changes", MOST_CHANGES)
+    question.spent[kind] += 1
+    if question.spent[kind] > most:
+        raise UsageLimitExceeded(f"more than {most} {kind} for one question")
 
 
 def source_words(listing: ToolListing, arguments: Mapping[str, Any], hosts: list[str]) -> str:

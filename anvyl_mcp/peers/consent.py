@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import ApprovalNeeded, Gone
+from anvyl_mcp.peers import wording
 from anvyl_mcp.peers.fleet import Expected
 
 SECONDS = 600
@@ -47,8 +48,7 @@ class Change:
 
     def __str__(self) -> str:
         """What is asked."""
-        lines = [f"{self.tool} on {text.joined(self.hosts)}?"]
-        return "\n".join([*lines, *(f"  {name}: {text.shown(value)}" for name, value in self.arguments.items())])
+        return wording.question(wording.order(self.tool, self.arguments, self.hosts, self.expected))
 
 
 class Consent:

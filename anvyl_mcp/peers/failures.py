@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
-from anvyl_mcp import meta
 from anvyl_mcp.errors import (
     AnvylError,
     Busy,
@@ -26,7 +25,7 @@ from anvyl_mcp.errors import (
     Unknown,
     Unreachable,
 )
-from anvyl_mcp.peers.listing import from_peer
+from anvyl_mcp.peers.listing import error_in
 from anvyl_mcp.peers.pins import WrongKey
 from anvyl_mcp.text import one_line
 
@@ -121,7 +120,7 @@ def from_rpc(error: object) -> AnvylError:
     """The `error` of a JSON-RPC answer: `{"code", "message", "data"}`."""
     if not isinstance(error, Mapping):
         return garbled()
-    if told := told_in(error.get("data")):
+    if told := error_in(error.get("data")):
         return told
     code = error.get("code")
     message = one_line(str(error.get("message") or f"error {code}"))[:MOST_WORDS]
@@ -139,14 +138,6 @@ def from_rpc(error: object) -> AnvylError:
 def older(message: str) -> Unreachable:
     """It answers, in another version of the protocol."""
     return Unreachable(f"it speaks another version of MCP: {message}", hint="update anvyl-mcp there")
-
-
-def told_in(data: object) -> AnvylError | None:
-    """The error of ours that travels in `data`, if one does."""
-    told = data.get(meta.ERROR) if isinstance(data, Mapping) else None
-    if not isinstance(told, Mapping) or not isinstance(told.get("message"), str):
-        return None
-    return from_peer(told)
 
 
 def _no_answer(seconds: float) -> Unreachable:

@@ -27,10 +27,11 @@ from anvyl_mcp.peers import lost_changes
 from anvyl_mcp.peers.breaker import Breaker
 from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
+from anvyl_mcp.peers.pacing import Pace
 from anvyl_mcp.peers.registry import Peer, Registry, not_paired, unknown_host
 from anvyl_mcp.peers.skew import offer
 from anvyl_mcp.peers.validation import fits
-from anvyl_mcp.peers.words import Word, status, word
+from anvyl_mcp.peers.words import Word, call_word, status
 
 UPDATE = f"this is {__version__}: update the older one"
 OTHER_VERSION = "is it the same version of Anvyl? See anvyl hosts check"
@@ -86,17 +87,17 @@ class Outcome:
     @property
     def host_failed(self) -> bool:
         """Whether it was the host that failed, rather than a healthy host that said no."""
-        return self.word not in ("ok", "denied")
+        return self.word not in ("ok", "denied", "failed")
 
     @property
     def word(self) -> Word:
-        """How the host did, in one of the closed list of words."""
-        return word(self.error)
+        """How the call ended, in one of the closed list of words."""
+        return call_word(self.error)
 
     @property
     def status(self) -> str:
         """`ok`, or a word with its reason: `unreachable: connection refused`."""
-        return status(self.error)
+        return status(self.error, self.word)
 
 
 class OtherForm(Unreachable):
@@ -121,6 +122,7 @@ class Fleet:
         self.catalogue = dict(catalogue)
         self._connect = connect
         self._connections: dict[Peer, Connection] = {}
+        self._paces: dict[Peer, Pace] = {}
         self._breaker = Breaker(marks or DownMarks(None), lambda: self.peers.values())
 
     def move(self, local: Peer) -> None:
@@ -325,9 +327,16 @@ class Fleet:
         if on_behalf is not None:
             told |= {meta.SCOPES: sorted(on_behalf.scopes), meta.FOR: on_behalf.name}
         began = time.monotonic()
-        send = partial(connection.call, tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
+        call = partial(connection.call, tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
+
+        async def send() -> Answer:
+            nonlocal began
+            began = time.monotonic()
+            return await self._breaker.ask(peer, connection, call)
+
+        pace = self._paces.setdefault(peer, Pace())
         try:
-            return await self._breaker.ask(peer, connection, send)
+            return await pace.run(tool, send)
         except (Unknown, Timeout) as error:
             if not tool.reads:
                 again = partial(connection.call, tool.name, arguments, meta=told, on_progress=on_progress)
@@ -343,7 +352,7 @@ class Fleet:
         # is one that got no connection while others were answered.
         await anyio.sleep(random.uniform(0, RETRY_SECONDS))
         try:
-            return await self._breaker.ask(peer, connection, send)
+            return await pace.run(tool, send)
         except Unknown as error:
             raise Unreachable("the connection was lost before the answer came", hint="ask again") from error
 

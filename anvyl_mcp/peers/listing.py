@@ -9,11 +9,14 @@ from typing import Any, Literal, Protocol
 
 from anvyl_mcp import meta as meta_keys
 from anvyl_mcp import text
-from anvyl_mcp.errors import AnvylError, from_code
+from anvyl_mcp.errors import AnvylError, Busy, from_code
 
 Safety = Literal["reads", "changes", "destroys"]
 
 Progress = Callable[[float, float | None, str], None]
+
+LONGEST_RETRY = 60
+"""Seconds after which a host may ask to be asked again; one that says more is not believed."""
 
 
 @dataclass(frozen=True)
@@ -133,17 +136,25 @@ class Answer:
         )
         if not result.get("isError"):
             return replace(words_only, result=text.cleaned(result.get("structuredContent")))
-        told = meta.get(meta_keys.ERROR)
-        if isinstance(told, Mapping) and isinstance(told.get("message"), str):
-            error = from_peer(told)
-        else:
-            error = AnvylError(text.one_line(words) or "the tool failed and did not say why")
+        error = error_in(meta) or AnvylError(text.one_line(words) or "the tool failed and did not say why")
         return replace(words_only, error=error)
+
+
+def error_in(meta: object) -> AnvylError | None:
+    """The error of ours that travels under `_meta`, if one does."""
+    told = meta.get(meta_keys.ERROR) if isinstance(meta, Mapping) else None
+    if not isinstance(told, Mapping) or not isinstance(told.get("message"), str):
+        return None
+    return from_peer(told)
 
 
 def from_peer(told: Mapping[str, Any]) -> AnvylError:
     """An error in a peer's own words, each on one line: they must not pass for lines of ours."""
-    return from_code(str(told.get("code")), *(text.one_line(str(told.get(key, ""))) for key in ("message", "hint")))
+    words = (text.one_line(str(told.get(key, ""))) for key in ("message", "hint"))
+    error, wait = from_code(str(told.get("code")), *words), told.get("retry_after")
+    if isinstance(error, Busy) and isinstance(wait, int | float) and 0 < wait <= LONGEST_RETRY:
+        error.retry_after = float(wait)
+    return error
 
 
 class Connection(Protocol):

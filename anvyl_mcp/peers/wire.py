@@ -20,7 +20,7 @@ from anyio import from_thread, to_thread
 from anvyl_mcp import __version__
 from anvyl_mcp.errors import HOST_FAILURES, AnvylError, Timeout
 from anvyl_mcp.peers import failures, replies
-from anvyl_mcp.peers.listing import Answer, Progress, ToolListing
+from anvyl_mcp.peers.listing import Answer, Progress, ToolListing, error_in
 from anvyl_mcp.peers.pins import Following, pinned_context
 from anvyl_mcp.peers.shared import Shared
 from anvyl_mcp.peers.sockets import MOST_CONNECTIONS, Line, Pool
@@ -111,7 +111,7 @@ class Wire:
                 raise failures.silent(failures.CONNECT_SECONDS, sent=False) from error
             refusal = message.get("error")
             if isinstance(refusal, dict) and refusal.get("code") != failures.METHOD_NOT_FOUND:
-                raise failures.told_in(refusal.get("data")) or failures.older(str(refusal.get("message")))
+                raise error_in(refusal.get("data")) or failures.older(str(refusal.get("message")))
             self._met = True
             return {} if refusal else _result(message)
 

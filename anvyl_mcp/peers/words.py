@@ -18,7 +18,9 @@ from anvyl_mcp.errors import (
     Unreachable,
 )
 
-Word = Literal["ok", "unreachable", "timeout", "refused", "denied", "busy", "engine_error", "unknown", "cancelled"]
+Word = Literal[
+    "ok", "unreachable", "timeout", "refused", "denied", "busy", "engine_error", "unknown", "cancelled", "failed"
+]
 WORDS: tuple[Word, ...] = get_args(Word)
 
 _OF: dict[type[AnvylError], Word] = {
@@ -41,9 +43,14 @@ def word(error: AnvylError | None) -> Word:
     return next((word for kind, word in _OF.items() if isinstance(error, kind)), "ok")
 
 
-def status(error: AnvylError | None) -> str:
+def call_word(error: AnvylError | None) -> Word:
+    """How one call ended: as `word`, but a healthy host that could not do it has `failed`."""
+    return "failed" if error is not None and word(error) == "ok" else word(error)
+
+
+def status(error: AnvylError | None, said: Word | None = None) -> str:
     """`ok`, or a word and the reason: `timeout: no answer within 5 s`. Who refuses is unreachable, and says why."""
-    said = word(error)
+    said = said or word(error)
     if error is None or said == "ok":
         return "ok"
     return f"{'unreachable' if said == 'refused' else said}: {error.message}"

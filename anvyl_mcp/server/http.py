@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,6 @@ from anvyl_mcp.server.engine import Engine
 from anvyl_mcp.server.guard import Guard, error_response, own_names
 from anvyl_mcp.server.incoming import Messages
 from anvyl_mcp.server.joining import Handler, Open, joining_routes
-from anvyl_mcp.server.limits import Overloaded
 from anvyl_mcp.server.loopback import LocalToken, Loopback, may_use
 from anvyl_mcp.server.request_ids import REQUEST_ID, RequestIds
 from anvyl_mcp.server.trust import Trust
@@ -165,7 +165,8 @@ def status_of(error: AnvylError) -> int:
 
 async def _anvyl_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, AnvylError)
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else None
+    wait = ceil(error.retry_after) if isinstance(error, Busy) else 0
+    headers = {"Retry-After": str(wait)} if wait else None
     return error_response(error, status_of(error), headers)
 
 

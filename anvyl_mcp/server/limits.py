@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from anvyl_mcp import meta
 from anvyl_mcp.errors import Busy
 from anvyl_mcp.server.callers import SCOPES, Caller
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from anvyl_mcp.server.tool import Scope
 
 PER_SECOND: Mapping[Scope, float] = {"read": 20, "operate": 2, "exec": 1}
-"""Calls of one caller; twice as many at once after a pause. Callers of this machine are not counted."""
-AT_ONCE: Mapping[Scope, int] = {"read": 32, "operate": 4, "exec": 2}
+"""Calls of one caller in the long run. Callers of this machine are not counted."""
+BURST: Mapping[Scope, float] = {"read": 40, "operate": 20, "exec": 2}
+"""Calls of one caller after a pause. An order to a whole host makes many changes; `AT_ONCE` bounds their load."""
+AT_ONCE: Mapping[Scope, int] = {"read": 32, "operate": meta.CHANGES_AT_ONCE, "exec": 2}
 """Calls of all callers together."""
 MOST_WAITING = 64
 MOST_WAITING_EACH = 32
@@ -33,11 +36,10 @@ MOST_REMEMBERED = 4096
 
 
 class Overloaded(Busy):
-    """Too much was asked for; `retry_after` is in seconds."""
+    """Too much was asked for, and nothing was done."""
 
     def __init__(self, message: str, *, retry_after: float) -> None:
-        self.retry_after = max(1, ceil(retry_after))
-        super().__init__(message, hint=f"try again in {self.retry_after} s")
+        super().__init__(message, hint=f"try again in {max(1, ceil(retry_after))} s", retry_after=retry_after)
 
 
 @dataclass(slots=True)
@@ -84,13 +86,13 @@ class Limits:
             self._spend(caller, scope)
 
     def _spend(self, caller: Caller, scope: Scope) -> None:
-        now, rate = self._clock(), PER_SECOND[scope]
+        now, rate, burst = self._clock(), PER_SECOND[scope], max(BURST[scope], PER_SECOND[scope])
         key = (_identity(caller), scope)
-        bucket = self._buckets.setdefault(key, _Bucket(2 * rate, now))
+        bucket = self._buckets.setdefault(key, _Bucket(burst, now))
         self._buckets.move_to_end(key)
         if len(self._buckets) > MOST_REMEMBERED:
             self._buckets.popitem(last=False)
-        bucket.level = min(2 * rate, bucket.level + max(0.0, now - bucket.at) * rate)
+        bucket.level = min(burst, bucket.level + max(0.0, now - bucket.at) * rate)
         bucket.at = now
         if bucket.level < 1:
             raise Overloaded(
@@ -110,7 +112,7 @@ class Limits:
         except TimeoutError as error:
             raise Overloaded(
                 f"this host is busy: {AT_ONCE[scope]} `{scope}` calls run and none of them ends",
-                retry_after=LONGEST_WAIT,
+                retry_after=1,
             ) from error
         finally:
             self._waiting[who] -= 1

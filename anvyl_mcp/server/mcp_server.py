@@ -21,7 +21,7 @@ from mcp_types import Tool as ListedTool
 
 from anvyl_mcp import __version__, meta
 from anvyl_mcp.answer_size import MODEL_BYTES, PROGRAM_BYTES
-from anvyl_mcp.errors import AnvylError
+from anvyl_mcp.errors import AnvylError, Busy
 from anvyl_mcp.server import answering
 from anvyl_mcp.server.calls import Called, Calls, nobody
 from anvyl_mcp.server.completions import add_completions
@@ -132,8 +132,9 @@ def _answer(tool: Tool | None, result: Result, *, whole: bool) -> CallToolResult
 
 
 def _failure(error: AnvylError) -> CallToolResult:
+    wait = error.retry_after if isinstance(error, Busy) else 0
     return CallToolResult(
         content=[TextContent(type="text", text=str(error))],
         is_error=True,
-        _meta={meta.ERROR: error.as_dict()},
+        _meta={meta.ERROR: {**error.as_dict(), **({"retry_after": round(wait, 3)} if wait else {})}},
     )

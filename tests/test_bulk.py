@@ -1,0 +1,60 @@
+"""Changes of many things get through: paced to the limits of the hosts, under one yes, and accounted for by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.lab import Lab, LabHost
+
+FIRST, SECOND = [f"a{number:02}" for number in range(24)], [f"b{number:02}" for number in range(16)]
+"""More on one host than it takes at once from one caller."""
+
+
+def fill(hosts: Mapping[LabHost, list[str]], labels: Mapping[str, str] | None = None) -> None:
+    """Run containers on each host, the hosts at the same time."""
+
+    def run(host: LabHost) -> None:
+        for name in hosts[host]:
+            host.engine.run(name, labels=labels)
+
+    with ThreadPoolExecutor(len(hosts)) as threads:
+        list(threads.map(run, hosts))
+
+
+def starts(host: LabHost) -> dict[str, str]:
+    """When each container of a host was started last."""
+    every = [str(one["Names"][0]).lstrip("/") for one in host.engine.api.containers(all=True)]
+    return {name: host.engine.api.inspect_container(name)["State"]["StartedAt"] for name in every}
+
+
+def test_forty_containers_on_two_paired_hosts_restart_under_one_order(lab: Lab) -> None:
+    """Seen: four of seven were restarted, the others not named, exit code 0: a host took two changes a second."""
+    h1, h2, _ = lab.hosts
+    fill({h1: FIRST, h2: SECOND})
+    before = starts(h1), starts(h2)
+
+    done = lab.anvyl("ask", "restart everything on h1 and h2", "--yes", "--json")
+
+    after = starts(h1), starts(h2)
+    assert (done.code, done.json["error"]) == (0, None), done.err
+    assert done.json["hosts"] == {"h1": "ok", "h2": "ok"}
+    assert {(call["host"], call["arguments"]["name"]) for call in done.json["calls"]} == {
+        *(("h1", name) for name in FIRST),
+        *(("h2", name) for name in SECOND),
+    }
+    assert all(after[place][name] > before[place][name] for place in (0, 1) for name in before[place])
+    assert "Restarted 40 containers" in done.json["answer"]
+
+    # The host has just taken all that it takes at once: every face names what is not done.
+    fill({h1: ["locked-1", "locked-2", "locked-3"]}, {"anvyl.protect": "true"})
+    names = ["a00", "locked-1", "a01", "locked-2", "locked-3"]
+    direct = lab.anvyl("restart", *names, "--host", "h1", "--yes", "--json")
+    asked = lab.anvyl("ask", "restart a00 and locked-1 on h1", "--yes")
+
+    failed = {call["arguments"]["name"] for call in direct.json["calls"] if not call["ok"]}
+    assert direct.code == 3 and failed == {"locked-1", "locked-2", "locked-3"}
+    assert direct.json["error"]["code"] == "incomplete"
+    assert all(name in direct.json["error"]["message"] for name in failed)
+    assert asked.code == 3
+    assert "Could not restart locked-1 on h1" in asked.out and "Restarted a00 on h1." in asked.out
