@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from anvyl_mcp import text
 from anvyl_mcp.fleet_tools import fleet_tools
 from anvyl_mcp.server.mcp_server import listing
 from anvyl_mcp.server.tool import load_tools
@@ -17,6 +20,11 @@ LISTED = {
     tool.name: tool.model_dump(mode="json", by_alias=True, exclude_none=True)
     for tool in listing([*load_tools(), *fleet_tools(None)]).tools
 }
+
+REQUIRED: dict[str, dict[str, list[str]]] = json.loads(
+    (FOLDER.parent / "first_required_fields.json").read_text(encoding="utf-8")
+)
+"""What the first version's tools promised to be in each object of a result."""
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -34,3 +42,21 @@ def test_a_tool_is_listed_as_it_was_agreed(name: str) -> None:
 def test_no_tool_went_away_unnoticed() -> None:
     """Names last for ever: clients, models and scripts hold on to them."""
     assert {file.stem for file in FOLDER.glob("*.json")} == set(LISTED)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_host_of_the_first_version_still_answers_in_the_promised_form(name: str) -> None:
+    """A new field that is required makes the whole answer of an older host unusable."""
+    now = _required(text.resolved(LISTED[name]["outputSchema"]))
+
+    assert {path: set(fields) - set(REQUIRED[name].get(path, fields)) for path, fields in now.items()} == dict.fromkeys(
+        now, set()
+    )
+
+
+def _required(schema: Mapping[str, Any], path: str = "") -> dict[str, list[str]]:
+    """The fields that each object of a result must have, by the path to it."""
+    found: dict[str, list[str]] = {path: schema.get("required", [])} if "properties" in schema else {}
+    for name, field in schema.get("properties", {}).items():
+        found |= _required(field, f"{path}.{name}" if path else name)
+    return found | _required(schema["items"], f"{path}[]") if "items" in schema else found

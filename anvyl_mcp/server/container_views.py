@@ -74,9 +74,9 @@ class ContainerInfo(Result):
     started_at: Time
     finished_at: Time
     exit_code: int
-    oom_killed: bool
-    restart_count: int
-    health_output: str
+    oom_killed: bool = False
+    restart_count: int = 0
+    health_output: str = ""
     restart_policy: str
     command: str
     env: list[str]
