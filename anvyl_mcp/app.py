@@ -152,6 +152,7 @@ class Node:
     def assistant(self) -> Assistant:
         """What answers questions about the fleet."""
         from anvyl_mcp.orchestrator.agent import Assistant
+        from anvyl_mcp.server import guardrails
 
         def count(reply: Reply) -> None:
             outcome = reply.error.code if reply.error else "ok"
@@ -159,7 +160,8 @@ class Node:
                 mode=reply.mode, model=reply.model, outcome=outcome, seconds=reply.seconds, usage=reply.usage
             )
 
-        return Assistant(self.fleet, self.settings, on_reply=count if self._serving else lambda _: None)
+        on_reply = count if self._serving else lambda _: None
+        return Assistant(self.fleet, self.settings, on_reply=on_reply, weigh=guardrails.reasons_by_name)
 
     def ready_to_answer(self) -> Assistant:
         """What answers questions, with all it needs. Seconds of imports: for a thread, so that Ctrl-C is heard."""

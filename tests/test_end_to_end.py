@@ -182,11 +182,10 @@ def test_a_model_that_read_logs_gets_no_change_past_yes(engine: RealEngine, mode
 
     done = anvyl("ask", "what does web log?", "--yes", "--json", ANVYL_LMSTUDIO_URL=model_server.url)
 
-    assert done.code == 5
+    assert (done.code, done.json["approvals"]) == (0, []), "the question only looks: nothing waits"
     assert engine.state("db") == "running"
-    assert done.json["approvals"][0]["decision"] == "pending"
     assert "logs of web" in done.json["notes"][0]
-    assert "Nothing was changed" in done.json["answer"] and "Removed" not in done.json["answer"]
+    assert "Removed" not in done.json["answer"] and "--yes" not in done.err
 
 
 def test_host_questions_are_answered_without_docker() -> None:

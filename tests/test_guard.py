@@ -291,22 +291,31 @@ async def test_a_change_that_was_only_claimed_is_not_repeated(claim: str, asked:
     assert "Nothing was changed" in reply.answer and claim not in reply.answer
 
 
-@pytest.mark.parametrize("question", ["what does web log on web2?", "look at the logs of web on web2 and start api"])
+INJECTED = (
+    ("get_container_logs", {"name": "web", "host": "web2"}),
+    ("remove_container", {"name": "grafana", "force": True}),
+    "Removed.",
+)
+AFTER_LOGS = "`remove_container` was proposed after reading logs of web on web2"
+
+
 async def test_a_change_that_only_a_log_can_have_asked_for_waits_and_nobody_is_asked_to_wave_it_through(
-    question: str, asked: Asked
+    asked: Asked,
 ) -> None:
-    reply = await asked(
-        question,
-        ("get_container_logs", {"name": "web", "host": "web2"}),
-        ("remove_container", {"name": "grafana", "force": True}),
-        "Removed.",
-    )
+    reply = await asked("look at the logs of web on web2 and start api", *INJECTED)
 
     assert (asked.done, asked.proposed, reply.exit_code) == ([], [], 5)
     [waiting] = reply.waiting
     assert (waiting.tool, waiting.hosts, waiting.untrusted) == ("remove_container", ["nas"], "logs of web on web2")
     assert "Nothing was changed" in reply.answer and "Removed" not in reply.answer
-    assert reply.notes == ["`remove_container` was proposed after reading logs of web on web2"]
+    assert reply.notes == [AFTER_LOGS]
+
+
+async def test_a_question_that_only_looks_leaves_nothing_waiting_whatever_a_log_says(asked: Asked) -> None:
+    reply = await asked("what does web log on web2?", *INJECTED)
+
+    assert (asked.done, asked.proposed, reply.waiting, reply.exit_code) == ([], [], [], 0)
+    assert "Removed" not in reply.answer and reply.notes == [AFTER_LOGS]
 
 
 async def test_a_model_that_was_kept_from_a_change_cannot_claim_it(asked: Asked) -> None:

@@ -37,7 +37,7 @@ class Person:
         dry_run: bool = False,
         aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`yes` covers what was proposed before text written by others was read; `dry_run` decides nothing."""
+        """`yes` covers what the person's own words ask for; `dry_run` decides nothing."""
         self._fleet = fleet
         self._yes = yes
         self._dry_run = dry_run
@@ -50,7 +50,7 @@ class Person:
             return
         asked = []
         for proposal in proposals:
-            if self._yes and not proposal.untrusted:
+            if self._yes and proposal.covered:
                 self._decided[proposal.id] = True
             else:
                 asked.append(proposal)
@@ -107,7 +107,7 @@ class Person:
         proposal.hosts, proposal.expected = hosts, expected
 
     def _words(self, proposal: Proposal) -> str:
-        after = f" (proposed after reading {proposal.untrusted})" if proposal.untrusted else ""
+        after = f" ({proposal.why})" if proposal.why else ""
         return f"{preview(proposal)}{after}"
 
 

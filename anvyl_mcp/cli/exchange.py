@@ -66,8 +66,10 @@ class Exchange:
             self._show_results(reply)
         if reply.error is not None:
             output.problem(reply.error)
-        elif not self._question.dry_run and any(not proposal.untrusted for proposal in reply.waiting):
+        elif not self._question.dry_run and any(proposal.covered for proposal in reply.waiting):
             output.talk("hint:  answer at a terminal, or add --yes")
+        elif not self._question.dry_run and reply.waiting:
+            output.talk("hint:  --yes does not cover this; answer at a terminal")
 
     def _show_results(self, reply: Reply) -> None:
         # The rules' answer holds the text forms and who failed; when nothing worked, the errors alone say it better.

@@ -28,6 +28,7 @@ from anvyl_mcp.errors import AnvylError, InvalidInput, ModelUnavailable
 from anvyl_mcp.orchestrator import models, report, telemetry
 from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.choice import choose
+from anvyl_mcp.orchestrator.consent import Weigh, nothing_known
 from anvyl_mcp.orchestrator.documents import MOST_CHARACTERS
 from anvyl_mcp.orchestrator.drive import drive_for
 from anvyl_mcp.orchestrator.freely import Freely
@@ -74,8 +75,16 @@ async def nobody(proposal: Proposal) -> bool | None:
 class Assistant:
     """Answers questions about one fleet."""
 
-    def __init__(self, fleet: Fleet, settings: Settings, *, on_reply: Callable[[Reply], None] = lambda _: None) -> None:
-        """`on_reply` is told of every answer."""
+    def __init__(
+        self,
+        fleet: Fleet,
+        settings: Settings,
+        *,
+        on_reply: Callable[[Reply], None] = lambda _: None,
+        weigh: Weigh = nothing_known,
+    ) -> None:
+        """`on_reply` is told of every answer; `weigh` says which calls are as good as root on a host."""
+        self._weigh = weigh
         self._fleet = fleet
         self._on_reply = on_reply
         self._settings = settings
@@ -147,7 +156,7 @@ class Assistant:
             output_type=[str, DeferredToolRequests],
             deps_type=Question,
             instructions=INSTRUCTIONS,
-            toolsets=[FleetToolset(self._fleet, guard=guard) if guarded else self._every_tool],
+            toolsets=[FleetToolset(self._fleet, guard=guard, weigh=self._weigh) if guarded else self._every_tool],
             retries={"tools": 3, "output": 2},
             capabilities=[HandleDeferredToolCalls(handle), *telemetry.capabilities()],
             name="anvyl",
@@ -263,9 +272,12 @@ def _conclude(reply: Reply, result: AgentRunResult[str | DeferredToolRequests], 
     if failures and not reply.calls and not reply.proposals:
         # Nothing was done, and we know better than the model why.
         reply.error = failures[-1]
+    reply.notes += reply.question.set_aside
     for proposal in reply.waiting:
         if proposal.untrusted:
             reply.notes.append(f"`{proposal.tool}` was proposed after reading {proposal.untrusted}")
+        elif not proposal.covered:
+            reply.notes.append(f"`{proposal.tool}` needs a yes of its own: {proposal.why}")
 
 
 def _fail_if_undone(reply: Reply, guard: Guard, tools: Mapping[str, ToolListing]) -> None:

@@ -36,6 +36,7 @@ class HeldCall:
     hosts: tuple[str, ...]
     expected: Mapping[str, Expected] = field(default_factory=dict)
     untrusted: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldC
     names = [name for name, kind in fleet.tool(proposal.tool).names.items() if kind == "container"]
     wanted = next((str(proposal.arguments[name]) for name in names if proposal.arguments.get(name)), "")
     if not wanted:
-        return HeldCall(proposal.tool, proposal.arguments, tuple(proposal.hosts), untrusted=proposal.untrusted)
+        return HeldCall(
+            proposal.tool, proposal.arguments, tuple(proposal.hosts), untrusted=proposal.untrusted, why=proposal.why
+        )
     found, problems = dict[str, Expected](), list[AnvylError]()
     for host in proposal.hosts:
         try:
@@ -37,7 +39,7 @@ async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldC
             notes.append(f"left out {host}: {error.message}")
     if not found:
         raise problems[0]
-    return HeldCall(proposal.tool, proposal.arguments, tuple(found), found, proposal.untrusted)
+    return HeldCall(proposal.tool, proposal.arguments, tuple(found), found, proposal.untrusted, proposal.why)
 
 
 async def carry_out(fleet: Fleet, question: Question, calls: Sequence[HeldCall]) -> Reply:

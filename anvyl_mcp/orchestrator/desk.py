@@ -162,6 +162,12 @@ class Desk:
             # Nobody could ever approve it: it would be done with no more rights than these.
             tool = reply.waiting[0].tool
             asking.require(self.scope(tool), f"`{tool}`")
+        if any(one.asked_for for one in may):
+            # One yes must not cover what was asked for together with what was not.
+            reply.notes += [
+                f"left out `{one.tool}`, which you did not ask for: {one.why}" for one in may if not one.asked_for
+            ]
+            may = [one for one in may if one.asked_for]
         calls = tuple([await held_call(self.fleet, proposal, reply.notes) for proposal in may])
         held = Held(
             id=new_id(),
@@ -217,7 +223,13 @@ def answered(reply: Reply) -> Answer:
 
 def waiting_call(call: HeldCall) -> WaitingCall:
     """What a person reads before a yes."""
-    return WaitingCall(tool=call.tool, arguments=dict(call.arguments), hosts=list(call.hosts), untrusted=call.untrusted)
+    return WaitingCall(
+        tool=call.tool,
+        arguments=dict(call.arguments),
+        hosts=list(call.hosts),
+        untrusted=call.untrusted,
+        why=call.why,
+    )
 
 
 def _both(asker: str, approver: str) -> str:
@@ -226,8 +238,8 @@ def _both(asker: str, approver: str) -> str:
 
 
 async def _trusting(proposal: Proposal) -> bool | None:
-    """`"approve": true` covers what was proposed before any text written by others was read."""
-    return None if proposal.untrusted else True
+    """`"approve": true` covers what the person's own words ask for and is not as good as root."""
+    return True if proposal.covered else None
 
 
 def _logged(question: Question) -> None:

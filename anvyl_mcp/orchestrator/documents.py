@@ -67,12 +67,16 @@ class DoneCall(BaseModel):
 
 
 class WaitingCall(BaseModel):
-    """One call that would be made on these hosts; `untrusted` names text by others that was read before."""
+    """One call that would be made on these hosts; `untrusted` names text by others that was read before.
+
+    `why` says why no yes given in advance covers it.
+    """
 
     tool: str
     arguments: dict[str, Any] = {}
     hosts: list[str] = []
     untrusted: Annotated[str, Field(exclude_if=_is_empty)] = ""
+    why: Annotated[str, Field(exclude_if=_is_empty)] = ""
 
 
 class Approval(BaseModel):

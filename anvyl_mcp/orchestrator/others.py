@@ -146,7 +146,7 @@ class Others:
     async def _kept(self, peer: Peer, query: str, asking: Asking, waiting: RemoteWaiting) -> Approval:
         """What waits there waits here too, under an id of ours, and no longer than there."""
         calls = tuple(
-            HeldCall(call.tool, call.arguments, tuple(call.hosts), untrusted=call.untrusted or "")
+            HeldCall(call.tool, call.arguments, tuple(call.hosts), untrusted=call.untrusted or "", why=call.why or "")
             for call in waiting.approval.calls
         )
         held = Held(

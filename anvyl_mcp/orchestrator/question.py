@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError
 from anvyl_mcp.peers.fleet import Expected, OnBehalf, Outcome
 
@@ -15,7 +16,8 @@ from anvyl_mcp.peers.fleet import Expected, OnBehalf, Outcome
 class Proposal:
     """A change that waits for a yes: what would happen where, and which untrusted text had been read before.
 
-    `expected` is how the container that it names was on each host when it was proposed.
+    `expected` is how the container that it names was on each host when it was proposed. `unsaid` is what of it the
+    person did not say, `root` why it is as good as root on the host.
     """
 
     id: str
@@ -25,6 +27,26 @@ class Proposal:
     untrusted: str = ""
     decision: str = "pending"
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    unsaid: tuple[str, ...] = ()
+    root: tuple[str, ...] = ()
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether the person's own words ask for it."""
+        return not self.untrusted and not self.unsaid
+
+    @property
+    def covered(self) -> bool:
+        """Whether a yes given in advance covers it."""
+        return self.asked_for and not self.root
+
+    @property
+    def why(self) -> str:
+        """Why no yes given in advance covers it; empty when one does."""
+        words = [f"it {reason}" for reason in self.root]
+        words += [f"you did not say {text.joined([f'`{one}`' for one in self.unsaid])}"] if self.unsaid else []
+        words += [f"proposed after reading {self.untrusted}"] if self.untrusted else []
+        return "; ".join(words)
 
 
 async def _unseen(proposals: Sequence[Proposal]) -> None:
@@ -59,6 +81,8 @@ class Question:
     """Why a tool could not be called at all, until it could."""
     spent: Counter[str] = field(default_factory=Counter)
     untrusted: str = ""
+    set_aside: list[str] = field(default_factory=list)
+    """Changes that a model proposed and a question that only looks cannot have meant, in words."""
     ended: str = ""
     read_as: str = ""
     """What the rules took words for that are no phrase."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from pydantic_ai import ApprovalRequired, RunContext, ToolFailed, ToolReturn, UsageLimitExceeded
@@ -14,7 +16,7 @@ from anvyl_mcp.arguments import fitted
 from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound
 from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.answers import Call
-from anvyl_mcp.orchestrator.grounding import EVERY
+from anvyl_mcp.orchestrator.consent import Consent, Weigh, needed, nothing_known
 from anvyl_mcp.orchestrator.guard import Guard, Placed
 from anvyl_mcp.orchestrator.phrases import holes
 from anvyl_mcp.orchestrator.question import Proposal, Question
@@ -38,9 +40,10 @@ __all__ = ["FleetToolset", "Proposal", "Question", "schema_for_model"]
 class FleetToolset(AbstractToolset[Question]):
     """Calls pass the guard, then `Fleet.call`; whatever changes something waits for an approval first."""
 
-    def __init__(self, fleet: Fleet, *, guard: Guard | None = None) -> None:
-        """Offer every tool. Without a guard, calls are made as they are asked for."""
+    def __init__(self, fleet: Fleet, *, guard: Guard | None = None, weigh: Weigh = nothing_known) -> None:
+        """Offer every tool. Without a guard, calls are made as they are asked for. `weigh`: what is as good as root."""
         self._fleet = fleet
+        self._weigh = weigh
         self._guard = guard
         self._tools = {name: self._tool(listing) for name, listing in fleet.catalogue.items()}
 
@@ -146,12 +149,20 @@ class FleetToolset(AbstractToolset[Question]):
     ) -> ApprovalRequired:
         question, call_id = ctx.deps, ctx.tool_call_id or ""
         arguments, hosts = placed.arguments, placed.hosts
-        untrusted = question.untrusted or placed.source
-        if not untrusted and not (self._guard and self._guard.planned(listing, arguments)):
-            untrusted = await self._not_from_the_person(listing, arguments, hosts, said, question)
+        consent = await self._consent(listing, placed, said, question)
+        read = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in question.calls))
+        read = read or ("what was answered before" if question.turns else "")
+        untrusted = question.untrusted or placed.source or (read if consent.unsaid else "")
         expected = await plans.expected(self._fleet, listing, arguments, hosts)
         question.proposals[call_id] = Proposal(
-            call_id, listing.name, arguments, hosts, untrusted=untrusted, expected=expected
+            call_id,
+            listing.name,
+            arguments,
+            hosts,
+            untrusted=untrusted,
+            expected=expected,
+            unsaid=consent.unsaid,
+            root=consent.root,
         )
         return ApprovalRequired()
 
@@ -169,34 +180,34 @@ class FleetToolset(AbstractToolset[Question]):
             return
         if question.host and not set(hosts) <= set(self._fleet.select(question.host)):
             return
-        expected = await plans.expected(self._fleet, listing, arguments, hosts)
-        question.proposals[call_id] = Proposal(
-            call_id, listing.name, arguments, hosts, untrusted=question.untrusted, expected=expected
-        )
+        proposal = Proposal(call_id, listing.name, arguments, hosts, untrusted=question.untrusted)
         question.ended = question.ended or f"`{listing.name}` was proposed after reading {question.untrusted}"
+        if self._guard and self._guard.wish.intent == "read":
+            # No change was asked for, so none waits: it is only reported.
+            question.set_aside.append(f"`{listing.name}` was proposed after reading {question.untrusted}")
+            return
+        proposal.expected = await plans.expected(self._fleet, listing, arguments, hosts)
+        question.proposals[call_id] = proposal
 
-    async def _not_from_the_person(
-        self, listing: ToolListing, arguments: dict[str, Any], hosts: list[str], said: str, question: Question
-    ) -> str:
-        """What a change may have been taken from, when its words do not all stand in the question.
-
-        Names, images and errors were written by others too: once a result was read, only what the person named
-        literally counts as the person's wish.
-        """
-        if not question.calls and not question.turns:
-            return ""
-        sources = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in question.calls))
-        sources = sources or "what was answered before"
-        asked = question.text.casefold()
-        if any(word.casefold() not in asked for word in _words(arguments)):
-            return sources
-        if said and not all(host in asked for host in hosts) and not EVERY.search(asked):
-            try:
-                usual = await targets(self._fleet, listing, arguments, question.host or question.home)
-                return "" if hosts == usual else sources
-            except AnvylError:
-                return sources
-        return ""
+    async def _consent(self, listing: ToolListing, placed: Placed, said: str, question: Question) -> Consent:
+        """What a change needs. `said` is the selector that the model gave."""
+        by_rules = question.by_rules or self._guard is None
+        if said and not by_rules:
+            with suppress(AnvylError):
+                home = question.host or question.home
+                usual = await targets(self._fleet, listing, placed.arguments, home)
+                said = "" if placed.hosts == usual else said
+        consent = needed(
+            listing,
+            placed.arguments,
+            placed.hosts,
+            said=question.text,
+            weigh=self._weigh,
+            selector=hostwise.selector(said),
+            by_rules=by_rules,
+        )
+        planned = self._guard is not None and self._guard.planned(listing, placed.arguments)
+        return replace(consent, unsaid=()) if planned else consent
 
     def _tool(self, listing: ToolListing) -> ToolsetTool[Question]:
         definition = ToolDefinition(
@@ -232,18 +243,6 @@ def source_words(listing: ToolListing, arguments: Mapping[str, Any], hosts: list
     shows = [one for one in listing.say if one.startswith("show ") and set(holes(one)) <= named.keys()]
     words = shows[-1].removeprefix("show ").format_map(named) if shows else f"what `{Call(listing, named)}` gave"
     return f"{words} on {', '.join(hosts)}"
-
-
-def _words(value: Any) -> Iterator[str]:
-    """Every text in the arguments of a call."""
-    if isinstance(value, str) and value:
-        yield value
-    elif isinstance(value, list):
-        for entry in value:
-            yield from _words(entry)
-    elif isinstance(value, dict):
-        for entry in value.values():
-            yield from _words(entry)
 
 
 def schema_for_model(listing: ToolListing) -> dict[str, Any]:

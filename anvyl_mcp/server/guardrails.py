@@ -55,7 +55,12 @@ def needed_scope(tool: Tool, arguments: Mapping[str, Any]) -> Scope:
 
 def reasons(tool: Tool, arguments: Mapping[str, Any]) -> list[str]:
     """Why this call is as good as root on the host, in words that follow "it"; none for an ordinary call."""
-    found = [" ".join(text.clean(words).split()) for rule in RULES for words in _matches(rule, tool.name, arguments)]
+    return reasons_by_name(tool.name, arguments)
+
+
+def reasons_by_name(tool: str, arguments: Mapping[str, Any]) -> list[str]:
+    """The same for a tool that is known by its name only."""
+    found = [" ".join(text.clean(words).split()) for rule in RULES for words in _matches(rule, tool, arguments)]
     return list(dict.fromkeys(found))
 
 
