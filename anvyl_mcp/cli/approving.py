@@ -57,7 +57,10 @@ class Person:
         if not asked or not attended():
             return
         with self._aside():
-            await (self._one(asked[0]) if len(asked) == 1 else self._several(asked))
+            # One answer must not cover what the person asked for together with what a model made up.
+            for group in ([one for one in asked if one.asked_for], [one for one in asked if not one.asked_for]):
+                if group:
+                    await (self._one(group[0]) if len(group) == 1 else self._several(group))
 
     async def decide(self, proposal: Proposal) -> bool | None:
         """What was decided about one of them."""
