@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import posixpath
 import re
 import socket
 import socketserver
@@ -15,9 +16,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from itertools import count
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 CREATED = 1_764_000_000
 STAMP = "2026-11-23T10:00:{:02}.000000000Z"
@@ -66,6 +67,8 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         """Whole answers by path, instead of the fake's own."""
         self.streams: dict[str, bytes] = {}
         """Answers by path that come in chunks, as those do that go on for a while."""
+        self.redirects: dict[str, str] = {}
+        """Where requests for a path are sent instead."""
         self.requests: list[str] = []
         self.faults: list[Fault] = []
         self.released = threading.Event()
@@ -145,6 +148,11 @@ class Handler(BaseHTTPRequestHandler):
         asked = f"{self.command} {path}"
         self.server.requests.append(asked)
         self.server.asked.release()
+        # As Docker's router does with paths that are not clean, for every method.
+        clean = self.server.redirects.get(path, posixpath.normpath(unquote(path)))
+        if clean != unquote(path):
+            self._send(301, b"", headers={"Location": f"/v{version}{clean}"})
+            return
         fault, instead = self._fault(asked)
         if version and (problem := self._wrong_version(version)):
             self._send(400, {"message": problem})
@@ -231,9 +239,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
 
-    def _send(self, status: int, answer: Any, how: str = "") -> None:
+    def _send(self, status: int, answer: Any, how: str = "", headers: Mapping[str, str] = MappingProxyType({})) -> None:
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         if status != 204:
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()

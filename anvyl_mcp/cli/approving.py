@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from anvyl_mcp.peers import wording
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.question import Proposal
-    from anvyl_mcp.peers.fleet import Fleet
+    from anvyl_mcp.peers.fleet import Expected, Fleet
 
 YES, NO = frozenset({"y", "yes"}), frozenset({"", "n", "no"})
 EDIT = re.compile(r"e(?:dit)?(?:\s+hosts?)?(?:\s+(?P<number>\d+))?(?:\s+hosts?)?")
@@ -24,6 +24,10 @@ EDIT = re.compile(r"e(?:dit)?(?:\s+hosts?)?(?:\s+(?P<number>\d+))?(?:\s+hosts?)?
 def preview(proposal: Proposal) -> str:
     """A change in words: `stop web (running) on nas`. What a model wrote stays a value."""
     return wording.order(proposal.tool, proposal.arguments, proposal.hosts, proposal.expected)
+
+
+def _about_containers(expected: Mapping[str, Expected]) -> bool:
+    return any(one.id for one in expected.values())
 
 
 class Person:
@@ -104,7 +108,7 @@ class Person:
             return
         tool = self._fleet.tool(proposal.tool)
         expected = await plans.expected(self._fleet, tool, proposal.arguments, hosts)
-        if proposal.expected and not expected:
+        if _about_containers(proposal.expected) and not _about_containers(expected):
             output.talk(f"no such container on {text.joined(hosts)}; the hosts stay as they were")
             return
         proposal.hosts, proposal.expected = hosts, expected

@@ -86,6 +86,8 @@ def _told(found: dict[str, Any]) -> list[str]:
         lines += [f"why: {text.clean(rule['why'])}"] if rule["why"] else []
     elif by == "scopes":
         lines = [f"{verdict} by the rights: this call needs `{found['needs']}`, and `{name}` has {has}"]
+    elif by == "names":
+        lines = [f"{verdict}: no object can have that name"]
     elif by == "broken":
         lines = [f"{verdict}: {found['policy']} cannot be used, so changes are refused"]
     elif by == "host_exec":

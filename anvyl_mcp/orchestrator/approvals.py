@@ -29,7 +29,7 @@ _AGAIN = "ask again: a new answer has a new id"
 
 @dataclass(frozen=True)
 class HeldCall:
-    """One change exactly as it was proposed: `expected` holds, for each host, the container that was meant."""
+    """One change exactly as it was proposed: `expected` holds, for each host, the objects that were meant."""
 
     tool: str
     arguments: Mapping[str, Any]
@@ -184,5 +184,5 @@ def _read(file: Path) -> Held:
     )
 
 
-def _call(hosts: Sequence[str], expected: Mapping[str, Mapping[str, str]], **call: Any) -> HeldCall:
+def _call(hosts: Sequence[str], expected: Mapping[str, Mapping[str, Any]], **call: Any) -> HeldCall:
     return HeldCall(hosts=tuple(hosts), expected={host: Expected(**one) for host, one in expected.items()}, **call)

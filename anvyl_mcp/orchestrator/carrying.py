@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
 
@@ -13,27 +13,37 @@ from anvyl_mcp.orchestrator.approvals import HeldCall
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.toolset import for_rules
+from anvyl_mcp.peers import plans
 from anvyl_mcp.peers.fleet import Expected, Fleet, Outcome
 from anvyl_mcp.peers.targets import as_it_is
 
 
 async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldCall:
-    """A proposal with the container that its name means now; a host that has none is left out, with a note.
+    """A proposal with the objects that its names mean now; a host without the container is left out, with a note.
 
     Raises:
         NotFound: no host has it.
         AnvylError: no host can be asked.
     """
-    names = [name for name, kind in fleet.tool(proposal.tool).names.items() if kind == "container"]
+    tool = fleet.tool(proposal.tool)
+    unseen = [host for host in proposal.hosts if host not in proposal.expected]
+    seen = {**proposal.expected, **await plans.expected(fleet, tool, proposal.arguments, unseen)}
+    names = [name for name, kind in tool.names.items() if kind == "container"]
     wanted = next((str(proposal.arguments[name]) for name in names if proposal.arguments.get(name)), "")
     if not wanted:
         return HeldCall(
-            proposal.tool, proposal.arguments, tuple(proposal.hosts), untrusted=proposal.untrusted, why=proposal.why
+            proposal.tool,
+            proposal.arguments,
+            tuple(proposal.hosts),
+            seen,
+            untrusted=proposal.untrusted,
+            why=proposal.why,
         )
     found, problems = dict[str, Expected](), list[AnvylError]()
     for host in proposal.hosts:
         try:
-            found[host] = proposal.expected.get(host) or await as_it_is(fleet, host, wanted)
+            known = seen.get(host)
+            found[host] = known if known and known.id else await as_it_is(fleet, host, wanted)
         except AnvylError as error:
             problems.append(error)
             notes.append(f"left out {host}: {error.message}")
@@ -48,7 +58,7 @@ async def carry_out(fleet: Fleet, question: Question, calls: Sequence[HeldCall])
     The hosts that act do nothing to a container that is another one, or in another state, than when it was asked for.
     """
     started, reply = time.monotonic(), Reply(question)
-    turn, touched = Turn(question.text), set[tuple[str, str]]()
+    turn, touched = Turn(question.text), {host: set[str]() for call in calls for host in call.hosts}
 
     def note(outcome: Outcome) -> None:
         question.calls.append(outcome)
@@ -63,13 +73,13 @@ async def carry_out(fleet: Fleet, question: Question, calls: Sequence[HeldCall])
             call.tool,
             call.arguments,
             on_behalf=question.on_behalf,
-            expected={
-                host: Expected(one.id, "") if (host, one.id) in touched else one for host, one in call.expected.items()
-            },
+            expected={host: _since(one, touched[host]) for host, one in call.expected.items()},
             on_outcome=note,
         )
-        # What an earlier call of the same approval did to a container is no surprise to a later one.
-        touched |= {(host, one.id) for host, one in call.expected.items()}
+        # What an earlier call of the same approval did to an object is no surprise to a later one.
+        for host in call.hosts:
+            touched[host] |= plans.touched(fleet.tool(call.tool), call.arguments)
+            touched[host] |= {one.id for one in [call.expected.get(host)] if one}
         turn.calls[proposal.id] = ToolCallPart(call.tool, proposal.arguments, proposal.id)
         told = for_rules(outcomes, fleet.tool(call.tool))
         turn.results[proposal.id] = ToolReturnPart(call.tool, "", proposal.id, metadata=told)
@@ -82,3 +92,9 @@ async def carry_out(fleet: Fleet, question: Question, calls: Sequence[HeldCall])
         reply.error = question.calls[0].error
     reply.seconds = round(time.monotonic() - started, 3)
     return reply
+
+
+def _since(expected: Expected, touched: Collection[str]) -> Expected:
+    """What is left to expect after earlier calls: the same container in any state, and the objects they left alone."""
+    state = "" if expected.id in touched else expected.state
+    return Expected(expected.id, state, {what: id_ for what, id_ in expected.others.items() if what not in touched})

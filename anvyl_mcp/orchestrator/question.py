@@ -16,7 +16,7 @@ from anvyl_mcp.peers.fleet import Expected, OnBehalf, Outcome
 class Proposal:
     """A change that waits for a yes: what would happen where, and which untrusted text had been read before.
 
-    `expected` is how the container that it names was on each host when it was proposed. `unsaid` is what of it the
+    `expected` is how the objects that it names were on each host when it was proposed. `unsaid` is what of it the
     person did not say, `root` why it is as good as root on the host.
     """
 

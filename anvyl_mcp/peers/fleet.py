@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -58,10 +58,18 @@ class OnBehalf:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A container as it was when a change of it was decided."""
+    """The objects of a change as they were when it was decided: the container, and what identifies its images, networks
+    and volumes, by `KIND NAME`.
+    """
 
-    id: str
-    state: str
+    id: str = ""
+    state: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    def told(self) -> dict[str, Any]:
+        """What the host is told, so that it does nothing when one of them is another one."""
+        container = {meta.EXPECT: {"id": self.id, "state": self.state}} if self.id else {}
+        return container | ({meta.OBJECTS: dict(self.others)} if self.others else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +331,7 @@ class Fleet:
         if not tool.reads:
             told[meta.OPERATION] = str(uuid.uuid4())
         if expected is not None and not tool.reads:
-            told[meta.EXPECT] = {"id": expected.id, "state": expected.state}
+            told |= expected.told()
         if on_behalf is not None:
             told |= {meta.SCOPES: sorted(on_behalf.scopes), meta.FOR: on_behalf.name}
         began = time.monotonic()

@@ -81,7 +81,20 @@ class ToolListing:
     @property
     def names(self) -> Mapping[str, str]:
         """Arguments that must name an existing object, with the kind of object."""
-        return {name: schema["x-names"] for name, schema in self.arguments.items() if "x-names" in schema}
+        return self._marked("x-names")
+
+    @property
+    def makes(self) -> Mapping[str, str]:
+        """Arguments that name an object which the call makes."""
+        return self._marked("x-makes")
+
+    @property
+    def uses(self) -> Mapping[str, str]:
+        """Arguments that name an object which the call uses, and makes or fetches when it is not there."""
+        return self._marked("x-uses")
+
+    def _marked(self, marker: str) -> dict[str, str]:
+        return {name: schema[marker] for name, schema in self.arguments.items() if marker in schema}
 
 
 @dataclass(frozen=True, slots=True)

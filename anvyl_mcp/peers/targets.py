@@ -189,5 +189,16 @@ def _names(kind: str, row: Mapping[str, Any]) -> list[str]:
 def is_meant(kind: str, row: Mapping[str, Any], wanted: str) -> bool:
     """Whether a row is the object meant: by a name, or by the start of its id as the engine accepts it."""
     known = _names(kind, row)
-    tagged = wanted in known or (kind == "image" and f"{wanted}:latest" in known)
-    return tagged or (len(wanted) >= 4 and str(row.get("id", "")).startswith(wanted.removeprefix("sha256:")[:12]))
+    if kind == "container":
+        wanted = wanted.removeprefix("/")
+    if kind == "image" and _reference(wanted) in map(_reference, known):
+        return True
+    return wanted in known or (
+        len(wanted) >= 4 and str(row.get("id", "")).startswith(wanted.removeprefix("sha256:")[:12])
+    )
+
+
+def _reference(image: str) -> str:
+    """An image reference in its short form, with its tag."""
+    short = image.removeprefix("index.").removeprefix("docker.io/").removeprefix("library/")
+    return short if ":" in short.rpartition("/")[2] else f"{short}:latest"

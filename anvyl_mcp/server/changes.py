@@ -17,11 +17,12 @@ from anvyl_mcp.errors import Unknown
 from anvyl_mcp.server import answering
 from anvyl_mcp.server.audit import Audit, Entry, outcome_of
 from anvyl_mcp.server.callers import Caller
-from anvyl_mcp.server.holds import Hold, Holds, check_expected
+from anvyl_mcp.server.holds import Hold, Holds, check_expected, check_objects
 from anvyl_mcp.server.journal import Journal, Known
+from anvyl_mcp.server.names import NAMES, USES, named
 from anvyl_mcp.server.operations import Asked, GivenUp, Operation, Operations, end_of
 from anvyl_mcp.server.tool import HELD, OPERATION, Result
-from anvyl_mcp.server.touched import NAMES, Observer, named
+from anvyl_mcp.server.touched import Observer
 
 
 @dataclass(eq=False, slots=True)
@@ -31,6 +32,8 @@ class Making:
     caller: Caller
     told: Mapping[str, Any]
     asked: Asked
+    allow: Callable[[], Awaitable[None]]
+    """Asks the policy, about the very objects that the change has."""
     begin: Callable[[], Entry]
     """Writes into the audit log that it begins."""
     work: Callable[[], Awaitable[Result]]
@@ -55,7 +58,7 @@ class Changes:
     def __init__(self, audit: Audit, journal: Journal, observer: Observer) -> None:
         self._audit = audit
         self._journal = journal
-        self._observer = observer
+        self.observer = observer
         self._operations = Operations(observer)
         self._holds = Holds()
         self._making: set[Making] = set()
@@ -98,15 +101,18 @@ class Changes:
 
     async def _prepare(self, making: Making) -> Known | None:
         """Have the objects, and write down that it begins; or what is known of it, when another process began it."""
-        asked = making.asked
-        objects = await self._observer.objects(asked.tool, asked.arguments)
+        asked, observer = making.asked, self.observer
+        objects = await observer.objects(asked.tool, asked.arguments)
         making.hold = Hold(making.caller.name, asked.tool.name, asked.operation, objects)
         await self._holds.take(making.hold)
-        if meta.EXPECT in making.told:
-            now = await self._observer.objects(asked.tool, asked.arguments)
+        held = await observer.ids(asked.tool, asked.arguments, objects)
+        if meta.EXPECT in making.told or meta.OBJECTS in making.told:
+            now = await observer.objects(asked.tool, asked.arguments)
             check_expected(making.told, list(named(asked.tool, asked.arguments, NAMES)), now)
+            check_objects(making.told, list(named(asked.tool, asked.arguments, NAMES, USES)), held)
+        HELD.set(held)
+        await making.allow()
         OPERATION.set(asked.operation)
-        HELD.set({(one.kind, one.name): one.id for one in objects})
         return await anyio.to_thread.run_sync(self._begin, making)
 
     def _begin(self, making: Making) -> Known | None:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from docker.api.client import APIClient
 from docker.constants import MINIMUM_DOCKER_API_VERSION
 
 from anvyl_mcp.errors import Conflict, NotFound, did_you_mean
-from anvyl_mcp.server import engine_sockets, shapes
+from anvyl_mcp.server import engine_sockets, names, shapes
 from anvyl_mcp.server.engine_client import EngineClient, Pulse
 from anvyl_mcp.server.engine_sockets import Place
 from anvyl_mcp.server.guardrails import check_labels
@@ -67,7 +66,7 @@ class Engine(Injected):
         self._knocking = threading.Lock()
         self._limiter: anyio.CapacityLimiter | None = None
 
-    def client(self, seconds: int = QUICK) -> APIClient:
+    def client(self, seconds: int = QUICK) -> EngineClient:
         """A client whose requests may take `seconds`; see `engine_sockets.locate` for whose. Use it where you get it.
 
         Raises:
@@ -172,31 +171,34 @@ class Engine(Injected):
             Conflict: it is not the one that this change has for itself.
         """
         found = self.inspect(name)
-        if HELD.get().get(("container", name), found["Id"]) != found["Id"]:
-            raise Conflict(f"`{name}` became another container meanwhile; nothing was done", hint="look again")
+        check_held("container", name, found["Id"])
         if tool := CALLED.get():
             check_labels(tool, found)
         return found
 
     def inspect(self, name: str) -> dict[str, Any]:
         """`GET /containers/{name}/json`, for a tool's own bookkeeping: what it did to a container it may use."""
-        with engine_errors(missing=lambda: self.no_container(name)):
+        with engine_errors(missing=lambda: self.no_container(name), several=lambda: self._several(name)):
             return shapes.inspected(self.client().inspect_container(name))
 
     def no_container(self, name: str) -> NotFound:
         """The error for a container that is not there, with near names."""
         known = [own_name(entry) for entry in self.containers(all=True)]
         hint = did_you_mean(name, known) or "there are no containers on this host"
-        return NotFound(f"there is no container `{name}`", hint=hint)
+        return NotFound(f"there is no container `{names.shown(name)}`", hint=hint)
 
-    def has_image(self, image: str) -> bool:
-        """Whether an image is on this host."""
+    def _several(self, prefix: str) -> Conflict:
+        known = [(own_name(entry), entry["Id"]) for entry in self.containers(all=True)]
+        return which_one("container", prefix, known)
+
+    def image_id(self, image: str) -> str:
+        """The id of an image on this host; empty when there is none of that name."""
         try:
-            with engine_errors(missing=lambda: NotFound(f"there is no image `{image}`")):
-                self.client().inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs leave it out
+            with engine_errors(missing=lambda: NotFound(f"there is no image `{names.shown(image)}`")):
+                found = self.client().inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs leave it out
         except NotFound:
-            return False
-        return True
+            return ""
+        return str(shapes.image(found)["Id"])
 
     def close(self) -> None:
         """Close every connection."""
@@ -214,6 +216,26 @@ def _ask_version(place: Place, pulse: Pulse, seconds: int) -> str:
             return str(shapes.version(asking.client(seconds).version(api_version=False))["ApiVersion"])
     finally:
         asking.close()
+
+
+def which_one(kind: str, prefix: str, known: Iterable[tuple[str, str]]) -> Conflict:
+    """The error for the beginning of several ids; `known`: names and ids."""
+    fitting = sorted((name, number) for name, number in known if number.removeprefix("sha256:").startswith(prefix))
+    shown = ", ".join(f"`{name}` ({number.removeprefix('sha256:')[:12]})" for name, number in fitting[:8])
+    return Conflict(
+        f"`{names.shown(prefix)}` is the beginning of several {kind} ids",
+        hint=f"which one? {shown}" if shown else "give the name, or more of the id",
+    )
+
+
+def check_held(kind: str, name: str, identity: str) -> None:
+    """Return when an object is the one that this call was allowed to use under that name, or no other is known.
+
+    Raises:
+        Conflict: it is another one.
+    """
+    if HELD.get().get((kind, name), identity) != identity:
+        raise Conflict(f"`{name}` became another {kind} meanwhile; nothing was done", hint="look again")
 
 
 def own_name(entry: Mapping[str, Any]) -> str:

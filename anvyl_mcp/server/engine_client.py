@@ -1,4 +1,7 @@
-"""The Docker SDK's client, made to notice an engine that is lost, silent, newer, or did something unheard."""
+"""The Docker SDK's client, made to notice an engine that is lost, silent, newer, or did something unheard.
+
+No name that it is given becomes a path of the engine's API, and no redirect is followed.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, unquote
 
 import requests
 import urllib3
 from docker.api.client import APIClient
 from docker.errors import APIError, DockerException
 from requests import PreparedRequest, Response
+
+from anvyl_mcp.server import names
 
 READS = ("GET", "HEAD")
 OBSERVING_SECONDS = 2
@@ -25,6 +31,10 @@ FORBIDDEN = re.compile(
 """What a proxy writes in the form of Docker's own errors, which always say what is forbidden."""
 OTHER_VERSION = re.compile(rb"client version [\d.]+ is too (?:new|old)", re.IGNORECASE)
 IN_PATH = re.compile(r"/v[\d.]+(/.*)")
+KIND_IN_PATH = re.compile(r"/(\w+?)s?/\{0\}")
+IMAGE_PATHS = ("image", "distribution", "plugin")
+"""Where the engine's API takes a name with slashes."""
+REDIRECTS = (301, 302, 303, 307, 308)
 NOT_SENT = (FileNotFoundError, ConnectionRefusedError, PermissionError, BlockingIOError)
 """Reasons why a connection was never made: the engine cannot have heard the request."""
 
@@ -63,12 +73,46 @@ class NotAllowed(requests.RequestException):
         super().__init__(f"{self.method} {self.path} is not allowed", request=request)
 
 
+class NotAName(DockerException):
+    """A text that no object of this kind can be called by; the engine was not asked."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind, self.name = kind, name
+        super().__init__(f"`{names.shown(name)}` cannot be the name of a {kind}")
+
+
+class Redirected(requests.RequestException):
+    """The engine sent a request elsewhere: what stands there was not asked for."""
+
+
 class EngineClient(APIClient):
     """Reads are tried twice, changes once; no answer that arrives drop by drop keeps a caller."""
 
     def __init__(self, pulse: Pulse, *, base_url: str, **arguments: Any) -> None:
         self._pulse, self._address = pulse, base_url
         super().__init__(base_url=base_url, **arguments)
+
+    def _url(self, pathfmt: str, *args: Any, **kwargs: Any) -> str:
+        """The address of one object. The SDK leaves `/` in names, and the engine cleans `..` out of paths.
+
+        Raises:
+            NotAName: it would be a path.
+        """
+        found = KIND_IN_PATH.match(pathfmt)
+        kind = found[1] if found else "object"
+        slashes = kind in IMAGE_PATHS
+        for name in map(str, args):
+            if not names.fits("image" if slashes else kind, name):
+                raise NotAName(kind, name)
+        path = pathfmt.format(*(quote(str(name), safe="/:" if slashes else "") for name in args))
+        return f"{self.base_url}{f'/v{self._version}' if kwargs.get('versioned_api', True) else ''}{path}"
+
+    def container_address(self, container: str, what: str) -> str:
+        """The address of something of one container, for what the SDK cannot ask in our way."""
+        return self._url(f"/containers/{{0}}/{what}", container)
+
+    def get_redirect_target(self, resp: Response) -> None:
+        """Nowhere: no redirect is followed."""
 
     def send(self, request: PreparedRequest, **options: Any) -> Response:
         """Send one prepared request of the SDK."""
@@ -107,6 +151,9 @@ class EngineClient(APIClient):
             self._pulse.away = True
             raise AnswerLost(request, self._observed(request)) from error
         self._pulse.beat()
+        if response.status_code in REDIRECTS:
+            response.close()
+            raise Redirected("the engine answered with a redirect", request=request)
         return response
 
     def _bounded(self, request: PreparedRequest, options: dict[str, Any]) -> Response:
@@ -145,8 +192,8 @@ class EngineClient(APIClient):
         match = re.search(r"(/v[\d.]+/containers/)(?:create\?(?:.*&)?name=)?([^/?&]+)", request.url or "")
         if not match or match[2] == "create":
             return ""
-        url = f"{self.base_url}{match[1]}{match[2]}/json"
         try:
+            url = self._url("/containers/{0}/json", unquote(match[2]))
             response = super().send(self.prepare_request(requests.Request("GET", url)), timeout=OBSERVING_SECONDS)
             if response.status_code == 404:
                 return "it is not there now"

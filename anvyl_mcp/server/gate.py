@@ -17,7 +17,7 @@ from anvyl_mcp.server.changes import Changes, Making
 from anvyl_mcp.server.limits import Limits, Overloaded
 from anvyl_mcp.server.operations import Asked, Reused
 from anvyl_mcp.server.policy import Policy
-from anvyl_mcp.server.tool import Result, Tool
+from anvyl_mcp.server.tool import HELD, PERMIT, Result, Tool
 
 LONGEST_WORD = 200
 MOST_NAMES = 20
@@ -78,8 +78,12 @@ class Gate:
             needed = guardrails.needed_scope(tool, arguments)
             async with self._limits.slot(caller, needed if caller.may(needed) else "read"):
                 caller.require(needed, self._what(tool, needed, arguments))
-                await self._policy.check(caller, tool, arguments)
+                allow = partial(self._policy.check, caller, tool, arguments)
+                await self._bind(tool, arguments)
+                await allow()
+                await self._changes.observer.check_names(tool, arguments)
                 ACTING.set(caller)
+                PERMIT.set(partial(self._policy.require, tool, arguments))
                 if tool.safety == "reads":
                     # No thread: of a read nothing is written before it ends.
                     operation = _word(told.get(meta.OPERATION))
@@ -87,7 +91,7 @@ class Gate:
                     return clean(await work())
                 asked = Asked.of(told, caller, tool, arguments)
                 begin = partial(entering, arguments=arguments, operation=asked.operation, changes=True)
-                making = Making(caller, told, asked, begin, work, clean)
+                making = Making(caller, told, asked, allow, begin, work, clean)
                 return await self._changes.make(making)
         except BaseException as error:
             failure = error
@@ -100,6 +104,13 @@ class Gate:
                 entry = entry or refused(operation=operation)
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(self._end, entry, failure, tool.safety != "reads")
+
+    async def _bind(self, tool: Tool, arguments: Mapping[str, Any]) -> None:
+        """Make the call about the objects that its names mean now, so that the policy decides on those very objects."""
+        HELD.set({})
+        if self._policy.decides_objects:
+            observer = self._changes.observer
+            HELD.set(await observer.ids(tool, arguments, await observer.objects(tool, arguments)))
 
     def _what(self, tool: Tool, needed: str, arguments: Mapping[str, Any]) -> str:
         """What the right is needed for, in words; why it is more than the tool usually needs."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import Denied
+from anvyl_mcp.server import names
 from anvyl_mcp.server.callers import SCOPES
 from anvyl_mcp.server.tool import Scope, Tool
 
@@ -27,7 +28,10 @@ DEFAULT_CAPABILITIES = frozenset(
     | {"SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"}
 )
 """What Docker gives every container anyway."""
-VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+USUAL_NETWORKS = ("", "default", "bridge", "none", "nat")
+"""What every engine takes for `network` and has from the start; none of them opens anything."""
+NETWORK_MODES = frozenset({"host", "container", "ns", "pod", "service", "slirp4netns", "pasta", "private", "path"})
+"""Words of Docker and Podman for how a network is set up; what follows their colon are options."""
 NETWORK_ID = re.compile(r"[0-9a-f]{12,64}")
 
 Check = Callable[[str], str]
@@ -56,6 +60,11 @@ def needed_scope(tool: Tool, arguments: Mapping[str, Any]) -> Scope:
 def reasons(tool: Tool, arguments: Mapping[str, Any]) -> list[str]:
     """Why this call is as good as root on the host, in words that follow "it"; none for an ordinary call."""
     return reasons_by_name(tool.name, arguments)
+
+
+def powers(arguments: Mapping[str, Any]) -> list[str]:
+    """The same for arguments alone, whichever tool takes them."""
+    return reasons_by_name("", arguments)
 
 
 def reasons_by_name(tool: str, arguments: Mapping[str, Any]) -> list[str]:
@@ -142,7 +151,7 @@ def _mount(value: str) -> str:
         return _long_mount(value)
     source, *rest = value.split(":")
     drive = "\\" in value or (len(rest) > 1 and rest[1].startswith("/"))
-    if VOLUME_NAME.fullmatch(source) and not drive:
+    if names.fits("volume", source) and not drive:
         return ""
     return _source(source, {mode for piece in rest[1:] for mode in piece.split(",")})
 
@@ -156,7 +165,7 @@ def _long_mount(value: str) -> str:
     if not sources and ("type", "bind") in options:
         sources = [""]
     modes = {setting for name, setting in options if name == "bind-propagation"}
-    return next((_source(source, modes) for source in sources if not VOLUME_NAME.fullmatch(source)), "")
+    return next((_source(source, modes) for source in sources if not names.fits("volume", source)), "")
 
 
 def _source(source: str, modes: Collection[str]) -> str:
@@ -171,7 +180,13 @@ def _source(source: str, modes: Collection[str]) -> str:
 def _network(value: str) -> str:
     if NETWORK_ID.fullmatch(value.strip().casefold()):
         return "names a network by its id, which hides whose it is"
-    return _namespace("network")(value)
+    known = _namespace("network")(value)
+    return known or (f"sets up its network as `{value.strip()}`" if is_network_mode(value) else "")
+
+
+def is_network_mode(value: str) -> bool:
+    """Whether it is a word of an engine for how a network is set up, and not the name of a network."""
+    return ":" in value or value.strip().casefold() in NETWORK_MODES
 
 
 def _namespace(kind: str) -> Check:
@@ -248,8 +263,8 @@ RULES: tuple[Rule, ...] = (
         arguments=("options", "opts", "opt", "driver_opts", "driver_options"),
     ),
     Rule(
-        "The network of the host or of another container",
-        "It reaches everything that listens on loopback only.",
+        "The network of the host or of another container; everything but a network's plain name",
+        "It reaches everything that listens on loopback only. So do options of an engine, like `slirp4netns:…`.",
         _network,
         arguments=("network", "networks", "network_mode", "net"),
     ),

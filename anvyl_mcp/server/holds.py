@@ -92,10 +92,32 @@ def check_expected(told: Mapping[str, Any], asked: Sequence[tuple[str, str]], ob
     if seen is None:
         raise _changed(f"there is no {kind} `{name}` any more")
     identity, state = text.clean(expected.get("id", "")), text.clean(expected.get("state", ""))
-    if not seen.id.startswith(identity):
+    if not seen.id.removeprefix("sha256:").startswith(identity.removeprefix("sha256:")):
         raise _changed(f"`{name}` is another {kind} now: {seen.id[:12]}, not {identity[:12]}")
     if state and state != seen.state and not {state, seen.state} <= UP:
         raise _changed(f"`{name}` was {state[:40]}, and is {seen.state or 'there'} now")
+
+
+def check_objects(
+    told: Mapping[str, Any], asked: Sequence[tuple[str, str]], held: Mapping[tuple[str, str], str]
+) -> None:
+    """Return when the images, networks and volumes of a call are those that it was planned with.
+
+    Raises:
+        Conflict: one is another one, or gone.
+    """
+    planned = told.get(meta.OBJECTS) or {}
+    if not isinstance(planned, Mapping) or not all(isinstance(value, str) for value in planned.values()):
+        raise InvalidInput(f"`{meta.OBJECTS}` is not an object of ids")
+    for what, identity in planned.items():
+        kind, _, name = str(what).partition(" ")
+        if (kind, name) not in asked:
+            raise InvalidInput(f"`{meta.OBJECTS}` is about an object that this call does not name")
+        now = held.get((kind, name), "").removeprefix("sha256:")
+        if not now:
+            raise _changed(f"there is no {kind} `{name}` any more")
+        if not now.startswith(identity.removeprefix("sha256:")):
+            raise _changed(f"`{name}` is another {kind} now")
 
 
 def _changed(how: str) -> Conflict:

@@ -99,7 +99,7 @@ def _read(engine: Engine, container: Mapping[str, Any], *, tail: int, start: str
 def _open(engine: Engine, container: str, options: Mapping[str, Any]) -> requests.Response:
     """The raw answer: the SDK reads a terminal's log byte by byte, and takes its own time limit away."""
     client = engine.client(FIRST_BYTE_SECONDS)
-    url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
+    url = client.container_address(container, "logs")
     answer = client.get(url, params=options, stream=True, timeout=FIRST_BYTE_SECONDS)
     if answer.status_code >= 400:
         with closing(answer):

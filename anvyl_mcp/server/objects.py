@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from docker.errors import ImageNotFound
 from pydantic import Field
 
-from anvyl_mcp.errors import NotFound, did_you_mean
-from anvyl_mcp.server import shapes
-from anvyl_mcp.server.engine import SLOW, Engine
+from anvyl_mcp.errors import AnvylError, NotFound, did_you_mean
+from anvyl_mcp.server import names, shapes, stamps
+from anvyl_mcp.server.engine import SLOW, Engine, check_held, which_one
 from anvyl_mcp.server.guardrails import check_labels
 from anvyl_mcp.server.tool import CALLED
 from anvyl_mcp.server.translate import engine_errors
@@ -31,30 +31,50 @@ VolumeName = Annotated[str, _existing("volume")]
 def image(engine: Engine, name: str) -> Raw:
     """An image by tag, id or digest."""
 
-    def missing() -> NotFound:
-        tags = [tag for entry in images(engine) for tag in tags_of(entry)]
-        return _no("image", name, tags)
+    def missing() -> AnvylError:
+        known = images(engine)
+        ids = [(next(tags_of(entry), "untagged"), str(entry["Id"])) for entry in known]
+        # Docker knows no image by an ambiguous id, and does not say why.
+        if sum(number.removeprefix("sha256:").startswith(name.removeprefix("sha256:")) for _, number in ids) > 1:
+            return which_one("image", name.removeprefix("sha256:"), ids)
+        return _no("image", name, [tag for entry in known for tag in tags_of(entry)])
 
     with engine_errors(missing=missing):
         try:
             found = engine.client().inspect_image(name)  # type: ignore[no-untyped-call]  # the stubs leave it out
         except ImageNotFound as error:
             raise missing() from error
-    return _checked(shapes.image(found), name)
+    return _checked("image", shapes.image(found), name, name)
 
 
 def network(engine: Engine, name: str) -> Raw:
     """A network by name or id."""
-    with engine_errors(missing=lambda: _no("network", name, [one["Name"] for one in networks(engine)])):
-        found = shapes.named(engine.client().inspect_network(name))
-    return _checked(found, str(found["Name"]))
+    with engine_errors(
+        missing=lambda: _no("network", name, [one["Name"] for one in networks(engine)]),
+        several=lambda: which_one("network", name, [(one["Name"], str(one.get("Id"))) for one in networks(engine)]),
+    ):
+        found = shapes.identified(shapes.named(engine.client().inspect_network(name)))
+    return _checked("network", found, name, str(found["Name"]))
 
 
 def volume(engine: Engine, name: str) -> Raw:
     """A volume by name."""
     with engine_errors(missing=lambda: _no("volume", name, [one["Name"] for one in volumes(engine)])):
         found = shapes.named(engine.client().inspect_volume(name))
-    return _checked(found, name)
+    return _checked("volume", found, name, name)
+
+
+def identity(kind: str, found: Mapping[str, Any]) -> str:
+    """What tells an object from another one of the same name. A volume has no id: it begins as a listing shows it."""
+    if kind != "volume":
+        return str(found["Id"])
+    labels = sorted(shapes.labels(found.get("Labels")).items())
+    return f"{found['Name']}@{made_at(found)} {found.get('Driver')} {found.get('Mountpoint')} {labels}"
+
+
+def made_at(volume: Mapping[str, Any]) -> str:
+    """When a volume was made, as a listing shows it: plans hold on to that."""
+    return stamps.written(volume.get("CreatedAt"))
 
 
 def images(engine: Engine, **filters: bool) -> list[Raw]:
@@ -82,12 +102,13 @@ def tags_of(entry: Mapping[str, Any]) -> Iterator[str]:
 
 def _no(kind: str, name: str, known: list[str]) -> NotFound:
     return NotFound(
-        f"there is no {kind} `{name}` on this host", hint=did_you_mean(name, known) or f"there are no {kind}s here"
+        f"there is no {kind} `{names.shown(name)}` on this host",
+        hint=did_you_mean(name, known) or f"there are no {kind}s here",
     )
 
 
-def _checked(found: Any, name: str) -> Raw:
-    raw = shapes.fields(found)
+def _checked(kind: str, found: Raw, asked: str, name: str) -> Raw:
+    check_held(kind, asked, identity(kind, found))
     if tool := CALLED.get():
-        check_labels(tool, {"Name": name, "Labels": raw.get("Labels") or (raw.get("Config") or {}).get("Labels")})
-    return raw
+        check_labels(tool, {"Name": name, "Labels": found.get("Labels") or (found.get("Config") or {}).get("Labels")})
+    return found

@@ -23,7 +23,7 @@ from anvyl_mcp.errors import ConfigInvalid, Denied
 from anvyl_mcp.server import guardrails
 from anvyl_mcp.server.callers import ACTING, Caller
 from anvyl_mcp.server.policy_file import parse
-from anvyl_mcp.server.policy_rules import NO_RULES, Call, Decision, Look, Rules, decide, may_offer
+from anvyl_mcp.server.policy_rules import NO_RULES, STATIC, Call, Decision, Look, Rules, decide, may_offer
 from anvyl_mcp.server.tool import Scope, Tool
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,14 @@ class Policy:
         elif state.rules == NO_RULES != before.rules:
             log.warning("%s says nothing any more: only callers' rights count now", self.file)
         return state
+
+    @property
+    def decides_objects(self) -> bool:
+        """Whether a rule is about the objects of a call, so that the engine is asked for them."""
+        rules = self.state().rules
+        return any(
+            condition.kind not in STATIC for rule in (*rules.deny, *rules.allow) for condition in rule.conditions
+        )
 
     def decide(self, caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> Decision:
         """What the rules say of a call, with which of them decided. May ask the engine."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from anvyl_mcp.server import names
+
 MOUNT_ARGUMENTS = ("volumes", "volume", "mounts", "mount", "binds", "bind")
 HUB = "docker.io"
 READ_ONLY = ":ro"
@@ -104,7 +106,7 @@ def _mount(written: str) -> Mount:
     if source.startswith("/"):
         # Two slashes at the start are kept by normpath.
         source = posixpath.normpath("/" + source.lstrip("/"))
-    elif not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", source):
+    elif not names.fits("volume", source):
         return Mount("", False, written)
     modes = {mode for piece in rest[1:] for mode in piece.split(",")}
     return Mount(source, "ro" in modes and "rw" not in modes, written)

@@ -10,54 +10,59 @@ from anvyl_mcp.server import objects, shapes
 from anvyl_mcp.server.engine import Engine
 from anvyl_mcp.server.policy_names import Named, spellings
 from anvyl_mcp.server.policy_rules import Look
+from anvyl_mcp.server.tool import HELD
 from anvyl_mcp.server.translate import engine_errors
 
 
 def looking(engine: Engine) -> Look:
-    """A way to ask this engine what an object is; None for one that is not there."""
+    """A way to ask this engine what an object is; None for one that is not there.
+
+    An object that the call already has is looked up by its id: its name may belong to another one by now.
+    """
 
     def look(kind: str, name: str) -> Named | None:
+        held = HELD.get().get((kind, name)) if kind != "volume" else None
         try:
             with engine_errors(missing=lambda: NotFound(f"there is no {kind} `{name}`")):
-                return READ[kind](engine, name)
+                return READ[kind](engine, name, held or name)
         except NotFound:
             return None
 
     return look
 
 
-def _container(engine: Engine, name: str) -> Named:
-    found = shapes.inspected(engine.client().inspect_container(name))
+def _container(engine: Engine, name: str, wanted: str) -> Named:
+    found = shapes.inspected(engine.client().inspect_container(wanted))
     config = found.get("Config") or {}
     own = str(found["Name"]).lstrip("/")
     return Named(own, (own, name, found["Id"], found["Id"][:12]), _labels(config), str(config.get("Image") or ""))
 
 
-def _image(engine: Engine, name: str) -> Named:
-    found = shapes.image(engine.client().inspect_image(name))  # type: ignore[no-untyped-call]  # the stubs leave it out
+def _image(engine: Engine, name: str, wanted: str) -> Named:
+    found = shapes.image(engine.client().inspect_image(wanted))  # type: ignore[no-untyped-call]  # the stubs leave it out
     number = str(found["Id"])
     tags = [spelled for tag in objects.tags_of(found) for spelled in spellings("image", tag)]
     ids = (number, number.removeprefix("sha256:")[:12])
     return Named(name, (*spellings("image", name), *tags, *ids), _labels(found, found.get("Config")))
 
 
-def _network(engine: Engine, name: str) -> Named:
-    found = shapes.named(engine.client().inspect_network(name))
+def _network(engine: Engine, name: str, wanted: str) -> Named:
+    found = shapes.named(engine.client().inspect_network(wanted))
     return Named(str(found["Name"]), (str(found["Name"]), name, str(found["Id"])), _labels(found))
 
 
-def _volume(engine: Engine, name: str) -> Named:
-    found = shapes.fields(engine.client().inspect_volume(name))
+def _volume(engine: Engine, name: str, wanted: str) -> Named:
+    found = shapes.fields(engine.client().inspect_volume(wanted))
     return Named(name, (name,), _labels(found))
 
 
-READ: dict[str, Callable[[Engine, str], Named]] = {
+READ: dict[str, Callable[[Engine, str, str], Named]] = {
     "container": _container,
     "image": _image,
     "network": _network,
     "volume": _volume,
 }
-"""Kind of object to how it is read."""
+"""Kind of object to how it is read: by the name in the call, and by what the engine is asked for."""
 
 
 def _labels(*holders: Mapping[str, Any] | None) -> dict[str, str]:

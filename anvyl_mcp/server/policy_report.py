@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from anvyl_mcp.errors import ConfigInvalid, EngineError, Timeout
-from anvyl_mcp.server import guardrails
+from anvyl_mcp.errors import ConfigInvalid, EngineError, InvalidInput, Timeout
+from anvyl_mcp.server import guardrails, names
 from anvyl_mcp.server.callers import HOWS, Caller, How, in_order, parse_scopes
 from anvyl_mcp.server.policy import Policy
 from anvyl_mcp.server.policy_check import Finding, findings
@@ -41,6 +41,10 @@ def tested(policy: Policy, tool: Tool, arguments: Mapping[str, Any], caller: Cal
         return {**report, "allowed": False, "by": "scopes"}
     if problem is not None and tool.safety != "reads":
         return {**report, "allowed": False, "by": "broken", "because": [str(problem)]}
+    try:
+        names.check_call(tool, arguments)
+    except InvalidInput as error:
+        return {**report, "allowed": False, "by": "names", "because": [error.message]}
     decision = policy.decide(caller, tool, arguments)
     rule = _rule(decision.rule) if decision.rule else None
     because = list(decision.because)

@@ -23,6 +23,7 @@ from mcp_types import Prompt as ListedPrompt
 
 from anvyl_mcp import meta, text
 from anvyl_mcp.errors import AnvylError, InvalidInput, did_you_mean
+from anvyl_mcp.server import names
 
 LONGEST = 200
 HERE = "this host"
@@ -147,6 +148,8 @@ def add_prompts(server: Server[Any], offering: Offering, select: Callable[[str],
         for name in prompt.arguments:
             if not given.get(name, "").strip():
                 raise invalid(f"`{prompt.name}` needs `{name}`", "", ())
+            if name == "name" and not names.fits("container", given[name].strip()):
+                raise invalid(f"`{names.shown(given[name])}` cannot be the name of a container", "", ())
         if host and select:
             try:
                 select(host)

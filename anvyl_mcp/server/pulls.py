@@ -51,7 +51,7 @@ def need_image(engine: Engine, image: str, progress: Progress) -> None:
     Raises:
         NotFound: no registry has it, or none can be reached.
     """
-    if engine.has_image(image):
+    if engine.image_id(image):
         return
     try:
         pull(engine, image, progress)

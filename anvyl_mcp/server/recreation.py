@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from anvyl_mcp.errors import AnvylError, Conflict, NotFound
-from anvyl_mcp.server import guardrails, objects, secrets
+from anvyl_mcp.server import container_powers, objects
 from anvyl_mcp.server.callers import ACTING
 from anvyl_mcp.server.engine import SLOW, Engine
 from anvyl_mcp.server.guardrails import check_labels
+from anvyl_mcp.server.network_rights import check_network
 from anvyl_mcp.server.run_options import take_back
 from anvyl_mcp.server.tool import CALLED, Tool
 from anvyl_mcp.server.translate import engine_errors
 from anvyl_mcp.server.undoing import RUNNING, Change, Permit
 from anvyl_mcp.server.volume_rights import check_volumes
-
-GUARDED = {
-    "VolumesFrom": "volumes_from",
-    "NetworkMode": "network",
-    "PidMode": "pid",
-    "IpcMode": "ipc",
-    "UTSMode": "uts",
-    "UsernsMode": "userns",
-    "CgroupnsMode": "cgroupns",
-    "Privileged": "privileged",
-    "CapAdd": "cap_add",
-    "Devices": "devices",
-    "DeviceCgroupRules": "device_cgroup_rules",
-    "DeviceRequests": "device_requests",
-    "SecurityOpt": "security_opt",
-    "CgroupParent": "cgroup_parent",
-}
-"""What the engine calls it → the argument that the guardrails know it by."""
-HARMLESS = frozenset(
-    {"AutoRemove", "Binds", "BlkioWeight", "CapDrop", "ConsoleSize", "CpuCount", "CpuPercent", "CpuPeriod", "CpuQuota"}
-    | {"CpuRealtimePeriod", "CpuRealtimeRuntime", "CpuShares", "CpusetCpus", "CpusetMems", "Dns", "DnsOptions"}
-    | {"DnsSearch", "ExtraHosts", "Init", "KernelMemory", "KernelMemoryTCP", "Links", "Memory", "MemoryReservation"}
-    | {"MemorySwap", "MemorySwappiness", "Mounts", "NanoCpus", "OomKillDisable", "PidsLimit", "PortBindings"}
-    | {"PublishAllPorts", "ReadonlyRootfs", "RestartPolicy", "ShmSize", "Tmpfs", "Ulimits"}
-)
-"""What decides nothing about the walls around a container, or is looked at otherwise. All else needs `exec`."""
-USUAL: Mapping[str, tuple[str, ...]] = {
-    "Runtime": ("runc", "crun", "oci"),
-    "Isolation": ("default",),
-    "OomScoreAdj": (),
-}
-USUAL_LOGS = ("json-file", "local", "journald", "none", "k8s-file")
-MASKED = {"/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"}
-READ_ONLY = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
-NO_NETWORK_OF_ITS_OWN = ("host", "none", "container")
 
 
 @dataclass(frozen=True)
@@ -82,13 +49,8 @@ class Recipe:
     @property
     def networks(self) -> dict[str, dict[str, Any]]:
         """The networks that it was in, the first one first; none when it had no network of its own."""
-        mode = str(self._host.get("NetworkMode") or "default")
-        if mode.partition(":")[0] in NO_NETWORK_OF_ITS_OWN:
-            return {}
         joined: Mapping[str, Mapping[str, Any]] = self.change.made_from["NetworkSettings"]["Networks"]
-        first = "bridge" if mode == "default" else mode
-        ordered = sorted(joined, key=lambda name: name != first)
-        return {name: self._endpoint(joined[name]) for name in ordered}
+        return {name: self._endpoint(joined[name]) for name in container_powers.networks(self.change.made_from)}
 
     @property
     def unnamed(self) -> dict[str, str]:
@@ -112,7 +74,7 @@ class Recipe:
                 raise Conflict(
                     f"there is another container `{self.change.name}` now", hint="remove or rename that one first"
                 )
-        if not engine.has_image(self.change.made_from["Image"]):
+        if not engine.image_id(self.change.made_from["Image"]):
             raise Conflict(
                 f"the image that `{self.change.name}` was made from, `{self.image}`, is not on this host any more"
             )
@@ -137,17 +99,16 @@ class Recipe:
         Raises:
             Denied: a right is missing, or the policy or a label forbids it.
         """
-        arguments = self._arguments()
-        if arguments.get("cgroupns") == "host" and str(engine.info().get("CgroupVersion")) == "1":
-            # With control groups of version 1 the engine gives every container the host's namespace of them.
-            del arguments["cgroupns"]
-        why = [*guardrails.reasons(tool, arguments), *self._unusual()]
-        if why:
+        if why := container_powers.reasons(engine, self.change.made_from, self.change.name):
             ACTING.get().require("exec", f"making `{self.change.name}` again ({'; '.join(why)})")
-        permit(tool, arguments)
+        permit(tool, container_powers.arguments(engine, self.change.made_from, self.change.name))
         if called := CALLED.get():
             check_labels(called, {"Name": self.change.name, "Config": self._config})
         check_volumes(engine, [*self._volumes(), *self.unnamed])
+        for network in self.networks:
+            # One that is gone is told by `check`.
+            with suppress(NotFound):
+                check_network(engine, network)
 
     def create(self, engine: Engine) -> str:
         """Make it, start it when it ran, and return its id; what could not be finished is taken back.
@@ -187,7 +148,7 @@ class Recipe:
         ]
         host.pop("ContainerIDFile", None)
         number = str(self.change.made_from["Image"])
-        config["Image"] = self.image if _image_id(engine, self.image) == number else number
+        config["Image"] = self.image if engine.image_id(self.image) == number else number
         return {**config, "HostConfig": host, "NetworkingConfig": {"EndpointsConfig": dict(endpoints)}}
 
     def _endpoint(self, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,38 +161,6 @@ class Recipe:
         binds = [str(bind).partition(":")[0] for bind in self._host.get("Binds") or ()]
         mounts = [str(one.get("Source") or "") for one in self._host.get("Mounts") or () if one["Type"] == "volume"]
         return [name for name in (*binds, *mounts) if name and "/" not in name]
-
-    def _arguments(self) -> dict[str, Any]:
-        """How `create_container` would be asked for it, and what only others ask for."""
-        host = self._host
-        guarded = {name: host.get(key) for key, name in GUARDED.items()}
-        ports = [f"{one.get('HostPort')}:{inner}" for inner, all_ in (host.get("PortBindings") or {}).items()
-                 for one in all_ or ()]  # fmt: skip
-        return {
-            **{name: value for name, value in guarded.items() if value},
-            "image": self.image,
-            "name": self.change.name,
-            "env": secrets.mask(self._config["Env"]),
-            "labels": [f"{name}={value}" for name, value in self._config["Labels"].items()],
-            "ports": ports,
-            "restart": str((host.get("RestartPolicy") or {}).get("Name") or ""),
-            "networks": list(self.networks),
-            "volumes": [*map(str, host.get("Binds") or ()), *map(_long_mount, host.get("Mounts") or ())],
-        }
-
-    def _unusual(self) -> Iterator[str]:
-        """What no guardrail knows: it needs the same right, whatever it is."""
-        for key, value in self._host.items():
-            if not value or key in GUARDED or key in HARMLESS or value in USUAL.get(key, ()):
-                continue
-            if key == "LogConfig" and value.get("Type") in USUAL_LOGS:
-                continue
-            if (key == "MaskedPaths" and set(value) >= MASKED) or (key == "ReadonlyPaths" and set(value) >= READ_ONLY):
-                continue
-            if key not in ("ContainerIDFile", "VolumeDriver") or value != "local":
-                yield f"sets `{key}`"
-        if self._host.get("MaskedPaths") == [] or self._host.get("ReadonlyPaths") == []:
-            yield "shows what is hidden of the host"
 
 
 def _there(engine: Engine, name: str) -> Mapping[str, Any] | None:
@@ -250,25 +179,7 @@ def _has_volume(engine: Engine, name: str) -> bool:
     return True
 
 
-def _image_id(engine: Engine, name: str) -> str:
-    try:
-        return str(objects.image(engine, name)["Id"])
-    except NotFound:
-        return ""
-
-
 def _link(told: str) -> str:
     """`/other:/web/alias`, as the engine tells it, in the form in which it takes it."""
     other, _, alias = told.partition(":")
     return f"{other.lstrip('/')}:{alias.rpartition('/')[2]}"
-
-
-def _long_mount(mount: Mapping[str, Any]) -> str:
-    words = [f"type={mount.get('Type')}"]
-    if source := mount.get("Source"):
-        words.append(f"source={source}")
-    if (mount.get("VolumeOptions") or {}).get("DriverConfig"):
-        words.append("volume-driver=given")
-    if propagation := (mount.get("BindOptions") or {}).get("Propagation"):
-        words.append(f"bind-propagation={propagation}")
-    return ",".join(words)

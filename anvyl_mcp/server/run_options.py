@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import AnvylError, EngineError, InvalidInput
+from anvyl_mcp.errors import AnvylError, Conflict, EngineError, InvalidInput
 from anvyl_mcp.server import commands
-from anvyl_mcp.server.engine import SLOW, Engine
+from anvyl_mcp.server.engine import SLOW, Engine, check_held
+from anvyl_mcp.server.network_rights import check_network
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.pulls import need_image
+from anvyl_mcp.server.tool import HELD, PERMIT
 from anvyl_mcp.server.translate import engine_errors
 from anvyl_mcp.server.volume_rights import check_volumes
 
@@ -71,9 +73,12 @@ class RunOptions:
 
     def create(self, engine: Engine, image: str, name: str, progress: Progress) -> str:
         """Create the container, fetching the image when it is missing; return the container's id."""
-        client = engine.client(SLOW)
-        check_volumes(engine, self.host.get("binds", ()))
+        client, host = engine.client(SLOW), dict(self.host)
+        check_volumes(engine, host.get("binds", ()))
+        if network := host.get("network_mode"):
+            host["network_mode"] = check_network(engine, network)
         need_image(engine, image, progress)
+        number = _settled(engine, image)
         with engine_errors(doing=f"to create `{name or image}`"):
             created = client.create_container(
                 image,
@@ -82,9 +87,34 @@ class RunOptions:
                 environment=self.environment or None,
                 labels=self.labels or None,
                 ports=self.exposed or None,
-                host_config=client.create_host_config(**self.host),
+                host_config=client.create_host_config(**host),
             )
+        _check_image(engine, str(created["Id"]), image, number)
         return str(created["Id"])
+
+
+def _settled(engine: Engine, image: str) -> str:
+    """The id of the image to use. The policy is asked about one that was fetched only now.
+
+    Raises:
+        Conflict: the name belongs to another image than when the call was allowed.
+        Denied: the policy forbids the image that came.
+    """
+    number, key = engine.image_id(image), ("image", image)
+    check_held(*key, number)
+    if key not in HELD.get():
+        HELD.set({**HELD.get(), key: number})
+        PERMIT.get()()
+    return number
+
+
+def _check_image(engine: Engine, created: str, image: str, number: str) -> None:
+    """Return when a container that was just made is made from this image; else it is taken back."""
+    if engine.inspect(created).get("Image") == number or engine.image_id(image) == number:
+        return
+    error = Conflict(f"`{image}` became another image meanwhile; nothing was started", hint="look again")
+    take_back(engine, created, error)
+    raise error
 
 
 def take_back(engine: Engine, created: str, error: BaseException) -> None:

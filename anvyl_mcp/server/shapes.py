@@ -98,7 +98,7 @@ def labels(value: Any) -> dict[str, str]:
 
 def listed(answer: Any) -> dict[str, Any]:
     """One entry of `GET /containers/json`."""
-    entry = _identified(answer)
+    entry = identified(answer)
     return {
         **entry,
         "Names": words(entry.get("Names")),
@@ -115,7 +115,7 @@ def listed(answer: Any) -> dict[str, Any]:
 
 def inspected(answer: Any) -> dict[str, Any]:
     """`GET /containers/{name}/json`. Since API 1.52 addresses stand only under `Networks`."""
-    found = _identified(answer)
+    found = identified(answer)
     config, network, host = (mapping(found.get(part)) for part in ("Config", "NetworkSettings", "HostConfig"))
     networks = {name: mapping(one) for name, one in mapping(network.get("Networks")).items()}
     return {
@@ -170,7 +170,7 @@ def named(answer: Any) -> dict[str, Any]:
 
 def image(answer: Any) -> dict[str, Any]:
     """One entry of `GET /images/json`."""
-    entry = _identified(answer)
+    entry = identified(answer)
     size = number(entry.get("Size"))
     return {
         **entry,
@@ -210,7 +210,12 @@ def version(answer: Any) -> dict[str, Any]:
     }
 
 
-def _identified(answer: Any) -> dict[str, Any]:
+def identified(answer: Any) -> dict[str, Any]:
+    """An object with an id.
+
+    Raises:
+        EngineError: it has none.
+    """
     found = fields(answer)
     if not isinstance(found.get("Id"), str):
         raise nonsense()

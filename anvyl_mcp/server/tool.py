@@ -80,7 +80,12 @@ CALLED: ContextVar[Tool | None] = ContextVar("called", default=None)
 """The tool whose function runs: what it reaches for may depend on what it is (`Engine.container`)."""
 
 HELD: ContextVar[Mapping[tuple[str, str], str]] = ContextVar("held", default=MappingProxyType({}))
-"""The ids of the objects that a change has for itself, by kind and by the name that the call gave."""
+"""The ids of the objects that this call was allowed to act on, by kind and by the name that the call gave. An empty id:
+there was no such object when it was allowed.
+"""
+
+PERMIT: ContextVar[Callable[[], None]] = ContextVar("permit", default=lambda: None)
+"""Asks the policy about this call again, for a tool that learns only while it runs which object it uses."""
 
 OPERATION: ContextVar[str] = ContextVar("operation", default="")
 """The id of the change that a tool's function makes."""
@@ -155,7 +160,13 @@ class Tool:
             parsed = self.arguments.model_validate(given)
         except ValidationError as error:
             raise _invalid(error) from error
-        return {name: getattr(parsed, name) for name in self.arguments.model_fields}
+        return {name: self._plain(name, getattr(parsed, name)) for name in self.arguments.model_fields}
+
+    def _plain(self, argument: str, value: Any) -> Any:
+        """Docker shows a container as `/web`: that is `web`."""
+        schema = self.input_schema["properties"][argument]
+        is_name = schema.get("x-names") == "container" and isinstance(value, str)
+        return value.removeprefix("/") if is_name and len(value) > 1 else value
 
     def call(self, arguments: Mapping[str, Any], dependencies: Mapping[type, object]) -> Result | Awaitable[Result]:
         """Run the function with parsed arguments and what it asked to have injected."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import anyio.to_thread
 
-from anvyl_mcp.errors import AnvylError, NotFound
-from anvyl_mcp.server import objects
+from anvyl_mcp.errors import AnvylError, Conflict, NotFound
+from anvyl_mcp.server import names, objects
 from anvyl_mcp.server.engine import Engine
+from anvyl_mcp.server.names import MAKES, NAMES, USES, named
 from anvyl_mcp.server.tool import Tool
-
-NAMES, MAKES = "x-names", "x-makes"
-"""In an argument's schema: the kind of object that it must name, or that the call makes under that name."""
 
 LOOKS: Mapping[str, Callable[[Engine, str], Mapping[str, Any]]] = {
     "container": lambda engine, name: engine.inspect(name),
@@ -45,17 +43,41 @@ class Observer:
     def __init__(self, engine: Engine | None) -> None:
         self._engine = engine
 
-    async def objects(self, tool: Tool, arguments: Mapping[str, Any]) -> list[Seen]:
+    async def check_names(self, tool: Tool, arguments: Mapping[str, Any]) -> None:
+        """Return when every object that a call names, makes or uses can have that name.
+
+        Raises:
+            NotFound: one that must exist cannot; the hint has near names.
+            InvalidInput: another one cannot.
+        """
+        for kind, name in named(tool, arguments, NAMES):
+            if not names.fits(kind, name):
+                await self._look(kind, name)
+        names.check_call(tool, arguments)
+
+    async def objects(self, tool: Tool, arguments: Mapping[str, Any], marker: str = NAMES) -> list[Seen]:
         """The objects that a call names, as they are now, without those that are not there: the tool will say so.
 
         Raises:
             EngineError, Timeout: the engine does not tell.
         """
         found = []
-        for kind, name in named(tool, arguments, NAMES):
-            with suppress(NotFound):
+        # What is only used is fetched when it is not here: that its name could be the beginning of ids does not matter.
+        absent = (NotFound, Conflict) if marker == USES else (NotFound,)
+        for kind, name in named(tool, arguments, marker):
+            with suppress(*absent):
                 found.append(await self._look(kind, name))
         return found
+
+    async def ids(self, tool: Tool, arguments: Mapping[str, Any], seen: list[Seen]) -> dict[tuple[str, str], str]:
+        """What `HELD` is for a call that has these objects: an empty id for one that is not there.
+
+        Raises:
+            EngineError, Timeout: the engine does not tell.
+        """
+        absent = dict.fromkeys(named(tool, arguments, NAMES), "")
+        used = await self.objects(tool, arguments, USES)
+        return absent | {(one.kind, one.name): one.id for one in [*seen, *used]}
 
     async def seen(self, tool: Tool, arguments: Mapping[str, Any]) -> str:
         """How the objects that a call names or makes are now, in words to put behind a sentence; never raises."""
@@ -78,14 +100,4 @@ class Observer:
         state = ""
         with suppress(KeyError, TypeError):
             state = str(found["State"]["Status"])
-        return Seen(kind, name, str(found.get("Id") or found["Name"]), state)
-
-
-def named(tool: Tool, arguments: Mapping[str, Any], how: str) -> Iterator[tuple[str, str]]:
-    """Kind and name of each object that the arguments name in this way, each once."""
-    found = {}
-    for argument, schema in tool.input_schema["properties"].items():
-        value = arguments.get(argument)
-        if how in schema and isinstance(value, str) and value:
-            found[schema[how], value] = True
-    yield from found
+        return Seen(kind, name, objects.identity(kind, found), state)

@@ -25,8 +25,8 @@ from anvyl_mcp.errors import (
     Timeout,
     Unknown,
 )
-from anvyl_mcp.server import shapes
-from anvyl_mcp.server.engine_client import READS, AnswerLost, NotAllowed, causes
+from anvyl_mcp.server import names, shapes
+from anvyl_mcp.server.engine_client import READS, AnswerLost, NotAllowed, NotAName, Redirected, causes
 
 PORT_TAKEN = re.compile(
     r"(?:Bind for|listen tcp[46]? |bind: |exposing port TCP )\s*\S*?:(\d+).*"
@@ -34,6 +34,8 @@ PORT_TAKEN = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 NAME_TAKEN = re.compile(r'container name "/?([^"]+)" is already in use', re.IGNORECASE)
+
+AMBIGUOUS = re.compile(r"multiple ids found|is ambiguous|more than one (?:result|container|network)", re.IGNORECASE)
 
 LOG = "its own log says more: journalctl -u docker (or -u podman)"
 LONG_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
@@ -67,15 +69,30 @@ PROTOCOL = urllib3.exceptions.ProtocolError | requests.exceptions.ChunkedEncodin
 
 
 @contextmanager
-def engine_errors(*, missing: Callable[[], AnvylError] | None = None, doing: str = "") -> Iterator[None]:
-    """Raise our errors for Docker's. `missing` makes the error for a 404; `doing` names the work that failed."""
+def engine_errors(
+    *,
+    missing: Callable[[], AnvylError] | None = None,
+    several: Callable[[], AnvylError] | None = None,
+    doing: str = "",
+) -> Iterator[None]:
+    """Raise our errors for Docker's. `missing` makes the error for a 404, `several` that for an ambiguous id; `doing`
+    names the work that failed.
+    """
     try:
         yield
+    except NotAName as error:
+        raise (missing() if missing else NotFound(str(error), hint=names.form(error.kind))) from error
+    except Redirected as error:
+        raise EngineError(
+            "the Docker engine answered with a redirect, which is not followed", hint="check DOCKER_HOST"
+        ) from error
     except ImageNotFound as error:
         raise NotFound(_words(error) or "there is no such image", hint="see `list_images`") from error
     except APIError as error:
         if error.status_code == 404 and missing is not None:
             raise missing() from error
+        if several is not None and AMBIGUOUS.search(_words(error)):
+            raise several() from error
         raise _refusal(error, doing) from error
     except AnswerLost as error:
         raise _lost(error, doing) from error

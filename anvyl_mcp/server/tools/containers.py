@@ -221,7 +221,7 @@ def remove_container(
     seconds=600,
 )
 def create_container(
-    image: Annotated[str, Field(description="like nginx:1.27", min_length=1)],
+    image: Annotated[str, Field(description="like nginx:1.27", min_length=1, json_schema_extra={"x-uses": "image"})],
     engine: Engine,
     progress: Progress,
     name: Annotated[

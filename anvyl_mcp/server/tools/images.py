@@ -76,7 +76,7 @@ def pull_image(
     progress: Progress,
 ) -> PulledImage:
     """Fetch an image from its registry."""
-    before = _id_of(engine, image)
+    before = engine.image_id(image)
     pulls.pull(engine, image, progress)
     now = objects.image(engine, image)
     return PulledImage(
@@ -91,9 +91,11 @@ def remove_image(
     force: Annotated[bool, Field(description="also when stopped containers use it")] = False,
 ) -> RemovedImage:
     """Remove an image."""
-    objects.image(engine, image)
+    found = objects.image(engine, image)
+    # By its id, as it was looked at; only where it has other names, which stay, the engine has to know which one goes.
+    wanted = image if _has_other_names(found, image) else found["Id"]
     with engine_errors(doing=f"to remove the image `{image}`"):
-        gone = engine.client(SLOW).remove_image(image, force=force)
+        gone = engine.client(SLOW).remove_image(wanted, force=force)
     return RemovedImage(
         image=image,
         untagged=[text.clean(entry["Untagged"]) for entry in gone if "Untagged" in entry],
@@ -101,8 +103,13 @@ def remove_image(
     )
 
 
-def _id_of(engine: Engine, image: str) -> str:
-    return str(objects.image(engine, image)["Id"]) if engine.has_image(image) else ""
+def _has_other_names(found: Mapping[str, Any], image: str) -> bool:
+    """Whether the image stays when the name goes; an id is no name."""
+    if found["Id"].removeprefix("sha256:").startswith(image.removeprefix("sha256:")):
+        return False
+    repositories = {name.rpartition("@")[0] for name in found["RepoDigests"]}
+    tags = list(objects.tags_of(found))
+    return len(tags) != 1 or not repositories <= {tags[0].rpartition(":")[0]}
 
 
 def _image(entry: Mapping[str, Any]) -> Image:

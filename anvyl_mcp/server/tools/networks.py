@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from anvyl_mcp import text
-from anvyl_mcp.server import objects
+from anvyl_mcp.server import network_rights, objects
 from anvyl_mcp.server.engine import SLOW, Engine, own_name
 from anvyl_mcp.server.objects import NetworkName
 from anvyl_mcp.server.tool import ContainerName, Result, Row, tool
@@ -97,6 +97,7 @@ def remove_network(name: NetworkName, engine: Engine) -> NetworkState:
 def connect_network(network: NetworkName, container: ContainerName, engine: Engine) -> NetworkState:
     """Connect a container to a network."""
     joining, found = engine.container(container), objects.network(engine, network)
+    network_rights.check_found(found, network)
     with engine_errors(doing=f"to connect `{container}` to `{network}`"):
         engine.client(SLOW).connect_container_to_network(joining["Id"], found["Id"])
     return _state(engine, found)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import Conflict
-from anvyl_mcp.server import objects, stamps
+from anvyl_mcp.server import objects
 from anvyl_mcp.server.engine import SLOW, Engine, own_name
 from anvyl_mcp.server.objects import VolumeName
 from anvyl_mcp.server.tool import Result, Row, Time, tool
@@ -58,7 +58,7 @@ def list_volumes(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 1
             name=text.clean(one["Name"]),
             driver=text.clean(one["Driver"]),
             mountpoint=text.clean(one["Mountpoint"]),
-            created=stamps.written(one.get("CreatedAt")),
+            created=objects.made_at(one),
             containers=sorted(using.get(one["Name"], ())),
         )
         for one in sorted(found, key=lambda one: str(one["Name"]))
@@ -81,9 +81,11 @@ def create_volume(
 @tool(say=["remove volume {name}"], destroys=True, seconds=60)
 def remove_volume(name: VolumeName, engine: Engine) -> VolumeState:
     """Remove a volume and the data in it for good."""
-    found = objects.volume(engine, name)
+    objects.volume(engine, name)
     if users := _using(engine).get(name):
         raise Conflict(f"the volume `{name}` is used by {text.joined(users)}", hint="remove what uses it first")
+    # A volume has no id to remove it by: it is looked at once more.
+    found = objects.volume(engine, name)
     with engine_errors(doing=f"to remove the volume `{name}`"):
         engine.client(SLOW).remove_volume(name)
     return VolumeState(name=name, mountpoint=found["Mountpoint"], removed=True)

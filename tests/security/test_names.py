@@ -1,0 +1,337 @@
+"""A name is never a path: whatever is given as one, the engine is asked for objects of its kind only.
+
+Docker's router cleans `..` out of a path and redirects to what is left, so that `remove_image ../containers/db` removed
+a container. Findings 2 (security), A14 and B1 to B6 (field bugs).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pytest
+from docker.errors import APIError
+from mcp import Client, MCPError
+from mcp.types import PromptReference, ResourceTemplateReference
+
+from anvyl_mcp import app, meta
+from anvyl_mcp.app import Node
+from anvyl_mcp.server import names
+from anvyl_mcp.server.engine import Engine
+from anvyl_mcp.server.engine_client import NotAName
+from anvyl_mcp.server.tool import Tool, load_tools
+from anvyl_mcp.settings import load
+from tests.daemon import UnavailableError
+from tests.engines import RealEngine
+from tests.fake_engine import FakeEngine
+from tests.podman import IMAGE, private_podman
+from tests.test_tools import call, refused
+
+DENIED = """
+[[deny]]
+tools = ["remove_*", "stop_container"]
+containers = ["prod-*"]
+
+[[deny]]
+tools = ["remove_volume"]
+volumes = ["db-*"]
+
+[[deny]]
+tools = ["remove_network"]
+networks = ["prod-*"]
+"""
+BY_TOOLS, BY_CLIENT = 1_500, 8_500
+"""Names: through the official client of MCP, and straight to the client of the engine, which any plugin may use."""
+PIECES = [
+    "/", "//", "..", "../", "/..", ".", "./", "%2f", "%2F", "%2e%2e", "%252e%252e%252f", "?", "#", "\\", "..\\", "\0",
+    ";", "&", "@", ":", "\u2024", "\u2024\u2024", "\uff0e", "\uff0e\uff0e", "\u2025", "\u2215", "\u2044", "\uff0f",
+    "\n", "\r\n", " ", "\t",
+    "json", "create", "prune", "containers/", "images/", "networks/", "volumes/", "plugins/", "distribution/", "swarm",
+    "v1.41", "web", "keep", "busybox", "latest", "sha256:", "a" * 64, "127.0.0.1:4801/", "http://", "unix:", "é", "٣",
+]  # fmt: skip
+OWN = {
+    "containers": r"/containers/(json|create|NAME|NAME/(json|start|stop|restart|logs|stats|exec))|"
+    r"/exec/NAME/(json|start)|/images/(json|create|IMAGE/json)|/networks(/NAME)?|/volumes/NAME",
+    "images": r"/images/(json|create|IMAGE|IMAGE/json)",
+    "networks": r"/networks|/networks/(create|NAME|NAME/connect|NAME/disconnect)|/containers/(json|NAME/json)",
+    "volumes": r"/volumes|/volumes/(create|NAME)|/containers/json",
+    "system": r"/events|/system/df|/(containers|images|networks|volumes|build)/prune|/containers/json",
+    "undo": r"/containers/(json|NAME/json)",
+    "host": r"/info|/version|/containers/json",
+}
+"""What each toolset may ask an engine for."""
+ALWAYS = r"/_ping|/version|/info"
+SAMPLES = {
+    "name": "web", "container": "web", "network": "bridge", "image": "busybox:latest", "command": "true",
+    "operation": "x", "what": "containers",
+}  # fmt: skip
+
+
+def policy(content: str) -> None:
+    file = load().policy_file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content, encoding="utf-8")
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
+    with FakeEngine(tmp_path / "e.sock") as started:
+        monkeypatch.setenv("DOCKER_HOST", started.url)
+        started.add("web")
+        started.add("keep")
+        yield started
+
+
+def name(chance: random.Random) -> str:
+    return "".join(chance.choice(PIECES) for _ in range(chance.randint(1, 6)))
+
+
+def strange(toolset: str, requests: list[str]) -> list[str]:
+    """The requests that are for something else than what a toolset is about, as the engine would understand them."""
+    grammar = f"{OWN[toolset]}|{ALWAYS}".replace("NAME", names.PLAIN.pattern).replace("IMAGE", names.IMAGE.pattern)
+    return [one for one in requests if not re.fullmatch(grammar, unquote(one.partition(" ")[2]), re.ASCII)]
+
+
+def judged(tool: str, *words: str) -> dict[str, Any]:
+    """What `anvyl-mcp policy test` says of a call."""
+    return app.test_policy(load(), tool, list(words), caller="local", scope="", labels={})
+
+
+def hostile(tool: Tool, argument: str, value: str) -> dict[str, Any]:
+    schema = tool.input_schema
+    given = {one: SAMPLES[one] for one in schema.get("required", ())}
+    return {**given, argument: [value] if schema["properties"][argument]["type"] == "array" else value}
+
+
+ASKING = [
+    (tool, argument)
+    for tool in load_tools()
+    for argument, schema in tool.input_schema["properties"].items()
+    if Engine in tool.injected.values() and schema.get("type") in ("string", "array") and "enum" not in schema
+]
+"""Every text that a tool takes which can ask the engine."""
+
+
+async def test_no_name_makes_any_tool_ask_for_another_kind_of_object(fake: FakeEngine) -> None:
+    """Through the official client, with a policy that looks objects up."""
+    policy('[[deny]]\ncontainers = ["never"]\nimages = ["never"]\nnetworks = ["never"]\nvolumes = ["never"]\n')
+    chance = random.Random(13)
+    assert {tool.name for tool, _ in ASKING} >= {"get_container_info", "remove_image", "remove_volume", "undo_change"}
+    async with aclosing(Node(load({"toolsets": "all"}), serving=True)) as here, Client(here.server) as client:
+        for number in range(BY_TOOLS):
+            tool, argument = ASKING[number % len(ASKING)]
+            arguments = hostile(tool, argument, name(chance))
+            result = await client.call_tool(tool.name, arguments)
+            code = (result.meta or {}).get(meta.ERROR, {}).get("code")
+            assert code != "internal_error", (tool.name, arguments, result.content)
+            assert strange(tool.toolset, fake.requests) == [], (tool.name, arguments)
+            fake.requests.clear()
+    assert {box.name for box in fake.boxes.values()} >= {"web", "keep"}
+
+
+ENGINE_CALLS = {
+    "containers": ("inspect_container", "start", "stop", "restart", "remove_container"),
+    "images": ("inspect_image", "remove_image", "history"),
+    "networks": ("inspect_network", "remove_network"),
+    "volumes": ("inspect_volume", "remove_volume"),
+}
+CALLS = [(kind, method) for kind, methods in ENGINE_CALLS.items() for method in methods]
+
+
+def test_no_name_makes_the_client_of_the_engine_ask_for_another_kind_of_object(fake: FakeEngine) -> None:
+    chance, refusals = random.Random(16), 0
+    with contextlib.closing(Engine()) as engine:
+        client = engine.client()
+        for number in range(BY_CLIENT):
+            (kind, method), typed = CALLS[number % len(CALLS)], name(chance)
+            fake.requests.clear()
+            try:
+                getattr(client, method)(typed)
+            except NotAName:
+                assert fake.requests == []
+                refusals += 1
+            except APIError:
+                pass
+            grammar = names.IMAGE if kind == "images" else names.PLAIN
+            pattern = rf"\w+ /{kind}/(?:{grammar.pattern})(?:/\w+)?"
+            assert [one for one in fake.requests if not re.fullmatch(pattern, one, re.ASCII)] == [], typed
+    assert refusals > BY_CLIENT * 0.9
+
+
+async def test_no_resource_prompt_or_completion_asks_for_another_kind_of_object(fake: FakeEngine) -> None:
+    chance, refusals = random.Random(14), 0
+    async with aclosing(Node(load(), serving=True)) as here, Client(here.server) as client:
+        for _ in range(100):
+            typed = name(chance)
+            where = ResourceTemplateReference(type="ref/resource", uri="anvyl://containers/{name}")
+            await client.complete(where, {"name": "name", "value": typed})
+            await client.complete(
+                PromptReference(type="ref/prompt", name="diagnose_container"), {"name": "name", "value": typed}
+            )
+            for uri in (typed, quote(typed, safe=""), quote(quote(typed, safe=""), safe="")):
+                for place in (f"anvyl://containers/{uri}", f"anvyl://containers/{uri}/logs"):
+                    try:
+                        await client.read_resource(place)
+                    except MCPError:
+                        refusals += 1
+            try:
+                await client.get_prompt("diagnose_container", {"name": typed})
+            except MCPError:
+                refusals += 1
+    assert refusals > 500
+    assert strange("containers", fake.requests) == []
+
+
+def test_no_name_makes_a_policy_test_ask_for_another_kind_of_object(fake: FakeEngine) -> None:
+    policy(DENIED)
+    chance = random.Random(15)
+    for number in range(100):
+        tool, argument = ASKING[number % len(ASKING)]
+        given = hostile(tool, argument, name(chance))
+        words = [f"{key}={value if isinstance(value, str) else ''.join(value)}" for key, value in given.items()]
+        judged(tool.name, *words)
+        assert strange(tool.toolset, fake.requests) == [], given
+        fake.requests.clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (
+            "image",
+            ["nginx", "nginx:1.27", "reg.example:5000/team/app:2", "localhost/a", "a/b-c__d.e", "0f3b1c",
+             "sha256:" + "a" * 64, "[::1]:5000/a", "app@sha256:" + "b" * 64, "app:1@sha256:" + "b" * 64,
+             "docker.io/library/busybox:latest"],
+            ["", ".", "..", "../a", "a/../b", "a//b", "/a", "a/", "a/./b", "a..b", "a:", "a:..", "a:b/c", "a%2fb",
+             "a?b", "a#b", "a\\b", "a\0", "a\n", "a b", "\uff0e\uff0e/a", "a\u2024b", "-a", "A B", "x" * 513],
+        ),
+        (
+            "container",
+            ["web", "web-1", "a.b_c", "0", "a" * 64, "Plex"],
+            ["", ".", "..", "/web", "a/b", "../web", "-a", "_a", ".a", "a%2fb", "a?b", "a#b", "a\\b", "a\0b", "a\n",
+             "ａ", "a\u2024b", "a:b", "x" * 513],
+        ),
+    ],
+    ids=["image", "plain"],
+)  # fmt: skip
+def test_the_grammar_of_names(kind: str, good: list[str], bad: list[str]) -> None:
+    assert [one for one in good if not names.fits(kind, one)] == []
+    assert [one for one in bad if names.fits(kind, one)] == []
+
+
+@pytest.fixture
+async def client(engine: RealEngine) -> AsyncIterator[Client]:
+    async with aclosing(Node(load({"toolsets": "all"}), serving=True)) as here, Client(here.server) as opened:
+        yield opened
+
+
+async def test_a_path_goes_around_no_rule_of_a_policy(client: Client, engine: RealEngine) -> None:
+    """B1 to B6: each of these removed or stopped what a rule protects."""
+    policy(DENIED)
+    engine.run("prod-db")
+    engine.run("Web")
+    engine.api.create_volume("db-data")
+    engine.api.create_network("prod-net")
+    try:
+        for tool, argument, path, near in (
+            ("remove_volume", "name", "x/../db-data", "db-data"),
+            ("remove_volume", "name", "../networks/prod-net", ""),
+            ("remove_volume", "name", "../containers/prod-db", ""),
+            ("remove_network", "name", "x/../prod-net", "prod-net"),
+            ("remove_network", "name", "../volumes/db-data", ""),
+            ("remove_image", "image", "../containers/prod-db", ""),
+            ("remove_image", "image", "tmp/../../containers/prod-db", ""),
+            ("stop_container", "name", "x/../Web", "Web"),
+            ("stop_container", "name", "x/../prod-db", "prod-db"),
+            ("remove_container", "name", "../images/busybox", ""),
+            ("get_container_info", "name", "../distribution/127.0.0.1:1/x", ""),
+            ("get_container_logs", "name", "../images/busybox", ""),
+        ):
+            told = await refused(
+                client, tool, **{argument: path}, **({"force": True} if tool == "remove_image" else {})
+            )
+            assert told["code"] in ("not_found", "denied") and path in told["message"], told
+            assert told["hint"], told
+            assert told["code"] == "denied" or not near or f"`{near}`" in told["hint"], told
+        assert engine.state("prod-db") == engine.state("Web") == "running"
+        assert engine.api.inspect_volume("db-data") and engine.api.inspect_network("prod-net")
+        for words in (["remove_image", "image=../containers/prod-db"], ["remove_volume", "name=x/../db-data"]):
+            assert judged(*words)["by"] == "names"
+        assert (await call(client, "stop_container", name="/Web"))["name"] == "Web"
+        assert (await refused(client, "stop_container", name="/prod-db"))["code"] == "denied"
+    finally:
+        engine.clean()
+        engine.api.remove_volume("db-data")
+        engine.api.remove_network("prod-net")
+
+
+async def test_a_refused_name_stands_in_the_audit_log_as_refused(client: Client, engine: RealEngine) -> None:
+    await refused(client, "remove_volume", name="../networks/bridge")
+
+    record = [*app.trust(load()).records(since=None, tool="")][-1]
+    assert (record["tool"], record["outcome"]) == ("remove_volume", "failed")
+
+
+async def test_a_resource_is_no_way_to_another_service(client: Client, engine: RealEngine) -> None:
+    """With the right `read` the engine asked any address for an image, as root, and its answer came back."""
+    for name in ("..%2Fdistribution%2F127.0.0.1:1%2Fx", "%2e%2e%2fimages%2fbusybox", "..%252Fimages%252Fbusybox"):
+        with pytest.raises(MCPError, match="there is no container") as error:
+            await client.read_resource(f"anvyl://containers/{name}")
+        assert "refused" not in str(error.value)
+    with pytest.raises(MCPError, match="cannot be the name of a container"):
+        await client.get_prompt("diagnose_container", {"name": "../images/busybox"})
+
+
+async def test_what_an_engine_redirects_to_is_not_asked(fake: FakeEngine) -> None:
+    fake.redirects["/containers/json"] = "/images/json"
+    async with aclosing(Node(load(), serving=True)) as here, Client(here.server) as client:
+        told = await refused(client, "list_containers")
+    assert told["code"] == "engine_error" and "redirect" in told["message"]
+    assert "GET /images/json" not in fake.requests
+
+
+async def test_the_beginning_of_several_ids_is_answered_with_their_names(client: Client, engine: RealEngine) -> None:
+    ids: dict[str, str] = {}
+    while not (shared := [one for one in ids if sum(other[0] == ids[one][0] for other in ids.values()) > 1]):
+        ids[f"box{len(ids)}"] = engine.create(f"box{len(ids)}")
+    told = await refused(client, "get_container_info", name=ids[shared[0]][0])
+
+    assert told["code"] == "conflict" and "several container ids" in told["message"]
+    assert told["hint"].startswith("which one? ") and all(f"`{one}`" in told["hint"] for one in shared)
+    for whole in (ids[shared[0]], ids[shared[0]][:12]):
+        assert (await call(client, "get_container_info", name=whole))["name"] == shared[0]
+
+
+@pytest.fixture(scope="module")
+def podman() -> Iterator[RealEngine]:
+    try:
+        with private_podman("podman-names") as started:
+            yield started
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.engine
+async def test_a_path_is_no_name_for_podman_either(podman: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", podman.url)
+    podman.run("keep", image=IMAGE, init=False)
+    podman.api.create_volume("data")
+    podman.api.tag(IMAGE, "docker.io/library/other", "1")
+    async with aclosing(Node(load({"toolsets": "all"}), serving=True)) as here, Client(here.server) as client:
+        for tool, given in (
+            ("remove_image", {"image": "../containers/keep", "force": True}),
+            ("remove_volume", {"name": "x/../data"}),
+            ("stop_container", {"name": "x/../keep"}),
+            ("get_container_info", {"name": "../images/busybox"}),
+        ):
+            assert (await refused(client, tool, **given))["code"] == "not_found"
+        assert podman.state("keep") == "running" and podman.api.inspect_volume("data")
+        # Names with slashes are still names.
+        assert (await call(client, "remove_image", image="docker.io/library/other:1"))["untagged"]
+        assert (await call(client, "remove_volume", name="data"))["removed"]
