@@ -260,10 +260,12 @@ async def serve(
     settings: Settings,
     *,
     on_ready: Callable[[list[str]], None],
+    on_open: Callable[[list[str]], None] = lambda _: None,
     on_start: Callable[[Node, Callable[[], None]], None] | None = None,
 ) -> bool:
     """Serve this host until told to stop; whether it was by Ctrl-C.
 
+    `on_open` gets the addresses that an invitation opened while the server ran, none when all were open.
     `on_start` gets the node and what stops it; somebody else's program asks for that, and keeps its own signals.
 
     Raises:
@@ -285,9 +287,11 @@ async def serve(
             beside.opened(network)
 
         async def open_network(address: str) -> list[str]:
+            before = server.network_urls
             urls = await server.open(address)
             kept.remember_opened(address)
             announce(urls)
+            on_open([url for url in urls if url not in before])
             return urls
 
         def ready() -> None:

@@ -55,6 +55,10 @@ class AnvylError(Exception):
         """The same for who calls tools and has no command line."""
         return type(self)(self.message, hint=self._call_hint) if self._call_hint else self
 
+    def on(self, host: str) -> AnvylError:
+        """The same, naming the host where it went wrong."""
+        return type(self)(f"{host}: {self.message}", hint=self.hint, call_hint=self._call_hint)
+
     def as_dict(self) -> dict[str, str]:
         """`{"code", "message", "hint"}`: the shape every face reports errors in."""
         return {"code": self.code, "message": self.message, "hint": self.hint}

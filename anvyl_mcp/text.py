@@ -131,6 +131,16 @@ def instant(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
+def local_time(when: str) -> str:
+    """An ISO 8601 time on this machine's clock, to the second; with its date when that is not today."""
+    try:
+        then = datetime.fromisoformat(when).astimezone()
+    except (ValueError, OverflowError):
+        return when
+    today = then.date() == datetime.now().astimezone().date()
+    return then.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
+
+
 def ago(when: str) -> str:
     """An ISO 8601 time as its distance from now; empty for a clock's zero, like 1970 or the year 1."""
     try:

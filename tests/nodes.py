@@ -95,11 +95,15 @@ class ServingNode:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        assert self.process.stderr is not None
-        ready, _, _ = select.select([self.process.stderr], [], [], READY_SECONDS)
-        line = self.process.stderr.readline().decode() if ready else ""
+        line = self.line()
         assert " at http://" in line, line
         self.url = line.split(" at ")[1].split()[0]
+
+    def line(self) -> str:
+        """The next line that it prints; empty when none comes."""
+        assert self.process.stderr is not None
+        ready, _, _ = select.select([self.process.stderr], [], [], READY_SECONDS)
+        return self.process.stderr.readline().decode() if ready else ""
 
     @property
     def port(self) -> int:

@@ -27,6 +27,8 @@ class Terminal:
         # A process without a terminal gets the first that it opens as its own, and with it Ctrl-C.
         self.process = subprocess.Popen(
             ["sh", "-c", 'exec "$@" <>"$0" >&0 2>&0', os.ttyname(self._theirs), program, *arguments],
+            # Not what readline has put into this process's own environment, which is the size of another terminal.
+            env=dict(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -45,6 +45,7 @@ def test_one_line_on_each_side_pairs_two_hosts(lan: Lan, node: ServingNode, engi
     engine.run("web")
     invitation = on_beta(lan, node, "invite", "--host", lan.address)
     code = invitation.out.split()[-1]
+    assert f"beta is now open to the network at https://{lan.address}:" in node.line()
 
     joined = here(lan, "hosts", "add", code)
 

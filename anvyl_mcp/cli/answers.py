@@ -54,7 +54,7 @@ class Blocks(Arriving[Outcome]):
             self.live.end()
         for one in good:
             if self._changing:
-                print("\n".join(wording.done([one])))
+                output.say("\n".join(wording.done([one])))
             else:
                 output.block(one, alone=self.alone)
         if self.live and self.waiting:

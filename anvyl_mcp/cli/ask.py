@@ -20,6 +20,7 @@ def ask_once(words: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, 
         import anyio.to_thread
 
         from anvyl_mcp import app
+        from anvyl_mcp.cli import model_note
         from anvyl_mcp.cli.exchange import Exchange
         from anvyl_mcp.orchestrator.question import Question
 
@@ -33,6 +34,8 @@ def ask_once(words: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, 
 
             reply = await exchange.answer(assistant, model=model, offline=offline)
             interrupts.current.words = lambda: None
+            if not as_json:
+                reply.notes = model_note.due(reply.notes, settings.state_dir)
             exchange.show(reply)
         return reply.exit_code
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,37 +15,76 @@ app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, help="What
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
+MOST_ROWS = 50
+"""Shown unless asked otherwise."""
+
+
 @app.callback()
 def show(
     context: typer.Context,
-    since: Annotated[str, typer.Option(help="How far back, like 2h or 7d.")] = "",
-    tool: Annotated[str, typer.Option(help="Only this tool.")] = "",
+    since: Annotated[str, typer.Option(metavar="TIME", help="How far back, like 2h or 7d.")] = "",
+    tool: Annotated[str, typer.Option(metavar="TOOL", help="Only this tool.")] = "",
     operation: Annotated[str, typer.Option(metavar="ID", help="Only the change with this operation id.")] = "",
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Reads too, not only changes and refusals.")] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", metavar="NUMBER", help="Only the last ones; 0 for all. [default: 50]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what was done on this host, by whom."""
+    """Show what was changed on this host, by whom, in the time of this machine; --all shows reads too.
+
+    --json holds every record, reads too, with times in UTC.
+    """
     if context.invoked_subcommand:
         return
-    from anvyl_mcp import text
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
         from datetime import UTC, datetime, timedelta
 
         from anvyl_mcp import app as root
+        from anvyl_mcp.errors import InvalidInput
 
+        if limit is not None and limit < 0:
+            raise InvalidInput(f"--limit is {limit}", hint="name how many records to show, or 0 for all")
         start = datetime.now(UTC) - timedelta(seconds=run.seconds(since, "--since")) if since else None
         records = root.trust(settings).records(since=start, tool=tool, operation=operation)
         if as_json:
-            output.document({"records": records, "error": None})
+            output.document({"records": records[-limit:] if limit else records, "error": None})
             return 0
-        columns = ["time", "who", "tool", "arguments", "outcome", "seconds"]
         if operation and not records:
             output.talk(f"no change with the operation id {operation} began here, as far back as the log goes")
-        output.table(columns, [[text.cell(record[column], {}) for column in columns] for record in records])
+        if not (all_ or tool or operation):
+            records = _changes(records, settings)
+        most = MOST_ROWS if limit is None else limit
+        shown = records[-most:] if most else records
+        if len(shown) < len(records):
+            output.talk(f"{len(records) - len(shown)} older records are not shown; --limit 0 shows them")
+        output.table(["time", "who", "tool", "arguments", "outcome", "seconds"], [_row(record) for record in shown])
         return 0
 
     run.command(work, failed=output.failed("records", []) if as_json else None)
+
+
+def _changes(records: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapping[str, Any]]:
+    """What changed something or was refused; a record of another kind than a call of a tool counts as a change."""
+    from anvyl_mcp.catalogue import catalogue
+
+    reads = {name for name, tool in catalogue(settings.cache_dir).items() if tool.reads}
+    return [record for record in records if record["tool"] not in reads or record["outcome"] == "denied"]
+
+
+def _row(record: Mapping[str, Any]) -> list[str]:
+    from anvyl_mcp import text
+
+    words = [text.cell(record[name], {}) for name in ("who", "tool", "arguments", "outcome")]
+    return [text.local_time(record["time"]), *words, _seconds(record["seconds"])]
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.2f}" if seconds < 1 else f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
 
 
 @app.command()

@@ -109,7 +109,7 @@ class Chat:
 
     async def ask(self, asked: str) -> None:
         """One question, which Ctrl-C ends."""
-        from anvyl_mcp.cli import known
+        from anvyl_mcp.cli import known, model_note
         from anvyl_mcp.cli.exchange import Exchange
         from anvyl_mcp.orchestrator.question import Question
         from anvyl_mcp.orchestrator.reply import Reply
@@ -132,6 +132,7 @@ class Chat:
             reply = exchange.broken_off()
         reply.notes = [note for note in reply.notes if note not in self._noted]
         self._noted.update(reply.notes)
+        reply.notes = model_note.due(reply.notes, self._node.settings.state_dir)
         self._codes.add(reply.exit_code)
         reply.error = _in_words(reply.error) if reply.error else None
         exchange.show(reply)

@@ -67,7 +67,7 @@ def serve(
         if stdio:
             await composition.serve_stdio(settings)
             return 0
-        interrupted = await composition.serve(settings, on_ready=_told(settings))
+        interrupted = await composition.serve(settings, on_ready=_told(settings), on_open=_opened(settings))
         return run.INTERRUPTED if interrupted else 0
 
     flags = {"host": host, "port": port, "agent_port": agent_port, "name": name, "toolsets": toolsets, "tools": tools}
@@ -83,6 +83,16 @@ def _told(settings: Settings) -> Callable[[list[str]], None]:
         output.talk(f"serving {settings.name} at {' and '.join(urls)}{only}")
 
     return ready
+
+
+def _opened(settings: Settings) -> Callable[[list[str]], None]:
+    from anvyl_mcp.cli import output
+
+    def opened(urls: list[str]) -> None:
+        if urls:
+            output.talk(f"{settings.name} is now open to the network at {' and '.join(urls)}")
+
+    return opened
 
 
 @app.command()

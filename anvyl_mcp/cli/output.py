@@ -127,23 +127,23 @@ def block(one: Outcome, *, alone: bool) -> None:
     host = screen.paint(one.host, screen.host_colour(one.host))
     if alone:
         say(words)
-    elif "\n" in words:
-        print(f"{host}:")
-        print(screen.wrapped("\n".join(f"  {line}" for line in words.splitlines()), sys.stdout, 2))
-    else:
-        told = screen.wrapped(f"{one.host}: {words}", sys.stdout, 2)
-        print(host + told.removeprefix(one.host))
+        return
+    # A host that begins with its own name is not named twice.
+    first, *rest = words.removeprefix(f"{one.host}: ").split("\n")
+    if rest and not words.startswith(f"{one.host}: "):
+        first, rest = "", [first, *rest]
+    told = screen.wrapped("\n".join([f"{one.host}: {first}".rstrip(), *(f"  {line}" for line in rest)]), sys.stdout, 2)
+    print(host + told.removeprefix(one.host))
 
 
 def failure(one: Outcome, *, changing: bool = False) -> None:
     """One host's trouble, beside the answers of the others; of a change also what was not done."""
     from anvyl_mcp.peers import wording
 
-    if one.error is not None:
-        where = f"{one.host}: " if one.host else ""
-        if changing and one.host:
-            where = f"could not {wording.order(one.tool, one.arguments, [one.host])}: "
-        problem(type(one.error)(f"{where}{one.error.message}", hint=one.error.hint))
+    if one.error is None:
+        return
+    where = f"could not {wording.order(one.tool, one.arguments, [one.host])}" if changing else one.host
+    problem(one.error.on(where) if one.host else one.error)
 
 
 def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None) -> dict[str, Any]:

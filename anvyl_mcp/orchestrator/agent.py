@@ -37,7 +37,7 @@ from anvyl_mcp.orchestrator.guarded import ENDED, GuardedModel
 from anvyl_mcp.orchestrator.plan import PlanModel
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reading import Reading
-from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
 from anvyl_mcp.orchestrator.rules import RULES, rules_model
 from anvyl_mcp.orchestrator.shown import ShownModel, history
 from anvyl_mcp.orchestrator.tasks import model_for
@@ -121,7 +121,7 @@ class Assistant:
         except ModelUnavailable as error:
             if model:
                 raise
-            reply.notes.append(f"no language model: {error.message}; answered by rules")
+            reply.notes.append(f"{NO_MODEL}{error.message}; answered by rules")
             return None
         if choice.warning:
             reply.notes.append(choice.warning)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
 
-from anvyl_mcp.errors import AnvylError, Conflict
+from anvyl_mcp.errors import AnvylError, Conflict, NotFound
 from anvyl_mcp.orchestrator.answers import Turn, answer
 from anvyl_mcp.orchestrator.approvals import HeldCall
 from anvyl_mcp.orchestrator.question import Proposal, Question
@@ -39,16 +39,17 @@ async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldC
             untrusted=proposal.untrusted,
             why=proposal.why,
         )
-    found, problems = dict[str, Expected](), list[AnvylError]()
+    found, problems = dict[str, Expected](), dict[str, AnvylError]()
     for host in proposal.hosts:
         try:
             known = seen.get(host)
             found[host] = known if known and known.id else await as_it_is(fleet, host, wanted)
         except AnvylError as error:
-            problems.append(error)
+            problems[host] = error
             notes.append(f"left out {host}: {error.message}")
     if not found:
-        raise problems[0]
+        host, problem = next(iter(problems.items()))
+        raise problem if isinstance(problem, NotFound) else problem.on(host)
     return HeldCall(proposal.tool, proposal.arguments, tuple(found), found, proposal.untrusted, proposal.why)
 
 

@@ -12,6 +12,9 @@ from anvyl_mcp.peers.fleet import Outcome
 
 Mode = Literal["model", "rules"]
 
+NO_MODEL = "no language model: "
+"""How the note begins that says why the rules answered."""
+
 
 @dataclass
 class Reply:

@@ -44,8 +44,8 @@ async def last_change(fleet: Fleet, selector: str = "") -> Undo:
     ]
     errors = {host: one.error for host, one in outcomes.items() if one.error is not None}
     if not found:
-        for error in errors.values():
-            raise error
+        for host, error in errors.items():
+            raise error.on(host)
         raise NotFound(
             f"there is nothing to undo on {joined(hosts)}",
             hint="a start, stop or removal through Anvyl can be undone for 24 hours",

@@ -63,7 +63,7 @@ def test_a_state_of_a_host_adds_no_line_to_the_question(liar: Served) -> None:
         terminal.type("n\r")
         terminal.end()
 
-    assert "stop" in asked and "restart container db" in asked
+    assert "top web" in asked and "restart container db" in asked
     assert forged(asked) == []
 
 
