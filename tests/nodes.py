@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from anvyl_mcp import running
 from anvyl_mcp.cli import operator
 from tests.engines import RealEngine
 
@@ -110,6 +111,16 @@ class ServingNode:
         """Where it serves."""
         return int(self.url.rpartition(":")[2])
 
+    @property
+    def token(self) -> str:
+        """What commands of its own user send; another one after each start."""
+        return running.local_token(self.home / "run")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a client sends that has every right."""
+        return {"Authorization": f"Bearer {self.token}"}
+
     def restart(self) -> None:
         """End it without a warning and start it again on the same port."""
         port = self.port
@@ -169,14 +180,15 @@ def second_node(second_engine: RealEngine, tmp_path_factory: pytest.TempPathFact
 def fleet(engine: RealEngine, second_node: ServingNode, monkeypatch: pytest.MonkeyPatch) -> ServingNode:
     """This host, `first`, on the first engine and knowing `second`; the second node is returned."""
     monkeypatch.setenv("ANVYL_NAME", "first")
-    know("second", second_node.url)
+    know("second", second_node.url, second_node.token)
     return second_node
 
 
-def know(name: str, url: str) -> None:
-    """Write a hosts file with one host."""
+def know(name: str, url: str, token: str = "") -> None:
+    """Write a hosts file with one host; without a token it gives us no `exec`."""
     file = Path(os.environ["ANVYL_HOME"]) / "hosts.toml"
-    file.write_text(f'[hosts.{name}]\nurl = "{url}"\n', encoding="utf-8")
+    file.write_text(f'[hosts.{name}]\nurl = "{url}"\ntoken = "{token}"\n', encoding="utf-8")
+    file.chmod(0o600)
 
 
 NO_MODEL = "http://127.0.0.1:1/v1"

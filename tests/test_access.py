@@ -31,6 +31,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from anvyl_mcp.errors import AnvylError, Denied, Unreachable
+from anvyl_mcp.server import peer_socket
 from anvyl_mcp.server.access import Access
 from anvyl_mcp.server.callers import LOCAL, Caller, caller_of, implied
 from anvyl_mcp.server.certificate import host_identity
@@ -39,7 +40,7 @@ from anvyl_mcp.server.guard import Guard, error_response, own_names
 from anvyl_mcp.server.invites import Invites
 from anvyl_mcp.server.limits import Guesses
 from anvyl_mcp.server.loopback import LocalToken, Loopback
-from anvyl_mcp.server.peer_socket import Address, PeerSocket, PeerSockets
+from anvyl_mcp.server.peer_socket import Address, PeerSocket, find
 from anvyl_mcp.server.tokens import Tokens
 from tests.nodes import PYTHON
 
@@ -525,7 +526,7 @@ def test_on_loopback_the_servers_own_user_needs_nothing(host: Host, address: str
     with served(host, address=address) as url:
         status, body = asked(f"{url}/agent/info")
 
-        assert (status, body["how"], body["scopes"]) == (200, "loopback", ["exec", "operate", "read"])
+        assert (status, body["how"], body["scopes"]) == (200, "loopback", ["operate", "read"])
         assert host.reached[-1].id == f"uid:{os.geteuid()}"
         with httpx.Client(base_url=url, headers={"x-forwarded-for": REMOTE, "x-forwarded-proto": "https"}) as client:
             # A proxy on this machine calls for somebody whom nobody knows.
@@ -536,13 +537,12 @@ def test_on_loopback_the_servers_own_user_needs_nothing(host: Host, address: str
 @linux
 def test_who_is_behind_an_open_connection_is_asked_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     asked_for: list[Address] = []
-    real = PeerSockets.find
 
-    def find(sockets: PeerSockets, peer: Address, own: Address) -> PeerSocket | None:
+    def noted(peer: Address, own: Address) -> PeerSocket | None:
         asked_for.append(peer)
-        return real(sockets, peer, own)
+        return find(peer, own)
 
-    monkeypatch.setattr(PeerSockets, "find", find)
+    monkeypatch.setattr(peer_socket, "find", noted)
     with served(host) as url:
         for connections in (1, 2):
             with httpx.Client(base_url=url) as client:

@@ -30,7 +30,9 @@ def other(tmp_path: Path) -> Iterator[ServingNode]:
 
 
 def know(node: ServingNode, other: ServingNode) -> None:
-    (node.home / "hosts.toml").write_text(f'[hosts.beta]\nurl = "{other.url}"\n', encoding="utf-8")
+    file = node.home / "hosts.toml"
+    file.write_text(f'[hosts.beta]\nurl = "{other.url}"\ntoken = "{other.token}"\n', encoding="utf-8")
+    file.chmod(0o600)
 
 
 async def crowd(node: ServingNode, clients: int, until: Callable[[int], bool]) -> int:
@@ -44,7 +46,7 @@ async def crowd(node: ServingNode, clients: int, until: Callable[[int], bool]) -
     async def one(number: int) -> None:
         nonlocal answered
         limits = httpx.Limits(max_connections=1)
-        async with httpx.AsyncClient(base_url=node.url, timeout=110, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=node.url, headers=node.headers, timeout=110, limits=limits) as client:
             round_ = 0
             while until(round_):
                 word = f"word-{number}-{round_}"
@@ -89,14 +91,14 @@ async def test_two_hundred_clients_for_half_a_minute_get_their_own_answers(
 
 def test_what_waits_is_still_there_when_the_server_was_killed(node: ServingNode, tmp_path: Path) -> None:
     file = tmp_path / "done"
-    with httpx.Client(base_url=node.url, timeout=60) as client:
+    with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
         asked = client.post("/agent/process", json={"query": f"run command touch {file}"})
     assert asked.status_code == 202
     approval = asked.json()["approval"]["id"]
 
     node.restart()
 
-    with httpx.Client(base_url=node.url, timeout=60) as client:
+    with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
         assert client.post(f"/agent/approvals/{approval}", json={"approve": True}).status_code == 200
         assert file.exists()
         node.restart()
@@ -109,13 +111,14 @@ def test_a_chain_of_approvals_survives_a_restart_of_either_side(
     know(node, other)
     file = tmp_path / "done"
     body = {"host_id": "beta", "query": f"run command touch {file}"}
-    with httpx.Client(base_url=node.url, timeout=60) as client:
+    with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
         approval = client.post("/agent/remote-query", json=body).json()["approval"]["id"]
 
     node.restart()
     other.restart()
+    know(node, other)
 
-    with httpx.Client(base_url=node.url, timeout=60) as client:
+    with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
         done = client.post(f"/agent/approvals/{approval}", json={"approve": True})
     assert done.status_code == 200, done.text
     assert file.exists()
@@ -126,7 +129,8 @@ def test_hosts_added_from_all_sides_at_once_are_all_kept(node: ServingNode) -> N
     registry = Registry(node.home / "hosts.toml")
 
     async def everybody() -> None:
-        async with httpx.AsyncClient(base_url=node.url, timeout=60) as client, anyio.create_task_group() as group:
+        client = httpx.AsyncClient(base_url=node.url, headers=node.headers, timeout=60)
+        async with client, anyio.create_task_group() as group:
 
             async def by_api(number: int) -> None:
                 body = {"host_id": f"api-{number}", "host_ip": f"10.0.0.{number + 1}"}
@@ -146,7 +150,7 @@ def test_hosts_added_from_all_sides_at_once_are_all_kept(node: ServingNode) -> N
 
     wanted = {*(f"api-{number}" for number in range(8)), *(f"cli-{number}" for number in range(3))}
     assert set(registry.peers()) == wanted
-    with httpx.Client(base_url=node.url, timeout=60) as client:
+    with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
         assert set(client.get("/agent/info").json()["known_hosts"]) == wanted
         for name in wanted:
             assert client.delete(f"/agent/hosts/{name}").status_code == 200
@@ -190,7 +194,7 @@ BAD_HOSTS = {
 
 
 def test_hosts_that_are_none_are_refused_with_a_reason(node: ServingNode) -> None:
-    with httpx.Client(base_url=node.url, timeout=60) as client:
+    with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
         for case, (body, status) in BAD_HOSTS.items():
             answer = client.post("/agent/hosts", json=body)
 

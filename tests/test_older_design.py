@@ -220,7 +220,7 @@ def test_process_is_ask() -> None:
 
 
 def test_a_change_on_another_host_waits_and_is_approved_by_command(other: ServingNode, tmp_path: Path) -> None:
-    know("host-123", other.url)
+    know("host-123", other.url, other.token)
     file = tmp_path / "done"
 
     asked = anvyl("agent", "query-remote", "host-123", f"run command touch {file}", "--json")
@@ -234,7 +234,7 @@ def test_a_change_on_another_host_waits_and_is_approved_by_command(other: Servin
 
 
 def test_yes_on_the_command_line_is_a_yes_there(other: ServingNode, tmp_path: Path) -> None:
-    know("host-123", other.url)
+    know("host-123", other.url, other.token)
 
     done = anvyl("agent", "query-remote", "host-123", f"run command touch {tmp_path / 'done'}", "--yes")
 

@@ -43,10 +43,14 @@ def named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANVYL_DRIVE", "tools")
 
 
-def know(home: Path, **hosts: str) -> None:
-    """The hosts that the node in this process knows."""
-    text = "".join(f'[hosts.{name}]\nurl = "{url}"\n' for name, url in hosts.items())
-    (home / "hosts.toml").write_text(text, encoding="utf-8")
+def know(home: Path, **hosts: str | ServingNode) -> None:
+    """The hosts that the node in this process knows: by URL, or with the right to do everything there."""
+    file, text = home / "hosts.toml", ""
+    for name, host in hosts.items():
+        url, token = (host, "") if isinstance(host, str) else (host.url, host.token)
+        text += f'[hosts.{name}]\nurl = "{url}"\ntoken = "{token}"\n'
+    file.write_text(text, encoding="utf-8")
+    file.chmod(0o600)
 
 
 async def query(
@@ -152,7 +156,7 @@ async def test_what_another_host_says_moves_no_cursor(door: Door, other: OtherAg
 
 
 async def test_a_change_waits_there_and_is_approved_here(door: Door, beta: ServingNode, tmp_path: Path) -> None:
-    know(tmp_path, nas=beta.url)
+    know(tmp_path, nas=beta)
     file = tmp_path / "done"
 
     asked = await query(door, "nas", f"run command touch {file}", "exec")
@@ -174,8 +178,8 @@ async def test_a_change_waits_there_and_is_approved_here(door: Door, beta: Servi
 async def test_the_other_host_gives_no_more_rights_than_the_caller_has_here(
     caller: str, approve: bool, door: Door, beta: ServingNode, tmp_path: Path
 ) -> None:
-    """Over loopback the node itself may do everything there."""
-    know(tmp_path, nas=beta.url)
+    """The node itself may do everything there."""
+    know(tmp_path, nas=beta)
     file = tmp_path / "done"
 
     answer = await query(door, "nas", f"run command touch {file}", caller, approve=approve)
@@ -280,7 +284,7 @@ async def test_broadcast_reaches_all_and_one_failure_is_its_own(
 async def test_what_a_broadcast_would_change_waits_for_each_host(
     door: Door, beta: ServingNode, gamma: ServingNode, tmp_path: Path
 ) -> None:
-    know(tmp_path, beta=beta.url, gamma=gamma.url)
+    know(tmp_path, beta=beta, gamma=gamma)
     log = tmp_path / "log"
 
     answer = await door.ask("exec", "/agent/broadcast", {"message": f"run command sh -c 'echo once >> {log}'"})

@@ -219,7 +219,7 @@ def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypat
     assert "error:" in done.err and "hint:" in done.err
 
 
-def call_in_thread(url: str, command: str) -> tuple[threading.Thread, list[httpx.Response]]:
+def call_in_thread(node: ServingNode, command: str) -> tuple[threading.Thread, list[httpx.Response]]:
     """`execute_command` on its way, as an MCP client of 2026-07-28 sends it."""
     envelope = {"protocolVersion": "2026-07-28", "clientCapabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
     body = {
@@ -233,6 +233,7 @@ def call_in_thread(url: str, command: str) -> tuple[threading.Thread, list[httpx
         },
     }
     headers = {
+        **node.headers,
         "Accept": "application/json, text/event-stream",
         "MCP-Protocol-Version": "2026-07-28",
         "Mcp-Method": "tools/call",
@@ -242,7 +243,7 @@ def call_in_thread(url: str, command: str) -> tuple[threading.Thread, list[httpx
 
     def ask() -> None:
         try:
-            answers.append(httpx.post(f"{url}/mcp", json=body, headers=headers, timeout=60))
+            answers.append(httpx.post(f"{node.url}/mcp", json=body, headers=headers, timeout=60))
         except httpx.HTTPError:
             return
 
@@ -261,7 +262,7 @@ def gates(folder: Path) -> tuple[Path, Path]:
 
 def test_a_call_in_flight_ends_after_sigterm_and_its_result_arrives(node: ServingNode, tmp_path: Path) -> None:
     runs, go_on = gates(tmp_path)
-    thread, answers = call_in_thread(node.url, f"sh -c 'echo > {runs}; cat {go_on}; echo done'")
+    thread, answers = call_in_thread(node, f"sh -c 'echo > {runs}; cat {go_on}; echo done'")
     runs.read_text(encoding="utf-8")
     node.process.send_signal(signal.SIGTERM)
     until_nothing_listens(node)
@@ -284,7 +285,7 @@ def until_nothing_listens(node: ServingNode) -> None:
 
 def test_a_call_that_does_not_end_holds_nobody_up(node: ServingNode, tmp_path: Path) -> None:
     runs, go_on = gates(tmp_path)
-    thread, _ = call_in_thread(node.url, f"sh -c 'echo $$ > {runs}; cat {go_on}'")
+    thread, _ = call_in_thread(node, f"sh -c 'echo $$ > {runs}; cat {go_on}'")
     child = int(runs.read_text(encoding="utf-8"))
     node.process.send_signal(signal.SIGTERM)
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anvyl_mcp import meta, text
 from anvyl_mcp.errors import AnvylError, ConfigInvalid, Denied
-from anvyl_mcp.server.callers import ANONYMOUS, KEY, SCOPES, Caller, in_order, lesser
+from anvyl_mcp.server.callers import ANONYMOUS, KEY, SCOPES, Caller, implied, in_order, lesser
 from anvyl_mcp.server.connections import seen_on
 from anvyl_mcp.server.guard import FOREIGN_HOST, error_response, is_loopback, not_our_name
 from anvyl_mcp.server.limits import Guesses
@@ -29,6 +29,8 @@ OPEN = frozenset({("GET", "/health"), ("HEAD", "/health"), ("POST", PAIR)})
 """What answers without a token: health tells a stranger status and version, pairing wants a one-time secret."""
 FORWARDED = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
 """A proxy or tunnel on this machine calls for somebody else: its own user's rights are not meant."""
+WITHOUT_TOKEN = implied(["operate"])
+"""What a trusted caller on loopback may: a relay of that user's, which nothing gives away, must not be root."""
 LONGEST_NAME = 200
 """Of somebody another host asks for."""
 INVITE = "on that host run `anvyl-mcp invite`, then here `anvyl hosts add CODE`"
@@ -131,7 +133,7 @@ class Access:
         if own and own[1] is not None:
             verdict = await self._loopback.check(tuple(scope["client"]), tuple(own), seen_on(scope))
         if verdict.trusted:
-            return Caller(verdict.name, frozenset(SCOPES), "loopback", address, f"uid:{verdict.uid}"), Denied("")
+            return Caller(verdict.name, WITHOUT_TOKEN, "loopback", address, f"uid:{verdict.uid}"), Denied("")
         return replace(ANONYMOUS, address=address), Denied(verdict.refusal, hint=CREATE)
 
     async def _known(self, token: str, address: str) -> Caller:

@@ -20,6 +20,7 @@ How = Literal["local", "loopback", "token", "jwt", "unknown"]
 HOWS: tuple[How, ...] = ("local", "loopback", "token", "jwt")
 THROUGH = " through "
 """Between who asks and who passes that on, in a caller's name."""
+OWN_COMMANDS = "`anvyl` commands of the server's own user and of root send one by themselves"
 KEY = "anvyl.caller"
 """Where the caller stands in an ASGI scope once `Access` knows it."""
 
@@ -50,11 +51,12 @@ class Caller:
         """
         if scope not in self.scopes:
             has = ",".join(one for one in SCOPES if one in self.scopes) or "no rights"
-            raise Denied(
-                f"{what} needs the right `{scope}`; `{self.name}` has {has}",
-                hint=f"on that host run `anvyl-mcp invite --scope {','.join(_up_to(scope))}`, then here "
-                "`anvyl hosts add CODE`",
-            )
+            if self.how == "loopback" and not self.through:
+                hint = f"send a token: anvyl-mcp token create NAME --scope {scope}; {OWN_COMMANDS}"
+            else:
+                scopes = ",".join(_up_to(scope))
+                hint = f"on that host run `anvyl-mcp invite --scope {scopes}`, then here `anvyl hosts add CODE`"
+            raise Denied(f"{what} needs the right `{scope}`; `{self.name}` has {has}", hint=hint)
 
 
 def lesser(caller: Caller, scopes: Iterable[str], asking: str = "") -> Caller:

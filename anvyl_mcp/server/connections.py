@@ -78,13 +78,15 @@ class HttpConnection(H11Protocol):
     def __init__(self, *args: Any, leave: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Every request's scope gets a copy of this state, and in it the one object of this connection.
-        self.app_state = {**self.app_state, SEEN: Seen()}
+        self._seen = Seen()
+        self.app_state = {**self.app_state, SEEN: self._seen}
         self._leave = leave
         self._head_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         """Begin, and wait for a request."""
         super().connection_made(transport)
+        self._seen.accepted = transport.get_extra_info("socket")
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -123,10 +125,10 @@ class HttpConnection(H11Protocol):
             self._head_due = None
 
 
-def seen_on(scope: Mapping[str, Any]) -> Seen | None:
-    """What is known of the caller on the connection that a request came over; None when another server took it in."""
+def seen_on(scope: Mapping[str, Any]) -> Seen:
+    """What is known of the caller on the connection that a request came over; nothing if another server took it in."""
     found = scope.get("state", {}).get(SEEN)
-    return found if isinstance(found, Seen) else None
+    return found if isinstance(found, Seen) else Seen()
 
 
 class Listener:

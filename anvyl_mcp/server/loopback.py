@@ -7,6 +7,7 @@ import hmac
 import os
 import pwd
 import secrets
+import socket
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,10 +18,11 @@ import anyio
 import anyio.to_thread
 
 from anvyl_mcp.errors import ConfigInvalid
-from anvyl_mcp.server import secret_file
-from anvyl_mcp.server.peer_socket import Address, PeerSocket, PeerSockets, held_in_our_namespace
+from anvyl_mcp.server import peer_socket, secret_file
+from anvyl_mcp.server.peer_process import made_where_we_live
+from anvyl_mcp.server.peer_socket import Address, PeerSocket
 
-LONGEST_SECONDS = 0.5
+LONGEST_SECONDS = 2.0
 """For looking through the machine's processes."""
 SCANS_AT_ONCE = 2
 LOCAL_PREFIX = "anv_local_"
@@ -45,52 +47,62 @@ class Seen:
     """What is known of the caller on one open connection; it ends with it, so a port used again tells nothing."""
 
     verdict: Verdict | None = None
+    accepted: socket.socket | None = None
+
+    def is_open(self) -> bool:
+        """Whether our end is still connected. While it is, no other connection can have its addresses and ports."""
+        if self.accepted is None:
+            return False
+        try:
+            return self.accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in peer_socket.OPEN_STATES
+        except OSError:
+            return False
 
 
 class Loopback:
-    """Trusts the server's own user, root, and whoever `member` names, each only from our own process namespace."""
+    """Trusts the server's own user, root, and members that `member` knows, each only from where this server lives."""
 
     def __init__(self, *, member: Callable[[int], bool] = lambda _: False) -> None:
         self._member = member
-        self._sockets = PeerSockets()
         self._lately: dict[int, str] = {}
         self._limiter: list[anyio.CapacityLimiter] = []
 
-    async def check(self, peer: Address, own: Address, seen: Seen | None = None) -> Verdict:
+    async def check(self, peer: Address, own: Address, seen: Seen) -> Verdict:
         """As `trusted_without_token`; the kernel is asked, and processes are looked through on a thread.
 
         `seen` is of this connection alone: who is at the other end of an open connection stays there, so once is
-        enough. What could not be told is asked again.
+        enough. What could not be identified is asked again.
         """
-        if seen is not None and seen.verdict is not None:
+        if seen.verdict is not None:
             return seen.verdict
-        found = self._sockets.find(peer, own)
-        if found is None:
+        found = peer_socket.find(peer, own)
+        # Asked afterwards: had our end been closed before, what was found could belong to a later connection.
+        if found is None or not seen.is_open():
             return UNKNOWN
         if not self._limiter:
             self._limiter.append(anyio.CapacityLimiter(SCANS_AT_ONCE))
         verdict = await anyio.to_thread.run_sync(self._judge, found, limiter=self._limiter[0])
-        if seen is not None and verdict != UNKNOWN:
+        if verdict != UNKNOWN:
             seen.verdict = verdict
         return verdict
 
     def trusted_without_token(self, peer: Address, own: Address) -> Verdict:
         """Who holds the client's end of the connection from `peer` to `own`, and whether that one is trusted."""
-        found = self._sockets.find(peer, own)
+        found = peer_socket.find(peer, own)
         return UNKNOWN if found is None else self._judge(found)
 
     def _judge(self, found: PeerSocket) -> Verdict:
         name = user_name(found.uid)
         if found.uid not in (os.geteuid(), 0) and not self._member(found.uid):
             return Verdict(found.uid, name, f"the user `{name}` may not use this host without a token")
-        held = held_in_our_namespace(found, seconds=LONGEST_SECONDS, lately=self._lately)
-        if held is None:
+        local = made_where_we_live(found, seconds=LONGEST_SECONDS, lately=self._lately)
+        if local is None:
             return UNKNOWN
-        refusal = "" if held else "a caller in a container, or hard to tell from one, needs a token"
+        refusal = "" if local else "a caller in a container, or hard to tell from one, needs a token"
         return Verdict(found.uid, name, refusal)
 
 
-UNKNOWN = Verdict(None, refusal="the process that calls cannot be identified, so it needs a token")
+UNKNOWN = Verdict(None, refusal="the calling process cannot be identified, so it needs a token")
 
 
 def user_name(uid: int) -> str:

@@ -90,12 +90,13 @@ def _broken(problem: ConfigInvalid) -> Finding:
 def caller_called(name: str, scopes: str, tokens: Tokens) -> Caller:
     """The caller that a person means by a name: a token of this host, `local`, or `loopback:anna`.
 
-    `scopes` are its rights; else those of its token, those of an invitation, or all for callers on this machine.
+    `scopes` are its rights; else those of its token, those of an invitation, or of a caller on this machine.
     """
     told, _, own = name.rpartition(":")
     token = next((one for one in tokens.list() if one.name == own), None)
     how: How = next((one for one in HOWS if one == told), "local" if own == "local" else "token")
-    usual = "exec" if how in ("local", "loopback") else ",".join(token.scopes) if token else INVITED
+    near = "exec" if own == "local" else "operate" if how == "loopback" else ""
+    usual = near or (",".join(token.scopes) if token else INVITED)
     return Caller(own, parse_scopes(scopes or usual), how)
 
 
