@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -108,8 +109,13 @@ def named(client: str) -> Assistant:
         InvalidInput: it is none that is known.
     """
     if client not in ASSISTANTS:
-        known = did_you_mean(client, ASSISTANTS)
-        raise InvalidInput(f"there is no assistant `{client}`", hint=f"{known}; `json` prints an entry for any other")
+        parts = {part: name for name in ASSISTANTS for part in name.split("-")}
+        [alike] = get_close_matches(client.lower(), parts, n=1, cutoff=0.7) or [client]
+        known = did_you_mean(alike, ASSISTANTS)
+        raise InvalidInput(
+            f"there is no assistant `{client}`",
+            hint=f"{known}{'' if known.endswith('?') else ';'} `json` prints an entry for any other",
+        )
     return ASSISTANTS[client]
 
 

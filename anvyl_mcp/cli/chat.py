@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 
 from anvyl_mcp.cli import interrupts, lines, output
 from anvyl_mcp.cli.run import command
-from anvyl_mcp.errors import AnvylError, Cancelled, InvalidInput, NotUnderstood, did_you_mean
+from anvyl_mcp.cli.usage import ALIKE
+from anvyl_mcp.errors import AnvylError, Cancelled, InvalidInput, NotUnderstood
 from anvyl_mcp.peers import verdict
 from anvyl_mcp.settings import Settings
 
@@ -156,7 +158,9 @@ class Chat:
     async def _command(self, line: str) -> None:
         name, _, rest = line.partition(" ")
         if name not in self._commands:
-            raise InvalidInput(f"there is no command `{name}`", hint=did_you_mean(name, self._commands))
+            near = get_close_matches(name, self._commands, n=1, cutoff=ALIKE)
+            hint = f"did you mean `{near[0]}`?" if near else "/help lists them"
+            raise InvalidInput(f"there is no command `{name}`", hint=hint)
 
         if not await _unless_interrupted(lambda: self._commands[name][1](rest.strip())):
             raise Cancelled("interrupted")

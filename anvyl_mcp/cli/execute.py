@@ -6,19 +6,27 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from anvyl_mcp import text
 from anvyl_mcp.cli import bars, direct, known, output, placing, screen
 from anvyl_mcp.cli.run import command
 from anvyl_mcp.errors import InvalidInput
 from anvyl_mcp.peers import verdict
-from anvyl_mcp.peers.fleet import Outcome
+from anvyl_mcp.peers.fleet import Fleet, Outcome
 from anvyl_mcp.peers.targets import Found
+from anvyl_mcp.peers.transports import is_loopback
 from anvyl_mcp.settings import Settings
 
 TIMED_OUT = 124
 """As `timeout` ends."""
+SHELLS = frozenset({
+    "sh", "ash", "bash", "dash", "zsh", "fish", "python", "python3", "node", "irb", "psql", "mysql", "mariadb",
+    "mongosh", "redis-cli", "sqlite3",
+})  # fmt: skip
+"""Programs that wait for typed lines when they get no arguments."""
 
 
 def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bool, as_json: bool) -> NoReturn:
@@ -34,6 +42,8 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
             known.note(settings, node.fleet, found)
             direct.confirm(tool, steps, yes=yes, typed=True)
             done = await direct.run(node.fleet, tool, steps, None)
+            shell = next((one.host for one in done if one.ok and _was_a_shell(one, _command(words))), "")
+            line = await _shell_line(node.fleet, shell, name, _command(words)) if shell and not as_json else ""
         if as_json:
             output.document(output.hosts_document({one.host: one for one in done}))
         for one in done:
@@ -41,9 +51,52 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
                 output.failure(one)
             elif not as_json:
                 _print(one, alone=len(done) == 1)
+        if line:
+            output.talk(f"`{_command(words)[0]}` ended at once: nothing that is typed here reaches it")
+            output.talk(f"hint:  for a shell, type: {line}")
         return _code(done)
 
     command(work, failed=output.no_hosts if as_json else None)
+
+
+def say_how(name: str, words: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
+    """Say with which line a person gets a shell in a container: what is typed here reaches no command."""
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app
+
+        async with app.opened(settings, lean=True) as node:
+            tool = node.fleet.tool("exec_in_container")
+            steps, _ = await direct.planned(node.fleet, tool, [{"name": name, "command": "sh"}], host, Found())
+            [where, *_] = steps[0].hosts
+            line = await _shell_line(node.fleet, where, name, _command(words))
+        raise InvalidInput(
+            f"`anvyl exec` runs a command to its end and types nothing into it, so it gives no shell in `{name}` "
+            f"on {where}",
+            hint=f"type: {line}",
+        )
+
+    command(work, failed=output.no_hosts if as_json else None)
+
+
+async def _shell_line(fleet: Fleet, host: str, name: str, words: Sequence[str]) -> str:
+    """The line of docker, over ssh for another host."""
+    about = await fleet.call(host, "get_host_info", {})
+    engine = (about.answer.result or {}).get("engine") or {}
+    program = "podman" if "podman" in str(engine.get("name")).lower() else "docker"
+    line = shlex.join([program, "exec", "-it", name, *words])
+    if host == fleet.local.name:
+        return line
+    url = fleet.peers[host].url
+    # Behind a tunnel the address is this machine's own.
+    return f"ssh -t {host if is_loopback(url) else urlsplit(url).hostname} {line}"
+
+
+def _was_a_shell(one: Outcome, words: Sequence[str]) -> bool:
+    """Whether a program that waits for typed lines got none, and so ended at once."""
+    result = one.answer.result or {}
+    silent = result.get("exit_code") == 0 and not (result.get("stdout") or result.get("stderr"))
+    return silent and len(words) == 1 and PurePosixPath(words[0]).name in SHELLS
 
 
 def _command(words: Sequence[str]) -> list[str]:

@@ -13,22 +13,48 @@ from anvyl_mcp.cli.table import Words
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
-def ends_in_words(function: Function) -> Function:
-    """Mark a command whose last words belong to another program."""
-    vars(function)["cls"] = Words
-    return function
+def read_by(reader: type[Words]) -> Callable[[Function], Function]:
+    """Mark a command whose last words belong to another program, with the class that tells whose they are."""
+
+    def marked(function: Function) -> Function:
+        vars(function)["cls"] = reader
+        return function
+
+    return marked
 
 
-@ends_in_words
+class Interactive(Words):
+    """`exec`, which knows the options that Docker users type for a shell: they are told how to get one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read `-it` as one option, since `-t` alone waits for seconds."""
+        is_value = False
+        for place, word in enumerate(args):
+            if is_value:
+                is_value = False
+                continue
+            if word == "--" or not word.startswith("-"):
+                break
+            seconds = "".join(args[place + 1 : place + 2]).isdecimal()
+            if word in ("-i", "-it", "-ti", "--tty") or (word == "-t" and not seconds):
+                args = [*args[:place], "--interactive", *args[place + 1 :]]
+            is_value = word in ("-H", "--host", "--timeout") or (word == "-t" and seconds)
+        return super().parse_args(ctx, args)
+
+
+@read_by(Interactive)
 def execute(
     name: Name,
     words: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="COMMAND",
             help="Like ls -l /; no shell unless sh -c '…'. Options of ours come before the container, or before a --.",
         ),
-    ],
+    ] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="-it: say how to get a shell; none can be had through here.")
+    ] = False,
     host: Host = "",
     timeout: Annotated[
         int, typer.Option("--timeout", "-t", metavar="SECONDS", help="How long it may take, at most 300.")
@@ -42,10 +68,14 @@ def execute(
     """
     from anvyl_mcp.cli import execute as command
 
+    if interactive:
+        command.say_how(name, words or ["sh"], host=host, as_json=as_json)
+    if not words:
+        raise typer.BadParameter("a command is missing: what to run in the container")
     command.execute(name, words, host=host, timeout=timeout, yes=yes, as_json=as_json)
 
 
-@ends_in_words
+@read_by(Words)
 def run(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="Like nginx:1.27; fetched when it is missing.")],
     words: Annotated[

@@ -33,10 +33,10 @@ app.add_typer(key.app, name="key")
 
 @app.callback(invoke_without_command=True)
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     """Serve this machine's containers to the fleet."""
-    if version:
+    if show_version:
         print(f"anvyl-mcp {__version__}")
         raise typer.Exit
 
@@ -114,6 +114,7 @@ def gateway(
         from anvyl_mcp import gateway as composition
 
         if not http:
+            _say_who_starts_it()
             await composition.serve_stdio(settings)
             return 0
         interrupted = await composition.serve_http(settings, on_ready=_told_fleet)
@@ -121,6 +122,14 @@ def gateway(
 
     flags = {"gateway_port": port, "toolsets": toolsets, "tools": tools, "read_only": read_only or None}
     run.command(work, flags=flags)
+
+
+def _say_who_starts_it() -> None:
+    from anvyl_mcp.cli import output
+
+    if sys.stdin.isatty():
+        output.talk("this waits for an assistant, which starts it by itself and speaks MCP to it; Ctrl-C ends it")
+        output.talk("hint:  anvyl-mcp install puts it into an assistant's settings; --http serves programs instead")
 
 
 def _told_fleet(urls: list[str]) -> None:
@@ -131,19 +140,22 @@ def _told_fleet(urls: list[str]) -> None:
 
 @app.command()
 def install(
-    client: Annotated[
-        str, typer.Argument(help="Like claude-desktop, claude-code, cursor, vscode, lmstudio; all when left out.")
-    ] = "",
+    client: Annotated[str, typer.Argument(help="Like claude-desktop, claude-code, cursor, vscode or lmstudio.")] = "",
+    all_: Annotated[bool, typer.Option("--all", help="Every assistant that was ever started here.")] = False,
     print_: Annotated[bool, typer.Option("--print", help="Print what to put there, and write nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and where.")] = False,
     toolsets: Annotated[str, typer.Option(help="Toolsets to offer, like networks,system or all.")] = "",
     read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Give an assistant all hosts, by its settings file; without CLIENT list the known ones."""
+    """Add your hosts to a desktop assistant, or list the known assistants."""
     from anvyl_mcp.cli import install as install_command
 
     flags = [*(["--toolsets", toolsets] if toolsets else []), *(["--read-only"] if read_only else [])]
+    if client == "all" or all_:
+        if print_ or client not in ("", "all"):
+            raise typer.BadParameter("--all stands alone: leave the name of an assistant and --print out")
+        install_command.install_all(flags, dry_run=dry_run, as_json=as_json)
     install_command.install(client, flags, show=print_, dry_run=dry_run, as_json=as_json)
 
 
@@ -158,6 +170,12 @@ def invite(
     from anvyl_mcp.cli import invite as invite_command
 
     invite_command.invite(scope=scope, expires=expires, host=host, as_json=as_json)
+
+
+@app.command(hidden=True)
+def version() -> None:
+    """Print the version."""
+    print(f"anvyl-mcp {__version__}")
 
 
 @app.command()

@@ -34,6 +34,8 @@ COMMANDS = {
         "images": "images:images",
         "pull": "images:pull",
         "resources": "machines:resources",
+        "df": "machines:df",
+        "events": "machines:events",
         "watch": "watch:watch",
     },
     "Fleet and tools": {
@@ -47,9 +49,22 @@ COMMANDS = {
 }
 """Heading in `anvyl --help` → command → `module:function` in this package, or `module:app` for a group."""
 
+ALIASES = {
+    "ls": "containers:ps",
+    "top": "containers:stats",
+    "inspect": "containers:info",
+    "version": "operator:version",
+}
+"""What people type who know Docker; listed nowhere."""
+EXAMPLES = """\
+anvyl ask "is everything ok?"
+anvyl logs -f web --host nas
+anvyl restart web
+"""
+
 app = typer.Typer(
     name="anvyl",
-    cls=program(COMMANDS),
+    cls=program(COMMANDS, ALIASES, EXAMPLES),
     help="Run Docker hosts in plain words.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -61,12 +76,17 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     """Run Docker hosts in plain words."""
-    if version:
+    if show_version:
         print(f"anvyl {__version__}")
         raise typer.Exit
+
+
+def version() -> None:
+    """Print the version."""
+    print(f"anvyl {__version__}")
 
 
 def main() -> None:

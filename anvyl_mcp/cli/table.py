@@ -11,9 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from anvyl_mcp.errors import did_you_mean
-
-UsageError: Any = typer.BadParameter.__mro__[1]
+from anvyl_mcp.cli import usage
 
 Sections = Mapping[str, Mapping[str, str]]
 """Heading in the help → name of a command → where it is: `module:name` in this package, a function or a `Typer`."""
@@ -28,19 +26,14 @@ READERS: dict[Any, Callable[[Any], Any]] = {
 WANTED = {int: "a whole number", float: "a number"}
 
 
-def program(sections: Sections) -> type[TyperGroup]:
-    """A class for `typer.Typer(cls=…)` whose commands are those of the table."""
-    places = {name: place for commands in sections.values() for name, place in commands.items()}
+def program(sections: Sections, aliases: Mapping[str, str], examples: str) -> type[TyperGroup]:
+    """A class for `typer.Typer(cls=…)` whose commands are those of the table; aliases are known and not listed."""
+    listed = {name: place for commands in sections.values() for name, place in commands.items()}
+    places = {**listed, **aliases}
 
     class Program(Group):
         def list_commands(self, ctx: Any) -> list[str]:
-            return list(places)
-
-        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-            if self.get_command(ctx, args[0]) is None:
-                # typer suggests those of `commands`, which are the ones that were used.
-                ctx.fail(f"there is no command `{args[0]}`; {did_you_mean(args[0], places)}")
-            return super().resolve_command(ctx, args)
+            return list(listed)
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
             if cmd_name in places and cmd_name not in self.commands:
@@ -48,11 +41,13 @@ def program(sections: Sections) -> type[TyperGroup]:
             return self.commands.get(cmd_name)
 
         def format_commands(self, ctx: Any, formatter: Any) -> None:
-            wide = max(map(len, places))
+            wide = max(map(len, listed))
             for heading, commands in sections.items():
                 rows = [(name.ljust(wide), _first_line(_found(place))) for name, place in commands.items()]
                 with formatter.section(heading):
                     formatter.write_dl(rows)
+            with formatter.section("Examples"):
+                formatter.write("".join(f"  {line}\n" for line in examples.splitlines()))
 
     return Program
 
@@ -121,6 +116,34 @@ class Group(TyperGroup):
         """Its options."""
         return plain(super().get_params(ctx))
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read its own options."""
+        with usage.told():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read and run one of its commands."""
+        with usage.told():
+            return super().invoke(ctx)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is meant; `help NAME` is `NAME --help`."""
+        if args[0] == "help" and self.get_command(ctx, "help") is None:
+            if len(args) == 1:
+                print(ctx.get_help())
+                ctx.exit()
+            args = [*args[1:], "--help"]
+        if self.get_command(ctx, args[0]) is None:
+            # typer suggests those of `commands`, which are the ones that were used.
+            raise usage.unknown(ctx.command_path, args, self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Each with its whole first line, which typer would cut."""
+        commands: list[Any] = [self.get_command(ctx, name) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(one.name, one.help.strip().splitlines()[0]) for one in commands if not one.hidden])
+
 
 class Command(TyperCommand):
     """A command whose words are read by the standard library: typer would import pydantic, which takes 0.1 s."""
@@ -134,15 +157,11 @@ class Command(TyperCommand):
         wants_json = "--json" in args
         try:
             return super().parse_args(ctx, args)
-        except UsageError as error:
+        except usage.UsageError as error:
             if wants_json:
                 from anvyl_mcp.cli import output
 
-                told = {
-                    "code": "invalid_input",
-                    "message": error.format_message(),
-                    "hint": f"see {ctx.command_path} -h",
-                }
+                told = {"code": "invalid_input", "message": usage.sentence(error), "hint": usage.hint_of(error)}
                 output.document({"error": told})
             raise
 
@@ -169,6 +188,9 @@ def plain(params: list[Any]) -> list[Any]:
         if reader is not None and not getattr(descriptor, "is_ranged", True):
             # The public method behind which typer keeps pydantic.
             param.get_runtime_param = _Plain(reader, descriptor).itself
+        if not param.metavar and param.param_type_name == "option" and not param.is_flag:
+            # typer would write `<str>` or `<list[str]>`.
+            param.metavar = str(param.name).upper()
         if param.param_type_name == "argument":
             param.get_help_record = partial(_help, param)
     return params

@@ -1,0 +1,126 @@
+"""How commands are typed: what people type who know Docker, and mistakes in one form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.engines import RealEngine
+from tests.nodes import ANVYL_MCP, Ran, ServingNode, anvyl, process
+from tests.terminal import on_a_terminal
+
+
+@pytest.mark.parametrize(
+    ("typed", "error", "hint"),
+    [
+        (["stpo"], "there is no command `stpo`", "did you mean `stop`?"),
+        (["frobnicate"], "there is no command `frobnicate`", "anvyl --help lists them"),
+        (["kill", "web"], "there is no command `kill`", "anvyl stop --timeout 0 NAME"),
+        (["status"], "there is no command `status`", "anvyl hosts check"),
+        (["serve"], "there is no command `serve`", "anvyl-mcp serve"),
+        (["stop web"], "`stop web` is not a command", "anvyl ask 'stop web'"),
+        (["show", "logs", "of", "web"], "`show` is not a command", "anvyl ask 'show logs of web'"),
+        (["hosts", "lsit"], "there is no command `lsit`", "did you mean `list`?"),
+        (["stop"], "missing argument `CONTAINER`", "type it like anvyl stop [OPTIONS] CONTAINER...; anvyl stop --help"),
+        (["logs", "web", "--jsno"], "no such option `--jsno`", "did you mean `--json`"),
+        (["logs", "web", "--tail", "x"], "`x` is not a whole number", "type it like anvyl logs"),
+        (["exec", "web"], "a command is missing", "type it like anvyl exec [OPTIONS] CONTAINER [COMMAND...]"),
+        (["chat", "x"], "a conversation is gone on with", "anvyl chat --help"),
+        (["completion", "tcsh"], "there is none for `tcsh`", "anvyl completion --help"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_a_mistake_is_told_as_every_other_error(typed: list[str], error: str, hint: str) -> None:
+    done = anvyl(*typed)
+
+    first, second = done.err.splitlines()
+    assert done.code == 2
+    assert first.startswith("error: ") and error in first
+    assert second.startswith("hint:  ") and hint in second
+
+
+def test_a_mistake_is_a_document_for_a_program() -> None:
+    done = anvyl("ps", "--json", "--nonsense")
+
+    assert done.code == 2
+    assert done.json["error"]["message"] == "no such option `--nonsense`"
+
+
+def test_the_other_program_knows_its_own_mistakes_and_ours() -> None:
+    ours, helped, version = (process(*words, program=ANVYL_MCP) for words in (("ps", "-a"), ("help",), ("version",)))
+
+    assert (ours.code, ours.err) == (2, "error: `ps` is a command of `anvyl`\nhint:  type anvyl ps -a\n")
+    assert version.out.startswith("anvyl-mcp ")
+    assert helped.code == 0 and "…" not in helped.out and "..." not in helped.out.partition("Commands:")[2]
+
+
+def test_words_of_docker_are_known(engine: RealEngine) -> None:
+    engine.run("web")
+
+    def same(alias: list[str], command: list[str]) -> bool:
+        one, other = anvyl(*alias, "--json"), anvyl(*command, "--json")
+        return one.code == other.code == 0 and list(one.json["hosts"]) == list(other.json["hosts"])
+
+    assert same(["ls"], ["ps"]) and same(["inspect", "web"], ["info", "web"]) and same(["top"], ["stats"])
+    [disk] = anvyl("df", "--json").json["hosts"].values()
+    [happened] = anvyl("events", "--since", "5m", "--json").json["hosts"].values()
+    assert disk["ok"] and happened["ok"]
+    assert any(event["name"] == "web" for event in happened["result"]["events"])
+    assert anvyl("help", "stop").out == anvyl("stop", "--help").out
+    assert anvyl("version").out == anvyl("--version").out
+
+
+def line_in(done: Ran) -> str:
+    return next(line for line in done.err.splitlines() if line.startswith("hint:"))
+
+
+def test_a_shell_is_one_line_away(engine: RealEngine, second_engine: RealEngine, fleet: ServingNode) -> None:
+    engine.run("web")
+    second_engine.run("db")
+
+    here, there, with_time = (
+        anvyl("exec", "-it", "web"),
+        anvyl("exec", "-it", "db", "bash"),
+        anvyl("exec", "-t", "5", "web", "true"),
+    )
+    after_host = anvyl("exec", "--host", "second", "-i", "-t", "db", "sh")
+    nothing_typed = anvyl("exec", "web", "sh")
+    none = anvyl("exec", "-it", "nothing")
+
+    assert here.code == there.code == after_host.code == 2
+    assert "gives no shell in `web` on first" in here.err
+    assert line_in(here) == "hint:  type: docker exec -it web sh"
+    assert line_in(there) == "hint:  type: ssh -t second docker exec -it db bash"
+    assert line_in(after_host) == "hint:  type: ssh -t second docker exec -it db sh"
+    assert with_time.code == 0
+    assert nothing_typed.code == 0 and "`sh` ended at once" in nothing_typed.err
+    assert line_in(nothing_typed) == "hint:  for a shell, type: docker exec -it web sh"
+    assert none.code == 1 and "no host has a container `nothing`" in none.err
+
+
+def test_the_gateway_says_at_a_terminal_who_starts_it() -> None:
+    with on_a_terminal("gateway", program=ANVYL_MCP) as terminal:
+        terminal.until("this waits for an assistant")
+        terminal.until("anvyl-mcp install")
+
+
+def test_every_assistant_that_is_here_is_set_up_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
+    for folder in (".cursor", ".config/Claude"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / ".cursor" / "mcp.json").write_text("{ // a comment\n}", encoding="utf-8")
+
+    done = process("install", "--all", "--json", program=ANVYL_MCP)
+    meant = process("install", "clade", program=ANVYL_MCP)
+
+    assert done.code == 3
+    found = {one["client"]: one for one in done.json["clients"]}
+    assert found["claude-desktop"]["written"] and not found["cursor"]["written"]
+    assert "comments" in found["cursor"]["error"]["message"]
+    assert (
+        "anvyl" in json.loads((tmp_path / ".config/Claude/claude_desktop_config.json").read_text("utf-8"))["mcpServers"]
+    )
+    assert meant.code == 2 and "did you mean `claude-code`, `claude-desktop`?" in meant.err
