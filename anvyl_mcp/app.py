@@ -16,6 +16,7 @@ from anvyl_mcp import __version__, running
 from anvyl_mcp.beside import Beside
 from anvyl_mcp.catalogue import catalogue
 from anvyl_mcp.errors import InvalidInput, did_you_mean
+from anvyl_mcp.files import tighten
 from anvyl_mcp.peers import rekeying, transports
 from anvyl_mcp.peers.down_marks import DownMarks
 from anvyl_mcp.peers.fleet import Fleet
@@ -55,6 +56,7 @@ class Node:
     def __init__(self, settings: Settings, *, lean: bool = False, serving: bool = False) -> None:
         """`lean`: reach peers without the MCP SDK. `serving`: this process is the server itself."""
         self.settings = settings
+        tighten(settings.state_dir, settings.config_dir)
         self.local = Peer(settings.name, IN_MEMORY) if serving else _this_host(settings)
         self._lean = lean
         self._serving = serving
@@ -128,7 +130,7 @@ class Node:
                 Progress: Progress(),
                 Samples: Samples(),
             }
-            self.policy = Policy(self.settings.policy_file, looking(engine))
+            self.policy = Policy(self.settings.policy_file, looking(engine), on_change=kept.policy_seen)
             dependencies[Undoable] = Undoable(self.settings.state_dir / "undo.json", self.policy.require)
             every = [*load_tools(), *fleet_tools(self.fleet)]
             # What a person types here may use every tool; what is served to others is chosen.
@@ -173,6 +175,7 @@ class Node:
         """One application with every route of this host; `base_url` tells where it is served."""
         from anvyl_mcp.orchestrator.endpoint import Here
         from anvyl_mcp.orchestrator.routes import agent_routes
+        from anvyl_mcp.server.access import verifier
         from anvyl_mcp.server.callers import caller_of
         from anvyl_mcp.server.http import build_app
         from anvyl_mcp.server.metrics import metrics_route
@@ -261,12 +264,13 @@ async def serve(
     *,
     on_ready: Callable[[list[str]], None],
     on_open: Callable[[list[str]], None] = lambda _: None,
+    on_joined: Callable[[object], None] = lambda joined: None,
     on_start: Callable[[Node, Callable[[], None]], None] | None = None,
 ) -> bool:
     """Serve this host until told to stop; whether it was by Ctrl-C.
 
-    `on_open` gets the addresses that an invitation opened while the server ran, none when all were open.
-    `on_start` gets the node and what stops it; somebody else's program asks for that, and keeps its own signals.
+    `on_open` gets the addresses that an invitation opened while the server ran, none when all were open; `on_joined` is
+    told who joined; `on_start` gets the node and what stops it, for a program with signals of its own.
 
     Raises:
         Conflict: a port is in use, or this installation serves already.
@@ -278,6 +282,7 @@ async def serve(
     node = Node(settings, serving=True)
     beside = Beside(node.fleet, settings)
     kept = node.trust
+    kept.on_joined = on_joined
     with running.claim(settings.run_dir) as announced:
         sockets = serving.listen(settings.host or kept.opened or "127.0.0.1", [settings.port, settings.agent_port])
         plain = [serving.url_of(one) for one in sockets if serving.is_plain(one)]
@@ -384,17 +389,8 @@ def every_tool() -> list[Tool]:
     return [*load_tools(), *fleet_tools(None)]
 
 
-async def invite(settings: Settings, *, scope: str, seconds: int, address: str) -> dict[str, Any]:
+async def invite(settings: Settings, **wanted: Any) -> dict[str, Any]:
     """A join code for another machine; see `server.inviting`."""
-    from anvyl_mcp.server import inviting
+    from anvyl_mcp.server.inviting import invite as made
 
-    return await inviting.invite(settings, scope=scope, seconds=seconds, address=address)
-
-
-def verifier(settings: Settings) -> Any:
-    """Who checks tokens of an identity provider, if one is set."""
-    if not settings.jwt_issuer:
-        return None
-    from anvyl_mcp.server.jwt import JwtVerifier
-
-    return JwtVerifier(issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=settings.jwt_keys)
+    return await made(settings, **wanted)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp import __version__
+from anvyl_mcp.files import private_folder
 from anvyl_mcp.peers.listing import ToolListing
 
 HERE = Path(__file__).parent
@@ -53,7 +54,7 @@ def _cached(file: Path) -> list[dict[str, Any]] | None:
 def _keep(file: Path, listed: list[dict[str, Any]]) -> None:
     """A full disk or a read-only home only costs the time to build it again."""
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(file.parent)
         beside = file.with_suffix(".new")
         beside.write_text(json.dumps(listed), encoding="utf-8")
         beside.replace(file)

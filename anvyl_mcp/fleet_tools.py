@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.health import check_hosts
+from anvyl_mcp.server.callers import ACTING
 from anvyl_mcp.server.tool import Result, Row, Tool, tool
 
 
@@ -38,7 +39,9 @@ def fleet_tools(fleet: Fleet | None) -> list[Tool]:
     async def list_hosts() -> Hosts:
         """List the hosts of the fleet and whether they answer."""
         assert fleet is not None
-        found = await check_hosts(fleet, fleet.hosts)
+        # A token is for the host that gave it: its holder is not told of others, nor are they asked for it.
+        names = fleet.hosts if ACTING.get().relay else [fleet.local.name]
+        found = await check_hosts(fleet, names)
         rows = [
             Host(name=one.name, url=one.url, status=one.status, tags=list(one.tags), version=one.version)
             for one in found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from anvyl_mcp.app import Node, every_tool, verifier
+from anvyl_mcp.app import Node, every_tool
 from anvyl_mcp.peers.fleet import OnBehalf
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ async def serve_http(settings: Settings, *, on_ready: Callable[[list[str]], None
         Conflict: the port is in use.
     """
     from anvyl_mcp.server import serving
+    from anvyl_mcp.server.access import verifier
     from anvyl_mcp.server.http import build_local_app
 
     node = Node(settings)

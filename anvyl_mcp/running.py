@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from anvyl_mcp import file_locks
 from anvyl_mcp.errors import AnvylError, Conflict
 
+MOMENT = 0.1
 LOCAL_TOKEN = "local.token"
 """Beside the lock: lets commands of the server's own user in where the system cannot tell who calls."""
 
@@ -49,18 +51,18 @@ def claim(run_dir: Path) -> Iterator[Path]:
         Conflict: another one runs.
     """
     try:
-        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (run_dir / "serve.lock").open("a", encoding="utf-8")
+        lock = file_locks.opened(run_dir / "serve.lock")
     except OSError as error:
         raise AnvylError(
             f"{run_dir} cannot be written: {error.strerror}", hint="check the disk and its permissions"
         ) from error
-    with lock:
+    try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # A command that looks whether a server runs holds it for a moment.
+            file_locks.take(lock, fcntl.LOCK_EX, seconds=MOMENT)
+        except TimeoutError as error:
             other = find(run_dir)
-            where = f" at {other.url} (process {other.pid})" if other else ""
+            where = f" at {other.url} (process {other.pid})" if other else f": {error.strerror}"
             raise Conflict(
                 f"anvyl-mcp serves already{where}", hint="stop it first, or set ANVYL_HOME for a second one"
             ) from error
@@ -69,6 +71,8 @@ def claim(run_dir: Path) -> Iterator[Path]:
             yield announced
         finally:
             announced.unlink(missing_ok=True)
+    finally:
+        os.close(lock)
 
 
 def local_token(run_dir: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.errors import ConfigInvalid, InvalidInput, did_you_mean
+from anvyl_mcp.files import require_unshared
 from anvyl_mcp.folders import folders
 
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?", re.ASCII)
@@ -167,6 +168,7 @@ def check_host_name(name: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        require_unshared(path, path.stat(), ", so no setting in it counts")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}

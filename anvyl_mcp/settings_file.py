@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from anvyl_mcp.errors import AnvylError, ConfigInvalid
+from anvyl_mcp.files import private_folder
 
 
 def write_setting(config_dir: Path, name: str, value: str) -> Path:
@@ -22,9 +23,11 @@ def write_setting(config_dir: Path, name: str, value: str) -> Path:
     file = config_dir / "config.toml"
     beside = file.with_suffix(f".{os.getpid()}")
     try:
-        config_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(config_dir)
         document = tomlkit.parse(file.read_text(encoding="utf-8")) if file.exists() else tomlkit.document()
         document[name] = value
+        # It may hold a key.
+        beside.touch(mode=0o600)
         beside.write_text(tomlkit.dumps(document), encoding="utf-8")
         beside.replace(file)
     except (TOMLKitError, UnicodeDecodeError) as error:

@@ -48,12 +48,16 @@ class Door:
 
 
 @asynccontextmanager
-async def opened_door(tokens: dict[str, str] | None = None) -> AsyncIterator[Door]:
-    """A node with the settings of the environment; with the tokens of an earlier one it is that one, started again."""
+async def opened_door(tokens: dict[str, str] | None = None, *, relay: bool = True) -> AsyncIterator[Door]:
+    """A node with the settings of the environment; with the tokens of an earlier one it is that one, started again.
+
+    `relay`: its agent asks other hosts for the callers.
+    """
     node = Node(load(), serving=True)
     try:
         app = node.http_app(lambda: "http://127.0.0.1:4200", nowhere)
-        yield Door(node, app, tokens or {scope: node.trust.create_token(scope, scope, None)[1] for scope in SCOPES})
+        made = {one: node.trust.create_token(one, one, None, relay=relay)[1] for one in SCOPES if tokens is None}
+        yield Door(node, app, tokens or made)
     finally:
         await node.aclose()
 

@@ -21,7 +21,7 @@ class Lan:
     """Programs started with `prefix` are on the serving machine, at `address`; with `far`, on the other one."""
 
     def __init__(self, serving: int, calling: int) -> None:
-        self.address = ADDRESSES[0]
+        self.address, self.far_address = ADDRESSES
         self.prefix = inside(serving)
         self.far = inside(calling)
 

@@ -69,7 +69,7 @@ def test_a_host_that_was_opened_is_found_and_known_once_it_was_added(lan: Lan, t
     assert closed.json == gone.json == {"hosts": {}, "error": None}
     assert list(found) == ["beta"] and not found["beta"]["known"]
     assert found["beta"]["url"] == f"https://{lan.address}:{node.port}"
-    assert found["beta"]["version"] and "anvyl hosts add CODE" in found["beta"]["hint"]
+    assert found["beta"]["version"] and "anvyl hosts add" in found["beta"]["hint"]
     assert "beta" in shown.out and "anvyl-mcp invite" in shown.err
     assert again["beta"]["known"] and again["beta"]["known_as"] == "beta"
 

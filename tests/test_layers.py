@@ -13,16 +13,29 @@ PACKAGE = "anvyl_mcp"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 LINES = 400
 
-FOUNDATION = {"answer_size", "arguments", "errors", "folders", "invitation", "meta", "settings", "text"}
+FOUNDATION = {
+    "answer_size",
+    "arguments",
+    "errors",
+    "file_locks",
+    "files",
+    "folders",
+    "invitation",
+    "meta",
+    "settings",
+    "text",
+}
 MAY_IMPORT = {
     "answer_size": set(),
     "arguments": {*FOUNDATION, "running"},
     "errors": {*FOUNDATION, "running"},
+    "file_locks": {"errors", "files", "text"},
+    "files": {"errors"},
     "folders": set(),
     "invitation": {*FOUNDATION, "running"},
     "meta": {*FOUNDATION, "running"},
     "settings": {*FOUNDATION, "running"},
-    "settings_file": {"errors"},
+    "settings_file": {"errors", "files"},
     "text": {*FOUNDATION, "running"},
     "running": FOUNDATION,
     "assistants": FOUNDATION,

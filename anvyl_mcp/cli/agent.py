@@ -106,7 +106,7 @@ def broadcast(message: Query, yes: Yes = False, as_json: Json = False) -> None:
         if as_json:
             output.document({"results": [result.model_dump(mode="json") for result in results], "error": None})
         elif not results:
-            output.talk("no other host is known: anvyl hosts add CODE")
+            output.talk("no other host is known: anvyl hosts add")
         for result in () if as_json else results:
             _show_result(result)
         return _worst(results)

@@ -67,7 +67,9 @@ def serve(
         if stdio:
             await composition.serve_stdio(settings)
             return 0
-        interrupted = await composition.serve(settings, on_ready=_told(settings), on_open=_opened(settings))
+        interrupted = await composition.serve(
+            settings, on_ready=_told(settings), on_open=_opened(settings), on_joined=_joined
+        )
         return run.INTERRUPTED if interrupted else 0
 
     flags = {"host": host, "port": port, "agent_port": agent_port, "name": name, "toolsets": toolsets, "tools": tools}
@@ -93,6 +95,12 @@ def _opened(settings: Settings) -> Callable[[list[str]], None]:
             output.talk(f"{settings.name} is now open to the network at {' and '.join(urls)}")
 
     return opened
+
+
+def _joined(joined: object) -> None:
+    from anvyl_mcp.cli import output
+
+    output.talk(str(joined))
 
 
 @app.command()
@@ -164,12 +172,13 @@ def invite(
     scope: Annotated[str, typer.Option(help="What the other machine may do here.")] = "read,operate",
     expires: Annotated[str, typer.Option(help="How long the code is good.")] = "15m",
     host: Annotated[str, typer.Option(help="Network address to open; the likeliest when left out.")] = "",
+    relay: Annotated[bool, typer.Option("--relay", help="Let this host's agent ask other hosts for it too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Print a code with which another machine joins this one."""
+    """Print a code with which another machine joins this one; on a terminal, wait and say who joined."""
     from anvyl_mcp.cli import invite as invite_command
 
-    invite_command.invite(scope=scope, expires=expires, host=host, as_json=as_json)
+    invite_command.invite(scope=scope, expires=expires, host=host, relay=relay, as_json=as_json)
 
 
 @app.command(hidden=True)

@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Which hosts this one knows, and whether they answer."
 )
 
-PAIRING = "on that host run anvyl-mcp invite, then here anvyl hosts add CODE"
+PAIRING = "on that host run anvyl-mcp invite, then here anvyl hosts add"
 """Nothing that a network says is enough to trust a host by."""
 MOST_SECONDS = 60
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -43,33 +43,45 @@ def check(
 
 @app.command()
 def add(
-    name_or_code: Annotated[str, typer.Argument(help="A join code (anv1-…), or what to call the host.")],
+    name_or_code: Annotated[
+        str, typer.Argument(help="What to call the host; left out, a join code is asked for, with - it is piped.")
+    ] = "",
     url: Annotated[str, typer.Argument(help="Where it serves, like http://127.0.0.1:4210; not with a code.")] = "",
     name: Annotated[str, typer.Option(help="With a code: what to call the host here.")] = "",
     tag: Annotated[list[str] | None, typer.Option(help="A group it belongs to; may be repeated.")] = None,
-    token: Annotated[str, typer.Option(help="By hand: a token of that host.")] = "",
+    token: Annotated[str, typer.Option(help="By hand: a token of that host, as - which asks for it.")] = "",
     pin: Annotated[str, typer.Option(help="By hand: the pin of that host's key.")] = "",
     trust_tools: Annotated[
         bool, typer.Option("--trust-tools", help="Let `anvyl call` use tools of that host which are unknown here.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Add a host, by the code that `anvyl-mcp invite` printed there or by its address, and say whether it answers."""
+    """Add a host, by the code that `anvyl-mcp invite` printed there or by its address, and say whether it answers.
+
+    The code of a host that is known already changes what this machine may do there.
+    """
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp import app as root
+        from anvyl_mcp.cli.secret_input import secret
         from anvyl_mcp.peers.health import check as check_host
-        from anvyl_mcp.peers.joining import add_host
+        from anvyl_mcp.peers.joining import CODE, add_host
 
+        called, proof = name_or_code, token
+        if not url and not pin and (called in ("", "-") or called.strip().lower().startswith(CODE)):
+            called = secret(called, what="join code", instead="anvyl hosts add - < FILE, or anvyl hosts add alone")
+        if proof:
+            proof = secret(proof, what="token", instead="--token - < FILE, or --token - alone")
         async with root.opened(settings, lean=True) as node:
+            known = set(node.fleet.peers)
             peer, scopes = await add_host(
                 node.fleet,
-                name_or_code,
+                called,
                 url,
                 name=name,
                 tags=tuple(tag or ()),
-                token=token,
+                token=proof,
                 pin=pin,
                 trust_tools=trust_tools,
             )
@@ -78,10 +90,11 @@ def add(
             output.document({"hosts": {found.name: {**found.as_dict(), "scopes": list(scopes)}}, "error": None})
             return 0
         rights = f", with the rights of {', '.join(scopes)}" if scopes else ""
+        done = "updated" if peer.name in known else "added"
         if found.ok:
-            output.talk(f"added {peer.name} at {peer.url}{rights}: it answers")
+            output.talk(f"{done} {peer.name} at {peer.url}{rights}: it answers")
         else:
-            output.talk(f"added {peer.name} at {peer.url}{rights}; it does not answer now: {found.status}")
+            output.talk(f"{done} {peer.name} at {peer.url}{rights}; it does not answer now: {found.status}")
             output.talk(f"hint:  {found.hint or 'see anvyl hosts check ' + peer.name}")
         return 0
 
@@ -111,6 +124,32 @@ def remove(
         if problem:
             output.talk(f"its token for us could not be revoked there: {problem}")
             output.talk("hint:  on that host: anvyl-mcp token list, then anvyl-mcp token revoke NAME")
+        return 0
+
+    run.command(work, failed=output.no_hosts if as_json else None)
+
+
+@app.command()
+def rename(
+    name: Annotated[str, typer.Argument(metavar="HOST", help="The host as it is called now.")],
+    new: Annotated[str, typer.Argument(metavar="NAME", help="What to call it from now on.")],
+    as_json: Json = False,
+) -> None:
+    """Call a host otherwise on this machine; it stays paired."""
+    from anvyl_mcp.cli import output, run
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp import app as root
+        from anvyl_mcp.peers.joining import rename_host
+
+        async with root.opened(settings, lean=True) as node:
+            old = name.strip().lower()
+            peer = rename_host(node.fleet, old, new)
+            node.heads.rename(old, peer.name)
+        if as_json:
+            output.document({"hosts": {peer.name: {"url": peer.url, "renamed_from": old}}, "error": None})
+        else:
+            output.talk(f"renamed {old} to {peer.name} ({peer.url})")
         return 0
 
     run.command(work, failed=output.no_hosts if as_json else None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from anvyl_mcp import text
 from anvyl_mcp.cli import output, run
@@ -10,21 +11,49 @@ from anvyl_mcp.cli import output, run
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
+ADD = "anvyl hosts add"
+LOOK_SECONDS = 0.5
+"""Between two looks whether a machine joined: the server that lets it in is another process."""
 
-def invite(*, scope: str, expires: str, host: str, as_json: bool) -> NoReturn:
+
+def invite(*, scope: str, expires: str, host: str, relay: bool, as_json: bool) -> NoReturn:
     """Print a code, opening the running server to the network first when it is not open yet."""
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp import app
 
-        made = await app.invite(settings, scope=scope, seconds=run.seconds(expires, "--expires"), address=host)
+        seconds = run.seconds(expires, "--expires")
+        made = await app.invite(settings, scope=scope, seconds=seconds, address=host, relay=relay)
         if as_json:
             output.document({**made, "error": None})
             return 0
-        output.talk(f"good once, for {text.duration(made['seconds'])}, from another machine, with the rights of")
-        output.talk(f"{', '.join(made['scopes'])} on this host. There, type:")
+        rights = ", ".join(made["scopes"]) + (" and may ask other hosts through this one" if relay else "")
+        output.talk(f"good once, for {text.duration(seconds)}, from another machine, which then has {rights}.")
+        output.talk("There, type the first line; paste the second when it asks for it:")
         output.talk("")
-        output.verbatim(f"anvyl hosts add {made['code']}")
+        output.verbatim(f"{ADD}\n{made['code']}")
+        sys.stdout.flush()
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            await _wait(settings, made)
         return 0
 
     run.command(work, failed=output.failed("code") if as_json else None)
+
+
+async def _wait(settings: Settings, made: dict[str, Any]) -> None:
+    """Say who joined: it might be somebody who read the code in passing."""
+    import anyio
+
+    from anvyl_mcp import app
+    from anvyl_mcp.invitation import Invitation
+
+    output.talk("")
+    output.talk("waiting for that machine; Ctrl-C ends the waiting, and the code stays good")
+    invites, secret = app.trust(settings).invites, Invitation.decode(made["code"]).secret
+    for _ in range(int(made["seconds"] / LOOK_SECONDS)):
+        if (joined := invites.joined(secret)) is not None:
+            output.talk(str(joined))
+            output.talk(f"hint:  if that is not your machine: anvyl-mcp token revoke {joined.name}")
+            return
+        await anyio.sleep(LOOK_SECONDS)
+    output.talk("the code has expired, and no machine joined")

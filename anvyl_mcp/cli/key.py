@@ -58,11 +58,9 @@ def rotate(
         before = trust.keys()
         if finish:
             _confirm(before, yes=yes)
-            trust.next_key.finish()
-        elif cancel:
-            trust.next_key.cancel()
+            trust.rotate_key("finish")
         else:
-            trust.next_key.begin()
+            trust.rotate_key("cancel" if cancel else "begin")
         found = trust.keys()
         if as_json:
             output.document({**found, "error": None})

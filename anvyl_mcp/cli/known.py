@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anvyl_mcp.files import private_folder
+
 if TYPE_CHECKING:
     from anvyl_mcp.peers.fleet import Fleet, Outcome
     from anvyl_mcp.peers.targets import Found
@@ -75,7 +77,7 @@ def read(file: Path) -> dict[str, Any]:
 
 def _write(file: Path, now: Mapping[str, Any]) -> None:
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(file.parent)
         beside = file.with_suffix(".new")
         beside.write_text(json.dumps(now), encoding="utf-8")
         beside.replace(file)

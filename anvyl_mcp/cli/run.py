@@ -87,7 +87,7 @@ def ask_yes_no(*question: str) -> bool | None:
     if not attended():
         return None
     with interrupts.current.at_a_prompt():
-        _show([*question[:-1], f"{question[-1]} [y/N] "])
+        show_prompt([*question[:-1], f"{question[-1]} [y/N] "])
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -95,7 +95,7 @@ async def line_typed(*question: str) -> str:
     """What a person types at the terminal, who is there; everything else goes on meanwhile, and Ctrl-C is heard."""
     import anyio
 
-    _show(question)
+    show_prompt(question)
     # A terminal hands lines over whole.
     await anyio.wait_readable(sys.stdin)
     return sys.stdin.readline()
@@ -106,7 +106,8 @@ def attended() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _show(question: Sequence[str]) -> None:
+def show_prompt(question: Sequence[str]) -> None:
+    """Print a question to a person who is there."""
     import termios
 
     # What was typed before a question was there does not answer it.

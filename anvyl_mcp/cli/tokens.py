@@ -34,7 +34,7 @@ def list_tokens(as_json: Json = False) -> None:
                 [
                     token["id"],
                     token["name"],
-                    ",".join(token["scopes"]),
+                    ",".join([*token["scopes"], *(["relay"] if token["relay"] else [])]),
                     text.ago(token["created"]),
                     token["expires"] or "never",
                     text.ago(token["last_used"]) if token["last_used"] else "never",
@@ -53,6 +53,7 @@ def create(
     name: Annotated[str, typer.Argument(help="Who will hold it, like backup-script.")],
     scope: Scope = "read,operate",
     expires: Annotated[str, typer.Option(help="How long it counts, like 90d; for ever when left out.")] = "",
+    relay: Annotated[bool, typer.Option("--relay", help="Let this host's agent ask other hosts for it too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a token and show it, once."""
@@ -64,7 +65,7 @@ def create(
         from anvyl_mcp import app as root
 
         until = datetime.now(UTC) + timedelta(seconds=run.seconds(expires, "--expires")) if expires else None
-        token, secret = root.trust(settings).create_token(name, scope, until)
+        token, secret = root.trust(settings).create_token(name, scope, until, relay=relay)
         if as_json:
             output.document({"token": secret, **token, "error": None})
         else:
@@ -86,7 +87,7 @@ def revoke(
     async def work(settings: Settings) -> int:
         from anvyl_mcp import app as root
 
-        revoked = root.trust(settings).tokens.revoke(token)
+        revoked = root.trust(settings).revoke(token)
         if as_json:
             output.document({"revoked": revoked.as_dict(), "error": None})
         else:

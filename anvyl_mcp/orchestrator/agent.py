@@ -90,6 +90,10 @@ class Assistant:
         self._settings = settings
         self._every_tool = FleetToolset(fleet)
 
+    def on(self, fleet: Fleet) -> Assistant:
+        """The same for another fleet."""
+        return Assistant(fleet, self._settings, on_reply=self._on_reply)
+
     async def ask(
         self, question: Question, *, decide: Decide = nobody, model: str = "", offline: bool = False
     ) -> Reply:

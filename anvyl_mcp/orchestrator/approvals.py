@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.errors import Busy, ConfigInvalid, Gone, NotFound
+from anvyl_mcp.files import private_folder
 from anvyl_mcp.peers.fleet import Expected
 
 MINUTES = 15
@@ -86,7 +87,7 @@ class Approvals:
             ConfigInvalid: the folder cannot be written.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self._folder)
             if self._sweep() >= MOST:
                 raise Busy(f"{MOST} changes wait for an answer already", hint="answer or leave them; they expire")
             beside = self._folder / f".{held.id}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import ConfigInvalid, NotFound
+from anvyl_mcp.files import private_folder
 from anvyl_mcp.orchestrator import sentences
 from anvyl_mcp.orchestrator.grounding import EVERY, said_hosts
 from anvyl_mcp.orchestrator.reply import Reply
@@ -171,7 +172,7 @@ class Kept:
         for turn in turns:
             turn |= {key: self._masked(str(turn[key])) for key in ("asked", "meant", "answer")}
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self._folder)
             beside = self._folder / f".{conversation.id}"
             with os.fdopen(
                 os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"

@@ -10,18 +10,21 @@ from typing import Any, cast
 
 import anyio
 
-from anvyl_mcp.errors import Busy
+from anvyl_mcp.errors import Busy, InvalidInput
 from anvyl_mcp.orchestrator.agent import Assistant, nobody
 from anvyl_mcp.orchestrator.answers import CANCELLED
 from anvyl_mcp.orchestrator.approvals import Approvals, Held, HeldCall, expiry, new_id
 from anvyl_mcp.orchestrator.carrying import carry_out, held_call
 from anvyl_mcp.orchestrator.documents import Answer, Approval, DoneCall, Waiting, WaitingCall
-from anvyl_mcp.orchestrator.endpoint import Asking, Scope
+from anvyl_mcp.orchestrator.endpoint import Asking, Scope, require_relay
 from anvyl_mcp.orchestrator.others import Others
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply, call_as_dict
+from anvyl_mcp.peers.alone import Alone
 from anvyl_mcp.peers.fleet import Fleet, OnBehalf, Outcome
 from anvyl_mcp.peers.path import Stop, extended
+from anvyl_mcp.peers.targets import places
+from anvyl_mcp.text import joined
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,8 @@ class Desk:
         self.here = here
         self.others = Others(self)
         self._assistant = assistant
+        self._alone = Alone(fleet)
+        self._for_itself = assistant.on(self._alone)
         self._room = anyio.CapacityLimiter(AT_ONCE)
 
     async def process(
@@ -58,20 +63,46 @@ class Desk:
         approve: bool = False,
         path: tuple[Stop, ...] = (),
         at_home: bool = False,
+        alone: bool = False,
         watch: Watch | None = None,
     ) -> Answer | Waiting:
         """Answer one question; changes wait, or with `approve` are done unless untrusted text was read before.
 
         A question that another agent sent on, along `path`, is about this host unless it names others; so is one
-        that is asked `at_home`.
+        that is asked `at_home`. One that comes `alone`, or with a token for this host only, is about no other.
 
         Raises:
+            Denied: it names others all the same.
             Conflict: this host is on the path already.
             AnvylError: there is no answer.
         """
         extended(path, self.here)
         home = self.fleet.local.name if path or at_home else ""
-        return await self.answer(text, asking, approve=approve, home=home, watch=watch)
+        if asking.relay and not alone:
+            return await self.answer(text, asking, approve=approve, home=home, watch=watch)
+        await self._require_about_here(text, asking)
+        answer = await self.answer(
+            text, asking, approve=approve, home=self.fleet.local.name, watch=watch, assistant=self._for_itself
+        )
+        expected = asking.relay or path or at_home or not self._alone.others or self._alone.is_named_in(text)
+        return answer if expected else _only_here(answer, self.fleet.local.name)
+
+    async def _require_about_here(self, text: str, asking: Asking) -> None:
+        """Return if a question names no other host than this, or only as the name of a container.
+
+        Raises:
+            Denied: the caller's token is for this host alone.
+            InvalidInput: it was sent to many hosts, each of which answers for itself.
+        """
+        named = self._alone.others_in(text)
+        if not named or set(named) <= set(await places(self._alone, "container")):
+            return
+        here = self.fleet.local.name
+        require_relay(asking, here, f"ask {joined(named)}")
+        raise InvalidInput(
+            f"the question names {joined(named)}, and of a broadcast each host answers for itself",
+            hint=f"ask that host alone: anvyl agent query-remote {named[0]} …",
+        )
 
     async def answer(
         self,
@@ -82,8 +113,9 @@ class Desk:
         home: str = "",
         host: str = "",
         watch: Watch | None = None,
+        assistant: Assistant | None = None,
     ) -> Answer | Waiting:
-        """Answer one question from here.
+        """Answer one question from here, by another `assistant` where it may not see the whole fleet.
 
         Raises:
             AnvylError: there is no answer.
@@ -95,7 +127,7 @@ class Desk:
             question.on_call, question.on_outcome = watch.on_call, watch.on_outcome
         _logged(question)
         async with self._place():
-            reply = await self._assistant.ask(question, decide=_trusting if approve else nobody)
+            reply = await (assistant or self._assistant).ask(question, decide=_trusting if approve else nobody)
         if reply.error is not None and not reply.calls:
             log.debug("no answer: %s", reply.error)
             raise reply.error
@@ -116,6 +148,8 @@ class Desk:
         held = await anyio.to_thread.run_sync(self.approvals.look, id_)
         for call in held.calls if approve else ():
             asking.require(self.scope(call.tool), f"approving `{call.tool}`")
+            if held.forwarded is not None or set(call.hosts) - {self.fleet.local.name}:
+                require_relay(asking, self.fleet.local.name, f"make changes on {joined(call.hosts)}")
         held = await anyio.to_thread.run_sync(self.approvals.take, id_)
         log.debug("approval %s…: %s by %s", id_[:6], "yes" if approve else "no", asking.name)
         rights = OnBehalf(_both(held.asker, asking.name), frozenset(held.scopes) & asking.scopes)
@@ -218,6 +252,16 @@ def answered(reply: Reply) -> Answer:
             "notes": notes,
             "error": reply.problem.as_dict() if reply.problem else None,
         }
+    )
+
+
+def _only_here(answer: Answer | Waiting, here: str) -> Answer | Waiting:
+    """The answer, with the reason why it is about one host."""
+    note = (
+        f"only {here} was asked: your token is for it alone; `anvyl-mcp invite --relay` gives one that reaches further"
+    )
+    return answer.model_copy(
+        update={"response": f"{answer.response}\n({note}.)".strip(), "notes": [*answer.notes, note]}
     )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from anvyl_mcp.errors import Denied
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.path import Stop
 from anvyl_mcp.settings import Settings
@@ -59,6 +60,10 @@ class Asking(Protocol):
     def how(self) -> str:
         """Where the call comes from: `local`, `loopback`, or by what it proved itself."""
 
+    @property
+    def relay(self) -> bool:
+        """Whether this host asks others for the caller: a token is for the host that gave it, unless it is marked."""
+
     def require(self, scope: Scope, what: str) -> None:
         """Return if the caller has a right that `what` needs.
 
@@ -79,13 +84,28 @@ class Here:
 
 @dataclass(frozen=True)
 class Visit:
-    """One request: where it came in, who sent it, and through which hosts."""
+    """One request: where it came in, who sent it, and through which hosts. `alone`: it is about this host only."""
 
     here: Here
     asking: Asking
     path: tuple[Stop, ...] = ()
     request_id: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
+    alone: bool = False
+
+
+def require_relay(asking: Asking, here: str, what: str) -> None:
+    """Return if this host, `here`, asks others for the caller.
+
+    Raises:
+        Denied: the caller's token is for this host alone.
+    """
+    if not asking.relay:
+        raise Denied(
+            f"the token of `{asking.name}` is for {here} alone, so {here} does not {what} for it",
+            hint=f"for one that lets {here} ask others: run `anvyl-mcp invite --relay` on {here}, then here "
+            "`anvyl hosts add`",
+        )
 
 
 @dataclass(frozen=True)

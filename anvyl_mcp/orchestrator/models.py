@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from anvyl_mcp.errors import ModelUnavailable, did_you_mean
+from anvyl_mcp.files import private_folder
 from anvyl_mcp.orchestrator.model_server import LMSTUDIO, Listing, ServedModel, api_key, base_url, list_models
 from anvyl_mcp.settings import Settings
 
@@ -180,7 +181,7 @@ def remember_model(settings: Settings, choice: ModelChoice) -> None:
     if name == last_model(settings):
         return
     with suppress(OSError):
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        private_folder(settings.state_dir)
         draft = settings.state_dir / f"{MEMORY}.new"
         draft.write_text(json.dumps(_remembered(settings) | {base_url(settings): name}), encoding="utf-8")
         draft.replace(settings.state_dir / MEMORY)

@@ -22,7 +22,7 @@ from anvyl_mcp.orchestrator.documents import (
     Results,
     Waiting,
 )
-from anvyl_mcp.orchestrator.endpoint import Asking
+from anvyl_mcp.orchestrator.endpoint import Asking, require_relay
 from anvyl_mcp.peers import agents
 from anvyl_mcp.peers.fleet import OnBehalf
 from anvyl_mcp.peers.path import Stop, extended
@@ -54,23 +54,27 @@ class Others:
         approve: bool = False,
         path: tuple[Stop, ...] = (),
         request_id: str = "",
+        alone: bool = False,
     ) -> RemoteAnswer | RemoteWaiting:
-        """Have a host's own agent answer; what waits there can be approved here.
+        """Have a host's own agent answer; what waits there can be approved here. `alone`: for itself only.
 
         Raises:
+            Denied: the caller's token is for this host alone.
             UnknownHost: there is none of that name.
             Unreachable, Timeout: it does not answer, or takes too long.
             Conflict: the question went in a circle.
             AnvylError: its own error.
         """
         fleet, name = self._desk.fleet, host_id.strip().lower()
+        if name != fleet.local.name:
+            require_relay(asking, fleet.local.name, "ask other hosts")
         if (peer := fleet.peers.get(name)) is None:
             raise unknown_host(host_id, fleet.hosts)
         if name == fleet.local.name:
-            done = await self._desk.process(query, asking, approve=approve, path=path, at_home=True)
+            done = await self._desk.process(query, asking, approve=approve, path=path, at_home=True, alone=alone)
             return _from(name, done)
         way = extended(path, self._desk.here)
-        sender = agents.Sender(OnBehalf(asking.name, asking.scopes), way, request_id)
+        sender = agents.Sender(OnBehalf(asking.name, asking.scopes), way, request_id, alone)
         try:
             return await self._sent(peer, query, sender, asking, approve=approve)
         except AnvylError as error:
@@ -87,11 +91,13 @@ class Others:
         path: tuple[Stop, ...] = (),
         request_id: str = "",
     ) -> Results:
-        """Have the agents of all known hosts answer at once; one's failure is only its own.
+        """Have the agents of all known hosts answer at once, each for itself; one's failure is only its own.
 
         Raises:
+            Denied: the caller's token is for this host alone.
             Conflict: the question went in a circle.
         """
+        require_relay(asking, self._desk.fleet.local.name, "ask other hosts")
         extended(path, self._desk.here)
         names = [name for name in self._desk.fleet.hosts if name != self._desk.fleet.local.name]
         results: dict[str, Result] = {}
@@ -100,7 +106,9 @@ class Others:
         async def one(name: str) -> None:
             try:
                 async with limiter:
-                    done = await self.ask(name, message, asking, approve=approve, path=path, request_id=request_id)
+                    done = await self.ask(
+                        name, message, asking, approve=approve, path=path, request_id=request_id, alone=True
+                    )
             except AnvylError as error:
                 results[name] = Result(host_id=name, result=str(error), error=ErrorBody(**error.as_dict()))
                 return

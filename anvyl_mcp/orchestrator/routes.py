@@ -37,7 +37,8 @@ def agent_routes(
             if one.question:
                 charge(request)
             path = parse(request.headers.get(meta.PATH_HEADER, ""))
-            visit = Visit(here, asking, path, request_id(), dict(request.path_params))
+            alone = meta.ALONE_HEADER in request.headers
+            visit = Visit(here, asking, path, request_id(), dict(request.path_params), alone)
             arguments: list[Any] = [_body(one, await request.body()), visit] if one.takes else [visit]
             if one.streams:
                 return Events(lambda tell: one.handler(*arguments, tell))

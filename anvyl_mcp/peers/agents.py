@@ -24,11 +24,12 @@ SECONDS = 30
 
 @dataclass(frozen=True)
 class Sender:
-    """Who asks, along which way, and what the request is called."""
+    """Who asks, along which way, and what the request is called. `alone`: each host asked is to answer for itself."""
 
     rights: OnBehalf
     path: tuple[Stop, ...]
     request_id: str = ""
+    alone: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
@@ -38,6 +39,8 @@ class Sender:
             meta.FOR_HEADER: quote(self.rights.name),
             meta.PATH_HEADER: ",".join(map(str, self.path)),
         }
+        if self.alone:
+            told[meta.ALONE_HEADER] = "1"
         return {**told, meta.REQUEST_ID_HEADER: self.request_id} if self.request_id else told
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import Unreachable
+from anvyl_mcp.files import private_folder
 from anvyl_mcp.peers.registry import Peer
 
 FRESH_SECONDS = 8
@@ -69,7 +70,7 @@ class DownMarks:
         file = self._file(self._folder, peer)
         beside = file.with_suffix(f".{os.getpid()}")
         with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self._folder)
             beside.write_text(json.dumps(asdict(down)), encoding="utf-8")
             beside.replace(file)
 

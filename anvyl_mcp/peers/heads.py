@@ -6,7 +6,6 @@ the newest end again still lacks an older one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -21,11 +20,16 @@ from typing import Any
 
 import anyio.to_thread
 
+from anvyl_mcp import file_locks
+from anvyl_mcp.errors import Busy
+from anvyl_mcp.files import give_to_owner_of
 from anvyl_mcp.peers.listing import Answer, Connection, Head, Progress, ToolListing
 
 log = logging.getLogger(__name__)
 
 KEPT = 12
+LOCK_SECONDS = 0.2
+"""What a command waits for another one's write: nothing of its own depends on it."""
 SECONDS = 1.0
 """Between two writes of a program that stays."""
 LEAST_ROTATED = 1000
@@ -63,11 +67,18 @@ class Heads:
         seen = self._read().get(host)
         return seen.heads if seen is not None and seen.url == url else []
 
+    def rename(self, host: str, name: str) -> None:
+        """Keep what was seen of a host under its new name."""
+        self.flush()
+        with suppress(OSError, Busy), self._changing() as hosts:
+            if host in hosts:
+                hosts[name] = hosts.pop(host)
+
     def forget(self, host: str) -> None:
         """Take whatever the host's log is now as right."""
         self._new = {key: head for key, head in self._new.items() if key[0] != host}
         self._newest = {key: number for key, number in self._newest.items() if key[0] != host}
-        with suppress(OSError), self._changing() as hosts:
+        with suppress(OSError, Busy), self._changing() as hosts:
             hosts.pop(host, None)
 
     def flush(self) -> None:
@@ -81,16 +92,14 @@ class Heads:
                     if host not in hosts or hosts[host].url != url:
                         hosts[host] = Seen(url)
                     _add(hosts[host].heads, head)
-        except OSError as error:
+        except (OSError, Busy) as error:
             log.info("%s cannot be written: %s", self._file, error)
         else:
             self._new.clear()
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Seen]]:
-        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._file.with_suffix(".lock").open("w", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with file_locks.locked(self._file.with_suffix(".lock"), seconds=LOCK_SECONDS):
             hosts = self._read()
             before = _dumped(hosts)
             yield hosts
@@ -102,6 +111,7 @@ class Heads:
         handle, beside = tempfile.mkstemp(dir=self._file.parent, prefix=".heads-")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
+                give_to_owner_of(self._file.parent, handle)
                 file.write(content)
             Path(beside).replace(self._file)
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -63,6 +64,22 @@ def new_peer(fleet: Fleet, name: str, url: str, *, tags: tuple[str, ...] = (), t
     return peer
 
 
+def rename_host(fleet: Fleet, name: str, new: str) -> Peer:
+    """Call a peer otherwise here.
+
+    Raises:
+        UnknownHost: there is none of that name.
+        Conflict: the new name is another's, or the host is this one.
+    """
+    if name.strip().lower() == fleet.local.name:
+        raise Conflict(
+            f"`{name}` is this host", hint="its name is a setting: anvyl-mcp serve --name NAME, or ANVYL_NAME"
+        )
+    if new.strip().lower() == fleet.local.name:
+        raise Conflict(f"`{new}` is this host", hint="choose another name")
+    return fleet.registry.rename(name.strip(), new)
+
+
 async def remove_host(registry: Registry, name: str) -> tuple[Peer, str]:
     """Forget a peer, after asking it to revoke our token; returns it, and why it did not.
 
@@ -89,16 +106,14 @@ async def _by_code(
     if not code.strip().lower().startswith(CODE) or by_hand:
         raise InvalidInput(
             f"`{code[:40]}` is no join code, and there is no address",
-            hint="anvyl hosts add CODE with a code of `anvyl-mcp invite`, or anvyl hosts add NAME URL",
+            hint="anvyl hosts add asks for a code of `anvyl-mcp invite`; by hand it is anvyl hosts add NAME URL",
         )
     invitation = Invitation.decode(code)
     for address in invitation.addresses:
         check_address(f"https://{address}")
     for known in fleet.peers.values():
         if invitation.pin in known.pins:
-            raise Conflict(
-                f"that host is known already, as `{known.name}`", hint=f"anvyl hosts remove {known.name} comes first"
-            )
+            return await _joined_again(fleet, invitation, known, name=name, tags=tags, trust_tools=trust_tools)
     unpaired = {peer.name: peer for peer in fleet.registry.peers().values() if not peer.paired}
     if name and name.strip().lower() not in unpaired:
         # Before the code is spent.
@@ -113,6 +128,29 @@ async def _by_code(
     else:
         peer = _free_name(fleet, joined.peer)
         fleet.registry.add(peer)
+    return peer, joined.scopes
+
+
+async def _joined_again(
+    fleet: Fleet, invitation: Invitation, known: Peer, *, name: str, tags: tuple[str, ...], trust_tools: bool
+) -> tuple[Peer, tuple[str, ...]]:
+    """Take the token of a new code instead of the one that this host has: its rights are other ones."""
+    from anvyl_mcp.peers.pairing import join, leave
+
+    called = check_host_name(name) if name else known.name
+    if called != known.name:
+        # Before the code is spent.
+        _check_new(fleet, Peer(called, ""))
+    joined = await join(invitation, called=fleet.local.name, instead_of=known.token)
+    reached = known.url if urlsplit(known.url).netloc in invitation.addresses else joined.peer.url
+    groups = tuple(dict.fromkeys([*known.tags, *tags]))
+    trusted = trust_tools or known.trust_tools
+    peer = replace(known, name=called, url=reached, tags=groups, token=joined.peer.token, trust_tools=trusted)
+    fleet.registry.exchange(known.name, peer)
+    if known.token and not joined.replaced:
+        # It does not count any more there, or cannot be told now: the new one works either way.
+        with suppress(AnvylError):
+            await leave(known)
     return peer, joined.scopes
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from anvyl_mcp.errors import Timeout, Unknown, Unreachable
+from anvyl_mcp.errors import Denied, Timeout, Unknown, Unreachable
 from anvyl_mcp.invitation import Invitation
 from anvyl_mcp.peers import rest
 from anvyl_mcp.peers.registry import Peer
@@ -20,10 +21,16 @@ class Joined:
 
     peer: Peer
     scopes: tuple[str, ...]
+    replaced: bool = False
+    """Whether our present token there counts no more."""
 
 
-async def join(invitation: Invitation, *, called: str, as_name: str = "", tags: tuple[str, ...] = ()) -> Joined:
+async def join(
+    invitation: Invitation, *, called: str, as_name: str = "", tags: tuple[str, ...] = (), instead_of: str = ""
+) -> Joined:
     """Redeem a code at the first of its addresses that answers. `called` is our own name, for the other's list.
+
+    `instead_of`: the token that we hold already; where the host knows it, it keeps its name and is replaced.
 
     Raises:
         Unreachable: no address answers.
@@ -33,12 +40,13 @@ async def join(invitation: Invitation, *, called: str, as_name: str = "", tags: 
     for address in invitation.addresses:
         url = f"https://{address}"
         try:
-            told = await _redeem(url, invitation, called)
+            told = await _redeem(url, invitation, called, instead_of)
         except Unreachable as error:
             problems.append(f"{address}: {error.message}")
             continue
         name = as_name or str(told.get("name", ""))
-        return Joined(Peer(name, url, tags, invitation.pin, str(told.get("token", ""))), _scopes(told))
+        peer = Peer(name, url, tags, invitation.pin, str(told.get("token", "")))
+        return Joined(peer, _scopes(told), told.get("replaced") is True)
     raise Unreachable(
         f"the host does not answer: {'; '.join(problems)}",
         hint="is this machine on the same network? The code is good at all its addresses until it expires",
@@ -84,10 +92,15 @@ async def engine_of(peer: Peer, token: str = "") -> str:
     return "" if engine == "ok" else engine
 
 
-async def _redeem(url: str, invitation: Invitation, called: str) -> Mapping[str, Any]:
+async def _redeem(url: str, invitation: Invitation, called: str, present: str) -> Mapping[str, Any]:
+    body = {"secret": invitation.secret, "name": called}
     try:
         async with rest.client(url, invitation.pin) as client:
-            return await rest.told(client, "POST", "/pair", {"secret": invitation.secret, "name": called}, {})
+            if present:
+                # A token that is not good any more is refused before the code is looked at.
+                with suppress(Denied):
+                    return await rest.told(client, "POST", "/pair", body, {"Authorization": f"Bearer {present}"})
+            return await rest.told(client, "POST", "/pair", body, {})
     except (Timeout, Unknown) as error:
         raise Unreachable(error.message, hint=error.hint) from error
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anvyl_mcp.errors import Conflict, InvalidInput
+from anvyl_mcp.files import private_folder
 from anvyl_mcp.settings import HOST_NAME
 
 LONGEST = 8
@@ -39,7 +40,7 @@ def own_id(state_dir: Path) -> str:
             return found
     made = secrets.token_hex(8)
     with suppress(OSError):
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(state_dir)
         beside = state_dir / f".host-id-{made}"
         beside.write_text(made, encoding="ascii")
         # Of two that start at once the first one wins, for both.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 import tomllib
@@ -12,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from anvyl_mcp import file_locks
 from anvyl_mcp.errors import ConfigInvalid, Conflict, InvalidInput, UnknownHost, Unpaired, did_you_mean
+from anvyl_mcp.files import give_to_owner_of, require_unshared
 from anvyl_mcp.peers.transports import is_loopback
 from anvyl_mcp.settings import HOST_NAME, check_host_name
 
@@ -47,7 +48,7 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._read: tuple[tuple[int, int, int], dict[str, Peer]] | None = None
+        self._read: tuple[tuple[int, int, int, int], dict[str, Peer]] | None = None
 
     def peers(self) -> dict[str, Peer]:
         """Every known peer by name, in the file's order.
@@ -60,13 +61,13 @@ class Registry:
             self._read = version, self._parse(self._text())
         return dict(self._read[1])
 
-    def _version(self) -> tuple[int, int, int]:
+    def _version(self) -> tuple[int, int, int, int]:
         """Changes with every replacement of the file, so that a server sees what a command wrote."""
         try:
             found = self.path.stat()
         except OSError:
-            return (0, 0, 0)
-        return found.st_ino, found.st_mtime_ns, found.st_size
+            return (0, 0, 0, 0)
+        return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
 
     def get(self, name: str) -> Peer:
         """One peer.
@@ -118,6 +119,29 @@ class Registry:
                 changed = replace(peer, pin=pin, next_pin=next_pin)
                 self._replace(self._edited(_repinned, changed, {**peers, peer.name: changed}))
 
+    def rename(self, name: str, new: str) -> Peer:
+        """Call a peer otherwise; everything else about it stays.
+
+        Raises:
+            UnknownHost: there is none of that name.
+            Conflict: the new name is another's.
+        """
+        called = check_host_name(new)
+        with self._locked():
+            peers, old = self.peers(), self.get(name)
+            if called in peers and called != old.name:
+                raise Conflict(
+                    f"there is a host `{called}` already, at {peers[called].url}", hint="choose another name"
+                )
+            peer = replace(old, name=called)
+            left = {other: known for other, known in peers.items() if other != old.name}
+
+            def edit(content: str, new: Peer) -> str:
+                return _renamed(content, old, new)
+
+            self._replace(self._edited(edit, peer, {**left, called: peer}))
+        return peer
+
     def exchange(self, name: str, peer: Peer) -> None:
         """Write a peer in the place of another, which may have the same name.
 
@@ -153,6 +177,7 @@ class Registry:
 
     def _text(self) -> str:
         try:
+            require_unshared(self.path, self.path.stat(), ", so no host in it is used")
             return self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return ""
@@ -185,9 +210,7 @@ class Registry:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with self.path.with_suffix(".lock").open("w", encoding="utf-8") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with file_locks.locked(self.path.with_suffix(".lock")):
                 yield
         except OSError as error:
             raise ConfigInvalid(
@@ -199,6 +222,7 @@ class Registry:
         handle, beside = tempfile.mkstemp(dir=self.path.parent, prefix=".hosts-")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
+                give_to_owner_of(self.path.parent, handle)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -227,6 +251,8 @@ def _with(content: str, peer: Peer) -> str:
         entry["token"] = peer.token
     if peer.trust_tools:
         entry["trust_tools"] = True
+    if peer.next_pin:
+        entry["next_pin"] = peer.next_pin
     hosts[peer.name] = entry
     return tomlkit.dumps(document)
 
@@ -243,6 +269,16 @@ def _repinned(content: str, peer: Peer) -> str:
         entry["next_pin"] = peer.next_pin
     else:
         entry.pop("next_pin", None)
+    return tomlkit.dumps(document)
+
+
+def _renamed(content: str, old: Peer, peer: Peer) -> str:
+    import tomlkit
+
+    document = tomlkit.parse(content)
+    hosts = document["hosts"]
+    assert isinstance(hosts, MutableMapping)
+    hosts[peer.name] = hosts.pop(next(key for key in hosts if key.lower() == old.name))
     return tomlkit.dumps(document)
 
 
@@ -273,7 +309,7 @@ def not_paired(peer: Peer) -> Unpaired:
     """The error for a host that nothing is sent to, with the line that pairs it."""
     return Unpaired(
         "not paired yet, so nothing is sent to it",
-        hint=f"pair with it: run `anvyl-mcp invite` on {peer.name}, then `anvyl hosts add CODE` here; or reach it over "
+        hint=f"pair with it: run `anvyl-mcp invite` on {peer.name}, then `anvyl hosts add` here; or reach it over "
         f"SSH: ssh -N -L 4210:127.0.0.1:4200 {peer.name}, then add http://127.0.0.1:4210",
     )
 

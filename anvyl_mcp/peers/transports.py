@@ -16,7 +16,7 @@ DEFAULT_PORT = 4200
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?", re.ASCII)
 _TOKEN = re.compile(r"[!-~]+", re.ASCII)
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*", re.ASCII)
-_PAIR = "pair with it: run `anvyl-mcp invite` there, then `anvyl hosts add CODE` here"
+_PAIR = "pair with it: run `anvyl-mcp invite` there, then `anvyl hosts add` here"
 _LIKE = "write it like http://192.168.1.5:4200"
 
 

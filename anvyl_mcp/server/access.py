@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 from urllib.parse import unquote
 
+import anyio.to_thread
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from starlette.datastructures import Headers
@@ -15,12 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anvyl_mcp import meta, text
 from anvyl_mcp.errors import AnvylError, ConfigInvalid, Denied
-from anvyl_mcp.server.callers import ANONYMOUS, KEY, SCOPES, Caller, implied, in_order, lesser
+from anvyl_mcp.server.audit_events import RefusedLogins
+from anvyl_mcp.server.callers import ANONYMOUS, KEY, LONGEST_NAME, SCOPES, Caller, implied, in_order, lesser
 from anvyl_mcp.server.connections import seen_on
 from anvyl_mcp.server.guard import FOREIGN_HOST, error_response, is_loopback, not_our_name
 from anvyl_mcp.server.limits import Guesses
 from anvyl_mcp.server.loopback import LOCAL_PREFIX, UNKNOWN, LocalToken, Loopback
 from anvyl_mcp.server.tokens import PREFIX, Tokens
+from anvyl_mcp.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +34,8 @@ FORWARDED = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
 """A proxy or tunnel on this machine calls for somebody else: its own user's rights are not meant."""
 WITHOUT_TOKEN = implied(["operate"])
 """What a trusted caller on loopback may: a relay of that user's, which nothing gives away, must not be root."""
-LONGEST_NAME = 200
-"""Of somebody another host asks for."""
-INVITE = "on that host run `anvyl-mcp invite`, then here `anvyl hosts add CODE`"
+INVITE = "on that host run `anvyl-mcp invite`, then here `anvyl hosts add`"
+MARKED = "for one that reaches the other hosts too: anvyl-mcp token create NAME --relay"
 CLAIM = "its claim `scope` must name `read`, `operate` or `exec`"
 CREATE = "the server's own user makes one: anvyl-mcp token create NAME; send it as `Authorization: Bearer …`"
 
@@ -72,13 +74,18 @@ class Access:
         local: LocalToken | None = None,
         verifier: Verifier | None = None,
         guesses: Guesses | None = None,
+        refused: RefusedLogins | None = None,
+        relaying: bool = False,
     ) -> None:
+        """`relaying`: everything behind it reaches other hosts too, so that a token needs the mark for that."""
         self._app = app
         self._tokens = tokens
         self._loopback = loopback
         self._local = local
         self._verifier = verifier
         self._guesses = guesses or Guesses()
+        self._refused = refused
+        self._relaying = relaying
         self._complaint = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +98,7 @@ class Access:
         try:
             caller = await self._admitted(scope)
         except _Refused as refused:
+            await self._note(refused, scope)
             await error_response(refused.error, refused.status, refused.headers)(scope, receive, send)
             return
         scope[KEY] = caller
@@ -99,6 +107,16 @@ class Access:
         if (scope["method"], scope["path"]) == ("POST", PAIR):
             send = self._counting(send, caller.address)
         await self._app(scope, receive, send)
+
+    async def _note(self, refused: _Refused, scope: Scope) -> None:
+        """Have it in the audit log that somebody was not let in."""
+        if self._refused is None or refused.status not in (401, 403, 429):
+            return
+        address = scope["client"][0] if scope.get("client") else ""
+        if self._refused.due():
+            await anyio.to_thread.run_sync(self._refused.record, refused.error.message, address)
+        else:
+            self._refused.count(address)
 
     async def _admitted(self, scope: Scope) -> Caller:
         address = scope["client"][0] if scope.get("client") else ""
@@ -118,6 +136,8 @@ class Access:
                 raise _Refused(401 if token is None else 403, refusal)
         elif scope["path"] == PAIR:
             self._slow_down(address)
+        if self._relaying and caller.scopes and not caller.relay:
+            raise _Refused(403, Denied(f"the token of `{caller.name}` is for this host alone", hint=MARKED))
         if token is None and scope.get(FOREIGN_HOST):
             raise _Refused(421, not_our_name())
         return caller
@@ -156,7 +176,7 @@ class Access:
         except ConfigInvalid as error:
             raise self._broken(error, address) from error
         if token is not None:
-            return Caller(token.name, token.scopes, "token", address, token.id)
+            return Caller(token.name, token.scopes, "token", address, token.id, relayed=token.relay)
         if known is not None and (refusal := self._tokens.refusal(known)) is not None:
             raise _Refused(401, refusal)
         return None
@@ -197,6 +217,15 @@ class Access:
             await send(message)
 
         return counting
+
+
+def verifier(settings: Settings) -> Verifier | None:
+    """Who checks tokens of an identity provider, if one is set."""
+    if not settings.jwt_issuer:
+        return None
+    from anvyl_mcp.server.jwt import JwtVerifier
+
+    return JwtVerifier(issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=settings.jwt_keys)
 
 
 def _bearer(scope: Scope) -> str | None:

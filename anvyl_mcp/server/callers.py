@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from anvyl_mcp import text
 from anvyl_mcp.errors import Denied, InvalidInput, did_you_mean
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ HOWS: tuple[How, ...] = ("local", "loopback", "token", "jwt")
 THROUGH = " through "
 """Between who asks and who passes that on, in a caller's name."""
 OWN_COMMANDS = "`anvyl` commands of the server's own user and of root send one by themselves"
+OWN_NAMES = frozenset({"anvyl", "local", "nobody", "root"})
+"""What this host itself calls callers: neither a token nor an identity provider can take such a name."""
+LONGEST_NAME = 200
 KEY = "anvyl.caller"
 """Where the caller stands in an ASGI scope once `Access` knows it."""
 
@@ -29,7 +33,8 @@ KEY = "anvyl.caller"
 class Caller:
     """Somebody at the door. `id` tells two of the same name apart: a token's id, `uid:1000`, an issuer's subject.
 
-    `through` is who really calls, when `name` tells for whom.
+    `through` is who really calls, when `name` tells for whom. `relayed`: it holds a token with the mark to ask on.
+    `alone`: it says itself that the call is about this host only.
     """
 
     name: str
@@ -38,6 +43,13 @@ class Caller:
     address: str = ""
     id: str = ""
     through: str = ""
+    relayed: bool = False
+    alone: bool = False
+
+    @property
+    def relay(self) -> bool:
+        """Whether this host's agent asks other hosts for it: a token is for the host that gave it, unless marked."""
+        return not self.alone and (self.relayed or self.how in ("local", "loopback"))
 
     def may(self, scope: Scope) -> bool:
         """Whether this caller has a right."""
@@ -55,15 +67,40 @@ class Caller:
                 hint = f"send a token: anvyl-mcp token create NAME --scope {scope}; {OWN_COMMANDS}"
             else:
                 scopes = ",".join(_up_to(scope))
-                hint = f"on that host run `anvyl-mcp invite --scope {scopes}`, then here `anvyl hosts add CODE`"
+                hint = f"on that host run `anvyl-mcp invite --scope {scopes}`, then here `anvyl hosts add`"
             raise Denied(f"{what} needs the right `{scope}`; `{self.name}` has {has}", hint=hint)
 
 
 def lesser(caller: Caller, scopes: Iterable[str], asking: str = "") -> Caller:
     """The caller, with no more rights than `scopes`: those of the one it says it calls for. It never gains any."""
-    through = caller.name if asking else ""
-    name = f"{asking}{THROUGH}{through}" if asking else caller.name
+    chain = _chain(asking)
+    through = caller.name if chain else ""
+    name = THROUGH.join([*chain, through]) if chain else caller.name
     return replace(caller, name=name, scopes=caller.scopes & implied(scopes), through=through)
+
+
+def checked_name(name: str) -> str:
+    """The name under which an identity provider presents somebody, if it can be taken for no one else's.
+
+    Raises:
+        Denied: policies and people could read it as another caller.
+    """
+    kind = name.partition(":")[0].casefold()
+    plain = name.isprintable() and text.clean(name) == name and name.strip() == name and 0 < len(name) <= LONGEST_NAME
+    if not plain or "through" in name.casefold().split() or kind in (*HOWS, "uid") or name.casefold() in OWN_NAMES:
+        raise Denied(
+            f"the token is for `{text.shown(name[:80])}`, which could pass for another caller",
+            hint="have the identity provider name its subjects otherwise",
+        )
+    return name
+
+
+def _chain(asking: str) -> list[str]:
+    """Who asks through whom, in the words of a caller: however they are spaced, each of them stands alone."""
+    words = text.clean(asking).split()
+    names = " ".join("\n" if word.casefold() == "through" else word for word in words).split("\n")
+    chain = [name.strip() for name in names if name.strip()]
+    return chain or (["somebody"] if words else [])
 
 
 def implied(scopes: Iterable[str]) -> frozenset[str]:

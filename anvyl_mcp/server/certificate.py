@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from anvyl_mcp import file_locks
 from anvyl_mcp.errors import ConfigInvalid
 from anvyl_mcp.invitation import pin_text
 from anvyl_mcp.server.secret_file import replace
@@ -131,7 +132,10 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise _not_written(folder, error) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            file_locks.take(lock, fcntl.LOCK_EX)
+        except TimeoutError as error:
+            raise _not_written(folder, error) from error
         yield
     finally:
         os.close(lock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -143,6 +144,8 @@ def _hidden(value: Any) -> Any:
 
 def on_behalf(caller: Caller, told: Mapping[str, Any]) -> Caller:
     """The caller, with no more rights than the one it says it calls for."""
+    if told.get(meta.ALONE):
+        caller = replace(caller, alone=True)
     scopes = told.get(meta.SCOPES)
     if scopes is None:
         return caller

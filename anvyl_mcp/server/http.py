@@ -92,8 +92,8 @@ def build_app(
 def build_local_app(
     server: Server[Any], engine: Engine, trust: Trust, *, name: str, local_token: Path, verifier: Verifier | None = None
 ) -> Starlette:
-    """`/mcp` of a server that is for this machine only, behind the same guard."""
-    return _guarded(server, engine, trust, [], name, LocalToken(local_token), verifier)
+    """`/mcp` of a server of the whole fleet, which is for this machine only, behind the same guard."""
+    return _guarded(server, engine, trust, [], name, LocalToken(local_token), verifier, relaying=True)
 
 
 def _guarded(
@@ -104,6 +104,8 @@ def _guarded(
     name: str,
     local: LocalToken,
     verifier: Verifier | None,
+    *,
+    relaying: bool = False,
 ) -> Starlette:
     loopback = Loopback(member=may_use(engine.socket)) if engine.socket else Loopback()
     # The guard in front checks Host and Origin for every route, `/mcp` included.
@@ -121,6 +123,7 @@ def _guarded(
                 yield
         finally:
             local.remove()
+            trust.refused.flush()
 
     for route in inner.routes:
         assert isinstance(route, Route)
@@ -130,7 +133,15 @@ def _guarded(
         middleware=[
             Middleware(RequestIds),
             Middleware(Guard, names=own_names(name)),
-            Middleware(Access, tokens=trust.tokens, loopback=loopback, local=local, verifier=verifier),
+            Middleware(
+                Access,
+                tokens=trust.tokens,
+                loopback=loopback,
+                local=local,
+                verifier=verifier,
+                refused=trust.refused,
+                relaying=relaying,
+            ),
         ],
         exception_handlers={AnvylError: _anvyl_error, HTTPException: _http_error, Exception: _mistake},
         lifespan=lifespan,

@@ -17,12 +17,12 @@ from typing import Any
 from anvyl_mcp.errors import Denied, InvalidInput
 from anvyl_mcp.server.callers import implied, in_order
 from anvyl_mcp.server.secret_file import SecretFile
-from anvyl_mcp.server.tokens import NAME, Token, Tokens
+from anvyl_mcp.server.tokens import Token, Tokens, check_token_name
 
 SECRET_BYTES = 16
 REMEMBER_SECONDS = 24 * 3600
 """Long enough to say of a code that it was used or is too old, rather than wrong."""
-AGAIN = "on that host run `anvyl-mcp invite` again, then here `anvyl hosts add CODE`"
+AGAIN = "on that host run `anvyl-mcp invite` again, then here `anvyl hosts add`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,26 @@ class _Invite:
     made: float
     expires: float
     used_by: str = ""
+    relay: bool = False
+    address: str = ""
+    name: str = ""
+    """What the token is called that it became."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A machine that redeemed an invitation: what it calls itself, what its token is called, from where it came."""
+
+    called: str
+    name: str
+    address: str
+    scopes: tuple[str, ...]
+    relay: bool
+
+    def __str__(self) -> str:
+        """A line for the person who invited it."""
+        rights = ",".join(self.scopes) + (" and the right to ask on" if self.relay else "")
+        return f"{self.called} joined from {self.address or 'this machine'} as `{self.name}` with {rights}"
 
 
 class Invites:
@@ -54,7 +74,7 @@ class Invites:
         self._tokens = tokens or Tokens(folder)
         self._clock = clock or moment
 
-    def create(self, scopes: Iterable[str], seconds: float) -> bytes:
+    def create(self, scopes: Iterable[str], seconds: float, *, relay: bool = False) -> bytes:
         """A new secret of 128 bits, good for one host and `seconds`.
 
         Raises:
@@ -69,34 +89,61 @@ class Invites:
         with self._file.changing() as invites:
             for digest in [digest for digest, invite in invites.items() if _forgotten(invite, now)]:
                 del invites[digest]
-            invites[_digest(secret)] = _Invite(in_order(given), now.boot, now.seconds, now.seconds + seconds)
+            invites[_digest(secret)] = _Invite(
+                in_order(given), now.boot, now.seconds, now.seconds + seconds, relay=relay
+            )
         return secret
 
-    def redeem(self, secret: bytes | str, name: str) -> tuple[Token, str]:
+    def redeem(self, secret: bytes | str, name: str, *, address: str = "", instead_of: str = "") -> tuple[Token, str]:
         """The token for a host called `name`, and its text. Works once, whatever happens after.
 
-        `secret` as bytes, or as they travel in JSON: URL-safe base64 without padding.
+        `secret` as bytes, or as they travel in JSON: URL-safe base64 without padding. `instead_of`: the id of a token
+        that the same host holds already; the new one takes its place and its name.
 
         Raises:
             Denied: the secret is wrong, used or too old.
             InvalidInput: the name cannot be used; the secret still can.
             ConfigInvalid: a file cannot be used or written.
         """
-        if not NAME.fullmatch(name):
-            raise InvalidInput(f"`{name[:80]}` cannot be a host's name", hint="use letters, digits, dots and dashes")
+        check_token_name(name)
         digest = _digest(secret if isinstance(secret, bytes) else _decoded(secret))
-        now = self._clock()
         with self._file.changing() as invites:
-            invite = invites.get(digest)
-            if invite is None:
-                raise Denied("the code is not from this host, or was replaced", hint=AGAIN)
-            if invite.used_by:
-                raise Denied(f"the code was used already, by `{invite.used_by}`", hint=AGAIN)
-            if _expired(invite, now):
-                raise Denied("the code is too old", hint=AGAIN)
+            invite = self._good(invites.get(digest))
             # Spent on disk before the token exists: a crash in between costs a new invitation, not a second token.
-            invites[digest] = replace(invite, used_by=name)
-        return self._tokens.create(name, invite.scopes, rename=True)
+            invites[digest] = replace(invite, used_by=name, address=address)
+        token, text = self._tokens.create(name, invite.scopes, rename=True, relay=invite.relay, instead_of=instead_of)
+        with self._file.changing() as invites:
+            invites[digest] = replace(invites[digest], name=token.name)
+        return token, text
+
+    def require(self, secret: str) -> None:
+        """Return if a code is good now.
+
+        Raises:
+            Denied: it is wrong, used or too old.
+            ConfigInvalid: the file cannot be used.
+        """
+        self._good(self._file.read().get(_digest(_decoded(secret))))
+
+    def _good(self, invite: _Invite | None) -> _Invite:
+        if invite is None:
+            raise Denied("the code is not from this host, or was replaced", hint=AGAIN)
+        if invite.used_by:
+            raise Denied(f"the code was used already, by `{invite.used_by}`", hint=AGAIN)
+        if _expired(invite, self._clock()):
+            raise Denied("the code is too old", hint=AGAIN)
+        return invite
+
+    def joined(self, secret: str) -> Joined | None:
+        """Who redeemed an invitation; None while nobody did.
+
+        Raises:
+            ConfigInvalid: the file cannot be used.
+        """
+        invite = self._file.read().get(_digest(_decoded(secret)))
+        if invite is None or not invite.name:
+            return None
+        return Joined(invite.used_by, invite.name, invite.address, tuple(invite.scopes), invite.relay)
 
 
 def moment() -> Moment:
@@ -140,7 +187,9 @@ def _parse_one(digest: str, entry: Any) -> _Invite:
     if not re.fullmatch("[0-9a-f]{64}", digest) or not isinstance(scopes, list):
         raise ValueError(digest)
     made, expires = float(entry["made"]), float(entry["expires"])
-    return _Invite(in_order(scopes), str(entry["boot"]), made, expires, str(entry["used_by"]))
+    # Invitations of older versions have none of the last three.
+    relay, address, name = entry.get("relay") is True, str(entry.get("address", "")), str(entry.get("name", ""))
+    return _Invite(in_order(scopes), str(entry["boot"]), made, expires, str(entry["used_by"]), relay, address, name)
 
 
 def _dump(invites: dict[str, _Invite]) -> object:

@@ -16,7 +16,7 @@ from anvyl_mcp.server.trust import Trust
 from anvyl_mcp.settings import Settings
 
 
-async def invite(settings: Settings, *, scope: str, seconds: int, address: str) -> dict[str, Any]:
+async def invite(settings: Settings, *, scope: str, seconds: int, address: str, relay: bool = False) -> dict[str, Any]:
     """`{"code", "addresses", "pin", "scopes", "seconds"}` of a new invitation.
 
     Raises:
@@ -34,7 +34,7 @@ async def invite(settings: Settings, *, scope: str, seconds: int, address: str) 
     if not urls or (address and address not in {urlsplit(url).hostname for url in urls}):
         urls = await _open(server.url, address or _chosen(), running.local_token(settings.run_dir))
     reachable = _addresses(urls)
-    scopes, secret = trust.invite(scope, seconds)
+    scopes, secret = trust.invite(scope, seconds, relay=relay)
     return {
         "code": Invitation(tuple(reachable), identity.pin, secret).encode(),
         "addresses": reachable,

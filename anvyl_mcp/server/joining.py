@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from anvyl_mcp import __version__
 from anvyl_mcp.errors import Denied, InvalidInput
+from anvyl_mcp.server.audit_events import recorded
 from anvyl_mcp.server.callers import caller_of, in_order
 from anvyl_mcp.server.trust import Trust
 
@@ -44,11 +45,11 @@ def joining_routes(trust: Trust, name: str, open_network: Open) -> list[Route]:
         body = await _body(request)
         secret, called = body.get("secret"), body.get("name")
         if not isinstance(secret, str) or not isinstance(called, str):
-            raise InvalidInput("the body needs a `secret` and a `name`", hint="use anvyl hosts add CODE")
-        token, text = await anyio.to_thread.run_sync(trust.invites.redeem, secret, called)
-        return JSONResponse(
-            {"name": name, "token": text, "scopes": in_order(token.scopes), "version": __version__}, status_code=201
-        )
+            raise InvalidInput("the body needs a `secret` and a `name`", hint="use anvyl hosts add")
+        caller = caller_of(request)
+        token, text, _ = await anyio.to_thread.run_sync(trust.redeem, secret, called, caller)
+        told = {"name": name, "token": text, "scopes": in_order(token.scopes), "version": __version__}
+        return JSONResponse({**told, "relay": token.relay, "replaced": caller.how == "token"}, status_code=201)
 
     async def known(request: Request) -> Response:
         caller = caller_of(request)
@@ -68,7 +69,7 @@ def joining_routes(trust: Trust, name: str, open_network: Open) -> list[Route]:
         caller = caller_of(request)
         if caller.how != "token":
             raise Denied("only the holder of a token can give it back", hint="use anvyl-mcp token revoke NAME")
-        await anyio.to_thread.run_sync(trust.tokens.revoke, caller.id)
+        await anyio.to_thread.run_sync(trust.revoke, caller.id, caller)
         return JSONResponse({"revoked": caller.name})
 
     async def network(request: Request) -> Response:
@@ -79,7 +80,8 @@ def joining_routes(trust: Trust, name: str, open_network: Open) -> list[Route]:
         address = (await _body(request)).get("address")
         if not isinstance(address, str) or not address:
             raise InvalidInput("the body needs an `address`", hint="use anvyl-mcp invite --host ADDRESS")
-        return JSONResponse({"urls": await open_network(address)})
+        with recorded(trust.audit, "open_network", {"address": address}, caller):
+            return JSONResponse({"urls": await open_network(address)})
 
     return [
         Route("/pair", pair, methods=["POST"]),

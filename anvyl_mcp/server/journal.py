@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from anvyl_mcp import file_locks
 from anvyl_mcp.errors import AnvylError, Denied
 from anvyl_mcp.server import trail
 from anvyl_mcp.server.checked_lines import HEADER_BYTES, begun_in, header, packed, parse
@@ -160,14 +161,12 @@ class Journal:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        if not self._mutex.acquire(timeout=trail.WAIT):
+        if not self._mutex.acquire(timeout=file_locks.WAIT):
             raise TimeoutError(errno.ETIMEDOUT, "the disk does not answer")
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            handle = os.open(self.folder / LOCK, flags, 0o600)
+            handle = file_locks.opened(self.folder / LOCK)
             try:
-                trail.lock(handle, fcntl.LOCK_EX)
+                file_locks.take(handle, fcntl.LOCK_EX)
                 yield
             finally:
                 os.close(handle)

@@ -12,9 +12,8 @@ import anyio
 import httpx
 import jwt
 
-from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, ConfigInvalid, Denied, InvalidInput, Unreachable
-from anvyl_mcp.server.callers import Caller, implied
+from anvyl_mcp.server.callers import Caller, checked_name, implied
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 """Signatures with a public key only: with a shared one, whoever verifies could also sign."""
@@ -30,6 +29,8 @@ AGAIN_SECONDS = 60
 SCOPE_CLAIMS = ("scope", "scopes")
 OWN_CLAIM = "anvyl_scopes"
 SCOPE_PREFIX = "anvyl:"
+RELAY = "relay"
+"""Among the scopes: this host's agent asks other hosts for the token's holder."""
 NEW = "get a new token from your identity provider"
 
 Fetch = Callable[[str], Awaitable[bytes]]
@@ -96,8 +97,8 @@ class JwtVerifier:
             raise Denied("the token is too long", hint=NEW)
         try:
             claims = await self._claims(token)
-            subject = text.clean(str(claims["sub"]))[:64]
-            return Caller(subject, scopes_in(claims), "jwt", id=f"jwt:{claims['sub']}")
+            subject = checked_name(str(claims["sub"]))
+            return Caller(subject, scopes_in(claims), "jwt", id=f"jwt:{subject}", relayed=RELAY in _words_in(claims))
         except AnvylError:
             raise
         except (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
@@ -128,12 +129,16 @@ class JwtVerifier:
 
 def scopes_in(claims: Mapping[str, Any]) -> frozenset[str]:
     """The rights in the claims: words, or a list of them, with or without `anvyl:` before each."""
+    return implied(_words_in(claims))
+
+
+def _words_in(claims: Mapping[str, Any]) -> list[str]:
     names = (OWN_CLAIM,) if OWN_CLAIM in claims else SCOPE_CLAIMS
     words: list[str] = []
     for name in names:
         value = claims.get(name, "")
         words += value.split() if isinstance(value, str) else [one for one in value if isinstance(one, str)]
-    return implied(word.removeprefix(SCOPE_PREFIX) for word in words)
+    return [word.removeprefix(SCOPE_PREFIX) for word in words]
 
 
 def _refusal(error: Exception) -> Denied:

@@ -85,9 +85,11 @@ def metrics_route(
     one_at_a_time = anyio.Lock()
 
     async def handler(request: Request) -> Response:
-        caller_of(request).require("read", "this")
+        caller = caller_of(request)
+        caller.require("read", "this")
         async with one_at_a_time:
-            asked.found = await peers()
+            # A token is for the host that gave it, and tells its holder of no other.
+            asked.found = await peers() if caller.relay else ()
             body = await anyio.to_thread.run_sync(generate_latest, metrics.registry)
         return Response(body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -5,11 +5,10 @@ A file that cannot be used counts as a no to every change: what it was meant to 
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import os
-import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import anyio.to_thread
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import ConfigInvalid, Denied
+from anvyl_mcp.files import require_unshared
 from anvyl_mcp.server import guardrails
 from anvyl_mcp.server.callers import ACTING, Caller
 from anvyl_mcp.server.policy_file import parse
@@ -40,13 +40,24 @@ class State:
 
     rules: Rules = NO_RULES
     problem: ConfigInvalid | None = None
+    digest: str = ""
+    """Of the file's content, where it could be read."""
 
 
 class Policy:
     """The policy of one host. `look` asks the engine what an object is; without it only given names count."""
 
-    def __init__(self, file: Path, look: Look = lambda kind, name: None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        look: Look = lambda kind, name: None,
+        *,
+        on_change: Callable[[State], None] = lambda state: None,
+    ) -> None:
+        """`on_change` is told of every other version that is used."""
         self.file = file
+        self._on_change = on_change
+        self._seen: State | None = None
         self._look = look
         # One attribute, because threads read and change: rules must never stand beside the mark of another version.
         self._known: tuple[tuple[int, ...], State] = (), State()
@@ -65,8 +76,8 @@ class Policy:
         if mark == self._known[0] and abs(time.time_ns() - found.st_mtime_ns) > RACY_NANOSECONDS:
             return self._known[1]
         try:
-            self._check(found)
-            return self._keep(mark, State(self._read()))
+            require_unshared(self.file, found)
+            return self._keep(mark, self._read())
         except ConfigInvalid as problem:
             # What the last good version forbade stays forbidden, reads included.
             return self._keep(mark, State(self._known[1].rules, problem))
@@ -75,6 +86,9 @@ class Policy:
         """The rules now; when they stopped counting since they were last asked for, the log says so."""
         state, before = self.state(), self._said
         self._said = state
+        if self._seen is None or (state.digest, str(state.problem)) != (self._seen.digest, str(self._seen.problem)):
+            self._seen = state
+            self._on_change(state)
         if state.problem and str(state.problem) != str(before.problem):
             log.warning("changes are refused: %s", state.problem)
         elif state.rules == NO_RULES != before.rules:
@@ -145,30 +159,15 @@ class Policy:
         self._known = mark, state
         return state
 
-    def _read(self) -> Rules:
+    def _read(self) -> State:
         try:
-            return parse(self.file.read_bytes().decode("utf-8"), self.file)
+            content = self.file.read_bytes()
+            return State(parse(content.decode("utf-8"), self.file), digest=hashlib.sha256(content).hexdigest())
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             raise ConfigInvalid(f"{self.file}, line {line}: this is not text", hint="write it in UTF-8") from error
         except OSError as error:
             raise self._unreadable(error) from error
-
-    def _check(self, found: os.stat_result) -> None:
-        if found.st_mode & 0o022:
-            raise ConfigInvalid(
-                f"{self.file} may be changed by other users", hint=f"look at it, then: chmod go-w {self.file}"
-            )
-        folder = self.file.parent.stat()
-        if folder.st_mode & 0o002 and not folder.st_mode & stat.S_ISVTX:
-            raise ConfigInvalid(
-                f"{self.file.parent} may be changed by every user, and {self.file.name} in it with that",
-                hint=f"look at it, then: chmod o-w {self.file.parent}",
-            )
-        if found.st_uid not in (os.geteuid(), 0, folder.st_uid):
-            raise ConfigInvalid(
-                f"{self.file} belongs to another user", hint=f"look at it, then: chown {os.geteuid()} {self.file}"
-            )
 
     def _unreadable(self, error: OSError) -> ConfigInvalid:
         return ConfigInvalid(f"{self.file} cannot be read: {error.strerror}", hint="check who owns it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import tempfile
@@ -12,7 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from anvyl_mcp import file_locks
 from anvyl_mcp.errors import ConfigInvalid
+from anvyl_mcp.files import give_to_owner_of, private_folder, require_unshared
 
 Content = TypeVar("Content")
 RACY_NANOSECONDS = 1_000_000_000
@@ -61,7 +62,7 @@ class SecretFile(Generic[Content]):
             ConfigInvalid: the file cannot be used or written; it is then as it was.
         """
         try:
-            with _locked(self.path.with_suffix(".lock")):
+            with file_locks.locked(self.path.with_suffix(".lock")):
                 content = self._copy()
                 yield content
                 replace(self.path, json.dumps(self._dump(content), indent=1))
@@ -87,16 +88,7 @@ class SecretFile(Generic[Content]):
             ) from error
 
     def _check(self, found: os.stat_result) -> None:
-        if found.st_mode & 0o022:
-            raise ConfigInvalid(
-                f"{self.path} may be changed by other users, so nothing in it counts",
-                hint=f"look at it, then: chmod 600 {self.path}",
-            )
-        if found.st_uid not in (os.geteuid(), 0, self.path.parent.stat().st_uid):
-            raise ConfigInvalid(
-                f"{self.path} belongs to another user, so nothing in it counts",
-                hint=f"look at it, then: rm {self.path}",
-            )
+        require_unshared(self.path, found, ", so nothing in it counts", mode="600")
 
     def _unreadable(self, error: OSError) -> ConfigInvalid:
         return ConfigInvalid(f"{self.path} cannot be read: {error.strerror}", hint="check who owns it")
@@ -108,11 +100,11 @@ def replace(path: Path, content: str, *, lasting: bool = True) -> None:
     Raises:
         OSError: it could not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(path.parent)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            _give_to_owner(file.fileno(), path.parent)
+            give_to_owner_of(path.parent, file.fileno())
             file.write(content)
             file.flush()
             if lasting:
@@ -124,25 +116,6 @@ def replace(path: Path, content: str, *, lasting: bool = True) -> None:
         raise
     if lasting:
         _sync_folder(path.parent)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        _give_to_owner(handle, path.parent)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _give_to_owner(handle: int, folder: Path) -> None:
-    """A command run with sudo must not leave a file that the server's own user cannot read."""
-    if os.geteuid() == 0:
-        owner = folder.stat()
-        os.fchown(handle, owner.st_uid, owner.st_gid)
 
 
 def _sync_folder(folder: Path) -> None:

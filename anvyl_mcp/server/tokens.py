@@ -16,7 +16,7 @@ from typing import Any
 
 from anvyl_mcp.errors import Conflict, Denied, InvalidInput, NotFound, did_you_mean
 from anvyl_mcp.server import secret_file
-from anvyl_mcp.server.callers import implied, in_order
+from anvyl_mcp.server.callers import OWN_NAMES, implied, in_order
 from anvyl_mcp.server.secret_file import SecretFile
 
 PREFIX = "anv_"
@@ -39,6 +39,7 @@ class Token:
     revoked: datetime | None = None
     last_used: datetime | None = None
     last_address: str = ""
+    relay: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -46,6 +47,7 @@ class Token:
             "id": self.id,
             "name": self.name,
             "scopes": in_order(self.scopes),
+            "relay": self.relay,
             "created": _written(self.created),
             "expires": _written(self.expires),
             "last_used": _written(self.last_used),
@@ -75,17 +77,26 @@ class Tokens:
         return self._file.path
 
     def create(
-        self, name: str, scopes: Iterable[str], expires: datetime | None = None, *, rename: bool = False
+        self,
+        name: str,
+        scopes: Iterable[str],
+        expires: datetime | None = None,
+        *,
+        rename: bool = False,
+        relay: bool = False,
+        instead_of: str = "",
     ) -> tuple[Token, str]:
         """A new token and its text, which is shown once. `rename`: a name in use gets a number instead of a refusal.
+
+        `relay`: this host's agent asks other hosts for its holder. `instead_of`: the id of the holder's present token,
+        which is revoked and whose name is kept.
 
         Raises:
             InvalidInput: the name or the rights cannot be used.
             Conflict: there is a token of that name.
             ConfigInvalid: the file cannot be used or written.
         """
-        if not NAME.fullmatch(name):
-            raise InvalidInput(f"`{name[:80]}` cannot be a token's name", hint="use letters, digits, dots and dashes")
+        check_token_name(name)
         given = implied(scopes)
         if not given:
             raise InvalidInput("a token without rights opens nothing", hint="give read, operate or exec")
@@ -93,12 +104,16 @@ class Tokens:
         if expires is not None and expires <= now:
             raise InvalidInput("the token would have expired already", hint="give a later time")
         with self._file.changing() as kept:
+            old = kept.get(instead_of)
+            if old is not None and old.token.revoked is None:
+                name = old.token.name
+                kept[instead_of] = replace(old, token=replace(old.token, revoked=now.replace(microsecond=0)))
             names = {one.token.name for one in kept.values() if one.token.revoked is None}
             if name in names and not rename:
                 raise Conflict(f"there is a token `{name}`", hint=f"revoke it first: anvyl-mcp token revoke {name}")
             identity = _new_id(kept)
             text = f"{PREFIX}{identity}_{secrets.token_urlsafe(32)}"
-            token = Token(identity, _free(name, names), given, now.replace(microsecond=0), expires)
+            token = Token(identity, _free(name, names), given, now.replace(microsecond=0), expires, relay=relay)
             kept[identity] = _Kept(token, _digest(text))
         return token, text
 
@@ -159,12 +174,25 @@ class Tokens:
 
     def refusal(self, token: Token) -> Denied | None:
         """Why a known token does not count, in words for its holder; None when it does."""
-        again = "on that host run `anvyl-mcp invite`, then here `anvyl hosts add CODE`"
+        again = "on that host run `anvyl-mcp invite`, then here `anvyl hosts add`"
         if token.revoked is not None:
             return Denied(f"the token `{token.name}` was revoked on {token.revoked:%Y-%m-%d}", hint=again)
         if token.expires is not None and token.expires <= self._clock():
             return Denied(f"the token `{token.name}` expired on {token.expires:%Y-%m-%d}", hint=again)
         return None
+
+
+def check_token_name(name: str) -> str:
+    """The name that a token has, or a host that gets one.
+
+    Raises:
+        InvalidInput: it cannot be used, or could pass for a caller that has no token.
+    """
+    if not NAME.fullmatch(name):
+        raise InvalidInput(f"`{name[:80]}` cannot be a token's name", hint="use letters, digits, dots and dashes")
+    if name.casefold() in OWN_NAMES:
+        raise InvalidInput(f"`{name}` cannot be a token's name: a host calls its own users so", hint="choose another")
+    return name
 
 
 class _Uses:
@@ -235,6 +263,8 @@ def _parse_one(identity: str, entry: Any) -> _Kept:
     # A key that is missing is damage, not a token that never expires or was never revoked.
     expires, revoked = (None if entry[key] is None else _time(entry[key]) for key in ("expires", "revoked"))
     token = Token(identity, str(entry["name"]), implied(scopes), _time(entry["created"]), expires, revoked)
+    # Tokens of older versions have no mark.
+    token = replace(token, relay=entry.get("relay") is True)
     return _Kept(token, digest)
 
 
@@ -247,6 +277,7 @@ def _dump_one(kept: _Kept) -> dict[str, Any]:
     return {
         "name": token.name,
         "scopes": in_order(token.scopes),
+        "relay": token.relay,
         "created": _written(token.created),
         "expires": _written(token.expires),
         "revoked": _written(token.revoked),

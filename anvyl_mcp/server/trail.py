@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
-import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from anvyl_mcp import file_locks
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,6 @@ HEAD = "head"
 HEAD_BYTES = 256
 HASH_KEY = b',"hash":"'
 GENESIS = "0" * 64
-WAIT = 2.0
-"""Seconds to wait for another writer: a hung one must not hang every call."""
 TAIL = 256 * 1024
 """Bytes from the end in which a sound line must stand; no line is nearly as long."""
 
@@ -203,22 +201,6 @@ def last_sound(descriptor: int, size: int) -> tuple[int, dict[str, Any] | None]:
     return 0, None
 
 
-def lock(descriptor: int, how: int) -> None:
-    """Take a file lock, waiting for a limited time.
-
-    Raises:
-        TimeoutError: another process keeps it.
-    """
-    deadline = time.monotonic() + WAIT
-    while True:
-        try:
-            return fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise TimeoutError(errno.ETIMEDOUT, "another process holds it") from error
-            time.sleep(0.001)  # flock cannot wait for a limited time
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[int]:
     """A descriptor to read a file or folder with."""
@@ -242,7 +224,7 @@ def _snapshot(folder: Path, opened: ExitStack) -> tuple[Head | None, list[_File]
         if not files or not (folder / HEAD).exists():
             return None, files
     with reading(folder / HEAD) as descriptor:
-        lock(descriptor, fcntl.LOCK_SH)
+        file_locks.take(descriptor, fcntl.LOCK_SH)
         return Head.parse(os.pread(descriptor, HEAD_BYTES, 0)), _files(folder, opened)
 
 

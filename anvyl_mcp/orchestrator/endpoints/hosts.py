@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, RootModel
 
 from anvyl_mcp.errors import Denied, InvalidInput
 from anvyl_mcp.orchestrator.documents import HostId
-from anvyl_mcp.orchestrator.endpoint import Document, Visit, endpoint
+from anvyl_mcp.orchestrator.endpoint import Document, Visit, endpoint, require_relay
 from anvyl_mcp.peers.addresses import url_of
 from anvyl_mcp.peers.health import HostHealth, check, check_hosts
 from anvyl_mcp.peers.joining import add_host, remove_host
@@ -86,10 +86,11 @@ NAS = {
 }
 
 
-@endpoint("GET", "/agent/hosts", answers={200: Hosts}, shows={200: {"hosts": {"nas": NAS}}})
+@endpoint("GET", "/agent/hosts", answers={200: Hosts}, errors=(403,), shows={200: {"hosts": {"nas": NAS}}})
 async def hosts(visit: Visit) -> Hosts:
     """List the known hosts, and whether they answer."""
     fleet = visit.here.fleet
+    require_relay(visit.asking, fleet.local.name, "ask other hosts how they are")
     found = await check_hosts(fleet, [name for name in fleet.hosts if name != fleet.local.name])
     return Hosts(hosts={host.name: Known(**_known(host, visit)) for host in found})
 
@@ -109,7 +110,7 @@ async def hosts(visit: Visit) -> Hosts:
             "url": "http://192.168.1.100:4200",
             "status": "unpaired",
             "paired": False,
-            "hint": "pair with it: run `anvyl-mcp invite` on nas, then `anvyl hosts add CODE` here",
+            "hint": "pair with it: run `anvyl-mcp invite` on nas, then `anvyl hosts add` here",
             "scopes": [],
         }
     },

@@ -19,4 +19,4 @@ from anvyl_mcp.orchestrator.endpoint import Visit, endpoint
 async def process(body: Question, visit: Visit) -> Answer | Waiting:
     """Ask, or tell the fleet to do something. A change waits for a yes: 202, with the id to give it by."""
     desk = await visit.here.desk()
-    return await desk.process(body.query, visit.asking, approve=body.approve, path=visit.path)
+    return await desk.process(body.query, visit.asking, approve=body.approve, path=visit.path, alone=visit.alone)

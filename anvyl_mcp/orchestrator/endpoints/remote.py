@@ -37,7 +37,7 @@ async def remote_query(body: RemoteQuestion, visit: Visit) -> RemoteAnswer | Rem
     "/agent/broadcast",
     takes=Message,
     answers={200: Results},
-    errors=(409, 429),
+    errors=(403, 409, 429),
     example={"message": "get host resources"},
     shows={
         200: {

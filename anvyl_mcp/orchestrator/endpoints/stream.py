@@ -29,7 +29,9 @@ async def process_stream(body: Question, visit: Visit, tell: Tell) -> None:
     desk = await visit.here.desk()
 
     watch = desk.watch(lambda call: tell("call", call), lambda call: tell("result", call))
-    answer = await desk.process(body.query, visit.asking, approve=body.approve, path=visit.path, watch=watch)
+    answer = await desk.process(
+        body.query, visit.asking, approve=body.approve, path=visit.path, alone=visit.alone, watch=watch
+    )
     tell("text", Text(text=answer.response))
     if isinstance(answer, Waiting):
         tell("approval", answer.approval)

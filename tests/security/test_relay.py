@@ -1,0 +1,189 @@
+"""A token is for the host that gave it: what its holder asks goes no further, unless it is marked for that."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from anvyl_mcp import running
+from anvyl_mcp.app import trust
+from anvyl_mcp.settings import load
+from tests.doors import Door, opened_door
+from tests.engines import RealEngine
+from tests.nodes import ServingNode, anvyl, serving
+
+NO_ENGINE = "unix:///nonexistent/docker.sock"
+ASK = {
+    "process": ("POST", "/agent/process", {"query": "list containers on second"}),
+    "process a tag": ("POST", "/agent/process", {"query": "list containers on @far"}),
+    "process a change": ("POST", "/agent/process", {"query": "stop web on second", "approve": True}),
+    "process first": ("POST", "/agent/process", {"query": "second: list containers"}),
+    "remote query": ("POST", "/agent/remote-query", {"host_id": "second", "query": "list containers"}),
+    "remote query of nobody": ("POST", "/agent/remote-query", {"host_id": "unheard-of", "query": "list containers"}),
+    "broadcast": ("POST", "/agent/broadcast", {"message": "list containers"}),
+    "hosts": ("GET", "/agent/hosts", None),
+}
+
+
+@pytest.fixture
+async def door(fleet: ServingNode, tmp_path: Path) -> AsyncIterator[Door]:
+    """This host, `first`, which knows `second`; its callers hold tokens without a mark, `relay` one with it."""
+    (tmp_path / "hosts.toml").write_text(f'{entry(fleet, unique(tmp_path))}tags = ["far"]\n', encoding="utf-8")
+    async with opened_door(relay=False) as opened:
+        opened.tokens["relay"] = opened.node.trust.create_token("relay", "operate", None, relay=True)[1]
+        yield opened
+
+
+def calls_on(node: ServingNode) -> int:
+    """How many calls its audit log holds."""
+    return len(trust(load(environ={"ANVYL_HOME": str(node.home)})).audit.read())
+
+
+@pytest.mark.parametrize("method, path, body", ASK.values(), ids=ASK)
+async def test_a_token_reaches_no_other_host(
+    method: str, path: str, body: Any, door: Door, fleet: ServingNode, second_engine: RealEngine
+) -> None:
+    """Finding 10: with a token of alpha only, a third machine read beta's logs and stopped its containers."""
+    second_engine.run("web")
+    before = calls_on(fleet)
+
+    refused = [await door.ask(scope, path, body, method=method) for scope in ("read", "operate", "exec")]
+
+    assert [one.status_code for one in refused] == [403, 403, 403], refused[0].text
+    errors = [one.json()["error"] for one in refused]
+    assert all("`anvyl-mcp invite --relay`" in error["hint"] for error in errors)
+    assert all("is for first alone" in error["message"] for error in errors)
+    assert calls_on(fleet) == before
+    assert second_engine.state("web") == "running"
+
+
+@pytest.mark.parametrize("query", ["list containers", "list hosts", "list containers on all hosts", "host resources"])
+async def test_a_question_is_about_this_host_alone_and_says_so(query: str, door: Door, fleet: ServingNode) -> None:
+    before = calls_on(fleet)
+
+    answered = await door.ask("operate", "/agent/process", {"query": query})
+
+    body = answered.json()
+    assert answered.status_code == 200, answered.text
+    assert set(body["hosts"]) <= {"first"} and {call["host"] for call in body["calls"]} == {"first"}
+    assert not re.search(r"\bsecond\b", json.dumps(body))
+    assert "only first was asked" in body["response"] and "--relay" in body["response"]
+    assert calls_on(fleet) == before
+
+
+async def test_the_holder_of_a_token_is_not_told_of_other_hosts(door: Door) -> None:
+    told = {name: (await door.ask(name, "/agent/info", method="GET")).json()["known_hosts"] for name in door.tokens}
+
+    figures = {name: (await door.ask(name, "/metrics", method="GET")).text for name in door.tokens}
+    assert told == {"read": [], "operate": [], "exec": [], "relay": ["second"]}
+    assert [name for name, text in figures.items() if 'anvyl_peer_up{peer="second"}' in text] == ["relay"]
+
+
+async def test_a_marked_token_reaches_other_hosts(door: Door) -> None:
+    process = await door.ask("relay", "/agent/process", {"query": "list containers"})
+    remote = await door.ask("relay", "/agent/remote-query", {"host_id": "second", "query": "list containers"})
+    broadcast = await door.ask("relay", "/agent/broadcast", {"message": "list containers"})
+    hosts = await door.ask("relay", "/agent/hosts", method="GET")
+
+    assert set(process.json()["hosts"]) == {"first", "second"}
+    assert remote.status_code == 200 and set(remote.json()["hosts"]) == {"second"}
+    assert "second" in {one["host_id"] for one in broadcast.json()["results"]}
+    assert set(hosts.json()["hosts"]) == {"second"}
+
+
+async def test_what_waits_for_another_host_is_approved_only_with_the_mark(
+    door: Door, second_engine: RealEngine
+) -> None:
+    second_engine.run("web")
+    waiting = await door.ask("relay", "/agent/process", {"query": "stop web on second"})
+    path = f"/agent/approvals/{waiting.json()['approval']['id']}"
+
+    refused = await door.ask("exec", path, {"approve": True})
+    state = second_engine.state("web")
+    done = await door.ask("relay", path, {"approve": True})
+
+    assert (waiting.status_code, refused.status_code, state) == (202, 403, "running")
+    assert done.status_code == 200 and second_engine.state("web") == "exited", done.text
+
+
+async def test_a_container_named_like_another_host_can_be_asked_about(door: Door, engine: RealEngine) -> None:
+    engine.run("second")
+
+    answered = await door.ask("operate", "/agent/process", {"query": "restart second", "approve": True})
+
+    assert answered.status_code == 200 and {call["host"] for call in answered.json()["calls"]} == {"first"}
+
+
+async def test_tokens_of_older_versions_have_no_mark(door: Door, tmp_path: Path) -> None:
+    """A home of d2a7be5 goes on working; its tokens are for this host alone."""
+    file = tmp_path / "trust" / "tokens.json"
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    for entry in kept["tokens"].values():
+        del entry["relay"]
+    file.write_text(json.dumps(kept), encoding="utf-8")
+
+    listed = await door.ask("relay", "/agent/process", {"query": "list containers"})
+    refused = await door.ask("relay", "/agent/broadcast", {"message": "list containers"})
+
+    assert listed.status_code == 200 and set(listed.json()["hosts"]) == {"first"}
+    assert refused.status_code == 403
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Iterator[tuple[ServingNode, ServingNode]]:
+    """Two hosts that know each other, and whose callers on this machine need no mark."""
+    with (
+        serving("a", tmp_path / "a", DOCKER_HOST=NO_ENGINE) as one,
+        serving("b", tmp_path / "b", DOCKER_HOST=NO_ENGINE) as other,
+    ):
+        for node, peer in ((one, other), (other, one)):
+            (node.home / "hosts.toml").write_text(entry(peer, node.name), encoding="utf-8")
+        yield one, other
+
+
+def unique(folder: Path) -> str:
+    """The name of a test, for a host that outlives it."""
+    return re.sub(r"\W", "-", folder.name).strip("-")[:60]
+
+
+def entry(node: ServingNode, called: str) -> str:
+    """A host as one called so knows it, with a token that is marked."""
+    token = trust(load(environ={"ANVYL_HOME": str(node.home)})).create_token(called, "operate", None, relay=True)[1]
+    return f'[hosts.{node.name}]\nurl = "{node.url}"\ntoken = "{token}"\n'
+
+
+def test_of_a_broadcast_each_host_answers_for_itself(ring: tuple[ServingNode, ServingNode], tmp_path: Path) -> None:
+    """Finding 18: asked about all hosts, each agent asked all of them again."""
+    (tmp_path / "hosts.toml").write_text("".join(entry(node, "hub") for node in ring), encoding="utf-8")
+
+    everywhere = anvyl("agent", "broadcast", "host resources on all hosts", "--json", ANVYL_NAME="hub")
+    about_one = anvyl("agent", "broadcast", "host resources on b", "--json", ANVYL_NAME="hub")
+
+    results = {one["host_id"]: one for one in everywhere.json["results"]}
+    assert results["a"]["error"] is None and results["b"]["error"] is None, results
+    calls = {node.name: [one.who for one in _audit(node).read(tool="get_host_resources")] for node in ring}
+    assert {name: len(found) for name, found in calls.items()} == {"a": 1, "b": 2}
+    only = {one["host_id"]: one for one in about_one.json["results"]}
+    assert "of a broadcast each host answers for itself" in only["a"]["error"]["message"]
+    assert only["b"]["error"] is None
+
+
+def _audit(node: ServingNode) -> Any:
+    return trust(load(environ={"ANVYL_HOME": str(node.home)})).audit
+
+
+async def test_callers_on_the_machine_itself_reach_the_fleet(fleet: ServingNode, tmp_path: Path) -> None:
+    with serving("first", tmp_path / "first", DOCKER_HOST=NO_ENGINE) as node:
+        (node.home / "hosts.toml").write_text(entry(fleet, unique(tmp_path)), encoding="utf-8")
+        own = {"Authorization": f"Bearer {running.local_token(node.home / 'run')}"}
+        async with httpx.AsyncClient(base_url=node.url, headers=own, timeout=60, trust_env=False) as client:
+            hosts = await client.get("/agent/hosts")
+            asked = await client.post("/agent/remote-query", json={"host_id": "second", "query": "host resources"})
+
+    assert set(hosts.json()["hosts"]) == {"second"} and asked.status_code == 200

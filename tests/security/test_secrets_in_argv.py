@@ -1,0 +1,179 @@
+"""What lets a machine in is pasted or piped, the inviting side names who came, and a new code changes old rights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from anvyl_mcp.peers.registry import Registry
+from tests.network import Lan, lan
+from tests.nodes import ANVYL, ANVYL_MCP, Ran, ServingNode, process, serving
+from tests.terminal import on_a_terminal
+
+__all__ = ["lan"]
+
+ADD = "anvyl hosts add"
+
+
+@pytest.fixture
+def node(lan: Lan, tmp_path: Path) -> Iterator[ServingNode]:
+    """A host `beta` on the network of its own, without an engine."""
+    nothing = "unix:///nonexistent/docker.sock"
+    with serving("beta", tmp_path / "beta", prefix=lan.prefix, DOCKER_HOST=nothing) as started:
+        yield started
+
+
+def on_beta(lan: Lan, node: ServingNode, *arguments: str) -> Ran:
+    return process(*arguments, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(node.home))
+
+
+def here(lan: Lan, *arguments: str, stdin: str | None = None) -> Ran:
+    return process(*arguments, prefix=lan.far, stdin=stdin, ANVYL_NAME="alpha", DOCKER_HOST="unix:///nonexistent/x")
+
+
+def invited(lan: Lan, node: ServingNode, *options: str) -> Ran:
+    made = on_beta(lan, node, "invite", "--host", lan.address, *options)
+    assert made.code == 0, made.err
+    return made
+
+
+def tokens(lan: Lan, node: ServingNode) -> list[tuple[str, list[str], bool]]:
+    listed = on_beta(lan, node, "token", "list", "--json").json["tokens"]
+    return [(one["name"], one["scopes"], one["relay"]) for one in listed]
+
+
+def told(node: ServingNode) -> str:
+    """The next line in the window of the server."""
+    assert node.process.stderr is not None
+    return node.process.stderr.readline().decode().strip()
+
+
+def test_a_code_is_piped_and_the_inviting_side_says_who_came(lan: Lan, node: ServingNode) -> None:
+    """Finding 7: user `nobody` read the code in /proc/*/cmdline and redeemed it before its owner."""
+    made = invited(lan, node)
+    line, code = made.out.splitlines()
+    assert line == ADD and code.startswith("anv1-")
+
+    joined = here(lan, "hosts", "add", "-", stdin=made.out)
+
+    assert joined.code == 0 and "added beta" in joined.err and "warning" not in joined.err
+    assert f"alpha joined from {lan.far_address} as `alpha` with read,operate" in told(node)
+    assert tokens(lan, node) == [("alpha", ["read", "operate"], False)]
+    again = here(lan, "hosts", "add", code)
+    assert again.code == 1 and "warning: other users of this machine can read the join code" in again.err
+
+
+def test_a_code_is_asked_for_and_not_shown(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
+    code = invited(lan, node, "--json").json["code"]
+    split = f"{code[:40]}\n{code[40:]}\n"
+
+    words = [*lan.far, ANVYL, "hosts", "add"]
+    with on_a_terminal(*words[1:], program=words[0]) as terminal:
+        terminal.until("paste the join code")
+        echoes = [terminal.echoes]
+        listed = Path(f"/proc/{terminal.process.pid}/cmdline").read_bytes()
+        terminal.type(split)
+        terminal.until("added beta at")
+        assert terminal.end() == 0
+        echoes.append(terminal.echoes)
+
+    assert code[:40] not in terminal.shown and echoes == [False, True]
+    assert b"anv1" not in listed
+
+
+def test_the_one_who_invites_waits_and_sees_who_came(lan: Lan, node: ServingNode) -> None:
+    words = [*lan.prefix, "env", f"ANVYL_HOME={node.home}", ANVYL_MCP, "invite", "--host", lan.address]
+    with on_a_terminal(*words[1:], program=words[0], size=(400, 24)) as terminal:
+        terminal.until("waiting for that machine")
+        code = next(word for word in terminal.shown.split() if word.startswith("anv1-"))
+        assert here(lan, "hosts", "add", "-", stdin=code).code == 0
+        terminal.until(f"alpha joined from {lan.far_address} as `alpha` with read,operate")
+        terminal.until("anvyl-mcp token revoke alpha")
+        assert terminal.end() == 0
+
+
+def test_a_token_by_hand_is_piped(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
+    made = invited(lan, node, "--json").json
+    token = on_beta(lan, node, "token", "create", "script", "--scope", "read", "--json").json["token"]
+    by_hand = ("hosts", "add", "nas", f"https://{made['addresses'][0]}", "--pin", made["pin"], "--token")
+
+    piped = here(lan, *by_hand, "-", stdin=f"{token}\n")
+    argument = here(lan, *(word.replace("nas", "other") for word in by_hand), token)
+    nothing = here(lan, *by_hand, "-", stdin="")
+
+    assert piped.code == 0 and "it answers" in piped.err and "warning" not in piped.err
+    assert "warning: other users of this machine can read the token" in argument.err
+    assert nothing.code == 2 and "there is no token" in nothing.err
+    assert Registry(tmp_path / "hosts.toml").get("nas").token == token
+
+
+def test_a_code_of_a_known_host_changes_the_rights_there(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
+    """It was "known already", and the hint of every refusal led there."""
+    assert here(lan, "hosts", "add", "-", "--tag", "home", "--name", "nas", stdin=invited(lan, node).out).code == 0
+    before = Registry(tmp_path / "hosts.toml").get("nas")
+    refused = here(lan, "call", "execute_command", "command=true", "--host", "nas", "--yes")
+    assert "needs the right `exec`" in refused.err and "anvyl hosts add`" in refused.err
+
+    code = invited(lan, node, "--scope", "read,operate,exec", "--relay").out
+    raised = here(lan, "hosts", "add", "-", stdin=code)
+
+    assert raised.code == 0 and "updated nas" in raised.err and "read, operate, exec" in raised.err
+    assert here(lan, "call", "execute_command", "command=true", "--host", "nas", "--yes").code == 0
+    assert tokens(lan, node) == [("alpha", ["read", "operate", "exec"], True)]
+    after = Registry(tmp_path / "hosts.toml").get("nas")
+    assert (after.tags, after.url, after.pin) == (before.tags, before.url, before.pin)
+    lowered = here(lan, "hosts", "add", "-", stdin=invited(lan, node, "--scope", "read").out)
+    assert lowered.code == 0 and tokens(lan, node) == [("alpha", ["read"], False)]
+
+
+def test_a_code_also_helps_where_the_old_token_was_revoked(lan: Lan, node: ServingNode) -> None:
+    assert here(lan, "hosts", "add", "-", stdin=invited(lan, node).out).code == 0
+    assert on_beta(lan, node, "token", "revoke", "alpha").code == 0
+
+    assert here(lan, "hosts", "add", "-", stdin=invited(lan, node).out).code == 0
+
+    assert here(lan, "call", "get_host_resources", "--host", "beta").code == 0
+    assert tokens(lan, node) == [("alpha", ["read", "operate"], False)]
+
+
+def test_a_renamed_host_stays_paired(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
+    assert here(lan, "hosts", "add", "-", "--tag", "home", stdin=invited(lan, node).out).code == 0
+    before = Registry(tmp_path / "hosts.toml").get("beta")
+
+    renamed = here(lan, "hosts", "rename", "beta", "Attic", "--json")
+
+    assert renamed.json["hosts"] == {"attic": {"url": before.url, "renamed_from": "beta"}}
+    checked = here(lan, "hosts", "check", "attic", "--json").json["hosts"]["attic"]
+    assert (checked["scopes"], checked["tags"]) == (["read", "operate"], ["home"])
+    assert here(lan, "hosts", "check", "beta").code == 2
+    taken = here(lan, "hosts", "rename", "attic", "alpha")
+    own = here(lan, "hosts", "rename", "alpha", "x")
+    assert taken.code == 1 and "is this host" in taken.err and own.code == 1 and "serve --name" in own.err
+
+
+def test_what_stands_in_a_hosts_file_survives_a_new_name(tmp_path: Path) -> None:
+    file = tmp_path / "hosts.toml"
+    file.write_text(
+        '# mine\n[hosts.Nas]\nurl = "http://127.0.0.1:9" # attic\nnext_pin = "x"\n\n[hosts.pi]\nurl = "http://127.0.0.1:8"\n',
+        encoding="utf-8",
+    )
+    registry = Registry(file)
+
+    registry.rename("nas", "store")
+
+    assert list(registry.peers()) in (["pi", "store"], ["store", "pi"])
+    assert registry.get("store").next_pin == "x"
+    assert "# mine" in file.read_text(encoding="utf-8") and "# attic" in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["root", "nobody", "anvyl"])
+def test_no_machine_joins_under_a_name_that_this_host_uses_itself(name: str, lan: Lan, node: ServingNode) -> None:
+    code = invited(lan, node).out
+
+    refused = process("hosts", "add", "-", prefix=lan.far, stdin=code, ANVYL_NAME=name)
+
+    assert refused.code == 2 and "a host calls its own users so" in refused.err
+    assert tokens(lan, node) == []
+    assert here(lan, "hosts", "add", "-", stdin=code).code == 0

@@ -1,0 +1,248 @@
+"""Who was let in, who was turned away and what decides that is in the audit log; and no name passes for another's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from anvyl_mcp.app import trust
+from anvyl_mcp.errors import Denied, InvalidInput
+from anvyl_mcp.server.audit import Audit
+from anvyl_mcp.server.audit_events import BURST, RefusedLogins
+from anvyl_mcp.server.callers import Caller, lesser
+from anvyl_mcp.server.policy_rules import who
+from anvyl_mcp.server.trust import Trust
+from anvyl_mcp.settings import load
+from tests.nodes import ANVYL_MCP, ServingNode, process, serving
+from tests.test_jwt import signed, verifier
+
+__all__ = ["verifier"]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[ServingNode]:
+    """A host without an engine; its home is the test's."""
+    with serving("nas", tmp_path, DOCKER_HOST="unix:///nonexistent/docker.sock") as started:
+        yield started
+
+
+@pytest.fixture
+def kept() -> Trust:
+    """What the same host keeps."""
+    return trust(load())
+
+
+def here(*arguments: str) -> Any:
+    return process(*arguments, program=ANVYL_MCP)
+
+
+def shown(*tools: str) -> list[dict[str, Any]]:
+    """The records that `anvyl-mcp audit` shows, of these tools or all."""
+    found: list[dict[str, Any]] = here("audit", "--json").json["records"]
+    return [one for one in found if not tools or one["tool"] in tools]
+
+
+def pair(node: ServingNode, secret: str, name: str = "laptop") -> httpx.Response:
+    return httpx.post(f"{node.url}/pair", json={"secret": secret, "name": name}, trust_env=False)
+
+
+def test_pairing_tokens_and_keys_are_recorded(node: ServingNode, kept: Trust) -> None:
+    """Item 11: none of it was in the log."""
+    scopes, secret = kept.invite("read,operate", 60, relay=True)
+    token = pair(node, secret).json()["token"]
+    used = pair(node, secret, "mallory")
+    wrong = pair(node, "A" * 22)
+    assert here("token", "create", "script", "--scope", "read").code == 0
+    assert here("token", "revoke", "script").code == 0
+    assert here("token", "revoke", "script").code == 1
+    assert here("key", "rotate").code == 0 and here("key", "rotate", "--cancel").code == 0
+    left = httpx.delete(f"{node.url}/pair", headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+
+    records = [(one["tool"], one["who"], one["outcome"]) for one in shown()]
+    assert (used.status_code, wrong.status_code, left.status_code, scopes) == (403, 403, 200, ["read", "operate"])
+    assert records == [
+        ("create_invite", "local", "ok"),
+        ("join", "laptop", "ok"),
+        ("join", "nobody", "denied"),
+        ("join", "nobody", "denied"),
+        ("create_token", "local", "ok"),
+        ("revoke_token", "local", "ok"),
+        ("revoke_token", "local", "failed"),
+        ("rotate_key", "local", "ok"),
+        ("rotate_key", "local", "ok"),
+        ("revoke_token", "laptop", "ok"),
+    ]
+    [invited, joined, *_] = shown("create_invite", "join")
+    assert invited["arguments"] == {"scope": "read,operate", "relay": True, "seconds": 60}
+    assert (joined["address"], joined["how"]) == ("127.0.0.1", "loopback")
+    assert "used already, by `laptop`" in shown("join")[1]["arguments"]["reason"]
+    assert here("audit", "verify").code == 0
+    log = (node.home / "audit" / "audit.jsonl").read_text(encoding="utf-8")
+    assert secret not in log and token not in log
+
+
+def test_refused_logins_are_recorded_and_a_flood_of_them_does_not_fill_the_log(node: ServingNode) -> None:
+    wrong = {"Authorization": "Bearer anv_00000000_wrong"}
+    with httpx.Client(base_url=node.url, trust_env=False) as client:
+        answers = [client.get("/agent/info", headers=wrong).status_code for _ in range(300)]
+    assert set(answers) <= {401, 429}
+    size = (node.home / "audit" / "audit.jsonl").stat().st_size
+
+    assert node.stop() == 0
+
+    records = shown("login")
+    single = [one for one in records if "reason" in one["arguments"]]
+    counted = sum(one["arguments"].get("refused", 0) for one in records)
+    assert len(single) + counted == 300
+    assert BURST <= len(records) <= BURST + 4 and size < 16 * 1024
+    assert {(one["who"], one["outcome"]) for one in records} == {("nobody", "denied")}
+    assert {one["address"] for one in single} == {"127.0.0.1"}
+    assert "the token is not known here" in single[0]["arguments"]["reason"]
+    assert here("audit", "verify").code == 0
+
+
+def test_refused_logins_are_recorded_again_after_a_pause(tmp_path: Path) -> None:
+    now = [0.0]
+    audit = Audit(tmp_path / "audit")
+    refused = RefusedLogins(audit, clock=lambda: now[0])
+
+    def come(address: str) -> None:
+        if refused.due():
+            refused.record("no", address)
+        else:
+            refused.count(address)
+
+    for number in range(1000):
+        come(f"192.0.2.{number % 250}")
+    now[0] += 61
+    come("192.0.2.9")
+
+    written = [record.arguments or {} for record in audit.read()]
+    assert len(written) == BURST + 2
+    assert written[-2]["refused"] == 1000 - BURST and "others" in written[-2]["from"]
+
+
+def test_another_policy_is_recorded(node: ServingNode, kept: Trust, tmp_path: Path) -> None:
+    def call() -> None:
+        answer = httpx.post(f"{node.url}/agent/process", json={"query": "host resources"}, trust_env=False, timeout=60)
+        assert answer.status_code == 200, answer.text
+
+    file = tmp_path / "policy.toml"
+    call()
+    file.write_text('[[deny]]\ntools = ["stop_container"]\n', encoding="utf-8")
+    call()
+    call()
+    file.write_text("nonsense", encoding="utf-8")
+    call()
+    node.stop()
+    file.write_text("", encoding="utf-8")
+    node.start()
+    node.stop()
+    file.unlink()
+    node.start()
+
+    changes = shown("change_policy")
+    assert [(one["who"], one["outcome"], one["arguments"]["deny"]) for one in changes] == [
+        ("anvyl", "ok", 1),
+        ("anvyl", "failed", 1),
+        ("anvyl", "ok", 0),
+        ("anvyl", "ok", 0),
+    ]
+    assert changes[-1]["arguments"]["sha256"] == "none" and kept.audit.verify().problem == ""
+
+
+def test_a_token_is_not_made_where_that_cannot_be_recorded_but_is_revoked(kept: Trust, tmp_path: Path) -> None:
+    kept.create_token("old", "read", None)
+    kept.audit.close()
+    (tmp_path / "audit").rename(tmp_path / "aside")
+    (tmp_path / "audit").write_text("in the way", encoding="utf-8")
+
+    with pytest.raises(Denied, match="the audit log cannot be written"):
+        kept.create_token("new", "read", None)
+    kept.revoke("old")
+
+    assert kept.tokens.list() == []
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "mallory through alice",
+        "mallory THROUGH alice",
+        "mallory\tthrough alice",
+        "through alice",
+        "alice through",
+        "jwt:alice",
+        "token:laptop",
+        "Local:root",
+        "uid:0",
+        "root",
+        "local",
+        "anvyl",
+        "nobody",
+        "alice\nroot",
+        "alice\u200b",
+        "alice\u202eroot",
+        "alice\x1b[31m",
+        " alice",
+        "alice ",
+        "a" * 201,
+    ],
+)
+async def test_no_identity_provider_names_somebody_as_another_caller(subject: str, verifier: Any) -> None:
+    """Finding 12: `mallory through alice` counted as `alice` in a policy."""
+    with pytest.raises(Denied):
+        await verifier.verify(signed(sub=subject))
+
+
+@pytest.mark.parametrize(
+    "subject", ["ann", "auth0|5f7c8ec7c33c6c004bbafe82", "ann@example.org", "drive-through", "Zoë"]
+)
+async def test_ordinary_names_stay(subject: str, verifier: Any) -> None:
+    assert (await verifier.verify(signed(sub=subject))).name == subject
+
+
+async def test_an_identity_provider_gives_the_mark_among_the_scopes(verifier: Any) -> None:
+    marked = await verifier.verify(signed(scope="read anvyl:relay"))
+    plain = await verifier.verify(signed(scope="read operate"))
+
+    assert (marked.relay, plain.relay, marked.scopes) == (True, False, frozenset({"read"}))
+
+
+@pytest.mark.parametrize(
+    "asking",
+    ["alice", "alice through", " through ", "alice through through", "x through alice through ", "alice\nthrough"],
+)
+def test_whoever_a_call_is_said_to_be_for_its_caller_is_still_known(asking: str) -> None:
+    """`alice through` made of the caller `laptop` one called `through laptop`, whom no rule knows."""
+    caller = lesser(Caller("laptop", frozenset({"read"}), "token"), ["read"], asking)
+
+    assert who(caller, "allow") == ["laptop", "token:laptop"]
+    assert {"laptop", "token:laptop"} <= set(who(caller, "deny"))
+    assert "through laptop" not in who(caller, "deny")
+
+
+@pytest.mark.parametrize("name", ["root", "local", "anvyl", "nobody", "a through b", "jwt:alice", "a\nb"])
+def test_no_token_has_a_name_that_passes_for_another_caller(name: str, kept: Trust) -> None:
+    with pytest.raises(InvalidInput):
+        kept.create_token(name, "read", None)
+
+
+def test_a_join_is_told_in_the_window_of_the_server(node: ServingNode, kept: Trust) -> None:
+    first, second = (kept.invite("read", 60)[1] for _ in range(2))
+    started = time.monotonic()
+    for secret in (first, second):
+        assert pair(node, secret).status_code == 201
+
+    assert node.process.stderr is not None
+    lines = [node.process.stderr.readline().decode().strip() for _ in range(2)]
+    assert lines == [
+        "laptop joined from 127.0.0.1 as `laptop` with read",
+        "laptop joined from 127.0.0.1 as `laptop-2` with read",
+    ]
+    assert time.monotonic() - started < 60
