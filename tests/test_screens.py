@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from anvyl_mcp.text import ANSI
+from tests.engines import RealEngine
 from tests.nodes import NO_MODEL, anvyl, know
+from tests.terminal import on_a_terminal
 
 
 def test_the_note_on_the_missing_model_is_shown_once_a_day(tmp_path: Path) -> None:
@@ -41,3 +44,31 @@ def test_a_host_is_named_once(free_port: int, monkeypatch: pytest.MonkeyPatch) -
 
     assert first.startswith(f"{os.uname().nodename}: ") and "memory" in first
     assert all(line.startswith("  ") for line in rest)
+
+
+@pytest.mark.parametrize(("columns", "colour"), [(60, "1"), (80, "")], ids=["60 without colours", "80"])
+def test_live_tables_fit_a_narrow_terminal(
+    columns: int, colour: str, engine: RealEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No line wraps, so nothing of an earlier frame stays; names, states and figures are whole."""
+    engine.run("nextcloud-app-1")
+    monkeypatch.setenv("NO_COLOR", colour)
+    size = (columns, 24)
+
+    with on_a_terminal("stats", "--watch", size=size) as watching:
+        watching.until("nextcloud-app-1")
+        watching.until("nextcloud-app-1")
+        watching.type("\x03")
+        watching.end()
+    with on_a_terminal("ps", "--host", "local", size=size) as listed:
+        assert listed.end() == 0
+    with on_a_terminal("resources", "--host", "local", size=size) as busy:
+        assert busy.end() == 0
+
+    for shown in (watching.shown, listed.shown, busy.shown):
+        lines = ANSI.sub("", shown).splitlines()
+        assert max(map(len, lines)) <= columns, lines
+    row = next(line for line in listed.shown.splitlines() if "nextcloud-app-1" in line)
+    assert ANSI.sub("", row).split()[2] == "up"
+    assert ("\x1b[3" in listed.shown) is not bool(colour)
+    assert " %" in busy.shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 
 import pytest
@@ -45,6 +46,17 @@ def test_bars_and_cut_words_are_drawn_in_plain_letters(monkeypatch: pytest.Monke
     assert "~" in cut.shown
     assert helped.code == 0
     assert (bars.shown + cut.shown).replace("\x1b", "").isascii()
+
+
+def test_a_program_that_is_ended_leaves_the_echo_on(silent_port: int) -> None:
+    know("slow", f"http://127.0.0.1:{silent_port}")
+
+    with on_a_terminal("ps", "--host", "slow") as terminal:
+        terminal.until("waiting for slow")
+        assert not terminal.echoes
+        terminal.process.terminate()
+        assert terminal.end() == -signal.SIGTERM
+        assert terminal.echoes
 
 
 def test_keys_typed_ahead_leave_no_line_of_progress_behind(silent_port: int) -> None:

@@ -58,4 +58,4 @@ class _Bars:
         bar = screen.paint("━" * full, "green", sys.stderr) + screen.paint("─" * (BAR - full), "dim", sys.stderr)
         percent = f"{share * 100:3.0f} %" if total else "     "
         room = screen.size()[0] - self._wide - BAR - 12
-        return f"{name}  {bar}  {percent}  {screen.cut(text.clean(message).replace(chr(10), ' '), max(room, 1))}"
+        return f"{name}  {bar}  {percent}  {screen.cut(text.one_line(message), max(room, 1))}"

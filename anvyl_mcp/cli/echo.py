@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 _kept: list[Any] = []
@@ -28,6 +31,7 @@ def off() -> None:
             quiet[3] &= ~termios.ECHO
             termios.tcsetattr(terminal, termios.TCSANOW, quiet)
             _kept.append(settings)
+            _on_before_the_end()
 
 
 def on() -> None:
@@ -39,3 +43,17 @@ def on() -> None:
 
         with suppress(termios.error):
             termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, _kept.pop())
+
+
+def _on_before_the_end() -> None:
+    """A program that is ended from outside leaves the terminal as it was, too."""
+
+    def ended(number: int, _: FrameType | None) -> None:
+        on()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, ended)

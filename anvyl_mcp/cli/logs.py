@@ -92,7 +92,9 @@ def _print(source: Source, result: Mapping[str, Any]) -> None:
         if source.as_json:
             output.document({"host": source.host, "name": name, "line": line}, indent=None)
         else:
-            output.verbatim(f"{source.label}{text.clean(line)}")
+            # A line of one host must not make another, which would stand there without the host's label.
+            words = text.clean(line).replace("\n", " ")
+            output.verbatim(f"{source.label}{words}")
     sys.stdout.flush()
 
 

@@ -116,4 +116,4 @@ class _View:
         """Hosts without figures, a line each."""
         told = [f"{one.host}: {one.error.message}" for one in done if one.error is not None]
         told += [f"{host}: no answer yet" for pair in self._pairs if pair not in self._latest for host in pair[1:]]
-        return [screen.paint(screen.cut(text.clean(line), screen.size()[0] - 1), "red") for line in told]
+        return [screen.paint(screen.cut(text.one_line(line), screen.size()[0] - 1), "red") for line in told]

@@ -130,7 +130,9 @@ class Group(TyperGroup):
         """The command that is meant; `help NAME` is `NAME --help`."""
         if args[0] == "help" and self.get_command(ctx, "help") is None:
             if len(args) == 1:
-                print(ctx.get_help())
+                from anvyl_mcp.cli import output
+
+                output.verbatim(ctx.get_help())
                 ctx.exit()
             args = [*args[1:], "--help"]
         if self.get_command(ctx, args[0]) is None:

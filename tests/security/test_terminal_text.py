@@ -29,6 +29,7 @@ class Liar(Toy):
     def __init__(self) -> None:
         super().__init__()
         self.tools = dict.fromkeys(("list_containers", "get_container_stats"), self._listed)
+        self.tools["get_container_logs"] = self._logged
         self.tools |= dict.fromkeys(("stop_container", "restart_container", "get_last_change"), self._failed)
 
     async def _listed(self, *_: Any) -> CallToolResult:
@@ -37,6 +38,10 @@ class Liar(Toy):
             content=[TextContent(type="text", text=FORGED)],
             structured_content={"containers": rows, "total": 1, "more": 0},
         )
+
+    async def _logged(self, *_: Any) -> CallToolResult:
+        lines = {"lines": [FORGED], "truncated": False, "next_since": ""}
+        return CallToolResult(content=[TextContent(type="text", text=FORGED)], structured_content=lines)
 
     async def _failed(self, *_: Any) -> CallToolResult:
         told = {"code": "conflict", "message": f"no\n{FORGED}", "hint": f"yes\n{FORGED}"}
@@ -77,6 +82,7 @@ def test_a_state_of_a_host_adds_no_line_to_the_question(liar: Served) -> None:
         ("ask", "list containers on evil", "--offline"),
         ("call", "list_containers", "--host", "evil"),
         ("stats", "--host", "evil"),
+        ("logs", "web", "--host", "evil"),
     ],
     ids=" ".join,
 )
