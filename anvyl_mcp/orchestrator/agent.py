@@ -198,8 +198,8 @@ class Assistant:
         rules = self._rules(guard, question)
         model = models.with_rules(ShownModel(model, names, choice.context_length), rules)
         rules_first = drive == "plan" and self._settings.drive == "auto"
-        first = self._rules(guard, question, before_a_model=True) if rules_first else None
-        return GuardedModel(model, question, guard, rules=rules, first=first)
+        clear = self._rules(guard, question, before_a_model=True)
+        return GuardedModel(model, question, guard, rules=rules, clear=clear, first=clear if rules_first else None)
 
     def _rules(self, guard: Guard, question: Question, *, before_a_model: bool = False) -> Model:
         """The rules for one question; `before_a_model`: only what is clear."""

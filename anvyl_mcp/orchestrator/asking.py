@@ -249,7 +249,7 @@ def _is_tight(query: Query, lower: str) -> bool:
 
 def _is_amount(query: Query, lower: str) -> bool:
     how = re.search(
-        r"\bhow\s+(?:much|many|long|full|hot|big|large|busy)\b|\b(?:usage|use|using|uptime|temperature)\b", lower
+        r"\bhow\s+(?:much|many|long|full|hot|warm|big|large|busy)\b|\b(?:usage|use|using|uptime|temperature)\b", lower
     )
     return bool(query.words & KINDS) and (bool(how) or query.free)
 

@@ -198,6 +198,8 @@ NUMBERS: dict[Wants, Callable[[Query, Measure, Sequence[Amount]], list[str]]] = 
 
 def _unmeasured(numbers: Sequence[tuple[Measure, object]], results: Results, subject: str) -> list[str]:
     """What is there, and without the figures that were asked for."""
+    if any("celsius" in measure.words for measure, _ in numbers):
+        return [f"The temperature of {text.joined(list(results))} is not known: no sensor can be read there."]
     rows = {measure.rows for measure, _ in numbers if measure.rows and subject}
     return [
         f"{subject} on {host} is there, but its engine gives no figures for it now."

@@ -23,6 +23,7 @@ from anvyl_mcp.orchestrator.orders import Orders
 from anvyl_mcp.orchestrator.reading import Reading
 from anvyl_mcp.orchestrator.sentences import mask, plain
 from anvyl_mcp.orchestrator.speech import stem, stems
+from anvyl_mcp.orchestrator.unread import only_names
 from anvyl_mcp.orchestrator.vocabulary import EMPTY, STANDS_FOR
 from anvyl_mcp.peers import registry
 from anvyl_mcp.peers.fleet import Fleet
@@ -99,7 +100,7 @@ class Freely:
         weighed = partial(fits, rest, tools, of_hosts=bool(places) or bool(HOSTS.search(said)), named=bool(names))
         found = await Reading().aside(weighed)
         suited = [replace(fit, weight=fit.weight * _suits(fit.listing, names)) for fit in found]
-        chosen = self._chosen(sorted(suited, key=lambda fit: -fit.weight), said, names)
+        chosen = self._chosen(sorted(suited, key=lambda fit: -fit.weight), said, rest, names)
         if (
             not names
             and BROKEN.search(said)
@@ -135,7 +136,7 @@ class Freely:
         logs = [one for one in tools if one.required and "tail" in one.arguments]
         return lists + (logs if names else []), names
 
-    def _chosen(self, fits: Sequence[Fit], said: str, names: Sequence[str]) -> list[ToolListing]:
+    def _chosen(self, fits: Sequence[Fit], said: str, rest: str, names: Sequence[str]) -> list[ToolListing]:
         best = fits[0] if fits else None
         of_one = [
             fit.listing for fit in fits if fit.listing.required and set(fit.listing.names) == set(fit.listing.required)
@@ -144,7 +145,8 @@ class Freely:
             return of_one
         if best is None or best.weight < LEAST:
             # What is only named is shown.
-            return of_one[-1:] if names and not self._only_clearly and len(names) <= MOST_OBJECTS else []
+            shows = names and not self._only_clearly and len(names) <= MOST_OBJECTS and only_names(rest, names)
+            return of_one[-1:] if shows else []
         second = fits[1] if len(fits) > 1 else None
         if second and second.weight * CLEARLY > best.weight:
             apart = [fit for fit in (best, second) if fit.weight >= OF_ITS_OWN and fit.words]

@@ -36,13 +36,21 @@ class GuardedModel(WrapperModel):
     """
 
     def __init__(
-        self, wrapped: Model, question: Question, guard: Guard, *, rules: Model, first: Model | None = None
+        self,
+        wrapped: Model,
+        question: Question,
+        guard: Guard,
+        *,
+        rules: Model,
+        clear: Model,
+        first: Model | None = None,
     ) -> None:
-        """`rules` are asked when the model does nothing; `first`, if any, are rules asked before it."""
+        """`rules` are asked when the model says nothing, `clear` when it only talks; `first`, if any, before it."""
         super().__init__(wrapped)
         self._question = question
         self._guard = guard
         self._rules = rules
+        self._clear = clear
         self._first = first
         self.requests = 0
         """How often a model was really asked."""
@@ -64,8 +72,10 @@ class GuardedModel(WrapperModel):
         self.requests += response.provider_details != OWN
         self._question.by_rules = response.model_name == self._rules.model_name
         idle = not begun and not response.tool_calls and "?" not in (response.text or "")
-        if idle and (instead := await self._understood(self._rules, messages, model_request_parameters)):
-            self._first = self._rules
+        # A model that says that it cannot has answered, unless the rules account for every word.
+        behind = self._clear if (response.text or "").strip() else self._rules
+        if idle and (instead := await self._understood(behind, messages, model_request_parameters)):
+            self._first = behind
             return replace(instead, usage=response.usage)
         parts = [one for part in response.parts for one in await self._spread(part, model_request_parameters)]
         return replace(response, parts=_with_own_ids(parts, messages))

@@ -15,15 +15,25 @@ from pydantic_ai.tools import ToolDefinition
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import NotUnderstood
-from anvyl_mcp.orchestrator import asking, command_lines, computing, fitting, phrases, sentences
+from anvyl_mcp.orchestrator import asking, command_lines, computing, fitting, phrases, sentences, unread
 from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.asking import Query, Wants
-from anvyl_mcp.orchestrator.grounding import named, said_hosts
 from anvyl_mcp.orchestrator.options import take_options
 from anvyl_mcp.orchestrator.placing import ASKING, BOLD, BOTH, HAVING, PLAIN, Way, take_first_hosts, take_hosts
 from anvyl_mcp.orchestrator.reading import Reading, too_long
 from anvyl_mcp.orchestrator.speech import spelled
-from anvyl_mcp.orchestrator.steps import Otherwise, Step, host_of, implied_values, names_in, only_look, placed_at
+from anvyl_mcp.orchestrator.steps import (
+    Otherwise,
+    Step,
+    calls_of,
+    host_of,
+    implied_values,
+    keep_said_hosts,
+    names_in,
+    only_look,
+    placed_at,
+    share_hosts,
+)
 from anvyl_mcp.orchestrator.vocabulary import (
     EMPTY,
     FREE_TEXT,
@@ -56,8 +66,6 @@ CONDITION = re.compile(r"(?i)\s(?:if|unless|except|or\s+not)(?:\s|$)")
 """Makes an unquoted command mean something else than all of it being run."""
 QUESTION = re.compile(r"(?i)(?:is|are|which|what|how|\S+\s+is\s+\w+$)\b")
 """The beginning of a clause that only asks."""
-ASKED_OF_ONE = frozenset({"about", "tell", "detail", "status", "state", "info", "information", "look", "inspect"})
-"""Words that ask for all there is to know of one thing."""
 
 
 class Planner:
@@ -103,8 +111,11 @@ class Planner:
         steps = await self._typed(masked)
         if not steps:
             steps = await self._planned(question, masked)
-            if option := command_lines.unread_option(masked, [call for step in steps for call in step]):
+            if option := command_lines.unread_option(masked, calls_of(steps)):
                 raise self._refused(question, f"`{option}` has no counterpart here")
+            if only_look(steps) and self._objects:
+                check = partial(unread.check, masked, calls_of(steps), await self._vocabulary(masked, steps))
+                await self._reading.aside(check)
         await self._check_commands(steps, masked)
         return steps
 
@@ -115,6 +126,14 @@ class Planner:
             return []
         known = not typed.container or self._objects is None or typed.container in await self._things()
         return [typed.calls] if known else []
+
+    async def _vocabulary(self, masked: str, steps: Sequence[Step]) -> unread.Vocabulary:
+        """The words that are known; the names of what there is are looked up only where they settle a doubt."""
+        known = unread.Vocabulary(self.tools.values(), (), self._known)
+        doubtful = await self._reading.aside(partial(unread.is_doubtful, masked, calls_of(steps), known))
+        if doubtful and self._objects:
+            return unread.Vocabulary(self.tools.values(), await self._things(), self._known)
+        return known
 
     async def _check_commands(self, steps: Sequence[Step], masked: str) -> None:
         """See to it that no command meant for a container runs on a machine.
@@ -134,6 +153,9 @@ class Planner:
         orders = read_wish(question, self.tools.values()).intent == "change"
         if steps and not only_look(steps) and sentences.only_wonders(masked):
             raise self._refused(question, f"say it as an order: `{question.strip(' ?')}`")
+        if steps and self._otherwise and only_look(steps):
+            unknown = unread.unknown_subject(masked, calls_of(steps), await self._vocabulary(masked, steps))
+            steps = [] if unknown else steps
         if steps and not (self._otherwise and orders and only_look(steps)):
             return steps
         if self._otherwise and (free := await self._otherwise(question, self.tools.values())):
@@ -165,21 +187,11 @@ class Planner:
         steps = steps or await self._asked(sentence) or ([] if self._strict else await self._one(sentence, BOLD))
         steps = [[await self._inside(call) for call in step] for step in steps]
         kept = (
-            self._share_hosts(steps, first) and await self._find_hosts(steps) and self._keep_said_hosts(steps, masked)
+            share_hosts(steps, first, self._placeable)
+            and await self._find_hosts(steps)
+            and keep_said_hosts(steps, masked, self._known, self._placeable)
         )
         return steps if kept else []
-
-    def _keep_said_hosts(self, steps: Sequence[Step], masked: str) -> bool:
-        """Add hosts that are named where no phrase expects them; false when that would be a guess."""
-        calls = [call for step in steps for call in step if call.listing.name in self._placeable]
-        taken = " ".join(str(value) for call in calls for value in call.arguments.values())
-        hosts = [one for one in self._known if one[0] != "@" and not named(taken, one)]
-        said = ",".join(said_hosts(masked, hosts))
-        if not said or any("host" in call.arguments for call in calls):
-            return True
-        for call in calls:
-            call.arguments["host"] = said
-        return all(call.listing.reads for call in calls)
 
     async def _inside(self, call: Call) -> Call:
         """`execute uptime in db` is meant for the container, when there is one of that name."""
@@ -278,16 +290,6 @@ class Planner:
             return []
         return [Call(listing, call) for call in step]
 
-    def _share_hosts(self, steps: Sequence[Step], first: str) -> bool:
-        """Hosts named before or after all clauses count for each; false when a clause names its own as well."""
-        calls = [call for step in steps for call in step if call.listing.name in self._placeable]
-        own = [call for call in calls if "host" in call.arguments]
-        if not first and own and all(call in steps[-1] for call in own):
-            first, own = own[0].arguments["host"], []
-        for call in calls if first else []:
-            call.arguments["host"] = first
-        return not (first and own)
-
     async def _find_hosts(self, steps: Sequence[Step]) -> bool:
         """Put names for `on all hosts that have it`; false when nobody has it."""
         for call in (call for step in steps for call in step if call.arguments.get("host") in (HAVING, BOTH)):
@@ -371,7 +373,7 @@ class Planner:
         words = [word for word in rest.lower().split() if word != about]
         if not tools or not self._leads(words, tools):
             return None
-        unsaid = {*EMPTY, *ASKED_OF_ONE}
+        unsaid = {*EMPTY, *unread.ASKED_OF_ONE}
         if all({word, meaning(word)} & unsaid for word in words):
             return tools[0]
         return fitting.fitting(tools, " ".join(words), named=True, every_word=self._strict)

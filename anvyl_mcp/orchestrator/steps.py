@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from typing import Any
 
 from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.asking import Query, Wants
+from anvyl_mcp.orchestrator.grounding import named, said_hosts
 from anvyl_mcp.orchestrator.vocabulary import meaning
 from anvyl_mcp.peers.listing import ToolListing
 
@@ -14,6 +15,35 @@ Step = list[Call]
 """Calls that are made together; the next step waits until they have gone well."""
 Otherwise = Callable[[str, Iterable[ToolListing]], Awaitable[list[Step]]]
 """Who is asked what a question may mean that is no phrase."""
+
+
+def calls_of(steps: Sequence[Step]) -> list[Call]:
+    """The calls of all steps, in their order."""
+    return [call for step in steps for call in step]
+
+
+def share_hosts(steps: Sequence[Step], first: str, placeable: Set[str]) -> bool:
+    """Hosts named before or after all clauses count for each; false when a clause names its own as well."""
+    calls = [call for call in calls_of(steps) if call.listing.name in placeable]
+    own = [call for call in calls if "host" in call.arguments]
+    if not first and own and all(call in steps[-1] for call in own):
+        first, own = own[0].arguments["host"], []
+    for call in calls if first else []:
+        call.arguments["host"] = first
+    return not (first and own)
+
+
+def keep_said_hosts(steps: Sequence[Step], masked: str, known: Iterable[str], placeable: Set[str]) -> bool:
+    """Add hosts that are named where no phrase expects them; false when that would be a guess."""
+    calls = [call for call in calls_of(steps) if call.listing.name in placeable]
+    taken = " ".join(str(value) for call in calls for value in call.arguments.values())
+    hosts = [one for one in known if one[0] != "@" and not named(taken, one)]
+    said = ",".join(said_hosts(masked, hosts))
+    if not said or any("host" in call.arguments for call in calls):
+        return True
+    for call in calls:
+        call.arguments["host"] = said
+    return all(call.listing.reads for call in calls)
 
 
 def only_look(steps: Sequence[Step]) -> bool:
