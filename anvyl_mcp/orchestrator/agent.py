@@ -36,9 +36,10 @@ from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.guarded import ENDED, GuardedModel
 from anvyl_mcp.orchestrator.plan import PlanModel
 from anvyl_mcp.orchestrator.question import Proposal, Question
-from anvyl_mcp.orchestrator.reading import Reading
+from anvyl_mcp.orchestrator.reading import Reading, too_long
 from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
 from anvyl_mcp.orchestrator.rules import RULES, rules_model
+from anvyl_mcp.orchestrator.sentences import is_short, mask
 from anvyl_mcp.orchestrator.shown import ShownModel, history
 from anvyl_mcp.orchestrator.tasks import model_for
 from anvyl_mcp.orchestrator.toolset import FleetToolset
@@ -135,6 +136,8 @@ class Assistant:
 
     async def _run(self, reply: Reply, choice: models.ModelChoice | None, decide: Decide) -> None:
         question = reply.question
+        if choice is None and not is_short(mask(question.text)[0]):
+            raise too_long()
         guard = await Reading().aside(partial(Guard, self._fleet, question))
         # On a thread, because the first model costs a second of imports, and other work goes on meanwhile.
         driven = partial(self._driven, choice, guard, question) if choice else None
@@ -256,7 +259,7 @@ def _hosts_and_tags(fleet: Fleet) -> list[str]:
 
 
 def _check(question: Question, fleet: Fleet) -> None:
-    if not clean(question.text).strip():
+    if not any(letter.isalnum() for letter in clean(question.text)):
         raise InvalidInput("there is no question", hint='ask one, like: anvyl ask "list all containers"')
     if len(question.text) > MOST_CHARACTERS:
         raise InvalidInput(f"the question is longer than {MOST_CHARACTERS} characters", hint="ask in a few sentences")

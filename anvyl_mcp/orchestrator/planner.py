@@ -90,8 +90,7 @@ class Planner:
         self._placeable = {tool.name for tool in told if "host" in tool.parameters_json_schema.get("properties", {})}
         self._known = known
         self._objects = objects
-        changes = [phrase for listing in self.tools.values() if not listing.reads for phrase in listing.say]
-        self._verbs = {meaning(phrase.split()[0]) for phrase in changes}
+        self._verbs = {meaning(one.split()[0]) for tool in self.tools.values() if not tool.reads for one in tool.say}
         self._quoted: tuple[str, ...] = ()
         self._strict = to_the_last_word
         self._otherwise = otherwise
@@ -131,9 +130,7 @@ class Planner:
         """The words that are known; the names of what there is are looked up only where they settle a doubt."""
         known = unread.Vocabulary(self.tools.values(), (), self._known)
         doubtful = await self._reading.aside(partial(unread.is_doubtful, masked, calls_of(steps), known))
-        if doubtful and self._objects:
-            return unread.Vocabulary(self.tools.values(), await self._things(), self._known)
-        return known
+        return unread.Vocabulary(self.tools.values(), await self._things(), self._known) if doubtful else known
 
     async def _check_commands(self, steps: Sequence[Step], masked: str) -> None:
         """See to it that no command meant for a container runs on a machine.

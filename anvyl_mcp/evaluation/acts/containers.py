@@ -7,13 +7,14 @@ from typing import Any
 from anvyl_mcp.errors import Conflict
 from anvyl_mcp.evaluation.acts.shared import NOW, act, free, known, output, rows_of
 from anvyl_mcp.evaluation.world import CREATED, Container, Host
+from anvyl_mcp.orchestrator.computing import complaint
 
 
 @act
 def list_containers(host: Host, all: bool, name: str, label: str, limit: int) -> dict[str, Any]:
     """The rows of `docker ps`."""
     found = [
-        _row(one)
+        {**_row(one), "problem": complaint(_row(one))}
         for one in host.containers.values()
         if (all or one.state in ("running", "restarting"))
         and name.lower() in one.name.lower()
