@@ -200,6 +200,15 @@ class Engine(Injected):
             return ""
         return str(shapes.image(found)["Id"])
 
+    def volume(self, name: str) -> dict[str, Any] | None:
+        """A volume of exactly this name; None when there is none. Podman also takes the beginning of a name."""
+        try:
+            with engine_errors(missing=lambda: NotFound(f"there is no volume `{names.shown(name)}`")):
+                found = shapes.named(self.client().inspect_volume(name))
+        except NotFound:
+            return None
+        return found if found["Name"] == name else None
+
     def close(self) -> None:
         """Close every connection."""
         with self._lock:

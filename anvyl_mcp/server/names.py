@@ -58,13 +58,17 @@ def shown(name: str) -> str:
 
 def named(tool: Tool, arguments: Mapping[str, Any], *markers: str) -> Iterator[tuple[str, str]]:
     """Kind and name of each object that the arguments name under one of these markers, each once."""
-    found = {}
+    found: dict[tuple[str, str], None] = {}
     for argument, schema in tool.input_schema["properties"].items():
-        value = arguments.get(argument)
         kind = next((schema[marker] for marker in markers if marker in schema), "")
-        if kind and isinstance(value, str) and value:
-            found[str(kind), value] = True
+        found |= dict.fromkeys((str(kind), name) for name in texts(arguments.get(argument)) if kind)
     yield from found
+
+
+def texts(value: Any) -> list[str]:
+    """The names in one argument: one, or a list of them."""
+    given = value if isinstance(value, list) else [value]
+    return [name for name in given if isinstance(name, str) and name]
 
 
 def check_call(tool: Tool, arguments: Mapping[str, Any]) -> None:

@@ -59,8 +59,8 @@ def network(engine: Engine, name: str) -> Raw:
 
 def volume(engine: Engine, name: str) -> Raw:
     """A volume by name."""
-    with engine_errors(missing=lambda: _no("volume", name, [one["Name"] for one in volumes(engine)])):
-        found = shapes.named(engine.client().inspect_volume(name))
+    if (found := engine.volume(name)) is None:
+        raise _no("volume", name, [one["Name"] for one in volumes(engine)])
     return _checked("volume", found, name, name)
 
 

@@ -52,7 +52,8 @@ def _network(engine: Engine, name: str, wanted: str) -> Named:
 
 
 def _volume(engine: Engine, name: str, wanted: str) -> Named:
-    found = shapes.fields(engine.client().inspect_volume(wanted))
+    if (found := engine.volume(wanted)) is None:
+        raise NotFound(f"there is no volume `{name}`")
     return Named(name, (name,), _labels(found))
 
 

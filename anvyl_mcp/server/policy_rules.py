@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anvyl_mcp.errors import InvalidInput
-from anvyl_mcp.server import commands
+from anvyl_mcp.server import commands, names
 from anvyl_mcp.server.callers import HOWS, SCOPES, THROUGH, Caller
 from anvyl_mcp.server.policy_names import Named, mounts_of, spellings
 from anvyl_mcp.server.tool import Scope, Tool
@@ -101,8 +101,8 @@ class Call:
         found: dict[str, list[Named]] = {kind: [] for kind in KINDS}
         for argument, value in self.arguments.items():
             kind = kind_of(self.tool, argument)
-            if kind and isinstance(value, str) and value:
-                found[kind].append(self.look(kind, value) or Named.only(kind, value))
+            for name in names.texts(value) if kind else ():
+                found[kind].append(self.look(kind, name) or Named.only(kind, name))
         for mount in mounts_of(self.arguments):
             if mount.volume:
                 found["volume"].append(self.look("volume", mount.volume) or Named.only("volume", mount.volume))

@@ -86,7 +86,7 @@ class Recipe:
 
     def losses(self, engine: Engine) -> list[str]:
         """What will not be as it was."""
-        gone = [name for name in (*self._volumes(), *self.unnamed) if not _has_volume(engine, name)]
+        gone = [name for name in (*self._volumes(), *self.unnamed) if engine.volume(name) is None]
         said = ["what was written inside the container, outside of its volumes, is lost"]
         for name in gone:
             what = f"the unnamed volume at {self.unnamed[name]}" if name in self.unnamed else f"the volume `{name}`"
@@ -144,7 +144,7 @@ class Recipe:
         host["Links"] = [_link(one) for one in host.get("Links") or ()] or None
         host["Binds"] = [
             *(host.get("Binds") or ()),
-            *(f"{name}:{place}" for name, place in self.unnamed.items() if _has_volume(engine, name)),
+            *(f"{name}:{place}" for name, place in self.unnamed.items() if engine.volume(name)),
         ]
         host.pop("ContainerIDFile", None)
         number = str(self.change.made_from["Image"])
@@ -168,15 +168,6 @@ def _there(engine: Engine, name: str) -> Mapping[str, Any] | None:
         return engine.inspect(name)
     except NotFound:
         return None
-
-
-def _has_volume(engine: Engine, name: str) -> bool:
-    try:
-        with engine_errors(missing=lambda: NotFound(f"there is no volume `{name}`")):
-            engine.client().inspect_volume(name)
-    except NotFound:
-        return False
-    return True
 
 
 def _link(told: str) -> str:

@@ -110,7 +110,8 @@ def _settled(engine: Engine, image: str) -> str:
 
 def _check_image(engine: Engine, created: str, image: str, number: str) -> None:
     """Return when a container that was just made is made from this image; else it is taken back."""
-    if engine.inspect(created).get("Image") == number or engine.image_id(image) == number:
+    made_from = str(engine.inspect(created).get("Image") or engine.image_id(image))
+    if made_from.removeprefix("sha256:") == number.removeprefix("sha256:"):
         return
     error = Conflict(f"`{image}` became another image meanwhile; nothing was started", hint="look again")
     take_back(engine, created, error)

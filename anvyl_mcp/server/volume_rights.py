@@ -7,11 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 from anvyl_mcp.errors import Denied, NotFound
-from anvyl_mcp.server import container_powers, shapes
+from anvyl_mcp.server import container_powers
 from anvyl_mcp.server.callers import ACTING
 from anvyl_mcp.server.engine import Engine, own_name
 from anvyl_mcp.server.guardrails import hidden, protected
-from anvyl_mcp.server.translate import engine_errors
 
 Raw = Mapping[str, Any]
 
@@ -24,7 +23,7 @@ def check_volumes(engine: Engine, binds: Iterable[str]) -> None:
             shared with a container that only `exec` could make: what is written there may be run as root.
     """
     for name in dict.fromkeys(bind.partition(":")[0] for bind in binds):
-        volume = None if "/" in name else _volume(engine, name)
+        volume = None if "/" in name else engine.volume(name)
         if volume:
             _check(engine, volume)
 
@@ -58,18 +57,10 @@ def _powerful(
         seen.add(one["Id"])
         with suppress(NotFound):
             yield from ((own_name(one), why) for why in container_powers.reasons(engine, engine.inspect(one["Id"])))
-        for volume in filter(None, [_volume(engine, name) for name in _volumes_of(one)]):
+        for volume in filter(None, [engine.volume(name) for name in _volumes_of(one)]):
             if _leads_elsewhere(volume):
                 yield own_name(one), f"uses the volume `{volume['Name']}`, which leads to a place of its own"
             waiting += [other for other in everything if _uses(other, volume)]
-
-
-def _volume(engine: Engine, name: str) -> dict[str, Any] | None:
-    try:
-        with engine_errors(missing=lambda: NotFound(f"there is no volume `{name}`")):
-            return shapes.named(engine.client().inspect_volume(name))
-    except NotFound:
-        return None
 
 
 def _leads_elsewhere(volume: Raw) -> bool:

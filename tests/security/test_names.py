@@ -331,6 +331,12 @@ async def test_a_path_is_no_name_for_podman_either(podman: RealEngine, monkeypat
             ("get_container_info", {"name": "../images/busybox"}),
         ):
             assert (await refused(client, tool, **given))["code"] == "not_found"
+        # Podman takes the beginning of a volume's name, which no rule about the volume knows.
+        policy('[[deny]]\nvolumes = ["data"]\n')
+        for beginning in ("dat", "d"):
+            assert (await refused(client, "remove_volume", name=beginning))["code"] == "not_found"
+        assert (await refused(client, "remove_volume", name="data"))["code"] == "denied"
+        policy("")
         assert podman.state("keep") == "running" and podman.api.inspect_volume("data")
         # Names with slashes are still names.
         assert (await call(client, "remove_image", image="docker.io/library/other:1"))["untagged"]

@@ -104,7 +104,9 @@ def remove_image(
 
 
 def _has_other_names(found: Mapping[str, Any], image: str) -> bool:
-    """Whether the image stays when the name goes; an id is no name."""
+    """Whether the image may stay when the name goes; an id is not a name."""
+    if "@" in image:
+        return True
     if found["Id"].removeprefix("sha256:").startswith(image.removeprefix("sha256:")):
         return False
     repositories = {name.rpartition("@")[0] for name in found["RepoDigests"]}
