@@ -13,9 +13,9 @@ import anyio
 from anvyl_mcp import text
 from anvyl_mcp.cli import direct, known, output, screen
 from anvyl_mcp.cli.run import command
-from anvyl_mcp.errors import AnvylError, InvalidInput, NotFound
+from anvyl_mcp.errors import HOST_FAILURES, AnvylError
 from anvyl_mcp.peers import verdict
-from anvyl_mcp.peers.fleet import Fleet
+from anvyl_mcp.peers.fleet import Fleet, Outcome
 from anvyl_mcp.peers.targets import Found
 from anvyl_mcp.settings import Settings
 
@@ -41,10 +41,11 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
             for one in missing:
                 output.failure(one)
             if follow:
+                unread: list[Outcome] = []
                 async with anyio.create_task_group() as group:
                     for source in sources:
-                        group.start_soon(_follow, fleet, source)
-                return verdict.exit_code(missing) if missing else 0
+                        group.start_soon(_follow, fleet, source, unread)
+                return verdict.exit_code([*missing, *unread])
             done = [*missing, *await direct.run(fleet, tool, steps, None)]
         if as_json:
             output.document(direct.named_document(done, several=len(every) > 1))
@@ -98,15 +99,20 @@ def _print(source: Source, result: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-async def _follow(fleet: Fleet, source: Source) -> None:
-    """Print what is new, again and again, through restarts of the container and of its host; ends when it is gone."""
+async def _follow(fleet: Fleet, source: Source, unread: list[Outcome]) -> None:
+    """Print what is new, again and again, through restarts of the container and of its host; ends when it is gone.
+
+    A log that could not be read from the start on is noted in `unread`.
+    """
     lost = False
     while True:
         one = await fleet.call(source.host, TOOL, source.arguments)
         name = source.arguments["name"]
         if one.error is not None:
-            if isinstance(one.error, NotFound | InvalidInput):
+            if not isinstance(one.error, HOST_FAILURES):
                 output.failure(one)
+                if not source.going_on:
+                    unread.append(one)
                 return
             if not lost:
                 _tell_lost(one.error, source)

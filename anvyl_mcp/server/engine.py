@@ -103,6 +103,11 @@ class Engine(Injected):
         return self.place.path
 
     @property
+    def is_podman(self) -> bool:
+        """Whether the engine that answered last is Podman."""
+        return self._pulse.podman
+
+    @property
     def place(self) -> Place:
         """The engine's address and how it was chosen; the usual one while none is found."""
         if self._link:

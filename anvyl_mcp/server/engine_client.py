@@ -29,6 +29,8 @@ FORBIDDEN = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """What a proxy writes in the form of Docker's own errors, which always say what is forbidden."""
+PODMAN = "Libpod-API-Version"
+"""A header of every answer of Podman's."""
 OTHER_VERSION = re.compile(rb"client version [\d.]+ is too (?:new|old)", re.IGNORECASE)
 IN_PATH = re.compile(r"/v[\d.]+(/.*)")
 KIND_IN_PATH = re.compile(r"/(\w+?)s?/\{0\}")
@@ -48,6 +50,9 @@ class Pulse:
     """It left a request without an answer for too long."""
     away: bool = False
     """A connection to it broke: another engine may stand there now."""
+
+    podman: bool = False
+    """It is Podman, which differs from Docker in a hundred small ways."""
 
     def beat(self) -> None:
         """It answered."""
@@ -151,6 +156,7 @@ class EngineClient(APIClient):
             self._pulse.away = True
             raise AnswerLost(request, self._observed(request)) from error
         self._pulse.beat()
+        self._pulse.podman = PODMAN in response.headers
         if response.status_code in REDIRECTS:
             response.close()
             raise Redirected("the engine answered with a redirect", request=request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,23 +13,34 @@ KEPT = LONGEST_LINE * 4
 """Bytes kept of one line while it is read: the widest characters have four."""
 HEADER = 8
 LONGEST_STAMP = 40
+MESSAGE = 16 * 1024
+"""Bytes of a line after which Docker begins a new part, with a stamp of its own."""
+PODMAN_STAMP = re.compile(rb"(?<!^)(?<![ \t=\"'\[(<:,;|/-])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|[+-]\d\d:\d\d) ")
+"""Podman's parts of a terminal's line are of any length: a stamp glued to what is before it is not the container's."""
+PART_STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d) ")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: the time the engine gave it, its text, and how many bytes of it were not kept."""
+    """One line: the time the engine gave it, its text, and how many bytes of it were not kept.
+
+    `unsearched` is whether any were dropped, also states of a progress that later ones stand over.
+    """
 
     stamp: str
     text: bytes
     beyond: int = 0
+    unsearched: bool = False
 
 
 class _Growing:
-    """The line that one of the container's streams is writing."""
+    """The line that one of the container's streams is writing; at most `most` bytes of it are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int, *, raw: bool) -> None:
+        self._most, self._raw = most, raw
         self._kept = bytearray()
         self._beyond = 0
+        self._dropped = False
 
     def add(self, piece: bytes) -> Iterator[Line]:
         first, *rest = piece.split(b"\n")
@@ -42,19 +54,38 @@ class _Growing:
             yield self._done()
 
     def _grow(self, piece: bytes) -> None:
-        room = max(0, KEPT - len(self._kept))
-        self._kept += piece[:room]
-        self._beyond += max(0, len(piece) - room)
+        self._kept += piece
+        if len(self._kept) <= self._most:
+            return
+        self._dropped = True
+        # Of a progress that is written over itself the latest state counts.
+        stamp, written = self._kept.find(b" ") + 1, self._kept.rfind(b"\r", 0, len(self._kept) - 1) + 1
+        if 0 < stamp < written:
+            del self._kept[stamp:written]
+            self._beyond = 0
+        self._beyond += max(0, len(self._kept) - self._most)
+        del self._kept[self._most :]
 
     def _done(self) -> Line:
         stamp, _, line = bytes(self._kept).partition(b" ")
-        done = Line(stamp[:LONGEST_STAMP].decode("ascii", "replace"), line, self._beyond)
+        if self._raw:
+            line = _without_stamps(line) if b"." in stamp else PODMAN_STAMP.sub(b"", line)
+        done = Line(stamp[:LONGEST_STAMP].decode("ascii", "replace"), line, self._beyond, self._dropped)
         self._kept.clear()
-        self._beyond = 0
+        self._beyond, self._dropped = 0, False
         return done
 
 
-def lines_of(chunks: Iterable[bytes], *, raw: bool) -> Iterator[Line]:
+def _without_stamps(line: bytes) -> bytes:
+    """A terminal's long line without the stamps of its parts, which stand where one part ends and the next begins."""
+    parts, at = [line[:MESSAGE]], MESSAGE
+    while found := PART_STAMP.match(line, at):
+        parts.append(line[found.end() : found.end() + MESSAGE])
+        at = found.end() + MESSAGE
+    return b"".join([*parts, line[at:]])
+
+
+def lines_of(chunks: Iterable[bytes], *, raw: bool, most: int = KEPT) -> Iterator[Line]:
     """Lines as they come. `raw`: the container has a terminal, so there are no frames.
 
     Raises:
@@ -62,7 +93,9 @@ def lines_of(chunks: Iterable[bytes], *, raw: bool) -> Iterator[Line]:
     """
     streams: dict[int, _Growing] = {}
     for stream, piece in ((1, chunk) for chunk in chunks) if raw else _pieces(chunks):
-        for line in streams.setdefault(stream, _Growing()).add(piece):
+        if stream not in streams:
+            streams[stream] = _Growing(most, raw=raw)
+        for line in streams[stream].add(piece):
             if line.stamp:
                 yield line
     for growing in streams.values():

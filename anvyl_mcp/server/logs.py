@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -15,19 +15,26 @@ import requests
 from docker.errors import APIError
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import InvalidInput
-from anvyl_mcp.server import redact
+from anvyl_mcp.errors import Conflict, EngineError, InvalidInput
 from anvyl_mcp.server.engine import Engine
 from anvyl_mcp.server.key_blocks import KeyBlocks
-from anvyl_mcp.server.log_frames import LONGEST_LINE, Line, lines_of
+from anvyl_mcp.server.log_cursor import Cursor
+from anvyl_mcp.server.log_frames import KEPT, Line, lines_of
+from anvyl_mcp.server.log_lines import shown
+from anvyl_mcp.server.stamps import SECOND, moment
 from anvyl_mcp.server.translate import engine_errors
 
 MOST_BYTES = 96 * 1024
 SEARCHED = 20_000
 """Lines that `grep` looks through, from the end."""
+SEARCHED_BYTES = 1024**2
+"""Of one line, from its beginning; an application that logs JSON may put 150 KB into one."""
 READING_SECONDS = 10
 FIRST_BYTE_SECONDS = 15
 """With `since` the engine reads a log from its beginning before it sends anything."""
+NO_LOG = ("none", "passthrough", "passthrough-tty")
+UNREADABLE = re.compile(r"does not support reading|cannot read logs|not logging output", re.IGNORECASE)
+"""What Docker and Podman say of a log driver that only writes."""
 
 
 @dataclass(frozen=True)
@@ -44,56 +51,122 @@ class _Kept:
     """The newest lines, within a number and a size."""
 
     def __init__(self, most: int) -> None:
-        self.lines: deque[Line] = deque()
+        self.lines: deque[str] = deque()
         self.left_out = 0
         self._most, self._size = most, 0
 
-    def add(self, line: Line) -> None:
+    def add(self, line: str) -> None:
         self.lines.append(line)
-        self._size += len(line.text)
+        self._size += len(line)
         while len(self.lines) > self._most or self._size > MOST_BYTES:
-            self._size -= len(self.lines.popleft().text)
+            self._size -= len(self.lines.popleft())
             self.left_out += 1
 
 
+class _Reading:
+    """What one pass over a log finds."""
+
+    def __init__(self, tail: int, grep: str, start: Cursor) -> None:
+        self.start, self.next = start, start
+        self.kept, self.read = _Kept(tail), 0
+        self.late = self.unsearched = self.one_moment = False
+        self._wanted, self._blocks = grep.casefold(), KeyBlocks()
+        self._passed = 0
+
+    def take(self, lines: Iterator[Line]) -> None:
+        """Read to the end, or until it takes too long."""
+        deadline = time.monotonic() + READING_SECONDS
+        for line in lines:
+            at = moment(line.stamp)
+            self.one_moment = not self.read or (self.one_moment and at == self.next.at)
+            self.read += 1
+            visible = shown(line, self._wanted, self._blocks)
+            if at is None or self._is_new(at):
+                self.next = self.next if at is None else self.next.after(at)
+                if visible is not None:
+                    self.kept.add(visible)
+                elif line.unsearched:
+                    self.unsearched = True
+            if time.monotonic() > deadline:
+                self.late = True
+                return
+
+    def _is_new(self, at: int) -> bool:
+        if at == self.start.at and self._passed < self.start.seen:
+            self._passed += 1
+            return False
+        return at >= self.start.at
+
+
 def read(engine: Engine, container: Mapping[str, Any], *, tail: int, since: str, grep: str) -> LogEnd:
-    """The last `tail` lines since a time or duration ago that contain `grep`."""
-    start = _start(since)
-    kept, last, wanted, read, late = _Kept(tail), start, grep.casefold(), 0, False
-    deadline, blocks = time.monotonic() + READING_SECONDS, KeyBlocks()
-    for line in _read(engine, container, tail=(SEARCHED if grep else tail) + 1, start=start):
-        read += 1
-        shown = blocks.hide(text.clean(line.text.decode("utf-8", "replace")))
-        if not line.stamp or line.stamp > start:
-            last = max(last, line.stamp)
-            if not wanted or _holds(shown, wanted):
-                kept.add(replace(line, text=shown.encode("utf-8")))
-        if late := time.monotonic() > deadline:
-            break
+    """The last `tail` lines since a time or duration ago that contain `grep`.
+
+    Raises:
+        Conflict: the container's log driver keeps none that the engine could read.
+    """
+    start = Cursor.parse(since)
+    most = (SEARCHED if grep else tail) + 1 + start.seen
+    reading = _Reading(tail, grep, start)
+    # Of the last lines alone Podman 4 puts parts of long ones behind others.
+    asked = "all" if grep and engine.is_podman else most
+    reading.take(_read(engine, container, tail=asked, start=start, grep=bool(grep)))
+    cut = asked != "all" and reading.read >= most
+    if cut and reading.one_moment and reading.next.at > start.at:
+        # All that was read has one stamp, and more lines before may have it too: only the whole moment can be counted.
+        reading = _Reading(tail, grep, Cursor(reading.next.at))
+        reading.take(_read(engine, container, tail="all", start=reading.start, grep=bool(grep)))
     note = ""
-    if late:
-        note = f"the engine is slow: lines after {last} were not read; ask again with `since`"
-    elif grep and read > SEARCHED:
+    if reading.late:
+        note = f"the engine is slow: lines after {reading.next.stamp} were not read; ask again with `since`"
+    elif grep and cut:
         note = f"only the last {SEARCHED:,} lines were searched; `since` searches a part of the log"
+    elif reading.unsearched:
+        note = f"of longer lines only the first {text.size(SEARCHED_BYTES)} were searched"
     return LogEnd(
-        lines=[_shown(line) for line in kept.lines],
-        truncated=kept.left_out > 0 or bool(note),
-        next_since=last,
+        lines=list(reading.kept.lines),
+        truncated=reading.kept.left_out > 0 or bool(note),
+        next_since=str(reading.next),
         note=note,
     )
 
 
-def _read(engine: Engine, container: Mapping[str, Any], *, tail: int, start: str) -> Iterator[Line]:
+def _read(
+    engine: Engine, container: Mapping[str, Any], *, tail: int | str, start: Cursor, grep: bool
+) -> Iterator[Line]:
     """Lines up to now by the engine's clock: a container that never stops writing must not keep us."""
     options: dict[str, Any] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": 0, "tail": tail}
-    if start:
-        options["since"] = int(datetime.fromisoformat(start[:19]).replace(tzinfo=UTC).timestamp())
-    with engine_errors(doing="to show its log"), closing(_open(engine, str(container["Id"]), options)) as answer:
+    if start != Cursor():
+        options["since"] = max(0, start.second)
+    with _driver_named(container), engine_errors(doing="to show its log"):
+        answer = _open(engine, str(container["Id"]), options)
+    with engine_errors(doing="to show its log"), closing(answer):
         end = _end(answer.headers.get("Date", ""))
-        for line in lines_of(_chunks(answer), raw=bool(container["Config"]["Tty"])):
+        most = SEARCHED_BYTES if grep else KEPT
+        for line in lines_of(_chunks(answer), raw=bool(container["Config"]["Tty"]), most=most):
             yield line
-            if line.stamp > end:
+            if (moment(line.stamp) or 0) > end:
                 return
+
+
+@contextmanager
+def _driver_named(container: Mapping[str, Any]) -> Iterator[None]:
+    """What the engine cannot do because of the container's log driver is said with its name."""
+    driver = text.clean(str(container["HostConfig"]["LogConfig"].get("Type") or ""))
+    name = text.clean(str(container["Name"])).lstrip("/")
+    try:
+        yield
+    except (EngineError, Conflict, InvalidInput) as error:
+        if not driver or not UNREADABLE.search(error.message):
+            raise
+        if driver in NO_LOG:
+            raise Conflict(
+                f"`{name}` keeps no log: its log driver is `{driver}`",
+                hint="create it again with another log driver, like `local`, to see what it writes",
+            ) from error
+        raise Conflict(
+            f"the log of `{name}` cannot be read here: its log driver `{driver}` sends it elsewhere",
+            hint=f"look where `{driver}` sends it, or create the container again with the log driver `local`",
+        ) from error
 
 
 def _open(engine: Engine, container: str, options: Mapping[str, Any]) -> requests.Response:
@@ -119,44 +192,9 @@ def _chunks(answer: requests.Response) -> Iterator[bytes]:
         yield chunk
 
 
-def _end(date: str) -> str:
-    """A stamp just after the moment of the answer; lines that are younger were written while we read."""
+def _end(date: str) -> int:
+    """A moment just after that of the answer; lines that are younger were written while we read."""
     try:
-        moment = parsedate_to_datetime(date)
+        return (int(parsedate_to_datetime(date).timestamp()) + 2) * SECOND - 1
     except ValueError:
-        return "9"
-    return (moment + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S.999999999Z")
-
-
-def _holds(shown: str, wanted: str) -> bool:
-    """Whether a line holds the words also where secrets are hidden: finding a line by its secret would tell it."""
-    return wanted in shown.casefold() and wanted in redact.line(shown).casefold()
-
-
-def _shown(line: Line) -> str:
-    shown = line.text.decode("utf-8", "replace")
-    beyond = line.beyond + max(0, len(shown) - LONGEST_LINE)
-    return f"{shown[:LONGEST_LINE]}… {beyond} more characters" if beyond else shown
-
-
-def _start(since: str) -> str:
-    """The time after which lines count, in the engine's own spelling; empty for all."""
-    if not since:
-        return ""
-    seconds = text.parse_duration(since)
-    if seconds is not None:
-        return _spelled(since, datetime.now(UTC), timedelta(seconds=min(seconds, 10**10)))
-    try:
-        moment = datetime.fromisoformat(since)
-    except ValueError as error:
-        raise InvalidInput(f"`{since}` is no time", hint="write it like 10m, 2h or 2026-11-23T10:00:00Z") from error
-    if since.endswith("Z") and len(since) > 20:
-        return since
-    return _spelled(since, moment if moment.tzinfo else moment.replace(tzinfo=UTC), timedelta())
-
-
-def _spelled(since: str, moment: datetime, back: timedelta) -> str:
-    try:
-        return (moment.astimezone(UTC) - back).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
-    except OverflowError as error:
-        raise InvalidInput(f"`{since}` is too far away", hint="leave `since` out to see all") from error
+        return 2**63

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, Conflict, EngineError, InvalidInput
-from anvyl_mcp.server import commands
+from anvyl_mcp.server import commands, ports
 from anvyl_mcp.server.engine import SLOW, Engine, check_held
 from anvyl_mcp.server.network_rights import check_network
 from anvyl_mcp.server.progress import Progress
@@ -28,14 +27,15 @@ class RunOptions:
     command: list[str] = field(default_factory=list)
     environment: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
-    exposed: list[tuple[str, str]] = field(default_factory=list)
     host: dict[str, Any] = field(default_factory=dict)
+    lone: list[ports.Lone] = field(default_factory=list)
+    """Ports of this host whose counterpart in the container the image decides."""
 
     @classmethod
     def parse(
         cls,
         *,
-        ports: Sequence[str],
+        published: Sequence[str],
         env: Sequence[str],
         volumes: Sequence[str],
         labels: Sequence[str],
@@ -50,10 +50,8 @@ class RunOptions:
         Raises:
             InvalidInput: one of them is not in a form the engine could use.
         """
-        bindings: dict[str, list[tuple[str, str]]] = {}
-        for port in ports:
-            inner, outer = _port(port)
-            bindings.setdefault(inner, []).append(outer)
+        typed = [ports.parse(port) for port in published]
+        bindings = ports.bindings(one for one in typed if isinstance(one, ports.Port))
         host: dict[str, Any] = {"port_bindings": bindings, "binds": [_volume(volume) for volume in volumes]}
         if restart:
             host["restart_policy"] = {"Name": _one_of(restart, RESTART_POLICIES, "restart")}
@@ -67,18 +65,22 @@ class RunOptions:
             command=_split(command),
             environment=[_pair(entry, "env") for entry in env],
             labels=dict(_label(entry) for entry in labels),
-            exposed=[(inner.split("/")[0], inner.split("/")[1]) for inner in bindings],
             host={name: value for name, value in host.items() if value},
+            lone=[one for one in typed if isinstance(one, ports.Lone)],
         )
 
-    def create(self, engine: Engine, image: str, name: str, progress: Progress) -> str:
-        """Create the container, fetching the image when it is missing; return the container's id."""
+    def create(self, engine: Engine, image: str, name: str, progress: Progress) -> tuple[str, bool]:
+        """Create the container, fetching the image when it is missing.
+
+        Returns its id, and whether a port leads to one that the image does not name.
+        """
         client, host = engine.client(SLOW), dict(self.host)
         check_volumes(engine, host.get("binds", ()))
         if network := host.get("network_mode"):
             host["network_mode"] = check_network(engine, network)
         need_image(engine, image, progress)
         number = _settled(engine, image)
+        host["port_bindings"], guessed = self._bindings(engine, image, number)
         with engine_errors(doing=f"to create `{name or image}`"):
             created = client.create_container(
                 image,
@@ -86,11 +88,23 @@ class RunOptions:
                 name=name or None,
                 environment=self.environment or None,
                 labels=self.labels or None,
-                ports=self.exposed or None,
+                ports=[(inner.split("/")[0], inner.split("/")[1]) for inner in host["port_bindings"]] or None,
                 host_config=client.create_host_config(**host),
             )
         _check_image(engine, str(created["Id"]), image, number)
-        return str(created["Id"])
+        return str(created["Id"]), guessed
+
+    def _bindings(self, engine: Engine, image: str, number: str) -> tuple[ports.Bindings, bool]:
+        """The ports to publish, those of the container asked of the image where they were left out."""
+        bindings = dict(self.host.get("port_bindings") or {})
+        if not self.lone:
+            return bindings, False
+        with engine_errors():
+            offered = ports.exposed(engine.client().inspect_image(number))  # type: ignore[no-untyped-call]
+        for one in self.lone:
+            for inner, outer in ports.bindings(ports.matched(one, offered, image)).items():
+                bindings[inner] = [*bindings.get(inner, []), *outer]
+        return bindings, any(not ports.fitting(one, offered) for one in self.lone)
 
 
 def _settled(engine: Engine, image: str) -> str:
@@ -128,29 +142,6 @@ def take_back(engine: Engine, created: str, error: BaseException) -> None:
             f"the container `{created[:12]}` was created, could not start, and could not be removed: {second.message}",
             hint=f"remove it when the engine answers again: docker rm -f {created[:12]}",
         ) from error
-
-
-def _port(typed: str) -> tuple[str, tuple[str, str]]:
-    """`[address:]outer:inner[/protocol]` as (`inner/protocol`, (address, outer)); a lone port stays itself."""
-    rest, _, protocol = typed.partition("/")
-    address, _, pair = rest.rpartition("]:") if rest.startswith("[") else ("", "", rest)
-    pieces = pair.split(":")
-    if len(pieces) == 3:
-        address, *pieces = pieces
-    outer, inner = pieces if len(pieces) == 2 else (pieces[0], pieces[0])
-    valid = all(piece.isdecimal() and 0 < int(piece) <= 65535 for piece in (outer, inner))
-    address = address.lstrip("[")
-    if not valid or len(pieces) > 2 or (protocol or "tcp") not in ("tcp", "udp", "sctp") or not _is_address(address):
-        raise InvalidInput(f"`{typed}` is not a port to publish", hint="write it like 8080:80 or 127.0.0.1:8080:80/udp")
-    return f"{inner}/{protocol or 'tcp'}", (address, outer)
-
-
-def _is_address(typed: str) -> bool:
-    """Whether a port can be bound to it; nothing means every address."""
-    try:
-        return not typed or bool(ipaddress.ip_address(typed))
-    except ValueError:
-        return False
 
 
 def _volume(typed: str) -> str:

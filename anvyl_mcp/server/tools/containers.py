@@ -57,6 +57,17 @@ class ContainerState(Result):
         return f"{self.name} is {self.state}"
 
 
+class CreatedContainer(ContainerState):
+    """A new container, and which ports of the host lead to it."""
+
+    ports: list[str] = Field(default=[])
+    note: str = ""
+
+    def text(self) -> str:
+        """One line: name, state, ports, and what was assumed of these."""
+        return ", ".join(filter(None, [super().text(), *self.ports, self.note]))
+
+
 class Removed(Result):
     """A container that is gone."""
 
@@ -228,7 +239,9 @@ def create_container(
         str, Field(description="name of the new container", json_schema_extra={"x-makes": "container"})
     ] = "",
     command: Annotated[str, Field(description="instead of the image's own")] = "",
-    ports: Annotated[Strings, Field(description="like 8080:80")] = [],
+    ports: Annotated[
+        Strings, Field(description="like 8080:80; 8080 for the image's own", json_schema_extra={"x-ports-of": "image"})
+    ] = [],
     env: Annotated[Strings, Field(description="like KEY=value")] = [],
     volumes: Annotated[Strings, Field(description="like /data:/data:ro")] = [],
     labels: Annotated[Strings, Field(description="like key=value")] = [],
@@ -236,10 +249,10 @@ def create_container(
     network: str = "",
     memory: Annotated[str, Field(description="like 512m")] = "",
     cpus: Annotated[str, Field(description="like 1.5")] = "",
-) -> ContainerState:
+) -> CreatedContainer:
     """Create a container from an image and start it."""
     options = RunOptions.parse(
-        ports=ports,
+        published=ports,
         env=env,
         volumes=volumes,
         labels=labels,
@@ -249,14 +262,18 @@ def create_container(
         memory=memory,
         cpus=cpus,
     )
-    created = options.create(engine, image, name, progress)
+    created, guessed = options.create(engine, image, name, progress)
     try:
         with engine_errors(doing=f"to start `{name or image}`"):
             engine.client(SLOW).start(created)
     except AnvylError as error:
         take_back(engine, created, error)
         raise
-    return state_of(engine, {"Id": created})
+    now = engine.inspect(created)
+    note = f"`{image}` names no port, so the same number is used inside" if guessed else ""
+    return CreatedContainer(
+        **dict(state_of(engine, now)), ports=[one for one in detailed(now).ports if "->" in one], note=note
+    )
 
 
 @tool(
