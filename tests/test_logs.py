@@ -66,7 +66,7 @@ def image(engine: RealEngine) -> str:
 def run(engine: RealEngine, name: str, script: str, *, tty: bool = False, driver: str = "") -> None:
     """A container that writes; with the driver `local`, Docker 20.10 stamps in the daemon's own zone."""
     config = LogConfig(type=driver) if driver else None
-    host = engine.api.create_host_config(init=True, log_config=config)
+    host = engine.api.create_host_config(log_config=config)
     made = engine.api.create_container(image(engine), ["sh", "-c", script], name=name, tty=tty, host_config=host)
     engine.api.start(made)
 

@@ -30,6 +30,8 @@ SEARCHED = 20_000
 SEARCHED_BYTES = 1024**2
 """Of one line, from its beginning; an application that logs JSON may put 150 KB into one."""
 READING_SECONDS = 10
+WHOLE_SECONDS = 3
+"""For a whole log of which only the end was asked for."""
 FIRST_BYTE_SECONDS = 15
 """With `since` the engine reads a log from its beginning before it sends anything."""
 NO_LOG = ("none", "passthrough", "passthrough-tty")
@@ -73,9 +75,9 @@ class _Reading:
         self._wanted, self._blocks = grep.casefold(), KeyBlocks()
         self._passed = 0
 
-    def take(self, lines: Iterator[Line]) -> None:
+    def take(self, lines: Iterator[Line], seconds: float | None = None) -> None:
         """Read to the end, or until it takes too long."""
-        deadline = time.monotonic() + READING_SECONDS
+        deadline = time.monotonic() + (READING_SECONDS if seconds is None else seconds)
         for line in lines:
             at = moment(line.stamp)
             self.one_moment = not self.read or (self.one_moment and at == self.next.at)
@@ -106,11 +108,15 @@ def read(engine: Engine, container: Mapping[str, Any], *, tail: int, since: str,
     """
     start = Cursor.parse(since)
     most = (SEARCHED if grep else tail) + 1 + start.seen
-    reading = _Reading(tail, grep, start)
-    # Of the last lines alone Podman 4 puts parts of long ones behind others.
-    asked = "all" if grep and engine.is_podman else most
-    reading.take(_read(engine, container, tail=asked, start=start, grep=bool(grep)))
-    cut = asked != "all" and reading.read >= most
+    reading, whole = _Reading(tail, grep, start), engine.is_podman
+    if whole:
+        # Asked for the last lines, Podman 4 puts parts of long ones behind others, or leaves them out.
+        seconds = READING_SECONDS if grep else WHOLE_SECONDS
+        reading.take(_read(engine, container, tail="all", start=start, grep=bool(grep)), seconds)
+    if not whole or (reading.late and not grep):
+        reading, whole = _Reading(tail, grep, start), False
+        reading.take(_read(engine, container, tail=most, start=start, grep=bool(grep)))
+    cut = not whole and reading.read >= most
     if cut and reading.one_moment and reading.next.at > start.at:
         # All that was read has one stamp, and more lines before may have it too: only the whole moment can be counted.
         reading = _Reading(tail, grep, Cursor(reading.next.at))

@@ -100,7 +100,8 @@ class RunOptions:
         if not self.lone:
             return bindings, False
         with engine_errors():
-            offered = ports.exposed(engine.client().inspect_image(number))  # type: ignore[no-untyped-call]
+            found = engine.client().inspect_image(number)  # type: ignore[no-untyped-call]  # the stubs leave it out
+        offered = ports.exposed(found)
         for one in self.lone:
             for inner, outer in ports.bindings(ports.matched(one, offered, image)).items():
                 bindings[inner] = [*bindings.get(inner, []), *outer]
