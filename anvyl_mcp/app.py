@@ -269,8 +269,8 @@ async def serve(
 ) -> bool:
     """Serve this host until told to stop; whether it was by Ctrl-C.
 
-    `on_open` gets the addresses that an invitation opened while the server ran, none when all were open; `on_joined` is
-    told who joined; `on_start` gets the node and what stops it, for a program with signals of its own.
+    `on_open` gets the addresses that an invitation opened while the server ran, none when all were open; `on_joined`
+    gets each machine that joins; `on_start` gets the node and what stops it, for a program with signals of its own.
 
     Raises:
         Conflict: a port is in use, or this installation serves already.

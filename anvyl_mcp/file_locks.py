@@ -70,7 +70,7 @@ def take(descriptor: int, how: int, *, seconds: float | None = None) -> None:
 
 
 def holder(descriptor: int) -> str:
-    """Which process holds the lock of a file, as far as the system tells."""
+    """Name the process that holds the lock of a file, as far as the system knows."""
     inode = os.fstat(descriptor).st_ino
     with suppress(OSError, ValueError):
         for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():

@@ -39,7 +39,7 @@ def fleet_tools(fleet: Fleet | None) -> list[Tool]:
     async def list_hosts() -> Hosts:
         """List the hosts of the fleet and whether they answer."""
         assert fleet is not None
-        # A token is for the host that gave it: its holder is not told of others, nor are they asked for it.
+        # A token is for the host that issued it: its holder neither sees other hosts nor has them asked.
         names = fleet.hosts if ACTING.get().relay else [fleet.local.name]
         found = await check_hosts(fleet, names)
         rows = [

@@ -16,7 +16,7 @@ class Alone(Fleet):
         super().__init__(fleet.local, fleet.registry, fleet.catalogue, fleet._connect)
         self._whole = fleet
         self._connections = fleet._connections
-        self.told = {meta.ALONE: True}
+        self.call_meta = {meta.ALONE: True}
 
     @property
     def peers(self) -> dict[str, Peer]:

@@ -127,8 +127,8 @@ class Fleet:
         """`marks`: which hosts other processes of this installation found down."""
         self.move(local)
         self.registry = registry
-        self.told: dict[str, Any] = {}
-        """What goes with every call."""
+        self.call_meta: dict[str, Any] = {}
+        """Sent with every call."""
         self.catalogue = dict(catalogue)
         self._connect = connect
         self._connections: dict[Peer, Connection] = {}
@@ -329,7 +329,7 @@ class Fleet:
             raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
         peer, connection = self._connection(host)
         seconds = time_limit(tool, arguments)
-        told = {meta.WHOLE: True, **self.told}
+        told = {meta.WHOLE: True, **self.call_meta}
         if not tool.reads:
             told[meta.OPERATION] = str(uuid.uuid4())
         if expected is not None and not tool.reads:

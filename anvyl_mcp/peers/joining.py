@@ -148,7 +148,7 @@ async def _joined_again(
     peer = replace(known, name=called, url=reached, tags=groups, token=joined.peer.token, trust_tools=trusted)
     fleet.registry.exchange(known.name, peer)
     if known.token and not joined.replaced:
-        # It does not count any more there, or cannot be told now: the new one works either way.
+        # It may be invalid there already, or the host may not answer: the new one works either way.
         with suppress(AnvylError):
             await leave(known)
     return peer, joined.scopes

@@ -23,7 +23,7 @@ SECONDS = 60.0
 """After so many refused logins one a minute is recorded by itself; the others are counted in it."""
 MOST_ADDRESSES = 10
 ITSELF = "itself"
-"""How this program comes to do something that nobody called for."""
+"""`how` of what this program does on its own."""
 
 
 @contextmanager

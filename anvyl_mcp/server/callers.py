@@ -33,7 +33,7 @@ KEY = "anvyl.caller"
 class Caller:
     """Somebody at the door. `id` tells two of the same name apart: a token's id, `uid:1000`, an issuer's subject.
 
-    `through` is who really calls, when `name` tells for whom. `relayed`: it holds a token with the mark to ask on.
+    `through` is the real caller when `name` says on whose behalf. `relayed`: it holds a token with the mark to ask on.
     `alone`: it says itself that the call is about this host only.
     """
 

@@ -135,7 +135,7 @@ class Invites:
         return invite
 
     def joined(self, secret: str) -> Joined | None:
-        """Who redeemed an invitation; None while nobody did.
+        """Return who redeemed an invitation; None while it is unused.
 
         Raises:
             ConfigInvalid: the file cannot be used.

@@ -88,7 +88,7 @@ def metrics_route(
         caller = caller_of(request)
         caller.require("read", "this")
         async with one_at_a_time:
-            # A token is for the host that gave it, and tells its holder of no other.
+            # A token without the relay mark does not reveal other hosts.
             asked.found = await peers() if caller.relay else ()
             body = await anyio.to_thread.run_sync(generate_latest, metrics.registry)
         return Response(body, headers={"Content-Type": CONTENT_TYPE_LATEST})

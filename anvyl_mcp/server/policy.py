@@ -54,7 +54,7 @@ class Policy:
         *,
         on_change: Callable[[State], None] = lambda state: None,
     ) -> None:
-        """`on_change` is told of every other version that is used."""
+        """`on_change` is called with each new version of the file."""
         self.file = file
         self._on_change = on_change
         self._seen: State | None = None

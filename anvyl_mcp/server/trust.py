@@ -33,7 +33,7 @@ class Trust:
         self._network = self._folder / "network"
         self.audit = Audit(state_dir / "audit")
         self.on_joined: Callable[[Joined], None] = lambda joined: log.info("%s", joined)
-        """Who is told that a machine joined."""
+        """Called when a machine joins."""
         self.journal = Journal(state_dir / "operations", recall=self.audit.operations)
 
     @property

@@ -13,8 +13,10 @@ import pytest
 
 from anvyl_mcp import running
 from anvyl_mcp.app import trust
+from anvyl_mcp.server import limits
+from anvyl_mcp.server.http import build_local_app
 from anvyl_mcp.settings import load
-from tests.doors import Door, opened_door
+from tests.doors import SCOPES, Door, opened_door
 from tests.engines import RealEngine
 from tests.nodes import ServingNode, anvyl, serving
 
@@ -25,15 +27,20 @@ ASK = {
     "process a change": ("POST", "/agent/process", {"query": "stop web on second", "approve": True}),
     "process first": ("POST", "/agent/process", {"query": "second: list containers"}),
     "remote query": ("POST", "/agent/remote-query", {"host_id": "second", "query": "list containers"}),
-    "remote query of nobody": ("POST", "/agent/remote-query", {"host_id": "unheard-of", "query": "list containers"}),
+    "remote query of an unknown host": (
+        "POST",
+        "/agent/remote-query",
+        {"host_id": "unheard-of", "query": "list containers"},
+    ),
     "broadcast": ("POST", "/agent/broadcast", {"message": "list containers"}),
     "hosts": ("GET", "/agent/hosts", None),
 }
 
 
 @pytest.fixture
-async def door(fleet: ServingNode, tmp_path: Path) -> AsyncIterator[Door]:
+async def door(fleet: ServingNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Door]:
     """This host, `first`, which knows `second`; its callers hold tokens without a mark, `relay` one with it."""
+    monkeypatch.setattr(limits, "PER_SECOND", dict.fromkeys(SCOPES, 1e6))
     (tmp_path / "hosts.toml").write_text(f'{entry(fleet, unique(tmp_path))}tags = ["far"]\n', encoding="utf-8")
     async with opened_door(relay=False) as opened:
         opened.tokens["relay"] = opened.node.trust.create_token("relay", "operate", None, relay=True)[1]
@@ -45,43 +52,44 @@ def calls_on(node: ServingNode) -> int:
     return len(trust(load(environ={"ANVYL_HOME": str(node.home)})).audit.read())
 
 
-@pytest.mark.parametrize("method, path, body", ASK.values(), ids=ASK)
-async def test_a_token_reaches_no_other_host(
-    method: str, path: str, body: Any, door: Door, fleet: ServingNode, second_engine: RealEngine
-) -> None:
+async def test_a_token_reaches_no_other_host(door: Door, fleet: ServingNode, second_engine: RealEngine) -> None:
     """Finding 10: with a token of alpha only, a third machine read beta's logs and stopped its containers."""
     second_engine.run("web")
     before = calls_on(fleet)
 
-    refused = [await door.ask(scope, path, body, method=method) for scope in ("read", "operate", "exec")]
+    refused = {
+        (what, scope): await door.ask(scope, path, body, method=method)
+        for what, (method, path, body) in ASK.items()
+        for scope in ("read", "operate", "exec")
+    }
 
-    assert [one.status_code for one in refused] == [403, 403, 403], refused[0].text
-    errors = [one.json()["error"] for one in refused]
+    assert {what: one.status_code for what, one in refused.items()} == dict.fromkeys(refused, 403)
+    errors = [one.json()["error"] for one in refused.values()]
     assert all("`anvyl-mcp invite --relay`" in error["hint"] for error in errors)
     assert all("is for first alone" in error["message"] for error in errors)
     assert calls_on(fleet) == before
     assert second_engine.state("web") == "running"
 
 
-@pytest.mark.parametrize("query", ["list containers", "list hosts", "list containers on all hosts", "host resources"])
-async def test_a_question_is_about_this_host_alone_and_says_so(query: str, door: Door, fleet: ServingNode) -> None:
+async def test_a_question_is_about_this_host_alone_and_says_so(door: Door, fleet: ServingNode) -> None:
     before = calls_on(fleet)
 
-    answered = await door.ask("operate", "/agent/process", {"query": query})
+    for query in ("list containers", "list hosts", "list containers on all hosts", "host resources"):
+        answered = await door.ask("operate", "/agent/process", {"query": query})
 
-    body = answered.json()
-    assert answered.status_code == 200, answered.text
-    assert set(body["hosts"]) <= {"first"} and {call["host"] for call in body["calls"]} == {"first"}
-    assert not re.search(r"\bsecond\b", json.dumps(body))
-    assert "only first was asked" in body["response"] and "--relay" in body["response"]
+        body = answered.json()
+        assert answered.status_code == 200, answered.text
+        assert set(body["hosts"]) <= {"first"} and {call["host"] for call in body["calls"]} == {"first"}
+        assert not re.search(r"\bsecond\b", json.dumps(body))
+        assert "only first was asked" in body["response"] and "--relay" in body["response"]
     assert calls_on(fleet) == before
 
 
-async def test_the_holder_of_a_token_is_not_told_of_other_hosts(door: Door) -> None:
-    told = {name: (await door.ask(name, "/agent/info", method="GET")).json()["known_hosts"] for name in door.tokens}
+async def test_a_token_does_not_reveal_other_hosts(door: Door) -> None:
+    known = {name: (await door.ask(name, "/agent/info", method="GET")).json()["known_hosts"] for name in door.tokens}
 
     figures = {name: (await door.ask(name, "/metrics", method="GET")).text for name in door.tokens}
-    assert told == {"read": [], "operate": [], "exec": [], "relay": ["second"]}
+    assert known == {"read": [], "operate": [], "exec": [], "relay": ["second"]}
     assert [name for name, text in figures.items() if 'anvyl_peer_up{peer="second"}' in text] == ["relay"]
 
 
@@ -95,6 +103,27 @@ async def test_a_marked_token_reaches_other_hosts(door: Door) -> None:
     assert remote.status_code == 200 and set(remote.json()["hosts"]) == {"second"}
     assert "second" in {one["host_id"] for one in broadcast.json()["results"]}
     assert set(hosts.json()["hosts"]) == {"second"}
+
+
+async def test_the_gateway_takes_marked_tokens_only(door: Door, tmp_path: Path) -> None:
+    """Everything behind `anvyl-mcp gateway --http` reaches the whole fleet."""
+    node = door.node
+    app = build_local_app(node.server, node.engine, node.trust, name="first", local_token=tmp_path / "gateway.token")
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        answers = {
+            name: await client.get("/nothing", headers={"Authorization": f"Bearer {token}"})
+            for name, token in door.tokens.items()
+        }
+
+    assert {name: one.status_code for name, one in answers.items()} == {
+        "read": 403,
+        "operate": 403,
+        "exec": 403,
+        "relay": 404,
+    }
+    assert "token create NAME --relay" in answers["exec"].json()["error"]["hint"]
 
 
 async def test_what_waits_for_another_host_is_approved_only_with_the_mark(
@@ -166,12 +195,12 @@ def test_of_a_broadcast_each_host_answers_for_itself(ring: tuple[ServingNode, Se
     about_one = anvyl("agent", "broadcast", "host resources on b", "--json", ANVYL_NAME="hub")
 
     results = {one["host_id"]: one for one in everywhere.json["results"]}
-    assert results["a"]["error"] is None and results["b"]["error"] is None, results
+    assert "error" not in results["a"] and "error" not in results["b"], results
     calls = {node.name: [one.who for one in _audit(node).read(tool="get_host_resources")] for node in ring}
     assert {name: len(found) for name, found in calls.items()} == {"a": 1, "b": 2}
     only = {one["host_id"]: one for one in about_one.json["results"]}
     assert "of a broadcast each host answers for itself" in only["a"]["error"]["message"]
-    assert only["b"]["error"] is None
+    assert "error" not in only["b"]
 
 
 def _audit(node: ServingNode) -> Any:

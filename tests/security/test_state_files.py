@@ -1,4 +1,4 @@
-"""What an installation keeps is for its owner alone, and another process that holds a lock holds nobody up for long."""
+"""What an installation keeps is for its owner alone, and a lock of another process delays a command only briefly."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_every_lock_is_waited_for_a_limited_time(name: str, tmp_path: Path, monk
 
 @pytest.mark.parametrize("bits", [0o664, 0o646, 0o666])
 def test_settings_that_others_may_write_count_for_nothing(bits: int, tmp_path: Path) -> None:
-    """Finding 17: `config.toml` names programs that are run, and nobody looked who may write it."""
+    """Finding 17: `config.toml` names programs to run, and its permissions were not checked."""
     file = tmp_path / "config.toml"
     file.write_text('watch_command = "/bin/true"\n', encoding="utf-8")
     file.chmod(bits)

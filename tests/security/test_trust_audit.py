@@ -218,7 +218,7 @@ async def test_an_identity_provider_gives_the_mark_among_the_scopes(verifier: An
     "asking",
     ["alice", "alice through", " through ", "alice through through", "x through alice through ", "alice\nthrough"],
 )
-def test_whoever_a_call_is_said_to_be_for_its_caller_is_still_known(asking: str) -> None:
+def test_the_real_caller_is_known_on_whosever_behalf_it_calls(asking: str) -> None:
     """`alice through` made of the caller `laptop` one called `through laptop`, whom no rule knows."""
     caller = lesser(Caller("laptop", frozenset({"read"}), "token"), ["read"], asking)
 

@@ -57,7 +57,7 @@ async def info(visit: Visit) -> Info:
         model=here.settings.lmstudio_model,
         model_provider_url=here.settings.lmstudio_url,
         mcp_server_url=f"{here.base_url()}/mcp",
-        # What a token is not for, its holder is not told of either.
+        # A token without the relay mark does not reveal other hosts.
         known_hosts=[name for name in here.fleet.hosts if name != here.fleet.local.name and visit.asking.relay],
         tools=list(here.fleet.catalogue),
     )
