@@ -129,6 +129,7 @@ SAID_IN = re.compile(
 SEE_TOOLS = "see what can be done: anvyl tools"
 INSIDE = re.compile(r"(?i)\s(?:in|inside|into|within)\s+(?:the\s+)?(?:container\s+)?[\w.-]+(?:\s+container)?\s*$")
 """`ls in wbe`: no container is called so, but one was meant."""
+IN_WHAT = re.compile(r"(?i)(?<!\S)(?:(?:in|inside|into|within)\s+(?:the\s+)?(?=\S)|(?=container\b))([\w.-]*\w)")
 BOTH_WAYS = "for a container say `exec in NAME: COMMAND`, for a machine `run command COMMAND on HOST`"
 
 
@@ -154,7 +155,8 @@ def may_be_for_a_container(command: str, said: str, things: Set[str]) -> bool:
     first = next((word.strip(":,") for word in words if word.lower() != "sudo"), "")
     docker = PROGRAM.match(command) is not None and speaks_of_exec(command)
     ends_inside = INSIDE.search(command) is not None and command in said
-    return speaks_of_exec(said) or docker or first in things or ends_inside
+    inside = any(name.lower() == "container" or name in things for name in IN_WHAT.findall(said))
+    return speaks_of_exec(said) or docker or first in things or ends_inside or inside
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ NOWHERE = (
     "on local execute touch {file} in the container wbe",
     "run command docker exec wbe touch {file} on local",
     "run command web touch {file}",
+    "run `touch {file}` on local in the container wbe",
+    "run `touch {file}` on local inside wbe container",
+    "on local run `touch {file}` for the container web",
 )
 
 
@@ -72,7 +75,7 @@ def test_a_command_for_a_container_never_runs_on_the_machine(engine: RealEngine,
             assert tools == ["exec_in_container"], (sentence, done.json)
         else:
             ran = [call for call in done.json["calls"] if call["ok"]]
-            assert not ran and done.code in (1, 4), (sentence, done.json)
+            assert not ran and done.code in (1, 2, 4), (sentence, done.json)
 
 
 def test_what_may_be_meant_for_either_is_refused_with_both_ways_to_say_it(engine: RealEngine, file: Path) -> None:
