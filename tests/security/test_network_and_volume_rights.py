@@ -123,6 +123,11 @@ async def test_a_volume_of_a_root_equivalent_container_needs_exec(
         told = await made(client, "one", volumes=[mode])
         assert told["code"] == "denied" and "`work`" in told["message"] and "`runner`" in told["message"], told
     assert engine.state("one") is None
+
+
+async def test_with_exec_such_a_volume_may_be_used(client: Client, engine: RealEngine, volumes: None) -> None:
+    engine.create("runner", binds=["work:/job"], privileged=True)
+
     await call(client, "create_container", image="busybox:latest", name="one", command="sleep 60", volumes=["work:/w"])
     assert await made(client, "two", volumes=["other:/w"]) == {}
 
