@@ -55,6 +55,7 @@ SETTINGS = (
     Setting("model_fast", "ANVYL_MODEL_FAST", "", "another model for questions that only look"),
     Setting("model_smart", "ANVYL_MODEL_SMART", "", "another model for what takes several steps"),
     Setting("llm_api_key", "ANVYL_LLM_API_KEY", "", "key for the model server, or `keyring` (or LM_API_TOKEN)"),
+    Setting("model_user", "ANVYL_MODEL_USER", "", "another login user of this machine whose model server may be used"),
     Setting("announce", "ANVYL_ANNOUNCE", False, "while open to the network, announce this host there (mDNS)"),
     Setting("watch", "ANVYL_WATCH", False, "while serving, watch the fleet and tell what goes wrong"),
     Setting("watch_every", "ANVYL_WATCH_EVERY", "30s", "time between two looks of a watch"),
@@ -87,6 +88,7 @@ class Settings:
     model_fast: str
     model_smart: str
     llm_api_key: str = field(repr=False)
+    model_user: str
     announce: bool
     watch: bool
     watch_every: str

@@ -41,6 +41,7 @@ from anvyl_mcp.server.invites import Invites
 from anvyl_mcp.server.limits import Guesses
 from anvyl_mcp.server.loopback import LocalToken, Loopback
 from anvyl_mcp.server.peer_socket import Address, PeerSocket, find
+from anvyl_mcp.server.places import Place, Places
 from anvyl_mcp.server.tokens import Tokens
 from tests.nodes import PYTHON
 
@@ -459,10 +460,10 @@ class Server(uvicorn.Server):
 
 
 class Connection(HttpConnection):
-    """As a server of ours takes them, without a place to give back."""
+    """As a server of ours takes them, of a place of its own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, leave=lambda: None, **kwargs)
+        super().__init__(*args, place=Place(Places(1), ""), **kwargs)
 
 
 @contextmanager

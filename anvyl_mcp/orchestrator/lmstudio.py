@@ -41,7 +41,7 @@ from pydantic_ai.tools import RunContext
 
 from anvyl_mcp.arguments import fitted, literal, sound
 from anvyl_mcp.orchestrator.local_provider import LocalProvider
-from anvyl_mcp.orchestrator.model_server import error_words
+from anvyl_mcp.orchestrator.model_server import error_words, foreign_server
 
 OVERFLOW = re.compile(r"context.{0,20}(?:length|size|window|overflow)|fit in context|tokens to keep|n_keep|n_ctx", re.I)
 FAILURES: tuple[tuple[type[ModelAPIError], str], ...] = (
@@ -60,8 +60,16 @@ class LMStudioModel(OpenAIChatModel):
     """A model on LM Studio, or on any other server with OpenAI's chat completions."""
 
     def __init__(
-        self, name: str, *, provider_name: str, base_url: str, api_key: str = "", context_length: int | None = None
+        self,
+        name: str,
+        *,
+        provider_name: str,
+        base_url: str,
+        api_key: str = "",
+        context_length: int | None = None,
+        allowed_user: str = "",
     ) -> None:
+        self._allowed_user = allowed_user
         super().__init__(
             name,
             provider=LocalProvider(provider_name, base_url=base_url, api_key=api_key or "lm-studio"),
@@ -80,6 +88,9 @@ class LMStudioModel(OpenAIChatModel):
         Raises:
             ModelAPIError: there is none that can be used; the message says why, for a person.
         """
+        # A server that ends leaves its port to any user, so this is asked each time.
+        if problem := foreign_server(self.base_url, self._allowed_user):
+            raise ModelConnectionError(self.model_name, str(problem))
         try:
             response = await super().request(messages, model_settings, model_request_parameters)
         except ModelAPIError as error:

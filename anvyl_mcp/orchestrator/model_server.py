@@ -17,6 +17,7 @@ import httpx
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import ModelUnavailable
+from anvyl_mcp.orchestrator.model_owner import foreign_owner
 from anvyl_mcp.settings import Settings
 
 LMSTUDIO = "lmstudio"
@@ -100,6 +101,17 @@ def api_key(settings: Settings) -> str:
     return str(found)
 
 
+def foreign_server(url: str, allowed: str) -> ModelUnavailable | None:
+    """Why nothing is sent to what listens at a URL of this machine; None when there is no reason."""
+    owner = foreign_owner(url, allowed)
+    if not owner:
+        return None
+    return ModelUnavailable(
+        f"the user `{owner}` of this machine listens at {url}, so no question or key is sent there",
+        hint=f"if that is your model server, set ANVYL_MODEL_USER={owner}; else choose another port for yours",
+    )
+
+
 async def list_models(settings: Settings) -> Listing:
     """Ask the server for its models, LM Studio's own lists first. A server without a list gives an empty one.
 
@@ -109,7 +121,7 @@ async def list_models(settings: Settings) -> Listing:
     url, key = base_url(settings), api_key(settings)
     root = url.removesuffix("/v1")
     status, body = 404, None
-    async with _client(url, key) as client:
+    async with _client(settings, key) as client:
         for address, provider, read in (
             (f"{root}/api/v1/models", LMSTUDIO, _from_v1),
             (f"{root}/api/v0/models", LMSTUDIO, _from_v0),
@@ -135,7 +147,7 @@ async def load_model(settings: Settings, name: str, context_length: int) -> int 
     if any(model.loaded and name in (model.name, *model.aliases) for model in listing.models):
         raise ModelUnavailable(f"`{name}` is loaded already", hint=f"for another context unload it: lms unload {name}")
     wanted = {"model": name, "context_length": context_length, "echo_load_config": True}
-    async with _client(url, api_key(settings)) as client:
+    async with _client(settings, api_key(settings)) as client:
         answer = await client.post(f"{url.removesuffix('/v1')}/api/v1/models/load", json=wanted, timeout=LOAD_SECONDS)
     body = _body(answer)
     if not answer.is_success or _object(body).get("error"):
@@ -147,8 +159,11 @@ async def load_model(settings: Settings, name: str, context_length: int) -> int 
 
 
 @asynccontextmanager
-async def _client(url: str, key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def _client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the model server; its failures are `ModelUnavailable`."""
+    url = base_url(settings)
+    if problem := foreign_server(url, settings.model_user):
+        raise problem
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         timeout = httpx.Timeout(READ_SECONDS, connect=0.5 if LOOPBACK.fullmatch(httpx.URL(url).host) else 3)

@@ -63,6 +63,7 @@ def build_model(settings: Settings, choice: ModelChoice) -> Model:
         choice.name,
         provider_name=choice.provider,
         base_url=base_url(settings),
+        allowed_user=settings.model_user,
         api_key=api_key(settings),
         context_length=choice.context_length,
     )

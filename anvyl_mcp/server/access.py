@@ -103,6 +103,7 @@ class Access:
             return
         scope[KEY] = caller
         if caller.scopes:
+            seen_on(scope).admit()
             scope["user"] = _as_user(caller)
         if (scope["method"], scope["path"]) == ("POST", PAIR):
             send = self._counting(send, caller.address)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import resource
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -16,14 +14,14 @@ from typing import Any, cast
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from anvyl_mcp.server.loopback import Seen
+from anvyl_mcp.server.places import Place, Places
 
 MOST_DESCRIPTORS = 65_536
-MOST_CONNECTIONS = 256
-"""To one side of a server, loopback or network: who fills one does not close the other."""
-MOST_PER_ADDRESS = 32
 HANDSHAKE_SECONDS = 10
-HEAD_SECONDS = 8
+HEAD_SECONDS = 5
 """What a client gets to say what it wants; uvicorn would wait for ever."""
+STRANGER_SECONDS = 5
+"""How long a connection stays open after an answer while its caller has proved nothing."""
 CLOSE_SECONDS = 5
 """What a TLS client gets to take the end of an answer and say goodbye."""
 GOODBYE_SECONDS = 1
@@ -45,48 +43,23 @@ def raise_descriptor_limit() -> int:
     return soft
 
 
-class Places:
-    """Counts connections: so many together, and so many of one address, except this machine's own."""
-
-    def __init__(self, descriptors: int) -> None:
-        # A quarter for each side leaves half of all descriptors for the work itself.
-        self.most = max(min(MOST_CONNECTIONS, descriptors // 4), 1)
-        self._taken: Counter[str] = Counter()
-
-    def take(self, address: str) -> Callable[[], None] | None:
-        """A place for a connection from `address`, and how to give it back; None when there is none."""
-        address = _place_of(address)
-        if self._taken.total() >= self.most:
-            return None
-        if self._taken[address] >= MOST_PER_ADDRESS and not _is_loopback(address):
-            return None
-        self._taken[address] += 1
-        taken = True
-
-        def leave() -> None:
-            nonlocal taken
-            if taken:
-                taken = False
-                self._taken -= Counter({address: 1})
-
-        return leave
-
-
 class HttpConnection(H11Protocol):
     """One client's connection: it must say what it wants in time, and gives its place back when it ends."""
 
-    def __init__(self, *args: Any, leave: Callable[[], None], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, place: Place, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Every request's scope gets a copy of this state, and in it the one object of this connection.
-        self._seen = Seen()
+        self._seen = Seen(admit=self._admit)
         self.app_state = {**self.app_state, SEEN: self._seen}
-        self._leave = leave
+        self._place = place
+        self.timeout_keep_alive = STRANGER_SECONDS
         self._head_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         """Begin, and wait for a request."""
         super().connection_made(transport)
         self._seen.accepted = transport.get_extra_info("socket")
+        self._place.close = transport.abort
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -102,7 +75,7 @@ class HttpConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._stop_watching()
-        self._leave()
+        self._place.leave()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -111,9 +84,14 @@ class HttpConnection(H11Protocol):
         if self.transport.is_closing():
             self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
+    def _admit(self) -> None:
+        self._place.admit()
+        self.timeout_keep_alive = self.config.timeout_keep_alive
+
     def _watch(self) -> None:
         cycle = cast("RequestResponseCycle | None", self.cycle)
         resting = cycle is None or cycle.response_complete
+        self._place.busy = cycle is not None and not cycle.response_complete and not cycle.more_body
         if not resting or self.timeout_keep_alive_task is not None:
             self._stop_watching()
         elif self._head_due is None:
@@ -142,7 +120,7 @@ class Listener:
         self,
         opened: socket.socket,
         places: Places,
-        connection: Callable[[Callable[[], None]], HttpConnection],
+        connection: Callable[[Place], HttpConnection],
         tls: Callable[[], ssl.SSLContext] | None,
     ) -> None:
         self._socket = opened
@@ -184,14 +162,15 @@ class Listener:
                 self._loop.remove_reader(self._socket)
                 self._loop.call_later(BREATH_SECONDS, self._listen)
                 return
-            leave = self._places.take(address[0])
-            if leave is None:
+            place = self._places.take(address[:2], self._socket.getsockname()[:2])
+            if place is None:
                 accepted.close()
                 continue
-            make = partial(self._connection, leave)
+            make = partial(self._connection, place)
             task = self._loop.create_task(self._loop.connect_accepted_socket(make, accepted, **self._secure()))
+            place.close = task.cancel
             self._beginning.add(task)
-            task.add_done_callback(partial(self._begun, accepted, leave))
+            task.add_done_callback(partial(self._begun, accepted, place))
 
     def _secure(self) -> dict[str, Any]:
         """How the next connection is protected."""
@@ -200,24 +179,12 @@ class Listener:
         times = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": CLOSE_SECONDS}
         return {"ssl": self._tls(), **times}
 
-    def _begun(self, accepted: socket.socket, leave: Callable[[], None], task: asyncio.Task[Any]) -> None:
+    def _begun(self, accepted: socket.socket, place: Place, task: asyncio.Task[Any]) -> None:
         self._beginning.discard(task)
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or error is not None:
             accepted.close()
-            leave()
+            place.leave()
         # A handshake that fails or takes too long is no news: strangers knock at open ports all day.
         if error is not None and not isinstance(error, OSError):
             self._loop.call_exception_handler({"message": "a connection could not begin", "exception": error})
-
-
-def _place_of(address: str) -> str:
-    """What counts as one address: of IPv6 a network of 64 bits, which one machine has all of."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(parsed, ipaddress.IPv6Address) and not parsed.is_loopback and parsed.ipv4_mapped is None:
-        return str(ipaddress.IPv6Address(int(parsed) >> 64 << 64))
-    return address
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback

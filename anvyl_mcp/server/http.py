@@ -46,6 +46,7 @@ from anvyl_mcp.server.incoming import Messages
 from anvyl_mcp.server.joining import Handler, Open, joining_routes
 from anvyl_mcp.server.loopback import LocalToken, Loopback, may_use
 from anvyl_mcp.server.request_ids import REQUEST_ID, RequestIds
+from anvyl_mcp.server.sessions import MOST_SESSIONS, Sessions
 from anvyl_mcp.server.trust import Trust
 from anvyl_mcp.text import shown
 
@@ -111,7 +112,7 @@ def _guarded(
     # The guard in front checks Host and Origin for every route, `/mcp` included.
     inner = server.streamable_http_app(
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        max_sessions=200,
+        max_sessions=MOST_SESSIONS,
         session_idle_timeout=600,
     )
 
@@ -142,6 +143,7 @@ def _guarded(
                 refused=trust.refused,
                 relaying=relaying,
             ),
+            Middleware(Sessions),
         ],
         exception_handlers={AnvylError: _anvyl_error, HTTPException: _http_error, Exception: _mistake},
         lifespan=lifespan,

@@ -48,6 +48,7 @@ class Seen:
 
     verdict: Verdict | None = None
     accepted: socket.socket | None = None
+    admit: Callable[[], None] = lambda: None
 
     def is_open(self) -> bool:
         """Whether our end is still connected. While it is, no other connection can have its addresses and ports."""

@@ -101,7 +101,6 @@ def _likely_first(uid: int, lately: str | None) -> Iterator[str]:
     """Processes of that user first, and of those the newest: most callers are commands that were just started."""
     if lately is not None:
         yield lately
-
     others = []
     for pid in sorted(_pids(), key=int, reverse=True):
         try:
@@ -140,7 +139,7 @@ def in_first_namespace() -> bool:
 def _container_may_be_in_root_cgroup(holder: str) -> bool:
     """Whether a container shares our network and the root cgroup, which then tells nothing.
 
-    Where cgroup v1 is in use beside v2, older container runtimes leave their containers at the root of v2: they are in
+    Where cgroup v1 is in use next to v2, older container runtimes leave their containers at the root of v2: they are in
     another PID namespace, and in other cgroups of v1 than `holder`. What cannot be seen counts as yes.
     """
     if not in_first_namespace() or not Path("/proc/1/status").exists():
@@ -173,7 +172,7 @@ def _ended(pid: str) -> bool:
         _link(f"/proc/{pid}/exe")
     except (FileNotFoundError, ProcessLookupError):
         # The first thread may have ended before the others.
-        return len(os.listdir(f"/proc/{pid}/task")) == 1  # noqa: PTH208
+        return len(os.listdir(f"/proc/{pid}/task")) < 2  # noqa: PTH208
     return False
 
 
@@ -184,7 +183,8 @@ def _nested(pid: str) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    return len(fields.get("NSpid", "").split()) != 1
+    gone = fields.get("State", "").startswith("Z") and fields.get("Threads", "").strip() == "1"
+    return not gone and len(fields.get("NSpid", "").split()) != 1
 
 
 def _on_network(pid: str, network: int) -> bool:

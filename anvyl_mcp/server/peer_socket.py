@@ -29,7 +29,7 @@ OPEN_STATES = frozenset({1, 4, 5, 8})
 class PeerSocket:
     """A client's socket. Inode and cookie together are never used again, unlike its port.
 
-    `cgroup` is the id of the control group in which it was made, whoever holds it now; 0 where the kernel does not
+    `cgroup` is the id of the control group in which it was made, not that of its holder; 0 where the kernel does not
     report it (before 5.8, or without cgroup v2).
     """
 

@@ -25,8 +25,9 @@ from sse_starlette.sse import AppStatus
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anvyl_mcp.errors import AnvylError, Conflict, InvalidInput
-from anvyl_mcp.server.connections import MOST_CONNECTIONS, HttpConnection, Listener, Places, raise_descriptor_limit
+from anvyl_mcp.server.connections import HttpConnection, Listener, raise_descriptor_limit
 from anvyl_mcp.server.guard import is_loopback
+from anvyl_mcp.server.places import MOST_CONNECTIONS, Places
 
 if TYPE_CHECKING:
     from anvyl_mcp.server.certificate import Identity
@@ -277,7 +278,7 @@ class HostServer(uvicorn.Server):
         for opened in sockets:
             plain = is_plain(opened)
             made = Listener(
-                opened, self._places[plain], lambda leave: connection(leave=leave), None if plain else self._secret
+                opened, self._places[plain], lambda place: connection(place=place), None if plain else self._secret
             )
             # Of a server the base class only closes it and waits for its end.
             self.servers.append(made)  # type: ignore[arg-type]
