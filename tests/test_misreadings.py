@@ -69,7 +69,7 @@ async def test_an_order_that_no_rule_knows_is_not_answered_with_a_look(order: st
 
 
 @pytest.mark.parametrize(
-    ("question", "told"),
+    ("question", "answer"),
     [
         ("how much memory does mysql use", "`mysql`"),
         ("how long has nextcloud been running", "`nextcloud`"),
@@ -81,10 +81,10 @@ async def test_an_order_that_no_rule_knows_is_not_answered_with_a_look(order: st
         ("which containers were running 3 days ago", "`3 days ago`"),
     ],
 )
-async def test_a_question_is_not_answered_about_something_else(question: str, told: str) -> None:
+async def test_a_question_is_not_answered_about_something_else(question: str, answer: str) -> None:
     reply = await ask(question)
 
-    assert reply.exit_code != 0 and told in str(reply.error), (reply.answer, reply.error)
+    assert reply.exit_code != 0 and answer in str(reply.error), (reply.answer, reply.error)
     assert reply.calls == []
 
 

@@ -1,7 +1,7 @@
 """Docker's own command lines, typed as a request: `docker logs web --tail 50`, `sudo docker exec web ls /`.
 
 A line is translated option by option. What has no counterpart in a tool is refused by name: an option that was dropped
-without a word would make another request of it, and a command meant for a container must never run on the machine.
+without a word would make another request of it, and a command for a container must never run on the machine.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ SAID_IN = re.compile(
 """`exec in web: ls /etc`."""
 SEE_TOOLS = "see what can be done: anvyl tools"
 INSIDE = re.compile(r"(?i)\s(?:in|inside|into|within)\s+(?:the\s+)?(?:container\s+)?[\w.-]+(?:\s+container)?\s*$")
-"""`ls in wbe`: no container is called so, but one was meant."""
+"""`ls in wbe`: a misspelled container, not an argument."""
 IN_WHAT = re.compile(r"(?i)(?<!\S)(?:(?:in|inside|into|within)\s+(?:the\s+)?(?=\S)|(?=container\b))([\w.-]*\w)")
 BOTH_WAYS = "for a container say `exec in NAME: COMMAND`, for a machine `run command COMMAND on HOST`"
 
@@ -150,7 +150,7 @@ def unclear_place(command: str) -> NotUnderstood:
 
 
 def may_be_for_a_container(command: str, said: str, things: Set[str]) -> bool:
-    """Whether a command that would run on a machine may be meant for a container; `said` has quoted parts masked."""
+    """Whether a command that would run on a machine may be intended for a container; `said` has quoted parts masked."""
     words = command.split()
     first = next((word.strip(":,") for word in words if word.lower() != "sudo"), "")
     docker = PROGRAM.match(command) is not None and speaks_of_exec(command)

@@ -39,7 +39,7 @@ class Consent:
     root: tuple[str, ...] = ()
 
 
-BESIDE = 4
+WORDS_BETWEEN = 4
 """Words between a value and its option, at most."""
 OPTION_WORDS: Mapping[str, str] = {
     "timeout": "timeout wait waiting within seconds second sec secs minutes minute give grace",
@@ -144,12 +144,12 @@ class Words:
     def _stands(self, value: str, option: str) -> bool:
         """Whether a value stands in the words as it is, or in its parts, near a word for its option."""
         forms = [value, value.removesuffix(":latest"), *(word for word, digits in NUMBERS.items() if digits == value)]
-        if any(self._stand_beside([form], option) for form in forms):
+        if any(self._stand_near([form], option) for form in forms):
             return True
         parts = [part for part in re.split(r"[:=,]", value) if part]
-        return len(parts) > 1 and self._stand_beside(parts, option)
+        return len(parts) > 1 and self._stand_near(parts, option)
 
-    def _stand_beside(self, parts: Sequence[str], option: str) -> bool:
+    def _stand_near(self, parts: Sequence[str], option: str) -> bool:
         return all(self._stands_whole(part) and (not option or self._is_near(part, option)) for part in parts)
 
     def _stands_whole(self, value: str) -> bool:
@@ -159,7 +159,9 @@ class Words:
     def _is_near(self, value: str, option: str) -> bool:
         first = _split(value)[:1]
         at = [place for place, word in enumerate(self._words) if [word] == first or word.startswith(tuple(first))]
-        return any(abs(place - other) <= BESIDE and place != other for place in at for other in self._places(option))
+        return any(
+            abs(place - other) <= WORDS_BETWEEN and place != other for place in at for other in self._places(option)
+        )
 
 
 def _split(said: str) -> list[str]:

@@ -14,7 +14,7 @@ from anvyl_mcp.peers.listing import ToolListing
 Step = list[Call]
 """Calls that are made together; the next step waits until they have gone well."""
 Otherwise = Callable[[str, Iterable[ToolListing]], Awaitable[list[Step]]]
-"""Who is asked what a question may mean that is no phrase."""
+"""Reads a question that no phrase fits."""
 
 
 def calls_of(steps: Sequence[Step]) -> list[Call]:

@@ -88,7 +88,7 @@ class FleetToolset(AbstractToolset[Question]):
             # A model has arguments and no flags; the rules pass on what they are told to a person.
             raise ToolFailed(str(error if question.by_rules or self._guard is None else error.to_caller())) from error
         if not listing.reads and approved is None:
-            raise await self._ask_first(listing, placed, str(tool_args.get("host") or ""), ctx)
+            raise await self._ask_first(listing, placed, tool_args, ctx)
         return await self._run(listing, placed, question, approved.expected if approved else {})
 
     async def _run(
@@ -145,11 +145,11 @@ class FleetToolset(AbstractToolset[Question]):
         return Placed(arguments, hosts)
 
     async def _ask_first(
-        self, listing: ToolListing, placed: Placed, said: str, ctx: RunContext[Question]
+        self, listing: ToolListing, placed: Placed, given: Mapping[str, Any], ctx: RunContext[Question]
     ) -> ApprovalRequired:
         question, call_id = ctx.deps, ctx.tool_call_id or ""
         arguments, hosts = placed.arguments, placed.hosts
-        consent = await self._consent(listing, placed, said, question)
+        consent = await self._consent(listing, placed, given, question)
         read = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in question.calls))
         read = read or ("what was answered before" if question.turns else "")
         untrusted = question.untrusted or placed.source or (read if consent.unsaid else "")
@@ -189,9 +189,14 @@ class FleetToolset(AbstractToolset[Question]):
         proposal.expected = await plans.expected(self._fleet, listing, arguments, hosts)
         question.proposals[call_id] = proposal
 
-    async def _consent(self, listing: ToolListing, placed: Placed, said: str, question: Question) -> Consent:
-        """What a change needs. `said` is the selector that the model gave."""
-        by_rules = question.by_rules or self._guard is None
+    async def _consent(
+        self, listing: ToolListing, placed: Placed, given: Mapping[str, Any], question: Question
+    ) -> Consent:
+        """The consent that a change needs; `given` are the arguments as they were asked for."""
+        same = all(placed.arguments.get(name) == given.get(name) for name in listing.names)
+        # A name that rules took from the words may have been replaced by a near one, which the words do not say.
+        by_rules = (question.by_rules and same) or self._guard is None
+        said = hostwise.selector(given.get("host"))
         if said and not by_rules:
             with suppress(AnvylError):
                 home = question.host or question.home
@@ -203,7 +208,7 @@ class FleetToolset(AbstractToolset[Question]):
             placed.hosts,
             said=question.text,
             weigh=self._weigh,
-            selector=hostwise.selector(said),
+            selector=said,
             by_rules=by_rules,
         )
         planned = self._guard is not None and self._guard.planned(listing, placed.arguments)

@@ -1,7 +1,7 @@
 """Words that no reader consumed: what turns an answer by rules into an answer to another question.
 
-One check after all readers, on questions that would only be looked at: a first word that is no verb of ours is an order
-that was not understood, a thing that nobody knows is not answered with machines, and the past is not answered with now.
+One check after all readers, on questions that would only be looked at: an unknown verb in front is an order that was
+not understood, an unknown thing is not answered with figures of machines, nor the past with the present.
 """
 
 from __future__ import annotations

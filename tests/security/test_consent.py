@@ -17,7 +17,7 @@ from anvyl_mcp.server import guardrails
 from anvyl_mcp.settings import load
 from tests.doors import Door
 from tests.engines import RealEngine
-from tests.model_server import ModelServer, Reply, call, text, tool_call, tool_calls
+from tests.model_server import ModelServer, Reply, Served, call, text, tool_call, tool_calls
 from tests.test_lying_peers import Scripted, fleet_of, listed
 
 RUN = "please get me a busybox:latest container named inj3 doing 'sleep 99' on here with a volume data at /data"
@@ -108,7 +108,7 @@ CASES: list[tuple[str, str, dict[str, Any], bool]] = [
 
 
 @pytest.mark.parametrize(("said", "tool", "arguments", "covered"), CASES, ids=[f"{one[0]} {one[2]}" for one in CASES])
-async def test_a_yes_in_advance_covers_values_that_stand_beside_their_option(
+async def test_a_yes_in_advance_covers_values_that_stand_near_their_option(
     said: str,
     tool: str,
     arguments: dict[str, Any],
@@ -133,6 +133,23 @@ async def test_a_yes_in_advance_covers_values_that_stand_beside_their_option(
     assert [one.covered for one in reply.proposals] == [covered], (reply.error, reply.answer)
     assert bool(simulation.done) is covered
     assert covered or reply.proposals[0].why
+
+
+@pytest.mark.parametrize(("said", "covered"), [("restart immich", False), ("restart photos", True)])
+async def test_a_near_name_that_was_put_in_for_what_was_said_is_not_covered(
+    said: str, covered: bool, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules that come before a small model look names up in what hosts show: images, too, were written by others."""
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    monkeypatch.setenv("ANVYL_DRIVE", "auto")
+    model_server.list_models(Served("qwen2.5-coder-1.5b", context_length=8192))
+    simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
+
+    reply = await Assistant(simulation.fleet, load()).ask(Question(said), decide=in_advance)
+    await simulation.fleet.aclose()
+
+    assert [(one.arguments["name"], one.covered) for one in reply.proposals] == [("photos", covered)]
+    assert bool(simulation.done) is covered
 
 
 async def test_one_approval_never_holds_what_was_asked_for_and_what_was_not(

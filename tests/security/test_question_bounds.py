@@ -1,4 +1,4 @@
-"""A question cannot stop a host: what is read of it is bounded, and read beside the event loop."""
+"""A question cannot stop a host: what is read of it is bounded, and read off the event loop."""
 
 from __future__ import annotations
 
