@@ -15,7 +15,7 @@ from anvyl_mcp.orchestrator.models import choose_model
 from anvyl_mcp.orchestrator.tasks import model_for
 from anvyl_mcp.settings import Settings
 from tests.engines import RealEngine
-from tests.model_server import MODEL, ModelServer, Served, raw
+from tests.model_server import MODEL, ModelServer, Reply, Served, completion, error, raw, text, tool_call
 from tests.nodes import anvyl
 
 pytest_plugins = ["tests.model_server"]
@@ -120,7 +120,9 @@ def test_a_load_that_fails_says_why(settings: Settings, model_server: ModelServe
     assert (told.code, "not enough memory" in told.err) == (4, True)
 
 
-def test_doctor_finds_all_well(settings: Settings, engine: RealEngine) -> None:
+def test_doctor_finds_all_well(settings: Settings, model_server: ModelServer, engine: RealEngine) -> None:
+    model_server.replies.append(tool_call("list_containers", {}))
+
     told = anvyl("doctor", "--json")
 
     verdicts = {one["about"]: one["verdict"] for one in told.json["findings"]}
@@ -142,11 +144,91 @@ def test_doctor_says_what_is_wrong_with_each_part(monkeypatch: pytest.MonkeyPatc
 def test_doctor_finds_a_model_server_elsewhere_and_does_not_switch_to_it(
     model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anvyl_mcp.orchestrator.doctor.PLACES", {model_server.port: "LM Studio"})
+    monkeypatch.setattr("anvyl_mcp.orchestrator.doctor.PORTS", (model_server.port,))
 
     told = anvyl("doctor")
 
     assert f"use it: export ANVYL_LMSTUDIO_URL=http://localhost:{model_server.port}/v1" in told.out
+    assert model_server.requests == []
+
+
+def test_doctor_knows_a_model_server_by_what_it_answers_and_not_by_its_port(
+    model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A web server on port 8080 was called llama.cpp."""
+    monkeypatch.setattr("anvyl_mcp.orchestrator.doctor.PORTS", (model_server.port,))
+    page = "<html><h1>{}</h1></html>"
+    for status, body in (
+        (404, page),
+        (404, '{"detail": "Not Found"}'),
+        (401, page),
+        (200, page),
+        (200, '{"data": []}'),
+    ):
+        model_server.pages = {"/v1/models": raw(body, status=status)}
+        told = anvyl("doctor")
+        assert f":{model_server.port}" not in told.out, (status, body)
+    plain_list(model_server, "qwen.gguf")
+    assert "an OpenAI-compatible server answers at" in anvyl("doctor").out
+    model_server.pages["/props"] = raw({"default_generation_settings": {"n_ctx": 8192}})
+    assert "llama.cpp answers at" in anvyl("doctor").out
+    model_server.pages = {"/v1/models": error("Missing API key", status=401)}
+    assert "a model server answers at" in anvyl("doctor").out
+
+
+@pytest.mark.parametrize("status", [404, 401])
+def test_a_web_server_where_the_model_server_should_be_is_told(
+    settings: Settings, model_server: ModelServer, status: int
+) -> None:
+    model_server.pages = dict.fromkeys(
+        ("/api/v1/models", "/api/v0/models", "/v1/models"), raw("<html>nginx</html>", status=status)
+    )
+    told = anvyl("doctor")
+    assert told.code == 1
+    assert f"what answers at {model_server.url} " in told.out
+
+
+PROBES: dict[str, tuple[Reply, str, tuple[str, ...]]] = {
+    "no tools": (
+        error("registry.ollama.ai/library/gemma3:4b does not support tools", status=400),
+        "wrong",
+        ("does not support tools", "anvyl models"),
+    ),
+    "no template": (
+        error("tools param requires --jinja flag", status=500),
+        "wrong",
+        ("start llama-server with --jinja",),
+    ),
+    "roles": (error("Conversation roles must alternate user/assistant", status=400), "wrong", ("chat template",)),
+    "a stream": (raw('data: {"choices": []}\n\n', media_type="text/event-stream"), "wrong", ("stream of events",)),
+    "a page": (raw("<html>", media_type="text/html"), "wrong", ("not JSON",)),
+    "odd": (raw({"choices": []}), "wrong", ("not a chat completion",)),
+    "words": (text("I cannot do that."), "note", ("in words where a tool call was asked for",)),
+    "unreadable": (text("<tool_call>{"), "note", ("cannot be read",)),
+    "announced": (completion({"content": ""}, finish_reason="tool_calls"), "note", ("cannot be read",)),
+    "as text": (text("[TOOL_CALLS]list_containers[ARGS]{}"), "ok", ("writes tool calls as text",)),
+}
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_doctor_asks_the_model_one_question_with_a_tool(
+    settings: Settings, model_server: ModelServer, probe: str
+) -> None:
+    reply, verdict, words = PROBES[probe]
+    model_server.replies.append(reply)
+
+    findings = anvyl("doctor", "--json").json["findings"]
+
+    last = [one for one in findings if one["about"] == "model"][-1]
+    assert last["verdict"] == verdict
+    assert all(one in f"{last['said']} {last['hint']}" for one in words)
+    [asked] = model_server.requests
+    assert [tool["function"]["name"] for tool in asked["tools"]] == ["list_containers"]
+
+
+def test_doctor_does_not_load_a_model_to_ask_it(settings: Settings, model_server: ModelServer) -> None:
+    model_server.list_models(Served("a/one"))
+    anvyl("doctor")
     assert model_server.requests == []
 
 

@@ -27,7 +27,6 @@ from anvyl_mcp.orchestrator.models import (
     ModelChoice,
     build_model,
     choose_model,
-    fallback_reason,
     remember_model,
     swapped_model,
     with_rules,
@@ -396,6 +395,7 @@ class Bench:
         self.model = build_model(settings, choice)
         self.stopped: list[dict[str, Any]] = []
         self.took_over: list[list[ModelMessage]] = []
+        self.failed: list[str] = []
 
     def stop_container(
         self,
@@ -412,8 +412,13 @@ class Bench:
         self.took_over.append(messages)
         return ModelResponse([TextPart(BY_RULES)])
 
+    @property
+    def reason(self) -> str:
+        """Why the model did not answer; empty when it did."""
+        return self.failed[0] if self.failed else ""
+
     async def ask(self, model: Model | None = None, **options: Any) -> AgentRunResult[str]:
-        chain = model or with_rules(self.model, FunctionModel(self.rules, model_name="rules"))
+        chain = model or with_rules(self.model, FunctionModel(self.rules, model_name="rules"), failed=self.failed)
         async with Agent(chain, instructions="Be brief.", tools=[self.stop_container], retries=3) as agent:
             return await agent.run("stop web", **options)
 
@@ -431,7 +436,7 @@ async def test_a_question_is_answered_through_a_tool(bench: Bench, model_server:
     model_server.replies += [tool_call("stop_container", {"name": "web"}), text("web is stopped.")]
     result = await bench.ask()
     assert (result.output, bench.stopped, bench.took_over) == ("web is stopped.", [stopped()], [])
-    assert fallback_reason(result.all_messages()) == ""
+    assert bench.reason == ""
     assert swapped_model(result.all_messages(), bench.choice) == ""
 
 
@@ -445,9 +450,9 @@ async def test_a_run_whose_events_are_watched_falls_back_too(bench: Bench, model
 
     model_server.replies.append(FAILURES["empty answer"])
     rules = FunctionModel(bench.rules, stream_function=stream, model_name="rules")
-    result = await bench.ask(with_rules(bench.model, rules), event_stream_handler=watch)
+    result = await bench.ask(with_rules(bench.model, rules, failed=bench.failed), event_stream_handler=watch)
     assert result.output == BY_RULES
-    assert "empty answer" in fallback_reason(result.all_messages())
+    assert "empty answer" in bench.reason
 
 
 async def test_what_is_sent_is_what_local_servers_bear(bench: Bench, model_server: ModelServer) -> None:
@@ -540,7 +545,7 @@ async def test_the_rules_answer_when_the_model_gives_nothing_to_use(
 ) -> None:
     model_server.replies.append(FAILURES[failure])
     result = await bench.ask()
-    reason = fallback_reason(result.all_messages())
+    reason = bench.reason
     assert result.output == BY_RULES
     assert len(model_server.requests) == 1
     assert 20 < len(reason) < 250
@@ -568,7 +573,7 @@ async def test_the_rules_take_over_in_the_middle_of_a_run(bench: Bench, model_se
     model_server.replies += [tool_call("stop_container", {"name": "web"}), FAILURES["crash"]]
     result = await bench.ask()
     assert (result.output, bench.stopped) == (BY_RULES, [stopped()])
-    assert fallback_reason(result.all_messages()) == "the model server failed: Internal error"
+    assert bench.reason == "the model server failed: Internal error"
 
 
 async def test_a_server_that_dies_after_it_was_chosen_costs_no_retries(settings: Settings, closed_port: int) -> None:
@@ -577,14 +582,14 @@ async def test_a_server_that_dies_after_it_was_chosen_costs_no_retries(settings:
     with anyio.fail_after(2):  # the library's own retries take longer
         result = await bench.ask()
     assert result.output == BY_RULES
-    assert fallback_reason(result.all_messages()) == "the connection to the model server failed"
+    assert bench.reason == "the connection to the model server failed"
 
 
 async def test_a_server_that_hangs_is_given_up(bench: Bench, model_server: ModelServer) -> None:
     model_server.replies.append(hang())
     result = await bench.ask(model_settings={"timeout": 0.1})
     assert result.output == BY_RULES
-    assert fallback_reason(result.all_messages()) == "the model server did not answer in time"
+    assert bench.reason == "the model server did not answer in time"
 
 
 async def test_a_model_that_answers_in_place_of_another_is_told(bench: Bench, model_server: ModelServer) -> None:
@@ -705,7 +710,7 @@ async def test_a_call_that_was_cut_off_is_not_made(bench: Bench, model_server: M
     model_server.replies.append(tool_call("stop_container", '{"name": "we', finish_reason="length"))
     result = await bench.ask()
     assert (result.output, bench.stopped) == (BY_RULES, [])
-    assert "ran out of room" in fallback_reason(result.all_messages())
+    assert "ran out of room" in bench.reason
 
 
 async def test_an_unknown_tool_and_an_unknown_argument_are_asked_again(bench: Bench, model_server: ModelServer) -> None:
@@ -787,9 +792,9 @@ async def test_text_beside_native_calls_is_never_read_as_a_call(bench: Bench, mo
     [
         '<tool_call>{"name": "format_disk", "arguments": {}}</tool_call>',
         '<tool_call>{"name": "stop_container", "arguments": {"name": "we',
-        "<|tool_call_start|>[stop_container(name='web')]<|tool_call_end|>",
+        "<|tool_call_start|>[stop_container(name='web'",
     ],
-    ids=["unknown tool", "cut off", "another language"],
+    ids=["unknown tool", "cut off", "cut off in another dialect"],
 )
 async def test_a_written_call_that_cannot_be_read_is_no_answer(
     bench: Bench, model_server: ModelServer, written: str
@@ -797,7 +802,7 @@ async def test_a_written_call_that_cannot_be_read_is_no_answer(
     model_server.replies.append(text(written))
     result = await bench.ask()
     assert (result.output, bench.stopped) == (BY_RULES, [])
-    assert "cannot be read" in fallback_reason(result.all_messages())
+    assert "cannot be read" in bench.reason
 
 
 @pytest.mark.parametrize(

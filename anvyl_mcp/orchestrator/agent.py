@@ -34,6 +34,7 @@ from anvyl_mcp.orchestrator.drive import drive_for
 from anvyl_mcp.orchestrator.freely import Freely
 from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.guarded import ENDED, GuardedModel
+from anvyl_mcp.orchestrator.model_errors import next_step
 from anvyl_mcp.orchestrator.plan import PlanModel
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reading import Reading, too_long
@@ -110,6 +111,8 @@ class Assistant:
             await self._run(reply, choice, decide)
         except AnvylError as error:
             reply.error = error
+            if reply.model_failures and reply.model_failures[-1] not in error.message:
+                reply.notes.append(_failure_note(reply, "the rules tried"))
         reply.seconds = round(time.monotonic() - started, 3)
         self._on_reply(reply)
         await telemetry.flush()
@@ -140,7 +143,7 @@ class Assistant:
             raise too_long()
         guard = await Reading().aside(partial(Guard, self._fleet, question))
         # On a thread, because the first model costs a second of imports, and other work goes on meanwhile.
-        driven = partial(self._driven, choice, guard, question) if choice else None
+        driven = partial(self._driven, choice, guard, reply) if choice else None
         guarded = await anyio.to_thread.run_sync(driven, abandon_on_cancel=True) if driven else None
 
         async def handle(_: RunContext[Question], requests: DeferredToolRequests) -> DeferredToolResults:
@@ -191,15 +194,17 @@ class Assistant:
         if guarded and choice:
             self._note_model(reply, result.new_messages(), choice, guarded.requests)
 
-    def _driven(self, choice: models.ModelChoice, guard: Guard, question: Question) -> GuardedModel:
+    def _driven(self, choice: models.ModelChoice, guard: Guard, reply: Reply) -> GuardedModel:
         """The model to ask, in the way it is driven, with the rules behind it and the guard before it."""
+        question = reply.question
         names = choose(f"{question.earlier} {question.text}", self._fleet.catalogue)
         model: Model = models.build_model(self._settings, choice)
         drive = drive_for(self._settings.drive, choice)
         if drive == "plan":
             model = PlanModel(model, self._fleet, question, guard)
         rules = self._rules(guard, question)
-        model = models.with_rules(ShownModel(model, names, choice.context_length), rules)
+        shown_model = ShownModel(model, names, choice.context_length)
+        model = models.with_rules(shown_model, rules, failed=reply.model_failures)
         rules_first = drive == "plan" and self._settings.drive == "auto"
         clear = self._rules(guard, question, before_a_model=True)
         return GuardedModel(model, question, guard, rules=rules, clear=clear, first=clear if rules_first else None)
@@ -240,17 +245,25 @@ class Assistant:
         """Say so when another model answered than the one asked, or the rules did."""
         if other := models.swapped_model(messages, choice):
             reply.notes.append(f"the server answered with `{other}` instead of `{choice.name}`")
+        if cut := models.cut_prompt(messages, choice):
+            reply.notes.append(cut)
         answered = {message.model_name for message in messages if isinstance(message, ModelResponse)}
         if RULES not in answered:
             models.remember_model(self._settings, choice)
-        elif reason := models.fallback_reason(messages):
-            reply.notes.append(f"the model `{reply.model}` failed: {reason}; answered by rules")
+        elif reply.model_failures:
+            reply.notes.append(_failure_note(reply, "answered by rules"))
             reply.mode, reply.model = "rules", RULES
         elif not requests:
             reply.mode, reply.model = "rules", RULES
         else:
             reply.notes.append(f"the model `{reply.model}` did nothing about it; answered by rules")
             reply.mode, reply.model = "rules", RULES
+
+
+def _failure_note(reply: Reply, instead: str) -> str:
+    """Why the model did not answer, what was done instead, and what to do about it."""
+    reason = reply.model_failures[0]
+    return f"the model `{reply.model}` failed: {reason}; {instead}; {next_step(reason)}"
 
 
 def _hosts_and_tags(fleet: Fleet) -> list[str]:

@@ -10,8 +10,17 @@ import anyio
 
 from anvyl_mcp.errors import AnvylError, ModelUnavailable
 from anvyl_mcp.orchestrator.drive import drive_for
-from anvyl_mcp.orchestrator.model_server import LLAMA_CPP, LMSTUDIO, OLLAMA, Listing, base_url, list_models
-from anvyl_mcp.orchestrator.models import GOOD_CONTEXT, SMALL_CONTEXT, choose_model
+from anvyl_mcp.orchestrator.model_probe import probe
+from anvyl_mcp.orchestrator.model_server import (
+    LIKE_THIS,
+    LLAMA_CPP,
+    LMSTUDIO,
+    OLLAMA,
+    OPENAI_COMPATIBLE,
+    base_url,
+    list_models,
+)
+from anvyl_mcp.orchestrator.models import SMALL_CONTEXT, choose_model, more_context
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.health import check_hosts
 from anvyl_mcp.settings import Settings
@@ -19,15 +28,8 @@ from anvyl_mcp.text import plural
 
 Verdict = Literal["ok", "note", "wrong"]
 
-PLACES = {
-    1234: "LM Studio",
-    11434: "Ollama",
-    8080: "llama.cpp",
-    8000: "vLLM",
-    1337: "Jan",
-    12434: "Docker Model Runner",
-}
-"""Where model servers listen unless told otherwise."""
+PORTS = (1234, 11434, 8080, 8000, 1337, 12434)
+"""Where model servers listen unless told otherwise: LM Studio, Ollama, llama.cpp, vLLM, Jan, Docker Model Runner."""
 PATHS = {12434: "/engines/v1"}
 KINDS = {LMSTUDIO: "LM Studio", OLLAMA: "Ollama", LLAMA_CPP: "llama.cpp"}
 LOOK_SECONDS = 1.0
@@ -105,6 +107,9 @@ async def _model(settings: Settings) -> list[Finding]:
     kind = KINDS.get(listing.provider, "an OpenAI-compatible server")
     models = plural(len(listing.chat_models), "model") if listing.models else "no list of models"
     found = [Finding("model server", "ok", f"{kind} at {url}, {models}")]
+    if not listing.models and listing.provider == OPENAI_COMPATIBLE:
+        said = f"{url} answers, but lists no models: it may be another kind of server"
+        found = [Finding("model server", "note", said, LIKE_THIS)]
     try:
         choice = await choose_model(settings)
     except ModelUnavailable as error:
@@ -112,21 +117,20 @@ async def _model(settings: Settings) -> list[Finding]:
     drive = drive_for(settings.drive, choice)
     context = f", {choice.context_length} tokens of context" if choice.context_length else ""
     found.append(Finding("model", "ok", f"`{choice.name}`{context}; asked for {_means(drive)}"))
+    if not any(one.name == choice.name and one.loaded is False for one in listing.models):
+        # One that is not loaded would be loaded by a question, which takes minutes and memory.
+        probed = await probe(settings, choice.name, with_tool=drive == "tools")
+        if probed.verdict == "ok":
+            found[-1] = replace(found[-1], said=f"{found[-1].said}; {probed.said}")
+        else:
+            found.append(Finding("model", probed.verdict, f"`{choice.name}` {probed.said}", probed.hint))
     if choice.context_length and choice.context_length < SMALL_CONTEXT:
-        found.append(_small_context(listing, choice.name, choice.context_length))
+        said = f"{choice.context_length} tokens of context are little: long answers of hosts are cut"
+        found.append(Finding("model", "note", said, more_context(listing.provider, choice.name)))
     if choice.trained_for_tools is False:
         hint = "it plans instead, which works better; a model with tool use: anvyl models"
         found.append(Finding("model", "note", f"`{choice.name}` was not trained to use tools", hint))
     return found
-
-
-def _small_context(listing: Listing, name: str, tokens: int) -> Finding:
-    hint = {
-        LMSTUDIO: f"unload it (lms unload {name}), then: anvyl models load {name} --context-length {GOOD_CONTEXT}",
-        OLLAMA: f"start Ollama with OLLAMA_CONTEXT_LENGTH={GOOD_CONTEXT}",
-        LLAMA_CPP: f"start it with -c {GOOD_CONTEXT}",
-    }.get(listing.provider, "give it more where it is started")
-    return Finding("model", "note", f"{tokens} tokens of context are little: long answers of hosts are cut", hint)
 
 
 def _means(drive: str) -> str:
@@ -145,15 +149,18 @@ async def _elsewhere(settings: Settings) -> list[Finding]:
         try:
             with anyio.move_on_after(LOOK_SECONDS):
                 listing = await list_models(replace(settings, lmstudio_url=url, llm_api_key=""))
-                kind = KINDS.get(listing.provider, PLACES[port])
+                if not listing.models and listing.provider == OPENAI_COMPATIBLE:
+                    return
+                kind = KINDS.get(listing.provider, "an OpenAI-compatible server")
                 said = f"{kind} answers at {url}, {plural(len(listing.chat_models), 'model')}"
                 found[port] = Finding("model server", "note", said, f"use it: export ANVYL_LMSTUDIO_URL={url}")
         except AnvylError as error:
             if "wants a key" in error.message:
                 hint = f"use it: export ANVYL_LMSTUDIO_URL={url} ANVYL_LLM_API_KEY=…"
-                found[port] = Finding("model server", "note", f"{PLACES[port]} answers at {url} and wants a key", hint)
+                said = f"a model server answers at {url} and wants a key"
+                found[port] = Finding("model server", "note", said, hint)
 
     async with anyio.create_task_group() as group:
-        for port in PLACES:
+        for port in PORTS:
             group.start_soon(look, port)
-    return [found[port] for port in PLACES if port in found]
+    return [found[port] for port in PORTS if port in found]

@@ -76,7 +76,7 @@ class GuardedModel(WrapperModel):
         behind = self._clear if (response.text or "").strip() else self._rules
         if idle and (instead := await self._understood(behind, messages, model_request_parameters)):
             self._first = behind
-            return replace(instead, usage=response.usage)
+            return replace(instead, usage=response.usage, provider_details=response.provider_details)
         parts = [one for part in response.parts for one in await self._spread(part, model_request_parameters)]
         return replace(response, parts=_with_own_ids(parts, messages))
 

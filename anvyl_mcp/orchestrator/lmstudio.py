@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 from openai.types.chat import ChatCompletion
@@ -28,9 +28,11 @@ from pydantic_ai.exceptions import (
 from pydantic_ai.messages import (
     INVALID_JSON_KEY,
     ModelMessage,
+    ModelRequest,
     ModelResponse,
     ModelResponsePart,
     TextPart,
+    ThinkingPart,
     ToolCallPart,
 )
 from pydantic_ai.models import CompletedStreamedResponse, ModelRequestParameters, StreamedResponse
@@ -40,8 +42,11 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 
 from anvyl_mcp.arguments import fitted, literal, sound
+from anvyl_mcp.orchestrator.leaked_markup import closed_thinking, without_channels, without_tokens
 from anvyl_mcp.orchestrator.local_provider import LocalProvider
 from anvyl_mcp.orchestrator.model_server import error_words, foreign_server
+from anvyl_mcp.orchestrator.models import READ, SENT
+from anvyl_mcp.orchestrator.written_calls import WrittenCall, tool_name, unreadable_call, written_calls
 
 OVERFLOW = re.compile(r"context.{0,20}(?:length|size|window|overflow)|fit in context|tokens to keep|n_keep|n_ctx", re.I)
 FAILURES: tuple[tuple[type[ModelAPIError], str], ...] = (
@@ -53,6 +58,11 @@ FAILURES: tuple[tuple[type[ModelAPIError], str], ...] = (
     (ModelServerError, "the model server failed"),
     (ModelAPIError, "the model server's answer cannot be used"),
 )
+REASONS = {"length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls"}
+CHARACTERS_PER_TOKEN = 4
+LEAST_TOKENS = 1000
+"""Where the context is not known, a prompt counts as cut only from so many tokens on: some servers leave out those
+that they had cached."""
 SETTINGS = ModelSettings(temperature=0.0, max_retries=0, timeout=httpx.Timeout(300, connect=3))
 
 
@@ -97,7 +107,11 @@ class LMStudioModel(OpenAIChatModel):
             raise self._explained(error) from error
         except (RecursionError, ValueError) as error:
             raise ModelAPIError(self.model_name, "the model server's answer cannot be read") from error
-        tools = {tool.name: tool.parameters_json_schema for tool in model_request_parameters.function_tools}
+        offered = model_request_parameters.function_tools
+        tools = {tool.name: tool.parameters_json_schema for tool in offered}
+        schemas = "".join(f"{tool.description}{json.dumps(tool.parameters_json_schema)}" for tool in offered)
+        if cut := self._cut(len(schemas) + _length(messages), response.usage.input_tokens):
+            response = replace(response, provider_details={**(response.provider_details or {}), **cut})
         return self._usable(replace(response, parts=mended_parts(response, tools)), tools)
 
     @asynccontextmanager
@@ -114,6 +128,8 @@ class LMStudioModel(OpenAIChatModel):
 
     def _process_response(self, response: ChatCompletion | str, **options: Any) -> ModelResponse:
         # The SDK does not check what it parsed, so anything at all arrives here.
+        if isinstance(response, str) and response.lstrip().startswith(("data:", "event:")):
+            raise ModelAPIError(self.model_name, "it is a stream of events (SSE), which was not asked for")
         if not isinstance(response, ChatCompletion):
             raise ModelAPIError(self.model_name, "it is no chat completion")
         body = sound(response.model_dump(warnings=False))
@@ -138,15 +154,24 @@ class LMStudioModel(OpenAIChatModel):
             "load it with more, or ask something narrower",
         )
 
+    def _cut(self, characters: int, read: int) -> dict[str, int]:
+        """The tokens that the server read of a prompt, and those sent, when it cut the prompt without a word."""
+        sent, window = characters // CHARACTERS_PER_TOKEN, self.profile.get("context_window") or 0
+        full = bool(window) and read >= 0.98 * window
+        fewer = (sent > window if window else read >= LEAST_TOKENS) and 0 < read < sent // 2
+        return {READ: read, SENT: max(sent, read)} if full or fewer else {}
+
     def _usable(self, response: ModelResponse, tools: Mapping[str, Any]) -> ModelResponse:
         calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
         texts = [part.content for part in response.parts if isinstance(part, TextPart)]
         if response.finish_reason == "length" and any(INVALID_JSON_KEY in call.args_as_dict() for call in calls):
             raise ModelAPIError(self.model_name, "the model ran out of room in the middle of a tool call")
-        if not calls and tools and any(MARKER.match(content) for content in texts):
+        if not calls and tools and any(unreadable_call(content, tools) for content in texts):
             raise ModelAPIError(self.model_name, "the model wrote a tool call that cannot be read")
         if calls or texts:
             return response
+        if response.finish_reason == "tool_call":
+            raise ModelAPIError(self.model_name, "the model server announced a tool call and sent none")
         # LM Studio answers an overflow of a GGUF model with 200 and nothing in it.
         window = self.profile.get("context_window")
         if window and response.usage.input_tokens >= 0.95 * window:
@@ -168,7 +193,7 @@ def valid_completion(body: Mapping[str, Any], model: str) -> ChatCompletion:
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     fit = {
         "role": "assistant",
-        "content": closed_thinking(_text_of(message.get("content"))),
+        "content": closed_thinking(without_channels(_text_of(message.get("content")))),
         "reasoning_content": reasoning if isinstance(reasoning, str) else None,
         "tool_calls": _native_calls(message.get("tool_calls")) or None,
     }
@@ -179,10 +204,17 @@ def valid_completion(body: Mapping[str, Any], model: str) -> ChatCompletion:
             "object": "chat.completion",
             "created": 0,
             "model": str(body.get("model") or model),
-            "choices": [{"index": 0, "message": fit, "finish_reason": "length" if reason == "length" else "stop"}],
+            "choices": [{"index": 0, "message": fit, "finish_reason": REASONS.get(str(reason), "stop")}],
             "usage": _usage(body.get("usage")),
         }
     )
+
+
+def _length(messages: Sequence[ModelMessage]) -> int:
+    """Characters of what is sent, without the tools."""
+    contents = [getattr(part, "content", "") for message in messages for part in message.parts]
+    instructions = [message.instructions or "" for message in messages[-1:] if isinstance(message, ModelRequest)]
+    return sum(len(str(content)) for content in [*contents, *instructions])
 
 
 def _text_of(content: Any) -> str:
@@ -218,102 +250,28 @@ def _native_calls(entries: Any) -> list[dict[str, Any]]:
     return list(calls.values())
 
 
-THINK = re.compile(r"<(/?)think(?:ing)?>|\[(/?)THINK\]")
-MARKER = re.compile(r"<tool_call>|\[TOOL_REQUEST\]|\[TOOL_CALLS\]|<\|tool_call_start\|>|<function=")
-
-
-def closed_thinking(content: str) -> str:
-    """`content` with every thought between `<think>` and `</think>`, whatever the model left out."""
-    content = THINK.sub(lambda tag: f"<{tag[1] or tag[2] or ''}think>", content)
-    first_open, first_close = content.find("<think>"), content.find("</think>")
-    if first_close >= 0 and not 0 <= first_open < first_close:
-        content = f"<think>{content}"
-    last_open = content.rfind("<think>")
-    if last_open <= content.rfind("</think>"):
-        return content
-    call = MARKER.search(content, last_open)
-    end = call.start() if call else len(content)
-    return f"{content[:end]}</think>{content[end:]}"
-
-
-class WrittenCall(NamedTuple):
-    """A tool call that a model wrote as text."""
-
-    name: str
-    arguments: Any
-
-
-NOISE = re.compile(
-    r"(?:\s|,|</?tool_call>|\[/?(?:END_)?TOOL_REQUEST\]|\[TOOL_CALLS\]|<\|tool_call_(?:start|end)\|>|```(?:\w+(?=\s))?)+"
-)
-START = re.compile(rf"^[ \t]*(?:{MARKER.pattern})|\A\s*(?:```\w*\s*)?[{{\[]", re.MULTILINE)
-XML_CALL = re.compile(r"<function=([\w.-]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
-XML_ARGUMENT = re.compile(r"<parameter=([\w.-]+)>\n?(.*?)\n?(?:</parameter>|\Z)", re.DOTALL)
-
-
 def mended_parts(response: ModelResponse, tools: Mapping[str, Any]) -> list[ModelResponsePart]:
-    """The parts with arguments that are objects, text without blanks around it, and written calls made real."""
+    """The parts with arguments that are objects, text for a person, and written calls made real."""
     native = any(isinstance(part, ToolCallPart) for part in response.parts)
+    said = any(isinstance(part, TextPart) and part.content.strip() for part in response.parts)
     parts: list[ModelResponsePart] = []
     for part in response.parts:
+        calls: list[WrittenCall] = []
         if isinstance(part, ToolCallPart):
-            arguments = arguments_object(part.args, tools.get(part.tool_name, {}))
-            parts.append(ToolCallPart(part.tool_name, arguments, part.tool_call_id))
+            name = tool_name(part.tool_name, tools)
+            arguments = arguments_object(part.args, tools.get(name, {}))
+            parts.append(ToolCallPart(name, arguments, part.tool_call_id))
         elif isinstance(part, TextPart):
             prose, calls = (part.content, []) if native else written_calls(part.content, tools)
-            if prose.strip():
-                parts.append(replace(part, content=prose.strip()))
-            parts += [ToolCallPart(call.name, arguments_object(call.arguments, tools[call.name])) for call in calls]
+            if prose := without_tokens(prose).strip():
+                parts.append(replace(part, content=prose))
         else:
             parts.append(part)
+            if isinstance(part, ThinkingPart) and not native and not said:
+                # Servers that keep thoughts apart keep calls with them when a model calls before it is done thinking.
+                _, calls = written_calls(part.content, tools)
+        parts += [ToolCallPart(call.name, arguments_object(call.arguments, tools[call.name])) for call in calls]
     return parts
-
-
-def written_calls(content: str, tools: Mapping[str, Any]) -> tuple[str, list[WrittenCall]]:
-    """The prose before tool calls that were written as text, and those calls.
-
-    Text that only quotes a call must not become one: calls stand on lines of their own and end the message, and each
-    names a known tool. Prose after calls is dropped only when the message began with a marked call: it is made up.
-    """
-    start = START.search(content)
-    if not start:
-        return content, []
-    calls, rest = _read_calls(content[start.start() :])
-    marked_first = bool(MARKER.match(content.lstrip()))
-    if not calls or any(call.name not in tools for call in calls) or (rest and not marked_first):
-        return content, []
-    return content[: start.start()], calls
-
-
-def _read_calls(content: str) -> tuple[list[WrittenCall], str]:
-    """The calls at the beginning of `content`, and what follows them."""
-    calls: list[WrittenCall] = []
-    while True:
-        content = NOISE.sub("", content, count=1) if NOISE.match(content) else content
-        found, length = _xml_call(content) or _json_calls(content) or ([], 0)
-        if not found:
-            return calls, content
-        calls += found
-        content = content[length:]
-
-
-def _xml_call(content: str) -> tuple[list[WrittenCall], int] | None:
-    match = XML_CALL.match(content)
-    return ([WrittenCall(match[1], dict(XML_ARGUMENT.findall(match[2])))], match.end()) if match else None
-
-
-def _json_calls(content: str) -> tuple[list[WrittenCall], int] | None:
-    try:
-        value, length = json.JSONDecoder().raw_decode(content)
-    except (ValueError, RecursionError):
-        return None
-    calls = []
-    for entry in value if isinstance(value, list) else [value]:
-        arguments = entry.get("arguments", entry.get("parameters")) if isinstance(entry, dict) else None
-        if arguments is None or not isinstance(entry.get("name"), str):
-            return None
-        calls.append(WrittenCall(entry["name"], arguments))
-    return calls, length
 
 
 def arguments_object(arguments: Any, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -121,7 +121,7 @@ async def list_models(settings: Settings) -> Listing:
     url, key = base_url(settings), api_key(settings)
     root = url.removesuffix("/v1")
     status, body = 404, None
-    async with _client(settings, key) as client:
+    async with connected(settings, key) as client:
         for address, provider, read in (
             (f"{root}/api/v1/models", LMSTUDIO, _from_v1),
             (f"{root}/api/v0/models", LMSTUDIO, _from_v0),
@@ -147,9 +147,9 @@ async def load_model(settings: Settings, name: str, context_length: int) -> int 
     if any(model.loaded and name in (model.name, *model.aliases) for model in listing.models):
         raise ModelUnavailable(f"`{name}` is loaded already", hint=f"for another context unload it: lms unload {name}")
     wanted = {"model": name, "context_length": context_length, "echo_load_config": True}
-    async with _client(settings, api_key(settings)) as client:
+    async with connected(settings, api_key(settings)) as client:
         answer = await client.post(f"{url.removesuffix('/v1')}/api/v1/models/load", json=wanted, timeout=LOAD_SECONDS)
-    body = _body(answer)
+    body = body_of(answer)
     if not answer.is_success or _object(body).get("error"):
         raise ModelUnavailable(
             f"LM Studio did not load `{name}`: {error_words(body) or f'HTTP {answer.status_code}'}",
@@ -159,7 +159,7 @@ async def load_model(settings: Settings, name: str, context_length: int) -> int 
 
 
 @asynccontextmanager
-async def _client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def connected(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the model server; its failures are `ModelUnavailable`."""
     url = base_url(settings)
     if problem := foreign_server(url, settings.model_user):
@@ -214,10 +214,11 @@ async def _get(client: httpx.AsyncClient, address: str) -> tuple[int, Any]:
     connect = client.timeout.connect or 0
     with anyio.fail_after(connect + READ_SECONDS):  # a body that drips never trips the timeout between two bytes
         response = await client.get(address)
-    return response.status_code, _body(response)
+    return response.status_code, body_of(response)
 
 
-def _body(response: httpx.Response) -> Any:
+def body_of(response: httpx.Response) -> Any:
+    """The JSON body of an answer; None when it is not JSON."""
     try:
         return response.json()
     except (ValueError, RecursionError):
@@ -226,16 +227,24 @@ def _body(response: httpx.Response) -> Any:
 
 def _without_a_list(url: str, status: int, body: Any, key_given: bool) -> Listing:
     words = error_words(body)
-    if status in (401, 403):
+    if status in (401, 403) and (body is not None or key_given):
         message = f"the model server at {url} {'refuses the key' if key_given else 'wants a key'}"
         raise ModelUnavailable(message, hint="set ANVYL_LLM_API_KEY to a key that it accepts")
-    # LM Studio answers 200 with an error for an address it does not know.
-    if status in (404, 405, 501) or (status == 200 and words):
+    # LM Studio answers 200 with an error for an address it does not know. A web server's page is not JSON.
+    if (status in (404, 405, 501) and body is not None) or (status == 200 and words):
         return Listing(OPENAI_COMPATIBLE)
+    if status in (404, 405, 501):
+        raise _not_a_model_server(url)
+    if status in (401, 403):
+        raise ModelUnavailable(f"what answers at {url} asks for a login, as web pages do", hint=LIKE_THIS)
     if status >= 400:
         said = f": {words}" if words else ""
         raise ModelUnavailable(f"the model server at {url} answered {status}{said}", hint="look at its log")
-    raise ModelUnavailable(f"what answers at {url} is not an OpenAI-compatible model server", hint=LIKE_THIS)
+    raise _not_a_model_server(url)
+
+
+def _not_a_model_server(url: str) -> ModelUnavailable:
+    return ModelUnavailable(f"what answers at {url} is not an OpenAI-compatible model server", hint=LIKE_THIS)
 
 
 def _from_v1(body: Any) -> list[ServedModel] | None:

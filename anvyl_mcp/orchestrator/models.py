@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 
 from anvyl_mcp.errors import ModelUnavailable, did_you_mean
 from anvyl_mcp.files import private_folder
-from anvyl_mcp.orchestrator.model_server import LMSTUDIO, Listing, ServedModel, api_key, base_url, list_models
+from anvyl_mcp.orchestrator.model_server import (
+    LLAMA_CPP,
+    LMSTUDIO,
+    OLLAMA,
+    Listing,
+    ServedModel,
+    api_key,
+    base_url,
+    list_models,
+)
 from anvyl_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +36,8 @@ MEMORY = "models.json"
 SMALL_CONTEXT = 8192
 GOOD_CONTEXT = 16384
 
+READ, SENT = "anvyl_tokens_read", "anvyl_tokens_sent"
+"""On an answer to a prompt that the server cut."""
 INSTANCE = re.compile(r":\d+$")
 
 
@@ -69,21 +80,45 @@ def build_model(settings: Settings, choice: ModelChoice) -> Model:
     )
 
 
-def with_rules(model: Model, rules: Model) -> Model:
-    """`model`, and `rules` for each request that it fails."""
+def more_context(provider: str, name: str) -> str:
+    """How to give a model more context on its server."""
+    return {
+        LMSTUDIO: f"unload it (lms unload {name}), then: anvyl models load {name} --context-length {GOOD_CONTEXT}",
+        OLLAMA: f"start Ollama with OLLAMA_CONTEXT_LENGTH={GOOD_CONTEXT}, or set num_ctx in the model's Modelfile",
+        LLAMA_CPP: f"start it with -c {GOOD_CONTEXT}",
+    }.get(provider, "give it more context where it is started")
+
+
+def with_rules(model: Model, rules: Model, *, failed: list[str] | None = None) -> Model:
+    """`model`, and `rules` for each request that it fails; why it did is appended to `failed`.
+
+    What neither can answer raises `NotUnderstood` with the reason of the model: it is what can be put right.
+    """
     # As above: `anvyl models` and `anvyl doctor` need no agent library.
     from pydantic_ai.exceptions import ModelAPIError, UnexpectedModelBehavior
     from pydantic_ai.models.fallback import FallbackModel
 
-    return FallbackModel(model, rules, fallback_on=(ModelAPIError, UnexpectedModelBehavior))
+    from anvyl_mcp.orchestrator.after_failure import RulesAfterFailure
+
+    reasons = failed if failed is not None else []
+
+    def fails(error: Exception) -> bool:
+        if not isinstance(error, ModelAPIError | UnexpectedModelBehavior):
+            return False
+        reasons.append(error.message)
+        return True
+
+    return FallbackModel(model, RulesAfterFailure(rules, model.model_name, reasons), fallback_on=fails)
 
 
-def fallback_reason(messages: Sequence[ModelMessage]) -> str:
-    """Why the rules had to answer instead of the model; empty when the model answered every time."""
+def cut_prompt(messages: Sequence[ModelMessage], choice: ModelChoice) -> str:
+    """What a person should know when the server cut a prompt; empty when it cut none."""
     for message in messages:
-        if message.kind == "response":
-            for attempt in message.failed_attempts or ():
-                return (attempt.error or "").partition(": ")[2] or "it gave no usable answer"
+        details = (message.provider_details or {}) if message.kind == "response" else {}
+        if READ in details:
+            hint = more_context(choice.provider, choice.name)
+            read = f"only {details[READ]} tokens of about {details[SENT]}"
+            return f"the model server read {read}, so the answer may be wrong; {hint}"
     return ""
 
 
@@ -167,7 +202,8 @@ def _warning(model: ServedModel, provider: str) -> str:
     if model.context_length and model.context_length < SMALL_CONTEXT:
         note = f"`{model.name}` has only {model.context_length} tokens of context"
         reload = f"; more room: `lms load {model.name} --context-length {GOOD_CONTEXT}`"
-        notes.append(note + reload if provider == LMSTUDIO else note)
+        known = {LMSTUDIO: reload, OLLAMA: f"; {more_context(provider, model.name)}"}
+        notes.append(note + known.get(provider, ""))
     return "; ".join(notes)
 
 

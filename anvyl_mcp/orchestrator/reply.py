@@ -28,6 +28,8 @@ class Reply:
     usage: dict[str, int] = field(default_factory=lambda: {"requests": 0, "input_tokens": 0, "output_tokens": 0})
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    model_failures: list[str] = field(default_factory=list)
+    """Why requests to the model failed, in order."""
 
     @property
     def calls(self) -> list[Outcome]:
