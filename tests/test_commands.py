@@ -402,4 +402,4 @@ def test_a_command_that_does_not_exist_is_answered_with_near_ones() -> None:
     done = anvyl("stpo", "web")
 
     assert done.code == 2
-    assert "there is no command `stpo`; did you mean `stop`?" in done.err
+    assert "there is no command `stpo`\nhint:  did you mean `stop`?" in done.err
