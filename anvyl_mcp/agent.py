@@ -92,7 +92,7 @@ class HostAgent:
         return str(answer["response"])
 
     async def broadcast_to_all_hosts(self, message: str) -> list[dict[str, Any]]:
-        """Every known host's answer: `{"host_id", "result"}`; one that failed has its `error` too."""
+        """Every host's answer, this one's too: `{"host_id", "result"}`; one that failed has its `error` too."""
         desk = await self.node.desk()
         return [
             result.model_dump(mode="json") for result in (await desk.others.broadcast(message, self.node.me)).results

@@ -22,6 +22,7 @@ AnvylError
 ├── NotUnderstood       the rules cannot read the question
 ├── ApprovalNeeded      a change waits for a person's yes
 │   └── Declined        the answer was no
+├── NothingToDo         all is as it was asked to be already
 └── InternalError       our own mistake
 """
 
@@ -158,6 +159,11 @@ class ApprovalNeeded(AnvylError):
 class Declined(ApprovalNeeded):
     def __init__(self) -> None:
         super().__init__("Cancelled; nothing was changed.")
+
+
+class NothingToDo(AnvylError):
+    code = "nothing_to_do"
+    exit_code = 0
 
 
 class InternalError(AnvylError):

@@ -97,7 +97,7 @@ def test_the_battery_is_large_and_what_is_held_out_is_only_asked_when_named() ->
     ("task", "why"),
     [
         (Task("restart grafana", "x", "single", changes=(RESTART,)), ""),
-        (Task("restart grafana", "x", "single"), "proposed: restart container: name=grafana on nas"),
+        (Task("restart grafana", "x", "single"), "proposed: restart grafana on nas"),
         (Task("stop grafana", "x", "single", changes=(RESTART,)), "not done: restart_container name=grafana on nas"),
         (
             Task("list containers", "x", "single", calls=(Want(frozenset({"list_containers"}), frozenset({"nas"})),)),

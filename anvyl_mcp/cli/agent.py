@@ -94,7 +94,7 @@ def approve(
 
 @app.command()
 def broadcast(message: Query, yes: Yes = False, as_json: Json = False) -> None:
-    """Have the agents of all known hosts answer."""
+    """Have the agents of all hosts answer, this one too."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
@@ -105,8 +105,6 @@ def broadcast(message: Query, yes: Yes = False, as_json: Json = False) -> None:
             results = (await desk.others.broadcast(" ".join(message), node.me, approve=yes)).results
         if as_json:
             output.document({"results": [result.model_dump(mode="json") for result in results], "error": None})
-        elif not results:
-            output.talk("no other host is known: anvyl hosts add")
         for result in () if as_json else results:
             _show_result(result)
         return _worst(results)
@@ -140,7 +138,7 @@ def _answer(work: Callable[[Node], Awaitable[Answer]], *, ask: bool, as_json: bo
         async with root.opened(settings) as node:
             answer = await work(node)
             approval: Approval | None = getattr(answer, "approval", None)
-            if approval and ask and (said := run.ask_yes_no(_words(approval))) is not None:
+            if approval and ask and (said := run.ask_yes_no(*_words(approval))) is not None:
                 desk = await node.desk()
                 answer, approval = await desk.decide(approval.id, node.me, approve=said), None
                 if not said:
@@ -166,11 +164,12 @@ def _print(answer: Answer, *, as_json: bool) -> None:
         output.say(answer.response)
 
 
-def _words(approval: Approval) -> str:
+def _words(approval: Approval) -> list[str]:
+    """What a person is asked, a line each: what it acts on, and the question."""
     from anvyl_mcp.peers import wording
 
     orders = wording.orders([(call.tool, call.arguments, call.hosts) for call in approval.calls])
-    return wording.question("; ".join(orders))
+    return [*(line for call in approval.calls for line in call.details), wording.question("; ".join(orders))]
 
 
 def _code(error: ErrorBody | None) -> int:

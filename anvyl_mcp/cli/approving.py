@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from anvyl_mcp import text
 from anvyl_mcp.cli import output
 from anvyl_mcp.cli.run import attended, line_typed
 from anvyl_mcp.errors import AnvylError
@@ -15,7 +14,7 @@ from anvyl_mcp.peers import wording
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.question import Proposal
-    from anvyl_mcp.peers.fleet import Expected, Fleet
+    from anvyl_mcp.peers.fleet import Fleet
 
 YES, NO = frozenset({"y", "yes"}), frozenset({"", "n", "no"})
 EDIT = re.compile(r"e(?:dit)?(?:\s+hosts?)?(?:\s+(?P<number>\d+))?(?:\s+hosts?)?")
@@ -24,10 +23,6 @@ EDIT = re.compile(r"e(?:dit)?(?:\s+hosts?)?(?:\s+(?P<number>\d+))?(?:\s+hosts?)?
 def preview(proposal: Proposal) -> str:
     """A change in words: `stop web (running) on nas`. What a model wrote stays a value."""
     return wording.order(proposal.tool, proposal.arguments, proposal.hosts, proposal.expected)
-
-
-def _about_containers(expected: Mapping[str, Expected]) -> bool:
-    return any(one.id for one in expected.values())
 
 
 class Person:
@@ -72,7 +67,7 @@ class Person:
 
     async def _one(self, proposal: Proposal) -> None:
         while True:
-            answer = await _typed(f"{wording.question(self._words(proposal))} [y/N/edit hosts] ")
+            answer = await _typed(*proposal.details, f"{wording.question(self._words(proposal))} [y/N/edit hosts] ")
             if EDIT.fullmatch(answer):
                 await self._edit(proposal)
             elif answer in YES | NO:
@@ -83,7 +78,9 @@ class Person:
 
     async def _several(self, proposals: Sequence[Proposal]) -> None:
         while True:
-            lines = [f"  {number}  {self._words(one)}" for number, one in enumerate(proposals, 1)]
+            lines = []
+            for number, one in enumerate(proposals, 1):
+                lines += [f"  {number}  {self._words(one)}", *(f"     {line}" for line in one.details)]
             answer = await _typed(*lines, "Do all of these? [y/N/numbers/edit hosts N] ")
             edit, numbers = EDIT.fullmatch(answer), re.fullmatch(r"\d+(?:[\s,]+\d+)*", answer)
             if edit and 0 < int(edit["number"] or 0) <= len(proposals):
@@ -107,15 +104,18 @@ class Person:
             output.problem(error)
             return
         tool = self._fleet.tool(proposal.tool)
-        expected = await plans.expected(self._fleet, tool, proposal.arguments, hosts)
-        if _about_containers(proposal.expected) and not _about_containers(expected):
-            output.talk(f"no such container on {text.joined(hosts)}; the hosts stay as they were")
+        try:
+            plan = await plans.plan(self._fleet, tool, proposal.arguments, hosts)
+        except AnvylError as error:
+            output.problem(error)
             return
-        proposal.hosts, proposal.expected = hosts, expected
+        proposal.arguments, proposal.hosts = plan.arguments, plan.hosts
+        proposal.expected, proposal.problems, proposal.details = plan.expected, plan.problems, plan.details
 
     def _words(self, proposal: Proposal) -> str:
         after = f" ({proposal.why})" if proposal.why else ""
-        return f"{preview(proposal)}{after}"
+        left = "".join(f"; not on {host}: {error.message}" for host, error in proposal.problems.items())
+        return f"{preview(proposal)}{left}{after}"
 
 
 async def _typed(*question: str) -> str:

@@ -15,11 +15,11 @@ from anvyl_mcp.cli.answers import Answers, View, listed
 from anvyl_mcp.cli.bars import ReportOf
 from anvyl_mcp.cli.run import ask_yes_no, command
 from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Declined
-from anvyl_mcp.peers import verdict, wording
+from anvyl_mcp.peers import plans, verdict, wording
 from anvyl_mcp.peers.arguments import check, from_words
 from anvyl_mcp.peers.fleet import AT_ONCE, Fleet, Outcome
 from anvyl_mcp.peers.listing import Answer, ToolListing
-from anvyl_mcp.peers.targets import Found, once, targets
+from anvyl_mcp.peers.targets import Found, find, once, targets
 from anvyl_mcp.settings import Settings
 from anvyl_mcp.text import joined
 
@@ -33,6 +33,7 @@ class Step:
 
     arguments: Mapping[str, Any]
     hosts: list[str]
+    details: tuple[str, ...] = ()
 
     def words(self, tool: ToolListing) -> str:
         """What it does, for people: `stop web on nas`."""
@@ -123,6 +124,9 @@ async def carried_out(
     """Find the hosts of every call, ask where a person must be asked, call, and print unless JSON is wanted."""
     found: Found = {}
     steps, missing = await planned(fleet, tool, every, selector, found)
+    if asks(tool, steps, yes=yes):
+        steps, impossible = await possible(fleet, tool, steps, found)
+        missing += impossible
     confirm(tool, steps, yes=yes)
     hosts = [host for step in steps for host in step.hosts]
     answers = (
@@ -217,20 +221,53 @@ def _uncertain(tool: ToolListing, hosts: Sequence[str]) -> None:
         output.talk(f"`{tool.name}` was under way on {where}: it may still happen, so look before you repeat it")
 
 
-def confirm(tool: ToolListing, steps: Sequence[Step], *, yes: bool, typed: bool = False) -> None:
-    """A typed command is its own yes; what destroys, or changes several hosts, is asked for once more.
+async def possible(
+    fleet: Fleet, tool: ToolListing, steps: Sequence[Step], found: Found
+) -> tuple[list[Step], list[Outcome]]:
+    """The steps as they can be made, before a person is asked; and what cannot be done where some of it can.
+
+    Raises:
+        AnvylError: one of them can be done nowhere.
+    """
+    able: list[Step] = []
+    left: list[Outcome] = []
+
+    async def look(kind: str, hosts: Sequence[str]) -> Mapping[str, Outcome]:
+        seen = {**found.get(kind, {})}
+        if unknown := [host for host in hosts if host not in seen]:
+            found[kind] = seen = {**seen, **await find(fleet, kind, unknown)}
+        return {host: seen[host] for host in hosts}
+
+    for step in steps:
+        plan = await plans.plan(fleet, tool, step.arguments, step.hosts, look=look)
+        able.append(Step(plan.arguments, plan.hosts, plan.details))
+        left += [
+            Outcome(host, tool.name, step.arguments, Answer(error=why), 0.0) for host, why in plan.problems.items()
+        ]
+    return able, left
+
+
+def asks(tool: ToolListing, steps: Sequence[Step], *, yes: bool, typed: bool = False) -> bool:
+    """Whether a person is asked once more: a typed command is its own yes, unless it destroys or is for several hosts.
 
     `typed`: the command's very words say what it does, as `exec` does; only several hosts make it ask.
+    """
+    hosts = {host for step in steps for host in step.hosts}
+    return not (yes or tool.reads or ((typed or tool.safety == "changes") and len(hosts) == 1))
+
+
+def confirm(tool: ToolListing, steps: Sequence[Step], *, yes: bool, typed: bool = False) -> None:
+    """Ask whether it is to be done, where that is asked.
 
     Raises:
         ApprovalNeeded: there is nobody to ask, or the answer is no.
     """
-    hosts = {host for step in steps for host in step.hosts}
-    if yes or tool.reads or ((typed or tool.safety == "changes") and len(hosts) == 1):
+    if not asks(tool, steps, yes=yes, typed=typed):
         return
     orders = wording.orders([(tool.name, step.arguments, step.hosts) for step in steps])
     several = [*(f"  {one}" for one in orders), "Do all of this?"]
-    answer = ask_yes_no(*(several if orders[1:] else [wording.question(orders[0])]))
+    details = [line for step in steps for line in step.details]
+    answer = ask_yes_no(*details, *(several if orders[1:] else [wording.question(orders[0])]))
     if answer is None:
         raise ApprovalNeeded(f"this would {joined(orders)}, and there is no terminal to ask at", hint="add --yes")
     if not answer:

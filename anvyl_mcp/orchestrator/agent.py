@@ -24,7 +24,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model
 from pydantic_ai.run import AgentRunResult
 
-from anvyl_mcp.errors import AnvylError, InvalidInput, ModelUnavailable
+from anvyl_mcp.errors import AnvylError, InvalidInput, ModelUnavailable, NothingToDo
 from anvyl_mcp.orchestrator import models, report, telemetry
 from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.choice import choose
@@ -90,7 +90,6 @@ class Assistant:
         self._fleet = fleet
         self._on_reply = on_reply
         self._settings = settings
-        self._every_tool = FleetToolset(fleet)
 
     def on(self, fleet: Fleet) -> Assistant:
         """The same for another fleet."""
@@ -113,6 +112,8 @@ class Assistant:
             reply.error = error
             if reply.model_failures and reply.model_failures[-1] not in error.message:
                 reply.notes.append(_failure_note(reply, "the rules tried"))
+        if isinstance(reply.error, NothingToDo):
+            reply.answer, reply.error = f"{reply.error.message}.", None
         reply.seconds = round(time.monotonic() - started, 3)
         self._on_reply(reply)
         await telemetry.flush()
@@ -166,7 +167,7 @@ class Assistant:
             output_type=[str, DeferredToolRequests],
             deps_type=Question,
             instructions=INSTRUCTIONS,
-            toolsets=[FleetToolset(self._fleet, guard=guard, weigh=self._weigh) if guarded else self._every_tool],
+            toolsets=[self._toolset(guard, by_model=guarded is not None)],
             retries={"tools": 3, "output": 2},
             capabilities=[HandleDeferredToolCalls(handle), *telemetry.capabilities()],
             name="anvyl",
@@ -193,6 +194,10 @@ class Assistant:
         _fail_if_undone(reply, guard, self._fleet.catalogue)
         if guarded and choice:
             self._note_model(reply, result.new_messages(), choice, guarded.requests)
+
+    def _toolset(self, guard: Guard, *, by_model: bool) -> FleetToolset:
+        checked = guard if by_model else None
+        return FleetToolset(self._fleet, guard=checked, inventory=guard.inventory, weigh=self._weigh)
 
     def _driven(self, choice: models.ModelChoice, guard: Guard, reply: Reply) -> GuardedModel:
         """The model to ask, in the way it is driven, with the rules behind it and the guard before it."""
@@ -322,6 +327,8 @@ def _waiting(reply: Reply, messages: list[ModelMessage]) -> str:
 def waiting_words(question: Question, waiting: list[Proposal]) -> str:
     """What would be done, if somebody said yes."""
     orders = joined(wording.orders([(one.tool, one.arguments, one.hosts) for one in waiting]))
+    if details := [line.strip() for one in waiting for line in one.details]:
+        orders += f" ({'; '.join(details)})"
     if question.dry_run:
         return f"Dry run: would {orders}. Nothing was changed."
     return f"Waiting for a yes: {orders}. Nothing was changed yet."

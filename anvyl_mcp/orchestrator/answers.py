@@ -105,7 +105,9 @@ def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
         listing = tools.get(part.tool_name) or ToolListing(part.tool_name, "", {})
         call = Call(listing, turn.calls[call_id].args_as_dict() if call_id in turn.calls else {})
         by_host = entries(part)
-        if part.outcome != "success" or not by_host:
+        if part.outcome == "success" and not by_host:
+            left.append(str(part.content))
+        elif part.outcome != "success":
             why = OUTCOMES.get(part.outcome)
             left.append(not_done(call, why) if why else f"Could not {call}: {part.content}")
         elif listing.reads:

@@ -38,6 +38,7 @@ class HeldCall:
     expected: Mapping[str, Expected] = field(default_factory=dict)
     untrusted: str = ""
     why: str = ""
+    details: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldC
         NotFound: no host has it.
         AnvylError: no host can be asked.
     """
+    notes += [f"left out {host}: {error.message}" for host, error in proposal.problems.items()]
     tool = fleet.tool(proposal.tool)
     unseen = [host for host in proposal.hosts if host not in proposal.expected]
     seen = {**proposal.expected, **await plans.expected(fleet, tool, proposal.arguments, unseen)}
@@ -38,6 +39,7 @@ async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldC
             seen,
             untrusted=proposal.untrusted,
             why=proposal.why,
+            details=proposal.details,
         )
     found, problems = dict[str, Expected](), dict[str, AnvylError]()
     for host in proposal.hosts:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import anyio
 
 from anvyl_mcp.errors import Busy, InvalidInput
+from anvyl_mcp.orchestrator import report
 from anvyl_mcp.orchestrator.agent import Assistant, nobody
 from anvyl_mcp.orchestrator.answers import CANCELLED
 from anvyl_mcp.orchestrator.approvals import Approvals, Held, HeldCall, expiry, new_id
@@ -22,6 +23,7 @@ from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply, call_as_dict
 from anvyl_mcp.peers.alone import Alone
 from anvyl_mcp.peers.fleet import Fleet, OnBehalf, Outcome
+from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.peers.path import Stop, extended
 from anvyl_mcp.peers.targets import places
 from anvyl_mcp.text import joined
@@ -133,7 +135,7 @@ class Desk:
             raise reply.error
         log.debug("answered by %s %s in %.3f s", reply.mode, reply.model, reply.seconds)
         if not reply.waiting:
-            return answered(reply)
+            return answered(reply, self.fleet.catalogue)
         return await self._waiting(reply, asking)
 
     async def decide(self, id_: str, asking: Asking, *, approve: bool, request_id: str = "") -> Answer:
@@ -165,7 +167,7 @@ class Desk:
         reply.model = held.model
         if reply.error is not None:
             raise reply.error
-        return answered(reply)
+        return answered(reply, self.fleet.catalogue)
 
     def scope(self, tool: str) -> Scope:
         """The right that a tool needs; what we do not know might do anything."""
@@ -212,7 +214,7 @@ class Desk:
             expires_at=expiry(),
             model=reply.model,
         )
-        return Waiting(**answered(reply).model_dump(), approval=await self.hold(held))
+        return Waiting(**answered(reply, self.fleet.catalogue).model_dump(), approval=await self.hold(held))
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
@@ -236,10 +238,10 @@ class Desk:
             self._room.release_on_behalf_of(borrower)
 
 
-def answered(reply: Reply) -> Answer:
-    """A reply as HTTP has it."""
+def answered(reply: Reply, tools: Mapping[str, ToolListing]) -> Answer:
+    """A reply as HTTP has it: its words hold everything, for programs that read nothing else."""
     failed = str(reply.error) if reply.error else ""
-    response = reply.answer or failed
+    response = report.whole(reply.question, tools, reply.answer) or failed
     notes = [*reply.notes, *([failed] if failed not in response else [])]
     return Answer.model_validate(
         {
@@ -272,6 +274,7 @@ def waiting_call(call: HeldCall) -> WaitingCall:
         arguments=dict(call.arguments),
         hosts=list(call.hosts),
         untrusted=call.untrusted,
+        details=list(call.details),
         why=call.why,
     )
 

@@ -69,7 +69,7 @@ class DoneCall(BaseModel):
 class WaitingCall(BaseModel):
     """One call that would be made on these hosts; `untrusted` names text by others that was read before.
 
-    `why` says why no yes given in advance covers it.
+    `why` says why no yes given in advance covers it, `details` what it acts on where the arguments do not.
     """
 
     tool: str
@@ -77,6 +77,7 @@ class WaitingCall(BaseModel):
     hosts: list[str] = []
     untrusted: Annotated[str, Field(exclude_if=_is_empty)] = ""
     why: Annotated[str, Field(exclude_if=_is_empty)] = ""
+    details: Annotated[list[str], Field(exclude_if=_is_empty)] = []
 
 
 class Approval(BaseModel):

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import NotUnderstood
+from anvyl_mcp.errors import NothingToDo, NotUnderstood
 from anvyl_mcp.orchestrator import computing, phrases, resolving
 from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.evidence import HOSTS, LEAST, Fit, cues_of, fits
@@ -25,6 +25,7 @@ from anvyl_mcp.orchestrator.sentences import mask, plain
 from anvyl_mcp.orchestrator.speech import stem, stems
 from anvyl_mcp.orchestrator.unread import only_names
 from anvyl_mcp.orchestrator.vocabulary import EMPTY, STANDS_FOR
+from anvyl_mcp.orchestrator.wish import clauses
 from anvyl_mcp.peers import registry
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import ToolListing
@@ -80,10 +81,18 @@ class Freely:
                     raise registry.unknown_host(unknown, self._fleet.hosts)
                 self._steps = []
             elif self._guard.wish.intent == "change":
-                self._steps = await Orders(self._guard, self._fleet, said, offered).steps()
+                self._steps = await self._ordered(said, offered)
             else:
                 self._steps = await self._looks(said, [one for one in offered if one.reads])
         return self._steps
+
+    async def _ordered(self, said: str, tools: Sequence[ToolListing]) -> list[list[Call]]:
+        try:
+            return await Orders(self._guard, self._fleet, said, tools).steps()
+        except NothingToDo as done:
+            if sum(bool(clause.verbs) for clause in clauses(said, tools)) < 2:
+                raise
+            raise NotUnderstood(f"{done.message}; nothing was changed", hint="say the rest by itself") from done
 
     async def _looks(self, said: str, tools: Sequence[ToolListing]) -> list[list[Call]]:
         masked, quoted = mask(said)

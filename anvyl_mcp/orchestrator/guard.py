@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import Conflict, Denied
+from anvyl_mcp.errors import Conflict, Denied, NothingToDo
 from anvyl_mcp.orchestrator import resolving
 from anvyl_mcp.orchestrator.grounding import (
     EVERY,
@@ -171,7 +171,13 @@ class Guard:
         objects = await self.inventory.objects(kind, hosts)
         if await self.inventory.silent(kind, hosts):
             return []
-        found = spread(listing, kind, self._question.text, objects, self._fleet.hosts, self.wish.verbs)
+        said, verbs = self._question.text, self.wish.verbs
+        try:
+            found = spread(listing, kind, said, objects, self._fleet.hosts, verbs, where=hosts)
+        except NothingToDo:
+            if self.wish.intent == "change":
+                raise
+            return []
         self.meant |= {(listing.name, one.name, one.host) for one in found}
         rest = {name: value for name, value in given.items() if name not in (argument, "host")}
         return [{argument: name, **rest} for name in dict.fromkeys(one.name for one in found)]
@@ -225,7 +231,8 @@ class Guard:
         maybe = resolving.candidates(self._said, objects, self._fleet.hosts)
         fitting = exact or resolving.meant([wanted.lower(), *re.split(r"[\s/]+", wanted.lower())], objects)
         if not fitting and not maybe:
-            raise resolving.nothing(kind, wanted, objects, await self.inventory.silent(kind, hosts))
+            silent, known = await self.inventory.silent(kind, hosts), self._fleet.hosts
+            raise resolving.nothing(kind, wanted, objects, silent, hosts=known, tool=listing.name)
         both = _narrowed([one for one in fitting if one in maybe] or fitting or maybe, self._said)
         if len({one.name for one in both}) > 1:
             raise resolving.which(kind, wanted, both)

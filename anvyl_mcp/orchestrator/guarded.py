@@ -14,7 +14,7 @@ from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestPar
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
-from anvyl_mcp.errors import AnvylError, Conflict
+from anvyl_mcp.errors import AnvylError, Conflict, NothingToDo
 from anvyl_mcp.orchestrator.answers import Turn
 from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.question import Question
@@ -90,7 +90,7 @@ class GuardedModel(WrapperModel):
         """
         try:
             response = await rules.request(messages, None, offered)
-        except Conflict:
+        except (Conflict, NothingToDo):
             raise
         except AnvylError:
             return None

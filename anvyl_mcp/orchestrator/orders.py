@@ -28,7 +28,7 @@ from anvyl_mcp.orchestrator.leftover import (
     without_reason,
 )
 from anvyl_mcp.orchestrator.options import take_options
-from anvyl_mcp.orchestrator.quantified import EVERYTHING, HOSTS, of_all, spread
+from anvyl_mcp.orchestrator.quantified import EVERYTHING, HOSTS, of_all, spread, without_included
 from anvyl_mcp.orchestrator.resolving import Found
 from anvyl_mcp.orchestrator.sentences import mask, only_wonders, unmask
 from anvyl_mcp.orchestrator.speech import stem, stems
@@ -185,7 +185,7 @@ class Orders:
             given = [value for call in (*order.calls, options) for name, value in call.items() if name != "host"]
             values += [str(value) for value in given if not isinstance(value, bool)]
         words = re.sub(MARK, lambda mark: " " if unmask(mark[0], self._quoted) in values else mark[0], words)
-        words = HOSTS.sub(" ", self._guard.without_places(words))
+        words = HOSTS.sub(" ", self._guard.without_places(without_included(words)))
         words = CALLED.sub(lambda match: " " if match["name"] in values else match[0], words)
         verbs = {verb for order in orders for verb in part.verbs & verbs_of(order.listing)}
         kinds = {kind for order in orders for kind in (*order.listing.names.values(), *order.listing.required)}
@@ -286,11 +286,11 @@ class Orders:
         if kind != "container" and not self._may_name(listing, kind, told):
             return [], 0
         if len(listing.names) == 1 and of_all(self._guard.without_places(words), kind):
-            where = self._hosts(words) or self._places
-            hosts = self._fleet.select(where) if where and where != "all" else self._fleet.hosts
+            hosts = self._fleet.select(self._hosts(words) or self._places or "all")
             objects = await self._guard.inventory.objects(kind, hosts)
-            found = spread(listing, kind, words, objects, self._fleet.hosts, self._guard.wish.verbs)
-            if found and not await self._guard.inventory.silent(kind, hosts):
+            if not await self._guard.inventory.silent(kind, hosts) and (
+                found := spread(listing, kind, words, objects, self._fleet.hosts, self._guard.wish.verbs, where=hosts)
+            ):
                 return _where_they_are(found, argument), IN_THESE_WORDS
         names, plainly = await self._names(listing, kind, part)
         return [{argument: name} for name in names], plainly

@@ -91,7 +91,7 @@ class Others:
         path: tuple[Stop, ...] = (),
         request_id: str = "",
     ) -> Results:
-        """Have the agents of all known hosts answer at once, each for itself; one's failure is only its own.
+        """Have the agents of all hosts answer at once, each for itself, this one's too; one's failure is only its own.
 
         Raises:
             Denied: the caller's token is for this host alone.
@@ -99,7 +99,7 @@ class Others:
         """
         require_relay(asking, self._desk.fleet.local.name, "ask other hosts")
         extended(path, self._desk.here)
-        names = [name for name in self._desk.fleet.hosts if name != self._desk.fleet.local.name]
+        names = self._desk.fleet.hosts
         results: dict[str, Result] = {}
         limiter = anyio.CapacityLimiter(AT_ONCE)
 
@@ -154,7 +154,14 @@ class Others:
     async def _kept(self, peer: Peer, query: str, asking: Asking, waiting: RemoteWaiting) -> Approval:
         """What waits there waits here too, under an id of ours, and no longer than there."""
         calls = tuple(
-            HeldCall(call.tool, call.arguments, tuple(call.hosts), untrusted=call.untrusted or "", why=call.why or "")
+            HeldCall(
+                call.tool,
+                call.arguments,
+                tuple(call.hosts),
+                untrusted=call.untrusted,
+                why=call.why,
+                details=call.details,
+            )
             for call in waiting.approval.calls
         )
         held = Held(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from anvyl_mcp import text
+from anvyl_mcp.errors import NothingToDo
 from anvyl_mcp.orchestrator import resolving
 from anvyl_mcp.orchestrator.grounding import named, words_of
 from anvyl_mcp.orchestrator.resolving import Found, states_said
@@ -25,18 +27,43 @@ SAID_BESIDES = re.compile(
     r"everything|them|they|ones?|that|which|are|is|currently|right|now|please|also|then|every|each|all|both|any(?:thing)?"
     r"|whatever|still|again|back|should|come|go(?:ing)?|take|bring|get|put|give|run(?:s|ning)?|stop(?:ped)?|start|with|named|called"
 )
-NEEDED_STATE = {"stop": ("running", "restarting", "paused"), "start": ("exited", "created", "dead", "paused")}
-"""What a container must be in for a change to mean anything, by the verb."""
+UP, DOWN = ("running", "restarting", "paused"), ("exited", "created", "dead")
+NEEDED_STATE = {"stop": UP, "restart": UP, "kill": UP, "pause": UP, "start": (*DOWN, "paused")}
+"""What a container must be in for a change to all to mean it, by the verb. Somebody stopped what is stopped, so it is
+not restarted with the others unless the words say so.
+"""
+INCLUDING = re.compile(
+    r"\b(?:(?:includ(?:ing|es?)|incl\.?|even|also|plus|with|and)\s+(?:of\s+|all\s+|the\s+)*(?:stopped|exited|dead)"
+    r"(?:\s+(?:ones?|containers?))?(?:\s+(?:too|as\s+well))?"
+    r"|(?:running|up)\s+(?:or|and)\s+(?:stopped|not\s+running|down))\b",
+    re.IGNORECASE,
+)
+"""Adds the stopped ones to all."""
 
 
 def spread(
-    listing: ToolListing, kind: str, said: str, objects: Sequence[Found], hosts: Sequence[str], verbs: frozenset[str]
+    listing: ToolListing,
+    kind: str,
+    said: str,
+    objects: Sequence[Found],
+    hosts: Sequence[str],
+    verbs: frozenset[str],
+    *,
+    where: Sequence[str] = (),
 ) -> list[Found]:
-    """The objects that a change to all of a kind means; empty when the words are no such thing, or not clear."""
+    """The objects that a change to all of a kind means; empty when the words are no such thing, or not clear.
+
+    Raises:
+        NothingToDo: the words are clear, and none of the objects on the hosts `where` needs it.
+    """
     if REFUSING.search(said) or not of_all(said, kind):
         return []
+    included, said = INCLUDING.search(said), INCLUDING.sub(" ", said)
     states = states_said(said)
-    needed = NEEDED_STATE.get(listing.name.partition("_")[0], ()) if kind == "container" else ()
+    verb = listing.name.partition("_")[0]
+    needed = NEEDED_STATE.get(verb, ()) if kind == "container" else ()
+    if (included or states) and verb != "stop":
+        needed = ()
     found = [one for one in objects if not states or states & set(resolving.state_of(one))]
     words = _left_over(said, kind, hosts, verbs)
     groups = [resolving.meant([word], found) for word in words]
@@ -46,7 +73,16 @@ def spread(
         found = [one for one in found if any(one in group for group in groups)]
     elif not states and listing.safety == "destroys":
         return []
-    return [one for one in found if not needed or one.row.get("state") in needed]
+    meant = [one for one in found if not needed or one.row.get("state") in needed]
+    if not meant and (states or needed):
+        state = text.joined(sorted(states & STATES.keys())) or ("running" if needed == UP else "stopped")
+        raise NothingToDo(f"Nothing to {verb}: there are no {state} {kind}s on {text.joined(where or hosts)}")
+    return meant
+
+
+def without_included(said: str) -> str:
+    """An order to all without the words that add the stopped ones."""
+    return INCLUDING.sub(" ", said) if of_all(said, "container") else said
 
 
 def of_all(said: str, kind: str) -> bool:

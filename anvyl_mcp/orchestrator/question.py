@@ -27,6 +27,10 @@ class Proposal:
     untrusted: str = ""
     decision: str = "pending"
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    problems: Mapping[str, AnvylError] = field(default_factory=dict)
+    """Of the hosts that were asked for, those where it cannot be done, and why."""
+    details: tuple[str, ...] = ()
+    """What it acts on, a line each, where the arguments do not say it."""
     unsaid: tuple[str, ...] = ()
     root: tuple[str, ...] = ()
 

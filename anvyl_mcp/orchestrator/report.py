@@ -9,6 +9,7 @@ from typing import Any
 from anvyl_mcp import text
 from anvyl_mcp.errors import Denied
 from anvyl_mcp.orchestrator.answers import CANCELLED, OUTCOMES, Call, not_done, told, worked_out
+from anvyl_mcp.orchestrator.grounding import named
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.peers import wording
 from anvyl_mcp.peers.fleet import Outcome
@@ -59,6 +60,21 @@ def answer(question: Question, tools: Mapping[str, ToolListing], said: str, *, w
     else:
         lines = computed(question, tools) or _founded(question, said)
     return text.clean("\n".join([*(line for line in lines if line), *missing(question, lines)]))
+
+
+def whole(question: Question, tools: Mapping[str, ToolListing], said: str) -> str:
+    """An answer with the lists that it sums up: a terminal shows them as tables, a text alone has to hold them."""
+    blocks = [said] if said else []
+    for call, by_host in _grouped(question.calls, tools):
+        field = text.rows_field(text.resolved(call.listing.output_schema))
+        answered = {host: entry for host, entry in by_host.items() if entry["ok"] and entry["result"]}
+        if not (call.listing.reads and field) or worked_out(question.text, call, answered):
+            continue
+        for host, entry in answered.items():
+            names = [str(row.get("name") or "") for row in entry["result"].get(field, ())]
+            if names and not all(name and named(said, name) for name in names) and entry["text"] not in said:
+                blocks.append(f"{host}:\n{entry['text']}")
+    return "\n\n".join(blocks)
 
 
 def computed(question: Question, tools: Mapping[str, ToolListing]) -> list[str]:

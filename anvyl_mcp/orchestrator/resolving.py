@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
+
 from anvyl_mcp import text
-from anvyl_mcp.errors import AnvylError, Conflict, NotFound, did_you_mean
+from anvyl_mcp.errors import AnvylError, Conflict
 from anvyl_mcp.orchestrator.grounding import named, near, words_of
 from anvyl_mcp.orchestrator.vocabulary import NO_NAMES, STANDS_FOR, STATES, meaning
 from anvyl_mcp.peers.fleet import Fleet, Outcome
-from anvyl_mcp.peers.targets import LOOKUPS, find
+from anvyl_mcp.peers.plans import offers
+from anvyl_mcp.peers.targets import LOOKUPS, find, missing
 
 ROLES = {
     "database": "postgres postgresql mysql mariadb mongo mongodb cockroach timescaledb influxdb mssql",
@@ -56,12 +59,24 @@ class Inventory:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._asked: dict[str, dict[str, Outcome]] = {}
+        self._offered: dict[str, frozenset[str] | AnvylError] = {}
+        self._asking = anyio.Lock()
 
-    async def outcomes(self, kind: str) -> dict[str, Outcome]:
-        """Every host's objects of one kind, as the hosts answered."""
-        if kind not in self._asked:
-            self._asked[kind] = await find(self._fleet, kind)
-        return self._asked[kind]
+    async def outcomes(self, kind: str, hosts: Sequence[str] | None = None) -> dict[str, Outcome]:
+        """The objects of one kind on some hosts, or on all, as the hosts answered."""
+        hosts = self._fleet.hosts if hosts is None else hosts
+        async with self._asking:
+            asked = self._asked.setdefault(kind, {})
+            if unknown := [host for host in hosts if host not in asked]:
+                asked |= await find(self._fleet, kind, unknown)
+        return {host: asked[host] for host in hosts}
+
+    async def offered(self, hosts: Sequence[str]) -> dict[str, frozenset[str] | AnvylError]:
+        """The tools that we may use on some hosts, by name; or why one cannot be asked."""
+        async with self._asking:
+            if unknown := [host for host in hosts if host not in self._offered]:
+                self._offered |= await offers(self._fleet, unknown)
+        return {host: self._offered[host] for host in hosts}
 
     async def objects(self, kind: str, hosts: Sequence[str] = ()) -> list[Found]:
         """The objects of one kind on some hosts, or on all of them."""
@@ -75,7 +90,7 @@ class Inventory:
 
     def forget(self) -> None:
         """Ask again next time: something was changed."""
-        self._asked.clear()
+        self._asked = {}
 
 
 def _found(kind: str, outcomes: Mapping[str, Outcome]) -> Iterator[Found]:
@@ -173,8 +188,15 @@ def which(kind: str, wanted: str, objects: Sequence[Found]) -> AnvylError:
     return Conflict(f"which {kind} is `{wanted}`: {shown}?", hint="say it again with the full name")
 
 
-def nothing(kind: str, wanted: str, objects: Sequence[Found], silent: Mapping[str, AnvylError]) -> AnvylError:
+def nothing(
+    kind: str,
+    wanted: str,
+    objects: Sequence[Found],
+    silent: Mapping[str, AnvylError],
+    *,
+    hosts: Sequence[str] = (),
+    tool: str = "",
+) -> AnvylError:
     """The answer when no object fits, with what there is."""
     but = "".join(f"; {host} could not be asked ({error.message})" for host, error in silent.items())
-    hint = did_you_mean(wanted, (one.name for one in objects)) or f"there are no {kind}s"
-    return NotFound(f"no host has a {kind} `{wanted}`{but}", hint=hint)
+    return missing(kind, wanted, [one.name for one in objects], hosts=hosts, tool=tool, but=but)

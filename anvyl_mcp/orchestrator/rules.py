@@ -22,6 +22,7 @@ from pydantic_ai.settings import ModelSettings
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import NotUnderstood
+from anvyl_mcp.orchestrator import machines
 from anvyl_mcp.orchestrator.answers import Turn, answer, went_wrong
 from anvyl_mcp.orchestrator.planner import Hosts, Objects, Planner
 from anvyl_mcp.orchestrator.steps import Otherwise, Step
@@ -102,7 +103,11 @@ class RulesModel(Model):
             otherwise=self._otherwise,
             placed=self._placed,
         )
-        return ModelResponse(parts=await _next(planner, Turn.of(messages)), model_name=self.model_name)
+        turn = Turn.of(messages)
+        try:
+            return ModelResponse(parts=await _next(planner, turn), model_name=self.model_name)
+        except NotUnderstood as error:
+            raise machines.refused(turn.question, self._hosts()) or error from None
 
     @asynccontextmanager
     async def request_stream(

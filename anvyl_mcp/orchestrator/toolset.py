@@ -8,22 +8,24 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic_ai import ApprovalRequired, RunContext, ToolFailed, ToolReturn, UsageLimitExceeded
+from pydantic_ai.messages import ModelResponse, ToolCallPart
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
 from anvyl_mcp.arguments import fitted
-from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound
+from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound, NothingToDo
 from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.consent import Consent, Weigh, needed, nothing_known
 from anvyl_mcp.orchestrator.guard import Guard, Placed
 from anvyl_mcp.orchestrator.phrases import holes
 from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.resolving import Inventory
 from anvyl_mcp.peers import hostwise, plans
 from anvyl_mcp.peers.arguments import check
-from anvyl_mcp.peers.fleet import Expected, Fleet, Outcome
-from anvyl_mcp.peers.listing import ToolListing
+from anvyl_mcp.peers.fleet import Fleet, Outcome
+from anvyl_mcp.peers.listing import Answer, ToolListing
 from anvyl_mcp.peers.targets import targets
 
 ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema()))
@@ -40,11 +42,22 @@ __all__ = ["FleetToolset", "Proposal", "Question", "schema_for_model"]
 class FleetToolset(AbstractToolset[Question]):
     """Calls pass the guard, then `Fleet.call`; whatever changes something waits for an approval first."""
 
-    def __init__(self, fleet: Fleet, *, guard: Guard | None = None, weigh: Weigh = nothing_known) -> None:
-        """Offer every tool. Without a guard, calls are made as they are asked for. `weigh`: what is as good as root."""
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        guard: Guard | None = None,
+        inventory: Inventory | None = None,
+        weigh: Weigh = nothing_known,
+    ) -> None:
+        """Offer every tool. Without a guard, calls are made as they are asked for.
+
+        `inventory`: what was seen so far; `weigh`: what is as good as root.
+        """
         self._fleet = fleet
         self._weigh = weigh
         self._guard = guard
+        self._inventory = inventory or (guard.inventory if guard else Inventory(fleet))
         self._tools = {name: self._tool(listing) for name, listing in fleet.catalogue.items()}
 
     @property
@@ -81,18 +94,27 @@ class FleetToolset(AbstractToolset[Question]):
             if not exact and self._guard and self._guard.again(name, placed.arguments, placed.hosts):
                 question.ended = question.ended or f"`{name}` was asked for again"
                 raise ToolFailed("This very call was made before; its result stands.")
+            asks = not listing.reads and approved is None
+            proposal = (
+                await self._proposal(listing, placed, str(tool_args.get("host") or ""), ctx) if asks else approved
+            )
+        except NothingToDo as done:
+            question.failures.append(done)
+            question.ended = question.ended or str(done)
+            return ToolReturn(f"{done.message}.", metadata={})
         except AnvylError as error:
             self._note_failure(listing, tool_args, error, question)
             if isinstance(error, Denied) and not listing.reads and question.untrusted:
                 await self._hold(listing, tool_args, ctx)
             # A model has arguments and no flags; the rules pass on what they are told to a person.
             raise ToolFailed(str(error if question.by_rules or self._guard is None else error.to_caller())) from error
-        if not listing.reads and approved is None:
-            raise await self._ask_first(listing, placed, tool_args, ctx)
-        return await self._run(listing, placed, question, approved.expected if approved else {})
+        if asks and proposal is not None:
+            question.proposals[proposal.id] = proposal
+            raise ApprovalRequired()
+        return await self._run(listing, placed, question, proposal)
 
     async def _run(
-        self, listing: ToolListing, placed: Placed, question: Question, expected: Mapping[str, Expected]
+        self, listing: ToolListing, placed: Placed, question: Question, approved: Proposal | None
     ) -> ToolReturn:
         name, hosts = listing.name, placed.hosts
         question.on_call(name, placed.arguments, hosts)
@@ -103,11 +125,15 @@ class FleetToolset(AbstractToolset[Question]):
             question.on_outcome(outcome)
 
         question.unmended.pop(name, None)
+        expected, problems = (approved.expected, approved.problems) if approved else ({}, {})
         outcomes = await self._fleet.call_many(
             hosts, name, placed.arguments, on_behalf=question.on_behalf, expected=expected, on_outcome=note
         )
-        if self._guard and not listing.reads:
-            self._guard.inventory.forget()
+        for host, error in problems.items():
+            outcomes[host] = Outcome(host, name, placed.arguments, Answer(error=error), 0.0)
+            note(outcomes[host])
+        if not listing.reads:
+            self._inventory.forget()
         if listing.untrusted:
             question.untrusted = question.untrusted or source_words(listing, placed.arguments, hosts)
         return ToolReturn(hostwise.words(outcomes, listing, MOST_CHARACTERS), metadata=for_rules(outcomes, listing))
@@ -144,27 +170,42 @@ class FleetToolset(AbstractToolset[Question]):
             raise Denied(f"this question is about {question.host} only, not {', '.join(sorted(outside))}")
         return Placed(arguments, hosts)
 
-    async def _ask_first(
+    async def _proposal(
         self, listing: ToolListing, placed: Placed, given: Mapping[str, Any], ctx: RunContext[Question]
-    ) -> ApprovalRequired:
+    ) -> Proposal:
+        """A change to ask a person about: only what can be done, on what there is.
+
+        Raises:
+            AnvylError: it can be done nowhere.
+        """
         question, call_id = ctx.deps, ctx.tool_call_id or ""
         arguments, hosts = placed.arguments, placed.hosts
         consent = await self._consent(listing, placed, given, question)
         read = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in question.calls))
         read = read or ("what was answered before" if question.turns else "")
         untrusted = question.untrusted or placed.source or (read if consent.unsaid else "")
-        expected = await plans.expected(self._fleet, listing, arguments, hosts)
-        question.proposals[call_id] = Proposal(
-            call_id,
-            listing.name,
+        plan = await plans.plan(
+            self._fleet,
+            listing,
             arguments,
             hosts,
+            on_behalf=question.on_behalf,
+            look=self._inventory.outcomes,
+            offered=self._inventory.offered,
+            made=_made(ctx, self._fleet),
+        )
+        return Proposal(
+            call_id,
+            listing.name,
+            plan.arguments,
+            plan.hosts,
             untrusted=untrusted,
-            expected=expected,
+            expected=plan.expected,
+            problems=plan.problems,
+            details=plan.details,
             unsaid=consent.unsaid,
             root=consent.root,
         )
-        return ApprovalRequired()
 
     async def _hold(self, listing: ToolListing, given: Mapping[str, Any], ctx: RunContext[Question]) -> None:
         """Keep a change that the question does not ask for, and that text written by others may have put forward.
@@ -186,7 +227,12 @@ class FleetToolset(AbstractToolset[Question]):
             # No change was asked for, so none waits: it is only reported.
             question.set_aside.append(f"`{listing.name}` was proposed after reading {question.untrusted}")
             return
-        proposal.expected = await plans.expected(self._fleet, listing, arguments, hosts)
+        try:
+            plan = await plans.plan(self._fleet, listing, arguments, hosts, on_behalf=question.on_behalf)
+        except AnvylError:
+            return
+        proposal.arguments, proposal.hosts = plan.arguments, plan.hosts
+        proposal.expected, proposal.problems, proposal.details = plan.expected, plan.problems, plan.details
         question.proposals[call_id] = proposal
 
     async def _consent(
@@ -223,6 +269,15 @@ class FleetToolset(AbstractToolset[Question]):
             metadata={"listing": listing},
         )
         return ToolsetTool(toolset=self, tool_def=definition, max_retries=3, args_validator=ANY_ARGUMENTS)
+
+
+def _made(ctx: RunContext[Question], fleet: Fleet) -> set[str]:
+    """The names that changes proposed at the same time make: nobody has them yet."""
+    response = next((one for one in reversed(ctx.messages) if isinstance(one, ModelResponse)), None)
+    calls = [part for part in (response.parts if response else ()) if isinstance(part, ToolCallPart)]
+    making = [call for call in calls if call.tool_name in fleet.catalogue and not fleet.tool(call.tool_name).names]
+    names = {str(call.args_as_dict().get("name") or "") for call in making if not fleet.tool(call.tool_name).reads}
+    return names - {""}
 
 
 def own_arguments(listing: ToolListing, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from anvyl_mcp import text
-from anvyl_mcp.errors import ApprovalNeeded, Gone
+from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Gone
 from anvyl_mcp.peers import wording
 from anvyl_mcp.peers.fleet import Expected
 
@@ -44,11 +44,14 @@ class Change:
     hosts: list[str]
     given: Mapping[str, Any]
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    problems: Mapping[str, AnvylError] = field(default_factory=dict)
+    details: tuple[str, ...] = ()
     who: str = ""
 
     def __str__(self) -> str:
         """What is asked."""
-        return wording.question(wording.order(self.tool, self.arguments, self.hosts, self.expected))
+        asked = wording.question(wording.order(self.tool, self.arguments, self.hosts, self.expected))
+        return "\n".join([asked, *self.details])
 
 
 class Consent:

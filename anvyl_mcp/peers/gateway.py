@@ -27,7 +27,7 @@ from anvyl_mcp.errors import AnvylError, Denied, InvalidInput, did_you_mean
 from anvyl_mcp.peers import hostwise, plans
 from anvyl_mcp.peers.consent import Change, Consent
 from anvyl_mcp.peers.fleet import Fleet, OnBehalf, Outcome
-from anvyl_mcp.peers.listing import ToolListing
+from anvyl_mcp.peers.listing import Answer, ToolListing
 from anvyl_mcp.peers.relaying import Relay
 from anvyl_mcp.peers.targets import targets
 
@@ -119,8 +119,15 @@ class Gateway:
         self, ctx: ServerRequestContext[Any], listing: ToolListing, change: Change
     ) -> Change | InputRequiredResult:
         # A person takes time: what is said yes to is done only while things are as they were shown.
-        expected = await plans.expected(self.fleet, listing, change.arguments, change.hosts)
-        asked = replace(change, expected=expected)
+        plan = await plans.plan(self.fleet, listing, change.arguments, change.hosts)
+        asked = replace(
+            change,
+            arguments=plan.arguments,
+            hosts=plan.hosts,
+            expected=plan.expected,
+            problems=plan.problems,
+            details=plan.details,
+        )
         return await self.consent.ask(ctx, asked) or asked
 
     async def _run(
@@ -143,6 +150,8 @@ class Gateway:
             )
 
         await relay.during(work)
+        for host, error in change.problems.items():
+            outcomes[host] = Outcome(host, listing.name, change.arguments, Answer(error=error), 0.0)
         return outcomes
 
 

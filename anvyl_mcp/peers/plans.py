@@ -1,31 +1,217 @@
-"""How things are when a change is decided, so that it is made only while they still are so."""
+"""A change before it is made: where it can be done, on which objects, and why it cannot be elsewhere.
+
+Nobody is asked for a yes to what cannot be done; and what was decided is made only while things are as they were seen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from anvyl_mcp.peers.fleet import Expected, Fleet
+import anyio
+
+from anvyl_mcp import text
+from anvyl_mcp.errors import AnvylError, Denied, NotFound, NothingToDo
+from anvyl_mcp.peers.fleet import Expected, Fleet, OnBehalf, Outcome
 from anvyl_mcp.peers.listing import ToolListing
-from anvyl_mcp.peers.targets import LOOKUPS, is_meant
+from anvyl_mcp.peers.targets import LOOKUPS, alike, find, is_meant, missing, names_in, rows
+
+Look = Callable[[str, Sequence[str]], Awaitable[Mapping[str, Outcome]]]
+"""What some hosts have of one kind of object."""
+Offered = Callable[[Sequence[str]], Awaitable[Mapping[str, frozenset[str] | AnvylError]]]
+"""The tools that we may use on some hosts, by name; or why one cannot be asked."""
+MOST_LINES = 20
+"""About one host; of more objects only the number is shown."""
+CHECKED = ("container", "network", "volume")
+"""Kinds whose names are compared here; an image has more names than an engine lists."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A change as it can be made: its arguments, its hosts with what they have, and the reasons of the others."""
+
+    arguments: dict[str, Any]
+    hosts: list[str]
+    expected: dict[str, Expected] = field(default_factory=dict)
+    problems: dict[str, AnvylError] = field(default_factory=dict)
+    details: tuple[str, ...] = ()
+    """What it acts on, a line each, where its arguments do not say it."""
+
+
+async def plan(
+    fleet: Fleet,
+    tool: ToolListing,
+    arguments: Mapping[str, Any],
+    hosts: Sequence[str],
+    *,
+    on_behalf: OnBehalf | None = None,
+    look: Look | None = None,
+    offered: Offered | None = None,
+    made: Collection[str] = (),
+) -> Plan:
+    """Where a change can be done. `made`: names that the changes before it make.
+
+    Raises:
+        AnvylError: it can be done nowhere.
+    """
+    if on_behalf is not None and tool.scope not in on_behalf.scopes:
+        raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
+    given, seen = dict(arguments), dict[str, Mapping[str, Outcome]]()
+    problems = _not_offered(fleet, tool, await (offered or partial(offers, fleet))(hosts))
+    for argument, kind in tool.names.items():
+        wanted = str(given.get(argument) or "")
+        if not wanted or wanted in made or kind not in LOOKUPS:
+            continue
+        if kind not in seen:
+            able = [host for host in hosts if host not in problems]
+            seen[kind] = await (look or partial(find, fleet))(kind, able)
+        wanted = given[argument] = _spelled(kind, wanted, seen[kind]) or wanted
+        for host, outcome in seen[kind].items():
+            row = next((row for row in rows(kind, outcome) if is_meant(kind, row, wanted)), None)
+            whole = not (outcome.answer.result or {}).get("more")
+            if outcome.error is not None:
+                problems[host] = outcome.error
+            elif row is None and whole and kind in CHECKED:
+                known = names_in(kind, outcome)
+                problems[host] = missing(kind, wanted, known, hosts=fleet.hosts, tool=tool.name, where=host)
+    possible = [host for host in hosts if host not in problems]
+    details: list[str] = []
+    if shows := [(name, schema["x-shown"]) for name, schema in tool.arguments.items() if "x-shown" in schema]:
+        possible, details = await _bound(fleet, shows[0], given, possible, problems)
+    if hosts and not possible:
+        raise _nowhere(problems)
+    as_it_is = await expected(fleet, tool, given, possible, seen=seen, look=look)
+    return Plan(given, possible, as_it_is, problems, tuple(details))
+
+
+async def _bound(
+    fleet: Fleet, shown: tuple[str, str], given: dict[str, Any], hosts: list[str], problems: dict[str, AnvylError]
+) -> tuple[list[str], list[str]]:
+    """Bind a change to what it would act on now, which another tool lists: the hosts with any, and a line for each.
+
+    Raises:
+        NothingToDo: no host has any.
+    """
+    argument, looks = shown
+    known = fleet.tool(looks).arguments
+    outcomes = await fleet.call_many(hosts, looks, {name: value for name, value in given.items() if name in known})
+    only = {str(one) for one in given.get(argument) or ()}
+    having, details, ids = list[str](), list[str](), list[str]()
+    for host, outcome in outcomes.items():
+        if outcome.error is not None:
+            problems[host] = outcome.error
+            continue
+        listed = (outcome.answer.result or {}).get(text.rows_field(fleet.tool(looks).output_schema), [])
+        found = [row for row in listed if not only or row["id"] in only]
+        ids += [row["id"] for row in found]
+        having += [host] if found else []
+        details += _lines(host, found)
+    if not having and not problems:
+        what = str(given.get("what", "")).replace("_", " ")
+        raise NothingToDo(
+            f"Nothing to remove: no unused {'objects' if what == 'all' else what} on {text.joined(hosts)}"
+        )
+    given[argument] = list(dict.fromkeys(ids))
+    return having, details
+
+
+def _lines(host: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What would be acted on at one host: how much, and each by name."""
+    if not found:
+        return []
+    whole = text.size(sum(row["size"] for row in found))
+    head = f"{host}: {text.plural(len(found), 'object')}, {whole}"
+    rows = [f"  {row['kind']} {row['name']}  {text.size(row['size'])}" for row in found[:MOST_LINES]]
+    more = [f"  and {len(found) - MOST_LINES} more"] if len(found) > MOST_LINES else []
+    return [head, *rows, *more]
+
+
+async def offers(fleet: Fleet, hosts: Sequence[str]) -> dict[str, frozenset[str] | AnvylError]:
+    """The tools that we may use on some hosts, by name; or why one cannot be asked."""
+    found: dict[str, frozenset[str] | AnvylError] = {}
+
+    async def one(host: str) -> None:
+        try:
+            found[host] = frozenset(tool.name for tool in await fleet.list_tools(host))
+        except AnvylError as error:
+            found[host] = error
+
+    async with anyio.create_task_group() as group:
+        for host in hosts:
+            group.start_soon(one, host)
+    return {host: found[host] for host in hosts}
+
+
+def _not_offered(
+    fleet: Fleet, tool: ToolListing, offered_by: Mapping[str, frozenset[str] | AnvylError]
+) -> dict[str, AnvylError]:
+    """Why some hosts do not let us use a tool."""
+    problems: dict[str, AnvylError] = {}
+    for host, offered in offered_by.items():
+        if isinstance(offered, AnvylError):
+            problems[host] = offered
+        elif offered and tool.name not in offered:
+            of_its_kind = [name for name, one in fleet.catalogue.items() if one.scope == tool.scope]
+            problems[host] = (
+                NotFound(
+                    f"`{tool.name}` is turned off on {host}, or its policy denies it to us",
+                    hint=f"on {host} see --toolsets of `anvyl-mcp serve` and `anvyl-mcp policy check`",
+                )
+                if offered & set(of_its_kind)
+                else Denied(
+                    f"`{tool.name}` needs the right `{tool.scope}` on {host}, which this machine does not have there",
+                    hint=f"on {host} run `anvyl-mcp invite --scope read,operate,exec`, here then `anvyl hosts add`",
+                )
+            )
+    return problems
+
+
+def _spelled(kind: str, wanted: str, seen: Mapping[str, Outcome]) -> str:
+    """The one name that was meant when none is exactly so: `PLEX` for `plex`, `homeassistant` for `home-assistant`."""
+    every = [(row, names_in(kind, outcome)) for outcome in seen.values() for row in rows(kind, outcome)]
+    if any(is_meant(kind, row, wanted) for row, _ in every):
+        return ""
+    near = {name for _, names in every for name in names if alike(name, wanted)}
+    return near.pop() if len(near) == 1 else ""
+
+
+def _nowhere(problems: Mapping[str, AnvylError]) -> AnvylError:
+    if len(problems) == 1 or len({error.message for error in problems.values()}) == 1:
+        [first, *_] = problems.values()
+        return first
+    told = text.joined([error.message for error in problems.values()])
+    kinds = {type(error) for error in problems.values()}
+    hints = dict.fromkeys(error.hint for error in problems.values() if error.hint)
+    return (kinds.pop() if len(kinds) == 1 else AnvylError)(told, hint=next(iter(hints), ""))
 
 
 async def expected(
-    fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]
+    fleet: Fleet,
+    tool: ToolListing,
+    arguments: Mapping[str, Any],
+    hosts: Sequence[str],
+    *,
+    seen: Mapping[str, Mapping[str, Outcome]] | None = None,
+    look: Look | None = None,
 ) -> dict[str, Expected]:
-    """The objects that a change names, as they are now on each host; a host that has none of them is left out."""
+    """The objects that a change names, as they are now on each host; a host that has none of them is left out.
+
+    `seen`: what was looked at already, by kind.
+    """
     if tool.reads or not hosts:
         return {}
-    rows: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {host: {} for host in hosts}
+    there: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {host: {} for host in hosts}
     named = _named(tool, arguments)
     for kind in dict.fromkeys(kind for kind, _ in named):
-        lookup = LOOKUPS[kind]
-        for host, outcome in (await fleet.call_many(hosts, lookup.tool, lookup.arguments)).items():
-            listed = (outcome.answer.result or {}).get(lookup.rows, [])
+        outcomes = (seen or {}).get(kind) or await (look or partial(find, fleet))(kind, hosts)
+        for host, outcome in ((host, outcomes[host]) for host in hosts if host in outcomes):
+            listed = rows(kind, outcome)
             for name in (name for of_kind, name in named if of_kind == kind):
                 if row := next((row for row in listed if is_meant(kind, row, name)), None):
-                    rows[host][kind, name] = row
-    return {host: _expected(found) for host, found in rows.items() if found}
+                    there[host][kind, name] = row
+    return {host: _expected(found) for host, found in there.items() if found}
 
 
 def touched(tool: ToolListing, arguments: Mapping[str, Any]) -> set[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,7 +60,7 @@ async def targets(
         return hosts
     named = [(kind, str(arguments[name])) for name, kind in tool.names.items() if arguments.get(name)]
     if named:
-        return await _where_all(look or partial(find, fleet), tool, named)
+        return await _where_all(fleet, look or partial(find, fleet), tool, named)
     if tool.reads:
         return hosts
     raise InvalidInput(
@@ -69,10 +70,10 @@ async def targets(
     )
 
 
-async def find(fleet: Fleet, kind: str) -> dict[str, Outcome]:
-    """Every host's objects of one kind."""
+async def find(fleet: Fleet, kind: str, hosts: Sequence[str] | None = None) -> dict[str, Outcome]:
+    """The objects of one kind on some hosts, or on all."""
     lookup = LOOKUPS[kind]
-    return await fleet.call_many(fleet.hosts, lookup.tool, lookup.arguments)
+    return await fleet.call_many(fleet.hosts if hosts is None else hosts, lookup.tool, lookup.arguments)
 
 
 async def places(fleet: Fleet, kind: str) -> dict[str, list[str]]:
@@ -86,7 +87,7 @@ async def places(fleet: Fleet, kind: str) -> dict[str, list[str]]:
 
 def names_in(kind: str, outcome: Outcome) -> list[str]:
     """The names of the objects that one host listed."""
-    return [name for row in _rows(kind, outcome) for name in _names(kind, row)]
+    return [name for row in rows(kind, outcome) for name in _names(kind, row)]
 
 
 Found = dict[str, Mapping[str, Outcome]]
@@ -115,32 +116,35 @@ async def as_it_is(fleet: Fleet, host: str, wanted: str) -> Expected:
     outcome = await fleet.call(host, lookup.tool, lookup.arguments)
     if outcome.error is not None:
         raise outcome.error
-    for row in _rows("container", outcome):
+    for row in rows("container", outcome):
         if is_meant("container", row, wanted):
             return Expected(str(row.get("id", "")), str(row.get("state", "")))
-    raise _nowhere("container", wanted, {host: outcome}, {})
+    raise missing("container", wanted, names_in("container", outcome), where=host)
 
 
-async def _where_all(look: Look, tool: ToolListing, named: list[tuple[str, str]]) -> list[str]:
+async def _where_all(fleet: Fleet, look: Look, tool: ToolListing, named: list[tuple[str, str]]) -> list[str]:
     """Where the object lives that is on the fewest hosts: `web` has one, the network `bridge` is on all of them."""
     error: Conflict | None = None
     for kind, wanted in sorted(named, key=lambda one: one[0] != "container"):
         try:
-            return await _where(look, tool, kind, wanted)
+            return await _where(fleet, look, tool, kind, wanted)
         except Conflict as several:
             error = error or several
     assert error is not None
     raise error
 
 
-async def _where(look: Look, tool: ToolListing, kind: str, wanted: str) -> list[str]:
+async def _where(fleet: Fleet, look: Look, tool: ToolListing, kind: str, wanted: str) -> list[str]:
     outcomes = await look(kind)
     having = [
-        host for host, outcome in outcomes.items() if any(is_meant(kind, row, wanted) for row in _rows(kind, outcome))
+        host for host, outcome in outcomes.items() if any(is_meant(kind, row, wanted) for row in rows(kind, outcome))
     ]
+    near = {name for outcome in outcomes.values() for name in names_in(kind, outcome) if alike(name, wanted)}
+    if not having and len(near) == 1 and not tool.reads:
+        having = [host for host, outcome in outcomes.items() if near & set(names_in(kind, outcome))]
     silent = {host: outcome.error for host, outcome in outcomes.items() if outcome.error is not None}
     if not having:
-        raise _nowhere(kind, wanted, outcomes, silent)
+        raise _nowhere(fleet, tool, kind, wanted, outcomes, silent)
     if tool.reads:
         return having
     if len(having) > 1:
@@ -160,24 +164,79 @@ async def _where(look: Look, tool: ToolListing, kind: str, wanted: str) -> list[
     return having
 
 
-def _nowhere(kind: str, wanted: str, outcomes: Mapping[str, Outcome], silent: Mapping[str, AnvylError]) -> AnvylError:
-    known = [name for outcome in outcomes.values() for row in _rows(kind, outcome) for name in _names(kind, row)]
+def _nowhere(
+    fleet: Fleet,
+    tool: ToolListing,
+    kind: str,
+    wanted: str,
+    outcomes: Mapping[str, Outcome],
+    silent: Mapping[str, AnvylError],
+) -> AnvylError:
+    known = [name for outcome in outcomes.values() for name in names_in(kind, outcome)]
     if len(silent) == len(outcomes):
         return Unreachable(
             f"no host could be asked: {_reasons(silent)}", hint="see `anvyl hosts check`", call_hint="see `list_hosts`"
         )
     but = f"; {_reasons(silent)}" if silent else ""
+    return missing(kind, wanted, known, hosts=fleet.hosts, tool=tool.name, but=but)
+
+
+MACHINES = {
+    "restart": ("reboot machines", "sudo reboot"),
+    "stop": ("shut machines down", "sudo poweroff"),
+    "start": ("start machines", ""),
+    "remove": ("remove machines", ""),
+}
+"""What people want of a machine with the words for a container, and the command that does it there."""
+
+
+def missing(
+    kind: str,
+    wanted: str,
+    known: Iterable[str],
+    *,
+    hosts: Iterable[str] = (),
+    tool: str = "",
+    but: str = "",
+    where: str = "no host",
+) -> AnvylError:
+    """Why an object is not found, with near names; a host's own name is never taken for a container's."""
+    host = next((host for host in hosts if host.lower() == wanted.lower()), "")
+    if kind == "container" and host:
+        return not_a_container(tool.partition("_")[0], host)
+    if wanted.isdecimal():
+        return NotFound(f"`{wanted}` does not say which {kind}s{but}", hint=f"name each {kind}, or say all")
+    negative = "has" if where == "no host" else "has no"
     hint = did_you_mean(wanted, known) or f"there are no {kind}s"
-    return NotFound(f"no host has a {kind} `{wanted}`{but}", hint=hint)
+    article = "a " if where == "no host" else ""
+    return NotFound(f"{where} {negative} {article}{kind} `{wanted}`{but}", hint=hint)
+
+
+def not_a_container(verb: str, host: str) -> NotFound:
+    """The answer to an order for a machine; `host` is which, if it is one."""
+    does, command = MACHINES.get(verb, ("do that to machines", ""))
+    where = f"on {host}" if host else "on the machine itself"
+    hint = f"{where}: {command}" if command else f"name a container{f' on {host}' if host else ''}"
+    return NotFound(f"`{host}` is a host, and Anvyl cannot {does}" if host else f"Anvyl cannot {does}", hint=hint)
+
+
+def alike(name: str, wanted: str) -> bool:
+    """Whether two names differ in nothing but capitals and what joins their parts."""
+    return _plain(name) == _plain(wanted) != ""
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_. ]", "", name.casefold())
 
 
 def _reasons(silent: Mapping[str, AnvylError]) -> str:
     return ", ".join(f"{host} could not be asked ({error.message})" for host, error in silent.items())
 
 
-def _rows(kind: str, outcome: Outcome) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = (outcome.answer.result or {}).get(LOOKUPS[kind].rows, [])
-    return rows
+def rows(kind: str, outcome: Outcome) -> list[dict[str, Any]]:
+    """What one host listed of a kind."""
+    listed: list[dict[str, Any]] = (outcome.answer.result or {}).get(LOOKUPS[kind].rows, [])
+    return listed
 
 
 def _names(kind: str, row: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,8 @@ FORMS = {"run": "ran", "stop": "stopped", "undo": "undid", "get": "got", "exec":
 """Past forms that no rule makes."""
 LEADS_TO = {"stop": "exited", "start": "running", "restart": "running", "create": "running"}
 """The state in which a change leaves a container when it did what it is for."""
+WHAT = {"all": "containers, networks, volumes, images and build cache", "build_cache": "build cache"}
+"""What the choices of a prune mean."""
 SUBJECTS = ("name", "image", "container", "network", "service", "what", "command")
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "stop_container": {"timeout": 10},
@@ -39,6 +41,9 @@ def order(
 ) -> str:
     """A call as an order: `remove container old-test (exited) on nas`. Values are quoted where they are odd."""
     verb, noun = _parts(tool)
+    arguments = (
+        {**arguments, "what": WHAT.get(arguments["what"], arguments["what"])} if "what" in arguments else arguments
+    )
     given = {name: value for name, value in arguments.items() if value not in ("", [], None) and name not in UNSAID}
     words, used = _phrase(tool, given)
     if not words:
@@ -114,8 +119,8 @@ def _past(tool: str, group: Sequence[Outcome], aftermath: str) -> str:
     for one in group:
         by_host.setdefault(one.host, []).append(_object(one))
     first = _who(group[0].arguments)
-    if (made := _object(group[0])) and tool.startswith("create_"):
-        first["name"] = made
+    if tool.startswith("create_") or "name" in first:
+        first["name"] = _object(group[0])
     if len(set(map(tuple, by_host.values()))) == 1 and len(next(iter(by_host.values()))) == 1:
         words = f"{_in_past(order(tool, first))} on {text.joined(list(by_host))}"
     else:
@@ -153,9 +158,10 @@ def _aftermath(one: Outcome) -> str:
 
 
 def _object(one: Outcome) -> str:
-    made = str((one.answer.result or {}).get("name", ""))
+    """What a call was about, by the name that its host has for it."""
+    told = (one.answer.result or {}).get("name")
     given = next((str(one.arguments[name]) for name in SUBJECTS if one.arguments.get(name)), "")
-    return (made if one.tool.startswith("create_") else "") or given
+    return told if isinstance(told, str) and told and not one.tool.endswith("_network") else given
 
 
 def _sentence(one: Outcome) -> str:
@@ -170,7 +176,7 @@ def _parts(tool: str) -> tuple[str, str]:
 
 def _phrase(tool: str, given: Mapping[str, Any]) -> tuple[str, set[str]]:
     for phrase in PHRASES.get(tool, ()):
-        values = {name: text.shown(value) for name, value in given.items()}
+        values = {name: value if value in WHAT.values() else text.shown(value) for name, value in given.items()}
         holes = {name for name in (*SUBJECTS, "replicas") if f"{{{name}}}" in phrase}
         if holes <= values.keys():
             return phrase.format_map(values), holes

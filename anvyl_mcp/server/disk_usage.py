@@ -57,6 +57,13 @@ def read(answer: Raw) -> list[Kept]:
     ]
 
 
+def volume_sizes(answer: Raw) -> dict[str, float]:
+    """The size of each volume that the engine knows the size of, by name."""
+    known = objects(answer.get("Volumes")) or objects(mapping(answer.get("VolumeUsage")).get("Items"))
+    sizes = {str(one.get("Name")): number(mapping(one.get("UsageData")).get("Size")) for one in known}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
 def _summed(kind: str, usage: Raw) -> Kept:
     return Kept(
         kind=kind,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, Conflict, EngineError, EngineMissing, NotFound
-from anvyl_mcp.server import objects, shapes
+from anvyl_mcp.server import disk_usage, objects, shapes
 from anvyl_mcp.server.engine import SLOW, Engine, own_name
 from anvyl_mcp.server.guardrails import protected
-from anvyl_mcp.server.tool import Bytes, Result
+from anvyl_mcp.server.tool import Bytes, Result, Row
 from anvyl_mcp.server.translate import engine_errors
 
 ENDED = ("created", "exited", "dead")
@@ -19,6 +19,9 @@ BUILT_IN = ("bridge", "host", "none", "ingress", "docker_gwbridge")
 UNNAMED = re.compile(r"[0-9a-f]{64}")
 """The name of a volume that nobody gave a name; one with a name holds data that somebody wants."""
 SHOWN = 20
+MOST_LISTED = 1000
+BUILD_CACHE = "build_cache"
+"""Stands for the whole of it, where objects have ids."""
 
 
 class Pruned(Result):
@@ -36,11 +39,36 @@ class Pruned(Result):
         return f"{what}\nkept: {', '.join(self.kept[:SHOWN])}" if self.kept else what
 
 
-class _Sweep:
-    """Collects what one prune does."""
+class UnusedObject(Row):
+    """One object that a prune would remove."""
 
-    def __init__(self, engine: Engine) -> None:
+    columns = ("kind", "name", "size")
+
+    kind: str
+    id: str
+    name: str
+    size: Bytes
+
+
+class Unused(Result):
+    """What a prune would remove."""
+
+    unused: list[UnusedObject]
+    total: int
+    more: int = 0
+
+
+class _Sweep:
+    """Collects what one prune does, or, when it only looks, what it would do.
+
+    `only`: the ids of the objects that may be removed; all may when it is empty.
+    """
+
+    def __init__(self, engine: Engine, *, only: Collection[str] = (), looking: bool = False) -> None:
         self.engine = engine
+        self.only = frozenset(only)
+        self.looking = looking
+        self.found: list[UnusedObject] = []
         self.removed: list[str] = []
         self.kept: list[str] = []
         self.reclaimed = 0
@@ -48,8 +76,14 @@ class _Sweep:
     def each(self, kind: str, entries: Iterable[tuple[str, Any]], remove: Callable[[Any], object], size: str) -> None:
         """Remove these, but for what is protected or came into use meanwhile."""
         for name, entry in entries:
+            identifier = str(entry.get("Id") or entry.get("Name") or "")
+            if self.only and identifier not in self.only:
+                continue
             if protected(entry):
                 self.kept.append(f"{kind} {name}: protected")
+                continue
+            if self.looking:
+                self.found.append(self.unused(kind, identifier, name, shapes.number(entry.get(size))))
                 continue
             try:
                 with engine_errors(missing=lambda: NotFound("it is gone")):
@@ -64,14 +98,30 @@ class _Sweep:
             self.removed.append(f"{kind} {name}")
             self.reclaimed += shapes.number(entry.get(size)) or 0
 
+    def unused(self, kind: str, identifier: str, name: str, size: float | None) -> UnusedObject:
+        """One object that would be removed."""
+        return UnusedObject(kind=kind, id=identifier, name=name, size=max(0, int(size or 0)))
 
-def prune(engine: Engine, what: str) -> Pruned:
-    """Remove the unused objects of one kind, or of all."""
-    sweep = _Sweep(engine)
-    for kind, work in KINDS.items():
-        if what in (kind, "all"):
-            work(sweep)
+    def run(self, what: str) -> None:
+        """Go through the unused objects of one kind, or of all."""
+        for kind, work in KINDS.items():
+            if what in (kind, "all"):
+                work(self)
+
+
+def prune(engine: Engine, what: str, only: Collection[str] = ()) -> Pruned:
+    """Remove the unused objects of one kind, or of all; of these none but `only`, unless that is empty."""
+    sweep = _Sweep(engine, only=only)
+    sweep.run(what)
     return Pruned(removed=sweep.removed, kept=sweep.kept, reclaimed=sweep.reclaimed)
+
+
+def unused(engine: Engine, what: str) -> Unused:
+    """What `prune` would remove now."""
+    sweep = _Sweep(engine, looking=True)
+    sweep.run(what)
+    found = sorted(sweep.found, key=lambda one: -one.size)
+    return Unused(unused=found[:MOST_LISTED], total=len(found), more=max(0, len(found) - MOST_LISTED))
 
 
 def _containers(sweep: _Sweep) -> None:
@@ -97,12 +147,13 @@ def _networks(sweep: _Sweep) -> None:
 
 def _volumes(sweep: _Sweep) -> None:
     client = sweep.engine.client(SLOW)
+    sizes = disk_usage.volume_sizes(client.df()) if sweep.looking else {}
     found = [
-        (one["Name"][:12], one)
+        (one["Name"][:12], {**one, "Size": sizes.get(one["Name"])})
         for one in objects.volumes(sweep.engine, dangling=True)
         if UNNAMED.fullmatch(one["Name"])
     ]
-    sweep.each("volume", found, lambda one: client.remove_volume(one["Name"]), "")
+    sweep.each("volume", found, lambda one: client.remove_volume(one["Name"]), "Size")
 
 
 def _images(sweep: _Sweep) -> None:
@@ -112,6 +163,14 @@ def _images(sweep: _Sweep) -> None:
 
 
 def _build_cache(sweep: _Sweep) -> None:
+    if sweep.only and BUILD_CACHE not in sweep.only:
+        return
+    if sweep.looking:
+        with engine_errors():
+            kept = disk_usage.read(shapes.fields(sweep.engine.client(SLOW).df()))
+        size = sum(one.reclaimable for one in kept if one.kind == "build cache")
+        sweep.found += [sweep.unused("build cache", BUILD_CACHE, "unused layers", size)] if size else []
+        return
     try:
         with engine_errors(missing=lambda: NotFound("this engine keeps no build cache")):
             gone = sweep.engine.client(SLOW).prune_builds()

@@ -58,7 +58,7 @@ async def remote_query(body: RemoteQuestion, visit: Visit) -> RemoteAnswer | Rem
     question=True,
 )
 async def broadcast(body: Message, visit: Visit) -> Results:
-    """Ask the agents of all known hosts at once; each one's answer or error is an entry of its own."""
+    """Ask the agents of all hosts at once, this one too; each one's answer or error is an entry of its own."""
     desk = await visit.here.desk()
     return await desk.others.broadcast(
         body.message, visit.asking, approve=body.approve, path=visit.path, request_id=visit.request_id

@@ -16,14 +16,17 @@ from anvyl_mcp.errors import InvalidInput
 from anvyl_mcp.server import disk_usage, pruning, shapes, stamps
 from anvyl_mcp.server.disk_usage import Kept
 from anvyl_mcp.server.engine import SLOW, Engine
-from anvyl_mcp.server.pruning import Pruned
-from anvyl_mcp.server.tool import Result, Row, Time, tool
+from anvyl_mcp.server.pruning import Pruned, Unused
+from anvyl_mcp.server.tool import Result, Row, Strings, Time, tool
 from anvyl_mcp.server.translate import engine_errors
 
 MOST_READ = 50_000
 COMMANDS = ("exec_start", "exec")
 """What Docker and Podman call a command that begins in a container."""
 PARTS_OF_COMMANDS = ("exec_create", "exec_die", "exec_detach", "exec_died")
+
+
+Unneeded = Literal["containers", "images", "networks", "volumes", "build_cache", "all"]
 
 
 class DiskUsage(Result):
@@ -78,10 +81,20 @@ def get_disk_usage(engine: Engine) -> DiskUsage:
     seconds=300,
 )
 def prune_unused(
-    what: Literal["containers", "images", "networks", "volumes", "build_cache", "all"], engine: Engine
+    what: Unneeded,
+    engine: Engine,
+    only: Annotated[
+        Strings, Field(description="ids from list_unused; empty: all", json_schema_extra={"x-shown": "list_unused"})
+    ] = [],  # never changed; its schema says what is the default
 ) -> Pruned:
     """Remove stopped containers, untagged images, empty networks, unnamed volumes or build cache for good."""
-    return pruning.prune(engine, what)
+    return pruning.prune(engine, what, only)
+
+
+@tool(say=["list unused objects of {what}", "what would prune {what} remove"], seconds=SLOW)
+def list_unused(what: Unneeded, engine: Engine) -> Unused:
+    """List what prune_unused would remove, with sizes."""
+    return pruning.unused(engine, what)
 
 
 @tool(
