@@ -43,7 +43,6 @@ async def test_everything_is_what_runs_unless_stopped_ones_are_said(question: st
     [
         ("restart all unhealthy containers on gpu", "Nothing to restart: there are no unhealthy containers on gpu."),
         ("stop all paused containers on nas", "Nothing to stop: there are no paused containers on nas."),
-        ("remove unused volumes on gpu", "Nothing to remove: no unused volumes on gpu."),
     ],
 )
 async def test_when_there_is_nothing_to_do_that_is_the_answer(question: str, answer: str) -> None:
@@ -98,11 +97,11 @@ def test_a_tool_that_a_host_does_not_offer_is_no_question(
         "second", tmp_path / "second", second_engine, ANVYL_TOOLSETS="containers", ANVYL_LMSTUDIO_URL=NO_MODEL
     ) as node:
         know("second", node.url)
-        asked = anvyl("ask", "--offline", "remove unused images on second")
-        called = anvyl("call", "prune_unused", "what=images", "--host", "second")
+        asked = anvyl("ask", "--offline", "pull image busybox:latest on second")
+        called = anvyl("call", "remove_image", "image=busybox:latest", "--host", "second")
 
-    for done in (asked, called):
-        assert done.code == 1 and "`prune_unused` is turned off on second" in done.err, done
+    assert asked.code == 1 and "`pull_image` is turned off on second" in asked.err, asked
+    assert called.code == 1 and "`remove_image` is turned off on second" in called.err, called
 
 
 def test_a_prune_names_what_goes_and_removes_nothing_else(engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +121,8 @@ def test_a_prune_names_what_goes_and_removes_nothing_else(engine: RealEngine, mo
 
     assert shown not in volumes() and late in volumes()
     engine.api.remove_volume(late)
+    nothing = anvyl("ask", "--offline", "remove unused volumes")
+    assert (nothing.code, nothing.out) == (0, "Nothing to remove: no unused volumes on first.\n")
 
 
 async def test_a_text_alone_holds_the_list(engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,8 @@ async def plan(
     if on_behalf is not None and tool.scope not in on_behalf.scopes:
         raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
     given, seen = dict(arguments), dict[str, Mapping[str, Outcome]]()
-    problems = _not_offered(fleet, tool, await (offered or partial(offers, fleet))(hosts))
+    by_host = await (offered or partial(offers, fleet))(hosts)
+    problems = _not_offered(fleet, tool, by_host)
     for argument, kind in tool.names.items():
         wanted = str(given.get(argument) or "")
         if not wanted or wanted in made or kind not in LOOKUPS:
@@ -79,7 +80,14 @@ async def plan(
     possible = [host for host in hosts if host not in problems]
     details: list[str] = []
     if shows := [(name, schema["x-shown"]) for name, schema in tool.arguments.items() if "x-shown" in schema]:
-        possible, details = await _bound(fleet, shows[0], given, possible, problems)
+        argument, looks = shows[0]
+        able = [host for host in possible if looks in _known(by_host[host])]
+        having, details = await _bound(fleet, argument, looks, given, able, problems)
+        # A host of an earlier version cannot list it; the question says so.
+        details += [f"{host}: what exactly, it cannot list" for host in possible if host not in able]
+        possible = [host for host in possible if host in having or host not in able]
+        if hosts and not possible and not problems:
+            raise _nothing_unused(given, hosts)
     if hosts and not possible:
         raise _nowhere(problems)
     as_it_is = await expected(fleet, tool, given, possible, seen=seen, look=look)
@@ -87,14 +95,14 @@ async def plan(
 
 
 async def _bound(
-    fleet: Fleet, shown: tuple[str, str], given: dict[str, Any], hosts: list[str], problems: dict[str, AnvylError]
+    fleet: Fleet,
+    argument: str,
+    looks: str,
+    given: dict[str, Any],
+    hosts: list[str],
+    problems: dict[str, AnvylError],
 ) -> tuple[list[str], list[str]]:
-    """Bind a change to what it would act on now, which another tool lists: the hosts with any, and a line for each.
-
-    Raises:
-        NothingToDo: no host has any.
-    """
-    argument, looks = shown
+    """Bind a change to what it would act on now, as the tool `looks` lists it: the hosts with any, and lines of it."""
     known = fleet.tool(looks).arguments
     outcomes = await fleet.call_many(hosts, looks, {name: value for name, value in given.items() if name in known})
     only = {str(one) for one in given.get(argument) or ()}
@@ -108,13 +116,18 @@ async def _bound(
         ids += [row["id"] for row in found]
         having += [host] if found else []
         details += _lines(host, found)
-    if not having and not problems:
-        what = str(given.get("what", "")).replace("_", " ")
-        raise NothingToDo(
-            f"Nothing to remove: no unused {'objects' if what == 'all' else what} on {text.joined(hosts)}"
-        )
-    given[argument] = list(dict.fromkeys(ids))
+    if ids:
+        given[argument] = list(dict.fromkeys(ids))
     return having, details
+
+
+def _nothing_unused(given: Mapping[str, Any], hosts: Sequence[str]) -> NothingToDo:
+    what = str(given.get("what", "")).replace("_", " ")
+    return NothingToDo(f"Nothing to remove: no unused {'objects' if what == 'all' else what} on {text.joined(hosts)}")
+
+
+def _known(offered: frozenset[str] | AnvylError) -> frozenset[str]:
+    return frozenset() if isinstance(offered, AnvylError) else offered
 
 
 def _lines(host: str, found: Sequence[Mapping[str, Any]]) -> list[str]:

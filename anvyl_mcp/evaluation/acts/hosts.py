@@ -118,17 +118,30 @@ def get_last_change(host: Host) -> dict[str, Any]:
 
 
 @act
-def prune_unused(host: Host, what: str) -> dict[str, Any]:
+def list_unused(host: Host, what: str) -> dict[str, Any]:
+    """What has ended, and what nobody uses; of images, volumes and build cache there is always some."""
+    names = {
+        "containers": [one.name for one in host.containers.values() if one.state == "exited"],
+        "networks": [name for name, inside in host.networks.items() if not inside and name != "bridge"],
+        **{kind: ["leftover"] for kind in ("images", "volumes", "build_cache")},
+    }
+    sizes = {"images": 300, "volumes": 40, "build_cache": 700}
+    rows = [
+        {"kind": kind, "id": f"{kind} {name}", "name": name, "size": sizes.get(kind, 0) * 1024**2}
+        for kind, found in names.items()
+        for name in (found if what in (kind, "all") else [])
+    ]
+    return {"unused": rows, "total": len(rows), "more": 0}
+
+
+@act
+def prune_unused(host: Host, what: str, only: list[str]) -> dict[str, Any]:
     """What has ended, and what nobody uses, is gone."""
-    removed: list[str] = []
-    if what in ("containers", "all"):
-        removed += [one.name for one in host.containers.values() if one.state == "exited"]
-        host.containers = {name: one for name, one in host.containers.items() if name not in removed}
-    if what in ("networks", "all"):
-        empty = [name for name, inside in host.networks.items() if not inside and name != "bridge"]
-        host.networks = {name: inside for name, inside in host.networks.items() if name not in empty}
-        removed += empty
-    return {"removed": removed, "kept": [], "reclaimed": 700 * 1024**2 if what in ("build_cache", "all") else 0}
+    gone = [row for row in list_unused(host, what)["unused"] if not only or row["id"] in only]
+    removed = {row["name"] for row in gone}
+    host.containers = {name: one for name, one in host.containers.items() if name not in removed}
+    host.networks = {name: inside for name, inside in host.networks.items() if name not in removed}
+    return {"removed": sorted(removed), "kept": [], "reclaimed": sum(row["size"] for row in gone)}
 
 
 @act
