@@ -95,9 +95,7 @@ class FleetToolset(AbstractToolset[Question]):
                 question.ended = question.ended or f"`{name}` was asked for again"
                 raise ToolFailed("This very call was made before; its result stands.")
             asks = not listing.reads and approved is None
-            proposal = (
-                await self._proposal(listing, placed, str(tool_args.get("host") or ""), ctx) if asks else approved
-            )
+            proposal = await self._proposal(listing, placed, tool_args, ctx) if asks else approved
         except NothingToDo as done:
             question.failures.append(done)
             question.ended = question.ended or str(done)
