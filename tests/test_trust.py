@@ -192,9 +192,9 @@ ROUTES = {
     ("POST", "/agent/process"): (401, 200, 200, 200),
     ("POST", "/agent/process/stream"): (401, 200, 200, 200),
     ("POST", "/agent/approvals/{id}"): (401, 403, 404, 404),
-    ("POST", "/agent/remote-query"): (401, 404, 404, 404),
-    ("POST", "/agent/broadcast"): (401, 200, 200, 200),
-    ("GET", "/agent/hosts"): (401, 200, 200, 200),
+    ("POST", "/agent/remote-query"): (401, 403, 403, 403),  # these three ask other hosts: not for such tokens
+    ("POST", "/agent/broadcast"): (401, 403, 403, 403),
+    ("GET", "/agent/hosts"): (401, 403, 403, 403),
     ("POST", "/agent/hosts"): (401, 403, 403, 422),
     ("DELETE", "/agent/hosts/{host_id}"): (401, 403, 403, 404),
     ("POST", "/mcp"): (401, 200, 200, 200),
