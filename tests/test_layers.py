@@ -22,6 +22,7 @@ FOUNDATION = {
     "folders",
     "invitation",
     "meta",
+    "ports",
     "settings",
     "text",
 }
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     "folders": set(),
     "invitation": {*FOUNDATION, "running"},
     "meta": {*FOUNDATION, "running"},
+    "ports": {"errors", "text"},
     "settings": {*FOUNDATION, "running"},
     "settings_file": {"errors", "files"},
     "text": {*FOUNDATION, "running"},

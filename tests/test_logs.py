@@ -30,7 +30,7 @@ pytestmark = pytest.mark.engine
 
 FIVE = "for i in 0 1 2 3 4; do echo line $i; done; sleep 600"
 NEEDLE = (
-    "head -c {} /dev/zero | tr '\\0' x; printf ' Needle-at-end '; head -c 9000 /dev/zero | tr '\\0' y; echo; sleep 600"
+    "head -c {} /dev/zero | tr '\\0' x; printf '.Needle-at-end.'; head -c 9000 /dev/zero | tr '\\0' y; echo; sleep 600"
 )
 ZONES = ["Europe/Berlin", "America/New_York"]
 
@@ -142,7 +142,7 @@ async def test_a_text_is_found_anywhere_in_a_line_and_shown_with_what_is_around_
             while not found["lines"]:
                 found = await call(client, "get_container_logs", name=f"long{number}", grep="needle-AT-end")
 
-        assert "x Needle-at-end y" in found["lines"][0] and len(found["lines"][0]) < 4_300, (size, read)
+        assert "x.Needle-at-end.y" in found["lines"][0] and len(found["lines"][0]) < 4_300, (size, read)
         assert (await call(client, "get_container_logs", name=f"long{number}", grep="nowhere"))["lines"] == []
 
 

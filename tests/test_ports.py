@@ -10,9 +10,9 @@ import pytest
 from docker.errors import APIError
 from mcp import Client
 
+from anvyl_mcp import ports
 from anvyl_mcp.app import Node
 from anvyl_mcp.errors import AnvylError, Conflict, InvalidInput
-from anvyl_mcp.server import ports
 from anvyl_mcp.settings import load
 from tests.engines import RealEngine
 from tests.nodes import anvyl
@@ -53,7 +53,9 @@ async def test_a_port_alone_leads_to_what_the_image_listens_on(client: Client, e
     made = await client.call_tool("create_container", {"image": "test-one:1", "name": "one", "ports": ["18080"]})
     dns = await call(client, "create_container", image="test-dns:1", name="dns", ports=["18053"])
     same = await call(client, "create_container", image="test-two:1", name="same", ports=["443"])
-    plain = await client.call_tool("create_container", {"image": "anvyl-test/web:1", "name": "p", "ports": ["18081"]})
+    plain = await client.call_tool(
+        "create_container", {"image": "anvyl-test/web:1", "name": "plain", "ports": ["18081"]}
+    )
     several = await refused(client, "create_container", image="test-two:1", name="two", ports=["18082"])
 
     assert published(exposing, "one") == {"80/tcp": ["18080"]} and words(made) == "one is running, 18080->80"
@@ -98,3 +100,18 @@ def test_ports_are_read_as_they_are_typed(typed: str, offered: list[str], found:
         assert issubclass(found, AnvylError)
         with pytest.raises(found):
             read()
+
+
+def test_a_question_shows_where_a_port_will_lead(exposing: RealEngine) -> None:
+    """What is said yes to is written out: a dead service reported as done was the most natural sentence of all."""
+    known = anvyl("ask", "--offline", "run test-one:1 on port 18080")
+    fetched = anvyl("ask", "--offline", "run test-absent:1 on port 18080")
+    several = anvyl("ask", "--offline", "--yes", "run test-two:1 on port 18080")
+    done = anvyl("ask", "--offline", "--yes", "--json", "run test-one:1 on port 18080")
+
+    assert "from test-one:1 with ports 18080->80 on" in known.out + known.err
+    assert "18080->the port that test-absent:1 exposes" in fetched.out + fetched.err
+    assert several.code != 0 and "write `18080:80` or `18080:443`" in (several.out + several.err).replace(
+        "Write", "write"
+    )
+    assert done.json["calls"][0]["arguments"]["ports"] == ["18080:80"] and "18080->80" in done.json["answer"]

@@ -93,6 +93,11 @@ class ToolListing:
         """Arguments that name an object which the call uses, and makes or fetches when it is not there."""
         return self._marked("x-uses")
 
+    @property
+    def ports_of(self) -> Mapping[str, str]:
+        """Arguments that are ports to publish, with the argument that names their image."""
+        return self._marked("x-ports-of")
+
     def _marked(self, marker: str) -> dict[str, str]:
         return {name: schema[marker] for name, schema in self.arguments.items() if marker in schema}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 
-from anvyl_mcp import text
+from anvyl_mcp import ports, text
 from anvyl_mcp.errors import AnvylError, Denied, NotFound, NothingToDo
 from anvyl_mcp.peers.fleet import Expected, Fleet, OnBehalf, Outcome
 from anvyl_mcp.peers.listing import ToolListing
@@ -90,6 +90,7 @@ async def plan(
             raise _nothing_unused(given, hosts)
     if hosts and not possible:
         raise _nowhere(problems)
+    given = await with_ports(fleet, tool, given, possible)
     as_it_is = await expected(fleet, tool, given, possible, seen=seen, look=look)
     return Plan(given, possible, as_it_is, problems, tuple(details))
 
@@ -225,6 +226,46 @@ async def expected(
                 if row := next((row for row in listed if is_meant(kind, row, name)), None):
                     there[host][kind, name] = row
     return {host: _expected(found) for host, found in there.items() if found}
+
+
+async def with_ports(
+    fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]
+) -> dict[str, Any]:
+    """The arguments with the ports that the image decides about written out, so that they are seen before a yes.
+
+    What no host knows yet stays as it is: the image may have to be fetched first.
+
+    Raises:
+        Conflict: the image listens on several.
+    """
+    settled = dict(arguments)
+    for name, of in tool.ports_of.items():
+        image, typed = str(arguments.get(of) or ""), [str(one) for one in arguments.get(name) or ()]
+        parsed = [ports.parse(one) for one in typed]
+        if not image or not any(isinstance(one, ports.Lone) for one in parsed):
+            continue
+        offered = await _exposed(fleet, image, hosts)
+        if offered:
+            pairs = zip(typed, parsed, strict=True)
+            settled[name] = [new for one, port in pairs for new in _written(one, port, offered, image)]
+    return settled
+
+
+def _written(typed: str, port: ports.Port | ports.Lone, offered: Sequence[str], image: str) -> list[str]:
+    if isinstance(port, ports.Port):
+        return [typed]
+    return [ports.spelled(one) for one in ports.matched(port, offered, image)]
+
+
+async def _exposed(fleet: Fleet, image: str, hosts: Sequence[str]) -> list[str]:
+    """The ports of an image that is the same on every host; none when it is not, or is not known everywhere."""
+    lookup = LOOKUPS["image"]
+    short = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
+    found: list[list[str]] = []
+    for outcome in (await fleet.call_many(hosts, lookup.tool, {"name": short})).values():
+        known = next((row for row in rows("image", outcome) if is_meant("image", row, image)), None)
+        found.append([str(one) for one in (known or {}).get("ports") or ()])
+    return found[0] if found and all(one == found[0] for one in found) else []
 
 
 def touched(tool: ToolListing, arguments: Mapping[str, Any]) -> set[str]:

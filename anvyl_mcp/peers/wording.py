@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from anvyl_mcp import text
+from anvyl_mcp import ports, text
 from anvyl_mcp.peers.fleet import Expected, Outcome
 
 PHRASES: Mapping[str, tuple[str, ...]] = {
@@ -58,6 +58,9 @@ def order(
         words = f"{words} ({next(iter(states.values()))})"
         states = {}
     ordinary = DEFAULTS.get(tool, {})
+    if isinstance(given.get("ports"), list):
+        image = str(given.get("image", ""))
+        given["ports"] = text.joined([ports.arrow(str(one), image) for one in given["ports"]])
     rest = [_option(name, given[name]) for name in given if name not in used and given[name] != ordinary.get(name)]
     options = [one for one in rest if one]
     words += f" with {text.joined(options)}" if options else ""
@@ -150,7 +153,10 @@ def _aftermath(one: Outcome) -> str:
     verb = _parts(one.tool)[0]
     state = result.get("state")
     if isinstance(state, str):
-        return "" if state == LEADS_TO.get(verb, state) else f"; it is {state} now"
+        changed = [] if state == LEADS_TO.get(verb, state) else [f"it is {state} now"]
+        published = result.get("ports") if verb == "create" else None
+        said = [*changed, *(map(str, published) if isinstance(published, list) else ()), str(result.get("note") or "")]
+        return "".join(f"; {one}" for one in said if one)
     words = one.answer.text
     if result.get("removed") is True or not words:
         return ""
@@ -199,6 +205,8 @@ def _option(name: str, value: object) -> str:
     words = name.replace("_", " ")
     if isinstance(value, bool):
         return words if value else ""
+    if name == "ports":
+        return f"{words} {value}"
     return f"{words} {_value(value)}"
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from anvyl_mcp import text
+from anvyl_mcp import ports, text
 from anvyl_mcp.errors import AnvylError, Conflict, EngineError, InvalidInput
-from anvyl_mcp.server import commands, ports
+from anvyl_mcp.server import commands
 from anvyl_mcp.server.engine import SLOW, Engine, check_held
 from anvyl_mcp.server.network_rights import check_network
 from anvyl_mcp.server.progress import Progress

@@ -13,9 +13,10 @@ DAY = 86400
 
 
 @act
-def list_images(host: Host, limit: int) -> dict[str, Any]:
+def list_images(host: Host, name: str, limit: int) -> dict[str, Any]:
     """Its images."""
-    rows = [{"id": id_of(tag), "tags": [tag], "size": size, "created": CREATED} for tag, size in host.images.items()]
+    found = [(tag, size) for tag, size in host.images.items() if name.lower() in tag.lower()]
+    rows = [{"id": id_of(tag), "tags": [tag], "size": size, "created": CREATED} for tag, size in found]
     return rows_of("images", rows, limit)
 
 

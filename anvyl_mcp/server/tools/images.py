@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from anvyl_mcp import text
-from anvyl_mcp.server import objects, pulls, stamps
+from anvyl_mcp import ports, text
+from anvyl_mcp.errors import NotFound
+from anvyl_mcp.server import objects, pulls, shapes, stamps
 from anvyl_mcp.server.engine import SLOW, Engine
 from anvyl_mcp.server.objects import ImageName
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.tool import KnownBytes, Result, Row, Time, tool
 from anvyl_mcp.server.translate import engine_errors
+
+MOST_INSPECTED = 20
+"""Images of one list that are looked at more closely; each is a request to the engine."""
 
 
 class Image(Row):
@@ -25,6 +30,7 @@ class Image(Row):
     tags: list[str]
     size: KnownBytes
     created: Time
+    ports: list[str] = Field(default=[])
 
 
 class Images(Result):
@@ -63,9 +69,18 @@ class RemovedImage(Result):
 
 
 @tool(say=["list images", "show images", "image ls"], about="image, tag, pulled, downloaded, untagged")
-def list_images(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 100) -> Images:
+def list_images(
+    engine: Engine,
+    name: Annotated[str, Field(description="part of a tag; the ports it listens on are shown then")] = "",
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100,
+) -> Images:
     """List images with their tags and sizes."""
-    found = sorted((_image(entry) for entry in objects.images(engine)), key=lambda one: one.created, reverse=True)
+    entries = objects.images(engine)
+    if name:
+        entries = [one for one in entries if any(name.lower() in tag.lower() for tag in objects.tags_of(one))]
+    found = sorted((_image(entry) for entry in entries), key=lambda one: one.created, reverse=True)
+    for one in found[:MOST_INSPECTED] if name else ():
+        one.ports = _ports(engine, one.id)
     return Images(images=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
 
@@ -112,6 +127,14 @@ def _has_other_names(found: Mapping[str, Any], image: str) -> bool:
     repositories = {name.rpartition("@")[0] for name in found["RepoDigests"]}
     tags = list(objects.tags_of(found))
     return len(tags) != 1 or not repositories <= {tags[0].rpartition(":")[0]}
+
+
+def _ports(engine: Engine, image: str) -> list[str]:
+    """What an image listens on; nothing when it is gone since it was listed."""
+    with suppress(NotFound), engine_errors(missing=lambda: NotFound(f"there is no image `{image}`")):
+        found = engine.client().inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs leave it out
+        return [text.clean(one) for one in ports.exposed(shapes.fields(found))]
+    return []
 
 
 def _image(entry: Mapping[str, Any]) -> Image:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from anvyl_mcp import text
 from anvyl_mcp.errors import Conflict, InvalidInput
-from anvyl_mcp.server.shapes import mapping
 
 PROTOCOLS = ("tcp", "udp", "sctp")
 Bindings = dict[str, list[tuple[str, str]]]
@@ -63,8 +63,26 @@ def bindings(published: Iterable[Port]) -> Bindings:
 
 def exposed(image: Mapping[str, Any]) -> list[str]:
     """The ports that an inspected image says it listens on, like `80/tcp`, in order."""
-    found = mapping(mapping(image.get("Config")).get("ExposedPorts"))
-    return sorted((str(one) for one in found), key=lambda one: (len(one.partition("/")[0]), one))
+    config = image.get("Config")
+    found = config.get("ExposedPorts") if isinstance(config, Mapping) else None
+    return sorted((str(one) for one in found or ()), key=lambda one: (len(one.partition("/")[0]), one))
+
+
+def spelled(port: Port) -> str:
+    """A port without an address as it may be typed: `8080:80`, `53:53/udp`."""
+    return f"{port.outer}:{port.inner}{'' if port.protocol == 'tcp' else f'/{port.protocol}'}"
+
+
+def arrow(typed: str, image: str) -> str:
+    """What a person is shown of a port: `8080->80`, or to which one of the image it will lead."""
+    try:
+        port = parse(typed)
+    except InvalidInput:
+        return text.shown(typed)
+    if isinstance(port, Lone):
+        return f"{port.outer}->the port that {text.shown(image)} exposes"
+    address = f"{port.address}:" if port.address else ""
+    return f"{address}{spelled(port).replace(':', '->')}"
 
 
 def fitting(port: Lone, offered: Collection[str]) -> list[tuple[str, str]]:
@@ -83,16 +101,13 @@ def matched(port: Lone, offered: Collection[str], image: str) -> list[Port]:
     """
     candidates = fitting(port, offered)
     chosen = [one for one in candidates if one[0] == port.outer] or candidates
-    if len({number for number, _ in chosen}) > 1:
+    found = [Port("", port.outer, *one) for one in chosen or [(port.outer, port.protocol or "tcp")]]
+    if len({one.inner for one in found}) > 1:
         raise Conflict(
             f"`{image}` listens on several ports: which one should {port.outer} lead to?",
-            hint=f"write {_either([_spelled(port.outer, *one) for one in chosen])}",
+            hint=f"write {_either([f'`{spelled(one)}`' for one in found])}",
         )
-    return [Port("", port.outer, *one) for one in chosen or [(port.outer, port.protocol or "tcp")]]
-
-
-def _spelled(outer: str, inner: str, protocol: str) -> str:
-    return f"`{outer}:{inner}{'' if protocol == 'tcp' else f'/{protocol}'}`"
+    return found
 
 
 def _either(choices: Sequence[str]) -> str:
