@@ -60,7 +60,16 @@ class Events(Result):
 
 
 @tool(
-    say=["disk usage of docker", "how much space does docker use", "system df"],
+    say=[
+        "disk usage of docker",
+        "how much space does docker use",
+        "system df",
+        "what eats my disk",
+        "what eats my disk space",
+        "what is eating my disk",
+        "what fills my disk",
+        "what takes up my disk space",
+    ],
     about=(
         "docker space, docker disk, space docker, disk docker, docker storage, free up, freed, clean up, "
         "cleaned, reclaim, build cache, get back, prune"
