@@ -40,8 +40,10 @@ async def crowd(node: ServingNode, clients: int, until: Callable[[int], bool]) -
     answered = 0
     async with httpx.AsyncClient(timeout=110) as client:
         # What answers questions is imported at the first one.
-        for url in (node.url, (node.home / "hosts.toml").read_text(encoding="utf-8").split('"')[1]):
-            assert (await client.post(f"{url}/agent/process", json={"query": "host info on local"})).is_success
+        _, url, _, token, *_ = (node.home / "hosts.toml").read_text(encoding="utf-8").split('"')
+        for at, headers in ((node.url, node.headers), (url, {"Authorization": f"Bearer {token}"})):
+            asked = {"query": "host info on local"}
+            assert (await client.post(f"{at}/agent/process", json=asked, headers=headers)).is_success
 
     async def one(number: int) -> None:
         nonlocal answered
@@ -101,7 +103,8 @@ def test_what_waits_is_still_there_when_the_server_was_killed(node: ServingNode,
     with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
         assert client.post(f"/agent/approvals/{approval}", json={"approve": True}).status_code == 200
         assert file.exists()
-        node.restart()
+    node.restart()
+    with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
         assert client.post(f"/agent/approvals/{approval}", json={"approve": True}).status_code == 410
 
 

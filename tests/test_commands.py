@@ -241,13 +241,14 @@ def test_followed_logs_outlive_the_host(
     second_engine.run("db", ["sh", "-c", "echo ready; while ! [ -e /go ]; do sleep 0.1; done; echo gone; sleep 3600"])
 
     with serving("second", tmp_path / "second", second_engine) as node:
-        know("second", node.url)
+        know("second", node.url, node.token)
         with running("logs", "-f", "db", "--host", "second") as following:
             assert line(following.stdout) == "ready\n"
             port = node.port
             node.kill()
             assert "second: " in line(following.stderr)
             node.start(port)
+            know("second", node.url, node.token)
             assert anvyl("exec", "--host", "second", "db", "touch", "/go").code == 0
             assert line(following.stdout) == "gone\n"
 
