@@ -273,7 +273,7 @@ async def test_broadcast_reaches_all_and_one_failure_is_its_own(
     answer = await door.ask("read", "/agent/broadcast", {"message": "host info"})
 
     results = answer.json()["results"]
-    assert [entry["host_id"] for entry in results] == list(hosts)
+    assert [entry["host_id"] for entry in results] == ["alpha", *hosts], "the host that is asked answers too"
     entries = {entry["host_id"]: entry for entry in results}
     codes = {name: entry["error"]["code"] for name, entry in entries.items() if "error" in entry}
     assert codes == {"down": "refused", "far": "unpaired", "odd": "unreachable"}
@@ -290,7 +290,7 @@ async def test_what_a_broadcast_would_change_waits_for_each_host(
     answer = await door.ask("exec", "/agent/broadcast", {"message": f"run command sh -c 'echo once >> {log}'"})
 
     waiting = {entry["host_id"]: entry["approval"]["id"] for entry in answer.json()["results"]}
-    assert set(waiting) == {"beta", "gamma"} and not log.exists()
+    assert set(waiting) == {"alpha", "beta", "gamma"} and not log.exists()
     assert (await door.ask("exec", f"/agent/approvals/{waiting['beta']}", {"approve": True})).status_code == 200
     assert log.read_text(encoding="utf-8") == "once\n"
 
