@@ -125,6 +125,23 @@ def test_a_prune_names_what_goes_and_removes_nothing_else(engine: RealEngine, mo
     assert (nothing.code, nothing.out) == (0, "Nothing to remove: no unused volumes on first.\n")
 
 
+def test_free_up_space_removes_what_can_be_had_again_and_nothing_else(engine: RealEngine) -> None:
+    engine.run("web")
+    engine.create("ended")
+    volume = engine.api.create_volume()["Name"]
+    untagged = engine.api.commit("web")["Id"]
+
+    asked = anvyl("ask", "--offline", "free up space", ANVYL_NAME="first")
+    done = anvyl("ask", "--offline", "free up space", "--yes", "--json", ANVYL_NAME="first")
+
+    assert asked.code == 5 and "untagged images and build cache" in asked.out, asked
+    assert done.code == 0, done
+    assert untagged not in {one["Id"] for one in engine.api.images(all=True)}
+    assert engine.state("ended") == "created"
+    assert volume in {one["Name"] for one in engine.api.volumes()["Volumes"]}
+    engine.api.remove_volume(volume)
+
+
 async def test_a_text_alone_holds_the_list(engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen: `3 containers (3 running) on vm.` without a name, in a face that has no tables."""
     monkeypatch.setenv("ANVYL_NAME", "first")

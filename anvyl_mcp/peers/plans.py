@@ -122,9 +122,13 @@ async def _bound(
     return having, details
 
 
+UNUSED = {"all": "unused objects", "space": "untagged images and no build cache"}
+"""What is missing where a prune has nothing to do, of choices that are no kind of object."""
+
+
 def _nothing_unused(given: Mapping[str, Any], hosts: Sequence[str]) -> NothingToDo:
     what = str(given.get("what", "")).replace("_", " ")
-    return NothingToDo(f"Nothing to remove: no unused {'objects' if what == 'all' else what} on {text.joined(hosts)}")
+    return NothingToDo(f"Nothing to remove: no {UNUSED.get(what, f'unused {what}')} on {text.joined(hosts)}")
 
 
 def _known(offered: frozenset[str] | AnvylError) -> frozenset[str]:

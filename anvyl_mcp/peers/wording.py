@@ -24,7 +24,11 @@ FORMS = {"run": "ran", "stop": "stopped", "undo": "undid", "get": "got", "exec":
 """Past forms that no rule makes."""
 LEADS_TO = {"stop": "exited", "start": "running", "restart": "running", "create": "running"}
 """The state in which a change leaves a container when it did what it is for."""
-WHAT = {"all": "containers, networks, volumes, images and build cache", "build_cache": "build cache"}
+WHAT = {
+    "all": "containers, networks, volumes, images and build cache",
+    "build_cache": "build cache",
+    "space": "untagged images and build cache",
+}
 """What the choices of a prune mean."""
 SUBJECTS = ("name", "image", "container", "network", "service", "what", "command")
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {

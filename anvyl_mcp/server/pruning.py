@@ -105,7 +105,7 @@ class _Sweep:
     def run(self, what: str) -> None:
         """Go through the unused objects of one kind, or of all."""
         for kind, work in KINDS.items():
-            if what in (kind, "all"):
+            if what in (kind, "all") or (what == "space" and kind in SPACE):
                 work(self)
 
 
@@ -195,3 +195,5 @@ KINDS: dict[str, Callable[[_Sweep], None]] = {
     "build_cache": _build_cache,
 }
 """In this order: what a container used is free once it is gone."""
+SPACE = ("images", "build_cache")
+"""Takes space, and can be pulled or built again: nothing that a container or a volume holds."""

@@ -130,7 +130,7 @@ def list_unused(host: Host, what: str) -> dict[str, Any]:
     rows = [
         {"kind": kind, "id": f"{kind} {name}", "name": name, "size": sizes.get(kind, 0) * 1024**2}
         for kind, found in names.items()
-        for name in (found if what in (kind, "all") else [])
+        for name in (found if what in (kind, "all") or (what == "space" and kind in ("images", "build_cache")) else [])
     ]
     return {"unused": rows, "total": len(rows), "more": 0}
 

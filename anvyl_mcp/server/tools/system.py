@@ -26,7 +26,7 @@ COMMANDS = ("exec_start", "exec")
 PARTS_OF_COMMANDS = ("exec_create", "exec_die", "exec_detach", "exec_died")
 
 
-Unneeded = Literal["containers", "images", "networks", "volumes", "build_cache", "all"]
+Unneeded = Literal["containers", "images", "networks", "volumes", "build_cache", "space", "all"]
 
 
 class DiskUsage(Result):
@@ -84,7 +84,20 @@ def get_disk_usage(engine: Engine) -> DiskUsage:
 
 
 @tool(
-    say=["prune {what}", "prune unused {what}", "remove unused {what}", "remove dangling {what}"],
+    say=[
+        "prune {what}",
+        "prune unused {what}",
+        "remove unused {what}",
+        "remove dangling {what}",
+        "free up {what}",
+        "free up disk {what}",
+        "free up some {what}",
+        "free up some disk {what}",
+        "free some {what}",
+        "free some disk {what}",
+        "reclaim {what}",
+        "reclaim disk {what}",
+    ],
     destroys=True,
     scope="exec",
     seconds=300,
@@ -96,7 +109,9 @@ def prune_unused(
         Strings, Field(description="ids from list_unused; empty: all", json_schema_extra={"x-shown": "list_unused"})
     ] = [],  # never changed; its schema says what is the default
 ) -> Pruned:
-    """Remove stopped containers, untagged images, empty networks, unnamed volumes or build cache for good."""
+    """Remove stopped containers, untagged images, empty networks, unnamed volumes or build cache; space: what can be
+    had again.
+    """
     return pruning.prune(engine, what, only)
 
 
