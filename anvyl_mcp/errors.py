@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class AnvylError(Exception):
@@ -39,12 +39,20 @@ class AnvylError(Exception):
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
 
+    choices: tuple[str, ...] = ()
+    """The hosts of which a person can name one, where that is all that is missing."""
+
     def __init__(self, message: str, *, hint: str = "", call_hint: str = "") -> None:
         """`hint` is for a person at a command line; `call_hint` for who calls tools, where those need another step."""
         super().__init__(message)
         self.message = message
         self.hint = hint
         self._call_hint = call_hint
+
+    def among(self, hosts: Iterable[str]) -> Self:
+        """The same, with the hosts that a person can choose from."""
+        self.choices = tuple(hosts)
+        return self
 
     def __str__(self) -> str:
         """The sentence and the next step, as a model reads them."""

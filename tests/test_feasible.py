@@ -10,7 +10,7 @@ from anvyl_mcp.agent import HostAgent
 from anvyl_mcp.orchestrator.question import Proposal
 from anvyl_mcp.settings import load
 from tests.engines import RealEngine
-from tests.nodes import NO_MODEL, anvyl, know, serving
+from tests.nodes import NO_MODEL, ServingNode, anvyl, know, serving
 from tests.terminal import on_a_terminal
 from tests.test_freely import ask
 
@@ -123,6 +123,29 @@ def test_a_prune_names_what_goes_and_removes_nothing_else(engine: RealEngine, mo
     engine.api.remove_volume(late)
     nothing = anvyl("ask", "--offline", "remove unused volumes")
     assert (nothing.code, nothing.out) == (0, "Nothing to remove: no unused volumes on first.\n")
+
+
+def test_a_person_chooses_the_host_that_was_not_named(
+    engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
+) -> None:
+    for one in (engine, second_engine):
+        one.run("web")
+
+    with on_a_terminal("ask", "--offline", "stop web") as terminal:
+        terminal.until("both first and second have a container `web`.")
+        terminal.until("On which host? first, second or all; enter leaves it: ")
+        terminal.type("secnd\n")
+        terminal.until("On which host? first, second or all; enter leaves it: ")
+        terminal.type("second\n")
+        terminal.until("Stop web (running) on second? [y/N/edit hosts] ")
+        terminal.type("y\n")
+        assert terminal.end() == 0, terminal.shown
+    assert (engine.state("web"), second_engine.state("web")) == ("running", "exited")
+
+    with on_a_terminal("start", "web") as terminal:
+        terminal.until("On which host? first, second or all; enter leaves it: ")
+        terminal.type("\n")
+        assert terminal.end() == 1, terminal.shown
 
 
 def test_free_up_space_removes_what_can_be_had_again_and_nothing_else(engine: RealEngine) -> None:

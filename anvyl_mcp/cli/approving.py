@@ -118,5 +118,21 @@ class Person:
         return f"{preview(proposal)}{left}{after}"
 
 
+async def chosen_hosts(fleet: Fleet, error: AnvylError | None) -> str:
+    """The hosts that a person at the terminal chooses, where nothing but that is missing; empty when none is chosen."""
+    if error is None or not error.choices or not attended():
+        return ""
+    output.talk(f"{error.message}.")
+    while True:
+        answer = await _typed(f"On which host? {', '.join(error.choices)} or all; enter leaves it: ")
+        if not answer:
+            return ""
+        chosen = ",".join(error.choices) if answer == "all" else answer
+        try:
+            return ",".join(fleet.select(chosen))
+        except AnvylError as unknown:
+            output.problem(unknown)
+
+
 async def _typed(*question: str) -> str:
     return (await line_typed(*question)).strip().lower()

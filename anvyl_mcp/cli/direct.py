@@ -12,6 +12,7 @@ import anyio
 
 from anvyl_mcp.cli import bars, known, output, screen
 from anvyl_mcp.cli.answers import Answers, View, listed
+from anvyl_mcp.cli.approving import chosen_hosts
 from anvyl_mcp.cli.bars import ReportOf
 from anvyl_mcp.cli.run import ask_yes_no, command
 from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Declined
@@ -123,7 +124,13 @@ async def carried_out(
 ) -> list[Outcome]:
     """Find the hosts of every call, ask where a person must be asked, call, and print unless JSON is wanted."""
     found: Found = {}
-    steps, missing = await planned(fleet, tool, every, selector, found)
+    try:
+        steps, missing = await planned(fleet, tool, every, selector, found)
+    except AnvylError as error:
+        chosen = "" if as_json else await chosen_hosts(fleet, error)
+        if not chosen:
+            raise
+        steps, missing = await planned(fleet, tool, every, chosen, found)
     if asks(tool, steps, yes=yes):
         steps, impossible = await possible(fleet, tool, steps, found)
         missing += impossible

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from anvyl_mcp import text
 from anvyl_mcp.cli import output
-from anvyl_mcp.cli.approving import Person
+from anvyl_mcp.cli.approving import Person, chosen_hosts
 from anvyl_mcp.cli.working import Working
 from anvyl_mcp.errors import AnvylError, Cancelled
 from anvyl_mcp.orchestrator.question import Question
@@ -25,20 +25,33 @@ class Exchange:
     def __init__(self, fleet: Fleet, question: Question, *, yes: bool, as_json: bool = False) -> None:
         """`yes` covers what was proposed before text written by others was read."""
         self._fleet = fleet
-        self._question = question
+        self._yes = yes
         self._as_json = as_json
+        self._begin(question)
+
+    def _begin(self, question: Question) -> None:
+        self._question = question
         self._printed = 0
-        self._working = Working(fleet, question, quiet=as_json)
-        self._person = Person(fleet, yes=yes, dry_run=question.dry_run, aside=self._aside)
+        self._working = Working(self._fleet, question, quiet=self._as_json)
+        self._person = Person(self._fleet, yes=self._yes, dry_run=question.dry_run, aside=self._aside)
         question.on_proposals = self._person.look
 
     async def answer(
         self, assistant: Callable[[], Awaitable[Assistant]], *, model: str = "", offline: bool = False
     ) -> Reply:
-        """Have it answered; what is waited for stands in one line meanwhile."""
-        with self._working.shown():
-            ready = await assistant()
-            return await ready.ask(self._question, decide=self._person.decide, model=model, offline=offline)
+        """Have it answered; what is waited for stands in one line meanwhile.
+
+        A question that lacks nothing but a host is asked again about the hosts that the person chooses.
+        """
+        while True:
+            with self._working.shown():
+                ready = await assistant()
+                reply = await ready.ask(self._question, decide=self._person.decide, model=model, offline=offline)
+            begun = any(not self._reads(call.tool) for call in self._question.calls)
+            hosts = "" if self._as_json or begun else await chosen_hosts(self._fleet, reply.error)
+            if not hosts:
+                return reply
+            self._begin(self._question.asked_of(hosts))
 
     def broken_off(self) -> Reply:
         """Ctrl-C: what was changed stays changed, what was under way may still happen, and who had not answered."""

@@ -92,3 +92,9 @@ class Question:
     """What the rules took words for that are no phrase."""
     by_rules: bool = False
     """Whether the calls being made are the rules' own, which are made of the person's words alone."""
+
+    def asked_of(self, host: str) -> Question:
+        """The same question about other hosts, from its beginning."""
+        return Question(
+            self.text, host=host, home=self.home, dry_run=self.dry_run, earlier=self.earlier, turns=self.turns
+        )

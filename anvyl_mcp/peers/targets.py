@@ -67,7 +67,7 @@ async def targets(
         f"`{tool.name}` needs a host: there are {text.joined(hosts)}",
         hint="name one, like --host " + hosts[0],
         call_hint=f'give one as `host`, like "{hosts[0]}"',
-    )
+    ).among(hosts)
 
 
 async def find(fleet: Fleet, kind: str, hosts: Sequence[str] | None = None) -> dict[str, Outcome]:
@@ -154,7 +154,7 @@ async def _where(fleet: Fleet, look: Look, tool: ToolListing, kind: str, wanted:
             else f"both {text.joined(having)} have a {kind} `{wanted}`",
             hint=f"name the host, like --host {having[0]}; or all",
             call_hint=f'give the one that is meant as `host`, like "{having[0]}"; or "all"',
-        )
+        ).among(having)
     if silent:
         raise ApprovalNeeded(
             f"{kind} `{wanted}` is on {having[0]}, but {_reasons(silent)}, so it may be there too",
