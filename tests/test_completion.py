@@ -56,7 +56,7 @@ def home(tmp_path: Path) -> Path:
         ("call list_processes sort=", ["sort=cpu", "sort=memory"]),
         ("run ng", ["nginx:1.27"]),
         ("run --place ", ["most-memory", "least-loaded", "@home"]),
-        ("hosts re", ["remove"]),
+        ("hosts re", ["remove", "rename"]),
         ("hosts remove ", ["nas", "gpu"]),
         ("completion ", ["bash", "zsh", "fish"]),
         ("exec web ", []),

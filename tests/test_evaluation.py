@@ -40,6 +40,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "remove_volume": {"name": "fresh"},
     "disconnect_network": {"network": "frontend", "container": "api"},
     "connect_network": {"network": "frontend", "container": "cache"},
+    "list_unused": {"what": "build_cache"},
     "prune_unused": {"what": "build_cache"},
 }
 

@@ -300,7 +300,7 @@ async def test_an_unknown_tool_is_refused_before_anything_is_sent(fleet_of: Make
 async def test_an_answer_that_says_no_is_no_failure_of_the_host(fleet_of: MakeFleet, host: Served) -> None:
     outcome = await fleet_of(here=host.url).call("here", "fail", {})
 
-    assert (outcome.ok, outcome.host_failed, outcome.word) == (False, False, "ok")
+    assert (outcome.ok, outcome.host_failed, outcome.word) == (False, False, "failed")
 
 
 async def test_a_fleet_that_is_closed_while_it_is_used_lets_go(fleet_of: MakeFleet, host: Served, toy: Toy) -> None:

@@ -24,12 +24,15 @@ from anvyl_mcp.server.touched import Observer
 from anvyl_mcp.server.trail import HEAD, LOG
 from anvyl_mcp.server.trail import Head as End
 from anvyl_mcp.settings import load
+from tests.fake_engine import FakeEngine
 from tests.nodes import Ran, ServingNode, anvyl, know, serving
 
 
 @pytest.fixture(scope="module")
 def nas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
-    with serving("nas", tmp_path_factory.mktemp("nas")) as node:
+    home = tmp_path_factory.mktemp("nas")
+    # A host without an engine is not well, whatever its log says.
+    with FakeEngine(home / "engine.sock") as engine, serving("nas", home, DOCKER_HOST=engine.url) as node:
         yield node
 
 
@@ -88,12 +91,13 @@ def test_a_tail_that_was_cut_off_is_noticed_also_when_the_log_grew_since(nas: Se
     assert checked().code == 0
 
 
-def test_a_log_that_ends_too_early_is_told_by_what_is_missing(nas: ServingNode) -> None:
+def test_a_log_that_ends_too_early_is_told_by_what_is_missing(nas: ServingNode, tmp_path: Path) -> None:
     know("nas", nas.url)
     looked(2)
     cut(nas.home / "audit", 1)
 
-    told = anvyl("hosts", "check")
+    with FakeEngine(tmp_path / "engine.sock") as engine:
+        told = anvyl("hosts", "check", DOCKER_HOST=engine.url)
 
     assert told.code == 3, "this host is well"
     assert "lost records that this machine has seen" in told.out and "--accept-audit nas" in told.err
@@ -124,7 +128,10 @@ def test_a_host_set_up_anew_is_taken_as_it_is_when_a_person_says_so(nas: Serving
 
 
 def test_a_host_that_never_audited_is_well(tmp_path: Path) -> None:
-    with serving("nas", tmp_path / "fresh") as node:
+    with (
+        FakeEngine(tmp_path / "engine.sock") as engine,
+        serving("nas", tmp_path / "fresh", DOCKER_HOST=engine.url) as node,
+    ):
         know("nas", node.url)
         assert checked().code == 0
         assert not load().heads_file.exists()

@@ -22,7 +22,7 @@ from anvyl_mcp.server.run_options import RunOptions
 settings.register_profile("same every time", derandomize=True, database=None, deadline=None, max_examples=100)
 settings.load_profile("same every time")
 
-LISTS = ("ports", "env", "volumes", "labels")
+LISTS = ("published", "env", "volumes", "labels")
 OPTIONS = (*LISTS, "command", "restart", "network", "memory", "cpus")
 PIECES = (
     "8080", "80", "65535", "65536", "0", "/tcp", "/udp", "/", ":", "127.0.0.1", "[::1]", "512", "1.5", "k", "m", "GiB",
@@ -80,16 +80,17 @@ def test_anything_is_a_size_or_a_duration_or_none(parse: Callable[[str], int | N
 def test_a_port_is_read_in_every_form(outer: int, inner: int, protocol: str, address: str | None) -> None:
     form = f"{f'{address}:' if address else ''}{outer}:{inner}{f'/{protocol}' if protocol else ''}"
 
-    assert parsed(ports=[form]).host["port_bindings"] == {
+    assert parsed(published=[form]).host["port_bindings"] == {
         f"{inner}/{protocol or 'tcp'}": [((address or "").strip("[]"), str(outer))]
     }
 
 
 @given(number, st.sampled_from(["", "/udp"]))
-def test_a_lone_port_stays_itself(port: int, protocol: str) -> None:
-    bound = parsed(ports=[f"{port}{protocol}"]).host["port_bindings"]
+def test_a_lone_port_is_left_to_the_image(port: int, protocol: str) -> None:
+    found = parsed(published=[f"{port}{protocol}"])
 
-    assert bound == {f"{port}{protocol or '/tcp'}": [("", str(port))]}
+    assert [(one.outer, one.protocol) for one in found.lone] == [(str(port), protocol.strip("/"))]
+    assert "port_bindings" not in found.host
 
 
 @given(folder | name, folder, st.sampled_from(["", ":ro", ":rw", ":ro,z"]))

@@ -126,7 +126,7 @@ def test_a_placed_container_waits_for_a_yes(engine: RealEngine, second_engine: R
 
     assert done.code == 5
     assert "has the most free memory: " in done.err
-    assert "this would create container image=busybox:latest" in done.err
+    assert "this would create container app from busybox:latest" in done.err
     assert engine.state("app") is second_engine.state("app") is None
 
 

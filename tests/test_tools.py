@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import psutil
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
 
 from anvyl_mcp import meta
@@ -52,6 +54,7 @@ TOOLS = [
     "remove_volume",
     "get_disk_usage",
     "prune_unused",
+    "list_unused",
     "list_events",
     "get_last_change",
     "undo_change",
@@ -69,12 +72,14 @@ def node(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Any:
 async def client(request: pytest.FixtureRequest, engine: RealEngine, node: ServingNode) -> AsyncIterator[Client]:
     transport, _, handshake = request.param.partition("-")
     here = Node(load(), serving=True)
-    target: Any = f"{node.url}/mcp"
+    # What needs `exec` is neither listed nor done over TCP without a token.
+    allowed = httpx2.AsyncClient(headers=node.headers, timeout=60, trust_env=False)
+    target: Any = streamable_http_client(f"{node.url}/mcp", http_client=allowed)
     if transport == "memory":
         target = here.server
     elif transport == "stdio":
         target = StdioServerParameters(command=ANVYL_MCP, args=["serve", "--stdio"], env=dict(os.environ))
-    async with aclosing(here), Client(target, mode="legacy" if handshake else "auto") as opened:
+    async with aclosing(here), allowed, Client(target, mode="legacy" if handshake else "auto") as opened:
         yield opened
 
 
@@ -153,6 +158,7 @@ async def test_every_tool_says_what_it_is_and_how_safe(memory: Client) -> None:
         "list_networks",
         "list_volumes",
         "get_disk_usage",
+        "list_unused",
         "list_events",
         "list_hosts",
     }
@@ -348,7 +354,7 @@ async def test_logs_of_a_terminal_and_a_container_that_never_stops(memory: Clien
 
 async def test_images_and_the_host_have_their_fields(memory: Client, engine: RealEngine) -> None:
     image = (await call(memory, "list_images"))["images"][0]
-    assert set(image) == {"id", "tags", "size", "created"} and image["size"] > 100_000
+    assert set(image) == {"id", "tags", "size", "created", "ports"} and image["size"] > 100_000
     host = await call(memory, "get_host_info")
     assert set(host) == {
         "name", "hostname", "os", "kernel", "arch", "cpus", "memory_total", "uptime_seconds", "engine"

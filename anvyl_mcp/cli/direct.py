@@ -132,9 +132,10 @@ async def carried_out(
             raise
         steps, missing = await planned(fleet, tool, every, chosen, found)
     if asks(tool, steps, yes=yes):
+        # Several hosts were asked for, also where only one of them turns out to be able.
         steps, impossible = await possible(fleet, tool, steps, found)
         missing += impossible
-    confirm(tool, steps, yes=yes)
+        confirm(tool, steps)
     hosts = [host for step in steps for host in step.hosts]
     answers = (
         None if as_json else Answers(view(tool), hosts, changing="" if tool.reads or tool.untrusted else tool.name)
@@ -263,14 +264,12 @@ def asks(tool: ToolListing, steps: Sequence[Step], *, yes: bool, typed: bool = F
     return not (yes or tool.reads or ((typed or tool.safety == "changes") and len(hosts) == 1))
 
 
-def confirm(tool: ToolListing, steps: Sequence[Step], *, yes: bool, typed: bool = False) -> None:
-    """Ask whether it is to be done, where that is asked.
+def confirm(tool: ToolListing, steps: Sequence[Step]) -> None:
+    """Ask whether it is to be done.
 
     Raises:
         ApprovalNeeded: there is nobody to ask, or the answer is no.
     """
-    if not asks(tool, steps, yes=yes, typed=typed):
-        return
     orders = wording.orders([(tool.name, step.arguments, step.hosts) for step in steps])
     several = [*(f"  {one}" for one in orders), "Do all of this?"]
     details = [line for step in steps for line in step.details]

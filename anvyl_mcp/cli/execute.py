@@ -40,7 +40,8 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
             tool, found = node.fleet.tool("exec_in_container"), Found()
             steps, _ = await direct.planned(node.fleet, tool, [arguments], host, found)
             known.note(settings, node.fleet, found)
-            direct.confirm(tool, steps, yes=yes, typed=True)
+            if direct.asks(tool, steps, yes=yes, typed=True):
+                direct.confirm(tool, steps)
             done = await direct.run(node.fleet, tool, steps, None)
             shell = next((one.host for one in done if one.ok and _was_a_shell(one, _command(words))), "")
             line = await _shell_line(node.fleet, shell, name, _command(words)) if shell and not as_json else ""
@@ -161,8 +162,8 @@ def run(
             steps, _ = await direct.planned(fleet, tool, [arguments], placement.host if placement else host, Found())
             if placement is not None:
                 placing.confirm(placement, steps[0].words(tool), yes=yes)
-            else:
-                direct.confirm(tool, steps, yes=yes)
+            elif direct.asks(tool, steps, yes=yes):
+                direct.confirm(tool, steps)
             with bars.showing(steps[0].hosts) as report:
                 done = await direct.run(fleet, tool, steps, None, report)
         if as_json:

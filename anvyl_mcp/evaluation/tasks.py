@@ -39,7 +39,11 @@ class Want:
     def is_change(self, listing: ToolListing, arguments: Mapping[str, Any]) -> bool:
         """Whether a change is exactly this one: what it says beyond that must be what the tool does anyway."""
         beyond = {name: value for name, value in arguments.items() if name not in self.arguments}
-        harmless = all(same(value, listing.arguments[name].get("default")) for name, value in beyond.items())
+        # What narrows a change down to what the person was shown makes no other change of it.
+        harmless = all(
+            same(value, listing.arguments[name].get("default")) or "x-shown" in listing.arguments[name]
+            for name, value in beyond.items()
+        )
         return self.is_read(listing.name, arguments) and harmless
 
     def __str__(self) -> str:

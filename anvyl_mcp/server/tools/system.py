@@ -109,8 +109,9 @@ def prune_unused(
         Strings, Field(description="ids from list_unused; empty: all", json_schema_extra={"x-shown": "list_unused"})
     ] = [],  # never changed; its schema says what is the default
 ) -> Pruned:
-    """Remove stopped containers, untagged images, empty networks, unnamed volumes or build cache; space: what can be
-    had again.
+    """Remove stopped containers, untagged images, empty networks, unnamed volumes or build cache for good.
+
+    `space` is what can be had again: untagged images and build cache.
     """
     return pruning.prune(engine, what, only)
 
