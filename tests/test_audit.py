@@ -23,8 +23,8 @@ from typing import Any
 
 import pytest
 
+from anvyl_mcp import file_locks
 from anvyl_mcp.errors import AnvylError, Cancelled, Conflict, Denied, Timeout, Unknown
-from anvyl_mcp.server import trail
 from anvyl_mcp.server.audit import Audit, Entry, outcome_of
 from anvyl_mcp.server.trail import HEAD, LOG, sound
 
@@ -592,12 +592,12 @@ def test_a_writer_that_hangs_does_not_hang_the_others(
     audit: Audit, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look(audit)
-    monkeypatch.setattr(trail, "WAIT", 0.05)
+    monkeypatch.setattr(file_locks, "WAIT", 0.05)
     with (folder / HEAD).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(Denied, match="another process holds it"):
+        with pytest.raises(Denied, match="another part of this process holds it"):
             begin(audit)
-        with pytest.raises(AnvylError, match="cannot be read: another process holds it") as unread:
+        with pytest.raises(AnvylError, match="cannot be read: another part of this process holds it") as unread:
             audit.verify()
         assert "fuser" in unread.value.hint
         with pytest.raises(AnvylError, match="cannot be read"):

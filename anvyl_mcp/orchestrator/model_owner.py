@@ -10,7 +10,8 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+
+import httpx
 
 LISTENING = "0A"
 FIRST_LOGIN_USER = 1000
@@ -24,11 +25,14 @@ def foreign_owner(url: str, allowed: str = "") -> str:
     """The login user, other than ours and `allowed`, that listens at a loopback URL; empty when none does.
 
     Root and service users count as the machine itself: they are who runs containers and model servers on it.
+
+    Raises:
+        httpx.InvalidURL: it is not a URL. It is read as the client that connects reads it.
     """
     if sys.platform != "linux":
         return ""
-    targets = set(_loopback_targets(url))
-    port = urlsplit(url).port or 80
+    parsed = httpx.URL(url)
+    targets, port = set(_loopback_targets(parsed.host)), parsed.port or 80
     for address, listening, uid in _listeners() if targets else ():
         if listening == port and targets & {address, *_reached_by(address)} and _is_another_login_user(uid):
             name = _name_of(uid)
@@ -37,8 +41,7 @@ def foreign_owner(url: str, allowed: str = "") -> str:
     return ""
 
 
-def _loopback_targets(url: str) -> Iterator[str]:
-    host = urlsplit(url).hostname or ""
+def _loopback_targets(host: str) -> Iterator[str]:
     if host == "localhost":
         yield from ("127.0.0.1", "::1")
         return

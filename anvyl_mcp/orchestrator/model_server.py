@@ -162,10 +162,10 @@ async def load_model(settings: Settings, name: str, context_length: int) -> int 
 async def connected(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the model server; its failures are `ModelUnavailable`."""
     url = base_url(settings)
-    if problem := foreign_server(url, settings.model_user):
-        raise problem
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
+        if problem := foreign_server(url, settings.model_user):
+            raise problem
         timeout = httpx.Timeout(READ_SECONDS, connect=0.5 if LOOPBACK.fullmatch(httpx.URL(url).host) else 3)
         async with httpx.AsyncClient(timeout=timeout, headers=headers) as client:
             yield client
