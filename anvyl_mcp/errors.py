@@ -28,8 +28,9 @@ AnvylError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import ClassVar, Self
 
 
@@ -41,6 +42,8 @@ class AnvylError(Exception):
 
     choices: tuple[str, ...] = ()
     """The hosts of which a person can name one, where that is all that is missing."""
+    by_host: Mapping[str, AnvylError] = MappingProxyType({})
+    """Why it cannot be done on each host, where several were asked for."""
 
     def __init__(self, message: str, *, hint: str = "", call_hint: str = "") -> None:
         """`hint` is for a person at a command line; `call_hint` for who calls tools, where those need another step."""

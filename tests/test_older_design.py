@@ -69,7 +69,7 @@ def test_the_example_runs_twice_as_it_was_written(free_port: int) -> None:
         done = process("-c", EXAMPLE.format(port=free_port), program=sys.executable)
 
         assert done.code == 0, done.err
-        assert done.out.startswith("Host host-123: host-123: not paired yet"), done.out
+        assert "Host host-123: host-123: not paired yet" in done.out, done.out
         assert "anvyl-mcp invite" in done.out
         assert "never" not in done.err and "Task" not in done.err, done.err
 

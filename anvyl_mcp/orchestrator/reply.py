@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from anvyl_mcp.errors import AnvylError, ApprovalNeeded
 from anvyl_mcp.orchestrator.question import Proposal, Question
-from anvyl_mcp.peers import verdict
+from anvyl_mcp.peers import verdict, words
 from anvyl_mcp.peers.fleet import Outcome
 
 Mode = Literal["model", "rules"]
@@ -49,7 +49,9 @@ class Reply:
     @property
     def hosts(self) -> dict[str, str]:
         """How each host that was asked did: `ok`, or a word and a reason."""
-        return verdict.hosts(self.calls)
+        unable = {host: error for one in self.question.failures for host, error in one.by_host.items()}
+        status = {host: words.status(error, words.call_word(error)) for host, error in unable.items()}
+        return status | verdict.hosts(self.calls)
 
     @property
     def exit_code(self) -> int:

@@ -196,6 +196,12 @@ def _spelled(kind: str, wanted: str, seen: Mapping[str, Outcome]) -> str:
 
 
 def _nowhere(problems: Mapping[str, AnvylError]) -> AnvylError:
+    error = _in_one(problems)
+    error.by_host = problems
+    return error
+
+
+def _in_one(problems: Mapping[str, AnvylError]) -> AnvylError:
     if len(problems) == 1 or len({error.message for error in problems.values()}) == 1:
         [first, *_] = problems.values()
         return first
