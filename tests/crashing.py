@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from anvyl_mcp import running
 from anvyl_mcp.server.audit import Audit
 from anvyl_mcp.server.checked_lines import HEADER_BYTES, begun_in, parse
 from anvyl_mcp.server.journal import FILE
@@ -73,6 +74,11 @@ class Crashing:
             assert line, self.said
             self.said.append(line)
 
+    @property
+    def token(self) -> str:
+        """What the running server keeps for commands of its own user: it gives every right."""
+        return running.local_token(self.home / "run")
+
     def end(self, number: signal.Signals = signal.SIGKILL) -> int:
         """End the server; its exit code."""
         os.kill(self.pid, number)
@@ -81,9 +87,10 @@ class Crashing:
         return code
 
     def close(self) -> None:
-        """End everything."""
+        """End everything, also a server that ended by itself."""
         if self.pid:
-            self.end()
+            with suppress(ProcessLookupError):
+                self.end()
         self._process.kill()
         self._process.wait()
         self._in.close()

@@ -6,12 +6,13 @@ import itertools
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from anvyl_mcp import __version__
+from anvyl_mcp import __version__, running
 from anvyl_mcp.orchestrator.endpoint import load as endpoints
 from anvyl_mcp.server.guard import MOST_BODY_BYTES
 from tests.engines import RealEngine
@@ -34,9 +35,20 @@ POSTS = [path for method, path in ROUTES if method == "POST"]
 
 
 @pytest.fixture(scope="module")
-def urls(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That of the server."""
+    return tmp_path_factory.mktemp("http")
+
+
+@pytest.fixture
+def every_right(urls: dict[str, str], home: Path) -> dict[str, str]:
+    """The header of a caller that may do everything; without a token one may read and operate."""
+    return {"Authorization": f"Bearer {running.local_token(home / 'run')}"}
+
+
+@pytest.fixture(scope="module")
+def urls(engine: RealEngine, home: Path) -> Iterator[dict[str, str]]:
     """A server with two ports, on a real engine, without a model."""
-    home = tmp_path_factory.mktemp("http")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         other = str(probe.getsockname()[1])
@@ -151,10 +163,12 @@ def test_a_large_body_is_refused_before_it_is_sent(path: str, either: httpx.Clie
 
 
 @pytest.mark.parametrize("path", [path for path in POSTS if path != "/nothing"])
-def test_a_large_body_of_unknown_length_is_not_read_to_its_end(path: str, either: httpx.Client) -> None:
+def test_a_large_body_of_unknown_length_is_not_read_to_its_end(
+    path: str, either: httpx.Client, every_right: dict[str, str]
+) -> None:
     chunks = itertools.repeat(b" " * 65536, MOST_BODY_BYTES // 65536 + 2)
 
-    answer = either.post(path, content=chunks, headers=JSON)
+    answer = either.post(path, content=chunks, headers={**JSON, **every_right})
 
     assert (answer.status_code, error_of(answer)["code"]) == (413, "invalid_input")
 

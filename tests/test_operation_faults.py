@@ -108,7 +108,8 @@ async def test_21_a_server_told_to_end_in_the_middle_of_changes_leaves_nothing_b
     fake.add("web")
     fake.add("db")
     fake.fault("POST /containers/.*/stop", "hang")
-    wire = Wire(server.start())
+    url = server.start()
+    wire = Wire(url, token=server.token)
     marker = f"sleep 3{random.Random(os.getpid()).randrange(10_000_000):07}"
 
     async def command() -> None:

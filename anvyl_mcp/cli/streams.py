@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import sys
-from io import TextIOWrapper
+from contextlib import suppress
+from io import TextIOWrapper, UnsupportedOperation
 
 ERRORS = "anvyl-plain"
 PLAIN = str.maketrans("…→×█░━─│✓✗·–—“”‘’", "~>x#.=-|+x.--\"\"''")
@@ -18,7 +19,9 @@ def prepare() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=ERRORS)
     if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
+        # A program that calls us may have read from it already; then it cannot be changed any more.
+        with suppress(UnsupportedOperation):
+            sys.stdin.reconfigure(errors="replace")
 
 
 def is_unicode(encoding: str | None) -> bool:
