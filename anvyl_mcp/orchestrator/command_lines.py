@@ -16,8 +16,8 @@ from anvyl_mcp import text
 from anvyl_mcp.errors import NotUnderstood
 from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.placing import Way, take_first_hosts, take_hosts
-from anvyl_mcp.orchestrator.sentences import COURTEOUS, THANKS, unmask
-from anvyl_mcp.orchestrator.vocabulary import ARTICLES, CONNECTORS, EMPTY, FREE_TEXT, GLUE, is_name
+from anvyl_mcp.orchestrator.sentences import COURTEOUS, THANKS, mask, unmask
+from anvyl_mcp.orchestrator.vocabulary import ARTICLES, CONNECTORS, EMPTY, FREE_TEXT, GLUE, MARK, is_name
 from anvyl_mcp.peers.listing import ToolListing
 
 
@@ -127,8 +127,15 @@ SAID_IN = re.compile(
 )
 """`exec in web: ls /etc`."""
 SEE_TOOLS = "see what can be done: anvyl tools"
-INSIDE = re.compile(r"(?i)\s(?:in|inside|into|within)\s+(?:the\s+)?(?:container\s+)?[\w.-]+(?:\s+container)?\s*$")
+INSIDE = re.compile(
+    r"(?i)\s(?:in|inside|into|within|on|at|through|using)\s+(?:the\s+)?(?:container\s+)?[\w.-]+(?:\s+container)?\s*$"
+)
 """`ls in wbe`: a misspelled container, not an argument."""
+WHERE = re.compile(
+    r"(?i)(?<!\S)(?:in|inside|into|within|on|at|of|for|from|through|via|using|with|by|as|against)(?=((?:\s+[\w.-]+){1,4}))"
+)
+"""`ls in my web app`: what may name a container follows."""
+HOLDERS = frozenset({"container", "containers", "service", "services", "pod", "pods"})
 IN_WHAT = re.compile(r"(?i)(?<!\S)(?:(?:in|inside|into|within)\s+(?:the\s+)?(?=\S)|(?=container\b))([\w.-]*\w)")
 BOTH_WAYS = "for a container say `exec in NAME: COMMAND`, for a machine `run command COMMAND on HOST`"
 
@@ -149,14 +156,25 @@ def unclear_place(command: str) -> NotUnderstood:
     return NotUnderstood(f"it is not clear where `{text.clean(command)[:80]}` is to run", hint=BOTH_WAYS)
 
 
-def may_be_for_a_container(command: str, said: str, things: Set[str]) -> bool:
-    """Whether a command that would run on a machine may be intended for a container; `said` has quoted parts masked."""
-    words = command.split()
-    first = next((word.strip(":,") for word in words if word.lower() != "sudo"), "")
+def may_be_for_a_container(command: str, said: str, quoted: Sequence[str], things: Set[str]) -> bool:
+    """Whether a command that would run on a machine may be intended for a container; `said` has `quoted` masked."""
+    things = {one.lower() for one in things}
+    words = command.lower().split()
+    first = next((word.strip(":,") for word in words if word != "sudo"), "")
     docker = PROGRAM.match(command) is not None and speaks_of_exec(command)
-    ends_inside = INSIDE.search(command) is not None and command in said
-    inside = any(name.lower() == "container" or name in things for name in IN_WHAT.findall(said))
-    return speaks_of_exec(said) or docker or first in things or ends_inside or inside
+    inside = any(name in things or name == "container" for name in IN_WHAT.findall(said.lower()))
+    around = not any(one[1:-1].strip() == command for one in quoted) and _leads_elsewhere(mask(command)[0], things)
+    return speaks_of_exec(said) or docker or first in things or around or inside
+
+
+def _leads_elsewhere(command: str, things: Set[str]) -> bool:
+    """Whether words of a command, its quoted parts masked, may name the container that it is for.
+
+    A quoted part before other words is the command itself, and they say something about it: `"ls" through web`.
+    """
+    quoted_first = re.match(rf"(?:command\s+)?{MARK}\s", command) is not None
+    named = any((things | HOLDERS).intersection(after.split()) for after in WHERE.findall(command.lower()))
+    return quoted_first or named or INSIDE.search(command) is not None
 
 
 @dataclass(frozen=True)

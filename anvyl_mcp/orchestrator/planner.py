@@ -142,7 +142,8 @@ class Planner:
             free = FREE_TEXT & set(() if call.listing.names or call.listing.reads else call.listing.required)
             for command in (str(call.arguments[argument]) for argument in free):
                 placed = self._placed or "host" in call.arguments or command_lines.names_a_place(masked)
-                if not placed or command_lines.may_be_for_a_container(command, masked, await self._things()):
+                things = await self._things()
+                if not placed or command_lines.may_be_for_a_container(command, masked, self._quoted, things):
                     raise command_lines.unclear_place(command)
 
     async def _planned(self, question: str, masked: str) -> list[Step]:

@@ -48,6 +48,19 @@ NOWHERE = (
     "run `touch {file}` on local in the container wbe",
     "run `touch {file}` on local inside wbe container",
     "on local run `touch {file}` for the container web",
+    'execute the command "touch {file}" within wbe on local',
+    'run command "touch {file}" in service web on local',
+    "execute `touch {file}` through web on local",
+    "on local, run command `touch {file}` in all containers",
+    "run command touch {file} on web",
+    "run command touch {file} on wbe",
+    "run command touch {file} at wbe on local",
+    "run command touch {file} on local for web",
+    "run command touch {file} on local from web",
+    "run command touch {file} in pod web on local",
+    "run command touch {file} in my Web app on local",
+    "run command touch {file} using web on local",
+    "run command touch {file} via wbe's container on local",
 )
 
 
@@ -94,6 +107,8 @@ def test_a_machine_that_is_named_runs_its_command(engine: RealEngine, file: Path
         "run command touch {file} on local",
         "execute touch {file} on the machine",
         "on local execute touch {file}",
+        "run command `touch {file}` on local",
+        "run command `sh -c 'touch {file}; echo in web'` on local",
     ):
         done = asked(sentence, file)
 
