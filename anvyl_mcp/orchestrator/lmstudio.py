@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import anyio.to_thread
 import httpx
 from openai.types.chat import ChatCompletion
 from pydantic_ai.exceptions import (
@@ -99,7 +100,7 @@ class LMStudioModel(OpenAIChatModel):
             ModelAPIError: there is none that can be used; the message says why, for a person.
         """
         # A server that ends leaves its port to any user, so this is asked each time.
-        if problem := foreign_server(self.base_url, self._allowed_user):
+        if problem := await anyio.to_thread.run_sync(foreign_server, self.base_url, self._allowed_user):
             raise ModelConnectionError(self.model_name, str(problem))
         try:
             response = await super().request(messages, model_settings, model_request_parameters)

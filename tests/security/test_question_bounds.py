@@ -75,3 +75,27 @@ async def test_health_answers_while_such_questions_are_read(door: Door) -> None:
             await anyio.lowlevel.checkpoint()
 
     assert max(waits) < 0.1 * BUSY_MACHINE
+
+
+async def test_the_event_loop_is_not_kept_by_what_comes_before_a_model_is_asked(door: Door) -> None:
+    """Each question read the certificates of the system on the loop, 40 ms for each of those that came together.
+
+    The processor time of the loop's own thread is measured, which other programs of the machine do not add to.
+    """
+    await door.ask("read", "/agent/process", {"query": "list containers"})
+    turns: list[float] = []
+
+    async def turning() -> None:
+        while True:
+            began = time.thread_time()
+            await anyio.lowlevel.checkpoint()
+            turns.append(time.thread_time() - began)
+
+    async with anyio.create_task_group() as watching:
+        watching.start_soon(turning)
+        async with anyio.create_task_group() as asking:
+            for _ in range(10):
+                asking.start_soon(door.ask, "read", "/agent/process", {"query": long(",")})
+        watching.cancel_scope.cancel()
+
+    assert max(turns) < 0.1
