@@ -173,7 +173,7 @@ def _leads_elsewhere(command: str, things: Set[str]) -> bool:
     A quoted part before other words is the command itself, and they say something about it: `"ls" through web`.
     """
     quoted_first = re.match(rf"(?:command\s+)?{MARK}\s", command) is not None
-    named = any((things | HOLDERS).intersection(after.split()) for after in WHERE.findall(command.lower()))
+    named = not all((things | HOLDERS).isdisjoint(after.split()) for after in WHERE.findall(command.lower()))
     return quoted_first or named or INSIDE.search(command) is not None
 
 
