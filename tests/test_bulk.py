@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+import anyio
+import pytest
+
+from anvyl_mcp import meta
+from anvyl_mcp.peers import pacing
+from anvyl_mcp.peers.listing import Answer, ToolListing
+from anvyl_mcp.peers.pacing import Pace
 from tests.lab import Lab, LabHost
 
 FIRST, SECOND = [f"a{number:02}" for number in range(24)], [f"b{number:02}" for number in range(16)]
@@ -58,3 +65,58 @@ def test_forty_containers_on_two_paired_hosts_restart_under_one_order(lab: Lab) 
     assert all(name in direct.json["error"]["message"] for name in failed)
     assert asked.code == 3
     assert "Could not restart locked-1 on h1" in asked.out and "Restarted a00 on h1." in asked.out
+
+    # What is stopped comes along only when that is said, and one container that is called `all` is not all of them.
+    h1.engine.api.stop("a00", timeout=1)
+    running = lab.anvyl("ask", "restart everything on h1", "--dry-run")
+    for including in ("restart everything, even the stopped ones, on h1", "restart all on h1, also the stopped ones"):
+        every = lab.anvyl("ask", including, "--dry-run")
+        assert every.code == 0 and "a00" in every.out and "a01" in every.out, (including, every.out, every.err)
+    assert "a00" not in running.out and "a01" in running.out
+    one = lab.anvyl("ask", "stop the container all on h1", "--dry-run")
+    assert one.code and "a01" not in one.out + one.err
+
+
+async def test_changes_wait_for_those_before_them_as_long_as_the_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve that take a while each: none is sent while as many are under way as the host takes at once."""
+    monkeypatch.setattr(pacing, "ROOM_SECONDS", 0.1)
+    change = ToolListing("restart_container", "", {}, safety="changes", scope="operate", seconds=20)
+    pace, under_way, most = Pace(), 0, 0
+
+    async def restart() -> Answer:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await anyio.sleep(0.07)
+        under_way -= 1
+        return Answer({})
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for _ in range(3 * meta.CHANGES_AT_ONCE):
+                group.start_soon(pace.run, change, restart)
+
+    assert most == meta.CHANGES_AT_ONCE
+
+
+async def test_a_host_that_answers_no_change_is_sent_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one which hangs is found out in the time of one wait, however many changes there are."""
+    monkeypatch.setattr(pacing, "ROOM_SECONDS", 0.1)
+    change = ToolListing("restart_container", "", {}, safety="changes", scope="operate", seconds=20)
+    pace, sent = Pace(), 0
+    all_sent = anyio.Event()
+
+    async def hang() -> Answer:
+        nonlocal sent
+        sent += 1
+        if sent == 3 * meta.CHANGES_AT_ONCE:
+            all_sent.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3 * meta.CHANGES_AT_ONCE):
+            group.start_soon(pace.run, change, hang)
+        with anyio.fail_after(5):
+            await all_sent.wait()
+        group.cancel_scope.cancel()

@@ -28,7 +28,7 @@ from anvyl_mcp.orchestrator.leftover import (
     without_reason,
 )
 from anvyl_mcp.orchestrator.options import take_options
-from anvyl_mcp.orchestrator.quantified import EVERYTHING, HOSTS, of_all, spread, without_included
+from anvyl_mcp.orchestrator.quantified import EVERYTHING, HOSTS, of_all, spread, with_included, without_included
 from anvyl_mcp.orchestrator.resolving import Found
 from anvyl_mcp.orchestrator.sentences import mask, only_wonders, unmask
 from anvyl_mcp.orchestrator.speech import stem, stems
@@ -87,7 +87,8 @@ class Orders:
         self._guard = guard
         self._fleet = fleet
         self._tools = [one for one in tools if not one.reads and one.toolset != "undo"]
-        self._said, self._quoted = mask(said)
+        masked, self._quoted = mask(said)
+        self._said = with_included(masked)
         self._made: dict[str, str] = {}
         """What the orders so far make, by its kind."""
         self._names_so_far: list[str] = []
@@ -95,8 +96,7 @@ class Orders:
         self._places = ""
         """Where all of it is to be done, when that is said for itself: `on gpu:`, `both on gpu`."""
         self._host = ""
-        self._remarks = ""
-        self._kept = ""
+        self._remarks = self._kept = ""
 
     async def steps(self) -> list[list[Call]]:
         """The calls of every order, a step for each; none when one of them is not understood to its last word.

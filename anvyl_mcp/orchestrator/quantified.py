@@ -23,6 +23,8 @@ HOSTS = re.compile(
     re.IGNORECASE,
 )
 EVERYTHING = re.compile(r"\b(?:everything|all of them|them all|all|every|each|both)\b", re.IGNORECASE)
+CALLED_ALL = r"\b{kind}\s+(?:named\s+|called\s+)?(?:everything|all|every|each|both)\b"
+"""One thing that has such a word for its name: `stop the container all`."""
 SAID_BESIDES = re.compile(
     r"everything|them|they|ones?|that|which|are|is|currently|right|now|please|also|then|every|each|all|both|any(?:thing)?"
     r"|whatever|still|again|back|should|come|go(?:ing)?|take|bring|get|put|give|run(?:s|ning)?|stop(?:ped)?|start|with|named|called"
@@ -39,6 +41,7 @@ INCLUDING = re.compile(
     re.IGNORECASE,
 )
 """Adds the stopped ones to all."""
+ADDED = re.compile(rf",\s*(?P<included>{INCLUDING.pattern})\s*(?:,|(?=[.!]*$)|(?=(?:on|at|in)\s))", re.IGNORECASE)
 
 
 def spread(
@@ -80,6 +83,11 @@ def spread(
     return meant
 
 
+def with_included(said: str) -> str:
+    """An order whose words that add the stopped ones stand between no commas, since they are part of its clause."""
+    return ADDED.sub(r" \g<included> ", said)
+
+
 def without_included(said: str) -> str:
     """An order to all without the words that add the stopped ones."""
     return INCLUDING.sub(" ", said) if of_all(said, "container") else said
@@ -87,7 +95,7 @@ def without_included(said: str) -> str:
 
 def of_all(said: str, kind: str) -> bool:
     """Whether a sentence speaks of all of a kind, not of all hosts."""
-    rest = HOSTS.sub(" ", said)
+    rest = re.sub(CALLED_ALL.format(kind=kind), " ", HOSTS.sub(" ", said), flags=re.IGNORECASE)
     return bool(EVERYTHING.search(rest)) or named(rest, f"{kind}s")
 
 

@@ -346,7 +346,7 @@ class Fleet:
 
         pace = self._paces.setdefault(peer, Pace())
         try:
-            return await pace.run(tool, send)
+            return await pace.run(tool, send, seconds)
         except (Unknown, Timeout) as error:
             if not tool.reads:
                 again = partial(connection.call, tool.name, arguments, meta=told, on_progress=on_progress)

@@ -14,7 +14,7 @@ from anvyl_mcp.peers.listing import Answer, ToolListing
 PATIENCE = 120.0
 """Seconds that a call goes on being sent to a host that refuses it for want of room."""
 ROOM_SECONDS = 30.0
-"""Seconds that a change waits here for those before it; then the host decides."""
+"""Seconds without an answer to any change after which those that wait here are sent too; then the host decides."""
 
 
 class Pace:
@@ -23,10 +23,11 @@ class Pace:
     def __init__(self) -> None:
         self._room = anyio.Semaphore(meta.CHANGES_AT_ONCE)
         self._turns: dict[str, anyio.Lock] = {}
+        self._answered = 0.0
 
-    async def run(self, tool: ToolListing, send: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Send a call until the host takes it, or has refused it for too long."""
-        async with self._place(tool):
+    async def run(self, tool: ToolListing, send: Callable[[], Awaitable[Answer]], seconds: float = 0.0) -> Answer:
+        """Send a call until the host takes it, or has refused it for too long; `seconds` is what the call may take."""
+        async with self._place(tool, max(ROOM_SECONDS, seconds)):
             deadline = anyio.current_time() + PATIENCE
             answer = await send()
             while (wait := _wait(answer)) and anyio.current_time() + wait < deadline:
@@ -34,21 +35,32 @@ class Pace:
                 async with self._turns.setdefault(tool.scope, anyio.Lock()):
                     await anyio.sleep(wait)
                 answer = await send()
+            if not tool.reads:
+                self._answered = anyio.current_time()
             return answer
 
     @asynccontextmanager
-    async def _place(self, tool: ToolListing) -> AsyncIterator[None]:
+    async def _place(self, tool: ToolListing, seconds: float) -> AsyncIterator[None]:
         """A place among the changes that are under way; reads need none."""
         if tool.reads:
             yield
             return
-        with anyio.move_on_after(ROOM_SECONDS) as waiting:
-            await self._room.acquire()
+        has_room = await self._wait_for_room(seconds)
         try:
             yield
         finally:
-            if not waiting.cancelled_caught:
+            if has_room:
                 self._room.release()
+
+    async def _wait_for_room(self, seconds: float) -> bool:
+        """Whether there is room, waited for as long as the host answers changes at all."""
+        deadline = anyio.current_time() + seconds
+        while anyio.current_time() < deadline:
+            with anyio.move_on_at(deadline):
+                await self._room.acquire()
+                return True
+            deadline = self._answered + seconds
+        return False
 
 
 def _wait(answer: Answer) -> float:
