@@ -44,7 +44,8 @@ _BEARER = re.compile(r"\b(bearer|basic)(\s+)[\w.+/=~-]{6,}", re.IGNORECASE)
 _LOGIN = re.compile(r"""(?<![\w-])((?:-u|-U|--user|--proxy-user)[\s=]*['"]?[^\s:'"]+:)[^\s'"]+""")
 _NAMED = re.compile(
     r"""(?<![\w-])--?(?P<flag>[A-Za-z][\w.-]*)(?:=|\s+(?!-))"""
-    r"""|(?<![\w.-])(?P<pair>[A-Za-z_][\w.-]*)(?:["']?\s*=\s*|["']?\s*:\s+|["']\s*:\s*)"""
+    r"""|(?<![\w.-])(?P<pair>[A-Za-z_][\w.-]*)(?:["']?\s*=>?\s*|["']?\s*:\s+|["']\s*:\s*)"""
+    r"""|<(?P<tag>[A-Za-z][\w.-]*)>(?=[^\s<])"""
 )
 _PASSWORD = re.compile(
     r"(?<![\w-])-p(?=\S)(?!\d+:\d|ass(?:in|out|wd|word|phrase)?\b|ath\b|erm\b|id\b|ort\b|rint0?\b|rune\b)"
@@ -83,7 +84,7 @@ def _line(typed: str) -> str:
     typed = URL_LOGIN.sub(rf"\1:{HIDDEN}@", typed)
     typed = _URL_TOKEN.sub(rf"\1{HIDDEN}@", typed)
     typed = _LOGIN.sub(rf"\1{HIDDEN}", typed)
-    typed = _without_values(typed, _NAMED, lambda match: looks_secret(match["flag"] or match["pair"]))
+    typed = _without_values(typed, _NAMED, lambda match: looks_secret(match["flag"] or match["pair"] or match["tag"]))
     typed = _without_values(typed, _PASSWORD, lambda _: True)
     return _SHAPE.sub(HIDDEN, typed)
 

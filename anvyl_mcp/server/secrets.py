@@ -16,6 +16,8 @@ NAMES = re.compile(
 URL_LOGIN = re.compile(r"""\b(\w+://[^/\s:@'"]*):[^\s/'"]+@""")
 WEBHOOK = re.compile(r"""(webhook[\w.-]{0,60}["']?\s*[:=]\s*["']?\w+://[^/\s'"]+/)[^\s'",]+""", re.IGNORECASE)
 """Who knows the path of a webhook may post to it."""
+PART = re.compile(r"""(?<![\w.-])([A-Za-z_][\w.-]{0,60})(\s?=\s?)([^;&\s'"]+)""")
+"""One part of a connection string: `Server=db;Password=…`."""
 SHAPES = re.compile(
     "|".join(
         (
@@ -62,7 +64,12 @@ def _entry(entry: str) -> str:
         return entry
     if (NAMES.search(name) and not is_count(name, value)) or SHAPES.search(value):
         return f"{name}={HIDDEN}"
-    return WEBHOOK.sub(rf"\1{HIDDEN}", f"{name}={URL_LOGIN.sub(_without_login, value)}")
+    value = PART.sub(_without_part, URL_LOGIN.sub(_without_login, value))
+    return WEBHOOK.sub(rf"\1{HIDDEN}", f"{name}={value}")
+
+
+def _without_part(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]}{HIDDEN}" if NAMES.search(match[1]) and not is_count(match[1], match[3]) else match[0]
 
 
 def _without_login(match: re.Match[str]) -> str:

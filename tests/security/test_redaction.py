@@ -134,6 +134,10 @@ def test_tokens_of_known_services_are_hidden_by_their_shape(token: str, form: st
         "MYSQLPASS={}",
         "OAUTH={}",
         "SERVICE_AUTHORIZATION={}",
+        "DATABASE=Server=db;User Id=sa;Password={};Encrypt=true",
+        "STORAGE=DefaultEndpointsProtocol=https;AccountKey={}==;EndpointSuffix=core",
+        "DATABASE=host=db password={} dbname=app",
+        "CALLBACK=https://example.com/in?user=a&api_key={}&x=1",
     ],
 )
 def test_values_are_hidden_by_their_names(entry: str) -> None:
@@ -144,8 +148,17 @@ def test_values_are_hidden_by_their_names(entry: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "line", ["password => {}", "<ApiKey>{}</ApiKey>", "  <password>{}</password>", "'db_password' => '{}',"]
+)
+def test_values_in_the_notations_of_configuration_files_are_hidden(line: str) -> None:
+    assert "hunter2geheim" not in redact.line(line.format("hunter2geheim"))
+
+
+@pytest.mark.parametrize(
     "harmless",
     [
+        "usage: login <user> <password>",
+        "OPTIONS=mode=fast;retries=5",
         "AUTHOR=Jane",
         "COMPASS_URL=http://compass:80/x",
         "BYPASS_PROXY=localhost",
