@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import ssl
 import struct
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import uvicorn
 from mcp.server.lowlevel.server import Server as McpServer
@@ -31,7 +33,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from anvyl_mcp.errors import AnvylError, Denied, Unreachable
-from anvyl_mcp.server import peer_socket
+from anvyl_mcp.server import peer_process, peer_socket
 from anvyl_mcp.server.access import Access
 from anvyl_mcp.server.callers import LOCAL, Caller, caller_of, implied
 from anvyl_mcp.server.certificate import host_identity
@@ -592,6 +594,47 @@ def test_on_loopback_root_in_another_process_namespace_needs_a_token(host: Host)
         token = LocalToken.read(host.local.file)
         assert asked(f"{url}/agent/info", "unshare", "--pid", "--fork", token=token)[0] == 200
         assert asked(f"{url}/agent/info")[0] == 200
+
+
+FIRST = """
+import ctypes, sys, threading, time
+def rest():
+    print("ready", flush=True)
+    time.sleep(1000)
+threading.Thread(target=rest).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+"""A process of which only its second thread still runs."""
+
+
+@linux
+@as_root
+@pytest.mark.skipif(not shutil.which("unshare") or not shutil.which("nsenter"), reason="needs unshare and nsenter")
+def test_a_container_that_is_being_ended_takes_no_rights_from_others(host: Host) -> None:
+    """The first process of its namespace waits, without memory, until the last of the others was collected."""
+    command = ["unshare", "--pid", "--fork", "--kill-child", PYTHON, "-c", FIRST]
+    with served(host) as url, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as outer:
+        assert outer.stdout and outer.stdout.readline() == "ready\n"
+        [first] = psutil.Process(outer.pid).children()
+        with subprocess.Popen(["nsenter", f"--target={first.pid}", "--pid", "--", "sleep", "1000"]) as entered:
+            try:
+                while not (others := psutil.Process(entered.pid).children()):
+                    assert entered.poll() is None
+                assert not peer_process.ended(str(first.pid))
+                # It does not collect its child now.
+                entered.send_signal(signal.SIGSTOP)
+                while psutil.Process(entered.pid).status() != psutil.STATUS_STOPPED:
+                    assert entered.poll() is None
+                os.kill(first.pid, signal.SIGKILL)
+                while others[0].status() != psutil.STATUS_ZOMBIE:
+                    assert outer.poll() is None
+                left, ended = first.num_threads(), peer_process.ended(str(first.pid))
+                status, _ = asked(f"{url}/agent/info")
+            finally:
+                entered.kill()
+                outer.kill()
+
+    assert (left, ended, status) == (2, True, 200)
 
 
 @linux

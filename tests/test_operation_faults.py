@@ -137,7 +137,8 @@ async def test_21_a_server_told_to_end_in_the_middle_of_changes_leaves_nothing_b
     assert took <= 12
     assert not running(marker)
     is_whole(server.home)
-    wire = Wire(server.start())
+    url = server.start()
+    wire = Wire(url, token=server.token)
     again = await sent(wire, "stop_container", "web", "op-stop")
     assert again.error is not None and again.error.code == "unknown"
     assert "container `web` is running now" in again.error.message

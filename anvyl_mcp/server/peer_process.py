@@ -14,6 +14,8 @@ FIRST_PID_NAMESPACE = "pid:[4026531836]"
 """PROC_PID_INIT_INO: the namespace that sees every process of the machine."""
 ROOT_CGROUP = 1
 """Id of the top of the cgroup tree. Machines without systemd keep most of their processes there."""
+MOST_LOOKS = 3
+"""At the threads of a process that seems to have ended. One that starts others all the time has not."""
 TUNNEL = "/dev/net/tun"
 """What carries packets of a container or virtual machine holds it open: slirp4netns, pasta, an emulator."""
 
@@ -159,21 +161,39 @@ def _apart_in_root_cgroup(cgroups: list[str], pid: str) -> bool:
 
 def _in_other_namespace(pid: str, ours: str) -> bool:
     try:
-        return _link(f"/proc/{pid}/ns/pid") != ours and not _ended(pid)
+        return _link(f"/proc/{pid}/ns/pid") != ours and not ended(pid)
     except (FileNotFoundError, ProcessLookupError):
         return False
     except PermissionError:
         return _nested(pid)
 
 
-def _ended(pid: str) -> bool:
-    """Whether only its entry is left, which a parent that waits for no children keeps by the thousand."""
-    try:
-        _link(f"/proc/{pid}/exe")
-    except (FileNotFoundError, ProcessLookupError):
-        # The first thread may have ended before the others.
-        return len(os.listdir(f"/proc/{pid}/task")) < 2  # noqa: PTH208
+def ended(pid: str) -> bool:
+    """Whether no thread can run code any more: each has let go of its memory.
+
+    Its entry may stay for long, and so may a thread: the first process of a namespace waits for all others to end.
+    """
+    looked_at = set[str]()
+    for _ in range(MOST_LOOKS):
+        try:
+            threads = set(os.listdir(f"/proc/{pid}/task")) - looked_at  # noqa: PTH208
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if not threads:
+            return True
+        if any(_has_memory(f"/proc/{pid}/task/{thread}/status") for thread in threads):
+            return False
+        # One that ended may have started another meanwhile.
+        looked_at |= threads
     return False
+
+
+def _has_memory(status: str) -> bool:
+    """Of a thread; readable without rights over it."""
+    try:
+        return "\nVmSize:" in Path(status).read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _nested(pid: str) -> bool:
@@ -183,8 +203,7 @@ def _nested(pid: str) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    gone = fields.get("State", "").startswith("Z") and fields.get("Threads", "").strip() == "1"
-    return not gone and len(fields.get("NSpid", "").split()) != 1
+    return len(fields.get("NSpid", "").split()) != 1 and not ended(pid)
 
 
 def _on_network(pid: str, network: int) -> bool:
@@ -192,4 +211,4 @@ def _on_network(pid: str, network: int) -> bool:
     try:
         return os.stat(f"/proc/{pid}/net/dev").st_ino == network  # noqa: PTH116
     except OSError:
-        return Path(f"/proc/{pid}").exists()
+        return not ended(pid)
