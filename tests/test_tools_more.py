@@ -16,12 +16,13 @@ import pytest
 from docker.errors import APIError
 from mcp import Client
 
+from anvyl_mcp.answer_size import MODEL_BYTES, size
 from anvyl_mcp.app import Node
 from anvyl_mcp.server import disk_usage, stats
 from anvyl_mcp.settings import load
 from tests.counting_proxy import CountingProxy
 from tests.engines import RealEngine
-from tests.nodes import ANVYL, ServingNode, anvyl
+from tests.nodes import ANVYL, ServingNode, anvyl, process
 from tests.test_tools import call, refused, words
 
 
@@ -138,8 +139,17 @@ async def test_commands_run_in_a_container_without_a_shell(memory: Client, engin
     }  # fmt: skip
     both = await call(memory, "exec_in_container", name="web", command="sh -c 'echo out; echo err >&2; exit 3'")
     assert (both["exit_code"], both["stdout"], both["stderr"]) == (3, "out\n", "err\n")
-    loud = await call(memory, "exec_in_container", name="web", command="sh -c 'yes | head -c 1000000'")
-    assert loud["truncated"] is True and len(loud["stdout"]) == 65_536
+    command = "sh -c 'yes | head -c 1000000'"
+    loud = await memory.call_tool("exec_in_container", {"name": "web", "command": command})
+    fields = loud.structured_content or {}
+    assert fields["truncated"] is True and 16_000 < len(fields["stdout"]) < 65_536
+    assert size(fields) + len(words(loud).encode()) <= MODEL_BYTES
+    # What shows it to a person gets all that is kept of it.
+    whole = process("call", "exec_in_container", "name=web", f"command={command}", "--yes", "--json")
+    (entry,) = whole.json["hosts"].values()
+    assert entry["result"]["truncated"] is True and len(entry["result"]["stdout"]) == 65_536
+    shown = process("exec", "web", "--", "sh", "-c", "yes | head -c 1000000")
+    assert shown.out.count("y\n") == 32_768, shown.err
     for number in range(20):
         assert (await call(memory, "exec_in_container", name="web", command=f"echo {number}"))[
             "stdout"
