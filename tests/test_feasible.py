@@ -107,6 +107,7 @@ def test_a_tool_that_a_host_does_not_offer_is_no_question(
 def test_a_prune_names_what_goes_and_removes_nothing_else(engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen: one y removed volumes that no question had named."""
     monkeypatch.setenv("ANVYL_NAME", "first")
+    engine.api.prune_volumes()  # those that containers of other tests left
     shown, late = engine.api.create_volume()["Name"], ""
 
     def volumes() -> set[str]:
