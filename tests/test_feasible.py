@@ -181,3 +181,29 @@ async def test_a_text_alone_holds_the_list(engine: RealEngine, monkeypatch: pyte
 
     assert all(word in said for word in ("web", "idle", "first", "Up ", "created"))
     assert [one["host_id"] for one in results] == ["first"] and "idle" in results[0]["result"]
+
+
+def test_what_cannot_be_done_of_an_order_is_said_with_the_rest(
+    engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
+) -> None:
+    """Seen: `stop web and db` proposed `db` alone, with no word on the `web` of two hosts; with a yes it ended 0."""
+    engine.run("db")
+    for one in (engine, second_engine):
+        one.run("web")
+    impossible = "stop web (both first and second have a container `web`)"
+
+    waiting = anvyl("ask", "--offline", "docker stop web db")
+    document = anvyl("ask", "--offline", "stop web and db", "--json").json
+    with on_a_terminal("ask", "--offline", "stop web and db") as terminal:
+        terminal.until("Stop db (running) on first? [y/N/edit hosts] ")
+        assert f"Not possible: {impossible}." in " ".join(terminal.shown.split())
+        terminal.type("n\n")
+        assert terminal.end() == 5, terminal.shown
+    done = anvyl("ask", "--offline", "stop web and db", "--yes")
+
+    assert (
+        waiting.code == 5 and f"stop db on first. Nothing was changed yet. Not possible: {impossible}." in waiting.out
+    )
+    assert impossible.partition(" (")[2][:-1] in document["error"]["message"]
+    assert done.code == 3 and "Stopped db on first." in done.out and "Could not stop web" in done.out
+    assert [engine.state(name) for name in ("db", "web")] == ["exited", "running"]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from anvyl_mcp import text
 from anvyl_mcp.cli import output
 from anvyl_mcp.cli.approving import Person, chosen_hosts
+from anvyl_mcp.cli.run import attended
 from anvyl_mcp.cli.working import Working
 from anvyl_mcp.errors import AnvylError, Cancelled
-from anvyl_mcp.orchestrator.question import Question
+from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.peers import wording
 from anvyl_mcp.peers.fleet import Fleet, Outcome
 
 if TYPE_CHECKING:
@@ -34,7 +36,15 @@ class Exchange:
         self._printed = 0
         self._working = Working(self._fleet, question, quiet=self._as_json)
         self._person = Person(self._fleet, yes=self._yes, dry_run=question.dry_run, aside=self._aside)
-        question.on_proposals = self._person.look
+        question.on_proposals = self._look
+
+    async def _look(self, proposals: Sequence[Proposal]) -> None:
+        """Have the person decide, who sees first what of the same order cannot be done."""
+        impossible = wording.undone(self._question.impossible)
+        if impossible and attended() and not self._question.dry_run:
+            with self._aside():
+                output.talk(f"Not possible: {text.joined(impossible)}.")
+        await self._person.look(proposals)
 
     async def answer(
         self, assistant: Callable[[], Awaitable[Assistant]], *, model: str = "", offline: bool = False

@@ -329,6 +329,7 @@ def waiting_words(question: Question, waiting: list[Proposal]) -> str:
     orders = joined(wording.orders([(one.tool, one.arguments, one.hosts) for one in waiting]))
     if details := [line.strip() for one in waiting for line in one.details]:
         orders += f" ({'; '.join(details)})"
+    refused = [f"Not possible: {joined(wording.undone(question.impossible))}."] if question.impossible else []
     if question.dry_run:
-        return f"Dry run: would {orders}. Nothing was changed."
-    return f"Waiting for a yes: {orders}. Nothing was changed yet."
+        return " ".join([f"Dry run: would {orders}. Nothing was changed.", *refused])
+    return " ".join([f"Waiting for a yes: {orders}. Nothing was changed yet.", *refused])

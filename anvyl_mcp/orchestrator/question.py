@@ -83,6 +83,8 @@ class Question:
     failures: list[AnvylError] = field(default_factory=list)
     unmended: dict[str, AnvylError] = field(default_factory=dict)
     """Why a tool could not be called at all, until it could."""
+    impossible: list[Outcome] = field(default_factory=list)
+    """Changes that the rules made of the words and that could not even be proposed; no host is asked for them."""
     spent: Counter[str] = field(default_factory=Counter)
     untrusted: str = ""
     set_aside: list[str] = field(default_factory=list)

@@ -60,12 +60,12 @@ class Reply:
             return ApprovalNeeded.exit_code
         if self.error is not None:
             return self.error.exit_code
-        return verdict.exit_code(self.calls)
+        return self.problem.exit_code if self.problem else 0
 
     @property
     def problem(self) -> AnvylError | None:
         """Why there is no answer, or what of it was not done."""
-        return self.error or verdict.failure(self.calls)
+        return self.error or verdict.failure([*self.calls, *self.question.impossible])
 
     def as_dict(self) -> dict[str, Any]:
         """The document of `anvyl ask --json`."""

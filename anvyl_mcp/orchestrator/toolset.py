@@ -142,6 +142,8 @@ class FleetToolset(AbstractToolset[Question]):
         """A question to the person, or the same mistake made twice, is where a model is asked no more."""
         question.failures.append(error)
         question.unmended[listing.name] = error
+        if not listing.reads and (question.by_rules or self._guard is None):
+            question.impossible.append(Outcome("", listing.name, dict(given), Answer(error=error), 0.0))
         asks = isinstance(error, Conflict | ApprovalNeeded) or (isinstance(error, NotFound) and not listing.reads)
         if self._guard and (asks or self._guard.again(f"failed {listing.name}", given, ())):
             question.ended = question.ended or str(error)
