@@ -2,7 +2,8 @@
 
 A yes that is given in advance (`--yes`, `"approve": true`) covers what the person asked for in words. Names, images and
 figures that a model was shown were written by others: what is not in the question word for word was not asked for.
-What is as good as root on a host is never covered when a model proposes it, whatever the words are.
+Arguments that are as good as root on a host are never covered, whoever proposes them; a tool that is, like a command on
+the host, is covered only when rules read it from the words themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from anvyl_mcp.orchestrator.speech import stem
 from anvyl_mcp.peers.listing import ToolListing
 
 Weigh = Callable[[str, Mapping[str, Any]], Sequence[str]]
-"""Why a call, by its tool and arguments, is as good as root on the host that runs it; nothing for an ordinary one."""
+"""Why a call, by its tool and arguments, is as good as root on the host that runs it; nothing for an ordinary one.
+
+Without a tool's name, what of the arguments is.
+"""
 
 
 class Level(Enum):
@@ -79,7 +83,9 @@ def needed(
     if listing.reads:
         return Consent(Level.FREE)
     if by_rules:
-        return Consent(Level.ASK)
+        # The words chose the tool; what its arguments open, a person still has to see.
+        opened = tuple(weigh("", arguments))
+        return Consent(Level.EXPLICIT if opened else Level.ASK, root=opened)
     words = Words(said)
     unsaid = [
         f"{name}={text.shown(value)}"

@@ -18,6 +18,7 @@ from anvyl_mcp.settings import load
 from tests.doors import Door
 from tests.engines import RealEngine
 from tests.model_server import ModelServer, Reply, Served, call, text, tool_call, tool_calls
+from tests.nodes import anvyl
 from tests.test_lying_peers import Scripted, fleet_of, listed
 
 RUN = "please get me a busybox:latest container named inj3 doing 'sleep 99' on here with a volume data at /data"
@@ -183,3 +184,21 @@ async def test_an_approval_of_what_was_not_asked_for_says_why(
     [waiting] = answer.json()["approval"]["calls"]
     assert "mounts the folder `/` of the host" in waiting["why"] and "did not say" in waiting["why"]
     assert engine.api.containers(all=True) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("-v /etc:/host", "mounts the folder `/etc` of the host"),
+        ("--network host", "shares the host's network"),
+        ("--network container:web", "network"),
+    ],
+)
+def test_arguments_as_good_as_root_wait_for_a_person_also_when_they_were_typed(
+    option: str, why: str, engine: RealEngine
+) -> None:
+    """The rules read the whole line, so that the words say it; a yes given in advance still does not cover it."""
+    asked = anvyl("ask", "--offline", "--yes", f"docker run -d --name inj {option} busybox:latest sleep 99")
+
+    assert asked.code == 5 and why in asked.out + asked.err, asked
+    assert engine.state("inj") is None
