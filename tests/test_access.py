@@ -47,6 +47,8 @@ from anvyl_mcp.server.places import Place, Places
 from anvyl_mcp.server.tokens import Tokens
 from tests.nodes import PYTHON
 
+pytestmark = pytest.mark.alone
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who calls")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes other users and makes namespaces")
 NOBODY = 65534

@@ -23,7 +23,7 @@ from tests.nodes import PYTHON
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who calls")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes other users and makes namespaces")
 NOBODY = 65534
-pytestmark = linux
+pytestmark = [linux, pytest.mark.alone]
 
 
 @contextmanager
