@@ -164,6 +164,39 @@ def test_root_in_a_container_on_the_hosts_network_needs_a_token() -> None:
         assert "container" in verdict.refusal
 
 
+FIRST_THREAD_ENDS = """
+import ctypes, os, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+print(flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+V1_GROUP = Path("/sys/fs/cgroup/pids/anvyl-test-first-thread")
+
+
+@as_root
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+@pytest.mark.skipif(not V1_GROUP.parent.is_dir(), reason="needs cgroup v1 next to v2")
+@pytest.mark.parametrize("network", ["its own", "this machine's"])
+def test_a_container_that_is_ending_costs_callers_nothing_if_it_has_a_network_of_its_own(network: str) -> None:
+    """Its first thread has ended, and has no network any more, while others have not."""
+    namespaces = ["--pid", "--fork", "--kill-child", *(["--net"] if network == "its own" else [])]
+    V1_GROUP.mkdir(exist_ok=True)
+    with subprocess.Popen(["unshare", *namespaces, PYTHON, "-c", FIRST_THREAD_ENDS], stdout=subprocess.PIPE) as outer:
+        try:
+            assert outer.stdout is not None and outer.stdout.readline()
+            pid = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text(encoding="ascii").strip()
+            (V1_GROUP / "cgroup.procs").write_text(pid, encoding="ascii")
+            while "\nVmSize:" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8"):
+                pass  # until the first thread has ended
+            with connected("127.0.0.1") as (_, served):
+                assert Loopback().trusted_without_token(*ends(served)).trusted is (network == "its own")
+        finally:
+            outer.kill()
+    while (V1_GROUP / "cgroup.procs").read_text(encoding="ascii"):
+        pass
+    V1_GROUP.rmdir()
+
+
 @as_root
 def test_a_server_without_roots_rights_trusts_only_its_own_user() -> None:
     """It cannot see which processes of other users hold what, so for them it has nothing to go by."""

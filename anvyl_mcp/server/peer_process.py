@@ -207,8 +207,20 @@ def _nested(pid: str) -> bool:
 
 
 def _on_network(pid: str, network: int) -> bool:
-    """Readable without rights over the process, unlike its ns/net; what cannot be read counts as yes."""
+    """Whether a thread of a process is on this network; what cannot be seen counts as yes.
+
+    Readable without rights over the process, unlike its ns/net. Each thread is asked: a thread may have a network of
+    its own, and the first one may end, and lose its network, before the others do.
+    """
     try:
-        return os.stat(f"/proc/{pid}/net/dev").st_ino == network  # noqa: PTH116
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
     except OSError:
         return not ended(pid)
+    return any(_thread_on_network(f"/proc/{pid}/task/{thread}", network) for thread in threads)
+
+
+def _thread_on_network(thread: str, network: int) -> bool:
+    try:
+        return os.stat(f"{thread}/net/dev").st_ino == network  # noqa: PTH116
+    except OSError:
+        return _has_memory(f"{thread}/status")
