@@ -8,7 +8,8 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -165,36 +166,69 @@ def test_root_in_a_container_on_the_hosts_network_needs_a_token() -> None:
 
 
 FIRST_THREAD_ENDS = """
-import ctypes, os, threading, time
-threading.Thread(target=time.sleep, args=(60,)).start()
+import ctypes, threading, time
+
+def replaced():
+    time.sleep(0.0002)
+    threading.Thread(target=replaced, daemon=True).start()
+
+threading.Thread(target={target}).start()
 print(flush=True)
 ctypes.CDLL(None).pthread_exit(None)
 """
-V1_GROUP = Path("/sys/fs/cgroup/pids/anvyl-test-first-thread")
+STAYS, IS_REPLACED = "time.sleep, args=(60,)", "replaced, daemon=True"
+V1_GROUPS = Path("/sys/fs/cgroup/pids")
+
+
+@contextmanager
+def ending_container(target: str, *namespaces: str) -> Iterator[None]:
+    """A process in namespaces and a cgroup of its own whose first thread has ended, while another one runs."""
+    group = V1_GROUPS / f"anvyl-test-{os.getpid()}"
+    command = ["unshare", "--pid", "--fork", "--kill-child", *namespaces, PYTHON, "-c"]
+    group.mkdir()
+    try:
+        with subprocess.Popen([*command, FIRST_THREAD_ENDS.format(target=target)], stdout=subprocess.PIPE) as outer:
+            try:
+                assert outer.stdout is not None and outer.stdout.readline()
+                pid = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text(encoding="ascii").strip()
+                (group / "cgroup.procs").write_text(pid, encoding="ascii")
+                wait_until(lambda: "\nVmSize:" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
+                yield
+            finally:
+                outer.kill()
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text(encoding="ascii"))
+        group.rmdir()
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+in_v1_group = pytest.mark.skipif(
+    not V1_GROUPS.is_dir(), reason="only cgroup v1 next to v2 leaves containers at the root"
+)
 
 
 @as_root
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
-@pytest.mark.skipif(not V1_GROUP.parent.is_dir(), reason="needs cgroup v1 next to v2")
-@pytest.mark.parametrize("network", ["its own", "this machine's"])
-def test_a_container_that_is_ending_costs_callers_nothing_if_it_has_a_network_of_its_own(network: str) -> None:
-    """Its first thread has ended, and has no network any more, while others have not."""
-    namespaces = ["--pid", "--fork", "--kill-child", *(["--net"] if network == "its own" else [])]
-    V1_GROUP.mkdir(exist_ok=True)
-    with subprocess.Popen(["unshare", *namespaces, PYTHON, "-c", FIRST_THREAD_ENDS], stdout=subprocess.PIPE) as outer:
-        try:
-            assert outer.stdout is not None and outer.stdout.readline()
-            pid = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text(encoding="ascii").strip()
-            (V1_GROUP / "cgroup.procs").write_text(pid, encoding="ascii")
-            while "\nVmSize:" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8"):
-                pass  # until the first thread has ended
-            with connected("127.0.0.1") as (_, served):
-                assert Loopback().trusted_without_token(*ends(served)).trusted is (network == "its own")
-        finally:
-            outer.kill()
-    while (V1_GROUP / "cgroup.procs").read_text(encoding="ascii"):
-        pass
-    V1_GROUP.rmdir()
+@in_v1_group
+@pytest.mark.parametrize(("namespaces", "trusted"), [(("--net",), True), ((), False)], ids=["its own", "the machine's"])
+def test_a_container_that_is_ending_matters_only_on_the_machines_network(
+    namespaces: tuple[str, ...], trusted: bool
+) -> None:
+    with ending_container(STAYS, *namespaces), connected("127.0.0.1") as (_, served):
+        assert Loopback().trusted_without_token(*ends(served)).trusted is trusted
+
+
+@as_root
+@in_v1_group
+def test_a_container_cannot_hide_by_replacing_its_threads() -> None:
+    with ending_container(IS_REPLACED), connected("127.0.0.1") as (_, served):
+        for _ in range(300):
+            assert not Loopback().trusted_without_token(*ends(served)).trusted
 
 
 @as_root

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FIRST_PID_NAMESPACE = "pid:[4026531836]"
 ROOT_CGROUP = 1
 """Id of the top of the cgroup tree. Machines without systemd keep most of their processes there."""
 MOST_LOOKS = 3
-"""At the threads of a process that seems to have ended. One that starts others all the time has not."""
+"""At the threads of a process, while new ones appear."""
 TUNNEL = "/dev/net/tun"
 """What carries packets of a container or virtual machine holds it open: slirp4netns, pasta, an emulator."""
 
@@ -173,25 +173,33 @@ def ended(pid: str) -> bool:
 
     Its entry may stay for long, and so may a thread: the first process of a namespace waits for all others to end.
     """
+    return not _any_thread(pid, _has_memory)
+
+
+def _any_thread(pid: str, applies: Callable[[str], bool]) -> bool:
+    """Whether something applies to a thread of a process, given as its folder in /proc.
+
+    Also true of a process that starts threads faster than they can be looked at.
+    """
     looked_at = set[str]()
     for _ in range(MOST_LOOKS):
         try:
             threads = set(os.listdir(f"/proc/{pid}/task")) - looked_at  # noqa: PTH208
         except (FileNotFoundError, ProcessLookupError):
-            return True
-        if not threads:
-            return True
-        if any(_has_memory(f"/proc/{pid}/task/{thread}/status") for thread in threads):
             return False
-        # One that ended may have started another meanwhile.
+        if not threads:
+            return False
+        if any(applies(f"/proc/{pid}/task/{thread}") for thread in threads):
+            return True
+        # A thread that has just ended may have started another one.
         looked_at |= threads
-    return False
+    return True
 
 
-def _has_memory(status: str) -> bool:
-    """Of a thread; readable without rights over it."""
+def _has_memory(thread: str) -> bool:
+    """Whether a thread still has memory; readable without rights over it."""
     try:
-        return "\nVmSize:" in Path(status).read_text(encoding="utf-8", errors="replace")
+        return "\nVmSize:" in Path(f"{thread}/status").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -207,20 +215,16 @@ def _nested(pid: str) -> bool:
 
 
 def _on_network(pid: str, network: int) -> bool:
-    """Whether a thread of a process is on this network; what cannot be seen counts as yes.
+    """Whether a process has a thread on this network; a thread that cannot be checked counts as one.
 
-    Readable without rights over the process, unlike its ns/net. Each thread is asked: a thread may have a network of
-    its own, and the first one may end, and lose its network, before the others do.
+    Readable without rights over the process, unlike its ns/net. The first thread alone does not tell: it can end, and
+    lose its network, before the others do.
     """
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
-    except OSError:
-        return not ended(pid)
-    return any(_thread_on_network(f"/proc/{pid}/task/{thread}", network) for thread in threads)
 
+    def applies(thread: str) -> bool:
+        try:
+            return os.stat(f"{thread}/net/dev").st_ino == network  # noqa: PTH116
+        except OSError:
+            return _has_memory(thread)
 
-def _thread_on_network(thread: str, network: int) -> bool:
-    try:
-        return os.stat(f"{thread}/net/dev").st_ino == network  # noqa: PTH116
-    except OSError:
-        return _has_memory(f"{thread}/status")
+    return _any_thread(pid, applies)
