@@ -92,7 +92,22 @@ def test_a_change_on_a_dead_host_fails_alone(
 
     assert done.code == 1
     assert done.json["hosts"] == {"second": "unreachable: connection refused"}
+    assert done.json["error"]["message"] == "second: connection refused"
     assert engine.state("web") == "running"
+
+
+def test_a_change_on_two_dead_hosts_names_both(
+    engine: RealEngine, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    engine.run("web")
+    monkeypatch.setenv("ANVYL_NAME", "first")
+    know("second", f"http://127.0.0.1:{free_port}")
+    assert anvyl("hosts", "add", "third", f"http://127.0.0.2:{free_port}").code == 0
+
+    done = anvyl("ask", "stop web on second and third", "--yes", "--offline", "--json")
+
+    assert done.code == 1
+    assert done.json["error"]["message"] == "second and third: connection refused"
 
 
 def test_a_change_without_a_host_waits_for_a_person_when_one_host_cannot_be_asked(

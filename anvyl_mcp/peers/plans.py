@@ -5,6 +5,7 @@ Nobody is asked for a yes to what cannot be done; and what was decided is made o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -202,13 +203,25 @@ def _nowhere(problems: Mapping[str, AnvylError]) -> AnvylError:
 
 
 def _in_one(problems: Mapping[str, AnvylError]) -> AnvylError:
-    if len(problems) == 1 or len({error.message for error in problems.values()}) == 1:
-        [first, *_] = problems.values()
-        return first
-    told = text.joined([error.message for error in problems.values()])
-    kinds = {type(error) for error in problems.values()}
-    hints = dict.fromkeys(error.hint for error in problems.values() if error.hint)
-    return (kinds.pop() if len(kinds) == 1 else AnvylError)(told, hint=next(iter(hints), ""))
+    """One error that names every host with a problem."""
+    hosts_of: dict[str, list[str]] = {}
+    for host, error in problems.items():
+        hosts_of.setdefault(error.message, []).append(host)
+    errors = {error.message: error for error in problems.values()}
+    named = [
+        error if all(_names(message, host) for host in hosts_of[message]) else error.on(text.joined(hosts_of[message]))
+        for message, error in errors.items()
+    ]
+    if len(named) == 1:
+        return named[0]
+    kinds = {type(error) for error in named}
+    hints = dict.fromkeys(error.hint for error in named if error.hint)
+    message = text.joined([error.message for error in named])
+    return (kinds.pop() if len(kinds) == 1 else AnvylError)(message, hint=next(iter(hints), ""))
+
+
+def _names(message: str, host: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(host)}(?![\w-])", message) is not None
 
 
 async def expected(
