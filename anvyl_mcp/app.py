@@ -117,8 +117,7 @@ class Node:
             from anvyl_mcp.server.policy_objects import looking
             from anvyl_mcp.server.progress import Progress
             from anvyl_mcp.server.stats import Samples
-            from anvyl_mcp.server.tool import load_tools
-            from anvyl_mcp.server.toolsets import choose
+            from anvyl_mcp.server.toolsets import choose, load_tools
             from anvyl_mcp.server.touched import Observer
             from anvyl_mcp.server.undoing import Undoable
 
@@ -384,7 +383,7 @@ def test_policy(
 def every_tool() -> list[Tool]:
     """All that this installation could serve."""
     from anvyl_mcp.fleet_tools import fleet_tools
-    from anvyl_mcp.server.tool import load_tools
+    from anvyl_mcp.server.toolsets import load_tools
 
     return [*load_tools(), *fleet_tools(None)]
 

@@ -29,7 +29,7 @@ def catalogue(cache_dir: Path) -> dict[str, ToolListing]:
 def _listed() -> list[dict[str, Any]]:
     from anvyl_mcp.fleet_tools import fleet_tools
     from anvyl_mcp.server.mcp_server import listing
-    from anvyl_mcp.server.tool import load_tools
+    from anvyl_mcp.server.toolsets import load_tools
 
     result = listing([*load_tools(), *fleet_tools(None)])
     return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in result.tools]

@@ -26,7 +26,7 @@ import os, sys
 import anvyl_mcp.app
 from anvyl_mcp.cli import host
 from anvyl_mcp.server import changes, http, mcp_server, serving
-from anvyl_mcp.server.tool import load_tools
+from anvyl_mcp.server.toolsets import load_tools
 
 load_tools()
 while sys.stdin.readline():

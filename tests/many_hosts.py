@@ -17,7 +17,7 @@ import anyio
 
 from anvyl_mcp.app import Node
 from anvyl_mcp.errors import AnvylError
-from anvyl_mcp.server import limits, serving, tool
+from anvyl_mcp.server import limits, serving, tool, toolsets
 from anvyl_mcp.settings import load
 
 SCOPES = "read,operate,exec"
@@ -46,8 +46,8 @@ def hosts_file(urls: list[str], pin: str, token: str) -> str:
 
 def main(count: int) -> None:
     limits.PER_SECOND = dict.fromkeys(limits.PER_SECOND, 1e9)
-    declared = tool.load_tools
-    tool.load_tools = lambda: [*declared(), echo]
+    declared = toolsets.load_tools
+    toolsets.load_tools = lambda: [*declared(), echo]
     anyio.run(serve, count)
 
 

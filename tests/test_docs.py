@@ -17,7 +17,7 @@ import anvyl_mcp
 from anvyl_mcp.cli import host, operator
 from anvyl_mcp.cli.table import described
 from anvyl_mcp.server.guardrails import RULES
-from anvyl_mcp.server.tool import load_tools
+from anvyl_mcp.server.toolsets import load_tools
 from anvyl_mcp.settings import SETTINGS
 from tests.conftest import OUTSIDE
 

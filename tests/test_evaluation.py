@@ -25,7 +25,7 @@ from anvyl_mcp.evaluation.world import World
 from anvyl_mcp.orchestrator import models
 from anvyl_mcp.orchestrator.model_server import OPENAI_COMPATIBLE
 from anvyl_mcp.peers.listing import ToolListing
-from anvyl_mcp.server.tool import load_tools
+from anvyl_mcp.server.toolsets import load_tools
 from anvyl_mcp.settings import load as settings
 from tests.model_server import ModelServer, text, tool_call
 

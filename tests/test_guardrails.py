@@ -26,7 +26,8 @@ from anvyl_mcp.server.guardrails import (
     protected,
     reasons,
 )
-from anvyl_mcp.server.tool import Result, Tool, load_tools, tool
+from anvyl_mcp.server.tool import Result, Tool, tool
+from anvyl_mcp.server.toolsets import load_tools
 from anvyl_mcp.settings import load
 from tests.engines import RealEngine
 

@@ -31,7 +31,8 @@ from anvyl_mcp.server.mcp_server import build_server, instructions
 from anvyl_mcp.server.policy import Policy
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.prompts import PROMPTS
-from anvyl_mcp.server.tool import Result, Tool, load_tools, tool
+from anvyl_mcp.server.tool import Result, Tool, tool
+from anvyl_mcp.server.toolsets import load_tools
 from anvyl_mcp.server.touched import Observer
 from anvyl_mcp.server.trust import Trust
 from anvyl_mcp.settings import load

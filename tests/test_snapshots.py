@@ -12,7 +12,7 @@ import pytest
 from anvyl_mcp import text
 from anvyl_mcp.fleet_tools import fleet_tools
 from anvyl_mcp.server.mcp_server import listing
-from anvyl_mcp.server.tool import load_tools
+from anvyl_mcp.server.toolsets import load_tools
 from tests.conftest import OUTSIDE
 
 FOLDER = Path(__file__).parent / "data" / "tools"

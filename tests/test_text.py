@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from anvyl_mcp import text
 from anvyl_mcp.fleet_tools import fleet_tools
-from anvyl_mcp.server.tool import Result, Tool, load_tools, schema_of
+from anvyl_mcp.server.tool import Result, Tool, schema_of
+from anvyl_mcp.server.toolsets import load_tools
 
 
 @pytest.mark.parametrize(

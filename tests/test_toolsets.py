@@ -11,7 +11,7 @@ from mcp import Client
 
 from anvyl_mcp.app import Node
 from anvyl_mcp.errors import InvalidInput
-from anvyl_mcp.server.tool import load_tools
+from anvyl_mcp.server.toolsets import load_tools
 from anvyl_mcp.settings import load
 from tests.nodes import ANVYL_MCP, Ran, anvyl, process
 from tests.test_tools import call, refused

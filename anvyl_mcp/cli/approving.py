@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from anvyl_mcp.cli import output
-from anvyl_mcp.cli.run import attended, line_typed
-from anvyl_mcp.errors import AnvylError
+from anvyl_mcp.cli.run import ask_yes_no, attended, line_typed
+from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, Declined
 from anvyl_mcp.peers import wording
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.question import Proposal
     from anvyl_mcp.peers.fleet import Fleet
+    from anvyl_mcp.peers.undoing import Undo
 
 YES, NO = frozenset({"y", "yes"}), frozenset({"", "n", "no"})
 EDIT = re.compile(r"e(?:dit)?(?:\s+hosts?)?(?:\s+(?P<number>\d+))?(?:\s+hosts?)?")
@@ -136,3 +137,24 @@ async def chosen_hosts(fleet: Fleet, error: AnvylError | None) -> str:
 
 async def _typed(*question: str) -> str:
     return (await line_typed(*question)).strip().lower()
+
+
+def confirm_undo(wanted: Undo, *, yes: bool = False) -> None:
+    """Ask before the last change is undone.
+
+    Raises:
+        Conflict: things are not as the change left them.
+        ApprovalNeeded: there is nobody to ask, or the answer is no.
+    """
+    if not wanted.possible:
+        raise Conflict(f"{wanted.host}: {wanted.words}", hint="nothing was changed")
+    if yes:
+        output.talk(f"on {wanted.host}: {wanted.words}")
+        return
+    answer = ask_yes_no(f"on {wanted.host}: {wanted.words}", "go on?")
+    if answer is None:
+        raise ApprovalNeeded(
+            f"this would, on {wanted.host}, {wanted.words}, and there is no terminal to ask at", hint="add --yes"
+        )
+    if not answer:
+        raise Declined()

@@ -192,13 +192,13 @@ class Chat:
             output.talk(f"note:  {choice.warning}")
 
     async def _undo(self, _: str) -> None:
-        from anvyl_mcp.cli import undo
+        from anvyl_mcp.cli.approving import confirm_undo
         from anvyl_mcp.peers import undoing
 
         # Of the hosts that this conversation changed, if it did: one that is silent elsewhere is in nobody's way.
         hosts = ",".join(dict.fromkeys(self._changed)) or self._host
         wanted = await self._waiting(lambda: undoing.last_change(self._fleet, hosts))
-        undo.confirm(wanted)
+        confirm_undo(wanted)
         outcome = await self._waiting(lambda: undoing.undo(self._fleet, wanted))
         output.block(outcome, alone=False) if outcome.ok else output.failure(outcome)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anvyl_mcp.cli.options import Host, Json, Yes
-from anvyl_mcp.errors import AnvylError, ApprovalNeeded, Conflict, Declined
+from anvyl_mcp.errors import AnvylError
 
 if TYPE_CHECKING:
     from anvyl_mcp.peers.undoing import Undo
@@ -26,6 +26,7 @@ def undo(
     """
     from anvyl_mcp import text
     from anvyl_mcp.cli import output
+    from anvyl_mcp.cli.approving import confirm_undo
     from anvyl_mcp.cli.run import command
     from anvyl_mcp.peers import undoing, verdict
 
@@ -43,7 +44,7 @@ def undo(
                 else:
                     output.say(text.one_line(f"{wanted.host}: {wanted.words}"))
                 return 0
-            confirm(wanted, yes=yes)
+            confirm_undo(wanted, yes=yes)
             outcome = await undoing.undo(node.fleet, wanted)
             if as_json:
                 output.document(_document(seen, result=outcome.answer.result, error=outcome.error))
@@ -53,30 +54,6 @@ def undo(
             return verdict.exit_code([outcome])
 
     command(work, failed=(lambda error: _document(seen, error=error)) if as_json else None)
-
-
-def confirm(wanted: Undo, *, yes: bool = False) -> None:
-    """Ask whether that is what is meant.
-
-    Raises:
-        Conflict: things are not as the change left them.
-        ApprovalNeeded: there is nobody to ask, or the answer is no.
-    """
-    from anvyl_mcp.cli import output
-    from anvyl_mcp.cli.run import ask_yes_no
-
-    if not wanted.possible:
-        raise Conflict(f"{wanted.host}: {wanted.words}", hint="nothing was changed")
-    if yes:
-        output.talk(f"on {wanted.host}: {wanted.words}")
-        return
-    answer = ask_yes_no(f"on {wanted.host}: {wanted.words}", "go on?")
-    if answer is None:
-        raise ApprovalNeeded(
-            f"this would, on {wanted.host}, {wanted.words}, and there is no terminal to ask at", hint="add --yes"
-        )
-    if not answer:
-        raise Declined()
 
 
 def _document(seen: list[Undo], *, result: Any = None, error: AnvylError | None = None) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from anvyl_mcp.fleet_tools import fleet_tools
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
 from anvyl_mcp.peers.registry import Peer, Registry
-from anvyl_mcp.server.tool import Tool, load_tools
+from anvyl_mcp.server.tool import Tool
+from anvyl_mcp.server.toolsets import load_tools
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,13 @@ from anvyl_mcp.orchestrator import models, report, telemetry
 from anvyl_mcp.orchestrator.answers import Call
 from anvyl_mcp.orchestrator.choice import choose
 from anvyl_mcp.orchestrator.consent import Weigh, nothing_known
-from anvyl_mcp.orchestrator.documents import MOST_CHARACTERS
 from anvyl_mcp.orchestrator.drive import drive_for
 from anvyl_mcp.orchestrator.freely import Freely
 from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.guarded import ENDED, GuardedModel
 from anvyl_mcp.orchestrator.model_errors import next_step
 from anvyl_mcp.orchestrator.plan import PlanModel
-from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.question import MOST_CHARACTERS, Proposal, Question
 from anvyl_mcp.orchestrator.reading import Reading, too_long
 from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
 from anvyl_mcp.orchestrator.rules import RULES, rules_model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import anyio
@@ -17,7 +16,7 @@ from anvyl_mcp.orchestrator.answers import CANCELLED
 from anvyl_mcp.orchestrator.approvals import Approvals, Held, HeldCall, expiry, new_id
 from anvyl_mcp.orchestrator.carrying import carry_out, held_call
 from anvyl_mcp.orchestrator.documents import Answer, Approval, DoneCall, Waiting, WaitingCall
-from anvyl_mcp.orchestrator.endpoint import Asking, Scope, require_relay
+from anvyl_mcp.orchestrator.endpoint import Asking, Scope, Watch, require_relay
 from anvyl_mcp.orchestrator.others import Others
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply, call_as_dict
@@ -34,14 +33,6 @@ AT_ONCE = 16
 """Questions that are worked on; more wait, so that neither a model nor an engine gets all of them at once."""
 MOST_WAITING = 256
 LONGEST_WAIT = 60.0
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who is told of calls as they begin and end."""
-
-    on_call: Callable[[str, Mapping[str, Any], list[str]], None] = lambda tool, arguments, hosts: None
-    on_outcome: Callable[[Outcome], None] = lambda outcome: None
 
 
 class Desk:

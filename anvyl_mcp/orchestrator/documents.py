@@ -5,12 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from anvyl_mcp.orchestrator.endpoint import Document
-
-MOST_CHARACTERS = 4000
-"""Of a question; a longer one is a pasted file."""
+from anvyl_mcp.orchestrator.question import MOST_CHARACTERS
 
 Query = Annotated[
     str, Field(min_length=1, max_length=MOST_CHARACTERS, description="what you want to know or have done")
@@ -24,6 +21,12 @@ Approve = Annotated[
 
 def _is_empty(value: object) -> bool:
     return not value
+
+
+class Document(BaseModel):
+    """A JSON body. What we are sent is taken literally: no unknown fields, no text for a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Question(Document):

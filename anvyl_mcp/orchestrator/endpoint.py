@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from anvyl_mcp.errors import Denied
 from anvyl_mcp.peers.fleet import Fleet
@@ -27,22 +27,21 @@ from anvyl_mcp.peers.path import Stop
 from anvyl_mcp.settings import Settings
 
 if TYPE_CHECKING:
-    from anvyl_mcp.orchestrator.desk import Desk
+    from anvyl_mcp.orchestrator.documents import (
+        Answer,
+        DoneCall,
+        RemoteAnswer,
+        RemoteWaiting,
+        Results,
+        Waiting,
+        WaitingCall,
+    )
+    from anvyl_mcp.peers.fleet import Outcome
 
 Scope = Literal["read", "operate", "exec"]
 Tell = Callable[[str, BaseModel], None]
 """Send one event to whoever listens to a stream: its name and what it holds."""
 Handler = Callable[..., Awaitable[BaseModel | None]]
-
-
-class Document(BaseModel):
-    """A JSON body. What we are sent is taken literally: no unknown fields, no text for a number."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Nothing(Document):
-    """No body."""
 
 
 class Asking(Protocol):
@@ -73,13 +72,77 @@ class Asking(Protocol):
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Callbacks for each call of a question, as it begins and as it ends."""
+
+    on_call: Callable[[str, Mapping[str, Any], list[str]], None] = lambda tool, arguments, hosts: None
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None
+
+
+class Forwarder(Protocol):
+    """Sends questions on to the agents of other hosts; see `others.Others`."""
+
+    async def ask(
+        self,
+        host_id: str,
+        query: str,
+        asking: Asking,
+        *,
+        approve: bool = False,
+        path: tuple[Stop, ...] = (),
+        request_id: str = "",
+        alone: bool = False,
+    ) -> RemoteAnswer | RemoteWaiting:
+        """Have one host's agent answer."""
+
+    async def broadcast(
+        self,
+        message: str,
+        asking: Asking,
+        *,
+        approve: bool = False,
+        path: tuple[Stop, ...] = (),
+        request_id: str = "",
+    ) -> Results:
+        """Have the agents of all hosts answer."""
+
+
+class QuestionService(Protocol):
+    """Answers questions and decides about what they propose; see `desk.Desk`."""
+
+    @property
+    def others(self) -> Forwarder:
+        """The agents of the other hosts."""
+
+    async def process(
+        self,
+        text: str,
+        asking: Asking,
+        *,
+        approve: bool = False,
+        path: tuple[Stop, ...] = (),
+        at_home: bool = False,
+        alone: bool = False,
+        watch: Watch | None = None,
+    ) -> Answer | Waiting:
+        """Answer one question; changes wait for approval unless `approve`."""
+
+    async def decide(self, id_: str, asking: Asking, *, approve: bool, request_id: str = "") -> Answer:
+        """Approve or refuse what waits."""
+
+    @staticmethod
+    def watch(called: Callable[[WaitingCall], None], done: Callable[[DoneCall], None]) -> Watch:
+        """Callbacks that report calls as documents."""
+
+
+@dataclass(frozen=True)
 class Here:
     """What the endpoints of one host share."""
 
     fleet: Fleet
     settings: Settings
     base_url: Callable[[], str]
-    desk: Callable[[], Awaitable[Desk]]
+    desk: Callable[[], Awaitable[QuestionService]]
 
 
 @dataclass(frozen=True)

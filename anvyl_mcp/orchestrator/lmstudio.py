@@ -45,8 +45,7 @@ from pydantic_ai.tools import RunContext
 from anvyl_mcp.arguments import fitted, literal, sound
 from anvyl_mcp.orchestrator.leaked_markup import closed_thinking, without_channels, without_tokens
 from anvyl_mcp.orchestrator.local_provider import LocalProvider
-from anvyl_mcp.orchestrator.model_server import error_words, foreign_server
-from anvyl_mcp.orchestrator.models import READ, SENT
+from anvyl_mcp.orchestrator.model_server import READ, SENT, error_words, foreign_server
 from anvyl_mcp.orchestrator.written_calls import WrittenCall, tool_name, unreadable_call, written_calls
 
 OVERFLOW = re.compile(r"context.{0,20}(?:length|size|window|overflow)|fit in context|tokens to keep|n_keep|n_ctx", re.I)

@@ -28,6 +28,9 @@ OLLAMA = "ollama"
 LLAMA_CPP = "llama.cpp"
 OPENAI_COMPATIBLE = "openai-compatible"
 
+READ, SENT = "anvyl_tokens_read", "anvyl_tokens_sent"
+"""Keys, in an answer's details, of the token counts when the server cut the prompt."""
+
 READ_SECONDS = 3.0
 LOAD_SECONDS = 600.0
 IN_KEYRING = "keyring"

@@ -18,6 +18,8 @@ from anvyl_mcp.orchestrator.model_server import (
     LLAMA_CPP,
     LMSTUDIO,
     OLLAMA,
+    READ,
+    SENT,
     Listing,
     ServedModel,
     api_key,
@@ -36,8 +38,6 @@ MEMORY = "models.json"
 SMALL_CONTEXT = 8192
 GOOD_CONTEXT = 16384
 
-READ, SENT = "anvyl_tokens_read", "anvyl_tokens_sent"
-"""On an answer to a prompt that the server cut."""
 INSTANCE = re.compile(r":\d+$")
 
 

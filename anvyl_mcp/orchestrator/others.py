@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from pydantic import ValidationError
@@ -24,13 +24,10 @@ from anvyl_mcp.orchestrator.documents import (
 )
 from anvyl_mcp.orchestrator.endpoint import Asking, require_relay
 from anvyl_mcp.peers import agents
-from anvyl_mcp.peers.fleet import OnBehalf
+from anvyl_mcp.peers.fleet import Fleet, OnBehalf
 from anvyl_mcp.peers.path import Stop, extended
 from anvyl_mcp.peers.registry import Peer, unknown_host
 from anvyl_mcp.peers.rest import Foreign
-
-if TYPE_CHECKING:
-    from anvyl_mcp.orchestrator.desk import Desk
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +36,29 @@ NO_AGENT = (404, 405, 501)
 OTHER_VERSION = "is it the same version of Anvyl? See anvyl hosts check"
 
 
+class LocalAgent(Protocol):
+    """This host's own agent, as far as forwarding needs it; see `desk.Desk`."""
+
+    fleet: Fleet
+    here: Stop
+
+    async def process(
+        self, text: str, asking: Asking, *, approve: bool, path: tuple[Stop, ...], at_home: bool, alone: bool
+    ) -> Answer | Waiting:
+        """Answer a question about this host."""
+
+    async def answer(self, text: str, asking: Asking, *, approve: bool, host: str) -> Answer | Waiting:
+        """Answer a question about another host with that host's tools."""
+
+    async def hold(self, held: Held) -> Approval:
+        """Keep changes until a person decides."""
+
+
 class Others:
     """The agents of the fleet's other hosts, as this host reaches them."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, agent: LocalAgent) -> None:
+        self._agent = agent
 
     async def ask(
         self,
@@ -65,15 +80,15 @@ class Others:
             Conflict: the question went in a circle.
             AnvylError: its own error.
         """
-        fleet, name = self._desk.fleet, host_id.strip().lower()
+        fleet, name = self._agent.fleet, host_id.strip().lower()
         if name != fleet.local.name:
             require_relay(asking, fleet.local.name, "ask other hosts")
         if (peer := fleet.peers.get(name)) is None:
             raise unknown_host(host_id, fleet.hosts)
         if name == fleet.local.name:
-            done = await self._desk.process(query, asking, approve=approve, path=path, at_home=True, alone=alone)
+            done = await self._agent.process(query, asking, approve=approve, path=path, at_home=True, alone=alone)
             return _from(name, done)
-        way = extended(path, self._desk.here)
+        way = extended(path, self._agent.here)
         sender = agents.Sender(OnBehalf(asking.name, asking.scopes), way, request_id, alone)
         try:
             return await self._sent(peer, query, sender, asking, approve=approve)
@@ -97,9 +112,9 @@ class Others:
             Denied: the caller's token is for this host alone.
             Conflict: the question went in a circle.
         """
-        require_relay(asking, self._desk.fleet.local.name, "ask other hosts")
-        extended(path, self._desk.here)
-        names = self._desk.fleet.hosts
+        require_relay(asking, self._agent.fleet.local.name, "ask other hosts")
+        extended(path, self._agent.here)
+        names = self._agent.fleet.hosts
         results: dict[str, Result] = {}
         limiter = anyio.CapacityLimiter(AT_ONCE)
 
@@ -130,11 +145,11 @@ class Others:
         Raises:
             AnvylError: it does not answer, or refuses.
         """
-        fleet = self._desk.fleet
+        fleet = self._agent.fleet
         peer = fleet.peers.get(forwarded.host)
         if peer is None:
             raise unknown_host(forwarded.host, fleet.hosts)
-        sender = agents.Sender(rights, (self._desk.here,), request_id)
+        sender = agents.Sender(rights, (self._agent.here,), request_id)
         try:
             told = await agents.decide(peer, forwarded.id, sender, approve=approve)
         except AnvylError as error:
@@ -174,7 +189,7 @@ class Others:
             model=waiting.model,
             forwarded=Forwarded(peer.name, waiting.approval.id),
         )
-        return await self._desk.hold(held)
+        return await self._agent.hold(held)
 
     async def _by_tools(
         self, name: str, query: str, asking: Asking, why: AnvylError, *, approve: bool
@@ -182,7 +197,7 @@ class Others:
         """The answer from here, with that host's tools; it says so."""
         log.debug("the agent on %s cannot answer (%s); its tools are used from here", name, why)
         try:
-            done = await self._desk.answer(query, asking, approve=approve, host=name)
+            done = await self._agent.answer(query, asking, approve=approve, host=name)
         except (NotUnderstood, ModelUnavailable) as error:
             raise _of(name, why if isinstance(why, NotUnderstood | ModelUnavailable) else error) from error
         if done.calls and not any(call.ok for call in done.calls):

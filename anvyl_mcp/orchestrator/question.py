@@ -11,6 +11,9 @@ from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError
 from anvyl_mcp.peers.fleet import Expected, OnBehalf, Outcome
 
+MOST_CHARACTERS = 4000
+"""Of a question; a longer one is a pasted file."""
+
 
 @dataclass
 class Proposal:

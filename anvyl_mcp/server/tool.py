@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -241,25 +239,6 @@ def tool(
     return declare
 
 
-def load_tools() -> list[Tool]:
-    """Every tool declared in `anvyl_mcp.server.tools`, in the order in which the files and their functions stand.
-
-    After them those of plugins.
-    """
-    package = importlib.import_module("anvyl_mcp.server.tools")
-    found: list[Tool] = []
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        found += tools_in(importlib.import_module(info.name))
-    # Imported here because a plugin is made of what this module declares.
-    plugins = importlib.import_module("anvyl_mcp.server.plugins")
-    found += plugins.plugin_tools({tool.name for tool in found} | {"list_hosts"})
-    return sorted(found, key=lambda tool: _ORDER.index(tool.toolset) if tool.toolset in _ORDER else len(_ORDER))
-
-
 def tools_in(module: ModuleType) -> list[Tool]:
     """The tools declared in one module, in order."""
     return [value for value in vars(module).values() if isinstance(value, Tool)]
-
-
-_ORDER = ("containers", "images", "host", "networks", "volumes", "system")
-"""Toolsets that are used most come first: a model reads the list from the top."""

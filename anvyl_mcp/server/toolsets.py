@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterable, Mapping
 from functools import cache
 
 from anvyl_mcp.errors import AnvylError, InvalidInput, did_you_mean
-from anvyl_mcp.server.tool import Tool, load_tools
+from anvyl_mcp.server.plugins import plugin_tools
+from anvyl_mcp.server.tool import Tool, tools_in
 
 EVERY = ("all", "default")
 """Words for every toolset; `default` stands in command lines and settings of homes made before it meant all."""
 ALWAYS = "fleet"
 """A host tells which others it knows, whatever else it offers."""
+
+
+_ORDER = ("containers", "images", "host", "networks", "volumes", "system")
+"""Toolsets that are used most come first: a model reads the list from the top."""
+
+
+def load_tools() -> list[Tool]:
+    """Every tool declared in `anvyl_mcp.server.tools`, most used toolsets first, and then those of plugins."""
+    package = importlib.import_module("anvyl_mcp.server.tools")
+    found: list[Tool] = []
+    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        found += tools_in(importlib.import_module(info.name))
+    found += plugin_tools({tool.name for tool in found} | {"list_hosts"})
+    return sorted(found, key=lambda tool: _ORDER.index(tool.toolset) if tool.toolset in _ORDER else len(_ORDER))
 
 
 def choose(tools: Iterable[Tool], *, toolsets: str = "all", extra: str = "", read_only: bool = False) -> list[Tool]:

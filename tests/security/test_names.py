@@ -25,7 +25,8 @@ from anvyl_mcp.app import Node
 from anvyl_mcp.server import names
 from anvyl_mcp.server.engine import Engine
 from anvyl_mcp.server.engine_client import NotAName
-from anvyl_mcp.server.tool import Tool, load_tools
+from anvyl_mcp.server.tool import Tool
+from anvyl_mcp.server.toolsets import load_tools
 from anvyl_mcp.settings import load
 from tests.daemon import UnavailableError
 from tests.engines import RealEngine

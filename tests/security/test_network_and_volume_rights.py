@@ -15,7 +15,7 @@ from mcp import Client
 from anvyl_mcp import meta
 from anvyl_mcp.app import Node
 from anvyl_mcp.server.guardrails import needed_scope
-from anvyl_mcp.server.tool import load_tools
+from anvyl_mcp.server.toolsets import load_tools
 from anvyl_mcp.settings import load
 from tests.daemon import UnavailableError
 from tests.engines import RealEngine

@@ -13,8 +13,7 @@ from anvyl_mcp.errors import NotUnderstood
 from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.evaluation.world import World
 from anvyl_mcp.orchestrator.agent import Assistant
-from anvyl_mcp.orchestrator.documents import MOST_CHARACTERS
-from anvyl_mcp.orchestrator.question import Question
+from anvyl_mcp.orchestrator.question import MOST_CHARACTERS, Question
 from anvyl_mcp.settings import load
 from tests.doors import Door
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, RootModel
 
 from anvyl_mcp.errors import Denied, InvalidInput
-from anvyl_mcp.orchestrator.documents import HostId
-from anvyl_mcp.orchestrator.endpoint import Document, Visit, endpoint, require_relay
+from anvyl_mcp.orchestrator.documents import Document, HostId
+from anvyl_mcp.orchestrator.endpoint import Visit, endpoint, require_relay
 from anvyl_mcp.peers.addresses import url_of
 from anvyl_mcp.peers.health import HostHealth, check, check_hosts
 from anvyl_mcp.peers.joining import add_host, remove_host
