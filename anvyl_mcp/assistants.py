@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
+import stat
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from anvyl_mcp.errors import AnvylError, ConfigInvalid, InvalidInput, NotFound, did_you_mean
+from anvyl_mcp.files import PRIVATE, write_atomically
 
 PROGRAM = "anvyl-mcp"
 ENTRY = "anvyl"
@@ -232,16 +232,5 @@ def _replaced(file: Path, content: str) -> Written:
     if file.exists():
         backup = file.with_name(f"{file.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.bak")
         shutil.copy2(file, backup)
-    handle, beside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if backup:
-            shutil.copymode(backup, beside)
-        Path(beside).replace(file)
-    except OSError:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    write_atomically(file, content, mode=stat.S_IMODE(backup.stat().st_mode) if backup else PRIVATE)
     return Written(file, changed=True, backup=backup)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp import __version__
-from anvyl_mcp.files import private_folder
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.peers.listing import ToolListing
 
 HERE = Path(__file__).parent
@@ -54,7 +54,4 @@ def _cached(file: Path) -> list[dict[str, Any]] | None:
 def _keep(file: Path, listed: list[dict[str, Any]]) -> None:
     """A full disk or a read-only home only costs the time to build it again."""
     with suppress(OSError):
-        private_folder(file.parent)
-        beside = file.with_suffix(".new")
-        beside.write_text(json.dumps(listed), encoding="utf-8")
-        beside.replace(file)
+        write_atomically(file, json.dumps(listed), durable=False)

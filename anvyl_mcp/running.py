@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anvyl_mcp import file_locks
 from anvyl_mcp.errors import AnvylError, Conflict
+from anvyl_mcp.files import write_atomically
 
 MOMENT = 0.1
 LOCAL_TOKEN = "local.token"
@@ -85,6 +86,5 @@ def local_token(run_dir: Path) -> str:
 
 def announce(file: Path, *, name: str, url: str, version: str, network: list[str]) -> None:
     """Say where this process serves; `network` are its URLs on the network."""
-    beside = file.with_suffix(".new")
-    beside.write_text(json.dumps(asdict(Running(os.getpid(), name, url, version, tuple(network)))), encoding="utf-8")
-    beside.replace(file)
+    running = Running(os.getpid(), name, url, version, tuple(network))
+    write_atomically(file, json.dumps(asdict(running)), durable=False)

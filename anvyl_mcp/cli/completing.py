@@ -12,7 +12,7 @@ from typing import Any
 
 from anvyl_mcp import __version__
 from anvyl_mcp.cli import known, streams
-from anvyl_mcp.files import private_folder
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.folders import folders
 
 Found = list[tuple[str, str]]
@@ -209,10 +209,7 @@ def tree(cache: Path) -> dict[str, Any]:
 
     made = described(operator.app)
     with suppress(OSError):
-        private_folder(cache)
-        beside = file.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps(made), encoding="utf-8")
-        beside.replace(file)
+        write_atomically(file, json.dumps(made), durable=False)
     return made
 
 

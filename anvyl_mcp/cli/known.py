@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anvyl_mcp.files import private_folder
+from anvyl_mcp.files import write_atomically
 
 if TYPE_CHECKING:
     from anvyl_mcp.peers.fleet import Fleet, Outcome
@@ -40,7 +40,8 @@ def note(settings: Settings, fleet: Fleet, found: Found, done: Iterable[Outcome]
         _note_call(names, fleet, outcome)
     now = {"hosts": {name: list(peer.tags) for name, peer in peers.items()}, "names": names}
     if now != before:
-        _write(file, now)
+        with suppress(OSError):
+            write_atomically(file, json.dumps(now), durable=False)
 
 
 def _note_call(names: dict[str, dict[str, list[str]]], fleet: Fleet, outcome: Outcome) -> None:
@@ -73,11 +74,3 @@ def read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
     return kept if whole and isinstance(kept.get("hosts"), dict) else {}
-
-
-def _write(file: Path, now: Mapping[str, Any]) -> None:
-    with suppress(OSError):
-        private_folder(file.parent)
-        beside = file.with_suffix(".new")
-        beside.write_text(json.dumps(now), encoding="utf-8")
-        beside.replace(file)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.orchestrator.reply import NO_MODEL
 
 FILE = "model_note"
@@ -35,5 +36,4 @@ def _day(seconds: float) -> str:
 def _keep(note: str, file: Path) -> None:
     # Where it cannot be kept the note is shown again, which does no harm.
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.write_text(note, encoding="utf-8")
+        write_atomically(file, note, durable=False)

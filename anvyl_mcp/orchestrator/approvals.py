@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.errors import Busy, ConfigInvalid, Gone, NotFound
-from anvyl_mcp.files import private_folder
+from anvyl_mcp.files import private_folder, write_atomically
 from anvyl_mcp.peers.fleet import Expected
 
 MINUTES = 15
@@ -91,12 +90,8 @@ class Approvals:
             private_folder(self._folder)
             if self._sweep() >= MOST:
                 raise Busy(f"{MOST} changes wait for an answer already", hint="answer or leave them; they expire")
-            beside = self._folder / f".{held.id}"
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                json.dump({**asdict(held), "expires_at": held.expires_at.isoformat()}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._waiting(held.id))
+            content = json.dumps({**asdict(held), "expires_at": held.expires_at.isoformat()})
+            write_atomically(self._waiting(held.id), content)
         except OSError as error:
             raise ConfigInvalid(
                 f"{self._folder} cannot be written: {error.strerror}", hint="check the disk and its permissions"
@@ -152,10 +147,8 @@ class Approvals:
     def _empty(self, file: Path, becomes: Path) -> None:
         """What was asked for may hold secrets; that it is over is all that need be known from now on."""
         file.rename(becomes)
-        # Another file, not this one emptied: somebody may be reading it.
-        beside = becomes.with_name(f".{becomes.name}")
-        beside.touch(mode=0o600)
-        beside.replace(becomes)
+        # A new file, not this one truncated: another process may be reading it.
+        write_atomically(becomes, "")
 
     def _sweep(self) -> int:
         """Forget what is long over; how many wait."""

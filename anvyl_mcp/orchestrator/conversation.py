@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import ConfigInvalid, NotFound
-from anvyl_mcp.files import private_folder
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.orchestrator import sentences
 from anvyl_mcp.orchestrator.grounding import EVERY, said_hosts
 from anvyl_mcp.orchestrator.reply import Reply
@@ -172,13 +171,8 @@ class Kept:
         for turn in turns:
             turn |= {key: self._masked(str(turn[key])) for key in ("asked", "meant", "answer")}
         try:
-            private_folder(self._folder)
-            beside = self._folder / f".{conversation.id}"
-            with os.fdopen(
-                os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-            ) as file:
-                json.dump({"turns": turns}, file, ensure_ascii=False)
-            beside.replace(self._folder / f"{conversation.id}.json")
+            content = json.dumps({"turns": turns}, ensure_ascii=False)
+            write_atomically(self._folder / f"{conversation.id}.json", content, durable=False)
             for old in self._files()[MOST_KEPT:]:
                 old.unlink(missing_ok=True)
         except OSError as error:

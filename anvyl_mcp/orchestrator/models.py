@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from anvyl_mcp.errors import ModelUnavailable, did_you_mean
-from anvyl_mcp.files import private_folder
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.orchestrator.model_server import (
     LLAMA_CPP,
     LMSTUDIO,
@@ -218,10 +218,8 @@ def remember_model(settings: Settings, choice: ModelChoice) -> None:
     if name == last_model(settings):
         return
     with suppress(OSError):
-        private_folder(settings.state_dir)
-        draft = settings.state_dir / f"{MEMORY}.new"
-        draft.write_text(json.dumps(_remembered(settings) | {base_url(settings): name}), encoding="utf-8")
-        draft.replace(settings.state_dir / MEMORY)
+        names = _remembered(settings) | {base_url(settings): name}
+        write_atomically(settings.state_dir / MEMORY, json.dumps(names), durable=False)
 
 
 def _remembered(settings: Settings) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import Unreachable
-from anvyl_mcp.files import private_folder
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.peers.registry import Peer
 
 FRESH_SECONDS = 8
@@ -67,12 +66,8 @@ class DownMarks:
         """Mark a host, at once or not at all."""
         if self._folder is None:
             return
-        file = self._file(self._folder, peer)
-        beside = file.with_suffix(f".{os.getpid()}")
         with suppress(OSError):
-            private_folder(self._folder)
-            beside.write_text(json.dumps(asdict(down)), encoding="utf-8")
-            beside.replace(file)
+            write_atomically(self._file(self._folder, peer), json.dumps(asdict(down)), durable=False)
 
     def remove(self, peer: Peer) -> None:
         """It answers."""

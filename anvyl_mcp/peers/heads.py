@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,7 +20,7 @@ import anyio.to_thread
 
 from anvyl_mcp import file_locks
 from anvyl_mcp.errors import Busy
-from anvyl_mcp.files import give_to_owner_of
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.peers.listing import Answer, Connection, Head, Progress, ToolListing
 
 log = logging.getLogger(__name__)
@@ -104,19 +102,8 @@ class Heads:
             before = _dumped(hosts)
             yield hosts
             if _dumped(hosts) != before:
-                self._replace(_dumped(hosts))
-
-    def _replace(self, content: str) -> None:
-        """Not synchronised: the ends of the last second lost in a power failure are no harm."""
-        handle, beside = tempfile.mkstemp(dir=self._file.parent, prefix=".heads-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                give_to_owner_of(self._file.parent, handle)
-                file.write(content)
-            Path(beside).replace(self._file)
-        except OSError:
-            Path(beside).unlink(missing_ok=True)
-            raise
+                # Not durable: losing the last second's ends in a power failure does no harm.
+                write_atomically(self._file, _dumped(hosts), durable=False)
 
     def _read(self) -> dict[str, Seen]:
         try:

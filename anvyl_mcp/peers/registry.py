@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from typing import Any
 
 from anvyl_mcp import file_locks
 from anvyl_mcp.errors import ConfigInvalid, Conflict, InvalidInput, UnknownHost, Unpaired, did_you_mean
-from anvyl_mcp.files import give_to_owner_of, require_unshared
+from anvyl_mcp.files import require_unshared, write_atomically
 from anvyl_mcp.peers.transports import is_loopback
 from anvyl_mcp.settings import HOST_NAME, check_host_name
 
@@ -97,7 +95,7 @@ class Registry:
             for other in peers.values():
                 if other.url == peer.url:
                     raise Conflict(f"{peer.url} is known already, as `{other.name}`", hint="use that name")
-            self._replace(self._edited(_with, peer, {**peers, peer.name: peer}))
+            write_atomically(self.path, self._edited(_with, peer, {**peers, peer.name: peer}))
 
     def remove(self, name: str) -> Peer:
         """Forget a peer.
@@ -108,7 +106,7 @@ class Registry:
         with self._locked():
             peer = self.get(name)
             left = {other: known for other, known in self.peers().items() if other != peer.name}
-            self._replace(self._edited(_without, peer, left))
+            write_atomically(self.path, self._edited(_without, peer, left))
         return peer
 
     def repin(self, peer: Peer, *, pin: str, next_pin: str) -> None:
@@ -117,7 +115,7 @@ class Registry:
             peers = self.peers()
             if peers.get(peer.name) == peer:
                 changed = replace(peer, pin=pin, next_pin=next_pin)
-                self._replace(self._edited(_repinned, changed, {**peers, peer.name: changed}))
+                write_atomically(self.path, self._edited(_repinned, changed, {**peers, peer.name: changed}))
 
     def rename(self, name: str, new: str) -> Peer:
         """Call a peer otherwise; everything else about it stays.
@@ -139,7 +137,7 @@ class Registry:
             def edit(content: str, new: Peer) -> str:
                 return _renamed(content, old, new)
 
-            self._replace(self._edited(edit, peer, {**left, called: peer}))
+            write_atomically(self.path, self._edited(edit, peer, {**left, called: peer}))
         return peer
 
     def exchange(self, name: str, peer: Peer) -> None:
@@ -160,7 +158,7 @@ class Registry:
             def edit(content: str, new: Peer) -> str:
                 return _with(_without(content, old), new)
 
-            self._replace(self._edited(edit, peer, {**left, peer.name: peer}))
+            write_atomically(self.path, self._edited(edit, peer, {**left, peer.name: peer}))
 
     def _edited(self, edit: Callable[[str, Peer], str], peer: Peer, expected: Mapping[str, Peer]) -> str:
         """The text after `edit`; TOML has spellings that the editing library refuses, or loses other hosts from."""
@@ -216,20 +214,6 @@ class Registry:
             raise ConfigInvalid(
                 f"{self.path} cannot be written: {error.strerror}", hint="check the disk and its permissions"
             ) from error
-
-    def _replace(self, content: str) -> None:
-        """Written beside and moved over: a full disk or a crash leaves the old file whole."""
-        handle, beside = tempfile.mkstemp(dir=self.path.parent, prefix=".hosts-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                give_to_owner_of(self.path.parent, handle)
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(beside).replace(self.path)
-        except OSError:
-            Path(beside).unlink(missing_ok=True)
-            raise
 
 
 # Edits keep the comments and the order of a file that people write too; the library for that takes 50 ms to import,

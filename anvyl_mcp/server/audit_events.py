@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anvyl_mcp.server import secret_file
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.server.audit import Audit, outcome_of
 from anvyl_mcp.server.callers import ANONYMOUS, LOCAL, Caller
 
@@ -102,7 +102,7 @@ class PolicySeen:
         with suppress(OSError):
             if self._before() == seen:
                 return
-            secret_file.replace(self._file, seen, lasting=False)
+            write_atomically(self._file, seen, durable=False)
         arguments = {"sha256": state.digest or "none", "deny": len(state.rules.deny), "allow": len(state.rules.allow)}
         entry = self._audit.begin(POLICY, arguments, who="anvyl", how=ITSELF, changes=False)
         self._audit.end(entry, "failed" if state.problem else "ok", state.problem.code if state.problem else "")

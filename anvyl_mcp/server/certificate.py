@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from anvyl_mcp import file_locks
 from anvyl_mcp.errors import ConfigInvalid
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.invitation import pin_text
-from anvyl_mcp.server.secret_file import replace
 
 YEARS = 10
 NEXT = "next-key.pem"
@@ -205,7 +205,7 @@ def _read(file: Path) -> bytes:
 
 def _write(file: Path, content: bytes) -> None:
     try:
-        replace(file, content.decode("ascii"))
+        write_atomically(file, content)
     except OSError as error:
         raise _not_written(file.parent, error) from error
 

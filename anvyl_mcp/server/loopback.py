@@ -18,7 +18,8 @@ import anyio
 import anyio.to_thread
 
 from anvyl_mcp.errors import ConfigInvalid
-from anvyl_mcp.server import peer_socket, secret_file
+from anvyl_mcp.files import write_atomically
+from anvyl_mcp.server import peer_socket
 from anvyl_mcp.server.peer_process import made_where_we_live
 from anvyl_mcp.server.peer_socket import Address, PeerSocket
 
@@ -144,7 +145,7 @@ class LocalToken:
         """
         text = LOCAL_PREFIX + secrets.token_urlsafe(32)
         try:
-            secret_file.replace(self.file, text + "\n")
+            write_atomically(self.file, text + "\n")
         except OSError as error:
             raise ConfigInvalid(
                 f"{self.file} cannot be written: {error.strerror}", hint="check the disk and its permissions"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from anvyl_mcp import file_locks
 from anvyl_mcp.errors import ConfigInvalid
-from anvyl_mcp.files import give_to_owner_of, private_folder, require_unshared
+from anvyl_mcp.files import require_unshared, write_atomically
 
 Content = TypeVar("Content")
 RACY_NANOSECONDS = 1_000_000_000
@@ -65,7 +64,7 @@ class SecretFile(Generic[Content]):
             with file_locks.locked(self.path.with_suffix(".lock")):
                 content = self._copy()
                 yield content
-                replace(self.path, json.dumps(self._dump(content), indent=1))
+                write_atomically(self.path, json.dumps(self._dump(content), indent=1))
         except OSError as error:
             raise ConfigInvalid(
                 f"{self.path} cannot be written: {error.strerror}", hint="check the disk and its permissions"
@@ -92,35 +91,3 @@ class SecretFile(Generic[Content]):
 
     def _unreadable(self, error: OSError) -> ConfigInvalid:
         return ConfigInvalid(f"{self.path} cannot be read: {error.strerror}", hint="check who owns it")
-
-
-def replace(path: Path, content: str, *, lasting: bool = True) -> None:
-    """Write beside and move over, so that a full disk or a crash leaves the old file whole.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    private_folder(path.parent)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            give_to_owner_of(path.parent, file.fileno())
-            file.write(content)
-            file.flush()
-            if lasting:
-                os.fsync(file.fileno())
-        Path(beside).replace(path)
-    except OSError:
-        with suppress(OSError):
-            Path(beside).unlink()
-        raise
-    if lasting:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.errors import Conflict, Denied, InvalidInput, NotFound, did_you_mean
-from anvyl_mcp.server import secret_file
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.server.callers import OWN_NAMES, implied, in_order
 from anvyl_mcp.server.secret_file import SecretFile
 
@@ -218,7 +218,7 @@ class _Uses:
         uses = self.read() | {identity: (now, address)}
         entries = {one: {"at": _written(at), "from": where} for one, (at, where) in uses.items()}
         with suppress(OSError):
-            secret_file.replace(self._path, json.dumps(entries), lasting=False)
+            write_atomically(self._path, json.dumps(entries), durable=False)
 
 
 def _digest(text: str) -> str:

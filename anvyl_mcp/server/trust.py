@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anvyl_mcp.errors import Denied
-from anvyl_mcp.files import private_folder
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.server.audit import Audit
 from anvyl_mcp.server.audit_events import PolicySeen, RefusedLogins, recorded
 from anvyl_mcp.server.callers import LOCAL, Caller, in_order, parse_scopes
@@ -172,8 +172,7 @@ class Trust:
 
     def remember_opened(self, address: str) -> None:
         """Open this address again at the next start."""
-        private_folder(self._folder)
-        self._network.write_text(f"{address}\n", encoding="ascii")
+        write_atomically(self._network, f"{address}\n")
 
 
 def _day(expires: datetime | None) -> str:

@@ -50,13 +50,9 @@ def mode(path: Path) -> int:
 
 
 def open_to_others(home: Path) -> list[str]:
-    """Folders that others may enter, and locks that they may open."""
+    """Folders that other users may enter, and files that they may open."""
     paths = [home, *home.rglob("*")]
-    return sorted(
-        str(one.relative_to(home))
-        for one in paths
-        if (one.is_dir() or one.suffix == ".lock") and not one.is_symlink() and mode(one) & 0o077
-    )
+    return sorted(str(one.relative_to(home)) for one in paths if not one.is_symlink() and mode(one) & 0o077)
 
 
 @pytest.fixture
@@ -96,7 +92,7 @@ def test_an_older_home_is_closed_when_it_is_used(tmp_path: Path) -> None:
 
     anvyl("ps", ANVYL_HOME=str(home))
 
-    assert open_to_others(home) == []
+    assert open_to_others(home) == ["notes.txt"]
     assert mode(home) == 0o700
 
 
