@@ -39,7 +39,7 @@ def tools() -> str:
 
 
 def toolsets() -> str:
-    """One line for each toolset: the README's reader wants to know what there is, not every argument."""
+    """One row for each toolset with the names of its tools."""
     rows: dict[str, list[str]] = {}
     for tool in load_tools():
         rows.setdefault(tool.toolset, []).append(f"`{tool.name}`")
@@ -71,7 +71,7 @@ def commands(app: typer.Typer, name: str) -> str:
     ("page", "name", "made"),
     [
         ("docs/security.md", "guardrails", guardrails),
-        ("README.md", "toolsets", toolsets),
+        ("docs/reference.md", "toolsets", toolsets),
         ("docs/reference.md", "tools", tools),
         ("docs/reference.md", "settings", settings),
         ("docs/commands.md", "anvyl", partial(commands, operator.app, "anvyl")),

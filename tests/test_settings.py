@@ -155,7 +155,7 @@ def test_every_flag_of_serve_is_a_setting() -> None:
     assert flags <= {setting.name for setting in SETTINGS}
 
 
-@pytest.mark.parametrize("document", ["README.md"])
+@pytest.mark.parametrize("document", ["docs/models.md", "docs/reference.md"])
 def test_every_variable_a_document_names_exists(document: str) -> None:
     named = set(re.findall(r"\bANVYL_[A-Z_]+\b", (ROOT / document).read_text(encoding="utf-8")))
 
@@ -163,9 +163,9 @@ def test_every_variable_a_document_names_exists(document: str) -> None:
     assert named <= {setting.env for setting in SETTINGS} | {"ANVYL_HOME"}
 
 
-def test_the_readme_gives_the_defaults_that_hold() -> None:
+def test_the_page_about_models_gives_the_defaults_that_hold() -> None:
     rows = re.findall(
-        r"^\| `(ANVYL_\w+)` \| (?:`([^`]*)`)? ?\|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+        r"^\| `(ANVYL_\w+)` \| (?:`([^`]*)`)? ?\|", (ROOT / "docs/models.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     defaults = {setting.env: str(setting.default) for setting in SETTINGS}
 

@@ -1,0 +1,77 @@
+"""Draw the README's picture: real commands on a real terminal, two real Docker engines, then SVG.
+
+Run it as root from the project's folder: .venv/bin/python -m scripts.terminal_picture
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+from rich.text import Text
+
+from tests.engines import IMAGES, RealEngine, private_engine
+from tests.nodes import NO_MODEL, know, process, serving
+from tests.terminal import on_a_terminal
+
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "terminal.svg"
+COLUMNS, LINES = 88, 40
+FAIL, PASS = ["CMD", "false"], ["CMD", "true"]
+DESK = {"caddy": "caddy:2.8", "pihole": "pihole/pihole:2024.07"}
+NAS = {"jellyfin": "jellyfin/jellyfin:10.9", "immich": "immich-app/server:v1.111", "web": "nginx:1.27"}
+PORTS = {"caddy": 443, "pihole": 53, "jellyfin": 8096, "immich": 2283, "web": 80}
+AGE = 125
+"""Seconds to wait, so that the containers look as if they had been up for a while."""
+ERASED = re.compile(r"[^\n]*\n\x1b\[1F\x1b\[J")
+"""A progress line that the program erased again."""
+OWN_FONTS_ONLY = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+"""Rich's picture without the fonts that it would fetch from the network."""
+
+
+def fill(engine: RealEngine, containers: dict[str, str]) -> None:
+    """Start containers under the names and images of a home server; all of them sleep."""
+    for name, image in containers.items():
+        repository, tag = image.split(":")
+        engine.api.tag(IMAGES[0], repository, tag)
+        health = {"Test": FAIL if name == "immich" else PASS, "Interval": 10**9, "Retries": 1}
+        engine.run(name, image=image, healthcheck=health, port_bindings={PORTS[name]: PORTS[name]})
+    while any("starting" in container["Status"] for container in engine.api.containers()):
+        time.sleep(0.2)
+
+
+def typed(line: str, *arguments: str, answer: str = "") -> str:
+    """What a terminal shows when someone types this line and answers its question."""
+    with on_a_terminal(*arguments, size=(COLUMNS, LINES)) as terminal:
+        if answer:
+            terminal.until("edit hosts] ")
+            terminal.type(answer)
+        terminal.end()
+        return f"\x1b[1;32m$\x1b[0m {line}\r\n{terminal.shown}"
+
+
+def main() -> None:
+    """Write the picture."""
+    with tempfile.TemporaryDirectory() as folder, private_engine("desk") as desk, private_engine("nas") as nas:
+        os.environ.update(ANVYL_HOME=folder, ANVYL_NAME="desk", ANVYL_LMSTUDIO_URL=NO_MODEL, TERM="xterm-256color")
+        os.environ.update(desk.environment)
+        fill(desk, DESK)
+        fill(nas, NAS)
+        with serving("nas", Path(folder) / "nas", nas) as node:
+            know("nas", node.url, node.token)
+            time.sleep(AGE)
+            process("ask", "list hosts")  # the note that no model answers is shown once a day
+            shown = typed("anvyl ps", "ps") + "\r\n"
+            shown += typed('anvyl ask "stop web on nas"', "ask", "stop web on nas", answer="y\r")
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor", force_terminal=True)
+    console.print(Text.from_ansi(ERASED.sub("", shown.replace("\r\n", "\n"))))
+    PICTURE.write_text(console.export_svg(title="anvyl", code_format=OWN_FONTS_ONLY), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
