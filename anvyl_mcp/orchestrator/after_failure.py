@@ -11,9 +11,10 @@ from pydantic_ai.settings import ModelSettings
 
 from anvyl_mcp.errors import NotUnderstood
 from anvyl_mcp.orchestrator.model_errors import next_step
+from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
 
-class RulesAfterFailure(WrapperModel):
+class RulesAfterFailure(WholeAnswerModel, WrapperModel):
     """The rules, asked because the model named `failed_model` failed for the last of `reasons`."""
 
     def __init__(self, rules: Model, failed_model: str, reasons: Sequence[str]) -> None:

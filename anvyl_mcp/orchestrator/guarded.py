@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from pydantic_ai import RunContext
 from pydantic_ai.messages import ModelMessage, ModelResponse, ModelResponsePart, TextPart, ToolCallPart
-from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
@@ -18,6 +15,7 @@ from anvyl_mcp.errors import AnvylError, Conflict, NothingToDo
 from anvyl_mcp.orchestrator.answers import Turn
 from anvyl_mcp.orchestrator.guard import Guard
 from anvyl_mcp.orchestrator.question import Question
+from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
 ENDED = "The results so far are the answer."
 OWN = {"anvyl": "no model was asked"}
@@ -29,7 +27,7 @@ def own_response(words: str, model_name: str) -> ModelResponse:
     return ModelResponse(parts=[TextPart(words)], model_name=model_name, provider_details=dict(OWN))
 
 
-class GuardedModel(WrapperModel):
+class GuardedModel(WholeAnswerModel, WrapperModel):
     """Asks the model below it until the question is ended; made for one question.
 
     The rules take over a question that they understand when they come first, or when a model does nothing about it.
@@ -103,18 +101,6 @@ class GuardedModel(WrapperModel):
             return [part]
         calls = await self._guard.spread(tool.metadata["listing"], part.args_as_dict())
         return [ToolCallPart(part.tool_name, arguments) for arguments in calls] or [part]
-
-    @asynccontextmanager
-    async def request_stream(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,
-    ) -> AsyncGenerator[StreamedResponse]:
-        """The same as a stream of one piece: a call is seen whole before anything is made of it."""
-        response = await self.request(messages, model_settings, model_request_parameters)
-        yield CompletedStreamedResponse(response, model_request_parameters=model_request_parameters, replay_events=True)
 
 
 def _with_own_ids(parts: Sequence[ModelResponsePart], messages: Sequence[ModelMessage]) -> list[ModelResponsePart]:

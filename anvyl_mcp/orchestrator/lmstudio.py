@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,16 +35,16 @@ from pydantic_ai.messages import (
     ThinkingPart,
     ToolCallPart,
 )
-from pydantic_ai.models import CompletedStreamedResponse, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings
-from pydantic_ai.tools import RunContext
 
 from anvyl_mcp.arguments import fitted, literal, sound
 from anvyl_mcp.orchestrator.leaked_markup import closed_thinking, without_channels, without_tokens
 from anvyl_mcp.orchestrator.local_provider import LocalProvider
 from anvyl_mcp.orchestrator.model_server import READ, SENT, error_words, foreign_server
+from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 from anvyl_mcp.orchestrator.written_calls import WrittenCall, tool_name, unreadable_call, written_calls
 
 OVERFLOW = re.compile(r"context.{0,20}(?:length|size|window|overflow)|fit in context|tokens to keep|n_keep|n_ctx", re.I)
@@ -66,7 +65,7 @@ that they had cached."""
 SETTINGS = ModelSettings(temperature=0.0, max_retries=0, timeout=httpx.Timeout(300, connect=3))
 
 
-class LMStudioModel(OpenAIChatModel):
+class LMStudioModel(WholeAnswerModel, OpenAIChatModel):
     """A model on LM Studio, or on any other server with OpenAI's chat completions."""
 
     def __init__(
@@ -113,18 +112,6 @@ class LMStudioModel(OpenAIChatModel):
         if cut := self._cut(len(schemas) + _length(messages), response.usage.input_tokens):
             response = replace(response, provider_details={**(response.provider_details or {}), **cut})
         return self._usable(replace(response, parts=mended_parts(response, tools)), tools)
-
-    @asynccontextmanager
-    async def request_stream(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,
-    ) -> AsyncGenerator[StreamedResponse]:
-        """One whole answer, replayed as events: streamed tool calls are what local servers break most."""
-        response = await self.request(messages, model_settings, model_request_parameters)
-        yield CompletedStreamedResponse(response, model_request_parameters=model_request_parameters, replay_events=True)
 
     def _process_response(self, response: ChatCompletion | str, **options: Any) -> ModelResponse:
         # The SDK does not check what it parsed, so anything at all arrives here.

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from pydantic_ai import RunContext
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -25,7 +22,7 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings, merge_model_settings
@@ -40,6 +37,7 @@ from anvyl_mcp.orchestrator.measures import measures
 from anvyl_mcp.orchestrator.orders import Orders
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.sentences import mask, plain
+from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.peers.targets import LOOKUPS
@@ -72,7 +70,7 @@ MOST_FOUND = 6000
 AGAIN = "That did not work: {why}. Give a better plan."
 
 
-class PlanModel(WrapperModel):
+class PlanModel(WholeAnswerModel, WrapperModel):
     """Makes a language model plan; made for one question."""
 
     def __init__(self, wrapped: Model, fleet: Fleet, question: Question, guard: Guard) -> None:
@@ -103,18 +101,6 @@ class PlanModel(WrapperModel):
                 return worked_out
             return await self._plan(found, model_settings, model_request_parameters)
         return own_response(ENDED, self.model_name)
-
-    @asynccontextmanager
-    async def request_stream(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,
-    ) -> AsyncGenerator[StreamedResponse]:
-        """The same as a stream of one piece."""
-        response = await self.request(messages, model_settings, model_request_parameters)
-        yield CompletedStreamedResponse(response, model_request_parameters=model_request_parameters, replay_events=True)
 
     async def _plan(
         self, found: Sequence[ToolReturnPart], settings: ModelSettings | None, offered: ModelRequestParameters

@@ -5,11 +5,8 @@ It keeps nothing between requests: the last question and the calls made since sa
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
-from pydantic_ai import RunContext
 from pydantic_ai.messages import (
     ModelMessage,
     ModelResponse,
@@ -17,7 +14,7 @@ from pydantic_ai.messages import (
     TextPart,
     ToolCallPart,
 )
-from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 
 from anvyl_mcp import text
@@ -26,6 +23,7 @@ from anvyl_mcp.orchestrator import machines
 from anvyl_mcp.orchestrator.answers import Turn, answer, went_wrong
 from anvyl_mcp.orchestrator.planner import Hosts, Objects, Planner
 from anvyl_mcp.orchestrator.steps import Otherwise, Step
+from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 from anvyl_mcp.orchestrator.wish import read_wish
 
 LEFT = "The rules do not understand all that was asked: look what is left to do."
@@ -52,7 +50,7 @@ def rules_model(
     return RulesModel(hosts, objects, to_the_last_word=to_the_last_word, otherwise=otherwise, placed=placed)
 
 
-class RulesModel(Model):
+class RulesModel(WholeAnswerModel):
     """Turns the question into the calls of the phrases it matches, and their results into a sentence."""
 
     def __init__(
@@ -108,18 +106,6 @@ class RulesModel(Model):
             return ModelResponse(parts=await _next(planner, turn), model_name=self.model_name)
         except NotUnderstood as error:
             raise machines.refused(turn.question, self._hosts()) or error from None
-
-    @asynccontextmanager
-    async def request_stream(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,
-    ) -> AsyncGenerator[StreamedResponse]:
-        """The same as a stream of one piece."""
-        response = await self.request(messages, model_settings, model_request_parameters)
-        yield CompletedStreamedResponse(response, model_request_parameters=model_request_parameters, replay_events=True)
 
 
 async def _next(planner: Planner, turn: Turn) -> list[ModelResponsePart]:

@@ -5,12 +5,9 @@ The run itself keeps every tool and every result whole: the rules may use them, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Container, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Container, Sequence
 from dataclasses import replace
-from typing import Any
 
-from pydantic_ai import RunContext
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -19,9 +16,11 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
+
+from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
 CHARACTERS_A_TOKEN = 3.2
 PROMPT_TOKENS, ANSWER_TOKENS = 2300, 500
@@ -34,7 +33,7 @@ GONE = "[an earlier result, cut to save room: {head} …]"
 HEAD = 120
 
 
-class ShownModel(WrapperModel):
+class ShownModel(WholeAnswerModel, WrapperModel):
     """Asks the model below with less than there is."""
 
     def __init__(self, wrapped: Model, names: Container[str], context_length: int | None) -> None:
@@ -55,24 +54,6 @@ class ShownModel(WrapperModel):
             model_settings,
             replace(model_request_parameters, function_tools=shown),
         )
-
-    @asynccontextmanager
-    async def request_stream(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,
-    ) -> AsyncGenerator[StreamedResponse]:
-        """The same, as events."""
-        shown = [tool for tool in model_request_parameters.function_tools if tool.name in self._names]
-        async with self.wrapped.request_stream(
-            fitted(messages, room_for(self._context_length)),
-            model_settings,
-            replace(model_request_parameters, function_tools=shown),
-            run_context,
-        ) as stream:
-            yield stream
 
 
 def history(turns: Sequence[tuple[str, str]], context_length: int | None) -> list[ModelMessage]:
