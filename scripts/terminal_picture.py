@@ -30,8 +30,9 @@ AGE = 125
 """Seconds to wait, so that the containers look as if they had been up for a while."""
 ERASED = re.compile(r"[^\n]*\n\x1b\[1F\x1b\[J")
 """A progress line that the program erased again."""
-OWN_FONTS_ONLY = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+FORMAT = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 """Rich's picture without the fonts that it would fetch from the network."""
+FORMAT = FORMAT.replace("<svg ", '<svg xml:space="preserve" ', 1)  # some viewers drop a text's leading spaces
 
 
 def fill(engine: RealEngine, containers: dict[str, str]) -> None:
@@ -70,7 +71,7 @@ def main() -> None:
             shown += typed('anvyl ask "stop web on nas"', "ask", "stop web on nas", answer="y\r")
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor", force_terminal=True)
     console.print(Text.from_ansi(ERASED.sub("", shown.replace("\r\n", "\n"))))
-    PICTURE.write_text(console.export_svg(title="anvyl", code_format=OWN_FONTS_ONLY), encoding="utf-8")
+    PICTURE.write_text(console.export_svg(title="anvyl", code_format=FORMAT), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator
 from functools import partial
@@ -107,3 +108,24 @@ def test_every_link_inside_the_documentation_leads_somewhere() -> None:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def unknown_words(line: str) -> list[str]:
+    """Commands and options in a shell line that the program does not have; values are not checked."""
+    program, *words = shlex.split(line, comments=True)
+    node = described({"anvyl": operator.app, "anvyl-mcp": host.app}[program])
+    while words and words[0] in node["commands"]:
+        node = node["commands"][words.pop(0)]
+    known = {*node["options"], "-h", "--help"}
+    wrong = [word for word in words if re.match("--?[a-z]", word) and word not in known]
+    missing = node["commands"] and words and words[0] not in {*known, "COMMAND"}
+    return [*wrong, *(words[:1] if missing else [])]
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))])
+def test_every_command_line_in_the_documentation_exists(page: str) -> None:
+    content = (ROOT / page).read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:\$ )?(anvyl(?:-mcp)? .+)", content, re.MULTILINE)
+    lines += re.findall(r"`(anvyl(?:-mcp)? [^`\n]+)`", content)
+
+    assert {line: wrong for line in lines if (wrong := unknown_words(line))} == {}
