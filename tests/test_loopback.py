@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from anvyl_mcp.errors import ConfigInvalid
 from anvyl_mcp.server import peer_process, peer_socket
-from anvyl_mcp.server.loopback import UNKNOWN, LocalToken, Loopback, Seen, may_use
+from anvyl_mcp.server.loopback import UNKNOWN, LocalToken, Loopback, Seen, Verdict, may_use
 from anvyl_mcp.server.peer_socket import Address, find
 from tests.nodes import PYTHON
 
@@ -49,6 +50,11 @@ def ends(served: socket.socket) -> tuple[Address, Address]:
     return served.getpeername()[:2], served.getsockname()[:2]
 
 
+def judged(served: socket.socket, loopback: Loopback | None = None) -> Verdict:
+    """What the server decides about the caller at the other end."""
+    return anyio.run((loopback or Loopback()).check, *ends(served), Seen(accepted=served))
+
+
 WAYS = {
     "IPv4": ("127.0.0.1", "", socket.AF_INET, socket.AF_INET),
     "another loopback address": ("127.0.0.1", "127.0.0.1", socket.AF_INET, socket.AF_INET),
@@ -67,7 +73,7 @@ def test_the_owner_of_the_other_end_is_found(way: str) -> None:
 
         assert found is not None
         assert (found.uid, found.inode) == (os.geteuid(), os.fstat(client.fileno()).st_ino)
-        assert Loopback().trusted_without_token(*ends(served)).trusted
+        assert judged(served).trusted
 
 
 @pytest.mark.parametrize("answer", ["silence", "no cgroup"])
@@ -80,7 +86,7 @@ def test_a_kernel_that_does_not_say_enough_makes_every_caller_need_a_token(
     else:
         monkeypatch.setattr(peer_socket, "_CGROUP_ID", -1)
     with connected("127.0.0.1") as (_, served):
-        assert Loopback().trusted_without_token(*ends(served)) == UNKNOWN
+        assert judged(served) == UNKNOWN
 
 
 def test_a_socket_that_nobody_holds_any_more_is_nobodys() -> None:
@@ -90,7 +96,7 @@ def test_a_socket_that_nobody_holds_any_more_is_nobodys() -> None:
         client.close()
 
         assert find(*where) is None
-        assert Loopback().trusted_without_token(*where) == UNKNOWN
+        assert anyio.run(Loopback().check, *where, Seen(accepted=served)) == UNKNOWN
 
 
 def test_a_listener_on_the_callers_old_port_is_not_taken_for_the_caller() -> None:
@@ -110,7 +116,8 @@ def test_a_listener_on_the_callers_old_port_is_not_taken_for_the_caller() -> Non
 
 @pytest.mark.parametrize("peer", [("", 1), ("nonsense", 1), ("127.0.0.1", 1), ("fe80::1%lo", 9), ("::1", 65535)])
 def test_addresses_without_a_connection_are_nobody(peer: Address) -> None:
-    assert Loopback().trusted_without_token(peer, ("127.0.0.1", 4200)) == UNKNOWN
+    assert find(peer, ("127.0.0.1", 4200)) is None
+    assert anyio.run(Loopback().check, peer, ("127.0.0.1", 4200), Seen()) == UNKNOWN
 
 
 @contextmanager
@@ -140,7 +147,7 @@ AS_NOBODY = f"import ctypes; {BECOME_NOBODY}; ctypes.CDLL(None).prctl(4, 1, 0, 0
 
 def test_another_process_of_our_own_user_is_trusted() -> None:
     with caller("") as served:
-        verdict = Loopback().trusted_without_token(*ends(served))
+        verdict = judged(served)
 
         assert verdict.trusted and verdict.uid == os.geteuid()
 
@@ -148,18 +155,18 @@ def test_another_process_of_our_own_user_is_trusted() -> None:
 @as_root
 def test_another_user_needs_a_token_unless_it_may_use_the_engine_anyway() -> None:
     with caller(BECOME_NOBODY) as served:
-        verdict = Loopback().trusted_without_token(*ends(served))
+        verdict = judged(served)
         assert (verdict.trusted, verdict.uid, verdict.name) == (False, NOBODY, "nobody")
         assert "`nobody` may not use this host without a token" in verdict.refusal
 
-        assert Loopback(member=lambda uid: uid == NOBODY).trusted_without_token(*ends(served)).trusted
+        assert judged(served, Loopback(member=lambda uid: uid == NOBODY)).trusted
 
 
 @as_root
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 def test_root_in_a_container_on_the_hosts_network_needs_a_token() -> None:
     with caller("", "unshare", "--pid", "--fork") as served:
-        verdict = Loopback().trusted_without_token(*ends(served))
+        verdict = judged(served)
 
         assert (verdict.trusted, verdict.uid) == (False, 0)
         assert "container" in verdict.refusal
@@ -220,7 +227,7 @@ def test_a_container_that_is_ending_matters_only_on_the_machines_network(
     namespaces: tuple[str, ...], trusted: bool
 ) -> None:
     with ending_container(STAYS, *namespaces), connected("127.0.0.1") as (_, served):
-        assert Loopback().trusted_without_token(*ends(served)).trusted is trusted
+        assert judged(served).trusted is trusted
 
 
 @as_root
@@ -228,7 +235,7 @@ def test_a_container_that_is_ending_matters_only_on_the_machines_network(
 def test_a_container_cannot_hide_by_replacing_its_threads() -> None:
     with ending_container(IS_REPLACED), connected("127.0.0.1") as (_, served):
         for _ in range(300):
-            assert not Loopback().trusted_without_token(*ends(served)).trusted
+            assert not judged(served).trusted
 
 
 @as_root
@@ -242,14 +249,25 @@ def test_a_server_without_roots_rights_trusts_only_its_own_user() -> None:
 def judged_by_nobody(served: socket.socket, program: str = "") -> str:
     """What a server of another user thinks of a caller."""
     script = f"""
-import os, sys
-from anvyl_mcp.server.loopback import Loopback
-{AS_NOBODY}
-verdict = Loopback().trusted_without_token(*eval(sys.argv[1]))
-print(verdict.trusted, verdict.uid)
+import os, socket
+import anyio
+from anvyl_mcp.server.loopback import Loopback, Seen
+
+async def judge():
+    {AS_NOBODY}
+    seen = Seen(accepted=socket.socket(fileno={served.fileno()}))
+    verdict = await Loopback().check(*{ends(served)!r}, seen)
+    print(verdict.trusted, verdict.uid)
+
+anyio.run(judge)
 """
     done = subprocess.run(
-        [PYTHON, "-c", script, repr(ends(served))], capture_output=True, text=True, encoding="utf-8", check=False
+        [PYTHON, "-c", script],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+        pass_fds=[served.fileno()],
     )
     assert not done.stderr, done.stderr
     return done.stdout.strip()
@@ -272,7 +290,7 @@ async def test_processes_are_looked_through_once_per_connection(monkeypatch: pyt
         assert scans == 1
 
 
-def test_who_called_last_is_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_called_last_is_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     loopback, real, looked = Loopback(), os.listdir, list[str]()
 
     def listdir(folder: str) -> list[str]:
@@ -281,13 +299,13 @@ def test_who_called_last_is_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(os, "listdir", listdir)
     with connected("127.0.0.1") as (_, served):
-        assert loopback.trusted_without_token(*ends(served)).trusted
+        assert (await loopback.check(*ends(served), Seen(accepted=served))).trusted
     looked.clear()
     with connected("127.0.0.1") as (_, served):
-        assert loopback.trusted_without_token(*ends(served)).trusted
+        assert (await loopback.check(*ends(served), Seen(accepted=served))).trusted
     assert {folder for folder in looked if folder.endswith("/fd")} == {f"/proc/{os.getpid()}/fd"}
     with caller("") as other:
-        assert loopback.trusted_without_token(*ends(other)).trusted
+        assert (await loopback.check(*ends(other), Seen(accepted=other))).trusted
 
 
 async def test_trust_in_one_connection_is_not_inherited_by_the_next_on_its_port() -> None:
@@ -332,7 +350,7 @@ def test_looking_takes_only_so_long() -> None:
 def test_another_system_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with connected("127.0.0.1") as (_, served):
-        assert Loopback().trusted_without_token(*ends(served)) == UNKNOWN
+        assert judged(served) == UNKNOWN
 
 
 @as_root

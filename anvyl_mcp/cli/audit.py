@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anvyl_mcp.cli.options import Json
+
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, help="What was done on this host, by whom.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 MOST_ROWS = 50

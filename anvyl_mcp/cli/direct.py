@@ -102,7 +102,7 @@ def named_document(done: Sequence[Outcome], *, several: bool, error: AnvylError 
     """`calls`, one entry per object and host; for a single object also `hosts`, as other commands have it."""
     hosts = {} if several else {"hosts": output.hosts_document({one.host: one for one in done})["hosts"]}
     error = error or verdict.failure(done)
-    return {**hosts, "calls": output.calls_document(done), "error": error.as_dict() if error else None}
+    return {**hosts, "calls": verdict.documents(done), "error": error.as_dict() if error else None}
 
 
 def named_failed(error: AnvylError, *, several: bool) -> dict[str, Any]:

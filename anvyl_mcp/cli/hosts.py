@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anvyl_mcp.cli.options import Json
+
 if TYPE_CHECKING:
     from anvyl_mcp.peers.discovery import Announced
     from anvyl_mcp.peers.fleet import Fleet
@@ -20,7 +22,6 @@ app = typer.Typer(
 PAIRING = "on that host run anvyl-mcp invite, then here anvyl hosts add"
 """Nothing that a network says is enough to trust a host by."""
 MOST_SECONDS = 60
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command("list")

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anvyl_mcp.cli.options import Json
+
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The key by which other machines know this host, and its change."
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()

@@ -162,22 +162,6 @@ def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None)
     return {"hosts": hosts, "error": error.as_dict() if error else None}
 
 
-def calls_document(done: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """One entry per call and host, as `anvyl ask --json` has them."""
-    return [
-        {
-            "tool": one.tool,
-            "arguments": dict(one.arguments),
-            "host": one.host,
-            "ok": one.ok,
-            "result": one.answer.result,
-            "error": str(one.error) if one.error else None,
-            "seconds": one.seconds,
-        }
-        for one in done
-    ]
-
-
 def no_hosts(error: AnvylError) -> dict[str, Any]:
     """The document of a command that could not start."""
     return hosts_document({}, error)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anvyl_mcp.cli.options import Json
+
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
@@ -13,7 +15,6 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="What this host's owner takes away from its callers."
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DENIED = 5
 
 

@@ -12,6 +12,7 @@ from anvyl_mcp import text
 from anvyl_mcp.cli import direct, output, screen, tables
 from anvyl_mcp.cli.answers import View, listed
 from anvyl_mcp.cli.run import command
+from anvyl_mcp.peers import verdict
 from anvyl_mcp.peers.fleet import Fleet, Outcome
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.peers.targets import Found
@@ -99,7 +100,7 @@ class _View:
     def _draw(self) -> None:
         done = [self._latest[pair] for pair in self._pairs if pair in self._latest]
         if self._as_json:
-            output.document({"calls": output.calls_document(done)}, indent=None)
+            output.document({"calls": verdict.documents(done)}, indent=None)
             return
         rows = [row for one in done if one.ok for row in self._view.rows(one)]
         if self._live is not None:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from anvyl_mcp.cli.options import Json
+
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Who may call this host over the network.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Scope = Annotated[str, typer.Option("--scope", help="What it may do: read, operate or exec.")]
 
 

@@ -72,11 +72,6 @@ class Report:
         """Tasks that the rules answered in the place of the model: before it, or because it did not."""
         return sum(result.tried.mode == "rules" for result in self.results) if self.model != "rules" else 0
 
-    def pass_rate(self, of: Callable[[Task], bool] = lambda task: True) -> float:
-        """The part of the tasks that was done; 0 when there are none."""
-        chosen = [result for result in self.results if of(result.task)]
-        return round(sum(result.passed for result in chosen) / len(chosen), 4) if chosen else 0.0
-
     def grouped(self, key: Callable[[Task], str]) -> dict[str, dict[str, Any]]:
         """Counts by what `key` says of a task."""
         groups: dict[str, list[Result]] = defaultdict(list)

@@ -19,7 +19,8 @@ from anvyl_mcp.orchestrator.documents import Answer, Approval, DoneCall, Waiting
 from anvyl_mcp.orchestrator.endpoint import Asking, Scope, Watch, require_relay
 from anvyl_mcp.orchestrator.others import Others
 from anvyl_mcp.orchestrator.question import Proposal, Question
-from anvyl_mcp.orchestrator.reply import Reply, call_as_dict
+from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.peers import verdict
 from anvyl_mcp.peers.alone import Alone
 from anvyl_mcp.peers.fleet import Fleet, OnBehalf, Outcome
 from anvyl_mcp.peers.listing import ToolListing
@@ -172,7 +173,7 @@ class Desk:
         def on_call(tool: str, arguments: Mapping[str, Any], hosts: list[str]) -> None:
             called(WaitingCall(tool=tool, arguments=dict(arguments), hosts=hosts))
 
-        return Watch(on_call, lambda outcome: done(DoneCall.model_validate(call_as_dict(outcome))))
+        return Watch(on_call, lambda outcome: done(DoneCall.model_validate(verdict.document(outcome))))
 
     async def hold(self, held: Held) -> Approval:
         """Keep changes for a person's answer.
@@ -237,7 +238,7 @@ def answered(reply: Reply, tools: Mapping[str, ToolListing]) -> Answer:
     return Answer.model_validate(
         {
             "response": response,
-            "calls": [call_as_dict(call) for call in reply.calls],
+            "calls": verdict.documents(reply.calls),
             "mode": reply.mode,
             "model": reply.model,
             "usage": reply.usage,

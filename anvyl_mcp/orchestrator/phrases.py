@@ -11,44 +11,19 @@ from collections.abc import Iterable, Sequence, Set
 from functools import lru_cache
 
 from anvyl_mcp import text
-from anvyl_mcp.orchestrator.sentences import mask, unmask
 from anvyl_mcp.orchestrator.vocabulary import (
     AND,
     ARTICLES,
     CONNECTORS,
-    EMPTY,
     FREE_TEXT,
     GLUE,
-    MARK,
     NAME,
-    NO_NAMES,
     PADDING,
-    REFUSING,
-    STANDS_FOR,
-    STATES,
     literal,
-    meaning,
     meanings,
 )
 from anvyl_mcp.peers.listing import ToolListing
 
-__all__ = [
-    "EMPTY",
-    "MARK",
-    "NO_NAMES",
-    "REFUSING",
-    "STANDS_FOR",
-    "STATES",
-    "fill",
-    "holes",
-    "literals",
-    "mask",
-    "meaning",
-    "meanings",
-    "split_names",
-    "spoken",
-    "unmask",
-]
 SAMPLES = {"name": "web", "image": "nginx", "command": "uptime"}
 TURNED = re.compile(r"(\w+) (\w+) (\{(?!command)\w+\})")
 """`remove image {image}`, which may be said `remove {image} image`."""

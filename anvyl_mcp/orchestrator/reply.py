@@ -74,7 +74,7 @@ class Reply:
             "answer": self.answer,
             "model": self.model,
             "mode": self.mode,
-            "calls": [call_as_dict(call) for call in self.calls],
+            "calls": verdict.documents(self.calls),
             "approvals": [
                 {
                     "tool": proposal.tool,
@@ -90,16 +90,3 @@ class Reply:
             "notes": self.notes,
             "error": self.problem.as_dict() if self.problem else None,
         }
-
-
-def call_as_dict(call: Outcome) -> dict[str, Any]:
-    """One call on one host, for JSON."""
-    return {
-        "tool": call.tool,
-        "arguments": dict(call.arguments),
-        "host": call.host,
-        "ok": call.ok,
-        "result": call.answer.result,
-        "error": str(call.error) if call.error else None,
-        "seconds": call.seconds,
-    }

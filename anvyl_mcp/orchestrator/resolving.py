@@ -18,7 +18,7 @@ from anvyl_mcp.orchestrator.grounding import named, near, words_of
 from anvyl_mcp.orchestrator.vocabulary import NO_NAMES, STANDS_FOR, STATES, meaning
 from anvyl_mcp.peers.fleet import Fleet, Outcome
 from anvyl_mcp.peers.plans import offers
-from anvyl_mcp.peers.targets import LOOKUPS, find, missing
+from anvyl_mcp.peers.targets import LOOKUPS, find, missing, starts_id
 
 ROLES = {
     "database": "postgres postgresql mysql mariadb mongo mongodb cockroach timescaledb influxdb mssql",
@@ -116,10 +116,7 @@ def state_of(one: Found) -> Iterator[str]:
 
 def is_called(one: Found, wanted: str) -> bool:
     """Whether an object is called so: by its name, or by the start of its id as the engine accepts it."""
-    identifier = str(one.row.get("id", ""))
-    return one.name in (wanted, f"{wanted}:latest") or (
-        len(wanted) >= 4 and identifier.startswith(wanted.removeprefix("sha256:")[:12])
-    )
+    return one.name in (wanted, f"{wanted}:latest") or starts_id(one.row, wanted)
 
 
 def repository(image: str) -> str:

@@ -252,9 +252,12 @@ def is_meant(kind: str, row: Mapping[str, Any], wanted: str) -> bool:
         wanted = wanted.removeprefix("/")
     if kind == "image" and _reference(wanted) in map(_reference, known):
         return True
-    return wanted in known or (
-        len(wanted) >= 4 and str(row.get("id", "")).startswith(wanted.removeprefix("sha256:")[:12])
-    )
+    return wanted in known or starts_id(row, wanted)
+
+
+def starts_id(row: Mapping[str, Any], wanted: str) -> bool:
+    """Whether `wanted` abbreviates a row's id, as the engine accepts it."""
+    return len(wanted) >= 4 and str(row.get("id", "")).startswith(wanted.removeprefix("sha256:")[:12])
 
 
 def _reference(image: str) -> str:

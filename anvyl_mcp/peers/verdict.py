@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError, Incomplete
@@ -63,6 +64,24 @@ def hosts(done: Iterable[Outcome]) -> dict[str, str]:
     for one in final(done):
         calls.setdefault(one.host, []).append(one)
     return {host: _status(every) for host, every in calls.items()}
+
+
+def documents(done: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Calls as JSON documents."""
+    return [document(one) for one in done]
+
+
+def document(call: Outcome) -> dict[str, Any]:
+    """One call on one host as a JSON document, the same from every command and endpoint."""
+    return {
+        "tool": call.tool,
+        "arguments": dict(call.arguments),
+        "host": call.host,
+        "ok": call.ok,
+        "result": call.answer.result,
+        "error": str(call.error) if call.error else None,
+        "seconds": call.seconds,
+    }
 
 
 def _status(every: list[Outcome]) -> str:

@@ -105,11 +105,6 @@ class Watcher:
         self._hosts: dict[str, _Seen] = {}
         self._known: dict[Trouble, float] = {}
 
-    @property
-    def troubles(self) -> Sequence[Trouble]:
-        """What is wrong now, as far as it was seen."""
-        return list(self._known)
-
     async def look(self) -> list[Notice]:
         """Ask every host once, all at the same time; what is new since the last look, what began first."""
         hosts = self._fleet.select(self._selector)

@@ -70,10 +70,10 @@ class Loopback:
         self._limiter: list[anyio.CapacityLimiter] = []
 
     async def check(self, peer: Address, own: Address, seen: Seen) -> Verdict:
-        """As `trusted_without_token`; the kernel is asked, and processes are looked through on a thread.
+        """Who holds the client's end of the connection from `peer` to `own`, and whether that one is trusted.
 
-        `seen` is of this connection alone: who is at the other end of an open connection stays there, so once is
-        enough. What could not be identified is asked again.
+        The kernel is asked, and processes are looked through on a thread. `seen` is of this connection alone: the
+        caller of an open connection stays the same, so once is enough. One that was not identified is looked for again.
         """
         if seen.verdict is not None:
             return seen.verdict
@@ -87,11 +87,6 @@ class Loopback:
         if verdict != UNKNOWN:
             seen.verdict = verdict
         return verdict
-
-    def trusted_without_token(self, peer: Address, own: Address) -> Verdict:
-        """Who holds the client's end of the connection from `peer` to `own`, and whether that one is trusted."""
-        found = peer_socket.find(peer, own)
-        return UNKNOWN if found is None else self._judge(found)
 
     def _judge(self, found: PeerSocket) -> Verdict:
         name = user_name(found.uid)

@@ -223,7 +223,7 @@ def test_a_caller_that_has_hung_up_is_not_taken_for_the_next_one_on_its_port(lat
         first.close()
         if later != "nothing":
             stack.enter_context(socket.create_connection(own, source_address=caller))
-            stack.enter_context(listener.accept()[0])
-            assert Loopback().trusted_without_token(caller, own).trusted
+            second = stack.enter_context(listener.accept()[0])
+            assert anyio.run(Loopback().check, caller, own, Seen(accepted=second)).trusted
 
         assert anyio.run(Loopback().check, caller, own, Seen(accepted=served)) == UNKNOWN
