@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from anvyl_mcp.orchestrator.agent import Assistant, Decide, nobody
 from anvyl_mcp.orchestrator.model_server import OPENAI_COMPATIBLE
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.fleet import Fleet
 from anvyl_mcp.peers.listing import Answer, Connection, Progress
 from anvyl_mcp.peers.registry import Peer, Registry
@@ -363,6 +364,51 @@ async def test_a_model_in_a_circle_without_a_result_is_no_answer(
 
     assert isinstance(reply.error, ModelUnavailable)
     assert "round in circles" in reply.error.message and "--offline" in reply.error.hint
+
+
+def test_a_question_cannot_be_changed() -> None:
+    question = Question("what runs?")
+
+    with pytest.raises(FrozenInstanceError):
+        question.text = "stop web"  # type: ignore[misc]  # what is tested
+
+
+@pytest.mark.parametrize(
+    ("turns", "asked", "answer", "reason"),
+    [
+        ([calls("list_containers"), "web and db run."], "what runs?", None, EndReason.ANSWERED),
+        ([calls("stop_container", name="web")], "stop web", None, EndReason.WAITING_FOR_APPROVAL),
+        ([calls("stop_container", name="web"), "Then not."], "stop web", False, EndReason.ANSWERED),
+        ([calls("stop_container", name="cache")], "stop cache", True, EndReason.NEEDS_CLARIFICATION),
+        ([calls("list_containers"), calls("list_containers", id="2")], "what runs?", None, EndReason.REPEATED_CALL),
+        ([calls("get_container_logs", name="x")] * 2, "show the logs of x", None, EndReason.REPEATED_FAILURE),
+        ([calls("stop_containr", name="web")] * 4, "what runs?", None, EndReason.UNUSABLE_OUTPUT),
+        ([], " ", None, EndReason.FAILED),
+    ],
+)
+async def test_a_run_ends_for_one_reason(
+    turns: list[Turn], asked: str, answer: bool | None, reason: EndReason, assistant: Assistant, script: Script
+) -> None:
+    script(*turns)
+    run = Run(Question(asked))
+
+    reply = await assistant.ask(run, decide=decide(answer))
+
+    assert reply.run is run
+    assert run.end_reason is reason
+    run.end(EndReason.CANCELLED)
+    assert run.end_reason is reason
+
+
+async def test_a_model_in_a_circle_ends_the_run_out_of_budget(
+    assistant: Assistant, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "LIMITS", UsageLimits(request_limit=1))
+    script(calls("list_containers"))
+
+    reply = await assistant.ask(Question("what runs?"))
+
+    assert reply.run.end_reason is EndReason.OUT_OF_BUDGET
 
 
 async def test_a_model_that_fails_at_once_leaves_the_question_to_the_rules(

@@ -24,7 +24,9 @@ from pydantic_ai.usage import RunUsage
 
 from anvyl_mcp.app import Node
 from anvyl_mcp.errors import InvalidInput, Refused, Timeout, Unknown, UnknownHost, Unpaired, Unreachable
-from anvyl_mcp.orchestrator.toolset import FleetToolset, Question
+from anvyl_mcp.orchestrator.question import Question
+from anvyl_mcp.orchestrator.run import Run
+from anvyl_mcp.orchestrator.toolset import FleetToolset
 from anvyl_mcp.peers import health
 from anvyl_mcp.peers.fleet import SLACK_SECONDS, Fleet, Outcome, time_limit
 from anvyl_mcp.peers.heads import Heads
@@ -390,7 +392,7 @@ async def definitions(hosts: int, folder: Path) -> str:
         Peer("here", "memory:"), registry, Node(load()).fleet.catalogue, lambda peer: connect(peer.url, lean=True)
     )
     assert len(fleet.hosts) == hosts
-    context = RunContext(deps=Question(""), model=TestModel(), usage=RunUsage())
+    context = RunContext(deps=Run(Question("")), model=TestModel(), usage=RunUsage())
     shown = await FleetToolset(fleet).get_tools(context)
     return json.dumps(
         [

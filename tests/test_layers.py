@@ -171,6 +171,21 @@ def test_only_the_command_line_prints() -> None:
     assert not wrong, "\n".join(sorted(wrong))
 
 
+def test_only_its_own_module_changes_a_run_or_a_proposal() -> None:
+    state = {"run", "_run", "proposal"}
+    owners = {"orchestrator/run.py", "orchestrator/question.py"}
+    wrong = [
+        shown(path, node.lineno)
+        for path in FILES
+        if str(path.relative_to(ROOT / PACKAGE)) not in owners
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if getattr(node.value, "attr", getattr(node.value, "id", "")) in state
+    ]
+
+    assert not wrong, "\n".join(sorted(wrong))
+
+
 def test_every_module_can_be_read_at_one_sitting() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     wrong = [f"{shown(path, length)} lines; {LINES} at most" for path, length in lengths.items() if length > LINES]

@@ -110,8 +110,7 @@ class Person:
         except AnvylError as error:
             output.problem(error)
             return
-        proposal.arguments, proposal.hosts = plan.arguments, plan.hosts
-        proposal.expected, proposal.problems, proposal.details = plan.expected, plan.problems, plan.details
+        proposal.replan(plan)
 
     def _words(self, proposal: Proposal) -> str:
         after = f" ({proposal.why})" if proposal.why else ""

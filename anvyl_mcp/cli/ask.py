@@ -46,7 +46,8 @@ def _nothing(words: str) -> Any:
     def failed(error: AnvylError) -> dict[str, Any]:
         from anvyl_mcp.orchestrator.question import Question
         from anvyl_mcp.orchestrator.reply import Reply
+        from anvyl_mcp.orchestrator.run import Run
 
-        return Reply(Question(words), error=error).as_dict()
+        return Reply(Run(Question(words)), error=error).as_dict()
 
     return failed

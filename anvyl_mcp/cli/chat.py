@@ -115,6 +115,7 @@ class Chat:
         from anvyl_mcp.cli.exchange import Exchange
         from anvyl_mcp.orchestrator.question import Question
         from anvyl_mcp.orchestrator.reply import Reply
+        from anvyl_mcp.orchestrator.run import Run
         from anvyl_mcp.peers.targets import Found
 
         meant = self._conversation.meant(asked, self._fleet.hosts)
@@ -124,7 +125,7 @@ class Chat:
         question = Question(meant.words, host=self._host, earlier=before.earlier, turns=before.said)
         # A name that a host showed is not the person's own word: a yes given before does not cover it.
         exchange = Exchange(self._fleet, question, yes=self._yes and not meant.found)
-        reply = Reply(question)
+        reply = Reply(Run(question))
 
         async def answer() -> None:
             nonlocal reply
@@ -205,9 +206,8 @@ class Chat:
     async def _waiting(self, work: Callable[[], Awaitable[T]]) -> T:
         """What comes of `work`; meanwhile the person sees that something goes on."""
         from anvyl_mcp.cli.working import Working
-        from anvyl_mcp.orchestrator.question import Question
 
-        with Working(self._fleet, Question("")).shown():
+        with Working(self._fleet).shown():
             await self._ready()
             return await work()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from anvyl_mcp import text
@@ -14,6 +15,7 @@ from anvyl_mcp.cli.working import Working
 from anvyl_mcp.errors import AnvylError, Cancelled
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers import wording
 from anvyl_mcp.peers.fleet import Fleet, Outcome
 
@@ -32,16 +34,15 @@ class Exchange:
         self._begin(question)
 
     def _begin(self, question: Question) -> None:
-        self._question = question
         self._printed = 0
-        self._working = Working(self._fleet, question, quiet=self._as_json)
+        self._working = Working(self._fleet, quiet=self._as_json)
         self._person = Person(self._fleet, yes=self._yes, dry_run=question.dry_run, aside=self._aside)
-        question.on_proposals = self._look
+        self._run = Run(replace(self._working.following(question), on_proposals=self._look))
 
     async def _look(self, proposals: Sequence[Proposal]) -> None:
         """Have the person decide, who sees first what of the same order cannot be done."""
-        impossible = wording.undone(self._question.impossible)
-        if impossible and attended() and not self._question.dry_run:
+        impossible = wording.undone(self._run.impossible)
+        if impossible and attended() and not self._run.question.dry_run:
             with self._aside():
                 output.talk(f"Not possible: {text.joined(impossible)}.")
         await self._person.look(proposals)
@@ -56,17 +57,17 @@ class Exchange:
         while True:
             with self._working.shown():
                 ready = await assistant()
-                reply = await ready.ask(self._question, decide=self._person.decide, model=model, offline=offline)
-            begun = any(not self._reads(call.tool) for call in self._question.calls)
+                reply = await ready.ask(self._run, decide=self._person.decide, model=model, offline=offline)
+            begun = any(not self._reads(call.tool) for call in self._run.calls)
             hosts = "" if self._as_json or begun else await chosen_hosts(self._fleet, reply.error)
             if not hosts:
                 return reply
-            self._begin(self._question.asked_of(hosts))
+            self._begin(replace(self._run.question, host=hosts))
 
     def broken_off(self) -> Reply:
         """Ctrl-C: what was changed stays changed, what was under way may still happen, and who had not answered."""
         self._working.break_off()
-        changes = [call for call in self._question.calls if call.ok and not self._reads(call.tool)]
+        changes = [call for call in self._run.calls if call.ok and not self._reads(call.tool)]
         changed = [f"{self._working.words(call.tool, call.arguments)} on {call.host}" for call in changes]
         under_way = self._working.under_way
         begun = [f"{words} on {host}" for tool, host, words in under_way if not self._reads(tool)]
@@ -77,7 +78,9 @@ class Exchange:
             f"{text.joined(asked)} had not answered" if asked else "",
             "" if changed or begun else "nothing was changed",
         ]
-        return Reply(self._question, error=Cancelled("interrupted", hint="; ".join(filter(None, words))))
+        error = Cancelled("interrupted", hint="; ".join(filter(None, words)))
+        self._run.end(EndReason.CANCELLED, error)
+        return Reply(self._run, error=error)
 
     def show(self, reply: Reply) -> None:
         """Print what became of it: its tables, and the sentence that answers it."""
@@ -89,9 +92,9 @@ class Exchange:
             self._show_results(reply)
         if reply.error is not None:
             output.problem(reply.error)
-        elif not self._question.dry_run and any(proposal.covered for proposal in reply.waiting):
+        elif not self._run.question.dry_run and any(proposal.covered for proposal in reply.waiting):
             output.talk("hint:  answer at a terminal, or add --yes")
-        elif not self._question.dry_run and reply.waiting:
+        elif not self._run.question.dry_run and reply.waiting:
             output.talk("hint:  --yes does not cover this; answer at a terminal")
 
     def _show_results(self, reply: Reply) -> None:
@@ -111,14 +114,14 @@ class Exchange:
     def _aside(self) -> Iterator[None]:
         """Around what a person is asked, who sees first what a model read before it proposed a change."""
         with self._working.aside():
-            if self._working.model and not self._question.by_rules and not self._as_json:
+            if self._working.model and not self._run.by_rules and not self._as_json:
                 for name, done in self._fresh():
                     output.outcomes(self._fleet.tool(name), done)
             yield
 
     def _fresh(self) -> list[tuple[str, dict[str, Outcome]]]:
         """What was not printed yet. Calls of one tool with the same arguments are one table, in the fleet's order."""
-        calls, self._printed = self._question.calls[self._printed :], len(self._question.calls)
+        calls, self._printed = self._run.calls[self._printed :], len(self._run.calls)
         groups: dict[tuple[str, str], dict[str, Outcome]] = {}
         for call in calls:
             groups.setdefault((call.tool, str(call.arguments)), {})[call.host] = call

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp import text
@@ -23,9 +24,9 @@ REDRAW_SECONDS = 0.25
 
 
 class Working:
-    """Follows one question. `quiet`: nothing is drawn, as where nobody looks."""
+    """The progress of one question. `quiet`: draw nothing."""
 
-    def __init__(self, fleet: Fleet, question: Question, *, quiet: bool = False) -> None:
+    def __init__(self, fleet: Fleet, *, quiet: bool = False) -> None:
         self._fleet = fleet
         self._quiet = quiet or not sys.stderr.isatty()
         self._live = screen.Live(sys.stderr)
@@ -35,7 +36,10 @@ class Working:
         self._aside = self._broken_off = False
         self._open: list[tuple[str, str, str]] = []
         self._done: list[str] = []
-        question.on_call, question.on_outcome, question.on_model = self._began, self._ended, self._asking
+
+    def following(self, question: Question) -> Question:
+        """The question with its progress reported here."""
+        return replace(question, on_call=self._began, on_outcome=self._ended, on_model=self._asking)
 
     @property
     def under_way(self) -> list[tuple[str, str, str]]:

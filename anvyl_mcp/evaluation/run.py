@@ -16,8 +16,8 @@ from anvyl_mcp.evaluation.tasks import Task
 from anvyl_mcp.evaluation.world import World
 from anvyl_mcp.orchestrator import models
 from anvyl_mcp.orchestrator.agent import Assistant
+from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
-from anvyl_mcp.orchestrator.toolset import Proposal, Question
 from anvyl_mcp.peers import wording
 from anvyl_mcp.peers.listing import ToolListing
 from anvyl_mcp.settings import Settings

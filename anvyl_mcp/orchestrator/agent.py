@@ -32,13 +32,14 @@ from anvyl_mcp.orchestrator.consent import Weigh, nothing_known
 from anvyl_mcp.orchestrator.drive import drive_for
 from anvyl_mcp.orchestrator.freely import Freely
 from anvyl_mcp.orchestrator.guard import Guard
-from anvyl_mcp.orchestrator.guarded import ENDED, GuardedModel
+from anvyl_mcp.orchestrator.guarded import GuardedModel
 from anvyl_mcp.orchestrator.model_errors import next_step
 from anvyl_mcp.orchestrator.plan import PlanModel
 from anvyl_mcp.orchestrator.question import MOST_CHARACTERS, Proposal, Question
 from anvyl_mcp.orchestrator.reading import Reading, too_long
 from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
-from anvyl_mcp.orchestrator.rules import RULES, rules_model
+from anvyl_mcp.orchestrator.rules import RULES, RulesModel
+from anvyl_mcp.orchestrator.run import EndReason, Run, Source
 from anvyl_mcp.orchestrator.sentences import is_short, mask
 from anvyl_mcp.orchestrator.shown import ShownModel, history
 from anvyl_mcp.orchestrator.tasks import model_for
@@ -95,19 +96,22 @@ class Assistant:
         return Assistant(fleet, self._settings, on_reply=self._on_reply)
 
     async def ask(
-        self, question: Question, *, decide: Decide = nobody, model: str = "", offline: bool = False
+        self, question: Question | Run, *, decide: Decide = nobody, model: str = "", offline: bool = False
     ) -> Reply:
         """Answer one question. What goes wrong is in the reply.
 
-        `decide` is asked for every change; `model` overrides the settings; `offline` uses the rules only.
+        A `Run` in place of a question lets the caller follow it. `decide` is asked for every change; `model` overrides
+        the settings; `offline` uses the rules only.
         """
         started = time.monotonic()
-        reply = Reply(question)
+        run = question if isinstance(question, Run) else Run(question)
+        reply = Reply(run)
         try:
-            _check(question, self._fleet)
+            _check(run.question, self._fleet)
             choice = await self._choose(reply, model=model, offline=offline)
             await self._run(reply, choice, decide)
         except AnvylError as error:
+            run.end(EndReason.NOTHING_TO_DO if isinstance(error, NothingToDo) else EndReason.FAILED, error)
             reply.error = error
             if reply.model_failures and reply.model_failures[-1] not in error.message:
                 reply.notes.append(_failure_note(reply, "the rules tried"))
@@ -138,33 +142,31 @@ class Assistant:
         return choice
 
     async def _run(self, reply: Reply, choice: models.ModelChoice | None, decide: Decide) -> None:
-        question = reply.question
+        run, question = reply.run, reply.question
         if choice is None and not is_short(mask(question.text)[0]):
             raise too_long()
-        guard = await Reading().aside(partial(Guard, self._fleet, question))
+        guard = await Reading().aside(partial(Guard, self._fleet, run))
         # On a thread, because the first model costs a second of imports, and other work goes on meanwhile.
         driven = partial(self._driven, choice, guard, reply) if choice else None
         guarded = await anyio.to_thread.run_sync(driven, abandon_on_cancel=True) if driven else None
 
-        async def handle(_: RunContext[Question], requests: DeferredToolRequests) -> DeferredToolResults:
+        async def handle(_: RunContext[Run], requests: DeferredToolRequests) -> DeferredToolResults:
             approvals: dict[str, Any] = {}
-            for call in requests.approvals:
-                # They were looked up at the same time; what comes first in the plan is to be done first.
-                question.proposals[call.tool_call_id] = question.proposals.pop(call.tool_call_id)
-            await question.on_proposals([question.proposals[call.tool_call_id] for call in requests.approvals])
-            for call in requests.approvals:
-                proposal = question.proposals[call.tool_call_id]
+            # They were planned at the same time; the first call is to be made first.
+            proposals = run.move_to_end([call.tool_call_id for call in requests.approvals])
+            await question.on_proposals(proposals)
+            for proposal in proposals:
                 answer = await decide(proposal)
                 if answer is None:
                     continue
-                proposal.decision = "approved" if answer else "denied"
-                approvals[call.tool_call_id] = answer or ToolDenied("The person said no. Do not try it again.")
+                proposal.decide(approved=answer)
+                approvals[proposal.id] = answer or ToolDenied("The person said no. Do not try it again.")
             return requests.build_results(approvals=approvals)
 
         agent = Agent(
-            guarded or self._rules(guard, question),
+            guarded or self._rules(guard, run),
             output_type=[str, DeferredToolRequests],
-            deps_type=Question,
+            deps_type=Run,
             instructions=INSTRUCTIONS,
             toolsets=[self._toolset(guard, by_model=guarded is not None)],
             retries={"tools": 3, "output": 2},
@@ -174,22 +176,22 @@ class Assistant:
         try:
             async with agent:
                 before = history(question.turns, choice.context_length) if choice else []
-                result = await agent.run(
-                    question.text, deps=question, usage_limits=LIMITS, message_history=before or None
-                )
-        except (UsageLimitExceeded, UnexpectedModelBehavior) as error:
-            self._give_up(reply, error)
+                result = await agent.run(question.text, deps=run, usage_limits=LIMITS, message_history=before or None)
+        except UsageLimitExceeded as error:
+            _give_up(reply, EndReason.OUT_OF_BUDGET, error)
+            return
+        except UnexpectedModelBehavior as error:
+            _give_up(reply, EndReason.UNUSABLE_OUTPUT, error)
             return
         _conclude(reply, result, guarded.requests if guarded else 0)
-        if question.read_as and question.by_rules == bool(guarded):
-            reply.notes.append(f"read as: {question.read_as}")
-        told_by_rules = question.by_rules and reply.answer != ENDED
-        if guarded and not told_by_rules and (not reply.waiting or question.ended):
-            said = "" if reply.answer == ENDED else reply.answer
+        if run.interpretation and run.by_rules:
+            reply.notes.append(f"read as: {run.interpretation}")
+        if run.answered_by is not Source.RULES and run.end_reason is not EndReason.WAITING_FOR_APPROVAL:
+            said = reply.answer if run.answered_by is Source.MODEL else ""
             wants_change = guard.wish.intent == "change"
-            reply.answer = report.answer(question, self._fleet.catalogue, said, wants_change=wants_change)
+            reply.answer = report.answer(run, self._fleet.catalogue, said, wants_change=wants_change)
             if reply.waiting:
-                reply.answer = "\n".join(filter(None, [reply.answer, waiting_words(reply.question, reply.waiting)]))
+                reply.answer = "\n".join(filter(None, [reply.answer, waiting_words(run)]))
         _fail_if_undone(reply, guard, self._fleet.catalogue)
         if guarded and choice:
             self._note_model(reply, result.new_messages(), choice, guarded.requests)
@@ -200,20 +202,20 @@ class Assistant:
 
     def _driven(self, choice: models.ModelChoice, guard: Guard, reply: Reply) -> GuardedModel:
         """The model to ask, in the way it is driven, with the rules behind it and the guard before it."""
-        question = reply.question
+        run, question = reply.run, reply.question
         names = choose(f"{question.earlier} {question.text}", self._fleet.catalogue)
         model: Model = models.build_model(self._settings, choice)
         drive = drive_for(self._settings.drive, choice)
         if drive == "plan":
-            model = PlanModel(model, self._fleet, question, guard)
-        rules = self._rules(guard, question)
+            model = PlanModel(model, self._fleet, run, guard)
+        rules = self._rules(guard, run)
         shown_model = ShownModel(model, names, choice.context_length)
         model = models.with_rules(shown_model, rules, failed=reply.model_failures)
         rules_first = drive == "plan" and self._settings.drive == "auto"
-        clear = self._rules(guard, question, before_a_model=True)
-        return GuardedModel(model, question, guard, rules=rules, clear=clear, first=clear if rules_first else None)
+        clear = self._rules(guard, run, before_a_model=True)
+        return GuardedModel(model, run, guard, rules=rules, clear=clear, first=clear if rules_first else None)
 
-    def _rules(self, guard: Guard, question: Question, *, before_a_model: bool = False) -> Model:
+    def _rules(self, guard: Guard, run: Run, *, before_a_model: bool = False) -> Model:
         """The rules for one question; `before_a_model`: only what is clear."""
         fleet, freely = self._fleet, Freely(guard, self._fleet, only_clearly=before_a_model)
 
@@ -221,27 +223,16 @@ class Assistant:
             steps = await freely.steps(said, tools)
             calls = [call for step in steps for call in step]
             if all(call.listing.reads for call in calls):
-                question.read_as = joined([call.in_full() for call in calls])
+                run.interpret(joined([call.in_full() for call in calls]))
             return steps
 
-        return rules_model(
+        return RulesModel(
             hosts=lambda: _hosts_and_tags(fleet),
             objects=lambda kind: places(fleet, kind),
             to_the_last_word=before_a_model,
             otherwise=otherwise,
-            placed=bool(question.host or question.home),
+            placed=bool(run.question.host or run.question.home),
         )
-
-    def _give_up(self, reply: Reply, error: Exception) -> None:
-        """The model did not come to an end; what its calls found is still true."""
-        why = "it went round in circles" if isinstance(error, UsageLimitExceeded) else "it gave no usable answer"
-        if not reply.calls:
-            raise ModelUnavailable(
-                f"the model `{reply.model}` did not answer: {why}",
-                hint='try a larger model, or ask the rules: anvyl ask --offline "…"',
-            ) from error
-        reply.notes.append(f"the model `{reply.model}` was stopped: {why}")
-        reply.answer = "The results above are what was found; the model did not sum them up."
 
     def _note_model(
         self, reply: Reply, messages: list[ModelMessage], choice: models.ModelChoice, requests: int
@@ -251,17 +242,26 @@ class Assistant:
             reply.notes.append(f"the server answered with `{other}` instead of `{choice.name}`")
         if cut := models.cut_prompt(messages, choice):
             reply.notes.append(cut)
-        answered = {message.model_name for message in messages if isinstance(message, ModelResponse)}
-        if RULES not in answered:
+        if not reply.run.used_rules:
             models.remember_model(self._settings, choice)
-        elif reply.model_failures:
+            return
+        if reply.model_failures:
             reply.notes.append(_failure_note(reply, "answered by rules"))
-            reply.mode, reply.model = "rules", RULES
-        elif not requests:
-            reply.mode, reply.model = "rules", RULES
-        else:
+        elif requests:
             reply.notes.append(f"the model `{reply.model}` did nothing about it; answered by rules")
-            reply.mode, reply.model = "rules", RULES
+        reply.mode, reply.model = "rules", RULES
+
+
+def _give_up(reply: Reply, reason: EndReason, error: Exception) -> None:
+    """Answer with the results so far, because the model gave no answer of its own."""
+    reply.run.end(reason)
+    if not reply.calls:
+        raise ModelUnavailable(
+            f"the model `{reply.model}` did not answer: {reason.value}",
+            hint='try a larger model, or ask the rules: anvyl ask --offline "…"',
+        ) from error
+    reply.notes.append(f"the model `{reply.model}` was stopped: {reason.value}")
+    reply.answer = "The results above are what was found; the model did not sum them up."
 
 
 def _failure_note(reply: Reply, instead: str) -> str:
@@ -292,11 +292,12 @@ def _conclude(reply: Reply, result: AgentRunResult[str | DeferredToolRequests], 
         "output_tokens": usage.output_tokens,
     }
     reply.answer = result.output if isinstance(result.output, str) else _waiting(reply, result.all_messages())
-    failures = reply.question.failures
+    reply.run.finish()
+    failures = reply.run.failures
     if failures and not reply.calls and not reply.proposals:
         # Nothing was done, and we know better than the model why.
         reply.error = failures[-1]
-    reply.notes += reply.question.set_aside
+    reply.notes += reply.run.set_aside
     for proposal in reply.waiting:
         if proposal.untrusted:
             reply.notes.append(f"`{proposal.tool}` was proposed after reading {proposal.untrusted}")
@@ -306,29 +307,29 @@ def _conclude(reply: Reply, result: AgentRunResult[str | DeferredToolRequests], 
 
 def _fail_if_undone(reply: Reply, guard: Guard, tools: Mapping[str, ToolListing]) -> None:
     """A change that was wanted and came to nothing is a failure, whatever was read on the way to it."""
-    question = reply.question
-    changed = any(not tools[call.tool].reads for call in question.calls if call.tool in tools)
+    run = reply.run
+    changed = any(not tools[call.tool].reads for call in run.calls if call.tool in tools)
     came_to_nothing = guard.wish.intent == "change" and not changed and not reply.proposals
-    ended_it = [error for error in question.failures if str(error) == question.ended]
-    if ended_it and guard.wish.intent != "read" and not reply.waiting:
-        reply.error = ended_it[0]
-    elif came_to_nothing and question.unmended:
-        reply.error = list(question.unmended.values())[-1]
+    if run.end_error and guard.wish.intent != "read" and not reply.waiting:
+        reply.error = run.end_error
+    elif came_to_nothing and run.unresolved:
+        reply.error = run.unresolved
 
 
 def _waiting(reply: Reply, messages: list[ModelMessage]) -> str:
     """What waits for a yes, and what the rules would do after it."""
     last = next((message for message in reversed(messages) if isinstance(message, ModelResponse)), None)
     after = last.text if last is not None and last.model_name == RULES else None
-    return " ".join(filter(None, [waiting_words(reply.question, reply.waiting), after]))
+    return " ".join(filter(None, [waiting_words(reply.run), after]))
 
 
-def waiting_words(question: Question, waiting: list[Proposal]) -> str:
-    """What would be done, if somebody said yes."""
+def waiting_words(run: Run) -> str:
+    """What would be done after an approval."""
+    waiting = run.waiting
     orders = joined(wording.orders([(one.tool, one.arguments, one.hosts) for one in waiting]))
     if details := [line.strip() for one in waiting for line in one.details]:
         orders += f" ({'; '.join(details)})"
-    refused = [f"Not possible: {joined(wording.undone(question.impossible))}."] if question.impossible else []
-    if question.dry_run:
+    refused = [f"Not possible: {joined(wording.undone(run.impossible))}."] if run.impossible else []
+    if run.question.dry_run:
         return " ".join([f"Dry run: would {orders}. Nothing was changed.", *refused])
     return " ".join([f"Waiting for a yes: {orders}. Nothing was changed yet.", *refused])

@@ -12,9 +12,10 @@ from anvyl_mcp.orchestrator.answers import Turn, answer
 from anvyl_mcp.orchestrator.approvals import HeldCall
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.orchestrator.toolset import for_rules
 from anvyl_mcp.peers import plans
-from anvyl_mcp.peers.fleet import Expected, Fleet, Outcome
+from anvyl_mcp.peers.fleet import Expected, Fleet
 from anvyl_mcp.peers.targets import as_it_is
 
 
@@ -60,24 +61,21 @@ async def carry_out(fleet: Fleet, question: Question, calls: Sequence[HeldCall])
 
     The hosts that act do nothing to a container that is another one, or in another state, than when it was asked for.
     """
-    started, reply = time.monotonic(), Reply(question)
+    started, run = time.monotonic(), Run(question)
+    reply = Reply(run)
     turn, touched = Turn(question.text), {host: set[str]() for call in calls for host in call.hosts}
-
-    def note(outcome: Outcome) -> None:
-        question.calls.append(outcome)
-        question.on_outcome(outcome)
 
     for number, call in enumerate(calls):
         proposal = Proposal(f"held-{number}", call.tool, dict(call.arguments), list(call.hosts), decision="approved")
-        question.proposals[proposal.id] = proposal
-        question.on_call(call.tool, call.arguments, list(call.hosts))
+        run.propose(proposal)
+        run.begin_call(call.tool, call.arguments, call.hosts)
         outcomes = await fleet.call_many(
             call.hosts,
             call.tool,
             call.arguments,
             on_behalf=question.on_behalf,
             expected={host: _since(one, touched[host]) for host, one in call.expected.items()},
-            on_outcome=note,
+            on_outcome=run.end_call,
         )
         # What an earlier call of the same approval did to an object is no surprise to a later one.
         for host in call.hosts:
@@ -90,9 +88,11 @@ async def carry_out(fleet: Fleet, question: Question, calls: Sequence[HeldCall])
             reply.notes += [f"{left.tool} was not tried, because {call.tool} failed" for left in calls[number + 1 :]]
             break
     reply.answer = answer(fleet.catalogue, turn)
-    if question.calls and all(isinstance(call.error, Conflict) for call in question.calls):
+    if run.calls and all(isinstance(call.error, Conflict) for call in run.calls):
         # What was approved is not there any more; nothing was done.
-        reply.error = question.calls[0].error
+        reply.error = run.calls[0].error
+        run.end(EndReason.FAILED, reply.error)
+    run.finish()
     reply.seconds = round(time.monotonic() - started, 3)
     return reply
 

@@ -102,9 +102,7 @@ class Conversation:
             names, host = _shown(reply)
             found = bool(names)
         answer = reply.answer or (str(reply.error) if reply.error else "")
-        self.turns.append(
-            Turn(asked, meant.words, answer[:LONGEST], names, host, found, bool(reply.question.untrusted))
-        )
+        self.turns.append(Turn(asked, meant.words, answer[:LONGEST], names, host, found, bool(reply.run.untrusted)))
         del self.turns[:-MOST_TURNS]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import anyio
@@ -116,10 +117,17 @@ class Desk:
         """
         # Whoever started this process asks for nobody else.
         rights = None if asking.how == "local" else OnBehalf(asking.name, asking.scopes)
-        question = Question(text, host=host, home=home, on_behalf=rights)
-        if watch is not None:
-            question.on_call, question.on_outcome = watch.on_call, watch.on_outcome
-        _logged(question)
+        watch = watch or Watch()
+        question = _logged(
+            Question(
+                text,
+                host=host,
+                home=home,
+                on_behalf=rights,
+                on_call=watch.on_call,
+                on_outcome=watch.on_outcome,
+            )
+        )
         async with self._place():
             reply = await (assistant or self._assistant).ask(question, decide=_trusting if approve else nobody)
         if reply.error is not None and not reply.calls:
@@ -152,8 +160,7 @@ class Desk:
         if not approve:
             return Answer(response=CANCELLED, model=held.model)
         mine = asking.how == "local" and rights.scopes == asking.scopes
-        question = Question(held.question, on_behalf=None if mine else rights)
-        _logged(question)
+        question = _logged(Question(held.question, on_behalf=None if mine else rights))
         async with self._place():
             reply = await carry_out(self.fleet, question, held.calls)
         reply.model = held.model
@@ -233,7 +240,7 @@ class Desk:
 def answered(reply: Reply, tools: Mapping[str, ToolListing]) -> Answer:
     """A reply as HTTP has it: its words hold everything, for programs that read nothing else."""
     failed = str(reply.error) if reply.error else ""
-    response = report.whole(reply.question, tools, reply.answer) or failed
+    response = report.whole(reply.run, tools, reply.answer) or failed
     notes = [*reply.notes, *([failed] if failed not in response else [])]
     return Answer.model_validate(
         {
@@ -281,15 +288,14 @@ async def _trusting(proposal: Proposal) -> bool | None:
     return True if proposal.covered else None
 
 
-def _logged(question: Question) -> None:
-    """What happens, for whoever turned debugging on; whoever watches already goes on watching."""
+def _logged(question: Question) -> Question:
+    """The question with each outcome logged as well, if debug messages are."""
     if not log.isEnabledFor(logging.DEBUG):
-        return
-    watching = question.on_outcome
+        return question
 
     def note(outcome: Outcome) -> None:
         log.debug("%s on %s: %s in %.3f s", outcome.tool, outcome.host, outcome.error or "ok", outcome.seconds)
-        watching(outcome)
+        question.on_outcome(outcome)
 
     log.debug("asked: %s", question.text)
-    question.on_outcome = note
+    return replace(question, on_outcome=note)

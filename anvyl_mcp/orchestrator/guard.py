@@ -27,8 +27,8 @@ from anvyl_mcp.orchestrator.grounding import (
     without_places,
 )
 from anvyl_mcp.orchestrator.quantified import spread
-from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.resolving import Found, Inventory
+from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.orchestrator.sentences import mask, unmask
 from anvyl_mcp.orchestrator.vocabulary import HOST, MARK, REFUSING, is_name
 from anvyl_mcp.orchestrator.wish import read_wish, told_of, verbs_of
@@ -66,10 +66,12 @@ class Placed:
 
 
 class Guard:
-    """The checks for one question."""
+    """The checks for one run."""
 
-    def __init__(self, fleet: Fleet, question: Question) -> None:
+    def __init__(self, fleet: Fleet, run: Run) -> None:
+        question = run.question
         self._fleet = fleet
+        self._run = run
         self._question = question
         self._said = f"{question.earlier}\n{question.text}".strip()
         self._made: set[str] = set()
@@ -191,7 +193,7 @@ class Guard:
         if listing.reads or self._quotes_command(listing):
             return
         what = listing.name.replace("_", " ")
-        if self.wish.intent == "read" or (self.wish.intent == "unclear" and self._question.untrusted):
+        if self.wish.intent == "read" or (self.wish.intent == "unclear" and self._run.untrusted):
             raise Denied(
                 f"the question only asks to look, so `{what}` was not done", hint="say it as an order to do it"
             )
@@ -211,7 +213,7 @@ class Guard:
         grounded = ground_host(selector, self._said, hosts, local)
         if grounded:
             return grounded
-        if selector and not listing.reads and self._question.calls and COMPARES.search(self._said):
+        if selector and not listing.reads and self._run.calls and COMPARES.search(self._said):
             return selector
         said = said_hosts(self._question.text, hosts)
         clear = not self._question.host and not REFUSING.search(self._question.text)
@@ -261,7 +263,7 @@ class Guard:
         for unknown in told_of(self._question.text, self.wish.verbs):
             if not named(" ".join(self._fleet.hosts), unknown) and not resolving.meant([unknown], objects):
                 raise resolving.nothing(kind, unknown, objects, {})
-        calls = dict.fromkeys(f"{call.tool} on {call.host}" for call in self._question.calls)
+        calls = dict.fromkeys(f"{call.tool} on {call.host}" for call in self._run.calls)
         return ", ".join(calls) or "the list of what there is"
 
     def _is_meant(self, listing: ToolListing, name: str) -> bool:

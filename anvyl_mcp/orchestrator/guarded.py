@@ -1,4 +1,4 @@
-"""A model under guard: a change to all of a kind becomes a call for each; an ended question is asked no more."""
+"""A model under guard: a change to all of a kind becomes a call for each; a stopped run asks no model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic_ai.settings import ModelSettings
 from anvyl_mcp.errors import AnvylError, Conflict, NothingToDo
 from anvyl_mcp.orchestrator.answers import Turn
 from anvyl_mcp.orchestrator.guard import Guard
-from anvyl_mcp.orchestrator.question import Question
+from anvyl_mcp.orchestrator.run import Run, Source
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
 ENDED = "The results so far are the answer."
@@ -28,7 +28,7 @@ def own_response(words: str, model_name: str) -> ModelResponse:
 
 
 class GuardedModel(WholeAnswerModel, WrapperModel):
-    """Asks the model below it until the question is ended; made for one question.
+    """Asks the model below it until the run is stopped; made for one run.
 
     The rules take over a question that they understand when they come first, or when a model does nothing about it.
     """
@@ -36,7 +36,7 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
     def __init__(
         self,
         wrapped: Model,
-        question: Question,
+        run: Run,
         guard: Guard,
         *,
         rules: Model,
@@ -45,7 +45,7 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
     ) -> None:
         """`rules` are asked when the model says nothing, `clear` when it only talks; `first`, if any, before it."""
         super().__init__(wrapped)
-        self._question = question
+        self._run = run
         self._guard = guard
         self._rules = rules
         self._clear = clear
@@ -60,15 +60,18 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         """The next calls or the answer; a placeholder when the results are the answer."""
-        if self._question.ended:
+        if self._run.stopped:
+            self._run.responded(Source.RESULTS)
             return own_response(ENDED, self.wrapped.model_name)
         begun = bool(Turn.of(messages).calls)
-        first = self._first if not begun or self._question.by_rules else None
+        first = self._first if not begun or self._run.by_rules else None
         if first and (planned := await self._understood(first, messages, model_request_parameters)):
             return planned
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         self.requests += response.provider_details != OWN
-        self._question.by_rules = response.model_name == self._rules.model_name
+        self._run.responded(Source.RULES if response.model_name == self._rules.model_name else Source.MODEL)
+        if response.text == ENDED:
+            self._run.responded(Source.RESULTS)
         idle = not begun and not response.tool_calls and "?" not in (response.text or "")
         # A model that says that it cannot has answered, unless the rules account for every word.
         behind = self._clear if (response.text or "").strip() else self._rules
@@ -92,12 +95,12 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
             raise
         except AnvylError:
             return None
-        self._question.by_rules = True
+        self._run.responded(Source.RULES)
         return replace(response, parts=_with_own_ids(response.parts, messages))
 
     async def _spread(self, part: ModelResponsePart, offered: ModelRequestParameters) -> list[ModelResponsePart]:
         tool = next((one for one in offered.function_tools if one.name == getattr(part, "tool_name", "")), None)
-        if self._question.by_rules or not (isinstance(part, ToolCallPart) and tool and tool.metadata):
+        if self._run.by_rules or not (isinstance(part, ToolCallPart) and tool and tool.metadata):
             return [part]
         calls = await self._guard.spread(tool.metadata["listing"], part.args_as_dict())
         return [ToolCallPart(part.tool_name, arguments) for arguments in calls] or [part]

@@ -35,7 +35,7 @@ from anvyl_mcp.orchestrator.guard import COMPARES, Guard
 from anvyl_mcp.orchestrator.guarded import ENDED, own_response
 from anvyl_mcp.orchestrator.measures import measures
 from anvyl_mcp.orchestrator.orders import Orders
-from anvyl_mcp.orchestrator.question import Question
+from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.orchestrator.sentences import mask, plain
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 from anvyl_mcp.peers.fleet import Fleet
@@ -73,10 +73,11 @@ AGAIN = "That did not work: {why}. Give a better plan."
 class PlanModel(WholeAnswerModel, WrapperModel):
     """Makes a language model plan; made for one question."""
 
-    def __init__(self, wrapped: Model, fleet: Fleet, question: Question, guard: Guard) -> None:
+    def __init__(self, wrapped: Model, fleet: Fleet, run: Run, guard: Guard) -> None:
         super().__init__(wrapped)
         self._fleet = fleet
-        self._question = question
+        self._run = run
+        self._question = run.question
         self._guard = guard
         self._planned: list[ModelMessage] = []
 
@@ -91,10 +92,10 @@ class PlanModel(WholeAnswerModel, WrapperModel):
         if not results:
             return await self._plan(results, model_settings, model_request_parameters)
         found = [part for part in results if part.outcome == "success"]
-        only_looked = self._guard.wish.intent == "change" and not self._question.proposals
+        only_looked = self._guard.wish.intent == "change" and not self._run.proposals
         if found and not only_looked:
             return await self._sum_up(found, model_settings)
-        if len(self._planned) == 1 and (found or self._question.failures):
+        if len(self._planned) == 1 and (found or self._run.failures):
             if change := await self._ordered(model_request_parameters):
                 worked_out = replace(own_response("", self.model_name), parts=change)
                 self._planned.append(worked_out)
@@ -112,7 +113,7 @@ class PlanModel(WholeAnswerModel, WrapperModel):
         if found:
             asked = f"{asked}\n\n{self._results(found)}\n\n{NEXT}"
         elif self._planned:
-            why = str(self._question.failures[-1]).rstrip(".")
+            why = str(self._run.failures[-1]).rstrip(".")
             asked = f"{asked}\n\n{AGAIN.format(why=why)}"
         parameters = ModelRequestParameters(
             output_mode="native",

@@ -1,8 +1,7 @@
-"""One question on its way, and the changes it proposes: what every part of the orchestrator hands on."""
+"""A question as it was asked, and the changes that are proposed for it."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from anvyl_mcp import text
 from anvyl_mcp.errors import AnvylError
 from anvyl_mcp.peers.fleet import Expected, OnBehalf, Outcome
+from anvyl_mcp.peers.plans import Plan
 
 MOST_CHARACTERS = 4000
 """Of a question; a longer one is a pasted file."""
@@ -55,19 +55,27 @@ class Proposal:
         words += [f"proposed after reading {self.untrusted}"] if self.untrusted else []
         return "; ".join(words)
 
+    def decide(self, *, approved: bool) -> None:
+        """Record the person's answer."""
+        self.decision = "approved" if approved else "denied"
 
-async def _unseen(proposals: Sequence[Proposal]) -> None:
-    """Nobody looks at what waits together."""
+    def replan(self, plan: Plan) -> None:
+        """Make it the change that a plan describes."""
+        self.arguments, self.hosts = plan.arguments, plan.hosts
+        self.expected, self.problems, self.details = plan.expected, plan.problems, plan.details
 
 
-@dataclass
+async def _leave_as_proposed(proposals: Sequence[Proposal]) -> None:
+    """Default hook: change no proposal."""
+
+
+@dataclass(frozen=True)
 class Question:
-    """One question on its way: what was asked, and what has happened so far.
+    """What is asked, where, for whom, and which hooks its caller has.
 
-    `host` is the only place it is about; `home` is where it goes unless it names another.
-    `earlier` is what the same person said before in this conversation, `turns` what was said and answered, for a
-    model; `ended` is why no model is asked any more. `on_model` is told which model is asked, `on_proposals` sees the
-    changes that wait together before each is decided, and may change their hosts.
+    `host` limits it to some hosts; `home` is the default host. `earlier` is what the same person said before in this
+    conversation, `turns` are its questions and answers, for a model. `on_proposals` gets the changes that wait together
+    before each is decided, and may choose other hosts for them.
     """
 
     text: str
@@ -78,28 +86,6 @@ class Question:
     on_call: Callable[[str, Mapping[str, Any], list[str]], None] = lambda tool, arguments, hosts: None
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
     on_model: Callable[[str], None] = lambda name: None
-    on_proposals: Callable[[Sequence[Proposal]], Awaitable[None]] = _unseen
+    on_proposals: Callable[[Sequence[Proposal]], Awaitable[None]] = _leave_as_proposed
     earlier: str = ""
     turns: Sequence[tuple[str, str]] = ()
-    calls: list[Outcome] = field(default_factory=list)
-    proposals: dict[str, Proposal] = field(default_factory=dict)
-    failures: list[AnvylError] = field(default_factory=list)
-    unmended: dict[str, AnvylError] = field(default_factory=dict)
-    """Why a tool could not be called at all, until it could."""
-    impossible: list[Outcome] = field(default_factory=list)
-    """Changes that the rules made of the words and that could not even be proposed; no host is asked for them."""
-    spent: Counter[str] = field(default_factory=Counter)
-    untrusted: str = ""
-    set_aside: list[str] = field(default_factory=list)
-    """Changes that a model proposed and a question that only looks cannot have meant, in words."""
-    ended: str = ""
-    read_as: str = ""
-    """What the rules took words for that are no phrase."""
-    by_rules: bool = False
-    """Whether the calls being made are the rules' own, which are made of the person's words alone."""
-
-    def asked_of(self, host: str) -> Question:
-        """The same question about other hosts, from its beginning."""
-        return Question(
-            self.text, host=host, home=self.home, dry_run=self.dry_run, earlier=self.earlier, turns=self.turns
-        )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from anvyl_mcp.errors import AnvylError, ApprovalNeeded
 from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.peers import verdict, words
 from anvyl_mcp.peers.fleet import Outcome
 
@@ -20,7 +21,7 @@ NO_MODEL = "no language model: "
 class Reply:
     """The answer with everything that was done for it. `notes` are for the person: no model, a warning."""
 
-    question: Question
+    run: Run
     answer: str = ""
     model: str = ""
     mode: Mode = "rules"
@@ -32,24 +33,29 @@ class Reply:
     """Why requests to the model failed, in order."""
 
     @property
+    def question(self) -> Question:
+        """What was asked."""
+        return self.run.question
+
+    @property
     def calls(self) -> list[Outcome]:
         """One per host touched, in the order in which they ended."""
-        return self.question.calls
+        return list(self.run.calls)
 
     @property
     def proposals(self) -> list[Proposal]:
         """Every change that needed a yes."""
-        return list(self.question.proposals.values())
+        return list(self.run.proposals.values())
 
     @property
     def waiting(self) -> list[Proposal]:
-        """Changes nobody decided."""
-        return [proposal for proposal in self.proposals if proposal.decision == "pending"]
+        """Changes without a decision."""
+        return self.run.waiting
 
     @property
     def hosts(self) -> dict[str, str]:
         """How each host that was asked did: `ok`, or a word and a reason."""
-        unable = {host: error for one in self.question.failures for host, error in one.by_host.items()}
+        unable = {host: error for one in self.run.failures for host, error in one.by_host.items()}
         status = {host: words.status(error, words.call_word(error)) for host, error in unable.items()}
         return status | verdict.hosts(self.calls)
 
@@ -65,7 +71,7 @@ class Reply:
     @property
     def problem(self) -> AnvylError | None:
         """Why there is no answer, or what of it was not done."""
-        return self.error or verdict.failure([*self.calls, *self.question.impossible])
+        return self.error or verdict.failure([*self.calls, *self.run.impossible])
 
     def as_dict(self) -> dict[str, Any]:
         """The document of `anvyl ask --json`."""

@@ -10,7 +10,8 @@ from anvyl_mcp import text
 from anvyl_mcp.errors import Denied
 from anvyl_mcp.orchestrator.answers import CANCELLED, OUTCOMES, Call, not_done, told, worked_out
 from anvyl_mcp.orchestrator.grounding import named
-from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.question import Proposal
+from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.peers import wording
 from anvyl_mcp.peers.fleet import Outcome
 from anvyl_mcp.peers.listing import ToolListing
@@ -35,40 +36,40 @@ OF_THE_FLEET = re.compile(
 """How a sentence says something that only a host can know."""
 
 
-def answer(question: Question, tools: Mapping[str, ToolListing], said: str, *, wants_change: bool) -> str:
-    """The answer to a question, of which a model said something.
+def answer(run: Run, tools: Mapping[str, ToolListing], said: str, *, wants_change: bool) -> str:
+    """The answer to a question, to which a model said something.
 
     Its words stand only beside reads: whatever changed something is told from its result.
     """
-    changes = [call for call in question.calls if not _reads(tools, call)]
-    refused = any(isinstance(error, Denied) for error in question.failures)
-    denied = [proposal for proposal in question.proposals.values() if proposal.decision == "denied"]
+    changes = [call for call in run.calls if not _reads(tools, call)]
+    refused = any(isinstance(error, Denied) for error in run.failures)
+    denied = [proposal for proposal in run.proposals.values() if proposal.decision == "denied"]
     if changes or denied:
         lines = wording.done(changes)
         lines += (
             [not_done(_call(tools, proposal), OUTCOMES["denied"]) for proposal in denied] if changes else [CANCELLED]
         )
-        lines += [str(error) for error in question.failures[-1:] if question.ended]
-    elif question.ended or not said:
-        asks = [str(error) for error in question.failures[-1:] if str(error) == question.ended]
-        lines = asks or sentences(question, tools, question.calls)
+        lines += [str(error) for error in run.failures[-1:] if run.stopped]
+    elif run.stopped or not said:
+        asks = [str(error) for error in run.failures[-1:] if str(error) == str(run.end_error)]
+        lines = asks or sentences(run, tools, run.calls)
     elif wants_change:
         lines = [UNCHANGED] + ([] if CLAIMS.search(said) else [said])
     elif refused and (CLAIMS.search(said) or BARE_CLAIM.search(said)):
         # What it was kept from doing it may well believe done.
-        lines = [*sentences(question, tools, question.calls), UNCHANGED]
+        lines = [*sentences(run, tools, run.calls), UNCHANGED]
     else:
-        lines = computed(question, tools) or _founded(question, said)
-    return text.clean("\n".join([*(line for line in lines if line), *missing(question, lines)]))
+        lines = computed(run, tools) or _founded(run, said)
+    return text.clean("\n".join([*(line for line in lines if line), *missing(run, lines)]))
 
 
-def whole(question: Question, tools: Mapping[str, ToolListing], said: str) -> str:
+def whole(run: Run, tools: Mapping[str, ToolListing], said: str) -> str:
     """An answer with the lists that it sums up: a terminal shows them as tables, a text alone has to hold them."""
     blocks = [said] if said else []
-    for call, by_host in _grouped(question.calls, tools):
+    for call, by_host in _grouped(run.calls, tools):
         field = text.rows_field(text.resolved(call.listing.output_schema))
         answered = {host: entry for host, entry in by_host.items() if entry["ok"] and entry["result"]}
-        if not (call.listing.reads and field) or worked_out(question.text, call, answered):
+        if not (call.listing.reads and field) or worked_out(run.question.text, call, answered):
             continue
         for host, entry in answered.items():
             names = [str(row.get("name") or "") for row in entry["result"].get(field, ())]
@@ -77,31 +78,31 @@ def whole(question: Question, tools: Mapping[str, ToolListing], said: str) -> st
     return "\n\n".join(blocks)
 
 
-def computed(question: Question, tools: Mapping[str, ToolListing]) -> list[str]:
+def computed(run: Run, tools: Mapping[str, ToolListing]) -> list[str]:
     """Counts, extremes and the like, worked out from the results: a small model miscounts, and needs not."""
     lines: list[str] = []
-    if EXPLAIN.search(question.text):
+    if EXPLAIN.search(run.question.text):
         return lines
-    for call, by_host in _grouped(question.calls, tools):
+    for call, by_host in _grouped(run.calls, tools):
         answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
         failed = {host: str(entry["error"]) for host, entry in by_host.items() if not entry["ok"]}
-        if found := worked_out(question.text, call, answered, failed):
+        if found := worked_out(run.question.text, call, answered, failed):
             lines += found
-        elif HOW_MANY.search(question.text) and text.rows_field(text.resolved(call.listing.output_schema)):
-            lines += told(question.text, call, by_host)
+        elif HOW_MANY.search(run.question.text) and text.rows_field(text.resolved(call.listing.output_schema)):
+            lines += told(run.question.text, call, by_host)
     return lines
 
 
-def _founded(question: Question, said: str) -> list[str]:
+def _founded(run: Run, said: str) -> list[str]:
     """What a model said; that nobody was asked, when it speaks of the fleet all the same."""
-    if question.calls or question.failures or "?" in said or not OF_THE_FLEET.search(said):
+    if run.calls or run.failures or "?" in said or not OF_THE_FLEET.search(said):
         return [said]
     return ["No host was asked.", said]
 
 
-def sentences(question: Question, tools: Mapping[str, ToolListing], calls: Iterable[Outcome]) -> list[str]:
+def sentences(run: Run, tools: Mapping[str, ToolListing], calls: Iterable[Outcome]) -> list[str]:
     """What some calls found or did, in words made from their results."""
-    return [line for call, by_host in _grouped(calls, tools) for line in told(question.text, call, by_host)]
+    return [line for call, by_host in _grouped(calls, tools) for line in told(run.question.text, call, by_host)]
 
 
 def _grouped(
@@ -117,16 +118,16 @@ def _grouped(
         yield Call(listing, dict(one.arguments)), {host: _entry(outcome) for host, outcome in by_host.items()}
 
 
-def missing(question: Question, lines: Iterable[str]) -> list[str]:
+def missing(run: Run, lines: Iterable[str]) -> list[str]:
     """A sentence for each host that did not answer and each result that is not whole, unless the answer says so."""
-    last = {call.host: call for call in question.calls}
+    last = {call.host: call for call in run.calls}
     shown = "\n".join(lines)
     silent = [
         f"{host} is missing: {call.word}."
         for host, call in last.items()
         if call.host_failed and not any(words in shown for words in (f"{host} failed", f" on {host}: "))
     ]
-    cut = [(call, (call.answer.result or {}).get("more")) for call in question.calls]
+    cut = [(call, (call.answer.result or {}).get("more")) for call in run.calls]
     return silent + [f"{call.host} has {more} more that are not shown." for call, more in cut if more]
 
 

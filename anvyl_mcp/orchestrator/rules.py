@@ -14,7 +14,7 @@ from pydantic_ai.messages import (
     TextPart,
     ToolCallPart,
 )
-from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 
 from anvyl_mcp import text
@@ -32,36 +32,26 @@ RULES = "rules"
 """The name of this model."""
 
 
-def rules_model(
-    *,
-    hosts: Hosts,
-    objects: Objects | None = None,
-    to_the_last_word: bool = False,
-    otherwise: Otherwise | None = None,
-    placed: bool = False,
-) -> Model:
-    """The rules as a model. `hosts` gives the known host names, `objects` the names of all objects of a kind.
-
-    `to_the_last_word` is for one who asks the rules before a language model: nothing is understood by half.
-    `otherwise` is asked what a question means that is no phrase. `placed`: the person has named the host apart from it.
+class RulesModel(WholeAnswerModel):
+    """Turns the question into the calls of the phrases it matches, and their results into a sentence.
 
     Its requests raise `NotUnderstood` for what no rule fits, with examples from the tools there are.
     """
-    return RulesModel(hosts, objects, to_the_last_word=to_the_last_word, otherwise=otherwise, placed=placed)
-
-
-class RulesModel(WholeAnswerModel):
-    """Turns the question into the calls of the phrases it matches, and their results into a sentence."""
 
     def __init__(
         self,
         hosts: Hosts,
-        objects: Objects | None,
+        objects: Objects | None = None,
         *,
-        to_the_last_word: bool,
-        otherwise: Otherwise | None,
-        placed: bool,
+        to_the_last_word: bool = False,
+        otherwise: Otherwise | None = None,
+        placed: bool = False,
     ) -> None:
+        """`hosts` gives the known host names, `objects` the names of all objects of a kind.
+
+        `to_the_last_word`: accept no question of which only a part matches, because a language model comes next.
+        `otherwise` reads a question that matches no phrase. `placed`: the host is known apart from the question.
+        """
         super().__init__()
         self._otherwise = otherwise
         self._placed = placed

@@ -22,6 +22,7 @@ from anvyl_mcp.orchestrator.guard import Guard, Placed
 from anvyl_mcp.orchestrator.phrases import holes
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.resolving import Inventory
+from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers import hostwise, plans
 from anvyl_mcp.peers.arguments import check
 from anvyl_mcp.peers.fleet import Fleet, Outcome
@@ -36,10 +37,8 @@ MOST_LOOKS = 30
 MOST_CHANGES = 500
 """Calls for one question. A plan of many changes is one order, and one yes covers it."""
 
-__all__ = ["FleetToolset", "Proposal", "Question", "schema_for_model"]
 
-
-class FleetToolset(AbstractToolset[Question]):
+class FleetToolset(AbstractToolset[Run]):
     """Calls pass the guard, then `Fleet.call`; whatever changes something waits for an approval first."""
 
     def __init__(
@@ -65,67 +64,63 @@ class FleetToolset(AbstractToolset[Question]):
         """Constant: there is one fleet."""
         return "fleet"
 
-    async def get_tools(self, ctx: RunContext[Question]) -> dict[str, ToolsetTool[Question]]:
+    async def get_tools(self, ctx: RunContext[Run]) -> dict[str, ToolsetTool[Run]]:
         """The catalogue's tools: the same whatever hosts there are."""
         return dict(self._tools)
 
-    async def get_instructions(self, ctx: RunContext[Question]) -> str:
+    async def get_instructions(self, ctx: RunContext[Run]) -> str:
         """The hosts, which may differ from question to question, come after everything constant."""
         names = ", ".join(
             f"{name} (this one)" if name == self._fleet.local.name else name for name in self._fleet.hosts
         )
-        only = f" Only {ctx.deps.host} is meant in this question." if ctx.deps.host else ""
-        if ctx.deps.home and not only:
-            only = f" {ctx.deps.home} is meant where this question names no host."
+        question = ctx.deps.question
+        only = f" Only {question.host} is meant in this question." if question.host else ""
+        if question.home and not only:
+            only = f" {question.home} is meant where this question names no host."
         return f"Hosts: {names}.{only}"
 
     async def call_tool(
-        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Question], tool: ToolsetTool[Question]
+        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Run], tool: ToolsetTool[Run]
     ) -> ToolReturn:
         """Run one tool where it belongs; a change that nobody approved yet asks first."""
-        listing, question = self._fleet.tool(name), ctx.deps
+        listing, run = self._fleet.tool(name), ctx.deps
         if not ctx.tool_call_approved:
-            _spend(listing, question)
-        approved = question.proposals.get(ctx.tool_call_id or "") if ctx.tool_call_approved else None
+            _spend(listing, run)
+        approved = run.proposals.get(ctx.tool_call_id or "") if ctx.tool_call_approved else None
         try:
             # What was approved is done exactly so, and decided no second time.
             exact = Placed(approved.arguments, approved.hosts) if approved else None
-            placed = exact or await self._place(listing, tool_args, question)
+            placed = exact or await self._place(listing, tool_args, run)
             if not exact and self._guard and self._guard.again(name, placed.arguments, placed.hosts):
-                question.ended = question.ended or f"`{name}` was asked for again"
+                run.end(EndReason.REPEATED_CALL)
                 raise ToolFailed("This very call was made before; its result stands.")
             asks = not listing.reads and approved is None
             proposal = await self._proposal(listing, placed, tool_args, ctx) if asks else approved
         except NothingToDo as done:
-            question.failures.append(done)
-            question.ended = question.ended or str(done)
+            run.do_nothing(done)
             return ToolReturn(f"{done.message}.", metadata={})
         except AnvylError as error:
-            self._note_failure(listing, tool_args, error, question)
-            if isinstance(error, Denied) and not listing.reads and question.untrusted:
+            self._note_failure(listing, tool_args, error, run)
+            if isinstance(error, Denied) and not listing.reads and run.untrusted:
                 await self._hold(listing, tool_args, ctx)
             # A model has arguments and no flags; the rules pass on what they are told to a person.
-            raise ToolFailed(str(error if question.by_rules or self._guard is None else error.to_caller())) from error
+            raise ToolFailed(str(error if run.by_rules else error.to_caller())) from error
         if asks and proposal is not None:
-            question.proposals[proposal.id] = proposal
+            run.propose(proposal)
             raise ApprovalRequired()
-        return await self._run(listing, placed, question, proposal)
+        return await self._call(listing, placed, run, proposal)
 
-    async def _run(
-        self, listing: ToolListing, placed: Placed, question: Question, approved: Proposal | None
-    ) -> ToolReturn:
+    async def _call(self, listing: ToolListing, placed: Placed, run: Run, approved: Proposal | None) -> ToolReturn:
         name, hosts = listing.name, placed.hosts
-        question.on_call(name, placed.arguments, hosts)
+        run.begin_call(name, placed.arguments, hosts)
 
         def note(outcome: Outcome) -> None:
             telemetry.called(outcome)
-            question.calls.append(outcome)
-            question.on_outcome(outcome)
+            run.end_call(outcome)
 
-        question.unmended.pop(name, None)
         expected, problems = (approved.expected, approved.problems) if approved else ({}, {})
         outcomes = await self._fleet.call_many(
-            hosts, name, placed.arguments, on_behalf=question.on_behalf, expected=expected, on_outcome=note
+            hosts, name, placed.arguments, on_behalf=run.question.on_behalf, expected=expected, on_outcome=note
         )
         for host, error in problems.items():
             outcomes[host] = Outcome(host, name, placed.arguments, Answer(error=error), 0.0)
@@ -133,30 +128,30 @@ class FleetToolset(AbstractToolset[Question]):
         if not listing.reads:
             self._inventory.forget()
         if listing.untrusted:
-            question.untrusted = question.untrusted or source_words(listing, placed.arguments, hosts)
+            run.read_untrusted(source_words(listing, placed.arguments, hosts))
         return ToolReturn(hostwise.words(outcomes, listing, MOST_CHARACTERS), metadata=for_rules(outcomes, listing))
 
-    def _note_failure(
-        self, listing: ToolListing, given: Mapping[str, Any], error: AnvylError, question: Question
-    ) -> None:
-        """A question to the person, or the same mistake made twice, is where a model is asked no more."""
-        question.failures.append(error)
-        question.unmended[listing.name] = error
-        if not listing.reads and (question.by_rules or self._guard is None):
-            question.impossible.append(Outcome("", listing.name, dict(given), Answer(error=error), 0.0))
-        asks = isinstance(error, Conflict | ApprovalNeeded) or (isinstance(error, NotFound) and not listing.reads)
-        if self._guard and (asks or self._guard.again(f"failed {listing.name}", given, ())):
-            question.ended = question.ended or str(error)
+    def _note_failure(self, listing: ToolListing, given: Mapping[str, Any], error: AnvylError, run: Run) -> None:
+        """End the run of a model when the person has to say more, or when a call fails twice."""
+        run.refuse_call(listing.name, error)
+        if not listing.reads and run.by_rules:
+            run.rule_out(listing.name, given, error)
+        if self._guard is None:
+            return
+        if isinstance(error, Conflict | ApprovalNeeded) or (isinstance(error, NotFound) and not listing.reads):
+            run.end(EndReason.NEEDS_CLARIFICATION, error)
+        elif self._guard.again(f"failed {listing.name}", given, ()):
+            run.end(EndReason.REPEATED_FAILURE, error)
 
-    async def _place(self, listing: ToolListing, given: Mapping[str, Any], question: Question) -> Placed:
+    async def _place(self, listing: ToolListing, given: Mapping[str, Any], run: Run) -> Placed:
         arguments = own_arguments(listing, given)
         selector = hostwise.selector(given.get("host"))
         if self._guard is None:
-            return await self._place_as_said(listing, arguments, selector, question)
-        if not question.by_rules:
+            return await self._place_as_said(listing, arguments, selector, run.question)
+        if not run.by_rules:
             return await self._guard.place(listing, arguments, selector)
         try:
-            return await self._place_as_said(listing, arguments, selector, question)
+            return await self._place_as_said(listing, arguments, selector, run.question)
         except NotFound:
             # The rules take words as names; the guard knows images and roles too: `restart the nginx`.
             return await self._guard.place(listing, arguments, selector)
@@ -171,19 +166,19 @@ class FleetToolset(AbstractToolset[Question]):
         return Placed(arguments, hosts)
 
     async def _proposal(
-        self, listing: ToolListing, placed: Placed, given: Mapping[str, Any], ctx: RunContext[Question]
+        self, listing: ToolListing, placed: Placed, given: Mapping[str, Any], ctx: RunContext[Run]
     ) -> Proposal:
         """A change to ask a person about: only what can be done, on what there is.
 
         Raises:
             AnvylError: it can be done nowhere.
         """
-        question, call_id = ctx.deps, ctx.tool_call_id or ""
+        run, question = ctx.deps, ctx.deps.question
         arguments, hosts = placed.arguments, placed.hosts
-        consent = await self._consent(listing, placed, given, question)
-        read = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in question.calls))
+        consent = await self._consent(listing, placed, given, run)
+        read = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in run.calls))
         read = read or ("what was answered before" if question.turns else "")
-        untrusted = question.untrusted or placed.source or (read if consent.unsaid else "")
+        untrusted = run.untrusted or placed.source or (read if consent.unsaid else "")
         plan = await plans.plan(
             self._fleet,
             listing,
@@ -195,7 +190,7 @@ class FleetToolset(AbstractToolset[Question]):
             made=_made(ctx, self._fleet),
         )
         return Proposal(
-            call_id,
+            ctx.tool_call_id or "",
             listing.name,
             plan.arguments,
             plan.hosts,
@@ -207,12 +202,12 @@ class FleetToolset(AbstractToolset[Question]):
             root=consent.root,
         )
 
-    async def _hold(self, listing: ToolListing, given: Mapping[str, Any], ctx: RunContext[Question]) -> None:
+    async def _hold(self, listing: ToolListing, given: Mapping[str, Any], ctx: RunContext[Run]) -> None:
         """Keep a change that the question does not ask for, and that text written by others may have put forward.
 
         Nobody is asked about it and no yes given before covers it; the person is told, with its source.
         """
-        question, call_id = ctx.deps, ctx.tool_call_id or ""
+        run, question = ctx.deps, ctx.deps.question
         arguments = own_arguments(listing, given)
         try:
             check(listing, arguments)
@@ -221,38 +216,35 @@ class FleetToolset(AbstractToolset[Question]):
             return
         if question.host and not set(hosts) <= set(self._fleet.select(question.host)):
             return
-        proposal = Proposal(call_id, listing.name, arguments, hosts, untrusted=question.untrusted)
-        question.ended = question.ended or f"`{listing.name}` was proposed after reading {question.untrusted}"
+        run.end(EndReason.UNTRUSTED_CHANGE)
         if self._guard and self._guard.wish.intent == "read":
             # No change was asked for, so none waits: it is only reported.
-            question.set_aside.append(f"`{listing.name}` was proposed after reading {question.untrusted}")
+            run.report_untrusted(listing.name)
             return
         try:
             plan = await plans.plan(self._fleet, listing, arguments, hosts, on_behalf=question.on_behalf)
         except AnvylError:
             return
-        proposal.arguments, proposal.hosts = plan.arguments, plan.hosts
-        proposal.expected, proposal.problems, proposal.details = plan.expected, plan.problems, plan.details
-        question.proposals[call_id] = proposal
+        proposal = Proposal(ctx.tool_call_id or "", listing.name, arguments, hosts, untrusted=run.untrusted)
+        proposal.replan(plan)
+        run.propose(proposal)
 
-    async def _consent(
-        self, listing: ToolListing, placed: Placed, given: Mapping[str, Any], question: Question
-    ) -> Consent:
+    async def _consent(self, listing: ToolListing, placed: Placed, given: Mapping[str, Any], run: Run) -> Consent:
         """The consent that a change needs; `given` are the arguments as they were asked for."""
         same = all(placed.arguments.get(name) == given.get(name) for name in listing.names)
         # A name that rules took from the words may have been replaced by a near one, which the words do not say.
-        by_rules = (question.by_rules and same) or self._guard is None
+        by_rules = (run.by_rules and same) or self._guard is None
         said = hostwise.selector(given.get("host"))
         if said and not by_rules:
             with suppress(AnvylError):
-                home = question.host or question.home
+                home = run.question.host or run.question.home
                 usual = await targets(self._fleet, listing, placed.arguments, home)
                 said = "" if placed.hosts == usual else said
         consent = needed(
             listing,
             placed.arguments,
             placed.hosts,
-            said=question.text,
+            said=run.question.text,
             weigh=self._weigh,
             selector=said,
             by_rules=by_rules,
@@ -260,18 +252,18 @@ class FleetToolset(AbstractToolset[Question]):
         planned = self._guard is not None and self._guard.planned(listing, placed.arguments)
         return replace(consent, unsaid=()) if planned else consent
 
-    def _tool(self, listing: ToolListing) -> ToolsetTool[Question]:
+    def _tool(self, listing: ToolListing) -> ToolsetTool[Run]:
         definition = ToolDefinition(
             name=listing.name,
             description=listing.description,
-            parameters_json_schema=schema_for_model(listing),
+            parameters_json_schema=hostwise.schema(listing, HOST),
             strict=False,
             metadata={"listing": listing},
         )
         return ToolsetTool(toolset=self, tool_def=definition, max_retries=3, args_validator=ANY_ARGUMENTS)
 
 
-def _made(ctx: RunContext[Question], fleet: Fleet) -> set[str]:
+def _made(ctx: RunContext[Run], fleet: Fleet) -> set[str]:
     """The names that changes proposed at the same time make: nobody has them yet."""
     response = next((one for one in reversed(ctx.messages) if isinstance(one, ModelResponse)), None)
     calls = [part for part in (response.parts if response else ()) if isinstance(part, ToolCallPart)]
@@ -285,15 +277,14 @@ def own_arguments(listing: ToolListing, given: Mapping[str, Any]) -> dict[str, A
     return fitted(listing.input_schema, {name: value for name, value in given.items() if name != "host"})
 
 
-def _spend(listing: ToolListing, question: Question) -> None:
+def _spend(listing: ToolListing, run: Run) -> None:
     """Count a call against what one question may cost. Carrying out what was approved costs nothing.
 
     Raises:
         UsageLimitExceeded: it has cost too much.
     """
     kind, most = ("looks", MOST_LOOKS) if listing.reads else ("changes", MOST_CHANGES)
-    question.spent[kind] += 1
-    if question.spent[kind] > most:
+    if run.spend(kind) > most:
         raise UsageLimitExceeded(f"more than {most} {kind} for one question")
 
 
@@ -303,11 +294,6 @@ def source_words(listing: ToolListing, arguments: Mapping[str, Any], hosts: list
     shows = [one for one in listing.say if one.startswith("show ") and set(holes(one)) <= named.keys()]
     words = shows[-1].removeprefix("show ").format_map(named) if shows else f"what `{Call(listing, named)}` gave"
     return f"{words} on {', '.join(hosts)}"
-
-
-def schema_for_model(listing: ToolListing) -> dict[str, Any]:
-    """The arguments' schema with `host`, without what only our own code reads."""
-    return hostwise.schema(listing, HOST)
 
 
 def for_rules(outcomes: Mapping[str, Outcome], listing: ToolListing) -> dict[str, Any]:
