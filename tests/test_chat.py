@@ -21,7 +21,7 @@ from tests.terminal import Terminal, on_a_terminal
 pytest_plugins = ["tests.model_server"]
 
 CTRL_C, CTRL_D = "\x03", "\x04"
-ERASED = "\x1b[J"
+ERASED = "\x1b[2K"
 AT_ONCE = 0.5
 """Seconds within which Ctrl-C ends a question."""
 

@@ -277,7 +277,7 @@ def test_watched_statistics_are_drawn_over_until_ctrl_c(second_engine: RealEngin
 
     with on_a_terminal("stats", "--watch", "--host", "second") as terminal:
         terminal.until("NET OUT")
-        terminal.until("\x1b[2F\x1b[J")
+        terminal.until("\x1b[1A\x1b[2K")
         terminal.type("\x03")
         assert terminal.end() == 130
 

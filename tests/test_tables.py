@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
 from anvyl_mcp import text
-from anvyl_mcp.cli import screen, tables
+from anvyl_mcp.cli import live, screen, tables
+from anvyl_mcp.text import ANSI
 
 ROWS = [
     ["nas", "web", "Up 2 hours", "registry.example.com/team/web:1.27"],
@@ -15,8 +19,18 @@ ROWS = [
 ]
 
 
+def drawn(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int = 80) -> list[str]:
+    """The lines of a table in a terminal of so many columns, which none of them exceeds."""
+    terminal = Console(file=io.StringIO(), width=200)
+    with terminal.capture() as shown:
+        terminal.print(tables.listing(columns, rows, {}, room=room))
+    lines = shown.get().splitlines()
+    assert max(map(cell_len, lines)) <= room
+    return [line.rstrip() for line in lines]
+
+
 def test_columns_are_aligned_also_under_wide_letters() -> None:
-    head, first, second = tables.lines(["host", "name", "status", "image"], ROWS)
+    head, first, second = drawn(["host", "name", "status", "image"], ROWS)
 
     assert head == "HOST  NAME    STATUS           IMAGE"
     assert first == "nas   web     up 2 h           registry.example.com/team/web:1.27"
@@ -24,13 +38,10 @@ def test_columns_are_aligned_also_under_wide_letters() -> None:
 
 
 @pytest.mark.parametrize("columns", [41, 45, 55])
-def test_a_table_is_no_wider_than_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
+def test_a_table_is_no_wider_than_the_terminal(columns: int) -> None:
+    _, first, _ = drawn(["host", "name", "status", "image"], ROWS, columns)
 
-    drawn = tables.lines(["host", "name", "status", "image"], ROWS)
-
-    assert max(map(screen.width, drawn)) <= columns
-    assert drawn[1].endswith("1.27") and "…" in drawn[1]
+    assert first.endswith("1.27") and "…" in first
 
 
 FLEET = [
@@ -43,15 +54,12 @@ USE = ["host", "name", "cpu_percent", "memory_used", "memory_limit", "net_rx", "
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
-def test_a_state_is_readable_at_every_width_and_without_colour(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
+def test_a_state_is_readable_at_every_width_and_without_colour(columns: int) -> None:
+    head, *rows = drawn(["host", "name", "status", "image", "ports"], FLEET, columns)
 
-    head, *drawn = tables.lines(["host", "name", "status", "image", "ports"], FLEET)
-
-    assert max(map(screen.width, [head, *drawn])) <= columns
-    for (host, name, *_), line in zip(FLEET, drawn, strict=True):
+    for (host, name, *_), line in zip(FLEET, rows, strict=True):
         assert line.split()[:2] == [host, name]
-    assert [line[head.index("STATUS") :].split("  ")[0] for line in drawn] == [
+    assert [line[head.index("STATUS") :].split("  ")[0] for line in rows] == [
         "unhealthy, 21 min",
         "healthy, 1 h",
         "restarting (1), 5 s",
@@ -60,13 +68,11 @@ def test_a_state_is_readable_at_every_width_and_without_colour(columns: int, mon
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80])
-def test_a_number_is_shown_whole_or_not_at_all(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
+def test_a_number_is_shown_whole_or_not_at_all(columns: int) -> None:
     figures = ["0 %", "888 KiB", "23.5 GiB", "1.27 KiB", "0 B", "2"]
 
-    head, row = tables.lines(USE, [["workshop", "nextcloud-app-1", *figures]])
+    _, row = drawn(USE, [["workshop", "nextcloud-app-1", *figures]], columns)
 
-    assert max(map(screen.width, [head, row])) <= columns
     assert "…" not in row and "nextcloud-app-1" in row and "0 %" in row
 
 
@@ -104,7 +110,7 @@ def test_words_break_between_words_and_names_stay_whole(monkeypatch: pytest.Monk
 
 
 def test_numbers_stand_at_the_right() -> None:
-    assert tables.lines(["name", "cpu_percent"], [["web", "5 %"], ["db", "100 %"], ["new", ""]]) == [
+    assert drawn(["name", "cpu_percent"], [["web", "5 %"], ["db", "100 %"], ["new", ""]]) == [
         "NAME  CPU %",
         "web     5 %",
         "db    100 %",
@@ -122,8 +128,8 @@ def test_numbers_stand_at_the_right() -> None:
     ],
 )
 def test_what_does_not_fit_is_cut(words: str, room: int, cut: str) -> None:
-    assert screen.cut(words, room) == cut
-    assert screen.width(screen.cut(words, room)) <= room
+    assert tables.cut(words, room) == cut
+    assert cell_len(tables.cut(words, room)) <= room
 
 
 @pytest.mark.parametrize(
@@ -143,26 +149,52 @@ def test_a_state_has_a_colour(cell: str, colour: str) -> None:
     assert tables.style(cell) == colour
 
 
-def test_lines_that_became_too_wide_are_drawn_over_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LINES", "24")
-    monkeypatch.setenv("COLUMNS", "30")
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A stream that is a terminal of 30 columns and 3 lines."""
+    for name, value in {"TERM": "xterm", "COLUMNS": "30", "LINES": "3", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
     stream = io.StringIO()
-    live = screen.Live(stream)
-
-    live.show(["x" * 30, "\x1b[31my\x1b[0m"])
-    monkeypatch.setenv("COLUMNS", "10")
-    live.end()
-
-    assert stream.getvalue().endswith("\x1b[4F\x1b[J")
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    return stream
 
 
-def test_lines_are_drawn_over_until_they_are_final(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LINES", "3")
-    stream = io.StringIO()
-    live = screen.Live(stream)
+def climbed(written: str) -> int:
+    """How many rows the cursor is above where it was before."""
+    return written.count("\x1b[1A") - written.count("\n")
 
-    live.show(["a", "b", "hidden below the screen"])
-    live.end(["c", "d", "e", "f"])
-    live.end(["g"])
 
-    assert stream.getvalue() == "a\nb\n\x1b[2F\x1b[Jc\nd\ne\nf\ng\n"
+def test_lines_that_became_too_wide_are_drawn_over_whole(terminal: io.StringIO) -> None:
+    drawing = live.Live(terminal)
+
+    drawing.show(["x" * 30, "y"])
+    begun = len(terminal.getvalue())
+    drawing.console.width = 10
+    drawing.end()
+
+    assert climbed(terminal.getvalue()[begun:]) == 3
+
+
+def test_lines_are_drawn_over_until_they_are_final(terminal: io.StringIO) -> None:
+    drawing = live.Live(terminal)
+
+    drawing.show(["a", "b", "c", "hidden below the screen"])
+    begun = len(terminal.getvalue())
+    assert terminal.getvalue().rpartition("\x1b[?25")[2].startswith("h")
+    drawing.end(screen.Table(["d"], [["e"], ["f"], ["g"]], {}))
+    drawing.end(screen.Table(["h"], [["i"]], {}))
+
+    shown, final = terminal.getvalue()[:begun], terminal.getvalue()[begun:]
+    assert "hidden" not in shown
+    assert climbed(final.partition("D")[0]) == 2
+    assert ANSI.sub("", final) == "\rD\ne\nf\ng\nH\ni\n"
+
+
+def test_text_of_hosts_is_neither_markup_nor_control_codes(terminal: io.StringIO) -> None:
+    drawing = live.Live(terminal)
+
+    drawing.show(["[red]a[/]\x1b[2J :smile:"])
+    drawing.end(screen.Table(["name"], [["[bold]b[/]\x1b[2J"]], {}))
+
+    assert "[red]a[/] :smile:" in terminal.getvalue() and "[bold]b[/]" in terminal.getvalue()
+    assert "\x1b[2J" not in terminal.getvalue()

@@ -58,7 +58,7 @@ class Blocks(Arriving[Outcome]):
             else:
                 output.block(one, alone=self.alone)
         if self.live and self.waiting:
-            self.live.show(self.wait())
+            self.live.show([self.wait()])
 
 
 class Answers:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import anyio
 
 from anvyl_mcp import text
-from anvyl_mcp.cli import output, screen, tables
+from anvyl_mcp.cli import output, screen
 
 GRACE_SECONDS = 0.15
 """Answers that come together are shown together, in the order of their hosts."""
@@ -25,7 +25,7 @@ class Arriving(ABC, Generic[One]):
 
     def __init__(self, hosts: Sequence[str]) -> None:
         """`hosts`: of everything that is waited for, so a name may stand here twice."""
-        self.live = screen.Live(sys.stdout) if sys.stdout.isatty() else None
+        self.live = screen.live(sys.stdout)
         self.waiting = list(hosts)
         self.did = "done"
         self._places = {host: place for place, host in enumerate(dict.fromkeys(hosts))}
@@ -68,13 +68,12 @@ class Arriving(ABC, Generic[One]):
     def draw(self, fresh: list[One]) -> None:
         """Show what came since the last time."""
 
-    def wait(self) -> list[str]:
+    def wait(self) -> str:
         """The line that says who is waited for."""
         names = text.joined(list(dict.fromkeys(self.waiting)))
         count = len(self._done) + len(self.waiting) + len(self._fresh)
         done = f"{len(self._done)} of {count} {self.did}, " if count > len(self._places) else ""
-        words = f"{done}waiting for {names}, {time.monotonic() - self._started:.0f} s"
-        return [screen.paint(screen.cut(words, screen.size()[0] - 1), "dim")]
+        return f"{done}waiting for {names}, {time.monotonic() - self._started:.0f} s"
 
     def _show(self) -> None:
         fresh, self._fresh = sorted(self._fresh, key=lambda told: told[0]), []
@@ -95,7 +94,7 @@ class Growing(Arriving[One]):
     ) -> None:
         """`rows` of what one host tells; None when that has no place in the table."""
         super().__init__(hosts)
-        self._columns, self._rows, self._titles = columns, rows, titles
+        self._columns, self._rows, self._titles = columns, rows, titles or {}
         self._headed = False
 
     @property
@@ -109,11 +108,11 @@ class Growing(Arriving[One]):
             self._print([rows for rows in map(self._rows, fresh) if rows is not None])
             return
         rows = [row for one in self.done for row in self._rows(one) or ()]
-        drawn = tables.lines(self._columns, rows, self._titles) if rows else []
+        table = screen.Table(self._columns, rows, self._titles) if rows else None
         if self.waiting:
-            self.live.show([*drawn, *self.wait()])
+            self.live.show([self.wait()], table=table)
         else:
-            self.live.end(drawn)
+            self.live.end(table)
 
     def _print(self, told: Sequence[Sequence[Sequence[str]]]) -> None:
         if told and not self._headed:

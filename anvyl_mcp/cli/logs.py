@@ -75,16 +75,17 @@ def _sources(steps: Sequence[direct.Step], *, as_json: bool) -> list[Source]:
     """A lone log is shown as it is; of several every line says whose it is."""
     pairs = [(step.arguments, host) for step in steps for host in step.hosts]
     plain = [f"{host}/{arguments['name']}" for arguments, host in pairs]
-    wide = max(map(screen.width, plain), default=0)
-    labels = [
-        screen.paint(words + " " * (wide - screen.width(words)) + " │ ", screen.host_colour(words))
-        if len(pairs) > 1
-        else ""
-        for words in plain
-    ]
-    if not sys.stdout.isatty():
-        labels = [f"{words}\t" if len(pairs) > 1 else "" for words in plain]
+    labels = _labels(plain) if len(pairs) > 1 else [""] * len(pairs)
     return [Source(host, arguments, label, as_json) for (arguments, host), label in zip(pairs, labels, strict=True)]
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    if not sys.stdout.isatty():
+        return [f"{name}\t" for name in names]
+    from rich.cells import cell_len, set_cell_size
+
+    width = max(map(cell_len, names))
+    return [screen.paint(set_cell_size(name, width) + " │ ", screen.host_colour(name)) for name in names]
 
 
 def _print(source: Source, result: Mapping[str, Any]) -> None:

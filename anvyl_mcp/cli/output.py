@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp import text
-from anvyl_mcp.cli import screen, streams, tables
+from anvyl_mcp.cli import screen, streams
 from anvyl_mcp.errors import AnvylError, Declined
 
 if TYPE_CHECKING:
@@ -82,12 +82,17 @@ def row(cells: Sequence[str]) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], titles: Mapping[str, str] | None = None) -> None:
     """Rows of cells: aligned and coloured on a terminal, tab-separated with a header otherwise."""
-    if sys.stdout.isatty():
-        for line in tables.lines(columns, list(rows), titles):
-            print(line)
+    if terminal := screen.live(sys.stdout):
+        terminal.end(screen.Table(columns, list(rows), titles or {}))
         return
     for cells in [columns, *rows]:
         row(cells)
+
+
+def talk_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Show a person at a terminal some rows; never in a pipe of data."""
+    if terminal := screen.live(sys.stderr):
+        terminal.end(screen.Table(columns, rows, {}))
 
 
 def outcomes(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from anvyl_mcp import text
-from anvyl_mcp.cli import output, tables
+from anvyl_mcp.cli import output
 from anvyl_mcp.cli.run import ask_yes_no
 from anvyl_mcp.errors import ApprovalNeeded, InvalidInput
 from anvyl_mcp.peers.fleet import Fleet
@@ -33,13 +31,12 @@ def _show(placement: Placement) -> None:
     for host, reason in placement.left_out.items():
         output.talk(f"left out: {host} ({reason})")
     output.talk(f"{placement.host} has {placement.why}")
-    if sys.stderr.isatty() and len(placement.figures) > 1:
+    if len(placement.figures) > 1:
         rows = [
             [host, f"{text.size(one.memory_free)} of {text.size(one.memory_total)}", f"{one.load:g}", str(one.cores)]
             for host, one in placement.figures.items()
         ]
-        for line in tables.lines(["host", "free memory", "load", "cores"], rows):
-            output.talk(f"  {line}")
+        output.talk_table(["host", "free memory", "load", "cores"], rows)
 
 
 def confirm(placement: Placement, what: str, *, yes: bool) -> None:

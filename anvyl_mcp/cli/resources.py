@@ -48,7 +48,7 @@ def _disk(disks: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _share(percent: float) -> str:
-    if not sys.stdout.isatty() or screen.size()[0] < ROOM_FOR_BARS:
+    if not sys.stdout.isatty() or screen.console(sys.stdout).width < ROOM_FOR_BARS:
         return f"{percent:.0f} %"
     full = min(round(percent / 100 * BAR), BAR)
     return f"{'█' * full}{'░' * (BAR - full)} {percent:3.0f} %"

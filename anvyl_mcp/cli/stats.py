@@ -8,8 +8,7 @@ from typing import Any, NoReturn
 
 import anyio
 
-from anvyl_mcp import text
-from anvyl_mcp.cli import direct, output, screen, tables
+from anvyl_mcp.cli import direct, output, screen
 from anvyl_mcp.cli.answers import View, listed
 from anvyl_mcp.cli.run import command
 from anvyl_mcp.peers import verdict
@@ -75,7 +74,7 @@ class _View:
         self._pairs = [(str(step.arguments.get("name", "")), host) for step in steps for host in step.hosts]
         self._latest: dict[tuple[str, str], Outcome] = {}
         self._as_json = as_json
-        self._live = screen.Live(sys.stdout) if sys.stdout.isatty() and not as_json else None
+        self._live = None if as_json else screen.live(sys.stdout)
         self._news = anyio.Event()
         self._headed = False
 
@@ -104,7 +103,7 @@ class _View:
             return
         rows = [row for one in done if one.ok for row in self._view.rows(one)]
         if self._live is not None:
-            self._live.show([*tables.lines(self._view.columns, rows, TITLES), *self._silent(done)])
+            self._live.show(self._silent(done), "red", table=screen.Table(self._view.columns, rows, TITLES))
             return
         if not self._headed:
             self._headed = True
@@ -117,4 +116,4 @@ class _View:
         """Hosts without figures, a line each."""
         told = [f"{one.host}: {one.error.message}" for one in done if one.error is not None]
         told += [f"{host}: no answer yet" for pair in self._pairs if pair not in self._latest for host in pair[1:]]
-        return [screen.paint(screen.cut(text.one_line(line), screen.size()[0] - 1), "red") for line in told]
+        return told

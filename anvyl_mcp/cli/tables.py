@@ -1,17 +1,22 @@
-"""Tables as a person would photograph them: aligned, coloured by what cells say, no wider than the terminal."""
+"""Tables for a terminal, coloured by what cells say. Imports rich, so import this module only where there is one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.cells import cell_len, set_cell_size
+from rich.table import Table
+from rich.text import Text
 
 from anvyl_mcp import text
 from anvyl_mcp.cli import screen
 
 GAP = 2
 NARROWEST = 8
-"""What a column is not cut below."""
+"""Columns that a column is not cut below."""
 KEPT = frozenset({"host", "name", "status", "state", "time", "tool", "outcome", "client", "command", "cpu_percent"})
 """Columns that are neither cut nor left out while there is room for them alone."""
 _NUMBER = re.compile(r"-?[\d.,]+( ?(%|[KMGT]?i?B|s|min|h|days|ms))?")
@@ -25,42 +30,38 @@ _STYLES = (
 )  # fmt: skip
 
 
-def lines(columns: Sequence[str], rows: Sequence[Sequence[str]], titles: Mapping[str, str] | None = None) -> list[str]:
-    """A header and the rows, drawn; `titles` are what columns are called instead of their names.
-
-    Where the terminal is too narrow for all of it, columns of lesser weight become shorter and then are left out: a
-    name, a state or a number is shown whole as long as there is room for these at all.
-    """
-    made = [_column(name, [row[place] for row in rows], titles or {}) for place, name in enumerate(columns)]
-    made = _fitted(made, screen.size()[0])
-    looks = [screen.host_colour if column.name == "host" else style for column in made]
-    drawn = [_line([column.head for column in made], made, ["bold"] * len(made))]
-    drawn += [
-        _line(cells, made, [look(cell) for look, cell in zip(looks, cells, strict=True)])
-        for cells in zip(*(column.cells for column in made), strict=True)
-    ]
-    return drawn
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Column:
-    """One column: its cells, how wide it is drawn, and whether it holds numbers."""
+    """One column: its cells, whether they are numbers, and how wide it is drawn."""
 
     name: str
     head: str
     cells: Sequence[str]
-    width: int
     number: bool
-
-    @property
-    def rigid(self) -> bool:
-        """Whether a part of a cell would say something else, or nothing."""
-        return self.number or self.name in KEPT
+    width: int
 
     @property
     def floor(self) -> int:
-        """What it is not cut below."""
-        return self.width if self.rigid else min(self.width, max(NARROWEST, screen.width(self.head)))
+        """What it is not cut below: a part of a name, a state or a number says something else, or nothing."""
+        return self.width if self.number or self.name in KEPT else min(self.width, max(NARROWEST, cell_len(self.head)))
+
+
+def listing(columns: Sequence[str], rows: Sequence[Sequence[str]], titles: Mapping[str, str], *, room: int) -> Table:
+    """A header and rows, at most `room` wide; `titles` are shown instead of the names of columns.
+
+    Where there is not room for all, columns of lesser weight become shorter and then are left out.
+    """
+    made = [_column(name, [row[place] for row in rows], titles) for place, name in enumerate(columns)]
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    cells: list[list[Text]] = []
+    for column in _fitted(made, room):
+        justify: Literal["left", "right"] = "right" if column.number else "left"
+        table.add_column(Text(cut(column.head, column.width)), width=column.width, justify=justify, no_wrap=True)
+        look = screen.host_colour if column.name == "host" else style
+        cells.append([Text(cut(cell, column.width), look(cell)) for cell in column.cells])
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
+    return table
 
 
 def _column(name: str, cells: Sequence[str], titles: Mapping[str, str]) -> _Column:
@@ -68,49 +69,40 @@ def _column(name: str, cells: Sequence[str], titles: Mapping[str, str]) -> _Colu
     head = titles.get(name, name.replace("_percent", " %").replace("_", " ")).upper()
     filled = [cell for cell in shown if cell]
     number = bool(filled) and all(map(_NUMBER.fullmatch, filled))
-    return _Column(name, head, shown, max(map(screen.width, [head, *shown])), number)
+    return _Column(name, head, shown, number, max(map(cell_len, [head, *shown])))
 
 
 def _fitted(columns: Sequence[_Column], room: int) -> list[_Column]:
-    """The columns that there is room for, the widest cut first; at last what must be kept is cut, too."""
-    kept = list(columns)
-    while _total([column.floor for column in kept]) > room:
-        lesser = [column for column in kept if column.name not in KEPT]
+    """The columns that there is room for, the widest cut first; what must be kept only where nothing else is left."""
+    kept, floors = list(columns), [column.floor for column in columns]
+    while sum(floors) + GAP * (len(kept) - 1) > room:
+        lesser = [place for place, column in enumerate(kept) if column.name not in KEPT]
         if not lesser:
-            return _cut(kept, [min(column.width, NARROWEST) for column in kept], room)
-        # Text that has become too short to say anything goes before numbers, and those from the right.
-        kept.remove(max(reversed(lesser), key=lambda column: 0 if column.number else column.width))
-    return _cut(kept, [column.floor for column in kept], room)
-
-
-def _cut(columns: Sequence[_Column], floors: Sequence[int], room: int) -> list[_Column]:
-    widths = [column.width for column in columns]
-    while _total(widths) > room:
-        spare = [wide - floor for wide, floor in zip(widths, floors, strict=True)]
-        if not any(spare):
+            floors = [min(column.width, NARROWEST) for column in kept]
             break
-        widths[max(range(len(widths)), key=lambda at: widths[at] if spare[at] else -1)] -= 1
-    return [replace(column, width=wide) for column, wide in zip(columns, widths, strict=True)]
+        # Text that has become too short to be of use goes before numbers, and those from the right.
+        place = max(reversed(lesser), key=lambda place: 0 if kept[place].number else kept[place].width)
+        del kept[place], floors[place]
+    for _ in range(sum(column.width for column in kept) + GAP * (len(kept) - 1) - room):
+        spare = [column for column, floor in zip(kept, floors, strict=True) if column.width > floor]
+        if spare:
+            max(spare, key=lambda column: column.width).width -= 1
+    return kept
 
 
-def _total(widths: Sequence[int]) -> int:
-    return sum(widths) + GAP * (len(widths) - 1)
+def cut(words: str, room: int) -> str:
+    """At most `room` columns of `words`; a single long word keeps its end, where tags and versions are."""
+    if cell_len(words) <= room:
+        return words
+    tail = 0 if room < 8 or " " in words else (room - 1) // 2
+    return set_cell_size(words, room - 1 - tail) + "…" + set_cell_size(words[::-1], tail)[::-1]
 
 
 def style(cell: str) -> str:
-    """Colour by what a state says, on any table."""
+    """The style for what a cell says about a state, on any table; empty for other cells."""
     low = cell.lower()
     if "(unhealthy)" in low:
         return "red"
     if full := _SHARE.match(cell):
         return "red" if int(full[1]) >= 90 else "yellow" if int(full[1]) >= 75 else "green"
     return next((colour for start, colour in _STYLES if low.startswith(start) and len(low) < 200), "")
-
-
-def _line(cells: Sequence[str], columns: Sequence[_Column], styles: Sequence[str]) -> str:
-    drawn = []
-    for cell, column, look in zip(cells, columns, styles, strict=True):
-        words = screen.cut(cell, column.width)
-        pad = " " * (column.width - screen.width(words))
-        drawn.append(pad + screen.paint(words, look) if column.number else screen.paint(words, look) + pad)
-    return (" " * GAP).join(drawn).rstrip()

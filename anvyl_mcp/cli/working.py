@@ -28,8 +28,7 @@ class Working:
 
     def __init__(self, fleet: Fleet, *, quiet: bool = False) -> None:
         self._fleet = fleet
-        self._quiet = quiet or not sys.stderr.isatty()
-        self._live = screen.Live(sys.stderr)
+        self._live = None if quiet else screen.live(sys.stderr)
         self.model = ""
         """Which is asked, if one is."""
         self._since = time.monotonic()
@@ -55,7 +54,7 @@ class Working:
     def shown(self) -> Iterator[None]:
         """Draw for as long as the question takes."""
         # No task of its own: in a group with one, Ctrl-C at a prompt would come up as a group of exceptions.
-        if self._quiet:
+        if self._live is None:
             yield
             return
         self._timer = asyncio.get_running_loop().call_later(FIRST_SECONDS, self._follow)
@@ -66,16 +65,15 @@ class Working:
             raise
         finally:
             self._timer.cancel()
-            self.clear()
+            self._clear()
 
-    def clear(self) -> None:
-        """Take the line away."""
-        if not self._quiet:
+    def _clear(self) -> None:
+        if self._live:
             self._live.end()
 
     def break_off(self) -> None:
         """Make room for what is said after a Ctrl-C, which a terminal shows where the cursor is."""
-        if not self._quiet and not self._broken_off:
+        if self._live and not self._broken_off:
             self._broken_off = True
             if not self._live.end():
                 output.talk("")
@@ -84,7 +82,7 @@ class Working:
     def aside(self) -> Iterator[None]:
         """Leave the terminal to whoever asks or prints something; time that a person takes is not counted."""
         self._aside, asked = True, time.monotonic()
-        self.clear()
+        self._clear()
         try:
             yield
         finally:
@@ -92,28 +90,26 @@ class Working:
             self._since += time.monotonic() - asked
 
     def _follow(self) -> None:
-        if not self._aside:
-            self._live.show([screen.paint(screen.cut(self.line(), screen.size()[0] - 1), "dim", sys.stderr)])
+        if self._live and not self._aside:
+            self._live.show([self.line()])
         self._timer = asyncio.get_running_loop().call_later(REDRAW_SECONDS, self._follow)
 
     def line(self) -> str:
         """`list containers: nas done, waiting for gpu… 3 s`."""
         took = f"{time.monotonic() - self._since:.0f} s"
-        if not self._open and (silent := self._fleet.waited_for):
-            # Looked at to find out where something is.
-            return f"waiting for {text.joined(silent)}… {took}"
+        hosts = text.joined(list(dict.fromkeys(host for _, host, _ in self._open)))
         if not self._open:
-            return f"asking {text.clean(self.model)}… {took}" if self.model else f"working… {took}"
-        what, several = self._open[0][2], len({one[2] for one in self._open}) > 1
-        if several or len(self._done) > len(self._fleet.hosts):
-            hosts = text.joined(list(dict.fromkeys(host for _, host, _ in self._open)))
+            # Hosts are looked at to find out where something is, too.
+            silent = text.joined(self._fleet.waited_for)
+            doing = f"waiting for {silent}" if silent else f"asking {self.model}" if self.model else "working"
+        elif len({words for *_, words in self._open}) > 1 or len(self._done) > len(self._fleet.hosts):
             did = wording.past(self._open[0][0].partition("_")[0])
-            whole = len(self._done) + len(self._open)
-            return f"{len(self._done)} of {whole} {did}, waiting for {hosts}… {took}"
-        waiting = text.joined(list(dict.fromkeys(host for _, host, _ in self._open)))
-        if self._done:
-            return f"{what}: {text.joined(self._done)} done, waiting for {waiting}… {took}"
-        return f"{what} on {waiting}… {took}"
+            doing = f"{len(self._done)} of {len(self._done) + len(self._open)} {did}, waiting for {hosts}"
+        elif self._done:
+            doing = f"{self._open[0][2]}: {text.joined(self._done)} done, waiting for {hosts}"
+        else:
+            doing = f"{self._open[0][2]} on {hosts}"
+        return f"{doing}… {took}"
 
     def _asking(self, model: str) -> None:
         self.model, self._since = model, time.monotonic()

