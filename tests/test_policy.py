@@ -405,6 +405,7 @@ def test_a_rule_that_can_never_fit_is_found(content: str, words: str) -> None:
         'default = "deny"\n[[allow]]\ntools = ["create_*"]\n[[deny]]\nmounts = ["*"]',
         '[[deny]]\ncontainers = ["?b"]\n[[deny]]\ncontainers = ["*b"]',
         '[[deny]]\nimages = ["evil"]\ntools = ["start_container"]',
+        'default = "deny"\n[[allow]]\ntools = ["stop_*"]\nmounts = ["/srv/**"]',
     ],
 )
 def test_a_rule_that_can_fit_is_left_alone(content: str) -> None:

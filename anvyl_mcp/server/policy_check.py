@@ -60,6 +60,8 @@ def _of_rule(rule: Rule, tools: Sequence[Tool]) -> Iterator[Finding]:
         yield Finding(rule.line, f"this rule can never fit: no tool has {parts}", "leave one of them out")
         return
     for condition in rule.conditions:
+        if condition.kind == "mounts" and rule.effect == "allow":
+            continue  # a call without mounts fits it
         if words := _idle(condition, chosen):
             yield Finding(rule.line, f"this rule can never fit: {words}", _hint(condition, chosen))
 
