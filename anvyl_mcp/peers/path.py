@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anvyl_mcp.errors import Conflict, InvalidInput
-from anvyl_mcp.files import private_folder
+from anvyl_mcp.files import write_atomically
 from anvyl_mcp.settings import HOST_NAME
 
 LONGEST = 8
@@ -40,13 +40,12 @@ def own_id(state_dir: Path) -> str:
             return found
     made = secrets.token_hex(8)
     with suppress(OSError):
-        private_folder(state_dir)
-        beside = state_dir / f".host-id-{made}"
-        beside.write_text(made, encoding="ascii")
+        draft = state_dir / f".host-id-{made}"
+        write_atomically(draft, made, durable=False)
         # Of two that start at once the first one wins, for both.
         with suppress(FileExistsError):
-            os.link(beside, file)
-        beside.unlink()
+            os.link(draft, file)
+        draft.unlink()
         return file.read_text(encoding="ascii").strip()
     return made
 
