@@ -284,6 +284,21 @@ def test_watched_statistics_are_drawn_over_until_ctrl_c(second_engine: RealEngin
     assert "interrupted" in terminal.shown and "Traceback" not in terminal.shown
 
 
+def test_watched_statistics_on_a_dumb_terminal_are_rows(
+    second_engine: RealEngine, fleet: ServingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    second_engine.run("web")
+
+    with on_a_terminal("stats", "--watch", "--host", "second") as terminal:
+        terminal.until("second\tweb\t")
+        terminal.until("second\tweb\t")
+        terminal.type("\x03")
+        assert terminal.end() == 130
+
+    assert "\x1b" not in terminal.shown
+
+
 def test_watched_statistics_as_json_are_an_object_per_look(second_engine: RealEngine, fleet: ServingNode) -> None:
     second_engine.run("web")
 

@@ -190,6 +190,12 @@ def test_lines_are_drawn_over_until_they_are_final(terminal: io.StringIO) -> Non
     assert ANSI.sub("", final) == "\rD\ne\nf\ng\nH\ni\n"
 
 
+def test_a_size_of_zero_is_an_unknown_size(terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+
+    assert screen.console(terminal).width > 0
+
+
 def test_text_of_hosts_is_neither_markup_nor_control_codes(terminal: io.StringIO) -> None:
     drawing = live.Live(terminal)
 

@@ -29,7 +29,7 @@ def showing(hosts: Sequence[str]) -> Iterator[ReportOf | None]:
     bars = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(BAR, complete_style="green", finished_style="green"),
-        progress.TaskProgressColumn(style="none"),
+        progress.TaskProgressColumn(),
         progress.TextColumn("{task.fields[message]}", markup=False, table_column=Column(no_wrap=True)),
         console=screen.console(sys.stderr),
         transient=True,

@@ -6,6 +6,7 @@ rich is imported in the bodies: it takes 0.02 s, and output in a pipe does not n
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -31,9 +32,13 @@ HOST_COLOURS = ("cyan", "magenta", "yellow", "blue", "green")
 @cache
 def console(stream: TextIO) -> Console:
     """The console of a stream. Text of hosts is not markup; rich itself reads `NO_COLOR`, `TERM` and `COLUMNS`."""
-    from rich.console import Console
+    from rich.console import Console, ConsoleDimensions
 
-    return Console(file=stream, markup=False, emoji=False, highlight=False)
+    terminal = Console(file=stream, markup=False, emoji=False, highlight=False)
+    if not all(terminal.size):
+        # For rich `COLUMNS=0` is a terminal without room; for everyone else it is one of unknown size.
+        terminal.size = ConsoleDimensions(*shutil.get_terminal_size())
+    return terminal
 
 
 def live(stream: TextIO) -> Live | None:

@@ -74,7 +74,9 @@ class _View:
         self._pairs = [(str(step.arguments.get("name", "")), host) for step in steps for host in step.hosts]
         self._latest: dict[tuple[str, str], Outcome] = {}
         self._as_json = as_json
-        self._live = None if as_json else screen.live(sys.stdout)
+        live = None if as_json else screen.live(sys.stdout)
+        # On a dumb terminal nothing can be drawn over: it gets rows, as a pipe does.
+        self._live = live if live and live.console.is_interactive else None
         self._news = anyio.Event()
         self._headed = False
 
