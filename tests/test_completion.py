@@ -70,7 +70,7 @@ def test_what_could_come_next(line: str, words: list[str], home: Path) -> None:
 
 def test_a_meaning_stands_beside_a_word(home: Path) -> None:
     assert ("web", "nas, gpu") in complete(["stop", ""])
-    assert ("--timeout", "How long to wait for it to stop by itself.") in complete(["stop", "--t"])
+    assert ("--timeout", "How long to wait before it is killed.") in complete(["stop", "--t"])
     assert ("stop_container", "Stop a running container.") in complete(["call", "stop"])
 
 

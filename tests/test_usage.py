@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from anvyl_mcp.cli import host, operator
+from anvyl_mcp.cli.table import described
 from tests.engines import RealEngine
 from tests.nodes import ANVYL_MCP, Ran, ServingNode, anvyl, process
 from tests.terminal import on_a_terminal
@@ -23,12 +30,30 @@ from tests.terminal import on_a_terminal
         (["stop web"], "`stop web` is not a command", "anvyl ask 'stop web'"),
         (["show", "logs", "of", "web"], "`show` is not a command", "anvyl ask 'show logs of web'"),
         (["hosts", "lsit"], "there is no command `lsit`", "did you mean `list`?"),
-        (["stop"], "missing argument `CONTAINER`", "type it like anvyl stop [OPTIONS] CONTAINER...; anvyl stop --help"),
+        (["stop"], "missing argument `CONTAINER`", "type anvyl stop CONTAINER...; anvyl stop --help"),
         (["logs", "web", "--jsno"], "no such option `--jsno`", "did you mean `--json`"),
-        (["logs", "web", "--tail", "x"], "`x` is not a whole number", "type it like anvyl logs"),
-        (["exec", "web"], "a command is missing", "type it like anvyl exec [OPTIONS] CONTAINER [COMMAND...]"),
-        (["chat", "x"], "a conversation is gone on with", "anvyl chat --help"),
-        (["completion", "tcsh"], "there is none for `tcsh`", "anvyl completion --help"),
+        (
+            ["logs", "web", "--tail", "x"],
+            "`--tail` must be a whole number, not `x`",
+            "type anvyl logs --tail LINES CONTAINER...",
+        ),
+        (["exec", "web"], "a command is missing", "type anvyl exec CONTAINER [COMMAND...]"),
+        (["chat", "x"], "to continue a conversation, type anvyl chat --resume ID", "anvyl chat --help"),
+        (["completion", "tcsh"], "there is no completion for `tcsh`", "anvyl completion --help"),
+        (
+            ["stop", "--timeout"],
+            "option `--timeout` requires an argument",
+            "type anvyl stop --timeout SECONDS CONTAINER...",
+        ),
+        (["ps", "x", "y"], "unexpected argument `x y`", "type anvyl ps; anvyl ps --help shows the options"),
+        (
+            ["models", "load", "m", "-c", "3"],
+            "`--context-length` must be at least 2048, not 3",
+            "--context-length TOKENS",
+        ),
+        (["eval", "--repeat", "101"], "`--repeat` must be at most 100, not 101", "type anvyl eval --repeat TIMES"),
+        (["hosts", "discover", "--seconds", "x"], "`--seconds` must be a number, not `x`", "--seconds SECONDS"),
+        (["hosts", "--jsno"], "no such option `--jsno`", "anvyl hosts --help lists the commands"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
@@ -49,11 +74,73 @@ def test_a_mistake_is_a_document_for_a_program() -> None:
 
 
 def test_the_other_program_knows_its_own_mistakes_and_ours() -> None:
-    ours, helped, version = (process(*words, program=ANVYL_MCP) for words in (("ps", "-a"), ("help",), ("version",)))
+    typed = (("ps", "-a"), ("token", "create"), ("help",), ("version",))
+    ours, missing, helped, version = (process(*words, program=ANVYL_MCP) for words in typed)
 
     assert (ours.code, ours.err) == (2, "error: `ps` is a command of `anvyl`\nhint:  type anvyl ps -a\n")
+    assert missing.code == 2
+    assert missing.err.startswith("error: missing argument `NAME`\nhint:  type anvyl-mcp token create NAME;")
     assert version.out.startswith("anvyl-mcp ")
-    assert helped.code == 0 and "…" not in helped.out and "..." not in helped.out.partition("Commands:")[2]
+    assert helped.code == 0 and "Usage: anvyl-mcp" in helped.out
+
+
+APPS = {"anvyl": operator.app, "anvyl-mcp": host.app}
+TREES = {name: described(app) for name, app in APPS.items()}
+
+
+def commands_of(words: list[str], node: dict[str, Any]) -> Iterator[tuple[list[str], bool]]:
+    """A command and all below it, and whether each is a group."""
+    yield words, bool(node["commands"])
+    for name, each in node["commands"].items():
+        yield from commands_of([*words, name], each)
+
+
+EVERY = [each for name, tree in TREES.items() for each in commands_of([name], tree)]
+NAMES = re.compile(r"[A-Z][A-Z_=]*\]?\.\.\.")
+"""`CONTAINER...`, of which there can be several."""
+
+
+@pytest.mark.parametrize(
+    ("words", "is_group"), EVERY, ids=lambda each: " ".join(each) if isinstance(each, list) else ""
+)
+def test_help_is_whole_and_in_words(words: list[str], is_group: bool) -> None:
+    shown = CliRunner().invoke(
+        APPS[words[0]], [*words[1:], "--help"], prog_name=words[0], env={"COLUMNS": "80"}, catch_exceptions=False
+    )
+
+    assert shown.exit_code == 0
+    assert not re.search(r"<[a-z]", shown.stdout)
+    assert "…" not in shown.stdout
+    assert "..." not in NAMES.sub("", shown.stdout.replace("[ARGS]...", ""))
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    _, _, ending = shown.stdout.partition("\nExamples:\n")
+    examples = [shlex.split(line) for line in ending.splitlines() if line.startswith("  ")]
+    assert len(examples) == (3 if is_group else 0)
+    for example in examples:
+        assert example[: len(words)] == words
+        assert unknown(example) == []
+
+
+def unknown(line: list[str]) -> list[str]:
+    """The words of a command line that should be a command or an option, and are not."""
+    node, is_value, found = TREES[line[0]], False, []
+    for word in line[1:]:
+        if is_value:
+            is_value = False
+        elif word.startswith("-"):
+            found += [] if word in node["options"] else [word]
+            is_value = bool(node["options"].get(word, [""])[0])
+        elif node["commands"]:
+            found += [] if word in node["commands"] else [word]
+            node = node["commands"].get(word, node)
+    return found
+
+
+def test_commands_stand_under_headings_in_both_programs() -> None:
+    for app, headings in ((operator.app, operator.COMMANDS), (host.app, host.COMMANDS)):
+        shown = CliRunner().invoke(app, ["--help"]).stdout
+        places = [shown.index(f"\n{heading}:\n") for heading in headings]
+        assert places == sorted(places)
 
 
 def test_words_of_docker_are_known(engine: RealEngine) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from anvyl_mcp.cli.groups import Commands
 from anvyl_mcp.cli.options import Json, Yes
 
 if TYPE_CHECKING:
@@ -15,21 +16,27 @@ if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.documents import Answer, Approval, ErrorBody, Result
     from anvyl_mcp.settings import Settings
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Serve this host's agent, and ask the agents of other hosts."
-)
+EXAMPLES = """\
+anvyl agent start --port 4200
+anvyl agent query-remote nas "get host resources"
+anvyl agent broadcast "list all containers"
+"""
 
-Query = Annotated[list[str], typer.Argument(help='Like "get host resources".')]
-HostId = Annotated[str, typer.Argument(help="A host of `anvyl agent hosts`.")]
+app = Commands("Serve this host's agent, and ask the agents of other hosts.", EXAMPLES)
+
+Query = Annotated[list[str], typer.Argument(metavar="QUESTION", help='For example "get host resources".')]
+HostId = Annotated[str, typer.Argument(metavar="HOST", help="Name of a host; `anvyl agent hosts` lists them.")]
 
 
 @app.command()
 def start(
-    port: Annotated[int | None, typer.Option(help="Where it answers.  [default: 4200 and 4201]")] = None,
-    host: Annotated[str | None, typer.Option(help="Network address to open, over TLS.")] = None,
-    name: Annotated[str | None, typer.Option(help="This host's name in the fleet.")] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port to listen on.  [default: 4200 and 4201]")
+    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Network address to listen on, over TLS.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of this host.")] = None,
 ) -> None:
-    """Serve this host until Ctrl-C, on one port."""
+    """Serve this host on one port, until Ctrl-C."""
     from anvyl_mcp.cli.host import serve
 
     serve(host=host, port=port, agent_port=port, name=name)
@@ -37,7 +44,7 @@ def start(
 
 @app.command()
 def info(as_json: Json = False) -> None:
-    """Say what this host's agent is called and knows."""
+    """Show the name, status and tools of this host's agent."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
@@ -58,11 +65,11 @@ def info(as_json: Json = False) -> None:
 @app.command()
 def process(
     query: Query,
-    host_id: Annotated[str, typer.Option("--host-id", help="Have this host's agent answer.")] = "",
+    host_id: Annotated[str, typer.Option("--host-id", metavar="HOST", help="Ask the agent of this host.")] = "",
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Ask, or tell to do something: as anvyl ask."""
+    """Ask a question or request a change, like anvyl ask."""
     words = " ".join(query)
     if host_id:
         _remote(host_id, words, yes=yes, as_json=as_json)
@@ -73,17 +80,17 @@ def process(
 
 @app.command("query-remote")
 def query_remote(host_id: HostId, query: Query, yes: Yes = False, as_json: Json = False) -> None:
-    """Have another host's agent answer."""
+    """Ask the agent of another host."""
     _remote(host_id, " ".join(query), yes=yes, as_json=as_json)
 
 
 @app.command()
 def approve(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="Of what waits.")],
-    deny: Annotated[bool, typer.Option("--deny", help="End it, and change nothing.")] = False,
+    id_: Annotated[str, typer.Argument(metavar="ID", help="ID of a pending change.")],
+    deny: Annotated[bool, typer.Option("--deny", help="Reject it; nothing is changed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Have done what waits for a yes, once."""
+    """Approve a pending change."""
 
     async def work(node: Node) -> Answer:
         desk = await node.desk()
@@ -94,7 +101,7 @@ def approve(
 
 @app.command()
 def broadcast(message: Query, yes: Yes = False, as_json: Json = False) -> None:
-    """Have the agents of all hosts answer, this one too."""
+    """Ask the agents of all hosts, this one included."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:

@@ -10,15 +10,19 @@ from anvyl_mcp.cli.options import Host, Json, Yes
 
 
 def ask(
-    question: Annotated[list[str], typer.Argument(help='Like "list all containers" or "stop web on nas".')],
+    question: Annotated[
+        list[str], typer.Argument(metavar="QUESTION", help='For example "list all containers" or "stop web on nas".')
+    ],
     host: Host = "",
     yes: Yes = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change, without changing anything.")
+    ] = False,
     as_json: Json = False,
-    model: Annotated[str, typer.Option("--model", "-m", help="A model of the model server.")] = "",
-    offline: Annotated[bool, typer.Option("--offline", help="Use the rules, no language model.")] = False,
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The model that answers.")] = "",
+    offline: Annotated[bool, typer.Option("--offline", help="Answer by rules, without a language model.")] = False,
 ) -> None:
-    """Ask, or tell the fleet to do something, in plain words."""
+    """Ask a question or request a change, in plain words."""
     from anvyl_mcp.cli.ask import ask_once
 
     ask_once(" ".join(question), host=host, yes=yes, dry_run=dry_run, as_json=as_json, model=model, offline=offline)

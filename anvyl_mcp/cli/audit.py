@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anvyl_mcp.cli.groups import Commands
 from anvyl_mcp.cli.options import Json
 
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
-app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, help="What was done on this host, by whom.")
+EXAMPLES = """\
+anvyl-mcp audit --since 2h
+anvyl-mcp audit --tool stop_container --limit 20
+anvyl-mcp audit verify
+"""
+
+app = Commands("Show what was changed on this host, and by whom.", EXAMPLES, invoke_without_command=True)
 
 
 MOST_ROWS = 50
@@ -22,19 +29,19 @@ MOST_ROWS = 50
 @app.callback()
 def show(
     context: typer.Context,
-    since: Annotated[str, typer.Option(metavar="TIME", help="How far back, like 2h or 7d.")] = "",
-    tool: Annotated[str, typer.Option(metavar="TOOL", help="Only this tool.")] = "",
-    operation: Annotated[str, typer.Option(metavar="ID", help="Only the change with this operation id.")] = "",
-    all_: Annotated[bool, typer.Option("--all", "-a", help="Reads too, not only changes and refusals.")] = False,
+    since: Annotated[str, typer.Option(metavar="TIME", help="Only records since then, like 2h or 7d.")] = "",
+    tool: Annotated[str, typer.Option(metavar="TOOL", help="Only calls of this tool.")] = "",
+    operation: Annotated[str, typer.Option(metavar="ID", help="Only the change with this operation ID.")] = "",
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Include reads, not only changes and refusals.")] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", "-n", metavar="NUMBER", help="Only the last ones; 0 for all. [default: 50]")
+        int | None,
+        typer.Option(
+            "--limit", "-n", metavar="NUMBER", help="Number of most recent records; 0 for all.  [default: 50]"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what was changed on this host, by whom, in the time of this machine; --all shows reads too.
-
-    --json holds every record, reads too, with times in UTC.
-    """
+    """Show the records; a document has all of them, reads included, with times in UTC."""
     if context.invoked_subcommand:
         return
     from anvyl_mcp.cli import output, run
@@ -89,7 +96,7 @@ def _seconds(seconds: float | None) -> str:
 
 @app.command()
 def verify(as_json: Json = False) -> None:
-    """Check that no record was altered, removed or moved."""
+    """Check that no record was changed, removed or moved."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:

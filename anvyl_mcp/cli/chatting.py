@@ -10,19 +10,24 @@ from anvyl_mcp.cli.options import Host, Yes
 
 
 def chat(
-    conversation: Annotated[str, typer.Argument(metavar="ID", help="With --resume: which conversation.")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last conversation, or with ID.")] = False,
+    conversation: Annotated[
+        str, typer.Argument(metavar="ID", help="With --resume: the conversation to continue.")
+    ] = "",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the last conversation, or the one with this ID.")
+    ] = False,
     host: Host = "",
     yes: Yes = False,
-    model: Annotated[str, typer.Option("--model", "-m", help="A model of the model server.")] = "",
-    offline: Annotated[bool, typer.Option("--offline", help="Use the rules, no language model.")] = False,
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The model that answers.")] = "",
+    offline: Annotated[bool, typer.Option("--offline", help="Answer by rules, without a language model.")] = False,
 ) -> None:
-    """Talk with the fleet: questions that know those before them.
+    """Chat: follow-up questions remember the earlier ones.
 
-    /help lists commands. Without a terminal every line of the input is a question or a command, and changes wait.
+    Type /help for its commands. Without a terminal, each line of the input is a question or a command, and changes
+    stay pending.
     """
     from anvyl_mcp.cli.chat import converse
 
     if conversation and not resume:
-        raise typer.BadParameter("a conversation is gone on with: anvyl chat --resume ID")
+        raise typer.BadParameter("to continue a conversation, type anvyl chat --resume ID")
     converse(host=host, yes=yes, model=model, offline=offline, resume=conversation if resume else None)

@@ -124,7 +124,7 @@ class _Names:
 
     def _of(self, kind: str, current: str, given: Sequence[str]) -> Found:
         match kind:
-            case "SEL":
+            case "HOSTS":
                 return self._selectors(current)
             case "HOST":
                 return [(host, " ".join(tags)) for host, tags in self._hosts.items()]

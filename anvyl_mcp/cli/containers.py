@@ -9,14 +9,16 @@ import typer
 from anvyl_mcp.cli.options import Host, Json, Names, Yes
 
 SomeNames = Annotated[
-    list[str] | None, typer.Argument(metavar="CONTAINER", help="Container names or ids; all when left out.")
+    list[str] | None, typer.Argument(metavar="CONTAINER", help="Names or IDs of containers; all if omitted.")
 ]
 
 
 def ps(
-    all_: Annotated[bool, typer.Option("--all", "-a", help="Stopped ones too.")] = False,
-    name: Annotated[str, typer.Option(metavar="TEXT", help="Part of the name.")] = "",
-    label: Annotated[str, typer.Option(metavar="LABEL", help="key or key=value.")] = "",
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Include stopped containers.")] = False,
+    name: Annotated[str, typer.Option(metavar="TEXT", help="Only names that contain TEXT.")] = "",
+    label: Annotated[
+        str, typer.Option(metavar="LABEL", help="Only containers with this label: KEY or KEY=VALUE.")
+    ] = "",
     host: Host = "",
     as_json: Json = False,
 ) -> None:
@@ -30,13 +32,13 @@ def ps(
 def info(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CONTAINER", help="Container names or ids; the hosts when left out."),
+        typer.Argument(metavar="CONTAINER", help="Names or IDs of containers; the hosts if omitted."),
     ] = None,
-    reveal: Annotated[bool, typer.Option("--reveal", help="Show values of the environment that look secret.")] = False,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show environment values that look like secrets.")] = False,
     host: Host = "",
     as_json: Json = False,
 ) -> None:
-    """Show containers in detail; without a name, the hosts."""
+    """Show details of containers, or of the hosts."""
     from anvyl_mcp.cli import direct
 
     if names:
@@ -46,18 +48,22 @@ def info(
 
 def logs(
     names: Names,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C; also across restarts.")] = False,
-    tail: Annotated[int, typer.Option("--tail", "-n", metavar="LINES", help="How many of the last lines.")] = 100,
-    since: Annotated[str, typer.Option(metavar="TIME", help="Like 10m, 2h or 2026-11-23T10:00:00Z.")] = "",
-    grep: Annotated[str, typer.Option(metavar="TEXT", help="Only lines with this text.")] = "",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show new lines until Ctrl-C, even after a restart.")
+    ] = False,
+    tail: Annotated[int, typer.Option("--tail", "-n", metavar="LINES", help="Number of most recent lines.")] = 100,
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="Only lines since then, like 10m or 2026-11-23T10:00:00Z.")
+    ] = "",
+    grep: Annotated[str, typer.Option(metavar="TEXT", help="Only lines that contain TEXT.")] = "",
     host: Host = "",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document; with -f one per line and line of a log.")
+        bool, typer.Option("--json", help="Print one JSON document; with -f, one for each line.")
     ] = False,
 ) -> None:
-    """Show what containers logged last; -f follows them.
+    """Show the last log lines of containers; -f follows them.
 
-    Lines of several containers begin with their host and name.
+    With several containers, each line starts with its host and container.
     """
     from anvyl_mcp.cli import logs as command
 
@@ -66,20 +72,20 @@ def logs(
 
 def stats(
     names: SomeNames = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Update until Ctrl-C.")] = False,
     host: Host = "",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document; with --watch one per line and look.")
+        bool, typer.Option("--json", help="Print one JSON document; with --watch, one for each update.")
     ] = False,
 ) -> None:
-    """Show what running containers use, the busiest first."""
+    """Show resource usage of running containers, busiest first."""
     from anvyl_mcp.cli import stats as command
 
     command.stats(names or [], watch=watch, host=host, as_json=as_json)
 
 
 def start(names: Names, host: Host = "", yes: Yes = False, as_json: Json = False) -> None:
-    """Start containers, on the hosts that have them."""
+    """Start containers on the hosts that have them."""
     from anvyl_mcp.cli import direct
 
     direct.each("start_container", names, {}, host=host, as_json=as_json, yes=yes)
@@ -89,19 +95,19 @@ def stop(
     names: Names,
     host: Host = "",
     timeout: Annotated[
-        int, typer.Option("--timeout", "-t", metavar="SECONDS", help="How long to wait for it to stop by itself.")
+        int, typer.Option("--timeout", "-t", metavar="SECONDS", help="How long to wait before it is killed.")
     ] = 10,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Stop containers, on the hosts that have them."""
+    """Stop containers on the hosts that have them."""
     from anvyl_mcp.cli import direct
 
     direct.each("stop_container", names, {"timeout": timeout}, host=host, as_json=as_json, yes=yes)
 
 
 def restart(names: Names, host: Host = "", yes: Yes = False, as_json: Json = False) -> None:
-    """Restart containers, on the hosts that have them."""
+    """Restart containers on the hosts that have them."""
     from anvyl_mcp.cli import direct
 
     direct.each("restart_container", names, {}, host=host, as_json=as_json, yes=yes)
@@ -109,12 +115,12 @@ def restart(names: Names, host: Host = "", yes: Yes = False, as_json: Json = Fal
 
 def rm(
     names: Names,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Running ones too.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Remove running containers too.")] = False,
     host: Host = "",
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Remove containers for good; asks first."""
+    """Remove containers, after asking."""
     from anvyl_mcp.cli import direct
 
     direct.each("remove_container", names, {"force": force}, host=host, as_json=as_json, yes=yes)

@@ -13,9 +13,9 @@ SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("wrong", "
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what is wrong with engine, hosts and model.
+    """Check engine, hosts and model.
 
-    Exit code 1 when something is.
+    Exit code 1 if something is wrong.
     """
     from anvyl_mcp.cli import output, run
 

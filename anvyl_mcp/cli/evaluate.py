@@ -21,17 +21,17 @@ COLUMNS = ("kind", "done", "of", "rate", "requests", "tokens in", "tokens out", 
 
 
 def evaluate(
-    model: Annotated[str, typer.Option("--model", "-m", help="A model of the model server.")] = "",
-    drive: Annotated[str, typer.Option(help="How the model is driven: tools, plan or auto.", metavar="HOW")] = "",
-    offline: Annotated[bool, typer.Option("--offline", help="Measure the rules, no language model.")] = False,
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The model to measure.")] = "",
+    drive: Annotated[str, typer.Option(metavar="MODE", help="How to drive the model: tools, plan or auto.")] = "",
+    offline: Annotated[bool, typer.Option("--offline", help="Measure the rules instead of a language model.")] = False,
     tasks: Annotated[
-        str, typer.Option(help="Which: act, injected, multi, heldout, all …, or a .toml file.", metavar="NAMES")
+        str, typer.Option(metavar="NAMES", help="Tasks to run, like act, multi, heldout or all, or a .toml file.")
     ] = "",
-    repeat: Annotated[int, typer.Option(help="How often each task is asked.", min=1, max=100)] = 1,
-    failures: Annotated[bool, typer.Option("--failures", help="Say what was wrong with each failed task.")] = False,
+    repeat: Annotated[int, typer.Option(metavar="TIMES", help="How many times to run each task.", min=1, max=100)] = 1,
+    failures: Annotated[bool, typer.Option("--failures", help="Show what was wrong with each failed task.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure how well a model runs hosts, on simulated ones."""
+    """Measure how well a model manages hosts, on simulated ones."""
 
     async def work(settings: Settings) -> int:
         _installed()

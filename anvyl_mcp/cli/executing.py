@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
+from anvyl_mcp.cli.groups import Commands, PassThrough
 from anvyl_mcp.cli.options import Host, Json, Name, Yes
-from anvyl_mcp.cli.table import Words
 
-Function = TypeVar("Function", bound=Callable[..., None])
-
-
-def read_by(reader: type[Words]) -> Callable[[Function], Function]:
-    """Mark a command whose last words belong to another program, with the class that tells whose they are."""
-
-    def marked(function: Function) -> Function:
-        vars(function)["cls"] = reader
-        return function
-
-    return marked
+exec_app = Commands()
+run_app = Commands()
 
 
-class Interactive(Words):
+class Interactive(PassThrough):
     """`exec`, which knows the options that Docker users type for a shell: they are told how to get one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -42,68 +32,82 @@ class Interactive(Words):
         return super().parse_args(ctx, args)
 
 
-@read_by(Interactive)
+@exec_app.command("exec", cls=Interactive)
 def execute(
     name: Name,
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="COMMAND",
-            help="Like ls -l /; no shell unless sh -c '…'. Options of ours come before the container, or before a --.",
+            help="Like ls -l /; a shell needs sh -c. Options of anvyl go before CONTAINER, or before a --.",
         ),
     ] = None,
     interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="-it: say how to get a shell; none can be had through here.")
+        bool, typer.Option("--interactive", "-i", help="With -t: show how to open a shell; anvyl itself cannot.")
     ] = False,
     host: Host = "",
-    timeout: Annotated[
-        int, typer.Option("--timeout", "-t", metavar="SECONDS", help="How long it may take, at most 300.")
-    ] = 30,
+    timeout: Annotated[int, typer.Option("--timeout", "-t", metavar="SECONDS", help="Time limit, at most 300.")] = 30,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Run a command in a container.
 
-    Its output and its exit code become ours.
+    Prints its output and ends with its exit code.
     """
     from anvyl_mcp.cli import execute as command
 
     if interactive:
         command.say_how(name, words or ["sh"], host=host, as_json=as_json)
     if not words:
-        raise typer.BadParameter("a command is missing: what to run in the container")
+        raise typer.BadParameter("a command is missing")
     command.execute(name, words, host=host, timeout=timeout, yes=yes, as_json=as_json)
 
 
-@read_by(Words)
+@run_app.command("run", cls=PassThrough)
 def run(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Like nginx:1.27; fetched when it is missing.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="For example nginx:1.27; pulled if it is missing.")],
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="COMMAND",
-            help="Instead of the image's own. Options of ours come before the image, or before a --.",
+            help="Replaces the command of the image. Options of anvyl go before IMAGE, or before a --.",
         ),
     ] = None,
-    name: Annotated[str, typer.Option(metavar="TEXT", help="Name of the new container.")] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the new container.")] = "",
     publish: Annotated[
-        list[str] | None, typer.Option("--publish", "-p", metavar="PORTS", help="Like 8080:80; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--publish", "-p", metavar="PORTS", help="Port of the host and of the container, like 8080:80; repeatable."
+        ),
     ] = None,
     env: Annotated[
-        list[str] | None, typer.Option("--env", "-e", metavar="KEY=VALUE", help="KEY alone takes the value from here.")
+        list[str] | None,
+        typer.Option(
+            "--env", "-e", metavar="KEY=VALUE", help="Environment variable; KEY alone copies your value; repeatable."
+        ),
     ] = None,
     volume: Annotated[
-        list[str] | None, typer.Option("--volume", "-v", metavar="VOLUME", help="Like /data:/data:ro or name:/data.")
+        list[str] | None,
+        typer.Option(
+            "--volume",
+            "-v",
+            metavar="VOLUME",
+            help="Mount a folder or a volume, like /data:/data:ro or name:/data; repeatable.",
+        ),
     ] = None,
-    label: Annotated[list[str] | None, typer.Option("--label", "-l", metavar="LABEL", help="Like key=value.")] = None,
-    restart: Annotated[str, typer.Option(metavar="POLICY", help="no, always, unless-stopped or on-failure.")] = "",
-    network: Annotated[str, typer.Option(metavar="NETWORK", help="Network to connect it to.")] = "",
-    memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="At most this much, like 512m.")] = "",
-    cpus: Annotated[str, typer.Option(metavar="NUMBER", help="At most this many, like 1.5.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", metavar="LABEL", help="Label, like key=value; repeatable.")
+    ] = None,
+    restart: Annotated[
+        str, typer.Option(metavar="POLICY", help="Restart policy: no, always, unless-stopped or on-failure.")
+    ] = "",
+    network: Annotated[str, typer.Option(metavar="NETWORK", help="Network to connect to.")] = "",
+    memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="Memory limit, like 512m.")] = "",
+    cpus: Annotated[str, typer.Option(metavar="NUMBER", help="CPU limit, like 1.5.")] = "",
     place: Annotated[
         str,
         typer.Option(
-            metavar="RULE", help="Choose the host by figures: most-memory, least-loaded, @tag, or @tag,most-memory."
+            metavar="RULE", help="How to choose the host: most-memory, least-loaded, @tag, or @tag,most-memory."
         ),
     ] = "",
     host: Host = "",
@@ -113,7 +117,7 @@ def run(
 ) -> None:
     """Create a container from an image and start it.
 
-    It runs in the background; `anvyl logs -f NAME` shows what it says.
+    It runs in the background; `anvyl logs -f NAME` shows its output.
     """
     from anvyl_mcp.cli import execute as command
 

@@ -8,51 +8,59 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anvyl_mcp import __version__
-from anvyl_mcp.cli import audit, interrupts, key, policy, process, tokens
-from anvyl_mcp.cli.table import Group, light
+from anvyl_mcp.cli import interrupts, process
+from anvyl_mcp.cli.options import Json
+from anvyl_mcp.cli.table import program
 
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
-app = typer.Typer(
-    name="anvyl-mcp",
-    cls=Group,
-    help="Serve this machine's containers to the fleet.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(tokens.app, name="token")
-app.add_typer(audit.app, name="audit")
-app.add_typer(policy.app, name="policy")
-app.add_typer(key.app, name="key")
+COMMANDS = {
+    "Serve": {
+        "serve": "host:serve",
+        "gateway": "host:gateway",
+        "tools": "host:tools",
+    },
+    "Connect": {
+        "invite": "host:invite",
+        "install": "host:install",
+    },
+    "Access and records": {
+        "token": "tokens:app",
+        "policy": "policy:app",
+        "audit": "audit:app",
+        "key": "key:app",
+    },
+}
+"""Heading in `anvyl-mcp --help` → command → `module:function` in this package, or `module:app` for a group."""
+EXAMPLES = """\
+anvyl-mcp serve
+anvyl-mcp invite --scope read
+anvyl-mcp install claude-desktop
+"""
+
+app = program("anvyl-mcp", "Serve this machine's containers to other hosts and assistants.", COMMANDS, {}, EXAMPLES)
+
+Toolsets = typer.Option(metavar="NAMES", help="Toolsets to offer, like networks,system or all.")
+Tools = typer.Option(metavar="NAMES", help="Single tools to offer as well.")
+ReadOnly = Annotated[bool, typer.Option("--read-only", help="Offer only tools that change nothing.")]
 
 
-@app.callback(invoke_without_command=True)
-def root(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    """Serve this machine's containers to the fleet."""
-    if show_version:
-        print(f"anvyl-mcp {__version__}")
-        raise typer.Exit
-
-
-@app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Network address to open, over TLS.")] = None,
-    port: Annotated[int | None, typer.Option(help="Where MCP clients look.  [default: 4200]")] = None,
-    agent_port: Annotated[int | None, typer.Option(help="Where agent clients look.  [default: 4201]")] = None,
-    name: Annotated[str | None, typer.Option(help="This host's name in the fleet.")] = None,
-    toolsets: Annotated[str | None, typer.Option(help="Toolsets to offer, like networks,system or all.")] = None,
-    tools: Annotated[str | None, typer.Option(help="Single tools to offer besides.")] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Watch the fleet too, and tell what goes wrong.")] = False,
-    announce: Annotated[bool, typer.Option("--announce", help="Announce it (mDNS), if open to the network.")] = False,
-    stdio: Annotated[bool, typer.Option("--stdio", help="Serve the program that started this one.")] = False,
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Network address to listen on, over TLS.")] = None,
+    port: Annotated[int | None, typer.Option(metavar="PORT", help="Port for MCP clients.  [default: 4200]")] = None,
+    agent_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port for agent clients.  [default: 4201]")
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of this host.")] = None,
+    toolsets: Annotated[str | None, Toolsets] = None,
+    tools: Annotated[str | None, Tools] = None,
+    read_only: ReadOnly = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Also watch the hosts and report problems.")] = False,
+    announce: Annotated[
+        bool, typer.Option("--announce", help="Announce this host on the local network (mDNS).")
+    ] = False,
+    stdio: Annotated[bool, typer.Option("--stdio", help="Serve the parent process over stdin and stdout.")] = False,
 ) -> None:
     """Serve this host's tools until Ctrl-C."""
     import logging
@@ -103,15 +111,14 @@ def _joined(joined: object) -> None:
     output.talk(str(joined))
 
 
-@app.command()
 def gateway(
-    http: Annotated[bool, typer.Option("--http", help="Serve programs on this machine over HTTP instead.")] = False,
-    port: Annotated[int | None, typer.Option(help="With --http: where.  [default: 4202]")] = None,
-    toolsets: Annotated[str | None, typer.Option(help="Toolsets to offer, like networks,system or all.")] = None,
-    tools: Annotated[str | None, typer.Option(help="Single tools to offer besides.")] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
+    http: Annotated[bool, typer.Option("--http", help="Serve over HTTP on this machine, not over stdio.")] = False,
+    port: Annotated[int | None, typer.Option(metavar="PORT", help="Port, with --http.  [default: 4202]")] = None,
+    toolsets: Annotated[str | None, Toolsets] = None,
+    tools: Annotated[str | None, Tools] = None,
+    read_only: ReadOnly = False,
 ) -> None:
-    """Serve all hosts as one MCP server, for an assistant."""
+    """Serve all hosts as one MCP server, for assistants."""
     import logging
 
     from anvyl_mcp.cli import run
@@ -146,50 +153,51 @@ def _told_fleet(urls: list[str]) -> None:
     output.talk(f"serving the fleet at {' and '.join(f'{url}/mcp' for url in urls)} (this machine only)")
 
 
-@app.command()
 def install(
-    client: Annotated[str, typer.Argument(help="Like claude-desktop, claude-code, cursor, vscode or lmstudio.")] = "",
-    all_: Annotated[bool, typer.Option("--all", help="Every assistant that was ever started here.")] = False,
-    print_: Annotated[bool, typer.Option("--print", help="Print what to put there, and write nothing.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and where.")] = False,
-    toolsets: Annotated[str, typer.Option(help="Toolsets to offer, like networks,system or all.")] = "",
-    read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    client: Annotated[
+        str, typer.Argument(metavar="ASSISTANT", help="Like claude-desktop, claude-code, cursor, vscode or lmstudio.")
+    ] = "",
+    all_: Annotated[bool, typer.Option("--all", help="Add them to every assistant that is installed here.")] = False,
+    print_: Annotated[bool, typer.Option("--print", help="Print the settings, without writing them.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and where.")] = False,
+    toolsets: Annotated[str, Toolsets] = "",
+    read_only: ReadOnly = False,
+    as_json: Json = False,
 ) -> None:
-    """Add your hosts to a desktop assistant, or list the known assistants."""
+    """Add your hosts to a desktop assistant.
+
+    Without ASSISTANT, lists the assistants that are known.
+    """
     from anvyl_mcp.cli import install as install_command
 
     flags = [*(["--toolsets", toolsets] if toolsets else []), *(["--read-only"] if read_only else [])]
     if client == "all" or all_:
         if print_ or client not in ("", "all"):
-            raise typer.BadParameter("--all stands alone: leave the name of an assistant and --print out")
+            raise typer.BadParameter("--all takes neither an assistant nor --print")
         install_command.install_all(flags, dry_run=dry_run, as_json=as_json)
     install_command.install(client, flags, show=print_, dry_run=dry_run, as_json=as_json)
 
 
-@app.command()
 def invite(
-    scope: Annotated[str, typer.Option(help="What the other machine may do here.")] = "read,operate",
-    expires: Annotated[str, typer.Option(help="How long the code is good.")] = "15m",
-    host: Annotated[str, typer.Option(help="Network address to open; the likeliest when left out.")] = "",
-    relay: Annotated[bool, typer.Option("--relay", help="Let this host's agent ask other hosts for it too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    scope: Annotated[str, typer.Option(metavar="SCOPES", help="Permissions: read, operate or exec.")] = "read,operate",
+    expires: Annotated[str, typer.Option(metavar="TIME", help="How long the code is valid.")] = "15m",
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Network address to listen on; chosen if omitted.")] = "",
+    relay: Annotated[
+        bool, typer.Option("--relay", help="Let this host's agent ask other hosts on its behalf.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
-    """Print a code with which another machine joins this one; on a terminal, wait and say who joined."""
+    """Print a code that lets another machine join this host.
+
+    On a terminal, waits and reports who joined.
+    """
     from anvyl_mcp.cli import invite as invite_command
 
     invite_command.invite(scope=scope, expires=expires, host=host, relay=relay, as_json=as_json)
 
 
-@app.command(hidden=True)
-def version() -> None:
-    """Print the version."""
-    print(f"anvyl-mcp {__version__}")
-
-
-@app.command()
-def tools(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
-    """List the tools this host offers."""
+def tools(as_json: Json = False) -> None:
+    """List the tools that this host offers."""
     from anvyl_mcp.cli import direct
 
     direct.list_catalogue(as_json=as_json)
@@ -198,4 +206,4 @@ def tools(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON d
 def main() -> None:
     """The entry point."""
     interrupts.heed_at_once()
-    process.run(light(app))
+    process.run(app)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anvyl_mcp.cli.groups import Commands
 from anvyl_mcp.cli.options import Json
 
 if TYPE_CHECKING:
@@ -15,9 +16,13 @@ if TYPE_CHECKING:
     from anvyl_mcp.peers.health import Check, HostHealth
     from anvyl_mcp.settings import Settings
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Which hosts this one knows, and whether they answer."
-)
+EXAMPLES = """\
+anvyl hosts add
+anvyl hosts check nas
+anvyl hosts rename nas attic
+"""
+
+app = Commands("Manage the hosts that this machine knows.", EXAMPLES)
 
 PAIRING = "on that host run anvyl-mcp invite, then here anvyl hosts add"
 """Nothing that a network says is enough to trust a host by."""
@@ -26,40 +31,53 @@ MOST_SECONDS = 60
 
 @app.command("list")
 def list_hosts(as_json: Json = False) -> None:
-    """List this host and its peers, and whether they answer."""
+    """List the hosts, and whether they answer."""
     _show("", as_json=as_json, only_known=True)
 
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(metavar="HOST", help="One host; all when left out.")] = "",
+    name: Annotated[str, typer.Argument(metavar="HOST", help="Host to check; all if omitted.")] = "",
     accept_audit: Annotated[
-        str, typer.Option(metavar="HOST", help="Take this host's audit log as it is now: it was set up anew.")
+        str, typer.Option(metavar="HOST", help="Accept the current audit log of a host that was set up anew.")
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Ask hosts whether they answer, and whether their audit logs still have what was seen; fails when one does not."""
+    """Check that hosts answer and that their audit logs are intact.
+
+    Fails if a host does not answer, or if its audit log has lost records that this machine has seen.
+    """
     _show(name or accept_audit, as_json=as_json, only_known=False, accept=accept_audit)
 
 
 @app.command()
 def add(
     name_or_code: Annotated[
-        str, typer.Argument(help="What to call the host; left out, a join code is asked for, with - it is piped.")
+        str,
+        typer.Argument(
+            metavar="NAME_OR_CODE", help="Name for the host, or a join code; asked for if omitted, - for stdin."
+        ),
     ] = "",
-    url: Annotated[str, typer.Argument(help="Where it serves, like http://127.0.0.1:4210; not with a code.")] = "",
-    name: Annotated[str, typer.Option(help="With a code: what to call the host here.")] = "",
-    tag: Annotated[list[str] | None, typer.Option(help="A group it belongs to; may be repeated.")] = None,
-    token: Annotated[str, typer.Option(help="By hand: a token of that host, as - which asks for it.")] = "",
-    pin: Annotated[str, typer.Option(help="By hand: the pin of that host's key.")] = "",
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Address, like http://127.0.0.1:4210; not with a code.")
+    ] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="With a code: name for the host.")] = "",
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="Tag, to select hosts by @TAG; repeatable.")
+    ] = None,
+    token: Annotated[
+        str, typer.Option(metavar="TOKEN", help="With an address: a token of that host; - asks for it.")
+    ] = "",
+    pin: Annotated[str, typer.Option(metavar="PIN", help="With an address: the pin of that host's key.")] = "",
     trust_tools: Annotated[
-        bool, typer.Option("--trust-tools", help="Let `anvyl call` use tools of that host which are unknown here.")
+        bool, typer.Option("--trust-tools", help="Let `anvyl call` use tools of that host that are unknown here.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Add a host, by the code that `anvyl-mcp invite` printed there or by its address, and say whether it answers.
+    """Add a host, by a join code or by its address.
 
-    The code of a host that is known already changes what this machine may do there.
+    `anvyl-mcp invite` prints the code, on that host. A new code for a host that you have already added changes what
+    this machine may do there.
     """
     from anvyl_mcp.cli import output, run
 
@@ -103,10 +121,8 @@ def add(
 
 
 @app.command()
-def remove(
-    name: Annotated[str, typer.Argument(metavar="HOST", help="The host to forget.")], as_json: Json = False
-) -> None:
-    """Forget a host, and have it forget us where it can."""
+def remove(name: Annotated[str, typer.Argument(metavar="HOST", help="Host to remove.")], as_json: Json = False) -> None:
+    """Remove a host, and revoke this machine's token there."""
 
     from anvyl_mcp.cli import output, run
 
@@ -132,11 +148,11 @@ def remove(
 
 @app.command()
 def rename(
-    name: Annotated[str, typer.Argument(metavar="HOST", help="The host as it is called now.")],
-    new: Annotated[str, typer.Argument(metavar="NAME", help="What to call it from now on.")],
+    name: Annotated[str, typer.Argument(metavar="HOST", help="Current name.")],
+    new: Annotated[str, typer.Argument(metavar="NAME", help="New name.")],
     as_json: Json = False,
 ) -> None:
-    """Call a host otherwise on this machine; it stays paired."""
+    """Rename a host on this machine; it stays paired."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
@@ -158,10 +174,10 @@ def rename(
 
 @app.command()
 def discover(
-    seconds: Annotated[float, typer.Option(help="How long to listen.")] = 3,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="How long to listen.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Show hosts that announce themselves on the local network, and how to pair with them."""
+    """Find hosts that announce themselves on the local network."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:

@@ -6,14 +6,14 @@ from anvyl_mcp.cli.options import Host, Images, Json, Yes
 
 
 def images(host: Host = "", as_json: Json = False) -> None:
-    """List images on every host, the newest first."""
+    """List images on every host, newest first."""
     from anvyl_mcp.cli import direct
 
     direct.call("list_images", {"limit": 1000}, host=host, as_json=as_json)
 
 
 def pull(names: Images, host: Host = "", yes: Yes = False, as_json: Json = False) -> None:
-    """Fetch images from their registries."""
+    """Pull images from their registries."""
     from anvyl_mcp.cli import direct
 
     direct.each("pull_image", names, {}, argument="image", host=host, as_json=as_json, yes=yes, progress=True)

@@ -6,19 +6,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anvyl_mcp.cli.groups import Commands
 from anvyl_mcp.cli.options import Json
 
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="The key by which other machines know this host, and its change."
-)
+EXAMPLES = """\
+anvyl-mcp key show
+anvyl-mcp key rotate
+anvyl-mcp key rotate --finish
+"""
+
+app = Commands("Manage the key that identifies this host.", EXAMPLES)
 
 
 @app.command()
 def show(as_json: Json = False) -> None:
-    """Show this host's pin and, while its key is changed, who has been told of the next one."""
+    """Show this host's pin, and the progress of a key change."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
@@ -40,12 +45,17 @@ def show(as_json: Json = False) -> None:
 
 @app.command()
 def rotate(
-    finish: Annotated[bool, typer.Option("--finish", help="Put the next key in place.")] = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Forget the next key.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Also when somebody was not told, and must pair again.")] = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Start using the next key.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Discard the next key.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Finish even if some machines have not seen the next key and must pair again.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make this host's next key and announce it to the machines that call; --finish puts it in place."""
+    """Change this host's key.
+
+    Creates the next key and announces it to the machines that call. When they have seen it, run it with --finish.
+    """
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:

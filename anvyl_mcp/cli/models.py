@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anvyl_mcp.cli.groups import Commands
 from anvyl_mcp.cli.options import Json
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.model_server import Listing
     from anvyl_mcp.settings import Settings
 
-app = typer.Typer(
-    invoke_without_command=True,
-    rich_markup_mode=None,
-    help="Which language models there are, and which answers.",
-)
+EXAMPLES = """\
+anvyl models
+anvyl models use qwen3.5-9b
+anvyl models load qwen3.5-9b --context-length 32768
+"""
+
+app = Commands("List language models, and show which one answers.", EXAMPLES, invoke_without_command=True)
 
 
 @app.callback()
@@ -73,9 +76,11 @@ def _document(listing: Listing, chosen: str, url: str) -> dict[str, Any]:
 
 @app.command()
 def use(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="Its name; `default` asks the server which is loaded.")],
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Name of a model, or `default` for the one that is loaded.")
+    ],
 ) -> None:
-    """Have this model answer from now on: writes it to config.toml."""
+    """Choose the model that answers; saved in config.toml."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
@@ -99,12 +104,12 @@ def use(
 
 @app.command()
 def load(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model that LM Studio has downloaded.")],
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model that LM Studio has downloaded.")],
     context_length: Annotated[
-        int, typer.Option("--context-length", "-c", metavar="TOKENS", min=2048, help="How much it can read at once.")
+        int, typer.Option("--context-length", "-c", metavar="TOKENS", min=2048, help="Context length.")
     ] = 16384,
 ) -> None:
-    """Have LM Studio load a model, with enough context for a fleet."""
+    """Load a model in LM Studio, with a large enough context."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:

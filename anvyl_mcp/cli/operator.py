@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from anvyl_mcp import __version__
 from anvyl_mcp.cli import process
 from anvyl_mcp.cli.table import program
 
@@ -27,8 +22,8 @@ COMMANDS = {
         "restart": "containers:restart",
         "rm": "containers:rm",
         "undo": "undo:undo",
-        "run": "executing:run",
-        "exec": "executing:execute",
+        "run": "executing:run_app",
+        "exec": "executing:exec_app",
     },
     "Images and machines": {
         "images": "images:images",
@@ -53,7 +48,6 @@ ALIASES = {
     "ls": "containers:ps",
     "top": "containers:stats",
     "inspect": "containers:info",
-    "version": "operator:version",
 }
 """What people type who know Docker; listed nowhere."""
 EXAMPLES = """\
@@ -62,31 +56,7 @@ anvyl logs -f web --host nas
 anvyl restart web
 """
 
-app = typer.Typer(
-    name="anvyl",
-    cls=program(COMMANDS, ALIASES, EXAMPLES),
-    help="Run Docker hosts in plain words.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-@app.callback(invoke_without_command=True)
-def root(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    """Run Docker hosts in plain words."""
-    if show_version:
-        print(f"anvyl {__version__}")
-        raise typer.Exit
-
-
-def version() -> None:
-    """Print the version."""
-    print(f"anvyl {__version__}")
+app = program("anvyl", "Run Docker hosts in plain words.", COMMANDS, ALIASES, EXAMPLES)
 
 
 def main() -> None:

@@ -6,21 +6,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anvyl_mcp.cli.groups import Commands
 from anvyl_mcp.cli.options import Json
 
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="What this host's owner takes away from its callers."
-)
+EXAMPLES = """\
+anvyl-mcp policy check
+anvyl-mcp policy test stop_container name=web
+anvyl-mcp policy test remove_container name=db --caller laptop
+"""
+
+app = Commands("Restrict what others may do on this host.", EXAMPLES)
 
 DENIED = 5
 
 
 @app.command()
 def check(as_json: Json = False) -> None:
-    """Find mistakes in policy.toml: what cannot be read, names that nothing has, rules that can never fit."""
+    """Find mistakes in policy.toml.
+
+    Reports entries that cannot be read, unknown names, and rules that never apply.
+    """
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
@@ -43,14 +51,23 @@ def check(as_json: Json = False) -> None:
 
 @app.command()
 def test(
-    tool: Annotated[str, typer.Argument(help="A tool, as `anvyl-mcp tools` lists it.")],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="key=value …", help="Its arguments.")] = None,
-    caller: Annotated[str, typer.Option(help="Who calls: a token's name, or like loopback:anna.")] = "local",
-    scope: Annotated[str, typer.Option(help="What that one may do; else what its token says.")] = "",
-    label: Annotated[list[str] | None, typer.Option(help="As if the object had this label: key=value.")] = None,
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="Name of a tool; `anvyl-mcp tools` lists them.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Arguments of the call.")] = None,
+    caller: Annotated[
+        str, typer.Option(metavar="CALLER", help="Name of a token, or for example loopback:anna.")
+    ] = "local",
+    scope: Annotated[
+        str, typer.Option(metavar="SCOPES", help="Permissions of the caller; those of its token if omitted.")
+    ] = "",
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Assume that the object has this label; repeatable.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether a call would be let through here, and which rule decides it. Nothing is done."""
+    """Show whether a call would be allowed, and by which rule.
+
+    Nothing is called.
+    """
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:

@@ -52,7 +52,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 def completion(
     shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
 ) -> None:
-    """Print what completes hosts, containers and tools in your shell.
+    """Print a completion script for your shell.
 
     bash: anvyl completion bash > ~/.local/share/bash-completion/completions/anvyl
 
@@ -61,7 +61,7 @@ def completion(
     fish: anvyl completion fish > ~/.config/fish/completions/anvyl.fish
     """
     if shell not in SCRIPTS:
-        raise typer.BadParameter(f"there is none for `{shell}`; there is {', '.join(SCRIPTS)}", param_hint="SHELL")
+        raise typer.BadParameter(f"there is no completion for `{shell}`, only for bash, zsh and fish")
     from anvyl_mcp.cli import output
 
     output.verbatim(SCRIPTS[shell])

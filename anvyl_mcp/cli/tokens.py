@@ -6,19 +6,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from anvyl_mcp.cli.groups import Commands
 from anvyl_mcp.cli.options import Json
 
 if TYPE_CHECKING:
     from anvyl_mcp.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Who may call this host over the network.")
+EXAMPLES = """\
+anvyl-mcp token create backup-script --scope read --expires 90d
+anvyl-mcp token list
+anvyl-mcp token revoke backup-script
+"""
 
-Scope = Annotated[str, typer.Option("--scope", help="What it may do: read, operate or exec.")]
+app = Commands("Manage tokens for calls over the network.", EXAMPLES)
+
+Scope = Annotated[str, typer.Option("--scope", metavar="SCOPES", help="Permissions: read, operate or exec.")]
 
 
 @app.command("list")
 def list_tokens(as_json: Json = False) -> None:
-    """List the tokens that count now, and when each was last used."""
+    """List valid tokens, and when each was last used."""
     from anvyl_mcp import text
     from anvyl_mcp.cli import output, run
 
@@ -51,13 +58,17 @@ def list_tokens(as_json: Json = False) -> None:
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Who will hold it, like backup-script.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who will use it, like backup-script.")],
     scope: Scope = "read,operate",
-    expires: Annotated[str, typer.Option(help="How long it counts, like 90d; for ever when left out.")] = "",
-    relay: Annotated[bool, typer.Option("--relay", help="Let this host's agent ask other hosts for it too.")] = False,
+    expires: Annotated[
+        str, typer.Option(metavar="TIME", help="How long it is valid, like 90d; forever if omitted.")
+    ] = "",
+    relay: Annotated[
+        bool, typer.Option("--relay", help="Let this host's agent ask other hosts on its behalf.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a token and show it, once."""
+    """Create a token, and show it once."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:
@@ -79,10 +90,10 @@ def create(
 
 @app.command()
 def revoke(
-    token: Annotated[str, typer.Argument(help="A token's id or name.")],
+    token: Annotated[str, typer.Argument(metavar="TOKEN", help="Name or ID of a token.")],
     as_json: Json = False,
 ) -> None:
-    """Refuse a token from now on."""
+    """Revoke a token."""
     from anvyl_mcp.cli import output, run
 
     async def work(settings: Settings) -> int:

@@ -10,23 +10,23 @@ from anvyl_mcp.cli.options import Host, Json, Yes
 
 
 def call(
-    tool: Annotated[str, typer.Argument(metavar="TOOL", help="A tool of `anvyl tools`.")],
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="Name of a tool; `anvyl tools` lists them.")],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Its arguments; a lone word is the first required one."),
+        typer.Argument(metavar="KEY=VALUE", help="Arguments; a single word is the first required one."),
     ] = None,
     host: Host = "",
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Call any tool."""
+    """Call a tool by its name."""
     from anvyl_mcp.cli import direct
 
     direct.call(tool, arguments or [], host=host, as_json=as_json, yes=yes)
 
 
 def tools(as_json: Json = False) -> None:
-    """List every tool, with its arguments."""
+    """List all tools with their arguments."""
     from anvyl_mcp.cli import direct
 
     direct.list_catalogue(as_json=as_json)

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 def undo(
     host: Host = "",
     yes: Yes = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be undone.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be undone, without changing anything.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Undo the last start, stop or removal of a container; shows it and asks first.
+    """Undo the last start, stop or removal, after asking.
 
-    A removed container is made again from what it was made from, where its image is still there.
+    A removed container is created again with the same settings, if its image is still there.
     """
     from anvyl_mcp import text
     from anvyl_mcp.cli import output

@@ -1,8 +1,7 @@
-"""Words that are no command or no option here: what was wrong with them, and what to type instead."""
+"""Mistakes in a command line: what was wrong, and what to type instead."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +9,6 @@ from difflib import get_close_matches
 from typing import Any
 
 import typer
-
-UsageError: Any = typer.BadParameter.__mro__[1]
 
 INSTEAD = {
     "kill": "stop it without waiting: anvyl stop --timeout 0 NAME",
@@ -37,55 +34,105 @@ INSTEAD = {
 }
 """What people type who know Docker, or who mean the other program, and what to type here."""
 ALIKE = 0.7
-_QUOTED = re.compile(r"'([^']*)'")
 
 
-class Misused(UsageError):  # type: ignore[misc]  # typer keeps the class to itself
-    """A mistake in what was typed, told as every other error is."""
+class Misused(typer.TyperException):
+    """A mistake in what was typed, with the next step as `hint`."""
 
-    def __init__(self, message: str, hint: str, context: Any = None) -> None:
-        super().__init__(message, context)
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
         self.hint = hint
 
-    def show(self, file: Any = None) -> None:
-        """Print the error and the next step."""
-        from anvyl_mcp.cli import output
 
-        output.talk(f"error: {self.message}")
-        output.talk(f"hint:  {self.hint}")
+def report(error: typer.TyperException, *, as_json: bool) -> int:
+    """Print a mistake as every other error is printed, with `as_json` also as a document; return the exit code."""
+    from anvyl_mcp.cli import output
+
+    mistake = error if isinstance(error, Misused) else _mistake(error, getattr(error, "ctx", None))
+    if as_json:
+        output.document({"error": {"code": "invalid_input", "message": mistake.message, "hint": mistake.hint}})
+    output.talk(f"error: {mistake.message}")
+    output.talk(f"hint:  {mistake.hint}")
+    return mistake.exit_code
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Around reading a command line: its mistakes in our own form. A command that shows its help instead is none."""
+def parsing(context: Any) -> Iterator[None]:
+    """Around parsing the words of one command, which some of Typer's errors do not name."""
     try:
         yield
-    except UsageError as error:
-        if isinstance(error, Misused) or type(error).show is not UsageError.show:
-            raise
-        raise Misused(sentence(error), hint_of(error), error.ctx) from error
+    except Misused:
+        raise
+    except typer.TyperException as error:
+        raise _mistake(error, context) from error
 
 
-def sentence(error: Any) -> str:
+def _mistake(error: typer.TyperException, context: Any) -> Misused:
+    return Misused(_message(error), _hint(error, context))
+
+
+def argument(param: Any) -> str:
+    """An argument as help writes it: `CONTAINER...` when there can be several."""
+    return (param.metavar or str(param.name).upper()) + ("..." if param.nargs != 1 else "")
+
+
+def _message(error: Any) -> str:
     """What is wrong, in lower case, with names in backticks: ``missing argument `CONTAINER` ``."""
-    words = error.format_message().removeprefix("Invalid value: ").removesuffix(".")
-    words = _QUOTED.sub(r"`\1`", words)
-    words = re.sub(r"^(No such option): (\S+).*", r"\1 `\2`", words)
-    return f"{words[:1].lower()}{words[1:]}" if words[:2].istitle() else words
+    param = getattr(error, "param", None)
+    if hasattr(error, "possibilities"):
+        return f"no such option `{error.option_name}`"
+    if hasattr(error, "param_type"):
+        return f"missing argument `{argument(param).removesuffix('...')}`"
+    if param is not None and (problems := getattr(error.__cause__, "errors", None)):
+        name = param.opts[0] if param.param_type_name == "option" else argument(param)
+        return f"`{name}` {_wanted(problems()[0])}"
+    words = str(error.message).removesuffix(".").replace("'", "`")
+    if words.startswith("Got unexpected extra argument"):
+        return f"unexpected argument `{words.partition(' (')[2].removesuffix(')')}`"
+    return words[:1].lower() + words[1:] if words[:2].istitle() else words
 
 
-def hint_of(error: Any) -> str:
+def _wanted(problem: dict[str, Any]) -> str:
+    """What a value must be, from Pydantic's account of what is wrong with it."""
+    typed, limits = problem["input"], problem.get("ctx", {})
+    match problem["type"]:
+        case "int_parsing" | "int_from_float":
+            return f"must be a whole number, not `{typed}`"
+        case "float_parsing":
+            return f"must be a number, not `{typed}`"
+        case "greater_than_equal":
+            return f"must be at least {limits['ge']}, not {typed}"
+        case "less_than_equal":
+            return f"must be at most {limits['le']}, not {typed}"
+    return f"has a bad value: {problem['msg']}"
+
+
+def _hint(error: Any, context: Any) -> str:
     """What to type instead, or how the command is typed."""
     if near := getattr(error, "possibilities", None):
         return f"did you mean {' or '.join(f'`{name}`' for name in sorted(near))}?"
-    if error.ctx is None:
-        return "--help says more"
-    usage = error.ctx.get_usage().partition(":")[2]
-    return f"type it like {' '.join(usage.split())}; {error.ctx.command_path} --help says more"
+    if context is None:
+        return "--help shows what to type"
+    path, command = context.command_path, context.command
+    if hasattr(command, "list_commands"):
+        return f"{path} --help lists the commands"
+    words = [word for word in command.collect_usage_pieces(context) if word != "[OPTIONS]"]
+    return f"type {' '.join([path, *_with_value(error, command), *words])}; {path} --help shows the options"
+
+
+def _with_value(error: Any, command: Any) -> list[str]:
+    """The option that is wrong, with its value: `--tail LINES`."""
+    wrong = getattr(error, "option_name", None) or getattr(getattr(error, "param", None), "opts", [None])[0]
+    for param in command.params:
+        if wrong in param.opts and param.param_type_name == "option" and not param.is_flag:
+            return [wrong, param.metavar]
+    return []
 
 
 def unknown(program: str, words: Sequence[str], commands: Iterable[str]) -> Misused:
-    """The error for a command that there is not."""
+    """The error for an unknown command."""
     typed, known = words[0], list(commands)
     if " " in typed.strip() or (len(words) > 2 and not any(word.startswith("-") for word in words)):
         question = typed if " " in typed.strip() else " ".join(words)

@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 
 def watch(
     host: Host = "",
-    every: Annotated[str | None, typer.Option(metavar="TIME", help="Between two looks.  [default: 30s]")] = None,
-    disk: Annotated[int | None, typer.Option(metavar="PERCENT", help="When a disk is full.  [default: 90]")] = None,
-    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Post every notice there, as JSON.")] = None,
-    command: Annotated[
-        str | None, typer.Option(metavar="COMMAND", help="Run it for every notice, with the notice as JSON on stdin.")
+    every: Annotated[str | None, typer.Option(metavar="TIME", help="Time between two checks.  [default: 30s]")] = None,
+    disk: Annotated[
+        int | None, typer.Option(metavar="PERCENT", help="Report disks that are fuller than this.  [default: 90]")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Look once; exit code 1 when something is wrong.")] = False,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="POST each notice to this URL, as JSON.")] = None,
+    command: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Run this for each notice, with the notice as JSON on stdin.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Check once; exit code 1 if there is a problem.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document per line and notice; with --once a single one.")
+        bool, typer.Option("--json", help="Print one JSON document for each notice; with --once, a single one.")
     ] = False,
 ) -> None:
     """Watch the hosts and report problems.
 
-    That is: a host is gone or its engine does not answer, a disk fills, a container is unhealthy, keeps restarting,
-    died or was stopped by another program.
+    Problems are: a host or its engine does not answer, a disk is nearly full, a container is unhealthy, keeps
+    restarting, died or was stopped by another program.
     """
     import logging
     import sys
