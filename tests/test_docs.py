@@ -1,4 +1,4 @@
-"""What the documentation says of the code is what the code says; `ANVYL_UPDATE_DOCS=1 scripts/test` rewrites it."""
+"""The documentation matches the code; `ANVYL_UPDATE_DOCS=1 scripts/test` regenerates its generated parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def settings() -> str:
 
 
 def commands(app: typer.Typer, name: str) -> str:
-    """What `--help` says of a program and of every command in it."""
+    """The `--help` of a program and of all its commands."""
 
     def under(words: tuple[str, ...], node: dict[str, Any]) -> Iterator[str]:
         shown = CliRunner().invoke(app, [*words, "--help"], prog_name=name, env={"COLUMNS": "100"})
@@ -110,10 +110,15 @@ def test_every_link_inside_the_documentation_leads_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@cache
+def command_tree(program: str) -> dict[str, Any]:
+    return described({"anvyl": operator.app, "anvyl-mcp": host.app}[program])
+
+
 def unknown_words(line: str) -> list[str]:
     """Commands and options in a shell line that the program does not have; values are not checked."""
     program, *words = shlex.split(line, comments=True)
-    node = described({"anvyl": operator.app, "anvyl-mcp": host.app}[program])
+    node = command_tree(program)
     while words and words[0] in node["commands"]:
         node = node["commands"][words.pop(0)]
     known = {*node["options"], "-h", "--help"}
