@@ -1,20 +1,20 @@
-"""What this host was asked to change, by operation id, and how each ended: the memory behind "at most once".
+"""Journal of operations: which changes this host was asked for, by operation id, and how each of them ended.
 
-One file of lines, each with its checksum. A change is on the disk before it acts; how it ended follows. In front of the
-lines stands how many changes began, so that lines cut off are noticed; whatever is missing is then taken from the audit
-log, where each change stands as well: a damaged journal never counts as an empty one.
+A change is in the database, on the disk, before it acts, so that no operation id is ever executed twice. The audit log
+has every change too: what a damaged or removed database lacks is taken from there, so it never counts as empty.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,12 +23,13 @@ from typing import Any
 
 from anvyl_mcp import file_locks
 from anvyl_mcp.errors import AnvylError, Denied
-from anvyl_mcp.server import trail
-from anvyl_mcp.server.checked_lines import HEADER_BYTES, begun_in, header, packed, parse
+from anvyl_mcp.files import give_to_owner_of
 
 log = logging.getLogger(__name__)
 
-FILE = "operations.log"
+FILE = "operations.db"
+OLD_FILE = "operations.log"
+"""The file of versions before SQLite; imported once."""
 LOCK = "lock"
 KEEP = 10_000
 """Operations that are remembered."""
@@ -36,360 +37,248 @@ SECONDS = 24 * 3600.0
 """How long each is."""
 LEAST = 1000
 """The newest are remembered whatever the clock says: it may jump."""
-LARGEST = 16 * 1024 * 1024
-"""Bytes after which the file is written anew; half of that is for results."""
+TRIM = 100
+"""Operations that begin between two removals of old ones."""
+RESULTS = 8 * 1024 * 1024
+"""Characters of all results together; the oldest give way."""
 LONGEST = 16 * 1024
-"""Bytes of one ending; a larger result is not kept."""
+"""Characters of one ending; a larger result is not kept."""
 ROOM = 64 * 1024
 """Bytes that must be free before a change begins, so that its end can be written too."""
+NEWEST = 100
+"""Operations of the audit log that must be in the journal: without its `-wal` file a database is sound, but older."""
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+PRAGMAS = """PRAGMA page_size = 1024; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+    PRAGMA wal_autocheckpoint = 256"""
+"""Small pages, so that dropping a result frees space, and a small `-wal` file, so that a small disk has room for it."""
+TABLE = """CREATE TABLE operations (number INTEGER PRIMARY KEY, operation TEXT NOT NULL UNIQUE, call TEXT NOT NULL,
+    tool TEXT NOT NULL, begun REAL NOT NULL, ending TEXT)"""
+ADD = "INSERT OR IGNORE INTO operations (operation, call, tool, begun, ending) VALUES (?, ?, ?, ?, ?)"
+DROP_RESULTS = """UPDATE operations SET ending = :dropped WHERE length(ending) > length(:dropped) AND number <= (
+    SELECT max(number) FROM (SELECT number, sum(length(ending)) OVER (ORDER BY number DESC) AS sum FROM operations)
+    WHERE sum > :results)"""
 
 End = Mapping[str, Any]
 """How an operation ended: `{"ok": result}`, `{"error": {"code", "message", "hint"}}`, or `{"dropped": reason}`."""
-Place = tuple[int, int]
-"""Where a line begins, and how long it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An operation that began. `call` is the digest of what was asked, empty when only the id is known."""
+    """An operation that began. `call` is the digest of the request, empty when only the id is known."""
 
     call: str
     end: End | None
 
 
-@dataclass(slots=True)
-class _Entry:
-    begun: dict[str, Any]
-    end: Place | End | None = None
-    """Where the end stands, or the end itself while it could not be written."""
-
-
 class Journal:
     """The operations of this host, in a folder of their own. Several processes may use it; failures are `Denied`."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        recall: Callable[[], Iterable[str]] = tuple,
-        keep: int = KEEP,
-        seconds: float = SECONDS,
-        least: int = LEAST,
-        largest: int = LARGEST,
-    ) -> None:
-        """`recall` tells the ids of changes that began, the oldest first, from another source."""
+    def __init__(self, folder: Path, *, recall: Callable[[], Iterable[str]] = tuple) -> None:
+        """`recall` returns the ids of changes that began, the oldest first, from another source."""
         self.folder = folder
         self.trouble = ""
-        """Why the last line could not be written; empty while all is well."""
+        """Why the last change could not be written; empty while all is well."""
         self._path = folder / FILE
         self._recall = recall
-        self._keep, self._seconds, self._least, self._largest = keep, seconds, least, largest
         self._mutex = threading.Lock()
-        self._file = -1
-        self._size = 0
-        self._begun = 0
-        self._entries: dict[str, _Entry] = {}
-        self._unwritten: dict[str, dict[str, Any]] = {}
+        self._db: sqlite3.Connection | None = None
+        self._inode = 0
+        self._late: dict[str, str | None] = {}
+        """Ends that could not be written yet; None for an operation that did not act."""
 
     def open(self) -> None:
-        """Read it when a server starts; what is damaged is moved aside and told. Never raises."""
-        with suppress(Denied), self._changing():
+        """Open the database when a server starts; a damaged one is set aside and rebuilt. Never raises."""
+        with suppress(Denied), self._database():
             pass
 
     def find(self, operation: str) -> Known | None:
-        """What is known of an operation; None when it never began here.
+        """Look up an operation; None if it never began here.
 
         Raises:
-            Denied: the journal cannot be read, so nobody may act on it.
+            Denied: the journal cannot be read, so the operation must not act.
         """
-        with self._changing():
-            return self._known(operation)
+        with self._database() as db:
+            return self._known(db, operation)
 
     def start(self, operation: str, call: str, *, tool: str) -> Known | None:
-        """Note that an operation is about to act. It is on the disk when this returns None; else it began before.
+        """Record that an operation is about to act: None once that is on the disk, or what is known if it began before.
 
         Raises:
-            Denied: that cannot be written, so it must not act.
+            Denied: it cannot be written, so the operation must not act.
         """
-        with self._changing():
-            if known := self._known(operation):
+        with self._database() as db:
+            if known := self._known(db, operation):
                 return known
-            self._need_room()
-            begun = {"op": operation, "n": self._begun + 1, "call": call, "tool": tool, "at": round(time.time(), 3)}
-            self._append(begun, begins=True)
-            self._entries[operation] = _Entry(begun)
-            self._compact_if_needed()
+            if not self._has_room():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            number = db.execute(ADD, (operation, call, tool, time.time(), None)).lastrowid or 0
+            if number % TRIM == 0:
+                _trim(db, number)
         return None
 
     def end(self, operation: str, end: End) -> None:
-        """Note how an operation ended. Never raises: what was done is done, and this process remembers it."""
-        if len(json.dumps(end)) > LONGEST:
-            end = {"dropped": "its result was too large to keep"} if "ok" in end else {"dropped": "it failed"}
-        self._note(operation, {"op": operation, "end": end})
+        """Record how an operation ended. Never raises: what cannot be written is kept in memory and tried again."""
+        ending = json.dumps(end)
+        if len(ending) > LONGEST:
+            ending = json.dumps({"dropped": "its result was too large to keep" if "ok" in end else "it failed"})
+        self._late[operation] = ending
+        self.open()
 
     def void(self, operation: str) -> None:
-        """Note that an operation did not act after all, and may begin again. Never raises."""
-        self._note(operation, {"op": operation, "void": True})
+        """Record that an operation did not act after all, and may begin again. Never raises."""
+        self._late[operation] = None
+        self.open()
 
     def close(self) -> None:
-        """Close the file; the next call opens it again."""
+        """Close the database; the next call opens it again."""
         with self._mutex:
-            self._forget()
-
-    def _note(self, operation: str, line: dict[str, Any]) -> None:
-        self._unwritten[operation] = line
-        with suppress(Denied), self._changing():
-            pass
+            self._disconnect()
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Alone among all threads and processes, with everything read that others wrote."""
-        try:
-            with self._locked():
-                try:
-                    self._settle()
-                except OSError:
-                    # What was read in part must not pass for the whole next time.
-                    self._forget()
-                    raise
-                self._write_late()
-                yield
-        except OSError as error:
-            raise self._refusal(error) from error
-        if not self._unwritten:
-            self.trouble = ""
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """Have the database alone among all threads and processes, with late ends written."""
         if not self._mutex.acquire(timeout=file_locks.WAIT):
-            raise TimeoutError(errno.ETIMEDOUT, "the disk does not answer")
+            raise self._denied(TimeoutError(errno.ETIMEDOUT, "the disk does not answer"))
         try:
-            handle = file_locks.opened(self.folder / LOCK)
-            try:
-                file_locks.take(handle, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(handle)
+            # SQLite's own locks do not name the process that has them, and end when a file is set aside.
+            with file_locks.locked(self.folder / LOCK):
+                db = self._connected()
+                self._write_late(db)
+                yield db
+        except (OSError, sqlite3.Error, AnvylError) as error:
+            if isinstance(error, sqlite3.Error):
+                self._disconnect()  # the next call checks the file, and rebuilds it if it is damaged
+            raise self._denied(error) from error
         finally:
             self._mutex.release()
+        if not self._late:
+            self.trouble = ""
 
-    def _settle(self) -> None:
-        if self._file >= 0 and not self._is_current():
-            self._forget()
-        if self._file < 0:
-            self._open()
-            return
-        size = os.fstat(self._file).st_size
-        if size < self._size:
-            self._forget()
-            self._open()
-        elif size > self._size:
-            self._accept(self._read(self._size, size))
-
-    def _is_current(self) -> bool:
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is not None and self._path.exists() and self._path.stat().st_ino == self._inode:
+            return self._db
+        self._disconnect()
+        recalled = list(self._recall())
         try:
-            return os.path.samestat(self._path.lstat(), os.fstat(self._file))
-        except FileNotFoundError:
-            return False
+            self._db = self._connect(recalled)
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in DAMAGE:
+                raise
+            aside = f"{FILE}.bad-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+            log.warning("the journal %s was damaged: %s. It is kept as %s", self._path, error, aside)
+            for suffix in ("", "-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    self._path.with_name(FILE + suffix).rename(self.folder / (aside + suffix))
+            self._db = self._connect(recalled)
+        self._inode = self._path.stat().st_ino
+        return self._db
 
-    def _forget(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-        self._file, self._size, self._begun = -1, 0, 0
-        self._entries.clear()
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            self._db.close()
+        self._db = None
 
-    def _open(self) -> None:
+    def _connect(self, recalled: Sequence[str]) -> sqlite3.Connection:
+        """Open or create the database.
+
+        Raises:
+            OSError, sqlite3.Error: it is damaged or cannot be written.
+        """
+        if self._path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        # SQLite would let others read it. One that exists is not opened here: to close it would drop SQLite's locks.
+        if not self._path.exists():
+            self._path.touch(0o600, exist_ok=False)
+            give_to_owner_of(self.folder, self._path)
+        db = sqlite3.connect(self._path, timeout=file_locks.WAIT, isolation_level=None, check_same_thread=False)
         try:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            self._begin_anew()
-            return
-        size = os.fstat(self._file).st_size
-        begun = begun_in(os.pread(self._file, HEADER_BYTES, 0))
-        trouble = "its beginning is damaged" if begun is None else ""
-        self._size = HEADER_BYTES
-        trouble = self._read(HEADER_BYTES, size) or trouble
-        if begun is not None and begun > self._begun:
-            trouble = trouble or f"{begun - self._begun} operations are missing at its end"
-        self._accept(trouble)
-
-    def _accept(self, trouble: str) -> None:
-        """Go on with what was read. A last line that is torn is cut off: its writer was stopped before it could act."""
-        if trouble:
-            self._recover(trouble)
-        elif os.fstat(self._file).st_size > self._size:
-            log.warning("the last line of %s was torn and is cut off", self._path)
-            os.ftruncate(self._file, self._size)
-
-    def _read(self, start: int, size: int) -> str:
-        """Take in the lines between `start` and `size`, but for a last one that is torn; what is wrong with others."""
-        data = os.pread(self._file, max(0, size - start), start)
-        place = start
-        damaged = 0
-        for raw in data.splitlines(keepends=True):
-            line = parse(raw)
-            if line is not None:
-                self._take(line, (place, len(raw)))
-            elif place + len(raw) < size:
-                damaged += 1
-            else:
-                break
-            place += len(raw)
-        self._size = place
-        return f"{damaged} lines of it are damaged" if damaged else ""
-
-    def _take(self, line: Mapping[str, Any], place: Place) -> None:
-        operation = str(line["op"])
-        if "call" in line:
-            self._begun = max(self._begun, int(line["n"]))
-            begun = {name: value for name, value in line.items() if name != "end"}
-            self._entries[operation] = _Entry(begun, place if "end" in line else None)
-        elif "void" in line:
-            self._entries.pop(operation, None)
-        elif operation in self._entries:
-            self._entries[operation].end = place
-
-    def _known(self, operation: str) -> Known | None:
-        entry = self._entries.get(operation)
-        if entry is None:
-            return None
-        end = entry.end
-        if isinstance(end, tuple):
-            line = parse(os.pread(self._file, end[1], end[0]))
-            end = line["end"] if line else {"dropped": "its end cannot be read"}
-        return Known(entry.begun["call"], end)
-
-    def _write_late(self) -> None:
-        """Write what could not be written before; what still cannot be is remembered here alone."""
-        for operation, line in list(self._unwritten.items()):
-            entry = self._entries.get(operation)
-            if entry is None:
-                del self._unwritten[operation]
-                continue
-            if "void" in line:
-                del self._entries[operation]
-            else:
-                entry.end = line["end"]
-            try:
-                place = self._append(line)
-            except OSError as error:
-                if "void" in line:
-                    self._entries[operation] = entry
-                self._troubled(error)
-                return
-            if "end" in line:
-                entry.end = place
-            del self._unwritten[operation]
-
-    def _append(self, line: Mapping[str, Any], *, begins: bool = False) -> Place:
-        """Write a whole line or nothing. One that `begins` an operation is on the disk afterwards."""
-        raw, start = packed(line), self._size
-        try:
-            if os.pwrite(self._file, raw, start) < len(raw):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if begins:
-                os.pwrite(self._file, header(self._begun + 1), 0)
-                os.fdatasync(self._file)
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(self._file, start)
-                os.pwrite(self._file, header(self._begun), 0)
+            db.executescript(PRAGMAS)
+            (problem,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+            if problem != "ok":
+                raise sqlite3.DatabaseError(problem)
+            self._complete(db, recalled)
+        except BaseException:
+            db.close()
             raise
-        self._size += len(raw)
-        self._begun += begins
-        return start, len(raw)
+        return db
 
-    def _need_room(self) -> None:
+    def _complete(self, db: sqlite3.Connection, recalled: Sequence[str]) -> None:
+        """Create the table if there is none, and add the operations that only other sources know."""
+        old = self.folder / OLD_FILE
+        db.execute("BEGIN IMMEDIATE")
+        new = not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'operations'").fetchone()
+        if new:
+            db.execute(TABLE)
+        if old.exists():
+            db.executemany(ADD, _old_rows(old))
+        present = {operation for (operation,) in db.execute("SELECT operation FROM operations")}
+        if new or not present.issuperset(recalled[-NEWEST:]):
+            missing = [operation for operation in recalled[-KEEP:] if operation not in present]
+            db.executemany(ADD, [(operation, "", "", time.time(), None) for operation in missing])
+            if missing:
+                log.warning("%d operations that %s lacked were taken from the audit log", len(missing), self._path)
+        db.execute("COMMIT")
+        old.unlink(missing_ok=True)
+
+    def _known(self, db: sqlite3.Connection, operation: str) -> Known | None:
+        row = db.execute("SELECT call, ending FROM operations WHERE operation = ?", (operation,)).fetchone()
+        if row is None or self._late.get(operation, "") is None:
+            return None
+        ending = self._late.get(operation, row[1])
+        return Known(row[0], json.loads(ending) if ending else None)
+
+    def _write_late(self, db: sqlite3.Connection) -> None:
+        try:
+            for operation, ending in list(self._late.items()):
+                if ending is None:
+                    db.execute("DELETE FROM operations WHERE operation = ?", (operation,))
+                else:
+                    db.execute("UPDATE operations SET ending = ? WHERE operation = ?", (ending, operation))
+                del self._late[operation]
+        except sqlite3.Error as error:
+            self._denied(error)
+
+    def _has_room(self) -> bool:
         disk = os.statvfs(self.folder)
         # Root may use the part that is kept back for it. Some file systems do not tell their size.
         free = (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
-        if disk.f_blocks and free < ROOM:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return not disk.f_blocks or free >= ROOM
 
-    def _begin_anew(self) -> None:
-        """There is no file: this host is new, or somebody removed it. What the other source knows began already."""
-        self._recall_missing()
-        self._write_anew(self._entries)
-
-    def _recover(self, trouble: str) -> None:
-        """Keep what is sound, take what is missing from the other source, and leave the damaged file beside."""
-        aside = self._path.with_name(f"{FILE}.bad-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-        found = self._recall_missing()
-        self._write_anew(self._entries, aside)
-        told = "the journal %s was damaged: %s. It is kept as %s; %d operations were taken from the audit log"
-        log.warning(told, self._path, trouble, aside.name, found)
-
-    def _recall_missing(self) -> int:
-        try:
-            recalled = [operation for operation in self._recall() if operation not in self._entries]
-        except AnvylError as error:
-            raise OSError(errno.EIO, f"it is damaged, and the audit log cannot help: {error.message}") from error
-        for operation in recalled[-self._keep :]:
-            begun = {"op": operation, "n": self._begun, "call": "", "tool": "", "at": round(time.time(), 3)}
-            self._entries[operation] = _Entry(begun)
-        return len(recalled)
-
-    def _compact_if_needed(self) -> None:
-        if self._size > self._largest or len(self._entries) > self._keep + max(self._keep // 8, 1):
-            with suppress(OSError):
-                self._write_anew(self._worth_keeping())
-
-    def _worth_keeping(self) -> dict[str, _Entry]:
-        names = list(self._entries)[-self._keep :]
-        oldest = time.time() - self._seconds
-        young = [name for name in names[: -self._least] if self._entries[name].begun["at"] >= oldest]
-        return {name: self._entries[name] for name in [*young, *names[-self._least :]]}
-
-    def _write_anew(self, entries: Mapping[str, _Entry], aside: Path | None = None) -> None:
-        """Write a new file beside and move it over, the old one to `aside`; one line for each operation.
-
-        Raises:
-            OSError: it cannot be written; the old file is as it was.
-        """
-        beside = self.folder / f".{FILE}-{os.getpid()}"
-        lines = []
-        room = self._largest // 2
-        # Where there is no room for all results, the oldest are dropped: that they began stays known.
-        for name, entry in reversed(list(entries.items())):
-            known = self._known(name)
-            line = dict(entry.begun) if known is None or known.end is None else {**entry.begun, "end": known.end}
-            raw = packed(line)
-            if len(raw) > room:
-                raw = packed({**entry.begun, "end": {"dropped": "its result is no longer kept"}})
-            room -= min(room, len(raw))
-            lines.append(raw)
-        handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            begun = max((entry.begun["n"] for entry in entries.values()), default=0)
-            content = b"".join([header(begun), *reversed(lines)])
-            if os.write(handle, content) < len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(handle)
-            if aside is not None:
-                self._path.rename(aside)
-            beside.rename(self._path)
-        except OSError:
-            with suppress(OSError):
-                beside.unlink()
-            raise
-        finally:
-            os.close(handle)
-        with trail.reading(self.folder) as folder:
-            os.fsync(folder)
-        self._forget()
-        self._open()
-
-    def _troubled(self, error: OSError) -> None:
-        """Warn once, not at every call."""
-        trouble = f"the journal of operations cannot be written: {error.strerror or error}"
+    def _denied(self, error: OSError | sqlite3.Error | AnvylError) -> Denied:
+        """Note an error, with one warning for as long as it stays the same, and make a refusal of it."""
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # SQLite has several errors for a full disk.
+        full = full or (isinstance(error, sqlite3.Error) and not self._has_room())
+        reason = os.strerror(errno.ENOSPC) if full else getattr(error, "strerror", None) or str(error)
+        trouble = f"the journal of operations cannot be written: {reason}"
         if trouble != self.trouble:
             log.warning("%s (%s)", trouble, self.folder)
         self.trouble = trouble
+        hint = f"see who owns {self.folder} and whether it may be written"
+        return Denied(
+            f"changes are refused: {trouble}", hint=f"free space on the disk of {self.folder}" if full else hint
+        )
 
-    def _refusal(self, error: OSError) -> Denied:
-        self._troubled(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = f"free space on the disk of {self.folder}"
-        else:
-            hint = f"see who owns {self.folder} and whether it may be written"
-        return Denied(f"changes are refused: {self.trouble}", hint=hint)
+
+def _trim(db: sqlite3.Connection, newest: int) -> None:
+    """Remove operations that are too many or too old, and results that are too large together."""
+    dropped = json.dumps({"dropped": "its result is no longer kept"})
+    limits = newest - KEEP, newest - LEAST, time.time() - SECONDS
+    # That the operation began is written already: it may act.
+    with suppress(sqlite3.Error):
+        db.execute("DELETE FROM operations WHERE number <= ? OR number <= ? AND begun < ?", limits)
+        db.execute(DROP_RESULTS, {"dropped": dropped, "results": RESULTS})
+
+
+def _old_rows(file: Path) -> Iterator[tuple[str, str, str, float, str | None]]:
+    """Operations in a file of older versions: 64 bytes, then lines of a checksum and JSON."""
+    rows: dict[str, dict[str, Any]] = {}
+    for raw in file.read_bytes()[64:].splitlines():
+        checksum, _, body = raw.partition(b" ")
+        if checksum == b"%08x" % zlib.crc32(body):
+            line = json.loads(body)
+            rows[line["op"]] = {} if "void" in line else rows.get(line["op"], {}) | line
+    for row in rows.values():
+        if "call" in row:
+            yield row["op"], row["call"], row["tool"], row["at"], json.dumps(row["end"]) if "end" in row else None

@@ -76,14 +76,16 @@ class _File:
         return lines(self.descriptor, self.size)
 
 
-def records(folder: Path, *, since: float = 0) -> Iterator[dict[str, Any]]:
-    """Every record that can be read, the oldest first. Files not written after `since` are passed over."""
+def records(folder: Path, *, since: float = 0, having: bytes = b"") -> Iterator[dict[str, Any]]:
+    """Readable records, the oldest first, without files not written after `since` and lines that lack `having`."""
     with ExitStack() as opened:
         _, files = _snapshot(folder, opened)
         for file in files:
             if os.fstat(file.descriptor).st_mtime < since:
                 continue
             for number, line in file.lines():
+                if having not in line:
+                    continue
                 if record := sound(line):
                     yield record
                 else:
