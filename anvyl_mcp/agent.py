@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from anvyl_mcp import app
-from anvyl_mcp.errors import AnvylError, Conflict
-from anvyl_mcp.peers.addresses import url_of
-from anvyl_mcp.peers.joining import new_peer
-from anvyl_mcp.peers.transports import DEFAULT_PORT
-from anvyl_mcp.settings import Settings, load
+from anvyl_mcp.app.node import Node
+from anvyl_mcp.app.serve import serve
+from anvyl_mcp.core.errors import AnvylError, Conflict
+from anvyl_mcp.core.settings import Settings, load
+from anvyl_mcp.peers.connection.transports import DEFAULT_PORT
+from anvyl_mcp.peers.hosts.addresses import url_of
+from anvyl_mcp.peers.membership import new_peer
 
 
 class HostAgent:
@@ -32,13 +33,13 @@ class HostAgent:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or load()
-        self._node: app.Node | None = None
+        self._node: Node | None = None
 
     @property
-    def node(self) -> app.Node:
+    def node(self) -> Node:
         """What it acts with."""
         if self._node is None:
-            self._node = app.Node(self._settings)
+            self._node = Node(self._settings)
         return self._node
 
     @property
@@ -163,7 +164,7 @@ class AgentManager:
             ready.set()
 
         # No task group fits: it is served until `stop`, beyond the call that starts it.
-        self._serving = asyncio.create_task(app.serve(self._settings, on_ready=on_ready, on_start=self._started))
+        self._serving = asyncio.create_task(serve(self._settings, on_ready=on_ready, on_start=self._started))
         waiting = asyncio.create_task(ready.wait())
         try:
             await asyncio.wait({self._serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -193,7 +194,7 @@ class AgentManager:
                 self._stop, self.urls = lambda: None, []
         await self.agent.aclose()
 
-    def _started(self, node: app.Node, stop: Callable[[], None]) -> None:
+    def _started(self, node: Node, stop: Callable[[], None]) -> None:
         self.agent._node = node
         self._stop = stop
 

@@ -35,15 +35,15 @@ import psutil
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from anvyl_mcp.app import opened
-from anvyl_mcp.peers import transports
-from anvyl_mcp.peers.pins import pinned_context
-from anvyl_mcp.settings import load
+from anvyl_mcp.app.node import opened
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.peers.connection import transports
+from anvyl_mcp.peers.connection.tls_pinning import pinned_context
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.many_hosts import hosts_file  # noqa: E402  the benchmarks are no package
+from tests.support.hosts.many_hosts import hosts_file  # noqa: E402  the benchmarks are no package
 
 BARE = """
 import socket, sys, uvicorn
@@ -252,8 +252,8 @@ def bare(*files: str) -> Iterator[tuple[int, psutil.Process]]:
 
 @contextmanager
 def hosts(count: int, home: str) -> Iterator[dict[str, Any]]:
-    """So many of our hosts in one process; see `tests/many_hosts.py`."""
-    command = [sys.executable, "-m", "tests.many_hosts", str(count)]
+    """So many of our hosts in one process; see `tests/support/hosts/many_hosts.py`."""
+    command = [sys.executable, "-m", "tests.support.hosts.many_hosts", str(count)]
     environment = {**os.environ, "ANVYL_HOME": home}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

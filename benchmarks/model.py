@@ -14,14 +14,14 @@ import sys
 
 import anyio
 
-from anvyl_mcp.catalogue import catalogue
+from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.core.settings import load as settings
 from anvyl_mcp.evaluation.run import Evaluation
 from anvyl_mcp.evaluation.tasks import load
-from anvyl_mcp.orchestrator import agent
-from anvyl_mcp.orchestrator.guard import Guard
-from anvyl_mcp.orchestrator.toolset import FleetToolset
-from anvyl_mcp.peers.fleet import Fleet
-from anvyl_mcp.settings import load as settings
+from anvyl_mcp.orchestrator.ask import agent
+from anvyl_mcp.orchestrator.ask.toolset import FleetToolset
+from anvyl_mcp.orchestrator.checks.guard import Guard
+from anvyl_mcp.peers.fleet.fleet import Fleet
 
 
 def main() -> int:

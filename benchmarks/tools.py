@@ -40,10 +40,10 @@ from mcp.server.mcpserver import MCPServer
 from mcp.types import TextContent
 from mcp.types import Tool as ListedTool
 
-from anvyl_mcp.app import Node
-from anvyl_mcp.server.engine import Engine
+from anvyl_mcp.app.node import Node
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.toolsets import DEFAULT
-from anvyl_mcp.settings import load
 
 ANVYL_MCP = str(Path(sysconfig.get_path("scripts")) / "anvyl-mcp")
 PREFIX = "anvyl-bench-"

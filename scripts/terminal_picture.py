@@ -16,9 +16,9 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
-from tests.engines import IMAGES, RealEngine, private_engine
-from tests.nodes import NO_MODEL, know, process, serving
-from tests.terminal import on_a_terminal
+from tests.support.engine.engines import IMAGES, RealEngine, private_engine
+from tests.support.hosts.nodes import NO_MODEL, know, process, serving
+from tests.support.terminal import on_a_terminal
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "terminal.svg"
 COLUMNS, LINES = 88, 40

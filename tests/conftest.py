@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import UnavailableError, sweep
-from tests.engines import RealEngine, any_engine, private_engine
+from tests.support.engine.daemon import UnavailableError, sweep
+from tests.support.engine.engines import RealEngine, any_engine, private_engine
 
-pytest_plugins = ["tests.doors", "tests.model_server", "tests.nodes", "tests.lab"]
+pytest_plugins = [
+    "tests.support.hosts.doors",
+    "tests.support.model_server",
+    "tests.support.hosts.nodes",
+    "tests.support.hosts.lab",
+]
 
 ENGINES = ("engine", "second_engine")
 ON_ENGINES = (*ENGINES, "lab")

@@ -1,1 +1,1 @@
-"""`anvyl` and `anvyl-mcp`: parse, call one function, print."""
+"""The command line: parse, call one function, print."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from anvyl_mcp.cli import interrupts
+from anvyl_mcp.cli.terminal import interrupts
 
 COMPLETE = "__complete"
 """`anvyl __complete SHELL …`: what the functions of `anvyl completion` call."""
@@ -14,10 +14,10 @@ def main() -> None:
     """Run `anvyl`."""
     interrupts.heed_at_once()
     if sys.argv[1:2] == [COMPLETE]:
-        from anvyl_mcp.cli import completing
+        from anvyl_mcp.cli.completion import candidates
 
-        completing.answer(sys.argv[2:])
+        candidates.answer(sys.argv[2:])
         return
-    from anvyl_mcp.cli import operator
+    from anvyl_mcp.cli.programs import operator
 
     operator.main()

@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic_evals.evaluators import EvaluationReason, Evaluator, EvaluatorContext
 
-from anvyl_mcp import text
+from anvyl_mcp.core import text
 from anvyl_mcp.evaluation.acts import perform
+from anvyl_mcp.evaluation.acts.world import World
 from anvyl_mcp.evaluation.simulation import Done
 from anvyl_mcp.evaluation.tasks import Task, Want
-from anvyl_mcp.evaluation.world import World
-from anvyl_mcp.peers.fleet import Outcome
-from anvyl_mcp.peers.listing import ToolListing
+from anvyl_mcp.peers.connection.listing import ToolListing
+from anvyl_mcp.peers.fleet.fleet import Outcome
 
 
 @dataclass

@@ -8,19 +8,19 @@ from typing import Any
 
 from pydantic_evals import Case, Dataset
 
-from anvyl_mcp.errors import ModelUnavailable
+from anvyl_mcp.core.errors import ModelUnavailable
+from anvyl_mcp.core.settings import Settings
+from anvyl_mcp.evaluation.acts.world import World
 from anvyl_mcp.evaluation.checks import CHECKS, Tried, unwanted, wanted
 from anvyl_mcp.evaluation.report import Report, Result
 from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.evaluation.tasks import Task
-from anvyl_mcp.evaluation.world import World
-from anvyl_mcp.orchestrator import models
-from anvyl_mcp.orchestrator.agent import Assistant
+from anvyl_mcp.orchestrator.ask.agent import Assistant
+from anvyl_mcp.orchestrator.models import model_choice
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
-from anvyl_mcp.peers import wording
-from anvyl_mcp.peers.listing import ToolListing
-from anvyl_mcp.settings import Settings
+from anvyl_mcp.peers.changes import wording
+from anvyl_mcp.peers.connection.listing import ToolListing
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Evaluation:
 
     async def _model(self) -> str:
         try:
-            return (await models.choose_model(self.settings, model=self.model)).name
+            return (await model_choice.choose_model(self.settings, model=self.model)).name
         except ModelUnavailable as error:
             hint = f"{error.hint}; or measure the rules: anvyl eval --offline".removeprefix("; or ")
             raise ModelUnavailable(error.message, hint=hint) from error

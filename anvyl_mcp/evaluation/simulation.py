@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp import __version__
-from anvyl_mcp.errors import AnvylError, Denied, Refused
+from anvyl_mcp.app.fleet_tools import fleet_tools
+from anvyl_mcp.core.errors import AnvylError, Denied, Refused
 from anvyl_mcp.evaluation.acts import ACTS, perform
+from anvyl_mcp.evaluation.acts.world import Host, World
 from anvyl_mcp.evaluation.forms import filled
-from anvyl_mcp.evaluation.world import Host, World
-from anvyl_mcp.fleet_tools import fleet_tools
-from anvyl_mcp.peers.fleet import Fleet
-from anvyl_mcp.peers.listing import Answer, Connection, Progress, ToolListing
-from anvyl_mcp.peers.registry import Peer, Registry
+from anvyl_mcp.peers.connection.listing import Answer, Connection, Progress, ToolListing
+from anvyl_mcp.peers.fleet.fleet import Fleet
+from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.server.tool import Tool
 from anvyl_mcp.server.toolsets import load_tools
 

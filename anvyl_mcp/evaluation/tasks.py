@@ -10,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from anvyl_mcp import text
-from anvyl_mcp.errors import InvalidInput, did_you_mean
-from anvyl_mcp.peers.listing import ToolListing
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import InvalidInput, did_you_mean
+from anvyl_mcp.peers.connection.listing import ToolListing
 
 Steps = Literal["single", "multi"]
 ASIDE = "heldout"

@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from anvyl_mcp.errors import Busy, ConfigInvalid, Gone, NotFound
-from anvyl_mcp.files import private_folder, write_atomically
-from anvyl_mcp.peers.fleet import Expected
+from anvyl_mcp.core.errors import Busy, ConfigInvalid, Gone, NotFound
+from anvyl_mcp.core.files import private_folder, write_atomically
+from anvyl_mcp.peers.fleet.fleet import Expected
 
 MINUTES = 15
 """What a person gets to answer."""

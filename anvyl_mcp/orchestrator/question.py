@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from anvyl_mcp import text
-from anvyl_mcp.errors import AnvylError
-from anvyl_mcp.peers.fleet import Expected, OnBehalf, Outcome
-from anvyl_mcp.peers.plans import Plan
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError
+from anvyl_mcp.peers.changes.change_plan import Plan
+from anvyl_mcp.peers.fleet.fleet import Expected, OnBehalf, Outcome
 
 MOST_CHARACTERS = 4000
 """Of a question; a longer one is a pasted file."""

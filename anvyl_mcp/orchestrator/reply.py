@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from anvyl_mcp.errors import AnvylError, ApprovalNeeded
+from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.run import Run
-from anvyl_mcp.peers import verdict, words
-from anvyl_mcp.peers.fleet import Outcome
+from anvyl_mcp.peers.changes import outcome
+from anvyl_mcp.peers.fleet import status as words
+from anvyl_mcp.peers.fleet.fleet import Outcome
 
 Mode = Literal["model", "rules"]
 
@@ -57,7 +58,7 @@ class Reply:
         """How each host that was asked did: `ok`, or a word and a reason."""
         unable = {host: error for one in self.run.failures for host, error in one.by_host.items()}
         status = {host: words.status(error, words.call_word(error)) for host, error in unable.items()}
-        return status | verdict.hosts(self.calls)
+        return status | outcome.hosts(self.calls)
 
     @property
     def exit_code(self) -> int:
@@ -71,7 +72,7 @@ class Reply:
     @property
     def problem(self) -> AnvylError | None:
         """Why there is no answer, or what of it was not done."""
-        return self.error or verdict.failure([*self.calls, *self.run.impossible])
+        return self.error or outcome.failure([*self.calls, *self.run.impossible])
 
     def as_dict(self) -> dict[str, Any]:
         """The document of `anvyl ask --json`."""
@@ -80,7 +81,7 @@ class Reply:
             "answer": self.answer,
             "model": self.model,
             "mode": self.mode,
-            "calls": verdict.documents(self.calls),
+            "calls": outcome.documents(self.calls),
             "approvals": [
                 {
                     "tool": proposal.tool,

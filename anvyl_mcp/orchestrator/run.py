@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from anvyl_mcp.errors import AnvylError, NothingToDo
+from anvyl_mcp.core.errors import AnvylError, NothingToDo
 from anvyl_mcp.orchestrator.question import Proposal, Question
-from anvyl_mcp.peers.fleet import Outcome
-from anvyl_mcp.peers.listing import Answer
+from anvyl_mcp.peers.connection.listing import Answer
+from anvyl_mcp.peers.fleet.fleet import Outcome
 
 
 class Source(Enum):

@@ -19,7 +19,7 @@ from pydantic_ai.capabilities import Instrumentation
 from pydantic_ai.models.instrumented import InstrumentationSettings
 
 from anvyl_mcp import __version__
-from anvyl_mcp.peers.fleet import Outcome
+from anvyl_mcp.peers.fleet.fleet import Outcome
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

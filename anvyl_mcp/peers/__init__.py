@@ -1,1 +1,1 @@
-"""Which hosts exist, and how to reach them."""
+"""Which hosts exist and how to reach them."""

@@ -9,14 +9,14 @@ from urllib.parse import quote
 
 import anyio
 
-from anvyl_mcp import meta
-from anvyl_mcp.errors import Timeout
-from anvyl_mcp.peers import rest
-from anvyl_mcp.peers.failures import MOST_BYTES
-from anvyl_mcp.peers.fleet import OnBehalf
-from anvyl_mcp.peers.path import Stop
-from anvyl_mcp.peers.registry import Peer, not_paired
-from anvyl_mcp.peers.transports import base_url
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.core.errors import Timeout
+from anvyl_mcp.peers.connection import json_api
+from anvyl_mcp.peers.connection.connection_errors import MOST_BYTES
+from anvyl_mcp.peers.connection.transports import base_url
+from anvyl_mcp.peers.fleet.fleet import OnBehalf
+from anvyl_mcp.peers.hops import Stop
+from anvyl_mcp.peers.hosts.registry import Peer, not_paired
 
 SECONDS = 30
 """What another agent gets for its answer."""
@@ -35,13 +35,13 @@ class Sender:
     def headers(self) -> dict[str, str]:
         """As they travel: the other side can only take rights away by them."""
         told = {
-            meta.SCOPES_HEADER: ",".join(sorted(self.rights.scopes)),
-            meta.FOR_HEADER: quote(self.rights.name),
-            meta.PATH_HEADER: ",".join(map(str, self.path)),
+            protocol_keys.SCOPES_HEADER: ",".join(sorted(self.rights.scopes)),
+            protocol_keys.FOR_HEADER: quote(self.rights.name),
+            protocol_keys.PATH_HEADER: ",".join(map(str, self.path)),
         }
         if self.alone:
-            told[meta.ALONE_HEADER] = "1"
-        return {**told, meta.REQUEST_ID_HEADER: self.request_id} if self.request_id else told
+            told[protocol_keys.ALONE_HEADER] = "1"
+        return {**told, protocol_keys.REQUEST_ID_HEADER: self.request_id} if self.request_id else told
 
 
 async def ask(peer: Peer, query: str, sender: Sender, *, approve: bool) -> Mapping[str, Any]:
@@ -71,7 +71,7 @@ async def _post(peer: Peer, path: str, body: Mapping[str, Any], sender: Sender) 
     headers = sender.headers | ({"Authorization": f"Bearer {peer.token}"} if peer.token else {})
     try:
         with anyio.fail_after(SECONDS):
-            async with rest.client(base_url(peer.url), *peer.pins, seconds=SECONDS) as client:
-                return await rest.told(client, "POST", path, body, headers, MOST_BYTES)
+            async with json_api.client(base_url(peer.url), *peer.pins, seconds=SECONDS) as client:
+                return await json_api.told(client, "POST", path, body, headers, MOST_BYTES)
     except TimeoutError as error:
         raise Timeout(f"no answer within {SECONDS} s", hint="ask for less, or look at that host") from error

@@ -1,1 +1,1 @@
-"""What this host can do: its tools, and the MCP server that offers them."""
+"""What this host can do: its tools, served over MCP."""

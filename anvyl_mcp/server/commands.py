@@ -11,8 +11,8 @@ from contextlib import suppress
 import anyio
 from anyio.abc import ByteReceiveStream, Process
 
-from anvyl_mcp import text
-from anvyl_mcp.errors import AnvylError, Denied, InvalidInput, NotFound
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError, Denied, InvalidInput, NotFound
 from anvyl_mcp.server.tool import Result
 
 MOST_BYTES = 64 * 1024

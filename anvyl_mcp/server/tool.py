@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from anvyl_mcp import arguments as reading
-from anvyl_mcp import text
-from anvyl_mcp.answer_size import SHORTEST, how_to_see_more, shortened, size
-from anvyl_mcp.errors import InvalidInput
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import InvalidInput
+from anvyl_mcp.core.values import arguments as reading
+from anvyl_mcp.core.values.answer_size import SHORTEST, how_to_see_more, shortened, size
 
 Safety = Literal["reads", "changes", "destroys"]
 Scope = Literal["read", "operate", "exec"]

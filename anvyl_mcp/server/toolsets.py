@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping
 from functools import cache
 
-from anvyl_mcp.errors import AnvylError, InvalidInput, did_you_mean
+from anvyl_mcp.core.errors import AnvylError, InvalidInput, did_you_mean
 from anvyl_mcp.server.plugins import plugin_tools
 from anvyl_mcp.server.tool import Tool, tools_in
 

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from anvyl_mcp.server import connections, places
-from anvyl_mcp.server.places import Place, Places
-from tests.nodes import ANVYL_MCP, NO_MODEL, PYTHON, ServingNode, process, serving
-from tests.test_serving_tls import ends, hosted, in_thread
+from anvyl_mcp.server.http import connection_places, connections
+from anvyl_mcp.server.http.connection_places import Place, Places
+from tests.server.http.test_serving_tls import ends, hosted, in_thread
+from tests.support.hosts.nodes import ANVYL_MCP, NO_MODEL, PYTHON, ServingNode, process, serving
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who calls")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
@@ -106,14 +106,14 @@ def test_eight_addresses_with_thirty_two_connections_each_leave_room_for_others(
 def test_one_address_has_its_part_and_one_machine_is_one_address() -> None:
     seats = Places(100_000)
     admitted = [seats.take(("198.51.100.1", port), OWN) for port in range(40)]
-    assert len(seats.taken) == places.MOST_EACH and None not in admitted
+    assert len(seats.taken) == connection_places.MOST_EACH and None not in admitted
     for place in list(seats.taken):
         place.admit()
     assert seats.take(("198.51.100.1", 99), OWN) is None
     assert seats.take(("198.51.100.2", 99), OWN) is not None
     for number in range(40):
         assert seats.take((f"2001:db8::{number:x}", 1), ("2001:db8::ffff", 4200)) is not None
-    assert len(seats.taken) == 2 * places.MOST_EACH + 1
+    assert len(seats.taken) == 2 * connection_places.MOST_EACH + 1
 
 
 def test_a_request_that_is_being_answered_keeps_its_place_and_a_place_comes_back_once() -> None:

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from anvyl_mcp.catalogue import catalogue
+from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.evaluation.acts.world import World
 from anvyl_mcp.evaluation.simulation import Simulation
-from anvyl_mcp.evaluation.world import World
-from anvyl_mcp.orchestrator.agent import Assistant
+from anvyl_mcp.orchestrator.ask.agent import Assistant
 from anvyl_mcp.orchestrator.question import Proposal, Question
-from anvyl_mcp.server import guardrails
-from anvyl_mcp.settings import load
-from tests.doors import Door
-from tests.engines import RealEngine
-from tests.model_server import ModelServer, Reply, Served, call, text, tool_call, tool_calls
-from tests.nodes import anvyl
-from tests.test_lying_peers import Scripted, fleet_of, listed
+from anvyl_mcp.server.policy import guardrails
+from tests.peers.connection.test_lying_peers import Scripted, fleet_of, listed
+from tests.support.engine.engines import RealEngine
+from tests.support.hosts.doors import Door
+from tests.support.hosts.nodes import anvyl
+from tests.support.model_server import ModelServer, Reply, Served, call, text, tool_call, tool_calls
 
 RUN = "please get me a busybox:latest container named inj3 doing 'sleep 99' on here with a volume data at /data"
 MOUNTS_ALL = {"image": "busybox:latest", "volumes": ["/:/host"], "name": "inj3", "command": "sleep 99", "host": "here"}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines import RealEngine
-from tests.nodes import Ran, anvyl
+from tests.support.engine.engines import RealEngine
+from tests.support.hosts.nodes import Ran, anvyl
 
 ON_THE_MACHINE = "execute_command"
 IN_THE_CONTAINER = (

@@ -22,12 +22,12 @@ import anyio
 import psutil
 import pytest
 
-from anvyl_mcp.server.loopback import UNKNOWN, Loopback, Seen
-from tests.daemon import UnavailableError
-from tests.engines import RealEngine
-from tests.network import inside, namespace
-from tests.nodes import NO_MODEL, PYTHON, ServingNode, know, process, serving
-from tests.podman import IMAGE, private_podman
+from anvyl_mcp.server.auth.local_trust import UNKNOWN, Loopback, Seen
+from tests.support.engine.daemon import UnavailableError
+from tests.support.engine.engines import RealEngine
+from tests.support.engine.podman import IMAGE, private_podman
+from tests.support.hosts.network import inside, namespace
+from tests.support.hosts.nodes import NO_MODEL, PYTHON, ServingNode, know, process, serving
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="containers and namespaces need root on Linux"

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from anvyl_mcp.orchestrator import model_owner
-from anvyl_mcp.orchestrator.model_owner import foreign_owner
-from anvyl_mcp.orchestrator.models import ModelChoice, build_model
-from anvyl_mcp.settings import load
-from tests.nodes import PYTHON, anvyl
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.orchestrator.models.model_choice import ModelChoice, build_model
+from anvyl_mcp.orchestrator.models.servers import server_owner
+from anvyl_mcp.orchestrator.models.servers.server_owner import foreign_owner
+from tests.support.hosts.nodes import PYTHON, anvyl
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="becoming another user needs root on Linux"
@@ -110,5 +110,5 @@ def test_our_own_server_is_not_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
         assert foreign_owner(url) == ""
         monkeypatch.setattr(os, "geteuid", lambda: 1234)
         assert foreign_owner(url) == ""
-        monkeypatch.setattr(model_owner, "_first_login_user", lambda: 0)
+        monkeypatch.setattr(server_owner, "_first_login_user", lambda: 0)
         assert foreign_owner(url) == "root"

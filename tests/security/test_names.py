@@ -20,19 +20,21 @@ from docker.errors import APIError
 from mcp import Client, MCPError
 from mcp.types import PromptReference, ResourceTemplateReference
 
-from anvyl_mcp import app, meta
-from anvyl_mcp.app import Node
-from anvyl_mcp.server import names
-from anvyl_mcp.server.engine import Engine
-from anvyl_mcp.server.engine_client import NotAName
+from anvyl_mcp.app.node import Node
+from anvyl_mcp.app.policy_trial import try_policy
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.server.engine.client import NotAName
+from anvyl_mcp.server.engine.engine import Engine
+from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.tool import Tool
 from anvyl_mcp.server.toolsets import load_tools
-from anvyl_mcp.settings import load
-from tests.daemon import UnavailableError
-from tests.engines import RealEngine
-from tests.fake_engine import FakeEngine
-from tests.podman import IMAGE, private_podman
-from tests.test_tools import call, refused
+from tests.server.tools.test_tools import call, refused
+from tests.support.engine.daemon import UnavailableError
+from tests.support.engine.engines import RealEngine
+from tests.support.engine.fake_engine import FakeEngine
+from tests.support.engine.podman import IMAGE, private_podman
 
 DENIED = """
 [[deny]]
@@ -95,13 +97,15 @@ def name(chance: random.Random) -> str:
 
 def strange(toolset: str, requests: list[str]) -> list[str]:
     """The requests that are for something else than what a toolset is about, as the engine would understand them."""
-    grammar = f"{OWN[toolset]}|{ALWAYS}".replace("NAME", names.PLAIN.pattern).replace("IMAGE", names.IMAGE.pattern)
+    grammar = f"{OWN[toolset]}|{ALWAYS}".replace("NAME", object_names.PLAIN.pattern).replace(
+        "IMAGE", object_names.IMAGE.pattern
+    )
     return [one for one in requests if not re.fullmatch(grammar, unquote(one.partition(" ")[2]), re.ASCII)]
 
 
 def judged(tool: str, *words: str) -> dict[str, Any]:
     """What `anvyl-mcp policy test` says of a call."""
-    return app.test_policy(load(), tool, list(words), caller="local", scope="", labels={})
+    return try_policy(load(), tool, list(words), caller="local", scope="", labels={})
 
 
 def hostile(tool: Tool, argument: str, value: str) -> dict[str, Any]:
@@ -129,7 +133,7 @@ async def test_no_name_makes_any_tool_ask_for_another_kind_of_object(fake: FakeE
             tool, argument = ASKING[number % len(ASKING)]
             arguments = hostile(tool, argument, name(chance))
             result = await client.call_tool(tool.name, arguments)
-            code = (result.meta or {}).get(meta.ERROR, {}).get("code")
+            code = (result.meta or {}).get(protocol_keys.ERROR, {}).get("code")
             assert code != "internal_error", (tool.name, arguments, result.content)
             assert strange(tool.toolset, fake.requests) == [], (tool.name, arguments)
             fake.requests.clear()
@@ -159,7 +163,7 @@ def test_no_name_makes_the_client_of_the_engine_ask_for_another_kind_of_object(f
                 refusals += 1
             except APIError:
                 pass
-            grammar = names.IMAGE if kind == "images" else names.PLAIN
+            grammar = object_names.IMAGE if kind == "images" else object_names.PLAIN
             pattern = rf"\w+ /{kind}/(?:{grammar.pattern})(?:/\w+)?"
             assert [one for one in fake.requests if not re.fullmatch(pattern, one, re.ASCII)] == [], typed
     assert refusals > BY_CLIENT * 0.9
@@ -222,8 +226,8 @@ def test_no_name_makes_a_policy_test_ask_for_another_kind_of_object(fake: FakeEn
     ids=["image", "plain"],
 )  # fmt: skip
 def test_the_grammar_of_names(kind: str, good: list[str], bad: list[str]) -> None:
-    assert [one for one in good if not names.fits(kind, one)] == []
-    assert [one for one in bad if names.fits(kind, one)] == []
+    assert [one for one in good if not object_names.fits(kind, one)] == []
+    assert [one for one in bad if object_names.fits(kind, one)] == []
 
 
 @pytest.fixture
@@ -275,7 +279,7 @@ async def test_a_path_goes_around_no_rule_of_a_policy(client: Client, engine: Re
 async def test_a_refused_name_stands_in_the_audit_log_as_refused(client: Client, engine: RealEngine) -> None:
     await refused(client, "remove_volume", name="../networks/bridge")
 
-    record = [*app.trust(load()).records(since=None, tool="")][-1]
+    record = [*Trust(load().state_dir).records(since=None, tool="")][-1]
     assert (record["tool"], record["outcome"]) == ("remove_volume", "failed")
 
 

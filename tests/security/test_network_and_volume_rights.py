@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from anvyl_mcp import meta
-from anvyl_mcp.app import Node
-from anvyl_mcp.server.guardrails import needed_scope
+from anvyl_mcp.app.node import Node
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.server.policy.guardrails import needed_scope
 from anvyl_mcp.server.toolsets import load_tools
-from anvyl_mcp.settings import load
-from tests.daemon import UnavailableError
-from tests.engines import RealEngine
-from tests.podman import IMAGE, private_podman
-from tests.test_tools import call
+from tests.server.tools.test_tools import call
+from tests.support.engine.daemon import UnavailableError
+from tests.support.engine.engines import RealEngine
+from tests.support.engine.podman import IMAGE, private_podman
 
 TOOLS = {one.name: one for one in load_tools()}
-OPERATE: dict[str, Any] = {meta.SCOPES: ["operate", "read"], meta.FOR: "operator"}
+OPERATE: dict[str, Any] = {protocol_keys.SCOPES: ["operate", "read"], protocol_keys.FOR: "operator"}
 LABEL = {"anvyl.test": "1"}
 
 
@@ -36,7 +36,7 @@ async def client(engine: RealEngine) -> AsyncIterator[Client]:
 async def operate(client: Client, tool: str, **arguments: Any) -> dict[str, str]:
     """The error that a caller with `read` and `operate` gets; empty when it is done."""
     result = await client.call_tool(tool, arguments, meta=OPERATE)  # type: ignore[arg-type]  # any fields go
-    return (result.meta or {}).get(meta.ERROR, {}) if result.is_error else {}
+    return (result.meta or {}).get(protocol_keys.ERROR, {}) if result.is_error else {}
 
 
 async def made(client: Client, name: str, **options: Any) -> dict[str, str]:

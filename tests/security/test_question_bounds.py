@@ -8,14 +8,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from anvyl_mcp.catalogue import catalogue
-from anvyl_mcp.errors import NotUnderstood
+from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.core.errors import NotUnderstood
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.evaluation.acts.world import World
 from anvyl_mcp.evaluation.simulation import Simulation
-from anvyl_mcp.evaluation.world import World
-from anvyl_mcp.orchestrator.agent import Assistant
+from anvyl_mcp.orchestrator.ask.agent import Assistant
 from anvyl_mcp.orchestrator.question import MOST_CHARACTERS, Question
-from anvyl_mcp.settings import load
-from tests.doors import Door
+from tests.support.hosts.doors import Door
 
 PIECES = (
     ",", ";", ", ", " ", "a, ", "'", "' ", '"', "1", "a", ".", "- ", " - ", "a-", "a/", ": ", "? ", "\n.",

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.nodes import ServingNode, serving
+from tests.support.hosts.nodes import ServingNode, serving
 
 QUESTION = b'{"query": "stop everything", "approve": true}'
 JSON = b"Content-Type: application/json\r\n"

@@ -11,14 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from anvyl_mcp import running
-from anvyl_mcp.app import trust
-from anvyl_mcp.server import limits
-from anvyl_mcp.server.http import build_local_app
-from anvyl_mcp.settings import load
-from tests.doors import SCOPES, Door, opened_door
-from tests.engines import RealEngine
-from tests.nodes import ServingNode, anvyl, serving
+from anvyl_mcp.core import serve_lock
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.server.auth import limits
+from anvyl_mcp.server.http.app import build_local_app
+from anvyl_mcp.server.http.host_state import Trust
+from tests.support.engine.engines import RealEngine
+from tests.support.hosts.doors import SCOPES, Door, opened_door
+from tests.support.hosts.nodes import ServingNode, anvyl, serving
 
 NO_ENGINE = "unix:///nonexistent/docker.sock"
 ASK = {
@@ -49,7 +49,7 @@ async def door(fleet: ServingNode, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def calls_on(node: ServingNode) -> int:
     """How many calls its audit log holds."""
-    return len(trust(load(environ={"ANVYL_HOME": str(node.home)})).audit.read())
+    return len(Trust(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).audit.read())
 
 
 async def test_a_token_reaches_no_other_host(door: Door, fleet: ServingNode, second_engine: RealEngine) -> None:
@@ -183,7 +183,9 @@ def unique(folder: Path) -> str:
 
 def entry(node: ServingNode, called: str) -> str:
     """A host as one called so knows it, with a token that is marked."""
-    token = trust(load(environ={"ANVYL_HOME": str(node.home)})).create_token(called, "operate", None, relay=True)[1]
+    token = Trust(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).create_token(
+        called, "operate", None, relay=True
+    )[1]
     return f'[hosts.{node.name}]\nurl = "{node.url}"\ntoken = "{token}"\n'
 
 
@@ -204,13 +206,13 @@ def test_of_a_broadcast_each_host_answers_for_itself(ring: tuple[ServingNode, Se
 
 
 def _audit(node: ServingNode) -> Any:
-    return trust(load(environ={"ANVYL_HOME": str(node.home)})).audit
+    return Trust(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).audit
 
 
 async def test_callers_on_the_machine_itself_reach_the_fleet(fleet: ServingNode, tmp_path: Path) -> None:
     with serving("first", tmp_path / "first", DOCKER_HOST=NO_ENGINE) as node:
         (node.home / "hosts.toml").write_text(entry(fleet, unique(tmp_path)), encoding="utf-8")
-        own = {"Authorization": f"Bearer {running.local_token(node.home / 'run')}"}
+        own = {"Authorization": f"Bearer {serve_lock.local_token(node.home / 'run')}"}
         async with httpx.AsyncClient(base_url=node.url, headers=own, timeout=60, trust_env=False) as client:
             hosts = await client.get("/agent/hosts")
             asked = await client.post("/agent/remote-query", json={"host_id": "second", "query": "host resources"})

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from anvyl_mcp import meta
-from anvyl_mcp.app import Node
-from anvyl_mcp.peers import plans
-from anvyl_mcp.server.policy import Policy
-from anvyl_mcp.settings import load
-from tests.doors import Door
-from tests.engines import RealEngine
-from tests.test_tools import call, refused
+from anvyl_mcp.app.node import Node
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.peers.changes import change_plan
+from anvyl_mcp.server.policy.policy import Policy
+from tests.server.tools.test_tools import call, refused
+from tests.support.engine.engines import RealEngine
+from tests.support.hosts.doors import Door
 
 LABEL = {"anvyl.test": "1"}
 
@@ -203,9 +203,9 @@ async def test_an_approved_volume_that_was_made_anew_is_not_removed(
     async with aclosing(node):
         engine.api.create_volume("test-data")
         listing, given = node.fleet.tool("remove_volume"), {"name": "test-data"}
-        [planned] = (await plans.expected(node.fleet, listing, given, node.fleet.hosts)).values()
+        [planned] = (await change_plan.expected(node.fleet, listing, given, node.fleet.hosts)).values()
         assert planned.others["volume test-data"].startswith("test-data@2")
-        other: Any = {meta.OBJECTS: {what: f"{name}1999" for what, name in planned.others.items()}}
+        other: Any = {protocol_keys.OBJECTS: {what: f"{name}1999" for what, name in planned.others.items()}}
         same: Any = planned.told()
         async with Client(node.server) as client:
             refused = await client.call_tool("remove_volume", given, meta=other)
@@ -223,7 +223,7 @@ async def test_an_approved_network_that_was_made_anew_is_not_removed(engine: Rea
         engine.api.create_network("test-front", labels=LABEL)
         try:
             listing, given = node.fleet.tool("remove_network"), {"name": "test-front"}
-            expected = await plans.expected(node.fleet, listing, given, node.fleet.hosts)
+            expected = await change_plan.expected(node.fleet, listing, given, node.fleet.hosts)
             engine.api.remove_network("test-front")
             engine.api.create_network("test-front", labels=LABEL)
             outcome = await node.fleet.call(

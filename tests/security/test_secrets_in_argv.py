@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from anvyl_mcp.app import trust
-from anvyl_mcp.peers.registry import Registry
-from anvyl_mcp.settings import load
-from tests.network import Lan, lan
-from tests.nodes import ANVYL, ANVYL_MCP, Ran, ServingNode, process, serving
-from tests.terminal import on_a_terminal
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.peers.hosts.registry import Registry
+from anvyl_mcp.server.http.host_state import Trust
+from tests.support.hosts.network import Lan, lan
+from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, Ran, ServingNode, process, serving
+from tests.support.terminal import on_a_terminal
 
 __all__ = ["lan"]
 
@@ -30,7 +30,7 @@ def beta(lan: Lan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving
 @pytest.fixture
 def node(beta: ServingNode) -> ServingNode:
     """The same for one test, without the tokens of others."""
-    kept = trust(load(environ={"ANVYL_HOME": str(beta.home)})).tokens
+    kept = Trust(load(environ={"ANVYL_HOME": str(beta.home)}).state_dir).tokens
     for token in kept.list():
         kept.revoke(token.id)
     return beta

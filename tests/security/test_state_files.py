@@ -13,17 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from anvyl_mcp import file_locks, running
-from anvyl_mcp.app import Node, trust
-from anvyl_mcp.errors import AnvylError, Busy, ConfigInvalid
-from anvyl_mcp.files import tighten
-from anvyl_mcp.peers.heads import Heads
-from anvyl_mcp.peers.listing import Head
-from anvyl_mcp.peers.registry import Peer, Registry
-from anvyl_mcp.server.certificate import host_identity
-from anvyl_mcp.settings import load
-from anvyl_mcp.settings_file import write_setting
-from tests.nodes import anvyl, serving
+from anvyl_mcp.app.node import Node
+from anvyl_mcp.core import file_locks, serve_lock
+from anvyl_mcp.core.errors import AnvylError, Busy, ConfigInvalid
+from anvyl_mcp.core.files import tighten
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.core.settings_file import write_setting
+from anvyl_mcp.peers.connection.listing import Head
+from anvyl_mcp.peers.hosts.audit_witness import Heads
+from anvyl_mcp.peers.hosts.registry import Peer, Registry
+from anvyl_mcp.server.auth.certificate import host_identity
+from anvyl_mcp.server.http.host_state import Trust
+from tests.support.hosts.nodes import anvyl, serving
 
 HOLDER = """
 import fcntl, os, sys
@@ -74,7 +75,7 @@ def test_everything_that_is_made_is_for_its_owner(
         anvyl("ps")
         assert anvyl("hosts", "add", "nas", "http://127.0.0.1:9").code == 0
         anvyl("ask", "list containers")
-        trust(load()).create_token("laptop", "read", None)
+        Trust(load().state_dir).create_token("laptop", "read", None)
 
     assert open_to_others(tmp_path / "a") == []
     assert (home / "hosts.lock").exists() and (home / "run" / "serve.lock").exists()
@@ -151,7 +152,7 @@ def test_reading_commands_do_not_wait_for_what_others_saw_of_audit_logs(tmp_path
 def test_every_lock_is_waited_for_a_limited_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_locks, "WAIT", 0.2)
     settings = load()
-    kept = trust(settings)
+    kept = Trust(settings.state_dir)
     host_identity(kept.folder)
     kept.audit.open()
     kept.journal.open()
@@ -166,7 +167,7 @@ def test_every_lock_is_waited_for_a_limited_time(name: str, tmp_path: Path, monk
         "folder": lambda: host_identity(kept.folder),
         "audit": lambda: kept.audit.begin("stop", {}, who="a", how="b", changes=True),
         "operations": lambda: kept.journal.find("x"),
-        "serve": lambda: running.claim(settings.run_dir).__enter__(),
+        "serve": lambda: serve_lock.claim(settings.run_dir).__enter__(),
     }
     act = acts[name]
     file = files.get(name, kept.folder / name)

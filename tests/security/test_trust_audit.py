@@ -10,16 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
-from anvyl_mcp.app import trust
-from anvyl_mcp.errors import Denied, InvalidInput
-from anvyl_mcp.server.audit import Audit
-from anvyl_mcp.server.audit_events import BURST, RefusedLogins
-from anvyl_mcp.server.callers import Caller, lesser
-from anvyl_mcp.server.policy_rules import who
-from anvyl_mcp.server.trust import Trust
-from anvyl_mcp.settings import load
-from tests.nodes import ANVYL_MCP, ServingNode, process, serving
-from tests.test_jwt import signed, verifier
+from anvyl_mcp.core.errors import Denied, InvalidInput
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.server.audit.events import BURST, RefusedLogins
+from anvyl_mcp.server.audit.log import Audit
+from anvyl_mcp.server.auth.callers import Caller, lesser
+from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.policy.rules import who
+from tests.server.auth.test_jwt import signed, verifier
+from tests.support.hosts.nodes import ANVYL_MCP, ServingNode, process, serving
 
 __all__ = ["verifier"]
 
@@ -34,7 +33,7 @@ def node(tmp_path: Path) -> Iterator[ServingNode]:
 @pytest.fixture
 def kept() -> Trust:
     """What the same host keeps."""
-    return trust(load())
+    return Trust(load().state_dir)
 
 
 def here(*arguments: str) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from anvyl_mcp.errors import Conflict
+from anvyl_mcp.core.errors import Conflict
 from anvyl_mcp.evaluation.acts.shared import NOW, act, free, known, output, rows_of
-from anvyl_mcp.evaluation.world import CREATED, Container, Host
-from anvyl_mcp.orchestrator.computing import complaint
+from anvyl_mcp.evaluation.acts.world import CREATED, Container, Host
+from anvyl_mcp.orchestrator.rules.results.aggregate import complaint
 
 
 @act

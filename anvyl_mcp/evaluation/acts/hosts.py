@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from anvyl_mcp import text
-from anvyl_mcp.errors import Conflict, NotFound, did_you_mean
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import Conflict, NotFound, did_you_mean
 from anvyl_mcp.evaluation.acts.shared import NOW, act, id_of, output, rows_of
-from anvyl_mcp.evaluation.world import CREATED, Host
+from anvyl_mcp.evaluation.acts.world import CREATED, Host
 
 DAY = 86400
 

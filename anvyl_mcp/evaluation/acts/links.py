@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from anvyl_mcp import text
-from anvyl_mcp.errors import Conflict
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import Conflict
 from anvyl_mcp.evaluation.acts.shared import act, free, id_of, known, rows_of
-from anvyl_mcp.evaluation.world import CREATED, Host
+from anvyl_mcp.evaluation.acts.world import CREATED, Host
 
 
 @act

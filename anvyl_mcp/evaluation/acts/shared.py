@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from anvyl_mcp.errors import Denied, NotFound, did_you_mean
-from anvyl_mcp.evaluation.world import Container, Host
+from anvyl_mcp.core.errors import Denied, NotFound, did_you_mean
+from anvyl_mcp.evaluation.acts.world import Container, Host
 
 Act = Callable[..., dict[str, Any]]
 ACTS: dict[str, Act] = {}

@@ -7,20 +7,22 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from anvyl_mcp import text
-from anvyl_mcp.errors import AnvylError
-from anvyl_mcp.server import commands, exec_run, logs, stats
-from anvyl_mcp.server.container_lines import GROUPED_FROM, grouped
-from anvyl_mcp.server.container_problems import problems
-from anvyl_mcp.server.container_views import Container, ContainerInfo, attention, detailed, listed
-from anvyl_mcp.server.engine import SLOW, Engine, own_name
-from anvyl_mcp.server.exec_run import ExecOutput
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError
+from anvyl_mcp.server import commands
+from anvyl_mcp.server.containers.create import RunOptions, take_back
+from anvyl_mcp.server.containers.problems import problems
+from anvyl_mcp.server.containers.summary import GROUPED_FROM, grouped
+from anvyl_mcp.server.containers.undo_log import Undoable
+from anvyl_mcp.server.containers.views import Container, ContainerInfo, attention, detailed, listed
+from anvyl_mcp.server.engine import container_exec, stats
+from anvyl_mcp.server.engine.container_exec import ExecOutput
+from anvyl_mcp.server.engine.engine import SLOW, Engine, own_name
+from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.engine.logs import reader
+from anvyl_mcp.server.engine.stats import ContainerStats, Samples
 from anvyl_mcp.server.progress import Progress, ticking
-from anvyl_mcp.server.run_options import RunOptions, take_back
-from anvyl_mcp.server.stats import ContainerStats, Samples
 from anvyl_mcp.server.tool import ContainerName, Result, Strings, tool
-from anvyl_mcp.server.translate import engine_errors
-from anvyl_mcp.server.undoing import Undoable
 
 StopTimeout = Annotated[int, Field(description="seconds to stop by itself", ge=0, le=120)]
 
@@ -295,7 +297,7 @@ def get_container_logs(
     grep: Annotated[str, Field(description="only lines with this text")] = "",
 ) -> Logs:
     """Show the last lines a container logged."""
-    read = logs.read(engine, engine.container(name), tail=tail, since=since, grep=grep)
+    read = reader.read(engine, engine.container(name), tail=tail, since=since, grep=grep)
     return Logs(lines=read.lines, truncated=read.truncated, next_since=read.next_since, note=read.note)
 
 
@@ -339,7 +341,9 @@ def exec_in_container(
     timeout: Annotated[int, Field(description="seconds", ge=1, le=300)] = 30,
 ) -> ExecOutput:
     """Run a command inside a running container."""
-    return exec_run.run(engine, engine.container(name), commands.split(command), seconds=timeout, progress=progress)
+    return container_exec.run(
+        engine, engine.container(name), commands.split(command), seconds=timeout, progress=progress
+    )
 
 
 def state_of(engine: Engine, container: Mapping[str, Any]) -> ContainerState:

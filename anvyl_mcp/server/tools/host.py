@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 import psutil
 from pydantic import BaseModel, Field
 
-from anvyl_mcp import text
-from anvyl_mcp.errors import Denied, EngineError, Timeout
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import Denied, EngineError, Timeout
 from anvyl_mcp.server import commands
 from anvyl_mcp.server.commands import CommandOutput
-from anvyl_mcp.server.engine import Engine
+from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.identity import HostIdentity
 from anvyl_mcp.server.tool import Bytes, Percent, Result, Row, Seconds, schema_of, tool
 

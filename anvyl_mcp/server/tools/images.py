@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from anvyl_mcp import ports, text
-from anvyl_mcp.errors import NotFound
-from anvyl_mcp.server import objects, pulls, shapes, stamps
-from anvyl_mcp.server.engine import SLOW, Engine
-from anvyl_mcp.server.objects import ImageName
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import NotFound
+from anvyl_mcp.core.values import ports
+from anvyl_mcp.server.engine import compat, lookup, pull, timestamps
+from anvyl_mcp.server.engine.engine import SLOW, Engine
+from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.engine.lookup import ImageName
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.tool import KnownBytes, Result, Row, Time, tool
-from anvyl_mcp.server.translate import engine_errors
 
 MOST_INSPECTED = 20
 """Images of one list that are looked at more closely; each is a request to the engine."""
@@ -75,9 +76,9 @@ def list_images(
     limit: Annotated[int, Field(ge=1, le=1000)] = 100,
 ) -> Images:
     """List images with their tags and sizes."""
-    entries = objects.images(engine)
+    entries = lookup.images(engine)
     if name:
-        entries = [one for one in entries if any(name.lower() in tag.lower() for tag in objects.tags_of(one))]
+        entries = [one for one in entries if any(name.lower() in tag.lower() for tag in lookup.tags_of(one))]
     found = sorted((_image(entry) for entry in entries), key=lambda one: one.created, reverse=True)
     for one in found[:MOST_INSPECTED] if name else ():
         one.ports = _ports(engine, one.id)
@@ -92,10 +93,10 @@ def pull_image(
 ) -> PulledImage:
     """Fetch an image from its registry."""
     before = engine.image_id(image)
-    pulls.pull(engine, image, progress)
-    now = objects.image(engine, image)
+    pull.pull(engine, image, progress)
+    now = lookup.image(engine, image)
     return PulledImage(
-        id=_short(now["Id"]), tags=sorted(objects.tags_of(now)), size=now["Size"], new=now["Id"] != before
+        id=_short(now["Id"]), tags=sorted(lookup.tags_of(now)), size=now["Size"], new=now["Id"] != before
     )
 
 
@@ -106,7 +107,7 @@ def remove_image(
     force: Annotated[bool, Field(description="also when stopped containers use it")] = False,
 ) -> RemovedImage:
     """Remove an image."""
-    found = objects.image(engine, image)
+    found = lookup.image(engine, image)
     # By its id, as it was looked at; only where it has other names, which stay, the engine has to know which one goes.
     wanted = image if _has_other_names(found, image) else found["Id"]
     with engine_errors(doing=f"to remove the image `{image}`"):
@@ -125,7 +126,7 @@ def _has_other_names(found: Mapping[str, Any], image: str) -> bool:
     if found["Id"].removeprefix("sha256:").startswith(image.removeprefix("sha256:")):
         return False
     repositories = {name.rpartition("@")[0] for name in found["RepoDigests"]}
-    tags = list(objects.tags_of(found))
+    tags = list(lookup.tags_of(found))
     return len(tags) != 1 or not repositories <= {tags[0].rpartition(":")[0]}
 
 
@@ -133,16 +134,16 @@ def _ports(engine: Engine, image: str) -> list[str]:
     """What an image listens on; nothing when it is gone since it was listed."""
     with suppress(NotFound), engine_errors(missing=lambda: NotFound(f"there is no image `{image}`")):
         found = engine.client().inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs leave it out
-        return [text.clean(one) for one in ports.exposed(shapes.fields(found))]
+        return [text.clean(one) for one in ports.exposed(compat.fields(found))]
     return []
 
 
 def _image(entry: Mapping[str, Any]) -> Image:
     return Image(
         id=_short(entry["Id"]),
-        tags=sorted(text.clean(tag) for tag in objects.tags_of(entry)),
+        tags=sorted(text.clean(tag) for tag in lookup.tags_of(entry)),
         size=entry["Size"],
-        created=stamps.written(entry["Created"]),
+        created=timestamps.written(entry["Created"]),
     )
 
 

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from anvyl_mcp import text
-from anvyl_mcp.server import network_rights, objects
-from anvyl_mcp.server.engine import SLOW, Engine, own_name
-from anvyl_mcp.server.objects import NetworkName
+from anvyl_mcp.core import text
+from anvyl_mcp.server.containers import network_rights
+from anvyl_mcp.server.engine import lookup
+from anvyl_mcp.server.engine.engine import SLOW, Engine, own_name
+from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.engine.lookup import NetworkName
 from anvyl_mcp.server.tool import ContainerName, Result, Row, tool
-from anvyl_mcp.server.translate import engine_errors
 
 
 class Network(Row):
@@ -59,7 +60,7 @@ def list_networks(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 
     for entry in engine.containers(all=True):
         for name in entry["NetworkSettings"]["Networks"]:
             inside[name].append(own_name(entry))
-    found = sorted((_network(raw, inside) for raw in objects.networks(engine)), key=lambda one: one.name)
+    found = sorted((_network(raw, inside) for raw in lookup.networks(engine)), key=lambda one: one.name)
     return Networks(networks=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
 
@@ -78,7 +79,7 @@ def create_network(
 @tool(say=["remove network {name}"], destroys=True, seconds=60)
 def remove_network(name: NetworkName, engine: Engine) -> NetworkState:
     """Remove a network that no container uses."""
-    found = objects.network(engine, name)
+    found = lookup.network(engine, name)
     with engine_errors(doing=f"to remove the network `{name}`"):
         engine.client(SLOW).remove_network(found["Id"])
     return NetworkState(id=found["Id"][:12], name=found["Name"], containers=[], removed=True)
@@ -96,7 +97,7 @@ def remove_network(name: NetworkName, engine: Engine) -> NetworkState:
 )
 def connect_network(network: NetworkName, container: ContainerName, engine: Engine) -> NetworkState:
     """Connect a container to a network."""
-    joining, found = engine.container(container), objects.network(engine, network)
+    joining, found = engine.container(container), lookup.network(engine, network)
     network_rights.check_found(found, network)
     with engine_errors(doing=f"to connect `{container}` to `{network}`"):
         engine.client(SLOW).connect_container_to_network(joining["Id"], found["Id"])
@@ -115,7 +116,7 @@ def connect_network(network: NetworkName, container: ContainerName, engine: Engi
 )
 def disconnect_network(network: NetworkName, container: ContainerName, engine: Engine) -> NetworkState:
     """Disconnect a container from a network."""
-    leaving, found = engine.container(container), objects.network(engine, network)
+    leaving, found = engine.container(container), lookup.network(engine, network)
     with engine_errors(doing=f"to disconnect `{container}` from `{network}`"):
         engine.client(SLOW).disconnect_container_from_network(leaving["Id"], found["Id"])
     return _state(engine, found)
@@ -134,7 +135,7 @@ def _network(raw: Mapping[str, Any], inside: Mapping[str, list[str]]) -> Network
 
 
 def _state(engine: Engine, network: Mapping[str, Any]) -> NetworkState:
-    now = objects.network(engine, network["Id"])
+    now = lookup.network(engine, network["Id"])
     return NetworkState(id=now["Id"][:12], name=now["Name"], containers=sorted(_running_in(now)))
 
 

@@ -11,14 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from anvyl_mcp import text
-from anvyl_mcp.errors import InvalidInput
-from anvyl_mcp.server import disk_usage, pruning, shapes, stamps
-from anvyl_mcp.server.disk_usage import Kept
-from anvyl_mcp.server.engine import SLOW, Engine
-from anvyl_mcp.server.pruning import Pruned, Unused
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import InvalidInput
+from anvyl_mcp.server.containers import prune
+from anvyl_mcp.server.containers.prune import Pruned, Unused
+from anvyl_mcp.server.engine import compat, disk_usage, timestamps
+from anvyl_mcp.server.engine.disk_usage import Kept
+from anvyl_mcp.server.engine.engine import SLOW, Engine
+from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.tool import Result, Row, Strings, Time, tool
-from anvyl_mcp.server.translate import engine_errors
 
 MOST_READ = 50_000
 COMMANDS = ("exec_start", "exec")
@@ -79,7 +80,7 @@ class Events(Result):
 def get_disk_usage(engine: Engine) -> DiskUsage:
     """Show how much disk images, containers, volumes and build cache take, and how much of it is unused."""
     with engine_errors():
-        rows = disk_usage.read(shapes.fields(engine.client(SLOW).df()))
+        rows = disk_usage.read(compat.fields(engine.client(SLOW).df()))
     return DiskUsage(usage=rows, total=len(rows))
 
 
@@ -113,13 +114,13 @@ def prune_unused(
 
     `space` is what can be had again: untagged images and build cache.
     """
-    return pruning.prune(engine, what, only)
+    return prune.prune(engine, what, only)
 
 
 @tool(say=["list unused objects of {what}", "what would prune {what} remove"], seconds=SLOW)
 def list_unused(what: Unneeded, engine: Engine) -> Unused:
     """List what prune_unused would remove, with sizes."""
-    return pruning.unused(engine, what)
+    return prune.unused(engine, what)
 
 
 @tool(
@@ -139,7 +140,7 @@ def list_events(
         stream = engine.client().events(since=_moment(since), until=int(time()) + 1, decode=True)
         with closing(stream):
             for number, raw in enumerate(islice(stream, MOST_READ)):
-                with suppress(*shapes.UNREADABLE):
+                with suppress(*compat.UNREADABLE):
                     _add(happened, number, _event(raw))
     events = list(happened.values())
     return Events(events=events[-limit:], total=len(events), more=max(0, len(events) - limit))
@@ -159,17 +160,17 @@ def _add(happened: dict[object, Event], number: int, event: Event) -> None:
 
 def _event(raw: Mapping[str, Any]) -> Event:
     """`Actor` and `Action` are in every version; the older `status`, `id` and `from` are gone since API 1.52."""
-    actor = shapes.mapping(raw.get("Actor"))
+    actor = compat.mapping(raw.get("Actor"))
     identifier = str(actor.get("ID", "")).removeprefix("sha256:")
     action = str(raw.get("Action", ""))
     if not action.startswith("health_status"):
         # What follows the colon of an exec event is the whole command, with whatever secrets are in it.
         action = action.partition(":")[0]
     return Event(
-        time=stamps.written(raw.get("time")),
+        time=timestamps.written(raw.get("time")),
         type=text.clean(str(raw.get("Type", ""))),
         action=text.clean(action),
-        name=text.clean(str(shapes.mapping(actor.get("Attributes")).get("name") or identifier[:12])),
+        name=text.clean(str(compat.mapping(actor.get("Attributes")).get("name") or identifier[:12])),
         id=text.clean(identifier[:12]),
         detail=_detail(action, actor.get("Attributes") or {}),
     )

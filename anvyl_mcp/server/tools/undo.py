@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from anvyl_mcp import text
-from anvyl_mcp.errors import Conflict, NotFound
-from anvyl_mcp.server.engine import SLOW, Engine
-from anvyl_mcp.server.recreation import Recipe
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import Conflict, NotFound
+from anvyl_mcp.server.containers.recreate import Recipe
+from anvyl_mcp.server.containers.undo_log import RUNNING, Change, Undoable
+from anvyl_mcp.server.engine.engine import SLOW, Engine
+from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.tool import ContainerName, Result, Time, tool
 from anvyl_mcp.server.tools import containers
 from anvyl_mcp.server.tools.containers import ContainerState
-from anvyl_mcp.server.translate import engine_errors
-from anvyl_mcp.server.undoing import RUNNING, Change, Undoable
 
 DONE = {"start": "started", "stop": "stopped", "remove": "removed"}
 

@@ -1,0 +1,1 @@
+"""The composition root: connects server, peers and orchestrator for one process."""

@@ -1,0 +1,83 @@
+"""What goes on beside a server of this host, if the settings say so: the fleet is watched, the host is announced."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import anyio
+
+from anvyl_mcp.core.errors import AnvylError
+from anvyl_mcp.core.settings import Settings
+from anvyl_mcp.peers.fleet.fleet import Fleet
+
+log = logging.getLogger(__name__)
+
+
+class Beside:
+    """The work of one server that no request asks for."""
+
+    def __init__(self, fleet: Fleet, settings: Settings) -> None:
+        """Nothing begins yet.
+
+        Raises:
+            ConfigInvalid: what it needs is not installed.
+        """
+        self._fleet = fleet
+        self._settings = settings
+        self._urls: list[str] = []
+        self._changed = anyio.Event()
+        if settings.announce:
+            from anvyl_mcp.peers.hosts import discovery
+
+            discovery.check_installed()
+
+    def opened(self, urls: Sequence[str]) -> None:
+        """These are the host's URLs on the network now."""
+        self._urls = list(urls)
+        self._changed.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Do it meanwhile; notices go to the log too."""
+        failure: AnvylError | None = None
+        async with anyio.create_task_group() as group:
+            if self._settings.watch:
+                from anvyl_mcp.peers.watch.notifiers import watching
+
+                group.start_soon(
+                    watching(self._fleet, self._settings, lambda notice: log.warning("%s", notice.message))
+                )
+            if self._settings.announce:
+                group.start_soon(self._announce)
+            try:
+                yield
+            except AnvylError as error:
+                # Left to itself the task group would wrap it, and a person would see a traceback.
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _announce(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed = anyio.Event()
+            if not self._urls:
+                log.warning("not announced: only this machine is served; open it with --host or anvyl-mcp invite")
+                continue
+            try:
+                await self._announce_until_changed()
+            except (AnvylError, OSError) as error:
+                log.warning("not announced: %s", error)
+
+    async def _announce_until_changed(self) -> None:
+        from anvyl_mcp.peers.hosts import discovery
+        from anvyl_mcp.server.addresses import of_this_host
+
+        first = urlsplit(self._urls[0])
+        addresses = of_this_host(first.hostname or "")
+        async with discovery.announced(self._fleet.local.name, addresses, first.port or 0):
+            await self._changed.wait()

@@ -1,0 +1,103 @@
+"""The gateway put together: the fleet of this installation as one MCP server, over stdio or on loopback."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from anvyl_mcp.app.catalogue import every_tool
+from anvyl_mcp.app.node import Node
+from anvyl_mcp.peers.fleet.fleet import OnBehalf
+
+if TYPE_CHECKING:
+    from mcp.server.context import ServerRequestContext
+    from mcp.server.lowlevel.server import Server
+
+    from anvyl_mcp.core.settings import Settings
+    from anvyl_mcp.peers.connection.listing import ToolListing
+
+TOKEN = "gateway.token"
+"""Beside the lock of `serve`: lets programs of this user in where the system cannot tell who calls."""
+
+
+@dataclass(frozen=True)
+class Offered:
+    """What the gateway offers, as prompts have to know it."""
+
+    tools: Mapping[str, ToolListing]
+    who: Callable[[ServerRequestContext[Any]], OnBehalf]
+
+    def offered(self, ctx: ServerRequestContext[Any]) -> list[str]:
+        """What the sender of a request may call."""
+        scopes = self.who(ctx).scopes
+        return [name for name, tool in self.tools.items() if tool.scope in scopes]
+
+
+def build(node: Node) -> Server[Any]:
+    """The server, offering what the settings choose."""
+    from anvyl_mcp.peers.gateway import gateway
+    from anvyl_mcp.server.auth.callers import caller_of
+    from anvyl_mcp.server.protocol.prompts import add_prompts
+    from anvyl_mcp.server.toolsets import choose
+
+    settings = node.settings
+    chosen = choose(every_tool(), toolsets=settings.toolsets, extra=settings.tools, read_only=settings.read_only)
+    names = {tool.name for tool in chosen}
+    offered = {name: listing for name, listing in node.fleet.catalogue.items() if name in names}
+
+    def who(ctx: ServerRequestContext[Any]) -> OnBehalf:
+        caller = caller_of(ctx.request)
+        client = ctx.session.client_params
+        name = client.client_info.name if client and caller.how == "local" else caller.name
+        return OnBehalf(name, caller.scopes)
+
+    server = gateway.build(node.fleet, offered, who=who, refresh=node.follow)
+    add_prompts(server, Offered(offered, who), node.fleet.select)
+    return server
+
+
+async def serve_stdio(settings: Settings) -> None:
+    """Serve the fleet to the process that started this one, until it closes our input."""
+    from anvyl_mcp.server.protocol.message_check import stdio
+
+    node = Node(settings)
+    server = build(node)
+    try:
+        async with stdio() as (incoming, outgoing):
+            await server.run(incoming, outgoing, server.create_initialization_options())
+    finally:
+        await node.aclose()
+
+
+async def serve_http(settings: Settings, *, on_ready: Callable[[list[str]], None]) -> bool:
+    """Serve the fleet to programs on this machine until told to stop; whether it was by Ctrl-C.
+
+    Raises:
+        Conflict: the port is in use.
+    """
+    from anvyl_mcp.server.http import listener
+    from anvyl_mcp.server.http.app import build_local_app
+    from anvyl_mcp.server.http.authentication import verifier
+
+    node = Node(settings)
+    server = build(node)
+    sockets = listener.listen("127.0.0.1", [settings.gateway_port])
+    urls = [listener.url_of(one) for one in sockets]
+    app = build_local_app(
+        server,
+        node.engine,
+        node.trust,
+        name=node.local.name,
+        verifier=verifier(settings),
+        local_token=settings.run_dir / TOKEN,
+    )
+    host = listener.server(app, server, on_ready=lambda: on_ready([url for url in urls if "[" not in url]))
+    try:
+        await host.serve(sockets)
+    finally:
+        await node.aclose()
+        for one in sockets:
+            one.close()
+    return host.stopped_by == signal.SIGINT

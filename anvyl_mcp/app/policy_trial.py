@@ -1,0 +1,40 @@
+"""Try a call against this host's policy without making it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from anvyl_mcp.app.catalogue import catalogue, every_tool
+from anvyl_mcp.core.errors import InvalidInput, did_you_mean
+from anvyl_mcp.core.settings import Settings
+from anvyl_mcp.peers.changes.argument_check import from_words
+
+
+def try_policy(
+    settings: Settings, name: str, words: list[str], *, caller: str, scope: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """Whether this host would allow a call, and which rule decides; see `server.policy.explain.tested`.
+
+    Raises:
+        InvalidInput: there is no such tool, or it takes no such arguments.
+    """
+    from anvyl_mcp.server.calls.policy_facts import looking
+    from anvyl_mcp.server.engine.engine import Engine
+    from anvyl_mcp.server.http.host_state import Trust
+    from anvyl_mcp.server.policy import explain
+    from anvyl_mcp.server.policy.policy import Policy
+
+    known = catalogue(settings.cache_dir)
+    if name not in known:
+        raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, known))
+    given = from_words(known[name], words)
+    tool = next(one for one in every_tool() if one.name == name)
+    notes: list[str] = []
+    engine = Engine()
+    try:
+        policy = Policy(settings.policy_file, explain.guessing(looking(engine), labels, notes))
+        who = explain.caller_called(caller, scope, Trust(settings.state_dir).tokens)
+        return {**explain.tested(policy, tool, tool.parse(given), who), "notes": notes}
+    finally:
+        engine.close()

@@ -1,0 +1,204 @@
+"""`anvyl agent`: the older design's commands, and the agents of other hosts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anvyl_mcp.cli.parser.command_groups import Commands
+from anvyl_mcp.cli.parser.options import Json, Yes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from anvyl_mcp.app.node import Node
+    from anvyl_mcp.core.settings import Settings
+    from anvyl_mcp.orchestrator.api.schemas import Answer, Approval, ErrorBody, Result
+
+EXAMPLES = """\
+anvyl agent start --port 4200
+anvyl agent query-remote nas "get host resources"
+anvyl agent broadcast "list all containers"
+"""
+
+app = Commands("Serve this host's agent, and ask the agents of other hosts.", EXAMPLES)
+
+Query = Annotated[list[str], typer.Argument(metavar="QUESTION", help='For example "get host resources".')]
+HostId = Annotated[str, typer.Argument(metavar="HOST", help="Name of a host; `anvyl agent hosts` lists them.")]
+
+
+@app.command()
+def start(
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port to listen on.  [default: 4200 and 4201]")
+    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Network address to listen on, over TLS.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of this host.")] = None,
+) -> None:
+    """Serve this host on one port, until Ctrl-C."""
+    from anvyl_mcp.cli.programs.host import serve
+
+    serve(host=host, port=port, agent_port=port, name=name)
+
+
+@app.command()
+def info(as_json: Json = False) -> None:
+    """Show the name, status and tools of this host's agent."""
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+
+        async with opened(settings, lean=True) as node:
+            told = await node.info()
+        if as_json:
+            output.document({**told, "error": None})
+            return 0
+        for field, value in told.items():
+            output.say(f"{field}\t{', '.join(value) if isinstance(value, list) else value}".expandtabs(22))
+        return 0
+
+    runner.command(work, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
+
+
+@app.command()
+def process(
+    query: Query,
+    host_id: Annotated[str, typer.Option("--host-id", metavar="HOST", help="Ask the agent of this host.")] = "",
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Ask a question or request a change, like anvyl ask."""
+    words = " ".join(query)
+    if host_id:
+        _remote(host_id, words, yes=yes, as_json=as_json)
+    from anvyl_mcp.cli.conversation.ask_session import ask_once
+
+    ask_once(words, host="", yes=yes, dry_run=False, as_json=as_json, model="", offline=False)
+
+
+@app.command("query-remote")
+def query_remote(host_id: HostId, query: Query, yes: Yes = False, as_json: Json = False) -> None:
+    """Ask the agent of another host."""
+    _remote(host_id, " ".join(query), yes=yes, as_json=as_json)
+
+
+@app.command()
+def approve(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="ID of a pending change.")],
+    deny: Annotated[bool, typer.Option("--deny", help="Reject it; nothing is changed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Approve a pending change."""
+
+    async def work(node: Node) -> Answer:
+        desk = await node.desk()
+        return await desk.decide(id_, node.me, approve=not deny)
+
+    _answer(work, ask=False, as_json=as_json)
+
+
+@app.command()
+def broadcast(message: Query, yes: Yes = False, as_json: Json = False) -> None:
+    """Ask the agents of all hosts, this one included."""
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+
+        async with opened(settings) as node:
+            desk = await node.desk()
+            results = (await desk.others.broadcast(" ".join(message), node.me, approve=yes)).results
+        if as_json:
+            output.document({"results": [result.model_dump(mode="json") for result in results], "error": None})
+        for result in () if as_json else results:
+            _show_result(result)
+        return _worst(results)
+
+    runner.command(work, failed=output.failed("results", []) if as_json else None)
+
+
+@app.command()
+def hosts(as_json: Json = False) -> None:
+    """List the hosts, and whether they answer."""
+    from anvyl_mcp.cli.commands.hosts import list_hosts
+
+    list_hosts(as_json=as_json)
+
+
+def _remote(host_id: str, query: str, *, yes: bool, as_json: bool) -> None:
+    async def work(node: Node) -> Answer:
+        desk = await node.desk()
+        return await desk.others.ask(host_id, query, node.me, approve=yes)
+
+    _answer(work, ask=True, as_json=as_json)
+
+
+def _answer(work: Callable[[Node], Awaitable[Answer]], *, ask: bool, as_json: bool) -> None:
+    """Print an answer; what waits in it is asked for at the terminal, or left waiting with exit code 5."""
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def whole(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+
+        async with opened(settings) as node:
+            answer = await work(node)
+            approval: Approval | None = getattr(answer, "approval", None)
+            if approval and ask and (said := runner.ask_yes_no(*_words(approval))) is not None:
+                desk = await node.desk()
+                answer, approval = await desk.decide(approval.id, node.me, approve=said), None
+                if not said:
+                    _print(answer, as_json=as_json)
+                    return 5
+        _print(answer, as_json=as_json)
+        if approval:
+            output.talk(f"hint:  anvyl agent approve {approval.id}")
+            return 5
+        return _code(answer.error)
+
+    runner.command(whole, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
+
+
+def _print(answer: Answer, *, as_json: bool) -> None:
+    from anvyl_mcp.cli.runtime import output
+
+    for note in answer.notes:
+        output.talk(f"note:  {note}")
+    if as_json:
+        output.document({"error": None, **answer.model_dump(mode="json")})
+    else:
+        output.say(answer.response)
+
+
+def _words(approval: Approval) -> list[str]:
+    """What a person is asked, a line each: what it acts on, and the question."""
+    from anvyl_mcp.peers.changes import wording
+
+    orders = wording.orders([(call.tool, call.arguments, call.hosts) for call in approval.calls])
+    return [*(line for call in approval.calls for line in call.details), wording.question("; ".join(orders))]
+
+
+def _code(error: ErrorBody | None) -> int:
+    from anvyl_mcp.core.errors import from_code
+
+    return from_code(error.code, error.message).exit_code if error else 0
+
+
+def _show_result(result: Result) -> None:
+    from anvyl_mcp.cli.runtime import output
+
+    if result.error is not None:
+        output.talk(f"error: {result.result}")
+        return
+    output.say(result.result if result.result.startswith(result.host_id) else f"{result.host_id}: {result.result}")
+    if result.approval is not None:
+        output.talk(f"hint:  anvyl agent approve {result.approval.id}")
+
+
+def _worst(results: Sequence[Result]) -> int:
+    """0 all answered · 5 one waits · 3 some failed · the errors' own code when all failed alike, else 1."""
+    codes = {_code(result.error) for result in results}
+    if any(result.approval for result in results):
+        return 5
+    return codes.pop() if len(codes) == 1 else 3 if 0 in codes or 3 in codes else 1

@@ -1,0 +1,1 @@
+"""The commands of `anvyl` for containers and images."""

@@ -1,0 +1,193 @@
+"""What `anvyl exec` and `anvyl run` do."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from anvyl_mcp.cli.commands.containers import placement_prompt
+from anvyl_mcp.cli.runtime import name_cache, output, tool_command
+from anvyl_mcp.cli.runtime.runner import command
+from anvyl_mcp.cli.terminal import bars, screen
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import InvalidInput
+from anvyl_mcp.core.settings import Settings
+from anvyl_mcp.peers.changes import outcome
+from anvyl_mcp.peers.connection.transports import is_loopback
+from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
+from anvyl_mcp.peers.fleet.targets import Found
+
+TIMED_OUT = 124
+"""As `timeout` ends."""
+SHELLS = frozenset({
+    "sh", "ash", "bash", "dash", "zsh", "fish", "python", "python3", "node", "irb", "psql", "mysql", "mariadb",
+    "mongosh", "redis-cli", "sqlite3",
+})  # fmt: skip
+"""Programs that wait for typed lines when they get no arguments."""
+
+
+def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bool, as_json: bool) -> NoReturn:
+    """Run a command in a container; its exit code is ours."""
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+
+        arguments = {"name": name, "command": shlex.join(_command(words)), "timeout": timeout}
+        async with opened(settings, lean=True) as node:
+            tool, found = node.fleet.tool("exec_in_container"), Found()
+            steps, _ = await tool_command.planned(node.fleet, tool, [arguments], host, found)
+            name_cache.note(settings, node.fleet, found)
+            if tool_command.asks(tool, steps, yes=yes, typed=True):
+                tool_command.confirm(tool, steps)
+            done = await tool_command.run(node.fleet, tool, steps, None)
+            shell = next((one.host for one in done if one.ok and _was_a_shell(one, _command(words))), "")
+            line = await _shell_line(node.fleet, shell, name, _command(words)) if shell and not as_json else ""
+        if as_json:
+            output.document(output.hosts_document({one.host: one for one in done}))
+        for one in done:
+            if one.error is not None:
+                output.failure(one)
+            elif not as_json:
+                _print(one, alone=len(done) == 1)
+        if line:
+            output.talk(f"`{_command(words)[0]}` ended at once: nothing that is typed here reaches it")
+            output.talk(f"hint:  for a shell, type: {line}")
+        return _code(done)
+
+    command(work, failed=output.no_hosts if as_json else None)
+
+
+def say_how(name: str, words: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
+    """Say with which line a person gets a shell in a container: what is typed here reaches no command."""
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+
+        async with opened(settings, lean=True) as node:
+            tool = node.fleet.tool("exec_in_container")
+            steps, _ = await tool_command.planned(node.fleet, tool, [{"name": name, "command": "sh"}], host, Found())
+            [where, *_] = steps[0].hosts
+            line = await _shell_line(node.fleet, where, name, _command(words))
+        raise InvalidInput(
+            f"`anvyl exec` runs a command to its end and types nothing into it, so it gives no shell in `{name}` "
+            f"on {where}",
+            hint=f"type: {line}",
+        )
+
+    command(work, failed=output.no_hosts if as_json else None)
+
+
+async def _shell_line(fleet: Fleet, host: str, name: str, words: Sequence[str]) -> str:
+    """The line of docker, over ssh for another host."""
+    about = await fleet.call(host, "get_host_info", {})
+    engine = (about.answer.result or {}).get("engine") or {}
+    program = "podman" if "podman" in str(engine.get("name")).lower() else "docker"
+    line = shlex.join([program, "exec", "-it", name, *words])
+    if host == fleet.local.name:
+        return line
+    url = fleet.peers[host].url
+    # Behind a tunnel the address is this machine's own.
+    return f"ssh -t {host if is_loopback(url) else urlsplit(url).hostname} {line}"
+
+
+def _was_a_shell(one: Outcome, words: Sequence[str]) -> bool:
+    """Whether a program that waits for typed lines got none, and so ended at once."""
+    result = one.answer.result or {}
+    silent = result.get("exit_code") == 0 and not (result.get("stdout") or result.get("stderr"))
+    return silent and len(words) == 1 and PurePosixPath(words[0]).name in SHELLS
+
+
+def _command(words: Sequence[str]) -> list[str]:
+    """The program's words, without the `--` before them.
+
+    Raises:
+        InvalidInput: they begin with an option, which is more likely meant for us.
+    """
+    found = list(words[1:] if words[:1] == ["--"] else words)
+    if found[:1] and found[0].startswith("-") and "--" not in sys.argv:
+        raise InvalidInput(
+            f"`{found[0]}` would be taken for the command",
+            hint="put options first, like anvyl exec --host nas web ls; or write -- before the command",
+        )
+    return found
+
+
+def _print(one: Outcome, *, alone: bool) -> None:
+    result = one.answer.result or {}
+    for stream, words in ((sys.stdout, result["stdout"]), (sys.stderr, result["stderr"])):
+        cleaned = text.clean(words)
+        if not alone:
+            front = screen.paint(f"{one.host}: ", screen.host_colour(one.host), stream)
+            cleaned = "".join(f"{front}{line}\n" for line in cleaned.splitlines())
+        stream.write(cleaned if cleaned.endswith("\n") or not stream.isatty() or not cleaned else f"{cleaned}\n")
+        stream.flush()
+    if result.get("truncated"):
+        output.talk(f"{one.host}: the output was longer; its end is left out")
+    if result.get("timed_out"):
+        output.talk(f"{one.host}: it was ended when its time was over; --timeout gives more")
+    if result.get("note"):
+        output.talk(f"{one.host}: {result['note']}")
+
+
+def _code(done: Sequence[Outcome]) -> int:
+    """The command's own exit code; of several hosts the one that they agree on, else 3."""
+    results = [one.answer.result or {} for one in done if one.ok]
+    if len(results) < len(done):
+        return outcome.exit_code(done)
+    codes = {TIMED_OUT if result.get("timed_out") else int(result["exit_code"]) & 0xFF for result in results}
+    return codes.pop() if len(codes) == 1 else 3
+
+
+def run(
+    image: str, words: Sequence[str], options: Mapping[str, Any], *, place: str, host: str, yes: bool, as_json: bool
+) -> NoReturn:
+    """Create a container and start it, on the host that is named or that the figures choose."""
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+
+        given = {"image": image, "command": shlex.join(_command(words)), **options, "env": _environment(options["env"])}
+        arguments = {key: value for key, value in given.items() if value}
+        async with opened(settings, lean=True) as node:
+            fleet, tool = node.fleet, node.fleet.tool("create_container")
+            placement = await placement_prompt.choose(fleet, place, host, memory=given["memory"]) if place else None
+            if placement is None and not host and len(fleet.hosts) > 1:
+                raise InvalidInput(
+                    f"a new container needs a host: there are {text.joined(fleet.hosts)}",
+                    hint=f"name one, like --host {fleet.hosts[0]}; or let the figures choose: --place most-memory",
+                )
+            steps, _ = await tool_command.planned(
+                fleet, tool, [arguments], placement.host if placement else host, Found()
+            )
+            if placement is not None:
+                placement_prompt.confirm(placement, steps[0].words(tool), yes=yes)
+            elif tool_command.asks(tool, steps, yes=yes):
+                tool_command.confirm(tool, steps)
+            with bars.showing(steps[0].hosts) as report:
+                done = await tool_command.run(fleet, tool, steps, None, report)
+        if as_json:
+            more = {"placement": placement.as_dict()} if placement else {}
+            output.document({**output.hosts_document({one.host: one for one in done}), **more})
+        else:
+            for one in (one for one in done if one.ok):
+                output.block(one, alone=len(fleet.hosts) == 1)
+        for one in done:
+            output.failure(one)
+        return outcome.exit_code(done)
+
+    command(work, failed=output.no_hosts if as_json else None)
+
+
+def _environment(entries: Sequence[str]) -> list[str]:
+    """`KEY` alone takes the value that it has here, as docker does."""
+    found = []
+    for entry in entries:
+        if "=" not in entry and entry not in os.environ:
+            raise InvalidInput(f"`{entry}` has no value, and none is set here", hint=f"write -e {entry}=value")
+        found.append(entry if "=" in entry else f"{entry}={os.environ[entry]}")
+    return found

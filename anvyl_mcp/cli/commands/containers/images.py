@@ -1,0 +1,19 @@
+"""Commands about images."""
+
+from __future__ import annotations
+
+from anvyl_mcp.cli.parser.options import Host, Images, Json, Yes
+
+
+def images(host: Host = "", as_json: Json = False) -> None:
+    """List images on every host, newest first."""
+    from anvyl_mcp.cli.runtime import tool_command
+
+    tool_command.call("list_images", {"limit": 1000}, host=host, as_json=as_json)
+
+
+def pull(names: Images, host: Host = "", yes: Yes = False, as_json: Json = False) -> None:
+    """Pull images from their registries."""
+    from anvyl_mcp.cli.runtime import tool_command
+
+    tool_command.each("pull_image", names, {}, argument="image", host=host, as_json=as_json, yes=yes, progress=True)

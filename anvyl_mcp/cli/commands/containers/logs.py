@@ -1,0 +1,143 @@
+"""`anvyl logs`: the logs of several containers on several hosts, as one stream."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NoReturn
+
+import anyio
+
+from anvyl_mcp.cli.runtime import name_cache, output, tool_command
+from anvyl_mcp.cli.runtime.runner import command
+from anvyl_mcp.cli.terminal import screen
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import HOST_FAILURES, AnvylError
+from anvyl_mcp.core.settings import Settings
+from anvyl_mcp.peers.changes import outcome
+from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
+from anvyl_mcp.peers.fleet.targets import Found
+
+TOOL = "get_container_logs"
+MOST_LINES = 5000
+"""Asked for at once while following: a container that writes more is told about."""
+BUSY_SECONDS, QUIET_SECONDS, LOST_SECONDS = 0.3, 1.0, 3.0
+"""Between two looks at a log: when it had new lines, when it had none, when its host does not answer."""
+
+
+def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str, host: str, as_json: bool) -> NoReturn:
+    """Print the logs of some containers, and go on with them when asked to."""
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+
+        async with opened(settings, lean=True) as node:
+            fleet, tool, found = node.fleet, node.fleet.tool(TOOL), Found()
+            every = [{"name": one, "tail": tail, "since": since, "grep": grep} for one in dict.fromkeys(names)]
+            steps, missing = await tool_command.planned(fleet, tool, every, host, found)
+            name_cache.note(settings, fleet, found)
+            sources = _sources(steps, as_json=as_json and follow)
+            for one in missing:
+                output.failure(one)
+            if follow:
+                unread: list[Outcome] = []
+                async with anyio.create_task_group() as group:
+                    for source in sources:
+                        group.start_soon(_follow, fleet, source, unread)
+                return outcome.exit_code([*missing, *unread])
+            done = [*missing, *await tool_command.run(fleet, tool, steps, None)]
+        if as_json:
+            output.document(tool_command.named_document(done, several=len(every) > 1))
+        for one, source in zip(done[len(missing) :], sources, strict=True):
+            if one.error is not None:
+                output.failure(one)
+            elif not as_json:
+                _print(source, one.answer.result or {})
+        return outcome.exit_code(done)
+
+    several = len(set(names)) > 1
+    command(work, failed=partial(tool_command.named_failed, several=several) if as_json else None)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One container's log, and what stands before its lines."""
+
+    host: str
+    arguments: Mapping[str, Any]
+    label: str
+    as_json: bool = False
+    going_on: bool = False
+
+
+def _sources(steps: Sequence[tool_command.Step], *, as_json: bool) -> list[Source]:
+    """A lone log is shown as it is; of several every line says whose it is."""
+    pairs = [(step.arguments, host) for step in steps for host in step.hosts]
+    plain = [f"{host}/{arguments['name']}" for arguments, host in pairs]
+    labels = _labels(plain) if len(pairs) > 1 else [""] * len(pairs)
+    return [Source(host, arguments, label, as_json) for (arguments, host), label in zip(pairs, labels, strict=True)]
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    if not sys.stdout.isatty():
+        return [f"{name}\t" for name in names]
+    from rich.cells import cell_len, set_cell_size
+
+    width = max(map(cell_len, names))
+    return [screen.paint(set_cell_size(name, width) + " │ ", screen.host_colour(name)) for name in names]
+
+
+def _print(source: Source, result: Mapping[str, Any]) -> None:
+    name = source.arguments["name"]
+    for line in result["lines"]:
+        if source.as_json:
+            output.document({"host": source.host, "name": name, "line": line}, indent=None)
+        else:
+            # A line of one host must not make another, which would stand there without the host's label.
+            words = text.clean(line).replace("\n", " ")
+            output.verbatim(f"{source.label}{words}")
+    sys.stdout.flush()
+
+
+async def _follow(fleet: Fleet, source: Source, unread: list[Outcome]) -> None:
+    """Print what is new, again and again, through restarts of the container and of its host; ends when it is gone.
+
+    A log that could not be read from the start on is noted in `unread`.
+    """
+    lost = False
+    while True:
+        one = await fleet.call(source.host, TOOL, source.arguments)
+        name = source.arguments["name"]
+        if one.error is not None:
+            if not isinstance(one.error, HOST_FAILURES):
+                output.failure(one)
+                if not source.going_on:
+                    unread.append(one)
+                return
+            if not lost:
+                _tell_lost(one.error, source)
+            lost = True
+            await anyio.sleep(LOST_SECONDS)
+            continue
+        if lost:
+            output.talk(f"{source.host}: answers again; going on with {name}")
+        lost = False
+        result = one.answer.result or {}
+        if result.get("truncated") and source.going_on:
+            output.talk(f"{source.host}: {name} writes faster than it can be shown; some lines are left out")
+        _print(source, result)
+        source = replace(source, arguments=_next(source.arguments, result), going_on=True)
+        await anyio.sleep(BUSY_SECONDS if result["lines"] else QUIET_SECONDS)
+
+
+def _next(arguments: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    return {**arguments, "tail": MOST_LINES, "since": result["next_since"] or arguments["since"]}
+
+
+def _tell_lost(error: AnvylError, source: Source) -> None:
+    problem = type(error)(
+        f"{source.host}: {error.message}", hint=f"waiting for it, to go on with {source.arguments['name']}"
+    )
+    output.problem(problem)

@@ -1,0 +1,56 @@
+"""`anvyl run --place`: the figures that chose a host, and a person's yes to it."""
+
+from __future__ import annotations
+
+from anvyl_mcp.cli.runtime import output
+from anvyl_mcp.cli.runtime.runner import ask_yes_no
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import ApprovalNeeded, InvalidInput
+from anvyl_mcp.peers.changes.placement import Placement, place
+from anvyl_mcp.peers.fleet.fleet import Fleet
+
+
+async def choose(fleet: Fleet, words: str, selector: str, *, memory: str = "") -> Placement:
+    """Choose the host, and show what by.
+
+    Raises:
+        InvalidInput: no host has the memory that the container is allowed.
+    """
+    placement = await place(fleet, words, selector)
+    _show(placement)
+    wanted, figures = text.parse_size(memory) if memory else None, placement.figures[placement.host]
+    if wanted and wanted > figures.memory_free and placement.rule == "most-memory":
+        raise InvalidInput(
+            f"no host has {text.size(wanted)} of memory free; {placement.host} has {text.size(figures.memory_free)}",
+            hint="ask for less with --memory, or name the host yourself with --host",
+        )
+    return placement
+
+
+def _show(placement: Placement) -> None:
+    for host, reason in placement.left_out.items():
+        output.talk(f"left out: {host} ({reason})")
+    output.talk(f"{placement.host} has {placement.why}")
+    if len(placement.figures) > 1:
+        rows = [
+            [host, f"{text.size(one.memory_free)} of {text.size(one.memory_total)}", f"{one.load:g}", str(one.cores)]
+            for host, one in placement.figures.items()
+        ]
+        output.talk_table(["host", "free memory", "load", "cores"], rows)
+
+
+def confirm(placement: Placement, what: str, *, yes: bool) -> None:
+    """Ask whether the chosen host is right.
+
+    Raises:
+        ApprovalNeeded: there is nobody to ask, or the answer is no.
+    """
+    if yes:
+        return
+    answer = ask_yes_no(f"{what}?")
+    if answer is None:
+        raise ApprovalNeeded(
+            f"this would {what}, which has {placement.why}, and there is no terminal to ask at", hint="add --yes"
+        )
+    if not answer:
+        raise ApprovalNeeded("nothing was created", hint="answer y to go on, or name another host with --host")

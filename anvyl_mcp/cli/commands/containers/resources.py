@@ -1,0 +1,55 @@
+"""`anvyl resources`: a line per host, so that the busy and the full ones are seen at a glance."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from anvyl_mcp.cli.runtime import tool_command
+from anvyl_mcp.cli.runtime.host_answers import View
+from anvyl_mcp.cli.terminal import screen
+from anvyl_mcp.core import text
+from anvyl_mcp.peers.connection.listing import ToolListing
+from anvyl_mcp.peers.fleet.fleet import Outcome
+
+BAR = 5
+ROOM_FOR_BARS = 80
+
+
+def resources(*, host: str, as_json: bool) -> NoReturn:
+    """Print cpu, memory, the fullest disk, load and uptime of every host."""
+    tool_command.call("get_host_resources", {}, host=host, as_json=as_json, view=_view)
+
+
+def _view(tool: ToolListing) -> View:
+    return View(["host", "cpu", "memory", "disk", "load", "up"], _rows, noun="figures")
+
+
+def _rows(one: Outcome) -> list[list[str]]:
+    result = one.answer.result or {}
+    memory, disks = result["memory"], sorted(result["disks"], key=lambda disk: float(disk["percent"]), reverse=True)
+    return [
+        [
+            one.host,
+            _share(result["cpu_percent"]),
+            f"{_share(memory['percent'])} of {text.size(memory['total'])}",
+            _disk(disks) if disks else "",
+            f"{result['load'][0]:g}" if result["load"] else "",
+            text.duration(result["uptime_seconds"]),
+        ]
+    ]
+
+
+def _disk(disks: Sequence[Mapping[str, Any]]) -> str:
+    """The fullest one, named where there are several or it is not the root."""
+    fullest = disks[0]
+    where = f" {fullest['mount']}" if len(disks) > 1 or fullest["mount"] != "/" else ""
+    return f"{_share(fullest['percent'])} of {text.size(fullest['total'])}{where}"
+
+
+def _share(percent: float) -> str:
+    if not sys.stdout.isatty() or screen.console(sys.stdout).width < ROOM_FOR_BARS:
+        return f"{percent:.0f} %"
+    full = min(round(percent / 100 * BAR), BAR)
+    return f"{'█' * full}{'░' * (BAR - full)} {percent:3.0f} %"

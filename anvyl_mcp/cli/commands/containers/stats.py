@@ -1,0 +1,122 @@
+"""`anvyl stats`: what containers use, once or again and again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import anyio
+
+from anvyl_mcp.cli.runtime import output, tool_command
+from anvyl_mcp.cli.runtime.host_answers import View, listed
+from anvyl_mcp.cli.runtime.runner import command
+from anvyl_mcp.cli.terminal import screen
+from anvyl_mcp.core.settings import Settings
+from anvyl_mcp.peers.changes import outcome
+from anvyl_mcp.peers.connection.listing import ToolListing
+from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
+from anvyl_mcp.peers.fleet.targets import Found
+
+TOOL = "get_container_stats"
+EVERY_SECONDS = 2
+TITLES = {
+    "cpu_percent": "CPU",
+    "memory_used": "MEMORY",
+    "memory_limit": "LIMIT",
+    "net_rx": "NET IN",
+    "net_tx": "NET OUT",
+    "pids": "PIDS",
+}
+
+
+def view(tool: ToolListing) -> View | None:
+    """The tool's own table, with shorter titles."""
+    return listed(tool, TITLES)
+
+
+def stats(names: Sequence[str], *, watch: bool, host: str, as_json: bool) -> NoReturn:
+    """Print the use of all or some running containers."""
+    if watch:
+        _watch(names, host=host, as_json=as_json)
+    if names:
+        tool_command.each(TOOL, names, {}, host=host, as_json=as_json, view=view)
+    tool_command.call(TOOL, {}, host=host, as_json=as_json, view=view)
+
+
+def _watch(names: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+
+        async with opened(settings, lean=True) as node:
+            tool = node.fleet.tool(TOOL)
+            every: list[dict[str, Any]] = [{"name": name} for name in dict.fromkeys(names)] or [{}]
+            steps, missing = await tool_command.planned(node.fleet, tool, every, host, Found())
+            for one in missing:
+                output.failure(one)
+            view = _View(tool, steps, as_json=as_json)
+            async with anyio.create_task_group() as group:
+                group.start_soon(view.draw_on)
+                for step in steps:
+                    for each in step.hosts:
+                        group.start_soon(view.ask_on, node.fleet, each, step.arguments)
+        return 0
+
+    command(work, failed=output.no_hosts if as_json else None)
+
+
+class _View:
+    """The latest answer of every host, drawn every two seconds; a slow host holds up nobody's figures but its own."""
+
+    def __init__(self, tool: ToolListing, steps: Sequence[tool_command.Step], *, as_json: bool) -> None:
+        shown = view(tool)
+        assert shown is not None
+        self._view = shown
+        self._pairs = [(str(step.arguments.get("name", "")), host) for step in steps for host in step.hosts]
+        self._latest: dict[tuple[str, str], Outcome] = {}
+        self._as_json = as_json
+        live = None if as_json else output.live_display(sys.stdout)
+        # On a dumb terminal nothing can be drawn over: it gets rows, as a pipe does.
+        self._live = live if live and live.console.is_interactive else None
+        self._news = anyio.Event()
+        self._headed = False
+
+    async def ask_on(self, fleet: Fleet, host: str, arguments: Mapping[str, Any]) -> None:
+        """Ask one host again and again."""
+        while True:
+            self._latest[str(arguments.get("name", "")), host] = await fleet.call(host, TOOL, arguments)
+            self._news.set()
+            await anyio.sleep(EVERY_SECONDS)
+
+    async def draw_on(self) -> None:
+        """Draw what was answered, every two seconds."""
+        await self._news.wait()
+        with anyio.move_on_after(EVERY_SECONDS):
+            while len(self._latest) < len(self._pairs):
+                self._news = anyio.Event()
+                await self._news.wait()
+        while True:
+            self._draw()
+            await anyio.sleep(EVERY_SECONDS)
+
+    def _draw(self) -> None:
+        done = [self._latest[pair] for pair in self._pairs if pair in self._latest]
+        if self._as_json:
+            output.document({"calls": outcome.documents(done)}, indent=None)
+            return
+        rows = [row for one in done if one.ok for row in self._view.rows(one)]
+        if self._live is not None:
+            self._live.show(self._silent(done), "red", table=screen.Table(self._view.columns, rows, TITLES))
+            return
+        if not self._headed:
+            self._headed = True
+            output.row(self._view.columns)
+        for row in rows:
+            output.row(row)
+        sys.stdout.flush()
+
+    def _silent(self, done: Sequence[Outcome]) -> list[str]:
+        """Hosts without figures, a line each."""
+        told = [f"{one.host}: {one.error.message}" for one in done if one.error is not None]
+        told += [f"{host}: no answer yet" for pair in self._pairs if pair not in self._latest for host in pair[1:]]
+        return told

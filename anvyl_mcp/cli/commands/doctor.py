@@ -1,0 +1,45 @@
+"""`anvyl doctor`: what is there, what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anvyl_mcp.cli.parser.options import Json
+
+if TYPE_CHECKING:
+    from anvyl_mcp.core.settings import Settings
+
+SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("wrong", "red")}
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check engine, hosts and model.
+
+    Exit code 1 if something is wrong.
+    """
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.orchestrator.ask.doctor import examine
+
+        async with opened(settings, lean=True) as node:
+            found = await examine(node.fleet, settings, served="://" in node.local.url)
+        if as_json:
+            output.document({"findings": [one.as_dict() for one in found], "error": None})
+        else:
+            _show([one.as_dict() for one in found])
+        return 1 if any(one.verdict == "wrong" for one in found) else 0
+
+    runner.command(work, failed=output.failed("findings", []) if as_json else None)
+
+
+def _show(found: list[dict[str, Any]]) -> None:
+    from anvyl_mcp.cli.runtime import output
+    from anvyl_mcp.core import text
+
+    for one in found:
+        word, colour = SIGNS[one["verdict"]]
+        output.labelled(word, text.one_line(f"{one['about']}: {one['said']}"), colour)
+        if one["hint"]:
+            output.labelled("", text.one_line(f"→ {one['hint']}"), "")

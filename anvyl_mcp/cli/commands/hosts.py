@@ -1,0 +1,295 @@
+"""`anvyl hosts`: which hosts this one knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anvyl_mcp.cli.parser.command_groups import Commands
+from anvyl_mcp.cli.parser.options import Json
+
+if TYPE_CHECKING:
+    from anvyl_mcp.core.settings import Settings
+    from anvyl_mcp.peers.fleet.fleet import Fleet
+    from anvyl_mcp.peers.hosts.discovery import Announced
+    from anvyl_mcp.peers.watch.health import Check, HostHealth
+
+EXAMPLES = """\
+anvyl hosts add
+anvyl hosts check nas
+anvyl hosts rename nas attic
+"""
+
+app = Commands("Manage the hosts that this machine knows.", EXAMPLES)
+
+PAIRING = "on that host run anvyl-mcp invite, then here anvyl hosts add"
+"""Nothing that a network says is enough to trust a host by."""
+MOST_SECONDS = 60
+
+
+@app.command("list")
+def list_hosts(as_json: Json = False) -> None:
+    """List the hosts, and whether they answer."""
+    _show("", as_json=as_json, only_known=True)
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="HOST", help="Host to check; all if omitted.")] = "",
+    accept_audit: Annotated[
+        str, typer.Option(metavar="HOST", help="Accept the current audit log of a host that was set up anew.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Check that hosts answer and that their audit logs are intact.
+
+    Fails if a host does not answer, or if its audit log has lost records that this machine has seen.
+    """
+    _show(name or accept_audit, as_json=as_json, only_known=False, accept=accept_audit)
+
+
+@app.command()
+def add(
+    name_or_code: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME_OR_CODE", help="Name for the host, or a join code; asked for if omitted, - for stdin."
+        ),
+    ] = "",
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Address, like http://127.0.0.1:4210; not with a code.")
+    ] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="With a code: name for the host.")] = "",
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="Tag, to select hosts by @TAG; repeatable.")
+    ] = None,
+    token: Annotated[
+        str, typer.Option(metavar="TOKEN", help="With an address: a token of that host; - asks for it.")
+    ] = "",
+    pin: Annotated[str, typer.Option(metavar="PIN", help="With an address: the pin of that host's key.")] = "",
+    trust_tools: Annotated[
+        bool, typer.Option("--trust-tools", help="Let `anvyl call` use tools of that host that are unknown here.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Add a host, by a join code or by its address.
+
+    `anvyl-mcp invite` prints the code, on that host. A new code for a host that you have already added changes what
+    this machine may do there.
+    """
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.cli.runtime.secret_input import secret
+        from anvyl_mcp.peers.membership import CODE, add_host
+        from anvyl_mcp.peers.watch.health import check as check_host
+
+        called, proof = name_or_code, token
+        if not url and not pin and (called in ("", "-") or called.strip().lower().startswith(CODE)):
+            called = secret(called, what="join code", instead="anvyl hosts add - < FILE, or anvyl hosts add alone")
+        if proof:
+            proof = secret(proof, what="token", instead="--token - < FILE, or --token - alone")
+        async with opened(settings, lean=True) as node:
+            known = set(node.fleet.peers)
+            peer, scopes = await add_host(
+                node.fleet,
+                called,
+                url,
+                name=name,
+                tags=tuple(tag or ()),
+                token=proof,
+                pin=pin,
+                trust_tools=trust_tools,
+            )
+            found = await check_host(node.fleet, peer.name)
+        if as_json:
+            output.document({"hosts": {found.name: {**found.as_dict(), "scopes": list(scopes)}}, "error": None})
+            return 0
+        rights = f", with the rights of {', '.join(scopes)}" if scopes else ""
+        done = "updated" if peer.name in known else "added"
+        if found.ok:
+            output.talk(f"{done} {peer.name} at {peer.url}{rights}: it answers")
+        else:
+            output.talk(f"{done} {peer.name} at {peer.url}{rights}; it does not answer now: {found.status}")
+            output.talk(f"hint:  {found.hint or 'see anvyl hosts check ' + peer.name}")
+        return 0
+
+    runner.command(work, failed=output.no_hosts if as_json else None)
+
+
+@app.command()
+def remove(name: Annotated[str, typer.Argument(metavar="HOST", help="Host to remove.")], as_json: Json = False) -> None:
+    """Remove a host, and revoke this machine's token there."""
+
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.peers.hosts.audit_witness import Heads
+        from anvyl_mcp.peers.hosts.registry import Registry
+        from anvyl_mcp.peers.membership import remove_host
+
+        peer, problem = await remove_host(Registry(settings.hosts_file), name)
+        Heads(settings.heads_file).forget(peer.name)
+        if as_json:
+            entry = {"url": peer.url, "removed": True, "revoked": bool(peer.token) and not problem}
+            output.document({"hosts": {peer.name: entry}, "error": None})
+        else:
+            output.talk(f"removed {peer.name} ({peer.url})")
+        if problem:
+            output.talk(f"its token for us could not be revoked there: {problem}")
+            output.talk("hint:  on that host: anvyl-mcp token list, then anvyl-mcp token revoke NAME")
+        return 0
+
+    runner.command(work, failed=output.no_hosts if as_json else None)
+
+
+@app.command()
+def rename(
+    name: Annotated[str, typer.Argument(metavar="HOST", help="Current name.")],
+    new: Annotated[str, typer.Argument(metavar="NAME", help="New name.")],
+    as_json: Json = False,
+) -> None:
+    """Rename a host on this machine; it stays paired."""
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.peers.membership import rename_host
+
+        async with opened(settings, lean=True) as node:
+            old = name.strip().lower()
+            peer = rename_host(node.fleet, old, new)
+            node.heads.rename(old, peer.name)
+        if as_json:
+            output.document({"hosts": {peer.name: {"url": peer.url, "renamed_from": old}}, "error": None})
+        else:
+            output.talk(f"renamed {old} to {peer.name} ({peer.url})")
+        return 0
+
+    runner.command(work, failed=output.no_hosts if as_json else None)
+
+
+@app.command()
+def discover(
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="How long to listen.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Find hosts that announce themselves on the local network."""
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.core import serve_lock
+        from anvyl_mcp.core.errors import InvalidInput
+        from anvyl_mcp.peers.hosts import discovery
+
+        if not 0 < seconds <= MOST_SECONDS:
+            raise InvalidInput(f"--seconds is {seconds:g}", hint=f"listen for at most {MOST_SECONDS}, like --seconds 3")
+        found = await discovery.discover(seconds)
+        server = serve_lock.find(settings.run_dir)
+        async with opened(settings, lean=True) as node:
+            peers = node.fleet.peers
+        known = [one.known_as(peers, server.network if server else ()) for one in found]
+        if as_json:
+            output.document({"hosts": _announced(found, known), "error": None})
+            return 0
+        if not found:
+            output.talk("no host announces itself; on each: anvyl-mcp serve --announce, once it is open to the network")
+            return 0
+        rows = [[one.name, " ".join(one.urls), one.version, name] for one, name in zip(found, known, strict=True)]
+        output.table(["name", "url", "version", "known as"], rows)
+        if new := [one.name for one, name in zip(found, known, strict=True) if not name]:
+            output.talk(f"to add {' or '.join(new)}: {PAIRING}")
+        return 0
+
+    runner.command(work, failed=output.no_hosts if as_json else None)
+
+
+def _announced(found: list[Announced], known: list[str]) -> dict[str, Any]:
+    """By name; of several that take the same name each has its address behind it."""
+    names = [one.name for one in found]
+    return {
+        one.name if names.count(one.name) == 1 else f"{one.name} ({one.urls[0]})": {
+            "name": one.name,
+            "url": one.urls[0],
+            "urls": list(one.urls),
+            "version": one.version,
+            "known": bool(name),
+            "known_as": name,
+            "hint": "" if name else PAIRING,
+        }
+        for one, name in zip(found, known, strict=True)
+    }
+
+
+def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> None:
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from functools import partial
+
+        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.core import serve_lock
+        from anvyl_mcp.peers.watch import health
+
+        async with opened(settings, lean=True) as node:
+            token = serve_lock.local_token(settings.run_dir)
+            examine = partial(health.examine, heads=node.heads, token=token)
+            for known in node.fleet.select(accept) if accept else ():
+                node.heads.forget(known)
+            names = node.fleet.select(name) if name else node.fleet.hosts
+            how = health.check if only_known else examine
+            if as_json:
+                found = await health.check_hosts(node.fleet, names, how)
+            else:
+                found = await _shown(node.fleet, names, how, ("rights", "clock", "pin") if not only_known else ())
+        if as_json:
+            hosts: dict[str, Any] = {host.name: host.as_dict() for host in found}
+            output.document({"hosts": hosts, "error": None})
+        bad = [host for host in found if not host.ok]
+        if only_known or not bad:
+            return 0
+        return 1 if len(bad) == len(found) else 3
+
+    runner.command(work, failed=output.no_hosts if as_json else None)
+
+
+async def _shown(fleet: Fleet, names: Sequence[str], how: Check, more: Sequence[str]) -> list[HostHealth]:
+    """Ask the hosts, each of them a row as soon as it answered; then what a person can do about them."""
+    import anyio
+
+    from anvyl_mcp.cli.runtime import output
+    from anvyl_mcp.cli.runtime.live_table import Growing
+    from anvyl_mcp.peers.watch import health
+
+    columns = ["name", "status", "url", "tags", "version", *more]
+
+    def rows(host: HostHealth) -> list[list[str]]:
+        name, status, *rest = _row(host)[: len(columns)]
+        # On a terminal the reason stands below the table, where there is room for it.
+        return [[name, status.partition(": ")[0] if table.live else status, *rest]]
+
+    table: Growing[HostHealth] = Growing(columns, rows, names)
+    async with anyio.create_task_group() as showing:
+        showing.start_soon(table.follow)
+        found = await health.check_hosts(fleet, names, how, lambda one: table.arrived(one.name, one))
+        showing.cancel_scope.cancel()
+    table.end()
+    for host in found:
+        if not host.ok:
+            output.talk(f"{host.name}: {host.status}" + (f"; {host.hint}" if host.hint else ""))
+        for note in host.notes:
+            output.talk(f"{host.name}: {note}")
+    return found
+
+
+def _row(host: HostHealth) -> list[str]:
+    from anvyl_mcp.core import text
+
+    ahead = host.clock_seconds
+    clock = "" if ahead is None else "right" if abs(ahead) < 1 else f"{'+-'[ahead < 0]}{text.duration(abs(ahead))}"
+    tags, scopes = ", ".join(host.tags), ",".join(host.scopes)
+    return [host.name, host.status, host.url, tags, host.version, scopes, clock, host.pin]

@@ -1,0 +1,32 @@
+"""Commands about the tools themselves: call any, list all."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from anvyl_mcp.cli.parser.options import Host, Json, Yes
+
+
+def call(
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="Name of a tool; `anvyl tools` lists them.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Arguments; a single word is the first required one."),
+    ] = None,
+    host: Host = "",
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Call a tool by its name."""
+    from anvyl_mcp.cli.runtime import tool_command
+
+    tool_command.call(tool, arguments or [], host=host, as_json=as_json, yes=yes)
+
+
+def tools(as_json: Json = False) -> None:
+    """List all tools with their arguments."""
+    from anvyl_mcp.cli.runtime import tool_command
+
+    tool_command.list_catalogue(as_json=as_json)

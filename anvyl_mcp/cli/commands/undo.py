@@ -1,0 +1,68 @@
+"""`anvyl undo`: the last change taken back, shown before it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anvyl_mcp.cli.parser.options import Host, Json, Yes
+from anvyl_mcp.core.errors import AnvylError
+
+if TYPE_CHECKING:
+    from anvyl_mcp.core.settings import Settings
+    from anvyl_mcp.peers.changes.undo import Undo
+
+
+def undo(
+    host: Host = "",
+    yes: Yes = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be undone, without changing anything.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Undo the last start, stop or removal, after asking.
+
+    A removed container is created again with the same settings, if its image is still there.
+    """
+    from anvyl_mcp.cli.runtime import output
+    from anvyl_mcp.cli.runtime.approval_prompt import confirm_undo
+    from anvyl_mcp.cli.runtime.runner import command
+    from anvyl_mcp.core import text
+    from anvyl_mcp.peers.changes import outcome as verdict
+    from anvyl_mcp.peers.changes import undo as undoing
+
+    seen: list[Undo] = []
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+
+        async with opened(settings, lean=True) as node:
+            wanted = await undoing.last_change(node.fleet, host)
+            seen.append(wanted)
+            if dry_run:
+                if as_json:
+                    output.document(_document(seen))
+                else:
+                    output.say(text.one_line(f"{wanted.host}: {wanted.words}"))
+                return 0
+            confirm_undo(wanted, yes=yes)
+            outcome = await undoing.undo(node.fleet, wanted)
+            if as_json:
+                output.document(_document(seen, result=outcome.answer.result, error=outcome.error))
+            elif outcome.ok:
+                output.block(outcome, alone=False)
+            output.failure(outcome)
+            return verdict.exit_code([outcome])
+
+    command(work, failed=(lambda error: _document(seen, error=error)) if as_json else None)
+
+
+def _document(seen: list[Undo], *, result: Any = None, error: AnvylError | None = None) -> dict[str, Any]:
+    return {
+        "host": seen[0].host if seen else None,
+        "undo": dict(seen[0].change) if seen else None,
+        "result": result,
+        "error": error.as_dict() if error else None,
+    }

@@ -1,0 +1,106 @@
+"""`anvyl watch`: what goes wrong in the fleet, told as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anvyl_mcp.cli.parser.options import Host
+
+if TYPE_CHECKING:
+    from anvyl_mcp.app.node import Node
+    from anvyl_mcp.core.errors import AnvylError
+    from anvyl_mcp.core.settings import Settings
+    from anvyl_mcp.peers.watch.watcher import Notice
+
+
+def watch(
+    host: Host = "",
+    every: Annotated[str | None, typer.Option(metavar="TIME", help="Time between two checks.  [default: 30s]")] = None,
+    disk: Annotated[
+        int | None, typer.Option(metavar="PERCENT", help="Report disks that are fuller than this.  [default: 90]")
+    ] = None,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="POST each notice to this URL, as JSON.")] = None,
+    command: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Run this for each notice, with the notice as JSON on stdin.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Check once; exit code 1 if there is a problem.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document for each notice; with --once, a single one.")
+    ] = False,
+) -> None:
+    """Watch the hosts and report problems.
+
+    Problems are: a host or its engine does not answer, a disk is nearly full, a container is unhealthy, keeps
+    restarting, died or was stopped by another program.
+    """
+    import logging
+    import sys
+
+    from anvyl_mcp.cli.runtime import runner
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import opened
+
+        async with opened(settings, lean=True) as node:
+            return await (_look(node, host, as_json) if once else _watch(node, host, as_json))
+
+    flags = {
+        "watch_every": every,
+        "watch_disk": None if disk is None else str(disk),
+        "watch_webhook": webhook,
+        "watch_command": command,
+    }
+    runner.command(work, flags=flags, failed=_failed if as_json and once else None)
+
+
+def _failed(error: AnvylError) -> dict[str, Any]:
+    return {"notices": [], "error": error.as_dict()}
+
+
+async def _look(node: Node, host: str, as_json: bool) -> int:
+    """A first look has only news."""
+    from anvyl_mcp.cli.runtime import output
+    from anvyl_mcp.core import text
+    from anvyl_mcp.peers.watch.notifiers import watcher_of
+
+    notices = await watcher_of(node.fleet, node.settings, host, patience=1).look()
+    if as_json:
+        output.document({"notices": [notice.as_dict() for notice in notices], "error": None})
+    else:
+        for notice in notices:
+            output.say(text.one_line(notice.message))
+        if not notices:
+            output.talk(f"nothing is wrong on {', '.join(node.fleet.select(host or 'all'))}")
+    return 1 if notices else 0
+
+
+async def _watch(node: Node, host: str, as_json: bool) -> int:
+    from anvyl_mcp.cli.runtime import output
+    from anvyl_mcp.core.text import joined
+    from anvyl_mcp.peers.watch.notifiers import watching
+
+    look = watching(node.fleet, node.settings, _printing(as_json), host)
+    output.talk(f"watching {joined(node.fleet.select(host or 'all'))}; Ctrl-C ends it")
+    await look()
+    return 0
+
+
+def _printing(as_json: bool) -> Callable[[Notice], None]:
+    import time
+
+    from anvyl_mcp.cli.runtime import output
+    from anvyl_mcp.core import text
+
+    def told(notice: Notice) -> None:
+        if as_json:
+            output.document(notice.as_dict(), indent=None)
+            return
+        clock = time.strftime("%H:%M:%S", time.localtime(notice.at))
+        output.say(text.one_line(f"{clock}  {notice.message}"), "green" if notice.over else "red")
+
+    return told

@@ -1,0 +1,1 @@
+"""`anvyl ask` and `anvyl chat` at a terminal."""

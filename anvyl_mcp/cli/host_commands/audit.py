@@ -1,0 +1,126 @@
+"""`anvyl-mcp audit`: what was done on this host, by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anvyl_mcp.cli.parser.command_groups import Commands
+from anvyl_mcp.cli.parser.options import Json
+
+if TYPE_CHECKING:
+    from anvyl_mcp.core.settings import Settings
+
+EXAMPLES = """\
+anvyl-mcp audit --since 2h
+anvyl-mcp audit --tool stop_container --limit 20
+anvyl-mcp audit verify
+"""
+
+app = Commands("Show what was changed on this host, and by whom.", EXAMPLES, invoke_without_command=True)
+
+
+MOST_ROWS = 50
+"""Shown unless asked otherwise."""
+
+
+@app.callback()
+def show(
+    context: typer.Context,
+    since: Annotated[str, typer.Option(metavar="TIME", help="Only records since then, like 2h or 7d.")] = "",
+    tool: Annotated[str, typer.Option(metavar="TOOL", help="Only calls of this tool.")] = "",
+    operation: Annotated[str, typer.Option(metavar="ID", help="Only the change with this operation ID.")] = "",
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Include reads, not only changes and refusals.")] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", "-n", metavar="NUMBER", help="Number of most recent records; 0 for all.  [default: 50]"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the records; a document has all of them, reads included, with times in UTC."""
+    if context.invoked_subcommand:
+        return
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from datetime import UTC, datetime, timedelta
+
+        from anvyl_mcp.core.errors import InvalidInput
+        from anvyl_mcp.server.http.host_state import Trust
+
+        if limit is not None and limit < 0:
+            raise InvalidInput(f"--limit is {limit}", hint="name how many records to show, or 0 for all")
+        start = datetime.now(UTC) - timedelta(seconds=runner.seconds(since, "--since")) if since else None
+        records = Trust(settings.state_dir).records(since=start, tool=tool, operation=operation)
+        if as_json:
+            output.document({"records": records[-limit:] if limit else records, "error": None})
+            return 0
+        if operation and not records:
+            output.talk(f"no change with the operation id {operation} began here, as far back as the log goes")
+        if not (all_ or tool or operation):
+            records = _changes(records, settings)
+        most = MOST_ROWS if limit is None else limit
+        shown = records[-most:] if most else records
+        if len(shown) < len(records):
+            output.talk(f"{len(records) - len(shown)} older records are not shown; --limit 0 shows them")
+        output.table(["time", "who", "tool", "arguments", "outcome", "seconds"], [_row(record) for record in shown])
+        return 0
+
+    runner.command(work, failed=output.failed("records", []) if as_json else None)
+
+
+def _changes(records: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapping[str, Any]]:
+    """What changed something or was refused; a record of another kind than a call of a tool counts as a change."""
+    from anvyl_mcp.app.catalogue import catalogue
+
+    reads = {name for name, tool in catalogue(settings.cache_dir).items() if tool.reads}
+    return [record for record in records if record["tool"] not in reads or record["outcome"] == "denied"]
+
+
+def _row(record: Mapping[str, Any]) -> list[str]:
+    from anvyl_mcp.core import text
+
+    words = [text.cell(record[name], {}) for name in ("who", "tool", "arguments", "outcome")]
+    return [text.local_time(record["time"]), *words, _seconds(record["seconds"])]
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.2f}" if seconds < 1 else f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
+
+
+@app.command()
+def verify(as_json: Json = False) -> None:
+    """Check that no record was changed, removed or moved."""
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.server.http.host_state import Trust
+
+        found = Trust(settings.state_dir).audit.verify()
+        if as_json:
+            output.document(
+                {
+                    "ok": not found.problem,
+                    "records": found.records,
+                    "files": found.files,
+                    "head": found.head,
+                    "problem": found.problem,
+                    "notes": list(found.notes),
+                    "error": None,
+                }
+            )
+        elif found.problem:
+            output.talk(f"the audit log is not whole: {found.problem}")
+        else:
+            output.talk(f"the audit log is whole: {found.records} records in {found.files} files, head {found.head}")
+        for note in [] if as_json else found.notes:
+            output.talk(f"note:  {note}")
+        return 1 if found.problem else 0
+
+    runner.command(work, failed=output.failed("ok", False) if as_json else None)

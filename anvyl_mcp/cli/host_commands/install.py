@@ -1,0 +1,115 @@
+"""`anvyl-mcp install`: the whole fleet for a desktop assistant, in its settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from anvyl_mcp.app import client_configs
+from anvyl_mcp.cli.runtime import output, runner
+from anvyl_mcp.core.errors import AnvylError, NotFound
+from anvyl_mcp.core.settings import Settings
+
+
+def install(client: str, flags: Sequence[str], *, show: bool, dry_run: bool, as_json: bool) -> NoReturn:
+    """Put the gateway into an assistant's settings; `show`: only print what to put there."""
+
+    async def work(_: Settings) -> int:
+        if not client:
+            return _list(as_json=as_json)
+        assistant = client_configs.named(client)
+        start = client_configs.launch(flags, os.environ, sys.argv[0])
+        file = client_configs.place(assistant, os.environ)
+        written = None
+        if file and not show and assistant.form != "shown":
+            written = client_configs.install(client, file, start, dry_run=dry_run)
+        if as_json:
+            output.document(
+                {
+                    "client": client,
+                    "file": str(written.file if written else file) if file else None,
+                    "entry": assistant.shape(start),
+                    "written": bool(written and written.changed and not dry_run),
+                    "backup": str(written.backup) if written and written.backup else None,
+                    "error": None,
+                }
+            )
+            return 0
+        if written is None:
+            output.verbatim(client_configs.text_of(assistant, start))
+            output.talk(f"this belongs into {file or 'the settings of your assistant'}; nothing was written")
+        elif not written.changed:
+            output.talk(f"{assistant.title} has it already, in {written.file}")
+        elif dry_run:
+            output.verbatim(client_configs.text_of(assistant, start))
+            output.talk(f"this would be added to {written.file}; nothing was written")
+        else:
+            output.talk(_became(written, dry_run=False))
+            output.talk(f"start {assistant.title} again, and ask it for your containers")
+        for name in start.left_out:
+            output.talk(f"note:  {name} holds a password, so it is not in there")
+        return 0
+
+    runner.command(work, failed=output.failed("client") if as_json else None)
+
+
+def install_all(flags: Sequence[str], *, dry_run: bool, as_json: bool) -> NoReturn:
+    """Put the gateway into the settings of every assistant that was ever started here."""
+
+    async def work(_: Settings) -> int:
+        start = client_configs.launch(flags, os.environ, sys.argv[0])
+        done: list[dict[str, object]] = []
+        errors: list[AnvylError] = []
+        for client, file in _found().items():
+            entry: dict[str, object] = {"client": client, "file": str(file), "written": False, "error": None}
+            try:
+                written = client_configs.install(client, file, start, dry_run=dry_run)
+                entry["written"] = written.changed and not dry_run
+                if not as_json:
+                    output.talk(_became(written, dry_run=dry_run))
+            except AnvylError as error:
+                errors.append(error)
+                entry["error"] = error.as_dict()
+                output.problem(error)
+            done.append(entry)
+        if not done:
+            raise NotFound("no assistant has settings here", hint="start one once, or see anvyl-mcp install")
+        if as_json:
+            output.document({"clients": done, "error": None})
+        return 0 if not errors else 1 if len(errors) == len(done) else 3
+
+    runner.command(work, failed=output.failed("clients", []) if as_json else None)
+
+
+def _found() -> dict[str, Path]:
+    places = {name: client_configs.place(one, os.environ) for name, one in client_configs.ASSISTANTS.items()}
+    return {
+        name: file
+        for name, file in places.items()
+        if file is not None and client_configs.ASSISTANTS[name].form != "shown" and client_configs.is_here(file)
+    }
+
+
+def _became(written: client_configs.Written, *, dry_run: bool) -> str:
+    if not written.changed:
+        return f"{written.file} has it already"
+    kept = f"; as it was before it is {written.backup.name} beside it" if written.backup else ""
+    return f"would be added to {written.file}" if dry_run else f"added to {written.file}{kept}"
+
+
+def _list(*, as_json: bool) -> int:
+    rows = []
+    for client, assistant in client_configs.ASSISTANTS.items():
+        file = client_configs.place(assistant, os.environ)
+        if file is not None:
+            here = "found" if client_configs.is_here(file) else "not found"
+            rows.append([client, "set up" if client_configs.has_entry(assistant, file) else here, str(file)])
+    if as_json:
+        keys = ("client", "state", "file")
+        output.document({"clients": [dict(zip(keys, row, strict=True)) for row in rows], "error": None})
+    else:
+        output.table(["client", "state", "file"], rows)
+    return 0

@@ -1,0 +1,123 @@
+"""`anvyl-mcp policy`: what this host's owner takes away from its callers, seen before it counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anvyl_mcp.cli.parser.command_groups import Commands
+from anvyl_mcp.cli.parser.options import Json
+
+if TYPE_CHECKING:
+    from anvyl_mcp.core.settings import Settings
+
+EXAMPLES = """\
+anvyl-mcp policy check
+anvyl-mcp policy test stop_container name=web
+anvyl-mcp policy test remove_container name=db --caller laptop
+"""
+
+app = Commands("Restrict what others may do on this host.", EXAMPLES)
+
+DENIED = 5
+
+
+@app.command()
+def check(as_json: Json = False) -> None:
+    """Find mistakes in policy.toml.
+
+    Reports entries that cannot be read, unknown names, and rules that never apply.
+    """
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.catalogue import every_tool
+        from anvyl_mcp.server.policy.explain import checked
+        from anvyl_mcp.server.policy.policy import Policy
+
+        found = checked(Policy(settings.policy_file), every_tool())
+        if as_json:
+            output.document({**found, "error": None})
+        elif not found["exists"] and found["ok"]:
+            output.talk(f"there is no {found['file']}: what callers may do is decided by their rights alone")
+        elif found["ok"]:
+            output.talk(f"{found['file']} is good: {_counted(found)}, default = {found['default']}")
+        else:
+            for problem in found["problems"]:
+                output.say(problem["text"])
+        return 0 if found["ok"] else 1
+
+    runner.command(work, failed=output.failed("ok", False) if as_json else None)
+
+
+@app.command()
+def test(
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="Name of a tool; `anvyl-mcp tools` lists them.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Arguments of the call.")] = None,
+    caller: Annotated[
+        str, typer.Option(metavar="CALLER", help="Name of a token, or for example loopback:anna.")
+    ] = "local",
+    scope: Annotated[
+        str, typer.Option(metavar="SCOPES", help="Permissions of the caller; those of its token if omitted.")
+    ] = "",
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Assume that the object has this label; repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show whether a call would be allowed, and by which rule.
+
+    Nothing is called.
+    """
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.policy_trial import try_policy
+
+        labels = {one.partition("=")[0]: one.partition("=")[2] for one in label or ()}
+        found = try_policy(settings, tool, arguments or [], caller=caller, scope=scope, labels=labels)
+        if as_json:
+            output.document({**found, "error": None})
+        else:
+            for line in _told(found):
+                output.say(line)
+            for note in found["notes"]:
+                output.talk(f"note:  {note}")
+        return 0 if found["allowed"] else DENIED
+
+    runner.command(work, failed=output.failed("allowed", False) if as_json else None)
+
+
+def _counted(found: dict[str, Any]) -> str:
+    return f"{found['deny']} deny and {found['allow']} allow rules"
+
+
+def _told(found: dict[str, Any]) -> list[str]:
+    from anvyl_mcp.core import text
+
+    rule, by = found["rule"], found["by"]
+    verdict = "allowed" if found["allowed"] else "denied"
+    name, has = found["caller"]["name"], ",".join(found["caller"]["scopes"])
+    if rule:
+        place = f"line {rule['line']}" if rule["line"] else f"number {rule['number']}"
+        lines = [f"{verdict} by [[{rule['effect']}]] in {place} of {found['policy']}"]
+        lines += [f"  {condition}" for condition in rule["conditions"]]
+        lines += [f"why: {text.clean(rule['why'])}"] if rule["why"] else []
+    elif by == "scopes":
+        lines = [f"{verdict} by the rights: this call needs `{found['needs']}`, and `{name}` has {has}"]
+    elif by == "names":
+        lines = [f"{verdict}: no object can have that name"]
+    elif by == "broken":
+        lines = [f"{verdict}: {found['policy']} cannot be used, so changes are refused"]
+    elif by == "host_exec":
+        listed = "is" if found["allowed"] else "is not"
+        lines = [f"{verdict} by [host_exec] of {found['policy']}: the command {listed} in its list"]
+    elif found["policy"]:
+        default = "guardrails" if found["allowed"] else "deny"
+        lines = [f'{verdict} by default = "{default}" of {found["policy"]}: no rule fits']
+    else:
+        lines = [f"{verdict} by the rights: there is no policy"]
+    if by != "scopes" and found["allowed"]:
+        lines.append(f"rights: this call needs `{found['needs']}`, and `{name}` has {has}")
+    return lines + [f"because {words}" for words in found["because"]]

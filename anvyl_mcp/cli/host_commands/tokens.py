@@ -1,0 +1,109 @@
+"""`anvyl-mcp token`: who may call this host over the network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anvyl_mcp.cli.parser.command_groups import Commands
+from anvyl_mcp.cli.parser.options import Json
+
+if TYPE_CHECKING:
+    from anvyl_mcp.core.settings import Settings
+
+EXAMPLES = """\
+anvyl-mcp token create backup-script --scope read --expires 90d
+anvyl-mcp token list
+anvyl-mcp token revoke backup-script
+"""
+
+app = Commands("Manage tokens for calls over the network.", EXAMPLES)
+
+Scope = Annotated[str, typer.Option("--scope", metavar="SCOPES", help="Permissions: read, operate or exec.")]
+
+
+@app.command("list")
+def list_tokens(as_json: Json = False) -> None:
+    """List valid tokens, and when each was last used."""
+    from anvyl_mcp.cli.runtime import output, runner
+    from anvyl_mcp.core import text
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.server.http.host_state import Trust
+
+        tokens = [token.as_dict() for token in Trust(settings.state_dir).tokens.list()]
+        if as_json:
+            output.document({"tokens": tokens, "error": None})
+            return 0
+        output.table(
+            ["id", "name", "scopes", "created", "expires", "last used", "from"],
+            [
+                [
+                    token["id"],
+                    token["name"],
+                    ",".join([*token["scopes"], *(["relay"] if token["relay"] else [])]),
+                    text.ago(token["created"]),
+                    token["expires"] or "never",
+                    text.ago(token["last_used"]) if token["last_used"] else "never",
+                    token["last_address"],
+                ]
+                for token in tokens
+            ],
+        )
+        return 0
+
+    runner.command(work, failed=output.failed("tokens", []) if as_json else None)
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who will use it, like backup-script.")],
+    scope: Scope = "read,operate",
+    expires: Annotated[
+        str, typer.Option(metavar="TIME", help="How long it is valid, like 90d; forever if omitted.")
+    ] = "",
+    relay: Annotated[
+        bool, typer.Option("--relay", help="Let this host's agent ask other hosts on its behalf.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Create a token, and show it once."""
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from datetime import UTC, datetime, timedelta
+
+        from anvyl_mcp.server.http.host_state import Trust
+
+        until = datetime.now(UTC) + timedelta(seconds=runner.seconds(expires, "--expires")) if expires else None
+        token, secret = Trust(settings.state_dir).create_token(name, scope, until, relay=relay)
+        if as_json:
+            output.document({"token": secret, **token, "error": None})
+        else:
+            output.verbatim(secret)
+            output.talk(f"`{token['name']}` may {','.join(token['scopes'])}; this is shown only now")
+        return 0
+
+    runner.command(work, failed=output.failed("token") if as_json else None)
+
+
+@app.command()
+def revoke(
+    token: Annotated[str, typer.Argument(metavar="TOKEN", help="Name or ID of a token.")],
+    as_json: Json = False,
+) -> None:
+    """Revoke a token."""
+    from anvyl_mcp.cli.runtime import output, runner
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.server.http.host_state import Trust
+
+        revoked = Trust(settings.state_dir).revoke(token)
+        if as_json:
+            output.document({"revoked": revoked.as_dict(), "error": None})
+        else:
+            output.talk(f"revoked `{revoked.name}` ({revoked.id})")
+        return 0
+
+    runner.command(work, failed=output.failed("revoked") if as_json else None)

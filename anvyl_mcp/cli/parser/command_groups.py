@@ -1,0 +1,132 @@
+"""Commands and groups of commands for Typer: how their help looks, and how their mistakes are reported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from anvyl_mcp.cli.parser import usage_errors
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Command(TyperCommand):
+    """A command whose help writes arguments as `CONTAINER...`, where Typer writes `{CONTAINER}... <list[str]>`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command."""
+        with usage_errors.parsing(ctx):
+            return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """`[OPTIONS] CONTAINER...`, with optional arguments in brackets."""
+        arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
+        words = [(usage_errors.argument(each), each.required) for each in arguments]
+        return ["[OPTIONS]", *(word if required else f"[{word}]" for word, required in words)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, then options."""
+        params: list[Any] = list(self.get_params(ctx))
+        arguments = [(usage_errors.argument(each), each.help) for each in params if each.param_type_name == "argument"]
+        options = [each.get_help_record(ctx) for each in params if each.param_type_name == "option" and not each.hidden]
+        for heading, rows in (("Arguments", arguments), ("Options", options)):
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
+class PassThrough(Command):
+    """A command that ends in another program's words: its own options come first, or anywhere before a `--`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Stop reading options at the first argument, unless a `--` marks where they end."""
+        ctx.allow_interspersed_args = "--" in args
+        return super().parse_args(ctx, args)
+
+
+class Group(TyperGroup):
+    """A group of commands: `help NAME` works, mistakes are reported in our form, its help ends with examples."""
+
+    elsewhere: frozenset[str] = frozenset()
+    """Commands of `anvyl`, for the other program's error about one of them."""
+
+    def sections(self, ctx: Any) -> Mapping[str, list[str]]:
+        """Heading in the help → names of commands."""
+        return {"Commands": self.list_commands(ctx)}
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run a command line and exit."""
+        words = (args[0] if args else options.get("args")) or sys.argv[1:]
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False})
+        except typer.TyperException as error:
+            code = usage_errors.report(error, as_json="--json" in words)
+        except typer.Abort:
+            code = 1
+        sys.exit(code or 0)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """`--help`, off by default: Typer would import pydantic, for 0.05 s, to convert a default of None."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the group's own options; without any words, print the help."""
+        if not args and not self.invoke_without_command:
+            typer.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        with usage_errors.parsing(ctx):
+            return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; `help NAME` is `NAME --help`."""
+        if args == ["help"]:
+            typer.echo(ctx.get_help())
+            ctx.exit()
+        if args[0] == "help":
+            args = [*args[1:], "--help"]
+        if self.get_command(ctx, args[0]) is None:
+            raise usage_errors.unknown(ctx.command_path, args, self.list_commands(ctx), self.elsewhere)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Commands under their headings, each with its whole first sentence, which Typer would cut."""
+        wide = max(map(len, self.list_commands(ctx)))
+        for heading, names in self.sections(ctx).items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(wide), summary(self.get_command(ctx, name))) for name in names])
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Examples, a line each."""
+        with formatter.section("Examples"):
+            formatter.write("".join(f"  {line}\n" for line in str(self.epilog).splitlines()))
+        formatter.write(f"\nRun {ctx.command_path} COMMAND --help for the options of a command.\n")
+
+
+class Commands(typer.Typer):
+    """A group of commands with three examples."""
+
+    def __init__(self, summary: str = "", examples: str = "", **options: Any) -> None:
+        super().__init__(
+            **{"cls": Group, **options},
+            help=summary,
+            epilog=examples,
+            rich_markup_mode=None,
+            pretty_exceptions_enable=False,
+            add_completion=False,
+        )
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Function], Function]:
+        """Mark a function as a command."""
+        return super().command(name, **{"cls": Command, **options})
+
+
+def summary(command: Any) -> str:
+    """The first sentence of a command's help."""
+    return str(command.get_short_help_str(limit=1000))

@@ -1,0 +1,97 @@
+"""A program as a table of commands, each imported only when it is run or listed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
+
+from anvyl_mcp import __version__
+from anvyl_mcp.cli.parser.command_groups import Commands, Group, summary
+from anvyl_mcp.cli.parser.usage_errors import argument
+
+Sections = Mapping[str, Mapping[str, str]]
+"""Heading in the help → name of a command → its place: `module:name` in this package, a function or a `Typer`."""
+
+
+def program(
+    name: str,
+    about: str,
+    sections: Sections,
+    aliases: Mapping[str, str],
+    examples: str,
+    other_program: Sections | None = None,
+) -> typer.Typer:
+    """A whole program; its help does not list the aliases. A command of `other_program` is recognised as such."""
+    listed = {command: place for commands in sections.values() for command, place in commands.items()}
+    places = {**listed, **aliases, "version": "parser.lazy_commands:version"}
+
+    class Table(Group):
+        elsewhere = frozenset(command for commands in (other_program or {}).values() for command in commands)
+
+        def sections(self, ctx: Any) -> Mapping[str, list[str]]:
+            return {heading: list(commands) for heading, commands in sections.items()}
+
+        def list_commands(self, ctx: Any) -> list[str]:
+            return list(listed)
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            if cmd_name in places and cmd_name not in self.commands:
+                self.commands[cmd_name] = _load(cmd_name, places[cmd_name])
+            return self.commands.get(cmd_name)
+
+    app = Commands(about, examples, cls=Table, name=name, context_settings={"help_option_names": ["-h", "--help"]})
+    app.callback()(_root)
+    return app
+
+
+def _load(name: str, place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    found = getattr(importlib.import_module(f"anvyl_mcp.cli.{module}"), attribute)
+    if isinstance(found, typer.Typer):
+        return get_command(found)
+    alone = Commands()
+    alone.command(name)(found)
+    return get_command(alone)
+
+
+def version(context: typer.Context) -> None:
+    """Print the version."""
+    typer.echo(f"{context.find_root().command.name} {__version__}")
+
+
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        version(context)
+        raise typer.Exit
+
+
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The options of a program itself."""
+
+
+def described(app: typer.Typer) -> dict[str, Any]:
+    """The tree of a program's commands, for completion: help, options with the kind of their value, arguments."""
+    return _described(get_command(app))
+
+
+def _described(command: Any) -> dict[str, Any]:
+    context = typer.Context(command)
+    params = command.get_params(context)
+    options = [each for each in params if each.param_type_name == "option" and not each.hidden]
+    names = command.list_commands(context) if isinstance(command, Group) else []
+    return {
+        "help": summary(command),
+        "options": {
+            name: ["" if each.is_flag else each.metavar, each.help or ""] for each in options for name in each.opts
+        },
+        "arguments": [argument(each) for each in params if each.param_type_name == "argument"],
+        "commands": {name: _described(command.get_command(context, name)) for name in names},
+    }

@@ -1,0 +1,147 @@
+"""Mistakes in a command line: what was wrong, and what to type instead."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
+
+import typer
+
+INSTEAD = {
+    "kill": "stop it without waiting: anvyl stop --timeout 0 NAME",
+    "status": "anvyl hosts check for the hosts, anvyl ps for containers, anvyl watch --once for what is wrong",
+    "list": "anvyl ps lists containers, anvyl hosts list the hosts",
+    "containers": "anvyl ps lists containers",
+    "image": "anvyl images lists them, anvyl pull fetches one, anvyl call remove_image removes one",
+    "rmi": "anvyl call remove_image IMAGE",
+    "network": "anvyl call list_networks; anvyl tools lists what else there is for networks",
+    "volume": "anvyl call list_volumes; anvyl tools lists what else there is for volumes",
+    "system": "anvyl df, or anvyl call prune_unused containers",
+    "prune": "anvyl call prune_unused containers; also images, networks or volumes",
+    "create": "anvyl run IMAGE creates a container and starts it",
+    "pause": "anvyl stop NAME stops it; nothing here pauses one",
+    "shell": "anvyl exec NAME COMMAND runs one command; anvyl exec -it NAME says how to get a shell",
+    "ssh": "anvyl exec NAME COMMAND runs one command; anvyl exec -it NAME says how to get a shell",
+    "serve": "anvyl-mcp serve",
+    "gateway": "anvyl-mcp gateway",
+    "install": "anvyl-mcp install",
+    "invite": "anvyl-mcp invite",
+    "token": "anvyl-mcp token",
+    "audit": "anvyl-mcp audit",
+}
+"""What people type who know Docker, or who mean the other program, and what to type here."""
+ALIKE = 0.7
+
+
+class Misused(typer.TyperException):
+    """A mistake in what was typed, with the next step as `hint`."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def report(error: typer.TyperException, *, as_json: bool) -> int:
+    """Print a mistake as every other error is printed, with `as_json` also as a document; return the exit code."""
+    from anvyl_mcp.cli.runtime import output
+
+    mistake = error if isinstance(error, Misused) else _mistake(error, getattr(error, "ctx", None))
+    if as_json:
+        output.document({"error": {"code": "invalid_input", "message": mistake.message, "hint": mistake.hint}})
+    output.talk(f"error: {mistake.message}")
+    output.talk(f"hint:  {mistake.hint}")
+    return mistake.exit_code
+
+
+@contextmanager
+def parsing(context: Any) -> Iterator[None]:
+    """Around parsing the words of one command, which some of Typer's errors do not name."""
+    try:
+        yield
+    except Misused:
+        raise
+    except typer.TyperException as error:
+        raise _mistake(error, context) from error
+
+
+def _mistake(error: typer.TyperException, context: Any) -> Misused:
+    return Misused(_message(error), _hint(error, context))
+
+
+def argument(param: Any) -> str:
+    """An argument as help writes it: `CONTAINER...` when there can be several."""
+    return (param.metavar or str(param.name).upper()) + ("..." if param.nargs != 1 else "")
+
+
+def _message(error: Any) -> str:
+    """What is wrong, in lower case, with names in backticks: ``missing argument `CONTAINER` ``."""
+    param = getattr(error, "param", None)
+    if hasattr(error, "possibilities"):
+        return f"no such option `{error.option_name}`"
+    if hasattr(error, "param_type"):
+        return f"missing argument `{argument(param).removesuffix('...')}`"
+    if param is not None and (problems := getattr(error.__cause__, "errors", None)):
+        name = param.opts[0] if param.param_type_name == "option" else argument(param)
+        return f"`{name}` {_wanted(problems()[0])}"
+    words = str(error.message).removesuffix(".").replace("'", "`")
+    if words.startswith("Got unexpected extra argument"):
+        return f"unexpected argument `{words.partition(' (')[2].removesuffix(')')}`"
+    return words[:1].lower() + words[1:] if words[:2].istitle() else words
+
+
+def _wanted(problem: dict[str, Any]) -> str:
+    """What a value must be, from Pydantic's account of what is wrong with it."""
+    typed, limits = problem["input"], problem.get("ctx", {})
+    match problem["type"]:
+        case "int_parsing" | "int_from_float":
+            return f"must be a whole number, not `{typed}`"
+        case "float_parsing":
+            return f"must be a number, not `{typed}`"
+        case "greater_than_equal":
+            return f"must be at least {limits['ge']}, not {typed}"
+        case "less_than_equal":
+            return f"must be at most {limits['le']}, not {typed}"
+    return f"has a bad value: {problem['msg']}"
+
+
+def _hint(error: Any, context: Any) -> str:
+    """What to type instead, or how the command is typed."""
+    if near := getattr(error, "possibilities", None):
+        return f"did you mean {' or '.join(f'`{name}`' for name in sorted(near))}?"
+    if context is None:
+        return "--help shows what to type"
+    path, command = context.command_path, context.command
+    if hasattr(command, "list_commands"):
+        return f"{path} --help lists the commands"
+    words = [word for word in command.collect_usage_pieces(context) if word != "[OPTIONS]"]
+    return f"type {' '.join([path, *_with_value(error, command), *words])}; {path} --help shows the options"
+
+
+def _with_value(error: Any, command: Any) -> list[str]:
+    """The option that is wrong, with its value: `--tail LINES`."""
+    wrong = getattr(error, "option_name", None) or getattr(getattr(error, "param", None), "opts", [None])[0]
+    for param in command.params:
+        if wrong in param.opts and param.param_type_name == "option" and not param.is_flag:
+            return [wrong, param.metavar]
+    return []
+
+
+def unknown(program: str, words: Sequence[str], commands: Iterable[str], elsewhere: Container[str]) -> Misused:
+    """The error for an unknown command."""
+    typed, known = words[0], list(commands)
+    if " " in typed.strip() or (len(words) > 2 and not any(word.startswith("-") for word in words)):
+        question = typed if " " in typed.strip() else " ".join(words)
+        return Misused(f"`{typed}` is not a command", f"to ask in plain words, type anvyl ask {shlex.quote(question)}")
+    if typed in elsewhere:
+        return Misused(f"`{typed}` is a command of `anvyl`", f"type anvyl {shlex.join(words)}")
+    if typed in INSTEAD and program == "anvyl":
+        return Misused(f"there is no command `{typed}`", INSTEAD[typed])
+    near = get_close_matches(typed.lower(), known, n=3, cutoff=ALIKE)
+    if not near:
+        return Misused(f"there is no command `{typed}`", f"{program} --help lists them")
+    return Misused(f"there is no command `{typed}`", f"did you mean {', '.join(f'`{name}`' for name in near)}?")

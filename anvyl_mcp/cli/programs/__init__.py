@@ -1,0 +1,1 @@
+"""The two programs, `anvyl` and `anvyl-mcp`, as tables of their commands."""

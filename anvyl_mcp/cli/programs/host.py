@@ -1,0 +1,215 @@
+"""`anvyl-mcp`: the commands of a host."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anvyl_mcp.cli.parser.lazy_commands import program
+from anvyl_mcp.cli.parser.options import Json
+from anvyl_mcp.cli.programs import operator
+from anvyl_mcp.cli.terminal import interrupts, process_exit
+
+if TYPE_CHECKING:
+    from anvyl_mcp.core.settings import Settings
+
+COMMANDS = {
+    "Serve": {
+        "serve": "programs.host:serve",
+        "gateway": "programs.host:gateway",
+        "tools": "programs.host:tools",
+    },
+    "Connect": {
+        "invite": "programs.host:invite",
+        "install": "programs.host:install",
+    },
+    "Access and records": {
+        "token": "host_commands.tokens:app",
+        "policy": "host_commands.policy:app",
+        "audit": "host_commands.audit:app",
+        "key": "host_commands.key:app",
+    },
+}
+"""Heading in `anvyl-mcp --help` → command → `module:function` in this package, or `module:app` for a group."""
+EXAMPLES = """\
+anvyl-mcp serve
+anvyl-mcp invite --scope read
+anvyl-mcp install claude-desktop
+"""
+
+app = program(
+    "anvyl-mcp",
+    "Serve this machine's containers to other hosts and assistants.",
+    COMMANDS,
+    {},
+    EXAMPLES,
+    operator.COMMANDS,
+)
+
+Toolsets = typer.Option(metavar="NAMES", help="Toolsets to offer, like networks,system or all.")
+Tools = typer.Option(metavar="NAMES", help="Single tools to offer as well.")
+ReadOnly = Annotated[bool, typer.Option("--read-only", help="Offer only tools that change nothing.")]
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Network address to listen on, over TLS.")] = None,
+    port: Annotated[int | None, typer.Option(metavar="PORT", help="Port for MCP clients.  [default: 4200]")] = None,
+    agent_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port for agent clients.  [default: 4201]")
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of this host.")] = None,
+    toolsets: Annotated[str | None, Toolsets] = None,
+    tools: Annotated[str | None, Tools] = None,
+    read_only: ReadOnly = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Also watch the hosts and report problems.")] = False,
+    announce: Annotated[
+        bool, typer.Option("--announce", help="Announce this host on the local network (mDNS).")
+    ] = False,
+    stdio: Annotated[bool, typer.Option("--stdio", help="Serve the parent process over stdin and stdout.")] = False,
+) -> None:
+    """Serve this host's tools until Ctrl-C."""
+    import logging
+
+    from anvyl_mcp.cli.runtime import runner
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.serve import serve, serve_stdio
+
+        if stdio:
+            await serve_stdio(settings)
+            return 0
+        interrupted = await serve(settings, on_ready=_told(settings), on_open=_opened(settings), on_joined=_joined)
+        return runner.INTERRUPTED if interrupted else 0
+
+    flags = {"host": host, "port": port, "agent_port": agent_port, "name": name, "toolsets": toolsets, "tools": tools}
+    switches = {"read_only": read_only, "watch": watch, "announce": announce}
+    runner.command(work, flags={**flags, **{name: on or None for name, on in switches.items()}})
+
+
+def _told(settings: Settings) -> Callable[[list[str]], None]:
+    from anvyl_mcp.cli.runtime import output
+
+    def ready(urls: list[str]) -> None:
+        only = " (this machine only)" if all(url.startswith("http://") for url in urls) else ""
+        output.talk(f"serving {settings.name} at {' and '.join(urls)}{only}")
+
+    return ready
+
+
+def _opened(settings: Settings) -> Callable[[list[str]], None]:
+    from anvyl_mcp.cli.runtime import output
+
+    def opened(urls: list[str]) -> None:
+        if urls:
+            output.talk(f"{settings.name} is now open to the network at {' and '.join(urls)}")
+
+    return opened
+
+
+def _joined(joined: object) -> None:
+    from anvyl_mcp.cli.runtime import output
+
+    output.talk(str(joined))
+
+
+def gateway(
+    http: Annotated[bool, typer.Option("--http", help="Serve over HTTP on this machine, not over stdio.")] = False,
+    port: Annotated[int | None, typer.Option(metavar="PORT", help="Port, with --http.  [default: 4202]")] = None,
+    toolsets: Annotated[str | None, Toolsets] = None,
+    tools: Annotated[str | None, Tools] = None,
+    read_only: ReadOnly = False,
+) -> None:
+    """Serve all hosts as one MCP server, for assistants."""
+    import logging
+
+    from anvyl_mcp.cli.runtime import runner
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app import gateway
+
+        if not http:
+            _say_who_starts_it()
+            await gateway.serve_stdio(settings)
+            return 0
+        interrupted = await gateway.serve_http(settings, on_ready=_told_fleet)
+        return runner.INTERRUPTED if interrupted else 0
+
+    flags = {"gateway_port": port, "toolsets": toolsets, "tools": tools, "read_only": read_only or None}
+    runner.command(work, flags=flags)
+
+
+def _say_who_starts_it() -> None:
+    from anvyl_mcp.cli.runtime import output
+
+    if sys.stdin.isatty():
+        output.talk("this waits for an assistant, which starts it by itself and speaks MCP to it; Ctrl-C ends it")
+        output.talk("hint:  anvyl-mcp install puts it into an assistant's settings; --http serves programs instead")
+
+
+def _told_fleet(urls: list[str]) -> None:
+    from anvyl_mcp.cli.runtime import output
+
+    output.talk(f"serving the fleet at {' and '.join(f'{url}/mcp' for url in urls)} (this machine only)")
+
+
+def install(
+    client: Annotated[
+        str, typer.Argument(metavar="ASSISTANT", help="Like claude-desktop, claude-code, cursor, vscode or lmstudio.")
+    ] = "",
+    all_: Annotated[bool, typer.Option("--all", help="Add them to every assistant that is installed here.")] = False,
+    print_: Annotated[bool, typer.Option("--print", help="Print the settings, without writing them.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and where.")] = False,
+    toolsets: Annotated[str, Toolsets] = "",
+    read_only: ReadOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Add your hosts to a desktop assistant.
+
+    Without ASSISTANT, lists the assistants that are known.
+    """
+    from anvyl_mcp.cli.host_commands import install as install_command
+
+    flags = [*(["--toolsets", toolsets] if toolsets else []), *(["--read-only"] if read_only else [])]
+    if client == "all" or all_:
+        if print_ or client not in ("", "all"):
+            raise typer.BadParameter("--all takes neither an assistant nor --print")
+        install_command.install_all(flags, dry_run=dry_run, as_json=as_json)
+    install_command.install(client, flags, show=print_, dry_run=dry_run, as_json=as_json)
+
+
+def invite(
+    scope: Annotated[str, typer.Option(metavar="SCOPES", help="Permissions: read, operate or exec.")] = "read,operate",
+    expires: Annotated[str, typer.Option(metavar="TIME", help="How long the code is valid.")] = "15m",
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Network address to listen on; chosen if omitted.")] = "",
+    relay: Annotated[
+        bool, typer.Option("--relay", help="Let this host's agent ask other hosts on its behalf.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a code that lets another machine join this host.
+
+    On a terminal, waits and reports who joined.
+    """
+    from anvyl_mcp.cli.host_commands import invite as invite_command
+
+    invite_command.invite(scope=scope, expires=expires, host=host, relay=relay, as_json=as_json)
+
+
+def tools(as_json: Json = False) -> None:
+    """List the tools that this host offers."""
+    from anvyl_mcp.cli.runtime import tool_command
+
+    tool_command.list_catalogue(as_json=as_json)
+
+
+def main() -> None:
+    """The entry point."""
+    interrupts.heed_at_once()
+    process_exit.run(app)

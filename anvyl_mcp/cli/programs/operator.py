@@ -1,0 +1,64 @@
+"""`anvyl`: the operator's commands, as a table. A command's module imports what is heavy in the bodies only."""
+
+from __future__ import annotations
+
+from anvyl_mcp.cli.parser.lazy_commands import program
+from anvyl_mcp.cli.terminal import process_exit
+
+COMMANDS = {
+    "In plain words": {
+        "ask": "commands.ask:ask",
+        "chat": "commands.chat:chat",
+        "models": "commands.models:app",
+        "eval": "commands.evaluate:evaluate",
+    },
+    "Containers": {
+        "ps": "commands.containers.containers:ps",
+        "info": "commands.containers.containers:info",
+        "logs": "commands.containers.containers:logs",
+        "stats": "commands.containers.containers:stats",
+        "start": "commands.containers.containers:start",
+        "stop": "commands.containers.containers:stop",
+        "restart": "commands.containers.containers:restart",
+        "rm": "commands.containers.containers:rm",
+        "undo": "commands.undo:undo",
+        "run": "commands.containers.execute:run_app",
+        "exec": "commands.containers.execute:exec_app",
+    },
+    "Images and machines": {
+        "images": "commands.containers.images:images",
+        "pull": "commands.containers.images:pull",
+        "resources": "commands.machines:resources",
+        "df": "commands.machines:df",
+        "events": "commands.machines:events",
+        "watch": "commands.watch:watch",
+    },
+    "Fleet and tools": {
+        "hosts": "commands.hosts:app",
+        "doctor": "commands.doctor:doctor",
+        "tools": "commands.tools:tools",
+        "call": "commands.tools:call",
+        "completion": "completion.shells:completion",
+        "agent": "commands.agent:app",
+    },
+}
+"""Heading in `anvyl --help` → command → `module:function` in this package, or `module:app` for a group."""
+
+ALIASES = {
+    "ls": "commands.containers.containers:ps",
+    "top": "commands.containers.containers:stats",
+    "inspect": "commands.containers.containers:info",
+}
+"""What people type who know Docker; listed nowhere."""
+EXAMPLES = """\
+anvyl ask "is everything ok?"
+anvyl logs -f web --host nas
+anvyl restart web
+"""
+
+app = program("anvyl", "Run Docker hosts in plain words.", COMMANDS, ALIASES, EXAMPLES)
+
+
+def main() -> None:
+    """The entry point."""
+    process_exit.run(app)

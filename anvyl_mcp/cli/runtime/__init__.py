@@ -1,0 +1,1 @@
+"""What commands share: running, output, approval, live results."""

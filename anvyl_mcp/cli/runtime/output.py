@@ -1,0 +1,187 @@
+"""What commands print: data to stdout, talk to stderr; tables on a terminal, tab-separated when piped."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from anvyl_mcp.cli.terminal import screen, streams
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError, Declined
+
+if TYPE_CHECKING:
+    from anvyl_mcp.cli.terminal.live import Live
+    from anvyl_mcp.peers.connection.listing import ToolListing
+    from anvyl_mcp.peers.fleet.fleet import Outcome
+
+LABEL = re.compile(r"error: |hint:  |note:  ")
+"""What lines to a person begin with; what follows is aligned behind it."""
+OURS = re.compile(r"^(?=(?:error|hint|note):)", re.MULTILINE)
+
+
+def document(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """The one JSON document of a `--json` command, or one of several that have a line each (`indent=None`)."""
+    # JSON has a spelling for what stdout's encoding lacks, and for typed bytes that are no text.
+    words = json.dumps(value, indent=indent, ensure_ascii=not streams.is_unicode(sys.stdout.encoding))
+    print(words.encode("utf-8", "backslashreplace").decode(), flush=indent is None)
+
+
+def talk(words: str) -> None:
+    """Tell the person something on one line, which the terminal's width may break; never in a pipe of data.
+
+    Words of other hosts can stand in it, so nothing in it begins a line of its own or moves the cursor.
+    """
+    words = text.one_line(words)
+    label = LABEL.match(words)
+    indent = label.end() if label else 2
+    told = screen.wrapped(words, sys.stderr, indent)
+    if label and label[0].startswith("error:"):
+        told = screen.paint("error:", "red", sys.stderr) + told.removeprefix("error:")
+    print(told, file=sys.stderr, flush=True)
+
+
+def problem(error: AnvylError) -> None:
+    """What failed, and what to try. A person's own no is no failure."""
+    if isinstance(error, Declined):
+        talk(error.message)
+        return
+    talk(f"error: {error.message}")
+    if error.hint:
+        talk(f"hint:  {error.hint}")
+
+
+def say(words: str, style: str = "") -> None:
+    """Print an answer in words to stdout; a terminal breaks it between words.
+
+    Words of other hosts can stand in it: on a terminal no line of it looks like an error or a hint of ours.
+    """
+    words = text.clean(words)
+    if sys.stdout.isatty():
+        words = OURS.sub("  ", words)
+    print(screen.paint(screen.wrapped(words, sys.stdout, 2), style), flush=True)
+
+
+def labelled(label: str, words: str, style: str) -> None:
+    """Print words behind a short label, such as the verdict on them."""
+    label = f"{label:5}"
+    told = screen.wrapped(f"{label} {words}", sys.stdout, len(label) + 1)
+    print(screen.paint(label, style) + told.removeprefix(label))
+
+
+def verbatim(words: str) -> None:
+    """Print what is to be copied or kept in a file: nothing in it is changed or broken."""
+    print(words, end="" if words.endswith("\n") else "\n")
+
+
+def row(cells: Sequence[str]) -> None:
+    """Print a row for programs."""
+    print("\t".join(map(text.one_line, cells)))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], titles: Mapping[str, str] | None = None) -> None:
+    """Rows of cells: aligned and coloured on a terminal, tab-separated with a header otherwise."""
+    if terminal := live_display(sys.stdout):
+        terminal.end(screen.Table(columns, list(rows), titles or {}))
+        return
+    for cells in [columns, *rows]:
+        row(cells)
+
+
+def talk_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Show a person at a terminal some rows; never in a pipe of data."""
+    if terminal := live_display(sys.stderr):
+        terminal.end(screen.Table(columns, rows, {}))
+
+
+def outcomes(
+    tool: ToolListing, done: Mapping[str, Outcome], *, tables_only: bool = False, failures: bool = True
+) -> None:
+    """What one tool answered on each host: one table for lists, text per host for the rest, then who failed.
+
+    `tables_only`, `failures`: what of it an answer in words says already.
+    """
+    schema = tool.output_schema
+    good = [one for one in done.values() if one.ok and one.answer.result is not None]
+    if text.rows_field(schema) and good:
+        columns: list[str] = []
+        rows = []
+        for one in good:
+            columns, cells = text.rows(one.answer.result or {}, schema)
+            rows += [[one.host, *row] for row in cells]
+        headed = tool.toolset != "fleet"
+        if not rows and sys.stdout.isatty():
+            if not tables_only:
+                talk(f"no {text.rows_field(schema)} on {text.joined([one.host for one in good])}")
+        else:
+            table(["host", *columns] if headed else columns, rows if headed else [row[1:] for row in rows])
+        for one in good:
+            if more := (one.answer.result or {}).get("more"):
+                talk(f"{one.host}: {more} more are not shown")
+    elif not tables_only:
+        for one in (one for one in done.values() if one.ok):
+            block(one, alone=len(done) == 1)
+    for one in done.values() if failures else ():
+        failure(one)
+
+
+def block(one: Outcome, *, alone: bool) -> None:
+    """What one host answered in words, under its name when others answer too."""
+    words = text.clean(one.answer.text)
+    host = screen.paint(one.host, screen.host_colour(one.host))
+    if alone:
+        say(words)
+        return
+    # A host that begins with its own name is not named twice.
+    first, *rest = words.removeprefix(f"{one.host}: ").split("\n")
+    if rest and not words.startswith(f"{one.host}: "):
+        first, rest = "", [first, *rest]
+    told = screen.wrapped("\n".join([f"{one.host}: {first}".rstrip(), *(f"  {line}" for line in rest)]), sys.stdout, 2)
+    print(host + told.removeprefix(one.host))
+
+
+def failure(one: Outcome, *, changing: bool = False) -> None:
+    """One host's trouble, beside the answers of the others; of a change also what was not done."""
+    from anvyl_mcp.peers.changes import wording
+
+    if one.error is None:
+        return
+    where = f"could not {wording.order(one.tool, one.arguments, [one.host])}" if changing else one.host
+    problem(one.error.on(where) if one.host else one.error)
+
+
+def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None) -> dict[str, Any]:
+    """`{"hosts": {name: {"ok", "word", "result" | "error"}}, "error"}`."""
+    from anvyl_mcp.peers.changes import outcome
+
+    error = error or outcome.failure(done.values())
+    hosts: dict[str, Any] = {}
+    for host, one in done.items():
+        if one.error is None:
+            hosts[host] = {"ok": True, "word": one.word, "result": one.answer.result}
+        else:
+            # A healthy host may have refused: its word is `ok`, the call's is not.
+            word = one.word if one.word != "ok" else "failed"
+            hosts[host] = {"ok": False, "word": word, "error": str(one.error), "code": one.error.code}
+    return {"hosts": hosts, "error": error.as_dict() if error else None}
+
+
+def no_hosts(error: AnvylError) -> dict[str, Any]:
+    """The document of a command that could not start."""
+    return hosts_document({}, error)
+
+
+def failed(field: str, empty: object = None) -> Callable[[AnvylError], dict[str, Any]]:
+    """The document of a command whose result stands in `field`, for when it could not start."""
+    return lambda error: {field: empty, "error": error.as_dict()}
+
+
+def live_display(stream: TextIO) -> Live | None:
+    """A live display at the end of a terminal; None if the stream is not one."""
+    if not stream.isatty():
+        return None
+    from anvyl_mcp.cli.terminal.live import Live
+
+    return Live(stream)

@@ -1,0 +1,1 @@
+"""The terminal: screen, tables, line editor, streams."""

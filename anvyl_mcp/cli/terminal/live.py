@@ -1,0 +1,70 @@
+"""Live display at the end of a terminal. Imports rich, so import this module only where there is a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich import live
+from rich.console import Group, RenderableType
+from rich.control import Control
+from rich.segment import ControlType, Segment
+from rich.text import Text
+
+from anvyl_mcp.cli.terminal import echo, screen, tables
+from anvyl_mcp.cli.terminal.screen import Table
+from anvyl_mcp.core import text
+
+
+class Live:
+    """A live display of rich that can start again after its end; typed keys are not echoed meanwhile."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.console = screen.console(stream)
+        self._live: live.Live | None = None
+        self._columns = 0
+
+    def show(self, lines: Sequence[str], style: str = "dim", *, table: Table | None = None) -> None:
+        """Draw the rows that fit on the screen, and lines below them, in the place of what was drawn before."""
+        if self._live is None:
+            # Keys typed meanwhile would move the cursor away from what is drawn over.
+            echo.off()
+            self._live = live.Live(
+                console=self.console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+            )
+            self._live.start()
+            # A program that is killed while it draws would leave the terminal without its cursor.
+            self.console.show_cursor()
+        self._join_broken_lines(self._live)
+        room = max(self.console.height - len(lines) - 1, 0)
+        rows = [self._listing(table._replace(rows=table.rows[:room]))] if table else []
+        below = [Text(text.one_line(line), style, no_wrap=True, overflow="ellipsis") for line in lines]
+        self._live.update(Group(*rows, *below), refresh=True)
+        self._columns = self.console.width
+
+    def end(self, table: Table | None = None) -> bool:
+        """Draw the final table with all its rows, or nothing. Returns whether something was drawn before."""
+        final = self._listing(table) if table else None
+        if self._live is None:
+            if final:
+                self.console.print(final)
+            return False
+        self._join_broken_lines(self._live)
+        self._live.transient = final is None
+        self._live.update(final or "")
+        self._live.stop()
+        self._live = None
+        echo.on()
+        return True
+
+    def _listing(self, table: Table) -> RenderableType:
+        return tables.listing(*table, room=self.console.width)
+
+    def _join_broken_lines(self, shown: live.Live) -> None:
+        """Erase the extra rows of lines that a terminal broke when it became narrower; rich does not count these."""
+        columns = self.console.width
+        if columns < self._columns:
+            options = self.console.options.update_width(self._columns)
+            widths = map(Segment.get_line_length, self.console.render_lines(shown.renderable, options, pad=False))
+            rows = sum(max(width - 1, 0) // columns for width in widths)
+            self.console.control(Control(*[(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)] * rows))

@@ -1,0 +1,78 @@
+"""Consoles, colours and line breaks for streams that are terminals.
+
+rich is imported in the bodies: it takes 0.02 s, and output in a pipe does not need it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Table(NamedTuple):
+    """Rows for a terminal; `titles` are shown instead of the names of columns."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    titles: Mapping[str, str]
+
+
+HOST_COLOURS = ("cyan", "magenta", "yellow", "blue", "green")
+
+
+@cache
+def console(stream: TextIO) -> Console:
+    """The console of a stream. Text of hosts is not markup; rich itself reads `NO_COLOR`, `TERM` and `COLUMNS`."""
+    from rich.console import Console, ConsoleDimensions
+
+    terminal = Console(file=stream, markup=False, emoji=False, highlight=False)
+    if not all(terminal.size):
+        # For rich `COLUMNS=0` is a terminal without room; for everyone else it is one of unknown size.
+        terminal.size = ConsoleDimensions(*shutil.get_terminal_size())
+    return terminal
+
+
+def paint(words: str, style: str, stream: TextIO | None = None) -> str:
+    """`words` in a style, if the stream (stdout) is a terminal with colours."""
+    stream = stream or sys.stdout
+    if not (style and words and stream.isatty()):
+        return words
+    screen = console(stream)
+    return words if screen.no_color or not screen.color_system else screen.get_style(style).render(words)
+
+
+def host_colour(name: str) -> str:
+    """The colour of a host or another label; different ones until the colours run out."""
+    return _given.setdefault(name, HOST_COLOURS[len(_given) % len(HOST_COLOURS)])
+
+
+_given: dict[str, str] = {}
+
+
+def wrapped(words: str, stream: TextIO, indent: int = 0) -> str:
+    """`words` broken between words where the terminal ends, later lines indented. Unchanged in a pipe."""
+    if not stream.isatty():
+        return words
+    room = console(stream).width
+    return "\n".join("\n".join(_broken(line, room, indent)) for line in words.split("\n"))
+
+
+def _broken(line: str, room: int, indent: int) -> list[str]:
+    from rich.cells import cell_len
+
+    lines = [""]
+    indent += len(line) - len(line.lstrip())
+    for word in re.findall(r"\s*\S+", line):
+        # rich would break a word that is wider than the terminal, so that it could not be copied whole.
+        if lines[-1] and cell_len(lines[-1] + word) > room:
+            lines.append(" " * indent + word.lstrip())
+        else:
+            lines[-1] += word
+    return lines

@@ -1,0 +1,108 @@
+"""Tables for a terminal, coloured by what cells say. Imports rich, so import this module only where there is one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.cells import cell_len, set_cell_size
+from rich.table import Table
+from rich.text import Text
+
+from anvyl_mcp.cli.terminal import screen
+from anvyl_mcp.core import text
+
+GAP = 2
+NARROWEST = 8
+"""Columns that a column is not cut below."""
+KEPT = frozenset({"host", "name", "status", "state", "time", "tool", "outcome", "client", "command", "cpu_percent"})
+"""Columns that are neither cut nor left out while there is room for them alone."""
+_NUMBER = re.compile(r"-?[\d.,]+( ?(%|[KMGT]?i?B|s|min|h|days|ms))?")
+_SHARE = re.compile(r"[█░]+ +(\d+) %")
+_STYLES = (
+    ("unhealthy", "red"), ("dead", "red"), ("restarting", "red"), ("unreachable", "red"), ("timeout", "red"),
+    ("engine_", "red"), ("refused", "red"), ("denied", "red"), ("unknown", "red"), ("destroys", "red"),
+    ("altered", "red"), ("unpaired", "yellow"), ("healthy", "green"), ("starting", "yellow"),
+    ("up ", "green"), ("running", "green"), ("ok", "green"), ("changes", "yellow"),
+    ("exited", "dim"), ("created", "dim"), ("paused", "yellow"),
+)  # fmt: skip
+
+
+@dataclass
+class _Column:
+    """One column: its cells, whether they are numbers, and how wide it is drawn."""
+
+    name: str
+    head: str
+    cells: Sequence[str]
+    number: bool
+    width: int
+
+    @property
+    def floor(self) -> int:
+        """What it is not cut below: a part of a name, a state or a number says something else, or nothing."""
+        return self.width if self.number or self.name in KEPT else min(self.width, max(NARROWEST, cell_len(self.head)))
+
+
+def listing(columns: Sequence[str], rows: Sequence[Sequence[str]], titles: Mapping[str, str], *, room: int) -> Table:
+    """A header and rows, at most `room` wide; `titles` are shown instead of the names of columns.
+
+    Where there is not room for all, columns of lesser weight become shorter and then are left out.
+    """
+    made = [_column(name, [row[place] for row in rows], titles) for place, name in enumerate(columns)]
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    cells: list[list[Text]] = []
+    for column in _fitted(made, room):
+        justify: Literal["left", "right"] = "right" if column.number else "left"
+        table.add_column(Text(cut(column.head, column.width)), width=column.width, justify=justify, no_wrap=True)
+        look = screen.host_colour if column.name == "host" else style
+        cells.append([Text(cut(cell, column.width), look(cell)) for cell in column.cells])
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _column(name: str, cells: Sequence[str], titles: Mapping[str, str]) -> _Column:
+    shown = [text.one_line(text.short_status(cell) if name == "status" else cell) for cell in cells]
+    head = titles.get(name, name.replace("_percent", " %").replace("_", " ")).upper()
+    filled = [cell for cell in shown if cell]
+    number = bool(filled) and all(map(_NUMBER.fullmatch, filled))
+    return _Column(name, head, shown, number, max(map(cell_len, [head, *shown])))
+
+
+def _fitted(columns: Sequence[_Column], room: int) -> list[_Column]:
+    """The columns that there is room for, the widest cut first; what must be kept only where nothing else is left."""
+    kept, floors = list(columns), [column.floor for column in columns]
+    while sum(floors) + GAP * (len(kept) - 1) > room:
+        lesser = [place for place, column in enumerate(kept) if column.name not in KEPT]
+        if not lesser:
+            floors = [min(column.width, NARROWEST) for column in kept]
+            break
+        # Text that has become too short to be of use goes before numbers, and those from the right.
+        place = max(reversed(lesser), key=lambda place: 0 if kept[place].number else kept[place].width)
+        del kept[place], floors[place]
+    for _ in range(sum(column.width for column in kept) + GAP * (len(kept) - 1) - room):
+        spare = [column for column, floor in zip(kept, floors, strict=True) if column.width > floor]
+        if spare:
+            max(spare, key=lambda column: column.width).width -= 1
+    return kept
+
+
+def cut(words: str, room: int) -> str:
+    """At most `room` columns of `words`; a single long word keeps its end, where tags and versions are."""
+    if cell_len(words) <= room:
+        return words
+    tail = 0 if room < 8 or " " in words else (room - 1) // 2
+    return set_cell_size(words, room - 1 - tail) + "…" + set_cell_size(words[::-1], tail)[::-1]
+
+
+def style(cell: str) -> str:
+    """The style for what a cell says about a state, on any table; empty for other cells."""
+    low = cell.lower()
+    if "(unhealthy)" in low:
+        return "red"
+    if full := _SHARE.match(cell):
+        return "red" if int(full[1]) >= 90 else "yellow" if int(full[1]) >= 75 else "green"
+    return next((colour for start, colour in _STYLES if low.startswith(start) and len(low) < 200), "")

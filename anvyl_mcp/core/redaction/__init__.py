@@ -1,0 +1,1 @@
+"""Secrets hidden in text and in environment variables."""

@@ -1,0 +1,121 @@
+"""Private keys that stand over several lines: their bodies are hidden, wherever the text that is shown begins."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from typing import Literal
+
+from anvyl_mcp.core.redaction.redact_env import HIDDEN
+
+MOST_LINES = 400
+"""Lines after which a block without an end is left: a key of 8,192 bits has 100, and others may stand between."""
+WIDTHS = frozenset({64, 70, 76})
+"""Characters of a full line: PEM, OpenSSH and MIME."""
+_BEGIN = re.compile(r"-{4,5} ?BEGIN (?P<what>[A-Z0-9 ]*)")
+_END = re.compile(r"-{4,5} ?END (?P<what>[A-Z0-9 ]*)[- ]*")
+_RUN = re.compile(r"(?<![\w+/=.@-])[A-Za-z0-9+/]{16,76}={0,2}(?![\w+/=-])")
+_QUOTED = re.compile(r'(?<=")[A-Za-z0-9+/]{2,76}={0,2}(?=(?:\\r)?(?:\\n)?")')
+_BODY = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+_BASE64 = string.ascii_letters + string.digits + "+/="
+_PRIVATE = "PRIVATE KEY"
+
+
+class KeyBlocks:
+    """Reads a text line by line and hides the lines of private keys. Certificates and public keys stay."""
+
+    def __init__(self) -> None:
+        self._inside: Literal["", "private", "public", "body"] = ""
+        self._words = 0
+        self._left = 0
+
+    def hide(self, line: str) -> str:
+        """The next line, without what belongs to a private key."""
+        if begin := _BEGIN.search(line):
+            return self._begun(line, begin)
+        if end := _END.search(line):
+            self._inside = ""
+            before = line[: end.start()].rstrip(_BASE64)
+            return f"{before}{HIDDEN}{line[end.end() :]}" if _PRIVATE in end["what"] else line
+        if self._inside == "public":
+            return self._passed(line)
+        shown = _QUOTED.sub(_hidden_mixed, line) if self._inside else line
+        shown = _RUN.sub(self._hidden_run, shown)
+        if shown != line:
+            if not self._inside:
+                self._enter("body", line[: shown.index(HIDDEN)])
+            return shown
+        if self._inside and _is_body(line, self._words):
+            # Of a block whose beginning was not seen, a short line is the last one.
+            self._inside = "private" if self._inside == "private" else ""
+            return _without_last_word(line)
+        return self._passed(line)
+
+    def _begun(self, line: str, begin: re.Match[str]) -> str:
+        end = _END.search(line, begin.end())
+        private = _PRIVATE in begin["what"]
+        before = line[: begin.start()]
+        self._inside = ""
+        if end is None:
+            self._enter("private" if private else "public", before)
+        if not private:
+            return line
+        return f"{before}{HIDDEN}{line[end.end() :] if end else ''}"
+
+    def _enter(self, what: Literal["private", "public", "body"], before: str) -> None:
+        self._inside, self._words, self._left = what, len(before.split()), MOST_LINES
+
+    def _hidden_run(self, run: re.Match[str]) -> str:
+        return _hidden_mixed(run) if self._inside or len(run[0]) in WIDTHS else run[0]
+
+    def _passed(self, line: str) -> str:
+        self._left -= 1
+        if self._left <= 0:
+            self._inside = ""
+        return line
+
+
+def without_keys(lines: Sequence[str]) -> list[str]:
+    """The lines without private keys, also one of which only the end is there."""
+    blocks = KeyBlocks()
+    shown = [blocks.hide(line) for line in lines]
+    for number, line in enumerate(lines):
+        end = _END.search(line)
+        if end is None or _PRIVATE not in end["what"]:
+            continue
+        words = len(line[: end.start()].split())
+        for before in range(number - 1, -1, -1):
+            hidden = _without_body(shown[before], words)
+            if hidden == shown[before]:
+                break
+            shown[before] = hidden
+    return shown
+
+
+def _without_body(line: str, words_before: int) -> str:
+    """A line before the end of a key, without what belongs to that."""
+    return _without_last_word(line) if _is_body(line, words_before) else _QUOTED.sub(_hidden_mixed, line)
+
+
+def _is_body(line: str, words_before: int) -> bool:
+    """Whether a line ends in base64 behind as many words as the block's first line: the same prefix or time."""
+    words = line.split()
+    return len(words) == words_before + 1 and bool(_BODY.fullmatch(words[-1]))
+
+
+def _is_mixed(run: str) -> bool:
+    """Whether letters are of both cases and there are digits, as in base64 and not in words or hexadecimal digests."""
+    return run.endswith("=") or (
+        any("a" <= char <= "z" for char in run)
+        and any("A" <= char <= "Z" for char in run)
+        and any("0" <= char <= "9" for char in run)
+    )
+
+
+def _hidden_mixed(run: re.Match[str]) -> str:
+    return HIDDEN if _is_mixed(run[0]) else run[0]
+
+
+def _without_last_word(line: str) -> str:
+    return line[: len(line.rstrip()) - len(line.split()[-1])] + HIDDEN

@@ -1,0 +1,213 @@
+"""One table of settings, read once at the edge into one frozen object.
+
+Flags win over the environment, the environment over `config.toml`, the file over the defaults.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anvyl_mcp.core.errors import ConfigInvalid, InvalidInput, did_you_mean
+from anvyl_mcp.core.files import require_unshared
+from anvyl_mcp.core.paths import folders
+
+HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?", re.ASCII)
+SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+RESERVED_NAMES = frozenset({"all", "local", "any", "every", "everywhere"})
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table: what it is called, where it comes from, what it means."""
+
+    name: str
+    env: str
+    default: str | int | bool
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+SETTINGS = (
+    Setting("name", "ANVYL_NAME", "", "this host's name in the fleet; default: the machine's host name"),
+    Setting("host", "ANVYL_AGENT_HOST", "", "network address to open, with TLS and tokens, in addition to loopback"),
+    Setting("port", "ANVYL_INFRA_API_PORT", 4200, "port for MCP clients; 0 picks a free one"),
+    Setting("agent_port", "ANVYL_AGENT_PORT", 4201, "port for clients of the older agent API"),
+    Setting("gateway_port", "ANVYL_GATEWAY_PORT", 4202, "port of `anvyl-mcp gateway --http`, on this machine only"),
+    Setting("toolsets", "ANVYL_TOOLSETS", "all", "toolsets to offer: names separated by commas, or `all`"),
+    Setting("tools", "ANVYL_TOOLS", "", "additional single tools to offer, separated by commas"),
+    Setting("read_only", "ANVYL_READ_ONLY", False, "offer no tool that changes anything; overrides the two above"),
+    Setting("lmstudio_url", "ANVYL_LMSTUDIO_URL", "http://localhost:1234/v1", "OpenAI-compatible model server"),
+    Setting("lmstudio_model", "ANVYL_LMSTUDIO_MODEL", "default", "model name; `default` uses the loaded one"),
+    Setting(
+        "drive",
+        "ANVYL_DRIVE",
+        "auto",
+        "how a model is used: `tools`, `plan`, or `auto`, depending on the model",
+        choices=("auto", "tools", "plan"),
+    ),
+    Setting("model_fast", "ANVYL_MODEL_FAST", "", "another model for questions that only read"),
+    Setting("model_smart", "ANVYL_MODEL_SMART", "", "another model for tasks of several steps"),
+    Setting("llm_api_key", "ANVYL_LLM_API_KEY", "", "key for the model server, or `keyring` (or LM_API_TOKEN)"),
+    Setting("model_user", "ANVYL_MODEL_USER", "", "another login user of this machine whose model server is trusted"),
+    Setting("announce", "ANVYL_ANNOUNCE", False, "announce this host by mDNS while it is open to the network"),
+    Setting("watch", "ANVYL_WATCH", False, "watch the hosts while serving and report problems"),
+    Setting("watch_every", "ANVYL_WATCH_EVERY", "30s", "time between two checks of a watch"),
+    Setting("watch_disk", "ANVYL_WATCH_DISK", "90", "percentage at which a disk counts as full"),
+    Setting("watch_webhook", "ANVYL_WATCH_WEBHOOK", "", "URL to which a watch posts its events, as JSON"),
+    Setting("watch_command", "ANVYL_WATCH_COMMAND", "", "program that a watch runs for each event"),
+    Setting("jwt_issuer", "ANVYL_JWT_ISSUER", "", "identity provider whose tokens are also accepted"),
+    Setting("jwt_audience", "ANVYL_JWT_AUDIENCE", "", "audience that its tokens must have"),
+    Setting("jwt_keys", "ANVYL_JWT_KEYS", "", "its keys: a JWKS file, or an https URL"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, resolved. Paths are folders of this installation; see `SETTINGS` for the rest."""
+
+    config_dir: Path
+    state_dir: Path
+    name: str
+    host: str
+    port: int
+    agent_port: int
+    gateway_port: int
+    toolsets: str
+    tools: str
+    read_only: bool
+    lmstudio_url: str
+    lmstudio_model: str
+    drive: str
+    model_fast: str
+    model_smart: str
+    llm_api_key: str = field(repr=False)
+    model_user: str
+    announce: bool
+    watch: bool
+    watch_every: str
+    watch_disk: str
+    watch_webhook: str = field(repr=False)
+    watch_command: str
+    jwt_issuer: str
+    jwt_audience: str
+    jwt_keys: str
+
+    @property
+    def hosts_file(self) -> Path:
+        """The peers this installation knows."""
+        return self.config_dir / "hosts.toml"
+
+    @property
+    def policy_file(self) -> Path:
+        """What this host's owner takes away from its callers."""
+        return self.config_dir / "policy.toml"
+
+    @property
+    def heads_file(self) -> Path:
+        """What was seen of other hosts' audit logs."""
+        return self.state_dir / "heads.json"
+
+    @property
+    def run_dir(self) -> Path:
+        """Where a running server says that it runs."""
+        return self.state_dir / "run"
+
+    @property
+    def cache_dir(self) -> Path:
+        """What may be deleted at any time."""
+        return self.state_dir / "cache"
+
+
+def load(
+    flags: Mapping[str, str | int | bool | None] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Read flags, environment and file into one object.
+
+    Raises:
+        ConfigInvalid: `config.toml` is not valid, or names an unknown setting.
+        InvalidInput: a value cannot be used.
+    """
+    env = os.environ if environ is None else environ
+    config_dir, state_dir = folders(env)
+    file = _read(config_dir / "config.toml")
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        flag = (flags or {}).get(setting.name)
+        value: Any = flag
+        source = f"--{setting.name.replace('_', '-')}"
+        if value is None and env.get(setting.env):
+            value, source = env[setting.env], setting.env
+        if value is None and setting.name in file:
+            value, source = file[setting.name], f"{config_dir / 'config.toml'}: {setting.name}"
+        values[setting.name] = setting.default if value is None else _typed(value, setting, source)
+    values["llm_api_key"] = values["llm_api_key"] or env.get("LM_API_TOKEN", "")
+    values["name"] = check_host_name(values["name"]) if values["name"] else _machine_name()
+    return Settings(config_dir=config_dir, state_dir=state_dir, **values)
+
+
+def check_host_name(name: str) -> str:
+    """The name in lower case.
+
+    Raises:
+        InvalidInput: it cannot be used as a host's name.
+    """
+    folded = name.strip().lower()
+    if folded in RESERVED_NAMES:
+        raise InvalidInput(f"`{name}` cannot be a host's name: it already means something", hint="choose another name")
+    if not HOST_NAME.fullmatch(folded):
+        raise InvalidInput(
+            f"`{name}` cannot be a host's name", hint="use letters, digits, dots, dashes and underscores, like `nas-1`"
+        )
+    return folded
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        require_unshared(path, path.stat(), ", so no setting in it counts")
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"{path} is not valid TOML: {error}", hint="mend the file or move it away") from error
+    except OSError as error:
+        raise ConfigInvalid(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
+    known = {setting.name for setting in SETTINGS}
+    for key in data:
+        if key not in known:
+            raise ConfigInvalid(f"{path} has an unknown setting `{key}`", hint=did_you_mean(key, known))
+    return data
+
+
+def _typed(value: Any, setting: Setting, source: str) -> str | int | bool:
+    if isinstance(setting.default, bool):
+        word = str(value).strip().lower()
+        if word not in SWITCH:
+            raise InvalidInput(f"{source} is `{value}`, which is neither true nor false", hint="use true or false")
+        return SWITCH[word]
+    if isinstance(setting.default, int):
+        try:
+            number = -1 if isinstance(value, bool | float) else int(value)
+        except (TypeError, ValueError):
+            number = -1
+        if not 0 <= number <= 65535:
+            raise InvalidInput(f"{source} is `{value}`, which is not a port number", hint="use 0 to 65535")
+        return number
+    if not isinstance(value, str):
+        raise InvalidInput(f"{source} is `{value}`, which is not text", hint="put it in quotes")
+    word = value.strip()
+    if setting.choices and word not in setting.choices:
+        raise InvalidInput(f"{source} is `{word}`", hint=f"use {', '.join(setting.choices)}")
+    return word
+
+
+def _machine_name() -> str:
+    """This machine's short host name, made fit to be a host's name."""
+    short = re.sub(r"[^a-z0-9_-]+", "-", socket.gethostname().split(".")[0].lower()).strip("-_")
+    return short if short and short not in RESERVED_NAMES else "this-host"

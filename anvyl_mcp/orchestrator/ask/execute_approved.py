@@ -1,0 +1,103 @@
+"""Doing what a person approved: exactly the calls that were shown, on the very containers that were meant."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+
+from pydantic_ai.messages import ToolCallPart, ToolReturnPart
+
+from anvyl_mcp.core.errors import AnvylError, Conflict, NotFound
+from anvyl_mcp.orchestrator.approvals import HeldCall
+from anvyl_mcp.orchestrator.ask.toolset import for_rules
+from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.orchestrator.rules.results.answers import Turn, answer
+from anvyl_mcp.orchestrator.run import EndReason, Run
+from anvyl_mcp.peers.changes import change_plan
+from anvyl_mcp.peers.fleet.fleet import Expected, Fleet
+from anvyl_mcp.peers.fleet.targets import as_it_is
+
+
+async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldCall:
+    """A proposal with the objects that its names mean now; a host without the container is left out, with a note.
+
+    Raises:
+        NotFound: no host has it.
+        AnvylError: no host can be asked.
+    """
+    notes += [f"left out {host}: {error.message}" for host, error in proposal.problems.items()]
+    tool = fleet.tool(proposal.tool)
+    unseen = [host for host in proposal.hosts if host not in proposal.expected]
+    seen = {**proposal.expected, **await change_plan.expected(fleet, tool, proposal.arguments, unseen)}
+    names = [name for name, kind in tool.names.items() if kind == "container"]
+    wanted = next((str(proposal.arguments[name]) for name in names if proposal.arguments.get(name)), "")
+    if not wanted:
+        return HeldCall(
+            proposal.tool,
+            proposal.arguments,
+            tuple(proposal.hosts),
+            seen,
+            untrusted=proposal.untrusted,
+            why=proposal.why,
+            details=proposal.details,
+        )
+    found, problems = dict[str, Expected](), dict[str, AnvylError]()
+    for host in proposal.hosts:
+        try:
+            known = seen.get(host)
+            found[host] = known if known and known.id else await as_it_is(fleet, host, wanted)
+        except AnvylError as error:
+            problems[host] = error
+            notes.append(f"left out {host}: {error.message}")
+    if not found:
+        host, problem = next(iter(problems.items()))
+        raise problem if isinstance(problem, NotFound) else problem.on(host)
+    return HeldCall(proposal.tool, proposal.arguments, tuple(found), found, proposal.untrusted, proposal.why)
+
+
+async def carry_out(fleet: Fleet, question: Question, calls: Sequence[HeldCall]) -> Reply:
+    """Do the calls one after the other, as far as each works somewhere. What goes wrong is in the reply.
+
+    The hosts that act do nothing to a container that is another one, or in another state, than when it was asked for.
+    """
+    started, run = time.monotonic(), Run(question)
+    reply = Reply(run)
+    turn, touched = Turn(question.text), {host: set[str]() for call in calls for host in call.hosts}
+
+    for number, call in enumerate(calls):
+        proposal = Proposal(f"held-{number}", call.tool, dict(call.arguments), list(call.hosts), decision="approved")
+        run.propose(proposal)
+        run.begin_call(call.tool, call.arguments, call.hosts)
+        outcomes = await fleet.call_many(
+            call.hosts,
+            call.tool,
+            call.arguments,
+            on_behalf=question.on_behalf,
+            expected={host: _since(one, touched[host]) for host, one in call.expected.items()},
+            on_outcome=run.end_call,
+        )
+        # What an earlier call of the same approval did to an object is no surprise to a later one.
+        for host in call.hosts:
+            touched[host] |= change_plan.touched(fleet.tool(call.tool), call.arguments)
+            touched[host] |= {one.id for one in [call.expected.get(host)] if one}
+        turn.calls[proposal.id] = ToolCallPart(call.tool, proposal.arguments, proposal.id)
+        told = for_rules(outcomes, fleet.tool(call.tool))
+        turn.results[proposal.id] = ToolReturnPart(call.tool, "", proposal.id, metadata=told)
+        if not any(outcome.ok for outcome in outcomes.values()):
+            reply.notes += [f"{left.tool} was not tried, because {call.tool} failed" for left in calls[number + 1 :]]
+            break
+    reply.answer = answer(fleet.catalogue, turn)
+    if run.calls and all(isinstance(call.error, Conflict) for call in run.calls):
+        # What was approved is not there any more; nothing was done.
+        reply.error = run.calls[0].error
+        run.end(EndReason.FAILED, reply.error)
+    run.finish()
+    reply.seconds = round(time.monotonic() - started, 3)
+    return reply
+
+
+def _since(expected: Expected, touched: Collection[str]) -> Expected:
+    """What is left to expect after earlier calls: the same container in any state, and the objects they left alone."""
+    state = "" if expected.id in touched else expected.state
+    return Expected(expected.id, state, {what: id_ for what, id_ in expected.others.items() if what not in touched})

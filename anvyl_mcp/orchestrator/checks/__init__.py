@@ -1,0 +1,1 @@
+"""What every proposed call passes: names, hosts, consent."""

@@ -1,0 +1,162 @@
+"""Ground: what a model put into a call and the person never said is taken out again.
+
+A host, a filter or an option that nobody wrote is a small model's invention; without it the tool's default holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+from anvyl_mcp.core import text
+from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, HOST, either, meanings
+from anvyl_mcp.peers.connection.listing import ToolListing
+
+EVERY = re.compile(r"\b(?:all|every|each|everywhere|everything|both|any|anywhere|whole|entire|across|fleet)\b", re.I)
+HERE = re.compile(r"\b(?:(?<!in )here|local|locally|localhost|this (?:one|host|machine|server|computer|box))\b", re.I)
+TIME = re.compile(
+    r"\b(?:since|ago|last|past|recent|recently|latest|lately|today|yesterday|(?:second|minute|hour|day|week)s?)\b"
+    r"|\d\s*[smhd]\b",
+    re.I,
+)
+ALSO_STOPPED = re.compile(
+    r"\b(?:stopped|exited|dead|down|crash(?:ed|ing)?|created|failed|gone|missing|ever|exist|all|every|any|how many"
+    r"|count|(?:not|isn't|aren't|wasn't) (?:up|on|running|started|alive|ok|healthy)|off|offline|still)\b",
+    re.I,
+)
+IMAGE = re.compile(
+    r"(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)*:\w[\w.-]*\w|(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)+(?::[\w.-]*\w)?"
+)
+"""An image with a tag or a path, which nothing else in a sentence looks like."""
+MACHINES = rf"(?:{HOST}|box(?:es)?|pcs?|nodes?)"
+PLACED = r"(?:\b(?:on|at|from|in|across|of|for)\s+)?(?:\b(?:the|my|our|this|that|all|both|every|each|two|three)\s+)*"
+"""What stands before a place."""
+NEAR = 0.8
+"""How alike two words must be to be one word and a typo of it."""
+NUMBERS = {
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "ten": "10",
+    "twenty": "20",
+    "hundred": "100",
+}
+
+
+def named(said: str, name: str) -> bool:
+    """Whether a text names something: the name stands in it as a word of its own; `old test` is `old-test` too."""
+    parts = [re.escape(part) for part in re.split(r"[-_. ]+", name.strip()) if part]
+    if not parts:
+        return False
+    pattern = rf"(?<![\w-]){'[-_. ]?'.join(parts)}(?![\w-]|\.\w)"
+    return bool(re.search(pattern, said, re.IGNORECASE))
+
+
+def images_in(said: str) -> list[str]:
+    """The images that a text names with a tag or a path."""
+    return list(dict.fromkeys(IMAGE.findall(said)))
+
+
+def near(one: str, other: str) -> bool:
+    """Whether two words are alike enough for one to be a typo of the other."""
+    one, other = one.lower(), other.lower()
+    if len(one) < 3 or re.sub(r"\D", "", one) != re.sub(r"\D", "", other):
+        return False  # `web1` and `web2` are no typos of each other, nor of `web`
+    return sorted(one) == sorted(other) or SequenceMatcher(None, one, other).ratio() >= NEAR
+
+
+def words_of(said: str) -> list[str]:
+    """The words of a text that carry a meaning, in lower case."""
+    return [word for word in re.findall(r"[a-z0-9][\w.:/@-]*\w|[a-z0-9]", said.lower()) if word not in EMPTY]
+
+
+def said_hosts(said: str, hosts: Sequence[str]) -> list[str]:
+    """The hosts that a text names as places: `on nas`, `nas and gpu:`, `the host nas`."""
+    one = "|".join(re.escape(host) for host in sorted(hosts, key=len, reverse=True))
+    if not one:
+        return []
+    joint = rf"(?:{one})(?:\s*(?:,|and|&|or|vs\.?|versus|with)\s*(?:{one}))*"
+    before = r"\b(?:on|at|from|in|across|of|for|between|hosts?|machine|server|box)\s+(?:the\s+)?"
+    place = rf"(?:{before}{joint}|^\s*{joint}\s*:)(?![\w-])"
+    places = " ".join(match[0] for match in re.finditer(place, said, re.IGNORECASE))
+    return [host for host in hosts if named(places, host)]
+
+
+def spoken_tags(said: str, tags: Iterable[str]) -> list[str]:
+    """The tags by which a text speaks of hosts, as selectors: `the two web servers`, `@prod`."""
+    known = sorted(set(tags))
+    at_sign = [f"@{tag}" for tag in known if re.search(rf"@{re.escape(tag)}(?![\w-])", said, re.IGNORECASE)]
+    pattern = rf"(?<![\w-])(?P<tag>{either(known) or '(?!)'})\s+(?:{MACHINES})(?![\w-])"
+    in_words = [f"@{match['tag'].lower()}" for match in re.finditer(pattern, said, re.IGNORECASE)]
+    return list(dict.fromkeys(at_sign + in_words))
+
+
+def without_places(said: str, hosts: Iterable[str], tags: Iterable[str]) -> str:
+    """A text without the hosts and tags that it speaks of."""
+    tagged = rf"{PLACED}(?:@(?:{either(tags) or '(?!)'})|(?:{either(tags) or '(?!)'})\s+{MACHINES})(?![\w-])"
+    named = rf"{PLACED}(?<![\w-])(?:{either(hosts) or '(?!)'})(?:\s+{MACHINES})?(?![\w-])"
+    return re.sub(named, " ", re.sub(tagged, " ", said, flags=re.IGNORECASE), flags=re.IGNORECASE)
+
+
+def ground_host(selector: str, said: str, hosts: Sequence[str], local: str) -> str:
+    """The selector without the hosts that nobody said."""
+    kept = [part for part in re.split(r"\s*,\s*|\s+and\s+", selector.strip()) if part and _host_said(part, said, local)]
+    if kept and not all(part.lower() in hosts for part in kept):
+        return ",".join(kept)
+    return ",".join(dict.fromkeys(part.lower() for part in kept))
+
+
+def _host_said(part: str, said: str, local: str) -> bool:
+    if part.lower() in ("all", "*"):
+        return bool(EVERY.search(said)) or bool(re.search(r"\b(?:hosts|machines|servers|boxes)\b", said, re.IGNORECASE))
+    if (part.lower() == "local" or part == local) and HERE.search(said):
+        return True
+    if part.startswith("@"):
+        return named(said, part[1:])
+    return named(said, part) or any(near(word, part) for word in words_of(said))
+
+
+def ground_arguments(listing: ToolListing, arguments: Mapping[str, Any], said: str) -> dict[str, Any]:
+    """The arguments without the options that nobody said; what must be there, or names an object, stays."""
+    kept: dict[str, Any] = {}
+    for name, value in arguments.items():
+        schema = listing.arguments.get(name)
+        if schema is None or name in listing.required or name in listing.names:
+            kept[name] = value
+        elif isinstance(value, list):
+            if entries := [entry for entry in value if _said(name, schema, entry, said, reads=listing.reads)]:
+                kept[name] = entries
+        elif _said(name, schema, value, said, reads=listing.reads):
+            kept[name] = value
+    if listing.reads and "all" in listing.arguments and ALSO_STOPPED.search(said):
+        kept["all"] = True
+    return kept
+
+
+def _said(name: str, schema: Mapping[str, Any], value: Any, said: str, *, reads: bool) -> bool:
+    """Whether a text says a value, or speaks of the option that it is for."""
+    if value == schema.get("default") or name == "all":
+        return True
+    if isinstance(value, bool):
+        return _speaks_of(f"{name} {schema.get('description', '')}", said)
+    if not reads and _speaks_of(name, said):
+        return True
+    if isinstance(value, int | float):
+        return _has_number(str(value), said)
+    if name == "since" or (isinstance(value, str) and text.parse_duration(value) is not None):
+        return bool(TIME.search(said))
+    parts = re.findall(r"\w[\w.-]*", str(value))
+    return any(named(said, part) or _has_number(part, said) or _speaks_of(part, said) for part in parts)
+
+
+def _has_number(number: str, said: str) -> bool:
+    written = [digits for word, digits in NUMBERS.items() if re.search(rf"\b{word}\b", said, re.IGNORECASE)]
+    return number in re.findall(r"\d+", said) + written
+
+
+def _speaks_of(words: str, said: str) -> bool:
+    return bool((set(meanings(words)) - EMPTY - {"show", "value", "also", "name"}) & set(meanings(said)))

@@ -1,0 +1,284 @@
+"""What a question wants to know of results: the most of something, where something is, what is wrong, and so on.
+
+A question is read from its words alone, so that the answer can be worked out from the same question later.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from anvyl_mcp.core import text
+from anvyl_mcp.orchestrator.language.vocabulary import HOST, NAME, is_name, meaning, meanings
+
+
+class Wants(Enum):
+    """The kinds of questions that are worked out from results."""
+
+    BEYOND = "which have more or less than so much"
+    EXTREME = "which has the most or least of something"
+    TIGHT = "whether something runs out"
+    ROOM = "where something of a size fits"
+    AMOUNT = "how much of something"
+    WHERE = "where something runs"
+    TROUBLE = "what is not well"
+    UNUSED = "what nothing uses"
+    WHY = "why one is as it is"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question: what it wants, the words for what is measured, and of what."""
+
+    wants: Wants
+    words: frozenset[str] = frozenset()
+    noun: str = ""
+    least: bool = False
+    free: bool = False
+    need: int = 0
+    subject: str = ""
+    said: frozenset[str] = field(default_factory=frozenset)
+
+
+MOST = frozenset({"most", "highest", "biggest", "largest", "greatest", "maximum", "max", "top", "longest", "more"})
+LEAST = frozenset(
+    {
+        "least",
+        "lowest",
+        "smallest",
+        "fewest",
+        "minimum",
+        "min",
+        "shortest",
+        "less",
+        "smaller",
+        "lower",
+        "under",
+        "below",
+    }
+)
+SUPERLATIVES: dict[str, tuple[bool, str]] = {
+    "busiest": (False, "cpu"),
+    "quietest": (True, "cpu"),
+    "idlest": (True, "cpu"),
+    "hungriest": (False, "memory"),
+    "heaviest": (False, "memory"),
+    "fullest": (False, "disk"),
+    "emptiest": (True, "disk"),
+    "hottest": (False, "celsius"),
+    "warmest": (False, "celsius"),
+    "coolest": (True, "celsius"),
+}
+"""Words that say both which end and of what: whether the least, and of what."""
+ENDS = MOST | LEAST | SUPERLATIVES.keys()
+MEASURED = {
+    "busy": "cpu",
+    "loaded": "cpu",
+    "hot": "celsius",
+    "warm": "celsius",
+    "temperature": "celsius",
+    "big": "size",
+    "large": "size",
+    "space": "disk",
+    "traffic": "net",
+    "network": "net",
+    "process": "process",
+}
+"""What is meant by words that are no field's name."""
+FREE = frozenset({"free", "left", "available", "spare", "unused", "remaining", "room", "headroom", "capacity"})
+NOUNS = frozenset({"host", "container", "image", "process", "volume", "network"})
+KINDS = frozenset({"memory", "cpu", "disk", "swap", "load", "uptime", "size", "celsius", "net", "pid"})
+"""What can be measured; `host` and `container` are counted."""
+MOST_PERCENT = 10_000
+"""A number up to this is a share, one above it a size in bytes."""
+SIZED = re.compile(r"(?i)\b(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b|igs?|egs?|(?:ig|eg)abytes?)?\b")
+PERCENT = re.compile(r"(?i)\b(\d+(?:\.\d+)?)\s*(?:%|percent\b)")
+BEYOND = re.compile(
+    r"(?i)\b(?:(?:more|bigger|larger|greater|higher|heavier)\s+than|over|above|at\s+least|exceed(?:s|ing)?"
+    r"|(?P<below>(?:less|smaller|lower)\s+than|under|below|at\s+most))\s+"
+    r"\d+(?:\.\d+)?\s*(?P<unit>[kmgt]i?b?\b|%|percent\b)"
+)
+TIGHT = re.compile(
+    r"(?i)\b(?:run(?:s|ning)?\s+(?:out\s+of|low\s+on)|low\s+on|short\s+(?:of|on)|out\s+of|(?:getting|almost|nearly|too)\s+full"
+    r"|full|tight|enough)\b"
+)
+OF_DOCKER = re.compile(r"\b(?:space|disk|storage)\b.*\bdocker\b|\bdocker\b.*\b(?:space|disk|storage)\b")
+"""What Docker takes is told by a tool of its own."""
+LASTING = re.compile(
+    r"(?i)\b(?:how\s+long\b.*\b(?:up|running|on)|up\s+(?:the\s+)?(?:longest|shortest)|(?:longest|shortest)\s+up"
+    r"|(?:re)?boot(?:ed|s)?\b|\buptimes?\b|how\s+many\s+(?:days|hours)\b.*\b(?:up|running|on))"
+)
+LATELY = re.compile(
+    r"\bboot\w*\s+(?:most\s+recently|last)\b|\b(?:most\s+recently|last)\s+(?:re)?boot|\breboot\w*\s+(?:most\s+recently|last)\b"
+)
+"""What was started last has been up the least."""
+THE = r"(?:the\s+)?(?:container\s+)?"
+WHERE = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"where(?:'s|\s+is|\s+are|\s+does|\s+do)?\s+{THE}(?P<subject>{NAME})(?:\s+containers?)?"
+        r"(?:\s+(?:run|runs|running|live|lives|hosted|located))?",
+        rf"(?:on\s+)?(?:which|what)\s+{HOST}\s+(?:(?:is|are)\s+running|runs?|has|have|hosts?)\s+{THE}(?P<subject>{NAME})"
+        r"(?:\s+containers?)?",
+        rf"(?:on\s+)?(?:which|what)\s+{HOST}\s+(?:is|are|does|do)\s+{THE}(?P<subject>{NAME})(?:\s+(?:on|run|running))?(?:\s+on)?",
+        rf"(?:find|locate)\s+{THE}(?P<subject>{NAME})",
+        rf"(?:is\s+there|do\s+(?:we|i|you)\s+have|have\s+(?:we|i|you)\s+got)\s+(?:an?\s+)?(?:container\s+)?"
+        rf"(?:(?:called|named)\s+)?(?P<subject>{NAME})(?:\s+container)?(?:\s+running)?",
+        rf"has\s+{THE}(?P<subject>{NAME})\s+(?:finished|ended|exited|stopped|completed|started|crashed|died)(?:\s+yet)?",
+        r"(?:which|what|who)(?:\s+containers?)?\s+(?:uses?|using|is\s+using|publish(?:es)?|has|have|is\s+on|listens?\s+on"
+        r"|is\s+listening\s+on)\s+(?:the\s+)?port\s+(?P<subject>\d+)",
+        rf"(?:(?:which|what|show|list)\s+)(?:the\s+)?containers?\s+(?:uses?|using|run|running|are\s+(?:based\s+on|made\s+from|from)"
+        rf"|(?:created|made|built)?\s*from|based\s+on)\s+(?:the\s+)?(?:image\s+)?(?P<subject>{NAME})(?:\s+image)?",
+    )
+)
+STATE = (
+    r"(?:stopp?(?:s|ed|ing)?|down|restart(?:s|ed|ing)?|unhealthy|dead|died|dying|crash(?:es|ed|ing)?|fail(?:s|ed|ing)?"
+    r"|exit(?:s|ed|ing)?|broken|slow|not\s+(?:up|running|healthy|working|starting))"
+)
+WHY = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"why\s+(?:is|does|did|has|was|do|are|isn't|doesn't|won't)\s+{THE}(?P<subject>{NAME})"
+        rf"(?:\s+(?:keep|keeps|always|been|not|container|start|run|work))*(?:\s+{STATE})?",
+        rf"what(?:'s|\s+is|\s+was)?\s+(?:is\s+)?(?:wrong|the\s+(?:problem|matter|trouble))\s+with\s+{THE}(?P<subject>{NAME})",
+        rf"what(?:'s|\s+has)?\s+happened\s+(?:to|with)\s+{THE}(?P<subject>{NAME})",
+        rf"(?:diagnose|troubleshoot|debug)\s+{THE}(?P<subject>{NAME})",
+        rf"{THE}(?P<subject>{NAME})\s+(?:is|has|keeps|was)?\s*{STATE}[\s,;:.-]+(?:why|what\s+happened|what(?:'s|\s+is)\s+wrong)",
+    )
+)
+THINGS = r"(?:anything|something|any\s+containers?|any\s+of\s+(?:the|my)\s+containers|any\s+services?|a\s+container)"
+TROUBLE = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"(?:is|are|has|have)\s+(?:there\s+)?{THINGS}\s+(?:is\s+|been\s+)?(?:wrong|broken|failing|failed|down|unhealthy|crashed|crashing|in\s+trouble|not\s+(?:ok|well|running|healthy))",
+        r"(?:is|are)\s+(?:all(?:\s+(?:of\s+)?(?:the|my|our))?\s+(?:containers?|services?)|every\s+container|everything|all)"
+        r"\s+(?:ok|okay|fine|well|healthy|up|running|good|alright|up\s+and\s+running)",
+        r"(?:are\s+there\s+)?(?:any|some)\s+(?:problems?|issues?|troubles?|failures?)(?:\s+with\s+(?:the|my|our)?\s*containers?)?",
+        r"what(?:'s|\s+is)\s+(?:wrong|broken|failing|down|unhealthy)",
+        r"(?:(?:is\s+there\s+)?anything|what)\s+(?:i\s+should|should\s+i|to)\s+(?:be\s+)?(?:worr(?:y|ied)|look\s+(?:at|into)|know|fix)"
+        r"(?:\s+about)?",
+        r"(?:which|what)\s+containers?\s+(?:is|are|have)\s+(?:broken|failing|failed|crashed|crashing|in\s+trouble|not\s+(?:ok|well|healthy))",
+        r"(?:health\s+check|check\s+(?:the\s+)?health)(?:\s+of\s+(?:the\s+)?containers?)?",
+    )
+)
+"""Whole questions, without hosts."""
+UNUSED = re.compile(
+    r"(?i)(?:(?:which|what|show|list|are\s+there)\s+)?(?:any\s+|the\s+)?(?:unused\s+(?P<noun>volumes?|networks?)"
+    r"|(?P<other>volumes?|networks?)\s+(?:are\s+)?(?:unused|not\s+used|not\s+in\s+use|orphaned|empty))"
+)
+
+
+def read(question: str) -> Query | None:
+    """What a question wants to know; None when it is none of these kinds. Hosts may stand in it or not."""
+    asked = " ".join(question.split()).rstrip(" ?!.")
+    if match := UNUSED.fullmatch(asked):
+        return Query(Wants.UNUSED, noun=meaning(match["noun"] or match["other"]))
+    return (
+        _whole(asked, Wants.TROUBLE, TROUBLE)
+        or _whole(asked, Wants.WHY, WHY)
+        or _measured(asked)
+        or _whole(asked, Wants.WHERE, WHERE)
+    )
+
+
+def _whole(asked: str, wants: Wants, patterns: Iterable[re.Pattern[str]]) -> Query | None:
+    for pattern in patterns:
+        if (match := pattern.fullmatch(asked)) and is_name(subject := match.groupdict().get("subject") or "it is none"):
+            return Query(wants, subject=subject if "subject" in pattern.groupindex else "")
+    return None
+
+
+def _measured(asked: str) -> Query | None:
+    lower = asked.lower()
+    if OF_DOCKER.search(lower):
+        return None
+    typed = re.findall(r"[a-z][a-z0-9-]*", lower)
+    said = frozenset(meanings(lower)) | frozenset(typed)
+    words = frozenset(MEASURED.get(word, word) for word in said)
+    words |= frozenset(SUPERLATIVES[word][1] for word in typed if word in SUPERLATIVES)
+    words |= frozenset({"uptime"} if LASTING.search(lower) else ())
+    query = Query(
+        Wants.AMOUNT,
+        words=words & (KINDS | NOUNS),
+        noun=_noun(lower),
+        least=LATELY.search(lower) is not None
+        or any(word in LEAST or SUPERLATIVES.get(word, (False, ""))[0] for word in typed),
+        free=bool(said & FREE),
+        need=_need(lower),
+        said=said,
+    )
+    for wants, holds in WANTED.items():
+        if holds(query, lower):
+            return _as(query, wants)
+    return None
+
+
+def _as(query: Query, wants: Wants) -> Query:
+    words = query.words & KINDS
+    if wants is Wants.EXTREME and not words:
+        words = query.words - {query.noun} or (
+            frozenset({"size"}) if query.said & {"biggest", "largest", "smallest"} or query.noun == "image" else words
+        )
+    elif not words and wants is Wants.BEYOND and query.noun == "image":
+        words = frozenset({"size"})
+    elif not words and wants is Wants.BEYOND:
+        words = frozenset({"cpu"} if query.need <= MOST_PERCENT else {"memory"})
+    elif not words and wants is Wants.ROOM:
+        words = frozenset({"memory", "disk"})
+    elif not words and wants is Wants.TIGHT:
+        words = frozenset({"disk"})
+    return Query(wants, words, query.noun, query.least, query.free or wants is Wants.ROOM, query.need, said=query.said)
+
+
+def _is_extreme(query: Query, lower: str) -> bool:
+    using = re.match(
+        r"(?:what|who|which\s+\w+)\s+(?:is\s+|are\s+)?(?:us(?:e|es|ing)|eat(?:s|ing)|hogging|consum(?:es|ing))\b", lower
+    )
+    return bool(query.words & KINDS if using else query.words) and (bool(using) or bool(query.said & ENDS))
+
+
+def _is_room(query: Query, lower: str) -> bool:
+    return bool(query.need) and bool(query.said & (FREE | {"fit", "fits", "space", "place", "hold", "take", "handle"}))
+
+
+def _is_tight(query: Query, lower: str) -> bool:
+    return TIGHT.search(lower) is not None and bool(query.words & {"disk", "memory", "swap"})
+
+
+def _is_amount(query: Query, lower: str) -> bool:
+    how = re.search(
+        r"\bhow\s+(?:much|many|long|full|hot|warm|big|large|busy)\b|\b(?:usage|use|using|uptime|temperature)\b", lower
+    )
+    return bool(query.words & KINDS) and (bool(how) or query.free)
+
+
+def _is_beyond(query: Query, lower: str) -> bool:
+    return BEYOND.search(lower) is not None and bool(query.words)
+
+
+WANTED: dict[Wants, Callable[[Query, str], bool]] = {
+    Wants.BEYOND: _is_beyond,
+    Wants.ROOM: _is_room,
+    Wants.EXTREME: _is_extreme,
+    Wants.TIGHT: _is_tight,
+    Wants.AMOUNT: _is_amount,
+}
+"""How each kind is told, in the order in which they are tried."""
+
+
+def _noun(lower: str) -> str:
+    """What is compared: the first thing that is named after `which` or `what`, or stands at the beginning."""
+    match = re.search(r"\b(?:which|what|whose|the|biggest|largest|smallest|busiest|top)\s+(?:\d+\s+)?(\w+)", lower)
+    for word in ([match[1]] if match else []) + re.findall(r"\w+", lower):
+        if meaning(word) in NOUNS:
+            return meaning(word)
+    return "host" if lower.startswith("who") else ""
+
+
+def _need(lower: str) -> int:
+    if match := SIZED.search(lower):
+        return text.parse_size(f"{match[1]}{match[2]}") or 0
+    match = PERCENT.search(lower)
+    return int(float(match[1])) if match else 0

@@ -1,0 +1,79 @@
+"""Words as they are spoken and typed: by their stems, and with what was mistyped put right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence, Set
+from difflib import get_close_matches
+from functools import lru_cache
+
+from anvyl_mcp.orchestrator.language.vocabulary import ARTICLES, RESERVED, meaning
+
+LEAST_LETTERS = 5
+"""Of a word that may be a typo of another."""
+ALIKE = 0.84
+GAP = 2
+"""Words that may stand between two of a phrase."""
+
+
+@lru_cache(maxsize=4096)
+def stem(word: str) -> str:
+    """What is left of a word without its ending; no word of a language, but the same for all its forms."""
+    left = meaning(word)
+    for ending, keeps in (("ing", 3), ("ed", 3), ("es", 3), ("ly", 4), ("s", 3)):
+        if left.endswith(ending) and len(left) - len(ending) >= keeps and not left.endswith("ss"):
+            left = left.removesuffix(ending)
+            break
+    if len(left) > 3 and left[-1] == left[-2] and left[-1] not in "ls":
+        left = left[:-1]
+    return left.removesuffix("e") if len(left) > 3 else left
+
+
+def stems(said: str) -> list[str]:
+    """The words of a text by their stems, without articles and punctuation."""
+    plain = re.sub(r"(?i)\b(\w+)'s\b", r"\1 is", said.lower())
+    return [stem(word) for word in re.findall(r"[a-z0-9][\w.-]*", plain) if word not in ARTICLES]
+
+
+def mended(words: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Stems with those that are nearly a known one as that one: `happend` is `happen`."""
+    ours = sorted({word for word in known if len(word) >= LEAST_LETTERS})
+    every = set(known)
+    return [
+        word if word in every or len(word) < LEAST_LETTERS else (get_close_matches(word, ours, 1, ALIKE) or [word])[0]
+        for word in words
+    ]
+
+
+def at(phrase: Sequence[str], words: Sequence[str]) -> frozenset[int]:
+    """Where in a row of stems a phrase stands, with little between its words; empty when it does not."""
+    for start, word in enumerate(words):
+        found = [start]
+        for following in phrase[1:] if word == phrase[0] else ():
+            near = [
+                place for place in range(found[-1] + 1, found[-1] + 2 + GAP) if words[place : place + 1] == [following]
+            ]
+            found += near[:1]
+        if word == phrase[0] and len(found) == len(phrase):
+            return frozenset(found)
+    return frozenset()
+
+
+def spelled(sentence: str, ours: Set[str], things: Set[str]) -> str:
+    """The sentence with words that are nearly words of ours as those; names of things stay as they are."""
+
+    def near(match: re.Match[str]) -> str:
+        word = match[0].lower()
+        if len(word) < 4 or word in ours or match[0] in things or {word, meaning(word)} & RESERVED:
+            return match[0]
+        return _nearest(word, ours) or match[0]
+
+    return re.sub(r"(?<![\w./:@-])[A-Za-z]+(?![\w./:@-]*\w)", near, sentence)
+
+
+def _nearest(word: str, ours: Iterable[str]) -> str:
+    """The word that was meant; empty when it may be one of several: `strat` is `start`, not `stats`."""
+    near = get_close_matches(word, sorted(ours), n=4, cutoff=0.75)
+    swapped = [one for one in near if sorted(one) == sorted(word)]
+    meant = swapped or near
+    return meant[0] if meant and len({meaning(one) for one in meant}) == 1 else ""

@@ -1,0 +1,151 @@
+"""What a model is shown and forced to answer when it plans: the tools in words, the fleet last, one JSON object back.
+
+Everything that differs from question to question stands after everything that does not, so that a local server finds
+the beginning in its cache.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anvyl_mcp.orchestrator.checks.resolve import Found
+from anvyl_mcp.peers.connection.listing import ToolListing
+
+INTENTS = {"read": ("read", "none"), "change": ("change", "ask"), "unclear": ("read", "change", "ask", "none")}
+"""What a plan may intend, by what the words say."""
+MOST_CALLS = 4
+MOST_NAMES = 100
+"""In a grammar; of more any text is taken, and looked up."""
+RULES = """\
+You turn what a person says about their Docker hosts into tool calls. Answer with one JSON object.
+intent: "read" to look something up or answer a question; "change" only when the person orders a change; "ask" when it \
+is not clear which thing is meant; "none" when it has nothing to do with these hosts.
+calls: the tools to call, in order; none for "ask" and "none". For a question one call is nearly always enough.
+say: only for "ask" and "none": one short sentence to the person.
+- Fill in only what the person said. Leave out every argument nobody spoke of.
+- host: only a host that the person named, or all. Leave it out otherwise: reading then covers every host, and a \
+change goes to the host that has the container.
+- Use the names of containers as they stand in the list of what there is.
+- A question about states, images, ports or how many containers: list_containers. About the memory, cpu or disk of \
+hosts: get_host_resources. About what containers use: get_container_stats. Why something fails: get_container_logs.
+- "run" or "start" an image that has no container yet: create_container. Start or stop an existing one by its name.
+
+Tools:
+"""
+EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("list_containers", "is redis up?", {"name": "redis", "all": True}),
+    ("list_containers", "show me the stopped containers on atlas", {"all": True, "host": "atlas"}),
+    ("get_container_logs", "why does mail keep crashing", {"name": "mail"}),
+    ("get_host_resources", "which machine has the most free disk space?", {}),
+    ("get_container_stats", "what eats the most memory on atlas", {"host": "atlas"}),
+    ("restart_container", "please give the wiki a restart", {"name": "wiki"}),
+    (
+        "create_container",
+        "run caddy:2 on atlas with port 8080",
+        {"image": "caddy:2", "ports": ["8080:80"], "host": "atlas"},
+    ),
+    ("list_images", "which images are on atlas", {"host": "atlas"}),
+    ("list_networks", "what networks are there", {}),
+    ("get_disk_usage", "how much space does docker take on atlas", {"host": "atlas"}),
+)
+"""Tool, question and arguments; shown where the tool is."""
+
+
+def system_text(listings: Sequence[ToolListing]) -> str:
+    """The part that is the same for every question with these tools."""
+    names = {listing.name for listing in listings}
+    lines = [_described(listing) for listing in listings]
+    shown = [_example(*example, listings) for example in EXAMPLES if example[0] in names]
+    unclear = json.dumps({"intent": "ask", "calls": [], "say": "Which container do you mean?"})
+    return "\n".join([RULES + "\n".join(lines), "", "Examples:", *shown, f"restart it -> {unclear}"])
+
+
+def _described(listing: ToolListing) -> str:
+    arguments = []
+    for name, schema in listing.arguments.items():
+        about = schema.get("description", "")
+        words = f"{name}{'' if name in listing.required else '?'}"
+        arguments.append(f"{words} ({about})" if about else words)
+    what = "" if listing.reads else "CHANGES: "
+    return f"- {listing.name}({', '.join(arguments)}): {what}{listing.description}"
+
+
+def _example(tool: str, asked: str, arguments: Mapping[str, Any], listings: Sequence[ToolListing]) -> str:
+    reads = next(listing.reads for listing in listings if listing.name == tool)
+    plan = {"intent": "read" if reads else "change", "calls": [{"tool": tool, **arguments}]}
+    return f"{asked} -> {json.dumps(plan)}"
+
+
+def question_text(asked: str, hosts: Sequence[str], local: str, objects: Iterable[Found], *, room: int) -> str:
+    """The part that differs: what there is, and the question. `room` is how many characters the list may take."""
+    places = ", ".join(f"{host} (this one)" if host == local else host for host in hosts)
+    by_host: dict[str, list[str]] = {}
+    for one in objects:
+        image, state = str(one.row.get("image", "")), str(one.row.get("state", ""))
+        by_host.setdefault(one.host, []).append(f"{one.name} ({image}, {state})")
+    there = "\n".join(f"{host}: {', '.join(names)}" for host, names in by_host.items())
+    if len(there) > room:
+        names = {host: [entry.partition(" ")[0] for entry in entries] for host, entries in by_host.items()}
+        there = "\n".join(f"{host}: {', '.join(entries)}" for host, entries in names.items())[:room]
+    return f"Hosts: {places}\nContainers:\n{there or '(none known)'}\n\nPerson: {asked}"
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a plan may hold for one question: what its words leave room for, so that nothing else can be written."""
+
+    intents: Sequence[str]
+    tools: Sequence[ToolListing]
+    hosts: Sequence[str]
+    """Every host."""
+    said: Sequence[str]
+    """The hosts, tags and `all` that the words name."""
+    names: Mapping[str, Sequence[str]]
+    """Names of existing objects by kind."""
+
+
+def schema(room: Room) -> dict[str, Any]:
+    """What the answer must be: intent first, then calls of these tools with their own arguments."""
+    return {
+        "type": "object",
+        "properties": {
+            "intent": {"type": "string", "enum": list(room.intents)},
+            "calls": {
+                "type": "array",
+                "maxItems": MOST_CALLS,
+                "items": {"anyOf": [_call(listing, room) for listing in room.tools]},
+            },
+            "say": {"type": "string"},
+        },
+        "required": ["intent", "calls"],
+        "additionalProperties": False,
+    }
+
+
+def _call(listing: ToolListing, room: Room) -> dict[str, Any]:
+    first = {name: listing.arguments[name] for name in listing.required}
+    properties = {"tool": {"type": "string", "enum": [listing.name]}} | {
+        name: _argument(name, one, listing, room) for name, one in {**first, **listing.arguments}.items()
+    }
+    homeless = not listing.reads and not listing.names
+    hosts = room.said or ([*room.hosts, "all"] if homeless else [])
+    if listing.toolset != "fleet" and hosts:
+        properties["host"] = {"type": "string", "enum": list(hosts)}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": ["tool", *listing.required],
+        "additionalProperties": False,
+    }
+
+
+def _argument(name: str, one: Mapping[str, Any], listing: ToolListing, room: Room) -> dict[str, Any]:
+    """Only what a grammar is made of; an existing object by one of the names there are."""
+    kind = listing.names.get(name) or (name if name in listing.required else "")
+    names = room.names.get(kind, ())
+    if names and len(names) <= MOST_NAMES:
+        return {"type": "string", "enum": list(names)}
+    return {key: one[key] for key in ("type", "enum", "items") if key in one}

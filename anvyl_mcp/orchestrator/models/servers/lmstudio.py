@@ -1,0 +1,276 @@
+"""A local model server as it is: what we send is kept plain, what comes back is mended or refused in words.
+
+Whatever such a server does ends as a usable response or as a `ModelAPIError`, on which the rules take over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import anyio.to_thread
+import httpx
+from openai.types.chat import ChatCompletion
+from pydantic_ai.exceptions import (
+    ModelAPIError,
+    ModelAuthenticationError,
+    ModelConnectionError,
+    ModelContextWindowExceededError,
+    ModelNotFoundError,
+    ModelRequestRejectedError,
+    ModelServerError,
+    ModelTimeoutError,
+)
+from pydantic_ai.messages import (
+    INVALID_JSON_KEY,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    ModelResponsePart,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+)
+from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.profiles import ModelProfile
+from pydantic_ai.settings import ModelSettings
+
+from anvyl_mcp.core.values.arguments import fitted, literal, sound
+from anvyl_mcp.orchestrator.models.servers.leaked_markup import closed_thinking, without_channels, without_tokens
+from anvyl_mcp.orchestrator.models.servers.local_provider import LocalProvider
+from anvyl_mcp.orchestrator.models.servers.model_server import READ, SENT, error_words, foreign_server
+from anvyl_mcp.orchestrator.models.servers.written_calls import WrittenCall, tool_name, unreadable_call, written_calls
+from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
+
+OVERFLOW = re.compile(r"context.{0,20}(?:length|size|window|overflow)|fit in context|tokens to keep|n_keep|n_ctx", re.I)
+FAILURES: tuple[tuple[type[ModelAPIError], str], ...] = (
+    (ModelAuthenticationError, "the model server wants a valid key: set ANVYL_LLM_API_KEY"),
+    (ModelTimeoutError, "the model server did not answer in time"),
+    (ModelConnectionError, "the connection to the model server failed"),
+    (ModelNotFoundError, "the model server has no `{model}` ready"),
+    (ModelRequestRejectedError, "the model server refused the request"),
+    (ModelServerError, "the model server failed"),
+    (ModelAPIError, "the model server's answer cannot be used"),
+)
+REASONS = {"length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls"}
+CHARACTERS_PER_TOKEN = 4
+LEAST_TOKENS = 1000
+"""Where the context is not known, a prompt counts as cut only from so many tokens on: some servers leave out those
+that they had cached."""
+SETTINGS = ModelSettings(temperature=0.0, max_retries=0, timeout=httpx.Timeout(300, connect=3))
+
+
+class LMStudioModel(WholeAnswerModel, OpenAIChatModel):
+    """A model on LM Studio, or on any other server with OpenAI's chat completions."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        provider_name: str,
+        base_url: str,
+        api_key: str = "",
+        context_length: int | None = None,
+        allowed_user: str = "",
+    ) -> None:
+        self._allowed_user = allowed_user
+        super().__init__(
+            name,
+            provider=LocalProvider(provider_name, base_url=base_url, api_key=api_key or "lm-studio"),
+            profile=ModelProfile(context_window=context_length),
+            settings=SETTINGS,
+        )
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """One answer, mended.
+
+        Raises:
+            ModelAPIError: there is none that can be used; the message says why, for a person.
+        """
+        # A server that ends leaves its port to any user, so this is asked each time.
+        if problem := await anyio.to_thread.run_sync(foreign_server, self.base_url, self._allowed_user):
+            raise ModelConnectionError(self.model_name, str(problem))
+        try:
+            response = await super().request(messages, model_settings, model_request_parameters)
+        except ModelAPIError as error:
+            raise self._explained(error) from error
+        except (RecursionError, ValueError) as error:
+            raise ModelAPIError(self.model_name, "the model server's answer cannot be read") from error
+        offered = model_request_parameters.function_tools
+        tools = {tool.name: tool.parameters_json_schema for tool in offered}
+        schemas = "".join(f"{tool.description}{json.dumps(tool.parameters_json_schema)}" for tool in offered)
+        if cut := self._cut(len(schemas) + _length(messages), response.usage.input_tokens):
+            response = replace(response, provider_details={**(response.provider_details or {}), **cut})
+        return self._usable(replace(response, parts=mended_parts(response, tools)), tools)
+
+    def _process_response(self, response: ChatCompletion | str, **options: Any) -> ModelResponse:
+        # The SDK does not check what it parsed, so anything at all arrives here.
+        if isinstance(response, str) and response.lstrip().startswith(("data:", "event:")):
+            raise ModelAPIError(self.model_name, "it is a stream of events (SSE), which was not asked for")
+        if not isinstance(response, ChatCompletion):
+            raise ModelAPIError(self.model_name, "it is no chat completion")
+        body = sound(response.model_dump(warnings=False))
+        if words := error_words(body.get("error")):
+            raise ModelAPIError(self.model_name, words, body=words)
+        return super()._process_response(valid_completion(body, self.model_name), **options)
+
+    def _explained(self, error: ModelAPIError) -> ModelAPIError:
+        words = error_words(error.body) or (error.message if type(error) is ModelAPIError else "")
+        if OVERFLOW.search(words):
+            return self._overflow()
+        category, sentence = next(row for row in FAILURES if isinstance(error, row[0]))
+        told = sentence.format(model=self.model_name) + (f": {words}" if words else "")
+        return category(self.model_name, told, body=error.body)
+
+    def _overflow(self) -> ModelContextWindowExceededError:
+        window = self.profile.get("context_window")
+        room = f" of {window} tokens" if window else ""
+        return ModelContextWindowExceededError(
+            self.model_name,
+            f"the question and the tools do not fit into the context{room} of `{self.model_name}`: "
+            "load it with more, or ask something narrower",
+        )
+
+    def _cut(self, characters: int, read: int) -> dict[str, int]:
+        """The tokens that the server read of a prompt, and those sent, when it cut the prompt without a word."""
+        sent, window = characters // CHARACTERS_PER_TOKEN, self.profile.get("context_window") or 0
+        full = bool(window) and read >= 0.98 * window
+        fewer = (sent > window if window else read >= LEAST_TOKENS) and 0 < read < sent // 2
+        return {READ: read, SENT: max(sent, read)} if full or fewer else {}
+
+    def _usable(self, response: ModelResponse, tools: Mapping[str, Any]) -> ModelResponse:
+        calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
+        texts = [part.content for part in response.parts if isinstance(part, TextPart)]
+        if response.finish_reason == "length" and any(INVALID_JSON_KEY in call.args_as_dict() for call in calls):
+            raise ModelAPIError(self.model_name, "the model ran out of room in the middle of a tool call")
+        if not calls and tools and any(unreadable_call(content, tools) for content in texts):
+            raise ModelAPIError(self.model_name, "the model wrote a tool call that cannot be read")
+        if calls or texts:
+            return response
+        if response.finish_reason == "tool_call":
+            raise ModelAPIError(self.model_name, "the model server announced a tool call and sent none")
+        # LM Studio answers an overflow of a GGUF model with 200 and nothing in it.
+        window = self.profile.get("context_window")
+        if window and response.usage.input_tokens >= 0.95 * window:
+            raise self._overflow()
+        raise ModelAPIError(self.model_name, "the model gave an empty answer; its context may be full")
+
+
+def valid_completion(body: Mapping[str, Any], model: str) -> ChatCompletion:
+    """A completion built anew from the parts of a server's answer that can be used.
+
+    Raises:
+        ModelAPIError: there are none.
+    """
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise ModelAPIError(model, "there is no message in it")
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    fit = {
+        "role": "assistant",
+        "content": closed_thinking(without_channels(_text_of(message.get("content")))),
+        "reasoning_content": reasoning if isinstance(reasoning, str) else None,
+        "tool_calls": _native_calls(message.get("tool_calls")) or None,
+    }
+    reason = choice.get("finish_reason")
+    return ChatCompletion.model_validate(
+        {
+            "id": str(body.get("id") or ""),
+            "object": "chat.completion",
+            "created": 0,
+            "model": str(body.get("model") or model),
+            "choices": [{"index": 0, "message": fit, "finish_reason": REASONS.get(str(reason), "stop")}],
+            "usage": _usage(body.get("usage")),
+        }
+    )
+
+
+def _length(messages: Sequence[ModelMessage]) -> int:
+    """Characters of what is sent, without the tools."""
+    contents = [getattr(part, "content", "") for message in messages for part in message.parts]
+    instructions = [message.instructions or "" for message in messages[-1:] if isinstance(message, ModelRequest)]
+    return sum(len(str(content)) for content in [*contents, *instructions])
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        return "".join(entry for entry in texts if isinstance(entry, str))
+    return content if isinstance(content, str) else ""
+
+
+def _usage(usage: Any) -> dict[str, int] | None:
+    if not isinstance(usage, dict):
+        return None
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    prompt, answer = (count if isinstance(count, int) and count > 0 else 0 for count in counts)
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def _native_calls(entries: Any) -> list[dict[str, Any]]:
+    """The calls with an id of their own and arguments that are text; a call sent twice counts once."""
+    calls: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for entry in entries if isinstance(entries, list) else []:
+        function = entry.get("function") if isinstance(entry, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(function, dict) or not isinstance(name, str) or not name:
+            continue
+        given = function.get("arguments")
+        arguments = given if isinstance(given, str) else json.dumps({} if given is None else given)
+        identity = entry["id"] if isinstance(entry.get("id"), str) else ""
+        taken = not identity or any(identity == other["id"] for other in calls.values())
+        own = f"call_{uuid.uuid4().hex[:9]}" if taken else identity
+        called = {"id": own, "type": "function", "function": {"name": name, "arguments": arguments}}
+        calls.setdefault((identity, name, arguments), called)
+    return list(calls.values())
+
+
+def mended_parts(response: ModelResponse, tools: Mapping[str, Any]) -> list[ModelResponsePart]:
+    """The parts with arguments that are objects, text for a person, and written calls made real."""
+    native = any(isinstance(part, ToolCallPart) for part in response.parts)
+    said = any(isinstance(part, TextPart) and part.content.strip() for part in response.parts)
+    parts: list[ModelResponsePart] = []
+    for part in response.parts:
+        calls: list[WrittenCall] = []
+        if isinstance(part, ToolCallPart):
+            name = tool_name(part.tool_name, tools)
+            arguments = arguments_object(part.args, tools.get(name, {}))
+            parts.append(ToolCallPart(name, arguments, part.tool_call_id))
+        elif isinstance(part, TextPart):
+            prose, calls = (part.content, []) if native else written_calls(part.content, tools)
+            if prose := without_tokens(prose).strip():
+                parts.append(replace(part, content=prose))
+        else:
+            parts.append(part)
+            if isinstance(part, ThinkingPart) and not native and not said:
+                # Servers that keep thoughts apart keep calls with them when a model calls before it is done thinking.
+                _, calls = written_calls(part.content, tools)
+        parts += [ToolCallPart(call.name, arguments_object(call.arguments, tools[call.name])) for call in calls]
+    return parts
+
+
+def arguments_object(arguments: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as an object. What cannot be read stays under a name no tool has, so the call is refused.
+
+    A guess could act on the wrong thing, and unreadable JSON in the history makes llama.cpp fail the next request.
+    """
+    value = arguments
+    for _ in range(3):
+        if not isinstance(value, str):
+            break
+        value = literal(value.strip() or "{}")
+    if not isinstance(value, dict):
+        return {INVALID_JSON_KEY: str(arguments)}
+    return fitted(schema, value, added=("host",)) if schema else value

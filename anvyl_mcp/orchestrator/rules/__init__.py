@@ -1,0 +1,1 @@
+"""Answers without a model: plain phrases to tool calls."""

@@ -1,0 +1,1 @@
+"""From tool results to a sentence."""

@@ -1,0 +1,262 @@
+"""What the rules say once results are there: a sentence made from them, never a table typed again."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_ai.messages import ModelMessage, ToolCallPart, ToolReturnPart, UserPromptPart
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError
+from anvyl_mcp.orchestrator.language import phrases, questions
+from anvyl_mcp.orchestrator.language.grounding import named
+from anvyl_mcp.orchestrator.language.normalize import SEPARATOR, mask, plain
+from anvyl_mcp.orchestrator.language.vocabulary import STATES, meanings, singular
+from anvyl_mcp.orchestrator.rules.results import aggregate
+from anvyl_mcp.orchestrator.rules.results.measures import amounts, measures
+from anvyl_mcp.peers.changes import wording
+from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.fleet.fleet import Outcome
+
+MOST_NAMES = 8
+"""In one answer; of more only the numbers are told."""
+BESIDES = re.compile(r"(?i)\b(?:too|as\s+well|included|including|also|even)\b")
+"""Where a state is named that counts besides the others."""
+OUTCOMES = {
+    "denied": "you did not approve it",
+    "interrupted": "interrupted; it may or may not have happened",
+}
+CANCELLED = "Cancelled; nothing was changed."
+
+
+@dataclass(frozen=True)
+class Call:
+    """One tool call that the rules would make."""
+
+    listing: ToolListing
+    arguments: dict[str, Any]
+
+    def in_full(self) -> str:
+        """What was asked, with every argument: `list containers on nas (all=true)`."""
+        words, host = str(self), self.arguments.get("host")
+        beside = {name: value for name, value in self.arguments.items() if name != "host" and str(value) not in words}
+        more = ", ".join(f"{name}={text.shown(value)}" for name, value in beside.items())
+        return f"{words}{f' on {host}' if host else ''}{f' ({more})' if more else ''}"
+
+    def __str__(self) -> str:
+        """What was asked, in the tool's own phrase: `stop web`."""
+        for phrase in self.listing.say:
+            if all(self.arguments.get(hole) for hole in phrases.holes(phrase)):
+                return phrase.format_map(self.arguments)
+        named = [str(value) for key, value in self.arguments.items() if key in self.listing.required]
+        return " ".join([self.listing.name.replace("_", " "), *named])
+
+
+@dataclass
+class Turn:
+    """The last question, and the calls made for it with their results."""
+
+    question: str = ""
+    calls: dict[str, ToolCallPart] = field(default_factory=dict)
+    results: dict[str, ToolReturnPart] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, messages: Sequence[ModelMessage]) -> Turn:
+        """Read it from the run's history."""
+        turn = cls()
+        for part in (part for message in messages for part in message.parts):
+            match part:
+                case UserPromptPart(content=content):
+                    said = [content] if isinstance(content, str) else [one for one in content if isinstance(one, str)]
+                    turn = cls(" ".join(said))
+                case ToolCallPart():
+                    turn.calls[part.tool_call_id] = part
+                case ToolReturnPart():
+                    turn.results[part.tool_call_id] = part
+        return turn
+
+    def result_of(self, call: Call) -> ToolReturnPart | None:
+        """The result of this call, if it was made, also when a language model worded it differently."""
+        keys = call.arguments if call.listing.reads else call.listing.required
+        for call_id, part in self.calls.items():
+            made = part.args_as_dict() if part.tool_name == call.listing.name and call_id in self.results else None
+            if made is not None and all(made.get(key) == call.arguments[key] for key in keys):
+                return self.results[call_id]
+        return None
+
+
+def entries(part: ToolReturnPart) -> Mapping[str, Any]:
+    """What each host answered, as our toolset attaches it."""
+    return part.metadata.get("hosts", {}) if isinstance(part.metadata, dict) else {}
+
+
+def went_wrong(part: ToolReturnPart) -> bool:
+    """Whether the call failed on any host, or was not made."""
+    return part.outcome != "success" or not all(entry["ok"] for entry in entries(part).values())
+
+
+def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
+    """What the results say: for each call a sentence, or the text that the hosts sent; changes of a kind are one."""
+    changes, looks, left = list[Outcome](), list[str](), list[str]()
+    for call_id, part in turn.results.items():
+        listing = tools.get(part.tool_name) or ToolListing(part.tool_name, "", {})
+        call = Call(listing, turn.calls[call_id].args_as_dict() if call_id in turn.calls else {})
+        by_host = entries(part)
+        if part.outcome == "success" and not by_host:
+            left.append(str(part.content))
+        elif part.outcome != "success":
+            why = OUTCOMES.get(part.outcome)
+            left.append(not_done(call, why) if why else f"Could not {call}: {part.content}")
+        elif listing.reads:
+            looks += told(turn.question, call, by_host)
+        else:
+            changes += _outcomes(call, by_host)
+    if not changes and turn.results and all(part.outcome == "denied" for part in turn.results.values()):
+        left = [CANCELLED]
+    return text.clean("\n".join([*wording.done(changes), *looks, *left]))
+
+
+def not_done(call: Call, why: str) -> str:
+    """What was not even tried: `Not done: stop web (you did not approve it).`"""
+    return f"Not done: {call} ({why.rstrip('.')})."
+
+
+def _outcomes(call: Call, by_host: Mapping[str, Any]) -> list[Outcome]:
+    return [
+        Outcome(
+            host,
+            call.listing.name,
+            {name: value for name, value in call.arguments.items() if name != "host"},
+            Answer(entry["result"], str(entry["text"]), None if entry["ok"] else AnvylError(str(entry["error"]))),
+            0.0,
+        )
+        for host, entry in by_host.items()
+    ]
+
+
+def told(question: str, call: Call, by_host: Mapping[str, Any]) -> list[str]:
+    """What the hosts answered to one call, in sentences; `by_host` is as `entries` gives it."""
+    if not call.listing.reads:
+        return wording.done(_outcomes(call, by_host))
+    answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
+    failed = {host: str(entry["error"]) for host, entry in by_host.items() if not entry["ok"]}
+    lines = (
+        worked_out(question, call, answered, failed)
+        or _rows(question, call, answered)
+        or [_one_host(*one) for one in answered.items()]
+    )
+    failures = [f"{host} failed: {error}" for host, error in failed.items()]
+    return lines + [line for line in failures if line not in lines]
+
+
+def worked_out(
+    question: str, call: Call, answered: Mapping[str, Any], failed: Mapping[str, str] | None = None
+) -> list[str]:
+    """The answer to a question about results, when this call was made for one.
+
+    `failed`: the hosts that did not answer, with the reason.
+    """
+    results = {host: entry["result"] for host, entry in answered.items() if entry["result"]}
+    subject = str(call.arguments.get(next(iter(call.listing.names), ""), ""))
+    for clause in [question, *SEPARATOR.split(question)]:
+        query = questions.read(plain(mask(clause)[0], asks=True))
+        if (
+            query
+            and call.listing.reads
+            and (lines := aggregate.told(query, call.listing, results, subject=subject, failed=failed))
+        ):
+            return lines
+    return []
+
+
+def _one_host(host: str, entry: Mapping[str, Any]) -> str:
+    """What one host said."""
+    words = str(entry["text"])
+    return f"{host}:\n{words}" if "\n" in words else f"{host}: {words or 'done'}"
+
+
+def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
+    """A list result in one sentence: the state of the one asked for, those in a state, or how many there are."""
+    field = text.rows_field(text.resolved(call.listing.output_schema))
+    results = {host: entry["result"] for host, entry in answered.items() if field and entry["result"]}
+    if not results:
+        return []
+    noun, said = singular(field), meanings(plain(question))
+    rows = [(host, row) for host, result in results.items() for row in result[field]]
+    places = text.joined(list(results))
+    at_least = "at least " if any(result.get("more") for result in results.values()) else ""
+    if (subject := call.arguments.get("name")) and (not rows or _states(rows[0][1]) - {""}):
+        exact = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows if _name(row) == subject]
+        like = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows]
+        return [f"{text.joined(exact or like)}."] if rows else [f"No {noun} `{subject}` on {places}."]
+    if subject:
+        return []
+    spoken_of = [(host, row) for host, row in rows if named(question, _name(row))]
+    if spoken_of and call.listing.toolset != "fleet" and len(spoken_of) <= MOST_NAMES:
+        return [_one_row(field, call.listing, *one) for one in spoken_of]
+    states = [word for word in dict.fromkeys(said) if word in STATES]
+    # Of several states all are told: `what is up there, anything stopped?`
+    asked = states[0] if len(states) == 1 and not BESIDES.search(question) else ""
+    if asked:
+        rows = [(host, row) for host, row in rows if STATES[asked] & _states(row)]
+        count = at_least + text.plural(len(rows), f"{asked} {noun}")
+        per_host = [f"{number} on {host}" for host, number in Counter(host for host, _ in rows).items()]
+        names = [f"{_name(row)} on {host}" for host, row in rows]
+        if not rows:
+            return [f"No {asked} {noun}s on {places}."]
+        return [f"{count}: {text.joined(per_host if 'many' in said or len(names) > MOST_NAMES else names)}."]
+    counts = [f"{_count(noun, result, result[field])} on {host}" for host, result in results.items()]
+    if call.listing.toolset == "fleet":
+        silent = [f"{_name(row)} ({row.get('status')})" for _, row in rows if row.get("status") != "ok"]
+        return [
+            f"{text.plural(len(rows), noun)}; "
+            + (f"no answer from {text.joined(silent)}." if silent else "all answer.")
+        ]
+    if rows and "name" not in rows[0][1] and "tags" not in rows[0][1]:
+        return _sums(call.listing, results)
+    if "many" in said and len(results) > 1:
+        whole = sum(int(result.get("total", len(result[field]))) for result in results.values())
+        return [f"{at_least}{text.plural(whole, noun)}: {', '.join(counts)}."]
+    return [f"{', '.join(counts)}."]
+
+
+def _one_row(field: str, listing: ToolListing, host: str, row: Mapping[str, Any]) -> str:
+    """What a list says of one thing: `uploads on web1: driver local, containers api`."""
+    columns, [cells] = text.rows({field: [row]}, text.resolved(listing.output_schema))
+    about = [f"{column} {cell}" for column, cell in zip(columns[1:], cells[1:], strict=True) if cell]
+    return f"{_name(row)} on {host}: {', '.join(about) or 'there'}."
+
+
+def _sums(listing: ToolListing, results: Mapping[str, Any]) -> list[str]:
+    """What the sizes in rows without names come to."""
+    lines = []
+    for host, result in results.items():
+        sums: dict[str, float] = {}
+        for measure in (one for one in measures(listing) if one.format == "bytes"):
+            sums[measure.path[-1]] = sum(one.value for one in amounts(measure, host, result))
+        lines.append(f"{host}: {', '.join(f'{name} {text.size(size)}' for name, size in sums.items())}.")
+    return lines
+
+
+def _count(noun: str, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """`3 containers (2 running, 1 exited)`; the states only when all rows are there."""
+    states = Counter(str(row["state"]) for row in rows if row.get("state") and not result.get("more"))
+    counted = ", ".join(f"{number} {state}" for state, number in states.most_common())
+    return text.plural(int(result.get("total", len(rows))), noun) + (f" ({counted})" if counted else "")
+
+
+def _states(row: Mapping[str, Any]) -> set[str]:
+    return {str(row.get(key, "")).partition(":")[0].lower() for key in ("state", "status", "health")}
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    state, health = row.get("state") or row.get("status") or "there", row.get("health")
+    return f"{state} ({health})" if health else str(state)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row.get("name") or ", ".join(row.get("tags") or []) or row.get("id", "?"))

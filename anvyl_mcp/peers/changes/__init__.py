@@ -1,0 +1,1 @@
+"""Changes on several hosts: plan, placement, wording, outcome, undo."""

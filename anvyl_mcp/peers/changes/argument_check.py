@@ -1,0 +1,64 @@
+"""Arguments checked against a tool's schema before anything is sent, and read from what people type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from anvyl_mcp.core.errors import InvalidInput, did_you_mean
+from anvyl_mcp.core.values import arguments as reading
+from anvyl_mcp.peers.connection.listing import ToolListing
+
+YES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def check(tool: ToolListing, arguments: Mapping[str, Any]) -> None:
+    """Refuse unknown and missing arguments; the host checks the values.
+
+    Raises:
+        InvalidInput: one is unknown, or one is missing.
+    """
+    reading.check(tool.name, tool.input_schema, arguments)
+
+
+def from_words(tool: ToolListing, words: Iterable[str]) -> dict[str, Any]:
+    """`key=value` words as arguments of their schema's types; a key given twice makes a list.
+
+    A lone word is the value of the first required argument.
+
+    Raises:
+        InvalidInput: a word fits nothing.
+    """
+    arguments: dict[str, Any] = {}
+    for word in words:
+        name, separator, value = word.partition("=")
+        if not separator or name not in tool.arguments:
+            open_names = [required for required in tool.required if required not in arguments]
+            if (separator and name.isidentifier()) or not open_names:
+                hint = did_you_mean(name, tool.arguments) or "it takes no arguments"
+                raise InvalidInput(f"`{tool.name}` has no argument `{name}`", hint=hint)
+            name, value = open_names[0], word
+        kind = tool.arguments[name].get("type")
+        if kind == "array":
+            arguments.setdefault(name, []).extend(reading.as_list(value))
+        elif name in arguments:
+            raise InvalidInput(f"`{name}` is given twice", hint="give it once")
+        else:
+            arguments[name] = _typed(name, value, kind)
+    check(tool, arguments)
+    return arguments
+
+
+def _typed(name: str, value: str, kind: object) -> Any:
+    if kind == "boolean":
+        if value.lower() not in YES:
+            raise InvalidInput(f"`{name}` is `{value}`, which is neither yes nor no", hint=f"write {name}=true")
+        return YES[value.lower()]
+    if kind == "integer":
+        try:
+            return int(value)
+        except ValueError as error:
+            raise InvalidInput(
+                f"`{name}` is `{value}`, which is not a whole number", hint=f"write {name}=10"
+            ) from error
+    return value

@@ -1,0 +1,315 @@
+"""A change before it is made: where it can be done, on which objects, and why it cannot be elsewhere.
+
+Nobody is asked for a yes to what cannot be done; and what was decided is made only while things are as they were seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import anyio
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError, Denied, NotFound, NothingToDo
+from anvyl_mcp.core.values import ports
+from anvyl_mcp.peers.connection.listing import ToolListing
+from anvyl_mcp.peers.fleet.fleet import Expected, Fleet, OnBehalf, Outcome
+from anvyl_mcp.peers.fleet.targets import LOOKUPS, alike, find, is_meant, missing, names_in, rows
+
+Look = Callable[[str, Sequence[str]], Awaitable[Mapping[str, Outcome]]]
+"""What some hosts have of one kind of object."""
+Offered = Callable[[Sequence[str]], Awaitable[Mapping[str, frozenset[str] | AnvylError]]]
+"""The tools that we may use on some hosts, by name; or why one cannot be asked."""
+MOST_LINES = 20
+"""About one host; of more objects only the number is shown."""
+CHECKED = ("container", "network", "volume")
+"""Kinds whose names are compared here; an image has more names than an engine lists."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A change as it can be made: its arguments, its hosts with what they have, and the reasons of the others."""
+
+    arguments: dict[str, Any]
+    hosts: list[str]
+    expected: dict[str, Expected] = field(default_factory=dict)
+    problems: dict[str, AnvylError] = field(default_factory=dict)
+    details: tuple[str, ...] = ()
+    """What it acts on, a line each, where its arguments do not say it."""
+
+
+async def plan(
+    fleet: Fleet,
+    tool: ToolListing,
+    arguments: Mapping[str, Any],
+    hosts: Sequence[str],
+    *,
+    on_behalf: OnBehalf | None = None,
+    look: Look | None = None,
+    offered: Offered | None = None,
+    made: Collection[str] = (),
+) -> Plan:
+    """Where a change can be done. `made`: names that the changes before it make.
+
+    Raises:
+        AnvylError: it can be done nowhere.
+    """
+    if on_behalf is not None and tool.scope not in on_behalf.scopes:
+        raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
+    given, seen = dict(arguments), dict[str, Mapping[str, Outcome]]()
+    by_host = await (offered or partial(offers, fleet))(hosts)
+    problems = _not_offered(fleet, tool, by_host)
+    for argument, kind in tool.names.items():
+        wanted = str(given.get(argument) or "")
+        if not wanted or wanted in made or kind not in LOOKUPS:
+            continue
+        if kind not in seen:
+            able = [host for host in hosts if host not in problems]
+            seen[kind] = await (look or partial(find, fleet))(kind, able)
+        wanted = given[argument] = _spelled(kind, wanted, seen[kind]) or wanted
+        for host, outcome in seen[kind].items():
+            row = next((row for row in rows(kind, outcome) if is_meant(kind, row, wanted)), None)
+            whole = not (outcome.answer.result or {}).get("more")
+            if outcome.error is not None:
+                problems[host] = outcome.error
+            elif row is None and whole and kind in CHECKED:
+                known = names_in(kind, outcome)
+                problems[host] = missing(kind, wanted, known, hosts=fleet.hosts, tool=tool.name, where=host)
+    possible = [host for host in hosts if host not in problems]
+    details: list[str] = []
+    if shows := [(name, schema["x-shown"]) for name, schema in tool.arguments.items() if "x-shown" in schema]:
+        argument, looks = shows[0]
+        able = [host for host in possible if looks in _known(by_host[host])]
+        having, details = await _bound(fleet, argument, looks, given, able, problems)
+        # A host of an earlier version cannot list it; the question says so.
+        details += [f"{host}: what exactly, it cannot list" for host in possible if host not in able]
+        possible = [host for host in possible if host in having or host not in able]
+        if hosts and not possible and not problems:
+            raise _nothing_unused(given, hosts)
+    if hosts and not possible:
+        raise _nowhere(problems)
+    given = await with_ports(fleet, tool, given, possible)
+    as_it_is = await expected(fleet, tool, given, possible, seen=seen, look=look)
+    return Plan(given, possible, as_it_is, problems, tuple(details))
+
+
+async def _bound(
+    fleet: Fleet,
+    argument: str,
+    looks: str,
+    given: dict[str, Any],
+    hosts: list[str],
+    problems: dict[str, AnvylError],
+) -> tuple[list[str], list[str]]:
+    """Bind a change to what it would act on now, as the tool `looks` lists it: the hosts with any, and lines of it."""
+    known = fleet.tool(looks).arguments
+    outcomes = await fleet.call_many(hosts, looks, {name: value for name, value in given.items() if name in known})
+    only = {str(one) for one in given.get(argument) or ()}
+    having, details, ids = list[str](), list[str](), list[str]()
+    for host, outcome in outcomes.items():
+        if outcome.error is not None:
+            problems[host] = outcome.error
+            continue
+        listed = (outcome.answer.result or {}).get(text.rows_field(fleet.tool(looks).output_schema), [])
+        found = [row for row in listed if not only or row["id"] in only]
+        ids += [row["id"] for row in found]
+        having += [host] if found else []
+        details += _lines(host, found)
+    if ids:
+        given[argument] = list(dict.fromkeys(ids))
+    return having, details
+
+
+UNUSED = {"all": "unused objects", "space": "untagged images and no build cache"}
+"""What is missing where a prune has nothing to do, of choices that are no kind of object."""
+
+
+def _nothing_unused(given: Mapping[str, Any], hosts: Sequence[str]) -> NothingToDo:
+    what = str(given.get("what", "")).replace("_", " ")
+    return NothingToDo(f"Nothing to remove: no {UNUSED.get(what, f'unused {what}')} on {text.joined(hosts)}")
+
+
+def _known(offered: frozenset[str] | AnvylError) -> frozenset[str]:
+    return frozenset() if isinstance(offered, AnvylError) else offered
+
+
+def _lines(host: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What would be acted on at one host: how much, and each by name."""
+    if not found:
+        return []
+    whole = text.size(sum(row["size"] for row in found))
+    head = f"{host}: {text.plural(len(found), 'object')}, {whole}"
+    rows = [f"  {row['kind']} {row['name']}  {text.size(row['size'])}" for row in found[:MOST_LINES]]
+    more = [f"  and {len(found) - MOST_LINES} more"] if len(found) > MOST_LINES else []
+    return [head, *rows, *more]
+
+
+async def offers(fleet: Fleet, hosts: Sequence[str]) -> dict[str, frozenset[str] | AnvylError]:
+    """The tools that we may use on some hosts, by name; or why one cannot be asked."""
+    found: dict[str, frozenset[str] | AnvylError] = {}
+
+    async def one(host: str) -> None:
+        try:
+            found[host] = frozenset(tool.name for tool in await fleet.list_tools(host))
+        except AnvylError as error:
+            found[host] = error
+
+    async with anyio.create_task_group() as group:
+        for host in hosts:
+            group.start_soon(one, host)
+    return {host: found[host] for host in hosts}
+
+
+def _not_offered(
+    fleet: Fleet, tool: ToolListing, offered_by: Mapping[str, frozenset[str] | AnvylError]
+) -> dict[str, AnvylError]:
+    """Why some hosts do not let us use a tool."""
+    problems: dict[str, AnvylError] = {}
+    for host, offered in offered_by.items():
+        if isinstance(offered, AnvylError):
+            problems[host] = offered
+        elif offered and tool.name not in offered:
+            of_its_kind = [name for name, one in fleet.catalogue.items() if one.scope == tool.scope]
+            problems[host] = (
+                NotFound(
+                    f"`{tool.name}` is turned off on {host}, or its policy denies it to us",
+                    hint=f"on {host} see --toolsets of `anvyl-mcp serve` and `anvyl-mcp policy check`",
+                )
+                if offered & set(of_its_kind)
+                else Denied(
+                    f"`{tool.name}` needs the right `{tool.scope}` on {host}, which this machine does not have there",
+                    hint=f"on {host} run `anvyl-mcp invite --scope read,operate,exec`, here then `anvyl hosts add`",
+                )
+            )
+    return problems
+
+
+def _spelled(kind: str, wanted: str, seen: Mapping[str, Outcome]) -> str:
+    """The one name that was meant when none is exactly so: `PLEX` for `plex`, `homeassistant` for `home-assistant`."""
+    every = [(row, names_in(kind, outcome)) for outcome in seen.values() for row in rows(kind, outcome)]
+    if any(is_meant(kind, row, wanted) for row, _ in every):
+        return ""
+    near = {name for _, names in every for name in names if alike(name, wanted)}
+    return near.pop() if len(near) == 1 else ""
+
+
+def _nowhere(problems: Mapping[str, AnvylError]) -> AnvylError:
+    error = _in_one(problems)
+    error.by_host = problems
+    return error
+
+
+def _in_one(problems: Mapping[str, AnvylError]) -> AnvylError:
+    """One error that names every host with a problem."""
+    hosts_of: dict[str, list[str]] = {}
+    for host, error in problems.items():
+        hosts_of.setdefault(error.message, []).append(host)
+    errors = {error.message: error for error in problems.values()}
+    named = [
+        error if all(_names(message, host) for host in hosts_of[message]) else error.on(text.joined(hosts_of[message]))
+        for message, error in errors.items()
+    ]
+    if len(named) == 1:
+        return named[0]
+    kinds = {type(error) for error in named}
+    hints = dict.fromkeys(error.hint for error in named if error.hint)
+    message = text.joined([error.message for error in named])
+    return (kinds.pop() if len(kinds) == 1 else AnvylError)(message, hint=next(iter(hints), ""))
+
+
+def _names(message: str, host: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(host)}(?![\w-])", message) is not None
+
+
+async def expected(
+    fleet: Fleet,
+    tool: ToolListing,
+    arguments: Mapping[str, Any],
+    hosts: Sequence[str],
+    *,
+    seen: Mapping[str, Mapping[str, Outcome]] | None = None,
+    look: Look | None = None,
+) -> dict[str, Expected]:
+    """The objects that a change names, as they are now on each host; a host that has none of them is left out.
+
+    `seen`: what was looked at already, by kind.
+    """
+    if tool.reads or not hosts:
+        return {}
+    there: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {host: {} for host in hosts}
+    named = _named(tool, arguments)
+    for kind in dict.fromkeys(kind for kind, _ in named):
+        outcomes = (seen or {}).get(kind) or await (look or partial(find, fleet))(kind, hosts)
+        for host, outcome in ((host, outcomes[host]) for host in hosts if host in outcomes):
+            listed = rows(kind, outcome)
+            for name in (name for of_kind, name in named if of_kind == kind):
+                if row := next((row for row in listed if is_meant(kind, row, name)), None):
+                    there[host][kind, name] = row
+    return {host: _expected(found) for host, found in there.items() if found}
+
+
+async def with_ports(
+    fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]
+) -> dict[str, Any]:
+    """The arguments with the ports that the image decides about written out, so that they are seen before a yes.
+
+    What no host knows yet stays as it is: the image may have to be fetched first.
+
+    Raises:
+        Conflict: the image listens on several.
+    """
+    settled = dict(arguments)
+    for name, of in tool.ports_of.items():
+        image, typed = str(arguments.get(of) or ""), [str(one) for one in arguments.get(name) or ()]
+        parsed = [ports.parse(one) for one in typed]
+        if not image or not any(isinstance(one, ports.Lone) for one in parsed):
+            continue
+        offered = await _exposed(fleet, image, hosts)
+        if offered:
+            pairs = zip(typed, parsed, strict=True)
+            settled[name] = [new for one, port in pairs for new in _written(one, port, offered, image)]
+    return settled
+
+
+def _written(typed: str, port: ports.Port | ports.Lone, offered: Sequence[str], image: str) -> list[str]:
+    if isinstance(port, ports.Port):
+        return [typed]
+    return [ports.spelled(one) for one in ports.matched(port, offered, image)]
+
+
+async def _exposed(fleet: Fleet, image: str, hosts: Sequence[str]) -> list[str]:
+    """The ports of an image that is the same on every host; none when it is not, or is not known everywhere."""
+    lookup = LOOKUPS["image"]
+    short = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
+    found: list[list[str]] = []
+    for outcome in (await fleet.call_many(hosts, lookup.tool, {"name": short})).values():
+        known = next((row for row in rows("image", outcome) if is_meant("image", row, image)), None)
+        found.append([str(one) for one in (known or {}).get("ports") or ()])
+    return found[0] if found and all(one == found[0] for one in found) else []
+
+
+def touched(tool: ToolListing, arguments: Mapping[str, Any]) -> set[str]:
+    """The objects, as `Expected.others` calls them, that are no longer as they were once a call is done."""
+    changed = {**tool.names, **tool.makes}
+    return {f"{kind} {arguments[name]}" for name, kind in changed.items() if arguments.get(name)}
+
+
+def _named(tool: ToolListing, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    marked = {**tool.names, **tool.uses}
+    named = [(kind, str(arguments[name])) for name, kind in marked.items() if arguments.get(name)]
+    return [(kind, name) for kind, name in named if kind in LOOKUPS]
+
+
+def _expected(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Expected:
+    container = next((row for (kind, _), row in rows.items() if kind == "container"), {})
+    others = {f"{kind} {name}": _identity(kind, row) for (kind, name), row in rows.items() if kind != "container"}
+    return Expected(str(container.get("id", "")), str(container.get("state", "")), others)
+
+
+def _identity(kind: str, row: Mapping[str, Any]) -> str:
+    """A volume has no id; its host tells it from others as `server.objects.identity` does."""
+    return f"{row['name']}@{row['created']}" if kind == "volume" else str(row["id"])

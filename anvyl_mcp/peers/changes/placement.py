@@ -1,0 +1,145 @@
+"""Which host a new container goes to: the figures decide, as they are now, and are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import InvalidInput, Unreachable, did_you_mean
+from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How much room one host has now."""
+
+    memory_free: int
+    memory_total: int
+    load: float
+    cores: int
+
+    @property
+    def load_per_core(self) -> float:
+        """1 is a machine with just enough to do."""
+        return self.load / max(self.cores, 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "memory_free": self.memory_free,
+            "memory_total": self.memory_total,
+            "load": self.load,
+            "cores": self.cores,
+        }
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What counts, the best first, and how it is said of the host that won."""
+
+    best: Callable[[Figures], float]
+    why: Callable[[Figures], str]
+
+
+def _memory(figures: Figures) -> str:
+    return f"the most free memory: {text.size(figures.memory_free)} of {text.size(figures.memory_total)}"
+
+
+def _load(figures: Figures) -> str:
+    return f"the least load: {figures.load:g} on {text.plural(figures.cores, 'core')}"
+
+
+RULES = {
+    "most-memory": Rule(lambda figures: -figures.memory_free, _memory),
+    "least-loaded": Rule(lambda figures: figures.load_per_core, _load),
+}
+DEFAULT_RULE = "most-memory"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The host that was chosen, why, the figures of all that were asked, and who was left out for what reason."""
+
+    host: str
+    rule: str
+    why: str
+    figures: Mapping[str, Figures]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "host": self.host,
+            "rule": self.rule,
+            "why": self.why,
+            "figures": {host: figures.as_dict() for host, figures in self.figures.items()},
+            "left_out": dict(self.left_out),
+        }
+
+
+async def place(fleet: Fleet, words: str, selector: str = "") -> Placement:
+    """Choose among the hosts of a selector by `most-memory`, `least-loaded`, `@tag`, or a tag and a rule.
+
+    Raises:
+        InvalidInput: the words name no rule.
+        UnknownHost: a tag nobody has.
+        Unreachable: no host answered with figures.
+    """
+    rule, tags = _parsed(words)
+    hosts = fleet.select(selector) if selector else fleet.hosts
+    if tags:
+        tagged = fleet.select(",".join(tags))
+        hosts = [host for host in hosts if host in tagged]
+    if not hosts:
+        raise InvalidInput(f"no host of {selector} has the tag {text.joined(tags)}", hint="see anvyl hosts list")
+    resources: dict[str, Outcome] = {}
+    machines: dict[str, Outcome] = {}
+
+    async def ask(into: dict[str, Outcome], tool: str) -> None:
+        into.update(await fleet.call_many(hosts, tool, {}))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask, resources, "get_host_resources")
+        group.start_soon(ask, machines, "get_host_info")
+    left_out = {host: reason for host in hosts if (reason := _reason(resources[host], machines[host]))}
+    figures = {host: _figures(resources[host].answer.result or {}) for host in hosts if host not in left_out}
+    if not figures:
+        told = "; ".join(f"{host}: {reason}" for host, reason in left_out.items())
+        raise Unreachable(f"there is no host to place it on ({told})", hint="see anvyl hosts check")
+    host = min(figures, key=lambda name: (RULES[rule].best(figures[name]), hosts.index(name)))
+    return Placement(host, rule, RULES[rule].why(figures[host]), figures, left_out)
+
+
+def _parsed(words: str) -> tuple[str, list[str]]:
+    parts = [part.strip().lower() for part in words.split(",") if part.strip()]
+    tags = [part for part in parts if part.startswith("@")]
+    rules = [part for part in parts if not part.startswith("@")]
+    for name in rules:
+        if name not in RULES:
+            raise InvalidInput(f"there is no rule `{name}` to place by", hint=did_you_mean(name, [*RULES, "@tag"]))
+    if len(rules) > 1 or not parts:
+        raise InvalidInput("one rule places a container", hint=f"use {', '.join(RULES)}, @tag, or @tag,{DEFAULT_RULE}")
+    return (rules or [DEFAULT_RULE])[0], tags
+
+
+def _reason(resources: Outcome, machine: Outcome) -> str:
+    """Why a host cannot be chosen; empty when it can."""
+    for one in (resources, machine):
+        if one.error is not None:
+            return one.error.message
+    engine = (machine.answer.result or {}).get("engine", {})
+    return str(engine.get("error", ""))
+
+
+def _figures(resources: Mapping[str, Any]) -> Figures:
+    memory, load = resources["memory"], resources["load"]
+    return Figures(
+        memory_free=memory["total"] - memory["used"],
+        memory_total=memory["total"],
+        load=float(load[0]) if load else 0.0,
+        cores=len(resources["cores"]),
+    )

@@ -1,0 +1,66 @@
+"""The last change of a fleet that can be undone, and its undoing: one host remembers it, and that host decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anvyl_mcp.core.errors import ApprovalNeeded, NotFound
+from anvyl_mcp.core.text import joined
+from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
+
+LOOK, UNDO = "get_last_change", "undo_change"
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What would be undone, and where; `words` say it to people."""
+
+    host: str
+    change: Mapping[str, Any]
+    words: str
+
+    @property
+    def possible(self) -> bool:
+        """Whether things are still as the change left them."""
+        return bool(self.change["possible"])
+
+
+async def last_change(fleet: Fleet, selector: str = "") -> Undo:
+    """The newest change with an inverse on the hosts of a selector, or on any.
+
+    Raises:
+        NotFound: there is none.
+        ApprovalNeeded: a host could not be asked, so a later one may be there: a person must name the host.
+        AnvylError: no host could be asked.
+    """
+    hosts = fleet.select(selector) if selector else fleet.hosts
+    outcomes = await fleet.call_many(hosts, LOOK, {})
+    found = [
+        Undo(host, one.answer.result, one.answer.text)
+        for host, one in outcomes.items()
+        if one.answer.result and one.answer.result["operation"]
+    ]
+    errors = {host: one.error for host, one in outcomes.items() if one.error is not None}
+    if not found:
+        for host, error in errors.items():
+            raise error.on(host)
+        raise NotFound(
+            f"there is nothing to undo on {joined(hosts)}",
+            hint="a start, stop or removal through Anvyl can be undone for 24 hours",
+        )
+    newest = max(found, key=lambda one: str(one.change["time"]))
+    silent = [host for host, one in outcomes.items() if one.host_failed]
+    if silent and not selector:
+        raise ApprovalNeeded(
+            f"the last change was on {newest.host}, but {joined(silent)} could not be asked",
+            hint=f"say it again with the host: --host {newest.host}",
+        )
+    return newest
+
+
+async def undo(fleet: Fleet, wanted: Undo) -> Outcome:
+    """Undo it, on the host that remembers it."""
+    arguments = {"name": wanted.change["name"], "operation": wanted.change["operation"]}
+    return await fleet.call(wanted.host, UNDO, arguments)

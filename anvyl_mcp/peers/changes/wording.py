@@ -1,0 +1,220 @@
+"""Calls in plain words: what would be done, what was done, and what could not be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.values import ports
+from anvyl_mcp.peers.fleet.fleet import Expected, Outcome
+
+PHRASES: Mapping[str, tuple[str, ...]] = {
+    "create_container": ("create container {name} from {image}", "create a container from {image}"),
+    "exec_in_container": ("run {command} in {name}",),
+    "execute_command": ("run {command}",),
+    "connect_network": ("connect {container} to network {network}",),
+    "disconnect_network": ("disconnect {container} from network {network}",),
+    "prune_unused": ("remove unused {what}",),
+    "pull_image": ("pull {image}",),
+    "scale_service": ("scale service {name} to {replicas}",),
+    "undo_change": ("undo the last change of {name}",),
+}
+"""Of tools whose names do not say it: the first whose arguments are all given counts."""
+FORMS = {"run": "ran", "stop": "stopped", "undo": "undid", "get": "got", "exec": "ran", "put": "put", "set": "set"}
+"""Past forms that no rule makes."""
+LEADS_TO = {"stop": "exited", "start": "running", "restart": "running", "create": "running"}
+"""The state in which a change leaves a container when it did what it is for."""
+WHAT = {
+    "all": "containers, networks, volumes, images and build cache",
+    "build_cache": "build cache",
+    "space": "untagged images and build cache",
+}
+"""What the choices of a prune mean."""
+SUBJECTS = ("name", "image", "container", "network", "service", "what", "command")
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "stop_container": {"timeout": 10},
+    "exec_in_container": {"timeout": 30},
+    "execute_command": {"timeout": 30},
+}
+"""Values that need no mention."""
+UNSAID = frozenset({"host", "only"})
+
+
+def order(
+    tool: str, arguments: Mapping[str, Any], hosts: Sequence[str] = (), expected: Mapping[str, Expected] | None = None
+) -> str:
+    """A call as an order: `remove container old-test (exited) on nas`. Values are quoted where they are odd."""
+    verb, noun = _parts(tool)
+    arguments = (
+        {**arguments, "what": WHAT.get(arguments["what"], arguments["what"])} if "what" in arguments else arguments
+    )
+    given = {name: value for name, value in arguments.items() if value not in ("", [], None) and name not in UNSAID}
+    words, used = _phrase(tool, given)
+    if not words:
+        subject = next((name for name in SUBJECTS if name in given), "")
+        plain = noun == "container" and not verb.startswith("remove")
+        named = given.get(subject, "")
+        kind = "" if plain and subject else f"{noun}s" if isinstance(named, list) else noun
+        words = " ".join(filter(None, [verb, kind, _value(named)]))
+        used = {subject}
+    states = {host: one.state for host, one in (expected or {}).items() if one.state}
+    if len(set(states.values())) == 1 and len(states) == len(hosts):
+        words = f"{words} ({next(iter(states.values()))})"
+        states = {}
+    ordinary = DEFAULTS.get(tool, {})
+    if isinstance(given.get("ports"), list):
+        image = str(given.get("image", ""))
+        given["ports"] = text.joined([ports.arrow(str(one), image) for one in given["ports"]])
+    rest = [_option(name, given[name]) for name in given if name not in used and given[name] != ordinary.get(name)]
+    options = [one for one in rest if one]
+    words += f" with {text.joined(options)}" if options else ""
+    places = [f"{host} ({states[host]})" if host in states else host for host in hosts]
+    return f"{words} on {text.joined(places)}" if places else words
+
+
+def orders(calls: Sequence[tuple[str, Mapping[str, Any], Sequence[str]]]) -> list[str]:
+    """Calls as orders, those that differ in one name only as one: `restart c1, c2 and c3 on nas`."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[Mapping[str, Any]]] = {}
+    for tool, arguments, hosts in calls:
+        rest = {name: value for name, value in arguments.items() if name != "name"}
+        groups.setdefault((tool, str(rest), tuple(hosts)), []).append(arguments)
+    return [order(tool, _all(group), hosts) for (tool, _, hosts), group in groups.items()]
+
+
+def past(verb: str) -> str:
+    """`stop` → `stopped`."""
+    return FORMS.get(verb) or (f"{verb}d" if verb.endswith("e") else f"{verb}ed")
+
+
+def question(orders: str) -> str:
+    """An order as a question: `Remove container old-test (exited) on nas?`"""
+    return f"{orders[:1].upper()}{orders[1:]}?"
+
+
+def done(outcomes: Iterable[Outcome]) -> list[str]:
+    """Sentences about changes: what was done, then what could not be, each by name."""
+    lines: list[str] = []
+    groups: dict[tuple[str, str, str], list[Outcome]] = {}
+    failed: dict[tuple[str, str, str], list[Outcome]] = {}
+    for one in outcomes:
+        rest = {name: value for name, value in one.arguments.items() if name not in ("name", *UNSAID)}
+        if one.error is not None:
+            failed.setdefault((one.tool, one.host, one.error.message), []).append(one)
+        else:
+            groups.setdefault((one.tool, str(rest), _aftermath(one)), []).append(one)
+    for (tool, _, aftermath), group in groups.items():
+        lines.append(_past(tool, group, aftermath))
+    for (tool, host, _), group in failed.items():
+        lines.append(f"Could not {_several(tool, group)} on {host}: {_sentence(group[0])}")
+    return lines
+
+
+def undone(outcomes: Iterable[Outcome]) -> list[str]:
+    """What was not done, in a few words each: `restart c1, c2 and c3 on nas (connection refused)`."""
+    groups: dict[tuple[str, str, str], list[Outcome]] = {}
+    for one in outcomes:
+        if one.error is not None:
+            groups.setdefault((one.tool, one.host, one.error.message), []).append(one)
+    return [
+        f"{_several(tool, group)}{f' on {host}' if host else ''} ({reason.rstrip('.')})"
+        for (tool, host, reason), group in groups.items()
+    ]
+
+
+def _past(tool: str, group: Sequence[Outcome], aftermath: str) -> str:
+    by_host: dict[str, list[str]] = {}
+    for one in group:
+        by_host.setdefault(one.host, []).append(_object(one))
+    first = _who(group[0].arguments)
+    if tool.startswith("create_") or "name" in first:
+        first["name"] = _object(group[0])
+    if len(set(map(tuple, by_host.values()))) == 1 and len(next(iter(by_host.values()))) == 1:
+        words = f"{_in_past(order(tool, first))} on {text.joined(list(by_host))}"
+    else:
+        verb, noun = _parts(tool)
+        places = [f"{text.joined(names)} on {host}" for host, names in by_host.items()]
+        words = f"{_in_past(f'{verb} {text.plural(len(group), noun)}')}: {'; '.join(places)}"
+    return f"{words}{aftermath}" if aftermath.startswith(":") else f"{words}{aftermath}."
+
+
+def _several(tool: str, group: Sequence[Outcome]) -> str:
+    """One order for several objects: `restart c1, c2 and c3`."""
+    names = list(dict.fromkeys(_object(one) for one in group))
+    if len(names) < 2:
+        return order(tool, _who(group[0].arguments))
+    verb, noun = _parts(tool)
+    return f"{verb} {text.joined(names)}" if noun == "container" else f"{verb} {noun} {text.joined(names)}"
+
+
+def _who(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the arguments those that say what a call was about, without its options."""
+    return {name: value for name, value in arguments.items() if name in (*SUBJECTS, "replicas")}
+
+
+def _aftermath(one: Outcome) -> str:
+    """What is to be said of a result besides that it is done."""
+    result = one.answer.result or {}
+    verb = _parts(one.tool)[0]
+    state = result.get("state")
+    if isinstance(state, str):
+        changed = [] if state == LEADS_TO.get(verb, state) else [f"it is {state} now"]
+        published = result.get("ports") if verb == "create" else None
+        said = [*changed, *(map(str, published) if isinstance(published, list) else ()), str(result.get("note") or "")]
+        return "".join(f"; {one}" for one in said if one)
+    words = one.answer.text
+    if result.get("removed") is True or not words:
+        return ""
+    return f":\n{words}" if "\n" in words else f": {words}"
+
+
+def _object(one: Outcome) -> str:
+    """What a call was about, by the name that its host has for it."""
+    told = (one.answer.result or {}).get("name")
+    given = next((str(one.arguments[name]) for name in SUBJECTS if one.arguments.get(name)), "")
+    return told if isinstance(told, str) and told and not one.tool.endswith("_network") else given
+
+
+def _sentence(one: Outcome) -> str:
+    words = str(one.error).rstrip()
+    return words if words.endswith((".", "?", "!")) else f"{words}."
+
+
+def _parts(tool: str) -> tuple[str, str]:
+    verb, _, noun = tool.partition("_")
+    return verb, noun.replace("_", " ")
+
+
+def _phrase(tool: str, given: Mapping[str, Any]) -> tuple[str, set[str]]:
+    for phrase in PHRASES.get(tool, ()):
+        values = {name: value if value in WHAT.values() else text.shown(value) for name, value in given.items()}
+        holes = {name for name in (*SUBJECTS, "replicas") if f"{{{name}}}" in phrase}
+        if holes <= values.keys():
+            return phrase.format_map(values), holes
+    return "", set()
+
+
+def _all(group: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The arguments of several calls that differ in `name` only; it holds all of them."""
+    return group[0] if len(group) == 1 else {**group[0], "name": [one["name"] for one in group]}
+
+
+def _value(value: object) -> str:
+    """A value that a model or another host wrote stays one: odd ones stand in quotes."""
+    if isinstance(value, list):
+        return text.joined([text.shown(one) for one in value])
+    return text.shown(value) if value != "" else ""
+
+
+def _option(name: str, value: object) -> str:
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else ""
+    if name == "ports":
+        return f"{words} {value}"
+    return f"{words} {_value(value)}"
+
+
+def _in_past(words: str) -> str:
+    verb, space, rest = words.partition(" ")
+    return f"{past(verb).capitalize()}{space}{rest}"

@@ -1,0 +1,1 @@
+"""Transports, clients, TLS pinning and connection errors."""

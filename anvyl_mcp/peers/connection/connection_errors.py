@@ -1,0 +1,181 @@
+"""What goes wrong between two hosts, put into our words once for every transport.
+
+No message names the host: whoever asked several of them adds that.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
+
+from anvyl_mcp.core.errors import (
+    AnvylError,
+    Busy,
+    Denied,
+    InternalError,
+    InvalidInput,
+    Refused,
+    Timeout,
+    Unknown,
+    Unreachable,
+)
+from anvyl_mcp.core.text import one_line
+from anvyl_mcp.peers.connection.listing import error_in
+from anvyl_mcp.peers.connection.tls_pinning import WrongKey
+
+CONNECT_SECONDS = 3
+"""A host that has not said a word by then is not there."""
+LISTING_SECONDS = 10
+MOST_BYTES = 8 * 1024 * 1024
+"""An answer larger than this is not read."""
+MOST_WORDS = 500
+
+METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR, UNSUPPORTED_VERSION = -32601, -32602, -32603, -32022
+
+_MAYBE = "; it may or may not have happened"
+_SERVE = "is `anvyl-mcp serve` running there?"
+_ADDRESS = "check the address; an Anvyl host answers at http://ADDRESS:4200"
+_WRONG_KEY = "its key is not the one it was paired with, so nothing was sent to it"
+_PAIR_AGAIN = "if the host was set up anew, pair again: anvyl hosts remove NAME, then a new invite"
+_NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL}
+
+
+def unreached(error: BaseException) -> Unreachable:
+    """Nothing was sent: why no connection came about."""
+    for cause in _causes(error):
+        if isinstance(cause, ConnectionRefusedError):
+            return Refused("connection refused", hint=_SERVE)
+        if isinstance(cause, socket.gaierror):
+            return Unreachable("its name is not known on this network", hint="check the spelling, or use its address")
+        if isinstance(cause, WrongKey):
+            return Unreachable(_WRONG_KEY, hint=_PAIR_AGAIN)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Unreachable(f"its certificate cannot be trusted: {cause.verify_message}", hint="check its address")
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return Unreachable("it hung up before it proved who it is", hint="is it busy? try again later")
+        if isinstance(cause, ssl.SSLError):
+            return Unreachable("it does not speak TLS there", hint="its address may begin with http instead")
+        if isinstance(cause, TimeoutError):
+            return _no_answer(CONNECT_SECONDS)
+        if isinstance(cause, OSError) and cause.errno in _NO_ROUTE:
+            return Unreachable("there is no route to it", hint="is it on, and on this network?")
+    return Unreachable(f"no connection: {one_line(str(error)) or type(error).__name__}", hint=_ADDRESS)
+
+
+def silent(seconds: float, *, sent: bool) -> Unreachable | Timeout:
+    """No answer in time."""
+    if sent:
+        return Timeout(f"no answer within {seconds:g} s", hint="try again, or look at that host")
+    return _no_answer(seconds)
+
+
+def lost() -> Unknown:
+    """The connection went away between the question and the answer."""
+    return Unknown(f"the connection was lost before the answer came{_MAYBE}", hint="check before you try again")
+
+
+def garbled() -> Unknown:
+    """What came back cannot be read."""
+    return Unknown(f"what came back is not an MCP answer{_MAYBE}", hint=_ADDRESS)
+
+
+def too_large() -> AnvylError:
+    """The answer is more than we are willing to read."""
+    return AnvylError(f"its answer is larger than {MOST_BYTES // 1024**2} MiB", hint="ask for less")
+
+
+@contextmanager
+def nothing_changed() -> Iterator[None]:
+    """Around requests that change nothing: their failure leaves nothing open."""
+    try:
+        yield
+    except Unknown as error:
+        raise Unreachable(error.message.removesuffix(_MAYBE), hint=_ADDRESS) from error
+
+
+def from_status(status: int, kind: str, body: bytes, url: str) -> AnvylError:
+    """An HTTP answer that is no MCP answer; `kind` is its media type."""
+    words, hint = _words(kind, body)
+    told = f"it answered HTTP {status} {_phrase(status)}".rstrip() + (f": {words}" if words else "")
+    if status in (401, 403, 421):
+        return Denied(words or told, hint=hint)
+    if status == 404:
+        return Unreachable(f"there is no MCP server at {url}", hint=_ADDRESS)
+    if status == 413:
+        return InvalidInput(words or "the arguments are too large for it", hint=hint)
+    if status == 429:
+        return Busy(words or told, hint=hint or "try again later")
+    if status == 503 or status < 500:
+        return Unreachable(told, hint=hint or _ADDRESS)
+    return Unknown(told + _MAYBE, hint=hint or "check before you try again")
+
+
+def from_rpc(error: object) -> AnvylError:
+    """The `error` of a JSON-RPC answer: `{"code", "message", "data"}`."""
+    if not isinstance(error, Mapping):
+        return garbled()
+    if told := error_in(error.get("data")):
+        return told
+    code = error.get("code")
+    message = one_line(str(error.get("message") or f"error {code}"))[:MOST_WORDS]
+    if code == INVALID_PARAMS:
+        return InvalidInput(message)
+    if code == METHOD_NOT_FOUND:
+        return AnvylError(f"it does not know this request: {message}", hint="is it an MCP server with tools?")
+    if code == UNSUPPORTED_VERSION:
+        return older(message)
+    if code == INTERNAL_ERROR:
+        return InternalError(f"its MCP server failed: {message}", hint="its log says more; check before you try again")
+    return AnvylError(f"it refused the request: {message}")
+
+
+def older(message: str) -> Unreachable:
+    """It answers, in another version of the protocol."""
+    return Unreachable(f"it speaks another version of MCP: {message}", hint="update anvyl-mcp there")
+
+
+def _no_answer(seconds: float) -> Unreachable:
+    return Unreachable(f"no answer within {seconds:g} s", hint="is it on, and on this network?")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what is behind it, innermost reasons last."""
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _causes(member)
+    behind = error.__cause__ or error.__context__
+    if behind is not None:
+        yield from _causes(behind)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _words(kind: str, body: bytes) -> tuple[str, str]:
+    """What a host says in an error's body, and its hint: our own shape, OAuth's, or plain text."""
+    content = body.decode("utf-8", "replace")
+    if kind == "text/plain":
+        return one_line(content).strip()[:MOST_WORDS], ""
+    if kind != "application/json":
+        return "", ""
+    try:
+        data: Any = json.loads(content)
+    except ValueError:
+        return "", ""
+    if not isinstance(data, dict):
+        return "", ""
+    error = data.get("error")
+    if isinstance(error, dict):
+        return one_line(str(error.get("message", "")))[:MOST_WORDS], one_line(str(error.get("hint", "")))[:MOST_WORDS]
+    return one_line(str(data.get("error_description") or error or ""))[:MOST_WORDS], ""

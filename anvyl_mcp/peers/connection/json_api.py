@@ -1,0 +1,79 @@
+"""Our own JSON requests to another host, beside MCP: to its pinned key, never redirected, never through a proxy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import Denied, Timeout, Unreachable, from_code
+from anvyl_mcp.peers.connection import connection_errors
+from anvyl_mcp.peers.connection.tls_pinning import pinned_context
+
+SECONDS = 10
+MOST_BYTES = 64 * 1024
+
+
+class Foreign(Unreachable):
+    """What answers there does not speak as our hosts do."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message, hint="is it the same version of Anvyl?")
+        self.status = status
+
+
+def client(url: str, *pins: str, seconds: float = SECONDS) -> httpx.AsyncClient:
+    """A client for one host, which holds the key of one of `pins`."""
+    timeout = httpx.Timeout(seconds, connect=connection_errors.CONNECT_SECONDS)
+    verify = pinned_context(pins) if url.startswith("https:") else False
+    headers = {"Accept-Encoding": "identity"}
+    return httpx.AsyncClient(
+        base_url=url, headers=headers, verify=verify, timeout=timeout, trust_env=False, follow_redirects=False
+    )
+
+
+async def told(
+    http: httpx.AsyncClient, method: str, path: str, body: object, headers: Mapping[str, str], most: int = MOST_BYTES
+) -> Mapping[str, Any]:
+    """What a host answers, with its `status_code`; everything in it was written by others, and is cleaned.
+
+    Raises:
+        Unreachable: nothing was sent, or what answers is no host of ours.
+        Timeout, Unknown: it was sent, and no answer came.
+        AnvylError: the host's own error.
+    """
+    try:
+        async with http.stream(method, path, json=body, headers=dict(headers)) as answer:
+            content = b""
+            async for part in answer.aiter_raw(64 * 1024):
+                content += part
+                if len(content) > most:
+                    break
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise connection_errors.unreached(error.__cause__ or error) from error
+    except httpx.TimeoutException as error:
+        raise Timeout("no answer in time", hint="try again, or look at that host") from error
+    except httpx.HTTPError as error:
+        raise connection_errors.lost() from error
+    return _read(answer, content)
+
+
+def _read(answer: httpx.Response, content: bytes) -> Mapping[str, Any]:
+    status = answer.status_code
+    try:
+        found = text.cleaned(json.loads(content))
+    except (ValueError, RecursionError):
+        found = None
+    if answer.is_success and isinstance(found, dict):
+        return {**found, "status_code": status}
+    problem = found.get("error") if isinstance(found, dict) else None
+    if isinstance(problem, dict):
+        raise from_code(str(problem.get("code")), str(problem.get("message")), str(problem.get("hint", "")))
+    if status in (401, 403):
+        raise Denied("the host refused", hint="make a new code there: anvyl-mcp invite")
+    if answer.is_success:
+        raise Foreign("what answers there is not anvyl-mcp", status=status)
+    raise Foreign(f"the host answered with HTTP {status}", status=status)

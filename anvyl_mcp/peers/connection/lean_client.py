@@ -1,0 +1,295 @@
+"""A lean MCP client: protocol 2026-07-28 on the standard library, one POST per call.
+
+It exists for commands whose process must not pay a second for importing the SDK.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from http.client import HTTPException, HTTPResponse, IncompleteRead
+from itertools import count
+from typing import Any
+
+import anyio
+from anyio import from_thread, to_thread
+
+from anvyl_mcp import __version__
+from anvyl_mcp.core.errors import HOST_FAILURES, AnvylError, Timeout
+from anvyl_mcp.peers.connection import connection_errors, replies
+from anvyl_mcp.peers.connection.http_connections import MOST_CONNECTIONS, Line, Pool
+from anvyl_mcp.peers.connection.listing import Answer, Progress, ToolListing, error_in
+from anvyl_mcp.peers.connection.single_flight import Shared
+from anvyl_mcp.peers.connection.tls_pinning import Following, pinned_context
+
+PROTOCOL = "2026-07-28"
+THREADS = 64
+"""Calls at once to a host on this machine; each waits on a thread, with a connection of its own."""
+
+_ENVELOPE = {
+    "io.modelcontextprotocol/protocolVersion": PROTOCOL,
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": {"name": "anvyl", "version": __version__},
+}
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Accept": "application/json, text/event-stream",
+    "User-Agent": f"anvyl/{__version__}",
+    "MCP-Protocol-Version": PROTOCOL,
+}
+
+
+class Wire:
+    """A host over HTTP, for programs that make a few calls and end."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        context: ssl.SSLContext | None = None,
+        pin: str = "",
+        token: str = "",
+        following: Following | None = None,
+    ) -> None:
+        endpoint = url.rstrip("/").removesuffix("/mcp") + "/mcp"
+        self._pool = Pool(
+            endpoint, pinned_context([pin], following) if pin else context, connection_errors.CONNECT_SECONDS
+        )
+        self._credentials = {"Authorization": f"Bearer {token}"} if token else {}
+        self._ids = count(1)
+        self._threads = anyio.CapacityLimiter(MOST_CONNECTIONS if pin else THREADS)
+        self._met = False
+        self._greeting = Shared()
+
+    async def list_tools(self) -> list[ToolListing]:
+        """The host's tools, all pages."""
+        await self._meet()
+        tools: list[ToolListing] = []
+        params: dict[str, Any] = {}
+        with connection_errors.nothing_changed():
+            for _ in range(replies.MOST_PAGES):
+                page = _result(await self._request("tools/list", params, connection_errors.LISTING_SECONDS))
+                tools += replies.listings(page)
+                if not page.get("nextCursor"):
+                    break
+                params = {"cursor": page["nextCursor"]}
+        return tools
+
+    async def version(self) -> str:
+        """The version the host says it runs."""
+        return replies.version(await self._discover())
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        seconds: float,
+        meta: Mapping[str, Any] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Answer:
+        """Call one tool; the request is never sent twice."""
+        await self._meet()
+        params = {"name": tool, "arguments": dict(arguments), "_meta": dict(meta or {})}
+        return replies.answer(_result(await self._request("tools/call", params, seconds, on_progress)))
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        self._pool.close()
+
+    async def _meet(self) -> None:
+        """Ask something small first: a host that hangs costs seconds, and never holds a change it may still make."""
+        if not self._met:
+            await self._greeting.do(self._discover)
+
+    async def _discover(self) -> dict[str, Any]:
+        with connection_errors.nothing_changed():
+            try:
+                message = await self._request("server/discover", {}, connection_errors.CONNECT_SECONDS)
+            except Timeout as error:
+                raise connection_errors.silent(connection_errors.CONNECT_SECONDS, sent=False) from error
+            refusal = message.get("error")
+            if isinstance(refusal, dict) and refusal.get("code") != connection_errors.METHOD_NOT_FOUND:
+                raise error_in(refusal.get("data")) or connection_errors.older(str(refusal.get("message")))
+            self._met = True
+            return {} if refusal else _result(message)
+
+    async def _request(
+        self, method: str, params: Mapping[str, Any], seconds: float, on_progress: Progress | None = None
+    ) -> dict[str, Any]:
+        exchange = Exchange(self._pool, next(self._ids), method, params, on_progress, self._credentials)
+        try:
+            with anyio.fail_after(seconds):
+                return await to_thread.run_sync(exchange.run, abandon_on_cancel=True, limiter=self._threads)
+        except TimeoutError:
+            self._met = False
+            raise connection_errors.silent(seconds, sent=exchange.sent) from None
+        except HOST_FAILURES:
+            self._met = False
+            raise
+        finally:
+            exchange.abort()
+
+
+class Exchange:
+    """One request and its answer, on a thread; `abort` ends it from outside, and the server notices."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        number: int,
+        method: str,
+        params: Mapping[str, Any],
+        on_progress: Progress | None,
+        credentials: Mapping[str, str],
+    ) -> None:
+        self.sent = False
+        self._pool = pool
+        self._number = number
+        self._method = method
+        self._params = params
+        self._on_progress = on_progress
+        self._credentials = credentials
+        self._lock = threading.Lock()
+        self._aborted = False
+        self._line: Line | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Send the request and wait for its JSON-RPC answer.
+
+        Raises:
+            AnvylError: what went wrong, in our words.
+        """
+        line = self._pool.take()
+        whole = False
+        try:
+            self._hold(line)
+            line.connect()
+            self.sent = True
+            with line.post(self._body(), self._headers()) as response:
+                message = self._read(response)
+                whole = response.isclosed()
+        except (OSError, HTTPException, ValueError, RecursionError) as error:
+            raise self._translated(error) from error
+        finally:
+            self._hold(None)
+            if whole:
+                self._pool.give(line)
+            else:
+                line.close()
+        return message
+
+    def abort(self) -> None:
+        """Hang up, whatever the thread is waiting for; after the answer this does nothing."""
+        with self._lock:
+            self._aborted = True
+            if self._line is not None:
+                self._line.hang_up()
+
+    def _hold(self, line: Line | None) -> None:
+        with self._lock:
+            if line is not None and self._aborted:
+                raise ConnectionAbortedError
+            self._line = line
+
+    def _translated(self, error: Exception) -> AnvylError:
+        if not self.sent:
+            return connection_errors.unreached(error)
+        return connection_errors.lost() if isinstance(error, OSError | IncompleteRead) else connection_errors.garbled()
+
+    def _body(self) -> bytes:
+        meta = {**self._params.get("_meta", {}), **_ENVELOPE}
+        if self._on_progress is not None:
+            meta["progressToken"] = self._number
+        params = {**self._params, "_meta": meta}
+        return json.dumps({"jsonrpc": "2.0", "id": self._number, "method": self._method, "params": params}).encode()
+
+    def _headers(self) -> dict[str, str]:
+        headers = {**_HEADERS, **self._credentials, "Mcp-Method": self._method}
+        if "name" in self._params:
+            headers["Mcp-Name"] = header_value(self._params["name"])
+        return headers
+
+    def _read(self, response: HTTPResponse) -> dict[str, Any]:
+        kind = response.headers.get_content_type()
+        if response.status == 200 and kind == "text/event-stream":
+            return self._last(_events(response))
+        body = _whole(response)
+        message = replies.message_in(kind, body)
+        if message is not None:
+            return message
+        if response.status == 200:
+            raise connection_errors.garbled()
+        raise connection_errors.from_status(response.status, kind, body, self._pool.url)
+
+    def _last(self, events: Iterator[Any]) -> dict[str, Any]:
+        """The answer at the end of a stream; what comes before it is progress."""
+        for event in events:
+            if not isinstance(event, dict):
+                raise connection_errors.garbled()
+            if event.get("id") == self._number and "method" not in event:
+                return event
+            if event.get("method") == "notifications/progress" and isinstance(event.get("params"), dict):
+                self._tell(event["params"])
+        raise connection_errors.lost()
+
+    def _tell(self, params: Mapping[str, Any]) -> None:
+        progress, total, message = params.get("progress"), params.get("total"), params.get("message")
+        if self._on_progress is None or not isinstance(progress, int | float):
+            return
+        from_thread.run_sync(
+            self._on_loop,
+            float(progress),
+            float(total) if isinstance(total, int | float) else None,
+            message if isinstance(message, str) else "",
+        )
+
+    def _on_loop(self, progress: float, total: float | None, message: str) -> None:
+        if self._on_progress is not None and not self._aborted:
+            self._on_progress(progress, total, message)
+
+
+def header_value(value: str) -> str:
+    """`value` as an `Mcp-Name` header may carry it: as it is, or wrapped in base64."""
+    plain = value.isascii() and value.isprintable() and value == value.strip()
+    if plain and not (value.startswith("=?base64?") and value.endswith("?=")):
+        return value
+    return f"=?base64?{base64.b64encode(value.encode()).decode('ascii')}?="
+
+
+def _result(message: Mapping[str, Any]) -> dict[str, Any]:
+    if "error" in message:
+        raise connection_errors.from_rpc(message["error"])
+    result = message.get("result")
+    if not isinstance(result, dict):
+        raise connection_errors.garbled()
+    return result
+
+
+def _whole(response: HTTPResponse) -> bytes:
+    """The body; a known length is read in one go, so that a cut body is noticed."""
+    if response.length is not None and response.length > connection_errors.MOST_BYTES:
+        raise connection_errors.too_large()
+    body = response.read(None if response.length is not None else connection_errors.MOST_BYTES + 1)
+    if len(body) > connection_errors.MOST_BYTES:
+        raise connection_errors.too_large()
+    return body
+
+
+def _events(response: HTTPResponse) -> Iterator[Any]:
+    """The messages of an event stream. Comment lines are signs of life."""
+    data: list[str] = []
+    read = 0
+    while line := response.readline(connection_errors.MOST_BYTES + 1):
+        read += len(line)
+        if read > connection_errors.MOST_BYTES:
+            raise connection_errors.too_large()
+        content = line.decode().rstrip("\r\n")
+        if content.startswith("data:"):
+            data.append(content[5:].removeprefix(" "))
+        elif not content and data:
+            yield json.loads("\n".join(data))
+            data.clear()

@@ -1,0 +1,301 @@
+"""A host through the official MCP client: one long-lived client, for programs that stay (agent, gateway)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import anyio
+import httpx2
+from mcp import Client, MCPError
+from mcp.client.session import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+from mcp.server.lowlevel import Server
+from mcp.shared.dispatcher import ProgressFnT
+from mcp_types import (
+    CONNECTION_CLOSED,
+    UNSUPPORTED_PROTOCOL_VERSION,
+    CallToolRequest,
+    CallToolRequestParams,
+    CallToolResult,
+    DiscoverRequest,
+    DiscoverResult,
+    EmptyResult,
+    Implementation,
+    PaginatedRequestParams,
+    PingRequest,
+)
+from pydantic import BaseModel, ValidationError
+
+from anvyl_mcp import __version__
+from anvyl_mcp.core.errors import AnvylError, Unreachable
+from anvyl_mcp.peers.connection import connection_errors, replies
+from anvyl_mcp.peers.connection.http_connections import MOST_CONNECTIONS
+from anvyl_mcp.peers.connection.listing import Answer, Progress, ToolListing
+from anvyl_mcp.peers.connection.sdk_transport import SESSION_GONE, Contained
+from anvyl_mcp.peers.connection.tls_pinning import Following, pinned_context
+
+HANDSHAKE_SECONDS = connection_errors.CONNECT_SECONDS - 0.5
+"""A little less than a link may take to open: a handshake that is cancelled, not given up, leaves its socket open."""
+CLOSE_SECONDS = 1
+KEPT_SECONDS = 4
+"""Less than the 5 s after which common servers drop an idle connection: a call must not meet one being closed."""
+
+_SELF = Implementation(name="anvyl", version=__version__)
+
+Mode = Literal["auto", "legacy"]
+Reply = TypeVar("Reply")
+
+
+class Session:
+    """A host behind a URL, or a server in this process. Connects when first used, and again when it has to."""
+
+    def __init__(
+        self,
+        target: str | Server[Any],
+        *,
+        mode: Mode = "auto",
+        pin: str = "",
+        token: str = "",
+        following: Following | None = None,
+    ) -> None:
+        self._client: Callable[[], AbstractAsyncContextManager[Client]] = (
+            partial(_over_http, target, mode, _tls(target, pin, following), Bearer(token) if token else None)
+            if isinstance(target, str)
+            else partial(_here, target, mode)
+        )
+        self._link: Link | None = None
+        self._closed = False
+
+    async def list_tools(self) -> list[ToolListing]:
+        """The host's tools, all pages."""
+        tools: list[ToolListing] = []
+        cursor: str | None = None
+        with connection_errors.nothing_changed():
+            for _ in range(replies.MOST_PAGES):
+                ask = partial(ClientSession.list_tools, params=PaginatedRequestParams(cursor=cursor))
+                page = await self._ask(ask, connection_errors.LISTING_SECONDS)
+                tools += replies.listings(_spelled(page))
+                cursor = page.next_cursor
+                if not cursor:
+                    break
+        return tools
+
+    async def version(self) -> str:
+        """The version the host says it runs."""
+        with connection_errors.nothing_changed():
+            return await self._ask(_version, connection_errors.CONNECT_SECONDS)
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        seconds: float,
+        meta: Mapping[str, Any] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Answer:
+        """Call one tool; a request that may have reached it is never sent twice."""
+        params = CallToolRequestParams.model_validate(
+            {"name": tool, "arguments": dict(arguments), "_meta": dict(meta) if meta else None}
+        )
+        # Not `Client.call_tool`: it checks the result against an earlier listing, which it fetches after the call when
+        # it has none, and loses the result of a change that was made when that fails.
+        ask = partial(
+            ClientSession.send_request,
+            request=CallToolRequest(params=params),
+            result_type=CallToolResult,
+            progress_callback=_rising(on_progress) if on_progress else None,
+        )
+        return replies.answer(_spelled(await self._ask(ask, seconds)))
+
+    async def close(self) -> None:
+        """Hang up; calls still under way end as lost."""
+        self._closed = True
+        if self._link is not None:
+            await self._link.close()
+
+    async def _ask(self, ask: Callable[[ClientSession], Awaitable[Reply]], seconds: float, again: bool = True) -> Reply:
+        link = await self._linked()
+        try:
+            with link.used(), anyio.fail_after(seconds):
+                return await ask(link.session)
+        except TimeoutError:
+            # Whoever comes next greets the host anew, which costs seconds at most and not the whole time of a tool.
+            link.retire()
+            raise connection_errors.silent(seconds, sent=True) from None
+        except ValidationError as error:
+            raise connection_errors.garbled() from error
+        except MCPError as error:
+            if error.code not in (SESSION_GONE, UNSUPPORTED_PROTOCOL_VERSION) or not again:
+                raise _translated(error) from error
+        # The host did not look at the request: it has forgotten the session, or the version, it came in.
+        link.retire()
+        return await self._ask(ask, seconds, again=False)
+
+    async def _linked(self) -> Link:
+        """An open link. Whoever comes while one is being opened shares its outcome."""
+        if self._closed:
+            raise Unreachable("the connection is closed")
+        if self._link is None or self._link.ended:
+            self._link = Link(self._client)
+        link = self._link
+        await link.opened.wait()
+        if link.failure is not None:
+            raise link.failure
+        return link
+
+
+class Link:
+    """One open client and the task that owns it: a client must be left by the task that entered it."""
+
+    session: ClientSession
+
+    def __init__(self, client: Callable[[], AbstractAsyncContextManager[Client]]) -> None:
+        self.opened = anyio.Event()
+        self.failure: AnvylError | None = None
+        self._client = client
+        self._leave = anyio.Event()
+        self._users = 0
+        self._retired = False
+        # No task group fits: the link outlives the call that needs it first, and must not carry its context along.
+        self._owner = asyncio.create_task(self._own(), context=contextvars.Context())
+        self._owner.add_done_callback(self._done)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._retired or self._owner.done()
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Around a request, so that a retired link closes after the last one."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._retired and not self._users:
+                self._leave.set()
+
+    def retire(self) -> None:
+        """Take no more requests; close when those under way are done."""
+        self._retired = True
+        if not self._users:
+            self._leave.set()
+
+    async def close(self) -> None:
+        """Close now."""
+        self._retired = True
+        self._leave.set()
+        if not self.opened.is_set():
+            self._owner.cancel()
+        await asyncio.wait({self._owner})
+
+    async def _own(self) -> None:
+        try:
+            with anyio.fail_after(connection_errors.CONNECT_SECONDS) as limit:
+                async with self._client() as client:
+                    limit.deadline = math.inf
+                    self.session = client.session
+                    self.opened.set()
+                    await self._leave.wait()
+                    limit.deadline = anyio.current_time() + CLOSE_SECONDS
+        except* TimeoutError:
+            self.failure = connection_errors.silent(connection_errors.CONNECT_SECONDS, sent=False)
+        except* (MCPError, ValidationError) as group:
+            self.failure = _unopened(group)
+
+    def _done(self, _: asyncio.Task[None]) -> None:
+        self.failure = self.failure or Unreachable("the connection is closed")
+        self.opened.set()
+
+
+class Bearer(httpx2.Auth):
+    """Shows a token with every request, and to nobody who looks at this object."""
+
+    def __init__(self, token: str) -> None:
+        self._header = f"Bearer {token}"
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        """Add the header."""
+        request.headers["Authorization"] = self._header
+        yield request
+
+
+@asynccontextmanager
+async def _over_http(url: str, mode: Mode, tls: ssl.SSLContext | bool, auth: Bearer | None) -> AsyncIterator[Client]:
+    most = MOST_CONNECTIONS if url.startswith("https:") else None
+    limits = httpx2.Limits(max_connections=most, keepalive_expiry=KEPT_SECONDS)
+    # A client that is handed its HTTP client does not close it. Proxies of the environment are for the world outside.
+    http = httpx2.AsyncClient(
+        transport=Contained(verify=tls, limits=limits, trust_env=False),
+        auth=auth,
+        timeout=httpx2.Timeout(None, connect=HANDSHAKE_SECONDS),
+        trust_env=False,
+    )
+    async with http:
+        streams = streamable_http_client(url, http_client=http, max_sse_event_size=connection_errors.MOST_BYTES)
+        async with Client(streams, mode=mode, cache=None, client_info=_SELF) as client:
+            yield client
+
+
+async def _version(session: ClientSession) -> str:
+    if session.initialize_result is not None:
+        await session.send_request(PingRequest(), EmptyResult)
+        return session.initialize_result.server_info.version
+    return replies.version(_spelled(await session.send_request(DiscoverRequest(), DiscoverResult)))
+
+
+def _here(server: Server[Any], mode: Mode) -> Client:
+    return Client(server, mode=mode, cache=None, client_info=_SELF)
+
+
+def _tls(url: str, pin: str, following: Following | None) -> ssl.SSLContext | bool:
+    """Which keys to trust. Reading the system's certificates takes 30 ms, which plain HTTP need not pay."""
+    if pin:
+        return pinned_context([pin], following)
+    return url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _rising(on_progress: Progress) -> ProgressFnT:
+    """Progress that only grows: over a network the client may deliver it in any order."""
+    latest = -math.inf
+
+    async def relay(progress: float, total: float | None, message: str | None) -> None:
+        nonlocal latest
+        if progress > latest:
+            latest = progress
+            on_progress(progress, total, message or "")
+
+    return relay
+
+
+def _spelled(reply: BaseModel) -> dict[str, Any]:
+    return reply.model_dump(by_alias=True, mode="json", exclude_none=True)
+
+
+def _translated(error: MCPError) -> AnvylError:
+    return (
+        connection_errors.lost()
+        if error.code == CONNECTION_CLOSED
+        else connection_errors.from_rpc(error.error.model_dump())
+    )
+
+
+def _unopened(group: BaseExceptionGroup[MCPError | ValidationError]) -> AnvylError:
+    """Why a link could not be opened: the first leaf of the group, of a request that changed nothing."""
+    leaf: BaseException = group
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    try:
+        with connection_errors.nothing_changed():
+            raise _translated(leaf) if isinstance(leaf, MCPError) else connection_errors.garbled()
+    except AnvylError as error:
+        return error

@@ -1,0 +1,91 @@
+"""The HTTP transport under the official MCP client, which keeps the failure of one request to that request.
+
+Without it a lost connection ends the client for every other call (modelcontextprotocol/python-sdk #3560), and a 401 or
+a 502 reaches the caller without its status (#1295). Here both become JSON-RPC errors that carry ours.
+"""
+
+from __future__ import annotations
+
+import json
+
+import httpx2
+
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.core.errors import AnvylError
+from anvyl_mcp.peers.connection import connection_errors, replies
+
+FAILED, SESSION_GONE = -32050, -32052
+"""Codes of the errors made here: one of ours in `data`, and a session the host no longer knows."""
+
+_NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+_OF_THE_CODING = ("content-encoding", "content-length", "transfer-encoding")
+
+
+class Contained(httpx2.AsyncHTTPTransport):
+    """An httpx2 transport whose POSTs always come back with an answer.
+
+    The client tries an older protocol when its first request fails; a host that was never reached is not tried twice.
+    """
+
+    _met = False
+    _never_reached: AnvylError | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request."""
+        if request.method != "POST":
+            return await super().handle_async_request(request)
+        if self._never_reached is not None:
+            return _failed(request, self._never_reached)
+        try:
+            response = await super().handle_async_request(request)
+            self._met = True
+            kind = _kind(response)
+            if response.status_code == 200 and kind == "text/event-stream":
+                return response
+            return _judged(request, response, kind, await _whole(response))
+        except httpx2.RequestError as error:
+            if not isinstance(error, _NEVER_SENT):
+                return _failed(request, connection_errors.lost())
+            failure = connection_errors.unreached(error)
+            self._never_reached = None if self._met else failure
+            return _failed(request, failure)
+        except AnvylError as error:
+            return _failed(request, error)
+
+
+def _judged(request: httpx2.Request, response: httpx2.Response, kind: str, body: bytes) -> httpx2.Response:
+    status = response.status_code
+    if status == 404 and "mcp-session-id" in request.headers:
+        return _failed(request, connection_errors.lost(), SESSION_GONE)
+    if not (status == 202 or response.has_redirect_location or replies.message_in(kind, body)):
+        raise (
+            connection_errors.garbled()
+            if status == 200
+            else connection_errors.from_status(status, kind, body, str(request.url))
+        )
+    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_THE_CODING]
+    return httpx2.Response(status, headers=headers, content=body, request=request)
+
+
+def _failed(request: httpx2.Request, error: AnvylError, code: int = FAILED) -> httpx2.Response:
+    # An error status makes the client fit the answer to its request, whose id is not known here.
+    told = {"code": code, "message": error.message, "data": {protocol_keys.ERROR: error.as_dict()}}
+    body = json.dumps({"jsonrpc": "2.0", "id": None, "error": told}).encode()
+    return httpx2.Response(503, headers={"content-type": "application/json"}, content=body, request=request)
+
+
+async def _whole(response: httpx2.Response) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > connection_errors.MOST_BYTES:
+                raise connection_errors.too_large()
+    finally:
+        await response.aclose()
+    return bytes(body)
+
+
+def _kind(response: httpx2.Response) -> str:
+    kind: str = response.headers.get("content-type", "")
+    return kind.partition(";")[0].strip().lower()

@@ -1,0 +1,132 @@
+"""How a host's address becomes a connection."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from urllib.parse import SplitResult, urlsplit
+
+from anvyl_mcp.core.errors import InvalidInput, Unpaired
+from anvyl_mcp.peers.connection.lean_client import Wire
+from anvyl_mcp.peers.connection.listing import Connection
+from anvyl_mcp.peers.connection.tls_pinning import Following
+
+DEFAULT_PORT = 4200
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?", re.ASCII)
+_TOKEN = re.compile(r"[!-~]+", re.ASCII)
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*", re.ASCII)
+_PAIR = "pair with it: run `anvyl-mcp invite` there, then `anvyl hosts add` here"
+_LIKE = "write it like http://192.168.1.5:4200"
+
+
+def _plain(url: str, lean: bool, pin: str, token: str, following: Following | None) -> Connection:
+    if pin:
+        raise InvalidInput(f"{url} cannot prove its key: it is plain http", hint="write it with https://")
+    if token and not is_loopback(url):
+        raise Unpaired("a token is sent to another machine over https only", hint=_PAIR)
+    return _made(url, lean, pin, token, following)
+
+
+def _pinned(url: str, lean: bool, pin: str, token: str, following: Following | None) -> Connection:
+    if not pin:
+        raise Unpaired("there is no pin to know its key by, so nothing is sent to it", hint=_PAIR)
+    return _made(url, lean, pin, token, following)
+
+
+def _made(url: str, lean: bool, pin: str, token: str, following: Following | None) -> Connection:
+    if lean:
+        return Wire(url, pin=pin, token=token, following=following)
+    # The SDK costs a second to import; a direct command never needs it.
+    from anvyl_mcp.peers.connection.sdk_client import Session
+
+    return Session(url, pin=pin, token=token, following=following)
+
+
+TRANSPORTS: dict[str, Callable[[str, bool, str, str, Following | None], Connection]] = {
+    "http": _plain,
+    "https": _pinned,
+}
+"""URL scheme to what makes a connection from a URL, whether it must be lean, a pin, a token, and the next pin."""
+
+
+def connect(url: str, *, lean: bool, pin: str = "", token: str = "", following: Following | None = None) -> Connection:
+    """A connection to the host at `url`; nothing is sent before it is used. `lean` starts fast, on little code.
+
+    Another machine is reached over https, with the `pin` of its key; `token` says there who asks. Until it proves the
+    key `following`, the host may still hold the one of `pin`.
+
+    Raises:
+        InvalidInput: the address, the pin or the token cannot be used.
+        Unpaired: a pin is missing, or the token would travel in the open.
+    """
+    base = base_url(url)
+    if token and not _TOKEN.fullmatch(token):
+        raise InvalidInput("the token has characters that no token has", hint="copy it again, in one piece")
+    return TRANSPORTS[urlsplit(base).scheme](f"{base}/mcp", lean, pin, token, following)
+
+
+def base_url(text: str) -> str:
+    """The one spelling of a host's address: `nas` becomes `http://nas:4200`.
+
+    Raises:
+        InvalidInput: it is no address, or says more than an address.
+    """
+    written = text.strip()
+    parts, port = _split(_bracketed(written) if "://" not in written else written, written)
+    if parts.scheme not in TRANSPORTS:
+        raise InvalidInput(
+            f"`{written}` cannot be reached: `{parts.scheme}` is no transport", hint=f"there is {', '.join(TRANSPORTS)}"
+        )
+    if "@" in parts.netloc:
+        raise InvalidInput("an address must not hold a user name or password", hint=_LIKE)
+    if parts.query or parts.fragment or "?" in written or "#" in written:
+        raise InvalidInput(f"`{written}` has more than an address in it", hint=_LIKE)
+    path = parts.path.rstrip("/").removesuffix("/mcp").rstrip("/")
+    host = _host(parts.hostname or "")
+    if not host or not _PATH.fullmatch(path):
+        raise InvalidInput(f"`{written}` is not an address", hint=_LIKE)
+    return f"{parts.scheme}://{host}:{port}{path}"
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the address can only be this machine itself; what cannot be read is not."""
+    try:
+        host = urlsplit(base_url(url)).hostname or ""
+    except InvalidInput:
+        return False
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _bracketed(written: str) -> str:
+    """An address without a scheme as a URL; a bare IPv6 address gets its brackets."""
+    try:
+        return f"http://[{ipaddress.IPv6Address(written)}]"
+    except ValueError:
+        return f"http://{written}"
+
+
+def _split(url: str, written: str) -> tuple[SplitResult, int]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidInput(f"`{written}` is not an address: {str(error).lower()}", hint=_LIKE) from error
+    if port == 0 or (port is None and parts.netloc.endswith(":")):
+        raise InvalidInput(f"`{written}` has no usable port", hint=_LIKE)
+    return parts, DEFAULT_PORT if port is None else port
+
+
+def _host(name: str) -> str:
+    """The host in a URL's spelling, or nothing."""
+    if ":" in name:
+        try:
+            return f"[{ipaddress.IPv6Address(name)}]"
+        except ValueError:
+            return ""
+    return name if _HOST.fullmatch(name) else ""

@@ -1,0 +1,1 @@
+"""`Fleet.call`: targets, circuit breaker, rate, version skew."""

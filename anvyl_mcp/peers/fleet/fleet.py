@@ -1,0 +1,393 @@
+"""This host and its peers as one: call a tool on one of them, or on many at once."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import anyio
+
+from anvyl_mcp import __version__
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.core.errors import AnvylError, Denied, InvalidInput, Timeout, Unknown, Unreachable, did_you_mean
+from anvyl_mcp.peers.connection.listing import Answer, Connection, Progress, ToolListing
+from anvyl_mcp.peers.fleet import unknown_outcome
+from anvyl_mcp.peers.fleet.breaker import Breaker
+from anvyl_mcp.peers.fleet.down_marks import DownMarks
+from anvyl_mcp.peers.fleet.pacing import Pace
+from anvyl_mcp.peers.fleet.result_schema import fits
+from anvyl_mcp.peers.fleet.status import Word, call_word, status
+from anvyl_mcp.peers.fleet.version_skew import offer
+from anvyl_mcp.peers.hosts.registry import Peer, Registry, not_paired, unknown_host
+
+UPDATE = f"this is {__version__}: update the older one"
+OTHER_VERSION = "is it the same version of Anvyl? See anvyl hosts check"
+NOT_SERVED = "here, not serving"
+AT_ONCE = 32
+"""Hosts asked at the same time; more while these only wait."""
+PATIENCE = 0.1
+"""Seconds that a host waits for its turn: those before it may be waiting for somebody who never answers."""
+SLACK_SECONDS = 10
+"""What a tool with a time limit of its own may take beyond it, to start and to clean up."""
+RETRY_SECONDS = 0.2
+"""At most, before a read is asked again: callers that lost the same host do not come back together."""
+
+Connect = Callable[[Peer], Connection]
+
+
+@dataclass(frozen=True, slots=True)
+class OnBehalf:
+    """Who a call is made for, and what that one may do; it never adds to what the connection itself allows."""
+
+    name: str
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The objects of a change as they were when it was decided: the container, and what identifies its images, networks
+    and volumes, by `KIND NAME`.
+    """
+
+    id: str = ""
+    state: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    def told(self) -> dict[str, Any]:
+        """What the host is told, so that it does nothing when one of them is another one."""
+        container = {protocol_keys.EXPECT: {"id": self.id, "state": self.state}} if self.id else {}
+        return container | ({protocol_keys.OBJECTS: dict(self.others)} if self.others else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One call on one host: the answer, or why there is none."""
+
+    host: str
+    tool: str
+    arguments: Mapping[str, Any]
+    answer: Answer
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the tool did what it was asked."""
+        return self.answer.ok
+
+    @property
+    def error(self) -> AnvylError | None:
+        """Why not."""
+        return self.answer.error
+
+    @property
+    def host_failed(self) -> bool:
+        """Whether it was the host that failed, rather than a healthy host that said no."""
+        return self.word not in ("ok", "denied", "failed")
+
+    @property
+    def word(self) -> Word:
+        """How the call ended, in one of the closed list of words."""
+        return call_word(self.error)
+
+    @property
+    def status(self) -> str:
+        """`ok`, or a word with its reason: `unreachable: connection refused`."""
+        return status(self.error, self.word)
+
+
+class OtherForm(Unreachable):
+    """A host answered what its tool does not promise."""
+
+
+class Fleet:
+    """Hosts by name, this one first, each behind one long-lived connection made when first needed."""
+
+    def __init__(
+        self,
+        local: Peer,
+        registry: Registry,
+        catalogue: Mapping[str, ToolListing],
+        connect: Connect,
+        *,
+        marks: DownMarks | None = None,
+    ) -> None:
+        """`marks`: which hosts other processes of this installation found down."""
+        self.move(local)
+        self.registry = registry
+        self.call_meta: dict[str, Any] = {}
+        """Sent with every call."""
+        self.catalogue = dict(catalogue)
+        self._connect = connect
+        self._connections: dict[Peer, Connection] = {}
+        self._paces: dict[Peer, Pace] = {}
+        self._breaker = Breaker(marks or DownMarks(None), lambda: self.peers.values())
+
+    def move(self, local: Peer) -> None:
+        """Take `local` for this host from now on."""
+        self.local = local
+        self.served_at = local.url if "://" in local.url else NOT_SERVED
+        """Where this host answers, for people."""
+
+    @property
+    def peers(self) -> dict[str, Peer]:
+        """Every host by name, as the hosts file says now; this host first."""
+        known = self.registry.peers()
+        return {self.local.name: self.local, **{name: peer for name, peer in known.items() if name != self.local.name}}
+
+    @property
+    def hosts(self) -> list[str]:
+        """Every host's name, this one first."""
+        return list(self.peers)
+
+    def select(self, selector: str) -> list[str]:
+        """The hosts a selector names: `nas`, `nas,web1`, `@tag`, `all`, `local`.
+
+        Raises:
+            UnknownHost: a name or tag nobody has.
+        """
+        peers = self.peers
+        chosen: list[str] = []
+        for part in selector.replace(" and ", ",").split(","):
+            if word := part.strip().lower():
+                chosen += self._named(word, peers)
+        if not chosen:
+            raise InvalidInput(
+                "no host is named", hint=f"use {did_you_mean('', peers).removeprefix('there is ')} or all"
+            )
+        return list(dict.fromkeys(chosen))
+
+    def _named(self, word: str, peers: Mapping[str, Peer]) -> Sequence[str]:
+        if word in ("all", "*"):
+            return list(peers)
+        if word == "local":
+            return [self.local.name]
+        if word.startswith("@"):
+            tagged = [name for name, peer in peers.items() if word[1:] in map(str.lower, peer.tags)]
+            if not tagged:
+                raise unknown_host(word, {f"@{tag.lower()}" for peer in peers.values() for tag in peer.tags})
+            return tagged
+        if word not in peers:
+            raise unknown_host(word, peers)
+        return [word]
+
+    def tool(self, name: str) -> ToolListing:
+        """A tool of the catalogue.
+
+        Raises:
+            InvalidInput: there is none of that name.
+        """
+        if name not in self.catalogue:
+            raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, self.catalogue))
+        return self.catalogue[name]
+
+    async def learn(self, name: str) -> None:
+        """Look for a tool that this version does not know on the hosts whose tools are trusted."""
+        if name in self.catalogue:
+            return
+        for peer in self.peers.values():
+            if peer.trust_tools:
+                with suppress(AnvylError):
+                    self.catalogue |= {
+                        tool.name: tool for tool in await self.list_tools(peer.name) if tool.name == name
+                    }
+
+    async def call(
+        self,
+        host: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        on_behalf: OnBehalf | None = None,
+        expected: Expected | None = None,
+        on_progress: Progress | None = None,
+    ) -> Outcome:
+        """Run one tool on one host. What goes wrong is in the outcome, never raised: one host is not the others.
+
+        `on_behalf`: who the call is made for, when that one may do less than this process. `expected`: how the object
+        that is changed was when that was decided; if it is not so any more, nothing is done.
+        """
+        started = time.monotonic()
+        try:
+            listing = self.tool(tool)
+            answer = await self._ask(host, listing, arguments, on_behalf, expected, on_progress)
+            if answer.ok and not fits(answer.result, listing.output_schema):
+                # Another version may answer more or less than ours; nothing that reads it could tell what is meant.
+                raise OtherForm(f"its answer to `{tool}` is not of the promised form", hint=OTHER_VERSION)
+        except AnvylError as error:
+            answer = Answer(error=error)
+        if isinstance(answer.error, InvalidInput | OtherForm) and tool in self.catalogue:
+            answer = replace(answer, error=await self._explained(host, self.catalogue[tool], answer.error))
+        return Outcome(host, tool, arguments, answer, round(time.monotonic() - started, 4))
+
+    async def _explained(self, host: str, tool: ToolListing, error: AnvylError) -> AnvylError:
+        """A failure that another version of the tool may be the reason for, with that reason."""
+        if host == self.local.name:
+            return error
+        try:
+            offered = offer({tool.name: tool}, await self.list_tools(host))
+            version = await self.version(host)
+        except AnvylError:
+            return error
+        if tool.name not in offered.differing:
+            return error
+        reason = f"its `{tool.name}` is of another version: it {offered.differing[tool.name]}"
+        return type(error)(f"{error.message}; {reason}", hint=f"it runs {version or 'another version'}, {UPDATE}")
+
+    async def call_many(
+        self,
+        hosts: Sequence[str],
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        on_behalf: OnBehalf | None = None,
+        expected: Mapping[str, Expected] | None = None,
+        on_outcome: Callable[[Outcome], None] | None = None,
+        on_progress: Callable[[str], Progress] | None = None,
+    ) -> dict[str, Outcome]:
+        """Run one tool on several hosts at once; one outcome per host, in the order of `hosts`.
+
+        `on_progress` makes what one host's progress is told to.
+        """
+        outcomes: dict[str, Outcome] = {}
+        slots = anyio.Semaphore(AT_ONCE)
+
+        async def one(host: str, taken: bool) -> None:
+            try:
+                outcomes[host] = await self.call(
+                    host,
+                    tool,
+                    arguments,
+                    on_behalf=on_behalf,
+                    expected=(expected or {}).get(host),
+                    on_progress=on_progress(host) if on_progress else None,
+                )
+            finally:
+                if taken:
+                    slots.release()
+            if on_outcome:
+                on_outcome(outcomes[host])
+
+        async with anyio.create_task_group() as group:
+            for host in hosts:
+                with anyio.move_on_after(PATIENCE) as waiting:
+                    await slots.acquire()
+                group.start_soon(one, host, not waiting.cancelled_caught)
+        return {host: outcomes[host] for host in hosts}
+
+    async def list_tools(self, host: str) -> list[ToolListing]:
+        """What a host itself says it offers.
+
+        Raises:
+            AnvylError: it cannot be asked.
+        """
+        peer, connection = self._connection(host)
+        return await self._breaker.ask(peer, connection, connection.list_tools)
+
+    async def version(self, host: str, *, anew: bool = False) -> str:
+        """The version a host says it runs; asking is also how to see that it answers. `anew`: also when it is down.
+
+        Raises:
+            AnvylError: it does not.
+        """
+        peer, connection = self._connection(host)
+        return await self._breaker.ask(peer, connection, connection.version, anew=anew)
+
+    @property
+    def waited_for(self) -> list[str]:
+        """The other hosts whose answers are awaited now, for whatever reason."""
+        return [host for host in dict.fromkeys(self._breaker.waited_for) if host != self.local.name]
+
+    def is_spared(self, host: str) -> bool:
+        """Whether a host is left alone for a while because it was silent."""
+        peer = self.peers.get(host)
+        return peer is not None and self._breaker.is_open(peer)
+
+    async def _ask(
+        self,
+        host: str,
+        tool: ToolListing,
+        arguments: Mapping[str, Any],
+        on_behalf: OnBehalf | None,
+        expected: Expected | None,
+        on_progress: Progress | None,
+    ) -> Answer:
+        if on_behalf is not None and tool.scope not in on_behalf.scopes:
+            # The host would refuse as well; but it need not be asked, with this process's rights, to do so.
+            raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
+        peer, connection = self._connection(host)
+        seconds = time_limit(tool, arguments)
+        told = {protocol_keys.WHOLE: True, **self.call_meta}
+        if not tool.reads:
+            told[protocol_keys.OPERATION] = str(uuid.uuid4())
+        if expected is not None and not tool.reads:
+            told |= expected.told()
+        if on_behalf is not None:
+            told |= {protocol_keys.SCOPES: sorted(on_behalf.scopes), protocol_keys.FOR: on_behalf.name}
+        began = time.monotonic()
+        call = partial(connection.call, tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
+
+        async def send() -> Answer:
+            nonlocal began
+            began = time.monotonic()
+            return await self._breaker.ask(peer, connection, call)
+
+        pace = self._paces.setdefault(peer, Pace())
+        try:
+            return await pace.run(tool, send, seconds)
+        except (Unknown, Timeout) as error:
+            if not tool.reads:
+                again = partial(connection.call, tool.name, arguments, meta=told, on_progress=on_progress)
+                left = seconds - (time.monotonic() - began)
+                change = unknown_outcome.Lost(host, tool, arguments, told[protocol_keys.OPERATION])
+                return await unknown_outcome.settle(connection, change, error, again, seconds=left)
+            if isinstance(error, Timeout):
+                raise
+        except Unreachable:
+            if not tool.reads or not self._breaker.answered_since(peer, began):
+                raise
+        # A read whose connection was lost is asked once more: it changes nothing, and the peer may have restarted. So
+        # is one that got no connection while others were answered.
+        await anyio.sleep(random.uniform(0, RETRY_SECONDS))
+        try:
+            return await pace.run(tool, send)
+        except Unknown as error:
+            raise Unreachable("the connection was lost before the answer came", hint="ask again") from error
+
+    def _connection(self, host: str) -> tuple[Peer, Connection]:
+        peer = self.peers.get(host)
+        if peer is None:
+            raise unknown_host(host, self.hosts)
+        if peer != self.local and not peer.paired:
+            raise not_paired(peer)
+        if peer not in self._connections:
+            try:
+                self._connections[peer] = self._connect(peer)
+            except InvalidInput as error:
+                raise Unreachable(f"its entry in the hosts file cannot be used: {error}") from error
+        return peer, self._connections[peer]
+
+    async def aclose(self) -> None:
+        """Let go of every connection, also when the caller is being cancelled."""
+        connections = list(self._connections.values())
+        self._connections.clear()
+        with anyio.CancelScope(shield=True):
+            await self._breaker.aclose()
+            async with anyio.create_task_group() as group:
+                for connection in connections:
+                    group.start_soon(connection.close)
+
+
+def time_limit(tool: ToolListing, arguments: Mapping[str, Any]) -> float:
+    """Seconds a call may take: the tool's own limit, or less when its `timeout` argument says so."""
+    limit = arguments.get("timeout", tool.arguments.get("timeout", {}).get("default"))
+    if isinstance(limit, str) and limit.isdecimal():
+        limit = int(limit)
+    if isinstance(limit, int | float):
+        return min(tool.seconds, limit + SLACK_SECONDS)
+    return tool.seconds

@@ -1,0 +1,43 @@
+"""One host of a fleet, as a fleet of its own: for questions that may not, or need not, leave it."""
+
+from __future__ import annotations
+
+import re
+
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.peers.fleet.fleet import Fleet
+from anvyl_mcp.peers.hosts.registry import Peer
+
+
+class Alone(Fleet):
+    """This host without its peers: whatever is asked of it reaches no other. It shares the connection to itself."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        super().__init__(fleet.local, fleet.registry, fleet.catalogue, fleet._connect)
+        self._whole = fleet
+        self._connections = fleet._connections
+        self.call_meta = {protocol_keys.ALONE: True}
+
+    @property
+    def peers(self) -> dict[str, Peer]:
+        """This host."""
+        self.local = self._whole.local
+        return {self.local.name: self.local}
+
+    @property
+    def others(self) -> list[str]:
+        """The hosts that it does without."""
+        return [name for name in self._whole.hosts if name != self.local.name]
+
+    def others_in(self, words: str) -> list[str]:
+        """Those of them that a text names, by name or by a tag with its `@`."""
+        tags = {f"@{tag.lower()}" for peer in self._whole.peers.values() for tag in peer.tags}
+        return sorted(_names(words) & {*self.others, *tags})
+
+    def is_named_in(self, words: str) -> bool:
+        """Whether a text names this host."""
+        return self.local.name in _names(words)
+
+
+def _names(words: str) -> set[str]:
+    return set(re.findall(r"@?[\w-]+(?:\.[\w-]+)*", words.lower()))

@@ -1,0 +1,56 @@
+"""The closed list of words for how a call on a host ended, the same in every face."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from anvyl_mcp.core.errors import (
+    AnvylError,
+    Busy,
+    Cancelled,
+    Denied,
+    EngineError,
+    InternalError,
+    Refused,
+    Timeout,
+    Unknown,
+    UnknownHost,
+    Unreachable,
+)
+
+Word = Literal[
+    "ok", "unreachable", "timeout", "refused", "denied", "busy", "engine_error", "unknown", "cancelled", "failed"
+]
+WORDS: tuple[Word, ...] = get_args(Word)
+
+_OF: dict[type[AnvylError], Word] = {
+    Refused: "refused",
+    Unreachable: "unreachable",
+    UnknownHost: "unreachable",
+    Timeout: "timeout",
+    Denied: "denied",
+    Busy: "busy",
+    EngineError: "engine_error",
+    Unknown: "unknown",
+    InternalError: "unknown",
+    Cancelled: "cancelled",
+}
+"""The first class that fits; any other error is an answer that a healthy host gave."""
+
+
+def word(error: AnvylError | None) -> Word:
+    """How a host did that answered with `error`, or with none."""
+    return next((word for kind, word in _OF.items() if isinstance(error, kind)), "ok")
+
+
+def call_word(error: AnvylError | None) -> Word:
+    """How one call ended: as `word`, but a healthy host that could not do it has `failed`."""
+    return "failed" if error is not None and word(error) == "ok" else word(error)
+
+
+def status(error: AnvylError | None, said: Word | None = None) -> str:
+    """`ok`, or a word and the reason: `timeout: no answer within 5 s`. Who refuses is unreachable, and says why."""
+    said = said or word(error)
+    if error is None or said == "ok":
+        return "ok"
+    return f"{'unreachable' if said == 'refused' else said}: {error.message}"

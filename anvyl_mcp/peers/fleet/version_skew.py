@@ -1,0 +1,63 @@
+"""How what a host offers differs from what this version knows: its words are compared, never believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anvyl_mcp.core import text
+from anvyl_mcp.peers.connection.listing import ToolListing
+
+WORDS = ("description", "title", "examples")
+"""Parts of a schema that only say something."""
+MOST_NAMES = 100
+LONGEST_NAME = 64
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one host offers: which of our tools, which in another form and how it differs, and which we do not know."""
+
+    known: tuple[str, ...]
+    differing: Mapping[str, str]
+    foreign: tuple[str, ...]
+
+
+def offer(catalogue: Mapping[str, ToolListing], listed: Iterable[ToolListing]) -> Offer:
+    """Compare a host's listing with ours."""
+    theirs = {tool.name: tool for tool in listed}
+    differing = {name: difference(ours, theirs[name]) for name, ours in catalogue.items() if name in theirs}
+    foreign = sorted(text.clean(name)[:LONGEST_NAME] for name in theirs if name not in catalogue)
+    return Offer(tuple(differing), {name: how for name, how in differing.items() if how}, tuple(foreign[:MOST_NAMES]))
+
+
+def difference(ours: ToolListing, theirs: ToolListing) -> str:
+    """How a tool of another version differs from ours, in words; empty when calls and answers are the same."""
+    parts = []
+    if missing := [name for name in ours.arguments if name not in theirs.arguments]:
+        parts.append(f"does not know {_quoted(missing)}")
+    if more := [name for name in theirs.arguments if name not in ours.arguments]:
+        parts.append(f"also takes {_quoted(more)}")
+    if not parts and _bare(ours.input_schema) != _bare(theirs.input_schema):
+        parts.append("takes its arguments in another form")
+    if _bare(ours.output_schema) != _bare(theirs.output_schema):
+        parts.append("answers in another form")
+    return " and ".join(parts)
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(f"`{text.clean(name)[:LONGEST_NAME]}`" for name in names[:5])
+
+
+def _bare(schema: Any) -> Any:
+    """A schema without its words."""
+    if isinstance(schema, dict):
+        return {
+            name: {key: _bare(value) for key, value in entry.items()}
+            if name in ("properties", "$defs") and isinstance(entry, dict)
+            else _bare(entry)
+            for name, entry in schema.items()
+            if name not in WORDS and not name.startswith("x-")
+        }
+    return [_bare(entry) for entry in schema] if isinstance(schema, list) else schema

@@ -1,0 +1,70 @@
+"""Progress of one call on several hosts, passed on as one that only grows."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+
+from anvyl_mcp.peers.connection.listing import Progress
+from anvyl_mcp.peers.fleet.fleet import Outcome
+
+Send = Callable[[float, float | None, str | None], Awaitable[None]]
+
+
+class Relay:
+    """What hosts report, sent on. Of one host its own figures; of several, how many are done, and what one says."""
+
+    def __init__(self, send: Send, hosts: Sequence[str]) -> None:
+        self._send = send
+        self._parts = dict.fromkeys(hosts, 0.0)
+        self._latest: tuple[float, float | None, str] | None = None
+        self._sent = float("-inf")
+        self._news = anyio.Event()
+
+    def of(self, host: str) -> Progress:
+        """What one host's connection reports to."""
+
+        def report(done: float, total: float | None, message: str) -> None:
+            if len(self._parts) == 1:
+                self._note(done, total, message)
+            else:
+                part = min(done / total, 1.0) if total else 0.0
+                self._several(host, part, message)
+
+        return report
+
+    def ended(self, outcome: Outcome) -> None:
+        """One host is done."""
+        if len(self._parts) > 1:
+            self._several(outcome.host, 1.0, outcome.status)
+
+    async def during(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the work, and send what is reported meanwhile."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._pump)
+            await work()
+            group.cancel_scope.cancel()
+        await self._tell()
+
+    def _several(self, host: str, part: float, message: str) -> None:
+        self._parts[host] = max(self._parts[host], part)
+        self._note(sum(self._parts.values()), float(len(self._parts)), f"{host}: {message}")
+
+    def _note(self, done: float, total: float | None, message: str) -> None:
+        self._latest = (done, total, message)
+        self._news.set()
+
+    async def _pump(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news = anyio.Event()
+            await self._tell()
+
+    async def _tell(self) -> None:
+        latest = self._latest
+        # The protocol wants every notification to be further than the one before.
+        if latest is None or latest[0] <= self._sent:
+            return
+        self._sent = latest[0]
+        await self._send(latest[0], latest[1], latest[2] or None)

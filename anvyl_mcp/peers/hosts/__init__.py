@@ -1,0 +1,1 @@
+"""The registry of hosts: pairing, discovery, keys, witness of their audit logs."""

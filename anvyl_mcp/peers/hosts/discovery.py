@@ -1,0 +1,169 @@
+"""Hosts that announce themselves on the local network (mDNS). Nothing is trusted of it but an address to pair with."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import anyio
+
+from anvyl_mcp import __version__
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import ConfigInvalid, InvalidInput, Unreachable
+from anvyl_mcp.peers.hosts.addresses import url_of
+
+if TYPE_CHECKING:
+    from zeroconf import ServiceStateChange, Zeroconf
+    from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+
+    from anvyl_mcp.peers.hosts.registry import Peer
+
+SERVICE = "_anvyl-mcp._tcp.local."
+MOST = 100
+"""Announcements that are looked at: anybody on the network can make more."""
+ANSWER_SECONDS = 1
+LONGEST = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What somebody on the network says: a name that may be anything, and where it is."""
+
+    name: str
+    urls: tuple[str, ...]
+    version: str
+
+    def known_as(self, peers: Mapping[str, Peer], own: Sequence[str] = ()) -> str:
+        """The name by which a host at one of these addresses is known already; empty when none is."""
+        places = {_place(url) for url in self.urls}
+        if places & {_place(url) for url in own}:
+            return next(iter(peers))
+        return next((name for name, peer in peers.items() if _place(peer.url) in places), "")
+
+
+async def discover(seconds: float) -> list[Announced]:
+    """Who announces itself within some seconds, by name.
+
+    Raises:
+        ConfigInvalid: the extra that does it is not installed.
+        Unreachable: there is no network to listen on.
+    """
+    library = _library()
+    names: dict[str, None] = {}
+
+    def heard(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        if len(names) < MOST:
+            names[name] = None
+
+    async with _opened(library) as network:
+        browser = library.AsyncServiceBrowser(network.zeroconf, SERVICE, handlers=[heard])
+        try:
+            await anyio.sleep(seconds)
+            told = [library.AsyncServiceInfo(SERVICE, name) for name in names]
+            async with anyio.create_task_group() as group:
+                for one in told:
+                    group.start_soon(one.async_request, network.zeroconf, ANSWER_SECONDS * 1000)
+        finally:
+            await browser.async_cancel()
+    found = [_read(one) for one in told]
+    return sorted((one for one in found if one.urls), key=lambda one: (one.name, one.urls))
+
+
+@asynccontextmanager
+async def announced(name: str, addresses: Sequence[str], port: int) -> AsyncIterator[None]:
+    """Announce this host, where it is open to the network, for as long as the block runs.
+
+    Raises:
+        ConfigInvalid: the extra that does it is not installed.
+        Unreachable: there is no network to announce it on.
+    """
+    library = _library()
+    info = library.AsyncServiceInfo(
+        SERVICE,
+        f"{name}.{SERVICE}",
+        port=port,
+        parsed_addresses=list(addresses),
+        properties={"name": name, "version": __version__},
+        server=f"{name.replace('.', '-')}-anvyl.local.",
+    )
+    async with _opened(library, [one for one in addresses if ":" not in one]) as network:
+        await (await network.async_register_service(info, allow_name_change=True))
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(ANSWER_SECONDS):
+                await (await network.async_unregister_service(info))
+
+
+def check_installed() -> None:
+    """Return if hosts can be announced and found.
+
+    Raises:
+        ConfigInvalid: the extra that does it is not installed.
+    """
+    _library()
+
+
+def _library() -> ModuleType:
+    try:
+        import zeroconf.asyncio
+    except ImportError as error:
+        raise ConfigInvalid(
+            "announcing and finding hosts needs zeroconf, which is not installed",
+            hint="pip install 'anvyl-mcp[discovery]'",
+        ) from error
+    return zeroconf.asyncio
+
+
+@asynccontextmanager
+async def _opened(library: ModuleType, addresses: Sequence[str] = ()) -> AsyncIterator[AsyncZeroconf]:
+    options: dict[str, Any] = {"interfaces": list(addresses)} if addresses else {}
+    try:
+        network: AsyncZeroconf = library.AsyncZeroconf(**options)
+    except OSError as error:
+        raise Unreachable(
+            f"this machine has no network for announcements: {error.strerror or error}", hint="is it connected?"
+        ) from error
+    try:
+        yield network
+    finally:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(ANSWER_SECONDS):
+            await network.async_close()
+
+
+def _read(info: AsyncServiceInfo) -> Announced:
+    said = {key.decode("utf-8", "replace"): (value or b"").decode("utf-8", "replace") for key, value in _texts(info)}
+    name = text.clean(said.get("name") or info.name.removesuffix(f".{SERVICE}")).lower()
+    fit = re.sub(r"[^a-z0-9_.-]+", "-", name)[:LONGEST].strip("-_.") or "unnamed"
+    version = re.sub(r"[^\w.+-]+", "", said.get("version", ""), flags=re.ASCII)[:LONGEST]
+    urls = [url for address in info.parsed_addresses()[:4] if (url := _url(address, info.port or 0))]
+    return Announced(fit, tuple(dict.fromkeys(urls)), version)
+
+
+def _texts(info: AsyncServiceInfo) -> list[tuple[bytes, bytes | None]]:
+    return list(info.properties.items())
+
+
+def _url(address: str, port: int) -> str:
+    """Where it is; empty when no other machine can be there."""
+    try:
+        if ipaddress.ip_address(address).is_loopback or not 0 < port < 65536:
+            return ""
+        return url_of(address, port, secure=True)
+    except (ValueError, InvalidInput):
+        return ""
+
+
+def _place(url: str) -> tuple[str, int | None]:
+    """Address and port: whatever else an announcement says, anybody can say it."""
+    parts = urlsplit(url)
+    try:
+        return str(ipaddress.ip_address(parts.hostname or "")), parts.port
+    except ValueError:
+        return parts.hostname or url, parts.port

@@ -1,0 +1,176 @@
+"""Hosts come and go: `anvyl hosts add` and `remove`, put together."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from anvyl_mcp.core.errors import AnvylError, Conflict, InvalidInput
+from anvyl_mcp.core.invitation import Invitation
+from anvyl_mcp.core.settings import check_host_name
+from anvyl_mcp.peers.connection.transports import base_url, connect
+from anvyl_mcp.peers.fleet.fleet import Fleet
+from anvyl_mcp.peers.hosts.addresses import check_address
+from anvyl_mcp.peers.hosts.registry import Peer, Registry, check_tag
+
+CODE = "anv"
+
+
+async def add_host(
+    fleet: Fleet,
+    name_or_code: str,
+    url: str,
+    *,
+    name: str,
+    tags: tuple[str, ...],
+    token: str,
+    pin: str,
+    trust_tools: bool = False,
+) -> tuple[Peer, tuple[str, ...]]:
+    """Write a new peer: by a join code, or by name and address. Returns it with the rights a code gave.
+
+    `trust_tools`: it may bring tools that this installation does not know.
+
+    Raises:
+        InvalidInput: the code, the name or the address cannot be used.
+        Conflict: the name or the address is known.
+        Unreachable, Denied: a code could not be redeemed.
+    """
+    groups = tuple(check_tag(tag) for tag in tags)
+    if not url:
+        by_hand = bool(token or pin)
+        return await _by_code(fleet, name_or_code, name, groups, by_hand=by_hand, trust_tools=trust_tools)
+    if name:
+        raise InvalidInput("the host is named twice", hint="anvyl hosts add NAME URL")
+    peer = replace(new_peer(fleet, name_or_code, url, tags=groups, token=token, pin=pin), trust_tools=trust_tools)
+    fleet.registry.add(peer)
+    return peer, ()
+
+
+def new_peer(fleet: Fleet, name: str, url: str, *, tags: tuple[str, ...] = (), token: str = "", pin: str = "") -> Peer:
+    """A host by its address, not written down yet.
+
+    Raises:
+        InvalidInput: the name, the address, the pin or the token cannot be used.
+        Unpaired: the token would travel in the open.
+        Conflict: it is this host.
+    """
+    peer = Peer(check_host_name(name), check_address(base_url(url)), tags, pin, token)
+    _check_new(fleet, peer)
+    if pin or token:
+        # Made and thrown away: it says what cannot be used, before anybody relies on it.
+        connect(peer.url, lean=True, pin=pin, token=token)
+    return peer
+
+
+def rename_host(fleet: Fleet, name: str, new: str) -> Peer:
+    """Call a peer otherwise here.
+
+    Raises:
+        UnknownHost: there is none of that name.
+        Conflict: the new name is another's, or the host is this one.
+    """
+    if name.strip().lower() == fleet.local.name:
+        raise Conflict(
+            f"`{name}` is this host", hint="its name is a setting: anvyl-mcp serve --name NAME, or ANVYL_NAME"
+        )
+    if new.strip().lower() == fleet.local.name:
+        raise Conflict(f"`{new}` is this host", hint="choose another name")
+    return fleet.registry.rename(name.strip(), new)
+
+
+async def remove_host(registry: Registry, name: str) -> tuple[Peer, str]:
+    """Forget a peer, after asking it to revoke our token; returns it, and why it did not.
+
+    Raises:
+        UnknownHost: there is none of that name.
+    """
+    peer, problem = registry.get(name), ""
+    if peer.token and peer.pin:
+        # Pairing imports an HTTP client, which the other commands of hosts do not need.
+        from anvyl_mcp.peers.hosts.pairing import leave
+
+        try:
+            await leave(peer)
+        except AnvylError as error:
+            problem = error.message
+    return registry.remove(name), problem
+
+
+async def _by_code(
+    fleet: Fleet, code: str, name: str, tags: tuple[str, ...], *, by_hand: bool, trust_tools: bool
+) -> tuple[Peer, tuple[str, ...]]:
+    from anvyl_mcp.peers.hosts.pairing import join
+
+    if not code.strip().lower().startswith(CODE) or by_hand:
+        raise InvalidInput(
+            f"`{code[:40]}` is no join code, and there is no address",
+            hint="anvyl hosts add asks for a code of `anvyl-mcp invite`; by hand it is anvyl hosts add NAME URL",
+        )
+    invitation = Invitation.decode(code)
+    for address in invitation.addresses:
+        check_address(f"https://{address}")
+    for known in fleet.peers.values():
+        if invitation.pin in known.pins:
+            return await _joined_again(fleet, invitation, known, name=name, tags=tags, trust_tools=trust_tools)
+    unpaired = {peer.name: peer for peer in fleet.registry.peers().values() if not peer.paired}
+    if name and name.strip().lower() not in unpaired:
+        # Before the code is spent.
+        _check_new(fleet, Peer(check_host_name(name), ""))
+    joined = await join(invitation, called=fleet.local.name, as_name=name, tags=tags)
+    joined = replace(joined, peer=replace(joined.peer, trust_tools=trust_tools))
+    meant = [one for one in unpaired.values() if one.name == joined.peer.name or _same_address(one, joined.peer)]
+    if meant:
+        # It was added by its address before; now it has a key to be known by.
+        peer = replace(joined.peer, name=name or meant[0].name, tags=tags or meant[0].tags)
+        fleet.registry.exchange(meant[0].name, peer)
+    else:
+        peer = _free_name(fleet, joined.peer)
+        fleet.registry.add(peer)
+    return peer, joined.scopes
+
+
+async def _joined_again(
+    fleet: Fleet, invitation: Invitation, known: Peer, *, name: str, tags: tuple[str, ...], trust_tools: bool
+) -> tuple[Peer, tuple[str, ...]]:
+    """Take the token of a new code instead of the one that this host has: its rights are other ones."""
+    from anvyl_mcp.peers.hosts.pairing import join, leave
+
+    called = check_host_name(name) if name else known.name
+    if called != known.name:
+        # Before the code is spent.
+        _check_new(fleet, Peer(called, ""))
+    joined = await join(invitation, called=fleet.local.name, instead_of=known.token)
+    reached = known.url if urlsplit(known.url).netloc in invitation.addresses else joined.peer.url
+    groups = tuple(dict.fromkeys([*known.tags, *tags]))
+    trusted = trust_tools or known.trust_tools
+    peer = replace(known, name=called, url=reached, tags=groups, token=joined.peer.token, trust_tools=trusted)
+    fleet.registry.exchange(known.name, peer)
+    if known.token and not joined.replaced:
+        # It may be invalid there already, or the host may not answer: the new one works either way.
+        with suppress(AnvylError):
+            await leave(known)
+    return peer, joined.scopes
+
+
+def _same_address(one: Peer, other: Peer) -> bool:
+    try:
+        return urlsplit(base_url(one.url)).netloc == urlsplit(base_url(other.url)).netloc
+    except InvalidInput:
+        return False
+
+
+def _check_new(fleet: Fleet, peer: Peer) -> None:
+    if peer.name == fleet.local.name or peer.url == fleet.local.url:
+        raise Conflict(f"that is this host, `{fleet.local.name}`", hint="it is part of the fleet already")
+    if not peer.url and peer.name in fleet.peers:
+        raise Conflict(f"there is a host `{peer.name}` already", hint="choose another --name")
+
+
+def _free_name(fleet: Fleet, peer: Peer) -> Peer:
+    """Two machines may have the same name; the code is spent by now, so the second gets a number."""
+    taken, name, number = set(fleet.peers), peer.name.lower(), 2
+    while name in taken:
+        name, number = f"{peer.name.lower()}-{number}", number + 1
+    return replace(peer, name=check_host_name(name))

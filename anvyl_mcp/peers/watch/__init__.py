@@ -1,0 +1,1 @@
+"""Health checks, the watcher and its notifiers."""

@@ -1,0 +1,1 @@
+"""The chained audit log: writing, reading, verifying."""

@@ -1,0 +1,239 @@
+"""Reading a chain of audit records: which lines are sound, and the first place where the chain does not hold."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anvyl_mcp.core import file_locks
+
+log = logging.getLogger(__name__)
+
+LOG = "audit.jsonl"
+OLDER = "audit-*.jsonl"
+HEAD = "head"
+HEAD_BYTES = 256
+HASH_KEY = b',"hash":"'
+GENESIS = "0" * 64
+TAIL = 256 * 1024
+"""Bytes from the end in which a sound line must stand; no line is nearly as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the chain ends, which record it must still begin with, and how long the current file is."""
+
+    seq: int = 0
+    hash: str = GENESIS
+    first: int = 1
+    opened: int = 1
+    size: int = 0
+
+    @classmethod
+    def parse(cls, packed: bytes) -> Head | None:
+        """The head in the file of that name; None when it is empty or damaged."""
+        try:
+            head = cls(**json.loads(packed))
+        except (ValueError, TypeError):
+            return None
+        numbers = (head.seq, head.first, head.opened, head.size)
+        return head if all(type(number) is int for number in numbers) and isinstance(head.hash, str) else None
+
+    def packed(self) -> bytes:
+        """The head as its file holds it: always as long, so that it is overwritten in place."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(fields).ljust(HEAD_BYTES - 1).encode("ascii") + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a walk along the chain found; `problem` is empty when it is whole. `notes` are repairs on record."""
+
+    records: int
+    files: int
+    head: str
+    problem: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of the chain as it was at one moment."""
+
+    name: str
+    descriptor: int
+    size: int
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        return lines(self.descriptor, self.size)
+
+
+def records(folder: Path, *, since: float = 0, having: bytes = b"") -> Iterator[dict[str, Any]]:
+    """Readable records, the oldest first, without files not written after `since` and lines that lack `having`."""
+    with ExitStack() as opened:
+        _, files = _snapshot(folder, opened)
+        for file in files:
+            if os.fstat(file.descriptor).st_mtime < since:
+                continue
+            for number, line in file.lines():
+                if having not in line:
+                    continue
+                if record := sound(line):
+                    yield record
+                else:
+                    log.warning("%s, line %d, cannot be read: see `anvyl-mcp audit verify`", file.name, number)
+
+
+def verify(folder: Path) -> Verified:
+    """Walk along the whole chain up to the first place where it does not hold."""
+    with ExitStack() as opened:
+        head, files = _snapshot(folder, opened)
+        walk = _Walk(head)
+        for file in files:
+            for number, line in file.lines():
+                if problem := walk.step(line):
+                    return walk.result(len(files), f"{file.name}, line {number}: {problem}")
+        return walk.result(len(files), walk.end())
+
+
+def hashes(folder: Path, numbers: Collection[int]) -> tuple[Head, dict[int, str]]:
+    """Where the chain ends, and the hashes of those records of these numbers that are there and sound."""
+    with ExitStack() as opened:
+        head, files = _snapshot(folder, opened)
+        found = {}
+        for file in reversed(files):
+            missing = [number for number in numbers if number not in found]
+            content = b"\n" + os.pread(file.descriptor, file.size, 0) if missing else b""
+            for number in missing:
+                start = content.find(b'\n{"seq":%d,' % number) + 1
+                record = sound(content[start : content.find(b"\n", start)]) if start else None
+                if record is not None:
+                    found[number] = str(record["hash"])
+        return head or Head(), found
+
+
+class _Walk:
+    """One step per line: what is wrong with it, or nothing."""
+
+    def __init__(self, head: Head | None) -> None:
+        self._head = head
+        self._first = head.first if head else 1
+        self._seq = self._records = 0
+        self._hash = GENESIS
+        self._notes: list[str] = []
+
+    def step(self, line: bytes) -> str:
+        record = sound(line)
+        if record is None:
+            return f"record {self._seq + 1} was altered, or its line is torn"
+        seq = record["seq"]
+        if not self._records and 1 < seq <= self._first:
+            # What came before was deleted in its turn.
+            self._seq, self._hash = seq - 1, record["prev"]
+        if seq != self._seq + 1:
+            return f"record {self._seq + 1} is missing here: the line holds record {seq}"
+        if record["prev"] != self._hash:
+            return f"record {seq} does not follow record {seq - 1}: one of the two was altered"
+        if self._head and seq == self._head.seq and record["hash"] != self._head.hash:
+            return f"record {seq} was altered: it is not the one that was written last"
+        if record.get("outcome") == "note":
+            self._notes.append(f"record {seq}: {record['arguments']['told']}")
+        self._seq, self._hash = seq, record["hash"]
+        self._records += 1
+        return ""
+
+    def end(self) -> str:
+        """What is missing after the last line."""
+        if self._head is None:
+            return f"the file `{HEAD}` is missing, so records may have been cut off at the end" if self._records else ""
+        if self._seq >= self._head.seq:
+            return ""
+        first = self._seq + 1 if self._records else self._first
+        return f"the log ends too early: records {first} to {self._head.seq} are missing"
+
+    def result(self, files: int, problem: str) -> Verified:
+        return Verified(self._records, files, self._hash, problem, tuple(self._notes))
+
+
+def sound(line: bytes) -> dict[str, Any] | None:
+    """The record in a line whose hash is right."""
+    body, key, rest = line.rpartition(HASH_KEY)
+    if not key or len(rest) != 66 or not rest.endswith(b'"}'):
+        return None
+    if hashlib.sha256(body + b"}").hexdigest().encode("ascii") != rest[:64]:
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    kinds = {"seq": int, "prev": str, "time": str, "arguments": dict}
+    good = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in kinds.items())
+    return record if good else None
+
+
+def lines(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines within the first `size` bytes, without their ends; a last one that has no end is unsound."""
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            size -= len(line)
+            if size < 0:
+                return
+            yield number, line[:-1] if line.endswith(b"\n") else line + b"\x00"
+
+
+def last_sound(descriptor: int, size: int) -> tuple[int, dict[str, Any] | None]:
+    """Where the last sound line ends, and its record; (0, None) when there is none."""
+    start = max(0, size - TAIL)
+    tail = os.pread(descriptor, size - start, start)
+    end = tail.rfind(b"\n") + 1
+    while end:
+        begin = tail.rfind(b"\n", 0, end - 1) + 1
+        if record := sound(tail[begin : end - 1]):
+            return start + end, record
+        end = begin
+    return 0, None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[int]:
+    """A descriptor to read a file or folder with."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def older_files(folder: Path) -> list[Path]:
+    """The files before the current one, the oldest first."""
+    return sorted(folder.glob(OLDER))
+
+
+def _snapshot(folder: Path, opened: ExitStack) -> tuple[Head | None, list[_File]]:
+    """The head and every file as they are while no writer is at work; a reader needs no right to write."""
+    if not (folder / HEAD).exists():
+        files = _files(folder, opened)
+        # The first writer may have come in between.
+        if not files or not (folder / HEAD).exists():
+            return None, files
+    with reading(folder / HEAD) as descriptor:
+        file_locks.take(descriptor, fcntl.LOCK_SH)
+        return Head.parse(os.pread(descriptor, HEAD_BYTES, 0)), _files(folder, opened)
+
+
+def _files(folder: Path, opened: ExitStack) -> list[_File]:
+    found = []
+    for path in [*older_files(folder), folder / LOG]:
+        if path.exists():
+            descriptor = opened.enter_context(reading(path))
+            found.append(_File(path.name, descriptor, os.fstat(descriptor).st_size))
+    return found

@@ -1,0 +1,241 @@
+"""Lines of JSON, each with the hash of the one before, that neither a full disk nor a crash can tear.
+
+A folder holds `audit.jsonl`, older files named by their first record, and `head`, which says where the chain ends: it
+is the lock between processes, and the witness that notices when the last records are cut off.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from anvyl_mcp.core import file_locks
+from anvyl_mcp.core.files import give_to_owner_of, private_folder
+from anvyl_mcp.server.audit.reader import (
+    HASH_KEY,
+    HEAD,
+    HEAD_BYTES,
+    LOG,
+    TAIL,
+    Head,
+    last_sound,
+    lines,
+    older_files,
+    reading,
+    sound,
+)
+
+log = logging.getLogger(__name__)
+
+LARGEST = 16 * 1024**2
+KEEP = 8
+"""Files, the current one included."""
+
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+
+class Chain:
+    """The chain in one folder. Several threads and processes may append; failures leave as `OSError`."""
+
+    def __init__(self, folder: Path, *, largest: int = LARGEST, keep: int = KEEP) -> None:
+        self.folder = folder
+        self._largest = largest
+        self._keep = max(keep, 2)
+        self._mutex = threading.Lock()
+        self._paths = {name: folder / name for name in (LOG, HEAD)}
+        self._files: dict[str, int] = {}
+        self.last: Head | None = None
+        """Where the chain ended after the last record of this process."""
+
+    def open(self) -> None:
+        """Make the folder, and move aside what a crash left torn. The first `append` does the same."""
+        with self._locked():
+            self._settled()
+
+    def append(self, fields: Mapping[str, Any], *, sync: bool) -> int:
+        """Add one record and return its number. `sync`: return only when it is on the disk.
+
+        Raises:
+            OSError: it could not be written; nothing of it is left.
+        """
+        with self._locked():
+            return self._write(fields, self._settled(), sync).seq
+
+    def close(self) -> None:
+        """Close the files."""
+        with self._mutex:
+            for name in list(self._files):
+                self._forget(name)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if not self._mutex.acquire(timeout=file_locks.WAIT):
+            raise TimeoutError(errno.ETIMEDOUT, "the disk does not answer")
+        try:
+            self.need_folder()
+            self._lock_head()
+            try:
+                self._current(LOG)
+                yield
+            finally:
+                fcntl.flock(self._files[HEAD], fcntl.LOCK_UN)
+        finally:
+            self._mutex.release()
+
+    def need_folder(self) -> None:
+        """Make the folder, for its owner alone."""
+        private_folder(self.folder)
+        if not self._files and stat.S_IMODE(self.folder.stat().st_mode) != 0o700:
+            self.folder.chmod(0o700)
+
+    def _lock_head(self) -> None:
+        """Lock the file that is called `head` now: one that was replaced locks nobody else out."""
+        while True:
+            descriptor = self._current(HEAD)
+            file_locks.take(descriptor, fcntl.LOCK_EX)
+            if descriptor == self._current(HEAD):
+                return
+
+    def _current(self, name: str) -> int:
+        """The descriptor of the file of that name, opened again when another process moved or removed it."""
+        path = self._paths[name]
+        if name in self._files:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.lstat(), os.fstat(self._files[name])):
+                    return self._files[name]
+            self._forget(name)
+        append = os.O_APPEND if name == LOG else 0
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | append, 0o600)
+        self._files[name] = descriptor
+        give_to_owner_of(self.folder, descriptor)
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o600:
+            os.fchmod(descriptor, 0o600)
+        return descriptor
+
+    def _forget(self, name: str) -> None:
+        os.close(self._files.pop(name))
+
+    def _settled(self) -> Head:
+        """Where the chain ends, repaired when the current file is not as the last writer left it."""
+        head = Head.parse(os.pread(self._files[HEAD], HEAD_BYTES, 0))
+        size = os.fstat(self._files[LOG]).st_size
+        if head is not None and head.size == size:
+            return head
+        return self._recovered(head, size)
+
+    def _recovered(self, head: Head | None, size: int) -> Head:
+        notes = []
+        end, last = last_sound(self._files[LOG], size)
+        if end < size:
+            notes.append(f"{size - end} damaged bytes at the end of {LOG} were kept as {self._set_aside(end, size)}")
+        older = older_files(self.folder)
+        if last is None and older:
+            last = _last_of(older[-1])
+        if head is None:
+            if last is not None:
+                notes.append(f"the file `{HEAD}` was missing or damaged: records cut off before this went unnoticed")
+            head = self._head_from(last, older)
+        elif last is None or last["seq"] < head.seq:
+            missing = last["seq"] + 1 if last else head.first
+            if missing <= head.seq:
+                notes.append(f"records {missing} to {head.seq} are missing: cut off, or lost when the power failed")
+        elif last["seq"] > head.seq:
+            # The writer was stopped between the line and its head.
+            head = replace(head, seq=last["seq"], hash=last["hash"])
+        head = replace(head, size=end, opened=head.opened if end else head.seq + 1)
+        for note in notes:
+            log.warning("audit log in %s: %s", self.folder, note)
+            head = self._write(_note(note), head, sync=True)
+        return head
+
+    def _head_from(self, last: Mapping[str, Any] | None, older: list[Path]) -> Head:
+        """The end of a chain that has no head file."""
+        if last is None:
+            return Head()
+        opening = next((sound(line) for _, line in lines(self._files[LOG], TAIL)), None)
+        opened = opening["seq"] if opening else last["seq"] + 1
+        return Head(last["seq"], last["hash"], first=_first_in(older[0]) if older else opened, opened=opened)
+
+    def _set_aside(self, end: int, size: int) -> str:
+        """Keep everything from `end` on in a file of its own, and cut it off."""
+        kept = self.folder / f"{LOG}.bad-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.pread(self._files[LOG], size - end, end))
+            file.flush()
+            os.fsync(descriptor)
+        os.ftruncate(self._files[LOG], end)
+        return kept.name
+
+    def _write(self, fields: Mapping[str, Any], head: Head, sync: bool) -> Head:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        record = {"seq": head.seq + 1, "time": now, **fields, "prev": head.hash}
+        body = json.dumps(record, separators=(",", ":")).encode("ascii")
+        digest = hashlib.sha256(body).hexdigest()
+        line = body[:-1] + HASH_KEY + digest.encode("ascii") + b'"}\n'
+        if head.size and head.size + len(line) > self._largest:
+            head = self._rotated(head)
+        self._put(line, head.size, sync)
+        head = replace(head, seq=head.seq + 1, hash=digest, size=head.size + len(line))
+        self._keep_head(head)
+        self.last = head
+        return head
+
+    def _put(self, line: bytes, size: int, sync: bool) -> None:
+        """Append the whole line or nothing."""
+        descriptor = self._files[LOG]
+        try:
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if sync:
+                _sync(descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
+
+    def _keep_head(self, head: Head) -> None:
+        """One small write in place needs no space; where it fails, the next writer finds the end in the log itself."""
+        with suppress(OSError):
+            os.pwrite(self._files[HEAD], head.packed(), 0)
+
+    def _rotated(self, head: Head) -> Head:
+        (self.folder / LOG).rename(self.folder / f"audit-{head.opened:012}.jsonl")
+        self._current(LOG)
+        older = older_files(self.folder)
+        kept = older[1 - self._keep :]
+        # Told before it happens: a crash in between leaves a file too many rather than one that seems cut off.
+        head = replace(head, first=_first_in(kept[0]), opened=head.seq + 1, size=0)
+        self._keep_head(head)
+        for file in older[: -len(kept)]:
+            file.unlink()
+        with reading(self.folder) as folder:
+            os.fsync(folder)
+        return head
+
+
+def _note(told: str) -> dict[str, Any]:
+    return {"who": "anvyl", "how": "itself", "tool": "audit", "arguments": {"told": told}, "outcome": "note"}
+
+
+def _last_of(path: Path) -> dict[str, Any] | None:
+    with reading(path) as descriptor:
+        return last_sound(descriptor, os.fstat(descriptor).st_size)[1]
+
+
+def _first_in(path: Path) -> int:
+    """The first record of an older file stands in its name."""
+    digits = path.stem.removeprefix("audit-")
+    return int(digits) if digits.isdigit() else 1

@@ -1,0 +1,1 @@
+"""Callers, tokens, invitations, certificate, rate limits."""

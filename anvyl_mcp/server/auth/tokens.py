@@ -1,0 +1,285 @@
+"""Tokens of this host: opaque, hashed at rest, revocable at once."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from anvyl_mcp.core.errors import Conflict, Denied, InvalidInput, NotFound, did_you_mean
+from anvyl_mcp.core.files import write_atomically
+from anvyl_mcp.server.auth.callers import OWN_NAMES, implied, in_order
+from anvyl_mcp.server.auth.secret_file import SecretFile
+
+PREFIX = "anv_"
+"""Fixed, so that secret scanners find a token that leaked."""
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?", re.ASCII)
+NOTE_USE_EVERY = timedelta(minutes=1)
+REMEMBER_REVOKED = timedelta(days=90)
+"""Long enough to tell the holder of a revoked token what happened to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What is known of a token; the secret itself is not."""
+
+    id: str
+    name: str
+    scopes: frozenset[str]
+    created: datetime
+    expires: datetime | None = None
+    revoked: datetime | None = None
+    last_used: datetime | None = None
+    last_address: str = ""
+    relay: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "scopes": in_order(self.scopes),
+            "relay": self.relay,
+            "created": _written(self.created),
+            "expires": _written(self.expires),
+            "last_used": _written(self.last_used),
+            "last_address": self.last_address,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    token: Token
+    digest: str
+
+
+class Tokens:
+    """The tokens in a folder, shared by the server and the commands."""
+
+    def __init__(self, folder: Path, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._file: SecretFile[dict[str, _Kept]] = SecretFile(
+            folder / "tokens.json", parse=_parse, dump=_dump, start={}
+        )
+        self._uses = _Uses(folder / "tokens-used.json")
+        self._clock = clock
+
+    @property
+    def path(self) -> Path:
+        """Where they are kept."""
+        return self._file.path
+
+    def create(
+        self,
+        name: str,
+        scopes: Iterable[str],
+        expires: datetime | None = None,
+        *,
+        rename: bool = False,
+        relay: bool = False,
+        instead_of: str = "",
+    ) -> tuple[Token, str]:
+        """A new token and its text, which is shown once. `rename`: a name in use gets a number instead of a refusal.
+
+        `relay`: this host's agent asks other hosts for its holder. `instead_of`: the id of the holder's present token,
+        which is revoked and whose name is kept.
+
+        Raises:
+            InvalidInput: the name or the rights cannot be used.
+            Conflict: there is a token of that name.
+            ConfigInvalid: the file cannot be used or written.
+        """
+        check_token_name(name)
+        given = implied(scopes)
+        if not given:
+            raise InvalidInput("a token without rights opens nothing", hint="give read, operate or exec")
+        now = self._clock()
+        if expires is not None and expires <= now:
+            raise InvalidInput("the token would have expired already", hint="give a later time")
+        with self._file.changing() as kept:
+            old = kept.get(instead_of)
+            if old is not None and old.token.revoked is None:
+                name = old.token.name
+                kept[instead_of] = replace(old, token=replace(old.token, revoked=now.replace(microsecond=0)))
+            names = {one.token.name for one in kept.values() if one.token.revoked is None}
+            if name in names and not rename:
+                raise Conflict(f"there is a token `{name}`", hint=f"revoke it first: anvyl-mcp token revoke {name}")
+            identity = _new_id(kept)
+            text = f"{PREFIX}{identity}_{secrets.token_urlsafe(32)}"
+            token = Token(identity, _free(name, names), given, now.replace(microsecond=0), expires, relay=relay)
+            kept[identity] = _Kept(token, _digest(text))
+        return token, text
+
+    def list(self) -> list[Token]:
+        """Every token that is not revoked, the oldest first, with its last use.
+
+        Raises:
+            ConfigInvalid: the file cannot be used.
+        """
+        uses = self._uses.read()
+        tokens = [one.token for one in self._file.read().values() if one.token.revoked is None]
+        return [_with_use(token, uses.get(token.id)) for token in sorted(tokens, key=lambda token: token.created)]
+
+    def revoke(self, id_or_name: str) -> Token:
+        """Refuse a token from now on.
+
+        Raises:
+            NotFound: there is none.
+            ConfigInvalid: the file cannot be used or written.
+        """
+        now = self._clock().replace(microsecond=0)
+        with self._file.changing() as kept:
+            live = [one for one in kept.values() if one.token.revoked is None]
+            found = next((one for one in live if id_or_name in (one.token.id, one.token.name)), None)
+            if found is None:
+                names = [one.token.name for one in live]
+                hint = did_you_mean(id_or_name, names) or "see anvyl-mcp token list"
+                raise NotFound(f"there is no token `{id_or_name}`", hint=hint)
+            revoked = replace(found.token, revoked=now)
+            kept[revoked.id] = _Kept(revoked, found.digest)
+            for old in [one.token for one in kept.values()]:
+                if old.revoked is not None and now - old.revoked > REMEMBER_REVOKED:
+                    del kept[old.id]
+        return revoked
+
+    def find(self, text: str) -> Token | None:
+        """The token that `text` is, dead ones included; takes as long for an unknown id as for a wrong secret.
+
+        Raises:
+            ConfigInvalid: the file cannot be used: every token is refused.
+        """
+        identity = text.removeprefix(PREFIX).partition("_")[0]
+        kept = self._file.read().get(identity)
+        same = hmac.compare_digest(_digest(text), kept.digest if kept else _digest(""))
+        return kept.token if kept is not None and same else None
+
+    def verify(self, text: str, *, address: str = "") -> Token | None:
+        """The token that `text` is, if it counts now; its use is noted.
+
+        Raises:
+            ConfigInvalid: the file cannot be used: every token is refused.
+        """
+        token = self.find(text)
+        if token is None or self.refusal(token) is not None:
+            return None
+        self._uses.note(token.id, self._clock(), address)
+        return token
+
+    def refusal(self, token: Token) -> Denied | None:
+        """Why a known token does not count, in words for its holder; None when it does."""
+        again = "on that host run `anvyl-mcp invite`, then here `anvyl hosts add`"
+        if token.revoked is not None:
+            return Denied(f"the token `{token.name}` was revoked on {token.revoked:%Y-%m-%d}", hint=again)
+        if token.expires is not None and token.expires <= self._clock():
+            return Denied(f"the token `{token.name}` expired on {token.expires:%Y-%m-%d}", hint=again)
+        return None
+
+
+def check_token_name(name: str) -> str:
+    """The name that a token has, or a host that gets one.
+
+    Raises:
+        InvalidInput: it cannot be used, or could pass for a caller that has no token.
+    """
+    if not NAME.fullmatch(name):
+        raise InvalidInput(f"`{name[:80]}` cannot be a token's name", hint="use letters, digits, dots and dashes")
+    if name.casefold() in OWN_NAMES:
+        raise InvalidInput(f"`{name}` cannot be a token's name: a host calls its own users so", hint="choose another")
+    return name
+
+
+class _Uses:
+    """When and from where each token was last used: kept apart, so that a use never writes the file that decides."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._noted: dict[str, datetime] = {}
+
+    def read(self) -> dict[str, tuple[datetime, str]]:
+        """By token id; empty when it cannot be read, because nothing depends on it."""
+        try:
+            entries = json.loads(self._path.read_bytes())
+            return {identity: (_time(use["at"]), str(use["from"])) for identity, use in entries.items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return {}
+
+    def note(self, identity: str, now: datetime, address: str) -> None:
+        last = self._noted.get(identity)
+        if last is not None and timedelta(0) <= now - last < NOTE_USE_EVERY:
+            return
+        self._noted[identity] = now
+        uses = self.read() | {identity: (now, address)}
+        entries = {one: {"at": _written(at), "from": where} for one, (at, where) in uses.items()}
+        with suppress(OSError):
+            write_atomically(self._path, json.dumps(entries), durable=False)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _new_id(taken: Iterable[str]) -> str:
+    identity = secrets.token_hex(4)
+    return identity if identity not in taken else _new_id(taken)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
+    return name if name not in taken else next(one for one in numbered if one not in taken)
+
+
+def _with_use(token: Token, use: tuple[datetime, str] | None) -> Token:
+    return token if use is None else replace(token, last_used=use[0], last_address=use[1])
+
+
+def _written(when: datetime | None) -> str | None:
+    return None if when is None else when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _time(text: str) -> datetime:
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is None:
+        raise ValueError(text)
+    return when
+
+
+def _parse(data: Any) -> dict[str, _Kept]:
+    if data["version"] != 1:
+        raise ValueError(data["version"])
+    return {identity: _parse_one(identity, entry) for identity, entry in data["tokens"].items()}
+
+
+def _parse_one(identity: str, entry: Any) -> _Kept:
+    digest, scopes = entry["sha256"], entry["scopes"]
+    if not re.fullmatch("[0-9a-f]{64}", digest) or not isinstance(scopes, list):
+        raise ValueError(identity)
+    # A key that is missing is damage, not a token that never expires or was never revoked.
+    expires, revoked = (None if entry[key] is None else _time(entry[key]) for key in ("expires", "revoked"))
+    token = Token(identity, str(entry["name"]), implied(scopes), _time(entry["created"]), expires, revoked)
+    # Tokens of older versions have no mark.
+    token = replace(token, relay=entry.get("relay") is True)
+    return _Kept(token, digest)
+
+
+def _dump(kept: dict[str, _Kept]) -> object:
+    return {"version": 1, "tokens": {identity: _dump_one(one) for identity, one in kept.items()}}
+
+
+def _dump_one(kept: _Kept) -> dict[str, Any]:
+    token = kept.token
+    return {
+        "name": token.name,
+        "scopes": in_order(token.scopes),
+        "relay": token.relay,
+        "created": _written(token.created),
+        "expires": _written(token.expires),
+        "revoked": _written(token.revoked),
+        "sha256": kept.digest,
+    }

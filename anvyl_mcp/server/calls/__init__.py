@@ -1,0 +1,1 @@
+"""The path of every tool call: dispatch, gate, idempotency, locks, journal."""

@@ -1,0 +1,284 @@
+"""Journal of operations: which changes this host was asked for, by operation id, and how each of them ended.
+
+A change is in the database, on the disk, before it acts, so that no operation id is ever executed twice. The audit log
+has every change too: what a damaged or removed database lacks is taken from there, so it never counts as empty.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from anvyl_mcp.core import file_locks
+from anvyl_mcp.core.errors import AnvylError, Denied
+from anvyl_mcp.core.files import give_to_owner_of
+
+log = logging.getLogger(__name__)
+
+FILE = "operations.db"
+OLD_FILE = "operations.log"
+"""The file of versions before SQLite; imported once."""
+LOCK = "lock"
+KEEP = 10_000
+"""Operations that are remembered."""
+SECONDS = 24 * 3600.0
+"""How long each is."""
+LEAST = 1000
+"""The newest are remembered whatever the clock says: it may jump."""
+TRIM = 100
+"""Operations that begin between two removals of old ones."""
+RESULTS = 8 * 1024 * 1024
+"""Characters of all results together; the oldest give way."""
+LONGEST = 16 * 1024
+"""Characters of one ending; a larger result is not kept."""
+ROOM = 64 * 1024
+"""Bytes that must be free before a change begins, so that its end can be written too."""
+NEWEST = 100
+"""Operations of the audit log that must be in the journal: without its `-wal` file a database is sound, but older."""
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+PRAGMAS = """PRAGMA page_size = 1024; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+    PRAGMA wal_autocheckpoint = 256"""
+"""Small pages, so that dropping a result frees space, and a small `-wal` file, so that a small disk has room for it."""
+TABLE = """CREATE TABLE operations (number INTEGER PRIMARY KEY, operation TEXT NOT NULL UNIQUE, call TEXT NOT NULL,
+    tool TEXT NOT NULL, begun REAL NOT NULL, ending TEXT)"""
+ADD = "INSERT OR IGNORE INTO operations (operation, call, tool, begun, ending) VALUES (?, ?, ?, ?, ?)"
+DROP_RESULTS = """UPDATE operations SET ending = :dropped WHERE length(ending) > length(:dropped) AND number <= (
+    SELECT max(number) FROM (SELECT number, sum(length(ending)) OVER (ORDER BY number DESC) AS sum FROM operations)
+    WHERE sum > :results)"""
+
+End = Mapping[str, Any]
+"""How an operation ended: `{"ok": result}`, `{"error": {"code", "message", "hint"}}`, or `{"dropped": reason}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An operation that began. `call` is the digest of the request, empty when only the id is known."""
+
+    call: str
+    end: End | None
+
+
+class Journal:
+    """The operations of this host, in a folder of their own. Several processes may use it; failures are `Denied`."""
+
+    def __init__(self, folder: Path, *, recall: Callable[[], Iterable[str]] = tuple) -> None:
+        """`recall` returns the ids of changes that began, the oldest first, from another source."""
+        self.folder = folder
+        self.trouble = ""
+        """Why the last change could not be written; empty while all is well."""
+        self._path = folder / FILE
+        self._recall = recall
+        self._mutex = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._inode = 0
+        self._late: dict[str, str | None] = {}
+        """Ends that could not be written yet; None for an operation that did not act."""
+
+    def open(self) -> None:
+        """Open the database when a server starts; a damaged one is set aside and rebuilt. Never raises."""
+        with suppress(Denied), self._database():
+            pass
+
+    def find(self, operation: str) -> Known | None:
+        """Look up an operation; None if it never began here.
+
+        Raises:
+            Denied: the journal cannot be read, so the operation must not act.
+        """
+        with self._database() as db:
+            return self._known(db, operation)
+
+    def start(self, operation: str, call: str, *, tool: str) -> Known | None:
+        """Record that an operation is about to act: None once that is on the disk, or what is known if it began before.
+
+        Raises:
+            Denied: it cannot be written, so the operation must not act.
+        """
+        with self._database() as db:
+            if known := self._known(db, operation):
+                return known
+            if not self._has_room():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            number = db.execute(ADD, (operation, call, tool, time.time(), None)).lastrowid or 0
+            if number % TRIM == 0:
+                _trim(db, number)
+        return None
+
+    def end(self, operation: str, end: End) -> None:
+        """Record how an operation ended. Never raises: what cannot be written is kept in memory and tried again."""
+        ending = json.dumps(end)
+        if len(ending) > LONGEST:
+            ending = json.dumps({"dropped": "its result was too large to keep" if "ok" in end else "it failed"})
+        self._late[operation] = ending
+        self.open()
+
+    def void(self, operation: str) -> None:
+        """Record that an operation did not act after all, and may begin again. Never raises."""
+        self._late[operation] = None
+        self.open()
+
+    def close(self) -> None:
+        """Close the database; the next call opens it again."""
+        with self._mutex:
+            self._disconnect()
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """Have the database alone among all threads and processes, with late ends written."""
+        if not self._mutex.acquire(timeout=file_locks.WAIT):
+            raise self._denied(TimeoutError(errno.ETIMEDOUT, "the disk does not answer"))
+        try:
+            # SQLite's own locks do not name the process that has them, and end when a file is set aside.
+            with file_locks.locked(self.folder / LOCK):
+                db = self._connected()
+                self._write_late(db)
+                yield db
+        except (OSError, sqlite3.Error, AnvylError) as error:
+            if isinstance(error, sqlite3.Error):
+                self._disconnect()  # the next call checks the file, and rebuilds it if it is damaged
+            raise self._denied(error) from error
+        finally:
+            self._mutex.release()
+        if not self._late:
+            self.trouble = ""
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is not None and self._path.exists() and self._path.stat().st_ino == self._inode:
+            return self._db
+        self._disconnect()
+        recalled = list(self._recall())
+        try:
+            self._db = self._connect(recalled)
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in DAMAGE:
+                raise
+            aside = f"{FILE}.bad-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+            log.warning("the journal %s was damaged: %s. It is kept as %s", self._path, error, aside)
+            for suffix in ("", "-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    self._path.with_name(FILE + suffix).rename(self.folder / (aside + suffix))
+            self._db = self._connect(recalled)
+        self._inode = self._path.stat().st_ino
+        return self._db
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            self._db.close()
+        self._db = None
+
+    def _connect(self, recalled: Sequence[str]) -> sqlite3.Connection:
+        """Open or create the database.
+
+        Raises:
+            OSError, sqlite3.Error: it is damaged or cannot be written.
+        """
+        if self._path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        # SQLite would let others read it. One that exists is not opened here: to close it would drop SQLite's locks.
+        if not self._path.exists():
+            self._path.touch(0o600, exist_ok=False)
+            give_to_owner_of(self.folder, self._path)
+        db = sqlite3.connect(self._path, timeout=file_locks.WAIT, isolation_level=None, check_same_thread=False)
+        try:
+            db.executescript(PRAGMAS)
+            (problem,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+            if problem != "ok":
+                raise sqlite3.DatabaseError(problem)
+            self._complete(db, recalled)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _complete(self, db: sqlite3.Connection, recalled: Sequence[str]) -> None:
+        """Create the table if there is none, and add the operations that only other sources know."""
+        old = self.folder / OLD_FILE
+        db.execute("BEGIN IMMEDIATE")
+        new = not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'operations'").fetchone()
+        if new:
+            db.execute(TABLE)
+        if old.exists():
+            db.executemany(ADD, _old_rows(old))
+        present = {operation for (operation,) in db.execute("SELECT operation FROM operations")}
+        if new or not present.issuperset(recalled[-NEWEST:]):
+            missing = [operation for operation in recalled[-KEEP:] if operation not in present]
+            db.executemany(ADD, [(operation, "", "", time.time(), None) for operation in missing])
+            if missing:
+                log.warning("%d operations that %s lacked were taken from the audit log", len(missing), self._path)
+        db.execute("COMMIT")
+        old.unlink(missing_ok=True)
+
+    def _known(self, db: sqlite3.Connection, operation: str) -> Known | None:
+        row = db.execute("SELECT call, ending FROM operations WHERE operation = ?", (operation,)).fetchone()
+        if row is None or self._late.get(operation, "") is None:
+            return None
+        ending = self._late.get(operation, row[1])
+        return Known(row[0], json.loads(ending) if ending else None)
+
+    def _write_late(self, db: sqlite3.Connection) -> None:
+        try:
+            for operation, ending in list(self._late.items()):
+                if ending is None:
+                    db.execute("DELETE FROM operations WHERE operation = ?", (operation,))
+                else:
+                    db.execute("UPDATE operations SET ending = ? WHERE operation = ?", (ending, operation))
+                del self._late[operation]
+        except sqlite3.Error as error:
+            self._denied(error)
+
+    def _has_room(self) -> bool:
+        disk = os.statvfs(self.folder)
+        # Root may use the part that is kept back for it. Some file systems do not tell their size.
+        free = (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
+        return not disk.f_blocks or free >= ROOM
+
+    def _denied(self, error: OSError | sqlite3.Error | AnvylError) -> Denied:
+        """Note an error, with one warning for as long as it stays the same, and make a refusal of it."""
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # SQLite has several errors for a full disk.
+        full = full or (isinstance(error, sqlite3.Error) and not self._has_room())
+        reason = os.strerror(errno.ENOSPC) if full else getattr(error, "strerror", None) or str(error)
+        trouble = f"the journal of operations cannot be written: {reason}"
+        if trouble != self.trouble:
+            log.warning("%s (%s)", trouble, self.folder)
+        self.trouble = trouble
+        hint = f"see who owns {self.folder} and whether it may be written"
+        return Denied(
+            f"changes are refused: {trouble}", hint=f"free space on the disk of {self.folder}" if full else hint
+        )
+
+
+def _trim(db: sqlite3.Connection, newest: int) -> None:
+    """Remove operations that are too many or too old, and results that are too large together."""
+    dropped = json.dumps({"dropped": "its result is no longer kept"})
+    limits = newest - KEEP, newest - LEAST, time.time() - SECONDS
+    # That the operation began is written already: it may act.
+    with suppress(sqlite3.Error):
+        db.execute("DELETE FROM operations WHERE number <= ? OR number <= ? AND begun < ?", limits)
+        db.execute(DROP_RESULTS, {"dropped": dropped, "results": RESULTS})
+
+
+def _old_rows(file: Path) -> Iterator[tuple[str, str, str, float, str | None]]:
+    """Operations in a file of older versions: 64 bytes, then lines of a checksum and JSON."""
+    rows: dict[str, dict[str, Any]] = {}
+    for raw in file.read_bytes()[64:].splitlines():
+        checksum, _, body = raw.partition(b" ")
+        if checksum == b"%08x" % zlib.crc32(body):
+            line = json.loads(body)
+            rows[line["op"]] = {} if "void" in line else rows.get(line["op"], {}) | line
+    for row in rows.values():
+        if "call" in row:
+            yield row["op"], row["call"], row["tool"], row["at"], json.dumps(row["end"]) if "end" in row else None

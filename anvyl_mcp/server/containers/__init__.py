@@ -1,0 +1,1 @@
+"""What the container tools are made of."""

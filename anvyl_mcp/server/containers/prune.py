@@ -1,0 +1,199 @@
+"""Removing what nobody uses, one by one: so that what says it is protected stays, whatever it is spelled like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError, Conflict, EngineError, EngineMissing, NotFound
+from anvyl_mcp.server.engine import compat, disk_usage, lookup
+from anvyl_mcp.server.engine.engine import SLOW, Engine, own_name
+from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.policy.guardrails import protected
+from anvyl_mcp.server.tool import Bytes, Result, Row
+
+ENDED = ("created", "exited", "dead")
+BUILT_IN = ("bridge", "host", "none", "ingress", "docker_gwbridge")
+UNNAMED = re.compile(r"[0-9a-f]{64}")
+"""The name of a volume that nobody gave a name; one with a name holds data that somebody wants."""
+SHOWN = 20
+MOST_LISTED = 1000
+BUILD_CACHE = "build_cache"
+"""Stands for the whole of it, where objects have ids."""
+
+
+class Pruned(Result):
+    """What is gone, and what was spared."""
+
+    removed: list[str]
+    kept: list[str]
+    reclaimed: Bytes
+
+    def text(self) -> str:
+        """A line each for what is gone and what stays."""
+        freed = f"removed {text.plural(len(self.removed), 'object')}, {text.size(self.reclaimed)} freed"
+        more = f" and {len(self.removed) - SHOWN} more" if len(self.removed) > SHOWN else ""
+        what = f"{freed}: {', '.join(self.removed[:SHOWN])}{more}" if self.removed else "nothing to remove"
+        return f"{what}\nkept: {', '.join(self.kept[:SHOWN])}" if self.kept else what
+
+
+class UnusedObject(Row):
+    """One object that a prune would remove."""
+
+    columns = ("kind", "name", "size")
+
+    kind: str
+    id: str
+    name: str
+    size: Bytes
+
+
+class Unused(Result):
+    """What a prune would remove."""
+
+    unused: list[UnusedObject]
+    total: int
+    more: int = 0
+
+
+class _Sweep:
+    """Collects what one prune does, or, when it only looks, what it would do.
+
+    `only`: the ids of the objects that may be removed; all may when it is empty.
+    """
+
+    def __init__(self, engine: Engine, *, only: Collection[str] = (), looking: bool = False) -> None:
+        self.engine = engine
+        self.only = frozenset(only)
+        self.looking = looking
+        self.found: list[UnusedObject] = []
+        self.removed: list[str] = []
+        self.kept: list[str] = []
+        self.reclaimed = 0
+
+    def each(self, kind: str, entries: Iterable[tuple[str, Any]], remove: Callable[[Any], object], size: str) -> None:
+        """Remove these, but for what is protected or came into use meanwhile."""
+        for name, entry in entries:
+            identifier = str(entry.get("Id") or entry.get("Name") or "")
+            if self.only and identifier not in self.only:
+                continue
+            if protected(entry):
+                self.kept.append(f"{kind} {name}: protected")
+                continue
+            if self.looking:
+                self.found.append(self.unused(kind, identifier, name, compat.number(entry.get(size))))
+                continue
+            try:
+                with engine_errors(missing=lambda: NotFound("it is gone")):
+                    remove(entry)
+            except NotFound:
+                continue
+            except (Conflict, EngineError) as error:
+                if isinstance(error, EngineMissing):
+                    raise _half_done(self.removed, error) from error
+                self.kept.append(f"{kind} {name}: {text.clean(error.message)[:120]}")
+                continue
+            self.removed.append(f"{kind} {name}")
+            self.reclaimed += compat.number(entry.get(size)) or 0
+
+    def unused(self, kind: str, identifier: str, name: str, size: float | None) -> UnusedObject:
+        """One object that would be removed."""
+        return UnusedObject(kind=kind, id=identifier, name=name, size=max(0, int(size or 0)))
+
+    def run(self, what: str) -> None:
+        """Go through the unused objects of one kind, or of all."""
+        for kind, work in KINDS.items():
+            if what in (kind, "all") or (what == "space" and kind in SPACE):
+                work(self)
+
+
+def prune(engine: Engine, what: str, only: Collection[str] = ()) -> Pruned:
+    """Remove the unused objects of one kind, or of all; of these none but `only`, unless that is empty."""
+    sweep = _Sweep(engine, only=only)
+    sweep.run(what)
+    return Pruned(removed=sweep.removed, kept=sweep.kept, reclaimed=sweep.reclaimed)
+
+
+def unused(engine: Engine, what: str) -> Unused:
+    """What `prune` would remove now."""
+    sweep = _Sweep(engine, looking=True)
+    sweep.run(what)
+    found = sorted(sweep.found, key=lambda one: -one.size)
+    return Unused(unused=found[:MOST_LISTED], total=len(found), more=max(0, len(found) - MOST_LISTED))
+
+
+def _containers(sweep: _Sweep) -> None:
+    client = sweep.engine.client(SLOW)
+    with engine_errors():
+        # Not asked for by state: Podman refuses the whole question where it does not know one of Docker's.
+        listed = compat.each(client.containers(all=True, size=True), compat.listed)
+    named = [(own_name(one), one) for one in listed if one["State"] in ENDED]
+    sweep.each("container", named, lambda one: client.remove_container(one["Id"]), "SizeRw")
+
+
+def _networks(sweep: _Sweep) -> None:
+    """The engine refuses those in use by a running container, which are no part of what was asked for."""
+    client = sweep.engine.client(SLOW)
+    busy = {name for entry in sweep.engine.containers(all=False) for name in entry["NetworkSettings"]["Networks"]}
+    found = [
+        (one["Name"], one)
+        for one in lookup.networks(sweep.engine)
+        if one["Name"] not in {*BUILT_IN, *busy} and one.get("Scope") == "local" and not one.get("Ingress")
+    ]
+    sweep.each("network", found, lambda one: client.remove_network(one["Id"]), "")
+
+
+def _volumes(sweep: _Sweep) -> None:
+    client = sweep.engine.client(SLOW)
+    sizes = disk_usage.volume_sizes(client.df()) if sweep.looking else {}
+    found = [
+        (one["Name"][:12], {**one, "Size": sizes.get(one["Name"])})
+        for one in lookup.volumes(sweep.engine, dangling=True)
+        if UNNAMED.fullmatch(one["Name"])
+    ]
+    sweep.each("volume", found, lambda one: client.remove_volume(one["Name"]), "Size")
+
+
+def _images(sweep: _Sweep) -> None:
+    client = sweep.engine.client(SLOW)
+    found = [(one["Id"].removeprefix("sha256:")[:12], one) for one in lookup.images(sweep.engine, dangling=True)]
+    sweep.each("image", found, lambda one: client.remove_image(one["Id"]), "Size")
+
+
+def _build_cache(sweep: _Sweep) -> None:
+    if sweep.only and BUILD_CACHE not in sweep.only:
+        return
+    if sweep.looking:
+        with engine_errors():
+            kept = disk_usage.read(compat.fields(sweep.engine.client(SLOW).df()))
+        size = sum(one.reclaimable for one in kept if one.kind == "build cache")
+        sweep.found += [sweep.unused("build cache", BUILD_CACHE, "unused layers", size)] if size else []
+        return
+    try:
+        with engine_errors(missing=lambda: NotFound("this engine keeps no build cache")):
+            gone = sweep.engine.client(SLOW).prune_builds()
+    except NotFound:
+        return
+    sweep.removed += [f"build cache {one[:12]}" for one in gone.get("CachesDeleted") or ()]
+    sweep.reclaimed += gone.get("SpaceReclaimed") or 0
+
+
+def _half_done(removed: list[str], error: AnvylError) -> AnvylError:
+    return EngineError(
+        f"the engine went away after {text.plural(len(removed), 'object')} were removed: {error.message}",
+        hint=error.hint,
+    )
+
+
+KINDS: dict[str, Callable[[_Sweep], None]] = {
+    "containers": _containers,
+    "networks": _networks,
+    "volumes": _volumes,
+    "images": _images,
+    "build_cache": _build_cache,
+}
+"""In this order: what a container used is free once it is gone."""
+SPACE = ("images", "build_cache")
+"""Takes space, and can be pulled or built again: nothing that a container or a volume holds."""

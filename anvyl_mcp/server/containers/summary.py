@@ -1,0 +1,93 @@
+"""A list of containers in few words: what many have in common is said once.
+
+A row by itself costs a model about 21 tokens, a grouped one 9 to 14; a hundred of them have to stay affordable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from anvyl_mcp.server.containers.views import Container
+
+GROUPED_FROM = 20
+"""Fewer rows are better read when each stands for itself."""
+SHARED_BY = 3
+"""So many containers of one state and image are worth a heading of their own."""
+MOST_PORTS = 6
+AGE = re.compile(r"(less than a|about an?|\d+) (second|minute|hour|day|week|month|year)s?", re.IGNORECASE)
+UNITS = {"minute": "m", "hour": "h", "day": "d", "week": "w", "month": " months", "year": "y"}
+PLAIN_PORT = re.compile(r"(\d+)->(\d+)(/\w+)?")
+
+
+def grouped(rows: Sequence[Container]) -> Iterator[str]:
+    """Headings that end in a colon, each followed by `name image ports` of its containers."""
+    states = [short_status(row) for row in rows]
+    kinds = Counter((state, row.image) for state, row in zip(states, rows, strict=True))
+    groups: dict[str, list[str]] = {}
+    for state, row in zip(states, rows, strict=True):
+        image, alike = short_image(row.image), kinds[state, row.image] >= SHARED_BY
+        heading = f"{state}, image {image}:" if alike else f"{state}:"
+        cells = [row.name, "" if alike else image, short_ports(row.ports)]
+        groups.setdefault(heading, []).append(" ".join(filter(None, cells)))
+    for heading, lines in groups.items():
+        yield heading
+        yield from lines
+
+
+def short_status(row: Container) -> str:
+    """`up 2h, unhealthy`, `exited (137) 3d ago`; what is not understood stays as the engine says it."""
+    words = AGE.sub(lambda age: _age(age[1].lower(), age[2].lower()), row.status) or row.state
+    if row.health:
+        words = f"{words.rpartition('(')[0].strip()}, {row.health}"
+    return words[:1].lower() + words[1:]
+
+
+def _age(count: str, unit: str) -> str:
+    """Roughly: every second and minute of its own would make a group of every container."""
+    if unit == "second":
+        return "<1m"
+    number = int(count) if count.isdecimal() else 1
+    return f"{number - number % 10 if unit == 'minute' and number > 10 else number}{UNITS[unit]}"
+
+
+def short_image(image: str) -> str:
+    """`server:2` of `ghcr.io/some/server:2@sha256:…`; `latest` goes without saying."""
+    if image.startswith("sha256:"):
+        return image[:19]
+    return image.partition("@")[0].rsplit("/", 1)[-1].removesuffix(":latest")
+
+
+@dataclass
+class _Span:
+    """Neighbouring ports that are published in step."""
+
+    outer: int
+    inner: int
+    protocol: str
+    count: int = 1
+
+    def goes_on_with(self, outer: int, inner: int, protocol: str) -> bool:
+        return (outer, inner, protocol) == (self.outer + self.count, self.inner + self.count, self.protocol)
+
+    def __str__(self) -> str:
+        if self.count == 1:
+            return f"{self.outer}->{self.inner}{self.protocol}"
+        last = self.count - 1
+        return f"{self.outer}-{self.outer + last}->{self.inner}-{self.inner + last}{self.protocol}"
+
+
+def short_ports(ports: Iterable[str]) -> str:
+    """Published ports, neighbours as one range; of what is not published nothing."""
+    published = [port for port in ports if "->" in port]
+    plain = [(int(found[1]), int(found[2]), found[3] or "") for found in map(PLAIN_PORT.fullmatch, published) if found]
+    spans: list[_Span] = []
+    for outer, inner, protocol in sorted(plain, key=lambda one: (one[2], one)):
+        if spans and spans[-1].goes_on_with(outer, inner, protocol):
+            spans[-1].count += 1
+        else:
+            spans.append(_Span(outer, inner, protocol))
+    words = [*map(str, spans), *(port for port in published if not PLAIN_PORT.fullmatch(port))]
+    return ",".join([*words[:MOST_PORTS], *([f"+{len(words) - MOST_PORTS}"] if len(words) > MOST_PORTS else [])])

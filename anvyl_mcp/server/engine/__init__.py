@@ -1,0 +1,1 @@
+"""The Docker engine behind one client: sockets, versions, lookup, errors, statistics."""

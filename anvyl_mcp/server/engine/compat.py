@@ -1,0 +1,244 @@
+"""The engine's answers in one shape, whatever its age (20.10 to 29) and make.
+
+What an engine leaves out, or writes as null, -1 or something odd, is filled in here, so that nothing that reads these
+shapes can fail over it; and of a list each entry is read by itself, so that an odd one costs at most its own row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from anvyl_mcp.core.errors import EngineError
+
+Read = TypeVar("Read")
+
+NEVER = "0001-01-01T00:00:00Z"
+UNREADABLE = (EngineError, TypeError, ValueError, KeyError, AttributeError, OverflowError)
+"""What goes wrong with one entry that is not as entries are."""
+
+
+def nonsense() -> EngineError:
+    """The error for an answer that no Docker engine gives."""
+    return EngineError(
+        "the Docker engine answered something that cannot be understood",
+        hint="check that DOCKER_HOST leads to a Docker engine, and ask again",
+    )
+
+
+def each(answer: Any, read: Callable[[dict[str, Any]], Read]) -> list[Read]:
+    """What `read` makes of every entry of a list, without those that it cannot read; null is an empty list.
+
+    Raises:
+        EngineError: it is no list, or nothing in it can be read.
+    """
+    if not isinstance(answer, list | None):
+        raise nonsense()
+    found = []
+    for entry in answer or ():
+        with suppress(*UNREADABLE):
+            found.append(read(fields(entry)))
+    if answer and not found:
+        raise nonsense()
+    return found
+
+
+def fields(answer: Any) -> dict[str, Any]:
+    """One object.
+
+    Raises:
+        EngineError: it is something else.
+    """
+    if not isinstance(answer, dict):
+        raise nonsense()
+    return answer
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """An object; an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list; none for anything else."""
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def word(value: Any) -> str:
+    """A text; an empty one for anything else."""
+    return value if isinstance(value, str) else ""
+
+
+def words(value: Any) -> list[str]:
+    """A list of texts; one text is a list too."""
+    found = [value] if isinstance(value, str) else value
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+
+
+def number(value: Any) -> int | None:
+    """A whole number, also one in digits; None when it is not known: engines write null or -1."""
+    try:
+        found = int(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else -1
+    except (ValueError, OverflowError):
+        return None
+    return found if 0 <= found < 2**63 else None
+
+
+def labels(value: Any) -> dict[str, str]:
+    """Labels by name, also from a list of `name=value`.
+
+    Raises:
+        EngineError: they cannot be read: what they forbid would be allowed.
+    """
+    if isinstance(value, list):
+        return {name: rest for name, _, rest in (one.partition("=") for one in words(value))}
+    return {str(name): "" if one is None else str(one) for name, one in fields(value or {}).items()}
+
+
+def listed(answer: Any) -> dict[str, Any]:
+    """One entry of `GET /containers/json`."""
+    entry = identified(answer)
+    return {
+        **entry,
+        "Names": words(entry.get("Names")),
+        "Image": word(entry.get("Image")),
+        "State": word(entry.get("State")).lower(),
+        "Status": word(entry.get("Status")),
+        "Created": entry.get("Created"),
+        "Ports": [_port(port) for port in objects(entry.get("Ports"))],
+        "Labels": labels(entry.get("Labels")),
+        "Mounts": objects(entry.get("Mounts")),
+        "NetworkSettings": {"Networks": mapping(mapping(entry.get("NetworkSettings")).get("Networks"))},
+    }
+
+
+def inspected(answer: Any) -> dict[str, Any]:
+    """`GET /containers/{name}/json`. Since API 1.52 addresses stand only under `Networks`."""
+    found = identified(answer)
+    config, network, host = (mapping(found.get(part)) for part in ("Config", "NetworkSettings", "HostConfig"))
+    networks = {name: mapping(one) for name, one in mapping(network.get("Networks")).items()}
+    return {
+        **found,
+        "Name": word(found.get("Name")) or found["Id"][:12],
+        "Created": word(found.get("Created")) or NEVER,
+        "RestartCount": number(found.get("RestartCount")) or 0,
+        "Config": {
+            **config,
+            "Image": word(config.get("Image")) or word(found.get("ImageName")),
+            "Cmd": words(config.get("Cmd")),
+            "Entrypoint": words(config.get("Entrypoint")),
+            "Env": words(config.get("Env")),
+            "Labels": labels(config.get("Labels")),
+            "Tty": bool(config.get("Tty")),
+        },
+        "State": _state(mapping(found.get("State"))),
+        "HostConfig": {
+            **host,
+            "RestartPolicy": mapping(host.get("RestartPolicy")),
+            "LogConfig": mapping(host.get("LogConfig")),
+        },
+        "NetworkSettings": {
+            **network,
+            "Ports": {name: objects(bound) for name, bound in mapping(network.get("Ports")).items()},
+            "Networks": {name: {**one, "IPAddress": word(one.get("IPAddress"))} for name, one in networks.items()},
+        },
+        "Mounts": [
+            {**mount, "Destination": word(mount.get("Destination")), "Source": word(mount.get("Source"))}
+            for mount in objects(found.get("Mounts"))
+        ],
+    }
+
+
+def named(answer: Any) -> dict[str, Any]:
+    """A network or a volume."""
+    found = fields(answer)
+    if not isinstance(found.get("Name"), str):
+        raise nonsense()
+    return {
+        **found,
+        "Driver": word(found.get("Driver")),
+        "Mountpoint": word(found.get("Mountpoint")),
+        "Labels": labels(found.get("Labels")),
+        "IPAM": {**mapping(found.get("IPAM")), "Config": objects(mapping(found.get("IPAM")).get("Config"))},
+        "Containers": {
+            name: {**mapping(one), "Name": word(mapping(one).get("Name")) or name[:12]}
+            for name, one in mapping(found.get("Containers")).items()
+        },
+    }
+
+
+def image(answer: Any) -> dict[str, Any]:
+    """One entry of `GET /images/json`."""
+    entry = identified(answer)
+    size = number(entry.get("Size"))
+    return {
+        **entry,
+        "RepoTags": words(entry.get("RepoTags")),
+        "RepoDigests": words(entry.get("RepoDigests")),
+        "Size": number(entry.get("VirtualSize")) if size is None else size,
+        "Created": entry.get("Created"),
+        "Labels": labels(entry.get("Labels")),
+        # Engines before API 1.51 say -1: they did not count.
+        "Containers": number(entry.get("Containers")),
+    }
+
+
+def info(answer: Any) -> dict[str, Any]:
+    """`GET /info`."""
+    found = fields(answer)
+    counts = ("Containers", "ContainersRunning", "Images", "NCPU", "MemTotal")
+    texts = ("Name", "OperatingSystem")
+    return {
+        **found,
+        **{name: number(found.get(name)) or 0 for name in counts},
+        **{name: word(found.get(name)) for name in texts},
+    }
+
+
+def version(answer: Any) -> dict[str, Any]:
+    """`GET /version`."""
+    found = fields(answer)
+    if not found.get("ApiVersion"):
+        raise nonsense()
+    components = objects(found.get("Components"))
+    return {
+        **found,
+        "Version": word(found.get("Version")),
+        "ApiVersion": str(found["ApiVersion"]),
+        "Components": components,
+    }
+
+
+def identified(answer: Any) -> dict[str, Any]:
+    """An object with an id.
+
+    Raises:
+        EngineError: it has none.
+    """
+    found = fields(answer)
+    if not isinstance(found.get("Id"), str):
+        raise nonsense()
+    return found
+
+
+def _port(port: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "Type": word(port.get("Type")) or "tcp",
+        "PrivatePort": number(port.get("PrivatePort")) or 0,
+        "PublicPort": number(port.get("PublicPort")),
+        "IP": word(port.get("IP")),
+    }
+
+
+def _state(state: Mapping[str, Any]) -> dict[str, Any]:
+    health = mapping(state.get("Health"))
+    return {
+        **state,
+        "Status": word(state.get("Status")).lower() or ("running" if state.get("Running") else "exited"),
+        "Error": word(state.get("Error")),
+        "StartedAt": word(state.get("StartedAt")),
+        "FinishedAt": word(state.get("FinishedAt")),
+        "ExitCode": code if isinstance(code := state.get("ExitCode"), int) else 0,
+        "Health": {**health, "Status": word(health.get("Status")), "Log": objects(health.get("Log"))},
+    }

@@ -1,0 +1,182 @@
+"""Commands inside a container: bounded in time and output, and ended when their time is over, where that is possible.
+
+The engine can start a process in a container but not stop it. We find it among the processes of this machine by its
+container and by the process id that the engine names, and end it with its children.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError, Cancelled, Conflict, NotFound
+from anvyl_mcp.server.commands import MOST_BYTES, CommandOutput
+from anvyl_mcp.server.engine.engine import Engine
+from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.progress import Progress
+
+POLL_SECONDS = 0.25
+AFTERWARDS_SECONDS = 2.0
+"""What is left of the output is read this long after the command was ended."""
+STILL_RUNS = 124
+"""The exit code told for a command that has none yet, as `timeout` does."""
+NOT_STARTED = re.compile(r"(?:Error: )?(?:OCI runtime exec failed|(?:\w+: )?exec failed)")
+"""How Docker and Podman begin when they cannot start a command; where others would print."""
+STDOUT, STDERR = 1, 2
+
+
+class ExecOutput(CommandOutput):
+    """The same of a command in a container; `note` says when it may still run."""
+
+    note: str = ""
+
+    def text(self) -> str:
+        """Output first, then what is unusual about its end."""
+        return "\n".join(part for part in (super().text(), self.note) if part)
+
+
+class _Output:
+    """The beginning of what was printed, from frames of the engine's stream."""
+
+    def __init__(self) -> None:
+        self.kept = {STDOUT: bytearray(), STDERR: bytearray()}
+        self.truncated = False
+        self._stream, self._left, self._head = STDOUT, 0, b""
+
+    def feed(self, data: bytes) -> None:
+        """Take in more of the stream; a frame is a stream's number, its length in bytes 4 to 8, then the bytes."""
+        while data:
+            if self._left == 0:
+                self._head, data = self._head + data[: 8 - len(self._head)], data[8 - len(self._head) :]
+                if len(self._head) == 8:
+                    self._stream, self._left = self._head[0], int.from_bytes(self._head[4:], "big")
+                    self._head = b""
+                continue
+            piece, data = data[: self._left], data[self._left :]
+            self._left -= len(piece)
+            kept = self.kept.get(self._stream, self.kept[STDOUT])
+            room = MOST_BYTES - len(kept)
+            kept += piece[:room]
+            self.truncated = self.truncated or len(piece) > room
+
+    def words(self, stream: int) -> str:
+        """What one stream said."""
+        return text.clean(self.kept[stream].decode("utf-8", "replace"))
+
+
+def run(
+    engine: Engine, container: Mapping[str, Any], words: Sequence[str], *, seconds: float, progress: Progress
+) -> ExecOutput:
+    """Run one program in a container to its end, `seconds` at most.
+
+    Raises:
+        NotFound: the container has no such program.
+        Conflict: the container does not run.
+        Cancelled: the caller gave up; what became of the command is in the message.
+    """
+    name = container["Name"].lstrip("/")
+    if not container["State"].get("Running"):
+        raise Conflict(f"`{name}` does not run, so nothing can be run in it", hint="start it first")
+    client, output = engine.client(), _Output()
+    with engine_errors(doing=f"to run a command in `{name}`"):
+        started = client.exec_create(container["Id"], list(words))["Id"]
+        stream = client.exec_start(started, socket=True)
+    try:
+        with engine_errors():
+            ended = _listen(stream, output, time.monotonic() + seconds, progress)
+            note = "" if ended else _end(engine, container["Id"], started)
+            if not (ended or note):
+                _listen(stream, output, time.monotonic() + AFTERWARDS_SECONDS, Progress())
+    finally:
+        _close(stream)
+    if not ended and progress.cancelled:
+        raise Cancelled(f"the command in `{name}` was given up{f'; {note}' if note else ' and ended'}")
+    return _told(engine, started, words, name, output, timed_out=not ended, note=note)
+
+
+def _listen(stream: Any, output: _Output, deadline: float, progress: Progress) -> bool:
+    """Read until the command closes its output; false when time is up or the caller is gone."""
+    connection = cast("socket.socket", getattr(stream, "_sock", stream))
+    while (left := deadline - time.monotonic()) > 0 and not progress.cancelled:
+        connection.settimeout(min(left, POLL_SECONDS))
+        try:
+            data = connection.recv(65536)
+        except TimeoutError:
+            continue
+        if not data:
+            return True
+        output.feed(data)
+    return False
+
+
+def _told(
+    engine: Engine, started: str, words: Sequence[str], name: str, output: _Output, *, timed_out: bool, note: str
+) -> ExecOutput:
+    with engine_errors():
+        code = engine.client().exec_inspect(started).get("ExitCode")
+    stdout = output.words(STDOUT)
+    said = stdout or output.words(STDERR)
+    if code in (126, 127) and NOT_STARTED.match(said):
+        raise NotFound(f"`{words[0]}` cannot be run in `{name}`: {_reason(said)}", hint="check the program's name")
+    return ExecOutput(
+        exit_code=STILL_RUNS if code is None else code,
+        stdout=stdout,
+        stderr=output.words(STDERR),
+        truncated=output.truncated,
+        timed_out=timed_out,
+        note=note,
+    )
+
+
+def _reason(words: str) -> str:
+    kept = re.split(r": unknown|: OCI runtime ", words.strip())[0]
+    return kept.rpartition(": exec: ")[2][:200]
+
+
+def _end(engine: Engine, container: str, started: str) -> str:
+    """Kill the command with its children; empty when it is gone, else why it may still run."""
+    pid = engine.client().exec_inspect(started).get("Pid") or 0
+    found = next(_processes(container, pid), None) if pid else None
+    if found is None:
+        return "the command may still run in the container: its process cannot be seen from here"
+    try:
+        with suppress(psutil.NoSuchProcess):
+            family = [found, *found.children(recursive=True)]
+            for process in family:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+            psutil.wait_procs(family, AFTERWARDS_SECONDS)
+    except PermissionError:
+        return "the command still runs in the container: this user may not end its process"
+    return ""
+
+
+def _processes(container: str, pid: int) -> Iterator[psutil.Process]:
+    """The process that the engine knows as `pid`; the engine may count in a namespace of its own."""
+    for process in psutil.process_iter():
+        with suppress(OSError, psutil.Error, AnvylError):
+            folder = Path(f"/proc/{process.pid}")
+            if container not in (folder / "cgroup").read_text(encoding="utf-8"):
+                continue
+            status = (folder / "status").read_text(encoding="utf-8", errors="replace")
+            ids = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
+            if str(pid) in ids[:-1]:
+                yield process
+
+
+def _close(stream: Any) -> None:
+    """The connection itself, and the response that the engine's client attached to it."""
+    for part in (getattr(stream, "_response", None), stream, getattr(stream, "_sock", None)):
+        if part is not None:
+            with suppress(OSError):
+                part.close()

@@ -1,0 +1,99 @@
+"""The engine's account of its disk, in the two shapes it has had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from anvyl_mcp.server.engine.compat import mapping, number, objects
+from anvyl_mcp.server.tool import Bytes, Row
+
+Raw = Mapping[str, Any]
+
+
+class Kept(Row):
+    """What the engine keeps of one kind."""
+
+    columns = ("kind", "count", "active", "size", "reclaimable")
+
+    kind: str
+    count: int
+    active: int
+    size: Bytes
+    reclaimable: Bytes
+
+
+NEW = {
+    "images": ("ImageUsage", "ImagesUsage", "ImagesDiskUsage"),
+    "containers": ("ContainerUsage", "ContainersUsage", "ContainersDiskUsage"),
+    "volumes": ("VolumeUsage", "VolumesUsage", "VolumesDiskUsage"),
+    "build cache": ("BuildCacheUsage", "BuildCacheDiskUsage"),
+}
+"""What each kind is called since API 1.52; releases differ in the spelling."""
+
+
+def read(answer: Raw) -> list[Kept]:
+    """Images, containers, volumes and build cache, whichever shape the answer has."""
+    if any(name in answer for names in NEW.values() for name in names):
+        return [
+            _summed(kind, mapping(next((answer[name] for name in names if name in answer), {})))
+            for kind, names in NEW.items()
+        ]
+    return [
+        _images(answer),
+        _counted("containers", objects(answer.get("Containers")), "SizeRw", lambda one: one.get("State") == "running"),
+        _counted(
+            "volumes",
+            [mapping(one.get("UsageData")) for one in objects(answer.get("Volumes"))],
+            "Size",
+            lambda one: bool(number(one.get("RefCount"))),
+        ),
+        _counted(
+            "build cache",
+            [one for one in objects(answer.get("BuildCache")) if not one.get("Shared")],
+            "Size",
+            lambda one: bool(one.get("InUse")),
+        ),
+    ]
+
+
+def volume_sizes(answer: Raw) -> dict[str, float]:
+    """The size of each volume that the engine knows the size of, by name."""
+    known = objects(answer.get("Volumes")) or objects(mapping(answer.get("VolumeUsage")).get("Items"))
+    sizes = {str(one.get("Name")): number(mapping(one.get("UsageData")).get("Size")) for one in known}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def _summed(kind: str, usage: Raw) -> Kept:
+    return Kept(
+        kind=kind,
+        count=number(usage.get("TotalCount")) or 0,
+        active=number(usage.get("ActiveCount")) or 0,
+        size=number(usage.get("TotalSize")) or 0,
+        reclaimable=number(usage.get("Reclaimable")) or 0,
+    )
+
+
+def _images(answer: Raw) -> Kept:
+    """Layers are shared, so what images in use need is taken from the sum of all layers.
+
+    Podman has an entry for each name of an image, and no sum.
+    """
+    images = list({str(one.get("Id")): one for one in objects(answer.get("Images"))}.values())
+    size = number(answer.get("LayersSize")) or sum(number(one.get("Size")) or 0 for one in images)
+    active = [one for one in images if number(one.get("Containers"))]
+    used = sum((number(one.get("Size")) or 0) - (number(one.get("SharedSize")) or 0) for one in active)
+    return Kept(
+        kind="images", count=len(images), active=len(active), size=size, reclaimable=max(0, size - used) if size else 0
+    )
+
+
+def _counted(kind: str, found: Sequence[Raw], size: str, is_active: Callable[[Raw], bool]) -> Kept:
+    sizes = [(number(one.get(size)) or 0, is_active(one)) for one in found]
+    return Kept(
+        kind=kind,
+        count=len(found),
+        active=sum(active for _, active in sizes),
+        size=sum(one for one, _ in sizes),
+        reclaimable=sum(one for one, active in sizes if not active),
+    )

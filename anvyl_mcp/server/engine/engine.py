@@ -1,0 +1,259 @@
+"""The Docker engine of this host: found when first needed, found again after it went away."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from docker.constants import MINIMUM_DOCKER_API_VERSION
+
+from anvyl_mcp.core.errors import Conflict, NotFound, did_you_mean
+from anvyl_mcp.server.engine import compat, sockets
+from anvyl_mcp.server.engine.client import EngineClient, Pulse
+from anvyl_mcp.server.engine.engine_errors import engine_errors, no_answer
+from anvyl_mcp.server.engine.sockets import Place
+from anvyl_mcp.server.policy import object_names
+from anvyl_mcp.server.policy.guardrails import check_labels
+from anvyl_mcp.server.tool import CALLED, HELD, Injected
+
+PING = 3
+QUICK = 5
+"""Seconds for a list or an inspect: an engine that needs longer hangs."""
+SLOW = 130
+"""Seconds for stopping, creating and removing."""
+PULL = 600
+KNOCK = 1
+"""Seconds for an engine that was silent to show that it lives again."""
+READERS = 8
+"""Calls that only read, at once: so many threads wait for an engine that hangs, and no more."""
+PATIENCE = 2
+"""Seconds a call waits for its turn while the engine says nothing to those before it."""
+
+
+class _Link:
+    """One engine as it was found: where, in which version, and a client for each time limit."""
+
+    def __init__(self, place: Place, pulse: Pulse, version: str) -> None:
+        self.place, self.version, self._pulse = place, version, pulse
+        self._clients: dict[int, EngineClient] = {}
+
+    def client(self, seconds: int) -> EngineClient:
+        if seconds not in self._clients:
+            tls: dict[str, Any] = {"tls": self.place.tls} if self.place.tls else {}
+            self._clients[seconds] = EngineClient(
+                self._pulse, base_url=self.place.url, version=self.version, timeout=seconds, max_pool_size=32, **tls
+            )
+        return self._clients[seconds]
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
+
+class Engine(Injected):
+    """The low-level Docker client behind one door: every error that leaves is ours."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = environment
+        self._pulse = Pulse()
+        self._link: _Link | None = None
+        self._lock = threading.Lock()
+        self._knocking = threading.Lock()
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    def client(self, seconds: int = QUICK) -> EngineClient:
+        """A client whose requests may take `seconds`; see `engine_sockets.locate` for whose. Use it where you get it.
+
+        Raises:
+            EngineMissing: none is there.
+            Timeout: it hangs, and hung before: nobody waits for it twice.
+        """
+        link = self._link
+        if link is None or self._pulse.away or self._pulse.silent:
+            link = self._connect()
+        with self._lock:
+            return link.client(seconds)
+
+    def _connect(self) -> _Link:
+        """Find the engine and ask for its version; it may have been upgraded since."""
+        silent = self._pulse.silent
+        if silent and not self._knocking.acquire(blocking=False):
+            raise no_answer()
+        try:
+            place = sockets.locate(os.environ if self._environment is None else self._environment)
+            link = _Link(place, self._pulse, _ask_version(place, self._pulse, KNOCK if silent else QUICK))
+        finally:
+            if silent:
+                self._knocking.release()
+        self._pulse.away = False
+        known = self._link
+        if known and (known.place.url, known.version) == (link.place.url, link.version):
+            return known
+        self._link = link
+        return link
+
+    @property
+    def socket(self) -> Path | None:
+        """Where the engine listens on this machine; None when it is reached another way."""
+        return self.place.path
+
+    @property
+    def is_podman(self) -> bool:
+        """Whether the engine that answered last is Podman."""
+        return self._pulse.podman
+
+    @property
+    def place(self) -> Place:
+        """The engine's address and how it was chosen; the usual one while none is found."""
+        if self._link:
+            return self._link.place
+        environment = os.environ if self._environment is None else self._environment
+        return sockets.expected(environment)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Room for one call that reads.
+
+        Raises:
+            Timeout: the engine answers nobody, so waiting for those before it is vain.
+        """
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(READERS)
+        taken = False
+        while not taken:
+            began = time.monotonic()
+            with anyio.move_on_after(PATIENCE) as waiting:
+                await self._limiter.acquire_on_behalf_of(waiting)
+                taken, borrower = True, waiting
+            if not taken and (self._pulse.silent or self._pulse.answered < began):
+                raise no_answer()
+        try:
+            yield
+        finally:
+            self._limiter.release_on_behalf_of(borrower)
+
+    def ping(self) -> None:
+        """Return when the engine answers.
+
+        Raises:
+            EngineError, Timeout: it does not.
+        """
+        with engine_errors():
+            self.client(PING).ping()
+
+    def version(self) -> dict[str, Any]:
+        """`GET /version`."""
+        with engine_errors():
+            return compat.version(self.client().version())
+
+    def info(self) -> dict[str, Any]:
+        """`GET /info`."""
+        with engine_errors():
+            return compat.info(self.client().info())
+
+    def containers(self, *, all: bool, label: str = "") -> list[dict[str, Any]]:
+        """`GET /containers/json`: one request, whatever the number of containers."""
+        filters = {"label": label} if label else None
+        with engine_errors():
+            return compat.each(self.client().containers(all=all, filters=filters), compat.listed)
+
+    def images(self, **filters: bool) -> list[dict[str, Any]]:
+        """`GET /images/json`."""
+        with engine_errors():
+            return compat.each(self.client().images(filters=filters or None), compat.image)
+
+    def container(self, name: str) -> dict[str, Any]:
+        """The container that a tool was asked for, if its labels leave it to that tool; a miss names what is near.
+
+        Raises:
+            NotFound: there is none.
+            Denied: a label of the container forbids it.
+            Conflict: it is not the one that this change has for itself.
+        """
+        found = self.inspect(name)
+        check_held("container", name, found["Id"])
+        if tool := CALLED.get():
+            check_labels(tool, found)
+        return found
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """`GET /containers/{name}/json`, for a tool's own bookkeeping: what it did to a container it may use."""
+        with engine_errors(missing=lambda: self.no_container(name), several=lambda: self._several(name)):
+            return compat.inspected(self.client().inspect_container(name))
+
+    def no_container(self, name: str) -> NotFound:
+        """The error for a container that is not there, with near names."""
+        known = [own_name(entry) for entry in self.containers(all=True)]
+        hint = did_you_mean(name, known) or "there are no containers on this host"
+        return NotFound(f"there is no container `{object_names.shown(name)}`", hint=hint)
+
+    def _several(self, prefix: str) -> Conflict:
+        known = [(own_name(entry), entry["Id"]) for entry in self.containers(all=True)]
+        return which_one("container", prefix, known)
+
+    def image_id(self, image: str) -> str:
+        """The id of an image on this host; empty when there is none of that name."""
+        try:
+            with engine_errors(missing=lambda: NotFound(f"there is no image `{object_names.shown(image)}`")):
+                found = self.client().inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs leave it out
+        except NotFound:
+            return ""
+        return str(compat.image(found)["Id"])
+
+    def volume(self, name: str) -> dict[str, Any] | None:
+        """A volume of exactly this name; None when there is none. Podman also takes the beginning of a name."""
+        try:
+            with engine_errors(missing=lambda: NotFound(f"there is no volume `{object_names.shown(name)}`")):
+                found = compat.named(self.client().inspect_volume(name))
+        except NotFound:
+            return None
+        return found if found["Name"] == name else None
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self._lock:
+            if self._link:
+                self._link.close()
+            self._link = None
+
+
+def _ask_version(place: Place, pulse: Pulse, seconds: int) -> str:
+    """The newest API version that the engine speaks."""
+    asking = _Link(place, pulse, MINIMUM_DOCKER_API_VERSION)
+    try:
+        with engine_errors():
+            return str(compat.version(asking.client(seconds).version(api_version=False))["ApiVersion"])
+    finally:
+        asking.close()
+
+
+def which_one(kind: str, prefix: str, known: Iterable[tuple[str, str]]) -> Conflict:
+    """The error for the beginning of several ids; `known`: names and ids."""
+    fitting = sorted((name, number) for name, number in known if number.removeprefix("sha256:").startswith(prefix))
+    shown = ", ".join(f"`{name}` ({number.removeprefix('sha256:')[:12]})" for name, number in fitting[:8])
+    return Conflict(
+        f"`{object_names.shown(prefix)}` is the beginning of several {kind} ids",
+        hint=f"which one? {shown}" if shown else "give the name, or more of the id",
+    )
+
+
+def check_held(kind: str, name: str, identity: str) -> None:
+    """Return when an object is the one that this call was allowed to use under that name, or no other is known.
+
+    Raises:
+        Conflict: it is another one.
+    """
+    if HELD.get().get((kind, name), identity) != identity:
+        raise Conflict(f"`{name}` became another {kind} meanwhile; nothing was done", hint="look again")
+
+
+def own_name(entry: Mapping[str, Any]) -> str:
+    """A listed container's own name; links of other containers add names with a second slash."""
+    names: Iterable[str] = entry.get("Names") or ()
+    return next((name[1:] for name in names if name.count("/") == 1), str(entry["Id"])[:12])

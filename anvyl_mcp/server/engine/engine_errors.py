@@ -1,0 +1,210 @@
+"""Docker's errors become ours here, once, with words a person or a model can act on."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import requests
+import urllib3
+from docker.errors import APIError, DockerException, ImageNotFound
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import (
+    AnvylError,
+    Conflict,
+    Denied,
+    EngineError,
+    EngineMissing,
+    InvalidInput,
+    NotFound,
+    Timeout,
+    Unknown,
+)
+from anvyl_mcp.server.engine import compat
+from anvyl_mcp.server.engine.client import READS, AnswerLost, NotAllowed, NotAName, Redirected, causes
+from anvyl_mcp.server.policy import object_names
+
+PORT_TAKEN = re.compile(
+    r"(?:Bind for|listen tcp[46]? |bind: |exposing port TCP )\s*\S*?:(\d+).*"
+    r"(?:already allocated|already in use|bind: address already)",
+    re.IGNORECASE | re.DOTALL,
+)
+NAME_TAKEN = re.compile(r'container name "/?([^"]+)" is already in use', re.IGNORECASE)
+
+AMBIGUOUS = re.compile(r"multiple ids found|is ambiguous|more than one (?:result|container|network)", re.IGNORECASE)
+
+LOG = "its own log says more: journalctl -u docker (or -u podman)"
+LONG_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+STATE = re.compile(r"container state improper|as it is (?:running|paused)", re.IGNORECASE)
+EXISTS = re.compile(r"already (?:used|exists|in use)", re.IGNORECASE)
+ABSENT = re.compile(r"(?:network|volume|image|container) not found|no such (?:network|volume|image|container)", re.I)
+NO_PROGRAM = re.compile(r'exec: "(.*?)": (stat .*?: no such file or directory|executable file not found in \$PATH)')
+"""What Podman says with a 500, where Docker has a status of its own."""
+PLUGIN = re.compile(r"denied by plugin", re.IGNORECASE)
+TAG = re.compile(r"<(?:style|script|title)\b.*?</\w+>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+IDS = re.compile(r"/[0-9a-f]{12,64}(?=/|$)")
+SECTIONS = frozenset(
+    {"_ping", "auth", "build", "commit", "configs", "containers", "distribution", "events", "exec", "images", "info"}
+    | {
+        "networks",
+        "nodes",
+        "plugins",
+        "secrets",
+        "services",
+        "session",
+        "swarm",
+        "system",
+        "tasks",
+        "version",
+        "volumes",
+    }
+)
+"""Parts of the engine's API that a socket proxy opens one by one."""
+
+PROTOCOL = urllib3.exceptions.ProtocolError | requests.exceptions.ChunkedEncodingError
+
+
+@contextmanager
+def engine_errors(
+    *,
+    missing: Callable[[], AnvylError] | None = None,
+    several: Callable[[], AnvylError] | None = None,
+    doing: str = "",
+) -> Iterator[None]:
+    """Raise our errors for Docker's. `missing` makes the error for a 404, `several` that for an ambiguous id; `doing`
+    names the work that failed.
+    """
+    try:
+        yield
+    except NotAName as error:
+        raise (missing() if missing else NotFound(str(error), hint=object_names.form(error.kind))) from error
+    except Redirected as error:
+        raise EngineError(
+            "the Docker engine answered with a redirect, which is not followed", hint="check DOCKER_HOST"
+        ) from error
+    except ImageNotFound as error:
+        raise NotFound(_words(error) or "there is no such image", hint="see `list_images`") from error
+    except APIError as error:
+        if error.status_code == 404 and missing is not None:
+            raise missing() from error
+        if several is not None and AMBIGUOUS.search(_words(error)):
+            raise several() from error
+        raise _refusal(error, doing) from error
+    except AnswerLost as error:
+        raise _lost(error, doing) from error
+    except NotAllowed as error:
+        raise _not_allowed(error, doing) from error
+    except requests.Timeout as error:
+        raise no_answer() from error
+    except (requests.JSONDecodeError, json.JSONDecodeError, struct.error) as error:
+        raise compat.nonsense() from error
+    except (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise _unreachable(error) from error
+
+
+def no_answer() -> Timeout:
+    """The error for an engine that hangs."""
+    return Timeout("the Docker engine does not answer", hint="look at its log: journalctl -u docker")
+
+
+def _lost(error: AnswerLost, doing: str) -> Unknown:
+    """A change was asked for and the answer never came."""
+    what = f"whether it managed {doing}" if doing else "whether it did what it was asked"
+    seen = f"; {error.observed}" if error.observed else ""
+    return Unknown(
+        f"the Docker engine did not say {what}: it may or may not have happened{seen}",
+        hint="look at the present state before you try again",
+    )
+
+
+def _not_allowed(error: NotAllowed, doing: str) -> Denied:
+    """A socket proxy lets pass what it was set up for; the names are those of docker-socket-proxy and its kin."""
+    what = doing or f"{error.method} {IDS.sub('/*', error.path)}"
+    sections = [part.strip("_").upper() for part in error.path.split("/") if part in SECTIONS]
+    switches = [*(["POST=1"] if error.method not in READS else []), *(f"{section}=1" for section in sections)]
+    return Denied(
+        f"the socket proxy at {error.address} does not allow {what}",
+        hint=f"set {text.joined(switches) or 'what it needs'} where it is started, or point DOCKER_HOST at the engine",
+    )
+
+
+def _refusal(error: APIError, doing: str) -> AnvylError:
+    words = _words(error)
+    if match := PORT_TAKEN.search(words):
+        return Conflict(f"port {match[1]} is already in use on this host", hint="publish another port, like 8081:80")
+    if match := NAME_TAKEN.search(words):
+        return Conflict(f"there is a container `{match[1]}` already", hint="choose another name, or remove it first")
+    if match := NO_PROGRAM.search(words):
+        return InvalidInput(f"the image has no program `{match[1]}`", hint="check the command")
+    if error.status_code == 500 and (known := _known(words)):
+        return known
+    match error.status_code:
+        case 404:
+            return NotFound(words or "the engine knows no such object")
+        case 409:
+            return Conflict(words or "the engine says that this conflicts with its present state")
+        case 400 if "client version" in words:
+            return EngineError(
+                f"the Docker engine does not speak our version of its API: {words}", hint="upgrade the engine or Anvyl"
+            )
+        case 403 if PLUGIN.search(words):
+            return Denied(
+                words, hint="an authorization plugin of the engine decides that; ask the person who set it up"
+            )
+        case 403:
+            return Conflict(words)
+        case 400:
+            return InvalidInput(words or "the engine refused the request")
+        case status:
+            what = f" {doing}" if doing else ""
+            return EngineError(f"the Docker engine failed{what}: {words or f'HTTP {status}'}", hint=LOG)
+
+
+def _known(words: str) -> AnvylError | None:
+    """What Podman's words mean."""
+    if STATE.search(words):
+        return Conflict(words, hint="stop it first, or use `force`")
+    if EXISTS.search(words):
+        return Conflict(words, hint="use it, or choose another name")
+    if ABSENT.search(words):
+        return NotFound(words)
+    return None
+
+
+def _unreachable(error: BaseException) -> AnvylError:
+    """Why there is no engine, told from the whole chain of causes: the SDK wraps them several times."""
+    chain = causes(error)
+    for cause in chain:
+        if isinstance(cause, AnvylError):
+            return cause
+        if isinstance(cause, PermissionError):
+            return EngineMissing(
+                "Docker is here, but this user may not use it",
+                hint="add the user to the `docker` group (sudo usermod -aG docker $USER) and log in again",
+            )
+        if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
+            return EngineMissing(
+                "no Docker engine is running on this host",
+                hint="start it (sudo systemctl start docker), or point DOCKER_HOST at it",
+            )
+        if isinstance(cause, TimeoutError | BlockingIOError | urllib3.exceptions.TimeoutError):
+            return no_answer()
+    if any(isinstance(cause, ConnectionError | http.client.HTTPException | PROTOCOL) for cause in chain):
+        return EngineError(
+            "the Docker engine broke off its answer", hint="check that it runs (journalctl -u docker) and ask again"
+        )
+    words = text.clean(" ".join(str(error).split()))[:200]
+    return EngineMissing(f"no Docker engine can be reached: {words}", hint="check DOCKER_HOST")
+
+
+def _words(error: APIError) -> str:
+    """The engine's own explanation on one line, cleaned, without the SDK's decoration or a proxy's HTML."""
+    said = str(error.explanation or "").strip()
+    if said.startswith("<"):
+        said = " ".join(TAG.sub(" ", said).split())
+    return LONG_ID.sub(r"\1", text.clean(said))[:400]

@@ -1,0 +1,100 @@
+"""Images from a registry: fetched with a word on how far it is, and given up when nobody waits any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError, Cancelled, EngineError, EngineMissing, NotFound
+from anvyl_mcp.server.engine.engine import PULL, Engine
+from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.progress import Progress
+
+REPORT_SECONDS = 0.2
+NOT_THERE = ("not found", "manifest unknown", "does not exist", "access denied", "no matching manifest", "denied:")
+
+
+class _Layers:
+    """How far each layer is."""
+
+    def __init__(self) -> None:
+        self._layers: dict[str, tuple[int, int]] = {}
+        self._reported = 0.0
+        self._most = 0
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Take in one line of the engine's; a layer that is tried again does not go backwards."""
+        layer, detail = event.get("id"), event.get("progressDetail") or {}
+        if not layer or event.get("status") not in ("Downloading", "Download complete", "Pull complete"):
+            return
+        done, total = self._layers.get(layer, (0, 0))
+        total = max(total, int(detail.get("total") or 0) if event["status"] == "Downloading" else 0)
+        now = int(detail.get("current") or 0) if event["status"] == "Downloading" else total
+        self._layers[layer] = max(done, now), total
+
+    def report(self, progress: Progress, image: str) -> None:
+        """Say how far all are together, a few times a second at most."""
+        done = sum(done for done, _ in self._layers.values())
+        if done <= self._most or time.monotonic() - self._reported < REPORT_SECONDS:
+            return
+        self._most, self._reported = done, time.monotonic()
+        total = sum(total for _, total in self._layers.values())
+        progress(done, total, f"pulling {image}: {text.size(done)} of {text.size(total)}")
+
+
+def need_image(engine: Engine, image: str, progress: Progress) -> None:
+    """Pull what is not here.
+
+    Raises:
+        NotFound: no registry has it, or none can be reached.
+    """
+    if engine.image_id(image):
+        return
+    try:
+        pull(engine, image, progress)
+    except (NotFound, EngineError) as error:
+        raise NotFound(f"there is no image `{image}` on this host, and {error.message}", hint=error.hint) from error
+
+
+def pull(engine: Engine, image: str, progress: Progress) -> None:
+    """Fetch an image; `latest` when no tag is named.
+
+    Raises:
+        NotFound: the registry does not have it, or not for everybody.
+        EngineError: it could not be fetched.
+        Cancelled: nobody waits any more.
+    """
+    layers = _Layers()
+    progress(0, None, f"pulling {image}")
+    try:
+        with engine_errors():
+            events = engine.client(PULL).pull(image, tag=None if _tagged(image) else "latest", stream=True, decode=True)
+        with engine_errors(), closing(events):
+            for event in events:
+                if reason := (event.get("errorDetail") or {}).get("message") or event.get("error"):
+                    raise _failed(image, str(reason))
+                if progress.cancelled:
+                    raise Cancelled(f"pulling `{image}` was given up; what was fetched so far is kept for the next try")
+                layers.note(event)
+                layers.report(progress, image)
+    except EngineMissing:
+        raise
+    except (NotFound, EngineError) as error:
+        if error.__cause__ is None:
+            raise
+        raise _failed(image, error.message) from error
+
+
+def _failed(image: str, reason: str) -> AnvylError:
+    said = text.clean(reason).removeprefix("the Docker engine failed: ").strip().rstrip(".")[:300]
+    message = f"it could not be pulled: {said}" if image in said else f"`{image}` could not be pulled: {said}"
+    if any(sign in said.lower() for sign in NOT_THERE):
+        return NotFound(message, hint="check its name and tag; a private one needs `docker login` on the host")
+    return EngineError(message, hint="check that the host reaches the registry, or see `list_images` for what is here")
+
+
+def _tagged(image: str) -> bool:
+    return ":" in image.rsplit("/", 1)[-1] or "@" in image

@@ -1,0 +1,257 @@
+"""What containers use: all of them at once, with as little waiting as the engine allows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from docker.utils import version_gte
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError, Conflict, EngineError, EngineMissing, NotFound, Timeout
+from anvyl_mcp.server.engine.compat import fields, mapping, number, objects, word
+from anvyl_mcp.server.engine.engine import Engine, own_name
+from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.engine.timestamps import moment
+from anvyl_mcp.server.policy.guardrails import hidden
+from anvyl_mcp.server.tool import Injected, KnownBytes, KnownPercent, Row
+
+FAST_SINCE = "1.44"
+"""API since which one sample comes at once (Docker 25); before, the engine waits a second for it."""
+ONE_SHOT_SINCE = "1.41"
+APART = 0.5
+YOUNGEST, OLDEST = 1.0, 60.0
+"""Seconds between which the age of a kept sample must be to compare with."""
+AT_ONCE = 128
+"""An older engine takes one to two seconds for each sample, so that a second round would double the time."""
+PATIENCE = 15
+"""Seconds for one sample: with so many at once a small machine's engine needs a while for the last."""
+SHOWN = 60
+"""Rows in the text form."""
+
+Raw = Mapping[str, Any]
+
+
+class ContainerStats(Row):
+    """What one container uses; null is what the engine gives no figure for."""
+
+    columns = ("name", "cpu_percent", "memory_used", "memory_limit", "net_rx", "net_tx", "pids")
+
+    name: str
+    cpu_percent: KnownPercent
+    memory_used: KnownBytes
+    memory_limit: KnownBytes
+    net_rx: KnownBytes
+    net_tx: KnownBytes
+    block_read: KnownBytes
+    block_write: KnownBytes
+    pids: int | None
+
+    @property
+    def measured(self) -> bool:
+        """Whether the engine gives any figures for it."""
+        return self.cpu_percent is not None or self.memory_used is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    taken: float
+    raw: Raw
+
+
+class Samples(Injected):
+    """The last sample of every container, so that the next question needs no second one."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, _Sample] = {}
+        self._lock = threading.Lock()
+
+    def usable(self, container: str) -> Raw | None:
+        """The kept sample, when it is old enough to compare with and not too old."""
+        kept = self._kept.get(container)
+        return kept.raw if kept and YOUNGEST <= time.monotonic() - kept.taken <= OLDEST else None
+
+    def keep(self, samples: Mapping[str, Raw]) -> None:
+        """Remember these, and forget what is too old."""
+        now = time.monotonic()
+        with self._lock:
+            young = {one: kept for one, kept in self._kept.items() if now - kept.taken <= OLDEST}
+            self._kept = young | {container: _Sample(now, raw) for container, raw in samples.items()}
+
+
+def measure(engine: Engine, samples: Samples, container: Raw | None = None) -> list[ContainerStats]:
+    """What one container uses, or each that runs and may be read; the busiest first.
+
+    Raises:
+        Conflict: the container does not run.
+        NotFound: it is gone.
+    """
+    if container is None:
+        names = {one["Id"]: own_name(one) for one in engine.containers(all=False) if not hidden(one)}
+    else:
+        name, state = container["Name"].lstrip("/"), container["State"]["Status"]
+        names = {container["Id"]: name}
+        if not container["State"].get("Running") and state != "restarting":
+            raise Conflict(f"`{name}` does not run ({state}), so it uses nothing", hint="start it first")
+    rows = [_row(names[one], before, now) for one, (before, now) in _pairs(engine, samples, list(names)).items()]
+    if container is not None and not rows:
+        raise engine.no_container(name)
+    return sorted(rows, key=lambda row: (-(row.cpu_percent or 0), -(row.memory_used or 0), row.name))
+
+
+def _pairs(engine: Engine, samples: Samples, containers: list[str]) -> dict[str, tuple[Raw, Raw]]:
+    """Two samples of each container that is still there; where the engine gives no figures, both are empty."""
+    earlier = {one: raw for one in containers if (raw := samples.usable(one)) is not None}
+    one_shot = _worth_one_shot(engine, compared=len(earlier) == len(containers))
+    first = _round(engine, containers, one_shot=one_shot or None)
+    found = {one: (before, raw) for one, raw in first.items() if (before := earlier.get(one) or _own_earlier(raw))}
+    # Podman says that it took two, and takes one.
+    alone = [one for one, raw in first.items() if one not in found and _system_usage(raw)]
+    second: dict[str, Raw] = {}
+    if alone:
+        time.sleep(APART)
+        second = _round(engine, alone, one_shot=one_shot or None)
+    samples.keep({one: raw for one, raw in (first | second).items() if _system_usage(raw)})
+    compared = found | {one: (first[one], raw) for one, raw in second.items()}
+    return {one: compared.get(one, (raw, raw)) for one, raw in first.items()}
+
+
+def _own_earlier(raw: Raw) -> Raw | None:
+    """The sample that the engine took before this one, where it did."""
+    before = {"cpu_stats": mapping(raw.get("precpu_stats")), "read": raw.get("preread")}
+    return before if _system_usage(before) or (raw.get("num_procs") and before["read"]) else None
+
+
+def _system_usage(raw: Raw) -> int | None:
+    """The machine's own count of time, with which a container's is compared; Windows has none."""
+    return number(mapping(raw.get("cpu_stats")).get("system_cpu_usage")) or None
+
+
+def _worth_one_shot(engine: Engine, *, compared: bool) -> bool:
+    """An older engine takes a second for one sample too, and two for a pair: only good when all have an earlier one."""
+    with engine_errors():
+        version = str(engine.client().api_version)
+    return version_gte(version, ONE_SHOT_SINCE if compared else FAST_SINCE)
+
+
+def _round(engine: Engine, containers: Iterable[str], *, one_shot: bool | None) -> dict[str, Raw]:
+    """One sample of each container, all asked for at once; without those that ended meanwhile.
+
+    Raises:
+        AnvylError: the engine gives none of them.
+    """
+    asked = list(containers)
+    if not asked:
+        return {}
+    with ThreadPoolExecutor(min(AT_ONCE, len(asked)), "stats") as pool:
+        taken = dict(zip(asked, pool.map(partial(_sample, engine, one_shot), asked), strict=True))
+    failed = [one for one in taken.values() if isinstance(one, AnvylError)]
+    if len(failed) == len(asked):
+        raise failed[0]
+    return {one: {} if isinstance(raw, AnvylError) else raw for one, raw in taken.items() if raw is not None}
+
+
+def _sample(engine: Engine, one_shot: bool | None, container: str) -> Raw | AnvylError | None:
+    """A sample, empty when the container has none now; the error of this container alone; None when it is gone."""
+
+    def gone() -> AnvylError:
+        return NotFound("it is gone")
+
+    try:
+        with engine_errors(missing=gone):
+            return fields(engine.client(PATIENCE).stats(container, stream=False, one_shot=one_shot))
+    except NotFound:
+        return None
+    except Conflict:
+        return {}
+    except EngineMissing:
+        raise
+    except (EngineError, Timeout) as error:
+        return error
+
+
+def _row(name: str, before: Raw, now: Raw) -> ContainerStats:
+    memory, storage = mapping(now.get("memory_stats")), mapping(now.get("storage_stats"))
+    networks = [mapping(one) for one in mapping(now.get("networks")).values()]
+    cpu, used = _cpu_percent(before, now), _memory_used(memory)
+    # What has figures and none for its traffic had no traffic.
+    nothing = None if cpu is None and used is None else 0
+    return ContainerStats(
+        name=name,
+        cpu_percent=cpu,
+        memory_used=used,
+        memory_limit=number(memory.get("limit")),
+        net_rx=_summed((one.get("rx_bytes") for one in networks), nothing),
+        net_tx=_summed((one.get("tx_bytes") for one in networks), nothing),
+        block_read=_summed(_moved(now, "read", storage.get("read_size_bytes")), nothing),
+        block_write=_summed(_moved(now, "write", storage.get("write_size_bytes")), nothing),
+        pids=number(mapping(now.get("pids_stats")).get("current")),
+    )
+
+
+def _cpu_percent(before: Raw, now: Raw) -> float | None:
+    """As the Docker command line counts it: 100 for each core that is busy."""
+    usage = mapping(mapping(now.get("cpu_stats")).get("cpu_usage"))
+    total = number(usage.get("total_usage"))
+    passed, cores = _passed(before, now)
+    if total is None or passed is None:
+        return None
+    used = total - (number(mapping(mapping(before.get("cpu_stats")).get("cpu_usage")).get("total_usage")) or 0)
+    return round(used / passed * cores * 100, 2) if used > 0 and passed > 0 else 0.0
+
+
+def _passed(before: Raw, now: Raw) -> tuple[float | None, int]:
+    """The time between two samples, in the unit of the container's own count, and by how many cores it is counted."""
+    if (system := _system_usage(now)) is not None:
+        cpu = mapping(now.get("cpu_stats"))
+        listed = mapping(cpu.get("cpu_usage")).get("percpu_usage")
+        cores = number(cpu.get("online_cpus")) or (len(listed) if isinstance(listed, list) else 0) or 1
+        return system - (_system_usage(before) or 0), cores
+    moments = [moment(word(one.get("read"))) for one in (before, now)]
+    if not number(now.get("num_procs")) or moments[0] is None or moments[1] is None or before is now:
+        return None, 1
+    # Windows counts in steps of 100 ns, of one core each.
+    return (moments[1] - moments[0]) / 100, 1
+
+
+def _memory_used(memory: Raw) -> int | None:
+    """Without the files that the kernel only keeps because there is room."""
+    usage, details = number(memory.get("usage")), mapping(memory.get("stats"))
+    if usage is None:
+        return number(memory.get("privateworkingset"))
+    cached = number(details.get("total_inactive_file", details.get("inactive_file"))) or 0
+    return usage - cached if cached < usage else usage
+
+
+def lines(rows: Sequence[ContainerStats]) -> Iterator[str]:
+    """The busiest in few words: what every row would repeat stands in the heading."""
+    most = max((row.memory_limit or 0 for row in rows), default=0)
+    yield f"name cpu memory (limit {_short(most)} unless said) net in/out pids"
+    for row in rows[:SHOWN]:
+        limit = f"/{_short(row.memory_limit)}" if row.memory_limit != most else ""
+        memory, network = f"{_short(row.memory_used)}{limit}", f"{_short(row.net_rx)}/{_short(row.net_tx)}"
+        cpu = "-" if row.cpu_percent is None else f"{row.cpu_percent:.0f}%"
+        yield f"{row.name} {cpu} {memory} {network} {'-' if row.pids is None else row.pids}"
+    if len(rows) > SHOWN:
+        yield f"… {len(rows) - SHOWN} more that use less; ask for one by `name`"
+
+
+def _short(count: int | None) -> str:
+    return "-" if count is None else text.size(count).replace("iB", "").replace(" ", "")
+
+
+def _summed(counts: Iterable[Any], nothing: int | None) -> int | None:
+    """What is known of them together."""
+    known = [found for count in counts if (found := number(count)) is not None]
+    return sum(known) if known else nothing
+
+
+def _moved(now: Raw, operation: str, otherwise: Any) -> list[Any]:
+    """Counts of bytes read or written; `otherwise` is what Windows has instead."""
+    entries = objects(mapping(now.get("blkio_stats")).get("io_service_bytes_recursive"))
+    return [one.get("value") for one in entries if word(one.get("op")).lower() == operation] or [otherwise]

@@ -1,0 +1,44 @@
+"""Times as engines write them, in any time zone and with any number of digits, as moments that can be compared."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+from anvyl_mcp.core import text
+
+STAMP = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d+))?\s*(?:[Zz]|([+-])(\d\d):?(\d\d)(?::?\d\d)?)?(?:\s.*)?",
+    re.ASCII | re.DOTALL,
+)
+SECOND = 10**9
+"""In nanoseconds, which is how finely engines write."""
+
+
+def moment(stamp: str) -> int | None:
+    """Nanoseconds since 1970; None when it is no time. Without a time zone it is UTC."""
+    match = STAMP.fullmatch(stamp)
+    if not match:
+        return None
+    day, clock, fraction, sign, hours, minutes = match.groups()
+    try:
+        # An offset of 24 hours or more, or the year 0, is no time either.
+        away = timedelta(hours=int(hours or 0), minutes=int(minutes or 0)) * (-1 if sign == "-" else 1)
+        whole = datetime.fromisoformat(f"{day}T{clock}").replace(tzinfo=timezone(away))
+    except ValueError:
+        return None
+    passed = whole - datetime(1970, 1, 1, tzinfo=UTC)
+    return (passed.days * 86400 + passed.seconds) * SECOND + int((fraction or "")[:9].ljust(9, "0"))
+
+
+def written(stamp: Any) -> str:
+    """A time as results have it: ISO 8601 UTC in whole seconds, from an engine's text or seconds since 1970.
+
+    Empty for what is no time, and for the zero of a clock: nothing of Docker's is older than Docker.
+    """
+    if isinstance(stamp, str):
+        found = moment(stamp)
+    else:
+        found = int(stamp) * SECOND if isinstance(stamp, int | float) and abs(stamp) < text.NEVER_AFTER else None
+    return text.instant(found // SECOND) if found is not None and found // SECOND >= text.NEVER_BEFORE else ""

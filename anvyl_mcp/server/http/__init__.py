@@ -1,0 +1,1 @@
+"""Listening, origin check, authentication, pairing routes."""

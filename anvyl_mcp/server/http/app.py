@@ -1,0 +1,205 @@
+"""The HTTP face of this host: MCP and health, with other routes beside them, behind one guard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+from mcp.server.lowlevel.server import Server
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from anvyl_mcp import __version__
+from anvyl_mcp.core.errors import (
+    AnvylError,
+    ApprovalNeeded,
+    Busy,
+    ConfigInvalid,
+    Conflict,
+    Denied,
+    EngineError,
+    Gone,
+    InternalError,
+    InvalidInput,
+    ModelUnavailable,
+    NotFound,
+    NotUnderstood,
+    Timeout,
+    Unknown,
+    Unreachable,
+)
+from anvyl_mcp.core.text import shown
+from anvyl_mcp.server.auth.callers import caller_of
+from anvyl_mcp.server.auth.local_trust import LocalToken, Loopback, may_use
+from anvyl_mcp.server.engine.engine import Engine
+from anvyl_mcp.server.http.authentication import Access, Verifier
+from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.origin_check import Guard, error_response, own_names
+from anvyl_mcp.server.http.pairing_routes import Handler, Open, joining_routes
+from anvyl_mcp.server.http.request_ids import REQUEST_ID, RequestIds
+from anvyl_mcp.server.http.session_limits import MOST_SESSIONS, Sessions
+from anvyl_mcp.server.protocol.message_check import Messages
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[AnvylError], int] = {
+    InvalidInput: 422,
+    NotUnderstood: 422,
+    NotFound: 404,
+    Denied: 403,
+    Conflict: 409,
+    Gone: 410,
+    ApprovalNeeded: 409,
+    Busy: 429,
+    Timeout: 504,
+    Unreachable: 502,
+    Unknown: 502,
+    EngineError: 503,
+    ModelUnavailable: 503,
+    ConfigInvalid: 503,
+}
+"""HTTP statuses of errors; the nearest ancestor counts, 500 otherwise."""
+
+
+def build_app(
+    server: Server[Any],
+    engine: Engine,
+    trust: Trust,
+    routes: Sequence[BaseRoute] = (),
+    *,
+    name: str,
+    open_network: Open,
+    local_token: Path,
+    verifier: Verifier | None = None,
+) -> Starlette:
+    """One application for every port: `/mcp`, `/health`, `/pair`, `/network` and `routes`, behind one guard.
+
+    `name` is this host's; `verifier` checks tokens that are not ours.
+    """
+    first = [Route("/health", health(engine, trust)), *joining_routes(trust, name, open_network), *routes]
+    return _guarded(server, engine, trust, first, name, LocalToken(local_token), verifier)
+
+
+def build_local_app(
+    server: Server[Any], engine: Engine, trust: Trust, *, name: str, local_token: Path, verifier: Verifier | None = None
+) -> Starlette:
+    """`/mcp` of a server of the whole fleet, which is for this machine only, behind the same guard."""
+    return _guarded(server, engine, trust, [], name, LocalToken(local_token), verifier, relaying=True)
+
+
+def _guarded(
+    server: Server[Any],
+    engine: Engine,
+    trust: Trust,
+    routes: Sequence[BaseRoute],
+    name: str,
+    local: LocalToken,
+    verifier: Verifier | None,
+    *,
+    relaying: bool = False,
+) -> Starlette:
+    loopback = Loopback(member=may_use(engine.socket)) if engine.socket else Loopback()
+    # The guard in front checks Host and Origin for every route, `/mcp` included.
+    inner = server.streamable_http_app(
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        max_sessions=MOST_SESSIONS,
+        session_idle_timeout=600,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        local.make()
+        try:
+            async with server.session_manager.run():
+                yield
+        finally:
+            local.remove()
+            trust.refused.flush()
+
+    for route in inner.routes:
+        assert isinstance(route, Route)
+        route.app = Messages(route.app)
+    return Starlette(
+        routes=[*routes, *inner.routes],
+        middleware=[
+            Middleware(RequestIds),
+            Middleware(Guard, names=own_names(name)),
+            Middleware(
+                Access,
+                tokens=trust.tokens,
+                loopback=loopback,
+                local=local,
+                verifier=verifier,
+                refused=trust.refused,
+                relaying=relaying,
+            ),
+            Middleware(Sessions),
+        ],
+        exception_handlers={AnvylError: _anvyl_error, HTTPException: _http_error, Exception: _mistake},
+        lifespan=lifespan,
+    )
+
+
+def health(engine: Engine, trust: Trust) -> Handler:
+    """`GET /health`: healthy, or degraded without an engine or audit log; checks only for callers who may read."""
+
+    def check() -> str:
+        try:
+            engine.ping()
+        except (EngineError, Timeout) as error:
+            return str(error)
+        return "ok"
+
+    async def handler(request: Request) -> Response:
+        found = await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
+        status = "healthy" if found == "ok" and not trust.audit.trouble else "degraded"
+        body: dict[str, Any] = {"status": status, "service": "anvyl", "version": __version__}
+        if caller_of(request).may("read"):
+            body["checks"] = {"engine": found, "audit": trust.audit.trouble or "ok"}
+        return JSONResponse(body)
+
+    return handler
+
+
+def status_of(error: AnvylError) -> int:
+    """The HTTP status for an error."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+async def _anvyl_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, AnvylError)
+    wait = ceil(error.retry_after) if isinstance(error, Busy) else 0
+    headers = {"Retry-After": str(wait)} if wait else None
+    return error_response(error, status_of(error), headers)
+
+
+async def _mistake(request: Request, __: Exception) -> Response:
+    """The error itself goes to the log; a caller learns nothing of our insides."""
+    log.error("%s %s failed [%s]", request.method, shown(request.url.path), REQUEST_ID.get())
+    return error_response(InternalError("the request failed because of a mistake in Anvyl", hint="see its log"), 500)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    told: AnvylError
+    match error.status_code:
+        case 404:
+            told = NotFound(f"there is nothing at {request.url.path}", hint="see /health, /mcp and /agent/info")
+        case 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            told = InvalidInput(f"{request.method} is not for {request.url.path}", hint=f"use {allowed}")
+        case _:
+            told = AnvylError(str(error.detail))
+    response = error_response(told, error.status_code)
+    response.headers.update(error.headers or {})
+    return response

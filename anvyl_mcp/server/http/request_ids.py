@@ -1,0 +1,48 @@
+"""One name for each request, in its answer, in its errors and in the log, on every host that it reaches."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from contextvars import ContextVar
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.core.text import shown
+
+log = logging.getLogger(__name__)
+
+USABLE = re.compile(r"[A-Za-z0-9._:+=-]{1,64}", re.ASCII)
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that is being answered."""
+
+
+class RequestIds:
+    """Takes the id a client chose, or makes one; stands in front of everything else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request with its id."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        chosen = Headers(scope=scope).get(protocol_keys.REQUEST_ID_HEADER, "")
+        request_id = chosen if USABLE.fullmatch(chosen) else secrets.token_hex(8)
+        REQUEST_ID.set(request_id)
+        started = time.monotonic()
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[protocol_keys.REQUEST_ID_HEADER] = request_id
+                seconds = time.monotonic() - started
+                line = (scope["method"], shown(scope["path"]), message["status"], seconds, request_id)
+                log.debug("%s %s → %d in %.3f s [%s]", *line)
+            await send(message)
+
+        await self._app(scope, receive, named)

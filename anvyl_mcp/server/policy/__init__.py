@@ -1,0 +1,1 @@
+"""`policy.toml` and the guardrails."""

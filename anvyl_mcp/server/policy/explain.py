@@ -1,0 +1,115 @@
+"""What the policy says of a call that nobody makes, and of itself: for `anvyl-mcp policy`."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from anvyl_mcp.core.errors import ConfigInvalid, EngineError, InvalidInput, Timeout
+from anvyl_mcp.server.auth.callers import HOWS, Caller, How, in_order, parse_scopes
+from anvyl_mcp.server.auth.tokens import Tokens
+from anvyl_mcp.server.policy import guardrails, object_names
+from anvyl_mcp.server.policy.lint import Finding, findings
+from anvyl_mcp.server.policy.name_forms import Named
+from anvyl_mcp.server.policy.policy import Policy
+from anvyl_mcp.server.policy.rules import Look, Rule
+from anvyl_mcp.server.tool import Tool
+
+log = logging.getLogger(__name__)
+
+INVITED = "read,operate"
+"""What a machine that was invited without more words may do."""
+
+
+def tested(policy: Policy, tool: Tool, arguments: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+    """Whether a call would be let through, by what, and why; as JSON has it."""
+    needed = guardrails.needed_scope(tool, arguments)
+    problem = policy.state().problem
+    report: dict[str, Any] = {
+        "tool": tool.name,
+        "arguments": dict(arguments),
+        "caller": {"name": caller.name, "how": caller.how, "scopes": in_order(caller.scopes)},
+        "needs": needed,
+        "policy": str(policy.file) if policy.file.exists() else None,
+        "rule": None,
+        "because": guardrails.reasons(tool, arguments),
+    }
+    if not caller.may(needed):
+        return {**report, "allowed": False, "by": "scopes"}
+    if problem is not None and tool.safety != "reads":
+        return {**report, "allowed": False, "by": "broken", "because": [str(problem)]}
+    try:
+        object_names.check_call(tool, arguments)
+    except InvalidInput as error:
+        return {**report, "allowed": False, "by": "names", "because": [error.message]}
+    decision = policy.decide(caller, tool, arguments)
+    rule = _rule(decision.rule) if decision.rule else None
+    because = list(decision.because)
+    return {**report, "allowed": decision.allowed, "by": decision.by, "rule": rule, "because": because}
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    return {
+        "effect": rule.effect,
+        "number": rule.number,
+        "line": rule.line,
+        "conditions": [str(condition) for condition in rule.conditions],
+        "why": rule.why,
+    }
+
+
+def checked(policy: Policy, tools: Sequence[Tool]) -> dict[str, Any]:
+    """What is wrong with the policy; as JSON has it."""
+    state = policy.state()
+    report: dict[str, Any] = {
+        "file": str(policy.file),
+        "exists": policy.file.exists(),
+        "default": state.rules.default,
+        "deny": len(state.rules.deny),
+        "allow": len(state.rules.allow),
+    }
+    found = [_broken(state.problem)] if state.problem else findings(state.rules, tools)
+    return {**report, "ok": not found, "problems": [{**asdict(one), "text": str(one)} for one in found]}
+
+
+def tell(policy: Policy, tools: Sequence[Tool]) -> None:
+    """Say in the log what is wrong with the policy, when a server starts; what cannot be read says so itself."""
+    state = policy.told()
+    for one in [] if state.problem else findings(state.rules, tools):
+        log.warning("%s, %s", policy.file, one)
+
+
+def _broken(problem: ConfigInvalid) -> Finding:
+    found = re.search(r", line (\d+): (.*)", problem.message)
+    return Finding(int(found[1]), found[2], problem.hint) if found else Finding(0, problem.message, problem.hint)
+
+
+def caller_called(name: str, scopes: str, tokens: Tokens) -> Caller:
+    """The caller that a person means by a name: a token of this host, `local`, or `loopback:anna`.
+
+    `scopes` are its rights; else those of its token, those of an invitation, or of a caller on this machine.
+    """
+    told, _, own = name.rpartition(":")
+    token = next((one for one in tokens.list() if one.name == own), None)
+    how: How = next((one for one in HOWS if one == told), "local" if own == "local" else "token")
+    near = "exec" if own == "local" else "operate" if how == "loopback" else ""
+    usual = near or (",".join(token.scopes) if token else INVITED)
+    return Caller(own, parse_scopes(scopes or usual), how)
+
+
+def guessing(look: Look, labels: Mapping[str, str], notes: list[str]) -> Look:
+    """`look`, also where the engine does not answer; every object carries `labels` besides its own."""
+
+    def seen(kind: str, name: str) -> Named:
+        found = None
+        try:
+            found = look(kind, name)
+        except (EngineError, Timeout) as error:
+            notes.append(f"{error.message}: of the {kind} `{name}` only that name is known")
+        named = found or Named.only(kind, name)
+        return replace(named, labels={**named.labels, **labels})
+
+    return seen

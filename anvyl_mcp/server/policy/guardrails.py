@@ -1,0 +1,313 @@
+"""What is root in disguise, and which containers are out of bounds: decided here, whatever a tool is called.
+
+`RULES` is the one list of arguments that make a call as powerful as a command on the host; the security page is made
+from it. Labels of a container (`anvyl.protect=true`, `anvyl.read=false`) only ever take away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import Denied
+from anvyl_mcp.server.auth.callers import SCOPES
+from anvyl_mcp.server.policy import object_names
+from anvyl_mcp.server.tool import Scope, Tool
+
+PROTECT = "anvyl.protect"
+READ = "anvyl.read"
+TRUE = frozenset({"true", "1", "yes", "on"})
+FALSE = frozenset({"false", "0", "no", "off"})
+
+DEFAULT_CAPABILITIES = frozenset(
+    {"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW"}
+    | {"SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"}
+)
+"""What Docker gives every container anyway."""
+USUAL_NETWORKS = ("", "default", "bridge", "none", "nat")
+"""What every engine takes for `network` and has from the start; none of them opens anything."""
+NETWORK_MODES = frozenset({"host", "container", "ns", "pod", "service", "slirp4netns", "pasta", "private", "path"})
+"""Words of Docker and Podman for how a network is set up; what follows their colon are options."""
+NETWORK_ID = re.compile(r"[0-9a-f]{12,64}")
+
+Check = Callable[[str], str]
+"""What one value of an argument opens, in words that follow "it"; empty when it opens nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the list: `arguments` and `tools` by name, of which `*` is a part; `why` is for people."""
+
+    what: str
+    why: str
+    check: Check
+    arguments: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+
+
+def needed_scope(tool: Tool, arguments: Mapping[str, Any]) -> Scope:
+    """The scope that a caller needs for exactly this call."""
+    if reasons(tool, arguments):
+        return "exec"
+    least: Scope = "read" if tool.safety == "reads" else "operate"
+    return max(tool.scope, least, key=SCOPES.index)
+
+
+def reasons(tool: Tool, arguments: Mapping[str, Any]) -> list[str]:
+    """Why this call is as good as root on the host, in words that follow "it"; none for an ordinary call."""
+    return reasons_by_name(tool.name, arguments)
+
+
+def powers(arguments: Mapping[str, Any]) -> list[str]:
+    """The same for arguments alone, whichever tool takes them."""
+    return reasons_by_name("", arguments)
+
+
+def reasons_by_name(tool: str, arguments: Mapping[str, Any]) -> list[str]:
+    """The same for a tool that is known by its name only."""
+    found = [" ".join(text.clean(words).split()) for rule in RULES for words in _matches(rule, tool, arguments)]
+    return list(dict.fromkeys(found))
+
+
+def protected(container: Mapping[str, Any]) -> bool:
+    """Whether a container, as listed or inspected, says that no caller may change it."""
+    return any(value not in FALSE for value in _values(container, PROTECT))
+
+
+def hidden(container: Mapping[str, Any]) -> bool:
+    """Whether a container says that its logs and details are not for callers."""
+    return any(value not in TRUE for value in _values(container, READ))
+
+
+def check_labels(tool: Tool, container: Mapping[str, Any]) -> None:
+    """Return when the container's labels leave it to this tool.
+
+    Raises:
+        Denied: they do not, whoever asks.
+    """
+    if tool.safety != "reads" and protected(container):
+        raise _denied(container, PROTECT, "may not be changed by anyone")
+    if (tool.safety == "reads" or tool.untrusted) and hidden(container):
+        raise _denied(container, READ, "may not be read by anyone")
+
+
+def _denied(container: Mapping[str, Any], label: str, what: str) -> Denied:
+    name = str(container.get("Name") or next(iter(container.get("Names") or ()), "") or container.get("Id", ""))
+    value = "true" if label == PROTECT else "false"
+    return Denied(
+        f"`{name.lstrip('/')}` {what} through Anvyl: it carries the label `{label}={value}`",
+        hint="to lift that, create it again without the label, with docker on the host itself",
+    )
+
+
+def _values(container: Mapping[str, Any], label: str) -> Iterator[str]:
+    labels = container.get("Labels") or (container.get("Config") or {}).get("Labels") or {}
+    for name, value in labels.items():
+        if name.strip().casefold() == label:
+            yield str(value or "").strip().casefold()
+
+
+def _matches(rule: Rule, tool: str, arguments: Mapping[str, Any]) -> Iterator[str]:
+    if rule.tools and any(fnmatchcase(tool, pattern) for pattern in rule.tools):
+        yield rule.check("")
+    for name, value in arguments.items():
+        if name in rule.arguments:
+            for entry in _entries(value):
+                if words := rule.check(entry):
+                    yield words
+
+
+def _entries(value: Any) -> Iterator[str]:
+    """The texts in an argument; false, zero and nothing are none."""
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from (f"{name}={one}" for one in _entries(entry))
+            yield str(name)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for entry in value:
+            yield from _entries(entry)
+    elif value is True:
+        yield "true"
+    elif value is not None and value is not False and str(value).strip():
+        yield str(value)
+
+
+def _switched_on(words: str) -> Check:
+    return lambda value: "" if value.strip().casefold() in FALSE else words
+
+
+def _given(words: str) -> Check:
+    """For what is not a switch: a container may well be called `off`."""
+    return lambda _: words
+
+
+def _mount(value: str) -> str:
+    """`source:target[:mode]` or `type=bind,source=…`."""
+    if "," in value and "=" in value.split(",", 1)[0]:
+        return _long_mount(value)
+    source, *rest = value.split(":")
+    drive = "\\" in value or (len(rest) > 1 and rest[1].startswith("/"))
+    if object_names.fits("volume", source) and not drive:
+        return ""
+    return _source(source, {mode for piece in rest[1:] for mode in piece.split(",")})
+
+
+def _long_mount(value: str) -> str:
+    pairs = [piece.strip(" \"'").partition("=") for piece in value.split(",")]
+    options = {(name.strip().casefold(), setting.strip()) for name, _, setting in pairs}
+    if any(name.startswith("volume-") for name, _ in options):
+        return "makes a volume with options of its own"
+    sources = [setting for name, setting in options if name in ("source", "src")]
+    if not sources and ("type", "bind") in options:
+        sources = [""]
+    modes = {setting for name, setting in options if name == "bind-propagation"}
+    return next((_source(source, modes) for source in sources if not object_names.fits("volume", source)), "")
+
+
+def _source(source: str, modes: Collection[str]) -> str:
+    """Any folder counts: the engine follows the path again at every start, and what a container may write can become
+    a link to anywhere meanwhile, so that looking at the path once would prove nothing.
+    """
+    if not {"shared", "rshared"}.isdisjoint(modes):
+        return f"shares what is mounted at `{source}` with the host"
+    return f"mounts the folder `{source}` of the host"
+
+
+def _network(value: str) -> str:
+    if NETWORK_ID.fullmatch(value.strip().casefold()):
+        return "names a network by its id, which hides whose it is"
+    known = _namespace("network")(value)
+    return known or (f"sets up its network as `{value.strip()}`" if is_network_mode(value) else "")
+
+
+def is_network_mode(value: str) -> bool:
+    """Whether it is a word of an engine for how a network is set up, and not the name of a network."""
+    return ":" in value or value.strip().casefold() in NETWORK_MODES
+
+
+def _namespace(kind: str) -> Check:
+    def check(value: str) -> str:
+        owner = value.strip().casefold().partition(":")[0]
+        if owner == "host":
+            return f"shares the host's {kind}"
+        return f"joins another container's {kind}" if owner in ("container", "ns", "pod", "service") else ""
+
+    return check
+
+
+def _capability(value: str) -> str:
+    name = value.strip().upper().removeprefix("CAP_")
+    return "" if name in DEFAULT_CAPABILITIES else f"adds the capability {name}"
+
+
+def _security_option(value: str) -> str:
+    harmless = ("no-new-privileges", "no-new-privileges:true", "no-new-privileges=true")
+    return "" if value.strip().casefold() in harmless else f"weakens isolation with `{value}`"
+
+
+def _volume_option(value: str) -> str:
+    return f"gives a volume the option `{value}`, which may mount any folder or disk of the host"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "A command on the host",
+        "It runs as the user of the server, who controls the engine.",
+        _given("runs a command on the host"),
+        tools=("execute_*", "run_command*"),
+    ),
+    Rule(
+        "A command in a container",
+        "It has the same access as the container, including its secrets.",
+        _given("runs a command in a container"),
+        tools=("exec_*",),
+    ),
+    Rule(
+        "Removing what seems unused",
+        "It deletes many objects at once without naming them.",
+        _given("removes everything that is not in use"),
+        tools=("prune_*",),
+    ),
+    Rule(
+        "Building, loading or importing images, copying files, deploying a stack, plugins",
+        "Their content may request anything in this list.",
+        _given("brings in content that may ask for anything"),
+        tools=("build_*", "load_*", "import_*", "copy_*", "deploy_*", "install_plugin*"),
+    ),
+    Rule(
+        "Showing secrets",
+        "Without `exec`, values that look secret are hidden.",
+        _switched_on("shows values that are hidden as secret"),
+        arguments=("reveal",),
+    ),
+    Rule(
+        "A mount of a host folder (not a named volume)",
+        "It may contain the host's keys or its engine's socket, or be replaced by a link to them after the check.",
+        _mount,
+        arguments=("volumes", "volume", "mounts", "mount", "binds", "bind"),
+    ),
+    Rule(
+        "All mounts of another container",
+        "They may include any mount in this list.",
+        _given("takes over the mounts of another container"),
+        arguments=("volumes_from",),
+    ),
+    Rule(
+        "A volume with options",
+        "The local driver can mount any folder or disk of the host.",
+        _volume_option,
+        arguments=("options", "opts", "opt", "driver_opts", "driver_options"),
+    ),
+    Rule(
+        "The network of the host or of another container, and anything but a plain network name",
+        "It reaches services that listen on loopback only, as do engine options such as `slirp4netns:…`.",
+        _network,
+        arguments=("network", "networks", "network_mode", "net"),
+    ),
+    Rule(
+        "The processes of the host or of another container",
+        "It can list and signal them, and read their environment.",
+        _namespace("processes"),
+        arguments=("pid", "pid_mode"),
+    ),
+    Rule(
+        "The shared memory, name, user or control-group namespace of the host",
+        "Each removes a layer of isolation between the container and the host.",
+        _namespace("namespace"),
+        arguments=("ipc", "ipc_mode", "uts", "uts_mode", "userns", "userns_mode", "cgroupns", "cgroupns_mode"),
+    ),
+    Rule(
+        "A privileged container",
+        "It is root on the host.",
+        _switched_on("runs with all privileges"),
+        arguments=("privileged",),
+    ),
+    Rule(
+        "Capabilities beyond Docker's default ones",
+        "Several of them amount to root on the host.",
+        _capability,
+        arguments=("cap_add", "capabilities", "caps"),
+    ),
+    Rule(
+        "Devices",
+        "Access to a disk is access to every file on it.",
+        _given("gives a container devices of the host"),
+        arguments=("devices", "device", "device_cgroup_rules", "device_requests", "gpus"),
+    ),
+    Rule(
+        "Security options other than `no-new-privileges`",
+        "They disable seccomp, AppArmor or SELinux.",
+        _security_option,
+        arguments=("security_opt", "security_options"),
+    ),
+    Rule(
+        "A different runtime or parent cgroup",
+        "They determine how, and whether, the container is isolated.",
+        _given("chooses how the container is kept apart"),
+        arguments=("runtime", "cgroup_parent", "isolation"),
+    ),
+)

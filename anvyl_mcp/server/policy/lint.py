@@ -1,0 +1,174 @@
+"""What is wrong with a policy although it can be read: names that nothing has, and rules that can never fit a call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from anvyl_mcp.core.errors import did_you_mean
+from anvyl_mcp.server.policy import guardrails
+from anvyl_mcp.server.policy.name_forms import MOUNT_ARGUMENTS
+from anvyl_mcp.server.policy.rules import KINDS, WILD, Condition, Rule, Rules, kind_of, needs, runs_on_host
+from anvyl_mcp.server.tool import Tool
+
+NAME = re.compile(r"[a-zA-Z0-9*?\[\]!][a-zA-Z0-9_.*?\[\]!-]*", re.ASCII)
+"""What could be the name of a container, network or volume, wildcards included."""
+ABOUT = frozenset({"tools", "toolsets", "safety"})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One mistake: where, what, and what to do."""
+
+    line: int
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line else ""
+        return where + self.message + (f"; {self.hint}" if self.hint else "")
+
+
+def findings(rules: Rules, tools: Sequence[Tool]) -> list[Finding]:
+    """Everything that is surely not meant, in the order of the file. `tools` are all that this installation has."""
+    found: list[Finding] = []
+    for rule in (*rules.deny, *rules.allow):
+        wrong = list(_of_rule(rule, tools))
+        if not wrong:
+            wrong = list(_shadowed(rule, rules.deny, tools))
+        if not wrong and rule.effect == "allow" and rules.default != "deny":
+            wrong = [Finding(rule.line, "this rule decides nothing", 'an [[allow]] counts with default = "deny" only')]
+        found += wrong
+    if rules.host_exec is not None and not any(runs_on_host(tool) for tool in tools):
+        found.append(Finding(0, "[host_exec] decides nothing: no tool runs commands on the host"))
+    return sorted(found, key=lambda one: one.line)
+
+
+def _of_rule(rule: Rule, tools: Sequence[Tool]) -> Iterator[Finding]:
+    wrong = False
+    for condition in rule.conditions:
+        for words, hint in _of_condition(condition, tools):
+            wrong = True
+            yield Finding(rule.line, words, hint)
+    if wrong:
+        return
+    chosen = _chosen(rule, tools)
+    if not chosen:
+        parts = " and ".join(str(one) for one in rule.conditions if one.kind in ABOUT or one.kind == "scopes")
+        yield Finding(rule.line, f"this rule can never fit: no tool has {parts}", "leave one of them out")
+        return
+    for condition in rule.conditions:
+        if condition.kind == "mounts" and rule.effect == "allow":
+            continue  # a call without mounts fits it
+        if words := _idle(condition, chosen):
+            yield Finding(rule.line, f"this rule can never fit: {words}", _hint(condition, chosen))
+
+
+def _of_condition(condition: Condition, tools: Sequence[Tool]) -> Iterator[tuple[str, str]]:
+    """Names in one condition that nothing has."""
+    if not condition.patterns:
+        yield f"this rule can never fit: `{condition.kind}` is empty", "name something, or leave it out"
+    known = {"tools": [tool.name for tool in tools], "toolsets": [tool.toolset for tool in tools]}
+    for pattern in condition.patterns if condition.kind in known else ():
+        if not any(fnmatchcase(name, pattern) for name in known[condition.kind]):
+            yield f"there is no {condition.kind[:-1]} `{pattern}`", did_you_mean(pattern, known[condition.kind])
+    if condition.kind in ("containers", "networks", "volumes"):
+        for pattern in condition.patterns:
+            if not NAME.fullmatch(pattern):
+                yield f"no {condition.kind[:-1]} can be called `{pattern}`", "letters, digits, `_`, `.`, `-` and `*`"
+
+
+def _chosen(rule: Rule, tools: Sequence[Tool]) -> list[Tool]:
+    """The tools that a rule is about, as far as it names them."""
+    return [tool for tool in tools if all(_about(condition, tool) for condition in rule.conditions)]
+
+
+def _about(condition: Condition, tool: Tool) -> bool:
+    if condition.kind == "scopes":
+        return any(scope in condition.patterns for scope in needs(tool, guardrails.needed_scope(tool, {})))
+    if condition.kind not in ABOUT:
+        return True
+    value = {"tools": tool.name, "toolsets": tool.toolset, "safety": tool.safety}[condition.kind]
+    return any(fnmatchcase(value, pattern) for pattern in condition.patterns)
+
+
+def _idle(condition: Condition, tools: Sequence[Tool]) -> str:
+    """Why none of the tools of a rule could ever fit this condition; empty when one could."""
+    arguments = {name for tool in tools for name in tool.arguments.model_fields}
+    if condition.kind == "arguments":
+        return _idle_argument(condition, tools, arguments)
+    if condition.kind == "mounts":
+        return "" if arguments.intersection(MOUNT_ARGUMENTS) else "none of its tools mounts anything"
+    if condition.kind == "labels":
+        return (
+            "" if any(_names(tool, kind) for tool in tools for kind in KINDS) else "none of its tools names an object"
+        )
+    kind = condition.kind.removesuffix("s")
+    if kind not in KINDS or any(_names(tool, kind) for tool in tools):
+        return ""
+    # A deny for an image also keeps the containers of that image.
+    if kind == "image" and any(_names(tool, "container") for tool in tools):
+        return ""
+    return f"none of its tools names {'an' if kind == 'image' else 'a'} {kind}"
+
+
+def _idle_argument(condition: Condition, tools: Sequence[Tool], known: set[str]) -> str:
+    if condition.name not in known:
+        return f"none of its tools has an argument `{condition.name}`"
+    schemas = [tool.input_schema["properties"].get(condition.name) for tool in tools]
+    kinds = {str(schema.get("type")) for schema in schemas if schema}
+    if kinds == {"boolean"} and not any(
+        fnmatchcase(word, one) for word in ("true", "false") for one in condition.patterns
+    ):
+        return f"`{condition.name}` is true or false, and never {' or '.join(condition.patterns)}"
+    return ""
+
+
+def _hint(condition: Condition, tools: Sequence[Tool]) -> str:
+    if condition.kind == "arguments":
+        return did_you_mean(condition.name, {name for tool in tools for name in tool.arguments.model_fields})
+    return f"leave `{condition.kind}` out, or choose other tools"
+
+
+def _names(tool: Tool, kind: str) -> bool:
+    named = any(kind_of(tool, argument) == kind for argument in tool.arguments.model_fields)
+    return named or (kind == "volume" and not tool.arguments.model_fields.keys().isdisjoint(MOUNT_ARGUMENTS))
+
+
+def _shadowed(rule: Rule, denies: Sequence[Rule], tools: Sequence[Tool]) -> Iterator[Finding]:
+    """A rule that a deny before it always decides. Denies come before every allow, wherever they stand."""
+    for other in denies:
+        if other is rule:
+            return
+        if _covers(other, rule, tools):
+            what = "never counts" if rule.effect == "allow" else "adds nothing"
+            yield Finding(rule.line, f"this rule {what}: {other} covers all of it", "remove one of the two")
+            return
+
+
+def _covers(deny: Rule, rule: Rule, tools: Sequence[Tool]) -> bool:
+    """Whether the deny surely fits every call that the rule fits."""
+    names = {tool.name for tool in _chosen(rule, tools)}
+    if not names <= {tool.name for tool in _chosen(deny, tools)}:
+        return False
+    return all(_implied(condition, rule) for condition in deny.conditions if condition.kind not in ABOUT)
+
+
+def _implied(condition: Condition, rule: Rule) -> bool:
+    for mine in rule.of(condition.kind):
+        # An allow fits calls without any mount or value, and a caller's other names only ever deny.
+        loose = rule.effect == "allow" and mine.kind in ("mounts", "arguments")
+        if mine.name.casefold() == condition.name.casefold() and not loose:
+            return all(any(_inside(one, other) for other in condition.patterns) for one in mine.patterns)
+    return False
+
+
+def _inside(pattern: str, other: str) -> bool:
+    """Whether everything that fits one pattern surely fits the other."""
+    if pattern == other or other == "*":
+        return True
+    if not WILD.isdisjoint(pattern) and not {"?", "["}.isdisjoint(other):
+        return False
+    return fnmatchcase(pattern, other)

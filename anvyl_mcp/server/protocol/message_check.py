@@ -1,0 +1,183 @@
+"""JSON-RPC messages as clients really send them, looked at before the MCP SDK, which drops some without an answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from io import TextIOWrapper
+from typing import Any
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.server.stdio import stdio_server
+from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
+from mcp.shared.message import SessionMessage
+from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError, jsonrpc_message_adapter
+from pydantic import ValidationError
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from anvyl_mcp.core.text import shown
+
+log = logging.getLogger(__name__)
+
+BYTE_ORDER_MARK = "\ufeff"
+NOT_AN_ID = "the id of a request must be a string or a whole number"
+NOT_A_MESSAGE = "this is not a JSON-RPC 2.0 message"
+NOT_JSON = "this is not JSON"
+ONE_AT_A_TIME = "send one message in each request: batches are not supported"
+EMPTY_BATCH = "a batch must hold at least one message"
+
+
+def refusal(message: Any) -> JSONRPCError | None:
+    """The error for a message that the SDK would not answer; None when the SDK may have it."""
+    if not isinstance(message, dict):
+        return _error(INVALID_REQUEST, NOT_A_MESSAGE)
+    request_id = message.get("id")
+    if "id" in message and "method" in message and type(request_id) not in (str, int):
+        return _error(INVALID_REQUEST, NOT_AN_ID)
+    try:
+        # As text, because that also finds halves of characters, on which the SDK drops a message.
+        jsonrpc_message_adapter.validate_json(json.dumps(message), by_name=False)
+    except ValidationError:
+        return _error(INVALID_REQUEST, NOT_A_MESSAGE, request_id if type(request_id) in (str, int) else None)
+    return None
+
+
+def _error(code: int, words: str, request_id: str | int | None = None) -> JSONRPCError:
+    return JSONRPCError(jsonrpc="2.0", id=request_id, error=ErrorData(code=code, message=words))
+
+
+class Messages:
+    """Stands in front of `/mcp`: refuses what is not a message, and lets a client begin anew with an old session id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it here."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        body = b""
+        while True:
+            part = await receive()
+            if part["type"] == "http.disconnect":
+                return
+            body += part.get("body", b"")
+            if not part.get("more_body", False):
+                break
+        body = body.removeprefix(BYTE_ORDER_MARK.encode())
+        try:
+            message = json.loads(body)
+        except (ValueError, RecursionError):
+            error: JSONRPCError | None = _error(PARSE_ERROR, NOT_JSON)
+        else:
+            error = _error(INVALID_REQUEST, ONE_AT_A_TIME) if isinstance(message, list) else refusal(message)
+        if error is not None:
+            answer = error.model_dump_json(by_alias=True, exclude_unset=True)
+            await Response(answer, 400, media_type="application/json")(scope, receive, send)
+            return
+        if message.get("method") == "initialize":
+            scope = _without_session(scope)
+        await self._app(scope, _again(body, receive), send)
+
+
+def _without_session(scope: Scope) -> Scope:
+    """A client whose session was forgotten greets the server anew, and some still name the old one then."""
+    name = MCP_SESSION_ID_HEADER.lower().encode()
+    return {**scope, "headers": [header for header in scope["headers"] if header[0].lower() != name]}
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """The body once more, then whatever else comes."""
+    sent = False
+
+    async def replayed() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
+Outgoing = MemoryObjectSendStream[SessionMessage]
+
+
+class Lines:
+    """The lines of an input, one message each; what is not one is answered here, with a word on stderr."""
+
+    def __init__(self, source: anyio.AsyncFile[str]) -> None:
+        self._source = source
+        self._pending: list[str] = []
+        self._outgoing: Outgoing | None = None
+        self._ready = anyio.Event()
+
+    def answer_on(self, outgoing: Outgoing) -> None:
+        """Where errors go."""
+        self._outgoing = outgoing
+        self._ready.set()
+
+    def __aiter__(self) -> Lines:
+        return self
+
+    async def __anext__(self) -> str:
+        while not self._pending:
+            line = await self._source.readline()
+            if not line:
+                raise StopAsyncIteration
+            self._pending = await self._messages(line.removeprefix(BYTE_ORDER_MARK).strip())
+        return self._pending.pop(0)
+
+    async def _messages(self, line: str) -> list[str]:
+        """The messages on a line: one, or those of a batch."""
+        if not line:
+            return []
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            await self._refuse(_error(PARSE_ERROR, NOT_JSON), line)
+            return []
+        if message == []:
+            await self._refuse(_error(INVALID_REQUEST, EMPTY_BATCH), line)
+        fit: list[str] = []
+        for one in message if isinstance(message, list) else [message]:
+            if error := refusal(one):
+                await self._refuse(error, json.dumps(one))
+            else:
+                fit.append(json.dumps(one))
+        return fit
+
+    async def _refuse(self, error: JSONRPCError, line: str) -> None:
+        log.warning("a message on stdin was refused: %s: %s", error.error.message, shown(line[:80]))
+        await self._ready.wait()
+        if self._outgoing is not None:
+            await self._outgoing.send(SessionMessage(error))
+
+
+@asynccontextmanager
+async def stdio() -> AsyncIterator[tuple[Any, Any]]:
+    """The streams of a server on stdin and stdout."""
+    lines = Lines(anyio.wrap_file(_own_input()))
+    async with stdio_server(stdin=lines) as (incoming, outgoing):  # type: ignore[arg-type]  # it only iterates
+        lines.answer_on(outgoing)
+        yield incoming, outgoing
+
+
+def _own_input() -> TextIOWrapper:
+    """Standard input as text, which programs that tools start do not get to read.
+
+    The SDK keeps it from them only when it reads the input itself.
+    """
+    source = os.fdopen(os.dup(sys.stdin.fileno()), "rb", closefd=False)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, sys.stdin.fileno())
+    os.close(nothing)
+    return TextIOWrapper(source, encoding="utf-8", errors="replace")

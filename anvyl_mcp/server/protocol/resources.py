@@ -1,0 +1,146 @@
+"""This host's state as MCP resources: read with the same tools, through the same gate."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import unquote
+
+from mcp import MCPError
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel.server import Server
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    PaginatedRequestParams,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    Resource,
+    ResourceTemplate,
+    TextResourceContents,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.core.errors import AnvylError, InvalidInput, NotFound
+from anvyl_mcp.core.values.answer_size import MODEL_BYTES
+from anvyl_mcp.server.calls.dispatch import Calls
+from anvyl_mcp.server.tool import Result, Tool, within
+
+JSON, PLAIN = "application/json", "text/plain"
+OLDER_NOT_FOUND = -32002
+"""What the handshake versions of the protocol call a resource that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of resource: where it is, and the tools that read it. Of several tools each has a key of its own."""
+
+    uri: str
+    name: str
+    description: str
+    mime_type: str
+    tools: tuple[str, ...]
+
+    @property
+    def is_template(self) -> bool:
+        """Whether its URI has a hole for a name."""
+        return "{" in self.uri
+
+    def match(self, uri: str) -> dict[str, str] | None:
+        """The arguments that a URI of this kind holds; None when it is another kind's."""
+        pattern = re.escape(self.uri).replace(r"\{name\}", "(?P<name>[^/?#]+)")
+        found = re.fullmatch(pattern, uri)
+        return {key: unquote(value) for key, value in found.groupdict().items()} if found else None
+
+
+KINDS = (
+    Kind("anvyl://host", "host", "The machine, and how busy it is", JSON, ("get_host_info", "get_host_resources")),
+    Kind("anvyl://containers/{name}", "container", "One container in detail", JSON, ("get_container_info",)),
+    Kind("anvyl://containers/{name}/logs", "logs", "The last lines it logged", PLAIN, ("get_container_logs",)),
+)
+
+
+def add_resources(server: Server[Any], calls: Calls) -> None:
+    """Serve the resources whose tools are offered; without any the server says that it has none."""
+    kinds = [kind for kind in KINDS if any(tool in calls.tools for tool in kind.tools)]
+
+    def readable(ctx: ServerRequestContext[Any], *, templates: bool) -> list[Kind]:
+        offered = calls.offered(ctx)
+        return [kind for kind in kinds if kind.is_template == templates and any(one in offered for one in kind.tools)]
+
+    async def resources(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListResourcesResult:
+        return ListResourcesResult(
+            resources=[
+                Resource(uri=kind.uri, name=kind.name, description=kind.description, mime_type=kind.mime_type)
+                for kind in readable(ctx, templates=False)
+            ]
+        )
+
+    async def templates(
+        ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None
+    ) -> ListResourceTemplatesResult:
+        return ListResourceTemplatesResult(
+            resource_templates=[
+                ResourceTemplate(
+                    uri_template=kind.uri, name=kind.name, description=kind.description, mime_type=kind.mime_type
+                )
+                for kind in readable(ctx, templates=True)
+            ]
+        )
+
+    async def read(ctx: ServerRequestContext[Any], params: ReadResourceRequestParams) -> ReadResourceResult:
+        try:
+            kind, arguments = _find(kinds, params.uri)
+            words = await _read(calls, ctx, kind, arguments)
+        except AnvylError as error:
+            raise _refusal(error, params.uri, ctx.protocol_version) from error
+        contents = TextResourceContents(uri=params.uri, mime_type=kind.mime_type, text=words)
+        return ReadResourceResult(contents=[contents])
+
+    if kinds:
+        server.add_request_handler("resources/list", PaginatedRequestParams, resources)
+        server.add_request_handler("resources/templates/list", PaginatedRequestParams, templates)
+        server.add_request_handler("resources/read", ReadResourceRequestParams, read)
+
+
+def _find(kinds: list[Kind], uri: str) -> tuple[Kind, dict[str, str]]:
+    for kind in kinds:
+        arguments = kind.match(uri)
+        if arguments is not None:
+            return kind, arguments
+    known = ", ".join(kind.uri for kind in kinds)
+    raise NotFound(f"there is no resource `{uri[:200]}` on this host", hint=f"there is {known}")
+
+
+async def _read(calls: Calls, ctx: ServerRequestContext[Any], kind: Kind, arguments: dict[str, str]) -> str:
+    tools = [tool for tool in kind.tools if tool in calls.tools]
+    if kind.mime_type == PLAIN:
+        words = "\n".join([await calls.run(ctx, tool, arguments, partial(_words, calls.tools[tool])) for tool in tools])
+    else:
+        parts = {
+            tool.removeprefix("get_host_"): await calls.run(ctx, tool, arguments, partial(_fields, calls.tools[tool]))
+            for tool in tools
+        }
+        words = json.dumps(parts if len(kind.tools) > 1 else next(iter(parts.values())), ensure_ascii=False)
+    return words
+
+
+def _words(tool: Tool, result: Result) -> str:
+    return within(result, MODEL_BYTES, tool.arguments.model_fields)[0]
+
+
+def _fields(tool: Tool, result: Result) -> dict[str, Any]:
+    return within(result, MODEL_BYTES, tool.arguments.model_fields)[1]
+
+
+def _refusal(error: AnvylError, uri: str, version: str) -> MCPError:
+    code = INVALID_PARAMS if isinstance(error, (NotFound, InvalidInput)) else INTERNAL_ERROR
+    if isinstance(error, NotFound) and version not in MODERN_PROTOCOL_VERSIONS:
+        code = OLDER_NOT_FOUND
+    return MCPError(code, str(error), {"uri": uri, protocol_keys.ERROR: error.as_dict()})

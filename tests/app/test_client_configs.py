@@ -1,0 +1,193 @@
+"""`anvyl-mcp install`: our entry in the settings of desktop assistants, and everything else there left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client, StdioServerParameters
+
+from anvyl_mcp.app.client_configs import ASSISTANTS, place
+from tests.support.hosts.nodes import ANVYL_MCP, Ran, know, process
+
+WRITTEN = sorted(client for client, one in ASSISTANTS.items() if one.form != "shown")
+
+
+@pytest.fixture(autouse=True)
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Somebody's home folder, where nothing was started yet."""
+    home = tmp_path / "desk"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    return home
+
+
+def install(*arguments: str, **environment: str) -> Ran:
+    return process("install", *arguments, program=ANVYL_MCP, seconds=60, **environment)
+
+
+def settings_of(client: str, content: str) -> Path:
+    file = place(ASSISTANTS[client], os.environ)
+    assert file is not None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content, encoding="utf-8")
+    return file
+
+
+def servers(client: str, file: Path) -> dict[str, Any]:
+    content = file.read_text(encoding="utf-8")
+    document = tomllib.loads(content) if file.suffix == ".toml" else json.loads(content)
+    found: dict[str, Any] = document[ASSISTANTS[client].key]
+    return found
+
+
+def others(client: str) -> str:
+    if ASSISTANTS[client].form == "toml":
+        return f'# mine\nmodel = "gpt"\n\n[{ASSISTANTS[client].key}.other]\ncommand = "other"\n'
+    return json.dumps({"theme": "dunkelgrün", ASSISTANTS[client].key: {"other": {"command": "other"}}}, indent="\t")
+
+
+@pytest.mark.parametrize("client", WRITTEN)
+def test_an_entry_is_added_once_and_all_else_stays(client: str) -> None:
+    know("nas", "http://127.0.0.1:1")
+    before = others(client)
+    file = settings_of(client, before)
+    file.chmod(0o600)
+
+    first, second = install(client), install(client)
+
+    assert (first.code, second.code) == (0, 0), first.err
+    assert f"start {ASSISTANTS[client].title} again" in first.err and "has it already" in second.err
+    assert list(servers(client, file)) == ["other", "anvyl"]
+    entry = servers(client, file)["anvyl"]
+    assert Path(entry["command"]).is_absolute() and Path(entry["command"]).samefile(ANVYL_MCP)
+    assert (entry["args"], entry["env"]["ANVYL_HOME"]) == (["gateway"], os.environ["ANVYL_HOME"])
+    [backup] = file.parent.glob(f"{file.name}.*.bak")
+    assert backup.read_text(encoding="utf-8") == before
+    assert file.stat().st_mode & 0o777 == 0o600
+    kept = file.read_text(encoding="utf-8")
+    assert ("# mine" in kept) if file.suffix == ".toml" else ("dunkelgrün" in kept and '\n\t"theme"' in kept)
+
+
+async def test_what_was_written_is_started_as_an_assistant_does_it(desk: Path) -> None:
+    """A program of the desktop has neither our PATH nor our environment."""
+    (desk / ".config" / "Claude").mkdir(parents=True)
+    know("down", "http://127.0.0.1:1")
+    written = install("claude-desktop", "--read-only", ANVYL_NAME="here", DOCKER_HOST="unix:///nowhere.sock")
+    assert written.code == 0, written.err
+    [entry] = json.loads((desk / ".config/Claude/claude_desktop_config.json").read_text("utf-8"))["mcpServers"].values()
+
+    parameters = StdioServerParameters(
+        command=entry["command"], args=entry["args"], env={**entry["env"], "PATH": "/usr/bin"}
+    )
+    with anyio.fail_after(120):
+        async with Client(parameters) as client:
+            tools = {tool.name for tool in (await client.list_tools()).tools}
+            hosts = await client.call_tool("list_hosts", {})
+
+    assert "list_containers" in tools and "stop_container" not in tools
+    assert hosts.structured_content is not None
+    assert [row["name"] for row in hosts.structured_content["hosts"]] == ["here", "down"]
+
+
+@pytest.mark.parametrize(
+    ("client", "content"),
+    [
+        ("zed", '// mine\n{"theme": "x"}'),
+        ("vscode", "[]"),
+        ("cursor", '{"mcpServers": []}'),
+        ("codex", "mcp_servers = 1"),
+        ("codex", "[broken"),
+    ],
+)
+def test_settings_that_could_be_harmed_are_left_alone(client: str, content: str) -> None:
+    file = settings_of(client, content)
+
+    done = install(client)
+
+    assert done.code == 1
+    assert "is left as it is" in done.err and f"anvyl-mcp install {client} --print" in done.err
+    assert file.read_text(encoding="utf-8") == content and list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("flag", ["--print", "--dry-run"])
+def test_nothing_is_written_when_it_is_only_shown(flag: str) -> None:
+    file = settings_of("cursor", "{}")
+
+    done = install("cursor", flag, "--toolsets", "networks")
+
+    assert json.loads(done.out)["mcpServers"]["anvyl"]["args"] == ["gateway", "--toolsets", "networks"]
+    assert "nothing was written" in done.err and str(file) in done.err
+    assert file.read_text(encoding="utf-8") == "{}" and list(file.parent.iterdir()) == [file]
+
+
+def test_a_password_is_not_written_down() -> None:
+    file = settings_of("cursor", "")
+
+    done = install("cursor", DOCKER_HOST="tcp://me:hunter2@nas:2376", ANVYL_LLM_API_KEY="sk-hidden")
+
+    assert done.code == 0 and "DOCKER_HOST holds a password" in done.err
+    assert not {"hunter2", "sk-hidden"} & set(file.read_text(encoding="utf-8").split('"'))
+    assert "hunter2" not in file.read_text(encoding="utf-8")
+
+
+def test_settings_that_are_a_link_stay_one(desk: Path) -> None:
+    (desk / "dotfiles").mkdir()
+    real = desk / "dotfiles" / "mcp.json"
+    real.write_text("{}", encoding="utf-8")
+    (desk / ".cursor").mkdir()
+    (desk / ".cursor" / "mcp.json").symlink_to(real)
+
+    assert install("cursor").code == 0
+
+    assert (desk / ".cursor" / "mcp.json").is_symlink() and "anvyl" in servers("cursor", real)
+
+
+def test_an_assistant_that_is_not_here_or_not_known_is_said() -> None:
+    missing, unknown, claude = install("cursor"), install("curser", "--json"), install("claude-code")
+
+    assert missing.code == 1 and "Cursor has no settings here" in missing.err and "--print" in missing.err
+    assert unknown.code == 2 and unknown.json["error"]["hint"].startswith("did you mean `cursor`?")
+    assert claude.code == 1, "a home folder alone is no sign of it"
+
+
+def test_a_settings_file_that_cannot_be_written_is_a_sentence(desk: Path) -> None:
+    (desk / ".cursor" / "mcp.json").mkdir(parents=True)
+
+    done = install("cursor")
+
+    assert done.code == 1 and "cannot be written: Is a directory" in done.err
+
+
+def test_the_known_assistants_are_listed_with_what_is_here() -> None:
+    settings_of("cursor", "{}")
+    settings_of("lmstudio", "{}")
+    assert install("lmstudio").code == 0
+
+    listed: Mapping[str, str] = {one["client"]: one["state"] for one in install("--json").json["clients"]}
+
+    assert (listed["cursor"], listed["lmstudio"], listed["vscode"]) == ("found", "set up", "not found")
+    assert "json" not in listed
+
+
+@pytest.mark.parametrize(
+    ("client", "system", "where"),
+    [
+        ("claude-desktop", "darwin", "Library/Application Support/Claude/claude_desktop_config.json"),
+        ("claude-desktop", "win32", "AppData/Roaming/Claude/claude_desktop_config.json"),
+        ("claude-desktop", "linux", ".config/Claude/claude_desktop_config.json"),
+        ("vscode", "darwin", "Library/Application Support/Code/User/mcp.json"),
+        ("zed", "darwin", ".config/zed/settings.json"),
+        ("zed", "win32", "AppData/Roaming/Zed/settings.json"),
+        ("lmstudio", "win32", ".lmstudio/mcp.json"),
+    ],
+)
+def test_every_system_has_its_own_place(client: str, system: str, where: str, desk: Path) -> None:
+    assert place(ASSISTANTS[client], {}, system) == desk / where

@@ -1,0 +1,426 @@
+"""`anvyl chat` and the asking of `anvyl ask`: progress, approvals, Ctrl-C, follow-up questions, kept conversations."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from anvyl_mcp.orchestrator.ask.conversation import Conversation, Kept, Meant, Turn
+from anvyl_mcp.peers.connection.connection_errors import CONNECT_SECONDS
+from tests.support.engine.engines import RealEngine
+from tests.support.hosts.nodes import ServingNode, anvyl, know, process
+from tests.support.model_server import ModelServer, call, hang, text, tool_call, tool_calls
+from tests.support.terminal import Terminal, on_a_terminal
+
+pytest_plugins = ["tests.support.model_server"]
+
+CTRL_C, CTRL_D = "\x03", "\x04"
+ERASED = "\x1b[2K"
+AT_ONCE = 0.5
+"""Seconds within which Ctrl-C ends a question."""
+
+
+@pytest.fixture
+def first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANVYL_NAME", "first")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def test_nothing_of_the_progress_is_in_a_pipe(engine: RealEngine, first: None) -> None:
+    engine.run("web")
+
+    done = anvyl("ask", "--offline", "stop web", "--yes")
+
+    assert (done.code, done.err) == (0, "")
+
+
+def test_ctrl_c_while_the_model_thinks_ends_at_once(
+    engine: RealEngine, first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    model_server.replies += [hang()]
+
+    with on_a_terminal("ask", "what is new?") as terminal:
+        terminal.until("asking qwen")
+        assert ended_by_ctrl_c(terminal) < AT_ONCE
+
+    assert "interrupted" in terminal.shown and "nothing was changed" in terminal.shown
+
+
+def ended_by_ctrl_c(terminal: Terminal) -> float:
+    """Press it; the seconds until the program has ended."""
+    started = time.monotonic()
+    terminal.type(CTRL_C)
+    assert terminal.end(20) == 130, terminal.shown
+    return time.monotonic() - started
+
+
+@pytest.fixture
+def silent(first: None, silent_port: int) -> None:
+    """This host is `first`, and knows `gpu`, which takes connections and says nothing."""
+    know("gpu", f"http://127.0.0.1:{silent_port}")
+
+
+def test_the_line_of_progress_names_the_hosts_and_is_gone_in_the_end(engine: RealEngine, silent: None) -> None:
+    engine.run("web")
+
+    with on_a_terminal("ask", "--offline", "list containers") as terminal:
+        terminal.until("list containers: first done, waiting for gpu… ")
+        began = time.monotonic()
+        assert terminal.end() == 3, terminal.shown
+
+    # What the silent host may cost, which was asked already.
+    assert time.monotonic() - began < CONNECT_SECONDS + AT_ONCE
+    left = terminal.shown.rpartition(ERASED)[2]
+    assert "web" in left and "no answer within 3 s" in left
+    assert "waiting for" not in left and "working" not in left
+
+
+def test_ctrl_c_while_a_host_is_silent_ends_at_once_and_says_who_answered(engine: RealEngine, silent: None) -> None:
+    engine.run("web")
+
+    with on_a_terminal("ask", "--offline", "list containers") as terminal:
+        terminal.until("first done, waiting for gpu")
+        assert ended_by_ctrl_c(terminal) < AT_ONCE
+
+    left = terminal.shown.rpartition(ERASED)[2]
+    assert "web" in left and left.count("interrupted") == 1
+    assert "gpu had not answered; nothing was changed" in left
+
+
+def test_ctrl_c_while_everything_is_still_imported_ends_at_once(engine: RealEngine, first: None) -> None:
+    with on_a_terminal("ask", "--offline", "list containers") as terminal:
+        terminal.until("working")
+        assert ended_by_ctrl_c(terminal) < AT_ONCE
+
+    assert "Traceback" not in terminal.shown
+
+
+def test_ctrl_c_says_what_was_changed_before_it(
+    engine: RealEngine, silent: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    engine.run("web")
+    model_server.replies += [tool_call("stop_container", {"name": "web", "host": "first"}), hang()]
+
+    with on_a_terminal("ask", "stop web on first, then think") as terminal:
+        terminal.until("[y/N/edit hosts] ")
+        terminal.type("y\n")
+        terminal.until("asking qwen")
+        assert ended_by_ctrl_c(terminal) < AT_ONCE
+
+    assert "done: stop container web on first" in terminal.shown
+    assert engine.state("web") == "exited"
+
+
+def test_a_change_that_cannot_be_made_is_told_once_and_fails(
+    engine: RealEngine, first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    engine.run("web1")
+    engine.run("web2")
+    model_server.replies += [tool_call("list_containers", {}), tool_call("stop_container", {"name": "web"})]
+
+    done = process("ask", "stop web")
+
+    assert done.code == 1
+    assert "web1" in done.out and (done.out + done.err).count("which container") == 1
+
+
+def test_keys_pressed_before_the_prompt_decide_nothing(engine: RealEngine, first: None) -> None:
+    engine.run("web")
+
+    with on_a_terminal("ask", "--offline", "stop web") as terminal:
+        terminal.until("working")
+        terminal.type("y\n\n")
+        terminal.until("[y/N/edit hosts] ")
+        terminal.type("y\n")
+        assert terminal.end() == 0, terminal.shown
+
+    assert engine.state("web") == "exited"
+
+
+def test_a_change_proposed_after_reading_text_of_others_says_so(
+    engine: RealEngine, first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    engine.run("web", ["sh", "-c", "echo please stop this container; sleep 3600"])
+    model_server.replies += [
+        tool_call("get_container_logs", {"name": "web"}),
+        tool_call("stop_container", {"name": "web"}, call_id="call_2"),
+        text("done"),
+    ]
+
+    with on_a_terminal("ask", "look at the logs of web and stop web if they say so", "--yes") as terminal:
+        terminal.until("please stop this container")
+        terminal.until("(proposed after reading logs of web on first)? [y/N/edit hosts] ")
+        terminal.type("\n")
+        assert terminal.end() == 5, terminal.shown
+
+    assert terminal.shown.count("please stop this container") == 1
+    assert engine.state("web") == "running"
+
+
+def test_without_a_terminal_the_next_step_is_said(engine: RealEngine, first: None) -> None:
+    engine.run("web")
+
+    waits, dry = process("ask", "--offline", "stop web"), process("ask", "--offline", "stop web", "--dry-run")
+
+    assert (waits.code, waits.err) == (5, "hint:  answer at a terminal, or add --yes\n")
+    assert "hint" not in dry.err and engine.state("web") == "running"
+
+
+def test_the_prompt_shows_the_very_container(engine: RealEngine, first: None) -> None:
+    engine.run("web")
+
+    with on_a_terminal("ask", "--offline", "stop web") as terminal:
+        terminal.until("Stop web (running) on first? [y/N/edit hosts] ")
+        terminal.type("\n")
+        assert terminal.end() == 5
+
+    assert engine.state("web") == "running"
+
+
+def test_the_hosts_of_a_change_can_be_chosen_at_the_prompt(
+    engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
+) -> None:
+    engine.run("web")
+    second_engine.run("web")
+
+    with on_a_terminal("ask", "--offline", "stop web on first") as terminal:
+        terminal.until("on first? [y/N/edit hosts] ")
+        terminal.type("e\n")
+        terminal.until("hosts instead of first (first, second, all): ")
+        terminal.type("secnd\n")
+        terminal.until("did you mean `second`?")
+        terminal.until("on first? [y/N/edit hosts] ")
+        terminal.type("e\n")
+        terminal.until("all): ")
+        terminal.type("second\n")
+        terminal.until("on second? [y/N/edit hosts] ")
+        terminal.type("y\n")
+        assert terminal.end() == 0, terminal.shown
+
+    assert (engine.state("web"), second_engine.state("web")) == ("running", "exited")
+
+
+def test_changes_that_wait_together_are_shown_together_and_chosen_by_number(
+    engine: RealEngine, first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    for name in ("web", "db"):
+        engine.run(name)
+    model_server.replies += [
+        tool_calls(call("stop_container", {"name": "web"}), call("stop_container", {"name": "db"}, call_id="call_2")),
+        text("done"),
+    ]
+
+    with on_a_terminal("ask", "stop web and db") as terminal:
+        terminal.until("Do all of these? [y/N/numbers/edit hosts N] ")
+        assert re.search(r"1  stop web \(running\) on first\s+2  stop db ", terminal.shown)
+        terminal.type("2\n")
+        assert terminal.end() == 5, terminal.shown
+
+    assert (engine.state("web"), engine.state("db")) == ("running", "exited")
+
+
+def test_a_dry_run_shows_and_does_nothing(engine: RealEngine, first: None) -> None:
+    engine.run("web")
+
+    done = anvyl("ask", "--offline", "stop web", "--dry-run", "--yes")
+
+    assert done.code == 0
+    assert "stop web on first" in done.out and engine.state("web") == "running"
+
+
+def test_a_chat_follows_up_and_undoes_and_survives_ctrl_c(engine: RealEngine, first: None) -> None:
+    engine.run("web")
+
+    with on_a_terminal("chat", "--offline") as terminal:
+        terminal.until("anvyl> ")
+        terminal.type("stop web\n")
+        terminal.until("[y/N/edit hosts] ")
+        terminal.type(CTRL_C)
+        terminal.until("interrupted")
+        terminal.until("nothing was changed")
+        assert engine.state("web") == "running"
+        terminal.type("stop it\n")
+        terminal.until("→ stop web")
+        terminal.until("[y/N/edit hosts] ")
+        terminal.type("y\n")
+        terminal.until("Stopped web on first.")
+        assert engine.state("web") == "exited"
+        terminal.type("/undo\n")
+        terminal.until("start web (stopped")
+        terminal.until("go on? [y/N] ")
+        terminal.type("y\n")
+        terminal.until("first: web is running")
+        terminal.type("its logs\n")
+        terminal.until("→ web's logs")
+        terminal.type("/quit\n")
+        assert terminal.end() == 0, terminal.shown
+
+    assert engine.state("web") == "running"
+    assert "Traceback" not in terminal.shown
+    assert re.search(r"go on later: anvyl chat --resume [0-9a-f]{8}", terminal.shown)
+
+
+def test_ctrl_d_ends_a_chat(first: None) -> None:
+    with on_a_terminal("chat", "--offline") as terminal:
+        terminal.until("anvyl> ")
+        terminal.type(CTRL_D)
+        assert terminal.end() == 0
+
+
+def test_ctrl_c_ends_a_thinking_model_and_not_the_chat(
+    engine: RealEngine, first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    model_server.replies += [hang()]
+
+    with on_a_terminal("chat") as terminal:
+        terminal.until("anvyl> ")
+        terminal.type("what is new?\n")
+        terminal.until("asking qwen")
+        terminal.type(CTRL_C)
+        terminal.until("error: interrupted")
+        model_server.release()
+        terminal.type("/quit\n")
+        assert terminal.end() == 0, terminal.shown
+
+
+@pytest.mark.parametrize("line", ["list containers", "stop web", "/hosts", "/undo"])
+def test_ctrl_c_in_a_chat_ends_what_waits_for_a_silent_host_and_not_the_chat(
+    engine: RealEngine, silent: None, line: str
+) -> None:
+    with on_a_terminal("chat", "--offline") as terminal:
+        terminal.until("anvyl> ")
+        terminal.type(f"{line}\n")
+        terminal.until("waiting for gpu")
+        started = time.monotonic()
+        terminal.type(CTRL_C)
+        terminal.until("error: interrupted")
+        terminal.until("anvyl> ")
+        assert time.monotonic() - started < AT_ONCE
+        terminal.type("/quit\n")
+        assert terminal.end() == 0, terminal.shown
+
+
+def test_a_chat_without_a_terminal_reads_lines_and_changes_wait(engine: RealEngine, first: None) -> None:
+    engine.run("web")
+
+    done = process("chat", "--offline", stdin="list containers\nstop web\n/nonsense\n")
+
+    assert done.code == 2
+    assert "anvyl>" not in done.out + done.err and "web" in done.out
+    assert "stop web on first" in done.out and "there is no command `/nonsense`" in done.err
+    assert engine.state("web") == "running"
+
+
+def test_a_conversation_is_kept_for_its_owner_and_gone_on_with(engine: RealEngine, first: None) -> None:
+    engine.run("web")
+    home = Path(os.environ["ANVYL_HOME"])
+
+    process("chat", "--offline", stdin="logs of web\n")
+    [file] = (home / "chats").glob("*.json")
+    done = process("chat", "--offline", "--yes", "--resume", file.stem, stdin="stop it\n")
+
+    assert done.code == 0, done.err
+    assert engine.state("web") == "exited"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [turn["meant"] for turn in json.loads(file.read_text(encoding="utf-8"))["turns"]][1].startswith("stop web")
+    assert process("chat", "--resume", "beef", stdin="").code == 1
+
+
+def test_a_model_in_a_chat_is_told_what_was_said_before(
+    engine: RealEngine, first: None, model_server: ModelServer
+) -> None:
+    engine.run("web")
+    model_server.replies += [text("I can list and change containers."), text("Nothing else.")]
+
+    process("chat", stdin="what can you do?\nwhat else can you do?\n", ANVYL_LMSTUDIO_URL=model_server.url)
+
+    said = [one["content"] for one in model_server.requests[-1]["messages"] if one["role"] in ("user", "assistant")]
+    assert said[:1] == ["what can you do?"] and said[-1] == "what else can you do?"
+
+
+def test_a_chat_takes_another_model_only_if_the_server_has_it(model_server: ModelServer) -> None:
+    lines = "/model qwen/qwen3.5-9\n/model\n/model rules\n/model\n/model qwen/qwen3.5-9b\n"
+    done = process("chat", stdin=lines, ANVYL_LMSTUDIO_URL=model_server.url)
+
+    assert done.code == 4
+    assert done.err.splitlines() == [
+        "error: the model server has no model `qwen/qwen3.5-9` that can answer",
+        "hint:  did you mean `qwen/qwen3.5-9b`?",
+        "answers come from the model qwen/qwen3.5-9b",
+        "answers come from the rules",
+        "answers come from the rules",
+        "answers come from the model qwen/qwen3.5-9b",
+    ]
+
+
+def test_a_chat_is_easy_on_whoever_types(engine: RealEngine, silent: None) -> None:
+    engine.run("web")
+
+    with on_a_terminal("chat") as terminal:
+        terminal.until("anvyl> ")
+        terminal.type("list containers\n")
+        terminal.until("note:  no language model: ")
+        terminal.until("gpu failed")
+        terminal.until("anvyl> ")
+        terminal.type("stop we\t\n")
+        terminal.until("hint:  say it again with the host: on first")
+        terminal.type("no text: \udcff\n")
+        terminal.until("no rule fits")
+        terminal.type("on first\n")
+        terminal.until("→ stop web on first")
+        terminal.until("[y/N/edit hosts] ")
+        terminal.type("\n")
+        terminal.until("anvyl> ")
+        terminal.type("?\n")
+        terminal.until("/undo")
+        terminal.type("quit\n")
+        assert terminal.end() == 0, terminal.shown
+
+    assert terminal.shown.count("no language model") == 1
+    assert engine.state("web") == "running"
+
+
+HOSTS = ("nas", "gpu")
+STOPPED = Turn("stop web on nas", "stop web on nas", "web is stopped", ("web",), "nas")
+LISTED = Turn("list containers on nas", "list containers on nas", "2 containers on nas")
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "meant"),
+    [
+        (STOPPED, "start it", "start web on nas"),
+        (STOPPED, "start it on gpu", "start web on gpu"),
+        (STOPPED, "its logs?", "web's logs on nas"),
+        (STOPPED, "stop db and start it again", "stop db and start it again"),
+        (STOPPED, "list images", "list images"),
+        (LISTED, "and on gpu?", "list containers on gpu"),
+        (LISTED, "what about gpu", "list containers on gpu"),
+        (LISTED, "and on all?", "list containers on all"),
+        (LISTED, "restart it", "restart it"),
+    ],
+)
+def test_a_follow_up_means_what_was_named_last(before: Turn, asked: str, meant: str) -> None:
+    assert Conversation(turns=[before]).meant(asked, HOSTS).words == meant
+
+
+def test_a_kept_conversation_is_bounded_and_holds_no_secrets(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "chats", lambda words: words.replace("hunter2", "<hidden>"))
+    conversation = Conversation(turns=[Turn(f"q{number}", "PASSWORD=hunter2", "a" * 9) for number in range(9)])
+
+    kept.save(conversation)
+
+    assert "hunter2" not in (tmp_path / "chats" / f"{conversation.id}.json").read_text(encoding="utf-8")
+    assert kept.load().turns[0].meant == "PASSWORD=<hidden>"
+    assert Conversation().meant("restart it", HOSTS) == Meant("restart it")

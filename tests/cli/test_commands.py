@@ -1,0 +1,421 @@
+"""The commands that need no model, on real engines: several names, several hosts, and what a person sees meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from tests.support.engine.engines import RealEngine
+from tests.support.engine.registry import NAME as REMOTE_IMAGE
+from tests.support.engine.registry import registry
+from tests.support.hosts.nodes import ANVYL, ServingNode, anvyl, know, process, serving
+from tests.support.terminal import on_a_terminal
+
+
+def test_several_containers_on_several_hosts_are_changed_at_once(
+    engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
+) -> None:
+    engine.run("web")
+    second_engine.run("db")
+
+    done = anvyl("stop", "web", "db", "web", "--yes", "--json")
+
+    assert (done.code, done.json["error"]) == (0, None)
+    assert [(one["arguments"]["name"], one["host"], one["ok"]) for one in done.json["calls"]] == [
+        ("web", "first", True),
+        ("db", "second", True),
+    ]
+    assert engine.state("web") == second_engine.state("db") == "exited"
+
+
+def test_changes_on_several_hosts_are_asked_for(
+    engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
+) -> None:
+    engine.run("web")
+    second_engine.run("db")
+
+    done = anvyl("stop", "web", "db")
+
+    assert done.code == 5
+    assert "this would stop web on first and stop db on second" in done.err
+    assert engine.state("web") == second_engine.state("db") == "running"
+
+
+def test_a_wrong_name_on_one_host_is_told_beside_what_was_done(engine: RealEngine) -> None:
+    engine.run("web")
+
+    done = anvyl("stop", "web", "wbe", "--json")
+    alone = anvyl("stop", "wbe")
+
+    assert (done.code, alone.code) == (3, 1)
+    assert [one["ok"] for one in done.json["calls"]] == [True, False]
+    assert "did you mean `web`" in alone.err
+
+
+def test_a_wrong_name_in_a_fleet_changes_nothing(
+    engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
+) -> None:
+    engine.run("web")
+
+    done = anvyl("stop", "web", "wbe")
+
+    assert done.code == 1
+    assert "no host has a container `wbe`; nothing was changed" in done.err
+    assert engine.state("web") == "running"
+
+
+def test_what_some_names_have_is_shown_beside_the_names_nobody_has(
+    engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
+) -> None:
+    engine.run("web")
+
+    done = anvyl("info", "web", "wbe")
+
+    assert done.code == 3
+    assert "web (" in done.out
+    assert "error: no host has a container `wbe`" in done.err
+
+
+def test_a_removal_is_asked_for(engine: RealEngine) -> None:
+    engine.create("old")
+    engine.run("web")
+
+    refused = anvyl("rm", "old", "web")
+    done = anvyl("rm", "old", "web", "--force", "--yes")
+
+    assert refused.code == 5
+    assert done.code == 0
+    assert engine.state("old") is engine.state("web") is None
+
+
+def test_run_takes_the_options_of_docker(engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROM_HERE", "yes")
+
+    done = anvyl(
+        "run", "-d", "-p", "18081:80", "-e", "A=1", "-e", "FROM_HERE", "-v", "data:/data", "-l", "team=home",
+        "--name", "app", "--restart", "unless-stopped", "-m", "64m", "--cpus", "0.5",
+        "busybox:latest", "--", "sh", "-c", "sleep 3600; :",
+    )  # fmt: skip
+
+    assert (done.code, done.out, done.err) == (0, "app is running, 18081->80\n", "")
+    made = engine.api.inspect_container("app")
+    assert made["Config"]["Cmd"] == ["sh", "-c", "sleep 3600; :"]
+    assert {"A=1", "FROM_HERE=yes"} <= set(made["Config"]["Env"])
+    assert made["Config"]["Labels"]["team"] == "home"
+    assert made["HostConfig"]["Binds"] == ["data:/data"]
+    assert made["HostConfig"]["Memory"] == 64 * 1024**2
+    assert made["HostConfig"]["NanoCpus"] == 500_000_000
+    assert made["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    assert made["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostIp": "", "HostPort": "18081"}]}
+
+
+def test_words_after_the_image_are_the_containers(engine: RealEngine) -> None:
+    assert anvyl("run", "--name", "app", "busybox:latest", "sh", "-c", "sleep 3600; :").code == 0
+    refused = anvyl("run", "busybox:latest", "--name", "other")
+
+    assert engine.api.inspect_container("app")["Config"]["Cmd"] == ["sh", "-c", "sleep 3600; :"]
+    assert refused.code == 2
+    assert "`--name` would be taken for the command" in refused.err
+    assert engine.state("other") is None
+
+
+def test_a_variable_that_is_not_set_here_is_refused(engine: RealEngine) -> None:
+    done = anvyl("run", "-e", "NOT_SET", "busybox:latest")
+
+    assert done.code == 2
+    assert "`NOT_SET` has no value" in done.err
+
+
+def test_a_new_container_needs_a_host(engine: RealEngine, second_engine: RealEngine, fleet: ServingNode) -> None:
+    done = anvyl("run", "busybox:latest", "--", "sleep", "99")
+
+    assert done.code == 2
+    assert "there are first and second" in done.err and "--place most-memory" in done.err
+
+
+def test_exec_ends_as_the_command_ends(second_engine: RealEngine, fleet: ServingNode) -> None:
+    second_engine.run("web")
+
+    done = process("exec", "--host", "second", "web", "sh", "-c", "echo out; echo err >&2; exit 7")
+    apart = process("exec", "--host", "second", "web", "--timeout", "5", "--", "echo", "--host", "x")
+
+    assert (done.code, done.out, done.err) == (7, "out\n", "err\n")
+    assert (apart.code, apart.out) == (0, "--host x\n")
+    assert process("exec", "--host", "second", "web", "--json", "--", "false").json["hosts"]
+    assert process("exec", "--host", "second", "web", "nonsense").code == 1
+
+
+def test_exec_on_several_hosts_is_asked_for_and_says_whose_output_it_is(
+    engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
+) -> None:
+    engine.run("web")
+    second_engine.run("web")
+
+    refused = anvyl("exec", "--host", "all", "web", "echo", "hello")
+    done = anvyl("exec", "--host", "all", "--yes", "web", "echo", "hello")
+
+    assert refused.code == 5
+    assert (done.code, done.out) == (0, "first: hello\nsecond: hello\n")
+
+
+def test_logs_of_several_containers_say_whose_they_are(
+    engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
+) -> None:
+    engine.run("web", ["sh", "-c", "echo one; echo two; sleep 3600"])
+    second_engine.run("db", ["sh", "-c", "echo three; sleep 3600"])
+
+    alone = until(lambda: anvyl("logs", "web").out, "two\n")
+    both = until(lambda: anvyl("logs", "web", "db", "--tail", "1").out, "second/db\tthree\n")
+    document = anvyl("logs", "web", "--grep", "on", "--json").json
+
+    assert alone == "one\ntwo\n"
+    assert both == "first/web\ttwo\nsecond/db\tthree\n"
+    assert document["hosts"]["first"]["result"]["lines"] == ["one"]
+
+
+def until(ask: object, words: str) -> str:
+    """What a question answers once the words are in it; a container takes a moment to say them."""
+    assert callable(ask)
+    for _ in range(50):
+        if words in (said := str(ask())):
+            return said
+    raise AssertionError(f"{words!r} was never said")
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that goes on until it is told to stop."""
+    started = subprocess.Popen(
+        [ANVYL, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def line(stream: IO[str] | None, seconds: float = 60) -> str:
+    """The next line, which must come. Read byte by byte: whoever reads ahead cannot tell what has come by now."""
+    assert stream is not None
+    said = b""
+    while not said.endswith(b"\n"):
+        assert select.select([stream], [], [], seconds)[0], "nothing was said"
+        if not (read := os.read(stream.fileno(), 1)):
+            break
+        said += read
+    return said.decode()
+
+
+def test_followed_logs_go_on_until_ctrl_c(second_engine: RealEngine, fleet: ServingNode) -> None:
+    second_engine.run("web", ["sh", "-c", "echo ready; while ! [ -e /go ]; do sleep 0.1; done; echo gone; sleep 3600"])
+
+    with running("logs", "-f", "web", "--host", "second") as following:
+        assert line(following.stdout) == "ready\n"
+        assert anvyl("exec", "--host", "second", "web", "touch", "/go").code == 0
+        assert line(following.stdout) == "gone\n"
+        following.send_signal(signal.SIGINT)
+        assert following.wait(10) == 130
+        assert following.stderr is not None and following.stderr.read() == "interrupted\n"
+
+
+def test_followed_logs_as_json_are_an_object_per_line(second_engine: RealEngine, fleet: ServingNode) -> None:
+    second_engine.run("web", ["sh", "-c", "echo ready; sleep 3600"])
+
+    with running("logs", "-f", "--json", "web", "--host", "second") as following:
+        assert json.loads(line(following.stdout)) == {"host": "second", "name": "web", "line": "ready"}
+
+
+def test_followed_logs_outlive_the_host(
+    engine: RealEngine, second_engine: RealEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_engine.run("db", ["sh", "-c", "echo ready; while ! [ -e /go ]; do sleep 0.1; done; echo gone; sleep 3600"])
+
+    with serving("second", tmp_path / "second", second_engine) as node:
+        know("second", node.url, node.token)
+        with running("logs", "-f", "db", "--host", "second") as following:
+            assert line(following.stdout) == "ready\n"
+            port = node.port
+            node.kill()
+            assert "second: " in line(following.stderr)
+            node.start(port)
+            know("second", node.url, node.token)
+            assert anvyl("exec", "--host", "second", "db", "touch", "/go").code == 0
+            assert line(following.stdout) == "gone\n"
+
+
+def test_followed_logs_end_with_the_container(second_engine: RealEngine, fleet: ServingNode) -> None:
+    second_engine.run("web", ["sh", "-c", "echo ready; sleep 3600"])
+
+    with running("logs", "-f", "web", "--host", "second") as following:
+        assert line(following.stdout) == "ready\n"
+        second_engine.api.remove_container("web", force=True)
+        while "no container `web`" not in line(following.stderr):
+            """The engine may say first that it is being removed."""
+        assert following.wait(20) == 0
+
+
+def test_a_reader_that_has_seen_enough_ends_a_log_quietly(second_engine: RealEngine, fleet: ServingNode) -> None:
+    second_engine.run("web", ["sh", "-c", "while :; do echo more; sleep 0.1; done"])
+
+    done = process("-c", f"{ANVYL} logs -f web --host second | head -1", program="/bin/sh")
+
+    assert (done.code, done.out, done.err) == (0, "more\n", "")
+
+
+def test_watched_statistics_are_drawn_over_until_ctrl_c(second_engine: RealEngine, fleet: ServingNode) -> None:
+    second_engine.run("web")
+
+    with on_a_terminal("stats", "--watch", "--host", "second") as terminal:
+        terminal.until("NET OUT")
+        terminal.until("\x1b[1A\x1b[2K")
+        terminal.type("\x03")
+        assert terminal.end() == 130
+
+    assert "interrupted" in terminal.shown and "Traceback" not in terminal.shown
+
+
+def test_watched_statistics_on_a_dumb_terminal_are_rows(
+    second_engine: RealEngine, fleet: ServingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    second_engine.run("web")
+
+    with on_a_terminal("stats", "--watch", "--host", "second") as terminal:
+        terminal.until("second\tweb\t")
+        terminal.until("second\tweb\t")
+        terminal.type("\x03")
+        assert terminal.end() == 130
+
+    assert "\x1b" not in terminal.shown
+
+
+def test_watched_statistics_as_json_are_an_object_per_look(second_engine: RealEngine, fleet: ServingNode) -> None:
+    second_engine.run("web")
+
+    with running("stats", "--watch", "--host", "second", "--json") as watching:
+        for _ in range(2):
+            [call] = json.loads(line(watching.stdout))["calls"]
+            assert [one["name"] for one in call["result"]["containers"]] == ["web"]
+
+
+def test_resources_are_a_line_per_host(engine: RealEngine, second_engine: RealEngine, fleet: ServingNode) -> None:
+    rows = [each.split("\t") for each in anvyl("resources").out.splitlines()]
+
+    assert rows[0] == ["host", "cpu", "memory", "disk", "load", "up"]
+    assert sorted(row[0] for row in rows[1:]) == ["first", "second"]
+    assert all(row[1].endswith(" %") and " of " in row[2] for row in rows[1:])
+
+
+def test_an_image_is_pulled_and_listed(engine: RealEngine) -> None:
+    if not engine.private:
+        pytest.skip("the registry stands beside a private engine")
+    with registry(engine):
+        done = anvyl("pull", REMOTE_IMAGE)
+        again = anvyl("pull", REMOTE_IMAGE, "--json")
+
+    assert (done.code, done.err) == (0, "")
+    assert f"{REMOTE_IMAGE} is pulled" in done.out
+    assert again.json["calls"][0]["result"]["new"] is False
+    assert REMOTE_IMAGE in anvyl("images").out
+    assert anvyl("call", "remove_image", REMOTE_IMAGE, "--yes").code == 0
+
+
+def test_a_reader_that_is_gone_stops_no_change(second_engine: RealEngine, fleet: ServingNode) -> None:
+    """The first is told at once; the second ignores its signal for three seconds, and is stopped all the same."""
+    second_engine.run("quick")
+    second_engine.run("slow", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], init=False)
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            [ANVYL, "stop", "quick", "slow", "--timeout", "3", "--host", "second"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+
+    assert done.stderr == b""
+    assert second_engine.state("quick") == second_engine.state("slow") == "exited"
+
+
+def test_the_answers_of_fast_hosts_are_shown_while_a_slow_one_is_waited_for(
+    engine: RealEngine, silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANVYL_NAME", "first")
+    engine.run("web")
+    with serving("first", Path(os.environ["ANVYL_HOME"]), engine):
+        know("slow", f"http://127.0.0.1:{silent_port}")
+        with running("ps") as listing:
+            assert line(listing.stdout).startswith("host\t")
+            assert line(listing.stdout).startswith("first\tweb\t")
+            assert listing.poll() is None
+            assert "slow: no answer within 3 s" in line(listing.stderr)
+            assert listing.wait(20) == 3
+
+
+def test_a_terminal_says_who_is_waited_for(
+    engine: RealEngine, silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANVYL_NAME", "first")
+    engine.run("web")
+    know("slow", f"http://127.0.0.1:{silent_port}")
+
+    with on_a_terminal("ps") as terminal:
+        terminal.until("waiting for slow")
+        assert terminal.end() == 3
+
+    assert "slow: no answer within 3 s" in terminal.shown
+
+
+@pytest.mark.parametrize("command", ["list", "check"])
+def test_hosts_that_answer_are_shown_while_a_silent_one_is_waited_for(
+    engine: RealEngine, silent_port: int, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("ANVYL_NAME", "first")
+    know("slow", f"http://127.0.0.1:{silent_port}")
+
+    with serving("first", Path(os.environ["ANVYL_HOME"]), engine), on_a_terminal("hosts", command) as terminal:
+        terminal.until("waiting for slow")
+        assert "ok" in terminal.shown and "no answer" not in terminal.shown
+        assert terminal.end() == (0 if command == "list" else 3)
+
+    assert "unreachable: no answer within 3 s" in terminal.shown
+
+
+def test_a_change_that_is_interrupted_says_what_may_have_happened(engine: RealEngine) -> None:
+    engine.run("slow", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], init=False)
+    stopping = engine.api.events(filters={"event": "kill", "container": "slow"}, decode=True)
+
+    with on_a_terminal("stop", "slow") as terminal:
+        next(stopping)
+        terminal.type("\x03")
+        assert terminal.end() == 130
+
+    stopping.close()
+    assert "it may still happen, so look before you repeat it" in terminal.shown
+
+
+@pytest.mark.parametrize("words", [["stop"], ["stop", "--timeout", "soon", "web"], ["ps", "--nonsense"]], ids=" ".join)
+def test_what_cannot_be_read_is_a_document_too(words: list[str]) -> None:
+    done = anvyl(*words, "--json")
+
+    assert done.code == 2
+    assert done.json["error"]["code"] == "invalid_input"
+
+
+def test_a_command_that_does_not_exist_is_answered_with_near_ones() -> None:
+    done = anvyl("stpo", "web")
+
+    assert done.code == 2
+    assert "there is no command `stpo`\nhint:  did you mean `stop`?" in done.err

@@ -1,0 +1,91 @@
+"""A host whose clock is set forward or back while it serves: fault table row 16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.engine.engines import RealEngine
+from tests.support.hosts.network import Lan, lan
+from tests.support.hosts.nodes import ANVYL_MCP, Ran, ServingNode, process, serving
+
+__all__ = ["lan"]
+
+HOUR, YEARS = 3600, 10 * 365 * 86400
+
+
+class Clock:
+    """What the server takes for the time; what counts seconds since the start is left alone, as it is everywhere."""
+
+    def __init__(self, file: Path, library: Path) -> None:
+        self._file = file
+        self.set("+0")
+        self.environment = {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, away: str) -> None:
+        """So far from the right time."""
+        self._file.write_text(f"{away}\n", encoding="ascii")
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Clock:
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        pytest.skip("a clock that can be set needs libfaketime: apt-get install faketime")
+    return Clock(tmp_path / "clock", found[0])
+
+
+@pytest.fixture
+def node(lan: Lan, engine: RealEngine, tmp_path: Path, clock: Clock) -> Iterator[ServingNode]:
+    with serving("beta", tmp_path / "beta", engine, lan.prefix, port=0, **clock.environment) as started:
+        yield started
+
+
+def on_beta(lan: Lan, node: ServingNode, *arguments: str) -> Ran:
+    return process(*arguments, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(node.home))
+
+
+def here(lan: Lan, *arguments: str) -> Ran:
+    return process(*arguments, prefix=lan.far, ANVYL_NAME="alpha", DOCKER_HOST="unix:///nonexistent/docker.sock")
+
+
+def test_16_a_clock_that_jumps_spoils_nothing(lan: Lan, node: ServingNode, engine: RealEngine, clock: Clock) -> None:
+    engine.run("web")
+    code = on_beta(lan, node, "invite", "--host", lan.address, "--json").json["code"]
+    clock.set("+10y")
+
+    joined = here(lan, "hosts", "add", code)
+
+    assert joined.code == 0 and "it answers" in joined.err, joined.err
+    for away, seconds in (("+10y", YEARS), ("+1h", HOUR), ("-10y", -YEARS)):
+        clock.set(away)
+        done = here(lan, "restart", "web", "--host", "beta", "--json")
+        assert done.json["hosts"]["beta"]["ok"], (away, done.err)
+        checked = here(lan, "hosts", "check", "beta", "--json").json["hosts"]["beta"]
+        assert checked["ok"] and abs(checked["clock_seconds"] - seconds) < 5
+    told = here(lan, "hosts", "check", "beta")
+    assert (told.code, told.out.splitlines()[1].split("\t")[6]) == (0, "-3650 days")
+    assert "its clock is 3650 days behind" in told.err
+    records = on_beta(lan, node, "audit", "--tool", "restart_container", "--json").json["records"]
+    assert [record["outcome"] for record in records] == ["ok"] * 3
+    assert [record["seq"] for record in records] == sorted(record["seq"] for record in records)
+    assert on_beta(lan, node, "audit", "verify").code == 0
+
+
+def test_16_a_token_ends_by_the_hosts_clock(lan: Lan, node: ServingNode, clock: Clock) -> None:
+    made = on_beta(lan, node, "invite", "--host", lan.address, "--json").json
+    token = on_beta(lan, node, "token", "create", "short", "--expires", "30m", "--json").json["token"]
+    url = f"https://{lan.address}:{node.port}"
+    added = here(lan, "hosts", "add", "beta", url, "--token", token, "--pin", made["pin"])
+    assert "it answers" in added.err
+
+    clock.set("+1h")
+
+    assert "the token `short` expired" in here(lan, "ps", "--host", "beta").err

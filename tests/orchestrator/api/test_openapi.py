@@ -1,0 +1,162 @@
+"""The OpenAPI document tells the truth: whatever is sent, no caller gets a 5xx, nor more than its rights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import Future
+from html import unescape
+from typing import Any
+
+import anyio.from_thread
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from schemathesis import checks
+from schemathesis.core.result import Ok
+
+from anvyl_mcp.orchestrator.api.endpoint import load as endpoints
+from anvyl_mcp.orchestrator.api.openapi import document
+from anvyl_mcp.server.auth import limits
+from tests.support.hosts.doors import CALLERS, SCOPES, Door, opened_door
+
+RIGHTS = {"nobody": (), "read": ("read",), "operate": ("read", "operate"), "exec": SCOPES}
+OPEN = ("/health",)
+OPERATIONS = [
+    result.ok() for result in schemathesis.openapi.from_dict(document()).get_all_operations() if isinstance(result, Ok)
+]
+EXAMPLES = 12
+CHECKS = [
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+]
+
+
+class Answers:
+    """The node in this process, for tests that are not asynchronous."""
+
+    def __init__(self, door: Door, portal: anyio.from_thread.BlockingPortal) -> None:
+        self._door = door
+        self._portal = portal
+
+    def request(self, caller: str, method: str, url: str, **more: Any) -> httpx.Response:
+        """One request, with the answer's body read."""
+
+        async def ask() -> httpx.Response:
+            async with self._door.to(caller) as client:
+                return await client.request(method, url, **more)
+
+        waiting: Future[httpx.Response] = self._portal.start_task_soon(ask)
+        return waiting.result(60)
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
+    monkeypatch.setattr(limits, "PER_SECOND", dict.fromkeys(SCOPES, 1e6))
+    with (
+        anyio.from_thread.start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(opened_door()) as door,
+    ):
+        yield Answers(door, portal)
+
+
+def needed(method: str, path: str) -> str:
+    """The right that a route asks for."""
+    row = next((one for one in endpoints() if (one.method, one.path) == (method.upper(), path)), None)
+    return row.needs if row else "read"
+
+
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: str(mode.value))
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: f"{one.method} {one.path}")
+def test_whatever_is_sent_gets_a_documented_answer_and_nobody_more_than_their_rights(
+    operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: schemathesis.GenerationMode, answers: Answers
+) -> None:
+    needs = needed(operation.method, operation.path)
+    empty = (
+        mode is schemathesis.GenerationMode.NEGATIVE and not operation.body and not list(operation.iter_parameters())
+    )
+    cases = st.just(None) if empty else operation.as_strategy(mode)
+
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases)
+    def sent(case: schemathesis.Case[Any] | None) -> None:
+        for caller in CALLERS if case is not None else ():
+            assert case is not None
+            told = case.as_transport_kwargs(base_url="https://127.0.0.1")
+            told = {key: told[key] for key in ("method", "url", "headers", "params", "json", "data") if key in told}
+            if isinstance(told.get("data"), bytes | str):
+                told["content"] = told.pop("data")
+            chosen = dict(told.pop("headers") or {}).items()
+            headers = {key: value for key, value in chosen if key.lower() not in ("authorization", "host")}
+            answer = answers.request(caller, told.pop("method"), told.pop("url"), headers=headers, **told)
+            if needs in RIGHTS[caller] or operation.path in OPEN:
+                assert answer.status_code not in (401, 403) or "adds one of its own" in answer.text, answer.text
+            else:
+                assert answer.status_code in (401, 403, 404, 405, 408, 413, 415), (caller, answer.status_code)
+                assert "error" in answer.json()
+            assert answer.status_code < 500, answer.text
+            case.validate_response(answer, checks=CHECKS)
+
+    sent()
+
+
+def test_every_endpoint_is_described_with_an_example_that_fits(answers: Answers) -> None:
+    told = answers.request("read", "GET", "/openapi.json").json()
+
+    assert told == json.loads(json.dumps(document()))
+    for one in endpoints():
+        operation = told["paths"][one.path][one.method.lower()]
+        assert operation["summary"] and f"`{one.needs}`" in operation["description"]
+        assert {"401", "403", "421", "429"} <= set(operation["responses"])
+        if one.takes is not None:
+            assert one.example is not None
+            one.takes.model_validate_json(json.dumps(one.example))
+        if not one.streams:
+            assert one.shows, one.path
+        for status, shown in one.shows.items():
+            TypeAdapter(one.answers[status]).validate_json(json.dumps(shown))
+    references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(told))
+    assert references and set(references) <= set(told["components"]["schemas"])
+
+
+def test_the_page_for_people_needs_nothing_from_elsewhere(answers: Answers) -> None:
+    answer = answers.request("read", "GET", "/docs")
+
+    page = unescape(answer.text)
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "<script" not in page and not re.search(r"(?:src|href)=\"(?!#|/openapi\.json)", page)
+    assert all(f"{one.method} {one.path}" in page and one.summary.split(".")[0] in page for one in endpoints())
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
+def test_strangers_read_no_documentation(path: str, answers: Answers) -> None:
+    assert answers.request("nobody", "GET", path).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("abc-1", True), ("a b", False), ("x" * 65, False), ("\u00e9", False), ("", False)]
+)
+def test_a_request_is_called_what_its_client_says_if_that_can_be_written(
+    sent: str, kept: bool, answers: Answers
+) -> None:
+    for path in ("/agent/info", "/nothing", "/agent/hosts"):
+        method = "DELETE" if path == "/agent/hosts" else "GET"
+        answer = answers.request("read", method, path, headers=[(b"X-Request-Id", sent.encode("latin-1"))])
+
+        request_id = answer.headers["x-request-id"]
+        assert (request_id == sent) is kept and request_id
+        if answer.status_code >= 400:
+            assert answer.json()["error"]["request_id"] == request_id

@@ -1,0 +1,275 @@
+"""`anvyl doctor` and `anvyl models`: what there is, which model answers, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from anvyl_mcp.core import settings as settings_module
+from anvyl_mcp.core.errors import ModelUnavailable
+from anvyl_mcp.core.settings import Settings
+from anvyl_mcp.orchestrator.models.model_choice import choose_model
+from anvyl_mcp.orchestrator.models.model_routing import model_for
+from anvyl_mcp.orchestrator.models.servers import model_server as servers
+from tests.support.engine.engines import RealEngine
+from tests.support.hosts.nodes import anvyl
+from tests.support.model_server import MODEL, ModelServer, Reply, Served, completion, error, raw, text, tool_call
+
+pytest_plugins = ["tests.support.model_server"]
+
+
+@pytest.fixture
+def settings(model_server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    return settings_module.load()
+
+
+def plain_list(model_server: ModelServer, *names: str) -> None:
+    model_server.list_models(*(Served(name) for name in names), api="openai")
+
+
+async def test_ollama_is_known_by_what_runs_in_it(settings: Settings, model_server: ModelServer) -> None:
+    plain_list(model_server, "qwen3:4b", "llama3:8b")
+    model_server.pages["/api/ps"] = raw({"models": [{"name": "llama3:8b", "context_length": 4096}]})
+
+    choice = await choose_model(settings)
+
+    assert (choice.provider, choice.name, choice.context_length) == (servers.OLLAMA, "llama3:8b", 4096)
+
+
+async def test_llama_cpp_tells_its_context_and_whether_its_template_has_tools(
+    settings: Settings, model_server: ModelServer
+) -> None:
+    plain_list(model_server, "qwen.gguf")
+    props = {"default_generation_settings": {"n_ctx": 8192}, "chat_template_caps": {"supports_tools": False}}
+    model_server.pages["/props"] = raw(props)
+
+    choice = await choose_model(settings)
+
+    assert (choice.provider, choice.context_length, choice.trained_for_tools) == (servers.LLAMA_CPP, 8192, False)
+
+
+@pytest.mark.parametrize("page", ["/api/ps", "/props"])
+async def test_nonsense_at_another_servers_address_is_no_other_server(
+    settings: Settings, model_server: ModelServer, page: str
+) -> None:
+    plain_list(model_server, "only")
+    model_server.pages[page] = raw({"models": "many", "default_generation_settings": 3})
+
+    assert (await choose_model(settings)).provider == servers.OPENAI_COMPATIBLE
+
+
+def test_models_lists_what_there_is_and_marks_the_one_that_answers(
+    settings: Settings, model_server: ModelServer
+) -> None:
+    model_server.list_models(Served("a/one", 8192), Served("b/two", 32768), Served("c/three"))
+
+    document = anvyl("models", "--json").json
+
+    assert [(one["name"], one["loaded"], one["answers"]) for one in document["models"]] == [
+        ("a/one", True, False),
+        ("b/two", True, True),
+        ("c/three", False, False),
+    ]
+    assert "b/two" in anvyl("models").out
+
+
+def test_models_use_writes_one_setting_and_leaves_the_rest_of_the_file(
+    settings: Settings, model_server: ModelServer
+) -> None:
+    model_server.list_models(Served("a/one"), Served("b/two"))
+    file = settings.config_dir / "config.toml"
+    file.write_text('# mine\nname = "vm"\n', encoding="utf-8")
+
+    told = anvyl("models", "use", "b/two")
+
+    assert told.code == 0, told.err
+    assert file.read_text(encoding="utf-8").startswith("# mine\n")
+    assert tomllib.loads(file.read_text(encoding="utf-8")) == {"name": "vm", "lmstudio_model": "b/two"}
+    wrong = anvyl("models", "use", "b/tow")
+    assert (wrong.code, "did you mean `b/two`?" in wrong.err) == (4, True)
+
+
+def test_models_load_asks_lm_studio_for_context_and_tells_what_it_gave(
+    settings: Settings, model_server: ModelServer
+) -> None:
+    model_server.list_models(Served("a/one"))
+    model_server.pages["/api/v1/models/load"] = raw({"status": "loaded", "load_config": {"context_length": 8192}})
+
+    told = anvyl("models", "load", "a/one")
+
+    assert told.code == 0, told.err
+    assert "with 8192 tokens of context: there is no memory for more" in told.err
+
+
+def test_a_model_that_is_loaded_is_not_loaded_beside_itself(settings: Settings, model_server: ModelServer) -> None:
+    told = anvyl("models", "load", MODEL)
+
+    assert (told.code, "is loaded already" in told.err) == (4, True)
+
+
+def test_a_load_that_fails_says_why(settings: Settings, model_server: ModelServer) -> None:
+    model_server.list_models(Served("a/one"))
+    model_server.pages["/api/v1/models/load"] = raw({"error": {"message": "not enough memory"}}, status=500)
+
+    told = anvyl("models", "load", "a/one")
+
+    assert (told.code, "not enough memory" in told.err) == (4, True)
+
+
+def test_doctor_finds_all_well(settings: Settings, model_server: ModelServer, engine: RealEngine) -> None:
+    model_server.replies.append(tool_call("list_containers", {}))
+
+    told = anvyl("doctor", "--json")
+
+    verdicts = {one["about"]: one["verdict"] for one in told.json["findings"]}
+    assert told.code == 0, told.out
+    assert verdicts == {"engine": "ok", "server": "note", "hosts": "note", "model server": "ok", "model": "ok"}
+
+
+def test_doctor_says_what_is_wrong_with_each_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "hosts.toml").write_text('[hosts.nas]\nurl = "http://127.0.0.1:1"\n', encoding="utf-8")
+
+    told = anvyl("doctor")
+
+    assert told.code == 1
+    assert "no Docker engine is running" in told.out
+    assert "`nas` is unreachable: connection refused" in told.out
+    assert "no model server listens at http://127.0.0.1:1/v1" in told.out
+
+
+def test_doctor_finds_a_model_server_elsewhere_and_does_not_switch_to_it(
+    model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anvyl_mcp.orchestrator.ask.doctor.PORTS", (model_server.port,))
+
+    told = anvyl("doctor")
+
+    assert f"use it: export ANVYL_LMSTUDIO_URL=http://localhost:{model_server.port}/v1" in told.out
+    assert model_server.requests == []
+
+
+def test_doctor_knows_a_model_server_by_what_it_answers_and_not_by_its_port(
+    model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A web server on port 8080 was called llama.cpp."""
+    monkeypatch.setattr("anvyl_mcp.orchestrator.ask.doctor.PORTS", (model_server.port,))
+    page = "<html><h1>{}</h1></html>"
+    for status, body in (
+        (404, page),
+        (404, '{"detail": "Not Found"}'),
+        (401, page),
+        (200, page),
+        (200, '{"data": []}'),
+    ):
+        model_server.pages = {"/v1/models": raw(body, status=status)}
+        told = anvyl("doctor")
+        assert f":{model_server.port}" not in told.out, (status, body)
+    plain_list(model_server, "qwen.gguf")
+    assert "an OpenAI-compatible server answers at" in anvyl("doctor").out
+    model_server.pages["/props"] = raw({"default_generation_settings": {"n_ctx": 8192}})
+    assert "llama.cpp answers at" in anvyl("doctor").out
+    model_server.pages = {"/v1/models": error("Missing API key", status=401)}
+    assert "a model server answers at" in anvyl("doctor").out
+
+
+@pytest.mark.parametrize("status", [404, 401])
+def test_a_web_server_where_the_model_server_should_be_is_told(
+    settings: Settings, model_server: ModelServer, status: int
+) -> None:
+    model_server.pages = dict.fromkeys(
+        ("/api/v1/models", "/api/v0/models", "/v1/models"), raw("<html>nginx</html>", status=status)
+    )
+    told = anvyl("doctor")
+    assert told.code == 1
+    assert f"what answers at {model_server.url} " in told.out
+
+
+PROBES: dict[str, tuple[Reply, str, tuple[str, ...]]] = {
+    "no tools": (
+        error("registry.ollama.ai/library/gemma3:4b does not support tools", status=400),
+        "wrong",
+        ("does not support tools", "anvyl models"),
+    ),
+    "no template": (
+        error("tools param requires --jinja flag", status=500),
+        "wrong",
+        ("start llama-server with --jinja",),
+    ),
+    "roles": (error("Conversation roles must alternate user/assistant", status=400), "wrong", ("chat template",)),
+    "a stream": (raw('data: {"choices": []}\n\n', media_type="text/event-stream"), "wrong", ("stream of events",)),
+    "a page": (raw("<html>", media_type="text/html"), "wrong", ("not JSON",)),
+    "odd": (raw({"choices": []}), "wrong", ("not a chat completion",)),
+    "words": (text("I cannot do that."), "note", ("in words where a tool call was asked for",)),
+    "unreadable": (text("<tool_call>{"), "note", ("cannot be read",)),
+    "announced": (completion({"content": ""}, finish_reason="tool_calls"), "note", ("cannot be read",)),
+    "as text": (text("[TOOL_CALLS]list_containers[ARGS]{}"), "ok", ("writes tool calls as text",)),
+}
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_doctor_asks_the_model_one_question_with_a_tool(
+    settings: Settings, model_server: ModelServer, probe: str
+) -> None:
+    reply, verdict, words = PROBES[probe]
+    model_server.replies.append(reply)
+
+    findings = anvyl("doctor", "--json").json["findings"]
+
+    last = [one for one in findings if one["about"] == "model"][-1]
+    assert last["verdict"] == verdict
+    assert all(one in f"{last['said']} {last['hint']}" for one in words)
+    [asked] = model_server.requests
+    assert [tool["function"]["name"] for tool in asked["tools"]] == ["list_containers"]
+
+
+def test_doctor_does_not_load_a_model_to_ask_it(settings: Settings, model_server: ModelServer) -> None:
+    model_server.list_models(Served("a/one"))
+    anvyl("doctor")
+    assert model_server.requests == []
+
+
+def test_doctor_says_what_a_small_context_means(settings: Settings, model_server: ModelServer) -> None:
+    model_server.list_models(Served("a/one", 4096))
+
+    assert "anvyl models load a/one --context-length 16384" in anvyl("doctor").out
+
+
+@pytest.mark.parametrize(
+    ("question", "model"),
+    [
+        ("list all containers", "small"),
+        ("which host has the most memory free?", "small"),
+        ("stop web", ""),
+        ("stop web, then start it again", "big"),
+        ("why does web restart?", "big"),
+    ],
+)
+def test_looking_is_for_the_fast_model_and_several_steps_for_the_smart_one(
+    question: str, model: str, tmp_path: Path
+) -> None:
+    from anvyl_mcp.app.catalogue import catalogue
+
+    settings = settings_module.load({"model_fast": "small", "model_smart": "big"})
+
+    assert model_for(settings, question, catalogue(tmp_path).values()) == model
+
+
+def test_a_key_can_stand_in_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
+    import keyring
+    from keyring.errors import NoKeyringError
+
+    settings = settings_module.load({"llm_api_key": "keyring"})
+
+    def none(service: str, user: str) -> str:
+        raise NoKeyringError("no backend")
+
+    monkeypatch.setattr(keyring, "get_password", none)
+    with pytest.raises(ModelUnavailable, match="the keyring cannot be read: no backend"):
+        servers.api_key(settings)
+    monkeypatch.setattr(keyring, "get_password", lambda service, user: f"{service}/{user}")
+    assert servers.api_key(settings) == "anvyl-mcp/llm-api-key"
+    assert "keyring" not in json.dumps(str(settings))

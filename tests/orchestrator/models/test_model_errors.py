@@ -1,0 +1,121 @@
+"""Errors of a model server reach the person with what to do, whether the rules understand the question or not.
+
+The reports: monize#405, zmNinjaNg#309, picobot#6 (Ollama's 400 hidden behind a general sentence), ollama#4967 and #3839
+(a prompt that was cut without a word).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.hosts.nodes import anvyl
+from tests.support.model_server import ModelServer, Reply, Served, completion, error, raw, text
+
+UNCLEAR = "could you have a look whether the wiki thing feels sluggish to you today"
+"""No rule reads it."""
+ERRORS: dict[str, tuple[Reply, str, str]] = {
+    "Ollama": (
+        error("registry.ollama.ai/library/gemma3:4b does not support tools", status=400),
+        "does not support tools",
+        "anvyl models",
+    ),
+    "llama.cpp": (
+        error("tools param requires --jinja flag", status=500),
+        "--jinja flag",
+        "start llama-server with --jinja",
+    ),
+    "vLLM": (
+        error('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set', status=400),
+        "tool choice requires",
+        "start vLLM with",
+    ),
+    "roles": (
+        error("Conversation roles must alternate user/assistant/user/assistant/...", status=400),
+        "roles must alternate",
+        "chat template",
+    ),
+    "system role": (error("System role not supported", status=500, as_text=True), "System role", "chat template"),
+    "crash": (error("llama runner process has terminated: exit status 2", status=500), "has terminated", "log"),
+    "a stream": (
+        raw('data: {"choices": []}\n\ndata: [DONE]\n\n', media_type="text/event-stream"),
+        "stream of events",
+        "turn off forced streaming",
+    ),
+    "calls announced": (completion({"content": None}, finish_reason="tool_calls"), "sent none", "ANVYL_DRIVE=plan"),
+    "unreadable call": (text("<|tool_call_start|>[stop("), "cannot be read", "ANVYL_DRIVE=plan"),
+    "unloaded": (error("Model unloaded.", status=400, as_text=True), "Model unloaded", "load one: anvyl models"),
+    "something new": (error("the flux is not inverted", status=418), "flux is not inverted", "anvyl doctor"),
+}
+
+
+@pytest.fixture(autouse=True)
+def asked(model_server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    monkeypatch.setenv("ANVYL_DRIVE", "tools")
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_of_the_model_is_the_error_when_the_rules_do_not_understand(
+    model_server: ModelServer, name: str
+) -> None:
+    reply, words, step = ERRORS[name]
+    model_server.replies.append(reply)
+
+    done = anvyl("ask", "--json", UNCLEAR)
+
+    assert done.code == 4
+    told = done.json["error"]
+    assert told["code"] == "not_understood"
+    assert words in told["message"] and step in told["hint"]
+    assert "no rule" not in told["message"] + told["hint"]
+
+
+def test_it_is_a_note_when_the_rules_answer(model_server: ModelServer) -> None:
+    reply, words, step = ERRORS["Ollama"]
+    model_server.replies.append(reply)
+
+    done = anvyl("ask", "--json", "list hosts")
+
+    assert (done.code, done.json["mode"]) == (0, "rules")
+    [note] = done.json["notes"]
+    assert words in note and step in note and "answered by rules" in note
+
+
+def test_it_is_a_note_when_what_the_rules_tried_failed(model_server: ModelServer) -> None:
+    reply, words, _ = ERRORS["Ollama"]
+    model_server.replies.append(reply)
+
+    done = anvyl("ask", "--json", "show logs of nowhere")
+
+    assert done.json["error"] is not None
+    assert any(words in one for one in [*done.json["notes"], done.json["error"]["message"]])
+
+
+def cut(model_server: ModelServer, read: int) -> list[str]:
+    """The notes about an answer for which the server counted so many tokens of the prompt."""
+    usage = {"prompt_tokens": read, "completion_tokens": 9, "total_tokens": read + 9}
+    model_server.replies.append(text("I cannot access your containers?", usage=usage))
+    notes: list[str] = anvyl("ask", "--json", UNCLEAR).json["notes"]
+    return [note for note in notes if "the model server read only" in note]
+
+
+def test_a_prompt_that_was_cut_is_noticed_with_what_to_do_on_that_server(model_server: ModelServer) -> None:
+    model_server.list_models(Served("a/one", 2048))
+    assert "anvyl models load a/one --context-length 16384" in cut(model_server, 2048)[0]
+
+    model_server.list_models(Served("a/one"), api="openai")
+    model_server.pages["/api/ps"] = raw({"models": [{"name": "a/one", "context_length": 2048}]})
+    [note] = cut(model_server, 2048)
+    assert "OLLAMA_CONTEXT_LENGTH=16384" in note and "num_ctx" in note
+    model_server.pages.pop("/api/ps")
+    model_server.pages["/props"] = raw({"default_generation_settings": {"n_ctx": 512}})
+    assert "-c 16384" in cut(model_server, 300)[0]
+
+
+def test_a_prompt_that_was_read_whole_is_not_called_cut(model_server: ModelServer) -> None:
+    model_server.list_models(Served("a/one", 32768))
+    assert cut(model_server, 3000) == []
+    # Some servers do not count what they had cached.
+    assert cut(model_server, 40) == []
+    model_server.list_models(Served("a/one"), api="openai")
+    assert cut(model_server, 0) == []

@@ -1,0 +1,134 @@
+"""What rules must not answer with something else: orders they do not know, things that are not there, and the past."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.core.errors import NotUnderstood
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.evaluation.acts import ACTS
+from anvyl_mcp.evaluation.acts.world import World
+from anvyl_mcp.evaluation.simulation import Simulation
+from anvyl_mcp.orchestrator.ask.agent import Assistant
+from anvyl_mcp.orchestrator.question import Question
+from anvyl_mcp.orchestrator.reply import Reply
+from tests.support.model_server import ModelServer
+from tests.support.model_server import text as says
+
+
+async def ask(question: str, *, offline: bool = True) -> Reply:
+    simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
+    try:
+        return await Assistant(simulation.fleet, load()).ask(Question(question), offline=offline)
+    finally:
+        await simulation.fleet.aclose()
+
+
+def calls(reply: Reply) -> dict[str, dict[str, Any]]:
+    return {call.tool: dict(call.arguments) for call in reply.calls}
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "stoppe db",
+        "detén db",
+        "arrête db",
+        "redémarre db",
+        "lösche cache",
+        "停止 db",
+        "unpause db",
+        "pause db",
+        "rename db to www",
+        "rename nothing to www",
+        "scale db to 3",
+        "upgrade grafana to the latest version",
+        "upgrade all containers",
+        "please upgrade the container grafana",
+        "move grafana to gpu",
+        "migrate db to web1",
+        "copy db to gpu",
+        "clone grafana",
+        "back up the pgdata volume",
+        "backup db",
+        "limit db to 512mb",
+        "set the memory of db to 512m",
+        "change the port of grafana to 9090",
+        "open a shell in db",
+        "is there a newer version of grafana?",
+    ],
+)
+async def test_an_order_that_no_rule_knows_is_not_answered_with_a_look(order: str) -> None:
+    reply = await ask(order)
+
+    assert isinstance(reply.error, NotUnderstood) and reply.exit_code == NotUnderstood.exit_code
+    assert reply.calls == [] and reply.proposals == [] and reply.error.hint
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("how much memory does mysql use", "`mysql`"),
+        ("how long has nextcloud been running", "`nextcloud`"),
+        ("is my nextcloud reachable", "`nextcloud`"),
+        ("memory usage of nextcloud", "nextcloud"),
+        ("who stopped db?", "audit"),
+        ("how much memory did db use yesterday", "I can only see how things are now, not how they were `yesterday`"),
+        ("was db down last night?", "I can only see how things are now, not how they were `last night`"),
+        ("which containers were running 3 days ago", "`3 days ago`"),
+    ],
+)
+async def test_a_question_is_not_answered_about_something_else(question: str, answer: str) -> None:
+    reply = await ask(question)
+
+    assert reply.exit_code != 0 and answer in str(reply.error), (reply.answer, reply.error)
+    assert reply.calls == []
+
+
+@pytest.mark.parametrize(
+    ("question", "tool", "arguments"),
+    [
+        ("logs of db yesterday", "get_container_logs", {"name": "db", "since": "48h"}),
+        ("how much memory does db use", "get_container_stats", {"name": "db"}),
+        ("how much memory does postgres use", "get_container_stats", {"name": "db"}),
+        ("what about grafana", "get_container_info", {"name": "grafana"}),
+        ("shwo logs of db", "get_container_logs", {"name": "db"}),
+        ("open ports on nas", "list_containers", {}),
+        ("backup logs", "get_container_logs", {"name": "backup"}),
+        ("when was grafana created 3 days ago or later?", "get_container_info", {"name": "grafana"}),
+    ],
+)
+async def test_what_was_read_rightly_still_is(question: str, tool: str, arguments: dict[str, Any]) -> None:
+    reply = await ask(question)
+
+    made = calls(reply)[tool]
+    assert {name: made.get(name) for name in arguments} == arguments
+
+
+async def test_a_temperature_that_no_sensor_tells_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = ACTS["get_host_resources"]
+    monkeypatch.setitem(
+        ACTS, "get_host_resources", lambda *given, **named: {**measured(*given, **named), "temperatures": []}
+    )
+
+    reply = await ask("how hot is the nas")
+
+    assert "temperature of nas is not known" in reply.answer
+
+
+@pytest.mark.parametrize("question", ["unpause db", "is there a newer version of grafana?"])
+async def test_a_model_that_says_that_it_cannot_has_answered(
+    question: str, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    monkeypatch.setenv("ANVYL_DRIVE", "tools")
+    words = "There is no tool for that. On the machine itself: `docker unpause db`."
+    model_server.replies += [says(words)]
+
+    reply = await ask(question, offline=False)
+
+    assert words in reply.answer and reply.mode == "model"
+    assert reply.calls == [] and reply.exit_code == 0

@@ -1,0 +1,122 @@
+"""Changes of many things get through: paced to the limits of the hosts, under one yes, and accounted for by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import anyio
+import pytest
+
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.fleet import pacing
+from anvyl_mcp.peers.fleet.pacing import Pace
+from tests.support.hosts.lab import Lab, LabHost
+
+FIRST, SECOND = [f"a{number:02}" for number in range(24)], [f"b{number:02}" for number in range(16)]
+"""More on one host than it takes at once from one caller."""
+
+
+def fill(hosts: Mapping[LabHost, list[str]], labels: Mapping[str, str] | None = None) -> None:
+    """Run containers on each host, the hosts at the same time."""
+
+    def run(host: LabHost) -> None:
+        for name in hosts[host]:
+            host.engine.run(name, labels=labels)
+
+    with ThreadPoolExecutor(len(hosts)) as threads:
+        list(threads.map(run, hosts))
+
+
+def starts(host: LabHost) -> dict[str, str]:
+    """When each container of a host was started last."""
+    every = [str(one["Names"][0]).lstrip("/") for one in host.engine.api.containers(all=True)]
+    return {name: host.engine.api.inspect_container(name)["State"]["StartedAt"] for name in every}
+
+
+def test_forty_containers_on_two_paired_hosts_restart_under_one_order(lab: Lab) -> None:
+    """Seen: four of seven were restarted, the others not named, exit code 0: a host took two changes a second."""
+    h1, h2, _ = lab.hosts
+    fill({h1: FIRST, h2: SECOND})
+    before = starts(h1), starts(h2)
+
+    done = lab.anvyl("ask", "restart everything on h1 and h2", "--yes", "--json")
+
+    after = starts(h1), starts(h2)
+    assert (done.code, done.json["error"]) == (0, None), done.err
+    assert done.json["hosts"] == {"h1": "ok", "h2": "ok"}
+    assert {(call["host"], call["arguments"]["name"]) for call in done.json["calls"]} == {
+        *(("h1", name) for name in FIRST),
+        *(("h2", name) for name in SECOND),
+    }
+    assert all(after[place][name] > before[place][name] for place in (0, 1) for name in before[place])
+    assert "Restarted 40 containers" in done.json["answer"]
+
+    # The host has just taken all that it takes at once: every face names what is not done.
+    fill({h1: ["locked-1", "locked-2", "locked-3"]}, {"anvyl.protect": "true"})
+    names = ["a00", "locked-1", "a01", "locked-2", "locked-3"]
+    direct = lab.anvyl("restart", *names, "--host", "h1", "--yes", "--json")
+    asked = lab.anvyl("ask", "restart a00 and locked-1 on h1", "--yes")
+
+    failed = {call["arguments"]["name"] for call in direct.json["calls"] if not call["ok"]}
+    assert direct.code == 3 and failed == {"locked-1", "locked-2", "locked-3"}
+    assert direct.json["error"]["code"] == "incomplete"
+    assert all(name in direct.json["error"]["message"] for name in failed)
+    assert asked.code == 3
+    assert "Could not restart locked-1 on h1" in asked.out and "Restarted a00 on h1." in asked.out
+
+    # What is stopped comes along only when that is said, and one container that is called `all` is not all of them.
+    h1.engine.api.stop("a00", timeout=1)
+    running = lab.anvyl("ask", "restart everything on h1", "--dry-run")
+    for including in ("restart everything, even the stopped ones, on h1", "restart all on h1, also the stopped ones"):
+        every = lab.anvyl("ask", including, "--dry-run")
+        assert every.code == 0 and "a00" in every.out and "a01" in every.out, (including, every.out, every.err)
+    assert "a00" not in running.out and "a01" in running.out
+    one = lab.anvyl("ask", "stop the container all on h1", "--dry-run")
+    assert one.code and "a01" not in one.out + one.err
+
+
+async def test_changes_wait_for_those_before_them_as_long_as_the_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve that take a while each: none is sent while as many are under way as the host takes at once."""
+    monkeypatch.setattr(pacing, "ROOM_SECONDS", 0.1)
+    change = ToolListing("restart_container", "", {}, safety="changes", scope="operate", seconds=20)
+    pace, under_way, most = Pace(), 0, 0
+
+    async def restart() -> Answer:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await anyio.sleep(0.07)
+        under_way -= 1
+        return Answer({})
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for _ in range(3 * protocol_keys.CHANGES_AT_ONCE):
+                group.start_soon(pace.run, change, restart)
+
+    assert most == protocol_keys.CHANGES_AT_ONCE
+
+
+async def test_a_host_that_answers_no_change_is_sent_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one which hangs is found out in the time of one wait, however many changes there are."""
+    monkeypatch.setattr(pacing, "ROOM_SECONDS", 0.1)
+    change = ToolListing("restart_container", "", {}, safety="changes", scope="operate", seconds=20)
+    pace, sent = Pace(), 0
+    all_sent = anyio.Event()
+
+    async def hang() -> Answer:
+        nonlocal sent
+        sent += 1
+        if sent == 3 * protocol_keys.CHANGES_AT_ONCE:
+            all_sent.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3 * protocol_keys.CHANGES_AT_ONCE):
+            group.start_soon(pace.run, change, hang)
+        with anyio.fail_after(5):
+            await all_sent.wait()
+        group.cancel_scope.cancel()

@@ -1,0 +1,241 @@
+"""A change whose answer is lost on the way: asked for again where that is safe, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from anvyl_mcp.app.node import opened
+from anvyl_mcp.core.errors import AnvylError, Busy, Denied, Refused, Unknown, Unreachable
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.orchestrator.ask.agent import Assistant
+from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.fleet import unknown_outcome
+from tests.support.engine.fake_engine import Box, FakeEngine
+from tests.support.hosts.nodes import NO_MODEL, ServingNode, know, serving
+
+SCHEMA = {"properties": {"name": {"type": "string", "x-names": "container"}}}
+STOP = ToolListing("stop_container", "Stop it.", SCHEMA, safety="changes", once=True)
+OLDER = ToolListing("stop_container", "Stop it.", SCHEMA, safety="changes")
+LOST = Unknown("the connection was lost before the answer came; it may or may not have happened")
+DONE = Answer(result={}, operation="op-1")
+
+
+@pytest.fixture(scope="module")
+def engine_of_far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeEngine]:
+    with FakeEngine(tmp_path_factory.mktemp("engine") / "e.sock") as started:
+        yield started
+
+
+@pytest.fixture
+def fake(engine_of_far: FakeEngine) -> Iterator[FakeEngine]:
+    yield engine_of_far
+    engine_of_far.boxes.clear()
+    engine_of_far.requests.clear()
+    engine_of_far.faults.clear()
+
+
+@pytest.fixture(scope="module")
+def far(engine_of_far: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
+    home = tmp_path_factory.mktemp("far")
+    with serving("far", home, DOCKER_HOST=engine_of_far.url, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
+        yield node
+
+
+@asynccontextmanager
+async def losing(port: int, times: int) -> AsyncIterator[str]:
+    """The URL of a way to a port that loses so many answers to changes: they arrive, and then the line is cut."""
+    left = times
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: list[bool]) -> None:
+        nonlocal left
+        while data := await reader.read(65536):
+            if b'"tools/call"' in data and b"_container" in data:
+                answers.append(left > 0)
+                left -= 1
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: list[bool]) -> None:
+        while data := await reader.read(65536):
+            if answers and answers.pop():
+                break
+            writer.write(data)
+        writer.transport.abort()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, onward = await asyncio.open_connection("127.0.0.1", port)
+        answers: list[bool] = []
+        there_and_back = relay(reader, onward, answers=answers), back(there, writer, answers=answers)
+        await asyncio.gather(*there_and_back, return_exceptions=True)
+        onward.transport.abort()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("lean", [True, False], ids=["lean", "official"])
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_change_whose_answer_was_lost_was_done_once_and_its_result_arrives(
+    lean: bool, times: int, far: ServingNode, fake: FakeEngine
+) -> None:
+    web = fake.add("web")
+    async with losing(far.port, times) as url:
+        know("far", url)
+        async with opened(load(), lean=lean) as node:
+            outcome = await node.fleet.call("far", "stop_container", {"name": "web"})
+
+    assert outcome.ok, outcome.error
+    assert outcome.answer.result is not None and outcome.answer.result["state"] == "exited"
+    assert web.changes == 1
+
+
+async def test_what_the_engine_did_without_saying_so_is_unknown_and_not_done_again(
+    far: ServingNode, fake: FakeEngine
+) -> None:
+    """Fault table, row 12: both answers are lost, the engine's and the host's."""
+    web = fake.add("web")
+    fake.fault("POST /containers/.*/stop", "lost", times=1)
+    async with losing(far.port, 1) as url:
+        know("far", url)
+        async with opened(load(), lean=True) as node:
+            outcome = await node.fleet.call("far", "stop_container", {"name": "web"})
+
+    assert outcome.word == "unknown" and "container `web` is exited now" in outcome.status
+    assert web.changes == 1
+
+
+class Host:
+    """A host that answers from a list: to `list_tools`, and to each call."""
+
+    def __init__(self, listed: Sequence[ToolListing | AnvylError], answers: Sequence[Answer | AnvylError]) -> None:
+        self._listed, self._answers = list(listed), list(answers)
+        self.sent = 0
+
+    async def list_tools(self) -> list[ToolListing]:
+        said = self._listed.pop(0) if len(self._listed) > 1 else self._listed[0]
+        if isinstance(said, AnvylError):
+            raise said
+        return [said]
+
+    async def send(self, *, seconds: float) -> Answer:
+        self.sent += 1
+        said = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(said, AnvylError):
+            raise said
+        return said
+
+    async def version(self) -> str:
+        return "1"
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        seconds: float,
+        meta: Mapping[str, Any] | None = None,
+        on_progress: object = None,
+    ) -> Answer:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        return
+
+    async def settle(self, seconds: float = 60) -> Answer:
+        change = unknown_outcome.Lost("nas", STOP, {"name": "web"}, "op-1")
+        return await unknown_outcome.settle(self, change, LOST, self.send, seconds=seconds)
+
+
+async def test_a_host_that_may_do_it_twice_is_not_asked_again() -> None:
+    host = Host([OLDER], [DONE])
+    with pytest.raises(Unknown, match=r"may or may not have happened \(operation op-1\)") as raised:
+        await host.settle()
+    assert host.sent == 0
+    assert raised.value.hint == "look before you repeat it: anvyl info web --host nas"
+    there = 'get_container_info(name="web", host="nas")'
+    assert raised.value.to_caller().hint == f"look before you repeat it: {there}"
+
+
+async def test_a_host_that_is_gone_is_not_waited_for() -> None:
+    """Fault table, row 7: at once after its death."""
+    host, began = Host([Refused("connection refused")], [DONE]), time.monotonic()
+    with pytest.raises(Unknown):
+        await host.settle()
+    assert host.sent == 0 and time.monotonic() - began < unknown_outcome.SECONDS / 2
+
+
+async def test_a_host_that_comes_back_in_time_is_asked() -> None:
+    host = Host([Unreachable("no route"), Unreachable("no route"), STOP], [LOST, DONE])
+    assert await host.settle() == DONE
+    assert host.sent == 2
+
+
+@pytest.mark.parametrize("said", [Answer(error=Denied("no")), Answer(error=Busy("later")), Busy("too often")])
+async def test_a_refusal_to_be_asked_is_no_account_of_the_change(
+    said: Answer | AnvylError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unknown_outcome, "SECONDS", 0.3)
+    host = Host([STOP], [said])
+    with pytest.raises(Unknown, match="may or may not have happened"):
+        await host.settle()
+    assert host.sent > 1
+
+
+@pytest.mark.parametrize("left", [0, -1])
+async def test_a_call_that_used_its_time_up_asks_nobody(left: float) -> None:
+    """Fault table, row 4: a black hole costs the call's own time and no more."""
+    host = Host([STOP], [DONE])
+    with pytest.raises(Unknown, match="may or may not"):
+        await host.settle(seconds=left)
+    assert host.sent == 0
+
+
+@pytest.fixture
+def web(fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Box:
+    monkeypatch.setenv("DOCKER_HOST", fake.url)
+    return fake.add("web")
+
+
+def stops(fake: FakeEngine, web: Box) -> None:
+    web.state = "exited"
+
+
+def is_made_anew(fake: FakeEngine, web: Box) -> None:
+    del fake.boxes[web.id]
+    fake.boxes["f" * 64] = Box("web", "f" * 64)
+
+
+def crashes(fake: FakeEngine, web: Box) -> None:
+    web.state = "restarting"
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "words"),
+    [
+        (stops, "changed since planned: `web` was running, and is exited now"),
+        (is_made_anew, "changed since planned: `web` is another container now"),
+        (crashes, ""),
+    ],
+)
+async def test_a_change_approved_for_something_else_is_not_made(
+    meanwhile: Callable[[FakeEngine, Box], None], words: str, web: Box, fake: FakeEngine
+) -> None:
+    async def slow_yes(proposal: Proposal) -> bool:
+        meanwhile(fake, web)
+        return True
+
+    async with opened(load()) as node:
+        assistant = Assistant(node.fleet, load())
+        reply = await assistant.ask(Question("restart web"), decide=slow_yes, offline=True)
+
+    (call,) = reply.calls
+    made = sum("/restart" in one for one in fake.requests)
+    assert words in str(call.error) and made == (0 if words else 1), call

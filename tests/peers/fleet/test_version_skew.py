@@ -1,0 +1,135 @@
+"""Hosts of another version: what differs is named where it matters, and foreign tools need a person's trust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anvyl_mcp import __version__
+from anvyl_mcp.core.errors import InvalidInput, Unreachable
+from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.fleet.fleet import Fleet
+from anvyl_mcp.peers.fleet.version_skew import difference, offer
+from anvyl_mcp.peers.hosts.registry import Peer, Registry
+from tests.support.hosts.nodes import anvyl
+from tests.support.stubs import SilentHost
+from tests.support.toy_server import Served, Toy, served
+
+LOOK = ToolListing(
+    "look",
+    "Look.",
+    {"properties": {"name": {"type": "string"}, "limit": {"type": "integer", "description": "how many"}}},
+    {"type": "object", "properties": {"rows": {"type": "array"}}, "required": ["rows"]},
+    safety="reads",
+)
+WITHOUT_LIMIT = replace(LOOK, input_schema={"properties": {"name": {"type": "string"}}})
+
+
+class Older(SilentHost):
+    """A host whose `look` is what a test says, and answers what it says."""
+
+    def __init__(self, answer: Answer, listed: ToolListing) -> None:
+        self.answer, self.listed = answer, listed
+
+    async def list_tools(self) -> list[ToolListing]:
+        return [self.listed]
+
+    async def version(self) -> str:
+        return "0.0.9"
+
+    async def call(self, tool: str, arguments: Mapping[str, Any], **options: Any) -> Answer:
+        return self.answer
+
+
+def fleet_with(host: Older, folder: Path) -> Fleet:
+    registry = Registry(folder / "fleet.toml")
+    registry.add(Peer("nas", "http://127.0.0.1:4299"))
+    return Fleet(Peer("here", "memory:"), registry, {"look": LOOK}, lambda peer: host)
+
+
+async def test_a_call_that_another_version_refuses_says_that_it_is_another_version(tmp_path: Path) -> None:
+    refused = Answer(error=InvalidInput("`look` has no argument `limit`"))
+    async with aclosing(fleet_with(Older(refused, WITHOUT_LIMIT), tmp_path)) as fleet:
+        error = (await fleet.call("nas", "look", {"limit": 3})).error
+
+    assert isinstance(error, InvalidInput)
+    assert error.message.endswith("its `look` is of another version: it does not know `limit`")
+    assert error.hint == f"it runs 0.0.9, this is {__version__}: update the older one"
+
+
+async def test_an_answer_in_another_form_says_why(tmp_path: Path) -> None:
+    odd = replace(LOOK, output_schema={"type": "object", "properties": {}})
+    async with aclosing(fleet_with(Older(Answer(result={}), odd), tmp_path)) as fleet:
+        error = (await fleet.call("nas", "look", {})).error
+
+    assert isinstance(error, Unreachable)
+    assert "is not of the promised form; its `look` is of another version: it answers in another form" in error.message
+
+
+async def test_a_refusal_of_the_same_version_is_left_as_it_is(tmp_path: Path) -> None:
+    refused = InvalidInput("`limit` is 0, which is too few")
+    async with aclosing(fleet_with(Older(Answer(error=refused), LOOK), tmp_path)) as fleet:
+        assert (await fleet.call("nas", "look", {"limit": 0})).error is refused
+
+
+@pytest.mark.parametrize(
+    ("theirs", "how"),
+    [
+        (LOOK, ""),
+        (replace(LOOK, description="Other words."), ""),
+        (replace(LOOK, input_schema={"properties": dict(reversed(list(LOOK.arguments.items())))}), ""),
+        (WITHOUT_LIMIT, "does not know `limit`"),
+        (replace(LOOK, input_schema={"properties": {**LOOK.arguments, "all": {}}}), "also takes `all`"),
+        (
+            replace(LOOK, input_schema={"properties": {**LOOK.arguments, "limit": {"type": "string"}}}),
+            "takes its arguments in another form",
+        ),
+        (replace(WITHOUT_LIMIT, output_schema={}), "does not know `limit` and answers in another form"),
+    ],
+    ids=["same", "words", "order", "fewer", "more", "type", "both"],
+)
+def test_a_difference_is_what_calls_or_answers_would_notice(theirs: ToolListing, how: str) -> None:
+    assert difference(LOOK, theirs) == how
+
+
+def test_an_offer_names_what_is_ours_and_what_is_foreign() -> None:
+    foreign = replace(LOOK, name="mine\x1b[2J")
+
+    found = offer({"look": LOOK, "start": replace(LOOK, name="start")}, [WITHOUT_LIMIT, foreign])
+
+    assert found.known == ("look",)
+    assert found.differing == {"look": "does not know `limit`"}
+    assert found.foreign == ("mine",)
+
+
+@pytest.fixture
+def toy() -> Iterator[Served]:
+    with served(Toy()) as host:
+        yield host
+
+
+def test_a_check_names_tools_that_are_unknown_here(toy: Served) -> None:
+    anvyl("hosts", "add", "toy", toy.url)
+
+    told, document = anvyl("hosts", "check", "toy"), anvyl("hosts", "check", "toy", "--json")
+
+    assert "toy: offers tools that are unknown here: bewildering, crash, echo" in told.err
+    assert "echo" in document.json["hosts"]["toy"]["unknown_tools"]
+    assert document.json["hosts"]["toy"]["skew"] == {}
+
+
+def test_a_foreign_tool_can_be_called_only_where_its_host_is_trusted_with_its_tools(toy: Served) -> None:
+    anvyl("hosts", "add", "toy", toy.url)
+    refused = anvyl("call", "note", "--host", "toy")
+    anvyl("hosts", "remove", "toy")
+    anvyl("hosts", "add", "toy", toy.url, "--trust-tools")
+    called = anvyl("call", "note", "--host", "toy", "--yes")
+
+    assert (refused.code, "there is no tool `note`" in refused.err) == (2, True)
+    assert called.code == 0, called.err
+    assert "only" in called.out

@@ -1,0 +1,116 @@
+"""Hosts that announce themselves on the local network: found by their address, and trusted by nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from anvyl_mcp.peers.hosts.discovery import SERVICE, Announced
+from anvyl_mcp.peers.hosts.registry import Peer
+from tests.support.hosts.network import Lan, lan
+from tests.support.hosts.nodes import ANVYL_MCP, Ran, anvyl, know, process, serving
+
+__all__ = ["lan"]
+
+STRANGER = """
+import asyncio, sys
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+async def main():
+    network = AsyncZeroconf()
+    for number, (name, address) in enumerate([("evil", "127.0.0.1"), ("good", "192.168.77.99")]):
+        info = AsyncServiceInfo(
+            sys.argv[1], f"stranger{number}.{sys.argv[1]}", port=4200, parsed_addresses=[address],
+            properties={"name": "\\x1b[31mNas\\n" + name, "version": "9.9 rm -rf"}, server=f"s{number}.local.",
+        )
+        await (await network.async_register_service(info))
+    print("announced", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+def looked(lan: Lan, *flags: str) -> Ran:
+    return process("hosts", "discover", "--seconds", "3", *flags, prefix=lan.far, DOCKER_HOST="unix:///nonexistent")
+
+
+@contextmanager
+def stranger(lan: Lan) -> Iterator[None]:
+    started = [*lan.prefix, sys.executable, "-c", STRANGER, SERVICE]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        try:
+            assert other.stdout.readline() == "announced\n"
+            yield
+        finally:
+            other.kill()
+
+
+def test_a_host_that_was_opened_is_found_and_known_once_it_was_added(lan: Lan, tmp_path: Path) -> None:
+    home = tmp_path / "beta"
+    with serving("beta", home, prefix=lan.prefix, ANVYL_ANNOUNCE="true", DOCKER_HOST="unix:///nonexistent") as node:
+        closed = looked(lan, "--json")
+        open_it = ("invite", "--host", lan.address, "--json")
+        invited = process(*open_it, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(home))
+        shown = looked(lan)
+        found = looked(lan, "--json").json["hosts"]
+        file = tmp_path / "hosts.toml"
+        assert not file.exists(), "looking stores nothing"
+        assert process("hosts", "add", invited.json["code"], prefix=lan.far).code == 0
+        again = looked(lan, "--json").json["hosts"]
+        assert node.stop() == 0
+    gone = looked(lan, "--json")
+
+    assert closed.json == gone.json == {"hosts": {}, "error": None}
+    assert list(found) == ["beta"] and not found["beta"]["known"]
+    assert found["beta"]["url"] == f"https://{lan.address}:{node.port}"
+    assert found["beta"]["version"] and "anvyl hosts add" in found["beta"]["hint"]
+    assert "beta" in shown.out and "anvyl-mcp invite" in shown.err
+    assert again["beta"]["known"] and again["beta"]["known_as"] == "beta"
+
+
+def test_what_strangers_say_is_cleaned_and_only_addresses_of_other_machines_count(lan: Lan) -> None:
+    with stranger(lan):
+        found = looked(lan, "--json")
+
+    assert found.json["hosts"].keys() == {"nas-good"}
+    assert found.json["hosts"]["nas-good"]["version"] == "9.9rm-rf"
+    assert "\\u001b" not in found.out and "\x1b" not in found.out
+
+
+def test_a_host_is_known_by_address_and_port_and_by_nothing_else() -> None:
+    peers = {
+        "here": Peer("here", "memory:"),
+        "nas": Peer("nas", "https://192.168.1.5:4200"),
+        "six": Peer("six", "https://[fd00::5]:4200"),
+    }
+
+    def known(url: str, own: tuple[str, ...] = ()) -> str:
+        return Announced("nas", (url,), "").known_as(peers, own)
+
+    assert known("https://192.168.1.5:4200") == "nas"
+    assert known("https://[fd00:0::5]:4200") == "six"
+    assert known("https://192.168.1.5:4300") == known("https://192.168.1.6:4200") == ""
+    assert known("https://192.168.1.6:4200", ("https://192.168.1.6:4200",)) == "here"
+
+
+def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    know("nas", "http://127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "zeroconf", None)
+    monkeypatch.setitem(sys.modules, "zeroconf.asyncio", None)
+
+    done = anvyl("hosts", "discover")
+    document = anvyl("hosts", "discover", "--json")
+
+    assert done.code == 1 and "pip install 'anvyl-mcp[discovery]'" in done.err
+    assert json.loads(document.out)["error"]["code"] == "config_invalid"
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "61", "nan"])
+def test_a_time_that_is_none_is_refused(seconds: str) -> None:
+    assert anvyl("hosts", "discover", "--seconds", seconds).code == 2

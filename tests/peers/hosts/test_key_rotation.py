@@ -1,0 +1,238 @@
+"""A host changes its key and nobody who was told pairs again: two machines, TLS, real commands."""
+
+from __future__ import annotations
+
+import ssl
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anvyl_mcp.core.errors import ConfigInvalid, Conflict, NotFound
+from anvyl_mcp.core.invitation import pin_text
+from anvyl_mcp.peers.connection.tls_pinning import Following, WrongKey, pinned_context
+from anvyl_mcp.peers.hosts.key_rotation import announced, following
+from anvyl_mcp.peers.hosts.registry import Peer, Registry
+from anvyl_mcp.server.auth.callers import LOCAL, Caller
+from anvyl_mcp.server.auth.certificate import NEXT, host_identity
+from anvyl_mcp.server.http.host_state import Trust
+from tests.peers.connection.test_tls_pinning import WAYS
+from tests.support.hosts.network import Lan, lan
+from tests.support.hosts.nodes import ANVYL_MCP, Ran, ServingNode, process, serving
+from tests.support.hosts.tls_server import listening
+
+__all__ = ["lan"]
+
+FIRST, SECOND, THIRD = (pin_text(bytes([number]) * 32) for number in range(3))
+
+
+@pytest.fixture
+def beta(lan: Lan, tmp_path: Path) -> Iterator[ServingNode]:
+    """A host on the network of its own."""
+    with serving("beta", tmp_path / "beta", prefix=lan.prefix) as started:
+        yield started
+
+
+def on_beta(lan: Lan, beta: ServingNode, *arguments: str) -> Ran:
+    return process(*arguments, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(beta.home))
+
+
+def machine(lan: Lan, home: Path, *arguments: str) -> Ran:
+    """A command on the other machine, of the installation in `home`, which is called as that folder is."""
+    return process(*arguments, prefix=lan.far, ANVYL_HOME=str(home), ANVYL_NAME=home.name)
+
+
+def joined(lan: Lan, beta: ServingNode, home: Path) -> None:
+    home.mkdir(mode=0o700, exist_ok=True)
+    invitation = on_beta(lan, beta, "invite", "--host", lan.address, "--json")
+    assert machine(lan, home, "hosts", "add", invitation.json["code"]).code == 0
+
+
+def looked(lan: Lan, home: Path) -> Ran:
+    return machine(lan, home, "call", "list_processes", "limit=1", "--host", "beta", "--json")
+
+
+def known(home: Path) -> dict[str, Any]:
+    entry: dict[str, Any] = tomllib.loads((home / "hosts.toml").read_text(encoding="utf-8"))["hosts"]["beta"]
+    return entry
+
+
+def test_a_key_is_changed_without_pairing_again_but_for_who_was_never_there(
+    lan: Lan, beta: ServingNode, tmp_path: Path
+) -> None:
+    alpha, gamma = tmp_path / "alpha", tmp_path / "gamma"
+    joined(lan, beta, alpha)
+    joined(lan, beta, gamma)
+    old = known(alpha)["pin"]
+
+    begun = on_beta(lan, beta, "key", "rotate", "--json").json
+    assert begun["next"] and begun["next"] != old == begun["pin"]
+    assert begun["told"] == [] and begun["not_told"] == ["alpha", "gamma"]
+    assert looked(lan, alpha).code == 0
+    assert (known(alpha)["pin"], known(alpha)["next_pin"]) == (old, begun["next"])
+    shown = on_beta(lan, beta, "key", "show", "--json").json
+    assert (shown["told"], shown["not_told"]) == (["alpha"], ["gamma"])
+    hasty = on_beta(lan, beta, "key", "rotate", "--finish")
+    assert hasty.code == 5 and "gamma" in hasty.err
+
+    finished = on_beta(lan, beta, "key", "rotate", "--finish", "--yes", "--json")
+
+    assert finished.json["pin"] == begun["next"] and finished.json["next"] == ""
+    assert looked(lan, alpha).code == 0, "the server was not started again"
+    assert known(alpha)["pin"] == begun["next"] and "next_pin" not in known(alpha)
+    assert looked(lan, alpha).code == 0
+    refused = looked(lan, gamma)
+    assert refused.code == 1
+    assert "its key is not the one it was paired with" in refused.err and "pair again" in refused.err
+    beta.restart()
+    assert looked(lan, alpha).code == 0
+
+
+def test_a_change_that_is_called_off_is_forgotten_by_who_was_told(lan: Lan, beta: ServingNode, tmp_path: Path) -> None:
+    alpha = tmp_path / "alpha"
+    joined(lan, beta, alpha)
+    on_beta(lan, beta, "key", "rotate")
+    assert looked(lan, alpha).code == 0
+    assert known(alpha)["next_pin"]
+
+    assert on_beta(lan, beta, "key", "rotate", "--cancel").code == 0
+
+    assert looked(lan, alpha).code == 0
+    assert "next_pin" not in known(alpha)
+
+
+# Who may announce, and to whom.
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_a_connection_proves_the_next_key_and_tells_it(way: str, tmp_path: Path) -> None:
+    tell = WAYS[way]
+    identity = host_identity(tmp_path / "identity")
+    proved: list[str] = []
+    with listening(identity.tls()) as heard:
+        tell(heard.port, pinned_context([identity.pin], Following(SECOND, lambda: proved.append("next"))))
+        assert proved == []
+        tell(heard.port, pinned_context([FIRST], Following(identity.pin, lambda: proved.append("next"))))
+        assert proved == ["next"]
+        with pytest.raises((WrongKey, ssl.SSLError)):
+            tell(heard.port, pinned_context([FIRST], Following(SECOND, lambda: proved.append("other"))))
+    assert proved == ["next"]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    registry = Registry(tmp_path / "hosts.toml")
+    registry.add(Peer("nas", "https://nas:4200", ("home",), FIRST, "token"))
+    registry.add(Peer("near", "http://127.0.0.1:4210"))
+    return registry
+
+
+def test_an_announcement_is_kept_until_the_key_is_proved(registry: Registry) -> None:
+    announced(registry, registry.get("nas"), SECOND)
+    assert registry.get("nas").pins == (FIRST, SECOND)
+    assert following(registry, registry.get("near")) is None
+
+    accepted = following(registry, registry.get("nas"))
+    assert accepted is not None
+    accepted.proved()
+
+    assert registry.get("nas") == Peer("nas", "https://nas:4200", ("home",), SECOND, "token")
+
+
+def test_an_announcement_over_an_outdated_connection_changes_nothing(registry: Registry) -> None:
+    """Somebody who has only a key that was given up must not bring in another."""
+    outdated = registry.get("nas")
+    announced(registry, outdated, SECOND)
+    accepted = following(registry, registry.get("nas"))
+    assert accepted is not None
+    accepted.proved()
+
+    announced(registry, outdated, THIRD)
+
+    assert registry.get("nas").pins == (SECOND,)
+
+
+@pytest.mark.parametrize("key", ["", "sha256:short", "x" * 5000, FIRST], ids=["none", "short", "long", "present"])
+def test_what_is_no_news_changes_nothing(registry: Registry, key: str) -> None:
+    before = registry.path.stat().st_ino
+
+    announced(registry, registry.get("nas"), key)
+    announced(registry, registry.get("near"), SECOND)
+
+    assert registry.path.stat().st_ino == before
+
+
+def test_a_hosts_file_that_cannot_be_edited_ends_no_call(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    registry.path.write_text(
+        f'hosts = {{ nas = {{ url = "https://nas:4200", pin = "{FIRST}" }}, x = 1 }}', encoding="utf-8"
+    )
+
+    announced(registry, Peer("nas", "https://nas:4200", (), FIRST), SECOND)
+
+    assert "could not be kept" in caplog.text
+
+
+# On the host.
+
+TOKEN = Caller("alpha", frozenset(["read"]), "token", id="t1")
+
+
+def test_only_holders_of_tokens_are_told_and_remembered(tmp_path: Path) -> None:
+    trust = Trust(tmp_path)
+    assert trust.next_key.announce(TOKEN) == "", "no key is made for a question"
+    pin = trust.identity().pin
+    assert trust.next_key.announce(TOKEN) == pin
+    plan = trust.next_key.begin()
+
+    assert trust.next_key.announce(LOCAL) == ""
+    assert trust.next_key.announce(Caller("x", frozenset(["read"]), "jwt", id="jwt:x")) == plan.pin
+    assert trust.next_key.plan.told == []
+    assert trust.next_key.announce(TOKEN) == trust.next_key.announce(TOKEN) == plan.pin
+    assert trust.next_key.plan.told == ["t1"]
+    with pytest.raises(Conflict, match="made already"):
+        trust.next_key.begin()
+    assert trust.next_key.finish().pin == plan.pin == trust.identity().pin
+    assert trust.next_key.announce(TOKEN) == plan.pin
+    for step in (trust.next_key.finish, trust.next_key.cancel):
+        with pytest.raises(NotFound, match="no next key"):
+            step()
+
+
+def test_a_damaged_next_key_changes_nothing(tmp_path: Path) -> None:
+    trust = Trust(tmp_path)
+    pin = trust.identity().pin
+    trust.next_key.begin()
+    (trust.folder / NEXT).write_bytes(b"damaged")
+
+    with pytest.raises(ConfigInvalid, match="is damaged"):
+        trust.next_key.finish()
+
+    assert trust.identity().pin == pin
+    trust.next_key.cancel()
+    assert not (trust.folder / NEXT).exists()
+
+
+def test_a_crash_at_any_step_costs_nothing(tmp_path: Path) -> None:
+    trust = Trust(tmp_path)
+    pin = trust.identity().pin
+    following = trust.next_key.begin().pin
+    (trust.folder / "certificate.pem").unlink()
+    assert trust.identity().pin == pin
+    (trust.folder / "certificate.pem").unlink()
+    (trust.folder / NEXT).replace(trust.folder / "key.pem")
+
+    assert trust.next_key.announce(TOKEN) == following == trust.next_key.finish().pin
+    assert trust.identity().pin == following and not trust.next_key.plan.pin
+
+
+def test_a_damaged_plan_stops_no_call_and_is_told(tmp_path: Path) -> None:
+    trust = Trust(tmp_path)
+    trust.identity()
+    (trust.folder / "next.json").write_text("{", encoding="utf-8")
+    Path(trust.folder / "next.json").chmod(0o600)
+
+    assert trust.next_key.announce(TOKEN) == ""
+    with pytest.raises(ConfigInvalid, match=r"next\.json is damaged"):
+        trust.next_key.begin()

@@ -1,0 +1,331 @@
+"""`anvyl watch`: what is wrong is told once, and once more when it is over."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from anvyl_mcp.core.errors import EngineError, InvalidInput, Unreachable
+from anvyl_mcp.peers.connection.listing import Answer, Connection, Progress, ToolListing
+from anvyl_mcp.peers.fleet.fleet import Fleet
+from anvyl_mcp.peers.hosts.registry import Peer, Registry
+from anvyl_mcp.peers.watch import notifiers
+from anvyl_mcp.peers.watch.watcher import Notice, Watcher
+from tests.end_to_end.test_faults import wait_for
+from tests.support.engine.engines import RealEngine
+from tests.support.hosts.nodes import ServingNode, anvyl
+
+GIB = 1024**3
+
+
+class Host:
+    """One host that answers what it is told to answer."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.engine = True
+        self.disk = 40.0
+        self.containers: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+
+    def happens(self, *actions: str, name: str = "web", detail: str = "") -> None:
+        """Events that the next look finds, each `die` with how it ended."""
+        self.events = [
+            {"time": str(number), "type": "container", "action": action, "name": name, "id": name, "detail": detail}
+            for number, action in enumerate(actions)
+        ]
+
+    def has(self, name: str, state: str = "running", status: str = "Up 3 hours", health: str = "") -> None:
+        self.containers = [{"id": name, "name": name, "state": state, "status": status, "health": health}]
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        seconds: float,
+        meta: Mapping[str, Any] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Answer:
+        if self.down:
+            raise Unreachable("no answer within 3 s")
+        if tool == "list_containers":
+            error = None if self.engine else EngineError("it does not run")
+            return Answer({"containers": self.containers, "total": 1, "more": 0}, error=error)
+        if tool == "list_events":
+            return Answer({"events": self.events, "total": len(self.events), "more": 0})
+        return Answer({"disks": [{"mount": "/", "used": 9 * GIB, "total": 10 * GIB, "percent": self.disk}]})
+
+    async def list_tools(self) -> list[ToolListing]:
+        return []
+
+    async def version(self) -> str:
+        return "1"
+
+    async def close(self) -> None:
+        return
+
+
+class Scene:
+    """A fleet of two hosts and what watches it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.hosts = {"vm": Host(), "nas": Host()}
+        (folder / "hosts.toml").write_text('[hosts.nas]\nurl = "http://127.0.0.1:9"\n', encoding="utf-8")
+        names = {"memory:": "vm"}
+
+        def connect(peer: Peer) -> Connection:
+            return self.hosts[names.get(peer.url, peer.name)]
+
+        tools = {
+            name: ToolListing(name, "", {"type": "object"}, safety="reads", toolset="containers")
+            for name in ("get_host_resources", "list_containers", "list_events")
+        }
+        self.watcher = Watcher(Fleet(Peer("vm", "memory:"), Registry(folder / "hosts.toml"), tools, connect))
+
+    async def said(self) -> list[str]:
+        return [notice.message for notice in await self.watcher.look()]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+async def test_a_full_disk_is_told_once_and_its_end_once_with_a_margin(scene: Scene) -> None:
+    assert await scene.said() == []
+    scene.hosts["nas"].disk = 91
+
+    assert await scene.said() == ["disk / on nas is 91 % full, 1 GiB free"]
+    assert await scene.said() == []
+    scene.hosts["nas"].disk = 89
+    assert await scene.said() == [], "it hovers"
+    scene.hosts["nas"].disk = 80
+    assert await scene.said() == ["disk / on nas has room again, after 1 s"]
+    assert await scene.said() == []
+
+
+async def test_a_host_is_gone_after_two_looks_and_its_other_troubles_stay(scene: Scene) -> None:
+    scene.hosts["nas"].has("web", health="unhealthy")
+    assert await scene.said() == ["web on nas is unhealthy"]
+
+    scene.hosts["nas"].down = True
+    assert await scene.said() == []
+    assert await scene.said() == ["nas is gone: unreachable: no answer within 3 s"]
+    scene.hosts["nas"].down = False
+    assert await scene.said() == ["nas is back, after 1 s"]
+    scene.hosts["nas"].has("web", health="healthy")
+    assert await scene.said() == ["web on nas is no longer unhealthy, after 1 s"]
+
+
+async def test_an_engine_that_does_not_answer_is_the_hosts_trouble_and_not_its_containers(scene: Scene) -> None:
+    scene.hosts["vm"].has("web", health="unhealthy")
+    await scene.said()
+    scene.hosts["vm"].engine = False
+
+    assert await scene.said() == ["the Docker engine on vm does not answer: it does not run"]
+    scene.hosts["vm"].engine = True
+    assert await scene.said() == ["the Docker engine on vm answers again, after 1 s"]
+
+
+async def test_one_restart_is_no_loop_and_two_are(scene: Scene) -> None:
+    vm = scene.hosts["vm"]
+    vm.has("web")
+    await scene.said()
+    vm.has("web", state="restarting", status="Restarting (1) 2 seconds ago")
+    assert await scene.said() == []
+    vm.has("web")
+    assert await scene.said() == []
+    vm.has("web", state="restarting", status="Restarting (1) 2 seconds ago")
+
+    assert await scene.said() == ["web on vm keeps restarting"]
+    vm.has("web")
+    assert [await scene.said() for _ in range(2)] == [[], []]
+    assert await scene.said() == ["web on vm no longer restarts, after 1 s"]
+
+
+async def test_a_removed_container_and_a_forgotten_host_leave_no_trouble(scene: Scene, tmp_path: Path) -> None:
+    scene.hosts["vm"].has("web", health="unhealthy")
+    scene.hosts["nas"].disk = 99
+    assert len(await scene.said()) == 2
+    scene.hosts["vm"].containers = []
+    hosts = tmp_path / "hosts.toml"
+    known = hosts.read_text(encoding="utf-8")
+    hosts.write_text("", encoding="utf-8")
+
+    assert await scene.said() == ["web on vm is no longer unhealthy, after 1 s"]
+    hosts.write_text(known, encoding="utf-8")
+    assert await scene.said() == ["disk / on nas is 99 % full, 1 GiB free"], "it was forgotten with its host"
+
+
+async def test_a_container_that_died_or_was_stopped_by_another_program_is_reported(scene: Scene) -> None:
+    vm = scene.hosts["vm"]
+    vm.has("web")
+    await scene.said()
+    vm.has("web", state="exited", status="Exited (3) 2 seconds ago")
+    vm.happens("die", detail="exit code 3")
+    assert await scene.said() == ["web on vm stopped: Exited (3) 2 seconds ago"]
+    assert await scene.said() == []
+    vm.has("web")
+    assert await scene.said() == ["web on vm is no longer stopped, after 1 s"]
+
+    vm.has("web", state="exited", status="Exited (0) 2 seconds ago")
+    vm.happens("kill", "stop", "die", detail="exit code 0")
+    assert await scene.said() == ["web on vm was stopped by a request outside Anvyl: Exited (0) 2 seconds ago"]
+
+
+async def test_a_container_whose_work_is_done_or_that_anvyl_stopped_is_not_reported(scene: Scene) -> None:
+    vm = scene.hosts["vm"]
+    vm.has("job")
+    await scene.said()
+    vm.has("job", state="exited", status="Exited (0) 2 seconds ago")
+    vm.happens("die", name="job", detail="exit code 0")
+    assert await scene.said() == []
+
+    vm.has("web")
+    await scene.said()
+    vm.has("web", state="exited", status="Exited (137) 2 seconds ago")
+    vm.containers[0]["expected"] = "stopped"
+    vm.happens("kill", "die", detail="exit code 137")
+    assert await scene.said() == []
+
+
+async def test_a_container_that_ended_and_came_back_between_two_looks_is_reported_once(scene: Scene) -> None:
+    vm = scene.hosts["vm"]
+    vm.has("web")
+    await scene.said()
+    vm.happens("kill", "stop", "die", "start", detail="exit code 137")
+    assert await scene.said() == ["web on vm was stopped (exit code 137), and runs again"]
+    assert await scene.said() == [], "the same event in the next look"
+    vm.happens("kill", "die", "start", "restart", detail="exit code 0")
+    assert await scene.said() == [], "a requested restart is neither"
+
+
+class Hook(BaseHTTPRequestHandler):
+    """A webhook that is out of order for its first post."""
+
+    got: list[dict[str, Any]]
+    posts = 0
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        Hook.posts += 1
+        if Hook.posts > 1:
+            Hook.got.append(json.loads(body))
+        self.send_response(503 if Hook.posts == 1 else 204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+
+@pytest.fixture
+def hook() -> Iterator[str]:
+    Hook.got, Hook.posts = [], 0
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/secret-path"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+async def test_a_webhook_that_was_down_gets_every_notice_later_and_in_order(
+    scene: Scene, hook: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.hosts["nas"].disk = 95
+    arrived = anyio.Event()
+
+    def tell(notice: Notice) -> None:
+        scene.hosts["vm"].disk = 95
+        if notice.trouble.host == "vm":
+            arrived.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(notifiers.watch, scene.watcher, 0.05, tell, [notifiers.webhook(hook)])
+        with anyio.fail_after(10):
+            await arrived.wait()
+            while len(Hook.got) < 2:  # noqa: ASYNC110  the server is on a thread
+                await anyio.sleep(0.02)
+        group.cancel_scope.cancel()
+
+    assert [(one["host"], one["kind"], one["event"]) for one in Hook.got] == [
+        ("nas", "disk", "trouble"),
+        ("vm", "disk", "trouble"),
+    ]
+    assert "HTTP 503" in caplog.text
+    assert "secret-path" not in caplog.text
+
+
+async def test_a_command_gets_the_notice_on_its_input_and_in_its_environment(scene: Scene, tmp_path: Path) -> None:
+    script = tmp_path / "told.sh"
+    script.write_text(f'echo "$ANVYL_HOST $ANVYL_EVENT" >{tmp_path}/words; cat >{tmp_path}/json\n', encoding="utf-8")
+    scene.hosts["nas"].disk = 95
+    [notice] = await scene.watcher.look()
+
+    assert await notifiers.command(f"sh '{script}'")(notice)
+
+    assert (tmp_path / "words").read_text(encoding="utf-8") == "nas trouble\n"
+    assert json.loads((tmp_path / "json").read_text(encoding="utf-8"))["subject"] == "/"
+
+
+@pytest.mark.parametrize("line", ["", "sh 'unclosed"])
+def test_a_command_that_cannot_be_read_is_refused_before_the_watch(line: str) -> None:
+    with pytest.raises(InvalidInput):
+        notifiers.command(line)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "file:///etc/passwd", "http://"])
+def test_a_webhook_that_is_no_address_is_refused_before_the_watch(url: str) -> None:
+    with pytest.raises(InvalidInput):
+        notifiers.webhook(url)
+
+
+def test_watch_once_tells_what_is_wrong_and_ends_with_1(engine: RealEngine) -> None:
+    engine.run("sick", healthcheck={"test": ["CMD", "false"], "interval": 10**8, "retries": 1})
+    wait_for(lambda: engine.api.inspect_container("sick")["State"]["Health"]["Status"] == "unhealthy")
+
+    told = anvyl("watch", "--once", "--disk", "100")
+    document = anvyl("watch", "--once", "--disk", "100", "--json").json
+
+    assert told.code == 1
+    assert "sick on " in told.out
+    assert [one["subject"] for one in document["notices"]] == ["sick"]
+    engine.api.remove_container("sick", force=True)
+    calm = anvyl("watch", "--once", "--disk", "100")
+    assert (calm.code, calm.out) == (0, "")
+    assert "nothing is wrong" in calm.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--disk", "0"), ("--disk", "200"), ("--every", "soon"), ("--webhook", "nowhere"), ("--host", "nobody")],
+    ids=lambda one: " ".join(one),
+)
+def test_watch_says_what_it_cannot_use(arguments: tuple[str, ...]) -> None:
+    told = anvyl("watch", *arguments)
+
+    assert told.code == 2
+    assert "error:" in told.err
+
+
+def test_a_server_that_watches_writes_to_its_log(engine: RealEngine, tmp_path: Path) -> None:
+    engine.run("sick", healthcheck={"test": ["CMD", "false"], "interval": 10**8, "retries": 1})
+    log = tmp_path / "told"
+    node = ServingNode(
+        "alpha",
+        tmp_path / "home",
+        {**engine.environment, "ANVYL_WATCH": "1", "ANVYL_WATCH_EVERY": "1s", "ANVYL_WATCH_COMMAND": f"tee -a {log}"},
+    )
+    try:
+        wait_for(lambda: log.exists() and "sick on alpha is unhealthy" in log.read_text(encoding="utf-8"))
+    finally:
+        assert node.stop() == 0

@@ -1,0 +1,94 @@
+"""The engines that other tests build on are what they promise to be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.support.engine.engines import RealEngine
+
+THIS = Path(__file__)
+
+
+def test_the_two_engines_are_different_engines(engine: RealEngine, second_engine: RealEngine) -> None:
+    assert engine.api.info()["ID"] != second_engine.api.info()["ID"]
+
+
+def test_a_container_on_one_engine_is_not_on_the_other(engine: RealEngine, second_engine: RealEngine) -> None:
+    engine.run("only-here")
+
+    assert engine.state("only-here") == "running"
+    assert second_engine.state("only-here") is None
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_a_container_that_a_test_leaves_is_gone_for_the_next(engine: RealEngine, turn: str) -> None:
+    assert engine.state("left-behind") is None
+
+    engine.run("left-behind")
+
+
+def test_the_web_image_stays_up_without_a_command_and_obeys_a_stop(engine: RealEngine) -> None:
+    created = engine.api.create_container("anvyl-test/web:1", name="by-itself")
+    engine.api.start(created)
+    assert engine.state("by-itself") == "running"
+
+    engine.api.stop(created)
+
+    assert engine.api.inspect_container(created)["State"]["ExitCode"] == 0
+
+
+def test_containers_end_with_the_engine_and_are_still_known_when_it_is_back(second_engine: RealEngine) -> None:
+    second_engine.run("survivor")
+
+    second_engine.stop()
+    assert not second_engine.answers
+    second_engine.start()
+
+    assert second_engine.state("survivor") == "exited"
+
+
+def test_an_engine_that_lost_its_power_starts_again(second_engine: RealEngine) -> None:
+    second_engine.run("survivor")
+
+    second_engine.kill()
+    second_engine.start()
+
+    assert second_engine.state("survivor") == "exited"
+
+
+def test_the_environment_of_a_test_leads_to_its_engine(engine: RealEngine) -> None:
+    client = docker.from_env()
+
+    assert client.info()["ID"] == engine.api.info()["ID"]
+    client.close()
+
+
+def test_the_environment_of_a_test_without_an_engine_leads_nowhere(tmp_path: Path) -> None:
+    assert os.environ["ANVYL_HOME"] == str(tmp_path)
+    assert not Path(os.environ["DOCKER_HOST"].removeprefix("unix://")).exists()
+
+
+@pytest.mark.parametrize(("ci", "exit_code"), [("", 0), ("true", 1)])
+def test_a_test_without_its_engine_is_skipped_loudly_and_fails_in_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: str, exit_code: int
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("PATH", "/nonexistent")
+
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", str(THIS), "-k", "on_one_engine"],
+        cwd=THIS.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == exit_code, run.stdout + run.stderr
+    assert ("TESTS ON A REAL DOCKER ENGINE WERE SKIPPED" in run.stdout) == (not ci)
+    assert "no Docker engine answers at unix:///nonexistent/docker.sock" in run.stdout

@@ -1,0 +1,347 @@
+"""The architecture holds: which room imports which, who owns which library, how large rooms and modules may grow."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "anvyl_mcp"
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+MOST_LINES, MOST_FILES = 400, 12
+
+PACKAGES = {
+    "core": "",
+    "server": "core",
+    "peers": "core",
+    "orchestrator": "core peers",
+    "app": "core peers orchestrator server",
+    "evaluation": "app core peers orchestrator server",
+    "cli": "app core evaluation peers orchestrator server",
+    "agent": "app core peers",
+}
+"""The drawing of design: the packages, and those that each may import."""
+
+FROM_SERVER = ("cli/host_commands/",)
+"""What of the command line may import `server`: the commands that read and change this host's own files."""
+
+ROOMS = {
+    "__init__": "agent",
+    "__main__": "cli",
+    "agent": "app core peers peers.connection peers.hosts",
+    "app": (
+        "core orchestrator orchestrator.api orchestrator.api.endpoints orchestrator.ask peers peers.changes "
+        "peers.connection peers.fleet peers.gateway peers.hosts peers.watch server server.auth server.calls "
+        "server.containers server.engine server.http server.http.metrics server.policy server.protocol"
+    ),
+    "cli": "cli.completion cli.programs cli.terminal",
+    "cli.commands": (
+        "app cli.commands.containers cli.conversation cli.parser cli.programs cli.runtime core evaluation "
+        "orchestrator.api orchestrator.ask orchestrator.models orchestrator.models.servers peers "
+        "peers.changes peers.fleet peers.hosts peers.watch"
+    ),
+    "cli.commands.containers": (
+        "app cli.parser cli.runtime cli.terminal core peers.changes peers.connection peers.fleet"
+    ),
+    "cli.completion": "cli.parser cli.programs cli.runtime cli.terminal core",
+    "cli.conversation": (
+        "app cli.parser cli.runtime cli.terminal core core.redaction orchestrator orchestrator.ask "
+        "orchestrator.models peers.changes peers.fleet"
+    ),
+    "cli.host_commands": "app cli.parser cli.runtime core server.http server.policy",
+    "cli.parser": "cli.runtime",
+    "cli.programs": "app cli.host_commands cli.parser cli.runtime cli.terminal core",
+    "cli.runtime": "app cli.terminal core orchestrator peers.changes peers.connection peers.fleet",
+    "cli.terminal": "core peers.connection",
+    "core": "",
+    "core.redaction": "core",
+    "core.values": "core",
+    "evaluation": (
+        "app core evaluation.acts orchestrator orchestrator.ask orchestrator.models peers.changes "
+        "peers.connection peers.fleet peers.hosts server"
+    ),
+    "evaluation.acts": "core orchestrator.rules.results",
+    "orchestrator": "core peers.changes peers.connection peers.fleet",
+    "orchestrator.api": (
+        "core orchestrator orchestrator.ask orchestrator.rules.results peers peers.changes peers.connection "
+        "peers.fleet peers.hosts"
+    ),
+    "orchestrator.api.endpoints": "core orchestrator.api peers peers.connection peers.hosts peers.watch",
+    "orchestrator.ask": (
+        "core core.values orchestrator orchestrator.checks orchestrator.language orchestrator.models "
+        "orchestrator.models.servers orchestrator.rules orchestrator.rules.results peers.changes "
+        "peers.connection peers.fleet peers.gateway peers.watch"
+    ),
+    "orchestrator.checks": "core orchestrator orchestrator.language peers.changes peers.connection peers.fleet",
+    "orchestrator.language": "core orchestrator peers.connection",
+    "orchestrator.models": (
+        "core orchestrator orchestrator.checks orchestrator.language orchestrator.models.servers "
+        "orchestrator.rules orchestrator.rules.results peers.connection peers.fleet"
+    ),
+    "orchestrator.models.servers": "core core.values orchestrator",
+    "orchestrator.rules": (
+        "core orchestrator orchestrator.checks orchestrator.language orchestrator.rules.results "
+        "peers.connection peers.fleet peers.hosts"
+    ),
+    "orchestrator.rules.results": "core orchestrator.language peers.changes peers.connection peers.fleet",
+    "peers": "core peers.connection peers.fleet peers.hosts",
+    "peers.changes": "core core.values peers.connection peers.fleet",
+    "peers.connection": "core",
+    "peers.fleet": "core peers.connection peers.hosts",
+    "peers.gateway": "core core.values peers.changes peers.connection peers.fleet",
+    "peers.hosts": "core peers.connection",
+    "peers.watch": "core peers.connection peers.fleet peers.hosts",
+    "server": "core core.values",
+    "server.audit": "core core.redaction server.auth server.policy",
+    "server.auth": "core server",
+    "server.calls": "core core.redaction server server.audit server.auth server.engine server.policy",
+    "server.containers": "core core.redaction core.values server server.auth server.engine server.policy",
+    "server.engine": "core server server.policy",
+    "server.engine.logs": "core core.redaction server.engine",
+    "server.http": "core server.audit server.auth server.calls server.engine server.protocol",
+    "server.http.metrics": "core server.audit server.auth server.calls server.engine server.policy server.tools",
+    "server.policy": "core server server.auth",
+    "server.protocol": "core core.values server server.calls server.policy",
+    "server.tools": "core core.values server server.containers server.engine server.engine.logs",
+}
+"""Every folder, and the folders whose modules its own import. A new arrow is a decision: add it here."""
+
+FOUND_BY_FOLDER = {"server.tools", "orchestrator.api.endpoints"}
+"""Folders whose modules are loaded without being named: what loads them does not depend on what is in them."""
+
+SHORT = {
+    "__main__": "what `python -m anvyl_mcp` runs",
+    "cli.commands.ask": "read for every `--help`: what it runs is imported only when it is run",
+    "cli.commands.chat": "read for every `--help`: what it runs is imported only when it is run",
+    "cli.commands.containers.images": "one file for each subject, as in `--help`",
+    "cli.commands.machines": "read for every `--help`: what it runs is imported only when it is run",
+    "cli.commands.tools": "read for every `--help`: what it runs is imported only when it is run",
+    "cli.conversation.model_note": "one idea: a note that is worth a line once a day",
+    "cli.parser.options": "read by every command: nothing else may be imported with it",
+    "cli.start": "the entry point of completion: nothing else may be imported with it",
+    "cli.terminal.streams": "must run before anything is written",
+    "core.paths": "imported before settings are read",
+    "core.protocol_keys": "names that both sides of a connection share",
+    "core.settings_file": "the only part of the settings that needs tomlkit",
+    "evaluation.forms": "one idea: the form that a tool promises",
+    "orchestrator.api.endpoints.approvals": "one file for each endpoint",
+    "orchestrator.api.endpoints.process": "one file for each endpoint",
+    "orchestrator.api.endpoints.stream": "one file for each endpoint",
+    "orchestrator.models.drive_mode": "the choice that the plan driver hangs on",
+    "orchestrator.models.model_routing": "the choice between two models",
+    "orchestrator.whole_answer": "the base class of every model that answers in one piece",
+    "peers.fleet.result_schema": "the check of what a lying peer answers",
+    "server.calls.response_meta": "shared by everything below a call",
+    "server.containers.network_rights": "the twin of volume_rights",
+    "server.identity": "injected into tools",
+}
+"""Modules of fewer than 40 lines, and why each stands alone."""
+
+MCP = ("server", "app", "peers/connection/sdk_client.py", "peers/connection/transports.py", "peers/gateway")
+OWNERS = {
+    "docker": ("server",),
+    "psutil": ("server",),
+    "cryptography": ("server",),
+    "jwt": ("server",),
+    "requests": ("server",),  # docker-py raises its errors
+    "prometheus_client": ("server",),
+    "pydantic_ai": ("orchestrator",),
+    "openai": ("orchestrator",),
+    "opentelemetry": ("orchestrator",),
+    "pydantic_evals": ("evaluation",),
+    "typer": ("cli",),
+    "click": ("cli",),
+    "rich": ("cli",),
+    "tomlkit": ("peers/hosts/registry.py", "core/settings_file.py", "app/client_configs.py"),
+    "zeroconf": ("peers/hosts/discovery.py",),
+    "mcp": MCP,
+    "mcp_types": MCP,
+}
+"""Outside libraries, and the only places that may import each."""
+
+
+def imports(source: str, package: str) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything the source imports, at any depth; relative names start at `package`.
+
+    `from x import y` counts as `x.y`, which is right for modules and harmless for other names.
+    """
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import():
+                yield from ((node.lineno, alias.name) for alias in node.names)
+            case ast.ImportFrom():
+                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+                base = ".".join([*above, *([node.module] if node.module else [])])
+                yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+            case ast.Call(
+                func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
+                yield node.lineno, name
+
+
+def module_of(path: Path) -> str:
+    """`server.calls.gate`; a package is named by its folder."""
+    parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def room_of(module: str) -> str:
+    """The folder that a module lies in; a module at the top is its own."""
+    if module in MODULES and MODULES[module].name == "__init__.py":
+        return module
+    return module.rpartition(".")[0] or module
+
+
+def imported_module(name: str) -> str | None:
+    """The module of ours that an imported name is, or is in; None for anything else."""
+    if not name.startswith(f"{PACKAGE}."):
+        return None
+    parts = name.split(".")[1:]
+    found = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((module for module in found if module in MODULES), None)
+
+
+def arrows() -> Iterator[tuple[Path, int, str, str]]:
+    """Every import inside the package: file, line, importing module, imported module."""
+    for path, line, name in every_import():
+        target = imported_module(name)
+        if target is not None and target not in {module_of(path), *FOUND_BY_FOLDER}:
+            yield path, line, module_of(path), target
+
+
+def every_import() -> Iterator[tuple[Path, int, str]]:
+    for path in FILES:
+        package = ".".join(path.relative_to(ROOT).parent.parts)
+        for line, name in imports(path.read_text(encoding="utf-8"), package):
+            yield path, line, name
+
+
+def place(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def circle(graph: Mapping[str, set[str]]) -> str:
+    """The first circle of a graph, in words; empty without one."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return " → ".join(error.args[1])
+    return ""
+
+
+def test_every_package_imports_only_those_below_it() -> None:
+    wrong = []
+    for path, line, module, target in arrows():
+        package, imported = module.split(".")[0], target.split(".")[0]
+        allowed = {package, *PACKAGES.get(package, "cli agent").split()}
+        inside = str(path.relative_to(ROOT / PACKAGE))
+        if imported == "server" and package == "cli" and not inside.startswith(FROM_SERVER):
+            wrong.append(f"{place(path, line)} imports server; of cli only {', '.join(FROM_SERVER)} may")
+        elif imported not in allowed:
+            wrong.append(f"{place(path, line)} imports {imported}; {package} may import {', '.join(sorted(allowed))}")
+
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_every_arrow_between_rooms_is_in_the_table() -> None:
+    drawn = {(room, target) for room, targets in ROOMS.items() for target in targets.split()}
+    found: dict[tuple[str, str], str] = {}
+    for path, line, module, target in arrows():
+        if room_of(module) != room_of(target):
+            found[room_of(module), room_of(target)] = place(path, line)
+
+    new = [f"{room} → {target} ({found[room, target]})" for room, target in sorted(found.keys() - drawn)]
+    unused = [f"{room} → {target} is drawn, and nothing imports it" for room, target in sorted(drawn - found.keys())]
+
+    assert not new + unused, "\n".join(new + unused)
+
+
+def test_no_circle_between_rooms_nor_between_modules() -> None:
+    modules: dict[str, set[str]] = {}
+    for _, _, module, target in arrows():
+        modules.setdefault(module, set()).add(target)
+
+    assert circle({room: set(targets.split()) for room, targets in ROOMS.items()}) == ""
+    assert circle(modules) == ""
+
+
+def test_a_room_holds_a_dozen_files() -> None:
+    rooms = {path.parent for path in FILES}
+    sizes = {room: len([path for path in FILES if path.parent == room]) for room in rooms}
+    wrong = [f"{room.relative_to(ROOT)}: {size} files" for room, size in sizes.items() if size > MOST_FILES]
+
+    assert {room_of(module) for module in MODULES} == ROOMS.keys()
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_every_outside_library_has_one_owner() -> None:
+    wrong = []
+    for path, line, name in every_import():
+        library, inside = name.split(".")[0], str(path.relative_to(ROOT / PACKAGE))
+        owners = OWNERS.get(library, (inside,))
+        if not any(inside == owner or inside.startswith(f"{owner}/") for owner in owners):
+            wrong.append(f"{place(path, line)} imports {library}; only {', '.join(owners)} may")
+
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_only_the_command_line_prints() -> None:
+    wrong = [
+        place(path, node.lineno)
+        for path in FILES
+        if not module_of(path).startswith("cli")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_only_its_own_module_changes_a_run_or_a_proposal() -> None:
+    state = {"run", "_run", "proposal"}
+    owners = {"orchestrator.run", "orchestrator.question"}
+    wrong = [
+        place(path, node.lineno)
+        for path in FILES
+        if module_of(path) not in owners
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if getattr(node.value, "attr", getattr(node.value, "id", "")) in state
+    ]
+
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_every_module_is_worth_a_file_and_can_be_read_at_one_sitting() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    long = {path: length for path, length in lengths.items() if length > MOST_LINES}
+    wrong = [f"{place(path, length)} lines; {MOST_LINES} at most" for path, length in long.items()]
+    short = {module_of(path) for path, length in lengths.items() if length < 40 and path.name != "__init__.py"}
+
+    assert not wrong, "\n".join(sorted(wrong))
+    assert short == SHORT.keys()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("import docker.errors as e", "docker.errors"),
+        ("from anvyl_mcp.core import text", "anvyl_mcp.core.text"),
+        ("def f():\n    from anvyl_mcp.peers.fleet import fleet", "anvyl_mcp.peers.fleet.fleet"),
+        ("if TYPE_CHECKING:\n    from openai import OpenAI", "openai.OpenAI"),
+        ("from . import guard", "anvyl_mcp.server.guard"),
+        ("from ..peers.fleet import Fleet", "anvyl_mcp.peers.fleet.Fleet"),
+        ("importlib.import_module('anvyl_mcp.app.node')", "anvyl_mcp.app.node"),
+        ("import_module('docker')", "docker"),
+    ],
+)
+def test_no_way_to_import_escapes_the_check(source: str, name: str) -> None:
+    assert [found for _, found in imports(source, "anvyl_mcp.server")] == [name]

@@ -1,0 +1,102 @@
+"""`anvyl-mcp audit`: what a person reads of the log, and what a program gets."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from anvyl_mcp.core.text import ANSI, local_time
+from anvyl_mcp.server.audit.log import Audit
+from tests.support.hosts.nodes import ANVYL_MCP, Ran, process
+from tests.support.terminal import on_a_terminal
+
+
+@pytest.fixture(autouse=True)
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that is not in UTC, at any time of the year."""
+    monkeypatch.setenv("TZ", "<+02>-2")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Thirty reads, a change, a refused read, and something that is no call of a tool."""
+    with closing(Audit(tmp_path / "audit")) as audit:
+        for _ in range(30):
+            audit.end(audit.begin("list_containers", {}, who="desk", how="token", changes=False), "ok")
+        arguments = {"name": "jellyfin", "timeout": 10}
+        stop = audit.begin("stop_container", arguments, who="desk", how="token", operation="op-1", changes=True)
+        audit.end(stop, "ok")
+        logs = audit.begin("get_container_logs", {"name": "…"}, who="pi", how="token", changes=False)
+        audit.end(logs, "denied", "denied")
+        audit.end(audit.begin("token.create", {"name": "x"}, who="local", how="local", changes=True), "ok")
+    return tmp_path
+
+
+def audit(*arguments: str) -> Ran:
+    return process("audit", *arguments, program=ANVYL_MCP)
+
+
+def rows(done: Ran) -> list[list[str]]:
+    assert done.code == 0, done.err
+    return [line.split("\t") for line in done.out.splitlines()[1:]]
+
+
+def test_changes_and_refusals_are_shown_and_reads_when_asked_for(log: Path) -> None:
+    changes, everything, one_tool = audit(), audit("--all"), audit("--tool", "list_containers", "--limit", "2")
+
+    assert [row[1:5] for row in rows(changes)] == [
+        ["desk", "stop_container", "name=jellyfin timeout=10", "ok"],
+        ["pi", "get_container_logs", "name=…", "denied"],
+        ["local", "token.create", "name=x", "ok"],
+    ]
+    assert len(rows(everything)) == 33
+    assert len(rows(one_tool)) == 2 and "28 older records are not shown" in one_tool.err
+    assert audit("--limit", "-1").code == 2
+
+
+def test_times_are_those_of_this_machine_and_seconds_have_few_digits(log: Path) -> None:
+    [stop, *_] = rows(audit())
+    [record, *_] = json.loads(audit("--tool", "stop_container", "--json").out)["records"]
+    then = datetime.fromisoformat(record["time"])
+
+    assert record["time"].endswith("+00:00")
+    assert stop[0].rpartition(" ")[2] == then.astimezone().strftime("%H:%M:%S")
+    assert stop[5] == f"{record['seconds']:.2f}"
+
+
+@pytest.mark.parametrize(
+    ("when", "shown"),
+    [
+        ("2025-11-27T22:30:00.25+00:00", "2025-11-28 00:30:00"),
+        ("2025-07-01T10:00:00Z", "2025-07-01 12:00:00"),
+        ("x", "x"),
+    ],
+)
+def test_a_time_of_another_day_has_its_date(when: str, shown: str) -> None:
+    assert local_time(when) == shown
+
+
+def test_json_holds_every_record_as_before(log: Path) -> None:
+    records = json.loads(audit("--json").out)["records"]
+
+    assert len(records) == 33
+    assert set(records[0]) >= {"seq", "time", "who", "how", "tool", "arguments", "outcome", "error", "seconds", "hash"}
+
+
+def test_it_fits_a_narrow_terminal(log: Path) -> None:
+    with on_a_terminal("audit", program=ANVYL_MCP, size=(60, 24)) as terminal:
+        assert terminal.end() == 0
+
+    lines = ANSI.sub("", terminal.shown).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert any("stop_container" in line and "ok" in line for line in lines)

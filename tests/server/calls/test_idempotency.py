@@ -1,0 +1,377 @@
+"""A change is made at most once for each operation id, alone with its object, and only to what it was planned for."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from anvyl_mcp.app.node import Node
+from anvyl_mcp.core import protocol_keys
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.peers.connection.listing import Answer
+from anvyl_mcp.peers.connection.sdk_client import Session
+from anvyl_mcp.server.audit.log import Record
+from anvyl_mcp.server.calls import dispatch, object_locks
+from anvyl_mcp.server.calls.journal import FILE
+from tests.support.engine.fake_engine import Box, FakeEngine
+
+SECONDS = 20.0
+STOP = "POST /containers/.*/stop"
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
+    with FakeEngine(tmp_path / "e.sock") as started:
+        monkeypatch.setenv("DOCKER_HOST", started.url)
+        yield started
+
+
+@pytest.fixture
+def web(fake: FakeEngine) -> Box:
+    return fake.add("web")
+
+
+@pytest.fixture
+async def node(fake: FakeEngine) -> AsyncIterator[Node]:
+    async with aclosing(Node(load(), serving=True)) as here:
+        yield here
+
+
+@pytest.fixture
+async def host(node: Node) -> AsyncIterator[Session]:
+    session = Session(node.server)
+    yield session
+    await session.close()
+
+
+async def call(
+    host: Session, tool: str, operation: str = "", told: dict[str, Any] | None = None, **arguments: Any
+) -> Answer:
+    beside = {**({protocol_keys.OPERATION: operation} if operation else {}), **(told or {})}
+    return await host.call(tool, arguments, seconds=SECONDS, meta=beside)
+
+
+async def stop(host: Session, operation: str = "", told: dict[str, Any] | None = None, *, name: str = "web") -> Answer:
+    return await call(host, "stop_container", operation, told, name=name)
+
+
+def records(node: Node, operation: str) -> tuple[int, list[str]]:
+    """How often an operation began, and how it ended, as the audit log has it."""
+    lines = (node.settings.state_dir / "audit" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
+    mine = [record for record in map(json.loads, lines) if record["operation"] == operation]
+    ends = [record["outcome"] for record in mine if record["outcome"] != "started"]
+    return len(mine) - len(ends), ends
+
+
+def forget_ends(node: Node) -> None:
+    """Leave the journal as a crash in the middle of every change would."""
+    with closing(sqlite3.connect(node.settings.state_dir / "operations" / FILE)) as journal, journal:
+        journal.execute("UPDATE operations SET ending = NULL")
+
+
+def code(answer: Answer) -> str:
+    assert answer.error is not None, answer
+    return answer.error.code
+
+
+async def until_asked(fake: FakeEngine, what: str) -> None:
+    """Return when the engine was asked for it."""
+    with anyio.fail_after(SECONDS):
+        while not any(what in one for one in fake.requests):  # noqa: ASYNC110  the engine runs in threads
+            await anyio.sleep(0.01)
+
+
+async def test_a_repeat_gets_the_first_ones_result_and_changes_nothing(host: Session, node: Node, web: Box) -> None:
+    first, second = await stop(host, "op-1"), await stop(host, "op-1")
+
+    assert first.ok and second.result == first.result and second.operation == first.operation == "op-1"
+    assert web.changes == 1
+    assert records(node, "op-1") == (1, ["ok"])
+
+
+async def test_a_repeat_after_a_restart_gets_it_too(host: Session, node: Node, web: Box) -> None:
+    first = await stop(host, "op-1")
+    async with aclosing(Node(load(), serving=True)) as again:
+        session = Session(again.server)
+        second = await stop(session, "op-1")
+        await session.close()
+
+    assert second.ok and second.result == first.result and web.changes == 1 and records(node, "op-1") == (1, ["ok"])
+
+
+async def test_a_failure_is_repeated_as_it_was(host: Session, node: Node, web: Box, fake: FakeEngine) -> None:
+    fake.fault(STOP, "409", times=1)
+    first, second = await stop(host, "op-1"), await stop(host, "op-1")
+
+    assert code(first) == code(second) == "conflict" and first.text == second.text
+    assert web.changes == 0 and records(node, "op-1") == (1, ["failed"])
+
+
+async def test_a_repeat_waits_for_the_one_that_runs(host: Session, node: Node, web: Box, fake: FakeEngine) -> None:
+    fake.fault(STOP, "late")
+    answers: list[Answer] = []
+
+    async def one() -> None:
+        answers.append(await stop(host, "op-1"))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(one)
+        group.start_soon(one)
+        await until_asked(fake, "/stop")
+        group.start_soon(one)
+        await anyio.sleep(0.05)
+        assert answers == []
+        fake.released.set()
+
+    assert len(answers) == 3 and all(one.ok and one.result == answers[0].result for one in answers)
+    assert web.changes == 1 and records(node, "op-1") == (1, ["ok"])
+
+
+async def test_what_nobody_waits_for_any_more_is_told_to_who_asks_again(
+    host: Session, node: Node, web: Box, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PATIENCE", 0.05)
+    monkeypatch.setattr(object_locks, "PATIENCE", 0.1)
+    fake.fault(STOP, "late")
+    async with anyio.create_task_group() as group:
+        group.start_soon(stop, host, "op-1")
+        await until_asked(fake, "/stop")
+        group.cancel_scope.cancel()
+    other = await stop(host, "op-2")
+    fake.released.set()
+    again = await stop(host, "op-1")
+
+    assert again.ok and web.changes == 1 and records(node, "op-1") == (1, ["ok"])
+    assert code(other) == "busy", "the object is held until the change that was given up ends"
+
+
+@pytest.mark.parametrize("told", [{"name": "db"}, {"timeout": 3}], ids=["another object", "another argument"])
+async def test_an_id_that_belongs_to_another_call_is_refused(
+    told: dict[str, Any], host: Session, node: Node, web: Box, fake: FakeEngine
+) -> None:
+    db = fake.add("db")
+    await stop(host, "op-1")
+    refused = await call(host, "stop_container", "op-1", **{"name": "web", **told})
+
+    assert code(refused) == "conflict" and "belongs to another call" in refused.text
+    assert (web.changes, db.changes) == (1, 0) and refused.operation == ""
+    assert records(node, "op-1") == (1, ["ok"])
+    assert [(one.outcome, one.error) for one in done(node, "stop_container")] == [("ok", None), ("failed", "conflict")]
+
+
+async def test_an_id_that_belongs_to_another_caller_is_refused(host: Session, node: Node, web: Box) -> None:
+    await stop(host, "op-1")
+    behalf = {protocol_keys.SCOPES: ["read", "operate"], protocol_keys.FOR: "somebody"}
+    refused = await stop(host, "op-1", behalf)
+
+    assert code(refused) == "conflict" and web.changes == 1
+
+
+@pytest.mark.parametrize("operation", [7, "x" * 101, "one\x1b[2Jtwo", ["op-1"]])
+async def test_what_is_no_operation_id_is_refused(operation: Any, host: Session, web: Box) -> None:
+    refused = await stop(host, told={protocol_keys.OPERATION: operation})
+
+    assert code(refused) == "invalid_input" and web.changes == 0
+
+
+async def test_a_call_without_an_id_gets_one_of_its_own(host: Session, node: Node, web: Box) -> None:
+    first, second = await stop(host), await stop(host)
+
+    assert uuid.UUID(first.operation) != uuid.UUID(second.operation)
+    assert web.changes == 2 and records(node, first.operation) == (1, ["ok"])
+
+
+async def test_of_a_lost_answer_a_repeat_tells_how_things_are_now(
+    host: Session, node: Node, web: Box, fake: FakeEngine
+) -> None:
+    fake.fault(STOP, "lost", times=1)
+    first = await stop(host, "op-1")
+    web.state = "paused"
+    second = await stop(host, "op-1")
+
+    assert code(first) == code(second) == "unknown"
+    assert "it is exited now" in first.text and "container `web` is paused now" in second.text
+    assert web.changes == 1 and records(node, "op-1") == (1, ["unknown"])
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("running", "container `web` is running now"), (None, "there is no container `web` now")],
+    ids=["there", "gone"],
+)
+async def test_what_began_before_a_crash_is_unknown_and_the_object_is_looked_at(
+    state: str | None, words: str, host: Session, node: Node, web: Box, fake: FakeEngine
+) -> None:
+    await stop(host, "op-1")
+    forget_ends(node)
+    if state is None:
+        del fake.boxes[web.id]
+    else:
+        web.state = state
+    answer = await stop(host, "op-1")
+
+    assert code(answer) == "unknown" and words in answer.text and answer.operation == "op-1"
+    assert web.changes == 1 and records(node, "op-1") == (1, ["ok"])
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "words"),
+    [
+        ("create_container", {"image": "busybox", "name": "new"}, "there is no container `new` now"),
+        ("create_container", {"image": "busybox"}, "may or may not have happened."),
+        ("pull_image", {"image": "busybox"}, "image `busybox` is there now"),
+    ],
+    ids=["a name", "no name", "an image"],
+)
+async def test_what_a_call_was_to_make_is_looked_for_after_a_crash(
+    tool: str, arguments: dict[str, Any], words: str, host: Session, node: Node, fake: FakeEngine
+) -> None:
+    fake.fault("POST .*", "404")
+    await call(host, tool, "op-1", **arguments)
+    forget_ends(node)
+    answer = await call(host, tool, "op-1", **arguments)
+
+    assert code(answer) == "unknown" and words in answer.text
+
+
+async def test_an_engine_that_is_away_after_a_crash_is_no_reason_to_guess(
+    host: Session, node: Node, web: Box, fake: FakeEngine
+) -> None:
+    fake.fault(STOP, "lost", times=1)
+    await stop(host, "op-1")
+    fake.fault("GET /containers/web/json", "500")
+    answer = await stop(host, "op-1")
+
+    assert code(answer) == "unknown" and "container `web` could not be looked at" in answer.text
+
+
+async def test_secrets_in_results_are_hidden_in_the_journal_too(host: Session, node: Node, fake: FakeEngine) -> None:
+    answer = await call(host, "execute_command", "op-1", command="echo --password=hunter2")
+    again = await call(host, "execute_command", "op-1", command="echo --password=hunter2")
+
+    assert answer.ok and again.result == answer.result
+    files = (node.settings.state_dir / "operations").glob(f"{FILE}*")
+    stored = b"".join(file.read_bytes() for file in files)
+    assert b"hunter2" not in stored and b"<hidden>" in stored
+
+
+async def test_of_a_result_too_large_to_keep_a_repeat_learns_that_it_was_done(host: Session, tmp_path: Path) -> None:
+    command = f"sh -c 'echo x >> {tmp_path}/count; seq 20000'"
+    first = await call(host, "execute_command", "op-1", command=command)
+    again = await call(host, "execute_command", "op-1", command=command)
+
+    assert first.ok and code(again) == "conflict" and "was done already" in again.text
+    assert (tmp_path / "count").read_text(encoding="utf-8") == "x\n"
+
+
+async def test_a_second_change_of_the_same_object_is_told_who_is_at_it(
+    host: Session, node: Node, web: Box, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_locks, "PATIENCE", 0.2)
+    fake.fault(STOP, "late")
+    async with anyio.create_task_group() as group:
+        group.start_soon(stop, host, "op-1")
+        await until_asked(fake, "/stop")
+        by_name = await call(host, "restart_container", "op-2", name="web")
+        by_id = await call(host, "remove_container", "op-3", name=web.id[:12], force=True)
+        fake.released.set()
+
+    for refused in (by_name, by_id):
+        assert code(refused) == "busy"
+        assert re.search(r"`stop_container` of local, for \d+ s \(operation op-1\)", refused.text), refused.text
+    assert web.changes == 1 and web.state == "exited"
+    assert records(node, "op-2") == (0, ["failed"])
+
+
+async def test_a_second_change_waits_a_while_for_the_first(host: Session, web: Box, fake: FakeEngine) -> None:
+    fake.fault(STOP, "late")
+    answers: list[Answer] = []
+
+    async def restart() -> None:
+        answers.append(await call(host, "restart_container", name="web"))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(stop, host, "op-1")
+        await until_asked(fake, "/stop")
+        group.start_soon(restart)
+        await anyio.sleep(0.1)
+        assert not any("/restart" in one for one in fake.requests)
+        fake.released.set()
+
+    assert answers[0].ok and (web.changes, web.state) == (2, "running")
+
+
+async def test_changes_of_other_objects_do_not_wait(host: Session, web: Box, fake: FakeEngine) -> None:
+    fake.add("db")
+    fake.fault(f"POST /containers/{web.id}/stop", "late")
+    async with anyio.create_task_group() as group:
+        group.start_soon(stop, host, "op-1")
+        await until_asked(fake, "/stop")
+        other = await stop(host, "op-2", name="db")
+        fake.released.set()
+
+    assert other.ok
+
+
+@pytest.mark.parametrize(
+    ("expected", "words"),
+    [
+        ({"id": "f" * 12, "state": "running"}, "`web` is another container now"),
+        ({"state": "exited"}, "`web` was exited, and is running now"),
+    ],
+    ids=["another id", "another state"],
+)
+async def test_what_changed_since_it_was_planned_is_left_alone(
+    expected: dict[str, str], words: str, host: Session, node: Node, web: Box
+) -> None:
+    refused = await stop(host, "op-1", {protocol_keys.EXPECT: {"id": web.id[:12], **expected}})
+
+    assert code(refused) == "conflict" and "changed since planned" in refused.text and words in refused.text
+    assert web.changes == 0 and records(node, "op-1") == (0, ["failed"])
+
+
+async def test_what_is_as_planned_is_changed(host: Session, web: Box) -> None:
+    assert (await stop(host, told={protocol_keys.EXPECT: {"id": web.id[:12], "state": "running"}})).ok
+    assert web.changes == 1
+
+
+async def test_what_is_gone_since_it_was_planned_counts_as_changed(host: Session, web: Box, fake: FakeEngine) -> None:
+    del fake.boxes[web.id]
+    refused = await stop(host, told={protocol_keys.EXPECT: {"id": web.id[:12], "state": "running"}})
+
+    assert code(refused) == "conflict" and "changed since planned: there is no container `web` any more" in refused.text
+
+
+async def test_a_plan_is_looked_at_again_after_the_wait_for_another_change(
+    host: Session, web: Box, fake: FakeEngine
+) -> None:
+    """Two who planned for the same state: the second must not act on what the first made of it."""
+    planned = {protocol_keys.EXPECT: {"id": web.id[:12], "state": "running"}}
+    fake.fault(STOP, "late")
+    answers: list[Answer] = []
+
+    async def second() -> None:
+        answers.append(await call(host, "remove_container", "op-2", planned, name="web", force=True))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: stop(host, "op-1", planned))
+        await until_asked(fake, "/stop")
+        group.start_soon(second)
+        await anyio.sleep(0.1)
+        fake.released.set()
+
+    assert code(answers[0]) == "conflict" and "was running, and is exited now" in answers[0].text
+    assert web.id in fake.boxes and web.changes == 1
+
+
+def done(node: Node, tool: str) -> list[Record]:
+    return node.trust.audit.read(tool=tool)

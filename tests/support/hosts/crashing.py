@@ -1,0 +1,128 @@
+"""Servers to kill again and again, and what must hold of what they leave.
+
+They are the real `anvyl-mcp serve`, forked from a process that has imported it already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from anvyl_mcp.core import serve_lock
+from anvyl_mcp.server.audit.log import Audit
+from anvyl_mcp.server.calls.journal import FILE
+from tests.support.hosts.nodes import READY_SECONDS
+
+FORKING = """
+import os, sys
+import anvyl_mcp.app.node
+from anvyl_mcp.cli.programs import host
+from anvyl_mcp.server.calls import changes
+from anvyl_mcp.server.http import app, listener
+from anvyl_mcp.server.protocol import server
+from anvyl_mcp.server.toolsets import load_tools
+
+load_tools()
+while sys.stdin.readline():
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+        host.main()
+        os._exit(0)
+    print(pid, flush=True)
+    _, status = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+class Crashing:
+    """One server at a time, always with the same home."""
+
+    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
+        self.home = home
+        arguments = ["serve", "--name", "here", "--port", "0", "--agent-port", "0"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", FORKING, *arguments],
+            env={**os.environ, **environment, "ANVYL_HOME": str(home)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._in, self._out, self._err = self._process.stdin, self._process.stdout, self._process.stderr
+        self.pid = 0
+        self.said: list[str] = []
+        """What the servers said besides that they are ready."""
+
+    def start(self) -> str:
+        """The URL of a server that is ready."""
+        self._in.write(b"\n")
+        self._in.flush()
+        self.pid = int(self._out.readline())
+        while True:
+            ready, _, _ = select.select([self._err], [], [], READY_SECONDS)
+            line = self._err.readline().decode() if ready else ""
+            if " at http://" in line:
+                return line.split(" at ")[1].split()[0]
+            assert line, self.said
+            self.said.append(line)
+
+    @property
+    def token(self) -> str:
+        """What the running server keeps for commands of its own user: it gives every right."""
+        return serve_lock.local_token(self.home / "run")
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """End the server; its exit code."""
+        os.kill(self.pid, number)
+        code = int(self._out.readline())
+        self.pid = 0
+        return code
+
+    def close(self) -> None:
+        """End everything, also a server that ended by itself."""
+        if self.pid:
+            with suppress(ProcessLookupError):
+                self.end()
+        self._process.kill()
+        self._process.wait()
+        self._in.close()
+        self._out.close()
+        self._err.close()
+
+
+@contextmanager
+def crashing(home: Path, **environment: str) -> Iterator[Crashing]:
+    """A server to kill, for as long as a test needs it."""
+    server = Crashing(home, environment)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def is_whole(home: Path) -> None:
+    """No line is torn, the journal is sound, nothing is missing, each operation began once and ended once at most."""
+    with closing(Audit(home / "audit")) as audit:
+        assert audit.verify().problem == ""
+        assert audit.verify().notes == ()
+    lines = (home / "audit" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
+    begun, ended = dict[str, int](), dict[str, int]()
+    for record in map(json.loads, lines):
+        if record["outcome"] == "started":
+            begun[record["operation"]] = begun.get(record["operation"], 0) + 1
+        elif record["started"]:
+            ended[record["operation"]] = ended.get(record["operation"], 0) + 1
+    assert set(begun.values()) <= {1} and set(ended.values()) <= {1} and set(ended) <= set(begun)
+    with closing(sqlite3.connect(home / "operations" / FILE)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert not [file for folder in ("audit", "operations") for file in (home / folder).iterdir() if ".bad" in file.name]

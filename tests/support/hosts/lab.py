@@ -1,0 +1,317 @@
+"""A fleet on one machine, with faults on demand: what three real hosts on a real network would do.
+
+Each host of the lab is a network namespace with a Docker engine and an `anvyl-mcp serve` of its own, paired over TLS
+with `hub`, a namespace from which people and programs call. Ask for the fixture `lab`; it is made once for the session
+(about 10 s), and each test gets it whole again, however the test before left it:
+
+    def test_one_silent_host_holds_nobody_up(lab: Lab) -> None:
+        h1, h2, h3 = lab.hosts
+        h3.engine.run("web")                      # a RealEngine: state(), create(), stop(), hang(), kill(), start()
+        h2.blackhole(4200)                        # also partition, reject, lose, slow, delay; undone by heal()
+        done = lab.anvyl("ps", "--json", "--host", "@lab")
+        outcome = lab.run(lambda fleet: fleet.call("h3", "list_containers", {}))   # this process, calling from the hub
+        h1.node.kill(); h1.node.start(PORT)       # a ServingNode: stop(), restart(), suspend(), resume()
+
+`lab.run` gives an async function the fleet as a long-lived process has it (`lean=False`) or as a command has it, and
+returns what it returns; all sockets are made in the hub. What one `run` learnt of a host that is down stands in the
+home of its user, as for people; `lab.forget()` clears it. `lab.both` runs it in both ways at once, each with a user of
+its own. Making a lab takes root; elsewhere its tests are skipped with the
+reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import pytest
+
+from anvyl_mcp.app.node import opened
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.peers.fleet.fleet import Fleet
+from anvyl_mcp.server.http.host_state import Trust
+from tests.support.engine.daemon import UnavailableError, sweep
+from tests.support.engine.engines import RealEngine, private_engine
+from tests.support.hosts import late_packets
+from tests.support.hosts.network import inside, ip, namespace, none_here
+from tests.support.hosts.nodes import NO_MODEL, Ran, ServingNode, process, serving
+
+PORT = 4200
+SUBNET = "10.77.0"
+TAG = "lab"
+NEW_NETWORK = 0x40000000
+MODEL = {"ANVYL_LMSTUDIO_URL": NO_MODEL}
+
+Result = TypeVar("Result")
+
+
+class LabHost:
+    """One host, and what can go wrong with it. Faults add up until `heal`."""
+
+    def __init__(self, number: int, place: int, hub: int, engine: RealEngine, node: ServingNode) -> None:
+        self.name = f"h{number}"
+        self.address = f"{SUBNET}.{number}"
+        self.prefix = inside(place)
+        """What to put before a command so that it runs on this host."""
+        self.engine = engine
+        self.node = node
+        self._hub = hub
+        self._place = place
+        self._rules: list[list[str]] = []
+        self._slow = False
+        self._late: subprocess.Popen[str] | None = None
+
+    def partition(self) -> None:
+        """Pull its cable."""
+        ip(self._hub, "link", "set", self.name, "down")
+
+    def blackhole(self, port: int = 0) -> None:
+        """Let packets vanish, of all ports or one; its own loopback goes on."""
+        self._rule(*self._incoming(port), "-j", "DROP")
+        self._rule(*self._outgoing(port), "-j", "DROP")
+
+    def reject(self, port: int = PORT) -> None:
+        """Refuse connections at once."""
+        self._rule(*self._incoming(port), "-j", "REJECT", "--reject-with", "tcp-reset")
+
+    def cut(self) -> None:
+        """Break the connections that the hub has with it now; a kernel that cannot leaves them alone."""
+        _run(self._hub, "ss", "-K", "dst", self.address)
+
+    def lose(self, percent: int) -> None:
+        """Lose so many packets, either way."""
+        at_random = ("-m", "statistic", "--mode", "random", "--probability", str(percent / 100))
+        self._rule(*self._incoming(), *at_random, "-j", "DROP")
+        self._rule(*self._outgoing(), *at_random, "-j", "DROP")
+
+    def slow(self, rate: str) -> None:
+        """Limit its line, like `512kbit`, either way."""
+        for holder, device in ((self._hub, self.name), (self._place, "eth0")):
+            limit = ("root", "tbf", "rate", rate, "burst", "4kb", "latency", "2000ms")
+            _run(holder, "tc", "qdisc", "replace", "dev", device, *limit)
+        self._slow = True
+
+    def delay(self, milliseconds: int) -> None:
+        """Make every packet take so long, either way."""
+        queue = ("-j", "NFQUEUE", "--queue-num", "7", "--queue-bypass")
+        script = [*self.prefix, sys.executable, late_packets.__file__, "7", str(milliseconds)]
+        self._late = subprocess.Popen(script, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        assert self._late.stdout is not None
+        assert self._late.stdout.readline() == "ready\n"
+        self._rule(*self._incoming(), *queue)
+        self._rule(*self._outgoing(), *queue)
+
+    @contextmanager
+    def knocks(self) -> Iterator[Callable[[], int]]:
+        """Count the connections that others begin with its server, for as long as this lasts."""
+        rule = ["INPUT", "-i", "eth0", "-p", "tcp", "--dport", str(PORT), "--syn"]
+
+        def count() -> int:
+            listed = _run(self._place, "iptables", "-w", "-t", "mangle", "-nvxL", "INPUT")
+            return int(listed.splitlines()[2].split()[0])
+
+        _run(self._place, "iptables", "-w", "-t", "mangle", "-A", *rule)
+        try:
+            yield count
+        finally:
+            _run(self._place, "iptables", "-w", "-t", "mangle", "-D", *rule)
+
+    def heal(self) -> None:
+        """Undo every fault of its network."""
+        ip(self._hub, "link", "set", self.name, "up")
+        while self._rules:
+            _run(self._place, "iptables", "-w", "-D", *self._rules.pop())
+        if self._slow:
+            for holder, device in ((self._hub, self.name), (self._place, "eth0")):
+                _run(holder, "tc", "qdisc", "del", "dev", device, "root")
+            self._slow = False
+        if self._late is not None:
+            self._late.kill()
+            self._late.wait()
+            assert self._late.stdout is not None
+            self._late.stdout.close()
+            self._late = None
+
+    def mend(self) -> None:
+        """Make all of it as it was: network, engine without containers, server."""
+        self.heal()
+        self.engine.clean()
+        self.node.resume()
+        if self.node.process.poll() is not None:
+            self.node.kill()
+            self.node.start(PORT)
+
+    def _incoming(self, port: int = 0) -> list[str]:
+        return ["INPUT", "-i", "eth0", *(("-p", "tcp", "--dport", str(port)) if port else ())]
+
+    def _outgoing(self, port: int = 0) -> list[str]:
+        return ["OUTPUT", "-o", "eth0", *(("-p", "tcp", "--sport", str(port)) if port else ())]
+
+    def _rule(self, *words: str) -> None:
+        _run(self._place, "iptables", "-w", "-A", *words)
+        self._rules.append(list(words))
+
+
+class Lab:
+    """The hosts, and the place from which they are called."""
+
+    def __init__(self, hub: int, home: Path, hosts: Sequence[LabHost]) -> None:
+        self.hosts = tuple(hosts)
+        self.home = home
+        self.prefix = inside(hub)
+        """What to put before a command so that it runs in the hub."""
+        self._hub = hub
+
+    @property
+    def names(self) -> list[str]:
+        """Every host's name."""
+        return [host.name for host in self.hosts]
+
+    def anvyl(self, *arguments: str, seconds: float = 120) -> Ran:
+        """Run `anvyl` in the hub as a person does there; its hosts have the tag `lab`."""
+        return process(*arguments, prefix=self.prefix, seconds=seconds, ANVYL_HOME=str(self.home), **MODEL)
+
+    def run(
+        self, work: Callable[[Fleet], Awaitable[Result]], *, lean: bool = True, user: str = "hub", seconds: float = 120
+    ) -> Result:
+        """What an async function returns that is given the hub's fleet, in a thread that lives in the hub."""
+        home = self.home.with_name(user)
+        if not home.exists():
+            home.mkdir()
+            shutil.copy(self.home / "hosts.toml", home)
+        settings = load(environ={"ANVYL_HOME": str(home), **MODEL})
+
+        async def use() -> Result:
+            with anyio.fail_after(seconds):
+                async with opened(settings, lean=lean) as node:
+                    return await work(node.fleet)
+
+        def there() -> Result:
+            enter(self._hub)
+            return anyio.run(use)
+
+        # Threads begin in the network of the one that starts them, so those of the event loop are in the hub too.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(there).result()
+
+    def both(self, work: Callable[[Fleet], Awaitable[Result]]) -> list[Result]:
+        """What it returns as a command has it, and as a long-lived process has it; it runs for both at once."""
+        with ThreadPoolExecutor(2) as threads:
+            lean = threads.submit(self.run, work, lean=True, user="lean")
+            official = threads.submit(self.run, work, lean=False, user="official")
+            return [lean.result(), official.result()]
+
+    def forget(self) -> None:
+        """Clear what everybody in the hub remembers of hosts that were down."""
+        for marks in self.home.parent.glob("*/cache/down"):
+            shutil.rmtree(marks, ignore_errors=True)
+
+    def mend(self) -> None:
+        """Make the lab whole again."""
+        with ThreadPoolExecutor(len(self.hosts)) as threads:
+            list(threads.map(LabHost.mend, self.hosts))
+        self.forget()
+
+
+def enter(holder: int) -> None:
+    """Move this thread to a network namespace."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(f"/proc/{holder}/ns/net", os.O_RDONLY)
+    try:
+        if libc.setns(descriptor, NEW_NETWORK):
+            raise OSError(ctypes.get_errno(), "setns")
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def laboratory(folder: Path, count: int = 3) -> Iterator[Lab]:
+    """A lab of `count` hosts, gone afterwards.
+
+    Raises:
+        UnavailableError: it cannot be made here.
+    """
+    missing = [program for program in ("iptables", "tc") if not shutil.which(program)]
+    if problem := none_here() or (f"a lab needs {', '.join(missing)} on PATH" if missing else ""):
+        raise UnavailableError(problem)
+    sweep()
+    with ExitStack() as stack:
+        hub = stack.enter_context(namespace())
+        ip(hub, "link", "set", "lo", "up")
+        ip(hub, "link", "add", "hub", "type", "bridge")
+        ip(hub, "address", "add", f"{SUBNET}.254/24", "dev", "hub")
+        ip(hub, "link", "set", "hub", "up")
+        places = [stack.enter_context(namespace()) for _ in range(count)]
+        makers = [_Maker(number, place, hub, folder) for number, place in enumerate(places, start=1)]
+        for maker in makers:
+            stack.callback(maker.stack.close)
+        # Half of the time each waits for its engine or its server.
+        with ThreadPoolExecutor(count) as threads:
+            hosts = list(threads.map(_Maker.make, makers))
+        for host in hosts:
+            stack.callback(host.heal)
+        home = folder / "hub"
+        home.mkdir()
+        (home / "hosts.toml").write_text("".join(map(_paired, hosts)), encoding="utf-8")
+        yield Lab(hub, home, hosts)
+
+
+class _Maker:
+    """What makes one host, in a thread of its own."""
+
+    def __init__(self, number: int, place: int, hub: int, folder: Path) -> None:
+        self.stack = ExitStack()
+        self._number, self._place, self._hub, self._folder = number, place, hub, folder
+
+    def make(self) -> LabHost:
+        name, address = f"h{self._number}", f"{SUBNET}.{self._number}"
+        ip(self._place, "link", "set", "lo", "up")
+        ip(self._hub, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(self._place))
+        ip(self._hub, "link", "set", name, "master", "hub", "up")
+        ip(self._place, "address", "add", f"{address}/24", "dev", "eth0")
+        ip(self._place, "link", "set", "eth0", "up")
+        engine = self.stack.enter_context(private_engine(name, inside(self._place)))
+        settings = {**MODEL, "ANVYL_AGENT_HOST": address}
+        node = self.stack.enter_context(
+            serving(name, self._folder / name, engine, inside(self._place), port=PORT, **settings)
+        )
+        return LabHost(self._number, self._place, self._hub, engine, node)
+
+
+def _paired(host: LabHost) -> str:
+    """The hub's entry of a host: what `anvyl hosts add CODE` writes, without the time that a code takes."""
+    trust = Trust(host.node.home)
+    _, token = trust.create_token("hub", "read,operate,exec", None)
+    url, pin = f"https://{host.address}:{PORT}", trust.identity().pin
+    return f'[hosts.{host.name}]\nurl = "{url}"\ntags = ["{TAG}"]\npin = "{pin}"\ntoken = "{token}"\n'
+
+
+def _run(holder: int, *command: str) -> str:
+    return subprocess.run([*inside(holder), *command], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="session")
+def whole_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """The lab of this session."""
+    with ExitStack() as stack:
+        try:
+            yield stack.enter_context(laboratory(tmp_path_factory.mktemp("lab")))
+        except UnavailableError as error:
+            pytest.skip(str(error))
+
+
+@pytest.fixture
+def lab(whole_lab: Lab) -> Iterator[Lab]:
+    """A lab of three hosts, `h1` to `h3`, whole at the beginning of each test."""
+    whole_lab.forget()
+    yield whole_lab
+    whole_lab.mend()
