@@ -88,7 +88,7 @@ async def serve_http(settings: Settings, *, on_ready: Callable[[list[str]], None
     app = build_local_app(
         server,
         node.engine,
-        node.trust,
+        node.state,
         name=node.local.name,
         verifier=verifier(settings),
         local_token=settings.run_dir / TOKEN,

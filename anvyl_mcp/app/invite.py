@@ -12,7 +12,7 @@ from anvyl_mcp.core.errors import AnvylError, Conflict, InvalidInput, Unreachabl
 from anvyl_mcp.core.invitation import Invitation
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.server import addresses
-from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.host_state import HostState
 from anvyl_mcp.server.http.origin_check import is_loopback
 
 
@@ -28,13 +28,13 @@ async def invite(settings: Settings, *, scope: str, seconds: int, address: str, 
         raise Conflict("no server of this host runs, so nobody could join it", hint="start it first: anvyl-mcp serve")
     if address and is_loopback(address):
         raise InvalidInput(f"{address} is this machine itself", hint="name an address that others reach")
-    trust = Trust(settings.state_dir)
-    identity = trust.identity()
+    state = HostState(settings.state_dir)
+    identity = state.identity()
     urls = list(server.network)
     if not urls or (address and address not in {urlsplit(url).hostname for url in urls}):
         urls = await _open(server.url, address or _chosen(), serve_lock.local_token(settings.run_dir))
     reachable = _addresses(urls)
-    scopes, secret = trust.invite(scope, seconds, relay=relay)
+    scopes, secret = state.invite(scope, seconds, relay=relay)
     return {
         "code": Invitation(tuple(reachable), identity.pin, secret).encode(),
         "addresses": reachable,

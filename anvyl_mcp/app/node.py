@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.reply import Reply
     from anvyl_mcp.server.auth.callers import Caller
     from anvyl_mcp.server.engine.engine import Engine
-    from anvyl_mcp.server.http.host_state import Trust
+    from anvyl_mcp.server.http.host_state import HostState
     from anvyl_mcp.server.http.metrics.prometheus import PeerFigures
     from anvyl_mcp.server.http.pairing_routes import Open
 
@@ -57,7 +57,7 @@ class Node:
         self.local = Peer(settings.name, IN_MEMORY) if serving else _this_host(settings)
         self._lean = lean
         self._serving = serving
-        self._parts: tuple[Server[Any], Engine, Trust] | None = None
+        self._parts: tuple[Server[Any], Engine, HostState] | None = None
         self._desk: Desk | None = None
         self.heads = Heads(settings.heads_file)
         tools, marks = catalogue(settings.cache_dir), DownMarks(settings.cache_dir / "down")
@@ -100,11 +100,11 @@ class Node:
         return self._made()[1]
 
     @property
-    def trust(self) -> Trust:
+    def state(self) -> HostState:
         """Who may call this host, and what was done."""
         return self._made()[2]
 
-    def _made(self) -> tuple[Server[Any], Engine, Trust]:
+    def _made(self) -> tuple[Server[Any], Engine, HostState]:
         if self._parts is None:
             from anvyl_mcp.server.auth.limits import Limits
             from anvyl_mcp.server.calls.affected_objects import Observer
@@ -114,7 +114,7 @@ class Node:
             from anvyl_mcp.server.containers.undo_log import Undoable
             from anvyl_mcp.server.engine.engine import Engine
             from anvyl_mcp.server.engine.stats import Samples
-            from anvyl_mcp.server.http.host_state import Trust
+            from anvyl_mcp.server.http.host_state import HostState
             from anvyl_mcp.server.http.metrics.prometheus import Metrics
             from anvyl_mcp.server.identity import HostIdentity
             from anvyl_mcp.server.policy.policy import Policy
@@ -122,7 +122,7 @@ class Node:
             from anvyl_mcp.server.protocol.server import build_server
             from anvyl_mcp.server.toolsets import choose
 
-            engine, kept = Engine(), Trust(self.settings.state_dir)
+            engine, kept = Engine(), HostState(self.settings.state_dir)
             self._limits = Limits()
             dependencies: dict[type, object] = {
                 Engine: engine,

@@ -21,7 +21,7 @@ def try_policy(
     """
     from anvyl_mcp.server.calls.policy_facts import looking
     from anvyl_mcp.server.engine.engine import Engine
-    from anvyl_mcp.server.http.host_state import Trust
+    from anvyl_mcp.server.http.host_state import HostState
     from anvyl_mcp.server.policy import explain
     from anvyl_mcp.server.policy.policy import Policy
 
@@ -34,7 +34,7 @@ def try_policy(
     engine = Engine()
     try:
         policy = Policy(settings.policy_file, explain.guessing(looking(engine), labels, notes))
-        who = explain.caller_called(caller, scope, Trust(settings.state_dir).tokens)
+        who = explain.caller_called(caller, scope, HostState(settings.state_dir).tokens)
         return {**explain.tested(policy, tool, tool.parse(given), who), "notes": notes}
     finally:
         engine.close()

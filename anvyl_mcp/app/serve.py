@@ -36,7 +36,7 @@ async def serve(
 
     node = Node(settings, serving=True)
     beside = Beside(node.fleet, settings)
-    kept = node.trust
+    kept = node.state
     kept.on_joined = on_joined
     with serve_lock.claim(settings.run_dir) as announced:
         sockets = listener.listen(settings.host or kept.opened or "127.0.0.1", [settings.port, settings.agent_port])

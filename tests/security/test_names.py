@@ -26,7 +26,7 @@ from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.engine.client import NotAName
 from anvyl_mcp.server.engine.engine import Engine
-from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.host_state import HostState
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.tool import Tool
 from anvyl_mcp.server.toolsets import load_tools
@@ -279,7 +279,7 @@ async def test_a_path_goes_around_no_rule_of_a_policy(client: Client, engine: Re
 async def test_a_refused_name_stands_in_the_audit_log_as_refused(client: Client, engine: RealEngine) -> None:
     await refused(client, "remove_volume", name="../networks/bridge")
 
-    record = [*Trust(load().state_dir).records(since=None, tool="")][-1]
+    record = [*HostState(load().state_dir).records(since=None, tool="")][-1]
     assert (record["tool"], record["outcome"]) == ("remove_volume", "failed")
 
 

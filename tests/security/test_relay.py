@@ -15,7 +15,7 @@ from anvyl_mcp.core import serve_lock
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.auth import limits
 from anvyl_mcp.server.http.app import build_local_app
-from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.host_state import HostState
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.doors import SCOPES, Door, opened_door
 from tests.support.hosts.nodes import ServingNode, anvyl, serving
@@ -43,13 +43,13 @@ async def door(fleet: ServingNode, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(limits, "PER_SECOND", dict.fromkeys(SCOPES, 1e6))
     (tmp_path / "hosts.toml").write_text(f'{entry(fleet, unique(tmp_path))}tags = ["far"]\n', encoding="utf-8")
     async with opened_door(relay=False) as opened:
-        opened.tokens["relay"] = opened.node.trust.create_token("relay", "operate", None, relay=True)[1]
+        opened.tokens["relay"] = opened.node.state.create_token("relay", "operate", None, relay=True)[1]
         yield opened
 
 
 def calls_on(node: ServingNode) -> int:
     """How many calls its audit log holds."""
-    return len(Trust(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).audit.read())
+    return len(HostState(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).audit.read())
 
 
 async def test_a_token_reaches_no_other_host(door: Door, fleet: ServingNode, second_engine: RealEngine) -> None:
@@ -108,7 +108,7 @@ async def test_a_marked_token_reaches_other_hosts(door: Door) -> None:
 async def test_the_gateway_takes_marked_tokens_only(door: Door, tmp_path: Path) -> None:
     """Everything behind `anvyl-mcp gateway --http` reaches the whole fleet."""
     node = door.node
-    app = build_local_app(node.server, node.engine, node.trust, name="first", local_token=tmp_path / "gateway.token")
+    app = build_local_app(node.server, node.engine, node.state, name="first", local_token=tmp_path / "gateway.token")
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
 
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
@@ -183,7 +183,7 @@ def unique(folder: Path) -> str:
 
 def entry(node: ServingNode, called: str) -> str:
     """A host as one called so knows it, with a token that is marked."""
-    token = Trust(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).create_token(
+    token = HostState(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).create_token(
         called, "operate", None, relay=True
     )[1]
     return f'[hosts.{node.name}]\nurl = "{node.url}"\ntoken = "{token}"\n'
@@ -206,7 +206,7 @@ def test_of_a_broadcast_each_host_answers_for_itself(ring: tuple[ServingNode, Se
 
 
 def _audit(node: ServingNode) -> Any:
-    return Trust(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).audit
+    return HostState(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).audit
 
 
 async def test_callers_on_the_machine_itself_reach_the_fleet(fleet: ServingNode, tmp_path: Path) -> None:

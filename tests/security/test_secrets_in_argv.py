@@ -9,7 +9,7 @@ import pytest
 
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.peers.hosts.registry import Registry
-from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.host_state import HostState
 from tests.support.hosts.network import Lan, lan
 from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, Ran, ServingNode, process, serving
 from tests.support.terminal import on_a_terminal
@@ -30,7 +30,7 @@ def beta(lan: Lan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving
 @pytest.fixture
 def node(beta: ServingNode) -> ServingNode:
     """The same for one test, without the tokens of others."""
-    kept = Trust(load(environ={"ANVYL_HOME": str(beta.home)}).state_dir).tokens
+    kept = HostState(load(environ={"ANVYL_HOME": str(beta.home)}).state_dir).tokens
     for token in kept.list():
         kept.revoke(token.id)
     return beta

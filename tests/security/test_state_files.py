@@ -23,7 +23,7 @@ from anvyl_mcp.peers.connection.listing import Head
 from anvyl_mcp.peers.hosts.audit_witness import Heads
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.server.auth.certificate import host_identity
-from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.host_state import HostState
 from tests.support.hosts.nodes import anvyl, serving
 
 HOLDER = """
@@ -75,7 +75,7 @@ def test_everything_that_is_made_is_for_its_owner(
         anvyl("ps")
         assert anvyl("hosts", "add", "nas", "http://127.0.0.1:9").code == 0
         anvyl("ask", "list containers")
-        Trust(load().state_dir).create_token("laptop", "read", None)
+        HostState(load().state_dir).create_token("laptop", "read", None)
 
     assert open_to_others(tmp_path / "a") == []
     assert (home / "hosts.lock").exists() and (home / "run" / "serve.lock").exists()
@@ -152,7 +152,7 @@ def test_reading_commands_do_not_wait_for_what_others_saw_of_audit_logs(tmp_path
 def test_every_lock_is_waited_for_a_limited_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_locks, "WAIT", 0.2)
     settings = load()
-    kept = Trust(settings.state_dir)
+    kept = HostState(settings.state_dir)
     host_identity(kept.folder)
     kept.audit.open()
     kept.journal.open()

@@ -15,7 +15,7 @@ from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.audit.events import BURST, RefusedLogins
 from anvyl_mcp.server.audit.log import Audit
 from anvyl_mcp.server.auth.callers import Caller, lesser
-from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.host_state import HostState
 from anvyl_mcp.server.policy.rules import who
 from tests.server.auth.test_jwt import signed, verifier
 from tests.support.hosts.nodes import ANVYL_MCP, ServingNode, process, serving
@@ -31,9 +31,9 @@ def node(tmp_path: Path) -> Iterator[ServingNode]:
 
 
 @pytest.fixture
-def kept() -> Trust:
+def kept() -> HostState:
     """What the same host keeps."""
-    return Trust(load().state_dir)
+    return HostState(load().state_dir)
 
 
 def here(*arguments: str) -> Any:
@@ -50,7 +50,7 @@ def pair(node: ServingNode, secret: str, name: str = "laptop") -> httpx.Response
     return httpx.post(f"{node.url}/pair", json={"secret": secret, "name": name}, trust_env=False)
 
 
-def test_pairing_tokens_and_keys_are_recorded(node: ServingNode, kept: Trust) -> None:
+def test_pairing_tokens_and_keys_are_recorded(node: ServingNode, kept: HostState) -> None:
     """Item 11: none of it was in the log."""
     scopes, secret = kept.invite("read,operate", 60, relay=True)
     token = pair(node, secret).json()["token"]
@@ -126,7 +126,7 @@ def test_refused_logins_are_recorded_again_after_a_pause(tmp_path: Path) -> None
     assert written[-2]["refused"] == 1000 - BURST and "others" in written[-2]["from"]
 
 
-def test_another_policy_is_recorded(node: ServingNode, kept: Trust, tmp_path: Path) -> None:
+def test_another_policy_is_recorded(node: ServingNode, kept: HostState, tmp_path: Path) -> None:
     def call() -> None:
         answer = httpx.post(f"{node.url}/agent/process", json={"query": "host resources"}, trust_env=False, timeout=60)
         assert answer.status_code == 200, answer.text
@@ -155,7 +155,7 @@ def test_another_policy_is_recorded(node: ServingNode, kept: Trust, tmp_path: Pa
     assert changes[-1]["arguments"]["sha256"] == "none" and kept.audit.verify().problem == ""
 
 
-def test_a_token_is_not_made_where_that_cannot_be_recorded_but_is_revoked(kept: Trust, tmp_path: Path) -> None:
+def test_a_token_is_not_made_where_that_cannot_be_recorded_but_is_revoked(kept: HostState, tmp_path: Path) -> None:
     kept.create_token("old", "read", None)
     kept.audit.close()
     (tmp_path / "audit").rename(tmp_path / "aside")
@@ -227,12 +227,12 @@ def test_the_real_caller_is_known_on_whosever_behalf_it_calls(asking: str) -> No
 
 
 @pytest.mark.parametrize("name", ["root", "local", "anvyl", "nobody", "a through b", "jwt:alice", "a\nb"])
-def test_no_token_has_a_name_that_passes_for_another_caller(name: str, kept: Trust) -> None:
+def test_no_token_has_a_name_that_passes_for_another_caller(name: str, kept: HostState) -> None:
     with pytest.raises(InvalidInput):
         kept.create_token(name, "read", None)
 
 
-def test_a_join_is_told_in_the_window_of_the_server(node: ServingNode, kept: Trust) -> None:
+def test_a_join_is_told_in_the_window_of_the_server(node: ServingNode, kept: HostState) -> None:
     first, second = (kept.invite("read", 60)[1] for _ in range(2))
     started = time.monotonic()
     for secret in (first, second):

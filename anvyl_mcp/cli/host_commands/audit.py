@@ -50,12 +50,12 @@ def show(
         from datetime import UTC, datetime, timedelta
 
         from anvyl_mcp.core.errors import InvalidInput
-        from anvyl_mcp.server.http.host_state import Trust
+        from anvyl_mcp.server.http.host_state import HostState
 
         if limit is not None and limit < 0:
             raise InvalidInput(f"--limit is {limit}", hint="name how many records to show, or 0 for all")
         start = datetime.now(UTC) - timedelta(seconds=runner.seconds(since, "--since")) if since else None
-        records = Trust(settings.state_dir).records(since=start, tool=tool, operation=operation)
+        records = HostState(settings.state_dir).records(since=start, tool=tool, operation=operation)
         if as_json:
             output.document({"records": records[-limit:] if limit else records, "error": None})
             return 0
@@ -100,9 +100,9 @@ def verify(as_json: Json = False) -> None:
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.server.http.host_state import Trust
+        from anvyl_mcp.server.http.host_state import HostState
 
-        found = Trust(settings.state_dir).audit.verify()
+        found = HostState(settings.state_dir).audit.verify()
         if as_json:
             output.document(
                 {

@@ -45,11 +45,11 @@ async def _wait(settings: Settings, made: dict[str, Any]) -> None:
     import anyio
 
     from anvyl_mcp.core.invitation import Invitation
-    from anvyl_mcp.server.http.host_state import Trust
+    from anvyl_mcp.server.http.host_state import HostState
 
     output.talk("")
     output.talk("waiting for that machine; Ctrl-C ends the waiting, and the code stays good")
-    invites, secret = Trust(settings.state_dir).invites, Invitation.decode(made["code"]).secret
+    invites, secret = HostState(settings.state_dir).invites, Invitation.decode(made["code"]).secret
     for _ in range(int(made["seconds"] / LOOK_SECONDS)):
         if (joined := invites.joined(secret)) is not None:
             output.talk(str(joined))

@@ -27,9 +27,9 @@ def show(as_json: Json = False) -> None:
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.server.http.host_state import Trust
+        from anvyl_mcp.server.http.host_state import HostState
 
-        found = Trust(settings.state_dir).keys()
+        found = HostState(settings.state_dir).keys()
         if as_json:
             output.document({**found, "error": None})
             return 0
@@ -60,18 +60,18 @@ def rotate(
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.core.errors import InvalidInput
-        from anvyl_mcp.server.http.host_state import Trust
+        from anvyl_mcp.server.http.host_state import HostState
 
         if finish and cancel:
             raise InvalidInput("it is either --finish or --cancel", hint="anvyl-mcp key show says how things are")
-        trust = Trust(settings.state_dir)
-        before = trust.keys()
+        state = HostState(settings.state_dir)
+        before = state.keys()
         if finish:
             _confirm(before, yes=yes)
-            trust.rotate_key("finish")
+            state.rotate_key("finish")
         else:
-            trust.rotate_key("cancel" if cancel else "begin")
-        found = trust.keys()
+            state.rotate_key("cancel" if cancel else "begin")
+        found = state.keys()
         if as_json:
             output.document({**found, "error": None})
         for line in _told(before, found, finish=finish, cancel=cancel):

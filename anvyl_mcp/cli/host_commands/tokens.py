@@ -30,9 +30,9 @@ def list_tokens(as_json: Json = False) -> None:
     from anvyl_mcp.core import text
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.server.http.host_state import Trust
+        from anvyl_mcp.server.http.host_state import HostState
 
-        tokens = [token.as_dict() for token in Trust(settings.state_dir).tokens.list()]
+        tokens = [token.as_dict() for token in HostState(settings.state_dir).tokens.list()]
         if as_json:
             output.document({"tokens": tokens, "error": None})
             return 0
@@ -74,10 +74,10 @@ def create(
     async def work(settings: Settings) -> int:
         from datetime import UTC, datetime, timedelta
 
-        from anvyl_mcp.server.http.host_state import Trust
+        from anvyl_mcp.server.http.host_state import HostState
 
         until = datetime.now(UTC) + timedelta(seconds=runner.seconds(expires, "--expires")) if expires else None
-        token, secret = Trust(settings.state_dir).create_token(name, scope, until, relay=relay)
+        token, secret = HostState(settings.state_dir).create_token(name, scope, until, relay=relay)
         if as_json:
             output.document({"token": secret, **token, "error": None})
         else:
@@ -97,9 +97,9 @@ def revoke(
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.server.http.host_state import Trust
+        from anvyl_mcp.server.http.host_state import HostState
 
-        revoked = Trust(settings.state_dir).revoke(token)
+        revoked = HostState(settings.state_dir).revoke(token)
         if as_json:
             output.document({"revoked": revoked.as_dict(), "error": None})
         else:

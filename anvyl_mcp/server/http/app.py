@@ -43,7 +43,7 @@ from anvyl_mcp.server.auth.callers import caller_of
 from anvyl_mcp.server.auth.local_trust import LocalToken, Loopback, may_use
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.http.authentication import Access, Verifier
-from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.host_state import HostState
 from anvyl_mcp.server.http.origin_check import Guard, error_response, own_names
 from anvyl_mcp.server.http.pairing_routes import Handler, Open, joining_routes
 from anvyl_mcp.server.http.request_ids import REQUEST_ID, RequestIds
@@ -74,7 +74,7 @@ STATUS: dict[type[AnvylError], int] = {
 def build_app(
     server: Server[Any],
     engine: Engine,
-    trust: Trust,
+    state: HostState,
     routes: Sequence[BaseRoute] = (),
     *,
     name: str,
@@ -86,21 +86,27 @@ def build_app(
 
     `name` is this host's; `verifier` checks tokens that are not ours.
     """
-    first = [Route("/health", health(engine, trust)), *joining_routes(trust, name, open_network), *routes]
-    return _guarded(server, engine, trust, first, name, LocalToken(local_token), verifier)
+    first = [Route("/health", health(engine, state)), *joining_routes(state, name, open_network), *routes]
+    return _guarded(server, engine, state, first, name, LocalToken(local_token), verifier)
 
 
 def build_local_app(
-    server: Server[Any], engine: Engine, trust: Trust, *, name: str, local_token: Path, verifier: Verifier | None = None
+    server: Server[Any],
+    engine: Engine,
+    state: HostState,
+    *,
+    name: str,
+    local_token: Path,
+    verifier: Verifier | None = None,
 ) -> Starlette:
     """`/mcp` of a server of the whole fleet, which is for this machine only, behind the same guard."""
-    return _guarded(server, engine, trust, [], name, LocalToken(local_token), verifier, relaying=True)
+    return _guarded(server, engine, state, [], name, LocalToken(local_token), verifier, relaying=True)
 
 
 def _guarded(
     server: Server[Any],
     engine: Engine,
-    trust: Trust,
+    state: HostState,
     routes: Sequence[BaseRoute],
     name: str,
     local: LocalToken,
@@ -124,7 +130,7 @@ def _guarded(
                 yield
         finally:
             local.remove()
-            trust.refused.flush()
+            state.refused.flush()
 
     for route in inner.routes:
         assert isinstance(route, Route)
@@ -136,11 +142,11 @@ def _guarded(
             Middleware(Guard, names=own_names(name)),
             Middleware(
                 Access,
-                tokens=trust.tokens,
+                tokens=state.tokens,
                 loopback=loopback,
                 local=local,
                 verifier=verifier,
-                refused=trust.refused,
+                refused=state.refused,
                 relaying=relaying,
             ),
             Middleware(Sessions),
@@ -150,7 +156,7 @@ def _guarded(
     )
 
 
-def health(engine: Engine, trust: Trust) -> Handler:
+def health(engine: Engine, state: HostState) -> Handler:
     """`GET /health`: healthy, or degraded without an engine or audit log; checks only for callers who may read."""
 
     def check() -> str:
@@ -162,10 +168,10 @@ def health(engine: Engine, trust: Trust) -> Handler:
 
     async def handler(request: Request) -> Response:
         found = await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
-        status = "healthy" if found == "ok" and not trust.audit.trouble else "degraded"
+        status = "healthy" if found == "ok" and not state.audit.trouble else "degraded"
         body: dict[str, Any] = {"status": status, "service": "anvyl", "version": __version__}
         if caller_of(request).may("read"):
-            body["checks"] = {"engine": found, "audit": trust.audit.trouble or "ok"}
+            body["checks"] = {"engine": found, "audit": state.audit.trouble or "ok"}
         return JSONResponse(body)
 
     return handler

@@ -25,7 +25,7 @@ from anvyl_mcp.server.calls.journal import Journal
 log = logging.getLogger(__name__)
 
 
-class Trust:
+class HostState:
     """The folders of one installation. Nothing is opened or made before it is needed."""
 
     def __init__(self, state_dir: Path) -> None:

@@ -19,7 +19,7 @@ from anvyl_mcp import __version__
 from anvyl_mcp.core.errors import Denied, InvalidInput
 from anvyl_mcp.server.audit.events import recorded
 from anvyl_mcp.server.auth.callers import caller_of, in_order
-from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.host_state import HostState
 
 MOST_ASKED = 16
 """Records of the audit log that one request may ask for."""
@@ -38,7 +38,7 @@ def needs_read(handler: Handler) -> Handler:
     return guarded
 
 
-def joining_routes(trust: Trust, name: str, open_network: Open) -> list[Route]:
+def joining_routes(state: HostState, name: str, open_network: Open) -> list[Route]:
     """The routes; `open_network` serves an address from now on and returns the URLs there."""
 
     async def pair(request: Request) -> Response:
@@ -47,7 +47,7 @@ def joining_routes(trust: Trust, name: str, open_network: Open) -> list[Route]:
         if not isinstance(secret, str) or not isinstance(called, str):
             raise InvalidInput("the body needs a `secret` and a `name`", hint="use anvyl hosts add")
         caller = caller_of(request)
-        token, text, _ = await anyio.to_thread.run_sync(trust.redeem, secret, called, caller)
+        token, text, _ = await anyio.to_thread.run_sync(state.redeem, secret, called, caller)
         told = {"name": name, "token": text, "scopes": in_order(token.scopes), "version": __version__}
         return JSONResponse({**told, "relay": token.relay, "replaced": caller.how == "token"}, status_code=201)
 
@@ -56,7 +56,7 @@ def joining_routes(trust: Trust, name: str, open_network: Open) -> list[Route]:
         asked = [int(one) for one in request.query_params.getlist("seq") if one.isascii() and one.isdigit()]
         return JSONResponse(
             {
-                "audit": await anyio.to_thread.run_sync(trust.audit.witness, asked[:MOST_ASKED]),
+                "audit": await anyio.to_thread.run_sync(state.audit.witness, asked[:MOST_ASKED]),
                 "host": name,
                 "name": caller.name,
                 "scopes": in_order(caller.scopes),
@@ -69,7 +69,7 @@ def joining_routes(trust: Trust, name: str, open_network: Open) -> list[Route]:
         caller = caller_of(request)
         if caller.how != "token":
             raise Denied("only the holder of a token can give it back", hint="use anvyl-mcp token revoke NAME")
-        await anyio.to_thread.run_sync(trust.revoke, caller.id, caller)
+        await anyio.to_thread.run_sync(state.revoke, caller.id, caller)
         return JSONResponse({"revoked": caller.name})
 
     async def network(request: Request) -> Response:
@@ -80,7 +80,7 @@ def joining_routes(trust: Trust, name: str, open_network: Open) -> list[Route]:
         address = (await _body(request)).get("address")
         if not isinstance(address, str) or not address:
             raise InvalidInput("the body needs an `address`", hint="use anvyl-mcp invite --host ADDRESS")
-        with recorded(trust.audit, "open_network", {"address": address}, caller):
+        with recorded(state.audit, "open_network", {"address": address}, caller):
             return JSONResponse({"urls": await open_network(address)})
 
     return [

@@ -155,7 +155,7 @@ async def test_every_way_to_a_host_remembers_where_its_log_ends(nas: ServingNode
         for host in ("nas", node.local.name):
             assert (await node.fleet.call(host, "list_processes", {"limit": 1})).ok
         own = node.local.name
-        [last] = node.trust.audit.read(limit=1)
+        [last] = node.state.audit.read(limit=1)
 
     assert seen()[-1][0] > 0
     assert seen(own)[-1] == [last.seq, last.hash]

@@ -17,7 +17,7 @@ from anvyl_mcp.peers.hosts.key_rotation import announced, following
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.server.auth.callers import LOCAL, Caller
 from anvyl_mcp.server.auth.certificate import NEXT, host_identity
-from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.host_state import HostState
 from tests.peers.connection.test_tls_pinning import WAYS
 from tests.support.hosts.network import Lan, lan
 from tests.support.hosts.nodes import ANVYL_MCP, Ran, ServingNode, process, serving
@@ -180,59 +180,59 @@ TOKEN = Caller("alpha", frozenset(["read"]), "token", id="t1")
 
 
 def test_only_holders_of_tokens_are_told_and_remembered(tmp_path: Path) -> None:
-    trust = Trust(tmp_path)
-    assert trust.next_key.announce(TOKEN) == "", "no key is made for a question"
-    pin = trust.identity().pin
-    assert trust.next_key.announce(TOKEN) == pin
-    plan = trust.next_key.begin()
+    state = HostState(tmp_path)
+    assert state.next_key.announce(TOKEN) == "", "no key is made for a question"
+    pin = state.identity().pin
+    assert state.next_key.announce(TOKEN) == pin
+    plan = state.next_key.begin()
 
-    assert trust.next_key.announce(LOCAL) == ""
-    assert trust.next_key.announce(Caller("x", frozenset(["read"]), "jwt", id="jwt:x")) == plan.pin
-    assert trust.next_key.plan.told == []
-    assert trust.next_key.announce(TOKEN) == trust.next_key.announce(TOKEN) == plan.pin
-    assert trust.next_key.plan.told == ["t1"]
+    assert state.next_key.announce(LOCAL) == ""
+    assert state.next_key.announce(Caller("x", frozenset(["read"]), "jwt", id="jwt:x")) == plan.pin
+    assert state.next_key.plan.told == []
+    assert state.next_key.announce(TOKEN) == state.next_key.announce(TOKEN) == plan.pin
+    assert state.next_key.plan.told == ["t1"]
     with pytest.raises(Conflict, match="made already"):
-        trust.next_key.begin()
-    assert trust.next_key.finish().pin == plan.pin == trust.identity().pin
-    assert trust.next_key.announce(TOKEN) == plan.pin
-    for step in (trust.next_key.finish, trust.next_key.cancel):
+        state.next_key.begin()
+    assert state.next_key.finish().pin == plan.pin == state.identity().pin
+    assert state.next_key.announce(TOKEN) == plan.pin
+    for step in (state.next_key.finish, state.next_key.cancel):
         with pytest.raises(NotFound, match="no next key"):
             step()
 
 
 def test_a_damaged_next_key_changes_nothing(tmp_path: Path) -> None:
-    trust = Trust(tmp_path)
-    pin = trust.identity().pin
-    trust.next_key.begin()
-    (trust.folder / NEXT).write_bytes(b"damaged")
+    state = HostState(tmp_path)
+    pin = state.identity().pin
+    state.next_key.begin()
+    (state.folder / NEXT).write_bytes(b"damaged")
 
     with pytest.raises(ConfigInvalid, match="is damaged"):
-        trust.next_key.finish()
+        state.next_key.finish()
 
-    assert trust.identity().pin == pin
-    trust.next_key.cancel()
-    assert not (trust.folder / NEXT).exists()
+    assert state.identity().pin == pin
+    state.next_key.cancel()
+    assert not (state.folder / NEXT).exists()
 
 
 def test_a_crash_at_any_step_costs_nothing(tmp_path: Path) -> None:
-    trust = Trust(tmp_path)
-    pin = trust.identity().pin
-    following = trust.next_key.begin().pin
-    (trust.folder / "certificate.pem").unlink()
-    assert trust.identity().pin == pin
-    (trust.folder / "certificate.pem").unlink()
-    (trust.folder / NEXT).replace(trust.folder / "key.pem")
+    state = HostState(tmp_path)
+    pin = state.identity().pin
+    following = state.next_key.begin().pin
+    (state.folder / "certificate.pem").unlink()
+    assert state.identity().pin == pin
+    (state.folder / "certificate.pem").unlink()
+    (state.folder / NEXT).replace(state.folder / "key.pem")
 
-    assert trust.next_key.announce(TOKEN) == following == trust.next_key.finish().pin
-    assert trust.identity().pin == following and not trust.next_key.plan.pin
+    assert state.next_key.announce(TOKEN) == following == state.next_key.finish().pin
+    assert state.identity().pin == following and not state.next_key.plan.pin
 
 
 def test_a_damaged_plan_stops_no_call_and_is_told(tmp_path: Path) -> None:
-    trust = Trust(tmp_path)
-    trust.identity()
-    (trust.folder / "next.json").write_text("{", encoding="utf-8")
-    Path(trust.folder / "next.json").chmod(0o600)
+    state = HostState(tmp_path)
+    state.identity()
+    (state.folder / "next.json").write_text("{", encoding="utf-8")
+    Path(state.folder / "next.json").chmod(0o600)
 
-    assert trust.next_key.announce(TOKEN) == ""
+    assert state.next_key.announce(TOKEN) == ""
     with pytest.raises(ConfigInvalid, match=r"next\.json is damaged"):
-        trust.next_key.begin()
+        state.next_key.begin()

@@ -374,4 +374,4 @@ async def test_a_plan_is_looked_at_again_after_the_wait_for_another_change(
 
 
 def done(node: Node, tool: str) -> list[Record]:
-    return node.trust.audit.read(tool=tool)
+    return node.state.audit.read(tool=tool)

@@ -486,7 +486,7 @@ async def test_a_policy_counts_from_the_next_call_on_and_is_kept_out_of_the_list
         image = await ask(client, "remove_image", image="busybox")
         file.unlink()  # noqa: ASYNC240  a file of a few bytes
         again = {tool.name for tool in (await client.list_tools()).tools}
-        records = node.trust.audit.read(tool="stop_container")
+        records = node.state.audit.read(tool="stop_container")
 
     assert (by_name, by_id, other, image) == ("denied", "denied", "", "denied")
     assert engine.state("prod-db") == "running" and engine.state("web") == "exited"

@@ -30,7 +30,7 @@ from anvyl_mcp.server.calls.gate import Gate
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.http import listener
 from anvyl_mcp.server.http.app import build_app
-from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.host_state import HostState
 from anvyl_mcp.server.policy.policy import Policy
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.protocol.prompts import PROMPTS
@@ -66,23 +66,23 @@ def work() -> Iterator[Work]:
 
 
 @pytest.fixture
-def trust(tmp_path: Path) -> Iterator[Trust]:
-    kept = Trust(tmp_path / "trust")
+def state(tmp_path: Path) -> Iterator[HostState]:
+    kept = HostState(tmp_path / "trust")
     with closing(kept.audit):
         yield kept
 
 
-def gate_of(trust: Trust) -> Gate:
-    changes = Changes(trust.audit, trust.journal, Observer(None))
-    return Gate(trust.audit, Limits(), Policy(trust.folder / "policy.toml"), changes)
+def gate_of(state: HostState) -> Gate:
+    changes = Changes(state.audit, state.journal, Observer(None))
+    return Gate(state.audit, Limits(), Policy(state.folder / "policy.toml"), changes)
 
 
-def server_of(trust: Trust, *tools: Tool) -> Server[Any]:
-    return build_server(tools, {}, gate_of(trust), name="nas")
+def server_of(state: HostState, *tools: Tool) -> Server[Any]:
+    return build_server(tools, {}, gate_of(state), name="nas")
 
 
 @asynccontextmanager
-async def connected(face: str, server: Server[Any], trust: Trust, folder: Path) -> AsyncIterator[Client]:
+async def connected(face: str, server: Server[Any], state: HostState, folder: Path) -> AsyncIterator[Client]:
     """A client in the same process, or one of the application that a host serves."""
     transport, _, handshake = face.partition("-")
     mode = "legacy" if handshake else "auto"
@@ -94,7 +94,7 @@ async def connected(face: str, server: Server[Any], trust: Trust, folder: Path) 
     async def closed(_: str) -> list[str]:
         return []
 
-    app = build_app(server, Engine(), trust, name="nas", open_network=closed, local_token=folder / "local.token")
+    app = build_app(server, Engine(), state, name="nas", open_network=closed, local_token=folder / "local.token")
     ready = anyio.Event()
     host = listener.server(app, server, on_ready=ready.set)
     sockets = listener.listen("127.0.0.1", [0])
@@ -117,14 +117,14 @@ async def until(holds: Callable[[], bool]) -> None:
             await anyio.sleep(0.01)
 
 
-def ends(trust: Trust, name: str) -> list[str]:
+def ends(state: HostState, name: str) -> list[str]:
     """How the calls of a tool ended, as the audit log has it; a change that has not is `started`."""
-    return [record.outcome for record in trust.audit.read(tool=name)]
+    return [record.outcome for record in state.audit.read(tool=name)]
 
 
 @pytest.mark.parametrize("face", FACES)
 async def test_progress_from_a_thread_reaches_who_asked_first_and_last_always_and_few_between(
-    face: str, trust: Trust, work: Work, tmp_path: Path
+    face: str, state: HostState, work: Work, tmp_path: Path
 ) -> None:
     @tool(changes=True)
     def fetch(progress: Progress) -> Said:
@@ -141,7 +141,7 @@ async def test_progress_from_a_thread_reaches_who_asked_first_and_last_always_an
         seen.append((progress, total, message))
         work.may_go_on.set()
 
-    async with connected(face, server_of(trust, fetch), trust, tmp_path) as client:
+    async with connected(face, server_of(state, fetch), state, tmp_path) as client:
         answer = await client.call_tool("fetch", {}, progress_callback=note)
         await until(lambda: max(seen)[0] == 5000)
         silent = await client.call_tool("fetch", {})
@@ -153,7 +153,7 @@ async def test_progress_from_a_thread_reaches_who_asked_first_and_last_always_an
 
 @pytest.mark.parametrize("face", FACES)
 async def test_work_that_a_caller_gives_up_learns_it_and_is_written_down_as_cancelled(
-    face: str, trust: Trust, work: Work, tmp_path: Path
+    face: str, state: HostState, work: Work, tmp_path: Path
 ) -> None:
     @tool(changes=True)
     def fetch(progress: Progress) -> Said:
@@ -164,15 +164,15 @@ async def test_work_that_a_caller_gives_up_learns_it_and_is_written_down_as_canc
         work.saw_cancel.set()
         raise Cancelled("the fetching was stopped")
 
-    async with connected(face, server_of(trust, fetch), trust, tmp_path) as client:
+    async with connected(face, server_of(state, fetch), state, tmp_path) as client:
         await give_up(client, "fetch", work)
         await until(work.saw_cancel.is_set)
-        await until(lambda: ends(trust, "fetch") == ["cancelled"])
+        await until(lambda: ends(state, "fetch") == ["cancelled"])
 
 
 @pytest.mark.parametrize("patience", [0.05, SECONDS], ids=["it goes on", "it still ends"])
 async def test_a_change_that_was_given_up_is_written_down_as_what_it_became(
-    patience: float, trust: Trust, work: Work, monkeypatch: pytest.MonkeyPatch
+    patience: float, state: HostState, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "PATIENCE", patience)
     hurried = patience < SECONDS
@@ -184,16 +184,16 @@ async def test_a_change_that_was_given_up_is_written_down_as_what_it_became(
         work.may_go_on.wait(SECONDS)
         return Said(words="done")
 
-    async with Client(server_of(trust, alter)) as client:
+    async with Client(server_of(state, alter)) as client:
         await give_up(client, "alter", work, then=(lambda: None) if hurried else work.may_go_on.set)
         if hurried:
-            assert ends(trust, "alter") == ["started"]
+            assert ends(state, "alter") == ["started"]
             work.may_go_on.set()
-        await until(lambda: ends(trust, "alter") == ["ok"])
+        await until(lambda: ends(state, "alter") == ["ok"])
 
 
 async def test_a_change_that_still_runs_when_its_server_ends_is_written_down_as_unknown(
-    trust: Trust, work: Work, monkeypatch: pytest.MonkeyPatch
+    state: HostState, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "PATIENCE", 0.05)
 
@@ -204,21 +204,21 @@ async def test_a_change_that_still_runs_when_its_server_ends_is_written_down_as_
         work.may_go_on.wait(SECONDS)
         return Said(words="done")
 
-    changes = Changes(trust.audit, trust.journal, Observer(None))
-    gate = Gate(trust.audit, Limits(), Policy(trust.folder / "policy.toml"), changes)
+    changes = Changes(state.audit, state.journal, Observer(None))
+    gate = Gate(state.audit, Limits(), Policy(state.folder / "policy.toml"), changes)
     async with Client(build_server([alter], {}, gate, name="nas")) as client:
         await give_up(client, "alter", work)
         changes.close()
-        assert ends(trust, "alter") == ["unknown"]
+        assert ends(state, "alter") == ["unknown"]
         work.may_go_on.set()
-        (operation,) = trust.audit.operations()
+        (operation,) = state.audit.operations()
         await anyio.sleep(0.05)
-        known = trust.journal.find(operation)
+        known = state.journal.find(operation)
 
-    assert ends(trust, "alter") == ["unknown"] and known is not None and known.end is None
+    assert ends(state, "alter") == ["unknown"] and known is not None and known.end is None
 
 
-async def test_a_read_that_was_given_up_holds_nobody(trust: Trust, work: Work) -> None:
+async def test_a_read_that_was_given_up_holds_nobody(state: HostState, work: Work) -> None:
     @tool()
     def look() -> Said:
         """Look at something."""
@@ -226,9 +226,9 @@ async def test_a_read_that_was_given_up_holds_nobody(trust: Trust, work: Work) -
         work.may_go_on.wait(SECONDS)
         return Said(words="seen")
 
-    async with Client(server_of(trust, look)) as client:
+    async with Client(server_of(state, look)) as client:
         await give_up(client, "look", work)
-        await until(lambda: ends(trust, "look") == ["cancelled"])
+        await until(lambda: ends(state, "look") == ["cancelled"])
         assert not work.may_go_on.is_set()
 
 
@@ -242,7 +242,7 @@ async def give_up(client: Client, name: str, work: Work, then: Callable[[], None
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_an_answer_that_is_too_large_is_shortened(mode: str, trust: Trust) -> None:
+async def test_an_answer_that_is_too_large_is_shortened(mode: str, state: HostState) -> None:
     """It was refused, also after a change that had been made."""
 
     @tool()
@@ -250,7 +250,7 @@ async def test_an_answer_that_is_too_large_is_shortened(mode: str, trust: Trust)
         """Say much."""
         return Said(words="ü" * size)
 
-    async with Client(server_of(trust, talk), mode=mode) as client:
+    async with Client(server_of(state, talk), mode=mode) as client:
         assert not (await client.call_tool("talk", {"size": 1000})).is_error
         short = await client.call_tool("talk", {"size": 100_000})
 
@@ -315,13 +315,13 @@ async def test_a_resource_that_is_not_there_says_what_is(
     assert raised.value.data["uri"] == uri and raised.value.data[protocol_keys.ERROR]["code"] == "not_found"
 
 
-async def test_resources_pass_the_same_gate_as_tools(trust: Trust) -> None:
+async def test_resources_pass_the_same_gate_as_tools(state: HostState) -> None:
     @tool()
     def get_container_info(name: str) -> Said:
         """Show a container."""
         raise NotFound(f"there is no container `{name}`")
 
-    async with Client(server_of(trust, get_container_info)) as client:
+    async with Client(server_of(state, get_container_info)) as client:
         nobody: Any = {protocol_keys.SCOPES: [], protocol_keys.FOR: "guest"}
         with pytest.raises(MCPError, match="needs the right `read`") as denied:
             await client.session.read_resource("anvyl://containers/web", meta=nobody)
@@ -333,7 +333,7 @@ async def test_resources_pass_the_same_gate_as_tools(trust: Trust) -> None:
 
     assert denied.value.code == INTERNAL_ERROR and denied.value.data[protocol_keys.ERROR]["code"] == "denied"
     assert [one.uri_template for one in hidden.resource_templates] == ["anvyl://containers/{name}"]
-    assert ends(trust, "get_container_info") == ["denied", "failed"]
+    assert ends(state, "get_container_info") == ["denied", "failed"]
 
 
 async def test_prompts_tell_which_tools_to_use_in_which_order(client: Client) -> None:
@@ -366,10 +366,10 @@ async def test_a_prompt_asked_for_wrongly_says_what_is_wrong(
     assert says in raised.value.message and raised.value.code == INVALID_PARAMS
 
 
-async def test_prompts_name_no_tool_that_is_not_offered(trust: Trust) -> None:
+async def test_prompts_name_no_tool_that_is_not_offered(state: HostState) -> None:
     some = [one for one in load_tools() if one.name in ("get_container_info", "get_container_logs")]
 
-    async with Client(server_of(trust, *some)) as client:
+    async with Client(server_of(state, *some)) as client:
         assert [prompt.name for prompt in (await client.list_prompts()).prompts] == ["diagnose_container"]
         [message] = (await client.get_prompt("diagnose_container", {"name": "web"})).messages
 
@@ -383,8 +383,8 @@ def test_prompts_name_only_tools_that_exist() -> None:
     assert {step for prompt in PROMPTS for step in prompt.steps} <= known
 
 
-async def test_a_server_without_their_tools_offers_no_prompts_resources_or_completions(trust: Trust) -> None:
-    async with Client(server_of(trust)) as client:
+async def test_a_server_without_their_tools_offers_no_prompts_resources_or_completions(state: HostState) -> None:
+    async with Client(server_of(state)) as client:
         offered = client.server_capabilities
 
     assert offered is not None
@@ -411,13 +411,13 @@ async def test_container_names_are_completed_and_not_asked_for_at_every_letter(
         await complete(PromptReference(type="ref/prompt", name="nothing"), "w")
     with pytest.raises(MCPError, match="there is no resource template"):
         await complete(ResourceTemplateReference(type="ref/resource", uri="anvyl://{name}"), "w")
-    with closing(Trust(load().state_dir).audit) as audit:
+    with closing(HostState(load().state_dir).audit) as audit:
         assert len(audit.read(tool="list_containers")) == 1
 
 
-async def test_names_are_not_completed_without_an_engine_or_the_right_to_read(trust: Trust) -> None:
+async def test_names_are_not_completed_without_an_engine_or_the_right_to_read(state: HostState) -> None:
     listing = [one for one in load_tools() if one.name == "list_containers"]
-    server = build_server(listing, {Engine: Engine()}, gate_of(trust), name="nas")
+    server = build_server(listing, {Engine: Engine()}, gate_of(state), name="nas")
     prompt = PromptReference(type="ref/prompt", name="diagnose_container")
 
     async with Client(server) as client:

@@ -56,7 +56,7 @@ async def opened_door(tokens: dict[str, str] | None = None, *, relay: bool = Tru
     node = Node(load(), serving=True)
     try:
         app = node.http_app(lambda: "http://127.0.0.1:4200", nowhere)
-        made = {one: node.trust.create_token(one, one, None, relay=relay)[1] for one in SCOPES if tokens is None}
+        made = {one: node.state.create_token(one, one, None, relay=relay)[1] for one in SCOPES if tokens is None}
         yield Door(node, app, tokens or made)
     finally:
         await node.aclose()

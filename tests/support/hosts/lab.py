@@ -38,7 +38,7 @@ import pytest
 from anvyl_mcp.app.node import opened
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.server.http.host_state import Trust
+from anvyl_mcp.server.http.host_state import HostState
 from tests.support.engine.daemon import UnavailableError, sweep
 from tests.support.engine.engines import RealEngine, private_engine
 from tests.support.hosts import late_packets
@@ -289,7 +289,7 @@ class _Maker:
 
 def _paired(host: LabHost) -> str:
     """The hub's entry of a host: what `anvyl hosts add CODE` writes, without the time that a code takes."""
-    trust = Trust(host.node.home)
+    trust = HostState(host.node.home)
     _, token = trust.create_token("hub", "read,operate,exec", None)
     url, pin = f"https://{host.address}:{PORT}", trust.identity().pin
     return f'[hosts.{host.name}]\nurl = "{url}"\ntags = ["{TAG}"]\npin = "{pin}"\ntoken = "{token}"\n'

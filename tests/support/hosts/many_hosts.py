@@ -57,10 +57,10 @@ async def serve(count: int) -> None:
     node = Node(load({"name": "many"}), serving=True)
     network = [listening(f"127.1.{number // 250}.{number % 250 + 1}") for number in range(count)]
     plain = listening("127.0.0.1")
-    trust = node.trust
-    _, token = trust.create_token("caller", SCOPES, None)
-    trust.audit.open()
-    trust.journal.open()
+    state = node.state
+    _, token = state.create_token("caller", SCOPES, None)
+    state.audit.open()
+    state.journal.open()
 
     async def never(_: str) -> NoReturn:
         raise AnvylError("this host is not opened further")
@@ -69,7 +69,7 @@ async def serve(count: int) -> None:
         told = {
             "plain": listener.url_of(plain),
             "urls": [listener.url_of(one) for one in network],
-            "pin": trust.identity().pin,
+            "pin": state.identity().pin,
             "token": token,
             "home": str(Path(node.settings.state_dir)),
         }
@@ -77,7 +77,7 @@ async def serve(count: int) -> None:
         sys.stdout.flush()
 
     app = node.http_app(lambda: listener.url_of(plain), never)
-    server = listener.server(app, node.server, on_ready=ready, identity=trust.identity)
+    server = listener.server(app, node.server, on_ready=ready, identity=state.identity)
 
     def until_input_ends() -> None:
         sys.stdin.read()
