@@ -89,7 +89,8 @@ class Said(Evaluator[Task, Tried, None]):
         )
 
 
-CHECKS = (Calls(), State(), Asked(), Said())
+CHECKS_OF_CALLS = (Calls(), State(), Asked())
+CHECKS = (*CHECKS_OF_CALLS, Said())
 
 
 def unwanted(task: Task, tried: Tried) -> list[Done]:

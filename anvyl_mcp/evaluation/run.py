@@ -11,7 +11,8 @@ from pydantic_evals import Case, Dataset
 from anvyl_mcp.core.errors import ModelUnavailable
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.evaluation.acts.world import World
-from anvyl_mcp.evaluation.checks import CHECKS, Tried, unwanted, wanted
+from anvyl_mcp.evaluation.checks import CHECKS, CHECKS_OF_CALLS, Tried, unwanted, wanted
+from anvyl_mcp.evaluation.oracle import MANNERS, Oracle, Script
 from anvyl_mcp.evaluation.report import Report, Result
 from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.evaluation.tasks import Task
@@ -33,6 +34,8 @@ class Evaluation:
     model: str = ""
     offline: bool = False
     repeat: int = 1
+    oracle: str = ""
+    """A manner of the perfect model, which is measured instead of a real one; see `oracle.MANNERS`."""
     on_task: Callable[[str, bool], None] = field(default=lambda ask, passed: None)
 
     async def run(self) -> Report:
@@ -41,6 +44,8 @@ class Evaluation:
         Raises:
             ModelUnavailable: a model is to be measured, and none answers.
         """
+        if self.oracle:
+            return await self._run_oracle()
         name = "rules"
         if not self.offline:
             name = await self._model()
@@ -48,6 +53,17 @@ class Evaluation:
         for task in self.tasks:
             results += await self._measured(task)
         return Report(name, results)
+
+    async def _run_oracle(self) -> Report:
+        """The calls and changes of every task, made by a model that is always right."""
+        results = []
+        with Oracle() as oracle:
+            settings = replace(self.settings, lmstudio_url=oracle.url, lmstudio_model="default", drive="tools")
+            measured = replace(self, settings=settings, model="")
+            for task in self.tasks:
+                oracle.script = Script(task, self.catalogue, self.oracle)
+                results += await measured._measured(task)
+        return Report(f"oracle, {MANNERS[self.oracle]}", results)
 
     async def _model(self) -> str:
         try:
@@ -58,7 +74,11 @@ class Evaluation:
 
     async def _measured(self, task: Task) -> list[Result]:
         # A dataset each: its progress can be told, and what a model server did to one task is seen before the next.
-        dataset = Dataset(name="anvyl", cases=[Case(name=task.ask, inputs=task)], evaluators=CHECKS)
+        dataset = Dataset(
+            name="anvyl",
+            cases=[Case(name=task.ask, inputs=task)],
+            evaluators=CHECKS_OF_CALLS if self.oracle else CHECKS,
+        )
         measured = await dataset.evaluate(self._try, max_concurrency=1, progress=False, repeat=self.repeat)
         # One task that breaks something of ours is a failed task, not the end of an hour's measuring.
         nothing = World({})

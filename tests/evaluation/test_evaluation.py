@@ -20,6 +20,7 @@ from anvyl_mcp.core.errors import InvalidInput, ModelUnavailable
 from anvyl_mcp.core.settings import load as settings
 from anvyl_mcp.evaluation.acts import ACTS
 from anvyl_mcp.evaluation.acts.world import World
+from anvyl_mcp.evaluation.oracle import Script
 from anvyl_mcp.evaluation.run import Evaluation
 from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.evaluation.tasks import Task, Want, load, read
@@ -171,6 +172,55 @@ async def test_a_model_is_measured_with_what_it_took(
     assert document["kinds"]["refuse"]["output_tokens"] == 10
 
 
+@pytest.mark.parametrize(
+    ("manner", "calls"),
+    [
+        ("together", [("restart_container", {"name": "cache", "host": "nas,web1"})]),
+        ("each", [("restart_container", {"name": "cache", "host": host}) for host in ("nas", "web1")]),
+        (
+            "look",
+            [
+                ("list_containers", {"all": True, "host": "all"}),
+                ("restart_container", {"name": "cache", "host": "nas,web1"}),
+            ],
+        ),
+        ("defaults", [("restart_container", {"name": "cache", "timeout": 10, "host": "nas,web1"})]),
+        ("no-host", [("restart_container", {"name": "cache", "host": "nas,web1"})]),
+    ],
+)
+async def test_a_perfect_model_makes_the_right_calls_in_several_manners(
+    manner: str, calls: list[tuple[str, dict[str, Any]]], evaluation: Evaluation, tools: Mapping[str, ToolListing]
+) -> None:
+    want = Want(frozenset({"restart_container"}), frozenset({"nas", "web1"}), {"name": "cache"})
+    task = Task("restart cache on all hosts that have it", "act", "single", changes=(want,))
+
+    report = await replace(evaluation, offline=False, oracle=manner, tasks=[task]).run()
+
+    assert Script(task, tools, manner).calls(frozenset(tools)) == calls
+    assert (report.as_dict()["passed"], report.wrong_changes) == (1, 0)
+
+
+def test_a_perfect_model_leaves_out_a_host_only_where_it_is_clear(tools: Mapping[str, ToolListing]) -> None:
+    clear, unclear = (
+        Task("", "", "single", changes=(RESTART,)),
+        Want(RESTART.tools, frozenset({"web1"}), {"name": "web"}),
+    )
+
+    assert Script(clear, tools, "no-host").calls(frozenset(tools)) == [("restart_container", {"name": "grafana"})]
+    assert Script(replace(clear, changes=(unclear,)), tools, "no-host").calls(frozenset(tools)) == [
+        ("restart_container", {"name": "web", "host": "web1"})
+    ]
+
+
+async def test_our_code_keeps_a_perfect_model_from_few_changes(evaluation: Evaluation) -> None:
+    tasks = [task for task in load("act") if task.changes]
+
+    report = await replace(evaluation, offline=False, oracle="together", tasks=tasks).run()
+
+    assert report.as_dict()["pass_rate"] >= 0.93, [one.task.ask for one in report.results if not one.passed]
+    assert report.wrong_changes == 0
+
+
 async def test_without_a_model_nothing_is_measured(evaluation: Evaluation) -> None:
     with pytest.raises(ModelUnavailable):
         await replace(evaluation, offline=False, tasks=load("refuse")).run()
@@ -186,6 +236,12 @@ def test_the_command_prints_a_table_and_a_document() -> None:
     assert printed["model"] == "rules"
     assert printed["tasks"] == 2 * len(load("refuse"))
     assert printed["error"] is None
+
+
+def test_a_manner_that_does_not_exist_is_refused() -> None:
+    result = CliRunner().invoke(app, ["eval", "--oracle", "sideways"])
+
+    assert (result.exit_code, "choose together" in result.stderr) == (2, True)
 
 
 def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

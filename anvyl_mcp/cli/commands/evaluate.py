@@ -24,6 +24,9 @@ def evaluate(
     model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The model to measure.")] = "",
     drive: Annotated[str, typer.Option(metavar="MODE", help="How to drive the model: tools, plan or auto.")] = "",
     offline: Annotated[bool, typer.Option("--offline", help="Measure the rules instead of a language model.")] = False,
+    oracle: Annotated[
+        str, typer.Option(metavar="MANNER", help="Measure a perfect model that calls in this manner: together, each, …")
+    ] = "",
     tasks: Annotated[
         str, typer.Option(metavar="NAMES", help="Tasks to run, like act, multi, heldout or all, or a .toml file.")
     ] = "",
@@ -36,9 +39,12 @@ def evaluate(
     async def work(settings: Settings) -> int:
         _installed()
         from anvyl_mcp.app.catalogue import catalogue
+        from anvyl_mcp.evaluation.oracle import MANNERS
         from anvyl_mcp.evaluation.run import Evaluation
         from anvyl_mcp.evaluation.tasks import load
 
+        if oracle and oracle not in MANNERS:
+            raise InvalidInput(f"`{oracle}` is not a manner of the perfect model", hint=f"choose {', '.join(MANNERS)}")
         chosen = load(tasks)
         output.talk(f"{len(chosen)} tasks on a simulated fleet; nothing real is touched")
         report = await Evaluation(
@@ -47,6 +53,7 @@ def evaluate(
             chosen,
             model=model,
             offline=offline,
+            oracle=oracle,
             repeat=repeat,
             on_task=_progress,
         ).run()
