@@ -257,8 +257,8 @@ def test_a_chat_follows_up_and_undoes_and_survives_ctrl_c(engine: RealEngine, fi
         terminal.until("Stopped web on first.")
         assert engine.state("web") == "exited"
         terminal.type("/undo\n")
-        terminal.until("start web (stopped")
-        terminal.until("go on? [y/N] ")
+        terminal.until("Undo on first: start web (stopped")
+        terminal.until("? [y/N] ")
         terminal.type("y\n")
         terminal.until("first: web is running")
         terminal.type("its logs\n")
@@ -268,7 +268,7 @@ def test_a_chat_follows_up_and_undoes_and_survives_ctrl_c(engine: RealEngine, fi
 
     assert engine.state("web") == "running"
     assert "Traceback" not in terminal.shown
-    assert re.search(r"go on later: anvyl chat --resume [0-9a-f]{8}", terminal.shown)
+    assert re.search(r"to continue later: anvyl chat --resume [0-9a-f]{8}", terminal.shown)
 
 
 def test_ctrl_d_ends_a_chat(first: None) -> None:

@@ -403,7 +403,7 @@ def test_a_change_that_is_interrupted_says_what_may_have_happened(engine: RealEn
         assert terminal.end() == 130
 
     stopping.close()
-    assert "it may still happen, so look before you repeat it" in terminal.shown
+    assert "may still happen; check before you repeat it" in terminal.shown
 
 
 @pytest.mark.parametrize("words", [["stop"], ["stop", "--timeout", "soon", "web"], ["ps", "--nonsense"]], ids=" ".join)

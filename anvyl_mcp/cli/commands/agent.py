@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anvyl_mcp.cli.parser.command_groups import Commands
-from anvyl_mcp.cli.parser.options import Json, Yes
+from anvyl_mcp.cli.parser.options import JsonOption, YesOption
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -43,7 +43,7 @@ def start(
 
 
 @app.command()
-def info(as_json: Json = False) -> None:
+def info(as_json: JsonOption = False) -> None:
     """Show the name, status and tools of this host's agent."""
     from anvyl_mcp.cli.runtime import output, runner
 
@@ -66,8 +66,8 @@ def info(as_json: Json = False) -> None:
 def process(
     query: Query,
     host_id: Annotated[str, typer.Option("--host-id", metavar="HOST", help="Ask the agent of this host.")] = "",
-    yes: Yes = False,
-    as_json: Json = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask a question or request a change, like anvyl ask."""
     words = " ".join(query)
@@ -79,7 +79,7 @@ def process(
 
 
 @app.command("query-remote")
-def query_remote(host_id: HostId, query: Query, yes: Yes = False, as_json: Json = False) -> None:
+def query_remote(host_id: HostId, query: Query, yes: YesOption = False, as_json: JsonOption = False) -> None:
     """Ask the agent of another host."""
     _remote(host_id, " ".join(query), yes=yes, as_json=as_json)
 
@@ -88,7 +88,7 @@ def query_remote(host_id: HostId, query: Query, yes: Yes = False, as_json: Json 
 def approve(
     id_: Annotated[str, typer.Argument(metavar="ID", help="ID of a pending change.")],
     deny: Annotated[bool, typer.Option("--deny", help="Reject it; nothing is changed.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Approve a pending change."""
 
@@ -100,7 +100,7 @@ def approve(
 
 
 @app.command()
-def broadcast(message: Query, yes: Yes = False, as_json: Json = False) -> None:
+def broadcast(message: Query, yes: YesOption = False, as_json: JsonOption = False) -> None:
     """Ask the agents of all hosts, this one included."""
     from anvyl_mcp.cli.runtime import output, runner
 
@@ -120,7 +120,7 @@ def broadcast(message: Query, yes: Yes = False, as_json: Json = False) -> None:
 
 
 @app.command()
-def hosts(as_json: Json = False) -> None:
+def hosts(as_json: JsonOption = False) -> None:
     """List the hosts, and whether they answer."""
     from anvyl_mcp.cli.commands.hosts import list_hosts
 

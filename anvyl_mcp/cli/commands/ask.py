@@ -6,19 +6,19 @@ from typing import Annotated
 
 import typer
 
-from anvyl_mcp.cli.parser.options import Host, Json, Yes
+from anvyl_mcp.cli.parser.options import HostOption, JsonOption, YesOption
 
 
 def ask(
     question: Annotated[
         list[str], typer.Argument(metavar="QUESTION", help='For example "list all containers" or "stop web on nas".')
     ],
-    host: Host = "",
-    yes: Yes = False,
+    host: HostOption = "",
+    yes: YesOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change, without changing anything.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
     model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The model that answers.")] = "",
     offline: Annotated[bool, typer.Option("--offline", help="Answer by rules, without a language model.")] = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from anvyl_mcp.cli.parser.options import Host, Yes
+from anvyl_mcp.cli.parser.options import HostOption, YesOption
 
 
 def chat(
@@ -16,8 +16,8 @@ def chat(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the last conversation, or the one with this ID.")
     ] = False,
-    host: Host = "",
-    yes: Yes = False,
+    host: HostOption = "",
+    yes: YesOption = False,
     model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The model that answers.")] = "",
     offline: Annotated[bool, typer.Option("--offline", help="Answer by rules, without a language model.")] = False,
 ) -> None:
@@ -26,8 +26,8 @@ def chat(
     Type /help for its commands. Without a terminal, each line of the input is a question or a command, and changes
     stay pending.
     """
-    from anvyl_mcp.cli.conversation.chat_session import converse
+    from anvyl_mcp.cli.conversation.chat_session import run_chat
 
     if conversation and not resume:
         raise typer.BadParameter("to continue a conversation, type anvyl chat --resume ID")
-    converse(host=host, yes=yes, model=model, offline=offline, resume=conversation if resume else None)
+    run_chat(host=host, yes=yes, model=model, offline=offline, resume=conversation if resume else None)

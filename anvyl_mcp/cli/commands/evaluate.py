@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anvyl_mcp.cli.parser.options import Json
+from anvyl_mcp.cli.parser.options import JsonOption
 from anvyl_mcp.cli.runtime import output
 from anvyl_mcp.cli.runtime.runner import command
 from anvyl_mcp.core.errors import AnvylError, InvalidInput
@@ -32,7 +32,7 @@ def evaluate(
     ] = "",
     repeat: Annotated[int, typer.Option(metavar="TIMES", help="How many times to run each task.", min=1, max=100)] = 1,
     failures: Annotated[bool, typer.Option("--failures", help="Show what was wrong with each failed task.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure how well a model manages hosts, on simulated ones."""
 

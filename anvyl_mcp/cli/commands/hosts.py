@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anvyl_mcp.cli.parser.command_groups import Commands
-from anvyl_mcp.cli.parser.options import Json
+from anvyl_mcp.cli.parser.options import JsonOption
 
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
@@ -30,7 +30,7 @@ MOST_SECONDS = 60
 
 
 @app.command("list")
-def list_hosts(as_json: Json = False) -> None:
+def list_hosts(as_json: JsonOption = False) -> None:
     """List the hosts, and whether they answer."""
     _show("", as_json=as_json, only_known=True)
 
@@ -41,7 +41,7 @@ def check(
     accept_audit: Annotated[
         str, typer.Option(metavar="HOST", help="Accept the current audit log of a host that was set up anew.")
     ] = "",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check that hosts answer and that their audit logs are intact.
 
@@ -72,7 +72,7 @@ def add(
     trust_tools: Annotated[
         bool, typer.Option("--trust-tools", help="Let `anvyl call` use tools of that host that are unknown here.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Add a host, by a join code or by its address.
 
@@ -83,15 +83,15 @@ def add(
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
-        from anvyl_mcp.cli.runtime.secret_input import secret
+        from anvyl_mcp.cli.runtime.secret_input import read_secret
         from anvyl_mcp.peers.membership import CODE, add_host
         from anvyl_mcp.peers.watch.health import check as check_host
 
         called, proof = name_or_code, token
         if not url and not pin and (called in ("", "-") or called.strip().lower().startswith(CODE)):
-            called = secret(called, what="join code", instead="anvyl hosts add - < FILE, or anvyl hosts add alone")
+            called = read_secret(called, what="join code", instead="anvyl hosts add - < FILE, or anvyl hosts add alone")
         if proof:
-            proof = secret(proof, what="token", instead="--token - < FILE, or --token - alone")
+            proof = read_secret(proof, what="token", instead="--token - < FILE, or --token - alone")
         async with opened(settings, lean=True) as node:
             known = set(node.fleet.peers)
             peer, scopes = await add_host(
@@ -121,7 +121,9 @@ def add(
 
 
 @app.command()
-def remove(name: Annotated[str, typer.Argument(metavar="HOST", help="Host to remove.")], as_json: Json = False) -> None:
+def remove(
+    name: Annotated[str, typer.Argument(metavar="HOST", help="Host to remove.")], as_json: JsonOption = False
+) -> None:
     """Remove a host, and revoke this machine's token there."""
 
     from anvyl_mcp.cli.runtime import output, runner
@@ -150,7 +152,7 @@ def remove(name: Annotated[str, typer.Argument(metavar="HOST", help="Host to rem
 def rename(
     name: Annotated[str, typer.Argument(metavar="HOST", help="Current name.")],
     new: Annotated[str, typer.Argument(metavar="NAME", help="New name.")],
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Rename a host on this machine; it stays paired."""
     from anvyl_mcp.cli.runtime import output, runner
@@ -175,7 +177,7 @@ def rename(
 @app.command()
 def discover(
     seconds: Annotated[float, typer.Option(metavar="SECONDS", help="How long to listen.")] = 3,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find hosts that announce themselves on the local network."""
     from anvyl_mcp.cli.runtime import output, runner
@@ -262,7 +264,7 @@ async def _shown(fleet: Fleet, names: Sequence[str], how: Check, more: Sequence[
     import anyio
 
     from anvyl_mcp.cli.runtime import output
-    from anvyl_mcp.cli.runtime.live_table import Growing
+    from anvyl_mcp.cli.runtime.live_table import LiveTable
     from anvyl_mcp.peers.watch import health
 
     columns = ["name", "status", "url", "tags", "version", *more]
@@ -272,10 +274,10 @@ async def _shown(fleet: Fleet, names: Sequence[str], how: Check, more: Sequence[
         # On a terminal the reason stands below the table, where there is room for it.
         return [[name, status.partition(": ")[0] if table.live else status, *rest]]
 
-    table: Growing[HostHealth] = Growing(columns, rows, names)
+    table: LiveTable[HostHealth] = LiveTable(columns, rows, names)
     async with anyio.create_task_group() as showing:
         showing.start_soon(table.follow)
-        found = await health.check_hosts(fleet, names, how, lambda one: table.arrived(one.name, one))
+        found = await health.check_hosts(fleet, names, how, lambda one: table.add(one.name, one))
         showing.cancel_scope.cancel()
     table.end()
     for host in found:

@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 
-from anvyl_mcp.cli.parser.options import Host, Json
+from anvyl_mcp.cli.parser.options import HostOption, JsonOption
 
 
-def resources(host: Host = "", as_json: Json = False) -> None:
+def resources(host: HostOption = "", as_json: JsonOption = False) -> None:
     """Show CPU, memory and disk usage of every host."""
     from anvyl_mcp.cli.commands.containers import resources as command
 
     command.resources(host=host, as_json=as_json)
 
 
-def df(host: Host = "", as_json: Json = False) -> None:
+def df(host: HostOption = "", as_json: JsonOption = False) -> None:
     """Show disk space used by images, containers and volumes."""
     from anvyl_mcp.cli.runtime import tool_command
 
@@ -25,8 +25,8 @@ def df(host: Host = "", as_json: Json = False) -> None:
 
 def events(
     since: Annotated[str, typer.Option(metavar="TIME", help="How far back to look, like 10m or 2h.")] = "1h",
-    host: Host = "",
-    as_json: Json = False,
+    host: HostOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Show recent events of containers and images."""
     from anvyl_mcp.cli.runtime import tool_command

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anvyl_mcp.cli.parser.command_groups import Commands
-from anvyl_mcp.cli.parser.options import Json
+from anvyl_mcp.cli.parser.options import JsonOption
 
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
@@ -23,7 +23,7 @@ app = Commands("List language models, and show which one answers.", EXAMPLES, in
 
 
 @app.callback()
-def models(context: typer.Context, as_json: Json = False) -> None:
+def models(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the models of the model server; the one that answers is marked."""
     if context.invoked_subcommand is not None:
         return

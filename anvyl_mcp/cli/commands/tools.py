@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from anvyl_mcp.cli.parser.options import Host, Json, Yes
+from anvyl_mcp.cli.parser.options import HostOption, JsonOption, YesOption
 
 
 def call(
@@ -15,9 +15,9 @@ def call(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Arguments; a single word is the first required one."),
     ] = None,
-    host: Host = "",
-    yes: Yes = False,
-    as_json: Json = False,
+    host: HostOption = "",
+    yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Call a tool by its name."""
     from anvyl_mcp.cli.runtime import tool_command
@@ -25,7 +25,7 @@ def call(
     tool_command.call(tool, arguments or [], host=host, as_json=as_json, yes=yes)
 
 
-def tools(as_json: Json = False) -> None:
+def tools(as_json: JsonOption = False) -> None:
     """List all tools with their arguments."""
     from anvyl_mcp.cli.runtime import tool_command
 

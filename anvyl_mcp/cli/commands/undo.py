@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anvyl_mcp.cli.parser.options import Host, Json, Yes
+from anvyl_mcp.cli.parser.options import HostOption, JsonOption, YesOption
 from anvyl_mcp.core.errors import AnvylError
 
 if TYPE_CHECKING:
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def undo(
-    host: Host = "",
-    yes: Yes = False,
+    host: HostOption = "",
+    yes: YesOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be undone, without changing anything.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Undo the last start, stop or removal, after asking.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anvyl_mcp.cli.parser.options import Host
+from anvyl_mcp.cli.parser.options import HostOption
 
 if TYPE_CHECKING:
     from anvyl_mcp.app.node import Node
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def watch(
-    host: Host = "",
+    host: HostOption = "",
     every: Annotated[str | None, typer.Option(metavar="TIME", help="Time between two checks.  [default: 30s]")] = None,
     disk: Annotated[
         int | None, typer.Option(metavar="PERCENT", help="Report disks that are fuller than this.  [default: 90]")

@@ -1,4 +1,4 @@
-"""`anvyl ask`: one question, and its exit code."""
+"""`anvyl ask`: answers one question."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.ask.agent import Assistant
 
 
-def ask_once(words: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, model: str, offline: bool) -> NoReturn:
-    """Answer one question and end with its exit code."""
+def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, model: str, offline: bool) -> NoReturn:
+    """Answer one question and exit with its code."""
 
     async def work(settings: Settings) -> int:
         import anyio.to_thread
 
         from anvyl_mcp.app.node import opened
         from anvyl_mcp.cli.conversation import model_note
-        from anvyl_mcp.cli.conversation.exchange import Exchange
+        from anvyl_mcp.cli.conversation.question_session import QuestionSession
         from anvyl_mcp.orchestrator.question import Question
 
         async with opened(settings) as node:
-            question = Question(words, host=host, dry_run=dry_run)
-            exchange = Exchange(node.fleet, question, yes=yes, as_json=as_json)
-            interrupts.current.words = lambda: exchange.show(exchange.broken_off())
+            question = Question(text, host=host, dry_run=dry_run)
+            session = QuestionSession(node.fleet, question, yes=yes, as_json=as_json)
+            interrupts.current.words = lambda: session.show(session.interrupted_reply())
 
             async def assistant() -> Assistant:
                 return await anyio.to_thread.run_sync(node.ready_to_answer, abandon_on_cancel=True)
 
-            reply = await exchange.answer(assistant, model=model, offline=offline)
+            reply = await session.answer(assistant, model=model, offline=offline)
             interrupts.current.words = lambda: None
             if not as_json:
-                reply.notes = model_note.due(reply.notes, settings.state_dir)
-            exchange.show(reply)
+                reply.notes = model_note.notes_to_show(reply.notes, settings.state_dir)
+            session.show(reply)
         return reply.exit_code
 
-    command(work, failed=_nothing(words) if as_json else None)
+    command(work, failed=_failure_document(text) if as_json else None)
 
 
-def _nothing(words: str) -> Any:
+def _failure_document(text: str) -> Any:
+    """Builder of the JSON document of a question that failed before it was asked."""
+
     def failed(error: AnvylError) -> dict[str, Any]:
         from anvyl_mcp.orchestrator.question import Question
         from anvyl_mcp.orchestrator.reply import Reply
         from anvyl_mcp.orchestrator.run import Run
 
-        return Reply(Run(Question(words)), error=error).as_dict()
+        return Reply(Run(Question(text)), error=error).as_dict()
 
     return failed

@@ -1,4 +1,4 @@
-"""`anvyl chat`: questions one after the other, each knowing those before it."""
+"""`anvyl chat`: a conversation in which follow-up questions refer to earlier ones."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ T = TypeVar("T")
 
 PROMPT = "anvyl> "
 RULES = "rules"
-"""What `/model` calls answering without one."""
+"""Argument of `/model` for answers without a model."""
 QUIT = "/quit"
-PLAINLY = {"quit": QUIT, "exit": QUIT, "bye": QUIT, "help": "/help", "?": "/help"}
-"""What people type for a command."""
+SYNONYMS = {"quit": QUIT, "exit": QUIT, "bye": QUIT, "help": "/help", "?": "/help"}
+"""Plain words that people type instead of a command."""
 
 
-def converse(*, host: str, yes: bool, model: str, offline: bool, resume: str | None) -> NoReturn:
-    """Talk until the input ends. `resume` goes on with a kept conversation, the last one when it is empty."""
+def run_chat(*, host: str, yes: bool, model: str, offline: bool, resume: str | None) -> NoReturn:
+    """Run the chat until the input ends. `resume` continues a stored conversation, the last one if empty."""
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
@@ -46,10 +46,12 @@ def converse(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
         interrupts.current.lasting = True
         async with opened(settings) as node:
             chat = Chat(node, conversation, host=host, yes=yes, model=model, offline=offline)
-            with line_editor.typed(PROMPT, settings.state_dir / "chat_history", redacted, chat.words) as read:
+            with line_editor.typed(
+                PROMPT, settings.state_dir / "chat_history", redacted, chat.completion_words
+            ) as read:
                 if chat.attended:
                     chat.greet()
-                # Between two questions there is nothing to end; a Ctrl-C that comes late must not end the chat.
+                # A late Ctrl-C, between two questions, must not end the chat.
                 with interrupts.unheeded():
                     return await chat.run(read, lambda: kept.save(conversation))
 
@@ -57,7 +59,7 @@ def converse(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
 
 
 class Chat:
-    """One conversation at one terminal, or with the lines of a pipe."""
+    """One conversation at a terminal or with the lines of a pipe."""
 
     def __init__(
         self, node: Node, conversation: Conversation, *, host: str, yes: bool, model: str, offline: bool
@@ -65,7 +67,7 @@ class Chat:
         self.attended = sys.stdin.isatty() and sys.stdout.isatty()
         self._node = node
         self._fleet = node.fleet
-        # What answers is imported while the first line is typed.
+        # Import the assistant while the user types the first line.
         self._assistant = asyncio.get_running_loop().run_in_executor(None, node.ready_to_answer)
         self._conversation = conversation
         self._host = host
@@ -76,25 +78,25 @@ class Chat:
         self._codes = {0}
         self._noted: set[str] = set()
         self._commands: dict[str, tuple[str, Callable[[str], Awaitable[None]]]] = {
-            "/hosts": ("the hosts, and how they are", self._show_hosts),
-            "/tools": ("what can be asked for", self._show_tools),
-            "/model": ("which model answers; /model NAME takes another, /model rules none", self._choose_model),
-            "/undo": ("take back the last start, stop or removal; shows it and asks", self._undo),
-            "/help": ("this list", self._help),
+            "/hosts": ("list the hosts and their status", self._show_hosts),
+            "/tools": ("list the tools", self._show_tools),
+            "/model": ("show the model; /model NAME switches to another, /model rules to none", self._choose_model),
+            "/undo": ("undo the last start, stop or removal, after asking", self._undo),
+            "/help": ("show this list", self._help),
             QUIT: ("end the chat; Ctrl-D does too", self._help),
         }
 
     def greet(self) -> None:
-        """What to know before the first line."""
+        """Print a short introduction."""
         if self._conversation.turns:
-            output.talk(f"going on with {self._conversation.id}; the last question was:")
+            output.talk(f"continuing {self._conversation.id}; the last question was:")
             output.talk(f"  {self._conversation.turns[-1].asked}")
         output.talk("ask in plain words; /help lists commands, Ctrl-C stops a question, Ctrl-D ends the chat")
 
     async def run(self, read: line_editor.Read, save: Callable[[], None]) -> int:
-        """Answer every line until there are no more; the worst exit code where nobody watches."""
+        """Answer every line; return 0 on a terminal, else the worst exit code."""
         while (line := read()) is not None:
-            words = PLAINLY.get(line.strip().lower(), line.strip())
+            words = SYNONYMS.get(line.strip().lower(), line.strip())
             if words == QUIT:
                 break
             try:
@@ -105,15 +107,15 @@ class Chat:
                     save()
             except AnvylError as error:
                 self._codes.add(error.exit_code)
-                output.problem(_in_words(error))
+                output.problem(_without_flags(error))
         if self.attended and self._conversation.turns:
-            output.talk(f"go on later: anvyl chat --resume {self._conversation.id}")
+            output.talk(f"to continue later: anvyl chat --resume {self._conversation.id}")
         return 0 if self.attended else outcome.worst(self._codes)
 
     async def ask(self, asked: str) -> None:
-        """One question, which Ctrl-C ends."""
+        """Answer one question; Ctrl-C cancels it."""
         from anvyl_mcp.cli.conversation import model_note
-        from anvyl_mcp.cli.conversation.exchange import Exchange
+        from anvyl_mcp.cli.conversation.question_session import QuestionSession
         from anvyl_mcp.cli.runtime import name_cache
         from anvyl_mcp.orchestrator.question import Question
         from anvyl_mcp.orchestrator.reply import Reply
@@ -125,47 +127,47 @@ class Chat:
             output.talk(f"→ {meant.words}")
         before = self._conversation
         question = Question(meant.words, host=self._host, earlier=before.earlier, turns=before.said)
-        # A name that a host showed is not the person's own word: a yes given before does not cover it.
-        exchange = Exchange(self._fleet, question, yes=self._yes and not meant.found)
+        # --yes does not cover a name that came from a host's output instead of the user.
+        session = QuestionSession(self._fleet, question, yes=self._yes and not meant.found)
         reply = Reply(Run(question))
 
         async def answer() -> None:
             nonlocal reply
-            reply = await exchange.answer(self._ready, model=self._model, offline=self._offline)
+            reply = await session.answer(self._ready, model=self._model, offline=self._offline)
 
-        if not await _unless_interrupted(answer):
-            reply = exchange.broken_off()
+        if not await _finishes(answer):
+            reply = session.interrupted_reply()
         reply.notes = [note for note in reply.notes if note not in self._noted]
         self._noted.update(reply.notes)
-        reply.notes = model_note.due(reply.notes, self._node.settings.state_dir)
+        reply.notes = model_note.notes_to_show(reply.notes, self._node.settings.state_dir)
         self._codes.add(reply.exit_code)
-        reply.error = _in_words(reply.error) if reply.error else None
-        exchange.show(reply)
+        reply.error = _without_flags(reply.error) if reply.error else None
+        session.show(reply)
         self._changed = [call.host for call in reply.calls if not self._fleet.tool(call.tool).reads] or self._changed
         if not isinstance(reply.error, NotUnderstood):
             self._conversation.add(asked, meant, reply, self._fleet.catalogue)
-        name_cache.note(self._node.settings, self._fleet, Found(), reply.calls)
+        name_cache.update(self._node.settings, self._fleet, Found(), reply.calls)
 
-    def words(self) -> list[str]:
-        """What may be meant by the beginning of a word: commands, hosts, and what was seen on them."""
+    def completion_words(self) -> list[str]:
+        """Candidates for completion: commands, hosts and cached names."""
         from anvyl_mcp.cli.runtime import name_cache
 
-        seen = name_cache.read(self._node.settings.cache_dir / name_cache.FILE).get("names", {})
-        names = {name for hosts in seen.values() for each in hosts.values() for name in each}
+        cached = name_cache.read(self._node.settings.cache_dir / name_cache.FILE).get("names", {})
+        names = {name for hosts in cached.values() for on_host in hosts.values() for name in on_host}
         return [*self._commands, *self._fleet.hosts, *sorted(names)]
 
     async def _ready(self) -> Assistant:
-        """What answers, once it is there; whoever gives up waiting does not stop it."""
+        """Wait for the assistant; cancelling the wait does not cancel its import."""
         return await asyncio.shield(self._assistant)
 
     async def _command(self, line: str) -> None:
         name, _, rest = line.partition(" ")
         if name not in self._commands:
             near = get_close_matches(name, self._commands, n=1, cutoff=ALIKE)
-            hint = f"did you mean `{near[0]}`?" if near else "/help lists them"
+            hint = f"did you mean `{near[0]}`?" if near else "/help lists the commands"
             raise InvalidInput(f"there is no command `{name}`", hint=hint)
 
-        if not await _unless_interrupted(lambda: self._commands[name][1](rest.strip())):
+        if not await _finishes(lambda: self._commands[name][1](rest.strip())):
             raise Cancelled("interrupted")
 
     async def _help(self, _: str) -> None:
@@ -198,7 +200,7 @@ class Chat:
         from anvyl_mcp.cli.runtime.approval_prompt import confirm_undo
         from anvyl_mcp.peers.changes import undo
 
-        # Of the hosts that this conversation changed, if it did: one that is silent elsewhere is in nobody's way.
+        # Look only at the hosts that this chat changed, so that a silent host elsewhere does not block the undo.
         hosts = ",".join(dict.fromkeys(self._changed)) or self._host
         wanted = await self._waiting(lambda: undo.last_change(self._fleet, hosts))
         confirm_undo(wanted)
@@ -206,23 +208,23 @@ class Chat:
         output.block(outcome, alone=False) if outcome.ok else output.failure(outcome)
 
     async def _waiting(self, work: Callable[[], Awaitable[T]]) -> T:
-        """What comes of `work`; meanwhile the person sees that something goes on."""
-        from anvyl_mcp.cli.conversation.progress_line import Working
+        """Await `work` while showing progress."""
+        from anvyl_mcp.cli.conversation.progress_line import ProgressLine
 
-        with Working(self._fleet).shown():
+        with ProgressLine(self._fleet).shown():
             await self._ready()
             return await work()
 
 
-def _in_words(error: AnvylError) -> AnvylError:
-    """An error whose hint is something to say, where it names a flag."""
+def _without_flags(error: AnvylError) -> AnvylError:
+    """Replace `--host` in a hint by words to type in the chat."""
     if "--host " not in error.hint or "anvyl " in error.hint:
         return error
     return type(error)(error.message, hint=error.hint.replace("--host ", "on "))
 
 
-async def _unless_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
-    """Do `work`, which Ctrl-C ends; whether it came to its end."""
+async def _finishes(work: Callable[[], Awaitable[None]]) -> bool:
+    """Run `work`, which Ctrl-C cancels; return whether it finished."""
     loop = asyncio.get_running_loop()
     at_a_prompt = False
     with anyio.CancelScope() as scope:

@@ -1,4 +1,4 @@
-"""The note that no language model answered: worth a line once a day, not above every answer."""
+"""Limits the note that no language model answered to once a day."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from anvyl_mcp.core.files import write_atomically
 from anvyl_mcp.orchestrator.reply import NO_MODEL
 
 FILE = "model_note"
-"""In the state folder: the note that was shown last; the day is the file's own."""
+"""In the state folder: the last note shown; the file's time is when."""
 
 
-def due(notes: Sequence[str], folder: Path) -> list[str]:
-    """The notes without one on the missing model that was shown today already; another reason is told at once."""
-    found = [note for note in notes if not note.startswith(NO_MODEL) or not _shown_today(note, folder / FILE)]
-    for note in found:
+def notes_to_show(notes: Sequence[str], folder: Path) -> list[str]:
+    """Drop the note on the missing model if the same one was shown today."""
+    shown = [note for note in notes if not note.startswith(NO_MODEL) or not _shown_today(note, folder / FILE)]
+    for note in shown:
         if note.startswith(NO_MODEL):
-            _keep(note, folder / FILE)
-    return found
+            _record(note, folder / FILE)
+    return shown
 
 
 def _shown_today(note: str, file: Path) -> bool:
@@ -33,7 +33,7 @@ def _day(seconds: float) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(seconds))
 
 
-def _keep(note: str, file: Path) -> None:
-    # Where it cannot be kept the note is shown again, which does no harm.
+def _record(note: str, file: Path) -> None:
+    # If this fails, the note is only shown again.
     with suppress(OSError):
         write_atomically(file, note, durable=False)

@@ -1,4 +1,4 @@
-"""What a question is at: one line at the end of a terminal, drawn over while it goes on, gone when it is answered."""
+"""Progress of a question: one line at the bottom of the terminal, redrawn and finally erased."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ if TYPE_CHECKING:
     from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 
 FIRST_SECONDS = 0.3
-"""An answer that comes sooner needs no line."""
+"""Show nothing for answers that arrive sooner."""
 REDRAW_SECONDS = 0.25
 
 
-class Working:
-    """The progress of one question. `quiet`: draw nothing."""
+def call_label(tool: str, arguments: Mapping[str, Any]) -> str:
+    """Short form of a call: `stop container web`."""
+    return " ".join([tool.replace("_", " "), *([text.shown(arguments["name"])] if arguments.get("name") else [])])
+
+
+class ProgressLine:
+    """Shows the progress of one question. `quiet`: draw nothing."""
 
     def __init__(self, fleet: Fleet, *, quiet: bool = False) -> None:
         self._fleet = fleet
         self._live = None if quiet else output.live_display(sys.stderr)
         self.model = ""
-        """Which is asked, if one is."""
+        """Model being asked; empty if none."""
         self._since = time.monotonic()
-        self._aside = self._broken_off = False
-        self._open: list[tuple[str, str, str]] = []
+        self._is_paused = self._broken_off = False
+        self._pending: list[tuple[str, str, str]] = []
         self._done: list[str] = []
 
-    def following(self, question: Question) -> Question:
-        """The question with its progress reported here."""
-        return replace(question, on_call=self._began, on_outcome=self._ended, on_model=self._asking)
+    def attached_to(self, question: Question) -> Question:
+        """Copy of the question that reports its progress here."""
+        return replace(question, on_call=self._call_started, on_outcome=self._call_ended, on_model=self._model_asked)
 
     @property
-    def under_way(self) -> list[tuple[str, str, str]]:
-        """Tool, host and what is done there in words, of every call that has not ended."""
-        return list(self._open)
-
-    @staticmethod
-    def words(tool: str, arguments: Mapping[str, Any]) -> str:
-        """A call in words: `stop container web`."""
-        return " ".join([tool.replace("_", " "), *([text.shown(arguments["name"])] if arguments.get("name") else [])])
+    def pending_calls(self) -> list[tuple[str, str, str]]:
+        """Tool, host and label of every call in progress."""
+        return list(self._pending)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Draw for as long as the question takes."""
-        # No task of its own: in a group with one, Ctrl-C at a prompt would come up as a group of exceptions.
+        """Show the line until the block ends."""
+        # A timer instead of a task: with a task group, Ctrl-C at a prompt would surface as an exception group.
         if self._live is None:
             yield
             return
-        self._timer = asyncio.get_running_loop().call_later(FIRST_SECONDS, self._follow)
+        self._timer = asyncio.get_running_loop().call_later(FIRST_SECONDS, self._tick)
         try:
             yield
         except asyncio.CancelledError:
@@ -72,56 +72,56 @@ class Working:
             self._live.end()
 
     def break_off(self) -> None:
-        """Make room for what is said after a Ctrl-C, which a terminal shows where the cursor is."""
+        """Erase the line after Ctrl-C, or start a new line after the `^C` that the terminal printed."""
         if self._live and not self._broken_off:
             self._broken_off = True
             if not self._live.end():
                 output.talk("")
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Leave the terminal to whoever asks or prints something; time that a person takes is not counted."""
-        self._aside, asked = True, time.monotonic()
+    def paused(self) -> Iterator[None]:
+        """Hide the line during a prompt, and do not count the time that it takes."""
+        self._is_paused, paused_at = True, time.monotonic()
         self._clear()
         try:
             yield
         finally:
-            self._aside = False
-            self._since += time.monotonic() - asked
+            self._is_paused = False
+            self._since += time.monotonic() - paused_at
 
-    def _follow(self) -> None:
-        if self._live and not self._aside:
+    def _tick(self) -> None:
+        if self._live and not self._is_paused:
             self._live.show([self.line()])
-        self._timer = asyncio.get_running_loop().call_later(REDRAW_SECONDS, self._follow)
+        self._timer = asyncio.get_running_loop().call_later(REDRAW_SECONDS, self._tick)
 
     def line(self) -> str:
-        """`list containers: nas done, waiting for gpu… 3 s`."""
+        """The line: `list containers: nas done, waiting for gpu… 3 s`."""
         took = f"{time.monotonic() - self._since:.0f} s"
-        hosts = text.joined(list(dict.fromkeys(host for _, host, _ in self._open)))
-        if not self._open:
-            # Hosts are looked at to find out where something is, too.
+        hosts = text.joined(list(dict.fromkeys(host for _, host, _ in self._pending)))
+        if not self._pending:
+            # Lookups that locate an object wait for hosts, too.
             silent = text.joined(self._fleet.waited_for)
             doing = f"waiting for {silent}" if silent else f"asking {self.model}" if self.model else "working"
-        elif len({words for *_, words in self._open}) > 1 or len(self._done) > len(self._fleet.hosts):
-            did = wording.past(self._open[0][0].partition("_")[0])
-            doing = f"{len(self._done)} of {len(self._done) + len(self._open)} {did}, waiting for {hosts}"
+        elif len({label for *_, label in self._pending}) > 1 or len(self._done) > len(self._fleet.hosts):
+            did = wording.past(self._pending[0][0].partition("_")[0])
+            doing = f"{len(self._done)} of {len(self._done) + len(self._pending)} {did}, waiting for {hosts}"
         elif self._done:
-            doing = f"{self._open[0][2]}: {text.joined(self._done)} done, waiting for {hosts}"
+            doing = f"{self._pending[0][2]}: {text.joined(self._done)} done, waiting for {hosts}"
         else:
-            doing = f"{self._open[0][2]} on {hosts}"
+            doing = f"{self._pending[0][2]} on {hosts}"
         return f"{doing}… {took}"
 
-    def _asking(self, model: str) -> None:
+    def _model_asked(self, model: str) -> None:
         self.model, self._since = model, time.monotonic()
 
-    def _began(self, tool: str, arguments: Mapping[str, Any], hosts: list[str]) -> None:
-        if not self._open:
+    def _call_started(self, tool: str, arguments: Mapping[str, Any], hosts: list[str]) -> None:
+        if not self._pending:
             self._done, self._since = [], time.monotonic()
-        self._open += [(tool, host, self.words(tool, arguments)) for host in hosts]
+        self._pending += [(tool, host, call_label(tool, arguments)) for host in hosts]
 
-    def _ended(self, outcome: Outcome) -> None:
+    def _call_ended(self, outcome: Outcome) -> None:
         with suppress(ValueError):
-            self._open.remove((outcome.tool, outcome.host, self.words(outcome.tool, outcome.arguments)))
+            self._pending.remove((outcome.tool, outcome.host, call_label(outcome.tool, outcome.arguments)))
         self._done.append(outcome.host)
-        if not self._open:
+        if not self._pending:
             self._since = time.monotonic()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anvyl_mcp.cli.parser.command_groups import Commands
-from anvyl_mcp.cli.parser.options import Json
+from anvyl_mcp.cli.parser.options import JsonOption
 
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
@@ -39,7 +39,7 @@ def show(
             "--limit", "-n", metavar="NUMBER", help="Number of most recent records; 0 for all.  [default: 50]"
         ),
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the records; a document has all of them, reads included, with times in UTC."""
     if context.invoked_subcommand:
@@ -54,7 +54,7 @@ def show(
 
         if limit is not None and limit < 0:
             raise InvalidInput(f"--limit is {limit}", hint="name how many records to show, or 0 for all")
-        start = datetime.now(UTC) - timedelta(seconds=runner.seconds(since, "--since")) if since else None
+        start = datetime.now(UTC) - timedelta(seconds=runner.parse_seconds(since, "--since")) if since else None
         records = HostState(settings.state_dir).records(since=start, tool=tool, operation=operation)
         if as_json:
             output.document({"records": records[-limit:] if limit else records, "error": None})
@@ -95,7 +95,7 @@ def _seconds(seconds: float | None) -> str:
 
 
 @app.command()
-def verify(as_json: Json = False) -> None:
+def verify(as_json: JsonOption = False) -> None:
     """Check that no record was changed, removed or moved."""
     from anvyl_mcp.cli.runtime import output, runner
 

@@ -22,7 +22,7 @@ def invite(*, scope: str, expires: str, host: str, relay: bool, as_json: bool) -
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.invite import invite
 
-        seconds = runner.seconds(expires, "--expires")
+        seconds = runner.parse_seconds(expires, "--expires")
         made = await invite(settings, scope=scope, seconds=seconds, address=host, relay=relay)
         if as_json:
             output.document({**made, "error": None})

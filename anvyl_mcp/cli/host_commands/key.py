@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anvyl_mcp.cli.parser.command_groups import Commands
-from anvyl_mcp.cli.parser.options import Json
+from anvyl_mcp.cli.parser.options import JsonOption
 
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
@@ -22,7 +22,7 @@ app = Commands("Manage the key that identifies this host.", EXAMPLES)
 
 
 @app.command()
-def show(as_json: Json = False) -> None:
+def show(as_json: JsonOption = False) -> None:
     """Show this host's pin, and the progress of a key change."""
     from anvyl_mcp.cli.runtime import output, runner
 
@@ -50,7 +50,7 @@ def rotate(
     yes: Annotated[
         bool, typer.Option("--yes", help="Finish even if some machines have not seen the next key and must pair again.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Change this host's key.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anvyl_mcp.cli.parser.command_groups import Commands
-from anvyl_mcp.cli.parser.options import Json
+from anvyl_mcp.cli.parser.options import JsonOption
 
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
@@ -24,7 +24,7 @@ DENIED = 5
 
 
 @app.command()
-def check(as_json: Json = False) -> None:
+def check(as_json: JsonOption = False) -> None:
     """Find mistakes in policy.toml.
 
     Reports entries that cannot be read, unknown names, and rules that never apply.
@@ -64,7 +64,7 @@ def test(
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Assume that the object has this label; repeatable.")
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show whether a call would be allowed, and by which rule.
 

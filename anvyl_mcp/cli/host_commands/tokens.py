@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anvyl_mcp.cli.parser.command_groups import Commands
-from anvyl_mcp.cli.parser.options import Json
+from anvyl_mcp.cli.parser.options import JsonOption
 
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
@@ -24,7 +24,7 @@ Scope = Annotated[str, typer.Option("--scope", metavar="SCOPES", help="Permissio
 
 
 @app.command("list")
-def list_tokens(as_json: Json = False) -> None:
+def list_tokens(as_json: JsonOption = False) -> None:
     """List valid tokens, and when each was last used."""
     from anvyl_mcp.cli.runtime import output, runner
     from anvyl_mcp.core import text
@@ -66,7 +66,7 @@ def create(
     relay: Annotated[
         bool, typer.Option("--relay", help="Let this host's agent ask other hosts on its behalf.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Create a token, and show it once."""
     from anvyl_mcp.cli.runtime import output, runner
@@ -76,7 +76,7 @@ def create(
 
         from anvyl_mcp.server.http.host_state import HostState
 
-        until = datetime.now(UTC) + timedelta(seconds=runner.seconds(expires, "--expires")) if expires else None
+        until = datetime.now(UTC) + timedelta(seconds=runner.parse_seconds(expires, "--expires")) if expires else None
         token, secret = HostState(settings.state_dir).create_token(name, scope, until, relay=relay)
         if as_json:
             output.document({"token": secret, **token, "error": None})
@@ -91,7 +91,7 @@ def create(
 @app.command()
 def revoke(
     token: Annotated[str, typer.Argument(metavar="TOKEN", help="Name or ID of a token.")],
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Revoke a token."""
     from anvyl_mcp.cli.runtime import output, runner

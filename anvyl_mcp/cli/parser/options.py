@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-Name = Annotated[str, typer.Argument(metavar="CONTAINER", help="Name or ID of a container.")]
-Names = Annotated[list[str], typer.Argument(metavar="CONTAINER", help="Names or IDs of containers.")]
-Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="For example nginx:1.27.")]
-Host = Annotated[
+ContainerName = Annotated[str, typer.Argument(metavar="CONTAINER", help="Name or ID of a container.")]
+ContainerNames = Annotated[list[str], typer.Argument(metavar="CONTAINER", help="Names or IDs of containers.")]
+ImageNames = Annotated[list[str], typer.Argument(metavar="IMAGE", help="For example nginx:1.27.")]
+HostOption = Annotated[
     str, typer.Option("--host", "-H", help="Which hosts: nas, or nas,pi, @tag, all, local.", metavar="HOSTS")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anvyl_mcp.cli.parser.lazy_commands import program
-from anvyl_mcp.cli.parser.options import Json
+from anvyl_mcp.cli.parser.options import JsonOption
 from anvyl_mcp.cli.programs import operator
 from anvyl_mcp.cli.terminal import interrupts, process_exit
 
@@ -168,7 +168,7 @@ def install(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and where.")] = False,
     toolsets: Annotated[str, Toolsets] = "",
     read_only: ReadOnly = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Add your hosts to a desktop assistant.
 
@@ -191,7 +191,7 @@ def invite(
     relay: Annotated[
         bool, typer.Option("--relay", help="Let this host's agent ask other hosts on its behalf.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print a code that lets another machine join this host.
 
@@ -202,7 +202,7 @@ def invite(
     invite_command.invite(scope=scope, expires=expires, host=host, relay=relay, as_json=as_json)
 
 
-def tools(as_json: Json = False) -> None:
+def tools(as_json: JsonOption = False) -> None:
     """List the tools that this host offers."""
     from anvyl_mcp.cli.runtime import tool_command
 

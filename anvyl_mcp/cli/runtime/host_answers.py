@@ -1,4 +1,4 @@
-"""What hosts answer to one tool, shown as it comes."""
+"""Displays the results of one tool on several hosts as they arrive."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from anvyl_mcp.cli.runtime import output
-from anvyl_mcp.cli.runtime.live_table import Arriving, Growing
+from anvyl_mcp.cli.runtime.live_table import LiveResults, LiveTable
 from anvyl_mcp.core import text
 from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.connection.listing import ToolListing
@@ -15,8 +15,8 @@ from anvyl_mcp.peers.fleet.fleet import Outcome
 
 
 @dataclass(frozen=True)
-class View:
-    """How answers become rows of one table; `titles` are what columns are called on a terminal."""
+class TableView:
+    """How results become table rows; `titles` are the column headings on a terminal."""
 
     columns: Sequence[str]
     rows: Callable[[Outcome], list[list[str]]]
@@ -24,31 +24,31 @@ class View:
     noun: str = ""
 
 
-def listed(tool: ToolListing, titles: Mapping[str, str] | None = None) -> View | None:
-    """The table of a tool that lists, as its schema says; None for other tools."""
+def table_view(tool: ToolListing, titles: Mapping[str, str] | None = None) -> TableView | None:
+    """Table view of a tool whose output schema is a list; None for other tools."""
     schema = tool.output_schema
     noun = text.rows_field(schema)
     if not noun:
         return None
     columns = list(text.rows({}, schema)[0])
     if tool.toolset == "fleet":
-        return View(columns, lambda one: text.rows(one.answer.result or {}, schema)[1], titles or {}, noun)
+        return TableView(columns, lambda one: text.rows(one.answer.result or {}, schema)[1], titles or {}, noun)
 
     def rows(one: Outcome) -> list[list[str]]:
         return [[one.host, *row] for row in text.rows(one.answer.result or {}, schema)[1]]
 
-    return View(["host", *columns], rows, titles or {}, noun)
+    return TableView(["host", *columns], rows, titles or {}, noun)
 
 
-class Blocks(Arriving[Outcome]):
-    """Text per host, or what was changed there."""
+class TextDisplay(LiveResults[Outcome]):
+    """Prints text per host, or a sentence per change."""
 
     def __init__(self, hosts: Sequence[str], *, changing: bool = False) -> None:
         super().__init__(hosts)
         self._changing = changing
 
     def draw(self, fresh: list[Outcome]) -> None:
-        """Show what came since the last time."""
+        """Print the new results."""
         good = [one for one in fresh if one.ok]
         if self.live and (good or not self.waiting):
             self.live.end()
@@ -56,50 +56,50 @@ class Blocks(Arriving[Outcome]):
             if self._changing:
                 output.say("\n".join(wording.done([one])))
             else:
-                output.block(one, alone=self.alone)
+                output.block(one, alone=self.single_host)
         if self.live and self.waiting:
-            self.live.show([self.wait()])
+            self.live.show([self.waiting_line()])
 
 
-class Answers:
-    """One table that grows, where there is a view; text per host where there is none."""
+class AnswerDisplay:
+    """Displays results as a live table if there is a view, else as text per host."""
 
-    def __init__(self, view: View | None, hosts: Sequence[str], *, changing: str = "") -> None:
-        """`hosts`: of every call that is waited for, also twice. `changing`: the tool, when it changes something."""
+    def __init__(self, view: TableView | None, hosts: Sequence[str], *, changing: str = "") -> None:
+        """`hosts`: the host of each expected call, with repeats. `changing`: name of the tool if it makes changes."""
         self._changing = changing
         self._view = view
-        self._shown: Blocks | Growing[Outcome] = Blocks(hosts, changing=bool(changing))
+        self._shown: TextDisplay | LiveTable[Outcome] = TextDisplay(hosts, changing=bool(changing))
         if changing:
-            self._shown.did = wording.past(changing.partition("_")[0])
+            self._shown.past_verb = wording.past(changing.partition("_")[0])
         if view is not None:
             rows = view.rows
-            self._shown = Growing(view.columns, lambda one: rows(one) if one.ok else None, hosts, view.titles)
+            self._shown = LiveTable(view.columns, lambda one: rows(one) if one.ok else None, hosts, view.titles)
 
     def add(self, one: Outcome) -> None:
-        """Take one answer in."""
-        self._shown.arrived(one.host, one)
+        """Add one result."""
+        self._shown.add(one.host, one)
 
-    def take(self, done: Sequence[Outcome]) -> None:
-        """Take all answers in, and show them."""
+    def show_all(self, done: Sequence[Outcome]) -> None:
+        """Add all results and print them."""
         for one in done:
             self.add(one)
         self.end()
 
     async def follow(self) -> None:
-        """Show what there is, again and again, until cancelled."""
+        """Keep the display up to date until cancelled."""
         try:
             await self._shown.follow()
         except BrokenPipeError:
-            # A change under way must not be given up because a pipe was closed.
+            # A closed pipe must not abort a change in progress.
             if not self._changing:
                 raise
 
     def end(self, *, failures: bool = True) -> None:
-        """Show the rest, and who failed."""
+        """Print the remaining results, then the failures."""
         self._shown.end()
         done = self._shown.done
         good = [one for one in done if one.ok] if self._view else []
-        if good and self._view and isinstance(self._shown, Growing) and self._shown.empty and sys.stdout.isatty():
+        if good and self._view and isinstance(self._shown, LiveTable) and self._shown.empty and sys.stdout.isatty():
             output.talk(f"no {self._view.noun} on {text.joined(list(dict.fromkeys(one.host for one in good)))}")
         for one in good:
             if more := (one.answer.result or {}).get("more"):

@@ -1,4 +1,4 @@
-"""Names seen lately, kept for completion: a key press must not wait for a host."""
+"""Cache of names seen recently, so that completion need not wait for a host."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 FILE = "names.json"
 MOST_NAMES = 2000
-"""Of one kind on one host."""
+"""Per kind and host."""
 
 
-def note(settings: Settings, fleet: Fleet, found: Found, done: Iterable[Outcome] = ()) -> None:
-    """Keep what a command has seen: the hosts, what was looked up on the way, and lists that it asked for itself."""
-    # Reading must stay free of what a fleet imports.
+def update(settings: Settings, fleet: Fleet, found: Found, done: Iterable[Outcome] = ()) -> None:
+    """Update the cache from a command: the hosts, the lookups it made and the lists it requested."""
+    # Completion reads this module and must not import the fleet.
     from anvyl_mcp.peers.fleet.targets import names_in
 
     file = settings.cache_dir / FILE
     before = read(file)
     peers = fleet.peers
     names: dict[str, dict[str, list[str]]] = {
-        kind: {host: list(kept) for host, kept in hosts.items() if host in peers}
+        kind: {host: list(cached) for host, cached in hosts.items() if host in peers}
         for kind, hosts in before.get("names", {}).items()
     }
     for kind, outcomes in found.items():
@@ -37,40 +37,42 @@ def note(settings: Settings, fleet: Fleet, found: Found, done: Iterable[Outcome]
             if outcome.ok:
                 names.setdefault(kind, {})[host] = sorted(set(names_in(kind, outcome)))[:MOST_NAMES]
     for outcome in done:
-        _note_call(names, fleet, outcome)
+        _update_from_call(names, fleet, outcome)
     now = {"hosts": {name: list(peer.tags) for name, peer in peers.items()}, "names": names}
     if now != before:
         with suppress(OSError):
             write_atomically(file, json.dumps(now), durable=False)
 
 
-def _note_call(names: dict[str, dict[str, list[str]]], fleet: Fleet, outcome: Outcome) -> None:
-    """A list adds its names, and forgets the others when it was a whole one; a removal forgets one."""
+def _update_from_call(names: dict[str, dict[str, list[str]]], fleet: Fleet, outcome: Outcome) -> None:
+    """Update the names from one call: a complete list replaces them, a partial one adds, a removal deletes."""
     from anvyl_mcp.peers.fleet.targets import LOOKUPS, names_in
 
     if not outcome.ok or not outcome.host:
         return
     if kind := next((kind for kind, lookup in LOOKUPS.items() if lookup.tool == outcome.tool), ""):
-        given, whole = outcome.arguments, LOOKUPS[kind].arguments
-        everything = all(given.get(key) == whole.get(key) for key in {*given, *whole} if given.get(key) or key in whole)
-        kept = [] if everything else names.get(kind, {}).get(outcome.host, [])
-        names.setdefault(kind, {})[outcome.host] = sorted({*kept, *names_in(kind, outcome)})[:MOST_NAMES]
+        arguments, full = outcome.arguments, LOOKUPS[kind].arguments
+        complete = all(
+            arguments.get(key) == full.get(key) for key in {*arguments, *full} if arguments.get(key) or key in full
+        )
+        known = [] if complete else names.get(kind, {}).get(outcome.host, [])
+        names.setdefault(kind, {})[outcome.host] = sorted({*known, *names_in(kind, outcome)})[:MOST_NAMES]
     elif (outcome.answer.result or {}).get("removed") is True:
         for argument, kind in fleet.tool(outcome.tool).names.items():
-            kept = names.get(kind, {}).get(outcome.host, [])
-            if outcome.arguments.get(argument) in kept:
-                kept.remove(outcome.arguments[argument])
+            known = names.get(kind, {}).get(outcome.host, [])
+            if outcome.arguments.get(argument) in known:
+                known.remove(outcome.arguments[argument])
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What was kept; empty when there is nothing to read."""
+    """Read the cache; empty if missing or malformed."""
     try:
-        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        names = kept["names"]
-        whole = all(
+        cached: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        names = cached["names"]
+        valid = all(
             isinstance(hosts, dict) and all(isinstance(each, list) for each in hosts.values())
             for hosts in names.values()
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
-    return kept if whole and isinstance(kept.get("hosts"), dict) else {}
+    return cached if valid and isinstance(cached.get("hosts"), dict) else {}

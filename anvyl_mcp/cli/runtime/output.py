@@ -1,4 +1,4 @@
-"""What commands print: data to stdout, talk to stderr; tables on a terminal, tab-separated when piped."""
+"""Output of commands: data to stdout, messages to stderr; tables on a terminal, tab-separated otherwise."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
     from anvyl_mcp.peers.fleet.fleet import Outcome
 
 LABEL = re.compile(r"error: |hint:  |note:  ")
-"""What lines to a person begin with; what follows is aligned behind it."""
-OURS = re.compile(r"^(?=(?:error|hint|note):)", re.MULTILINE)
+"""Prefixes of messages; wrapped lines are indented to match."""
+OUR_PREFIXES = re.compile(r"^(?=(?:error|hint|note):)", re.MULTILINE)
 
 
 def document(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """The one JSON document of a `--json` command, or one of several that have a line each (`indent=None`)."""
-    # JSON has a spelling for what stdout's encoding lacks, and for typed bytes that are no text.
+    """Print the JSON document of a `--json` command; with `indent=None`, one line of a stream of documents."""
+    # Escape what stdout's encoding lacks, and lone surrogates from undecodable arguments.
     words = json.dumps(value, indent=indent, ensure_ascii=not streams.is_unicode(sys.stdout.encoding))
     print(words.encode("utf-8", "backslashreplace").decode(), flush=indent is None)
 
 
 def talk(words: str) -> None:
-    """Tell the person something on one line, which the terminal's width may break; never in a pipe of data.
+    """Print a message to stderr, wrapped to the terminal's width.
 
-    Words of other hosts can stand in it, so nothing in it begins a line of its own or moves the cursor.
+    It may contain text from hosts, so line breaks and control characters are replaced.
     """
     words = text.one_line(words)
     label = LABEL.match(words)
     indent = label.end() if label else 2
-    told = screen.wrapped(words, sys.stderr, indent)
+    lines = screen.wrapped(words, sys.stderr, indent)
     if label and label[0].startswith("error:"):
-        told = screen.paint("error:", "red", sys.stderr) + told.removeprefix("error:")
-    print(told, file=sys.stderr, flush=True)
+        lines = screen.paint("error:", "red", sys.stderr) + lines.removeprefix("error:")
+    print(lines, file=sys.stderr, flush=True)
 
 
 def problem(error: AnvylError) -> None:
-    """What failed, and what to try. A person's own no is no failure."""
+    """Print an error and its hint; declining a prompt is not an error."""
     if isinstance(error, Declined):
         talk(error.message)
         return
@@ -54,35 +54,35 @@ def problem(error: AnvylError) -> None:
 
 
 def say(words: str, style: str = "") -> None:
-    """Print an answer in words to stdout; a terminal breaks it between words.
+    """Print text to stdout, wrapped to the terminal's width.
 
-    Words of other hosts can stand in it: on a terminal no line of it looks like an error or a hint of ours.
+    It may contain text from hosts, so on a terminal lines that imitate our errors and hints are changed.
     """
     words = text.clean(words)
     if sys.stdout.isatty():
-        words = OURS.sub("  ", words)
+        words = OUR_PREFIXES.sub("  ", words)
     print(screen.paint(screen.wrapped(words, sys.stdout, 2), style), flush=True)
 
 
 def labelled(label: str, words: str, style: str) -> None:
-    """Print words behind a short label, such as the verdict on them."""
+    """Print text after a short label, such as `ok`."""
     label = f"{label:5}"
-    told = screen.wrapped(f"{label} {words}", sys.stdout, len(label) + 1)
-    print(screen.paint(label, style) + told.removeprefix(label))
+    lines = screen.wrapped(f"{label} {words}", sys.stdout, len(label) + 1)
+    print(screen.paint(label, style) + lines.removeprefix(label))
 
 
 def verbatim(words: str) -> None:
-    """Print what is to be copied or kept in a file: nothing in it is changed or broken."""
+    """Print text to be copied or saved, without wrapping or cleaning."""
     print(words, end="" if words.endswith("\n") else "\n")
 
 
 def row(cells: Sequence[str]) -> None:
-    """Print a row for programs."""
+    """Print a tab-separated row."""
     print("\t".join(map(text.one_line, cells)))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], titles: Mapping[str, str] | None = None) -> None:
-    """Rows of cells: aligned and coloured on a terminal, tab-separated with a header otherwise."""
+    """Print rows: aligned and coloured on a terminal, tab-separated with a header otherwise."""
     if terminal := live_display(sys.stdout):
         terminal.end(screen.Table(columns, list(rows), titles or {}))
         return
@@ -91,7 +91,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], titles: Mapping
 
 
 def talk_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Show a person at a terminal some rows; never in a pipe of data."""
+    """Print rows to stderr if it is a terminal."""
     if terminal := live_display(sys.stderr):
         terminal.end(screen.Table(columns, rows, {}))
 
@@ -99,9 +99,9 @@ def talk_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def outcomes(
     tool: ToolListing, done: Mapping[str, Outcome], *, tables_only: bool = False, failures: bool = True
 ) -> None:
-    """What one tool answered on each host: one table for lists, text per host for the rest, then who failed.
+    """Print the results of one tool: one table for lists, else text per host; then the failures.
 
-    `tables_only`, `failures`: what of it an answer in words says already.
+    `tables_only` and `failures=False` omit what an answer in words already contains.
     """
     schema = tool.output_schema
     good = [one for one in done.values() if one.ok and one.answer.result is not None]
@@ -128,22 +128,22 @@ def outcomes(
 
 
 def block(one: Outcome, *, alone: bool) -> None:
-    """What one host answered in words, under its name when others answer too."""
+    """Print the text result of one host, under its name unless it is `alone`."""
     words = text.clean(one.answer.text)
     host = screen.paint(one.host, screen.host_colour(one.host))
     if alone:
         say(words)
         return
-    # A host that begins with its own name is not named twice.
+    # Do not repeat the name if the text starts with it.
     first, *rest = words.removeprefix(f"{one.host}: ").split("\n")
     if rest and not words.startswith(f"{one.host}: "):
         first, rest = "", [first, *rest]
-    told = screen.wrapped("\n".join([f"{one.host}: {first}".rstrip(), *(f"  {line}" for line in rest)]), sys.stdout, 2)
-    print(host + told.removeprefix(one.host))
+    lines = screen.wrapped("\n".join([f"{one.host}: {first}".rstrip(), *(f"  {line}" for line in rest)]), sys.stdout, 2)
+    print(host + lines.removeprefix(one.host))
 
 
 def failure(one: Outcome, *, changing: bool = False) -> None:
-    """One host's trouble, beside the answers of the others; of a change also what was not done."""
+    """Print the error of one host; for a change also what was not done."""
     from anvyl_mcp.peers.changes import wording
 
     if one.error is None:
@@ -162,19 +162,19 @@ def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None)
         if one.error is None:
             hosts[host] = {"ok": True, "word": one.word, "result": one.answer.result}
         else:
-            # A healthy host may have refused: its word is `ok`, the call's is not.
+            # A call can fail on a healthy host, whose own word is `ok`.
             word = one.word if one.word != "ok" else "failed"
             hosts[host] = {"ok": False, "word": word, "error": str(one.error), "code": one.error.code}
     return {"hosts": hosts, "error": error.as_dict() if error else None}
 
 
 def no_hosts(error: AnvylError) -> dict[str, Any]:
-    """The document of a command that could not start."""
+    """JSON document of a command that failed before any call."""
     return hosts_document({}, error)
 
 
 def failed(field: str, empty: object = None) -> Callable[[AnvylError], dict[str, Any]]:
-    """The document of a command whose result stands in `field`, for when it could not start."""
+    """Builder of the JSON document of a failed command whose result is in `field`."""
     return lambda error: {field: empty, "error": error.as_dict()}
 
 

@@ -1,4 +1,4 @@
-"""How a command runs: settings, an event loop, errors to sentences, and one exit code."""
+"""Runs a command: loads settings, starts the event loop, prints errors and sets the exit code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def command(
     flags: Mapping[str, str | int | None] | None = None,
     failed: Callable[[AnvylError], Any] | None = None,
 ) -> NoReturn:
-    """Run one command to its exit code. `failed` makes the JSON document of a command that could not start."""
+    """Run a command and exit with its code. `failed` builds the JSON document of a command that failed."""
     import anyio
 
     from anvyl_mcp.core.settings import load
@@ -33,7 +33,7 @@ def command(
     interrupt = interrupts.begin()
     try:
         settings = load(flags)
-        code = anyio.run(_running, work, settings, interrupt)
+        code = anyio.run(_run_interruptible, work, settings, interrupt)
     except AnvylError as error:
         if failed is not None:
             output.document(failed(error))
@@ -43,38 +43,38 @@ def command(
         interrupt.tell()
         code = INTERRUPTED
     except (BrokenPipeError, BaseExceptionGroup) as error:
-        # Several tasks print; the first that finds its reader gone stands for all.
+        # Several tasks print, so a closed pipe may surface as a group of errors.
         if isinstance(error, BaseExceptionGroup) and error.split(BrokenPipeError)[1] is not None:
             raise
-        # The reader has seen enough (`anvyl ps | head`); Python must not complain about it at exit.
+        # The reader closed the pipe (`anvyl ps | head`); keep Python from reporting it at exit.
         sys.stdout = None
         code = 0
     interrupt.over()
     raise typer.Exit(code)
 
 
-async def _running(
+async def _run_interruptible(
     work: Callable[[Settings], Awaitable[int]], settings: Settings, interrupt: interrupts.Interrupt
 ) -> int:
-    """Do the work of a command, unless Ctrl-C ends it first."""
+    """Run a command until it ends or Ctrl-C cancels it."""
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
-    class Unawaited(ThreadPoolExecutor):
-        """Where names are looked up; a command does not wait at its end for one that nobody needs any more."""
+    class DetachedExecutor(ThreadPoolExecutor):
+        """Thread pool for name resolution that is not awaited at exit, since a lookup may still be running."""
 
         def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
             super().shutdown(wait=False, cancel_futures=True)
 
-    def unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # Ctrl-C at a prompt comes up through the task that asked; asyncio need not report that nobody awaited its end.
+    def ignore_interrupt(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # Ctrl-C at a prompt is raised in the task that asked; asyncio would report it as never retrieved.
         if not isinstance(context.get("exception"), KeyboardInterrupt):
             loop.default_exception_handler(context)
 
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    loop.set_exception_handler(unheard)
-    loop.set_default_executor(Unawaited())
+    loop.set_exception_handler(ignore_interrupt)
+    loop.set_default_executor(DetachedExecutor())
     with interrupt.ending(lambda: loop.call_soon_threadsafe(task.cancel)):
         try:
             return await work(settings)
@@ -84,7 +84,7 @@ async def _running(
 
 
 def ask_yes_no(*question: str) -> bool | None:
-    """A person's yes or no at the terminal; None when there is no person. Each part of the question is one line."""
+    """Ask a yes/no question at the terminal, one argument per line; None if there is no terminal."""
     if not attended():
         return None
     with interrupts.current.at_a_prompt():
@@ -92,39 +92,39 @@ def ask_yes_no(*question: str) -> bool | None:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-async def line_typed(*question: str) -> str:
-    """What a person types at the terminal, who is there; everything else goes on meanwhile, and Ctrl-C is heard."""
+async def read_line(*question: str) -> str:
+    """Prompt for a line at the terminal without blocking the event loop, so Ctrl-C still works."""
     import anyio
 
     show_prompt(question)
-    # A terminal hands lines over whole.
+    # A terminal becomes readable only when a whole line is available.
     await anyio.wait_readable(sys.stdin)
     return sys.stdin.readline()
 
 
 def attended() -> bool:
-    """Whether somebody sits at the terminal."""
+    """Whether stdin and stderr are a terminal, so that a user can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def show_prompt(question: Sequence[str]) -> None:
-    """Print a question to a person who is there."""
+    """Print a question to the terminal."""
     import termios
 
-    # What was typed before a question was there does not answer it.
+    # Drop what was typed before the question appeared.
     termios.tcflush(sys.stdin, termios.TCIFLUSH)
-    # What hosts say can stand in a line, but cannot make one: a person would take it for a part of the question.
+    # Text from hosts must not add lines that look like part of the question.
     lines = [screen.wrapped(text.one_line(line), sys.stderr, 4) for line in question]
     print("\n" + "\n".join(lines), end=" " if question[-1].endswith(" ") else "", file=sys.stderr, flush=True)
 
 
-def seconds(typed: str, what: str) -> int:
-    """A length of time as a person typed it, like `15m`.
+def parse_seconds(value: str, option: str) -> int:
+    """Parse a duration like `15m` into seconds.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: it is not a positive duration.
     """
-    parsed = text.parse_duration(typed)
+    parsed = text.parse_duration(value)
     if not parsed:
-        raise InvalidInput(f"{what} is `{typed}`, which is no length of time", hint="write it like 15m, 12h or 90d")
+        raise InvalidInput(f"{option} is `{value}`, which is not a duration", hint="write it like 15m, 12h or 90d")
     return parsed

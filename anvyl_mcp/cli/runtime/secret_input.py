@@ -1,4 +1,4 @@
-"""Codes and tokens that are pasted or piped: what stands on a command line, every user of the machine can read."""
+"""Reads join codes and tokens from a prompt or a pipe, since other users can read a command line."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from anvyl_mcp.core.errors import InvalidInput
 PIPED = "-"
 MOST_CHARACTERS = 64 * 1024
 REST_SECONDS = 0.1
-"""What the other lines of a paste may take to arrive."""
+"""How long to wait for further lines of a paste."""
 
 
-def secret(given: str, *, what: str, instead: str) -> str:
-    """The secret that was `given` on the command line, with a warning; for `-` or nothing it is asked for or read.
+def read_secret(argument: str, *, what: str, instead: str) -> str:
+    """Return the secret from the command line with a warning; for `-` or nothing prompt for it or read stdin.
 
     Raises:
-        InvalidInput: there is none.
+        InvalidInput: the input is empty.
     """
-    if given not in ("", PIPED):
+    if argument not in ("", PIPED):
         output.talk(f"warning: other users of this machine can read the {what} on a command line; {instead}")
-        return given
-    found = _pasted(what) if runner.attended() else sys.stdin.read(MOST_CHARACTERS)
-    if not found.strip():
-        raise InvalidInput(f"there is no {what}", hint=f"paste it when it is asked for, or pipe it: {instead}")
-    return found.strip()
+        return argument
+    secret = _prompt(what) if runner.attended() else sys.stdin.read(MOST_CHARACTERS)
+    if not secret.strip():
+        raise InvalidInput(f"the {what} is missing", hint=f"paste it at the prompt, or pipe it: {instead}")
+    return secret.strip()
 
 
-def _pasted(what: str) -> str:
-    """What a person pastes at the terminal, which does not show it; a paste may have several lines."""
+def _prompt(what: str) -> str:
+    """Prompt for a secret without echo; a paste may span several lines."""
     with interrupts.current.at_a_prompt(), _hidden():
         runner.show_prompt([f"paste the {what} (it is not shown): "])
         lines = [sys.stdin.readline()]
@@ -45,6 +45,7 @@ def _pasted(what: str) -> str:
 
 @contextmanager
 def _hidden() -> Iterator[None]:
+    """Turn off the terminal's echo."""
     import termios
 
     before = termios.tcgetattr(sys.stdin)

@@ -1,4 +1,4 @@
-"""Commands that need no model: one tool on the hosts that are meant, its answers printed as they come."""
+"""Commands that need no model: call one tool on the selected hosts and print results as they arrive."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import anyio
 
 from anvyl_mcp.cli.runtime import name_cache, output
-from anvyl_mcp.cli.runtime.approval_prompt import chosen_hosts
-from anvyl_mcp.cli.runtime.host_answers import Answers, View, listed
+from anvyl_mcp.cli.runtime.approval_prompt import prompt_for_hosts
+from anvyl_mcp.cli.runtime.host_answers import AnswerDisplay, TableView, table_view
 from anvyl_mcp.cli.runtime.runner import ask_yes_no, command
 from anvyl_mcp.cli.terminal import bars, screen
 from anvyl_mcp.cli.terminal.bars import ReportOf
@@ -25,20 +25,20 @@ from anvyl_mcp.peers.connection.listing import Answer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import AT_ONCE, Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import Found, find, once, targets
 
-ViewOf = Callable[[ToolListing], View | None]
-"""A tool → how its answers become a table, if they do."""
+TableViewOf = Callable[[ToolListing], TableView | None]
+"""Maps a tool to the table view of its results, or None if they are text."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """One call that a command makes, and the hosts it makes it on."""
+class PlannedCall:
+    """One set of arguments and the hosts to call the tool on."""
 
     arguments: Mapping[str, Any]
     hosts: list[str]
     details: tuple[str, ...] = ()
 
-    def words(self, tool: ToolListing) -> str:
-        """What it does, for people: `stop web on nas`."""
+    def describe(self, tool: ToolListing) -> str:
+        """The call in words: `stop web on nas`."""
         return wording.order(tool.name, self.arguments, self.hosts)
 
 
@@ -49,9 +49,9 @@ def call(
     host: str = "",
     as_json: bool = False,
     yes: bool = False,
-    view: ViewOf = listed,
+    view: TableViewOf = table_view,
 ) -> NoReturn:
-    """Call one tool and print what each host answered. `arguments` may be words as typed."""
+    """Call one tool and print the result of each host. `arguments` may be unparsed `KEY=VALUE` words."""
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
@@ -59,9 +59,9 @@ def call(
         async with opened(settings, lean=True) as node:
             await node.fleet.learn(name)
             tool = node.fleet.tool(name)
-            given = from_words(tool, arguments) if isinstance(arguments, list) else dict(arguments)
-            check(tool, given)
-            done = await carried_out(node.fleet, settings, tool, [given], host, yes=yes, as_json=as_json, view=view)
+            parsed = from_words(tool, arguments) if isinstance(arguments, list) else dict(arguments)
+            check(tool, parsed)
+            done = await run_calls(node.fleet, settings, tool, [parsed], host, yes=yes, as_json=as_json, view=view)
             if as_json:
                 output.document(output.hosts_document({one.host: one for one in done}))
             return outcome.exit_code(done)
@@ -69,7 +69,7 @@ def call(
     command(work, failed=output.no_hosts if as_json else None)
 
 
-def each(
+def call_for_each(
     name: str,
     names: Sequence[str],
     arguments: Mapping[str, Any],
@@ -78,10 +78,10 @@ def each(
     host: str = "",
     as_json: bool = False,
     yes: bool = False,
-    view: ViewOf = listed,
+    view: TableViewOf = table_view,
     progress: bool = False,
 ) -> NoReturn:
-    """Call one tool for each of several named objects, at once."""
+    """Call one tool once per name, concurrently."""
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
@@ -89,29 +89,29 @@ def each(
         async with opened(settings, lean=True) as node:
             tool = node.fleet.tool(name)
             every = [{argument: one, **arguments} for one in dict.fromkeys(names)]
-            done = await carried_out(
+            done = await run_calls(
                 node.fleet, settings, tool, every, host, yes=yes, as_json=as_json, view=view, progress=progress
             )
             if as_json:
-                output.document(named_document(done, several=len(every) > 1))
+                output.document(calls_document(done, several=len(every) > 1))
             return outcome.exit_code(done)
 
-    command(work, failed=partial(named_failed, several=len(set(names)) > 1) if as_json else None)
+    command(work, failed=partial(calls_failed, several=len(set(names)) > 1) if as_json else None)
 
 
-def named_document(done: Sequence[Outcome], *, several: bool, error: AnvylError | None = None) -> dict[str, Any]:
-    """`calls`, one entry per object and host; for a single object also `hosts`, as other commands have it."""
+def calls_document(done: Sequence[Outcome], *, several: bool, error: AnvylError | None = None) -> dict[str, Any]:
+    """JSON document with `calls`, one entry per object and host; for a single object also `hosts`."""
     hosts = {} if several else {"hosts": output.hosts_document({one.host: one for one in done})["hosts"]}
     error = error or outcome.failure(done)
     return {**hosts, "calls": outcome.documents(done), "error": error.as_dict() if error else None}
 
 
-def named_failed(error: AnvylError, *, several: bool) -> dict[str, Any]:
-    """The document when nothing was called."""
-    return named_document([], several=several, error=error)
+def calls_failed(error: AnvylError, *, several: bool) -> dict[str, Any]:
+    """JSON document of a command that failed before any call."""
+    return calls_document([], several=several, error=error)
 
 
-async def carried_out(
+async def run_calls(
     fleet: Fleet,
     settings: Settings,
     tool: ToolListing,
@@ -120,56 +120,60 @@ async def carried_out(
     *,
     yes: bool,
     as_json: bool,
-    view: ViewOf = listed,
+    view: TableViewOf = table_view,
     progress: bool = False,
 ) -> list[Outcome]:
-    """Find the hosts of every call, ask where a person must be asked, call, and print unless JSON is wanted."""
+    """Resolve the hosts of every call, ask for approval if needed, call, and print unless `as_json`."""
     found: Found = {}
     try:
-        steps, missing = await planned(fleet, tool, every, selector, found)
+        steps, missing = await plan_calls(fleet, tool, every, selector, found)
     except AnvylError as error:
-        chosen = "" if as_json else await chosen_hosts(fleet, error)
+        chosen = "" if as_json else await prompt_for_hosts(fleet, error)
         if not chosen:
             raise
-        steps, missing = await planned(fleet, tool, every, chosen, found)
-    if asks(tool, steps, yes=yes):
-        # Several hosts were asked for, also where only one of them turns out to be able.
-        steps, impossible = await possible(fleet, tool, steps, found)
+        steps, missing = await plan_calls(fleet, tool, every, chosen, found)
+    if needs_approval(tool, steps, yes=yes):
+        # Ask even if preflight leaves a single host: the command named several.
+        steps, impossible = await preflight(fleet, tool, steps, found)
         missing += impossible
         confirm(tool, steps)
     hosts = [host for step in steps for host in step.hosts]
     answers = (
-        None if as_json else Answers(view(tool), hosts, changing="" if tool.reads or tool.untrusted else tool.name)
+        None
+        if as_json
+        else AnswerDisplay(view(tool), hosts, changing="" if tool.reads or tool.untrusted else tool.name)
     )
     with bars.showing(hosts) if progress else nullcontext() as report:
-        # Bars are drawn over, so nothing else may be printed meanwhile.
-        ended = await run(fleet, tool, steps, None if report else answers, report)
+        # Progress bars redraw their lines, so results are printed after they end.
+        finished = await call_hosts(fleet, tool, steps, None if report else answers, report)
     if report and answers:
-        answers.take(ended)
-    done = [*missing, *ended]
+        answers.show_all(finished)
+    done = [*missing, *finished]
     for one in missing if answers else done:
         output.failure(one, changing=not tool.reads)
-    name_cache.note(settings, fleet, found, done)
+    name_cache.update(settings, fleet, found, done)
     return done
 
 
-async def planned(
+async def plan_calls(
     fleet: Fleet, tool: ToolListing, every: Sequence[Mapping[str, Any]], selector: str, found: Found
-) -> tuple[list[Step], list[Outcome]]:
-    """What to call where, and for reads which objects nobody has; a change is made for all that was named or for none.
+) -> tuple[list[PlannedCall], list[Outcome]]:
+    """Resolve the hosts of each call; for reads also return an error per object that no host has.
+
+    A change fails as a whole if one of its objects is missing.
 
     Raises:
         AnvylError: see `targets`.
     """
     for host in fleet.hosts:
-        # In every command a host has the colour that its place in the fleet gives it.
+        # Assign colours in fleet order, so that a host has the same colour in every command.
         screen.host_colour(host)
-    look = once(fleet, found)
-    steps: list[Step] = []
+    lookup = once(fleet, found)
+    steps: list[PlannedCall] = []
     missing: list[Outcome] = []
     for arguments in every:
         try:
-            steps.append(Step(arguments, await targets(fleet, tool, arguments, selector, look=look)))
+            steps.append(PlannedCall(arguments, await targets(fleet, tool, arguments, selector, look=lookup)))
         except AnvylError as error:
             if len(every) == 1:
                 raise
@@ -179,19 +183,19 @@ async def planned(
     return steps, missing
 
 
-async def run(
+async def call_hosts(
     fleet: Fleet,
     tool: ToolListing,
-    steps: Sequence[Step],
-    answers: Answers | None,
+    steps: Sequence[PlannedCall],
+    answers: AnswerDisplay | None,
     report: ReportOf | None = None,
 ) -> list[Outcome]:
-    """Make every call of every step at once. When it is interrupted, say what may have happened all the same."""
+    """Make all calls concurrently; on interruption, report which changes may still happen."""
     done: dict[tuple[int, str], Outcome] = {}
-    # Changes are paced by the fleet, for each host: those on a slow one must not hold up the others.
+    # The fleet paces changes per host; a shared limit would let a slow host delay the others.
     limiter = anyio.CapacityLimiter(AT_ONCE) if tool.reads else nullcontext()
 
-    async def one(number: int, host: str) -> None:
+    async def call_one(number: int, host: str) -> None:
         async with limiter:
             outcome = await fleet.call(
                 host, tool.name, steps[number].arguments, on_progress=report(host) if report else None
@@ -209,67 +213,68 @@ async def run(
                 showing.start_soon(answers.follow)
             async with anyio.create_task_group() as calling:
                 for number, host in pairs:
-                    calling.start_soon(one, number, host)
+                    calling.start_soon(call_one, number, host)
             showing.cancel_scope.cancel()
     except BaseException:
         if answers:
             answers.end(failures=False)
         if not tool.reads:
-            ended = {host for (_, host), one in done.items() if one.ok}
-            _uncertain(tool, [host for step in steps for host in step.hosts if host not in ended])
+            succeeded = {host for (_, host), one in done.items() if one.ok}
+            _warn_outcome_unknown(tool, [host for step in steps for host in step.hosts if host not in succeeded])
         raise
     if answers:
         answers.end()
     return [done[pair] for pair in pairs]
 
 
-def _uncertain(tool: ToolListing, hosts: Sequence[str]) -> None:
-    """Ctrl-C takes back a read, but not a change that was asked for: the person is told, since no host can any more."""
+def _warn_outcome_unknown(tool: ToolListing, hosts: Sequence[str]) -> None:
+    """Warn that an interrupted change may still happen: Ctrl-C does not cancel it on the host."""
     if hosts:
         where = joined(list(dict.fromkeys(hosts)))
-        output.talk(f"`{tool.name}` was under way on {where}: it may still happen, so look before you repeat it")
+        output.talk(f"`{tool.name}` was under way on {where} and may still happen; check before you repeat it")
 
 
-async def possible(
-    fleet: Fleet, tool: ToolListing, steps: Sequence[Step], found: Found
-) -> tuple[list[Step], list[Outcome]]:
-    """The steps as they can be made, before a person is asked; and what cannot be done where some of it can.
+async def preflight(
+    fleet: Fleet, tool: ToolListing, steps: Sequence[PlannedCall], found: Found
+) -> tuple[list[PlannedCall], list[Outcome]]:
+    """Drop the hosts on which a call cannot succeed, before asking for approval; return those as failures.
 
     Raises:
-        AnvylError: one of them can be done nowhere.
+        AnvylError: a call cannot succeed on any host.
     """
-    able: list[Step] = []
-    left: list[Outcome] = []
+    feasible: list[PlannedCall] = []
+    failures: list[Outcome] = []
 
-    async def look(kind: str, hosts: Sequence[str]) -> Mapping[str, Outcome]:
+    async def lookup(kind: str, hosts: Sequence[str]) -> Mapping[str, Outcome]:
         seen = {**found.get(kind, {})}
         if unknown := [host for host in hosts if host not in seen]:
             found[kind] = seen = {**seen, **await find(fleet, kind, unknown)}
         return {host: seen[host] for host in hosts}
 
     for step in steps:
-        plan = await change_plan.plan(fleet, tool, step.arguments, step.hosts, look=look)
-        able.append(Step(plan.arguments, plan.hosts, plan.details))
-        left += [
+        plan = await change_plan.plan(fleet, tool, step.arguments, step.hosts, look=lookup)
+        feasible.append(PlannedCall(plan.arguments, plan.hosts, plan.details))
+        failures += [
             Outcome(host, tool.name, step.arguments, Answer(error=why), 0.0) for host, why in plan.problems.items()
         ]
-    return able, left
+    return feasible, failures
 
 
-def asks(tool: ToolListing, steps: Sequence[Step], *, yes: bool, typed: bool = False) -> bool:
-    """Whether a person is asked once more: a typed command is its own yes, unless it destroys or is for several hosts.
+def needs_approval(tool: ToolListing, steps: Sequence[PlannedCall], *, yes: bool, typed: bool = False) -> bool:
+    """Whether to ask for approval: only for destructive calls and for changes on several hosts.
 
-    `typed`: the command's very words say what it does, as `exec` does; only several hosts make it ask.
+    `typed`: the user typed out what runs, as with `exec`; then only several hosts need approval.
     """
     hosts = {host for step in steps for host in step.hosts}
     return not (yes or tool.reads or ((typed or tool.safety == "changes") and len(hosts) == 1))
 
 
-def confirm(tool: ToolListing, steps: Sequence[Step]) -> None:
-    """Ask whether it is to be done.
+def confirm(tool: ToolListing, steps: Sequence[PlannedCall]) -> None:
+    """Ask for approval.
 
     Raises:
-        ApprovalNeeded: there is nobody to ask, or the answer is no.
+        ApprovalNeeded: there is no terminal.
+        Declined: the answer is no.
     """
     orders = wording.orders([(tool.name, step.arguments, step.hosts) for step in steps])
     several = [*(f"  {one}" for one in orders), "Do all of this?"]
@@ -282,7 +287,7 @@ def confirm(tool: ToolListing, steps: Sequence[Step]) -> None:
 
 
 def list_catalogue(*, as_json: bool) -> NoReturn:
-    """Print every tool this version knows."""
+    """Print all tools of this version."""
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.catalogue import catalogue

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anvyl_mcp.cli.parser.options import Host, Json, Names, Yes
+from anvyl_mcp.cli.parser.options import ContainerNames, HostOption, JsonOption, YesOption
 
 SomeNames = Annotated[
     list[str] | None, typer.Argument(metavar="CONTAINER", help="Names or IDs of containers; all if omitted.")
@@ -19,8 +19,8 @@ def ps(
     label: Annotated[
         str, typer.Option(metavar="LABEL", help="Only containers with this label: KEY or KEY=VALUE.")
     ] = "",
-    host: Host = "",
-    as_json: Json = False,
+    host: HostOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """List containers on every host."""
     from anvyl_mcp.cli.runtime import tool_command
@@ -35,19 +35,19 @@ def info(
         typer.Argument(metavar="CONTAINER", help="Names or IDs of containers; the hosts if omitted."),
     ] = None,
     reveal: Annotated[bool, typer.Option("--reveal", help="Show environment values that look like secrets.")] = False,
-    host: Host = "",
-    as_json: Json = False,
+    host: HostOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Show details of containers, or of the hosts."""
     from anvyl_mcp.cli.runtime import tool_command
 
     if names:
-        tool_command.each("get_container_info", names, {"reveal": reveal}, host=host, as_json=as_json)
+        tool_command.call_for_each("get_container_info", names, {"reveal": reveal}, host=host, as_json=as_json)
     tool_command.call("get_host_info", {}, host=host, as_json=as_json)
 
 
 def logs(
-    names: Names,
+    names: ContainerNames,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Show new lines until Ctrl-C, even after a restart.")
     ] = False,
@@ -56,7 +56,7 @@ def logs(
         str, typer.Option(metavar="TIME", help="Only lines since then, like 10m or 2026-11-23T10:00:00Z.")
     ] = "",
     grep: Annotated[str, typer.Option(metavar="TEXT", help="Only lines that contain TEXT.")] = "",
-    host: Host = "",
+    host: HostOption = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document; with -f, one for each line.")
     ] = False,
@@ -73,7 +73,7 @@ def logs(
 def stats(
     names: SomeNames = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Update until Ctrl-C.")] = False,
-    host: Host = "",
+    host: HostOption = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document; with --watch, one for each update.")
     ] = False,
@@ -84,43 +84,43 @@ def stats(
     command.stats(names or [], watch=watch, host=host, as_json=as_json)
 
 
-def start(names: Names, host: Host = "", yes: Yes = False, as_json: Json = False) -> None:
+def start(names: ContainerNames, host: HostOption = "", yes: YesOption = False, as_json: JsonOption = False) -> None:
     """Start containers on the hosts that have them."""
     from anvyl_mcp.cli.runtime import tool_command
 
-    tool_command.each("start_container", names, {}, host=host, as_json=as_json, yes=yes)
+    tool_command.call_for_each("start_container", names, {}, host=host, as_json=as_json, yes=yes)
 
 
 def stop(
-    names: Names,
-    host: Host = "",
+    names: ContainerNames,
+    host: HostOption = "",
     timeout: Annotated[
         int, typer.Option("--timeout", "-t", metavar="SECONDS", help="How long to wait before it is killed.")
     ] = 10,
-    yes: Yes = False,
-    as_json: Json = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Stop containers on the hosts that have them."""
     from anvyl_mcp.cli.runtime import tool_command
 
-    tool_command.each("stop_container", names, {"timeout": timeout}, host=host, as_json=as_json, yes=yes)
+    tool_command.call_for_each("stop_container", names, {"timeout": timeout}, host=host, as_json=as_json, yes=yes)
 
 
-def restart(names: Names, host: Host = "", yes: Yes = False, as_json: Json = False) -> None:
+def restart(names: ContainerNames, host: HostOption = "", yes: YesOption = False, as_json: JsonOption = False) -> None:
     """Restart containers on the hosts that have them."""
     from anvyl_mcp.cli.runtime import tool_command
 
-    tool_command.each("restart_container", names, {}, host=host, as_json=as_json, yes=yes)
+    tool_command.call_for_each("restart_container", names, {}, host=host, as_json=as_json, yes=yes)
 
 
 def rm(
-    names: Names,
+    names: ContainerNames,
     force: Annotated[bool, typer.Option("--force", "-f", help="Remove running containers too.")] = False,
-    host: Host = "",
-    yes: Yes = False,
-    as_json: Json = False,
+    host: HostOption = "",
+    yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove containers, after asking."""
     from anvyl_mcp.cli.runtime import tool_command
 
-    tool_command.each("remove_container", names, {"force": force}, host=host, as_json=as_json, yes=yes)
+    tool_command.call_for_each("remove_container", names, {"force": force}, host=host, as_json=as_json, yes=yes)

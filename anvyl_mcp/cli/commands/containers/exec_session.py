@@ -40,11 +40,11 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
         arguments = {"name": name, "command": shlex.join(_command(words)), "timeout": timeout}
         async with opened(settings, lean=True) as node:
             tool, found = node.fleet.tool("exec_in_container"), Found()
-            steps, _ = await tool_command.planned(node.fleet, tool, [arguments], host, found)
-            name_cache.note(settings, node.fleet, found)
-            if tool_command.asks(tool, steps, yes=yes, typed=True):
+            steps, _ = await tool_command.plan_calls(node.fleet, tool, [arguments], host, found)
+            name_cache.update(settings, node.fleet, found)
+            if tool_command.needs_approval(tool, steps, yes=yes, typed=True):
                 tool_command.confirm(tool, steps)
-            done = await tool_command.run(node.fleet, tool, steps, None)
+            done = await tool_command.call_hosts(node.fleet, tool, steps, None)
             shell = next((one.host for one in done if one.ok and _was_a_shell(one, _command(words))), "")
             line = await _shell_line(node.fleet, shell, name, _command(words)) if shell and not as_json else ""
         if as_json:
@@ -70,7 +70,7 @@ def say_how(name: str, words: Sequence[str], *, host: str, as_json: bool) -> NoR
 
         async with opened(settings, lean=True) as node:
             tool = node.fleet.tool("exec_in_container")
-            steps, _ = await tool_command.planned(node.fleet, tool, [{"name": name, "command": "sh"}], host, Found())
+            steps, _ = await tool_command.plan_calls(node.fleet, tool, [{"name": name, "command": "sh"}], host, Found())
             [where, *_] = steps[0].hosts
             line = await _shell_line(node.fleet, where, name, _command(words))
         raise InvalidInput(
@@ -161,15 +161,15 @@ def run(
                     f"a new container needs a host: there are {text.joined(fleet.hosts)}",
                     hint=f"name one, like --host {fleet.hosts[0]}; or let the figures choose: --place most-memory",
                 )
-            steps, _ = await tool_command.planned(
+            steps, _ = await tool_command.plan_calls(
                 fleet, tool, [arguments], placement.host if placement else host, Found()
             )
             if placement is not None:
-                placement_prompt.confirm(placement, steps[0].words(tool), yes=yes)
-            elif tool_command.asks(tool, steps, yes=yes):
+                placement_prompt.confirm(placement, steps[0].describe(tool), yes=yes)
+            elif tool_command.needs_approval(tool, steps, yes=yes):
                 tool_command.confirm(tool, steps)
             with bars.showing(steps[0].hosts) as report:
-                done = await tool_command.run(fleet, tool, steps, None, report)
+                done = await tool_command.call_hosts(fleet, tool, steps, None, report)
         if as_json:
             more = {"placement": placement.as_dict()} if placement else {}
             output.document({**output.hosts_document({one.host: one for one in done}), **more})

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from anvyl_mcp.cli.parser.command_groups import Commands, PassThrough
-from anvyl_mcp.cli.parser.options import Host, Json, Name, Yes
+from anvyl_mcp.cli.parser.options import ContainerName, HostOption, JsonOption, YesOption
 
 exec_app = Commands()
 run_app = Commands()
@@ -34,7 +34,7 @@ class Interactive(PassThrough):
 
 @exec_app.command("exec", cls=Interactive)
 def execute(
-    name: Name,
+    name: ContainerName,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -45,10 +45,10 @@ def execute(
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="With -t: show how to open a shell; anvyl itself cannot.")
     ] = False,
-    host: Host = "",
+    host: HostOption = "",
     timeout: Annotated[int, typer.Option("--timeout", "-t", metavar="SECONDS", help="Time limit, at most 300.")] = 30,
-    yes: Yes = False,
-    as_json: Json = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a command in a container.
 
@@ -110,9 +110,9 @@ def run(
             metavar="RULE", help="How to choose the host: most-memory, least-loaded, @tag, or @tag,most-memory."
         ),
     ] = "",
-    host: Host = "",
-    yes: Yes = False,
-    as_json: Json = False,
+    host: HostOption = "",
+    yes: YesOption = False,
+    as_json: JsonOption = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", hidden=True)] = True,
 ) -> None:
     """Create a container from an image and start it.

@@ -36,8 +36,8 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
         async with opened(settings, lean=True) as node:
             fleet, tool, found = node.fleet, node.fleet.tool(TOOL), Found()
             every = [{"name": one, "tail": tail, "since": since, "grep": grep} for one in dict.fromkeys(names)]
-            steps, missing = await tool_command.planned(fleet, tool, every, host, found)
-            name_cache.note(settings, fleet, found)
+            steps, missing = await tool_command.plan_calls(fleet, tool, every, host, found)
+            name_cache.update(settings, fleet, found)
             sources = _sources(steps, as_json=as_json and follow)
             for one in missing:
                 output.failure(one)
@@ -47,9 +47,9 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
                     for source in sources:
                         group.start_soon(_follow, fleet, source, unread)
                 return outcome.exit_code([*missing, *unread])
-            done = [*missing, *await tool_command.run(fleet, tool, steps, None)]
+            done = [*missing, *await tool_command.call_hosts(fleet, tool, steps, None)]
         if as_json:
-            output.document(tool_command.named_document(done, several=len(every) > 1))
+            output.document(tool_command.calls_document(done, several=len(every) > 1))
         for one, source in zip(done[len(missing) :], sources, strict=True):
             if one.error is not None:
                 output.failure(one)
@@ -58,7 +58,7 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
         return outcome.exit_code(done)
 
     several = len(set(names)) > 1
-    command(work, failed=partial(tool_command.named_failed, several=several) if as_json else None)
+    command(work, failed=partial(tool_command.calls_failed, several=several) if as_json else None)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Source:
     going_on: bool = False
 
 
-def _sources(steps: Sequence[tool_command.Step], *, as_json: bool) -> list[Source]:
+def _sources(steps: Sequence[tool_command.PlannedCall], *, as_json: bool) -> list[Source]:
     """A lone log is shown as it is; of several every line says whose it is."""
     pairs = [(step.arguments, host) for step in steps for host in step.hosts]
     plain = [f"{host}/{arguments['name']}" for arguments, host in pairs]

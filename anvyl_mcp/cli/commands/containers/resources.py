@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from anvyl_mcp.cli.runtime import tool_command
-from anvyl_mcp.cli.runtime.host_answers import View
+from anvyl_mcp.cli.runtime.host_answers import TableView
 from anvyl_mcp.cli.terminal import screen
 from anvyl_mcp.core import text
 from anvyl_mcp.peers.connection.listing import ToolListing
@@ -22,8 +22,8 @@ def resources(*, host: str, as_json: bool) -> NoReturn:
     tool_command.call("get_host_resources", {}, host=host, as_json=as_json, view=_view)
 
 
-def _view(tool: ToolListing) -> View:
-    return View(["host", "cpu", "memory", "disk", "load", "up"], _rows, noun="figures")
+def _view(tool: ToolListing) -> TableView:
+    return TableView(["host", "cpu", "memory", "disk", "load", "up"], _rows, noun="figures")
 
 
 def _rows(one: Outcome) -> list[list[str]]:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import anyio
 
 from anvyl_mcp.cli.runtime import output, tool_command
-from anvyl_mcp.cli.runtime.host_answers import View, listed
+from anvyl_mcp.cli.runtime.host_answers import TableView, table_view
 from anvyl_mcp.cli.runtime.runner import command
 from anvyl_mcp.cli.terminal import screen
 from anvyl_mcp.core.settings import Settings
@@ -30,9 +30,9 @@ TITLES = {
 }
 
 
-def view(tool: ToolListing) -> View | None:
+def view(tool: ToolListing) -> TableView | None:
     """The tool's own table, with shorter titles."""
-    return listed(tool, TITLES)
+    return table_view(tool, TITLES)
 
 
 def stats(names: Sequence[str], *, watch: bool, host: str, as_json: bool) -> NoReturn:
@@ -40,7 +40,7 @@ def stats(names: Sequence[str], *, watch: bool, host: str, as_json: bool) -> NoR
     if watch:
         _watch(names, host=host, as_json=as_json)
     if names:
-        tool_command.each(TOOL, names, {}, host=host, as_json=as_json, view=view)
+        tool_command.call_for_each(TOOL, names, {}, host=host, as_json=as_json, view=view)
     tool_command.call(TOOL, {}, host=host, as_json=as_json, view=view)
 
 
@@ -51,7 +51,7 @@ def _watch(names: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
         async with opened(settings, lean=True) as node:
             tool = node.fleet.tool(TOOL)
             every: list[dict[str, Any]] = [{"name": name} for name in dict.fromkeys(names)] or [{}]
-            steps, missing = await tool_command.planned(node.fleet, tool, every, host, Found())
+            steps, missing = await tool_command.plan_calls(node.fleet, tool, every, host, Found())
             for one in missing:
                 output.failure(one)
             view = _View(tool, steps, as_json=as_json)
@@ -68,7 +68,7 @@ def _watch(names: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
 class _View:
     """The latest answer of every host, drawn every two seconds; a slow host holds up nobody's figures but its own."""
 
-    def __init__(self, tool: ToolListing, steps: Sequence[tool_command.Step], *, as_json: bool) -> None:
+    def __init__(self, tool: ToolListing, steps: Sequence[tool_command.PlannedCall], *, as_json: bool) -> None:
         shown = view(tool)
         assert shown is not None
         self._view = shown

@@ -1,4 +1,4 @@
-"""One question at this terminal: its progress, what is asked about changes, what hosts answered, and the answer."""
+"""One question at the terminal: progress, approval prompts, results of hosts and the answer."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from anvyl_mcp.cli.conversation.progress_line import Working
+from anvyl_mcp.cli.conversation.progress_line import ProgressLine, call_label
 from anvyl_mcp.cli.runtime import output
-from anvyl_mcp.cli.runtime.approval_prompt import Person, chosen_hosts
+from anvyl_mcp.cli.runtime.approval_prompt import ApprovalPrompt, prompt_for_hosts
 from anvyl_mcp.cli.runtime.runner import attended
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Cancelled
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.ask.agent import Assistant
 
 
-class Exchange:
-    """A question and whoever asks it. `as_json`: nothing but one document goes to stdout."""
+class QuestionSession:
+    """Runs one question. `as_json`: print only one JSON document to stdout."""
 
     def __init__(self, fleet: Fleet, question: Question, *, yes: bool, as_json: bool = False) -> None:
-        """`yes` covers what was proposed before text written by others was read."""
+        """`yes` approves changes proposed before untrusted text was read."""
         self._fleet = fleet
         self._yes = yes
         self._as_json = as_json
@@ -35,55 +35,55 @@ class Exchange:
 
     def _begin(self, question: Question) -> None:
         self._printed = 0
-        self._working = Working(self._fleet, quiet=self._as_json)
-        self._person = Person(self._fleet, yes=self._yes, dry_run=question.dry_run, aside=self._aside)
-        self._run = Run(replace(self._working.following(question), on_proposals=self._look))
+        self._progress = ProgressLine(self._fleet, quiet=self._as_json)
+        self._prompt = ApprovalPrompt(self._fleet, yes=self._yes, dry_run=question.dry_run, paused=self._paused)
+        self._run = Run(replace(self._progress.attached_to(question), on_proposals=self._ask_approval))
 
-    async def _look(self, proposals: Sequence[Proposal]) -> None:
-        """Have the person decide, who sees first what of the same order cannot be done."""
+    async def _ask_approval(self, proposals: Sequence[Proposal]) -> None:
+        """Report the requested changes that cannot be made, then ask about the others."""
         impossible = wording.undone(self._run.impossible)
         if impossible and attended() and not self._run.question.dry_run:
-            with self._aside():
+            with self._paused():
                 output.talk(f"Not possible: {text.joined(impossible)}.")
-        await self._person.look(proposals)
+        await self._prompt.ask(proposals)
 
     async def answer(
         self, assistant: Callable[[], Awaitable[Assistant]], *, model: str = "", offline: bool = False
     ) -> Reply:
-        """Have it answered; what is waited for stands in one line meanwhile.
+        """Answer the question, showing progress meanwhile.
 
-        A question that lacks nothing but a host is asked again about the hosts that the person chooses.
+        A question that lacks only a host is asked again with the hosts that the user picks at a prompt.
         """
         while True:
-            with self._working.shown():
+            with self._progress.shown():
                 ready = await assistant()
-                reply = await ready.ask(self._run, decide=self._person.decide, model=model, offline=offline)
-            begun = any(not self._reads(call.tool) for call in self._run.calls)
-            hosts = "" if self._as_json or begun else await chosen_hosts(self._fleet, reply.error)
+                reply = await ready.ask(self._run, decide=self._prompt.decide, model=model, offline=offline)
+            changed = any(not self._reads(call.tool) for call in self._run.calls)
+            hosts = "" if self._as_json or changed else await prompt_for_hosts(self._fleet, reply.error)
             if not hosts:
                 return reply
             self._begin(replace(self._run.question, host=hosts))
 
-    def broken_off(self) -> Reply:
-        """Ctrl-C: what was changed stays changed, what was under way may still happen, and who had not answered."""
-        self._working.break_off()
+    def interrupted_reply(self) -> Reply:
+        """Reply after Ctrl-C: what was changed, what may still happen, and which hosts had not answered."""
+        self._progress.break_off()
         changes = [call for call in self._run.calls if call.ok and not self._reads(call.tool)]
-        changed = [f"{self._working.words(call.tool, call.arguments)} on {call.host}" for call in changes]
-        under_way = self._working.under_way
-        begun = [f"{words} on {host}" for tool, host, words in under_way if not self._reads(tool)]
-        asked = list(dict.fromkeys(host for tool, host, _ in under_way if self._reads(tool)))
-        words = [
+        changed = [f"{call_label(call.tool, call.arguments)} on {call.host}" for call in changes]
+        pending = self._progress.pending_calls
+        unfinished = [f"{label} on {host}" for tool, host, label in pending if not self._reads(tool)]
+        silent = list(dict.fromkeys(host for tool, host, _ in pending if self._reads(tool)))
+        parts = [
             f"done: {text.joined(changed)}" if changed else "",
-            f"{text.joined(begun)} was under way and may still happen: look before you repeat it" if begun else "",
-            f"{text.joined(asked)} had not answered" if asked else "",
-            "" if changed or begun else "nothing was changed",
+            f"{text.joined(unfinished)} may still happen; check before you repeat it" if unfinished else "",
+            f"{text.joined(silent)} had not answered" if silent else "",
+            "" if changed or unfinished else "nothing was changed",
         ]
-        error = Cancelled("interrupted", hint="; ".join(filter(None, words)))
+        error = Cancelled("interrupted", hint="; ".join(filter(None, parts)))
         self._run.end(EndReason.CANCELLED, error)
         return Reply(self._run, error=error)
 
     def show(self, reply: Reply) -> None:
-        """Print what became of it: its tables, and the sentence that answers it."""
+        """Print notes, tables, the answer and the error."""
         for note in reply.notes:
             output.talk(f"note:  {note}")
         if self._as_json:
@@ -98,29 +98,29 @@ class Exchange:
             output.talk("hint:  --yes does not cover this; answer at a terminal")
 
     def _show_results(self, reply: Reply) -> None:
-        # The rules' answer holds the text forms and who failed; when nothing worked, the errors alone say it better.
+        # An answer by the rules includes text results and failures; if every call failed, the errors suffice.
         by_rules = reply.mode == "rules"
-        worked = reply.error is None and (not reply.calls or any(call.ok for call in reply.calls))
-        said = _without(reply.error, reply.answer) if worked or not by_rules else ""
+        succeeded = reply.error is None and (not reply.calls or any(call.ok for call in reply.calls))
+        answer = _without_error(reply.answer, reply.error) if succeeded or not by_rules else ""
         for name, done in self._fresh():
-            # What changed something is always told in the answer, too.
+            # The answer always describes changes, too.
             tool = self._fleet.tool(name)
-            told = bool(said) and not reply.waiting and (by_rules or not tool.reads)
-            output.outcomes(tool, done, tables_only=told, failures=not told)
-        if said:
-            output.say(said)
+            in_answer = bool(answer) and not reply.waiting and (by_rules or not tool.reads)
+            output.outcomes(tool, done, tables_only=in_answer, failures=not in_answer)
+        if answer:
+            output.say(answer)
 
     @contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Around what a person is asked, who sees first what a model read before it proposed a change."""
-        with self._working.aside():
-            if self._working.model and not self._run.by_rules and not self._as_json:
+    def _paused(self) -> Iterator[None]:
+        """Pause the progress line for a prompt, and print first what a model read before it proposed a change."""
+        with self._progress.paused():
+            if self._progress.model and not self._run.by_rules and not self._as_json:
                 for name, done in self._fresh():
                     output.outcomes(self._fleet.tool(name), done)
             yield
 
     def _fresh(self) -> list[tuple[str, dict[str, Outcome]]]:
-        """What was not printed yet. Calls of one tool with the same arguments are one table, in the fleet's order."""
+        """Results not printed yet, grouped by tool and arguments, in fleet order."""
         calls, self._printed = self._run.calls[self._printed :], len(self._run.calls)
         groups: dict[tuple[str, str], dict[str, Outcome]] = {}
         for call in calls:
@@ -135,6 +135,6 @@ class Exchange:
         return tool in self._fleet.catalogue and self._fleet.catalogue[tool].reads
 
 
-def _without(error: AnvylError | None, answer: str) -> str:
-    """An answer without the failure that is told after it."""
+def _without_error(answer: str, error: AnvylError | None) -> str:
+    """Remove from an answer the error that is printed after it."""
     return answer.replace(text.clean(str(error)), "").strip() if error else answer
