@@ -111,9 +111,9 @@ class Node:
             from anvyl_mcp.server.calls.changes import Changes
             from anvyl_mcp.server.calls.gate import Gate
             from anvyl_mcp.server.calls.policy_facts import looking
-            from anvyl_mcp.server.containers.undo_log import Undoable
+            from anvyl_mcp.server.containers.undo_log import UndoLog
             from anvyl_mcp.server.engine.engine import Engine
-            from anvyl_mcp.server.engine.stats import Samples
+            from anvyl_mcp.server.engine.stats import SampleCache
             from anvyl_mcp.server.http.host_state import HostState
             from anvyl_mcp.server.http.metrics.prometheus import Metrics
             from anvyl_mcp.server.identity import HostIdentity
@@ -128,10 +128,10 @@ class Node:
                 Engine: engine,
                 HostIdentity: HostIdentity(self.local.name),
                 Progress: Progress(),
-                Samples: Samples(),
+                SampleCache: SampleCache(),
             }
             self.policy = Policy(self.settings.policy_file, looking(engine), on_change=kept.policy_seen)
-            dependencies[Undoable] = Undoable(self.settings.state_dir / "undo.json", self.policy.require)
+            dependencies[UndoLog] = UndoLog(self.settings.state_dir / "undo.json", self.policy.require)
             every = every_tool(self.fleet)
             # What a person types here may use every tool; what is served to others is chosen.
             toolsets = self.settings.toolsets if self._serving else "all"

@@ -17,7 +17,7 @@ from anvyl_mcp.core.errors import InvalidInput
 from anvyl_mcp.server import commands
 from anvyl_mcp.server.containers.create import RunOptions
 from anvyl_mcp.server.containers.summary import short_image, short_ports
-from anvyl_mcp.server.engine.logs.frames import lines_of
+from anvyl_mcp.server.engine.logs.frames import parse_lines
 
 settings.register_profile("same every time", derandomize=True, database=None, deadline=None, max_examples=100)
 settings.load_profile("same every time")
@@ -89,7 +89,7 @@ def test_a_port_is_read_in_every_form(outer: int, inner: int, protocol: str, add
 def test_a_lone_port_is_left_to_the_image(port: int, protocol: str) -> None:
     found = parsed(published=[f"{port}{protocol}"])
 
-    assert [(one.outer, one.protocol) for one in found.lone] == [(str(port), protocol.strip("/"))]
+    assert [(one.outer, one.protocol) for one in found.image_decided] == [(str(port), protocol.strip("/"))]
     assert "port_bindings" not in found.host
 
 
@@ -147,13 +147,13 @@ def test_a_log_is_the_same_however_it_arrives(messages: list[tuple[int, bytes]],
 
     in_pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
 
-    assert list(lines_of(in_pieces, raw=False)) == list(lines_of([whole], raw=False))
+    assert list(parse_lines(in_pieces, raw=False)) == list(parse_lines([whole], raw=False))
 
 
 @given(st.binary(max_size=200))
 def test_a_log_that_is_none_is_refused_or_read(data: bytes) -> None:
     try:
-        found = list(lines_of([data], raw=False))
+        found = list(parse_lines([data], raw=False))
     except struct.error:
         return
     assert sum(len(line.text) for line in found) <= len(data)

@@ -24,7 +24,7 @@ from anvyl_mcp import __version__
 from anvyl_mcp.peers.connection.http_connections import MOST_CONNECTIONS
 from anvyl_mcp.peers.connection.sdk_client import Session
 from anvyl_mcp.peers.fleet.fleet import SLACK_SECONDS, Fleet, Outcome
-from anvyl_mcp.server.engine.engine import READERS
+from anvyl_mcp.server.engine.engine import MAX_CONCURRENT_READS
 from tests.support.hosts.lab import PORT, Lab, LabHost
 from tests.support.hosts.nodes import ANVYL_MCP, PYTHON, process
 
@@ -306,16 +306,16 @@ def test_9_an_engine_that_hangs_is_told_in_five_seconds_and_holds_nobody_else_up
 
     with ThreadPoolExecutor(1) as threads:
         asking = threads.submit(lab.both, work)
-        wait_for(lambda: waiting_for_the_engine(host) == READERS)
+        wait_for(lambda: waiting_for_the_engine(host) == MAX_CONCURRENT_READS)
         others = lab.run(lambda fleet: timed(fleet, host, 1, "get_host_resources"))
-        assert waiting_for_the_engine(host) <= READERS
+        assert waiting_for_the_engine(host) <= MAX_CONCURRENT_READS
         with within(5.2):
             health = health_of(host)
     hung = [outcome for one in asking.result() for outcome in one]
     host.engine.resume()
     lab.run(lambda fleet: until_ok(fleet, host, 5))
 
-    assert READERS <= 8
+    assert MAX_CONCURRENT_READS <= 8
     assert {outcome.word for outcome in hung} == {"timeout"} and len(hung) == 2 * (MOST_CONNECTIONS + 1)
     assert others.ok, others.error
     assert health == {"status": "degraded", "engine": str(hung[0].error)}

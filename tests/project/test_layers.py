@@ -136,7 +136,6 @@ SHORT = {
     "orchestrator.whole_answer": "the base class of every model that answers in one piece",
     "peers.fleet.result_schema": "the check of what a lying peer answers",
     "server.calls.response_meta": "shared by everything below a call",
-    "server.containers.network_rights": "the twin of volume_rights",
     "server.identity": "injected into tools",
 }
 """Modules of fewer than 40 lines, and why each stands alone."""

@@ -24,7 +24,7 @@ from anvyl_mcp.app.node import Node
 from anvyl_mcp.app.policy_trial import try_policy
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.settings import load
-from anvyl_mcp.server.engine.client import NotAName
+from anvyl_mcp.server.engine.client import InvalidObjectName
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.http.host_state import HostState
 from anvyl_mcp.server.policy import object_names
@@ -158,7 +158,7 @@ def test_no_name_makes_the_client_of_the_engine_ask_for_another_kind_of_object(f
             fake.requests.clear()
             try:
                 getattr(client, method)(typed)
-            except NotAName:
+            except InvalidObjectName:
                 assert fake.requests == []
                 refusals += 1
             except APIError:

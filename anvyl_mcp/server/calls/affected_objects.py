@@ -18,9 +18,9 @@ from anvyl_mcp.server.tool import Tool
 
 LOOKS: Mapping[str, Callable[[Engine, str], Mapping[str, Any]]] = {
     "container": lambda engine, name: engine.inspect(name),
-    "image": lookup.image,
-    "network": lookup.network,
-    "volume": lookup.volume,
+    "image": lookup.find_image,
+    "network": lookup.find_network,
+    "volume": lookup.find_volume,
 }
 """How an object of each kind is looked at."""
 
@@ -96,7 +96,7 @@ class Observer:
         look = LOOKS.get(kind)
         if self._engine is None or look is None:
             return Seen(kind, name, name)
-        async with self._engine.turn():
+        async with self._engine.read_slot():
             found = await anyio.to_thread.run_sync(look, self._engine, name, abandon_on_cancel=True)
         state = ""
         with suppress(KeyError, TypeError):

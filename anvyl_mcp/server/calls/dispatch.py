@@ -111,7 +111,7 @@ class Calls:
             self._limiter = anyio.CapacityLimiter(THREADS)
         engine = self._dependencies.get(Engine) if Engine in tool.injected.values() and tool.safety == "reads" else None
         try:
-            async with engine.turn() if isinstance(engine, Engine) else nullcontext():
+            async with engine.read_slot() if isinstance(engine, Engine) else nullcontext():
                 result = await (call() if tool.is_async else _on_thread(tool, call, self._limiter, reported))
         finally:
             reported.cancel()

@@ -32,7 +32,7 @@ def looking(engine: Engine) -> Look:
 
 
 def _container(engine: Engine, name: str, wanted: str) -> Named:
-    found = compat.inspected(engine.client().inspect_container(wanted))
+    found = compat.container_details(engine.client().inspect_container(wanted))
     config = found.get("Config") or {}
     own = str(found["Name"]).lstrip("/")
     return Named(own, (own, name, found["Id"], found["Id"][:12]), _labels(config), str(config.get("Image") or ""))
@@ -41,13 +41,13 @@ def _container(engine: Engine, name: str, wanted: str) -> Named:
 def _image(engine: Engine, name: str, wanted: str) -> Named:
     found = compat.image(engine.client().inspect_image(wanted))  # type: ignore[no-untyped-call]  # the stubs leave it out
     number = str(found["Id"])
-    tags = [spelled for tag in lookup.tags_of(found) for spelled in spellings("image", tag)]
+    tags = [spelled for tag in lookup.image_tags(found) for spelled in spellings("image", tag)]
     ids = (number, number.removeprefix("sha256:")[:12])
     return Named(name, (*spellings("image", name), *tags, *ids), _labels(found, found.get("Config")))
 
 
 def _network(engine: Engine, name: str, wanted: str) -> Named:
-    found = compat.named(engine.client().inspect_network(wanted))
+    found = compat.network_or_volume(engine.client().inspect_network(wanted))
     return Named(str(found["Name"]), (str(found["Name"]), name, str(found["Id"])), _labels(found))
 
 

@@ -10,11 +10,10 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Conflict, EngineError, InvalidInput
 from anvyl_mcp.core.values import ports
 from anvyl_mcp.server import commands
-from anvyl_mcp.server.containers.network_rights import check_network
-from anvyl_mcp.server.containers.volume_rights import check_volumes
-from anvyl_mcp.server.engine.engine import SLOW, Engine, check_held
+from anvyl_mcp.server.containers.attachment_rights import allowed_network, check_volumes
+from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, check_unchanged
 from anvyl_mcp.server.engine.engine_errors import engine_errors
-from anvyl_mcp.server.engine.pull import need_image
+from anvyl_mcp.server.engine.pull import ensure_image
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.tool import HELD, PERMIT
 
@@ -29,7 +28,7 @@ class RunOptions:
     environment: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     host: dict[str, Any] = field(default_factory=dict)
-    lone: list[ports.Lone] = field(default_factory=list)
+    image_decided: list[ports.Lone] = field(default_factory=list)
     """Ports of this host whose counterpart in the container the image decides."""
 
     @classmethod
@@ -53,21 +52,21 @@ class RunOptions:
         """
         typed = [ports.parse(port) for port in published]
         bindings = ports.bindings(one for one in typed if isinstance(one, ports.Port))
-        host: dict[str, Any] = {"port_bindings": bindings, "binds": [_volume(volume) for volume in volumes]}
+        host: dict[str, Any] = {"port_bindings": bindings, "binds": [_parse_volume(volume) for volume in volumes]}
         if restart:
-            host["restart_policy"] = {"Name": _one_of(restart, RESTART_POLICIES, "restart")}
+            host["restart_policy"] = {"Name": _parse_choice(restart, RESTART_POLICIES, "restart")}
         if network:
             host["network_mode"] = network
         if memory:
-            host["mem_limit"] = _memory(memory)
+            host["mem_limit"] = _parse_memory(memory)
         if cpus:
-            host["nano_cpus"] = _cpus(cpus)
+            host["nano_cpus"] = _parse_cpus(cpus)
         return cls(
-            command=_split(command),
-            environment=[_pair(entry, "env") for entry in env],
-            labels=dict(_label(entry) for entry in labels),
+            command=_split_command(command),
+            environment=[_parse_pair(entry, "env") for entry in env],
+            labels=dict(_parse_label(entry) for entry in labels),
             host={name: value for name, value in host.items() if value},
-            lone=[one for one in typed if isinstance(one, ports.Lone)],
+            image_decided=[one for one in typed if isinstance(one, ports.Lone)],
         )
 
     def create(self, engine: Engine, image: str, name: str, progress: Progress) -> tuple[str, bool]:
@@ -75,12 +74,12 @@ class RunOptions:
 
         Returns its id, and whether a port leads to one that the image does not name.
         """
-        client, host = engine.client(SLOW), dict(self.host)
+        client, host = engine.client(CHANGE_TIMEOUT), dict(self.host)
         check_volumes(engine, host.get("binds", ()))
         if network := host.get("network_mode"):
-            host["network_mode"] = check_network(engine, network)
-        need_image(engine, image, progress)
-        number = _settled(engine, image)
+            host["network_mode"] = allowed_network(engine, network)
+        ensure_image(engine, image, progress)
+        number = _pin_image(engine, image)
         host["port_bindings"], guessed = self._bindings(engine, image, number)
         with engine_errors(doing=f"to create `{name or image}`"):
             created = client.create_container(
@@ -92,24 +91,24 @@ class RunOptions:
                 ports=[(inner.split("/")[0], inner.split("/")[1]) for inner in host["port_bindings"]] or None,
                 host_config=client.create_host_config(**host),
             )
-        _check_image(engine, str(created["Id"]), image, number)
+        _check_image_unchanged(engine, str(created["Id"]), image, number)
         return str(created["Id"]), guessed
 
     def _bindings(self, engine: Engine, image: str, number: str) -> tuple[ports.Bindings, bool]:
         """The ports to publish, those of the container asked of the image where they were left out."""
         bindings = dict(self.host.get("port_bindings") or {})
-        if not self.lone:
+        if not self.image_decided:
             return bindings, False
         with engine_errors():
             found = engine.client().inspect_image(number)  # type: ignore[no-untyped-call]  # the stubs leave it out
         offered = ports.exposed(found)
-        for one in self.lone:
+        for one in self.image_decided:
             for inner, outer in ports.bindings(ports.matched(one, offered, image)).items():
                 bindings[inner] = [*bindings.get(inner, []), *outer]
-        return bindings, any(not ports.fitting(one, offered) for one in self.lone)
+        return bindings, any(not ports.fitting(one, offered) for one in self.image_decided)
 
 
-def _settled(engine: Engine, image: str) -> str:
+def _pin_image(engine: Engine, image: str) -> str:
     """The id of the image to use. The policy is asked about one that was fetched only now.
 
     Raises:
@@ -117,28 +116,28 @@ def _settled(engine: Engine, image: str) -> str:
         Denied: the policy forbids the image that came.
     """
     number, key = engine.image_id(image), ("image", image)
-    check_held(*key, number)
+    check_unchanged(*key, number)
     if key not in HELD.get():
         HELD.set({**HELD.get(), key: number})
         PERMIT.get()()
     return number
 
 
-def _check_image(engine: Engine, created: str, image: str, number: str) -> None:
+def _check_image_unchanged(engine: Engine, created: str, image: str, number: str) -> None:
     """Return when a container that was just made is made from this image; else it is taken back."""
     made_from = str(engine.inspect(created).get("Image") or engine.image_id(image))
     if made_from.removeprefix("sha256:") == number.removeprefix("sha256:"):
         return
     error = Conflict(f"`{image}` became another image meanwhile; nothing was started", hint="look again")
-    take_back(engine, created, error)
+    remove_unstarted(engine, created, error)
     raise error
 
 
-def take_back(engine: Engine, created: str, error: BaseException) -> None:
+def remove_unstarted(engine: Engine, created: str, error: BaseException) -> None:
     """Remove a container that could not start; when that fails too, say what is left."""
     try:
         with engine_errors():
-            engine.client(SLOW).remove_container(created, force=True)
+            engine.client(CHANGE_TIMEOUT).remove_container(created, force=True)
     except AnvylError as second:
         raise EngineError(
             f"the container `{created[:12]}` was created, could not start, and could not be removed: {second.message}",
@@ -146,38 +145,38 @@ def take_back(engine: Engine, created: str, error: BaseException) -> None:
         ) from error
 
 
-def _volume(typed: str) -> str:
+def _parse_volume(typed: str) -> str:
     pieces = typed.split(":")
     if not 2 <= len(pieces) <= 3 or not all(pieces) or not pieces[1].startswith("/"):
         raise InvalidInput(f"`{typed}` is not a volume", hint="write it like /data:/data:ro or name:/data")
     return typed
 
 
-def _pair(typed: str, what: str) -> str:
+def _parse_pair(typed: str, what: str) -> str:
     if typed.startswith("=") or "=" not in typed:
         raise InvalidInput(f"`{typed}` is not an entry of {what}", hint="write it like KEY=value")
     return typed
 
 
-def _label(typed: str) -> tuple[str, str]:
-    name, _, value = _pair(typed, "labels").partition("=")
+def _parse_label(typed: str) -> tuple[str, str]:
+    name, _, value = _parse_pair(typed, "labels").partition("=")
     return name, value
 
 
-def _one_of(typed: str, allowed: Sequence[str], what: str) -> str:
+def _parse_choice(typed: str, allowed: Sequence[str], what: str) -> str:
     if typed not in allowed:
         raise InvalidInput(f"`{typed}` is not a {what} policy", hint=f"use {', '.join(allowed)}")
     return typed
 
 
-def _memory(typed: str) -> int:
+def _parse_memory(typed: str) -> int:
     parsed = text.parse_size(typed)
     if parsed is None or parsed < 6 * 1024**2:
         raise InvalidInput(f"`{typed}` is no amount of memory for a container", hint="write it like 512m; at least 6m")
     return parsed
 
 
-def _cpus(typed: str) -> int:
+def _parse_cpus(typed: str) -> int:
     try:
         number = float(typed)
     except ValueError:
@@ -187,5 +186,5 @@ def _cpus(typed: str) -> int:
     return int(number * 1e9)
 
 
-def _split(command: str) -> list[str]:
+def _split_command(command: str) -> list[str]:
     return commands.split(command) if command.strip() else []

@@ -9,14 +9,14 @@ from typing import Any
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Conflict, EngineError, EngineMissing, NotFound
 from anvyl_mcp.server.engine import compat, disk_usage, lookup
-from anvyl_mcp.server.engine.engine import SLOW, Engine, own_name
+from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.policy.guardrails import protected
 from anvyl_mcp.server.tool import Bytes, Result, Row
 
-ENDED = ("created", "exited", "dead")
-BUILT_IN = ("bridge", "host", "none", "ingress", "docker_gwbridge")
-UNNAMED = re.compile(r"[0-9a-f]{64}")
+ENDED_STATES = ("created", "exited", "dead")
+BUILT_IN_NETWORKS = ("bridge", "host", "none", "ingress", "docker_gwbridge")
+ANONYMOUS_VOLUME = re.compile(r"[0-9a-f]{64}")
 """The name of a volume that nobody gave a name; one with a name holds data that somebody wants."""
 SHOWN = 20
 MOST_LISTED = 1000
@@ -64,10 +64,10 @@ class _Sweep:
     `only`: the ids of the objects that may be removed; all may when it is empty.
     """
 
-    def __init__(self, engine: Engine, *, only: Collection[str] = (), looking: bool = False) -> None:
+    def __init__(self, engine: Engine, *, only: Collection[str] = (), dry_run: bool = False) -> None:
         self.engine = engine
         self.only = frozenset(only)
-        self.looking = looking
+        self.dry_run = dry_run
         self.found: list[UnusedObject] = []
         self.removed: list[str] = []
         self.kept: list[str] = []
@@ -82,7 +82,7 @@ class _Sweep:
             if protected(entry):
                 self.kept.append(f"{kind} {name}: protected")
                 continue
-            if self.looking:
+            if self.dry_run:
                 self.found.append(self.unused(kind, identifier, name, compat.number(entry.get(size))))
                 continue
             try:
@@ -92,7 +92,7 @@ class _Sweep:
                 continue
             except (Conflict, EngineError) as error:
                 if isinstance(error, EngineMissing):
-                    raise _half_done(self.removed, error) from error
+                    raise _interrupted(self.removed, error) from error
                 self.kept.append(f"{kind} {name}: {text.clean(error.message)[:120]}")
                 continue
             self.removed.append(f"{kind} {name}")
@@ -104,8 +104,8 @@ class _Sweep:
 
     def run(self, what: str) -> None:
         """Go through the unused objects of one kind, or of all."""
-        for kind, work in KINDS.items():
-            if what in (kind, "all") or (what == "space" and kind in SPACE):
+        for kind, work in PRUNE_BY_KIND.items():
+            if what in (kind, "all") or (what == "space" and kind in SPACE_KINDS):
                 work(self)
 
 
@@ -116,84 +116,84 @@ def prune(engine: Engine, what: str, only: Collection[str] = ()) -> Pruned:
     return Pruned(removed=sweep.removed, kept=sweep.kept, reclaimed=sweep.reclaimed)
 
 
-def unused(engine: Engine, what: str) -> Unused:
+def find_unused(engine: Engine, what: str) -> Unused:
     """What `prune` would remove now."""
-    sweep = _Sweep(engine, looking=True)
+    sweep = _Sweep(engine, dry_run=True)
     sweep.run(what)
     found = sorted(sweep.found, key=lambda one: -one.size)
     return Unused(unused=found[:MOST_LISTED], total=len(found), more=max(0, len(found) - MOST_LISTED))
 
 
-def _containers(sweep: _Sweep) -> None:
-    client = sweep.engine.client(SLOW)
+def _prune_containers(sweep: _Sweep) -> None:
+    client = sweep.engine.client(CHANGE_TIMEOUT)
     with engine_errors():
         # Not asked for by state: Podman refuses the whole question where it does not know one of Docker's.
-        listed = compat.each(client.containers(all=True, size=True), compat.listed)
-    named = [(own_name(one), one) for one in listed if one["State"] in ENDED]
+        listed = compat.parse_list(client.containers(all=True, size=True), compat.container_entry)
+    named = [(own_name(one), one) for one in listed if one["State"] in ENDED_STATES]
     sweep.each("container", named, lambda one: client.remove_container(one["Id"]), "SizeRw")
 
 
-def _networks(sweep: _Sweep) -> None:
+def _prune_networks(sweep: _Sweep) -> None:
     """The engine refuses those in use by a running container, which are no part of what was asked for."""
-    client = sweep.engine.client(SLOW)
+    client = sweep.engine.client(CHANGE_TIMEOUT)
     busy = {name for entry in sweep.engine.containers(all=False) for name in entry["NetworkSettings"]["Networks"]}
     found = [
         (one["Name"], one)
-        for one in lookup.networks(sweep.engine)
-        if one["Name"] not in {*BUILT_IN, *busy} and one.get("Scope") == "local" and not one.get("Ingress")
+        for one in lookup.list_networks(sweep.engine)
+        if one["Name"] not in {*BUILT_IN_NETWORKS, *busy} and one.get("Scope") == "local" and not one.get("Ingress")
     ]
     sweep.each("network", found, lambda one: client.remove_network(one["Id"]), "")
 
 
-def _volumes(sweep: _Sweep) -> None:
-    client = sweep.engine.client(SLOW)
-    sizes = disk_usage.volume_sizes(client.df()) if sweep.looking else {}
+def _prune_volumes(sweep: _Sweep) -> None:
+    client = sweep.engine.client(CHANGE_TIMEOUT)
+    sizes = disk_usage.volume_sizes(client.df()) if sweep.dry_run else {}
     found = [
         (one["Name"][:12], {**one, "Size": sizes.get(one["Name"])})
-        for one in lookup.volumes(sweep.engine, dangling=True)
-        if UNNAMED.fullmatch(one["Name"])
+        for one in lookup.list_volumes(sweep.engine, dangling=True)
+        if ANONYMOUS_VOLUME.fullmatch(one["Name"])
     ]
     sweep.each("volume", found, lambda one: client.remove_volume(one["Name"]), "Size")
 
 
-def _images(sweep: _Sweep) -> None:
-    client = sweep.engine.client(SLOW)
-    found = [(one["Id"].removeprefix("sha256:")[:12], one) for one in lookup.images(sweep.engine, dangling=True)]
+def _prune_images(sweep: _Sweep) -> None:
+    client = sweep.engine.client(CHANGE_TIMEOUT)
+    found = [(one["Id"].removeprefix("sha256:")[:12], one) for one in lookup.list_images(sweep.engine, dangling=True)]
     sweep.each("image", found, lambda one: client.remove_image(one["Id"]), "Size")
 
 
-def _build_cache(sweep: _Sweep) -> None:
+def _prune_build_cache(sweep: _Sweep) -> None:
     if sweep.only and BUILD_CACHE not in sweep.only:
         return
-    if sweep.looking:
+    if sweep.dry_run:
         with engine_errors():
-            kept = disk_usage.read(compat.fields(sweep.engine.client(SLOW).df()))
+            kept = disk_usage.parse_usage(compat.require_object(sweep.engine.client(CHANGE_TIMEOUT).df()))
         size = sum(one.reclaimable for one in kept if one.kind == "build cache")
         sweep.found += [sweep.unused("build cache", BUILD_CACHE, "unused layers", size)] if size else []
         return
     try:
         with engine_errors(missing=lambda: NotFound("this engine keeps no build cache")):
-            gone = sweep.engine.client(SLOW).prune_builds()
+            gone = sweep.engine.client(CHANGE_TIMEOUT).prune_builds()
     except NotFound:
         return
     sweep.removed += [f"build cache {one[:12]}" for one in gone.get("CachesDeleted") or ()]
     sweep.reclaimed += gone.get("SpaceReclaimed") or 0
 
 
-def _half_done(removed: list[str], error: AnvylError) -> AnvylError:
+def _interrupted(removed: list[str], error: AnvylError) -> AnvylError:
     return EngineError(
         f"the engine went away after {text.plural(len(removed), 'object')} were removed: {error.message}",
         hint=error.hint,
     )
 
 
-KINDS: dict[str, Callable[[_Sweep], None]] = {
-    "containers": _containers,
-    "networks": _networks,
-    "volumes": _volumes,
-    "images": _images,
-    "build_cache": _build_cache,
+PRUNE_BY_KIND: dict[str, Callable[[_Sweep], None]] = {
+    "containers": _prune_containers,
+    "networks": _prune_networks,
+    "volumes": _prune_volumes,
+    "images": _prune_images,
+    "build_cache": _prune_build_cache,
 }
 """In this order: what a container used is free once it is gone."""
-SPACE = ("images", "build_cache")
+SPACE_KINDS = ("images", "build_cache")
 """Takes space, and can be pulled or built again: nothing that a container or a volume holds."""

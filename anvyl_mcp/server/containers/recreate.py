@@ -10,22 +10,21 @@ from typing import Any
 from anvyl_mcp.core.errors import AnvylError, Conflict, NotFound
 from anvyl_mcp.server.auth.callers import ACTING
 from anvyl_mcp.server.containers import root_equivalence
-from anvyl_mcp.server.containers.create import take_back
-from anvyl_mcp.server.containers.network_rights import check_network
-from anvyl_mcp.server.containers.undo_log import RUNNING, Change, Permit
-from anvyl_mcp.server.containers.volume_rights import check_volumes
+from anvyl_mcp.server.containers.attachment_rights import allowed_network, check_volumes
+from anvyl_mcp.server.containers.create import remove_unstarted
+from anvyl_mcp.server.containers.undo_log import RUNNING_STATES, PolicyCheck, UndoableChange
 from anvyl_mcp.server.engine import lookup
-from anvyl_mcp.server.engine.engine import SLOW, Engine
+from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.policy.guardrails import check_labels
 from anvyl_mcp.server.tool import CALLED, Tool
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recreation:
     """What a container was made from."""
 
-    change: Change
+    change: UndoableChange
 
     @property
     def image(self) -> str:
@@ -33,9 +32,9 @@ class Recipe:
         return str(self._config["Image"])
 
     @property
-    def ran(self) -> bool:
+    def was_running(self) -> bool:
         """Whether it ran when it was removed."""
-        return self.change.made_from["State"]["Status"] in RUNNING
+        return self.change.made_from["State"]["Status"] in RUNNING_STATES
 
     @property
     def _config(self) -> Mapping[str, Any]:
@@ -51,10 +50,10 @@ class Recipe:
     def networks(self) -> dict[str, dict[str, Any]]:
         """The networks that it was in, the first one first; none when it had no network of its own."""
         joined: Mapping[str, Mapping[str, Any]] = self.change.made_from["NetworkSettings"]["Networks"]
-        return {name: self._endpoint(joined[name]) for name in root_equivalence.networks(self.change.made_from)}
+        return {name: self._endpoint(joined[name]) for name in root_equivalence.joined_networks(self.change.made_from)}
 
     @property
-    def unnamed(self) -> dict[str, str]:
+    def anonymous_volumes(self) -> dict[str, str]:
         """Where its unnamed volumes were, by their ids: the engine keeps them when a container goes."""
         given = {str(bind).split(":")[1] for bind in self._host.get("Binds") or () if ":" in str(bind)}
         given |= {str(mount.get("Target")) for mount in self._host.get("Mounts") or ()}
@@ -68,7 +67,7 @@ class Recipe:
             Conflict: its name is taken, or its image or a network is gone.
         """
         for wanted in (self.change.id, self.change.name):
-            found = _there(engine, wanted)
+            found = _find_container(engine, wanted)
             if found and found["Id"] == self.change.id:
                 raise Conflict(f"`{self.change.name}` is still there, so it need not be made again")
             if found and found["Name"].lstrip("/") == self.change.name:
@@ -81,35 +80,39 @@ class Recipe:
             )
         for network in self.networks:
             try:
-                lookup.network(engine, network)
+                lookup.find_network(engine, network)
             except NotFound as error:
                 raise Conflict(f"`{self.change.name}` was in the network `{network}`, which is gone") from error
 
     def losses(self, engine: Engine) -> list[str]:
         """What will not be as it was."""
-        gone = [name for name in (*self._volumes(), *self.unnamed) if engine.volume(name) is None]
+        gone = [name for name in (*self._volumes(), *self.anonymous_volumes) if engine.volume(name) is None]
         said = ["what was written inside the container, outside of its volumes, is lost"]
         for name in gone:
-            what = f"the unnamed volume at {self.unnamed[name]}" if name in self.unnamed else f"the volume `{name}`"
+            what = (
+                f"the unnamed volume at {self.anonymous_volumes[name]}"
+                if name in self.anonymous_volumes
+                else f"the volume `{name}`"
+            )
             said.append(f"{what} is gone: it begins empty")
         return said
 
-    def require(self, tool: Tool, permit: Permit, engine: Engine) -> None:
+    def check_rights(self, tool: Tool, permit: PolicyCheck, engine: Engine) -> None:
         """Return when who acts may make such a container.
 
         Raises:
             Denied: a right is missing, or the policy or a label forbids it.
         """
-        if why := root_equivalence.reasons(engine, self.change.made_from, self.change.name):
+        if why := root_equivalence.root_reasons(engine, self.change.made_from, self.change.name):
             ACTING.get().require("exec", f"making `{self.change.name}` again ({'; '.join(why)})")
-        permit(tool, root_equivalence.arguments(engine, self.change.made_from, self.change.name))
+        permit(tool, root_equivalence.create_arguments(engine, self.change.made_from, self.change.name))
         if called := CALLED.get():
             check_labels(called, {"Name": self.change.name, "Config": self._config})
-        check_volumes(engine, [*self._volumes(), *self.unnamed])
+        check_volumes(engine, [*self._volumes(), *self.anonymous_volumes])
         for network in self.networks:
             # One that is gone is told by `check`.
             with suppress(NotFound):
-                check_network(engine, network)
+                allowed_network(engine, network)
 
     def create(self, engine: Engine) -> str:
         """Make it, start it when it ran, and return its id; what could not be finished is taken back.
@@ -117,7 +120,7 @@ class Recipe:
         Raises:
             AnvylError: the engine does not.
         """
-        name, client = self.change.name, engine.client(SLOW)
+        name, client = self.change.name, engine.client(CHANGE_TIMEOUT)
         networks = list(self.networks.items())
         with engine_errors(doing=f"to create `{name}`"):
             body = self._body(engine, dict(networks[:1]))
@@ -130,10 +133,10 @@ class Recipe:
                     client.connect_container_to_network(
                         created, network, aliases=endpoint.get("Aliases"), ipv4_address=address
                     )
-                if self.ran:
+                if self.was_running:
                     client.start(created)
         except AnvylError as error:
-            take_back(engine, created, error)
+            remove_unstarted(engine, created, error)
             raise
         return created
 
@@ -142,10 +145,10 @@ class Recipe:
         if config.get("Hostname") == self.change.id[:12] or self._host.get("NetworkMode") == "host":
             config.pop("Hostname", None)
         config.pop("MacAddress", None)
-        host["Links"] = [_link(one) for one in host.get("Links") or ()] or None
+        host["Links"] = [_link_option(one) for one in host.get("Links") or ()] or None
         host["Binds"] = [
             *(host.get("Binds") or ()),
-            *(f"{name}:{place}" for name, place in self.unnamed.items() if engine.volume(name)),
+            *(f"{name}:{place}" for name, place in self.anonymous_volumes.items() if engine.volume(name)),
         ]
         host.pop("ContainerIDFile", None)
         number = str(self.change.made_from["Image"])
@@ -164,14 +167,14 @@ class Recipe:
         return [name for name in (*binds, *mounts) if name and "/" not in name]
 
 
-def _there(engine: Engine, name: str) -> Mapping[str, Any] | None:
+def _find_container(engine: Engine, name: str) -> Mapping[str, Any] | None:
     try:
         return engine.inspect(name)
     except NotFound:
         return None
 
 
-def _link(told: str) -> str:
+def _link_option(told: str) -> str:
     """`/other:/web/alias`, as the engine tells it, in the form in which it takes it."""
     other, _, alias = told.partition(":")
     return f"{other.lstrip('/')}:{alias.rpartition('/')[2]}"

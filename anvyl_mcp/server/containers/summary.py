@@ -22,7 +22,7 @@ UNITS = {"minute": "m", "hour": "h", "day": "d", "week": "w", "month": " months"
 PLAIN_PORT = re.compile(r"(\d+)->(\d+)(/\w+)?")
 
 
-def grouped(rows: Sequence[Container]) -> Iterator[str]:
+def group_lines(rows: Sequence[Container]) -> Iterator[str]:
     """Headings that end in a colon, each followed by `name image ports` of its containers."""
     states = [short_status(row) for row in rows]
     kinds = Counter((state, row.image) for state, row in zip(states, rows, strict=True))
@@ -39,13 +39,13 @@ def grouped(rows: Sequence[Container]) -> Iterator[str]:
 
 def short_status(row: Container) -> str:
     """`up 2h, unhealthy`, `exited (137) 3d ago`; what is not understood stays as the engine says it."""
-    words = AGE.sub(lambda age: _age(age[1].lower(), age[2].lower()), row.status) or row.state
+    words = AGE.sub(lambda age: _short_age(age[1].lower(), age[2].lower()), row.status) or row.state
     if row.health:
         words = f"{words.rpartition('(')[0].strip()}, {row.health}"
     return words[:1].lower() + words[1:]
 
 
-def _age(count: str, unit: str) -> str:
+def _short_age(count: str, unit: str) -> str:
     """Roughly: every second and minute of its own would make a group of every container."""
     if unit == "second":
         return "<1m"
@@ -61,7 +61,7 @@ def short_image(image: str) -> str:
 
 
 @dataclass
-class _Span:
+class _PortRange:
     """Neighbouring ports that are published in step."""
 
     outer: int
@@ -69,7 +69,7 @@ class _Span:
     protocol: str
     count: int = 1
 
-    def goes_on_with(self, outer: int, inner: int, protocol: str) -> bool:
+    def is_followed_by(self, outer: int, inner: int, protocol: str) -> bool:
         return (outer, inner, protocol) == (self.outer + self.count, self.inner + self.count, self.protocol)
 
     def __str__(self) -> str:
@@ -83,11 +83,11 @@ def short_ports(ports: Iterable[str]) -> str:
     """Published ports, neighbours as one range; of what is not published nothing."""
     published = [port for port in ports if "->" in port]
     plain = [(int(found[1]), int(found[2]), found[3] or "") for found in map(PLAIN_PORT.fullmatch, published) if found]
-    spans: list[_Span] = []
+    spans: list[_PortRange] = []
     for outer, inner, protocol in sorted(plain, key=lambda one: (one[2], one)):
-        if spans and spans[-1].goes_on_with(outer, inner, protocol):
+        if spans and spans[-1].is_followed_by(outer, inner, protocol):
             spans[-1].count += 1
         else:
-            spans.append(_Span(outer, inner, protocol))
+            spans.append(_PortRange(outer, inner, protocol))
     words = [*map(str, spans), *(port for port in published if not PLAIN_PORT.fullmatch(port))]
     return ",".join([*words[:MOST_PORTS], *([f"+{len(words) - MOST_PORTS}"] if len(words) > MOST_PORTS else [])])

@@ -18,35 +18,35 @@ from typing import Any, Literal
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, Denied, EngineError, NotFound, Timeout, Unknown
 from anvyl_mcp.server.auth.callers import ACTING
 from anvyl_mcp.server.auth.secret_file import SecretFile
-from anvyl_mcp.server.containers.problems import Expected
+from anvyl_mcp.server.containers.problems import ExpectedState
 from anvyl_mcp.server.tool import OPERATION, Injected, Tool
 
 log = logging.getLogger(__name__)
 
-KEEP = 50
+MAX_CHANGES = 50
 """Changes that are remembered."""
-SECONDS = 24 * 3600.0
+MAX_AGE_SECONDS = 24 * 3600.0
 """How long each is."""
-LONGEST = 256 * 1024
+MAX_SIZE = 256 * 1024
 """Bytes of what one container was made from; a larger one cannot be made again."""
-KEPT = ("Config", "HostConfig", "Image", "Mounts")
+RECORDED_FIELDS = ("Config", "HostConfig", "Image", "Mounts")
 """What of an inspected container it can be made from again, beside its networks and its state."""
-RUNNING = ("running", "restarting", "paused")
-UNSURE = (Timeout, Unknown, EngineError)
+RUNNING_STATES = ("running", "restarting", "paused")
+UNCERTAIN_ERRORS = (Timeout, Unknown, EngineError)
 """Errors after which the change may have happened."""
 
-Did = Literal["start", "stop", "remove"]
-EXPECTED: Mapping[Did, Expected] = {"start": "running", "stop": "stopped"}
+ChangeKind = Literal["start", "stop", "remove"]
+EXPECTED_STATES: Mapping[ChangeKind, ExpectedState] = {"start": "running", "stop": "stopped"}
 """What a container should be after a change; a removed one is gone."""
-Permit = Callable[[Tool, Mapping[str, Any]], None]
+PolicyCheck = Callable[[Tool, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class UndoableChange:
     """One change. `made_from`: what the engine said of a container before it was removed; empty for the others."""
 
     operation: str
-    did: Did
+    did: ChangeKind
     id: str
     name: str
     who: str
@@ -54,42 +54,42 @@ class Change:
     made_from: Mapping[str, Any]
 
 
-class Undoable(Injected):
+class UndoLog(Injected):
     """The changes of this host that can be undone. Several processes may use it."""
 
-    def __init__(self, file: Path, permit: Permit) -> None:
+    def __init__(self, file: Path, permit: PolicyCheck) -> None:
         """`permit` raises `Denied` when the policy does not leave a call to who acts."""
         self.permit = permit
-        self._file: SecretFile[list[Change]] = SecretFile(
+        self._file: SecretFile[list[UndoableChange]] = SecretFile(
             file,
-            parse=lambda raw: [Change(**one) for one in raw["changes"]],
+            parse=lambda raw: [UndoableChange(**one) for one in raw["changes"]],
             dump=lambda changes: {"changes": [asdict(one) for one in changes]},
             start=[],
         )
 
-    def last(self) -> Change | None:
+    def last(self) -> UndoableChange | None:
         """The newest.
 
         Raises:
             ConfigInvalid: the file cannot be used.
         """
-        return next(iter(reversed(_fresh(self._file.read()))), None)
+        return next(iter(reversed(_recent(self._file.read()))), None)
 
-    def expected(self) -> dict[str, Expected]:
+    def expected_states(self) -> dict[str, ExpectedState]:
         """What the last start or stop of each container was for, by its id; nothing when the file cannot be used."""
         with suppress(ConfigInvalid):
-            done = {change.id: change.did for change in _fresh(self._file.read())}
-            return {id_: EXPECTED[did] for id_, did in done.items() if did in EXPECTED}
+            done = {change.id: change.did for change in _recent(self._file.read())}
+            return {id_: EXPECTED_STATES[did] for id_, did in done.items() if did in EXPECTED_STATES}
         return {}
 
-    def find(self, operation: str, name: str) -> Change:
+    def find(self, operation: str, name: str) -> UndoableChange:
         """One of them.
 
         Raises:
             NotFound: it was undone, or is too old.
             ConfigInvalid: the file cannot be used.
         """
-        for change in _fresh(self._file.read()):
+        for change in _recent(self._file.read()):
             if change.operation == operation and name in (change.name, change.id, change.id[:12]):
                 return change
         raise NotFound(
@@ -98,21 +98,21 @@ class Undoable(Injected):
         )
 
     @contextmanager
-    def remembering(self, did: Did, container: Mapping[str, Any]) -> Iterator[None]:
+    def record(self, did: ChangeKind, container: Mapping[str, Any]) -> Iterator[None]:
         """Remember a change before it is made; forget it again when it surely was not.
 
         Raises:
             Denied: what is to be removed cannot be written down.
         """
-        ran = container["State"]["Status"] in RUNNING
+        ran = container["State"]["Status"] in RUNNING_STATES
         if (did == "start" and ran) or (did == "stop" and not ran):
             yield
             return
-        operation = self._remember(did, container)
+        operation = self._write(did, container)
         try:
             yield
         except AnvylError as error:
-            if not isinstance(error, UNSURE):
+            if not isinstance(error, UNCERTAIN_ERRORS):
                 with suppress(ConfigInvalid):
                     self.forget(operation)
             raise
@@ -125,19 +125,19 @@ class Undoable(Injected):
         """
         old, new = now or ("", "")
         with self._file.changing() as changes:
-            left = [one for one in _fresh(changes) if one.operation != operation]
+            left = [one for one in _recent(changes) if one.operation != operation]
             changes[:] = [replace(one, id=new) if one.id == old else one for one in left]
 
-    def _remember(self, did: Did, container: Mapping[str, Any]) -> str:
-        made_from = _made_from(container) if did == "remove" else {}
-        if len(json.dumps(made_from)) > LONGEST:
+    def _write(self, did: ChangeKind, container: Mapping[str, Any]) -> str:
+        made_from = _recreation_data(container) if did == "remove" else {}
+        if len(json.dumps(made_from)) > MAX_SIZE:
             log.warning("`%s` is too large to be remembered: it cannot be made again", container["Name"])
             return ""
         name = container["Name"].lstrip("/")
-        change = Change(OPERATION.get(), did, container["Id"], name, ACTING.get().name, time.time(), made_from)
+        change = UndoableChange(OPERATION.get(), did, container["Id"], name, ACTING.get().name, time.time(), made_from)
         try:
             with self._file.changing() as changes:
-                changes[:] = [*_fresh(changes), change][-KEEP:]
+                changes[:] = [*_recent(changes), change][-MAX_CHANGES:]
         except ConfigInvalid as error:
             if did == "remove":
                 raise Denied(
@@ -147,13 +147,13 @@ class Undoable(Injected):
         return change.operation
 
 
-def _made_from(container: Mapping[str, Any]) -> dict[str, Any]:
+def _recreation_data(container: Mapping[str, Any]) -> dict[str, Any]:
     networks = container["NetworkSettings"]["Networks"]
     state = {"Status": container["State"]["Status"]}
-    kept = {name: container.get(name) for name in KEPT}
+    kept = {name: container.get(name) for name in RECORDED_FIELDS}
     return {**kept, "NetworkSettings": {"Networks": networks}, "State": state}
 
 
-def _fresh(changes: list[Change]) -> list[Change]:
+def _recent(changes: list[UndoableChange]) -> list[UndoableChange]:
     """Those that are not too old; the clock may have jumped."""
-    return [one for one in changes if abs(time.time() - one.at) < SECONDS]
+    return [one for one in changes if abs(time.time() - one.at) < MAX_AGE_SECONDS]

@@ -7,7 +7,7 @@ from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.redaction.redact_env import mask
-from anvyl_mcp.server.containers.problems import Expected
+from anvyl_mcp.server.containers.problems import ExpectedState
 from anvyl_mcp.server.engine import timestamps
 from anvyl_mcp.server.engine.engine import own_name
 from anvyl_mcp.server.tool import Result, Row, Time
@@ -27,28 +27,28 @@ class Container(Row):
     ports: list[str]
     created: Time
     problem: str = ""
-    expected: Expected = ""
+    expected: ExpectedState = ""
 
     @property
-    def shows_problem(self) -> bool:
+    def status_shows_problem(self) -> bool:
         """Whether nothing is wrong but what state and health say."""
         return self.problem in ("", self.health, self.state)
 
 
-ATTENTION = ("restarting", "dead", "running", "paused")
+STATE_ORDER = ("restarting", "dead", "running", "paused")
 """States in the order in which a person wants to hear of them; all others come last."""
 
 
 PLAIN_STATES = ("", "running", "exited", "stopped")
 """States that a status line needs no word for: `Up 2 hours`, `Exited (0) 2 hours ago`."""
 ENDED = ("exited", "stopped", "dead")
-MOST_OUTPUT = 500
+MAX_HEALTH_OUTPUT = 500
 """Characters shown of what a health check printed."""
 
 
-def attention(container: Container) -> tuple[bool, bool, int, str]:
+def attention_order(container: Container) -> tuple[bool, bool, int, str]:
     """What to sort by: those that need attention first, then those that run."""
-    known = ATTENTION.index(container.state) if container.state in ATTENTION else len(ATTENTION)
+    known = STATE_ORDER.index(container.state) if container.state in STATE_ORDER else len(STATE_ORDER)
     return container.health != "unhealthy", not container.problem, known, container.name
 
 
@@ -87,33 +87,33 @@ class ContainerInfo(Result):
     def text(self) -> str:
         """What it is and how it is first; then one line for each thing of which there may be many."""
         created = f", created {text.ago(self.created)}" if self.created else ""
-        lines = [f"{self.name} ({self.id}): {self._how()}", f"image {self.image}{created}"]
+        lines = [f"{self.name} ({self.id}): {self._summary()}", f"image {self.image}{created}"]
         if self.health_output:
             lines.append(f"its health check says: {self.health_output}")
-        lines += [f"{name} {value}" for name, value in self._parts() if value]
+        lines += [f"{name} {value}" for name, value in self._labelled_fields() if value]
         lines += [f"mount {mount.source} -> {mount.target} ({mount.mode})" for mount in self.mounts]
         lines += [f"env {entry}" for entry in self.env]
         return "\n".join(lines + [f"label {entry}" for entry in self.labels])
 
-    def _how(self) -> str:
+    def _summary(self) -> str:
         parts = [self.status, self.health]
         if self.state == "running" and self.started_at:
-            parts[0] = f"running, started {text.ago(self.started_at)}{self._restarts()}"
+            parts[0] = f"running, started {text.ago(self.started_at)}{self._restart_note()}"
         elif self.state in ENDED and self.finished_at:
             parts.append(text.ago(self.finished_at))
         return ", ".join(filter(None, parts))
 
-    def _restarts(self) -> str:
+    def _restart_note(self) -> str:
         return f", restarted {text.plural(self.restart_count, 'time')}" if self.restart_count else ""
 
-    def _parts(self) -> Iterator[tuple[str, str]]:
+    def _labelled_fields(self) -> Iterator[tuple[str, str]]:
         yield "ports", ", ".join(self.ports)
         yield "networks", ", ".join(self.networks)
         yield "restart policy", self.restart_policy
         yield "command", self.command
 
 
-def listed(entry: Mapping[str, Any], *, problem: str = "", expected: Expected = "") -> Container:
+def container_row(entry: Mapping[str, Any], *, problem: str = "", expected: ExpectedState = "") -> Container:
     """One entry of the engine's list, with what is known of it besides."""
     state, status = text.clean(entry["State"]), text.clean(entry["Status"])
     return Container(
@@ -121,16 +121,16 @@ def listed(entry: Mapping[str, Any], *, problem: str = "", expected: Expected = 
         name=own_name(entry),
         image=text.clean(entry["Image"]),
         state=state,
-        status=_with_state(status, state),
-        health=_health_in(status),
-        ports=_ports(entry["Ports"]),
-        created=timestamps.written(entry["Created"]),
+        status=_status_with_state(status, state),
+        health=_health_from_status(status),
+        ports=_format_ports(entry["Ports"]),
+        created=timestamps.to_iso(entry["Created"]),
         problem=problem,
         expected=expected,
     )
 
 
-def _with_state(status: str, state: str) -> str:
+def _status_with_state(status: str, state: str) -> str:
     """The engine's status line, which also names a state that its words leave out, like `Up 2 hours` of one paused."""
     if not status:
         return state.capitalize()
@@ -138,13 +138,13 @@ def _with_state(status: str, state: str) -> str:
     return status if state in PLAIN_STATES or state[:5] in status.lower() else f"{status} ({state})"
 
 
-def _health_in(status: str) -> str:
+def _health_from_status(status: str) -> str:
     """The list has no field for health; its status line does: `Up 2 hours (unhealthy)`."""
     inside = status.rpartition("(")[2].removesuffix(")").removeprefix("health: ")
     return inside if inside in ("healthy", "unhealthy", "starting") else ""
 
 
-def _ports(published: list[Mapping[str, Any]]) -> list[str]:
+def _format_ports(published: list[Mapping[str, Any]]) -> list[str]:
     """`8080->80`, once for IPv4 and IPv6; unpublished ones as `80`."""
     shown = []
     for port in published:
@@ -155,7 +155,7 @@ def _ports(published: list[Mapping[str, Any]]) -> list[str]:
     return sorted(set(shown))
 
 
-def detailed(found: Mapping[str, Any], *, reveal: bool = False) -> ContainerInfo:
+def container_info(found: Mapping[str, Any], *, reveal: bool = False) -> ContainerInfo:
     """What the engine says when asked for one; `reveal` shows environment values that look secret."""
     state, config = found["State"], found["Config"]
     network, environment = found["NetworkSettings"], config["Env"]
@@ -165,12 +165,12 @@ def detailed(found: Mapping[str, Any], *, reveal: bool = False) -> ContainerInfo
         name=found["Name"].lstrip("/"),
         image=text.clean(config["Image"]),
         state=text.clean(state["Status"]),
-        status=_status(state, restarts),
+        status=_describe_state(state, restarts),
         health=_health(state),
-        ports=_bound_ports(network["Ports"]),
-        created=timestamps.written(found["Created"]),
-        started_at=timestamps.written(state["StartedAt"]),
-        finished_at=timestamps.written(state["FinishedAt"]),
+        ports=_format_bindings(network["Ports"]),
+        created=timestamps.to_iso(found["Created"]),
+        started_at=timestamps.to_iso(state["StartedAt"]),
+        finished_at=timestamps.to_iso(state["FinishedAt"]),
         exit_code=state["ExitCode"],
         oom_killed=bool(state.get("OOMKilled")),
         restart_count=restarts,
@@ -191,13 +191,13 @@ def detailed(found: Mapping[str, Any], *, reveal: bool = False) -> ContainerInfo
     )
 
 
-def _status(state: Mapping[str, Any], restarts: int) -> str:
+def _describe_state(state: Mapping[str, Any], restarts: int) -> str:
     """Its state in words, with what is known of how it last ended and how often the engine started it again.
 
     Docker has `Running` true for a container that is paused or between two starts: only `Status` tells them apart.
     """
     status, code = text.clean(state["Status"]), state["ExitCode"]
-    began, failed = timestamps.written(state["StartedAt"]), text.clean(state["Error"]).strip()
+    began, failed = timestamps.to_iso(state["StartedAt"]), text.clean(state["Error"]).strip()
     again = f", restarted {text.plural(restarts, 'time')}" if restarts else ""
     memory = ", killed: out of memory" if state.get("OOMKilled") else ""
     if status in ("running", "paused"):
@@ -222,18 +222,18 @@ def _health_output(state: Mapping[str, Any]) -> str:
         return ""
     last = state["Health"]["Log"][-1]
     printed = " ".join(text.clean(str(last.get("Output") or "")).split())
-    if len(printed) > MOST_OUTPUT:
-        printed = f"{printed[:MOST_OUTPUT]}…"
+    if len(printed) > MAX_HEALTH_OUTPUT:
+        printed = f"{printed[:MAX_HEALTH_OUTPUT]}…"
     code = last.get("ExitCode")
     ended = f"exit code {code}" if isinstance(code, int) and code else ""
     return ": ".join(filter(None, [ended, printed]))
 
 
-def _bound_ports(ports: Mapping[str, list[Mapping[str, str]] | None]) -> list[str]:
+def _format_bindings(ports: Mapping[str, list[Mapping[str, str]] | None]) -> list[str]:
     flat: list[Mapping[str, Any]] = []
     for inner, bindings in ports.items():
         number, _, protocol = inner.partition("/")
         for bound in bindings or [{}]:
             public = {"PublicPort": bound["HostPort"], "IP": bound.get("HostIp")} if bound.get("HostPort") else {}
             flat.append({"PrivatePort": number, "Type": protocol, **public})
-    return _ports(flat)
+    return _format_ports(flat)

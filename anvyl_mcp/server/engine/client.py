@@ -19,45 +19,45 @@ from requests import PreparedRequest, Response
 
 from anvyl_mcp.server.policy import object_names
 
-READS = ("GET", "HEAD")
-OBSERVING_SECONDS = 2
+READ_METHODS = ("GET", "HEAD")
+OBSERVE_TIMEOUT = 2
 CHUNK = 64 * 1024
-REFUSALS = (401, 403, 404, 405, 407)
-FORBIDDEN = re.compile(
+REFUSAL_STATUSES = (401, 403, 404, 405, 407)
+PROXY_MESSAGE = re.compile(
     r"\W*(?:4\d\d\W*)?(?:forbidden|unauthorized|not allowed|access denied|method not allowed"
     r"|request forbidden.*|blocked.*|.*\bproxy\b.*)\W*",
     re.IGNORECASE | re.DOTALL,
 )
 """What a proxy writes in the form of Docker's own errors, which always say what is forbidden."""
-PODMAN = "Libpod-API-Version"
+PODMAN_HEADER = "Libpod-API-Version"
 """A header of every answer of Podman's."""
-OTHER_VERSION = re.compile(rb"client version [\d.]+ is too (?:new|old)", re.IGNORECASE)
+VERSION_MISMATCH = re.compile(rb"client version [\d.]+ is too (?:new|old)", re.IGNORECASE)
 IN_PATH = re.compile(r"/v[\d.]+(/.*)")
 KIND_IN_PATH = re.compile(r"/(\w+?)s?/\{0\}")
-IMAGE_PATHS = ("image", "distribution", "plugin")
+KINDS_WITH_SLASHES = ("image", "distribution", "plugin")
 """Where the engine's API takes a name with slashes."""
-REDIRECTS = (301, 302, 303, 307, 308)
+REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 NOT_SENT = (FileNotFoundError, ConnectionRefusedError, PermissionError, BlockingIOError)
 """Reasons why a connection was never made: the engine cannot have heard the request."""
 
 
 @dataclass
-class Pulse:
+class EngineHealth:
     """What is known of an engine's life, shared by all clients of it."""
 
-    answered: float = field(default_factory=time.monotonic)
-    silent: bool = False
+    last_answer: float = field(default_factory=time.monotonic)
+    timed_out: bool = False
     """It left a request without an answer for too long."""
-    away: bool = False
+    disconnected: bool = False
     """A connection to it broke: another engine may stand there now."""
 
-    podman: bool = False
+    is_podman: bool = False
     """It is Podman, which differs from Docker in a hundred small ways."""
 
-    def beat(self) -> None:
+    def record_answer(self) -> None:
         """It answered."""
-        self.answered = time.monotonic()
-        self.silent = False
+        self.last_answer = time.monotonic()
+        self.timed_out = False
 
 
 class AnswerLost(requests.RequestException):
@@ -68,7 +68,7 @@ class AnswerLost(requests.RequestException):
         super().__init__(observed, request=request)
 
 
-class NotAllowed(requests.RequestException):
+class ProxyRefusal(requests.RequestException):
     """What stands at the engine's `address` and is no engine refused a request: a proxy that lets some things pass."""
 
     def __init__(self, request: PreparedRequest, address: str) -> None:
@@ -78,7 +78,7 @@ class NotAllowed(requests.RequestException):
         super().__init__(f"{self.method} {self.path} is not allowed", request=request)
 
 
-class NotAName(DockerException):
+class InvalidObjectName(DockerException):
     """A text that no object of this kind can be called by; the engine was not asked."""
 
     def __init__(self, kind: str, name: str) -> None:
@@ -93,8 +93,8 @@ class Redirected(requests.RequestException):
 class EngineClient(APIClient):
     """Reads are tried twice, changes once; no answer that arrives drop by drop keeps a caller."""
 
-    def __init__(self, pulse: Pulse, *, base_url: str, **arguments: Any) -> None:
-        self._pulse, self._address = pulse, base_url
+    def __init__(self, health: EngineHealth, *, base_url: str, **arguments: Any) -> None:
+        self._health, self._address = health, base_url
         super().__init__(base_url=base_url, **arguments)
 
     def _url(self, pathfmt: str, *args: Any, **kwargs: Any) -> str:
@@ -105,14 +105,14 @@ class EngineClient(APIClient):
         """
         found = KIND_IN_PATH.match(pathfmt)
         kind = found[1] if found else "object"
-        slashes = kind in IMAGE_PATHS
+        slashes = kind in KINDS_WITH_SLASHES
         for name in map(str, args):
             if not object_names.fits("image" if slashes else kind, name):
-                raise NotAName(kind, name)
+                raise InvalidObjectName(kind, name)
         path = pathfmt.format(*(quote(str(name), safe="/:" if slashes else "") for name in args))
         return f"{self.base_url}{f'/v{self._version}' if kwargs.get('versioned_api', True) else ''}{path}"
 
-    def container_address(self, container: str, what: str) -> str:
+    def container_url(self, container: str, what: str) -> str:
         """The address of something of one container, for what the SDK cannot ask in our way."""
         return self._url(f"/containers/{{0}}/{what}", container)
 
@@ -122,50 +122,50 @@ class EngineClient(APIClient):
     def send(self, request: PreparedRequest, **options: Any) -> Response:
         """Send one prepared request of the SDK."""
         try:
-            response = self._heard(request, options)
-            again = request.method in READS and response.status_code == 500
+            response = self._send_once(request, options)
+            again = request.method in READ_METHODS and response.status_code == 500
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            self._pulse.away = True
-            if request.method not in READS or _never_sent(error):
+            self._health.disconnected = True
+            if request.method not in READ_METHODS or _never_sent(error):
                 raise
             again, response = True, None
         if again:
             if response is not None:
                 response.close()
-            response = self._heard(request, options)
+            response = self._send_once(request, options)
         assert response is not None
-        if response.status_code == 400 and not options.get("stream") and OTHER_VERSION.search(response.content):
-            return self._in_its_version(request, options)
-        if _is_of_a_proxy(response):
-            raise NotAllowed(request, self._address)
+        if response.status_code == 400 and not options.get("stream") and VERSION_MISMATCH.search(response.content):
+            return self._retry_with_engine_version(request, options)
+        if _is_proxy_refusal(response):
+            raise ProxyRefusal(request, self._address)
         return response
 
-    def _heard(self, request: PreparedRequest, options: dict[str, Any]) -> Response:
+    def _send_once(self, request: PreparedRequest, options: dict[str, Any]) -> Response:
         """An answer, or for a change whose answer is lost what can be seen of it.
 
         Raises:
             AnswerLost: a change may have happened.
         """
         try:
-            response = self._bounded(request, options)
+            response = self._send_with_deadline(request, options)
         except requests.RequestException as error:
             if isinstance(error, requests.Timeout):
-                self._pulse.silent = True
-            if request.method in READS or _never_sent(error):
+                self._health.timed_out = True
+            if request.method in READ_METHODS or _never_sent(error):
                 raise
-            self._pulse.away = True
-            raise AnswerLost(request, self._observed(request)) from error
-        self._pulse.beat()
-        self._pulse.podman = PODMAN in response.headers
-        if response.status_code in REDIRECTS:
+            self._health.disconnected = True
+            raise AnswerLost(request, self._observe_state(request)) from error
+        self._health.record_answer()
+        self._health.is_podman = PODMAN_HEADER in response.headers
+        if response.status_code in REDIRECT_STATUSES:
             response.close()
             raise Redirected("the engine answered with a redirect", request=request)
         return response
 
-    def _bounded(self, request: PreparedRequest, options: dict[str, Any]) -> Response:
+    def _send_with_deadline(self, request: PreparedRequest, options: dict[str, Any]) -> Response:
         """`requests` bounds each wait for a byte; an answer to a read is bounded as a whole."""
         seconds = options.get("timeout")
-        if request.method not in READS or options.get("stream") or not isinstance(seconds, int | float):
+        if request.method not in READ_METHODS or options.get("stream") or not isinstance(seconds, int | float):
             return super().send(request, **options)
         deadline = time.monotonic() + seconds
         response = super().send(request, **{**options, "stream": True})
@@ -184,23 +184,23 @@ class EngineClient(APIClient):
         response._content = bytes(body)
         return response
 
-    def _in_its_version(self, request: PreparedRequest, options: dict[str, Any]) -> Response:
+    def _retry_with_engine_version(self, request: PreparedRequest, options: dict[str, Any]) -> Response:
         """The engine was exchanged for one that does not speak our version, and refused: ask in the one it speaks."""
-        self._pulse.away = True
+        self._health.disconnected = True
         found = self.version(api_version=False)
         self._version = str(found["ApiVersion"])
         assert request.url is not None
         request.url = IN_PATH.sub(rf"/v{self._version}\1", request.url, count=1)
-        return self._heard(request, options)
+        return self._send_once(request, options)
 
-    def _observed(self, request: PreparedRequest) -> str:
+    def _observe_state(self, request: PreparedRequest) -> str:
         """The state of the container that a change was about, in words; empty when it cannot be told."""
         match = re.search(r"(/v[\d.]+/containers/)(?:create\?(?:.*&)?name=)?([^/?&]+)", request.url or "")
         if not match or match[2] == "create":
             return ""
         try:
             url = self._url("/containers/{0}/json", unquote(match[2]))
-            response = super().send(self.prepare_request(requests.Request("GET", url)), timeout=OBSERVING_SECONDS)
+            response = super().send(self.prepare_request(requests.Request("GET", url)), timeout=OBSERVE_TIMEOUT)
             if response.status_code == 404:
                 return "it is not there now"
             return f"it is {response.json()['State']['Status']} now"
@@ -219,19 +219,19 @@ class EngineClient(APIClient):
         try:
             return super()._result(response, json=json, binary=binary)  # type: ignore[misc]  # the stubs leave it out
         except requests.JSONDecodeError as error:
-            if response.request.method in READS:
+            if response.request.method in READ_METHODS:
                 raise
-            raise AnswerLost(response.request, self._observed(response.request)) from error
+            raise AnswerLost(response.request, self._observe_state(response.request)) from error
 
 
 def _never_sent(error: BaseException) -> bool:
     """Whether a failure came before the engine could hear anything."""
     if isinstance(error, requests.ConnectTimeout):
         return True
-    return any(isinstance(cause, NOT_SENT) for cause in causes(error))
+    return any(isinstance(cause, NOT_SENT) for cause in cause_chain(error))
 
 
-def causes(error: BaseException) -> list[BaseException]:
+def cause_chain(error: BaseException) -> list[BaseException]:
     """An error and what it came from, the outermost first: the SDK wraps errors several times."""
     chain = []
     seen: BaseException | None = error
@@ -241,15 +241,15 @@ def causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _is_of_a_proxy(response: Response) -> bool:
+def _is_proxy_refusal(response: Response) -> bool:
     """Whether a refusal comes from a proxy before the engine: an engine explains its own in JSON.
 
     Podman has plain text for an address that it does not know.
     """
-    if response.status_code not in REFUSALS:
+    if response.status_code not in REFUSAL_STATUSES:
         return False
     try:
         words = response.json()["message"]
     except (requests.JSONDecodeError, KeyError, TypeError):
         return response.status_code not in (404, 405) or response.content.lstrip().startswith(b"<")
-    return response.status_code != 404 and bool(FORBIDDEN.fullmatch(str(words)))
+    return response.status_code != 404 and bool(PROXY_MESSAGE.fullmatch(str(words)))

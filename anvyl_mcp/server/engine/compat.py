@@ -12,14 +12,16 @@ from typing import Any, TypeVar
 
 from anvyl_mcp.core.errors import EngineError
 
-Read = TypeVar("Read")
+Parsed = TypeVar("Parsed")
+EngineObject = Mapping[str, Any]
+"""An object of the engine's API, as decoded from JSON."""
 
 NEVER = "0001-01-01T00:00:00Z"
-UNREADABLE = (EngineError, TypeError, ValueError, KeyError, AttributeError, OverflowError)
+PARSE_ERRORS = (EngineError, TypeError, ValueError, KeyError, AttributeError, OverflowError)
 """What goes wrong with one entry that is not as entries are."""
 
 
-def nonsense() -> EngineError:
+def unreadable_answer() -> EngineError:
     """The error for an answer that no Docker engine gives."""
     return EngineError(
         "the Docker engine answered something that cannot be understood",
@@ -27,31 +29,31 @@ def nonsense() -> EngineError:
     )
 
 
-def each(answer: Any, read: Callable[[dict[str, Any]], Read]) -> list[Read]:
+def parse_list(answer: Any, read: Callable[[dict[str, Any]], Parsed]) -> list[Parsed]:
     """What `read` makes of every entry of a list, without those that it cannot read; null is an empty list.
 
     Raises:
         EngineError: it is no list, or nothing in it can be read.
     """
     if not isinstance(answer, list | None):
-        raise nonsense()
+        raise unreadable_answer()
     found = []
     for entry in answer or ():
-        with suppress(*UNREADABLE):
-            found.append(read(fields(entry)))
+        with suppress(*PARSE_ERRORS):
+            found.append(read(require_object(entry)))
     if answer and not found:
-        raise nonsense()
+        raise unreadable_answer()
     return found
 
 
-def fields(answer: Any) -> dict[str, Any]:
+def require_object(answer: Any) -> dict[str, Any]:
     """One object.
 
     Raises:
         EngineError: it is something else.
     """
     if not isinstance(answer, dict):
-        raise nonsense()
+        raise unreadable_answer()
     return answer
 
 
@@ -65,12 +67,12 @@ def objects(value: Any) -> list[dict[str, Any]]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def word(value: Any) -> str:
+def string(value: Any) -> str:
     """A text; an empty one for anything else."""
     return value if isinstance(value, str) else ""
 
 
-def words(value: Any) -> list[str]:
+def strings(value: Any) -> list[str]:
     """A list of texts; one text is a list too."""
     found = [value] if isinstance(value, str) else value
     return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
@@ -92,19 +94,19 @@ def labels(value: Any) -> dict[str, str]:
         EngineError: they cannot be read: what they forbid would be allowed.
     """
     if isinstance(value, list):
-        return {name: rest for name, _, rest in (one.partition("=") for one in words(value))}
-    return {str(name): "" if one is None else str(one) for name, one in fields(value or {}).items()}
+        return {name: rest for name, _, rest in (one.partition("=") for one in strings(value))}
+    return {str(name): "" if one is None else str(one) for name, one in require_object(value or {}).items()}
 
 
-def listed(answer: Any) -> dict[str, Any]:
+def container_entry(answer: Any) -> dict[str, Any]:
     """One entry of `GET /containers/json`."""
-    entry = identified(answer)
+    entry = require_id(answer)
     return {
         **entry,
-        "Names": words(entry.get("Names")),
-        "Image": word(entry.get("Image")),
-        "State": word(entry.get("State")).lower(),
-        "Status": word(entry.get("Status")),
+        "Names": strings(entry.get("Names")),
+        "Image": string(entry.get("Image")),
+        "State": string(entry.get("State")).lower(),
+        "Status": string(entry.get("Status")),
         "Created": entry.get("Created"),
         "Ports": [_port(port) for port in objects(entry.get("Ports"))],
         "Labels": labels(entry.get("Labels")),
@@ -113,22 +115,22 @@ def listed(answer: Any) -> dict[str, Any]:
     }
 
 
-def inspected(answer: Any) -> dict[str, Any]:
+def container_details(answer: Any) -> dict[str, Any]:
     """`GET /containers/{name}/json`. Since API 1.52 addresses stand only under `Networks`."""
-    found = identified(answer)
+    found = require_id(answer)
     config, network, host = (mapping(found.get(part)) for part in ("Config", "NetworkSettings", "HostConfig"))
     networks = {name: mapping(one) for name, one in mapping(network.get("Networks")).items()}
     return {
         **found,
-        "Name": word(found.get("Name")) or found["Id"][:12],
-        "Created": word(found.get("Created")) or NEVER,
+        "Name": string(found.get("Name")) or found["Id"][:12],
+        "Created": string(found.get("Created")) or NEVER,
         "RestartCount": number(found.get("RestartCount")) or 0,
         "Config": {
             **config,
-            "Image": word(config.get("Image")) or word(found.get("ImageName")),
-            "Cmd": words(config.get("Cmd")),
-            "Entrypoint": words(config.get("Entrypoint")),
-            "Env": words(config.get("Env")),
+            "Image": string(config.get("Image")) or string(found.get("ImageName")),
+            "Cmd": strings(config.get("Cmd")),
+            "Entrypoint": strings(config.get("Entrypoint")),
+            "Env": strings(config.get("Env")),
             "Labels": labels(config.get("Labels")),
             "Tty": bool(config.get("Tty")),
         },
@@ -141,28 +143,28 @@ def inspected(answer: Any) -> dict[str, Any]:
         "NetworkSettings": {
             **network,
             "Ports": {name: objects(bound) for name, bound in mapping(network.get("Ports")).items()},
-            "Networks": {name: {**one, "IPAddress": word(one.get("IPAddress"))} for name, one in networks.items()},
+            "Networks": {name: {**one, "IPAddress": string(one.get("IPAddress"))} for name, one in networks.items()},
         },
         "Mounts": [
-            {**mount, "Destination": word(mount.get("Destination")), "Source": word(mount.get("Source"))}
+            {**mount, "Destination": string(mount.get("Destination")), "Source": string(mount.get("Source"))}
             for mount in objects(found.get("Mounts"))
         ],
     }
 
 
-def named(answer: Any) -> dict[str, Any]:
+def network_or_volume(answer: Any) -> dict[str, Any]:
     """A network or a volume."""
-    found = fields(answer)
+    found = require_object(answer)
     if not isinstance(found.get("Name"), str):
-        raise nonsense()
+        raise unreadable_answer()
     return {
         **found,
-        "Driver": word(found.get("Driver")),
-        "Mountpoint": word(found.get("Mountpoint")),
+        "Driver": string(found.get("Driver")),
+        "Mountpoint": string(found.get("Mountpoint")),
         "Labels": labels(found.get("Labels")),
         "IPAM": {**mapping(found.get("IPAM")), "Config": objects(mapping(found.get("IPAM")).get("Config"))},
         "Containers": {
-            name: {**mapping(one), "Name": word(mapping(one).get("Name")) or name[:12]}
+            name: {**mapping(one), "Name": string(mapping(one).get("Name")) or name[:12]}
             for name, one in mapping(found.get("Containers")).items()
         },
     }
@@ -170,12 +172,12 @@ def named(answer: Any) -> dict[str, Any]:
 
 def image(answer: Any) -> dict[str, Any]:
     """One entry of `GET /images/json`."""
-    entry = identified(answer)
+    entry = require_id(answer)
     size = number(entry.get("Size"))
     return {
         **entry,
-        "RepoTags": words(entry.get("RepoTags")),
-        "RepoDigests": words(entry.get("RepoDigests")),
+        "RepoTags": strings(entry.get("RepoTags")),
+        "RepoDigests": strings(entry.get("RepoDigests")),
         "Size": number(entry.get("VirtualSize")) if size is None else size,
         "Created": entry.get("Created"),
         "Labels": labels(entry.get("Labels")),
@@ -186,48 +188,48 @@ def image(answer: Any) -> dict[str, Any]:
 
 def info(answer: Any) -> dict[str, Any]:
     """`GET /info`."""
-    found = fields(answer)
+    found = require_object(answer)
     counts = ("Containers", "ContainersRunning", "Images", "NCPU", "MemTotal")
     texts = ("Name", "OperatingSystem")
     return {
         **found,
         **{name: number(found.get(name)) or 0 for name in counts},
-        **{name: word(found.get(name)) for name in texts},
+        **{name: string(found.get(name)) for name in texts},
     }
 
 
 def version(answer: Any) -> dict[str, Any]:
     """`GET /version`."""
-    found = fields(answer)
+    found = require_object(answer)
     if not found.get("ApiVersion"):
-        raise nonsense()
+        raise unreadable_answer()
     components = objects(found.get("Components"))
     return {
         **found,
-        "Version": word(found.get("Version")),
+        "Version": string(found.get("Version")),
         "ApiVersion": str(found["ApiVersion"]),
         "Components": components,
     }
 
 
-def identified(answer: Any) -> dict[str, Any]:
+def require_id(answer: Any) -> dict[str, Any]:
     """An object with an id.
 
     Raises:
         EngineError: it has none.
     """
-    found = fields(answer)
+    found = require_object(answer)
     if not isinstance(found.get("Id"), str):
-        raise nonsense()
+        raise unreadable_answer()
     return found
 
 
 def _port(port: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "Type": word(port.get("Type")) or "tcp",
+        "Type": string(port.get("Type")) or "tcp",
         "PrivatePort": number(port.get("PrivatePort")) or 0,
         "PublicPort": number(port.get("PublicPort")),
-        "IP": word(port.get("IP")),
+        "IP": string(port.get("IP")),
     }
 
 
@@ -235,10 +237,10 @@ def _state(state: Mapping[str, Any]) -> dict[str, Any]:
     health = mapping(state.get("Health"))
     return {
         **state,
-        "Status": word(state.get("Status")).lower() or ("running" if state.get("Running") else "exited"),
-        "Error": word(state.get("Error")),
-        "StartedAt": word(state.get("StartedAt")),
-        "FinishedAt": word(state.get("FinishedAt")),
+        "Status": string(state.get("Status")).lower() or ("running" if state.get("Running") else "exited"),
+        "Error": string(state.get("Error")),
+        "StartedAt": string(state.get("StartedAt")),
+        "FinishedAt": string(state.get("FinishedAt")),
         "ExitCode": code if isinstance(code := state.get("ExitCode"), int) else 0,
-        "Health": {**health, "Status": word(health.get("Status")), "Log": objects(health.get("Log"))},
+        "Health": {**health, "Status": string(health.get("Status")), "Log": objects(health.get("Log"))},
     }

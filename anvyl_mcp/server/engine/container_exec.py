@@ -26,9 +26,9 @@ from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.progress import Progress
 
 POLL_SECONDS = 0.25
-AFTERWARDS_SECONDS = 2.0
+DRAIN_SECONDS = 2.0
 """What is left of the output is read this long after the command was ended."""
-STILL_RUNS = 124
+EXIT_CODE_OF_TIMEOUT = 124
 """The exit code told for a command that has none yet, as `timeout` does."""
 NOT_STARTED = re.compile(r"(?:Error: )?(?:OCI runtime exec failed|(?:\w+: )?exec failed)")
 """How Docker and Podman begin when they cannot start a command; where others would print."""
@@ -45,7 +45,7 @@ class ExecOutput(CommandOutput):
         return "\n".join(part for part in (super().text(), self.note) if part)
 
 
-class _Output:
+class _OutputBuffer:
     """The beginning of what was printed, from frames of the engine's stream."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class _Output:
             kept += piece[:room]
             self.truncated = self.truncated or len(piece) > room
 
-    def words(self, stream: int) -> str:
+    def text_of(self, stream: int) -> str:
         """What one stream said."""
         return text.clean(self.kept[stream].decode("utf-8", "replace"))
 
@@ -87,24 +87,24 @@ def run(
     name = container["Name"].lstrip("/")
     if not container["State"].get("Running"):
         raise Conflict(f"`{name}` does not run, so nothing can be run in it", hint="start it first")
-    client, output = engine.client(), _Output()
+    client, output = engine.client(), _OutputBuffer()
     with engine_errors(doing=f"to run a command in `{name}`"):
         started = client.exec_create(container["Id"], list(words))["Id"]
         stream = client.exec_start(started, socket=True)
     try:
         with engine_errors():
-            ended = _listen(stream, output, time.monotonic() + seconds, progress)
-            note = "" if ended else _end(engine, container["Id"], started)
+            ended = _read_output(stream, output, time.monotonic() + seconds, progress)
+            note = "" if ended else _kill(engine, container["Id"], started)
             if not (ended or note):
-                _listen(stream, output, time.monotonic() + AFTERWARDS_SECONDS, Progress())
+                _read_output(stream, output, time.monotonic() + DRAIN_SECONDS, Progress())
     finally:
         _close(stream)
     if not ended and progress.cancelled:
         raise Cancelled(f"the command in `{name}` was given up{f'; {note}' if note else ' and ended'}")
-    return _told(engine, started, words, name, output, timed_out=not ended, note=note)
+    return _result(engine, started, words, name, output, timed_out=not ended, note=note)
 
 
-def _listen(stream: Any, output: _Output, deadline: float, progress: Progress) -> bool:
+def _read_output(stream: Any, output: _OutputBuffer, deadline: float, progress: Progress) -> bool:
     """Read until the command closes its output; false when time is up or the caller is gone."""
     connection = cast("socket.socket", getattr(stream, "_sock", stream))
     while (left := deadline - time.monotonic()) > 0 and not progress.cancelled:
@@ -119,31 +119,33 @@ def _listen(stream: Any, output: _Output, deadline: float, progress: Progress) -
     return False
 
 
-def _told(
-    engine: Engine, started: str, words: Sequence[str], name: str, output: _Output, *, timed_out: bool, note: str
+def _result(
+    engine: Engine, started: str, words: Sequence[str], name: str, output: _OutputBuffer, *, timed_out: bool, note: str
 ) -> ExecOutput:
     with engine_errors():
         code = engine.client().exec_inspect(started).get("ExitCode")
-    stdout = output.words(STDOUT)
-    said = stdout or output.words(STDERR)
+    stdout = output.text_of(STDOUT)
+    said = stdout or output.text_of(STDERR)
     if code in (126, 127) and NOT_STARTED.match(said):
-        raise NotFound(f"`{words[0]}` cannot be run in `{name}`: {_reason(said)}", hint="check the program's name")
+        raise NotFound(
+            f"`{words[0]}` cannot be run in `{name}`: {_failure_reason(said)}", hint="check the program's name"
+        )
     return ExecOutput(
-        exit_code=STILL_RUNS if code is None else code,
+        exit_code=EXIT_CODE_OF_TIMEOUT if code is None else code,
         stdout=stdout,
-        stderr=output.words(STDERR),
+        stderr=output.text_of(STDERR),
         truncated=output.truncated,
         timed_out=timed_out,
         note=note,
     )
 
 
-def _reason(words: str) -> str:
+def _failure_reason(words: str) -> str:
     kept = re.split(r": unknown|: OCI runtime ", words.strip())[0]
     return kept.rpartition(": exec: ")[2][:200]
 
 
-def _end(engine: Engine, container: str, started: str) -> str:
+def _kill(engine: Engine, container: str, started: str) -> str:
     """Kill the command with its children; empty when it is gone, else why it may still run."""
     pid = engine.client().exec_inspect(started).get("Pid") or 0
     found = next(_processes(container, pid), None) if pid else None
@@ -155,7 +157,7 @@ def _end(engine: Engine, container: str, started: str) -> str:
             for process in family:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
-            psutil.wait_procs(family, AFTERWARDS_SECONDS)
+            psutil.wait_procs(family, DRAIN_SECONDS)
     except PermissionError:
         return "the command still runs in the container: this user may not end its process"
     return ""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from anvyl_mcp.server.engine.compat import mapping, number, objects
+from anvyl_mcp.server.engine.compat import EngineObject, mapping, number, objects
 from anvyl_mcp.server.tool import Bytes, Row
 
-Raw = Mapping[str, Any]
 
-
-class Kept(Row):
+class DiskUsageRow(Row):
     """What the engine keeps of one kind."""
 
     columns = ("kind", "count", "active", "size", "reclaimable")
@@ -23,7 +20,7 @@ class Kept(Row):
     reclaimable: Bytes
 
 
-NEW = {
+KEYS_SINCE_1_52 = {
     "images": ("ImageUsage", "ImagesUsage", "ImagesDiskUsage"),
     "containers": ("ContainerUsage", "ContainersUsage", "ContainersDiskUsage"),
     "volumes": ("VolumeUsage", "VolumesUsage", "VolumesDiskUsage"),
@@ -32,23 +29,25 @@ NEW = {
 """What each kind is called since API 1.52; releases differ in the spelling."""
 
 
-def read(answer: Raw) -> list[Kept]:
+def parse_usage(answer: EngineObject) -> list[DiskUsageRow]:
     """Images, containers, volumes and build cache, whichever shape the answer has."""
-    if any(name in answer for names in NEW.values() for name in names):
+    if any(name in answer for names in KEYS_SINCE_1_52.values() for name in names):
         return [
-            _summed(kind, mapping(next((answer[name] for name in names if name in answer), {})))
-            for kind, names in NEW.items()
+            _from_totals(kind, mapping(next((answer[name] for name in names if name in answer), {})))
+            for kind, names in KEYS_SINCE_1_52.items()
         ]
     return [
-        _images(answer),
-        _counted("containers", objects(answer.get("Containers")), "SizeRw", lambda one: one.get("State") == "running"),
-        _counted(
+        _from_images(answer),
+        _from_items(
+            "containers", objects(answer.get("Containers")), "SizeRw", lambda one: one.get("State") == "running"
+        ),
+        _from_items(
             "volumes",
             [mapping(one.get("UsageData")) for one in objects(answer.get("Volumes"))],
             "Size",
             lambda one: bool(number(one.get("RefCount"))),
         ),
-        _counted(
+        _from_items(
             "build cache",
             [one for one in objects(answer.get("BuildCache")) if not one.get("Shared")],
             "Size",
@@ -57,15 +56,15 @@ def read(answer: Raw) -> list[Kept]:
     ]
 
 
-def volume_sizes(answer: Raw) -> dict[str, float]:
+def volume_sizes(answer: EngineObject) -> dict[str, float]:
     """The size of each volume that the engine knows the size of, by name."""
     known = objects(answer.get("Volumes")) or objects(mapping(answer.get("VolumeUsage")).get("Items"))
     sizes = {str(one.get("Name")): number(mapping(one.get("UsageData")).get("Size")) for one in known}
     return {name: size for name, size in sizes.items() if size is not None}
 
 
-def _summed(kind: str, usage: Raw) -> Kept:
-    return Kept(
+def _from_totals(kind: str, usage: EngineObject) -> DiskUsageRow:
+    return DiskUsageRow(
         kind=kind,
         count=number(usage.get("TotalCount")) or 0,
         active=number(usage.get("ActiveCount")) or 0,
@@ -74,7 +73,7 @@ def _summed(kind: str, usage: Raw) -> Kept:
     )
 
 
-def _images(answer: Raw) -> Kept:
+def _from_images(answer: EngineObject) -> DiskUsageRow:
     """Layers are shared, so what images in use need is taken from the sum of all layers.
 
     Podman has an entry for each name of an image, and no sum.
@@ -83,14 +82,16 @@ def _images(answer: Raw) -> Kept:
     size = number(answer.get("LayersSize")) or sum(number(one.get("Size")) or 0 for one in images)
     active = [one for one in images if number(one.get("Containers"))]
     used = sum((number(one.get("Size")) or 0) - (number(one.get("SharedSize")) or 0) for one in active)
-    return Kept(
+    return DiskUsageRow(
         kind="images", count=len(images), active=len(active), size=size, reclaimable=max(0, size - used) if size else 0
     )
 
 
-def _counted(kind: str, found: Sequence[Raw], size: str, is_active: Callable[[Raw], bool]) -> Kept:
+def _from_items(
+    kind: str, found: Sequence[EngineObject], size: str, is_active: Callable[[EngineObject], bool]
+) -> DiskUsageRow:
     sizes = [(number(one.get(size)) or 0, is_active(one)) for one in found]
-    return Kept(
+    return DiskUsageRow(
         kind=kind,
         count=len(found),
         active=sum(active for _, active in sizes),

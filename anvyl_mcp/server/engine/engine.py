@@ -15,39 +15,39 @@ from docker.constants import MINIMUM_DOCKER_API_VERSION
 
 from anvyl_mcp.core.errors import Conflict, NotFound, did_you_mean
 from anvyl_mcp.server.engine import compat, sockets
-from anvyl_mcp.server.engine.client import EngineClient, Pulse
-from anvyl_mcp.server.engine.engine_errors import engine_errors, no_answer
-from anvyl_mcp.server.engine.sockets import Place
+from anvyl_mcp.server.engine.client import EngineClient, EngineHealth
+from anvyl_mcp.server.engine.engine_errors import engine_errors, engine_timeout
+from anvyl_mcp.server.engine.sockets import EngineEndpoint
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.guardrails import check_labels
 from anvyl_mcp.server.tool import CALLED, HELD, Injected
 
-PING = 3
-QUICK = 5
+PING_TIMEOUT = 3
+READ_TIMEOUT = 5
 """Seconds for a list or an inspect: an engine that needs longer hangs."""
-SLOW = 130
+CHANGE_TIMEOUT = 130
 """Seconds for stopping, creating and removing."""
-PULL = 600
-KNOCK = 1
+PULL_TIMEOUT = 600
+PROBE_TIMEOUT = 1
 """Seconds for an engine that was silent to show that it lives again."""
-READERS = 8
+MAX_CONCURRENT_READS = 8
 """Calls that only read, at once: so many threads wait for an engine that hangs, and no more."""
-PATIENCE = 2
+SLOT_CHECK_SECONDS = 2
 """Seconds a call waits for its turn while the engine says nothing to those before it."""
 
 
-class _Link:
+class _Connection:
     """One engine as it was found: where, in which version, and a client for each time limit."""
 
-    def __init__(self, place: Place, pulse: Pulse, version: str) -> None:
-        self.place, self.version, self._pulse = place, version, pulse
+    def __init__(self, endpoint: EngineEndpoint, health: EngineHealth, version: str) -> None:
+        self.endpoint, self.version, self._health = endpoint, version, health
         self._clients: dict[int, EngineClient] = {}
 
     def client(self, seconds: int) -> EngineClient:
         if seconds not in self._clients:
-            tls: dict[str, Any] = {"tls": self.place.tls} if self.place.tls else {}
+            tls: dict[str, Any] = {"tls": self.endpoint.tls} if self.endpoint.tls else {}
             self._clients[seconds] = EngineClient(
-                self._pulse, base_url=self.place.url, version=self.version, timeout=seconds, max_pool_size=32, **tls
+                self._health, base_url=self.endpoint.url, version=self.version, timeout=seconds, max_pool_size=32, **tls
             )
         return self._clients[seconds]
 
@@ -61,78 +61,82 @@ class Engine(Injected):
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._environment = environment
-        self._pulse = Pulse()
-        self._link: _Link | None = None
+        self._health = EngineHealth()
+        self._connection: _Connection | None = None
         self._lock = threading.Lock()
-        self._knocking = threading.Lock()
+        self._probe_lock = threading.Lock()
         self._limiter: anyio.CapacityLimiter | None = None
 
-    def client(self, seconds: int = QUICK) -> EngineClient:
+    def client(self, seconds: int = READ_TIMEOUT) -> EngineClient:
         """A client whose requests may take `seconds`; see `engine_sockets.locate` for whose. Use it where you get it.
 
         Raises:
             EngineMissing: none is there.
             Timeout: it hangs, and hung before: nobody waits for it twice.
         """
-        link = self._link
-        if link is None or self._pulse.away or self._pulse.silent:
-            link = self._connect()
+        connection = self._connection
+        if connection is None or self._health.disconnected or self._health.timed_out:
+            connection = self._connect()
         with self._lock:
-            return link.client(seconds)
+            return connection.client(seconds)
 
-    def _connect(self) -> _Link:
+    def _connect(self) -> _Connection:
         """Find the engine and ask for its version; it may have been upgraded since."""
-        silent = self._pulse.silent
-        if silent and not self._knocking.acquire(blocking=False):
-            raise no_answer()
+        silent = self._health.timed_out
+        if silent and not self._probe_lock.acquire(blocking=False):
+            raise engine_timeout()
         try:
-            place = sockets.locate(os.environ if self._environment is None else self._environment)
-            link = _Link(place, self._pulse, _ask_version(place, self._pulse, KNOCK if silent else QUICK))
+            endpoint = sockets.locate(os.environ if self._environment is None else self._environment)
+            connection = _Connection(
+                endpoint,
+                self._health,
+                _latest_api_version(endpoint, self._health, PROBE_TIMEOUT if silent else READ_TIMEOUT),
+            )
         finally:
             if silent:
-                self._knocking.release()
-        self._pulse.away = False
-        known = self._link
-        if known and (known.place.url, known.version) == (link.place.url, link.version):
+                self._probe_lock.release()
+        self._health.disconnected = False
+        known = self._connection
+        if known and (known.endpoint.url, known.version) == (connection.endpoint.url, connection.version):
             return known
-        self._link = link
-        return link
+        self._connection = connection
+        return connection
 
     @property
     def socket(self) -> Path | None:
         """Where the engine listens on this machine; None when it is reached another way."""
-        return self.place.path
+        return self.endpoint.path
 
     @property
     def is_podman(self) -> bool:
         """Whether the engine that answered last is Podman."""
-        return self._pulse.podman
+        return self._health.is_podman
 
     @property
-    def place(self) -> Place:
+    def endpoint(self) -> EngineEndpoint:
         """The engine's address and how it was chosen; the usual one while none is found."""
-        if self._link:
-            return self._link.place
+        if self._connection:
+            return self._connection.endpoint
         environment = os.environ if self._environment is None else self._environment
-        return sockets.expected(environment)
+        return sockets.locate_or_default(environment)
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def read_slot(self) -> AsyncIterator[None]:
         """Room for one call that reads.
 
         Raises:
             Timeout: the engine answers nobody, so waiting for those before it is vain.
         """
         if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(READERS)
+            self._limiter = anyio.CapacityLimiter(MAX_CONCURRENT_READS)
         taken = False
         while not taken:
             began = time.monotonic()
-            with anyio.move_on_after(PATIENCE) as waiting:
+            with anyio.move_on_after(SLOT_CHECK_SECONDS) as waiting:
                 await self._limiter.acquire_on_behalf_of(waiting)
                 taken, borrower = True, waiting
-            if not taken and (self._pulse.silent or self._pulse.answered < began):
-                raise no_answer()
+            if not taken and (self._health.timed_out or self._health.last_answer < began):
+                raise engine_timeout()
         try:
             yield
         finally:
@@ -145,7 +149,7 @@ class Engine(Injected):
             EngineError, Timeout: it does not.
         """
         with engine_errors():
-            self.client(PING).ping()
+            self.client(PING_TIMEOUT).ping()
 
     def version(self) -> dict[str, Any]:
         """`GET /version`."""
@@ -161,12 +165,12 @@ class Engine(Injected):
         """`GET /containers/json`: one request, whatever the number of containers."""
         filters = {"label": label} if label else None
         with engine_errors():
-            return compat.each(self.client().containers(all=all, filters=filters), compat.listed)
+            return compat.parse_list(self.client().containers(all=all, filters=filters), compat.container_entry)
 
     def images(self, **filters: bool) -> list[dict[str, Any]]:
         """`GET /images/json`."""
         with engine_errors():
-            return compat.each(self.client().images(filters=filters or None), compat.image)
+            return compat.parse_list(self.client().images(filters=filters or None), compat.image)
 
     def container(self, name: str) -> dict[str, Any]:
         """The container that a tool was asked for, if its labels leave it to that tool; a miss names what is near.
@@ -177,25 +181,27 @@ class Engine(Injected):
             Conflict: it is not the one that this change has for itself.
         """
         found = self.inspect(name)
-        check_held("container", name, found["Id"])
+        check_unchanged("container", name, found["Id"])
         if tool := CALLED.get():
             check_labels(tool, found)
         return found
 
     def inspect(self, name: str) -> dict[str, Any]:
         """`GET /containers/{name}/json`, for a tool's own bookkeeping: what it did to a container it may use."""
-        with engine_errors(missing=lambda: self.no_container(name), several=lambda: self._several(name)):
-            return compat.inspected(self.client().inspect_container(name))
+        with engine_errors(
+            missing=lambda: self.missing_container(name), several=lambda: self._ambiguous_container(name)
+        ):
+            return compat.container_details(self.client().inspect_container(name))
 
-    def no_container(self, name: str) -> NotFound:
+    def missing_container(self, name: str) -> NotFound:
         """The error for a container that is not there, with near names."""
         known = [own_name(entry) for entry in self.containers(all=True)]
         hint = did_you_mean(name, known) or "there are no containers on this host"
         return NotFound(f"there is no container `{object_names.shown(name)}`", hint=hint)
 
-    def _several(self, prefix: str) -> Conflict:
+    def _ambiguous_container(self, prefix: str) -> Conflict:
         known = [(own_name(entry), entry["Id"]) for entry in self.containers(all=True)]
-        return which_one("container", prefix, known)
+        return ambiguous_id("container", prefix, known)
 
     def image_id(self, image: str) -> str:
         """The id of an image on this host; empty when there is none of that name."""
@@ -210,7 +216,7 @@ class Engine(Injected):
         """A volume of exactly this name; None when there is none. Podman also takes the beginning of a name."""
         try:
             with engine_errors(missing=lambda: NotFound(f"there is no volume `{object_names.shown(name)}`")):
-                found = compat.named(self.client().inspect_volume(name))
+                found = compat.network_or_volume(self.client().inspect_volume(name))
         except NotFound:
             return None
         return found if found["Name"] == name else None
@@ -218,14 +224,14 @@ class Engine(Injected):
     def close(self) -> None:
         """Close every connection."""
         with self._lock:
-            if self._link:
-                self._link.close()
-            self._link = None
+            if self._connection:
+                self._connection.close()
+            self._connection = None
 
 
-def _ask_version(place: Place, pulse: Pulse, seconds: int) -> str:
+def _latest_api_version(endpoint: EngineEndpoint, health: EngineHealth, seconds: int) -> str:
     """The newest API version that the engine speaks."""
-    asking = _Link(place, pulse, MINIMUM_DOCKER_API_VERSION)
+    asking = _Connection(endpoint, health, MINIMUM_DOCKER_API_VERSION)
     try:
         with engine_errors():
             return str(compat.version(asking.client(seconds).version(api_version=False))["ApiVersion"])
@@ -233,7 +239,7 @@ def _ask_version(place: Place, pulse: Pulse, seconds: int) -> str:
         asking.close()
 
 
-def which_one(kind: str, prefix: str, known: Iterable[tuple[str, str]]) -> Conflict:
+def ambiguous_id(kind: str, prefix: str, known: Iterable[tuple[str, str]]) -> Conflict:
     """The error for the beginning of several ids; `known`: names and ids."""
     fitting = sorted((name, number) for name, number in known if number.removeprefix("sha256:").startswith(prefix))
     shown = ", ".join(f"`{name}` ({number.removeprefix('sha256:')[:12]})" for name, number in fitting[:8])
@@ -243,7 +249,7 @@ def which_one(kind: str, prefix: str, known: Iterable[tuple[str, str]]) -> Confl
     )
 
 
-def check_held(kind: str, name: str, identity: str) -> None:
+def check_unchanged(kind: str, name: str, identity: str) -> None:
     """Return when an object is the one that this call was allowed to use under that name, or no other is known.
 
     Raises:

@@ -26,7 +26,14 @@ from anvyl_mcp.core.errors import (
     Unknown,
 )
 from anvyl_mcp.server.engine import compat
-from anvyl_mcp.server.engine.client import READS, AnswerLost, NotAllowed, NotAName, Redirected, causes
+from anvyl_mcp.server.engine.client import (
+    READ_METHODS,
+    AnswerLost,
+    InvalidObjectName,
+    ProxyRefusal,
+    Redirected,
+    cause_chain,
+)
 from anvyl_mcp.server.policy import object_names
 
 PORT_TAKEN = re.compile(
@@ -38,17 +45,17 @@ NAME_TAKEN = re.compile(r'container name "/?([^"]+)" is already in use', re.IGNO
 
 AMBIGUOUS = re.compile(r"multiple ids found|is ambiguous|more than one (?:result|container|network)", re.IGNORECASE)
 
-LOG = "its own log says more: journalctl -u docker (or -u podman)"
+LOG_HINT = "its own log says more: journalctl -u docker (or -u podman)"
 LONG_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
-STATE = re.compile(r"container state improper|as it is (?:running|paused)", re.IGNORECASE)
-EXISTS = re.compile(r"already (?:used|exists|in use)", re.IGNORECASE)
-ABSENT = re.compile(r"(?:network|volume|image|container) not found|no such (?:network|volume|image|container)", re.I)
+WRONG_STATE = re.compile(r"container state improper|as it is (?:running|paused)", re.IGNORECASE)
+ALREADY_EXISTS = re.compile(r"already (?:used|exists|in use)", re.IGNORECASE)
+NOT_FOUND = re.compile(r"(?:network|volume|image|container) not found|no such (?:network|volume|image|container)", re.I)
 NO_PROGRAM = re.compile(r'exec: "(.*?)": (stat .*?: no such file or directory|executable file not found in \$PATH)')
 """What Podman says with a 500, where Docker has a status of its own."""
-PLUGIN = re.compile(r"denied by plugin", re.IGNORECASE)
-TAG = re.compile(r"<(?:style|script|title)\b.*?</\w+>|<[^>]*>", re.IGNORECASE | re.DOTALL)
-IDS = re.compile(r"/[0-9a-f]{12,64}(?=/|$)")
-SECTIONS = frozenset(
+DENIED_BY_PLUGIN = re.compile(r"denied by plugin", re.IGNORECASE)
+HTML_TAG = re.compile(r"<(?:style|script|title)\b.*?</\w+>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+ID_IN_PATH = re.compile(r"/[0-9a-f]{12,64}(?=/|$)")
+PROXY_SECTIONS = frozenset(
     {"_ping", "auth", "build", "commit", "configs", "containers", "distribution", "events", "exec", "images", "info"}
     | {
         "networks",
@@ -66,7 +73,7 @@ SECTIONS = frozenset(
 )
 """Parts of the engine's API that a socket proxy opens one by one."""
 
-PROTOCOL = urllib3.exceptions.ProtocolError | requests.exceptions.ChunkedEncodingError
+PROTOCOL_ERRORS = urllib3.exceptions.ProtocolError | requests.exceptions.ChunkedEncodingError
 
 
 @contextmanager
@@ -81,38 +88,38 @@ def engine_errors(
     """
     try:
         yield
-    except NotAName as error:
+    except InvalidObjectName as error:
         raise (missing() if missing else NotFound(str(error), hint=object_names.form(error.kind))) from error
     except Redirected as error:
         raise EngineError(
             "the Docker engine answered with a redirect, which is not followed", hint="check DOCKER_HOST"
         ) from error
     except ImageNotFound as error:
-        raise NotFound(_words(error) or "there is no such image", hint="see `list_images`") from error
+        raise NotFound(_explanation(error) or "there is no such image", hint="see `list_images`") from error
     except APIError as error:
         if error.status_code == 404 and missing is not None:
             raise missing() from error
-        if several is not None and AMBIGUOUS.search(_words(error)):
+        if several is not None and AMBIGUOUS.search(_explanation(error)):
             raise several() from error
-        raise _refusal(error, doing) from error
+        raise _from_api_error(error, doing) from error
     except AnswerLost as error:
-        raise _lost(error, doing) from error
-    except NotAllowed as error:
-        raise _not_allowed(error, doing) from error
+        raise _unknown_outcome(error, doing) from error
+    except ProxyRefusal as error:
+        raise _proxy_refusal(error, doing) from error
     except requests.Timeout as error:
-        raise no_answer() from error
+        raise engine_timeout() from error
     except (requests.JSONDecodeError, json.JSONDecodeError, struct.error) as error:
-        raise compat.nonsense() from error
+        raise compat.unreadable_answer() from error
     except (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise _unreachable(error) from error
+        raise _from_connection_error(error) from error
 
 
-def no_answer() -> Timeout:
+def engine_timeout() -> Timeout:
     """The error for an engine that hangs."""
     return Timeout("the Docker engine does not answer", hint="look at its log: journalctl -u docker")
 
 
-def _lost(error: AnswerLost, doing: str) -> Unknown:
+def _unknown_outcome(error: AnswerLost, doing: str) -> Unknown:
     """A change was asked for and the answer never came."""
     what = f"whether it managed {doing}" if doing else "whether it did what it was asked"
     seen = f"; {error.observed}" if error.observed else ""
@@ -122,26 +129,26 @@ def _lost(error: AnswerLost, doing: str) -> Unknown:
     )
 
 
-def _not_allowed(error: NotAllowed, doing: str) -> Denied:
+def _proxy_refusal(error: ProxyRefusal, doing: str) -> Denied:
     """A socket proxy lets pass what it was set up for; the names are those of docker-socket-proxy and its kin."""
-    what = doing or f"{error.method} {IDS.sub('/*', error.path)}"
-    sections = [part.strip("_").upper() for part in error.path.split("/") if part in SECTIONS]
-    switches = [*(["POST=1"] if error.method not in READS else []), *(f"{section}=1" for section in sections)]
+    what = doing or f"{error.method} {ID_IN_PATH.sub('/*', error.path)}"
+    sections = [part.strip("_").upper() for part in error.path.split("/") if part in PROXY_SECTIONS]
+    switches = [*(["POST=1"] if error.method not in READ_METHODS else []), *(f"{section}=1" for section in sections)]
     return Denied(
         f"the socket proxy at {error.address} does not allow {what}",
         hint=f"set {text.joined(switches) or 'what it needs'} where it is started, or point DOCKER_HOST at the engine",
     )
 
 
-def _refusal(error: APIError, doing: str) -> AnvylError:
-    words = _words(error)
+def _from_api_error(error: APIError, doing: str) -> AnvylError:
+    words = _explanation(error)
     if match := PORT_TAKEN.search(words):
         return Conflict(f"port {match[1]} is already in use on this host", hint="publish another port, like 8081:80")
     if match := NAME_TAKEN.search(words):
         return Conflict(f"there is a container `{match[1]}` already", hint="choose another name, or remove it first")
     if match := NO_PROGRAM.search(words):
         return InvalidInput(f"the image has no program `{match[1]}`", hint="check the command")
-    if error.status_code == 500 and (known := _known(words)):
+    if error.status_code == 500 and (known := _from_podman_message(words)):
         return known
     match error.status_code:
         case 404:
@@ -152,7 +159,7 @@ def _refusal(error: APIError, doing: str) -> AnvylError:
             return EngineError(
                 f"the Docker engine does not speak our version of its API: {words}", hint="upgrade the engine or Anvyl"
             )
-        case 403 if PLUGIN.search(words):
+        case 403 if DENIED_BY_PLUGIN.search(words):
             return Denied(
                 words, hint="an authorization plugin of the engine decides that; ask the person who set it up"
             )
@@ -162,23 +169,23 @@ def _refusal(error: APIError, doing: str) -> AnvylError:
             return InvalidInput(words or "the engine refused the request")
         case status:
             what = f" {doing}" if doing else ""
-            return EngineError(f"the Docker engine failed{what}: {words or f'HTTP {status}'}", hint=LOG)
+            return EngineError(f"the Docker engine failed{what}: {words or f'HTTP {status}'}", hint=LOG_HINT)
 
 
-def _known(words: str) -> AnvylError | None:
+def _from_podman_message(words: str) -> AnvylError | None:
     """What Podman's words mean."""
-    if STATE.search(words):
+    if WRONG_STATE.search(words):
         return Conflict(words, hint="stop it first, or use `force`")
-    if EXISTS.search(words):
+    if ALREADY_EXISTS.search(words):
         return Conflict(words, hint="use it, or choose another name")
-    if ABSENT.search(words):
+    if NOT_FOUND.search(words):
         return NotFound(words)
     return None
 
 
-def _unreachable(error: BaseException) -> AnvylError:
+def _from_connection_error(error: BaseException) -> AnvylError:
     """Why there is no engine, told from the whole chain of causes: the SDK wraps them several times."""
-    chain = causes(error)
+    chain = cause_chain(error)
     for cause in chain:
         if isinstance(cause, AnvylError):
             return cause
@@ -193,8 +200,8 @@ def _unreachable(error: BaseException) -> AnvylError:
                 hint="start it (sudo systemctl start docker), or point DOCKER_HOST at it",
             )
         if isinstance(cause, TimeoutError | BlockingIOError | urllib3.exceptions.TimeoutError):
-            return no_answer()
-    if any(isinstance(cause, ConnectionError | http.client.HTTPException | PROTOCOL) for cause in chain):
+            return engine_timeout()
+    if any(isinstance(cause, ConnectionError | http.client.HTTPException | PROTOCOL_ERRORS) for cause in chain):
         return EngineError(
             "the Docker engine broke off its answer", hint="check that it runs (journalctl -u docker) and ask again"
         )
@@ -202,9 +209,9 @@ def _unreachable(error: BaseException) -> AnvylError:
     return EngineMissing(f"no Docker engine can be reached: {words}", hint="check DOCKER_HOST")
 
 
-def _words(error: APIError) -> str:
+def _explanation(error: APIError) -> str:
     """The engine's own explanation on one line, cleaned, without the SDK's decoration or a proxy's HTML."""
     said = str(error.explanation or "").strip()
     if said.startswith("<"):
-        said = " ".join(TAG.sub(" ", said).split())
+        said = " ".join(HTML_TAG.sub(" ", said).split())
     return LONG_ID.sub(r"\1", text.clean(said))[:400]

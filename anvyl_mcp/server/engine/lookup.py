@@ -10,59 +10,59 @@ from pydantic import Field
 
 from anvyl_mcp.core.errors import AnvylError, NotFound, did_you_mean
 from anvyl_mcp.server.engine import compat, timestamps
-from anvyl_mcp.server.engine.engine import SLOW, Engine, check_held, which_one
+from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, ambiguous_id, check_unchanged
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.guardrails import check_labels
 from anvyl_mcp.server.tool import CALLED
 
-Raw = dict[str, Any]
 
-
-def _existing(kind: str) -> Any:
+def _existing_object(kind: str) -> Any:
     return Field(min_length=1, json_schema_extra={"x-names": kind})
 
 
-ImageName = Annotated[str, _existing("image")]
-NetworkName = Annotated[str, _existing("network")]
-VolumeName = Annotated[str, _existing("volume")]
+ImageName = Annotated[str, _existing_object("image")]
+NetworkName = Annotated[str, _existing_object("network")]
+VolumeName = Annotated[str, _existing_object("volume")]
 """Objects that must exist; `x-names` lets a caller find the host where they live."""
 
 
-def image(engine: Engine, name: str) -> Raw:
+def find_image(engine: Engine, name: str) -> dict[str, Any]:
     """An image by tag, id or digest."""
 
     def missing() -> AnvylError:
-        known = images(engine)
-        ids = [(next(tags_of(entry), "untagged"), str(entry["Id"])) for entry in known]
+        known = list_images(engine)
+        ids = [(next(image_tags(entry), "untagged"), str(entry["Id"])) for entry in known]
         # Docker knows no image by an ambiguous id, and does not say why.
         if sum(number.removeprefix("sha256:").startswith(name.removeprefix("sha256:")) for _, number in ids) > 1:
-            return which_one("image", name.removeprefix("sha256:"), ids)
-        return _no("image", name, [tag for entry in known for tag in tags_of(entry)])
+            return ambiguous_id("image", name.removeprefix("sha256:"), ids)
+        return _not_found("image", name, [tag for entry in known for tag in image_tags(entry)])
 
     with engine_errors(missing=missing):
         try:
             found = engine.client().inspect_image(name)  # type: ignore[no-untyped-call]  # the stubs leave it out
         except ImageNotFound as error:
             raise missing() from error
-    return _checked("image", compat.image(found), name, name)
+    return _check_access("image", compat.image(found), name, name)
 
 
-def network(engine: Engine, name: str) -> Raw:
+def find_network(engine: Engine, name: str) -> dict[str, Any]:
     """A network by name or id."""
     with engine_errors(
-        missing=lambda: _no("network", name, [one["Name"] for one in networks(engine)]),
-        several=lambda: which_one("network", name, [(one["Name"], str(one.get("Id"))) for one in networks(engine)]),
+        missing=lambda: _not_found("network", name, [one["Name"] for one in list_networks(engine)]),
+        several=lambda: ambiguous_id(
+            "network", name, [(one["Name"], str(one.get("Id"))) for one in list_networks(engine)]
+        ),
     ):
-        found = compat.identified(compat.named(engine.client().inspect_network(name)))
-    return _checked("network", found, name, str(found["Name"]))
+        found = compat.require_id(compat.network_or_volume(engine.client().inspect_network(name)))
+    return _check_access("network", found, name, str(found["Name"]))
 
 
-def volume(engine: Engine, name: str) -> Raw:
+def find_volume(engine: Engine, name: str) -> dict[str, Any]:
     """A volume by name."""
     if (found := engine.volume(name)) is None:
-        raise _no("volume", name, [one["Name"] for one in volumes(engine)])
-    return _checked("volume", found, name, name)
+        raise _not_found("volume", name, [one["Name"] for one in list_volumes(engine)])
+    return _check_access("volume", found, name, name)
 
 
 def identity(kind: str, found: Mapping[str, Any]) -> str:
@@ -70,46 +70,46 @@ def identity(kind: str, found: Mapping[str, Any]) -> str:
     if kind != "volume":
         return str(found["Id"])
     labels = sorted(compat.labels(found.get("Labels")).items())
-    return f"{found['Name']}@{made_at(found)} {found.get('Driver')} {found.get('Mountpoint')} {labels}"
+    return f"{found['Name']}@{created_at(found)} {found.get('Driver')} {found.get('Mountpoint')} {labels}"
 
 
-def made_at(volume: Mapping[str, Any]) -> str:
+def created_at(find_volume: Mapping[str, Any]) -> str:
     """When a volume was made, as a listing shows it: plans hold on to that."""
-    return timestamps.written(volume.get("CreatedAt"))
+    return timestamps.to_iso(find_volume.get("CreatedAt"))
 
 
-def images(engine: Engine, **filters: bool) -> list[Raw]:
+def list_images(engine: Engine, **filters: bool) -> list[dict[str, Any]]:
     """`GET /images/json`."""
     return engine.images(**filters)
 
 
-def networks(engine: Engine) -> list[Raw]:
+def list_networks(engine: Engine) -> list[dict[str, Any]]:
     """`GET /networks`."""
     with engine_errors():
-        return compat.each(engine.client().networks(), compat.named)
+        return compat.parse_list(engine.client().networks(), compat.network_or_volume)
 
 
-def volumes(engine: Engine, **filters: bool) -> list[Raw]:
+def list_volumes(engine: Engine, **filters: bool) -> list[dict[str, Any]]:
     """`GET /volumes`; it may have to look at every disk."""
     with engine_errors():
-        answer = compat.fields(engine.client(SLOW).volumes(filters=filters or None))
-        return compat.each(answer.get("Volumes"), compat.named)
+        answer = compat.require_object(engine.client(CHANGE_TIMEOUT).volumes(filters=filters or None))
+        return compat.parse_list(answer.get("Volumes"), compat.network_or_volume)
 
 
-def tags_of(entry: Mapping[str, Any]) -> Iterator[str]:
+def image_tags(entry: Mapping[str, Any]) -> Iterator[str]:
     """The tags of an image; without the engine's word for none."""
     return (tag for tag in entry.get("RepoTags") or () if tag != "<none>:<none>")
 
 
-def _no(kind: str, name: str, known: list[str]) -> NotFound:
+def _not_found(kind: str, name: str, known: list[str]) -> NotFound:
     return NotFound(
         f"there is no {kind} `{object_names.shown(name)}` on this host",
         hint=did_you_mean(name, known) or f"there are no {kind}s here",
     )
 
 
-def _checked(kind: str, found: Raw, asked: str, name: str) -> Raw:
-    check_held(kind, asked, identity(kind, found))
+def _check_access(kind: str, found: dict[str, Any], asked: str, name: str) -> dict[str, Any]:
+    check_unchanged(kind, asked, identity(kind, found))
     if tool := CALLED.get():
         check_labels(tool, {"Name": name, "Labels": found.get("Labels") or (found.get("Config") or {}).get("Labels")})
     return found

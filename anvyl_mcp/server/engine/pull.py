@@ -9,15 +9,22 @@ from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Cancelled, EngineError, EngineMissing, NotFound
-from anvyl_mcp.server.engine.engine import PULL, Engine
+from anvyl_mcp.server.engine.engine import PULL_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.progress import Progress
 
 REPORT_SECONDS = 0.2
-NOT_THERE = ("not found", "manifest unknown", "does not exist", "access denied", "no matching manifest", "denied:")
+NOT_FOUND_PHRASES = (
+    "not found",
+    "manifest unknown",
+    "does not exist",
+    "access denied",
+    "no matching manifest",
+    "denied:",
+)
 
 
-class _Layers:
+class _LayerProgress:
     """How far each layer is."""
 
     def __init__(self) -> None:
@@ -25,7 +32,7 @@ class _Layers:
         self._reported = 0.0
         self._most = 0
 
-    def note(self, event: Mapping[str, Any]) -> None:
+    def update(self, event: Mapping[str, Any]) -> None:
         """Take in one line of the engine's; a layer that is tried again does not go backwards."""
         layer, detail = event.get("id"), event.get("progressDetail") or {}
         if not layer or event.get("status") not in ("Downloading", "Download complete", "Pull complete"):
@@ -45,7 +52,7 @@ class _Layers:
         progress(done, total, f"pulling {image}: {text.size(done)} of {text.size(total)}")
 
 
-def need_image(engine: Engine, image: str, progress: Progress) -> None:
+def ensure_image(engine: Engine, image: str, progress: Progress) -> None:
     """Pull what is not here.
 
     Raises:
@@ -54,12 +61,12 @@ def need_image(engine: Engine, image: str, progress: Progress) -> None:
     if engine.image_id(image):
         return
     try:
-        pull(engine, image, progress)
+        pull_image(engine, image, progress)
     except (NotFound, EngineError) as error:
         raise NotFound(f"there is no image `{image}` on this host, and {error.message}", hint=error.hint) from error
 
 
-def pull(engine: Engine, image: str, progress: Progress) -> None:
+def pull_image(engine: Engine, image: str, progress: Progress) -> None:
     """Fetch an image; `latest` when no tag is named.
 
     Raises:
@@ -67,34 +74,36 @@ def pull(engine: Engine, image: str, progress: Progress) -> None:
         EngineError: it could not be fetched.
         Cancelled: nobody waits any more.
     """
-    layers = _Layers()
+    layers = _LayerProgress()
     progress(0, None, f"pulling {image}")
     try:
         with engine_errors():
-            events = engine.client(PULL).pull(image, tag=None if _tagged(image) else "latest", stream=True, decode=True)
+            events = engine.client(PULL_TIMEOUT).pull(
+                image, tag=None if _has_tag(image) else "latest", stream=True, decode=True
+            )
         with engine_errors(), closing(events):
             for event in events:
                 if reason := (event.get("errorDetail") or {}).get("message") or event.get("error"):
-                    raise _failed(image, str(reason))
+                    raise _pull_error(image, str(reason))
                 if progress.cancelled:
                     raise Cancelled(f"pulling `{image}` was given up; what was fetched so far is kept for the next try")
-                layers.note(event)
+                layers.update(event)
                 layers.report(progress, image)
     except EngineMissing:
         raise
     except (NotFound, EngineError) as error:
         if error.__cause__ is None:
             raise
-        raise _failed(image, error.message) from error
+        raise _pull_error(image, error.message) from error
 
 
-def _failed(image: str, reason: str) -> AnvylError:
+def _pull_error(image: str, reason: str) -> AnvylError:
     said = text.clean(reason).removeprefix("the Docker engine failed: ").strip().rstrip(".")[:300]
     message = f"it could not be pulled: {said}" if image in said else f"`{image}` could not be pulled: {said}"
-    if any(sign in said.lower() for sign in NOT_THERE):
+    if any(sign in said.lower() for sign in NOT_FOUND_PHRASES):
         return NotFound(message, hint="check its name and tag; a private one needs `docker login` on the host")
     return EngineError(message, hint="check that the host reaches the registry, or see `list_images` for what is here")
 
 
-def _tagged(image: str) -> bool:
+def _has_tag(image: str) -> bool:
     return ":" in image.rsplit("/", 1)[-1] or "@" in image

@@ -15,7 +15,7 @@ from docker.utils import kwargs_from_env
 
 from anvyl_mcp.core.errors import EngineError, EngineMissing
 
-USUAL = Path("/var/run/docker.sock")
+DEFAULT_SOCKET = Path("/var/run/docker.sock")
 CONNECT_SECONDS = 0.2
 
 # Under a user's home, in the order in which they are tried.
@@ -28,7 +28,7 @@ IN_HOME = {
 
 
 @dataclass(frozen=True)
-class Place:
+class EngineEndpoint:
     """An engine's address, and how it was chosen, in words that fit `from …`."""
 
     url: str
@@ -41,7 +41,7 @@ class Place:
         return Path(self.url.removeprefix("unix://")) if self.url.startswith("unix://") else None
 
 
-def locate(environment: Mapping[str, str]) -> Place:
+def locate(environment: Mapping[str, str]) -> EngineEndpoint:
     """The engine that this user's `docker` would use, else the first in a known place that accepts connections.
 
     What was chosen by name is never replaced by another engine: its containers would be others.
@@ -50,36 +50,36 @@ def locate(environment: Mapping[str, str]) -> Place:
         EngineMissing: nothing accepts connections.
         EngineError: the chosen context cannot be used.
     """
-    if chosen := _chosen(environment):
-        if chosen.path is not None and (refused := _refusal(chosen.path)):
-            raise _missing(refused, f"{chosen.origin} says {chosen.url}")
+    if chosen := _configured(environment):
+        if chosen.path is not None and (refused := _connect_error(chosen.path)):
+            raise _engine_missing(refused, f"{chosen.origin} says {chosen.url}")
         return chosen
     denied: OSError | None = None
     tried = []
-    for owner, path in candidates(environment):
-        refused = _refusal(path)
+    for owner, path in candidate_sockets(environment):
+        refused = _connect_error(path)
         if refused is None:
-            return Place(f"unix://{path}", owner)
+            return EngineEndpoint(f"unix://{path}", owner)
         if isinstance(refused, PermissionError):
             denied = denied or refused
         tried.append(owner)
-    raise _missing(denied, f"tried the sockets of {', '.join(dict.fromkeys(tried))}")
+    raise _engine_missing(denied, f"tried the sockets of {', '.join(dict.fromkeys(tried))}")
 
 
-def expected(environment: Mapping[str, str]) -> Place:
+def locate_or_default(environment: Mapping[str, str]) -> EngineEndpoint:
     """Where an engine is or will be: without one, where it was set to be, else the usual place."""
-    usual = Place(f"unix://{USUAL}", "Docker")
+    usual = EngineEndpoint(f"unix://{DEFAULT_SOCKET}", "Docker")
     try:
-        return _chosen(environment) or locate(environment)
+        return _configured(environment) or locate(environment)
     except EngineError:
         return usual
 
 
-def candidates(environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+def candidate_sockets(environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
     """Whose socket, and where: every known place, the likeliest first."""
     runtime = Path(environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
     home = Path(environment.get("HOME") or Path.home())
-    yield "Docker", USUAL
+    yield "Docker", DEFAULT_SOCKET
     yield "rootless Docker", runtime / "docker.sock"
     for owner, places in IN_HOME.items():
         for place in places:
@@ -88,12 +88,12 @@ def candidates(environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
     yield "Podman", Path("/run/podman/podman.sock")
 
 
-def _chosen(environment: Mapping[str, str]) -> Place | None:
+def _configured(environment: Mapping[str, str]) -> EngineEndpoint | None:
     """What `DOCKER_HOST` or a context of the Docker CLI names; None for the default context."""
     try:
         if environment.get("DOCKER_HOST"):
             found = kwargs_from_env(environment=dict(environment))
-            return Place(found["base_url"], "DOCKER_HOST", found.get("tls"))
+            return EngineEndpoint(found["base_url"], "DOCKER_HOST", found.get("tls"))
         context = ContextAPI.get_context(environment.get("DOCKER_CONTEXT"))
         if context is None:
             raise EngineError(
@@ -101,14 +101,14 @@ def _chosen(environment: Mapping[str, str]) -> Place | None:
             )
         if context.name == "default" or not context.Host:
             return None
-        return Place(context.Host, f"the Docker context `{context.name}`", context.TLSConfig)
+        return EngineEndpoint(context.Host, f"the Docker context `{context.name}`", context.TLSConfig)
     except (DockerException, OSError, ValueError) as error:
         raise EngineError(
             f"the Docker settings of this user cannot be used: {error}", hint="check DOCKER_HOST and: docker context ls"
         ) from error
 
 
-def _refusal(path: Path) -> OSError | None:
+def _connect_error(path: Path) -> OSError | None:
     """Why nothing accepts a connection there. Existence tells little: a stopped Docker Desktop leaves a symlink."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(CONNECT_SECONDS)
@@ -122,7 +122,7 @@ def _refusal(path: Path) -> OSError | None:
     return None
 
 
-def _missing(error: OSError | None, tried: str) -> EngineMissing:
+def _engine_missing(error: OSError | None, tried: str) -> EngineMissing:
     if isinstance(error, PermissionError):
         return EngineMissing(
             "Docker is here, but this user may not use it",

@@ -14,27 +14,25 @@ from docker.utils import version_gte
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Conflict, EngineError, EngineMissing, NotFound, Timeout
-from anvyl_mcp.server.engine.compat import fields, mapping, number, objects, word
+from anvyl_mcp.server.engine.compat import EngineObject, mapping, number, objects, require_object, string
 from anvyl_mcp.server.engine.engine import Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
-from anvyl_mcp.server.engine.timestamps import moment
+from anvyl_mcp.server.engine.timestamps import to_nanoseconds
 from anvyl_mcp.server.policy.guardrails import hidden
 from anvyl_mcp.server.tool import Injected, KnownBytes, KnownPercent, Row
 
 FAST_SINCE = "1.44"
 """API since which one sample comes at once (Docker 25); before, the engine waits a second for it."""
 ONE_SHOT_SINCE = "1.41"
-APART = 0.5
-YOUNGEST, OLDEST = 1.0, 60.0
+SAMPLE_INTERVAL = 0.5
+MIN_SAMPLE_AGE, MAX_SAMPLE_AGE = 1.0, 60.0
 """Seconds between which the age of a kept sample must be to compare with."""
-AT_ONCE = 128
+MAX_THREADS = 128
 """An older engine takes one to two seconds for each sample, so that a second round would double the time."""
-PATIENCE = 15
+SAMPLE_TIMEOUT = 15
 """Seconds for one sample: with so many at once a small machine's engine needs a while for the last."""
-SHOWN = 60
+MAX_ROWS = 60
 """Rows in the text form."""
-
-Raw = Mapping[str, Any]
 
 
 class ContainerStats(Row):
@@ -53,7 +51,7 @@ class ContainerStats(Row):
     pids: int | None
 
     @property
-    def measured(self) -> bool:
+    def has_figures(self) -> bool:
         """Whether the engine gives any figures for it."""
         return self.cpu_percent is not None or self.memory_used is not None
 
@@ -61,30 +59,30 @@ class ContainerStats(Row):
 @dataclass(frozen=True, slots=True)
 class _Sample:
     taken: float
-    raw: Raw
+    raw: EngineObject
 
 
-class Samples(Injected):
+class SampleCache(Injected):
     """The last sample of every container, so that the next question needs no second one."""
 
     def __init__(self) -> None:
         self._kept: dict[str, _Sample] = {}
         self._lock = threading.Lock()
 
-    def usable(self, container: str) -> Raw | None:
+    def get(self, container: str) -> EngineObject | None:
         """The kept sample, when it is old enough to compare with and not too old."""
         kept = self._kept.get(container)
-        return kept.raw if kept and YOUNGEST <= time.monotonic() - kept.taken <= OLDEST else None
+        return kept.raw if kept and MIN_SAMPLE_AGE <= time.monotonic() - kept.taken <= MAX_SAMPLE_AGE else None
 
-    def keep(self, samples: Mapping[str, Raw]) -> None:
+    def store(self, samples: Mapping[str, EngineObject]) -> None:
         """Remember these, and forget what is too old."""
         now = time.monotonic()
         with self._lock:
-            young = {one: kept for one, kept in self._kept.items() if now - kept.taken <= OLDEST}
+            young = {one: kept for one, kept in self._kept.items() if now - kept.taken <= MAX_SAMPLE_AGE}
             self._kept = young | {container: _Sample(now, raw) for container, raw in samples.items()}
 
 
-def measure(engine: Engine, samples: Samples, container: Raw | None = None) -> list[ContainerStats]:
+def measure_usage(engine: Engine, samples: SampleCache, container: EngineObject | None = None) -> list[ContainerStats]:
     """What one container uses, or each that runs and may be read; the busiest first.
 
     Raises:
@@ -98,48 +96,50 @@ def measure(engine: Engine, samples: Samples, container: Raw | None = None) -> l
         names = {container["Id"]: name}
         if not container["State"].get("Running") and state != "restarting":
             raise Conflict(f"`{name}` does not run ({state}), so it uses nothing", hint="start it first")
-    rows = [_row(names[one], before, now) for one, (before, now) in _pairs(engine, samples, list(names)).items()]
+    rows = [_row(names[one], before, now) for one, (before, now) in _sample_pairs(engine, samples, list(names)).items()]
     if container is not None and not rows:
-        raise engine.no_container(name)
+        raise engine.missing_container(name)
     return sorted(rows, key=lambda row: (-(row.cpu_percent or 0), -(row.memory_used or 0), row.name))
 
 
-def _pairs(engine: Engine, samples: Samples, containers: list[str]) -> dict[str, tuple[Raw, Raw]]:
+def _sample_pairs(
+    engine: Engine, samples: SampleCache, containers: list[str]
+) -> dict[str, tuple[EngineObject, EngineObject]]:
     """Two samples of each container that is still there; where the engine gives no figures, both are empty."""
-    earlier = {one: raw for one in containers if (raw := samples.usable(one)) is not None}
-    one_shot = _worth_one_shot(engine, compared=len(earlier) == len(containers))
-    first = _round(engine, containers, one_shot=one_shot or None)
-    found = {one: (before, raw) for one, raw in first.items() if (before := earlier.get(one) or _own_earlier(raw))}
+    earlier = {one: raw for one in containers if (raw := samples.get(one)) is not None}
+    one_shot = _use_one_shot(engine, compared=len(earlier) == len(containers))
+    first = _sample_all(engine, containers, one_shot=one_shot or None)
+    found = {one: (before, raw) for one, raw in first.items() if (before := earlier.get(one) or _embedded_sample(raw))}
     # Podman says that it took two, and takes one.
     alone = [one for one, raw in first.items() if one not in found and _system_usage(raw)]
-    second: dict[str, Raw] = {}
+    second: dict[str, EngineObject] = {}
     if alone:
-        time.sleep(APART)
-        second = _round(engine, alone, one_shot=one_shot or None)
-    samples.keep({one: raw for one, raw in (first | second).items() if _system_usage(raw)})
+        time.sleep(SAMPLE_INTERVAL)
+        second = _sample_all(engine, alone, one_shot=one_shot or None)
+    samples.store({one: raw for one, raw in (first | second).items() if _system_usage(raw)})
     compared = found | {one: (first[one], raw) for one, raw in second.items()}
     return {one: compared.get(one, (raw, raw)) for one, raw in first.items()}
 
 
-def _own_earlier(raw: Raw) -> Raw | None:
+def _embedded_sample(raw: EngineObject) -> EngineObject | None:
     """The sample that the engine took before this one, where it did."""
     before = {"cpu_stats": mapping(raw.get("precpu_stats")), "read": raw.get("preread")}
     return before if _system_usage(before) or (raw.get("num_procs") and before["read"]) else None
 
 
-def _system_usage(raw: Raw) -> int | None:
+def _system_usage(raw: EngineObject) -> int | None:
     """The machine's own count of time, with which a container's is compared; Windows has none."""
     return number(mapping(raw.get("cpu_stats")).get("system_cpu_usage")) or None
 
 
-def _worth_one_shot(engine: Engine, *, compared: bool) -> bool:
+def _use_one_shot(engine: Engine, *, compared: bool) -> bool:
     """An older engine takes a second for one sample too, and two for a pair: only good when all have an earlier one."""
     with engine_errors():
         version = str(engine.client().api_version)
     return version_gte(version, ONE_SHOT_SINCE if compared else FAST_SINCE)
 
 
-def _round(engine: Engine, containers: Iterable[str], *, one_shot: bool | None) -> dict[str, Raw]:
+def _sample_all(engine: Engine, containers: Iterable[str], *, one_shot: bool | None) -> dict[str, EngineObject]:
     """One sample of each container, all asked for at once; without those that ended meanwhile.
 
     Raises:
@@ -148,7 +148,7 @@ def _round(engine: Engine, containers: Iterable[str], *, one_shot: bool | None) 
     asked = list(containers)
     if not asked:
         return {}
-    with ThreadPoolExecutor(min(AT_ONCE, len(asked)), "stats") as pool:
+    with ThreadPoolExecutor(min(MAX_THREADS, len(asked)), "stats") as pool:
         taken = dict(zip(asked, pool.map(partial(_sample, engine, one_shot), asked), strict=True))
     failed = [one for one in taken.values() if isinstance(one, AnvylError)]
     if len(failed) == len(asked):
@@ -156,7 +156,7 @@ def _round(engine: Engine, containers: Iterable[str], *, one_shot: bool | None) 
     return {one: {} if isinstance(raw, AnvylError) else raw for one, raw in taken.items() if raw is not None}
 
 
-def _sample(engine: Engine, one_shot: bool | None, container: str) -> Raw | AnvylError | None:
+def _sample(engine: Engine, one_shot: bool | None, container: str) -> EngineObject | AnvylError | None:
     """A sample, empty when the container has none now; the error of this container alone; None when it is gone."""
 
     def gone() -> AnvylError:
@@ -164,7 +164,7 @@ def _sample(engine: Engine, one_shot: bool | None, container: str) -> Raw | Anvy
 
     try:
         with engine_errors(missing=gone):
-            return fields(engine.client(PATIENCE).stats(container, stream=False, one_shot=one_shot))
+            return require_object(engine.client(SAMPLE_TIMEOUT).stats(container, stream=False, one_shot=one_shot))
     except NotFound:
         return None
     except Conflict:
@@ -175,7 +175,7 @@ def _sample(engine: Engine, one_shot: bool | None, container: str) -> Raw | Anvy
         return error
 
 
-def _row(name: str, before: Raw, now: Raw) -> ContainerStats:
+def _row(name: str, before: EngineObject, now: EngineObject) -> ContainerStats:
     memory, storage = mapping(now.get("memory_stats")), mapping(now.get("storage_stats"))
     networks = [mapping(one) for one in mapping(now.get("networks")).values()]
     cpu, used = _cpu_percent(before, now), _memory_used(memory)
@@ -186,40 +186,40 @@ def _row(name: str, before: Raw, now: Raw) -> ContainerStats:
         cpu_percent=cpu,
         memory_used=used,
         memory_limit=number(memory.get("limit")),
-        net_rx=_summed((one.get("rx_bytes") for one in networks), nothing),
-        net_tx=_summed((one.get("tx_bytes") for one in networks), nothing),
-        block_read=_summed(_moved(now, "read", storage.get("read_size_bytes")), nothing),
-        block_write=_summed(_moved(now, "write", storage.get("write_size_bytes")), nothing),
+        net_rx=_sum_known((one.get("rx_bytes") for one in networks), nothing),
+        net_tx=_sum_known((one.get("tx_bytes") for one in networks), nothing),
+        block_read=_sum_known(_block_bytes(now, "read", storage.get("read_size_bytes")), nothing),
+        block_write=_sum_known(_block_bytes(now, "write", storage.get("write_size_bytes")), nothing),
         pids=number(mapping(now.get("pids_stats")).get("current")),
     )
 
 
-def _cpu_percent(before: Raw, now: Raw) -> float | None:
+def _cpu_percent(before: EngineObject, now: EngineObject) -> float | None:
     """As the Docker command line counts it: 100 for each core that is busy."""
     usage = mapping(mapping(now.get("cpu_stats")).get("cpu_usage"))
     total = number(usage.get("total_usage"))
-    passed, cores = _passed(before, now)
+    passed, cores = _elapsed(before, now)
     if total is None or passed is None:
         return None
     used = total - (number(mapping(mapping(before.get("cpu_stats")).get("cpu_usage")).get("total_usage")) or 0)
     return round(used / passed * cores * 100, 2) if used > 0 and passed > 0 else 0.0
 
 
-def _passed(before: Raw, now: Raw) -> tuple[float | None, int]:
+def _elapsed(before: EngineObject, now: EngineObject) -> tuple[float | None, int]:
     """The time between two samples, in the unit of the container's own count, and by how many cores it is counted."""
     if (system := _system_usage(now)) is not None:
         cpu = mapping(now.get("cpu_stats"))
         listed = mapping(cpu.get("cpu_usage")).get("percpu_usage")
         cores = number(cpu.get("online_cpus")) or (len(listed) if isinstance(listed, list) else 0) or 1
         return system - (_system_usage(before) or 0), cores
-    moments = [moment(word(one.get("read"))) for one in (before, now)]
+    moments = [to_nanoseconds(string(one.get("read"))) for one in (before, now)]
     if not number(now.get("num_procs")) or moments[0] is None or moments[1] is None or before is now:
         return None, 1
     # Windows counts in steps of 100 ns, of one core each.
     return (moments[1] - moments[0]) / 100, 1
 
 
-def _memory_used(memory: Raw) -> int | None:
+def _memory_used(memory: EngineObject) -> int | None:
     """Without the files that the kernel only keeps because there is room."""
     usage, details = number(memory.get("usage")), mapping(memory.get("stats"))
     if usage is None:
@@ -228,30 +228,33 @@ def _memory_used(memory: Raw) -> int | None:
     return usage - cached if cached < usage else usage
 
 
-def lines(rows: Sequence[ContainerStats]) -> Iterator[str]:
+def summary_lines(rows: Sequence[ContainerStats]) -> Iterator[str]:
     """The busiest in few words: what every row would repeat stands in the heading."""
     most = max((row.memory_limit or 0 for row in rows), default=0)
-    yield f"name cpu memory (limit {_short(most)} unless said) net in/out pids"
-    for row in rows[:SHOWN]:
-        limit = f"/{_short(row.memory_limit)}" if row.memory_limit != most else ""
-        memory, network = f"{_short(row.memory_used)}{limit}", f"{_short(row.net_rx)}/{_short(row.net_tx)}"
+    yield f"name cpu memory (limit {_short_size(most)} unless said) net in/out pids"
+    for row in rows[:MAX_ROWS]:
+        limit = f"/{_short_size(row.memory_limit)}" if row.memory_limit != most else ""
+        memory, network = (
+            f"{_short_size(row.memory_used)}{limit}",
+            f"{_short_size(row.net_rx)}/{_short_size(row.net_tx)}",
+        )
         cpu = "-" if row.cpu_percent is None else f"{row.cpu_percent:.0f}%"
         yield f"{row.name} {cpu} {memory} {network} {'-' if row.pids is None else row.pids}"
-    if len(rows) > SHOWN:
-        yield f"… {len(rows) - SHOWN} more that use less; ask for one by `name`"
+    if len(rows) > MAX_ROWS:
+        yield f"… {len(rows) - MAX_ROWS} more that use less; ask for one by `name`"
 
 
-def _short(count: int | None) -> str:
+def _short_size(count: int | None) -> str:
     return "-" if count is None else text.size(count).replace("iB", "").replace(" ", "")
 
 
-def _summed(counts: Iterable[Any], nothing: int | None) -> int | None:
+def _sum_known(counts: Iterable[Any], nothing: int | None) -> int | None:
     """What is known of them together."""
     known = [found for count in counts if (found := number(count)) is not None]
     return sum(known) if known else nothing
 
 
-def _moved(now: Raw, operation: str, otherwise: Any) -> list[Any]:
+def _block_bytes(now: EngineObject, operation: str, otherwise: Any) -> list[Any]:
     """Counts of bytes read or written; `otherwise` is what Windows has instead."""
     entries = objects(mapping(now.get("blkio_stats")).get("io_service_bytes_recursive"))
-    return [one.get("value") for one in entries if word(one.get("op")).lower() == operation] or [otherwise]
+    return [one.get("value") for one in entries if string(one.get("op")).lower() == operation] or [otherwise]

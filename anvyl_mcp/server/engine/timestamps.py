@@ -16,7 +16,7 @@ SECOND = 10**9
 """In nanoseconds, which is how finely engines write."""
 
 
-def moment(stamp: str) -> int | None:
+def to_nanoseconds(stamp: str) -> int | None:
     """Nanoseconds since 1970; None when it is no time. Without a time zone it is UTC."""
     match = STAMP.fullmatch(stamp)
     if not match:
@@ -32,13 +32,13 @@ def moment(stamp: str) -> int | None:
     return (passed.days * 86400 + passed.seconds) * SECOND + int((fraction or "")[:9].ljust(9, "0"))
 
 
-def written(stamp: Any) -> str:
+def to_iso(stamp: Any) -> str:
     """A time as results have it: ISO 8601 UTC in whole seconds, from an engine's text or seconds since 1970.
 
     Empty for what is no time, and for the zero of a clock: nothing of Docker's is older than Docker.
     """
     if isinstance(stamp, str):
-        found = moment(stamp)
+        found = to_nanoseconds(stamp)
     else:
         found = int(stamp) * SECOND if isinstance(stamp, int | float) and abs(stamp) < text.NEVER_AFTER else None
     return text.instant(found // SECOND) if found is not None and found // SECOND >= text.NEVER_BEFORE else ""

@@ -10,17 +10,17 @@ from pydantic import Field
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.server import commands
-from anvyl_mcp.server.containers.create import RunOptions, take_back
-from anvyl_mcp.server.containers.problems import problems
-from anvyl_mcp.server.containers.summary import GROUPED_FROM, grouped
-from anvyl_mcp.server.containers.undo_log import Undoable
-from anvyl_mcp.server.containers.views import Container, ContainerInfo, attention, detailed, listed
+from anvyl_mcp.server.containers.create import RunOptions, remove_unstarted
+from anvyl_mcp.server.containers.problems import find_problems
+from anvyl_mcp.server.containers.summary import GROUPED_FROM, group_lines
+from anvyl_mcp.server.containers.undo_log import UndoLog
+from anvyl_mcp.server.containers.views import Container, ContainerInfo, attention_order, container_info, container_row
 from anvyl_mcp.server.engine import container_exec, stats
 from anvyl_mcp.server.engine.container_exec import ExecOutput
-from anvyl_mcp.server.engine.engine import SLOW, Engine, own_name
+from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.logs import reader
-from anvyl_mcp.server.engine.stats import ContainerStats, Samples
+from anvyl_mcp.server.engine.stats import ContainerStats, SampleCache
 from anvyl_mcp.server.progress import Progress, ticking
 from anvyl_mcp.server.tool import ContainerName, Result, Strings, tool
 
@@ -39,10 +39,10 @@ class Containers(Result):
         lines = (
             super().text()
             if len(self.containers) < GROUPED_FROM
-            else "\n".join([*grouped(self.containers), *text.left_out(self.more)])
+            else "\n".join([*group_lines(self.containers), *text.left_out(self.more)])
         )
         return "\n".join(
-            [lines, *(f"problem: {one.name} {one.problem}" for one in self.containers if not one.shows_problem)]
+            [lines, *(f"problem: {one.name} {one.problem}" for one in self.containers if not one.status_shows_problem)]
         )
 
 
@@ -92,9 +92,9 @@ class Stats(Result):
     def text(self) -> str:
         """A line each, of many the busiest in few words; then who runs without figures."""
         many = len(self.containers) >= GROUPED_FROM
-        unknown = [row.name for row in self.containers if not row.measured][:GROUPED_FROM]
+        unknown = [row.name for row in self.containers if not row.has_figures][:GROUPED_FROM]
         words = [f"the engine gives no figures now for {text.joined(unknown)}"] if unknown else []
-        return "\n".join([*(stats.lines(self.containers) if many else [super().text()]), *words])
+        return "\n".join([*(stats.summary_lines(self.containers) if many else [super().text()]), *words])
 
 
 class Logs(Result):
@@ -122,7 +122,7 @@ class Logs(Result):
 )
 def list_containers(
     engine: Engine,
-    undoable: Undoable,
+    undo_log: UndoLog,
     all: Annotated[bool, Field(description="stopped ones too")] = False,
     name: Annotated[str, Field(description="part of the name")] = "",
     label: Annotated[str, Field(description="`key` or `key=value`")] = "",
@@ -130,10 +130,12 @@ def list_containers(
 ) -> Containers:
     """List containers with their state, image and ports."""
     entries = [one for one in engine.containers(all=all, label=label) if name.lower() in own_name(one).lower()]
-    expected = undoable.expected()
-    wrong = problems(engine, entries, expected)
-    found = [listed(one, problem=wrong.get(one["Id"], ""), expected=expected.get(one["Id"], "")) for one in entries]
-    found.sort(key=attention)
+    expected = undo_log.expected_states()
+    wrong = find_problems(engine, entries, expected)
+    found = [
+        container_row(one, problem=wrong.get(one["Id"], ""), expected=expected.get(one["Id"], "")) for one in entries
+    ]
+    found.sort(key=attention_order)
     return Containers(containers=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
 
@@ -153,47 +155,47 @@ def get_container_info(
     reveal: Annotated[bool, Field(description="show secret values")] = False,
 ) -> ContainerInfo:
     """Show one container in detail: command, environment, mounts, networks, exit code."""
-    return detailed(engine.container(name), reveal=reveal)
+    return container_info(engine.container(name), reveal=reveal)
 
 
 @tool(say=["start {name}"], changes=True, seconds=60)
-def start_container(name: ContainerName, engine: Engine, undoable: Undoable) -> ContainerState:
+def start_container(name: ContainerName, engine: Engine, undo_log: UndoLog) -> ContainerState:
     """Start a stopped container."""
     container = engine.container(name)
     with (
-        undoable.remembering("start", container),
-        engine_errors(missing=lambda: engine.no_container(name), doing=f"to start `{name}`"),
+        undo_log.record("start", container),
+        engine_errors(missing=lambda: engine.missing_container(name), doing=f"to start `{name}`"),
     ):
-        engine.client(SLOW).start(container["Id"])
+        engine.client(CHANGE_TIMEOUT).start(container["Id"])
     return state_of(engine, container)
 
 
-@tool(say=["stop {name}", "shut down {name}"], changes=True, seconds=SLOW)
+@tool(say=["stop {name}", "shut down {name}"], changes=True, seconds=CHANGE_TIMEOUT)
 def stop_container(
-    name: ContainerName, engine: Engine, progress: Progress, undoable: Undoable, timeout: StopTimeout = 10
+    name: ContainerName, engine: Engine, progress: Progress, undo_log: UndoLog, timeout: StopTimeout = 10
 ) -> ContainerState:
     """Stop a running container."""
     container = engine.container(name)
     with (
-        undoable.remembering("stop", container),
-        engine_errors(missing=lambda: engine.no_container(name), doing=f"to stop `{name}`"),
+        undo_log.record("stop", container),
+        engine_errors(missing=lambda: engine.missing_container(name), doing=f"to stop `{name}`"),
         ticking(progress, timeout, f"stopping {name}"),
     ):
-        engine.client(SLOW).stop(container["Id"], timeout=timeout)
+        engine.client(CHANGE_TIMEOUT).stop(container["Id"], timeout=timeout)
     return state_of(engine, container)
 
 
-@tool(say=["restart {name}"], changes=True, seconds=SLOW)
+@tool(say=["restart {name}"], changes=True, seconds=CHANGE_TIMEOUT)
 def restart_container(
     name: ContainerName, engine: Engine, progress: Progress, timeout: StopTimeout = 10
 ) -> ContainerState:
     """Restart a container."""
     container = engine.container(name)
     with (
-        engine_errors(missing=lambda: engine.no_container(name), doing=f"to restart `{name}`"),
+        engine_errors(missing=lambda: engine.missing_container(name), doing=f"to restart `{name}`"),
         ticking(progress, timeout, f"restarting {name}"),
     ):
-        engine.client(SLOW).restart(container["Id"], timeout=timeout)
+        engine.client(CHANGE_TIMEOUT).restart(container["Id"], timeout=timeout)
     return state_of(engine, container)
 
 
@@ -201,16 +203,16 @@ def restart_container(
 def remove_container(
     name: ContainerName,
     engine: Engine,
-    undoable: Undoable,
+    undo_log: UndoLog,
     force: Annotated[bool, Field(description="also when it runs")] = False,
 ) -> Removed:
     """Remove a container for good."""
     container = engine.container(name)
     with (
-        undoable.remembering("remove", container),
-        engine_errors(missing=lambda: engine.no_container(name), doing=f"to remove `{name}`"),
+        undo_log.record("remove", container),
+        engine_errors(missing=lambda: engine.missing_container(name), doing=f"to remove `{name}`"),
     ):
-        engine.client(SLOW).remove_container(container["Id"], force=force)
+        engine.client(CHANGE_TIMEOUT).remove_container(container["Id"], force=force)
     return Removed(id=container["Id"][:12], name=container["Name"].lstrip("/"))
 
 
@@ -267,14 +269,14 @@ def create_container(
     created, guessed = options.create(engine, image, name, progress)
     try:
         with engine_errors(doing=f"to start `{name or image}`"):
-            engine.client(SLOW).start(created)
+            engine.client(CHANGE_TIMEOUT).start(created)
     except AnvylError as error:
-        take_back(engine, created, error)
+        remove_unstarted(engine, created, error)
         raise
     now = engine.inspect(created)
     note = f"`{image}` names no port, so the same number is used inside" if guessed else ""
     return CreatedContainer(
-        **dict(state_of(engine, now)), ports=[one for one in detailed(now).ports if "->" in one], note=note
+        **dict(state_of(engine, now)), ports=[one for one in container_info(now).ports if "->" in one], note=note
     )
 
 
@@ -297,7 +299,7 @@ def get_container_logs(
     grep: Annotated[str, Field(description="only lines with this text")] = "",
 ) -> Logs:
     """Show the last lines a container logged."""
-    read = reader.read(engine, engine.container(name), tail=tail, since=since, grep=grep)
+    read = reader.read_log(engine, engine.container(name), tail=tail, since=since, grep=grep)
     return Logs(lines=read.lines, truncated=read.truncated, next_since=read.next_since, note=read.note)
 
 
@@ -311,13 +313,13 @@ def get_container_logs(
 )
 def get_container_stats(
     engine: Engine,
-    samples: Samples,
+    samples: SampleCache,
     name: Annotated[
         str, Field(description="one container; all running ones when empty", json_schema_extra={"x-names": "container"})
     ] = "",
 ) -> Stats:
     """Show cpu, memory, network and disk use of running containers, the busiest first."""
-    rows = stats.measure(engine, samples, engine.container(name) if name else None)
+    rows = stats.measure_usage(engine, samples, engine.container(name) if name else None)
     return Stats(containers=rows, total=len(rows))
 
 

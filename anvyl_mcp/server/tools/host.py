@@ -208,9 +208,9 @@ def list_processes(
     sort: Literal["cpu", "memory"] = "cpu", limit: Annotated[int, Field(ge=1, le=100)] = 10
 ) -> Processes:
     """List the machine's busiest processes."""
-    _measured()
+    _sample_processes()
     time.sleep(PROCESS_SECONDS)
-    found = _measured()
+    found = _sample_processes()
     found.sort(key=lambda one: one.memory if sort == "memory" else one.cpu_percent, reverse=True)
     return Processes(processes=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
@@ -224,7 +224,7 @@ async def execute_command(
     return await commands.run(commands.split(command), seconds=timeout)
 
 
-def _measured() -> list[Process]:
+def _sample_processes() -> list[Process]:
     """Every process; its cpu since it was last asked for, which psutil remembers for as long as it lives."""
     wanted = ["pid", "name", "username", "cpu_percent", "memory_info"]
     return [
@@ -257,7 +257,7 @@ def _engine_info(engine: Engine) -> EngineInfo:
     except (EngineError, Timeout, Denied) as error:
         return EngineInfo(error=str(error))
     return EngineInfo(
-        name=_product(info, version),
+        name=_engine_product(info, version),
         version=str(version["Version"]),
         api_version=str(version["ApiVersion"]),
         containers_running=int(info["ContainersRunning"]),
@@ -266,7 +266,7 @@ def _engine_info(engine: Engine) -> EngineInfo:
     )
 
 
-def _product(info: Mapping[str, Any], version: Mapping[str, Any]) -> str:
+def _engine_product(info: Mapping[str, Any], version: Mapping[str, Any]) -> str:
     """Whose engine it is; some run in a virtual machine, so that this machine's figures are not theirs."""
     parts = [str(part.get("Name", "")) for part in version.get("Components") or ()]
     if any("podman" in part.lower() for part in parts):

@@ -12,7 +12,7 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NotFound
 from anvyl_mcp.core.values import ports
 from anvyl_mcp.server.engine import compat, lookup, pull, timestamps
-from anvyl_mcp.server.engine.engine import SLOW, Engine
+from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.lookup import ImageName
 from anvyl_mcp.server.progress import Progress
@@ -76,9 +76,9 @@ def list_images(
     limit: Annotated[int, Field(ge=1, le=1000)] = 100,
 ) -> Images:
     """List images with their tags and sizes."""
-    entries = lookup.images(engine)
+    entries = lookup.list_images(engine)
     if name:
-        entries = [one for one in entries if any(name.lower() in tag.lower() for tag in lookup.tags_of(one))]
+        entries = [one for one in entries if any(name.lower() in tag.lower() for tag in lookup.image_tags(one))]
     found = sorted((_image(entry) for entry in entries), key=lambda one: one.created, reverse=True)
     for one in found[:MOST_INSPECTED] if name else ():
         one.ports = _ports(engine, one.id)
@@ -93,10 +93,10 @@ def pull_image(
 ) -> PulledImage:
     """Fetch an image from its registry."""
     before = engine.image_id(image)
-    pull.pull(engine, image, progress)
-    now = lookup.image(engine, image)
+    pull.pull_image(engine, image, progress)
+    now = lookup.find_image(engine, image)
     return PulledImage(
-        id=_short(now["Id"]), tags=sorted(lookup.tags_of(now)), size=now["Size"], new=now["Id"] != before
+        id=_short(now["Id"]), tags=sorted(lookup.image_tags(now)), size=now["Size"], new=now["Id"] != before
     )
 
 
@@ -107,11 +107,11 @@ def remove_image(
     force: Annotated[bool, Field(description="also when stopped containers use it")] = False,
 ) -> RemovedImage:
     """Remove an image."""
-    found = lookup.image(engine, image)
+    found = lookup.find_image(engine, image)
     # By its id, as it was looked at; only where it has other names, which stay, the engine has to know which one goes.
     wanted = image if _has_other_names(found, image) else found["Id"]
     with engine_errors(doing=f"to remove the image `{image}`"):
-        gone = engine.client(SLOW).remove_image(wanted, force=force)
+        gone = engine.client(CHANGE_TIMEOUT).remove_image(wanted, force=force)
     return RemovedImage(
         image=image,
         untagged=[text.clean(entry["Untagged"]) for entry in gone if "Untagged" in entry],
@@ -126,7 +126,7 @@ def _has_other_names(found: Mapping[str, Any], image: str) -> bool:
     if found["Id"].removeprefix("sha256:").startswith(image.removeprefix("sha256:")):
         return False
     repositories = {name.rpartition("@")[0] for name in found["RepoDigests"]}
-    tags = list(lookup.tags_of(found))
+    tags = list(lookup.image_tags(found))
     return len(tags) != 1 or not repositories <= {tags[0].rpartition(":")[0]}
 
 
@@ -134,16 +134,16 @@ def _ports(engine: Engine, image: str) -> list[str]:
     """What an image listens on; nothing when it is gone since it was listed."""
     with suppress(NotFound), engine_errors(missing=lambda: NotFound(f"there is no image `{image}`")):
         found = engine.client().inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs leave it out
-        return [text.clean(one) for one in ports.exposed(compat.fields(found))]
+        return [text.clean(one) for one in ports.exposed(compat.require_object(found))]
     return []
 
 
 def _image(entry: Mapping[str, Any]) -> Image:
     return Image(
         id=_short(entry["Id"]),
-        tags=sorted(text.clean(tag) for tag in lookup.tags_of(entry)),
+        tags=sorted(text.clean(tag) for tag in lookup.image_tags(entry)),
         size=entry["Size"],
-        created=timestamps.written(entry["Created"]),
+        created=timestamps.to_iso(entry["Created"]),
     )
 
 

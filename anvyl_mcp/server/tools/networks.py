@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from anvyl_mcp.core import text
-from anvyl_mcp.server.containers import network_rights
+from anvyl_mcp.server.containers.attachment_rights import check_network
 from anvyl_mcp.server.engine import lookup
-from anvyl_mcp.server.engine.engine import SLOW, Engine, own_name
+from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.lookup import NetworkName
 from anvyl_mcp.server.tool import ContainerName, Result, Row, tool
@@ -60,7 +60,7 @@ def list_networks(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 
     for entry in engine.containers(all=True):
         for name in entry["NetworkSettings"]["Networks"]:
             inside[name].append(own_name(entry))
-    found = sorted((_network(raw, inside) for raw in lookup.networks(engine)), key=lambda one: one.name)
+    found = sorted((_network(raw, inside) for raw in lookup.list_networks(engine)), key=lambda one: one.name)
     return Networks(networks=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
 
@@ -72,16 +72,18 @@ def create_network(
 ) -> NetworkState:
     """Create a bridge network."""
     with engine_errors(doing=f"to create the network `{name}`"):
-        made = engine.client(SLOW).create_network(name, driver="bridge", check_duplicate=True, internal=internal)
+        made = engine.client(CHANGE_TIMEOUT).create_network(
+            name, driver="bridge", check_duplicate=True, internal=internal
+        )
     return NetworkState(id=made["Id"][:12], name=name, containers=[])
 
 
 @tool(say=["remove network {name}"], destroys=True, seconds=60)
 def remove_network(name: NetworkName, engine: Engine) -> NetworkState:
     """Remove a network that no container uses."""
-    found = lookup.network(engine, name)
+    found = lookup.find_network(engine, name)
     with engine_errors(doing=f"to remove the network `{name}`"):
-        engine.client(SLOW).remove_network(found["Id"])
+        engine.client(CHANGE_TIMEOUT).remove_network(found["Id"])
     return NetworkState(id=found["Id"][:12], name=found["Name"], containers=[], removed=True)
 
 
@@ -97,10 +99,10 @@ def remove_network(name: NetworkName, engine: Engine) -> NetworkState:
 )
 def connect_network(network: NetworkName, container: ContainerName, engine: Engine) -> NetworkState:
     """Connect a container to a network."""
-    joining, found = engine.container(container), lookup.network(engine, network)
-    network_rights.check_found(found, network)
+    joining, found = engine.container(container), lookup.find_network(engine, network)
+    check_network(found, network)
     with engine_errors(doing=f"to connect `{container}` to `{network}`"):
-        engine.client(SLOW).connect_container_to_network(joining["Id"], found["Id"])
+        engine.client(CHANGE_TIMEOUT).connect_container_to_network(joining["Id"], found["Id"])
     return _state(engine, found)
 
 
@@ -116,9 +118,9 @@ def connect_network(network: NetworkName, container: ContainerName, engine: Engi
 )
 def disconnect_network(network: NetworkName, container: ContainerName, engine: Engine) -> NetworkState:
     """Disconnect a container from a network."""
-    leaving, found = engine.container(container), lookup.network(engine, network)
+    leaving, found = engine.container(container), lookup.find_network(engine, network)
     with engine_errors(doing=f"to disconnect `{container}` from `{network}`"):
-        engine.client(SLOW).disconnect_container_from_network(leaving["Id"], found["Id"])
+        engine.client(CHANGE_TIMEOUT).disconnect_container_from_network(leaving["Id"], found["Id"])
     return _state(engine, found)
 
 
@@ -135,7 +137,7 @@ def _network(raw: Mapping[str, Any], inside: Mapping[str, list[str]]) -> Network
 
 
 def _state(engine: Engine, network: Mapping[str, Any]) -> NetworkState:
-    now = lookup.network(engine, network["Id"])
+    now = lookup.find_network(engine, network["Id"])
     return NetworkState(id=now["Id"][:12], name=now["Name"], containers=sorted(_running_in(now)))
 
 

@@ -16,24 +16,24 @@ from anvyl_mcp.core.errors import InvalidInput
 from anvyl_mcp.server.containers import prune
 from anvyl_mcp.server.containers.prune import Pruned, Unused
 from anvyl_mcp.server.engine import compat, disk_usage, timestamps
-from anvyl_mcp.server.engine.disk_usage import Kept
-from anvyl_mcp.server.engine.engine import SLOW, Engine
+from anvyl_mcp.server.engine.disk_usage import DiskUsageRow
+from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.tool import Result, Row, Strings, Time, tool
 
-MOST_READ = 50_000
+MAX_EVENTS_READ = 50_000
 COMMANDS = ("exec_start", "exec")
 """What Docker and Podman call a command that begins in a container."""
 PARTS_OF_COMMANDS = ("exec_create", "exec_die", "exec_detach", "exec_died")
 
 
-Unneeded = Literal["containers", "images", "networks", "volumes", "build_cache", "space", "all"]
+PruneKind = Literal["containers", "images", "networks", "volumes", "build_cache", "space", "all"]
 
 
 class DiskUsage(Result):
     """What the engine keeps, by kind."""
 
-    usage: list[Kept]
+    usage: list[DiskUsageRow]
     total: int
     more: int = 0
 
@@ -75,12 +75,12 @@ class Events(Result):
         "docker space, docker disk, space docker, disk docker, docker storage, free up, freed, clean up, "
         "cleaned, reclaim, build cache, get back, prune"
     ),
-    seconds=SLOW,
+    seconds=CHANGE_TIMEOUT,
 )
 def get_disk_usage(engine: Engine) -> DiskUsage:
     """Show how much disk images, containers, volumes and build cache take, and how much of it is unused."""
     with engine_errors():
-        rows = disk_usage.read(compat.fields(engine.client(SLOW).df()))
+        rows = disk_usage.parse_usage(compat.require_object(engine.client(CHANGE_TIMEOUT).df()))
     return DiskUsage(usage=rows, total=len(rows))
 
 
@@ -104,7 +104,7 @@ def get_disk_usage(engine: Engine) -> DiskUsage:
     seconds=300,
 )
 def prune_unused(
-    what: Unneeded,
+    what: PruneKind,
     engine: Engine,
     only: Annotated[
         Strings, Field(description="ids from list_unused; empty: all", json_schema_extra={"x-shown": "list_unused"})
@@ -117,10 +117,10 @@ def prune_unused(
     return prune.prune(engine, what, only)
 
 
-@tool(say=["list unused objects of {what}", "what would prune {what} remove"], seconds=SLOW)
-def list_unused(what: Unneeded, engine: Engine) -> Unused:
+@tool(say=["list unused objects of {what}", "what would prune {what} remove"], seconds=CHANGE_TIMEOUT)
+def list_unused(what: PruneKind, engine: Engine) -> Unused:
     """List what prune_unused would remove, with sizes."""
-    return prune.unused(engine, what)
+    return prune.find_unused(engine, what)
 
 
 @tool(
@@ -137,16 +137,16 @@ def list_events(
     """List what happened to containers, images, networks and volumes."""
     happened: dict[object, Event] = {}
     with engine_errors():
-        stream = engine.client().events(since=_moment(since), until=int(time()) + 1, decode=True)
+        stream = engine.client().events(since=_parse_since(since), until=int(time()) + 1, decode=True)
         with closing(stream):
-            for number, raw in enumerate(islice(stream, MOST_READ)):
-                with suppress(*compat.UNREADABLE):
-                    _add(happened, number, _event(raw))
+            for number, raw in enumerate(islice(stream, MAX_EVENTS_READ)):
+                with suppress(*compat.PARSE_ERRORS):
+                    _add_event(happened, number, _event(raw))
     events = list(happened.values())
     return Events(events=events[-limit:], total=len(events), more=max(0, len(events) - limit))
 
 
-def _add(happened: dict[object, Event], number: int, event: Event) -> None:
+def _add_event(happened: dict[object, Event], number: int, event: Event) -> None:
     """Health checks are commands in a container too, three events every few seconds: they count as one, the latest."""
     if event.action in PARTS_OF_COMMANDS:
         return
@@ -167,7 +167,7 @@ def _event(raw: Mapping[str, Any]) -> Event:
         # What follows the colon of an exec event is the whole command, with whatever secrets are in it.
         action = action.partition(":")[0]
     return Event(
-        time=timestamps.written(raw.get("time")),
+        time=timestamps.to_iso(raw.get("time")),
         type=text.clean(str(raw.get("Type", ""))),
         action=text.clean(action),
         name=text.clean(str(compat.mapping(actor.get("Attributes")).get("name") or identifier[:12])),
@@ -185,7 +185,7 @@ def _detail(action: str, attributes: Mapping[str, Any]) -> str:
     return ""
 
 
-def _moment(since: str) -> int:
+def _parse_since(since: str) -> int:
     seconds = text.parse_duration(since)
     if seconds is not None:
         return int(time()) - seconds

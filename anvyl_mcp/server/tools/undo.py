@@ -9,15 +9,15 @@ from pydantic import Field
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Conflict, NotFound
-from anvyl_mcp.server.containers.recreate import Recipe
-from anvyl_mcp.server.containers.undo_log import RUNNING, Change, Undoable
-from anvyl_mcp.server.engine.engine import SLOW, Engine
+from anvyl_mcp.server.containers.recreate import Recreation
+from anvyl_mcp.server.containers.undo_log import RUNNING_STATES, UndoableChange, UndoLog
+from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.tool import ContainerName, Result, Time, tool
 from anvyl_mcp.server.tools import containers
 from anvyl_mcp.server.tools.containers import ContainerState
 
-DONE = {"start": "started", "stop": "stopped", "remove": "removed"}
+PAST_TENSE = {"start": "started", "stop": "stopped", "remove": "removed"}
 
 
 class LastChange(Result):
@@ -37,16 +37,16 @@ class LastChange(Result):
         """One line, and what will not be as it was."""
         if not self.operation:
             return "nothing to undo: no container was started, stopped or removed through Anvyl in the last 24 hours"
-        what = f"{self.undo} ({DONE.get(self.did, self.did)} {text.ago(self.time)} by {self.by})"
+        what = f"{self.undo} ({PAST_TENSE.get(self.did, self.did)} {text.ago(self.time)} by {self.by})"
         if not self.possible:
             return f"cannot {what}: {self.reason}"
         return "\n".join([what, *(f"  {one}" for one in self.lost)])
 
 
 @tool(about="undo, last change, last action, take back, roll back, revert", seconds=20)
-def get_last_change(engine: Engine, undoable: Undoable) -> LastChange:
+def get_last_change(engine: Engine, undo_log: UndoLog) -> LastChange:
     """Show the last change that can be undone."""
-    change = undoable.last()
+    change = undo_log.last()
     if change is None:
         return LastChange()
     told = LastChange(
@@ -55,37 +55,39 @@ def get_last_change(engine: Engine, undoable: Undoable) -> LastChange:
         did=change.did,
         by=change.who,
         time=datetime.fromtimestamp(change.at, UTC).isoformat(timespec="seconds"),
-        undo=_words(change),
+        undo=_describe_undo(change),
     )
     try:
         _check(engine, change)
     except (Conflict, NotFound) as error:
         return told.model_copy(update={"reason": error.message})
-    lost = Recipe(change).losses(engine) if change.did == "remove" else []
+    lost = Recreation(change).losses(engine) if change.did == "remove" else []
     return told.model_copy(update={"possible": True, "lost": lost})
 
 
-@tool(changes=True, seconds=SLOW)
+@tool(changes=True, seconds=CHANGE_TIMEOUT)
 def undo_change(
     name: ContainerName,
     operation: Annotated[str, Field(description="of get_last_change", min_length=1)],
     engine: Engine,
-    undoable: Undoable,
+    undo_log: UndoLog,
 ) -> ContainerState:
     """Undo a start, stop or removal."""
-    change = undoable.find(operation, name)
-    again = _create if change.did == "remove" else _toggle
-    now = again(engine, undoable, change)
-    undoable.forget(operation, now=(change.id, now))
+    change = undo_log.find(operation, name)
+    again = _recreate if change.did == "remove" else _start_or_stop
+    now = again(engine, undo_log, change)
+    undo_log.forget(operation, now=(change.id, now))
     return containers.state_of(engine, {"Id": now})
 
 
-def _toggle(engine: Engine, undoable: Undoable, change: Change) -> str:
-    undoable.permit(containers.stop_container if change.did == "start" else containers.start_container, _named(change))
+def _start_or_stop(engine: Engine, undo_log: UndoLog, change: UndoableChange) -> str:
+    undo_log.permit(
+        containers.stop_container if change.did == "start" else containers.start_container, _arguments(change)
+    )
     _check(engine, change)
     container = engine.container(change.id)
-    client = engine.client(SLOW)
-    with engine_errors(missing=lambda: engine.no_container(change.name), doing=f"to {_words(change)}"):
+    client = engine.client(CHANGE_TIMEOUT)
+    with engine_errors(missing=lambda: engine.missing_container(change.name), doing=f"to {_describe_undo(change)}"):
         if change.did == "start":
             client.stop(container["Id"], timeout=10)
         else:
@@ -93,37 +95,37 @@ def _toggle(engine: Engine, undoable: Undoable, change: Change) -> str:
     return change.id
 
 
-def _create(engine: Engine, undoable: Undoable, change: Change) -> str:
-    recipe = Recipe(change)
-    recipe.require(containers.create_container, undoable.permit, engine)
-    recipe.check(engine)
-    return recipe.create(engine)
+def _recreate(engine: Engine, undo_log: UndoLog, change: UndoableChange) -> str:
+    recreation = Recreation(change)
+    recreation.check_rights(containers.create_container, undo_log.permit, engine)
+    recreation.check(engine)
+    return recreation.create(engine)
 
 
-def _check(engine: Engine, change: Change) -> None:
+def _check(engine: Engine, change: UndoableChange) -> None:
     """Return when things are still as the change left them.
 
     Raises:
         Conflict: they moved on.
     """
     if change.did == "remove":
-        Recipe(change).check(engine)
+        Recreation(change).check(engine)
         return
     try:
         status = engine.inspect(change.id)["State"]["Status"]
     except NotFound as error:
-        raise Conflict(f"the container `{change.name}` that was {DONE[change.did]} is gone") from error
-    if (status in RUNNING) != (change.did == "start"):
+        raise Conflict(f"the container `{change.name}` that was {PAST_TENSE[change.did]} is gone") from error
+    if (status in RUNNING_STATES) != (change.did == "start"):
         raise Conflict(f"`{change.name}` is {status} already, so there is nothing to undo")
 
 
-def _words(change: Change) -> str:
+def _describe_undo(change: UndoableChange) -> str:
     if change.did == "remove":
-        recipe = Recipe(change)
-        start = " and start it" if recipe.ran else ""
-        return f"create {change.name} again from {recipe.image}{start}"
+        recreation = Recreation(change)
+        start = " and start it" if recreation.was_running else ""
+        return f"create {change.name} again from {recreation.image}{start}"
     return f"{'stop' if change.did == 'start' else 'start'} {change.name}"
 
 
-def _named(change: Change) -> dict[str, Any]:
+def _arguments(change: UndoableChange) -> dict[str, Any]:
     return {"name": change.name}

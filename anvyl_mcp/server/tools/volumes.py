@@ -11,7 +11,7 @@ from pydantic import Field
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Conflict
 from anvyl_mcp.server.engine import lookup
-from anvyl_mcp.server.engine.engine import SLOW, Engine, own_name
+from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.lookup import VolumeName
 from anvyl_mcp.server.tool import Result, Row, Time, tool
@@ -52,13 +52,13 @@ class VolumeState(Result):
 @tool(say=["list volumes", "show volumes", "volume ls"], about="volume, data volume")
 def list_volumes(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 100) -> Volumes:
     """List volumes and the containers that use them."""
-    using, found = _using(engine), lookup.volumes(engine)
+    using, found = _using(engine), lookup.list_volumes(engine)
     rows = [
         Volume(
             name=text.clean(one["Name"]),
             driver=text.clean(one["Driver"]),
             mountpoint=text.clean(one["Mountpoint"]),
-            created=lookup.made_at(one),
+            created=lookup.created_at(one),
             containers=sorted(using.get(one["Name"], ())),
         )
         for one in sorted(found, key=lambda one: str(one["Name"]))
@@ -71,23 +71,23 @@ def create_volume(
     name: Annotated[str, Field(min_length=1, json_schema_extra={"x-makes": "volume"})], engine: Engine
 ) -> VolumeState:
     """Create a volume."""
-    if any(one["Name"] == name for one in lookup.volumes(engine)):
+    if any(one["Name"] == name for one in lookup.list_volumes(engine)):
         raise Conflict(f"there is a volume `{name}` already", hint="use it, or choose another name")
     with engine_errors(doing=f"to create the volume `{name}`"):
-        made = engine.client(SLOW).create_volume(name)
+        made = engine.client(CHANGE_TIMEOUT).create_volume(name)
     return VolumeState(name=made["Name"], mountpoint=made["Mountpoint"])
 
 
 @tool(say=["remove volume {name}"], destroys=True, seconds=60)
 def remove_volume(name: VolumeName, engine: Engine) -> VolumeState:
     """Remove a volume and the data in it for good."""
-    lookup.volume(engine, name)
+    lookup.find_volume(engine, name)
     if users := _using(engine).get(name):
         raise Conflict(f"the volume `{name}` is used by {text.joined(users)}", hint="remove what uses it first")
     # A volume has no id to remove it by: it is looked at once more.
-    found = lookup.volume(engine, name)
+    found = lookup.find_volume(engine, name)
     with engine_errors(doing=f"to remove the volume `{name}`"):
-        engine.client(SLOW).remove_volume(name)
+        engine.client(CHANGE_TIMEOUT).remove_volume(name)
     return VolumeState(name=name, mountpoint=found["Mountpoint"], removed=True)
 
 

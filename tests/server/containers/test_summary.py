@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from anvyl_mcp.server.containers.summary import short_image, short_ports, short_status
-from anvyl_mcp.server.containers.views import attention, listed
+from anvyl_mcp.server.containers.views import attention_order, container_row
 from anvyl_mcp.server.engine import stats
 from anvyl_mcp.server.engine.stats import ContainerStats
 from anvyl_mcp.server.tools.containers import Containers, Stats
@@ -37,7 +37,7 @@ def entry(number: int, image: str = "nginx:1.27", status: str = "Up 2 hours", **
 
 
 def shown(*entries: dict[str, Any], more: int = 0) -> str:
-    rows = sorted(map(listed, entries), key=attention)
+    rows = sorted(map(container_row, entries), key=attention_order)
     return Containers(containers=rows, total=len(rows) + more, more=more).text()
 
 
@@ -98,7 +98,7 @@ def test_a_few_containers_are_a_table() -> None:
     ],
 )
 def test_a_status_is_short_and_keeps_what_matters(status: str, short: str) -> None:
-    assert short_status(listed(entry(1, status=status))) == short
+    assert short_status(container_row(entry(1, status=status))) == short
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_the_use_of_a_hundred_containers_costs_at_most_1500_tokens() -> None:
 
 
 def test_a_limit_of_its_own_is_told() -> None:
-    lines = list(stats.lines([use(1), use(2, 512 * 1024**2)]))
+    lines = list(stats.summary_lines([use(1), use(2, 512 * 1024**2)]))
 
     assert lines[0].startswith("name cpu memory (limit 23.3G unless said)")
     assert lines[1:] == ["web-001 0% 1.18M 121K/4.46K 1", "web-002 1% 2.35M/512M 241K/8.92K 2"]

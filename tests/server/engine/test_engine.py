@@ -26,7 +26,7 @@ AGES = {"20.10": "1.41", "25": "1.44", "28": "1.51", "29.0": "1.52", "29.10": "1
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment whose home and runtime folder are empty, on a machine without an engine in the usual place."""
-    monkeypatch.setattr(sockets, "USUAL", tmp_path / "var/run/docker.sock")
+    monkeypatch.setattr(sockets, "DEFAULT_SOCKET", tmp_path / "var/run/docker.sock")
     monkeypatch.setenv("HOME", str(tmp_path))
     return {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
 
@@ -119,7 +119,7 @@ def test_a_machine_without_an_engine_says_where_it_was_looked_for(places: dict[s
         Engine(places).ping()
 
     assert "Docker Desktop, OrbStack, Colima, Rancher Desktop, Podman" in raised.value.hint
-    assert Engine(places).socket == sockets.USUAL
+    assert Engine(places).socket == sockets.DEFAULT_SOCKET
 
 
 @pytest.fixture

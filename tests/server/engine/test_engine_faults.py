@@ -18,7 +18,7 @@ from mcp.types import CallToolResult, TextContent
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.settings import load
-from anvyl_mcp.server.engine.engine import READERS
+from anvyl_mcp.server.engine.engine import MAX_CONCURRENT_READS
 from tests.support.engine.fake_engine import FakeEngine
 
 LIST, INSPECT, START = "GET /containers/json", "GET /containers/web/json", "POST /containers/.*/start"
@@ -201,7 +201,7 @@ async def test_a_hung_engine_holds_few_threads_and_the_host_still_answers(fake: 
         async with anyio.create_task_group() as callers:
             for _ in range(24):
                 callers.start_soon(ask)
-            for _ in range(READERS):
+            for _ in range(MAX_CONCURRENT_READS):
                 await anyio.to_thread.run_sync(fake.asked.acquire)
             began = time.monotonic()
             await succeeded(client, "get_host_resources")

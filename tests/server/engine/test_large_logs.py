@@ -17,7 +17,7 @@ from mcp import Client
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.engine.logs import reader as log_reading
-from anvyl_mcp.server.engine.logs.frames import lines_of
+from anvyl_mcp.server.engine.logs.frames import parse_lines
 from tests.support.engine.engines import RealEngine
 from tests.support.engine.fake_engine import STAMP, FakeEngine, frames
 
@@ -127,16 +127,16 @@ def test_frames_may_be_broken_anywhere(size: int) -> None:
 
     chunks = [whole[at : at + size] for at in range(0, len(whole), size)]
 
-    assert [line.text for line in lines_of(chunks, raw=False)] == [b"err", b"one and two", b"", b"last"]
+    assert [line.text for line in parse_lines(chunks, raw=False)] == [b"err", b"one and two", b"", b"last"]
 
 
 def test_a_frame_that_says_it_is_huge_is_not_kept() -> None:
     head = struct.pack(">BxxxL", 1, 2**32 - 1) + STAMP.format(0).encode() + b" "
     before = psutil.Process().memory_info().rss
 
-    lines = list(lines_of((head if number == 0 else b"x" * 65_536 for number in range(2_000)), raw=False))
+    lines = list(parse_lines((head if number == 0 else b"x" * 65_536 for number in range(2_000)), raw=False))
 
-    assert lines[0].beyond > 100_000_000
+    assert lines[0].dropped_bytes > 100_000_000
     assert psutil.Process().memory_info().rss - before < 20 * MIB
 
 

@@ -237,7 +237,7 @@ async def test_a_log_whose_driver_sends_it_elsewhere_names_the_driver(fake: Fake
 async def test_how_far_a_line_was_searched_is_said(
     fake: FakeEngine, on_fake: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anvyl_mcp.server.engine.logs.reader.SEARCHED_BYTES", 50_000)
+    monkeypatch.setattr("anvyl_mcp.server.engine.logs.reader.MAX_SEARCHED_LINE_BYTES", 50_000)
     fake.add("web", log=stamped(("2026-11-23T10:00:00Z", "x" * 60_000 + " needle")))
 
     read = await call(on_fake, "get_container_logs", name="web", grep="needle")

@@ -75,7 +75,7 @@ async def test_statistics_of_any_shape_leave_a_row_for_every_container(
     fake: FakeEngine, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fields that are null, missing or of another kind: openwrt/packages#26618, ualex73/monitor_docker#159."""
-    monkeypatch.setattr(stats, "APART", 0)
+    monkeypatch.setattr(stats, "SAMPLE_INTERVAL", 0)
     good, odd = fake.add("good"), fake.add("odd")
     fake.answers[f"/containers/{good.id}/stats"] = SAMPLE
 

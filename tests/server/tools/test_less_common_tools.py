@@ -75,7 +75,7 @@ async def test_a_sample_that_was_kept_saves_the_second_one(
 ) -> None:
     """As on an engine of API 1.44: two rounds without an earlier sample, one round with it."""
     monkeypatch.setattr(stats, "FAST_SINCE", stats.ONE_SHOT_SINCE)
-    monkeypatch.setattr(stats, "YOUNGEST", 0)
+    monkeypatch.setattr(stats, "MIN_SAMPLE_AGE", 0)
     for name in ("one", "two", "three"):
         engine.run(name)
     rounds = []
@@ -286,7 +286,7 @@ def test_disk_usage_is_read_in_the_newer_shape_too(suffix: str) -> None:
         for kind in ("Images", "Containers", "Volumes", "BuildCache")
     }
 
-    rows = disk_usage.read(answer)
+    rows = disk_usage.parse_usage(answer)
 
     assert [(row.kind, row.count, row.active, row.size, row.reclaimable) for row in rows] == [
         (kind, 3, 1, 500, 200) for kind in ("images", "containers", "volumes", "build cache")

@@ -7,13 +7,13 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-LONGEST_LINE = 4096
+MAX_LINE_CHARACTERS = 4096
 """Characters shown of one line."""
-KEPT = LONGEST_LINE * 4
+MAX_LINE_BYTES = MAX_LINE_CHARACTERS * 4
 """Bytes kept of one line while it is read: the widest characters have four."""
 HEADER = 8
-LONGEST_STAMP = 40
-MESSAGE = 16 * 1024
+MAX_STAMP_BYTES = 40
+PART_BYTES = 16 * 1024
 """Bytes of a line after which Docker begins a new part, with a stamp of its own."""
 PODMAN_STAMP = re.compile(rb"(?<!^)(?<![ \t=\"'\[(<:,;|/-])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|[+-]\d\d:\d\d) ")
 """Podman's parts of a terminal's line are of any length: a stamp glued to what is before it is not the container's."""
@@ -21,7 +21,7 @@ PART_STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogLine:
     """One line: the time the engine gave it, its text, and how many bytes of it were not kept.
 
     `unsearched` is whether any were dropped, also states of a progress that later ones stand over.
@@ -29,31 +29,31 @@ class Line:
 
     stamp: str
     text: bytes
-    beyond: int = 0
+    dropped_bytes: int = 0
     unsearched: bool = False
 
 
-class _Growing:
+class _LineBuffer:
     """The line that one of the container's streams is writing; at most `most` bytes of it are kept."""
 
     def __init__(self, most: int, *, raw: bool) -> None:
         self._most, self._raw = most, raw
         self._kept = bytearray()
-        self._beyond = 0
+        self._dropped_bytes = 0
         self._dropped = False
 
-    def add(self, piece: bytes) -> Iterator[Line]:
+    def add(self, piece: bytes) -> Iterator[LogLine]:
         first, *rest = piece.split(b"\n")
-        self._grow(first)
+        self._append(first)
         for following in rest:
-            yield self._done()
-            self._grow(following)
+            yield self._finish_line()
+            self._append(following)
 
-    def end(self) -> Iterator[Line]:
+    def end(self) -> Iterator[LogLine]:
         if self._kept:
-            yield self._done()
+            yield self._finish_line()
 
-    def _grow(self, piece: bytes) -> None:
+    def _append(self, piece: bytes) -> None:
         self._kept += piece
         if len(self._kept) <= self._most:
             return
@@ -62,47 +62,47 @@ class _Growing:
         stamp, written = self._kept.find(b" ") + 1, self._kept.rfind(b"\r", 0, len(self._kept) - 1) + 1
         if 0 < stamp < written:
             del self._kept[stamp:written]
-            self._beyond = 0
-        self._beyond += max(0, len(self._kept) - self._most)
+            self._dropped_bytes = 0
+        self._dropped_bytes += max(0, len(self._kept) - self._most)
         del self._kept[self._most :]
 
-    def _done(self) -> Line:
+    def _finish_line(self) -> LogLine:
         stamp, _, line = bytes(self._kept).partition(b" ")
         if self._raw:
             line = _without_stamps(line) if b"." in stamp else PODMAN_STAMP.sub(b"", line)
-        done = Line(stamp[:LONGEST_STAMP].decode("ascii", "replace"), line, self._beyond, self._dropped)
+        done = LogLine(stamp[:MAX_STAMP_BYTES].decode("ascii", "replace"), line, self._dropped_bytes, self._dropped)
         self._kept.clear()
-        self._beyond, self._dropped = 0, False
+        self._dropped_bytes, self._dropped = 0, False
         return done
 
 
 def _without_stamps(line: bytes) -> bytes:
     """A terminal's long line without the stamps of its parts, which stand where one part ends and the next begins."""
-    parts, at = [line[:MESSAGE]], MESSAGE
+    parts, at = [line[:PART_BYTES]], PART_BYTES
     while found := PART_STAMP.match(line, at):
-        parts.append(line[found.end() : found.end() + MESSAGE])
-        at = found.end() + MESSAGE
+        parts.append(line[found.end() : found.end() + PART_BYTES])
+        at = found.end() + PART_BYTES
     return b"".join([*parts, line[at:]])
 
 
-def lines_of(chunks: Iterable[bytes], *, raw: bool, most: int = KEPT) -> Iterator[Line]:
+def parse_lines(chunks: Iterable[bytes], *, raw: bool, most: int = MAX_LINE_BYTES) -> Iterator[LogLine]:
     """Lines as they come. `raw`: the container has a terminal, so there are no frames.
 
     Raises:
         struct.error: the frames are none.
     """
-    streams: dict[int, _Growing] = {}
-    for stream, piece in ((1, chunk) for chunk in chunks) if raw else _pieces(chunks):
+    streams: dict[int, _LineBuffer] = {}
+    for stream, piece in ((1, chunk) for chunk in chunks) if raw else _frame_payloads(chunks):
         if stream not in streams:
-            streams[stream] = _Growing(most, raw=raw)
+            streams[stream] = _LineBuffer(most, raw=raw)
         for line in streams[stream].add(piece):
             if line.stamp:
                 yield line
-    for growing in streams.values():
-        yield from growing.end()
+    for buffer in streams.values():
+        yield from buffer.end()
 
 
-def _pieces(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def _frame_payloads(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """Parts of frames with their stream's number; a frame is never held whole, however long it says it is.
 
     The engine cuts long lines into frames without a newline and stamps each of them: those stamps inside are removed.
@@ -122,7 +122,7 @@ def _pieces(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
             piece = buffer[at : at + left]
             if stamped:
                 space = piece.find(b" ")
-                if space < 0 and len(piece) < min(left, LONGEST_STAMP):
+                if space < 0 and len(piece) < min(left, MAX_STAMP_BYTES):
                     break
                 at, left, stamped = at + space + 1, left - space - 1, False
                 continue

@@ -20,27 +20,27 @@ from anvyl_mcp.core.redaction.key_blocks import KeyBlocks
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.logs.cursor import Cursor
-from anvyl_mcp.server.engine.logs.frames import KEPT, Line, lines_of
-from anvyl_mcp.server.engine.logs.lines import shown
-from anvyl_mcp.server.engine.timestamps import SECOND, moment
+from anvyl_mcp.server.engine.logs.frames import MAX_LINE_BYTES, LogLine, parse_lines
+from anvyl_mcp.server.engine.logs.lines import visible_text
+from anvyl_mcp.server.engine.timestamps import SECOND, to_nanoseconds
 
-MOST_BYTES = 96 * 1024
-SEARCHED = 20_000
+MAX_TAIL_BYTES = 96 * 1024
+MAX_SEARCHED_LINES = 20_000
 """Lines that `grep` looks through, from the end."""
-SEARCHED_BYTES = 1024**2
+MAX_SEARCHED_LINE_BYTES = 1024**2
 """Of one line, from its beginning; an application that logs JSON may put 150 KB into one."""
-READING_SECONDS = 10
-WHOLE_SECONDS = 3
+READ_SECONDS = 10
+WHOLE_LOG_SECONDS = 3
 """For a whole log of which only the end was asked for."""
 FIRST_BYTE_SECONDS = 15
 """With `since` the engine reads a log from its beginning before it sends anything."""
-NO_LOG = ("none", "passthrough", "passthrough-tty")
+DRIVERS_WITHOUT_LOG = ("none", "passthrough", "passthrough-tty")
 UNREADABLE = re.compile(r"does not support reading|cannot read logs|not logging output", re.IGNORECASE)
 """What Docker and Podman say of a log driver that only writes."""
 
 
 @dataclass(frozen=True)
-class LogEnd:
+class LogTail:
     """The last lines, whether others were left out, where to go on reading, and what was not even looked at."""
 
     lines: list[str]
@@ -49,7 +49,7 @@ class LogEnd:
     note: str = ""
 
 
-class _Kept:
+class _TailBuffer:
     """The newest lines, within a number and a size."""
 
     def __init__(self, most: int) -> None:
@@ -60,29 +60,29 @@ class _Kept:
     def add(self, line: str) -> None:
         self.lines.append(line)
         self._size += len(line)
-        while len(self.lines) > self._most or self._size > MOST_BYTES:
+        while len(self.lines) > self._most or self._size > MAX_TAIL_BYTES:
             self._size -= len(self.lines.popleft())
             self.left_out += 1
 
 
-class _Reading:
+class _LogScan:
     """What one pass over a log finds."""
 
     def __init__(self, tail: int, grep: str, start: Cursor) -> None:
         self.start, self.next = start, start
-        self.kept, self.read = _Kept(tail), 0
+        self.kept, self.read = _TailBuffer(tail), 0
         self.late = self.unsearched = self.one_moment = False
         self._wanted, self._blocks = grep.casefold(), KeyBlocks()
         self._passed = 0
 
-    def take(self, lines: Iterator[Line], seconds: float | None = None) -> None:
+    def take(self, lines: Iterator[LogLine], seconds: float | None = None) -> None:
         """Read to the end, or until it takes too long."""
-        deadline = time.monotonic() + (READING_SECONDS if seconds is None else seconds)
+        deadline = time.monotonic() + (READ_SECONDS if seconds is None else seconds)
         for line in lines:
-            at = moment(line.stamp)
+            at = to_nanoseconds(line.stamp)
             self.one_moment = not self.read or (self.one_moment and at == self.next.at)
             self.read += 1
-            visible = shown(line, self._wanted, self._blocks)
+            visible = visible_text(line, self._wanted, self._blocks)
             if at is None or self._is_new(at):
                 self.next = self.next if at is None else self.next.after(at)
                 if visible is not None:
@@ -100,35 +100,35 @@ class _Reading:
         return at >= self.start.at
 
 
-def read(engine: Engine, container: Mapping[str, Any], *, tail: int, since: str, grep: str) -> LogEnd:
+def read_log(engine: Engine, container: Mapping[str, Any], *, tail: int, since: str, grep: str) -> LogTail:
     """The last `tail` lines since a time or duration ago that contain `grep`.
 
     Raises:
         Conflict: the container's log driver keeps none that the engine could read.
     """
     start = Cursor.parse(since)
-    most = (SEARCHED if grep else tail) + 1 + start.seen
-    reading, whole = _Reading(tail, grep, start), engine.is_podman
+    most = (MAX_SEARCHED_LINES if grep else tail) + 1 + start.seen
+    reading, whole = _LogScan(tail, grep, start), engine.is_podman
     if whole:
         # Asked for the last lines, Podman 4 puts parts of long ones behind others, or leaves them out.
-        seconds = READING_SECONDS if grep else WHOLE_SECONDS
-        reading.take(_read(engine, container, tail="all", start=start, grep=bool(grep)), seconds)
+        seconds = READ_SECONDS if grep else WHOLE_LOG_SECONDS
+        reading.take(_request_lines(engine, container, tail="all", start=start, grep=bool(grep)), seconds)
     if not whole or (reading.late and not grep):
-        reading, whole = _Reading(tail, grep, start), False
-        reading.take(_read(engine, container, tail=most, start=start, grep=bool(grep)))
+        reading, whole = _LogScan(tail, grep, start), False
+        reading.take(_request_lines(engine, container, tail=most, start=start, grep=bool(grep)))
     cut = not whole and reading.read >= most
     if cut and reading.one_moment and reading.next.at > start.at:
         # All that was read has one stamp, and more lines before may have it too: only the whole moment can be counted.
-        reading = _Reading(tail, grep, Cursor(reading.next.at))
-        reading.take(_read(engine, container, tail="all", start=reading.start, grep=bool(grep)))
+        reading = _LogScan(tail, grep, Cursor(reading.next.at))
+        reading.take(_request_lines(engine, container, tail="all", start=reading.start, grep=bool(grep)))
     note = ""
     if reading.late:
         note = f"the engine is slow: lines after {reading.next.stamp} were not read; ask again with `since`"
     elif grep and cut:
-        note = f"only the last {SEARCHED:,} lines were searched; `since` searches a part of the log"
+        note = f"only the last {MAX_SEARCHED_LINES:,} lines were searched; `since` searches a part of the log"
     elif reading.unsearched:
-        note = f"of longer lines only the first {text.size(SEARCHED_BYTES)} were searched"
-    return LogEnd(
+        note = f"of longer lines only the first {text.size(MAX_SEARCHED_LINE_BYTES)} were searched"
+    return LogTail(
         lines=list(reading.kept.lines),
         truncated=reading.kept.left_out > 0 or bool(note),
         next_since=str(reading.next),
@@ -136,26 +136,26 @@ def read(engine: Engine, container: Mapping[str, Any], *, tail: int, since: str,
     )
 
 
-def _read(
+def _request_lines(
     engine: Engine, container: Mapping[str, Any], *, tail: int | str, start: Cursor, grep: bool
-) -> Iterator[Line]:
+) -> Iterator[LogLine]:
     """Lines up to now by the engine's clock: a container that never stops writing must not keep us."""
     options: dict[str, Any] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": 0, "tail": tail}
     if start != Cursor():
         options["since"] = max(0, start.second)
-    with _driver_named(container), engine_errors(doing="to show its log"):
+    with _explain_log_driver(container), engine_errors(doing="to show its log"):
         answer = _open(engine, str(container["Id"]), options)
     with engine_errors(doing="to show its log"), closing(answer):
-        end = _end(answer.headers.get("Date", ""))
-        most = SEARCHED_BYTES if grep else KEPT
-        for line in lines_of(_chunks(answer), raw=bool(container["Config"]["Tty"]), most=most):
+        end = _end_of_answer(answer.headers.get("Date", ""))
+        most = MAX_SEARCHED_LINE_BYTES if grep else MAX_LINE_BYTES
+        for line in parse_lines(_chunks(answer), raw=bool(container["Config"]["Tty"]), most=most):
             yield line
-            if (moment(line.stamp) or 0) > end:
+            if (to_nanoseconds(line.stamp) or 0) > end:
                 return
 
 
 @contextmanager
-def _driver_named(container: Mapping[str, Any]) -> Iterator[None]:
+def _explain_log_driver(container: Mapping[str, Any]) -> Iterator[None]:
     """What the engine cannot do because of the container's log driver is said with its name."""
     driver = text.clean(str(container["HostConfig"]["LogConfig"].get("Type") or ""))
     name = text.clean(str(container["Name"])).lstrip("/")
@@ -164,7 +164,7 @@ def _driver_named(container: Mapping[str, Any]) -> Iterator[None]:
     except (EngineError, Conflict, InvalidInput) as error:
         if not driver or not UNREADABLE.search(error.message):
             raise
-        if driver in NO_LOG:
+        if driver in DRIVERS_WITHOUT_LOG:
             raise Conflict(
                 f"`{name}` keeps no log: its log driver is `{driver}`",
                 hint="create it again with another log driver, like `local`, to see what it writes",
@@ -178,7 +178,7 @@ def _driver_named(container: Mapping[str, Any]) -> Iterator[None]:
 def _open(engine: Engine, container: str, options: Mapping[str, Any]) -> requests.Response:
     """The raw answer: the SDK reads a terminal's log byte by byte, and takes its own time limit away."""
     client = engine.client(FIRST_BYTE_SECONDS)
-    url = client.container_address(container, "logs")
+    url = client.container_url(container, "logs")
     answer = client.get(url, params=options, stream=True, timeout=FIRST_BYTE_SECONDS)
     if answer.status_code >= 400:
         with closing(answer):
@@ -198,7 +198,7 @@ def _chunks(answer: requests.Response) -> Iterator[bytes]:
         yield chunk
 
 
-def _end(date: str) -> int:
+def _end_of_answer(date: str) -> int:
     """A moment just after that of the answer; lines that are younger were written while we read."""
     try:
         return (int(parsedate_to_datetime(date).timestamp()) + 2) * SECOND - 1

@@ -12,7 +12,7 @@ from anvyl_mcp.core.errors import AnvylError, Denied, EngineError, NotFound, Tim
 from anvyl_mcp.server.engine import compat
 from anvyl_mcp.server.engine.engine import Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
-from anvyl_mcp.server.engine.stats import ContainerStats, Samples, measure
+from anvyl_mcp.server.engine.stats import ContainerStats, SampleCache, measure_usage
 from anvyl_mcp.server.policy.guardrails import hidden
 from anvyl_mcp.server.tools.host import Resources, get_host_resources
 
@@ -44,7 +44,7 @@ class Figures:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._samples = Samples()
+        self._samples = SampleCache()
 
     def machine(self) -> Resources:
         """How busy and how full it is."""
@@ -58,7 +58,7 @@ class Figures:
             listed = [one for one in self._engine.containers(all=True) if not hidden(one)]
             with ThreadPoolExecutor(AT_ONCE, "inspect") as pool:
                 details = [one for one in pool.map(self._detail, listed) if one]
-            return ContainerFigures(self._states(listed), details, measure(self._engine, self._samples))
+            return ContainerFigures(self._states(listed), details, measure_usage(self._engine, self._samples))
         except (EngineError, Timeout, Denied):
             return None
 
@@ -74,7 +74,7 @@ class Figures:
 
         try:
             with engine_errors(missing=gone):
-                found = compat.inspected(self._engine.client().inspect_container(listed["Id"]))
+                found = compat.container_details(self._engine.client().inspect_container(listed["Id"]))
         except NotFound:
             return None
         health = found["State"]["Health"]["Status"]
