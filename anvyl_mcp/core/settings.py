@@ -67,6 +67,9 @@ SETTINGS = (
     Setting("jwt_keys", "ANVYL_JWT_KEYS", "", "its keys: a JWKS file, or an https URL"),
 )
 
+TABLES = ("aliases", "phrases")
+"""Tables of `config.toml` with words of a person's own; see `anvyl alias`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -98,6 +101,10 @@ class Settings:
     jwt_issuer: str
     jwt_audience: str
     jwt_keys: str
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """What a person calls a thing → its name, with ` on HOST` where that is said too."""
+    phrases: Mapping[str, str] = field(default_factory=dict)
+    """A whole question of a person's own → the question to read in its place."""
 
     @property
     def hosts_file(self) -> Path:
@@ -149,7 +156,8 @@ def load(
         values[setting.name] = setting.default if value is None else _typed(value, setting, source)
     values["llm_api_key"] = values["llm_api_key"] or env.get("LM_API_TOKEN", "")
     values["name"] = check_host_name(values["name"]) if values["name"] else _machine_name()
-    return Settings(config_dir=config_dir, state_dir=state_dir, **values)
+    own = {name: _words(file.get(name, {}), f"{config_dir / 'config.toml'}: [{name}]") for name in TABLES}
+    return Settings(config_dir, state_dir, aliases=own["aliases"], phrases=own["phrases"], **values)
 
 
 def check_host_name(name: str) -> str:
@@ -178,11 +186,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigInvalid(f"{path} is not valid TOML: {error}", hint="mend the file or move it away") from error
     except OSError as error:
         raise ConfigInvalid(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
-    known = {setting.name for setting in SETTINGS}
+    known = {setting.name for setting in SETTINGS} | {*TABLES}
     for key in data:
         if key not in known:
             raise ConfigInvalid(f"{path} has an unknown setting `{key}`", hint=did_you_mean(key, known))
     return data
+
+
+def _words(table: Any, source: str) -> dict[str, str]:
+    if not isinstance(table, dict) or not all(isinstance(value, str) and value.strip() for value in table.values()):
+        raise ConfigInvalid(f'{source} must hold lines like "the photo app" = "immich"', hint="fix or remove it")
+    return {str(name): value for name, value in table.items()}
 
 
 def _typed(value: Any, setting: Setting, source: str) -> str | int | bool:

@@ -1,15 +1,16 @@
-"""Writing one setting to `config.toml`, with everything else in it left as it is."""
+"""Write to `config.toml`, leaving everything else in it unchanged."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid
 from anvyl_mcp.core.files import write_atomically
 
 
-def write_setting(config_dir: Path, name: str, value: str) -> Path:
-    """Set one setting, at once or not at all; the file.
+def write_setting(config_dir: Path, name: str, value: str | None, *, table: str = "") -> Path:
+    """Set a setting, or an entry of a table, or remove it with `None`; atomic. Returns the file.
 
     Raises:
         ConfigInvalid: the file is not valid.
@@ -22,7 +23,13 @@ def write_setting(config_dir: Path, name: str, value: str) -> Path:
     file = config_dir / "config.toml"
     try:
         document = tomlkit.parse(file.read_text(encoding="utf-8")) if file.exists() else tomlkit.document()
-        document[name] = value
+        entries: Any = document
+        if table:
+            entries = document.setdefault(table, tomlkit.table())
+        if value is None:
+            entries.pop(name, None)
+        else:
+            entries[name] = value
         write_atomically(file, tomlkit.dumps(document))
     except (TOMLKitError, UnicodeDecodeError) as error:
         raise ConfigInvalid(f"{file} is not valid TOML: {error}", hint="mend the file or move it away") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -103,6 +104,10 @@ class Run:
     def unresolved(self) -> AnvylError | None:
         """The last error of a tool that could not be called at all since."""
         return next(reversed(self._uncallable.values()), None)
+
+    def reword(self, text: str) -> None:
+        """Put the person's own words for things into plain names, before anything reads the question."""
+        self.question = replace(self.question, text=text)
 
     def responded(self, source: Source) -> None:
         """Record who made a response. `RESULTS` leaves open who made the calls before it."""

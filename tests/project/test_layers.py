@@ -40,7 +40,7 @@ ROOMS = {
     ),
     "cli": "cli.completion cli.programs cli.terminal",
     "cli.commands": (
-        "app cli.commands.containers cli.conversation cli.parser cli.programs cli.runtime core evaluation "
+        "app cli.conversation cli.parser cli.programs cli.runtime core evaluation "
         "orchestrator.api orchestrator.ask orchestrator.models orchestrator.models.servers peers "
         "peers.changes peers.fleet peers.hosts peers.watch"
     ),
@@ -118,7 +118,7 @@ SHORT = {
     "cli.commands.ask": "read for every `--help`: what it runs is imported only when it is run",
     "cli.commands.chat": "read for every `--help`: what it runs is imported only when it is run",
     "cli.commands.containers.images": "one file for each subject, as in `--help`",
-    "cli.commands.machines": "read for every `--help`: what it runs is imported only when it is run",
+    "cli.commands.containers.machines": "read for every `--help`: what it runs is imported only when it is run",
     "cli.commands.tools": "read for every `--help`: what it runs is imported only when it is run",
     "cli.conversation.model_note": "one idea: a note that is worth a line once a day",
     "cli.parser.options": "read by every command: nothing else may be imported with it",

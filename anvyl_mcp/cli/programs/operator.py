@@ -10,6 +10,7 @@ COMMANDS = {
         "ask": "commands.ask:ask",
         "chat": "commands.chat:chat",
         "models": "commands.models:app",
+        "alias": "commands.aliases:app",
         "eval": "commands.evaluate:evaluate",
     },
     "Containers": {
@@ -28,9 +29,9 @@ COMMANDS = {
     "Images and machines": {
         "images": "commands.containers.images:images",
         "pull": "commands.containers.images:pull",
-        "resources": "commands.machines:resources",
-        "df": "commands.machines:df",
-        "events": "commands.machines:events",
+        "resources": "commands.containers.machines:resources",
+        "df": "commands.containers.machines:df",
+        "events": "commands.containers.machines:events",
         "watch": "commands.watch:watch",
     },
     "Fleet and tools": {

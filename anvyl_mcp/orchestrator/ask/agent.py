@@ -29,6 +29,7 @@ from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import clean, joined
 from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.ask import report
+from anvyl_mcp.orchestrator.ask.aliases import expand
 from anvyl_mcp.orchestrator.ask.toolset import FleetToolset
 from anvyl_mcp.orchestrator.checks.consent import Weigh, nothing_known
 from anvyl_mcp.orchestrator.checks.guard import Guard
@@ -110,6 +111,10 @@ class Assistant:
         reply = Reply(run)
         try:
             _check(run.question, self._fleet)
+            expanded = expand(run.question.text, self._settings)
+            if expanded.notes:
+                run.reword(expanded.text)
+                reply.notes += expanded.notes
             choice = await self._choose(reply, model=model, offline=offline)
             await self._run(reply, choice, decide)
         except AnvylError as error:
