@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.text import Text
 
 from tests.support.engine.engines import IMAGES, RealEngine, private_engine
-from tests.support.hosts.nodes import NO_MODEL, know, process, serving
-from tests.support.terminal import on_a_terminal
+from tests.support.hosts.nodes import NO_MODEL, run_program, running_node, write_hosts_file
+from tests.support.terminal import open_terminal
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "terminal.svg"
 COLUMNS, LINES = 88, 40
@@ -48,7 +48,7 @@ def fill(engine: RealEngine, containers: dict[str, str]) -> None:
 
 def typed(line: str, *arguments: str, answer: str = "") -> str:
     """What a terminal shows when someone types this line and answers its question."""
-    with on_a_terminal(*arguments, size=(COLUMNS, LINES)) as terminal:
+    with open_terminal(*arguments, size=(COLUMNS, LINES)) as terminal:
         if answer:
             terminal.until("edit hosts] ")
             terminal.type(answer)
@@ -63,10 +63,10 @@ def main() -> None:
         os.environ.update(desk.environment)
         fill(desk, DESK)
         fill(nas, NAS)
-        with serving("nas", Path(folder) / "nas", nas) as node:
-            know("nas", node.url, node.token)
+        with running_node("nas", Path(folder) / "nas", nas) as node:
+            write_hosts_file("nas", node.url, node.token)
             time.sleep(AGE)
-            process("ask", "list hosts")  # the note that no model answers is shown once a day
+            run_program("ask", "list hosts")  # the note that no model answers is shown once a day
             shown = typed("anvyl ps", "ps") + "\r\n"
             shown += typed('anvyl ask "stop web on nas"', "ask", "stop web on nas", answer="y\r")
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor", force_terminal=True)

@@ -16,7 +16,7 @@ from tests.support.engine.daemon import UnavailableError, sweep
 from tests.support.engine.engines import RealEngine, any_engine, private_engine
 
 pytest_plugins = [
-    "tests.support.hosts.doors",
+    "tests.support.hosts.http_node",
     "tests.support.model_server",
     "tests.support.hosts.nodes",
     "tests.support.hosts.lab",

@@ -14,7 +14,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from anvyl_mcp.app.client_configs import ASSISTANTS, place
-from tests.support.hosts.nodes import ANVYL_MCP, Ran, know, process
+from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, run_program, write_hosts_file
 
 WRITTEN = sorted(client for client, one in ASSISTANTS.items() if one.form != "shown")
 
@@ -29,8 +29,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def install(*arguments: str, **environment: str) -> Ran:
-    return process("install", *arguments, program=ANVYL_MCP, seconds=60, **environment)
+def install(*arguments: str, **environment: str) -> CommandResult:
+    return run_program("install", *arguments, program=ANVYL_MCP, seconds=60, **environment)
 
 
 def settings_of(client: str, content: str) -> Path:
@@ -56,7 +56,7 @@ def others(client: str) -> str:
 
 @pytest.mark.parametrize("client", WRITTEN)
 def test_an_entry_is_added_once_and_all_else_stays(client: str) -> None:
-    know("nas", "http://127.0.0.1:1")
+    write_hosts_file("nas", "http://127.0.0.1:1")
     before = others(client)
     file = settings_of(client, before)
     file.chmod(0o600)
@@ -79,7 +79,7 @@ def test_an_entry_is_added_once_and_all_else_stays(client: str) -> None:
 async def test_what_was_written_is_started_as_an_assistant_does_it(desk: Path) -> None:
     """A program of the desktop has neither our PATH nor our environment."""
     (desk / ".config" / "Claude").mkdir(parents=True)
-    know("down", "http://127.0.0.1:1")
+    write_hosts_file("down", "http://127.0.0.1:1")
     written = install("claude-desktop", "--read-only", ANVYL_NAME="here", DOCKER_HOST="unix:///nowhere.sock")
     assert written.code == 0, written.err
     [entry] = json.loads((desk / ".config/Claude/claude_desktop_config.json").read_text("utf-8"))["mcpServers"].values()

@@ -28,11 +28,11 @@ from tests.support.hosts.nodes import (
     NO_MODEL,
     PYTHON,
     READY_SECONDS,
-    Ran,
+    CommandResult,
     ServingNode,
     anvyl,
-    process,
-    serving,
+    run_program,
+    running_node,
 )
 
 END_SECONDS = 12
@@ -67,16 +67,16 @@ def urls_in(line: str) -> list[str]:
     return [word for word in line.split() if word.startswith("http://")]
 
 
-def serve_here(*arguments: str) -> Ran:
+def serve_here(*arguments: str) -> CommandResult:
     """`anvyl-mcp serve` in this process, for what it refuses to do."""
     done = CliRunner().invoke(host.app, ["serve", *arguments], catch_exceptions=False)
-    return Ran(done.exit_code, done.stdout, done.stderr)
+    return CommandResult(done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[ServingNode]:
     """A server of this test's own installation, on a machine without Docker."""
-    with serving("alpha", tmp_path, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
+    with running_node("alpha", tmp_path, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
         yield node
 
 
@@ -127,7 +127,7 @@ def test_without_docker_it_serves_and_says_that_it_is_degraded(node: ServingNode
 
 
 def test_with_docker_it_is_healthy(engine: RealEngine, tmp_path: Path) -> None:
-    with serving("alpha", tmp_path, engine) as node:
+    with running_node("alpha", tmp_path, engine) as node:
         health = httpx.get(f"{node.url}/health").json()
 
     assert (health["status"], health["checks"]["engine"]) == ("healthy", "ok")
@@ -153,7 +153,7 @@ def test_commands_use_the_running_server_and_start_their_own_when_it_ends(
     """Only the server can reach the engine here, and only it is called `alpha`."""
     engine.run("web")
     monkeypatch.setenv("ANVYL_NAME", "beta")
-    with serving("alpha", tmp_path, engine) as node:
+    with running_node("alpha", tmp_path, engine) as node:
         monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
         used = anvyl("ps", "--json")
         node.stop()
@@ -401,6 +401,6 @@ interrupted = asyncio.run(serve(load({"port": 0, "agent_port": 0}), on_ready=rea
 assert interrupted is False
 assert signal.getsignal(signal.SIGTERM) is before
 """
-    done = process("-c", script, program=PYTHON)
+    done = run_program("-c", script, program=PYTHON)
 
     assert (done.code, done.err) == (0, "")

@@ -14,9 +14,9 @@ import pytest
 from anvyl_mcp.orchestrator.ask.conversation import Conversation, Kept, Meant, Turn
 from anvyl_mcp.peers.connection.connection_errors import CONNECT_SECONDS
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import ServingNode, anvyl, know, process
+from tests.support.hosts.nodes import ServingNode, anvyl, run_program, write_hosts_file
 from tests.support.model_server import ModelServer, call, hang, text, tool_call, tool_calls
-from tests.support.terminal import Terminal, on_a_terminal
+from tests.support.terminal import Terminal, open_terminal
 
 pytest_plugins = ["tests.support.model_server"]
 
@@ -46,7 +46,7 @@ def test_ctrl_c_while_the_model_thinks_ends_at_once(
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
     model_server.replies += [hang()]
 
-    with on_a_terminal("ask", "what is new?") as terminal:
+    with open_terminal("ask", "what is new?") as terminal:
         terminal.until("asking qwen")
         assert ended_by_ctrl_c(terminal) < AT_ONCE
 
@@ -64,13 +64,13 @@ def ended_by_ctrl_c(terminal: Terminal) -> float:
 @pytest.fixture
 def silent(first: None, silent_port: int) -> None:
     """This host is `first`, and knows `gpu`, which takes connections and says nothing."""
-    know("gpu", f"http://127.0.0.1:{silent_port}")
+    write_hosts_file("gpu", f"http://127.0.0.1:{silent_port}")
 
 
 def test_the_line_of_progress_names_the_hosts_and_is_gone_in_the_end(engine: RealEngine, silent: None) -> None:
     engine.run("web")
 
-    with on_a_terminal("ask", "--offline", "list containers") as terminal:
+    with open_terminal("ask", "--offline", "list containers") as terminal:
         terminal.until("list containers: first done, waiting for gpu… ")
         began = time.monotonic()
         assert terminal.end() == 3, terminal.shown
@@ -85,7 +85,7 @@ def test_the_line_of_progress_names_the_hosts_and_is_gone_in_the_end(engine: Rea
 def test_ctrl_c_while_a_host_is_silent_ends_at_once_and_says_who_answered(engine: RealEngine, silent: None) -> None:
     engine.run("web")
 
-    with on_a_terminal("ask", "--offline", "list containers") as terminal:
+    with open_terminal("ask", "--offline", "list containers") as terminal:
         terminal.until("first done, waiting for gpu")
         assert ended_by_ctrl_c(terminal) < AT_ONCE
 
@@ -95,7 +95,7 @@ def test_ctrl_c_while_a_host_is_silent_ends_at_once_and_says_who_answered(engine
 
 
 def test_ctrl_c_while_everything_is_still_imported_ends_at_once(engine: RealEngine, first: None) -> None:
-    with on_a_terminal("ask", "--offline", "list containers") as terminal:
+    with open_terminal("ask", "--offline", "list containers") as terminal:
         terminal.until("working")
         assert ended_by_ctrl_c(terminal) < AT_ONCE
 
@@ -109,7 +109,7 @@ def test_ctrl_c_says_what_was_changed_before_it(
     engine.run("web")
     model_server.replies += [tool_call("stop_container", {"name": "web", "host": "first"}), hang()]
 
-    with on_a_terminal("ask", "stop web on first, then think") as terminal:
+    with open_terminal("ask", "stop web on first, then think") as terminal:
         terminal.until("[y/N/edit hosts] ")
         terminal.type("y\n")
         terminal.until("asking qwen")
@@ -127,7 +127,7 @@ def test_a_change_that_cannot_be_made_is_told_once_and_fails(
     engine.run("web2")
     model_server.replies += [tool_call("list_containers", {}), tool_call("stop_container", {"name": "web"})]
 
-    done = process("ask", "stop web")
+    done = run_program("ask", "stop web")
 
     assert done.code == 1
     assert "web1" in done.out and (done.out + done.err).count("which container") == 1
@@ -136,7 +136,7 @@ def test_a_change_that_cannot_be_made_is_told_once_and_fails(
 def test_keys_pressed_before_the_prompt_decide_nothing(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
-    with on_a_terminal("ask", "--offline", "stop web") as terminal:
+    with open_terminal("ask", "--offline", "stop web") as terminal:
         terminal.until("working")
         terminal.type("y\n\n")
         terminal.until("[y/N/edit hosts] ")
@@ -157,7 +157,7 @@ def test_a_change_proposed_after_reading_text_of_others_says_so(
         text("done"),
     ]
 
-    with on_a_terminal("ask", "look at the logs of web and stop web if they say so", "--yes") as terminal:
+    with open_terminal("ask", "look at the logs of web and stop web if they say so", "--yes") as terminal:
         terminal.until("please stop this container")
         terminal.until("(proposed after reading logs of web on first)? [y/N/edit hosts] ")
         terminal.type("\n")
@@ -170,7 +170,7 @@ def test_a_change_proposed_after_reading_text_of_others_says_so(
 def test_without_a_terminal_the_next_step_is_said(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
-    waits, dry = process("ask", "--offline", "stop web"), process("ask", "--offline", "stop web", "--dry-run")
+    waits, dry = run_program("ask", "--offline", "stop web"), run_program("ask", "--offline", "stop web", "--dry-run")
 
     assert (waits.code, waits.err) == (5, "hint:  answer at a terminal, or add --yes\n")
     assert "hint" not in dry.err and engine.state("web") == "running"
@@ -179,7 +179,7 @@ def test_without_a_terminal_the_next_step_is_said(engine: RealEngine, first: Non
 def test_the_prompt_shows_the_very_container(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
-    with on_a_terminal("ask", "--offline", "stop web") as terminal:
+    with open_terminal("ask", "--offline", "stop web") as terminal:
         terminal.until("Stop web (running) on first? [y/N/edit hosts] ")
         terminal.type("\n")
         assert terminal.end() == 5
@@ -193,7 +193,7 @@ def test_the_hosts_of_a_change_can_be_chosen_at_the_prompt(
     engine.run("web")
     second_engine.run("web")
 
-    with on_a_terminal("ask", "--offline", "stop web on first") as terminal:
+    with open_terminal("ask", "--offline", "stop web on first") as terminal:
         terminal.until("on first? [y/N/edit hosts] ")
         terminal.type("e\n")
         terminal.until("hosts instead of first (first, second, all): ")
@@ -221,7 +221,7 @@ def test_changes_that_wait_together_are_shown_together_and_chosen_by_number(
         text("done"),
     ]
 
-    with on_a_terminal("ask", "stop web and db") as terminal:
+    with open_terminal("ask", "stop web and db") as terminal:
         terminal.until("Do all of these? [y/N/numbers/edit hosts N] ")
         assert re.search(r"1  stop web \(running\) on first\s+2  stop db ", terminal.shown)
         terminal.type("2\n")
@@ -242,7 +242,7 @@ def test_a_dry_run_shows_and_does_nothing(engine: RealEngine, first: None) -> No
 def test_a_chat_follows_up_and_undoes_and_survives_ctrl_c(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
-    with on_a_terminal("chat", "--offline") as terminal:
+    with open_terminal("chat", "--offline") as terminal:
         terminal.until("anvyl> ")
         terminal.type("stop web\n")
         terminal.until("[y/N/edit hosts] ")
@@ -272,7 +272,7 @@ def test_a_chat_follows_up_and_undoes_and_survives_ctrl_c(engine: RealEngine, fi
 
 
 def test_ctrl_d_ends_a_chat(first: None) -> None:
-    with on_a_terminal("chat", "--offline") as terminal:
+    with open_terminal("chat", "--offline") as terminal:
         terminal.until("anvyl> ")
         terminal.type(CTRL_D)
         assert terminal.end() == 0
@@ -284,7 +284,7 @@ def test_ctrl_c_ends_a_thinking_model_and_not_the_chat(
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
     model_server.replies += [hang()]
 
-    with on_a_terminal("chat") as terminal:
+    with open_terminal("chat") as terminal:
         terminal.until("anvyl> ")
         terminal.type("what is new?\n")
         terminal.until("asking qwen")
@@ -299,7 +299,7 @@ def test_ctrl_c_ends_a_thinking_model_and_not_the_chat(
 def test_ctrl_c_in_a_chat_ends_what_waits_for_a_silent_host_and_not_the_chat(
     engine: RealEngine, silent: None, line: str
 ) -> None:
-    with on_a_terminal("chat", "--offline") as terminal:
+    with open_terminal("chat", "--offline") as terminal:
         terminal.until("anvyl> ")
         terminal.type(f"{line}\n")
         terminal.until("waiting for gpu")
@@ -315,7 +315,7 @@ def test_ctrl_c_in_a_chat_ends_what_waits_for_a_silent_host_and_not_the_chat(
 def test_a_chat_without_a_terminal_reads_lines_and_changes_wait(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
-    done = process("chat", "--offline", stdin="list containers\nstop web\n/nonsense\n")
+    done = run_program("chat", "--offline", stdin="list containers\nstop web\n/nonsense\n")
 
     assert done.code == 2
     assert "anvyl>" not in done.out + done.err and "web" in done.out
@@ -327,15 +327,15 @@ def test_a_conversation_is_kept_for_its_owner_and_gone_on_with(engine: RealEngin
     engine.run("web")
     home = Path(os.environ["ANVYL_HOME"])
 
-    process("chat", "--offline", stdin="logs of web\n")
+    run_program("chat", "--offline", stdin="logs of web\n")
     [file] = (home / "chats").glob("*.json")
-    done = process("chat", "--offline", "--yes", "--resume", file.stem, stdin="stop it\n")
+    done = run_program("chat", "--offline", "--yes", "--resume", file.stem, stdin="stop it\n")
 
     assert done.code == 0, done.err
     assert engine.state("web") == "exited"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert [turn["meant"] for turn in json.loads(file.read_text(encoding="utf-8"))["turns"]][1].startswith("stop web")
-    assert process("chat", "--resume", "beef", stdin="").code == 1
+    assert run_program("chat", "--resume", "beef", stdin="").code == 1
 
 
 def test_a_model_in_a_chat_is_told_what_was_said_before(
@@ -344,7 +344,7 @@ def test_a_model_in_a_chat_is_told_what_was_said_before(
     engine.run("web")
     model_server.replies += [text("I can list and change containers."), text("Nothing else.")]
 
-    process("chat", stdin="what can you do?\nwhat else can you do?\n", ANVYL_LMSTUDIO_URL=model_server.url)
+    run_program("chat", stdin="what can you do?\nwhat else can you do?\n", ANVYL_LMSTUDIO_URL=model_server.url)
 
     said = [one["content"] for one in model_server.requests[-1]["messages"] if one["role"] in ("user", "assistant")]
     assert said[:1] == ["what can you do?"] and said[-1] == "what else can you do?"
@@ -352,7 +352,7 @@ def test_a_model_in_a_chat_is_told_what_was_said_before(
 
 def test_a_chat_takes_another_model_only_if_the_server_has_it(model_server: ModelServer) -> None:
     lines = "/model qwen/qwen3.5-9\n/model\n/model rules\n/model\n/model qwen/qwen3.5-9b\n"
-    done = process("chat", stdin=lines, ANVYL_LMSTUDIO_URL=model_server.url)
+    done = run_program("chat", stdin=lines, ANVYL_LMSTUDIO_URL=model_server.url)
 
     assert done.code == 4
     assert done.err.splitlines() == [
@@ -368,7 +368,7 @@ def test_a_chat_takes_another_model_only_if_the_server_has_it(model_server: Mode
 def test_a_chat_is_easy_on_whoever_types(engine: RealEngine, silent: None) -> None:
     engine.run("web")
 
-    with on_a_terminal("chat") as terminal:
+    with open_terminal("chat") as terminal:
         terminal.until("anvyl> ")
         terminal.type("list containers\n")
         terminal.until("note:  no language model: ")

@@ -14,8 +14,8 @@ import pytest
 from anvyl_mcp import __version__
 from anvyl_mcp.core import text
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, PYTHON, ServingNode, anvyl, know, process
-from tests.support.terminal import on_a_terminal
+from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, PYTHON, ServingNode, anvyl, run_program, write_hosts_file
+from tests.support.terminal import open_terminal
 
 HEAVIEST = {"mcp", "pydantic_ai", "docker", "psutil", "rich", "httpx", "httpx2", "tomlkit"}
 HEAVY = ("mcp", "pydantic", "pydantic_ai", "rich", "docker", "httpx", "httpx2", "anyio", "openai", "psutil")
@@ -114,7 +114,7 @@ def test_one_dead_host_is_named_beside_the_answers_of_the_others(
 ) -> None:
     engine.run("web")
     monkeypatch.setenv("ANVYL_NAME", "first")
-    know("second", f"http://127.0.0.1:{free_port}")
+    write_hosts_file("second", f"http://127.0.0.1:{free_port}")
 
     done = anvyl("ps")
     document = anvyl("ps", "--json")
@@ -130,7 +130,7 @@ def test_one_dead_host_is_named_beside_the_answers_of_the_others(
 
 
 def test_every_host_dead_is_a_failure(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
-    know("second", f"http://127.0.0.1:{free_port}")
+    write_hosts_file("second", f"http://127.0.0.1:{free_port}")
 
     done = anvyl("ps", "--host", "second", "--json")
 
@@ -200,18 +200,18 @@ def test_a_text_of_others_cannot_move_the_cursor(engine: RealEngine) -> None:
 
 
 def test_the_module_is_the_program() -> None:
-    done = process("-m", "anvyl_mcp", "--version", program=PYTHON)
+    done = run_program("-m", "anvyl_mcp", "--version", program=PYTHON)
 
     assert (done.code, done.out, done.err) == (0, f"anvyl {__version__}\n", "")
 
 
 @pytest.mark.parametrize("program", [ANVYL, ANVYL_MCP])
 def test_both_programs_have_help_and_a_version(program: str) -> None:
-    assert process("--version", program=program).out == f"{Path(program).name} {__version__}\n"
-    shown = process("--help", program=program)
+    assert run_program("--version", program=program).out == f"{Path(program).name} {__version__}\n"
+    shown = run_program("--help", program=program)
     assert shown.code == 0 and "Usage:" in shown.out
-    assert process("-h", program=program).out == shown.out
-    nothing = process(program=program)
+    assert run_program("-h", program=program).out == shown.out
+    nothing = run_program(program=program)
     assert (nothing.code, "Usage:" in nothing.out + nothing.err) == (2, True)
 
 
@@ -226,7 +226,7 @@ def test_help_and_version_import_nothing_heavy(module: str, words: list[str]) ->
         f"finally:\n    print(*({set(HEAVY)} & sys.modules.keys()), file=sys.stderr)"
     )
 
-    done = process("-c", script, program=PYTHON)
+    done = run_program("-c", script, program=PYTHON)
 
     assert (done.code, done.err.split()) == (0, [])
     assert done.out
@@ -242,7 +242,7 @@ def test_a_direct_command_to_a_running_server_imports_no_sdk(fleet: ServingNode)
     )
     anvyl("tools")
 
-    done = process("-c", script, program=PYTHON)
+    done = run_program("-c", script, program=PYTHON)
 
     assert (done.code, done.err.split()) == (0, [])
 
@@ -259,7 +259,7 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly(command: list[str]
 
 
 def test_head_of_the_tools_is_one_line() -> None:
-    done = process("-c", f"{ANVYL} tools | head -1", program="/bin/sh")
+    done = run_program("-c", f"{ANVYL} tools | head -1", program="/bin/sh")
 
     assert (done.code, done.out, done.err) == (0, "tool\tdoes\targuments\tdescription\n", "")
 
@@ -267,7 +267,7 @@ def test_head_of_the_tools_is_one_line() -> None:
 @pytest.mark.parametrize("words", [["ask", "\udcff"], ["stop", "\udcff"]])
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["words", "json"])
 def test_bytes_that_are_no_text_are_no_crash(words: Sequence[str], form: list[str]) -> None:
-    done = process(*words, *form, LC_ALL="C.UTF-8")
+    done = run_program(*words, *form, LC_ALL="C.UTF-8")
 
     assert done.code in (1, 2, 4, 5)
     assert "error:" in done.err
@@ -286,7 +286,7 @@ def test_a_person_is_asked_before_a_question_changes_something(
     monkeypatch.setenv("ANVYL_NAME", "first")
     engine.run("web")
 
-    with on_a_terminal("ask", "--offline", "stop web") as terminal:
+    with open_terminal("ask", "--offline", "stop web") as terminal:
         terminal.until("running) on first? [y/N/edit hosts] ")
         assert engine.state("web") == "running"
         terminal.type(typed)
@@ -301,7 +301,7 @@ def test_a_person_is_asked_before_a_command_destroys_something(
     monkeypatch.setenv("ANVYL_NAME", "first")
     engine.create("web")
 
-    with on_a_terminal("call", "remove_container", "web") as terminal:
+    with open_terminal("call", "remove_container", "web") as terminal:
         terminal.until("Remove container web on first? [y/N] ")
         terminal.type("\n")
         assert terminal.end() == 5
@@ -313,7 +313,7 @@ def test_a_person_is_asked_before_a_command_destroys_something(
 def test_a_terminal_gets_a_table(engine: RealEngine) -> None:
     engine.run("web")
 
-    with on_a_terminal("ps") as terminal:
+    with open_terminal("ps") as terminal:
         assert terminal.end() == 0
 
     assert re.search(r"HOST +NAME", text.clean(terminal.shown))
@@ -326,7 +326,7 @@ def test_no_color_is_respected(engine: RealEngine, monkeypatch: pytest.MonkeyPat
     engine.run("web")
 
     for command in (["ps"], ["ps", "--host", "nowhere"]):
-        with on_a_terminal(*command) as terminal:
+        with open_terminal(*command) as terminal:
             terminal.end()
         assert terminal.shown
         assert not re.search(r"\x1b\[[0-9;]*3[0-7]", terminal.shown)
@@ -340,7 +340,7 @@ def test_ctrl_c_during_a_slow_stop_ends_at_once(command: list[str], engine: Real
     engine.run("slow", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], init=False)
     stopping = engine.api.events(filters={"event": "kill", "container": "slow"}, decode=True)
 
-    with on_a_terminal(*command) as terminal:
+    with open_terminal(*command) as terminal:
         next(stopping)
         terminal.type("\x03")
         started = time.monotonic()
@@ -356,7 +356,7 @@ def test_ctrl_c_during_a_slow_stop_ends_at_once(command: list[str], engine: Real
 def test_ctrl_c_at_the_prompt_changes_nothing(engine: RealEngine) -> None:
     engine.run("web")
 
-    with on_a_terminal("ask", "--offline", "stop web") as terminal:
+    with open_terminal("ask", "--offline", "stop web") as terminal:
         terminal.until("[y/N/edit hosts] ")
         terminal.type("\x03")
         assert terminal.end(5) == 130

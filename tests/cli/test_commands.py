@@ -17,8 +17,8 @@ import pytest
 from tests.support.engine.engines import RealEngine
 from tests.support.engine.registry import NAME as REMOTE_IMAGE
 from tests.support.engine.registry import registry
-from tests.support.hosts.nodes import ANVYL, ServingNode, anvyl, know, process, serving
-from tests.support.terminal import on_a_terminal
+from tests.support.hosts.nodes import ANVYL, ServingNode, anvyl, run_program, running_node, write_hosts_file
+from tests.support.terminal import open_terminal
 
 
 def test_several_containers_on_several_hosts_are_changed_at_once(
@@ -145,13 +145,13 @@ def test_a_new_container_needs_a_host(engine: RealEngine, second_engine: RealEng
 def test_exec_ends_as_the_command_ends(second_engine: RealEngine, fleet: ServingNode) -> None:
     second_engine.run("web")
 
-    done = process("exec", "--host", "second", "web", "sh", "-c", "echo out; echo err >&2; exit 7")
-    apart = process("exec", "--host", "second", "web", "--timeout", "5", "--", "echo", "--host", "x")
+    done = run_program("exec", "--host", "second", "web", "sh", "-c", "echo out; echo err >&2; exit 7")
+    apart = run_program("exec", "--host", "second", "web", "--timeout", "5", "--", "echo", "--host", "x")
 
     assert (done.code, done.out, done.err) == (7, "out\n", "err\n")
     assert (apart.code, apart.out) == (0, "--host x\n")
-    assert process("exec", "--host", "second", "web", "--json", "--", "false").json["hosts"]
-    assert process("exec", "--host", "second", "web", "nonsense").code == 1
+    assert run_program("exec", "--host", "second", "web", "--json", "--", "false").json["hosts"]
+    assert run_program("exec", "--host", "second", "web", "nonsense").code == 1
 
 
 def test_exec_on_several_hosts_is_asked_for_and_says_whose_output_it_is(
@@ -240,15 +240,15 @@ def test_followed_logs_outlive_the_host(
 ) -> None:
     second_engine.run("db", ["sh", "-c", "echo ready; while ! [ -e /go ]; do sleep 0.1; done; echo gone; sleep 3600"])
 
-    with serving("second", tmp_path / "second", second_engine) as node:
-        know("second", node.url, node.token)
+    with running_node("second", tmp_path / "second", second_engine) as node:
+        write_hosts_file("second", node.url, node.token)
         with running("logs", "-f", "db", "--host", "second") as following:
             assert line(following.stdout) == "ready\n"
             port = node.port
             node.kill()
             assert "second: " in line(following.stderr)
             node.start(port)
-            know("second", node.url, node.token)
+            write_hosts_file("second", node.url, node.token)
             assert anvyl("exec", "--host", "second", "db", "touch", "/go").code == 0
             assert line(following.stdout) == "gone\n"
 
@@ -267,7 +267,7 @@ def test_followed_logs_end_with_the_container(second_engine: RealEngine, fleet: 
 def test_a_reader_that_has_seen_enough_ends_a_log_quietly(second_engine: RealEngine, fleet: ServingNode) -> None:
     second_engine.run("web", ["sh", "-c", "while :; do echo more; sleep 0.1; done"])
 
-    done = process("-c", f"{ANVYL} logs -f web --host second | head -1", program="/bin/sh")
+    done = run_program("-c", f"{ANVYL} logs -f web --host second | head -1", program="/bin/sh")
 
     assert (done.code, done.out, done.err) == (0, "more\n", "")
 
@@ -275,7 +275,7 @@ def test_a_reader_that_has_seen_enough_ends_a_log_quietly(second_engine: RealEng
 def test_watched_statistics_are_drawn_over_until_ctrl_c(second_engine: RealEngine, fleet: ServingNode) -> None:
     second_engine.run("web")
 
-    with on_a_terminal("stats", "--watch", "--host", "second") as terminal:
+    with open_terminal("stats", "--watch", "--host", "second") as terminal:
         terminal.until("NET OUT")
         terminal.until("\x1b[1A\x1b[2K")
         terminal.type("\x03")
@@ -290,7 +290,7 @@ def test_watched_statistics_on_a_dumb_terminal_are_rows(
     monkeypatch.setenv("TERM", "dumb")
     second_engine.run("web")
 
-    with on_a_terminal("stats", "--watch", "--host", "second") as terminal:
+    with open_terminal("stats", "--watch", "--host", "second") as terminal:
         terminal.until("second\tweb\t")
         terminal.until("second\tweb\t")
         terminal.type("\x03")
@@ -354,8 +354,8 @@ def test_the_answers_of_fast_hosts_are_shown_while_a_slow_one_is_waited_for(
 ) -> None:
     monkeypatch.setenv("ANVYL_NAME", "first")
     engine.run("web")
-    with serving("first", Path(os.environ["ANVYL_HOME"]), engine):
-        know("slow", f"http://127.0.0.1:{silent_port}")
+    with running_node("first", Path(os.environ["ANVYL_HOME"]), engine):
+        write_hosts_file("slow", f"http://127.0.0.1:{silent_port}")
         with running("ps") as listing:
             assert line(listing.stdout).startswith("host\t")
             assert line(listing.stdout).startswith("first\tweb\t")
@@ -369,9 +369,9 @@ def test_a_terminal_says_who_is_waited_for(
 ) -> None:
     monkeypatch.setenv("ANVYL_NAME", "first")
     engine.run("web")
-    know("slow", f"http://127.0.0.1:{silent_port}")
+    write_hosts_file("slow", f"http://127.0.0.1:{silent_port}")
 
-    with on_a_terminal("ps") as terminal:
+    with open_terminal("ps") as terminal:
         terminal.until("waiting for slow")
         assert terminal.end() == 3
 
@@ -383,9 +383,9 @@ def test_hosts_that_answer_are_shown_while_a_silent_one_is_waited_for(
     engine: RealEngine, silent_port: int, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("ANVYL_NAME", "first")
-    know("slow", f"http://127.0.0.1:{silent_port}")
+    write_hosts_file("slow", f"http://127.0.0.1:{silent_port}")
 
-    with serving("first", Path(os.environ["ANVYL_HOME"]), engine), on_a_terminal("hosts", command) as terminal:
+    with running_node("first", Path(os.environ["ANVYL_HOME"]), engine), open_terminal("hosts", command) as terminal:
         terminal.until("waiting for slow")
         assert "ok" in terminal.shown and "no answer" not in terminal.shown
         assert terminal.end() == (0 if command == "list" else 3)
@@ -397,7 +397,7 @@ def test_a_change_that_is_interrupted_says_what_may_have_happened(engine: RealEn
     engine.run("slow", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], init=False)
     stopping = engine.api.events(filters={"event": "kill", "container": "slow"}, decode=True)
 
-    with on_a_terminal("stop", "slow") as terminal:
+    with open_terminal("stop", "slow") as terminal:
         next(stopping)
         terminal.type("\x03")
         assert terminal.end() == 130

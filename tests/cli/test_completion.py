@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from anvyl_mcp.cli.completion.candidates import complete, split
-from tests.support.hosts.nodes import PYTHON, anvyl, process
-from tests.support.terminal import on_a_terminal
+from tests.support.hosts.nodes import PYTHON, anvyl, run_program
+from tests.support.terminal import open_terminal
 
 HEAVY = {"typer", "socket", "asyncio", "anyio", "ssl", "pydantic", "dataclasses", "tomllib"}
 DEFAULT_BREAKS = " \t\n\"'@><=;|&(:"
@@ -114,7 +114,7 @@ def test_a_key_press_imports_nothing_that_could_ask_a_host(home: Path) -> None:
         f"print(*({HEAVY} & sys.modules.keys()), file=sys.stderr)"
     )
 
-    done = process("-c", script, program=PYTHON)
+    done = run_program("-c", script, program=PYTHON)
 
     assert (done.code, done.err.split()) == (0, [])
     assert done.out == "db\tnas\nweb\tnas, gpu\n"
@@ -224,7 +224,7 @@ def test_a_name_that_a_host_made_up_is_one_word_and_runs_nothing(
     (folder / "eel").touch()
     start, *options = SHELL_STARTS[shell]
 
-    with on_a_terminal(*options, program=start, size=(200, 24)) as terminal:
+    with open_terminal(*options, program=start, size=(200, 24)) as terminal:
         terminal.type(f"{LOADED[shell]}; echo rea''dy\r")
         terminal.until("ready")
         for name in names:

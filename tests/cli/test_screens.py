@@ -10,8 +10,8 @@ import pytest
 
 from anvyl_mcp.core.text import ANSI
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import NO_MODEL, anvyl, know
-from tests.support.terminal import on_a_terminal
+from tests.support.hosts.nodes import NO_MODEL, anvyl, write_hosts_file
+from tests.support.terminal import open_terminal
 
 
 def test_the_note_on_the_missing_model_is_shown_once_a_day(tmp_path: Path) -> None:
@@ -31,13 +31,13 @@ def test_the_note_on_the_missing_model_is_shown_once_a_day(tmp_path: Path) -> No
 
 
 def test_undo_says_which_host_does_not_answer(free_port: int) -> None:
-    know("gpu", f"http://127.0.0.1:{free_port}")
+    write_hosts_file("gpu", f"http://127.0.0.1:{free_port}")
 
     assert "error: gpu: connection refused" in anvyl("undo", "--host", "gpu").err
 
 
 def test_a_host_is_named_once(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    know("gpu", f"http://127.0.0.1:{free_port}")
+    write_hosts_file("gpu", f"http://127.0.0.1:{free_port}")
     monkeypatch.setenv("ANVYL_NAME", os.uname().nodename.lower())
 
     first, *rest = anvyl("info").out.splitlines()
@@ -55,14 +55,14 @@ def test_live_tables_fit_a_narrow_terminal(
     monkeypatch.setenv("NO_COLOR", colour)
     size = (columns, 24)
 
-    with on_a_terminal("stats", "--watch", size=size) as watching:
+    with open_terminal("stats", "--watch", size=size) as watching:
         watching.until("nextcloud-app-1")
         watching.until("nextcloud-app-1")
         watching.type("\x03")
         watching.end()
-    with on_a_terminal("ps", "--host", "local", size=size) as listed:
+    with open_terminal("ps", "--host", "local", size=size) as listed:
         assert listed.end() == 0
-    with on_a_terminal("resources", "--host", "local", size=size) as busy:
+    with open_terminal("resources", "--host", "local", size=size) as busy:
         assert busy.end() == 0
 
     for shown in (watching.shown, listed.shown, busy.shown):

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, NO_MODEL, know, process
-from tests.support.terminal import on_a_terminal
+from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, NO_MODEL, run_program, write_hosts_file
+from tests.support.terminal import open_terminal
 
 LETTERS = "ça va\u2026 数"
 
@@ -26,7 +26,7 @@ def test_no_command_fails_over_a_letter(encoding: str, monkeypatch: pytest.Monke
 
 
 def test_a_document_loses_nothing_in_ascii() -> None:
-    done = process("ask", f"how is {LETTERS}?", "--json", PYTHONIOENCODING="ascii", ANVYL_LMSTUDIO_URL=NO_MODEL)
+    done = run_program("ask", f"how is {LETTERS}?", "--json", PYTHONIOENCODING="ascii", ANVYL_LMSTUDIO_URL=NO_MODEL)
 
     assert done.out.isascii()
     assert json.loads(done.out)["question"] == f"how is {LETTERS}?"
@@ -34,13 +34,13 @@ def test_a_document_loses_nothing_in_ascii() -> None:
 
 def test_bars_and_cut_words_are_drawn_in_plain_letters(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    know("gpu", f"http://127.0.0.1:{free_port}")
+    write_hosts_file("gpu", f"http://127.0.0.1:{free_port}")
 
-    with on_a_terminal("resources", "--host", "local", size=(100, 24)) as bars:
+    with open_terminal("resources", "--host", "local", size=(100, 24)) as bars:
         assert bars.end() == 0
-    with on_a_terminal("tools", size=(80, 24)) as cut:
+    with open_terminal("tools", size=(80, 24)) as cut:
         assert cut.end() == 0
-    helped = process("--help", program=ANVYL_MCP, PYTHONIOENCODING="ascii")
+    helped = run_program("--help", program=ANVYL_MCP, PYTHONIOENCODING="ascii")
 
     assert "##" in bars.shown or ".." in bars.shown
     assert "~" in cut.shown
@@ -49,9 +49,9 @@ def test_bars_and_cut_words_are_drawn_in_plain_letters(monkeypatch: pytest.Monke
 
 
 def test_a_program_that_is_ended_leaves_the_echo_on(silent_port: int) -> None:
-    know("slow", f"http://127.0.0.1:{silent_port}")
+    write_hosts_file("slow", f"http://127.0.0.1:{silent_port}")
 
-    with on_a_terminal("ps", "--host", "slow") as terminal:
+    with open_terminal("ps", "--host", "slow") as terminal:
         terminal.until("waiting for slow")
         assert not terminal.echoes
         terminal.process.terminate()
@@ -61,9 +61,9 @@ def test_a_program_that_is_ended_leaves_the_echo_on(silent_port: int) -> None:
 
 def test_keys_typed_ahead_leave_no_line_of_progress_behind(silent_port: int) -> None:
     """An Enter typed while a line is drawn over does not move the cursor away from it; the echo comes back."""
-    know("slow", f"http://127.0.0.1:{silent_port}")
+    write_hosts_file("slow", f"http://127.0.0.1:{silent_port}")
 
-    with on_a_terminal("ps", "--host", "slow") as terminal:
+    with open_terminal("ps", "--host", "slow") as terminal:
         terminal.until("waiting for slow")
         terminal.type("\r\rls\r")
         assert terminal.end() == 1

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from anvyl_mcp.cli.parser.lazy_commands import described
 from anvyl_mcp.cli.programs import host, operator
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import ANVYL_MCP, Ran, ServingNode, anvyl, process
-from tests.support.terminal import on_a_terminal
+from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, ServingNode, anvyl, run_program
+from tests.support.terminal import open_terminal
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_mistake_is_a_document_for_a_program() -> None:
 
 def test_the_other_program_knows_its_own_mistakes_and_ours() -> None:
     typed = (("ps", "-a"), ("token", "create"), ("help",), ("version",))
-    ours, missing, helped, version = (process(*words, program=ANVYL_MCP) for words in typed)
+    ours, missing, helped, version = (run_program(*words, program=ANVYL_MCP) for words in typed)
 
     assert (ours.code, ours.err) == (2, "error: `ps` is a command of `anvyl`\nhint:  type anvyl ps -a\n")
     assert missing.code == 2
@@ -159,7 +159,7 @@ def test_words_of_docker_are_known(engine: RealEngine) -> None:
     assert anvyl("version").out == anvyl("--version").out
 
 
-def line_in(done: Ran) -> str:
+def line_in(done: CommandResult) -> str:
     return next(line for line in done.err.splitlines() if line.startswith("hint:"))
 
 
@@ -188,7 +188,7 @@ def test_a_shell_is_one_line_away(engine: RealEngine, second_engine: RealEngine,
 
 
 def test_the_gateway_says_at_a_terminal_who_starts_it() -> None:
-    with on_a_terminal("gateway", program=ANVYL_MCP) as terminal:
+    with open_terminal("gateway", program=ANVYL_MCP) as terminal:
         terminal.until("this waits for an assistant")
         terminal.until("anvyl-mcp install")
 
@@ -200,8 +200,8 @@ def test_every_assistant_that_is_here_is_set_up_at_once(tmp_path: Path, monkeypa
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / ".cursor" / "mcp.json").write_text("{ // a comment\n}", encoding="utf-8")
 
-    done = process("install", "--all", "--json", program=ANVYL_MCP)
-    meant = process("install", "clade", program=ANVYL_MCP)
+    done = run_program("install", "--all", "--json", program=ANVYL_MCP)
+    meant = run_program("install", "clade", program=ANVYL_MCP)
 
     assert done.code == 3
     found = {one["client"]: one for one in done.json["clients"]}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.network import Lan, lan
-from tests.support.hosts.nodes import ANVYL_MCP, Ran, ServingNode, process, serving
+from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, ServingNode, run_program, running_node
 
 __all__ = ["lan"]
 
@@ -44,16 +44,16 @@ def clock(tmp_path: Path) -> Clock:
 
 @pytest.fixture
 def node(lan: Lan, engine: RealEngine, tmp_path: Path, clock: Clock) -> Iterator[ServingNode]:
-    with serving("beta", tmp_path / "beta", engine, lan.prefix, port=0, **clock.environment) as started:
+    with running_node("beta", tmp_path / "beta", engine, lan.prefix, port=0, **clock.environment) as started:
         yield started
 
 
-def on_beta(lan: Lan, node: ServingNode, *arguments: str) -> Ran:
-    return process(*arguments, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(node.home))
+def on_beta(lan: Lan, node: ServingNode, *arguments: str) -> CommandResult:
+    return run_program(*arguments, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(node.home))
 
 
-def here(lan: Lan, *arguments: str) -> Ran:
-    return process(*arguments, prefix=lan.far, ANVYL_NAME="alpha", DOCKER_HOST="unix:///nonexistent/docker.sock")
+def here(lan: Lan, *arguments: str) -> CommandResult:
+    return run_program(*arguments, prefix=lan.far, ANVYL_NAME="alpha", DOCKER_HOST="unix:///nonexistent/docker.sock")
 
 
 def test_16_a_clock_that_jumps_spoils_nothing(lan: Lan, node: ServingNode, engine: RealEngine, clock: Clock) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import ServingNode, anvyl, know, process, serving
+from tests.support.hosts.nodes import ServingNode, anvyl, run_program, running_node, write_hosts_file
 from tests.support.model_server import ModelServer, text, tool_call
 
 
@@ -17,7 +17,7 @@ def test_rules_stop_a_container_on_the_second_host(
     engine.run("web")
     second_engine.run("web")
 
-    done = process("ask", "stop web on second", "--yes", "--offline", "--json")
+    done = run_program("ask", "stop web on second", "--yes", "--offline", "--json")
 
     assert done.code == 0, done.err
     assert second_engine.state("web") == "exited"
@@ -43,7 +43,7 @@ def test_a_model_over_http_stops_a_container_on_the_second_host(
         text("web on second is stopped."),
     ]
 
-    done = process("ask", "stop web on second", "--yes", "--json", ANVYL_LMSTUDIO_URL=model_server.url)
+    done = run_program("ask", "stop web on second", "--yes", "--json", ANVYL_LMSTUDIO_URL=model_server.url)
 
     assert done.code == 0, done.err
     assert second_engine.state("web") == "exited"
@@ -61,7 +61,7 @@ def test_a_dead_second_host_is_named_and_the_first_answers(
 ) -> None:
     engine.run("web")
     monkeypatch.setenv("ANVYL_NAME", "first")
-    with serving("second", tmp_path / "second", second_engine) as second:
+    with running_node("second", tmp_path / "second", second_engine) as second:
         assert anvyl("hosts", "add", "second", second.url).code == 0
         assert anvyl("ask", "list all containers", "--offline", "--json").json["hosts"] == {
             "first": "ok",
@@ -86,7 +86,7 @@ def test_a_change_on_a_dead_host_fails_alone(
 ) -> None:
     engine.run("web")
     monkeypatch.setenv("ANVYL_NAME", "first")
-    know("second", f"http://127.0.0.1:{free_port}")
+    write_hosts_file("second", f"http://127.0.0.1:{free_port}")
 
     done = anvyl("ask", "stop web on second", "--yes", "--offline", "--json")
 
@@ -101,7 +101,7 @@ def test_a_change_on_two_dead_hosts_names_both(
 ) -> None:
     engine.run("web")
     monkeypatch.setenv("ANVYL_NAME", "first")
-    know("second", f"http://127.0.0.1:{free_port}")
+    write_hosts_file("second", f"http://127.0.0.1:{free_port}")
     assert anvyl("hosts", "add", "third", f"http://127.0.0.2:{free_port}").code == 0
 
     done = anvyl("ask", "stop web on second and third", "--yes", "--offline", "--json")
@@ -115,7 +115,7 @@ def test_a_change_without_a_host_waits_for_a_person_when_one_host_cannot_be_aske
 ) -> None:
     engine.run("web")
     monkeypatch.setenv("ANVYL_NAME", "first")
-    know("second", f"http://127.0.0.1:{free_port}")
+    write_hosts_file("second", f"http://127.0.0.1:{free_port}")
 
     done = anvyl("stop", "web")
 

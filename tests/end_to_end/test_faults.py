@@ -26,7 +26,7 @@ from anvyl_mcp.peers.connection.sdk_client import Session
 from anvyl_mcp.peers.fleet.fleet import SLACK_SECONDS, Fleet, Outcome
 from anvyl_mcp.server.engine.engine import MAX_CONCURRENT_READS
 from tests.support.hosts.lab import PORT, Lab, LabHost
-from tests.support.hosts.nodes import ANVYL_MCP, PYTHON, process
+from tests.support.hosts.nodes import ANVYL_MCP, PYTHON, run_program
 
 READ = "list_containers"
 CONNECTING = 3.2
@@ -332,7 +332,7 @@ def waiting_for_the_engine(host: LabHost) -> int:
 def audited(host: LabHost, operation: str) -> list[dict[str, Any]]:
     """What the host's own log says of one change."""
     arguments = ("audit", "--operation", operation, "--json")
-    done = process(*arguments, program=ANVYL_MCP, prefix=host.prefix, ANVYL_HOME=str(host.node.home))
+    done = run_program(*arguments, program=ANVYL_MCP, prefix=host.prefix, ANVYL_HOME=str(host.node.home))
     records: list[dict[str, Any]] = done.json["records"]
     return records
 
@@ -369,7 +369,7 @@ def test_29_a_host_that_starts_again_is_not_run_over(lab: Lab) -> None:
 
     async def work(fleet: Fleet) -> tuple[int, int]:
         host = hosts.pop()
-        with host.knocks() as count:
+        with host.count_connections() as count:
             return await insisted(fleet, host, count)
 
     async def insisted(fleet: Fleet, host: LabHost, count: Callable[[], int]) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from anvyl_mcp import agent as door
 from anvyl_mcp.agent import AgentManager, HostAgent, create_agent_manager
 from anvyl_mcp.core.errors import AnvylError, Conflict, InvalidInput, UnknownHost
 from anvyl_mcp.core.settings import load
-from tests.support.hosts.nodes import ANVYL, NO_MODEL, ServingNode, anvyl, know, process, serving
+from tests.support.hosts.nodes import ANVYL, NO_MODEL, ServingNode, anvyl, run_program, running_node, write_hosts_file
 
 NOTHING = "unix:///nonexistent/docker.sock"
 
@@ -28,7 +28,9 @@ NOTHING = "unix:///nonexistent/docker.sock"
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
     """The host that is called host-123 here."""
-    with serving("other", tmp_path_factory.mktemp("other"), ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as node:
+    with running_node(
+        "other", tmp_path_factory.mktemp("other"), ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING
+    ) as node:
         yield node
 
 
@@ -66,7 +68,7 @@ asyncio.run(main())
 def test_the_example_runs_twice_as_it_was_written(free_port: int) -> None:
     """Nothing stops it at its end, as in the example; the second run finds what the first one kept."""
     for _ in range(2):
-        done = process("-c", EXAMPLE.format(port=free_port), program=sys.executable)
+        done = run_program("-c", EXAMPLE.format(port=free_port), program=sys.executable)
 
         assert done.code == 0, done.err
         assert "Host host-123: host-123: not paired yet" in done.out, done.out
@@ -204,7 +206,7 @@ def test_the_door_is_at_the_front_too_and_costs_nothing_unused() -> None:
     [("query-remote", "host-123", "Get host resources"), ("process", "Get host resources", "--host-id", "host-123")],
 )
 def test_another_hosts_agent_is_asked_by_command(words: tuple[str, ...], other: ServingNode) -> None:
-    know("host-123", other.url)
+    write_hosts_file("host-123", other.url)
 
     done = anvyl("agent", *words)
     assert (done.code, done.out.splitlines()[0]) == (0, "other:"), done.err
@@ -220,7 +222,7 @@ def test_process_is_ask() -> None:
 
 
 def test_a_change_on_another_host_waits_and_is_approved_by_command(other: ServingNode, tmp_path: Path) -> None:
-    know("host-123", other.url, other.token)
+    write_hosts_file("host-123", other.url, other.token)
     file = tmp_path / "done"
 
     asked = anvyl("agent", "query-remote", "host-123", f"run command touch {file}", "--json")
@@ -234,7 +236,7 @@ def test_a_change_on_another_host_waits_and_is_approved_by_command(other: Servin
 
 
 def test_yes_on_the_command_line_is_a_yes_there(other: ServingNode, tmp_path: Path) -> None:
-    know("host-123", other.url, other.token)
+    write_hosts_file("host-123", other.url, other.token)
 
     done = anvyl("agent", "query-remote", "host-123", f"run command touch {tmp_path / 'done'}", "--yes")
 
@@ -260,7 +262,7 @@ def test_a_broadcast_asks_this_host_where_no_other_is_known() -> None:
 
 
 def test_info_and_hosts_by_command(other: ServingNode) -> None:
-    know("host-123", other.url)
+    write_hosts_file("host-123", other.url)
 
     told = anvyl("agent", "info", "--json").json
     assert (told["known_hosts"], told["status"], told["error"]) == (["host-123"], "stopped", None)
@@ -278,7 +280,7 @@ def test_info_and_hosts_by_command(other: ServingNode) -> None:
     ],
 )
 def test_what_goes_wrong_is_told_by_code_and_sentence(words: tuple[str, ...], code: int) -> None:
-    know("down", "http://127.0.0.1:1")
+    write_hosts_file("down", "http://127.0.0.1:1")
 
     done = anvyl("agent", *words)
 
@@ -293,7 +295,7 @@ def test_start_serves_on_one_port_until_told_to_stop(free_port: int, tmp_path: P
         try:
             assert f"http://127.0.0.1:{free_port}" in started.stderr.readline()
             assert httpx.get(f"http://localhost:{free_port}/health").json()["service"] == "anvyl"
-            assert json.loads(process("agent", "info", "--json").out)["status"] == "running"
+            assert json.loads(run_program("agent", "info", "--json").out)["status"] == "running"
         finally:
             started.terminate()
         assert started.wait(20) == 0

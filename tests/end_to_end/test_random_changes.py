@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
-from tests.support.hosts.crashing import is_whole
 from tests.support.hosts.lab import PORT, Lab, LabHost
+from tests.support.hosts.restartable import assert_consistent
 
 STARTS = """echo s >> /starts; trap 'exit 0' TERM; sleep 3600 & wait"""
 STATES = {"start_container": "running", "restart_container": "running", "stop_container": "exited"}
@@ -77,7 +77,7 @@ class History(RuleBasedStateMachine):
 
     @initialize()
     def make(self) -> None:
-        self.lab.mend()
+        self.lab.restore()
         for host in self.lab.hosts:
             for name, labels in (("web", {}), ("safe", {"anvyl.protect": "true"})):
                 host.engine.run(name, ["sh", "-c", STARTS], labels=labels)
@@ -124,7 +124,7 @@ class History(RuleBasedStateMachine):
             least, most = self._starts[host.name]
             assert least <= len(_lines(host, "web", "/starts")) <= most
             if (host.node.home / "operations").exists():
-                is_whole(host.node.home)
+                assert_consistent(host.node.home)
 
     def _count(self, host: LabHost, tool: str, before: str, outcomes: list[Outcome]) -> None:
         """How often the container has begun at least, and at most."""

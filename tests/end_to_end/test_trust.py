@@ -14,7 +14,7 @@ from anvyl_mcp.app.node import Node
 from anvyl_mcp.core.settings import load
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.network import Lan, lan
-from tests.support.hosts.nodes import ANVYL_MCP, Ran, ServingNode, process, serving
+from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, ServingNode, run_program, running_node
 
 __all__ = ["lan"]
 
@@ -22,17 +22,17 @@ __all__ = ["lan"]
 @pytest.fixture
 def node(lan: Lan, engine: RealEngine, tmp_path: Path) -> Iterator[ServingNode]:
     """A host `beta` on the network of its own, loopback only so far."""
-    with serving("beta", tmp_path / "beta", engine, prefix=lan.prefix) as started:
+    with running_node("beta", tmp_path / "beta", engine, prefix=lan.prefix) as started:
         yield started
 
 
-def on_beta(lan: Lan, node: ServingNode, *arguments: str) -> Ran:
-    return process(*arguments, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(node.home))
+def on_beta(lan: Lan, node: ServingNode, *arguments: str) -> CommandResult:
+    return run_program(*arguments, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(node.home))
 
 
-def here(lan: Lan, *arguments: str) -> Ran:
+def here(lan: Lan, *arguments: str) -> CommandResult:
     """A command of this host, `alpha`, whose own home is the test's."""
-    return process(*arguments, prefix=lan.far, ANVYL_NAME="alpha", DOCKER_HOST="unix:///nonexistent/docker.sock")
+    return run_program(*arguments, prefix=lan.far, ANVYL_NAME="alpha", DOCKER_HOST="unix:///nonexistent/docker.sock")
 
 
 def invited(lan: Lan, node: ServingNode, *options: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def test_a_code_is_good_once(lan: Lan, node: ServingNode, tmp_path: Path) -> Non
     code = invited(lan, node)["code"]
     assert here(lan, "hosts", "add", code).code == 0
 
-    again = process("hosts", "add", code, prefix=lan.far, ANVYL_HOME=str(tmp_path / "gamma"), ANVYL_NAME="gamma")
+    again = run_program("hosts", "add", code, prefix=lan.far, ANVYL_HOME=str(tmp_path / "gamma"), ANVYL_NAME="gamma")
 
     assert again.code == 1
     assert "the code was used already, by `alpha`" in again.err
@@ -338,7 +338,7 @@ def test_secrets_in_commands_labels_and_logs_are_hidden(lan: Lan, node: ServingN
     engine.run("web", ["sh", "-c", script], labels={"db.password": "hunter3"})
 
     info, logs = (
-        process("call", tool, "name=web", "--json", prefix=lan.prefix, ANVYL_HOME=str(node.home))
+        run_program("call", tool, "name=web", "--json", prefix=lan.prefix, ANVYL_HOME=str(node.home))
         for tool in ("get_container_info", "get_container_logs")
     )
 
@@ -361,8 +361,8 @@ def test_a_protected_container_is_changed_by_nobody(engine: RealEngine, lan: Lan
     engine.run("db", labels={"anvyl.protect": "true"})
     engine.run("diary", labels={"anvyl.read": "false"})
 
-    stopped = process("stop", "db", prefix=lan.prefix, ANVYL_HOME=str(node.home))
-    read = process("call", "get_container_logs", "name=diary", prefix=lan.prefix, ANVYL_HOME=str(node.home))
+    stopped = run_program("stop", "db", prefix=lan.prefix, ANVYL_HOME=str(node.home))
+    read = run_program("call", "get_container_logs", "name=diary", prefix=lan.prefix, ANVYL_HOME=str(node.home))
 
     assert stopped.code == 1 and "anvyl.protect" in stopped.err
     assert read.code == 1 and "anvyl.read" in read.err

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
-from tests.support.hosts.nodes import SCRIPTS, know
+from tests.support.hosts.nodes import SCRIPTS, write_hosts_file
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "claude_desktop_config.json"
 
@@ -26,7 +26,7 @@ async def test_the_example_for_claude_desktop_starts_a_server_of_the_whole_fleet
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ANVYL_NAME", "here")
-    know("down", "http://127.0.0.1:1")
+    write_hosts_file("down", "http://127.0.0.1:1")
     server = entry()
     environment = {**os.environ, **server.get("env", {}), "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
     parameters = StdioServerParameters(command=server["command"], args=server["args"], env=environment)

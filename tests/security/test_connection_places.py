@@ -17,7 +17,7 @@ import pytest
 from anvyl_mcp.server.http import connection_places, connections
 from anvyl_mcp.server.http.connection_places import Place, Places
 from tests.server.http.test_serving_tls import ends, hosted, in_thread
-from tests.support.hosts.nodes import ANVYL_MCP, NO_MODEL, PYTHON, ServingNode, process, serving
+from tests.support.hosts.nodes import ANVYL_MCP, NO_MODEL, PYTHON, ServingNode, run_program, running_node
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who calls")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
@@ -42,7 +42,7 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
     home, engine = tmp_path_factory.mktemp("door"), "unix:///nonexistent/docker.sock"
-    with serving("door", home, ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=engine) as started:
+    with running_node("door", home, ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=engine) as started:
         yield started
 
 
@@ -69,7 +69,7 @@ def test_three_hundred_idle_strangers_do_not_keep_others_out(node: ServingNode, 
         for headers in ({}, node.headers):
             with httpx.Client(base_url=node.url, headers=headers, timeout=20) as client:
                 assert [client.get("/agent/info").status_code for _ in range(3)] == [200] * 3
-        assert process("call", "get_host_resources", "--json", ANVYL_HOME=str(node.home)).code == 0
+        assert run_program("call", "get_host_resources", "--json", ANVYL_HOME=str(node.home)).code == 0
 
 
 async def test_a_connection_that_proved_nothing_is_closed_and_one_that_did_is_kept(
@@ -137,7 +137,7 @@ ACCEPT = {"accept": "application/json, text/event-stream"}
 
 async def test_a_caller_that_opens_two_hundred_sessions_ends_only_its_own(node: ServingNode) -> None:
     words = ("token", "create", "reader", "--scope", "read", "--json")
-    made = process(*words, program=ANVYL_MCP, ANVYL_HOME=str(node.home))
+    made = run_program(*words, program=ANVYL_MCP, ANVYL_HOME=str(node.home))
     reader = {"Authorization": f"Bearer {made.json['token']}"}
 
     async def send(client: httpx.AsyncClient, message: dict[str, Any], session: str = "") -> httpx.Response:

@@ -17,9 +17,9 @@ from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.server.policy import guardrails
 from tests.peers.connection.test_lying_peers import Scripted, fleet_of, listed
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.doors import Door
+from tests.support.hosts.http_node import HttpNode
 from tests.support.hosts.nodes import anvyl
-from tests.support.model_server import ModelServer, Reply, Served, call, text, tool_call, tool_calls
+from tests.support.model_server import ListedModel, ModelServer, Reply, call, text, tool_call, tool_calls
 
 RUN = "please get me a busybox:latest container named inj3 doing 'sleep 99' on here with a volume data at /data"
 MOUNTS_ALL = {"image": "busybox:latest", "volumes": ["/:/host"], "name": "inj3", "command": "sleep 99", "host": "here"}
@@ -143,7 +143,7 @@ async def test_a_near_name_that_was_put_in_for_what_was_said_is_not_covered(
     """Rules that come before a small model look names up in what hosts show: images, too, were written by others."""
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
     monkeypatch.setenv("ANVYL_DRIVE", "auto")
-    model_server.list_models(Served("qwen2.5-coder-1.5b", context_length=8192))
+    model_server.list_models(ListedModel("qwen2.5-coder-1.5b", context_length=8192))
     simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
 
     reply = await Assistant(simulation.fleet, load()).ask(Question(said), decide=in_advance)
@@ -154,16 +154,18 @@ async def test_a_near_name_that_was_put_in_for_what_was_said_is_not_covered(
 
 
 async def test_one_approval_never_holds_what_was_asked_for_and_what_was_not(
-    engine: RealEngine, door: Door, model_server: ModelServer
+    engine: RealEngine, http_node: HttpNode, model_server: ModelServer
 ) -> None:
-    object.__setattr__(door.node.settings, "lmstudio_url", model_server.url)
+    object.__setattr__(http_node.node.settings, "lmstudio_url", model_server.url)
     asked_for = {"image": "busybox:latest", "name": "wanted"}
     made_up = {"image": "busybox:latest", "name": "injected", "volumes": ["/:/host"]}
     model_server.replies += [
         tool_calls(call("create_container", made_up), call("create_container", asked_for, call_id="call_2"))
     ]
 
-    answer = await door.ask("exec", "/agent/process", {"query": "run busybox:latest as wanted, its volume is full"})
+    answer = await http_node.request(
+        "exec", "/agent/process", {"query": "run busybox:latest as wanted, its volume is full"}
+    )
 
     body = answer.json()
     assert answer.status_code == 202, body
@@ -172,13 +174,13 @@ async def test_one_approval_never_holds_what_was_asked_for_and_what_was_not(
 
 
 async def test_an_approval_of_what_was_not_asked_for_says_why(
-    engine: RealEngine, door: Door, model_server: ModelServer
+    engine: RealEngine, http_node: HttpNode, model_server: ModelServer
 ) -> None:
-    object.__setattr__(door.node.settings, "lmstudio_url", model_server.url)
+    object.__setattr__(http_node.node.settings, "lmstudio_url", model_server.url)
     model_server.replies += [tool_call("create_container", {"image": "busybox:latest", "volumes": ["/:/host"]})]
 
     asked = {"query": "run busybox:latest with a volume data", "approve": True}
-    answer = await door.ask("exec", "/agent/process", asked)
+    answer = await http_node.request("exec", "/agent/process", asked)
 
     assert answer.status_code == 202
     [waiting] = answer.json()["approval"]["calls"]

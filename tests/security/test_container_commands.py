@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import Ran, anvyl
+from tests.support.hosts.nodes import CommandResult, anvyl
 
 ON_THE_MACHINE = "execute_command"
 IN_THE_CONTAINER = (
@@ -70,7 +70,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "made-on-the-machine"
 
 
-def asked(sentence: str, file: Path) -> Ran:
+def asked(sentence: str, file: Path) -> CommandResult:
     return anvyl("ask", "--offline", "--yes", "--json", sentence.format(file=file))
 
 

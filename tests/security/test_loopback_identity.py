@@ -27,7 +27,7 @@ from tests.support.engine.daemon import UnavailableError
 from tests.support.engine.engines import RealEngine
 from tests.support.engine.podman import IMAGE, private_podman
 from tests.support.hosts.network import inside, namespace
-from tests.support.hosts.nodes import NO_MODEL, PYTHON, ServingNode, know, process, serving
+from tests.support.hosts.nodes import NO_MODEL, PYTHON, ServingNode, run_program, running_node, write_hosts_file
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="containers and namespaces need root on Linux"
@@ -60,7 +60,7 @@ def host(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     if not engine.private:
         pytest.skip("needs an engine of the tests' own")
     home = tmp_path_factory.mktemp("host")
-    with serving("host", home, engine, inside(engine.process), ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
+    with running_node("host", home, engine, inside(engine.process), ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
         yield node
 
 
@@ -69,7 +69,7 @@ def among(daemon: int, home: Path) -> Iterator[ServingNode]:
     """A server among the processes, mounts and network of a private engine: that is its machine."""
     target = psutil.Process(daemon).children()[0].pid
     prefix = ["nsenter", f"--target={target}", "--pid", "--mount", "--net"]
-    with serving("machine", home, prefix=prefix, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
+    with running_node("machine", home, prefix=prefix, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
         entered = psutil.Process(node.process.pid).children(recursive=True)
         try:
             yield node
@@ -105,9 +105,9 @@ def test_the_servers_own_user_gets_all_but_exec_and_its_commands_get_that_too(
 
     assert printed(*near, *asking(host)) == [200, ["read", "operate"]]
     assert printed(*near, *asking(host, str(NOBODY)))[0] == 401
-    know("itself", host.url)
-    refused = process("exec", "--host", "itself", "web", "echo", "hello", prefix=near)
-    done = process("exec", "web", "echo", "hello", prefix=near, ANVYL_HOME=str(host.home))
+    write_hosts_file("itself", host.url)
+    refused = run_program("exec", "--host", "itself", "web", "echo", "hello", prefix=near)
+    done = run_program("exec", "web", "echo", "hello", prefix=near, ANVYL_HOME=str(host.home))
 
     assert refused.code == 1 and "`exec_in_container` needs the right `exec`" in refused.err
     assert "anvyl-mcp token create" in refused.err
@@ -201,8 +201,8 @@ def test_a_relay_of_root_that_adds_no_header_gives_others_no_exec(host: ServingN
         assert relay.stdout is not None
         port = relay.stdout.readline().strip()
         told = printed(*near, PYTHON, "-c", ASK, "127.0.0.1", port, str(NOBODY))
-        know("relayed", f"http://127.0.0.1:{port}")
-        refused = process("call", "execute_command", "command=id", "--host", "relayed", "--yes", prefix=near)
+        write_hosts_file("relayed", f"http://127.0.0.1:{port}")
+        refused = run_program("call", "execute_command", "command=id", "--host", "relayed", "--yes", prefix=near)
     finally:
         relay.kill()
         relay.communicate()

@@ -137,7 +137,7 @@ async def test_no_name_makes_any_tool_ask_for_another_kind_of_object(fake: FakeE
             assert code != "internal_error", (tool.name, arguments, result.content)
             assert strange(tool.toolset, fake.requests) == [], (tool.name, arguments)
             fake.requests.clear()
-    assert {box.name for box in fake.boxes.values()} >= {"web", "keep"}
+    assert {box.name for box in fake.containers.values()} >= {"web", "keep"}
 
 
 ENGINE_CALLS = {

@@ -15,7 +15,7 @@ from anvyl_mcp.evaluation.acts.world import World
 from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.orchestrator.ask.agent import Assistant
 from anvyl_mcp.orchestrator.question import MOST_CHARACTERS, Question
-from tests.support.hosts.doors import Door
+from tests.support.hosts.http_node import HttpNode
 
 PIECES = (
     ",", ";", ", ", " ", "a, ", "'", "' ", '"', "1", "a", ".", "- ", " - ", "a-", "a/", ": ", "? ", "\n.",
@@ -59,16 +59,16 @@ async def test_a_question_too_long_for_rules_says_so(said: str) -> None:
     assert isinstance(reply.error, NotUnderstood) and "too long" in str(reply.error)
 
 
-async def test_health_answers_while_such_questions_are_read(door: Door) -> None:
-    await door.ask("read", "/agent/process", {"query": "list containers"})
+async def test_health_answers_while_such_questions_are_read(http_node: HttpNode) -> None:
+    await http_node.request("read", "/agent/process", {"query": "list containers"})
     waits: list[float] = []
 
     async with anyio.create_task_group() as group:
         for said in (long(","), "stop web and " * 300, *(f"{'last logs of it not ' * 20}{end}" for end in "abcdefgh")):
-            group.start_soon(door.ask, "read", "/agent/process", {"query": said})
+            group.start_soon(http_node.request, "read", "/agent/process", {"query": said})
         for _ in range(20):
             began = time.monotonic()
-            answer = await door.ask("nobody", "/health", method="GET")
+            answer = await http_node.request("anonymous", "/health", method="GET")
             waits.append(time.monotonic() - began)
             assert answer.status_code == 200
             await anyio.lowlevel.checkpoint()
@@ -76,12 +76,12 @@ async def test_health_answers_while_such_questions_are_read(door: Door) -> None:
     assert max(waits) < 0.1 * BUSY_MACHINE
 
 
-async def test_the_event_loop_is_not_kept_by_what_comes_before_a_model_is_asked(door: Door) -> None:
+async def test_the_event_loop_is_not_kept_by_what_comes_before_a_model_is_asked(http_node: HttpNode) -> None:
     """Each question read the certificates of the system on the loop, 40 ms for each of those that came together.
 
     The processor time of the loop's own thread is measured, which other programs of the machine do not add to.
     """
-    await door.ask("read", "/agent/process", {"query": "list containers"})
+    await http_node.request("read", "/agent/process", {"query": "list containers"})
     turns: list[float] = []
 
     async def turning() -> None:
@@ -94,7 +94,7 @@ async def test_the_event_loop_is_not_kept_by_what_comes_before_a_model_is_asked(
         watching.start_soon(turning)
         async with anyio.create_task_group() as asking:
             for _ in range(10):
-                asking.start_soon(door.ask, "read", "/agent/process", {"query": long(",")})
+                asking.start_soon(http_node.request, "read", "/agent/process", {"query": long(",")})
         watching.cancel_scope.cancel()
 
     assert max(turns) < 0.1

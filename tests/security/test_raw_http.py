@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.support.hosts.nodes import ServingNode, serving
+from tests.support.hosts.nodes import ServingNode, running_node
 
 QUESTION = b'{"query": "stop everything", "approve": true}'
 JSON = b"Content-Type: application/json\r\n"
@@ -21,7 +21,7 @@ JSON = b"Content-Type: application/json\r\n"
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
     home, no_engine = tmp_path_factory.mktemp("raw"), "unix:///nonexistent/docker.sock"
-    with serving("raw", home, DOCKER_HOST=no_engine, ANVYL_LMSTUDIO_URL="http://127.0.0.1:1/v1") as started:
+    with running_node("raw", home, DOCKER_HOST=no_engine, ANVYL_LMSTUDIO_URL="http://127.0.0.1:1/v1") as started:
         yield started
 
 

@@ -17,8 +17,8 @@ from anvyl_mcp.server.auth import limits
 from anvyl_mcp.server.http.app import build_local_app
 from anvyl_mcp.server.http.host_state import HostState
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.doors import SCOPES, Door, opened_door
-from tests.support.hosts.nodes import ServingNode, anvyl, serving
+from tests.support.hosts.http_node import SCOPES, HttpNode, open_http_node
+from tests.support.hosts.nodes import ServingNode, anvyl, running_node
 
 NO_ENGINE = "unix:///nonexistent/docker.sock"
 ASK = {
@@ -38,11 +38,11 @@ ASK = {
 
 
 @pytest.fixture
-async def door(fleet: ServingNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Door]:
+async def http_node(fleet: ServingNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HttpNode]:
     """This host, `first`, which knows `second`; its callers hold tokens without a mark, `relay` one with it."""
     monkeypatch.setattr(limits, "PER_SECOND", dict.fromkeys(SCOPES, 1e6))
     (tmp_path / "hosts.toml").write_text(f'{entry(fleet, unique(tmp_path))}tags = ["far"]\n', encoding="utf-8")
-    async with opened_door(relay=False) as opened:
+    async with open_http_node(relay=False) as opened:
         opened.tokens["relay"] = opened.node.state.create_token("relay", "operate", None, relay=True)[1]
         yield opened
 
@@ -52,13 +52,15 @@ def calls_on(node: ServingNode) -> int:
     return len(HostState(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).audit.read())
 
 
-async def test_a_token_reaches_no_other_host(door: Door, fleet: ServingNode, second_engine: RealEngine) -> None:
+async def test_a_token_reaches_no_other_host(
+    http_node: HttpNode, fleet: ServingNode, second_engine: RealEngine
+) -> None:
     """Finding 10: with a token of alpha only, a third machine read beta's logs and stopped its containers."""
     second_engine.run("web")
     before = calls_on(fleet)
 
     refused = {
-        (what, scope): await door.ask(scope, path, body, method=method)
+        (what, scope): await http_node.request(scope, path, body, method=method)
         for what, (method, path, body) in ASK.items()
         for scope in ("read", "operate", "exec")
     }
@@ -71,11 +73,11 @@ async def test_a_token_reaches_no_other_host(door: Door, fleet: ServingNode, sec
     assert second_engine.state("web") == "running"
 
 
-async def test_a_question_is_about_this_host_alone_and_says_so(door: Door, fleet: ServingNode) -> None:
+async def test_a_question_is_about_this_host_alone_and_says_so(http_node: HttpNode, fleet: ServingNode) -> None:
     before = calls_on(fleet)
 
     for query in ("list containers", "list hosts", "list containers on all hosts", "host resources"):
-        answered = await door.ask("operate", "/agent/process", {"query": query})
+        answered = await http_node.request("operate", "/agent/process", {"query": query})
 
         body = answered.json()
         assert answered.status_code == 200, answered.text
@@ -85,19 +87,22 @@ async def test_a_question_is_about_this_host_alone_and_says_so(door: Door, fleet
     assert calls_on(fleet) == before
 
 
-async def test_a_token_does_not_reveal_other_hosts(door: Door) -> None:
-    known = {name: (await door.ask(name, "/agent/info", method="GET")).json()["known_hosts"] for name in door.tokens}
+async def test_a_token_does_not_reveal_other_hosts(http_node: HttpNode) -> None:
+    known = {
+        name: (await http_node.request(name, "/agent/info", method="GET")).json()["known_hosts"]
+        for name in http_node.tokens
+    }
 
-    figures = {name: (await door.ask(name, "/metrics", method="GET")).text for name in door.tokens}
+    figures = {name: (await http_node.request(name, "/metrics", method="GET")).text for name in http_node.tokens}
     assert known == {"read": [], "operate": [], "exec": [], "relay": ["second"]}
     assert [name for name, text in figures.items() if 'anvyl_peer_up{peer="second"}' in text] == ["relay"]
 
 
-async def test_a_marked_token_reaches_other_hosts(door: Door) -> None:
-    process = await door.ask("relay", "/agent/process", {"query": "list containers"})
-    remote = await door.ask("relay", "/agent/remote-query", {"host_id": "second", "query": "list containers"})
-    broadcast = await door.ask("relay", "/agent/broadcast", {"message": "list containers"})
-    hosts = await door.ask("relay", "/agent/hosts", method="GET")
+async def test_a_marked_token_reaches_other_hosts(http_node: HttpNode) -> None:
+    process = await http_node.request("relay", "/agent/process", {"query": "list containers"})
+    remote = await http_node.request("relay", "/agent/remote-query", {"host_id": "second", "query": "list containers"})
+    broadcast = await http_node.request("relay", "/agent/broadcast", {"message": "list containers"})
+    hosts = await http_node.request("relay", "/agent/hosts", method="GET")
 
     assert set(process.json()["hosts"]) == {"first", "second"}
     assert remote.status_code == 200 and set(remote.json()["hosts"]) == {"second"}
@@ -105,16 +110,16 @@ async def test_a_marked_token_reaches_other_hosts(door: Door) -> None:
     assert set(hosts.json()["hosts"]) == {"second"}
 
 
-async def test_the_gateway_takes_marked_tokens_only(door: Door, tmp_path: Path) -> None:
+async def test_the_gateway_takes_marked_tokens_only(http_node: HttpNode, tmp_path: Path) -> None:
     """Everything behind `anvyl-mcp gateway --http` reaches the whole fleet."""
-    node = door.node
+    node = http_node.node
     app = build_local_app(node.server, node.engine, node.state, name="first", local_token=tmp_path / "gateway.token")
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
 
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         answers = {
             name: await client.get("/nothing", headers={"Authorization": f"Bearer {token}"})
-            for name, token in door.tokens.items()
+            for name, token in http_node.tokens.items()
         }
 
     assert {name: one.status_code for name, one in answers.items()} == {
@@ -127,29 +132,29 @@ async def test_the_gateway_takes_marked_tokens_only(door: Door, tmp_path: Path) 
 
 
 async def test_what_waits_for_another_host_is_approved_only_with_the_mark(
-    door: Door, second_engine: RealEngine
+    http_node: HttpNode, second_engine: RealEngine
 ) -> None:
     second_engine.run("web")
-    waiting = await door.ask("relay", "/agent/process", {"query": "stop web on second"})
+    waiting = await http_node.request("relay", "/agent/process", {"query": "stop web on second"})
     path = f"/agent/approvals/{waiting.json()['approval']['id']}"
 
-    refused = await door.ask("exec", path, {"approve": True})
+    refused = await http_node.request("exec", path, {"approve": True})
     state = second_engine.state("web")
-    done = await door.ask("relay", path, {"approve": True})
+    done = await http_node.request("relay", path, {"approve": True})
 
     assert (waiting.status_code, refused.status_code, state) == (202, 403, "running")
     assert done.status_code == 200 and second_engine.state("web") == "exited", done.text
 
 
-async def test_a_container_named_like_another_host_can_be_asked_about(door: Door, engine: RealEngine) -> None:
+async def test_a_container_named_like_another_host_can_be_asked_about(http_node: HttpNode, engine: RealEngine) -> None:
     engine.run("second")
 
-    answered = await door.ask("operate", "/agent/process", {"query": "restart second", "approve": True})
+    answered = await http_node.request("operate", "/agent/process", {"query": "restart second", "approve": True})
 
     assert answered.status_code == 200 and {call["host"] for call in answered.json()["calls"]} == {"first"}
 
 
-async def test_tokens_of_older_versions_have_no_mark(door: Door, tmp_path: Path) -> None:
+async def test_tokens_of_older_versions_have_no_mark(http_node: HttpNode, tmp_path: Path) -> None:
     """A home of d2a7be5 goes on working; its tokens are for this host alone."""
     file = tmp_path / "trust" / "tokens.json"
     kept = json.loads(file.read_text(encoding="utf-8"))
@@ -157,8 +162,8 @@ async def test_tokens_of_older_versions_have_no_mark(door: Door, tmp_path: Path)
         del entry["relay"]
     file.write_text(json.dumps(kept), encoding="utf-8")
 
-    listed = await door.ask("relay", "/agent/process", {"query": "list containers"})
-    refused = await door.ask("relay", "/agent/broadcast", {"message": "list containers"})
+    listed = await http_node.request("relay", "/agent/process", {"query": "list containers"})
+    refused = await http_node.request("relay", "/agent/broadcast", {"message": "list containers"})
 
     assert listed.status_code == 200 and set(listed.json()["hosts"]) == {"first"}
     assert refused.status_code == 403
@@ -168,8 +173,8 @@ async def test_tokens_of_older_versions_have_no_mark(door: Door, tmp_path: Path)
 def ring(tmp_path: Path) -> Iterator[tuple[ServingNode, ServingNode]]:
     """Two hosts that know each other, and whose callers on this machine need no mark."""
     with (
-        serving("a", tmp_path / "a", DOCKER_HOST=NO_ENGINE) as one,
-        serving("b", tmp_path / "b", DOCKER_HOST=NO_ENGINE) as other,
+        running_node("a", tmp_path / "a", DOCKER_HOST=NO_ENGINE) as one,
+        running_node("b", tmp_path / "b", DOCKER_HOST=NO_ENGINE) as other,
     ):
         for node, peer in ((one, other), (other, one)):
             (node.home / "hosts.toml").write_text(entry(peer, node.name), encoding="utf-8")
@@ -210,7 +215,7 @@ def _audit(node: ServingNode) -> Any:
 
 
 async def test_callers_on_the_machine_itself_reach_the_fleet(fleet: ServingNode, tmp_path: Path) -> None:
-    with serving("first", tmp_path / "first", DOCKER_HOST=NO_ENGINE) as node:
+    with running_node("first", tmp_path / "first", DOCKER_HOST=NO_ENGINE) as node:
         (node.home / "hosts.toml").write_text(entry(fleet, unique(tmp_path)), encoding="utf-8")
         own = {"Authorization": f"Bearer {serve_lock.local_token(node.home / 'run')}"}
         async with httpx.AsyncClient(base_url=node.url, headers=own, timeout=60, trust_env=False) as client:

@@ -22,7 +22,7 @@ from anvyl_mcp.peers.changes import change_plan
 from anvyl_mcp.server.policy.policy import Policy
 from tests.server.tools.test_tools import call, refused
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.doors import Door
+from tests.support.hosts.http_node import HttpNode
 
 LABEL = {"anvyl.test": "1"}
 
@@ -160,21 +160,21 @@ async def test_an_image_with_other_names_keeps_them(client: Client, images: Real
     assert (await call(client, "remove_image", image="test-b:1"))["deleted"] > 0
 
 
-async def decided(door: Door, query: str, meanwhile: Callable[[], object]) -> tuple[int, str]:
+async def decided(http_node: HttpNode, query: str, meanwhile: Callable[[], object]) -> tuple[int, str]:
     """Ask for a change, let something happen, say yes: the status and the answer."""
-    asked = await door.ask("exec", "/agent/process", {"query": query})
+    asked = await http_node.request("exec", "/agent/process", {"query": query})
     assert asked.status_code == 202, asked.text
     meanwhile()
-    answer = await door.ask("exec", f"/agent/approvals/{asked.json()['approval']['id']}", {"approve": True})
+    answer = await http_node.request("exec", f"/agent/approvals/{asked.json()['approval']['id']}", {"approve": True})
     return answer.status_code, answer.text
 
 
 @pytest.fixture
-async def approving(engine: RealEngine, images: RealEngine, door: Door) -> AsyncIterator[Door]:
-    yield door
+async def approving(engine: RealEngine, images: RealEngine, http_node: HttpNode) -> AsyncIterator[HttpNode]:
+    yield http_node
 
 
-async def test_an_approved_image_that_was_tagged_anew_is_not_run(approving: Door, images: RealEngine) -> None:
+async def test_an_approved_image_that_was_tagged_anew_is_not_run(approving: HttpNode, images: RealEngine) -> None:
     build(images, "test-app:1")
 
     status, said = await decided(approving, "run test-app:1 as one", lambda: build(images, "test-app:1"))
@@ -187,7 +187,7 @@ async def test_an_approved_image_that_was_tagged_anew_is_not_run(approving: Door
     assert status == 409, said
 
 
-async def test_an_approved_image_that_was_tagged_anew_is_not_removed(approving: Door, images: RealEngine) -> None:
+async def test_an_approved_image_that_was_tagged_anew_is_not_removed(approving: HttpNode, images: RealEngine) -> None:
     build(images, "test-app:1")
 
     status, said = await decided(approving, "remove image test-app:1", lambda: build(images, "test-app:1"))

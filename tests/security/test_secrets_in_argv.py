@@ -11,8 +11,8 @@ from anvyl_mcp.core.settings import load
 from anvyl_mcp.peers.hosts.registry import Registry
 from anvyl_mcp.server.http.host_state import HostState
 from tests.support.hosts.network import Lan, lan
-from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, Ran, ServingNode, process, serving
-from tests.support.terminal import on_a_terminal
+from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, CommandResult, ServingNode, run_program, running_node
+from tests.support.terminal import open_terminal
 
 __all__ = ["lan"]
 
@@ -23,7 +23,7 @@ ADD = "anvyl hosts add"
 def beta(lan: Lan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
     """A host on the network of its own, without an engine."""
     nothing = "unix:///nonexistent/docker.sock"
-    with serving("beta", tmp_path_factory.mktemp("beta"), prefix=lan.prefix, DOCKER_HOST=nothing) as started:
+    with running_node("beta", tmp_path_factory.mktemp("beta"), prefix=lan.prefix, DOCKER_HOST=nothing) as started:
         yield started
 
 
@@ -36,15 +36,15 @@ def node(beta: ServingNode) -> ServingNode:
     return beta
 
 
-def on_beta(lan: Lan, node: ServingNode, *arguments: str) -> Ran:
-    return process(*arguments, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(node.home))
+def on_beta(lan: Lan, node: ServingNode, *arguments: str) -> CommandResult:
+    return run_program(*arguments, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(node.home))
 
 
-def here(lan: Lan, *arguments: str, stdin: str | None = None) -> Ran:
-    return process(*arguments, prefix=lan.far, stdin=stdin, ANVYL_NAME="alpha", DOCKER_HOST="unix:///nonexistent/x")
+def here(lan: Lan, *arguments: str, stdin: str | None = None) -> CommandResult:
+    return run_program(*arguments, prefix=lan.far, stdin=stdin, ANVYL_NAME="alpha", DOCKER_HOST="unix:///nonexistent/x")
 
 
-def invited(lan: Lan, node: ServingNode, *options: str) -> Ran:
+def invited(lan: Lan, node: ServingNode, *options: str) -> CommandResult:
     made = on_beta(lan, node, "invite", "--host", lan.address, *options)
     assert made.code == 0, made.err
     return made
@@ -82,7 +82,7 @@ def test_a_code_is_asked_for_and_not_shown(lan: Lan, node: ServingNode, tmp_path
     split = f"{code[:40]}\n{code[40:]}\n"
 
     words = [*lan.far, ANVYL, "hosts", "add"]
-    with on_a_terminal(*words[1:], program=words[0]) as terminal:
+    with open_terminal(*words[1:], program=words[0]) as terminal:
         terminal.until("paste the join code")
         echoes = [terminal.echoes]
         listed = Path(f"/proc/{terminal.process.pid}/cmdline").read_bytes()
@@ -97,7 +97,7 @@ def test_a_code_is_asked_for_and_not_shown(lan: Lan, node: ServingNode, tmp_path
 
 def test_the_one_who_invites_waits_and_sees_who_came(lan: Lan, node: ServingNode) -> None:
     words = [*lan.prefix, "env", f"ANVYL_HOME={node.home}", ANVYL_MCP, "invite", "--host", lan.address]
-    with on_a_terminal(*words[1:], program=words[0], size=(400, 24)) as terminal:
+    with open_terminal(*words[1:], program=words[0], size=(400, 24)) as terminal:
         terminal.until("waiting for that machine")
         code = next(word for word in terminal.shown.split() if word.startswith("anv1-"))
         assert here(lan, "hosts", "add", "-", stdin=code).code == 0
@@ -183,7 +183,7 @@ def test_what_stands_in_a_hosts_file_survives_a_new_name(tmp_path: Path) -> None
 def test_no_machine_joins_under_a_name_that_this_host_uses_itself(lan: Lan, node: ServingNode) -> None:
     code = invited(lan, node).out
 
-    refused = process("hosts", "add", "-", prefix=lan.far, stdin=code, ANVYL_NAME="root")
+    refused = run_program("hosts", "add", "-", prefix=lan.far, stdin=code, ANVYL_NAME="root")
 
     assert refused.code == 2 and "a host calls its own users so" in refused.err
     assert tokens(lan, node) == []

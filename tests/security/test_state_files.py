@@ -24,7 +24,7 @@ from anvyl_mcp.peers.hosts.audit_witness import Heads
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.server.auth.certificate import host_identity
 from anvyl_mcp.server.http.host_state import HostState
-from tests.support.hosts.nodes import anvyl, serving
+from tests.support.hosts.nodes import anvyl, running_node
 
 HOLDER = """
 import fcntl, os, sys
@@ -71,7 +71,7 @@ def test_everything_that_is_made_is_for_its_owner(
     home = tmp_path / "a" / "home"
     monkeypatch.setenv("ANVYL_HOME", str(home))
 
-    with serving("alpha", home):
+    with running_node("alpha", home):
         anvyl("ps")
         assert anvyl("hosts", "add", "nas", "http://127.0.0.1:9").code == 0
         anvyl("ask", "list containers")

@@ -18,7 +18,7 @@ from anvyl_mcp.server.auth.callers import Caller, lesser
 from anvyl_mcp.server.http.host_state import HostState
 from anvyl_mcp.server.policy.rules import who
 from tests.server.auth.test_jwt import signed, verifier
-from tests.support.hosts.nodes import ANVYL_MCP, ServingNode, process, serving
+from tests.support.hosts.nodes import ANVYL_MCP, ServingNode, run_program, running_node
 
 __all__ = ["verifier"]
 
@@ -26,7 +26,7 @@ __all__ = ["verifier"]
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[ServingNode]:
     """A host without an engine; its home is the test's."""
-    with serving("nas", tmp_path, DOCKER_HOST="unix:///nonexistent/docker.sock") as started:
+    with running_node("nas", tmp_path, DOCKER_HOST="unix:///nonexistent/docker.sock") as started:
         yield started
 
 
@@ -37,7 +37,7 @@ def kept() -> HostState:
 
 
 def here(*arguments: str) -> Any:
-    return process(*arguments, program=ANVYL_MCP)
+    return run_program(*arguments, program=ANVYL_MCP)
 
 
 def shown(*tools: str) -> list[dict[str, Any]]:

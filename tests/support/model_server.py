@@ -143,7 +143,7 @@ FAILURES = {
 
 
 @dataclass(frozen=True)
-class Served:
+class ListedModel:
     """One model in a listing; loaded when it has a context length."""
 
     name: str = MODEL
@@ -162,7 +162,7 @@ class ModelServer:
     replies: list[Reply] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     pages: dict[str, Reply] = field(default_factory=dict)
     key: str = ""
     released: threading.Event = field(default_factory=threading.Event)
@@ -172,7 +172,7 @@ class ModelServer:
         """The OpenAI-compatible base URL."""
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def list_models(self, *models: Served, api: Literal["v1", "v0", "openai"] = "v1") -> None:
+    def list_models(self, *models: ListedModel, api: Literal["v1", "v0", "openai"] = "v1") -> None:
         """Be a server that lists these models: LM Studio 0.4, LM Studio 0.3, or any other."""
         self.pages = {"/v1/models": raw({"object": "list", "data": [{"id": model.name} for model in models]})}
         if api == "v1":
@@ -188,12 +188,12 @@ class ModelServer:
         """Be as new: LM Studio with one model loaded, nothing scripted, nothing asked."""
         self.release()
         self.released = threading.Event()
-        self.replies, self.requests, self.headers, self.asked, self.key = [], [], [], [], ""
-        self.list_models(Served(context_length=32768))
+        self.replies, self.requests, self.headers, self.paths, self.key = [], [], [], [], ""
+        self.list_models(ListedModel(context_length=32768))
 
     async def answer(self, request: Request) -> Response:
         """The next reply to a chat, or the page at that address."""
-        self.asked.append(request.url.path)
+        self.paths.append(request.url.path)
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             return _response(FAILURES["key needed"])
         if request.url.path != "/v1/chat/completions":
@@ -213,7 +213,7 @@ def _response(reply: Reply) -> Response:
     return Response(reply.body, reply.status, media_type=reply.media_type)
 
 
-def _native(model: Served) -> dict[str, Any]:
+def _native(model: ListedModel) -> dict[str, Any]:
     instance = {"id": model.instance or model.name, "config": {"context_length": model.context_length}}
     return {
         "type": model.kind,
@@ -225,7 +225,7 @@ def _native(model: Served) -> dict[str, Any]:
     }
 
 
-def _older(model: Served) -> dict[str, Any]:
+def _older(model: ListedModel) -> dict[str, Any]:
     loaded = {"state": "loaded", "loaded_context_length": model.context_length}
     return {
         "id": model.name,
@@ -235,7 +235,7 @@ def _older(model: Served) -> dict[str, Any]:
     }
 
 
-class _Announced(uvicorn.Server):
+class _ReadySignal(uvicorn.Server):
     """Says when it has started."""
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -255,7 +255,7 @@ def running_model_server() -> Iterator[ModelServer]:
         methods = ["GET", "POST"]
         application = Starlette(routes=[Route("/{path:path}", server.answer, methods=methods)])
         config = uvicorn.Config(application, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
-        running = _Announced(config)
+        running = _ReadySignal(config)
         thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
         thread.start()
         assert running.ready.wait(10)

@@ -1,12 +1,12 @@
-"""Connections that are none, for what a real host will not say on demand."""
+"""A stub connection, for replies that a real host does not give on demand."""
 
 from __future__ import annotations
 
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 
-class SilentHost:
-    """The part of a connection that a test of calls has no use for; `call` is the test's own."""
+class StubConnection:
+    """Base class with everything but `call`, which each test defines."""
 
     async def list_tools(self) -> list[ToolListing]:
         return []

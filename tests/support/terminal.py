@@ -1,4 +1,4 @@
-"""A terminal for a program, as a person has it."""
+"""Programs on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from collections.abc import Iterator
 from tests.support.hosts.nodes import ANVYL
 
 PATIENCE = 60
-"""Seconds that something may take to be shown."""
+"""Seconds to wait for output."""
 
 
 class Terminal:
-    """A program on a terminal of its own, as a person has it."""
+    """A program on its own pseudo-terminal."""
 
     def __init__(self, *arguments: str, program: str = ANVYL, size: tuple[int, int] = (200, 24)) -> None:
-        """`size`: its columns and lines."""
-        self._ours, self._theirs = pty.openpty()
-        termios.tcsetwinsize(self._theirs, (size[1], size[0]))
-        # A process without a terminal gets the first that it opens as its own, and with it Ctrl-C.
+        """`size`: columns and lines."""
+        self._master, self._slave = pty.openpty()
+        termios.tcsetwinsize(self._slave, (size[1], size[0]))
+        # A session leader without a terminal gets the first one it opens as its controlling terminal, for Ctrl-C.
         self.process = subprocess.Popen(
-            ["sh", "-c", 'exec "$@" <>"$0" >&0 2>&0', os.ttyname(self._theirs), program, *arguments],
-            # Not what readline has put into this process's own environment, which is the size of another terminal.
+            ["sh", "-c", 'exec "$@" <>"$0" >&0 2>&0', os.ttyname(self._slave), program, *arguments],
+            # Without the size of another terminal, which readline has put into the environment of this process.
             env=dict(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -38,40 +38,40 @@ class Terminal:
         self._seen = 0
 
     def until(self, words: str) -> None:
-        """Read until they are shown, after what was waited for before."""
+        """Read until `words` appear after the match of the previous call."""
         deadline = time.monotonic() + PATIENCE
         while words not in self.shown[self._seen :]:
             ended = self.process.poll() is not None
-            if select.select([self._ours], [], [], 0 if ended else 0.1)[0]:
-                self.shown += os.read(self._ours, 65536).decode(errors="replace")
+            if select.select([self._master], [], [], 0 if ended else 0.1)[0]:
+                self.shown += os.read(self._master, 65536).decode(errors="replace")
             else:
                 assert not ended and time.monotonic() < deadline, f"`{words}` was never shown: {self.shown}"
         self._seen = self.shown.index(words, self._seen) + len(words)
 
     def type(self, words: str) -> None:
-        os.write(self._ours, words.encode(errors="surrogateescape"))
+        os.write(self._master, words.encode(errors="surrogateescape"))
 
     def end(self, seconds: float = 30) -> int:
-        """Its exit code, once it has ended; all that it showed is in `shown`."""
+        """Wait for the exit code; the whole output is in `shown`."""
         code = self.process.wait(seconds)
-        while select.select([self._ours], [], [], 0)[0]:
-            self.shown += os.read(self._ours, 65536).decode(errors="replace")
+        while select.select([self._master], [], [], 0)[0]:
+            self.shown += os.read(self._master, 65536).decode(errors="replace")
         return code
 
     @property
     def echoes(self) -> bool:
-        """Whether it shows what is typed."""
-        return bool(termios.tcgetattr(self._theirs)[3] & termios.ECHO)
+        """Whether the terminal echoes input."""
+        return bool(termios.tcgetattr(self._slave)[3] & termios.ECHO)
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._theirs)
-        os.close(self._ours)
+        os.close(self._slave)
+        os.close(self._master)
 
 
 @contextlib.contextmanager
-def on_a_terminal(*arguments: str, program: str = ANVYL, size: tuple[int, int] = (200, 24)) -> Iterator[Terminal]:
+def open_terminal(*arguments: str, program: str = ANVYL, size: tuple[int, int] = (200, 24)) -> Iterator[Terminal]:
     terminal = Terminal(*arguments, program=program, size=size)
     try:
         yield terminal

@@ -1,4 +1,4 @@
-"""A small MCP server that counts what happens to it, served over real HTTP, and servers that misbehave."""
+"""A small MCP server over real HTTP that counts its calls, and servers with faults."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from anvyl_mcp.core import protocol_keys
 Context = ServerRequestContext[Any]
 
 
-class Toy:
-    """The server's tools, and what became of the calls. Its events may be waited for on any thread."""
+class ToyTools:
+    """The server's tools and a record of their calls. Any thread may wait for its events."""
 
     def __init__(self) -> None:
         self.executions: Counter[str] = Counter()
@@ -59,8 +59,8 @@ class Toy:
         }
 
     def server(self) -> Server[Any]:
-        """A new MCP server over these tools; one is needed for each start."""
-        # Without a lookup of its own the SDK runs the listing before each call, which would count as one.
+        """Create an MCP server with these tools; each start needs a new one."""
+        # Without this lookup the SDK calls the listing before each call, and it would be counted.
         return Server(
             "toy",
             version="7.7",
@@ -70,7 +70,7 @@ class Toy:
         )
 
     async def _list(self, _: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-        """Two pages, so that a client which reads only the first is found out."""
+        """Return two pages, so that a client which reads only the first one fails."""
         self.executions["tools/list"] += 1
         if not self.lists:
             raise MCPError(INTERNAL_ERROR, "no listing today")
@@ -103,8 +103,8 @@ class Toy:
         return CallToolResult(content=[_text("only"), _text("words")])
 
     async def _fail(self, _: Context, arguments: dict[str, Any]) -> CallToolResult:
-        told = {"code": "not_found", "message": "there is no container `web`", "hint": "did you mean `web1`?"}
-        return CallToolResult(content=[_text("no")], is_error=True, _meta={protocol_keys.ERROR: told})
+        error = {"code": "not_found", "message": "there is no container `web`", "hint": "did you mean `web1`?"}
+        return CallToolResult(content=[_text("no")], is_error=True, _meta={protocol_keys.ERROR: error})
 
     async def _crash(self, _: Context, arguments: dict[str, Any]) -> CallToolResult:
         return CallToolResult(content=[_text("Error executing tool crash")], is_error=True)
@@ -116,7 +116,7 @@ class Toy:
 
     async def _slow(self, _: Context, arguments: dict[str, Any]) -> CallToolResult:
         self.started.set()
-        while not self.release.is_set():  # noqa: ASYNC110  it is set by another thread
+        while not self.release.is_set():  # noqa: ASYNC110  another thread sets it
             await anyio.sleep(0.005)
         return CallToolResult(content=[_text("done")])
 
@@ -128,7 +128,7 @@ class Toy:
         return CallToolResult(content=[_text("x" * arguments["size"])])
 
     async def _bewildering(self, _: Context, arguments: dict[str, Any]) -> CallToolResult:
-        """Breaks the promise of its output schema, as a host does that was updated after it was listed."""
+        """Violate the output schema, like a host that was updated after it was listed."""
         return CallToolResult(content=[_text("new")], structured_content={"renamed": 1})
 
 
@@ -138,33 +138,33 @@ def _text(words: str) -> TextContent:
 
 def _listed(name: str) -> Tool:
     schema = {"type": "object", "properties": {"old": {"type": "integer"}}, "required": ["old"]}
-    told = {"toolset": "toys", "scope": "read", "safety": "reads", "say": [f"{name} please"], "seconds": 12}
+    meta = {"toolset": "toys", "scope": "read", "safety": "reads", "say": [f"{name} please"], "seconds": 12}
     return Tool(
         name=name,
         description=f"Tool {name}.",
         input_schema={"type": "object", "properties": {}},
         output_schema=schema if name == "bewildering" else None,
         annotations=ToolAnnotations(read_only_hint=True),
-        _meta={protocol_keys.TOOL: told} if name == "echo" else None,
+        _meta={protocol_keys.TOOL: meta} if name == "echo" else None,
     )
 
 
-class Served:
-    """The toy on a port of loopback; it may be stopped, killed and started again there."""
+class ToyServer:
+    """The tools served on a loopback port; can be stopped, killed and restarted on the same port."""
 
-    def __init__(self, toy: Toy) -> None:
+    def __init__(self, toy: ToyTools) -> None:
         self.toy = toy
         self.port = 0
         self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """MCP endpoint."""
         return f"http://127.0.0.1:{self.port}/mcp"
 
     def start(self) -> None:
-        """Listen, on the same port as the last time."""
-        # Named as TCP so that asyncio turns Nagle off; else each answer waits 40 ms.
+        """Listen, on the same port as before a restart."""
+        # With IPPROTO_TCP asyncio turns off Nagle; otherwise each response waits 40 ms.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
@@ -188,14 +188,14 @@ class Served:
         asyncio.run(serve())
 
     def stop(self) -> None:
-        """End as after SIGTERM."""
+        """Shut down as after SIGTERM."""
         if self._thread is not None:
             self._server.should_exit = True
             self._thread.join()
             self._thread = None
 
     def kill(self) -> None:
-        """End as after SIGKILL: every connection is reset, nothing more is said."""
+        """Die as after SIGKILL: reset every connection without a response."""
         self._loop.call_soon_threadsafe(self._reset)
         self.stop()
 
@@ -206,9 +206,9 @@ class Served:
 
 
 @contextmanager
-def served(toy: Toy) -> Iterator[Served]:
-    """The toy over HTTP."""
-    host = Served(toy)
+def serve_toy(toy: ToyTools) -> Iterator[ToyServer]:
+    """Serve the tools over HTTP."""
+    host = ToyServer(toy)
     host.start()
     try:
         yield host
@@ -221,17 +221,17 @@ Behaviour = Callable[[socket.socket, threading.Event], None]
 
 
 def silent(_: socket.socket, leave: threading.Event) -> None:
-    """Take the request and never answer."""
+    """Accept the connection and never respond."""
     leave.wait()
 
 
 def hang_up(connection: socket.socket, _: threading.Event) -> None:
-    """Read the request and close."""
+    """Read the request and close the connection."""
     read_request(connection)
 
 
-def says(data: bytes) -> Behaviour:
-    """Read the request and answer with `data`."""
+def respond_with(data: bytes) -> Behaviour:
+    """Read the request and respond with `data`."""
 
     def answer(connection: socket.socket, _: threading.Event) -> None:
         read_request(connection)
@@ -240,15 +240,15 @@ def says(data: bytes) -> Behaviour:
     return answer
 
 
-def http(status: str, kind: str, body: str) -> bytes:
-    """An HTTP answer."""
+def http_response(status: str, kind: str, body: str) -> bytes:
+    """Serialize an HTTP response."""
     content = body.encode()
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
     return head.encode() + content
 
 
 def read_request(connection: socket.socket) -> bytes:
-    """One whole request."""
+    """Read one complete request."""
     data = b""
     while b"\r\n\r\n" not in data:
         if not (part := connection.recv(65536)):
@@ -262,8 +262,8 @@ def read_request(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def misbehaving(behaviour: Behaviour) -> Iterator[str]:
-    """The URL of a server that treats every connection so."""
+def faulty_server(behaviour: Behaviour) -> Iterator[str]:
+    """URL of a server that handles every connection with `behaviour`."""
     leave = threading.Event()
 
     class Handler(socketserver.BaseRequestHandler):
@@ -287,7 +287,7 @@ def misbehaving(behaviour: Behaviour) -> Iterator[str]:
 
 @contextmanager
 def black_hole() -> Iterator[str]:
-    """The URL of a listener whose queue is full, so that new connections get no answer at all (on Linux)."""
+    """URL of a listener whose backlog is full, so that new connections get no SYN-ACK (on Linux)."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -300,7 +300,7 @@ def black_hole() -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port of loopback where nothing listens."""
+    """A loopback port where nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -9,15 +9,15 @@ from typing import Any
 import anyio
 import httpx
 
-from tests.support.hosts.doors import Door, OtherAgent
-from tests.support.hosts.nodes import NO_MODEL, serving
+from tests.support.hosts.http_node import FakePeer, HttpNode
+from tests.support.hosts.nodes import NO_MODEL, running_node
 
 NOTHING = "unix:///nonexistent/docker.sock"
 
 
-async def events(door: Door, caller: str, **body: Any) -> list[tuple[str, dict[str, Any]]]:
+async def events(http_node: HttpNode, caller: str, **body: Any) -> list[tuple[str, dict[str, Any]]]:
     """Every event of one question."""
-    answer = await door.ask(caller, "/agent/process/stream", body)
+    answer = await http_node.request(caller, "/agent/process/stream", body)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-store" and "content-length" not in answer.headers
@@ -28,8 +28,8 @@ async def events(door: Door, caller: str, **body: Any) -> list[tuple[str, dict[s
     return found
 
 
-async def test_a_question_is_told_call_by_call(door: Door) -> None:
-    told = await events(door, "read", query="host info")
+async def test_a_question_is_told_call_by_call(http_node: HttpNode) -> None:
+    told = await events(http_node, "read", query="host info")
 
     assert [name for name, _ in told] == ["call", "result", "text", "done"]
     (_, call), (_, result), (_, text), (_, done) = told
@@ -37,40 +37,40 @@ async def test_a_question_is_told_call_by_call(door: Door) -> None:
     assert done["response"] == text["text"] and done["calls"] == [result]
 
 
-async def test_a_change_is_told_as_an_approval(door: Door, tmp_path: Path) -> None:
-    told = await events(door, "exec", query=f"run command touch {tmp_path / 'done'}")
+async def test_a_change_is_told_as_an_approval(http_node: HttpNode, tmp_path: Path) -> None:
+    told = await events(http_node, "exec", query=f"run command touch {tmp_path / 'done'}")
 
     assert [name for name, _ in told] == ["text", "approval", "done"]
     approval = told[1][1]
     assert approval == told[2][1]["approval"]
-    assert (await door.ask("exec", f"/agent/approvals/{approval['id']}", {"approve": True})).status_code == 200
+    assert (await http_node.request("exec", f"/agent/approvals/{approval['id']}", {"approve": True})).status_code == 200
     assert (tmp_path / "done").exists()
 
 
-async def test_what_goes_wrong_is_the_last_event(door: Door) -> None:
-    told = await events(door, "read", query="make me a sandwich")
+async def test_what_goes_wrong_is_the_last_event(http_node: HttpNode) -> None:
+    told = await events(http_node, "read", query="make me a sandwich")
 
     assert [(name, data["error"]["code"]) for name, data in told] == [("error", "not_understood")]
     assert told[0][1]["error"]["hint"]
 
 
-async def test_a_body_that_cannot_be_used_begins_no_stream(door: Door) -> None:
-    answer = await door.ask("read", "/agent/process/stream", {"query": 5})
+async def test_a_body_that_cannot_be_used_begins_no_stream(http_node: HttpNode) -> None:
+    answer = await http_node.request("read", "/agent/process/stream", {"query": 5})
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_input")
 
 
-async def test_hanging_up_ends_the_work_of_a_stream(other: OtherAgent, tmp_path: Path) -> None:
+async def test_hanging_up_ends_the_work_of_a_stream(fake_peer: FakePeer, tmp_path: Path) -> None:
     """Down to the host that was asked, which waits here for ever."""
     home = tmp_path / "node"
     home.mkdir()
-    (home / "hosts.toml").write_text(f'[hosts.slow]\nurl = "http://127.0.0.1:{other.port}"\n', encoding="utf-8")
-    with serving("alpha", home, ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as node, anyio.fail_after(90):
+    (home / "hosts.toml").write_text(f'[hosts.slow]\nurl = "http://127.0.0.1:{fake_peer.port}"\n', encoding="utf-8")
+    with running_node("alpha", home, ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as node, anyio.fail_after(90):
         async with (
             httpx.AsyncClient(base_url=node.url, timeout=80) as client,
             client.stream("POST", "/agent/process/stream", json={"query": "host info on slow"}) as answer,
         ):
             lines = answer.aiter_lines()
             assert await anext(lines) == "event: call"
-            await other.asked.wait()
-        await other.left.wait()
+            await fake_peer.requested.wait()
+        await fake_peer.disconnected.wait()

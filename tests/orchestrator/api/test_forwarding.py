@@ -14,23 +14,27 @@ from mcp_types import CallToolResult
 
 from anvyl_mcp.peers import agents
 from anvyl_mcp.peers.hops import Stop, extended, own_id, parse
-from tests.support.hosts.doors import Door, OtherAgent, response
-from tests.support.hosts.nodes import NO_MODEL, ServingNode, serving
+from tests.support.hosts.http_node import FakePeer, HttpNode, response
+from tests.support.hosts.nodes import NO_MODEL, ServingNode, running_node
 from tests.support.model_server import ModelServer, text, tool_call
-from tests.support.toy_server import Toy, served
+from tests.support.toy_server import ToyTools, serve_toy
 
 
 @pytest.fixture(scope="module")
 def beta(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
     """A real node without a model, an engine or peers."""
-    with serving("beta", tmp_path_factory.mktemp("beta"), ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as node:
+    with running_node(
+        "beta", tmp_path_factory.mktemp("beta"), ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING
+    ) as node:
         yield node
 
 
 @pytest.fixture(scope="module")
 def gamma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
     """Another one."""
-    with serving("gamma", tmp_path_factory.mktemp("gamma"), ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as node:
+    with running_node(
+        "gamma", tmp_path_factory.mktemp("gamma"), ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING
+    ) as node:
         yield node
 
 
@@ -54,19 +58,21 @@ def know(home: Path, **hosts: str | ServingNode) -> None:
 
 
 async def query(
-    door: Door, host: str, question: str = "host info", caller: str = "read", **more: Any
+    http_node: HttpNode, host: str, question: str = "host info", caller: str = "read", **more: Any
 ) -> httpx.Response:
-    return await door.ask(caller, "/agent/remote-query", {"host_id": host, "query": question, **more})
+    return await http_node.request(caller, "/agent/remote-query", {"host_id": host, "query": question, **more})
 
 
 def failure(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
-async def test_the_agent_there_answers_about_its_own_host(door: Door, beta: ServingNode, tmp_path: Path) -> None:
+async def test_the_agent_there_answers_about_its_own_host(
+    http_node: HttpNode, beta: ServingNode, tmp_path: Path
+) -> None:
     know(tmp_path, nas=beta.url)
 
-    answer = await query(door, "NAS")
+    answer = await query(http_node, "NAS")
 
     assert answer.status_code == 200, answer.text
     body = answer.json()
@@ -74,56 +80,56 @@ async def test_the_agent_there_answers_about_its_own_host(door: Door, beta: Serv
     assert [(call["tool"], call["host"]) for call in body["calls"]] == [("get_host_info", "beta")]
 
 
-async def test_this_host_may_be_asked_by_its_name(door: Door, beta: ServingNode, tmp_path: Path) -> None:
+async def test_this_host_may_be_asked_by_its_name(http_node: HttpNode, beta: ServingNode, tmp_path: Path) -> None:
     know(tmp_path, nas=beta.url)
 
-    assert (await query(door, "alpha")).json()["hosts"] == {"alpha": "ok"}
+    assert (await query(http_node, "alpha")).json()["hosts"] == {"alpha": "ok"}
 
 
-async def test_a_host_nobody_knows_is_unknown(door: Door) -> None:
-    assert failure(await query(door, "nowhere")) == (404, "unknown_host")
+async def test_a_host_nobody_knows_is_unknown(http_node: HttpNode) -> None:
+    assert failure(await query(http_node, "nowhere")) == (404, "unknown_host")
 
 
-async def test_a_host_that_is_down_is_unreachable(door: Door, tmp_path: Path) -> None:
+async def test_a_host_that_is_down_is_unreachable(http_node: HttpNode, tmp_path: Path) -> None:
     know(tmp_path, nas="http://127.0.0.1:1")
 
-    answer = await query(door, "nas")
+    answer = await query(http_node, "nas")
 
     assert failure(answer) == (502, "refused")
     assert "nas" in answer.json()["error"]["message"]
 
 
-async def test_nothing_is_sent_to_a_host_that_is_not_paired(door: Door, tmp_path: Path) -> None:
+async def test_nothing_is_sent_to_a_host_that_is_not_paired(http_node: HttpNode, tmp_path: Path) -> None:
     know(tmp_path, far="http://192.168.1.100:4200")
 
-    answer = await query(door, "far")
+    answer = await query(http_node, "far")
 
     assert failure(answer) == (502, "unpaired")
     assert "anvyl-mcp invite" in answer.json()["error"]["hint"]
 
 
 async def test_a_host_that_takes_too_long_is_told_to_stop(
-    door: Door, other: OtherAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agents, "SECONDS", 0.2)
-    know(tmp_path, slow=f"http://127.0.0.1:{other.port}")
+    know(tmp_path, slow=f"http://127.0.0.1:{fake_peer.port}")
 
-    assert failure(await query(door, "slow")) == (504, "timeout")
+    assert failure(await query(http_node, "slow")) == (504, "timeout")
 
     with anyio.fail_after(5):
-        await other.left.wait()
+        await fake_peer.disconnected.wait()
 
 
-async def test_a_client_that_hangs_up_stops_the_other_side(other: OtherAgent, tmp_path: Path) -> None:
+async def test_a_client_that_hangs_up_stops_the_other_side(fake_peer: FakePeer, tmp_path: Path) -> None:
     home = tmp_path / "node"
     home.mkdir()
-    know(home, slow=f"http://127.0.0.1:{other.port}")
-    with serving("alpha", home, ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as node, anyio.fail_after(60):
+    know(home, slow=f"http://127.0.0.1:{fake_peer.port}")
+    with running_node("alpha", home, ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as node, anyio.fail_after(60):
         async with httpx.AsyncClient(base_url=node.url, timeout=60) as client, anyio.create_task_group() as group:
             group.start_soon(lambda: client.post("/agent/remote-query", json={"host_id": "slow", "query": "host info"}))
-            await other.asked.wait()
+            await fake_peer.requested.wait()
             group.cancel_scope.cancel()
-        await other.left.wait()
+        await fake_peer.disconnected.wait()
 
 
 GARBAGE = {
@@ -138,51 +144,53 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("case", GARBAGE)
-async def test_what_is_no_answer_is_a_502(case: str, door: Door, other: OtherAgent, tmp_path: Path) -> None:
-    other.answer = GARBAGE[case]
-    know(tmp_path, odd=f"http://127.0.0.1:{other.port}")
+async def test_what_is_no_answer_is_a_502(case: str, http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path) -> None:
+    fake_peer.response = GARBAGE[case]
+    know(tmp_path, odd=f"http://127.0.0.1:{fake_peer.port}")
 
-    answer = await query(door, "odd", approve=True)
+    answer = await query(http_node, "odd", approve=True)
 
     assert answer.status_code == 502, answer.text
     assert answer.json()["error"]["message"].startswith("odd: ")
 
 
-async def test_what_another_host_says_moves_no_cursor(door: Door, other: OtherAgent, tmp_path: Path) -> None:
-    other.answer = response("200 OK", json.dumps({"response": "fine\x1b[2J\u202e", "notes": ["\x07"]}).encode())
-    know(tmp_path, odd=f"http://127.0.0.1:{other.port}")
+async def test_what_another_host_says_moves_no_cursor(http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path) -> None:
+    fake_peer.response = response("200 OK", json.dumps({"response": "fine\x1b[2J\u202e", "notes": ["\x07"]}).encode())
+    know(tmp_path, odd=f"http://127.0.0.1:{fake_peer.port}")
 
-    assert (await query(door, "odd")).json()["response"] == "fine"
+    assert (await query(http_node, "odd")).json()["response"] == "fine"
 
 
-async def test_a_change_waits_there_and_is_approved_here(door: Door, beta: ServingNode, tmp_path: Path) -> None:
+async def test_a_change_waits_there_and_is_approved_here(
+    http_node: HttpNode, beta: ServingNode, tmp_path: Path
+) -> None:
     know(tmp_path, nas=beta)
     file = tmp_path / "done"
 
-    asked = await query(door, "nas", f"run command touch {file}", "exec")
+    asked = await query(http_node, "nas", f"run command touch {file}", "exec")
 
     assert asked.status_code == 202, asked.text
     approval = asked.json()["approval"]
     assert [call["hosts"] for call in approval["calls"]] == [["beta"]] and not file.exists()
     assert approval["id"] not in {entry.stem for entry in (beta.home / "approvals").iterdir()}
     path = f"/agent/approvals/{approval['id']}"
-    assert (await door.ask("operate", path, {"approve": True})).status_code == 403
-    done = await door.ask("exec", path, {"approve": True})
+    assert (await http_node.request("operate", path, {"approve": True})).status_code == 403
+    done = await http_node.request("exec", path, {"approve": True})
     assert done.status_code == 200 and done.json()["calls"][0]["host"] == "beta"
     assert file.exists()
-    assert failure(await door.ask("exec", path, {"approve": True})) == (410, "gone")
+    assert failure(await http_node.request("exec", path, {"approve": True})) == (410, "gone")
 
 
 @pytest.mark.parametrize("approve", [True, False])
 @pytest.mark.parametrize("caller", ["read", "operate"])
 async def test_the_other_host_gives_no_more_rights_than_the_caller_has_here(
-    caller: str, approve: bool, door: Door, beta: ServingNode, tmp_path: Path
+    caller: str, approve: bool, http_node: HttpNode, beta: ServingNode, tmp_path: Path
 ) -> None:
     """The node itself may do everything there."""
     know(tmp_path, nas=beta)
     file = tmp_path / "done"
 
-    answer = await query(door, "nas", f"run command touch {file}", caller, approve=approve)
+    answer = await query(http_node, "nas", f"run command touch {file}", caller, approve=approve)
 
     assert failure(answer) == (403, "denied")
     assert "needs the right `exec`" in answer.json()["error"]["message"]
@@ -201,10 +209,12 @@ def test_a_header_can_only_take_rights_away(scopes: str, expected: int, beta: Se
     assert expected != 200 or (told["name"].startswith("anna b through ") and told["scopes"][0] == "read")
 
 
-async def test_a_question_never_comes_back_to_where_it_was(door: Door, beta: ServingNode, tmp_path: Path) -> None:
+async def test_a_question_never_comes_back_to_where_it_was(
+    http_node: HttpNode, beta: ServingNode, tmp_path: Path
+) -> None:
     know(tmp_path, nas=beta.url)
     here = Stop("alpha", own_id(tmp_path))
-    async with door.to("read") as client:
+    async with http_node.client("read") as client:
         client.headers["X-Anvyl-Path"] = f"zeta~{'0' * 16},{here}"
         for path, body in {
             "/agent/process": {"query": "host info"},
@@ -233,8 +243,8 @@ async def test_a_host_that_is_this_one_under_another_name_is_asked_once(beta: Se
 
 
 @pytest.mark.parametrize("path", ["x", "alpha~1", "alpha", "~", f"alpha~{'g' * 16}", f"a\u00e9~{'0' * 16}"])
-async def test_a_path_that_is_none_is_refused(path: str, door: Door) -> None:
-    async with door.to("read") as client:
+async def test_a_path_that_is_none_is_refused(path: str, http_node: HttpNode) -> None:
+    async with http_node.client("read") as client:
         answer = await client.post(
             "/agent/process", json={"query": "list hosts"}, headers=[(b"X-Anvyl-Path", path.encode("latin-1"))]
         )
@@ -256,19 +266,19 @@ def test_an_installation_keeps_its_id(tmp_path: Path) -> None:
 
 
 async def test_broadcast_reaches_all_and_one_failure_is_its_own(
-    door: Door, beta: ServingNode, gamma: ServingNode, other: OtherAgent, tmp_path: Path
+    http_node: HttpNode, beta: ServingNode, gamma: ServingNode, fake_peer: FakePeer, tmp_path: Path
 ) -> None:
-    other.answer = response("200 OK", b"[]")
+    fake_peer.response = response("200 OK", b"[]")
     hosts = {
         "gamma": gamma.url,
         "down": "http://127.0.0.1:1",
         "far": "http://192.168.1.100:4200",
-        "odd": f"http://127.0.0.1:{other.port}",
+        "odd": f"http://127.0.0.1:{fake_peer.port}",
         "beta": beta.url,
     }
     know(tmp_path, **hosts)
 
-    answer = await door.ask("read", "/agent/broadcast", {"message": "host info"})
+    answer = await http_node.request("read", "/agent/broadcast", {"message": "host info"})
 
     results = answer.json()["results"]
     assert [entry["host_id"] for entry in results] == ["alpha", *hosts], "the host that is asked answers too"
@@ -280,28 +290,30 @@ async def test_broadcast_reaches_all_and_one_failure_is_its_own(
 
 
 async def test_what_a_broadcast_would_change_waits_for_each_host(
-    door: Door, beta: ServingNode, gamma: ServingNode, tmp_path: Path
+    http_node: HttpNode, beta: ServingNode, gamma: ServingNode, tmp_path: Path
 ) -> None:
     know(tmp_path, beta=beta, gamma=gamma)
     log = tmp_path / "log"
 
-    answer = await door.ask("exec", "/agent/broadcast", {"message": f"run command sh -c 'echo once >> {log}'"})
+    answer = await http_node.request("exec", "/agent/broadcast", {"message": f"run command sh -c 'echo once >> {log}'"})
 
     waiting = {entry["host_id"]: entry["approval"]["id"] for entry in answer.json()["results"]}
     assert set(waiting) == {"alpha", "beta", "gamma"} and not log.exists()
-    assert (await door.ask("exec", f"/agent/approvals/{waiting['beta']}", {"approve": True})).status_code == 200
+    assert (
+        await http_node.request("exec", f"/agent/approvals/{waiting['beta']}", {"approve": True})
+    ).status_code == 200
     assert log.read_text(encoding="utf-8") == "once\n"
 
 
 async def test_a_host_without_a_model_is_helped_by_the_one_that_asks(
-    door: Door, beta: ServingNode, tmp_path: Path, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    http_node: HttpNode, beta: ServingNode, tmp_path: Path, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rules do not understand; our model does, and its tools are called over MCP. The answer says so."""
     know(tmp_path, nas=beta.url)
     model_server.replies += [tool_call("get_host_info", {}), text("It is a fine machine.")]
-    object.__setattr__(door.node.settings, "lmstudio_url", model_server.url)
+    object.__setattr__(http_node.node.settings, "lmstudio_url", model_server.url)
 
-    answer = await query(door, "nas", "do you think it would win a beauty contest?")
+    answer = await query(http_node, "nas", "do you think it would win a beauty contest?")
 
     body = answer.json()
     assert (answer.status_code, body["via"], body["mode"]) == (200, "tools", "model"), body
@@ -309,13 +321,13 @@ async def test_a_host_without_a_model_is_helped_by_the_one_that_asks(
     assert "its tools were used from here" in body["response"]
 
 
-async def test_what_neither_side_understands_is_told(door: Door, beta: ServingNode, tmp_path: Path) -> None:
+async def test_what_neither_side_understands_is_told(http_node: HttpNode, beta: ServingNode, tmp_path: Path) -> None:
     know(tmp_path, nas=beta.url)
 
-    assert failure(await query(door, "nas", "make me a sandwich")) == (422, "not_understood")
+    assert failure(await query(http_node, "nas", "make me a sandwich")) == (422, "not_understood")
 
 
-class ToolsOnly(Toy):
+class ToolsOnly(ToyTools):
     """An MCP server of another make, without an agent beside it."""
 
     def __init__(self) -> None:
@@ -326,14 +338,14 @@ class ToolsOnly(Toy):
         return CallToolResult(content=[], structured_content={"images": [], "total": 0, "more": 0})
 
 
-async def test_an_mcp_server_without_an_agent_is_asked_by_its_tools(door: Door, tmp_path: Path) -> None:
+async def test_an_mcp_server_without_an_agent_is_asked_by_its_tools(http_node: HttpNode, tmp_path: Path) -> None:
     toy = ToolsOnly()
-    with served(toy) as host:
+    with serve_toy(toy) as host:
         know(tmp_path, tools=host.url)
 
-        answer = await query(door, "tools", "list images")
+        answer = await query(http_node, "tools", "list images")
 
-        await door.node.fleet.aclose()
+        await http_node.node.fleet.aclose()
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert (body["via"], body["hosts"]) == ("tools", {"tools": "ok"})
@@ -341,11 +353,15 @@ async def test_an_mcp_server_without_an_agent_is_asked_by_its_tools(door: Door, 
     assert [told["anvyl/scopes"] for told in toy.metas] == [["read"]]
 
 
-async def test_a_change_is_never_made_twice_by_helping(door: Door, other: OtherAgent, tmp_path: Path) -> None:
+async def test_a_change_is_never_made_twice_by_helping(
+    http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path
+) -> None:
     """An agent that broke down with a yes in its hands may have done it."""
-    other.answer = response("500 Internal Server Error", b'{"error": {"code": "internal_error", "message": "oh"}}')
-    know(tmp_path, odd=f"http://127.0.0.1:{other.port}")
+    fake_peer.response = response(
+        "500 Internal Server Error", b'{"error": {"code": "internal_error", "message": "oh"}}'
+    )
+    know(tmp_path, odd=f"http://127.0.0.1:{fake_peer.port}")
 
-    answer = await query(door, "odd", "run command true", "exec", approve=True)
+    answer = await query(http_node, "odd", "run command true", "exec", approve=True)
 
-    assert failure(answer) == (500, "internal_error") and len(other.requests) == 1
+    assert failure(answer) == (500, "internal_error") and len(fake_peer.requests) == 1

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from anvyl_mcp.peers.hosts.registry import Registry
-from tests.support.hosts.nodes import NO_MODEL, ServingNode, process, serving
+from tests.support.hosts.nodes import NO_MODEL, ServingNode, run_program, running_node
 
 NOTHING = "unix:///nonexistent/docker.sock"
 
@@ -19,13 +19,13 @@ NOTHING = "unix:///nonexistent/docker.sock"
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[ServingNode]:
     home = tmp_path / "node"
-    with serving("alpha", home, ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as serving_node:
+    with running_node("alpha", home, ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as serving_node:
         yield serving_node
 
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[ServingNode]:
-    with serving("beta", tmp_path / "other", ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as serving_node:
+    with running_node("beta", tmp_path / "other", ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as serving_node:
         yield serving_node
 
 
@@ -141,7 +141,7 @@ def test_hosts_added_from_all_sides_at_once_are_all_kept(node: ServingNode) -> N
 
             async def by_command(number: int) -> None:
                 words = ("hosts", "add", f"cli-{number}", f"10.0.1.{number + 1}")
-                done = await anyio.to_thread.run_sync(lambda: process(*words, ANVYL_HOME=str(node.home)))
+                done = await anyio.to_thread.run_sync(lambda: run_program(*words, ANVYL_HOME=str(node.home)))
                 assert done.code == 0, done.err
 
             for number in range(8):

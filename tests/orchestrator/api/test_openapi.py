@@ -22,9 +22,9 @@ from schemathesis.core.result import Ok
 from anvyl_mcp.orchestrator.api.endpoint import load as endpoints
 from anvyl_mcp.orchestrator.api.openapi import document
 from anvyl_mcp.server.auth import limits
-from tests.support.hosts.doors import CALLERS, SCOPES, Door, opened_door
+from tests.support.hosts.http_node import CALLERS, SCOPES, HttpNode, open_http_node
 
-RIGHTS = {"nobody": (), "read": ("read",), "operate": ("read", "operate"), "exec": SCOPES}
+RIGHTS = {"anonymous": (), "read": ("read",), "operate": ("read", "operate"), "exec": SCOPES}
 OPEN = ("/health",)
 OPERATIONS = [
     result.ok() for result in schemathesis.openapi.from_dict(document()).get_all_operations() if isinstance(result, Ok)
@@ -41,15 +41,15 @@ CHECKS = [
 class Answers:
     """The node in this process, for tests that are not asynchronous."""
 
-    def __init__(self, door: Door, portal: anyio.from_thread.BlockingPortal) -> None:
-        self._door = door
+    def __init__(self, http_node: HttpNode, portal: anyio.from_thread.BlockingPortal) -> None:
+        self._http_node = http_node
         self._portal = portal
 
     def request(self, caller: str, method: str, url: str, **more: Any) -> httpx.Response:
         """One request, with the answer's body read."""
 
         async def ask() -> httpx.Response:
-            async with self._door.to(caller) as client:
+            async with self._http_node.client(caller) as client:
                 return await client.request(method, url, **more)
 
         waiting: Future[httpx.Response] = self._portal.start_task_soon(ask)
@@ -61,9 +61,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
     monkeypatch.setattr(limits, "PER_SECOND", dict.fromkeys(SCOPES, 1e6))
     with (
         anyio.from_thread.start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(opened_door()) as door,
+        portal.wrap_async_context_manager(open_http_node()) as http_node,
     ):
-        yield Answers(door, portal)
+        yield Answers(http_node, portal)
 
 
 def needed(method: str, path: str) -> str:
@@ -143,7 +143,7 @@ def test_the_page_for_people_needs_nothing_from_elsewhere(answers: Answers) -> N
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
 def test_strangers_read_no_documentation(path: str, answers: Answers) -> None:
-    assert answers.request("nobody", "GET", path).status_code == 401
+    assert answers.request("anonymous", "GET", path).status_code == 401
 
 
 @pytest.mark.parametrize(

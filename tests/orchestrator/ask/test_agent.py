@@ -37,14 +37,14 @@ from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from tests.support.model_server import ModelServer, tool_call
 from tests.support.model_server import text as words
-from tests.support.stubs import SilentHost
+from tests.support.stubs import StubConnection
 
 REFUSED_SECONDS = 0.5
 """Issue 2: what the rules may take after the model server's port refused."""
 
 
 @dataclass
-class Host(SilentHost):
+class Host(StubConnection):
     """One host with containers, and the calls that it got."""
 
     containers: list[str]

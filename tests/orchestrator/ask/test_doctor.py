@@ -16,7 +16,7 @@ from anvyl_mcp.orchestrator.models.model_routing import model_for
 from anvyl_mcp.orchestrator.models.servers import model_server as servers
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import anvyl
-from tests.support.model_server import MODEL, ModelServer, Reply, Served, completion, error, raw, text, tool_call
+from tests.support.model_server import MODEL, ListedModel, ModelServer, Reply, completion, error, raw, text, tool_call
 
 pytest_plugins = ["tests.support.model_server"]
 
@@ -28,7 +28,7 @@ def settings(model_server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> Sett
 
 
 def plain_list(model_server: ModelServer, *names: str) -> None:
-    model_server.list_models(*(Served(name) for name in names), api="openai")
+    model_server.list_models(*(ListedModel(name) for name in names), api="openai")
 
 
 async def test_ollama_is_known_by_what_runs_in_it(settings: Settings, model_server: ModelServer) -> None:
@@ -65,7 +65,7 @@ async def test_nonsense_at_another_servers_address_is_no_other_server(
 def test_models_lists_what_there_is_and_marks_the_one_that_answers(
     settings: Settings, model_server: ModelServer
 ) -> None:
-    model_server.list_models(Served("a/one", 8192), Served("b/two", 32768), Served("c/three"))
+    model_server.list_models(ListedModel("a/one", 8192), ListedModel("b/two", 32768), ListedModel("c/three"))
 
     document = anvyl("models", "--json").json
 
@@ -80,7 +80,7 @@ def test_models_lists_what_there_is_and_marks_the_one_that_answers(
 def test_models_use_writes_one_setting_and_leaves_the_rest_of_the_file(
     settings: Settings, model_server: ModelServer
 ) -> None:
-    model_server.list_models(Served("a/one"), Served("b/two"))
+    model_server.list_models(ListedModel("a/one"), ListedModel("b/two"))
     file = settings.config_dir / "config.toml"
     file.write_text('# mine\nname = "vm"\n', encoding="utf-8")
 
@@ -96,7 +96,7 @@ def test_models_use_writes_one_setting_and_leaves_the_rest_of_the_file(
 def test_models_load_asks_lm_studio_for_context_and_tells_what_it_gave(
     settings: Settings, model_server: ModelServer
 ) -> None:
-    model_server.list_models(Served("a/one"))
+    model_server.list_models(ListedModel("a/one"))
     model_server.pages["/api/v1/models/load"] = raw({"status": "loaded", "load_config": {"context_length": 8192}})
 
     told = anvyl("models", "load", "a/one")
@@ -112,7 +112,7 @@ def test_a_model_that_is_loaded_is_not_loaded_beside_itself(settings: Settings, 
 
 
 def test_a_load_that_fails_says_why(settings: Settings, model_server: ModelServer) -> None:
-    model_server.list_models(Served("a/one"))
+    model_server.list_models(ListedModel("a/one"))
     model_server.pages["/api/v1/models/load"] = raw({"error": {"message": "not enough memory"}}, status=500)
 
     told = anvyl("models", "load", "a/one")
@@ -227,13 +227,13 @@ def test_doctor_asks_the_model_one_question_with_a_tool(
 
 
 def test_doctor_does_not_load_a_model_to_ask_it(settings: Settings, model_server: ModelServer) -> None:
-    model_server.list_models(Served("a/one"))
+    model_server.list_models(ListedModel("a/one"))
     anvyl("doctor")
     assert model_server.requests == []
 
 
 def test_doctor_says_what_a_small_context_means(settings: Settings, model_server: ModelServer) -> None:
-    model_server.list_models(Served("a/one", 4096))
+    model_server.list_models(ListedModel("a/one", 4096))
 
     assert "anvyl models load a/one --context-length 16384" in anvyl("doctor").out
 

@@ -24,7 +24,7 @@ from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.hosts.registry import Peer
-from tests.support.model_server import ModelServer, Served, text, tool_call
+from tests.support.model_server import ListedModel, ModelServer, text, tool_call
 
 pytest_plugins = ["tests.support.model_server"]
 
@@ -342,7 +342,7 @@ def test_small_models_and_untrained_ones_plan(setting: str, name: str, trained: 
 
 
 async def test_an_untrained_model_on_lm_studio_is_made_to_plan(fleet: Fleet, model_server: ModelServer) -> None:
-    model_server.list_models(Served("gemma-3-12b", context_length=8192, tools=False))
+    model_server.list_models(ListedModel("gemma-3-12b", context_length=8192, tools=False))
     model_server.replies += [plan({"tool": "list_containers", "host": "gpu"})]
 
     reply = await fleet.ask("what would you look at first on gpu?", drive="auto")
@@ -361,7 +361,7 @@ def test_a_drive_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_results_are_cut_for_a_small_context_and_whole_for_the_person(
     fleet: Fleet, model_server: ModelServer
 ) -> None:
-    model_server.list_models(Served("qwen/qwen3.5-4b", context_length=4096))
+    model_server.list_models(ListedModel("qwen/qwen3.5-4b", context_length=4096))
     fleet.world.hosts["gpu"].containers["ollama"].logs[:] = [f"line {number} of a long log" for number in range(2000)]
     model_server.replies += [
         tool_call("get_container_logs", {"name": "ollama", "tail": 2000}),
@@ -464,7 +464,7 @@ async def test_a_model_that_only_talks_leaves_what_is_clear_to_the_rules(fleet: 
 
 
 async def test_a_small_model_is_not_asked_what_the_rules_understand(fleet: Fleet, model_server: ModelServer) -> None:
-    model_server.list_models(Served("qwen2.5-coder-1.5b", context_length=8192))
+    model_server.list_models(ListedModel("qwen2.5-coder-1.5b", context_length=8192))
 
     reply = await fleet.ask("is grafana running?", drive="auto")
 
@@ -535,7 +535,7 @@ async def test_a_change_that_depends_on_what_is_found_is_planned_after_looking(f
 
 
 async def test_what_the_rules_take_for_a_name_may_be_an_image(fleet: Fleet, model_server: ModelServer) -> None:
-    model_server.list_models(Served("qwen2.5-coder-1.5b", context_length=8192))
+    model_server.list_models(ListedModel("qwen2.5-coder-1.5b", context_length=8192))
 
     unclear = await fleet.ask("restart nginx", drive="auto")
     clear = await fleet.ask("restart immich", drive="auto")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.hosts.nodes import anvyl
-from tests.support.model_server import ModelServer, Reply, Served, completion, error, raw, text
+from tests.support.model_server import ListedModel, ModelServer, Reply, completion, error, raw, text
 
 UNCLEAR = "could you have a look whether the wiki thing feels sluggish to you today"
 """No rule reads it."""
@@ -100,10 +100,10 @@ def cut(model_server: ModelServer, read: int) -> list[str]:
 
 
 def test_a_prompt_that_was_cut_is_noticed_with_what_to_do_on_that_server(model_server: ModelServer) -> None:
-    model_server.list_models(Served("a/one", 2048))
+    model_server.list_models(ListedModel("a/one", 2048))
     assert "anvyl models load a/one --context-length 16384" in cut(model_server, 2048)[0]
 
-    model_server.list_models(Served("a/one"), api="openai")
+    model_server.list_models(ListedModel("a/one"), api="openai")
     model_server.pages["/api/ps"] = raw({"models": [{"name": "a/one", "context_length": 2048}]})
     [note] = cut(model_server, 2048)
     assert "OLLAMA_CONTEXT_LENGTH=16384" in note and "num_ctx" in note
@@ -113,9 +113,9 @@ def test_a_prompt_that_was_cut_is_noticed_with_what_to_do_on_that_server(model_s
 
 
 def test_a_prompt_that_was_read_whole_is_not_called_cut(model_server: ModelServer) -> None:
-    model_server.list_models(Served("a/one", 32768))
+    model_server.list_models(ListedModel("a/one", 32768))
     assert cut(model_server, 3000) == []
     # Some servers do not count what they had cached.
     assert cut(model_server, 40) == []
-    model_server.list_models(Served("a/one"), api="openai")
+    model_server.list_models(ListedModel("a/one"), api="openai")
     assert cut(model_server, 0) == []

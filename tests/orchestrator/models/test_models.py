@@ -35,9 +35,9 @@ from anvyl_mcp.orchestrator.models.model_choice import (
 from tests.support.model_server import (
     FAILURES,
     MODEL,
+    ListedModel,
     ModelServer,
     Reply,
-    Served,
     call,
     completion,
     error,
@@ -67,11 +67,11 @@ def named(settings: Settings, name: str) -> Settings:
 
 async def test_the_loaded_model_that_can_use_tools_is_chosen(settings: Settings, model_server: ModelServer) -> None:
     model_server.list_models(
-        Served("a/big-but-toolless", 131072, tools=False),
-        Served("b/small-context", 8192),
-        Served("c/right", 32768),
-        Served("d/not-loaded"),
-        Served("text-embedding-nomic", 2048, kind="embedding"),
+        ListedModel("a/big-but-toolless", 131072, tools=False),
+        ListedModel("b/small-context", 8192),
+        ListedModel("c/right", 32768),
+        ListedModel("d/not-loaded"),
+        ListedModel("text-embedding-nomic", 2048, kind="embedding"),
     )
     assert await choose_model(settings) == ModelChoice("c/right", "lmstudio", 32768, trained_for_tools=True)
 
@@ -79,12 +79,12 @@ async def test_the_loaded_model_that_can_use_tools_is_chosen(settings: Settings,
 async def test_the_instance_with_the_most_context_is_asked_by_its_own_id(
     settings: Settings, model_server: ModelServer
 ) -> None:
-    model_server.list_models(Served("a/one", 8192), Served("a/one", 16384, instance="a/one:2"))
+    model_server.list_models(ListedModel("a/one", 8192), ListedModel("a/one", 16384, instance="a/one:2"))
     assert (await choose_model(settings)).name == "a/one:2"
 
 
 async def test_a_loaded_model_without_tools_is_better_than_none(settings: Settings, model_server: ModelServer) -> None:
-    model_server.list_models(Served("a/toolless", 16384, tools=False), Served("b/not-loaded"))
+    model_server.list_models(ListedModel("a/toolless", 16384, tools=False), ListedModel("b/not-loaded"))
     choice = await choose_model(settings)
     assert (choice.name, choice.warning) == (
         "a/toolless",
@@ -95,14 +95,14 @@ async def test_a_loaded_model_without_tools_is_better_than_none(settings: Settin
 async def test_a_small_context_is_warned_of_with_the_command_that_enlarges_it(
     settings: Settings, model_server: ModelServer
 ) -> None:
-    model_server.list_models(Served("a/one", 4096))
+    model_server.list_models(ListedModel("a/one", 4096))
     warning = (await choose_model(settings)).warning
     assert "only 4096 tokens" in warning
     assert "`lms load a/one --context-length 16384`" in warning
 
 
 async def test_with_nothing_loaded_the_model_used_last_is_chosen(settings: Settings, model_server: ModelServer) -> None:
-    model_server.list_models(Served("a/one"), Served("b/two"))
+    model_server.list_models(ListedModel("a/one"), ListedModel("b/two"))
     remember_model(settings, ModelChoice("b/two:2", "lmstudio"))
     choice = await choose_model(settings)
     assert choice.name == "b/two"
@@ -112,14 +112,14 @@ async def test_with_nothing_loaded_the_model_used_last_is_chosen(settings: Setti
 async def test_a_model_that_was_used_last_and_is_gone_is_not_chosen(
     settings: Settings, model_server: ModelServer
 ) -> None:
-    model_server.list_models(Served("a/one"), Served("b/two"))
+    model_server.list_models(ListedModel("a/one"), ListedModel("b/two"))
     remember_model(settings, ModelChoice("c/deleted", "lmstudio"))
     with pytest.raises(ModelUnavailable):
         await choose_model(settings)
 
 
 async def test_models_are_remembered_for_each_server(settings: Settings, model_server: ModelServer) -> None:
-    model_server.list_models(Served("a/one"), Served("b/two"))
+    model_server.list_models(ListedModel("a/one"), ListedModel("b/two"))
     remember_model(settings, ModelChoice("a/one", "lmstudio"))
     remember_model(replace(settings, lmstudio_url="http://elsewhere:1234/v1"), ModelChoice("b/two", "lmstudio"))
     assert (await choose_model(settings)).name == "a/one"
@@ -143,7 +143,7 @@ async def test_with_nothing_loaded_the_only_capable_model_is_chosen(
     settings: Settings, model_server: ModelServer
 ) -> None:
     model_server.list_models(
-        Served("a/one"), Served("b/toolless", tools=False), Served("nomic-embed", kind="embedding")
+        ListedModel("a/one"), ListedModel("b/toolless", tools=False), ListedModel("nomic-embed", kind="embedding")
     )
     assert (await choose_model(settings)).name == "a/one"
 
@@ -151,7 +151,7 @@ async def test_with_nothing_loaded_the_only_capable_model_is_chosen(
 async def test_without_a_clear_choice_the_models_and_a_command_are_named(
     settings: Settings, model_server: ModelServer
 ) -> None:
-    model_server.list_models(Served("a/one"), Served("b/two"), Served("nomic-embed", kind="embedding"))
+    model_server.list_models(ListedModel("a/one"), ListedModel("b/two"), ListedModel("nomic-embed", kind="embedding"))
     with pytest.raises(ModelUnavailable) as caught:
         await choose_model(settings)
     assert caught.value.message == "LM Studio has no model loaded"
@@ -160,9 +160,11 @@ async def test_without_a_clear_choice_the_models_and_a_command_are_named(
     assert "embed" not in str(caught.value)
 
 
-@pytest.mark.parametrize("served", [(), (Served("nomic-embed", 2048, kind="embedding"),)], ids=["none", "embedding"])
+@pytest.mark.parametrize(
+    "served", [(), (ListedModel("nomic-embed", 2048, kind="embedding"),)], ids=["none", "embedding"]
+)
 async def test_lm_studio_without_a_model_that_answers_is_told_what_to_get(
-    settings: Settings, model_server: ModelServer, served: tuple[Served, ...]
+    settings: Settings, model_server: ModelServer, served: tuple[ListedModel, ...]
 ) -> None:
     model_server.list_models(*served)
     with pytest.raises(ModelUnavailable, match=r"no model that can answer.*lms get"):
@@ -170,12 +172,14 @@ async def test_lm_studio_without_a_model_that_answers_is_told_what_to_get(
 
 
 async def test_the_older_lm_studio_is_understood(settings: Settings, model_server: ModelServer) -> None:
-    model_server.list_models(Served("a/one"), Served("b/two", 8192), Served("c/toolless", 16384, tools=False), api="v0")
+    model_server.list_models(
+        ListedModel("a/one"), ListedModel("b/two", 8192), ListedModel("c/toolless", 16384, tools=False), api="v0"
+    )
     assert await choose_model(settings) == ModelChoice("b/two", "lmstudio", 8192, trained_for_tools=True)
 
 
 async def test_a_server_with_one_model_needs_no_setting(settings: Settings, model_server: ModelServer) -> None:
-    model_server.list_models(Served("gemma.gguf"), Served("text-embedding-nomic"), api="openai")
+    model_server.list_models(ListedModel("gemma.gguf"), ListedModel("text-embedding-nomic"), api="openai")
     assert await choose_model(settings) == ModelChoice("gemma.gguf", "openai-compatible")
 
 
@@ -191,7 +195,7 @@ async def test_a_context_length_is_read_where_a_plain_server_tells_it(
 async def test_a_server_with_several_models_and_no_state_needs_a_setting(
     settings: Settings, model_server: ModelServer
 ) -> None:
-    model_server.list_models(Served("qwen3:8b"), Served("llama3:8b"), api="openai")
+    model_server.list_models(ListedModel("qwen3:8b"), ListedModel("llama3:8b"), api="openai")
     with pytest.raises(ModelUnavailable) as caught:
         await choose_model(settings)
     assert "anvyl models use NAME" in caught.value.hint
@@ -237,16 +241,16 @@ async def test_a_configured_model_is_found_by_key_instance_or_variant(
     settings: Settings, model_server: ModelServer, wanted: str, chosen: str
 ) -> None:
     model_server.list_models(
-        Served("a/one"),
-        Served("b/two", 8192, instance="b/two:3"),
-        Served("c/three", variants=("c/three@q4", "c/three@q8")),
-        Served("d/four", 8192, variants=("d/four@q8", "d/four@q4")),
+        ListedModel("a/one"),
+        ListedModel("b/two", 8192, instance="b/two:3"),
+        ListedModel("c/three", variants=("c/three@q4", "c/three@q8")),
+        ListedModel("d/four", 8192, variants=("d/four@q8", "d/four@q4")),
     )
     assert (await choose_model(named(settings, wanted))).name == chosen
 
 
 async def test_the_model_asked_for_wins_over_the_setting(settings: Settings, model_server: ModelServer) -> None:
-    model_server.list_models(Served("a/one", 8192), Served("b/two", 8192))
+    model_server.list_models(ListedModel("a/one", 8192), ListedModel("b/two", 8192))
     assert (await choose_model(named(settings, "a/one"), model="b/two")).name == "b/two"
 
 
@@ -256,7 +260,7 @@ async def test_an_unknown_model_gets_near_names(settings: Settings, model_server
 
 
 async def test_an_embedding_model_is_not_chosen_even_by_name(settings: Settings, model_server: ModelServer) -> None:
-    model_server.list_models(Served("nomic-embed", 2048, kind="embedding"))
+    model_server.list_models(ListedModel("nomic-embed", 2048, kind="embedding"))
     with pytest.raises(ModelUnavailable, match="no model `nomic-embed` that can answer"):
         await choose_model(named(settings, "nomic-embed"))
 
@@ -297,7 +301,7 @@ async def test_a_server_that_never_answers_is_given_up(
     model_server.pages["/api/v1/models"] = hang()
     with pytest.raises(ModelUnavailable, match="does not answer in time"):
         await choose_model(settings)
-    assert model_server.asked == ["/api/v1/models"]
+    assert model_server.paths == ["/api/v1/models"]
 
 
 async def test_a_key_that_is_needed_is_asked_for_and_sent(settings: Settings, model_server: ModelServer) -> None:

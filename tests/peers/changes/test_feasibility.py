@@ -11,8 +11,8 @@ from anvyl_mcp.core.settings import load
 from anvyl_mcp.orchestrator.question import Proposal
 from tests.orchestrator.rules.test_reads import ask
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import NO_MODEL, ServingNode, anvyl, know, serving
-from tests.support.terminal import on_a_terminal
+from tests.support.hosts.nodes import NO_MODEL, ServingNode, anvyl, running_node, write_hosts_file
+from tests.support.terminal import open_terminal
 
 
 def proposed(proposals: list[Proposal]) -> set[tuple[str, str, str]]:
@@ -93,10 +93,10 @@ def test_a_tool_that_a_host_does_not_offer_is_no_question(
     engine: RealEngine, second_engine: RealEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_NAME", "first")
-    with serving(
+    with running_node(
         "second", tmp_path / "second", second_engine, ANVYL_TOOLSETS="containers", ANVYL_LMSTUDIO_URL=NO_MODEL
     ) as node:
-        know("second", node.url)
+        write_hosts_file("second", node.url)
         asked = anvyl("ask", "--offline", "pull image busybox:latest on second")
         called = anvyl("call", "remove_image", "image=busybox:latest", "--host", "second")
 
@@ -113,7 +113,7 @@ def test_a_prune_names_what_goes_and_removes_nothing_else(engine: RealEngine, mo
     def volumes() -> set[str]:
         return {one["Name"] for one in engine.api.volumes()["Volumes"]}
 
-    with on_a_terminal("ask", "--offline", "remove unused volumes") as terminal:
+    with open_terminal("ask", "--offline", "remove unused volumes") as terminal:
         terminal.until("Remove unused volumes on first? [y/N/edit hosts] ")
         late = engine.api.create_volume()["Name"]
         assert f"volume {shown[:12]}" in terminal.shown and "first: 1 object, " in terminal.shown
@@ -132,7 +132,7 @@ def test_a_person_chooses_the_host_that_was_not_named(
     for one in (engine, second_engine):
         one.run("web")
 
-    with on_a_terminal("ask", "--offline", "stop web") as terminal:
+    with open_terminal("ask", "--offline", "stop web") as terminal:
         terminal.until("both first and second have a container `web`.")
         terminal.until("On which host? first, second or all; enter leaves it: ")
         terminal.type("secnd\n")
@@ -143,7 +143,7 @@ def test_a_person_chooses_the_host_that_was_not_named(
         assert terminal.end() == 0, terminal.shown
     assert (engine.state("web"), second_engine.state("web")) == ("running", "exited")
 
-    with on_a_terminal("start", "web") as terminal:
+    with open_terminal("start", "web") as terminal:
         terminal.until("On which host? first, second or all; enter leaves it: ")
         terminal.type("\n")
         assert terminal.end() == 1, terminal.shown
@@ -194,7 +194,7 @@ def test_what_cannot_be_done_of_an_order_is_said_with_the_rest(
 
     waiting = anvyl("ask", "--offline", "docker stop web db")
     document = anvyl("ask", "--offline", "stop web and db", "--json").json
-    with on_a_terminal("ask", "--offline", "stop web and db") as terminal:
+    with open_terminal("ask", "--offline", "stop web and db") as terminal:
         terminal.until("Stop db (running) on first? [y/N/edit hosts] ")
         assert f"Not possible: {impossible}." in " ".join(terminal.shown.split())
         terminal.type("n\n")

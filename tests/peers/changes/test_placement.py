@@ -16,13 +16,13 @@ from anvyl_mcp.peers.connection.listing import Answer, Progress
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import ServingNode, anvyl, know
-from tests.support.stubs import SilentHost
+from tests.support.hosts.nodes import ServingNode, anvyl, write_hosts_file
+from tests.support.stubs import StubConnection
 
 GIB = 1024**3
 
 
-class Machine(SilentHost):
+class Machine(StubConnection):
     """A host with figures of its own."""
 
     def __init__(self, used: int, total: int, load: float, cores: int, engine_error: str = "") -> None:
@@ -47,7 +47,7 @@ class Machine(SilentHost):
         return Answer(result={**fields, **usage, "load": [self._load], "cores": [1.0] * self._cores})
 
 
-class Gone(SilentHost):
+class Gone(StubConnection):
     """A host that does not answer."""
 
     async def call(self, tool: str, arguments: Mapping[str, Any], **_: Any) -> Answer:
@@ -148,7 +148,7 @@ def test_a_dead_host_is_not_chosen(engine: RealEngine, monkeypatch: pytest.Monke
     monkeypatch.setenv("ANVYL_NAME", "first")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        know("dead", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        write_hosts_file("dead", f"http://127.0.0.1:{taken.getsockname()[1]}")
         done = anvyl("run", "--place", "most-memory", "--yes", "--name", "app", "busybox:latest", "--", "sleep", "3600")
 
     assert done.code == 0

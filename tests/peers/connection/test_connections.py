@@ -24,15 +24,15 @@ from anvyl_mcp.peers.connection.sdk_client import Session
 from anvyl_mcp.peers.connection.transports import TRANSPORTS, base_url, connect, is_loopback
 from tests.support.toy_server import (
     Behaviour,
-    Served,
-    Toy,
+    ToyServer,
+    ToyTools,
     black_hole,
+    faulty_server,
     free_port,
     hang_up,
-    http,
-    misbehaving,
-    says,
-    served,
+    http_response,
+    respond_with,
+    serve_toy,
     silent,
 )
 
@@ -44,13 +44,13 @@ OVER_HTTP: dict[str, Callable[[str], Connection]] = {
 
 
 @pytest.fixture
-def toy() -> Toy:
-    return Toy()
+def toy() -> ToyTools:
+    return ToyTools()
 
 
 @pytest.fixture
-def host(toy: Toy) -> Iterator[Served]:
-    with served(toy) as host:
+def host(toy: ToyTools) -> Iterator[ToyServer]:
+    with serve_toy(toy) as host:
         yield host
 
 
@@ -60,15 +60,15 @@ def make(request: pytest.FixtureRequest) -> Callable[[str], Connection]:
 
 
 @pytest.fixture
-async def far(host: Served, make: Callable[[str], Connection]) -> AsyncIterator[Connection]:
+async def far(host: ToyServer, make: Callable[[str], Connection]) -> AsyncIterator[Connection]:
     async with closing(make(host.url)) as connection:
         yield connection
 
 
 @pytest.fixture(params=[*OVER_HTTP, "memory", "memory-legacy"])
-async def connection(request: pytest.FixtureRequest, toy: Toy) -> AsyncIterator[Connection]:
+async def connection(request: pytest.FixtureRequest, toy: ToyTools) -> AsyncIterator[Connection]:
     if request.param in OVER_HTTP:
-        host: Served = request.getfixturevalue("host")
+        host: ToyServer = request.getfixturevalue("host")
         made = OVER_HTTP[request.param](host.url)
     else:
         made = Session(toy.server(), mode="legacy" if request.param == "memory-legacy" else "auto")
@@ -89,7 +89,7 @@ async def happens(event: threading.Event) -> None:
     assert await anyio.to_thread.run_sync(event.wait, 5, abandon_on_cancel=True)
 
 
-async def test_lists_every_page_of_the_tools(connection: Connection, toy: Toy) -> None:
+async def test_lists_every_page_of_the_tools(connection: Connection, toy: ToyTools) -> None:
     listed = {tool.name: tool for tool in await connection.list_tools()}
     assert sorted(listed) == sorted(toy.tools)
     assert listed["echo"].reads
@@ -146,13 +146,13 @@ async def test_progress_is_told_in_order(connection: Connection) -> None:
     assert seen
 
 
-async def test_meta_travels_with_the_call(connection: Connection, toy: Toy) -> None:
+async def test_meta_travels_with_the_call(connection: Connection, toy: ToyTools) -> None:
     await connection.call("echo", {}, seconds=5, meta={protocol_keys.OPERATION: "op-1"})
     assert toy.metas[-1][protocol_keys.OPERATION] == "op-1"
 
 
 @pytest.mark.parametrize("tool", ["slow", "slow_steps"])
-async def test_cancelling_a_call_stops_the_work(connection: Connection, toy: Toy, tool: str) -> None:
+async def test_cancelling_a_call_stops_the_work(connection: Connection, toy: ToyTools, tool: str) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(lambda: connection.call(tool, {}, seconds=60, on_progress=lambda *_: None))
         await happens(toy.started)
@@ -161,7 +161,9 @@ async def test_cancelling_a_call_stops_the_work(connection: Connection, toy: Toy
     assert (await connection.call("echo", {}, seconds=5)).ok
 
 
-async def test_a_call_out_of_time_stops_the_work_and_the_connection_lives(connection: Connection, toy: Toy) -> None:
+async def test_a_call_out_of_time_stops_the_work_and_the_connection_lives(
+    connection: Connection, toy: ToyTools
+) -> None:
     await connection.list_tools()
     with pytest.raises(errors.Timeout, match=r"no answer within 0\.2 s"):
         await connection.call("slow", {}, seconds=0.2)
@@ -170,7 +172,7 @@ async def test_a_call_out_of_time_stops_the_work_and_the_connection_lives(connec
     assert toy.executions["slow"] == 1
 
 
-async def test_fifty_calls_at_once_get_each_its_own_answer(connection: Connection, toy: Toy) -> None:
+async def test_fifty_calls_at_once_get_each_its_own_answer(connection: Connection, toy: ToyTools) -> None:
     answers: dict[int, object] = {}
 
     async def ask(number: int) -> None:
@@ -190,7 +192,7 @@ async def test_a_large_result_arrives_whole(connection: Connection, size: int) -
     assert len(answer.text) == size
 
 
-async def test_the_result_of_a_change_is_not_lost_to_a_listing(connection: Connection, toy: Toy) -> None:
+async def test_the_result_of_a_change_is_not_lost_to_a_listing(connection: Connection, toy: ToyTools) -> None:
     """mcp.Client.call_tool lists the tools after the call, and raises when that fails (guide, F1)."""
     toy.lists = False
     assert (await connection.call("echo", {"done": 1}, seconds=5)).ok
@@ -209,7 +211,7 @@ async def test_closing_twice_is_harmless(connection: Connection) -> None:
     await connection.close()
 
 
-async def test_a_closed_session_says_so(toy: Toy) -> None:
+async def test_a_closed_session_says_so(toy: ToyTools) -> None:
     session = Session(toy.server())
     await session.list_tools()
     await session.close()
@@ -217,7 +219,7 @@ async def test_a_closed_session_says_so(toy: Toy) -> None:
         await session.call("echo", {}, seconds=1)
 
 
-async def test_closing_while_it_connects_lets_nobody_wait(toy: Toy) -> None:
+async def test_closing_while_it_connects_lets_nobody_wait(toy: ToyTools) -> None:
     session = Session(toy.server())
 
     async def ask() -> None:
@@ -231,7 +233,7 @@ async def test_closing_while_it_connects_lets_nobody_wait(toy: Toy) -> None:
             await session.close()
 
 
-async def test_a_caller_that_gives_up_takes_the_connection_from_nobody(host: Served, toy: Toy) -> None:
+async def test_a_caller_that_gives_up_takes_the_connection_from_nobody(host: ToyServer, toy: ToyTools) -> None:
     async with closing(Session(host.url)) as session, anyio.create_task_group() as group:
         group.start_soon(lambda: session.call("echo", {}, seconds=5))
         with anyio.move_on_after(0):
@@ -239,7 +241,7 @@ async def test_a_caller_that_gives_up_takes_the_connection_from_nobody(host: Ser
     assert toy.executions["echo"] == 1
 
 
-async def test_closing_ends_calls_under_way(host: Served, toy: Toy) -> None:
+async def test_closing_ends_calls_under_way(host: ToyServer, toy: ToyTools) -> None:
     session = Session(host.url)
 
     async def ask() -> None:
@@ -253,7 +255,7 @@ async def test_closing_ends_calls_under_way(host: Served, toy: Toy) -> None:
     await happens(toy.cancelled)
 
 
-async def test_a_restart_between_two_calls_goes_unnoticed(far: Connection, host: Served, toy: Toy) -> None:
+async def test_a_restart_between_two_calls_goes_unnoticed(far: Connection, host: ToyServer, toy: ToyTools) -> None:
     assert (await far.call("echo", {}, seconds=5)).ok
     host.stop()
     host.start()
@@ -261,7 +263,7 @@ async def test_a_restart_between_two_calls_goes_unnoticed(far: Connection, host:
     assert toy.executions["echo"] == 2
 
 
-async def test_a_host_that_was_away_is_used_again(far: Connection, host: Served) -> None:
+async def test_a_host_that_was_away_is_used_again(far: Connection, host: ToyServer) -> None:
     host.stop()
     with pytest.raises(errors.Refused):
         await far.call("echo", {}, seconds=5)
@@ -276,7 +278,7 @@ async def test_a_host_that_was_away_is_used_again(far: Connection, host: Served)
 
 @pytest.mark.parametrize("tool", ["slow", "slow_steps"])
 async def test_a_host_killed_during_a_call_leaves_its_outcome_unknown(
-    far: Connection, host: Served, toy: Toy, tool: str
+    far: Connection, host: ToyServer, toy: ToyTools, tool: str
 ) -> None:
     async def ask() -> None:
         with pytest.raises(errors.Unknown, match="may or may not have happened"):
@@ -292,7 +294,7 @@ async def test_a_host_killed_during_a_call_leaves_its_outcome_unknown(
     assert (await far.call("echo", {}, seconds=5)).ok
 
 
-async def test_calls_that_meet_a_forgotten_session_are_asked_again_together(host: Served, toy: Toy) -> None:
+async def test_calls_that_meet_a_forgotten_session_are_asked_again_together(host: ToyServer, toy: ToyTools) -> None:
     async with closing(Session(host.url, mode="legacy")) as session:
         await session.list_tools()
         host.stop()
@@ -320,7 +322,7 @@ async def test_a_name_nobody_knows(make: Callable[[str], Connection]) -> None:
 
 
 async def test_a_host_that_hangs_costs_three_seconds_however_many_ask(make: Callable[[str], Connection]) -> None:
-    with misbehaving(silent) as url:
+    with faulty_server(silent) as url:
         async with closing(make(url)) as connection:
             started = time.monotonic()
 
@@ -344,7 +346,7 @@ async def test_a_host_that_swallows_packets_costs_three_seconds(make: Callable[[
 
 
 async def test_cancelling_while_it_connects_returns_at_once(make: Callable[[str], Connection]) -> None:
-    with misbehaving(silent) as url:
+    with faulty_server(silent) as url:
         async with closing(make(url)) as connection:
             with anyio.fail_after(1), anyio.move_on_after(0.1):
                 await connection.list_tools()
@@ -353,24 +355,56 @@ async def test_cancelling_while_it_connects_returns_at_once(make: Callable[[str]
 OWN = '{"error": {"code": "denied", "message": "this token was revoked", "hint": "ask for a new one"}}'
 OAUTH = '{"error": "invalid_token", "error_description": "the token has expired"}'
 HTML = "<html><h1>It works!</h1></html>"
-CUT = http("200 OK", "application/json", '{"jsonrpc": "2.0", "id": 1, "result": {')
+CUT = http_response("200 OK", "application/json", '{"jsonrpc": "2.0", "id": 1, "result": {')
 
 MISBEHAVIOURS: dict[str, tuple[Behaviour, type[errors.AnvylError], str]] = {
     "hangs up": (hang_up, errors.Unreachable, "lost"),
-    "another protocol": (says(b"SSH-2.0-OpenSSH_9.2\r\n"), errors.Unreachable, "not an MCP answer|lost"),
-    "a web page": (says(http("200 OK", "text/html", HTML)), errors.Unreachable, "not an MCP answer"),
-    "broken json": (says(http("200 OK", "application/json", "{")), errors.Unreachable, "not an MCP answer"),
-    "deep json": (says(http("200 OK", "application/json", "[" * 200_000)), errors.Unreachable, "not an MCP answer"),
-    "cut short": (says(CUT[:-9]), errors.Unreachable, "lost"),
-    "our refusal": (says(http("403 Forbidden", "application/json", OWN)), errors.Denied, "this token was revoked"),
-    "oauth": (says(http("401 Unauthorized", "application/json", OAUTH)), errors.Denied, "the token has expired"),
-    "no words": (says(http("401 Unauthorized", "text/html", HTML)), errors.Denied, "HTTP 401 Unauthorized"),
-    "another path": (says(http("404 Not Found", "text/html", HTML)), errors.Unreachable, "no MCP server at http://"),
-    "proxy": (says(http("503 Service Unavailable", "text/html", HTML)), errors.Unreachable, "HTTP 503"),
-    "gateway": (says(http("502 Bad Gateway", "text/plain", "upstream")), errors.Unreachable, "HTTP 502 .*upstream"),
-    "busy": (says(http("429 Too Many Requests", "text/plain", "slow down")), errors.Busy, "slow down"),
+    "another protocol": (respond_with(b"SSH-2.0-OpenSSH_9.2\r\n"), errors.Unreachable, "not an MCP answer|lost"),
+    "a web page": (respond_with(http_response("200 OK", "text/html", HTML)), errors.Unreachable, "not an MCP answer"),
+    "broken json": (
+        respond_with(http_response("200 OK", "application/json", "{")),
+        errors.Unreachable,
+        "not an MCP answer",
+    ),
+    "deep json": (
+        respond_with(http_response("200 OK", "application/json", "[" * 200_000)),
+        errors.Unreachable,
+        "not an MCP answer",
+    ),
+    "cut short": (respond_with(CUT[:-9]), errors.Unreachable, "lost"),
+    "our refusal": (
+        respond_with(http_response("403 Forbidden", "application/json", OWN)),
+        errors.Denied,
+        "this token was revoked",
+    ),
+    "oauth": (
+        respond_with(http_response("401 Unauthorized", "application/json", OAUTH)),
+        errors.Denied,
+        "the token has expired",
+    ),
+    "no words": (
+        respond_with(http_response("401 Unauthorized", "text/html", HTML)),
+        errors.Denied,
+        "HTTP 401 Unauthorized",
+    ),
+    "another path": (
+        respond_with(http_response("404 Not Found", "text/html", HTML)),
+        errors.Unreachable,
+        "no MCP server at http://",
+    ),
+    "proxy": (
+        respond_with(http_response("503 Service Unavailable", "text/html", HTML)),
+        errors.Unreachable,
+        "HTTP 503",
+    ),
+    "gateway": (
+        respond_with(http_response("502 Bad Gateway", "text/plain", "upstream")),
+        errors.Unreachable,
+        "HTTP 502 .*upstream",
+    ),
+    "busy": (respond_with(http_response("429 Too Many Requests", "text/plain", "slow down")), errors.Busy, "slow down"),
     "elsewhere": (
-        says(b"HTTP/1.1 302 Found\r\nLocation: http://example.org/\r\nConnection: close\r\n\r\n"),
+        respond_with(b"HTTP/1.1 302 Found\r\nLocation: http://example.org/\r\nConnection: close\r\n\r\n"),
         errors.AnvylError,
         "302|not followed",
     ),
@@ -380,7 +414,7 @@ MISBEHAVIOURS: dict[str, tuple[Behaviour, type[errors.AnvylError], str]] = {
 @pytest.mark.parametrize("name", MISBEHAVIOURS)
 async def test_what_is_no_mcp_server_is_named(make: Callable[[str], Connection], name: str) -> None:
     behaviour, error, words = MISBEHAVIOURS[name]
-    with misbehaving(behaviour) as url:
+    with faulty_server(behaviour) as url:
         async with closing(make(url)) as connection:
             for ask in (lambda: connection.call("echo", {}, seconds=5), connection.list_tools):
                 with anyio.fail_after(3), pytest.raises(error, match=words) as raised:
@@ -389,7 +423,7 @@ async def test_what_is_no_mcp_server_is_named(make: Callable[[str], Connection],
                 assert "\n" not in str(raised.value)
 
 
-async def test_an_https_address_of_a_plain_server_is_told_apart(host: Served) -> None:
+async def test_an_https_address_of_a_plain_server_is_told_apart(host: ToyServer) -> None:
     for make in (Wire, Session):
         async with closing(make(host.url.replace("http:", "https:"))) as connection:
             with pytest.raises(errors.Unreachable, match="does not speak TLS"):
@@ -397,7 +431,7 @@ async def test_an_https_address_of_a_plain_server_is_told_apart(host: Served) ->
 
 
 async def test_a_tls_host_that_hangs_costs_three_seconds() -> None:
-    with misbehaving(silent) as url:
+    with faulty_server(silent) as url:
         async with closing(Wire(url.replace("http:", "https:"), context=ssl.create_default_context())) as connection:
             started = time.monotonic()
             with pytest.raises(errors.Unreachable, match="no answer within 3 s"):
@@ -406,7 +440,7 @@ async def test_a_tls_host_that_hangs_costs_three_seconds() -> None:
 
 
 async def test_a_hundred_connections_leave_no_descriptor_behind(
-    host: Served, make: Callable[[str], Connection]
+    host: ToyServer, make: Callable[[str], Connection]
 ) -> None:
     async def once() -> None:
         async with closing(make(host.url)) as connection:
@@ -500,7 +534,7 @@ def test_loopback_is_only_this_machine(url: str, loopback: bool) -> None:
     assert is_loopback(url) is loopback
 
 
-async def test_the_scheme_chooses_the_transport(host: Served) -> None:
+async def test_the_scheme_chooses_the_transport(host: ToyServer) -> None:
     assert isinstance(connect(host.url, lean=True), Wire)
     assert isinstance(connect(f"127.0.0.1:{host.port}", lean=False), Session)
     async with closing(connect(f"127.0.0.1:{host.port}", lean=True)) as connection:

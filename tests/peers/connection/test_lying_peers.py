@@ -21,13 +21,13 @@ from anvyl_mcp.peers.fleet.targets import targets
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from tests.support.model_server import ModelServer, tool_call
 from tests.support.model_server import text as says
-from tests.support.stubs import SilentHost
+from tests.support.stubs import StubConnection
 
 ROW = {"id": "1" * 12, "name": "web", "image": "x", "state": "running", "status": "Up", "health": "", "ports": []}
 ESCAPE = "\x1b]0;pwned\x07\x1b[2J\x9b31m\u202e"
 
 
-class Scripted(SilentHost):
+class Scripted(StubConnection):
     """A connection that answers `list_containers` with anything, as a wire would bring it."""
 
     def __init__(self, result: Any, words: str = "") -> None:

@@ -20,7 +20,15 @@ from anvyl_mcp.core.invitation import pin_text
 from anvyl_mcp.peers.connection import connection_errors
 from anvyl_mcp.peers.connection.tls_pinning import MOST_CERTIFICATE_BYTES, WrongKey, pinned_context, public_key
 from anvyl_mcp.server.auth.certificate import host_identity, pin_of
-from tests.support.hosts.tls_server import Heard, Key, certificate_of, listening, server_context, spki, write_pair
+from tests.support.hosts.tls_server import (
+    Key,
+    TlsRecorder,
+    certificate_of,
+    record_tls,
+    server_context,
+    spki,
+    write_pair,
+)
 
 KEYS: dict[str, Key] = {
     "p256": ec.generate_private_key(ec.SECP256R1()),
@@ -41,10 +49,10 @@ def pin_of_key(key: Key) -> str:
 
 
 @pytest.fixture
-def pinned(tmp_path: Path) -> Iterator[tuple[Heard, str]]:
+def pinned(tmp_path: Path) -> Iterator[tuple[TlsRecorder, str]]:
     """A server, and the pin of its key."""
     identity = host_identity(tmp_path / "identity")
-    with listening(identity.tls()) as heard:
+    with record_tls(identity.tls()) as heard:
         yield heard, identity.pin
 
 
@@ -90,7 +98,7 @@ ways = pytest.mark.parametrize("way", WAYS)
 
 
 @ways
-def test_the_paired_host_is_told_everything(pinned: tuple[Heard, str], way: str) -> None:
+def test_the_paired_host_is_told_everything(pinned: tuple[TlsRecorder, str], way: str) -> None:
     heard, pin = pinned
     WAYS[way](heard.port, pinned_context([pin]))
     assert heard.done.wait(5)
@@ -98,7 +106,7 @@ def test_the_paired_host_is_told_everything(pinned: tuple[Heard, str], way: str)
 
 
 @ways
-def test_any_of_several_pins_will_do_while_a_key_is_changed(pinned: tuple[Heard, str], way: str) -> None:
+def test_any_of_several_pins_will_do_while_a_key_is_changed(pinned: tuple[TlsRecorder, str], way: str) -> None:
     heard, pin = pinned
     WAYS[way](heard.port, pinned_context([OTHER_PIN, pin]))
     assert heard.done.wait(5)
@@ -106,7 +114,7 @@ def test_any_of_several_pins_will_do_while_a_key_is_changed(pinned: tuple[Heard,
 
 
 @ways
-def test_an_impostor_gets_not_one_byte(pinned: tuple[Heard, str], way: str) -> None:
+def test_an_impostor_gets_not_one_byte(pinned: tuple[TlsRecorder, str], way: str) -> None:
     heard, _ = pinned
     with pytest.raises(WrongKey) as raised:
         WAYS[way](heard.port, pinned_context([OTHER_PIN]))
@@ -122,7 +130,7 @@ def test_an_impostor_gets_not_one_byte(pinned: tuple[Heard, str], way: str) -> N
 def test_the_same_certificate_with_another_key_does_not_help(tmp_path: Path, way: str) -> None:
     """The names of the paired host's certificate are public; only its key is not."""
     genuine, fake = KEYS["p256"], ec.generate_private_key(ec.SECP256R1())
-    with listening(server_context(write_pair(tmp_path, fake, certificate_of(fake)))) as heard:
+    with record_tls(server_context(write_pair(tmp_path, fake, certificate_of(fake)))) as heard:
         with pytest.raises(WrongKey):
             WAYS[way](heard.port, pinned_context([pin_of_key(genuine)]))
         assert heard.done.wait(5)
@@ -134,7 +142,7 @@ def test_the_same_certificate_with_another_key_does_not_help(tmp_path: Path, way
 def test_dates_do_not_matter(tmp_path: Path, way: str, years: int) -> None:
     """An expired certificate is what a client with a wrong clock sees, too."""
     key = KEYS["p256"]
-    with listening(server_context(write_pair(tmp_path, key, certificate_of(key, years=years)))) as heard:
+    with record_tls(server_context(write_pair(tmp_path, key, certificate_of(key, years=years)))) as heard:
         WAYS[way](heard.port, pinned_context([pin_of_key(key)]))
         assert heard.done.wait(5)
     assert heard.data == MESSAGE
@@ -145,7 +153,7 @@ def test_an_older_tls_is_refused(tmp_path: Path, way: str) -> None:
     key = KEYS["p256"]
     context = server_context(write_pair(tmp_path, key, certificate_of(key)))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with listening(context) as heard:
+    with record_tls(context) as heard:
         with pytest.raises(ssl.SSLError):
             WAYS[way](heard.port, pinned_context([pin_of_key(key)]))
         assert heard.done.wait(5)

@@ -25,7 +25,7 @@ from anvyl_mcp.peers.fleet.status import WORDS, status, word
 from anvyl_mcp.peers.hosts.audit_witness import Heads
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.peers.watch.health import check, examine
-from tests.support.stubs import SilentHost
+from tests.support.stubs import StubConnection
 from tests.support.toy_server import black_hole
 
 NAS = Peer("nas", "http://127.0.0.1:4299")
@@ -36,7 +36,7 @@ TOOLS = {
 }
 
 
-class Host(SilentHost):
+class Host(StubConnection):
     """A host that does as it is told, and counts how often it is asked."""
 
     def __init__(self, failure: AnvylError | None = None, seconds: float = 0.05) -> None:

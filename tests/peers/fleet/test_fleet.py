@@ -35,18 +35,18 @@ from anvyl_mcp.peers.hosts.audit_witness import Heads
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.peers.watch import health
 from anvyl_mcp.peers.watch.health import check_hosts
-from tests.support.stubs import SilentHost
+from tests.support.stubs import StubConnection
 from tests.support.toy_server import (
     Context,
-    Served,
-    Toy,
+    ToyServer,
+    ToyTools,
     black_hole,
+    faulty_server,
     free_port,
     hang_up,
-    http,
-    misbehaving,
-    says,
-    served,
+    http_response,
+    respond_with,
+    serve_toy,
     silent,
 )
 
@@ -57,13 +57,13 @@ MakeFleet = Callable[..., Fleet]
 
 
 @pytest.fixture
-def toy() -> Toy:
-    return Toy()
+def toy() -> ToyTools:
+    return ToyTools()
 
 
 @pytest.fixture
-def host(toy: Toy) -> Iterator[Served]:
-    with served(toy) as host:
+def host(toy: ToyTools) -> Iterator[ToyServer]:
+    with serve_toy(toy) as host:
         yield host
 
 
@@ -77,7 +77,7 @@ async def fleet_of(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         (first, address), *others = urls.items()
         for name, url in others:
             registry.add(Peer(name, url))
-        tools = {name: ToolListing(name, "", {}, safety="reads", seconds=5) for name in (*Toy().tools, "drop")}
+        tools = {name: ToolListing(name, "", {}, safety="reads", seconds=5) for name in (*ToyTools().tools, "drop")}
         tools["change"] = replace(tools["drop"], name="change", safety="changes")
         lean = request.param == "lean"
         made.append(Fleet(Peer(first, address), registry, tools, lambda peer: connect(peer.url, lean=lean)))
@@ -97,16 +97,20 @@ async def within(seconds: float) -> AsyncIterator[None]:
         assert time.monotonic() - started < seconds
 
 
-async def test_every_host_has_one_entry_whatever_becomes_of_the_others(fleet_of: MakeFleet, host: Served) -> None:
+async def test_every_host_has_one_entry_whatever_becomes_of_the_others(fleet_of: MakeFleet, host: ToyServer) -> None:
     with ExitStack() as stack:
         urls = {
             "good": host.url,
             "dead": f"http://127.0.0.1:{free_port()}",
             "swallows": stack.enter_context(black_hole()),
-            "silent": stack.enter_context(misbehaving(silent)),
-            "hangs-up": stack.enter_context(misbehaving(hang_up)),
-            "web-page": stack.enter_context(misbehaving(says(http("200 OK", "text/html", "<html>")))),
-            "refuses": stack.enter_context(misbehaving(says(http("403 Forbidden", "application/json", "{}")))),
+            "silent": stack.enter_context(faulty_server(silent)),
+            "hangs-up": stack.enter_context(faulty_server(hang_up)),
+            "web-page": stack.enter_context(
+                faulty_server(respond_with(http_response("200 OK", "text/html", "<html>")))
+            ),
+            "refuses": stack.enter_context(
+                faulty_server(respond_with(http_response("403 Forbidden", "application/json", "{}")))
+            ),
             "unpaired": "http://192.0.2.1:4200",
             "also-good": host.url.replace("127.0.0.1", "localhost"),
         }
@@ -130,7 +134,7 @@ async def test_every_host_has_one_entry_whatever_becomes_of_the_others(fleet_of:
     assert set(ended[-2:]) == {"silent", "swallows"}
 
 
-async def test_ten_hosts_that_swallow_everything_cost_as_much_as_one(fleet_of: MakeFleet, host: Served) -> None:
+async def test_ten_hosts_that_swallow_everything_cost_as_much_as_one(fleet_of: MakeFleet, host: ToyServer) -> None:
     with ExitStack() as stack:
         holes = {f"hole-{number}": stack.enter_context(black_hole()) for number in range(10)}
         fleet = fleet_of(here=host.url, **holes)
@@ -142,10 +146,10 @@ async def test_ten_hosts_that_swallow_everything_cost_as_much_as_one(fleet_of: M
     assert len(done) == 11
 
 
-async def test_a_tool_that_is_slow_on_one_host_holds_up_nobody_else(fleet_of: MakeFleet, toy: Toy) -> None:
-    quick = Toy()
+async def test_a_tool_that_is_slow_on_one_host_holds_up_nobody_else(fleet_of: MakeFleet, toy: ToyTools) -> None:
+    quick = ToyTools()
     quick.release.set()
-    with served(toy) as slow_host, served(quick) as quick_host:
+    with serve_toy(toy) as slow_host, serve_toy(quick) as quick_host:
         fleet = fleet_of(quick=quick_host.url, slow=slow_host.url)
         told = anyio.Event()
 
@@ -161,7 +165,7 @@ async def test_a_tool_that_is_slow_on_one_host_holds_up_nobody_else(fleet_of: Ma
 
 
 async def test_a_host_that_answers_no_call_is_given_up_after_the_tools_own_time(
-    fleet_of: MakeFleet, host: Served, toy: Toy
+    fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
 ) -> None:
     fleet = fleet_of(here=host.url)
     fleet.catalogue = {"slow": ToolListing("slow", "", {}, safety="reads", seconds=0.5)}
@@ -173,7 +177,7 @@ async def test_a_host_that_answers_no_call_is_given_up_after_the_tools_own_time(
     assert toy.executions["slow"] == 1
 
 
-async def test_a_host_that_was_restarted_on_its_port_is_used_again(fleet_of: MakeFleet, host: Served) -> None:
+async def test_a_host_that_was_restarted_on_its_port_is_used_again(fleet_of: MakeFleet, host: ToyServer) -> None:
     fleet = fleet_of(here=host.url)
     assert (await fleet.call("here", "echo", {"n": 1})).ok
 
@@ -189,7 +193,7 @@ async def test_a_host_that_was_restarted_on_its_port_is_used_again(fleet_of: Mak
 
 
 async def test_a_host_that_was_restarted_between_two_calls_is_used_without_a_word(
-    fleet_of: MakeFleet, host: Served, toy: Toy
+    fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
 ) -> None:
     fleet = fleet_of(here=host.url)
     assert (await fleet.call("here", "echo", {})).ok
@@ -201,7 +205,7 @@ async def test_a_host_that_was_restarted_between_two_calls_is_used_without_a_wor
     assert toy.executions["echo"] == 2
 
 
-def dropping(toy: Toy, host: Served, name: str, times: int) -> None:
+def dropping(toy: ToyTools, host: ToyServer, name: str, times: int) -> None:
     """A tool of that name that acts, but whose connection is lost before it can answer, the first `times`."""
 
     async def drop(_: Context, arguments: dict[str, Any]) -> CallToolResult:
@@ -213,7 +217,9 @@ def dropping(toy: Toy, host: Served, name: str, times: int) -> None:
     toy.tools[name] = drop
 
 
-async def test_a_read_whose_connection_is_lost_is_asked_once_more(fleet_of: MakeFleet, host: Served, toy: Toy) -> None:
+async def test_a_read_whose_connection_is_lost_is_asked_once_more(
+    fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
+) -> None:
     fleet = fleet_of(here=host.url)
     dropping(toy, host, "drop", times=1)
 
@@ -223,7 +229,7 @@ async def test_a_read_whose_connection_is_lost_is_asked_once_more(fleet_of: Make
     assert toy.executions["drop"] == 2
 
 
-async def test_a_read_that_is_lost_twice_is_given_up(fleet_of: MakeFleet, host: Served, toy: Toy) -> None:
+async def test_a_read_that_is_lost_twice_is_given_up(fleet_of: MakeFleet, host: ToyServer, toy: ToyTools) -> None:
     fleet = fleet_of(here=host.url)
     dropping(toy, host, "drop", times=9)
 
@@ -234,7 +240,9 @@ async def test_a_read_that_is_lost_twice_is_given_up(fleet_of: MakeFleet, host: 
     assert toy.executions["drop"] == 2
 
 
-async def test_a_change_whose_connection_is_lost_is_never_repeated(fleet_of: MakeFleet, host: Served, toy: Toy) -> None:
+async def test_a_change_whose_connection_is_lost_is_never_repeated(
+    fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
+) -> None:
     """It may have happened: the answer says so, and how to find out."""
     fleet = fleet_of(here=host.url)
     dropping(toy, host, "change", times=9)
@@ -268,7 +276,7 @@ async def test_nothing_is_sent_to_a_host_that_is_not_paired(tmp_path: Path) -> N
     assert (found.ok, found.status) == (False, "unpaired: not paired yet, so nothing is sent to it")
 
 
-async def test_hosts_are_those_of_the_file_as_it_is_now(fleet_of: MakeFleet, host: Served) -> None:
+async def test_hosts_are_those_of_the_file_as_it_is_now(fleet_of: MakeFleet, host: ToyServer) -> None:
     fleet = fleet_of(here=host.url)
     assert fleet.hosts == ["here"]
 
@@ -281,7 +289,9 @@ async def test_hosts_are_those_of_the_file_as_it_is_now(fleet_of: MakeFleet, hos
     assert isinstance(gone.error, UnknownHost)
 
 
-async def test_a_host_that_moved_is_reached_where_it_is_now(fleet_of: MakeFleet, host: Served, toy: Toy) -> None:
+async def test_a_host_that_moved_is_reached_where_it_is_now(
+    fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
+) -> None:
     fleet = fleet_of(here=host.url, nas=f"http://127.0.0.1:{free_port()}")
     assert isinstance((await fleet.call("nas", "echo", {})).error, Refused)
 
@@ -291,7 +301,9 @@ async def test_a_host_that_moved_is_reached_where_it_is_now(fleet_of: MakeFleet,
     assert (await fleet.call("nas", "echo", {})).ok
 
 
-async def test_an_unknown_tool_is_refused_before_anything_is_sent(fleet_of: MakeFleet, host: Served, toy: Toy) -> None:
+async def test_an_unknown_tool_is_refused_before_anything_is_sent(
+    fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
+) -> None:
     outcome = await fleet_of(here=host.url).call("here", "ehco", {})
 
     assert isinstance(outcome.error, InvalidInput)
@@ -299,13 +311,15 @@ async def test_an_unknown_tool_is_refused_before_anything_is_sent(fleet_of: Make
     assert not toy.executions
 
 
-async def test_an_answer_that_says_no_is_no_failure_of_the_host(fleet_of: MakeFleet, host: Served) -> None:
+async def test_an_answer_that_says_no_is_no_failure_of_the_host(fleet_of: MakeFleet, host: ToyServer) -> None:
     outcome = await fleet_of(here=host.url).call("here", "fail", {})
 
     assert (outcome.ok, outcome.host_failed, outcome.word) == (False, False, "failed")
 
 
-async def test_a_fleet_that_is_closed_while_it_is_used_lets_go(fleet_of: MakeFleet, host: Served, toy: Toy) -> None:
+async def test_a_fleet_that_is_closed_while_it_is_used_lets_go(
+    fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
+) -> None:
     fleet = fleet_of(here=host.url)
 
     with anyio.fail_after(5):
@@ -316,7 +330,7 @@ async def test_a_fleet_that_is_closed_while_it_is_used_lets_go(fleet_of: MakeFle
         await fleet.aclose()
 
 
-async def test_every_host_is_checked_at_once(fleet_of: MakeFleet, host: Served) -> None:
+async def test_every_host_is_checked_at_once(fleet_of: MakeFleet, host: ToyServer) -> None:
     with black_hole() as hole:
         fleet = fleet_of(here=host.url, dead=f"http://127.0.0.1:{free_port()}", hole=hole)
 
@@ -347,7 +361,7 @@ async def test_a_host_that_answers_and_then_falls_silent_is_told_in_time(
     assert found.status == "timeout: it answers, but told no more within 0.05 s"
 
 
-class Mute(SilentHost):
+class Mute(StubConnection):
     """Says its version, and nothing else."""
 
     async def list_tools(self) -> list[ToolListing]:

@@ -24,13 +24,13 @@ from anvyl_mcp.peers.connection.listing import Answer, Connection, Progress, Too
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.fleet.targets import places, targets
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
-from tests.support.stubs import SilentHost
+from tests.support.stubs import StubConnection
 
 WEB = ("web", "aaaa11112222")
 DB = ("db", "bbbb11112222")
 
 
-class Host(SilentHost):
+class Host(StubConnection):
     """One host that has containers, or that cannot be reached."""
 
     def __init__(self, *containers: tuple[str, str], error: AnvylError | None = None) -> None:

@@ -17,8 +17,8 @@ from anvyl_mcp.orchestrator.ask.agent import Assistant
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.peers.connection.listing import Answer, ToolListing
 from anvyl_mcp.peers.fleet import unknown_outcome
-from tests.support.engine.fake_engine import Box, FakeEngine
-from tests.support.hosts.nodes import NO_MODEL, ServingNode, know, serving
+from tests.support.engine.fake_engine import FakeContainer, FakeEngine
+from tests.support.hosts.nodes import NO_MODEL, ServingNode, running_node, write_hosts_file
 
 SCHEMA = {"properties": {"name": {"type": "string", "x-names": "container"}}}
 STOP = ToolListing("stop_container", "Stop it.", SCHEMA, safety="changes", once=True)
@@ -36,7 +36,7 @@ def engine_of_far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeEngi
 @pytest.fixture
 def fake(engine_of_far: FakeEngine) -> Iterator[FakeEngine]:
     yield engine_of_far
-    engine_of_far.boxes.clear()
+    engine_of_far.containers.clear()
     engine_of_far.requests.clear()
     engine_of_far.faults.clear()
 
@@ -44,7 +44,7 @@ def fake(engine_of_far: FakeEngine) -> Iterator[FakeEngine]:
 @pytest.fixture(scope="module")
 def far(engine_of_far: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
     home = tmp_path_factory.mktemp("far")
-    with serving("far", home, DOCKER_HOST=engine_of_far.url, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
+    with running_node("far", home, DOCKER_HOST=engine_of_far.url, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
         yield node
 
 
@@ -88,7 +88,7 @@ async def test_a_change_whose_answer_was_lost_was_done_once_and_its_result_arriv
 ) -> None:
     web = fake.add("web")
     async with losing(far.port, times) as url:
-        know("far", url)
+        write_hosts_file("far", url)
         async with opened(load(), lean=lean) as node:
             outcome = await node.fleet.call("far", "stop_container", {"name": "web"})
 
@@ -104,7 +104,7 @@ async def test_what_the_engine_did_without_saying_so_is_unknown_and_not_done_aga
     web = fake.add("web")
     fake.fault("POST /containers/.*/stop", "lost", times=1)
     async with losing(far.port, 1) as url:
-        know("far", url)
+        write_hosts_file("far", url)
         async with opened(load(), lean=True) as node:
             outcome = await node.fleet.call("far", "stop_container", {"name": "web"})
 
@@ -199,21 +199,21 @@ async def test_a_call_that_used_its_time_up_asks_nobody(left: float) -> None:
 
 
 @pytest.fixture
-def web(fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Box:
+def web(fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> FakeContainer:
     monkeypatch.setenv("DOCKER_HOST", fake.url)
     return fake.add("web")
 
 
-def stops(fake: FakeEngine, web: Box) -> None:
+def stops(fake: FakeEngine, web: FakeContainer) -> None:
     web.state = "exited"
 
 
-def is_made_anew(fake: FakeEngine, web: Box) -> None:
-    del fake.boxes[web.id]
-    fake.boxes["f" * 64] = Box("web", "f" * 64)
+def is_made_anew(fake: FakeEngine, web: FakeContainer) -> None:
+    del fake.containers[web.id]
+    fake.containers["f" * 64] = FakeContainer("web", "f" * 64)
 
 
-def crashes(fake: FakeEngine, web: Box) -> None:
+def crashes(fake: FakeEngine, web: FakeContainer) -> None:
     web.state = "restarting"
 
 
@@ -226,7 +226,7 @@ def crashes(fake: FakeEngine, web: Box) -> None:
     ],
 )
 async def test_a_change_approved_for_something_else_is_not_made(
-    meanwhile: Callable[[FakeEngine, Box], None], words: str, web: Box, fake: FakeEngine
+    meanwhile: Callable[[FakeEngine, FakeContainer], None], words: str, web: FakeContainer, fake: FakeEngine
 ) -> None:
     async def slow_yes(proposal: Proposal) -> bool:
         meanwhile(fake, web)

@@ -17,8 +17,8 @@ from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.fleet.version_skew import difference, offer
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from tests.support.hosts.nodes import anvyl
-from tests.support.stubs import SilentHost
-from tests.support.toy_server import Served, Toy, served
+from tests.support.stubs import StubConnection
+from tests.support.toy_server import ToyServer, ToyTools, serve_toy
 
 LOOK = ToolListing(
     "look",
@@ -30,7 +30,7 @@ LOOK = ToolListing(
 WITHOUT_LIMIT = replace(LOOK, input_schema={"properties": {"name": {"type": "string"}}})
 
 
-class Older(SilentHost):
+class Older(StubConnection):
     """A host whose `look` is what a test says, and answers what it says."""
 
     def __init__(self, answer: Answer, listed: ToolListing) -> None:
@@ -108,12 +108,12 @@ def test_an_offer_names_what_is_ours_and_what_is_foreign() -> None:
 
 
 @pytest.fixture
-def toy() -> Iterator[Served]:
-    with served(Toy()) as host:
+def toy() -> Iterator[ToyServer]:
+    with serve_toy(ToyTools()) as host:
         yield host
 
 
-def test_a_check_names_tools_that_are_unknown_here(toy: Served) -> None:
+def test_a_check_names_tools_that_are_unknown_here(toy: ToyServer) -> None:
     anvyl("hosts", "add", "toy", toy.url)
 
     told, document = anvyl("hosts", "check", "toy"), anvyl("hosts", "check", "toy", "--json")
@@ -123,7 +123,7 @@ def test_a_check_names_tools_that_are_unknown_here(toy: Served) -> None:
     assert document.json["hosts"]["toy"]["skew"] == {}
 
 
-def test_a_foreign_tool_can_be_called_only_where_its_host_is_trusted_with_its_tools(toy: Served) -> None:
+def test_a_foreign_tool_can_be_called_only_where_its_host_is_trusted_with_its_tools(toy: ToyServer) -> None:
     anvyl("hosts", "add", "toy", toy.url)
     refused = anvyl("call", "note", "--host", "toy")
     anvyl("hosts", "remove", "toy")

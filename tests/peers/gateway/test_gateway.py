@@ -34,8 +34,8 @@ from anvyl_mcp.peers.fleet.fleet import Fleet, OnBehalf
 from anvyl_mcp.peers.gateway import gateway
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import ANVYL_MCP, ServingNode, serving
-from tests.support.toy_server import Toy, free_port, served
+from tests.support.hosts.nodes import ANVYL_MCP, ServingNode, running_node
+from tests.support.toy_server import ToyTools, free_port, serve_toy
 
 ERAS: tuple[Literal["auto", "legacy"], ...] = ("auto", "legacy")
 SECONDS = 120
@@ -115,7 +115,7 @@ async def test_a_dead_host_does_not_spoil_what_the_others_answer(
 ) -> None:
     engine.run("web")
     second_engine.run("db")
-    with serving("third", tmp_path / "third", second_engine) as third, (tmp_path / "hosts.toml").open("a") as file:
+    with running_node("third", tmp_path / "third", second_engine) as third, (tmp_path / "hosts.toml").open("a") as file:
         file.write(f'[hosts.third]\nurl = "{third.url}"\n')
         file.flush()
         async with attached() as client:
@@ -298,7 +298,7 @@ async def test_a_server_that_starts_and_ends_meanwhile_is_this_host(engine: Real
     async with attached() as client:
         names = []
         alone = await client.call_tool("list_containers", {})
-        with serving("named", tmp_path, engine) as node:
+        with running_node("named", tmp_path, engine) as node:
             names.append(list(hosts(await client.call_tool("list_containers", {}))))
             node.restart()
             again = await client.call_tool("list_containers", {})
@@ -340,7 +340,7 @@ def toys(tmp_path: Path, *urls: str) -> Fleet:
     registry = Registry(tmp_path / "toys.toml")
     for number, url in enumerate(urls[1:], 1):
         registry.add(Peer(f"toy{number}", url))
-    tools = {name: ToolListing(name, "", {}, safety="reads", scope="read", seconds=20) for name in Toy().tools}
+    tools = {name: ToolListing(name, "", {}, safety="reads", scope="read", seconds=20) for name in ToyTools().tools}
     tools["slow"] = replace(tools["slow"], untrusted=False)
     return Fleet(Peer("toy0", urls[0]), registry, tools, lambda peer: connect(peer.url, lean=False))
 
@@ -356,7 +356,7 @@ async def test_progress_of_hosts_is_passed_on_and_only_grows(
         seen.append((progress, total))
 
     with ExitStack() as stack:
-        fleet = toys(tmp_path, *(stack.enter_context(served(Toy())).url for _ in range(count)))
+        fleet = toys(tmp_path, *(stack.enter_context(serve_toy(ToyTools())).url for _ in range(count)))
         server = gateway.build(fleet, fleet.catalogue, who=lambda _: OnBehalf("me", frozenset({"read"})))
         async with Client(server, mode=era) as client:
             done = await client.call_tool("steps", {}, progress_callback=note)
@@ -369,8 +369,8 @@ async def test_progress_of_hosts_is_passed_on_and_only_grows(
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_call_that_is_given_up_is_given_up_on_the_hosts(tmp_path: Path, era: Literal["auto", "legacy"]) -> None:
-    toy = Toy()
-    with served(toy) as host:
+    toy = ToyTools()
+    with serve_toy(toy) as host:
         fleet = toys(tmp_path, host.url)
         server = gateway.build(fleet, fleet.catalogue, who=lambda _: OnBehalf("me", frozenset({"read"})))
         async with Client(server, mode=era) as client, anyio.create_task_group() as group:
@@ -385,8 +385,8 @@ async def test_a_call_that_is_given_up_is_given_up_on_the_hosts(tmp_path: Path, 
 
 
 async def test_rights_that_a_caller_lacks_are_neither_listed_nor_used(tmp_path: Path) -> None:
-    toy = Toy()
-    with served(toy) as host:
+    toy = ToyTools()
+    with serve_toy(toy) as host:
         fleet = toys(tmp_path, host.url)
         server = gateway.build(fleet, fleet.catalogue, who=lambda _: OnBehalf("guest", frozenset()))
         async with Client(server) as client:

@@ -26,14 +26,14 @@ from anvyl_mcp.server.calls.gate import Gate
 from anvyl_mcp.server.calls.journal import Journal
 from anvyl_mcp.server.policy.policy import Policy
 from tests.support.engine.fake_engine import FakeEngine
-from tests.support.hosts.nodes import Ran, ServingNode, anvyl, know, serving
+from tests.support.hosts.nodes import CommandResult, ServingNode, anvyl, running_node, write_hosts_file
 
 
 @pytest.fixture(scope="module")
 def nas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
     home = tmp_path_factory.mktemp("nas")
     # A host without an engine is not well, whatever its log says.
-    with FakeEngine(home / "engine.sock") as engine, serving("nas", home, DOCKER_HOST=engine.url) as node:
+    with FakeEngine(home / "engine.sock") as engine, running_node("nas", home, DOCKER_HOST=engine.url) as node:
         yield node
 
 
@@ -48,11 +48,11 @@ def seen(host: str = "nas") -> list[list[Any]]:
     return heads
 
 
-def checked(*options: str) -> Ran:
+def checked(*options: str) -> CommandResult:
     return anvyl("hosts", "check", "nas", *options, "--json")
 
 
-def status(ran: Ran) -> str:
+def status(ran: CommandResult) -> str:
     return str(ran.json["hosts"]["nas"]["status"])
 
 
@@ -77,7 +77,7 @@ def write_anew(folder: Path) -> None:
 
 
 def test_a_tail_that_was_cut_off_is_noticed_also_when_the_log_grew_since(nas: ServingNode) -> None:
-    know("nas", nas.url)
+    write_hosts_file("nas", nas.url)
     looked(4)
     assert checked().code == 0
     cut(nas.home / "audit", 2)
@@ -93,7 +93,7 @@ def test_a_tail_that_was_cut_off_is_noticed_also_when_the_log_grew_since(nas: Se
 
 
 def test_a_log_that_ends_too_early_is_told_by_what_is_missing(nas: ServingNode, tmp_path: Path) -> None:
-    know("nas", nas.url)
+    write_hosts_file("nas", nas.url)
     looked(2)
     cut(nas.home / "audit", 1)
 
@@ -105,7 +105,7 @@ def test_a_log_that_ends_too_early_is_told_by_what_is_missing(nas: ServingNode, 
 
 
 def test_a_log_written_anew_is_noticed(nas: ServingNode) -> None:
-    know("nas", nas.url)
+    write_hosts_file("nas", nas.url)
     looked(2)
     write_anew(nas.home / "audit")
 
@@ -115,7 +115,7 @@ def test_a_log_written_anew_is_noticed(nas: ServingNode) -> None:
 
 
 def test_a_host_set_up_anew_is_taken_as_it_is_when_a_person_says_so(nas: ServingNode) -> None:
-    know("nas", nas.url)
+    write_hosts_file("nas", nas.url)
     looked(2)
     for name in (LOG, HEAD):
         (nas.home / "audit" / name).unlink()
@@ -131,15 +131,15 @@ def test_a_host_set_up_anew_is_taken_as_it_is_when_a_person_says_so(nas: Serving
 def test_a_host_that_never_audited_is_well(tmp_path: Path) -> None:
     with (
         FakeEngine(tmp_path / "engine.sock") as engine,
-        serving("nas", tmp_path / "fresh", DOCKER_HOST=engine.url) as node,
+        running_node("nas", tmp_path / "fresh", DOCKER_HOST=engine.url) as node,
     ):
-        know("nas", node.url)
+        write_hosts_file("nas", node.url)
         assert checked().code == 0
         assert not load().heads_file.exists()
 
 
 def test_a_host_that_is_removed_is_forgotten(nas: ServingNode) -> None:
-    know("nas", nas.url)
+    write_hosts_file("nas", nas.url)
     looked()
     assert seen()
 
@@ -150,7 +150,7 @@ def test_a_host_that_is_removed_is_forgotten(nas: ServingNode) -> None:
 
 @pytest.mark.parametrize("lean", [True, False], ids=["lean", "sdk"])
 async def test_every_way_to_a_host_remembers_where_its_log_ends(nas: ServingNode, lean: bool) -> None:
-    know("nas", nas.url)
+    write_hosts_file("nas", nas.url)
     async with opened(load(), lean=lean) as node:
         for host in ("nas", node.local.name):
             assert (await node.fleet.call(host, "list_processes", {"limit": 1})).ok

@@ -14,7 +14,7 @@ import pytest
 from anvyl_mcp.peers.hosts.discovery import SERVICE, Announced
 from anvyl_mcp.peers.hosts.registry import Peer
 from tests.support.hosts.network import Lan, lan
-from tests.support.hosts.nodes import ANVYL_MCP, Ran, anvyl, know, process, serving
+from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, anvyl, run_program, running_node, write_hosts_file
 
 __all__ = ["lan"]
 
@@ -35,8 +35,8 @@ asyncio.run(main())
 """
 
 
-def looked(lan: Lan, *flags: str) -> Ran:
-    return process("hosts", "discover", "--seconds", "3", *flags, prefix=lan.far, DOCKER_HOST="unix:///nonexistent")
+def looked(lan: Lan, *flags: str) -> CommandResult:
+    return run_program("hosts", "discover", "--seconds", "3", *flags, prefix=lan.far, DOCKER_HOST="unix:///nonexistent")
 
 
 @contextmanager
@@ -53,15 +53,17 @@ def stranger(lan: Lan) -> Iterator[None]:
 
 def test_a_host_that_was_opened_is_found_and_known_once_it_was_added(lan: Lan, tmp_path: Path) -> None:
     home = tmp_path / "beta"
-    with serving("beta", home, prefix=lan.prefix, ANVYL_ANNOUNCE="true", DOCKER_HOST="unix:///nonexistent") as node:
+    with running_node(
+        "beta", home, prefix=lan.prefix, ANVYL_ANNOUNCE="true", DOCKER_HOST="unix:///nonexistent"
+    ) as node:
         closed = looked(lan, "--json")
         open_it = ("invite", "--host", lan.address, "--json")
-        invited = process(*open_it, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(home))
+        invited = run_program(*open_it, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(home))
         shown = looked(lan)
         found = looked(lan, "--json").json["hosts"]
         file = tmp_path / "hosts.toml"
         assert not file.exists(), "looking stores nothing"
-        assert process("hosts", "add", invited.json["code"], prefix=lan.far).code == 0
+        assert run_program("hosts", "add", invited.json["code"], prefix=lan.far).code == 0
         again = looked(lan, "--json").json["hosts"]
         assert node.stop() == 0
     gone = looked(lan, "--json")
@@ -100,7 +102,7 @@ def test_a_host_is_known_by_address_and_port_and_by_nothing_else() -> None:
 
 
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    know("nas", "http://127.0.0.1:1")
+    write_hosts_file("nas", "http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "zeroconf", None)
     monkeypatch.setitem(sys.modules, "zeroconf.asyncio", None)
 

@@ -20,8 +20,8 @@ from anvyl_mcp.server.auth.certificate import NEXT, host_identity
 from anvyl_mcp.server.http.host_state import HostState
 from tests.peers.connection.test_tls_pinning import WAYS
 from tests.support.hosts.network import Lan, lan
-from tests.support.hosts.nodes import ANVYL_MCP, Ran, ServingNode, process, serving
-from tests.support.hosts.tls_server import listening
+from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, ServingNode, run_program, running_node
+from tests.support.hosts.tls_server import record_tls
 
 __all__ = ["lan"]
 
@@ -31,17 +31,17 @@ FIRST, SECOND, THIRD = (pin_text(bytes([number]) * 32) for number in range(3))
 @pytest.fixture
 def beta(lan: Lan, tmp_path: Path) -> Iterator[ServingNode]:
     """A host on the network of its own."""
-    with serving("beta", tmp_path / "beta", prefix=lan.prefix) as started:
+    with running_node("beta", tmp_path / "beta", prefix=lan.prefix) as started:
         yield started
 
 
-def on_beta(lan: Lan, beta: ServingNode, *arguments: str) -> Ran:
-    return process(*arguments, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(beta.home))
+def on_beta(lan: Lan, beta: ServingNode, *arguments: str) -> CommandResult:
+    return run_program(*arguments, program=ANVYL_MCP, prefix=lan.prefix, ANVYL_HOME=str(beta.home))
 
 
-def machine(lan: Lan, home: Path, *arguments: str) -> Ran:
+def machine(lan: Lan, home: Path, *arguments: str) -> CommandResult:
     """A command on the other machine, of the installation in `home`, which is called as that folder is."""
-    return process(*arguments, prefix=lan.far, ANVYL_HOME=str(home), ANVYL_NAME=home.name)
+    return run_program(*arguments, prefix=lan.far, ANVYL_HOME=str(home), ANVYL_NAME=home.name)
 
 
 def joined(lan: Lan, beta: ServingNode, home: Path) -> None:
@@ -50,7 +50,7 @@ def joined(lan: Lan, beta: ServingNode, home: Path) -> None:
     assert machine(lan, home, "hosts", "add", invitation.json["code"]).code == 0
 
 
-def looked(lan: Lan, home: Path) -> Ran:
+def looked(lan: Lan, home: Path) -> CommandResult:
     return machine(lan, home, "call", "list_processes", "limit=1", "--host", "beta", "--json")
 
 
@@ -111,7 +111,7 @@ def test_a_connection_proves_the_next_key_and_tells_it(way: str, tmp_path: Path)
     tell = WAYS[way]
     identity = host_identity(tmp_path / "identity")
     proved: list[str] = []
-    with listening(identity.tls()) as heard:
+    with record_tls(identity.tls()) as heard:
         tell(heard.port, pinned_context([identity.pin], Following(SECOND, lambda: proved.append("next"))))
         assert proved == []
         tell(heard.port, pinned_context([FIRST], Following(identity.pin, lambda: proved.append("next"))))

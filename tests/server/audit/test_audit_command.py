@@ -13,8 +13,8 @@ import pytest
 
 from anvyl_mcp.core.text import ANSI, local_time
 from anvyl_mcp.server.audit.log import Audit
-from tests.support.hosts.nodes import ANVYL_MCP, Ran, process
-from tests.support.terminal import on_a_terminal
+from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, run_program
+from tests.support.terminal import open_terminal
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +42,11 @@ def log(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def audit(*arguments: str) -> Ran:
-    return process("audit", *arguments, program=ANVYL_MCP)
+def audit(*arguments: str) -> CommandResult:
+    return run_program("audit", *arguments, program=ANVYL_MCP)
 
 
-def rows(done: Ran) -> list[list[str]]:
+def rows(done: CommandResult) -> list[list[str]]:
     assert done.code == 0, done.err
     return [line.split("\t") for line in done.out.splitlines()[1:]]
 
@@ -94,7 +94,7 @@ def test_json_holds_every_record_as_before(log: Path) -> None:
 
 
 def test_it_fits_a_narrow_terminal(log: Path) -> None:
-    with on_a_terminal("audit", program=ANVYL_MCP, size=(60, 24)) as terminal:
+    with open_terminal("audit", program=ANVYL_MCP, size=(60, 24)) as terminal:
         assert terminal.end() == 0
 
     lines = ANSI.sub("", terminal.shown).splitlines()

@@ -22,7 +22,7 @@ from anvyl_mcp.peers.connection.sdk_client import Session
 from anvyl_mcp.server.audit.log import Record
 from anvyl_mcp.server.calls import dispatch, object_locks
 from anvyl_mcp.server.calls.journal import FILE
-from tests.support.engine.fake_engine import Box, FakeEngine
+from tests.support.engine.fake_engine import FakeContainer, FakeEngine
 
 SECONDS = 20.0
 STOP = "POST /containers/.*/stop"
@@ -36,7 +36,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine
 
 
 @pytest.fixture
-def web(fake: FakeEngine) -> Box:
+def web(fake: FakeEngine) -> FakeContainer:
     return fake.add("web")
 
 
@@ -90,7 +90,9 @@ async def until_asked(fake: FakeEngine, what: str) -> None:
             await anyio.sleep(0.01)
 
 
-async def test_a_repeat_gets_the_first_ones_result_and_changes_nothing(host: Session, node: Node, web: Box) -> None:
+async def test_a_repeat_gets_the_first_ones_result_and_changes_nothing(
+    host: Session, node: Node, web: FakeContainer
+) -> None:
     first, second = await stop(host, "op-1"), await stop(host, "op-1")
 
     assert first.ok and second.result == first.result and second.operation == first.operation == "op-1"
@@ -98,7 +100,7 @@ async def test_a_repeat_gets_the_first_ones_result_and_changes_nothing(host: Ses
     assert records(node, "op-1") == (1, ["ok"])
 
 
-async def test_a_repeat_after_a_restart_gets_it_too(host: Session, node: Node, web: Box) -> None:
+async def test_a_repeat_after_a_restart_gets_it_too(host: Session, node: Node, web: FakeContainer) -> None:
     first = await stop(host, "op-1")
     async with aclosing(Node(load(), serving=True)) as again:
         session = Session(again.server)
@@ -108,7 +110,7 @@ async def test_a_repeat_after_a_restart_gets_it_too(host: Session, node: Node, w
     assert second.ok and second.result == first.result and web.changes == 1 and records(node, "op-1") == (1, ["ok"])
 
 
-async def test_a_failure_is_repeated_as_it_was(host: Session, node: Node, web: Box, fake: FakeEngine) -> None:
+async def test_a_failure_is_repeated_as_it_was(host: Session, node: Node, web: FakeContainer, fake: FakeEngine) -> None:
     fake.fault(STOP, "409", times=1)
     first, second = await stop(host, "op-1"), await stop(host, "op-1")
 
@@ -116,7 +118,9 @@ async def test_a_failure_is_repeated_as_it_was(host: Session, node: Node, web: B
     assert web.changes == 0 and records(node, "op-1") == (1, ["failed"])
 
 
-async def test_a_repeat_waits_for_the_one_that_runs(host: Session, node: Node, web: Box, fake: FakeEngine) -> None:
+async def test_a_repeat_waits_for_the_one_that_runs(
+    host: Session, node: Node, web: FakeContainer, fake: FakeEngine
+) -> None:
     fake.fault(STOP, "late")
     answers: list[Answer] = []
 
@@ -137,7 +141,7 @@ async def test_a_repeat_waits_for_the_one_that_runs(host: Session, node: Node, w
 
 
 async def test_what_nobody_waits_for_any_more_is_told_to_who_asks_again(
-    host: Session, node: Node, web: Box, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    host: Session, node: Node, web: FakeContainer, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "PATIENCE", 0.05)
     monkeypatch.setattr(object_locks, "PATIENCE", 0.1)
@@ -156,7 +160,7 @@ async def test_what_nobody_waits_for_any_more_is_told_to_who_asks_again(
 
 @pytest.mark.parametrize("told", [{"name": "db"}, {"timeout": 3}], ids=["another object", "another argument"])
 async def test_an_id_that_belongs_to_another_call_is_refused(
-    told: dict[str, Any], host: Session, node: Node, web: Box, fake: FakeEngine
+    told: dict[str, Any], host: Session, node: Node, web: FakeContainer, fake: FakeEngine
 ) -> None:
     db = fake.add("db")
     await stop(host, "op-1")
@@ -168,7 +172,7 @@ async def test_an_id_that_belongs_to_another_call_is_refused(
     assert [(one.outcome, one.error) for one in done(node, "stop_container")] == [("ok", None), ("failed", "conflict")]
 
 
-async def test_an_id_that_belongs_to_another_caller_is_refused(host: Session, node: Node, web: Box) -> None:
+async def test_an_id_that_belongs_to_another_caller_is_refused(host: Session, node: Node, web: FakeContainer) -> None:
     await stop(host, "op-1")
     behalf = {protocol_keys.SCOPES: ["read", "operate"], protocol_keys.FOR: "somebody"}
     refused = await stop(host, "op-1", behalf)
@@ -177,13 +181,13 @@ async def test_an_id_that_belongs_to_another_caller_is_refused(host: Session, no
 
 
 @pytest.mark.parametrize("operation", [7, "x" * 101, "one\x1b[2Jtwo", ["op-1"]])
-async def test_what_is_no_operation_id_is_refused(operation: Any, host: Session, web: Box) -> None:
+async def test_what_is_no_operation_id_is_refused(operation: Any, host: Session, web: FakeContainer) -> None:
     refused = await stop(host, told={protocol_keys.OPERATION: operation})
 
     assert code(refused) == "invalid_input" and web.changes == 0
 
 
-async def test_a_call_without_an_id_gets_one_of_its_own(host: Session, node: Node, web: Box) -> None:
+async def test_a_call_without_an_id_gets_one_of_its_own(host: Session, node: Node, web: FakeContainer) -> None:
     first, second = await stop(host), await stop(host)
 
     assert uuid.UUID(first.operation) != uuid.UUID(second.operation)
@@ -191,7 +195,7 @@ async def test_a_call_without_an_id_gets_one_of_its_own(host: Session, node: Nod
 
 
 async def test_of_a_lost_answer_a_repeat_tells_how_things_are_now(
-    host: Session, node: Node, web: Box, fake: FakeEngine
+    host: Session, node: Node, web: FakeContainer, fake: FakeEngine
 ) -> None:
     fake.fault(STOP, "lost", times=1)
     first = await stop(host, "op-1")
@@ -209,12 +213,12 @@ async def test_of_a_lost_answer_a_repeat_tells_how_things_are_now(
     ids=["there", "gone"],
 )
 async def test_what_began_before_a_crash_is_unknown_and_the_object_is_looked_at(
-    state: str | None, words: str, host: Session, node: Node, web: Box, fake: FakeEngine
+    state: str | None, words: str, host: Session, node: Node, web: FakeContainer, fake: FakeEngine
 ) -> None:
     await stop(host, "op-1")
     forget_ends(node)
     if state is None:
-        del fake.boxes[web.id]
+        del fake.containers[web.id]
     else:
         web.state = state
     answer = await stop(host, "op-1")
@@ -244,7 +248,7 @@ async def test_what_a_call_was_to_make_is_looked_for_after_a_crash(
 
 
 async def test_an_engine_that_is_away_after_a_crash_is_no_reason_to_guess(
-    host: Session, node: Node, web: Box, fake: FakeEngine
+    host: Session, node: Node, web: FakeContainer, fake: FakeEngine
 ) -> None:
     fake.fault(STOP, "lost", times=1)
     await stop(host, "op-1")
@@ -274,7 +278,7 @@ async def test_of_a_result_too_large_to_keep_a_repeat_learns_that_it_was_done(ho
 
 
 async def test_a_second_change_of_the_same_object_is_told_who_is_at_it(
-    host: Session, node: Node, web: Box, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    host: Session, node: Node, web: FakeContainer, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(object_locks, "PATIENCE", 0.2)
     fake.fault(STOP, "late")
@@ -292,7 +296,7 @@ async def test_a_second_change_of_the_same_object_is_told_who_is_at_it(
     assert records(node, "op-2") == (0, ["failed"])
 
 
-async def test_a_second_change_waits_a_while_for_the_first(host: Session, web: Box, fake: FakeEngine) -> None:
+async def test_a_second_change_waits_a_while_for_the_first(host: Session, web: FakeContainer, fake: FakeEngine) -> None:
     fake.fault(STOP, "late")
     answers: list[Answer] = []
 
@@ -310,7 +314,7 @@ async def test_a_second_change_waits_a_while_for_the_first(host: Session, web: B
     assert answers[0].ok and (web.changes, web.state) == (2, "running")
 
 
-async def test_changes_of_other_objects_do_not_wait(host: Session, web: Box, fake: FakeEngine) -> None:
+async def test_changes_of_other_objects_do_not_wait(host: Session, web: FakeContainer, fake: FakeEngine) -> None:
     fake.add("db")
     fake.fault(f"POST /containers/{web.id}/stop", "late")
     async with anyio.create_task_group() as group:
@@ -331,7 +335,7 @@ async def test_changes_of_other_objects_do_not_wait(host: Session, web: Box, fak
     ids=["another id", "another state"],
 )
 async def test_what_changed_since_it_was_planned_is_left_alone(
-    expected: dict[str, str], words: str, host: Session, node: Node, web: Box
+    expected: dict[str, str], words: str, host: Session, node: Node, web: FakeContainer
 ) -> None:
     refused = await stop(host, "op-1", {protocol_keys.EXPECT: {"id": web.id[:12], **expected}})
 
@@ -339,20 +343,22 @@ async def test_what_changed_since_it_was_planned_is_left_alone(
     assert web.changes == 0 and records(node, "op-1") == (0, ["failed"])
 
 
-async def test_what_is_as_planned_is_changed(host: Session, web: Box) -> None:
+async def test_what_is_as_planned_is_changed(host: Session, web: FakeContainer) -> None:
     assert (await stop(host, told={protocol_keys.EXPECT: {"id": web.id[:12], "state": "running"}})).ok
     assert web.changes == 1
 
 
-async def test_what_is_gone_since_it_was_planned_counts_as_changed(host: Session, web: Box, fake: FakeEngine) -> None:
-    del fake.boxes[web.id]
+async def test_what_is_gone_since_it_was_planned_counts_as_changed(
+    host: Session, web: FakeContainer, fake: FakeEngine
+) -> None:
+    del fake.containers[web.id]
     refused = await stop(host, told={protocol_keys.EXPECT: {"id": web.id[:12], "state": "running"}})
 
     assert code(refused) == "conflict" and "changed since planned: there is no container `web` any more" in refused.text
 
 
 async def test_a_plan_is_looked_at_again_after_the_wait_for_another_change(
-    host: Session, web: Box, fake: FakeEngine
+    host: Session, web: FakeContainer, fake: FakeEngine
 ) -> None:
     """Two who planned for the same state: the second must not act on what the first made of it."""
     planned = {protocol_keys.EXPECT: {"id": web.id[:12], "state": "running"}}
@@ -370,7 +376,7 @@ async def test_a_plan_is_looked_at_again_after_the_wait_for_another_change(
         fake.released.set()
 
     assert code(answers[0]) == "conflict" and "was running, and is exited now" in answers[0].text
-    assert web.id in fake.boxes and web.changes == 1
+    assert web.id in fake.containers and web.changes == 1
 
 
 def done(node: Node, tool: str) -> list[Record]:

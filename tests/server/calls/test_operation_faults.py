@@ -30,9 +30,9 @@ from anvyl_mcp.peers.connection.lean_client import Wire
 from anvyl_mcp.peers.connection.listing import Answer
 from anvyl_mcp.peers.connection.sdk_client import Session
 from anvyl_mcp.peers.hosts.registry import Peer
-from tests.support.engine.fake_engine import Box, FakeEngine
-from tests.support.hosts.crashing import Crashing, crashing, is_whole
+from tests.support.engine.fake_engine import FakeContainer, FakeEngine
 from tests.support.hosts.nodes import NO_MODEL
+from tests.support.hosts.restartable import RestartableServer, assert_consistent, restartable_server
 
 ROOT = Path(__file__).parents[3]
 SEED = int(os.environ.get("ANVYL_TEST_SEED", "1"))
@@ -46,8 +46,8 @@ def fake(tmp_path: Path) -> Iterator[FakeEngine]:
 
 
 @pytest.fixture
-def server(fake: FakeEngine, tmp_path: Path) -> Iterator[Crashing]:
-    with crashing(tmp_path / "home", DOCKER_HOST=fake.url, ANVYL_LMSTUDIO_URL=NO_MODEL) as made:
+def server(fake: FakeEngine, tmp_path: Path) -> Iterator[RestartableServer]:
+    with restartable_server(tmp_path / "home", DOCKER_HOST=fake.url, ANVYL_LMSTUDIO_URL=NO_MODEL) as made:
         yield made
 
 
@@ -59,7 +59,9 @@ async def sent(wire: Wire, tool: str, name: str, operation: str) -> Answer:
 
 
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.long)])
-async def test_a_server_killed_at_any_moment_does_nothing_twice(kills: int, server: Crashing, fake: FakeEngine) -> None:
+async def test_a_server_killed_at_any_moment_does_nothing_twice(
+    kills: int, server: RestartableServer, fake: FakeEngine
+) -> None:
     """Every change has a container of its own, so that the engine's count is the count of that operation."""
     dice = random.Random(SEED)
     outcomes = set[str]()
@@ -70,7 +72,7 @@ async def test_a_server_killed_at_any_moment_does_nothing_twice(kills: int, serv
         asked = [(dice.choice(list(TOOLS)), fake.add(f"c{number}-{one}"), f"op-{number}-{one}") for one in range(4)]
         answers: dict[str, Answer] = {}
 
-        async def ask(tool: str, box: Box, operation: str) -> None:
+        async def ask(tool: str, box: FakeContainer, operation: str) -> None:
             answers[operation] = await sent(wire, tool, box.name, operation)  # noqa: B023  awaited in this round
 
         async with anyio.create_task_group() as group:
@@ -95,14 +97,14 @@ async def test_a_server_killed_at_any_moment_does_nothing_twice(kills: int, serv
             outcomes.add("ok" if again.ok else "unknown")
         await wire.close()
         server.end()
-        is_whole(server.home)
-    assert server.said == []
+        assert_consistent(server.home)
+    assert server.stderr_lines == []
     assert outcomes == {"ok", "unknown"}
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.5])
 async def test_21_a_server_told_to_end_in_the_middle_of_changes_leaves_nothing_behind(
-    seconds: float, server: Crashing, fake: FakeEngine
+    seconds: float, server: RestartableServer, fake: FakeEngine
 ) -> None:
     """A command on the host, and a change that the engine never answers."""
     fake.add("web")
@@ -136,7 +138,7 @@ async def test_21_a_server_told_to_end_in_the_middle_of_changes_leaves_nothing_b
 
     assert took <= 12
     assert not running(marker)
-    is_whole(server.home)
+    assert_consistent(server.home)
     url = server.start()
     wire = Wire(url, token=server.token)
     again = await sent(wire, "stop_container", "web", "op-stop")
@@ -174,13 +176,13 @@ async def test_22_two_at_once_on_one_container_end_as_one_after_the_other(
                     group.start_soon(change, tool)
 
             done = [tool for tool, answer in answers.items() if answer.ok]
-            final = box.state if box.id in fake.boxes else "gone"
+            final = box.state if box.id in fake.containers else "gone"
             assert done and final in {ends[tool] for tool in done}, answers
             if planned:
                 assert len(done) == 1
             for answer in answers.values():
                 assert answer.ok or (answer.error and answer.error.code in ("conflict", "not_found")), answer
-            fake.boxes.clear()
+            fake.containers.clear()
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system of its own")
@@ -196,7 +198,7 @@ def test_13_14_a_full_disk_refuses_changes_and_nothing_else(fake: FakeEngine, tm
 
     assert done.returncode == 0, done.stdout + done.stderr
     counted = json.loads(done.stdout.splitlines()[-1])
-    (web,) = fake.boxes.values()
+    (web,) = fake.containers.values()
     assert counted["done"] == web.changes > 0 and counted["refused"] > 0
 
 
@@ -238,7 +240,7 @@ async def _fill_the_disk() -> None:
                 assert (home / "hosts.toml").read_bytes() == hosts
         (home / "filler").unlink(missing_ok=True)
         await session.close()
-    is_whole(home)
+    assert_consistent(home)
     print(json.dumps(counted))  # noqa: T201  the parent reads it
 
 

@@ -191,7 +191,7 @@ async def test_a_hung_engine_holds_few_threads_and_the_host_still_answers(fake: 
     await succeeded(client, "get_host_resources")
     fake.fault("GET .*", "hang")
     fake.requests.clear()
-    fake.asked = threading.Semaphore(0)
+    fake.arrived = threading.Semaphore(0)
     codes: list[str] = []
 
     async def ask() -> None:
@@ -202,7 +202,7 @@ async def test_a_hung_engine_holds_few_threads_and_the_host_still_answers(fake: 
             for _ in range(24):
                 callers.start_soon(ask)
             for _ in range(MAX_CONCURRENT_READS):
-                await anyio.to_thread.run_sync(fake.asked.acquire)
+                await anyio.to_thread.run_sync(fake.arrived.acquire)
             began = time.monotonic()
             await succeeded(client, "get_host_resources")
             assert time.monotonic() - began < 2
@@ -212,7 +212,7 @@ async def test_a_hung_engine_holds_few_threads_and_the_host_still_answers(fake: 
 
 def _injected(fake: FakeEngine) -> str:
     """The fake's words, with the short form of ids that people know."""
-    box = next(iter(fake.boxes.values()))
+    box = next(iter(fake.containers.values()))
     return f"injected for /containers/{box.id[:12]}/start"
 
 

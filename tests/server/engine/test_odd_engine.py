@@ -269,7 +269,7 @@ async def test_a_socket_proxy_that_refuses_is_named_with_what_to_set(
     assert told["code"] == "denied"
     assert told["message"] == f"the socket proxy at {fake.url} does not allow to stop `web`"
     assert told["hint"].startswith("set POST=1 and CONTAINERS=1 where it is started")
-    assert fake.boxes and next(iter(fake.boxes.values())).changes == 0
+    assert fake.containers and next(iter(fake.containers.values())).changes == 0
 
 
 def test_a_refusal_is_no_success_in_json(fake: FakeEngine) -> None:

@@ -41,9 +41,9 @@ from anvyl_mcp.server.http import connection_places, connections
 from anvyl_mcp.server.http.connection_places import Places
 from anvyl_mcp.server.http.connections import raise_descriptor_limit
 from anvyl_mcp.server.http.listener import HostServer, is_plain, listen, server, url_of
-from tests.support.hosts.nodes import ANVYL_MCP, NO_MODEL, READY_SECONDS, serving
-from tests.support.hosts.tls_server import certificate_of, listening, write_pair
-from tests.support.toy_server import Toy, misbehaving, read_request
+from tests.support.hosts.nodes import ANVYL_MCP, NO_MODEL, READY_SECONDS, running_node
+from tests.support.hosts.tls_server import certificate_of, record_tls, write_pair
+from tests.support.toy_server import ToyTools, faulty_server, read_request
 
 NETWORK = "127.0.0.2"
 TOKEN = "anv_1234_the-secret-of-this-test"
@@ -54,7 +54,7 @@ CLIENTS = ("lean", "long-lived", "legacy")
 class Face:
     """The toy behind HTTP, which notes how it was reached."""
 
-    def __init__(self, toy: Toy) -> None:
+    def __init__(self, toy: ToyTools) -> None:
         self.toy = toy
         self.mcp = toy.server()
         self.lifespans = 0
@@ -115,7 +115,7 @@ class Host:
 @asynccontextmanager
 async def hosted(folder: Path, address: str = "0.0.0.0", **options: Any) -> AsyncIterator[Host]:
     """A server of the toy in this process; it must end in time."""
-    face = Face(Toy())
+    face = Face(ToyTools())
     identity = host_identity(folder / "identity")
     sockets = listen(address, [0])
     ready = anyio.Event()
@@ -223,7 +223,7 @@ async def test_no_header_makes_a_connection_another_one(host: Host) -> None:
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_a_host_with_another_key_gets_neither_call_nor_token(host: Host, tmp_path: Path, client: str) -> None:
     """A man in the middle: he listens where the paired host did."""
-    with listening(host_identity(tmp_path / "impostor").tls()) as heard:
+    with record_tls(host_identity(tmp_path / "impostor").tls()) as heard:
         host.secure = f"https://127.0.0.1:{heard.port}"
         async with closing(host.to(client)) as connection:
             with pytest.raises(errors.Unreachable, match="its key is not the one it was paired with") as refused:
@@ -333,7 +333,7 @@ def test_an_address_that_is_not_this_machines_is_refused(address: str) -> None:
 
 async def test_the_network_is_never_served_without_a_key(tmp_path: Path) -> None:
     with opened("0.0.0.0") as sockets:
-        face = Face(Toy())
+        face = Face(ToyTools())
         with pytest.raises(errors.InvalidInput, match=r"serving on 0\.0\.0\.0 is not possible yet"):
             await server(face, face.mcp).serve(sockets)
     assert face.lifespans == 0
@@ -342,7 +342,7 @@ async def test_the_network_is_never_served_without_a_key(tmp_path: Path) -> None
 async def test_a_damaged_key_stops_the_start(tmp_path: Path) -> None:
     host_identity(tmp_path).key.write_bytes(b"")
     with opened("0.0.0.0") as sockets:
-        face = Face(Toy())
+        face = Face(ToyTools())
         with pytest.raises(errors.ConfigInvalid, match="damaged"):
             await server(face, face.mcp, identity=lambda: host_identity(tmp_path)).serve(sockets)
     assert face.lifespans == 0
@@ -522,7 +522,7 @@ def test_120_idle_connections_on_64_descriptors_are_survived_even_if_they_stay(t
 
 def test_a_server_that_runs_out_of_descriptors_answers_again_when_they_come_back(tmp_path: Path) -> None:
     """The limit falls while it runs, so that the count of places does not keep it from the edge."""
-    with serving("alpha", tmp_path, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
+    with running_node("alpha", tmp_path, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
         answers_within(node.port, 5)
         in_use = len(list(Path(f"/proc/{node.process.pid}/fd").iterdir()))
         resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, (in_use + 20, in_use + 20))
@@ -628,7 +628,7 @@ async def test_on_loopback_a_token_may_travel_plain(lean: bool) -> None:
     def note(connection: socket.socket, _: threading.Event) -> None:
         heard.append(read_request(connection))
 
-    with misbehaving(note) as url:
+    with faulty_server(note) as url:
         async with closing(connect(url, lean=lean, token=TOKEN)) as connection:
             with pytest.raises(errors.Unreachable):
                 await connection.list_tools()

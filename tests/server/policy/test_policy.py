@@ -33,7 +33,7 @@ from anvyl_mcp.server.policy.parse import parse
 from anvyl_mcp.server.policy.policy import AT_ONCE, Policy
 from anvyl_mcp.server.policy.rules import Call, Decision, Rules, decide, may_offer
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import Ran, serving
+from tests.support.hosts.nodes import CommandResult, running_node
 
 TOOLS = {tool.name: tool for tool in every_tool()}
 FILE = Path("policy.toml")
@@ -64,12 +64,12 @@ def called(
     return Call(one, guardrails.needed_scope(one, given), caller, given, lambda *key: (known or {}).get(key))
 
 
-def policy(*arguments: str) -> Ran:
+def policy(*arguments: str) -> CommandResult:
     done = CliRunner().invoke(host.app, ["policy", *arguments], catch_exceptions=False)
-    return Ran(done.exit_code, done.stdout, done.stderr)
+    return CommandResult(done.exit_code, done.stdout, done.stderr)
 
 
-def policy_test(*arguments: str) -> Ran:
+def policy_test(*arguments: str) -> CommandResult:
     return policy("test", *arguments, "--json")
 
 
@@ -580,7 +580,7 @@ def test_serve_says_what_is_wrong_with_the_policy(tmp_path: Path) -> None:
     (home / "policy.toml").write_text('[[deny]]\ntools = ["stop_*"\n', encoding="utf-8")
     told: list[str] = []
 
-    with serving("nas", home) as node:
+    with running_node("nas", home) as node:
         stderr = node.process.stderr
         assert stderr is not None
         reader = threading.Thread(target=lambda: told.append(stderr.readline().decode()))

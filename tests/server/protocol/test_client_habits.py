@@ -25,7 +25,7 @@ from anvyl_mcp.app.node import Node
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.protocol.server import listing
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, ServingNode, process, serving
+from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, ServingNode, run_program, running_node
 
 TOKENS = 25_000
 """What Claude Code takes of one answer; a token is some four characters."""
@@ -39,7 +39,7 @@ HELLO = {
 
 @pytest.fixture(scope="module")
 def node(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
-    with serving("habits", tmp_path_factory.mktemp("habits"), engine) as started:
+    with running_node("habits", tmp_path_factory.mktemp("habits"), engine) as started:
         yield started
 
 
@@ -150,7 +150,7 @@ async def test_hosts_sent_as_json_text_are_several_hosts(fleet: ServingNode) -> 
 
 
 def test_a_list_on_the_command_line_may_be_json_text_too(engine: RealEngine) -> None:
-    done = process("call", "create_container", "image=busybox", "name=t1", 'env=["A=1","B=2"]', program=ANVYL)
+    done = run_program("call", "create_container", "image=busybox", "name=t1", 'env=["A=1","B=2"]', program=ANVYL)
     assert done.code == 0, done.err
     assert {"A=1", "B=2"} <= set(engine.output("t1", "env").split())
 
@@ -187,7 +187,7 @@ async def test_long_output_and_long_listings_are_cut_too(memory: Client, engine:
 
 def test_our_own_commands_get_more_than_a_model_would(engine: RealEngine) -> None:
     log_much(engine, 60, 800)
-    shown = process("call", "get_container_logs", "name=loud", "--json", program=ANVYL)
+    shown = run_program("call", "get_container_logs", "name=loud", "--json", program=ANVYL)
     (entry,) = shown.json["hosts"].values()
     assert len(entry["result"]["lines"]) == 60
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.conformance import npm
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import READY_SECONDS, ServingNode, serving
+from tests.support.hosts.nodes import READY_SECONDS, ServingNode, running_node
 
 ROOT = Path(__file__).parents[3]
 TASKS = {
@@ -87,7 +87,7 @@ def failures(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def node(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
     npm.installed()
-    with serving("inspected", tmp_path_factory.mktemp("inspected"), engine) as started:
+    with running_node("inspected", tmp_path_factory.mktemp("inspected"), engine) as started:
         yield started
 
 

@@ -23,7 +23,7 @@ from anvyl_mcp.server.engine import disk_usage, stats
 from tests.server.tools.test_tools import call, refused, words
 from tests.support.engine.counting_proxy import CountingProxy
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import ANVYL, ServingNode, anvyl, process
+from tests.support.hosts.nodes import ANVYL, ServingNode, anvyl, run_program
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_who_interrupts_a_change_is_told_that_it_may_still_happen(engine: RealEn
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert proxy.came("/stop")
+        assert proxy.wait_for_request("/stop")
         command.send_signal(signal.SIGINT)
         out, err = command.communicate(timeout=20)
 
@@ -145,10 +145,10 @@ async def test_commands_run_in_a_container_without_a_shell(memory: Client, engin
     assert fields["truncated"] is True and 16_000 < len(fields["stdout"]) < 65_536
     assert size(fields) + len(words(loud).encode()) <= MODEL_BYTES
     # What shows it to a person gets all that is kept of it.
-    whole = process("call", "exec_in_container", "name=web", f"command={command}", "--yes", "--json")
+    whole = run_program("call", "exec_in_container", "name=web", f"command={command}", "--yes", "--json")
     (entry,) = whole.json["hosts"].values()
     assert entry["result"]["truncated"] is True and len(entry["result"]["stdout"]) == 65_536
-    shown = process("exec", "web", "--", "sh", "-c", "yes | head -c 1000000")
+    shown = run_program("exec", "web", "--", "sh", "-c", "yes | head -c 1000000")
     assert shown.out.count("y\n") == 32_768, shown.err
     for number in range(20):
         assert (await call(memory, "exec_in_container", name="web", command=f"echo {number}"))[

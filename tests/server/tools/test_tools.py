@@ -24,7 +24,7 @@ from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.containers import problems
 from tests.support.engine.counting_proxy import CountingProxy
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import ANVYL_MCP, ServingNode, serving
+from tests.support.hosts.nodes import ANVYL_MCP, ServingNode, running_node
 
 TOOLS = [
     "list_containers",
@@ -64,7 +64,7 @@ TOOLS = [
 
 @pytest.fixture(scope="module")
 def node(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with serving("tools", tmp_path_factory.mktemp("tools"), engine) as started:
+    with running_node("tools", tmp_path_factory.mktemp("tools"), engine) as started:
         yield started
 
 

@@ -14,7 +14,7 @@ from anvyl_mcp.core.errors import InvalidInput
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.toolsets import load_tools
 from tests.server.tools.test_tools import call, refused
-from tests.support.hosts.nodes import ANVYL_MCP, Ran, anvyl, process
+from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, anvyl, run_program
 
 PLUGIN = '''
 from anvyl_mcp.server.tool import Result, tool
@@ -97,7 +97,7 @@ def test_the_command_line_itself_may_use_every_toolset() -> None:
     ],
 )
 def test_an_unknown_name_is_refused_before_anything_is_served(arguments: list[str], says: str) -> None:
-    ran: Ran = process("serve", "--port", "0", "--agent-port", "0", *arguments, program=ANVYL_MCP)
+    ran: CommandResult = run_program("serve", "--port", "0", "--agent-port", "0", *arguments, program=ANVYL_MCP)
 
     assert (ran.code, says in ran.err) == (2, True), ran.err
 

@@ -17,7 +17,7 @@ class CountingProxy:
     def __init__(self, target: str, path: Path) -> None:
         self.url = f"unix://{path}"
         self.requests: list[str] = []
-        self._came = threading.Condition()
+        self._arrived = threading.Condition()
         self._target = target.removeprefix("unix://")
         self._open: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
@@ -38,10 +38,10 @@ class CountingProxy:
         for one in self._open:
             one.close()
 
-    def came(self, part: str) -> bool:
+    def wait_for_request(self, part: str) -> bool:
         """Wait until a request with this in its target has passed."""
-        with self._came:
-            return self._came.wait_for(lambda: any(part in request for request in self.requests), SECONDS)
+        with self._arrived:
+            return self._arrived.wait_for(lambda: any(part in request for request in self.requests), SECONDS)
 
     def _accept(self) -> None:
         while True:
@@ -59,9 +59,9 @@ class CountingProxy:
         try:
             while data := source.recv(65536):
                 if requests and data.startswith(METHODS):
-                    with self._came:
+                    with self._arrived:
                         self.requests.append(data.split(b" ", 2)[1].decode())
-                        self._came.notify_all()
+                        self._arrived.notify_all()
                 sink.sendall(data)
         except OSError:
             pass

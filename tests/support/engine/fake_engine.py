@@ -26,7 +26,7 @@ NETWORK = {"bridge": {"IPAddress": "172.17.0.2", "NetworkID": "n1"}}
 
 
 @dataclass
-class Box:
+class FakeContainer:
     """One container of the fake; `over` replaces parts of its inspection, `listed` parts of its list entry."""
 
     name: str
@@ -50,7 +50,7 @@ class Fault:
 
 
 class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """`with FakeEngine(path) as fake`: use `fake.url`, then look at `fake.requests` and `fake.boxes`."""
+    """`with FakeEngine(path) as fake`: use `fake.url`, then look at `fake.requests` and `fake.containers`."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -59,7 +59,7 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         super().__init__(str(path), Handler)
         self.path, self.url = path, f"unix://{path}"
         self.version, self.oldest = version, oldest
-        self.boxes: dict[str, Box] = {}
+        self.containers: dict[str, FakeContainer] = {}
         self.images: Any = [
             {"Id": "sha256:" + "a" * 64, "RepoTags": ["busybox:latest"], "Size": 10, "Created": CREATED}
         ]
@@ -72,7 +72,7 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.requests: list[str] = []
         self.faults: list[Fault] = []
         self.released = threading.Event()
-        self.asked = threading.Semaphore(0)
+        self.arrived = threading.Semaphore(0)
         self._numbers = count(1)
         self._open: list[socket.socket] = []
 
@@ -101,10 +101,10 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that left is no news."""
 
-    def add(self, name: str, **options: Any) -> Box:
+    def add(self, name: str, **options: Any) -> FakeContainer:
         """A container."""
-        box = Box(name, f"{next(self._numbers):064x}", **options)
-        self.boxes[box.id] = box
+        box = FakeContainer(name, f"{next(self._numbers):064x}", **options)
+        self.containers[box.id] = box
         return box
 
     def fault(self, match: str, do: str, times: int = 1 << 30, body: bytes | None = None) -> None:
@@ -117,9 +117,9 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         """
         self.faults.append(Fault(match, do, times, body))
 
-    def find(self, name: str) -> Box | None:
+    def find(self, name: str) -> FakeContainer | None:
         """By name, id or the start of an id."""
-        return next((box for box in self.boxes.values() if box.name == name or box.id.startswith(name)), None)
+        return next((box for box in self.containers.values() if box.name == name or box.id.startswith(name)), None)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -147,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
         version, path = match[1] or "", match[2]
         asked = f"{self.command} {path}"
         self.server.requests.append(asked)
-        self.server.asked.release()
+        self.server.arrived.release()
         # As Docker's router does with paths that are not clean, for every method.
         clean = self.server.redirects.get(path, posixpath.normpath(unquote(path)))
         if clean != unquote(path):
@@ -203,9 +203,14 @@ class Handler(BaseHTTPRequestHandler):
         fixed: dict[str, Callable[[], Any]] = {
             "/_ping": lambda: b"OK",
             "/version": lambda: {"Version": "20.10.24", "ApiVersion": server.version, "MinAPIVersion": server.oldest},
-            "/info": lambda: {"Name": "fake", "Containers": len(server.boxes), "ContainersRunning": 1, "Images": 1},
+            "/info": lambda: {
+                "Name": "fake",
+                "Containers": len(server.containers),
+                "ContainersRunning": 1,
+                "Images": 1,
+            },
             "/images/json": lambda: server.images,
-            "/containers/json": lambda: [_listed(box) for box in server.boxes.values() if _shown(box, query)],
+            "/containers/json": lambda: [_listed(box) for box in server.containers.values() if _shown(box, query)],
         }
         if path in fixed:
             return 200, fixed[path]()
@@ -223,7 +228,7 @@ class Handler(BaseHTTPRequestHandler):
         if box is None:
             return 404, {"message": f"No such container: {name}"}
         if self.command == "DELETE":
-            del self.server.boxes[box.id]
+            del self.server.containers[box.id]
             return 204, b""
         if verb == "json":
             return 200, _inspected(box, self.server.version)
@@ -272,11 +277,11 @@ def _number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def _shown(box: Box, query: Mapping[str, list[str]]) -> bool:
+def _shown(box: FakeContainer, query: Mapping[str, list[str]]) -> bool:
     return box.state == "running" or query.get("all", ["0"])[0] in ("1", "true", "True")
 
 
-def _listed(box: Box) -> dict[str, Any]:
+def _listed(box: FakeContainer) -> dict[str, Any]:
     return {
         "Id": box.id,
         "Names": [f"/{box.name}"],
@@ -290,7 +295,7 @@ def _listed(box: Box) -> dict[str, Any]:
     }
 
 
-def _inspected(box: Box, version: str) -> dict[str, Any]:
+def _inspected(box: FakeContainer, version: str) -> dict[str, Any]:
     """As engines of that age answer: since API 1.52 empty fields and top-level addresses are left out."""
     old = _number(version) < (1, 52)
     empty: dict[str, Any] = {"Cmd": None, "Env": None, "Labels": {}, "Entrypoint": None} if old else {}

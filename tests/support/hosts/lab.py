@@ -1,10 +1,9 @@
-"""A fleet on one machine, with faults on demand: what three real hosts on a real network would do.
+"""A fleet of three hosts on one machine, with network and engine faults on demand.
 
-Each host of the lab is a network namespace with a Docker engine and an `anvyl-mcp serve` of its own, paired over TLS
-with `hub`, a namespace from which people and programs call. Ask for the fixture `lab`; it is made once for the session
-(about 10 s), and each test gets it whole again, however the test before left it:
+Each host is a network namespace with its own Docker engine and `anvyl-mcp serve`, paired over TLS with `hub`, the
+namespace that calls them. The fixture `lab` is built once per session (about 10 s) and restored after each test:
 
-    def test_one_silent_host_holds_nobody_up(lab: Lab) -> None:
+    def test_a_silent_host_delays_no_other(lab: Lab) -> None:
         h1, h2, h3 = lab.hosts
         h3.engine.run("web")                      # a RealEngine: state(), create(), stop(), hang(), kill(), start()
         h2.blackhole(4200)                        # also partition, reject, lose, slow, delay; undone by heal()
@@ -12,11 +11,10 @@ with `hub`, a namespace from which people and programs call. Ask for the fixture
         outcome = lab.run(lambda fleet: fleet.call("h3", "list_containers", {}))   # this process, calling from the hub
         h1.node.kill(); h1.node.start(PORT)       # a ServingNode: stop(), restart(), suspend(), resume()
 
-`lab.run` gives an async function the fleet as a long-lived process has it (`lean=False`) or as a command has it, and
-returns what it returns; all sockets are made in the hub. What one `run` learnt of a host that is down stands in the
-home of its user, as for people; `lab.forget()` clears it. `lab.both` runs it in both ways at once, each with a user of
-its own. Making a lab takes root; elsewhere its tests are skipped with the
-reason.
+`lab.run` calls an async function with the fleet of a long-lived process (`lean=False`) or of a command, and returns its
+result; all sockets are opened in the hub. A `run` leaves its marks of unreachable hosts in the home of its user;
+`lab.forget()` clears them. `lab.both` runs both kinds at once, each with its own user. The lab needs root; without it
+its tests are skipped.
 """
 
 from __future__ import annotations
@@ -41,9 +39,9 @@ from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.server.http.host_state import HostState
 from tests.support.engine.daemon import UnavailableError, sweep
 from tests.support.engine.engines import RealEngine, private_engine
-from tests.support.hosts import late_packets
-from tests.support.hosts.network import inside, ip, namespace, none_here
-from tests.support.hosts.nodes import NO_MODEL, Ran, ServingNode, process, serving
+from tests.support.hosts import delay_packets
+from tests.support.hosts.network import inside, ip, missing_requirements, namespace
+from tests.support.hosts.nodes import NO_MODEL, CommandResult, ServingNode, run_program, running_node
 
 PORT = 4200
 SUBNET = "10.77.0"
@@ -55,13 +53,13 @@ Result = TypeVar("Result")
 
 
 class LabHost:
-    """One host, and what can go wrong with it. Faults add up until `heal`."""
+    """One host and its faults, which accumulate until `heal`."""
 
     def __init__(self, number: int, place: int, hub: int, engine: RealEngine, node: ServingNode) -> None:
         self.name = f"h{number}"
         self.address = f"{SUBNET}.{number}"
         self.prefix = inside(place)
-        """What to put before a command so that it runs on this host."""
+        """Command prefix that runs a program on this host."""
         self.engine = engine
         self.node = node
         self._hub = hub
@@ -71,39 +69,39 @@ class LabHost:
         self._late: subprocess.Popen[str] | None = None
 
     def partition(self) -> None:
-        """Pull its cable."""
+        """Take its network link down."""
         ip(self._hub, "link", "set", self.name, "down")
 
     def blackhole(self, port: int = 0) -> None:
-        """Let packets vanish, of all ports or one; its own loopback goes on."""
+        """Drop packets silently, of one port or all; loopback still works."""
         self._rule(*self._incoming(port), "-j", "DROP")
         self._rule(*self._outgoing(port), "-j", "DROP")
 
     def reject(self, port: int = PORT) -> None:
-        """Refuse connections at once."""
+        """Refuse connections with a TCP reset."""
         self._rule(*self._incoming(port), "-j", "REJECT", "--reject-with", "tcp-reset")
 
     def cut(self) -> None:
-        """Break the connections that the hub has with it now; a kernel that cannot leaves them alone."""
+        """Close the hub's current connections to it, if the kernel supports `ss -K`."""
         _run(self._hub, "ss", "-K", "dst", self.address)
 
     def lose(self, percent: int) -> None:
-        """Lose so many packets, either way."""
+        """Drop `percent` % of the packets in both directions."""
         at_random = ("-m", "statistic", "--mode", "random", "--probability", str(percent / 100))
         self._rule(*self._incoming(), *at_random, "-j", "DROP")
         self._rule(*self._outgoing(), *at_random, "-j", "DROP")
 
     def slow(self, rate: str) -> None:
-        """Limit its line, like `512kbit`, either way."""
+        """Limit the bandwidth in both directions, like `512kbit`."""
         for holder, device in ((self._hub, self.name), (self._place, "eth0")):
             limit = ("root", "tbf", "rate", rate, "burst", "4kb", "latency", "2000ms")
             _run(holder, "tc", "qdisc", "replace", "dev", device, *limit)
         self._slow = True
 
     def delay(self, milliseconds: int) -> None:
-        """Make every packet take so long, either way."""
+        """Delay every packet in both directions."""
         queue = ("-j", "NFQUEUE", "--queue-num", "7", "--queue-bypass")
-        script = [*self.prefix, sys.executable, late_packets.__file__, "7", str(milliseconds)]
+        script = [*self.prefix, sys.executable, delay_packets.__file__, "7", str(milliseconds)]
         self._late = subprocess.Popen(script, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
         assert self._late.stdout is not None
         assert self._late.stdout.readline() == "ready\n"
@@ -111,8 +109,8 @@ class LabHost:
         self._rule(*self._outgoing(), *queue)
 
     @contextmanager
-    def knocks(self) -> Iterator[Callable[[], int]]:
-        """Count the connections that others begin with its server, for as long as this lasts."""
+    def count_connections(self) -> Iterator[Callable[[], int]]:
+        """Count the connection attempts (SYN) to its server inside the block."""
         rule = ["INPUT", "-i", "eth0", "-p", "tcp", "--dport", str(PORT), "--syn"]
 
         def count() -> int:
@@ -126,7 +124,7 @@ class LabHost:
             _run(self._place, "iptables", "-w", "-t", "mangle", "-D", *rule)
 
     def heal(self) -> None:
-        """Undo every fault of its network."""
+        """Remove every network fault."""
         ip(self._hub, "link", "set", self.name, "up")
         while self._rules:
             _run(self._place, "iptables", "-w", "-D", *self._rules.pop())
@@ -141,8 +139,8 @@ class LabHost:
             self._late.stdout.close()
             self._late = None
 
-    def mend(self) -> None:
-        """Make all of it as it was: network, engine without containers, server."""
+    def restore(self) -> None:
+        """Heal the network, remove all containers, and make sure that engine and server run."""
         self.heal()
         self.engine.clean()
         self.node.resume()
@@ -162,28 +160,28 @@ class LabHost:
 
 
 class Lab:
-    """The hosts, and the place from which they are called."""
+    """The hosts and the hub that calls them."""
 
     def __init__(self, hub: int, home: Path, hosts: Sequence[LabHost]) -> None:
         self.hosts = tuple(hosts)
         self.home = home
         self.prefix = inside(hub)
-        """What to put before a command so that it runs in the hub."""
+        """Command prefix that runs a program in the hub."""
         self._hub = hub
 
     @property
     def names(self) -> list[str]:
-        """Every host's name."""
+        """Names of all hosts."""
         return [host.name for host in self.hosts]
 
-    def anvyl(self, *arguments: str, seconds: float = 120) -> Ran:
-        """Run `anvyl` in the hub as a person does there; its hosts have the tag `lab`."""
-        return process(*arguments, prefix=self.prefix, seconds=seconds, ANVYL_HOME=str(self.home), **MODEL)
+    def anvyl(self, *arguments: str, seconds: float = 120) -> CommandResult:
+        """Run `anvyl` in the hub; all its hosts have the tag `lab`."""
+        return run_program(*arguments, prefix=self.prefix, seconds=seconds, ANVYL_HOME=str(self.home), **MODEL)
 
     def run(
         self, work: Callable[[Fleet], Awaitable[Result]], *, lean: bool = True, user: str = "hub", seconds: float = 120
     ) -> Result:
-        """What an async function returns that is given the hub's fleet, in a thread that lives in the hub."""
+        """Call an async function with the hub's fleet, in a thread inside the hub, and return its result."""
         home = self.home.with_name(user)
         if not home.exists():
             home.mkdir()
@@ -196,34 +194,34 @@ class Lab:
                     return await work(node.fleet)
 
         def there() -> Result:
-            enter(self._hub)
+            enter_namespace(self._hub)
             return anyio.run(use)
 
-        # Threads begin in the network of the one that starts them, so those of the event loop are in the hub too.
+        # Threads inherit the network namespace of their parent, so those of the event loop are in the hub too.
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(there).result()
 
     def both(self, work: Callable[[Fleet], Awaitable[Result]]) -> list[Result]:
-        """What it returns as a command has it, and as a long-lived process has it; it runs for both at once."""
+        """Results of `work` with the fleet of a command and of a long-lived process, run at the same time."""
         with ThreadPoolExecutor(2) as threads:
             lean = threads.submit(self.run, work, lean=True, user="lean")
             official = threads.submit(self.run, work, lean=False, user="official")
             return [lean.result(), official.result()]
 
     def forget(self) -> None:
-        """Clear what everybody in the hub remembers of hosts that were down."""
+        """Delete all marks of unreachable hosts in the hub."""
         for marks in self.home.parent.glob("*/cache/down"):
             shutil.rmtree(marks, ignore_errors=True)
 
-    def mend(self) -> None:
-        """Make the lab whole again."""
+    def restore(self) -> None:
+        """Restore every host."""
         with ThreadPoolExecutor(len(self.hosts)) as threads:
-            list(threads.map(LabHost.mend, self.hosts))
+            list(threads.map(LabHost.restore, self.hosts))
         self.forget()
 
 
-def enter(holder: int) -> None:
-    """Move this thread to a network namespace."""
+def enter_namespace(holder: int) -> None:
+    """Move this thread into a network namespace."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = os.open(f"/proc/{holder}/ns/net", os.O_RDONLY)
     try:
@@ -234,14 +232,14 @@ def enter(holder: int) -> None:
 
 
 @contextmanager
-def laboratory(folder: Path, count: int = 3) -> Iterator[Lab]:
-    """A lab of `count` hosts, gone afterwards.
+def build_lab(folder: Path, count: int = 3) -> Iterator[Lab]:
+    """Build a lab of `count` hosts and tear it down afterwards.
 
     Raises:
-        UnavailableError: it cannot be made here.
+        UnavailableError: a requirement is missing here.
     """
     missing = [program for program in ("iptables", "tc") if not shutil.which(program)]
-    if problem := none_here() or (f"a lab needs {', '.join(missing)} on PATH" if missing else ""):
+    if problem := missing_requirements() or (f"a lab needs {', '.join(missing)} on PATH" if missing else ""):
         raise UnavailableError(problem)
     sweep()
     with ExitStack() as stack:
@@ -251,12 +249,12 @@ def laboratory(folder: Path, count: int = 3) -> Iterator[Lab]:
         ip(hub, "address", "add", f"{SUBNET}.254/24", "dev", "hub")
         ip(hub, "link", "set", "hub", "up")
         places = [stack.enter_context(namespace()) for _ in range(count)]
-        makers = [_Maker(number, place, hub, folder) for number, place in enumerate(places, start=1)]
-        for maker in makers:
-            stack.callback(maker.stack.close)
-        # Half of the time each waits for its engine or its server.
+        builders = [_HostBuilder(number, place, hub, folder) for number, place in enumerate(places, start=1)]
+        for builder in builders:
+            stack.callback(builder.stack.close)
+        # In parallel, because each spends half of the time waiting for its engine or server.
         with ThreadPoolExecutor(count) as threads:
-            hosts = list(threads.map(_Maker.make, makers))
+            hosts = list(threads.map(_HostBuilder.build, builders))
         for host in hosts:
             stack.callback(host.heal)
         home = folder / "hub"
@@ -265,14 +263,14 @@ def laboratory(folder: Path, count: int = 3) -> Iterator[Lab]:
         yield Lab(hub, home, hosts)
 
 
-class _Maker:
-    """What makes one host, in a thread of its own."""
+class _HostBuilder:
+    """Builds one host, in its own thread."""
 
     def __init__(self, number: int, place: int, hub: int, folder: Path) -> None:
         self.stack = ExitStack()
         self._number, self._place, self._hub, self._folder = number, place, hub, folder
 
-    def make(self) -> LabHost:
+    def build(self) -> LabHost:
         name, address = f"h{self._number}", f"{SUBNET}.{self._number}"
         ip(self._place, "link", "set", "lo", "up")
         ip(self._hub, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(self._place))
@@ -282,16 +280,16 @@ class _Maker:
         engine = self.stack.enter_context(private_engine(name, inside(self._place)))
         settings = {**MODEL, "ANVYL_AGENT_HOST": address}
         node = self.stack.enter_context(
-            serving(name, self._folder / name, engine, inside(self._place), port=PORT, **settings)
+            running_node(name, self._folder / name, engine, inside(self._place), port=PORT, **settings)
         )
         return LabHost(self._number, self._place, self._hub, engine, node)
 
 
 def _paired(host: LabHost) -> str:
-    """The hub's entry of a host: what `anvyl hosts add CODE` writes, without the time that a code takes."""
-    trust = HostState(host.node.home)
-    _, token = trust.create_token("hub", "read,operate,exec", None)
-    url, pin = f"https://{host.address}:{PORT}", trust.identity().pin
+    """Entry of a host in the hub's hosts file, as `anvyl hosts add CODE` writes it."""
+    state = HostState(host.node.home)
+    _, token = state.create_token("hub", "read,operate,exec", None)
+    url, pin = f"https://{host.address}:{PORT}", state.identity().pin
     return f'[hosts.{host.name}]\nurl = "{url}"\ntags = ["{TAG}"]\npin = "{pin}"\ntoken = "{token}"\n'
 
 
@@ -300,18 +298,18 @@ def _run(holder: int, *command: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def whole_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def session_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The lab of this session."""
     with ExitStack() as stack:
         try:
-            yield stack.enter_context(laboratory(tmp_path_factory.mktemp("lab")))
+            yield stack.enter_context(build_lab(tmp_path_factory.mktemp("lab")))
         except UnavailableError as error:
             pytest.skip(str(error))
 
 
 @pytest.fixture
-def lab(whole_lab: Lab) -> Iterator[Lab]:
-    """A lab of three hosts, `h1` to `h3`, whole at the beginning of each test."""
-    whole_lab.forget()
-    yield whole_lab
-    whole_lab.mend()
+def lab(session_lab: Lab) -> Iterator[Lab]:
+    """A lab of three hosts, `h1` to `h3`, restored after each test."""
+    session_lab.forget()
+    yield session_lab
+    session_lab.restore()

@@ -1,7 +1,7 @@
 """Many hosts in one process, over TLS: `python -m tests.support.hosts.many_hosts COUNT`, each at its own address.
 
-It prints one JSON document, `{"plain", "urls", "pin", "token"}`, when it serves, and ends when its input does. What one
-caller may ask a second is not limited: all of them are the same host. `echo(text)` is a tool beside the others.
+It prints one JSON document, `{"plain", "urls", "pin", "token", "home"}`, when it serves, and stops at the end of its
+input. There is no rate limit per caller, because all hosts are one. It has one more tool, `echo(text)`.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from anvyl_mcp.server.http import listener
 SCOPES = "read,operate,exec"
 
 
-class Said(tool.Result):
-    """What was said."""
+class Echoed(tool.Result):
+    """Result of `echo`."""
 
     said: str
 
 
 @tool.tool(toolset="containers")
-async def echo(text: str) -> Said:
-    """Say it again."""
-    return Said(said=text)
+async def echo(text: str) -> Echoed:
+    """Return the text."""
+    return Echoed(said=text)
 
 
 def hosts_file(urls: list[str], pin: str, token: str) -> str:
-    """The hosts file of who knows them all, `host-1` and so on."""
+    """Hosts file with all of them: `host-1`, `host-2` and so on."""
     entries = (
         f'[hosts.host-{number}]\nurl = "{url}"\npin = "{pin}"\ntoken = "{token}"\n'
         for number, url in enumerate(urls, start=1)
@@ -55,25 +55,25 @@ def main(count: int) -> None:
 
 async def serve(count: int) -> None:
     node = Node(load({"name": "many"}), serving=True)
-    network = [listening(f"127.1.{number // 250}.{number % 250 + 1}") for number in range(count)]
-    plain = listening("127.0.0.1")
+    network = [open_listener(f"127.1.{number // 250}.{number % 250 + 1}") for number in range(count)]
+    plain = open_listener("127.0.0.1")
     state = node.state
     _, token = state.create_token("caller", SCOPES, None)
     state.audit.open()
     state.journal.open()
 
     async def never(_: str) -> NoReturn:
-        raise AnvylError("this host is not opened further")
+        raise AnvylError("this host opens no further port")
 
     def ready() -> None:
-        told = {
+        document = {
             "plain": listener.url_of(plain),
             "urls": [listener.url_of(one) for one in network],
             "pin": state.identity().pin,
             "token": token,
             "home": str(Path(node.settings.state_dir)),
         }
-        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.write(json.dumps(document) + "\n")
         sys.stdout.flush()
 
     app = node.http_app(lambda: listener.url_of(plain), never)
@@ -92,8 +92,8 @@ async def serve(count: int) -> None:
             one.close()
 
 
-def listening(address: str) -> socket.socket:
-    """A listener on a free port. Named TCP, because asyncio turns Nagle's wait off only for those."""
+def open_listener(address: str) -> socket.socket:
+    """Listen on a free port. With IPPROTO_TCP, because asyncio turns off Nagle only for such sockets."""
     opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     opened.bind((address, 0))
     opened.listen(256)

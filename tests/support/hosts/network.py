@@ -1,4 +1,4 @@
-"""Two machines' worth of network: two network namespaces joined by one cable, for what loopback cannot show."""
+"""Two network namespaces joined by a veth pair, for what loopback cannot test."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 ADDRESSES = ("192.168.77.10", "192.168.77.11")
-"""Of the host that is served, and of the one that calls."""
+"""Addresses of the serving and of the calling machine."""
 
 
 class Lan:
-    """Programs started with `prefix` are on the serving machine, at `address`; with `far`, on the other one."""
+    """Prefix a command with `prefix` to run it on the serving machine, at `address`; with `far`, on the other one."""
 
     def __init__(self, serving: int, calling: int) -> None:
         self.address, self.far_address = ADDRESSES
@@ -26,7 +26,7 @@ class Lan:
         self.far = inside(calling)
 
     def run(self, script: str, *arguments: str) -> Any:
-        """Run a Python script on the other machine; what it prints is JSON."""
+        """Run a Python script on the other machine and parse its output as JSON."""
         done = subprocess.run(
             [*self.far, sys.executable, "-c", script, *arguments],
             stdout=subprocess.PIPE,
@@ -40,8 +40,8 @@ class Lan:
 
 @pytest.fixture(scope="session")
 def lan() -> Iterator[Lan]:
-    """The network; making one takes root."""
-    if problem := none_here():
+    """The network of this session; needs root."""
+    if problem := missing_requirements():
         pytest.skip(problem)
     with ExitStack() as stack:
         serving, calling = stack.enter_context(namespace()), stack.enter_context(namespace())
@@ -53,18 +53,18 @@ def lan() -> Iterator[Lan]:
         yield Lan(serving, calling)
 
 
-def none_here() -> str:
-    """Why there can be no networks of the tests' own here; empty when there can."""
+def missing_requirements() -> str:
+    """What network namespaces need that is missing here; empty if nothing is."""
     missing = [program for program in ("unshare", "nsenter", "ip") if not shutil.which(program)]
     if os.getuid() == 0 and not missing:
         return ""
-    return "network namespaces of the tests' own need root and the programs unshare, nsenter and ip"
+    return "network namespaces need root and the programs unshare, nsenter and ip"
 
 
 @contextmanager
 def namespace() -> Iterator[int]:
-    """A new network namespace, as the id of a process that lives in it."""
-    # It ends by itself when this process does, however that ends.
+    """Create a network namespace and yield the pid of a process in it."""
+    # It exits when this process does: `cat` reads the end of its input.
     holder = subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "echo ready && exec cat"],
         stdout=subprocess.PIPE,
@@ -83,10 +83,10 @@ def namespace() -> Iterator[int]:
 
 
 def inside(holder: int) -> list[str]:
-    """What to put before a command so that it runs there."""
+    """Command prefix that runs a program in that namespace."""
     return ["nsenter", f"--net=/proc/{holder}/ns/net"]
 
 
 def ip(holder: int, *arguments: str) -> None:
-    """Run `ip` there."""
+    """Run `ip` in that namespace."""
     subprocess.run([*inside(holder), "ip", *arguments], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""Real nodes and real commands: `anvyl-mcp serve` and `anvyl` as the processes that people start."""
+"""Real nodes and commands: `anvyl-mcp serve` and `anvyl` as processes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ READY_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Ran:
-    """How a command ended."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -38,26 +38,26 @@ class Ran:
 
     @property
     def json(self) -> dict[str, Any]:
-        """Its one JSON document."""
+        """Standard output, parsed as JSON."""
         document: dict[str, Any] = json.loads(self.out)
         return document
 
 
-def anvyl(*arguments: str, **environment: str) -> Ran:
-    """Run `anvyl` in this process, in the test's environment changed by `environment`."""
+def anvyl(*arguments: str, **environment: str) -> CommandResult:
+    """Run `anvyl` in this process with the test's environment, updated by `environment`."""
     done = CliRunner().invoke(operator.app, arguments, env=environment, catch_exceptions=False)
-    return Ran(done.exit_code, done.stdout, done.stderr)
+    return CommandResult(done.exit_code, done.stdout, done.stderr)
 
 
-def process(
+def run_program(
     *arguments: str,
     program: str = ANVYL,
     stdin: str | None = None,
     prefix: Sequence[str] = (),
     seconds: float = 120,
     **environment: str,
-) -> Ran:
-    """Run a program to its end, as people do."""
+) -> CommandResult:
+    """Run a program in a subprocess and wait for it."""
     done = subprocess.run(
         [*prefix, program, *arguments],
         env={**os.environ, **environment},
@@ -70,11 +70,11 @@ def process(
         check=False,
     )
     assert "Traceback" not in done.stderr, done.stderr
-    return Ran(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 class ServingNode:
-    """One `anvyl-mcp serve` with a home of its own, on free ports."""
+    """An `anvyl-mcp serve` process with its own home, on free ports."""
 
     def __init__(
         self, name: str, home: Path, environment: Mapping[str, str], port: int = 0, prefix: Sequence[str] = ()
@@ -87,7 +87,7 @@ class ServingNode:
         self.start(port)
 
     def start(self, port: int = 0) -> None:
-        """Start it, and return when it serves."""
+        """Start the process and wait until it serves."""
         self.process = subprocess.Popen(
             [*self._prefix, ANVYL_MCP, "serve", "--name", self.name, "--port", str(port), "--agent-port", str(port)],
             env={**os.environ, **self._environment},
@@ -101,46 +101,46 @@ class ServingNode:
         self.url = line.split(" at ")[1].split()[0]
 
     def line(self) -> str:
-        """The next line that it prints; empty when none comes."""
+        """Next line of its standard error; empty after `READY_SECONDS`."""
         assert self.process.stderr is not None
         ready, _, _ = select.select([self.process.stderr], [], [], READY_SECONDS)
         return self.process.stderr.readline().decode() if ready else ""
 
     @property
     def port(self) -> int:
-        """Where it serves."""
+        """Port that it listens on."""
         return int(self.url.rpartition(":")[2])
 
     @property
     def token(self) -> str:
-        """What commands of its own user send; another one after each start."""
+        """Local token for commands of the same user; new after each start."""
         return serve_lock.local_token(self.home / "run")
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a client sends that has every right."""
+        """Request headers of a client with every scope."""
         return {"Authorization": f"Bearer {self.token}"}
 
     def restart(self) -> None:
-        """End it without a warning and start it again on the same port."""
+        """Kill it and start it again on the same port."""
         port = self.port
         self.kill()
         self.start(port)
 
     def suspend(self) -> None:
-        """Leave it there, but let it do nothing, until `resume`."""
+        """Suspend it (SIGSTOP) until `resume`."""
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume it (SIGCONT)."""
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it without a warning."""
+        """Kill it (SIGKILL)."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
-        """Ask it to end; its exit code."""
+        """Terminate it (SIGTERM) and return the exit code."""
         return self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> int:
@@ -153,7 +153,7 @@ class ServingNode:
 
 
 @contextlib.contextmanager
-def serving(
+def running_node(
     name: str,
     home: Path,
     engine: RealEngine | None = None,
@@ -161,7 +161,7 @@ def serving(
     port: int = 0,
     **environment: str,
 ) -> Iterator[ServingNode]:
-    """A node for as long as a test needs it."""
+    """Start a node, and kill it afterwards."""
     node = ServingNode(name, home, {**(engine.environment if engine else {}), **environment}, port, prefix)
     try:
         yield node
@@ -171,21 +171,21 @@ def serving(
 
 @pytest.fixture(scope="session")
 def second_node(second_engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
-    """A host of its own with the second engine, for tests that leave it as it was."""
-    with serving("second", tmp_path_factory.mktemp("second"), second_engine, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
+    """A node with the second engine; tests must leave it unchanged."""
+    with running_node("second", tmp_path_factory.mktemp("second"), second_engine, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
         yield node
 
 
 @pytest.fixture
 def fleet(engine: RealEngine, second_node: ServingNode, monkeypatch: pytest.MonkeyPatch) -> ServingNode:
-    """This host, `first`, on the first engine and knowing `second`; the second node is returned."""
+    """Make this host `first`, on the first engine, with `second` in its hosts file; returns the second node."""
     monkeypatch.setenv("ANVYL_NAME", "first")
-    know("second", second_node.url, second_node.token)
+    write_hosts_file("second", second_node.url, second_node.token)
     return second_node
 
 
-def know(name: str, url: str, token: str = "") -> None:
-    """Write a hosts file with one host; without a token it gives us no `exec`."""
+def write_hosts_file(name: str, url: str, token: str = "") -> None:
+    """Write a hosts file with one host; without a token its `exec` tools are denied to us."""
     file = Path(os.environ["ANVYL_HOME"]) / "hosts.toml"
     file.write_text(f'[hosts.{name}]\nurl = "{url}"\ntoken = "{token}"\n', encoding="utf-8")
     file.chmod(0o600)

@@ -1,4 +1,4 @@
-"""A TLS server that notes what it is told, with any key; and certificates that no other program would accept."""
+"""A TLS server with any key that records what it receives, and unusual certificates."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 @dataclass
-class Heard:
-    """What a server heard: whole handshakes, and the bytes that came after them."""
+class TlsRecorder:
+    """Completed handshakes of a server, failed ones, and the bytes received after them."""
 
     port: int
     handshakes: int = 0
@@ -30,21 +30,21 @@ class Heard:
 
 
 @contextmanager
-def listening(context: ssl.SSLContext) -> Iterator[Heard]:
-    """Take connections on 127.0.0.1 one by one; each is read until the client hangs up."""
+def record_tls(context: ssl.SSLContext) -> Iterator[TlsRecorder]:
+    """Accept connections on 127.0.0.1 one at a time and read each until the client closes it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        heard = Heard(listener.getsockname()[1])
-        thread = threading.Thread(target=_take, args=(listener, context, heard))
+        recorder = TlsRecorder(listener.getsockname()[1])
+        thread = threading.Thread(target=_take, args=(listener, context, recorder))
         thread.start()
         try:
-            yield heard
+            yield recorder
         finally:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             thread.join()
 
 
-def _take(listener: socket.socket, context: ssl.SSLContext, heard: Heard) -> None:
+def _take(listener: socket.socket, context: ssl.SSLContext, recorder: TlsRecorder) -> None:
     while True:
         try:
             accepted, _ = listener.accept()
@@ -54,16 +54,16 @@ def _take(listener: socket.socket, context: ssl.SSLContext, heard: Heard) -> Non
             accepted.settimeout(5)
             try:
                 with context.wrap_socket(accepted, server_side=True) as secure:
-                    heard.handshakes += 1
+                    recorder.handshakes += 1
                     while part := secure.recv(65536):
-                        heard.data += part
+                        recorder.data += part
             except OSError:
-                heard.failures += 1
-        heard.done.set()
+                recorder.failures += 1
+        recorder.done.set()
 
 
 def certificate_of(key: Key, *, years: int = 1, names: int = 1) -> x509.Certificate:
-    """A self-signed certificate that ends in so many years from now; one that ended has a negative number."""
+    """Self-signed certificate that expires in `years` years; a negative number makes an expired one."""
     now = datetime.datetime.now(datetime.UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"name {number}") for number in range(names)])
     return (
@@ -76,7 +76,7 @@ def certificate_of(key: Key, *, years: int = 1, names: int = 1) -> x509.Certific
 
 
 def write_pair(folder: Path, key: Key, certificate: x509.Certificate) -> tuple[Path, Path]:
-    """The files of a certificate and its key."""
+    """Write a certificate and its key; returns their paths."""
     files = folder / "certificate.pem", folder / "key.pem"
     encoding, layout = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     files[0].write_bytes(certificate.public_bytes(encoding))
@@ -86,13 +86,13 @@ def write_pair(folder: Path, key: Key, certificate: x509.Certificate) -> tuple[P
 
 
 def server_context(files: tuple[Path, Path]) -> ssl.SSLContext:
-    """A server's context without any rule of ours."""
+    """Plain server context, without the settings of Anvyl."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*files)
     return context
 
 
 def spki(key: Key) -> bytes:
-    """The public key as certificates hold it."""
+    """Public key as DER SubjectPublicKeyInfo."""
     layout = serialization.PublicFormat.SubjectPublicKeyInfo
     return key.public_key().public_bytes(serialization.Encoding.DER, layout)

@@ -1,7 +1,7 @@
-"""Hold packets back for a while: what `tc netem` does, for kernels that are built without it.
+"""Delay packets, like `tc netem`, on kernels that are built without it.
 
-`python late_packets.py QUEUE MILLISECONDS` takes packets from an NFQUEUE of the network namespace it runs in, lets each
-go after its delay, and prints `ready`. Only their numbers travel: the packets stay in the kernel.
+`python delay_packets.py QUEUE MILLISECONDS` reads an NFQUEUE of its network namespace, accepts each packet after the
+delay, and prints `ready` when it listens. The packets stay in the kernel; only their ids are copied.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def message(kind: int, queue: int, payload: bytes) -> bytes:
 
 
 def packets(data: bytes) -> Iterator[int]:
-    """The numbers of the packets that a read from the kernel tells of."""
+    """Ids of the packets in one read from the kernel."""
     offset = 0
     while offset + 16 <= len(data):
         length, kind = struct.unpack_from("=IH", data, offset)

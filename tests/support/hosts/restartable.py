@@ -1,6 +1,6 @@
-"""Servers to kill again and again, and what must hold of what they leave.
+"""A server that tests kill and restart many times, and a check that its files stay consistent.
 
-They are the real `anvyl-mcp serve`, forked from a process that has imported it already.
+Each start forks the real `anvyl-mcp serve` from a process that has already imported it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from anvyl_mcp.server.audit.log import Audit
 from anvyl_mcp.server.calls.journal import FILE
 from tests.support.hosts.nodes import READY_SECONDS
 
-FORKING = """
+FORK_SERVER = """
 import os, sys
 import anvyl_mcp.app.node
 from anvyl_mcp.cli.programs import host
@@ -44,14 +44,14 @@ while sys.stdin.readline():
 """
 
 
-class Crashing:
+class RestartableServer:
     """One server at a time, always with the same home."""
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         self.home = home
         arguments = ["serve", "--name", "here", "--port", "0", "--agent-port", "0"]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", FORKING, *arguments],
+            [sys.executable, "-c", FORK_SERVER, *arguments],
             env={**os.environ, **environment, "ANVYL_HOME": str(home)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -60,11 +60,11 @@ class Crashing:
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self._in, self._out, self._err = self._process.stdin, self._process.stdout, self._process.stderr
         self.pid = 0
-        self.said: list[str] = []
-        """What the servers said besides that they are ready."""
+        self.stderr_lines: list[str] = []
+        """Lines on standard error other than the one that announces the URL."""
 
     def start(self) -> str:
-        """The URL of a server that is ready."""
+        """Start a server and return its URL when it is ready."""
         self._in.write(b"\n")
         self._in.flush()
         self.pid = int(self._out.readline())
@@ -73,23 +73,23 @@ class Crashing:
             line = self._err.readline().decode() if ready else ""
             if " at http://" in line:
                 return line.split(" at ")[1].split()[0]
-            assert line, self.said
-            self.said.append(line)
+            assert line, self.stderr_lines
+            self.stderr_lines.append(line)
 
     @property
     def token(self) -> str:
-        """What the running server keeps for commands of its own user: it gives every right."""
+        """Local token of the running server, with every scope."""
         return serve_lock.local_token(self.home / "run")
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> int:
-        """End the server; its exit code."""
+        """Signal the server and return its exit code."""
         os.kill(self.pid, number)
         code = int(self._out.readline())
         self.pid = 0
         return code
 
     def close(self) -> None:
-        """End everything, also a server that ended by itself."""
+        """Kill the server, if it still runs, and the forking process."""
         if self.pid:
             with suppress(ProcessLookupError):
                 self.end()
@@ -101,17 +101,17 @@ class Crashing:
 
 
 @contextmanager
-def crashing(home: Path, **environment: str) -> Iterator[Crashing]:
-    """A server to kill, for as long as a test needs it."""
-    server = Crashing(home, environment)
+def restartable_server(home: Path, **environment: str) -> Iterator[RestartableServer]:
+    """Run a `RestartableServer` and close it afterwards."""
+    server = RestartableServer(home, environment)
     try:
         yield server
     finally:
         server.close()
 
 
-def is_whole(home: Path) -> None:
-    """No line is torn, the journal is sound, nothing is missing, each operation began once and ended once at most."""
+def assert_consistent(home: Path) -> None:
+    """Check audit log and journal: no torn lines, none missing, each operation started once and ended at most once."""
     with closing(Audit(home / "audit")) as audit:
         assert audit.verify().problem == ""
         assert audit.verify().notes == ()
