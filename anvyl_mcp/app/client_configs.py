@@ -18,7 +18,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, InvalidInput, NotFound, did_you_mean
-from anvyl_mcp.core.files import PRIVATE, write_atomically
+from anvyl_mcp.core.files import PRIVATE_MODE, write_atomically
 
 PROGRAM = "anvyl-mcp"
 ENTRY = "anvyl"
@@ -232,5 +232,5 @@ def _replaced(file: Path, content: str) -> Written:
     if file.exists():
         backup = file.with_name(f"{file.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.bak")
         shutil.copy2(file, backup)
-    write_atomically(file, content, mode=stat.S_IMODE(backup.stat().st_mode) if backup else PRIVATE)
+    write_atomically(file, content, mode=stat.S_IMODE(backup.stat().st_mode) if backup else PRIVATE_MODE)
     return Written(file, changed=True, backup=backup)

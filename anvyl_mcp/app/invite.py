@@ -23,7 +23,7 @@ async def invite(settings: Settings, *, scope: str, seconds: int, address: str, 
         Conflict: no server of this installation runs.
         InvalidInput: the rights, the time or the address cannot be used.
     """
-    server = serve_lock.find(settings.run_dir)
+    server = serve_lock.find_server(settings.run_dir)
     if server is None:
         raise Conflict("no server of this host runs, so nobody could join it", hint="start it first: anvyl-mcp serve")
     if address and is_loopback(address):
@@ -32,7 +32,7 @@ async def invite(settings: Settings, *, scope: str, seconds: int, address: str, 
     identity = state.identity()
     urls = list(server.network)
     if not urls or (address and address not in {urlsplit(url).hostname for url in urls}):
-        urls = await _open(server.url, address or _chosen(), serve_lock.local_token(settings.run_dir))
+        urls = await _open(server.url, address or _chosen(), serve_lock.read_local_token(settings.run_dir))
     reachable = _addresses(urls)
     scopes, secret = state.invite(scope, seconds, relay=relay)
     return {

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from anvyl_mcp.app.catalogue import catalogue, every_tool
 from anvyl_mcp.core import serve_lock
-from anvyl_mcp.core.files import tighten
+from anvyl_mcp.core.files import restrict_permissions
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.connection import transports
 from anvyl_mcp.peers.connection.listing import Connection
@@ -53,7 +53,7 @@ class Node:
     def __init__(self, settings: Settings, *, lean: bool = False, serving: bool = False) -> None:
         """`lean`: reach peers without the MCP SDK. `serving`: this process is the server itself."""
         self.settings = settings
-        tighten(settings.state_dir, settings.config_dir)
+        restrict_permissions(settings.state_dir, settings.config_dir)
         self.local = Peer(settings.name, IN_MEMORY) if serving else _this_host(settings)
         self._lean = lean
         self._serving = serving
@@ -197,7 +197,7 @@ class Node:
             [*routes, figures],
             name=self.local.name,
             verifier=verifier(self.settings),
-            local_token=self.settings.run_dir / serve_lock.LOCAL_TOKEN,
+            local_token=self.settings.run_dir / serve_lock.LOCAL_TOKEN_FILE,
             open_network=open_network,
         )
 
@@ -243,10 +243,10 @@ class Node:
 
 def _this_host(settings: Settings) -> Peer:
     """This host behind its running server, or in memory when none runs. Each server makes a token of its own."""
-    server = serve_lock.find(settings.run_dir)
+    server = serve_lock.find_server(settings.run_dir)
     if server is None:
         return Peer(settings.name, IN_MEMORY)
-    return Peer(server.name, server.url, token=serve_lock.local_token(settings.run_dir))
+    return Peer(server.name, server.url, token=serve_lock.read_local_token(settings.run_dir))
 
 
 @asynccontextmanager

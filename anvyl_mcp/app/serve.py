@@ -43,7 +43,9 @@ async def serve(
         plain = [listener.url_of(one) for one in sockets if listener.is_plain(one)]
 
         def announce(network: list[str]) -> None:
-            serve_lock.announce(announced, name=node.local.name, url=plain[0], version=__version__, network=network)
+            serve_lock.write_server_file(
+                announced, name=node.local.name, url=plain[0], version=__version__, network=network
+            )
             beside.opened(network)
 
         async def open_network(address: str) -> list[str]:

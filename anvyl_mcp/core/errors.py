@@ -52,7 +52,7 @@ class AnvylError(Exception):
         self.hint = hint
         self._call_hint = call_hint
 
-    def among(self, hosts: Iterable[str]) -> Self:
+    def with_choices(self, hosts: Iterable[str]) -> Self:
         """The same, with the hosts that a person can choose from."""
         self.choices = tuple(hosts)
         return self
@@ -63,11 +63,11 @@ class AnvylError(Exception):
             return self.message
         return f"{self.message.rstrip('.')}. {self.hint[:1].upper()}{self.hint[1:]}"
 
-    def to_caller(self) -> AnvylError:
+    def for_tool_caller(self) -> AnvylError:
         """The same for who calls tools and has no command line."""
         return type(self)(self.message, hint=self._call_hint) if self._call_hint else self
 
-    def on(self, host: str) -> AnvylError:
+    def on_host(self, host: str) -> AnvylError:
         """The same, naming the host where it went wrong."""
         return type(self)(f"{host}: {self.message}", hint=self.hint, call_hint=self._call_hint)
 

@@ -13,24 +13,24 @@ from pathlib import Path
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Busy
-from anvyl_mcp.core.files import give_to_owner_of, private_folder
+from anvyl_mcp.core.files import make_private_folder, match_folder_owner
 
-WAIT = 2.0
+DEFAULT_TIMEOUT = 2.0
 """Seconds to wait for another process: a hung one must not hang every command."""
 
 
 @contextmanager
-def locked(path: Path, *, seconds: float | None = None) -> Iterator[None]:
+def exclusive_lock(path: Path, *, seconds: float | None = None) -> Iterator[None]:
     """Alone among all processes, by a lock file that only its owner may open.
 
     Raises:
         Busy: another process keeps the lock.
         OSError: the file cannot be made.
     """
-    descriptor = opened(path)
+    descriptor = open_lock_file(path)
     try:
         try:
-            take(descriptor, fcntl.LOCK_EX, seconds=seconds)
+            acquire(descriptor, fcntl.LOCK_EX, seconds=seconds)
         except TimeoutError as error:
             raise Busy(f"{path} is locked: {error.strerror}", hint="wait for that process or end it") from error
         yield
@@ -38,38 +38,38 @@ def locked(path: Path, *, seconds: float | None = None) -> Iterator[None]:
         os.close(descriptor)
 
 
-def opened(path: Path) -> int:
+def open_lock_file(path: Path) -> int:
     """A descriptor of a lock file; an older one that others may open is closed to them.
 
     Raises:
         OSError: it cannot be made.
     """
-    private_folder(path.parent)
+    make_private_folder(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with suppress(OSError):
-        give_to_owner_of(path.parent, descriptor)
+        match_folder_owner(path.parent, descriptor)
         if stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o600:
             os.fchmod(descriptor, 0o600)
     return descriptor
 
 
-def take(descriptor: int, how: int, *, seconds: float | None = None) -> None:
+def acquire(descriptor: int, how: int, *, seconds: float | None = None) -> None:
     """Take a lock, waiting for a limited time: `WAIT`, or so many seconds.
 
     Raises:
         TimeoutError: another process keeps it.
     """
-    deadline = time.monotonic() + (WAIT if seconds is None else seconds)
+    deadline = time.monotonic() + (DEFAULT_TIMEOUT if seconds is None else seconds)
     while True:
         try:
             return fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() > deadline:
-                raise TimeoutError(errno.ETIMEDOUT, f"{holder(descriptor)} holds it") from error
+                raise TimeoutError(errno.ETIMEDOUT, f"{describe_holder(descriptor)} holds it") from error
             time.sleep(0.001)  # flock cannot wait for a limited time
 
 
-def holder(descriptor: int) -> str:
+def describe_holder(descriptor: int) -> str:
     """Name the process that holds the lock of a file, as far as the system knows."""
     inode = os.fstat(descriptor).st_ino
     with suppress(OSError, ValueError):

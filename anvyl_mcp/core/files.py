@@ -11,12 +11,12 @@ from anvyl_mcp.core.errors import ConfigInvalid
 
 OWN_FOLDERS = frozenset({"approvals", "audit", "cache", "chats", "history", "operations", "run", "stacks", "trust"})
 """What an installation keeps in folders of its own."""
-PRIVATE = 0o600
+PRIVATE_MODE = 0o600
 OTHERS_MAY_WRITE = 0o022
 OTHERS_MAY_ANYTHING = 0o077
 
 
-def private_folder(folder: Path) -> None:
+def make_private_folder(folder: Path) -> None:
     """Make a folder that is missing for its owner alone, and those above it.
 
     Raises:
@@ -28,10 +28,10 @@ def private_folder(folder: Path) -> None:
         folder = folder.parent
     for one in reversed(missing):
         one.mkdir(mode=0o700, exist_ok=True)
-        give_to_owner_of(one.parent, one)
+        match_folder_owner(one.parent, one)
 
 
-def write_atomically(path: Path, data: str | bytes, *, durable: bool = True, mode: int = PRIVATE) -> None:
+def write_atomically(path: Path, data: str | bytes, *, durable: bool = True, mode: int = PRIVATE_MODE) -> None:
     """Replace a file in one step: readers see the old content or the new, and a failure leaves the old.
 
     `durable` also survives a power failure; caches do without and save two calls of fsync. A missing folder is made.
@@ -40,13 +40,13 @@ def write_atomically(path: Path, data: str | bytes, *, durable: bool = True, mod
         OSError: the file cannot be written.
     """
     content = data.encode("utf-8") if isinstance(data, str) else data
-    private_folder(path.parent)
+    make_private_folder(path.parent)
     temporary = path.with_name(f".{path.name}-{os.urandom(6).hex()}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE)
     try:
         with os.fdopen(handle, "wb") as file:
-            give_to_owner_of(path.parent, handle)
-            if mode != PRIVATE:
+            match_folder_owner(path.parent, handle)
+            if mode != PRIVATE_MODE:
                 os.fchmod(handle, mode)
             file.write(content)
             file.flush()
@@ -60,36 +60,38 @@ def write_atomically(path: Path, data: str | bytes, *, durable: bool = True, mod
         _sync_folder(path.parent)
 
 
-def tighten(*homes: Path) -> None:
+def restrict_permissions(*homes: Path) -> None:
     """Close homes to others that an older version left open: their folders, their locks, and themselves if ours alone.
 
     What belongs to another user is left as it is.
     """
     for home in dict.fromkeys(homes):
-        _tighten(home)
+        _restrict_home(home)
 
 
-def _tighten(home: Path) -> None:
+def _restrict_home(home: Path) -> None:
     with suppress(OSError):
         entries = list(os.scandir(home))
         folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
         for entry in entries:
             if entry in folders and entry.name in OWN_FOLDERS:
-                _close(Path(entry.path), 0o700)
+                _restrict(Path(entry.path), 0o700)
             elif entry.name.endswith(".lock") and entry.is_file(follow_symlinks=False):
-                _close(Path(entry.path), 0o600)
+                _restrict(Path(entry.path), 0o600)
         if {entry.name for entry in folders} <= OWN_FOLDERS and not _is_shared(home):
-            _close(home, 0o700)
+            _restrict(home, 0o700)
 
 
-def give_to_owner_of(folder: Path, file: Path | int) -> None:
+def match_folder_owner(folder: Path, file: Path | int) -> None:
     """What a command run with sudo makes must not be closed to the user whose folder it is in."""
     if os.geteuid() == 0:
         owner = folder.stat()
         os.chown(file, owner.st_uid, owner.st_gid)
 
 
-def require_unshared(file: Path, found: os.stat_result, consequence: str = "", *, mode: str = "go-w") -> None:
+def check_not_writable_by_others(
+    file: Path, found: os.stat_result, consequence: str = "", *, mode: str = "go-w"
+) -> None:
     """Return when no other user may change a file that decides something; `found` is its `stat`.
 
     Raises:
@@ -119,7 +121,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _close(path: Path, mode: int) -> None:
+def _restrict(path: Path, mode: int) -> None:
     found = path.stat()
     if stat.S_IMODE(found.st_mode) & OTHERS_MAY_ANYTHING and found.st_uid in (os.geteuid(), 0):
         with suppress(OSError):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def folders(env: Mapping[str, str]) -> tuple[Path, Path]:
+def config_and_state_dirs(env: Mapping[str, str]) -> tuple[Path, Path]:
     """The folders of configuration and of state; `ANVYL_HOME` is both."""
     if home := env.get("ANVYL_HOME"):
         folder = Path(home).expanduser().absolute()

@@ -15,11 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.core.errors import ConfigInvalid, InvalidInput, did_you_mean
-from anvyl_mcp.core.files import require_unshared
-from anvyl_mcp.core.paths import folders
+from anvyl_mcp.core.files import check_not_writable_by_others
+from anvyl_mcp.core.paths import config_and_state_dirs
 
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?", re.ASCII)
-SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+BOOLEANS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 RESERVED_NAMES = frozenset({"all", "local", "any", "every", "everywhere"})
 
 
@@ -142,8 +151,8 @@ def load(
         InvalidInput: a value cannot be used.
     """
     env = os.environ if environ is None else environ
-    config_dir, state_dir = folders(env)
-    file = _read(config_dir / "config.toml")
+    config_dir, state_dir = config_and_state_dirs(env)
+    file = _read_file(config_dir / "config.toml")
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         flag = (flags or {}).get(setting.name)
@@ -153,7 +162,7 @@ def load(
             value, source = env[setting.env], setting.env
         if value is None and setting.name in file:
             value, source = file[setting.name], f"{config_dir / 'config.toml'}: {setting.name}"
-        values[setting.name] = setting.default if value is None else _typed(value, setting, source)
+        values[setting.name] = setting.default if value is None else _convert(value, setting, source)
     values["llm_api_key"] = values["llm_api_key"] or env.get("LM_API_TOKEN", "")
     values["name"] = check_host_name(values["name"]) if values["name"] else _machine_name()
     own = {name: _words(file.get(name, {}), f"{config_dir / 'config.toml'}: [{name}]") for name in TABLES}
@@ -176,9 +185,9 @@ def check_host_name(name: str) -> str:
     return folded
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> dict[str, Any]:
     try:
-        require_unshared(path, path.stat(), ", so no setting in it counts")
+        check_not_writable_by_others(path, path.stat(), ", so no setting in it counts")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
@@ -199,12 +208,12 @@ def _words(table: Any, source: str) -> dict[str, str]:
     return {str(name): value for name, value in table.items()}
 
 
-def _typed(value: Any, setting: Setting, source: str) -> str | int | bool:
+def _convert(value: Any, setting: Setting, source: str) -> str | int | bool:
     if isinstance(setting.default, bool):
         word = str(value).strip().lower()
-        if word not in SWITCH:
+        if word not in BOOLEANS:
             raise InvalidInput(f"{source} is `{value}`, which is neither true nor false", hint="use true or false")
-        return SWITCH[word]
+        return BOOLEANS[word]
     if isinstance(setting.default, int):
         try:
             number = -1 if isinstance(value, bool | float) else int(value)

@@ -25,21 +25,21 @@ UNSAFE = re.compile(
     "\U000e0000-\U000e0fff]"
 )
 LINE_BREAKS = re.compile("[\t\n\u2028\u2029]+")
-PLAIN = re.compile(r"[\w./:@=+-]+")
+PLAIN_WORD = re.compile(r"[\w./:@=+-]+")
 HUMAN_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 HUMAN_DURATION = re.compile(
     r"(\d+)\s*(s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?)(?![a-z])", re.IGNORECASE
 )
-MOST_DIGITS = 18
-MOST_BYTES = 2**63
+MAX_DIGITS = 18
+MAX_BYTES = 2**63
 UP = re.compile(r"Up (?P<time>[^()]+?)(?: \((?P<note>[^()]+)\))?")
 ENDED = re.compile(r"(?P<state>Exited|Restarting|Dead) \((?P<code>-?\d+)\) (?P<time>.+?)(?: ago)?")
 REMOVING = "Removal In Progress"
-IN_SENTENCES = frozenset({"id", "name", "host", "image", "tags", "state", "status", "health"})
+ONE_LINE_FIELDS = frozenset({"id", "name", "host", "image", "tags", "state", "status", "health"})
 """Fields of results that answers and questions in words are made of."""
-NEVER_BEFORE, NEVER_AFTER = 946_684_800, 253_402_300_800
+EARLIEST_DATE, LATEST_DATE = 946_684_800, 253_402_300_800
 """Seconds since 1970 of the years 2000 and 10000: a date outside is a clock's zero or an error, not a date."""
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def clean(text: str) -> str:
@@ -52,25 +52,25 @@ def one_line(text: str) -> str:
     return LINE_BREAKS.sub(" ", clean(text))
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """An argument's value on one line, so that it can never pass for anything but a value."""
-    if isinstance(value, str) and PLAIN.fullmatch(value):
+    if isinstance(value, str) and PLAIN_WORD.fullmatch(value):
         return value
     return one_line(json.dumps(value, ensure_ascii=False))
 
 
-def cleaned(value: Any, field: str = "") -> Any:
+def clean_json(value: Any, field: str = "") -> Any:
     """A JSON value with every text in it `clean`, names of fields too; what stands in sentences is on one line."""
     if isinstance(value, str):
-        return one_line(value) if field in IN_SENTENCES else clean(value)
+        return one_line(value) if field in ONE_LINE_FIELDS else clean(value)
     if isinstance(value, list):
-        return [cleaned(entry, field) for entry in value]
+        return [clean_json(entry, field) for entry in value]
     if isinstance(value, dict):
-        return {one_line(str(name)): cleaned(entry, str(name)) for name, entry in value.items()}
+        return {one_line(str(name)): clean_json(entry, str(name)) for name, entry in value.items()}
     return value
 
 
-def size(count: float) -> str:
+def format_size(count: float) -> str:
     """Bytes as people write them: `512 B`, `1.5 GiB`."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -83,26 +83,26 @@ def size(count: float) -> str:
 def parse_size(text: str) -> int | None:
     """Bytes from `512m`, `1.5 GB`, `4096`; None when it is no size. Units are powers of 1024, as Docker reads them."""
     match = HUMAN_SIZE.fullmatch(text)
-    if not match or len(match[1]) > MOST_DIGITS:
+    if not match or len(match[1]) > MAX_DIGITS:
         return None
     count = int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
-    return count if count < MOST_BYTES else None
+    return count if count < MAX_BYTES else None
 
 
 def parse_duration(text: str) -> int | None:
     """Seconds from `90`, `10m`, `1h30m`, `2 days`; None when it is no duration."""
     text = text.strip()
-    if len(text) > MOST_DIGITS * 4:
+    if len(text) > MAX_DIGITS * 4:
         return None
     if text.isdecimal():
         return int(text)
     parts = HUMAN_DURATION.findall(text)
     if not parts or HUMAN_DURATION.sub("", text).strip(" ,"):
         return None
-    return sum(int(number) * SECONDS[unit[0].lower()] for number, unit in parts)
+    return sum(int(number) * UNIT_SECONDS[unit[0].lower()] for number, unit in parts)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A length of time in its largest unit: `45 s`, `3 h`, `12 days`."""
     for limit, length, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
@@ -110,7 +110,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days"
 
 
-def short_status(status: str) -> str:
+def shorten_status(status: str) -> str:
     """An engine's words for how a container is, what matters first: `unhealthy, 21 min`, `exited (1), 2 h`."""
     if match := UP.fullmatch(status):
         note = (match["note"] or "up").removeprefix("health: ").lower()
@@ -126,12 +126,12 @@ def _short_time(words: str) -> str:
     return re.sub(r"(minute|hour|second)s?$", lambda unit: {"m": "min", "h": "h", "s": "s"}[unit[1][0]], words)
 
 
-def instant(seconds: float) -> str:
+def format_timestamp(seconds: float) -> str:
     """Seconds since 1970 as ISO 8601, UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def local_time(when: str) -> str:
+def format_local_time(when: str) -> str:
     """An ISO 8601 time on this machine's clock, to the second; with its date when that is not today."""
     try:
         then = datetime.fromisoformat(when).astimezone()
@@ -141,7 +141,7 @@ def local_time(when: str) -> str:
     return then.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
 
 
-def ago(when: str) -> str:
+def format_age(when: str) -> str:
     """An ISO 8601 time as its distance from now; empty for a clock's zero, like 1970 or the year 1."""
     try:
         then = datetime.fromisoformat(when)
@@ -150,10 +150,10 @@ def ago(when: str) -> str:
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
     if then.year < 2000:
         return ""
-    return f"{duration(max(0.0, (datetime.now(UTC) - then).total_seconds()))} ago"
+    return f"{format_duration(max(0.0, (datetime.now(UTC) - then).total_seconds()))} ago"
 
 
-def cell(value: Any, schema: Mapping[str, Any]) -> str:
+def format_cell(value: Any, schema: Mapping[str, Any]) -> str:
     """One value as one short piece of text, by what its schema says it is."""
     if value is None or value in ("", []):
         return ""
@@ -161,22 +161,22 @@ def cell(value: Any, schema: Mapping[str, Any]) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         item = schema.get("items", {})
-        return ", ".join(cell(entry, item) for entry in value)
+        return ", ".join(format_cell(entry, item) for entry in value)
     if isinstance(value, dict):
         fields = _properties(schema)
-        shown = ((key, cell(entry, fields.get(key, {}))) for key, entry in value.items())
+        shown = ((key, format_cell(entry, fields.get(key, {}))) for key, entry in value.items())
         return " ".join(f"{key}={text}" for key, text in shown if text)
-    if show := SHOWN.get(schema.get("format", "")):
+    if show := FORMATTERS.get(schema.get("format", "")):
         # A host of another version may answer otherwise than our schema says.
         with suppress(TypeError, ValueError, OverflowError):
             return show(value)
     return f"{value:g}" if isinstance(value, float) else one_line(str(value))
 
 
-SHOWN: dict[str, Callable[[Any], str]] = {
-    "bytes": size,
-    "date-time": ago,
-    "seconds": duration,
+FORMATTERS: dict[str, Callable[[Any], str]] = {
+    "bytes": format_size,
+    "date-time": format_age,
+    "seconds": format_duration,
     "percent": "{:.0f} %".format,
     "times": lambda count: f"×{count}" if count > 1 else "",
 }
@@ -189,7 +189,7 @@ def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return properties
 
 
-def resolved(schema: Mapping[str, Any], *, keep_null: bool = False) -> dict[str, Any]:
+def resolve_schema(schema: Mapping[str, Any], *, keep_null: bool = False) -> dict[str, Any]:
     """A JSON schema with its local references put in place, and null branches dropped, or kept as a second type."""
     definitions = schema.get("$defs", {})
 
@@ -222,7 +222,7 @@ def rows_field(schema: Mapping[str, Any]) -> str:
     return ""
 
 
-def rows(value: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def table_rows(value: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column names and cells of a list result. `schema` is `resolved`."""
     field = rows_field(schema)
     item = _properties(schema)[field]["items"]
@@ -230,23 +230,23 @@ def rows(value: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[list[str]
     kinds = _properties(item)
     entries = value.get(field)
     found = [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
-    return columns, [[cell(entry.get(name), kinds.get(name, {})) for name in columns] for entry in found]
+    return columns, [[format_cell(entry.get(name), kinds.get(name, {})) for name in columns] for entry in found]
 
 
-def human(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+def format_result(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """A result as compact text: rows with two spaces between cells, or `name: value` lines. `schema` is `resolved`."""
     if field := rows_field(schema):
-        columns, cells = rows(value, schema)
+        columns, cells = table_rows(value, schema)
         if not cells:
             return f"no {field.replace('_', ' ')}"
         lines = [_line(row) for row in cells]
-        return "\n".join(["  ".join(columns), *lines, *left_out(value.get("more"))])
+        return "\n".join(["  ".join(columns), *lines, *more_note(value.get("more"))])
     lines = []
     for name, entry in value.items():
         field = _properties(schema).get(name, {})
         if isinstance(entry, list) and entry and isinstance(entry[0], dict):
-            lines += [f"{name}: {cell(row, field.get('items', {}))}" for row in entry]
-        elif text := cell(entry, field):
+            lines += [f"{name}: {format_cell(row, field.get('items', {}))}" for row in entry]
+        elif text := format_cell(entry, field):
             lines.append(f"{name.replace('_', ' ')}: {text}")
     return "\n".join(lines)
 
@@ -257,12 +257,12 @@ def _line(row: Sequence[str]) -> str:
     return "  ".join(text or "-" for text in row[:filled])
 
 
-def left_out(more: Any) -> list[str]:
+def more_note(more: Any) -> list[str]:
     """The line that ends a list of which more is known, if so."""
     return [f"… {more} more; narrow the question or raise `limit`"] if more else []
 
 
-def joined(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Names as a person lists them: `a`, `a and b`, `a, b and c`."""
     if len(names) < 2:
         return "".join(names)

@@ -136,9 +136,8 @@ def _expected(task: Task, tried: Tried) -> World:
 
 
 def _shown(one: Done) -> str:
-    return (
-        f"{one.tool} {' '.join(f'{name}={text.shown(value)}' for name, value in one.arguments.items())} on {one.host}"
-    )
+    arguments = " ".join(f"{name}={text.format_value(value)}" for name, value in one.arguments.items())
+    return f"{one.tool} {arguments} on {one.host}"
 
 
 def _holds(pattern: str, said: str) -> bool:

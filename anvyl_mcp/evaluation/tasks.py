@@ -48,7 +48,7 @@ class Want:
 
     def __str__(self) -> str:
         """For people."""
-        words = " ".join(f"{name}={text.shown(value)}" for name, value in self.arguments.items())
+        words = " ".join(f"{name}={text.format_value(value)}" for name, value in self.arguments.items())
         return f"{'|'.join(sorted(self.tools))} {words}".strip() + (
             f" on {', '.join(sorted(self.hosts))}" * bool(self.hosts)
         )

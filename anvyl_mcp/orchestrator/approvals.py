@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.core.errors import Busy, ConfigInvalid, Gone, NotFound
-from anvyl_mcp.core.files import private_folder, write_atomically
+from anvyl_mcp.core.files import make_private_folder, write_atomically
 from anvyl_mcp.peers.fleet.fleet import Expected
 
 MINUTES = 15
@@ -87,7 +87,7 @@ class Approvals:
             ConfigInvalid: the folder cannot be written.
         """
         try:
-            private_folder(self._folder)
+            make_private_folder(self._folder)
             if self._sweep() >= MOST:
                 raise Busy(f"{MOST} changes wait for an answer already", hint="answer or leave them; they expire")
             content = json.dumps({**asdict(held), "expires_at": held.expires_at.isoformat()})

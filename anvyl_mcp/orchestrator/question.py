@@ -51,7 +51,7 @@ class Proposal:
     def why(self) -> str:
         """Why no yes given in advance covers it; empty when one does."""
         words = [f"it {reason}" for reason in self.root]
-        words += [f"you did not say {text.joined([f'`{one}`' for one in self.unsaid])}"] if self.unsaid else []
+        words += [f"you did not say {text.join_names([f'`{one}`' for one in self.unsaid])}"] if self.unsaid else []
         words += [f"proposed after reading {self.untrusted}"] if self.untrusted else []
         return "; ".join(words)
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import InvalidInput
-from anvyl_mcp.core.values import arguments as reading
-from anvyl_mcp.core.values.answer_size import SHORTEST, how_to_see_more, shortened, size
+from anvyl_mcp.core.values.answer_size import MIN_CHARACTERS, json_size, narrowing_hint, shorten_result
+from anvyl_mcp.core.values.arguments import parse_arguments
 
 Safety = Literal["reads", "changes", "destroys"]
 Scope = Literal["read", "operate", "exec"]
@@ -47,16 +47,16 @@ class Result(BaseModel):
 
     def text(self) -> str:
         """The compact text form."""
-        return text.human(self.model_dump(mode="json"), schema_of(type(self)))
+        return text.format_result(self.model_dump(mode="json"), schema_of(type(self)))
 
 
 def within(result: Result, most: int, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """A result as text and as fields, together in `most` bytes; `arguments` are those its tool takes."""
     structured, words, room = result.model_dump(mode="json"), result.text(), most
-    while size(structured) + size(words) > most and room > SHORTEST:
+    while json_size(structured) + json_size(words) > most and room > MIN_CHARACTERS:
         # The text says the same as the fields, in about as many bytes.
         room = room * 2 // 3
-        structured, notes = shortened(result.model_dump(mode="json"), room, how_to_see_more(arguments))
+        structured, notes = shorten_result(result.model_dump(mode="json"), room, narrowing_hint(arguments))
         words = "\n".join([type(result).model_validate(structured).text(), *notes])
     return words, structured
 
@@ -96,7 +96,7 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     if model not in _schemas:
         # Arguments take null for "not given", without a word in the schema.
         keep_null = issubclass(model, Result)
-        _schemas[model] = _slim(text.resolved(model.model_json_schema(), keep_null=keep_null))
+        _schemas[model] = _slim(text.resolve_schema(model.model_json_schema(), keep_null=keep_null))
     return _schemas[model]
 
 
@@ -153,7 +153,7 @@ class Tool:
         Raises:
             InvalidInput: one is missing, unknown or of the wrong kind.
         """
-        given = reading.read(self.name, self.input_schema, arguments)
+        given = parse_arguments(self.name, self.input_schema, arguments)
         try:
             parsed = self.arguments.model_validate(given)
         except ValidationError as error:

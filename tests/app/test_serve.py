@@ -136,14 +136,14 @@ def test_with_docker_it_is_healthy(engine: RealEngine, tmp_path: Path) -> None:
 def test_others_learn_from_its_file_where_it_serves(node: ServingNode, tmp_path: Path) -> None:
     told = {"pid": node.process.pid, "name": "alpha", "url": node.url, "version": __version__}
     written = json.loads((tmp_path / "run" / "serve.json").read_text(encoding="utf-8"))
-    found = serve_lock.find(tmp_path / "run")
+    found = serve_lock.find_server(tmp_path / "run")
 
     assert told.items() <= written.items()
     assert found is not None
     assert (found.pid, found.name, found.url, found.version) == tuple(told.values())
 
     assert node.stop() == 0
-    assert serve_lock.find(tmp_path / "run") is None
+    assert serve_lock.find_server(tmp_path / "run") is None
     assert not (tmp_path / "run" / "serve.json").exists()
 
 
@@ -193,7 +193,7 @@ def test_a_port_in_use_is_one_sentence(flag: str, tmp_path: Path) -> None:
 
     assert (done.code, done.out) == (1, "")
     assert f"error: port {port} is in use on 127.0.0.1\nhint:  choose another with --port" in done.err
-    assert serve_lock.find(tmp_path / "run") is None
+    assert serve_lock.find_server(tmp_path / "run") is None
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "nas.lan"])

@@ -93,7 +93,7 @@ def test_a_number_is_shown_whole_or_not_at_all(columns: int) -> None:
     ],
 )
 def test_what_matters_in_a_status_comes_first(status: str, short: str) -> None:
-    assert text.short_status(status) == short
+    assert text.shorten_status(status) == short
 
 
 def test_words_break_between_words_and_names_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_a_size_is_read_in_every_spelling(count: int, unit: str, end: str, space
 
 @given(st.integers(0, 2**62))
 def test_a_size_that_is_shown_is_read_back_nearly(count: int) -> None:
-    read = text.parse_size(text.size(count))
+    read = text.parse_size(text.format_size(count))
 
     assert read is not None and abs(read - count) <= max(1, count * 0.01)
 
@@ -89,7 +89,7 @@ def test_a_port_is_read_in_every_form(outer: int, inner: int, protocol: str, add
 def test_a_lone_port_is_left_to_the_image(port: int, protocol: str) -> None:
     found = parsed(published=[f"{port}{protocol}"])
 
-    assert [(one.outer, one.protocol) for one in found.image_decided] == [(str(port), protocol.strip("/"))]
+    assert [(one.host_port, one.protocol) for one in found.image_decided] == [(str(port), protocol.strip("/"))]
     assert "port_bindings" not in found.host
 
 

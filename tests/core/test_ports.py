@@ -90,9 +90,9 @@ def test_the_command_line_shows_where_a_port_leads(exposing: RealEngine) -> None
 )
 def test_ports_are_read_as_they_are_typed(typed: str, offered: list[str], found: Any) -> None:
     def read() -> list[str]:
-        port = ports.parse(typed)
-        chosen = ports.matched(port, offered, "app") if isinstance(port, ports.Lone) else [port]
-        return [f"{one.outer}:{one.inner}/{one.protocol}" for one in chosen]
+        port = ports.parse_port(typed)
+        chosen = ports.resolve_port(port, offered, "app") if isinstance(port, ports.HostPort) else [port]
+        return [f"{one.host_port}:{one.container_port}/{one.protocol}" for one in chosen]
 
     if isinstance(found, list):
         assert read() == found

@@ -35,7 +35,7 @@ from anvyl_mcp.server.toolsets import load_tools
     ],
 )
 def test_bytes_as_people_write_them(count: float, words: str) -> None:
-    assert text.size(count) == words
+    assert text.format_size(count) == words
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_durations_as_people_type_them(words: str, seconds: int | None) -> None:
     [(0, "0 s"), (45, "45 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (864_000, "10 days")],
 )
 def test_lengths_of_time_in_their_largest_unit(seconds: float, words: str) -> None:
-    assert text.duration(seconds) == words
+    assert text.format_duration(seconds) == words
 
 
 def test_times_are_told_as_their_distance_from_now() -> None:
     then = datetime.now(UTC) - timedelta(hours=3, minutes=1)
 
-    assert text.ago(then.isoformat()) == "3 h ago"
-    assert text.ago(then.isoformat().replace("+00:00", "Z")) == "3 h ago"
-    assert text.ago((datetime.now(UTC) + timedelta(hours=1)).isoformat()) == "0 s ago"
-    assert text.ago("0001-01-01T00:00:00Z") == text.ago("1970-01-01T00:00:00Z") == ""
-    assert text.ago("never") == "never"
-    assert text.ago("2026-01-01T00:00:00").endswith(" ago")
+    assert text.format_age(then.isoformat()) == "3 h ago"
+    assert text.format_age(then.isoformat().replace("+00:00", "Z")) == "3 h ago"
+    assert text.format_age((datetime.now(UTC) + timedelta(hours=1)).isoformat()) == "0 s ago"
+    assert text.format_age("0001-01-01T00:00:00Z") == text.format_age("1970-01-01T00:00:00Z") == ""
+    assert text.format_age("never") == "never"
+    assert text.format_age("2026-01-01T00:00:00").endswith(" ago")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_text_of_others_loses_what_could_hide_or_reorder_it(raw: str, harmless: 
     ("items", "words"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
 )
 def test_names_as_a_person_lists_them(items: list[str], words: str) -> None:
-    assert text.joined(items) == words
+    assert text.join_names(items) == words
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 hosts"), (1, "1 host"), (2, "2 hosts")])
@@ -174,7 +174,7 @@ def test_one_of_a_thing_is_singular(count: int, words: str) -> None:
     ],
 )
 def test_a_cell_is_shown_by_what_its_schema_says(value: Any, schema: dict[str, Any], words: str) -> None:
-    assert text.cell(value, schema) == words
+    assert text.format_cell(value, schema) == words
 
 
 def test_references_are_put_in_place_and_null_is_dropped() -> None:
@@ -190,7 +190,7 @@ def test_references_are_put_in_place_and_null_is_dropped() -> None:
         },
     }
 
-    assert text.resolved(schema) == {
+    assert text.resolve_schema(schema) == {
         "properties": {
             "disk": {"properties": {"s": {"type": "integer", "format": "bytes"}}, "description": "here"},
             "maybe": {"type": "integer", "format": "bytes", "default": None},
@@ -205,25 +205,25 @@ ROWS = {"properties": {"things": {"items": {"columns": ["name", "size"], "proper
 def test_a_list_is_one_line_for_each_row_and_says_what_was_left_out() -> None:
     value = {"things": [{"name": "a", "size": 1024, "hidden": 1}, {"name": "b", "size": None}], "total": 5, "more": 3}
 
-    lines = text.human(value, ROWS).splitlines()
+    lines = text.format_result(value, ROWS).splitlines()
 
     assert lines[:3] == ["name  size", "a  1 KiB", "b"]
     assert lines[3].startswith("… 3 more")
-    assert text.human({"things": [], "total": 0, "more": 0}, ROWS) == "no things"
-    assert text.rows(value, ROWS) == (["name", "size"], [["a", "1 KiB"], ["b", ""]])
+    assert text.format_result({"things": [], "total": 0, "more": 0}, ROWS) == "no things"
+    assert text.table_rows(value, ROWS) == (["name", "size"], [["a", "1 KiB"], ["b", ""]])
 
 
 @pytest.mark.parametrize("things", [None, 5, "text", {}, ["text", 5, None]])
 def test_rows_of_a_host_that_answers_otherwise_than_it_should_are_left_out(things: Any) -> None:
-    assert text.rows({"things": things}, ROWS) == (["name", "size"], [])
-    assert text.rows({}, ROWS) == (["name", "size"], [])
+    assert text.table_rows({"things": things}, ROWS) == (["name", "size"], [])
+    assert text.table_rows({}, ROWS) == (["name", "size"], [])
 
 
 def test_a_single_result_is_one_line_for_each_field_that_says_something() -> None:
     schema = {"properties": {"disk_size": {"format": "bytes"}, "parts": {"items": {"properties": {}}}}}
     value = {"name": "web", "disk_size": 1024, "empty": "", "parts": [{"a": 1}, {"a": 2}]}
 
-    assert text.human(value, schema) == "name: web\ndisk size: 1 KiB\nparts: a=1\nparts: a=2"
+    assert text.format_result(value, schema) == "name: web\ndisk size: 1 KiB\nparts: a=1\nparts: a=2"
 
 
 TOOLS = [*load_tools(), *fleet_tools(None)]
@@ -241,9 +241,9 @@ def test_every_result_has_a_text_form(tool: Tool, filled: bool) -> None:
 
     assert words == text.clean(words)
     assert "None" not in words and "Row(" not in words and "{" not in words
-    assert isinstance(text.human(value, schema), str)
+    assert isinstance(text.format_result(value, schema), str)
     if field := text.rows_field(schema):
-        columns, cells = text.rows(value, schema)
+        columns, cells = text.table_rows(value, schema)
         assert all(len(row) == len(columns) for row in cells)
         assert len(cells) == len(value[field]) == (1 if filled else 0)
         assert set(columns) <= set(schema["properties"][field]["items"]["properties"])

@@ -47,7 +47,7 @@ def test_no_tool_went_away_unnoticed() -> None:
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_host_of_the_first_version_still_answers_in_the_promised_form(name: str) -> None:
     """A new field that is required makes the whole answer of an older host unusable."""
-    now = _required(text.resolved(LISTED[name]["outputSchema"]))
+    now = _required(text.resolve_schema(LISTED[name]["outputSchema"]))
 
     added = {path: set(fields) - set(REQUIRED[name].get(path, fields)) for path, fields in now.items()}
     assert not any(added.values()), added

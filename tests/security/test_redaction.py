@@ -14,9 +14,9 @@ from mcp import Client
 
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core import text
-from anvyl_mcp.core.redaction import redact_text
-from anvyl_mcp.core.redaction.key_blocks import without_keys
-from anvyl_mcp.core.redaction.redact_env import HIDDEN, mask
+from anvyl_mcp.core.redaction.key_blocks import redact_key_blocks
+from anvyl_mcp.core.redaction.redact_env import HIDDEN, redact_environment
+from anvyl_mcp.core.redaction.redact_text import redact_arguments, redact_lines, redact_text
 from anvyl_mcp.core.settings import load
 from tests.server.tools.test_tools import call
 from tests.support.engine.engines import RealEngine
@@ -44,7 +44,7 @@ def test_no_line_of_a_private_key_is_shown_wherever_the_page_begins(prefix: str,
     block = [f"{prefix}{line}{end}" for line in [BEGIN, *LINES, END]]
     page = ["GET /health 200", *block][first + (1 if first else 0) :]
 
-    shown = "\n".join([*redact_text.lines(page), redact_text.line("\n".join(page))])
+    shown = "\n".join([*redact_lines(page), redact_text("\n".join(page))])
 
     assert not [line for line in LINES if line in shown]
     assert first or "GET /health 200" in shown
@@ -53,7 +53,7 @@ def test_no_line_of_a_private_key_is_shown_wherever_the_page_begins(prefix: str,
 def test_lines_of_others_between_those_of_a_key_stay() -> None:
     page = [BEGIN, LINES[0], "server started on port 80", LINES[1], "GET /a 200", *LINES[2:], END, "ready"]
 
-    shown = redact_text.lines(page)
+    shown = redact_lines(page)
 
     assert not [line for line in LINES if line in "\n".join(shown)]
     assert [shown[2], shown[4], shown[-1]] == ["server started on port 80", "GET /a 200", "ready"]
@@ -64,7 +64,7 @@ def test_lines_of_others_between_those_of_a_key_stay() -> None:
 def test_keys_of_every_kind_and_width_are_hidden(kind: str, width: int) -> None:
     body = [BODY[at : at + width] for at in range(0, len(BODY), width)]
 
-    shown = "\n".join(redact_text.lines([f"-----BEGIN {kind}-----", *body, f"-----END {kind}-----", "after"]))
+    shown = "\n".join(redact_lines([f"-----BEGIN {kind}-----", *body, f"-----END {kind}-----", "after"]))
 
     assert not [line for line in body if line in shown]
     assert shown.endswith("after")
@@ -80,8 +80,8 @@ def test_certificates_digests_and_paths_are_no_keys() -> None:
         "commit 9b2f5ce4d2a7be541e0351c8d8a906cfabb9c23ae7c6aea50d048629d426ccdd",
     ]
 
-    assert without_keys(harmless) == harmless
-    assert redact_text.lines(harmless) == harmless
+    assert redact_key_blocks(harmless) == harmless
+    assert redact_lines(harmless) == harmless
 
 
 TOKENS = {
@@ -114,10 +114,10 @@ def test_tokens_of_known_services_are_hidden_by_their_shape(token: str, form: st
     secret = token.rpartition("/")[2] if "bot1102" not in token else "AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
     line = form.format(token)
 
-    assert secret not in redact_text.line(line)
-    assert secret not in redact_text.line(line)
-    assert secret not in str(redact_text.arguments({"command": line}))
-    assert secret not in mask([f"PLAIN={token}"])[0]
+    assert secret not in redact_text(line)
+    assert secret not in redact_text(line)
+    assert secret not in str(redact_arguments({"command": line}))
+    assert secret not in redact_environment([f"PLAIN={token}"])[0]
 
 
 @pytest.mark.parametrize(
@@ -143,15 +143,15 @@ def test_tokens_of_known_services_are_hidden_by_their_shape(token: str, form: st
 def test_values_are_hidden_by_their_names(entry: str) -> None:
     planted = entry.format("hunter2geheim")
 
-    assert "hunter2geheim" not in mask([planted])[0]
-    assert "hunter2geheim" not in redact_text.line(f"starting with {planted} now")
+    assert "hunter2geheim" not in redact_environment([planted])[0]
+    assert "hunter2geheim" not in redact_text(f"starting with {planted} now")
 
 
 @pytest.mark.parametrize(
     "line", ["password => {}", "<ApiKey>{}</ApiKey>", "  <password>{}</password>", "'db_password' => '{}',"]
 )
 def test_values_in_the_notations_of_configuration_files_are_hidden(line: str) -> None:
-    assert "hunter2geheim" not in redact_text.line(line.format("hunter2geheim"))
+    assert "hunter2geheim" not in redact_text(line.format("hunter2geheim"))
 
 
 @pytest.mark.parametrize(
@@ -181,8 +181,8 @@ def test_values_in_the_notations_of_configuration_files_are_hidden(line: str) ->
     ],
 )
 def test_ordinary_words_are_shown(harmless: str) -> None:
-    assert redact_text.line(harmless) == harmless
-    assert mask([harmless]) == [harmless] or " " in harmless
+    assert redact_text(harmless) == harmless
+    assert redact_environment([harmless]) == [harmless] or " " in harmless
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_hiding_takes_time_by_the_length_of_a_line(unit: str) -> None:
     """A line of a container must not keep a server busy; a bound far above what it takes, and below quadratic."""
     started = time.process_time()
 
-    redact_text.line(unit * (64_000 // len(unit)))
+    redact_text(unit * (64_000 // len(unit)))
 
     assert time.process_time() - started < 5
 

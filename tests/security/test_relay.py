@@ -217,7 +217,7 @@ def _audit(node: ServingNode) -> Any:
 async def test_callers_on_the_machine_itself_reach_the_fleet(fleet: ServingNode, tmp_path: Path) -> None:
     with running_node("first", tmp_path / "first", DOCKER_HOST=NO_ENGINE) as node:
         (node.home / "hosts.toml").write_text(entry(fleet, unique(tmp_path)), encoding="utf-8")
-        own = {"Authorization": f"Bearer {serve_lock.local_token(node.home / 'run')}"}
+        own = {"Authorization": f"Bearer {serve_lock.read_local_token(node.home / 'run')}"}
         async with httpx.AsyncClient(base_url=node.url, headers=own, timeout=60, trust_env=False) as client:
             hosts = await client.get("/agent/hosts")
             asked = await client.post("/agent/remote-query", json={"host_id": "second", "query": "host resources"})

@@ -16,7 +16,7 @@ import pytest
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core import file_locks, serve_lock
 from anvyl_mcp.core.errors import AnvylError, Busy, ConfigInvalid
-from anvyl_mcp.core.files import tighten
+from anvyl_mcp.core.files import restrict_permissions
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.core.settings_file import write_setting
 from anvyl_mcp.peers.connection.listing import Head
@@ -119,7 +119,7 @@ def test_a_folder_that_is_not_for_anvyl_alone_is_left_as_it_is(
         place.chmod(0o755)
     before = mode(place)
 
-    tighten(place)
+    restrict_permissions(place)
 
     assert mode(place) == before
     assert [mode(place / "trust"), mode(place / "hosts.lock")] == [0o700, 0o600]
@@ -150,7 +150,7 @@ def test_reading_commands_do_not_wait_for_what_others_saw_of_audit_logs(tmp_path
 
 @pytest.mark.parametrize("name", ["tokens.lock", "invites.lock", "next.lock", "folder", "audit", "operations", "serve"])
 def test_every_lock_is_waited_for_a_limited_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_locks, "WAIT", 0.2)
+    monkeypatch.setattr(file_locks, "DEFAULT_TIMEOUT", 0.2)
     settings = load()
     kept = HostState(settings.state_dir)
     host_identity(kept.folder)
@@ -216,12 +216,12 @@ def test_settings_are_written_for_their_owner(permissive: None, tmp_path: Path) 
 
 def test_a_lock_waits_for_one_that_is_soon_free(tmp_path: Path) -> None:
     with (
-        file_locks.locked(tmp_path / "x.lock"),
+        file_locks.exclusive_lock(tmp_path / "x.lock"),
         pytest.raises(Busy, match="another part of this process"),
-        file_locks.locked(tmp_path / "x.lock", seconds=0.05),
+        file_locks.exclusive_lock(tmp_path / "x.lock", seconds=0.05),
     ):
         pass
-    with file_locks.locked(tmp_path / "x.lock"):
+    with file_locks.exclusive_lock(tmp_path / "x.lock"):
         assert mode(tmp_path / "x.lock") == 0o600
 
 

@@ -191,7 +191,7 @@ def discover(
         if not 0 < seconds <= MOST_SECONDS:
             raise InvalidInput(f"--seconds is {seconds:g}", hint=f"listen for at most {MOST_SECONDS}, like --seconds 3")
         found = await discovery.discover(seconds)
-        server = serve_lock.find(settings.run_dir)
+        server = serve_lock.find_server(settings.run_dir)
         async with opened(settings, lean=True) as node:
             peers = node.fleet.peers
         known = [one.known_as(peers, server.network if server else ()) for one in found]
@@ -238,7 +238,7 @@ def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> No
         from anvyl_mcp.peers.watch import health
 
         async with opened(settings, lean=True) as node:
-            token = serve_lock.local_token(settings.run_dir)
+            token = serve_lock.read_local_token(settings.run_dir)
             examine = partial(health.examine, heads=node.heads, token=token)
             for known in node.fleet.select(accept) if accept else ():
                 node.heads.forget(known)
@@ -292,6 +292,8 @@ def _row(host: HostHealth) -> list[str]:
     from anvyl_mcp.core import text
 
     ahead = host.clock_seconds
-    clock = "" if ahead is None else "right" if abs(ahead) < 1 else f"{'+-'[ahead < 0]}{text.duration(abs(ahead))}"
+    clock = (
+        "" if ahead is None else "right" if abs(ahead) < 1 else f"{'+-'[ahead < 0]}{text.format_duration(abs(ahead))}"
+    )
     tags, scopes = ", ".join(host.tags), ",".join(host.scopes)
     return [host.name, host.status, host.url, tags, host.version, scopes, clock, host.pin]

@@ -81,11 +81,11 @@ async def _look(node: Node, host: str, as_json: bool) -> int:
 
 async def _watch(node: Node, host: str, as_json: bool) -> int:
     from anvyl_mcp.cli.runtime import output
-    from anvyl_mcp.core.text import joined
+    from anvyl_mcp.core.text import join_names
     from anvyl_mcp.peers.watch.notifiers import watching
 
     look = watching(node.fleet, node.settings, _printing(as_json), host)
-    output.talk(f"watching {joined(node.fleet.select(host or 'all'))}; Ctrl-C ends it")
+    output.talk(f"watching {join_names(node.fleet.select(host or 'all'))}; Ctrl-C ends it")
     await look()
     return 0
 

@@ -14,7 +14,7 @@ from anvyl_mcp import __version__
 from anvyl_mcp.cli.runtime import name_cache
 from anvyl_mcp.cli.terminal import streams
 from anvyl_mcp.core.files import write_atomically
-from anvyl_mcp.core.paths import folders
+from anvyl_mcp.core.paths import config_and_state_dirs
 
 Found = list[tuple[str, str]]
 """Words with what they mean."""
@@ -58,7 +58,7 @@ def _print(lines: Iterable[str]) -> None:
 
 def complete(typed: Sequence[str]) -> Found:
     """The words that could stand in the place of the last one, which may be empty."""
-    config, state = folders(os.environ)
+    config, state = config_and_state_dirs(os.environ)
     names = _Names(config, state / "cache")
     *before, current = typed or [""]
     node, given, option = _walk(tree(state / "cache"), before)

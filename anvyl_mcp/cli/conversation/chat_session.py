@@ -38,7 +38,7 @@ def run_chat(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
-        from anvyl_mcp.core.redaction.redact_text import line as redacted
+        from anvyl_mcp.core.redaction.redact_text import redact_text as redacted
         from anvyl_mcp.orchestrator.ask.conversation import Conversation, Kept
 
         kept = Kept(settings.state_dir / "chats", redacted)

@@ -25,7 +25,9 @@ REDRAW_SECONDS = 0.25
 
 def call_label(tool: str, arguments: Mapping[str, Any]) -> str:
     """Short form of a call: `stop container web`."""
-    return " ".join([tool.replace("_", " "), *([text.shown(arguments["name"])] if arguments.get("name") else [])])
+    return " ".join(
+        [tool.replace("_", " "), *([text.format_value(arguments["name"])] if arguments.get("name") else [])]
+    )
 
 
 class ProgressLine:
@@ -97,16 +99,16 @@ class ProgressLine:
     def line(self) -> str:
         """The line: `list containers: nas done, waiting for gpu… 3 s`."""
         took = f"{time.monotonic() - self._since:.0f} s"
-        hosts = text.joined(list(dict.fromkeys(host for _, host, _ in self._pending)))
+        hosts = text.join_names(list(dict.fromkeys(host for _, host, _ in self._pending)))
         if not self._pending:
             # Lookups that locate an object wait for hosts, too.
-            silent = text.joined(self._fleet.waited_for)
+            silent = text.join_names(self._fleet.waited_for)
             doing = f"waiting for {silent}" if silent else f"asking {self.model}" if self.model else "working"
         elif len({label for *_, label in self._pending}) > 1 or len(self._done) > len(self._fleet.hosts):
             did = wording.past(self._pending[0][0].partition("_")[0])
             doing = f"{len(self._done)} of {len(self._done) + len(self._pending)} {did}, waiting for {hosts}"
         elif self._done:
-            doing = f"{self._pending[0][2]}: {text.joined(self._done)} done, waiting for {hosts}"
+            doing = f"{self._pending[0][2]}: {text.join_names(self._done)} done, waiting for {hosts}"
         else:
             doing = f"{self._pending[0][2]} on {hosts}"
         return f"{doing}… {took}"

@@ -44,7 +44,7 @@ class QuestionSession:
         impossible = wording.undone(self._run.impossible)
         if impossible and attended() and not self._run.question.dry_run:
             with self._paused():
-                output.talk(f"Not possible: {text.joined(impossible)}.")
+                output.talk(f"Not possible: {text.join_names(impossible)}.")
         await self._prompt.ask(proposals)
 
     async def answer(
@@ -73,9 +73,9 @@ class QuestionSession:
         unfinished = [f"{label} on {host}" for tool, host, label in pending if not self._reads(tool)]
         silent = list(dict.fromkeys(host for tool, host, _ in pending if self._reads(tool)))
         parts = [
-            f"done: {text.joined(changed)}" if changed else "",
-            f"{text.joined(unfinished)} may still happen; check before you repeat it" if unfinished else "",
-            f"{text.joined(silent)} had not answered" if silent else "",
+            f"done: {text.join_names(changed)}" if changed else "",
+            f"{text.join_names(unfinished)} may still happen; check before you repeat it" if unfinished else "",
+            f"{text.join_names(silent)} had not answered" if silent else "",
             "" if changed or unfinished else "nothing was changed",
         ]
         error = Cancelled("interrupted", hint="; ".join(filter(None, parts)))

@@ -84,8 +84,8 @@ def _changes(records: Sequence[Mapping[str, Any]], settings: Settings) -> list[M
 def _row(record: Mapping[str, Any]) -> list[str]:
     from anvyl_mcp.core import text
 
-    words = [text.cell(record[name], {}) for name in ("who", "tool", "arguments", "outcome")]
-    return [text.local_time(record["time"]), *words, _seconds(record["seconds"])]
+    words = [text.format_cell(record[name], {}) for name in ("who", "tool", "arguments", "outcome")]
+    return [text.format_local_time(record["time"]), *words, _seconds(record["seconds"])]
 
 
 def _seconds(seconds: float | None) -> str:

@@ -28,7 +28,7 @@ def invite(*, scope: str, expires: str, host: str, relay: bool, as_json: bool) -
             output.document({**made, "error": None})
             return 0
         rights = ", ".join(made["scopes"]) + (" and may ask other hosts through this one" if relay else "")
-        output.talk(f"good once, for {text.duration(seconds)}, from another machine, which then has {rights}.")
+        output.talk(f"good once, for {text.format_duration(seconds)}, from another machine, which then has {rights}.")
         output.talk("There, type the first line; paste the second when it asks for it:")
         output.talk("")
         output.verbatim(f"{ADD}\n{made['code']}")

@@ -43,9 +43,9 @@ def list_tokens(as_json: JsonOption = False) -> None:
                     token["id"],
                     token["name"],
                     ",".join([*token["scopes"], *(["relay"] if token["relay"] else [])]),
-                    text.ago(token["created"]),
+                    text.format_age(token["created"]),
                     token["expires"] or "never",
-                    text.ago(token["last_used"]) if token["last_used"] else "never",
+                    text.format_age(token["last_used"]) if token["last_used"] else "never",
                     token["last_address"],
                 ]
                 for token in tokens

@@ -30,12 +30,12 @@ def table_view(tool: ToolListing, titles: Mapping[str, str] | None = None) -> Ta
     noun = text.rows_field(schema)
     if not noun:
         return None
-    columns = list(text.rows({}, schema)[0])
+    columns = list(text.table_rows({}, schema)[0])
     if tool.toolset == "fleet":
-        return TableView(columns, lambda one: text.rows(one.answer.result or {}, schema)[1], titles or {}, noun)
+        return TableView(columns, lambda one: text.table_rows(one.answer.result or {}, schema)[1], titles or {}, noun)
 
     def rows(one: Outcome) -> list[list[str]]:
-        return [[one.host, *row] for row in text.rows(one.answer.result or {}, schema)[1]]
+        return [[one.host, *row] for row in text.table_rows(one.answer.result or {}, schema)[1]]
 
     return TableView(["host", *columns], rows, titles or {}, noun)
 
@@ -100,7 +100,7 @@ class AnswerDisplay:
         done = self._shown.done
         good = [one for one in done if one.ok] if self._view else []
         if good and self._view and isinstance(self._shown, LiveTable) and self._shown.empty and sys.stdout.isatty():
-            output.talk(f"no {self._view.noun} on {text.joined(list(dict.fromkeys(one.host for one in good)))}")
+            output.talk(f"no {self._view.noun} on {text.join_names(list(dict.fromkeys(one.host for one in good)))}")
         for one in good:
             if more := (one.answer.result or {}).get("more"):
                 output.talk(f"{one.host}: {more} more are not shown")

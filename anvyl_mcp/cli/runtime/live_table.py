@@ -72,7 +72,7 @@ class LiveResults(ABC, Generic[Item]):
 
     def waiting_line(self) -> str:
         """Status line with the pending hosts."""
-        names = text.joined(list(dict.fromkeys(self.waiting)))
+        names = text.join_names(list(dict.fromkeys(self.waiting)))
         count = len(self._done) + len(self.waiting) + len(self._fresh)
         done = f"{len(self._done)} of {count} {self.past_verb}, " if count > len(self._places) else ""
         return f"{done}waiting for {names}, {time.monotonic() - self._started:.0f} s"

@@ -109,12 +109,12 @@ def outcomes(
         columns: list[str] = []
         rows = []
         for one in good:
-            columns, cells = text.rows(one.answer.result or {}, schema)
+            columns, cells = text.table_rows(one.answer.result or {}, schema)
             rows += [[one.host, *row] for row in cells]
         headed = tool.toolset != "fleet"
         if not rows and sys.stdout.isatty():
             if not tables_only:
-                talk(f"no {text.rows_field(schema)} on {text.joined([one.host for one in good])}")
+                talk(f"no {text.rows_field(schema)} on {text.join_names([one.host for one in good])}")
         else:
             table(["host", *columns] if headed else columns, rows if headed else [row[1:] for row in rows])
         for one in good:
@@ -149,7 +149,7 @@ def failure(one: Outcome, *, changing: bool = False) -> None:
     if one.error is None:
         return
     where = f"could not {wording.order(one.tool, one.arguments, [one.host])}" if changing else one.host
-    problem(one.error.on(where) if one.host else one.error)
+    problem(one.error.on_host(where) if one.host else one.error)
 
 
 def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None) -> dict[str, Any]:

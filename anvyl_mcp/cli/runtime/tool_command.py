@@ -18,7 +18,7 @@ from anvyl_mcp.cli.terminal import bars, screen
 from anvyl_mcp.cli.terminal.bars import ReportOf
 from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined
 from anvyl_mcp.core.settings import Settings
-from anvyl_mcp.core.text import joined
+from anvyl_mcp.core.text import join_names
 from anvyl_mcp.peers.changes import change_plan, outcome, wording
 from anvyl_mcp.peers.changes.argument_check import check, from_words
 from anvyl_mcp.peers.connection.listing import Answer, ToolListing
@@ -230,7 +230,7 @@ async def call_hosts(
 def _warn_outcome_unknown(tool: ToolListing, hosts: Sequence[str]) -> None:
     """Warn that an interrupted change may still happen: Ctrl-C does not cancel it on the host."""
     if hosts:
-        where = joined(list(dict.fromkeys(hosts)))
+        where = join_names(list(dict.fromkeys(hosts)))
         output.talk(f"`{tool.name}` was under way on {where} and may still happen; check before you repeat it")
 
 
@@ -281,7 +281,7 @@ def confirm(tool: ToolListing, steps: Sequence[PlannedCall]) -> None:
     details = [line for step in steps for line in step.details]
     answer = ask_yes_no(*details, *(several if orders[1:] else [wording.question(orders[0])]))
     if answer is None:
-        raise ApprovalNeeded(f"this would {joined(orders)}, and there is no terminal to ask at", hint="add --yes")
+        raise ApprovalNeeded(f"this would {join_names(orders)}, and there is no terminal to ask at", hint="add --yes")
     if not answer:
         raise Declined()
 

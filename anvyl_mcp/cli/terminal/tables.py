@@ -65,7 +65,7 @@ def listing(columns: Sequence[str], rows: Sequence[Sequence[str]], titles: Mappi
 
 
 def _column(name: str, cells: Sequence[str], titles: Mapping[str, str]) -> _Column:
-    shown = [text.one_line(text.short_status(cell) if name == "status" else cell) for cell in cells]
+    shown = [text.one_line(text.shorten_status(cell) if name == "status" else cell) for cell in cells]
     head = titles.get(name, name.replace("_percent", " %").replace("_", " ")).upper()
     filled = [cell for cell in shown if cell]
     number = bool(filled) and all(map(_NUMBER.fullmatch, filled))

@@ -9,9 +9,9 @@ from typing import Literal
 
 from anvyl_mcp.core.redaction.redact_env import HIDDEN
 
-MOST_LINES = 400
+MAX_BLOCK_LINES = 400
 """Lines after which a block without an end is left: a key of 8,192 bits has 100, and others may stand between."""
-WIDTHS = frozenset({64, 70, 76})
+FULL_LINE_WIDTHS = frozenset({64, 70, 76})
 """Characters of a full line: PEM, OpenSSH and MIME."""
 _BEGIN = re.compile(r"-{4,5} ?BEGIN (?P<what>[A-Z0-9 ]*)")
 _END = re.compile(r"-{4,5} ?END (?P<what>[A-Z0-9 ]*)[- ]*")
@@ -22,7 +22,7 @@ _BASE64 = string.ascii_letters + string.digits + "+/="
 _PRIVATE = "PRIVATE KEY"
 
 
-class KeyBlocks:
+class KeyBlockRedactor:
     """Reads a text line by line and hides the lines of private keys. Certificates and public keys stay."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class KeyBlocks:
         self._words = 0
         self._left = 0
 
-    def hide(self, line: str) -> str:
+    def redact(self, line: str) -> str:
         """The next line, without what belongs to a private key."""
         if begin := _BEGIN.search(line):
             return self._begun(line, begin)
@@ -40,7 +40,7 @@ class KeyBlocks:
             return f"{before}{HIDDEN}{line[end.end() :]}" if _PRIVATE in end["what"] else line
         if self._inside == "public":
             return self._passed(line)
-        shown = _QUOTED.sub(_hidden_mixed, line) if self._inside else line
+        shown = _QUOTED.sub(_redact_mixed, line) if self._inside else line
         shown = _RUN.sub(self._hidden_run, shown)
         if shown != line:
             if not self._inside:
@@ -49,7 +49,7 @@ class KeyBlocks:
         if self._inside and _is_body(line, self._words):
             # Of a block whose beginning was not seen, a short line is the last one.
             self._inside = "private" if self._inside == "private" else ""
-            return _without_last_word(line)
+            return _redact_last_word(line)
         return self._passed(line)
 
     def _begun(self, line: str, begin: re.Match[str]) -> str:
@@ -64,10 +64,10 @@ class KeyBlocks:
         return f"{before}{HIDDEN}{line[end.end() :] if end else ''}"
 
     def _enter(self, what: Literal["private", "public", "body"], before: str) -> None:
-        self._inside, self._words, self._left = what, len(before.split()), MOST_LINES
+        self._inside, self._words, self._left = what, len(before.split()), MAX_BLOCK_LINES
 
     def _hidden_run(self, run: re.Match[str]) -> str:
-        return _hidden_mixed(run) if self._inside or len(run[0]) in WIDTHS else run[0]
+        return _redact_mixed(run) if self._inside or len(run[0]) in FULL_LINE_WIDTHS else run[0]
 
     def _passed(self, line: str) -> str:
         self._left -= 1
@@ -76,26 +76,26 @@ class KeyBlocks:
         return line
 
 
-def without_keys(lines: Sequence[str]) -> list[str]:
+def redact_key_blocks(lines: Sequence[str]) -> list[str]:
     """The lines without private keys, also one of which only the end is there."""
-    blocks = KeyBlocks()
-    shown = [blocks.hide(line) for line in lines]
+    blocks = KeyBlockRedactor()
+    shown = [blocks.redact(line) for line in lines]
     for number, line in enumerate(lines):
         end = _END.search(line)
         if end is None or _PRIVATE not in end["what"]:
             continue
         words = len(line[: end.start()].split())
         for before in range(number - 1, -1, -1):
-            hidden = _without_body(shown[before], words)
+            hidden = _redact_body(shown[before], words)
             if hidden == shown[before]:
                 break
             shown[before] = hidden
     return shown
 
 
-def _without_body(line: str, words_before: int) -> str:
+def _redact_body(line: str, words_before: int) -> str:
     """A line before the end of a key, without what belongs to that."""
-    return _without_last_word(line) if _is_body(line, words_before) else _QUOTED.sub(_hidden_mixed, line)
+    return _redact_last_word(line) if _is_body(line, words_before) else _QUOTED.sub(_redact_mixed, line)
 
 
 def _is_body(line: str, words_before: int) -> bool:
@@ -113,9 +113,9 @@ def _is_mixed(run: str) -> bool:
     )
 
 
-def _hidden_mixed(run: re.Match[str]) -> str:
+def _redact_mixed(run: re.Match[str]) -> str:
     return HIDDEN if _is_mixed(run[0]) else run[0]
 
 
-def _without_last_word(line: str) -> str:
+def _redact_last_word(line: str) -> str:
     return line[: len(line.rstrip()) - len(line.split()[-1])] + HIDDEN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-NAMES = re.compile(
+SECRET_NAMES = re.compile(
     r"(?<!com)(?<!by)pass(?!age|e[dnrs]|ing|ive|ion|port|thr)|secret|token(?!i[sz])|api_?key|private|credential|"
     r"auth(?!or(?!i[sz]))|dsn|salt(?!stack)|cookie|session|signature|(^|_)(key|pw|pwd|psw|pswd|pat|jwt)$|"
     r"(^|_)(creds?|psw|pswd)(_|$)|connection_?string|mnemonic|telegram(_?bot)?$|"
@@ -13,12 +13,12 @@ NAMES = re.compile(
     re.IGNORECASE,
 )
 """Names of values to hide; ordinary words that hold such a name, like `author` and `compass`, are left out."""
-URL_LOGIN = re.compile(r"""\b(\w+://[^/\s:@'"]*):[^\s/'"]+@""")
+URL_PASSWORD = re.compile(r"""\b(\w+://[^/\s:@'"]*):[^\s/'"]+@""")
 WEBHOOK = re.compile(r"""(webhook[\w.-]{0,60}["']?\s*[:=]\s*["']?\w+://[^/\s'"]+/)[^\s'",]+""", re.IGNORECASE)
 """Who knows the path of a webhook may post to it."""
-PART = re.compile(r"""(?<![\w.-])([A-Za-z_][\w.-]{0,60})(\s?=\s?)([^;&\s'"]+)""")
+CONNECTION_PART = re.compile(r"""(?<![\w.-])([A-Za-z_][\w.-]{0,60})(\s?=\s?)([^;&\s'"]+)""")
 """One part of a connection string: `Server=db;Password=…`."""
-SHAPES = re.compile(
+TOKEN_SHAPES = re.compile(
     "|".join(
         (
             r"-----BEGIN [A-Z ]*PRIVATE KEY",
@@ -48,29 +48,33 @@ SHAPES = re.compile(
 HIDDEN = "<hidden>"
 
 
-def mask(environment: Iterable[str]) -> list[str]:
+def redact_environment(environment: Iterable[str]) -> list[str]:
     """`NAME=value` entries with the values that look secret, by their name or their shape, hidden."""
-    return [_entry(entry) for entry in environment]
+    return [_redact_entry(entry) for entry in environment]
 
 
-def is_count(name: str, value: str) -> bool:
+def is_token_count(name: str, value: str) -> bool:
     """Whether it is a number of tokens, as language models and their servers write it."""
     return "tokens" in name.lower() and value.rstrip(",;)}]").isdecimal()
 
 
-def _entry(entry: str) -> str:
+def _redact_entry(entry: str) -> str:
     name, separator, value = entry.partition("=")
     if not separator or not value:
         return entry
-    if (NAMES.search(name) and not is_count(name, value)) or SHAPES.search(value):
+    if (SECRET_NAMES.search(name) and not is_token_count(name, value)) or TOKEN_SHAPES.search(value):
         return f"{name}={HIDDEN}"
-    value = PART.sub(_without_part, URL_LOGIN.sub(_without_login, value))
+    value = CONNECTION_PART.sub(_redact_part, URL_PASSWORD.sub(_redact_login, value))
     return WEBHOOK.sub(rf"\1{HIDDEN}", f"{name}={value}")
 
 
-def _without_part(match: re.Match[str]) -> str:
-    return f"{match[1]}{match[2]}{HIDDEN}" if NAMES.search(match[1]) and not is_count(match[1], match[3]) else match[0]
+def _redact_part(match: re.Match[str]) -> str:
+    return (
+        f"{match[1]}{match[2]}{HIDDEN}"
+        if SECRET_NAMES.search(match[1]) and not is_token_count(match[1], match[3])
+        else match[0]
+    )
 
 
-def _without_login(match: re.Match[str]) -> str:
+def _redact_login(match: re.Match[str]) -> str:
     return f"{match[1]}:{HIDDEN}@"

@@ -10,16 +10,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.redaction.key_blocks import without_keys
-from anvyl_mcp.core.redaction.redact_env import HIDDEN, NAMES, SHAPES, URL_LOGIN, WEBHOOK, is_count, mask
+from anvyl_mcp.core.redaction.key_blocks import redact_key_blocks
+from anvyl_mcp.core.redaction.redact_env import (
+    HIDDEN,
+    SECRET_NAMES,
+    TOKEN_SHAPES,
+    URL_PASSWORD,
+    WEBHOOK,
+    is_token_count,
+    redact_environment,
+)
 
-LONGEST = 200
+MAX_LOGGED = 200
 """Characters of one value that are written down."""
-READ = 4096
+MAX_SCANNED = 4096
 """Characters of one value that are looked at."""
-MOST = 50
+MAX_ENTRIES = 50
 """Entries of one list."""
-LARGEST = 8 * 1024
+MAX_TOTAL = 8 * 1024
 """Characters of all arguments together."""
 ENTRY = "entry"
 PAIRS = (ENTRY, "env", "environment", "labels")
@@ -34,7 +42,7 @@ _VALUE = re.compile(
     r"""|(?:\\.|[^\s'"\\])+(?:'(?=\w)[^']*'|"(?=\w)(?:\\.|[^"\\])*")?|['"]\S*"""
 )
 _KEY_BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
-_SHAPE = re.compile(rf"(?:{SHAPES.pattern})[\w.+/=-]*")
+_SHAPE = re.compile(rf"(?:{TOKEN_SHAPES.pattern})[\w.+/=-]*")
 _URL_TOKEN = re.compile(r"""(https?://)[^/\s:@'"]{8,}@""")
 _HEADER = re.compile(
     r"""\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:key|token|auth|secret)[\w-]*)(\s*:\s*)[^'"\n]+""",
@@ -54,92 +62,97 @@ _PASSWORD = re.compile(
 )
 
 
-def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+def redact_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """A call's arguments for the audit log."""
-    kept = {_short(str(name)): _kept(str(name), value, 0) for name, value in list(given.items())[:MOST]}
-    while len(json.dumps(kept)) > LARGEST:
+    kept = {
+        _shorten(str(name)): _redact_value(str(name), value, 0) for name, value in list(given.items())[:MAX_ENTRIES]
+    }
+    while len(json.dumps(kept)) > MAX_TOTAL:
         # The longest go first: padding one argument must not hide the others.
         name = max(kept, key=lambda name: len(json.dumps(kept[name])))
         kept[name] = f"… ({len(json.dumps(given.get(name), default=str))} characters)"
     whole = json.dumps(given, sort_keys=True, default=str, ensure_ascii=True)
-    if len(whole) > LONGEST:
+    if len(whole) > MAX_LOGGED:
         kept[DIGEST] = hashlib.sha256(whole.encode()).hexdigest()[:16]
     return kept
 
 
-def line(typed: str) -> str:
+def redact_text(typed: str) -> str:
     """A command line, URL or any other text with what looks secret hidden; nothing is shortened."""
-    return _line("\n".join(without_keys(_KEY_BLOCK.sub(HIDDEN, typed).split("\n"))))
+    return _redact_line("\n".join(redact_key_blocks(_KEY_BLOCK.sub(HIDDEN, typed).split("\n"))))
 
 
-def lines(typed: Sequence[str]) -> list[str]:
+def redact_lines(typed: Sequence[str]) -> list[str]:
     """Lines that follow one another, like those of a log: what looks secret is hidden, keys over several lines too."""
-    return [_line(one) for one in without_keys(typed)]
+    return [_redact_line(one) for one in redact_key_blocks(typed)]
 
 
-def _line(typed: str) -> str:
+def _redact_line(typed: str) -> str:
     typed = WEBHOOK.sub(rf"\1{HIDDEN}", typed)
     typed = _HEADER.sub(rf"\1\2{HIDDEN}", typed)
     typed = _BEARER.sub(rf"\1\2{HIDDEN}", typed)
-    typed = URL_LOGIN.sub(rf"\1:{HIDDEN}@", typed)
+    typed = URL_PASSWORD.sub(rf"\1:{HIDDEN}@", typed)
     typed = _URL_TOKEN.sub(rf"\1{HIDDEN}@", typed)
     typed = _LOGIN.sub(rf"\1{HIDDEN}", typed)
-    typed = _without_values(typed, _NAMED, lambda match: looks_secret(match["flag"] or match["pair"] or match["tag"]))
-    typed = _without_values(typed, _PASSWORD, lambda _: True)
+    typed = _redact_values(typed, _NAMED, lambda match: looks_secret(match["flag"] or match["pair"] or match["tag"]))
+    typed = _redact_values(typed, _PASSWORD, lambda _: True)
     return _SHAPE.sub(HIDDEN, typed)
 
 
 def looks_secret(name: str) -> bool:
     """Whether a value of that name is one to hide."""
-    return bool(NAMES.search(name.replace("-", "_").replace(".", "_")))
+    return bool(SECRET_NAMES.search(name.replace("-", "_").replace(".", "_")))
 
 
-def plain(words: str) -> str:
+def to_log_line(words: str) -> str:
     """One short line without control characters, so that nobody writes records or colours into the log."""
-    return _short(words)
+    return _shorten(words)
 
 
-def _kept(name: str, value: Any, depth: int) -> Any:
+def _redact_value(name: str, value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if looks_secret(name) and value != "":
         return HIDDEN
     if isinstance(value, int | float):
-        return value if math.isfinite(value) and abs(value) < 2**53 else _short(str(value))
+        return value if math.isfinite(value) and abs(value) < 2**53 else _shorten(str(value))
     if depth > 2:
         return "…"
     if isinstance(value, Mapping):
-        return {_short(str(key)): _kept(str(key), entry, depth + 1) for key, entry in list(value.items())[:MOST]}
+        return {
+            _shorten(str(key)): _redact_value(str(key), entry, depth + 1)
+            for key, entry in list(value.items())[:MAX_ENTRIES]
+        }
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        entries = [_kept(ENTRY, entry, depth + 1) for entry in value[:MOST]]
-        return [*entries, f"… {len(value) - MOST} more"] if len(value) > MOST else entries
+        entries = [_redact_value(ENTRY, entry, depth + 1) for entry in value[:MAX_ENTRIES]]
+        return [*entries, f"… {len(value) - MAX_ENTRIES} more"] if len(value) > MAX_ENTRIES else entries
     given = str(value)
     # Never the end of a text whose middle was not looked at: it may begin inside a secret.
-    looked = text.clean(_BLANKS.sub(" ", given)[:READ])
-    whole = mask([looked])[0] if name in PAIRS else looked
-    return _short(line(whole), length=len(given))
+    looked = text.clean(_BLANKS.sub(" ", given)[:MAX_SCANNED])
+    whole = redact_environment([looked])[0] if name in PAIRS else looked
+    return _shorten(redact_text(whole), length=len(given))
 
 
-def _short(words: str, *, length: int = 0) -> str:
-    if len(words) <= LONGEST and length <= READ and words.isascii() and words.isprintable():
+def _shorten(words: str, *, length: int = 0) -> str:
+    if len(words) <= MAX_LOGGED and length <= MAX_SCANNED and words.isascii() and words.isprintable():
         return words
     flat = text.clean(words).replace("\n", "\\n").replace("\t", "\\t")
     flat = flat.encode("utf-8", "replace").decode("utf-8")
-    if len(flat) <= LONGEST and length <= READ:
+    if len(flat) <= MAX_LOGGED and length <= MAX_SCANNED:
         return flat
     flat = _BLANKS.sub(" ", flat)
-    if len(flat) <= LONGEST and length <= READ:
+    if len(flat) <= MAX_LOGGED and length <= MAX_SCANNED:
         return flat
-    return f"{flat[: LONGEST // 2]} … {flat[-LONGEST // 2 :]} ({length or len(words)} characters)"
+    return f"{flat[: MAX_LOGGED // 2]} … {flat[-MAX_LOGGED // 2 :]} ({length or len(words)} characters)"
 
 
-def _without_values(typed: str, heads: re.Pattern[str], secret: Callable[[re.Match[str]], bool]) -> str:
+def _redact_values(typed: str, heads: re.Pattern[str], secret: Callable[[re.Match[str]], bool]) -> str:
     """`typed` without the word or quoted text that follows each match of `heads` that is `secret`."""
     kept, position = [], 0
     while match := heads.search(typed, position):
         kept.append(typed[position : match.end()])
         position = match.end()
-        if secret(match) and (value := _VALUE.match(typed, position)) and not is_count(match[0], value[0]):
+        if secret(match) and (value := _VALUE.match(typed, position)) and not is_token_count(match[0], value[0]):
             kept.append(HIDDEN)
             position = value.end()
     return "".join(kept) + typed[position:]

@@ -10,20 +10,20 @@ MODEL_BYTES = 96_000
 """Of one answer, text and structured result together: some 24,000 tokens. Claude Code refuses more than 25,000."""
 PROGRAM_BYTES = 256 * 1024
 """The same for our own clients, which show it to a person or shorten it themselves."""
-SHORTEST = 1000
+MIN_CHARACTERS = 1000
 """Characters that are left of a text, however many there are to shorten."""
-MANY = 50
+MIN_MAP_FIELDS = 50
 """Fields from which on an object is a map of names, not a form with fixed fields."""
-NARROWING = ("name", "grep", "since", "tail", "limit", "label", "host")
+NARROWING_ARGUMENTS = ("name", "grep", "since", "tail", "limit", "label", "host")
 """Arguments that make an answer smaller, in the order in which they help."""
 
-Container = dict[str, Any] | list[Any]
+JsonContainer = dict[str, Any] | list[Any]
 
 
-class Part(NamedTuple):
+class ResultPart(NamedTuple):
     """A list, map or text somewhere in a result, and where it stands."""
 
-    holder: Container
+    holder: JsonContainer
     key: Any
     size: int
 
@@ -33,61 +33,61 @@ class Part(NamedTuple):
         return self.holder[self.key]
 
 
-def size(value: Any) -> int:
+def json_size(value: Any) -> int:
     """Bytes of a JSON value as it is sent."""
     return len(json.dumps(value, ensure_ascii=False).encode())
 
 
-def how_to_see_more(arguments: Mapping[str, Any]) -> str:
+def narrowing_hint(arguments: Mapping[str, Any]) -> str:
     """What narrows a question to a tool with these arguments."""
-    usable = [f"`{name}`" for name in NARROWING if name in arguments]
+    usable = [f"`{name}`" for name in NARROWING_ARGUMENTS if name in arguments]
     return f"ask for less with {', '.join(usable)}" if usable else "the rest does not fit into one answer"
 
 
-def shortened(result: Mapping[str, Any], most: int, hint: str) -> tuple[dict[str, Any], list[str]]:
+def shorten_result(result: Mapping[str, Any], most: int, hint: str) -> tuple[dict[str, Any], list[str]]:
     """The result in at most so many bytes, and a line for each part that does not itself say what was left out.
 
     Long texts lose their end and say so there, lists of log lines lose their beginning, other lists and maps their end.
     """
     short: dict[str, Any] = json.loads(json.dumps(result, ensure_ascii=False))
     notes: list[str] = []
-    longest = max(SHORTEST, most // 4)
+    longest = max(MIN_CHARACTERS, most // 4)
     for part in [part for part in _parts(short) if isinstance(part.value, str) and len(part.value) > longest]:
         part.holder[part.key] = f"{part.value[:longest]}… {len(part.value) - longest} more characters"
         if isinstance(part.holder, dict) and "truncated" in part.holder:
             part.holder["truncated"] = True
-    while (excess := size(short) - most) > 0:
+    while (excess := json_size(short) - most) > 0:
         many = [part for part in _parts(short) if isinstance(part.value, dict | list) and len(part.value) > 0]
-        many = [part for part in many if isinstance(part.value, list) or len(part.value) > MANY]
+        many = [part for part in many if isinstance(part.value, list) or len(part.value) > MIN_MAP_FIELDS]
         if not many:
             break
         part = max(many, key=lambda one: one.size)
-        _tell(part, _cut(part, excess), hint, notes)
+        _note_omission(part, _drop_entries(part, excess), hint, notes)
     return short, notes
 
 
-def _parts(value: Any) -> Iterator[Part]:
+def _parts(value: Any) -> Iterator[ResultPart]:
     entries: Sequence[tuple[Any, Any]] = ()
     if isinstance(value, dict | list):
         entries = list(value.items() if isinstance(value, dict) else enumerate(value))
     for key, entry in entries:
         if isinstance(entry, str | dict | list):
-            yield Part(value, key, size(entry))
+            yield ResultPart(value, key, json_size(entry))
         yield from _parts(entry)
 
 
-def _cut(part: Part, excess: int) -> int:
+def _drop_entries(part: ResultPart, excess: int) -> int:
     """Drop entries until the excess is gone, but for what the words about it take; how many were dropped."""
     value, gone, dropped = part.value, 0, 0
     newest_last = part.key == "lines"
     names = list(value) if isinstance(value, dict) else []
     while value and gone < excess + 200:
         entry = value.pop(names.pop()) if isinstance(value, dict) else value.pop(0 if newest_last else -1)
-        gone, dropped = gone + size(entry) + 2, dropped + 1
+        gone, dropped = gone + json_size(entry) + 2, dropped + 1
     return dropped
 
 
-def _tell(part: Part, count: int, hint: str, notes: list[str]) -> None:
+def _note_omission(part: ResultPart, count: int, hint: str, notes: list[str]) -> None:
     holder = part.holder if isinstance(part.holder, dict) else {}
     if "truncated" in holder:
         holder["truncated"] = True

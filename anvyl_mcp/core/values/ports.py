@@ -16,25 +16,25 @@ Bindings = dict[str, list[tuple[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
+class PortMapping:
     """A port of the host, on one address or on all, and the port of the container that it leads to."""
 
     address: str
-    outer: str
-    inner: str
+    host_port: str
+    container_port: str
     protocol: str
 
 
 @dataclass(frozen=True, slots=True)
-class Lone:
+class HostPort:
     """A port of the host alone; `protocol` is empty when none was typed."""
 
-    outer: str
+    host_port: str
     protocol: str
 
 
-def parse(typed: str) -> Port | Lone:
-    """`[address:]outer:inner[/protocol]`, or `outer[/protocol]`.
+def parse_port(typed: str) -> PortMapping | HostPort:
+    """`[address:]host_port:container_port[/protocol]`, or `host_port[/protocol]`.
 
     Raises:
         InvalidInput: it is neither.
@@ -49,49 +49,49 @@ def parse(typed: str) -> Port | Lone:
     if not valid or (protocol and protocol not in PROTOCOLS) or not _is_address(address):
         raise InvalidInput(f"`{typed}` is not a port to publish", hint="write it like 8080:80 or 127.0.0.1:8080:80/udp")
     if len(pieces) == 1 and not address:
-        return Lone(pieces[0], protocol)
-    return Port(address, pieces[0], pieces[-1], protocol or "tcp")
+        return HostPort(pieces[0], protocol)
+    return PortMapping(address, pieces[0], pieces[-1], protocol or "tcp")
 
 
-def bindings(published: Iterable[Port]) -> Bindings:
+def to_bindings(published: Iterable[PortMapping]) -> Bindings:
     """In the engine's own form."""
     found: Bindings = {}
     for port in published:
-        found.setdefault(f"{port.inner}/{port.protocol}", []).append((port.address, port.outer))
+        found.setdefault(f"{port.container_port}/{port.protocol}", []).append((port.address, port.host_port))
     return found
 
 
-def exposed(image: Mapping[str, Any]) -> list[str]:
+def exposed_ports(image: Mapping[str, Any]) -> list[str]:
     """The ports that an inspected image says it listens on, like `80/tcp`, in order."""
     config = image.get("Config")
     found = config.get("ExposedPorts") if isinstance(config, Mapping) else None
     return sorted((str(one) for one in found or ()), key=lambda one: (len(one.partition("/")[0]), one))
 
 
-def spelled(port: Port) -> str:
+def format_port(port: PortMapping) -> str:
     """A port without an address as it may be typed: `8080:80`, `53:53/udp`."""
-    return f"{port.outer}:{port.inner}{'' if port.protocol == 'tcp' else f'/{port.protocol}'}"
+    return f"{port.host_port}:{port.container_port}{'' if port.protocol == 'tcp' else f'/{port.protocol}'}"
 
 
-def arrow(typed: str, image: str) -> str:
+def describe_port(typed: str, image: str) -> str:
     """What a person is shown of a port: `8080->80`, or to which one of the image it will lead."""
     try:
-        port = parse(typed)
+        port = parse_port(typed)
     except InvalidInput:
-        return text.shown(typed)
-    if isinstance(port, Lone):
-        return f"{port.outer}->the port that {text.shown(image)} exposes"
+        return text.format_value(typed)
+    if isinstance(port, HostPort):
+        return f"{port.host_port}->the port that {text.format_value(image)} exposes"
     address = f"{port.address}:" if port.address else ""
-    return f"{address}{spelled(port).replace(':', '->')}"
+    return f"{address}{format_port(port).replace(':', '->')}"
 
 
-def fitting(port: Lone, offered: Collection[str]) -> list[tuple[str, str]]:
+def matching_ports(port: HostPort, offered: Collection[str]) -> list[tuple[str, str]]:
     """The ports of an image, as number and protocol, that have the protocol that was typed."""
     pairs = [(number, protocol or "tcp") for number, _, protocol in (one.partition("/") for one in offered)]
     return [(number, protocol) for number, protocol in pairs if port.protocol in ("", protocol)]
 
 
-def matched(port: Lone, offered: Collection[str], image: str) -> list[Port]:
+def resolve_port(port: HostPort, offered: Collection[str], image: str) -> list[PortMapping]:
     """What a port of the host leads to in containers of an image.
 
     That is the port of the same number, or the only one; the same number on every port when the image names none.
@@ -99,18 +99,18 @@ def matched(port: Lone, offered: Collection[str], image: str) -> list[Port]:
     Raises:
         Conflict: the image has several.
     """
-    candidates = fitting(port, offered)
-    chosen = [one for one in candidates if one[0] == port.outer] or candidates
-    found = [Port("", port.outer, *one) for one in chosen or [(port.outer, port.protocol or "tcp")]]
-    if len({one.inner for one in found}) > 1:
+    candidates = matching_ports(port, offered)
+    chosen = [one for one in candidates if one[0] == port.host_port] or candidates
+    found = [PortMapping("", port.host_port, *one) for one in chosen or [(port.host_port, port.protocol or "tcp")]]
+    if len({one.container_port for one in found}) > 1:
         raise Conflict(
-            f"`{image}` listens on several ports: which one should {port.outer} lead to?",
-            hint=f"write {_either([f'`{spelled(one)}`' for one in found])}",
+            f"`{image}` listens on several ports: which one should {port.host_port} lead to?",
+            hint=f"write {_join_choices([f'`{format_port(one)}`' for one in found])}",
         )
     return found
 
 
-def _either(choices: Sequence[str]) -> str:
+def _join_choices(choices: Sequence[str]) -> str:
     return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 

@@ -35,7 +35,7 @@ def remove_image(host: Host, image: str, force: bool) -> dict[str, Any]:
         raise NotFound(f"there is no image `{image}`", hint=did_you_mean(image, host.images))
     users = [one.name for one in host.containers.values() if one.image == image]
     if users and not force:
-        raise Conflict(f"the image `{image}` is used by {text.joined(users)}", hint="remove what uses it first")
+        raise Conflict(f"the image `{image}` is used by {text.join_names(users)}", hint="remove what uses it first")
     host.images.pop(image, None)
     return {"image": image, "untagged": [image], "deleted": 1}
 

@@ -40,7 +40,7 @@ def create_network(host: Host, name: str, internal: bool) -> dict[str, Any]:
 def remove_network(host: Host, name: str) -> dict[str, Any]:
     """It is gone, unless something is in it."""
     if inside := known(host.networks, name, "network"):
-        raise Conflict(f"the network `{name}` is used by {text.joined(inside)}", hint="disconnect them first")
+        raise Conflict(f"the network `{name}` is used by {text.join_names(inside)}", hint="disconnect them first")
     del host.networks[name]
     return {"id": id_of(name), "name": name, "containers": [], "removed": True}
 
@@ -87,7 +87,7 @@ def create_volume(host: Host, name: str) -> dict[str, Any]:
 def remove_volume(host: Host, name: str) -> dict[str, Any]:
     """It is gone, unless something uses it."""
     if users := known(host.volumes, name, "volume"):
-        raise Conflict(f"the volume `{name}` is used by {text.joined(users)}", hint="remove what uses it first")
+        raise Conflict(f"the volume `{name}` is used by {text.join_names(users)}", hint="remove what uses it first")
     del host.volumes[name]
     return {"name": name, "mountpoint": _folder(name), "removed": True}
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import anyio
 
 from anvyl_mcp.core.errors import Busy, InvalidInput
-from anvyl_mcp.core.text import joined
+from anvyl_mcp.core.text import join_names
 from anvyl_mcp.orchestrator.api.endpoint import Asking, Scope, Watch, require_relay
 from anvyl_mcp.orchestrator.api.forwarding import Others
 from anvyl_mcp.orchestrator.api.schemas import Answer, Approval, DoneCall, Waiting, WaitingCall
@@ -93,9 +93,9 @@ class Desk:
         if not named or set(named) <= set(await places(self._alone, "container")):
             return
         here = self.fleet.local.name
-        require_relay(asking, here, f"ask {joined(named)}")
+        require_relay(asking, here, f"ask {join_names(named)}")
         raise InvalidInput(
-            f"the question names {joined(named)}, and of a broadcast each host answers for itself",
+            f"the question names {join_names(named)}, and of a broadcast each host answers for itself",
             hint=f"ask that host alone: anvyl agent query-remote {named[0]} …",
         )
 
@@ -151,7 +151,7 @@ class Desk:
         for call in held.calls if approve else ():
             asking.require(self.scope(call.tool), f"approving `{call.tool}`")
             if held.forwarded is not None or set(call.hosts) - {self.fleet.local.name}:
-                require_relay(asking, self.fleet.local.name, f"make changes on {joined(call.hosts)}")
+                require_relay(asking, self.fleet.local.name, f"make changes on {join_names(call.hosts)}")
         held = await anyio.to_thread.run_sync(self.approvals.take, id_)
         log.debug("approval %s…: %s by %s", id_[:6], "yes" if approve else "no", asking.name)
         rights = OnBehalf(_both(held.asker, asking.name), frozenset(held.scopes) & asking.scopes)

@@ -26,7 +26,7 @@ from pydantic_ai.run import AgentRunResult
 
 from anvyl_mcp.core.errors import AnvylError, InvalidInput, ModelUnavailable, NothingToDo
 from anvyl_mcp.core.settings import Settings
-from anvyl_mcp.core.text import clean, joined
+from anvyl_mcp.core.text import clean, join_names
 from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.ask import report
 from anvyl_mcp.orchestrator.ask.aliases import expand
@@ -232,7 +232,7 @@ class Assistant:
             steps = await freely.steps(said, tools)
             calls = [call for step in steps for call in step]
             if all(call.listing.reads for call in calls):
-                run.interpret(joined([call.in_full() for call in calls]))
+                run.interpret(join_names([call.in_full() for call in calls]))
             return steps
 
         return RulesModel(
@@ -335,10 +335,10 @@ def _waiting(reply: Reply, messages: list[ModelMessage]) -> str:
 def waiting_words(run: Run) -> str:
     """What would be done after an approval."""
     waiting = run.waiting
-    orders = joined(wording.orders([(one.tool, one.arguments, one.hosts) for one in waiting]))
+    orders = join_names(wording.orders([(one.tool, one.arguments, one.hosts) for one in waiting]))
     if details := [line.strip() for one in waiting for line in one.details]:
         orders += f" ({'; '.join(details)})"
-    refused = [f"Not possible: {joined(wording.undone(run.impossible))}."] if run.impossible else []
+    refused = [f"Not possible: {join_names(wording.undone(run.impossible))}."] if run.impossible else []
     if run.question.dry_run:
         return " ".join([f"Dry run: would {orders}. Nothing was changed.", *refused])
     return " ".join([f"Waiting for a yes: {orders}. Nothing was changed yet.", *refused])

@@ -184,7 +184,7 @@ class Kept:
         """
         files = [file for file in self._files() if not id_ or file.stem == id_]
         if not files or (id_ and not ID.fullmatch(id_)):
-            known = text.joined([file.stem for file in self._files()[:5]])
+            known = text.join_names([file.stem for file in self._files()[:5]])
             what = f"no conversation `{id_}` is kept" if id_ else "no conversation is kept yet"
             raise NotFound(what, hint=f"the last ones are {known}" if known else "start one: anvyl chat")
         try:

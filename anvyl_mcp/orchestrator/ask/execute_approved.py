@@ -52,7 +52,7 @@ async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldC
             notes.append(f"left out {host}: {error.message}")
     if not found:
         host, problem = next(iter(problems.items()))
-        raise problem if isinstance(problem, NotFound) else problem.on(host)
+        raise problem if isinstance(problem, NotFound) else problem.on_host(host)
     return HeldCall(proposal.tool, proposal.arguments, tuple(found), found, proposal.untrusted, proposal.why)
 
 

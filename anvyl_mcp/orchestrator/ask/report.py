@@ -67,7 +67,7 @@ def whole(run: Run, tools: Mapping[str, ToolListing], said: str) -> str:
     """An answer with the lists that it sums up: a terminal shows them as tables, a text alone has to hold them."""
     blocks = [said] if said else []
     for call, by_host in _grouped(run.calls, tools):
-        field = text.rows_field(text.resolved(call.listing.output_schema))
+        field = text.rows_field(text.resolve_schema(call.listing.output_schema))
         answered = {host: entry for host, entry in by_host.items() if entry["ok"] and entry["result"]}
         if not (call.listing.reads and field) or worked_out(run.question.text, call, answered):
             continue
@@ -88,7 +88,7 @@ def computed(run: Run, tools: Mapping[str, ToolListing]) -> list[str]:
         failed = {host: str(entry["error"]) for host, entry in by_host.items() if not entry["ok"]}
         if found := worked_out(run.question.text, call, answered, failed):
             lines += found
-        elif HOW_MANY.search(run.question.text) and text.rows_field(text.resolved(call.listing.output_schema)):
+        elif HOW_MANY.search(run.question.text) and text.rows_field(text.resolve_schema(call.listing.output_schema)):
             lines += told(run.question.text, call, by_host)
     return lines
 

@@ -14,7 +14,7 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
 from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound, NothingToDo
-from anvyl_mcp.core.values.arguments import fitted
+from anvyl_mcp.core.values.arguments import coerce_arguments
 from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.checks.consent import Consent, Weigh, needed, nothing_known
 from anvyl_mcp.orchestrator.checks.guard import Guard, Placed
@@ -105,7 +105,7 @@ class FleetToolset(AbstractToolset[Run]):
             if isinstance(error, Denied) and not listing.reads and run.untrusted:
                 await self._hold(listing, tool_args, ctx)
             # A model has arguments and no flags; the rules pass on what they are told to a person.
-            raise ToolFailed(str(error if run.by_rules else error.to_caller())) from error
+            raise ToolFailed(str(error if run.by_rules else error.for_tool_caller())) from error
         if asks and proposal is not None:
             run.propose(proposal)
             raise ApprovalRequired()
@@ -277,7 +277,7 @@ def _made(ctx: RunContext[Run], fleet: Fleet) -> set[str]:
 
 def own_arguments(listing: ToolListing, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the tool itself, as its host will read them."""
-    return fitted(listing.input_schema, {name: value for name, value in given.items() if name != "host"})
+    return coerce_arguments(listing.input_schema, {name: value for name, value in given.items() if name != "host"})
 
 
 def _spend(listing: ToolListing, run: Run) -> None:

@@ -88,7 +88,7 @@ def needed(
         return Consent(Level.EXPLICIT if opened else Level.ASK, root=opened)
     words = Words(said)
     unsaid = [
-        f"{name}={text.shown(value)}"
+        f"{name}={text.format_value(value)}"
         for name, value in arguments.items()
         if not words.say(name, value, listing.arguments.get(name, {}), names=name in listing.names)
     ]

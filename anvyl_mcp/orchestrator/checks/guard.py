@@ -199,7 +199,7 @@ class Guard:
             )
         asked = self.wish.verbs
         if (asked and not asked & verbs_of(listing)) or (listing.safety == "destroys" and not asked):
-            wish = text.joined(sorted(asked)) or "no such thing"
+            wish = text.join_names(sorted(asked)) or "no such thing"
             raise Denied(
                 f"the question asks to {wish}, so `{what}` was not done" if asked else f"nobody asked to {what}"
             )
@@ -254,8 +254,9 @@ class Guard:
                 raise resolve.which(kind, one.name, rivals)
             return ""
         if maybe:
+            others = text.join_names(sorted({other.name for other in maybe}))
             raise Conflict(
-                f"the question speaks of {text.joined(sorted({other.name for other in maybe}))}, not of `{one.name}`",
+                f"the question speaks of {others}, not of `{one.name}`",
                 hint=SAY_IT_AGAIN,
             )
         if {other.name for other in _in_state(objects, self._said)} == {one.name}:

@@ -78,8 +78,8 @@ def spread(
         return []
     meant = [one for one in found if not needed or one.row.get("state") in needed]
     if not meant and (states or needed):
-        state = text.joined(sorted(states & STATES.keys())) or ("running" if needed == UP else "stopped")
-        raise NothingToDo(f"Nothing to {verb}: there are no {state} {kind}s on {text.joined(where or hosts)}")
+        state = text.join_names(sorted(states & STATES.keys())) or ("running" if needed == UP else "stopped")
+        raise NothingToDo(f"Nothing to {verb}: there are no {state} {kind}s on {text.join_names(where or hosts)}")
     return meant
 
 

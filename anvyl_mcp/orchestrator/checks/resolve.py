@@ -181,7 +181,9 @@ def candidates(said: str, objects: Sequence[Found], hosts: Iterable[str] = ()) -
 def which(kind: str, wanted: str, objects: Sequence[Found]) -> AnvylError:
     """The question to the person when several objects fit."""
     named_on = [f"`{one.name}` on {one.host}" for one in objects]
-    shown = text.joined(named_on) if len(named_on) <= 6 else f"{', '.join(named_on[:6])} and {len(named_on) - 6} more"
+    shown = (
+        text.join_names(named_on) if len(named_on) <= 6 else f"{', '.join(named_on[:6])} and {len(named_on) - 6} more"
+    )
     return Conflict(f"which {kind} is `{wanted}`: {shown}?", hint="say it again with the full name")
 
 

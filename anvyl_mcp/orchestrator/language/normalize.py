@@ -101,7 +101,7 @@ def named(clause: str, names: Sequence[str]) -> str:
     """The clause with the names of what was spoken of in place of `it` and `them`; as it is when there are none."""
     if not names:
         return clause
-    meant = text.joined(names)
+    meant = text.join_names(names)
     clause = re.sub(r"(?i)\b(?:its|their)\b", f"{meant}'s", clause)
     return re.sub(r"(?i)\b(?:it|them|that\s+(?:one|container))\b", meant, clause)
 

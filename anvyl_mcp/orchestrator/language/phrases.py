@@ -38,7 +38,7 @@ def examples(tools: Iterable[ToolListing], question: str) -> str:
     near = [phrase for phrase in spoken_for if literals(phrase) and literals(phrase) <= said]
     shown = near or [phrase for phrase in spoken_for if phrase.split()[0] in USUAL] or spoken_for
     filled = [re.sub(r"\{(\w+)\}", lambda hole: SAMPLES.get(hole[1], hole[1]), phrase) for phrase in shown[:3]]
-    words = "say it like " + text.joined([f"`{phrase}`" for phrase in filled])
+    words = "say it like " + text.join_names([f"`{phrase}`" for phrase in filled])
     return words if near else f"{words}; a language model understands more: anvyl doctor"
 
 

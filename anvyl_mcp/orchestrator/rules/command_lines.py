@@ -349,9 +349,8 @@ class _Line:
                 f"`{rest[0]}` alone waits for a terminal, and there is none", hint="give it a command: sh -c '…'"
             )
         if len(operands) < len(needed) or (len(operands) > wanted and not form.several):
-            raise NotUnderstood(
-                f"`docker {self._verb}` needs {text.joined(list(needed)) or 'no name'} here, not `{' '.join(operands)}`"
-            )
+            wants = text.join_names(list(needed)) or "no name"
+            raise NotUnderstood(f"`docker {self._verb}` needs {wants} here, not `{' '.join(operands)}`")
         given = dict(values)
         if rest:
             given[form.rest] = shlex.join(rest)

@@ -27,12 +27,12 @@ def take_subject(question: str, nouns: Set[str]) -> tuple[str, str]:
 
 def noun_of(listing: ToolListing) -> str:
     """What a tool lists: `container`; empty when its result is no list."""
-    return meaning(text.rows_field(text.resolved(listing.output_schema)))
+    return meaning(text.rows_field(text.resolve_schema(listing.output_schema)))
 
 
 def fits(listing: ToolListing, word: str) -> int:
     """How much a word speaks for a tool: it lists such things, says the word, has such a state, or mentions it."""
-    schema = text.resolved(listing.output_schema)
+    schema = text.resolve_schema(listing.output_schema)
     fields = set(meanings(" ".join(_fields(schema)).replace("_", " ")))
     if word == noun_of(listing):
         return 5 if any(set(meanings(phrase)) == {"show", word} for phrase in listing.say) else 2

@@ -115,14 +115,14 @@ async def _next(planner: Planner, turn: Turn) -> list[ModelResponsePart]:
             changes = not all(call.listing.reads for call in missing)
             return [*_announced(steps[index + 1 :]), *calls] if changes else list(calls)
         if later and any(went_wrong(result) for result in results if result):
-            return [TextPart(f"{answer(planner.tools, turn)}\nNot tried after that: {text.joined(later)}.")]
+            return [TextPart(f"{answer(planner.tools, turn)}\nNot tried after that: {text.join_names(later)}.")]
     return [TextPart(answer(planner.tools, turn))]
 
 
 def _announced(later: list[Step]) -> list[ModelResponsePart]:
     """What comes after a change that may have to wait for a yes: who decides should know all of it."""
     words = [f"{call}{_at(call.arguments)}" for step in later for call in step]
-    return [TextPart(f"After that: {text.joined(words)}.")] if words else []
+    return [TextPart(f"After that: {text.join_names(words)}.")] if words else []
 
 
 def _at(arguments: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anvyl_mcp.core.errors import InvalidInput, did_you_mean
-from anvyl_mcp.core.values import arguments as reading
+from anvyl_mcp.core.values.arguments import check_arguments, coerce_list
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 YES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -18,7 +18,7 @@ def check(tool: ToolListing, arguments: Mapping[str, Any]) -> None:
     Raises:
         InvalidInput: one is unknown, or one is missing.
     """
-    reading.check(tool.name, tool.input_schema, arguments)
+    check_arguments(tool.name, tool.input_schema, arguments)
 
 
 def from_words(tool: ToolListing, words: Iterable[str]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def from_words(tool: ToolListing, words: Iterable[str]) -> dict[str, Any]:
             name, value = open_names[0], word
         kind = tool.arguments[name].get("type")
         if kind == "array":
-            arguments.setdefault(name, []).extend(reading.as_list(value))
+            arguments.setdefault(name, []).extend(coerce_list(value))
         elif name in arguments:
             raise InvalidInput(f"`{name}` is given twice", hint="give it once")
         else:

@@ -130,7 +130,7 @@ UNUSED = {"all": "unused objects", "space": "untagged images and no build cache"
 
 def _nothing_unused(given: Mapping[str, Any], hosts: Sequence[str]) -> NothingToDo:
     what = str(given.get("what", "")).replace("_", " ")
-    return NothingToDo(f"Nothing to remove: no {UNUSED.get(what, f'unused {what}')} on {text.joined(hosts)}")
+    return NothingToDo(f"Nothing to remove: no {UNUSED.get(what, f'unused {what}')} on {text.join_names(hosts)}")
 
 
 def _known(offered: frozenset[str] | AnvylError) -> frozenset[str]:
@@ -141,9 +141,9 @@ def _lines(host: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What would be acted on at one host: how much, and each by name."""
     if not found:
         return []
-    whole = text.size(sum(row["size"] for row in found))
+    whole = text.format_size(sum(row["size"] for row in found))
     head = f"{host}: {text.plural(len(found), 'object')}, {whole}"
-    rows = [f"  {row['kind']} {row['name']}  {text.size(row['size'])}" for row in found[:MOST_LINES]]
+    rows = [f"  {row['kind']} {row['name']}  {text.format_size(row['size'])}" for row in found[:MOST_LINES]]
     more = [f"  and {len(found) - MOST_LINES} more"] if len(found) > MOST_LINES else []
     return [head, *rows, *more]
 
@@ -210,14 +210,16 @@ def _in_one(problems: Mapping[str, AnvylError]) -> AnvylError:
         hosts_of.setdefault(error.message, []).append(host)
     errors = {error.message: error for error in problems.values()}
     named = [
-        error if all(_names(message, host) for host in hosts_of[message]) else error.on(text.joined(hosts_of[message]))
+        error
+        if all(_names(message, host) for host in hosts_of[message])
+        else error.on_host(text.join_names(hosts_of[message]))
         for message, error in errors.items()
     ]
     if len(named) == 1:
         return named[0]
     kinds = {type(error) for error in named}
     hints = dict.fromkeys(error.hint for error in named if error.hint)
-    message = text.joined([error.message for error in named])
+    message = text.join_names([error.message for error in named])
     return (kinds.pop() if len(kinds) == 1 else AnvylError)(message, hint=next(iter(hints), ""))
 
 
@@ -265,8 +267,8 @@ async def with_ports(
     settled = dict(arguments)
     for name, of in tool.ports_of.items():
         image, typed = str(arguments.get(of) or ""), [str(one) for one in arguments.get(name) or ()]
-        parsed = [ports.parse(one) for one in typed]
-        if not image or not any(isinstance(one, ports.Lone) for one in parsed):
+        parsed = [ports.parse_port(one) for one in typed]
+        if not image or not any(isinstance(one, ports.HostPort) for one in parsed):
             continue
         offered = await _exposed(fleet, image, hosts)
         if offered:
@@ -275,10 +277,10 @@ async def with_ports(
     return settled
 
 
-def _written(typed: str, port: ports.Port | ports.Lone, offered: Sequence[str], image: str) -> list[str]:
-    if isinstance(port, ports.Port):
+def _written(typed: str, port: ports.PortMapping | ports.HostPort, offered: Sequence[str], image: str) -> list[str]:
+    if isinstance(port, ports.PortMapping):
         return [typed]
-    return [ports.spelled(one) for one in ports.matched(port, offered, image)]
+    return [ports.format_port(one) for one in ports.resolve_port(port, offered, image)]
 
 
 async def _exposed(fleet: Fleet, image: str, hosts: Sequence[str]) -> list[str]:

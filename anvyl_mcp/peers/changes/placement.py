@@ -46,7 +46,7 @@ class Rule:
 
 
 def _memory(figures: Figures) -> str:
-    return f"the most free memory: {text.size(figures.memory_free)} of {text.size(figures.memory_total)}"
+    return f"the most free memory: {text.format_size(figures.memory_free)} of {text.format_size(figures.memory_total)}"
 
 
 def _load(figures: Figures) -> str:
@@ -95,7 +95,7 @@ async def place(fleet: Fleet, words: str, selector: str = "") -> Placement:
         tagged = fleet.select(",".join(tags))
         hosts = [host for host in hosts if host in tagged]
     if not hosts:
-        raise InvalidInput(f"no host of {selector} has the tag {text.joined(tags)}", hint="see anvyl hosts list")
+        raise InvalidInput(f"no host of {selector} has the tag {text.join_names(tags)}", hint="see anvyl hosts list")
     resources: dict[str, Outcome] = {}
     machines: dict[str, Outcome] = {}
 

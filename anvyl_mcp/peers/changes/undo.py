@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anvyl_mcp.core.errors import ApprovalNeeded, NotFound
-from anvyl_mcp.core.text import joined
+from anvyl_mcp.core.text import join_names
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 
 LOOK, UNDO = "get_last_change", "undo_change"
@@ -45,16 +45,16 @@ async def last_change(fleet: Fleet, selector: str = "") -> Undo:
     errors = {host: one.error for host, one in outcomes.items() if one.error is not None}
     if not found:
         for host, error in errors.items():
-            raise error.on(host)
+            raise error.on_host(host)
         raise NotFound(
-            f"there is nothing to undo on {joined(hosts)}",
+            f"there is nothing to undo on {join_names(hosts)}",
             hint="a start, stop or removal through Anvyl can be undone for 24 hours",
         )
     newest = max(found, key=lambda one: str(one.change["time"]))
     silent = [host for host, one in outcomes.items() if one.host_failed]
     if silent and not selector:
         raise ApprovalNeeded(
-            f"the last change was on {newest.host}, but {joined(silent)} could not be asked",
+            f"the last change was on {newest.host}, but {join_names(silent)} could not be asked",
             hint=f"say it again with the host: --host {newest.host}",
         )
     return newest

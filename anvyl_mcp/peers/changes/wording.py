@@ -65,12 +65,12 @@ def order(
     ordinary = DEFAULTS.get(tool, {})
     if isinstance(given.get("ports"), list):
         image = str(given.get("image", ""))
-        given["ports"] = text.joined([ports.arrow(str(one), image) for one in given["ports"]])
+        given["ports"] = text.join_names([ports.describe_port(str(one), image) for one in given["ports"]])
     rest = [_option(name, given[name]) for name in given if name not in used and given[name] != ordinary.get(name)]
     options = [one for one in rest if one]
-    words += f" with {text.joined(options)}" if options else ""
+    words += f" with {text.join_names(options)}" if options else ""
     places = [f"{host} ({states[host]})" if host in states else host for host in hosts]
-    return f"{words} on {text.joined(places)}" if places else words
+    return f"{words} on {text.join_names(places)}" if places else words
 
 
 def orders(calls: Sequence[tuple[str, Mapping[str, Any], Sequence[str]]]) -> list[str]:
@@ -130,10 +130,10 @@ def _past(tool: str, group: Sequence[Outcome], aftermath: str) -> str:
     if tool.startswith("create_") or "name" in first:
         first["name"] = _object(group[0])
     if len(set(map(tuple, by_host.values()))) == 1 and len(next(iter(by_host.values()))) == 1:
-        words = f"{_in_past(order(tool, first))} on {text.joined(list(by_host))}"
+        words = f"{_in_past(order(tool, first))} on {text.join_names(list(by_host))}"
     else:
         verb, noun = _parts(tool)
-        places = [f"{text.joined(names)} on {host}" for host, names in by_host.items()]
+        places = [f"{text.join_names(names)} on {host}" for host, names in by_host.items()]
         words = f"{_in_past(f'{verb} {text.plural(len(group), noun)}')}: {'; '.join(places)}"
     return f"{words}{aftermath}" if aftermath.startswith(":") else f"{words}{aftermath}."
 
@@ -144,7 +144,7 @@ def _several(tool: str, group: Sequence[Outcome]) -> str:
     if len(names) < 2:
         return order(tool, _who(group[0].arguments))
     verb, noun = _parts(tool)
-    return f"{verb} {text.joined(names)}" if noun == "container" else f"{verb} {noun} {text.joined(names)}"
+    return f"{verb} {text.join_names(names)}" if noun == "container" else f"{verb} {noun} {text.join_names(names)}"
 
 
 def _who(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _parts(tool: str) -> tuple[str, str]:
 
 def _phrase(tool: str, given: Mapping[str, Any]) -> tuple[str, set[str]]:
     for phrase in PHRASES.get(tool, ()):
-        values = {name: value if value in WHAT.values() else text.shown(value) for name, value in given.items()}
+        values = {name: value if value in WHAT.values() else text.format_value(value) for name, value in given.items()}
         holes = {name for name in (*SUBJECTS, "replicas") if f"{{{name}}}" in phrase}
         if holes <= values.keys():
             return phrase.format_map(values), holes
@@ -202,8 +202,8 @@ def _all(group: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 def _value(value: object) -> str:
     """A value that a model or another host wrote stays one: odd ones stand in quotes."""
     if isinstance(value, list):
-        return text.joined([text.shown(one) for one in value])
-    return text.shown(value) if value != "" else ""
+        return text.join_names([text.format_value(one) for one in value])
+    return text.format_value(value) if value != "" else ""
 
 
 def _option(name: str, value: object) -> str:

@@ -64,7 +64,7 @@ async def told(
 def _read(answer: httpx.Response, content: bytes) -> Mapping[str, Any]:
     status = answer.status_code
     try:
-        found = text.cleaned(json.loads(content))
+        found = text.clean_json(json.loads(content))
     except (ValueError, RecursionError):
         found = None
     if answer.is_success and isinstance(found, dict):

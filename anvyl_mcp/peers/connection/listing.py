@@ -153,7 +153,7 @@ class Answer:
             operation=text.clean(str(meta.get(meta_keys.OPERATION) or "")),
         )
         if not result.get("isError"):
-            return replace(words_only, result=text.cleaned(result.get("structuredContent")))
+            return replace(words_only, result=text.clean_json(result.get("structuredContent")))
         error = error_in(meta) or AnvylError(text.one_line(words) or "the tool failed and did not say why")
         return replace(words_only, error=error)
 

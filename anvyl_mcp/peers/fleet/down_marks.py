@@ -36,7 +36,7 @@ class Down:
 
     def error(self) -> Unreachable:
         """What a call gets that is not even tried."""
-        silent = text.duration(max(time.time() - self.since, 1))
+        silent = text.format_duration(max(time.time() - self.since, 1))
         return Unreachable(
             f"{self.reason}, down for {silent}",
             hint="it is tried again every few seconds; now: anvyl hosts check",

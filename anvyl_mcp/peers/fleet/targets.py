@@ -72,10 +72,10 @@ async def targets(
     if tool.reads:
         return hosts
     raise InvalidInput(
-        f"`{tool.name}` needs a host: there are {text.joined(hosts)}",
+        f"`{tool.name}` needs a host: there are {text.join_names(hosts)}",
         hint="name one, like --host " + hosts[0],
         call_hint=f'give one as `host`, like "{hosts[0]}"',
-    ).among(hosts)
+    ).with_choices(hosts)
 
 
 async def find(fleet: Fleet, kind: str, hosts: Sequence[str] | None = None) -> dict[str, Outcome]:
@@ -157,12 +157,12 @@ async def _where(fleet: Fleet, look: Look, tool: ToolListing, kind: str, wanted:
         return having
     if len(having) > 1:
         raise Conflict(
-            f"{text.joined(having)} all have a {kind} `{wanted}`"
+            f"{text.join_names(having)} all have a {kind} `{wanted}`"
             if len(having) > 2
-            else f"both {text.joined(having)} have a {kind} `{wanted}`",
+            else f"both {text.join_names(having)} have a {kind} `{wanted}`",
             hint=f"name the host, like --host {having[0]}; or all",
             call_hint=f'give the one that is meant as `host`, like "{having[0]}"; or "all"',
-        ).among(having)
+        ).with_choices(having)
     if silent:
         raise ApprovalNeeded(
             f"{kind} `{wanted}` is on {having[0]}, but {_reasons(silent)}, so it may be there too",

@@ -127,6 +127,6 @@ def _check(change: Change, said: ElicitResult | None) -> None:
 
 def _not_done(change: Change, why: str) -> ApprovalNeeded:
     return ApprovalNeeded(
-        f"{why}: `{change.tool}` was not run on {text.joined(change.hosts)}, nothing was changed",
+        f"{why}: `{change.tool}` was not run on {text.join_names(change.hosts)}, nothing was changed",
         hint="do not try again unless the person asks for it",
     )

@@ -23,8 +23,8 @@ from mcp_types import Tool as ListedTool
 from anvyl_mcp import __version__
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import AnvylError, Denied, InvalidInput, did_you_mean
-from anvyl_mcp.core.values import arguments as reading
-from anvyl_mcp.core.values.answer_size import MODEL_BYTES, how_to_see_more, shortened, size
+from anvyl_mcp.core.values.answer_size import MODEL_BYTES, json_size, narrowing_hint, shorten_result
+from anvyl_mcp.core.values.arguments import parse_arguments
 from anvyl_mcp.peers.changes import change_plan
 from anvyl_mcp.peers.connection.listing import Answer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, OnBehalf, Outcome
@@ -98,7 +98,7 @@ class Gateway:
                     change = question
             return _result(listing, await self._run(ctx, listing, change, who))
         except AnvylError as error:
-            return _failure(error.to_caller())
+            return _failure(error.for_tool_caller())
 
     def _tool(self, name: str) -> ToolListing:
         if name in self.tools:
@@ -112,7 +112,7 @@ class Gateway:
         raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, self.tools))
 
     async def _placed(self, listing: ToolListing, given: Mapping[str, Any], who: str) -> Change:
-        arguments = reading.read(listing.name, host_argument.schema(listing, HOST), given, added=("host",))
+        arguments = parse_arguments(listing.name, host_argument.schema(listing, HOST), given, added=("host",))
         said = arguments.pop("host", "")
         hosts = await targets(self.fleet, listing, arguments, host_argument.selector(said))
         return Change(listing.name, arguments, hosts, given, who=who)
@@ -226,14 +226,14 @@ def _result(listing: ToolListing, outcomes: Mapping[str, Outcome]) -> CallToolRe
 
 def _entry(outcome: Outcome) -> dict[str, Any]:
     if outcome.error is not None:
-        return {"ok": False, "error": str(outcome.error.to_caller()), "code": outcome.error.code}
+        return {"ok": False, "error": str(outcome.error.for_tool_caller()), "code": outcome.error.code}
     return {"ok": True, "result": outcome.answer.result or {}}
 
 
 def _fitting(listing: ToolListing, words: str, structured: Mapping[str, Any]) -> CallToolResult:
     """An answer that is small enough for a model."""
-    hint = how_to_see_more(host_argument.schema(listing, HOST)["properties"])
-    short, notes = shortened(structured, MODEL_BYTES - size(words) - MOST_NOTES, hint)
+    hint = narrowing_hint(host_argument.schema(listing, HOST)["properties"])
+    short, notes = shorten_result(structured, MODEL_BYTES - json_size(words) - MOST_NOTES, hint)
     said = "\n".join([words, *notes])[: len(words) + MOST_NOTES // 4]
     return CallToolResult(content=[TextContent(type="text", text=said)], structured_content=short)
 

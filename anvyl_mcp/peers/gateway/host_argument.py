@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anvyl_mcp.core.values.arguments import as_list
+from anvyl_mcp.core.values.arguments import coerce_list
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
@@ -32,7 +32,7 @@ def words(outcomes: Mapping[str, Outcome], listing: ToolListing, most: int) -> s
     room = most // max(1, len(outcomes))
     blocks = []
     for host, outcome in outcomes.items():
-        said = outcome.answer.text if outcome.error is None else f"error: {outcome.error.to_caller()}"
+        said = outcome.answer.text if outcome.error is None else f"error: {outcome.error.for_tool_caller()}"
         if len(said) > room:
             said = f"{said[:room]}\n… {len(said) - room} more characters"
         if listing.untrusted and outcome.error is None:
@@ -43,5 +43,5 @@ def words(outcomes: Mapping[str, Outcome], listing: ToolListing, most: int) -> s
 
 def selector(host: object) -> str:
     """The hosts that a caller named, also when it sent a list, as such or as JSON text."""
-    hosts = as_list(host)
+    hosts = coerce_list(host)
     return ",".join(map(str, hosts)) if isinstance(hosts, list) else str(hosts or "")

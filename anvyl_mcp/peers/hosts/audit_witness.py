@@ -97,7 +97,7 @@ class Heads:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Seen]]:
-        with file_locks.locked(self._file.with_suffix(".lock"), seconds=LOCK_SECONDS):
+        with file_locks.exclusive_lock(self._file.with_suffix(".lock"), seconds=LOCK_SECONDS):
             hosts = self._read()
             before = _dumped(hosts)
             yield hosts

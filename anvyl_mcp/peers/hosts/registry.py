@@ -11,7 +11,7 @@ from typing import Any
 
 from anvyl_mcp.core import file_locks
 from anvyl_mcp.core.errors import ConfigInvalid, Conflict, InvalidInput, UnknownHost, Unpaired, did_you_mean
-from anvyl_mcp.core.files import require_unshared, write_atomically
+from anvyl_mcp.core.files import check_not_writable_by_others, write_atomically
 from anvyl_mcp.core.settings import HOST_NAME, check_host_name
 from anvyl_mcp.peers.connection.transports import is_loopback
 
@@ -175,7 +175,7 @@ class Registry:
 
     def _text(self) -> str:
         try:
-            require_unshared(self.path, self.path.stat(), ", so no host in it is used")
+            check_not_writable_by_others(self.path, self.path.stat(), ", so no host in it is used")
             return self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return ""
@@ -208,7 +208,7 @@ class Registry:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            with file_locks.locked(self.path.with_suffix(".lock")):
+            with file_locks.exclusive_lock(self.path.with_suffix(".lock")):
                 yield
         except OSError as error:
             raise ConfigInvalid(

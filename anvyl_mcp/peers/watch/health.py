@@ -45,13 +45,13 @@ class HostHealth:
         ahead = self.clock_seconds or 0
         notes = []
         if abs(ahead) > CLOCK_SECONDS:
-            off = f"{text.duration(abs(ahead))} {'ahead' if ahead > 0 else 'behind'}"
+            off = f"{text.format_duration(abs(ahead))} {'ahead' if ahead > 0 else 'behind'}"
             notes.append(f"its clock is {off}: so are the times in its log, and the end of tokens that expire")
         if self.offer is None:
             return notes
         notes += [f"its {name} is of another version: it {how}" for name, how in self.offer.differing.items()]
         if self.offer.foreign:
-            notes.append(f"offers tools that are unknown here: {text.joined(self.offer.foreign)}")
+            notes.append(f"offers tools that are unknown here: {text.join_names(self.offer.foreign)}")
         return notes
 
     @property

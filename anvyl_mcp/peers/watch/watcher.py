@@ -56,8 +56,8 @@ class Notice:
             "kind": self.trouble.kind,
             "subject": self.trouble.subject,
             "message": self.message,
-            "since": text.instant(self.began),
-            "at": text.instant(self.at),
+            "since": text.format_timestamp(self.began),
+            "at": text.format_timestamp(self.at),
             "text": f"{'✓' if self.over else '✗'} {self.message}",
         }
 
@@ -184,7 +184,7 @@ class Watcher:
             trouble = Trouble(host, "disk", disk["mount"])
             limit = self._disk_percent - (MARGIN if trouble in self._known else 0)
             if disk["percent"] >= limit:
-                free = text.size(disk.get("free", disk["total"] - disk["used"]))
+                free = text.format_size(disk.get("free", disk["total"] - disk["used"]))
                 yield trouble, f"disk {disk['mount']} on {host} is {disk['percent']:.0f} % full, {free} free"
 
     def _sick_containers(self, host: str, listed: Outcome, seen: _Seen) -> Iterator[tuple[Trouble, str]]:
@@ -258,4 +258,4 @@ def _over(trouble: Trouble, seconds: float) -> str:
         "restarting": f"{trouble.subject} on {trouble.host} no longer restarts",
         "stopped": f"{trouble.subject} on {trouble.host} is no longer stopped",
     }[trouble.kind]
-    return f"{what}, after {text.duration(max(seconds, 1))}"
+    return f"{what}, after {text.format_duration(max(seconds, 1))}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anvyl_mcp.core.errors import AnvylError, Cancelled, Denied, Timeout, Unknown
-from anvyl_mcp.core.redaction import redact_text
+from anvyl_mcp.core.redaction.redact_text import redact_arguments, to_log_line
 from anvyl_mcp.server.audit import reader
 from anvyl_mcp.server.audit.reader import Verified
 from anvyl_mcp.server.audit.writer import KEEP, LARGEST, Chain
@@ -113,12 +113,12 @@ class Audit:
             Denied: the record of a change cannot be written, so it must not act.
         """
         entry = Entry(
-            tool=redact_text.plain(tool),
-            arguments=redact_text.arguments(arguments),
-            who=redact_text.plain(who),
-            how=redact_text.plain(how),
-            address=redact_text.plain(address),
-            operation=redact_text.plain(operation),
+            tool=to_log_line(tool),
+            arguments=redact_arguments(arguments),
+            who=to_log_line(who),
+            how=to_log_line(how),
+            address=to_log_line(address),
+            operation=to_log_line(operation),
             changes=changes,
             started=None,
             clock=time.monotonic(),
@@ -138,7 +138,7 @@ class Audit:
     def end(self, entry: Entry, outcome: Outcome, error: str = "") -> None:
         """Note how a call ended; `error` is the error's code. Never raises: what was done is done."""
         record = _fields(entry, outcome)
-        record["error"] = redact_text.plain(error) or None
+        record["error"] = to_log_line(error) or None
         record["seconds"] = round(time.monotonic() - entry.clock, 6)
         try:
             self._append(record, changes=entry.changes)

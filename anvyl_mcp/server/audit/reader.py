@@ -226,7 +226,7 @@ def _snapshot(folder: Path, opened: ExitStack) -> tuple[Head | None, list[_File]
         if not files or not (folder / HEAD).exists():
             return None, files
     with reading(folder / HEAD) as descriptor:
-        file_locks.take(descriptor, fcntl.LOCK_SH)
+        file_locks.acquire(descriptor, fcntl.LOCK_SH)
         return Head.parse(os.pread(descriptor, HEAD_BYTES, 0)), _files(folder, opened)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.core import file_locks
-from anvyl_mcp.core.files import give_to_owner_of, private_folder
+from anvyl_mcp.core.files import make_private_folder, match_folder_owner
 from anvyl_mcp.server.audit.reader import (
     HASH_KEY,
     HEAD,
@@ -81,7 +81,7 @@ class Chain:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        if not self._mutex.acquire(timeout=file_locks.WAIT):
+        if not self._mutex.acquire(timeout=file_locks.DEFAULT_TIMEOUT):
             raise TimeoutError(errno.ETIMEDOUT, "the disk does not answer")
         try:
             self.need_folder()
@@ -96,7 +96,7 @@ class Chain:
 
     def need_folder(self) -> None:
         """Make the folder, for its owner alone."""
-        private_folder(self.folder)
+        make_private_folder(self.folder)
         if not self._files and stat.S_IMODE(self.folder.stat().st_mode) != 0o700:
             self.folder.chmod(0o700)
 
@@ -104,7 +104,7 @@ class Chain:
         """Lock the file that is called `head` now: one that was replaced locks nobody else out."""
         while True:
             descriptor = self._current(HEAD)
-            file_locks.take(descriptor, fcntl.LOCK_EX)
+            file_locks.acquire(descriptor, fcntl.LOCK_EX)
             if descriptor == self._current(HEAD):
                 return
 
@@ -119,7 +119,7 @@ class Chain:
         append = os.O_APPEND if name == LOG else 0
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | append, 0o600)
         self._files[name] = descriptor
-        give_to_owner_of(self.folder, descriptor)
+        match_folder_owner(self.folder, descriptor)
         if stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o600:
             os.fchmod(descriptor, 0o600)
         return descriptor

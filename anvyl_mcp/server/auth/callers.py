@@ -89,7 +89,7 @@ def checked_name(name: str) -> str:
     plain = name.isprintable() and text.clean(name) == name and name.strip() == name and 0 < len(name) <= LONGEST_NAME
     if not plain or "through" in name.casefold().split() or kind in (*HOWS, "uid") or name.casefold() in OWN_NAMES:
         raise Denied(
-            f"the token is for `{text.shown(name[:80])}`, which could pass for another caller",
+            f"the token is for `{text.format_value(name[:80])}`, which could pass for another caller",
             hint="have the identity provider name its subjects otherwise",
         )
     return name

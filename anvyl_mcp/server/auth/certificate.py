@@ -133,7 +133,7 @@ def _locked(folder: Path) -> Iterator[None]:
         raise _not_written(folder, error) from error
     try:
         try:
-            file_locks.take(lock, fcntl.LOCK_EX)
+            file_locks.acquire(lock, fcntl.LOCK_EX)
         except TimeoutError as error:
             raise _not_written(folder, error) from error
         yield

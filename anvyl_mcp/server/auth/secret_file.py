@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from anvyl_mcp.core import file_locks
 from anvyl_mcp.core.errors import ConfigInvalid
-from anvyl_mcp.core.files import require_unshared, write_atomically
+from anvyl_mcp.core.files import check_not_writable_by_others, write_atomically
 
 Content = TypeVar("Content")
 RACY_NANOSECONDS = 1_000_000_000
@@ -61,7 +61,7 @@ class SecretFile(Generic[Content]):
             ConfigInvalid: the file cannot be used or written; it is then as it was.
         """
         try:
-            with file_locks.locked(self.path.with_suffix(".lock")):
+            with file_locks.exclusive_lock(self.path.with_suffix(".lock")):
                 content = self._copy()
                 yield content
                 write_atomically(self.path, json.dumps(self._dump(content), indent=1))
@@ -87,7 +87,7 @@ class SecretFile(Generic[Content]):
             ) from error
 
     def _check(self, found: os.stat_result) -> None:
-        require_unshared(self.path, found, ", so nothing in it counts", mode="600")
+        check_not_writable_by_others(self.path, found, ", so nothing in it counts", mode="600")
 
     def _unreadable(self, error: OSError) -> ConfigInvalid:
         return ConfigInvalid(f"{self.path} cannot be read: {error.strerror}", hint="check who owns it")

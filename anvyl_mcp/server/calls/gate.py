@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from anvyl_mcp.core import protocol_keys, text
-from anvyl_mcp.core.redaction import redact_text
+from anvyl_mcp.core.redaction.redact_text import redact_lines, redact_text
 from anvyl_mcp.server.audit.log import Audit, Entry, outcome_of
 from anvyl_mcp.server.auth.callers import ACTING, Caller, lesser
 from anvyl_mcp.server.auth.limits import Limits, Overloaded
@@ -134,10 +134,10 @@ def without_secrets(result: Result, tool: Tool, arguments: Mapping[str, Any]) ->
 
 def _hidden(value: Any) -> Any:
     if isinstance(value, str):
-        return redact_text.line(value)
+        return redact_text(value)
     if isinstance(value, list):
         texts = [entry for entry in value if isinstance(entry, str)]
-        return redact_text.lines(texts) if len(texts) == len(value) else [_hidden(entry) for entry in value]
+        return redact_lines(texts) if len(texts) == len(value) else [_hidden(entry) for entry in value]
     if isinstance(value, dict):
         return {name: _hidden(entry) for name, entry in value.items()}
     return value

@@ -23,7 +23,7 @@ from typing import Any
 
 from anvyl_mcp.core import file_locks
 from anvyl_mcp.core.errors import AnvylError, Denied
-from anvyl_mcp.core.files import give_to_owner_of
+from anvyl_mcp.core.files import match_folder_owner
 
 log = logging.getLogger(__name__)
 
@@ -138,11 +138,11 @@ class Journal:
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
         """Have the database alone among all threads and processes, with late ends written."""
-        if not self._mutex.acquire(timeout=file_locks.WAIT):
+        if not self._mutex.acquire(timeout=file_locks.DEFAULT_TIMEOUT):
             raise self._denied(TimeoutError(errno.ETIMEDOUT, "the disk does not answer"))
         try:
             # SQLite's own locks do not name the process that has them, and end when a file is set aside.
-            with file_locks.locked(self.folder / LOCK):
+            with file_locks.exclusive_lock(self.folder / LOCK):
                 db = self._connected()
                 self._write_late(db)
                 yield db
@@ -190,8 +190,10 @@ class Journal:
         # SQLite would let others read it. One that exists is not opened here: to close it would drop SQLite's locks.
         if not self._path.exists():
             self._path.touch(0o600, exist_ok=False)
-            give_to_owner_of(self.folder, self._path)
-        db = sqlite3.connect(self._path, timeout=file_locks.WAIT, isolation_level=None, check_same_thread=False)
+            match_folder_owner(self.folder, self._path)
+        db = sqlite3.connect(
+            self._path, timeout=file_locks.DEFAULT_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
         try:
             db.executescript(PRAGMAS)
             (problem,) = db.execute("PRAGMA integrity_check(1)").fetchone()

@@ -28,7 +28,7 @@ class RunOptions:
     environment: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     host: dict[str, Any] = field(default_factory=dict)
-    image_decided: list[ports.Lone] = field(default_factory=list)
+    image_decided: list[ports.HostPort] = field(default_factory=list)
     """Ports of this host whose counterpart in the container the image decides."""
 
     @classmethod
@@ -50,8 +50,8 @@ class RunOptions:
         Raises:
             InvalidInput: one of them is not in a form the engine could use.
         """
-        typed = [ports.parse(port) for port in published]
-        bindings = ports.bindings(one for one in typed if isinstance(one, ports.Port))
+        typed = [ports.parse_port(port) for port in published]
+        bindings = ports.to_bindings(one for one in typed if isinstance(one, ports.PortMapping))
         host: dict[str, Any] = {"port_bindings": bindings, "binds": [_parse_volume(volume) for volume in volumes]}
         if restart:
             host["restart_policy"] = {"Name": _parse_choice(restart, RESTART_POLICIES, "restart")}
@@ -66,7 +66,7 @@ class RunOptions:
             environment=[_parse_pair(entry, "env") for entry in env],
             labels=dict(_parse_label(entry) for entry in labels),
             host={name: value for name, value in host.items() if value},
-            image_decided=[one for one in typed if isinstance(one, ports.Lone)],
+            image_decided=[one for one in typed if isinstance(one, ports.HostPort)],
         )
 
     def create(self, engine: Engine, image: str, name: str, progress: Progress) -> tuple[str, bool]:
@@ -101,11 +101,11 @@ class RunOptions:
             return bindings, False
         with engine_errors():
             found = engine.client().inspect_image(number)  # type: ignore[no-untyped-call]  # the stubs leave it out
-        offered = ports.exposed(found)
+        offered = ports.exposed_ports(found)
         for one in self.image_decided:
-            for inner, outer in ports.bindings(ports.matched(one, offered, image)).items():
+            for inner, outer in ports.to_bindings(ports.resolve_port(one, offered, image)).items():
                 bindings[inner] = [*bindings.get(inner, []), *outer]
-        return bindings, any(not ports.fitting(one, offered) for one in self.image_decided)
+        return bindings, any(not ports.matching_ports(one, offered) for one in self.image_decided)
 
 
 def _pin_image(engine: Engine, image: str) -> str:

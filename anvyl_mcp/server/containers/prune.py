@@ -33,7 +33,7 @@ class Pruned(Result):
 
     def text(self) -> str:
         """A line each for what is gone and what stays."""
-        freed = f"removed {text.plural(len(self.removed), 'object')}, {text.size(self.reclaimed)} freed"
+        freed = f"removed {text.plural(len(self.removed), 'object')}, {text.format_size(self.reclaimed)} freed"
         more = f" and {len(self.removed) - SHOWN} more" if len(self.removed) > SHOWN else ""
         what = f"{freed}: {', '.join(self.removed[:SHOWN])}{more}" if self.removed else "nothing to remove"
         return f"{what}\nkept: {', '.join(self.kept[:SHOWN])}" if self.kept else what

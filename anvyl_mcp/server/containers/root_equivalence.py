@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from anvyl_mcp.core.redaction import redact_env
+from anvyl_mcp.core.redaction.redact_env import redact_environment
 from anvyl_mcp.server.engine.compat import EngineObject
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.policy import guardrails
@@ -70,7 +70,7 @@ def create_arguments(engine: Engine, container: EngineObject, name: str = "") ->
         **guarded,
         "image": str(config["Image"]),
         "name": name,
-        "env": redact_env.mask(config["Env"]),
+        "env": redact_environment(config["Env"]),
         "labels": [f"{label}={value}" for label, value in config["Labels"].items()],
         "ports": ports,
         "restart": str((host.get("RestartPolicy") or {}).get("Name") or ""),

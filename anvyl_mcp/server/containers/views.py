@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.redaction.redact_env import mask
+from anvyl_mcp.core.redaction.redact_env import redact_environment
 from anvyl_mcp.server.containers.problems import ExpectedState
 from anvyl_mcp.server.engine import timestamps
 from anvyl_mcp.server.engine.engine import own_name
@@ -86,7 +86,7 @@ class ContainerInfo(Result):
 
     def text(self) -> str:
         """What it is and how it is first; then one line for each thing of which there may be many."""
-        created = f", created {text.ago(self.created)}" if self.created else ""
+        created = f", created {text.format_age(self.created)}" if self.created else ""
         lines = [f"{self.name} ({self.id}): {self._summary()}", f"image {self.image}{created}"]
         if self.health_output:
             lines.append(f"its health check says: {self.health_output}")
@@ -98,9 +98,9 @@ class ContainerInfo(Result):
     def _summary(self) -> str:
         parts = [self.status, self.health]
         if self.state == "running" and self.started_at:
-            parts[0] = f"running, started {text.ago(self.started_at)}{self._restart_note()}"
+            parts[0] = f"running, started {text.format_age(self.started_at)}{self._restart_note()}"
         elif self.state in ENDED and self.finished_at:
-            parts.append(text.ago(self.finished_at))
+            parts.append(text.format_age(self.finished_at))
         return ", ".join(filter(None, parts))
 
     def _restart_note(self) -> str:
@@ -177,7 +177,7 @@ def container_info(found: Mapping[str, Any], *, reveal: bool = False) -> Contain
         health_output=_health_output(state),
         restart_policy=str(found["HostConfig"]["RestartPolicy"].get("Name") or "no"),
         command=text.clean(" ".join([*config["Entrypoint"], *config["Cmd"]])),
-        env=[text.clean(entry) for entry in (environment if reveal else mask(environment))],
+        env=[text.clean(entry) for entry in (environment if reveal else redact_environment(environment))],
         mounts=[
             Mount(
                 source=text.clean(str(mount.get("Name") or mount["Source"])),

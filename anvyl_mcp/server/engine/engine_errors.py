@@ -136,7 +136,10 @@ def _proxy_refusal(error: ProxyRefusal, doing: str) -> Denied:
     switches = [*(["POST=1"] if error.method not in READ_METHODS else []), *(f"{section}=1" for section in sections)]
     return Denied(
         f"the socket proxy at {error.address} does not allow {what}",
-        hint=f"set {text.joined(switches) or 'what it needs'} where it is started, or point DOCKER_HOST at the engine",
+        hint=(
+            f"set {text.join_names(switches) or 'what it needs'} where it is started, "
+            "or point DOCKER_HOST at the engine"
+        ),
     )
 
 

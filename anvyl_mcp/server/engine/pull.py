@@ -49,7 +49,7 @@ class _LayerProgress:
             return
         self._most, self._reported = done, time.monotonic()
         total = sum(total for _, total in self._layers.values())
-        progress(done, total, f"pulling {image}: {text.size(done)} of {text.size(total)}")
+        progress(done, total, f"pulling {image}: {text.format_size(done)} of {text.format_size(total)}")
 
 
 def ensure_image(engine: Engine, image: str, progress: Progress) -> None:

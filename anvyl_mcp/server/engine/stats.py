@@ -245,7 +245,7 @@ def summary_lines(rows: Sequence[ContainerStats]) -> Iterator[str]:
 
 
 def _short_size(count: int | None) -> str:
-    return "-" if count is None else text.size(count).replace("iB", "").replace(" ", "")
+    return "-" if count is None else text.format_size(count).replace("iB", "").replace(" ", "")
 
 
 def _sum_known(counts: Iterable[Any], nothing: int | None) -> int | None:

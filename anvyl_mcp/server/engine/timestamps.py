@@ -40,5 +40,5 @@ def to_iso(stamp: Any) -> str:
     if isinstance(stamp, str):
         found = to_nanoseconds(stamp)
     else:
-        found = int(stamp) * SECOND if isinstance(stamp, int | float) and abs(stamp) < text.NEVER_AFTER else None
-    return text.instant(found // SECOND) if found is not None and found // SECOND >= text.NEVER_BEFORE else ""
+        found = int(stamp) * SECOND if isinstance(stamp, int | float) and abs(stamp) < text.LATEST_DATE else None
+    return text.format_timestamp(found // SECOND) if found is not None and found // SECOND >= text.EARLIEST_DATE else ""

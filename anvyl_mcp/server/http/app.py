@@ -38,7 +38,7 @@ from anvyl_mcp.core.errors import (
     Unknown,
     Unreachable,
 )
-from anvyl_mcp.core.text import shown
+from anvyl_mcp.core.text import format_value
 from anvyl_mcp.server.auth.callers import caller_of
 from anvyl_mcp.server.auth.local_trust import LocalToken, Loopback, may_use
 from anvyl_mcp.server.engine.engine import Engine
@@ -191,7 +191,7 @@ async def _anvyl_error(_: Request, error: Exception) -> Response:
 
 async def _mistake(request: Request, __: Exception) -> Response:
     """The error itself goes to the log; a caller learns nothing of our insides."""
-    log.error("%s %s failed [%s]", request.method, shown(request.url.path), REQUEST_ID.get())
+    log.error("%s %s failed [%s]", request.method, format_value(request.url.path), REQUEST_ID.get())
     return error_response(InternalError("the request failed because of a mistake in Anvyl", hint="see its log"), 500)
 
 

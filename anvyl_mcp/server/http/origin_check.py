@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import AnvylError, Denied, InvalidInput
-from anvyl_mcp.core.text import cleaned
+from anvyl_mcp.core.text import clean_json
 from anvyl_mcp.server.http.request_ids import REQUEST_ID
 
 MOST_BODY_BYTES = 1024 * 1024
@@ -120,7 +120,7 @@ def error_response(error: AnvylError, status: int, headers: Mapping[str, str] | 
     if request_id := REQUEST_ID.get():
         told["request_id"] = request_id
         headers = {protocol_keys.REQUEST_ID_HEADER: request_id, **(headers or {})}
-    return JSONResponse(cleaned({"error": told}), status_code=status, headers=headers)
+    return JSONResponse(clean_json({"error": told}), status_code=status, headers=headers)
 
 
 def not_our_name() -> Denied:

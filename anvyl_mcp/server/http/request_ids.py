@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anvyl_mcp.core import protocol_keys
-from anvyl_mcp.core.text import shown
+from anvyl_mcp.core.text import format_value
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class RequestIds:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[protocol_keys.REQUEST_ID_HEADER] = request_id
                 seconds = time.monotonic() - started
-                line = (scope["method"], shown(scope["path"]), message["status"], seconds, request_id)
+                line = (scope["method"], format_value(scope["path"]), message["status"], seconds, request_id)
                 log.debug("%s %s → %d in %.3f s [%s]", *line)
             await send(message)
 

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import ConfigInvalid, Denied
-from anvyl_mcp.core.files import require_unshared
+from anvyl_mcp.core.files import check_not_writable_by_others
 from anvyl_mcp.server.auth.callers import ACTING, Caller
 from anvyl_mcp.server.policy import guardrails
 from anvyl_mcp.server.policy.parse import parse
@@ -76,7 +76,7 @@ class Policy:
         if mark == self._known[0] and abs(time.time_ns() - found.st_mtime_ns) > RACY_NANOSECONDS:
             return self._known[1]
         try:
-            require_unshared(self.file, found)
+            check_not_writable_by_others(self.file, found)
             return self._keep(mark, self._read())
         except ConfigInvalid as problem:
             # What the last good version forbade stays forbidden, reads included.

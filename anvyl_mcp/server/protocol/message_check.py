@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from anvyl_mcp.core.text import shown
+from anvyl_mcp.core.text import format_value
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Lines:
         return fit
 
     async def _refuse(self, error: JSONRPCError, line: str) -> None:
-        log.warning("a message on stdin was refused: %s: %s", error.error.message, shown(line[:80]))
+        log.warning("a message on stdin was refused: %s: %s", error.error.message, format_value(line[:80]))
         await self._ready.wait()
         if self._outgoing is not None:
             await self._outgoing.send(SessionMessage(error))

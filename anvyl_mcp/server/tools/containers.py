@@ -39,7 +39,7 @@ class Containers(Result):
         lines = (
             super().text()
             if len(self.containers) < GROUPED_FROM
-            else "\n".join([*group_lines(self.containers), *text.left_out(self.more)])
+            else "\n".join([*group_lines(self.containers), *text.more_note(self.more)])
         )
         return "\n".join(
             [lines, *(f"problem: {one.name} {one.problem}" for one in self.containers if not one.status_shows_problem)]
@@ -93,7 +93,7 @@ class Stats(Result):
         """A line each, of many the busiest in few words; then who runs without figures."""
         many = len(self.containers) >= GROUPED_FROM
         unknown = [row.name for row in self.containers if not row.has_figures][:GROUPED_FROM]
-        words = [f"the engine gives no figures now for {text.joined(unknown)}"] if unknown else []
+        words = [f"the engine gives no figures now for {text.join_names(unknown)}"] if unknown else []
         return "\n".join([*(stats.summary_lines(self.containers) if many else [super().text()]), *words])
 
 

@@ -58,7 +58,7 @@ class HostInfo(Result):
 
     def text(self) -> str:
         """Two lines: the machine and its engine."""
-        size, up = text.size(self.memory_total), text.duration(self.uptime_seconds)
+        size, up = text.format_size(self.memory_total), text.format_duration(self.uptime_seconds)
         machine = f"{self.hostname}: {self.os}, {self.arch}, {text.plural(self.cpus, 'cpu')}, {size} memory, up {up}"
         return f"{machine}\n{self.engine.text()}"
 
@@ -77,7 +77,7 @@ class Usage(BaseModel):
 
     def text(self) -> str:
         """`402 MiB of 23.5 GiB (2 %)`."""
-        return f"{text.size(self.used)} of {text.size(self.total)} ({self.percent:.0f} %)"
+        return f"{text.format_size(self.used)} of {text.format_size(self.total)} ({self.percent:.0f} %)"
 
 
 class Disk(Usage):
@@ -87,7 +87,7 @@ class Disk(Usage):
 
     def text(self) -> str:
         """`33 GiB of 252 GiB (32 %), 70 GiB free`."""
-        return f"{super().text()}, {text.size(self.free)} free"
+        return f"{super().text()}, {text.format_size(self.free)} free"
 
 
 class Temperature(BaseModel):
@@ -111,7 +111,7 @@ class Resources(Result):
 
     def text(self) -> str:
         """A line each for cpu, memory, every disk and what is warm."""
-        load, up = " ".join(f"{value:g}" for value in self.load), text.duration(self.uptime_seconds)
+        load, up = " ".join(f"{value:g}" for value in self.load), text.format_duration(self.uptime_seconds)
         lines = [f"cpu {self.cpu_percent:.0f} % of {text.plural(len(self.cores), 'core')}, load {load}, up {up}"]
         lines.append(f"memory {self.memory.text()}")
         lines += [f"disk {disk.mount} {disk.text()}" for disk in self.disks]
@@ -139,7 +139,7 @@ class Processes(Result):
 
     def text(self) -> str:
         """The rows, without a count of the rest: nobody wants to see all."""
-        return text.human(self.model_dump(mode="json", exclude={"more"}), schema_of(type(self)))
+        return text.format_result(self.model_dump(mode="json", exclude={"more"}), schema_of(type(self)))
 
 
 @tool(

@@ -53,7 +53,7 @@ class PulledImage(Result):
     def text(self) -> str:
         """One line."""
         what = "is pulled" if self.new else "was up to date"
-        size = "" if self.size is None else f", {text.size(self.size)}"
+        size = "" if self.size is None else f", {text.format_size(self.size)}"
         return f"{', '.join(self.tags) or self.id} {what}{size}"
 
 
@@ -134,7 +134,7 @@ def _ports(engine: Engine, image: str) -> list[str]:
     """What an image listens on; nothing when it is gone since it was listed."""
     with suppress(NotFound), engine_errors(missing=lambda: NotFound(f"there is no image `{image}`")):
         found = engine.client().inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs leave it out
-        return [text.clean(one) for one in ports.exposed(compat.require_object(found))]
+        return [text.clean(one) for one in ports.exposed_ports(compat.require_object(found))]
     return []
 
 

@@ -37,7 +37,7 @@ class LastChange(Result):
         """One line, and what will not be as it was."""
         if not self.operation:
             return "nothing to undo: no container was started, stopped or removed through Anvyl in the last 24 hours"
-        what = f"{self.undo} ({PAST_TENSE.get(self.did, self.did)} {text.ago(self.time)} by {self.by})"
+        what = f"{self.undo} ({PAST_TENSE.get(self.did, self.did)} {text.format_age(self.time)} by {self.by})"
         if not self.possible:
             return f"cannot {what}: {self.reason}"
         return "\n".join([what, *(f"  {one}" for one in self.lost)])

@@ -83,7 +83,7 @@ def remove_volume(name: VolumeName, engine: Engine) -> VolumeState:
     """Remove a volume and the data in it for good."""
     lookup.find_volume(engine, name)
     if users := _using(engine).get(name):
-        raise Conflict(f"the volume `{name}` is used by {text.joined(users)}", hint="remove what uses it first")
+        raise Conflict(f"the volume `{name}` is used by {text.join_names(users)}", hint="remove what uses it first")
     # A volume has no id to remove it by: it is looked at once more.
     found = lookup.find_volume(engine, name)
     with engine_errors(doing=f"to remove the volume `{name}`"):

@@ -161,7 +161,7 @@ async def test_a_host_that_may_do_it_twice_is_not_asked_again() -> None:
     assert host.sent == 0
     assert raised.value.hint == "look before you repeat it: anvyl info web --host nas"
     there = 'get_container_info(name="web", host="nas")'
-    assert raised.value.to_caller().hint == f"look before you repeat it: {there}"
+    assert raised.value.for_tool_caller().hint == f"look before you repeat it: {there}"
 
 
 async def test_a_host_that_is_gone_is_not_waited_for() -> None:

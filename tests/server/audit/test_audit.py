@@ -592,7 +592,7 @@ def test_a_writer_that_hangs_does_not_hang_the_others(
     audit: Audit, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look(audit)
-    monkeypatch.setattr(file_locks, "WAIT", 0.05)
+    monkeypatch.setattr(file_locks, "DEFAULT_TIMEOUT", 0.05)
     with (folder / HEAD).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(Denied, match="another part of this process holds it"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from anvyl_mcp.core.text import ANSI, local_time
+from anvyl_mcp.core.text import ANSI, format_local_time
 from anvyl_mcp.server.audit.log import Audit
 from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, run_program
 from tests.support.terminal import open_terminal
@@ -83,7 +83,7 @@ def test_times_are_those_of_this_machine_and_seconds_have_few_digits(log: Path) 
     ],
 )
 def test_a_time_of_another_day_has_its_date(when: str, shown: str) -> None:
-    assert local_time(when) == shown
+    assert format_local_time(when) == shown
 
 
 def test_json_holds_every_record_as_before(log: Path) -> None:

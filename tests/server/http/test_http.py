@@ -44,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def every_right(urls: dict[str, str], home: Path) -> dict[str, str]:
     """The header of a caller that may do everything; without a token one may read and operate."""
-    return {"Authorization": f"Bearer {serve_lock.local_token(home / 'run')}"}
+    return {"Authorization": f"Bearer {serve_lock.read_local_token(home / 'run')}"}
 
 
 @pytest.fixture(scope="module")

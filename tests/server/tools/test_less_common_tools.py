@@ -18,7 +18,7 @@ from mcp import Client
 
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core.settings import load
-from anvyl_mcp.core.values.answer_size import MODEL_BYTES, size
+from anvyl_mcp.core.values.answer_size import MODEL_BYTES, json_size
 from anvyl_mcp.server.engine import disk_usage, stats
 from tests.server.tools.test_tools import call, refused, words
 from tests.support.engine.counting_proxy import CountingProxy
@@ -143,7 +143,7 @@ async def test_commands_run_in_a_container_without_a_shell(memory: Client, engin
     loud = await memory.call_tool("exec_in_container", {"name": "web", "command": command})
     fields = loud.structured_content or {}
     assert fields["truncated"] is True and 16_000 < len(fields["stdout"]) < 65_536
-    assert size(fields) + len(words(loud).encode()) <= MODEL_BYTES
+    assert json_size(fields) + len(words(loud).encode()) <= MODEL_BYTES
     # What shows it to a person gets all that is kept of it.
     whole = run_program("call", "exec_in_container", "name=web", f"command={command}", "--yes", "--json")
     (entry,) = whole.json["hosts"].values()

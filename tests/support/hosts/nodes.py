@@ -114,7 +114,7 @@ class ServingNode:
     @property
     def token(self) -> str:
         """Local token for commands of the same user; new after each start."""
-        return serve_lock.local_token(self.home / "run")
+        return serve_lock.read_local_token(self.home / "run")
 
     @property
     def headers(self) -> dict[str, str]:

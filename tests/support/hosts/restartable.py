@@ -79,7 +79,7 @@ class RestartableServer:
     @property
     def token(self) -> str:
         """Local token of the running server, with every scope."""
-        return serve_lock.local_token(self.home / "run")
+        return serve_lock.read_local_token(self.home / "run")
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Signal the server and return its exit code."""

@@ -158,7 +158,7 @@ def run(
             placement = await placement_prompt.choose(fleet, place, host, memory=given["memory"]) if place else None
             if placement is None and not host and len(fleet.hosts) > 1:
                 raise InvalidInput(
-                    f"a new container needs a host: there are {text.joined(fleet.hosts)}",
+                    f"a new container needs a host: there are {text.join_names(fleet.hosts)}",
                     hint=f"name one, like --host {fleet.hosts[0]}; or let the figures choose: --place most-memory",
                 )
             steps, _ = await tool_command.plan_calls(

@@ -20,8 +20,9 @@ async def choose(fleet: Fleet, words: str, selector: str, *, memory: str = "") -
     _show(placement)
     wanted, figures = text.parse_size(memory) if memory else None, placement.figures[placement.host]
     if wanted and wanted > figures.memory_free and placement.rule == "most-memory":
+        free = text.format_size(figures.memory_free)
         raise InvalidInput(
-            f"no host has {text.size(wanted)} of memory free; {placement.host} has {text.size(figures.memory_free)}",
+            f"no host has {text.format_size(wanted)} of memory free; {placement.host} has {free}",
             hint="ask for less with --memory, or name the host yourself with --host",
         )
     return placement
@@ -33,7 +34,12 @@ def _show(placement: Placement) -> None:
     output.talk(f"{placement.host} has {placement.why}")
     if len(placement.figures) > 1:
         rows = [
-            [host, f"{text.size(one.memory_free)} of {text.size(one.memory_total)}", f"{one.load:g}", str(one.cores)]
+            [
+                host,
+                f"{text.format_size(one.memory_free)} of {text.format_size(one.memory_total)}",
+                f"{one.load:g}",
+                str(one.cores),
+            ]
             for host, one in placement.figures.items()
         ]
         output.talk_table(["host", "free memory", "load", "cores"], rows)

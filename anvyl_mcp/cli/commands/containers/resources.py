@@ -33,10 +33,10 @@ def _rows(one: Outcome) -> list[list[str]]:
         [
             one.host,
             _share(result["cpu_percent"]),
-            f"{_share(memory['percent'])} of {text.size(memory['total'])}",
+            f"{_share(memory['percent'])} of {text.format_size(memory['total'])}",
             _disk(disks) if disks else "",
             f"{result['load'][0]:g}" if result["load"] else "",
-            text.duration(result["uptime_seconds"]),
+            text.format_duration(result["uptime_seconds"]),
         ]
     ]
 
@@ -45,7 +45,7 @@ def _disk(disks: Sequence[Mapping[str, Any]]) -> str:
     """The fullest one, named where there are several or it is not the root."""
     fullest = disks[0]
     where = f" {fullest['mount']}" if len(disks) > 1 or fullest["mount"] != "/" else ""
-    return f"{_share(fullest['percent'])} of {text.size(fullest['total'])}{where}"
+    return f"{_share(fullest['percent'])} of {text.format_size(fullest['total'])}{where}"
 
 
 def _share(percent: float) -> str:

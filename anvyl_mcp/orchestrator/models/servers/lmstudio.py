@@ -40,7 +40,7 @@ from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings
 
-from anvyl_mcp.core.values.arguments import fitted, literal, sound
+from anvyl_mcp.core.values.arguments import coerce_arguments, parse_literal, replace_surrogates
 from anvyl_mcp.orchestrator.models.servers.leaked_markup import closed_thinking, without_channels, without_tokens
 from anvyl_mcp.orchestrator.models.servers.local_provider import LocalProvider
 from anvyl_mcp.orchestrator.models.servers.model_server import READ, SENT, error_words, foreign_server
@@ -119,7 +119,7 @@ class LMStudioModel(WholeAnswerModel, OpenAIChatModel):
             raise ModelAPIError(self.model_name, "it is a stream of events (SSE), which was not asked for")
         if not isinstance(response, ChatCompletion):
             raise ModelAPIError(self.model_name, "it is no chat completion")
-        body = sound(response.model_dump(warnings=False))
+        body = replace_surrogates(response.model_dump(warnings=False))
         if words := error_words(body.get("error")):
             raise ModelAPIError(self.model_name, words, body=words)
         return super()._process_response(valid_completion(body, self.model_name), **options)
@@ -270,7 +270,7 @@ def arguments_object(arguments: Any, schema: Mapping[str, Any]) -> dict[str, Any
     for _ in range(3):
         if not isinstance(value, str):
             break
-        value = literal(value.strip() or "{}")
+        value = parse_literal(value.strip() or "{}")
     if not isinstance(value, dict):
         return {INVALID_JSON_KEY: str(arguments)}
-    return fitted(schema, value, added=("host",)) if schema else value
+    return coerce_arguments(schema, value, added=("host",)) if schema else value

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from anvyl_mcp.core.values.arguments import literal
+from anvyl_mcp.core.values.arguments import parse_literal
 
 
 class WrittenCall(NamedTuple):
@@ -131,7 +131,7 @@ def tagged(head: str, argument: str, tail: str) -> Parser:
         found = arguments.finditer(match["body"])
         values: Any = {one["key"].strip(): one["value"].strip() for one in found}
         if not values and match["body"].strip():
-            values = literal(match["body"].strip())
+            values = parse_literal(match["body"].strip())
         return ([WrittenCall(match["name"], values)], match.end()) if isinstance(values, dict) else None
 
     return parse

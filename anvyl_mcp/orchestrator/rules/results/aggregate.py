@@ -33,7 +33,7 @@ Results = Mapping[str, Mapping[str, Any]]
 
 def listed(listing: ToolListing) -> str:
     """What a tool lists: `container`; empty when its result is no list."""
-    return meaning(text.rows_field(text.resolved(listing.output_schema)))
+    return meaning(text.rows_field(text.resolve_schema(listing.output_schema)))
 
 
 def chosen(query: Query, listings: Iterable[ToolListing], *, of_one: bool = False) -> ToolListing | None:
@@ -81,12 +81,12 @@ def told(
     `failed`: the hosts that did not answer, with the reason.
     """
     if query.wants is Wants.TROUBLE:
-        field = text.rows_field(text.resolved(listing.output_schema))
+        field = text.rows_field(text.resolve_schema(listing.output_schema))
         return _troubles(results, field, failed or {}) if field else []
     if query.wants is Wants.WHY:
         return [line for host, result in results.items() for line in _reasons(subject, host, result)]
     if query.wants in ROWS:
-        field = text.rows_field(text.resolved(listing.output_schema))
+        field = text.rows_field(text.resolve_schema(listing.output_schema))
         rows = [(host, row) for host, result in results.items() for row in result.get(field, [])] if field else []
         return ROWS[query.wants](query, rows, list(results)) if field else []
     numbers = [
@@ -121,7 +121,7 @@ def _extreme(query: Query, measure: Measure, found: Sequence[Amount]) -> list[st
         verb, things = ("uses", word) if first.format else ("has", f"{word}s")
         head = f"{_where(first)} {verb} the {end} {things}: {_used(first)}"
     then = [f"{_where(one)} {one.shown(one.free) if query.free else _used(one)}" for one in rest]
-    return [f"{head}{'; then ' + text.joined(then) if then else ''}."]
+    return [f"{head}{'; then ' + text.join_names(then) if then else ''}."]
 
 
 def _beyond(query: Query, measure: Measure, found: Sequence[Amount]) -> list[str]:
@@ -132,13 +132,13 @@ def _beyond(query: Query, measure: Measure, found: Sequence[Amount]) -> list[str
 
     ranked = sorted(found, key=amount, reverse=True)
     kept = [one for one in ranked if (amount(one) < query.need if query.least else amount(one) > query.need)]
-    bound = f"{'less' if query.least else 'more'} than {f'{query.need} %' if share else text.size(query.need)}"
+    bound = f"{'less' if query.least else 'more'} than {f'{query.need} %' if share else text.format_size(query.need)}"
     word = " ".join(sorted(measure.words & query.words)) + (" free" if query.free else "")
     if not kept:
         return [f"Nothing has {bound} of {word}."]
     return [
         f"{text.plural(len(kept), query.noun or measure.noun)} with {bound} of {word}: "
-        + text.joined(
+        + text.join_names(
             [
                 f"{one.place} {one.shown(amount(one)) if not share or not one.total else f'{one.percent:.0f} %'}"
                 for one in kept
@@ -157,17 +157,17 @@ def _tight(query: Query, measure: Measure, found: Sequence[Amount]) -> list[str]
         if one.percent >= NEARLY_FULL
     ]
     if full:
-        return [f"Nearly out of {word}: {text.joined(full)}."]
+        return [f"Nearly out of {word}: {text.join_names(full)}."]
     return [f"No: of {word}, {_where(ranked[0])} is the fullest with {ranked[0].percent:.0f} % used."]
 
 
 def _room(query: Query, measure: Measure, found: Sequence[Amount]) -> list[str]:
-    word, size = " ".join(sorted(measure.words & query.words)), text.size(query.need)
+    word, size = " ".join(sorted(measure.words & query.words)), text.format_size(query.need)
     ranked = sorted(found, key=lambda one: -one.free)
     fits = [f"{_where(one)} has {one.shown(one.free)} free" for one in ranked if one.free >= query.need]
     tight = [f"{_where(one)} has {one.shown(one.free)}" for one in ranked if one.free < query.need]
-    head = f"{size} of {word}: {text.joined(fits[:SHOWN])}" if fits else f"{size} of {word} fits nowhere"
-    return [f"{head}{'; too little: ' + text.joined(tight[:SHOWN]) if tight else ''}."]
+    head = f"{size} of {word}: {text.join_names(fits[:SHOWN])}" if fits else f"{size} of {word} fits nowhere"
+    return [f"{head}{'; too little: ' + text.join_names(tight[:SHOWN]) if tight else ''}."]
 
 
 def _amount(query: Query, measure: Measure, found: Sequence[Amount]) -> list[str]:
@@ -199,7 +199,7 @@ NUMBERS: dict[Wants, Callable[[Query, Measure, Sequence[Amount]], list[str]]] = 
 def _unmeasured(numbers: Sequence[tuple[Measure, object]], results: Results, subject: str) -> list[str]:
     """What is there, and without the figures that were asked for."""
     if any("celsius" in measure.words for measure, _ in numbers):
-        return [f"The temperature of {text.joined(list(results))} is not known: no sensor can be read there."]
+        return [f"The temperature of {text.join_names(list(results))} is not known: no sensor can be read there."]
     rows = {measure.rows for measure, _ in numbers if measure.rows and subject}
     return [
         f"{subject} on {host} is there, but its engine gives no figures for it now."
@@ -211,13 +211,13 @@ def _unmeasured(numbers: Sequence[tuple[Measure, object]], results: Results, sub
 
 def _tallied(query: Query, listing: ToolListing, results: Results) -> list[str]:
     """Which host has the most rows."""
-    field = text.rows_field(text.resolved(listing.output_schema))
+    field = text.rows_field(text.resolve_schema(listing.output_schema))
     if query.wants is not Wants.EXTREME or not field or meaning(field) not in query.words:
         return []
     counts = Counter({host: int(result.get("total", len(result.get(field, [])))) for host, result in results.items()})
     ranked = sorted(counts.items(), key=lambda one: one[1], reverse=not query.least)
     (host, number), rest = ranked[0], ranked[1:SHOWN]
-    then = text.joined([f"{other} {count}" for other, count in rest])
+    then = text.join_names([f"{other} {count}" for other, count in rest])
     end = "fewest" if query.least else "most"
     return [f"{host} has the {end} {field}: {number}{'; then ' + then if then else ''}."]
 
@@ -233,19 +233,19 @@ def _places(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str
     like = exact or [(host, row) for host, row in rows if wanted in f"{row.get('name')} {row.get('image')}".lower()]
     if not like:
         what = f"No container publishes port {wanted}" if wanted.isdecimal() else f"There is no `{query.subject}`"
-        return [f"{what} on {text.joined(list(hosts))}."]
+        return [f"{what} on {text.join_names(list(hosts))}."]
     lines = [
         f"{row['name']} ({', '.join(str(row[key]) for key in ('image', 'state') if row.get(key))}) on {host}"
         for host, row in like
     ]
-    return [f"{text.joined(lines)}."]
+    return [f"{text.join_names(lines)}."]
 
 
 def _unused(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str]:
     free = [f"{row.get('name')} on {host}" for host, row in rows if row.get("containers") == []]
     if not free:
-        return [f"Every {query.noun} on {text.joined(list(hosts))} is used."]
-    return [f"{text.plural(len(free), f'{query.noun}')} that no container uses: {text.joined(free)}."]
+        return [f"Every {query.noun} on {text.join_names(list(hosts))} is used."]
+    return [f"{text.plural(len(free), f'{query.noun}')} that no container uses: {text.join_names(free)}."]
 
 
 def _troubles(results: Results, field: str, failed: Mapping[str, str]) -> list[str]:
@@ -256,7 +256,7 @@ def _troubles(results: Results, field: str, failed: Mapping[str, str]) -> list[s
     )
     lines = [f"{host} failed: {error}" for host, error in failed.items()]
     if wrong:
-        lines.append(f"Not well: {text.joined([line for _, line in wrong])}.")
+        lines.append(f"Not well: {text.join_names([line for _, line in wrong])}.")
     elif not failed:
         lines.append("Nothing looks wrong.")
     return lines + ([_tally(rows, list(results))] if results else [])
@@ -267,8 +267,8 @@ def _tally(rows: Sequence[Row], hosts: Sequence[str]) -> str:
     stopped = [f"{row.get('name')} on {host}" for host, row in rows if row.get("state") not in UP]
     states = Counter(state if (state := str(row.get("state"))) in UP else "stopped" for _, row in rows)
     counted = ", ".join(f"{states[state]} {state}" for state in (*UP, "stopped") if states[state]) or "No containers"
-    names = f": {text.joined(stopped)}" if 0 < len(stopped) <= MOST_STOPPED else ""
-    return f"{counted} on {text.joined(list(hosts))}{names}."
+    names = f": {text.join_names(stopped)}" if 0 < len(stopped) <= MOST_STOPPED else ""
+    return f"{counted} on {text.join_names(list(hosts))}{names}."
 
 
 SEVERITY = ("unhealthy", "keeps restarting", "killed", "could not start", "exited", "dead", "stopped", "paused")

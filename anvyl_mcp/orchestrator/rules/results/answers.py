@@ -44,7 +44,7 @@ class Call:
         """What was asked, with every argument: `list containers on nas (all=true)`."""
         words, host = str(self), self.arguments.get("host")
         beside = {name: value for name, value in self.arguments.items() if name != "host" and str(value) not in words}
-        more = ", ".join(f"{name}={text.shown(value)}" for name, value in beside.items())
+        more = ", ".join(f"{name}={text.format_value(value)}" for name, value in beside.items())
         return f"{words}{f' on {host}' if host else ''}{f' ({more})' if more else ''}"
 
     def __str__(self) -> str:
@@ -181,18 +181,18 @@ def _one_host(host: str, entry: Mapping[str, Any]) -> str:
 
 def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
     """A list result in one sentence: the state of the one asked for, those in a state, or how many there are."""
-    field = text.rows_field(text.resolved(call.listing.output_schema))
+    field = text.rows_field(text.resolve_schema(call.listing.output_schema))
     results = {host: entry["result"] for host, entry in answered.items() if field and entry["result"]}
     if not results:
         return []
     noun, said = singular(field), meanings(plain(question))
     rows = [(host, row) for host, result in results.items() for row in result[field]]
-    places = text.joined(list(results))
+    places = text.join_names(list(results))
     at_least = "at least " if any(result.get("more") for result in results.values()) else ""
     if (subject := call.arguments.get("name")) and (not rows or _states(rows[0][1]) - {""}):
         exact = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows if _name(row) == subject]
         like = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows]
-        return [f"{text.joined(exact or like)}."] if rows else [f"No {noun} `{subject}` on {places}."]
+        return [f"{text.join_names(exact or like)}."] if rows else [f"No {noun} `{subject}` on {places}."]
     if subject:
         return []
     spoken_of = [(host, row) for host, row in rows if named(question, _name(row))]
@@ -208,13 +208,13 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
         names = [f"{_name(row)} on {host}" for host, row in rows]
         if not rows:
             return [f"No {asked} {noun}s on {places}."]
-        return [f"{count}: {text.joined(per_host if 'many' in said or len(names) > MOST_NAMES else names)}."]
+        return [f"{count}: {text.join_names(per_host if 'many' in said or len(names) > MOST_NAMES else names)}."]
     counts = [f"{_count(noun, result, result[field])} on {host}" for host, result in results.items()]
     if call.listing.toolset == "fleet":
         silent = [f"{_name(row)} ({row.get('status')})" for _, row in rows if row.get("status") != "ok"]
         return [
             f"{text.plural(len(rows), noun)}; "
-            + (f"no answer from {text.joined(silent)}." if silent else "all answer.")
+            + (f"no answer from {text.join_names(silent)}." if silent else "all answer.")
         ]
     if rows and "name" not in rows[0][1] and "tags" not in rows[0][1]:
         return _sums(call.listing, results)
@@ -226,7 +226,7 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
 
 def _one_row(field: str, listing: ToolListing, host: str, row: Mapping[str, Any]) -> str:
     """What a list says of one thing: `uploads on web1: driver local, containers api`."""
-    columns, [cells] = text.rows({field: [row]}, text.resolved(listing.output_schema))
+    columns, [cells] = text.table_rows({field: [row]}, text.resolve_schema(listing.output_schema))
     about = [f"{column} {cell}" for column, cell in zip(columns[1:], cells[1:], strict=True) if cell]
     return f"{_name(row)} on {host}: {', '.join(about) or 'there'}."
 
@@ -238,7 +238,7 @@ def _sums(listing: ToolListing, results: Mapping[str, Any]) -> list[str]:
         sums: dict[str, float] = {}
         for measure in (one for one in measures(listing) if one.format == "bytes"):
             sums[measure.path[-1]] = sum(one.value for one in amounts(measure, host, result))
-        lines.append(f"{host}: {', '.join(f'{name} {text.size(size)}' for name, size in sums.items())}.")
+        lines.append(f"{host}: {', '.join(f'{name} {text.format_size(size)}' for name, size in sums.items())}.")
     return lines
 
 

@@ -59,13 +59,13 @@ class Amount:
 
     def shown(self, value: float) -> str:
         """A number of this kind, as people write it."""
-        show = text.SHOWN.get(self.format)
+        show = text.FORMATTERS.get(self.format)
         return show(value) if show else f"{value:g}"
 
 
 def measures(listing: ToolListing) -> list[Measure]:
     """Every number that the tool's results hold."""
-    return list(_in(text.resolved(listing.output_schema).get("properties", {}), ()))
+    return list(_in(text.resolve_schema(listing.output_schema).get("properties", {}), ()))
 
 
 def _in(fields: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Measure]:

@@ -83,6 +83,6 @@ def _parse_time(time: str) -> int | None:
 
 def _nanoseconds(since: str, second: int) -> int:
     """Nanoseconds of a second that a date can be made of."""
-    if not text.NEVER_BEFORE - 2 * 10**9 < second < text.NEVER_AFTER:
+    if not text.EARLIEST_DATE - 2 * 10**9 < second < text.LATEST_DATE:
         raise InvalidInput(f"`{since}` is too far away", hint="leave `since` out to see all")
     return second * SECOND

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.redaction import redact_text
-from anvyl_mcp.core.redaction.key_blocks import KeyBlocks
+from anvyl_mcp.core.redaction.key_blocks import KeyBlockRedactor
+from anvyl_mcp.core.redaction.redact_text import redact_text
 from anvyl_mcp.server.engine.logs.frames import MAX_LINE_CHARACTERS, LogLine
 
 LINE_RESET = re.compile(r"\r+|\x1b\[(?:[01]?G|2K)")
@@ -17,15 +17,15 @@ CONTEXT_BEFORE = MAX_LINE_CHARACTERS // 4
 """Characters shown before a match that stands far inside a line."""
 
 
-def visible_text(line: LogLine, wanted: str, blocks: KeyBlocks) -> str | None:
+def visible_text(line: LogLine, wanted: str, blocks: KeyBlockRedactor) -> str | None:
     """The line's last state; with `wanted`, the last that holds it, from shortly before it on, or None."""
     written = line.text.decode("utf-8", "replace")
     if wanted and wanted not in text.clean(written).casefold() and not LINE_RESET.search(written):
-        blocks.hide(text.clean(written))
+        blocks.redact(text.clean(written))
         return None
     last = None if wanted else ""
     for state in _states(written):
-        visible = blocks.hide(text.clean(state))
+        visible = blocks.redact(text.clean(state))
         if not wanted:
             return _cut(visible, 0, line.dropped_bytes)
         if _contains(visible, wanted):
@@ -53,14 +53,14 @@ def _without_backspaces(state: str) -> str:
 
 def _contains(visible: str, wanted: str) -> bool:
     """Whether a line holds the words also where secrets are hidden: finding a line by its secret would tell it."""
-    return wanted in visible.casefold() and wanted in redact_text.line(visible).casefold()
+    return wanted in visible.casefold() and wanted in redact_text(visible).casefold()
 
 
 def _excerpt(visible: str, wanted: str, dropped_bytes: int) -> str:
     """The part of a line in which the words stand, cut only once its secrets are hidden: a part alone hides none."""
     if len(visible) <= MAX_LINE_CHARACTERS:
         return _cut(visible, 0, dropped_bytes)
-    hidden = redact_text.line(visible)
+    hidden = redact_text(visible)
     at = _position(hidden, wanted)
     return _cut(hidden, at - CONTEXT_BEFORE if at + len(wanted) > MAX_LINE_CHARACTERS else 0, dropped_bytes)
 

@@ -16,7 +16,7 @@ from docker.errors import APIError
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Conflict, EngineError, InvalidInput
-from anvyl_mcp.core.redaction.key_blocks import KeyBlocks
+from anvyl_mcp.core.redaction.key_blocks import KeyBlockRedactor
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.logs.cursor import Cursor
@@ -72,7 +72,7 @@ class _LogScan:
         self.start, self.next = start, start
         self.kept, self.read = _TailBuffer(tail), 0
         self.late = self.unsearched = self.one_moment = False
-        self._wanted, self._blocks = grep.casefold(), KeyBlocks()
+        self._wanted, self._blocks = grep.casefold(), KeyBlockRedactor()
         self._passed = 0
 
     def take(self, lines: Iterator[LogLine], seconds: float | None = None) -> None:
@@ -127,7 +127,7 @@ def read_log(engine: Engine, container: Mapping[str, Any], *, tail: int, since: 
     elif grep and cut:
         note = f"only the last {MAX_SEARCHED_LINES:,} lines were searched; `since` searches a part of the log"
     elif reading.unsearched:
-        note = f"of longer lines only the first {text.size(MAX_SEARCHED_LINE_BYTES)} were searched"
+        note = f"of longer lines only the first {text.format_size(MAX_SEARCHED_LINE_BYTES)} were searched"
     return LogTail(
         lines=list(reading.kept.lines),
         truncated=reading.kept.left_out > 0 or bool(note),
