@@ -1,29 +1,29 @@
-"""Everything that can go wrong, named by what happened to the user.
+"""The tree of errors, named by what happened to the user.
 
 AnvylError
-├── InvalidInput        a caller could have avoided it: unknown argument, bad value, empty question
-├── NotFound            no such container, image or object
-│   └── UnknownHost     no host of that name, tag or selector
-├── Conflict            a name or port in use, a state that forbids it
-├── Gone                what was there once: an approval that was used or has expired
-├── Denied              the permissions say no
-├── Busy                somebody else is changing the same thing, or the host has enough to do
-├── EngineError         the Docker engine failed or answered nonsense
-│   └── EngineMissing   there is no Docker engine to talk to
-├── Unreachable         a host did not answer at all
-│   ├── Refused         nothing listens there
-│   └── Unpaired        the host is not trusted yet: nothing is sent to it
-├── Timeout             a host or an engine did not answer in time
-├── Incomplete          some of what was asked for was not done
+├── InvalidInput        the request is wrong: unknown argument, bad value, empty question
+├── NotFound            no container, image or other object has that name
+│   └── UnknownHost     no host matches the name, tag or selector
+├── Conflict            a name or port is in use, or the object is in the wrong state
+├── Gone                an approval was used or has expired
+├── Denied              the caller has no permission
+├── Busy                the object is locked by another caller, or the host is overloaded
+├── EngineError         the Docker engine failed, or its response is not valid
+│   └── EngineMissing   no Docker engine was found
+├── Unreachable         the host did not respond
+│   ├── Refused         the connection was refused
+│   └── Unpaired        the host is not paired yet, so Anvyl sends nothing to it
+├── Timeout             a host or an engine did not respond in time
+├── Incomplete          only a part of the request was carried out
 ├── Unknown             a change may or may not have happened
-├── Cancelled           stopped before it ended
-├── ConfigInvalid       a settings or hosts file that cannot be used
-├── ModelUnavailable    no language model answers
-├── NotUnderstood       the rules cannot read the question
-├── ApprovalNeeded      a change waits for a person's yes
-│   └── Declined        the answer was no
-├── NothingToDo         all is as it was asked to be already
-└── InternalError       our own mistake
+├── Cancelled           the operation was cancelled before it finished
+├── ConfigInvalid       a settings or hosts file is not valid
+├── ModelUnavailable    no language model responds
+├── NotUnderstood       the rules cannot parse the question
+├── ApprovalNeeded      a change needs the approval of a person
+│   └── Declined        the person declined it
+├── NothingToDo         everything is already in the requested state
+└── InternalError       a bug in Anvyl
 """
 
 from __future__ import annotations
@@ -35,44 +35,44 @@ from typing import ClassVar, Self
 
 
 class AnvylError(Exception):
-    """A failure with one sentence for a person or a model, and a next step."""
+    """A failure: one sentence for a person or a model, and a hint what to do next."""
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
 
     choices: tuple[str, ...] = ()
-    """The hosts of which a person can name one, where that is all that is missing."""
+    """Hosts to choose from, if the request is only missing the host."""
     by_host: Mapping[str, AnvylError] = MappingProxyType({})
-    """Why it cannot be done on each host, where several were asked for."""
+    """The error on each host, for a request to several hosts."""
 
     def __init__(self, message: str, *, hint: str = "", call_hint: str = "") -> None:
-        """`hint` is for a person at a command line; `call_hint` for who calls tools, where those need another step."""
+        """`hint` is for a person at the command line; `call_hint` replaces it for callers of tools."""
         super().__init__(message)
         self.message = message
         self.hint = hint
         self._call_hint = call_hint
 
     def with_choices(self, hosts: Iterable[str]) -> Self:
-        """The same, with the hosts that a person can choose from."""
+        """Set the hosts to choose from, and return the error."""
         self.choices = tuple(hosts)
         return self
 
     def __str__(self) -> str:
-        """The sentence and the next step, as a model reads them."""
+        """The message and the hint as one text for a model."""
         if not self.hint:
             return self.message
         return f"{self.message.rstrip('.')}. {self.hint[:1].upper()}{self.hint[1:]}"
 
     def for_tool_caller(self) -> AnvylError:
-        """The same for who calls tools and has no command line."""
+        """Return the error with the hint for callers of tools, who have no command line."""
         return type(self)(self.message, hint=self._call_hint) if self._call_hint else self
 
     def on_host(self, host: str) -> AnvylError:
-        """The same, naming the host where it went wrong."""
+        """Return a copy whose message starts with the host name."""
         return type(self)(f"{host}: {self.message}", hint=self.hint, call_hint=self._call_hint)
 
     def as_dict(self) -> dict[str, str]:
-        """`{"code", "message", "hint"}`: the shape every face reports errors in."""
+        """`{"code", "message", "hint"}`, the format of errors in every interface."""
         return {"code": self.code, "message": self.message, "hint": self.hint}
 
 
@@ -106,7 +106,7 @@ class Busy(AnvylError):
     code = "busy"
 
     def __init__(self, message: str, *, hint: str = "", call_hint: str = "", retry_after: float = 0.0) -> None:
-        """`retry_after`: the request was refused before anything was done; seconds until it may be sent again."""
+        """`retry_after`: seconds until the caller may retry; only set if nothing was changed."""
         super().__init__(message, hint=hint, call_hint=call_hint)
         self.retry_after = retry_after
 
@@ -190,16 +190,16 @@ def _tree(root: type[AnvylError]) -> Iterable[type[AnvylError]]:
 BY_CODE: dict[str, type[AnvylError]] = {cls.code: cls for cls in _tree(AnvylError) if "code" in vars(cls)}
 
 HOST_FAILURES = (Unreachable, Timeout, Unknown, Cancelled, EngineError, Busy)
-"""Failures of the host itself; any other error is an answer that a healthy host gave."""
+"""Errors that mean the host itself is in trouble. Any other error is the response of a healthy host."""
 
 
 def from_code(code: str, message: str, hint: str = "") -> AnvylError:
-    """The error another process reported, rebuilt from its words."""
+    """Rebuild an error that another process reported."""
     return BY_CODE.get(code, AnvylError)(message, hint=hint)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint naming what is near `word` among `known`, or what there is; empty when nothing is."""
+    """Return a hint with the names most similar to `word`, or else the known names; empty if there are none."""
     names = sorted(set(known))
     fold = {name.lower(): name for name in names}
     near = [fold[match] for match in get_close_matches(word.lower(), fold, n=3, cutoff=0.55)]
@@ -208,7 +208,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return f"did you mean {_listed(near[:3])}?"
     if names:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        return f"there is {_listed(names[:8])}{more}"
+        return f"choose from {_listed(names[:8])}{more}"
     return ""
 
 

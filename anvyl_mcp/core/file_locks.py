@@ -1,4 +1,4 @@
-"""Locks between processes. Every wait for one ends, with a sentence that names who holds it."""
+"""File locks between processes. Every wait has a timeout, and the error names the process that holds the lock."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from anvyl_mcp.core.errors import Busy
 from anvyl_mcp.core.files import make_private_folder, match_folder_owner
 
 DEFAULT_TIMEOUT = 2.0
-"""Seconds to wait for another process: a hung one must not hang every command."""
+"""Seconds to wait for another process, so that one hung process does not block every command."""
 
 
 @contextmanager
 def exclusive_lock(path: Path, *, seconds: float | None = None) -> Iterator[None]:
-    """Alone among all processes, by a lock file that only its owner may open.
+    """Hold an exclusive lock on a file that only its owner may open.
 
     Raises:
-        Busy: another process keeps the lock.
-        OSError: the file cannot be made.
+        Busy: another process holds the lock.
+        OSError: the file cannot be created.
     """
     descriptor = open_lock_file(path)
     try:
         try:
             acquire(descriptor, fcntl.LOCK_EX, seconds=seconds)
         except TimeoutError as error:
-            raise Busy(f"{path} is locked: {error.strerror}", hint="wait for that process or end it") from error
+            raise Busy(f"{path} is locked: {error.strerror}", hint="wait for that process, or stop it") from error
         yield
     finally:
         os.close(descriptor)
 
 
 def open_lock_file(path: Path) -> int:
-    """A descriptor of a lock file; an older one that others may open is closed to them.
+    """Open a lock file with mode 0600 and return its descriptor.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the file cannot be created.
     """
     make_private_folder(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -54,10 +54,10 @@ def open_lock_file(path: Path) -> int:
 
 
 def acquire(descriptor: int, how: int, *, seconds: float | None = None) -> None:
-    """Take a lock, waiting for a limited time: `WAIT`, or so many seconds.
+    """Acquire a lock, waiting at most `seconds` (default: `DEFAULT_TIMEOUT`).
 
     Raises:
-        TimeoutError: another process keeps it.
+        TimeoutError: another process holds it.
     """
     deadline = time.monotonic() + (DEFAULT_TIMEOUT if seconds is None else seconds)
     while True:
@@ -66,16 +66,16 @@ def acquire(descriptor: int, how: int, *, seconds: float | None = None) -> None:
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, f"{describe_holder(descriptor)} holds it") from error
-            time.sleep(0.001)  # flock cannot wait for a limited time
+            time.sleep(0.001)  # flock has no timeout
 
 
 def describe_holder(descriptor: int) -> str:
-    """Name the process that holds the lock of a file, as far as the system knows."""
+    """Name the process that holds the lock on a file, if the system knows it."""
     inode = os.fstat(descriptor).st_ino
     with suppress(OSError, ValueError):
         for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
             fields = line.split()
-            # Those that wait have an arrow in the second place.
+            # The second field of a waiting process is an arrow.
             if fields[1] == "FLOCK" and int(fields[5].rpartition(":")[2]) == inode:
                 return _process(int(fields[4]))
     return "another process"

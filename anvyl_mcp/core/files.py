@@ -1,4 +1,4 @@
-"""Folders and files of an installation: for their owner alone, and not believed when others may write them."""
+"""Private folders and files of an installation: create, write atomically, and check permissions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from anvyl_mcp.core.errors import ConfigInvalid
 
 OWN_FOLDERS = frozenset({"approvals", "audit", "cache", "chats", "history", "operations", "run", "stacks", "trust"})
-"""What an installation keeps in folders of its own."""
+"""Names of the folders that an installation creates."""
 PRIVATE_MODE = 0o600
 OTHERS_MAY_WRITE = 0o022
 OTHERS_MAY_ANYTHING = 0o077
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder that is missing for its owner alone, and those above it.
+    """Create a folder with mode 0700, and its missing parents.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     missing = []
     while not folder.is_dir() and folder not in missing:
@@ -32,9 +32,9 @@ def make_private_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, data: str | bytes, *, durable: bool = True, mode: int = PRIVATE_MODE) -> None:
-    """Replace a file in one step: readers see the old content or the new, and a failure leaves the old.
+    """Replace a file atomically: readers see the old or the new content, and a failure keeps the old.
 
-    `durable` also survives a power failure; caches do without and save two calls of fsync. A missing folder is made.
+    `durable` calls fsync, so that the file survives a power failure; caches do without. A missing folder is created.
 
     Raises:
         OSError: the file cannot be written.
@@ -61,9 +61,9 @@ def write_atomically(path: Path, data: str | bytes, *, durable: bool = True, mod
 
 
 def restrict_permissions(*homes: Path) -> None:
-    """Close homes to others that an older version left open: their folders, their locks, and themselves if ours alone.
+    """Remove the permissions of other users that an older version left on homes, their folders and their lock files.
 
-    What belongs to another user is left as it is.
+    A home that is shared with other programs keeps its mode; so does everything that belongs to another user.
     """
     for home in dict.fromkeys(homes):
         _restrict_home(home)
@@ -83,7 +83,7 @@ def _restrict_home(home: Path) -> None:
 
 
 def match_folder_owner(folder: Path, file: Path | int) -> None:
-    """What a command run with sudo makes must not be closed to the user whose folder it is in."""
+    """Under sudo, give a new file to the owner of its folder, who could not open it otherwise."""
     if os.geteuid() == 0:
         owner = folder.stat()
         os.chown(file, owner.st_uid, owner.st_gid)
@@ -92,24 +92,24 @@ def match_folder_owner(folder: Path, file: Path | int) -> None:
 def check_not_writable_by_others(
     file: Path, found: os.stat_result, consequence: str = "", *, mode: str = "go-w"
 ) -> None:
-    """Return when no other user may change a file that decides something; `found` is its `stat`.
+    """Check that no other user can change a configuration file; `found` is its `stat`.
 
     Raises:
-        ConfigInvalid: one may; the message ends with the `consequence`.
+        ConfigInvalid: another user can; the message ends with `consequence`.
     """
     if found.st_mode & OTHERS_MAY_WRITE:
         raise ConfigInvalid(
-            f"{file} may be changed by other users{consequence}", hint=f"look at it, then: chmod {mode} {file}"
+            f"{file} can be changed by other users{consequence}", hint=f"check its content, then: chmod {mode} {file}"
         )
     folder = file.parent.stat()
     if folder.st_mode & 0o002 and not folder.st_mode & stat.S_ISVTX:
         raise ConfigInvalid(
-            f"{file.parent} may be changed by every user, and {file.name} in it with that{consequence}",
-            hint=f"look at it, then: chmod o-w {file.parent}",
+            f"{file.parent} can be changed by every user, and so can {file.name} in it{consequence}",
+            hint=f"check its content, then: chmod o-w {file.parent}",
         )
     if found.st_uid not in (os.geteuid(), 0, folder.st_uid):
         raise ConfigInvalid(
-            f"{file} belongs to another user{consequence}", hint=f"look at it, then: chown {os.geteuid()} {file}"
+            f"{file} belongs to another user{consequence}", hint=f"check its content, then: chown {os.geteuid()} {file}"
         )
 
 
@@ -129,6 +129,6 @@ def _restrict(path: Path, mode: int) -> None:
 
 
 def _is_shared(home: Path) -> bool:
-    """Whether a folder is not for one program: a place for temporary files, a person's home, or what is above it."""
+    """Whether other programs use a folder: a sticky one like /tmp, a home directory, or one of its parents."""
     person = Path.home()
     return bool(home.stat().st_mode & stat.S_ISVTX) or home == person or home in person.parents

@@ -1,4 +1,4 @@
-"""The join code: one line that tells another machine where this host is, how to know it, and a secret for one use."""
+"""Join codes: one line with the addresses and the pinned key of a host, and a one-time secret."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anvyl_mcp.core.errors import InvalidInput
 MAX_ADDRESSES = 4
 SECRET_BYTES = 16
 PIN_PREFIX = "sha256:"
-"""How the text of a pin begins; base64url without padding of 32 bytes follows."""
+"""Prefix of a pin. 32 bytes in base64url without padding follow."""
 
 _VERSION = "1"
 _DIGEST_BYTES = 32
@@ -23,18 +23,18 @@ _IPV4, _IPV6, _NAME = 4, 6, 0
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?", re.ASCII)
 _PREFIX = re.compile(r"anv([0-9]+)-", re.ASCII | re.IGNORECASE)
 _BODY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-# What is around a code, or between its lines, when it comes from a terminal, a mail or a chat.
+# Characters around a code, or between its lines, when it is pasted from a terminal, mail or chat.
 _NOISE = re.compile("[\\s\"'`´‘’‚“”„«»<>()\\[\\].,;:\u00ad\u200b-\u200f\u2060\ufeff]+")
 _DASHES = str.maketrans({"‐": "-", "‑": "-", "‒": "-", "–": "-", "−": "-", "—": "--"})
-_AGAIN = "copy the whole line again; it begins with anv1-"
-_MAKE = "on the other host: anvyl-mcp invite"
+_AGAIN = "copy the whole line again; it starts with anv1-"
+_MAKE = "to make one, run this on the other host: anvyl-mcp invite"
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """What a join code says: `host:port` addresses, the host's pin, and a secret that is good once.
+    """Content of a join code: `host:port` addresses, the pin of the host, and a one-time secret.
 
-    The secret is 128 bits in the letters of URL-safe base64, 22 of them.
+    The secret is 128 bits, written as 22 characters of URL-safe base64.
     """
 
     addresses: tuple[str, ...]
@@ -42,25 +42,25 @@ class Invitation:
     secret: str = field(repr=False)
 
     def encode(self) -> str:
-        """The code, `anv1-…`.
+        """Return the code, `anv1-…`.
 
         Raises:
-            InvalidInput: there are no addresses or too many, or a part cannot be in a code.
+            InvalidInput: there are no or too many addresses, or a part has the wrong format.
         """
         if not 1 <= len(self.addresses) <= MAX_ADDRESSES:
             raise InvalidInput(f"a join code holds 1 to {MAX_ADDRESSES} addresses, not {len(self.addresses)}")
         secret = _from_base64(self.secret)
         if len(secret) != SECRET_BYTES:
-            raise InvalidInput("the secret of a join code is 22 characters of base64")
+            raise InvalidInput("the secret of a join code must be 22 characters of base64")
         content = pin_digest(self.pin) + secret + b"".join(_pack_address(address) for address in self.addresses)
         return f"anv{_VERSION}-{_to_base64(content + _checksum(content))}"
 
     @classmethod
     def decode(cls, text: str) -> Invitation:
-        """What a code says, however it was pasted.
+        """Parse a code, ignoring quotes, spaces and line breaks around and inside it.
 
         Raises:
-            InvalidInput: it is no code, or not as it was written.
+            InvalidInput: the text is not a join code, or is damaged.
         """
         content = _checked_content(_code_body(text))
         digest, rest = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
@@ -75,15 +75,15 @@ class Invitation:
 
 
 def pin_text(digest: bytes) -> str:
-    """The one spelling of a pin, of the SHA-256 of a public key."""
+    """Format the SHA-256 of a public key as a pin."""
     return PIN_PREFIX + _to_base64(digest)
 
 
 def pin_digest(pin: str) -> bytes:
-    """The SHA-256 that a pin spells.
+    """Parse a pin and return the SHA-256.
 
     Raises:
-        InvalidInput: it is no pin.
+        InvalidInput: the text is not a pin.
     """
     digest = _from_base64(pin.removeprefix(PIN_PREFIX)) if pin.startswith(PIN_PREFIX) else b""
     if len(digest) != _DIGEST_BYTES:
@@ -94,21 +94,21 @@ def pin_digest(pin: str) -> bytes:
 
 
 def _code_body(pasted: str) -> str:
-    """The part of a pasted text that stands for the content."""
+    """Extract the base64 part of a pasted code."""
     text = _NOISE.sub("", pasted.translate(_DASHES))
     prefix = _PREFIX.search(text)
     if prefix is None:
-        raise InvalidInput("this is not a join code: one begins with anv1-", hint=_MAKE)
+        raise InvalidInput("this is not a join code; join codes start with anv1-", hint=_MAKE)
     if prefix[1] != _VERSION:
         raise InvalidInput(
-            f"this join code is of another version (anv{prefix[1][:9]}-)",
+            f"this join code has another version (anv{prefix[1][:9]}-)",
             hint="update anvyl-mcp on both hosts, then make a new code: anvyl-mcp invite",
         )
     return text[prefix.end() :]
 
 
 def _checked_content(body: str) -> bytes:
-    """What the code holds, its checksum seen to be right and taken off."""
+    """Decode the base64, check the checksum and strip it."""
     raw = _from_base64(body)
     content, check = raw[:-_CHECK_BYTES], raw[-_CHECK_BYTES:]
     if len(content) <= _DIGEST_BYTES + SECRET_BYTES or check != _checksum(content):
@@ -117,7 +117,7 @@ def _checked_content(body: str) -> bytes:
 
 
 def _damaged_code() -> InvalidInput:
-    return InvalidInput("this join code is damaged: it is not as it was written", hint=_AGAIN)
+    return InvalidInput("this join code is damaged", hint=_AGAIN)
 
 
 def _checksum(content: bytes) -> bytes:
@@ -129,7 +129,7 @@ def _to_base64(data: bytes) -> str:
 
 
 def _from_base64(text: str) -> bytes:
-    """What `_text` made; nothing for any other text, so that no two texts mean the same."""
+    """Decode the output of `_to_base64`. Any other text gives empty bytes, so that each value has one spelling."""
     if not _BODY.fullmatch(text):
         return b""
     try:
@@ -140,9 +140,9 @@ def _from_base64(text: str) -> bytes:
 
 
 def _pack_address(address: str) -> bytes:
-    """An address in a code: its kind or the length of its name, the address, the port."""
+    """Encode an address: a byte for its kind, the length of a name, the address, the port."""
     host, colon, port = address.lower().rpartition(":")
-    # Not int(): it takes spaces, signs and digits of other scripts.
+    # int() alone would accept spaces, signs and digits of other scripts.
     if not colon or not re.fullmatch(r"[1-9][0-9]{0,4}", port, re.ASCII) or int(port) > 65535:
         raise _bad_address(address)
     number = int(port).to_bytes(2, "big")
@@ -159,7 +159,7 @@ def _pack_address(address: str) -> bytes:
 
 
 def _unpack_address(data: bytes) -> tuple[str, bytes]:
-    """The first address of `data` and what follows it."""
+    """Decode the first address of `data`; return it and the remaining bytes."""
     kind, start = data[0], 1
     size = {_IPV4: 4, _IPV6: 16}.get(kind, 0)
     if kind == _NAME and len(data) > 1:

@@ -1,4 +1,4 @@
-"""Which server of this installation runs on this machine, if any: a lock that lives as long as its process."""
+"""The lock of the running server: finds it, and allows only one per installation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from anvyl_mcp.core.files import write_atomically
 
 CLAIM_SECONDS = 0.1
 LOCAL_TOKEN_FILE = "local.token"
-"""Beside the lock: lets commands of the server's own user in where the system cannot tell who calls."""
+"""In the same folder: a token for commands of the same user, where the system cannot identify the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that runs: its process, its name in the fleet and where it answers."""
+    """Process, host name and URLs of the running server. `network` are the URLs that other machines can reach."""
 
     pid: int
     name: str
@@ -31,14 +31,14 @@ class RunningServer:
 
 
 def find_server(run_dir: Path) -> RunningServer | None:
-    """The server that holds this installation's lock; None when none does."""
+    """Return the running server of this installation, or None."""
     try:
         with (run_dir / "serve.lock").open(encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                told = json.loads((run_dir / "serve.json").read_text(encoding="utf-8"))
-                return RunningServer(**{**told, "network": tuple(told.get("network", ()))})
+                fields = json.loads((run_dir / "serve.json").read_text(encoding="utf-8"))
+                return RunningServer(**{**fields, "network": tuple(fields.get("network", ()))})
     except (OSError, ValueError, TypeError):
         return None
     return None
@@ -46,38 +46,39 @@ def find_server(run_dir: Path) -> RunningServer | None:
 
 @contextmanager
 def claim(run_dir: Path) -> Iterator[Path]:
-    """Hold the lock of the one server of this installation; yields the file that `announce` writes.
+    """Hold the server lock of this installation; yields the path for `write_server_file`.
 
     Raises:
-        Conflict: another one runs.
+        Conflict: another server is running.
+        AnvylError: the lock file cannot be created.
     """
     try:
         lock = file_locks.open_lock_file(run_dir / "serve.lock")
     except OSError as error:
         raise AnvylError(
-            f"{run_dir} cannot be written: {error.strerror}", hint="check the disk and its permissions"
+            f"{run_dir} cannot be written: {error.strerror}", hint="check disk space and permissions"
         ) from error
     try:
         try:
-            # A command that looks whether a server runs holds it for a moment.
+            # `find_server` in another process holds a shared lock for a moment.
             file_locks.acquire(lock, fcntl.LOCK_EX, seconds=CLAIM_SECONDS)
         except TimeoutError as error:
             other = find_server(run_dir)
             where = f" at {other.url} (process {other.pid})" if other else f": {error.strerror}"
             raise Conflict(
-                f"anvyl-mcp serves already{where}", hint="stop it first, or set ANVYL_HOME for a second one"
+                f"anvyl-mcp is already running{where}", hint="stop it first, or set ANVYL_HOME to run a second one"
             ) from error
-        announced = run_dir / "serve.json"
+        server_file = run_dir / "serve.json"
         try:
-            yield announced
+            yield server_file
         finally:
-            announced.unlink(missing_ok=True)
+            server_file.unlink(missing_ok=True)
     finally:
         os.close(lock)
 
 
 def read_local_token(run_dir: Path) -> str:
-    """The token that a running server keeps for commands of its own user; empty when there is none to read."""
+    """Return the token for commands of the user who runs the server; empty if it cannot be read."""
     try:
         return (run_dir / LOCAL_TOKEN_FILE).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
@@ -85,6 +86,6 @@ def read_local_token(run_dir: Path) -> str:
 
 
 def write_server_file(file: Path, *, name: str, url: str, version: str, network: list[str]) -> None:
-    """Say where this process serves; `network` are its URLs on the network."""
-    running = RunningServer(os.getpid(), name, url, version, tuple(network))
-    write_atomically(file, json.dumps(asdict(running)), durable=False)
+    """Write process id, name and URLs of this server for `find_server`."""
+    server = RunningServer(os.getpid(), name, url, version, tuple(network))
+    write_atomically(file, json.dumps(asdict(server)), durable=False)

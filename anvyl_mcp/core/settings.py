@@ -1,6 +1,6 @@
-"""One table of settings, read once at the edge into one frozen object.
+"""The table of settings, and the frozen object that they are loaded into at startup.
 
-Flags win over the environment, the environment over `config.toml`, the file over the defaults.
+Precedence: command-line flags, environment, `config.toml`, defaults.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RESERVED_NAMES = frozenset({"all", "local", "any", "every", "everywhere"})
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the table: what it is called, where it comes from, what it means."""
+    """One row of the table. `env` is the environment variable, `choices` the allowed values (empty: any)."""
 
     name: str
     env: str
@@ -82,7 +82,7 @@ TABLES = ("aliases", "phrases")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting, resolved. Paths are folders of this installation; see `SETTINGS` for the rest."""
+    """The resolved settings. `SETTINGS` describes each one."""
 
     config_dir: Path
     state_dir: Path
@@ -117,38 +117,38 @@ class Settings:
 
     @property
     def hosts_file(self) -> Path:
-        """The peers this installation knows."""
+        """The host registry."""
         return self.config_dir / "hosts.toml"
 
     @property
     def policy_file(self) -> Path:
-        """What this host's owner takes away from its callers."""
+        """Restrictions that the owner of this host puts on its callers."""
         return self.config_dir / "policy.toml"
 
     @property
     def heads_file(self) -> Path:
-        """What was seen of other hosts' audit logs."""
+        """Last known heads of the audit logs of other hosts."""
         return self.state_dir / "heads.json"
 
     @property
     def run_dir(self) -> Path:
-        """Where a running server says that it runs."""
+        """Lock and address of the running server."""
         return self.state_dir / "run"
 
     @property
     def cache_dir(self) -> Path:
-        """What may be deleted at any time."""
+        """Files that can be deleted at any time."""
         return self.state_dir / "cache"
 
 
 def load(
     flags: Mapping[str, str | int | bool | None] | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
-    """Read flags, environment and file into one object.
+    """Load the settings from flags, environment and `config.toml`.
 
     Raises:
-        ConfigInvalid: `config.toml` is not valid, or names an unknown setting.
-        InvalidInput: a value cannot be used.
+        ConfigInvalid: `config.toml` is not valid, or has an unknown setting.
+        InvalidInput: a value is not valid.
     """
     env = os.environ if environ is None else environ
     config_dir, state_dir = config_and_state_dirs(env)
@@ -170,29 +170,29 @@ def load(
 
 
 def check_host_name(name: str) -> str:
-    """The name in lower case.
+    """Return a valid host name in lower case.
 
     Raises:
-        InvalidInput: it cannot be used as a host's name.
+        InvalidInput: the name is reserved or has other characters.
     """
     folded = name.strip().lower()
     if folded in RESERVED_NAMES:
-        raise InvalidInput(f"`{name}` cannot be a host's name: it already means something", hint="choose another name")
+        raise InvalidInput(f"`{name}` cannot be a host name: it is a reserved word", hint="choose another name")
     if not HOST_NAME.fullmatch(folded):
         raise InvalidInput(
-            f"`{name}` cannot be a host's name", hint="use letters, digits, dots, dashes and underscores, like `nas-1`"
+            f"`{name}` cannot be a host name", hint="use letters, digits, dots, dashes and underscores, like `nas-1`"
         )
     return folded
 
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        check_not_writable_by_others(path, path.stat(), ", so no setting in it counts")
+        check_not_writable_by_others(path, path.stat(), ", so its settings are not used")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(f"{path} is not valid TOML: {error}", hint="mend the file or move it away") from error
+        raise ConfigInvalid(f"{path} is not valid TOML: {error}", hint="fix the file or move it away") from error
     except OSError as error:
         raise ConfigInvalid(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
     known = {setting.name for setting in SETTINGS} | {*TABLES}
@@ -212,7 +212,7 @@ def _convert(value: Any, setting: Setting, source: str) -> str | int | bool:
     if isinstance(setting.default, bool):
         word = str(value).strip().lower()
         if word not in BOOLEANS:
-            raise InvalidInput(f"{source} is `{value}`, which is neither true nor false", hint="use true or false")
+            raise InvalidInput(f"{source} is `{value}`, which is not a boolean", hint="use true or false")
         return BOOLEANS[word]
     if isinstance(setting.default, int):
         try:
@@ -223,7 +223,7 @@ def _convert(value: Any, setting: Setting, source: str) -> str | int | bool:
             raise InvalidInput(f"{source} is `{value}`, which is not a port number", hint="use 0 to 65535")
         return number
     if not isinstance(value, str):
-        raise InvalidInput(f"{source} is `{value}`, which is not text", hint="put it in quotes")
+        raise InvalidInput(f"{source} is `{value}`, which is not text", hint="put the value in quotes")
     word = value.strip()
     if setting.choices and word not in setting.choices:
         raise InvalidInput(f"{source} is `{word}`", hint=f"use {', '.join(setting.choices)}")
@@ -231,6 +231,6 @@ def _convert(value: Any, setting: Setting, source: str) -> str | int | bool:
 
 
 def _machine_name() -> str:
-    """This machine's short host name, made fit to be a host's name."""
+    """The short host name of this machine, with invalid characters replaced."""
     short = re.sub(r"[^a-z0-9_-]+", "-", socket.gethostname().split(".")[0].lower()).strip("-_")
     return short if short and short not in RESERVED_NAMES else "this-host"

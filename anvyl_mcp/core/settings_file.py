@@ -13,10 +13,10 @@ def write_setting(config_dir: Path, name: str, value: str | None, *, table: str 
     """Set a setting, or an entry of a table, or remove it with `None`; atomic. Returns the file.
 
     Raises:
-        ConfigInvalid: the file is not valid.
-        AnvylError: it cannot be written.
+        ConfigInvalid: the file is not valid TOML.
+        AnvylError: the file cannot be written.
     """
-    # Reading commands never pay for the library.
+    # Imported here because commands that only read settings do not need it.
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
@@ -32,7 +32,9 @@ def write_setting(config_dir: Path, name: str, value: str | None, *, table: str 
             entries[name] = value
         write_atomically(file, tomlkit.dumps(document))
     except (TOMLKitError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(f"{file} is not valid TOML: {error}", hint="mend the file or move it away") from error
+        raise ConfigInvalid(f"{file} is not valid TOML: {error}", hint="fix the file or move it away") from error
     except OSError as error:
-        raise AnvylError(f"{file} cannot be written: {error.strerror}", hint="check the disk and its owner") from error
+        raise AnvylError(
+            f"{file} cannot be written: {error.strerror}", hint="check disk space and permissions"
+        ) from error
     return file

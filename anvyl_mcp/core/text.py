@@ -1,7 +1,7 @@
-"""How values look to people and models: sizes, times, rows, and text from containers made harmless.
+"""Format values for people and models, and sanitize text from containers.
 
-A result's schema says how it wants to be shown: `format` `bytes` and `date-time` on a field, `columns` on a row.
-The server's text form and the CLI's tables are both made from that, so neither knows any tool.
+The schema of a result controls its format: `format` (`bytes`, `date-time`…) on a field, `columns` on a row. The text
+results of the server and the tables of the CLI use the schema only, so neither depends on a particular tool.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-# C0 and C1 without tab and newline, surrogates, line separators, and what Unicode calls default-ignorable: format
-# controls, variation selectors, fillers, tags and their unassigned neighbours. They hide or reorder text, or carry a
-# message that a model reads and a person does not see. Emoji fall apart into their parts, which stay visible; format
-# characters with a glyph of their own, like the Arabic number sign, stay too.
+# C0 and C1 without tab and newline, surrogates, line separators, and the default-ignorable characters of Unicode:
+# format controls, variation selectors, fillers, tags and their unassigned neighbours. They can hide or reorder text, or
+# carry a message that a model reads and a person does not see. Joined emoji are split into visible parts; format
+# characters with a glyph of their own, like the Arabic number sign, are kept.
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029"
     "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
@@ -36,31 +36,31 @@ UP = re.compile(r"Up (?P<time>[^()]+?)(?: \((?P<note>[^()]+)\))?")
 ENDED = re.compile(r"(?P<state>Exited|Restarting|Dead) \((?P<code>-?\d+)\) (?P<time>.+?)(?: ago)?")
 REMOVING = "Removal In Progress"
 ONE_LINE_FIELDS = frozenset({"id", "name", "host", "image", "tags", "state", "status", "health"})
-"""Fields of results that answers and questions in words are made of."""
+"""Fields of results that are inserted into sentences, so they must be on one line."""
 EARLIEST_DATE, LATEST_DATE = 946_684_800, 253_402_300_800
-"""Seconds since 1970 of the years 2000 and 10000: a date outside is a clock's zero or an error, not a date."""
+"""Seconds since 1970 of the years 2000 and 10000. Times outside are unset or wrong."""
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def clean(text: str) -> str:
-    """`text` without colour codes, control, bidi and invisible characters; tabs and newlines stay."""
+    """Remove colour codes and control, bidi and invisible characters; keep tabs and newlines."""
     return UNSAFE.sub("", ANSI.sub("", text.replace("\r\n", "\n")))
 
 
 def one_line(text: str) -> str:
-    """`text` clean and on one line: words of others in it can begin no line of their own."""
+    """Clean `text` and join its lines, so that foreign text cannot start a new line."""
     return LINE_BREAKS.sub(" ", clean(text))
 
 
 def format_value(value: Any) -> str:
-    """An argument's value on one line, so that it can never pass for anything but a value."""
+    """Format an argument value on one line, quoted as JSON unless it is a plain word."""
     if isinstance(value, str) and PLAIN_WORD.fullmatch(value):
         return value
     return one_line(json.dumps(value, ensure_ascii=False))
 
 
 def clean_json(value: Any, field: str = "") -> Any:
-    """A JSON value with every text in it `clean`, names of fields too; what stands in sentences is on one line."""
+    """Clean every text in a JSON value, field names too. `ONE_LINE_FIELDS` are put on one line."""
     if isinstance(value, str):
         return one_line(value) if field in ONE_LINE_FIELDS else clean(value)
     if isinstance(value, list):
@@ -71,7 +71,7 @@ def clean_json(value: Any, field: str = "") -> Any:
 
 
 def format_size(count: float) -> str:
-    """Bytes as people write them: `512 B`, `1.5 GiB`."""
+    """Format a number of bytes: `512 B`, `1.5 GiB`."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if round(abs(value)) < 1024:
@@ -81,7 +81,7 @@ def format_size(count: float) -> str:
 
 
 def parse_size(text: str) -> int | None:
-    """Bytes from `512m`, `1.5 GB`, `4096`; None when it is no size. Units are powers of 1024, as Docker reads them."""
+    """Parse `512m`, `1.5 GB` or `4096` into bytes; None if malformed. Units are powers of 1024, as in Docker."""
     match = HUMAN_SIZE.fullmatch(text)
     if not match or len(match[1]) > MAX_DIGITS:
         return None
@@ -90,7 +90,7 @@ def parse_size(text: str) -> int | None:
 
 
 def parse_duration(text: str) -> int | None:
-    """Seconds from `90`, `10m`, `1h30m`, `2 days`; None when it is no duration."""
+    """Parse `90`, `10m`, `1h30m` or `2 days` into seconds; None if malformed."""
     text = text.strip()
     if len(text) > MAX_DIGITS * 4:
         return None
@@ -103,7 +103,7 @@ def parse_duration(text: str) -> int | None:
 
 
 def format_duration(seconds: float) -> str:
-    """A length of time in its largest unit: `45 s`, `3 h`, `12 days`."""
+    """Format seconds in the largest unit: `45 s`, `3 h`, `12 days`."""
     for limit, length, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / length:.0f} {unit}"
@@ -111,7 +111,7 @@ def format_duration(seconds: float) -> str:
 
 
 def shorten_status(status: str) -> str:
-    """An engine's words for how a container is, what matters first: `unhealthy, 21 min`, `exited (1), 2 h`."""
+    """Shorten the status text of an engine, the state first: `unhealthy, 21 min`, `exited (1), 2 h`."""
     if match := UP.fullmatch(status):
         note = (match["note"] or "up").removeprefix("health: ").lower()
         return f"{note} {_short_time(match['time'])}" if note == "up" else f"{note}, {_short_time(match['time'])}"
@@ -121,18 +121,18 @@ def shorten_status(status: str) -> str:
 
 
 def _short_time(words: str) -> str:
-    """`21 min` of `21 minutes`, as Docker and Podman write it."""
+    """Shorten a time as Docker and Podman write it: `21 minutes` to `21 min`."""
     words = re.sub(r"^Less than a second", "0 seconds", re.sub(r"^About an? ", "1 ", words))
     return re.sub(r"(minute|hour|second)s?$", lambda unit: {"m": "min", "h": "h", "s": "s"}[unit[1][0]], words)
 
 
 def format_timestamp(seconds: float) -> str:
-    """Seconds since 1970 as ISO 8601, UTC."""
+    """Format seconds since 1970 as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def format_local_time(when: str) -> str:
-    """An ISO 8601 time on this machine's clock, to the second; with its date when that is not today."""
+    """Convert an ISO 8601 time to local time, with the date unless it is today."""
     try:
         then = datetime.fromisoformat(when).astimezone()
     except (ValueError, OverflowError):
@@ -142,7 +142,7 @@ def format_local_time(when: str) -> str:
 
 
 def format_age(when: str) -> str:
-    """An ISO 8601 time as its distance from now; empty for a clock's zero, like 1970 or the year 1."""
+    """Format an ISO 8601 time as an age: `3 h ago`. Empty for unset times, like 1970 or the year 1."""
     try:
         then = datetime.fromisoformat(when)
     except ValueError:
@@ -154,7 +154,7 @@ def format_age(when: str) -> str:
 
 
 def format_cell(value: Any, schema: Mapping[str, Any]) -> str:
-    """One value as one short piece of text, by what its schema says it is."""
+    """Format one value as short text, by its schema."""
     if value is None or value in ("", []):
         return ""
     if isinstance(value, bool):
@@ -167,7 +167,7 @@ def format_cell(value: Any, schema: Mapping[str, Any]) -> str:
         shown = ((key, format_cell(entry, fields.get(key, {}))) for key, entry in value.items())
         return " ".join(f"{key}={text}" for key, text in shown if text)
     if show := FORMATTERS.get(schema.get("format", "")):
-        # A host of another version may answer otherwise than our schema says.
+        # A host with another version may return a value that does not match our schema.
         with suppress(TypeError, ValueError, OverflowError):
             return show(value)
     return f"{value:g}" if isinstance(value, float) else one_line(str(value))
@@ -180,7 +180,7 @@ FORMATTERS: dict[str, Callable[[Any], str]] = {
     "percent": "{:.0f} %".format,
     "times": lambda count: f"×{count}" if count > 1 else "",
 }
-"""How a value is shown, by the `format` in its schema."""
+"""Formatter for each `format` in a schema."""
 
 
 def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -190,7 +190,7 @@ def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def resolve_schema(schema: Mapping[str, Any], *, keep_null: bool = False) -> dict[str, Any]:
-    """A JSON schema with its local references put in place, and null branches dropped, or kept as a second type."""
+    """Inline the local references of a JSON schema, and drop null branches, or keep them as a second type."""
     definitions = schema.get("$defs", {})
 
     def walk(node: Any) -> Any:
@@ -215,7 +215,7 @@ def resolve_schema(schema: Mapping[str, Any], *, keep_null: bool = False) -> dic
 
 
 def rows_field(schema: Mapping[str, Any]) -> str:
-    """The name of the field of a result that holds its rows; empty when the result is no list."""
+    """Return the name of the field that holds the rows of a result; empty if the result is not a list."""
     for name, field in _properties(schema).items():
         if "columns" in field.get("items", {}):
             return str(name)
@@ -223,7 +223,7 @@ def rows_field(schema: Mapping[str, Any]) -> str:
 
 
 def table_rows(value: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Column names and cells of a list result. `schema` is `resolved`."""
+    """Return column names and cells of a list result. `schema` comes from `resolve_schema`."""
     field = rows_field(schema)
     item = _properties(schema)[field]["items"]
     columns: list[str] = item["columns"]
@@ -234,7 +234,7 @@ def table_rows(value: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[lis
 
 
 def format_result(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """A result as compact text: rows with two spaces between cells, or `name: value` lines. `schema` is `resolved`."""
+    """Format a result as text: rows, or `name: value` lines. `schema` comes from `resolve_schema`."""
     if field := rows_field(schema):
         columns, cells = table_rows(value, schema)
         if not cells:
@@ -252,18 +252,18 @@ def format_result(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 
 def _line(row: Sequence[str]) -> str:
-    """Cells with two spaces between them; an empty one is a dash where another follows."""
+    """Join cells with two spaces; an empty cell before the last one becomes a dash."""
     filled = max((number for number, text in enumerate(row, 1) if text), default=0)
     return "  ".join(text or "-" for text in row[:filled])
 
 
 def more_note(more: Any) -> list[str]:
-    """The line that ends a list of which more is known, if so."""
+    """Return the last line of a truncated list, or nothing."""
     return [f"… {more} more; narrow the question or raise `limit`"] if more else []
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Names as a person lists them: `a`, `a and b`, `a, b and c`."""
+    """List names in a sentence: `a`, `a and b`, `a, b and c`."""
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -178,7 +178,7 @@ def test_a_second_server_of_one_installation_is_refused_by_name(node: ServingNod
     done = serve_here("--port", "0", "--agent-port", "0")
 
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith(f"error: anvyl-mcp serves already at {node.url} (process {node.process.pid})\nhint:")
+    assert done.err.startswith(f"error: anvyl-mcp is already running at {node.url} (process {node.process.pid})\nhint:")
     assert "ANVYL_HOME" in done.err
     assert httpx.get(f"{node.url}/agent/info").json()["host_id"] == "alpha"
 
@@ -209,8 +209,8 @@ def test_an_address_that_is_none_of_this_machine_is_refused(address: str) -> Non
     [
         (("--port", "70000"), "--port is `70000`, which is not a port number"),
         (("--agent-port", "-1"), "--agent-port is `-1`, which is not a port number"),
-        (("--name", "my host"), "`my host` cannot be a host's name"),
-        (("--name", "all"), "`all` cannot be a host's name"),
+        (("--name", "my host"), "`my host` cannot be a host name"),
+        (("--name", "all"), "`all` cannot be a host name"),
     ],
 )
 def test_flags_that_cannot_be_used_are_refused(arguments: tuple[str, ...], says: str) -> None:

@@ -1,4 +1,4 @@
-"""The join code: everything it says comes back, and whatever is not as it was written is noticed here."""
+"""Join codes: decoding returns what was encoded, and every damaged code is rejected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def letters(data: bytes) -> str:
 
 
 def with_checksum(content: bytes) -> str:
-    """A code of any content, as somebody who wants to confuse us would make it."""
+    """A code with a valid checksum for arbitrary content, as an attacker could make it."""
     return "anv1-" + letters(content + hashlib.sha256(b"anvyl join code 1" + content).digest()[:4])
 
 
@@ -48,7 +48,7 @@ def some_invitations() -> Iterator[Invitation]:
         yield Invitation(addresses, pin_text(dice.randbytes(32)), letters(dice.randbytes(16)))
 
 
-def test_a_code_says_what_was_put_into_it() -> None:
+def test_decoding_returns_what_was_encoded() -> None:
     for invitation in some_invitations():
         assert Invitation.decode(invitation.encode()) == invitation
 
@@ -78,7 +78,7 @@ def test_a_code_for_one_address_is_short_enough_to_read_out() -> None:
         CODE.replace("anv1-", "anv1‑"),
     ],
 )
-def test_a_code_may_be_pasted_with_what_is_around_it(pasted: str) -> None:
+def test_quotes_spaces_and_words_around_a_pasted_code_are_ignored(pasted: str) -> None:
     assert Invitation.decode(pasted) == INVITATION
 
 
@@ -95,7 +95,7 @@ def mistyped(code: str) -> Iterator[str]:
         yield code[:place]
 
 
-def test_a_mistyped_code_is_noticed_wherever_the_mistake_is() -> None:
+def test_a_typo_anywhere_in_a_code_is_detected() -> None:
     for invitation in [INVITATION, *list(some_invitations())[:5]]:
         code = invitation.encode()
         for wrong in mistyped(code):
@@ -120,14 +120,14 @@ def test_a_mistyped_code_is_noticed_wherever_the_mistake_is() -> None:
         ("anv" + "9" * 5000 + "-AAAA", "another version"),
     ],
 )
-def test_what_is_no_code_is_refused_in_one_sentence(text: str, words: str) -> None:
+def test_invalid_codes_are_rejected_with_one_sentence(text: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as refused:
         Invitation.decode(text)
     assert refused.value.hint
     assert len(str(refused.value)) < 200
 
 
-def test_garbage_is_refused_and_never_crashes() -> None:
+def test_garbage_is_rejected_without_a_crash() -> None:
     dice = random.Random(3)
     for _ in range(2000):
         text = "".join(dice.choices(string.printable + "ü–“\u200b", k=dice.randrange(120)))
@@ -136,9 +136,9 @@ def test_garbage_is_refused_and_never_crashes() -> None:
                 Invitation.decode(wrong)
 
 
-def test_any_content_with_a_right_checksum_is_refused_or_could_have_been_written_by_us() -> None:
+def test_content_with_a_valid_checksum_is_rejected_or_encodes_to_the_same_code() -> None:
     dice = random.Random(4)
-    understood = 0
+    accepted = 0
     for _ in range(5000):
         kinds = dice.choice([bytes([4]), bytes([6]), bytes([0, dice.randrange(4)]), dice.randbytes(2)])
         content = dice.randbytes(48) + kinds + dice.choice([dice.randbytes, _names(dice)])(dice.randrange(24))
@@ -147,13 +147,13 @@ def test_any_content_with_a_right_checksum_is_refused_or_could_have_been_written
             invitation = Invitation.decode(code)
         except InvalidInput:
             continue
-        understood += 1
+        accepted += 1
         assert invitation.encode() == code
         assert all("/" not in address and "@" not in address for address in invitation.addresses)
-    assert understood
+    assert accepted
 
 
-def test_a_code_with_more_addresses_than_we_write_is_refused() -> None:
+def test_a_code_with_too_many_addresses_is_rejected() -> None:
     address = bytes([4, 192, 168, 1, 5, 16, 104])
     assert Invitation.decode(with_checksum(bytes(48) + 4 * address)).addresses == 4 * ("192.168.1.5:4200",)
     for content in (bytes(48) + 5 * address, bytes(48)):
@@ -187,7 +187,7 @@ def _names(dice: random.Random) -> Callable[[int], bytes]:
         "ñas:42",
     ],
 )
-def test_an_address_that_cannot_be_reached_is_not_put_into_a_code(address: str) -> None:
+def test_an_invalid_address_is_rejected(address: str) -> None:
     with pytest.raises(InvalidInput, match="cannot be in a join code"):
         Invitation((address,), PIN, SECRET).encode()
 
@@ -200,18 +200,18 @@ def test_a_code_holds_one_to_four_addresses() -> None:
             Invitation(addresses, PIN, SECRET).encode()
 
 
-def test_addresses_come_back_in_their_one_spelling() -> None:
+def test_addresses_are_normalized() -> None:
     written = Invitation(("NAS.lan:4200", "[FD00:0:0::1]:4200"), PIN, SECRET)
     assert Invitation.decode(written.encode()).addresses == ("nas.lan:4200", "[fd00::1]:4200")
 
 
 @pytest.mark.parametrize("secret", ["", SECRET[:-1], SECRET + "A", SECRET[:-1] + "B", "é" * 22])
-def test_a_secret_of_another_size_or_spelling_is_refused(secret: str) -> None:
+def test_a_secret_with_another_size_or_spelling_is_rejected(secret: str) -> None:
     with pytest.raises(InvalidInput, match="the secret"):
         Invitation(("nas:4200",), PIN, secret).encode()
 
 
-def test_the_secret_does_not_show() -> None:
+def test_the_secret_is_not_in_the_repr() -> None:
     assert SECRET not in repr(INVITATION)
 
 
@@ -223,6 +223,6 @@ def test_a_pin_has_one_spelling() -> None:
 @pytest.mark.parametrize(
     "pin", ["", "sha256:", PIN[:-1], PIN + "A", PIN + "=", PIN[7:], PIN.upper(), f" {PIN}", "sha256:" + "00" * 32]
 )
-def test_what_is_no_pin_is_refused(pin: str) -> None:
+def test_an_invalid_pin_is_rejected(pin: str) -> None:
     with pytest.raises(InvalidInput, match="is not a pin"):
         pin_digest(pin)

@@ -1,4 +1,4 @@
-"""What people type, as properties: what is written in any allowed form is read back, and anything else is refused."""
+"""Property tests of parsers: every allowed spelling is parsed, and anything else is rejected."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def parsed(**given: Any) -> RunOptions:
 
 
 @given(st.integers(0, 10**6), st.sampled_from("kmgtKMGT"), st.sampled_from(["", "b", "B", "ib", "iB"]), st.booleans())
-def test_a_size_is_read_in_every_spelling(count: int, unit: str, end: str, spaced: bool) -> None:
+def test_a_size_is_parsed_in_every_spelling(count: int, unit: str, end: str, spaced: bool) -> None:
     assert text.parse_size(f"{count}{' ' * spaced}{unit}{end}") == count * 1024 ** (" kmgt".index(unit.lower()))
 
 
 @given(st.integers(0, 2**62))
-def test_a_size_that_is_shown_is_read_back_nearly(count: int) -> None:
+def test_a_formatted_size_parses_to_nearly_the_same_number(count: int) -> None:
     read = text.parse_size(text.format_size(count))
 
     assert read is not None and abs(read - count) <= max(1, count * 0.01)
@@ -58,14 +58,14 @@ def test_a_size_that_is_shown_is_read_back_nearly(count: int) -> None:
     st.integers(0, 99),
     st.sampled_from(["{}h{}m{}s", "{} hours, {} min {} sec"]),
 )
-def test_a_duration_is_read_in_every_spelling(hours: int, minutes: int, seconds: int, form: str) -> None:
+def test_a_duration_is_parsed_in_every_spelling(hours: int, minutes: int, seconds: int, form: str) -> None:
     assert text.parse_duration(form.format(hours, minutes, seconds)) == hours * 3600 + minutes * 60 + seconds
 
 
 @given(typed)
 @example("9" * 5000 + "k")
 @pytest.mark.parametrize("parse", [text.parse_size, text.parse_duration])
-def test_anything_is_a_size_or_a_duration_or_none(parse: Callable[[str], int | None], given: str) -> None:
+def test_any_text_parses_to_a_positive_number_or_none(parse: Callable[[str], int | None], given: str) -> None:
     found = parse(given)
 
     assert found is None or found >= 0
@@ -77,7 +77,7 @@ def test_anything_is_a_size_or_a_duration_or_none(parse: Callable[[str], int | N
     st.sampled_from(["tcp", "udp", "sctp", ""]),
     st.none() | st.ip_addresses(v=4).map(str) | st.ip_addresses(v=6).map(lambda address: f"[{address}]"),
 )
-def test_a_port_is_read_in_every_form(outer: int, inner: int, protocol: str, address: str | None) -> None:
+def test_a_port_mapping_is_parsed_in_every_form(outer: int, inner: int, protocol: str, address: str | None) -> None:
     form = f"{f'{address}:' if address else ''}{outer}:{inner}{f'/{protocol}' if protocol else ''}"
 
     assert parsed(published=[form]).host["port_bindings"] == {
@@ -86,7 +86,7 @@ def test_a_port_is_read_in_every_form(outer: int, inner: int, protocol: str, add
 
 
 @given(number, st.sampled_from(["", "/udp"]))
-def test_a_lone_port_is_left_to_the_image(port: int, protocol: str) -> None:
+def test_a_host_port_alone_has_no_binding_yet(port: int, protocol: str) -> None:
     found = parsed(published=[f"{port}{protocol}"])
 
     assert [(one.host_port, one.protocol) for one in found.image_decided] == [(str(port), protocol.strip("/"))]
@@ -94,19 +94,19 @@ def test_a_lone_port_is_left_to_the_image(port: int, protocol: str) -> None:
 
 
 @given(folder | name, folder, st.sampled_from(["", ":ro", ":rw", ":ro,z"]))
-def test_a_mount_is_kept_as_it_was_typed(source: str, target: str, mode: str) -> None:
+def test_a_mount_is_not_changed(source: str, target: str, mode: str) -> None:
     assert parsed(volumes=[f"{source}:{target}{mode}"]).host["binds"] == [f"{source}:{target}{mode}"]
 
 
 @given(name, words)
-def test_what_stands_behind_the_first_equals_sign_is_the_value(key: str, value: str) -> None:
+def test_everything_after_the_first_equals_sign_is_the_value(key: str, value: str) -> None:
     found = parsed(env=[f"{key}={value}"], labels=[f"{key}={value}"])
 
     assert (found.environment, found.labels) == ([f"{key}={value}"], {key: value})
 
 
 @given(st.lists(words, min_size=1, max_size=5))
-def test_a_command_is_split_as_it_was_joined(line: list[str]) -> None:
+def test_splitting_a_joined_command_returns_its_words(line: list[str]) -> None:
     assert commands.split(shlex.join(line)) == line == parsed(command=shlex.join(line)).command
 
 
@@ -114,7 +114,7 @@ def test_a_command_is_split_as_it_was_joined(line: list[str]) -> None:
 @example("host:80:80")
 @example("\0")
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_is_read_or_refused_with_a_hint(option: str, given: str) -> None:
+def test_an_option_is_parsed_or_rejected_with_a_hint(option: str, given: str) -> None:
     try:
         found = parsed(**{option: [given] if option in LISTS else given})
     except InvalidInput as error:
@@ -138,8 +138,8 @@ def _is_address(given: str) -> bool:
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=60)), max_size=8), st.integers(1, 50))
-def test_a_log_is_the_same_however_it_arrives(messages: list[tuple[int, bytes]], size: int) -> None:
-    """The engine's frames, cut anywhere by the network."""
+def test_a_log_is_the_same_for_any_size_of_chunks(messages: list[tuple[int, bytes]], size: int) -> None:
+    """The network can split the frames of the engine anywhere."""
     whole = b"".join(
         struct.pack(">BxxxL", stream, len(body)) + body
         for stream, body in ((stream, b"2026-11-23T10:00:00Z " + piece) for stream, piece in messages)
@@ -151,7 +151,7 @@ def test_a_log_is_the_same_however_it_arrives(messages: list[tuple[int, bytes]],
 
 
 @given(st.binary(max_size=200))
-def test_a_log_that_is_none_is_refused_or_read(data: bytes) -> None:
+def test_garbage_is_rejected_or_parsed_as_a_log(data: bytes) -> None:
     try:
         found = list(parse_lines([data], raw=False))
     except struct.error:
@@ -160,7 +160,7 @@ def test_a_log_that_is_none_is_refused_or_read(data: bytes) -> None:
 
 
 @given(st.sets(number, max_size=60), st.integers(0, 100))
-def test_ports_in_short_leave_no_published_one_out_but_count_it(ports: set[int], apart: int) -> None:
+def test_shortened_ports_show_or_count_every_published_port(ports: set[int], apart: int) -> None:
     published = [f"{port}->{min(port + apart, 65535)}" for port in ports]
 
     shown = [part for part in short_ports(published).split(",") if part]
@@ -176,5 +176,5 @@ def test_ports_in_short_leave_no_published_one_out_but_count_it(ports: set[int],
 
 
 @given(typed)
-def test_an_image_in_short_is_never_longer(image: str) -> None:
+def test_a_shortened_image_name_is_never_longer(image: str) -> None:
     assert len(short_image(image)) <= len(image)

@@ -1,4 +1,4 @@
-"""A port of the host alone leads to the one that the image listens on; of several, a person chooses."""
+"""A host port alone is mapped to the port that the image exposes; if there are several, the person chooses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXPOSED = {"test-one:1": "80", "test-two:1": "80 443", "test-dns:1": "53/tcp 53/
 
 @pytest.fixture
 def exposing(engine: RealEngine) -> Iterator[RealEngine]:
-    """Images that differ in the ports that they expose."""
+    """Images with different exposed ports."""
     for name, exposed in EXPOSED.items():
         repository, tag = name.split(":")
         base = engine.api.create_container("anvyl-test/web:1")
@@ -49,7 +49,7 @@ def published(engine: RealEngine, name: str) -> dict[str, Any]:
     return {inner: [one["HostPort"] for one in outer] for inner, outer in bindings.items()}
 
 
-async def test_a_port_alone_leads_to_what_the_image_listens_on(client: Client, exposing: RealEngine) -> None:
+async def test_a_host_port_alone_is_mapped_to_the_exposed_port(client: Client, exposing: RealEngine) -> None:
     made = await client.call_tool("create_container", {"image": "test-one:1", "name": "one", "ports": ["18080"]})
     dns = await call(client, "create_container", image="test-dns:1", name="dns", ports=["18053"])
     same = await call(client, "create_container", image="test-two:1", name="same", ports=["443"])
@@ -62,10 +62,10 @@ async def test_a_port_alone_leads_to_what_the_image_listens_on(client: Client, e
     assert published(exposing, "dns") == {"53/tcp": ["18053"], "53/udp": ["18053"]}
     assert dns["ports"] == ["18053->53", "18053->53/udp"] and same["ports"] == ["443->443"]
     assert "18081->18081, `anvyl-test/web:1` names no port" in words(plain)
-    assert several["hint"] == "write `18082:80` or `18082:443`" and exposing.state("two") is None
+    assert several["hint"] == "use `18082:80` or `18082:443`" and exposing.state("two") is None
 
 
-def test_the_command_line_shows_where_a_port_leads(exposing: RealEngine) -> None:
+def test_the_command_line_shows_the_port_mapping(exposing: RealEngine) -> None:
     ran = anvyl("run", "-p", "18080", "test-one:1")
 
     assert ran.out.endswith("is running, 18080->80\n"), ran
@@ -88,7 +88,7 @@ def test_the_command_line_shows_where_a_port_leads(exposing: RealEngine) -> None
         ("1:2:3:4", [], InvalidInput),
     ],
 )
-def test_ports_are_read_as_they_are_typed(typed: str, offered: list[str], found: Any) -> None:
+def test_ports_are_parsed(typed: str, offered: list[str], found: Any) -> None:
     def read() -> list[str]:
         port = ports.parse_port(typed)
         chosen = ports.resolve_port(port, offered, "app") if isinstance(port, ports.HostPort) else [port]
@@ -102,8 +102,8 @@ def test_ports_are_read_as_they_are_typed(typed: str, offered: list[str], found:
             read()
 
 
-def test_a_question_shows_where_a_port_will_lead(exposing: RealEngine) -> None:
-    """What is said yes to is written out: a dead service reported as done was the most natural sentence of all."""
+def test_a_confirmation_shows_the_port_mapping(exposing: RealEngine) -> None:
+    """The confirmation names the container port, because a wrong guess leaves a service unreachable."""
     known = anvyl("ask", "--offline", "run test-one:1 on port 18080")
     fetched = anvyl("ask", "--offline", "run test-absent:1 on port 18080")
     several = anvyl("ask", "--offline", "--yes", "run test-two:1 on port 18080")
@@ -111,7 +111,5 @@ def test_a_question_shows_where_a_port_will_lead(exposing: RealEngine) -> None:
 
     assert "from test-one:1 with ports 18080->80 on" in known.out + known.err
     assert "18080->the port that test-absent:1 exposes" in fetched.out + fetched.err
-    assert several.code != 0 and "write `18080:80` or `18080:443`" in (several.out + several.err).replace(
-        "Write", "write"
-    )
+    assert several.code != 0 and "use `18080:80` or `18080:443`" in (several.out + several.err).replace("Use", "use")
     assert done.json["calls"][0]["arguments"]["ports"] == ["18080:80"] and "18080->80" in done.json["answer"]

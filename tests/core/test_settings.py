@@ -1,4 +1,4 @@
-"""One table of settings: where each value comes from, which one wins, and what is refused."""
+"""Settings: sources, precedence and validation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write(home: Path, content: str) -> None:
         ("llm_api_key", "ANVYL_LLM_API_KEY", ""),
     ],
 )
-def test_flags_win_over_the_environment_over_the_file_over_the_default(
+def test_flags_override_environment_overrides_file_overrides_default(
     name: str, env: str, default: str | int, tmp_path: Path
 ) -> None:
     """Names and defaults are the contract of design §8."""
@@ -52,7 +52,7 @@ def test_flags_win_over_the_environment_over_the_file_over_the_default(
     assert found({}, {env: ""}) == in_file
 
 
-def test_the_name_is_the_machines_unless_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_name_is_the_host_name_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = {"ANVYL_HOME": str(tmp_path)}
 
     for machine, name in {"NAS.home.lan": "nas", "my_pc": "my_pc", "---": "this-host", "local": "this-host"}.items():
@@ -63,18 +63,18 @@ def test_the_name_is_the_machines_unless_given(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("name", ["", "all", "Local", "a b", "-a", "a-", "a/b", "@a", "a,b", "ä", "x" * 64, "a\nb"])
-def test_names_that_a_selector_could_not_name_are_refused(name: str) -> None:
-    with pytest.raises(InvalidInput, match="cannot be a host's name"):
+def test_names_that_a_selector_cannot_express_are_rejected(name: str) -> None:
+    with pytest.raises(InvalidInput, match="cannot be a host name"):
         check_host_name(name or "''")
 
 
 @pytest.mark.parametrize("name", ["a", "nas", "nas-1", "web_2", "gpu.home", "x" * 63, "4"])
-def test_names_of_letters_digits_and_dashes_are_fine(name: str) -> None:
+def test_names_of_letters_digits_and_dashes_are_valid(name: str) -> None:
     assert check_host_name(f" {name.upper()} ") == name
 
 
 @pytest.mark.parametrize("port", ["x", "-1", "65536", "1.5", "4200 4201", "∞"])
-def test_a_port_that_is_none_is_refused_with_its_source(port: str, tmp_path: Path) -> None:
+def test_an_invalid_port_is_rejected_with_its_source(port: str, tmp_path: Path) -> None:
     home = {"ANVYL_HOME": str(tmp_path)}
     with pytest.raises(InvalidInput, match=r"--agent-port is .* not a port number"):
         load({"agent_port": port}, home)
@@ -83,7 +83,7 @@ def test_a_port_that_is_none_is_refused_with_its_source(port: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "says"),
+    ("content", "kind", "message"),
     [
         ("port = [", ConfigInvalid, "not valid TOML"),
         ("prot = 1", ConfigInvalid, "unknown setting `prot`"),
@@ -91,22 +91,22 @@ def test_a_port_that_is_none_is_refused_with_its_source(port: str, tmp_path: Pat
         ("port = true", InvalidInput, "port is `True`, which is not a port number"),
         ("port = 1.5", InvalidInput, "port is `1.5`, which is not a port number"),
         ("lmstudio_model = 4", InvalidInput, "which is not text"),
-        ("name = 'my host'", InvalidInput, "cannot be a host's name"),
+        ("name = 'my host'", InvalidInput, "cannot be a host name"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named_and_nothing_is_guessed(
-    content: str, kind: type[AnvylError], says: str, tmp_path: Path
+def test_an_invalid_file_is_rejected_and_named(
+    content: str, kind: type[AnvylError], message: str, tmp_path: Path
 ) -> None:
     write(tmp_path, content)
 
     with pytest.raises(kind) as refused:
         load(environ={"ANVYL_HOME": str(tmp_path)})
 
-    assert says in refused.value.message
+    assert message in refused.value.message
     assert refused.value.hint
 
 
-def test_a_file_that_is_not_text_or_not_readable_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_binary_or_unreadable_is_rejected_and_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(b"name = '\xff'")
     with pytest.raises(ConfigInvalid, match=r"config\.toml is not valid TOML"):
         load(environ={"ANVYL_HOME": str(tmp_path)})
@@ -116,7 +116,7 @@ def test_a_file_that_is_not_text_or_not_readable_is_named(tmp_path: Path) -> Non
         load(environ={"ANVYL_HOME": str(tmp_path)})
 
 
-def test_every_folder_lies_in_the_home_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_folder_is_inside_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = load(environ={"ANVYL_HOME": "here"})
 
@@ -124,14 +124,14 @@ def test_every_folder_lies_in_the_home_that_is_named(tmp_path: Path, monkeypatch
         assert path.is_relative_to(tmp_path / "here")
 
 
-def test_without_a_home_the_platforms_folders_are_used() -> None:
+def test_without_a_home_the_folders_of_the_platform_are_used() -> None:
     settings = load(environ={})
 
     assert settings.hosts_file == user_config_path("anvyl") / "hosts.toml"
     assert settings.run_dir == user_state_path("anvyl") / "run"
 
 
-def test_the_key_of_lm_studio_is_taken_when_there_is_no_other_and_never_shown(tmp_path: Path) -> None:
+def test_the_key_of_lm_studio_is_the_fallback_and_not_in_the_repr(tmp_path: Path) -> None:
     home = {"ANVYL_HOME": str(tmp_path), "LM_API_TOKEN": "sk-lm"}
 
     assert load(environ=home).llm_api_key == "sk-lm"
@@ -140,7 +140,7 @@ def test_the_key_of_lm_studio_is_taken_when_there_is_no_other_and_never_shown(tm
     assert "sk-" not in repr(settings)
 
 
-def test_the_table_is_the_settings() -> None:
+def test_the_table_lists_every_setting() -> None:
     paths = {"config_dir", "state_dir"}
 
     assert {field.name for field in fields(Settings)} - paths - {*TABLES} == {setting.name for setting in SETTINGS}
@@ -157,14 +157,14 @@ def test_every_flag_of_serve_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize("document", ["docs/models.md", "docs/reference.md"])
-def test_every_variable_a_document_names_exists(document: str) -> None:
+def test_every_variable_in_a_document_exists(document: str) -> None:
     named = set(re.findall(r"\bANVYL_[A-Z_]+\b", (ROOT / document).read_text(encoding="utf-8")))
 
     assert named
     assert named <= {setting.env for setting in SETTINGS} | {"ANVYL_HOME"}
 
 
-def test_the_page_about_models_gives_the_defaults_that_hold() -> None:
+def test_the_page_about_models_has_the_right_defaults() -> None:
     rows = re.findall(
         r"^\| `(ANVYL_\w+)` \| (?:`([^`]*)`)? ?\|", (ROOT / "docs/models.md").read_text(encoding="utf-8"), re.MULTILINE
     )

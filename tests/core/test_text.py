@@ -1,4 +1,4 @@
-"""How values look to people and models, and that text from containers can do no harm."""
+"""Formatting of values for people and models, and sanitizing of text from containers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from anvyl_mcp.server.toolsets import load_tools
         (-2048, "-2 KiB"),
     ],
 )
-def test_bytes_as_people_write_them(count: float, words: str) -> None:
+def test_bytes_are_formatted_with_a_unit(count: float, words: str) -> None:
     assert text.format_size(count) == words
 
 
@@ -59,7 +59,7 @@ def test_bytes_as_people_write_them(count: float, words: str) -> None:
         ("1e3", None),
     ],
 )
-def test_sizes_as_people_type_them(words: str, count: int | None) -> None:
+def test_sizes_are_parsed(words: str, count: int | None) -> None:
     assert text.parse_size(words) == count
 
 
@@ -84,7 +84,7 @@ def test_sizes_as_people_type_them(words: str, count: int | None) -> None:
         ("m5", None),
     ],
 )
-def test_durations_as_people_type_them(words: str, seconds: int | None) -> None:
+def test_durations_are_parsed(words: str, seconds: int | None) -> None:
     assert text.parse_duration(words) == seconds
 
 
@@ -92,11 +92,11 @@ def test_durations_as_people_type_them(words: str, seconds: int | None) -> None:
     ("seconds", "words"),
     [(0, "0 s"), (45, "45 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (864_000, "10 days")],
 )
-def test_lengths_of_time_in_their_largest_unit(seconds: float, words: str) -> None:
+def test_durations_are_formatted_in_the_largest_unit(seconds: float, words: str) -> None:
     assert text.format_duration(seconds) == words
 
 
-def test_times_are_told_as_their_distance_from_now() -> None:
+def test_times_are_formatted_as_an_age() -> None:
     then = datetime.now(UTC) - timedelta(hours=3, minutes=1)
 
     assert text.format_age(then.isoformat()) == "3 h ago"
@@ -129,7 +129,7 @@ def test_times_are_told_as_their_distance_from_now() -> None:
         ("half \ud800 of a pair", "half  of a pair"),
     ],
 )
-def test_text_of_others_loses_what_could_hide_or_reorder_it(raw: str, harmless: str) -> None:
+def test_characters_that_hide_or_reorder_text_are_removed(raw: str, harmless: str) -> None:
     assert text.clean(raw) == harmless
     assert text.clean(harmless) == harmless
     harmless.encode()
@@ -138,12 +138,12 @@ def test_text_of_others_loses_what_could_hide_or_reorder_it(raw: str, harmless: 
 @pytest.mark.parametrize(
     ("items", "words"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
 )
-def test_names_as_a_person_lists_them(items: list[str], words: str) -> None:
+def test_names_are_joined_in_a_sentence(items: list[str], words: str) -> None:
     assert text.join_names(items) == words
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 hosts"), (1, "1 host"), (2, "2 hosts")])
-def test_one_of_a_thing_is_singular(count: int, words: str) -> None:
+def test_a_count_of_one_is_singular(count: int, words: str) -> None:
     assert text.plural(count, "host") == words
 
 
@@ -173,11 +173,11 @@ def test_one_of_a_thing_is_singular(count: int, words: str) -> None:
         ({"used": 1024, "note": ""}, {"properties": {"used": {"format": "bytes"}}}, "used=1 KiB"),
     ],
 )
-def test_a_cell_is_shown_by_what_its_schema_says(value: Any, schema: dict[str, Any], words: str) -> None:
+def test_a_cell_is_formatted_by_its_schema(value: Any, schema: dict[str, Any], words: str) -> None:
     assert text.format_cell(value, schema) == words
 
 
-def test_references_are_put_in_place_and_null_is_dropped() -> None:
+def test_references_are_inlined_and_null_is_dropped() -> None:
     schema = {
         "$defs": {
             "Size": {"type": "integer", "format": "bytes"},
@@ -202,7 +202,7 @@ def test_references_are_put_in_place_and_null_is_dropped() -> None:
 ROWS = {"properties": {"things": {"items": {"columns": ["name", "size"], "properties": {"size": {"format": "bytes"}}}}}}
 
 
-def test_a_list_is_one_line_for_each_row_and_says_what_was_left_out() -> None:
+def test_a_list_has_a_line_per_row_and_a_note_about_omitted_rows() -> None:
     value = {"things": [{"name": "a", "size": 1024, "hidden": 1}, {"name": "b", "size": None}], "total": 5, "more": 3}
 
     lines = text.format_result(value, ROWS).splitlines()
@@ -214,12 +214,12 @@ def test_a_list_is_one_line_for_each_row_and_says_what_was_left_out() -> None:
 
 
 @pytest.mark.parametrize("things", [None, 5, "text", {}, ["text", 5, None]])
-def test_rows_of_a_host_that_answers_otherwise_than_it_should_are_left_out(things: Any) -> None:
+def test_malformed_rows_of_a_host_are_skipped(things: Any) -> None:
     assert text.table_rows({"things": things}, ROWS) == (["name", "size"], [])
     assert text.table_rows({}, ROWS) == (["name", "size"], [])
 
 
-def test_a_single_result_is_one_line_for_each_field_that_says_something() -> None:
+def test_a_single_result_has_a_line_per_field_with_a_value() -> None:
     schema = {"properties": {"disk_size": {"format": "bytes"}, "parts": {"items": {"properties": {}}}}}
     value = {"name": "web", "disk_size": 1024, "empty": "", "parts": [{"a": 1}, {"a": 2}]}
 
@@ -232,7 +232,7 @@ TOOLS = [*load_tools(), *fleet_tools(None)]
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
 @pytest.mark.parametrize("filled", [True, False], ids=["filled", "empty"])
 def test_every_result_has_a_text_form(tool: Tool, filled: bool) -> None:
-    """Whatever its fields hold, a model and a person get words, and a table has a cell for each column."""
+    """With all or no fields filled, there is readable text, and a table has a cell per column."""
     result = sample(tool.result, filled)
     assert isinstance(result, Result)
     schema, value = schema_of(tool.result), result.model_dump(mode="json")
@@ -254,7 +254,7 @@ def test_every_result_has_a_text_form(tool: Tool, filled: bool) -> None:
 
 
 def sample(model: type[BaseModel], filled: bool) -> BaseModel:
-    """The model with something, or with as little as it allows, in every field."""
+    """An instance with every field filled, or with as little as the model allows."""
     return model(**{name: value_of(field.annotation, filled) for name, field in model.model_fields.items()})
 
 

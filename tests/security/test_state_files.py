@@ -191,9 +191,9 @@ def test_settings_that_others_may_write_count_for_nothing(bits: int, tmp_path: P
     file.write_text('watch_command = "/bin/true"\n', encoding="utf-8")
     file.chmod(bits)
 
-    with pytest.raises(ConfigInvalid, match="may be changed by other users") as refused:
+    with pytest.raises(ConfigInvalid, match="can be changed by other users") as refused:
         load()
-    assert refused.value.hint == f"look at it, then: chmod go-w {file}"
+    assert refused.value.hint == f"check its content, then: chmod go-w {file}"
 
     file.chmod(0o644)
     assert load().watch_command == "/bin/true"
@@ -205,7 +205,7 @@ def test_hosts_that_others_may_write_count_for_nothing(tmp_path: Path) -> None:
     assert mode(registry.path) == 0o600
     registry.path.chmod(0o666)
 
-    with pytest.raises(ConfigInvalid, match="may be changed by other users"):
+    with pytest.raises(ConfigInvalid, match="can be changed by other users"):
         registry.peers()
 
 

@@ -1,1 +1,1 @@
-"""Secrets hidden in text and in environment variables."""
+"""Replace secrets in text, logs, tool arguments and environment variables."""

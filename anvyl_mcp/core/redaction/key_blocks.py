@@ -1,4 +1,4 @@
-"""Private keys that stand over several lines: their bodies are hidden, wherever the text that is shown begins."""
+"""Redact private keys that span several lines, even if the text starts in the middle of one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal
 from anvyl_mcp.core.redaction.redact_env import HIDDEN
 
 MAX_BLOCK_LINES = 400
-"""Lines after which a block without an end is left: a key of 8,192 bits has 100, and others may stand between."""
+"""Lines after which a block without an end marker is over. An 8,192-bit key has 100, and other lines can interleave."""
 FULL_LINE_WIDTHS = frozenset({64, 70, 76})
-"""Characters of a full line: PEM, OpenSSH and MIME."""
+"""Line lengths of PEM, OpenSSH and MIME."""
 _BEGIN = re.compile(r"-{4,5} ?BEGIN (?P<what>[A-Z0-9 ]*)")
 _END = re.compile(r"-{4,5} ?END (?P<what>[A-Z0-9 ]*)[- ]*")
 _RUN = re.compile(r"(?<![\w+/=.@-])[A-Za-z0-9+/]{16,76}={0,2}(?![\w+/=-])")
@@ -23,7 +23,7 @@ _PRIVATE = "PRIVATE KEY"
 
 
 class KeyBlockRedactor:
-    """Reads a text line by line and hides the lines of private keys. Certificates and public keys stay."""
+    """Redact private keys in a text, line by line. Certificates and public keys are kept."""
 
     def __init__(self) -> None:
         self._inside: Literal["", "private", "public", "body"] = ""
@@ -31,28 +31,28 @@ class KeyBlockRedactor:
         self._left = 0
 
     def redact(self, line: str) -> str:
-        """The next line, without what belongs to a private key."""
+        """Return the next line of the text, with any part of a private key redacted."""
         if begin := _BEGIN.search(line):
-            return self._begun(line, begin)
+            return self._begin(line, begin)
         if end := _END.search(line):
             self._inside = ""
             before = line[: end.start()].rstrip(_BASE64)
             return f"{before}{HIDDEN}{line[end.end() :]}" if _PRIVATE in end["what"] else line
         if self._inside == "public":
-            return self._passed(line)
+            return self._keep(line)
         shown = _QUOTED.sub(_redact_mixed, line) if self._inside else line
-        shown = _RUN.sub(self._hidden_run, shown)
+        shown = _RUN.sub(self._redact_run, shown)
         if shown != line:
             if not self._inside:
                 self._enter("body", line[: shown.index(HIDDEN)])
             return shown
         if self._inside and _is_body(line, self._words):
-            # Of a block whose beginning was not seen, a short line is the last one.
+            # In a block without a begin marker, a short line is the last one.
             self._inside = "private" if self._inside == "private" else ""
             return _redact_last_word(line)
-        return self._passed(line)
+        return self._keep(line)
 
-    def _begun(self, line: str, begin: re.Match[str]) -> str:
+    def _begin(self, line: str, begin: re.Match[str]) -> str:
         end = _END.search(line, begin.end())
         private = _PRIVATE in begin["what"]
         before = line[: begin.start()]
@@ -66,10 +66,10 @@ class KeyBlockRedactor:
     def _enter(self, what: Literal["private", "public", "body"], before: str) -> None:
         self._inside, self._words, self._left = what, len(before.split()), MAX_BLOCK_LINES
 
-    def _hidden_run(self, run: re.Match[str]) -> str:
+    def _redact_run(self, run: re.Match[str]) -> str:
         return _redact_mixed(run) if self._inside or len(run[0]) in FULL_LINE_WIDTHS else run[0]
 
-    def _passed(self, line: str) -> str:
+    def _keep(self, line: str) -> str:
         self._left -= 1
         if self._left <= 0:
             self._inside = ""
@@ -77,7 +77,7 @@ class KeyBlockRedactor:
 
 
 def redact_key_blocks(lines: Sequence[str]) -> list[str]:
-    """The lines without private keys, also one of which only the end is there."""
+    """Redact private keys in lines, including a key of which only the end is present."""
     blocks = KeyBlockRedactor()
     shown = [blocks.redact(line) for line in lines]
     for number, line in enumerate(lines):
@@ -86,26 +86,26 @@ def redact_key_blocks(lines: Sequence[str]) -> list[str]:
             continue
         words = len(line[: end.start()].split())
         for before in range(number - 1, -1, -1):
-            hidden = _redact_body(shown[before], words)
-            if hidden == shown[before]:
+            redacted = _redact_body(shown[before], words)
+            if redacted == shown[before]:
                 break
-            shown[before] = hidden
+            shown[before] = redacted
     return shown
 
 
 def _redact_body(line: str, words_before: int) -> str:
-    """A line before the end of a key, without what belongs to that."""
+    """Redact the part of a key in a line before its end marker."""
     return _redact_last_word(line) if _is_body(line, words_before) else _QUOTED.sub(_redact_mixed, line)
 
 
 def _is_body(line: str, words_before: int) -> bool:
-    """Whether a line ends in base64 behind as many words as the block's first line: the same prefix or time."""
+    """Whether a line is base64 after the same number of words as the first line of the block, like a timestamp."""
     words = line.split()
     return len(words) == words_before + 1 and bool(_BODY.fullmatch(words[-1]))
 
 
 def _is_mixed(run: str) -> bool:
-    """Whether letters are of both cases and there are digits, as in base64 and not in words or hexadecimal digests."""
+    """Whether text has upper case, lower case and digits, like base64 and unlike words or hexadecimal digests."""
     return run.endswith("=") or (
         any("a" <= char <= "z" for char in run)
         and any("A" <= char <= "Z" for char in run)

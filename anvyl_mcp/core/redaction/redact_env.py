@@ -1,4 +1,4 @@
-"""Values that look secret do not leave the host."""
+"""Redact environment variables by their name or the format of their value."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SECRET_NAMES = re.compile(
     r"(access|account|client|encryption|license|master|shared|signing|storage)_?key",
     re.IGNORECASE,
 )
-"""Names of values to hide; ordinary words that hold such a name, like `author` and `compass`, are left out."""
+"""Names of secret values, without ordinary words that contain one, like `author` and `compass`."""
 URL_PASSWORD = re.compile(r"""\b(\w+://[^/\s:@'"]*):[^\s/'"]+@""")
 WEBHOOK = re.compile(r"""(webhook[\w.-]{0,60}["']?\s*[:=]\s*["']?\w+://[^/\s'"]+/)[^\s'",]+""", re.IGNORECASE)
-"""Who knows the path of a webhook may post to it."""
+"""The path of a webhook is a secret: everyone who knows it can post to it."""
 CONNECTION_PART = re.compile(r"""(?<![\w.-])([A-Za-z_][\w.-]{0,60})(\s?=\s?)([^;&\s'"]+)""")
 """One part of a connection string: `Server=db;Password=…`."""
 TOKEN_SHAPES = re.compile(
@@ -35,7 +35,7 @@ TOKEN_SHAPES = re.compile(
             r"\bxox[abeoprs]-[\w-]{10,}|\bxapp-\d-[\w-]{20,}",  # Slack
             r"\bhooks\.slack\.com/\w+/[\w/-]+|\bdiscord(?:app)?\.com/api/(?:v\d+/)?webhooks/\d+/[\w-]+",
             r"\.webhook\.office\.com/[\w/@-]+",
-            # Telegram; a digit and a colon also stand before other things, so letters of both cases must follow.
+            # Telegram; digits and a colon are common elsewhere, so both upper and lower case must follow.
             r"(?<![\w.:])(?:bot)?\d{6,12}:(?=[\w-]{0,80}[A-Z])(?=[\w-]{0,80}[a-z])[\w-]{30,}",
             r"\bSG\.[\w-]{16,}\.[\w-]{16,}|\bSK[0-9a-f]{32}\b",  # SendGrid, Twilio
             r"\bshp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}|\bdo[opr]_v1_[0-9a-f]{32,}|\bhv[sbr]\.[\w-]{20,}",
@@ -44,17 +44,17 @@ TOKEN_SHAPES = re.compile(
         )
     )
 )
-"""What tokens of well-known services look like."""
+"""Token formats of well-known services."""
 HIDDEN = "<hidden>"
 
 
 def redact_environment(environment: Iterable[str]) -> list[str]:
-    """`NAME=value` entries with the values that look secret, by their name or their shape, hidden."""
+    """Redact the secret values in `NAME=value` entries."""
     return [_redact_entry(entry) for entry in environment]
 
 
 def is_token_count(name: str, value: str) -> bool:
-    """Whether it is a number of tokens, as language models and their servers write it."""
+    """Whether a value is a count of tokens, as language models and their servers log it."""
     return "tokens" in name.lower() and value.rstrip(",;)}]").isdecimal()
 
 

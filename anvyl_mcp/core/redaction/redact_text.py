@@ -1,4 +1,4 @@
-"""Arguments as they may be written down: without secrets, without control characters, and short."""
+"""Redact secrets in text, log lines and tool arguments; shorten arguments for the audit log."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from anvyl_mcp.core.redaction.redact_env import (
 )
 
 MAX_LOGGED = 200
-"""Characters of one value that are written down."""
+"""Characters of one value in the audit log."""
 MAX_SCANNED = 4096
-"""Characters of one value that are looked at."""
+"""Characters of one value that are searched for secrets; the rest is dropped."""
 MAX_ENTRIES = 50
-"""Entries of one list."""
+"""Entries of one list or map in the audit log."""
 MAX_TOTAL = 8 * 1024
-"""Characters of all arguments together."""
+"""Characters of all arguments together in the audit log."""
 ENTRY = "entry"
 PAIRS = (ENTRY, "env", "environment", "labels")
-"""Values that may be `NAME=value` as a whole, so that all of the value is hidden, spaces too."""
+"""Arguments whose values are `NAME=value` entries, where the whole value is redacted, including spaces."""
 
 DIGEST = "sha256"
-"""Of all arguments as they were given, where they are too long to be written down."""
+"""Key of the digest of the original arguments, added if they are too long for the log."""
 _BLANKS = re.compile(r"[ \t]{2,}")
 _VALUE = re.compile(
     r"""\\(?P<inner>['"]).*?\\(?P=inner)"""
@@ -63,27 +63,27 @@ _PASSWORD = re.compile(
 
 
 def redact_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A call's arguments for the audit log."""
-    kept = {
+    """Redact and shorten the arguments of a call for the audit log."""
+    result = {
         _shorten(str(name)): _redact_value(str(name), value, 0) for name, value in list(given.items())[:MAX_ENTRIES]
     }
-    while len(json.dumps(kept)) > MAX_TOTAL:
-        # The longest go first: padding one argument must not hide the others.
-        name = max(kept, key=lambda name: len(json.dumps(kept[name])))
-        kept[name] = f"… ({len(json.dumps(given.get(name), default=str))} characters)"
+    while len(json.dumps(result)) > MAX_TOTAL:
+        # Drop the longest first, so that padding one argument does not hide the others.
+        name = max(result, key=lambda name: len(json.dumps(result[name])))
+        result[name] = f"… ({len(json.dumps(given.get(name), default=str))} characters)"
     whole = json.dumps(given, sort_keys=True, default=str, ensure_ascii=True)
     if len(whole) > MAX_LOGGED:
-        kept[DIGEST] = hashlib.sha256(whole.encode()).hexdigest()[:16]
-    return kept
+        result[DIGEST] = hashlib.sha256(whole.encode()).hexdigest()[:16]
+    return result
 
 
 def redact_text(typed: str) -> str:
-    """A command line, URL or any other text with what looks secret hidden; nothing is shortened."""
+    """Redact secrets in a command line, URL or any other text, without shortening it."""
     return _redact_line("\n".join(redact_key_blocks(_KEY_BLOCK.sub(HIDDEN, typed).split("\n"))))
 
 
 def redact_lines(typed: Sequence[str]) -> list[str]:
-    """Lines that follow one another, like those of a log: what looks secret is hidden, keys over several lines too."""
+    """Redact secrets in consecutive lines, like those of a log, including keys that span several lines."""
     return [_redact_line(one) for one in redact_key_blocks(typed)]
 
 
@@ -100,12 +100,12 @@ def _redact_line(typed: str) -> str:
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a value of that name is one to hide."""
+    """Whether a name is that of a secret."""
     return bool(SECRET_NAMES.search(name.replace("-", "_").replace(".", "_")))
 
 
 def to_log_line(words: str) -> str:
-    """One short line without control characters, so that nobody writes records or colours into the log."""
+    """Shorten a text to one line without control characters, so that it cannot forge records or set colours."""
     return _shorten(words)
 
 
@@ -127,9 +127,9 @@ def _redact_value(name: str, value: Any, depth: int) -> Any:
         entries = [_redact_value(ENTRY, entry, depth + 1) for entry in value[:MAX_ENTRIES]]
         return [*entries, f"… {len(value) - MAX_ENTRIES} more"] if len(value) > MAX_ENTRIES else entries
     given = str(value)
-    # Never the end of a text whose middle was not looked at: it may begin inside a secret.
-    looked = text.clean(_BLANKS.sub(" ", given)[:MAX_SCANNED])
-    whole = redact_environment([looked])[0] if name in PAIRS else looked
+    # Never keep the end of a text whose middle was not searched: it could start inside a secret.
+    searched = text.clean(_BLANKS.sub(" ", given)[:MAX_SCANNED])
+    whole = redact_environment([searched])[0] if name in PAIRS else searched
     return _shorten(redact_text(whole), length=len(given))
 
 
@@ -147,12 +147,12 @@ def _shorten(words: str, *, length: int = 0) -> str:
 
 
 def _redact_values(typed: str, heads: re.Pattern[str], secret: Callable[[re.Match[str]], bool]) -> str:
-    """`typed` without the word or quoted text that follows each match of `heads` that is `secret`."""
-    kept, position = [], 0
+    """Redact the word or quoted text after each match of `heads` for which `secret` is true."""
+    result, position = [], 0
     while match := heads.search(typed, position):
-        kept.append(typed[position : match.end()])
+        result.append(typed[position : match.end()])
         position = match.end()
         if secret(match) and (value := _VALUE.match(typed, position)) and not is_token_count(match[0], value[0]):
-            kept.append(HIDDEN)
+            result.append(HIDDEN)
             position = value.end()
-    return "".join(kept) + typed[position:]
+    return "".join(result) + typed[position:]

@@ -1,1 +1,1 @@
-"""Values that people type: tool arguments, port mappings, and the size of an answer."""
+"""Tool arguments and port mappings, parsed and checked, and results shortened to a limit."""

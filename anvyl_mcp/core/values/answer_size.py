@@ -1,4 +1,4 @@
-"""Answers small enough for a model's context: what is too long is shortened, with a count of what was left out."""
+"""Shorten results to what fits into the context of a model, and count what was left out."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 MODEL_BYTES = 96_000
-"""Of one answer, text and structured result together: some 24,000 tokens. Claude Code refuses more than 25,000."""
+"""Limit of one response, text and structured result together: about 24,000 tokens. Claude Code refuses over 25,000."""
 PROGRAM_BYTES = 256 * 1024
-"""The same for our own clients, which show it to a person or shorten it themselves."""
+"""Limit for our own clients, which show the response to a person or shorten it themselves."""
 MIN_CHARACTERS = 1000
-"""Characters that are left of a text, however many there are to shorten."""
+"""Characters that a shortened text keeps at least."""
 MIN_MAP_FIELDS = 50
-"""Fields from which on an object is a map of names, not a form with fixed fields."""
+"""An object with more fields than this is a map of names, not a record, so entries may be dropped."""
 NARROWING_ARGUMENTS = ("name", "grep", "since", "tail", "limit", "label", "host")
-"""Arguments that make an answer smaller, in the order in which they help."""
+"""Arguments that make a result smaller, the most effective first."""
 
 JsonContainer = dict[str, Any] | list[Any]
 
 
 class ResultPart(NamedTuple):
-    """A list, map or text somewhere in a result, and where it stands."""
+    """A list, map or text inside a result, and the container and key that hold it."""
 
     holder: JsonContainer
     key: Any
@@ -29,41 +29,41 @@ class ResultPart(NamedTuple):
 
     @property
     def value(self) -> Any:
-        """The part itself."""
+        """The list, map or text."""
         return self.holder[self.key]
 
 
 def json_size(value: Any) -> int:
-    """Bytes of a JSON value as it is sent."""
+    """Return the encoded size of a JSON value in bytes."""
     return len(json.dumps(value, ensure_ascii=False).encode())
 
 
 def narrowing_hint(arguments: Mapping[str, Any]) -> str:
-    """What narrows a question to a tool with these arguments."""
+    """Return a hint how to get a smaller result from a tool with these arguments."""
     usable = [f"`{name}`" for name in NARROWING_ARGUMENTS if name in arguments]
-    return f"ask for less with {', '.join(usable)}" if usable else "the rest does not fit into one answer"
+    return f"ask for less with {', '.join(usable)}" if usable else "the rest does not fit into one response"
 
 
 def shorten_result(result: Mapping[str, Any], most: int, hint: str) -> tuple[dict[str, Any], list[str]]:
-    """The result in at most so many bytes, and a line for each part that does not itself say what was left out.
+    """Return the result in at most `most` bytes, and a note for each shortened part that has no note of its own.
 
-    Long texts lose their end and say so there, lists of log lines lose their beginning, other lists and maps their end.
+    Long texts lose their end, lists of log lines their beginning, other lists and maps their end.
     """
-    short: dict[str, Any] = json.loads(json.dumps(result, ensure_ascii=False))
+    shortened: dict[str, Any] = json.loads(json.dumps(result, ensure_ascii=False))
     notes: list[str] = []
     longest = max(MIN_CHARACTERS, most // 4)
-    for part in [part for part in _parts(short) if isinstance(part.value, str) and len(part.value) > longest]:
+    for part in [part for part in _parts(shortened) if isinstance(part.value, str) and len(part.value) > longest]:
         part.holder[part.key] = f"{part.value[:longest]}… {len(part.value) - longest} more characters"
         if isinstance(part.holder, dict) and "truncated" in part.holder:
             part.holder["truncated"] = True
-    while (excess := json_size(short) - most) > 0:
-        many = [part for part in _parts(short) if isinstance(part.value, dict | list) and len(part.value) > 0]
+    while (excess := json_size(shortened) - most) > 0:
+        many = [part for part in _parts(shortened) if isinstance(part.value, dict | list) and len(part.value) > 0]
         many = [part for part in many if isinstance(part.value, list) or len(part.value) > MIN_MAP_FIELDS]
         if not many:
             break
         part = max(many, key=lambda one: one.size)
         _note_omission(part, _drop_entries(part, excess), hint, notes)
-    return short, notes
+    return shortened, notes
 
 
 def _parts(value: Any) -> Iterator[ResultPart]:
@@ -77,7 +77,7 @@ def _parts(value: Any) -> Iterator[ResultPart]:
 
 
 def _drop_entries(part: ResultPart, excess: int) -> int:
-    """Drop entries until the excess is gone, but for what the words about it take; how many were dropped."""
+    """Drop entries until the excess is gone, with room for the note, and return how many were dropped."""
     value, gone, dropped = part.value, 0, 0
     newest_last = part.key == "lines"
     names = list(value) if isinstance(value, dict) else []

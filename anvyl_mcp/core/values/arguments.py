@@ -1,6 +1,6 @@
-"""Tool arguments as clients and models really send them, read by the tool's JSON schema.
+"""Parse tool arguments by the JSON schema of the tool, and correct what clients and models often get wrong.
 
-Every way into a tool reads its arguments here: a host's server, the gateway, the command line and the orchestrator.
+Every caller of tools uses this: the server of a host, the gateway, the command line and the orchestrator.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 from anvyl_mcp.core.errors import InvalidInput, did_you_mean
 
 EMPTY_VALUES = (None, "")
-"""What clients send for an optional argument that they leave out."""
+"""Values that clients send for an omitted optional argument."""
 NULL_WORDS = frozenset({"null", "none", "undefined"})
-"""How models spell it where a number, a boolean or a list is wanted."""
+"""Words that models send for null, where a number, a boolean or a list is expected."""
 
 
 def parse_arguments(
     tool: str, schema: Mapping[str, Any], given: Mapping[str, Any], *, added: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The arguments of a call, each of the type that its schema asks for if it can be read as one.
+    """Convert the arguments of a call to the types of the schema where possible, and check their names.
 
-    `added` are the arguments that every tool of this server has beside its own.
+    `added` are arguments that the server adds to every tool.
 
     Raises:
-        InvalidInput: one is unknown or missing.
+        InvalidInput: an argument is unknown or missing.
     """
     arguments = coerce_arguments(schema, given, added=added)
     check_arguments(tool, schema, arguments)
@@ -36,9 +36,9 @@ def parse_arguments(
 def coerce_arguments(
     schema: Mapping[str, Any], given: Mapping[str, Any], *, added: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The arguments that were given, without those left empty and the dummies of a tool that takes none.
+    """Convert arguments to the types of the schema, and drop empty ones.
 
-    Some clients cannot call a tool without arguments, and make one up.
+    For a tool without arguments, drop unknown ones too: some clients cannot send a call without any.
     """
     properties = schema.get("properties") or {}
     takes_none = not properties.keys() - set(added)
@@ -51,10 +51,10 @@ def coerce_arguments(
 
 
 def check_arguments(tool: str, schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Refuse unknown and missing arguments.
+    """Check the names of arguments.
 
     Raises:
-        InvalidInput: one is unknown, or one is missing.
+        InvalidInput: an argument is unknown or missing.
     """
     properties = schema.get("properties") or {}
     for name in arguments:
@@ -63,11 +63,11 @@ def check_arguments(tool: str, schema: Mapping[str, Any], arguments: Mapping[str
             raise InvalidInput(f"`{tool}` has no argument `{name}`", hint=hint)
     for name in schema.get("required") or ():
         if name not in arguments:
-            raise InvalidInput(f"`{tool}` needs `{name}`", hint=f"give {name}=…")
+            raise InvalidInput(f"`{tool}` needs `{name}`", hint=f"add {name}=…")
 
 
 def coerce_value(schema: Any, value: Any) -> Any:
-    """A value in the type of its schema, when it was written in another; unchanged when it cannot be read as that."""
+    """Convert a value to the type of its schema; unchanged if that is not possible."""
     kinds = _schema_types(schema)
     if "array" in kinds and value not in EMPTY_VALUES:
         return coerce_list(value)
@@ -82,7 +82,7 @@ def coerce_value(schema: Any, value: Any) -> Any:
 
 
 def coerce_list(value: Any) -> Any:
-    """A list of texts, also when it was written as JSON in one text, or is one text or number alone."""
+    """Convert JSON text, a single text or a number to a list of texts."""
     if isinstance(value, str):
         if value.strip().lower() in NULL_WORDS:
             return []
@@ -96,7 +96,7 @@ def coerce_list(value: Any) -> Any:
 
 
 def parse_literal(written: str) -> Any:
-    """The value of JSON text, or of the Python spelling of it that some models write; None when it is neither."""
+    """Parse JSON, or the Python literals that some models write; None if the text is neither."""
     try:
         return replace_surrogates(json.loads(written))
     except (ValueError, RecursionError):
@@ -108,7 +108,7 @@ def parse_literal(written: str) -> Any:
 
 
 def replace_surrogates(value: Any) -> Any:
-    """A JSON value without halves of characters, which could be neither shown nor sent on."""
+    """Replace lone surrogates in a JSON value, because they cannot be encoded."""
     return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 

@@ -1,4 +1,4 @@
-"""Ports to publish, as people type them: `8080:80`, `127.0.0.1:53:53/udp`, or `8080` for the port of the image."""
+"""Parse ports to publish: `8080:80`, `127.0.0.1:53:53/udp`, or `8080` for the port that the image exposes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from anvyl_mcp.core.errors import Conflict, InvalidInput
 
 PROTOCOLS = ("tcp", "udp", "sctp")
 Bindings = dict[str, list[tuple[str, str]]]
-"""Ports of the container, like `80/tcp`, with the addresses and ports of the host that lead to them."""
+"""Container port, like `80/tcp` → addresses and ports of the host, in the format of the engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class PortMapping:
-    """A port of the host, on one address or on all, and the port of the container that it leads to."""
+    """A port of the host, mapped to a port of a container. An empty `address` is every address."""
 
     address: str
     host_port: str
@@ -27,17 +27,17 @@ class PortMapping:
 
 @dataclass(frozen=True, slots=True)
 class HostPort:
-    """A port of the host alone; `protocol` is empty when none was typed."""
+    """A port of the host without a container port; `protocol` is empty if omitted."""
 
     host_port: str
     protocol: str
 
 
 def parse_port(typed: str) -> PortMapping | HostPort:
-    """`[address:]host_port:container_port[/protocol]`, or `host_port[/protocol]`.
+    """Parse `[address:]host_port:container_port[/protocol]`, or `host_port[/protocol]`.
 
     Raises:
-        InvalidInput: it is neither.
+        InvalidInput: the text has another format.
     """
     rest, _, protocol = typed.partition("/")
     address, _, pair = rest.rpartition("]:") if rest.startswith("[") else ("", "", rest)
@@ -47,14 +47,14 @@ def parse_port(typed: str) -> PortMapping | HostPort:
     address = address.lstrip("[")
     valid = all(piece.isdecimal() and 0 < int(piece) <= 65535 for piece in pieces) and len(pieces) <= 2
     if not valid or (protocol and protocol not in PROTOCOLS) or not _is_address(address):
-        raise InvalidInput(f"`{typed}` is not a port to publish", hint="write it like 8080:80 or 127.0.0.1:8080:80/udp")
+        raise InvalidInput(f"`{typed}` is not a port mapping", hint="use the format 8080:80 or 127.0.0.1:8080:80/udp")
     if len(pieces) == 1 and not address:
         return HostPort(pieces[0], protocol)
     return PortMapping(address, pieces[0], pieces[-1], protocol or "tcp")
 
 
 def to_bindings(published: Iterable[PortMapping]) -> Bindings:
-    """In the engine's own form."""
+    """Convert mappings to the format of the engine."""
     found: Bindings = {}
     for port in published:
         found.setdefault(f"{port.container_port}/{port.protocol}", []).append((port.address, port.host_port))
@@ -62,19 +62,19 @@ def to_bindings(published: Iterable[PortMapping]) -> Bindings:
 
 
 def exposed_ports(image: Mapping[str, Any]) -> list[str]:
-    """The ports that an inspected image says it listens on, like `80/tcp`, in order."""
+    """Return the ports that an image exposes, like `80/tcp`, sorted by number."""
     config = image.get("Config")
     found = config.get("ExposedPorts") if isinstance(config, Mapping) else None
     return sorted((str(one) for one in found or ()), key=lambda one: (len(one.partition("/")[0]), one))
 
 
 def format_port(port: PortMapping) -> str:
-    """A port without an address as it may be typed: `8080:80`, `53:53/udp`."""
+    """Format a mapping without its address: `8080:80`, `53:53/udp`."""
     return f"{port.host_port}:{port.container_port}{'' if port.protocol == 'tcp' else f'/{port.protocol}'}"
 
 
 def describe_port(typed: str, image: str) -> str:
-    """What a person is shown of a port: `8080->80`, or to which one of the image it will lead."""
+    """Describe a typed port for a person: `8080->80`, or `8080->the port that nginx exposes`."""
     try:
         port = parse_port(typed)
     except InvalidInput:
@@ -86,26 +86,26 @@ def describe_port(typed: str, image: str) -> str:
 
 
 def matching_ports(port: HostPort, offered: Collection[str]) -> list[tuple[str, str]]:
-    """The ports of an image, as number and protocol, that have the protocol that was typed."""
+    """Return number and protocol of the exposed ports that have the protocol of `port`, if it has one."""
     pairs = [(number, protocol or "tcp") for number, _, protocol in (one.partition("/") for one in offered)]
     return [(number, protocol) for number, protocol in pairs if port.protocol in ("", protocol)]
 
 
 def resolve_port(port: HostPort, offered: Collection[str], image: str) -> list[PortMapping]:
-    """What a port of the host leads to in containers of an image.
+    """Map a port of the host to the exposed port with the same number, or else to the only exposed one.
 
-    That is the port of the same number, or the only one; the same number on every port when the image names none.
+    If the image exposes none, the container port has the same number.
 
     Raises:
-        Conflict: the image has several.
+        Conflict: the image exposes several other ports.
     """
     candidates = matching_ports(port, offered)
     chosen = [one for one in candidates if one[0] == port.host_port] or candidates
     found = [PortMapping("", port.host_port, *one) for one in chosen or [(port.host_port, port.protocol or "tcp")]]
     if len({one.container_port for one in found}) > 1:
         raise Conflict(
-            f"`{image}` listens on several ports: which one should {port.host_port} lead to?",
-            hint=f"write {_join_choices([f'`{format_port(one)}`' for one in found])}",
+            f"`{image}` exposes several ports: which one should {port.host_port} map to?",
+            hint=f"use {_join_choices([f'`{format_port(one)}`' for one in found])}",
         )
     return found
 
@@ -115,7 +115,7 @@ def _join_choices(choices: Sequence[str]) -> str:
 
 
 def _is_address(typed: str) -> bool:
-    """Whether a port can be bound to it; nothing is every address."""
+    """Whether a port can be bound to this address; empty is every address."""
     try:
         return not typed or bool(ipaddress.ip_address(typed))
     except ValueError:

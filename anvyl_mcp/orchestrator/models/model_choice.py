@@ -179,7 +179,7 @@ def _no_clear_choice(provider: str, models: Sequence[ServedModel]) -> ModelUnava
             hint="load one there, or name one in ANVYL_LMSTUDIO_MODEL",
         )
     return ModelUnavailable(
-        "the model server offers several models", hint=f"choose one: anvyl models use NAME; {there_is}"
+        "the model server offers several models", hint=f"set one with anvyl models use NAME; {there_is}"
     )
 
 

@@ -158,7 +158,7 @@ class Fleet:
                 chosen += self._named(word, peers)
         if not chosen:
             raise InvalidInput(
-                "no host is named", hint=f"use {did_you_mean('', peers).removeprefix('there is ')} or all"
+                "no host is named", hint=f"use {did_you_mean('', peers).removeprefix('choose from ')} or all"
             )
         return list(dict.fromkeys(chosen))
 

@@ -222,7 +222,7 @@ def test_a_file_that_others_may_write_counts_for_nothing(tokens: Tokens) -> None
 
     tokens.path.chmod(0o602)
 
-    with pytest.raises(ConfigInvalid, match="may be changed by other users") as raised:
+    with pytest.raises(ConfigInvalid, match="can be changed by other users") as raised:
         tokens.verify(text)
     assert raised.value.hint.endswith(f"chmod 600 {tokens.path}")
 
