@@ -38,16 +38,16 @@ def run_chat(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
-        from anvyl_mcp.core.redaction.redact_text import redact_text as redacted
+        from anvyl_mcp.core.redaction.redact_text import redact_text
         from anvyl_mcp.orchestrator.ask.conversation import Conversation, Kept
 
-        kept = Kept(settings.state_dir / "chats", redacted)
+        kept = Kept(settings.state_dir / "chats", redact_text)
         conversation = Conversation() if resume is None else kept.load(resume)
         interrupts.current.lasting = True
         async with opened(settings) as node:
             chat = Chat(node, conversation, host=host, yes=yes, model=model, offline=offline)
             with line_editor.typed(
-                PROMPT, settings.state_dir / "chat_history", redacted, chat.completion_words
+                PROMPT, settings.state_dir / "chat_history", redact_text, chat.completion_words
             ) as read:
                 if chat.attended:
                     chat.greet()
