@@ -34,7 +34,5 @@ def write_setting(config_dir: Path, name: str, value: str | None, *, table: str 
     except (TOMLKitError, UnicodeDecodeError) as error:
         raise ConfigInvalid(f"{file} is not valid TOML: {error}", hint="fix the file or move it away") from error
     except OSError as error:
-        raise AnvylError(
-            f"{file} cannot be written: {error.strerror}", hint="check disk space and permissions"
-        ) from error
+        raise AnvylError(f"{file} cannot be written: {error.strerror}", hint="check disk and permissions") from error
     return file
