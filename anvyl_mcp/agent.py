@@ -116,7 +116,7 @@ class HostAgent:
                 raise Conflict(
                     f"there is a host `{known.name}` already, at {known.url}", hint="remove_known_host comes first"
                 )
-            fleet.registry.exchange(known.name, peer)
+            fleet.registry.replace(known.name, peer)
 
     def remove_known_host(self, host_id: str) -> None:
         """Forget a host. It keeps our token: `anvyl hosts remove` has it revoked there too.

@@ -45,10 +45,10 @@ class Beside:
         failure: AnvylError | None = None
         async with anyio.create_task_group() as group:
             if self._settings.watch:
-                from anvyl_mcp.peers.watch.notifiers import watching
+                from anvyl_mcp.peers.watch.notifiers import make_watch
 
                 group.start_soon(
-                    watching(self._fleet, self._settings, lambda notice: log.warning("%s", notice.message))
+                    make_watch(self._fleet, self._settings, lambda notice: log.warning("%s", notice.message))
                 )
             if self._settings.announce:
                 group.start_soon(self._announce)
@@ -79,5 +79,5 @@ class Beside:
 
         first = urlsplit(self._urls[0])
         addresses = of_this_host(first.hostname or "")
-        async with discovery.announced(self._fleet.local.name, addresses, first.port or 0):
+        async with discovery.announce(self._fleet.local.name, addresses, first.port or 0):
             await self._changed.wait()

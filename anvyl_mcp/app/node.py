@@ -19,9 +19,9 @@ from anvyl_mcp.peers.connection import transports
 from anvyl_mcp.peers.connection.listing import Connection
 from anvyl_mcp.peers.fleet.down_marks import DownMarks
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.hops import Stop, own_id
+from anvyl_mcp.peers.hops import Hop, installation_id
 from anvyl_mcp.peers.hosts import key_rotation
-from anvyl_mcp.peers.hosts.audit_witness import Heads, Witness
+from anvyl_mcp.peers.hosts.audit_witness import HeadStore, WitnessingConnection
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.peers.watch.health import check_hosts
 
@@ -59,7 +59,7 @@ class Node:
         self._serving = serving
         self._parts: tuple[Server[Any], Engine, HostState] | None = None
         self._desk: Desk | None = None
-        self.heads = Heads(settings.heads_file)
+        self.heads = HeadStore(settings.heads_file)
         tools, marks = catalogue(settings.cache_dir), DownMarks(settings.cache_dir / "down")
         self.fleet = Fleet(self.local, Registry(settings.hosts_file), tools, self._connect, marks=marks)
 
@@ -68,25 +68,25 @@ class Node:
         local = _this_host(self.settings)
         if local != self.local:
             self.local = local
-            self.fleet.move(local)
+            self.fleet.set_local(local)
 
     def _connect(self, peer: Peer) -> Connection:
         # This host's own log is the same wherever it is served.
         place = "" if peer == self.local else peer.url
-        return Witness(
+        return WitnessingConnection(
             self._connected(peer),
             peer.name,
             place,
             self.heads,
-            partial(key_rotation.announced, self.fleet.registry, peer),
+            partial(key_rotation.record_announced_key, self.fleet.registry, peer),
         )
 
     def _connected(self, peer: Peer) -> Connection:
         if peer.url == IN_MEMORY:
-            from anvyl_mcp.peers.connection.sdk_client import Session
+            from anvyl_mcp.peers.connection.sdk_client import SdkClient
 
-            return Session(self.server)
-        following = key_rotation.following(self.fleet.registry, peer)
+            return SdkClient(self.server)
+        following = key_rotation.next_key(self.fleet.registry, peer)
         return transports.connect(peer.url, lean=self._lean, pin=peer.pin, token=peer.token, following=following)
 
     @property
@@ -207,7 +207,7 @@ class Node:
 
         others = [name for name in self.fleet.hosts if name != self.local.name]
         found = await check_hosts(self.fleet, others)
-        return [PeerFigures(one.name, one.ok, self.fleet.is_spared(one.name)) for one in found]
+        return [PeerFigures(one.name, one.ok, self.fleet.is_skipped(one.name)) for one in found]
 
     async def desk(self) -> Desk:
         """Where questions from elsewhere are answered; imported on a thread, because other calls go on meanwhile."""
@@ -216,7 +216,7 @@ class Node:
             from anvyl_mcp.orchestrator.approvals import Approvals
 
             approvals = Approvals(self.settings.state_dir / "approvals")
-            here = Stop(self.local.name, own_id(self.settings.state_dir))
+            here = Hop(self.local.name, installation_id(self.settings.state_dir))
             self._desk = module.Desk(self.assistant(), self.fleet, approvals, here)
         return self._desk
 

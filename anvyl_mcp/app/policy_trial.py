@@ -8,7 +8,7 @@ from typing import Any
 from anvyl_mcp.app.catalogue import catalogue, every_tool
 from anvyl_mcp.core.errors import InvalidInput, did_you_mean
 from anvyl_mcp.core.settings import Settings
-from anvyl_mcp.peers.changes.argument_check import from_words
+from anvyl_mcp.peers.changes.argument_check import parse_words
 
 
 def try_policy(
@@ -28,7 +28,7 @@ def try_policy(
     known = catalogue(settings.cache_dir)
     if name not in known:
         raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, known))
-    given = from_words(known[name], words)
+    given = parse_words(known[name], words)
     tool = next(one for one in every_tool() if one.name == name)
     notes: list[str] = []
     engine = Engine()

@@ -102,7 +102,7 @@ class Evaluation:
             listing = self.catalogue[proposal.tool]
             if wanted(task, listing, proposal.arguments, proposal.hosts):
                 return True
-            refused.append(wording.order(proposal.tool, proposal.arguments, proposal.hosts))
+            refused.append(wording.describe(proposal.tool, proposal.arguments, proposal.hosts))
             return False
 
         question = Question(task.ask)

@@ -15,7 +15,7 @@ from anvyl_mcp.core.errors import AnvylError, Denied, Refused
 from anvyl_mcp.evaluation.acts import ACTS, perform
 from anvyl_mcp.evaluation.acts.world import Host, World
 from anvyl_mcp.evaluation.forms import filled
-from anvyl_mcp.peers.connection.listing import Answer, Connection, Progress, ToolListing
+from anvyl_mcp.peers.connection.listing import Connection, ProgressCallback, ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.server.tool import Tool
@@ -93,31 +93,31 @@ class SimulatedHost:
         *,
         seconds: float,
         meta: Mapping[str, Any] | None = None,
-        on_progress: Progress | None = None,
-    ) -> Answer:
+        on_progress: ProgressCallback | None = None,
+    ) -> ToolAnswer:
         """Act, on the state of this host alone."""
         self._answering()
         try:
             return await self._acted(tool, arguments)
         except AnvylError as error:
-            return Answer(text=str(error), error=error)
+            return ToolAnswer(text=str(error), error=error)
 
     async def close(self) -> None:
         """Nothing is held."""
 
-    async def _acted(self, name: str, arguments: Mapping[str, Any]) -> Answer:
+    async def _acted(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         if name not in _tools():
             for tool in fleet_tools(self._simulation.fleet):
                 if tool.name == name:
                     told = await tool.function(**tool.parse(arguments))
-                    return Answer(result=told.model_dump(mode="json"), text=told.text())
+                    return ToolAnswer(result=told.model_dump(mode="json"), text=told.text())
             raise Denied(f"`{self._host.name}` does not offer `{name}`")
         tool = _tools()[name]
         done = perform(self._host, name, tool.parse(arguments))
         result = tool.result.model_validate(filled(done, tool.output_schema))
         if tool.safety != "reads":
             self._simulation.done.append(Done(self._host.name, name, dict(arguments)))
-        return Answer(result=result.model_dump(mode="json"), text=result.text())
+        return ToolAnswer(result=result.model_dump(mode="json"), text=result.text())
 
     def _answering(self) -> None:
         if self._host.down:

@@ -15,7 +15,7 @@ from typing import Any
 
 from anvyl_mcp.core.errors import Busy, ConfigInvalid, Gone, NotFound
 from anvyl_mcp.core.files import make_private_folder, write_atomically
-from anvyl_mcp.peers.fleet.fleet import Expected
+from anvyl_mcp.peers.fleet.fleet import ExpectedObjects
 
 MINUTES = 15
 """What a person gets to answer."""
@@ -34,7 +34,7 @@ class HeldCall:
     tool: str
     arguments: Mapping[str, Any]
     hosts: tuple[str, ...]
-    expected: Mapping[str, Expected] = field(default_factory=dict)
+    expected: Mapping[str, ExpectedObjects] = field(default_factory=dict)
     untrusted: str = ""
     why: str = ""
     details: Sequence[str] = ()
@@ -180,4 +180,6 @@ def _read(file: Path) -> Held:
 
 
 def _call(hosts: Sequence[str], expected: Mapping[str, Mapping[str, Any]], **call: Any) -> HeldCall:
-    return HeldCall(hosts=tuple(hosts), expected={host: Expected(**one) for host, one in expected.items()}, **call)
+    return HeldCall(
+        hosts=tuple(hosts), expected={host: ExpectedObjects(**one) for host, one in expected.items()}, **call
+    )

@@ -8,8 +8,8 @@ from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError
-from anvyl_mcp.peers.changes.change_plan import Plan
-from anvyl_mcp.peers.fleet.fleet import Expected, OnBehalf, Outcome
+from anvyl_mcp.peers.changes.change_plan import ChangePlan
+from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, OnBehalf, Outcome
 
 MOST_CHARACTERS = 4000
 """Of a question; a longer one is a pasted file."""
@@ -29,7 +29,7 @@ class Proposal:
     hosts: list[str]
     untrusted: str = ""
     decision: str = "pending"
-    expected: Mapping[str, Expected] = field(default_factory=dict)
+    expected: Mapping[str, ExpectedObjects] = field(default_factory=dict)
     problems: Mapping[str, AnvylError] = field(default_factory=dict)
     """Of the hosts that were asked for, those where it cannot be done, and why."""
     details: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Proposal:
         """Record the person's answer."""
         self.decision = "approved" if approved else "denied"
 
-    def replan(self, plan: Plan) -> None:
+    def replan(self, plan: ChangePlan) -> None:
         """Make it the change that a plan describes."""
         self.arguments, self.hosts = plan.arguments, plan.hosts
         self.expected, self.problems, self.details = plan.expected, plan.problems, plan.details

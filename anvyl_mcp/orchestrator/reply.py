@@ -57,8 +57,8 @@ class Reply:
     def hosts(self) -> dict[str, str]:
         """How each host that was asked did: `ok`, or a word and a reason."""
         unable = {host: error for one in self.run.failures for host, error in one.by_host.items()}
-        status = {host: words.status(error, words.call_word(error)) for host, error in unable.items()}
-        return status | outcome.hosts(self.calls)
+        status = {host: words.status_text(error, words.call_status(error)) for host, error in unable.items()}
+        return status | outcome.host_statuses(self.calls)
 
     @property
     def exit_code(self) -> int:

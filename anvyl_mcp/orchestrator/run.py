@@ -13,7 +13,7 @@ from typing import Any
 
 from anvyl_mcp.core.errors import AnvylError, NothingToDo
 from anvyl_mcp.orchestrator.question import Proposal, Question
-from anvyl_mcp.peers.connection.listing import Answer
+from anvyl_mcp.peers.connection.listing import ToolAnswer
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
 
@@ -147,7 +147,7 @@ class Run:
 
     def rule_out(self, tool: str, arguments: Mapping[str, Any], error: AnvylError) -> None:
         """Record a change that was asked for and cannot be proposed."""
-        self.impossible = [*self.impossible, Outcome("", tool, dict(arguments), Answer(error=error), 0.0)]
+        self.impossible = [*self.impossible, Outcome("", tool, dict(arguments), ToolAnswer(error=error), 0.0)]
 
     def read_untrusted(self, source: str) -> None:
         """Record that text written by others was read."""

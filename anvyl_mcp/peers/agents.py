@@ -15,8 +15,8 @@ from anvyl_mcp.peers.connection import json_api
 from anvyl_mcp.peers.connection.connection_errors import MOST_BYTES
 from anvyl_mcp.peers.connection.transports import base_url
 from anvyl_mcp.peers.fleet.fleet import OnBehalf
-from anvyl_mcp.peers.hops import Stop
-from anvyl_mcp.peers.hosts.registry import Peer, not_paired
+from anvyl_mcp.peers.hops import Hop
+from anvyl_mcp.peers.hosts.registry import Peer, not_paired_error
 
 SECONDS = 30
 """What another agent gets for its answer."""
@@ -27,7 +27,7 @@ class Sender:
     """Who asks, along which way, and what the request is called. `alone`: each host asked is to answer for itself."""
 
     rights: OnBehalf
-    path: tuple[Stop, ...]
+    path: tuple[Hop, ...]
     request_id: str = ""
     alone: bool = False
 
@@ -67,11 +67,11 @@ async def decide(peer: Peer, id_: str, sender: Sender, *, approve: bool) -> Mapp
 
 async def _post(peer: Peer, path: str, body: Mapping[str, Any], sender: Sender) -> Mapping[str, Any]:
     if not peer.paired:
-        raise not_paired(peer)
+        raise not_paired_error(peer)
     headers = sender.headers | ({"Authorization": f"Bearer {peer.token}"} if peer.token else {})
     try:
         with anyio.fail_after(SECONDS):
             async with json_api.client(base_url(peer.url), *peer.pins, seconds=SECONDS) as client:
-                return await json_api.told(client, "POST", path, body, headers, MOST_BYTES)
+                return await json_api.request(client, "POST", path, body, headers, MOST_BYTES)
     except TimeoutError as error:
         raise Timeout(f"no answer within {SECONDS} s", hint="ask for less, or look at that host") from error

@@ -16,12 +16,12 @@ from anvyl_mcp.core.errors import Conflict, InvalidInput
 from anvyl_mcp.core.files import write_atomically
 from anvyl_mcp.core.settings import HOST_NAME
 
-LONGEST = 8
+MOST_HOPS = 8
 ID = re.compile("[0-9a-f]{16}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class Hop:
     """One host on the way."""
 
     name: str
@@ -32,7 +32,7 @@ class Stop:
         return f"{self.name}~{self.id}"
 
 
-def own_id(state_dir: Path) -> str:
+def installation_id(state_dir: Path) -> str:
     """What tells this installation from every other; made when there is none, and lost where it cannot be kept."""
     file = state_dir / "host-id"
     with suppress(OSError, UnicodeDecodeError):
@@ -50,7 +50,7 @@ def own_id(state_dir: Path) -> str:
     return made
 
 
-def parse(header: str) -> tuple[Stop, ...]:
+def parse(header: str) -> tuple[Hop, ...]:
     """The path in a header; nothing when there is none.
 
     Raises:
@@ -61,11 +61,11 @@ def parse(header: str) -> tuple[Stop, ...]:
         name, _, id_ = word.strip().partition("~")
         if not HOST_NAME.fullmatch(name) or not ID.fullmatch(id_):
             raise InvalidInput("the path of the question cannot be read", hint="leave X-Anvyl-Path to Anvyl")
-        stops.append(Stop(name, id_))
+        stops.append(Hop(name, id_))
     return tuple(stops)
 
 
-def extended(path: tuple[Stop, ...], here: Stop) -> tuple[Stop, ...]:
+def append_hop(path: tuple[Hop, ...], here: Hop) -> tuple[Hop, ...]:
     """The path with this host at its end.
 
     Raises:
@@ -74,6 +74,6 @@ def extended(path: tuple[Stop, ...], here: Stop) -> tuple[Stop, ...]:
     way = " → ".join([*(stop.name for stop in path), here.name])
     if any(stop.id == here.id for stop in path):
         raise Conflict(f"the question went round in a circle: {way}", hint="see anvyl hosts list on each of them")
-    if len(path) >= LONGEST:
+    if len(path) >= MOST_HOPS:
         raise Conflict(f"the question went through too many hosts: {way}", hint="ask the last one directly")
     return (*path, here)

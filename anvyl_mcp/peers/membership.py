@@ -14,7 +14,7 @@ from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hosts.addresses import check_address
 from anvyl_mcp.peers.hosts.registry import Peer, Registry, check_tag
 
-CODE = "anv"
+CODE_PREFIX = "anv"
 
 
 async def add_host(
@@ -40,7 +40,7 @@ async def add_host(
     groups = tuple(check_tag(tag) for tag in tags)
     if not url:
         by_hand = bool(token or pin)
-        return await _by_code(fleet, name_or_code, name, groups, by_hand=by_hand, trust_tools=trust_tools)
+        return await _add_by_code(fleet, name_or_code, name, groups, by_hand=by_hand, trust_tools=trust_tools)
     if name:
         raise InvalidInput("the host is named twice", hint="anvyl hosts add NAME URL")
     peer = replace(new_peer(fleet, name_or_code, url, tags=groups, token=token, pin=pin), trust_tools=trust_tools)
@@ -89,21 +89,21 @@ async def remove_host(registry: Registry, name: str) -> tuple[Peer, str]:
     peer, problem = registry.get(name), ""
     if peer.token and peer.pin:
         # Pairing imports an HTTP client, which the other commands of hosts do not need.
-        from anvyl_mcp.peers.hosts.pairing import leave
+        from anvyl_mcp.peers.hosts.pairing import unpair
 
         try:
-            await leave(peer)
+            await unpair(peer)
         except AnvylError as error:
             problem = error.message
     return registry.remove(name), problem
 
 
-async def _by_code(
+async def _add_by_code(
     fleet: Fleet, code: str, name: str, tags: tuple[str, ...], *, by_hand: bool, trust_tools: bool
 ) -> tuple[Peer, tuple[str, ...]]:
-    from anvyl_mcp.peers.hosts.pairing import join
+    from anvyl_mcp.peers.hosts.pairing import pair
 
-    if not code.strip().lower().startswith(CODE) or by_hand:
+    if not code.strip().lower().startswith(CODE_PREFIX) or by_hand:
         raise InvalidInput(
             f"`{code[:40]}` is no join code, and there is no address",
             hint="anvyl hosts add asks for a code of `anvyl-mcp invite`; by hand it is anvyl hosts add NAME URL",
@@ -113,44 +113,44 @@ async def _by_code(
         check_address(f"https://{address}")
     for known in fleet.peers.values():
         if invitation.pin in known.pins:
-            return await _joined_again(fleet, invitation, known, name=name, tags=tags, trust_tools=trust_tools)
+            return await _pair_again(fleet, invitation, known, name=name, tags=tags, trust_tools=trust_tools)
     unpaired = {peer.name: peer for peer in fleet.registry.peers().values() if not peer.paired}
     if name and name.strip().lower() not in unpaired:
         # Before the code is spent.
         _check_new(fleet, Peer(check_host_name(name), ""))
-    joined = await join(invitation, called=fleet.local.name, as_name=name, tags=tags)
+    joined = await pair(invitation, called=fleet.local.name, as_name=name, tags=tags)
     joined = replace(joined, peer=replace(joined.peer, trust_tools=trust_tools))
     meant = [one for one in unpaired.values() if one.name == joined.peer.name or _same_address(one, joined.peer)]
     if meant:
         # It was added by its address before; now it has a key to be known by.
         peer = replace(joined.peer, name=name or meant[0].name, tags=tags or meant[0].tags)
-        fleet.registry.exchange(meant[0].name, peer)
+        fleet.registry.replace(meant[0].name, peer)
     else:
-        peer = _free_name(fleet, joined.peer)
+        peer = _with_free_name(fleet, joined.peer)
         fleet.registry.add(peer)
     return peer, joined.scopes
 
 
-async def _joined_again(
+async def _pair_again(
     fleet: Fleet, invitation: Invitation, known: Peer, *, name: str, tags: tuple[str, ...], trust_tools: bool
 ) -> tuple[Peer, tuple[str, ...]]:
     """Take the token of a new code instead of the one that this host has: its rights are other ones."""
-    from anvyl_mcp.peers.hosts.pairing import join, leave
+    from anvyl_mcp.peers.hosts.pairing import pair, unpair
 
     called = check_host_name(name) if name else known.name
     if called != known.name:
         # Before the code is spent.
         _check_new(fleet, Peer(called, ""))
-    joined = await join(invitation, called=fleet.local.name, instead_of=known.token)
+    joined = await pair(invitation, called=fleet.local.name, instead_of=known.token)
     reached = known.url if urlsplit(known.url).netloc in invitation.addresses else joined.peer.url
     groups = tuple(dict.fromkeys([*known.tags, *tags]))
     trusted = trust_tools or known.trust_tools
     peer = replace(known, name=called, url=reached, tags=groups, token=joined.peer.token, trust_tools=trusted)
-    fleet.registry.exchange(known.name, peer)
+    fleet.registry.replace(known.name, peer)
     if known.token and not joined.replaced:
         # It may be invalid there already, or the host may not answer: the new one works either way.
         with suppress(AnvylError):
-            await leave(known)
+            await unpair(known)
     return peer, joined.scopes
 
 
@@ -168,7 +168,7 @@ def _check_new(fleet: Fleet, peer: Peer) -> None:
         raise Conflict(f"there is a host `{peer.name}` already", hint="choose another --name")
 
 
-def _free_name(fleet: Fleet, peer: Peer) -> Peer:
+def _with_free_name(fleet: Fleet, peer: Peer) -> Peer:
     """Two machines may have the same name; the code is spent by now, so the second gets a number."""
     taken, name, number = set(fleet.peers), peer.name.lower(), 2
     while name in taken:

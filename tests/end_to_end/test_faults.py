@@ -22,7 +22,7 @@ import anyio.to_thread
 
 from anvyl_mcp import __version__
 from anvyl_mcp.peers.connection.http_connections import MOST_CONNECTIONS
-from anvyl_mcp.peers.connection.sdk_client import Session
+from anvyl_mcp.peers.connection.sdk_client import SdkClient
 from anvyl_mcp.peers.fleet.fleet import SLACK_SECONDS, Fleet, Outcome
 from anvyl_mcp.server.engine.engine import MAX_CONCURRENT_READS
 from tests.support.hosts.lab import PORT, Lab, LabHost
@@ -401,7 +401,7 @@ def test_30_a_client_of_an_older_protocol_is_served(lab: Lab) -> None:
     peer = lab.run(lambda fleet: asynced(fleet.peers["h1"]))
 
     async def ask(_: Fleet) -> tuple[str, bool]:
-        session = Session(f"{peer.url}/mcp", mode="legacy", pin=peer.pin, token=peer.token)
+        session = SdkClient(f"{peer.url}/mcp", mode="legacy", pin=peer.pin, token=peer.token)
         try:
             return await session.version(), (await session.call(READ, {}, seconds=10)).ok
         finally:

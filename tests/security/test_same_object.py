@@ -203,10 +203,10 @@ async def test_an_approved_volume_that_was_made_anew_is_not_removed(
     async with aclosing(node):
         engine.api.create_volume("test-data")
         listing, given = node.fleet.tool("remove_volume"), {"name": "test-data"}
-        [planned] = (await change_plan.expected(node.fleet, listing, given, node.fleet.hosts)).values()
+        [planned] = (await change_plan.expected_objects(node.fleet, listing, given, node.fleet.hosts)).values()
         assert planned.others["volume test-data"].startswith("test-data@2")
         other: Any = {protocol_keys.OBJECTS: {what: f"{name}1999" for what, name in planned.others.items()}}
-        same: Any = planned.told()
+        same: Any = planned.as_meta()
         async with Client(node.server) as client:
             refused = await client.call_tool("remove_volume", given, meta=other)
             assert refused.is_error and "`test-data` is another volume now" in str(refused.content)
@@ -223,7 +223,7 @@ async def test_an_approved_network_that_was_made_anew_is_not_removed(engine: Rea
         engine.api.create_network("test-front", labels=LABEL)
         try:
             listing, given = node.fleet.tool("remove_network"), {"name": "test-front"}
-            expected = await change_plan.expected(node.fleet, listing, given, node.fleet.hosts)
+            expected = await change_plan.expected_objects(node.fleet, listing, given, node.fleet.hosts)
             engine.api.remove_network("test-front")
             engine.api.create_network("test-front", labels=LABEL)
             outcome = await node.fleet.call(

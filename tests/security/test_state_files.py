@@ -19,8 +19,8 @@ from anvyl_mcp.core.errors import AnvylError, Busy, ConfigInvalid
 from anvyl_mcp.core.files import restrict_permissions
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.core.settings_file import write_setting
-from anvyl_mcp.peers.connection.listing import Head
-from anvyl_mcp.peers.hosts.audit_witness import Heads
+from anvyl_mcp.peers.connection.listing import AuditHead
+from anvyl_mcp.peers.hosts.audit_witness import HeadStore
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.server.auth.certificate import host_identity
 from anvyl_mcp.server.http.host_state import HostState
@@ -138,14 +138,14 @@ def test_a_lock_that_is_held_ends_a_change_with_its_holder_named(tmp_path: Path)
 
 def test_reading_commands_do_not_wait_for_what_others_saw_of_audit_logs(tmp_path: Path) -> None:
     """The same held up even `anvyl ps`, at its end."""
-    heads = Heads(tmp_path / "heads.json")
-    heads.note("nas", "https://192.0.2.1:4200", Head(1, "f" * 64))
+    heads = HeadStore(tmp_path / "heads.json")
+    heads.note("nas", "https://192.0.2.1:4200", AuditHead(1, "f" * 64))
 
     with held(tmp_path / "heads.lock"):
         heads.flush()
     heads.flush()
 
-    assert heads.of("nas", "https://192.0.2.1:4200") == [Head(1, "f" * 64)]
+    assert heads.of("nas", "https://192.0.2.1:4200") == [AuditHead(1, "f" * 64)]
 
 
 @pytest.mark.parametrize("name", ["tokens.lock", "invites.lock", "next.lock", "folder", "audit", "operations", "serve"])

@@ -175,7 +175,7 @@ def _words(approval: Approval) -> list[str]:
     """What a person is asked, a line each: what it acts on, and the question."""
     from anvyl_mcp.peers.changes import wording
 
-    orders = wording.orders([(call.tool, call.arguments, call.hosts) for call in approval.calls])
+    orders = wording.describe_all([(call.tool, call.arguments, call.hosts) for call in approval.calls])
     return [*(line for call in approval.calls for line in call.details), wording.question("; ".join(orders))]
 
 

@@ -13,8 +13,8 @@ from anvyl_mcp.cli.parser.options import JsonOption
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
     from anvyl_mcp.peers.fleet.fleet import Fleet
-    from anvyl_mcp.peers.hosts.discovery import Announced
-    from anvyl_mcp.peers.watch.health import Check, HostHealth
+    from anvyl_mcp.peers.hosts.discovery import Announcement
+    from anvyl_mcp.peers.watch.health import HealthCheck, HostHealth
 
 EXAMPLES = """\
 anvyl hosts add
@@ -84,11 +84,11 @@ def add(
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
         from anvyl_mcp.cli.runtime.secret_input import read_secret
-        from anvyl_mcp.peers.membership import CODE, add_host
-        from anvyl_mcp.peers.watch.health import check as check_host
+        from anvyl_mcp.peers.membership import CODE_PREFIX, add_host
+        from anvyl_mcp.peers.watch.health import check_host as check_host
 
         called, proof = name_or_code, token
-        if not url and not pin and (called in ("", "-") or called.strip().lower().startswith(CODE)):
+        if not url and not pin and (called in ("", "-") or called.strip().lower().startswith(CODE_PREFIX)):
             called = read_secret(called, what="join code", instead="anvyl hosts add - < FILE, or anvyl hosts add alone")
         if proof:
             proof = read_secret(proof, what="token", instead="--token - < FILE, or --token - alone")
@@ -129,12 +129,12 @@ def remove(
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.peers.hosts.audit_witness import Heads
+        from anvyl_mcp.peers.hosts.audit_witness import HeadStore
         from anvyl_mcp.peers.hosts.registry import Registry
         from anvyl_mcp.peers.membership import remove_host
 
         peer, problem = await remove_host(Registry(settings.hosts_file), name)
-        Heads(settings.heads_file).forget(peer.name)
+        HeadStore(settings.heads_file).forget(peer.name)
         if as_json:
             entry = {"url": peer.url, "removed": True, "revoked": bool(peer.token) and not problem}
             output.document({"hosts": {peer.name: entry}, "error": None})
@@ -210,7 +210,7 @@ def discover(
     runner.command(work, failed=output.no_hosts if as_json else None)
 
 
-def _announced(found: list[Announced], known: list[str]) -> dict[str, Any]:
+def _announced(found: list[Announcement], known: list[str]) -> dict[str, Any]:
     """By name; of several that take the same name each has its address behind it."""
     names = [one.name for one in found]
     return {
@@ -239,11 +239,11 @@ def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> No
 
         async with opened(settings, lean=True) as node:
             token = serve_lock.read_local_token(settings.run_dir)
-            examine = partial(health.examine, heads=node.heads, token=token)
+            examine = partial(health.examine_host, heads=node.heads, token=token)
             for known in node.fleet.select(accept) if accept else ():
                 node.heads.forget(known)
             names = node.fleet.select(name) if name else node.fleet.hosts
-            how = health.check if only_known else examine
+            how = health.check_host if only_known else examine
             if as_json:
                 found = await health.check_hosts(node.fleet, names, how)
             else:
@@ -259,7 +259,7 @@ def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> No
     runner.command(work, failed=output.no_hosts if as_json else None)
 
 
-async def _shown(fleet: Fleet, names: Sequence[str], how: Check, more: Sequence[str]) -> list[HostHealth]:
+async def _shown(fleet: Fleet, names: Sequence[str], how: HealthCheck, more: Sequence[str]) -> list[HostHealth]:
     """Ask the hosts, each of them a row as soon as it answered; then what a person can do about them."""
     import anyio
 

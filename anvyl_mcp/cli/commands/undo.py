@@ -11,7 +11,7 @@ from anvyl_mcp.core.errors import AnvylError
 
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
-    from anvyl_mcp.peers.changes.undo import Undo
+    from anvyl_mcp.peers.changes.undo import UndoableChange
 
 
 def undo(
@@ -33,7 +33,7 @@ def undo(
     from anvyl_mcp.peers.changes import outcome as verdict
     from anvyl_mcp.peers.changes import undo as undoing
 
-    seen: list[Undo] = []
+    seen: list[UndoableChange] = []
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
@@ -59,7 +59,7 @@ def undo(
     command(work, failed=(lambda error: _document(seen, error=error)) if as_json else None)
 
 
-def _document(seen: list[Undo], *, result: Any = None, error: AnvylError | None = None) -> dict[str, Any]:
+def _document(seen: list[UndoableChange], *, result: Any = None, error: AnvylError | None = None) -> dict[str, Any]:
     return {
         "host": seen[0].host if seen else None,
         "undo": dict(seen[0].change) if seen else None,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from anvyl_mcp.app.node import Node
     from anvyl_mcp.core.errors import AnvylError
     from anvyl_mcp.core.settings import Settings
-    from anvyl_mcp.peers.watch.watcher import Notice
+    from anvyl_mcp.peers.watch.watcher import Alert
 
 
 def watch(
@@ -66,9 +66,9 @@ async def _look(node: Node, host: str, as_json: bool) -> int:
     """A first look has only news."""
     from anvyl_mcp.cli.runtime import output
     from anvyl_mcp.core import text
-    from anvyl_mcp.peers.watch.notifiers import watcher_of
+    from anvyl_mcp.peers.watch.notifiers import make_watcher
 
-    notices = await watcher_of(node.fleet, node.settings, host, patience=1).look()
+    notices = await make_watcher(node.fleet, node.settings, host, patience=1).look()
     if as_json:
         output.document({"notices": [notice.as_dict() for notice in notices], "error": None})
     else:
@@ -82,21 +82,21 @@ async def _look(node: Node, host: str, as_json: bool) -> int:
 async def _watch(node: Node, host: str, as_json: bool) -> int:
     from anvyl_mcp.cli.runtime import output
     from anvyl_mcp.core.text import join_names
-    from anvyl_mcp.peers.watch.notifiers import watching
+    from anvyl_mcp.peers.watch.notifiers import make_watch
 
-    look = watching(node.fleet, node.settings, _printing(as_json), host)
+    look = make_watch(node.fleet, node.settings, _printing(as_json), host)
     output.talk(f"watching {join_names(node.fleet.select(host or 'all'))}; Ctrl-C ends it")
     await look()
     return 0
 
 
-def _printing(as_json: bool) -> Callable[[Notice], None]:
+def _printing(as_json: bool) -> Callable[[Alert], None]:
     import time
 
     from anvyl_mcp.cli.runtime import output
     from anvyl_mcp.core import text
 
-    def told(notice: Notice) -> None:
+    def told(notice: Alert) -> None:
         if as_json:
             output.document(notice.as_dict(), indent=None)
             return

@@ -110,7 +110,7 @@ class Chat:
                 output.problem(_without_flags(error))
         if self.attended and self._conversation.turns:
             output.talk(f"to continue later: anvyl chat --resume {self._conversation.id}")
-        return 0 if self.attended else outcome.worst(self._codes)
+        return 0 if self.attended else outcome.worst_exit_code(self._codes)
 
     async def ask(self, asked: str) -> None:
         """Answer one question; Ctrl-C cancels it."""
@@ -120,7 +120,7 @@ class Chat:
         from anvyl_mcp.orchestrator.question import Question
         from anvyl_mcp.orchestrator.reply import Reply
         from anvyl_mcp.orchestrator.run import Run
-        from anvyl_mcp.peers.fleet.targets import Found
+        from anvyl_mcp.peers.fleet.targets import ListedObjects
 
         meant = self._conversation.meant(asked, self._fleet.hosts)
         if meant.words != asked:
@@ -146,7 +146,7 @@ class Chat:
         self._changed = [call.host for call in reply.calls if not self._fleet.tool(call.tool).reads] or self._changed
         if not isinstance(reply.error, NotUnderstood):
             self._conversation.add(asked, meant, reply, self._fleet.catalogue)
-        name_cache.update(self._node.settings, self._fleet, Found(), reply.calls)
+        name_cache.update(self._node.settings, self._fleet, ListedObjects(), reply.calls)
 
     def completion_words(self) -> list[str]:
         """Candidates for completion: commands, hosts and cached names."""

@@ -102,10 +102,10 @@ class ProgressLine:
         hosts = text.join_names(list(dict.fromkeys(host for _, host, _ in self._pending)))
         if not self._pending:
             # Lookups that locate an object wait for hosts, too.
-            silent = text.join_names(self._fleet.waited_for)
+            silent = text.join_names(self._fleet.pending_hosts)
             doing = f"waiting for {silent}" if silent else f"asking {self.model}" if self.model else "working"
         elif len({label for *_, label in self._pending}) > 1 or len(self._done) > len(self._fleet.hosts):
-            did = wording.past(self._pending[0][0].partition("_")[0])
+            did = wording.past_tense(self._pending[0][0].partition("_")[0])
             doing = f"{len(self._done)} of {len(self._done) + len(self._pending)} {did}, waiting for {hosts}"
         elif self._done:
             doing = f"{self._pending[0][2]}: {text.join_names(self._done)} done, waiting for {hosts}"

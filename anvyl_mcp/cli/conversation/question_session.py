@@ -41,7 +41,7 @@ class QuestionSession:
 
     async def _ask_approval(self, proposals: Sequence[Proposal]) -> None:
         """Report the requested changes that cannot be made, then ask about the others."""
-        impossible = wording.undone(self._run.impossible)
+        impossible = wording.failures(self._run.impossible)
         if impossible and attended() and not self._run.question.dry_run:
             with self._paused():
                 output.talk(f"Not possible: {text.join_names(impossible)}.")

@@ -14,7 +14,7 @@ from anvyl_mcp.peers.changes import wording
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.question import Proposal
-    from anvyl_mcp.peers.changes.undo import Undo
+    from anvyl_mcp.peers.changes.undo import UndoableChange
     from anvyl_mcp.peers.fleet.fleet import Fleet
 
 YES, NO = frozenset({"y", "yes"}), frozenset({"", "n", "no"})
@@ -23,7 +23,7 @@ EDIT = re.compile(r"e(?:dit)?(?:\s+hosts?)?(?:\s+(?P<number>\d+))?(?:\s+hosts?)?
 
 def preview(proposal: Proposal) -> str:
     """A proposed change in words: `stop web (running) on nas`. Values written by a model are quoted."""
-    return wording.order(proposal.tool, proposal.arguments, proposal.hosts, proposal.expected)
+    return wording.describe(proposal.tool, proposal.arguments, proposal.hosts, proposal.expected)
 
 
 class ApprovalPrompt:
@@ -114,7 +114,7 @@ class ApprovalPrompt:
             return
         tool = self._fleet.tool(proposal.tool)
         try:
-            plan = await change_plan.plan(self._fleet, tool, proposal.arguments, hosts)
+            plan = await change_plan.plan_change(self._fleet, tool, proposal.arguments, hosts)
         except AnvylError as error:
             output.problem(error)
             return
@@ -146,7 +146,7 @@ async def _read_answer(*question: str) -> str:
     return (await read_line(*question)).strip().lower()
 
 
-def confirm_undo(wanted: Undo, *, yes: bool = False) -> None:
+def confirm_undo(wanted: UndoableChange, *, yes: bool = False) -> None:
     """Ask for approval to undo the last change.
 
     Raises:

@@ -54,7 +54,7 @@ class TextDisplay(LiveResults[Outcome]):
             self.live.end()
         for one in good:
             if self._changing:
-                output.say("\n".join(wording.done([one])))
+                output.say("\n".join(wording.report([one])))
             else:
                 output.block(one, alone=self.single_host)
         if self.live and self.waiting:
@@ -70,7 +70,7 @@ class AnswerDisplay:
         self._view = view
         self._shown: TextDisplay | LiveTable[Outcome] = TextDisplay(hosts, changing=bool(changing))
         if changing:
-            self._shown.past_verb = wording.past(changing.partition("_")[0])
+            self._shown.past_verb = wording.past_tense(changing.partition("_")[0])
         if view is not None:
             rows = view.rows
             self._shown = LiveTable(view.columns, lambda one: rows(one) if one.ok else None, hosts, view.titles)

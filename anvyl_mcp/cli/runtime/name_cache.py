@@ -13,14 +13,14 @@ from anvyl_mcp.core.files import write_atomically
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
     from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
-    from anvyl_mcp.peers.fleet.targets import Found
+    from anvyl_mcp.peers.fleet.targets import ListedObjects
 
 FILE = "names.json"
 MOST_NAMES = 2000
 """Per kind and host."""
 
 
-def update(settings: Settings, fleet: Fleet, found: Found, done: Iterable[Outcome] = ()) -> None:
+def update(settings: Settings, fleet: Fleet, found: ListedObjects, done: Iterable[Outcome] = ()) -> None:
     """Update the cache from a command: the hosts, the lookups it made and the lists it requested."""
     # Completion reads this module and must not import the fleet.
     from anvyl_mcp.peers.fleet.targets import names_in

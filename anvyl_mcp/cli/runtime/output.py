@@ -148,7 +148,7 @@ def failure(one: Outcome, *, changing: bool = False) -> None:
 
     if one.error is None:
         return
-    where = f"could not {wording.order(one.tool, one.arguments, [one.host])}" if changing else one.host
+    where = f"could not {wording.describe(one.tool, one.arguments, [one.host])}" if changing else one.host
     problem(one.error.on_host(where) if one.host else one.error)
 
 

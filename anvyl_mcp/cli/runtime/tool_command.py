@@ -20,10 +20,10 @@ from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import join_names
 from anvyl_mcp.peers.changes import change_plan, outcome, wording
-from anvyl_mcp.peers.changes.argument_check import check, from_words
-from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.changes.argument_check import check, parse_words
+from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import AT_ONCE, Fleet, Outcome
-from anvyl_mcp.peers.fleet.targets import Found, find, once, targets
+from anvyl_mcp.peers.fleet.targets import ListedObjects, list_objects, list_objects_once, resolve_targets
 
 TableViewOf = Callable[[ToolListing], TableView | None]
 """Maps a tool to the table view of its results, or None if they are text."""
@@ -39,7 +39,7 @@ class PlannedCall:
 
     def describe(self, tool: ToolListing) -> str:
         """The call in words: `stop web on nas`."""
-        return wording.order(tool.name, self.arguments, self.hosts)
+        return wording.describe(tool.name, self.arguments, self.hosts)
 
 
 def call(
@@ -57,9 +57,9 @@ def call(
         from anvyl_mcp.app.node import opened
 
         async with opened(settings, lean=True) as node:
-            await node.fleet.learn(name)
+            await node.fleet.learn_tool(name)
             tool = node.fleet.tool(name)
-            parsed = from_words(tool, arguments) if isinstance(arguments, list) else dict(arguments)
+            parsed = parse_words(tool, arguments) if isinstance(arguments, list) else dict(arguments)
             check(tool, parsed)
             done = await run_calls(node.fleet, settings, tool, [parsed], host, yes=yes, as_json=as_json, view=view)
             if as_json:
@@ -124,7 +124,7 @@ async def run_calls(
     progress: bool = False,
 ) -> list[Outcome]:
     """Resolve the hosts of every call, ask for approval if needed, call, and print unless `as_json`."""
-    found: Found = {}
+    found: ListedObjects = {}
     try:
         steps, missing = await plan_calls(fleet, tool, every, selector, found)
     except AnvylError as error:
@@ -156,7 +156,7 @@ async def run_calls(
 
 
 async def plan_calls(
-    fleet: Fleet, tool: ToolListing, every: Sequence[Mapping[str, Any]], selector: str, found: Found
+    fleet: Fleet, tool: ToolListing, every: Sequence[Mapping[str, Any]], selector: str, found: ListedObjects
 ) -> tuple[list[PlannedCall], list[Outcome]]:
     """Resolve the hosts of each call; for reads also return an error per object that no host has.
 
@@ -168,18 +168,18 @@ async def plan_calls(
     for host in fleet.hosts:
         # Assign colours in fleet order, so that a host has the same colour in every command.
         screen.host_colour(host)
-    lookup = once(fleet, found)
+    lookup = list_objects_once(fleet, found)
     steps: list[PlannedCall] = []
     missing: list[Outcome] = []
     for arguments in every:
         try:
-            steps.append(PlannedCall(arguments, await targets(fleet, tool, arguments, selector, look=lookup)))
+            steps.append(PlannedCall(arguments, await resolve_targets(fleet, tool, arguments, selector, look=lookup)))
         except AnvylError as error:
             if len(every) == 1:
                 raise
             if not tool.reads:
                 raise type(error)(f"{error.message}; nothing was changed", hint=error.hint) from error
-            missing.append(Outcome("", tool.name, arguments, Answer(error=error), 0.0))
+            missing.append(Outcome("", tool.name, arguments, ToolAnswer(error=error), 0.0))
     return steps, missing
 
 
@@ -235,7 +235,7 @@ def _warn_outcome_unknown(tool: ToolListing, hosts: Sequence[str]) -> None:
 
 
 async def preflight(
-    fleet: Fleet, tool: ToolListing, steps: Sequence[PlannedCall], found: Found
+    fleet: Fleet, tool: ToolListing, steps: Sequence[PlannedCall], found: ListedObjects
 ) -> tuple[list[PlannedCall], list[Outcome]]:
     """Drop the hosts on which a call cannot succeed, before asking for approval; return those as failures.
 
@@ -248,14 +248,14 @@ async def preflight(
     async def lookup(kind: str, hosts: Sequence[str]) -> Mapping[str, Outcome]:
         seen = {**found.get(kind, {})}
         if unknown := [host for host in hosts if host not in seen]:
-            found[kind] = seen = {**seen, **await find(fleet, kind, unknown)}
+            found[kind] = seen = {**seen, **await list_objects(fleet, kind, unknown)}
         return {host: seen[host] for host in hosts}
 
     for step in steps:
-        plan = await change_plan.plan(fleet, tool, step.arguments, step.hosts, look=lookup)
+        plan = await change_plan.plan_change(fleet, tool, step.arguments, step.hosts, look=lookup)
         feasible.append(PlannedCall(plan.arguments, plan.hosts, plan.details))
         failures += [
-            Outcome(host, tool.name, step.arguments, Answer(error=why), 0.0) for host, why in plan.problems.items()
+            Outcome(host, tool.name, step.arguments, ToolAnswer(error=why), 0.0) for host, why in plan.problems.items()
         ]
     return feasible, failures
 
@@ -276,7 +276,7 @@ def confirm(tool: ToolListing, steps: Sequence[PlannedCall]) -> None:
         ApprovalNeeded: there is no terminal.
         Declined: the answer is no.
     """
-    orders = wording.orders([(tool.name, step.arguments, step.hosts) for step in steps])
+    orders = wording.describe_all([(tool.name, step.arguments, step.hosts) for step in steps])
     several = [*(f"  {one}" for one in orders), "Do all of this?"]
     details = [line for step in steps for line in step.details]
     answer = ask_yes_no(*details, *(several if orders[1:] else [wording.question(orders[0])]))

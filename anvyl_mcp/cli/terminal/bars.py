@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from anvyl_mcp.cli.terminal import echo, screen
 from anvyl_mcp.core import text
-from anvyl_mcp.peers.connection.listing import Progress
+from anvyl_mcp.peers.connection.listing import ProgressCallback
 
-ReportOf = Callable[[str], Progress]
+ReportOf = Callable[[str], ProgressCallback]
 """Host → callback for the progress of its call."""
 
 BAR = 24
@@ -41,7 +41,7 @@ def showing(hosts: Sequence[str]) -> Iterator[ReportOf | None]:
         for host in dict.fromkeys(hosts)
     }
 
-    def report_of(host: str) -> Progress:
+    def report_of(host: str) -> ProgressCallback:
         def report(done: float, total: float | None, message: str) -> None:
             bars.update(tasks[host], completed=done, total=total, message=text.one_line(message))
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.hops import Stop
+from anvyl_mcp.peers.hops import Hop
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.api.schemas import (
@@ -89,7 +89,7 @@ class Forwarder(Protocol):
         asking: Asking,
         *,
         approve: bool = False,
-        path: tuple[Stop, ...] = (),
+        path: tuple[Hop, ...] = (),
         request_id: str = "",
         alone: bool = False,
     ) -> RemoteAnswer | RemoteWaiting:
@@ -101,7 +101,7 @@ class Forwarder(Protocol):
         asking: Asking,
         *,
         approve: bool = False,
-        path: tuple[Stop, ...] = (),
+        path: tuple[Hop, ...] = (),
         request_id: str = "",
     ) -> Results:
         """Have the agents of all hosts answer."""
@@ -120,7 +120,7 @@ class QuestionService(Protocol):
         asking: Asking,
         *,
         approve: bool = False,
-        path: tuple[Stop, ...] = (),
+        path: tuple[Hop, ...] = (),
         at_home: bool = False,
         alone: bool = False,
         watch: Watch | None = None,
@@ -151,7 +151,7 @@ class Visit:
 
     here: Here
     asking: Asking
-    path: tuple[Stop, ...] = ()
+    path: tuple[Hop, ...] = ()
     request_id: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
     alone: bool = False

@@ -24,10 +24,10 @@ from anvyl_mcp.orchestrator.api.schemas import (
 )
 from anvyl_mcp.orchestrator.approvals import Forwarded, Held, HeldCall, expiry, new_id
 from anvyl_mcp.peers import agents
-from anvyl_mcp.peers.connection.json_api import Foreign
+from anvyl_mcp.peers.connection.json_api import NotAnvyl
 from anvyl_mcp.peers.fleet.fleet import Fleet, OnBehalf
-from anvyl_mcp.peers.hops import Stop, extended
-from anvyl_mcp.peers.hosts.registry import Peer, unknown_host
+from anvyl_mcp.peers.hops import Hop, append_hop
+from anvyl_mcp.peers.hosts.registry import Peer, unknown_host_error
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,10 @@ class LocalAgent(Protocol):
     """This host's own agent, as far as forwarding needs it; see `desk.Desk`."""
 
     fleet: Fleet
-    here: Stop
+    here: Hop
 
     async def process(
-        self, text: str, asking: Asking, *, approve: bool, path: tuple[Stop, ...], at_home: bool, alone: bool
+        self, text: str, asking: Asking, *, approve: bool, path: tuple[Hop, ...], at_home: bool, alone: bool
     ) -> Answer | Waiting:
         """Answer a question about this host."""
 
@@ -67,7 +67,7 @@ class Others:
         asking: Asking,
         *,
         approve: bool = False,
-        path: tuple[Stop, ...] = (),
+        path: tuple[Hop, ...] = (),
         request_id: str = "",
         alone: bool = False,
     ) -> RemoteAnswer | RemoteWaiting:
@@ -84,11 +84,11 @@ class Others:
         if name != fleet.local.name:
             require_relay(asking, fleet.local.name, "ask other hosts")
         if (peer := fleet.peers.get(name)) is None:
-            raise unknown_host(host_id, fleet.hosts)
+            raise unknown_host_error(host_id, fleet.hosts)
         if name == fleet.local.name:
             done = await self._agent.process(query, asking, approve=approve, path=path, at_home=True, alone=alone)
             return _from(name, done)
-        way = extended(path, self._agent.here)
+        way = append_hop(path, self._agent.here)
         sender = agents.Sender(OnBehalf(asking.name, asking.scopes), way, request_id, alone)
         try:
             return await self._sent(peer, query, sender, asking, approve=approve)
@@ -103,7 +103,7 @@ class Others:
         asking: Asking,
         *,
         approve: bool = False,
-        path: tuple[Stop, ...] = (),
+        path: tuple[Hop, ...] = (),
         request_id: str = "",
     ) -> Results:
         """Have the agents of all hosts answer at once, each for itself, this one's too; one's failure is only its own.
@@ -113,7 +113,7 @@ class Others:
             Conflict: the question went in a circle.
         """
         require_relay(asking, self._agent.fleet.local.name, "ask other hosts")
-        extended(path, self._agent.here)
+        append_hop(path, self._agent.here)
         names = self._agent.fleet.hosts
         results: dict[str, Result] = {}
         limiter = anyio.CapacityLimiter(AT_ONCE)
@@ -148,7 +148,7 @@ class Others:
         fleet = self._agent.fleet
         peer = fleet.peers.get(forwarded.host)
         if peer is None:
-            raise unknown_host(forwarded.host, fleet.hosts)
+            raise unknown_host_error(forwarded.host, fleet.hosts)
         sender = agents.Sender(rights, (self._agent.here,), request_id)
         try:
             told = await agents.decide(peer, forwarded.id, sender, approve=approve)
@@ -220,7 +220,7 @@ def _tools_may_do(error: AnvylError, *, approve: bool) -> bool:
     """Whether the agent there did nothing, and its host is there: a change must not be made twice."""
     if isinstance(error, NotUnderstood | ModelUnavailable):
         return True
-    if isinstance(error, Foreign):
+    if isinstance(error, NotAnvyl):
         return error.status in NO_AGENT
     return isinstance(error, InternalError) and not approve
 
@@ -232,7 +232,7 @@ def _from(name: str, done: Answer | Waiting) -> RemoteAnswer | RemoteWaiting:
 
 def _of(name: str, error: AnvylError) -> AnvylError:
     """A host's error, with its name."""
-    kind = Unreachable if isinstance(error, Foreign) else type(error)
+    kind = Unreachable if isinstance(error, NotAnvyl) else type(error)
     return kind(f"{name}: {error.message}", hint=error.hint)
 
 

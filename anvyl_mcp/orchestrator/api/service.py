@@ -25,9 +25,9 @@ from anvyl_mcp.orchestrator.rules.results.answers import CANCELLED
 from anvyl_mcp.peers.changes import outcome as verdict
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, OnBehalf, Outcome
-from anvyl_mcp.peers.fleet.single_host import Alone
-from anvyl_mcp.peers.fleet.targets import places
-from anvyl_mcp.peers.hops import Stop, extended
+from anvyl_mcp.peers.fleet.single_host import SingleHostFleet
+from anvyl_mcp.peers.fleet.targets import hosts_by_name
+from anvyl_mcp.peers.hops import Hop, append_hop
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,13 @@ LONGEST_WAIT = 60.0
 class Desk:
     """Takes questions and the answers to what they propose."""
 
-    def __init__(self, assistant: Assistant, fleet: Fleet, approvals: Approvals, here: Stop) -> None:
+    def __init__(self, assistant: Assistant, fleet: Fleet, approvals: Approvals, here: Hop) -> None:
         self.fleet = fleet
         self.approvals = approvals
         self.here = here
         self.others = Others(self)
         self._assistant = assistant
-        self._alone = Alone(fleet)
+        self._alone = SingleHostFleet(fleet)
         self._for_itself = assistant.on(self._alone)
         self._room = anyio.CapacityLimiter(AT_ONCE)
 
@@ -56,7 +56,7 @@ class Desk:
         asking: Asking,
         *,
         approve: bool = False,
-        path: tuple[Stop, ...] = (),
+        path: tuple[Hop, ...] = (),
         at_home: bool = False,
         alone: bool = False,
         watch: Watch | None = None,
@@ -71,7 +71,7 @@ class Desk:
             Conflict: this host is on the path already.
             AnvylError: there is no answer.
         """
-        extended(path, self.here)
+        append_hop(path, self.here)
         home = self.fleet.local.name if path or at_home else ""
         if asking.relay and not alone:
             return await self.answer(text, asking, approve=approve, home=home, watch=watch)
@@ -90,7 +90,7 @@ class Desk:
             InvalidInput: it was sent to many hosts, each of which answers for itself.
         """
         named = self._alone.others_in(text)
-        if not named or set(named) <= set(await places(self._alone, "container")):
+        if not named or set(named) <= set(await hosts_by_name(self._alone, "container")):
             return
         here = self.fleet.local.name
         require_relay(asking, here, f"ask {join_names(named)}")

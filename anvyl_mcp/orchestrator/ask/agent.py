@@ -52,7 +52,7 @@ from anvyl_mcp.orchestrator.run import EndReason, Run, Source
 from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.fleet.targets import places
+from anvyl_mcp.peers.fleet.targets import hosts_by_name
 
 # The library prints a banner to the terminal before the first run unless told not to.
 os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
@@ -237,7 +237,7 @@ class Assistant:
 
         return RulesModel(
             hosts=lambda: _hosts_and_tags(fleet),
-            objects=lambda kind: places(fleet, kind),
+            objects=lambda kind: hosts_by_name(fleet, kind),
             to_the_last_word=before_a_model,
             otherwise=otherwise,
             placed=bool(run.question.host or run.question.home),
@@ -335,10 +335,10 @@ def _waiting(reply: Reply, messages: list[ModelMessage]) -> str:
 def waiting_words(run: Run) -> str:
     """What would be done after an approval."""
     waiting = run.waiting
-    orders = join_names(wording.orders([(one.tool, one.arguments, one.hosts) for one in waiting]))
+    orders = join_names(wording.describe_all([(one.tool, one.arguments, one.hosts) for one in waiting]))
     if details := [line.strip() for one in waiting for line in one.details]:
         orders += f" ({'; '.join(details)})"
-    refused = [f"Not possible: {join_names(wording.undone(run.impossible))}."] if run.impossible else []
+    refused = [f"Not possible: {join_names(wording.failures(run.impossible))}."] if run.impossible else []
     if run.question.dry_run:
         return " ".join([f"Dry run: would {orders}. Nothing was changed.", *refused])
     return " ".join([f"Waiting for a yes: {orders}. Nothing was changed yet.", *refused])

@@ -15,8 +15,8 @@ from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules.results.answers import Turn, answer
 from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.changes import change_plan
-from anvyl_mcp.peers.fleet.fleet import Expected, Fleet
-from anvyl_mcp.peers.fleet.targets import as_it_is
+from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Fleet
+from anvyl_mcp.peers.fleet.targets import expected_container
 
 
 async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldCall:
@@ -29,7 +29,7 @@ async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldC
     notes += [f"left out {host}: {error.message}" for host, error in proposal.problems.items()]
     tool = fleet.tool(proposal.tool)
     unseen = [host for host in proposal.hosts if host not in proposal.expected]
-    seen = {**proposal.expected, **await change_plan.expected(fleet, tool, proposal.arguments, unseen)}
+    seen = {**proposal.expected, **await change_plan.expected_objects(fleet, tool, proposal.arguments, unseen)}
     names = [name for name, kind in tool.names.items() if kind == "container"]
     wanted = next((str(proposal.arguments[name]) for name in names if proposal.arguments.get(name)), "")
     if not wanted:
@@ -42,11 +42,11 @@ async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldC
             why=proposal.why,
             details=proposal.details,
         )
-    found, problems = dict[str, Expected](), dict[str, AnvylError]()
+    found, problems = dict[str, ExpectedObjects](), dict[str, AnvylError]()
     for host in proposal.hosts:
         try:
             known = seen.get(host)
-            found[host] = known if known and known.id else await as_it_is(fleet, host, wanted)
+            found[host] = known if known and known.id else await expected_container(fleet, host, wanted)
         except AnvylError as error:
             problems[host] = error
             notes.append(f"left out {host}: {error.message}")
@@ -79,7 +79,7 @@ async def carry_out(fleet: Fleet, question: Question, calls: Sequence[HeldCall])
         )
         # What an earlier call of the same approval did to an object is no surprise to a later one.
         for host in call.hosts:
-            touched[host] |= change_plan.touched(fleet.tool(call.tool), call.arguments)
+            touched[host] |= change_plan.changed_objects(fleet.tool(call.tool), call.arguments)
             touched[host] |= {one.id for one in [call.expected.get(host)] if one}
         turn.calls[proposal.id] = ToolCallPart(call.tool, proposal.arguments, proposal.id)
         told = for_rules(outcomes, fleet.tool(call.tool))
@@ -97,7 +97,9 @@ async def carry_out(fleet: Fleet, question: Question, calls: Sequence[HeldCall])
     return reply
 
 
-def _since(expected: Expected, touched: Collection[str]) -> Expected:
+def _since(expected: ExpectedObjects, touched: Collection[str]) -> ExpectedObjects:
     """What is left to expect after earlier calls: the same container in any state, and the objects they left alone."""
     state = "" if expected.id in touched else expected.state
-    return Expected(expected.id, state, {what: id_ for what, id_ in expected.others.items() if what not in touched})
+    return ExpectedObjects(
+        expected.id, state, {what: id_ for what, id_ in expected.others.items() if what not in touched}
+    )

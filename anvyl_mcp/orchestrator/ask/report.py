@@ -45,7 +45,7 @@ def answer(run: Run, tools: Mapping[str, ToolListing], said: str, *, wants_chang
     refused = any(isinstance(error, Denied) for error in run.failures)
     denied = [proposal for proposal in run.proposals.values() if proposal.decision == "denied"]
     if changes or denied:
-        lines = wording.done(changes)
+        lines = wording.report(changes)
         lines += (
             [not_done(_call(tools, proposal), OUTCOMES["denied"]) for proposal in denied] if changes else [CANCELLED]
         )

@@ -25,9 +25,9 @@ from anvyl_mcp.orchestrator.rules.results.answers import Call
 from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.changes import change_plan
 from anvyl_mcp.peers.changes.argument_check import check
-from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
-from anvyl_mcp.peers.fleet.targets import targets
+from anvyl_mcp.peers.fleet.targets import resolve_targets
 from anvyl_mcp.peers.gateway import host_argument
 
 ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema()))
@@ -124,14 +124,14 @@ class FleetToolset(AbstractToolset[Run]):
             hosts, name, placed.arguments, on_behalf=run.question.on_behalf, expected=expected, on_outcome=note
         )
         for host, error in problems.items():
-            outcomes[host] = Outcome(host, name, placed.arguments, Answer(error=error), 0.0)
+            outcomes[host] = Outcome(host, name, placed.arguments, ToolAnswer(error=error), 0.0)
             note(outcomes[host])
         if not listing.reads:
             self._inventory.forget()
         if listing.untrusted:
             run.read_untrusted(source_words(listing, placed.arguments, hosts))
         return ToolReturn(
-            host_argument.words(outcomes, listing, MOST_CHARACTERS), metadata=for_rules(outcomes, listing)
+            host_argument.render(outcomes, listing, MOST_CHARACTERS), metadata=for_rules(outcomes, listing)
         )
 
     def _note_failure(self, listing: ToolListing, given: Mapping[str, Any], error: AnvylError, run: Run) -> None:
@@ -163,7 +163,7 @@ class FleetToolset(AbstractToolset[Run]):
         self, listing: ToolListing, arguments: dict[str, Any], selector: str, question: Question
     ) -> Placed:
         check(listing, arguments)
-        hosts = await targets(self._fleet, listing, arguments, selector or question.host or question.home)
+        hosts = await resolve_targets(self._fleet, listing, arguments, selector or question.host or question.home)
         if question.host and (outside := set(hosts) - set(self._fleet.select(question.host))):
             raise Denied(f"this question is about {question.host} only, not {', '.join(sorted(outside))}")
         return Placed(arguments, hosts)
@@ -182,7 +182,7 @@ class FleetToolset(AbstractToolset[Run]):
         read = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in run.calls))
         read = read or ("what was answered before" if question.turns else "")
         untrusted = run.untrusted or placed.source or (read if consent.unsaid else "")
-        plan = await change_plan.plan(
+        plan = await change_plan.plan_change(
             self._fleet,
             listing,
             arguments,
@@ -214,7 +214,7 @@ class FleetToolset(AbstractToolset[Run]):
         arguments = own_arguments(listing, given)
         try:
             check(listing, arguments)
-            hosts = await targets(self._fleet, listing, arguments, str(given.get("host") or question.host))
+            hosts = await resolve_targets(self._fleet, listing, arguments, str(given.get("host") or question.host))
         except AnvylError:
             return
         if question.host and not set(hosts) <= set(self._fleet.select(question.host)):
@@ -225,7 +225,7 @@ class FleetToolset(AbstractToolset[Run]):
             run.report_untrusted(listing.name)
             return
         try:
-            plan = await change_plan.plan(self._fleet, listing, arguments, hosts, on_behalf=question.on_behalf)
+            plan = await change_plan.plan_change(self._fleet, listing, arguments, hosts, on_behalf=question.on_behalf)
         except AnvylError:
             return
         proposal = Proposal(ctx.tool_call_id or "", listing.name, arguments, hosts, untrusted=run.untrusted)
@@ -241,7 +241,7 @@ class FleetToolset(AbstractToolset[Run]):
         if said and not by_rules:
             with suppress(AnvylError):
                 home = run.question.host or run.question.home
-                usual = await targets(self._fleet, listing, placed.arguments, home)
+                usual = await resolve_targets(self._fleet, listing, placed.arguments, home)
                 said = "" if placed.hosts == usual else said
         consent = needed(
             listing,

@@ -35,7 +35,7 @@ from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.peers.changes.argument_check import check
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.fleet.targets import targets
+from anvyl_mcp.peers.fleet.targets import resolve_targets
 
 COMPARES = re.compile(
     r"\b(?:most|least|more|less|free|freest|largest|smallest|biggest|best|busiest|idle|room|whichever|where|which|lowest"
@@ -294,7 +294,7 @@ class Guard:
         if planned and not selector:
             return list(dict.fromkeys(planned))
         try:
-            hosts = await targets(self._fleet, listing, arguments, selector, look=self.inventory.outcomes)
+            hosts = await resolve_targets(self._fleet, listing, arguments, selector, look=self.inventory.outcomes)
         except Conflict:
             if not EVERY.search(self._question.text):
                 raise

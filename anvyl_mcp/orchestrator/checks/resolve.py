@@ -16,9 +16,9 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Conflict
 from anvyl_mcp.orchestrator.language.grounding import named, near, words_of
 from anvyl_mcp.orchestrator.language.vocabulary import NO_NAMES, STANDS_FOR, STATES, meaning
-from anvyl_mcp.peers.changes.change_plan import offers
+from anvyl_mcp.peers.changes.change_plan import offered_tools
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
-from anvyl_mcp.peers.fleet.targets import LOOKUPS, find, missing, starts_id
+from anvyl_mcp.peers.fleet.targets import LOOKUPS, list_objects, matches_id, not_found_error
 
 ROLES = {
     "database": "postgres postgresql mysql mariadb mongo mongodb cockroach timescaledb influxdb mssql",
@@ -68,14 +68,14 @@ class Inventory:
         async with self._asking:
             asked = self._asked.setdefault(kind, {})
             if unknown := [host for host in hosts if host not in asked]:
-                asked |= await find(self._fleet, kind, unknown)
+                asked |= await list_objects(self._fleet, kind, unknown)
         return {host: asked[host] for host in hosts}
 
     async def offered(self, hosts: Sequence[str]) -> dict[str, frozenset[str] | AnvylError]:
         """The tools that we may use on some hosts, by name; or why one cannot be asked."""
         async with self._asking:
             if unknown := [host for host in hosts if host not in self._offered]:
-                self._offered |= await offers(self._fleet, unknown)
+                self._offered |= await offered_tools(self._fleet, unknown)
         return {host: self._offered[host] for host in hosts}
 
     async def objects(self, kind: str, hosts: Sequence[str] = ()) -> list[Found]:
@@ -116,7 +116,7 @@ def state_of(one: Found) -> Iterator[str]:
 
 def is_called(one: Found, wanted: str) -> bool:
     """Whether an object is called so: by its name, or by the start of its id as the engine accepts it."""
-    return one.name in (wanted, f"{wanted}:latest") or starts_id(one.row, wanted)
+    return one.name in (wanted, f"{wanted}:latest") or matches_id(one.row, wanted)
 
 
 def repository(image: str) -> str:
@@ -198,4 +198,4 @@ def nothing(
 ) -> AnvylError:
     """The answer when no object fits, with what there is."""
     but = "".join(f"; {host} could not be asked ({error.message})" for host, error in silent.items())
-    return missing(kind, wanted, [one.name for one in objects], hosts=hosts, tool=tool, but=but)
+    return not_found_error(kind, wanted, [one.name for one in objects], hosts=hosts, tool=tool, but=but)

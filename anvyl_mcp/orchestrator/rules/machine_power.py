@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from anvyl_mcp.core.errors import NotFound
 from anvyl_mcp.orchestrator.language.grounding import named
 from anvyl_mcp.orchestrator.language.vocabulary import HOST
-from anvyl_mcp.peers.fleet.targets import not_a_container
+from anvyl_mcp.peers.fleet.targets import not_a_container_error
 
 ORDER = re.compile(
     r"(?i)^\W*(?:(?:please|pls|now|hey|anvyl|can|could|would|you|i|we|want|need|to)\W+)*"
@@ -38,4 +38,4 @@ def refused(said: str, hosts: Sequence[str]) -> NotFound | None:
     if BESIDE.sub("", rest):
         return None
     verb = next(name for name in ("restart", "start", "stop") if order[name])
-    return not_a_container(verb, places[0] if len(places) == 1 else "")
+    return not_a_container_error(verb, places[0] if len(places) == 1 else "")

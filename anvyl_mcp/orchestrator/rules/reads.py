@@ -80,7 +80,7 @@ class Freely:
             offered = list(tools)
             if unknown := await self._guard.unknown_host(mask(said)[0]):
                 if not self._only_clearly:
-                    raise registry.unknown_host(unknown, self._fleet.hosts)
+                    raise registry.unknown_host_error(unknown, self._fleet.hosts)
                 self._steps = []
             elif self._guard.wish.intent == "change":
                 self._steps = await self._ordered(said, offered)

@@ -9,7 +9,7 @@ from anvyl_mcp.core.errors import InvalidInput, did_you_mean
 from anvyl_mcp.core.values.arguments import check_arguments, coerce_list
 from anvyl_mcp.peers.connection.listing import ToolListing
 
-YES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def check(tool: ToolListing, arguments: Mapping[str, Any]) -> None:
@@ -21,7 +21,7 @@ def check(tool: ToolListing, arguments: Mapping[str, Any]) -> None:
     check_arguments(tool.name, tool.input_schema, arguments)
 
 
-def from_words(tool: ToolListing, words: Iterable[str]) -> dict[str, Any]:
+def parse_words(tool: ToolListing, words: Iterable[str]) -> dict[str, Any]:
     """`key=value` words as arguments of their schema's types; a key given twice makes a list.
 
     A lone word is the value of the first required argument.
@@ -51,9 +51,9 @@ def from_words(tool: ToolListing, words: Iterable[str]) -> dict[str, Any]:
 
 def _typed(name: str, value: str, kind: object) -> Any:
     if kind == "boolean":
-        if value.lower() not in YES:
+        if value.lower() not in BOOLEANS:
             raise InvalidInput(f"`{name}` is `{value}`, which is neither yes nor no", hint=f"write {name}=true")
-        return YES[value.lower()]
+        return BOOLEANS[value.lower()]
     if kind == "integer":
         try:
             return int(value)

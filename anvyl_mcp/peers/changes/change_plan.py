@@ -17,12 +17,20 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Denied, NotFound, NothingToDo
 from anvyl_mcp.core.values import ports
 from anvyl_mcp.peers.connection.listing import ToolListing
-from anvyl_mcp.peers.fleet.fleet import Expected, Fleet, OnBehalf, Outcome
-from anvyl_mcp.peers.fleet.targets import LOOKUPS, alike, find, is_meant, missing, names_in, rows
+from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Fleet, OnBehalf, Outcome
+from anvyl_mcp.peers.fleet.targets import (
+    LOOKUPS,
+    list_objects,
+    matches_name,
+    names_in,
+    not_found_error,
+    rows,
+    similar_names,
+)
 
-Look = Callable[[str, Sequence[str]], Awaitable[Mapping[str, Outcome]]]
+ListObjectsOn = Callable[[str, Sequence[str]], Awaitable[Mapping[str, Outcome]]]
 """What some hosts have of one kind of object."""
-Offered = Callable[[Sequence[str]], Awaitable[Mapping[str, frozenset[str] | AnvylError]]]
+ListOfferedTools = Callable[[Sequence[str]], Awaitable[Mapping[str, frozenset[str] | AnvylError]]]
 """The tools that we may use on some hosts, by name; or why one cannot be asked."""
 MOST_LINES = 20
 """About one host; of more objects only the number is shown."""
@@ -31,28 +39,28 @@ CHECKED = ("container", "network", "volume")
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChangePlan:
     """A change as it can be made: its arguments, its hosts with what they have, and the reasons of the others."""
 
     arguments: dict[str, Any]
     hosts: list[str]
-    expected: dict[str, Expected] = field(default_factory=dict)
+    expected: dict[str, ExpectedObjects] = field(default_factory=dict)
     problems: dict[str, AnvylError] = field(default_factory=dict)
     details: tuple[str, ...] = ()
     """What it acts on, a line each, where its arguments do not say it."""
 
 
-async def plan(
+async def plan_change(
     fleet: Fleet,
     tool: ToolListing,
     arguments: Mapping[str, Any],
     hosts: Sequence[str],
     *,
     on_behalf: OnBehalf | None = None,
-    look: Look | None = None,
-    offered: Offered | None = None,
+    look: ListObjectsOn | None = None,
+    offered: ListOfferedTools | None = None,
     made: Collection[str] = (),
-) -> Plan:
+) -> ChangePlan:
     """Where a change can be done. `made`: names that the changes before it make.
 
     Raises:
@@ -61,7 +69,7 @@ async def plan(
     if on_behalf is not None and tool.scope not in on_behalf.scopes:
         raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
     given, seen = dict(arguments), dict[str, Mapping[str, Outcome]]()
-    by_host = await (offered or partial(offers, fleet))(hosts)
+    by_host = await (offered or partial(offered_tools, fleet))(hosts)
     problems = _not_offered(fleet, tool, by_host)
     for argument, kind in tool.names.items():
         wanted = str(given.get(argument) or "")
@@ -69,35 +77,35 @@ async def plan(
             continue
         if kind not in seen:
             able = [host for host in hosts if host not in problems]
-            seen[kind] = await (look or partial(find, fleet))(kind, able)
-        wanted = given[argument] = _spelled(kind, wanted, seen[kind]) or wanted
+            seen[kind] = await (look or partial(list_objects, fleet))(kind, able)
+        wanted = given[argument] = _corrected_name(kind, wanted, seen[kind]) or wanted
         for host, outcome in seen[kind].items():
-            row = next((row for row in rows(kind, outcome) if is_meant(kind, row, wanted)), None)
+            row = next((row for row in rows(kind, outcome) if matches_name(kind, row, wanted)), None)
             whole = not (outcome.answer.result or {}).get("more")
             if outcome.error is not None:
                 problems[host] = outcome.error
             elif row is None and whole and kind in CHECKED:
                 known = names_in(kind, outcome)
-                problems[host] = missing(kind, wanted, known, hosts=fleet.hosts, tool=tool.name, where=host)
+                problems[host] = not_found_error(kind, wanted, known, hosts=fleet.hosts, tool=tool.name, where=host)
     possible = [host for host in hosts if host not in problems]
     details: list[str] = []
     if shows := [(name, schema["x-shown"]) for name, schema in tool.arguments.items() if "x-shown" in schema]:
         argument, looks = shows[0]
-        able = [host for host in possible if looks in _known(by_host[host])]
-        having, details = await _bound(fleet, argument, looks, given, able, problems)
+        able = [host for host in possible if looks in _tool_names(by_host[host])]
+        having, details = await _bind_objects(fleet, argument, looks, given, able, problems)
         # A host of an earlier version cannot list it; the question says so.
         details += [f"{host}: what exactly, it cannot list" for host in possible if host not in able]
         possible = [host for host in possible if host in having or host not in able]
         if hosts and not possible and not problems:
-            raise _nothing_unused(given, hosts)
+            raise _nothing_to_prune(given, hosts)
     if hosts and not possible:
-        raise _nowhere(problems)
-    given = await with_ports(fleet, tool, given, possible)
-    as_it_is = await expected(fleet, tool, given, possible, seen=seen, look=look)
-    return Plan(given, possible, as_it_is, problems, tuple(details))
+        raise _impossible_error(problems)
+    given = await resolve_ports(fleet, tool, given, possible)
+    as_it_is = await expected_objects(fleet, tool, given, possible, seen=seen, look=look)
+    return ChangePlan(given, possible, as_it_is, problems, tuple(details))
 
 
-async def _bound(
+async def _bind_objects(
     fleet: Fleet,
     argument: str,
     looks: str,
@@ -128,12 +136,12 @@ UNUSED = {"all": "unused objects", "space": "untagged images and no build cache"
 """What is missing where a prune has nothing to do, of choices that are no kind of object."""
 
 
-def _nothing_unused(given: Mapping[str, Any], hosts: Sequence[str]) -> NothingToDo:
+def _nothing_to_prune(given: Mapping[str, Any], hosts: Sequence[str]) -> NothingToDo:
     what = str(given.get("what", "")).replace("_", " ")
     return NothingToDo(f"Nothing to remove: no {UNUSED.get(what, f'unused {what}')} on {text.join_names(hosts)}")
 
 
-def _known(offered: frozenset[str] | AnvylError) -> frozenset[str]:
+def _tool_names(offered: frozenset[str] | AnvylError) -> frozenset[str]:
     return frozenset() if isinstance(offered, AnvylError) else offered
 
 
@@ -148,7 +156,7 @@ def _lines(host: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
     return [head, *rows, *more]
 
 
-async def offers(fleet: Fleet, hosts: Sequence[str]) -> dict[str, frozenset[str] | AnvylError]:
+async def offered_tools(fleet: Fleet, hosts: Sequence[str]) -> dict[str, frozenset[str] | AnvylError]:
     """The tools that we may use on some hosts, by name; or why one cannot be asked."""
     found: dict[str, frozenset[str] | AnvylError] = {}
 
@@ -188,22 +196,22 @@ def _not_offered(
     return problems
 
 
-def _spelled(kind: str, wanted: str, seen: Mapping[str, Outcome]) -> str:
+def _corrected_name(kind: str, wanted: str, seen: Mapping[str, Outcome]) -> str:
     """The one name that was meant when none is exactly so: `PLEX` for `plex`, `homeassistant` for `home-assistant`."""
     every = [(row, names_in(kind, outcome)) for outcome in seen.values() for row in rows(kind, outcome)]
-    if any(is_meant(kind, row, wanted) for row, _ in every):
+    if any(matches_name(kind, row, wanted) for row, _ in every):
         return ""
-    near = {name for _, names in every for name in names if alike(name, wanted)}
+    near = {name for _, names in every for name in names if similar_names(name, wanted)}
     return near.pop() if len(near) == 1 else ""
 
 
-def _nowhere(problems: Mapping[str, AnvylError]) -> AnvylError:
-    error = _in_one(problems)
+def _impossible_error(problems: Mapping[str, AnvylError]) -> AnvylError:
+    error = _combined_error(problems)
     error.by_host = problems
     return error
 
 
-def _in_one(problems: Mapping[str, AnvylError]) -> AnvylError:
+def _combined_error(problems: Mapping[str, AnvylError]) -> AnvylError:
     """One error that names every host with a problem."""
     hosts_of: dict[str, list[str]] = {}
     for host, error in problems.items():
@@ -211,7 +219,7 @@ def _in_one(problems: Mapping[str, AnvylError]) -> AnvylError:
     errors = {error.message: error for error in problems.values()}
     named = [
         error
-        if all(_names(message, host) for host in hosts_of[message])
+        if all(_mentions(message, host) for host in hosts_of[message])
         else error.on_host(text.join_names(hosts_of[message]))
         for message, error in errors.items()
     ]
@@ -223,19 +231,19 @@ def _in_one(problems: Mapping[str, AnvylError]) -> AnvylError:
     return (kinds.pop() if len(kinds) == 1 else AnvylError)(message, hint=next(iter(hints), ""))
 
 
-def _names(message: str, host: str) -> bool:
+def _mentions(message: str, host: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(host)}(?![\w-])", message) is not None
 
 
-async def expected(
+async def expected_objects(
     fleet: Fleet,
     tool: ToolListing,
     arguments: Mapping[str, Any],
     hosts: Sequence[str],
     *,
     seen: Mapping[str, Mapping[str, Outcome]] | None = None,
-    look: Look | None = None,
-) -> dict[str, Expected]:
+    look: ListObjectsOn | None = None,
+) -> dict[str, ExpectedObjects]:
     """The objects that a change names, as they are now on each host; a host that has none of them is left out.
 
     `seen`: what was looked at already, by kind.
@@ -243,18 +251,18 @@ async def expected(
     if tool.reads or not hosts:
         return {}
     there: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {host: {} for host in hosts}
-    named = _named(tool, arguments)
+    named = _named_objects(tool, arguments)
     for kind in dict.fromkeys(kind for kind, _ in named):
-        outcomes = (seen or {}).get(kind) or await (look or partial(find, fleet))(kind, hosts)
+        outcomes = (seen or {}).get(kind) or await (look or partial(list_objects, fleet))(kind, hosts)
         for host, outcome in ((host, outcomes[host]) for host in hosts if host in outcomes):
             listed = rows(kind, outcome)
             for name in (name for of_kind, name in named if of_kind == kind):
-                if row := next((row for row in listed if is_meant(kind, row, name)), None):
+                if row := next((row for row in listed if matches_name(kind, row, name)), None):
                     there[host][kind, name] = row
     return {host: _expected(found) for host, found in there.items() if found}
 
 
-async def with_ports(
+async def resolve_ports(
     fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]
 ) -> dict[str, Any]:
     """The arguments with the ports that the image decides about written out, so that they are seen before a yes.
@@ -270,46 +278,48 @@ async def with_ports(
         parsed = [ports.parse_port(one) for one in typed]
         if not image or not any(isinstance(one, ports.HostPort) for one in parsed):
             continue
-        offered = await _exposed(fleet, image, hosts)
+        offered = await _image_ports(fleet, image, hosts)
         if offered:
             pairs = zip(typed, parsed, strict=True)
-            settled[name] = [new for one, port in pairs for new in _written(one, port, offered, image)]
+            settled[name] = [new for one, port in pairs for new in _port_mappings(one, port, offered, image)]
     return settled
 
 
-def _written(typed: str, port: ports.PortMapping | ports.HostPort, offered: Sequence[str], image: str) -> list[str]:
+def _port_mappings(
+    typed: str, port: ports.PortMapping | ports.HostPort, offered: Sequence[str], image: str
+) -> list[str]:
     if isinstance(port, ports.PortMapping):
         return [typed]
     return [ports.format_port(one) for one in ports.resolve_port(port, offered, image)]
 
 
-async def _exposed(fleet: Fleet, image: str, hosts: Sequence[str]) -> list[str]:
+async def _image_ports(fleet: Fleet, image: str, hosts: Sequence[str]) -> list[str]:
     """The ports of an image that is the same on every host; none when it is not, or is not known everywhere."""
     lookup = LOOKUPS["image"]
     short = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
     found: list[list[str]] = []
     for outcome in (await fleet.call_many(hosts, lookup.tool, {"name": short})).values():
-        known = next((row for row in rows("image", outcome) if is_meant("image", row, image)), None)
+        known = next((row for row in rows("image", outcome) if matches_name("image", row, image)), None)
         found.append([str(one) for one in (known or {}).get("ports") or ()])
     return found[0] if found and all(one == found[0] for one in found) else []
 
 
-def touched(tool: ToolListing, arguments: Mapping[str, Any]) -> set[str]:
+def changed_objects(tool: ToolListing, arguments: Mapping[str, Any]) -> set[str]:
     """The objects, as `Expected.others` calls them, that are no longer as they were once a call is done."""
     changed = {**tool.names, **tool.makes}
     return {f"{kind} {arguments[name]}" for name, kind in changed.items() if arguments.get(name)}
 
 
-def _named(tool: ToolListing, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _named_objects(tool: ToolListing, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
     marked = {**tool.names, **tool.uses}
     named = [(kind, str(arguments[name])) for name, kind in marked.items() if arguments.get(name)]
     return [(kind, name) for kind, name in named if kind in LOOKUPS]
 
 
-def _expected(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Expected:
+def _expected(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> ExpectedObjects:
     container = next((row for (kind, _), row in rows.items() if kind == "container"), {})
     others = {f"{kind} {name}": _identity(kind, row) for (kind, name), row in rows.items() if kind != "container"}
-    return Expected(str(container.get("id", "")), str(container.get("state", "")), others)
+    return ExpectedObjects(str(container.get("id", "")), str(container.get("state", "")), others)
 
 
 def _identity(kind: str, row: Mapping[str, Any]) -> str:

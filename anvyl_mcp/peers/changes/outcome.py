@@ -15,13 +15,13 @@ MOST_REASONS = 20
 """In one error; of more only the number is given."""
 
 
-def worst(codes: Iterable[int]) -> int:
+def worst_exit_code(codes: Iterable[int]) -> int:
     """The exit code that stands for several."""
     every = {0, *codes}
     return next((code for code in WORST_FIRST if code in every), 1)
 
 
-def final(done: Iterable[Outcome]) -> list[Outcome]:
+def last_attempts(done: Iterable[Outcome]) -> list[Outcome]:
     """The last call of each tool on each host for each object: one that was tried again counts as it ended."""
     last: dict[tuple[object, ...], Outcome] = {}
     for one in done:
@@ -38,12 +38,12 @@ def exit_code(done: Iterable[Outcome]) -> int:
 
 def failure(done: Iterable[Outcome]) -> AnvylError | None:
     """One error for all that was not done, by name; None when all was."""
-    every = final(done)
+    every = last_attempts(done)
     failed = [one for one in every if one.error is not None]
     errors = [one.error for one in failed if one.error is not None]
     if not failed:
         return None
-    reasons = wording.undone(failed)
+    reasons = wording.failures(failed)
     shown = "; ".join(reasons[:MOST_REASONS])
     more = f"; and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
     hints = list(dict.fromkeys(error.hint for error in errors if error.hint))
@@ -58,10 +58,10 @@ def failure(done: Iterable[Outcome]) -> AnvylError | None:
     return kind(f"all {len(failed)} calls failed: {shown}{more}", hint=hint)
 
 
-def hosts(done: Iterable[Outcome]) -> dict[str, str]:
+def host_statuses(done: Iterable[Outcome]) -> dict[str, str]:
     """How each host did: `ok`, or a word and the reason of what failed there."""
     calls: dict[str, list[Outcome]] = {}
-    for one in final(done):
+    for one in last_attempts(done):
         calls.setdefault(one.host, []).append(one)
     return {host: _status(every) for host, every in calls.items()}
 

@@ -14,7 +14,7 @@ from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 
 
 @dataclass(frozen=True)
-class Figures:
+class HostCapacity:
     """How much room one host has now."""
 
     memory_free: int
@@ -38,24 +38,24 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Rule:
+class PlacementRule:
     """What counts, the best first, and how it is said of the host that won."""
 
-    best: Callable[[Figures], float]
-    why: Callable[[Figures], str]
+    best: Callable[[HostCapacity], float]
+    why: Callable[[HostCapacity], str]
 
 
-def _memory(figures: Figures) -> str:
+def _memory(figures: HostCapacity) -> str:
     return f"the most free memory: {text.format_size(figures.memory_free)} of {text.format_size(figures.memory_total)}"
 
 
-def _load(figures: Figures) -> str:
+def _load(figures: HostCapacity) -> str:
     return f"the least load: {figures.load:g} on {text.plural(figures.cores, 'core')}"
 
 
 RULES = {
-    "most-memory": Rule(lambda figures: -figures.memory_free, _memory),
-    "least-loaded": Rule(lambda figures: figures.load_per_core, _load),
+    "most-memory": PlacementRule(lambda figures: -figures.memory_free, _memory),
+    "least-loaded": PlacementRule(lambda figures: figures.load_per_core, _load),
 }
 DEFAULT_RULE = "most-memory"
 
@@ -67,7 +67,7 @@ class Placement:
     host: str
     rule: str
     why: str
-    figures: Mapping[str, Figures]
+    figures: Mapping[str, HostCapacity]
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ async def place(fleet: Fleet, words: str, selector: str = "") -> Placement:
         UnknownHost: a tag nobody has.
         Unreachable: no host answered with figures.
     """
-    rule, tags = _parsed(words)
+    rule, tags = _parse(words)
     hosts = fleet.select(selector) if selector else fleet.hosts
     if tags:
         tagged = fleet.select(",".join(tags))
@@ -105,8 +105,8 @@ async def place(fleet: Fleet, words: str, selector: str = "") -> Placement:
     async with anyio.create_task_group() as group:
         group.start_soon(ask, resources, "get_host_resources")
         group.start_soon(ask, machines, "get_host_info")
-    left_out = {host: reason for host in hosts if (reason := _reason(resources[host], machines[host]))}
-    figures = {host: _figures(resources[host].answer.result or {}) for host in hosts if host not in left_out}
+    left_out = {host: reason for host in hosts if (reason := _exclusion_reason(resources[host], machines[host]))}
+    figures = {host: _capacity(resources[host].answer.result or {}) for host in hosts if host not in left_out}
     if not figures:
         told = "; ".join(f"{host}: {reason}" for host, reason in left_out.items())
         raise Unreachable(f"there is no host to place it on ({told})", hint="see anvyl hosts check")
@@ -114,7 +114,7 @@ async def place(fleet: Fleet, words: str, selector: str = "") -> Placement:
     return Placement(host, rule, RULES[rule].why(figures[host]), figures, left_out)
 
 
-def _parsed(words: str) -> tuple[str, list[str]]:
+def _parse(words: str) -> tuple[str, list[str]]:
     parts = [part.strip().lower() for part in words.split(",") if part.strip()]
     tags = [part for part in parts if part.startswith("@")]
     rules = [part for part in parts if not part.startswith("@")]
@@ -126,7 +126,7 @@ def _parsed(words: str) -> tuple[str, list[str]]:
     return (rules or [DEFAULT_RULE])[0], tags
 
 
-def _reason(resources: Outcome, machine: Outcome) -> str:
+def _exclusion_reason(resources: Outcome, machine: Outcome) -> str:
     """Why a host cannot be chosen; empty when it can."""
     for one in (resources, machine):
         if one.error is not None:
@@ -135,9 +135,9 @@ def _reason(resources: Outcome, machine: Outcome) -> str:
     return str(engine.get("error", ""))
 
 
-def _figures(resources: Mapping[str, Any]) -> Figures:
+def _capacity(resources: Mapping[str, Any]) -> HostCapacity:
     memory, load = resources["memory"], resources["load"]
-    return Figures(
+    return HostCapacity(
         memory_free=memory["total"] - memory["used"],
         memory_total=memory["total"],
         load=float(load[0]) if load else 0.0,

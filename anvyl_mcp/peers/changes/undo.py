@@ -14,7 +14,7 @@ LOOK, UNDO = "get_last_change", "undo_change"
 
 
 @dataclass(frozen=True, slots=True)
-class Undo:
+class UndoableChange:
     """What would be undone, and where; `words` say it to people."""
 
     host: str
@@ -27,7 +27,7 @@ class Undo:
         return bool(self.change["possible"])
 
 
-async def last_change(fleet: Fleet, selector: str = "") -> Undo:
+async def last_change(fleet: Fleet, selector: str = "") -> UndoableChange:
     """The newest change with an inverse on the hosts of a selector, or on any.
 
     Raises:
@@ -38,7 +38,7 @@ async def last_change(fleet: Fleet, selector: str = "") -> Undo:
     hosts = fleet.select(selector) if selector else fleet.hosts
     outcomes = await fleet.call_many(hosts, LOOK, {})
     found = [
-        Undo(host, one.answer.result, one.answer.text)
+        UndoableChange(host, one.answer.result, one.answer.text)
         for host, one in outcomes.items()
         if one.answer.result and one.answer.result["operation"]
     ]
@@ -60,7 +60,7 @@ async def last_change(fleet: Fleet, selector: str = "") -> Undo:
     return newest
 
 
-async def undo(fleet: Fleet, wanted: Undo) -> Outcome:
+async def undo(fleet: Fleet, wanted: UndoableChange) -> Outcome:
     """Undo it, on the host that remembers it."""
     arguments = {"name": wanted.change["name"], "operation": wanted.change["operation"]}
     return await fleet.call(wanted.host, UNDO, arguments)

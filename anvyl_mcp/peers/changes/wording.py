@@ -7,7 +7,7 @@ from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.values import ports
-from anvyl_mcp.peers.fleet.fleet import Expected, Outcome
+from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Outcome
 
 PHRASES: Mapping[str, tuple[str, ...]] = {
     "create_container": ("create container {name} from {image}", "create a container from {image}"),
@@ -21,11 +21,19 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     "undo_change": ("undo the last change of {name}",),
 }
 """Of tools whose names do not say it: the first whose arguments are all given counts."""
-FORMS = {"run": "ran", "stop": "stopped", "undo": "undid", "get": "got", "exec": "ran", "put": "put", "set": "set"}
+PAST_TENSES = {
+    "run": "ran",
+    "stop": "stopped",
+    "undo": "undid",
+    "get": "got",
+    "exec": "ran",
+    "put": "put",
+    "set": "set",
+}
 """Past forms that no rule makes."""
-LEADS_TO = {"stop": "exited", "start": "running", "restart": "running", "create": "running"}
+EXPECTED_STATES = {"stop": "exited", "start": "running", "restart": "running", "create": "running"}
 """The state in which a change leaves a container when it did what it is for."""
-WHAT = {
+PRUNE_KINDS = {
     "all": "containers, networks, volumes, images and build cache",
     "build_cache": "build cache",
     "space": "untagged images and build cache",
@@ -38,18 +46,25 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "execute_command": {"timeout": 30},
 }
 """Values that need no mention."""
-UNSAID = frozenset({"host", "only"})
+HIDDEN_ARGUMENTS = frozenset({"host", "only"})
 
 
-def order(
-    tool: str, arguments: Mapping[str, Any], hosts: Sequence[str] = (), expected: Mapping[str, Expected] | None = None
+def describe(
+    tool: str,
+    arguments: Mapping[str, Any],
+    hosts: Sequence[str] = (),
+    expected: Mapping[str, ExpectedObjects] | None = None,
 ) -> str:
     """A call as an order: `remove container old-test (exited) on nas`. Values are quoted where they are odd."""
-    verb, noun = _parts(tool)
+    verb, noun = _verb_and_noun(tool)
     arguments = (
-        {**arguments, "what": WHAT.get(arguments["what"], arguments["what"])} if "what" in arguments else arguments
+        {**arguments, "what": PRUNE_KINDS.get(arguments["what"], arguments["what"])}
+        if "what" in arguments
+        else arguments
     )
-    given = {name: value for name, value in arguments.items() if value not in ("", [], None) and name not in UNSAID}
+    given = {
+        name: value for name, value in arguments.items() if value not in ("", [], None) and name not in HIDDEN_ARGUMENTS
+    }
     words, used = _phrase(tool, given)
     if not words:
         subject = next((name for name in SUBJECTS if name in given), "")
@@ -73,18 +88,18 @@ def order(
     return f"{words} on {text.join_names(places)}" if places else words
 
 
-def orders(calls: Sequence[tuple[str, Mapping[str, Any], Sequence[str]]]) -> list[str]:
+def describe_all(calls: Sequence[tuple[str, Mapping[str, Any], Sequence[str]]]) -> list[str]:
     """Calls as orders, those that differ in one name only as one: `restart c1, c2 and c3 on nas`."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[Mapping[str, Any]]] = {}
     for tool, arguments, hosts in calls:
         rest = {name: value for name, value in arguments.items() if name != "name"}
         groups.setdefault((tool, str(rest), tuple(hosts)), []).append(arguments)
-    return [order(tool, _all(group), hosts) for (tool, _, hosts), group in groups.items()]
+    return [describe(tool, _merged_arguments(group), hosts) for (tool, _, hosts), group in groups.items()]
 
 
-def past(verb: str) -> str:
+def past_tense(verb: str) -> str:
     """`stop` → `stopped`."""
-    return FORMS.get(verb) or (f"{verb}d" if verb.endswith("e") else f"{verb}ed")
+    return PAST_TENSES.get(verb) or (f"{verb}d" if verb.endswith("e") else f"{verb}ed")
 
 
 def question(orders: str) -> str:
@@ -92,73 +107,73 @@ def question(orders: str) -> str:
     return f"{orders[:1].upper()}{orders[1:]}?"
 
 
-def done(outcomes: Iterable[Outcome]) -> list[str]:
+def report(outcomes: Iterable[Outcome]) -> list[str]:
     """Sentences about changes: what was done, then what could not be, each by name."""
     lines: list[str] = []
     groups: dict[tuple[str, str, str], list[Outcome]] = {}
     failed: dict[tuple[str, str, str], list[Outcome]] = {}
     for one in outcomes:
-        rest = {name: value for name, value in one.arguments.items() if name not in ("name", *UNSAID)}
+        rest = {name: value for name, value in one.arguments.items() if name not in ("name", *HIDDEN_ARGUMENTS)}
         if one.error is not None:
             failed.setdefault((one.tool, one.host, one.error.message), []).append(one)
         else:
-            groups.setdefault((one.tool, str(rest), _aftermath(one)), []).append(one)
+            groups.setdefault((one.tool, str(rest), _details(one)), []).append(one)
     for (tool, _, aftermath), group in groups.items():
-        lines.append(_past(tool, group, aftermath))
+        lines.append(_past_sentence(tool, group, aftermath))
     for (tool, host, _), group in failed.items():
-        lines.append(f"Could not {_several(tool, group)} on {host}: {_sentence(group[0])}")
+        lines.append(f"Could not {_describe_group(tool, group)} on {host}: {_sentence(group[0])}")
     return lines
 
 
-def undone(outcomes: Iterable[Outcome]) -> list[str]:
+def failures(outcomes: Iterable[Outcome]) -> list[str]:
     """What was not done, in a few words each: `restart c1, c2 and c3 on nas (connection refused)`."""
     groups: dict[tuple[str, str, str], list[Outcome]] = {}
     for one in outcomes:
         if one.error is not None:
             groups.setdefault((one.tool, one.host, one.error.message), []).append(one)
     return [
-        f"{_several(tool, group)}{f' on {host}' if host else ''} ({reason.rstrip('.')})"
+        f"{_describe_group(tool, group)}{f' on {host}' if host else ''} ({reason.rstrip('.')})"
         for (tool, host, reason), group in groups.items()
     ]
 
 
-def _past(tool: str, group: Sequence[Outcome], aftermath: str) -> str:
+def _past_sentence(tool: str, group: Sequence[Outcome], aftermath: str) -> str:
     by_host: dict[str, list[str]] = {}
     for one in group:
-        by_host.setdefault(one.host, []).append(_object(one))
-    first = _who(group[0].arguments)
+        by_host.setdefault(one.host, []).append(_object_name(one))
+    first = _subject_arguments(group[0].arguments)
     if tool.startswith("create_") or "name" in first:
-        first["name"] = _object(group[0])
+        first["name"] = _object_name(group[0])
     if len(set(map(tuple, by_host.values()))) == 1 and len(next(iter(by_host.values()))) == 1:
-        words = f"{_in_past(order(tool, first))} on {text.join_names(list(by_host))}"
+        words = f"{_in_past_tense(describe(tool, first))} on {text.join_names(list(by_host))}"
     else:
-        verb, noun = _parts(tool)
+        verb, noun = _verb_and_noun(tool)
         places = [f"{text.join_names(names)} on {host}" for host, names in by_host.items()]
-        words = f"{_in_past(f'{verb} {text.plural(len(group), noun)}')}: {'; '.join(places)}"
+        words = f"{_in_past_tense(f'{verb} {text.plural(len(group), noun)}')}: {'; '.join(places)}"
     return f"{words}{aftermath}" if aftermath.startswith(":") else f"{words}{aftermath}."
 
 
-def _several(tool: str, group: Sequence[Outcome]) -> str:
+def _describe_group(tool: str, group: Sequence[Outcome]) -> str:
     """One order for several objects: `restart c1, c2 and c3`."""
-    names = list(dict.fromkeys(_object(one) for one in group))
+    names = list(dict.fromkeys(_object_name(one) for one in group))
     if len(names) < 2:
-        return order(tool, _who(group[0].arguments))
-    verb, noun = _parts(tool)
+        return describe(tool, _subject_arguments(group[0].arguments))
+    verb, noun = _verb_and_noun(tool)
     return f"{verb} {text.join_names(names)}" if noun == "container" else f"{verb} {noun} {text.join_names(names)}"
 
 
-def _who(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _subject_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Of the arguments those that say what a call was about, without its options."""
     return {name: value for name, value in arguments.items() if name in (*SUBJECTS, "replicas")}
 
 
-def _aftermath(one: Outcome) -> str:
+def _details(one: Outcome) -> str:
     """What is to be said of a result besides that it is done."""
     result = one.answer.result or {}
-    verb = _parts(one.tool)[0]
+    verb = _verb_and_noun(one.tool)[0]
     state = result.get("state")
     if isinstance(state, str):
-        changed = [] if state == LEADS_TO.get(verb, state) else [f"it is {state} now"]
+        changed = [] if state == EXPECTED_STATES.get(verb, state) else [f"it is {state} now"]
         published = result.get("ports") if verb == "create" else None
         said = [*changed, *(map(str, published) if isinstance(published, list) else ()), str(result.get("note") or "")]
         return "".join(f"; {one}" for one in said if one)
@@ -168,7 +183,7 @@ def _aftermath(one: Outcome) -> str:
     return f":\n{words}" if "\n" in words else f": {words}"
 
 
-def _object(one: Outcome) -> str:
+def _object_name(one: Outcome) -> str:
     """What a call was about, by the name that its host has for it."""
     told = (one.answer.result or {}).get("name")
     given = next((str(one.arguments[name]) for name in SUBJECTS if one.arguments.get(name)), "")
@@ -180,21 +195,23 @@ def _sentence(one: Outcome) -> str:
     return words if words.endswith((".", "?", "!")) else f"{words}."
 
 
-def _parts(tool: str) -> tuple[str, str]:
+def _verb_and_noun(tool: str) -> tuple[str, str]:
     verb, _, noun = tool.partition("_")
     return verb, noun.replace("_", " ")
 
 
 def _phrase(tool: str, given: Mapping[str, Any]) -> tuple[str, set[str]]:
     for phrase in PHRASES.get(tool, ()):
-        values = {name: value if value in WHAT.values() else text.format_value(value) for name, value in given.items()}
+        values = {
+            name: value if value in PRUNE_KINDS.values() else text.format_value(value) for name, value in given.items()
+        }
         holes = {name for name in (*SUBJECTS, "replicas") if f"{{{name}}}" in phrase}
         if holes <= values.keys():
             return phrase.format_map(values), holes
     return "", set()
 
 
-def _all(group: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def _merged_arguments(group: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The arguments of several calls that differ in `name` only; it holds all of them."""
     return group[0] if len(group) == 1 else {**group[0], "name": [one["name"] for one in group]}
 
@@ -215,6 +232,6 @@ def _option(name: str, value: object) -> str:
     return f"{words} {_value(value)}"
 
 
-def _in_past(words: str) -> str:
+def _in_past_tense(words: str) -> str:
     verb, space, rest = words.partition(" ")
-    return f"{past(verb).capitalize()}{space}{rest}"
+    return f"{past_tense(verb).capitalize()}{space}{rest}"

@@ -26,7 +26,7 @@ from anvyl_mcp.core.errors import (
     Unreachable,
 )
 from anvyl_mcp.core.text import one_line
-from anvyl_mcp.peers.connection.listing import error_in
+from anvyl_mcp.peers.connection.listing import error_in_meta
 from anvyl_mcp.peers.connection.tls_pinning import WrongKey
 
 CONNECT_SECONDS = 3
@@ -46,9 +46,9 @@ _PAIR_AGAIN = "if the host was set up anew, pair again: anvyl hosts remove NAME,
 _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 
 
-def unreached(error: BaseException) -> Unreachable:
+def connect_error(error: BaseException) -> Unreachable:
     """Nothing was sent: why no connection came about."""
-    for cause in _causes(error):
+    for cause in _causes_of(error):
         if isinstance(cause, ConnectionRefusedError):
             return Refused("connection refused", hint=_SERVE)
         if isinstance(cause, socket.gaierror):
@@ -68,19 +68,19 @@ def unreached(error: BaseException) -> Unreachable:
     return Unreachable(f"no connection: {one_line(str(error)) or type(error).__name__}", hint=_ADDRESS)
 
 
-def silent(seconds: float, *, sent: bool) -> Unreachable | Timeout:
+def timeout_error(seconds: float, *, sent: bool) -> Unreachable | Timeout:
     """No answer in time."""
     if sent:
         return Timeout(f"no answer within {seconds:g} s", hint="try again, or look at that host")
     return _no_answer(seconds)
 
 
-def lost() -> Unknown:
+def connection_lost() -> Unknown:
     """The connection went away between the question and the answer."""
     return Unknown(f"the connection was lost before the answer came{_MAYBE}", hint="check before you try again")
 
 
-def garbled() -> Unknown:
+def malformed_reply() -> Unknown:
     """What came back cannot be read."""
     return Unknown(f"what came back is not an MCP answer{_MAYBE}", hint=_ADDRESS)
 
@@ -91,7 +91,7 @@ def too_large() -> AnvylError:
 
 
 @contextmanager
-def nothing_changed() -> Iterator[None]:
+def unknown_as_unreachable() -> Iterator[None]:
     """Around requests that change nothing: their failure leaves nothing open."""
     try:
         yield
@@ -101,8 +101,8 @@ def nothing_changed() -> Iterator[None]:
 
 def from_status(status: int, kind: str, body: bytes, url: str) -> AnvylError:
     """An HTTP answer that is no MCP answer; `kind` is its media type."""
-    words, hint = _words(kind, body)
-    told = f"it answered HTTP {status} {_phrase(status)}".rstrip() + (f": {words}" if words else "")
+    words, hint = _error_in_body(kind, body)
+    told = f"it answered HTTP {status} {_status_phrase(status)}".rstrip() + (f": {words}" if words else "")
     if status in (401, 403, 421):
         return Denied(words or told, hint=hint)
     if status == 404:
@@ -119,8 +119,8 @@ def from_status(status: int, kind: str, body: bytes, url: str) -> AnvylError:
 def from_rpc(error: object) -> AnvylError:
     """The `error` of a JSON-RPC answer: `{"code", "message", "data"}`."""
     if not isinstance(error, Mapping):
-        return garbled()
-    if told := error_in(error.get("data")):
+        return malformed_reply()
+    if told := error_in_meta(error.get("data")):
         return told
     code = error.get("code")
     message = one_line(str(error.get("message") or f"error {code}"))[:MOST_WORDS]
@@ -129,13 +129,13 @@ def from_rpc(error: object) -> AnvylError:
     if code == METHOD_NOT_FOUND:
         return AnvylError(f"it does not know this request: {message}", hint="is it an MCP server with tools?")
     if code == UNSUPPORTED_VERSION:
-        return older(message)
+        return version_mismatch(message)
     if code == INTERNAL_ERROR:
         return InternalError(f"its MCP server failed: {message}", hint="its log says more; check before you try again")
     return AnvylError(f"it refused the request: {message}")
 
 
-def older(message: str) -> Unreachable:
+def version_mismatch(message: str) -> Unreachable:
     """It answers, in another version of the protocol."""
     return Unreachable(f"it speaks another version of MCP: {message}", hint="update anvyl-mcp there")
 
@@ -144,25 +144,25 @@ def _no_answer(seconds: float) -> Unreachable:
     return Unreachable(f"no answer within {seconds:g} s", hint="is it on, and on this network?")
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _causes_of(error: BaseException) -> Iterator[BaseException]:
     """The error and what is behind it, innermost reasons last."""
     yield error
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:
-            yield from _causes(member)
+            yield from _causes_of(member)
     behind = error.__cause__ or error.__context__
     if behind is not None:
-        yield from _causes(behind)
+        yield from _causes_of(behind)
 
 
-def _phrase(status: int) -> str:
+def _status_phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:
         return ""
 
 
-def _words(kind: str, body: bytes) -> tuple[str, str]:
+def _error_in_body(kind: str, body: bytes) -> tuple[str, str]:
     """What a host says in an error's body, and its hint: our own shape, OAuth's, or plain text."""
     content = body.decode("utf-8", "replace")
     if kind == "text/plain":

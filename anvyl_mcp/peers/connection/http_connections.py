@@ -15,15 +15,15 @@ from urllib.parse import urlsplit
 MOST_CONNECTIONS = 10
 """Open at once to a host on another machine, which grants 32 to all the programs here together; so many at most knock
 at one that has just started."""
-KEPT = 10
-KEPT_SECONDS = 4
+MOST_IDLE = 10
+IDLE_SECONDS = 4
 """Less than the 5 s after which common servers drop an idle connection: a call must not meet one being closed."""
-TRIES = (0.125, 0.25, 0.625)
+CONNECT_SHARES = (0.125, 0.25, 0.625)
 """Parts of the time for a connection, after which it is begun anew: the system repeats a lost packet only after 1 s and
 3 s, and is then slow to repeat those that follow."""
 
 
-class Line(HTTPConnection):
+class AbortableConnection(HTTPConnection):
     """One connection to one host."""
 
     def __init__(self, url: str, context: ssl.SSLContext | None, seconds: float) -> None:
@@ -100,7 +100,7 @@ class Line(HTTPConnection):
     def _reached(
         self, make: Callable[[], socket.socket], address: tuple[object, ...] | str, seconds: float
     ) -> socket.socket:
-        for part in TRIES:
+        for part in CONNECT_SHARES:
             plain = make()
             self.sock = self._socket = plain
             if self._hung_up:
@@ -110,13 +110,13 @@ class Line(HTTPConnection):
                 plain.connect(address)
                 break
             except TimeoutError:
-                if part == TRIES[-1]:
+                if part == CONNECT_SHARES[-1]:
                     raise
                 plain.close()
         return plain
 
 
-class Pool:
+class ConnectionPool:
     """The connections to one host."""
 
     def __init__(self, url: str, context: ssl.SSLContext | None, seconds: float) -> None:
@@ -124,24 +124,24 @@ class Pool:
         self._context = context
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._idle: list[tuple[float, Line]] = []
+        self._idle: list[tuple[float, AbortableConnection]] = []
         self._closed = False
 
-    def take(self) -> Line:
+    def take(self) -> AbortableConnection:
         """An open connection nobody uses, or a new one that is not open yet."""
         while True:
             with self._lock:
                 if not self._idle:
-                    return Line(self.url, self._tls(), self._seconds)
+                    return AbortableConnection(self.url, self._tls(), self._seconds)
                 since, line = self._idle.pop()
-            if time.monotonic() - since < KEPT_SECONDS and line.idle():
+            if time.monotonic() - since < IDLE_SECONDS and line.idle():
                 return line
             line.close()
 
-    def give(self, line: Line) -> None:
+    def give(self, line: AbortableConnection) -> None:
         """Take back a connection whose answer was read to its end."""
         with self._lock:
-            if line.sock is not None and not self._closed and len(self._idle) < KEPT:
+            if line.sock is not None and not self._closed and len(self._idle) < MOST_IDLE:
                 self._idle.append((time.monotonic(), line))
                 return
         line.close()

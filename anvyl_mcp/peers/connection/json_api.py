@@ -17,7 +17,7 @@ SECONDS = 10
 MOST_BYTES = 64 * 1024
 
 
-class Foreign(Unreachable):
+class NotAnvyl(Unreachable):
     """What answers there does not speak as our hosts do."""
 
     def __init__(self, message: str, *, status: int) -> None:
@@ -35,7 +35,7 @@ def client(url: str, *pins: str, seconds: float = SECONDS) -> httpx.AsyncClient:
     )
 
 
-async def told(
+async def request(
     http: httpx.AsyncClient, method: str, path: str, body: object, headers: Mapping[str, str], most: int = MOST_BYTES
 ) -> Mapping[str, Any]:
     """What a host answers, with its `status_code`; everything in it was written by others, and is cleaned.
@@ -53,11 +53,11 @@ async def told(
                 if len(content) > most:
                     break
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise connection_errors.unreached(error.__cause__ or error) from error
+        raise connection_errors.connect_error(error.__cause__ or error) from error
     except httpx.TimeoutException as error:
         raise Timeout("no answer in time", hint="try again, or look at that host") from error
     except httpx.HTTPError as error:
-        raise connection_errors.lost() from error
+        raise connection_errors.connection_lost() from error
     return _read(answer, content)
 
 
@@ -75,5 +75,5 @@ def _read(answer: httpx.Response, content: bytes) -> Mapping[str, Any]:
     if status in (401, 403):
         raise Denied("the host refused", hint="make a new code there: anvyl-mcp invite")
     if answer.is_success:
-        raise Foreign("what answers there is not anvyl-mcp", status=status)
-    raise Foreign(f"the host answered with HTTP {status}", status=status)
+        raise NotAnvyl("what answers there is not anvyl-mcp", status=status)
+    raise NotAnvyl(f"the host answered with HTTP {status}", status=status)

@@ -20,10 +20,10 @@ from anyio import from_thread, to_thread
 from anvyl_mcp import __version__
 from anvyl_mcp.core.errors import HOST_FAILURES, AnvylError, Timeout
 from anvyl_mcp.peers.connection import connection_errors, replies
-from anvyl_mcp.peers.connection.http_connections import MOST_CONNECTIONS, Line, Pool
-from anvyl_mcp.peers.connection.listing import Answer, Progress, ToolListing, error_in
-from anvyl_mcp.peers.connection.single_flight import Shared
-from anvyl_mcp.peers.connection.tls_pinning import Following, pinned_context
+from anvyl_mcp.peers.connection.http_connections import MOST_CONNECTIONS, AbortableConnection, ConnectionPool
+from anvyl_mcp.peers.connection.listing import ProgressCallback, ToolAnswer, ToolListing, error_in_meta
+from anvyl_mcp.peers.connection.single_flight import SingleFlight
+from anvyl_mcp.peers.connection.tls_pinning import NextKey, pinned_context
 
 PROTOCOL = "2026-07-28"
 THREADS = 64
@@ -42,7 +42,7 @@ _HEADERS = {
 }
 
 
-class Wire:
+class LeanClient:
     """A host over HTTP, for programs that make a few calls and end."""
 
     def __init__(
@@ -52,24 +52,24 @@ class Wire:
         context: ssl.SSLContext | None = None,
         pin: str = "",
         token: str = "",
-        following: Following | None = None,
+        following: NextKey | None = None,
     ) -> None:
         endpoint = url.rstrip("/").removesuffix("/mcp") + "/mcp"
-        self._pool = Pool(
+        self._pool = ConnectionPool(
             endpoint, pinned_context([pin], following) if pin else context, connection_errors.CONNECT_SECONDS
         )
         self._credentials = {"Authorization": f"Bearer {token}"} if token else {}
         self._ids = count(1)
         self._threads = anyio.CapacityLimiter(MOST_CONNECTIONS if pin else THREADS)
-        self._met = False
-        self._greeting = Shared()
+        self._checked = False
+        self._first_check = SingleFlight()
 
     async def list_tools(self) -> list[ToolListing]:
         """The host's tools, all pages."""
-        await self._meet()
+        await self._check_host()
         tools: list[ToolListing] = []
         params: dict[str, Any] = {}
-        with connection_errors.nothing_changed():
+        with connection_errors.unknown_as_unreachable():
             for _ in range(replies.MOST_PAGES):
                 page = _result(await self._request("tools/list", params, connection_errors.LISTING_SECONDS))
                 tools += replies.listings(page)
@@ -89,61 +89,63 @@ class Wire:
         *,
         seconds: float,
         meta: Mapping[str, Any] | None = None,
-        on_progress: Progress | None = None,
-    ) -> Answer:
+        on_progress: ProgressCallback | None = None,
+    ) -> ToolAnswer:
         """Call one tool; the request is never sent twice."""
-        await self._meet()
+        await self._check_host()
         params = {"name": tool, "arguments": dict(arguments), "_meta": dict(meta or {})}
-        return replies.answer(_result(await self._request("tools/call", params, seconds, on_progress)))
+        return replies.tool_answer(_result(await self._request("tools/call", params, seconds, on_progress)))
 
     async def close(self) -> None:
         """Close the idle connections."""
         self._pool.close()
 
-    async def _meet(self) -> None:
+    async def _check_host(self) -> None:
         """Ask something small first: a host that hangs costs seconds, and never holds a change it may still make."""
-        if not self._met:
-            await self._greeting.do(self._discover)
+        if not self._checked:
+            await self._first_check.do(self._discover)
 
     async def _discover(self) -> dict[str, Any]:
-        with connection_errors.nothing_changed():
+        with connection_errors.unknown_as_unreachable():
             try:
                 message = await self._request("server/discover", {}, connection_errors.CONNECT_SECONDS)
             except Timeout as error:
-                raise connection_errors.silent(connection_errors.CONNECT_SECONDS, sent=False) from error
+                raise connection_errors.timeout_error(connection_errors.CONNECT_SECONDS, sent=False) from error
             refusal = message.get("error")
             if isinstance(refusal, dict) and refusal.get("code") != connection_errors.METHOD_NOT_FOUND:
-                raise error_in(refusal.get("data")) or connection_errors.older(str(refusal.get("message")))
-            self._met = True
+                raise error_in_meta(refusal.get("data")) or connection_errors.version_mismatch(
+                    str(refusal.get("message"))
+                )
+            self._checked = True
             return {} if refusal else _result(message)
 
     async def _request(
-        self, method: str, params: Mapping[str, Any], seconds: float, on_progress: Progress | None = None
+        self, method: str, params: Mapping[str, Any], seconds: float, on_progress: ProgressCallback | None = None
     ) -> dict[str, Any]:
-        exchange = Exchange(self._pool, next(self._ids), method, params, on_progress, self._credentials)
+        exchange = LeanRequest(self._pool, next(self._ids), method, params, on_progress, self._credentials)
         try:
             with anyio.fail_after(seconds):
                 return await to_thread.run_sync(exchange.run, abandon_on_cancel=True, limiter=self._threads)
         except TimeoutError:
-            self._met = False
-            raise connection_errors.silent(seconds, sent=exchange.sent) from None
+            self._checked = False
+            raise connection_errors.timeout_error(seconds, sent=exchange.sent) from None
         except HOST_FAILURES:
-            self._met = False
+            self._checked = False
             raise
         finally:
             exchange.abort()
 
 
-class Exchange:
+class LeanRequest:
     """One request and its answer, on a thread; `abort` ends it from outside, and the server notices."""
 
     def __init__(
         self,
-        pool: Pool,
+        pool: ConnectionPool,
         number: int,
         method: str,
         params: Mapping[str, Any],
-        on_progress: Progress | None,
+        on_progress: ProgressCallback | None,
         credentials: Mapping[str, str],
     ) -> None:
         self.sent = False
@@ -155,7 +157,7 @@ class Exchange:
         self._credentials = credentials
         self._lock = threading.Lock()
         self._aborted = False
-        self._line: Line | None = None
+        self._connection: AbortableConnection | None = None
 
     def run(self) -> dict[str, Any]:
         """Send the request and wait for its JSON-RPC answer.
@@ -186,19 +188,23 @@ class Exchange:
         """Hang up, whatever the thread is waiting for; after the answer this does nothing."""
         with self._lock:
             self._aborted = True
-            if self._line is not None:
-                self._line.hang_up()
+            if self._connection is not None:
+                self._connection.hang_up()
 
-    def _hold(self, line: Line | None) -> None:
+    def _hold(self, line: AbortableConnection | None) -> None:
         with self._lock:
             if line is not None and self._aborted:
                 raise ConnectionAbortedError
-            self._line = line
+            self._connection = line
 
     def _translated(self, error: Exception) -> AnvylError:
         if not self.sent:
-            return connection_errors.unreached(error)
-        return connection_errors.lost() if isinstance(error, OSError | IncompleteRead) else connection_errors.garbled()
+            return connection_errors.connect_error(error)
+        return (
+            connection_errors.connection_lost()
+            if isinstance(error, OSError | IncompleteRead)
+            else connection_errors.malformed_reply()
+        )
 
     def _body(self) -> bytes:
         meta = {**self._params.get("_meta", {}), **_ENVELOPE}
@@ -216,38 +222,38 @@ class Exchange:
     def _read(self, response: HTTPResponse) -> dict[str, Any]:
         kind = response.headers.get_content_type()
         if response.status == 200 and kind == "text/event-stream":
-            return self._last(_events(response))
-        body = _whole(response)
+            return self._final_message(_stream_messages(response))
+        body = _read_body(response)
         message = replies.message_in(kind, body)
         if message is not None:
             return message
         if response.status == 200:
-            raise connection_errors.garbled()
+            raise connection_errors.malformed_reply()
         raise connection_errors.from_status(response.status, kind, body, self._pool.url)
 
-    def _last(self, events: Iterator[Any]) -> dict[str, Any]:
+    def _final_message(self, events: Iterator[Any]) -> dict[str, Any]:
         """The answer at the end of a stream; what comes before it is progress."""
         for event in events:
             if not isinstance(event, dict):
-                raise connection_errors.garbled()
+                raise connection_errors.malformed_reply()
             if event.get("id") == self._number and "method" not in event:
                 return event
             if event.get("method") == "notifications/progress" and isinstance(event.get("params"), dict):
-                self._tell(event["params"])
-        raise connection_errors.lost()
+                self._report_progress(event["params"])
+        raise connection_errors.connection_lost()
 
-    def _tell(self, params: Mapping[str, Any]) -> None:
+    def _report_progress(self, params: Mapping[str, Any]) -> None:
         progress, total, message = params.get("progress"), params.get("total"), params.get("message")
         if self._on_progress is None or not isinstance(progress, int | float):
             return
         from_thread.run_sync(
-            self._on_loop,
+            self._deliver_progress,
             float(progress),
             float(total) if isinstance(total, int | float) else None,
             message if isinstance(message, str) else "",
         )
 
-    def _on_loop(self, progress: float, total: float | None, message: str) -> None:
+    def _deliver_progress(self, progress: float, total: float | None, message: str) -> None:
         if self._on_progress is not None and not self._aborted:
             self._on_progress(progress, total, message)
 
@@ -265,11 +271,11 @@ def _result(message: Mapping[str, Any]) -> dict[str, Any]:
         raise connection_errors.from_rpc(message["error"])
     result = message.get("result")
     if not isinstance(result, dict):
-        raise connection_errors.garbled()
+        raise connection_errors.malformed_reply()
     return result
 
 
-def _whole(response: HTTPResponse) -> bytes:
+def _read_body(response: HTTPResponse) -> bytes:
     """The body; a known length is read in one go, so that a cut body is noticed."""
     if response.length is not None and response.length > connection_errors.MOST_BYTES:
         raise connection_errors.too_large()
@@ -279,7 +285,7 @@ def _whole(response: HTTPResponse) -> bytes:
     return body
 
 
-def _events(response: HTTPResponse) -> Iterator[Any]:
+def _stream_messages(response: HTTPResponse) -> Iterator[Any]:
     """The messages of an event stream. Comment lines are signs of life."""
     data: list[str] = []
     read = 0

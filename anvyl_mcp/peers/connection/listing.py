@@ -11,9 +11,9 @@ from anvyl_mcp.core import protocol_keys as meta_keys
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Busy, from_code
 
-Safety = Literal["reads", "changes", "destroys"]
+ToolSafety = Literal["reads", "changes", "destroys"]
 
-Progress = Callable[[float, float | None, str], None]
+ProgressCallback = Callable[[float, float | None, str], None]
 
 LONGEST_RETRY = 60
 """Seconds after which a host may ask to be asked again; one that says more is not believed."""
@@ -35,7 +35,7 @@ class ToolListing:
     output_schema: Mapping[str, Any] = field(default_factory=dict)
     toolset: str = ""
     scope: str = "exec"
-    safety: Safety = "destroys"
+    safety: ToolSafety = "destroys"
     say: tuple[str, ...] = ()
     about: tuple[str, ...] = ()
     untrusted: bool = True
@@ -103,14 +103,14 @@ class ToolListing:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class AuditHead:
     """Where a host's audit log ends: the number and the hash of its last record."""
 
     seq: int
     hash: str
 
     @classmethod
-    def from_meta(cls, told: object) -> Head | None:
+    def from_meta(cls, told: object) -> AuditHead | None:
         """What a host says; None when it says nothing, or nothing of that form."""
         if not isinstance(told, Mapping):
             return None
@@ -120,7 +120,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ToolAnswer:
     """What one host answered to one call: a structured result with its text form, or an error.
 
     `head` is where its audit log ended then, `key` the pin of the key that it has or will have, `operation` the id of
@@ -130,7 +130,7 @@ class Answer:
     result: dict[str, Any] | None = None
     text: str = ""
     error: AnvylError | None = None
-    head: Head | None = None
+    head: AuditHead | None = None
     key: str = ""
     operation: str = ""
 
@@ -140,7 +140,7 @@ class Answer:
         return self.error is None
 
     @classmethod
-    def from_mcp(cls, result: Mapping[str, Any]) -> Answer:
+    def from_mcp(cls, result: Mapping[str, Any]) -> ToolAnswer:
         """Read a `CallToolResult` in its wire spelling."""
         blocks = result.get("content") or []
         # A peer may be older than ours, or lie: what it says must not move the cursor of a terminal.
@@ -148,25 +148,25 @@ class Answer:
         meta = result.get("_meta") or {}
         words_only = cls(
             text=words,
-            head=Head.from_meta(meta.get(meta_keys.HEAD)),
+            head=AuditHead.from_meta(meta.get(meta_keys.HEAD)),
             key=str(meta.get(meta_keys.KEY) or ""),
             operation=text.clean(str(meta.get(meta_keys.OPERATION) or "")),
         )
         if not result.get("isError"):
             return replace(words_only, result=text.clean_json(result.get("structuredContent")))
-        error = error_in(meta) or AnvylError(text.one_line(words) or "the tool failed and did not say why")
+        error = error_in_meta(meta) or AnvylError(text.one_line(words) or "the tool failed and did not say why")
         return replace(words_only, error=error)
 
 
-def error_in(meta: object) -> AnvylError | None:
+def error_in_meta(meta: object) -> AnvylError | None:
     """The error of ours that travels under `_meta`, if one does."""
     told = meta.get(meta_keys.ERROR) if isinstance(meta, Mapping) else None
     if not isinstance(told, Mapping) or not isinstance(told.get("message"), str):
         return None
-    return from_peer(told)
+    return peer_error(told)
 
 
-def from_peer(told: Mapping[str, Any]) -> AnvylError:
+def peer_error(told: Mapping[str, Any]) -> AnvylError:
     """An error in a peer's own words, each on one line: they must not pass for lines of ours."""
     words = (text.one_line(str(told.get(key, ""))) for key in ("message", "hint"))
     error, wait = from_code(str(told.get("code")), *words), told.get("retry_after")
@@ -201,8 +201,8 @@ class Connection(Protocol):
         *,
         seconds: float,
         meta: Mapping[str, Any] | None = None,
-        on_progress: Progress | None = None,
-    ) -> Answer:
+        on_progress: ProgressCallback | None = None,
+    ) -> ToolAnswer:
         """Call one tool and wait for its answer, `seconds` at most.
 
         Raises:

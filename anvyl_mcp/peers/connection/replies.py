@@ -9,8 +9,8 @@ from typing import Any
 
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.core.text import clean
-from anvyl_mcp.peers.connection.connection_errors import garbled
-from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.connection.connection_errors import malformed_reply
+from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 
 MOST_PAGES = 50
 """Pages of one listing; a host that offers more never comes to an end."""
@@ -31,29 +31,29 @@ def message_in(kind: str, body: bytes) -> dict[str, Any] | None:
 
 def listings(page: Mapping[str, Any]) -> list[ToolListing]:
     """The tools of one page of `tools/list`."""
-    with _suspicion():
+    with _shape_errors_as_malformed():
         return [ToolListing.from_mcp(tool) for tool in page["tools"]]
 
 
 def version(discovered: Mapping[str, Any]) -> str:
     """The server's version in a `server/discover` result; empty when it does not say."""
-    with _suspicion():
+    with _shape_errors_as_malformed():
         return clean(str(discovered.get("_meta", {}).get(_SERVER_INFO, {}).get("version", "")))[:64]
 
 
-def answer(result: Mapping[str, Any]) -> Answer:
+def tool_answer(result: Mapping[str, Any]) -> ToolAnswer:
     """The answer in a `CallToolResult`."""
     if result.get("resultType", "complete") != "complete":
         raise AnvylError("the tool asks questions of its own before it acts", hint="use another MCP client for it")
-    with _suspicion():
+    with _shape_errors_as_malformed():
         if not isinstance(result["content"], list) or not isinstance(result.get("structuredContent", {}), dict):
-            raise garbled()
-        return Answer.from_mcp(result)
+            raise malformed_reply()
+        return ToolAnswer.from_mcp(result)
 
 
 @contextmanager
-def _suspicion() -> Iterator[None]:
+def _shape_errors_as_malformed() -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise garbled() from error
+        raise malformed_reply() from error

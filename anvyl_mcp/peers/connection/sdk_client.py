@@ -37,38 +37,38 @@ from anvyl_mcp import __version__
 from anvyl_mcp.core.errors import AnvylError, Unreachable
 from anvyl_mcp.peers.connection import connection_errors, replies
 from anvyl_mcp.peers.connection.http_connections import MOST_CONNECTIONS
-from anvyl_mcp.peers.connection.listing import Answer, Progress, ToolListing
-from anvyl_mcp.peers.connection.sdk_transport import SESSION_GONE, Contained
-from anvyl_mcp.peers.connection.tls_pinning import Following, pinned_context
+from anvyl_mcp.peers.connection.listing import ProgressCallback, ToolAnswer, ToolListing
+from anvyl_mcp.peers.connection.sdk_transport import SESSION_GONE, FaultIsolatingTransport
+from anvyl_mcp.peers.connection.tls_pinning import NextKey, pinned_context
 
 HANDSHAKE_SECONDS = connection_errors.CONNECT_SECONDS - 0.5
 """A little less than a link may take to open: a handshake that is cancelled, not given up, leaves its socket open."""
 CLOSE_SECONDS = 1
-KEPT_SECONDS = 4
+IDLE_SECONDS = 4
 """Less than the 5 s after which common servers drop an idle connection: a call must not meet one being closed."""
 
 _SELF = Implementation(name="anvyl", version=__version__)
 
-Mode = Literal["auto", "legacy"]
-Reply = TypeVar("Reply")
+ProtocolMode = Literal["auto", "legacy"]
+T = TypeVar("T")
 
 
-class Session:
+class SdkClient:
     """A host behind a URL, or a server in this process. Connects when first used, and again when it has to."""
 
     def __init__(
         self,
         target: str | Server[Any],
         *,
-        mode: Mode = "auto",
+        mode: ProtocolMode = "auto",
         pin: str = "",
         token: str = "",
-        following: Following | None = None,
+        following: NextKey | None = None,
     ) -> None:
         self._client: Callable[[], AbstractAsyncContextManager[Client]] = (
-            partial(_over_http, target, mode, _tls(target, pin, following), Bearer(token) if token else None)
+            partial(_over_http, target, mode, _tls(target, pin, following), BearerAuth(token) if token else None)
             if isinstance(target, str)
-            else partial(_here, target, mode)
+            else partial(_in_process, target, mode)
         )
         self._link: Link | None = None
         self._closed = False
@@ -77,11 +77,11 @@ class Session:
         """The host's tools, all pages."""
         tools: list[ToolListing] = []
         cursor: str | None = None
-        with connection_errors.nothing_changed():
+        with connection_errors.unknown_as_unreachable():
             for _ in range(replies.MOST_PAGES):
                 ask = partial(ClientSession.list_tools, params=PaginatedRequestParams(cursor=cursor))
                 page = await self._ask(ask, connection_errors.LISTING_SECONDS)
-                tools += replies.listings(_spelled(page))
+                tools += replies.listings(_as_wire(page))
                 cursor = page.next_cursor
                 if not cursor:
                     break
@@ -89,7 +89,7 @@ class Session:
 
     async def version(self) -> str:
         """The version the host says it runs."""
-        with connection_errors.nothing_changed():
+        with connection_errors.unknown_as_unreachable():
             return await self._ask(_version, connection_errors.CONNECT_SECONDS)
 
     async def call(
@@ -99,8 +99,8 @@ class Session:
         *,
         seconds: float,
         meta: Mapping[str, Any] | None = None,
-        on_progress: Progress | None = None,
-    ) -> Answer:
+        on_progress: ProgressCallback | None = None,
+    ) -> ToolAnswer:
         """Call one tool; a request that may have reached it is never sent twice."""
         params = CallToolRequestParams.model_validate(
             {"name": tool, "arguments": dict(arguments), "_meta": dict(meta) if meta else None}
@@ -111,9 +111,9 @@ class Session:
             ClientSession.send_request,
             request=CallToolRequest(params=params),
             result_type=CallToolResult,
-            progress_callback=_rising(on_progress) if on_progress else None,
+            progress_callback=_monotonic(on_progress) if on_progress else None,
         )
-        return replies.answer(_spelled(await self._ask(ask, seconds)))
+        return replies.tool_answer(_as_wire(await self._ask(ask, seconds)))
 
     async def close(self) -> None:
         """Hang up; calls still under way end as lost."""
@@ -121,7 +121,7 @@ class Session:
         if self._link is not None:
             await self._link.close()
 
-    async def _ask(self, ask: Callable[[ClientSession], Awaitable[Reply]], seconds: float, again: bool = True) -> Reply:
+    async def _ask(self, ask: Callable[[ClientSession], Awaitable[T]], seconds: float, again: bool = True) -> T:
         link = await self._linked()
         try:
             with link.used(), anyio.fail_after(seconds):
@@ -129,9 +129,9 @@ class Session:
         except TimeoutError:
             # Whoever comes next greets the host anew, which costs seconds at most and not the whole time of a tool.
             link.retire()
-            raise connection_errors.silent(seconds, sent=True) from None
+            raise connection_errors.timeout_error(seconds, sent=True) from None
         except ValidationError as error:
-            raise connection_errors.garbled() from error
+            raise connection_errors.malformed_reply() from error
         except MCPError as error:
             if error.code not in (SESSION_GONE, UNSUPPORTED_PROTOCOL_VERSION) or not again:
                 raise _translated(error) from error
@@ -208,16 +208,16 @@ class Link:
                     await self._leave.wait()
                     limit.deadline = anyio.current_time() + CLOSE_SECONDS
         except* TimeoutError:
-            self.failure = connection_errors.silent(connection_errors.CONNECT_SECONDS, sent=False)
+            self.failure = connection_errors.timeout_error(connection_errors.CONNECT_SECONDS, sent=False)
         except* (MCPError, ValidationError) as group:
-            self.failure = _unopened(group)
+            self.failure = _open_error(group)
 
     def _done(self, _: asyncio.Task[None]) -> None:
         self.failure = self.failure or Unreachable("the connection is closed")
         self.opened.set()
 
 
-class Bearer(httpx2.Auth):
+class BearerAuth(httpx2.Auth):
     """Shows a token with every request, and to nobody who looks at this object."""
 
     def __init__(self, token: str) -> None:
@@ -230,12 +230,14 @@ class Bearer(httpx2.Auth):
 
 
 @asynccontextmanager
-async def _over_http(url: str, mode: Mode, tls: ssl.SSLContext | bool, auth: Bearer | None) -> AsyncIterator[Client]:
+async def _over_http(
+    url: str, mode: ProtocolMode, tls: ssl.SSLContext | bool, auth: BearerAuth | None
+) -> AsyncIterator[Client]:
     most = MOST_CONNECTIONS if url.startswith("https:") else None
-    limits = httpx2.Limits(max_connections=most, keepalive_expiry=KEPT_SECONDS)
+    limits = httpx2.Limits(max_connections=most, keepalive_expiry=IDLE_SECONDS)
     # A client that is handed its HTTP client does not close it. Proxies of the environment are for the world outside.
     http = httpx2.AsyncClient(
-        transport=Contained(verify=tls, limits=limits, trust_env=False),
+        transport=FaultIsolatingTransport(verify=tls, limits=limits, trust_env=False),
         auth=auth,
         timeout=httpx2.Timeout(None, connect=HANDSHAKE_SECONDS),
         trust_env=False,
@@ -250,21 +252,21 @@ async def _version(session: ClientSession) -> str:
     if session.initialize_result is not None:
         await session.send_request(PingRequest(), EmptyResult)
         return session.initialize_result.server_info.version
-    return replies.version(_spelled(await session.send_request(DiscoverRequest(), DiscoverResult)))
+    return replies.version(_as_wire(await session.send_request(DiscoverRequest(), DiscoverResult)))
 
 
-def _here(server: Server[Any], mode: Mode) -> Client:
+def _in_process(server: Server[Any], mode: ProtocolMode) -> Client:
     return Client(server, mode=mode, cache=None, client_info=_SELF)
 
 
-def _tls(url: str, pin: str, following: Following | None) -> ssl.SSLContext | bool:
+def _tls(url: str, pin: str, following: NextKey | None) -> ssl.SSLContext | bool:
     """Which keys to trust. Reading the system's certificates takes 30 ms, which plain HTTP need not pay."""
     if pin:
         return pinned_context([pin], following)
     return url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _rising(on_progress: Progress) -> ProgressFnT:
+def _monotonic(on_progress: ProgressCallback) -> ProgressFnT:
     """Progress that only grows: over a network the client may deliver it in any order."""
     latest = -math.inf
 
@@ -277,25 +279,25 @@ def _rising(on_progress: Progress) -> ProgressFnT:
     return relay
 
 
-def _spelled(reply: BaseModel) -> dict[str, Any]:
+def _as_wire(reply: BaseModel) -> dict[str, Any]:
     return reply.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 
 def _translated(error: MCPError) -> AnvylError:
     return (
-        connection_errors.lost()
+        connection_errors.connection_lost()
         if error.code == CONNECTION_CLOSED
         else connection_errors.from_rpc(error.error.model_dump())
     )
 
 
-def _unopened(group: BaseExceptionGroup[MCPError | ValidationError]) -> AnvylError:
+def _open_error(group: BaseExceptionGroup[MCPError | ValidationError]) -> AnvylError:
     """Why a link could not be opened: the first leaf of the group, of a request that changed nothing."""
     leaf: BaseException = group
     while isinstance(leaf, BaseExceptionGroup):
         leaf = leaf.exceptions[0]
     try:
-        with connection_errors.nothing_changed():
-            raise _translated(leaf) if isinstance(leaf, MCPError) else connection_errors.garbled()
+        with connection_errors.unknown_as_unreachable():
+            raise _translated(leaf) if isinstance(leaf, MCPError) else connection_errors.malformed_reply()
     except AnvylError as error:
         return error

@@ -18,16 +18,16 @@ FAILED, SESSION_GONE = -32050, -32052
 """Codes of the errors made here: one of ours in `data`, and a session the host no longer knows."""
 
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-_OF_THE_CODING = ("content-encoding", "content-length", "transfer-encoding")
+_ENCODING_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 
 
-class Contained(httpx2.AsyncHTTPTransport):
+class FaultIsolatingTransport(httpx2.AsyncHTTPTransport):
     """An httpx2 transport whose POSTs always come back with an answer.
 
     The client tries an older protocol when its first request fails; a host that was never reached is not tried twice.
     """
 
-    _met = False
+    _reached = False
     _never_reached: AnvylError | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -35,46 +35,46 @@ class Contained(httpx2.AsyncHTTPTransport):
         if request.method != "POST":
             return await super().handle_async_request(request)
         if self._never_reached is not None:
-            return _failed(request, self._never_reached)
+            return _error_response(request, self._never_reached)
         try:
             response = await super().handle_async_request(request)
-            self._met = True
-            kind = _kind(response)
+            self._reached = True
+            kind = _media_type(response)
             if response.status_code == 200 and kind == "text/event-stream":
                 return response
-            return _judged(request, response, kind, await _whole(response))
+            return _checked_response(request, response, kind, await _read_body(response))
         except httpx2.RequestError as error:
             if not isinstance(error, _NEVER_SENT):
-                return _failed(request, connection_errors.lost())
-            failure = connection_errors.unreached(error)
-            self._never_reached = None if self._met else failure
-            return _failed(request, failure)
+                return _error_response(request, connection_errors.connection_lost())
+            failure = connection_errors.connect_error(error)
+            self._never_reached = None if self._reached else failure
+            return _error_response(request, failure)
         except AnvylError as error:
-            return _failed(request, error)
+            return _error_response(request, error)
 
 
-def _judged(request: httpx2.Request, response: httpx2.Response, kind: str, body: bytes) -> httpx2.Response:
+def _checked_response(request: httpx2.Request, response: httpx2.Response, kind: str, body: bytes) -> httpx2.Response:
     status = response.status_code
     if status == 404 and "mcp-session-id" in request.headers:
-        return _failed(request, connection_errors.lost(), SESSION_GONE)
+        return _error_response(request, connection_errors.connection_lost(), SESSION_GONE)
     if not (status == 202 or response.has_redirect_location or replies.message_in(kind, body)):
         raise (
-            connection_errors.garbled()
+            connection_errors.malformed_reply()
             if status == 200
             else connection_errors.from_status(status, kind, body, str(request.url))
         )
-    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_THE_CODING]
+    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _ENCODING_HEADERS]
     return httpx2.Response(status, headers=headers, content=body, request=request)
 
 
-def _failed(request: httpx2.Request, error: AnvylError, code: int = FAILED) -> httpx2.Response:
+def _error_response(request: httpx2.Request, error: AnvylError, code: int = FAILED) -> httpx2.Response:
     # An error status makes the client fit the answer to its request, whose id is not known here.
     told = {"code": code, "message": error.message, "data": {protocol_keys.ERROR: error.as_dict()}}
     body = json.dumps({"jsonrpc": "2.0", "id": None, "error": told}).encode()
     return httpx2.Response(503, headers={"content-type": "application/json"}, content=body, request=request)
 
 
-async def _whole(response: httpx2.Response) -> bytes:
+async def _read_body(response: httpx2.Response) -> bytes:
     body = bytearray()
     try:
         async for chunk in response.aiter_bytes():
@@ -86,6 +86,6 @@ async def _whole(response: httpx2.Response) -> bytes:
     return bytes(body)
 
 
-def _kind(response: httpx2.Response) -> str:
+def _media_type(response: httpx2.Response) -> str:
     kind: str = response.headers.get("content-type", "")
     return kind.partition(";")[0].strip().lower()

@@ -9,7 +9,7 @@ import anyio
 from anvyl_mcp.core.errors import AnvylError
 
 
-class Shared:
+class SingleFlight:
     """Something that the first to come does; whoever comes meanwhile waits, and shares its outcome."""
 
     def __init__(self) -> None:

@@ -25,14 +25,14 @@ class WrongKey(ssl.SSLError):
 
 
 @dataclass(frozen=True, slots=True)
-class Following:
+class NextKey:
     """The pin of the key that a host said it will have next; `proved` is called whenever it proves that one."""
 
     pin: str
     proved: Callable[[], None]
 
 
-def pinned_context(pins: Iterable[str], following: Following | None = None) -> ssl.SSLContext:
+def pinned_context(pins: Iterable[str], following: NextKey | None = None) -> ssl.SSLContext:
     """A TLS 1.3 client context for hosts that hold the key of one of `pins`, or the one `following`.
 
     Raises:

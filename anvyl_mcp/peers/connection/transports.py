@@ -8,9 +8,9 @@ from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
 from anvyl_mcp.core.errors import InvalidInput, Unpaired
-from anvyl_mcp.peers.connection.lean_client import Wire
+from anvyl_mcp.peers.connection.lean_client import LeanClient
 from anvyl_mcp.peers.connection.listing import Connection
-from anvyl_mcp.peers.connection.tls_pinning import Following
+from anvyl_mcp.peers.connection.tls_pinning import NextKey
 
 DEFAULT_PORT = 4200
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?", re.ASCII)
@@ -20,37 +20,37 @@ _PAIR = "pair with it: run `anvyl-mcp invite` there, then `anvyl hosts add` here
 _LIKE = "write it like http://192.168.1.5:4200"
 
 
-def _plain(url: str, lean: bool, pin: str, token: str, following: Following | None) -> Connection:
+def _connect_plain(url: str, lean: bool, pin: str, token: str, following: NextKey | None) -> Connection:
     if pin:
         raise InvalidInput(f"{url} cannot prove its key: it is plain http", hint="write it with https://")
     if token and not is_loopback(url):
         raise Unpaired("a token is sent to another machine over https only", hint=_PAIR)
-    return _made(url, lean, pin, token, following)
+    return _make_client(url, lean, pin, token, following)
 
 
-def _pinned(url: str, lean: bool, pin: str, token: str, following: Following | None) -> Connection:
+def _connect_pinned(url: str, lean: bool, pin: str, token: str, following: NextKey | None) -> Connection:
     if not pin:
         raise Unpaired("there is no pin to know its key by, so nothing is sent to it", hint=_PAIR)
-    return _made(url, lean, pin, token, following)
+    return _make_client(url, lean, pin, token, following)
 
 
-def _made(url: str, lean: bool, pin: str, token: str, following: Following | None) -> Connection:
+def _make_client(url: str, lean: bool, pin: str, token: str, following: NextKey | None) -> Connection:
     if lean:
-        return Wire(url, pin=pin, token=token, following=following)
+        return LeanClient(url, pin=pin, token=token, following=following)
     # The SDK costs a second to import; a direct command never needs it.
-    from anvyl_mcp.peers.connection.sdk_client import Session
+    from anvyl_mcp.peers.connection.sdk_client import SdkClient
 
-    return Session(url, pin=pin, token=token, following=following)
+    return SdkClient(url, pin=pin, token=token, following=following)
 
 
-TRANSPORTS: dict[str, Callable[[str, bool, str, str, Following | None], Connection]] = {
-    "http": _plain,
-    "https": _pinned,
+TRANSPORTS: dict[str, Callable[[str, bool, str, str, NextKey | None], Connection]] = {
+    "http": _connect_plain,
+    "https": _connect_pinned,
 }
 """URL scheme to what makes a connection from a URL, whether it must be lean, a pin, a token, and the next pin."""
 
 
-def connect(url: str, *, lean: bool, pin: str = "", token: str = "", following: Following | None = None) -> Connection:
+def connect(url: str, *, lean: bool, pin: str = "", token: str = "", following: NextKey | None = None) -> Connection:
     """A connection to the host at `url`; nothing is sent before it is used. `lean` starts fast, on little code.
 
     Another machine is reached over https, with the `pin` of its key; `token` says there who asks. Until it proves the
@@ -73,7 +73,7 @@ def base_url(text: str) -> str:
         InvalidInput: it is no address, or says more than an address.
     """
     written = text.strip()
-    parts, port = _split(_bracketed(written) if "://" not in written else written, written)
+    parts, port = _split(_with_scheme(written) if "://" not in written else written, written)
     if parts.scheme not in TRANSPORTS:
         raise InvalidInput(
             f"`{written}` cannot be reached: `{parts.scheme}` is no transport", hint=f"there is {', '.join(TRANSPORTS)}"
@@ -103,7 +103,7 @@ def is_loopback(url: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def _bracketed(written: str) -> str:
+def _with_scheme(written: str) -> str:
     """An address without a scheme as a URL; a bare IPv6 address gets its brackets."""
     try:
         return f"http://[{ipaddress.IPv6Address(written)}]"

@@ -16,15 +16,15 @@ import anyio
 from anvyl_mcp import __version__
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import AnvylError, Denied, InvalidInput, Timeout, Unknown, Unreachable, did_you_mean
-from anvyl_mcp.peers.connection.listing import Answer, Connection, Progress, ToolListing
+from anvyl_mcp.peers.connection.listing import Connection, ProgressCallback, ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet import unknown_outcome
 from anvyl_mcp.peers.fleet.breaker import Breaker
 from anvyl_mcp.peers.fleet.down_marks import DownMarks
-from anvyl_mcp.peers.fleet.pacing import Pace
-from anvyl_mcp.peers.fleet.result_schema import fits
-from anvyl_mcp.peers.fleet.status import Word, call_word, status
-from anvyl_mcp.peers.fleet.version_skew import offer
-from anvyl_mcp.peers.hosts.registry import Peer, Registry, not_paired, unknown_host
+from anvyl_mcp.peers.fleet.pacing import Pacer
+from anvyl_mcp.peers.fleet.result_schema import matches_schema
+from anvyl_mcp.peers.fleet.status import StatusWord, call_status, status_text
+from anvyl_mcp.peers.fleet.version_skew import compare_tools
+from anvyl_mcp.peers.hosts.registry import Peer, Registry, not_paired_error, unknown_host_error
 
 UPDATE = f"this is {__version__}: update the older one"
 OTHER_VERSION = "is it the same version of Anvyl? See anvyl hosts check"
@@ -50,7 +50,7 @@ class OnBehalf:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedObjects:
     """The objects of a change as they were when it was decided: the container, and what identifies its images, networks
     and volumes, by `KIND NAME`.
     """
@@ -59,7 +59,7 @@ class Expected:
     state: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
 
-    def told(self) -> dict[str, Any]:
+    def as_meta(self) -> dict[str, Any]:
         """What the host is told, so that it does nothing when one of them is another one."""
         container = {protocol_keys.EXPECT: {"id": self.id, "state": self.state}} if self.id else {}
         return container | ({protocol_keys.OBJECTS: dict(self.others)} if self.others else {})
@@ -72,7 +72,7 @@ class Outcome:
     host: str
     tool: str
     arguments: Mapping[str, Any]
-    answer: Answer
+    answer: ToolAnswer
     seconds: float
 
     @property
@@ -91,17 +91,17 @@ class Outcome:
         return self.word not in ("ok", "denied", "failed")
 
     @property
-    def word(self) -> Word:
+    def word(self) -> StatusWord:
         """How the call ended, in one of the closed list of words."""
-        return call_word(self.error)
+        return call_status(self.error)
 
     @property
     def status(self) -> str:
         """`ok`, or a word with its reason: `unreachable: connection refused`."""
-        return status(self.error, self.word)
+        return status_text(self.error, self.word)
 
 
-class OtherForm(Unreachable):
+class UnexpectedResult(Unreachable):
     """A host answered what its tool does not promise."""
 
 
@@ -118,17 +118,17 @@ class Fleet:
         marks: DownMarks | None = None,
     ) -> None:
         """`marks`: which hosts other processes of this installation found down."""
-        self.move(local)
+        self.set_local(local)
         self.registry = registry
         self.call_meta: dict[str, Any] = {}
         """Sent with every call."""
         self.catalogue = dict(catalogue)
         self._connect = connect
         self._connections: dict[Peer, Connection] = {}
-        self._paces: dict[Peer, Pace] = {}
+        self._paces: dict[Peer, Pacer] = {}
         self._breaker = Breaker(marks or DownMarks(None), lambda: self.peers.values())
 
-    def move(self, local: Peer) -> None:
+    def set_local(self, local: Peer) -> None:
         """Take `local` for this host from now on."""
         self.local = local
         self.served_at = local.url if "://" in local.url else NOT_SERVED
@@ -170,10 +170,10 @@ class Fleet:
         if word.startswith("@"):
             tagged = [name for name, peer in peers.items() if word[1:] in map(str.lower, peer.tags)]
             if not tagged:
-                raise unknown_host(word, {f"@{tag.lower()}" for peer in peers.values() for tag in peer.tags})
+                raise unknown_host_error(word, {f"@{tag.lower()}" for peer in peers.values() for tag in peer.tags})
             return tagged
         if word not in peers:
-            raise unknown_host(word, peers)
+            raise unknown_host_error(word, peers)
         return [word]
 
     def tool(self, name: str) -> ToolListing:
@@ -186,7 +186,7 @@ class Fleet:
             raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, self.catalogue))
         return self.catalogue[name]
 
-    async def learn(self, name: str) -> None:
+    async def learn_tool(self, name: str) -> None:
         """Look for a tool that this version does not know on the hosts whose tools are trusted."""
         if name in self.catalogue:
             return
@@ -204,8 +204,8 @@ class Fleet:
         arguments: Mapping[str, Any],
         *,
         on_behalf: OnBehalf | None = None,
-        expected: Expected | None = None,
-        on_progress: Progress | None = None,
+        expected: ExpectedObjects | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> Outcome:
         """Run one tool on one host. What goes wrong is in the outcome, never raised: one host is not the others.
 
@@ -216,21 +216,21 @@ class Fleet:
         try:
             listing = self.tool(tool)
             answer = await self._ask(host, listing, arguments, on_behalf, expected, on_progress)
-            if answer.ok and not fits(answer.result, listing.output_schema):
+            if answer.ok and not matches_schema(answer.result, listing.output_schema):
                 # Another version may answer more or less than ours; nothing that reads it could tell what is meant.
-                raise OtherForm(f"its answer to `{tool}` is not of the promised form", hint=OTHER_VERSION)
+                raise UnexpectedResult(f"its answer to `{tool}` is not of the promised form", hint=OTHER_VERSION)
         except AnvylError as error:
-            answer = Answer(error=error)
-        if isinstance(answer.error, InvalidInput | OtherForm) and tool in self.catalogue:
-            answer = replace(answer, error=await self._explained(host, self.catalogue[tool], answer.error))
+            answer = ToolAnswer(error=error)
+        if isinstance(answer.error, InvalidInput | UnexpectedResult) and tool in self.catalogue:
+            answer = replace(answer, error=await self._with_version_reason(host, self.catalogue[tool], answer.error))
         return Outcome(host, tool, arguments, answer, round(time.monotonic() - started, 4))
 
-    async def _explained(self, host: str, tool: ToolListing, error: AnvylError) -> AnvylError:
+    async def _with_version_reason(self, host: str, tool: ToolListing, error: AnvylError) -> AnvylError:
         """A failure that another version of the tool may be the reason for, with that reason."""
         if host == self.local.name:
             return error
         try:
-            offered = offer({tool.name: tool}, await self.list_tools(host))
+            offered = compare_tools({tool.name: tool}, await self.list_tools(host))
             version = await self.version(host)
         except AnvylError:
             return error
@@ -246,9 +246,9 @@ class Fleet:
         arguments: Mapping[str, Any],
         *,
         on_behalf: OnBehalf | None = None,
-        expected: Mapping[str, Expected] | None = None,
+        expected: Mapping[str, ExpectedObjects] | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
-        on_progress: Callable[[str], Progress] | None = None,
+        on_progress: Callable[[str], ProgressCallback] | None = None,
     ) -> dict[str, Outcome]:
         """Run one tool on several hosts at once; one outcome per host, in the order of `hosts`.
 
@@ -299,11 +299,11 @@ class Fleet:
         return await self._breaker.ask(peer, connection, connection.version, anew=anew)
 
     @property
-    def waited_for(self) -> list[str]:
+    def pending_hosts(self) -> list[str]:
         """The other hosts whose answers are awaited now, for whatever reason."""
-        return [host for host in dict.fromkeys(self._breaker.waited_for) if host != self.local.name]
+        return [host for host in dict.fromkeys(self._breaker.pending_hosts) if host != self.local.name]
 
-    def is_spared(self, host: str) -> bool:
+    def is_skipped(self, host: str) -> bool:
         """Whether a host is left alone for a while because it was silent."""
         peer = self.peers.get(host)
         return peer is not None and self._breaker.is_open(peer)
@@ -314,9 +314,9 @@ class Fleet:
         tool: ToolListing,
         arguments: Mapping[str, Any],
         on_behalf: OnBehalf | None,
-        expected: Expected | None,
-        on_progress: Progress | None,
-    ) -> Answer:
+        expected: ExpectedObjects | None,
+        on_progress: ProgressCallback | None,
+    ) -> ToolAnswer:
         if on_behalf is not None and tool.scope not in on_behalf.scopes:
             # The host would refuse as well; but it need not be asked, with this process's rights, to do so.
             raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
@@ -326,25 +326,25 @@ class Fleet:
         if not tool.reads:
             told[protocol_keys.OPERATION] = str(uuid.uuid4())
         if expected is not None and not tool.reads:
-            told |= expected.told()
+            told |= expected.as_meta()
         if on_behalf is not None:
             told |= {protocol_keys.SCOPES: sorted(on_behalf.scopes), protocol_keys.FOR: on_behalf.name}
         began = time.monotonic()
         call = partial(connection.call, tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
 
-        async def send() -> Answer:
+        async def send() -> ToolAnswer:
             nonlocal began
             began = time.monotonic()
             return await self._breaker.ask(peer, connection, call)
 
-        pace = self._paces.setdefault(peer, Pace())
+        pace = self._paces.setdefault(peer, Pacer())
         try:
             return await pace.run(tool, send, seconds)
         except (Unknown, Timeout) as error:
             if not tool.reads:
                 again = partial(connection.call, tool.name, arguments, meta=told, on_progress=on_progress)
                 left = seconds - (time.monotonic() - began)
-                change = unknown_outcome.Lost(host, tool, arguments, told[protocol_keys.OPERATION])
+                change = unknown_outcome.LostChange(host, tool, arguments, told[protocol_keys.OPERATION])
                 return await unknown_outcome.settle(connection, change, error, again, seconds=left)
             if isinstance(error, Timeout):
                 raise
@@ -362,9 +362,9 @@ class Fleet:
     def _connection(self, host: str) -> tuple[Peer, Connection]:
         peer = self.peers.get(host)
         if peer is None:
-            raise unknown_host(host, self.hosts)
+            raise unknown_host_error(host, self.hosts)
         if peer != self.local and not peer.paired:
-            raise not_paired(peer)
+            raise not_paired_error(peer)
         if peer not in self._connections:
             try:
                 self._connections[peer] = self._connect(peer)

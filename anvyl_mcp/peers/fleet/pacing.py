@@ -9,7 +9,7 @@ import anyio
 
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import Busy
-from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 
 PATIENCE = 120.0
 """Seconds that a call goes on being sent to a host that refuses it for want of room."""
@@ -17,7 +17,7 @@ ROOM_SECONDS = 30.0
 """Seconds without an answer to any change after which those that wait here are sent too; then the host decides."""
 
 
-class Pace:
+class Pacer:
     """How fast one host is asked. Only what it refused before it acted is sent again, so no change is made twice."""
 
     def __init__(self) -> None:
@@ -25,12 +25,14 @@ class Pace:
         self._turns: dict[str, anyio.Lock] = {}
         self._answered = 0.0
 
-    async def run(self, tool: ToolListing, send: Callable[[], Awaitable[Answer]], seconds: float = 0.0) -> Answer:
+    async def run(
+        self, tool: ToolListing, send: Callable[[], Awaitable[ToolAnswer]], seconds: float = 0.0
+    ) -> ToolAnswer:
         """Send a call until the host takes it, or has refused it for too long; `seconds` is what the call may take."""
         async with self._place(tool, max(ROOM_SECONDS, seconds)):
             deadline = anyio.current_time() + PATIENCE
             answer = await send()
-            while (wait := _wait(answer)) and anyio.current_time() + wait < deadline:
+            while (wait := _retry_seconds(answer)) and anyio.current_time() + wait < deadline:
                 # In turn: calls that come back together would be refused together.
                 async with self._turns.setdefault(tool.scope, anyio.Lock()):
                     await anyio.sleep(wait)
@@ -63,6 +65,6 @@ class Pace:
         return False
 
 
-def _wait(answer: Answer) -> float:
+def _retry_seconds(answer: ToolAnswer) -> float:
     """Seconds until the same call may be sent again; 0 when that is of no use."""
     return answer.error.retry_after if isinstance(answer.error, Busy) else 0.0

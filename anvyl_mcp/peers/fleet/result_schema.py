@@ -16,22 +16,22 @@ KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
-def fits(value: Any, schema: Mapping[str, Any]) -> bool:
+def matches_schema(value: Any, schema: Mapping[str, Any]) -> bool:
     """Whether a JSON value is of a schema's types, with its required fields; fields we do not know are let be."""
     if "anyOf" in schema:
-        return any(fits(value, branch) for branch in schema["anyOf"])
+        return any(matches_schema(value, branch) for branch in schema["anyOf"])
     kind = schema.get("type")
     if kind is None:
         return True
     if isinstance(kind, list):
-        return any(fits(value, {**schema, "type": one}) for one in kind)
+        return any(matches_schema(value, {**schema, "type": one}) for one in kind)
     if not isinstance(value, KINDS.get(kind, (object,))) or (kind != "boolean" and isinstance(value, bool)):
         return False
     if isinstance(value, list):
-        return all(fits(entry, schema.get("items", {})) for entry in value)
+        return all(matches_schema(entry, schema.get("items", {})) for entry in value)
     if isinstance(value, dict):
         fields = schema.get("properties", {})
         return all(name in value for name in schema.get("required", ())) and all(
-            fits(entry, fields[name]) for name, entry in value.items() if name in fields
+            matches_schema(entry, fields[name]) for name, entry in value.items() if name in fields
         )
     return True

@@ -9,7 +9,7 @@ from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hosts.registry import Peer
 
 
-class Alone(Fleet):
+class SingleHostFleet(Fleet):
     """This host without its peers: whatever is asked of it reaches no other. It shares the connection to itself."""
 
     def __init__(self, fleet: Fleet) -> None:
@@ -32,12 +32,12 @@ class Alone(Fleet):
     def others_in(self, words: str) -> list[str]:
         """Those of them that a text names, by name or by a tag with its `@`."""
         tags = {f"@{tag.lower()}" for peer in self._whole.peers.values() for tag in peer.tags}
-        return sorted(_names(words) & {*self.others, *tags})
+        return sorted(_words(words) & {*self.others, *tags})
 
     def is_named_in(self, words: str) -> bool:
         """Whether a text names this host."""
-        return self.local.name in _names(words)
+        return self.local.name in _words(words)
 
 
-def _names(words: str) -> set[str]:
+def _words(words: str) -> set[str]:
     return set(re.findall(r"@?[\w-]+(?:\.[\w-]+)*", words.lower()))

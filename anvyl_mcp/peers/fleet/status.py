@@ -18,12 +18,12 @@ from anvyl_mcp.core.errors import (
     Unreachable,
 )
 
-Word = Literal[
+StatusWord = Literal[
     "ok", "unreachable", "timeout", "refused", "denied", "busy", "engine_error", "unknown", "cancelled", "failed"
 ]
-WORDS: tuple[Word, ...] = get_args(Word)
+STATUS_WORDS: tuple[StatusWord, ...] = get_args(StatusWord)
 
-_OF: dict[type[AnvylError], Word] = {
+_STATUS_OF: dict[type[AnvylError], StatusWord] = {
     Refused: "refused",
     Unreachable: "unreachable",
     UnknownHost: "unreachable",
@@ -38,19 +38,19 @@ _OF: dict[type[AnvylError], Word] = {
 """The first class that fits; any other error is an answer that a healthy host gave."""
 
 
-def word(error: AnvylError | None) -> Word:
+def host_status(error: AnvylError | None) -> StatusWord:
     """How a host did that answered with `error`, or with none."""
-    return next((word for kind, word in _OF.items() if isinstance(error, kind)), "ok")
+    return next((word for kind, word in _STATUS_OF.items() if isinstance(error, kind)), "ok")
 
 
-def call_word(error: AnvylError | None) -> Word:
+def call_status(error: AnvylError | None) -> StatusWord:
     """How one call ended: as `word`, but a healthy host that could not do it has `failed`."""
-    return "failed" if error is not None and word(error) == "ok" else word(error)
+    return "failed" if error is not None and host_status(error) == "ok" else host_status(error)
 
 
-def status(error: AnvylError | None, said: Word | None = None) -> str:
+def status_text(error: AnvylError | None, said: StatusWord | None = None) -> str:
     """`ok`, or a word and the reason: `timeout: no answer within 5 s`. Who refuses is unreachable, and says why."""
-    said = said or word(error)
+    said = said or host_status(error)
     if error is None or said == "ok":
         return "ok"
     return f"{'unreachable' if said == 'refused' else said}: {error.message}"

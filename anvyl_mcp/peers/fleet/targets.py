@@ -19,7 +19,7 @@ from anvyl_mcp.core.errors import (
     did_you_mean,
 )
 from anvyl_mcp.peers.connection.listing import ToolListing
-from anvyl_mcp.peers.fleet.fleet import Expected, Fleet, Outcome
+from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Fleet, Outcome
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,17 @@ LOOKUPS = {
 }
 
 
-Look = Callable[[str], Awaitable[Mapping[str, Outcome]]]
+ListObjects = Callable[[str], Awaitable[Mapping[str, Outcome]]]
 """Every host's objects of one kind, as `find` gives them."""
 
 
-async def targets(
-    fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any], selector: str = "", *, look: Look | None = None
+async def resolve_targets(
+    fleet: Fleet,
+    tool: ToolListing,
+    arguments: Mapping[str, Any],
+    selector: str = "",
+    *,
+    look: ListObjects | None = None,
 ) -> list[str]:
     """The hosts for one call. `look` is for a caller that has asked before; without it every host is asked.
 
@@ -68,7 +73,7 @@ async def targets(
         return hosts
     named = [(kind, str(arguments[name])) for name, kind in tool.names.items() if arguments.get(name)]
     if named:
-        return await _where_all(fleet, look or partial(find, fleet), tool, named)
+        return await _hosts_with_any(fleet, look or partial(list_objects, fleet), tool, named)
     if tool.reads:
         return hosts
     raise InvalidInput(
@@ -78,16 +83,16 @@ async def targets(
     ).with_choices(hosts)
 
 
-async def find(fleet: Fleet, kind: str, hosts: Sequence[str] | None = None) -> dict[str, Outcome]:
+async def list_objects(fleet: Fleet, kind: str, hosts: Sequence[str] | None = None) -> dict[str, Outcome]:
     """The objects of one kind on some hosts, or on all."""
     lookup = LOOKUPS[kind]
     return await fleet.call_many(fleet.hosts if hosts is None else hosts, lookup.tool, lookup.arguments)
 
 
-async def places(fleet: Fleet, kind: str) -> dict[str, list[str]]:
+async def hosts_by_name(fleet: Fleet, kind: str) -> dict[str, list[str]]:
     """The names of all objects of one kind, with the hosts that have each; of the hosts that answer."""
     found: dict[str, list[str]] = {}
-    for host, outcome in (await find(fleet, kind)).items():
+    for host, outcome in (await list_objects(fleet, kind)).items():
         for name in set(names_in(kind, outcome)):
             found.setdefault(name, []).append(host)
     return found
@@ -98,22 +103,22 @@ def names_in(kind: str, outcome: Outcome) -> list[str]:
     return [name for row in rows(kind, outcome) for name in _names(kind, row)]
 
 
-Found = dict[str, Mapping[str, Outcome]]
+ListedObjects = dict[str, Mapping[str, Outcome]]
 """Kind of object → what each host listed of it."""
 
 
-def once(fleet: Fleet, found: Found) -> Look:
+def list_objects_once(fleet: Fleet, found: ListedObjects) -> ListObjects:
     """A look that asks for each kind once, for several calls of one command; `found` is what it has seen."""
 
     async def look(kind: str) -> Mapping[str, Outcome]:
         if kind not in found:
-            found[kind] = await find(fleet, kind)
+            found[kind] = await list_objects(fleet, kind)
         return found[kind]
 
     return look
 
 
-async def as_it_is(fleet: Fleet, host: str, wanted: str) -> Expected:
+async def expected_container(fleet: Fleet, host: str, wanted: str) -> ExpectedObjects:
     """The container that a name means on one host now.
 
     Raises:
@@ -125,34 +130,38 @@ async def as_it_is(fleet: Fleet, host: str, wanted: str) -> Expected:
     if outcome.error is not None:
         raise outcome.error
     for row in rows("container", outcome):
-        if is_meant("container", row, wanted):
-            return Expected(str(row.get("id", "")), str(row.get("state", "")))
-    raise missing("container", wanted, names_in("container", outcome), where=host)
+        if matches_name("container", row, wanted):
+            return ExpectedObjects(str(row.get("id", "")), str(row.get("state", "")))
+    raise not_found_error("container", wanted, names_in("container", outcome), where=host)
 
 
-async def _where_all(fleet: Fleet, look: Look, tool: ToolListing, named: list[tuple[str, str]]) -> list[str]:
+async def _hosts_with_any(
+    fleet: Fleet, look: ListObjects, tool: ToolListing, named: list[tuple[str, str]]
+) -> list[str]:
     """Where the object lives that is on the fewest hosts: `web` has one, the network `bridge` is on all of them."""
     error: Conflict | None = None
     for kind, wanted in sorted(named, key=lambda one: one[0] != "container"):
         try:
-            return await _where(fleet, look, tool, kind, wanted)
+            return await _hosts_with(fleet, look, tool, kind, wanted)
         except Conflict as several:
             error = error or several
     assert error is not None
     raise error
 
 
-async def _where(fleet: Fleet, look: Look, tool: ToolListing, kind: str, wanted: str) -> list[str]:
+async def _hosts_with(fleet: Fleet, look: ListObjects, tool: ToolListing, kind: str, wanted: str) -> list[str]:
     outcomes = await look(kind)
     having = [
-        host for host, outcome in outcomes.items() if any(is_meant(kind, row, wanted) for row in rows(kind, outcome))
+        host
+        for host, outcome in outcomes.items()
+        if any(matches_name(kind, row, wanted) for row in rows(kind, outcome))
     ]
-    near = {name for outcome in outcomes.values() for name in names_in(kind, outcome) if alike(name, wanted)}
+    near = {name for outcome in outcomes.values() for name in names_in(kind, outcome) if similar_names(name, wanted)}
     if not having and len(near) == 1 and not tool.reads:
         having = [host for host, outcome in outcomes.items() if near & set(names_in(kind, outcome))]
     silent = {host: outcome.error for host, outcome in outcomes.items() if outcome.error is not None}
     if not having:
-        raise _nowhere(fleet, tool, kind, wanted, outcomes, silent)
+        raise _no_host_error(fleet, tool, kind, wanted, outcomes, silent)
     if tool.reads:
         return having
     if len(having) > 1:
@@ -165,14 +174,14 @@ async def _where(fleet: Fleet, look: Look, tool: ToolListing, kind: str, wanted:
         ).with_choices(having)
     if silent:
         raise ApprovalNeeded(
-            f"{kind} `{wanted}` is on {having[0]}, but {_reasons(silent)}, so it may be there too",
+            f"{kind} `{wanted}` is on {having[0]}, but {_unreachable_reasons(silent)}, so it may be there too",
             hint=f"say it again with the host: --host {having[0]}",
             call_hint=f'ask the person; with their yes call it again with "{having[0]}" as `host`',
         )
     return having
 
 
-def _nowhere(
+def _no_host_error(
     fleet: Fleet,
     tool: ToolListing,
     kind: str,
@@ -183,13 +192,15 @@ def _nowhere(
     known = [name for outcome in outcomes.values() for name in names_in(kind, outcome)]
     if len(silent) == len(outcomes):
         return Unreachable(
-            f"no host could be asked: {_reasons(silent)}", hint="see `anvyl hosts check`", call_hint="see `list_hosts`"
+            f"no host could be asked: {_unreachable_reasons(silent)}",
+            hint="see `anvyl hosts check`",
+            call_hint="see `list_hosts`",
         )
-    but = f"; {_reasons(silent)}" if silent else ""
-    return missing(kind, wanted, known, hosts=fleet.hosts, tool=tool.name, but=but)
+    but = f"; {_unreachable_reasons(silent)}" if silent else ""
+    return not_found_error(kind, wanted, known, hosts=fleet.hosts, tool=tool.name, but=but)
 
 
-MACHINES = {
+MACHINE_COMMANDS = {
     "restart": ("reboot machines", "sudo reboot"),
     "stop": ("shut machines down", "sudo poweroff"),
     "start": ("start machines", ""),
@@ -198,7 +209,7 @@ MACHINES = {
 """What people want of a machine with the words for a container, and the command that does it there."""
 
 
-def missing(
+def not_found_error(
     kind: str,
     wanted: str,
     known: Iterable[str],
@@ -211,7 +222,7 @@ def missing(
     """Why an object is not found, with near names; a host's own name is never taken for a container's."""
     host = next((host for host in hosts if host.lower() == wanted.lower()), "")
     if kind == "container" and host:
-        return not_a_container(tool.partition("_")[0], host)
+        return not_a_container_error(tool.partition("_")[0], host)
     if wanted.isdecimal():
         return NotFound(f"`{wanted}` does not say which {kind}s{but}", hint=f"name each {kind}, or say all")
     negative = "has" if where == "no host" else "has no"
@@ -220,24 +231,24 @@ def missing(
     return NotFound(f"{where} {negative} {article}{kind} `{wanted}`{but}", hint=hint)
 
 
-def not_a_container(verb: str, host: str) -> NotFound:
+def not_a_container_error(verb: str, host: str) -> NotFound:
     """The answer to an order for a machine; `host` is which, if it is one."""
-    does, command = MACHINES.get(verb, ("do that to machines", ""))
+    does, command = MACHINE_COMMANDS.get(verb, ("do that to machines", ""))
     where = f"on {host}" if host else "on the machine itself"
     hint = f"{where}: {command}" if command else f"name a container{f' on {host}' if host else ''}"
     return NotFound(f"`{host}` is a host, and Anvyl cannot {does}" if host else f"Anvyl cannot {does}", hint=hint)
 
 
-def alike(name: str, wanted: str) -> bool:
+def similar_names(name: str, wanted: str) -> bool:
     """Whether two names differ in nothing but capitals and what joins their parts."""
-    return _plain(name) == _plain(wanted) != ""
+    return _normalized(name) == _normalized(wanted) != ""
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[-_. ]", "", name.casefold())
 
 
-def _reasons(silent: Mapping[str, AnvylError]) -> str:
+def _unreachable_reasons(silent: Mapping[str, AnvylError]) -> str:
     return ", ".join(f"{host} could not be asked ({error.message})" for host, error in silent.items())
 
 
@@ -253,17 +264,17 @@ def _names(kind: str, row: Mapping[str, Any]) -> list[str]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def is_meant(kind: str, row: Mapping[str, Any], wanted: str) -> bool:
+def matches_name(kind: str, row: Mapping[str, Any], wanted: str) -> bool:
     """Whether a row is the object meant: by a name, or by the start of its id as the engine accepts it."""
     known = _names(kind, row)
     if kind == "container":
         wanted = wanted.removeprefix("/")
     if kind == "image" and _reference(wanted) in map(_reference, known):
         return True
-    return wanted in known or starts_id(row, wanted)
+    return wanted in known or matches_id(row, wanted)
 
 
-def starts_id(row: Mapping[str, Any], wanted: str) -> bool:
+def matches_id(row: Mapping[str, Any], wanted: str) -> bool:
     """Whether `wanted` abbreviates a row's id, as the engine accepts it."""
     return len(wanted) >= 4 and str(row.get("id", "")).startswith(wanted.removeprefix("sha256:")[:12])
 

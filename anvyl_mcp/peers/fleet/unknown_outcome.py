@@ -10,32 +10,32 @@ from typing import Any, Protocol
 import anyio
 
 from anvyl_mcp.core.errors import AnvylError, Refused, Unknown
-from anvyl_mcp.peers.connection.listing import Answer, Connection, ToolListing
+from anvyl_mcp.peers.connection.listing import Connection, ToolAnswer, ToolListing
 
 SECONDS = 5.0
 """How long the host is asked at most; never longer than the call itself might have taken."""
 PAUSE = 0.1
-LOOKS = {
+LIST_COMMANDS = {
     "containers": ("anvyl ps --all", "list_containers", 'all=true, host="{host}"'),
     "images": ("anvyl images", "list_images", 'host="{host}"'),
     "networks": ("anvyl call list_networks", "list_networks", 'host="{host}"'),
     "volumes": ("anvyl call list_volumes", "list_volumes", 'host="{host}"'),
 }
 """How to see what became of a change by a tool of each toolset: the command, and the tool with its arguments."""
-LOOK = ("anvyl info {name}", "get_container_info", 'name="{name}", host="{host}"')
+INSPECT_COMMAND = ("anvyl info {name}", "get_container_info", 'name="{name}", host="{host}"')
 """The same for a change of one container."""
 
 
-class Send(Protocol):
+class Resend(Protocol):
     """Sends the same call under the same operation id once more."""
 
-    async def __call__(self, *, seconds: float) -> Answer:
+    async def __call__(self, *, seconds: float) -> ToolAnswer:
         """Wait so many seconds for the answer."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostChange:
     """A change that was asked of a host, and nobody knows what became of it."""
 
     host: str
@@ -48,7 +48,9 @@ class Lost:
         said = reason.message.partition("; it may or may not")[0]
         names = [str(self.arguments.get(name, "")) for name, kind in self.tool.names.items() if kind == "container"]
         name = names[0] if names and names[0].replace("-", "").isalnum() else ""
-        command, tool, arguments = LOOK if name else LOOKS.get(self.tool.toolset, LOOKS["containers"])
+        command, tool, arguments = (
+            INSPECT_COMMAND if name else LIST_COMMANDS.get(self.tool.toolset, LIST_COMMANDS["containers"])
+        )
         where = {"name": name, "host": self.host}
         return Unknown(
             f"{said}; it may or may not have happened (operation {self.operation})",
@@ -57,7 +59,9 @@ class Lost:
         )
 
 
-async def settle(connection: Connection, change: Lost, reason: AnvylError, send: Send, *, seconds: float) -> Answer:
+async def settle(
+    connection: Connection, change: LostChange, reason: AnvylError, send: Resend, *, seconds: float
+) -> ToolAnswer:
     """What became of a change, told by its host. `seconds` are what is left of the call's own time.
 
     It is sent again, which is safe where the host does each operation once, and nowhere else.
@@ -67,8 +71,8 @@ async def settle(connection: Connection, change: Lost, reason: AnvylError, send:
     """
     deadline = anyio.current_time() + min(SECONDS, seconds)
     with anyio.CancelScope(deadline=deadline), suppress(Refused):
-        while (left := deadline - anyio.current_time()) > 0 and await _does_each_once(connection, change.tool):
-            answer = await _asked(send, left)
+        while (left := deadline - anyio.current_time()) > 0 and await _is_idempotent(connection, change.tool):
+            answer = await _resend(send, left)
             # Only an answer that carries the operation tells what became of it: a host may also refuse to be asked.
             if answer.operation == change.operation:
                 return answer
@@ -76,7 +80,7 @@ async def settle(connection: Connection, change: Lost, reason: AnvylError, send:
     raise change.error(reason) from reason
 
 
-async def _does_each_once(connection: Connection, tool: ToolListing) -> bool:
+async def _is_idempotent(connection: Connection, tool: ToolListing) -> bool:
     """Whether the host says so now: it may have been replaced by an older one.
 
     Raises:
@@ -91,8 +95,8 @@ async def _does_each_once(connection: Connection, tool: ToolListing) -> bool:
             await anyio.sleep(PAUSE)
 
 
-async def _asked(send: Send, seconds: float) -> Answer:
+async def _resend(send: Resend, seconds: float) -> ToolAnswer:
     try:
         return await send(seconds=seconds)
     except AnvylError as error:
-        return Answer(error=error)
+        return ToolAnswer(error=error)

@@ -9,7 +9,7 @@ from typing import Any
 from anvyl_mcp.core import text
 from anvyl_mcp.peers.connection.listing import ToolListing
 
-WORDS = ("description", "title", "examples")
+DESCRIPTIVE = ("description", "title", "examples")
 """Parts of a schema that only say something."""
 MOST_NAMES = 100
 LONGEST_NAME = 64
@@ -24,7 +24,7 @@ class Offer:
     foreign: tuple[str, ...]
 
 
-def offer(catalogue: Mapping[str, ToolListing], listed: Iterable[ToolListing]) -> Offer:
+def compare_tools(catalogue: Mapping[str, ToolListing], listed: Iterable[ToolListing]) -> Offer:
     """Compare a host's listing with ours."""
     theirs = {tool.name: tool for tool in listed}
     differing = {name: difference(ours, theirs[name]) for name, ours in catalogue.items() if name in theirs}
@@ -39,9 +39,9 @@ def difference(ours: ToolListing, theirs: ToolListing) -> str:
         parts.append(f"does not know {_quoted(missing)}")
     if more := [name for name in theirs.arguments if name not in ours.arguments]:
         parts.append(f"also takes {_quoted(more)}")
-    if not parts and _bare(ours.input_schema) != _bare(theirs.input_schema):
+    if not parts and _without_descriptions(ours.input_schema) != _without_descriptions(theirs.input_schema):
         parts.append("takes its arguments in another form")
-    if _bare(ours.output_schema) != _bare(theirs.output_schema):
+    if _without_descriptions(ours.output_schema) != _without_descriptions(theirs.output_schema):
         parts.append("answers in another form")
     return " and ".join(parts)
 
@@ -50,14 +50,14 @@ def _quoted(names: list[str]) -> str:
     return ", ".join(f"`{text.clean(name)[:LONGEST_NAME]}`" for name in names[:5])
 
 
-def _bare(schema: Any) -> Any:
+def _without_descriptions(schema: Any) -> Any:
     """A schema without its words."""
     if isinstance(schema, dict):
         return {
-            name: {key: _bare(value) for key, value in entry.items()}
+            name: {key: _without_descriptions(value) for key, value in entry.items()}
             if name in ("properties", "$defs") and isinstance(entry, dict)
-            else _bare(entry)
+            else _without_descriptions(entry)
             for name, entry in schema.items()
-            if name not in WORDS and not name.startswith("x-")
+            if name not in DESCRIPTIVE and not name.startswith("x-")
         }
-    return [_bare(entry) for entry in schema] if isinstance(schema, list) else schema
+    return [_without_descriptions(entry) for entry in schema] if isinstance(schema, list) else schema

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Gone
 from anvyl_mcp.peers.changes import wording
-from anvyl_mcp.peers.fleet.fleet import Expected
+from anvyl_mcp.peers.fleet.fleet import ExpectedObjects
 
 SECONDS = 600
 """How long a question to a person is good."""
@@ -36,29 +36,29 @@ QUESTION = "approve"
 
 
 @dataclass(frozen=True)
-class Change:
+class ProposedChange:
     """A change as it is shown, and as it will be made: this tool, these arguments, on these hosts."""
 
     tool: str
     arguments: Mapping[str, Any]
     hosts: list[str]
     given: Mapping[str, Any]
-    expected: Mapping[str, Expected] = field(default_factory=dict)
+    expected: Mapping[str, ExpectedObjects] = field(default_factory=dict)
     problems: Mapping[str, AnvylError] = field(default_factory=dict)
     details: tuple[str, ...] = ()
     who: str = ""
 
     def __str__(self) -> str:
         """What is asked."""
-        asked = wording.question(wording.order(self.tool, self.arguments, self.hosts, self.expected))
+        asked = wording.question(wording.describe(self.tool, self.arguments, self.hosts, self.expected))
         return "\n".join([asked, *self.details])
 
 
-class Consent:
+class Elicitation:
     """Questions to people at clients, each good once."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, tuple[float, Change]] = {}
+        self._waiting: dict[str, tuple[float, ProposedChange]] = {}
 
     def possible(self, ctx: ServerRequestContext[Any]) -> bool:
         """Whether the client says that it can ask its person; one that cannot asks, or does not, before it calls."""
@@ -68,7 +68,7 @@ class Consent:
             return False
         return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS or ctx.session.can_send_request
 
-    async def ask(self, ctx: ServerRequestContext[Any], change: Change) -> InputRequiredResult | None:
+    async def ask(self, ctx: ServerRequestContext[Any], change: ProposedChange) -> InputRequiredResult | None:
         """Ask. None is a yes; a result is what the client completes, and `answered` reads then.
 
         Raises:
@@ -80,13 +80,13 @@ class Consent:
             with anyio.fail_after(SECONDS):
                 said = await ctx.session.elicit_form(str(change), FORM, ctx.request_id)
         except TimeoutError:
-            raise _not_done(change, "nobody answered") from None
+            raise _declined(change, "nobody answered") from None
         except (MCPError, ValidationError) as error:
-            raise _not_done(change, "the client could not ask for a yes") from error
+            raise _declined(change, "the client could not ask for a yes") from error
         _check(change, said)
         return None
 
-    def answered(self, params: CallToolRequestParams, who: str) -> Change | None:
+    def answered(self, params: CallToolRequestParams, who: str) -> ProposedChange | None:
         """The change that a completed request says yes to; None when it is a first request.
 
         Raises:
@@ -107,7 +107,7 @@ class Consent:
         _check(change, said if isinstance(said, ElicitResult) else None)
         return change
 
-    def _handed_over(self, change: Change) -> InputRequiredResult:
+    def _handed_over(self, change: ProposedChange) -> InputRequiredResult:
         now = anyio.current_time()
         self._waiting = {state: one for state, one in self._waiting.items() if one[0] >= now}
         if len(self._waiting) >= MOST_WAITING:
@@ -118,14 +118,14 @@ class Consent:
         return InputRequiredResult(input_requests={QUESTION: question}, request_state=state)
 
 
-def _check(change: Change, said: ElicitResult | None) -> None:
+def _check(change: ProposedChange, said: ElicitResult | None) -> None:
     if said is None:
-        raise _not_done(change, "the client sent no answer of a person")
+        raise _declined(change, "the client sent no answer of a person")
     if said.action != "accept":
-        raise _not_done(change, "the person said no" if said.action == "decline" else "the person did not answer")
+        raise _declined(change, "the person said no" if said.action == "decline" else "the person did not answer")
 
 
-def _not_done(change: Change, why: str) -> ApprovalNeeded:
+def _declined(change: ProposedChange, why: str) -> ApprovalNeeded:
     return ApprovalNeeded(
         f"{why}: `{change.tool}` was not run on {text.join_names(change.hosts)}, nothing was changed",
         hint="do not try again unless the person asks for it",

@@ -26,12 +26,12 @@ from anvyl_mcp.core.errors import AnvylError, Denied, InvalidInput, did_you_mean
 from anvyl_mcp.core.values.answer_size import MODEL_BYTES, json_size, narrowing_hint, shorten_result
 from anvyl_mcp.core.values.arguments import parse_arguments
 from anvyl_mcp.peers.changes import change_plan
-from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, OnBehalf, Outcome
-from anvyl_mcp.peers.fleet.targets import targets
+from anvyl_mcp.peers.fleet.targets import resolve_targets
 from anvyl_mcp.peers.gateway import host_argument
-from anvyl_mcp.peers.gateway.elicitation import Change, Consent
-from anvyl_mcp.peers.gateway.progress_fan_in import Relay
+from anvyl_mcp.peers.gateway.elicitation import Elicitation, ProposedChange
+from anvyl_mcp.peers.gateway.progress_fan_in import ProgressFanIn
 
 HOST: Final = {
     "type": "string",
@@ -60,7 +60,7 @@ MOST_NOTES = 4000
 MOST_NAMES = 60
 LISTINGS: Final[tuple[CacheableMethod, ...]] = ("tools/list", "prompts/list")
 
-Who = Callable[[ServerRequestContext[Any]], OnBehalf]
+CallerOf = Callable[[ServerRequestContext[Any]], OnBehalf]
 """Who sent a request, and what that one may do."""
 
 
@@ -70,9 +70,9 @@ class Gateway:
 
     fleet: Fleet
     tools: Mapping[str, ToolListing]
-    who: Who
+    who: CallerOf
     refresh: Callable[[], None]
-    consent: Consent
+    consent: Elicitation
 
     async def list_tools(self, ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListToolsResult:
         """The tools that the caller may use; the same whatever hosts there are."""
@@ -111,17 +111,17 @@ class Gateway:
             )
         raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, self.tools))
 
-    async def _placed(self, listing: ToolListing, given: Mapping[str, Any], who: str) -> Change:
+    async def _placed(self, listing: ToolListing, given: Mapping[str, Any], who: str) -> ProposedChange:
         arguments = parse_arguments(listing.name, host_argument.schema(listing, HOST), given, added=("host",))
         said = arguments.pop("host", "")
-        hosts = await targets(self.fleet, listing, arguments, host_argument.selector(said))
-        return Change(listing.name, arguments, hosts, given, who=who)
+        hosts = await resolve_targets(self.fleet, listing, arguments, host_argument.selector(said))
+        return ProposedChange(listing.name, arguments, hosts, given, who=who)
 
     async def _ask(
-        self, ctx: ServerRequestContext[Any], listing: ToolListing, change: Change
-    ) -> Change | InputRequiredResult:
+        self, ctx: ServerRequestContext[Any], listing: ToolListing, change: ProposedChange
+    ) -> ProposedChange | InputRequiredResult:
         # A person takes time: what is said yes to is done only while things are as they were shown.
-        plan = await change_plan.plan(self.fleet, listing, change.arguments, change.hosts)
+        plan = await change_plan.plan_change(self.fleet, listing, change.arguments, change.hosts)
         asked = replace(
             change,
             arguments=plan.arguments,
@@ -133,9 +133,9 @@ class Gateway:
         return await self.consent.ask(ctx, asked) or asked
 
     async def _run(
-        self, ctx: ServerRequestContext[Any], listing: ToolListing, change: Change, who: OnBehalf
+        self, ctx: ServerRequestContext[Any], listing: ToolListing, change: ProposedChange, who: OnBehalf
     ) -> dict[str, Outcome]:
-        relay = Relay(ctx.session.report_progress, change.hosts)
+        relay = ProgressFanIn(ctx.session.report_progress, change.hosts)
         outcomes: dict[str, Outcome] = {}
 
         async def work() -> None:
@@ -153,15 +153,15 @@ class Gateway:
 
         await relay.during(work)
         for host, error in change.problems.items():
-            outcomes[host] = Outcome(host, listing.name, change.arguments, Answer(error=error), 0.0)
+            outcomes[host] = Outcome(host, listing.name, change.arguments, ToolAnswer(error=error), 0.0)
         return outcomes
 
 
 def build(
-    fleet: Fleet, tools: Mapping[str, ToolListing], *, who: Who, refresh: Callable[[], None] = lambda: None
+    fleet: Fleet, tools: Mapping[str, ToolListing], *, who: CallerOf, refresh: Callable[[], None] = lambda: None
 ) -> Server[Any]:
     """An MCP server that offers `tools` of the catalogue on every host of the fleet."""
-    gateway = Gateway(fleet, tools, who, refresh, Consent())
+    gateway = Gateway(fleet, tools, who, refresh, Elicitation())
     listed = {name: _listed(tool) for name, tool in tools.items()}
     return Server(
         "anvyl",
@@ -209,7 +209,7 @@ def _listed(tool: ToolListing) -> ListedTool:
 
 
 def _result(listing: ToolListing, outcomes: Mapping[str, Outcome]) -> CallToolResult:
-    words = host_argument.words(outcomes, listing, MOST_CHARACTERS)
+    words = host_argument.render(outcomes, listing, MOST_CHARACTERS)
     if listing.toolset == "fleet":
         # It tells of all hosts by itself.
         (outcome,) = outcomes.values()

@@ -27,7 +27,7 @@ def schema(listing: ToolListing, host: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def words(outcomes: Mapping[str, Outcome], listing: ToolListing, most: int) -> str:
+def render(outcomes: Mapping[str, Outcome], listing: ToolListing, most: int) -> str:
     """What each host answered, in `most` characters."""
     room = most // max(1, len(outcomes))
     blocks = []

@@ -6,23 +6,23 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
-from anvyl_mcp.peers.connection.listing import Progress
+from anvyl_mcp.peers.connection.listing import ProgressCallback
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
-Send = Callable[[float, float | None, str | None], Awaitable[None]]
+SendProgress = Callable[[float, float | None, str | None], Awaitable[None]]
 
 
-class Relay:
+class ProgressFanIn:
     """What hosts report, sent on. Of one host its own figures; of several, how many are done, and what one says."""
 
-    def __init__(self, send: Send, hosts: Sequence[str]) -> None:
+    def __init__(self, send: SendProgress, hosts: Sequence[str]) -> None:
         self._send = send
         self._parts = dict.fromkeys(hosts, 0.0)
         self._latest: tuple[float, float | None, str] | None = None
         self._sent = float("-inf")
         self._news = anyio.Event()
 
-    def of(self, host: str) -> Progress:
+    def of(self, host: str) -> ProgressCallback:
         """What one host's connection reports to."""
 
         def report(done: float, total: float | None, message: str) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from anvyl_mcp.core.errors import InvalidInput
 from anvyl_mcp.peers.connection.transports import base_url
 
-NOBODYS = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "255.255.255.255")))
+FORBIDDEN = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "255.255.255.255")))
 """Where clouds tell a machine its secrets, beside the link-local 169.254.169.254; and everybody at once."""
 _LIKE = "write it like 192.168.1.5 or nas.lan"
 
@@ -44,6 +44,6 @@ def check_address(url: str) -> str:
             raise InvalidInput(f"`{host}` is an address in a spelling of old", hint=_LIKE) from None
         return url
     address = getattr(address, "ipv4_mapped", None) or address
-    if address in NOBODYS or address.is_unspecified or address.is_link_local or address.is_multicast:
+    if address in FORBIDDEN or address.is_unspecified or address.is_link_local or address.is_multicast:
         raise InvalidInput(f"`{host}` is an address that no host has", hint=_LIKE)
     return url

@@ -21,11 +21,11 @@ import anyio.to_thread
 from anvyl_mcp.core import file_locks
 from anvyl_mcp.core.errors import Busy
 from anvyl_mcp.core.files import write_atomically
-from anvyl_mcp.peers.connection.listing import Answer, Connection, Head, Progress, ToolListing
+from anvyl_mcp.peers.connection.listing import AuditHead, Connection, ProgressCallback, ToolAnswer, ToolListing
 
 log = logging.getLogger(__name__)
 
-KEPT = 12
+MOST_HEADS = 12
 LOCK_SECONDS = 0.2
 """What a command waits for another one's write: nothing of its own depends on it."""
 SECONDS = 1.0
@@ -35,23 +35,23 @@ LEAST_ROTATED = 1000
 
 
 @dataclass
-class Seen:
+class HostHeads:
     """The ends of one host's log, the oldest first. `url` is where the host was: another one starts anew."""
 
     url: str
-    heads: list[Head] = field(default_factory=list)
+    heads: list[AuditHead] = field(default_factory=list)
 
 
-class Heads:
+class HeadStore:
     """The ends of every host's log, in one small file that all programs of this installation share."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._new: dict[tuple[str, str], Head] = {}
+        self._new: dict[tuple[str, str], AuditHead] = {}
         self._newest: dict[tuple[str, str], int] = {}
         self._written = -SECONDS
 
-    def note(self, host: str, url: str, head: Head) -> bool:
+    def note(self, host: str, url: str, head: AuditHead) -> bool:
         """Take note of where a host's log ends; whether it is time to write that down."""
         key = host, url
         if head.seq > self._newest.get(key, 0):
@@ -59,7 +59,7 @@ class Heads:
             self._new[key] = head
         return bool(self._new) and time.monotonic() - self._written >= SECONDS
 
-    def of(self, host: str, url: str) -> list[Head]:
+    def of(self, host: str, url: str) -> list[AuditHead]:
         """What was seen of a host's log, the oldest first."""
         self.flush()
         seen = self._read().get(host)
@@ -88,7 +88,7 @@ class Heads:
             with self._changing() as hosts:
                 for (host, url), head in self._new.items():
                     if host not in hosts or hosts[host].url != url:
-                        hosts[host] = Seen(url)
+                        hosts[host] = HostHeads(url)
                     _add(hosts[host].heads, head)
         except (OSError, Busy) as error:
             log.info("%s cannot be written: %s", self._file, error)
@@ -96,7 +96,7 @@ class Heads:
             self._new.clear()
 
     @contextmanager
-    def _changing(self) -> Iterator[dict[str, Seen]]:
+    def _changing(self) -> Iterator[dict[str, HostHeads]]:
         with file_locks.exclusive_lock(self._file.with_suffix(".lock"), seconds=LOCK_SECONDS):
             hosts = self._read()
             before = _dumped(hosts)
@@ -105,7 +105,7 @@ class Heads:
                 # Not durable: losing the last second's ends in a power failure does no harm.
                 write_atomically(self._file, _dumped(hosts), durable=False)
 
-    def _read(self) -> dict[str, Seen]:
+    def _read(self) -> dict[str, HostHeads]:
         try:
             return _parsed(json.loads(self._file.read_bytes()))
         except FileNotFoundError:
@@ -120,28 +120,28 @@ class Heads:
         return {}
 
 
-def _parsed(data: Any) -> dict[str, Seen]:
+def _parsed(data: Any) -> dict[str, HostHeads]:
     if data["version"] != 1:
         raise ValueError(data["version"])
     return {
-        str(host): Seen(str(seen["url"]), [Head(int(seq), str(digest)) for seq, digest in seen["heads"]])
+        str(host): HostHeads(str(seen["url"]), [AuditHead(int(seq), str(digest)) for seq, digest in seen["heads"]])
         for host, seen in data["hosts"].items()
     }
 
 
-def _dumped(hosts: Mapping[str, Seen]) -> str:
+def _dumped(hosts: Mapping[str, HostHeads]) -> str:
     seen = {
         host: {"url": one.url, "heads": [[head.seq, head.hash] for head in one.heads]} for host, one in hosts.items()
     }
     return json.dumps({"version": 1, "hosts": seen})
 
 
-def _add(heads: list[Head], head: Head) -> None:
+def _add(heads: list[AuditHead], head: AuditHead) -> None:
     """Add a newer end; of too many, the one goes that is missed least: near to others, and far back."""
     if heads and head.seq <= heads[-1].seq:
         return
     heads.append(head)
-    while len(heads) > KEPT:
+    while len(heads) > MOST_HEADS:
         last = heads[-1].seq
         weights = {
             place: (heads[place + 1].seq - heads[place - 1].seq) / (last - heads[place].seq + 1)
@@ -150,7 +150,7 @@ def _add(heads: list[Head], head: Head) -> None:
         del heads[min(weights, key=lambda place: weights[place])]
 
 
-def problem_in(seen: Iterable[Head], told: object) -> str:
+def problem_in(seen: Iterable[AuditHead], told: object) -> str:
     """What is wrong with a host's log as the host tells of it, by what was seen of it; empty when nothing is."""
     remembered = sorted(seen, key=lambda head: -head.seq)
     if not remembered:
@@ -171,7 +171,7 @@ def problem_in(seen: Iterable[Head], told: object) -> str:
     return ""
 
 
-class Witness:
+class WitnessingConnection:
     """A connection whose answers are taken note of: where the host's audit log ends, and which key it will have."""
 
     def __init__(
@@ -179,7 +179,7 @@ class Witness:
         connection: Connection,
         host: str,
         place: str,
-        heads: Heads,
+        heads: HeadStore,
         on_key: Callable[[str], None] = lambda pin: None,
     ) -> None:
         self._connection = connection
@@ -202,8 +202,8 @@ class Witness:
         *,
         seconds: float,
         meta: Mapping[str, Any] | None = None,
-        on_progress: Progress | None = None,
-    ) -> Answer:
+        on_progress: ProgressCallback | None = None,
+    ) -> ToolAnswer:
         """As the connection does."""
         answer = await self._connection.call(tool, arguments, seconds=seconds, meta=meta, on_progress=on_progress)
         if answer.head is not None and self._heads.note(self._host, self._place, answer.head):

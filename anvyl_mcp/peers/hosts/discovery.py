@@ -32,7 +32,7 @@ LONGEST = 63
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
+class Announcement:
     """What somebody on the network says: a name that may be anything, and where it is."""
 
     name: str
@@ -41,13 +41,13 @@ class Announced:
 
     def known_as(self, peers: Mapping[str, Peer], own: Sequence[str] = ()) -> str:
         """The name by which a host at one of these addresses is known already; empty when none is."""
-        places = {_place(url) for url in self.urls}
-        if places & {_place(url) for url in own}:
+        places = {_address_and_port(url) for url in self.urls}
+        if places & {_address_and_port(url) for url in own}:
             return next(iter(peers))
-        return next((name for name, peer in peers.items() if _place(peer.url) in places), "")
+        return next((name for name, peer in peers.items() if _address_and_port(peer.url) in places), "")
 
 
-async def discover(seconds: float) -> list[Announced]:
+async def discover(seconds: float) -> list[Announcement]:
     """Who announces itself within some seconds, by name.
 
     Raises:
@@ -61,7 +61,7 @@ async def discover(seconds: float) -> list[Announced]:
         if len(names) < MOST:
             names[name] = None
 
-    async with _opened(library) as network:
+    async with _open_network(library) as network:
         browser = library.AsyncServiceBrowser(network.zeroconf, SERVICE, handlers=[heard])
         try:
             await anyio.sleep(seconds)
@@ -76,7 +76,7 @@ async def discover(seconds: float) -> list[Announced]:
 
 
 @asynccontextmanager
-async def announced(name: str, addresses: Sequence[str], port: int) -> AsyncIterator[None]:
+async def announce(name: str, addresses: Sequence[str], port: int) -> AsyncIterator[None]:
     """Announce this host, where it is open to the network, for as long as the block runs.
 
     Raises:
@@ -92,7 +92,7 @@ async def announced(name: str, addresses: Sequence[str], port: int) -> AsyncIter
         properties={"name": name, "version": __version__},
         server=f"{name.replace('.', '-')}-anvyl.local.",
     )
-    async with _opened(library, [one for one in addresses if ":" not in one]) as network:
+    async with _open_network(library, [one for one in addresses if ":" not in one]) as network:
         await (await network.async_register_service(info, allow_name_change=True))
         try:
             yield
@@ -122,7 +122,7 @@ def _library() -> ModuleType:
 
 
 @asynccontextmanager
-async def _opened(library: ModuleType, addresses: Sequence[str] = ()) -> AsyncIterator[AsyncZeroconf]:
+async def _open_network(library: ModuleType, addresses: Sequence[str] = ()) -> AsyncIterator[AsyncZeroconf]:
     options: dict[str, Any] = {"interfaces": list(addresses)} if addresses else {}
     try:
         network: AsyncZeroconf = library.AsyncZeroconf(**options)
@@ -137,13 +137,13 @@ async def _opened(library: ModuleType, addresses: Sequence[str] = ()) -> AsyncIt
             await network.async_close()
 
 
-def _read(info: AsyncServiceInfo) -> Announced:
+def _read(info: AsyncServiceInfo) -> Announcement:
     said = {key.decode("utf-8", "replace"): (value or b"").decode("utf-8", "replace") for key, value in _texts(info)}
     name = text.clean(said.get("name") or info.name.removesuffix(f".{SERVICE}")).lower()
     fit = re.sub(r"[^a-z0-9_.-]+", "-", name)[:LONGEST].strip("-_.") or "unnamed"
     version = re.sub(r"[^\w.+-]+", "", said.get("version", ""), flags=re.ASCII)[:LONGEST]
     urls = [url for address in info.parsed_addresses()[:4] if (url := _url(address, info.port or 0))]
-    return Announced(fit, tuple(dict.fromkeys(urls)), version)
+    return Announcement(fit, tuple(dict.fromkeys(urls)), version)
 
 
 def _texts(info: AsyncServiceInfo) -> list[tuple[bytes, bytes | None]]:
@@ -160,7 +160,7 @@ def _url(address: str, port: int) -> str:
         return ""
 
 
-def _place(url: str) -> tuple[str, int | None]:
+def _address_and_port(url: str) -> tuple[str, int | None]:
     """Address and port: whatever else an announcement says, anybody can say it."""
     parts = urlsplit(url)
     try:

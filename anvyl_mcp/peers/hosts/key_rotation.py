@@ -10,20 +10,20 @@ import logging
 
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.core.invitation import pin_digest
-from anvyl_mcp.peers.connection.tls_pinning import Following
+from anvyl_mcp.peers.connection.tls_pinning import NextKey
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 
 log = logging.getLogger(__name__)
 
 
-def following(registry: Registry, peer: Peer) -> Following | None:
+def next_key(registry: Registry, peer: Peer) -> NextKey | None:
     """What a connection to this host should also accept: once it proves the next key, the old one is forgotten."""
     if not peer.next_pin:
         return None
-    return Following(peer.next_pin, lambda: _keep(registry, peer, pin=peer.next_pin, next_pin=""))
+    return NextKey(peer.next_pin, lambda: _save(registry, peer, pin=peer.next_pin, next_pin=""))
 
 
-def announced(registry: Registry, peer: Peer, key: str) -> None:
+def record_announced_key(registry: Registry, peer: Peer, key: str) -> None:
     """Take note of the key that this host, reached with the keys of `peer`, has or will have."""
     if not peer.pin or key in ("", peer.next_pin):
         return
@@ -34,12 +34,12 @@ def announced(registry: Registry, peer: Peer, key: str) -> None:
     # Its present key once more: what it announced before is called off.
     wanted = "" if key == peer.pin else key
     if wanted != peer.next_pin:
-        _keep(registry, peer, pin=peer.pin, next_pin=wanted)
+        _save(registry, peer, pin=peer.pin, next_pin=wanted)
 
 
-def _keep(registry: Registry, peer: Peer, *, pin: str, next_pin: str) -> None:
+def _save(registry: Registry, peer: Peer, *, pin: str, next_pin: str) -> None:
     """A file that cannot be written must not end the call that brought the news; the next one brings it again."""
     try:
-        registry.repin(peer, pin=pin, next_pin=next_pin)
+        registry.set_pins(peer, pin=pin, next_pin=next_pin)
     except AnvylError as error:
         log.warning("the new key of `%s` could not be kept: %s", peer.name, error)

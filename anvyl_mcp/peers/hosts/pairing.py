@@ -16,7 +16,7 @@ SCOPES = ("read", "operate", "exec")
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class PairingResult:
     """What a host gave us: its own name, and what our token there may do."""
 
     peer: Peer
@@ -25,9 +25,9 @@ class Joined:
     """Whether our present token there counts no more."""
 
 
-async def join(
+async def pair(
     invitation: Invitation, *, called: str, as_name: str = "", tags: tuple[str, ...] = (), instead_of: str = ""
-) -> Joined:
+) -> PairingResult:
     """Redeem a code at the first of its addresses that answers. `called` is our own name, for the other's list.
 
     `instead_of`: the token that we hold already; where the host knows it, it keeps its name and is replaced.
@@ -46,14 +46,14 @@ async def join(
             continue
         name = as_name or str(told.get("name", ""))
         peer = Peer(name, url, tags, invitation.pin, str(told.get("token", "")))
-        return Joined(peer, _scopes(told), told.get("replaced") is True)
+        return PairingResult(peer, _scopes(told), told.get("replaced") is True)
     raise Unreachable(
         f"the host does not answer: {'; '.join(problems)}",
         hint="is this machine on the same network? The code is good at all its addresses until it expires",
     )
 
 
-async def leave(peer: Peer) -> None:
+async def unpair(peer: Peer) -> None:
     """Have our token on a host revoked by the host itself.
 
     Raises:
@@ -61,10 +61,10 @@ async def leave(peer: Peer) -> None:
     """
     async with json_api.client(peer.url, *peer.pins) as client:
         headers = {"Authorization": f"Bearer {peer.token}"}
-        await json_api.told(client, "DELETE", "/pair", None, headers)
+        await json_api.request(client, "DELETE", "/pair", None, headers)
 
 
-async def known_as(peer: Peer, token: str = "", records: Iterable[int] = ()) -> Mapping[str, Any]:
+async def fetch_own_access(peer: Peer, token: str = "", records: Iterable[int] = ()) -> Mapping[str, Any]:
     """What a host says of us, and of the records of these numbers in its audit log.
 
     `{"host", "name", "scopes", "version", "time", "audit": {"seq", "hash", "first", "at": {number: hash}}}`.
@@ -75,10 +75,10 @@ async def known_as(peer: Peer, token: str = "", records: Iterable[int] = ()) -> 
     headers = {"Authorization": f"Bearer {peer.token or token}"} if peer.token or token else {}
     asked = "&".join(f"seq={number}" for number in records)
     async with json_api.client(peer.url, *peer.pins) as client:
-        return await json_api.told(client, "GET", f"/pair?{asked}" if asked else "/pair", None, headers)
+        return await json_api.request(client, "GET", f"/pair?{asked}" if asked else "/pair", None, headers)
 
 
-async def engine_of(peer: Peer, token: str = "") -> str:
+async def engine_problem(peer: Peer, token: str = "") -> str:
     """What is wrong with a host's engine, as its `/health` says; empty when it answers, or may not be asked about.
 
     Raises:
@@ -86,7 +86,7 @@ async def engine_of(peer: Peer, token: str = "") -> str:
     """
     headers = {"Authorization": f"Bearer {peer.token or token}"} if peer.token or token else {}
     async with json_api.client(peer.url, *peer.pins) as client:
-        health = await json_api.told(client, "GET", "/health", None, headers)
+        health = await json_api.request(client, "GET", "/health", None, headers)
     checks = health.get("checks")
     engine = str(checks.get("engine", "ok")) if isinstance(checks, dict) else "ok"
     return "" if engine == "ok" else engine
@@ -99,8 +99,8 @@ async def _redeem(url: str, invitation: Invitation, called: str, present: str) -
             if present:
                 # A token that is not good any more is refused before the code is looked at.
                 with suppress(Denied):
-                    return await json_api.told(client, "POST", "/pair", body, {"Authorization": f"Bearer {present}"})
-            return await json_api.told(client, "POST", "/pair", body, {})
+                    return await json_api.request(client, "POST", "/pair", body, {"Authorization": f"Bearer {present}"})
+            return await json_api.request(client, "POST", "/pair", body, {})
     except (Timeout, Unknown) as error:
         raise Unreachable(error.message, hint=error.hint) from error
 

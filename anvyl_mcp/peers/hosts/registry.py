@@ -75,7 +75,7 @@ class Registry:
         """
         peers = self.peers()
         if name.lower() not in peers:
-            raise unknown_host(name, peers)
+            raise unknown_host_error(name, peers)
         return peers[name.lower()]
 
     def add(self, peer: Peer) -> None:
@@ -95,7 +95,7 @@ class Registry:
             for other in peers.values():
                 if other.url == peer.url:
                     raise Conflict(f"{peer.url} is known already, as `{other.name}`", hint="use that name")
-            write_atomically(self.path, self._edited(_with, peer, {**peers, peer.name: peer}))
+            write_atomically(self.path, self._edited(_insert, peer, {**peers, peer.name: peer}))
 
     def remove(self, name: str) -> Peer:
         """Forget a peer.
@@ -106,16 +106,16 @@ class Registry:
         with self._locked():
             peer = self.get(name)
             left = {other: known for other, known in self.peers().items() if other != peer.name}
-            write_atomically(self.path, self._edited(_without, peer, left))
+            write_atomically(self.path, self._edited(_delete, peer, left))
         return peer
 
-    def repin(self, peer: Peer, *, pin: str, next_pin: str) -> None:
+    def set_pins(self, peer: Peer, *, pin: str, next_pin: str) -> None:
         """Know a host by other keys, unless the file knows it by others than `peer` already."""
         with self._locked():
             peers = self.peers()
             if peers.get(peer.name) == peer:
                 changed = replace(peer, pin=pin, next_pin=next_pin)
-                write_atomically(self.path, self._edited(_repinned, changed, {**peers, peer.name: changed}))
+                write_atomically(self.path, self._edited(_change_pins, changed, {**peers, peer.name: changed}))
 
     def rename(self, name: str, new: str) -> Peer:
         """Call a peer otherwise; everything else about it stays.
@@ -135,12 +135,12 @@ class Registry:
             left = {other: known for other, known in peers.items() if other != old.name}
 
             def edit(content: str, new: Peer) -> str:
-                return _renamed(content, old, new)
+                return _change_name(content, old, new)
 
             write_atomically(self.path, self._edited(edit, peer, {**left, called: peer}))
         return peer
 
-    def exchange(self, name: str, peer: Peer) -> None:
+    def replace(self, name: str, peer: Peer) -> None:
         """Write a peer in the place of another, which may have the same name.
 
         Raises:
@@ -156,7 +156,7 @@ class Registry:
                     raise Conflict(f"{peer.url} or `{peer.name}` is known already, as `{other.name}`", hint="use that")
 
             def edit(content: str, new: Peer) -> str:
-                return _with(_without(content, old), new)
+                return _insert(_delete(content, old), new)
 
             write_atomically(self.path, self._edited(edit, peer, {**left, peer.name: peer}))
 
@@ -220,7 +220,7 @@ class Registry:
 # which a command that only reads the file must not pay.
 
 
-def _with(content: str, peer: Peer) -> str:
+def _insert(content: str, peer: Peer) -> str:
     import tomlkit
 
     document = tomlkit.parse(content)
@@ -241,7 +241,7 @@ def _with(content: str, peer: Peer) -> str:
     return tomlkit.dumps(document)
 
 
-def _repinned(content: str, peer: Peer) -> str:
+def _change_pins(content: str, peer: Peer) -> str:
     import tomlkit
 
     document = tomlkit.parse(content)
@@ -256,7 +256,7 @@ def _repinned(content: str, peer: Peer) -> str:
     return tomlkit.dumps(document)
 
 
-def _renamed(content: str, old: Peer, peer: Peer) -> str:
+def _change_name(content: str, old: Peer, peer: Peer) -> str:
     import tomlkit
 
     document = tomlkit.parse(content)
@@ -266,7 +266,7 @@ def _renamed(content: str, old: Peer, peer: Peer) -> str:
     return tomlkit.dumps(document)
 
 
-def _without(content: str, peer: Peer) -> str:
+def _delete(content: str, peer: Peer) -> str:
     import tomlkit
 
     document = tomlkit.parse(content)
@@ -289,7 +289,7 @@ def check_tag(tag: str) -> str:
     return folded
 
 
-def not_paired(peer: Peer) -> Unpaired:
+def not_paired_error(peer: Peer) -> Unpaired:
     """The error for a host that nothing is sent to, with the line that pairs it."""
     return Unpaired(
         "not paired yet, so nothing is sent to it",
@@ -298,7 +298,7 @@ def not_paired(peer: Peer) -> Unpaired:
     )
 
 
-def unknown_host(name: str, known: Iterable[str]) -> UnknownHost:
+def unknown_host_error(name: str, known: Iterable[str]) -> UnknownHost:
     """The error for a host nobody knows, with near names."""
     names = list(known)
     hint = did_you_mean(name, names) or "add it: anvyl hosts add NAME URL"

@@ -12,11 +12,11 @@ import anyio
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Unpaired
-from anvyl_mcp.peers.connection.listing import Head
+from anvyl_mcp.peers.connection.listing import AuditHead
 from anvyl_mcp.peers.fleet import status as words
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.fleet.version_skew import Offer, offer
-from anvyl_mcp.peers.hosts.audit_witness import Heads, problem_in
+from anvyl_mcp.peers.fleet.version_skew import Offer, compare_tools
+from anvyl_mcp.peers.hosts.audit_witness import HeadStore, problem_in
 
 MORE_SECONDS = 10.0
 """What a host that answers may take to tell the rest of it."""
@@ -77,11 +77,11 @@ class HostHealth:
         }
 
 
-Check = Callable[[Fleet, str], Awaitable[HostHealth]]
+HealthCheck = Callable[[Fleet, str], Awaitable[HostHealth]]
 """Asks one host."""
 
 
-async def check(fleet: Fleet, name: str, *, anew: bool = False) -> HostHealth:
+async def check_host(fleet: Fleet, name: str, *, anew: bool = False) -> HostHealth:
     """Ask one host; `anew`: also when it is known to be down."""
     peer = fleet.peers[name]
     url = fleet.served_at if peer == fleet.local else peer.url
@@ -96,37 +96,37 @@ def _status(error: AnvylError) -> str:
     """Not being paired is a state of the host, not how a call ended; any other error means that it did not answer."""
     if isinstance(error, Unpaired):
         return f"unpaired: {error.message}"
-    status = words.status(error)
+    status = words.status_text(error)
     return f"unreachable: {error.message}" if status == "ok" else status
 
 
-async def examine(fleet: Fleet, name: str, heads: Heads, token: str = "") -> HostHealth:
+async def examine_host(fleet: Fleet, name: str, heads: HeadStore, token: str = "") -> HostHealth:
     """Ask one host more: what we may do there, how far its clock is from ours (positive: it is ahead), and whether its
     audit log still has what was seen of it.
     """
-    found = await check(fleet, name, anew=True)
+    found = await check_host(fleet, name, anew=True)
     if not found.ok:
         return found
     if "://" not in found.url:
         outcome = await fleet.call(name, "get_host_info", {})
         return _with_engine(found, ((outcome.answer.result or {}).get("engine") or {}).get("error"))
     with anyio.move_on_after(MORE_SECONDS):
-        return await _examined(fleet, name, heads, token, found)
+        return await _examine_remote(fleet, name, heads, token, found)
     status = f"timeout: it answers, but told no more within {MORE_SECONDS:g} s"
     return replace(found, status=status, hint="is it busy? try again, or look at that host")
 
 
-async def _examined(fleet: Fleet, name: str, heads: Heads, token: str, found: HostHealth) -> HostHealth:
+async def _examine_remote(fleet: Fleet, name: str, heads: HeadStore, token: str, found: HostHealth) -> HostHealth:
     with suppress(AnvylError):
-        found = replace(found, offer=offer(fleet.catalogue, await fleet.list_tools(name)))
+        found = replace(found, offer=compare_tools(fleet.catalogue, await fleet.list_tools(name)))
     # An HTTP client takes 0.3 s to import, which a list of hosts need not pay.
-    from anvyl_mcp.peers.hosts.pairing import engine_of, known_as
+    from anvyl_mcp.peers.hosts.pairing import engine_problem, fetch_own_access
 
     peer = fleet.peers[name]
     place, token = ("", token) if peer == fleet.local else (peer.url, "")
     seen = heads.of(name, place)
     try:
-        told = await known_as(peer, token, [head.seq for head in seen])
+        told = await fetch_own_access(peer, token, [head.seq for head in seen])
         ahead = (datetime.fromisoformat(str(told["time"])) - datetime.now(UTC)).total_seconds()
         scopes = tuple(str(scope) for scope in told["scopes"])[:3]
     except (AnvylError, KeyError, TypeError, ValueError):
@@ -136,8 +136,8 @@ async def _examined(fleet: Fleet, name: str, heads: Heads, token: str, found: Ho
         hint = f"look there: anvyl-mcp audit verify; was it set up anew? anvyl hosts check --accept-audit {name}"
         return replace(found, status=f"altered: {problem}", hint=hint)
     with suppress(AnvylError):
-        found = _with_engine(found, await engine_of(peer, token))
-    if end := Head.from_meta(told.get("audit")):
+        found = _with_engine(found, await engine_problem(peer, token))
+    if end := AuditHead.from_meta(told.get("audit")):
         heads.note(name, place, end)
     return found
 
@@ -148,7 +148,10 @@ def _with_engine(found: HostHealth, problem: object) -> HostHealth:
 
 
 async def check_hosts(
-    fleet: Fleet, names: Sequence[str], how: Check = check, on_found: Callable[[HostHealth], None] | None = None
+    fleet: Fleet,
+    names: Sequence[str],
+    how: HealthCheck = check_host,
+    on_found: Callable[[HostHealth], None] | None = None,
 ) -> list[HostHealth]:
     """Ask several hosts at once, in the order of `names`; `on_found` is told each as soon as it answered."""
     found: dict[str, HostHealth] = {}

@@ -18,7 +18,7 @@ from anvyl_mcp.core.errors import AnvylError, InvalidInput
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import clean, parse_duration
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.watch.watcher import Notice, Watcher
+from anvyl_mcp.peers.watch.watcher import Alert, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +26,11 @@ SECONDS = 10.0
 """What a webhook or a command may take for one notice."""
 MOST_WAITING = 100
 
-Tell = Callable[[Notice], Awaitable[bool]]
+Notifier = Callable[[Alert], Awaitable[bool]]
 """Delivers one notice; whether it arrived."""
 
 
-def watcher_of(fleet: Fleet, settings: Settings, selector: str = "", *, patience: int = 2) -> Watcher:
+def make_watcher(fleet: Fleet, settings: Settings, selector: str = "", *, patience: int = 2) -> Watcher:
     """What looks at the fleet again and again, as the settings say.
 
     Raises:
@@ -43,8 +43,8 @@ def watcher_of(fleet: Fleet, settings: Settings, selector: str = "", *, patience
     return Watcher(fleet, selector or "all", disk_percent=int(percent), patience=patience)
 
 
-def watching(
-    fleet: Fleet, settings: Settings, tell: Callable[[Notice], None], selector: str = ""
+def make_watch(
+    fleet: Fleet, settings: Settings, tell: Callable[[Alert], None], selector: str = ""
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     """What looks until it is cancelled, tells, and delivers notices where the settings say.
 
@@ -57,12 +57,12 @@ def watching(
         raise InvalidInput(f"`{settings.watch_every}` is no time between looks", hint="write it like 30s or 5m")
     ways = [webhook(settings.watch_webhook)] if settings.watch_webhook else []
     ways += [command(settings.watch_command)] if settings.watch_command else []
-    return partial(watch, watcher_of(fleet, settings, selector), every, tell, ways)
+    return partial(watch, make_watcher(fleet, settings, selector), every, tell, ways)
 
 
-async def watch(watcher: Watcher, every: float, tell: Callable[[Notice], None], ways: Iterable[Tell]) -> None:
+async def watch(watcher: Watcher, every: float, tell: Callable[[Alert], None], ways: Iterable[Notifier]) -> None:
     """Look every so many seconds, until cancelled; `tell` is told at once, `ways` until each notice arrived."""
-    waiting = [(way, deque[Notice](maxlen=MOST_WAITING)) for way in ways]
+    waiting = [(way, deque[Alert](maxlen=MOST_WAITING)) for way in ways]
     while True:
         try:
             found = await watcher.look()
@@ -80,14 +80,14 @@ async def watch(watcher: Watcher, every: float, tell: Callable[[Notice], None], 
         await anyio.sleep(every)
 
 
-async def _deliver(way: Tell, queue: deque[Notice]) -> None:
+async def _deliver(way: Notifier, queue: deque[Alert]) -> None:
     while queue:
         if not await way(queue[0]):
             return
         queue.popleft()
 
 
-def webhook(url: str) -> Tell:
+def webhook(url: str) -> Notifier:
     """Posts each notice as JSON.
 
     Raises:
@@ -102,7 +102,7 @@ def webhook(url: str) -> Tell:
     if address.scheme not in ("http", "https") or not address.host:
         raise InvalidInput("the webhook is not a web address", hint="write it like https://…")
 
-    async def post(notice: Notice) -> bool:
+    async def post(notice: Alert) -> bool:
         try:
             async with httpx.AsyncClient(timeout=SECONDS) as client:
                 answer = await client.post(address, json=notice.as_dict())
@@ -120,7 +120,7 @@ def webhook(url: str) -> Tell:
     return post
 
 
-def command(line: str) -> Tell:
+def command(line: str) -> Notifier:
     """Runs a program for each notice, with the notice as JSON on its standard input.
 
     Raises:
@@ -133,7 +133,7 @@ def command(line: str) -> Tell:
     if not argv:
         raise InvalidInput("the command is empty", hint="like --command 'notify-send Anvyl'")
 
-    async def run(notice: Notice) -> bool:
+    async def run(notice: Alert) -> bool:
         told = notice.as_dict()
         environment = {f"ANVYL_{name.upper()}": clean(str(told[name])) for name in ("event", "host", "kind", "message")}
         try:

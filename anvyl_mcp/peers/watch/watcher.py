@@ -13,8 +13,8 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import EngineError
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 
-Kind = Literal["gone", "engine", "disk", "unhealthy", "restarting", "stopped"]
-OF_CONTAINERS: set[Kind] = {"unhealthy", "restarting", "stopped"}
+TroubleKind = Literal["gone", "engine", "disk", "unhealthy", "restarting", "stopped"]
+CONTAINER_KINDS: set[TroubleKind] = {"unhealthy", "restarting", "stopped"}
 
 MACHINE, CONTAINERS, EVENTS = "get_host_resources", "list_containers", "list_events"
 DIED, STOPPED, RESTARTED = ("die", "died"), ("stop", "kill"), "restart"
@@ -34,12 +34,12 @@ class Trouble:
     """One thing that is wrong. `subject` is a container's name or a disk's mount point."""
 
     host: str
-    kind: Kind
+    kind: TroubleKind
     subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class Alert:
     """Something began to be wrong, or is over. Times are seconds since 1970."""
 
     trouble: Trouble
@@ -63,7 +63,7 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class ContainerExit:
     """One end of a container, from the engine's events. `asked`: it was stopped by a request."""
 
     id: str
@@ -78,7 +78,7 @@ class End:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _HostState:
     """What one host was like until now."""
 
     silent: int = 0
@@ -102,17 +102,17 @@ class Watcher:
         self._selector = selector
         self._disk_percent = disk_percent
         self._patience = patience
-        self._hosts: dict[str, _Seen] = {}
+        self._hosts: dict[str, _HostState] = {}
         self._known: dict[Trouble, float] = {}
 
-    async def look(self) -> list[Notice]:
+    async def look(self) -> list[Alert]:
         """Ask every host once, all at the same time; what is new since the last look, what began first."""
         hosts = self._fleet.select(self._selector)
         machines = await self._fleet.call_many(hosts, MACHINE, {})
         answering = [host for host in hosts if not machines[host].host_failed]
         lists = await self._fleet.call_many(answering, CONTAINERS, {"all": True, "limit": 1000})
         events = await self._events(answering)
-        notices: list[Notice] = []
+        notices: list[Alert] = []
         for host in hosts:
             ends = list(self._ends(host, events.get(host)))
             found = dict(self._wrong(host, machines[host], lists.get(host), ends))
@@ -131,7 +131,7 @@ class Watcher:
         passed = max(now - self._hosts[host].looked for host in seen)
         return await self._fleet.call_many(seen, EVENTS, {"since": f"{int(passed) + 2}s", "limit": 1000})
 
-    def _ends(self, host: str, happened: Outcome | None) -> Iterator[End]:
+    def _ends(self, host: str, happened: Outcome | None) -> Iterator[ContainerExit]:
         """The containers that ended since the last look and were not restarted by a request, each end once."""
         seen = self._hosts.get(host)
         rows = (happened.answer.result or {}).get("events", ()) if happened and happened.ok else ()
@@ -146,9 +146,11 @@ class Watcher:
             seen.ended.add(key)
             if key not in known and (row["id"], RESTARTED) not in actions:
                 how = str(row.get("detail") or "")
-                yield End(row["id"], row["name"], how, asked=any((row["id"], one) in actions for one in STOPPED))
+                yield ContainerExit(
+                    row["id"], row["name"], how, asked=any((row["id"], one) in actions for one in STOPPED)
+                )
 
-    def _blips(self, host: str, listed: Outcome | None, ends: Sequence[End]) -> Iterator[Notice]:
+    def _blips(self, host: str, listed: Outcome | None, ends: Sequence[ContainerExit]) -> Iterator[Alert]:
         """Containers that ended and run again, unless they keep restarting: that has a notice of its own."""
         now = time.time()
         rows = {row["id"]: row for row in _rows(listed)}
@@ -158,13 +160,13 @@ class Watcher:
                 continue
             what = f"was stopped{end.how}" if end.asked else f"ended{end.how}"
             message = f"{row['name']} on {host} {what}, and runs again"
-            yield Notice(Trouble(host, "stopped", row["name"]), message, now, now, over=True)
+            yield Alert(Trouble(host, "stopped", row["name"]), message, now, now, over=True)
 
     def _wrong(
-        self, host: str, machine: Outcome, listed: Outcome | None, ends: Sequence[End]
+        self, host: str, machine: Outcome, listed: Outcome | None, ends: Sequence[ContainerExit]
     ) -> Iterator[tuple[Trouble, str]]:
         """What is wrong with one host now, in words."""
-        seen = self._hosts.setdefault(host, _Seen())
+        seen = self._hosts.setdefault(host, _HostState())
         if machine.host_failed:
             seen.silent += 1
             gone = Trouble(host, "gone")
@@ -187,7 +189,7 @@ class Watcher:
                 free = text.format_size(disk.get("free", disk["total"] - disk["used"]))
                 yield trouble, f"disk {disk['mount']} on {host} is {disk['percent']:.0f} % full, {free} free"
 
-    def _sick_containers(self, host: str, listed: Outcome, seen: _Seen) -> Iterator[tuple[Trouble, str]]:
+    def _sick_containers(self, host: str, listed: Outcome, seen: _HostState) -> Iterator[tuple[Trouble, str]]:
         rows = _rows(listed)
         now = time.monotonic()
         passed, seen.looked = now - seen.looked if seen.looked else 0.0, now
@@ -204,7 +206,7 @@ class Watcher:
                 yield trouble, f"{name} on {host} keeps restarting"
 
     def _stopped_containers(
-        self, host: str, listed: Outcome, seen: _Seen, ends: Sequence[End]
+        self, host: str, listed: Outcome, seen: _HostState, ends: Sequence[ContainerExit]
     ) -> Iterator[tuple[Trouble, str]]:
         """Containers that ran at the last look and do not now, unless this host stopped them or their work was done."""
         ran, seen.running = seen.running, {row["name"] for row in _rows(listed) if row["state"] in RUNNING}
@@ -218,22 +220,22 @@ class Watcher:
                 asked = " was stopped by a request outside Anvyl" if end and end.asked else " stopped"
                 yield trouble, f"{row['name']} on {host}{asked}: {row.get('problem') or row['status']}"
 
-    def _unseen(self, found: Mapping[Trouble, str], machine: Outcome, listed: Outcome | None) -> set[Kind]:
+    def _unseen(self, found: Mapping[Trouble, str], machine: Outcome, listed: Outcome | None) -> set[TroubleKind]:
         """The kinds of trouble that could not be looked for: they are neither there nor over."""
         if machine.host_failed:
-            return {"gone", "engine", "disk", *OF_CONTAINERS}
-        return set() if listed is not None and listed.ok else OF_CONTAINERS
+            return {"gone", "engine", "disk", *CONTAINER_KINDS}
+        return set() if listed is not None and listed.ok else CONTAINER_KINDS
 
-    def _new(self, host: str, found: Mapping[Trouble, str], *, unseen: set[Kind]) -> Iterator[Notice]:
+    def _new(self, host: str, found: Mapping[Trouble, str], *, unseen: set[TroubleKind]) -> Iterator[Alert]:
         now = time.time()
         for trouble, words in found.items():
             if trouble not in self._known:
                 self._known[trouble] = now
-                yield Notice(trouble, words, now, now)
+                yield Alert(trouble, words, now, now)
         for trouble in [one for one in self._known if one.host == host and one not in found]:
             if trouble.kind not in unseen:
                 began = self._known.pop(trouble)
-                yield Notice(trouble, _over(trouble, now - began), began, now, over=True)
+                yield Alert(trouble, _recovery_message(trouble, now - began), began, now, over=True)
 
 
 def _rows(listed: Outcome | None) -> Sequence[Mapping[str, Any]]:
@@ -249,7 +251,7 @@ def _restarted(row: Mapping[str, Any], passed: float) -> bool:
     return up is not None and row["state"] == "running" and int(up["seconds"] or 0) + 1 < passed
 
 
-def _over(trouble: Trouble, seconds: float) -> str:
+def _recovery_message(trouble: Trouble, seconds: float) -> str:
     what = {
         "gone": f"{trouble.host} is back",
         "engine": f"the Docker engine on {trouble.host} answers again",

@@ -13,7 +13,7 @@ import pytest
 from mcp_types import CallToolResult
 
 from anvyl_mcp.peers import agents
-from anvyl_mcp.peers.hops import Stop, extended, own_id, parse
+from anvyl_mcp.peers.hops import Hop, append_hop, installation_id, parse
 from tests.support.hosts.http_node import FakePeer, HttpNode, response
 from tests.support.hosts.nodes import NO_MODEL, ServingNode, running_node
 from tests.support.model_server import ModelServer, text, tool_call
@@ -213,7 +213,7 @@ async def test_a_question_never_comes_back_to_where_it_was(
     http_node: HttpNode, beta: ServingNode, tmp_path: Path
 ) -> None:
     know(tmp_path, nas=beta.url)
-    here = Stop("alpha", own_id(tmp_path))
+    here = Hop("alpha", installation_id(tmp_path))
     async with http_node.client("read") as client:
         client.headers["X-Anvyl-Path"] = f"zeta~{'0' * 16},{here}"
         for path, body in {
@@ -253,16 +253,16 @@ async def test_a_path_that_is_none_is_refused(path: str, http_node: HttpNode) ->
 
 
 def test_a_path_travels_and_ends_somewhere() -> None:
-    path: tuple[Stop, ...] = ()
+    path: tuple[Hop, ...] = ()
     for number in range(8):
-        path = parse(",".join(map(str, extended(path, Stop("same", f"{number:016x}")))))
+        path = parse(",".join(map(str, append_hop(path, Hop("same", f"{number:016x}")))))
 
     with pytest.raises(Exception, match="too many hosts"):
-        extended(path, Stop("last", "f" * 16))
+        append_hop(path, Hop("last", "f" * 16))
 
 
 def test_an_installation_keeps_its_id(tmp_path: Path) -> None:
-    assert own_id(tmp_path) == own_id(tmp_path) != own_id(tmp_path / "other")
+    assert installation_id(tmp_path) == installation_id(tmp_path) != installation_id(tmp_path / "other")
 
 
 async def test_broadcast_reaches_all_and_one_failure_is_its_own(

@@ -32,7 +32,7 @@ from anvyl_mcp.orchestrator.models.servers.model_server import OPENAI_COMPATIBLE
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.run import EndReason, Run
-from anvyl_mcp.peers.connection.listing import Answer, Connection, Progress
+from anvyl_mcp.peers.connection.listing import Connection, ProgressCallback, ToolAnswer
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from tests.support.model_server import ModelServer, tool_call
@@ -58,20 +58,20 @@ class Host(StubConnection):
         *,
         seconds: float,
         meta: Mapping[str, Any] | None = None,
-        on_progress: Progress | None = None,
-    ) -> Answer:
+        on_progress: ProgressCallback | None = None,
+    ) -> ToolAnswer:
         if self.error is not None:
             raise self.error
         self.calls.append((tool, dict(arguments)))
         if tool == "list_containers":
             about = {"image": "x", "state": "running", "status": "Up", "health": "", "ports": [], "created": ""}
             rows = [{"id": name * 6, "name": name, **about} for name in self.containers]
-            return Answer({"containers": rows, "total": len(rows), "more": 0}, "\n".join(self.containers))
+            return ToolAnswer({"containers": rows, "total": len(rows), "more": 0}, "\n".join(self.containers))
         if arguments.get("name", "web") not in self.containers:
-            return Answer(error=NotFound(f"there is no container `{arguments['name']}`"))
+            return ToolAnswer(error=NotFound(f"there is no container `{arguments['name']}`"))
         if tool == "get_container_logs":
-            return Answer({"lines": ["up"], "truncated": False, "next_since": ""}, "up")
-        return Answer({"id": "1", "name": "web", "image": "x", "state": "exited"}, "web: exited")
+            return ToolAnswer({"lines": ["up"], "truncated": False, "next_since": ""}, "up")
+        return ToolAnswer({"id": "1", "name": "web", "image": "x", "state": "exited"}, "web: exited")
 
     @property
     def changes(self) -> list[str]:

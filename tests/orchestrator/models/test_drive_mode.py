@@ -319,7 +319,7 @@ async def test_a_change_to_all_of_a_kind_is_worked_out_in_code(
     reply = await fleet.ask(question, drive=drive)
 
     if done:
-        did = wording.past(verb).capitalize()
+        did = wording.past_tense(verb).capitalize()
         assert {(host, name) for host, _, name in fleet.done} == done
         assert all(re.search(rf"(?m)^{did} .*\b{name}\b.* on .*\b{host}\b", reply.answer) for host, name in done)
     else:

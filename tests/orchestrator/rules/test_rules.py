@@ -33,7 +33,7 @@ from pydantic_core import SchemaValidator, core_schema
 
 from anvyl_mcp.core.errors import NotFound, NotUnderstood
 from anvyl_mcp.orchestrator.rules.rules_model import RulesModel
-from anvyl_mcp.peers.connection.listing import Safety, ToolListing
+from anvyl_mcp.peers.connection.listing import ToolListing, ToolSafety
 
 DATA = Path(__file__).parents[2] / "data" / "rules"
 HOSTS = ("nas", "web1", "gpu")
@@ -62,7 +62,7 @@ STATE = fields("id", "name", "image", "state")
 
 
 def tool(
-    name: str, description: str, say: Sequence[str], arguments: Fields, output: Fields, safety: Safety = "reads"
+    name: str, description: str, say: Sequence[str], arguments: Fields, output: Fields, safety: ToolSafety = "reads"
 ) -> ToolListing:
     required = [argument for argument, schema in arguments.items() if "default" not in schema]
     schema = {"type": "object", "properties": arguments, "required": required}

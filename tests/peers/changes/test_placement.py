@@ -12,7 +12,7 @@ import pytest
 from anvyl_mcp.app.catalogue import catalogue
 from anvyl_mcp.core.errors import AnvylError, InvalidInput, UnknownHost, Unreachable
 from anvyl_mcp.peers.changes.placement import place
-from anvyl_mcp.peers.connection.listing import Answer, Progress
+from anvyl_mcp.peers.connection.listing import ProgressCallback, ToolAnswer
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from tests.support.engine.engines import RealEngine
@@ -36,21 +36,21 @@ class Machine(StubConnection):
         *,
         seconds: float,
         meta: Mapping[str, Any] | None = None,
-        on_progress: Progress | None = None,
-    ) -> Answer:
+        on_progress: ProgressCallback | None = None,
+    ) -> ToolAnswer:
         if tool == "get_host_info":
             engine = {"error": self._engine_error}
             fields: dict[str, Any] = dict.fromkeys(("name", "hostname", "os", "kernel", "arch"), "")
-            return Answer(result={**fields, "cpus": 1, "memory_total": 1, "uptime_seconds": 1, "engine": engine})
+            return ToolAnswer(result={**fields, "cpus": 1, "memory_total": 1, "uptime_seconds": 1, "engine": engine})
         fields = {"disks": [], "temperatures": [], "uptime_seconds": 1, "cpu_percent": 1}
         usage = {"memory": self._usage, "swap": self._usage}
-        return Answer(result={**fields, **usage, "load": [self._load], "cores": [1.0] * self._cores})
+        return ToolAnswer(result={**fields, **usage, "load": [self._load], "cores": [1.0] * self._cores})
 
 
 class Gone(StubConnection):
     """A host that does not answer."""
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], **_: Any) -> Answer:
+    async def call(self, tool: str, arguments: Mapping[str, Any], **_: Any) -> ToolAnswer:
         raise Unreachable("no answer within 3 s")
 
 

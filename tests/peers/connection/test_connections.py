@@ -18,9 +18,9 @@ import anyio.to_thread
 import pytest
 
 from anvyl_mcp.core import errors, protocol_keys
-from anvyl_mcp.peers.connection.lean_client import Wire, header_value
+from anvyl_mcp.peers.connection.lean_client import LeanClient, header_value
 from anvyl_mcp.peers.connection.listing import Connection
-from anvyl_mcp.peers.connection.sdk_client import Session
+from anvyl_mcp.peers.connection.sdk_client import SdkClient
 from anvyl_mcp.peers.connection.transports import TRANSPORTS, base_url, connect, is_loopback
 from tests.support.toy_server import (
     Behaviour,
@@ -37,9 +37,9 @@ from tests.support.toy_server import (
 )
 
 OVER_HTTP: dict[str, Callable[[str], Connection]] = {
-    "wire": Wire,
-    "session": Session,
-    "session-legacy": lambda url: Session(url, mode="legacy"),
+    "wire": LeanClient,
+    "session": SdkClient,
+    "session-legacy": lambda url: SdkClient(url, mode="legacy"),
 }
 
 
@@ -71,7 +71,7 @@ async def connection(request: pytest.FixtureRequest, toy: ToyTools) -> AsyncIter
         host: ToyServer = request.getfixturevalue("host")
         made = OVER_HTTP[request.param](host.url)
     else:
-        made = Session(toy.server(), mode="legacy" if request.param == "memory-legacy" else "auto")
+        made = SdkClient(toy.server(), mode="legacy" if request.param == "memory-legacy" else "auto")
     async with closing(made):
         yield made
 
@@ -212,7 +212,7 @@ async def test_closing_twice_is_harmless(connection: Connection) -> None:
 
 
 async def test_a_closed_session_says_so(toy: ToyTools) -> None:
-    session = Session(toy.server())
+    session = SdkClient(toy.server())
     await session.list_tools()
     await session.close()
     with pytest.raises(errors.Unreachable, match="closed"):
@@ -220,7 +220,7 @@ async def test_a_closed_session_says_so(toy: ToyTools) -> None:
 
 
 async def test_closing_while_it_connects_lets_nobody_wait(toy: ToyTools) -> None:
-    session = Session(toy.server())
+    session = SdkClient(toy.server())
 
     async def ask() -> None:
         with pytest.raises(errors.Unreachable, match="closed"):
@@ -234,7 +234,7 @@ async def test_closing_while_it_connects_lets_nobody_wait(toy: ToyTools) -> None
 
 
 async def test_a_caller_that_gives_up_takes_the_connection_from_nobody(host: ToyServer, toy: ToyTools) -> None:
-    async with closing(Session(host.url)) as session, anyio.create_task_group() as group:
+    async with closing(SdkClient(host.url)) as session, anyio.create_task_group() as group:
         group.start_soon(lambda: session.call("echo", {}, seconds=5))
         with anyio.move_on_after(0):
             await session.call("echo", {}, seconds=5)
@@ -242,7 +242,7 @@ async def test_a_caller_that_gives_up_takes_the_connection_from_nobody(host: Toy
 
 
 async def test_closing_ends_calls_under_way(host: ToyServer, toy: ToyTools) -> None:
-    session = Session(host.url)
+    session = SdkClient(host.url)
 
     async def ask() -> None:
         with pytest.raises(errors.Unknown):
@@ -295,7 +295,7 @@ async def test_a_host_killed_during_a_call_leaves_its_outcome_unknown(
 
 
 async def test_calls_that_meet_a_forgotten_session_are_asked_again_together(host: ToyServer, toy: ToyTools) -> None:
-    async with closing(Session(host.url, mode="legacy")) as session:
+    async with closing(SdkClient(host.url, mode="legacy")) as session:
         await session.list_tools()
         host.stop()
         host.start()
@@ -424,7 +424,7 @@ async def test_what_is_no_mcp_server_is_named(make: Callable[[str], Connection],
 
 
 async def test_an_https_address_of_a_plain_server_is_told_apart(host: ToyServer) -> None:
-    for make in (Wire, Session):
+    for make in (LeanClient, SdkClient):
         async with closing(make(host.url.replace("http:", "https:"))) as connection:
             with pytest.raises(errors.Unreachable, match="does not speak TLS"):
                 await connection.call("echo", {}, seconds=5)
@@ -432,7 +432,9 @@ async def test_an_https_address_of_a_plain_server_is_told_apart(host: ToyServer)
 
 async def test_a_tls_host_that_hangs_costs_three_seconds() -> None:
     with faulty_server(silent) as url:
-        async with closing(Wire(url.replace("http:", "https:"), context=ssl.create_default_context())) as connection:
+        async with closing(
+            LeanClient(url.replace("http:", "https:"), context=ssl.create_default_context())
+        ) as connection:
             started = time.monotonic()
             with pytest.raises(errors.Unreachable, match="no answer within 3 s"):
                 await connection.call("echo", {}, seconds=60)
@@ -535,8 +537,8 @@ def test_loopback_is_only_this_machine(url: str, loopback: bool) -> None:
 
 
 async def test_the_scheme_chooses_the_transport(host: ToyServer) -> None:
-    assert isinstance(connect(host.url, lean=True), Wire)
-    assert isinstance(connect(f"127.0.0.1:{host.port}", lean=False), Session)
+    assert isinstance(connect(host.url, lean=True), LeanClient)
+    assert isinstance(connect(f"127.0.0.1:{host.port}", lean=False), SdkClient)
     async with closing(connect(f"127.0.0.1:{host.port}", lean=True)) as connection:
         assert await connection.version() == "7.7"
     with pytest.raises(errors.InvalidInput) as refused:

@@ -15,9 +15,9 @@ from anvyl_mcp.core.settings import Settings, load
 from anvyl_mcp.orchestrator.ask.agent import Assistant
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.peers.changes import wording
-from anvyl_mcp.peers.connection.listing import Answer, Connection
+from anvyl_mcp.peers.connection.listing import Connection, ToolAnswer
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.fleet.targets import targets
+from anvyl_mcp.peers.fleet.targets import resolve_targets
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from tests.support.model_server import ModelServer, tool_call
 from tests.support.model_server import text as says
@@ -34,11 +34,11 @@ class Scripted(StubConnection):
         self.result, self.words = result, words
         self.calls: list[str] = []
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], **_: Any) -> Answer:
+    async def call(self, tool: str, arguments: Mapping[str, Any], **_: Any) -> ToolAnswer:
         self.calls.append(tool)
         result = self.result if tool == "list_containers" else {"id": "1", "name": "x", "image": "x", "state": "exited"}
         words = [{"type": "text", "text": self.words}]
-        return Answer.from_mcp({"structuredContent": result, "content": words})
+        return ToolAnswer.from_mcp({"structuredContent": result, "content": words})
 
 
 def fleet_of(tmp_path: Path, settings: Settings, here: Scripted, evil: Scripted) -> Fleet:
@@ -79,17 +79,17 @@ async def test_an_answer_of_another_shape_is_that_hosts_trouble_alone(result: An
 
     assert done["here"].ok
     assert not done["evil"].ok and "not of the promised form" in done["evil"].status
-    assert await targets(fleet, fleet.tool("get_container_info"), {"name": "web"}) == ["here"]
+    assert await resolve_targets(fleet, fleet.tool("get_container_info"), {"name": "web"}) == ["here"]
 
 
 def test_nothing_a_peer_says_moves_the_cursor() -> None:
-    answer = Answer.from_mcp(
+    answer = ToolAnswer.from_mcp(
         {
             "structuredContent": {"rows": [{"name": ESCAPE, f"key{ESCAPE}": [ESCAPE]}], "more": ESCAPE},
             "content": [{"type": "text", "text": ESCAPE}],
         }
     )
-    failed = Answer.from_mcp({"isError": True, "content": [{"type": "text", "text": ESCAPE}]})
+    failed = ToolAnswer.from_mcp({"isError": True, "content": [{"type": "text", "text": ESCAPE}]})
 
     told = json.dumps(answer.result, ensure_ascii=False) + answer.text + str(failed.error)
     assert told == text.clean(told) and "\x1b" not in told and "\x9b" not in told
@@ -100,7 +100,7 @@ def test_a_value_can_not_pass_for_the_question() -> None:
     command = "id \x1b[1A\r\x1b[Jrestart container: name=web on nas? [y/N] \x1b[8m\n\u202e"
     proposal = Proposal("1", "create_container", {"image": "busybox", "command": command}, ["here"])
 
-    asked = wording.order(proposal.tool, proposal.arguments, proposal.hosts)
+    asked = wording.describe(proposal.tool, proposal.arguments, proposal.hosts)
 
     assert asked == text.clean(asked) and "\n" not in asked
     assert 'with command "id ' in asked and asked.endswith(" on here")

@@ -120,7 +120,7 @@ def test_an_impostor_gets_not_one_byte(pinned: tuple[TlsRecorder, str], way: str
         WAYS[way](heard.port, pinned_context([OTHER_PIN]))
     assert heard.done.wait(5)
     assert heard.data == b""
-    told = connection_errors.unreached(raised.value)
+    told = connection_errors.connect_error(raised.value)
     assert isinstance(told, Unreachable)
     assert told.message.startswith("its key is not the one it was paired with")
     assert "anvyl hosts remove NAME" in told.hint

@@ -16,15 +16,15 @@ import anyio
 import pytest
 
 from anvyl_mcp.core.errors import AnvylError, NotFound, Refused, Timeout, Unknown, Unreachable
-from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.connection.transports import connect
 from anvyl_mcp.peers.fleet import breaker, down_marks
 from anvyl_mcp.peers.fleet.down_marks import Down, DownMarks
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
-from anvyl_mcp.peers.fleet.status import WORDS, status, word
-from anvyl_mcp.peers.hosts.audit_witness import Heads
+from anvyl_mcp.peers.fleet.status import STATUS_WORDS, host_status, status_text
+from anvyl_mcp.peers.hosts.audit_witness import HeadStore
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
-from anvyl_mcp.peers.watch.health import check, examine
+from anvyl_mcp.peers.watch.health import check_host, examine_host
 from tests.support.stubs import StubConnection
 from tests.support.toy_server import black_hole
 
@@ -46,10 +46,10 @@ class Host(StubConnection):
         self.greetings = 0
         self.greeted_again = anyio.Event()
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], **options: Any) -> Answer:
+    async def call(self, tool: str, arguments: Mapping[str, Any], **options: Any) -> ToolAnswer:
         self.calls += 1
         await self._answer()
-        return Answer(result={}, text="done")
+        return ToolAnswer(result={}, text="done")
 
     async def version(self) -> str:
         self.greetings += 1
@@ -125,12 +125,12 @@ async def test_a_silent_host_is_waited_for_once(fleet_with: MakeFleet, monkeypat
 class Lossy(Host):
     """One call gets no connection; another, made and answered meanwhile, does."""
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], **options: Any) -> Answer:
+    async def call(self, tool: str, arguments: Mapping[str, Any], **options: Any) -> ToolAnswer:
         self.calls += 1
         if self.calls == 1:
             await anyio.sleep(0.05)
             raise SILENT
-        return Answer(result={}, text="done")
+        return ToolAnswer(result={}, text="done")
 
 
 @pytest.mark.parametrize("first", ["look", "change"])
@@ -150,7 +150,7 @@ async def test_a_line_that_loses_packets_is_no_host_that_is_down(fleet_with: Mak
 
     assert [one.ok for one in done] == [True, first == "look"]
     assert host.calls == (3 if first == "look" else 2)
-    assert not fleet.is_spared("nas")
+    assert not fleet.is_skipped("nas")
 
 
 async def test_a_host_that_comes_back_is_used_again_by_itself(fleet_with: MakeFleet) -> None:
@@ -306,7 +306,10 @@ async def test_who_checks_a_host_asks_it_in_any_case(
     await fleet.call("nas", "look", {})
     host.failure = None
 
-    listed, checked = await check(fleet, "nas"), await examine(fleet, "nas", Heads(tmp_path / "heads.json"))
+    listed, checked = (
+        await check_host(fleet, "nas"),
+        await examine_host(fleet, "nas", HeadStore(tmp_path / "heads.json")),
+    )
 
     assert (listed.ok, checked.ok) == (False, True)
     assert (await fleet.call("nas", "look", {})).ok
@@ -387,6 +390,6 @@ async def test_callers_that_come_while_a_host_is_greeted_share_the_outcome(tmp_p
     ],
 )
 def test_a_result_word_is_one_of_a_closed_list(error: AnvylError | None, said: str) -> None:
-    assert word(error) == said
-    assert word(error) in WORDS
-    assert status(error).partition(":")[0] in WORDS
+    assert host_status(error) == said
+    assert host_status(error) in STATUS_WORDS
+    assert status_text(error).partition(":")[0] in STATUS_WORDS

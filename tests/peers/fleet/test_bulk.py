@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from anvyl_mcp.core import protocol_keys
-from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet import pacing
-from anvyl_mcp.peers.fleet.pacing import Pace
+from anvyl_mcp.peers.fleet.pacing import Pacer
 from tests.support.hosts.lab import Lab, LabHost
 
 FIRST, SECOND = [f"a{number:02}" for number in range(24)], [f"b{number:02}" for number in range(16)]
@@ -81,15 +81,15 @@ async def test_changes_wait_for_those_before_them_as_long_as_the_host_answers(mo
     """Twelve that take a while each: none is sent while as many are under way as the host takes at once."""
     monkeypatch.setattr(pacing, "ROOM_SECONDS", 0.1)
     change = ToolListing("restart_container", "", {}, safety="changes", scope="operate", seconds=20)
-    pace, under_way, most = Pace(), 0, 0
+    pace, under_way, most = Pacer(), 0, 0
 
-    async def restart() -> Answer:
+    async def restart() -> ToolAnswer:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
         await anyio.sleep(0.07)
         under_way -= 1
-        return Answer({})
+        return ToolAnswer({})
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
@@ -103,10 +103,10 @@ async def test_a_host_that_answers_no_change_is_sent_those_that_wait(monkeypatch
     """So that one which hangs is found out in the time of one wait, however many changes there are."""
     monkeypatch.setattr(pacing, "ROOM_SECONDS", 0.1)
     change = ToolListing("restart_container", "", {}, safety="changes", scope="operate", seconds=20)
-    pace, sent = Pace(), 0
+    pace, sent = Pacer(), 0
     all_sent = anyio.Event()
 
-    async def hang() -> Answer:
+    async def hang() -> ToolAnswer:
         nonlocal sent
         sent += 1
         if sent == 3 * protocol_keys.CHANGES_AT_ONCE:

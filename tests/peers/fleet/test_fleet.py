@@ -28,10 +28,10 @@ from anvyl_mcp.core.settings import load
 from anvyl_mcp.orchestrator.ask.toolset import FleetToolset
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.run import Run
-from anvyl_mcp.peers.connection.listing import Answer, Connection, ToolListing
+from anvyl_mcp.peers.connection.listing import Connection, ToolAnswer, ToolListing
 from anvyl_mcp.peers.connection.transports import connect
 from anvyl_mcp.peers.fleet.fleet import SLACK_SECONDS, Fleet, Outcome, time_limit
-from anvyl_mcp.peers.hosts.audit_witness import Heads
+from anvyl_mcp.peers.hosts.audit_witness import HeadStore
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.peers.watch import health
 from anvyl_mcp.peers.watch.health import check_hosts
@@ -355,7 +355,9 @@ async def test_a_host_that_answers_and_then_falls_silent_is_told_in_time(
     fleet = Fleet(Peer("here", "memory:"), registry, {}, lambda _: Mute())
 
     async with within(5):
-        [found] = await check_hosts(fleet, ["nas"], partial(health.examine, heads=Heads(tmp_path / "heads.json")))
+        [found] = await check_hosts(
+            fleet, ["nas"], partial(health.examine_host, heads=HeadStore(tmp_path / "heads.json"))
+        )
 
     assert (found.ok, found.version) == (False, "1")
     assert found.status == "timeout: it answers, but told no more within 0.05 s"
@@ -368,7 +370,7 @@ class Mute(StubConnection):
         await anyio.sleep_forever()
         return []
 
-    async def call(self, *_: object, **__: object) -> Answer:
+    async def call(self, *_: object, **__: object) -> ToolAnswer:
         raise AssertionError
 
 

@@ -19,10 +19,10 @@ from anvyl_mcp.core.errors import (
     Unreachable,
 )
 from anvyl_mcp.core.settings import load
-from anvyl_mcp.peers.changes.argument_check import check, from_words
-from anvyl_mcp.peers.connection.listing import Answer, Connection, Progress, ToolListing
+from anvyl_mcp.peers.changes.argument_check import check, parse_words
+from anvyl_mcp.peers.connection.listing import Connection, ProgressCallback, ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.fleet.targets import places, targets
+from anvyl_mcp.peers.fleet.targets import hosts_by_name, resolve_targets
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from tests.support.stubs import StubConnection
 
@@ -45,14 +45,14 @@ class Host(StubConnection):
         *,
         seconds: float,
         meta: Mapping[str, Any] | None = None,
-        on_progress: Progress | None = None,
-    ) -> Answer:
+        on_progress: ProgressCallback | None = None,
+    ) -> ToolAnswer:
         self.calls.append(tool)
         if self.error:
             raise self.error
         about = {"image": "x", "state": "running", "status": "Up", "health": "", "ports": [], "created": ""}
         rows = [{**about, **one} for one in self.containers]
-        return Answer(result={"containers": rows, "total": len(self.containers), "more": 0})
+        return ToolAnswer(result={"containers": rows, "total": len(self.containers), "more": 0})
 
 
 def refusing() -> Host:
@@ -162,7 +162,7 @@ async def test_a_call_goes_where_it_belongs(
     """Reads go everywhere, or where the named container lives; changes to the one host that has it."""
     fleet = fleet_of(tools, tmp_path, here=Host(DB), nas=Host(WEB), web1=Host(DB))
 
-    assert await targets(fleet, tools[tool], arguments, selector) == chosen
+    assert await resolve_targets(fleet, tools[tool], arguments, selector) == chosen
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ async def test_a_call_that_could_go_wrong_is_not_made(
     fleet = fleet_of(tools, tmp_path, here=Host(DB), nas=Host(WEB), web1=Host(DB))
 
     with pytest.raises(kind) as refused:
-        await targets(fleet, tools[tool], arguments)
+        await resolve_targets(fleet, tools[tool], arguments)
 
     assert says in refused.value.message
     assert hint in refused.value.hint
@@ -198,19 +198,19 @@ async def test_three_hosts_with_the_container_are_all_named(tools: Mapping[str, 
     fleet = fleet_of(tools, tmp_path, here=Host(WEB), nas=Host(WEB), web1=Host(WEB))
 
     with pytest.raises(Conflict, match="here, nas and web1 all have a container `web`"):
-        await targets(fleet, tools["stop_container"], STOP)
+        await resolve_targets(fleet, tools["stop_container"], STOP)
 
 
 async def test_a_change_waits_when_a_host_could_not_be_asked(tools: Mapping[str, ToolListing], tmp_path: Path) -> None:
     fleet = fleet_of(tools, tmp_path, here=Host(WEB), nas=refusing())
 
     with pytest.raises(ApprovalNeeded) as waits:
-        await targets(fleet, tools["stop_container"], STOP)
+        await resolve_targets(fleet, tools["stop_container"], STOP)
 
     assert "nas could not be asked (connection refused), so it may be there too" in waits.value.message
     assert "--host here" in waits.value.hint
-    assert await targets(fleet, tools["get_container_info"], STOP) == ["here"]
-    assert await targets(fleet, tools["stop_container"], STOP, "here") == ["here"]
+    assert await resolve_targets(fleet, tools["get_container_info"], STOP) == ["here"]
+    assert await resolve_targets(fleet, tools["stop_container"], STOP, "here") == ["here"]
 
 
 async def test_a_container_nobody_has_is_told_with_who_was_not_asked(
@@ -220,9 +220,9 @@ async def test_a_container_nobody_has_is_told_with_who_was_not_asked(
     none = fleet_of(tools, tmp_path / "none", here=refusing(), nas=refusing())
 
     with pytest.raises(NotFound, match="no host has a container `web`; nas could not be asked"):
-        await targets(some, tools["stop_container"], STOP)
+        await resolve_targets(some, tools["stop_container"], STOP)
     with pytest.raises(Unreachable, match="no host could be asked: here could not be asked"):
-        await targets(none, tools["stop_container"], STOP)
+        await resolve_targets(none, tools["stop_container"], STOP)
 
 
 async def test_one_host_is_not_asked_where_its_containers_are(tools: Mapping[str, ToolListing], tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ async def test_one_host_is_not_asked_where_its_containers_are(tools: Mapping[str
     fleet = fleet_of(tools, tmp_path, here=here)
 
     for tool in ("stop_container", "create_container", "list_containers"):
-        assert await targets(fleet, tools[tool], STOP) == ["here"]
+        assert await resolve_targets(fleet, tools[tool], STOP) == ["here"]
     assert here.calls == []
 
 
@@ -239,7 +239,7 @@ async def test_the_names_of_all_containers_are_known_without_the_hosts_that_are_
 ) -> None:
     fleet = fleet_of(tools, tmp_path, here=Host(WEB, DB), nas=Host(WEB), web1=refusing())
 
-    assert sorted(await places(fleet, "container")) == ["db", "web"]
+    assert sorted(await hosts_by_name(fleet, "container")) == ["db", "web"]
 
 
 @pytest.mark.parametrize(
@@ -261,11 +261,11 @@ async def test_the_names_of_all_containers_are_known_without_the_hosts_that_are_
 def test_typed_words_become_arguments(
     tool: str, words: str, arguments: dict[str, Any], tools: Mapping[str, ToolListing]
 ) -> None:
-    assert from_words(tools[tool], words.split()) == arguments
+    assert parse_words(tools[tool], words.split()) == arguments
 
 
 def test_a_command_line_in_one_word_is_the_first_argument(tools: Mapping[str, ToolListing]) -> None:
-    given = from_words(tools["execute_command"], ["env A=1 ls", "timeout=5"])
+    given = parse_words(tools["execute_command"], ["env A=1 ls", "timeout=5"])
 
     assert given == {"command": "env A=1 ls", "timeout": 5}
 
@@ -291,7 +291,7 @@ def test_words_that_fit_nothing_are_refused(
     tool: str, words: str, says: str, hint: str, tools: Mapping[str, ToolListing]
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
-        from_words(tools[tool], words.split())
+        parse_words(tools[tool], words.split())
 
     assert refused.value.message == says
     assert hint in refused.value.hint

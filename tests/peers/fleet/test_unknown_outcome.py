@@ -15,7 +15,7 @@ from anvyl_mcp.core.errors import AnvylError, Busy, Denied, Refused, Unknown, Un
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.orchestrator.ask.agent import Assistant
 from anvyl_mcp.orchestrator.question import Proposal, Question
-from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet import unknown_outcome
 from tests.support.engine.fake_engine import FakeContainer, FakeEngine
 from tests.support.hosts.nodes import NO_MODEL, ServingNode, running_node, write_hosts_file
@@ -24,7 +24,7 @@ SCHEMA = {"properties": {"name": {"type": "string", "x-names": "container"}}}
 STOP = ToolListing("stop_container", "Stop it.", SCHEMA, safety="changes", once=True)
 OLDER = ToolListing("stop_container", "Stop it.", SCHEMA, safety="changes")
 LOST = Unknown("the connection was lost before the answer came; it may or may not have happened")
-DONE = Answer(result={}, operation="op-1")
+DONE = ToolAnswer(result={}, operation="op-1")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ async def test_what_the_engine_did_without_saying_so_is_unknown_and_not_done_aga
 class Host:
     """A host that answers from a list: to `list_tools`, and to each call."""
 
-    def __init__(self, listed: Sequence[ToolListing | AnvylError], answers: Sequence[Answer | AnvylError]) -> None:
+    def __init__(self, listed: Sequence[ToolListing | AnvylError], answers: Sequence[ToolAnswer | AnvylError]) -> None:
         self._listed, self._answers = list(listed), list(answers)
         self.sent = 0
 
@@ -125,7 +125,7 @@ class Host:
             raise said
         return [said]
 
-    async def send(self, *, seconds: float) -> Answer:
+    async def send(self, *, seconds: float) -> ToolAnswer:
         self.sent += 1
         said = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if isinstance(said, AnvylError):
@@ -143,14 +143,14 @@ class Host:
         seconds: float,
         meta: Mapping[str, Any] | None = None,
         on_progress: object = None,
-    ) -> Answer:
+    ) -> ToolAnswer:
         raise NotImplementedError
 
     async def close(self) -> None:
         return
 
-    async def settle(self, seconds: float = 60) -> Answer:
-        change = unknown_outcome.Lost("nas", STOP, {"name": "web"}, "op-1")
+    async def settle(self, seconds: float = 60) -> ToolAnswer:
+        change = unknown_outcome.LostChange("nas", STOP, {"name": "web"}, "op-1")
         return await unknown_outcome.settle(self, change, LOST, self.send, seconds=seconds)
 
 
@@ -178,9 +178,9 @@ async def test_a_host_that_comes_back_in_time_is_asked() -> None:
     assert host.sent == 2
 
 
-@pytest.mark.parametrize("said", [Answer(error=Denied("no")), Answer(error=Busy("later")), Busy("too often")])
+@pytest.mark.parametrize("said", [ToolAnswer(error=Denied("no")), ToolAnswer(error=Busy("later")), Busy("too often")])
 async def test_a_refusal_to_be_asked_is_no_account_of_the_change(
-    said: Answer | AnvylError, monkeypatch: pytest.MonkeyPatch
+    said: ToolAnswer | AnvylError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unknown_outcome, "SECONDS", 0.3)
     host = Host([STOP], [said])

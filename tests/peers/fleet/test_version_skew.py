@@ -12,9 +12,9 @@ import pytest
 
 from anvyl_mcp import __version__
 from anvyl_mcp.core.errors import InvalidInput, Unreachable
-from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.fleet.version_skew import difference, offer
+from anvyl_mcp.peers.fleet.version_skew import compare_tools, difference
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from tests.support.hosts.nodes import anvyl
 from tests.support.stubs import StubConnection
@@ -33,7 +33,7 @@ WITHOUT_LIMIT = replace(LOOK, input_schema={"properties": {"name": {"type": "str
 class Older(StubConnection):
     """A host whose `look` is what a test says, and answers what it says."""
 
-    def __init__(self, answer: Answer, listed: ToolListing) -> None:
+    def __init__(self, answer: ToolAnswer, listed: ToolListing) -> None:
         self.answer, self.listed = answer, listed
 
     async def list_tools(self) -> list[ToolListing]:
@@ -42,7 +42,7 @@ class Older(StubConnection):
     async def version(self) -> str:
         return "0.0.9"
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], **options: Any) -> Answer:
+    async def call(self, tool: str, arguments: Mapping[str, Any], **options: Any) -> ToolAnswer:
         return self.answer
 
 
@@ -53,7 +53,7 @@ def fleet_with(host: Older, folder: Path) -> Fleet:
 
 
 async def test_a_call_that_another_version_refuses_says_that_it_is_another_version(tmp_path: Path) -> None:
-    refused = Answer(error=InvalidInput("`look` has no argument `limit`"))
+    refused = ToolAnswer(error=InvalidInput("`look` has no argument `limit`"))
     async with aclosing(fleet_with(Older(refused, WITHOUT_LIMIT), tmp_path)) as fleet:
         error = (await fleet.call("nas", "look", {"limit": 3})).error
 
@@ -64,7 +64,7 @@ async def test_a_call_that_another_version_refuses_says_that_it_is_another_versi
 
 async def test_an_answer_in_another_form_says_why(tmp_path: Path) -> None:
     odd = replace(LOOK, output_schema={"type": "object", "properties": {}})
-    async with aclosing(fleet_with(Older(Answer(result={}), odd), tmp_path)) as fleet:
+    async with aclosing(fleet_with(Older(ToolAnswer(result={}), odd), tmp_path)) as fleet:
         error = (await fleet.call("nas", "look", {})).error
 
     assert isinstance(error, Unreachable)
@@ -73,7 +73,7 @@ async def test_an_answer_in_another_form_says_why(tmp_path: Path) -> None:
 
 async def test_a_refusal_of_the_same_version_is_left_as_it_is(tmp_path: Path) -> None:
     refused = InvalidInput("`limit` is 0, which is too few")
-    async with aclosing(fleet_with(Older(Answer(error=refused), LOOK), tmp_path)) as fleet:
+    async with aclosing(fleet_with(Older(ToolAnswer(error=refused), LOOK), tmp_path)) as fleet:
         assert (await fleet.call("nas", "look", {"limit": 0})).error is refused
 
 
@@ -100,7 +100,7 @@ def test_a_difference_is_what_calls_or_answers_would_notice(theirs: ToolListing,
 def test_an_offer_names_what_is_ours_and_what_is_foreign() -> None:
     foreign = replace(LOOK, name="mine\x1b[2J")
 
-    found = offer({"look": LOOK, "start": replace(LOOK, name="start")}, [WITHOUT_LIMIT, foreign])
+    found = compare_tools({"look": LOOK, "start": replace(LOOK, name="start")}, [WITHOUT_LIMIT, foreign])
 
     assert found.known == ("look",)
     assert found.differing == {"look": "does not know `limit`"}

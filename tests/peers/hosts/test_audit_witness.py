@@ -13,8 +13,8 @@ import pytest
 from anvyl_mcp.app.node import opened
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.settings import load
-from anvyl_mcp.peers.connection.listing import Answer, Head
-from anvyl_mcp.peers.hosts.audit_witness import KEPT, LEAST_ROTATED, Heads, problem_in
+from anvyl_mcp.peers.connection.listing import AuditHead, ToolAnswer
+from anvyl_mcp.peers.hosts.audit_witness import LEAST_ROTATED, MOST_HEADS, HeadStore, problem_in
 from anvyl_mcp.server.audit.log import Audit
 from anvyl_mcp.server.audit.reader import HEAD, LOG
 from anvyl_mcp.server.audit.reader import Head as End
@@ -174,27 +174,27 @@ def test_only_who_may_read_learns_where_the_log_ends(tmp_path: Path) -> None:
 # What is remembered.
 
 
-def head(seq: int) -> Head:
-    return Head(seq, f"{seq:064x}")
+def head(seq: int) -> AuditHead:
+    return AuditHead(seq, f"{seq:064x}")
 
 
 @pytest.fixture
-def heads(tmp_path: Path) -> Heads:
-    return Heads(tmp_path / "heads.json")
+def heads(tmp_path: Path) -> HeadStore:
+    return HeadStore(tmp_path / "heads.json")
 
 
-def test_ends_are_kept_near_together_at_the_end_and_far_apart_before(heads: Heads) -> None:
+def test_ends_are_kept_near_together_at_the_end_and_far_apart_before(heads: HeadStore) -> None:
     for seq in range(1, 301):
         heads.note("nas", "", head(seq))
         heads.flush()
 
     kept = [one.seq for one in heads.of("nas", "")]
 
-    assert len(kept) == KEPT and kept[-1] == 300 and kept[-2] > 295 and kept[0] == 1
+    assert len(kept) == MOST_HEADS and kept[-1] == 300 and kept[-2] > 295 and kept[0] == 1
     assert any(100 < seq < 295 for seq in kept)
 
 
-def test_nothing_is_written_when_nothing_is_new(heads: Heads, tmp_path: Path) -> None:
+def test_nothing_is_written_when_nothing_is_new(heads: HeadStore, tmp_path: Path) -> None:
     assert heads.note("nas", "", head(5))
     heads.flush()
     before = (tmp_path / "heads.json").stat()
@@ -205,7 +205,7 @@ def test_nothing_is_written_when_nothing_is_new(heads: Heads, tmp_path: Path) ->
     assert (tmp_path / "heads.json").stat().st_ino == before.st_ino
 
 
-def test_what_is_new_is_written_once_a_second_and_at_the_end(heads: Heads) -> None:
+def test_what_is_new_is_written_once_a_second_and_at_the_end(heads: HeadStore) -> None:
     assert heads.note("nas", "", head(1))
     heads.flush()
 
@@ -213,8 +213,8 @@ def test_what_is_new_is_written_once_a_second_and_at_the_end(heads: Heads) -> No
     assert [one.seq for one in heads.of("nas", "")] == [1, 2]
 
 
-def test_programs_share_the_file(heads: Heads, tmp_path: Path) -> None:
-    other = Heads(tmp_path / "heads.json")
+def test_programs_share_the_file(heads: HeadStore, tmp_path: Path) -> None:
+    other = HeadStore(tmp_path / "heads.json")
     heads.note("nas", "", head(1))
     other.note("nas", "", head(2))
     other.note("gpu", "", head(7))
@@ -225,7 +225,7 @@ def test_programs_share_the_file(heads: Heads, tmp_path: Path) -> None:
     assert [one.seq for one in heads.of("gpu", "")] == [7]
 
 
-def test_a_host_at_another_address_is_another_host(heads: Heads) -> None:
+def test_a_host_at_another_address_is_another_host(heads: HeadStore) -> None:
     heads.note("nas", "https://a", head(9))
     heads.flush()
     assert heads.of("nas", "https://b") == []
@@ -238,7 +238,7 @@ def test_a_host_at_another_address_is_another_host(heads: Heads) -> None:
     "content", [b"", b"{", b"[]", b'{"version": 2}', b'{"version": 1, "hosts": {"a": 1}}', b"\xff"]
 )
 def test_a_damaged_file_is_kept_aside(
-    heads: Heads, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+    heads: HeadStore, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "heads.json").write_bytes(content)
 
@@ -252,7 +252,7 @@ def test_a_damaged_file_is_kept_aside(
 
 def test_a_file_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    heads = Heads(tmp_path / "file" / "heads.json")
+    heads = HeadStore(tmp_path / "file" / "heads.json")
 
     assert heads.note("nas", "", head(1))
     heads.flush()
@@ -269,7 +269,7 @@ def test_a_file_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_head_of_another_form_is_none(told: object) -> None:
-    assert Answer.from_mcp({"content": [], "_meta": {protocol_keys.HEAD: told}}).head is None
+    assert ToolAnswer.from_mcp({"content": [], "_meta": {protocol_keys.HEAD: told}}).head is None
 
 
 def witness(seq: int, first: int = 1, **at: str) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from anvyl_mcp.peers.hosts.discovery import SERVICE, Announced
+from anvyl_mcp.peers.hosts.discovery import SERVICE, Announcement
 from anvyl_mcp.peers.hosts.registry import Peer
 from tests.support.hosts.network import Lan, lan
 from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, anvyl, run_program, running_node, write_hosts_file
@@ -93,7 +93,7 @@ def test_a_host_is_known_by_address_and_port_and_by_nothing_else() -> None:
     }
 
     def known(url: str, own: tuple[str, ...] = ()) -> str:
-        return Announced("nas", (url,), "").known_as(peers, own)
+        return Announcement("nas", (url,), "").known_as(peers, own)
 
     assert known("https://192.168.1.5:4200") == "nas"
     assert known("https://[fd00:0::5]:4200") == "six"

@@ -12,8 +12,8 @@ import pytest
 
 from anvyl_mcp.core.errors import ConfigInvalid, Conflict, NotFound
 from anvyl_mcp.core.invitation import pin_text
-from anvyl_mcp.peers.connection.tls_pinning import Following, WrongKey, pinned_context
-from anvyl_mcp.peers.hosts.key_rotation import announced, following
+from anvyl_mcp.peers.connection.tls_pinning import NextKey, WrongKey, pinned_context
+from anvyl_mcp.peers.hosts.key_rotation import next_key, record_announced_key
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.server.auth.callers import LOCAL, Caller
 from anvyl_mcp.server.auth.certificate import NEXT, host_identity
@@ -112,12 +112,12 @@ def test_a_connection_proves_the_next_key_and_tells_it(way: str, tmp_path: Path)
     identity = host_identity(tmp_path / "identity")
     proved: list[str] = []
     with record_tls(identity.tls()) as heard:
-        tell(heard.port, pinned_context([identity.pin], Following(SECOND, lambda: proved.append("next"))))
+        tell(heard.port, pinned_context([identity.pin], NextKey(SECOND, lambda: proved.append("next"))))
         assert proved == []
-        tell(heard.port, pinned_context([FIRST], Following(identity.pin, lambda: proved.append("next"))))
+        tell(heard.port, pinned_context([FIRST], NextKey(identity.pin, lambda: proved.append("next"))))
         assert proved == ["next"]
         with pytest.raises((WrongKey, ssl.SSLError)):
-            tell(heard.port, pinned_context([FIRST], Following(SECOND, lambda: proved.append("other"))))
+            tell(heard.port, pinned_context([FIRST], NextKey(SECOND, lambda: proved.append("other"))))
     assert proved == ["next"]
 
 
@@ -130,11 +130,11 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def test_an_announcement_is_kept_until_the_key_is_proved(registry: Registry) -> None:
-    announced(registry, registry.get("nas"), SECOND)
+    record_announced_key(registry, registry.get("nas"), SECOND)
     assert registry.get("nas").pins == (FIRST, SECOND)
-    assert following(registry, registry.get("near")) is None
+    assert next_key(registry, registry.get("near")) is None
 
-    accepted = following(registry, registry.get("nas"))
+    accepted = next_key(registry, registry.get("nas"))
     assert accepted is not None
     accepted.proved()
 
@@ -144,12 +144,12 @@ def test_an_announcement_is_kept_until_the_key_is_proved(registry: Registry) -> 
 def test_an_announcement_over_an_outdated_connection_changes_nothing(registry: Registry) -> None:
     """Somebody who has only a key that was given up must not bring in another."""
     outdated = registry.get("nas")
-    announced(registry, outdated, SECOND)
-    accepted = following(registry, registry.get("nas"))
+    record_announced_key(registry, outdated, SECOND)
+    accepted = next_key(registry, registry.get("nas"))
     assert accepted is not None
     accepted.proved()
 
-    announced(registry, outdated, THIRD)
+    record_announced_key(registry, outdated, THIRD)
 
     assert registry.get("nas").pins == (SECOND,)
 
@@ -158,8 +158,8 @@ def test_an_announcement_over_an_outdated_connection_changes_nothing(registry: R
 def test_what_is_no_news_changes_nothing(registry: Registry, key: str) -> None:
     before = registry.path.stat().st_ino
 
-    announced(registry, registry.get("nas"), key)
-    announced(registry, registry.get("near"), SECOND)
+    record_announced_key(registry, registry.get("nas"), key)
+    record_announced_key(registry, registry.get("near"), SECOND)
 
     assert registry.path.stat().st_ino == before
 
@@ -169,7 +169,7 @@ def test_a_hosts_file_that_cannot_be_edited_ends_no_call(registry: Registry, cap
         f'hosts = {{ nas = {{ url = "https://nas:4200", pin = "{FIRST}" }}, x = 1 }}', encoding="utf-8"
     )
 
-    announced(registry, Peer("nas", "https://nas:4200", (), FIRST), SECOND)
+    record_announced_key(registry, Peer("nas", "https://nas:4200", (), FIRST), SECOND)
 
     assert "could not be kept" in caplog.text
 

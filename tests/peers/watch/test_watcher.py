@@ -13,11 +13,11 @@ import anyio
 import pytest
 
 from anvyl_mcp.core.errors import EngineError, InvalidInput, Unreachable
-from anvyl_mcp.peers.connection.listing import Answer, Connection, Progress, ToolListing
+from anvyl_mcp.peers.connection.listing import Connection, ProgressCallback, ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.peers.watch import notifiers
-from anvyl_mcp.peers.watch.watcher import Notice, Watcher
+from anvyl_mcp.peers.watch.watcher import Alert, Watcher
 from tests.end_to_end.test_faults import wait_for
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import ServingNode, anvyl
@@ -52,16 +52,16 @@ class Host:
         *,
         seconds: float,
         meta: Mapping[str, Any] | None = None,
-        on_progress: Progress | None = None,
-    ) -> Answer:
+        on_progress: ProgressCallback | None = None,
+    ) -> ToolAnswer:
         if self.down:
             raise Unreachable("no answer within 3 s")
         if tool == "list_containers":
             error = None if self.engine else EngineError("it does not run")
-            return Answer({"containers": self.containers, "total": 1, "more": 0}, error=error)
+            return ToolAnswer({"containers": self.containers, "total": 1, "more": 0}, error=error)
         if tool == "list_events":
-            return Answer({"events": self.events, "total": len(self.events), "more": 0})
-        return Answer({"disks": [{"mount": "/", "used": 9 * GIB, "total": 10 * GIB, "percent": self.disk}]})
+            return ToolAnswer({"events": self.events, "total": len(self.events), "more": 0})
+        return ToolAnswer({"disks": [{"mount": "/", "used": 9 * GIB, "total": 10 * GIB, "percent": self.disk}]})
 
     async def list_tools(self) -> list[ToolListing]:
         return []
@@ -244,7 +244,7 @@ async def test_a_webhook_that_was_down_gets_every_notice_later_and_in_order(
     scene.hosts["nas"].disk = 95
     arrived = anyio.Event()
 
-    def tell(notice: Notice) -> None:
+    def tell(notice: Alert) -> None:
         scene.hosts["vm"].disk = 95
         if notice.trouble.host == "vm":
             arrived.set()

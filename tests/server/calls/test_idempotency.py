@@ -17,8 +17,8 @@ import pytest
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.settings import load
-from anvyl_mcp.peers.connection.listing import Answer
-from anvyl_mcp.peers.connection.sdk_client import Session
+from anvyl_mcp.peers.connection.listing import ToolAnswer
+from anvyl_mcp.peers.connection.sdk_client import SdkClient
 from anvyl_mcp.server.audit.log import Record
 from anvyl_mcp.server.calls import dispatch, object_locks
 from anvyl_mcp.server.calls.journal import FILE
@@ -47,20 +47,22 @@ async def node(fake: FakeEngine) -> AsyncIterator[Node]:
 
 
 @pytest.fixture
-async def host(node: Node) -> AsyncIterator[Session]:
-    session = Session(node.server)
+async def host(node: Node) -> AsyncIterator[SdkClient]:
+    session = SdkClient(node.server)
     yield session
     await session.close()
 
 
 async def call(
-    host: Session, tool: str, operation: str = "", told: dict[str, Any] | None = None, **arguments: Any
-) -> Answer:
+    host: SdkClient, tool: str, operation: str = "", told: dict[str, Any] | None = None, **arguments: Any
+) -> ToolAnswer:
     beside = {**({protocol_keys.OPERATION: operation} if operation else {}), **(told or {})}
     return await host.call(tool, arguments, seconds=SECONDS, meta=beside)
 
 
-async def stop(host: Session, operation: str = "", told: dict[str, Any] | None = None, *, name: str = "web") -> Answer:
+async def stop(
+    host: SdkClient, operation: str = "", told: dict[str, Any] | None = None, *, name: str = "web"
+) -> ToolAnswer:
     return await call(host, "stop_container", operation, told, name=name)
 
 
@@ -78,7 +80,7 @@ def forget_ends(node: Node) -> None:
         journal.execute("UPDATE operations SET ending = NULL")
 
 
-def code(answer: Answer) -> str:
+def code(answer: ToolAnswer) -> str:
     assert answer.error is not None, answer
     return answer.error.code
 
@@ -91,7 +93,7 @@ async def until_asked(fake: FakeEngine, what: str) -> None:
 
 
 async def test_a_repeat_gets_the_first_ones_result_and_changes_nothing(
-    host: Session, node: Node, web: FakeContainer
+    host: SdkClient, node: Node, web: FakeContainer
 ) -> None:
     first, second = await stop(host, "op-1"), await stop(host, "op-1")
 
@@ -100,17 +102,19 @@ async def test_a_repeat_gets_the_first_ones_result_and_changes_nothing(
     assert records(node, "op-1") == (1, ["ok"])
 
 
-async def test_a_repeat_after_a_restart_gets_it_too(host: Session, node: Node, web: FakeContainer) -> None:
+async def test_a_repeat_after_a_restart_gets_it_too(host: SdkClient, node: Node, web: FakeContainer) -> None:
     first = await stop(host, "op-1")
     async with aclosing(Node(load(), serving=True)) as again:
-        session = Session(again.server)
+        session = SdkClient(again.server)
         second = await stop(session, "op-1")
         await session.close()
 
     assert second.ok and second.result == first.result and web.changes == 1 and records(node, "op-1") == (1, ["ok"])
 
 
-async def test_a_failure_is_repeated_as_it_was(host: Session, node: Node, web: FakeContainer, fake: FakeEngine) -> None:
+async def test_a_failure_is_repeated_as_it_was(
+    host: SdkClient, node: Node, web: FakeContainer, fake: FakeEngine
+) -> None:
     fake.fault(STOP, "409", times=1)
     first, second = await stop(host, "op-1"), await stop(host, "op-1")
 
@@ -119,10 +123,10 @@ async def test_a_failure_is_repeated_as_it_was(host: Session, node: Node, web: F
 
 
 async def test_a_repeat_waits_for_the_one_that_runs(
-    host: Session, node: Node, web: FakeContainer, fake: FakeEngine
+    host: SdkClient, node: Node, web: FakeContainer, fake: FakeEngine
 ) -> None:
     fake.fault(STOP, "late")
-    answers: list[Answer] = []
+    answers: list[ToolAnswer] = []
 
     async def one() -> None:
         answers.append(await stop(host, "op-1"))
@@ -141,7 +145,7 @@ async def test_a_repeat_waits_for_the_one_that_runs(
 
 
 async def test_what_nobody_waits_for_any_more_is_told_to_who_asks_again(
-    host: Session, node: Node, web: FakeContainer, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    host: SdkClient, node: Node, web: FakeContainer, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "PATIENCE", 0.05)
     monkeypatch.setattr(object_locks, "PATIENCE", 0.1)
@@ -160,7 +164,7 @@ async def test_what_nobody_waits_for_any_more_is_told_to_who_asks_again(
 
 @pytest.mark.parametrize("told", [{"name": "db"}, {"timeout": 3}], ids=["another object", "another argument"])
 async def test_an_id_that_belongs_to_another_call_is_refused(
-    told: dict[str, Any], host: Session, node: Node, web: FakeContainer, fake: FakeEngine
+    told: dict[str, Any], host: SdkClient, node: Node, web: FakeContainer, fake: FakeEngine
 ) -> None:
     db = fake.add("db")
     await stop(host, "op-1")
@@ -172,7 +176,7 @@ async def test_an_id_that_belongs_to_another_call_is_refused(
     assert [(one.outcome, one.error) for one in done(node, "stop_container")] == [("ok", None), ("failed", "conflict")]
 
 
-async def test_an_id_that_belongs_to_another_caller_is_refused(host: Session, node: Node, web: FakeContainer) -> None:
+async def test_an_id_that_belongs_to_another_caller_is_refused(host: SdkClient, node: Node, web: FakeContainer) -> None:
     await stop(host, "op-1")
     behalf = {protocol_keys.SCOPES: ["read", "operate"], protocol_keys.FOR: "somebody"}
     refused = await stop(host, "op-1", behalf)
@@ -181,13 +185,13 @@ async def test_an_id_that_belongs_to_another_caller_is_refused(host: Session, no
 
 
 @pytest.mark.parametrize("operation", [7, "x" * 101, "one\x1b[2Jtwo", ["op-1"]])
-async def test_what_is_no_operation_id_is_refused(operation: Any, host: Session, web: FakeContainer) -> None:
+async def test_what_is_no_operation_id_is_refused(operation: Any, host: SdkClient, web: FakeContainer) -> None:
     refused = await stop(host, told={protocol_keys.OPERATION: operation})
 
     assert code(refused) == "invalid_input" and web.changes == 0
 
 
-async def test_a_call_without_an_id_gets_one_of_its_own(host: Session, node: Node, web: FakeContainer) -> None:
+async def test_a_call_without_an_id_gets_one_of_its_own(host: SdkClient, node: Node, web: FakeContainer) -> None:
     first, second = await stop(host), await stop(host)
 
     assert uuid.UUID(first.operation) != uuid.UUID(second.operation)
@@ -195,7 +199,7 @@ async def test_a_call_without_an_id_gets_one_of_its_own(host: Session, node: Nod
 
 
 async def test_of_a_lost_answer_a_repeat_tells_how_things_are_now(
-    host: Session, node: Node, web: FakeContainer, fake: FakeEngine
+    host: SdkClient, node: Node, web: FakeContainer, fake: FakeEngine
 ) -> None:
     fake.fault(STOP, "lost", times=1)
     first = await stop(host, "op-1")
@@ -213,7 +217,7 @@ async def test_of_a_lost_answer_a_repeat_tells_how_things_are_now(
     ids=["there", "gone"],
 )
 async def test_what_began_before_a_crash_is_unknown_and_the_object_is_looked_at(
-    state: str | None, words: str, host: Session, node: Node, web: FakeContainer, fake: FakeEngine
+    state: str | None, words: str, host: SdkClient, node: Node, web: FakeContainer, fake: FakeEngine
 ) -> None:
     await stop(host, "op-1")
     forget_ends(node)
@@ -237,7 +241,7 @@ async def test_what_began_before_a_crash_is_unknown_and_the_object_is_looked_at(
     ids=["a name", "no name", "an image"],
 )
 async def test_what_a_call_was_to_make_is_looked_for_after_a_crash(
-    tool: str, arguments: dict[str, Any], words: str, host: Session, node: Node, fake: FakeEngine
+    tool: str, arguments: dict[str, Any], words: str, host: SdkClient, node: Node, fake: FakeEngine
 ) -> None:
     fake.fault("POST .*", "404")
     await call(host, tool, "op-1", **arguments)
@@ -248,7 +252,7 @@ async def test_what_a_call_was_to_make_is_looked_for_after_a_crash(
 
 
 async def test_an_engine_that_is_away_after_a_crash_is_no_reason_to_guess(
-    host: Session, node: Node, web: FakeContainer, fake: FakeEngine
+    host: SdkClient, node: Node, web: FakeContainer, fake: FakeEngine
 ) -> None:
     fake.fault(STOP, "lost", times=1)
     await stop(host, "op-1")
@@ -258,7 +262,7 @@ async def test_an_engine_that_is_away_after_a_crash_is_no_reason_to_guess(
     assert code(answer) == "unknown" and "container `web` could not be looked at" in answer.text
 
 
-async def test_secrets_in_results_are_hidden_in_the_journal_too(host: Session, node: Node, fake: FakeEngine) -> None:
+async def test_secrets_in_results_are_hidden_in_the_journal_too(host: SdkClient, node: Node, fake: FakeEngine) -> None:
     answer = await call(host, "execute_command", "op-1", command="echo --password=hunter2")
     again = await call(host, "execute_command", "op-1", command="echo --password=hunter2")
 
@@ -268,7 +272,7 @@ async def test_secrets_in_results_are_hidden_in_the_journal_too(host: Session, n
     assert b"hunter2" not in stored and b"<hidden>" in stored
 
 
-async def test_of_a_result_too_large_to_keep_a_repeat_learns_that_it_was_done(host: Session, tmp_path: Path) -> None:
+async def test_of_a_result_too_large_to_keep_a_repeat_learns_that_it_was_done(host: SdkClient, tmp_path: Path) -> None:
     command = f"sh -c 'echo x >> {tmp_path}/count; seq 20000'"
     first = await call(host, "execute_command", "op-1", command=command)
     again = await call(host, "execute_command", "op-1", command=command)
@@ -278,7 +282,7 @@ async def test_of_a_result_too_large_to_keep_a_repeat_learns_that_it_was_done(ho
 
 
 async def test_a_second_change_of_the_same_object_is_told_who_is_at_it(
-    host: Session, node: Node, web: FakeContainer, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    host: SdkClient, node: Node, web: FakeContainer, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(object_locks, "PATIENCE", 0.2)
     fake.fault(STOP, "late")
@@ -296,9 +300,11 @@ async def test_a_second_change_of_the_same_object_is_told_who_is_at_it(
     assert records(node, "op-2") == (0, ["failed"])
 
 
-async def test_a_second_change_waits_a_while_for_the_first(host: Session, web: FakeContainer, fake: FakeEngine) -> None:
+async def test_a_second_change_waits_a_while_for_the_first(
+    host: SdkClient, web: FakeContainer, fake: FakeEngine
+) -> None:
     fake.fault(STOP, "late")
-    answers: list[Answer] = []
+    answers: list[ToolAnswer] = []
 
     async def restart() -> None:
         answers.append(await call(host, "restart_container", name="web"))
@@ -314,7 +320,7 @@ async def test_a_second_change_waits_a_while_for_the_first(host: Session, web: F
     assert answers[0].ok and (web.changes, web.state) == (2, "running")
 
 
-async def test_changes_of_other_objects_do_not_wait(host: Session, web: FakeContainer, fake: FakeEngine) -> None:
+async def test_changes_of_other_objects_do_not_wait(host: SdkClient, web: FakeContainer, fake: FakeEngine) -> None:
     fake.add("db")
     fake.fault(f"POST /containers/{web.id}/stop", "late")
     async with anyio.create_task_group() as group:
@@ -335,7 +341,7 @@ async def test_changes_of_other_objects_do_not_wait(host: Session, web: FakeCont
     ids=["another id", "another state"],
 )
 async def test_what_changed_since_it_was_planned_is_left_alone(
-    expected: dict[str, str], words: str, host: Session, node: Node, web: FakeContainer
+    expected: dict[str, str], words: str, host: SdkClient, node: Node, web: FakeContainer
 ) -> None:
     refused = await stop(host, "op-1", {protocol_keys.EXPECT: {"id": web.id[:12], **expected}})
 
@@ -343,13 +349,13 @@ async def test_what_changed_since_it_was_planned_is_left_alone(
     assert web.changes == 0 and records(node, "op-1") == (0, ["failed"])
 
 
-async def test_what_is_as_planned_is_changed(host: Session, web: FakeContainer) -> None:
+async def test_what_is_as_planned_is_changed(host: SdkClient, web: FakeContainer) -> None:
     assert (await stop(host, told={protocol_keys.EXPECT: {"id": web.id[:12], "state": "running"}})).ok
     assert web.changes == 1
 
 
 async def test_what_is_gone_since_it_was_planned_counts_as_changed(
-    host: Session, web: FakeContainer, fake: FakeEngine
+    host: SdkClient, web: FakeContainer, fake: FakeEngine
 ) -> None:
     del fake.containers[web.id]
     refused = await stop(host, told={protocol_keys.EXPECT: {"id": web.id[:12], "state": "running"}})
@@ -358,12 +364,12 @@ async def test_what_is_gone_since_it_was_planned_counts_as_changed(
 
 
 async def test_a_plan_is_looked_at_again_after_the_wait_for_another_change(
-    host: Session, web: FakeContainer, fake: FakeEngine
+    host: SdkClient, web: FakeContainer, fake: FakeEngine
 ) -> None:
     """Two who planned for the same state: the second must not act on what the first made of it."""
     planned = {protocol_keys.EXPECT: {"id": web.id[:12], "state": "running"}}
     fake.fault(STOP, "late")
-    answers: list[Answer] = []
+    answers: list[ToolAnswer] = []
 
     async def second() -> None:
         answers.append(await call(host, "remove_container", "op-2", planned, name="web", force=True))

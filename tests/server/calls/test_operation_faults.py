@@ -26,9 +26,9 @@ from anvyl_mcp.app.node import Node
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.core.settings import load
-from anvyl_mcp.peers.connection.lean_client import Wire
-from anvyl_mcp.peers.connection.listing import Answer
-from anvyl_mcp.peers.connection.sdk_client import Session
+from anvyl_mcp.peers.connection.lean_client import LeanClient
+from anvyl_mcp.peers.connection.listing import ToolAnswer
+from anvyl_mcp.peers.connection.sdk_client import SdkClient
 from anvyl_mcp.peers.hosts.registry import Peer
 from tests.support.engine.fake_engine import FakeContainer, FakeEngine
 from tests.support.hosts.nodes import NO_MODEL
@@ -51,11 +51,11 @@ def server(fake: FakeEngine, tmp_path: Path) -> Iterator[RestartableServer]:
         yield made
 
 
-async def sent(wire: Wire, tool: str, name: str, operation: str) -> Answer:
+async def sent(wire: LeanClient, tool: str, name: str, operation: str) -> ToolAnswer:
     try:
         return await wire.call(tool, {"name": name}, seconds=30, meta={protocol_keys.OPERATION: operation})
     except AnvylError as error:
-        return Answer(error=error)
+        return ToolAnswer(error=error)
 
 
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.long)])
@@ -67,10 +67,10 @@ async def test_a_server_killed_at_any_moment_does_nothing_twice(
     outcomes = set[str]()
     fake.fault("POST .*", "after:0.05")
     for number in range(kills):
-        wire = Wire(server.start())
+        wire = LeanClient(server.start())
         await wire.version()
         asked = [(dice.choice(list(TOOLS)), fake.add(f"c{number}-{one}"), f"op-{number}-{one}") for one in range(4)]
-        answers: dict[str, Answer] = {}
+        answers: dict[str, ToolAnswer] = {}
 
         async def ask(tool: str, box: FakeContainer, operation: str) -> None:
             answers[operation] = await sent(wire, tool, box.name, operation)  # noqa: B023  awaited in this round
@@ -81,7 +81,7 @@ async def test_a_server_killed_at_any_moment_does_nothing_twice(
             await anyio.sleep(dice.uniform(0, 0.2))
             server.end()
         await wire.close()
-        wire = Wire(server.start())
+        wire = LeanClient(server.start())
         for tool, box, operation in asked:
             before, again = answers[operation], await sent(wire, tool, box.name, operation)
             once_more = await sent(wire, tool, box.name, operation)
@@ -111,7 +111,7 @@ async def test_21_a_server_told_to_end_in_the_middle_of_changes_leaves_nothing_b
     fake.add("db")
     fake.fault("POST /containers/.*/stop", "hang")
     url = server.start()
-    wire = Wire(url, token=server.token)
+    wire = LeanClient(url, token=server.token)
     marker = f"sleep 3{random.Random(os.getpid()).randrange(10_000_000):07}"
 
     async def command() -> None:
@@ -140,7 +140,7 @@ async def test_21_a_server_told_to_end_in_the_middle_of_changes_leaves_nothing_b
     assert not running(marker)
     assert_consistent(server.home)
     url = server.start()
-    wire = Wire(url, token=server.token)
+    wire = LeanClient(url, token=server.token)
     again = await sent(wire, "stop_container", "web", "op-stop")
     assert again.error is not None and again.error.code == "unknown"
     assert "container `web` is running now" in again.error.message
@@ -164,10 +164,10 @@ async def test_22_two_at_once_on_one_container_end_as_one_after_the_other(
         for planned in (False, True):
             box = fake.add("web", state="paused")
             expected = {protocol_keys.EXPECT: {"id": box.id, "state": "paused"}} if planned else {}
-            answers: dict[str, Answer] = {}
+            answers: dict[str, ToolAnswer] = {}
 
             async def change(tool: str) -> None:
-                session = Session(node.server)
+                session = SdkClient(node.server)
                 answers[tool] = await session.call(tool, {"name": "web"}, seconds=20, meta=expected)  # noqa: B023
                 await session.close()
 
@@ -213,7 +213,7 @@ async def _fill_the_disk() -> None:
     async with aclosing(Node(load(), serving=True)) as node:
         node.fleet.registry.add(Peer("first", "http://127.0.0.1:4299"))
         hosts = (home / "hosts.toml").read_bytes()
-        session = Session(node.server)
+        session = SdkClient(node.server)
         for left in [None, 400, 300, 220, 200, 180, 160, 140, 130, 100, 66, 60, 40, 20, 8, 4, 0, None, 0, 16, None]:
             (home / "filler").unlink(missing_ok=True)
             if left is not None:

@@ -33,7 +33,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from anvyl_mcp.core import errors
 from anvyl_mcp.peers.connection.listing import Connection
-from anvyl_mcp.peers.connection.sdk_client import Session
+from anvyl_mcp.peers.connection.sdk_client import SdkClient
 from anvyl_mcp.peers.connection.tls_pinning import pinned_context
 from anvyl_mcp.peers.connection.transports import connect
 from anvyl_mcp.server.auth.certificate import Identity, host_identity
@@ -102,7 +102,7 @@ class Host:
         """A connection to its network side."""
         pin = self.identity.pin if pin is None else pin
         if client == "legacy":
-            return Session(f"{self.secure}/mcp", mode="legacy", pin=pin, token=token)
+            return SdkClient(f"{self.secure}/mcp", mode="legacy", pin=pin, token=token)
         return connect(self.secure, lean=client == "lean", pin=pin, token=token)
 
     def dial(self, address: str = NETWORK, source: str = "") -> socket.socket:

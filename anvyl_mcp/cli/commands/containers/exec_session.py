@@ -20,7 +20,7 @@ from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.changes import outcome
 from anvyl_mcp.peers.connection.transports import is_loopback
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
-from anvyl_mcp.peers.fleet.targets import Found
+from anvyl_mcp.peers.fleet.targets import ListedObjects
 
 TIMED_OUT = 124
 """As `timeout` ends."""
@@ -39,7 +39,7 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
 
         arguments = {"name": name, "command": shlex.join(_command(words)), "timeout": timeout}
         async with opened(settings, lean=True) as node:
-            tool, found = node.fleet.tool("exec_in_container"), Found()
+            tool, found = node.fleet.tool("exec_in_container"), ListedObjects()
             steps, _ = await tool_command.plan_calls(node.fleet, tool, [arguments], host, found)
             name_cache.update(settings, node.fleet, found)
             if tool_command.needs_approval(tool, steps, yes=yes, typed=True):
@@ -70,7 +70,9 @@ def say_how(name: str, words: Sequence[str], *, host: str, as_json: bool) -> NoR
 
         async with opened(settings, lean=True) as node:
             tool = node.fleet.tool("exec_in_container")
-            steps, _ = await tool_command.plan_calls(node.fleet, tool, [{"name": name, "command": "sh"}], host, Found())
+            steps, _ = await tool_command.plan_calls(
+                node.fleet, tool, [{"name": name, "command": "sh"}], host, ListedObjects()
+            )
             [where, *_] = steps[0].hosts
             line = await _shell_line(node.fleet, where, name, _command(words))
         raise InvalidInput(
@@ -162,7 +164,7 @@ def run(
                     hint=f"name one, like --host {fleet.hosts[0]}; or let the figures choose: --place most-memory",
                 )
             steps, _ = await tool_command.plan_calls(
-                fleet, tool, [arguments], placement.host if placement else host, Found()
+                fleet, tool, [arguments], placement.host if placement else host, ListedObjects()
             )
             if placement is not None:
                 placement_prompt.confirm(placement, steps[0].describe(tool), yes=yes)

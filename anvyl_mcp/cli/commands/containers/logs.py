@@ -18,7 +18,7 @@ from anvyl_mcp.core.errors import HOST_FAILURES, AnvylError
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.changes import outcome
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
-from anvyl_mcp.peers.fleet.targets import Found
+from anvyl_mcp.peers.fleet.targets import ListedObjects
 
 TOOL = "get_container_logs"
 MOST_LINES = 5000
@@ -34,7 +34,7 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
         from anvyl_mcp.app.node import opened
 
         async with opened(settings, lean=True) as node:
-            fleet, tool, found = node.fleet, node.fleet.tool(TOOL), Found()
+            fleet, tool, found = node.fleet, node.fleet.tool(TOOL), ListedObjects()
             every = [{"name": one, "tail": tail, "since": since, "grep": grep} for one in dict.fromkeys(names)]
             steps, missing = await tool_command.plan_calls(fleet, tool, every, host, found)
             name_cache.update(settings, fleet, found)

@@ -16,7 +16,7 @@ from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.changes import outcome
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
-from anvyl_mcp.peers.fleet.targets import Found
+from anvyl_mcp.peers.fleet.targets import ListedObjects
 
 TOOL = "get_container_stats"
 EVERY_SECONDS = 2
@@ -51,7 +51,7 @@ def _watch(names: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
         async with opened(settings, lean=True) as node:
             tool = node.fleet.tool(TOOL)
             every: list[dict[str, Any]] = [{"name": name} for name in dict.fromkeys(names)] or [{}]
-            steps, missing = await tool_command.plan_calls(node.fleet, tool, every, host, Found())
+            steps, missing = await tool_command.plan_calls(node.fleet, tool, every, host, ListedObjects())
             for one in missing:
                 output.failure(one)
             view = _View(tool, steps, as_json=as_json)

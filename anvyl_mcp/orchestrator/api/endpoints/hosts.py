@@ -15,7 +15,7 @@ from anvyl_mcp.orchestrator.api.schemas import Document, HostId
 from anvyl_mcp.peers.connection.transports import DEFAULT_PORT, is_loopback
 from anvyl_mcp.peers.hosts.addresses import url_of
 from anvyl_mcp.peers.membership import add_host, remove_host
-from anvyl_mcp.peers.watch.health import HostHealth, check, check_hosts
+from anvyl_mcp.peers.watch.health import HostHealth, check_host, check_hosts
 
 Tags = Annotated[list[str], Field(max_length=20, description="groups it belongs to", default_factory=list)]
 
@@ -134,7 +134,7 @@ async def add(body: Addition, visit: Visit) -> Added:
         peer, scopes = await add_host(
             fleet, wanted.host_id, url, name="", tags=tuple(wanted.tags), token=wanted.token, pin=wanted.pin
         )
-    found = await check(fleet, peer.name)
+    found = await check_host(fleet, peer.name)
     return Added(host_id=peer.name, scopes=list(scopes), **_known(found, visit))
 
 

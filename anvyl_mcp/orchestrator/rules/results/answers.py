@@ -19,7 +19,7 @@ from anvyl_mcp.orchestrator.language.vocabulary import STATES, meanings, singula
 from anvyl_mcp.orchestrator.rules.results import aggregate
 from anvyl_mcp.orchestrator.rules.results.measures import amounts, measures
 from anvyl_mcp.peers.changes import wording
-from anvyl_mcp.peers.connection.listing import Answer, ToolListing
+from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
 MOST_NAMES = 8
@@ -117,7 +117,7 @@ def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
             changes += _outcomes(call, by_host)
     if not changes and turn.results and all(part.outcome == "denied" for part in turn.results.values()):
         left = [CANCELLED]
-    return text.clean("\n".join([*wording.done(changes), *looks, *left]))
+    return text.clean("\n".join([*wording.report(changes), *looks, *left]))
 
 
 def not_done(call: Call, why: str) -> str:
@@ -131,7 +131,7 @@ def _outcomes(call: Call, by_host: Mapping[str, Any]) -> list[Outcome]:
             host,
             call.listing.name,
             {name: value for name, value in call.arguments.items() if name != "host"},
-            Answer(entry["result"], str(entry["text"]), None if entry["ok"] else AnvylError(str(entry["error"]))),
+            ToolAnswer(entry["result"], str(entry["text"]), None if entry["ok"] else AnvylError(str(entry["error"]))),
             0.0,
         )
         for host, entry in by_host.items()
@@ -141,7 +141,7 @@ def _outcomes(call: Call, by_host: Mapping[str, Any]) -> list[Outcome]:
 def told(question: str, call: Call, by_host: Mapping[str, Any]) -> list[str]:
     """What the hosts answered to one call, in sentences; `by_host` is as `entries` gives it."""
     if not call.listing.reads:
-        return wording.done(_outcomes(call, by_host))
+        return wording.report(_outcomes(call, by_host))
     answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
     failed = {host: str(entry["error"]) for host, entry in by_host.items() if not entry["ok"]}
     lines = (
