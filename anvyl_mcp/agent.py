@@ -53,8 +53,8 @@ class HostAgent:
         Raises:
             AnvylError: there is no answer.
         """
-        desk = await self.node.desk()
-        return (await desk.process(text, self.node.me, approve=approve)).model_dump(mode="json")
+        service = await self.node.agent_service()
+        return (await service.process(text, self.node.me, approve=approve)).model_dump(mode="json")
 
     async def ask_host(self, host_id: str, text: str, *, approve: bool = False) -> dict[str, Any]:
         """Have another host's agent answer; as `ask`, with its `host_id`.
@@ -63,8 +63,8 @@ class HostAgent:
             UnknownHost: there is none of that name.
             AnvylError: it does not answer, or refuses.
         """
-        desk = await self.node.desk()
-        return (await desk.others.ask(host_id, text, self.node.me, approve=approve)).model_dump(mode="json")
+        service = await self.node.agent_service()
+        return (await service.forwarding.ask(host_id, text, self.node.me, approve=approve)).model_dump(mode="json")
 
     async def approve(self, id_: str, *, yes: bool = True) -> dict[str, Any]:
         """Have what waits under an approval's id done, or end it.
@@ -73,8 +73,8 @@ class HostAgent:
             NotFound, Gone: nothing waits there, or not any more.
             AnvylError: it could not be done.
         """
-        desk = await self.node.desk()
-        return (await desk.decide(id_, self.node.me, approve=yes)).model_dump(mode="json")
+        service = await self.node.agent_service()
+        return (await service.decide(id_, self.node.me, approve=yes)).model_dump(mode="json")
 
     async def process_query(self, query: str) -> str:
         """Answer a question in words; why there is no answer, otherwise."""
@@ -94,9 +94,10 @@ class HostAgent:
 
     async def broadcast_to_all_hosts(self, message: str) -> list[dict[str, Any]]:
         """Every host's answer, this one's too: `{"host_id", "result"}`; one that failed has its `error` too."""
-        desk = await self.node.desk()
+        service = await self.node.agent_service()
         return [
-            result.model_dump(mode="json") for result in (await desk.others.broadcast(message, self.node.me)).results
+            result.model_dump(mode="json")
+            for result in (await service.forwarding.broadcast(message, self.node.me)).results
         ]
 
     def add_known_host(self, host_id: str, host_ip: str, port: int = DEFAULT_PORT) -> None:

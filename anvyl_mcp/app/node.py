@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
     from starlette.applications import Starlette
 
-    from anvyl_mcp.orchestrator.api.service import Desk
+    from anvyl_mcp.orchestrator.api.service import AgentService
     from anvyl_mcp.orchestrator.ask.agent import Assistant
     from anvyl_mcp.orchestrator.reply import Reply
     from anvyl_mcp.server.auth.callers import Caller
@@ -58,7 +58,7 @@ class Node:
         self._lean = lean
         self._serving = serving
         self._parts: tuple[Server[Any], Engine, HostState] | None = None
-        self._desk: Desk | None = None
+        self._agent_service: AgentService | None = None
         self.heads = HeadStore(settings.heads_file)
         tools, marks = catalogue(settings.cache_dir), DownMarks(settings.cache_dir / "down")
         self.fleet = Fleet(self.local, Registry(settings.hosts_file), tools, self._connect, marks=marks)
@@ -173,7 +173,7 @@ class Node:
 
     def http_app(self, base_url: Callable[[], str], open_network: Open) -> Starlette:
         """One application with every route of this host; `base_url` tells where it is served."""
-        from anvyl_mcp.orchestrator.api.endpoint import Here
+        from anvyl_mcp.orchestrator.api.endpoint import HostContext
         from anvyl_mcp.orchestrator.api.routes import agent_routes
         from anvyl_mcp.server.auth.callers import caller_of
         from anvyl_mcp.server.http.app import build_app
@@ -185,7 +185,7 @@ class Node:
         limits = self._limits
         figures = metrics_route(self.metrics, engine, kept.audit, kept.journal, self._peers, self.local.name)
         routes = agent_routes(
-            Here(self.fleet, self.settings, base_url, self.desk),
+            HostContext(self.fleet, self.settings, base_url, self.agent_service),
             caller_of,
             lambda request: limits.charge(caller_of(request), "operate"),
             REQUEST_ID.get,
@@ -209,27 +209,28 @@ class Node:
         found = await check_hosts(self.fleet, others)
         return [PeerFigures(one.name, one.ok, self.fleet.is_skipped(one.name)) for one in found]
 
-    async def desk(self) -> Desk:
-        """Where questions from elsewhere are answered; imported on a thread, because other calls go on meanwhile."""
+    async def agent_service(self) -> AgentService:
+        """The service behind the agent API. Imported on a thread, because the import takes a second."""
         module = await anyio.to_thread.run_sync(importlib.import_module, "anvyl_mcp.orchestrator.api.service")
-        if self._desk is None:
+        if self._agent_service is None:
             from anvyl_mcp.orchestrator.approvals import Approvals
 
             approvals = Approvals(self.settings.state_dir / "approvals")
-            here = Hop(self.local.name, installation_id(self.settings.state_dir))
-            self._desk = module.Desk(self.assistant(), self.fleet, approvals, here)
-        return self._desk
+            own_hop = Hop(self.local.name, installation_id(self.settings.state_dir))
+            self._agent_service = module.AgentService(self.assistant(), self.fleet, approvals, own_hop)
+        return self._agent_service
 
     async def info(self) -> dict[str, Any]:
-        """What `/agent/info` of this host tells, or would tell if it were served."""
-        from anvyl_mcp.orchestrator.api.endpoint import Here, Visit
+        """The response of `/agent/info`; its status is `stopped` if no server is running."""
+        from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, HostContext
         from anvyl_mcp.orchestrator.api.endpoints.info import info
 
         served = "://" in self.local.url
         url = self.local.url if served else f"http://127.0.0.1:{self.settings.port}"
-        told = await info.handler(Visit(Here(self.fleet, self.settings, lambda: url, self.desk), self.me))
-        assert told is not None
-        return {**told.model_dump(mode="json"), **({} if served else {"status": "stopped"})}
+        context = HostContext(self.fleet, self.settings, lambda: url, self.agent_service)
+        response = await info.handler(AgentRequest(context, self.me))
+        assert response is not None
+        return {**response.model_dump(mode="json"), **({} if served else {"status": "stopped"})}
 
     async def aclose(self) -> None:
         """Close every connection and file."""

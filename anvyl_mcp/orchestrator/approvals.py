@@ -1,4 +1,4 @@
-"""Changes that wait for a person's yes: kept on disk, good once, for a quarter of an hour, also after a restart."""
+"""Pending changes on disk: each approval can be used once within 15 minutes, also after a restart."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from anvyl_mcp.core.errors import Busy, ConfigInvalid, Gone, NotFound
 from anvyl_mcp.core.files import make_private_folder, write_atomically
 from anvyl_mcp.peers.fleet.fleet import ExpectedObjects
 
-MINUTES = 15
-"""What a person gets to answer."""
-REMEMBERED_SECONDS = 24 * 3600
-"""How long an id that was used or has expired is told from one that never was."""
-MOST = 1000
+LIFETIME_MINUTES = 15
+TOMBSTONE_SECONDS = 24 * 3600
+"""How long an id that was used or has expired is distinguished from an unknown one."""
+MOST_PENDING = 1000
 ID = re.compile(r"[A-Za-z0-9_-]{16,64}", re.ASCII)
-_UNKNOWN = "ids come with an answer 202, and are forgotten after a day"
-_AGAIN = "ask again: a new answer has a new id"
+_UNKNOWN_HINT = "ids come with a response 202, and are kept for a day"
+_ASK_AGAIN = "ask again: a new answer has a new id"
 
 
 @dataclass(frozen=True)
-class HeldCall:
-    """One change exactly as it was proposed: `expected` holds, for each host, the objects that were meant."""
+class PendingCall:
+    """One change as it was proposed. `expected`: the state of the affected objects at that time, by host."""
 
     tool: str
     arguments: Mapping[str, Any]
@@ -41,145 +40,148 @@ class HeldCall:
 
 
 @dataclass(frozen=True)
-class Forwarded:
-    """Where the changes themselves wait, when that is another host, and the id there."""
+class RemoteApproval:
+    """The host that holds the changes, if it is another one, and the approval's id there."""
 
     host: str
     id: str
 
 
 @dataclass(frozen=True)
-class Held:
-    """One approval: who asked for what, with which rights."""
+class PendingApproval:
+    """The changes that one question proposed, with its caller's name and scopes."""
 
     id: str
     asker: str
     scopes: tuple[str, ...]
     question: str
-    calls: tuple[HeldCall, ...]
+    calls: tuple[PendingCall, ...]
     expires_at: datetime
     mode: str = "rules"
     model: str = ""
-    forwarded: Forwarded | None = None
+    forwarded: RemoteApproval | None = None
 
 
 def new_id() -> str:
-    """An id that nobody guesses."""
+    """A random id that cannot be guessed."""
     return secrets.token_urlsafe(16)
 
 
 def expiry() -> datetime:
-    """When an approval that is made now stops being good."""
-    return datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=MINUTES)
+    """Expiry time of an approval that is created now."""
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=LIFETIME_MINUTES)
 
 
 class Approvals:
-    """A folder with one file for each; whoever can rename the file is the one who used it."""
+    """A folder with one file for each pending approval. Renaming it uses the approval, so only one caller can."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def keep(self, held: Held) -> None:
-        """Write it down.
+    def save(self, pending: PendingApproval) -> None:
+        """Store an approval.
 
         Raises:
-            Busy: too many wait already.
+            Busy: too many are pending.
             ConfigInvalid: the folder cannot be written.
         """
         try:
             make_private_folder(self._folder)
-            if self._sweep() >= MOST:
-                raise Busy(f"{MOST} changes wait for an answer already", hint="answer or leave them; they expire")
-            content = json.dumps({**asdict(held), "expires_at": held.expires_at.isoformat()})
-            write_atomically(self._waiting(held.id), content)
+            if self._sweep() >= MOST_PENDING:
+                raise Busy(
+                    f"{MOST_PENDING} approvals are pending already",
+                    hint=f"approve or deny some; each expires after {LIFETIME_MINUTES} minutes",
+                )
+            content = json.dumps({**asdict(pending), "expires_at": pending.expires_at.isoformat()})
+            write_atomically(self._pending_file(pending.id), content)
         except OSError as error:
             raise ConfigInvalid(
                 f"{self._folder} cannot be written: {error.strerror}", hint="check the disk and its permissions"
             ) from error
 
-    def look(self, id_: str) -> Held:
-        """What waits under an id; it goes on waiting.
+    def get(self, id_: str) -> PendingApproval:
+        """Get an approval without using it.
 
         Raises:
-            NotFound: nothing ever did.
+            NotFound: no approval has this id.
             Gone: it was used, or has expired.
         """
         if not ID.fullmatch(id_):
-            raise NotFound("there is no such approval", hint=_UNKNOWN)
+            raise NotFound("there is no such approval", hint=_UNKNOWN_HINT)
         try:
-            held = _read(self._waiting(id_))
+            pending = _read(self._pending_file(id_))
         except FileNotFoundError:
-            if self._used(id_).exists():
-                raise Gone("this approval was used already", hint=_AGAIN) from None
-            if self._expired(id_).exists():
-                raise Gone("this approval has expired", hint=_AGAIN) from None
-            raise NotFound("there is no such approval", hint=_UNKNOWN) from None
+            if self._used_file(id_).exists():
+                raise Gone("this approval was already used", hint=_ASK_AGAIN) from None
+            if self._expired_file(id_).exists():
+                raise Gone("this approval has expired", hint=_ASK_AGAIN) from None
+            raise NotFound("there is no such approval", hint=_UNKNOWN_HINT) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigInvalid("this approval cannot be read any more", hint=_AGAIN) from error
-        if held.expires_at <= datetime.now(UTC):
-            self._empty(self._waiting(id_), self._expired(id_))
-            raise Gone("this approval has expired", hint=_AGAIN)
-        return held
+            raise ConfigInvalid("the file of this approval cannot be read", hint=_ASK_AGAIN) from error
+        if pending.expires_at <= datetime.now(UTC):
+            self._replace_with_tombstone(self._pending_file(id_), self._expired_file(id_))
+            raise Gone("this approval has expired", hint=_ASK_AGAIN)
+        return pending
 
-    def take(self, id_: str) -> Held:
-        """What waits under an id, for whoever comes first.
+    def take(self, id_: str) -> PendingApproval:
+        """Get an approval and use it up; of concurrent callers, only the first gets it.
 
         Raises:
-            NotFound: nothing ever did.
+            NotFound: no approval has this id.
             Gone: it was used, or has expired.
         """
-        held = self.look(id_)
+        pending = self.get(id_)
         try:
-            self._empty(self._waiting(id_), self._used(id_))
+            self._replace_with_tombstone(self._pending_file(id_), self._used_file(id_))
         except FileNotFoundError:
-            raise Gone("this approval was used already", hint=_AGAIN) from None
-        return held
+            raise Gone("this approval was already used", hint=_ASK_AGAIN) from None
+        return pending
 
-    def _waiting(self, id_: str) -> Path:
+    def _pending_file(self, id_: str) -> Path:
         return self._folder / f"{id_}.json"
 
-    def _used(self, id_: str) -> Path:
+    def _used_file(self, id_: str) -> Path:
         return self._folder / f"{id_}.used"
 
-    def _expired(self, id_: str) -> Path:
+    def _expired_file(self, id_: str) -> Path:
         return self._folder / f"{id_}.expired"
 
-    def _empty(self, file: Path, becomes: Path) -> None:
-        """What was asked for may hold secrets; that it is over is all that need be known from now on."""
-        file.rename(becomes)
-        # A new file, not this one truncated: another process may be reading it.
-        write_atomically(becomes, "")
+    def _replace_with_tombstone(self, file: Path, tombstone: Path) -> None:
+        """Leave an empty file, because the arguments of the changes may contain secrets."""
+        file.rename(tombstone)
+        # A new file instead of a truncated one, because another process may be reading it.
+        write_atomically(tombstone, "")
 
     def _sweep(self) -> int:
-        """Forget what is long over; how many wait."""
-        now, waiting = time.time(), 0
+        """Delete old tombstones, expire old approvals, and return how many are still pending."""
+        now, count = time.time(), 0
         for file in self._folder.iterdir():
             with suppress(OSError):
                 age = now - file.stat().st_mtime
-                if age > REMEMBERED_SECONDS:
+                if age > TOMBSTONE_SECONDS:
                     file.unlink()
-                elif file.suffix == ".json" and age > MINUTES * 60:
-                    self._empty(file, self._expired(file.stem))
+                elif file.suffix == ".json" and age > LIFETIME_MINUTES * 60:
+                    self._replace_with_tombstone(file, self._expired_file(file.stem))
                 elif file.suffix == ".json":
-                    waiting += 1
-        return waiting
+                    count += 1
+        return count
 
 
-def _read(file: Path) -> Held:
+def _read(file: Path) -> PendingApproval:
     data = json.loads(file.read_text(encoding="utf-8"))
-    calls = tuple(_call(**call) for call in data.pop("calls"))
+    calls = tuple(_read_call(**call) for call in data.pop("calls"))
     forwarded, expires_at = data.pop("forwarded"), datetime.fromisoformat(data.pop("expires_at"))
     scopes = tuple(data.pop("scopes"))
-    return Held(
+    return PendingApproval(
         calls=calls,
         scopes=scopes,
         expires_at=expires_at,
-        forwarded=Forwarded(**forwarded) if forwarded else None,
+        forwarded=RemoteApproval(**forwarded) if forwarded else None,
         **data,
     )
 
 
-def _call(hosts: Sequence[str], expected: Mapping[str, Mapping[str, Any]], **call: Any) -> HeldCall:
-    return HeldCall(
+def _read_call(hosts: Sequence[str], expected: Mapping[str, Mapping[str, Any]], **call: Any) -> PendingCall:
+    return PendingCall(
         hosts=tuple(hosts), expected={host: ExpectedObjects(**one) for host, one in expected.items()}, **call
     )

@@ -130,7 +130,6 @@ SHORT = {
     "evaluation.forms": "one idea: the form that a tool promises",
     "orchestrator.api.endpoints.approvals": "one file for each endpoint",
     "orchestrator.api.endpoints.process": "one file for each endpoint",
-    "orchestrator.api.endpoints.stream": "one file for each endpoint",
     "orchestrator.models.drive_mode": "the choice that the plan driver hangs on",
     "orchestrator.models.model_routing": "the choice between two models",
     "orchestrator.whole_answer": "the base class of every model that answers in one piece",

@@ -68,7 +68,7 @@ async def test_a_token_reaches_no_other_host(
     assert {what: one.status_code for what, one in refused.items()} == dict.fromkeys(refused, 403)
     errors = [one.json()["error"] for one in refused.values()]
     assert all("`anvyl-mcp invite --relay`" in error["hint"] for error in errors)
-    assert all("is for first alone" in error["message"] for error in errors)
+    assert all("is valid for first only" in error["message"] for error in errors)
     assert calls_on(fleet) == before
     assert second_engine.state("web") == "running"
 
@@ -206,7 +206,7 @@ def test_of_a_broadcast_each_host_answers_for_itself(ring: tuple[ServingNode, Se
     calls = {node.name: [one.who for one in _audit(node).read(tool="get_host_resources")] for node in ring}
     assert {name: len(found) for name, found in calls.items()} == {"a": 1, "b": 2}
     only = {one["host_id"]: one for one in about_one.json["results"]}
-    assert "of a broadcast each host answers for itself" in only["a"]["error"]["message"]
+    assert "each host answers a broadcast for itself" in only["a"]["error"]["message"]
     assert "error" not in only["b"]
 
 

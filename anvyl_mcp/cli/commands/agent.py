@@ -93,8 +93,8 @@ def approve(
     """Approve a pending change."""
 
     async def work(node: Node) -> Answer:
-        desk = await node.desk()
-        return await desk.decide(id_, node.me, approve=not deny)
+        service = await node.agent_service()
+        return await service.decide(id_, node.me, approve=not deny)
 
     _answer(work, ask=False, as_json=as_json)
 
@@ -108,8 +108,8 @@ def broadcast(message: Query, yes: YesOption = False, as_json: JsonOption = Fals
         from anvyl_mcp.app.node import opened
 
         async with opened(settings) as node:
-            desk = await node.desk()
-            results = (await desk.others.broadcast(" ".join(message), node.me, approve=yes)).results
+            service = await node.agent_service()
+            results = (await service.forwarding.broadcast(" ".join(message), node.me, approve=yes)).results
         if as_json:
             output.document({"results": [result.model_dump(mode="json") for result in results], "error": None})
         for result in () if as_json else results:
@@ -129,8 +129,8 @@ def hosts(as_json: JsonOption = False) -> None:
 
 def _remote(host_id: str, query: str, *, yes: bool, as_json: bool) -> None:
     async def work(node: Node) -> Answer:
-        desk = await node.desk()
-        return await desk.others.ask(host_id, query, node.me, approve=yes)
+        service = await node.agent_service()
+        return await service.forwarding.ask(host_id, query, node.me, approve=yes)
 
     _answer(work, ask=True, as_json=as_json)
 
@@ -146,8 +146,8 @@ def _answer(work: Callable[[Node], Awaitable[Answer]], *, ask: bool, as_json: bo
             answer = await work(node)
             approval: Approval | None = getattr(answer, "approval", None)
             if approval and ask and (said := runner.ask_yes_no(*_words(approval))) is not None:
-                desk = await node.desk()
-                answer, approval = await desk.decide(approval.id, node.me, approve=said), None
+                service = await node.agent_service()
+                answer, approval = await service.decide(approval.id, node.me, approve=said), None
                 if not said:
                     _print(answer, as_json=as_json)
                     return 5

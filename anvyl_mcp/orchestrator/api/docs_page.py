@@ -1,4 +1,4 @@
-"""The table of endpoints as a page for people: one file, no script, nothing fetched from anywhere."""
+"""The endpoints as an HTML page: one file, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -34,47 +34,47 @@ HEADERS = {
 
 
 def page(endpoints: Sequence[Endpoint], base_url: str, name: str) -> str:
-    """The page of one host."""
+    """HTML documentation of one host's API."""
     index = "".join(
-        f'<tr><td><a href="#{escape(one.name)}"><code>{escape(one.method)} {escape(one.path)}</code></a></td>'
-        f"<td>{escape(one.summary)}</td></tr>"
-        for one in endpoints
+        f'<tr><td><a href="#{escape(endpoint.name)}"><code>{escape(endpoint.method)} {escape(endpoint.path)}</code></a>'
+        f"</td><td>{escape(endpoint.summary)}</td></tr>"
+        for endpoint in endpoints
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Anvyl on {escape(name)}</title><style>{STYLE}</style></head><body>\n"
         f"<h1>Anvyl on {escape(name)}</h1>\n"
-        f"<p>Version {escape(__version__)}. Whoever runs this server needs no token on its own machine; everybody else "
-        "sends <code>Authorization: Bearer TOKEN</code>. Bodies are JSON. For programs there is "
+        f"<p>Version {escape(__version__)}. The user who runs this server needs no token on the same machine; other "
+        "callers send <code>Authorization: Bearer TOKEN</code>. Bodies are JSON. The OpenAPI document is "
         '<a href="/openapi.json">/openapi.json</a>.</p>\n'
         f"<table>{index}</table>\n"
-        + "\n".join(_section(one, base_url) for one in endpoints)
+        + "\n".join(_section(endpoint, base_url) for endpoint in endpoints)
         + '\n<h2>Errors</h2><p>Every error is <code>{"error": {"code", "message", "hint", "request_id"}}</code>: what '
         "happened, and what to try.</p>\n</body></html>\n"
     )
 
 
-def _section(one: Endpoint, base_url: str) -> str:
-    shown = "".join(
-        f"<p>answers <code>{status}</code>:</p><pre>{escape(json.dumps(example, indent=2, ensure_ascii=False))}</pre>"
-        for status, example in one.shows.items()
+def _section(endpoint: Endpoint, base_url: str) -> str:
+    examples = "".join(
+        f"<p>Response <code>{status}</code>:</p><pre>{escape(json.dumps(example, indent=2, ensure_ascii=False))}</pre>"
+        for status, example in endpoint.response_examples.items()
     )
     return (
-        f'<h2 id="{escape(one.name)}"><span class="method">{escape(one.method)}</span> '
-        f"<code>{escape(one.path)}</code></h2>\n"
-        f'<p>{escape(one.summary)} <span class="needs">Needs the right {escape(one.needs)}.</span></p>\n'
-        f"<pre>{escape(_curl(one, base_url))}</pre>{shown}"
+        f'<h2 id="{escape(endpoint.name)}"><span class="method">{escape(endpoint.method)}</span> '
+        f"<code>{escape(endpoint.path)}</code></h2>\n"
+        f'<p>{escape(endpoint.summary)} <span class="needs">Needs the scope {escape(endpoint.scope)}.</span></p>\n'
+        f"<pre>{escape(_curl(endpoint, base_url))}</pre>{examples}"
     )
 
 
-def _curl(one: Endpoint, base_url: str) -> str:
+def _curl(endpoint: Endpoint, base_url: str) -> str:
     words = ["curl"]
-    if one.streams:
+    if endpoint.streams:
         words.append("-N")
-    if one.method not in ("GET", "POST"):
-        words += ["-X", one.method]
-    if one.example is not None:
-        words += ["-H", "'Content-Type: application/json'", "-d", quote(json.dumps(one.example))]
-    path = re.sub(r"{(\w+)}", lambda hole: hole[1].upper(), one.path)
+    if endpoint.method not in ("GET", "POST"):
+        words += ["-X", endpoint.method]
+    if endpoint.example is not None:
+        words += ["-H", "'Content-Type: application/json'", "-d", quote(json.dumps(endpoint.example))]
+    path = re.sub(r"{(\w+)}", lambda parameter: parameter[1].upper(), endpoint.path)
     return " ".join([*words, base_url + path])

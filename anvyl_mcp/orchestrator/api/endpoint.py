@@ -1,13 +1,13 @@
-"""An endpoint of the agent API: declared once, in one file of `endpoints/`, and served, described and documented by it.
+"""Declares endpoints of the agent API: one declaration in `endpoints/` gives the route, its OpenAPI entry and its docs.
 
     class Greeting(Document):
         name: str
 
-    @endpoint("POST", "/agent/greet", takes=Greeting, answers={200: Greeted}, example={"name": "Ada"})
-    async def greet(body: Greeting, visit: Visit) -> Greeted:
+    @endpoint("POST", "/agent/greet", body=Greeting, responses={200: Greeted}, example={"name": "Ada"})
+    async def greet(body: Greeting, request: AgentRequest) -> Greeted:
         \"\"\"Say hello.\"\"\"
 
-Nothing heavy is imported here or in `endpoints/`: what answers questions is behind `Visit.desk`, loaded when asked for.
+Nothing heavy is imported here or in `endpoints/`: `HostContext.agent_service` loads the agent on first use.
 """
 
 from __future__ import annotations
@@ -38,214 +38,214 @@ if TYPE_CHECKING:
     )
     from anvyl_mcp.peers.fleet.fleet import Outcome
 
-Scope = Literal["read", "operate", "exec"]
-Tell = Callable[[str, BaseModel], None]
-"""Send one event to whoever listens to a stream: its name and what it holds."""
-Handler = Callable[..., Awaitable[BaseModel | None]]
+RequiredScope = Literal["read", "operate", "exec"]
+SendEvent = Callable[[str, BaseModel], None]
+"""Sends one server-sent event: its name and its body."""
+EndpointHandler = Callable[..., Awaitable[BaseModel | None]]
 
 
-class Asking(Protocol):
-    """Who asks: what is done for an answer is done with no more rights than these."""
+class ApiCaller(Protocol):
+    """The caller of the API. Everything done for a request is limited to its rights."""
 
     @property
     def name(self) -> str:
-        """For the audit log."""
+        """Name for the audit log."""
 
     @property
     def scopes(self) -> frozenset[str]:
-        """Of `read`, `operate` and `exec`."""
+        """Subset of `read`, `operate` and `exec`."""
 
     @property
     def how(self) -> str:
-        """Where the call comes from: `local`, `loopback`, or by what it proved itself."""
+        """How the caller was authenticated: `local`, `loopback`, or the kind of credential."""
 
     @property
     def relay(self) -> bool:
-        """Whether this host asks others for the caller: a token is for the host that gave it, unless it is marked."""
+        """Whether this host may ask other hosts for the caller. A token without the relay mark is for one host."""
 
-    def require(self, scope: Scope, what: str) -> None:
-        """Return if the caller has a right that `what` needs.
+    def require(self, scope: RequiredScope, what: str) -> None:
+        """Check that the caller has the scope that `what` needs.
 
         Raises:
-            Denied: the right is missing.
+            Denied: the scope is missing.
         """
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Callbacks for each call of a question, as it begins and as it ends."""
+class CallHooks:
+    """Callbacks for the start and the end of each call made for a question."""
 
     on_call: Callable[[str, Mapping[str, Any], list[str]], None] = lambda tool, arguments, hosts: None
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
 
 
 class Forwarder(Protocol):
-    """Sends questions on to the agents of other hosts; see `others.Others`."""
+    """Sends questions to the agents of other hosts; see `forwarding.Forwarding`."""
 
     async def ask(
         self,
         host_id: str,
         query: str,
-        asking: Asking,
+        caller: ApiCaller,
         *,
         approve: bool = False,
         path: tuple[Hop, ...] = (),
         request_id: str = "",
-        alone: bool = False,
+        single_host: bool = False,
     ) -> RemoteAnswer | RemoteWaiting:
-        """Have one host's agent answer."""
+        """Send a question to one host's agent."""
 
     async def broadcast(
         self,
         message: str,
-        asking: Asking,
+        caller: ApiCaller,
         *,
         approve: bool = False,
         path: tuple[Hop, ...] = (),
         request_id: str = "",
     ) -> Results:
-        """Have the agents of all hosts answer."""
+        """Send a question to the agents of all hosts."""
 
 
 class QuestionService(Protocol):
-    """Answers questions and decides about what they propose; see `desk.Desk`."""
+    """Answers questions and executes approved changes; see `service.AgentService`."""
 
     @property
-    def others(self) -> Forwarder:
-        """The agents of the other hosts."""
+    def forwarding(self) -> Forwarder:
+        """Access to the agents of other hosts."""
 
     async def process(
         self,
         text: str,
-        asking: Asking,
+        caller: ApiCaller,
         *,
         approve: bool = False,
         path: tuple[Hop, ...] = (),
-        at_home: bool = False,
-        alone: bool = False,
-        watch: Watch | None = None,
+        default_local: bool = False,
+        single_host: bool = False,
+        hooks: CallHooks | None = None,
     ) -> Answer | Waiting:
         """Answer one question; changes wait for approval unless `approve`."""
 
-    async def decide(self, id_: str, asking: Asking, *, approve: bool, request_id: str = "") -> Answer:
-        """Approve or refuse what waits."""
+    async def decide(self, id_: str, caller: ApiCaller, *, approve: bool, request_id: str = "") -> Answer:
+        """Approve or deny pending changes."""
 
     @staticmethod
-    def watch(called: Callable[[WaitingCall], None], done: Callable[[DoneCall], None]) -> Watch:
-        """Callbacks that report calls as documents."""
+    def document_hooks(called: Callable[[WaitingCall], None], done: Callable[[DoneCall], None]) -> CallHooks:
+        """Callbacks that report calls as documents of the API."""
 
 
 @dataclass(frozen=True)
-class Here:
-    """What the endpoints of one host share."""
+class HostContext:
+    """What all endpoints of a host need: its fleet, settings, address and agent."""
 
     fleet: Fleet
     settings: Settings
     base_url: Callable[[], str]
-    desk: Callable[[], Awaitable[QuestionService]]
+    agent_service: Callable[[], Awaitable[QuestionService]]
 
 
 @dataclass(frozen=True)
-class Visit:
-    """One request: where it came in, who sent it, and through which hosts. `alone`: it is about this host only."""
+class AgentRequest:
+    """One request: its caller and the hosts it was forwarded through. `single_host`: it concerns this host only."""
 
-    here: Here
-    asking: Asking
+    context: HostContext
+    caller: ApiCaller
     path: tuple[Hop, ...] = ()
     request_id: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
-    alone: bool = False
+    single_host: bool = False
 
 
-def require_relay(asking: Asking, here: str, what: str) -> None:
-    """Return if this host, `here`, asks others for the caller.
+def require_relay(caller: ApiCaller, host: str, what: str) -> None:
+    """Check that this host, named `host`, may ask other hosts for the caller.
 
     Raises:
-        Denied: the caller's token is for this host alone.
+        Denied: the caller's token is for this host only.
     """
-    if not asking.relay:
+    if not caller.relay:
         raise Denied(
-            f"the token of `{asking.name}` is for {here} alone, so {here} does not {what} for it",
-            hint=f"for one that lets {here} ask others: run `anvyl-mcp invite --relay` on {here}, then here "
+            f"the token of `{caller.name}` is valid for {host} only, so {host} does not {what} for it",
+            hint=f"for a token that lets {host} ask other hosts: run `anvyl-mcp invite --relay` on {host}, then here "
             "`anvyl hosts add`",
         )
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One row of the table: how it is called, who may, what it takes and answers."""
+    """One endpoint: method and path, required scope, request body and responses."""
 
     method: str
     path: str
     summary: str
-    handler: Handler
-    needs: Scope
-    takes: type[BaseModel] | None
-    answers: Mapping[int, Any]
+    handler: EndpointHandler
+    scope: RequiredScope
+    body: type[BaseModel] | None
+    responses: Mapping[int, Any]
     errors: tuple[int, ...]
     example: Mapping[str, Any] | None
-    shows: Mapping[int, Any]
-    question: bool
+    response_examples: Mapping[int, Any]
+    is_question: bool
     streams: bool
 
     @property
     def name(self) -> str:
-        """What the handler is called: unique in the table."""
+        """Name of the handler, unique among the endpoints."""
         return self.handler.__name__
 
     def status(self, answer: BaseModel) -> int:
-        """The HTTP status that an answer stands for."""
-        for status, kind in self.answers.items():
+        """HTTP status of a response."""
+        for status, kind in self.responses.items():
             if type(answer) in (get_args(kind) or (kind,)):
                 return status
-        raise TypeError(f"{self.name} answered with {type(answer).__name__}, which its row does not name")
+        raise TypeError(f"{self.name} answered with {type(answer).__name__}, which it does not declare")
 
 
 def endpoint(
     method: str,
     path: str,
     *,
-    answers: Mapping[int, Any],
-    takes: type[BaseModel] | None = None,
-    needs: Scope = "read",
+    responses: Mapping[int, Any],
+    body: type[BaseModel] | None = None,
+    scope: RequiredScope = "read",
     errors: tuple[int, ...] = (),
     example: Mapping[str, Any] | None = None,
-    shows: Mapping[int, Any] | None = None,
-    question: bool = False,
+    response_examples: Mapping[int, Any] | None = None,
+    is_question: bool = False,
     streams: bool = False,
-) -> Callable[[Handler], Endpoint]:
-    """Declare an endpoint. Its docstring is its description.
+) -> Callable[[EndpointHandler], Endpoint]:
+    """Declare an endpoint. The handler's docstring is its description.
 
-    `example` and `shows`: a body that makes sense, and what is answered to it. `question`: it costs a caller from
-    elsewhere one of its questions. `streams`: it gets a third argument, `Tell`.
+    `example` and `response_examples`: a request body and the responses to it. `is_question`: requests count against
+    the question limit of a remote caller. `streams`: the handler gets a `SendEvent` as last argument.
     """
 
-    def declared(handler: Handler) -> Endpoint:
+    def decorator(handler: EndpointHandler) -> Endpoint:
         summary = " ".join((handler.__doc__ or "").split())
         return Endpoint(
             method,
             path,
             summary,
             handler,
-            needs,
-            takes,
-            answers,
+            scope,
+            body,
+            responses,
             errors,
             example,
-            shows or {},
-            question=question,
+            response_examples or {},
+            is_question=is_question,
             streams=streams,
         )
 
-    return declared
+    return decorator
 
 
 @cache
-def load() -> tuple[Endpoint, ...]:
-    """Every endpoint of the folder `endpoints`, ordered by path."""
+def load_endpoints() -> tuple[Endpoint, ...]:
+    """All endpoints declared in the package `endpoints`, sorted by path."""
     package = importlib.import_module("anvyl_mcp.orchestrator.api.endpoints")
     modules = [
         importlib.import_module(f"{package.__name__}.{found.name}") for found in pkgutil.iter_modules(package.__path__)
     ]
-    found = [one for module in modules for one in vars(module).values() if isinstance(one, Endpoint)]
-    return tuple(sorted(found, key=lambda one: (one.path, one.method)))
+    declared = [value for module in modules for value in vars(module).values() if isinstance(value, Endpoint)]
+    return tuple(sorted(declared, key=lambda endpoint: (endpoint.path, endpoint.method)))

@@ -1,4 +1,4 @@
-"""The table of endpoints as an OpenAPI document."""
+"""The endpoints as an OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pydantic.json_schema import JsonSchemaMode
 
 from anvyl_mcp import __version__
 from anvyl_mcp.core import protocol_keys
-from anvyl_mcp.orchestrator.api.endpoint import Endpoint, load
+from anvyl_mcp.orchestrator.api.endpoint import Endpoint, load_endpoints
 from anvyl_mcp.orchestrator.api.schemas import Failure
 
-ALWAYS = (401, 403, 421, 429)
-"""What any route may answer to anybody, besides what its row names."""
-WITH_BODY = (408, 413, 415, 422)
-WORDS = {
+COMMON_STATUSES = (401, 403, 421, 429)
+"""Error statuses of every route, whether its endpoint declares them or not."""
+BODY_STATUSES = (408, 413, 415, 422)
+DESCRIPTIONS = {
     200: "done",
     201: "added",
-    202: "something waits for a yes",
-    401: "no token, or one that is not known",
-    403: "not the right for it",
+    202: "changes wait for approval",
+    401: "missing or unknown token",
+    403: "insufficient rights",
     404: "no such host, container or approval",
-    408: "the body did not come to its end",
-    409: "in use, in a circle, or not as it was any more",
-    410: "used already, or expired",
+    408: "the body was not received completely",
+    409: "the name is in use, the question was forwarded in a circle, or the container has been replaced",
+    410: "the approval was already used or has expired",
     413: "too large",
     415: "not JSON",
-    421: "this host is not called that",
-    422: "not what is asked for",
-    429: "too often, or too much at once",
-    500: "a mistake in Anvyl; its log says more",
-    502: "another host does not answer, or not as it should",
+    421: "the Host header does not name this host",
+    422: "the body does not match the schema",
+    429: "too many requests",
+    500: "internal error; see the log",
+    502: "another host does not answer, or its answer is invalid",
     503: "no engine, no model, or a damaged file",
     504: "another host does not answer in time",
 }
@@ -61,87 +61,93 @@ EVENT = {
 
 @cache
 def document() -> dict[str, Any]:
-    """The document, complete in itself."""
-    endpoints = load()
-    kinds: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [("error", "serialization", TypeAdapter(Failure))]
-    for one in endpoints:
-        if one.takes is not None:
-            kinds.append((f"{one.name} body", "validation", TypeAdapter(one.takes)))
-        kinds += [(f"{one.name} {status}", "serialization", TypeAdapter(kind)) for status, kind in one.answers.items()]
-    schemas, described = TypeAdapter.json_schemas(kinds, ref_template=REF)
-    schema = {name: schemas[name, mode] for name, mode, _ in kinds}
+    """The complete OpenAPI document."""
+    endpoints = load_endpoints()
+    models: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [("error", "serialization", TypeAdapter(Failure))]
+    for endpoint in endpoints:
+        if endpoint.body is not None:
+            models.append((f"{endpoint.name} body", "validation", TypeAdapter(endpoint.body)))
+        models += [
+            (f"{endpoint.name} {status}", "serialization", TypeAdapter(model))
+            for status, model in endpoint.responses.items()
+        ]
+    schemas, definitions = TypeAdapter.json_schemas(models, ref_template=REF)
+    schema = {name: schemas[name, mode] for name, mode, _ in models}
     paths: dict[str, dict[str, Any]] = {"/health": {"get": _health(schema)}, "/metrics": {"get": _metrics(schema)}}
-    for one in endpoints:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, schema)
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, schema)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Anvyl MCP",
             "version": __version__,
-            "description": "Ask Docker hosts in plain words, and tell them what to do. "
-            "Whoever runs the server needs no token on its own machine.",
+            "description": "Ask Docker hosts questions in plain language, and change them after approval. "
+            "The user who runs the server needs no token on the same machine.",
         },
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": described.get("$defs", {}),
+            "schemas": definitions.get("$defs", {}),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}, {}],
     }
 
 
-def _operation(one: Endpoint, schema: Mapping[str, Any]) -> dict[str, Any]:
-    statuses = sorted({*ALWAYS, *one.errors, *(WITH_BODY if one.takes else ())} - set(one.answers))
+def _operation(endpoint: Endpoint, schema: Mapping[str, Any]) -> dict[str, Any]:
+    statuses = {*COMMON_STATUSES, *endpoint.errors, *(BODY_STATUSES if endpoint.body else ())}
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        for name in re.findall(r"{(\w+)}", one.path)
+        for name in re.findall(r"{(\w+)}", endpoint.path)
     ]
     request_id = {
         "name": protocol_keys.REQUEST_ID_HEADER,
         "in": "header",
         "required": False,
-        "description": "what to call this request in answers and logs",
+        "description": "id for this request in responses and logs",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:+=-]{1,64}$"},
     }
-    told: dict[str, Any] = {
-        "operationId": one.name,
-        "summary": one.summary,
-        "description": f"Needs the right `{one.needs}`.",
+    operation: dict[str, Any] = {
+        "operationId": endpoint.name,
+        "summary": endpoint.summary,
+        "description": f"Needs the scope `{endpoint.scope}`.",
         "parameters": [*parameters, request_id],
         "responses": {
-            **{str(status): _answer(one, status, schema[f"{one.name} {status}"]) for status in one.answers},
-            **{str(status): _failure(status, schema) for status in statuses},
+            **{
+                str(status): _response(endpoint, status, schema[f"{endpoint.name} {status}"])
+                for status in endpoint.responses
+            },
+            **{str(status): _failure(status, schema) for status in sorted(statuses - set(endpoint.responses))},
         },
     }
-    if one.takes is not None:
-        content: dict[str, Any] = {"schema": schema[f"{one.name} body"]}
-        if one.example is not None:
-            content["example"] = dict(one.example)
-        told["requestBody"] = {"required": True, "content": {"application/json": content}}
-    return told
+    if endpoint.body is not None:
+        content: dict[str, Any] = {"schema": schema[f"{endpoint.name} body"]}
+        if endpoint.example is not None:
+            content["example"] = dict(endpoint.example)
+        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return operation
 
 
-def _answer(one: Endpoint, status: int, schema: Any) -> dict[str, Any]:
-    if one.streams:
+def _response(endpoint: Endpoint, status: int, schema: Any) -> dict[str, Any]:
+    if endpoint.streams:
         events = {"schema": EVENT, "example": {"event": "text", "data": '{"text": "web is running on nas."}'}}
-        return {"description": WORDS[status], "content": {"text/event-stream": events}}
+        return {"description": DESCRIPTIONS[status], "content": {"text/event-stream": events}}
     content: dict[str, Any] = {"schema": schema}
-    if status in one.shows:
-        content["example"] = one.shows[status]
-    return {"description": WORDS[status], "content": {"application/json": content}}
+    if status in endpoint.response_examples:
+        content["example"] = endpoint.response_examples[status]
+    return {"description": DESCRIPTIONS[status], "content": {"application/json": content}}
 
 
 def _failure(status: int, schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"description": WORDS[status], "content": {"application/json": {"schema": schema["error"]}}}
+    return {"description": DESCRIPTIONS[status], "content": {"application/json": {"schema": schema["error"]}}}
 
 
 def _health(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "operationId": "health",
-        "summary": "Say whether this host works; checks only to callers who may read. Needs no token.",
+        "summary": "Report whether this host works. Needs no token; only callers with the scope `read` see the checks.",
         "responses": {
-            "200": {"description": WORDS[200], "content": {"application/json": {"schema": HEALTH}}},
-            **{str(status): _failure(status, schema) for status in ALWAYS},
+            "200": {"description": DESCRIPTIONS[200], "content": {"application/json": {"schema": HEALTH}}},
+            **{str(status): _failure(status, schema) for status in COMMON_STATUSES},
         },
         "security": [{}],
     }
@@ -150,10 +156,10 @@ def _health(schema: Mapping[str, Any]) -> dict[str, Any]:
 def _metrics(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "operationId": "metrics",
-        "summary": "Figures for Prometheus.",
-        "description": "Needs the right `read`.",
+        "summary": "Metrics for Prometheus.",
+        "description": "Needs the scope `read`.",
         "responses": {
-            "200": {"description": WORDS[200], "content": {"text/plain": {"schema": {"type": "string"}}}},
-            **{str(status): _failure(status, schema) for status in ALWAYS},
+            "200": {"description": DESCRIPTIONS[200], "content": {"text/plain": {"schema": {"type": "string"}}}},
+            **{str(status): _failure(status, schema) for status in COMMON_STATUSES},
         },
     }

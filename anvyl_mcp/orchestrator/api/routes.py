@@ -1,10 +1,10 @@
-"""The endpoints of the agent API as HTTP routes: bodies in and out, who may, and an end when the client hangs up."""
+"""The agent API as HTTP routes: parses bodies, checks scopes, and cancels work when the client disconnects."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 from pydantic import BaseModel, ValidationError
@@ -16,41 +16,45 @@ from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import AnvylError, InvalidInput
 from anvyl_mcp.core.text import clean
 from anvyl_mcp.orchestrator.api.docs_page import HEADERS, page
-from anvyl_mcp.orchestrator.api.endpoint import Asking, Endpoint, Here, Visit, load
-from anvyl_mcp.orchestrator.api.events import Events
+from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, ApiCaller, Endpoint, HostContext, load_endpoints
+from anvyl_mcp.orchestrator.api.events import EventStream
 from anvyl_mcp.orchestrator.api.openapi import document
 from anvyl_mcp.peers.hops import parse
 
-CLIENT_GONE = 499
-Result = TypeVar("Result")
+CLIENT_CLOSED_REQUEST = 499
 
 
 def agent_routes(
-    here: Here, caller_of: Callable[[Request], Asking], charge: Callable[[Request], None], request_id: Callable[[], str]
+    context: HostContext,
+    caller_of: Callable[[Request], ApiCaller],
+    charge: Callable[[Request], None],
+    request_id: Callable[[], str],
 ) -> Sequence[Route]:
-    """Every endpoint of the table. `charge` counts a question against its caller's limits."""
+    """Routes of all endpoints and of their documentation. `charge` counts a question against its caller's limit."""
 
-    def route(one: Endpoint) -> Route:
+    def route(endpoint: Endpoint) -> Route:
         async def handler(request: Request) -> Response:
-            asking = caller_of(request)
-            asking.require(one.needs, "this")
-            if one.question:
+            caller = caller_of(request)
+            caller.require(endpoint.scope, "this")
+            if endpoint.is_question:
                 charge(request)
             path = parse(request.headers.get(protocol_keys.PATH_HEADER, ""))
-            alone = protocol_keys.ALONE_HEADER in request.headers
-            visit = Visit(here, asking, path, request_id(), dict(request.path_params), alone)
-            arguments: list[Any] = [_body(one, await request.body()), visit] if one.takes else [visit]
-            if one.streams:
-                return Events(lambda tell: one.handler(*arguments, tell))
-            return await until_gone(request, lambda: _answered(one, arguments))
+            single_host = protocol_keys.ALONE_HEADER in request.headers
+            agent_request = AgentRequest(context, caller, path, request_id(), dict(request.path_params), single_host)
+            arguments: list[Any] = [agent_request]
+            if endpoint.body:
+                arguments.insert(0, _parse_body(endpoint, await request.body()))
+            if endpoint.streams:
+                return EventStream(lambda send_event: endpoint.handler(*arguments, send_event))
+            return await run_until_disconnect(request, lambda: _respond(endpoint, arguments))
 
-        return Route(one.path, handler, methods=[one.method], name=one.name)
+        return Route(endpoint.path, handler, methods=[endpoint.method], name=endpoint.name)
 
-    return [*map(route, load()), *_about(here, caller_of)]
+    return [*map(route, load_endpoints()), *_documentation_routes(context, caller_of)]
 
 
-def _about(here: Here, caller_of: Callable[[Request], Asking]) -> Sequence[Route]:
-    """What tells programs and people of the endpoints."""
+def _documentation_routes(context: HostContext, caller_of: Callable[[Request], ApiCaller]) -> Sequence[Route]:
+    """The endpoints as an OpenAPI document and as a page."""
 
     async def openapi(request: Request) -> Response:
         caller_of(request).require("read", "this")
@@ -58,39 +62,39 @@ def _about(here: Here, caller_of: Callable[[Request], Asking]) -> Sequence[Route
 
     async def docs(request: Request) -> Response:
         caller_of(request).require("read", "this")
-        return HTMLResponse(page(load(), here.base_url(), here.fleet.local.name), headers=HEADERS)
+        return HTMLResponse(page(load_endpoints(), context.base_url(), context.fleet.local.name), headers=HEADERS)
 
     return [Route("/openapi.json", openapi), Route("/docs", docs)]
 
 
-async def _answered(one: Endpoint, arguments: list[Any]) -> Response:
-    answer = await one.handler(*arguments)
+async def _respond(endpoint: Endpoint, arguments: list[Any]) -> Response:
+    answer = await endpoint.handler(*arguments)
     assert answer is not None
-    return JSONResponse(answer.model_dump(mode="json"), status_code=one.status(answer))
+    return JSONResponse(answer.model_dump(mode="json"), status_code=endpoint.status(answer))
 
 
-async def until_gone(request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
-    """Do the work of a request; when its client hangs up, the work stops, and so does what it asked of others."""
-    answer, failure = Response(status_code=CLIENT_GONE), None
+async def run_until_disconnect(request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
+    """Run the work of a request; cancel it, and the calls it made to other hosts, when the client disconnects."""
+    answer, failure = Response(status_code=CLIENT_CLOSED_REQUEST), None
 
-    async def watch() -> None:
+    async def watch_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         group.cancel_scope.cancel()
 
     try:
         async with anyio.create_task_group() as group:
-            group.start_soon(watch)
+            group.start_soon(watch_disconnect)
             answer = await work()
             group.cancel_scope.cancel()
     except* AnvylError as raised:
-        failure = _first(raised)
+        failure = _first_error(raised)
     if failure is not None:
         raise failure
     return answer
 
 
-def _first(group: BaseExceptionGroup[AnvylError]) -> AnvylError:
+def _first_error(group: BaseExceptionGroup[AnvylError]) -> AnvylError:
     leaf: BaseException = group
     while isinstance(leaf, BaseExceptionGroup):
         leaf = leaf.exceptions[0]
@@ -98,30 +102,29 @@ def _first(group: BaseExceptionGroup[AnvylError]) -> AnvylError:
     return leaf
 
 
-def _body(one: Endpoint, content: bytes) -> BaseModel:
-    """What was sent, checked.
+def _parse_body(endpoint: Endpoint, content: bytes) -> BaseModel:
+    """Parse and validate the body of a request.
 
     Raises:
-        InvalidInput: it is not what the endpoint takes.
+        InvalidInput: the body does not match the endpoint's model.
     """
-    assert one.takes is not None
+    assert endpoint.body is not None
     try:
-        return one.takes.model_validate_json(content)
+        return endpoint.body.model_validate_json(content)
     except ValidationError as error:
-        raise InvalidInput(_problem(error), hint=f"send something like {json.dumps(one.example)}") from error
+        raise InvalidInput(_describe(error), hint=f"send something like {json.dumps(endpoint.example)}") from error
 
 
-def _problem(error: ValidationError) -> str:
-    """The first thing that is wrong, in words; names of fields were chosen by the client."""
-    found = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = clean(".".join(str(part) for part in found["loc"]))[:60]
-    match found["type"]:
+def _describe(error: ValidationError) -> str:
+    """The first validation error as a sentence. Field names come from the client, so they are cleaned and cut."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = clean(".".join(str(part) for part in first["loc"]))[:60]
+    reason = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+    match first["type"]:
         case "json_invalid":
-            return f"the body is not JSON: {found['msg'].removeprefix('Invalid JSON: ')}"
+            return f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
         case "extra_forbidden":
-            return f"the body has an unknown field `{where}`"
+            return f"the body has an unknown field `{field}`"
         case "missing":
-            return f"the body needs `{where}`"
-    if not where:
-        return f"the body cannot be used: {found['msg'][:1].lower()}{found['msg'][1:]}"
-    return f"`{where}` cannot be used: {found['msg'][:1].lower()}{found['msg'][1:]}"
+            return f"the body needs `{field}`"
+    return f"`{field}` is invalid: {reason}" if field else f"the body is invalid: {reason}"

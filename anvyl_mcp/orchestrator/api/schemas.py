@@ -1,4 +1,4 @@
-"""What questions and answers look like over HTTP."""
+"""Request and response models of the agent API."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anvyl_mcp.orchestrator.question import MOST_CHARACTERS
 
-Query = Annotated[
-    str, Field(min_length=1, max_length=MOST_CHARACTERS, description="what you want to know or have done")
-]
+Query = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS, description="a question or an instruction")]
 HostId = Annotated[str, Field(min_length=1, max_length=64, description="a host's name in the fleet")]
 Approve = Annotated[
     bool,
-    Field(description="have changes done at once, unless they were proposed after text written by others was read"),
+    Field(description="execute changes at once, unless they were proposed after untrusted text was read"),
 ]
 
 
@@ -24,13 +22,13 @@ def _is_empty(value: object) -> bool:
 
 
 class Document(BaseModel):
-    """A JSON body. What we are sent is taken literally: no unknown fields, no text for a number."""
+    """A JSON request body, parsed strictly: no unknown fields, no type coercion."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Question(Document):
-    """A question in plain words."""
+    """A question in plain language."""
 
     query: Query
     approve: Approve = False
@@ -52,13 +50,13 @@ class Message(Document):
 
 
 class Decision(Document):
-    """A person's answer to changes that wait."""
+    """The decision about pending changes."""
 
-    approve: Annotated[bool, Field(description="true has them done, false ends it")]
+    approve: Annotated[bool, Field(description="true executes the changes, false drops them")]
 
 
 class DoneCall(BaseModel):
-    """One call on one host."""
+    """One executed call on one host."""
 
     tool: str
     arguments: dict[str, Any] = {}
@@ -70,9 +68,10 @@ class DoneCall(BaseModel):
 
 
 class WaitingCall(BaseModel):
-    """One call that would be made on these hosts; `untrusted` names text by others that was read before.
+    """One call that approval would execute on these hosts. `untrusted` names untrusted text that was read before it.
 
-    `why` says why no yes given in advance covers it, `details` what it acts on where the arguments do not.
+    `why` is the reason why `approve: true` does not cover it; `details` lists the affected objects if the arguments do
+    not name them.
     """
 
     tool: str
@@ -84,7 +83,7 @@ class WaitingCall(BaseModel):
 
 
 class Approval(BaseModel):
-    """What waits for a yes, by the id to answer it with; good once."""
+    """Changes that wait for approval. The id can be used once."""
 
     id: str
     calls: list[WaitingCall]
@@ -92,7 +91,7 @@ class Approval(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What went wrong, and what to try."""
+    """An error and a hint how to solve it."""
 
     code: str
     message: str
@@ -101,7 +100,7 @@ class ErrorBody(BaseModel):
 
 
 class Answer(BaseModel):
-    """The answer with everything that was done for it; `error` says what of it was not, by name."""
+    """The answer and all calls made for it. `error` names calls that failed or changes that were not made."""
 
     response: str
     calls: list[DoneCall] = []
@@ -114,32 +113,32 @@ class Answer(BaseModel):
 
 
 class Waiting(Answer):
-    """Something waits for a yes: nothing of it was done."""
+    """An answer with changes that wait for approval; none of them was executed."""
 
     approval: Approval
 
 
 class RemoteAnswer(Answer):
-    """Another host's answer: by its `agent`, or, where that could not, from here with its `tools`."""
+    """Another host's answer: by its `agent`, or by this host with the other host's `tools` if the agent could not."""
 
     host_id: str
     via: Literal["agent", "tools"] = "agent"
 
 
 class RemoteWaiting(RemoteAnswer):
-    """Something waits for a yes on another host."""
+    """An answer with changes that wait for approval on another host."""
 
     approval: Approval
 
 
 class Failure(BaseModel):
-    """Every error has this form."""
+    """The form of every error response."""
 
     error: ErrorBody
 
 
 class Result(BaseModel):
-    """One host's answer to a broadcast; a failure has its sentence in `result`, and `error` beside it."""
+    """One host's answer to a broadcast. For a failure `result` holds the message, and `error` the details."""
 
     host_id: str
     result: str
@@ -149,14 +148,14 @@ class Result(BaseModel):
 
 
 class Results(BaseModel):
-    """Every known host's answer."""
+    """The answers of all hosts to a broadcast."""
 
     results: list[Result]
 
 
-# What the documentation shows.
+# Examples for the documentation.
 
-LISTED = {
+ANSWER_EXAMPLE = {
     "response": "2 containers (1 running, 1 exited) on nas.",
     "calls": [
         {
@@ -179,8 +178,8 @@ LISTED = {
     "hosts": {"nas": "ok"},
     "notes": [],
 }
-HELD = {
-    **LISTED,
+WAITING_EXAMPLE = {
+    **ANSWER_EXAMPLE,
     "response": "Waiting for a yes: stop web on nas. Nothing was changed yet.",
     "calls": [],
     "hosts": {},

@@ -1,4 +1,4 @@
-"""Where questions from elsewhere are answered, with the rights of whoever asks, and changes wait for a yes."""
+"""Answers questions that come over HTTP, with the caller's rights, and keeps their changes until they are approved."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import anyio
 
 from anvyl_mcp.core.errors import Busy, InvalidInput
 from anvyl_mcp.core.text import join_names
-from anvyl_mcp.orchestrator.api.endpoint import Asking, Scope, Watch, require_relay
-from anvyl_mcp.orchestrator.api.forwarding import Others
+from anvyl_mcp.orchestrator.api.endpoint import ApiCaller, CallHooks, RequiredScope, require_relay
+from anvyl_mcp.orchestrator.api.forwarding import Forwarding
 from anvyl_mcp.orchestrator.api.schemas import Answer, Approval, DoneCall, Waiting, WaitingCall
-from anvyl_mcp.orchestrator.approvals import Approvals, Held, HeldCall, expiry, new_id
+from anvyl_mcp.orchestrator.approvals import Approvals, PendingApproval, PendingCall, expiry, new_id
 from anvyl_mcp.orchestrator.ask import report
-from anvyl_mcp.orchestrator.ask.agent import Assistant, nobody
-from anvyl_mcp.orchestrator.ask.execute_approved import carry_out, held_call
+from anvyl_mcp.orchestrator.ask.agent import Assistant, leave_pending
+from anvyl_mcp.orchestrator.ask.execute_approved import execute_held_calls, pending_call
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules.results.answers import CANCELLED
-from anvyl_mcp.peers.changes import outcome as verdict
+from anvyl_mcp.peers.changes import outcome
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, OnBehalf, Outcome
 from anvyl_mcp.peers.fleet.single_host import SingleHostFleet
@@ -31,221 +31,232 @@ from anvyl_mcp.peers.hops import Hop, append_hop
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16
-"""Questions that are worked on; more wait, so that neither a model nor an engine gets all of them at once."""
-MOST_WAITING = 256
-LONGEST_WAIT = 60.0
+MOST_CONCURRENT = 16
+"""Questions answered at the same time, to limit the load on models and engines; more are queued."""
+MOST_QUEUED = 256
+QUEUE_SECONDS = 60.0
 
 
-class Desk:
-    """Takes questions and the answers to what they propose."""
+class AgentService:
+    """Answers questions and executes the changes that their callers approve."""
 
-    def __init__(self, assistant: Assistant, fleet: Fleet, approvals: Approvals, here: Hop) -> None:
+    def __init__(self, assistant: Assistant, fleet: Fleet, approvals: Approvals, own_hop: Hop) -> None:
         self.fleet = fleet
         self.approvals = approvals
-        self.here = here
-        self.others = Others(self)
+        self.own_hop = own_hop
+        self.forwarding = Forwarding(self)
         self._assistant = assistant
-        self._alone = SingleHostFleet(fleet)
-        self._for_itself = assistant.on(self._alone)
-        self._room = anyio.CapacityLimiter(AT_ONCE)
+        self._single_host_fleet = SingleHostFleet(fleet)
+        self._single_host_assistant = assistant.on(self._single_host_fleet)
+        self._slots = anyio.CapacityLimiter(MOST_CONCURRENT)
 
     async def process(
         self,
         text: str,
-        asking: Asking,
+        caller: ApiCaller,
         *,
         approve: bool = False,
         path: tuple[Hop, ...] = (),
-        at_home: bool = False,
-        alone: bool = False,
-        watch: Watch | None = None,
+        default_local: bool = False,
+        single_host: bool = False,
+        hooks: CallHooks | None = None,
     ) -> Answer | Waiting:
-        """Answer one question; changes wait, or with `approve` are done unless untrusted text was read before.
+        """Answer one question. Changes wait for approval; `approve` executes those that the question itself asks for.
 
-        A question that another agent sent on, along `path`, is about this host unless it names others; so is one
-        that is asked `at_home`. One that comes `alone`, or with a token for this host only, is about no other.
+        A question forwarded along `path`, or one with `default_local`, concerns this host unless it names others.
+        With `single_host`, or a token without the relay mark, it may concern no other host.
 
         Raises:
-            Denied: it names others all the same.
+            Denied: it names another host, and the token is for this host only.
+            InvalidInput: it names another host, and was broadcast.
             Conflict: this host is on the path already.
             AnvylError: there is no answer.
         """
-        append_hop(path, self.here)
-        home = self.fleet.local.name if path or at_home else ""
-        if asking.relay and not alone:
-            return await self.answer(text, asking, approve=approve, home=home, watch=watch)
-        await self._require_about_here(text, asking)
+        append_hop(path, self.own_hop)
+        home = self.fleet.local.name if path or default_local else ""
+        if caller.relay and not single_host:
+            return await self.answer(text, caller, approve=approve, home=home, hooks=hooks)
+        await self._require_no_other_host(text, caller)
         answer = await self.answer(
-            text, asking, approve=approve, home=self.fleet.local.name, watch=watch, assistant=self._for_itself
+            text,
+            caller,
+            approve=approve,
+            home=self.fleet.local.name,
+            hooks=hooks,
+            assistant=self._single_host_assistant,
         )
-        expected = asking.relay or path or at_home or not self._alone.others or self._alone.is_named_in(text)
-        return answer if expected else _only_here(answer, self.fleet.local.name)
+        fleet = self._single_host_fleet
+        expected = caller.relay or path or default_local or not fleet.others or fleet.is_named_in(text)
+        return answer if expected else _with_single_host_note(answer, self.fleet.local.name)
 
-    async def _require_about_here(self, text: str, asking: Asking) -> None:
-        """Return if a question names no other host than this, or only as the name of a container.
+    async def _require_no_other_host(self, text: str, caller: ApiCaller) -> None:
+        """Check that a question names no other host, except where that is also the name of a container here.
 
         Raises:
-            Denied: the caller's token is for this host alone.
-            InvalidInput: it was sent to many hosts, each of which answers for itself.
+            Denied: the caller's token is for this host only.
+            InvalidInput: the question was broadcast, so each host answers for itself.
         """
-        named = self._alone.others_in(text)
-        if not named or set(named) <= set(await hosts_by_name(self._alone, "container")):
+        named = self._single_host_fleet.others_in(text)
+        if not named or set(named) <= set(await hosts_by_name(self._single_host_fleet, "container")):
             return
-        here = self.fleet.local.name
-        require_relay(asking, here, f"ask {join_names(named)}")
+        require_relay(caller, self.fleet.local.name, f"ask {join_names(named)}")
         raise InvalidInput(
-            f"the question names {join_names(named)}, and of a broadcast each host answers for itself",
-            hint=f"ask that host alone: anvyl agent query-remote {named[0]} …",
+            f"the question names {join_names(named)}, but each host answers a broadcast for itself only",
+            hint=f"ask that host directly: anvyl agent query-remote {named[0]} …",
         )
 
     async def answer(
         self,
         text: str,
-        asking: Asking,
+        caller: ApiCaller,
         *,
         approve: bool = False,
         home: str = "",
         host: str = "",
-        watch: Watch | None = None,
+        hooks: CallHooks | None = None,
         assistant: Assistant | None = None,
     ) -> Answer | Waiting:
-        """Answer one question from here, by another `assistant` where it may not see the whole fleet.
+        """Answer one question with this host's agent, or with `assistant` if it may not use the whole fleet.
 
         Raises:
             AnvylError: there is no answer.
         """
-        # Whoever started this process asks for nobody else.
-        rights = None if asking.how == "local" else OnBehalf(asking.name, asking.scopes)
-        watch = watch or Watch()
-        question = _logged(
+        # The user who started this process acts for themselves, not on behalf of a caller.
+        rights = None if caller.how == "local" else OnBehalf(caller.name, caller.scopes)
+        hooks = hooks or CallHooks()
+        question = _with_debug_log(
             Question(
                 text,
                 host=host,
                 home=home,
                 on_behalf=rights,
-                on_call=watch.on_call,
-                on_outcome=watch.on_outcome,
+                on_call=hooks.on_call,
+                on_outcome=hooks.on_outcome,
             )
         )
-        async with self._place():
-            reply = await (assistant or self._assistant).ask(question, decide=_trusting if approve else nobody)
+        async with self._slot():
+            decide = approve_if_covered if approve else leave_pending
+            reply = await (assistant or self._assistant).ask(question, decide=decide)
         if reply.error is not None and not reply.calls:
             log.debug("no answer: %s", reply.error)
             raise reply.error
         log.debug("answered by %s %s in %.3f s", reply.mode, reply.model, reply.seconds)
         if not reply.waiting:
-            return answered(reply, self.fleet.catalogue)
-        return await self._waiting(reply, asking)
+            return answer_of(reply, self.fleet.catalogue)
+        return await self._hold_changes(reply, caller)
 
-    async def decide(self, id_: str, asking: Asking, *, approve: bool, request_id: str = "") -> Answer:
-        """Have done what waits under an approval, here or where it was sent on to, or end it; it is used up either way.
+    async def decide(self, id_: str, caller: ApiCaller, *, approve: bool, request_id: str = "") -> Answer:
+        """Execute or drop the changes of an approval, here or on the host that holds them. The id is then used up.
 
         Raises:
-            Denied: whoever answers may not do it either; it goes on waiting.
-            NotFound, Gone: nothing waits there, or not any more.
-            Conflict: every container is another one by now.
-            AnvylError: the host where it waits does not answer.
+            Denied: the caller lacks a scope for it; the approval stays valid.
+            NotFound, Gone: no such approval, or it was used or has expired.
+            Conflict: every container has been replaced since.
+            AnvylError: the host that holds it does not answer.
         """
-        held = await anyio.to_thread.run_sync(self.approvals.look, id_)
-        for call in held.calls if approve else ():
-            asking.require(self.scope(call.tool), f"approving `{call.tool}`")
-            if held.forwarded is not None or set(call.hosts) - {self.fleet.local.name}:
-                require_relay(asking, self.fleet.local.name, f"make changes on {join_names(call.hosts)}")
-        held = await anyio.to_thread.run_sync(self.approvals.take, id_)
-        log.debug("approval %s…: %s by %s", id_[:6], "yes" if approve else "no", asking.name)
-        rights = OnBehalf(_both(held.asker, asking.name), frozenset(held.scopes) & asking.scopes)
-        if held.forwarded is not None:
-            return await self.others.decide(held.forwarded, rights, approve=approve, request_id=request_id)
+        pending = await anyio.to_thread.run_sync(self.approvals.get, id_)
+        for call in pending.calls if approve else ():
+            caller.require(self.scope(call.tool), f"approving `{call.tool}`")
+            if pending.forwarded is not None or set(call.hosts) - {self.fleet.local.name}:
+                require_relay(caller, self.fleet.local.name, f"make changes on {join_names(call.hosts)}")
+        pending = await anyio.to_thread.run_sync(self.approvals.take, id_)
+        log.debug("approval %s…: %s by %s", id_[:6], "yes" if approve else "no", caller.name)
+        rights = OnBehalf(_acting_name(pending.asker, caller.name), frozenset(pending.scopes) & caller.scopes)
+        if pending.forwarded is not None:
+            return await self.forwarding.decide(pending.forwarded, rights, approve=approve, request_id=request_id)
         if not approve:
-            return Answer(response=CANCELLED, model=held.model)
-        mine = asking.how == "local" and rights.scopes == asking.scopes
-        question = _logged(Question(held.question, on_behalf=None if mine else rights))
-        async with self._place():
-            reply = await carry_out(self.fleet, question, held.calls)
-        reply.model = held.model
+            return Answer(response=CANCELLED, model=pending.model)
+        own = caller.how == "local" and rights.scopes == caller.scopes
+        question = _with_debug_log(Question(pending.question, on_behalf=None if own else rights))
+        async with self._slot():
+            reply = await execute_held_calls(self.fleet, question, pending.calls)
+        reply.model = pending.model
         if reply.error is not None:
             raise reply.error
-        return answered(reply, self.fleet.catalogue)
+        return answer_of(reply, self.fleet.catalogue)
 
-    def scope(self, tool: str) -> Scope:
-        """The right that a tool needs; what we do not know might do anything."""
+    def scope(self, tool: str) -> RequiredScope:
+        """Scope that a tool needs: `exec` for unknown tools."""
         listing = self.fleet.catalogue.get(tool)
-        return cast("Scope", listing.scope) if listing else "exec"
+        return cast("RequiredScope", listing.scope) if listing else "exec"
 
     @staticmethod
-    def watch(called: Callable[[WaitingCall], None], done: Callable[[DoneCall], None]) -> Watch:
-        """Tell of calls in the form that HTTP has for them."""
+    def document_hooks(called: Callable[[WaitingCall], None], done: Callable[[DoneCall], None]) -> CallHooks:
+        """Callbacks that report calls as documents of the API."""
 
         def on_call(tool: str, arguments: Mapping[str, Any], hosts: list[str]) -> None:
             called(WaitingCall(tool=tool, arguments=dict(arguments), hosts=hosts))
 
-        return Watch(on_call, lambda outcome: done(DoneCall.model_validate(verdict.document(outcome))))
+        return CallHooks(on_call, lambda result: done(DoneCall.model_validate(outcome.document(result))))
 
-    async def hold(self, held: Held) -> Approval:
-        """Keep changes for a person's answer.
+    async def hold(self, pending: PendingApproval) -> Approval:
+        """Store changes until they are approved or denied.
 
         Raises:
-            Busy, ConfigInvalid: they cannot be kept.
+            Busy, ConfigInvalid: they cannot be stored.
         """
-        await anyio.to_thread.run_sync(self.approvals.keep, held)
-        return Approval(id=held.id, calls=[waiting_call(call) for call in held.calls], expires_at=held.expires_at)
+        await anyio.to_thread.run_sync(self.approvals.save, pending)
+        return Approval(
+            id=pending.id, calls=[waiting_call(call) for call in pending.calls], expires_at=pending.expires_at
+        )
 
-    async def _waiting(self, reply: Reply, asking: Asking) -> Waiting:
-        may = [one for one in reply.waiting if self.scope(one.tool) in asking.scopes]
-        if not may:
-            # Nobody could ever approve it: it would be done with no more rights than these.
+    async def _hold_changes(self, reply: Reply, caller: ApiCaller) -> Waiting:
+        permitted = [proposal for proposal in reply.waiting if self.scope(proposal.tool) in caller.scopes]
+        if not permitted:
+            # An approval runs with the rights of this caller at most, so no one could approve it.
             tool = reply.waiting[0].tool
-            asking.require(self.scope(tool), f"`{tool}`")
-        if any(one.asked_for for one in may):
-            # One yes must not cover what was asked for together with what was not.
+            caller.require(self.scope(tool), f"`{tool}`")
+        if any(proposal.asked_for for proposal in permitted):
+            # One approval must not cover requested and unrequested changes together.
             reply.notes += [
-                f"left out `{one.tool}`, which you did not ask for: {one.why}" for one in may if not one.asked_for
+                f"left out `{proposal.tool}`, which you did not ask for: {proposal.why}"
+                for proposal in permitted
+                if not proposal.asked_for
             ]
-            may = [one for one in may if one.asked_for]
-        calls = tuple([await held_call(self.fleet, proposal, reply.notes) for proposal in may])
-        held = Held(
+            permitted = [proposal for proposal in permitted if proposal.asked_for]
+        calls = tuple([await pending_call(self.fleet, proposal, reply.notes) for proposal in permitted])
+        pending = PendingApproval(
             id=new_id(),
-            asker=asking.name,
-            scopes=tuple(sorted(asking.scopes)),
+            asker=caller.name,
+            scopes=tuple(sorted(caller.scopes)),
             question=reply.question.text,
             calls=calls,
             expires_at=expiry(),
             model=reply.model,
         )
-        return Waiting(**answered(reply, self.fleet.catalogue).model_dump(), approval=await self.hold(held))
+        return Waiting(**answer_of(reply, self.fleet.catalogue).model_dump(), approval=await self.hold(pending))
 
     @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """Room to work on one question.
+    async def _slot(self) -> AsyncIterator[None]:
+        """Hold one of the slots for questions being answered.
 
         Raises:
-            Busy: too many wait already, or none of those under way comes to an end.
+            Busy: the queue is full, or no slot becomes free in time.
         """
-        busy = Busy("this host is answering other questions", hint="try again in a while")
-        if self._room.statistics().tasks_waiting >= MOST_WAITING:
+        busy = Busy("this host is answering other questions", hint="try again in a minute")
+        if self._slots.statistics().tasks_waiting >= MOST_QUEUED:
             raise busy
         borrower = object()
         try:
-            with anyio.fail_after(LONGEST_WAIT):
-                await self._room.acquire_on_behalf_of(borrower)
+            with anyio.fail_after(QUEUE_SECONDS):
+                await self._slots.acquire_on_behalf_of(borrower)
         except TimeoutError as error:
             raise busy from error
         try:
             yield
         finally:
-            self._room.release_on_behalf_of(borrower)
+            self._slots.release_on_behalf_of(borrower)
 
 
-def answered(reply: Reply, tools: Mapping[str, ToolListing]) -> Answer:
-    """A reply as HTTP has it: its words hold everything, for programs that read nothing else."""
+def answer_of(reply: Reply, tools: Mapping[str, ToolListing]) -> Answer:
+    """A reply as an HTTP answer. `response` is complete on its own, for programs that read no other field."""
     failed = str(reply.error) if reply.error else ""
     response = report.whole(reply.run, tools, reply.answer) or failed
     notes = [*reply.notes, *([failed] if failed not in response else [])]
     return Answer.model_validate(
         {
             "response": response,
-            "calls": verdict.documents(reply.calls),
+            "calls": outcome.documents(reply.calls),
             "mode": reply.mode,
             "model": reply.model,
             "usage": reply.usage,
@@ -256,18 +267,16 @@ def answered(reply: Reply, tools: Mapping[str, ToolListing]) -> Answer:
     )
 
 
-def _only_here(answer: Answer | Waiting, here: str) -> Answer | Waiting:
-    """The answer, with the reason why it is about one host."""
-    note = (
-        f"only {here} was asked: your token is for it alone; `anvyl-mcp invite --relay` gives one that reaches further"
-    )
+def _with_single_host_note(answer: Answer | Waiting, host: str) -> Answer | Waiting:
+    """The answer with a note why it covers one host only."""
+    note = f"only {host} was asked, because your token is for {host} only; `anvyl-mcp invite --relay` covers the fleet"
     return answer.model_copy(
         update={"response": f"{answer.response}\n({note}.)".strip(), "notes": [*answer.notes, note]}
     )
 
 
-def waiting_call(call: HeldCall) -> WaitingCall:
-    """What a person reads before a yes."""
+def waiting_call(call: PendingCall) -> WaitingCall:
+    """A pending call as the API shows it for approval."""
     return WaitingCall(
         tool=call.tool,
         arguments=dict(call.arguments),
@@ -278,24 +287,24 @@ def waiting_call(call: HeldCall) -> WaitingCall:
     )
 
 
-def _both(asker: str, approver: str) -> str:
-    """For policies and the audit log, which know who acts for whom by these words."""
+def _acting_name(asker: str, approver: str) -> str:
+    """Name for policies and the audit log, in the form that both parse."""
     return asker if asker == approver else f"{asker} through {approver}"
 
 
-async def _trusting(proposal: Proposal) -> bool | None:
-    """`"approve": true` covers what the person's own words ask for and is not as good as root."""
+async def approve_if_covered(proposal: Proposal) -> bool | None:
+    """`"approve": true` covers changes that the question asks for and that do not give root on the host."""
     return True if proposal.covered else None
 
 
-def _logged(question: Question) -> Question:
-    """The question with each outcome logged as well, if debug messages are."""
+def _with_debug_log(question: Question) -> Question:
+    """The question with hooks that also log each outcome, if debug logging is on."""
     if not log.isEnabledFor(logging.DEBUG):
         return question
 
-    def note(outcome: Outcome) -> None:
-        log.debug("%s on %s: %s in %.3f s", outcome.tool, outcome.host, outcome.error or "ok", outcome.seconds)
-        question.on_outcome(outcome)
+    def log_outcome(result: Outcome) -> None:
+        log.debug("%s on %s: %s in %.3f s", result.tool, result.host, result.error or "ok", result.seconds)
+        question.on_outcome(result)
 
     log.debug("asked: %s", question.text)
-    return replace(question, on_outcome=note)
+    return replace(question, on_outcome=log_outcome)

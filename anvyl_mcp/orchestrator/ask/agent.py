@@ -69,11 +69,11 @@ reading then covers every host, and a change goes to the one host that has the c
 LIMITS = UsageLimits(request_limit=12)
 
 Decide = Callable[[Proposal], Awaitable[bool | None]]
-"""A person's answer to a proposed change: yes, no, or None when there is nobody to ask."""
+"""Decides about a proposed change: approve, deny, or None to leave it pending."""
 
 
-async def nobody(proposal: Proposal) -> bool | None:
-    """Decides nothing: every change waits."""
+async def leave_pending(proposal: Proposal) -> bool | None:
+    """Default `Decide`: every change waits for approval."""
     return None
 
 
@@ -99,7 +99,7 @@ class Assistant:
         return Assistant(fleet, self._settings, on_reply=self._on_reply)
 
     async def ask(
-        self, question: Question | Run, *, decide: Decide = nobody, model: str = "", offline: bool = False
+        self, question: Question | Run, *, decide: Decide = leave_pending, model: str = "", offline: bool = False
     ) -> Reply:
         """Answer one question. What goes wrong is in the reply.
 

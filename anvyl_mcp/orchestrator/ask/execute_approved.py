@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
 
 from anvyl_mcp.core.errors import AnvylError, Conflict, NotFound
-from anvyl_mcp.orchestrator.approvals import HeldCall
+from anvyl_mcp.orchestrator.approvals import PendingCall
 from anvyl_mcp.orchestrator.ask.toolset import for_rules
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
@@ -19,7 +19,7 @@ from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Fleet
 from anvyl_mcp.peers.fleet.targets import expected_container
 
 
-async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldCall:
+async def pending_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> PendingCall:
     """A proposal with the objects that its names mean now; a host without the container is left out, with a note.
 
     Raises:
@@ -33,7 +33,7 @@ async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldC
     names = [name for name, kind in tool.names.items() if kind == "container"]
     wanted = next((str(proposal.arguments[name]) for name in names if proposal.arguments.get(name)), "")
     if not wanted:
-        return HeldCall(
+        return PendingCall(
             proposal.tool,
             proposal.arguments,
             tuple(proposal.hosts),
@@ -53,10 +53,10 @@ async def held_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> HeldC
     if not found:
         host, problem = next(iter(problems.items()))
         raise problem if isinstance(problem, NotFound) else problem.on_host(host)
-    return HeldCall(proposal.tool, proposal.arguments, tuple(found), found, proposal.untrusted, proposal.why)
+    return PendingCall(proposal.tool, proposal.arguments, tuple(found), found, proposal.untrusted, proposal.why)
 
 
-async def carry_out(fleet: Fleet, question: Question, calls: Sequence[HeldCall]) -> Reply:
+async def execute_held_calls(fleet: Fleet, question: Question, calls: Sequence[PendingCall]) -> Reply:
     """Do the calls one after the other, as far as each works somewhere. What goes wrong is in the reply.
 
     The hosts that act do nothing to a container that is another one, or in another state, than when it was asked for.

@@ -155,7 +155,7 @@ async def test_what_waits_survives_a_restart(tmp_path: Path) -> None:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(approvals, "MOST", 2)
+    monkeypatch.setattr(approvals, "MOST_PENDING", 2)
 
 
 async def test_no_more_than_a_shelf_full_waits(http_node: HttpNode, tmp_path: Path, few: None) -> None:

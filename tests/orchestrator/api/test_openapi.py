@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from schemathesis import checks
 from schemathesis.core.result import Ok
 
-from anvyl_mcp.orchestrator.api.endpoint import load as endpoints
+from anvyl_mcp.orchestrator.api.endpoint import load_endpoints
 from anvyl_mcp.orchestrator.api.openapi import document
 from anvyl_mcp.server.auth import limits
 from tests.support.hosts.http_node import CALLERS, SCOPES, HttpNode, open_http_node
@@ -68,8 +68,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
 
 def needed(method: str, path: str) -> str:
     """The right that a route asks for."""
-    row = next((one for one in endpoints() if (one.method, one.path) == (method.upper(), path)), None)
-    return row.needs if row else "read"
+    row = next((one for one in load_endpoints() if (one.method, one.path) == (method.upper(), path)), None)
+    return row.scope if row else "read"
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: str(mode.value))
@@ -116,17 +116,17 @@ def test_every_endpoint_is_described_with_an_example_that_fits(answers: Answers)
     told = answers.request("read", "GET", "/openapi.json").json()
 
     assert told == json.loads(json.dumps(document()))
-    for one in endpoints():
+    for one in load_endpoints():
         operation = told["paths"][one.path][one.method.lower()]
-        assert operation["summary"] and f"`{one.needs}`" in operation["description"]
+        assert operation["summary"] and f"`{one.scope}`" in operation["description"]
         assert {"401", "403", "421", "429"} <= set(operation["responses"])
-        if one.takes is not None:
+        if one.body is not None:
             assert one.example is not None
-            one.takes.model_validate_json(json.dumps(one.example))
+            one.body.model_validate_json(json.dumps(one.example))
         if not one.streams:
-            assert one.shows, one.path
-        for status, shown in one.shows.items():
-            TypeAdapter(one.answers[status]).validate_json(json.dumps(shown))
+            assert one.response_examples, one.path
+        for status, shown in one.response_examples.items():
+            TypeAdapter(one.responses[status]).validate_json(json.dumps(shown))
     references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(told))
     assert references and set(references) <= set(told["components"]["schemas"])
 
@@ -138,7 +138,7 @@ def test_the_page_for_people_needs_nothing_from_elsewhere(answers: Answers) -> N
     assert answer.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "<script" not in page and not re.search(r"(?:src|href)=\"(?!#|/openapi\.json)", page)
-    assert all(f"{one.method} {one.path}" in page and one.summary.split(".")[0] in page for one in endpoints())
+    assert all(f"{one.method} {one.path}" in page and one.summary.split(".")[0] in page for one in load_endpoints())
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs"])

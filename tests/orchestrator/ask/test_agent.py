@@ -26,7 +26,7 @@ from anvyl_mcp.core.errors import (
 )
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.orchestrator.ask import agent as agent_module
-from anvyl_mcp.orchestrator.ask.agent import Assistant, Decide, nobody
+from anvyl_mcp.orchestrator.ask.agent import Assistant, Decide, leave_pending
 from anvyl_mcp.orchestrator.models import model_choice
 from anvyl_mcp.orchestrator.models.servers.model_server import OPENAI_COMPATIBLE
 from anvyl_mcp.orchestrator.question import Proposal, Question
@@ -193,7 +193,7 @@ async def test_a_model_that_was_told_no_may_only_say_so(assistant: Assistant, sc
     reply = await assistant.ask(Question("stop web"), decide=decide(False))
 
     assert "said no" in str(returned(asked[1])[0].content)
-    assert [one.decision for one in reply.proposals] == ["denied"], "nobody is asked twice about the same change"
+    assert [one.decision for one in reply.proposals] == ["denied"], "the person is asked twice about the same change"
     assert (here.changes, reply.exit_code) == ([], 5)
     assert reply.answer == "Cancelled; nothing was changed."
 
@@ -201,7 +201,7 @@ async def test_a_model_that_was_told_no_may_only_say_so(assistant: Assistant, sc
 async def test_without_anybody_to_ask_every_change_waits(assistant: Assistant, script: Script, here: Host) -> None:
     script([calls("stop_container", id="1", name="web"), calls("restart_container", id="2", name="web")], "…")
 
-    reply = await assistant.ask(Question("stop and restart web"), decide=nobody)
+    reply = await assistant.ask(Question("stop and restart web"), decide=leave_pending)
 
     assert [(one.tool, one.decision) for one in reply.waiting] == [
         ("stop_container", "pending"),
@@ -216,7 +216,7 @@ async def test_reads_proposed_beside_a_change_are_done_while_it_waits(
 ) -> None:
     script([calls("list_containers", id="1"), calls("stop_container", id="2", name="web")], "…")
 
-    reply = await assistant.ask(Question("stop web and list"), decide=nobody)
+    reply = await assistant.ask(Question("stop web and list"), decide=leave_pending)
 
     assert [call.tool for call in reply.calls] == ["list_containers", "list_containers"]
     assert (len(reply.waiting), here.changes) == (1, [])

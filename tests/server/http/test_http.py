@@ -14,7 +14,7 @@ import pytest
 
 from anvyl_mcp import __version__
 from anvyl_mcp.core import serve_lock
-from anvyl_mcp.orchestrator.api.endpoint import load as endpoints
+from anvyl_mcp.orchestrator.api.endpoint import load_endpoints
 from anvyl_mcp.server.http.origin_check import MOST_BODY_BYTES
 from tests.app.test_serve import started, urls_in
 from tests.support.engine.engines import RealEngine
@@ -23,7 +23,7 @@ from tests.support.hosts.nodes import NO_MODEL
 PORTS = ("port", "agent-port")
 ROUTES = [
     ("GET", "/health"),
-    *((one.method, one.path.format(id="1", host_id="nas")) for one in endpoints()),
+    *((one.method, one.path.format(id="1", host_id="nas")) for one in load_endpoints()),
     ("GET", "/openapi.json"),
     ("GET", "/docs"),
     ("POST", "/mcp"),

@@ -1,1 +1,1 @@
-"""One file for each endpoint, or for a few of one subject: everything declared here is served."""
+"""Endpoints of the agent API, one module per subject. All endpoints declared in this package are served."""

@@ -1,23 +1,25 @@
-"""`POST /agent/approvals/{id}`: a person's answer to what waits."""
+"""`POST /agent/approvals/{id}`: approve or deny pending changes."""
 
 from __future__ import annotations
 
-from anvyl_mcp.orchestrator.api.endpoint import Visit, endpoint
-from anvyl_mcp.orchestrator.api.schemas import LISTED, Answer, Decision, RemoteAnswer
+from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, endpoint
+from anvyl_mcp.orchestrator.api.schemas import ANSWER_EXAMPLE, Answer, Decision, RemoteAnswer
 
 
 @endpoint(
     "POST",
     "/agent/approvals/{id}",
-    takes=Decision,
-    answers={200: Answer | RemoteAnswer},
-    needs="operate",
+    body=Decision,
+    responses={200: Answer | RemoteAnswer},
+    scope="operate",
     errors=(404, 409, 410, 429, 502, 504),
     example={"approve": True},
-    shows={200: {**LISTED, "response": "stop web on nas: done, now exited"}},
-    question=True,
+    response_examples={200: {**ANSWER_EXAMPLE, "response": "stop web on nas: done, now exited"}},
+    is_question=True,
 )
-async def decide(body: Decision, visit: Visit) -> Answer | RemoteAnswer:
-    """Have exactly the changes done that an answer 202 showed, or none of them. An id is good once, for 15 minutes."""
-    desk = await visit.here.desk()
-    return await desk.decide(visit.parameters["id"], visit.asking, approve=body.approve, request_id=visit.request_id)
+async def decide(body: Decision, request: AgentRequest) -> Answer | RemoteAnswer:
+    """Execute exactly the changes listed in a response 202, or drop them. An id can be used once, within 15 minutes."""
+    service = await request.context.agent_service()
+    return await service.decide(
+        request.parameters["id"], request.caller, approve=body.approve, request_id=request.request_id
+    )

@@ -1,4 +1,4 @@
-"""`GET /agent/info`: what this node is; light enough for a server that never answers a question."""
+"""`GET /agent/info`: this host, its model and its tools. Imports nothing of the agent."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from anvyl_mcp import __version__
-from anvyl_mcp.orchestrator.api.endpoint import Visit, endpoint
+from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, endpoint
 
 
 class Info(BaseModel):
-    """This node."""
+    """This host, its model, and the hosts and tools it knows."""
 
     host_id: str
     host_ip: str
@@ -29,8 +29,8 @@ class Info(BaseModel):
 @endpoint(
     "GET",
     "/agent/info",
-    answers={200: Info},
-    shows={
+    responses={200: Info},
+    response_examples={
         200: {
             "host_id": "nas",
             "host_ip": "127.0.0.1",
@@ -45,19 +45,19 @@ class Info(BaseModel):
         }
     },
 )
-async def info(visit: Visit) -> Info:
-    """Say what this node is called, which model it asks, and which hosts and tools it knows."""
-    here = visit.here
-    address = urlsplit(here.base_url())
+async def info(request: AgentRequest) -> Info:
+    """Get this host's name and model, and the hosts and tools it knows."""
+    context, local = request.context, request.context.fleet.local
+    address = urlsplit(context.base_url())
     return Info(
-        host_id=here.fleet.local.name,
+        host_id=local.name,
         host_ip=address.hostname or "",
         port=address.port or 0,
         version=__version__,
-        model=here.settings.lmstudio_model,
-        model_provider_url=here.settings.lmstudio_url,
-        mcp_server_url=f"{here.base_url()}/mcp",
+        model=context.settings.lmstudio_model,
+        model_provider_url=context.settings.lmstudio_url,
+        mcp_server_url=f"{context.base_url()}/mcp",
         # A token without the relay mark does not reveal other hosts.
-        known_hosts=[name for name in here.fleet.hosts if name != here.fleet.local.name and visit.asking.relay],
-        tools=list(here.fleet.catalogue),
+        known_hosts=[name for name in context.fleet.hosts if name != local.name and request.caller.relay],
+        tools=list(context.fleet.catalogue),
     )

@@ -1,22 +1,24 @@
-"""`POST /agent/process`: a question in plain words, answered whole."""
+"""`POST /agent/process`: answers a question in one response."""
 
 from __future__ import annotations
 
-from anvyl_mcp.orchestrator.api.endpoint import Visit, endpoint
-from anvyl_mcp.orchestrator.api.schemas import HELD, LISTED, Answer, Question, Waiting
+from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, endpoint
+from anvyl_mcp.orchestrator.api.schemas import ANSWER_EXAMPLE, WAITING_EXAMPLE, Answer, Question, Waiting
 
 
 @endpoint(
     "POST",
     "/agent/process",
-    takes=Question,
-    answers={200: Answer, 202: Waiting},
+    body=Question,
+    responses={200: Answer, 202: Waiting},
     errors=(403, 404, 409, 429, 503),
     example={"query": "list all containers"},
-    shows={200: LISTED, 202: HELD},
-    question=True,
+    response_examples={200: ANSWER_EXAMPLE, 202: WAITING_EXAMPLE},
+    is_question=True,
 )
-async def process(body: Question, visit: Visit) -> Answer | Waiting:
-    """Ask, or tell the fleet to do something. A change waits for a yes: 202, with the id to give it by."""
-    desk = await visit.here.desk()
-    return await desk.process(body.query, visit.asking, approve=body.approve, path=visit.path, alone=visit.alone)
+async def process(body: Question, request: AgentRequest) -> Answer | Waiting:
+    """Ask a question, or request a change. A change waits for approval: the response is 202, with the approval's id."""
+    service = await request.context.agent_service()
+    return await service.process(
+        body.query, request.caller, approve=body.approve, path=request.path, single_host=request.single_host
+    )

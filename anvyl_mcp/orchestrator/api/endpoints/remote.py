@@ -1,11 +1,11 @@
-"""`POST /agent/remote-query` and `/agent/broadcast`: the agents of other hosts are asked."""
+"""`POST /agent/remote-query` and `/agent/broadcast`: ask the agents of other hosts."""
 
 from __future__ import annotations
 
-from anvyl_mcp.orchestrator.api.endpoint import Visit, endpoint
+from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, endpoint
 from anvyl_mcp.orchestrator.api.schemas import (
-    HELD,
-    LISTED,
+    ANSWER_EXAMPLE,
+    WAITING_EXAMPLE,
     Message,
     RemoteAnswer,
     RemoteQuestion,
@@ -17,37 +17,37 @@ from anvyl_mcp.orchestrator.api.schemas import (
 @endpoint(
     "POST",
     "/agent/remote-query",
-    takes=RemoteQuestion,
-    answers={200: RemoteAnswer, 202: RemoteWaiting},
+    body=RemoteQuestion,
+    responses={200: RemoteAnswer, 202: RemoteWaiting},
     errors=(403, 404, 409, 429, 502, 503, 504),
     example={"host_id": "nas", "query": "get host resources"},
-    shows={
-        200: {"host_id": "nas", "via": "agent", **LISTED},
-        202: {"host_id": "nas", "via": "agent", **HELD},
+    response_examples={
+        200: {"host_id": "nas", "via": "agent", **ANSWER_EXAMPLE},
+        202: {"host_id": "nas", "via": "agent", **WAITING_EXAMPLE},
     },
-    question=True,
+    is_question=True,
 )
-async def remote_query(body: RemoteQuestion, visit: Visit) -> RemoteAnswer | RemoteWaiting:
-    """Ask the agent of another host, within 30 seconds. A change there waits there, and is approved here."""
-    desk = await visit.here.desk()
-    return await desk.others.ask(
+async def remote_query(body: RemoteQuestion, request: AgentRequest) -> RemoteAnswer | RemoteWaiting:
+    """Ask the agent of another host; it has 30 seconds. A change waits on that host, and can be approved here."""
+    service = await request.context.agent_service()
+    return await service.forwarding.ask(
         body.host_id,
         body.query,
-        visit.asking,
+        request.caller,
         approve=body.approve,
-        path=visit.path,
-        request_id=visit.request_id,
+        path=request.path,
+        request_id=request.request_id,
     )
 
 
 @endpoint(
     "POST",
     "/agent/broadcast",
-    takes=Message,
-    answers={200: Results},
+    body=Message,
+    responses={200: Results},
     errors=(403, 409, 429),
     example={"message": "get host resources"},
-    shows={
+    response_examples={
         200: {
             "results": [
                 {"host_id": "nas", "result": "cpu 3 % of 4 cores, load 0.21", "via": "agent"},
@@ -63,11 +63,11 @@ async def remote_query(body: RemoteQuestion, visit: Visit) -> RemoteAnswer | Rem
             ]
         }
     },
-    question=True,
+    is_question=True,
 )
-async def broadcast(body: Message, visit: Visit) -> Results:
-    """Ask the agents of all hosts at once, this one too; each one's answer or error is an entry of its own."""
-    desk = await visit.here.desk()
-    return await desk.others.broadcast(
-        body.message, visit.asking, approve=body.approve, path=visit.path, request_id=visit.request_id
+async def broadcast(body: Message, request: AgentRequest) -> Results:
+    """Ask the agents of all hosts, including this one, at the same time. Each host's answer or error is one entry."""
+    service = await request.context.agent_service()
+    return await service.forwarding.broadcast(
+        body.message, request.caller, approve=body.approve, path=request.path, request_id=request.request_id
     )

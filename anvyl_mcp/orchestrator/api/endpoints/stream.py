@@ -1,15 +1,15 @@
-"""`POST /agent/process/stream`: a question, with what happens for it as it happens."""
+"""`POST /agent/process/stream`: answers a question and streams its progress."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel
 
-from anvyl_mcp.orchestrator.api.endpoint import Tell, Visit, endpoint
+from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, SendEvent, endpoint
 from anvyl_mcp.orchestrator.api.schemas import Answer, Question, Waiting
 
 
 class Text(BaseModel):
-    """A piece of the answer; all pieces together are the `response` of `done`."""
+    """A piece of the answer; all pieces concatenated are the `response` of `done`."""
 
     text: str
 
@@ -17,22 +17,25 @@ class Text(BaseModel):
 @endpoint(
     "POST",
     "/agent/process/stream",
-    takes=Question,
-    answers={200: Answer},
+    body=Question,
+    responses={200: Answer},
     errors=(429,),
     example={"query": "list all containers"},
-    question=True,
+    is_question=True,
     streams=True,
 )
-async def process_stream(body: Question, visit: Visit, tell: Tell) -> None:
-    """As process, in server-sent events: `call`, `result`, `text`, `approval`, and at the end `done` or `error`."""
-    desk = await visit.here.desk()
-
-    watch = desk.watch(lambda call: tell("call", call), lambda call: tell("result", call))
-    answer = await desk.process(
-        body.query, visit.asking, approve=body.approve, path=visit.path, alone=visit.alone, watch=watch
+async def process_stream(body: Question, request: AgentRequest, send_event: SendEvent) -> None:
+    """Like process, as server-sent events: `call`, `result`, `text`, `approval`, and finally `done` or `error`."""
+    service = await request.context.agent_service()
+    answer = await service.process(
+        body.query,
+        request.caller,
+        approve=body.approve,
+        path=request.path,
+        single_host=request.single_host,
+        hooks=service.document_hooks(lambda call: send_event("call", call), lambda call: send_event("result", call)),
     )
-    tell("text", Text(text=answer.response))
+    send_event("text", Text(text=answer.response))
     if isinstance(answer, Waiting):
-        tell("approval", answer.approval)
-    tell("done", answer)
+        send_event("approval", answer.approval)
+    send_event("done", answer)
