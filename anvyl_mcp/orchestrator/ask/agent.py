@@ -35,13 +35,13 @@ from anvyl_mcp.orchestrator.checks.consent import Weigh, nothing_known
 from anvyl_mcp.orchestrator.checks.guard import Guard
 from anvyl_mcp.orchestrator.language.normalize import is_short, mask
 from anvyl_mcp.orchestrator.models import model_choice
-from anvyl_mcp.orchestrator.models.context_window import ShownModel, history
-from anvyl_mcp.orchestrator.models.drive_mode import drive_for
+from anvyl_mcp.orchestrator.models.context_window import TrimmedModel, history_messages
+from anvyl_mcp.orchestrator.models.drive_mode import drive_mode_for
 from anvyl_mcp.orchestrator.models.guarded_model import GuardedModel
 from anvyl_mcp.orchestrator.models.model_routing import model_for
 from anvyl_mcp.orchestrator.models.plan_model import PlanModel
 from anvyl_mcp.orchestrator.models.servers.model_errors import next_step
-from anvyl_mcp.orchestrator.models.tool_subset import choose
+from anvyl_mcp.orchestrator.models.tool_subset import select_tools
 from anvyl_mcp.orchestrator.question import MOST_CHARACTERS, Proposal, Question
 from anvyl_mcp.orchestrator.reader_thread import Reading, too_long
 from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
@@ -184,7 +184,7 @@ class Assistant:
         )
         try:
             async with agent:
-                before = history(question.turns, choice.context_length) if choice else []
+                before = history_messages(question.turns, choice.context_length) if choice else []
                 result = await agent.run(question.text, deps=run, usage_limits=LIMITS, message_history=before or None)
         except UsageLimitExceeded as error:
             _give_up(reply, EndReason.OUT_OF_BUDGET, error)
@@ -212,17 +212,19 @@ class Assistant:
     def _driven(self, choice: model_choice.ModelChoice, guard: Guard, reply: Reply) -> GuardedModel:
         """The model to ask, in the way it is driven, with the rules behind it and the guard before it."""
         run, question = reply.run, reply.question
-        names = choose(f"{question.earlier} {question.text}", self._fleet.catalogue)
+        names = select_tools(f"{question.earlier} {question.text}", self._fleet.catalogue)
         model: Model = model_choice.build_model(self._settings, choice)
-        drive = drive_for(self._settings.drive, choice)
+        drive = drive_mode_for(self._settings.drive, choice)
         if drive == "plan":
             model = PlanModel(model, self._fleet, run, guard)
         rules = self._rules(guard, run)
-        shown_model = ShownModel(model, names, choice.context_length)
-        model = model_choice.with_rules(shown_model, rules, failed=reply.model_failures)
+        shown_model = TrimmedModel(model, names, choice.context_length)
+        model = model_choice.with_rules_fallback(shown_model, rules, failed=reply.model_failures)
         rules_first = drive == "plan" and self._settings.drive == "auto"
-        clear = self._rules(guard, run, before_a_model=True)
-        return GuardedModel(model, run, guard, rules=rules, clear=clear, first=clear if rules_first else None)
+        strict_rules = self._rules(guard, run, before_a_model=True)
+        return GuardedModel(
+            model, run, guard, rules=rules, strict_rules=strict_rules, first=strict_rules if rules_first else None
+        )
 
     def _rules(self, guard: Guard, run: Run, *, before_a_model: bool = False) -> Model:
         """The rules for one question; `before_a_model`: only what is clear."""
@@ -247,9 +249,9 @@ class Assistant:
         self, reply: Reply, messages: list[ModelMessage], choice: model_choice.ModelChoice, requests: int
     ) -> None:
         """Say so when another model answered than the one asked, or the rules did."""
-        if other := model_choice.swapped_model(messages, choice):
+        if other := model_choice.substituted_model(messages, choice):
             reply.notes.append(f"the server answered with `{other}` instead of `{choice.name}`")
-        if cut := model_choice.cut_prompt(messages, choice):
+        if cut := model_choice.truncation_warning(messages, choice):
             reply.notes.append(cut)
         if not reply.run.used_rules:
             model_choice.remember_model(self._settings, choice)

@@ -11,14 +11,14 @@ import anyio
 from anvyl_mcp.core.errors import AnvylError, ModelUnavailable
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import plural
-from anvyl_mcp.orchestrator.models.drive_mode import drive_for
-from anvyl_mcp.orchestrator.models.model_choice import SMALL_CONTEXT, choose_model, more_context
+from anvyl_mcp.orchestrator.models.drive_mode import drive_mode_for
+from anvyl_mcp.orchestrator.models.model_choice import SMALL_CONTEXT, choose_model, more_context_hint
 from anvyl_mcp.orchestrator.models.servers.model_server import (
-    LIKE_THIS,
     LLAMA_CPP,
     LMSTUDIO,
     OLLAMA,
     OPENAI_COMPATIBLE,
+    SET_URL,
     base_url,
     list_models,
 )
@@ -109,24 +109,24 @@ async def _model(settings: Settings) -> list[Finding]:
     found = [Finding("model server", "ok", f"{kind} at {url}, {models}")]
     if not listing.models and listing.provider == OPENAI_COMPATIBLE:
         said = f"{url} answers, but lists no models: it may be another kind of server"
-        found = [Finding("model server", "note", said, LIKE_THIS)]
+        found = [Finding("model server", "note", said, SET_URL)]
     try:
         choice = await choose_model(settings)
     except ModelUnavailable as error:
         return [*found, Finding("model", "wrong", error.message, error.hint)]
-    drive = drive_for(settings.drive, choice)
+    drive = drive_mode_for(settings.drive, choice)
     context = f", {choice.context_length} tokens of context" if choice.context_length else ""
     found.append(Finding("model", "ok", f"`{choice.name}`{context}; asked for {_means(drive)}"))
     if not any(one.name == choice.name and one.loaded is False for one in listing.models):
         # One that is not loaded would be loaded by a question, which takes minutes and memory.
         probed = await probe(settings, choice.name, with_tool=drive == "tools")
         if probed.verdict == "ok":
-            found[-1] = replace(found[-1], said=f"{found[-1].said}; {probed.said}")
+            found[-1] = replace(found[-1], said=f"{found[-1].said}; {probed.summary}")
         else:
-            found.append(Finding("model", probed.verdict, f"`{choice.name}` {probed.said}", probed.hint))
+            found.append(Finding("model", probed.verdict, f"`{choice.name}` {probed.summary}", probed.hint))
     if choice.context_length and choice.context_length < SMALL_CONTEXT:
         said = f"{choice.context_length} tokens of context are little: long answers of hosts are cut"
-        found.append(Finding("model", "note", said, more_context(listing.provider, choice.name)))
+        found.append(Finding("model", "note", said, more_context_hint(listing.provider, choice.name)))
     if choice.trained_for_tools is False:
         hint = "it plans instead, which works better; a model with tool use: anvyl models"
         found.append(Finding("model", "note", f"`{choice.name}` was not trained to use tools", hint))
@@ -155,9 +155,9 @@ async def _elsewhere(settings: Settings) -> list[Finding]:
                 said = f"{kind} answers at {url}, {plural(len(listing.chat_models), 'model')}"
                 found[port] = Finding("model server", "note", said, f"use it: export ANVYL_LMSTUDIO_URL={url}")
         except AnvylError as error:
-            if "wants a key" in error.message:
+            if "requires a key" in error.message:
                 hint = f"use it: export ANVYL_LMSTUDIO_URL={url} ANVYL_LLM_API_KEY=…"
-                said = f"a model server answers at {url} and wants a key"
+                said = f"a model server answers at {url} and requires a key"
                 found[port] = Finding("model server", "note", said, hint)
 
     async with anyio.create_task_group() as group:

@@ -1,1 +1,1 @@
-"""Which model answers, and how it is driven."""
+"""Language models: which one to ask, what it is shown, and how it is driven."""

@@ -1,4 +1,4 @@
-"""How a model is driven: by tool calls of its own, or by a plan whose form is forced."""
+"""Choose how to drive a model: with native tool calls, or with a plan that follows a JSON schema."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Literal
 
 from anvyl_mcp.orchestrator.models.model_choice import ModelChoice
 
-Drive = Literal["tools", "plan"]
+DriveMode = Literal["tools", "plan"]
 
 SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
-SMALL = 3.0
-"""Billions of weights up to which a plan does better; measured in docs/models.md."""
+MAX_PLAN_SIZE = 3.0
+"""Billions of parameters up to which a plan gives better results; measured in docs/models.md."""
 
 
-def drive_for(setting: str, choice: ModelChoice) -> Drive:
-    """As set; `auto` lets small models, and those that were not trained to use tools, plan."""
+def drive_mode_for(setting: str, choice: ModelChoice) -> DriveMode:
+    """DriveMode mode for a model; `auto` picks `plan` for small models and for those not trained to use tools."""
     if setting == "tools":
         return "tools"
     if setting == "plan":
         return "plan"
     sizes = [float(size) for size in SIZE.findall(choice.name)]
-    small = bool(sizes) and min(sizes) <= SMALL
+    small = bool(sizes) and min(sizes) <= MAX_PLAN_SIZE
     return "plan" if small or choice.trained_for_tools is False else "tools"

@@ -1,4 +1,4 @@
-"""A model under guard: a change to all of a kind becomes a call for each; a stopped run asks no model."""
+"""Model wrapper that expands changes to all objects, falls back to the rules, and stops with the run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from anvyl_mcp.orchestrator.rules.results.answers import Turn
 from anvyl_mcp.orchestrator.run import Run, Source
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
-ENDED = "The results so far are the answer."
-OWN = {"anvyl": "no model was asked"}
-"""Marks an answer that code made in a model's place."""
+RESULTS_ANSWER = "The results so far are the answer."
+WITHOUT_MODEL = {"anvyl": "no model was asked"}
+"""Provider details of a response that was made without a model."""
 
 
-def own_response(words: str, model_name: str) -> ModelResponse:
-    """An answer for which no model was asked."""
-    return ModelResponse(parts=[TextPart(words)], model_name=model_name, provider_details=dict(OWN))
+def local_response(text: str, model_name: str) -> ModelResponse:
+    """Response made without asking a model."""
+    return ModelResponse(parts=[TextPart(text)], model_name=model_name, provider_details=dict(WITHOUT_MODEL))
 
 
 class GuardedModel(WholeAnswerModel, WrapperModel):
-    """Asks the model below it until the run is stopped; made for one run.
+    """Asks the wrapped model until the run is stopped; one instance per run.
 
-    The rules take over a question that they understand when they come first, or when a model does nothing about it.
+    The rules answer questions that they understand, before the model if `first` is set, or when the model does nothing.
     """
 
     def __init__(
@@ -40,18 +40,18 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
         guard: Guard,
         *,
         rules: Model,
-        clear: Model,
+        strict_rules: Model,
         first: Model | None = None,
     ) -> None:
-        """`rules` are asked when the model says nothing, `clear` when it only talks; `first`, if any, before it."""
+        """`rules` are asked if the response is empty, `strict_rules` if it is only text, `first` before the model."""
         super().__init__(wrapped)
         self._run = run
         self._guard = guard
         self._rules = rules
-        self._clear = clear
+        self._strict_rules = strict_rules
         self._first = first
         self.requests = 0
-        """How often a model was really asked."""
+        """Number of requests that reached a model."""
 
     async def request(
         self,
@@ -59,35 +59,35 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        """The next calls or the answer; a placeholder when the results are the answer."""
+        """Return the next calls or the answer; a placeholder if the results are the answer."""
         if self._run.stopped:
             self._run.responded(Source.RESULTS)
-            return own_response(ENDED, self.wrapped.model_name)
-        begun = bool(Turn.of(messages).calls)
-        first = self._first if not begun or self._run.by_rules else None
-        if first and (planned := await self._understood(first, messages, model_request_parameters)):
+            return local_response(RESULTS_ANSWER, self.wrapped.model_name)
+        started = bool(Turn.of(messages).calls)
+        first = self._first if not started or self._run.by_rules else None
+        if first and (planned := await self._ask_rules(first, messages, model_request_parameters)):
             return planned
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)
-        self.requests += response.provider_details != OWN
+        self.requests += response.provider_details != WITHOUT_MODEL
         self._run.responded(Source.RULES if response.model_name == self._rules.model_name else Source.MODEL)
-        if response.text == ENDED:
+        if response.text == RESULTS_ANSWER:
             self._run.responded(Source.RESULTS)
-        idle = not begun and not response.tool_calls and "?" not in (response.text or "")
-        # A model that says that it cannot has answered, unless the rules account for every word.
-        behind = self._clear if (response.text or "").strip() else self._rules
-        if idle and (instead := await self._understood(behind, messages, model_request_parameters)):
-            self._first = behind
-            return replace(instead, usage=response.usage, provider_details=response.provider_details)
-        parts = [one for part in response.parts for one in await self._spread(part, model_request_parameters)]
-        return replace(response, parts=_with_own_ids(parts, messages))
+        idle = not started and not response.tool_calls and "?" not in (response.text or "")
+        # A text that says that the model cannot do it is an answer, unless the rules account for every word.
+        fallback = self._strict_rules if (response.text or "").strip() else self._rules
+        if idle and (replacement := await self._ask_rules(fallback, messages, model_request_parameters)):
+            self._first = fallback
+            return replace(replacement, usage=response.usage, provider_details=response.provider_details)
+        parts = [one for part in response.parts for one in await self._expand(part, model_request_parameters)]
+        return replace(response, parts=_with_unique_ids(parts, messages))
 
-    async def _understood(
+    async def _ask_rules(
         self, rules: Model, messages: list[ModelMessage], offered: ModelRequestParameters
     ) -> ModelResponse | None:
-        """What the rules make of the question; None when they do not understand it.
+        """Response of the rules; None if they do not understand the question.
 
         Raises:
-            Conflict: it leaves open which of several things is meant.
+            Conflict: the question is ambiguous.
         """
         try:
             response = await rules.request(messages, None, offered)
@@ -96,9 +96,9 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
         except AnvylError:
             return None
         self._run.responded(Source.RULES)
-        return replace(response, parts=_with_own_ids(response.parts, messages))
+        return replace(response, parts=_with_unique_ids(response.parts, messages))
 
-    async def _spread(self, part: ModelResponsePart, offered: ModelRequestParameters) -> list[ModelResponsePart]:
+    async def _expand(self, part: ModelResponsePart, offered: ModelRequestParameters) -> list[ModelResponsePart]:
         tool = next((one for one in offered.function_tools if one.name == getattr(part, "tool_name", "")), None)
         if self._run.by_rules or not (isinstance(part, ToolCallPart) and tool and tool.metadata):
             return [part]
@@ -106,13 +106,13 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
         return [ToolCallPart(part.tool_name, arguments) for arguments in calls] or [part]
 
 
-def _with_own_ids(parts: Sequence[ModelResponsePart], messages: Sequence[ModelMessage]) -> list[ModelResponsePart]:
-    """Calls whose ids no earlier call has: an approval is bound to an id, and some servers count anew each time."""
+def _with_unique_ids(parts: Sequence[ModelResponsePart], messages: Sequence[ModelMessage]) -> list[ModelResponsePart]:
+    """Parts with unique call ids: approvals are bound to an id, and some servers restart their numbering each time."""
     taken = {part.tool_call_id for message in messages for part in message.parts if isinstance(part, ToolCallPart)}
-    own: list[ModelResponsePart] = []
+    unique: list[ModelResponsePart] = []
     for part in parts:
         if isinstance(part, ToolCallPart):
             part = replace(part, tool_call_id=f"call_{uuid.uuid4().hex[:9]}") if part.tool_call_id in taken else part
             taken.add(part.tool_call_id)
-        own.append(part)
-    return own
+        unique.append(part)
+    return unique

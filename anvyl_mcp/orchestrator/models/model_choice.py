@@ -1,6 +1,6 @@
-"""Which language model answers: what the server offers, which of it to ask, and what the rules took over.
+"""Choose the language model to ask, build it, and report problems with it.
 
-Nothing here imports an agent or a model library: listing models and saying why there is none must stay fast.
+No agent or model library is imported at the top: listing models, or reporting that there is none, must stay fast.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from anvyl_mcp.orchestrator.models.servers.model_server import (
     LLAMA_CPP,
     LMSTUDIO,
     OLLAMA,
-    READ,
-    SENT,
+    TOKENS_READ,
+    TOKENS_SENT,
     Listing,
     ServedModel,
     api_key,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pydantic_ai.models import Model
 
 DEFAULT = "default"
-MEMORY = "models.json"
+LAST_MODELS_FILE = "models.json"
 
 SMALL_CONTEXT = 8192
 GOOD_CONTEXT = 16384
@@ -43,7 +43,7 @@ INSTANCE = re.compile(r":\d+$")
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The model to ask, and what the user should know about it."""
+    """Model to ask, with a warning for the user if there is one."""
 
     name: str
     provider: str
@@ -53,10 +53,10 @@ class ModelChoice:
 
 
 async def choose_model(settings: Settings, *, model: str = "") -> ModelChoice:
-    """Ask the server which model to use; `model` wins over the setting.
+    """Choose a model from the server's list; `model` overrides the setting.
 
     Raises:
-        ModelUnavailable: no server answers, or it has no such model, or there is no clear choice.
+        ModelUnavailable: no server answers, it does not have the model, or there is no clear choice.
     """
     listing = await list_models(settings)
     wanted = model or settings.lmstudio_model or DEFAULT
@@ -66,8 +66,8 @@ async def choose_model(settings: Settings, *, model: str = "") -> ModelChoice:
 
 
 def build_model(settings: Settings, choice: ModelChoice) -> Model:
-    """The chosen model, made to bear what local servers really answer."""
-    # Importing openai costs about a second, which a question without a model must not pay.
+    """Client for the chosen model."""
+    # Imported here because openai takes about a second, which a question without a model must not pay.
     from anvyl_mcp.orchestrator.models.servers.lmstudio import LMStudioModel
 
     return LMStudioModel(
@@ -80,21 +80,21 @@ def build_model(settings: Settings, choice: ModelChoice) -> Model:
     )
 
 
-def more_context(provider: str, name: str) -> str:
-    """How to give a model more context on its server."""
+def more_context_hint(provider: str, name: str) -> str:
+    """Hint how to give a model more context on its server."""
     return {
         LMSTUDIO: f"unload it (lms unload {name}), then: anvyl models load {name} --context-length {GOOD_CONTEXT}",
         OLLAMA: f"start Ollama with OLLAMA_CONTEXT_LENGTH={GOOD_CONTEXT}, or set num_ctx in the model's Modelfile",
         LLAMA_CPP: f"start it with -c {GOOD_CONTEXT}",
-    }.get(provider, "give it more context where it is started")
+    }.get(provider, "start it with more context")
 
 
-def with_rules(model: Model, rules: Model, *, failed: list[str] | None = None) -> Model:
-    """`model`, and `rules` for each request that it fails; why it did is appended to `failed`.
+def with_rules_fallback(model: Model, rules: Model, *, failed: list[str] | None = None) -> Model:
+    """`model` with `rules` as fallback for failed requests; the reasons are appended to `failed`.
 
-    What neither can answer raises `NotUnderstood` with the reason of the model: it is what can be put right.
+    If the rules cannot answer either, `NotUnderstood` carries the model's failure, which the user can fix.
     """
-    # As above: `anvyl models` and `anvyl doctor` need no agent library.
+    # Imported here because `anvyl models` and `anvyl doctor` need no agent library.
     from pydantic_ai.exceptions import ModelAPIError, UnexpectedModelBehavior
     from pydantic_ai.models.fallback import FallbackModel
 
@@ -102,28 +102,28 @@ def with_rules(model: Model, rules: Model, *, failed: list[str] | None = None) -
 
     reasons = failed if failed is not None else []
 
-    def fails(error: Exception) -> bool:
+    def is_model_failure(error: Exception) -> bool:
         if not isinstance(error, ModelAPIError | UnexpectedModelBehavior):
             return False
         reasons.append(error.message)
         return True
 
-    return FallbackModel(model, RulesAfterFailure(rules, model.model_name, reasons), fallback_on=fails)
+    return FallbackModel(model, RulesAfterFailure(rules, model.model_name, reasons), fallback_on=is_model_failure)
 
 
-def cut_prompt(messages: Sequence[ModelMessage], choice: ModelChoice) -> str:
-    """What a person should know when the server cut a prompt; empty when it cut none."""
+def truncation_warning(messages: Sequence[ModelMessage], choice: ModelChoice) -> str:
+    """Warning if the server truncated a prompt, else empty."""
     for message in messages:
         details = (message.provider_details or {}) if message.kind == "response" else {}
-        if READ in details:
-            hint = more_context(choice.provider, choice.name)
-            read = f"only {details[READ]} tokens of about {details[SENT]}"
+        if TOKENS_READ in details:
+            hint = more_context_hint(choice.provider, choice.name)
+            read = f"only {details[TOKENS_READ]} tokens of about {details[TOKENS_SENT]}"
             return f"the model server read {read}, so the answer may be wrong; {hint}"
     return ""
 
 
-def swapped_model(messages: Sequence[ModelMessage], choice: ModelChoice) -> str:
-    """The model that answered in place of the chosen one, as servers do without a word; empty when none did."""
+def substituted_model(messages: Sequence[ModelMessage], choice: ModelChoice) -> str:
+    """Name of the model that answered instead of the chosen one; servers may substitute silently. Empty if none did."""
     for message in messages:
         if message.kind == "response" and message.provider_name == choice.provider:
             answered = message.model_name or choice.name
@@ -133,7 +133,7 @@ def swapped_model(messages: Sequence[ModelMessage], choice: ModelChoice) -> str:
 
 
 def _same_model(one: str, other: str) -> bool:
-    """Whether two names can mean one model: servers drop the publisher, the folder, `.gguf` or the instance number."""
+    """Whether two names may be the same model; servers drop publisher, folder, `.gguf` or instance number."""
     short, long = sorted(
         (INSTANCE.sub("", re.split(r"[/\\]", name.lower())[-1]).removesuffix(".gguf") for name in (one, other)), key=len
     )
@@ -148,14 +148,14 @@ def _configured(listing: Listing, wanted: str) -> ServedModel:
     known = [name for model in listing.chat_models for name in (model.name, *model.aliases)]
     raise ModelUnavailable(
         f"the model server has no model `{wanted}` that can answer",
-        hint=did_you_mean(wanted, known) or "load one there",
+        hint=did_you_mean(wanted, known) or "load one on the server",
     )
 
 
 def _by_default(listing: Listing, last_used: str) -> ServedModel:
     models = listing.chat_models
     if loaded := [model for model in models if model.loaded]:
-        # True before None before False: a server that does not say may well have a capable model.
+        # True before None before False: with no information the model may well be capable.
         ranks = {True: 2, None: 1, False: 0}
         return max(loaded, key=lambda model: (ranks[model.trained_for_tools], model.context_length or 0))
     if last_used and (last := _named(models, last_used)):
@@ -167,24 +167,26 @@ def _by_default(listing: Listing, last_used: str) -> ServedModel:
 
 
 def _no_clear_choice(provider: str, models: Sequence[ServedModel]) -> ModelUnavailable:
-    there_is = did_you_mean("", (model.name for model in models))
+    choices = did_you_mean("", (model.name for model in models))
     if provider == LMSTUDIO:
         if not models:
             return ModelUnavailable("LM Studio has no model that can answer", hint="get one: `lms get qwen/qwen3.5-4b`")
         command = f"anvyl models load {models[0].name}"
-        return ModelUnavailable("LM Studio has no model loaded", hint=f"load one, as with `{command}`; {there_is}")
+        return ModelUnavailable(
+            "LM Studio has no model loaded", hint=f"load one, for example with `{command}`; {choices}"
+        )
     if not models:
         return ModelUnavailable(
-            "the model server names no model that can answer",
-            hint="load one there, or name one in ANVYL_LMSTUDIO_MODEL",
+            "the model server lists no model that can answer",
+            hint="load one on the server, or set ANVYL_LMSTUDIO_MODEL",
         )
     return ModelUnavailable(
-        "the model server offers several models", hint=f"set one with anvyl models use NAME; {there_is}"
+        "the model server offers several models", hint=f"set one with anvyl models use NAME; {choices}"
     )
 
 
 def _named(models: Iterable[ServedModel], name: str) -> ServedModel | None:
-    """The model of that name; among those that share it as an alias, the one with the largest context."""
+    """Model with that name or alias; of several, the one with the largest context."""
     folded = name.casefold()
     found = [model for model in models if folded in (known.casefold() for known in (model.name, *model.aliases))]
     if not found:
@@ -198,33 +200,33 @@ def _warning(model: ServedModel, provider: str) -> str:
     if model.trained_for_tools is False:
         notes.append(f"`{model.name}` was not trained to use tools, so expect poor answers")
     if model.loaded is False:
-        notes.append(f"`{model.name}` is not loaded yet, so the first answer waits for it")
+        notes.append(f"`{model.name}` is not loaded yet, so the first answer takes longer")
     if model.context_length and model.context_length < SMALL_CONTEXT:
         note = f"`{model.name}` has only {model.context_length} tokens of context"
-        reload = f"; more room: `lms load {model.name} --context-length {GOOD_CONTEXT}`"
-        known = {LMSTUDIO: reload, OLLAMA: f"; {more_context(provider, model.name)}"}
+        reload = f"; for more: `lms load {model.name} --context-length {GOOD_CONTEXT}`"
+        known = {LMSTUDIO: reload, OLLAMA: f"; {more_context_hint(provider, model.name)}"}
         notes.append(note + known.get(provider, ""))
     return "; ".join(notes)
 
 
 def last_model(settings: Settings) -> str:
-    """The model of this server that answered last; empty when none did."""
-    return _remembered(settings).get(base_url(settings), "")
+    """Model of this server that answered last, or empty."""
+    return _last_models(settings).get(base_url(settings), "")
 
 
 def remember_model(settings: Settings, choice: ModelChoice) -> None:
-    """Note that this model answered, for a day when none is loaded. A folder that cannot be written is no trouble."""
+    """Remember that this model answered, as the default when none is loaded. Write errors are ignored."""
     name = INSTANCE.sub("", choice.name) if choice.provider == LMSTUDIO else choice.name
     if name == last_model(settings):
         return
     with suppress(OSError):
-        names = _remembered(settings) | {base_url(settings): name}
-        write_atomically(settings.state_dir / MEMORY, json.dumps(names), durable=False)
+        names = _last_models(settings) | {base_url(settings): name}
+        write_atomically(settings.state_dir / LAST_MODELS_FILE, json.dumps(names), durable=False)
 
 
-def _remembered(settings: Settings) -> dict[str, str]:
+def _last_models(settings: Settings) -> dict[str, str]:
     try:
-        names = json.loads((settings.state_dir / MEMORY).read_text(encoding="utf-8"))
+        names = json.loads((settings.state_dir / LAST_MODELS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return {url: name for url, name in names.items() if isinstance(name, str)} if isinstance(names, dict) else {}

@@ -1,4 +1,4 @@
-"""Which of two models a question is for, where the settings name two: a fast one that looks, a smart one that works."""
+"""Route a question to the fast or the smart model, if the settings name them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEVERAL_STEPS = re.compile(
 
 
 def model_for(settings: Settings, question: str, tools: Iterable[ToolListing]) -> str:
-    """The model's name; empty when the settings do not tell this question from others."""
+    """Name of the model for this question; empty if the settings name none for it."""
     if not settings.model_smart and not settings.model_fast:
         return ""
     if SEVERAL_STEPS.search(question):

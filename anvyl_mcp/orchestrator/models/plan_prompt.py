@@ -1,7 +1,6 @@
-"""What a model is shown and forced to answer when it plans: the tools in words, the fleet last, one JSON object back.
+"""Prompt and JSON schema of drive mode `plan`.
 
-Everything that differs from question to question stands after everything that does not, so that a local server finds
-the beginning in its cache.
+Everything that depends on the question comes last, so that a local server finds the beginning in its prompt cache.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from anvyl_mcp.orchestrator.checks.resolve import Found
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 INTENTS = {"read": ("read", "none"), "change": ("change", "ask"), "unclear": ("read", "change", "ask", "none")}
-"""What a plan may intend, by what the words say."""
-MOST_CALLS = 4
-MOST_NAMES = 100
-"""In a grammar; of more any text is taken, and looked up."""
+"""Intents that a plan may have, by the intent read from the question."""
+MAX_CALLS = 4
+MAX_NAMES = 100
+"""Names in a schema; with more of them, any string is allowed and resolved later."""
 RULES = """\
 You turn what a person says about their Docker hosts into tool calls. Answer with one JSON object.
 intent: "read" to look something up or answer a question; "change" only when the person orders a change; "ask" when it \
@@ -57,13 +56,13 @@ EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 def system_text(listings: Sequence[ToolListing]) -> str:
     """The part that is the same for every question with these tools."""
     names = {listing.name for listing in listings}
-    lines = [_described(listing) for listing in listings]
-    shown = [_example(*example, listings) for example in EXAMPLES if example[0] in names]
+    lines = [_tool_line(listing) for listing in listings]
+    shown = [_example_line(*example, listings) for example in EXAMPLES if example[0] in names]
     unclear = json.dumps({"intent": "ask", "calls": [], "say": "Which container do you mean?"})
     return "\n".join([RULES + "\n".join(lines), "", "Examples:", *shown, f"restart it -> {unclear}"])
 
 
-def _described(listing: ToolListing) -> str:
+def _tool_line(listing: ToolListing) -> str:
     arguments = []
     for name, schema in listing.arguments.items():
         about = schema.get("description", "")
@@ -73,50 +72,50 @@ def _described(listing: ToolListing) -> str:
     return f"- {listing.name}({', '.join(arguments)}): {what}{listing.description}"
 
 
-def _example(tool: str, asked: str, arguments: Mapping[str, Any], listings: Sequence[ToolListing]) -> str:
+def _example_line(tool: str, question: str, arguments: Mapping[str, Any], listings: Sequence[ToolListing]) -> str:
     reads = next(listing.reads for listing in listings if listing.name == tool)
     plan = {"intent": "read" if reads else "change", "calls": [{"tool": tool, **arguments}]}
-    return f"{asked} -> {json.dumps(plan)}"
+    return f"{question} -> {json.dumps(plan)}"
 
 
-def question_text(asked: str, hosts: Sequence[str], local: str, objects: Iterable[Found], *, room: int) -> str:
-    """The part that differs: what there is, and the question. `room` is how many characters the list may take."""
-    places = ", ".join(f"{host} (this one)" if host == local else host for host in hosts)
+def question_text(question: str, hosts: Sequence[str], local: str, objects: Iterable[Found], *, room: int) -> str:
+    """Variable part of the prompt: hosts, containers and question; `room` limits the characters of the list."""
+    host_list = ", ".join(f"{host} (this one)" if host == local else host for host in hosts)
     by_host: dict[str, list[str]] = {}
     for one in objects:
         image, state = str(one.row.get("image", "")), str(one.row.get("state", ""))
         by_host.setdefault(one.host, []).append(f"{one.name} ({image}, {state})")
-    there = "\n".join(f"{host}: {', '.join(names)}" for host, names in by_host.items())
-    if len(there) > room:
+    inventory = "\n".join(f"{host}: {', '.join(names)}" for host, names in by_host.items())
+    if len(inventory) > room:
         names = {host: [entry.partition(" ")[0] for entry in entries] for host, entries in by_host.items()}
-        there = "\n".join(f"{host}: {', '.join(entries)}" for host, entries in names.items())[:room]
-    return f"Hosts: {places}\nContainers:\n{there or '(none known)'}\n\nPerson: {asked}"
+        inventory = "\n".join(f"{host}: {', '.join(entries)}" for host, entries in names.items())[:room]
+    return f"Hosts: {host_list}\nContainers:\n{inventory or '(none known)'}\n\nPerson: {question}"
 
 
 @dataclass(frozen=True)
-class Room:
-    """What a plan may hold for one question: what its words leave room for, so that nothing else can be written."""
+class PlanOptions:
+    """What a plan for one question may contain; the schema allows nothing else."""
 
     intents: Sequence[str]
     tools: Sequence[ToolListing]
     hosts: Sequence[str]
-    """Every host."""
-    said: Sequence[str]
-    """The hosts, tags and `all` that the words name."""
+    """All hosts."""
+    named_hosts: Sequence[str]
+    """Hosts, tags and `all` named in the question."""
     names: Mapping[str, Sequence[str]]
     """Names of existing objects by kind."""
 
 
-def schema(room: Room) -> dict[str, Any]:
-    """What the answer must be: intent first, then calls of these tools with their own arguments."""
+def plan_schema(options: PlanOptions) -> dict[str, Any]:
+    """JSON schema of a plan: the intent, then calls of these tools with their arguments."""
     return {
         "type": "object",
         "properties": {
-            "intent": {"type": "string", "enum": list(room.intents)},
+            "intent": {"type": "string", "enum": list(options.intents)},
             "calls": {
                 "type": "array",
-                "maxItems": MOST_CALLS,
-                "items": {"anyOf": [_call(listing, room) for listing in room.tools]},
+                "maxItems": MAX_CALLS,
+                "items": {"anyOf": [_call(listing, options) for listing in options.tools]},
             },
             "say": {"type": "string"},
         },
@@ -125,13 +124,13 @@ def schema(room: Room) -> dict[str, Any]:
     }
 
 
-def _call(listing: ToolListing, room: Room) -> dict[str, Any]:
+def _call(listing: ToolListing, options: PlanOptions) -> dict[str, Any]:
     first = {name: listing.arguments[name] for name in listing.required}
     properties = {"tool": {"type": "string", "enum": [listing.name]}} | {
-        name: _argument(name, one, listing, room) for name, one in {**first, **listing.arguments}.items()
+        name: _argument(name, one, listing, options) for name, one in {**first, **listing.arguments}.items()
     }
-    homeless = not listing.reads and not listing.names
-    hosts = room.said or ([*room.hosts, "all"] if homeless else [])
+    needs_host = not listing.reads and not listing.names
+    hosts = options.named_hosts or ([*options.hosts, "all"] if needs_host else [])
     if listing.toolset != "fleet" and hosts:
         properties["host"] = {"type": "string", "enum": list(hosts)}
     return {
@@ -142,10 +141,10 @@ def _call(listing: ToolListing, room: Room) -> dict[str, Any]:
     }
 
 
-def _argument(name: str, one: Mapping[str, Any], listing: ToolListing, room: Room) -> dict[str, Any]:
-    """Only what a grammar is made of; an existing object by one of the names there are."""
+def _argument(name: str, one: Mapping[str, Any], listing: ToolListing, options: PlanOptions) -> dict[str, Any]:
+    """Schema of one argument, reduced to what grammars support; an existing object is an enum of the known names."""
     kind = listing.names.get(name) or (name if name in listing.required else "")
-    names = room.names.get(kind, ())
-    if names and len(names) <= MOST_NAMES:
+    names = options.names.get(kind, ())
+    if names and len(names) <= MAX_NAMES:
         return {"type": "string", "enum": list(names)}
     return {key: one[key] for key in ("type", "enum", "items") if key in one}

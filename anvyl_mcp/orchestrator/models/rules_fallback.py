@@ -1,4 +1,4 @@
-"""The rules behind a language model that failed: what they do not understand is answered with the failure."""
+"""Fallback to the rules after a model failure; a question that they do not understand is answered with the failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
 
 class RulesAfterFailure(WholeAnswerModel, WrapperModel):
-    """The rules, asked because the model named `failed_model` failed for the last of `reasons`."""
+    """Rules asked after `failed_model` failed; the last of `reasons` is why."""
 
     def __init__(self, rules: Model, failed_model: str, reasons: Sequence[str]) -> None:
         super().__init__(rules)
@@ -28,10 +28,10 @@ class RulesAfterFailure(WholeAnswerModel, WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        """What the rules answer.
+        """Ask the rules.
 
         Raises:
-            NotUnderstood: neither did the model, and its failure is what a person can put right.
+            NotUnderstood: the rules do not understand the question either; reports the failure of the model.
         """
         try:
             return await super().request(messages, model_settings, model_request_parameters)

@@ -1,6 +1,6 @@
-"""Which tools a model gets to see for a question: few, and one of few fixed sets, so that a server's cache holds.
+"""Select the tools that a model sees for a question: one of a few small sets, so that the server's prompt cache works.
 
-The set is chosen from the words of the question before the first request, and stays for the whole question.
+The set is selected from the words of the question before the first request and stays the same for the whole question.
 """
 
 from __future__ import annotations
@@ -16,61 +16,63 @@ from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, MARK, meaning
 from anvyl_mcp.orchestrator.rules.tool_scores import LEAST, Fit, fits
 from anvyl_mcp.peers.connection.listing import ToolListing
 
-MOST_VISIBLE = 12
-ALWAYS = ("containers", "fleet")
-"""Toolsets for the questions of no other: four in five."""
-NEVER = ("undo",)
-"""Toolsets that no model sees: what is undone is shown to a person first."""
-SHARED = frozenset({"remove", "create", "run"})
-"""Verbs of several toolsets."""
-OF_AN_ORDER = 1.2
-"""Evidence beside an order, whose words speak for tools that look as well."""
-CLOSELY = 0.6
-"""Of the most that speaks for any tool, what makes the tool's set one that the question is about."""
-USUAL = (
+MAX_VISIBLE = 12
+ALWAYS_VISIBLE = ("containers", "fleet")
+"""Toolsets that are always considered; four of five questions need no other."""
+NEVER_VISIBLE = ("undo",)
+"""Toolsets that no model sees: an undo is shown to the user first."""
+SHARED_VERBS = frozenset({"remove", "create", "run"})
+"""Verbs that occur in several toolsets."""
+MIN_SCORE_WITH_CHANGE = 1.2
+"""Minimum score next to a command, whose words score for reading tools too."""
+RELATIVE_SCORE = 0.6
+"""Fraction of the best score from which a tool's toolset is included."""
+COMMON_TOOLS = (
     "list_containers", "get_container_info", "get_container_logs", "create_container", "restart_container",
     "stop_container", "start_container", "get_container_stats", "remove_container", "exec_in_container",
 )  # fmt: skip
-"""Container tools by how often they are wanted beside others."""
+"""Container tools, the most frequently needed first."""
 
 
-def choose(said: str, catalogue: Mapping[str, ToolListing]) -> frozenset[str]:
-    """The names of the tools for a question."""
-    found = fits(said, [listing for listing in catalogue.values() if listing.reads])
-    topics = _topics(said, catalogue, found)
-    names = [name for name, listing in catalogue.items() if listing.toolset in topics][:MOST_VISIBLE]
-    wish = read_wish(said, catalogue.values())
+def select_tools(question: str, catalogue: Mapping[str, ToolListing]) -> frozenset[str]:
+    """Names of the tools for a question."""
+    found = fits(question, [listing for listing in catalogue.values() if listing.reads])
+    topics = _topics(question, catalogue, found)
+    names = [name for name, listing in catalogue.items() if listing.toolset in topics][:MAX_VISIBLE]
+    wish = read_wish(question, catalogue.values())
     wanted = [fit.listing.name for fit in found if fit.listing.toolset == "containers" and fit.weight >= LEAST]
-    wanted += [name for name in USUAL if name in catalogue and _ordered(catalogue[name], wish)]
+    wanted += [name for name in COMMON_TOOLS if name in catalogue and _is_requested(catalogue[name], wish)]
     fleet = [name for name, listing in catalogue.items() if listing.toolset == "fleet"]
     others = [name for name, listing in catalogue.items() if listing.toolset == "containers"]
-    first, last = list(USUAL[:2]), [name for name in USUAL[2:] if name not in wanted]
+    first, last = list(COMMON_TOOLS[:2]), [name for name in COMMON_TOOLS[2:] if name not in wanted]
     for name in [*fleet, *first, *wanted, *last, *others]:
-        if name in catalogue and name not in names and len(names) < MOST_VISIBLE:
+        if name in catalogue and name not in names and len(names) < MAX_VISIBLE:
             names.append(name)
     return frozenset(names)
 
 
-def _ordered(listing: ToolListing, wish: Wish) -> bool:
+def _is_requested(listing: ToolListing, wish: Wish) -> bool:
     return not listing.reads and bool(wish.verbs & verbs_of(listing))
 
 
-def _topics(said: str, catalogue: Mapping[str, ToolListing], found: Sequence[Fit]) -> list[str]:
-    """The toolsets that a question is about: those that its words speak for most, and those of what it orders."""
-    words, wish = set(stems(said)), read_wish(said, catalogue.values())
-    least = max(OF_AN_ORDER if wish.verbs else LEAST, CLOSELY * max((fit.weight for fit in found), default=0.0))
-    about = {fit.listing.toolset for fit in found if fit.weight >= least}
+def _topics(question: str, catalogue: Mapping[str, ToolListing], found: Sequence[Fit]) -> list[str]:
+    """Toolsets for a question: those that score best, and those of the changes that it asks for."""
+    words, wish = set(stems(question)), read_wish(question, catalogue.values())
+    least = max(
+        MIN_SCORE_WITH_CHANGE if wish.verbs else LEAST, RELATIVE_SCORE * max((fit.weight for fit in found), default=0.0)
+    )
+    selected = {fit.listing.toolset for fit in found if fit.weight >= least}
     for listing in catalogue.values():
         noun = listing.name.rpartition("_")[2]
-        image = listing.toolset == "images" and bool(images_in(said))
-        own = meaning(listing.name.partition("_")[0]) in wish.verbs - SHARED
+        image = listing.toolset == "images" and bool(images_in(question))
+        own = meaning(listing.name.partition("_")[0]) in wish.verbs - SHARED_VERBS
         if FREE_TEXT & listing.arguments.keys():
-            own = bool(re.search(MARK, mask(said)[0])) or "execute" in words
+            own = bool(re.search(MARK, mask(question)[0])) or "execute" in words
             noun = ""
-        if _ordered(listing, wish) and (stem(noun) in words or image or own):
-            about.add(listing.toolset)
+        if _is_requested(listing, wish) and (stem(noun) in words or image or own):
+            selected.add(listing.toolset)
     return [
         toolset
         for toolset in dict.fromkeys(one.toolset for one in catalogue.values())
-        if toolset in about - {*ALWAYS, *NEVER}
+        if toolset in selected - {*ALWAYS_VISIBLE, *NEVER_VISIBLE}
     ]

@@ -108,7 +108,7 @@ def test_models_load_asks_lm_studio_for_context_and_tells_what_it_gave(
 def test_a_model_that_is_loaded_is_not_loaded_beside_itself(settings: Settings, model_server: ModelServer) -> None:
     told = anvyl("models", "load", MODEL)
 
-    assert (told.code, "is loaded already" in told.err) == (4, True)
+    assert (told.code, "is already loaded" in told.err) == (4, True)
 
 
 def test_a_load_that_fails_says_why(settings: Settings, model_server: ModelServer) -> None:
@@ -185,7 +185,7 @@ def test_a_web_server_where_the_model_server_should_be_is_told(
     )
     told = anvyl("doctor")
     assert told.code == 1
-    assert f"what answers at {model_server.url} " in told.out
+    assert f"the server at {model_server.url} " in told.out
 
 
 PROBES: dict[str, tuple[Reply, str, tuple[str, ...]]] = {
@@ -203,7 +203,7 @@ PROBES: dict[str, tuple[Reply, str, tuple[str, ...]]] = {
     "a stream": (raw('data: {"choices": []}\n\n', media_type="text/event-stream"), "wrong", ("stream of events",)),
     "a page": (raw("<html>", media_type="text/html"), "wrong", ("not JSON",)),
     "odd": (raw({"choices": []}), "wrong", ("not a chat completion",)),
-    "words": (text("I cannot do that."), "note", ("in words where a tool call was asked for",)),
+    "words": (text("I cannot do that."), "note", ("text instead of a tool call",)),
     "unreadable": (text("<tool_call>{"), "note", ("cannot be read",)),
     "announced": (completion({"content": ""}, finish_reason="tool_calls"), "note", ("cannot be read",)),
     "as text": (text("[TOOL_CALLS]list_containers[ARGS]{}"), "ok", ("writes tool calls as text",)),

@@ -17,9 +17,9 @@ from anvyl_mcp.core.settings import load
 from anvyl_mcp.evaluation.acts.world import World
 from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.orchestrator.ask.agent import Assistant
-from anvyl_mcp.orchestrator.models.drive_mode import drive_for
+from anvyl_mcp.orchestrator.models.drive_mode import drive_mode_for
 from anvyl_mcp.orchestrator.models.model_choice import ModelChoice
-from anvyl_mcp.orchestrator.models.tool_subset import MOST_VISIBLE, choose
+from anvyl_mcp.orchestrator.models.tool_subset import MAX_VISIBLE, select_tools
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.peers.changes import wording
@@ -110,9 +110,9 @@ QUESTIONS = (
 
 def test_four_questions_in_five_need_no_other_tools_than_the_usual_ones() -> None:
     known = catalogue(load().cache_dir)
-    usual = choose("", known)
+    usual = select_tools("", known)
 
-    chosen = [choose(question, known) for question in QUESTIONS]
+    chosen = [select_tools(question, known) for question in QUESTIONS]
 
     assert sum(one == usual for one in chosen) / len(chosen) >= 0.8
     assert {"list_hosts", "list_containers"} <= usual
@@ -123,7 +123,7 @@ def test_four_questions_in_five_need_no_other_tools_than_the_usual_ones() -> Non
     "question", [*QUESTIONS, "networks and volumes of nas", "pull nginx and show memory and networks"]
 )
 def test_no_question_shows_more_than_twelve_tools(question: str) -> None:
-    assert 0 < len(choose(question, catalogue(load().cache_dir))) <= MOST_VISIBLE
+    assert 0 < len(select_tools(question, catalogue(load().cache_dir))) <= MAX_VISIBLE
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_no_question_shows_more_than_twelve_tools(question: str) -> None:
     ],
 )
 def test_what_a_question_speaks_of_is_among_the_tools(question: str, tool: str) -> None:
-    assert tool in choose(question, catalogue(load().cache_dir))
+    assert tool in select_tools(question, catalogue(load().cache_dir))
 
 
 @pytest.mark.parametrize("question", ["is db running?", "which host has room for a 2 GB database?"])
@@ -338,7 +338,7 @@ async def test_a_change_to_all_of_a_kind_is_worked_out_in_code(
     ],
 )
 def test_small_models_and_untrained_ones_plan(setting: str, name: str, trained: bool | None, drive: str) -> None:
-    assert drive_for(setting, ModelChoice(name, "lmstudio", trained_for_tools=trained)) == drive
+    assert drive_mode_for(setting, ModelChoice(name, "lmstudio", trained_for_tools=trained)) == drive
 
 
 async def test_an_untrained_model_on_lm_studio_is_made_to_plan(fleet: Fleet, model_server: ModelServer) -> None:

@@ -29,8 +29,8 @@ from anvyl_mcp.orchestrator.models.model_choice import (
     build_model,
     choose_model,
     remember_model,
-    swapped_model,
-    with_rules,
+    substituted_model,
+    with_rules_fallback,
 )
 from tests.support.model_server import (
     FAILURES,
@@ -206,7 +206,7 @@ async def test_a_server_with_several_models_and_no_state_needs_a_setting(
 
 async def test_a_server_that_names_no_model_needs_a_setting(settings: Settings, model_server: ModelServer) -> None:
     model_server.list_models(api="openai")
-    with pytest.raises(ModelUnavailable, match="names no model that can answer"):
+    with pytest.raises(ModelUnavailable, match="lists no model that can answer"):
         await choose_model(settings)
     model_server.pages = {}
     with pytest.raises(ModelUnavailable, match="ANVYL_LMSTUDIO_MODEL"):
@@ -306,9 +306,9 @@ async def test_a_server_that_never_answers_is_given_up(
 
 async def test_a_key_that_is_needed_is_asked_for_and_sent(settings: Settings, model_server: ModelServer) -> None:
     model_server.key = "sk-lm-1:secret"
-    with pytest.raises(ModelUnavailable, match=r"wants a key.*ANVYL_LLM_API_KEY"):
+    with pytest.raises(ModelUnavailable, match=r"requires a key.*ANVYL_LLM_API_KEY"):
         await choose_model(settings)
-    with pytest.raises(ModelUnavailable, match="refuses the key") as caught:
+    with pytest.raises(ModelUnavailable, match="rejects the key") as caught:
         await choose_model(replace(settings, llm_api_key="sk-wrong"))
     assert "sk-wrong" not in str(caught.value)
     with_key = replace(settings, llm_api_key="sk-lm-1:secret")
@@ -332,7 +332,7 @@ async def test_a_key_that_is_needed_is_asked_for_and_sent(settings: Settings, mo
         (raw("", status=302), "not an OpenAI-compatible model server"),
         (error("Loading model", status=503), "answered 503: Loading model"),
         (error("Loading\x1b[31m model", status=503, as_text=True), "answered 503: Loading model"),
-        (raw("<html>Bad Gateway</html>", status=502), "answered 502. Look at its log"),
+        (raw("<html>Bad Gateway</html>", status=502), "answered 502. Check its log"),
     ],
 )
 async def test_an_answer_that_is_no_list_of_models_is_told_in_a_sentence(
@@ -423,7 +423,9 @@ class Bench:
         return self.failed[0] if self.failed else ""
 
     async def ask(self, model: Model | None = None, **options: Any) -> AgentRunResult[str]:
-        chain = model or with_rules(self.model, FunctionModel(self.rules, model_name="rules"), failed=self.failed)
+        chain = model or with_rules_fallback(
+            self.model, FunctionModel(self.rules, model_name="rules"), failed=self.failed
+        )
         async with Agent(chain, instructions="Be brief.", tools=[self.stop_container], retries=3) as agent:
             return await agent.run("stop web", **options)
 
@@ -442,7 +444,7 @@ async def test_a_question_is_answered_through_a_tool(bench: Bench, model_server:
     result = await bench.ask()
     assert (result.output, bench.stopped, bench.took_over) == ("web is stopped.", [stopped()], [])
     assert bench.reason == ""
-    assert swapped_model(result.all_messages(), bench.choice) == ""
+    assert substituted_model(result.all_messages(), bench.choice) == ""
 
 
 async def test_a_run_whose_events_are_watched_falls_back_too(bench: Bench, model_server: ModelServer) -> None:
@@ -455,7 +457,7 @@ async def test_a_run_whose_events_are_watched_falls_back_too(bench: Bench, model
 
     model_server.replies.append(FAILURES["empty answer"])
     rules = FunctionModel(bench.rules, stream_function=stream, model_name="rules")
-    result = await bench.ask(with_rules(bench.model, rules, failed=bench.failed), event_stream_handler=watch)
+    result = await bench.ask(with_rules_fallback(bench.model, rules, failed=bench.failed), event_stream_handler=watch)
     assert result.output == BY_RULES
     assert "empty answer" in bench.reason
 
@@ -599,14 +601,14 @@ async def test_a_server_that_hangs_is_given_up(bench: Bench, model_server: Model
 
 async def test_a_model_that_answers_in_place_of_another_is_told(bench: Bench, model_server: ModelServer) -> None:
     model_server.replies.append(text("hi", model="google/gemma-4-e2b"))
-    assert swapped_model((await bench.ask()).all_messages(), bench.choice) == "google/gemma-4-e2b"
+    assert substituted_model((await bench.ask()).all_messages(), bench.choice) == "google/gemma-4-e2b"
 
 
 @pytest.mark.parametrize("answered", ["qwen3.5-9b", "qwen/qwen3.5-9b:2", "/models/Qwen3.5-9B-Q4_K_M.gguf", "", None, 5])
 async def test_another_spelling_is_no_other_model(bench: Bench, model_server: ModelServer, answered: Any) -> None:
     model_server.replies.append(text("hi", model=answered))
     messages = (await bench.ask()).all_messages()
-    assert swapped_model(messages, bench.choice) == ("5" if answered == 5 else "")
+    assert substituted_model(messages, bench.choice) == ("5" if answered == 5 else "")
 
 
 @pytest.mark.parametrize("finish_reason", [None, "", "eos", "tool_calls", 3])

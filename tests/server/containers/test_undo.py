@@ -13,7 +13,7 @@ from anvyl_mcp.app.catalogue import catalogue
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.settings import load
-from anvyl_mcp.orchestrator.models.tool_subset import choose
+from anvyl_mcp.orchestrator.models.tool_subset import select_tools
 from tests.server.tools.test_tools import call
 from tests.support.engine.engines import IMAGES, SLEEP, RealEngine
 from tests.support.hosts.nodes import anvyl
@@ -263,5 +263,5 @@ async def test_what_is_remembered_is_for_its_owner_only_and_never_in_the_audit(
 
 
 def test_no_model_is_offered_an_undo_because_a_person_must_see_it_first() -> None:
-    chosen = choose("undo the last change", catalogue(load().cache_dir))
+    chosen = select_tools("undo the last change", catalogue(load().cache_dir))
     assert chosen and not chosen & {"undo_change", "get_last_change"}

@@ -1,1 +1,1 @@
-"""Model servers and what they really send."""
+"""Clients for local model servers, tolerant of what they really send."""

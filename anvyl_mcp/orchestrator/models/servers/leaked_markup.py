@@ -1,4 +1,4 @@
-"""What a model writes for its server and not for a person: thoughts, channels and end tokens that came through."""
+"""Strip markup that should not have left the model server: thinking tags, channels and special tokens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKEN = re.compile(
 
 
 def closed_thinking(content: str) -> str:
-    """`content` with every thought between `<think>` and `</think>`, whatever the model left out."""
+    """Normalize thinking tags to `<think>…</think>` and add missing ones."""
     content = THOUGHT.sub(_plain_tag, content)
     first_open, first_close = content.find("<think>"), content.find("</think>")
     if first_close >= 0 and not 0 <= first_open < first_close:
@@ -47,7 +47,7 @@ def _plain_tag(tag: re.Match[str]) -> str:
 
 
 def without_channels(content: str) -> str:
-    """gpt-oss's channels as others write them: analysis is a thought, `final` is the answer, a call stays a call."""
+    """Convert gpt-oss channels: `analysis` to a thought, `final` to plain text; calls stay as they are."""
     if BARE_ANALYSIS.match(content) and (final := FINAL.match(content)):
         return f"<think>{final[0]}</think>{content[final.end() :]}"
     return CHANNEL.sub(_channel, content)
@@ -60,7 +60,7 @@ def _channel(match: re.Match[str]) -> str:
 
 
 def without_tokens(content: str) -> str:
-    """An answer up to its end token, without tokens that only the server should have seen."""
+    """Remove special tokens, and everything after an end token."""
     content = TOKEN.sub("", content)
     end = next((match for match in END.finditer(content) if content[: match.start()].strip()), None)
     return END.sub("", content[: end.start()] if end else content)

@@ -1,6 +1,6 @@
-"""A local model server as it is: what we send is kept plain, what comes back is mended or refused in words.
+"""Client for local model servers: sends simple requests, and repairs or rejects what comes back.
 
-Whatever such a server does ends as a usable response or as a `ModelAPIError`, on which the rules take over.
+Every request ends with a usable response or with a `ModelAPIError`, after which the rules take over.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from pydantic_ai.settings import ModelSettings
 from anvyl_mcp.core.values.arguments import coerce_arguments, parse_literal, replace_surrogates
 from anvyl_mcp.orchestrator.models.servers.leaked_markup import closed_thinking, without_channels, without_tokens
 from anvyl_mcp.orchestrator.models.servers.local_provider import LocalProvider
-from anvyl_mcp.orchestrator.models.servers.model_server import READ, SENT, error_words, foreign_server
+from anvyl_mcp.orchestrator.models.servers.model_server import TOKENS_READ, TOKENS_SENT, error_message, foreign_server
 from anvyl_mcp.orchestrator.models.servers.written_calls import WrittenCall, tool_name, unreadable_call, written_calls
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
 OVERFLOW = re.compile(r"context.{0,20}(?:length|size|window|overflow)|fit in context|tokens to keep|n_keep|n_ctx", re.I)
 FAILURES: tuple[tuple[type[ModelAPIError], str], ...] = (
-    (ModelAuthenticationError, "the model server wants a valid key: set ANVYL_LLM_API_KEY"),
+    (ModelAuthenticationError, "the model server requires a valid key: set ANVYL_LLM_API_KEY"),
     (ModelTimeoutError, "the model server did not answer in time"),
     (ModelConnectionError, "the connection to the model server failed"),
     (ModelNotFoundError, "the model server has no `{model}` ready"),
@@ -59,14 +59,14 @@ FAILURES: tuple[tuple[type[ModelAPIError], str], ...] = (
 )
 REASONS = {"length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls"}
 CHARACTERS_PER_TOKEN = 4
-LEAST_TOKENS = 1000
-"""Where the context is not known, a prompt counts as cut only from so many tokens on: some servers leave out those
-that they had cached."""
+MIN_TOKENS = 1000
+"""With an unknown context, a prompt counts as truncated only from this many tokens read on: some servers do not count
+cached tokens."""
 SETTINGS = ModelSettings(temperature=0.0, max_retries=0, timeout=httpx.Timeout(300, connect=3))
 
 
 class LMStudioModel(WholeAnswerModel, OpenAIChatModel):
-    """A model on LM Studio, or on any other server with OpenAI's chat completions."""
+    """Model on LM Studio or on any other OpenAI-compatible server."""
 
     def __init__(
         self,
@@ -92,45 +92,45 @@ class LMStudioModel(WholeAnswerModel, OpenAIChatModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        """One answer, mended.
+        """Request a response and repair it.
 
         Raises:
-            ModelAPIError: there is none that can be used; the message says why, for a person.
+            ModelAPIError: the response cannot be used; the message is written for the user.
         """
-        # A server that ends leaves its port to any user, so this is asked each time.
+        # Checked for each request: when a server stops, any user can take its port.
         if problem := await anyio.to_thread.run_sync(foreign_server, self.base_url, self._allowed_user):
             raise ModelConnectionError(self.model_name, str(problem))
         try:
             response = await super().request(messages, model_settings, model_request_parameters)
         except ModelAPIError as error:
-            raise self._explained(error) from error
+            raise self._readable_error(error) from error
         except (RecursionError, ValueError) as error:
             raise ModelAPIError(self.model_name, "the model server's answer cannot be read") from error
         offered = model_request_parameters.function_tools
         tools = {tool.name: tool.parameters_json_schema for tool in offered}
         schemas = "".join(f"{tool.description}{json.dumps(tool.parameters_json_schema)}" for tool in offered)
-        if cut := self._cut(len(schemas) + _length(messages), response.usage.input_tokens):
+        if cut := self._truncation(len(schemas) + _length(messages), response.usage.input_tokens):
             response = replace(response, provider_details={**(response.provider_details or {}), **cut})
-        return self._usable(replace(response, parts=mended_parts(response, tools)), tools)
+        return self._require_usable(replace(response, parts=repaired_parts(response, tools)), tools)
 
     def _process_response(self, response: ChatCompletion | str, **options: Any) -> ModelResponse:
-        # The SDK does not check what it parsed, so anything at all arrives here.
+        # The SDK does not validate what it parsed, so this may be anything.
         if isinstance(response, str) and response.lstrip().startswith(("data:", "event:")):
-            raise ModelAPIError(self.model_name, "it is a stream of events (SSE), which was not asked for")
+            raise ModelAPIError(self.model_name, "it is a stream of events (SSE), which was not requested")
         if not isinstance(response, ChatCompletion):
-            raise ModelAPIError(self.model_name, "it is no chat completion")
+            raise ModelAPIError(self.model_name, "it is not a chat completion")
         body = replace_surrogates(response.model_dump(warnings=False))
-        if words := error_words(body.get("error")):
+        if words := error_message(body.get("error")):
             raise ModelAPIError(self.model_name, words, body=words)
         return super()._process_response(valid_completion(body, self.model_name), **options)
 
-    def _explained(self, error: ModelAPIError) -> ModelAPIError:
-        words = error_words(error.body) or (error.message if type(error) is ModelAPIError else "")
+    def _readable_error(self, error: ModelAPIError) -> ModelAPIError:
+        words = error_message(error.body) or (error.message if type(error) is ModelAPIError else "")
         if OVERFLOW.search(words):
             return self._overflow()
         category, sentence = next(row for row in FAILURES if isinstance(error, row[0]))
-        told = sentence.format(model=self.model_name) + (f": {words}" if words else "")
-        return category(self.model_name, told, body=error.body)
+        message = sentence.format(model=self.model_name) + (f": {words}" if words else "")
+        return category(self.model_name, message, body=error.body)
 
     def _overflow(self) -> ModelContextWindowExceededError:
         window = self.profile.get("context_window")
@@ -141,14 +141,14 @@ class LMStudioModel(WholeAnswerModel, OpenAIChatModel):
             "load it with more, or ask something narrower",
         )
 
-    def _cut(self, characters: int, read: int) -> dict[str, int]:
-        """The tokens that the server read of a prompt, and those sent, when it cut the prompt without a word."""
+    def _truncation(self, characters: int, read: int) -> dict[str, int]:
+        """Token counts read and sent, if the server silently truncated the prompt; else empty."""
         sent, window = characters // CHARACTERS_PER_TOKEN, self.profile.get("context_window") or 0
         full = bool(window) and read >= 0.98 * window
-        fewer = (sent > window if window else read >= LEAST_TOKENS) and 0 < read < sent // 2
-        return {READ: read, SENT: max(sent, read)} if full or fewer else {}
+        fewer = (sent > window if window else read >= MIN_TOKENS) and 0 < read < sent // 2
+        return {TOKENS_READ: read, TOKENS_SENT: max(sent, read)} if full or fewer else {}
 
-    def _usable(self, response: ModelResponse, tools: Mapping[str, Any]) -> ModelResponse:
+    def _require_usable(self, response: ModelResponse, tools: Mapping[str, Any]) -> ModelResponse:
         calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
         texts = [part.content for part in response.parts if isinstance(part, TextPart)]
         if response.finish_reason == "length" and any(INVALID_JSON_KEY in call.args_as_dict() for call in calls):
@@ -159,7 +159,7 @@ class LMStudioModel(WholeAnswerModel, OpenAIChatModel):
             return response
         if response.finish_reason == "tool_call":
             raise ModelAPIError(self.model_name, "the model server announced a tool call and sent none")
-        # LM Studio answers an overflow of a GGUF model with 200 and nothing in it.
+        # On a context overflow of a GGUF model, LM Studio responds with 200 and an empty message.
         window = self.profile.get("context_window")
         if window and response.usage.input_tokens >= 0.95 * window:
             raise self._overflow()
@@ -167,18 +167,18 @@ class LMStudioModel(WholeAnswerModel, OpenAIChatModel):
 
 
 def valid_completion(body: Mapping[str, Any], model: str) -> ChatCompletion:
-    """A completion built anew from the parts of a server's answer that can be used.
+    """Build a valid completion from the usable parts of a response body.
 
     Raises:
-        ModelAPIError: there are none.
+        ModelAPIError: no part is usable.
     """
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise ModelAPIError(model, "there is no message in it")
+        raise ModelAPIError(model, "it contains no message")
     reasoning = message.get("reasoning_content") or message.get("reasoning")
-    fit = {
+    usable = {
         "role": "assistant",
         "content": closed_thinking(without_channels(_text_of(message.get("content")))),
         "reasoning_content": reasoning if isinstance(reasoning, str) else None,
@@ -191,14 +191,14 @@ def valid_completion(body: Mapping[str, Any], model: str) -> ChatCompletion:
             "object": "chat.completion",
             "created": 0,
             "model": str(body.get("model") or model),
-            "choices": [{"index": 0, "message": fit, "finish_reason": REASONS.get(str(reason), "stop")}],
+            "choices": [{"index": 0, "message": usable, "finish_reason": REASONS.get(str(reason), "stop")}],
             "usage": _usage(body.get("usage")),
         }
     )
 
 
 def _length(messages: Sequence[ModelMessage]) -> int:
-    """Characters of what is sent, without the tools."""
+    """Number of characters in the messages, without the tools."""
     contents = [getattr(part, "content", "") for message in messages for part in message.parts]
     instructions = [message.instructions or "" for message in messages[-1:] if isinstance(message, ModelRequest)]
     return sum(len(str(content)) for content in [*contents, *instructions])
@@ -220,7 +220,7 @@ def _usage(usage: Any) -> dict[str, int] | None:
 
 
 def _native_calls(entries: Any) -> list[dict[str, Any]]:
-    """The calls with an id of their own and arguments that are text; a call sent twice counts once."""
+    """Tool calls with unique ids and arguments as text; duplicates are dropped."""
     calls: dict[tuple[str, str, str], dict[str, Any]] = {}
     for entry in entries if isinstance(entries, list) else []:
         function = entry.get("function") if isinstance(entry, dict) else None
@@ -237,8 +237,8 @@ def _native_calls(entries: Any) -> list[dict[str, Any]]:
     return list(calls.values())
 
 
-def mended_parts(response: ModelResponse, tools: Mapping[str, Any]) -> list[ModelResponsePart]:
-    """The parts with arguments that are objects, text for a person, and written calls made real."""
+def repaired_parts(response: ModelResponse, tools: Mapping[str, Any]) -> list[ModelResponsePart]:
+    """Repair the parts: parse arguments, remove special tokens, turn calls written as text into tool calls."""
     native = any(isinstance(part, ToolCallPart) for part in response.parts)
     said = any(isinstance(part, TextPart) and part.content.strip() for part in response.parts)
     parts: list[ModelResponsePart] = []
@@ -255,16 +255,16 @@ def mended_parts(response: ModelResponse, tools: Mapping[str, Any]) -> list[Mode
         else:
             parts.append(part)
             if isinstance(part, ThinkingPart) and not native and not said:
-                # Servers that keep thoughts apart keep calls with them when a model calls before it is done thinking.
+                # If a model calls a tool before its thinking ends, servers may put the call into the thinking part.
                 _, calls = written_calls(part.content, tools)
         parts += [ToolCallPart(call.name, arguments_object(call.arguments, tools[call.name])) for call in calls]
     return parts
 
 
 def arguments_object(arguments: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments as an object. What cannot be read stays under a name no tool has, so the call is refused.
+    """Parse the arguments into an object. Unreadable ones are kept under a key no tool has, so the call is refused.
 
-    A guess could act on the wrong thing, and unreadable JSON in the history makes llama.cpp fail the next request.
+    A guess could change the wrong object, and invalid JSON in the history makes llama.cpp fail the next request.
     """
     value = arguments
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What a local model server bears: plain schemas, one system message, no extras of OpenAI's own."""
+"""Provider and profile for local model servers: simple schemas, one system message, no OpenAI-only features."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ UNSUPPORTED = ("title", "pattern", "minLength", "maxLength", "format", "examples
 
 
 class LocalProvider(OpenAIProvider):
-    """A server with OpenAI's chat completions, under the name that its answers are marked with."""
+    """OpenAI-compatible server, with a name that marks its responses."""
 
     def __init__(self, name: str, *, base_url: str, api_key: str) -> None:
         super().__init__(base_url=base_url, api_key=api_key)
-        self._marked = name
+        self._provider_name = name
 
     @property
     def name(self) -> str:
-        """Who answers."""
-        return self._marked
+        """Provider name in responses."""
+        return self._provider_name
 
     @staticmethod
     def model_profile(model_name: str) -> ModelProfile:
-        """What is sent to it and what is not."""
+        """Profile for any model on such a server."""
         return local_profile(model_name)
 
 
 class SlimSchema(JsonSchemaTransformer):
-    """Schemas without what costs tokens and what llama.cpp cannot turn into a grammar."""
+    """Remove from schemas what costs tokens or what llama.cpp cannot convert to a grammar."""
 
     def __init__(self, schema: dict[str, Any], *, strict: bool | None = None) -> None:
         super().__init__(schema, strict=strict, prefer_inlined_defs=True)
 
     def transform(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """One node of the schema, slimmed."""
+        """Simplify one node of the schema."""
         slim = {key: value for key, value in schema.items() if key not in UNSUPPORTED and not key.startswith("x-")}
         if slim.get("default", "") is None:
             del slim["default"]
@@ -53,7 +53,7 @@ class SlimSchema(JsonSchemaTransformer):
 
 
 def local_profile(name: str) -> ModelProfile:
-    """What a local server bears, on top of what the model's family is known for."""
+    """Profile of the model's family, restricted to what local servers support."""
     return merge_profile(
         VLLMProvider.model_profile(name),
         OpenAIModelProfile(
@@ -65,7 +65,7 @@ def local_profile(name: str) -> ModelProfile:
             supports_forced_tool_choice=False,
             openai_chat_supports_document_input=False,
             openai_chat_send_back_thinking_parts=False,
-            # A grammar holds the form; a schema in the prompt would cost tokens and, with the hosts in it, the cache.
+            # A grammar enforces the schema; in the prompt it would cost tokens and, as it lists the hosts, cache hits.
             native_output_requires_schema_in_instructions=False,
         ),
     )

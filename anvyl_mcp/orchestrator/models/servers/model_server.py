@@ -1,6 +1,6 @@
-"""A model server: of which kind it is, and which models it offers, whatever it says that in.
+"""Detect the kind of a model server and list its models.
 
-Nothing here imports an agent or a model library: listing models and saying why there is none must stay fast.
+No agent or model library is imported: listing models, or reporting that there is none, must stay fast.
 """
 
 from __future__ import annotations
@@ -28,34 +28,38 @@ OLLAMA = "ollama"
 LLAMA_CPP = "llama.cpp"
 OPENAI_COMPATIBLE = "openai-compatible"
 
-READ, SENT = "anvyl_tokens_read", "anvyl_tokens_sent"
-"""Keys, in an answer's details, of the token counts when the server cut the prompt."""
+TOKENS_READ, TOKENS_SENT = "anvyl_tokens_read", "anvyl_tokens_sent"
+"""Provider details with the token counts of a prompt that the server truncated."""
 
 READ_SECONDS = 3.0
 LOAD_SECONDS = 600.0
 IN_KEYRING = "keyring"
 KEYRING = "anvyl-mcp"
-"""The service that the key stands under in the system's keyring."""
+"""Service name of the key in the system keyring."""
 
 NO_CHAT = re.compile(r"(?:^|[-_/])(?:embed\w*|bge|gte|e5|rerank\w*|whisper)(?:[-_.:]|$)", re.IGNORECASE)
 LOOPBACK = re.compile(r"localhost|127\.[\d.]+|::1")
-BARE = re.compile(r"\w+://[^/]+")
-LIKE_THIS = "set ANVYL_LMSTUDIO_URL, like http://localhost:1234/v1"
+WITHOUT_PATH = re.compile(r"\w+://[^/]+")
+SET_URL = "set ANVYL_LMSTUDIO_URL, like http://localhost:1234/v1"
 UNREACHABLE: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
-    ((httpx.InvalidURL, httpx.UnsupportedProtocol), "`{}` is not a web address", LIKE_THIS),
-    ((httpx.TimeoutException, TimeoutError), "the model server at {} does not answer in time", "see if it is busy"),
+    ((httpx.InvalidURL, httpx.UnsupportedProtocol), "`{}` is not a web address", SET_URL),
+    (
+        (httpx.TimeoutException, TimeoutError),
+        "the model server at {} does not answer in time",
+        "check whether it is busy",
+    ),
     (
         (httpx.ConnectError,),
         "no model server listens at {}",
-        f"start LM Studio's with `lms server start`, or {LIKE_THIS}",
+        f"start the one of LM Studio with `lms server start`, or {SET_URL}",
     ),
-    ((Exception,), "what answers at {} does not speak HTTP", LIKE_THIS),
+    ((Exception,), "the server at {} does not speak HTTP", SET_URL),
 )
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model as the server lists it; None where the server does not say. `name` is what a request asks for."""
+    """One model of the server's list; fields that the server does not report are None. Requests use `name`."""
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -67,32 +71,32 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a model server offers, and what kind of server it is."""
+    """Kind and models of a model server."""
 
     provider: str
     models: tuple[ServedModel, ...] = ()
 
     @property
     def chat_models(self) -> tuple[ServedModel, ...]:
-        """The models that can answer: no embedding models."""
+        """Models that can chat, so no embedding models."""
         return tuple(model for model in self.models if model.chats)
 
 
 def base_url(settings: Settings) -> str:
-    """The model server's OpenAI-compatible base URL, without a slash at its end."""
+    """OpenAI-compatible base URL of the model server, without a trailing slash."""
     url = settings.lmstudio_url.rstrip("/").removesuffix("/chat/completions")
-    return f"{url}/v1" if BARE.fullmatch(url) else url
+    return f"{url}/v1" if WITHOUT_PATH.fullmatch(url) else url
 
 
 def api_key(settings: Settings) -> str:
-    """The key for the model server: as set, or from the system's keyring where the setting says `keyring`.
+    """API key from the setting, or from the system keyring if the setting is `keyring`.
 
     Raises:
-        ModelUnavailable: there is none in the keyring, or no keyring.
+        ModelUnavailable: there is no keyring, or no key in it.
     """
     if settings.llm_api_key != IN_KEYRING:
         return settings.llm_api_key
-    put = f"put it there: keyring set {KEYRING} llm-api-key"
+    store_it = f"store it with: keyring set {KEYRING} llm-api-key"
     try:
         keyring = importlib.import_module("keyring")
     except ImportError as error:
@@ -101,14 +105,14 @@ def api_key(settings: Settings) -> str:
     try:
         found = keyring.get_password(KEYRING, "llm-api-key")
     except errors.KeyringError as error:
-        raise ModelUnavailable(f"the keyring cannot be read: {text.clean(str(error))}", hint=put) from error
+        raise ModelUnavailable(f"the keyring cannot be read: {text.clean(str(error))}", hint=store_it) from error
     if not found:
-        raise ModelUnavailable("the keyring has no key for the model server", hint=put)
+        raise ModelUnavailable("the keyring has no key for the model server", hint=store_it)
     return str(found)
 
 
 def foreign_server(url: str, allowed: str) -> ModelUnavailable | None:
-    """Why nothing is sent to what listens at a URL of this machine; None when there is no reason."""
+    """Error if another user of this machine listens at the URL, else None."""
     owner = foreign_owner(url, allowed)
     if not owner:
         return None
@@ -119,15 +123,15 @@ def foreign_server(url: str, allowed: str) -> ModelUnavailable | None:
 
 
 async def list_models(settings: Settings) -> Listing:
-    """Ask the server for its models, LM Studio's own lists first. A server without a list gives an empty one.
+    """List the server's models, trying LM Studio's own APIs first; empty if the server has no list.
 
     Raises:
-        ModelUnavailable: nothing answers, a key is needed, or what answers is no model server.
+        ModelUnavailable: no server answers, it requires a key, or it is not a model server.
     """
     url, key = base_url(settings), api_key(settings)
     root = url.removesuffix("/v1")
     status, body = 404, None
-    async with connected(settings, key) as client:
+    async with open_client(settings, key) as client:
         for address, provider, read in (
             (f"{root}/api/v1/models", LMSTUDIO, _from_v1),
             (f"{root}/api/v0/models", LMSTUDIO, _from_v0),
@@ -136,37 +140,39 @@ async def list_models(settings: Settings) -> Listing:
             status, body = await _get(client, address)
             if status == 200 and (models := read(body)) is not None:
                 listing = Listing(provider, tuple(models))
-                return await _told_more(client, root, listing) if provider == OPENAI_COMPATIBLE else listing
-    return _without_a_list(url, status, body, bool(key))
+                return await _with_details(client, root, listing) if provider == OPENAI_COMPATIBLE else listing
+    return _without_list(url, status, body, bool(key))
 
 
 async def load_model(settings: Settings, name: str, context_length: int) -> int | None:
-    """Have LM Studio load a model with so many tokens of context; how many it gave, if it says.
+    """Load a model in LM Studio with `context_length` tokens; returns the actual length, if reported.
 
     Raises:
-        ModelUnavailable: it cannot, or is another server.
+        ModelUnavailable: loading failed, or the server is not LM Studio.
     """
     listing, url = await list_models(settings), base_url(settings)
     if listing.provider != LMSTUDIO:
         raise ModelUnavailable("only LM Studio loads models on demand", hint="load it with the server's own command")
-    # Loading one that is loaded makes a second instance of it beside the first.
+    # Loading a loaded model would create a second instance.
     if any(model.loaded and name in (model.name, *model.aliases) for model in listing.models):
-        raise ModelUnavailable(f"`{name}` is loaded already", hint=f"for another context unload it: lms unload {name}")
+        raise ModelUnavailable(
+            f"`{name}` is already loaded", hint=f"to change its context, unload it first: lms unload {name}"
+        )
     wanted = {"model": name, "context_length": context_length, "echo_load_config": True}
-    async with connected(settings, api_key(settings)) as client:
+    async with open_client(settings, api_key(settings)) as client:
         answer = await client.post(f"{url.removesuffix('/v1')}/api/v1/models/load", json=wanted, timeout=LOAD_SECONDS)
-    body = body_of(answer)
+    body = json_body(answer)
     if not answer.is_success or _object(body).get("error"):
         raise ModelUnavailable(
-            f"LM Studio did not load `{name}`: {error_words(body) or f'HTTP {answer.status_code}'}",
-            hint="is there memory for it? Try a smaller --context-length",
+            f"LM Studio did not load `{name}`: {error_message(body) or f'HTTP {answer.status_code}'}",
+            hint="it may not fit into memory; try a smaller --context-length",
         )
     return _count(_object(_object(body).get("load_config")).get("context_length"))
 
 
 @asynccontextmanager
-async def connected(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the model server; its failures are `ModelUnavailable`."""
+async def open_client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """HTTP client for the model server; connection errors become `ModelUnavailable`."""
     url = base_url(settings)
     trusted = await anyio.to_thread.run_sync(_trusted_authorities)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -177,20 +183,20 @@ async def connected(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncCl
         async with httpx.AsyncClient(timeout=timeout, headers=headers, verify=trusted) as client:
             yield client
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-        message, hint = next((told, hint) for kinds, told, hint in UNREACHABLE if isinstance(error, kinds))
+        message, hint = next((message, hint) for kinds, message, hint in UNREACHABLE if isinstance(error, kinds))
         raise ModelUnavailable(message.format(url), hint=hint) from error
 
 
 @cache
 def _trusted_authorities() -> ssl.SSLContext:
-    """Read once: it takes tens of milliseconds, which a server has no time for with every question."""
+    """TLS context, cached because loading it takes tens of milliseconds."""
     return httpx.create_ssl_context()
 
 
-async def _told_more(client: httpx.AsyncClient, root: str, listing: Listing) -> Listing:
-    """What a server tells beside the list that all have: which it is, what is loaded, with how much context."""
-    for tell in (_from_ollama, _from_llama_cpp):
-        if (better := await tell(client, root, listing)) is not None:
+async def _with_details(client: httpx.AsyncClient, root: str, listing: Listing) -> Listing:
+    """Add what Ollama or llama.cpp report in their own APIs: kind of server, loaded models, context length."""
+    for read in (_from_ollama, _from_llama_cpp):
+        if (better := await read(client, root, listing)) is not None:
             return better
     return listing
 
@@ -215,7 +221,7 @@ async def _from_llama_cpp(client: httpx.AsyncClient, root: str, listing: Listing
         return None
     tools = _object(_object(body).get("chat_template_caps")).get("supports_tools")
     context, trained = _count(settings.get("n_ctx")), tools if isinstance(tools, bool) else None
-    # It serves one model, under whatever name.
+    # llama.cpp serves one model, under any name.
     if len(listing.models) != 1:
         return Listing(LLAMA_CPP, listing.models)
     model = replace(listing.models[0], loaded=True, context_length=context, trained_for_tools=trained)
@@ -223,51 +229,51 @@ async def _from_llama_cpp(client: httpx.AsyncClient, root: str, listing: Listing
 
 
 async def _get(client: httpx.AsyncClient, address: str) -> tuple[int, Any]:
-    """Status and body; None for a body that is not JSON."""
+    """Status and JSON body; the body is None if it is not JSON."""
     connect = client.timeout.connect or 0
-    with anyio.fail_after(connect + READ_SECONDS):  # a body that drips never trips the timeout between two bytes
+    with anyio.fail_after(connect + READ_SECONDS):  # a slow body never exceeds the timeout between two reads
         response = await client.get(address)
-    return response.status_code, body_of(response)
+    return response.status_code, json_body(response)
 
 
-def body_of(response: httpx.Response) -> Any:
-    """The JSON body of an answer; None when it is not JSON."""
+def json_body(response: httpx.Response) -> Any:
+    """JSON body of a response, or None if it is not JSON."""
     try:
         return response.json()
     except (ValueError, RecursionError):
         return None
 
 
-def _without_a_list(url: str, status: int, body: Any, key_given: bool) -> Listing:
-    words = error_words(body)
+def _without_list(url: str, status: int, body: Any, key_given: bool) -> Listing:
+    words = error_message(body)
     if status in (401, 403) and (body is not None or key_given):
-        message = f"the model server at {url} {'refuses the key' if key_given else 'wants a key'}"
+        message = f"the model server at {url} {'rejects the key' if key_given else 'requires a key'}"
         raise ModelUnavailable(message, hint="set ANVYL_LLM_API_KEY to a key that it accepts")
-    # LM Studio answers 200 with an error for an address it does not know. A web server's page is not JSON.
+    # LM Studio responds to unknown paths with 200 and an error. The page of a web server is not JSON.
     if (status in (404, 405, 501) and body is not None) or (status == 200 and words):
         return Listing(OPENAI_COMPATIBLE)
     if status in (404, 405, 501):
         raise _not_a_model_server(url)
     if status in (401, 403):
-        raise ModelUnavailable(f"what answers at {url} asks for a login, as web pages do", hint=LIKE_THIS)
+        raise ModelUnavailable(f"the server at {url} asks for a login, like a web page", hint=SET_URL)
     if status >= 400:
         said = f": {words}" if words else ""
-        raise ModelUnavailable(f"the model server at {url} answered {status}{said}", hint="look at its log")
+        raise ModelUnavailable(f"the model server at {url} answered {status}{said}", hint="check its log")
     raise _not_a_model_server(url)
 
 
 def _not_a_model_server(url: str) -> ModelUnavailable:
-    return ModelUnavailable(f"what answers at {url} is not an OpenAI-compatible model server", hint=LIKE_THIS)
+    return ModelUnavailable(f"the server at {url} is not an OpenAI-compatible model server", hint=SET_URL)
 
 
 def _from_v1(body: Any) -> list[ServedModel] | None:
-    """LM Studio 0.4: one entry for each downloaded model, with its loaded instances."""
+    """Parse the list of LM Studio 0.4: one entry per downloaded model, with its loaded instances."""
     entries = _entries(body, "models", "key")
     return None if entries is None else [model for entry in entries for model in _instances(entry)]
 
 
 def _instances(entry: dict[str, Any]) -> list[ServedModel]:
-    """The loaded instances of a downloaded model with its other variants, or the model itself when none is loaded."""
+    """Loaded instances and other variants of a downloaded model; the model itself if none is loaded."""
     key = _string(entry.get("key"))
     variants = [name for name in _list(entry.get("variants")) if isinstance(name, str)]
     trained = _object(entry.get("capabilities")).get("trained_for_tool_use")
@@ -295,7 +301,7 @@ def _instances(entry: dict[str, Any]) -> list[ServedModel]:
 
 
 def _from_v0(body: Any) -> list[ServedModel] | None:
-    """LM Studio 0.3: one entry for each downloaded model, with its state."""
+    """Parse the list of LM Studio 0.3: one entry per downloaded model, with its state."""
     entries = _entries(body, "data", "state")
     return None if entries is None else [_with_state(entry) for entry in entries if _string(entry.get("id"))]
 
@@ -304,7 +310,7 @@ def _with_state(entry: dict[str, Any]) -> ServedModel:
     return ServedModel(
         name=entry["id"],
         chats=_chats(entry["id"], entry.get("type")),
-        # Older builds list no capabilities at all; newer ones leave the list out for a model that has none.
+        # Older builds never list capabilities; newer ones omit the list for a model without any.
         trained_for_tools="tool_use" in _list(entry["capabilities"]) if "capabilities" in entry else None,
         loaded=entry["state"] == "loaded",
         context_length=_count(entry.get("loaded_context_length")),
@@ -312,7 +318,7 @@ def _with_state(entry: dict[str, Any]) -> ServedModel:
 
 
 def _from_openai(body: Any) -> list[ServedModel] | None:
-    """The list every OpenAI-compatible server has: names, and a context length from some."""
+    """Parse the list of any OpenAI-compatible server: names, and from some servers a context length."""
     entries = _entries(body, "data", "id")
     return None if entries is None else [_plain(entry) for entry in entries]
 
@@ -322,11 +328,11 @@ def _plain(entry: dict[str, Any]) -> ServedModel:
     return ServedModel(name, chats=_chats(name, entry.get("type")), context_length=_count(entry.get("max_model_len")))
 
 
-def _entries(body: Any, field: str, needed: str) -> list[dict[str, Any]] | None:
-    """The objects listed under `field` that have a string `needed`; None when the body is no such list."""
+def _entries(body: Any, field: str, required: str) -> list[dict[str, Any]] | None:
+    """Objects in the list `field` with a string `required`; None if the body has no such list."""
     if not isinstance(body, dict) or not isinstance(body.get(field), list):
         return None
-    entries = [entry for entry in _objects(body[field]) if _string(entry.get(needed))]
+    entries = [entry for entry in _objects(body[field]) if _string(entry.get(required))]
     return entries if entries or not body[field] else None
 
 
@@ -354,8 +360,8 @@ def _count(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def error_words(body: object) -> str:
-    """What a server's error body says, whether it is text, `{"error": text}` or `{"error": {"message": text}}`."""
+def error_message(body: object) -> str:
+    """Message of an error body: text, `{"error": text}` or `{"error": {"message": text}}`."""
     while isinstance(body, dict):
         body = body.get("error") or body.get("message") or body.get("detail")
     if not isinstance(body, str) or body.lstrip().startswith("<"):

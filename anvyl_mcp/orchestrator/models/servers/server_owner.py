@@ -1,4 +1,4 @@
-"""Whose program listens where the model server should be: any user of a machine may open a port there first."""
+"""Find the owner of a loopback listener: another user may have taken the model server's port."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import httpx
 LISTENING = "0A"
 FIRST_LOGIN_USER = 1000
 SERVICE_USERS = range(61184, 65520)
-"""What systemd gives to services without a user of their own."""
+"""Uids that systemd assigns to services with DynamicUser."""
 TABLES = ("tcp", "tcp6")
 UID_MIN = re.compile(r"^\s*UID_MIN\s+(\d+)", re.MULTILINE)
 
 
 def foreign_owner(url: str, allowed: str = "") -> str:
-    """The login user, other than ours and `allowed`, that listens at a loopback URL; empty when none does.
+    """Name of a login user other than us and `allowed` that listens at a loopback URL; empty if none does.
 
-    Root and service users count as the machine itself: they are who runs containers and model servers on it.
+    Root and service users are trusted: they run the containers and model servers of the machine.
 
     Raises:
-        httpx.InvalidURL: it is not a URL. It is read as the client that connects reads it.
+        httpx.InvalidURL: the URL is malformed. Parsed with httpx, because the client does the same.
     """
     if sys.platform != "linux":
         return ""
@@ -54,7 +54,7 @@ def _loopback_targets(host: str) -> Iterator[str]:
 
 
 def _reached_by(address: str) -> tuple[str, ...]:
-    """What else than itself a listener's address answers to, as far as it is loopback."""
+    """Further loopback addresses at which a listener on `address` is reached."""
     match address:
         case "0.0.0.0":
             return ("127.0.0.1",)
@@ -64,7 +64,7 @@ def _reached_by(address: str) -> tuple[str, ...]:
 
 
 def _listeners() -> Iterator[tuple[str, int, int]]:
-    """Address, port and owner of each listening socket."""
+    """Address, port and owner (uid) of each listening socket."""
     for table in TABLES:
         try:
             lines = Path(f"/proc/self/net/{table}").read_text(encoding="ascii").splitlines()[1:]
@@ -78,7 +78,7 @@ def _listeners() -> Iterator[tuple[str, int, int]]:
 
 
 def _address(text: str) -> str:
-    """An address of the table, which has 32-bit words in the machine's byte order."""
+    """Parse an address of the table: 32-bit words in the machine's byte order."""
     words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
     parsed = ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None

@@ -1,8 +1,8 @@
-"""Tool calls that a model wrote as text, because its server does not know the model's dialect.
+"""Parse tool calls that a model wrote as text, because its server does not know the model's format.
 
-`DIALECTS` is the table: who writes it, how a call begins, which parser reads the rest, and how it ends. A call counts
-only when it names one of the tools that were offered, stands on lines of its own and ends the message: text that quotes
-a call must not become one. What is read here passes the same checks as any other call.
+The table `DIALECTS` lists which models use a format, its opening mark, its parsers and its closing mark. A call is only
+accepted if it names an offered tool, has its own lines and ends the message, so that a quoted call is not executed.
+Parsed calls go through the same checks as any other call.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class WrittenCall(NamedTuple):
     arguments: Any
 
 
-Found = tuple[list[WrittenCall], int]
-"""The calls at the beginning of a text, and how long they are there."""
-Parser = Callable[[str], Found | None]
+ParsedCalls = tuple[list[WrittenCall], int]
+"""Calls at the beginning of a text, and the number of characters they take."""
+Parser = Callable[[str], ParsedCalls | None]
 
 NAME = r"[A-Za-z_][\w.-]*(?::\d+)?"
 FENCE = r"(?:```(?:json|tool_code|tool_call|python|xml)?\s*)?"
@@ -34,7 +34,7 @@ ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "arguments_json")
 
 
 def tool_name(written: str, tools: Collection[str]) -> str:
-    """The tool that a name stands for: `functions.x`, `x<|channel|>commentary` and `functions.x:0` are `x`."""
+    """Resolve a written name to a tool: `functions.x`, `x<|channel|>commentary` and `functions.x:0` are `x`."""
     if written in tools:
         return written
     bare = re.sub(r":\d+$", "", re.split(r"<\||\s|\[", written.strip())[0]).rpartition(".")[2]
@@ -42,8 +42,8 @@ def tool_name(written: str, tools: Collection[str]) -> str:
     return next((name for name in (bare, spelled) if name in tools), written)
 
 
-def json_calls(content: str) -> Found | None:
-    """`{"name": …, "arguments": …}`, a list of them, or them under `tool_calls`."""
+def json_calls(content: str) -> ParsedCalls | None:
+    """Parse `{"name": …, "arguments": …}`, a list of such objects, or a list under `tool_calls`."""
     found = _json_value(content)
     if found is None:
         return None
@@ -71,11 +71,11 @@ def _call_of(entry: Any) -> WrittenCall | None:
     return None if name is None or arguments is None else WrittenCall(name, arguments)
 
 
-def named_json(separator: str) -> Parser:
-    """A name, something between, and the arguments as JSON: `stop_container[ARGS]{"name": "web"}`."""
+def named_json_parser(separator: str) -> Parser:
+    """Parser for a name, a separator and JSON arguments: `stop_container[ARGS]{"name": "web"}`."""
     pattern = re.compile(rf"\s*(?P<name>{NAME})\s*(?:{separator})\s*{FENCE}(?=\{{)", re.DOTALL)
 
-    def parse(content: str) -> Found | None:
+    def parse(content: str) -> ParsedCalls | None:
         match = pattern.match(content)
         found = _json_value(content[match.end() :]) if match else None
         if not match or not found or not isinstance(found[0], dict):
@@ -85,8 +85,8 @@ def named_json(separator: str) -> Parser:
     return parse
 
 
-def python_calls(content: str) -> Found | None:
-    """`stop_container(name="web")`, in a list, in `print()`, or several with `;` or lines between them."""
+def python_calls(content: str) -> ParsedCalls | None:
+    """Parse `stop_container(name="web")`, also in a list, in `print()`, or several separated by `;` or newlines."""
     end = re.search(r"```|<\|?[/\w]*tool_call|</function_calls>|<\|[\w]+\|>|\Z", content)
     source = content[: end.start() if end else len(content)].strip()
     if not re.match(rf"\[?\s*{NAME}\s*\(", source):
@@ -119,12 +119,12 @@ def _python_call(node: ast.expr) -> WrittenCall | None:
     return WrittenCall(name, arguments)
 
 
-def tagged(head: str, argument: str, tail: str) -> Parser:
-    """A name and its arguments in tags, or as JSON between them; models leave the last tags out."""
+def tag_parser(head: str, argument: str, tail: str) -> Parser:
+    """Parser for a name with arguments in tags, or JSON between the tags; the closing tags are optional."""
     pattern = re.compile(rf"{head}(?P<body>.*?)(?:{tail}|\Z)", re.DOTALL)
     arguments = re.compile(argument, re.DOTALL)
 
-    def parse(content: str) -> Found | None:
+    def parse(content: str) -> ParsedCalls | None:
         match = pattern.match(content)
         if not match:
             return None
@@ -137,8 +137,8 @@ def tagged(head: str, argument: str, tail: str) -> Parser:
     return parse
 
 
-def braced(content: str) -> Found | None:
-    """`call:stop_container{name:<escape>web<escape>,timeout:5}`."""
+def braced_call(content: str) -> ParsedCalls | None:
+    """Parse `call:stop_container{name:<escape>web<escape>,timeout:5}`."""
     match = re.match(rf"call:\s*(?P<name>{NAME})\s*\{{(?P<body>.*?)\}}(?=\s*<|\s*\Z)", content, re.DOTALL)
     if not match:
         return None
@@ -152,22 +152,22 @@ def braced(content: str) -> Found | None:
 PARAMETER = (
     r"<parameter(?:=|\s+name=)\"?(?P<key>[\w.-]+)\"?(?:\s[^>]*)?>(?P<value>.*?)(?:</parameter>|(?=<parameter)|\Z)"
 )
-function_tags = tagged(rf"<function=\"?(?P<name>{NAME})\"?>", PARAMETER, r"</function>")
-invoke_tags = tagged(rf"<invoke\s+name=\"(?P<name>{NAME})\"\s*>", PARAMETER, r"</invoke>")
-key_value_tags = tagged(
+function_tags = tag_parser(rf"<function=\"?(?P<name>{NAME})\"?>", PARAMETER, r"</function>")
+invoke_tags = tag_parser(rf"<invoke\s+name=\"(?P<name>{NAME})\"\s*>", PARAMETER, r"</invoke>")
+key_value_tags = tag_parser(
     rf"(?P<name>{NAME})\s*(?=<arg_key>|</tool_call>)",
     r"<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)(?:</arg_value>|\Z)",
     r"(?=</tool_call>)",
 )
-name_tags = tagged(rf"<(?P<name>{NAME})>", r"<(?P<key>\w+)>(?P<value>.*?)</(?P=key)>", r"</(?P=name)>")
+name_tags = tag_parser(rf"<(?P<name>{NAME})>", r"<(?P<key>\w+)>(?P<value>.*?)</(?P=key)>", r"</(?P=name)>")
 IN_TOOL_CALL = (json_calls, function_tags, invoke_tags, key_value_tags, python_calls)
 SEPARATOR = "<｜tool▁sep｜>"
 END_REQUEST = r"\[END_TOOL_REQUEST\]"
-harmony = named_json(r"(?:<\|channel\|>\s*\w+)?\s*(?:<\|constrain\|>)?\s*(?:json|code)?\s*(?:<\|message\|>)?")
+harmony = named_json_parser(r"(?:<\|channel\|>\s*\w+)?\s*(?:<\|constrain\|>)?\s*(?:json|code)?\s*(?:<\|message\|>)?")
 
 
 class Dialect(NamedTuple):
-    """One way of writing calls. `opening` marks a call, whatever follows it; without one only the parser knows."""
+    """Format of written calls. `opening` marks a call; with an empty one only the parser can tell."""
 
     written_by: str
     opening: str
@@ -187,20 +187,25 @@ DIALECTS = (
     Dialect("gpt-oss, recipient first", r"<\|start\|>assistant\s+to=", (harmony,), HARMONY_ENDS),
     Dialect("gpt-oss without its tokens", r"(?:assistant)?commentary\s+to=", (harmony,)),
     Dialect("Gemma 2 and 3", r"```tool_(?:code|call)\s", (python_calls, json_calls), r"```"),
-    Dialect("FunctionGemma", r"<start_function_call>", (braced,), r"<end_function_call>"),
-    Dialect("Gemma 4", r"<\|tool_call>", (braced,), r"<tool_call\|>"),
+    Dialect("FunctionGemma", r"<start_function_call>", (braced_call,), r"<end_function_call>"),
+    Dialect("Gemma 4", r"<\|tool_call>", (braced_call,), r"<tool_call\|>"),
     Dialect("Granite, Phi-4", r"<\|tool_call\|>", (json_calls,), r"<\|/tool_call\|>"),
     Dialect("Phi-4, functools", r"functools(?=\s*\[)", (json_calls,)),
     Dialect("LM Studio", r"\[TOOL_REQUEST\]", (json_calls,), r"\[END_TOOL_REQUEST\]"),
-    Dialect("LM Studio, named", rf"\[(?={NAME}\]\s*\{{.*{END_REQUEST})", (named_json(r"\]"),), END_REQUEST),
+    Dialect("LM Studio, named", rf"\[(?={NAME}\]\s*\{{.*{END_REQUEST})", (named_json_parser(r"\]"),), END_REQUEST),
     Dialect("OpenAI's older form", r"<function_call>", (json_calls,), r"</function_call>"),
     Dialect("Nemotron", r"<TOOLCALL>", (json_calls,), r"</TOOLCALL>"),
     Dialect("LFM2", r"<\|tool_call_start\|>", (python_calls, json_calls), r"<\|tool_call_end\|>"),
-    Dialect("Mistral", r"\[TOOL_CALLS\]", (json_calls, named_json(r"(?:\[CALL_ID\]\w+)?\s*(?:\[ARGS\])?"))),
+    Dialect("Mistral", r"\[TOOL_CALLS\]", (json_calls, named_json_parser(r"(?:\[CALL_ID\]\w+)?\s*(?:\[ARGS\])?"))),
     Dialect("Llama 3, Qwen Coder", r"(?=<function=)", (function_tags,)),
     Dialect("Llama 3.1", r"<\|python_tag\|>", (json_calls, python_calls), r"<\|eom_id\|>"),
-    Dialect("Kimi", r"<\|tool_call_begin\|>", (named_json(r"<\|tool_call_argument_begin\|>"),), r"<\|tool_call_end\|>"),
-    Dialect("DeepSeek", rf"<｜tool▁call▁begin｜>(?:function{SEPARATOR})?", (named_json(rf"(?:{SEPARATOR})?"),)),
+    Dialect(
+        "Kimi",
+        r"<\|tool_call_begin\|>",
+        (named_json_parser(r"<\|tool_call_argument_begin\|>"),),
+        r"<\|tool_call_end\|>",
+    ),
+    Dialect("DeepSeek", rf"<｜tool▁call▁begin｜>(?:function{SEPARATOR})?", (named_json_parser(rf"(?:{SEPARATOR})?"),)),
     Dialect("Command R", r"<\|START_ACTION\|>", (json_calls,), r"<\|END_ACTION\|>"),
     Dialect("InternLM", r"<\|action_start\|>\s*<\|plugin\|>", (json_calls,), r"<\|action_end\|>"),
     Dialect("JSON", r"", (json_calls,)),
@@ -214,21 +219,21 @@ END_TOKENS = (
     r"<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end|return|call|end_of_turn|eos|eod)\|>|</s>|<end_of_turn>|<eos>"
     r"|<turn\|>|<｜end▁of▁sentence｜>"
 )
-"""Where a model's turn ended; what follows is a turn that it made up."""
+"""End of a model's turn; anything after it is an invented turn."""
 BETWEEN = re.compile(
     rf"(?:\s|[,;]|{WRAPPERS}|<\|tool_calls_section_end\|>|<｜tool▁calls?▁end｜>|{END_TOKENS}"
     r"|</(?:\w+:)?(?:tool_calls?|function_calls?)>|```(?:json|python|xml)?(?=\s|\Z|<))+"
 )
-"""What may stand between calls, and around all of them."""
+"""Text that is allowed before, between and after calls."""
 _OPENINGS = [re.compile(dialect.opening, re.DOTALL) for dialect in DIALECTS]
 _CLOSINGS = [re.compile(rf"\s*(?:```\s*)?(?:{dialect.closing})" if dialect.closing else "") for dialect in DIALECTS]
 _BEFORE_BODY = re.compile(r"\s*(?:```(?:json|python)?\s)?\s*")
 
 
 def written_calls(content: str, tools: Mapping[str, Any]) -> tuple[str, list[WrittenCall]]:
-    """The prose before tool calls that were written as text, and those calls; the whole text when there are none.
+    """Split a message into the prose before tool calls and the calls; without calls all of it is prose.
 
-    Prose after calls is dropped only when the message began with a marked call: it is made up.
+    Prose after the calls is accepted, and dropped as invented, only if the message begins with a marked call.
     """
     for start in _starts(content, tools):
         calls, rest = _read_calls(content[start:])
@@ -242,22 +247,22 @@ def written_calls(content: str, tools: Mapping[str, Any]) -> tuple[str, list[Wri
 
 
 def unreadable_call(content: str, tools: Mapping[str, Any]) -> bool:
-    """Whether a text holds what looks like a call and could not be read as one of a tool that there is."""
+    """Whether a text contains something like a tool call that could not be parsed into a call of a known tool."""
     for start in _starts(content, tools):
         piece = content[start:]
         calls, _ = _read_calls(piece)
-        ours = bool(calls) and all(tool_name(call.name, tools) in tools for call in calls)
+        is_known = bool(calls) and all(tool_name(call.name, tools) in tools for call in calls)
         if MARKED_LINE.match(piece):
-            # A call that can be read, with words after it, is quoted.
-            if not ours or not content[:start].strip():
+            # A valid call that is followed by prose is a quotation.
+            if not is_known or not content[:start].strip():
                 return True
-        elif not calls and _speaks_of_a_tool(piece, tools):
+        elif not calls and _names_a_tool(piece, tools):
             return True
     return False
 
 
 def _starts(content: str, tools: Mapping[str, Any]) -> list[int]:
-    """Where a call may begin: at a mark on a line of its own, or at the beginning of the whole text."""
+    """Offsets at which a call may begin: marks at the start of a line, and the start of the text."""
     starts = {match.start() for match in MARKED_LINE.finditer(content)}
     begins = re.match(r"\s*(?:```\w*\s*)?[\[{]", content) is not None
     named = re.match(rf"\s*(?:```\w*\s*)?(?:print\()?<?({NAME})\s*[(>]", content)
@@ -267,7 +272,7 @@ def _starts(content: str, tools: Mapping[str, Any]) -> list[int]:
 
 
 def _read_calls(content: str) -> tuple[list[WrittenCall], str]:
-    """The calls at the beginning of `content`, and what follows them."""
+    """Calls at the beginning of `content`, and the rest of the text."""
     calls: list[WrittenCall] = []
     while True:
         content = content[match.end() :] if (match := BETWEEN.match(content)) else content
@@ -278,7 +283,7 @@ def _read_calls(content: str) -> tuple[list[WrittenCall], str]:
         content = content[found[1] :]
 
 
-def _read_one(content: str) -> Found | None:
+def _read_one(content: str) -> ParsedCalls | None:
     for dialect, opening, closing in zip(DIALECTS, _OPENINGS, _CLOSINGS, strict=True):
         match = opening.match(content)
         if not match:
@@ -293,8 +298,8 @@ def _read_one(content: str) -> Found | None:
     return None
 
 
-def _speaks_of_a_tool(piece: str, tools: Mapping[str, Any]) -> bool:
-    """Whether JSON that broke off, or Python that is none, calls a tool that there is."""
+def _names_a_tool(piece: str, tools: Mapping[str, Any]) -> bool:
+    """Whether truncated JSON, or text that is not valid Python, calls a known tool."""
     named = re.search(rf'"(?:{"|".join(NAME_KEYS)})"\s*:\s*"({NAME})"', piece)
     keyed = re.search(rf'"(?:{"|".join(ARGUMENT_KEYS)})"\s*:', piece)
     broken_off = piece.count("(") != piece.count(")")
