@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.watch.health import check_hosts
-from anvyl_mcp.server.auth.callers import ACTING
+from anvyl_mcp.server.auth.callers import CURRENT_CALLER
 from anvyl_mcp.server.tool import Result, Row, Tool, tool
 
 
@@ -40,7 +40,7 @@ def fleet_tools(fleet: Fleet | None) -> list[Tool]:
         """List the hosts of the fleet and whether they answer."""
         assert fleet is not None
         # A token is for the host that issued it: its holder neither sees other hosts nor has them asked.
-        names = fleet.hosts if ACTING.get().relay else [fleet.local.name]
+        names = fleet.hosts if CURRENT_CALLER.get().relay else [fleet.local.name]
         found = await check_hosts(fleet, names)
         rows = [
             Host(name=one.name, url=one.url, status=one.status, tags=list(one.tags), version=one.version)

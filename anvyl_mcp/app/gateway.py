@@ -79,7 +79,7 @@ async def serve_http(settings: Settings, *, on_ready: Callable[[list[str]], None
     """
     from anvyl_mcp.server.http import listener
     from anvyl_mcp.server.http.app import build_local_app
-    from anvyl_mcp.server.http.authentication import verifier
+    from anvyl_mcp.server.http.authentication import make_verifier
 
     node = Node(settings)
     server = build(node)
@@ -90,10 +90,10 @@ async def serve_http(settings: Settings, *, on_ready: Callable[[list[str]], None
         node.engine,
         node.state,
         name=node.local.name,
-        verifier=verifier(settings),
+        verifier=make_verifier(settings),
         local_token=settings.run_dir / TOKEN,
     )
-    host = listener.server(app, server, on_ready=lambda: on_ready([url for url in urls if "[" not in url]))
+    host = listener.make_server(app, server, on_ready=lambda: on_ready([url for url in urls if "[" not in url]))
     try:
         await host.serve(sockets)
     finally:

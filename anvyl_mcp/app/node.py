@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from anvyl_mcp.server.auth.callers import Caller
     from anvyl_mcp.server.engine.engine import Engine
     from anvyl_mcp.server.http.host_state import HostState
-    from anvyl_mcp.server.http.metrics.prometheus import PeerFigures
-    from anvyl_mcp.server.http.pairing_routes import Open
+    from anvyl_mcp.server.http.metrics.prometheus import PeerHealth
+    from anvyl_mcp.server.http.pairing_routes import OpenNetwork
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Node:
             self._changes = Changes(kept.audit, kept.journal, Observer(engine))
             gate = Gate(kept.audit, self._limits, self.policy, self._changes, kept.next_key.announce)
             self.metrics = Metrics()
-            server = build_server(tools, dependencies, gate, name=self.local.name, called=self.metrics.called)
+            server = build_server(tools, dependencies, gate, name=self.local.name, called=self.metrics.count_call)
             self._parts = server, engine, kept
         return self._parts
 
@@ -158,7 +158,7 @@ class Node:
 
         def count(reply: Reply) -> None:
             outcome = reply.error.code if reply.error else "ok"
-            self.metrics.asked(
+            self.metrics.count_question(
                 mode=reply.mode, model=reply.model, outcome=outcome, seconds=reply.seconds, usage=reply.usage
             )
 
@@ -171,13 +171,13 @@ class Node:
             self._made()
         return self.assistant()
 
-    def http_app(self, base_url: Callable[[], str], open_network: Open) -> Starlette:
+    def http_app(self, base_url: Callable[[], str], open_network: OpenNetwork) -> Starlette:
         """One application with every route of this host; `base_url` tells where it is served."""
         from anvyl_mcp.orchestrator.api.endpoint import HostContext
         from anvyl_mcp.orchestrator.api.routes import agent_routes
         from anvyl_mcp.server.auth.callers import caller_of
         from anvyl_mcp.server.http.app import build_app
-        from anvyl_mcp.server.http.authentication import verifier
+        from anvyl_mcp.server.http.authentication import make_verifier
         from anvyl_mcp.server.http.metrics.prometheus import metrics_route
         from anvyl_mcp.server.http.request_ids import REQUEST_ID
 
@@ -196,18 +196,18 @@ class Node:
             kept,
             [*routes, figures],
             name=self.local.name,
-            verifier=verifier(self.settings),
+            verifier=make_verifier(self.settings),
             local_token=self.settings.run_dir / serve_lock.LOCAL_TOKEN_FILE,
             open_network=open_network,
         )
 
-    async def _peers(self) -> list[PeerFigures]:
+    async def _peers(self) -> list[PeerHealth]:
         """How the other hosts do."""
-        from anvyl_mcp.server.http.metrics.prometheus import PeerFigures
+        from anvyl_mcp.server.http.metrics.prometheus import PeerHealth
 
         others = [name for name in self.fleet.hosts if name != self.local.name]
         found = await check_hosts(self.fleet, others)
-        return [PeerFigures(one.name, one.ok, self.fleet.is_skipped(one.name)) for one in found]
+        return [PeerHealth(one.name, one.ok, self.fleet.is_skipped(one.name)) for one in found]
 
     async def agent_service(self) -> AgentService:
         """The service behind the agent API. Imported on a thread, because the import takes a second."""

@@ -39,7 +39,9 @@ async def serve(
     kept = node.state
     kept.on_joined = on_joined
     with serve_lock.claim(settings.run_dir) as announced:
-        sockets = listener.listen(settings.host or kept.opened or "127.0.0.1", [settings.port, settings.agent_port])
+        sockets = listener.listen(
+            settings.host or kept.open_address or "127.0.0.1", [settings.port, settings.agent_port]
+        )
         plain = [listener.url_of(one) for one in sockets if listener.is_plain(one)]
 
         def announce(network: list[str]) -> None:
@@ -51,7 +53,7 @@ async def serve(
         async def open_network(address: str) -> list[str]:
             before = server.network_urls
             urls = await server.open(address)
-            kept.remember_opened(address)
+            kept.save_open_address(address)
             announce(urls)
             on_open([url for url in urls if url not in before])
             return urls
@@ -64,7 +66,7 @@ async def serve(
 
         app = node.http_app(lambda: plain[0], open_network)
         mine = on_start is None
-        server = listener.server(app, node.server, on_ready=ready, identity=kept.identity, signals=mine)
+        server = listener.make_server(app, node.server, on_ready=ready, identity=kept.identity, signals=mine)
         if on_start is not None:
             on_start(node, server.stop)
         kept.audit.open()

@@ -72,7 +72,7 @@ def test_a_code_is_good_once(lan: Lan, node: ServingNode, tmp_path: Path) -> Non
     again = run_program("hosts", "add", code, prefix=lan.far, ANVYL_HOME=str(tmp_path / "gamma"), ANVYL_NAME="gamma")
 
     assert again.code == 1
-    assert "the code was used already, by `alpha`" in again.err
+    assert "already been used by `alpha`" in again.err
 
 
 def test_a_mistyped_code_sends_nothing(lan: Lan, node: ServingNode) -> None:
@@ -93,7 +93,7 @@ def test_what_is_as_good_as_root_needs_exec(lan: Lan, node: ServingNode, engine:
         lan, "call", "create_container", "image=busybox", "name=evil", "volumes=/:/host", "--host", "beta", "--json"
     )
 
-    assert command.code == 1 and "needs the right `exec`" in command.err
+    assert command.code == 1 and "needs the scope `exec`" in command.err
     assert mounted.json["hosts"]["beta"]["code"] == "denied"
     assert engine.state("evil") is None
     assert here(lan, "hosts", "remove", "beta").code == 0
@@ -141,7 +141,7 @@ def test_another_hosts_agent_gives_no_more_rights_than_our_token_has_there(lan: 
     denied = here(lan, "agent", "query-remote", "beta", "run command true", "--yes")
 
     assert (told.code, told.json["via"], told.json["hosts"]) == (0, "agent", {"beta": "ok"}), told.err
-    assert refused.code == 1 and "needs the right `exec`" in refused.err
+    assert refused.code == 1 and "needs the scope `exec`" in refused.err
     assert denied.code == 1
     records = on_beta(lan, node, "audit", "--json").json["records"]
     assert [record["who"] for record in records if record["tool"] == "get_host_info"] == [
@@ -159,7 +159,7 @@ def test_a_host_can_be_added_by_hand(lan: Lan, node: ServingNode) -> None:
     assert added.code == 0 and "it answers" in added.err
     assert here(lan, "hosts", "check", "nas", "--json").json["hosts"]["nas"]["scopes"] == ["read"]
     stop = here(lan, "stop", "web", "--host", "nas")
-    assert "needs the right `operate`" in stop.err
+    assert "needs the scope `operate`" in stop.err
 
 
 def test_a_host_with_another_key_gets_nothing(lan: Lan, node: ServingNode) -> None:
@@ -306,7 +306,7 @@ def test_a_question_over_http_has_no_more_rights_than_who_asks(lan: Lan, node: S
 
     answer = lan.run(ASK, f"https://{made['addresses'][0]}", made["pin"], token)
 
-    assert "needs the right `operate`" in json.dumps(answer)
+    assert "needs the scope `operate`" in json.dumps(answer)
     assert engine.state("web") == "running"
 
 

@@ -22,7 +22,7 @@ import anyio
 import psutil
 import pytest
 
-from anvyl_mcp.server.auth.local_trust import UNKNOWN, Loopback, Seen
+from anvyl_mcp.server.auth.local_trust import UNIDENTIFIED, ClientConnection, LoopbackTrust
 from tests.support.engine.daemon import UnavailableError
 from tests.support.engine.engines import RealEngine
 from tests.support.engine.podman import IMAGE, private_podman
@@ -109,7 +109,7 @@ def test_the_servers_own_user_gets_all_but_exec_and_its_commands_get_that_too(
     refused = run_program("exec", "--host", "itself", "web", "echo", "hello", prefix=near)
     done = run_program("exec", "web", "echo", "hello", prefix=near, ANVYL_HOME=str(host.home))
 
-    assert refused.code == 1 and "`exec_in_container` needs the right `exec`" in refused.err
+    assert refused.code == 1 and "`exec_in_container` needs the scope `exec`" in refused.err
     assert "anvyl-mcp token create" in refused.err
     assert (done.code, done.out) == (0, "hello\n"), done.err
 
@@ -224,6 +224,6 @@ def test_a_caller_that_has_hung_up_is_not_taken_for_the_next_one_on_its_port(lat
         if later != "nothing":
             stack.enter_context(socket.create_connection(own, source_address=caller))
             second = stack.enter_context(listener.accept()[0])
-            assert anyio.run(Loopback().check, caller, own, Seen(accepted=second)).trusted
+            assert anyio.run(LoopbackTrust().check, caller, own, ClientConnection(accepted=second)).trusted
 
-        assert anyio.run(Loopback().check, caller, own, Seen(accepted=served)) == UNKNOWN
+        assert anyio.run(LoopbackTrust().check, caller, own, ClientConnection(accepted=served)) == UNIDENTIFIED

@@ -126,7 +126,7 @@ def test_a_code_of_a_known_host_changes_the_rights_there(lan: Lan, node: Serving
     assert here(lan, "hosts", "add", "-", "--tag", "home", "--name", "nas", stdin=invited(lan, node).out).code == 0
     before = Registry(tmp_path / "hosts.toml").get("nas")
     refused = here(lan, "call", "execute_command", "command=true", "--host", "nas", "--yes")
-    assert "needs the right `exec`" in refused.err and "anvyl hosts add`" in refused.err
+    assert "needs the scope `exec`" in refused.err and "anvyl hosts add`" in refused.err
 
     code = invited(lan, node, "--scope", "read,operate,exec", "--relay").out
     raised = here(lan, "hosts", "add", "-", stdin=code)

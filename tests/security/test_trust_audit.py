@@ -14,7 +14,7 @@ from anvyl_mcp.core.errors import Denied, InvalidInput
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.audit.events import BURST, RefusedLogins
 from anvyl_mcp.server.audit.log import Audit
-from anvyl_mcp.server.auth.callers import Caller, lesser
+from anvyl_mcp.server.auth.callers import Caller, restrict
 from anvyl_mcp.server.http.host_state import HostState
 from anvyl_mcp.server.policy.rules import who
 from tests.server.auth.test_jwt import signed, verifier
@@ -79,7 +79,7 @@ def test_pairing_tokens_and_keys_are_recorded(node: ServingNode, kept: HostState
     [invited, joined, *_] = shown("create_invite", "join")
     assert invited["arguments"] == {"scope": "read,operate", "relay": True, "seconds": 60}
     assert (joined["address"], joined["how"]) == ("127.0.0.1", "loopback")
-    assert "used already, by `laptop`" in shown("join")[1]["arguments"]["reason"]
+    assert "already been used by `laptop`" in shown("join")[1]["arguments"]["reason"]
     assert here("audit", "verify").code == 0
     log = (node.home / "audit" / "audit.jsonl").read_text(encoding="utf-8")
     assert secret not in log and token not in log
@@ -101,7 +101,7 @@ def test_refused_logins_are_recorded_and_a_flood_of_them_does_not_fill_the_log(n
     assert BURST <= len(records) <= BURST + 4 and size < 16 * 1024
     assert {(one["who"], one["outcome"]) for one in records} == {("nobody", "denied")}
     assert {one["address"] for one in single} == {"127.0.0.1"}
-    assert "the token is not known here" in single[0]["arguments"]["reason"]
+    assert "unknown token" in single[0]["arguments"]["reason"]
     assert here("audit", "verify").code == 0
 
 
@@ -219,7 +219,7 @@ async def test_an_identity_provider_gives_the_mark_among_the_scopes(verifier: An
 )
 def test_the_real_caller_is_known_on_whosever_behalf_it_calls(asking: str) -> None:
     """`alice through` made of the caller `laptop` one called `through laptop`, whom no rule knows."""
-    caller = lesser(Caller("laptop", frozenset({"read"}), "token"), ["read"], asking)
+    caller = restrict(Caller("laptop", frozenset({"read"}), "token"), ["read"], asking)
 
     assert who(caller, "allow") == ["laptop", "token:laptop"]
     assert {"laptop", "token:laptop"} <= set(who(caller, "deny"))

@@ -51,9 +51,9 @@ async def _wait(settings: Settings, made: dict[str, Any]) -> None:
     output.talk("waiting for that machine; Ctrl-C ends the waiting, and the code stays good")
     invites, secret = HostState(settings.state_dir).invites, Invitation.decode(made["code"]).secret
     for _ in range(int(made["seconds"] / LOOK_SECONDS)):
-        if (joined := invites.joined(secret)) is not None:
+        if (joined := invites.find_redeemed(secret)) is not None:
             output.talk(str(joined))
-            output.talk(f"hint:  if that is not your machine: anvyl-mcp token revoke {joined.name}")
+            output.talk(f"hint:  if that is not your machine: anvyl-mcp token revoke {joined.token_name}")
             return
         await anyio.sleep(LOOK_SECONDS)
     output.talk("the code has expired, and no machine joined")

@@ -104,7 +104,7 @@ def nothing_known(tool: str, arguments: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _by_scope(listing: ToolListing) -> tuple[str, ...]:
-    return ("needs the right `exec`",) if listing.scope == "exec" else ()
+    return ("needs the scope `exec`",) if listing.scope == "exec" else ()
 
 
 class Words:

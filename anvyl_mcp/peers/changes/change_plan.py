@@ -67,7 +67,7 @@ async def plan_change(
         AnvylError: it can be done nowhere.
     """
     if on_behalf is not None and tool.scope not in on_behalf.scopes:
-        raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
+        raise Denied(f"`{tool.name}` needs the scope `{tool.scope}`, which `{on_behalf.name}` does not have")
     given, seen = dict(arguments), dict[str, Mapping[str, Outcome]]()
     by_host = await (offered or partial(offered_tools, fleet))(hosts)
     problems = _not_offered(fleet, tool, by_host)
@@ -189,7 +189,7 @@ def _not_offered(
                 )
                 if offered & set(of_its_kind)
                 else Denied(
-                    f"`{tool.name}` needs the right `{tool.scope}` on {host}, which this machine does not have there",
+                    f"`{tool.name}` needs the scope `{tool.scope}` on {host}, which this machine does not have there",
                     hint=f"on {host} run `anvyl-mcp invite --scope read,operate,exec`, here then `anvyl hosts add`",
                 )
             )

@@ -319,7 +319,7 @@ class Fleet:
     ) -> ToolAnswer:
         if on_behalf is not None and tool.scope not in on_behalf.scopes:
             # The host would refuse as well; but it need not be asked, with this process's rights, to do so.
-            raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
+            raise Denied(f"`{tool.name}` needs the scope `{tool.scope}`, which `{on_behalf.name}` does not have")
         peer, connection = self._connection(host)
         seconds = time_limit(tool, arguments)
         told = {protocol_keys.WHOLE: True, **self.call_meta}

@@ -87,7 +87,7 @@ class Gateway:
         try:
             listing, who = self._tool(params.name), self.who(ctx)
             if listing.scope not in who.scopes:
-                raise Denied(f"`{listing.name}` needs the right `{listing.scope}`, which `{who.name}` does not have")
+                raise Denied(f"`{listing.name}` needs the scope `{listing.scope}`, which `{who.name}` does not have")
             change = self.consent.answered(params, who.name)
             if change is None:
                 change = await self._placed(listing, params.arguments or {}, who.name)

@@ -1,6 +1,6 @@
-"""What a host is on the network: a key of its own, and a certificate of that key for TLS to carry it in.
+"""A host's identity on the network: its key, and a self-signed certificate for TLS.
 
-Nobody vouches for the certificate; its names and dates mean nothing to our clients, who know the key by its pin.
+Clients identify the key by its pin and ignore the names and dates in the certificate.
 """
 
 from __future__ import annotations
@@ -28,25 +28,29 @@ from anvyl_mcp.core.files import write_atomically
 from anvyl_mcp.core.invitation import pin_text
 
 YEARS = 10
-NEXT = "next-key.pem"
+NEXT_KEY_FILE = "next-key.pem"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The files of a host's certificate and key, and the pin by which others know the key."""
+    """The files of a host's certificate and key, and the pin by which others identify the key."""
 
     certificate: Path
     key: Path
     pin: str
 
     def tls(self) -> ssl.SSLContext:
-        """How this host serves: TLS 1.3, nothing older."""
+        """Return the server's TLS context: TLS 1.3 only.
+
+        Raises:
+            ConfigInvalid: the files cannot be used.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        # Nobody resumes: a ticket would be the first thing written to clients that only look and leave.
+        # No client resumes sessions, and tickets would be written even to clients that only connect and leave.
         context.num_tickets = 0
         try:
-            # A file that was encrypted since must not ask for its password on the terminal.
+            # Without a password OpenSSL would prompt on the terminal for that of an encrypted key.
             context.load_cert_chain(self.certificate, self.key, password="")
         except (OSError, ValueError) as error:
             raise _unusable(self.key, self.certificate, "cannot be used") from error
@@ -54,18 +58,18 @@ class Identity:
 
 
 def host_identity(folder: Path) -> Identity:
-    """This host's identity in `folder`, made there when there is none.
+    """Return this host's identity in `folder`, created on first use.
 
     Raises:
-        ConfigInvalid: the files are damaged, unreadable or readable by others; they are left as they are.
+        ConfigInvalid: the files are damaged, unreadable or readable by others; they are not changed.
     """
     key, certificate = folder / "key.pem", folder / "certificate.pem"
-    with _locked(folder):
-        if _there(certificate) and not _there(key):
-            raise _unusable(certificate, key, f"has lost its key {key.name}")
-        private = _read_key(key, certificate) if _there(key) else _new_key(key)
-        # The key is written first and is all that counts: a crash in between costs nothing.
-        if not _there(certificate):
+    with _lock_folder(folder):
+        if _exists(certificate) and not _exists(key):
+            raise _unusable(certificate, key, f"has no key: {key.name} is missing")
+        private = _read_key(key, certificate) if _exists(key) else _new_key(key)
+        # The key is written first; a crash in between only leaves out the certificate, which is made anew.
+        if not _exists(certificate):
             _write(certificate, _self_signed(private).public_bytes(serialization.Encoding.PEM))
         pin = _pin(private.public_key())
         if _read_pin(certificate, key) != pin:
@@ -73,45 +77,45 @@ def host_identity(folder: Path) -> Identity:
     return Identity(certificate, key, pin)
 
 
-def make_next(folder: Path) -> str:
-    """Make the key that this host will have, beside the present one; its pin.
+def make_next_key(folder: Path) -> str:
+    """Create the next key next to the current one; return its pin.
 
     Raises:
         ConfigInvalid: it cannot be written.
     """
-    with _locked(folder):
-        return _pin(_new_key(folder / NEXT).public_key())
+    with _lock_folder(folder):
+        return _pin(_new_key(folder / NEXT_KEY_FILE).public_key())
 
 
-def put_next_in_place(folder: Path) -> Identity:
-    """Make the next key this host's only one.
+def install_next_key(folder: Path) -> Identity:
+    """Replace this host's key by the next one.
 
     Raises:
         ConfigInvalid: the next key is damaged or unreadable; nothing was changed.
     """
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     try:
-        with _locked(folder):
-            _read_key(folder / NEXT, certificate)
-            # Without a certificate a new one is made for whichever key is there: a crash in between costs nothing.
+        with _lock_folder(folder):
+            _read_key(folder / NEXT_KEY_FILE, certificate)
+            # A missing certificate is recreated for the key that exists, so a crash in between does no harm.
             certificate.unlink(missing_ok=True)
-            (folder / NEXT).replace(key)
+            (folder / NEXT_KEY_FILE).replace(key)
     except OSError as error:
         raise _not_written(folder, error) from error
     return host_identity(folder)
 
 
-def drop_next(folder: Path) -> None:
-    """Forget the next key."""
-    with _locked(folder):
-        (folder / NEXT).unlink(missing_ok=True)
+def delete_next_key(folder: Path) -> None:
+    """Delete the next key."""
+    with _lock_folder(folder):
+        (folder / NEXT_KEY_FILE).unlink(missing_ok=True)
 
 
 def pin_of(certificate_der: bytes) -> str:
-    """The pin of the key in a certificate.
+    """Return the pin of the key in a certificate.
 
     Raises:
-        ValueError: it is no certificate.
+        ValueError: it is not a certificate.
     """
     return _pin(x509.load_der_x509_certificate(certificate_der).public_key())
 
@@ -122,8 +126,8 @@ def _pin(key: CertificatePublicKeyTypes) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Alone in a folder that only its owner may enter."""
+def _lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder exclusively, creating it with access for its owner only."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if folder.stat().st_mode & 0o077:
@@ -141,8 +145,8 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _there(file: Path) -> bool:
-    """Whether there is something of that name, be it a link into nothing: that is a fault, not a first start."""
+def _exists(file: Path) -> bool:
+    """Whether `file` exists; true for a broken link, which is a fault and not a first start."""
     return os.path.lexists(file)
 
 
@@ -177,15 +181,15 @@ def _read_key(file: Path, certificate: Path) -> ec.EllipticCurvePrivateKey:
     content = _read(file)
     if file.stat().st_mode & 0o077:
         raise ConfigInvalid(
-            f"{file} can be read by other users: it is this host's secret key",
-            hint=f"if nobody has it: chmod 600 {file}; else move it and {certificate.name} away, and pair again",
+            f"other users can read {file}, which is this host's secret key",
+            hint=f"if it did not leak: chmod 600 {file}; else move it and {certificate.name} away, and pair again",
         )
     try:
         key = serialization.load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _unusable(file, certificate, "is damaged") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise _unusable(file, certificate, "is a key of another kind")
+        raise _unusable(file, certificate, "is not an elliptic-curve key")
     return key
 
 
@@ -214,8 +218,8 @@ def _not_written(folder: Path, error: OSError) -> ConfigInvalid:
     return ConfigInvalid(f"{folder} cannot be written: {error.strerror}", hint="check the disk and its permissions")
 
 
-def _unusable(file: Path, other: Path, what: str) -> ConfigInvalid:
+def _unusable(file: Path, other: Path, problem: str) -> ConfigInvalid:
     return ConfigInvalid(
-        f"{file} {what}; it was not changed",
-        hint=f"restore it from a backup, or move it and {other.name} away for a new key: hosts must then pair again",
+        f"{file} {problem}; it was not changed",
+        hint=f"restore it from a backup, or move it and {other.name} away to get a new key: hosts must then pair again",
     )

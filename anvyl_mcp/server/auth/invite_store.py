@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.core.errors import Denied, InvalidInput
-from anvyl_mcp.server.auth.callers import implied, in_order
+from anvyl_mcp.server.auth.callers import implied_scopes, sort_scopes
 from anvyl_mcp.server.auth.secret_file import SecretFile
 from anvyl_mcp.server.auth.tokens import Token, Tokens, check_token_name
 
 SECRET_BYTES = 16
 REMEMBER_SECONDS = 24 * 3600
-"""Long enough to say of a code that it was used or is too old, rather than wrong."""
-AGAIN = "on that host run `anvyl-mcp invite` again, then here `anvyl hosts add`"
+"""How long to keep used and expired invitations, to report that instead of an unknown code."""
+INVITE_AGAIN = "on that host run `anvyl-mcp invite` again, then here `anvyl hosts add`"
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """Now, by a clock that nobody sets: seconds since this machine started, and which start that was."""
+class BootTime:
+    """A time on the boot clock, which cannot be set: the boot's id and the seconds since."""
 
     boot: str
     seconds: float
@@ -43,129 +43,129 @@ class _Invite:
     relay: bool = False
     address: str = ""
     name: str = ""
-    """What the token is called that it became."""
+    """Name of the token it was exchanged for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """A machine that redeemed an invitation: what it calls itself, what its token is called, from where it came."""
+class RedeemedInvite:
+    """A redeemed invitation: the joining host, the name of its token, the address it came from, and its scopes."""
 
-    called: str
-    name: str
+    host: str
+    token_name: str
     address: str
     scopes: tuple[str, ...]
     relay: bool
 
     def __str__(self) -> str:
-        """A line for the person who invited it."""
-        rights = ",".join(self.scopes) + (" and the right to ask on" if self.relay else "")
-        return f"{self.called} joined from {self.address or 'this machine'} as `{self.name}` with {rights}"
+        """A line for the user who invited it."""
+        scopes = ",".join(self.scopes) + (" and relay" if self.relay else "")
+        return f"{self.host} joined from {self.address or 'this machine'} as `{self.token_name}` with {scopes}"
 
 
-class Invites:
+class InviteStore:
     """The invitations in a folder, shared by the server and `anvyl-mcp invite`."""
 
     def __init__(
-        self, folder: Path, tokens: Tokens | None = None, *, clock: Callable[[], Moment] | None = None
+        self, folder: Path, tokens: Tokens | None = None, *, clock: Callable[[], BootTime] | None = None
     ) -> None:
         self._file: SecretFile[dict[str, _Invite]] = SecretFile(
             folder / "invites.json", parse=_parse, dump=_dump, start={}
         )
         self._tokens = tokens or Tokens(folder)
-        self._clock = clock or moment
+        self._clock = clock or boot_time
 
     def create(self, scopes: Iterable[str], seconds: float, *, relay: bool = False) -> bytes:
-        """A new secret of 128 bits, good for one host and `seconds`.
+        """Create an invitation for one host, valid for `seconds`; return its 128-bit secret.
 
         Raises:
-            InvalidInput: there are no rights to give, or no time to use them.
+            InvalidInput: the scopes are empty, or the time is not positive.
             ConfigInvalid: the file cannot be used or written.
         """
-        given = implied(scopes)
-        if not given or seconds <= 0:
-            raise InvalidInput("an invitation needs rights and time", hint="--scope read,operate --expires 15m")
+        granted = implied_scopes(scopes)
+        if not granted or seconds <= 0:
+            raise InvalidInput("an invitation needs scopes and a lifetime", hint="--scope read,operate --expires 15m")
         secret = secrets.token_bytes(SECRET_BYTES)
         now = self._clock()
-        with self._file.changing() as invites:
-            for digest in [digest for digest, invite in invites.items() if _forgotten(invite, now)]:
+        with self._file.edit() as invites:
+            for digest in [digest for digest, invite in invites.items() if _is_stale(invite, now)]:
                 del invites[digest]
             invites[_digest(secret)] = _Invite(
-                in_order(given), now.boot, now.seconds, now.seconds + seconds, relay=relay
+                sort_scopes(granted), now.boot, now.seconds, now.seconds + seconds, relay=relay
             )
         return secret
 
-    def redeem(self, secret: bytes | str, name: str, *, address: str = "", instead_of: str = "") -> tuple[Token, str]:
-        """The token for a host called `name`, and its text. Works once, whatever happens after.
+    def redeem(self, secret: bytes | str, name: str, *, address: str = "", replaces: str = "") -> tuple[Token, str]:
+        """Exchange an invitation for a token of the host `name`, once; return the token and its text.
 
-        `secret` as bytes, or as they travel in JSON: URL-safe base64 without padding. `instead_of`: the id of a token
-        that the same host holds already; the new one takes its place and its name.
+        `secret`: bytes, or their URL-safe base64 without padding as sent in JSON. `replaces`: the id of the token that
+        the host already holds; the new one replaces it and keeps its name.
 
         Raises:
-            Denied: the secret is wrong, used or too old.
-            InvalidInput: the name cannot be used; the secret still can.
+            Denied: the secret is wrong, used or expired.
+            InvalidInput: the name is invalid; the secret stays valid.
             ConfigInvalid: a file cannot be used or written.
         """
         check_token_name(name)
-        digest = _digest(secret if isinstance(secret, bytes) else _decoded(secret))
-        with self._file.changing() as invites:
-            invite = self._good(invites.get(digest))
-            # Spent on disk before the token exists: a crash in between costs a new invitation, not a second token.
+        digest = _digest(secret if isinstance(secret, bytes) else _decode(secret))
+        with self._file.edit() as invites:
+            invite = self._require_valid(invites.get(digest))
+            # Marked used on disk before the token exists: a crash in between must not allow a second token.
             invites[digest] = replace(invite, used_by=name, address=address)
-        token, text = self._tokens.create(name, invite.scopes, rename=True, relay=invite.relay, instead_of=instead_of)
-        with self._file.changing() as invites:
+        token, text = self._tokens.create(name, invite.scopes, rename=True, relay=invite.relay, replaces=replaces)
+        with self._file.edit() as invites:
             invites[digest] = replace(invites[digest], name=token.name)
         return token, text
 
     def require(self, secret: str) -> None:
-        """Return if a code is good now.
+        """Return if a code is valid now.
 
         Raises:
-            Denied: it is wrong, used or too old.
+            Denied: it is wrong, used or expired.
             ConfigInvalid: the file cannot be used.
         """
-        self._good(self._file.read().get(_digest(_decoded(secret))))
+        self._require_valid(self._file.read().get(_digest(_decode(secret))))
 
-    def _good(self, invite: _Invite | None) -> _Invite:
+    def _require_valid(self, invite: _Invite | None) -> _Invite:
         if invite is None:
-            raise Denied("the code is not from this host, or was replaced", hint=AGAIN)
+            raise Denied("this code is not from this host, or was replaced", hint=INVITE_AGAIN)
         if invite.used_by:
-            raise Denied(f"the code was used already, by `{invite.used_by}`", hint=AGAIN)
+            raise Denied(f"this code has already been used by `{invite.used_by}`", hint=INVITE_AGAIN)
         if _expired(invite, self._clock()):
-            raise Denied("the code is too old", hint=AGAIN)
+            raise Denied("this code has expired", hint=INVITE_AGAIN)
         return invite
 
-    def joined(self, secret: str) -> Joined | None:
-        """Return who redeemed an invitation; None while it is unused.
+    def find_redeemed(self, secret: str) -> RedeemedInvite | None:
+        """Return how an invitation was redeemed, or None while it is unused.
 
         Raises:
             ConfigInvalid: the file cannot be used.
         """
-        invite = self._file.read().get(_digest(_decoded(secret)))
+        invite = self._file.read().get(_digest(_decode(secret)))
         if invite is None or not invite.name:
             return None
-        return Joined(invite.used_by, invite.name, invite.address, tuple(invite.scopes), invite.relay)
+        return RedeemedInvite(invite.used_by, invite.name, invite.address, tuple(invite.scopes), invite.relay)
 
 
-def moment() -> Moment:
-    """Now by the boot clock, which counts sleep and does not follow the wall clock; elsewhere by the wall clock."""
+def boot_time() -> BootTime:
+    """Return the time on the boot clock, which includes sleep and ignores changes of the wall clock, if available."""
     if sys.platform == "linux":
         try:
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-            return Moment(boot, time.clock_gettime(time.CLOCK_BOOTTIME))
+            return BootTime(boot, time.clock_gettime(time.CLOCK_BOOTTIME))
         except OSError:
             pass
-    return Moment("", time.time())
+    return BootTime("", time.time())
 
 
-def _expired(invite: _Invite, now: Moment) -> bool:
+def _expired(invite: _Invite, now: BootTime) -> bool:
     return invite.boot != now.boot or not invite.made <= now.seconds < invite.expires
 
 
-def _forgotten(invite: _Invite, now: Moment) -> bool:
+def _is_stale(invite: _Invite, now: BootTime) -> bool:
     return invite.boot != now.boot or now.seconds - invite.expires > REMEMBER_SECONDS
 
 
-def _decoded(secret: str) -> bytes:
+def _decode(secret: str) -> bytes:
     try:
         return base64.b64decode(secret + "=" * (-len(secret) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
@@ -187,9 +187,9 @@ def _parse_one(digest: str, entry: Any) -> _Invite:
     if not re.fullmatch("[0-9a-f]{64}", digest) or not isinstance(scopes, list):
         raise ValueError(digest)
     made, expires = float(entry["made"]), float(entry["expires"])
-    # Invitations of older versions have none of the last three.
+    # Invitations of older versions lack the last three.
     relay, address, name = entry.get("relay") is True, str(entry.get("address", "")), str(entry.get("name", ""))
-    return _Invite(in_order(scopes), str(entry["boot"]), made, expires, str(entry["used_by"]), relay, address, name)
+    return _Invite(sort_scopes(scopes), str(entry["boot"]), made, expires, str(entry["used_by"]), relay, address, name)
 
 
 def _dump(invites: dict[str, _Invite]) -> object:

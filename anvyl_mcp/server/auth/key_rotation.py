@@ -1,13 +1,13 @@
-"""The key that this host will have: made, announced to those who hold a token, put in place.
+"""Key rotation: the next key is created, announced to token holders, then installed.
 
-Until it is in place the host proves its present key, so whoever was told knows both, and nobody has to pair again.
+Until then the host keeps using its current key, so that clients that received the next pin need not pair again.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,104 +22,111 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Plan:
-    """The next key's pin, empty when there is none; since when; and the ids of the tokens that were told."""
+class KeyRotation:
+    """A rotation in progress: the next key's pin (empty if none), its time, and the ids of notified tokens."""
 
     pin: str = ""
     made: str = ""
-    told: list[str] = field(default_factory=list)
+    notified: list[str] = field(default_factory=list)
 
 
 class NextKey:
-    """A change of key, in the folder where the keys are."""
+    """The next key, stored in the folder of the current one."""
 
     def __init__(self, folder: Path, identity: Callable[[], Identity]) -> None:
         self._folder = folder
         self._identity = identity
-        self._file = SecretFile(folder / "next.json", parse=_parse, dump=asdict, start=Plan())
-        self._present: tuple[tuple[int, int], str] = (0, 0), ""
+        self._file = SecretFile(folder / "next.json", parse=_parse, dump=_dump, start=KeyRotation())
+        self._current: tuple[tuple[int, int], str] = (0, 0), ""
 
     @property
-    def plan(self) -> Plan:
-        """What is under way.
+    def rotation(self) -> KeyRotation:
+        """The rotation in progress; its pin is empty if there is none.
 
         Raises:
-            ConfigInvalid: the file that says so cannot be used.
+            ConfigInvalid: the file cannot be used.
         """
         return self._file.read()
 
     def announce(self, caller: Caller) -> str:
-        """The pin of the key that this host has or will have, for holders of tokens; who was told is remembered."""
+        """Return the pin of the next key, or of the current one without a rotation, and record who received it.
+
+        Empty for callers without a token, and if the pin cannot be read.
+        """
         if caller.how not in ("token", "jwt"):
             return ""
         try:
-            plan = self._file.read()
-            if plan.pin and caller.how == "token" and caller.id not in plan.told:
-                with self._file.changing() as changed:
-                    changed.told.append(caller.id)
-            return plan.pin or self._present_pin()
+            rotation = self._file.read()
+            if rotation.pin and caller.how == "token" and caller.id not in rotation.notified:
+                with self._file.edit() as edited:
+                    edited.notified.append(caller.id)
+            return rotation.pin or self._current_pin()
         except FileNotFoundError:
-            # Nothing was ever served over TLS here.
+            # This host has never served TLS.
             return ""
         except (AnvylError, OSError) as error:
-            log.warning("the next key is not announced: %s", error)
+            log.warning("cannot announce the next key: %s", error)
             return ""
 
-    def begin(self) -> Plan:
-        """Make the next key.
+    def begin(self) -> KeyRotation:
+        """Create the next key.
 
         Raises:
-            Conflict: there is one already.
-            ConfigInvalid: it cannot be written.
+            Conflict: a rotation is in progress.
+            ConfigInvalid: the key cannot be written.
         """
         self._identity()
-        with self._file.changing() as plan:
-            if plan.pin:
+        with self._file.edit() as rotation:
+            if rotation.pin:
                 raise Conflict(
-                    f"the next key is made already: {plan.pin}",
-                    hint="anvyl-mcp key rotate --finish puts it in place, --cancel forgets it",
+                    f"a key rotation is already in progress; the next key is {rotation.pin}",
+                    hint="anvyl-mcp key rotate --finish installs it, --cancel deletes it",
                 )
-            plan.pin = certificate.make_next(self._folder)
-            plan.made = datetime.now(UTC).isoformat(timespec="seconds")
-            plan.told = []
-        return plan
+            rotation.pin = certificate.make_next_key(self._folder)
+            rotation.made = datetime.now(UTC).isoformat(timespec="seconds")
+            rotation.notified = []
+        return rotation
 
     def finish(self) -> Identity:
-        """Put the next key in place. A server that runs has it from the next connection on.
+        """Install the next key. A running server uses it from the next connection on.
 
         Raises:
-            NotFound: there is none.
-            ConfigInvalid: it is damaged.
+            NotFound: no rotation is in progress.
+            ConfigInvalid: the next key is damaged.
         """
-        with self._file.changing() as plan:
-            if not plan.pin:
-                raise NotFound("there is no next key", hint="make it first: anvyl-mcp key rotate")
+        with self._file.edit() as rotation:
+            if not rotation.pin:
+                raise NotFound("no key rotation is in progress", hint="start one: anvyl-mcp key rotate")
             identity = self._identity()
-            # It is in place already when the last attempt ended too early.
-            if identity.pin != plan.pin:
-                identity = certificate.put_next_in_place(self._folder)
-            plan.pin, plan.made, plan.told = "", "", []
+            # An interrupted attempt may have installed it already.
+            if identity.pin != rotation.pin:
+                identity = certificate.install_next_key(self._folder)
+            rotation.pin, rotation.made, rotation.notified = "", "", []
         return identity
 
     def cancel(self) -> None:
-        """Forget the next key; who was told hears that with the next answer.
+        """Delete the next key; notified clients get the current pin with their next response.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no rotation is in progress.
         """
-        with self._file.changing() as plan:
-            if not plan.pin:
-                raise NotFound("there is no next key", hint="anvyl-mcp key show says what there is")
-            certificate.drop_next(self._folder)
-            plan.pin, plan.made, plan.told = "", "", []
+        with self._file.edit() as rotation:
+            if not rotation.pin:
+                raise NotFound("no key rotation is in progress", hint="see anvyl-mcp key show")
+            certificate.delete_next_key(self._folder)
+            rotation.pin, rotation.made, rotation.notified = "", "", []
 
-    def _present_pin(self) -> str:
+    def _current_pin(self) -> str:
         found = (self._folder / "key.pem").stat()
-        mark = found.st_ino, found.st_mtime_ns
-        if self._present[0] != mark:
-            self._present = mark, self._identity().pin
-        return self._present[1]
+        version = found.st_ino, found.st_mtime_ns
+        if self._current[0] != version:
+            self._current = version, self._identity().pin
+        return self._current[1]
 
 
-def _parse(data: Any) -> Plan:
-    return Plan(str(data["pin"]), str(data["made"]), [str(one) for one in data["told"]])
+def _parse(data: Any) -> KeyRotation:
+    return KeyRotation(str(data["pin"]), str(data["made"]), [str(token_id) for token_id in data["told"]])
+
+
+def _dump(rotation: KeyRotation) -> object:
+    return {"pin": rotation.pin, "made": rotation.made, "told": rotation.notified}

@@ -30,8 +30,8 @@ MOST_WAITING = 64
 MOST_WAITING_EACH = 32
 """Of one remote caller, so that it leaves room for others."""
 LONGEST_WAIT = 10.0
-MOST_GUESSES = 10
-GUESS_SECONDS = 60.0
+MOST_FAILED_ATTEMPTS = 10
+FAILED_ATTEMPT_SECONDS = 60.0
 MOST_REMEMBERED = 4096
 
 
@@ -54,7 +54,7 @@ class Limits:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._buckets: OrderedDict[tuple[str, Scope], _Bucket] = OrderedDict()
-        self._rooms = {scope: anyio.Semaphore(AT_ONCE[scope]) for scope in SCOPES}
+        self._semaphores = {scope: anyio.Semaphore(AT_ONCE[scope]) for scope in SCOPES}
         self._waiting: Counter[str] = Counter()
 
     @asynccontextmanager
@@ -64,17 +64,17 @@ class Limits:
         Raises:
             Overloaded: this caller asks too often, or too many calls wait already.
         """
-        if not _is_near(caller):
-            self._spend(caller, scope)
-        room = self._rooms[scope]
+        if not _is_local(caller):
+            self._take_token(caller, scope)
+        semaphore = self._semaphores[scope]
         try:
-            room.acquire_nowait()
+            semaphore.acquire_nowait()
         except anyio.WouldBlock:
-            await self._wait(caller, room, scope)
+            await self._wait(caller, semaphore, scope)
         try:
             yield
         finally:
-            room.release()
+            semaphore.release()
 
     def charge(self, caller: Caller, scope: Scope) -> None:
         """Count one request of a caller from elsewhere, without a place of its own.
@@ -82,10 +82,10 @@ class Limits:
         Raises:
             Overloaded: this caller asks too often.
         """
-        if not _is_near(caller):
-            self._spend(caller, scope)
+        if not _is_local(caller):
+            self._take_token(caller, scope)
 
-    def _spend(self, caller: Caller, scope: Scope) -> None:
+    def _take_token(self, caller: Caller, scope: Scope) -> None:
         now, rate, burst = self._clock(), PER_SECOND[scope], max(BURST[scope], PER_SECOND[scope])
         key = (_identity(caller), scope)
         bucket = self._buckets.setdefault(key, _Bucket(burst, now))
@@ -101,14 +101,14 @@ class Limits:
             )
         bucket.level -= 1
 
-    async def _wait(self, caller: Caller, room: anyio.Semaphore, scope: Scope) -> None:
+    async def _wait(self, caller: Caller, semaphore: anyio.Semaphore, scope: Scope) -> None:
         who = _identity(caller)
-        if self._waiting.total() >= MOST_WAITING or (not _is_near(caller) and self._waiting[who] >= MOST_WAITING_EACH):
+        if self._waiting.total() >= MOST_WAITING or (not _is_local(caller) and self._waiting[who] >= MOST_WAITING_EACH):
             raise Overloaded("this host is busy: too many calls wait already", retry_after=1)
         self._waiting[who] += 1
         try:
             with anyio.fail_after(LONGEST_WAIT):
-                await room.acquire()
+                await semaphore.acquire()
         except TimeoutError as error:
             raise Overloaded(
                 f"this host is busy: {AT_ONCE[scope]} `{scope}` calls run and none of them ends",
@@ -120,7 +120,7 @@ class Limits:
                 del self._waiting[who]
 
 
-class Guesses:
+class FailedAttempts:
     """Wrong secrets per address. It slows down who guesses, and never who knows."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -129,8 +129,8 @@ class Guesses:
 
     def note(self, address: str) -> None:
         """Count one."""
-        origin = _origin(address)
-        times = self._times.setdefault(origin, deque(maxlen=MOST_GUESSES))
+        origin = _network_of(address)
+        times = self._times.setdefault(origin, deque(maxlen=MOST_FAILED_ATTEMPTS))
         times.append(self._clock())
         self._times.move_to_end(origin)
         if len(self._times) > MOST_REMEMBERED:
@@ -138,13 +138,13 @@ class Guesses:
 
     def wait(self, address: str) -> int:
         """Seconds until another guess is heard; 0 when it is now."""
-        times = self._times.get(_origin(address))
-        if times is None or len(times) < MOST_GUESSES:
+        times = self._times.get(_network_of(address))
+        if times is None or len(times) < MOST_FAILED_ATTEMPTS:
             return 0
-        return max(0, ceil(times[0] + GUESS_SECONDS - self._clock()))
+        return max(0, ceil(times[0] + FAILED_ATTEMPT_SECONDS - self._clock()))
 
 
-def _is_near(caller: Caller) -> bool:
+def _is_local(caller: Caller) -> bool:
     return caller.how in ("local", "loopback")
 
 
@@ -152,7 +152,7 @@ def _identity(caller: Caller) -> str:
     return caller.id or f"{caller.how}:{caller.name}"
 
 
-def _origin(address: str) -> str:
+def _network_of(address: str) -> str:
     """One customer's network counts as one: whoever has an IPv6 address has 2⁶⁴ of them."""
     try:
         parsed = ipaddress.ip_address(address)

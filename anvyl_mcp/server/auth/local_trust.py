@@ -20,7 +20,7 @@ import anyio.to_thread
 from anvyl_mcp.core.errors import ConfigInvalid
 from anvyl_mcp.core.files import write_atomically
 from anvyl_mcp.server.auth import socket_owner
-from anvyl_mcp.server.auth.caller_process import made_where_we_live
+from anvyl_mcp.server.auth.caller_process import made_by_local_process
 from anvyl_mcp.server.auth.socket_owner import Address, PeerSocket
 
 LONGEST_SECONDS = 2.0
@@ -30,7 +30,7 @@ LOCAL_PREFIX = "anv_local_"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LoopbackCaller:
     """Who calls, as far as it is known, and why that one is not trusted: empty when it is."""
 
     uid: int | None
@@ -44,10 +44,10 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class Seen:
+class ClientConnection:
     """What is known of the caller on one open connection; it ends with it, so a port used again tells nothing."""
 
-    verdict: Verdict | None = None
+    caller: LoopbackCaller | None = None
     accepted: socket.socket | None = None
     admit: Callable[[], None] = lambda: None
 
@@ -61,45 +61,45 @@ class Seen:
             return False
 
 
-class Loopback:
+class LoopbackTrust:
     """Trusts the server's own user, root, and members that `member` knows, each only from where this server lives."""
 
     def __init__(self, *, member: Callable[[int], bool] = lambda _: False) -> None:
         self._member = member
-        self._lately: dict[int, str] = {}
+        self._recent_pids: dict[int, str] = {}
         self._limiter: list[anyio.CapacityLimiter] = []
 
-    async def check(self, peer: Address, own: Address, seen: Seen) -> Verdict:
+    async def check(self, peer: Address, own: Address, connection: ClientConnection) -> LoopbackCaller:
         """Who holds the client's end of the connection from `peer` to `own`, and whether that one is trusted.
 
-        The kernel is asked, and processes are looked through on a thread. `seen` is of this connection alone: the
+        The kernel is asked, and processes are looked through on a thread. `connection` is of this connection alone: the
         caller of an open connection stays the same, so once is enough. One that was not identified is looked for again.
         """
-        if seen.verdict is not None:
-            return seen.verdict
+        if connection.caller is not None:
+            return connection.caller
         found = socket_owner.find(peer, own)
         # Asked afterwards: had our end been closed before, what was found could belong to a later connection.
-        if found is None or not seen.is_open():
-            return UNKNOWN
+        if found is None or not connection.is_open():
+            return UNIDENTIFIED
         if not self._limiter:
             self._limiter.append(anyio.CapacityLimiter(SCANS_AT_ONCE))
-        verdict = await anyio.to_thread.run_sync(self._judge, found, limiter=self._limiter[0])
-        if verdict != UNKNOWN:
-            seen.verdict = verdict
-        return verdict
+        caller = await anyio.to_thread.run_sync(self._identify, found, limiter=self._limiter[0])
+        if caller != UNIDENTIFIED:
+            connection.caller = caller
+        return caller
 
-    def _judge(self, found: PeerSocket) -> Verdict:
+    def _identify(self, found: PeerSocket) -> LoopbackCaller:
         name = user_name(found.uid)
         if found.uid not in (os.geteuid(), 0) and not self._member(found.uid):
-            return Verdict(found.uid, name, f"the user `{name}` may not use this host without a token")
-        local = made_where_we_live(found, seconds=LONGEST_SECONDS, lately=self._lately)
+            return LoopbackCaller(found.uid, name, f"the user `{name}` may not use this host without a token")
+        local = made_by_local_process(found, seconds=LONGEST_SECONDS, recent=self._recent_pids)
         if local is None:
-            return UNKNOWN
+            return UNIDENTIFIED
         refusal = "" if local else "a caller in a container, or hard to tell from one, needs a token"
-        return Verdict(found.uid, name, refusal)
+        return LoopbackCaller(found.uid, name, refusal)
 
 
-UNKNOWN = Verdict(None, refusal="the calling process cannot be identified, so it needs a token")
+UNIDENTIFIED = LoopbackCaller(None, refusal="the calling process cannot be identified, so it needs a token")
 
 
 def user_name(uid: int) -> str:
@@ -110,7 +110,7 @@ def user_name(uid: int) -> str:
         return f"uid {uid}"
 
 
-def may_use(engine_socket: Path) -> Callable[[int], bool]:
+def engine_socket_members(engine_socket: Path) -> Callable[[int], bool]:
     """Whether a user is in the group that may use the engine's socket anyway; asked anew for every connection."""
 
     def member(uid: int) -> bool:

@@ -54,7 +54,7 @@ class SecretFile(Generic[Content]):
         return content
 
     @contextmanager
-    def changing(self) -> Iterator[Content]:
+    def edit(self) -> Iterator[Content]:
         """The content to change in place; written when the block ends well, alone among all processes.
 
         Raises:

@@ -16,7 +16,7 @@ from typing import Any
 
 from anvyl_mcp.core.errors import Conflict, Denied, InvalidInput, NotFound, did_you_mean
 from anvyl_mcp.core.files import write_atomically
-from anvyl_mcp.server.auth.callers import OWN_NAMES, implied, in_order
+from anvyl_mcp.server.auth.callers import RESERVED_NAMES, implied_scopes, sort_scopes
 from anvyl_mcp.server.auth.secret_file import SecretFile
 
 PREFIX = "anv_"
@@ -46,17 +46,17 @@ class Token:
         return {
             "id": self.id,
             "name": self.name,
-            "scopes": in_order(self.scopes),
+            "scopes": sort_scopes(self.scopes),
             "relay": self.relay,
-            "created": _written(self.created),
-            "expires": _written(self.expires),
-            "last_used": _written(self.last_used),
+            "created": _timestamp(self.created),
+            "expires": _timestamp(self.expires),
+            "last_used": _timestamp(self.last_used),
             "last_address": self.last_address,
         }
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _StoredToken:
     token: Token
     digest: str
 
@@ -65,7 +65,7 @@ class Tokens:
     """The tokens in a folder, shared by the server and the commands."""
 
     def __init__(self, folder: Path, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._file: SecretFile[dict[str, _Kept]] = SecretFile(
+        self._file: SecretFile[dict[str, _StoredToken]] = SecretFile(
             folder / "tokens.json", parse=_parse, dump=_dump, start={}
         )
         self._uses = _Uses(folder / "tokens-used.json")
@@ -84,11 +84,11 @@ class Tokens:
         *,
         rename: bool = False,
         relay: bool = False,
-        instead_of: str = "",
+        replaces: str = "",
     ) -> tuple[Token, str]:
         """A new token and its text, which is shown once. `rename`: a name in use gets a number instead of a refusal.
 
-        `relay`: this host's agent asks other hosts for its holder. `instead_of`: the id of the holder's present token,
+        `relay`: this host's agent asks other hosts for its holder. `replaces`: the id of the holder's present token,
         which is revoked and whose name is kept.
 
         Raises:
@@ -97,24 +97,24 @@ class Tokens:
             ConfigInvalid: the file cannot be used or written.
         """
         check_token_name(name)
-        given = implied(scopes)
+        given = implied_scopes(scopes)
         if not given:
             raise InvalidInput("a token without rights opens nothing", hint="give read, operate or exec")
         now = self._clock()
         if expires is not None and expires <= now:
             raise InvalidInput("the token would have expired already", hint="give a later time")
-        with self._file.changing() as kept:
-            old = kept.get(instead_of)
+        with self._file.edit() as kept:
+            old = kept.get(replaces)
             if old is not None and old.token.revoked is None:
                 name = old.token.name
-                kept[instead_of] = replace(old, token=replace(old.token, revoked=now.replace(microsecond=0)))
+                kept[replaces] = replace(old, token=replace(old.token, revoked=now.replace(microsecond=0)))
             names = {one.token.name for one in kept.values() if one.token.revoked is None}
             if name in names and not rename:
                 raise Conflict(f"there is a token `{name}`", hint=f"revoke it first: anvyl-mcp token revoke {name}")
             identity = _new_id(kept)
             text = f"{PREFIX}{identity}_{secrets.token_urlsafe(32)}"
-            token = Token(identity, _free(name, names), given, now.replace(microsecond=0), expires, relay=relay)
-            kept[identity] = _Kept(token, _digest(text))
+            token = Token(identity, _free_name(name, names), given, now.replace(microsecond=0), expires, relay=relay)
+            kept[identity] = _StoredToken(token, _digest(text))
         return token, text
 
     def list(self) -> list[Token]:
@@ -135,7 +135,7 @@ class Tokens:
             ConfigInvalid: the file cannot be used or written.
         """
         now = self._clock().replace(microsecond=0)
-        with self._file.changing() as kept:
+        with self._file.edit() as kept:
             live = [one for one in kept.values() if one.token.revoked is None]
             found = next((one for one in live if id_or_name in (one.token.id, one.token.name)), None)
             if found is None:
@@ -143,7 +143,7 @@ class Tokens:
                 hint = did_you_mean(id_or_name, names) or "see anvyl-mcp token list"
                 raise NotFound(f"there is no token `{id_or_name}`", hint=hint)
             revoked = replace(found.token, revoked=now)
-            kept[revoked.id] = _Kept(revoked, found.digest)
+            kept[revoked.id] = _StoredToken(revoked, found.digest)
             for old in [one.token for one in kept.values()]:
                 if old.revoked is not None and now - old.revoked > REMEMBER_REVOKED:
                     del kept[old.id]
@@ -190,7 +190,7 @@ def check_token_name(name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise InvalidInput(f"`{name[:80]}` cannot be a token's name", hint="use letters, digits, dots and dashes")
-    if name.casefold() in OWN_NAMES:
+    if name.casefold() in RESERVED_NAMES:
         raise InvalidInput(f"`{name}` cannot be a token's name: a host calls its own users so", hint="choose another")
     return name
 
@@ -206,7 +206,7 @@ class _Uses:
         """By token id; empty when it cannot be read, because nothing depends on it."""
         try:
             entries = json.loads(self._path.read_bytes())
-            return {identity: (_time(use["at"]), str(use["from"])) for identity, use in entries.items()}
+            return {identity: (_parse_time(use["at"]), str(use["from"])) for identity, use in entries.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return {}
 
@@ -216,7 +216,7 @@ class _Uses:
             return
         self._noted[identity] = now
         uses = self.read() | {identity: (now, address)}
-        entries = {one: {"at": _written(at), "from": where} for one, (at, where) in uses.items()}
+        entries = {one: {"at": _timestamp(at), "from": where} for one, (at, where) in uses.items()}
         with suppress(OSError):
             write_atomically(self._path, json.dumps(entries), durable=False)
 
@@ -230,7 +230,7 @@ def _new_id(taken: Iterable[str]) -> str:
     return identity if identity not in taken else _new_id(taken)
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _free_name(name: str, taken: set[str]) -> str:
     numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
     return name if name not in taken else next(one for one in numbered if one not in taken)
 
@@ -239,47 +239,47 @@ def _with_use(token: Token, use: tuple[datetime, str] | None) -> Token:
     return token if use is None else replace(token, last_used=use[0], last_address=use[1])
 
 
-def _written(when: datetime | None) -> str | None:
+def _timestamp(when: datetime | None) -> str | None:
     return None if when is None else when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _time(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     when = datetime.fromisoformat(text)
     if when.tzinfo is None:
         raise ValueError(text)
     return when
 
 
-def _parse(data: Any) -> dict[str, _Kept]:
+def _parse(data: Any) -> dict[str, _StoredToken]:
     if data["version"] != 1:
         raise ValueError(data["version"])
     return {identity: _parse_one(identity, entry) for identity, entry in data["tokens"].items()}
 
 
-def _parse_one(identity: str, entry: Any) -> _Kept:
+def _parse_one(identity: str, entry: Any) -> _StoredToken:
     digest, scopes = entry["sha256"], entry["scopes"]
     if not re.fullmatch("[0-9a-f]{64}", digest) or not isinstance(scopes, list):
         raise ValueError(identity)
     # A key that is missing is damage, not a token that never expires or was never revoked.
-    expires, revoked = (None if entry[key] is None else _time(entry[key]) for key in ("expires", "revoked"))
-    token = Token(identity, str(entry["name"]), implied(scopes), _time(entry["created"]), expires, revoked)
+    expires, revoked = (None if entry[key] is None else _parse_time(entry[key]) for key in ("expires", "revoked"))
+    token = Token(identity, str(entry["name"]), implied_scopes(scopes), _parse_time(entry["created"]), expires, revoked)
     # Tokens of older versions have no mark.
     token = replace(token, relay=entry.get("relay") is True)
-    return _Kept(token, digest)
+    return _StoredToken(token, digest)
 
 
-def _dump(kept: dict[str, _Kept]) -> object:
+def _dump(kept: dict[str, _StoredToken]) -> object:
     return {"version": 1, "tokens": {identity: _dump_one(one) for identity, one in kept.items()}}
 
 
-def _dump_one(kept: _Kept) -> dict[str, Any]:
+def _dump_one(kept: _StoredToken) -> dict[str, Any]:
     token = kept.token
     return {
         "name": token.name,
-        "scopes": in_order(token.scopes),
+        "scopes": sort_scopes(token.scopes),
         "relay": token.relay,
-        "created": _written(token.created),
-        "expires": _written(token.expires),
-        "revoked": _written(token.revoked),
+        "created": _timestamp(token.created),
+        "expires": _timestamp(token.expires),
+        "revoked": _timestamp(token.revoked),
         "sha256": kept.digest,
     }

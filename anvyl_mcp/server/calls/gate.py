@@ -13,7 +13,7 @@ import anyio.to_thread
 from anvyl_mcp.core import protocol_keys, text
 from anvyl_mcp.core.redaction.redact_text import redact_lines, redact_text
 from anvyl_mcp.server.audit.log import Audit, Entry, outcome_of
-from anvyl_mcp.server.auth.callers import ACTING, Caller, lesser
+from anvyl_mcp.server.auth.callers import CURRENT_CALLER, Caller, restrict
 from anvyl_mcp.server.auth.limits import Limits, Overloaded
 from anvyl_mcp.server.calls.changes import Changes, Making
 from anvyl_mcp.server.calls.idempotency import Asked, Reused
@@ -84,7 +84,7 @@ class Gate:
                 await self._bind(tool, arguments)
                 await allow()
                 await self._changes.observer.check_names(tool, arguments)
-                ACTING.set(caller)
+                CURRENT_CALLER.set(caller)
                 PERMIT.set(partial(self._policy.require, tool, arguments))
                 if tool.safety == "reads":
                     # No thread: of a read nothing is written before it ends.
@@ -151,7 +151,7 @@ def on_behalf(caller: Caller, told: Mapping[str, Any]) -> Caller:
     if scopes is None:
         return caller
     allowed = [str(scope) for scope in scopes] if isinstance(scopes, list) else []
-    return lesser(caller, allowed, _word(told.get(protocol_keys.FOR)))
+    return restrict(caller, allowed, _word(told.get(protocol_keys.FOR)))
 
 
 def _word(value: object) -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from anvyl_mcp.core.errors import Denied, NotFound
-from anvyl_mcp.server.auth.callers import ACTING
+from anvyl_mcp.server.auth.callers import CURRENT_CALLER
 from anvyl_mcp.server.containers import root_equivalence
 from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.compat import EngineObject
@@ -37,9 +37,9 @@ def check_network(network: EngineObject, requested: str) -> None:
     """
     name, driver = str(network["Name"]), str(network.get("Driver") or "")
     if name != requested and (why := guardrails.powers({"network": name})):
-        ACTING.get().require("exec", f"the network `{requested}`, which is `{name}` and {why[0]},")
+        CURRENT_CALLER.get().require("exec", f"the network `{requested}`, which is `{name}` and {why[0]},")
     if driver == "host":
-        ACTING.get().require("exec", f"the network `{requested}`, which is the host's,")
+        CURRENT_CALLER.get().require("exec", f"the network `{requested}`, which is the host's,")
 
 
 def check_volumes(engine: Engine, binds: Iterable[str]) -> None:
@@ -56,7 +56,7 @@ def check_volumes(engine: Engine, binds: Iterable[str]) -> None:
 
 
 def _check_volume(engine: Engine, volume: EngineObject) -> None:
-    name, caller = volume["Name"], ACTING.get()
+    name, caller = volume["Name"], CURRENT_CALLER.get()
     if _has_custom_driver(volume):
         caller.require("exec", f"the volume `{name}`, which leads to a place of its own,")
     everything = engine.containers(all=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anvyl_mcp.core.errors import AnvylError, Conflict, NotFound
-from anvyl_mcp.server.auth.callers import ACTING
+from anvyl_mcp.server.auth.callers import CURRENT_CALLER
 from anvyl_mcp.server.containers import root_equivalence
 from anvyl_mcp.server.containers.attachment_rights import allowed_network, check_volumes
 from anvyl_mcp.server.containers.create import remove_unstarted
@@ -104,7 +104,7 @@ class Recreation:
             Denied: a right is missing, or the policy or a label forbids it.
         """
         if why := root_equivalence.root_reasons(engine, self.change.made_from, self.change.name):
-            ACTING.get().require("exec", f"making `{self.change.name}` again ({'; '.join(why)})")
+            CURRENT_CALLER.get().require("exec", f"making `{self.change.name}` again ({'; '.join(why)})")
         permit(tool, root_equivalence.create_arguments(engine, self.change.made_from, self.change.name))
         if called := CALLED.get():
             check_labels(called, {"Name": self.change.name, "Config": self._config})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, Denied, EngineError, NotFound, Timeout, Unknown
-from anvyl_mcp.server.auth.callers import ACTING
+from anvyl_mcp.server.auth.callers import CURRENT_CALLER
 from anvyl_mcp.server.auth.secret_file import SecretFile
 from anvyl_mcp.server.containers.problems import ExpectedState
 from anvyl_mcp.server.tool import OPERATION, Injected, Tool
@@ -124,7 +124,7 @@ class UndoLog(Injected):
             ConfigInvalid: the file cannot be used.
         """
         old, new = now or ("", "")
-        with self._file.changing() as changes:
+        with self._file.edit() as changes:
             left = [one for one in _recent(changes) if one.operation != operation]
             changes[:] = [replace(one, id=new) if one.id == old else one for one in left]
 
@@ -134,9 +134,10 @@ class UndoLog(Injected):
             log.warning("`%s` is too large to be remembered: it cannot be made again", container["Name"])
             return ""
         name = container["Name"].lstrip("/")
-        change = UndoableChange(OPERATION.get(), did, container["Id"], name, ACTING.get().name, time.time(), made_from)
+        caller = CURRENT_CALLER.get().name
+        change = UndoableChange(OPERATION.get(), did, container["Id"], name, caller, time.time(), made_from)
         try:
-            with self._file.changing() as changes:
+            with self._file.edit() as changes:
                 changes[:] = [*_recent(changes), change][-MAX_CHANGES:]
         except ConfigInvalid as error:
             if did == "remove":

@@ -1,4 +1,4 @@
-"""The HTTP face of this host: MCP and health, with other routes beside them, behind one guard."""
+"""The host's HTTP application: MCP, health, pairing and further routes behind the same middleware."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from anvyl_mcp.core.errors import (
 )
 from anvyl_mcp.core.text import format_value
 from anvyl_mcp.server.auth.callers import caller_of
-from anvyl_mcp.server.auth.local_trust import LocalToken, Loopback, may_use
+from anvyl_mcp.server.auth.local_trust import LocalToken, LoopbackTrust, engine_socket_members
 from anvyl_mcp.server.engine.engine import Engine
-from anvyl_mcp.server.http.authentication import Access, Verifier
+from anvyl_mcp.server.http.authentication import Authentication, Verifier
 from anvyl_mcp.server.http.host_state import HostState
-from anvyl_mcp.server.http.origin_check import Guard, error_response, own_names
-from anvyl_mcp.server.http.pairing_routes import Handler, Open, joining_routes
+from anvyl_mcp.server.http.origin_check import OriginCheck, error_response, own_names
+from anvyl_mcp.server.http.pairing_routes import OpenNetwork, RouteHandler, pairing_routes
 from anvyl_mcp.server.http.request_ids import REQUEST_ID, RequestIds
-from anvyl_mcp.server.http.session_limits import MOST_SESSIONS, Sessions
-from anvyl_mcp.server.protocol.message_check import Messages
+from anvyl_mcp.server.http.session_limits import MOST_SESSIONS, SessionLimits
+from anvyl_mcp.server.protocol.message_check import MessageCheck
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ STATUS: dict[type[AnvylError], int] = {
     ModelUnavailable: 503,
     ConfigInvalid: 503,
 }
-"""HTTP statuses of errors; the nearest ancestor counts, 500 otherwise."""
+"""HTTP status per error class: the nearest ancestor in this table, else 500."""
 
 
 def build_app(
@@ -78,16 +78,16 @@ def build_app(
     routes: Sequence[BaseRoute] = (),
     *,
     name: str,
-    open_network: Open,
+    open_network: OpenNetwork,
     local_token: Path,
     verifier: Verifier | None = None,
 ) -> Starlette:
-    """One application for every port: `/mcp`, `/health`, `/pair`, `/network` and `routes`, behind one guard.
+    """Build the application for every port: `/mcp`, `/health`, `/pair`, `/network` and `routes`.
 
-    `name` is this host's; `verifier` checks tokens that are not ours.
+    `name` is the name of this host; `verifier` checks tokens of an identity provider.
     """
-    first = [Route("/health", health(engine, state)), *joining_routes(state, name, open_network), *routes]
-    return _guarded(server, engine, state, first, name, LocalToken(local_token), verifier)
+    first = [Route("/health", health(engine, state)), *pairing_routes(state, name, open_network), *routes]
+    return _build(server, engine, state, first, name, LocalToken(local_token), verifier)
 
 
 def build_local_app(
@@ -99,11 +99,11 @@ def build_local_app(
     local_token: Path,
     verifier: Verifier | None = None,
 ) -> Starlette:
-    """`/mcp` of a server of the whole fleet, which is for this machine only, behind the same guard."""
-    return _guarded(server, engine, state, [], name, LocalToken(local_token), verifier, relaying=True)
+    """Build the application of a fleet gateway: `/mcp` only, for callers on this machine."""
+    return _build(server, engine, state, [], name, LocalToken(local_token), verifier, relaying=True)
 
 
-def _guarded(
+def _build(
     server: Server[Any],
     engine: Engine,
     state: HostState,
@@ -114,8 +114,8 @@ def _guarded(
     *,
     relaying: bool = False,
 ) -> Starlette:
-    loopback = Loopback(member=may_use(engine.socket)) if engine.socket else Loopback()
-    # The guard in front checks Host and Origin for every route, `/mcp` included.
+    loopback = LoopbackTrust(member=engine_socket_members(engine.socket)) if engine.socket else LoopbackTrust()
+    # OriginCheck already checks Host and Origin for every route, `/mcp` included.
     inner = server.streamable_http_app(
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         max_sessions=MOST_SESSIONS,
@@ -134,14 +134,14 @@ def _guarded(
 
     for route in inner.routes:
         assert isinstance(route, Route)
-        route.app = Messages(route.app)
+        route.app = MessageCheck(route.app)
     return Starlette(
         routes=[*routes, *inner.routes],
         middleware=[
             Middleware(RequestIds),
-            Middleware(Guard, names=own_names(name)),
+            Middleware(OriginCheck, names=own_names(name)),
             Middleware(
-                Access,
+                Authentication,
                 tokens=state.tokens,
                 loopback=loopback,
                 local=local,
@@ -149,15 +149,15 @@ def _guarded(
                 refused=state.refused,
                 relaying=relaying,
             ),
-            Middleware(Sessions),
+            Middleware(SessionLimits),
         ],
-        exception_handlers={AnvylError: _anvyl_error, HTTPException: _http_error, Exception: _mistake},
+        exception_handlers={AnvylError: _anvyl_error, HTTPException: _http_error, Exception: _internal_error},
         lifespan=lifespan,
     )
 
 
-def health(engine: Engine, state: HostState) -> Handler:
-    """`GET /health`: healthy, or degraded without an engine or audit log; checks only for callers who may read."""
+def health(engine: Engine, state: HostState) -> RouteHandler:
+    """`GET /health`: `healthy`, or `degraded` if engine or audit log fail; details only for callers who may read."""
 
     def check() -> str:
         try:
@@ -189,23 +189,23 @@ async def _anvyl_error(_: Request, error: Exception) -> Response:
     return error_response(error, status_of(error), headers)
 
 
-async def _mistake(request: Request, __: Exception) -> Response:
-    """The error itself goes to the log; a caller learns nothing of our insides."""
+async def _internal_error(request: Request, __: Exception) -> Response:
+    # Details go to the log only: a caller learns no internals.
     log.error("%s %s failed [%s]", request.method, format_value(request.url.path), REQUEST_ID.get())
-    return error_response(InternalError("the request failed because of a mistake in Anvyl", hint="see its log"), 500)
+    return error_response(InternalError("the request failed because of a bug in Anvyl", hint="see its log"), 500)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    told: AnvylError
+    answer: AnvylError
     match error.status_code:
         case 404:
-            told = NotFound(f"there is nothing at {request.url.path}", hint="see /health, /mcp and /agent/info")
+            answer = NotFound(f"no such path: {request.url.path}", hint="see /health, /mcp and /agent/info")
         case 405:
             allowed = (error.headers or {}).get("Allow", "another method")
-            told = InvalidInput(f"{request.method} is not for {request.url.path}", hint=f"use {allowed}")
+            answer = InvalidInput(f"{request.url.path} does not support {request.method}", hint=f"use {allowed}")
         case _:
-            told = AnvylError(str(error.detail))
-    response = error_response(told, error.status_code)
+            answer = AnvylError(str(error.detail))
+    response = error_response(answer, error.status_code)
     response.headers.update(error.headers or {})
     return response

@@ -1,4 +1,4 @@
-"""Listening on this host's ports until told to stop: plain on loopback, TLS everywhere else."""
+"""The HTTP listener of this host: plain on loopback, TLS on the network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sse_starlette.sse import AppStatus
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anvyl_mcp.core.errors import AnvylError, Conflict, InvalidInput
-from anvyl_mcp.server.http.connection_places import MOST_CONNECTIONS, Places
+from anvyl_mcp.server.http.connection_slots import MOST_CONNECTIONS, ConnectionSlots
 from anvyl_mcp.server.http.connections import HttpConnection, Listener, raise_descriptor_limit
 from anvyl_mcp.server.http.origin_check import is_loopback
 
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10
-"""What a running call gets to end after SIGTERM."""
+"""Time for running calls to finish after SIGTERM."""
 IDLE_SECONDS = 75
-"""Kept-alive connections; with uvicorn's 5 s a large result over a slow link is cut."""
+"""Keep-alive timeout; uvicorn's 5 s cuts off a large result over a slow link."""
 LOCAL = ("127.0.0.1", "::1")
 EVERYWHERE = {"0.0.0.0": ("0.0.0.0",), "::": ("0.0.0.0", "::")}
-"""Addresses that stand for all of a machine's, and what is listened on for each."""
+"""Wildcard addresses, and the addresses to bind for each."""
 
 
 def listen(address: str, ports: Sequence[int]) -> list[socket.socket]:
-    """Sockets on loopback for every port, on IPv4 and, where the machine has it, IPv6. Port 0 takes a free one.
+    """Open sockets on loopback for every port, on IPv4 and, if available, IPv6. Port 0 takes a free one.
 
-    When `address` is not loopback, there follow sockets on it, with the same port numbers.
+    If `address` is not loopback, also open sockets on it, with the same port numbers.
 
     Raises:
-        InvalidInput: the address is not one of this machine's.
+        InvalidInput: the address is not one of this machine.
         Conflict: a port is in use.
     """
     sockets: list[socket.socket] = []
@@ -58,33 +58,33 @@ def listen(address: str, ports: Sequence[int]) -> list[socket.socket]:
             first = _bind("127.0.0.1", port)
             sockets.append(first)
             if socket.has_ipv6:
-                sockets += _second(first.getsockname()[1])
+                sockets += _bind_ipv6(first.getsockname()[1])
         if not is_loopback(address):
-            sockets += listen_beside(sockets, address)
+            sockets += listen_on_address(sockets, address)
     except AnvylError:
         _close(sockets)
         raise
     return sockets
 
 
-def listen_beside(mine: Sequence[socket.socket], address: str) -> list[socket.socket]:
-    """Sockets on another address of this machine, with the port numbers of those that are open already.
+def listen_on_address(existing: Sequence[socket.socket], address: str) -> list[socket.socket]:
+    """Open sockets on another address of this machine, with the port numbers of the `existing` ones.
 
     Raises:
-        InvalidInput: the address is not one of this machine's.
+        InvalidInput: the address is not one of this machine.
         Conflict: a port is in use there.
     """
     everywhere = address in EVERYWHERE
-    ports = list(dict.fromkeys(opened.getsockname()[1] for opened in mine))
+    ports = list(dict.fromkeys(opened.getsockname()[1] for opened in existing))
     if everywhere:
-        # Linux lets a wildcard stand beside a more special address only when both say so; sockets of others, which
-        # do not say so, still make a conflict.
-        for opened in mine:
+        # Linux allows a wildcard next to a specific address only if both sockets set this; sockets of other programs
+        # that do not set it still conflict.
+        for opened in existing:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sockets: list[socket.socket] = []
     try:
-        # What may be shared could be opened twice: the system would give each half of the connections.
-        for one in [one for one in EVERYWHERE.get(address, (address,)) if one not in _addresses(mine)]:
+        # Skip open addresses: a second shared socket on one would get half of its connections.
+        for one in [one for one in EVERYWHERE.get(address, (address,)) if one not in _addresses(existing)]:
             for port in ports:
                 sockets.append(_bind(one, port, shared=everywhere))  # noqa: PERF401  those before a failure are closed
     except AnvylError:
@@ -93,7 +93,7 @@ def listen_beside(mine: Sequence[socket.socket], address: str) -> list[socket.so
     return sockets
 
 
-def _second(port: int) -> list[socket.socket]:
+def _bind_ipv6(port: int) -> list[socket.socket]:
     try:
         return [_bind("::1", port)]
     except Conflict:
@@ -105,11 +105,11 @@ def _second(port: int) -> list[socket.socket]:
 def _bind(address: str, port: int, *, shared: bool = False) -> socket.socket:
     try:
         [(family, kind, protocol, _, where), *_] = socket.getaddrinfo(
-            _spelled(address), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
+            _normalized(address), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
         )
     except OSError as error:
-        raise _not_mine(address) from error
-    # Named, because asyncio turns Nagle's 40 ms off only for sockets that say they are TCP.
+        raise _not_local(address) from error
+    # An explicit protocol, because asyncio disables Nagle's algorithm (40 ms) only for sockets with IPPROTO_TCP.
     opened = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -121,32 +121,32 @@ def _bind(address: str, port: int, *, shared: bool = False) -> socket.socket:
         opened.listen(256)
     except OSError as error:
         opened.close()
-        raise _not_opened(error, address, port) from error
+        raise _bind_error(error, address, port) from error
     return opened
 
 
-def _spelled(address: str) -> str:
-    """The one spelling of an IP address; the system also takes `0`, which is every address, and others of old."""
+def _normalized(address: str) -> str:
+    """Normalize an IP address and reject legacy forms that the system accepts, such as `0` for every address."""
     try:
         return str(ipaddress.ip_address(address))
     except ValueError as error:
-        raise _not_mine(address) from error
+        raise _not_local(address) from error
 
 
-def _not_opened(error: OSError, address: str, port: int) -> AnvylError:
+def _bind_error(error: OSError, address: str, port: int) -> AnvylError:
     if error.errno == errno.EADDRINUSE:
         return Conflict(
             f"port {port} is in use on {address}",
-            hint="choose another with --port and --agent-port, or stop what uses it",
+            hint="choose another with --port and --agent-port, or stop the program that uses it",
         )
     if error.errno == errno.EACCES:
         return InvalidInput(f"port {port} needs root", hint="choose one above 1023 with --port")
     if error.errno == errno.EADDRNOTAVAIL:
-        return _not_mine(address)
+        return _not_local(address)
     return AnvylError(f"{address}:{port} cannot be opened: {error.strerror}", hint="check --port")
 
 
-def _not_mine(address: str) -> InvalidInput:
+def _not_local(address: str) -> InvalidInput:
     return InvalidInput(
         f"`{address}` is not an IP address of this machine", hint="`ip address` lists them; 0.0.0.0 stands for all"
     )
@@ -162,7 +162,7 @@ def _close(sockets: Sequence[socket.socket]) -> None:
 
 
 def is_plain(opened: socket.socket) -> bool:
-    """Whether a listening socket is served without TLS: only on this machine's two own addresses."""
+    """Whether a listening socket is served without TLS: only on loopback."""
     return opened.getsockname()[0] in LOCAL
 
 
@@ -174,7 +174,7 @@ def url_of(opened: socket.socket) -> str:
 
 
 class HostServer(uvicorn.Server):
-    """Serves both sides with one application, and lets running calls finish when it is told to stop."""
+    """Serves loopback and network with one application, and lets running calls finish when it stops."""
 
     def __init__(
         self,
@@ -191,18 +191,18 @@ class HostServer(uvicorn.Server):
         self._identity = identity
         self._tls: ssl.SSLContext | None = None
         self._served: Identity | None = None
-        self._mark = (0, 0)
+        self._served_version = (0, 0)
         self._open: list[socket.socket] = []
         self._opening = anyio.Lock()
         self.stopped_by: int | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note the signal; a second Ctrl-C does not wait for running calls."""
+        """Record the signal; a second Ctrl-C does not wait for running calls."""
         self.stopped_by = sig
         super().handle_exit(sig, frame)
 
     def stop(self) -> None:
-        """Let running calls finish, then end."""
+        """Stop once running calls have finished."""
         self.should_exit = True
 
     @contextmanager
@@ -220,11 +220,11 @@ class HostServer(uvicorn.Server):
 
     @property
     def network_urls(self) -> list[str]:
-        """Where the network is served, if it is."""
+        """URLs served on the network, if any."""
         return [url_of(opened) for opened in self._open if not is_plain(opened)]
 
     async def open(self, address: str) -> list[str]:
-        """Serve the network too from now on, at `address`; the URLs there.
+        """Start serving `address` too; return the URLs of the network.
 
         Raises:
             InvalidInput: it is not an address of this machine.
@@ -232,9 +232,9 @@ class HostServer(uvicorn.Server):
             ConfigInvalid: this host's key cannot be used.
         """
         async with self._opening:
-            if not self._serves(_spelled(address)):
+            if not self._serves(_normalized(address)):
                 await self._prepare(address)
-                self._serve_on(listen_beside(self._open, address))
+                self._serve_on(listen_on_address(self._open, address))
         return self.network_urls
 
     def _serves(self, address: str) -> bool:
@@ -243,21 +243,21 @@ class HostServer(uvicorn.Server):
         return all(one in served or ("::" if ":" in one else "0.0.0.0") in served for one in wanted)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say when requests are answered."""
+        """Start, and call `on_ready` once requests are served."""
         outside = [opened for opened in sockets or [] if not is_plain(opened)]
         if outside:
             await self._prepare(outside[0].getsockname()[0])
         descriptors = raise_descriptor_limit()
-        self._places = {True: Places(descriptors), False: Places(descriptors)}
-        # Without sockets of its own the base class only starts the application.
+        self._slots = {True: ConnectionSlots(descriptors), False: ConnectionSlots(descriptors)}
+        # Without sockets the base class only starts the application.
         await super().startup([])
         if self.started:
             self._serve_on(sockets or [])
             self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, let running calls end, and close what is idle."""
-        # The SDK has no public way to end idle GET streams; without it SIGTERM waits for every older client.
+        """Stop listening, let running calls finish, and close idle connections."""
+        # The SDK has no public way to end idle GET streams; left open, SIGTERM would wait for every older client.
         for transport in list(self._mcp.session_manager._server_instances.values()):
             transport.close_standalone_sse_stream()
         await super().shutdown(sockets)
@@ -267,60 +267,60 @@ class HostServer(uvicorn.Server):
     async def _prepare(self, address: str) -> None:
         if self._identity is None:
             raise InvalidInput(
-                f"serving on {address} is not possible yet: this server has no key to prove itself with",
+                f"cannot serve on {address}: this server has no key and certificate",
                 hint="leave --host out, and reach this host from others with ssh -N -L 4210:127.0.0.1:4200 THIS-HOST",
             )
         if self._tls is None:
-            await anyio.to_thread.run_sync(self._prove, self._identity)
+            await anyio.to_thread.run_sync(self._load_key, self._identity)
 
     def _serve_on(self, sockets: Sequence[socket.socket]) -> None:
         connection = partial(HttpConnection, self.config, self.server_state, self.lifespan.state)
         for opened in sockets:
             plain = is_plain(opened)
             made = Listener(
-                opened, self._places[plain], lambda place: connection(place=place), None if plain else self._secret
+                opened, self._slots[plain], lambda slot: connection(slot=slot), None if plain else self._tls_context
             )
-            # Of a server the base class only closes it and waits for its end.
+            # The base class only calls close and wait_closed.
             self.servers.append(made)  # type: ignore[arg-type]
             self._open.append(opened)
 
-    def _prove(self, identity: Callable[[], Identity]) -> None:
-        """Serve with the key that is there now."""
+    def _load_key(self, identity: Callable[[], Identity]) -> None:
+        """Load the current key."""
         served = identity()
-        self._mark = _mark_of(served)
+        self._served_version = _file_version(served)
         self._served, self._tls = served, served.tls()
 
-    def _secret(self) -> ssl.SSLContext:
-        """How the next connection is protected: with another key as soon as that is put in place."""
+    def _tls_context(self) -> ssl.SSLContext:
+        """Return the TLS context for the next connection, reloading the key if it was replaced."""
         assert self._tls is not None and self._served is not None and self._identity is not None
         try:
-            if _mark_of(self._served) != self._mark:
-                self._prove(self._identity)
+            if _file_version(self._served) != self._served_version:
+                self._load_key(self._identity)
         except (AnvylError, OSError) as error:
-            log.warning("the key that was served before is served still: %s", error)
+            log.warning("cannot load the new key, still serving the previous one: %s", error)
         return self._tls
 
 
-def _mark_of(identity: Identity) -> tuple[int, int]:
+def _file_version(identity: Identity) -> tuple[int, int]:
     found = identity.key.stat()
     return found.st_ino, found.st_mtime_ns
 
 
-class _Calm:
-    """An application whose end by cancellation, with the program that it is part of, is no failure to be reported."""
+class _QuietCancellation:
+    """Keeps uvicorn from logging a lifespan that is cancelled together with its program as a failure."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def calm(message: Message) -> None:
+        async def quiet_send(message: Message) -> None:
             cancelled = isinstance(sys.exc_info()[1], asyncio.CancelledError)
             await send({**message, "message": ""} if cancelled and message["type"].endswith(".failed") else message)
 
-        await self._app(scope, receive, calm if scope["type"] == "lifespan" else send)
+        await self._app(scope, receive, quiet_send if scope["type"] == "lifespan" else send)
 
 
-def server(
+def make_server(
     app: ASGIApp,
     mcp: McpServer[Any],
     *,
@@ -328,22 +328,21 @@ def server(
     identity: Callable[[], Identity] | None = None,
     signals: bool = True,
 ) -> HostServer:
-    """A server for `app`: `await server.serve(sockets)` ends at a signal or `should_exit`, running calls finished.
+    """Make a server for `app`: `await server.serve(sockets)` returns after a signal or `stop`, once calls finished.
 
-    `signals`: it ends at SIGINT and SIGTERM too, besides at `stop`. `identity` is asked for when the network is first
-    served; without it only loopback can be. The application is told by the scheme of a request which it is: `https` on
-    the network, `http` on loopback; no header changes that.
+    `signals`: stop at SIGINT and SIGTERM. `identity` is called when the network is first served; without it only
+    loopback can be. The scheme of a request is `https` on the network and `http` on loopback; headers cannot change it.
     """
-    # sse-starlette would cut running calls of older clients at the signal.
+    # Otherwise sse-starlette cuts off running calls of older clients at the signal.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # sse-starlette types none of it
     config = uvicorn.Config(
-        _Calm(app),
+        _QuietCancellation(app),
         http="h11",
         ws="none",
         log_config=None,
         access_log=False,
         lifespan="on",
-        # Strangers could fill the log with warnings about what they send.
+        # Otherwise anyone could fill the log with warnings about malformed requests.
         log_level="error",
         proxy_headers=False,
         timeout_keep_alive=IDLE_SECONDS,

@@ -1,4 +1,4 @@
-"""Who may knock: checked in front of every route, so that a web page cannot reach a server on loopback."""
+"""Host, Origin and body checks in front of every route, so that a web page cannot reach a server on loopback."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from anvyl_mcp.core.text import clean_json
 from anvyl_mcp.server.http.request_ids import REQUEST_ID
 
 MOST_BODY_BYTES = 1024 * 1024
-"""Requests are questions and arguments; nothing sent here is large."""
+"""Requests hold questions and tool arguments, which are small."""
 BODY_SECONDS = 8
-"""Between two parts of a body: a stranger must not hold a connection by sending slowly."""
+"""Between two parts of a body, so that a slow sender cannot hold a connection."""
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 DIGITS = re.compile("[0-9]{1,12}")
 FOREIGN_HOST = "anvyl.foreign_host"
-"""In the scope of a request over TLS to a name that is not ours: `Access` lets it in with a token only."""
+"""Set in the scope of a TLS request to a foreign host name, for which `Authentication` requires a token."""
 
 
-class Guard:
+class OriginCheck:
     """Refuses foreign `Host` and `Origin` headers, cross-site fetches, bodies that are not JSON, and large ones."""
 
     def __init__(self, app: ASGIApp, *, names: Iterable[str] = ()) -> None:
-        """`names`: what this host is called on the network."""
+        """`names`: this host's names on the network."""
         self._app = app
         self._names = frozenset(name.lower() for name in names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it here."""
+        """Pass a request on, or refuse it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -45,12 +45,12 @@ class Guard:
             return
         if scope["type"] != "http":
             return
-        headers = _joined(scope)
+        headers = _headers_by_name(scope)
         secure = scope.get("scheme") == "https"
         if "content-length" in headers and "transfer-encoding" in headers:
-            # Two readers could see two requests in it (RFC 9112, 6.3): what follows on this connection is not read.
+            # Request smuggling (RFC 9112, 6.3): the rest of this connection is not read.
             ambiguous = InvalidInput(
-                "a body has a length or is chunked, never both", hint="send `Content-Length` alone"
+                "a request cannot have both `Content-Length` and `Transfer-Encoding`", hint="send `Content-Length` only"
             )
             await error_response(ambiguous, 400, {"Connection": "close"})(scope, receive, send)
             return
@@ -60,22 +60,22 @@ class Guard:
             return
         if secure and not self._is_ours(headers.get("host", "")):
             scope[FOREIGN_HOST] = True
-        await _Limited(self._app).serve(scope, receive, send)
+        await _LimitedBody(self._app).serve(scope, receive, send)
 
     def _is_ours(self, host: str) -> bool:
-        """Whether a `Host` header over TLS is one of our names, or an address: those cannot be rebound."""
-        name = _without_port(host)
+        """Whether a `Host` header over TLS is one of our names, or an IP address, which DNS cannot rebind."""
+        name = _host_name(host)
         if name is None:
             return False
         return name in LOCAL_NAMES or name.rstrip(".") in self._names or is_address(name.strip("[]"))
 
 
 class _TooLarge(Exception):
-    """A body grew past the limit while it was read."""
+    """The body exceeded the limit while it was read."""
 
 
-class _Limited:
-    """Counts a body whose length was not announced."""
+class _LimitedBody:
+    """Limits the size of a body, and the time between its parts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -108,35 +108,35 @@ class _Limited:
             if self._whole:
                 raise
             if not self._answered:
-                await error_response(InvalidInput("the request did not come to its end"), 408)(scope, receive, send)
+                await error_response(InvalidInput("the request body timed out"), 408)(scope, receive, send)
         except ClientDisconnect:
-            # Whoever hangs up half-way gets no answer, and no line in the log.
+            # The client hung up: no response, no log line.
             return
 
 
 def error_response(error: AnvylError, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The one shape of an error over HTTP."""
-    told = error.as_dict()
+    """Return the JSON response for an error, in the shape of every HTTP error."""
+    fields = error.as_dict()
     if request_id := REQUEST_ID.get():
-        told["request_id"] = request_id
+        fields["request_id"] = request_id
         headers = {protocol_keys.REQUEST_ID_HEADER: request_id, **(headers or {})}
-    return JSONResponse(clean_json({"error": told}), status_code=status, headers=headers)
+    return JSONResponse(clean_json({"error": fields}), status_code=status, headers=headers)
 
 
-def not_our_name() -> Denied:
-    """The error for a foreign `Host`."""
-    return Denied("this server answers only to its own names", hint="use http://127.0.0.1 or http://localhost")
+def foreign_host_error() -> Denied:
+    """Return the error for a foreign `Host` header."""
+    return Denied("this server answers only to its own host names", hint="use http://127.0.0.1 or http://localhost")
 
 
 def own_names(name: str) -> frozenset[str]:
-    """What this host may be called on its network."""
+    """Return the names by which this host can be reached on its network."""
     machine = socket.gethostname().lower()
     short = {name.lower(), machine, machine.partition(".")[0]} - {""}
     return frozenset(short | {f"{one}.{domain}" for one in short for domain in ("local", "lan")})
 
 
-def _joined(scope: Scope) -> dict[str, str]:
-    """Headers by name; one sent twice has both values, and so fits no check."""
+def _headers_by_name(scope: Scope) -> dict[str, str]:
+    """Headers by name; one sent twice gets both values joined, and so fails every check."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
@@ -146,8 +146,8 @@ def _joined(scope: Scope) -> dict[str, str]:
 
 def _refusal(method: str, headers: Mapping[str, str], *, secure: bool) -> tuple[int, AnvylError] | None:
     host = headers.get("host", "")
-    if not secure and not is_local(host):
-        return 421, not_our_name()
+    if not secure and not names_loopback(host):
+        return 421, foreign_host_error()
     origin = headers.get("origin", "")
     if origin and origin.lower() != f"{'https' if secure else 'http'}://{host.lower()}":
         return 403, Denied("requests from web pages of other origins are refused", hint="use a client, not a browser")
@@ -165,24 +165,24 @@ def _refusal(method: str, headers: Mapping[str, str], *, secure: bool) -> tuple[
 
 
 def _too_large() -> tuple[AnvylError, int]:
-    return InvalidInput("the request is too large", hint=f"{MOST_BODY_BYTES} bytes are enough for any question"), 413
+    return InvalidInput("the request is too large", hint=f"at most {MOST_BODY_BYTES} bytes are allowed"), 413
 
 
-def _without_port(host: str) -> str | None:
-    """The name in a `Host` header; None when it is none."""
+def _host_name(host: str) -> str | None:
+    """Host name from a `Host` header, or None if malformed."""
     name, colon, port = host.lower().rpartition(":")
     if not colon or name.count("[") != name.count("]"):
         return host.lower()
     return name if DIGITS.fullmatch(port) else None
 
 
-def is_local(host: str) -> bool:
+def names_loopback(host: str) -> bool:
     """Whether a `Host` header names this machine's loopback."""
-    return _without_port(host) in LOCAL_NAMES
+    return _host_name(host) in LOCAL_NAMES
 
 
 def is_address(text: str) -> bool:
-    """Whether it is an IP address."""
+    """Whether `text` is an IP address."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""One name for each request, in its answer, in its errors and in the log, on every host that it reaches."""
+"""Request ids: in the response, in its errors and in the logs of every host a request reaches."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ log = logging.getLogger(__name__)
 
 USABLE = re.compile(r"[A-Za-z0-9._:+=-]{1,64}", re.ASCII)
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that is being answered."""
+"""The id of the current request."""
 
 
 class RequestIds:
-    """Takes the id a client chose, or makes one; stands in front of everything else."""
+    """The outermost middleware: takes the client's request id, or creates one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request with its id."""
+        """Add the request id to the response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -37,7 +37,7 @@ class RequestIds:
         REQUEST_ID.set(request_id)
         started = time.monotonic()
 
-        async def named(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[protocol_keys.REQUEST_ID_HEADER] = request_id
                 seconds = time.monotonic() - started
@@ -45,4 +45,4 @@ class RequestIds:
                 log.debug("%s %s → %d in %.3f s [%s]", *line)
             await send(message)
 
-        await self._app(scope, receive, named)
+        await self._app(scope, receive, send_with_id)

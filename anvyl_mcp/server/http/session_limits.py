@@ -1,4 +1,4 @@
-"""How many MCP sessions one caller keeps open: one more ends the one that it used longest ago."""
+"""Limit of MCP sessions per caller: opening one more ends the least recently used."""
 
 from __future__ import annotations
 
@@ -14,65 +14,65 @@ from anvyl_mcp.server.http.origin_check import error_response
 PATH = "/mcp"
 SESSION = "mcp-session-id"
 MOST_SESSIONS = 200
-"""Of all callers together."""
+"""Of all callers."""
 MOST_EACH = 32
 
 
-class Sessions:
-    """Counts the sessions of clients of the handshake versions; later clients have none."""
+class SessionLimits:
+    """Counts sessions of clients that speak a protocol version with a handshake; later versions have no sessions."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._open: dict[str, OrderedDict[str, None]] = {}
-        self._opening: Counter[str] = Counter()
+        self._pending: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through; one that opens a session may end another of its caller."""
+        """Pass a request on; one that opens a session may end another session of its caller."""
         if scope["type"] != "http" or scope["path"] != PATH or "user" not in scope:
             await self._app(scope, receive, send)
             return
         caller, headers = scope["user"].username, Headers(scope=scope)
-        mine = self._open.setdefault(caller, OrderedDict())
+        sessions = self._open.setdefault(caller, OrderedDict())
         version = headers.get("mcp-protocol-version", "")
         if (session := headers.get(SESSION)) is not None:
-            if session in mine:
-                mine.move_to_end(session)
+            if session in sessions:
+                sessions.move_to_end(session)
             await self._app(scope, receive, send)
         elif scope["method"] == "POST" and version in ("", *HANDSHAKE_PROTOCOL_VERSIONS):
-            await self._begin(caller, mine, scope, receive, send)
+            await self._open_session(caller, sessions, scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    async def _begin(
-        self, caller: str, mine: OrderedDict[str, None], scope: Scope, receive: Receive, send: Send
+    async def _open_session(
+        self, caller: str, sessions: OrderedDict[str, None], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if self._opening[caller] >= MOST_EACH:
-            error = Overloaded("this caller opens too many sessions at once", retry_after=1)
+        if self._pending[caller] >= MOST_EACH:
+            error = Overloaded("this caller is opening too many sessions at once", retry_after=1)
             await error_response(error, 429, {"Retry-After": str(error.retry_after)})(scope, receive, send)
             return
 
-        async def noted(message: Message) -> None:
+        async def record_session(message: Message) -> None:
             if message["type"] == "http.response.start" and (session := Headers(raw=message["headers"]).get(SESSION)):
-                mine[session] = None
+                sessions[session] = None
             await send(message)
 
-        self._opening[caller] += 1
+        self._pending[caller] += 1
         try:
-            while mine and len(mine) + self._opening[caller] > MOST_EACH:
-                oldest, _ = mine.popitem(last=False)
-                await self._end(oldest, scope)
-            await self._app(scope, receive, noted)
+            while sessions and len(sessions) + self._pending[caller] > MOST_EACH:
+                oldest, _ = sessions.popitem(last=False)
+                await self._end_session(oldest, scope)
+            await self._app(scope, receive, record_session)
         finally:
-            self._opening[caller] -= 1
+            self._pending[caller] -= 1
 
-    async def _end(self, session: str, scope: Scope) -> None:
-        """End a session as its client would."""
+    async def _end_session(self, session: str, scope: Scope) -> None:
+        """End a session the way its client would."""
 
-        async def nothing() -> Message:
+        async def empty_body() -> Message:
             return {"type": "http.request", "body": b"", "more_body": False}
 
-        async def unheard(_: Message) -> None:
+        async def discard(_: Message) -> None:
             return
 
         headers = [(SESSION.encode(), session.encode("latin-1"))]
-        await self._app({**scope, "method": "DELETE", "headers": headers}, nothing, unheard)
+        await self._app({**scope, "method": "DELETE", "headers": headers}, empty_body, discard)

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from anvyl_mcp.core.errors import ConfigInvalid, EngineError, InvalidInput, Timeout
-from anvyl_mcp.server.auth.callers import HOWS, Caller, How, in_order, parse_scopes
+from anvyl_mcp.server.auth.callers import AUTH_METHODS, AuthMethod, Caller, parse_scopes, sort_scopes
 from anvyl_mcp.server.auth.tokens import Tokens
 from anvyl_mcp.server.policy import guardrails, object_names
 from anvyl_mcp.server.policy.lint import Finding, findings
@@ -31,7 +31,7 @@ def tested(policy: Policy, tool: Tool, arguments: Mapping[str, Any], caller: Cal
     report: dict[str, Any] = {
         "tool": tool.name,
         "arguments": dict(arguments),
-        "caller": {"name": caller.name, "how": caller.how, "scopes": in_order(caller.scopes)},
+        "caller": {"name": caller.name, "how": caller.how, "scopes": sort_scopes(caller.scopes)},
         "needs": needed,
         "policy": str(policy.file) if policy.file.exists() else None,
         "rule": None,
@@ -94,7 +94,7 @@ def caller_called(name: str, scopes: str, tokens: Tokens) -> Caller:
     """
     told, _, own = name.rpartition(":")
     token = next((one for one in tokens.list() if one.name == own), None)
-    how: How = next((one for one in HOWS if one == told), "local" if own == "local" else "token")
+    how: AuthMethod = next((one for one in AUTH_METHODS if one == told), "local" if own == "local" else "token")
     near = "exec" if own == "local" else "operate" if how == "loopback" else ""
     usual = near or (",".join(token.scopes) if token else INVITED)
     return Caller(own, parse_scopes(scopes or usual), how)

@@ -20,7 +20,7 @@ import anyio.to_thread
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import ConfigInvalid, Denied
 from anvyl_mcp.core.files import check_not_writable_by_others
-from anvyl_mcp.server.auth.callers import ACTING, Caller
+from anvyl_mcp.server.auth.callers import CURRENT_CALLER, Caller
 from anvyl_mcp.server.policy import guardrails
 from anvyl_mcp.server.policy.parse import parse
 from anvyl_mcp.server.policy.rules import NO_RULES, STATIC, Call, Decision, Look, Rules, decide, may_offer
@@ -133,7 +133,7 @@ class Policy:
         Raises:
             Denied: it does not.
         """
-        decision = self.decide(ACTING.get(), tool, arguments)
+        decision = self.decide(CURRENT_CALLER.get(), tool, arguments)
         if not decision.allowed:
             raise self.refusal(decision, tool)
 

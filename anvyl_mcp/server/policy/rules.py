@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from anvyl_mcp.core.errors import InvalidInput
 from anvyl_mcp.server import commands
-from anvyl_mcp.server.auth.callers import HOWS, SCOPES, THROUGH, Caller
+from anvyl_mcp.server.auth.callers import AUTH_METHODS, SCOPES, THROUGH, Caller
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.name_forms import Named, mounts_of, spellings
 from anvyl_mcp.server.tool import Scope, Tool
@@ -210,7 +210,7 @@ def who(caller: Caller, effect: Effect) -> list[str]:
     *asking, own = caller.name.split(THROUGH) if caller.through else [caller.name]
     names = [own, f"{caller.how}:{own}"]
     if effect == "deny":
-        return [*names, *asking, *(f"{how}:{one}" for one in asking for how in HOWS)]
+        return [*names, *asking, *(f"{how}:{one}" for one in asking for how in AUTH_METHODS)]
     return asking[-1:] if asking and caller.how == "local" else names
 
 

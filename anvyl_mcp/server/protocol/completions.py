@@ -25,7 +25,7 @@ MOST_VALUES = 100
 """The protocol allows no more in one answer."""
 
 
-class Names:
+class ContainerNames:
     """The names of this host's containers, asked for with the tool that lists them."""
 
     def __init__(self, calls: Calls, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,7 +54,7 @@ class Names:
 
 def add_completions(server: Server[Any], calls: Calls) -> None:
     """Serve completions of container names, where the server lists containers."""
-    names = Names(calls)
+    names = ContainerNames(calls)
 
     async def complete(ctx: ServerRequestContext[Any], params: CompleteRequestParams) -> CompleteResult:
         known = await names.of(ctx) if _wants_name(params) else []

@@ -52,7 +52,7 @@ def _error(code: int, words: str, request_id: str | int | None = None) -> JSONRP
     return JSONRPCError(jsonrpc="2.0", id=request_id, error=ErrorData(code=code, message=words))
 
 
-class Messages:
+class MessageCheck:
     """Stands in front of `/mcp`: refuses what is not a message, and lets a client begin anew with an old session id."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -84,7 +84,7 @@ class Messages:
             return
         if message.get("method") == "initialize":
             scope = _without_session(scope)
-        await self._app(scope, _again(body, receive), send)
+        await self._app(scope, _replay(body, receive), send)
 
 
 def _without_session(scope: Scope) -> Scope:
@@ -93,7 +93,7 @@ def _without_session(scope: Scope) -> Scope:
     return {**scope, "headers": [header for header in scope["headers"] if header[0].lower() != name]}
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def _replay(body: bytes, receive: Receive) -> Receive:
     """The body once more, then whatever else comes."""
     sent = False
 
@@ -111,7 +111,7 @@ Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
 Outgoing = MemoryObjectSendStream[SessionMessage]
 
 
-class Lines:
+class MessageLines:
     """The lines of an input, one message each; what is not one is answered here, with a word on stderr."""
 
     def __init__(self, source: anyio.AsyncFile[str]) -> None:
@@ -125,7 +125,7 @@ class Lines:
         self._outgoing = outgoing
         self._ready.set()
 
-    def __aiter__(self) -> Lines:
+    def __aiter__(self) -> MessageLines:
         return self
 
     async def __anext__(self) -> str:
@@ -165,7 +165,7 @@ class Lines:
 @asynccontextmanager
 async def stdio() -> AsyncIterator[tuple[Any, Any]]:
     """The streams of a server on stdin and stdout."""
-    lines = Lines(anyio.wrap_file(_own_input()))
+    lines = MessageLines(anyio.wrap_file(_own_input()))
     async with stdio_server(stdin=lines) as (incoming, outgoing):  # type: ignore[arg-type]  # it only iterates
         lines.answer_on(outgoing)
         yield incoming, outgoing

@@ -31,7 +31,7 @@ SOMEWHERE = "a host, or of all of them"
 HOST = "host, hosts with commas, @tag or all; empty: every host"
 
 
-class Offering(Protocol):
+class ToolProvider(Protocol):
     """What a server offers, by tool name."""
 
     @property
@@ -122,20 +122,20 @@ PROMPTS = (
 )
 
 
-def add_prompts(server: Server[Any], offering: Offering, select: Callable[[str], object] | None = None) -> None:
+def add_prompts(server: Server[Any], provider: ToolProvider, select: Callable[[str], object] | None = None) -> None:
     """Serve the prompts whose tools are offered; without any the server says that it has none.
 
     `select`: for a server of many hosts, whose tools take a `host`; it raises when one names nobody.
     """
-    prompts = {prompt.name: prompt for prompt in PROMPTS if prompt.serves(offering.tools)}
+    prompts = {prompt.name: prompt for prompt in PROMPTS if prompt.serves(provider.tools)}
 
     async def listed(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListPromptsResult:
-        offered = offering.offered(ctx)
+        offered = provider.offered(ctx)
         serving = [prompt for prompt in prompts.values() if prompt.serves(offered)]
         return ListPromptsResult(prompts=[_listed(prompt, several=select is not None) for prompt in serving])
 
     async def get(ctx: ServerRequestContext[Any], params: GetPromptRequestParams) -> GetPromptResult:
-        offered = offering.offered(ctx)
+        offered = provider.offered(ctx)
         known = {name: prompt for name, prompt in prompts.items() if prompt.serves(offered)}
         given = dict(params.arguments or {})
         host = None if select is None else given.pop("host", "").strip()

@@ -38,7 +38,7 @@ OLDER_NOT_FOUND = -32002
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ResourceKind:
     """A kind of resource: where it is, and the tools that read it. Of several tools each has a key of its own."""
 
     uri: str
@@ -60,9 +60,11 @@ class Kind:
 
 
 KINDS = (
-    Kind("anvyl://host", "host", "The machine, and how busy it is", JSON, ("get_host_info", "get_host_resources")),
-    Kind("anvyl://containers/{name}", "container", "One container in detail", JSON, ("get_container_info",)),
-    Kind("anvyl://containers/{name}/logs", "logs", "The last lines it logged", PLAIN, ("get_container_logs",)),
+    ResourceKind(
+        "anvyl://host", "host", "The machine, and how busy it is", JSON, ("get_host_info", "get_host_resources")
+    ),
+    ResourceKind("anvyl://containers/{name}", "container", "One container in detail", JSON, ("get_container_info",)),
+    ResourceKind("anvyl://containers/{name}/logs", "logs", "The last lines it logged", PLAIN, ("get_container_logs",)),
 )
 
 
@@ -70,7 +72,7 @@ def add_resources(server: Server[Any], calls: Calls) -> None:
     """Serve the resources whose tools are offered; without any the server says that it has none."""
     kinds = [kind for kind in KINDS if any(tool in calls.tools for tool in kind.tools)]
 
-    def readable(ctx: ServerRequestContext[Any], *, templates: bool) -> list[Kind]:
+    def readable(ctx: ServerRequestContext[Any], *, templates: bool) -> list[ResourceKind]:
         offered = calls.offered(ctx)
         return [kind for kind in kinds if kind.is_template == templates and any(one in offered for one in kind.tools)]
 
@@ -109,7 +111,7 @@ def add_resources(server: Server[Any], calls: Calls) -> None:
         server.add_request_handler("resources/read", ReadResourceRequestParams, read)
 
 
-def _find(kinds: list[Kind], uri: str) -> tuple[Kind, dict[str, str]]:
+def _find(kinds: list[ResourceKind], uri: str) -> tuple[ResourceKind, dict[str, str]]:
     for kind in kinds:
         arguments = kind.match(uri)
         if arguments is not None:
@@ -118,7 +120,7 @@ def _find(kinds: list[Kind], uri: str) -> tuple[Kind, dict[str, str]]:
     raise NotFound(f"there is no resource `{uri[:200]}` on this host", hint=f"there is {known}")
 
 
-async def _read(calls: Calls, ctx: ServerRequestContext[Any], kind: Kind, arguments: dict[str, str]) -> str:
+async def _read(calls: Calls, ctx: ServerRequestContext[Any], kind: ResourceKind, arguments: dict[str, str]) -> str:
     tools = [tool for tool in kind.tools if tool in calls.tools]
     if kind.mime_type == PLAIN:
         words = "\n".join([await calls.run(ctx, tool, arguments, partial(_words, calls.tools[tool])) for tool in tools])

@@ -193,7 +193,7 @@ async def test_the_other_host_gives_no_more_rights_than_the_caller_has_here(
     answer = await query(http_node, "nas", f"run command touch {file}", caller, approve=approve)
 
     assert failure(answer) == (403, "denied")
-    assert "needs the right `exec`" in answer.json()["error"]["message"]
+    assert "needs the scope `exec`" in answer.json()["error"]["message"]
     assert not file.exists()
 
 

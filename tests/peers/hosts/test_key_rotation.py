@@ -16,7 +16,7 @@ from anvyl_mcp.peers.connection.tls_pinning import NextKey, WrongKey, pinned_con
 from anvyl_mcp.peers.hosts.key_rotation import next_key, record_announced_key
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.server.auth.callers import LOCAL, Caller
-from anvyl_mcp.server.auth.certificate import NEXT, host_identity
+from anvyl_mcp.server.auth.certificate import NEXT_KEY_FILE, host_identity
 from anvyl_mcp.server.http.host_state import HostState
 from tests.peers.connection.test_tls_pinning import WAYS
 from tests.support.hosts.network import Lan, lan
@@ -184,19 +184,19 @@ def test_only_holders_of_tokens_are_told_and_remembered(tmp_path: Path) -> None:
     assert state.next_key.announce(TOKEN) == "", "no key is made for a question"
     pin = state.identity().pin
     assert state.next_key.announce(TOKEN) == pin
-    plan = state.next_key.begin()
+    rotation = state.next_key.begin()
 
     assert state.next_key.announce(LOCAL) == ""
-    assert state.next_key.announce(Caller("x", frozenset(["read"]), "jwt", id="jwt:x")) == plan.pin
-    assert state.next_key.plan.told == []
-    assert state.next_key.announce(TOKEN) == state.next_key.announce(TOKEN) == plan.pin
-    assert state.next_key.plan.told == ["t1"]
-    with pytest.raises(Conflict, match="made already"):
+    assert state.next_key.announce(Caller("x", frozenset(["read"]), "jwt", id="jwt:x")) == rotation.pin
+    assert state.next_key.rotation.notified == []
+    assert state.next_key.announce(TOKEN) == state.next_key.announce(TOKEN) == rotation.pin
+    assert state.next_key.rotation.notified == ["t1"]
+    with pytest.raises(Conflict, match="already in progress"):
         state.next_key.begin()
-    assert state.next_key.finish().pin == plan.pin == state.identity().pin
-    assert state.next_key.announce(TOKEN) == plan.pin
+    assert state.next_key.finish().pin == rotation.pin == state.identity().pin
+    assert state.next_key.announce(TOKEN) == rotation.pin
     for step in (state.next_key.finish, state.next_key.cancel):
-        with pytest.raises(NotFound, match="no next key"):
+        with pytest.raises(NotFound, match="no key rotation is in progress"):
             step()
 
 
@@ -204,14 +204,14 @@ def test_a_damaged_next_key_changes_nothing(tmp_path: Path) -> None:
     state = HostState(tmp_path)
     pin = state.identity().pin
     state.next_key.begin()
-    (state.folder / NEXT).write_bytes(b"damaged")
+    (state.folder / NEXT_KEY_FILE).write_bytes(b"damaged")
 
     with pytest.raises(ConfigInvalid, match="is damaged"):
         state.next_key.finish()
 
     assert state.identity().pin == pin
     state.next_key.cancel()
-    assert not (state.folder / NEXT).exists()
+    assert not (state.folder / NEXT_KEY_FILE).exists()
 
 
 def test_a_crash_at_any_step_costs_nothing(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_a_crash_at_any_step_costs_nothing(tmp_path: Path) -> None:
     (state.folder / "certificate.pem").unlink()
     assert state.identity().pin == pin
     (state.folder / "certificate.pem").unlink()
-    (state.folder / NEXT).replace(state.folder / "key.pem")
+    (state.folder / NEXT_KEY_FILE).replace(state.folder / "key.pem")
 
     assert state.next_key.announce(TOKEN) == following == state.next_key.finish().pin
-    assert state.identity().pin == following and not state.next_key.plan.pin
+    assert state.identity().pin == following and not state.next_key.rotation.pin
 
 
 def test_a_damaged_plan_stops_no_call_and_is_told(tmp_path: Path) -> None:

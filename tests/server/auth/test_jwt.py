@@ -199,14 +199,14 @@ async def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path, content: 
     with pytest.raises(ConfigInvalid, match="cannot be read"):
         await verifier.verify(signed())
     file.write_bytes(content)
-    with pytest.raises(ConfigInvalid, match="holds no keys"):
+    with pytest.raises(ConfigInvalid, match="contains no usable keys"):
         await verifier.verify(signed())
 
 
 @pytest.mark.parametrize("given", [("", AUDIENCE, "keys.json"), (ISSUER, "", "keys.json"), (ISSUER, AUDIENCE, "")])
 def test_all_of_issuer_audience_and_keys_are_needed(given: tuple[str, str, str]) -> None:
     issuer, audience, keys = given
-    with pytest.raises(InvalidInput, match="need issuer, audience and keys"):
+    with pytest.raises(InvalidInput, match="need an issuer, an audience and keys"):
         JwtVerifier(issuer=issuer, audience=audience, keys=keys)
 
 
@@ -267,7 +267,7 @@ async def test_known_keys_outlive_a_provider_that_is_down_for_a_day() -> None:
     provider.now += 23 * 3600
     assert (await provider.verifier.verify(signed())).name == "ann"
     provider.now += 2 * 3600
-    with pytest.raises(Unreachable, match="keys cannot be had"):
+    with pytest.raises(Unreachable, match="cannot fetch the identity provider's keys"):
         await provider.verifier.verify(signed())
 
 
@@ -284,9 +284,9 @@ async def test_a_provider_that_was_never_reached_is_asked_again_later() -> None:
 
 
 ANSWERS: dict[str, tuple[httpx.Response, str]] = {
-    "moved": (httpx.Response(302, headers={"location": "https://evil.example/jwks"}), "answers with 302"),
-    "broken": (httpx.Response(500, content=JWKS), "answers with 500"),
-    "huge": (httpx.Response(200, content=b" " * 300_000), "too much for a key set"),
+    "moved": (httpx.Response(302, headers={"location": "https://evil.example/jwks"}), "answered with status 302"),
+    "broken": (httpx.Response(500, content=JWKS), "answered with status 500"),
+    "huge": (httpx.Response(200, content=b" " * 300_000), "too large for a key set"),
 }
 
 

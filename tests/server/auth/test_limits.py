@@ -8,13 +8,13 @@ import anyio
 import pytest
 
 from anvyl_mcp.core.errors import Busy
-from anvyl_mcp.server.auth.callers import LOCAL, Caller, implied
-from anvyl_mcp.server.auth.limits import AT_ONCE, MOST_WAITING, MOST_WAITING_EACH, Guesses, Limits, Overloaded
+from anvyl_mcp.server.auth.callers import LOCAL, Caller, implied_scopes
+from anvyl_mcp.server.auth.limits import AT_ONCE, MOST_WAITING, MOST_WAITING_EACH, FailedAttempts, Limits, Overloaded
 from anvyl_mcp.server.tool import Scope
 
-REMOTE = Caller("nas", implied(["exec"]), "token", "192.0.2.1", "aaaa")
-OTHER = Caller("nas", implied(["exec"]), "token", "192.0.2.1", "bbbb")
-NEAR = Caller("me", implied(["exec"]), "loopback", "127.0.0.1", "uid:1000")
+REMOTE = Caller("nas", implied_scopes(["exec"]), "token", "192.0.2.1", "aaaa")
+OTHER = Caller("nas", implied_scopes(["exec"]), "token", "192.0.2.1", "bbbb")
+NEAR = Caller("me", implied_scopes(["exec"]), "loopback", "127.0.0.1", "uid:1000")
 
 
 class Clock:
@@ -141,7 +141,7 @@ async def test_a_call_that_fails_gives_its_place_back() -> None:
 async def test_memory_of_callers_is_bounded() -> None:
     limits = Limits(clock=Clock())
     for number in range(5000):
-        async with limits.slot(Caller("x", implied(["read"]), "jwt", id=str(number)), "read"):
+        async with limits.slot(Caller("x", implied_scopes(["read"]), "jwt", id=str(number)), "read"):
             pass
 
     assert len(limits._buckets) <= 4096
@@ -149,7 +149,7 @@ async def test_memory_of_callers_is_bounded() -> None:
 
 def test_ten_wrong_secrets_a_minute_are_heard() -> None:
     clock = Clock()
-    guesses = Guesses(clock=clock)
+    guesses = FailedAttempts(clock=clock)
 
     for _ in range(10):
         assert guesses.wait("192.0.2.1") == 0
@@ -175,7 +175,7 @@ def test_ten_wrong_secrets_a_minute_are_heard() -> None:
     ],
 )
 def test_addresses_that_one_customer_has_count_as_one(one: str, other: str, same: bool) -> None:
-    guesses = Guesses(clock=Clock())
+    guesses = FailedAttempts(clock=Clock())
     for _ in range(10):
         guesses.note(one)
 
@@ -183,7 +183,7 @@ def test_addresses_that_one_customer_has_count_as_one(one: str, other: str, same
 
 
 def test_memory_of_guesses_is_bounded() -> None:
-    guesses = Guesses(clock=Clock())
+    guesses = FailedAttempts(clock=Clock())
     for number in range(5000):
         guesses.note(f"10.0.{number // 256}.{number % 256}")
 

@@ -18,7 +18,14 @@ import pytest
 
 from anvyl_mcp.core.errors import ConfigInvalid
 from anvyl_mcp.server.auth import caller_process, socket_owner
-from anvyl_mcp.server.auth.local_trust import UNKNOWN, LocalToken, Loopback, Seen, Verdict, may_use
+from anvyl_mcp.server.auth.local_trust import (
+    UNIDENTIFIED,
+    ClientConnection,
+    LocalToken,
+    LoopbackCaller,
+    LoopbackTrust,
+    engine_socket_members,
+)
 from anvyl_mcp.server.auth.socket_owner import Address, find
 from tests.support.hosts.nodes import PYTHON
 
@@ -50,9 +57,9 @@ def ends(served: socket.socket) -> tuple[Address, Address]:
     return served.getpeername()[:2], served.getsockname()[:2]
 
 
-def judged(served: socket.socket, loopback: Loopback | None = None) -> Verdict:
+def judged(served: socket.socket, loopback: LoopbackTrust | None = None) -> LoopbackCaller:
     """What the server decides about the caller at the other end."""
-    return anyio.run((loopback or Loopback()).check, *ends(served), Seen(accepted=served))
+    return anyio.run((loopback or LoopbackTrust()).check, *ends(served), ClientConnection(accepted=served))
 
 
 WAYS = {
@@ -86,7 +93,7 @@ def test_a_kernel_that_does_not_say_enough_makes_every_caller_need_a_token(
     else:
         monkeypatch.setattr(socket_owner, "_CGROUP_ID", -1)
     with connected("127.0.0.1") as (_, served):
-        assert judged(served) == UNKNOWN
+        assert judged(served) == UNIDENTIFIED
 
 
 def test_a_socket_that_nobody_holds_any_more_is_nobodys() -> None:
@@ -96,7 +103,7 @@ def test_a_socket_that_nobody_holds_any_more_is_nobodys() -> None:
         client.close()
 
         assert find(*where) is None
-        assert anyio.run(Loopback().check, *where, Seen(accepted=served)) == UNKNOWN
+        assert anyio.run(LoopbackTrust().check, *where, ClientConnection(accepted=served)) == UNIDENTIFIED
 
 
 def test_a_listener_on_the_callers_old_port_is_not_taken_for_the_caller() -> None:
@@ -117,7 +124,7 @@ def test_a_listener_on_the_callers_old_port_is_not_taken_for_the_caller() -> Non
 @pytest.mark.parametrize("peer", [("", 1), ("nonsense", 1), ("127.0.0.1", 1), ("fe80::1%lo", 9), ("::1", 65535)])
 def test_addresses_without_a_connection_are_nobody(peer: Address) -> None:
     assert find(peer, ("127.0.0.1", 4200)) is None
-    assert anyio.run(Loopback().check, peer, ("127.0.0.1", 4200), Seen()) == UNKNOWN
+    assert anyio.run(LoopbackTrust().check, peer, ("127.0.0.1", 4200), ClientConnection()) == UNIDENTIFIED
 
 
 @contextmanager
@@ -147,29 +154,29 @@ AS_NOBODY = f"import ctypes; {BECOME_NOBODY}; ctypes.CDLL(None).prctl(4, 1, 0, 0
 
 def test_another_process_of_our_own_user_is_trusted() -> None:
     with caller("") as served:
-        verdict = judged(served)
+        found = judged(served)
 
-        assert verdict.trusted and verdict.uid == os.geteuid()
+        assert found.trusted and found.uid == os.geteuid()
 
 
 @as_root
 def test_another_user_needs_a_token_unless_it_may_use_the_engine_anyway() -> None:
     with caller(BECOME_NOBODY) as served:
-        verdict = judged(served)
-        assert (verdict.trusted, verdict.uid, verdict.name) == (False, NOBODY, "nobody")
-        assert "`nobody` may not use this host without a token" in verdict.refusal
+        found = judged(served)
+        assert (found.trusted, found.uid, found.name) == (False, NOBODY, "nobody")
+        assert "`nobody` may not use this host without a token" in found.refusal
 
-        assert judged(served, Loopback(member=lambda uid: uid == NOBODY)).trusted
+        assert judged(served, LoopbackTrust(member=lambda uid: uid == NOBODY)).trusted
 
 
 @as_root
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 def test_root_in_a_container_on_the_hosts_network_needs_a_token() -> None:
     with caller("", "unshare", "--pid", "--fork") as served:
-        verdict = judged(served)
+        found = judged(served)
 
-        assert (verdict.trusted, verdict.uid) == (False, 0)
-        assert "container" in verdict.refusal
+        assert (found.trusted, found.uid) == (False, 0)
+        assert "container" in found.refusal
 
 
 FIRST_THREAD_ENDS = """
@@ -251,13 +258,13 @@ def judged_by_nobody(served: socket.socket, program: str = "") -> str:
     script = f"""
 import os, socket
 import anyio
-from anvyl_mcp.server.auth.local_trust import Loopback, Seen
+from anvyl_mcp.server.auth.local_trust import LoopbackTrust, ClientConnection
 
 async def judge():
     {AS_NOBODY}
-    seen = Seen(accepted=socket.socket(fileno={served.fileno()}))
-    verdict = await Loopback().check(*{ends(served)!r}, seen)
-    print(verdict.trusted, verdict.uid)
+    seen = ClientConnection(accepted=socket.socket(fileno={served.fileno()}))
+    caller = await LoopbackTrust().check(*{ends(served)!r}, seen)
+    print(caller.trusted, found.uid)
 
 anyio.run(judge)
 """
@@ -274,24 +281,24 @@ anyio.run(judge)
 
 
 async def test_processes_are_looked_through_once_per_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    loopback, scans = Loopback(), 0
-    real = caller_process.made_where_we_live
+    loopback, scans = LoopbackTrust(), 0
+    real = caller_process.made_by_local_process
 
-    def counted(found: socket_owner.PeerSocket, *, seconds: float, lately: dict[int, str]) -> bool | None:
+    def counted(found: socket_owner.PeerSocket, *, seconds: float, recent: dict[int, str]) -> bool | None:
         nonlocal scans
         scans += 1
-        return real(found, seconds=seconds, lately=lately)
+        return real(found, seconds=seconds, recent=recent)
 
-    monkeypatch.setattr("anvyl_mcp.server.auth.local_trust.made_where_we_live", counted)
+    monkeypatch.setattr("anvyl_mcp.server.auth.local_trust.made_by_local_process", counted)
     with connected("127.0.0.1") as (_, served):
-        seen = Seen(accepted=served)
+        seen = ClientConnection(accepted=served)
         for _ in range(5):
             assert (await loopback.check(*ends(served), seen)).trusted
         assert scans == 1
 
 
 async def test_who_called_last_is_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    loopback, real, looked = Loopback(), os.listdir, list[str]()
+    loopback, real, looked = LoopbackTrust(), os.listdir, list[str]()
 
     def listdir(folder: str) -> list[str]:
         looked.append(folder)
@@ -299,17 +306,17 @@ async def test_who_called_last_is_looked_at_first(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(os, "listdir", listdir)
     with connected("127.0.0.1") as (_, served):
-        assert (await loopback.check(*ends(served), Seen(accepted=served))).trusted
+        assert (await loopback.check(*ends(served), ClientConnection(accepted=served))).trusted
     looked.clear()
     with connected("127.0.0.1") as (_, served):
-        assert (await loopback.check(*ends(served), Seen(accepted=served))).trusted
+        assert (await loopback.check(*ends(served), ClientConnection(accepted=served))).trusted
     assert {folder for folder in looked if folder.endswith("/fd")} == {f"/proc/{os.getpid()}/fd"}
     with caller("") as other:
-        assert (await loopback.check(*ends(other), Seen(accepted=other))).trusted
+        assert (await loopback.check(*ends(other), ClientConnection(accepted=other))).trusted
 
 
 async def test_trust_in_one_connection_is_not_inherited_by_the_next_on_its_port() -> None:
-    loopback = Loopback()
+    loopback = LoopbackTrust()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for _ in range(2):
             with socket.socket() as client:
@@ -320,16 +327,16 @@ async def test_trust_in_one_connection_is_not_inherited_by_the_next_on_its_port(
                 served, _ = listener.accept()
                 with served:
                     where = ends(served)
-                    assert (await loopback.check(*where, Seen(accepted=served))).trusted
-            assert await loopback.check(*where, Seen()) == UNKNOWN
+                    assert (await loopback.check(*where, ClientConnection(accepted=served))).trusted
+            assert await loopback.check(*where, ClientConnection()) == UNIDENTIFIED
 
 
 async def test_what_could_not_be_seen_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    loopback, real = Loopback(), os.listdir
+    loopback, real = LoopbackTrust(), os.listdir
     with connected("127.0.0.1") as (_, served):
         monkeypatch.setattr(os, "listdir", out_of_descriptors)
-        seen = Seen(accepted=served)
-        assert await loopback.check(*ends(served), seen) == UNKNOWN
+        seen = ClientConnection(accepted=served)
+        assert await loopback.check(*ends(served), seen) == UNIDENTIFIED
         monkeypatch.setattr(os, "listdir", real)
 
         assert (await loopback.check(*ends(served), seen)).trusted
@@ -344,19 +351,19 @@ def test_looking_takes_only_so_long() -> None:
         found = find(*ends(served))
         assert found is not None
 
-        assert caller_process.made_where_we_live(found, seconds=-1) is None
+        assert caller_process.made_by_local_process(found, seconds=-1) is None
 
 
 def test_another_system_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with connected("127.0.0.1") as (_, served):
-        assert judged(served) == UNKNOWN
+        assert judged(served) == UNIDENTIFIED
 
 
 @as_root
 def test_members_of_the_group_of_the_engines_socket_may_use_it_anyway(tmp_path: Path) -> None:
     path = tmp_path / "docker.sock"
-    member = may_use(path)
+    member = engine_socket_members(path)
     assert not member(NOBODY)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

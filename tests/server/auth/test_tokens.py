@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, Conflict, Denied, InvalidInput, NotFound
-from anvyl_mcp.server.auth.callers import implied, parse_scopes
-from anvyl_mcp.server.auth.invite_store import Invites, Moment, moment
+from anvyl_mcp.server.auth.callers import implied_scopes, parse_scopes
+from anvyl_mcp.server.auth.invite_store import BootTime, InviteStore, boot_time
 from anvyl_mcp.server.auth.tokens import Token, Tokens
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -67,7 +67,7 @@ def test_a_token_opens_what_it_was_made_for_and_its_text_is_kept_nowhere(tokens:
 def test_files_are_for_their_owner_only(tokens: Tokens) -> None:
     _, text = tokens.create("laptop", ["read"])
     tokens.verify(text)
-    Invites(tokens.path.parent).create(["read"], 60)
+    InviteStore(tokens.path.parent).create(["read"], 60)
 
     assert tokens.path.parent.stat().st_mode & 0o777 == 0o700
     assert {file.name for file in tokens.path.parent.iterdir()} >= {"tokens.json", "tokens-used.json", "invites.json"}
@@ -273,11 +273,11 @@ def test_a_revoked_token_is_forgotten_after_a_while(tokens: Tokens, clock: Clock
 
 
 def test_a_greater_right_includes_the_lesser() -> None:
-    assert implied(["exec"]) == {"read", "operate", "exec"}
-    assert implied(["operate", "nonsense"]) == {"read", "operate"}
-    assert implied([]) == frozenset()
+    assert implied_scopes(["exec"]) == {"read", "operate", "exec"}
+    assert implied_scopes(["operate", "nonsense"]) == {"read", "operate"}
+    assert implied_scopes([]) == frozenset()
     assert parse_scopes(" Read, operate") == {"read", "operate"}
-    with pytest.raises(InvalidInput, match="`exce` is no right") as raised:
+    with pytest.raises(InvalidInput, match="`exce` is not a scope") as raised:
         parse_scopes("read,exce")
     assert "`exec`" in raised.value.hint
 
@@ -286,13 +286,13 @@ class BootClock:
     """A boot clock that tests set."""
 
     def __init__(self) -> None:
-        self.now = Moment("boot-1", 1000.0)
+        self.now = BootTime("boot-1", 1000.0)
 
-    def __call__(self) -> Moment:
+    def __call__(self) -> BootTime:
         return self.now
 
     def later(self, seconds: float) -> None:
-        self.now = Moment(self.now.boot, self.now.seconds + seconds)
+        self.now = BootTime(self.now.boot, self.now.seconds + seconds)
 
 
 @pytest.fixture
@@ -301,11 +301,11 @@ def boot() -> BootClock:
 
 
 @pytest.fixture
-def invites(tokens: Tokens, boot: BootClock) -> Invites:
-    return Invites(tokens.path.parent, tokens, clock=boot)
+def invites(tokens: Tokens, boot: BootClock) -> InviteStore:
+    return InviteStore(tokens.path.parent, tokens, clock=boot)
 
 
-def test_an_invitation_becomes_one_token(invites: Invites, tokens: Tokens) -> None:
+def test_an_invitation_becomes_one_token(invites: InviteStore, tokens: Tokens) -> None:
     secret = invites.create(["read", "operate"], 900)
 
     token, text = invites.redeem(secret, "laptop")
@@ -313,7 +313,7 @@ def test_an_invitation_becomes_one_token(invites: Invites, tokens: Tokens) -> No
     assert len(secret) == 16
     assert tokens.verify(text) == token
     assert token.name == "laptop" and token.scopes == {"read", "operate"}
-    with pytest.raises(Denied, match="used already, by `laptop`") as raised:
+    with pytest.raises(Denied, match="already been used by `laptop`") as raised:
         invites.redeem(secret, "mallory")
     assert "anvyl-mcp invite" in raised.value.hint
     assert secret.hex() not in (tokens.path.parent / "invites.json").read_text()
@@ -321,11 +321,11 @@ def test_an_invitation_becomes_one_token(invites: Invites, tokens: Tokens) -> No
 
 def test_of_many_who_redeem_at_once_one_gets_a_token(tokens: Tokens, boot: BootClock) -> None:
     folder = tokens.path.parent
-    secret = Invites(folder, tokens, clock=boot).create(["read"], 900)
+    secret = InviteStore(folder, tokens, clock=boot).create(["read"], 900)
 
     def redeem(number: int) -> bool:
         try:
-            Invites(folder, clock=boot).redeem(secret, f"host-{number}")
+            InviteStore(folder, clock=boot).redeem(secret, f"host-{number}")
         except Denied:
             return False
         return True
@@ -335,7 +335,7 @@ def test_of_many_who_redeem_at_once_one_gets_a_token(tokens: Tokens, boot: BootC
     assert len(tokens.list()) == 1
 
 
-def test_the_text_of_a_secret_works_and_nothing_near_it_does(invites: Invites) -> None:
+def test_the_text_of_a_secret_works_and_nothing_near_it_does(invites: InviteStore) -> None:
     real = invites.create(["read"], 60)
 
     for wrong in (bytes(16), b"", real[:-1], real + b"\0", "", "ä", "not base64!", "A" * 22, real.hex()):
@@ -345,22 +345,24 @@ def test_the_text_of_a_secret_works_and_nothing_near_it_does(invites: Invites) -
 
 
 @pytest.mark.parametrize(("seconds", "works"), [(0, True), (899, True), (900, False), (-1, False), (10**6, False)])
-def test_an_invitation_lives_by_the_boot_clock(invites: Invites, boot: BootClock, seconds: int, works: bool) -> None:
+def test_an_invitation_lives_by_the_boot_clock(
+    invites: InviteStore, boot: BootClock, seconds: int, works: bool
+) -> None:
     secret = invites.create(["read"], 900)
     boot.later(seconds)
 
     if works:
         assert invites.redeem(secret, "laptop")
     else:
-        with pytest.raises(Denied, match="too old"):
+        with pytest.raises(Denied, match="has expired"):
             invites.redeem(secret, "laptop")
 
 
-def test_an_invitation_ends_with_a_restart_of_the_machine(invites: Invites, boot: BootClock) -> None:
+def test_an_invitation_ends_with_a_restart_of_the_machine(invites: InviteStore, boot: BootClock) -> None:
     secret = invites.create(["read"], 900)
-    boot.now = Moment("boot-2", boot.now.seconds)
+    boot.now = BootTime("boot-2", boot.now.seconds)
 
-    with pytest.raises(Denied, match="too old"):
+    with pytest.raises(Denied, match="has expired"):
         invites.redeem(secret, "laptop")
     invites.create(["read"], 900)
     with pytest.raises(Denied, match="not from this host"):
@@ -368,12 +370,12 @@ def test_an_invitation_ends_with_a_restart_of_the_machine(invites: Invites, boot
 
 
 def test_the_real_boot_clock_goes_on_and_names_this_start() -> None:
-    first, second = moment(), moment()
+    first, second = boot_time(), boot_time()
 
     assert first.boot == second.boot and first.seconds <= second.seconds
 
 
-def test_a_bad_name_does_not_cost_the_invitation(invites: Invites) -> None:
+def test_a_bad_name_does_not_cost_the_invitation(invites: InviteStore) -> None:
     secret = invites.create(["read"], 900)
     with pytest.raises(InvalidInput):
         invites.redeem(secret, "../../etc")
@@ -381,13 +383,13 @@ def test_a_bad_name_does_not_cost_the_invitation(invites: Invites) -> None:
     assert invites.redeem(secret, "laptop")
 
 
-def test_the_same_host_may_join_twice(invites: Invites) -> None:
+def test_the_same_host_may_join_twice(invites: InviteStore) -> None:
     names = [invites.redeem(invites.create(["read"], 60), "laptop")[0].name for _ in range(3)]
 
     assert names == ["laptop", "laptop-2", "laptop-3"]
 
 
-def test_a_full_disk_gives_no_token(invites: Invites, tokens: Tokens) -> None:
+def test_a_full_disk_gives_no_token(invites: InviteStore, tokens: Tokens) -> None:
     secret = invites.create(["read"], 900)
 
     with full_disk(), pytest.raises(AnvylError, match="cannot be written"):
@@ -397,7 +399,7 @@ def test_a_full_disk_gives_no_token(invites: Invites, tokens: Tokens) -> None:
     assert invites.redeem(secret, "laptop")
 
 
-def test_an_invitation_is_spent_before_its_token_exists(invites: Invites, tokens: Tokens) -> None:
+def test_an_invitation_is_spent_before_its_token_exists(invites: InviteStore, tokens: Tokens) -> None:
     secret = invites.create(["read"], 900)
     tokens.create("first", ["read"])
     tokens.path.write_text("torn", encoding="utf-8")
@@ -406,11 +408,11 @@ def test_an_invitation_is_spent_before_its_token_exists(invites: Invites, tokens
         invites.redeem(secret, "laptop")
     tokens.path.unlink()
 
-    with pytest.raises(Denied, match="used already"):
+    with pytest.raises(Denied, match="already been used"):
         invites.redeem(secret, "laptop")
 
 
-def test_a_damaged_invitation_file_invites_nobody(invites: Invites) -> None:
+def test_a_damaged_invitation_file_invites_nobody(invites: InviteStore) -> None:
     secret = invites.create(["exec"], 900)
     file = invites._file.path
     entry = json.loads(file.read_text(encoding="utf-8"))
@@ -420,7 +422,7 @@ def test_a_damaged_invitation_file_invites_nobody(invites: Invites) -> None:
             invites.redeem(secret, "laptop")
 
 
-def test_an_invitation_needs_rights_and_time(invites: Invites) -> None:
+def test_an_invitation_needs_rights_and_time(invites: InviteStore) -> None:
     for scopes, seconds in ((["read"], 0), ([], 60), (["root"], 60)):
         with pytest.raises(InvalidInput):
             invites.create(scopes, seconds)

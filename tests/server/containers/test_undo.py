@@ -210,7 +210,7 @@ async def test_making_a_powerful_container_again_needs_the_right_to_make_one(
     change = await call(client, "get_last_change")
 
     denied = await refusal(client, change, {protocol_keys.SCOPES: ["operate"], protocol_keys.FOR: "operator"})
-    assert denied["code"] == "denied" and "needs the right `exec`" in denied["message"]
+    assert denied["code"] == "denied" and "needs the scope `exec`" in denied["message"]
     assert not engine.api.containers(all=True, filters={"name": "web"})
     await call(client, "undo_change", name="web", operation=change["operation"])
     assert engine.state("web") == "created"

@@ -34,17 +34,17 @@ from starlette.routing import Mount, Route
 
 from anvyl_mcp.core.errors import AnvylError, Denied, Unreachable
 from anvyl_mcp.server.auth import caller_process, socket_owner
-from anvyl_mcp.server.auth.callers import LOCAL, Caller, caller_of, implied
+from anvyl_mcp.server.auth.callers import LOCAL, Caller, caller_of, implied_scopes
 from anvyl_mcp.server.auth.certificate import host_identity
-from anvyl_mcp.server.auth.invite_store import Invites
-from anvyl_mcp.server.auth.limits import Guesses
-from anvyl_mcp.server.auth.local_trust import LocalToken, Loopback
+from anvyl_mcp.server.auth.invite_store import InviteStore
+from anvyl_mcp.server.auth.limits import FailedAttempts
+from anvyl_mcp.server.auth.local_trust import LocalToken, LoopbackTrust
 from anvyl_mcp.server.auth.socket_owner import Address, PeerSocket, find
 from anvyl_mcp.server.auth.tokens import Tokens
-from anvyl_mcp.server.http.authentication import Access
-from anvyl_mcp.server.http.connection_places import Place, Places
+from anvyl_mcp.server.http.authentication import Authentication
+from anvyl_mcp.server.http.connection_slots import ConnectionSlot, ConnectionSlots
 from anvyl_mcp.server.http.connections import HttpConnection
-from anvyl_mcp.server.http.origin_check import Guard, error_response, own_names
+from anvyl_mcp.server.http.origin_check import OriginCheck, error_response, own_names
 from tests.support.hosts.nodes import PYTHON
 
 pytestmark = pytest.mark.alone
@@ -92,7 +92,7 @@ class IdentityProvider:
     async def verify(self, token: str) -> Caller:
         match token:
             case "jwt.of.ann":
-                return Caller("ann", implied(["operate"]), "jwt", id="jwt:ann")
+                return Caller("ann", implied_scopes(["operate"]), "jwt", id="jwt:ann")
             case "jwt.of.nobody":
                 return Caller("nix", frozenset(), "jwt", id="jwt:nix")
             case "jwt.in.trouble":
@@ -110,10 +110,10 @@ class Host:
 
     def __post_init__(self) -> None:
         self.tokens = Tokens(self.folder)
-        self.invites = Invites(self.folder, self.tokens)
+        self.invites = InviteStore(self.folder, self.tokens)
         self.local = LocalToken(self.folder / "local.token")
         self.local.make()
-        self.guesses = Guesses(clock=lambda: self.seconds)
+        self.failed_attempts = FailedAttempts(clock=lambda: self.seconds)
         self.app = Starlette(
             routes=[
                 Route("/pair", self._pair, methods=["POST"]),
@@ -121,14 +121,14 @@ class Host:
                 Mount("/deep", routes=[Route("/er/still", self._tell)]),
             ],
             middleware=[
-                Middleware(Guard, names=["nas", "nas.lan"]),
+                Middleware(OriginCheck, names=["nas", "nas.lan"]),
                 Middleware(
-                    Access,
+                    Authentication,
                     tokens=self.tokens,
-                    loopback=Loopback(),
+                    loopback=LoopbackTrust(),
                     local=self.local,
                     verifier=IdentityProvider(),
-                    guesses=self.guesses,
+                    failed_attempts=self.failed_attempts,
                 ),
             ],
         )
@@ -202,7 +202,7 @@ async def test_a_token_reaches_every_route_with_its_own_rights(host: Host, metho
     assert answer.status_code in (200, 403 if path == "/pair" else 200)
     [caller] = host.reached
     assert (caller.name, caller.how, caller.address) == ("laptop", "token", REMOTE)
-    assert caller.scopes == implied([scope])
+    assert caller.scopes == implied_scopes([scope])
 
 
 @pytest.mark.parametrize(("method", "path"), [knock for knock in KNOCKS if knock not in OPEN])
@@ -439,9 +439,9 @@ def test_a_caller_that_nobody_checked_has_no_rights() -> None:
 
 
 def test_a_missing_right_is_told_with_the_line_that_gives_it() -> None:
-    caller = Caller("nas", implied(["read"]), "token")
+    caller = Caller("nas", implied_scopes(["read"]), "token")
     caller.require("read", "`list_containers`")
-    with pytest.raises(Denied, match="`run` needs the right `exec`; `nas` has read") as raised:
+    with pytest.raises(Denied, match="`run` needs the scope `exec`; `nas` has read") as raised:
         caller.require("exec", "`run`")
 
     assert "anvyl-mcp invite --scope read,operate,exec" in raised.value.hint
@@ -467,7 +467,7 @@ class Connection(HttpConnection):
     """As a server of ours takes them, of a place of its own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, place=Place(Places(1), ""), **kwargs)
+        super().__init__(*args, place=ConnectionSlot(ConnectionSlots(1), ""), **kwargs)
 
 
 @contextmanager
@@ -622,7 +622,7 @@ def test_a_container_that_is_being_ended_takes_no_rights_from_others(host: Host)
             try:
                 while not (others := psutil.Process(entered.pid).children()):
                     assert entered.poll() is None
-                assert not caller_process.ended(str(first.pid))
+                assert not caller_process.has_ended(str(first.pid))
                 # It does not collect its child now.
                 entered.send_signal(signal.SIGSTOP)
                 while psutil.Process(entered.pid).status() != psutil.STATUS_STOPPED:
@@ -630,7 +630,7 @@ def test_a_container_that_is_being_ended_takes_no_rights_from_others(host: Host)
                 os.kill(first.pid, signal.SIGKILL)
                 while others[0].status() != psutil.STATUS_ZOMBIE:
                     assert outer.poll() is None
-                left, ended = first.num_threads(), caller_process.ended(str(first.pid))
+                left, ended = first.num_threads(), caller_process.has_ended(str(first.pid))
                 status, _ = asked(f"{url}/agent/info")
             finally:
                 entered.kill()
@@ -657,7 +657,7 @@ async def test_an_older_clients_session_belongs_to_its_caller(tmp_path: Path) ->
     inner = mcp.streamable_http_app(
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False), json_response=True
     )
-    guarded = Guard(Access(inner, tokens=tokens, loopback=Loopback()), names=["nas"])
+    guarded = OriginCheck(Authentication(inner, tokens=tokens, loopback=LoopbackTrust()), names=["nas"])
 
     async with (
         mcp.session_manager.run(),

@@ -108,8 +108,8 @@ def test_without_an_engine_the_machine_is_told_and_the_engine_is_down(tmp_path: 
 def test_a_models_requests_and_tokens_are_counted_and_the_rules_have_none() -> None:
     metrics = Metrics()
     usage = {"requests": 2, "input_tokens": 900, "output_tokens": 40}
-    metrics.asked(mode="model", model="qwen", outcome="ok", seconds=3, usage=usage)
-    metrics.asked(mode="rules", model="rules", outcome="not_understood", seconds=0.1, usage=usage)
+    metrics.count_question(mode="model", model="qwen", outcome="ok", seconds=3, usage=usage)
+    metrics.count_question(mode="rules", model="rules", outcome="not_understood", seconds=0.1, usage=usage)
 
     def counted(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(name, labels)

@@ -37,10 +37,10 @@ from anvyl_mcp.peers.connection.sdk_client import SdkClient
 from anvyl_mcp.peers.connection.tls_pinning import pinned_context
 from anvyl_mcp.peers.connection.transports import connect
 from anvyl_mcp.server.auth.certificate import Identity, host_identity
-from anvyl_mcp.server.http import connection_places, connections
-from anvyl_mcp.server.http.connection_places import Places
+from anvyl_mcp.server.http import connection_slots, connections
+from anvyl_mcp.server.http.connection_slots import ConnectionSlots
 from anvyl_mcp.server.http.connections import raise_descriptor_limit
-from anvyl_mcp.server.http.listener import HostServer, is_plain, listen, server, url_of
+from anvyl_mcp.server.http.listener import HostServer, is_plain, listen, make_server, url_of
 from tests.support.hosts.nodes import ANVYL_MCP, NO_MODEL, READY_SECONDS, running_node
 from tests.support.hosts.tls_server import certificate_of, record_tls, write_pair
 from tests.support.toy_server import ToyTools, faulty_server, read_request
@@ -119,7 +119,7 @@ async def hosted(folder: Path, address: str = "0.0.0.0", **options: Any) -> Asyn
     identity = host_identity(folder / "identity")
     sockets = listen(address, [0])
     ready = anyio.Event()
-    made = server(face, face.mcp, on_ready=ready.set, **{"identity": lambda: identity, **options})
+    made = make_server(face, face.mcp, on_ready=ready.set, **{"identity": lambda: identity, **options})
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(made.serve, sockets)
@@ -193,7 +193,7 @@ async def test_a_pinned_call_works_and_every_request_carries_the_token(host: Hos
 async def test_more_calls_at_once_than_a_host_takes_connections_are_all_answered(
     host: Host, client: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_places, "_group_of", lambda *_: ("192.0.2.1", True))
+    monkeypatch.setattr(connection_slots, "_group_of", lambda *_: ("192.0.2.1", True))
     async with closing(host.to(client)) as connection, anyio.create_task_group() as group:
         for number in range(60):
             group.start_soon(partial(connection.call, "slow", {"n": number}, seconds=20))
@@ -334,8 +334,8 @@ def test_an_address_that_is_not_this_machines_is_refused(address: str) -> None:
 async def test_the_network_is_never_served_without_a_key(tmp_path: Path) -> None:
     with opened("0.0.0.0") as sockets:
         face = Face(ToyTools())
-        with pytest.raises(errors.InvalidInput, match=r"serving on 0\.0\.0\.0 is not possible yet"):
-            await server(face, face.mcp).serve(sockets)
+        with pytest.raises(errors.InvalidInput, match=r"cannot serve on 0\.0\.0\.0"):
+            await make_server(face, face.mcp).serve(sockets)
     assert face.lifespans == 0
 
 
@@ -344,7 +344,7 @@ async def test_a_damaged_key_stops_the_start(tmp_path: Path) -> None:
     with opened("0.0.0.0") as sockets:
         face = Face(ToyTools())
         with pytest.raises(errors.ConfigInvalid, match="damaged"):
-            await server(face, face.mcp, identity=lambda: host_identity(tmp_path)).serve(sockets)
+            await make_server(face, face.mcp, identity=lambda: host_identity(tmp_path)).serve(sockets)
     assert face.lifespans == 0
 
 
@@ -400,7 +400,7 @@ async def test_a_handshake_that_does_not_go_on_is_ended(
     tmp_path: Path, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.2)
-    monkeypatch.setattr(connection_places, "MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(connection_slots, "MOST_CONNECTIONS", 1)
     async with hosted(tmp_path) as host:
         with host.dial() as dialled:
             dialled.sendall(said)
@@ -443,7 +443,7 @@ async def test_a_kept_connection_and_a_slow_body_are_waited_for(
 async def test_strangers_of_a_full_side_make_room_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_places, "MOST_CONNECTIONS", 4)
+    monkeypatch.setattr(connection_slots, "MOST_CONNECTIONS", 4)
     async with hosted(tmp_path) as host:
         with ExitStack() as stack:
             first, *_ = [stack.enter_context(host.dial()) for _ in range(4)]
@@ -456,7 +456,7 @@ async def test_strangers_of_a_full_side_make_room_for_each_other(
 async def test_one_address_of_the_network_gets_a_part_of_the_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_places, "MOST_EACH", 2)
+    monkeypatch.setattr(connection_slots, "MOST_EACH", 2)
     address = own_address()
     async with hosted(tmp_path) as host:
         with ExitStack() as stack:
@@ -466,7 +466,7 @@ async def test_one_address_of_the_network_gets_a_part_of_the_places(
 
 
 def test_few_descriptors_make_few_places() -> None:
-    assert (Places(64).most, Places(1024).most, Places(1).most) == (16, 256, 1)
+    assert (ConnectionSlots(64).most, ConnectionSlots(1024).most, ConnectionSlots(1).most) == (16, 256, 1)
 
 
 def test_a_server_may_open_as_many_descriptors_as_it_is_allowed_to() -> None:

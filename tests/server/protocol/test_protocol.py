@@ -96,7 +96,7 @@ async def connected(face: str, server: Server[Any], state: HostState, folder: Pa
 
     app = build_app(server, Engine(), state, name="nas", open_network=closed, local_token=folder / "local.token")
     ready = anyio.Event()
-    host = listener.server(app, server, on_ready=ready.set)
+    host = listener.make_server(app, server, on_ready=ready.set)
     sockets = listener.listen("127.0.0.1", [0])
     try:
         async with anyio.create_task_group() as group:
@@ -323,7 +323,7 @@ async def test_resources_pass_the_same_gate_as_tools(state: HostState) -> None:
 
     async with Client(server_of(state, get_container_info)) as client:
         nobody: Any = {protocol_keys.SCOPES: [], protocol_keys.FOR: "guest"}
-        with pytest.raises(MCPError, match="needs the right `read`") as denied:
+        with pytest.raises(MCPError, match="needs the scope `read`") as denied:
             await client.session.read_resource("anvyl://containers/web", meta=nobody)
         with pytest.raises(MCPError, match="there is no container `my web`"):
             await client.read_resource("anvyl://containers/my%20web")

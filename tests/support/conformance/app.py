@@ -113,7 +113,7 @@ async def main() -> None:
         sys.stdout.write(f"{url}\n")
         sys.stdout.flush()
 
-    server = listener.server(app, node.server, on_ready=announce)
+    server = listener.make_server(app, node.server, on_ready=announce)
     try:
         await server.serve(sockets)
     finally:

@@ -77,7 +77,7 @@ async def serve(count: int) -> None:
         sys.stdout.flush()
 
     app = node.http_app(lambda: listener.url_of(plain), never)
-    server = listener.server(app, node.server, on_ready=ready, identity=state.identity)
+    server = listener.make_server(app, node.server, on_ready=ready, identity=state.identity)
 
     def until_input_ends() -> None:
         sys.stdin.read()

@@ -1,4 +1,4 @@
-"""`GET /metrics` for Prometheus: this machine, its containers, what was called here, and which other hosts answer."""
+"""`GET /metrics` for Prometheus: this machine, its containers, calls and questions, and other hosts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from anvyl_mcp.server.audit.log import Audit
 from anvyl_mcp.server.auth.callers import caller_of
 from anvyl_mcp.server.calls.journal import Journal
 from anvyl_mcp.server.engine.engine import Engine
-from anvyl_mcp.server.http.metrics.samples import Figures
+from anvyl_mcp.server.http.metrics.samples import HostSampler
 
 CALL_SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 QUESTION_SECONDS = (0.05, 0.2, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 
 
-class PeerFigures(NamedTuple):
-    """Another host: whether it answers, and whether it is left alone for a while because it did not."""
+class PeerHealth(NamedTuple):
+    """Whether another host answers, and whether its circuit breaker is open."""
 
     name: str
     up: bool
@@ -35,7 +35,7 @@ class PeerFigures(NamedTuple):
 
 
 class Metrics:
-    """What is counted while this host serves. Every method may be called from any thread."""
+    """Counters of a serving host. Thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -54,13 +54,13 @@ class Metrics:
             "anvyl_model_tokens", "Tokens of a model.", ["model", "direction"], registry=self.registry
         )
 
-    def called(self, tool: str, outcome: str, seconds: float) -> None:
-        """A tool was called; `outcome` is `ok` or an error's code."""
+    def count_call(self, tool: str, outcome: str, seconds: float) -> None:
+        """Count a tool call; `outcome` is `ok` or an error code."""
         self._calls.labels(tool, outcome).inc()
         self._call_seconds.labels(tool).observe(seconds)
 
-    def asked(self, *, mode: str, model: str, outcome: str, seconds: float, usage: Mapping[str, int]) -> None:
-        """A question was answered; `usage` has `requests`, `input_tokens` and `output_tokens`."""
+    def count_question(self, *, mode: str, model: str, outcome: str, seconds: float, usage: Mapping[str, int]) -> None:
+        """Count an answered question; `usage` has `requests`, `input_tokens` and `output_tokens`."""
         self._questions.labels(mode, outcome).inc()
         self._question_seconds.labels(mode).observe(seconds)
         if mode == "model":
@@ -74,48 +74,46 @@ def metrics_route(
     engine: Engine,
     audit: Audit,
     journal: Journal,
-    peers: Callable[[], Awaitable[Sequence[PeerFigures]]],
+    peers: Callable[[], Awaitable[Sequence[PeerHealth]]],
     name: str,
 ) -> Route:
-    """The route, for callers who may read. `peers` asks the other hosts."""
-    figures = Figures(engine)
-    metrics.registry.register(_Here(figures, audit, journal, name))
-    asked = _Peers()
-    metrics.registry.register(asked)
+    """Return the route, for callers who may read. `peers` checks the other hosts."""
+    sampler = HostSampler(engine)
+    metrics.registry.register(_HostCollector(sampler, audit, journal, name))
+    peer_collector = _PeerCollector()
+    metrics.registry.register(peer_collector)
     one_at_a_time = anyio.Lock()
 
     async def handler(request: Request) -> Response:
         caller = caller_of(request)
-        caller.require("read", "this")
+        caller.require("read", request.url.path)
         async with one_at_a_time:
             # A token without the relay mark does not reveal other hosts.
-            asked.found = await peers() if caller.relay else ()
+            peer_collector.peers = await peers() if caller.relay else ()
             body = await anyio.to_thread.run_sync(generate_latest, metrics.registry)
         return Response(body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return Route("/metrics", handler)
 
 
-class _Peers(Collector):
+class _PeerCollector(Collector):
     def __init__(self) -> None:
-        self.found: Sequence[PeerFigures] = ()
+        self.peers: Sequence[PeerHealth] = ()
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("anvyl_peer_up", "Whether another host answers.", labels=["peer"])
-        opened = GaugeMetricFamily(
-            "anvyl_peer_breaker_open", "Whether it is left alone because it was silent.", labels=["peer"]
-        )
-        for peer in self.found:
+        opened = GaugeMetricFamily("anvyl_peer_breaker_open", "Whether its circuit breaker is open.", labels=["peer"])
+        for peer in self.peers:
             up.add_metric([peer.name], peer.up)
             opened.add_metric([peer.name], peer.breaker_open)
         yield from (up, opened)
 
 
-class _Here(Collector):
-    """This machine and its containers, as they are when somebody asks."""
+class _HostCollector(Collector):
+    """Collects the state of this machine and its containers at each scrape."""
 
-    def __init__(self, figures: Figures, audit: Audit, journal: Journal, name: str) -> None:
-        self._figures = figures
+    def __init__(self, sampler: HostSampler, audit: Audit, journal: Journal, name: str) -> None:
+        self._sampler = sampler
         self._audit = audit
         self._journal = journal
         self._name = name
@@ -123,7 +121,7 @@ class _Here(Collector):
         self._lock = threading.Lock()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: registering must not ask the engine."""
+        """Return nothing, so that registering does not query the engine."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -139,7 +137,7 @@ class _Here(Collector):
             yield from self._containers()
 
     def _machine(self) -> Iterator[Metric]:
-        now = self._figures.machine()
+        now = self._sampler.machine()
         yield _gauge("anvyl_host_cpu_ratio", "Share of all cores that is busy.", now.cpu_percent / 100)
         yield _gauge("anvyl_host_load1", "Load average over a minute.", now.load[0])
         yield _gauge("anvyl_host_uptime_seconds", "Since the machine started.", now.uptime_seconds)
@@ -156,7 +154,7 @@ class _Here(Collector):
         yield from (used, total, free)
 
     def _containers(self) -> Iterator[Metric]:
-        found = self._figures.containers()
+        found = self._sampler.containers()
         yield _gauge("anvyl_engine_up", "Whether the Docker engine answers.", found is not None)
         if found is None:
             return

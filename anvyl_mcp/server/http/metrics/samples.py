@@ -1,4 +1,4 @@
-"""This machine and its containers in numbers, gathered for a monitor that asks every few seconds."""
+"""Samples of this machine and its containers, for a monitor that polls every few seconds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from anvyl_mcp.server.tools.host import Resources, get_host_resources
 
 AT_ONCE = 16
 STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
-"""Each is told also when no container is in it: an alert on a series that comes and goes is no alert."""
+"""Reported even with no container in them: an alert on a series that comes and goes would not fire."""
 
 
 @dataclass(frozen=True, slots=True)
-class Detail:
-    """One container: its health (empty without a check), and how often the engine restarted it."""
+class ContainerHealth:
+    """A container's health (empty without a health check) and restart count."""
 
     name: str
     health: str
@@ -31,34 +31,34 @@ class Detail:
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerFigures:
-    """All containers that may be read."""
+class ContainerSamples:
+    """Samples of all containers that may be read."""
 
     states: Mapping[str, int]
-    details: Sequence[Detail]
+    details: Sequence[ContainerHealth]
     usage: Sequence[ContainerStats]
 
 
-class Figures:
-    """Asks the machine and its engine; the engine's samples are kept from one time to the next."""
+class HostSampler:
+    """Samples the machine and its engine; keeps the engine's last samples to compute rates."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._samples = SampleCache()
 
     def machine(self) -> Resources:
-        """How busy and how full it is."""
+        """Return cpu, memory and disk usage."""
         found = get_host_resources.function()
         assert isinstance(found, Resources)
         return found
 
-    def containers(self) -> ContainerFigures | None:
-        """The containers; None when the engine does not answer."""
+    def containers(self) -> ContainerSamples | None:
+        """Return samples of the containers, or None if the engine does not answer."""
         try:
             listed = [one for one in self._engine.containers(all=True) if not hidden(one)]
             with ThreadPoolExecutor(AT_ONCE, "inspect") as pool:
                 details = [one for one in pool.map(self._detail, listed) if one]
-            return ContainerFigures(self._states(listed), details, measure_usage(self._engine, self._samples))
+            return ContainerSamples(self._states(listed), details, measure_usage(self._engine, self._samples))
         except (EngineError, Timeout, Denied):
             return None
 
@@ -66,8 +66,8 @@ class Figures:
         counted = Counter(str(one.get("State") or "") for one in listed)
         return {state: counted.get(state, 0) for state in dict.fromkeys([*STATES, *counted])}
 
-    def _detail(self, listed: Mapping[str, Any]) -> Detail | None:
-        """None when it is gone since it was listed."""
+    def _detail(self, listed: Mapping[str, Any]) -> ContainerHealth | None:
+        """Return a container's health, or None if it was removed since the listing."""
 
         def gone() -> AnvylError:
             return NotFound("it is gone")
@@ -78,4 +78,4 @@ class Figures:
         except NotFound:
             return None
         health = found["State"]["Health"]["Status"]
-        return Detail(own_name(listed), "" if health == "none" else health, found["RestartCount"])
+        return ContainerHealth(own_name(listed), "" if health == "none" else health, found["RestartCount"])

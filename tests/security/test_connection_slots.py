@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from anvyl_mcp.server.http import connection_places, connections
-from anvyl_mcp.server.http.connection_places import Place, Places
+from anvyl_mcp.server.http import connection_slots, connections
+from anvyl_mcp.server.http.connection_slots import ConnectionSlot, ConnectionSlots
 from tests.server.http.test_serving_tls import ends, hosted, in_thread
 from tests.support.hosts.nodes import ANVYL_MCP, NO_MODEL, PYTHON, ServingNode, run_program, running_node
 
@@ -76,7 +76,7 @@ async def test_a_connection_that_proved_nothing_is_closed_and_one_that_did_is_ke
     node: ServingNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
-    monkeypatch.setattr(connections, "STRANGER_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "UNAUTHENTICATED_SECONDS", 0.1)
     async with hosted(tmp_path) as host:
         with host.dial("127.0.0.1") as silent, host.dial("127.0.0.1") as asking:
             asking.sendall(b"GET /scheme HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -84,15 +84,15 @@ async def test_a_connection_that_proved_nothing_is_closed_and_one_that_did_is_ke
             assert (await in_thread(lambda: ends(asking))).startswith(b"HTTP/1.1 200")
 
 
-def crowd(seats: Places, addresses: int, each: int) -> list[Place]:
+def crowd(seats: ConnectionSlots, addresses: int, each: int) -> list[ConnectionSlot]:
     taken = [seats.take((f"198.51.100.{number}", port), OWN) for number in range(addresses) for port in range(each)]
-    return [place for place in taken if place is not None]
+    return [slot for slot in taken if slot is not None]
 
 
 def test_eight_addresses_with_thirty_two_connections_each_leave_room_for_others() -> None:
-    seats, closed = Places(100_000), list[Place]()
-    for place in crowd(seats, 8, 32):
-        place.close = partial(closed.append, place)
+    seats, closed = ConnectionSlots(100_000), list[ConnectionSlot]()
+    for slot in crowd(seats, 8, 32):
+        slot.close = partial(closed.append, slot)
     assert len(seats.taken) == 192
 
     late = seats.take(("203.0.113.9", 1), OWN)
@@ -104,27 +104,27 @@ def test_eight_addresses_with_thirty_two_connections_each_leave_room_for_others(
 
 
 def test_one_address_has_its_part_and_one_machine_is_one_address() -> None:
-    seats = Places(100_000)
+    seats = ConnectionSlots(100_000)
     admitted = [seats.take(("198.51.100.1", port), OWN) for port in range(40)]
-    assert len(seats.taken) == connection_places.MOST_EACH and None not in admitted
-    for place in list(seats.taken):
-        place.admit()
+    assert len(seats.taken) == connection_slots.MOST_EACH and None not in admitted
+    for slot in list(seats.taken):
+        slot.admit()
     assert seats.take(("198.51.100.1", 99), OWN) is None
     assert seats.take(("198.51.100.2", 99), OWN) is not None
     for number in range(40):
         assert seats.take((f"2001:db8::{number:x}", 1), ("2001:db8::ffff", 4200)) is not None
-    assert len(seats.taken) == 2 * connection_places.MOST_EACH + 1
+    assert len(seats.taken) == 2 * connection_slots.MOST_EACH + 1
 
 
 def test_a_request_that_is_being_answered_keeps_its_place_and_a_place_comes_back_once() -> None:
-    seats = Places(16)
+    seats = ConnectionSlots(16)
     busy = seats.take(("198.51.100.1", 1), OWN)
     assert busy is not None and seats.most == 4
     busy.busy = True
     crowd(seats, 9, 1)
     assert busy in seats.taken and len(seats.taken) == 3
-    for place in list(seats.taken):
-        place.busy = True
+    for slot in list(seats.taken):
+        slot.busy = True
     assert seats.take(("203.0.113.9", 1), OWN) is None
     busy.leave()
     busy.leave()
