@@ -64,7 +64,7 @@ def test_an_entry_is_added_once_and_all_else_stays(client: str) -> None:
     first, second = install(client), install(client)
 
     assert (first.code, second.code) == (0, 0), first.err
-    assert f"start {ASSISTANTS[client].title} again" in first.err and "has it already" in second.err
+    assert f"restart {ASSISTANTS[client].title}" in first.err and "already has this entry" in second.err
     assert list(servers(client, file)) == ["other", "anvyl"]
     entry = servers(client, file)["anvyl"]
     assert Path(entry["command"]).is_absolute() and Path(entry["command"]).samefile(ANVYL_MCP)
@@ -133,7 +133,7 @@ def test_a_password_is_not_written_down() -> None:
 
     done = install("cursor", DOCKER_HOST="tcp://me:hunter2@nas:2376", ANVYL_LLM_API_KEY="sk-hidden")
 
-    assert done.code == 0 and "DOCKER_HOST holds a password" in done.err
+    assert done.code == 0 and "DOCKER_HOST contains a password" in done.err
     assert not {"hunter2", "sk-hidden"} & set(file.read_text(encoding="utf-8").split('"'))
     assert "hunter2" not in file.read_text(encoding="utf-8")
 

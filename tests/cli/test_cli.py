@@ -149,7 +149,7 @@ def test_hosts_are_added_listed_checked_and_removed(
     document = anvyl("hosts", "list", "--json")
 
     assert (added.code, added.out) == (0, "")
-    assert added.err == f"added second at {second_node.url}: it answers\n"
+    assert added.err == f"added second ({second_node.url}); it answers\n"
     assert (dead.code, dead.json["hosts"]["dead"]["status"]) == (0, "unreachable: connection refused")
     assert listed.code == 0
     header, here, second, _ = [line.split("\t") for line in listed.out.splitlines()]
@@ -174,7 +174,9 @@ def test_a_host_on_the_network_is_kept_but_nothing_is_sent_to_it() -> None:
 
     assert time.monotonic() - started < 2
     assert added.code == 0
-    assert "added far at http://192.0.2.1:4200; it does not answer now: unpaired" in added.err
+    assert (
+        "added far (http://192.0.2.1:4200), not paired yet; Anvyl sends nothing until you pair it\nhint:  " in added.err
+    )
     assert listed.code == 1 and "ssh -N -L" in listed.err
 
 

@@ -139,7 +139,7 @@ def test_a_new_container_needs_a_host(engine: RealEngine, second_engine: RealEng
     done = anvyl("run", "busybox:latest", "--", "sleep", "99")
 
     assert done.code == 2
-    assert "there are first and second" in done.err and "--place most-memory" in done.err
+    assert "choose first and second" in done.err and "--place most-memory" in done.err
 
 
 def test_exec_ends_as_the_command_ends(second_engine: RealEngine, fleet: ServingNode) -> None:

@@ -177,12 +177,12 @@ def test_a_shell_is_one_line_away(engine: RealEngine, second_engine: RealEngine,
     none = anvyl("exec", "-it", "nothing")
 
     assert here.code == there.code == after_host.code == 2
-    assert "gives no shell in `web` on first" in here.err
+    assert "cannot open a shell in `web` on first" in here.err
     assert line_in(here) == "hint:  type: docker exec -it web sh"
     assert line_in(there) == "hint:  type: ssh -t second docker exec -it db bash"
     assert line_in(after_host) == "hint:  type: ssh -t second docker exec -it db sh"
     assert with_time.code == 0
-    assert nothing_typed.code == 0 and "`sh` ended at once" in nothing_typed.err
+    assert nothing_typed.code == 0 and "`sh` exited at once" in nothing_typed.err
     assert line_in(nothing_typed) == "hint:  for a shell, type: docker exec -it web sh"
     assert none.code == 1 and "no host has a container `nothing`" in none.err
 

@@ -87,7 +87,7 @@ def test_a_code_is_asked_for_and_not_shown(lan: Lan, node: ServingNode, tmp_path
         echoes = [terminal.echoes]
         listed = Path(f"/proc/{terminal.process.pid}/cmdline").read_bytes()
         terminal.type(split)
-        terminal.until("added beta at")
+        terminal.until("added beta (")
         assert terminal.end() == 0
         echoes.append(terminal.echoes)
 
@@ -117,7 +117,7 @@ def test_a_token_by_hand_is_piped(lan: Lan, node: ServingNode, tmp_path: Path) -
 
     assert piped.code == 0 and "it answers" in piped.err and "warning" not in piped.err
     assert "warning: other users of this machine can read the token" in argument.err
-    assert nothing.code == 2 and "there is no token" in nothing.err
+    assert nothing.code == 2 and "the token is missing" in nothing.err
     assert Registry(tmp_path / "hosts.toml").get("nas").token == token
 
 

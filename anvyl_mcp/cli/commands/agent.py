@@ -1,4 +1,4 @@
-"""`anvyl agent`: the older design's commands, and the agents of other hosts."""
+"""`anvyl agent`: commands of the older design, and questions to the agents of other hosts."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ anvyl agent broadcast "list all containers"
 
 app = Commands("Serve this host's agent, and ask the agents of other hosts.", EXAMPLES)
 
-Query = Annotated[list[str], typer.Argument(metavar="QUESTION", help='For example "get host resources".')]
-HostId = Annotated[str, typer.Argument(metavar="HOST", help="Name of a host; `anvyl agent hosts` lists them.")]
+QuestionArgument = Annotated[list[str], typer.Argument(metavar="QUESTION", help='For example "get host resources".')]
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="Name of a host; `anvyl agent hosts` lists them.")]
 
 
 @app.command()
@@ -51,11 +51,11 @@ def info(as_json: JsonOption = False) -> None:
         from anvyl_mcp.app.node import opened
 
         async with opened(settings, lean=True) as node:
-            told = await node.info()
+            fields = await node.info()
         if as_json:
-            output.document({**told, "error": None})
+            output.document({**fields, "error": None})
             return 0
-        for field, value in told.items():
+        for field, value in fields.items():
             output.say(f"{field}\t{', '.join(value) if isinstance(value, list) else value}".expandtabs(22))
         return 0
 
@@ -64,7 +64,7 @@ def info(as_json: JsonOption = False) -> None:
 
 @app.command()
 def process(
-    query: Query,
+    query: QuestionArgument,
     host_id: Annotated[str, typer.Option("--host-id", metavar="HOST", help="Ask the agent of this host.")] = "",
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -79,7 +79,9 @@ def process(
 
 
 @app.command("query-remote")
-def query_remote(host_id: HostId, query: Query, yes: YesOption = False, as_json: JsonOption = False) -> None:
+def query_remote(
+    host_id: HostArgument, query: QuestionArgument, yes: YesOption = False, as_json: JsonOption = False
+) -> None:
     """Ask the agent of another host."""
     _remote(host_id, " ".join(query), yes=yes, as_json=as_json)
 
@@ -100,7 +102,7 @@ def approve(
 
 
 @app.command()
-def broadcast(message: Query, yes: YesOption = False, as_json: JsonOption = False) -> None:
+def broadcast(message: QuestionArgument, yes: YesOption = False, as_json: JsonOption = False) -> None:
     """Ask the agents of all hosts, this one included."""
     from anvyl_mcp.cli.runtime import output, runner
 
@@ -114,7 +116,7 @@ def broadcast(message: Query, yes: YesOption = False, as_json: JsonOption = Fals
             output.document({"results": [result.model_dump(mode="json") for result in results], "error": None})
         for result in () if as_json else results:
             _show_result(result)
-        return _worst(results)
+        return _combined_exit_code(results)
 
     runner.command(work, failed=output.failed("results", []) if as_json else None)
 
@@ -136,28 +138,28 @@ def _remote(host_id: str, query: str, *, yes: bool, as_json: bool) -> None:
 
 
 def _answer(work: Callable[[Node], Awaitable[Answer]], *, ask: bool, as_json: bool) -> None:
-    """Print an answer; what waits in it is asked for at the terminal, or left waiting with exit code 5."""
+    """Print an answer. A pending change is asked about at the terminal, else it stays pending with exit code 5."""
     from anvyl_mcp.cli.runtime import output, runner
 
-    async def whole(settings: Settings) -> int:
+    async def run(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
 
         async with opened(settings) as node:
             answer = await work(node)
             approval: Approval | None = getattr(answer, "approval", None)
-            if approval and ask and (said := runner.ask_yes_no(*_words(approval))) is not None:
+            if approval and ask and (approved := runner.ask_yes_no(*_prompt_lines(approval))) is not None:
                 service = await node.agent_service()
-                answer, approval = await service.decide(approval.id, node.me, approve=said), None
-                if not said:
+                answer, approval = await service.decide(approval.id, node.me, approve=approved), None
+                if not approved:
                     _print(answer, as_json=as_json)
                     return 5
         _print(answer, as_json=as_json)
         if approval:
             output.talk(f"hint:  anvyl agent approve {approval.id}")
             return 5
-        return _code(answer.error)
+        return _exit_code(answer.error)
 
-    runner.command(whole, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
+    runner.command(run, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
 
 
 def _print(answer: Answer, *, as_json: bool) -> None:
@@ -171,15 +173,15 @@ def _print(answer: Answer, *, as_json: bool) -> None:
         output.say(answer.response)
 
 
-def _words(approval: Approval) -> list[str]:
-    """What a person is asked, a line each: what it acts on, and the question."""
+def _prompt_lines(approval: Approval) -> list[str]:
+    """Lines of the approval prompt: the affected objects, then the question."""
     from anvyl_mcp.peers.changes import wording
 
     orders = wording.describe_all([(call.tool, call.arguments, call.hosts) for call in approval.calls])
     return [*(line for call in approval.calls for line in call.details), wording.question("; ".join(orders))]
 
 
-def _code(error: ErrorBody | None) -> int:
+def _exit_code(error: ErrorBody | None) -> int:
     from anvyl_mcp.core.errors import from_code
 
     return from_code(error.code, error.message).exit_code if error else 0
@@ -196,9 +198,9 @@ def _show_result(result: Result) -> None:
         output.talk(f"hint:  anvyl agent approve {result.approval.id}")
 
 
-def _worst(results: Sequence[Result]) -> int:
-    """0 all answered · 5 one waits · 3 some failed · the errors' own code when all failed alike, else 1."""
-    codes = {_code(result.error) for result in results}
+def _combined_exit_code(results: Sequence[Result]) -> int:
+    """Exit code: 0 all answered, 5 a change is pending, 3 some failed, the common code if all failed alike, else 1."""
+    codes = {_exit_code(result.error) for result in results}
     if any(result.approval for result in results):
         return 5
     return codes.pop() if len(codes) == 1 else 3 if 0 in codes or 3 in codes else 1

@@ -1,4 +1,4 @@
-"""`anvyl ask`, as it is typed."""
+"""The `anvyl ask` command line."""
 
 from __future__ import annotations
 

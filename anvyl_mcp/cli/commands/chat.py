@@ -1,4 +1,4 @@
-"""`anvyl chat`, as it is typed."""
+"""The `anvyl chat` command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anvyl doctor`: what is there, what is wrong, and what to do about it."""
+"""`anvyl doctor`: checks engine, hosts and model, and suggests fixes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from anvyl_mcp.cli.parser.options import JsonOption
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
 
-SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("wrong", "red")}
+LABELS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("fail", "red")}
+"""Verdict of a finding → label and colour."""
 
 
 def doctor(as_json: JsonOption = False) -> None:
     """Check engine, hosts and model.
 
-    Exit code 1 if something is wrong.
+    Exit code 1 if a check fails.
     """
     from anvyl_mcp.cli.runtime import output, runner
 
@@ -39,7 +40,7 @@ def _show(found: list[dict[str, Any]]) -> None:
     from anvyl_mcp.core import text
 
     for one in found:
-        word, colour = SIGNS[one["verdict"]]
-        output.labelled(word, text.one_line(f"{one['about']}: {one['said']}"), colour)
+        label, colour = LABELS[one["verdict"]]
+        output.labelled(label, text.one_line(f"{one['about']}: {one['said']}"), colour)
         if one["hint"]:
             output.labelled("", text.one_line(f"→ {one['hint']}"), "")

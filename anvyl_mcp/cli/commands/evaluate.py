@@ -1,4 +1,4 @@
-"""`anvyl eval`: tasks on a simulated fleet, and a table of how a model did."""
+"""`anvyl eval`: runs tasks on a simulated fleet and prints how well a model did."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ def evaluate(
     drive: Annotated[str, typer.Option(metavar="MODE", help="How to drive the model: tools, plan or auto.")] = "",
     offline: Annotated[bool, typer.Option("--offline", help="Measure the rules instead of a language model.")] = False,
     oracle: Annotated[
-        str, typer.Option(metavar="MANNER", help="Measure a perfect model that calls in this manner: together, each, …")
+        str,
+        typer.Option(
+            metavar="MANNER", help="Simulate a perfect model that calls like this, for example together or each."
+        ),
     ] = "",
     tasks: Annotated[
         str, typer.Option(metavar="NAMES", help="Tasks to run, like act, multi, heldout or all, or a .toml file.")
     ] = "",
     repeat: Annotated[int, typer.Option(metavar="TIMES", help="How many times to run each task.", min=1, max=100)] = 1,
-    failures: Annotated[bool, typer.Option("--failures", help="Show what was wrong with each failed task.")] = False,
+    failures: Annotated[bool, typer.Option("--failures", help="Show why each failed task failed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how well a model manages hosts, on simulated ones."""
@@ -46,7 +49,7 @@ def evaluate(
         if oracle and oracle not in MANNERS:
             raise InvalidInput(f"`{oracle}` is not a manner of the perfect model", hint=f"choose {', '.join(MANNERS)}")
         chosen = load(tasks)
-        output.talk(f"{len(chosen)} tasks on a simulated fleet; nothing real is touched")
+        output.talk(f"{len(chosen)} tasks on a simulated fleet; your hosts are not touched")
         report = await Evaluation(
             settings,
             catalogue(settings.cache_dir),
@@ -91,7 +94,7 @@ def _show(report: Report, *, failures: bool) -> None:
             if not result.passed:
                 output.say(f"\n{result.task.ask}\n  " + "\n  ".join(result.failures.values()))
                 output.say("  answered: " + result.tried.answer.replace("\n", "\n    "))
-    by_rules = f"; the rules answered {report.by_rules} in its place" if report.by_rules else ""
+    by_rules = f"; the rules answered {report.by_rules} of them" if report.by_rules else ""
     output.say(
         f"\n{report.model}: {whole['passed']} of {whole['tasks']} tasks done, "
         f"{report.wrong_changes} wrong changes made, {report.wrong_proposals} wrong changes proposed{by_rules}"

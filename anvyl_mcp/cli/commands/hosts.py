@@ -1,4 +1,4 @@
-"""`anvyl hosts`: which hosts this one knows."""
+"""`anvyl hosts`: manages the hosts that this machine knows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ anvyl hosts rename nas attic
 app = Commands("Manage the hosts that this machine knows.", EXAMPLES)
 
 PAIRING = "on that host run anvyl-mcp invite, then here anvyl hosts add"
-"""Nothing that a network says is enough to trust a host by."""
+"""How to add a discovered host: announcements on a network are not authenticated."""
 MOST_SECONDS = 60
 
 
@@ -108,12 +108,15 @@ def add(
         if as_json:
             output.document({"hosts": {found.name: {**found.as_dict(), "scopes": list(scopes)}}, "error": None})
             return 0
-        rights = f", with the rights of {', '.join(scopes)}" if scopes else ""
-        done = "updated" if peer.name in known else "added"
+        rights = f", with the rights {', '.join(scopes)}" if scopes else ""
+        done = f"{'updated' if peer.name in known else 'added'} {peer.name} ({peer.url}){rights}"
         if found.ok:
-            output.talk(f"{done} {peer.name} at {peer.url}{rights}: it answers")
+            output.talk(f"{done}; it answers")
+        elif found.status.startswith("unpaired"):
+            output.talk(f"{done}, not paired yet; Anvyl sends nothing until you pair it")
+            output.talk(f"hint:  {found.hint}")
         else:
-            output.talk(f"{done} {peer.name} at {peer.url}{rights}; it does not answer now: {found.status}")
+            output.talk(f"{done}; it does not answer: {found.status}")
             output.talk(f"hint:  {found.hint or 'see anvyl hosts check ' + peer.name}")
         return 0
 
@@ -141,7 +144,7 @@ def remove(
         else:
             output.talk(f"removed {peer.name} ({peer.url})")
         if problem:
-            output.talk(f"its token for us could not be revoked there: {problem}")
+            output.talk(f"could not revoke this machine's token on {peer.name}: {problem}")
             output.talk("hint:  on that host: anvyl-mcp token list, then anvyl-mcp token revoke NAME")
         return 0
 
@@ -199,7 +202,9 @@ def discover(
             output.document({"hosts": _announced(found, known), "error": None})
             return 0
         if not found:
-            output.talk("no host announces itself; on each: anvyl-mcp serve --announce, once it is open to the network")
+            output.talk(
+                "found no hosts; they announce themselves with anvyl-mcp serve --announce, once open to the network"
+            )
             return 0
         rows = [[one.name, " ".join(one.urls), one.version, name] for one, name in zip(found, known, strict=True)]
         output.table(["name", "url", "version", "known as"], rows)
@@ -211,7 +216,7 @@ def discover(
 
 
 def _announced(found: list[Announcement], known: list[str]) -> dict[str, Any]:
-    """By name; of several that take the same name each has its address behind it."""
+    """Entries by name; hosts that announce the same name also have their address in the key."""
     names = [one.name for one in found]
     return {
         one.name if names.count(one.name) == 1 else f"{one.name} ({one.urls[0]})": {
@@ -260,7 +265,7 @@ def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> No
 
 
 async def _shown(fleet: Fleet, names: Sequence[str], how: HealthCheck, more: Sequence[str]) -> list[HostHealth]:
-    """Ask the hosts, each of them a row as soon as it answered; then what a person can do about them."""
+    """Check the hosts, print a row for each as it answers, then problems and notes."""
     import anyio
 
     from anvyl_mcp.cli.runtime import output
@@ -271,7 +276,7 @@ async def _shown(fleet: Fleet, names: Sequence[str], how: HealthCheck, more: Seq
 
     def rows(host: HostHealth) -> list[list[str]]:
         name, status, *rest = _row(host)[: len(columns)]
-        # On a terminal the reason stands below the table, where there is room for it.
+        # On a terminal the reason is printed below the table, where it fits.
         return [[name, status.partition(": ")[0] if table.live else status, *rest]]
 
     table: LiveTable[HostHealth] = LiveTable(columns, rows, names)
@@ -292,8 +297,6 @@ def _row(host: HostHealth) -> list[str]:
     from anvyl_mcp.core import text
 
     ahead = host.clock_seconds
-    clock = (
-        "" if ahead is None else "right" if abs(ahead) < 1 else f"{'+-'[ahead < 0]}{text.format_duration(abs(ahead))}"
-    )
+    clock = "" if ahead is None else "ok" if abs(ahead) < 1 else f"{'+-'[ahead < 0]}{text.format_duration(abs(ahead))}"
     tags, scopes = ", ".join(host.tags), ",".join(host.scopes)
     return [host.name, host.status, host.url, tags, host.version, scopes, clock, host.pin]

@@ -1,4 +1,4 @@
-"""`anvyl models`: which language models there are, and which one answers."""
+"""`anvyl models`: lists, chooses and loads language models."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ def use(
         from anvyl_mcp.orchestrator.models.model_choice import choose_model
 
         choice = await choose_model(settings, model=name)
-        kept = name if name == "default" else choice.name
-        file = write_setting(settings.config_dir, "lmstudio_model", kept)
-        output.talk(f"`{choice.name}` answers from now on ({file})")
+        value = name if name == "default" else choice.name
+        file = write_setting(settings.config_dir, "lmstudio_model", value)
+        output.talk(f"`{choice.name}` will answer from now on (saved in {file})")
         if choice.warning:
             output.talk(f"note: {choice.warning}")
         if os.environ.get("ANVYL_LMSTUDIO_MODEL"):
-            output.talk("note: ANVYL_LMSTUDIO_MODEL is set in this shell and wins over it")
+            output.talk("note: ANVYL_LMSTUDIO_MODEL is set in this shell and overrides it")
         return 0
 
     runner.command(work)
@@ -115,12 +115,12 @@ def load(
     async def work(settings: Settings) -> int:
         from anvyl_mcp.orchestrator.models.servers.model_server import load_model
 
-        output.talk(f"loading `{name}`; a large one takes a minute")
-        given = await load_model(settings, name, context_length)
-        if given and given < context_length:
-            output.talk(f"loaded, with {given} tokens of context: there is no memory for more")
+        output.talk(f"loading `{name}`; a large model takes a minute")
+        loaded = await load_model(settings, name, context_length)
+        if loaded and loaded < context_length:
+            output.talk(f"loaded `{name}` with only {loaded} tokens of context: not enough memory for more")
         else:
-            output.talk(f"loaded, with {given or context_length} tokens of context")
+            output.talk(f"loaded `{name}` with {loaded or context_length} tokens of context")
         return 0
 
     runner.command(work)

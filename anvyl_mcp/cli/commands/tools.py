@@ -1,4 +1,4 @@
-"""Commands about the tools themselves: call any, list all."""
+"""Commands that call a tool by name and list all tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anvyl undo`: the last change taken back, shown before it runs."""
+"""`anvyl undo`: undoes the last change, after asking."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def undo(
     from anvyl_mcp.cli.runtime.approval_prompt import confirm_undo
     from anvyl_mcp.cli.runtime.runner import command
     from anvyl_mcp.core import text
-    from anvyl_mcp.peers.changes import outcome as verdict
-    from anvyl_mcp.peers.changes import undo as undoing
+    from anvyl_mcp.peers.changes.outcome import exit_code
+    from anvyl_mcp.peers.changes.undo import last_change, undo
 
     seen: list[UndoableChange] = []
 
@@ -39,22 +39,22 @@ def undo(
         from anvyl_mcp.app.node import opened
 
         async with opened(settings, lean=True) as node:
-            wanted = await undoing.last_change(node.fleet, host)
+            wanted = await last_change(node.fleet, host)
             seen.append(wanted)
             if dry_run:
                 if as_json:
                     output.document(_document(seen))
                 else:
-                    output.say(text.one_line(f"{wanted.host}: {wanted.words}"))
+                    output.say(text.one_line(f"Dry run: would, on {wanted.host}, {wanted.words}. Nothing was changed."))
                 return 0
             confirm_undo(wanted, yes=yes)
-            outcome = await undoing.undo(node.fleet, wanted)
+            outcome = await undo(node.fleet, wanted)
             if as_json:
                 output.document(_document(seen, result=outcome.answer.result, error=outcome.error))
             elif outcome.ok:
                 output.block(outcome, alone=False)
             output.failure(outcome)
-            return verdict.exit_code([outcome])
+            return exit_code([outcome])
 
     command(work, failed=(lambda error: _document(seen, error=error)) if as_json else None)
 

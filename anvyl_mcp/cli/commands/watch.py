@@ -1,4 +1,4 @@
-"""`anvyl watch`: what goes wrong in the fleet, told as it happens."""
+"""`anvyl watch`: reports problems of the fleet as they happen."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def watch(
         from anvyl_mcp.app.node import opened
 
         async with opened(settings, lean=True) as node:
-            return await (_look(node, host, as_json) if once else _watch(node, host, as_json))
+            return await (_check_once(node, host, as_json) if once else _watch(node, host, as_json))
 
     flags = {
         "watch_every": every,
@@ -62,21 +62,21 @@ def _failed(error: AnvylError) -> dict[str, Any]:
     return {"notices": [], "error": error.as_dict()}
 
 
-async def _look(node: Node, host: str, as_json: bool) -> int:
-    """A first look has only news."""
+async def _check_once(node: Node, host: str, as_json: bool) -> int:
+    """Print the current problems."""
     from anvyl_mcp.cli.runtime import output
-    from anvyl_mcp.core import text
+    from anvyl_mcp.core.text import join_names, one_line
     from anvyl_mcp.peers.watch.notifiers import make_watcher
 
-    notices = await make_watcher(node.fleet, node.settings, host, patience=1).look()
+    alerts = await make_watcher(node.fleet, node.settings, host, patience=1).look()
     if as_json:
-        output.document({"notices": [notice.as_dict() for notice in notices], "error": None})
+        output.document({"notices": [alert.as_dict() for alert in alerts], "error": None})
     else:
-        for notice in notices:
-            output.say(text.one_line(notice.message))
-        if not notices:
-            output.talk(f"nothing is wrong on {', '.join(node.fleet.select(host or 'all'))}")
-    return 1 if notices else 0
+        for alert in alerts:
+            output.say(one_line(alert.message))
+        if not alerts:
+            output.talk(f"no problems on {join_names(node.fleet.select(host or 'all'))}")
+    return 1 if alerts else 0
 
 
 async def _watch(node: Node, host: str, as_json: bool) -> int:
@@ -84,23 +84,23 @@ async def _watch(node: Node, host: str, as_json: bool) -> int:
     from anvyl_mcp.core.text import join_names
     from anvyl_mcp.peers.watch.notifiers import make_watch
 
-    look = make_watch(node.fleet, node.settings, _printing(as_json), host)
-    output.talk(f"watching {join_names(node.fleet.select(host or 'all'))}; Ctrl-C ends it")
-    await look()
+    run = make_watch(node.fleet, node.settings, _printer(as_json), host)
+    output.talk(f"watching {join_names(node.fleet.select(host or 'all'))}; Ctrl-C stops")
+    await run()
     return 0
 
 
-def _printing(as_json: bool) -> Callable[[Alert], None]:
+def _printer(as_json: bool) -> Callable[[Alert], None]:
     import time
 
     from anvyl_mcp.cli.runtime import output
     from anvyl_mcp.core import text
 
-    def told(notice: Alert) -> None:
+    def print_alert(alert: Alert) -> None:
         if as_json:
-            output.document(notice.as_dict(), indent=None)
+            output.document(alert.as_dict(), indent=None)
             return
-        clock = time.strftime("%H:%M:%S", time.localtime(notice.at))
-        output.say(text.one_line(f"{clock}  {notice.message}"), "green" if notice.over else "red")
+        clock = time.strftime("%H:%M:%S", time.localtime(alert.at))
+        output.say(text.one_line(f"{clock}  {alert.message}"), "green" if alert.over else "red")
 
-    return told
+    return print_alert

@@ -1,4 +1,4 @@
-"""`anvyl-mcp audit`: what was done on this host, by whom."""
+"""`anvyl-mcp audit`: shows and verifies the audit log of this host."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ anvyl-mcp audit verify
 
 app = Commands("Show what was changed on this host, and by whom.", EXAMPLES, invoke_without_command=True)
 
-
 MOST_ROWS = 50
-"""Shown unless asked otherwise."""
+"""Default of `--limit`."""
 
 
 @app.callback()
@@ -41,7 +40,7 @@ def show(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the records; a document has all of them, reads included, with times in UTC."""
+    """Show the records; with --json all of them, including reads, with times in UTC."""
     if context.invoked_subcommand:
         return
     from anvyl_mcp.cli.runtime import output, runner
@@ -53,20 +52,20 @@ def show(
         from anvyl_mcp.server.http.host_state import HostState
 
         if limit is not None and limit < 0:
-            raise InvalidInput(f"--limit is {limit}", hint="name how many records to show, or 0 for all")
+            raise InvalidInput(f"--limit is {limit}", hint="give the number of records to show, or 0 for all")
         start = datetime.now(UTC) - timedelta(seconds=runner.parse_seconds(since, "--since")) if since else None
         records = HostState(settings.state_dir).records(since=start, tool=tool, operation=operation)
         if as_json:
             output.document({"records": records[-limit:] if limit else records, "error": None})
             return 0
         if operation and not records:
-            output.talk(f"no change with the operation id {operation} began here, as far back as the log goes")
+            output.talk(f"the audit log of this host has no change with the operation ID {operation}")
         if not (all_ or tool or operation):
             records = _changes(records, settings)
         most = MOST_ROWS if limit is None else limit
         shown = records[-most:] if most else records
         if len(shown) < len(records):
-            output.talk(f"{len(records) - len(shown)} older records are not shown; --limit 0 shows them")
+            output.talk(f"{len(records) - len(shown)} older records are not shown; --limit 0 shows all")
         output.table(["time", "who", "tool", "arguments", "outcome", "seconds"], [_row(record) for record in shown])
         return 0
 
@@ -74,7 +73,7 @@ def show(
 
 
 def _changes(records: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapping[str, Any]]:
-    """What changed something or was refused; a record of another kind than a call of a tool counts as a change."""
+    """Drop successful reads; records that are not tool calls are kept as changes."""
     from anvyl_mcp.app.catalogue import catalogue
 
     reads = {name for name, tool in catalogue(settings.cache_dir).items() if tool.reads}
@@ -116,9 +115,9 @@ def verify(as_json: JsonOption = False) -> None:
                 }
             )
         elif found.problem:
-            output.talk(f"the audit log is not whole: {found.problem}")
+            output.talk(f"the audit log was altered: {found.problem}")
         else:
-            output.talk(f"the audit log is whole: {found.records} records in {found.files} files, head {found.head}")
+            output.talk(f"the audit log is intact: {found.records} records in {found.files} files, head {found.head}")
         for note in [] if as_json else found.notes:
             output.talk(f"note:  {note}")
         return 1 if found.problem else 0

@@ -1,4 +1,4 @@
-"""`anvyl-mcp install`: the whole fleet for a desktop assistant, in its settings."""
+"""`anvyl-mcp install`: adds the gateway to the settings of desktop assistants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anvyl_mcp.core.settings import Settings
 
 
 def install(client: str, flags: Sequence[str], *, show: bool, dry_run: bool, as_json: bool) -> NoReturn:
-    """Put the gateway into an assistant's settings; `show`: only print what to put there."""
+    """Add the gateway to an assistant's settings; `show`: only print the entry."""
 
     async def work(_: Settings) -> int:
         if not client:
@@ -40,24 +40,24 @@ def install(client: str, flags: Sequence[str], *, show: bool, dry_run: bool, as_
             return 0
         if written is None:
             output.verbatim(client_configs.text_of(assistant, start))
-            output.talk(f"this belongs into {file or 'the settings of your assistant'}; nothing was written")
+            output.talk(f"Put this in {file or 'the settings of your assistant'}; nothing was written")
         elif not written.changed:
-            output.talk(f"{assistant.title} has it already, in {written.file}")
+            output.talk(f"{assistant.title} already has this entry, in {written.file}")
         elif dry_run:
             output.verbatim(client_configs.text_of(assistant, start))
-            output.talk(f"this would be added to {written.file}; nothing was written")
+            output.talk(f"Dry run: would add this to {written.file}; nothing was written")
         else:
-            output.talk(_became(written, dry_run=False))
-            output.talk(f"start {assistant.title} again, and ask it for your containers")
+            output.talk(_result_line(written, dry_run=False))
+            output.talk(f"restart {assistant.title}, then ask it about your containers")
         for name in start.left_out:
-            output.talk(f"note:  {name} holds a password, so it is not in there")
+            output.talk(f"note:  {name} contains a password and was left out")
         return 0
 
     runner.command(work, failed=output.failed("client") if as_json else None)
 
 
 def install_all(flags: Sequence[str], *, dry_run: bool, as_json: bool) -> NoReturn:
-    """Put the gateway into the settings of every assistant that was ever started here."""
+    """Add the gateway to the settings of every assistant found on this machine."""
 
     async def work(_: Settings) -> int:
         start = client_configs.launch(flags, os.environ, sys.argv[0])
@@ -69,14 +69,16 @@ def install_all(flags: Sequence[str], *, dry_run: bool, as_json: bool) -> NoRetu
                 written = client_configs.install(client, file, start, dry_run=dry_run)
                 entry["written"] = written.changed and not dry_run
                 if not as_json:
-                    output.talk(_became(written, dry_run=dry_run))
+                    output.talk(_result_line(written, dry_run=dry_run))
             except AnvylError as error:
                 errors.append(error)
                 entry["error"] = error.as_dict()
                 output.problem(error)
             done.append(entry)
         if not done:
-            raise NotFound("no assistant has settings here", hint="start one once, or see anvyl-mcp install")
+            raise NotFound(
+                "found no settings of an assistant", hint="start it once, or list the assistants: anvyl-mcp install"
+            )
         if as_json:
             output.document({"clients": done, "error": None})
         return 0 if not errors else 1 if len(errors) == len(done) else 3
@@ -93,11 +95,11 @@ def _found() -> dict[str, Path]:
     }
 
 
-def _became(written: client_configs.Written, *, dry_run: bool) -> str:
+def _result_line(written: client_configs.Written, *, dry_run: bool) -> str:
     if not written.changed:
-        return f"{written.file} has it already"
-    kept = f"; as it was before it is {written.backup.name} beside it" if written.backup else ""
-    return f"would be added to {written.file}" if dry_run else f"added to {written.file}{kept}"
+        return f"{written.file} already has the entry"
+    backup = f" (backup: {written.backup.name})" if written.backup else ""
+    return f"would add the entry to {written.file}" if dry_run else f"added the entry to {written.file}{backup}"
 
 
 def _list(*, as_json: bool) -> int:

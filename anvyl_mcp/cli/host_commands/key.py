@@ -1,4 +1,4 @@
-"""`anvyl-mcp key`: the key by which other machines know this host, and its change."""
+"""`anvyl-mcp key`: shows and rotates the key that identifies this host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ app = Commands("Manage the key that identifies this host.", EXAMPLES)
 
 @app.command()
 def show(as_json: JsonOption = False) -> None:
-    """Show this host's pin, and the progress of a key change."""
+    """Show this host's pin, and the progress of a key rotation."""
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
@@ -36,8 +36,8 @@ def show(as_json: JsonOption = False) -> None:
         output.verbatim(f"pin\t{found['pin']}")
         if found["next"]:
             output.verbatim(f"next\t{found['next']}")
-            output.verbatim(f"told\t{', '.join(found['told']) or 'nobody'}")
-            output.verbatim(f"not told\t{', '.join(found['not_told']) or 'nobody'}")
+            output.verbatim(f"seen by\t{', '.join(found['told']) or 'none'}")
+            output.verbatim(f"not seen by\t{', '.join(found['not_told']) or 'none'}")
         return 0
 
     runner.command(work, failed=output.failed("pin") if as_json else None)
@@ -48,13 +48,13 @@ def rotate(
     finish: Annotated[bool, typer.Option("--finish", help="Start using the next key.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Discard the next key.")] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Finish even if some machines have not seen the next key and must pair again.")
+        bool, typer.Option("--yes", help="Rotate even if some clients have not seen the new key and must re-pair.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Change this host's key.
+    """Rotate this host's key.
 
-    Creates the next key and announces it to the machines that call. When they have seen it, run it with --finish.
+    Creates the next key and announces it to the machines that call. When all have seen it, run with --finish.
     """
     from anvyl_mcp.cli.runtime import output, runner
 
@@ -63,7 +63,7 @@ def rotate(
         from anvyl_mcp.server.http.host_state import HostState
 
         if finish and cancel:
-            raise InvalidInput("it is either --finish or --cancel", hint="anvyl-mcp key show says how things are")
+            raise InvalidInput("--finish and --cancel exclude each other", hint="see the progress: anvyl-mcp key show")
         state = HostState(settings.state_dir)
         before = state.keys()
         if finish:
@@ -74,7 +74,7 @@ def rotate(
         found = state.keys()
         if as_json:
             output.document({**found, "error": None})
-        for line in _told(before, found, finish=finish, cancel=cancel):
+        for line in _result_lines(before, found, finish=finish, cancel=cancel):
             output.talk(line)
         return 0
 
@@ -82,35 +82,39 @@ def rotate(
 
 
 def _confirm(before: dict[str, Any], *, yes: bool) -> None:
-    """Whoever was not told is locked out: that is asked for.
+    """Ask for approval if some clients have not seen the next key and would have to pair again.
 
     Raises:
-        ApprovalNeeded: there is nobody to ask, or the answer is no.
+        ApprovalNeeded: there is no terminal.
+        Declined: the answer is no.
     """
     from anvyl_mcp.cli.runtime import runner
-    from anvyl_mcp.core.errors import ApprovalNeeded
+    from anvyl_mcp.core.errors import ApprovalNeeded, Declined
 
     missing = ", ".join(before["not_told"])
     if yes or not missing or not before["next"]:
         return
-    answer = runner.ask_yes_no(f"{missing} was not told of the next key and must pair again. Put it in place?")
+    answer = runner.ask_yes_no(f"Not seen by {missing}, which must pair again. Use the next key now?")
     if answer is None:
         raise ApprovalNeeded(
-            f"{missing} was not told of the next key yet, and would have to pair again",
-            hint="wait until it calls this host once more, or add --yes",
+            f"the next key was not seen by {missing}, which would have to pair again",
+            hint="wait until they call this host, or add --yes",
         )
     if not answer:
-        raise ApprovalNeeded("nothing was changed", hint="anvyl-mcp key show says who was told")
+        raise Declined()
 
 
-def _told(before: dict[str, Any], found: dict[str, Any], *, finish: bool, cancel: bool) -> list[str]:
+def _result_lines(before: dict[str, Any], found: dict[str, Any], *, finish: bool, cancel: bool) -> list[str]:
     if finish:
         again = ", ".join(before["not_told"])
-        return [f"the new key is in place: {found['pin']}", *([f"hint:  {again} must pair again"] if again else [])]
+        return [
+            f"this host now uses the new key: {found['pin']}",
+            *([f"hint:  {again} must pair again"] if again else []),
+        ]
     if cancel:
-        return [f"the next key is forgotten; the key stays {found['pin']}"]
+        return [f"discarded the next key; this host keeps {found['pin']}"]
     return [
-        f"the next key is made: {found['next']}",
-        "every machine that calls this host from now on is told; `anvyl-mcp key show` says which were",
-        "hint:  then put it in place: anvyl-mcp key rotate --finish",
+        f"created the next key: {found['next']}",
+        "machines learn it when they call this host; anvyl-mcp key show lists them",
+        "hint:  when all have seen it: anvyl-mcp key rotate --finish",
     ]

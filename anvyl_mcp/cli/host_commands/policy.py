@@ -1,4 +1,4 @@
-"""`anvyl-mcp policy`: what this host's owner takes away from its callers, seen before it counts."""
+"""`anvyl-mcp policy`: checks policy.toml and tries calls against it."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def check(as_json: JsonOption = False) -> None:
         if as_json:
             output.document({**found, "error": None})
         elif not found["exists"] and found["ok"]:
-            output.talk(f"there is no {found['file']}: what callers may do is decided by their rights alone")
+            output.talk(f"{found['file']} does not exist; only the rights of callers apply")
         elif found["ok"]:
-            output.talk(f"{found['file']} is good: {_counted(found)}, default = {found['default']}")
+            output.talk(f"{found['file']} is valid: {_rule_count(found)}, default = {found['default']}")
         else:
             for problem in found["problems"]:
                 output.say(problem["text"])
@@ -80,7 +80,7 @@ def test(
         if as_json:
             output.document({**found, "error": None})
         else:
-            for line in _told(found):
+            for line in _explain(found):
                 output.say(line)
             for note in found["notes"]:
                 output.talk(f"note:  {note}")
@@ -89,11 +89,11 @@ def test(
     runner.command(work, failed=output.failed("allowed", False) if as_json else None)
 
 
-def _counted(found: dict[str, Any]) -> str:
+def _rule_count(found: dict[str, Any]) -> str:
     return f"{found['deny']} deny and {found['allow']} allow rules"
 
 
-def _told(found: dict[str, Any]) -> list[str]:
+def _explain(found: dict[str, Any]) -> list[str]:
     from anvyl_mcp.core import text
 
     rule, by = found["rule"], found["by"]
@@ -105,19 +105,19 @@ def _told(found: dict[str, Any]) -> list[str]:
         lines += [f"  {condition}" for condition in rule["conditions"]]
         lines += [f"why: {text.clean(rule['why'])}"] if rule["why"] else []
     elif by == "scopes":
-        lines = [f"{verdict} by the rights: this call needs `{found['needs']}`, and `{name}` has {has}"]
+        lines = [f"{verdict} by the caller's rights: this call needs `{found['needs']}`, and `{name}` has {has}"]
     elif by == "names":
-        lines = [f"{verdict}: no object can have that name"]
+        lines = [f"{verdict}: not a valid name of an object"]
     elif by == "broken":
-        lines = [f"{verdict}: {found['policy']} cannot be used, so changes are refused"]
+        lines = [f"{verdict}: {found['policy']} is not valid, so changes are refused"]
     elif by == "host_exec":
         listed = "is" if found["allowed"] else "is not"
-        lines = [f"{verdict} by [host_exec] of {found['policy']}: the command {listed} in its list"]
+        lines = [f"{verdict} by [host_exec] of {found['policy']}: the command {listed} listed"]
     elif found["policy"]:
         default = "guardrails" if found["allowed"] else "deny"
-        lines = [f'{verdict} by default = "{default}" of {found["policy"]}: no rule fits']
+        lines = [f'{verdict} by default = "{default}" of {found["policy"]}: no rule matches']
     else:
-        lines = [f"{verdict} by the rights: there is no policy"]
+        lines = [f"{verdict} by the caller's rights: this host has no policy"]
     if by != "scopes" and found["allowed"]:
         lines.append(f"rights: this call needs `{found['needs']}`, and `{name}` has {has}")
     return lines + [f"because {words}" for words in found["because"]]

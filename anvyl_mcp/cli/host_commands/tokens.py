@@ -1,4 +1,4 @@
-"""`anvyl-mcp token`: who may call this host over the network."""
+"""`anvyl-mcp token`: manages tokens for calls over the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ anvyl-mcp token revoke backup-script
 
 app = Commands("Manage tokens for calls over the network.", EXAMPLES)
 
-Scope = Annotated[str, typer.Option("--scope", metavar="SCOPES", help="Permissions: read, operate or exec.")]
+ScopeOption = Annotated[str, typer.Option("--scope", metavar="SCOPES", help="Permissions: read, operate or exec.")]
 
 
 @app.command("list")
@@ -59,7 +59,7 @@ def list_tokens(as_json: JsonOption = False) -> None:
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who will use it, like backup-script.")],
-    scope: Scope = "read,operate",
+    scope: ScopeOption = "read,operate",
     expires: Annotated[
         str, typer.Option(metavar="TIME", help="How long it is valid, like 90d; forever if omitted.")
     ] = "",
@@ -82,7 +82,7 @@ def create(
             output.document({"token": secret, **token, "error": None})
         else:
             output.verbatim(secret)
-            output.talk(f"`{token['name']}` may {','.join(token['scopes'])}; this is shown only now")
+            output.talk(f"created token `{token['name']}` with {', '.join(token['scopes'])}; it is not shown again")
         return 0
 
     runner.command(work, failed=output.failed("token") if as_json else None)
@@ -103,7 +103,7 @@ def revoke(
         if as_json:
             output.document({"revoked": revoked.as_dict(), "error": None})
         else:
-            output.talk(f"revoked `{revoked.name}` ({revoked.id})")
+            output.talk(f"revoked token `{revoked.name}` ({revoked.id})")
         return 0
 
     runner.command(work, failed=output.failed("revoked") if as_json else None)

@@ -102,7 +102,7 @@ def test_models_load_asks_lm_studio_for_context_and_tells_what_it_gave(
     told = anvyl("models", "load", "a/one")
 
     assert told.code == 0, told.err
-    assert "with 8192 tokens of context: there is no memory for more" in told.err
+    assert "with only 8192 tokens of context: not enough memory for more" in told.err
 
 
 def test_a_model_that_is_loaded_is_not_loaded_beside_itself(settings: Settings, model_server: ModelServer) -> None:

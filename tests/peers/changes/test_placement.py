@@ -152,7 +152,7 @@ def test_a_dead_host_is_not_chosen(engine: RealEngine, monkeypatch: pytest.Monke
         done = anvyl("run", "--place", "most-memory", "--yes", "--name", "app", "busybox:latest", "--", "sleep", "3600")
 
     assert done.code == 0
-    assert "left out: dead (connection refused)" in done.err
+    assert "not considered: dead (connection refused)" in done.err
     assert engine.state("app") == "running"
 
 

@@ -1,4 +1,4 @@
-"""Commands about containers that exist."""
+"""Commands about existing containers."""
 
 from __future__ import annotations
 

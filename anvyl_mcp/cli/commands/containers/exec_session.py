@@ -1,4 +1,4 @@
-"""What `anvyl exec` and `anvyl run` do."""
+"""Runs `anvyl exec` and `anvyl run`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import ListedObjects
 
 TIMED_OUT = 124
-"""As `timeout` ends."""
+"""Exit code of the `timeout` program."""
 SHELLS = frozenset({
     "sh", "ash", "bash", "dash", "zsh", "fish", "python", "python3", "node", "irb", "psql", "mysql", "mariadb",
     "mongosh", "redis-cli", "sqlite3",
 })  # fmt: skip
-"""Programs that wait for typed lines when they get no arguments."""
+"""Programs that read from a terminal if they get no arguments."""
 
 
 def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bool, as_json: bool) -> NoReturn:
-    """Run a command in a container; its exit code is ours."""
+    """Run a command in a container and exit with its code."""
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
@@ -45,8 +45,9 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
             if tool_command.needs_approval(tool, steps, yes=yes, typed=True):
                 tool_command.confirm(tool, steps)
             done = await tool_command.call_hosts(node.fleet, tool, steps, None)
-            shell = next((one.host for one in done if one.ok and _was_a_shell(one, _command(words))), "")
-            line = await _shell_line(node.fleet, shell, name, _command(words)) if shell and not as_json else ""
+            shell_host = next((one.host for one in done if one.ok and _was_a_shell(one, _command(words))), "")
+            show_hint = shell_host and not as_json
+            line = await _docker_line(node.fleet, shell_host, name, _command(words)) if show_hint else ""
         if as_json:
             output.document(output.hosts_document({one.host: one for one in done}))
         for one in done:
@@ -55,15 +56,15 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
             elif not as_json:
                 _print(one, alone=len(done) == 1)
         if line:
-            output.talk(f"`{_command(words)[0]}` ended at once: nothing that is typed here reaches it")
+            output.talk(f"`{_command(words)[0]}` exited at once, because anvyl exec does not pass it any input")
             output.talk(f"hint:  for a shell, type: {line}")
-        return _code(done)
+        return _exit_code(done)
 
     command(work, failed=output.no_hosts if as_json else None)
 
 
-def say_how(name: str, words: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
-    """Say with which line a person gets a shell in a container: what is typed here reaches no command."""
+def refuse_interactive(name: str, words: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
+    """Fail with the docker command that opens a shell, since `anvyl exec` passes no input to a command."""
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
@@ -74,41 +75,40 @@ def say_how(name: str, words: Sequence[str], *, host: str, as_json: bool) -> NoR
                 node.fleet, tool, [{"name": name, "command": "sh"}], host, ListedObjects()
             )
             [where, *_] = steps[0].hosts
-            line = await _shell_line(node.fleet, where, name, _command(words))
+            line = await _docker_line(node.fleet, where, name, _command(words))
         raise InvalidInput(
-            f"`anvyl exec` runs a command to its end and types nothing into it, so it gives no shell in `{name}` "
-            f"on {where}",
+            f"`anvyl exec` does not pass input to a command, so it cannot open a shell in `{name}` on {where}",
             hint=f"type: {line}",
         )
 
     command(work, failed=output.no_hosts if as_json else None)
 
 
-async def _shell_line(fleet: Fleet, host: str, name: str, words: Sequence[str]) -> str:
-    """The line of docker, over ssh for another host."""
-    about = await fleet.call(host, "get_host_info", {})
-    engine = (about.answer.result or {}).get("engine") or {}
+async def _docker_line(fleet: Fleet, host: str, name: str, words: Sequence[str]) -> str:
+    """Command line of `docker exec -it`, over ssh for another host."""
+    info = await fleet.call(host, "get_host_info", {})
+    engine = (info.answer.result or {}).get("engine") or {}
     program = "podman" if "podman" in str(engine.get("name")).lower() else "docker"
     line = shlex.join([program, "exec", "-it", name, *words])
     if host == fleet.local.name:
         return line
     url = fleet.peers[host].url
-    # Behind a tunnel the address is this machine's own.
+    # With a tunnel, the address is loopback; use the host's name instead.
     return f"ssh -t {host if is_loopback(url) else urlsplit(url).hostname} {line}"
 
 
 def _was_a_shell(one: Outcome, words: Sequence[str]) -> bool:
-    """Whether a program that waits for typed lines got none, and so ended at once."""
+    """Whether a shell exited at once because it got no input."""
     result = one.answer.result or {}
     silent = result.get("exit_code") == 0 and not (result.get("stdout") or result.get("stderr"))
     return silent and len(words) == 1 and PurePosixPath(words[0]).name in SHELLS
 
 
 def _command(words: Sequence[str]) -> list[str]:
-    """The program's words, without the `--` before them.
+    """The command's words without a leading `--`.
 
     Raises:
-        InvalidInput: they begin with an option, which is more likely meant for us.
+        InvalidInput: the first word is an option, probably one of anvyl.
     """
     found = list(words[1:] if words[:1] == ["--"] else words)
     if found[:1] and found[0].startswith("-") and "--" not in sys.argv:
@@ -129,15 +129,15 @@ def _print(one: Outcome, *, alone: bool) -> None:
         stream.write(cleaned if cleaned.endswith("\n") or not stream.isatty() or not cleaned else f"{cleaned}\n")
         stream.flush()
     if result.get("truncated"):
-        output.talk(f"{one.host}: the output was longer; its end is left out")
+        output.talk(f"{one.host}: the output was truncated")
     if result.get("timed_out"):
-        output.talk(f"{one.host}: it was ended when its time was over; --timeout gives more")
+        output.talk(f"{one.host}: stopped by the time limit; raise it with --timeout")
     if result.get("note"):
         output.talk(f"{one.host}: {result['note']}")
 
 
-def _code(done: Sequence[Outcome]) -> int:
-    """The command's own exit code; of several hosts the one that they agree on, else 3."""
+def _exit_code(done: Sequence[Outcome]) -> int:
+    """Exit code of the command; with several hosts their common one, else 3."""
     results = [one.answer.result or {} for one in done if one.ok]
     if len(results) < len(done):
         return outcome.exit_code(done)
@@ -148,20 +148,25 @@ def _code(done: Sequence[Outcome]) -> int:
 def run(
     image: str, words: Sequence[str], options: Mapping[str, Any], *, place: str, host: str, yes: bool, as_json: bool
 ) -> NoReturn:
-    """Create a container and start it, on the host that is named or that the figures choose."""
+    """Create and start a container on the given host, or on the one that the placement rule picks."""
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
 
-        given = {"image": image, "command": shlex.join(_command(words)), **options, "env": _environment(options["env"])}
-        arguments = {key: value for key, value in given.items() if value}
+        values = {
+            "image": image,
+            "command": shlex.join(_command(words)),
+            **options,
+            "env": _environment(options["env"]),
+        }
+        arguments = {key: value for key, value in values.items() if value}
         async with opened(settings, lean=True) as node:
             fleet, tool = node.fleet, node.fleet.tool("create_container")
-            placement = await placement_prompt.choose(fleet, place, host, memory=given["memory"]) if place else None
+            placement = await placement_prompt.choose(fleet, place, host, memory=values["memory"]) if place else None
             if placement is None and not host and len(fleet.hosts) > 1:
                 raise InvalidInput(
-                    f"a new container needs a host: there are {text.join_names(fleet.hosts)}",
-                    hint=f"name one, like --host {fleet.hosts[0]}; or let the figures choose: --place most-memory",
+                    f"a new container needs a host: choose {text.join_names(fleet.hosts)}",
+                    hint=f"name one, like --host {fleet.hosts[0]}, or let Anvyl choose: --place most-memory",
                 )
             steps, _ = await tool_command.plan_calls(
                 fleet, tool, [arguments], placement.host if placement else host, ListedObjects()
@@ -186,10 +191,10 @@ def run(
 
 
 def _environment(entries: Sequence[str]) -> list[str]:
-    """`KEY` alone takes the value that it has here, as docker does."""
-    found = []
+    """Resolve `KEY` without a value from this process's environment, as docker does."""
+    resolved = []
     for entry in entries:
         if "=" not in entry and entry not in os.environ:
-            raise InvalidInput(f"`{entry}` has no value, and none is set here", hint=f"write -e {entry}=value")
-        found.append(entry if "=" in entry else f"{entry}={os.environ[entry]}")
-    return found
+            raise InvalidInput(f"`{entry}` has no value and is not set in this shell", hint=f"write -e {entry}=value")
+        resolved.append(entry if "=" in entry else f"{entry}={os.environ[entry]}")
+    return resolved

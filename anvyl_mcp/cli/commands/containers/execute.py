@@ -1,4 +1,4 @@
-"""`anvyl exec` and `anvyl run`: commands that end in the words of another program."""
+"""The `anvyl exec` and `anvyl run` command lines, which end with the command of another program."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ exec_app = Commands()
 run_app = Commands()
 
 
-class Interactive(PassThrough):
-    """`exec`, which knows the options that Docker users type for a shell: they are told how to get one."""
+class ExecParser(PassThrough):
+    """Parser of `exec` that recognizes docker's `-it`, to explain how to open a shell."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read `-it` as one option, since `-t` alone waits for seconds."""
+        """Parse `-it` as `--interactive`, since `-t` is the time limit."""
         is_value = False
         for place, word in enumerate(args):
             if is_value:
@@ -32,7 +32,7 @@ class Interactive(PassThrough):
         return super().parse_args(ctx, args)
 
 
-@exec_app.command("exec", cls=Interactive)
+@exec_app.command("exec", cls=ExecParser)
 def execute(
     name: ContainerName,
     words: Annotated[
@@ -57,7 +57,7 @@ def execute(
     from anvyl_mcp.cli.commands.containers import exec_session as command
 
     if interactive:
-        command.say_how(name, words or ["sh"], host=host, as_json=as_json)
+        command.refuse_interactive(name, words or ["sh"], host=host, as_json=as_json)
     if not words:
         raise typer.BadParameter("a command is missing")
     command.execute(name, words, host=host, timeout=timeout, yes=yes, as_json=as_json)

@@ -1,4 +1,4 @@
-"""`anvyl logs`: the logs of several containers on several hosts, as one stream."""
+"""`anvyl logs`: prints and follows the logs of containers on several hosts as one stream."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from anvyl_mcp.peers.fleet.targets import ListedObjects
 
 TOOL = "get_container_logs"
 MOST_LINES = 5000
-"""Asked for at once while following: a container that writes more is told about."""
+"""Per poll while following; a note is printed if a container writes more."""
 BUSY_SECONDS, QUIET_SECONDS, LOST_SECONDS = 0.3, 1.0, 3.0
-"""Between two looks at a log: when it had new lines, when it had none, when its host does not answer."""
+"""Poll intervals of a log: after new lines, after none, and while its host does not answer."""
 
 
 def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str, host: str, as_json: bool) -> NoReturn:
-    """Print the logs of some containers, and go on with them when asked to."""
+    """Print the logs of some containers; `follow`: until Ctrl-C."""
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import opened
@@ -38,7 +38,7 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
             every = [{"name": one, "tail": tail, "since": since, "grep": grep} for one in dict.fromkeys(names)]
             steps, missing = await tool_command.plan_calls(fleet, tool, every, host, found)
             name_cache.update(settings, fleet, found)
-            sources = _sources(steps, as_json=as_json and follow)
+            sources = _log_sources(steps, as_json=as_json and follow)
             for one in missing:
                 output.failure(one)
             if follow:
@@ -62,22 +62,23 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
 
 
 @dataclass(frozen=True)
-class Source:
-    """One container's log, and what stands before its lines."""
+class LogSource:
+    """One container's log and the label of its lines."""
 
     host: str
     arguments: Mapping[str, Any]
     label: str
     as_json: bool = False
-    going_on: bool = False
+    resumed: bool = False
+    """Whether its first lines were printed already."""
 
 
-def _sources(steps: Sequence[tool_command.PlannedCall], *, as_json: bool) -> list[Source]:
-    """A lone log is shown as it is; of several every line says whose it is."""
+def _log_sources(steps: Sequence[tool_command.PlannedCall], *, as_json: bool) -> list[LogSource]:
+    """The logs to print, labelled if there are several."""
     pairs = [(step.arguments, host) for step in steps for host in step.hosts]
     plain = [f"{host}/{arguments['name']}" for arguments, host in pairs]
     labels = _labels(plain) if len(pairs) > 1 else [""] * len(pairs)
-    return [Source(host, arguments, label, as_json) for (arguments, host), label in zip(pairs, labels, strict=True)]
+    return [LogSource(host, arguments, label, as_json) for (arguments, host), label in zip(pairs, labels, strict=True)]
 
 
 def _labels(names: Sequence[str]) -> list[str]:
@@ -89,22 +90,22 @@ def _labels(names: Sequence[str]) -> list[str]:
     return [screen.paint(set_cell_size(name, width) + " │ ", screen.host_colour(name)) for name in names]
 
 
-def _print(source: Source, result: Mapping[str, Any]) -> None:
+def _print(source: LogSource, result: Mapping[str, Any]) -> None:
     name = source.arguments["name"]
     for line in result["lines"]:
         if source.as_json:
             output.document({"host": source.host, "name": name, "line": line}, indent=None)
         else:
-            # A line of one host must not make another, which would stand there without the host's label.
+            # A log line must not contain a line break, since the second part would have no label.
             words = text.clean(line).replace("\n", " ")
             output.verbatim(f"{source.label}{words}")
     sys.stdout.flush()
 
 
-async def _follow(fleet: Fleet, source: Source, unread: list[Outcome]) -> None:
-    """Print what is new, again and again, through restarts of the container and of its host; ends when it is gone.
+async def _follow(fleet: Fleet, source: LogSource, unread: list[Outcome]) -> None:
+    """Poll a log and print new lines, through restarts of the container and its host, until the container is gone.
 
-    A log that could not be read from the start on is noted in `unread`.
+    A log that could never be read is added to `unread`.
     """
     lost = False
     while True:
@@ -113,31 +114,31 @@ async def _follow(fleet: Fleet, source: Source, unread: list[Outcome]) -> None:
         if one.error is not None:
             if not isinstance(one.error, HOST_FAILURES):
                 output.failure(one)
-                if not source.going_on:
+                if not source.resumed:
                     unread.append(one)
                 return
             if not lost:
-                _tell_lost(one.error, source)
+                _report_lost(one.error, source)
             lost = True
             await anyio.sleep(LOST_SECONDS)
             continue
         if lost:
-            output.talk(f"{source.host}: answers again; going on with {name}")
+            output.talk(f"{source.host} answers again; following {name}")
         lost = False
         result = one.answer.result or {}
-        if result.get("truncated") and source.going_on:
-            output.talk(f"{source.host}: {name} writes faster than it can be shown; some lines are left out")
+        if result.get("truncated") and source.resumed:
+            output.talk(f"{source.host}: {name} writes too fast; some lines were skipped")
         _print(source, result)
-        source = replace(source, arguments=_next(source.arguments, result), going_on=True)
+        source = replace(source, arguments=_next_arguments(source.arguments, result), resumed=True)
         await anyio.sleep(BUSY_SECONDS if result["lines"] else QUIET_SECONDS)
 
 
-def _next(arguments: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+def _next_arguments(arguments: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
     return {**arguments, "tail": MOST_LINES, "since": result["next_since"] or arguments["since"]}
 
 
-def _tell_lost(error: AnvylError, source: Source) -> None:
+def _report_lost(error: AnvylError, source: LogSource) -> None:
     problem = type(error)(
-        f"{source.host}: {error.message}", hint=f"waiting for it, to go on with {source.arguments['name']}"
+        f"{source.host}: {error.message}", hint=f"waiting for it to follow {source.arguments['name']} again"
     )
     output.problem(problem)

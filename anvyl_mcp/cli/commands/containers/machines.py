@@ -1,4 +1,4 @@
-"""Commands about the machines themselves."""
+"""Commands about machines: resources, disk usage and events."""
 
 from __future__ import annotations
 

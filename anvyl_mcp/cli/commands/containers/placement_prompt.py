@@ -1,20 +1,21 @@
-"""`anvyl run --place`: the figures that chose a host, and a person's yes to it."""
+"""`anvyl run --place`: chooses a host, shows why, and asks for approval."""
 
 from __future__ import annotations
 
 from anvyl_mcp.cli.runtime import output
 from anvyl_mcp.cli.runtime.runner import ask_yes_no
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import ApprovalNeeded, InvalidInput
+from anvyl_mcp.core.errors import ApprovalNeeded, Declined, InvalidInput
+from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.changes.placement import Placement, place
 from anvyl_mcp.peers.fleet.fleet import Fleet
 
 
 async def choose(fleet: Fleet, words: str, selector: str, *, memory: str = "") -> Placement:
-    """Choose the host, and show what by.
+    """Choose the host and print the figures behind the choice.
 
     Raises:
-        InvalidInput: no host has the memory that the container is allowed.
+        InvalidInput: no host has as much free memory as the container's limit.
     """
     placement = await place(fleet, words, selector)
     _show(placement)
@@ -23,14 +24,14 @@ async def choose(fleet: Fleet, words: str, selector: str, *, memory: str = "") -
         free = text.format_size(figures.memory_free)
         raise InvalidInput(
             f"no host has {text.format_size(wanted)} of memory free; {placement.host} has {free}",
-            hint="ask for less with --memory, or name the host yourself with --host",
+            hint="lower --memory, or choose the host with --host",
         )
     return placement
 
 
 def _show(placement: Placement) -> None:
     for host, reason in placement.left_out.items():
-        output.talk(f"left out: {host} ({reason})")
+        output.talk(f"not considered: {host} ({reason})")
     output.talk(f"{placement.host} has {placement.why}")
     if len(placement.figures) > 1:
         rows = [
@@ -45,18 +46,19 @@ def _show(placement: Placement) -> None:
         output.talk_table(["host", "free memory", "load", "cores"], rows)
 
 
-def confirm(placement: Placement, what: str, *, yes: bool) -> None:
-    """Ask whether the chosen host is right.
+def confirm(placement: Placement, order: str, *, yes: bool) -> None:
+    """Ask for approval of the chosen host.
 
     Raises:
-        ApprovalNeeded: there is nobody to ask, or the answer is no.
+        ApprovalNeeded: there is no terminal.
+        Declined: the answer is no.
     """
     if yes:
         return
-    answer = ask_yes_no(f"{what}?")
+    answer = ask_yes_no(wording.question(order))
     if answer is None:
         raise ApprovalNeeded(
-            f"this would {what}, which has {placement.why}, and there is no terminal to ask at", hint="add --yes"
+            f"this would {order}, which has {placement.why}, and there is no terminal to ask at", hint="add --yes"
         )
     if not answer:
-        raise ApprovalNeeded("nothing was created", hint="answer y to go on, or name another host with --host")
+        raise Declined()

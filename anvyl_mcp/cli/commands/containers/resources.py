@@ -1,4 +1,4 @@
-"""`anvyl resources`: a line per host, so that the busy and the full ones are seen at a glance."""
+"""`anvyl resources`: prints CPU, memory and disk usage, one line per host."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from anvyl_mcp.core import text
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
-BAR = 5
-ROOM_FOR_BARS = 80
+BAR_WIDTH = 5
+MIN_WIDTH_FOR_BARS = 80
 
 
 def resources(*, host: str, as_json: bool) -> NoReturn:
-    """Print cpu, memory, the fullest disk, load and uptime of every host."""
-    tool_command.call("get_host_resources", {}, host=host, as_json=as_json, view=_view)
+    """Print CPU, memory, the fullest disk, load and uptime of every host."""
+    tool_command.call("get_host_resources", {}, host=host, as_json=as_json, view=_table_view)
 
 
-def _view(tool: ToolListing) -> TableView:
+def _table_view(tool: ToolListing) -> TableView:
     return TableView(["host", "cpu", "memory", "disk", "load", "up"], _rows, noun="figures")
 
 
@@ -42,14 +42,14 @@ def _rows(one: Outcome) -> list[list[str]]:
 
 
 def _disk(disks: Sequence[Mapping[str, Any]]) -> str:
-    """The fullest one, named where there are several or it is not the root."""
+    """Usage of the fullest disk; with its mount point if that is not obvious."""
     fullest = disks[0]
     where = f" {fullest['mount']}" if len(disks) > 1 or fullest["mount"] != "/" else ""
     return f"{_share(fullest['percent'])} of {text.format_size(fullest['total'])}{where}"
 
 
 def _share(percent: float) -> str:
-    if not sys.stdout.isatty() or screen.console(sys.stdout).width < ROOM_FOR_BARS:
+    if not sys.stdout.isatty() or screen.console(sys.stdout).width < MIN_WIDTH_FOR_BARS:
         return f"{percent:.0f} %"
-    full = min(round(percent / 100 * BAR), BAR)
-    return f"{'█' * full}{'░' * (BAR - full)} {percent:3.0f} %"
+    full = min(round(percent / 100 * BAR_WIDTH), BAR_WIDTH)
+    return f"{'█' * full}{'░' * (BAR_WIDTH - full)} {percent:3.0f} %"

@@ -1,4 +1,4 @@
-"""`anvyl stats`: what containers use, once or again and again."""
+"""`anvyl stats`: prints resource usage of containers, once or continuously."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ TITLES = {
 
 
 def view(tool: ToolListing) -> TableView | None:
-    """The tool's own table, with shorter titles."""
+    """Table view of the tool, with shorter headings."""
     return table_view(tool, TITLES)
 
 
 def stats(names: Sequence[str], *, watch: bool, host: str, as_json: bool) -> NoReturn:
-    """Print the use of all or some running containers."""
+    """Print the resource usage of all or some running containers."""
     if watch:
         _watch(names, host=host, as_json=as_json)
     if names:
@@ -54,19 +54,19 @@ def _watch(names: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
             steps, missing = await tool_command.plan_calls(node.fleet, tool, every, host, ListedObjects())
             for one in missing:
                 output.failure(one)
-            view = _View(tool, steps, as_json=as_json)
+            display = _StatsDisplay(tool, steps, as_json=as_json)
             async with anyio.create_task_group() as group:
-                group.start_soon(view.draw_on)
+                group.start_soon(display.redraw)
                 for step in steps:
-                    for each in step.hosts:
-                        group.start_soon(view.ask_on, node.fleet, each, step.arguments)
+                    for target in step.hosts:
+                        group.start_soon(display.poll, node.fleet, target, step.arguments)
         return 0
 
     command(work, failed=output.no_hosts if as_json else None)
 
 
-class _View:
-    """The latest answer of every host, drawn every two seconds; a slow host holds up nobody's figures but its own."""
+class _StatsDisplay:
+    """Shows the latest result of every host, redrawn every two seconds; a slow host does not delay the others."""
 
     def __init__(self, tool: ToolListing, steps: Sequence[tool_command.PlannedCall], *, as_json: bool) -> None:
         shown = view(tool)
@@ -76,20 +76,20 @@ class _View:
         self._latest: dict[tuple[str, str], Outcome] = {}
         self._as_json = as_json
         live = None if as_json else output.live_display(sys.stdout)
-        # On a dumb terminal nothing can be drawn over: it gets rows, as a pipe does.
+        # A dumb terminal cannot redraw, so it gets rows, as a pipe does.
         self._live = live if live and live.console.is_interactive else None
         self._news = anyio.Event()
         self._headed = False
 
-    async def ask_on(self, fleet: Fleet, host: str, arguments: Mapping[str, Any]) -> None:
-        """Ask one host again and again."""
+    async def poll(self, fleet: Fleet, host: str, arguments: Mapping[str, Any]) -> None:
+        """Call one host repeatedly."""
         while True:
             self._latest[str(arguments.get("name", "")), host] = await fleet.call(host, TOOL, arguments)
             self._news.set()
             await anyio.sleep(EVERY_SECONDS)
 
-    async def draw_on(self) -> None:
-        """Draw what was answered, every two seconds."""
+    async def redraw(self) -> None:
+        """Draw the latest results every two seconds."""
         await self._news.wait()
         with anyio.move_on_after(EVERY_SECONDS):
             while len(self._latest) < len(self._pairs):
@@ -116,7 +116,7 @@ class _View:
         sys.stdout.flush()
 
     def _silent(self, done: Sequence[Outcome]) -> list[str]:
-        """Hosts without figures, a line each."""
-        told = [f"{one.host}: {one.error.message}" for one in done if one.error is not None]
-        told += [f"{host}: no answer yet" for pair in self._pairs if pair not in self._latest for host in pair[1:]]
-        return told
+        """One line per host without a result."""
+        lines = [f"{one.host}: {one.error.message}" for one in done if one.error is not None]
+        lines += [f"{host}: no answer yet" for pair in self._pairs if pair not in self._latest for host in pair[1:]]
+        return lines
