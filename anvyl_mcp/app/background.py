@@ -75,9 +75,9 @@ class Beside:
 
     async def _announce_until_changed(self) -> None:
         from anvyl_mcp.peers.hosts import discovery
-        from anvyl_mcp.server.addresses import of_this_host
+        from anvyl_mcp.server.addresses import join_addresses
 
         first = urlsplit(self._urls[0])
-        addresses = of_this_host(first.hostname or "")
+        addresses = join_addresses(first.hostname or "")
         async with discovery.announce(self._fleet.local.name, addresses, first.port or 0):
             await self._changed.wait()

@@ -29,7 +29,7 @@ class Offered:
     tools: Mapping[str, ToolListing]
     who: Callable[[ServerRequestContext[Any]], OnBehalf]
 
-    def offered(self, ctx: ServerRequestContext[Any]) -> list[str]:
+    def allowed_tools(self, ctx: ServerRequestContext[Any]) -> list[str]:
         """What the sender of a request may call."""
         scopes = self.who(ctx).scopes
         return [name for name, tool in self.tools.items() if tool.scope in scopes]
@@ -40,10 +40,10 @@ def build(node: Node) -> Server[Any]:
     from anvyl_mcp.peers.gateway import gateway
     from anvyl_mcp.server.auth.callers import caller_of
     from anvyl_mcp.server.protocol.prompts import add_prompts
-    from anvyl_mcp.server.toolsets import choose
+    from anvyl_mcp.server.toolsets import select_tools
 
     settings = node.settings
-    chosen = choose(every_tool(), toolsets=settings.toolsets, extra=settings.tools, read_only=settings.read_only)
+    chosen = select_tools(every_tool(), toolsets=settings.toolsets, extra=settings.tools, read_only=settings.read_only)
     names = {tool.name for tool in chosen}
     offered = {name: listing for name, listing in node.fleet.catalogue.items() if name in names}
 

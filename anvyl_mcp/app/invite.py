@@ -45,7 +45,7 @@ async def invite(settings: Settings, *, scope: str, seconds: int, address: str, 
 
 
 def _chosen() -> str:
-    found = addresses.likeliest()
+    found = addresses.default_address()
     if not found:
         raise InvalidInput("this machine has no network address", hint="connect it, or name one with --host")
     return found
@@ -56,7 +56,7 @@ def _addresses(urls: list[str]) -> list[str]:
     found: list[str] = []
     for url in urls:
         parts = urlsplit(url)
-        for one in addresses.of_this_host(parts.hostname or ""):
+        for one in addresses.join_addresses(parts.hostname or ""):
             name = f"[{one}]" if ":" in one else one
             if not any(known.rpartition(":")[0] == name for known in found):
                 found.append(f"{name}:{parts.port}")

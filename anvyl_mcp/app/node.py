@@ -110,7 +110,7 @@ class Node:
             from anvyl_mcp.server.calls.affected_objects import Observer
             from anvyl_mcp.server.calls.changes import Changes
             from anvyl_mcp.server.calls.gate import Gate
-            from anvyl_mcp.server.calls.policy_facts import looking
+            from anvyl_mcp.server.calls.policy_facts import facts_from
             from anvyl_mcp.server.containers.undo_log import UndoLog
             from anvyl_mcp.server.engine.engine import Engine
             from anvyl_mcp.server.engine.stats import SampleCache
@@ -120,7 +120,7 @@ class Node:
             from anvyl_mcp.server.policy.policy import Policy
             from anvyl_mcp.server.progress import Progress
             from anvyl_mcp.server.protocol.server import build_server
-            from anvyl_mcp.server.toolsets import choose
+            from anvyl_mcp.server.toolsets import select_tools
 
             engine, kept = Engine(), HostState(self.settings.state_dir)
             self._limits = Limits()
@@ -130,13 +130,13 @@ class Node:
                 Progress: Progress(),
                 SampleCache: SampleCache(),
             }
-            self.policy = Policy(self.settings.policy_file, looking(engine), on_change=kept.policy_seen)
+            self.policy = Policy(self.settings.policy_file, facts_from(engine), on_change=kept.policy_seen)
             dependencies[UndoLog] = UndoLog(self.settings.state_dir / "undo.json", self.policy.require)
             every = every_tool(self.fleet)
             # What a person types here may use every tool; what is served to others is chosen.
             toolsets = self.settings.toolsets if self._serving else "all"
             read_only = self.settings.read_only
-            tools = choose(every, toolsets=toolsets, extra=self.settings.tools, read_only=read_only)
+            tools = select_tools(every, toolsets=toolsets, extra=self.settings.tools, read_only=read_only)
             self._changes = Changes(kept.audit, kept.journal, Observer(engine))
             gate = Gate(kept.audit, self._limits, self.policy, self._changes, kept.next_key.announce)
             self.metrics = Metrics()

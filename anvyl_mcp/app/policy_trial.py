@@ -14,12 +14,12 @@ from anvyl_mcp.peers.changes.argument_check import parse_words
 def try_policy(
     settings: Settings, name: str, words: list[str], *, caller: str, scope: str, labels: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Whether this host would allow a call, and which rule decides; see `server.policy.explain.tested`.
+    """Whether this host would allow a call, and which rule decides; see `server.policy.explain.explain_call`.
 
     Raises:
         InvalidInput: there is no such tool, or it takes no such arguments.
     """
-    from anvyl_mcp.server.calls.policy_facts import looking
+    from anvyl_mcp.server.calls.policy_facts import facts_from
     from anvyl_mcp.server.engine.engine import Engine
     from anvyl_mcp.server.http.host_state import HostState
     from anvyl_mcp.server.policy import explain
@@ -33,8 +33,8 @@ def try_policy(
     notes: list[str] = []
     engine = Engine()
     try:
-        policy = Policy(settings.policy_file, explain.guessing(looking(engine), labels, notes))
-        who = explain.caller_called(caller, scope, HostState(settings.state_dir).tokens)
-        return {**explain.tested(policy, tool, tool.parse(given), who), "notes": notes}
+        policy = Policy(settings.policy_file, explain.with_labels(facts_from(engine), labels, notes))
+        who = explain.caller_named(caller, scope, HostState(settings.state_dir).tokens)
+        return {**explain.explain_call(policy, tool, tool.parse(given), who), "notes": notes}
     finally:
         engine.close()

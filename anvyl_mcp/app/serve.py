@@ -62,7 +62,7 @@ async def serve(
             announce(server.network_urls)
             node.fleet.served_at = plain[0]
             on_ready([url for url in plain if "[" not in url] + server.network_urls)
-            explain.tell(node.policy, every_tool())
+            explain.log_problems(node.policy, every_tool())
 
         app = node.http_app(lambda: plain[0], open_network)
         mine = on_start is None
@@ -88,7 +88,7 @@ async def serve_stdio(settings: Settings) -> None:
 
     node = Node(settings, serving=True)
     server = node.server
-    explain.tell(node.policy, every_tool())
+    explain.log_problems(node.policy, every_tool())
     try:
         async with stdio() as (incoming, outgoing):
             await server.run(incoming, outgoing, server.create_initialization_options())

@@ -11,23 +11,23 @@ VIRTUAL = ("docker", "br-", "veth", "virbr", "cni", "flannel", "podman")
 """Interfaces that lead to containers and virtual machines, not to other hosts."""
 
 
-def of_this_host(served: str) -> list[str]:
+def join_addresses(served: str) -> list[str]:
     """Addresses for a join code, the likeliest first: `served` itself, or this machine's own when all are served."""
     if served not in ("0.0.0.0", "::"):
         return [served]
     found = [address for name, address in _interfaces() if not name.startswith(VIRTUAL)]
-    return sorted(found, key=lambda address: (address != _outward(), ":" in address))[:4]
+    return sorted(found, key=lambda address: (address != _outbound_address(), ":" in address))[:4]
 
 
-def likeliest() -> str:
+def default_address() -> str:
     """The address to serve when nobody named one: the one that leads outward; empty when there is none."""
-    outward = _outward()
+    outward = _outbound_address()
     if outward:
         return outward
     return next((address for name, address in _interfaces() if not name.startswith(VIRTUAL)), "")
 
 
-def _outward() -> str:
+def _outbound_address() -> str:
     """The address that a packet to another network would carry; nothing is sent to find it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

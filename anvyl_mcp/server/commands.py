@@ -15,10 +15,10 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Denied, InvalidInput, NotFound
 from anvyl_mcp.server.tool import Result
 
-MOST_BYTES = 64 * 1024
+MAX_OUTPUT_BYTES = 64 * 1024
 GRACE_SECONDS = 2
 DRAIN_SECONDS = 0.5
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "DOCKER_HOST")
+PASSED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "DOCKER_HOST")
 """Variables a command sees: tokens and keys of ours are not among them."""
 
 
@@ -43,7 +43,7 @@ class CommandOutput(Result):
         return "\n".join(part for part in parts if part)
 
 
-class _Output:
+class _CappedOutput:
     """Keeps the beginning of a stream and drops the rest while still reading it."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class _Output:
         if stream is None:
             return
         async for chunk in stream:
-            room = MOST_BYTES - len(self.kept)
+            room = MAX_OUTPUT_BYTES - len(self.kept)
             self.kept += chunk[:room]
             self.truncated = self.truncated or len(chunk) > room
 
@@ -87,7 +87,7 @@ async def run(words: list[str], *, seconds: float) -> CommandOutput:
         Denied: it may not be run.
     """
     process = await _start(words)
-    stdout, stderr = _Output(), _Output()
+    stdout, stderr = _CappedOutput(), _CappedOutput()
     try:
         async with anyio.create_task_group() as readers:
             readers.start_soon(stdout.read, process.stdout)
@@ -112,7 +112,7 @@ async def run(words: list[str], *, seconds: float) -> CommandOutput:
 
 
 async def _start(words: list[str]) -> Process:
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
     try:
         return await anyio.open_process(words, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
     except FileNotFoundError as error:
@@ -125,14 +125,14 @@ async def _start(words: list[str]) -> Process:
 
 async def _end_group(process: Process) -> None:
     """Ask the group to end, then make it."""
-    _signal(process, signal.SIGTERM)
+    _signal_group(process, signal.SIGTERM)
     with anyio.move_on_after(GRACE_SECONDS):
         await process.wait()
-    _signal(process, signal.SIGKILL)
+    _signal_group(process, signal.SIGKILL)
     await process.wait()
 
 
-def _signal(process: Process, number: signal.Signals) -> None:
+def _signal_group(process: Process, number: signal.Signals) -> None:
     """To the whole group; the leader may be gone while its children live."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)

@@ -19,7 +19,7 @@ def plugin_tools(taken: Collection[str]) -> list[Tool]:
     """The tools of every plugin that can be loaded, but for those whose names are `taken`; the log names the others."""
     found: dict[str, Tool] = {}
     for plugin in sorted(entry_points(group=GROUP), key=lambda plugin: plugin.name):
-        for tool in _declared(plugin):
+        for tool in _tools_of(plugin):
             if tool.name in taken or tool.name in found:
                 log.error("the plugin `%s` may not replace the tool `%s`, which exists already", plugin.name, tool.name)
             else:
@@ -27,7 +27,7 @@ def plugin_tools(taken: Collection[str]) -> list[Tool]:
     return list(found.values())
 
 
-def _declared(plugin: EntryPoint) -> Iterator[Tool]:
+def _tools_of(plugin: EntryPoint) -> Iterator[Tool]:
     try:
         module = plugin.load()
     # Whatever stands in another's package must not keep ours from serving.

@@ -28,7 +28,7 @@ class Progress(Injected):
 
 
 @contextmanager
-def ticking(progress: Progress, seconds: float, words: str) -> Iterator[None]:
+def report_elapsed(progress: Progress, seconds: float, words: str) -> Iterator[None]:
     """Say every second how long something takes that cannot say so itself; `seconds` is how long it may."""
     done, began = threading.Event(), time.monotonic()
 

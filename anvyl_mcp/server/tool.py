@@ -50,7 +50,7 @@ class Result(BaseModel):
         return text.format_result(self.model_dump(mode="json"), schema_of(type(self)))
 
 
-def within(result: Result, most: int, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def fit_result(result: Result, most: int, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """A result as text and as fields, together in `most` bytes; `arguments` are those its tool takes."""
     structured, words, room = result.model_dump(mode="json"), result.text(), most
     while json_size(structured) + json_size(words) > most and room > MIN_CHARACTERS:
@@ -74,18 +74,18 @@ class Row(BaseModel):
         return schema
 
 
-CALLED: ContextVar[Tool | None] = ContextVar("called", default=None)
+CURRENT_TOOL: ContextVar[Tool | None] = ContextVar("called", default=None)
 """The tool whose function runs: what it reaches for may depend on what it is (`Engine.container`)."""
 
-HELD: ContextVar[Mapping[tuple[str, str], str]] = ContextVar("held", default=MappingProxyType({}))
+BOUND_IDS: ContextVar[Mapping[tuple[str, str], str]] = ContextVar("held", default=MappingProxyType({}))
 """The ids of the objects that this call was allowed to act on, by kind and by the name that the call gave. An empty id:
 there was no such object when it was allowed.
 """
 
-PERMIT: ContextVar[Callable[[], None]] = ContextVar("permit", default=lambda: None)
+CHECK_POLICY: ContextVar[Callable[[], None]] = ContextVar("permit", default=lambda: None)
 """Asks the policy about this call again, for a tool that learns only while it runs which object it uses."""
 
-OPERATION: ContextVar[str] = ContextVar("operation", default="")
+OPERATION_ID: ContextVar[str] = ContextVar("operation", default="")
 """The id of the change that a tool's function makes."""
 
 _schemas: dict[type[BaseModel], dict[str, Any]] = {}
@@ -168,7 +168,7 @@ class Tool:
 
     def call(self, arguments: Mapping[str, Any], dependencies: Mapping[type, object]) -> Result | Awaitable[Result]:
         """Run the function with parsed arguments and what it asked to have injected."""
-        CALLED.set(self)
+        CURRENT_TOOL.set(self)
         supplied = {name: dependencies[kind] for name, kind in self.injected.items()}
         outcome: Result | Awaitable[Result] = self.function(**arguments, **supplied)
         return outcome

@@ -11,9 +11,9 @@ from anvyl_mcp.core.errors import AnvylError, InvalidInput, did_you_mean
 from anvyl_mcp.server.plugins import plugin_tools
 from anvyl_mcp.server.tool import Tool, tools_in
 
-EVERY = ("all", "default")
+ALL_WORDS = ("all", "default")
 """Words for every toolset; `default` stands in command lines and settings of homes made before it meant all."""
-ALWAYS = "fleet"
+ALWAYS_OFFERED = "fleet"
 """A host tells which others it knows, whatever else it offers."""
 
 
@@ -31,14 +31,16 @@ def load_tools() -> list[Tool]:
     return sorted(found, key=lambda tool: _ORDER.index(tool.toolset) if tool.toolset in _ORDER else len(_ORDER))
 
 
-def choose(tools: Iterable[Tool], *, toolsets: str = "all", extra: str = "", read_only: bool = False) -> list[Tool]:
+def select_tools(
+    tools: Iterable[Tool], *, toolsets: str = "all", extra: str = "", read_only: bool = False
+) -> list[Tool]:
     """The tools of some toolsets (`all`, or names with commas) and some more by name, in their own order.
 
     Raises:
         InvalidInput: there is no such toolset, or no such tool.
     """
     offered = list(tools)
-    wanted = {ALWAYS, *_toolsets(toolsets, {tool.toolset for tool in offered})}
+    wanted = {ALWAYS_OFFERED, *_toolsets(toolsets, {tool.toolset for tool in offered})}
     names = _known(extra, {tool.name for tool in offered}, "tool")
     return [
         tool
@@ -47,9 +49,9 @@ def choose(tools: Iterable[Tool], *, toolsets: str = "all", extra: str = "", rea
     ]
 
 
-def not_offered(name: str, offered: Mapping[str, Tool]) -> AnvylError:
+def unavailable_tool(name: str, offered: Mapping[str, Tool]) -> AnvylError:
     """Why there is no tool of this name on this host, and how to turn it on when there could be."""
-    tool = next((tool for tool in _every() if tool.name == name), None)
+    tool = next((tool for tool in _all_tools() if tool.name == name), None)
     if tool is None:
         return InvalidInput(f"there is no tool `{name}` on this host", hint=did_you_mean(name, offered))
     if tool.toolset in {other.toolset for other in offered.values() if other.safety == "reads"}:
@@ -64,14 +66,14 @@ def not_offered(name: str, offered: Mapping[str, Tool]) -> AnvylError:
 
 
 @cache
-def _every() -> tuple[Tool, ...]:
+def _all_tools() -> tuple[Tool, ...]:
     return tuple(load_tools())
 
 
 def _toolsets(words: str, known: set[str]) -> set[str]:
     chosen: set[str] = set()
-    for word in _split(words) or EVERY:
-        chosen |= known if word in EVERY else _known(word, known, "toolset")
+    for word in _split(words) or ALL_WORDS:
+        chosen |= known if word in ALL_WORDS else _known(word, known, "toolset")
     return chosen
 
 

@@ -18,7 +18,7 @@ import anvyl_mcp
 from anvyl_mcp.cli.parser.lazy_commands import described
 from anvyl_mcp.cli.programs import host, operator
 from anvyl_mcp.core.settings import SETTINGS
-from anvyl_mcp.server.policy.guardrails import RULES
+from anvyl_mcp.server.policy.guardrails import GUARDRAILS
 from anvyl_mcp.server.toolsets import load_tools
 from tests.conftest import OUTSIDE
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def guardrails() -> str:
-    rows = "\n".join(f"| {rule.what} | {rule.why} |" for rule in RULES)
+    rows = "\n".join(f"| {rule.what} | {rule.why} |" for rule in GUARDRAILS)
     return f"| what | why |\n|---|---|\n{rows}"
 
 

@@ -97,7 +97,7 @@ def name(chance: random.Random) -> str:
 
 def strange(toolset: str, requests: list[str]) -> list[str]:
     """The requests that are for something else than what a toolset is about, as the engine would understand them."""
-    grammar = f"{OWN[toolset]}|{ALWAYS}".replace("NAME", object_names.PLAIN.pattern).replace(
+    grammar = f"{OWN[toolset]}|{ALWAYS}".replace("NAME", object_names.PLAIN_NAME.pattern).replace(
         "IMAGE", object_names.IMAGE.pattern
     )
     return [one for one in requests if not re.fullmatch(grammar, unquote(one.partition(" ")[2]), re.ASCII)]
@@ -163,7 +163,7 @@ def test_no_name_makes_the_client_of_the_engine_ask_for_another_kind_of_object(f
                 refusals += 1
             except APIError:
                 pass
-            grammar = object_names.IMAGE if kind == "images" else object_names.PLAIN
+            grammar = object_names.IMAGE if kind == "images" else object_names.PLAIN_NAME
             pattern = rf"\w+ /{kind}/(?:{grammar.pattern})(?:/\w+)?"
             assert [one for one in fake.requests if not re.fullmatch(pattern, one, re.ASCII)] == [], typed
     assert refusals > BY_CLIENT * 0.9
@@ -226,8 +226,8 @@ def test_no_name_makes_a_policy_test_ask_for_another_kind_of_object(fake: FakeEn
     ids=["image", "plain"],
 )  # fmt: skip
 def test_the_grammar_of_names(kind: str, good: list[str], bad: list[str]) -> None:
-    assert [one for one in good if not object_names.fits(kind, one)] == []
-    assert [one for one in bad if object_names.fits(kind, one)] == []
+    assert [one for one in good if not object_names.is_valid(kind, one)] == []
+    assert [one for one in bad if object_names.is_valid(kind, one)] == []
 
 
 @pytest.fixture

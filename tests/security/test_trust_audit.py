@@ -16,7 +16,7 @@ from anvyl_mcp.server.audit.events import BURST, RefusedLogins
 from anvyl_mcp.server.audit.log import Audit
 from anvyl_mcp.server.auth.callers import Caller, restrict
 from anvyl_mcp.server.http.host_state import HostState
-from anvyl_mcp.server.policy.rules import who
+from anvyl_mcp.server.policy.rules import caller_names
 from tests.server.auth.test_jwt import signed, verifier
 from tests.support.hosts.nodes import ANVYL_MCP, ServingNode, run_program, running_node
 
@@ -221,9 +221,9 @@ def test_the_real_caller_is_known_on_whosever_behalf_it_calls(asking: str) -> No
     """`alice through` made of the caller `laptop` one called `through laptop`, whom no rule knows."""
     caller = restrict(Caller("laptop", frozenset({"read"}), "token"), ["read"], asking)
 
-    assert who(caller, "allow") == ["laptop", "token:laptop"]
-    assert {"laptop", "token:laptop"} <= set(who(caller, "deny"))
-    assert "through laptop" not in who(caller, "deny")
+    assert caller_names(caller, "allow") == ["laptop", "token:laptop"]
+    assert {"laptop", "token:laptop"} <= set(caller_names(caller, "deny"))
+    assert "through laptop" not in caller_names(caller, "deny")
 
 
 @pytest.mark.parametrize("name", ["root", "local", "anvyl", "nobody", "a through b", "jwt:alice", "a\nb"])

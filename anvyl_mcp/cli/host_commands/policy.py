@@ -33,10 +33,10 @@ def check(as_json: JsonOption = False) -> None:
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.catalogue import every_tool
-        from anvyl_mcp.server.policy.explain import checked
+        from anvyl_mcp.server.policy.explain import check_policy
         from anvyl_mcp.server.policy.policy import Policy
 
-        found = checked(Policy(settings.policy_file), every_tool())
+        found = check_policy(Policy(settings.policy_file), every_tool())
         if as_json:
             output.document({**found, "error": None})
         elif not found["exists"] and found["ok"]:

@@ -15,19 +15,19 @@ from anvyl_mcp.server.audit.log import Audit, outcome_of
 from anvyl_mcp.server.auth.callers import ANONYMOUS, LOCAL, Caller
 
 if TYPE_CHECKING:
-    from anvyl_mcp.server.policy.policy import State
+    from anvyl_mcp.server.policy.policy import PolicyState
 
 LOGIN, POLICY = "login", "change_policy"
 BURST = 20
 SECONDS = 60.0
 """After so many refused logins one a minute is recorded by itself; the others are counted in it."""
-MOST_ADDRESSES = 10
-ITSELF = "itself"
+MAX_ADDRESSES = 10
+SELF = "itself"
 """`how` of what this program does on its own."""
 
 
 @contextmanager
-def recorded(
+def record_action(
     audit: Audit, what: str, arguments: Mapping[str, Any], caller: Caller = LOCAL, *, required: bool = True
 ) -> Iterator[None]:
     """Do something under a record, as a tool call has one. `required`: only when it can be written beforehand.
@@ -68,7 +68,7 @@ class RefusedLogins:
     def count(self, address: str) -> None:
         """Note one that is not recorded by itself."""
         with self._mutex:
-            known = address in self._uncounted or len(self._uncounted) < MOST_ADDRESSES
+            known = address in self._uncounted or len(self._uncounted) < MAX_ADDRESSES
             self._uncounted[address if known else "others"] += 1
 
     def record(self, reason: str, address: str, what: str = LOGIN) -> None:
@@ -89,14 +89,14 @@ class RefusedLogins:
         self._audit.end(entry, "denied", "denied")
 
 
-class PolicySeen:
+class PolicyChanges:
     """Notes in the audit log that the policy file is another one than was last seen, also by an earlier process."""
 
     def __init__(self, audit: Audit, file: Path) -> None:
         self._audit = audit
         self._file = file
 
-    def __call__(self, state: State) -> None:
+    def __call__(self, state: PolicyState) -> None:
         """Note what is there now. Never raises: the policy counts as it is."""
         seen = f"{state.digest or 'none'} {state.problem or ''}".strip()
         with suppress(OSError):
@@ -104,7 +104,7 @@ class PolicySeen:
                 return
             write_atomically(self._file, seen, durable=False)
         arguments = {"sha256": state.digest or "none", "deny": len(state.rules.deny), "allow": len(state.rules.allow)}
-        entry = self._audit.begin(POLICY, arguments, who="anvyl", how=ITSELF, changes=False)
+        entry = self._audit.begin(POLICY, arguments, who="anvyl", how=SELF, changes=False)
         self._audit.end(entry, "failed" if state.problem else "ok", state.problem.code if state.problem else "")
 
     def _before(self) -> str:

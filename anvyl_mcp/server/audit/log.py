@@ -22,19 +22,19 @@ from typing import Any, Literal
 from anvyl_mcp.core.errors import AnvylError, Cancelled, Denied, Timeout, Unknown
 from anvyl_mcp.core.redaction.redact_text import redact_arguments, to_log_line
 from anvyl_mcp.server.audit import reader
-from anvyl_mcp.server.audit.reader import Verified
-from anvyl_mcp.server.audit.writer import KEEP, LARGEST, Chain
+from anvyl_mcp.server.audit.reader import Verification
+from anvyl_mcp.server.audit.writer import MAX_FILE_BYTES, MAX_FILES, Chain
 
 log = logging.getLogger(__name__)
 
-Outcome = Literal["started", "ok", "denied", "failed", "cancelled", "unknown", "note"]
+AuditOutcome = Literal["started", "ok", "denied", "failed", "cancelled", "unknown", "note"]
 """`started`: about to act, or, when nothing follows, never heard of again. `note`: the log about itself."""
 
-ROOM = 64 * 1024
+MIN_FREE_BYTES = 64 * 1024
 """Bytes that must be free before a change begins, so that its end can be written too."""
-RESERVE = 1024**2
+RESERVE_BYTES = 1024**2
 """Bytes kept back for the ends of changes that had begun when the disk became full."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Record:
 class Audit:
     """The audit log of this host, in a folder of its own. Nothing is opened before it is needed."""
 
-    def __init__(self, folder: Path, *, largest: int = LARGEST, keep: int = KEEP) -> None:
+    def __init__(self, folder: Path, *, largest: int = MAX_FILE_BYTES, keep: int = MAX_FILES) -> None:
         self.folder = folder
         self.trouble = ""
         """Why the last record could not be written; empty while all is well."""
@@ -135,7 +135,7 @@ class Audit:
         self.trouble = ""
         return replace(entry, started=number)
 
-    def end(self, entry: Entry, outcome: Outcome, error: str = "") -> None:
+    def end(self, entry: Entry, outcome: AuditOutcome, error: str = "") -> None:
         """Note how a call ended; `error` is the error's code. Never raises: what was done is done."""
         record = _fields(entry, outcome)
         record["error"] = to_log_line(error) or None
@@ -161,7 +161,7 @@ class Audit:
             for raw in reader.records(self.folder, since=since.timestamp() if since else 0):
                 if any(value and raw.get(name) != value for name, value in wanted.items()) or not _after(raw, since):
                     continue
-                record = Record(**{name: value for name, value in raw.items() if name in _RECORD})
+                record = Record(**{name: value for name, value in raw.items() if name in _RECORD_FIELDS})
                 found.pop(record.started or 0, None)
                 found[record.seq] = record
                 if len(found) > limit:
@@ -184,7 +184,7 @@ class Audit:
             raise self._unreadable(error) from error
         return [operation for operation in found if isinstance(operation, str) and operation]
 
-    def verify(self) -> Verified:
+    def verify(self) -> Verification:
         """Whether every record is still there, unaltered and in its place.
 
         Raises:
@@ -221,27 +221,27 @@ class Audit:
         try:
             self._chain.append(record, sync=changes)
         except OSError as error:
-            if not changes or error.errno not in FULL:
+            if not changes or error.errno not in DISK_FULL:
                 raise
             self._reserve.spend()
             self._chain.append(record, sync=changes)
 
     def _troubled(self, error: OSError) -> None:
         """Warn once, not at every call: a full disk is not helped by a long log elsewhere."""
-        trouble = f"the audit log cannot be written: {_words(error)}"
+        trouble = f"the audit log cannot be written: {_reason(error)}"
         if trouble != self.trouble:
             log.warning("%s (%s)", trouble, self.folder)
         self.trouble = trouble
         self.failures += 1
 
     def _refusal(self, error: OSError) -> AnvylError:
-        return Denied(f"changes are refused: the audit log cannot be written: {_words(error)}", hint=self._hint(error))
+        return Denied(f"changes are refused: the audit log cannot be written: {_reason(error)}", hint=self._hint(error))
 
     def _unreadable(self, error: OSError) -> AnvylError:
-        return AnvylError(f"the audit log cannot be read: {_words(error)}", hint=self._hint(error))
+        return AnvylError(f"the audit log cannot be read: {_reason(error)}", hint=self._hint(error))
 
     def _hint(self, error: OSError) -> str:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             return f"free space on the disk of {self.folder}"
         if isinstance(error, TimeoutError):
             return f"see what holds the files in {self.folder}: fuser -v {self.folder}/{reader.HEAD}"
@@ -264,11 +264,11 @@ class _Reserve:
         disk = os.statvfs(self._file.parent)
         # Root may use the part that is kept back for it.
         free = (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
-        wanted = min(RESERVE, disk.f_blocks * disk.f_frsize // 8)
+        wanted = min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 8)
         with self._mutex:
             held = self._file.stat().st_size if self._file.exists() else 0
             # Some file systems do not tell their size.
-            if wanted and free + held < wanted + ROOM:
+            if wanted and free + held < wanted + MIN_FREE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if held < wanted:
                 self._fill(wanted)
@@ -285,7 +285,7 @@ class _Reserve:
             os.truncate(self._file, 0)
 
 
-def outcome_of(error: BaseException | None, *, changes: bool = True) -> tuple[Outcome, str]:
+def outcome_of(error: BaseException | None, *, changes: bool = True) -> tuple[AuditOutcome, str]:
     """How a call that ended with `error`, or with none, is written down: the outcome and the error's code."""
     match error:
         case None:
@@ -305,7 +305,7 @@ def outcome_of(error: BaseException | None, *, changes: bool = True) -> tuple[Ou
     return "cancelled", Cancelled.code
 
 
-def _fields(entry: Entry, outcome: Outcome) -> dict[str, Any]:
+def _fields(entry: Entry, outcome: AuditOutcome) -> dict[str, Any]:
     names = ("who", "how", "address", "tool", "arguments")
     kept = {name: getattr(entry, name) for name in names}
     return {
@@ -327,8 +327,8 @@ def _after(raw: Mapping[str, Any], since: datetime | None) -> bool:
         return True
 
 
-def _words(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-_RECORD = frozenset(field.name for field in fields(Record))
+_RECORD_FIELDS = frozenset(field.name for field in fields(Record))

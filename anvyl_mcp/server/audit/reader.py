@@ -18,7 +18,7 @@ from anvyl_mcp.core import file_locks
 log = logging.getLogger(__name__)
 
 LOG = "audit.jsonl"
-OLDER = "audit-*.jsonl"
+ROTATED = "audit-*.jsonl"
 HEAD = "head"
 HEAD_BYTES = 256
 HASH_KEY = b',"hash":"'
@@ -28,7 +28,7 @@ TAIL = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ChainHead:
     """Where the chain ends, which record it must still begin with, and how long the current file is."""
 
     seq: int = 0
@@ -38,7 +38,7 @@ class Head:
     size: int = 0
 
     @classmethod
-    def parse(cls, packed: bytes) -> Head | None:
+    def parse(cls, packed: bytes) -> ChainHead | None:
         """The head in the file of that name; None when it is empty or damaged."""
         try:
             head = cls(**json.loads(packed))
@@ -54,7 +54,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class Verification:
     """What a walk along the chain found; `problem` is empty when it is whole. `notes` are repairs on record."""
 
     records: int
@@ -65,7 +65,7 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _ChainFile:
     """A file of the chain as it was at one moment."""
 
     name: str
@@ -86,17 +86,17 @@ def records(folder: Path, *, since: float = 0, having: bytes = b"") -> Iterator[
             for number, line in file.lines():
                 if having not in line:
                     continue
-                if record := sound(line):
+                if record := parse_record(line):
                     yield record
                 else:
                     log.warning("%s, line %d, cannot be read: see `anvyl-mcp audit verify`", file.name, number)
 
 
-def verify(folder: Path) -> Verified:
+def verify(folder: Path) -> Verification:
     """Walk along the whole chain up to the first place where it does not hold."""
     with ExitStack() as opened:
         head, files = _snapshot(folder, opened)
-        walk = _Walk(head)
+        walk = _ChainCheck(head)
         for file in files:
             for number, line in file.lines():
                 if problem := walk.step(line):
@@ -104,7 +104,7 @@ def verify(folder: Path) -> Verified:
         return walk.result(len(files), walk.end())
 
 
-def hashes(folder: Path, numbers: Collection[int]) -> tuple[Head, dict[int, str]]:
+def hashes(folder: Path, numbers: Collection[int]) -> tuple[ChainHead, dict[int, str]]:
     """Where the chain ends, and the hashes of those records of these numbers that are there and sound."""
     with ExitStack() as opened:
         head, files = _snapshot(folder, opened)
@@ -114,16 +114,16 @@ def hashes(folder: Path, numbers: Collection[int]) -> tuple[Head, dict[int, str]
             content = b"\n" + os.pread(file.descriptor, file.size, 0) if missing else b""
             for number in missing:
                 start = content.find(b'\n{"seq":%d,' % number) + 1
-                record = sound(content[start : content.find(b"\n", start)]) if start else None
+                record = parse_record(content[start : content.find(b"\n", start)]) if start else None
                 if record is not None:
                     found[number] = str(record["hash"])
-        return head or Head(), found
+        return head or ChainHead(), found
 
 
-class _Walk:
+class _ChainCheck:
     """One step per line: what is wrong with it, or nothing."""
 
-    def __init__(self, head: Head | None) -> None:
+    def __init__(self, head: ChainHead | None) -> None:
         self._head = head
         self._first = head.first if head else 1
         self._seq = self._records = 0
@@ -131,7 +131,7 @@ class _Walk:
         self._notes: list[str] = []
 
     def step(self, line: bytes) -> str:
-        record = sound(line)
+        record = parse_record(line)
         if record is None:
             return f"record {self._seq + 1} was altered, or its line is torn"
         seq = record["seq"]
@@ -159,11 +159,11 @@ class _Walk:
         first = self._seq + 1 if self._records else self._first
         return f"the log ends too early: records {first} to {self._head.seq} are missing"
 
-    def result(self, files: int, problem: str) -> Verified:
-        return Verified(self._records, files, self._hash, problem, tuple(self._notes))
+    def result(self, files: int, problem: str) -> Verification:
+        return Verification(self._records, files, self._hash, problem, tuple(self._notes))
 
 
-def sound(line: bytes) -> dict[str, Any] | None:
+def parse_record(line: bytes) -> dict[str, Any] | None:
     """The record in a line whose hash is right."""
     body, key, rest = line.rpartition(HASH_KEY)
     if not key or len(rest) != 66 or not rest.endswith(b'"}'):
@@ -190,21 +190,21 @@ def lines(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
             yield number, line[:-1] if line.endswith(b"\n") else line + b"\x00"
 
 
-def last_sound(descriptor: int, size: int) -> tuple[int, dict[str, Any] | None]:
+def last_valid_record(descriptor: int, size: int) -> tuple[int, dict[str, Any] | None]:
     """Where the last sound line ends, and its record; (0, None) when there is none."""
     start = max(0, size - TAIL)
     tail = os.pread(descriptor, size - start, start)
     end = tail.rfind(b"\n") + 1
     while end:
         begin = tail.rfind(b"\n", 0, end - 1) + 1
-        if record := sound(tail[begin : end - 1]):
+        if record := parse_record(tail[begin : end - 1]):
             return start + end, record
         end = begin
     return 0, None
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[int]:
+def open_readonly(path: Path) -> Iterator[int]:
     """A descriptor to read a file or folder with."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -213,27 +213,27 @@ def reading(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def older_files(folder: Path) -> list[Path]:
+def rotated_files(folder: Path) -> list[Path]:
     """The files before the current one, the oldest first."""
-    return sorted(folder.glob(OLDER))
+    return sorted(folder.glob(ROTATED))
 
 
-def _snapshot(folder: Path, opened: ExitStack) -> tuple[Head | None, list[_File]]:
+def _snapshot(folder: Path, opened: ExitStack) -> tuple[ChainHead | None, list[_ChainFile]]:
     """The head and every file as they are while no writer is at work; a reader needs no right to write."""
     if not (folder / HEAD).exists():
         files = _files(folder, opened)
         # The first writer may have come in between.
         if not files or not (folder / HEAD).exists():
             return None, files
-    with reading(folder / HEAD) as descriptor:
+    with open_readonly(folder / HEAD) as descriptor:
         file_locks.acquire(descriptor, fcntl.LOCK_SH)
-        return Head.parse(os.pread(descriptor, HEAD_BYTES, 0)), _files(folder, opened)
+        return ChainHead.parse(os.pread(descriptor, HEAD_BYTES, 0)), _files(folder, opened)
 
 
-def _files(folder: Path, opened: ExitStack) -> list[_File]:
+def _files(folder: Path, opened: ExitStack) -> list[_ChainFile]:
     found = []
-    for path in [*older_files(folder), folder / LOG]:
+    for path in [*rotated_files(folder), folder / LOG]:
         if path.exists():
-            descriptor = opened.enter_context(reading(path))
-            found.append(_File(path.name, descriptor, os.fstat(descriptor).st_size))
+            descriptor = opened.enter_context(open_readonly(path))
+            found.append(_ChainFile(path.name, descriptor, os.fstat(descriptor).st_size))
     return found

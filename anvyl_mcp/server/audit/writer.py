@@ -29,18 +29,18 @@ from anvyl_mcp.server.audit.reader import (
     HEAD_BYTES,
     LOG,
     TAIL,
-    Head,
-    last_sound,
+    ChainHead,
+    last_valid_record,
     lines,
-    older_files,
-    reading,
-    sound,
+    open_readonly,
+    parse_record,
+    rotated_files,
 )
 
 log = logging.getLogger(__name__)
 
-LARGEST = 16 * 1024**2
-KEEP = 8
+MAX_FILE_BYTES = 16 * 1024**2
+MAX_FILES = 8
 """Files, the current one included."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
@@ -49,14 +49,14 @@ _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 class Chain:
     """The chain in one folder. Several threads and processes may append; failures leave as `OSError`."""
 
-    def __init__(self, folder: Path, *, largest: int = LARGEST, keep: int = KEEP) -> None:
+    def __init__(self, folder: Path, *, largest: int = MAX_FILE_BYTES, keep: int = MAX_FILES) -> None:
         self.folder = folder
         self._largest = largest
         self._keep = max(keep, 2)
         self._mutex = threading.Lock()
         self._paths = {name: folder / name for name in (LOG, HEAD)}
         self._files: dict[str, int] = {}
-        self.last: Head | None = None
+        self.last: ChainHead | None = None
         """Where the chain ended after the last record of this process."""
 
     def open(self) -> None:
@@ -127,20 +127,20 @@ class Chain:
     def _forget(self, name: str) -> None:
         os.close(self._files.pop(name))
 
-    def _settled(self) -> Head:
+    def _settled(self) -> ChainHead:
         """Where the chain ends, repaired when the current file is not as the last writer left it."""
-        head = Head.parse(os.pread(self._files[HEAD], HEAD_BYTES, 0))
+        head = ChainHead.parse(os.pread(self._files[HEAD], HEAD_BYTES, 0))
         size = os.fstat(self._files[LOG]).st_size
         if head is not None and head.size == size:
             return head
         return self._recovered(head, size)
 
-    def _recovered(self, head: Head | None, size: int) -> Head:
+    def _recovered(self, head: ChainHead | None, size: int) -> ChainHead:
         notes = []
-        end, last = last_sound(self._files[LOG], size)
+        end, last = last_valid_record(self._files[LOG], size)
         if end < size:
             notes.append(f"{size - end} damaged bytes at the end of {LOG} were kept as {self._set_aside(end, size)}")
-        older = older_files(self.folder)
+        older = rotated_files(self.folder)
         if last is None and older:
             last = _last_of(older[-1])
         if head is None:
@@ -160,13 +160,13 @@ class Chain:
             head = self._write(_note(note), head, sync=True)
         return head
 
-    def _head_from(self, last: Mapping[str, Any] | None, older: list[Path]) -> Head:
+    def _head_from(self, last: Mapping[str, Any] | None, older: list[Path]) -> ChainHead:
         """The end of a chain that has no head file."""
         if last is None:
-            return Head()
-        opening = next((sound(line) for _, line in lines(self._files[LOG], TAIL)), None)
+            return ChainHead()
+        opening = next((parse_record(line) for _, line in lines(self._files[LOG], TAIL)), None)
         opened = opening["seq"] if opening else last["seq"] + 1
-        return Head(last["seq"], last["hash"], first=_first_in(older[0]) if older else opened, opened=opened)
+        return ChainHead(last["seq"], last["hash"], first=_first_in(older[0]) if older else opened, opened=opened)
 
     def _set_aside(self, end: int, size: int) -> str:
         """Keep everything from `end` on in a file of its own, and cut it off."""
@@ -179,7 +179,7 @@ class Chain:
         os.ftruncate(self._files[LOG], end)
         return kept.name
 
-    def _write(self, fields: Mapping[str, Any], head: Head, sync: bool) -> Head:
+    def _write(self, fields: Mapping[str, Any], head: ChainHead, sync: bool) -> ChainHead:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = {"seq": head.seq + 1, "time": now, **fields, "prev": head.hash}
         body = json.dumps(record, separators=(",", ":")).encode("ascii")
@@ -206,22 +206,22 @@ class Chain:
                 os.ftruncate(descriptor, size)
             raise
 
-    def _keep_head(self, head: Head) -> None:
+    def _keep_head(self, head: ChainHead) -> None:
         """One small write in place needs no space; where it fails, the next writer finds the end in the log itself."""
         with suppress(OSError):
             os.pwrite(self._files[HEAD], head.packed(), 0)
 
-    def _rotated(self, head: Head) -> Head:
+    def _rotated(self, head: ChainHead) -> ChainHead:
         (self.folder / LOG).rename(self.folder / f"audit-{head.opened:012}.jsonl")
         self._current(LOG)
-        older = older_files(self.folder)
+        older = rotated_files(self.folder)
         kept = older[1 - self._keep :]
         # Told before it happens: a crash in between leaves a file too many rather than one that seems cut off.
         head = replace(head, first=_first_in(kept[0]), opened=head.seq + 1, size=0)
         self._keep_head(head)
         for file in older[: -len(kept)]:
             file.unlink()
-        with reading(self.folder) as folder:
+        with open_readonly(self.folder) as folder:
             os.fsync(folder)
         return head
 
@@ -231,8 +231,8 @@ def _note(told: str) -> dict[str, Any]:
 
 
 def _last_of(path: Path) -> dict[str, Any] | None:
-    with reading(path) as descriptor:
-        return last_sound(descriptor, os.fstat(descriptor).st_size)[1]
+    with open_readonly(path) as descriptor:
+        return last_valid_record(descriptor, os.fstat(descriptor).st_size)[1]
 
 
 def _first_in(path: Path) -> int:

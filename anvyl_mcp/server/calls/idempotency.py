@@ -21,15 +21,15 @@ from anvyl_mcp.server.audit.log import Entry
 from anvyl_mcp.server.auth.callers import Caller
 from anvyl_mcp.server.calls import response_meta
 from anvyl_mcp.server.calls.affected_objects import Observer
-from anvyl_mcp.server.calls.journal import End, Known
+from anvyl_mcp.server.calls.journal import JournalEntry, OperationEnd
 from anvyl_mcp.server.tool import Result, Tool
 
-LONGEST_ID = 100
-OPEN_ENDS = (Unknown.code, Timeout.code)
+MAX_ID = 100
+UNCERTAIN_CODES = (Unknown.code, Timeout.code)
 """Errors after which a change may have happened: a repeat looks again."""
 
 
-class GivenUp(Unknown):
+class Abandoned(Unknown):
     """Nobody waits for a change any more, and it goes on; `ending` knows its end once there is one."""
 
     def __init__(self, message: str, *, hint: str, ending: concurrent.futures.Future[Any]) -> None:
@@ -37,12 +37,12 @@ class GivenUp(Unknown):
         self.ending = ending
 
 
-class Reused(Conflict):
+class OperationIdReused(Conflict):
     """An operation id that belongs to another call."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ChangeRequest:
     """A change that somebody asks for under an operation id. `call` is a digest of who asks for what."""
 
     operation: str
@@ -51,14 +51,14 @@ class Asked:
     call: str
 
     @classmethod
-    def of(cls, told: Mapping[str, Any], caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> Asked:
+    def of(cls, told: Mapping[str, Any], caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> ChangeRequest:
         """What a request asks for; without an id it gets one of its own.
 
         Raises:
             InvalidInput: what is given as an id is none.
         """
         operation = told.get(protocol_keys.OPERATION, "") or str(uuid.uuid4())
-        if not isinstance(operation, str) or len(operation) > LONGEST_ID or text.clean(operation) != operation:
+        if not isinstance(operation, str) or len(operation) > MAX_ID or text.clean(operation) != operation:
             raise InvalidInput(
                 f"`{protocol_keys.OPERATION}` is not an operation id", hint="use a new UUID for every change"
             )
@@ -72,7 +72,7 @@ class Operation:
     """One that runs in this process. `entry`: its record in the audit log, once it acts."""
 
     call: str
-    ending: concurrent.futures.Future[Known] = field(default_factory=concurrent.futures.Future)
+    ending: concurrent.futures.Future[JournalEntry] = field(default_factory=concurrent.futures.Future)
     entry: Entry | None = None
 
 
@@ -84,7 +84,7 @@ class Operations:
         self._running: dict[str, Operation] = {}
         self._mutex = threading.Lock()
 
-    def claim(self, asked: Asked) -> tuple[Operation, bool]:
+    def claim(self, asked: ChangeRequest) -> tuple[Operation, bool]:
         """The running operation of that id, and whether it is new: then the caller must `settle` it.
 
         Raises:
@@ -98,23 +98,23 @@ class Operations:
         _require_same(asked, running.call)
         return running, False
 
-    def settle(self, running: Operation, known: Known) -> None:
+    def settle(self, running: Operation, known: JournalEntry) -> None:
         """Let go of an operation; those that wait for it get its end. From any thread."""
         with self._mutex:
             self._running = {name: one for name, one in self._running.items() if one is not running}
         with suppress(concurrent.futures.InvalidStateError):
             running.ending.set_result(known)
 
-    async def shared(self, asked: Asked, running: Operation) -> Result:
+    async def wait_for(self, asked: ChangeRequest, running: Operation) -> Result:
         """Wait for an operation that runs, and give what it gives.
 
         Raises:
             AnvylError: it failed.
         """
         known = await asyncio.shield(asyncio.wrap_future(running.ending))
-        return await self.answer(asked, Known(running.call, known.end))
+        return await self.replay(asked, JournalEntry(running.call, known.end))
 
-    async def answer(self, asked: Asked, known: Known) -> Result:
+    async def replay(self, asked: ChangeRequest, known: JournalEntry) -> Result:
         """What an operation gave that began before.
 
         Raises:
@@ -124,16 +124,16 @@ class Operations:
         if known.call:
             _require_same(asked, known.call)
         name, end = asked.tool.name, known.end
-        if end is not None and "error" in end and end["error"]["code"] not in OPEN_ENDS:
-            response_meta.tell(protocol_keys.OPERATION, asked.operation)
+        if end is not None and "error" in end and end["error"]["code"] not in UNCERTAIN_CODES:
+            response_meta.add_meta(protocol_keys.OPERATION, asked.operation)
             raise from_code(**end["error"])
         if end is not None and "ok" in end:
-            response_meta.tell(protocol_keys.OPERATION, asked.operation)
+            response_meta.add_meta(protocol_keys.OPERATION, asked.operation)
             with suppress(ValidationError):
                 return asked.tool.result.model_validate(end["ok"])
             end = {"dropped": "its result is of another version of Anvyl"}
-        seen = await self._observer.seen(asked.tool, asked.arguments)
-        response_meta.tell(protocol_keys.OPERATION, asked.operation)
+        seen = await self._observer.describe(asked.tool, asked.arguments)
+        response_meta.add_meta(protocol_keys.OPERATION, asked.operation)
         if end is not None and "dropped" in end:
             raise Conflict(f"`{name}` was done already under this operation id, and {end['dropped']}{seen}")
         raise Unknown(
@@ -142,7 +142,7 @@ class Operations:
         )
 
 
-def end_of(result: Result | None, failure: BaseException | None) -> End:
+def ending_of(result: Result | None, failure: BaseException | None) -> OperationEnd:
     """How an operation ended, as the journal keeps it; what is secret in `result` must be hidden."""
     if result is not None:
         return {"ok": result.model_dump(mode="json")}
@@ -154,8 +154,8 @@ def end_of(result: Result | None, failure: BaseException | None) -> End:
     return {"error": Unknown("it was broken off").as_dict()}
 
 
-def _require_same(asked: Asked, call: str) -> None:
+def _require_same(asked: ChangeRequest, call: str) -> None:
     if asked.call != call:
-        raise Reused(
+        raise OperationIdReused(
             f"the operation id `{asked.operation}` belongs to another call", hint="use a new id for every change"
         )

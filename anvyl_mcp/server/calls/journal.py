@@ -31,21 +31,21 @@ FILE = "operations.db"
 OLD_FILE = "operations.log"
 """The file of versions before SQLite; imported once."""
 LOCK = "lock"
-KEEP = 10_000
+MAX_OPERATIONS = 10_000
 """Operations that are remembered."""
-SECONDS = 24 * 3600.0
+KEEP_SECONDS = 24 * 3600.0
 """How long each is."""
-LEAST = 1000
+MIN_OPERATIONS = 1000
 """The newest are remembered whatever the clock says: it may jump."""
-TRIM = 100
+TRIM_INTERVAL = 100
 """Operations that begin between two removals of old ones."""
-RESULTS = 8 * 1024 * 1024
+MAX_RESULTS = 8 * 1024 * 1024
 """Characters of all results together; the oldest give way."""
-LONGEST = 16 * 1024
+MAX_ENDING = 16 * 1024
 """Characters of one ending; a larger result is not kept."""
-ROOM = 64 * 1024
+MIN_FREE_BYTES = 64 * 1024
 """Bytes that must be free before a change begins, so that its end can be written too."""
-NEWEST = 100
+CHECKED_OPERATIONS = 100
 """Operations of the audit log that must be in the journal: without its `-wal` file a database is sound, but older."""
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
@@ -59,16 +59,16 @@ DROP_RESULTS = """UPDATE operations SET ending = :dropped WHERE length(ending) >
     SELECT max(number) FROM (SELECT number, sum(length(ending)) OVER (ORDER BY number DESC) AS sum FROM operations)
     WHERE sum > :results)"""
 
-End = Mapping[str, Any]
+OperationEnd = Mapping[str, Any]
 """How an operation ended: `{"ok": result}`, `{"error": {"code", "message", "hint"}}`, or `{"dropped": reason}`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class JournalEntry:
     """An operation that began. `call` is the digest of the request, empty when only the id is known."""
 
     call: str
-    end: End | None
+    end: OperationEnd | None
 
 
 class Journal:
@@ -92,7 +92,7 @@ class Journal:
         with suppress(Denied), self._database():
             pass
 
-    def find(self, operation: str) -> Known | None:
+    def find(self, operation: str) -> JournalEntry | None:
         """Look up an operation; None if it never began here.
 
         Raises:
@@ -101,7 +101,7 @@ class Journal:
         with self._database() as db:
             return self._known(db, operation)
 
-    def start(self, operation: str, call: str, *, tool: str) -> Known | None:
+    def start(self, operation: str, call: str, *, tool: str) -> JournalEntry | None:
         """Record that an operation is about to act: None once that is on the disk, or what is known if it began before.
 
         Raises:
@@ -113,14 +113,14 @@ class Journal:
             if not self._has_room():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             number = db.execute(ADD, (operation, call, tool, time.time(), None)).lastrowid or 0
-            if number % TRIM == 0:
+            if number % TRIM_INTERVAL == 0:
                 _trim(db, number)
         return None
 
-    def end(self, operation: str, end: End) -> None:
+    def end(self, operation: str, end: OperationEnd) -> None:
         """Record how an operation ended. Never raises: what cannot be written is kept in memory and tried again."""
         ending = json.dumps(end)
-        if len(ending) > LONGEST:
+        if len(ending) > MAX_ENDING:
             ending = json.dumps({"dropped": "its result was too large to keep" if "ok" in end else "it failed"})
         self._late[operation] = ending
         self.open()
@@ -215,20 +215,20 @@ class Journal:
         if old.exists():
             db.executemany(ADD, _old_rows(old))
         present = {operation for (operation,) in db.execute("SELECT operation FROM operations")}
-        if new or not present.issuperset(recalled[-NEWEST:]):
-            missing = [operation for operation in recalled[-KEEP:] if operation not in present]
+        if new or not present.issuperset(recalled[-CHECKED_OPERATIONS:]):
+            missing = [operation for operation in recalled[-MAX_OPERATIONS:] if operation not in present]
             db.executemany(ADD, [(operation, "", "", time.time(), None) for operation in missing])
             if missing:
                 log.warning("%d operations that %s lacked were taken from the audit log", len(missing), self._path)
         db.execute("COMMIT")
         old.unlink(missing_ok=True)
 
-    def _known(self, db: sqlite3.Connection, operation: str) -> Known | None:
+    def _known(self, db: sqlite3.Connection, operation: str) -> JournalEntry | None:
         row = db.execute("SELECT call, ending FROM operations WHERE operation = ?", (operation,)).fetchone()
         if row is None or self._late.get(operation, "") is None:
             return None
         ending = self._late.get(operation, row[1])
-        return Known(row[0], json.loads(ending) if ending else None)
+        return JournalEntry(row[0], json.loads(ending) if ending else None)
 
     def _write_late(self, db: sqlite3.Connection) -> None:
         try:
@@ -245,7 +245,7 @@ class Journal:
         disk = os.statvfs(self.folder)
         # Root may use the part that is kept back for it. Some file systems do not tell their size.
         free = (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
-        return not disk.f_blocks or free >= ROOM
+        return not disk.f_blocks or free >= MIN_FREE_BYTES
 
     def _denied(self, error: OSError | sqlite3.Error | AnvylError) -> Denied:
         """Note an error, with one warning for as long as it stays the same, and make a refusal of it."""
@@ -266,11 +266,11 @@ class Journal:
 def _trim(db: sqlite3.Connection, newest: int) -> None:
     """Remove operations that are too many or too old, and results that are too large together."""
     dropped = json.dumps({"dropped": "its result is no longer kept"})
-    limits = newest - KEEP, newest - LEAST, time.time() - SECONDS
+    limits = newest - MAX_OPERATIONS, newest - MIN_OPERATIONS, time.time() - KEEP_SECONDS
     # That the operation began is written already: it may act.
     with suppress(sqlite3.Error):
         db.execute("DELETE FROM operations WHERE number <= ? OR number <= ? AND begun < ?", limits)
-        db.execute(DROP_RESULTS, {"dropped": dropped, "results": RESULTS})
+        db.execute(DROP_RESULTS, {"dropped": dropped, "results": MAX_RESULTS})
 
 
 def _old_rows(file: Path) -> Iterator[tuple[str, str, str, float, str | None]]:

@@ -12,41 +12,41 @@ from typing import Any
 
 from anvyl_mcp.core import protocol_keys, text
 from anvyl_mcp.core.errors import Busy, Conflict, InvalidInput
-from anvyl_mcp.server.calls.affected_objects import Seen
+from anvyl_mcp.server.calls.affected_objects import ObservedObject
 
-PATIENCE = 5.0
+WAIT_SECONDS = 5.0
 """Seconds that a change waits for the one before it."""
 
-UP = frozenset({"running", "restarting"})
+UP_STATES = frozenset({"running", "restarting"})
 """States between which a container that crashes goes to and fro by itself."""
 
 
 @dataclass(eq=False, slots=True)
-class Hold:
+class ObjectLock:
     """Objects that one change has for itself."""
 
     who: str
     tool: str
     operation: str
-    objects: Sequence[Seen]
+    objects: Sequence[ObservedObject]
     since: float = field(default_factory=time.monotonic)
     released: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
 
 
-class Holds:
+class ObjectLocks:
     """The holds of this process. By kind and full id: a name and the beginning of an id meet at the same object."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], Hold] = {}
+        self._held: dict[tuple[str, str], ObjectLock] = {}
         self._mutex = threading.Lock()
 
-    async def take(self, hold: Hold) -> None:
+    async def take(self, hold: ObjectLock) -> None:
         """Have all objects of a hold, or none.
 
         Raises:
             Busy: another change has one of them, and goes on.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT_SECONDS
         while (other := self._try(hold)) is not None:
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
@@ -55,7 +55,7 @@ class Holds:
                 raise _busy(hold, other) from None
         hold.since = time.monotonic()
 
-    def release(self, hold: Hold) -> None:
+    def release(self, hold: ObjectLock) -> None:
         """Let go of the objects; from any thread, once or more."""
         with self._mutex:
             for key in [key for key, holder in self._held.items() if holder is hold]:
@@ -63,7 +63,7 @@ class Holds:
             if not hold.released.done():
                 hold.released.set_result(None)
 
-    def _try(self, hold: Hold) -> Hold | None:
+    def _try(self, hold: ObjectLock) -> ObjectLock | None:
         """Take all objects, or tell who has one of them."""
         keys = [(one.kind, one.id) for one in hold.objects]
         with self._mutex:
@@ -74,7 +74,9 @@ class Holds:
         return None
 
 
-def check_expected(told: Mapping[str, Any], asked: Sequence[tuple[str, str]], objects: Sequence[Seen]) -> None:
+def check_expected(
+    told: Mapping[str, Any], asked: Sequence[tuple[str, str]], objects: Sequence[ObservedObject]
+) -> None:
     """Return when the object is as it was planned with, or nobody planned. `asked`: kinds and names in the call.
 
     Raises:
@@ -94,7 +96,7 @@ def check_expected(told: Mapping[str, Any], asked: Sequence[tuple[str, str]], ob
     identity, state = text.clean(expected.get("id", "")), text.clean(expected.get("state", ""))
     if not seen.id.removeprefix("sha256:").startswith(identity.removeprefix("sha256:")):
         raise _changed(f"`{name}` is another {kind} now: {seen.id[:12]}, not {identity[:12]}")
-    if state and state != seen.state and not {state, seen.state} <= UP:
+    if state and state != seen.state and not {state, seen.state} <= UP_STATES:
         raise _changed(f"`{name}` was {state[:40]}, and is {seen.state or 'there'} now")
 
 
@@ -124,7 +126,7 @@ def _changed(how: str) -> Conflict:
     return Conflict(f"changed since planned: {how}; nothing was done", hint="look again, then decide anew")
 
 
-def _busy(mine: Hold, other: Hold) -> Busy:
+def _busy(mine: ObjectLock, other: ObjectLock) -> Busy:
     keys = {(one.kind, one.id) for one in other.objects}
     name = next((one.name for one in mine.objects if (one.kind, one.id) in keys), "it")
     return Busy(

@@ -14,20 +14,20 @@ import anyio.lowlevel
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.server.progress import Progress
 
-PAUSE = 0.2
+MIN_INTERVAL = 0.2
 """Seconds between two notifications: an engine that pulls writes hundreds a second."""
 
-Send = Callable[[float, float | None, str | None], Awaitable[None]]
-Ended = TypeVar("Ended")
+SendProgress = Callable[[float, float | None, str | None], Awaitable[None]]
+Response = TypeVar("Response")
 
 
-class Reported(Progress):
-    """Progress of one call: the first and the last are always sent, of those between as many as `PAUSE` lets through.
+class ProgressStream(Progress):
+    """Progress notifications of one call, throttled to one per `MIN_INTERVAL`; the first and the last are always sent.
 
-    Made on the event loop; used there or on a worker thread.
+    Create it on the event loop; it may be called there or on a worker thread.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: SendProgress) -> None:
         self._send = send
         self._loop = anyio.lowlevel.current_token()
         self._thread = threading.get_ident()
@@ -59,10 +59,10 @@ class Reported(Progress):
         """Tell the work that nobody waits for it any more."""
         self._cancelled = True
 
-    async def during(self, work: Callable[[], Awaitable[Ended]]) -> Ended:
+    async def run_and_send(self, work: Callable[[], Awaitable[Response]]) -> Response:
         """Do the work, and send what it reports meanwhile."""
         failure: AnvylError | None = None
-        ended: list[Ended] = []
+        ended: list[Response] = []
         async with anyio.create_task_group() as group:
             group.start_soon(self._pump)
             try:
@@ -85,7 +85,7 @@ class Reported(Progress):
             self._news = anyio.Event()
             self._woken = False
             await self._tell()
-            await anyio.sleep(PAUSE)
+            await anyio.sleep(MIN_INTERVAL)
 
     async def _tell(self) -> None:
         latest = self._latest

@@ -62,7 +62,7 @@ def _check_volume(engine: Engine, volume: EngineObject) -> None:
     everything = engine.containers(all=True)
     users = [one for one in everything if _mounts(one, volume)]
     for container in users:
-        if guardrails.protected(container) or guardrails.hidden(container):
+        if guardrails.is_protected(container) or guardrails.is_hidden(container):
             raise Denied(
                 f"the volume `{name}` belongs to `{own_name(container)}`, whose labels keep others out",
                 hint="choose another volume",

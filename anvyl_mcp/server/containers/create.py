@@ -15,7 +15,7 @@ from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, check_unchang
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.pull import ensure_image
 from anvyl_mcp.server.progress import Progress
-from anvyl_mcp.server.tool import HELD, PERMIT
+from anvyl_mcp.server.tool import BOUND_IDS, CHECK_POLICY
 
 RESTART_POLICIES = ("no", "always", "unless-stopped", "on-failure")
 
@@ -117,9 +117,9 @@ def _pin_image(engine: Engine, image: str) -> str:
     """
     number, key = engine.image_id(image), ("image", image)
     check_unchanged(*key, number)
-    if key not in HELD.get():
-        HELD.set({**HELD.get(), key: number})
-        PERMIT.get()()
+    if key not in BOUND_IDS.get():
+        BOUND_IDS.set({**BOUND_IDS.get(), key: number})
+        CHECK_POLICY.get()()
     return number
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.server.engine.engine import Engine
-from anvyl_mcp.server.policy.guardrails import hidden
+from anvyl_mcp.server.policy.guardrails import is_hidden
 
 ExpectedState = Literal["", "running", "stopped"]
 """What the last change through this host asked for; empty when it is too long ago, or there was none."""
@@ -32,7 +32,7 @@ ALWAYS = ("always", "unless-stopped")
 def needs_inspection(entry: Mapping[str, Any]) -> bool:
     """Whether a list entry alone does not say if the container is well."""
     state, status = entry.get("State"), str(entry.get("Status", ""))
-    if hidden(entry) or state == "paused" or _crash_exit_code(status):
+    if is_hidden(entry) or state == "paused" or _crash_exit_code(status):
         return False
     return state != "running" or JUST_STARTED.match(status) is not None
 

@@ -11,7 +11,7 @@ from anvyl_mcp.core.errors import AnvylError, Conflict, EngineError, EngineMissi
 from anvyl_mcp.server.engine import compat, disk_usage, lookup
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
-from anvyl_mcp.server.policy.guardrails import protected
+from anvyl_mcp.server.policy.guardrails import is_protected
 from anvyl_mcp.server.tool import Bytes, Result, Row
 
 ENDED_STATES = ("created", "exited", "dead")
@@ -79,7 +79,7 @@ class _Sweep:
             identifier = str(entry.get("Id") or entry.get("Name") or "")
             if self.only and identifier not in self.only:
                 continue
-            if protected(entry):
+            if is_protected(entry):
                 self.kept.append(f"{kind} {name}: protected")
                 continue
             if self.dry_run:

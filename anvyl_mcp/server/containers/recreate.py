@@ -17,7 +17,7 @@ from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.policy.guardrails import check_labels
-from anvyl_mcp.server.tool import CALLED, Tool
+from anvyl_mcp.server.tool import CURRENT_TOOL, Tool
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Recreation:
         if why := root_equivalence.root_reasons(engine, self.change.made_from, self.change.name):
             CURRENT_CALLER.get().require("exec", f"making `{self.change.name}` again ({'; '.join(why)})")
         permit(tool, root_equivalence.create_arguments(engine, self.change.made_from, self.change.name))
-        if called := CALLED.get():
+        if called := CURRENT_TOOL.get():
             check_labels(called, {"Name": self.change.name, "Config": self._config})
         check_volumes(engine, [*self._volumes(), *self.anonymous_volumes])
         for network in self.networks:

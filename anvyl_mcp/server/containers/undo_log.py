@@ -19,7 +19,7 @@ from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, Denied, EngineError
 from anvyl_mcp.server.auth.callers import CURRENT_CALLER
 from anvyl_mcp.server.auth.secret_file import SecretFile
 from anvyl_mcp.server.containers.problems import ExpectedState
-from anvyl_mcp.server.tool import OPERATION, Injected, Tool
+from anvyl_mcp.server.tool import OPERATION_ID, Injected, Tool
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class UndoLog(Injected):
             return ""
         name = container["Name"].lstrip("/")
         caller = CURRENT_CALLER.get().name
-        change = UndoableChange(OPERATION.get(), did, container["Id"], name, caller, time.time(), made_from)
+        change = UndoableChange(OPERATION_ID.get(), did, container["Id"], name, caller, time.time(), made_from)
         try:
             with self._file.edit() as changes:
                 changes[:] = [*_recent(changes), change][-MAX_CHANGES:]

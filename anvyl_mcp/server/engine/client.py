@@ -83,7 +83,7 @@ class InvalidObjectName(DockerException):
 
     def __init__(self, kind: str, name: str) -> None:
         self.kind, self.name = kind, name
-        super().__init__(f"`{object_names.shown(name)}` cannot be the name of a {kind}")
+        super().__init__(f"`{object_names.shorten(name)}` cannot be the name of a {kind}")
 
 
 class Redirected(requests.RequestException):
@@ -107,7 +107,7 @@ class EngineClient(APIClient):
         kind = found[1] if found else "object"
         slashes = kind in KINDS_WITH_SLASHES
         for name in map(str, args):
-            if not object_names.fits("image" if slashes else kind, name):
+            if not object_names.is_valid("image" if slashes else kind, name):
                 raise InvalidObjectName(kind, name)
         path = pathfmt.format(*(quote(str(name), safe="/:" if slashes else "") for name in args))
         return f"{self.base_url}{f'/v{self._version}' if kwargs.get('versioned_api', True) else ''}{path}"

@@ -20,7 +20,7 @@ import psutil
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Cancelled, Conflict, NotFound
-from anvyl_mcp.server.commands import MOST_BYTES, CommandOutput
+from anvyl_mcp.server.commands import MAX_OUTPUT_BYTES, CommandOutput
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.progress import Progress
@@ -65,7 +65,7 @@ class _OutputBuffer:
             piece, data = data[: self._left], data[self._left :]
             self._left -= len(piece)
             kept = self.kept.get(self._stream, self.kept[STDOUT])
-            room = MOST_BYTES - len(kept)
+            room = MAX_OUTPUT_BYTES - len(kept)
             kept += piece[:room]
             self.truncated = self.truncated or len(piece) > room
 

@@ -20,7 +20,7 @@ from anvyl_mcp.server.engine.engine_errors import engine_errors, engine_timeout
 from anvyl_mcp.server.engine.sockets import EngineEndpoint
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.guardrails import check_labels
-from anvyl_mcp.server.tool import CALLED, HELD, Injected
+from anvyl_mcp.server.tool import BOUND_IDS, CURRENT_TOOL, Injected
 
 PING_TIMEOUT = 3
 READ_TIMEOUT = 5
@@ -182,7 +182,7 @@ class Engine(Injected):
         """
         found = self.inspect(name)
         check_unchanged("container", name, found["Id"])
-        if tool := CALLED.get():
+        if tool := CURRENT_TOOL.get():
             check_labels(tool, found)
         return found
 
@@ -197,7 +197,7 @@ class Engine(Injected):
         """The error for a container that is not there, with near names."""
         known = [own_name(entry) for entry in self.containers(all=True)]
         hint = did_you_mean(name, known) or "there are no containers on this host"
-        return NotFound(f"there is no container `{object_names.shown(name)}`", hint=hint)
+        return NotFound(f"there is no container `{object_names.shorten(name)}`", hint=hint)
 
     def _ambiguous_container(self, prefix: str) -> Conflict:
         known = [(own_name(entry), entry["Id"]) for entry in self.containers(all=True)]
@@ -206,7 +206,7 @@ class Engine(Injected):
     def image_id(self, image: str) -> str:
         """The id of an image on this host; empty when there is none of that name."""
         try:
-            with engine_errors(missing=lambda: NotFound(f"there is no image `{object_names.shown(image)}`")):
+            with engine_errors(missing=lambda: NotFound(f"there is no image `{object_names.shorten(image)}`")):
                 found = self.client().inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs leave it out
         except NotFound:
             return ""
@@ -215,7 +215,7 @@ class Engine(Injected):
     def volume(self, name: str) -> dict[str, Any] | None:
         """A volume of exactly this name; None when there is none. Podman also takes the beginning of a name."""
         try:
-            with engine_errors(missing=lambda: NotFound(f"there is no volume `{object_names.shown(name)}`")):
+            with engine_errors(missing=lambda: NotFound(f"there is no volume `{object_names.shorten(name)}`")):
                 found = compat.network_or_volume(self.client().inspect_volume(name))
         except NotFound:
             return None
@@ -244,7 +244,7 @@ def ambiguous_id(kind: str, prefix: str, known: Iterable[tuple[str, str]]) -> Co
     fitting = sorted((name, number) for name, number in known if number.removeprefix("sha256:").startswith(prefix))
     shown = ", ".join(f"`{name}` ({number.removeprefix('sha256:')[:12]})" for name, number in fitting[:8])
     return Conflict(
-        f"`{object_names.shown(prefix)}` is the beginning of several {kind} ids",
+        f"`{object_names.shorten(prefix)}` is the beginning of several {kind} ids",
         hint=f"which one? {shown}" if shown else "give the name, or more of the id",
     )
 
@@ -255,7 +255,7 @@ def check_unchanged(kind: str, name: str, identity: str) -> None:
     Raises:
         Conflict: it is another one.
     """
-    if HELD.get().get((kind, name), identity) != identity:
+    if BOUND_IDS.get().get((kind, name), identity) != identity:
         raise Conflict(f"`{name}` became another {kind} meanwhile; nothing was done", hint="look again")
 
 

@@ -89,7 +89,7 @@ def engine_errors(
     try:
         yield
     except InvalidObjectName as error:
-        raise (missing() if missing else NotFound(str(error), hint=object_names.form(error.kind))) from error
+        raise (missing() if missing else NotFound(str(error), hint=object_names.naming_hint(error.kind))) from error
     except Redirected as error:
         raise EngineError(
             "the Docker engine answered with a redirect, which is not followed", hint="check DOCKER_HOST"

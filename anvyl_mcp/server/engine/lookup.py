@@ -14,7 +14,7 @@ from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, ambiguous_id,
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.guardrails import check_labels
-from anvyl_mcp.server.tool import CALLED
+from anvyl_mcp.server.tool import CURRENT_TOOL
 
 
 def _existing_object(kind: str) -> Any:
@@ -103,13 +103,13 @@ def image_tags(entry: Mapping[str, Any]) -> Iterator[str]:
 
 def _not_found(kind: str, name: str, known: list[str]) -> NotFound:
     return NotFound(
-        f"there is no {kind} `{object_names.shown(name)}` on this host",
+        f"there is no {kind} `{object_names.shorten(name)}` on this host",
         hint=did_you_mean(name, known) or f"there are no {kind}s here",
     )
 
 
 def _check_access(kind: str, found: dict[str, Any], asked: str, name: str) -> dict[str, Any]:
     check_unchanged(kind, asked, identity(kind, found))
-    if tool := CALLED.get():
+    if tool := CURRENT_TOOL.get():
         check_labels(tool, {"Name": name, "Labels": found.get("Labels") or (found.get("Config") or {}).get("Labels")})
     return found

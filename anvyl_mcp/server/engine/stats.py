@@ -18,7 +18,7 @@ from anvyl_mcp.server.engine.compat import EngineObject, mapping, number, object
 from anvyl_mcp.server.engine.engine import Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.timestamps import to_nanoseconds
-from anvyl_mcp.server.policy.guardrails import hidden
+from anvyl_mcp.server.policy.guardrails import is_hidden
 from anvyl_mcp.server.tool import Injected, KnownBytes, KnownPercent, Row
 
 FAST_SINCE = "1.44"
@@ -90,7 +90,7 @@ def measure_usage(engine: Engine, samples: SampleCache, container: EngineObject 
         NotFound: it is gone.
     """
     if container is None:
-        names = {one["Id"]: own_name(one) for one in engine.containers(all=False) if not hidden(one)}
+        names = {one["Id"]: own_name(one) for one in engine.containers(all=False) if not is_hidden(one)}
     else:
         name, state = container["Name"].lstrip("/"), container["State"]["Status"]
         names = {container["Id"]: name}

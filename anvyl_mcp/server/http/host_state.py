@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.core.files import write_atomically
-from anvyl_mcp.server.audit.events import PolicySeen, RefusedLogins, recorded
+from anvyl_mcp.server.audit.events import PolicyChanges, RefusedLogins, record_action
 from anvyl_mcp.server.audit.log import Audit
 from anvyl_mcp.server.auth.callers import LOCAL, Caller, parse_scopes, sort_scopes
 from anvyl_mcp.server.auth.certificate import Identity, host_identity
@@ -86,9 +86,9 @@ class HostState:
         return RefusedLogins(self.audit)
 
     @property
-    def policy_seen(self) -> PolicySeen:
+    def policy_seen(self) -> PolicyChanges:
         """The record of policy changes."""
-        return PolicySeen(self.audit, self._folder / "policy-seen")
+        return PolicyChanges(self.audit, self._folder / "policy-seen")
 
     def create_token(
         self, name: str, scopes: str, expires: datetime | None, *, relay: bool = False
@@ -101,7 +101,7 @@ class HostState:
         """
         parsed = parse_scopes(scopes)
         details = {"name": name, "scope": ",".join(sort_scopes(parsed)), "relay": relay, "expires": _day(expires)}
-        with recorded(self.audit, "create_token", details):
+        with record_action(self.audit, "create_token", details):
             token, secret = self.tokens.create(name, parsed, expires, relay=relay)
         return token.as_dict(), secret
 
@@ -111,7 +111,7 @@ class HostState:
         Raises:
             NotFound: there is no such token.
         """
-        with recorded(self.audit, "revoke_token", {"name": id_or_name}, caller, required=False):
+        with record_action(self.audit, "revoke_token", {"name": id_or_name}, caller, required=False):
             return self.tokens.revoke(id_or_name)
 
     def rotate_key(self, step: Literal["begin", "finish", "cancel"]) -> None:
@@ -120,7 +120,7 @@ class HostState:
         Raises:
             Conflict, NotFound: a rotation is in progress already, or none is.
         """
-        with recorded(self.audit, "rotate_key", {"step": step}):
+        with record_action(self.audit, "rotate_key", {"step": step}):
             getattr(self.next_key, step)()
 
     def invite(self, scopes: str, seconds: float, *, relay: bool = False) -> tuple[list[str], str]:
@@ -131,7 +131,7 @@ class HostState:
         """
         parsed = parse_scopes(scopes)
         details = {"scope": ",".join(sort_scopes(parsed)), "relay": relay, "seconds": seconds}
-        with recorded(self.audit, "create_invite", details):
+        with record_action(self.audit, "create_invite", details):
             secret = self.invites.create(parsed, seconds, relay=relay)
         return sort_scopes(parsed), urlsafe_b64encode(secret).rstrip(b"=").decode()
 
@@ -152,7 +152,7 @@ class HostState:
                 self.refused.count(caller.address)
             raise
         present = caller.id if caller.how == "token" else ""
-        with recorded(self.audit, "join", {"name": name}, replace(caller, name=name)):
+        with record_action(self.audit, "join", {"name": name}, replace(caller, name=name)):
             token, text = self.invites.redeem(secret, name, address=caller.address, replaces=present)
         scopes = tuple(sort_scopes(token.scopes))
         self.on_joined(RedeemedInvite(name, token.name, caller.address, scopes, token.relay))

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from anvyl_mcp import __version__
 from anvyl_mcp.core.errors import Denied, InvalidInput
-from anvyl_mcp.server.audit.events import recorded
+from anvyl_mcp.server.audit.events import record_action
 from anvyl_mcp.server.auth.callers import caller_of, sort_scopes
 from anvyl_mcp.server.http.host_state import HostState
 
@@ -81,7 +81,7 @@ def pairing_routes(state: HostState, name: str, open_network: OpenNetwork) -> li
         address = (await _body(request)).get("address")
         if not isinstance(address, str) or not address:
             raise InvalidInput("the body needs an `address`", hint="use anvyl-mcp invite --host ADDRESS")
-        with recorded(state.audit, "open_network", {"address": address}, caller):
+        with record_action(state.audit, "open_network", {"address": address}, caller):
             return JSONResponse({"urls": await open_network(address)})
 
     return [

@@ -12,19 +12,19 @@ from anvyl_mcp.core.errors import ConfigInvalid, EngineError, InvalidInput, Time
 from anvyl_mcp.server.auth.callers import AUTH_METHODS, AuthMethod, Caller, parse_scopes, sort_scopes
 from anvyl_mcp.server.auth.tokens import Tokens
 from anvyl_mcp.server.policy import guardrails, object_names
-from anvyl_mcp.server.policy.lint import Finding, findings
-from anvyl_mcp.server.policy.name_forms import Named
+from anvyl_mcp.server.policy.lint import PolicyProblem, find_problems
+from anvyl_mcp.server.policy.name_forms import ObjectFacts
 from anvyl_mcp.server.policy.policy import Policy
-from anvyl_mcp.server.policy.rules import Look, Rule
+from anvyl_mcp.server.policy.rules import ObjectLookup, PolicyRule
 from anvyl_mcp.server.tool import Tool
 
 log = logging.getLogger(__name__)
 
-INVITED = "read,operate"
+INVITED_SCOPES = "read,operate"
 """What a machine that was invited without more words may do."""
 
 
-def tested(policy: Policy, tool: Tool, arguments: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+def explain_call(policy: Policy, tool: Tool, arguments: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
     """Whether a call would be let through, by what, and why; as JSON has it."""
     needed = guardrails.needed_scope(tool, arguments)
     problem = policy.state().problem
@@ -51,7 +51,7 @@ def tested(policy: Policy, tool: Tool, arguments: Mapping[str, Any], caller: Cal
     return {**report, "allowed": decision.allowed, "by": decision.by, "rule": rule, "because": because}
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
+def _rule(rule: PolicyRule) -> dict[str, Any]:
     return {
         "effect": rule.effect,
         "number": rule.number,
@@ -61,7 +61,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def checked(policy: Policy, tools: Sequence[Tool]) -> dict[str, Any]:
+def check_policy(policy: Policy, tools: Sequence[Tool]) -> dict[str, Any]:
     """What is wrong with the policy; as JSON has it."""
     state = policy.state()
     report: dict[str, Any] = {
@@ -71,23 +71,27 @@ def checked(policy: Policy, tools: Sequence[Tool]) -> dict[str, Any]:
         "deny": len(state.rules.deny),
         "allow": len(state.rules.allow),
     }
-    found = [_broken(state.problem)] if state.problem else findings(state.rules, tools)
+    found = [_parse_problem(state.problem)] if state.problem else find_problems(state.rules, tools)
     return {**report, "ok": not found, "problems": [{**asdict(one), "text": str(one)} for one in found]}
 
 
-def tell(policy: Policy, tools: Sequence[Tool]) -> None:
+def log_problems(policy: Policy, tools: Sequence[Tool]) -> None:
     """Say in the log what is wrong with the policy, when a server starts; what cannot be read says so itself."""
-    state = policy.told()
-    for one in [] if state.problem else findings(state.rules, tools):
+    state = policy.refresh()
+    for one in [] if state.problem else find_problems(state.rules, tools):
         log.warning("%s, %s", policy.file, one)
 
 
-def _broken(problem: ConfigInvalid) -> Finding:
+def _parse_problem(problem: ConfigInvalid) -> PolicyProblem:
     found = re.search(r", line (\d+): (.*)", problem.message)
-    return Finding(int(found[1]), found[2], problem.hint) if found else Finding(0, problem.message, problem.hint)
+    return (
+        PolicyProblem(int(found[1]), found[2], problem.hint)
+        if found
+        else PolicyProblem(0, problem.message, problem.hint)
+    )
 
 
-def caller_called(name: str, scopes: str, tokens: Tokens) -> Caller:
+def caller_named(name: str, scopes: str, tokens: Tokens) -> Caller:
     """The caller that a person means by a name: a token of this host, `local`, or `loopback:anna`.
 
     `scopes` are its rights; else those of its token, those of an invitation, or of a caller on this machine.
@@ -96,20 +100,20 @@ def caller_called(name: str, scopes: str, tokens: Tokens) -> Caller:
     token = next((one for one in tokens.list() if one.name == own), None)
     how: AuthMethod = next((one for one in AUTH_METHODS if one == told), "local" if own == "local" else "token")
     near = "exec" if own == "local" else "operate" if how == "loopback" else ""
-    usual = near or (",".join(token.scopes) if token else INVITED)
+    usual = near or (",".join(token.scopes) if token else INVITED_SCOPES)
     return Caller(own, parse_scopes(scopes or usual), how)
 
 
-def guessing(look: Look, labels: Mapping[str, str], notes: list[str]) -> Look:
+def with_labels(look: ObjectLookup, labels: Mapping[str, str], notes: list[str]) -> ObjectLookup:
     """`look`, also where the engine does not answer; every object carries `labels` besides its own."""
 
-    def seen(kind: str, name: str) -> Named:
+    def seen(kind: str, name: str) -> ObjectFacts:
         found = None
         try:
             found = look(kind, name)
         except (EngineError, Timeout) as error:
             notes.append(f"{error.message}: of the {kind} `{name}` only that name is known")
-        named = found or Named.only(kind, name)
+        named = found or ObjectFacts.only(kind, name)
         return replace(named, labels={**named.labels, **labels})
 
     return seen

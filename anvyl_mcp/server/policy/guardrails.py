@@ -1,7 +1,7 @@
-"""What is root in disguise, and which containers are out of bounds: decided here, whatever a tool is called.
+"""Which calls amount to root on the host, and which containers their labels protect.
 
-`RULES` is the one list of arguments that make a call as powerful as a command on the host; the security page is made
-from it. Labels of a container (`anvyl.protect=true`, `anvyl.read=false`) only ever take away.
+`GUARDRAILS` is the only list of tools and arguments that need the scope `exec`; the security page is generated from it.
+The labels of a container (`anvyl.protect=true`, `anvyl.read=false`) can only restrict.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ NETWORK_MODES = frozenset({"host", "container", "ns", "pod", "service", "slirp4n
 """Words of Docker and Podman for how a network is set up; what follows their colon are options."""
 NETWORK_ID = re.compile(r"[0-9a-f]{12,64}")
 
-Check = Callable[[str], str]
+ValueCheck = Callable[[str], str]
 """What one value of an argument opens, in words that follow "it"; empty when it opens nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Guardrail:
     """One row of the list: `arguments` and `tools` by name, of which `*` is a part; `why` is for people."""
 
     what: str
     why: str
-    check: Check
+    check: ValueCheck
     arguments: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
 
@@ -69,18 +69,18 @@ def powers(arguments: Mapping[str, Any]) -> list[str]:
 
 def reasons_by_name(tool: str, arguments: Mapping[str, Any]) -> list[str]:
     """The same for a tool that is known by its name only."""
-    found = [" ".join(text.clean(words).split()) for rule in RULES for words in _matches(rule, tool, arguments)]
+    found = [" ".join(text.clean(words).split()) for rule in GUARDRAILS for words in _matches(rule, tool, arguments)]
     return list(dict.fromkeys(found))
 
 
-def protected(container: Mapping[str, Any]) -> bool:
+def is_protected(container: Mapping[str, Any]) -> bool:
     """Whether a container, as listed or inspected, says that no caller may change it."""
-    return any(value not in FALSE for value in _values(container, PROTECT))
+    return any(value not in FALSE for value in _label_values(container, PROTECT))
 
 
-def hidden(container: Mapping[str, Any]) -> bool:
+def is_hidden(container: Mapping[str, Any]) -> bool:
     """Whether a container says that its logs and details are not for callers."""
-    return any(value not in TRUE for value in _values(container, READ))
+    return any(value not in TRUE for value in _label_values(container, READ))
 
 
 def check_labels(tool: Tool, container: Mapping[str, Any]) -> None:
@@ -89,9 +89,9 @@ def check_labels(tool: Tool, container: Mapping[str, Any]) -> None:
     Raises:
         Denied: they do not, whoever asks.
     """
-    if tool.safety != "reads" and protected(container):
+    if tool.safety != "reads" and is_protected(container):
         raise _denied(container, PROTECT, "may not be changed by anyone")
-    if (tool.safety == "reads" or tool.untrusted) and hidden(container):
+    if (tool.safety == "reads" or tool.untrusted) and is_hidden(container):
         raise _denied(container, READ, "may not be read by anyone")
 
 
@@ -104,14 +104,14 @@ def _denied(container: Mapping[str, Any], label: str, what: str) -> Denied:
     )
 
 
-def _values(container: Mapping[str, Any], label: str) -> Iterator[str]:
+def _label_values(container: Mapping[str, Any], label: str) -> Iterator[str]:
     labels = container.get("Labels") or (container.get("Config") or {}).get("Labels") or {}
     for name, value in labels.items():
         if name.strip().casefold() == label:
             yield str(value or "").strip().casefold()
 
 
-def _matches(rule: Rule, tool: str, arguments: Mapping[str, Any]) -> Iterator[str]:
+def _matches(rule: Guardrail, tool: str, arguments: Mapping[str, Any]) -> Iterator[str]:
     if rule.tools and any(fnmatchcase(tool, pattern) for pattern in rule.tools):
         yield rule.check("")
     for name, value in arguments.items():
@@ -136,11 +136,11 @@ def _entries(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _switched_on(words: str) -> Check:
+def _unless_false(words: str) -> ValueCheck:
     return lambda value: "" if value.strip().casefold() in FALSE else words
 
 
-def _given(words: str) -> Check:
+def _always(words: str) -> ValueCheck:
     """For what is not a switch: a container may well be called `off`."""
     return lambda _: words
 
@@ -151,7 +151,7 @@ def _mount(value: str) -> str:
         return _long_mount(value)
     source, *rest = value.split(":")
     drive = "\\" in value or (len(rest) > 1 and rest[1].startswith("/"))
-    if object_names.fits("volume", source) and not drive:
+    if object_names.is_valid("volume", source) and not drive:
         return ""
     return _source(source, {mode for piece in rest[1:] for mode in piece.split(",")})
 
@@ -165,7 +165,7 @@ def _long_mount(value: str) -> str:
     if not sources and ("type", "bind") in options:
         sources = [""]
     modes = {setting for name, setting in options if name == "bind-propagation"}
-    return next((_source(source, modes) for source in sources if not object_names.fits("volume", source)), "")
+    return next((_source(source, modes) for source in sources if not object_names.is_valid("volume", source)), "")
 
 
 def _source(source: str, modes: Collection[str]) -> str:
@@ -189,7 +189,7 @@ def is_network_mode(value: str) -> bool:
     return ":" in value or value.strip().casefold() in NETWORK_MODES
 
 
-def _namespace(kind: str) -> Check:
+def _namespace(kind: str) -> ValueCheck:
     def check(value: str) -> str:
         owner = value.strip().casefold().partition(":")[0]
         if owner == "host":
@@ -213,101 +213,101 @@ def _volume_option(value: str) -> str:
     return f"gives a volume the option `{value}`, which may mount any folder or disk of the host"
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
+GUARDRAILS: tuple[Guardrail, ...] = (
+    Guardrail(
         "A command on the host",
         "It runs as the user of the server, who controls the engine.",
-        _given("runs a command on the host"),
+        _always("runs a command on the host"),
         tools=("execute_*", "run_command*"),
     ),
-    Rule(
+    Guardrail(
         "A command in a container",
         "It has the same access as the container, including its secrets.",
-        _given("runs a command in a container"),
+        _always("runs a command in a container"),
         tools=("exec_*",),
     ),
-    Rule(
+    Guardrail(
         "Removing what seems unused",
         "It deletes many objects at once without naming them.",
-        _given("removes everything that is not in use"),
+        _always("removes everything that is not in use"),
         tools=("prune_*",),
     ),
-    Rule(
+    Guardrail(
         "Building, loading or importing images, copying files, deploying a stack, plugins",
         "Their content may request anything in this list.",
-        _given("brings in content that may ask for anything"),
+        _always("brings in content that may ask for anything"),
         tools=("build_*", "load_*", "import_*", "copy_*", "deploy_*", "install_plugin*"),
     ),
-    Rule(
+    Guardrail(
         "Showing secrets",
         "Without `exec`, values that look secret are hidden.",
-        _switched_on("shows values that are hidden as secret"),
+        _unless_false("shows values that are hidden as secret"),
         arguments=("reveal",),
     ),
-    Rule(
+    Guardrail(
         "A mount of a host folder (not a named volume)",
         "It may contain the host's keys or its engine's socket, or be replaced by a link to them after the check.",
         _mount,
         arguments=("volumes", "volume", "mounts", "mount", "binds", "bind"),
     ),
-    Rule(
+    Guardrail(
         "All mounts of another container",
         "They may include any mount in this list.",
-        _given("takes over the mounts of another container"),
+        _always("takes over the mounts of another container"),
         arguments=("volumes_from",),
     ),
-    Rule(
+    Guardrail(
         "A volume with options",
         "The local driver can mount any folder or disk of the host.",
         _volume_option,
         arguments=("options", "opts", "opt", "driver_opts", "driver_options"),
     ),
-    Rule(
+    Guardrail(
         "The network of the host or of another container, and anything but a plain network name",
         "It reaches services that listen on loopback only, as do engine options such as `slirp4netns:…`.",
         _network,
         arguments=("network", "networks", "network_mode", "net"),
     ),
-    Rule(
+    Guardrail(
         "The processes of the host or of another container",
         "It can list and signal them, and read their environment.",
         _namespace("processes"),
         arguments=("pid", "pid_mode"),
     ),
-    Rule(
+    Guardrail(
         "The shared memory, name, user or control-group namespace of the host",
         "Each removes a layer of isolation between the container and the host.",
         _namespace("namespace"),
         arguments=("ipc", "ipc_mode", "uts", "uts_mode", "userns", "userns_mode", "cgroupns", "cgroupns_mode"),
     ),
-    Rule(
+    Guardrail(
         "A privileged container",
         "It is root on the host.",
-        _switched_on("runs with all privileges"),
+        _unless_false("runs with all privileges"),
         arguments=("privileged",),
     ),
-    Rule(
+    Guardrail(
         "Capabilities beyond Docker's default ones",
         "Several of them amount to root on the host.",
         _capability,
         arguments=("cap_add", "capabilities", "caps"),
     ),
-    Rule(
+    Guardrail(
         "Devices",
         "Access to a disk is access to every file on it.",
-        _given("gives a container devices of the host"),
+        _always("gives a container devices of the host"),
         arguments=("devices", "device", "device_cgroup_rules", "device_requests", "gpus"),
     ),
-    Rule(
+    Guardrail(
         "Security options other than `no-new-privileges`",
         "They disable seccomp, AppArmor or SELinux.",
         _security_option,
         arguments=("security_opt", "security_options"),
     ),
-    Rule(
+    Guardrail(
         "A different runtime or parent cgroup",
         "They determine how, and whether, the container is isolated.",
-        _given("chooses how the container is kept apart"),
+        _always("chooses how the container is kept apart"),
         arguments=("runtime", "cgroup_parent", "isolation"),
     ),
 )

@@ -10,16 +10,25 @@ from fnmatch import fnmatchcase
 from anvyl_mcp.core.errors import did_you_mean
 from anvyl_mcp.server.policy import guardrails
 from anvyl_mcp.server.policy.name_forms import MOUNT_ARGUMENTS
-from anvyl_mcp.server.policy.rules import KINDS, WILD, Condition, Rule, Rules, kind_of, needs, runs_on_host
+from anvyl_mcp.server.policy.rules import (
+    KINDS,
+    WILDCARDS,
+    Condition,
+    PolicyRule,
+    PolicyRules,
+    kind_of,
+    possible_scopes,
+    runs_on_host,
+)
 from anvyl_mcp.server.tool import Tool
 
-NAME = re.compile(r"[a-zA-Z0-9*?\[\]!][a-zA-Z0-9_.*?\[\]!-]*", re.ASCII)
+NAME_PATTERN = re.compile(r"[a-zA-Z0-9*?\[\]!][a-zA-Z0-9_.*?\[\]!-]*", re.ASCII)
 """What could be the name of a container, network or volume, wildcards included."""
-ABOUT = frozenset({"tools", "toolsets", "safety"})
+TOOL_CONDITIONS = frozenset({"tools", "toolsets", "safety"})
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class PolicyProblem:
     """One mistake: where, what, and what to do."""
 
     line: int
@@ -31,42 +40,44 @@ class Finding:
         return where + self.message + (f"; {self.hint}" if self.hint else "")
 
 
-def findings(rules: Rules, tools: Sequence[Tool]) -> list[Finding]:
+def find_problems(rules: PolicyRules, tools: Sequence[Tool]) -> list[PolicyProblem]:
     """Everything that is surely not meant, in the order of the file. `tools` are all that this installation has."""
-    found: list[Finding] = []
+    found: list[PolicyProblem] = []
     for rule in (*rules.deny, *rules.allow):
-        wrong = list(_of_rule(rule, tools))
+        wrong = list(_rule_problems(rule, tools))
         if not wrong:
             wrong = list(_shadowed(rule, rules.deny, tools))
         if not wrong and rule.effect == "allow" and rules.default != "deny":
-            wrong = [Finding(rule.line, "this rule decides nothing", 'an [[allow]] counts with default = "deny" only')]
+            wrong = [
+                PolicyProblem(rule.line, "this rule decides nothing", 'an [[allow]] counts with default = "deny" only')
+            ]
         found += wrong
     if rules.host_exec is not None and not any(runs_on_host(tool) for tool in tools):
-        found.append(Finding(0, "[host_exec] decides nothing: no tool runs commands on the host"))
+        found.append(PolicyProblem(0, "[host_exec] decides nothing: no tool runs commands on the host"))
     return sorted(found, key=lambda one: one.line)
 
 
-def _of_rule(rule: Rule, tools: Sequence[Tool]) -> Iterator[Finding]:
+def _rule_problems(rule: PolicyRule, tools: Sequence[Tool]) -> Iterator[PolicyProblem]:
     wrong = False
     for condition in rule.conditions:
-        for words, hint in _of_condition(condition, tools):
+        for words, hint in _condition_problems(condition, tools):
             wrong = True
-            yield Finding(rule.line, words, hint)
+            yield PolicyProblem(rule.line, words, hint)
     if wrong:
         return
-    chosen = _chosen(rule, tools)
+    chosen = _tools_of(rule, tools)
     if not chosen:
-        parts = " and ".join(str(one) for one in rule.conditions if one.kind in ABOUT or one.kind == "scopes")
-        yield Finding(rule.line, f"this rule can never fit: no tool has {parts}", "leave one of them out")
+        parts = " and ".join(str(one) for one in rule.conditions if one.kind in TOOL_CONDITIONS or one.kind == "scopes")
+        yield PolicyProblem(rule.line, f"this rule can never fit: no tool has {parts}", "leave one of them out")
         return
     for condition in rule.conditions:
         if condition.kind == "mounts" and rule.effect == "allow":
             continue  # a call without mounts fits it
-        if words := _idle(condition, chosen):
-            yield Finding(rule.line, f"this rule can never fit: {words}", _hint(condition, chosen))
+        if words := _why_unmatched(condition, chosen):
+            yield PolicyProblem(rule.line, f"this rule can never fit: {words}", _hint(condition, chosen))
 
 
-def _of_condition(condition: Condition, tools: Sequence[Tool]) -> Iterator[tuple[str, str]]:
+def _condition_problems(condition: Condition, tools: Sequence[Tool]) -> Iterator[tuple[str, str]]:
     """Names in one condition that nothing has."""
     if not condition.patterns:
         yield f"this rule can never fit: `{condition.kind}` is empty", "name something, or leave it out"
@@ -76,45 +87,47 @@ def _of_condition(condition: Condition, tools: Sequence[Tool]) -> Iterator[tuple
             yield f"there is no {condition.kind[:-1]} `{pattern}`", did_you_mean(pattern, known[condition.kind])
     if condition.kind in ("containers", "networks", "volumes"):
         for pattern in condition.patterns:
-            if not NAME.fullmatch(pattern):
+            if not NAME_PATTERN.fullmatch(pattern):
                 yield f"no {condition.kind[:-1]} can be called `{pattern}`", "letters, digits, `_`, `.`, `-` and `*`"
 
 
-def _chosen(rule: Rule, tools: Sequence[Tool]) -> list[Tool]:
+def _tools_of(rule: PolicyRule, tools: Sequence[Tool]) -> list[Tool]:
     """The tools that a rule is about, as far as it names them."""
-    return [tool for tool in tools if all(_about(condition, tool) for condition in rule.conditions)]
+    return [tool for tool in tools if all(_may_concern(condition, tool) for condition in rule.conditions)]
 
 
-def _about(condition: Condition, tool: Tool) -> bool:
+def _may_concern(condition: Condition, tool: Tool) -> bool:
     if condition.kind == "scopes":
-        return any(scope in condition.patterns for scope in needs(tool, guardrails.needed_scope(tool, {})))
-    if condition.kind not in ABOUT:
+        return any(scope in condition.patterns for scope in possible_scopes(tool, guardrails.needed_scope(tool, {})))
+    if condition.kind not in TOOL_CONDITIONS:
         return True
     value = {"tools": tool.name, "toolsets": tool.toolset, "safety": tool.safety}[condition.kind]
     return any(fnmatchcase(value, pattern) for pattern in condition.patterns)
 
 
-def _idle(condition: Condition, tools: Sequence[Tool]) -> str:
+def _why_unmatched(condition: Condition, tools: Sequence[Tool]) -> str:
     """Why none of the tools of a rule could ever fit this condition; empty when one could."""
     arguments = {name for tool in tools for name in tool.arguments.model_fields}
     if condition.kind == "arguments":
-        return _idle_argument(condition, tools, arguments)
+        return _why_argument_unmatched(condition, tools, arguments)
     if condition.kind == "mounts":
         return "" if arguments.intersection(MOUNT_ARGUMENTS) else "none of its tools mounts anything"
     if condition.kind == "labels":
         return (
-            "" if any(_names(tool, kind) for tool in tools for kind in KINDS) else "none of its tools names an object"
+            ""
+            if any(_names_kind(tool, kind) for tool in tools for kind in KINDS)
+            else "none of its tools names an object"
         )
     kind = condition.kind.removesuffix("s")
-    if kind not in KINDS or any(_names(tool, kind) for tool in tools):
+    if kind not in KINDS or any(_names_kind(tool, kind) for tool in tools):
         return ""
     # A deny for an image also keeps the containers of that image.
-    if kind == "image" and any(_names(tool, "container") for tool in tools):
+    if kind == "image" and any(_names_kind(tool, "container") for tool in tools):
         return ""
     return f"none of its tools names {'an' if kind == 'image' else 'a'} {kind}"
 
 
-def _idle_argument(condition: Condition, tools: Sequence[Tool], known: set[str]) -> str:
+def _why_argument_unmatched(condition: Condition, tools: Sequence[Tool], known: set[str]) -> str:
     if condition.name not in known:
         return f"none of its tools has an argument `{condition.name}`"
     schemas = [tool.input_schema["properties"].get(condition.name) for tool in tools]
@@ -132,43 +145,43 @@ def _hint(condition: Condition, tools: Sequence[Tool]) -> str:
     return f"leave `{condition.kind}` out, or choose other tools"
 
 
-def _names(tool: Tool, kind: str) -> bool:
+def _names_kind(tool: Tool, kind: str) -> bool:
     named = any(kind_of(tool, argument) == kind for argument in tool.arguments.model_fields)
     return named or (kind == "volume" and not tool.arguments.model_fields.keys().isdisjoint(MOUNT_ARGUMENTS))
 
 
-def _shadowed(rule: Rule, denies: Sequence[Rule], tools: Sequence[Tool]) -> Iterator[Finding]:
+def _shadowed(rule: PolicyRule, denies: Sequence[PolicyRule], tools: Sequence[Tool]) -> Iterator[PolicyProblem]:
     """A rule that a deny before it always decides. Denies come before every allow, wherever they stand."""
     for other in denies:
         if other is rule:
             return
         if _covers(other, rule, tools):
             what = "never counts" if rule.effect == "allow" else "adds nothing"
-            yield Finding(rule.line, f"this rule {what}: {other} covers all of it", "remove one of the two")
+            yield PolicyProblem(rule.line, f"this rule {what}: {other} covers all of it", "remove one of the two")
             return
 
 
-def _covers(deny: Rule, rule: Rule, tools: Sequence[Tool]) -> bool:
+def _covers(deny: PolicyRule, rule: PolicyRule, tools: Sequence[Tool]) -> bool:
     """Whether the deny surely fits every call that the rule fits."""
-    names = {tool.name for tool in _chosen(rule, tools)}
-    if not names <= {tool.name for tool in _chosen(deny, tools)}:
+    names = {tool.name for tool in _tools_of(rule, tools)}
+    if not names <= {tool.name for tool in _tools_of(deny, tools)}:
         return False
-    return all(_implied(condition, rule) for condition in deny.conditions if condition.kind not in ABOUT)
+    return all(_implied(condition, rule) for condition in deny.conditions if condition.kind not in TOOL_CONDITIONS)
 
 
-def _implied(condition: Condition, rule: Rule) -> bool:
+def _implied(condition: Condition, rule: PolicyRule) -> bool:
     for mine in rule.of(condition.kind):
         # An allow fits calls without any mount or value, and a caller's other names only ever deny.
         loose = rule.effect == "allow" and mine.kind in ("mounts", "arguments")
         if mine.name.casefold() == condition.name.casefold() and not loose:
-            return all(any(_inside(one, other) for other in condition.patterns) for one in mine.patterns)
+            return all(any(_pattern_covers(one, other) for other in condition.patterns) for one in mine.patterns)
     return False
 
 
-def _inside(pattern: str, other: str) -> bool:
+def _pattern_covers(pattern: str, other: str) -> bool:
     """Whether everything that fits one pattern surely fits the other."""
     if pattern == other or other == "*":
         return True
-    if not WILD.isdisjoint(pattern) and not {"?", "["}.isdisjoint(other):
+    if not WILDCARDS.isdisjoint(pattern) and not {"?", "["}.isdisjoint(other):
         return False
     return fnmatchcase(pattern, other)

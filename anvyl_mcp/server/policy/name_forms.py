@@ -17,7 +17,7 @@ READ_ONLY = ":ro"
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class ObjectFacts:
     """An object that a call names: its own name, every name it can be called by, and what is written on it."""
 
     name: str
@@ -26,7 +26,7 @@ class Named:
     image: str = ""
 
     @classmethod
-    def only(cls, kind: str, name: str) -> Named:
+    def only(cls, kind: str, name: str) -> ObjectFacts:
         """An object of which nothing is known but what the caller called it."""
         return cls(name, spellings(kind, name))
 
@@ -50,7 +50,7 @@ def spellings(kind: str, name: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
+class RequestedMount:
     """What a call mounts: a folder of the host (`source` is its plain path) or a volume. Unclear ones have neither."""
 
     source: str
@@ -64,14 +64,14 @@ class Mount:
 
     def within(self, pattern: str) -> bool:
         """Whether all of it is what the pattern names."""
-        what, only = _parts(pattern)
+        what, only = _split_pattern(pattern)
         if not self.source or (only and not self.read_only):
             return False
         return fnmatchcase(self.source, what) or self.source == what.removesuffix("/**")
 
     def touches(self, pattern: str) -> bool:
         """Whether a part of it could be what the pattern names: a folder holds what is below it."""
-        what, only = _parts(pattern)
+        what, only = _split_pattern(pattern)
         if not self.source:
             return True
         if only and not self.read_only:
@@ -84,29 +84,29 @@ class Mount:
         return self.written
 
 
-def _parts(pattern: str) -> tuple[str, bool]:
+def _split_pattern(pattern: str) -> tuple[str, bool]:
     what = pattern.removesuffix(READ_ONLY)
     return (what if what == "/" else what.rstrip("/")), what != pattern
 
 
-def mounts_of(arguments: Mapping[str, Any]) -> list[Mount]:
+def mounts_of(arguments: Mapping[str, Any]) -> list[RequestedMount]:
     """The mounts among a call's arguments."""
     found = []
     for name in MOUNT_ARGUMENTS:
         value = arguments.get(name)
         entries = value if isinstance(value, list | tuple) else [value] if isinstance(value, str) and value else []
-        found += [_mount(str(entry)) for entry in entries]
+        found += [_parse_mount(str(entry)) for entry in entries]
     return found
 
 
-def _mount(written: str) -> Mount:
+def _parse_mount(written: str) -> RequestedMount:
     source, *rest = written.split(":")
     if "," in source or "\\" in written or not source:
-        return Mount("", False, written)
+        return RequestedMount("", False, written)
     if source.startswith("/"):
         # Two slashes at the start are kept by normpath.
         source = posixpath.normpath("/" + source.lstrip("/"))
-    elif not object_names.fits("volume", source):
-        return Mount("", False, written)
+    elif not object_names.is_valid("volume", source):
+        return RequestedMount("", False, written)
     modes = {mode for piece in rest[1:] for mode in piece.split(",")}
-    return Mount(source, "ro" in modes and "rw" not in modes, written)
+    return RequestedMount(source, "ro" in modes and "rw" not in modes, written)

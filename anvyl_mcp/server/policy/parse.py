@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.core.errors import ConfigInvalid, did_you_mean
-from anvyl_mcp.server.policy.rules import FITTING, WORDS, Condition, Effect, Rule, Rules
+from anvyl_mcp.server.policy.rules import ALLOWED_VALUES, MATCHERS, Condition, Effect, PolicyRule, PolicyRules
 
-TOP = ("default", "deny", "allow", "host_exec")
+TOP_KEYS = ("default", "deny", "allow", "host_exec")
 DEFAULTS = ("guardrails", "deny")
-NAMED = ("labels", "arguments")
+TABLES = ("labels", "arguments")
 """Conditions that are tables: a label's or an argument's name, and what its value may be."""
-KEYS = (*FITTING, "why")
-MEND = "mend it, then: anvyl-mcp policy check"
+RULE_KEYS = (*MATCHERS, "why")
+FIX_HINT = "mend it, then: anvyl-mcp policy check"
 
 
-def parse(content: str, path: Path) -> Rules:
+def parse(content: str, path: Path) -> PolicyRules:
     """The rules in a policy file's text.
 
     Raises:
@@ -31,35 +31,37 @@ def parse(content: str, path: Path) -> Rules:
         words, _, where = str(error).partition(" (at ")
         line = re.search(r"line (\d+)", where)
         last = len(content.splitlines()) or 1
-        raise _wrong(path, int(line[1]) if line else last, f"{words[:1].lower()}{words[1:]}") from error
-    return _File(content, path).rules(data)
+        raise _invalid(path, int(line[1]) if line else last, f"{words[:1].lower()}{words[1:]}") from error
+    return _PolicyParser(content, path).rules(data)
 
 
-class _File:
+class _PolicyParser:
     """The text of a file, for the lines of what is wrong in it."""
 
     def __init__(self, content: str, path: Path) -> None:
         self._lines = content.splitlines()
         self._path = path
 
-    def rules(self, data: Mapping[str, Any]) -> Rules:
+    def rules(self, data: Mapping[str, Any]) -> PolicyRules:
         for key in data:
-            if key not in TOP:
-                raise self._wrong(self._line(key), f"there is no `{key}`", did_you_mean(key, TOP))
+            if key not in TOP_KEYS:
+                raise self._invalid(self._line(key), f"there is no `{key}`", did_you_mean(key, TOP_KEYS))
         default = data.get("default", "guardrails")
         if default not in DEFAULTS:
             said = "it is `guardrails` (what scopes allow) or `deny` (nothing but what an allow rule names)"
-            raise self._wrong(self._line("default"), f"`default` is {default!r}", said)
-        return Rules(
+            raise self._invalid(self._line("default"), f"`default` is {default!r}", said)
+        return PolicyRules(
             default,
             self._all("deny", data.get("deny", [])),
             self._all("allow", data.get("allow", [])),
             self._host_exec(data["host_exec"]) if "host_exec" in data else None,
         )
 
-    def _all(self, effect: Effect, entries: Any) -> tuple[Rule, ...]:
+    def _all(self, effect: Effect, entries: Any) -> tuple[PolicyRule, ...]:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise self._wrong(self._line(effect), f"`{effect}` is no list of rules", f"write [[{effect}]] before each")
+            raise self._invalid(
+                self._line(effect), f"`{effect}` is no list of rules", f"write [[{effect}]] before each"
+            )
         places = self._headers(effect)
         known = len(places) == len(entries)
         return tuple(
@@ -67,57 +69,61 @@ class _File:
             for number, entry in enumerate(entries, 1)
         )
 
-    def _rule(self, effect: Effect, number: int, line: int, entry: Mapping[str, Any]) -> Rule:
+    def _rule(self, effect: Effect, number: int, line: int, entry: Mapping[str, Any]) -> PolicyRule:
         conditions: list[Condition] = []
         for key, value in entry.items():
             at = self._line(key, line) if line else self._line(effect)
-            if key not in KEYS:
-                raise self._wrong(at, f"a rule has no `{key}`", did_you_mean(key, KEYS))
+            if key not in RULE_KEYS:
+                raise self._invalid(at, f"a rule has no `{key}`", did_you_mean(key, RULE_KEYS))
             if key == "why":
                 self._texts(key, [value], at)
             elif key == "labels" and effect == "allow":
-                raise self._wrong(
+                raise self._invalid(
                     at, "labels can only take away, so `labels` has no place in [[allow]]", "use it in [[deny]]"
                 )
-            elif key in NAMED:
+            elif key in TABLES:
                 conditions += self._table(key, value, at)
             else:
                 conditions.append(Condition(key, self._texts(key, value, at)))
         if effect == "allow" and not conditions:
             # As a file that is cut off here would have it.
-            raise self._wrong(line or self._line(effect), "this [[allow]] names nothing", "say which tools it is about")
-        return Rule(effect, number, line, tuple(conditions), str(entry.get("why", "")))
+            raise self._invalid(
+                line or self._line(effect), "this [[allow]] names nothing", "say which tools it is about"
+            )
+        return PolicyRule(effect, number, line, tuple(conditions), str(entry.get("why", "")))
 
     def _table(self, key: str, value: Any, at: int) -> Iterable[Condition]:
         if not isinstance(value, dict) or not value:
-            raise self._wrong(at, f"`{key}` is no table", f'write it like {key} = {{ "name" = "value" }}')
+            raise self._invalid(at, f"`{key}` is no table", f'write it like {key} = {{ "name" = "value" }}')
         for name, wanted in value.items():
             many = wanted if isinstance(wanted, list) else [wanted]
             plain = [str(one).lower() if isinstance(one, bool) else str(one) for one in many if not _nested(one)]
             if len(plain) < len(many):
-                raise self._wrong(at, f'`{key}."{name}"` is no text', "put it in quotes")
+                raise self._invalid(at, f'`{key}."{name}"` is no text', "put it in quotes")
             yield Condition(key, tuple(plain), name)
 
     def _texts(self, key: str, value: Any, at: int) -> tuple[str, ...]:
         many = value if isinstance(value, list) else [value]
         if not all(isinstance(one, str) for one in many):
-            raise self._wrong(at, f"`{key}` is no text and no list of texts", f'write it like {key} = ["…"]')
-        for one in many if key in WORDS else ():
-            if one not in WORDS[key]:
-                raise self._wrong(at, f"`{one}` is none of {', '.join(WORDS[key])}", did_you_mean(one, WORDS[key]))
+            raise self._invalid(at, f"`{key}` is no text and no list of texts", f'write it like {key} = ["…"]')
+        for one in many if key in ALLOWED_VALUES else ():
+            if one not in ALLOWED_VALUES[key]:
+                raise self._invalid(
+                    at, f"`{one}` is none of {', '.join(ALLOWED_VALUES[key])}", did_you_mean(one, ALLOWED_VALUES[key])
+                )
         return tuple(many)
 
     def _host_exec(self, table: Any) -> tuple[tuple[str, ...], ...]:
         line = self._line("host_exec")
         form = 'write it like allow = [["/usr/bin/df", "-h"], ["/usr/bin/systemctl", "status", "*"]]'
         if not isinstance(table, dict) or list(table) != ["allow"] or not isinstance(table["allow"], list):
-            raise self._wrong(line, "[host_exec] holds `allow`, a list of commands, and nothing else", form)
+            raise self._invalid(line, "[host_exec] holds `allow`, a list of commands, and nothing else", form)
         for words in table["allow"]:
             at = self._line("allow", line)
             if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-                raise self._wrong(at, "each command of [host_exec] is a list of words", form)
+                raise self._invalid(at, "each command of [host_exec] is a list of words", form)
             if not words[0].startswith("/"):
-                raise self._wrong(at, f"`{words[0]}` is not the whole path of a program", form)
+                raise self._invalid(at, f"`{words[0]}` is not the whole path of a program", form)
         return tuple(tuple(words) for words in table["allow"])
 
     def _headers(self, effect: str) -> list[int]:
@@ -138,13 +144,13 @@ class _File:
                 return number
         return after or 1
 
-    def _wrong(self, line: int, what: str, hint: str = "") -> ConfigInvalid:
-        return _wrong(self._path, line, what, hint)
+    def _invalid(self, line: int, what: str, hint: str = "") -> ConfigInvalid:
+        return _invalid(self._path, line, what, hint)
 
 
 def _nested(value: object) -> bool:
     return not isinstance(value, str | int | float)
 
 
-def _wrong(path: Path, line: int, what: str, hint: str = "") -> ConfigInvalid:
-    return ConfigInvalid(f"{path}, line {line}: {what}", hint=hint or MEND)
+def _invalid(path: Path, line: int, what: str, hint: str = "") -> ConfigInvalid:
+    return ConfigInvalid(f"{path}, line {line}: {what}", hint=hint or FIX_HINT)

@@ -23,22 +23,31 @@ from anvyl_mcp.core.files import check_not_writable_by_others
 from anvyl_mcp.server.auth.callers import CURRENT_CALLER, Caller
 from anvyl_mcp.server.policy import guardrails
 from anvyl_mcp.server.policy.parse import parse
-from anvyl_mcp.server.policy.rules import NO_RULES, STATIC, Call, Decision, Look, Rules, decide, may_offer
+from anvyl_mcp.server.policy.rules import (
+    NO_RULES,
+    STATIC_CONDITIONS,
+    ObjectLookup,
+    PolicyCall,
+    PolicyDecision,
+    PolicyRules,
+    decide,
+    may_offer,
+)
 from anvyl_mcp.server.tool import Scope, Tool
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 8
+MAX_DECISIONS = 8
 """Decisions that may wait for the engine at once: one that hangs must not take every thread."""
 RACY_NANOSECONDS = 1_000_000_000
 """Two versions written within one tick of the file system's clock can look alike from outside."""
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class PolicyState:
     """The file as it was last read: its rules, and why they do not count, if so."""
 
-    rules: Rules = NO_RULES
+    rules: PolicyRules = NO_RULES
     problem: ConfigInvalid | None = None
     digest: str = ""
     """Of the file's content, where it could be read."""
@@ -50,28 +59,28 @@ class Policy:
     def __init__(
         self,
         file: Path,
-        look: Look = lambda kind, name: None,
+        look: ObjectLookup = lambda kind, name: None,
         *,
-        on_change: Callable[[State], None] = lambda state: None,
+        on_change: Callable[[PolicyState], None] = lambda state: None,
     ) -> None:
         """`on_change` is called with each new version of the file."""
         self.file = file
         self._on_change = on_change
-        self._seen: State | None = None
+        self._seen: PolicyState | None = None
         self._look = look
         # One attribute, because threads read and change: rules must never stand beside the mark of another version.
-        self._known: tuple[tuple[int, ...], State] = (), State()
-        self._said = State()
+        self._known: tuple[tuple[int, ...], PolicyState] = (), PolicyState()
+        self._said = PolicyState()
         self._limiter: anyio.CapacityLimiter | None = None
 
-    def state(self) -> State:
+    def state(self) -> PolicyState:
         """The rules now, whoever wrote them. Costs one `stat` while the file stays the same."""
         try:
             found = self.file.stat()
         except FileNotFoundError:
-            return self._keep((), State())
+            return self._keep((), PolicyState())
         except OSError as error:
-            return self._keep((-1,), State(self._known[1].rules, self._unreadable(error)))
+            return self._keep((-1,), PolicyState(self._known[1].rules, self._unreadable(error)))
         mark = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_mode, found.st_uid)
         if mark == self._known[0] and abs(time.time_ns() - found.st_mtime_ns) > RACY_NANOSECONDS:
             return self._known[1]
@@ -80,9 +89,9 @@ class Policy:
             return self._keep(mark, self._read())
         except ConfigInvalid as problem:
             # What the last good version forbade stays forbidden, reads included.
-            return self._keep(mark, State(self._known[1].rules, problem))
+            return self._keep(mark, PolicyState(self._known[1].rules, problem))
 
-    def told(self) -> State:
+    def refresh(self) -> PolicyState:
         """The rules now; when they stopped counting since they were last asked for, the log says so."""
         state, before = self.state(), self._said
         self._said = state
@@ -100,13 +109,15 @@ class Policy:
         """Whether a rule is about the objects of a call, so that the engine is asked for them."""
         rules = self.state().rules
         return any(
-            condition.kind not in STATIC for rule in (*rules.deny, *rules.allow) for condition in rule.conditions
+            condition.kind not in STATIC_CONDITIONS
+            for rule in (*rules.deny, *rules.allow)
+            for condition in rule.conditions
         )
 
-    def decide(self, caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> Decision:
+    def decide(self, caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> PolicyDecision:
         """What the rules say of a call, with which of them decided. May ask the engine."""
         needed = guardrails.needed_scope(tool, arguments)
-        return decide(self.state().rules, Call(tool, needed, caller, arguments, self._look))
+        return decide(self.state().rules, PolicyCall(tool, needed, caller, arguments, self._look))
 
     async def check(self, caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> None:
         """Return when the policy leaves this call to this caller.
@@ -115,13 +126,13 @@ class Policy:
             Denied: it does not, or it cannot be read and the call changes something.
             EngineError, Timeout: what the call is about cannot be seen.
         """
-        state = self.told()
+        state = self.refresh()
         if state.problem and tool.safety != "reads":
             raise Denied(f"changes are refused here: {state.problem.message}", hint=state.problem.hint)
         if state.rules == NO_RULES:
             return
         if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(AT_ONCE)
+            self._limiter = anyio.CapacityLimiter(MAX_DECISIONS)
         deciding = partial(self.decide, caller, tool, arguments)
         decision = await anyio.to_thread.run_sync(deciding, abandon_on_cancel=True, limiter=self._limiter)
         if not decision.allowed:
@@ -137,7 +148,7 @@ class Policy:
         if not decision.allowed:
             raise self.refusal(decision, tool)
 
-    def refusal(self, decision: Decision, tool: Tool) -> Denied:
+    def refusal(self, decision: PolicyDecision, tool: Tool) -> Denied:
         """The decision in words for a caller."""
         hint = f"its owner decides that, in {self.file.name}: anvyl-mcp policy test says why"
         if decision.rule is not None:
@@ -151,18 +162,18 @@ class Policy:
             return Denied("this command is not in the list [host_exec] of this host's policy", hint=hint)
         return Denied(f"`{tool.name}` is denied by the policy of this host: no rule allows this call", hint=hint)
 
-    def offers(self, tool: Tool, caller: Caller, needed: Scope) -> bool:
+    def may_offer(self, tool: Tool, caller: Caller, needed: Scope) -> bool:
         """Whether the policy could let some call of this tool through; what it never would is not listed."""
         return may_offer(self.state().rules, tool, caller, needed)
 
-    def _keep(self, mark: tuple[int, ...], state: State) -> State:
+    def _keep(self, mark: tuple[int, ...], state: PolicyState) -> PolicyState:
         self._known = mark, state
         return state
 
-    def _read(self) -> State:
+    def _read(self) -> PolicyState:
         try:
             content = self.file.read_bytes()
-            return State(parse(content.decode("utf-8"), self.file), digest=hashlib.sha256(content).hexdigest())
+            return PolicyState(parse(content.decode("utf-8"), self.file), digest=hashlib.sha256(content).hexdigest())
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             raise ConfigInvalid(f"{self.file}, line {line}: this is not text", hint="write it in UTF-8") from error

@@ -12,7 +12,7 @@ from mcp.server.lowlevel.server import Server
 from mcp_types import CompleteRequestParams, CompleteResult, Completion, PromptReference
 
 from anvyl_mcp.core.errors import AnvylError
-from anvyl_mcp.server.calls.dispatch import Calls
+from anvyl_mcp.server.calls.dispatch import Dispatcher
 from anvyl_mcp.server.protocol.prompts import PROMPTS, invalid
 from anvyl_mcp.server.protocol.resources import KINDS
 from anvyl_mcp.server.tool import Result
@@ -28,7 +28,7 @@ MOST_VALUES = 100
 class ContainerNames:
     """The names of this host's containers, asked for with the tool that lists them."""
 
-    def __init__(self, calls: Calls, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, calls: Dispatcher, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._calls = calls
         self._clock = clock
         self._known: list[str] = []
@@ -37,7 +37,7 @@ class ContainerNames:
 
     async def of(self, ctx: ServerRequestContext[Any]) -> list[str]:
         """The names; none for a caller who may not list containers, and none when the engine does not answer."""
-        if LISTING not in self._calls.offered(ctx):
+        if LISTING not in self._calls.allowed_tools(ctx):
             return []
         if self._asking is None:
             self._asking = anyio.Lock()
@@ -52,7 +52,7 @@ class ContainerNames:
         return self._known
 
 
-def add_completions(server: Server[Any], calls: Calls) -> None:
+def add_completions(server: Server[Any], calls: Dispatcher) -> None:
     """Serve completions of container names, where the server lists containers."""
     names = ContainerNames(calls)
 

@@ -39,7 +39,7 @@ class ToolProvider(Protocol):
         """Everything."""
         ...
 
-    def offered(self, ctx: ServerRequestContext[Any]) -> Collection[str]:
+    def allowed_tools(self, ctx: ServerRequestContext[Any]) -> Collection[str]:
         """What the sender of a request may call."""
         ...
 
@@ -130,12 +130,12 @@ def add_prompts(server: Server[Any], provider: ToolProvider, select: Callable[[s
     prompts = {prompt.name: prompt for prompt in PROMPTS if prompt.serves(provider.tools)}
 
     async def listed(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListPromptsResult:
-        offered = provider.offered(ctx)
+        offered = provider.allowed_tools(ctx)
         serving = [prompt for prompt in prompts.values() if prompt.serves(offered)]
         return ListPromptsResult(prompts=[_listed(prompt, several=select is not None) for prompt in serving])
 
     async def get(ctx: ServerRequestContext[Any], params: GetPromptRequestParams) -> GetPromptResult:
-        offered = provider.offered(ctx)
+        offered = provider.allowed_tools(ctx)
         known = {name: prompt for name, prompt in prompts.items() if prompt.serves(offered)}
         given = dict(params.arguments or {})
         host = None if select is None else given.pop("host", "").strip()
@@ -148,8 +148,8 @@ def add_prompts(server: Server[Any], provider: ToolProvider, select: Callable[[s
         for name in prompt.arguments:
             if not given.get(name, "").strip():
                 raise invalid(f"`{prompt.name}` needs `{name}`", "", ())
-            if name == "name" and not object_names.fits("container", given[name].strip()):
-                raise invalid(f"`{object_names.shown(given[name])}` cannot be the name of a container", "", ())
+            if name == "name" and not object_names.is_valid("container", given[name].strip()):
+                raise invalid(f"`{object_names.shorten(given[name])}` cannot be the name of a container", "", ())
         if host and select:
             try:
                 select(host)

@@ -29,8 +29,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import AnvylError, InvalidInput, NotFound
 from anvyl_mcp.core.values.answer_size import MODEL_BYTES
-from anvyl_mcp.server.calls.dispatch import Calls
-from anvyl_mcp.server.tool import Result, Tool, within
+from anvyl_mcp.server.calls.dispatch import Dispatcher
+from anvyl_mcp.server.tool import Result, Tool, fit_result
 
 JSON, PLAIN = "application/json", "text/plain"
 OLDER_NOT_FOUND = -32002
@@ -68,12 +68,12 @@ KINDS = (
 )
 
 
-def add_resources(server: Server[Any], calls: Calls) -> None:
+def add_resources(server: Server[Any], calls: Dispatcher) -> None:
     """Serve the resources whose tools are offered; without any the server says that it has none."""
     kinds = [kind for kind in KINDS if any(tool in calls.tools for tool in kind.tools)]
 
     def readable(ctx: ServerRequestContext[Any], *, templates: bool) -> list[ResourceKind]:
-        offered = calls.offered(ctx)
+        offered = calls.allowed_tools(ctx)
         return [kind for kind in kinds if kind.is_template == templates and any(one in offered for one in kind.tools)]
 
     async def resources(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListResourcesResult:
@@ -120,7 +120,9 @@ def _find(kinds: list[ResourceKind], uri: str) -> tuple[ResourceKind, dict[str, 
     raise NotFound(f"there is no resource `{uri[:200]}` on this host", hint=f"there is {known}")
 
 
-async def _read(calls: Calls, ctx: ServerRequestContext[Any], kind: ResourceKind, arguments: dict[str, str]) -> str:
+async def _read(
+    calls: Dispatcher, ctx: ServerRequestContext[Any], kind: ResourceKind, arguments: dict[str, str]
+) -> str:
     tools = [tool for tool in kind.tools if tool in calls.tools]
     if kind.mime_type == PLAIN:
         words = "\n".join([await calls.run(ctx, tool, arguments, partial(_words, calls.tools[tool])) for tool in tools])
@@ -134,11 +136,11 @@ async def _read(calls: Calls, ctx: ServerRequestContext[Any], kind: ResourceKind
 
 
 def _words(tool: Tool, result: Result) -> str:
-    return within(result, MODEL_BYTES, tool.arguments.model_fields)[0]
+    return fit_result(result, MODEL_BYTES, tool.arguments.model_fields)[0]
 
 
 def _fields(tool: Tool, result: Result) -> dict[str, Any]:
-    return within(result, MODEL_BYTES, tool.arguments.model_fields)[1]
+    return fit_result(result, MODEL_BYTES, tool.arguments.model_fields)[1]
 
 
 def _refusal(error: AnvylError, uri: str, version: str) -> MCPError:

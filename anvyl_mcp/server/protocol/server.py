@@ -24,12 +24,12 @@ from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import AnvylError, Busy
 from anvyl_mcp.core.values.answer_size import MODEL_BYTES, PROGRAM_BYTES
 from anvyl_mcp.server.calls import response_meta
-from anvyl_mcp.server.calls.dispatch import Called, Calls, nobody
+from anvyl_mcp.server.calls.dispatch import CallHook, Dispatcher, ignore_call
 from anvyl_mcp.server.calls.gate import Gate
 from anvyl_mcp.server.protocol.completions import add_completions
 from anvyl_mcp.server.protocol.prompts import add_prompts
 from anvyl_mcp.server.protocol.resources import add_resources
-from anvyl_mcp.server.tool import Result, Tool, within
+from anvyl_mcp.server.tool import Result, Tool, fit_result
 
 LISTINGS: Final[tuple[CacheableMethod, ...]] = (
     "tools/list",
@@ -41,19 +41,19 @@ LISTINGS: Final[tuple[CacheableMethod, ...]] = (
 
 
 def build_server(
-    tools: Iterable[Tool], dependencies: Mapping[type, object], gate: Gate, *, name: str, called: Called = nobody
+    tools: Iterable[Tool], dependencies: Mapping[type, object], gate: Gate, *, name: str, called: CallHook = ignore_call
 ) -> Server[Any]:
     """An MCP server offering `tools` through `gate`; `dependencies` are what tools ask for by type.
 
     `called` is told how each call ended.
     """
-    calls = Calls(tools, dependencies, gate, called)
+    calls = Dispatcher(tools, dependencies, gate, called)
 
     async def list_tools(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListToolsResult:
-        return listing(calls.offered(ctx).values())
+        return listing(calls.allowed_tools(ctx).values())
 
     async def call_tool(ctx: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
-        beside = response_meta.beginning()
+        beside = response_meta.collect_meta()
         try:
             shape = partial(
                 _answer, calls.tools.get(params.name), whole=bool((ctx.meta or {}).get(protocol_keys.WHOLE))
@@ -61,7 +61,7 @@ def build_server(
             answer = await calls.run(ctx, params.name, params.arguments or {}, shape)
         except AnvylError as error:
             answer = _failure(error)
-        answer.meta = {**(answer.meta or {}), **calls.beside(ctx), **beside} or None
+        answer.meta = {**(answer.meta or {}), **calls.response_meta(ctx), **beside} or None
         return answer
 
     server = Server(
@@ -130,7 +130,7 @@ def _listed(tool: Tool) -> ListedTool:
 def _answer(tool: Tool | None, result: Result, *, whole: bool) -> CallToolResult:
     """The result in words and as fields; both together small enough for who asked."""
     most = PROGRAM_BYTES if whole else MODEL_BYTES
-    words, structured = within(result, most, tool.arguments.model_fields if tool else {})
+    words, structured = fit_result(result, most, tool.arguments.model_fields if tool else {})
     return CallToolResult(content=[TextContent(type="text", text=words)], structured_content=structured)
 
 

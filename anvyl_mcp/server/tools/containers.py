@@ -21,7 +21,7 @@ from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.logs import reader
 from anvyl_mcp.server.engine.stats import ContainerStats, SampleCache
-from anvyl_mcp.server.progress import Progress, ticking
+from anvyl_mcp.server.progress import Progress, report_elapsed
 from anvyl_mcp.server.tool import ContainerName, Result, Strings, tool
 
 StopTimeout = Annotated[int, Field(description="seconds to stop by itself", ge=0, le=120)]
@@ -179,7 +179,7 @@ def stop_container(
     with (
         undo_log.record("stop", container),
         engine_errors(missing=lambda: engine.missing_container(name), doing=f"to stop `{name}`"),
-        ticking(progress, timeout, f"stopping {name}"),
+        report_elapsed(progress, timeout, f"stopping {name}"),
     ):
         engine.client(CHANGE_TIMEOUT).stop(container["Id"], timeout=timeout)
     return state_of(engine, container)
@@ -193,7 +193,7 @@ def restart_container(
     container = engine.container(name)
     with (
         engine_errors(missing=lambda: engine.missing_container(name), doing=f"to restart `{name}`"),
-        ticking(progress, timeout, f"restarting {name}"),
+        report_elapsed(progress, timeout, f"restarting {name}"),
     ):
         engine.client(CHANGE_TIMEOUT).restart(container["Id"], timeout=timeout)
     return state_of(engine, container)

@@ -17,7 +17,7 @@ from anvyl_mcp.peers.connection.listing import AuditHead, ToolAnswer
 from anvyl_mcp.peers.hosts.audit_witness import LEAST_ROTATED, MOST_HEADS, HeadStore, problem_in
 from anvyl_mcp.server.audit.log import Audit
 from anvyl_mcp.server.audit.reader import HEAD, LOG
-from anvyl_mcp.server.audit.reader import Head as End
+from anvyl_mcp.server.audit.reader import ChainHead as End
 from anvyl_mcp.server.auth.callers import LOCAL, Caller
 from anvyl_mcp.server.auth.limits import Limits
 from anvyl_mcp.server.calls.affected_objects import Observer
@@ -165,10 +165,10 @@ def test_only_who_may_read_learns_where_the_log_ends(tmp_path: Path) -> None:
     with closing(Audit(tmp_path / "audit")) as audit:
         changes = Changes(audit, Journal(tmp_path / "operations"), Observer(None))
         gate = Gate(audit, Limits(), Policy(tmp_path / "policy.toml"), changes)
-        assert gate.beside(LOCAL) == {}
+        assert gate.response_meta(LOCAL) == {}
         audit.end(audit.begin("list_images", {}, who="x", how="token", changes=False), "ok")
-        assert gate.beside(LOCAL)[protocol_keys.HEAD]["seq"] == 1
-        assert protocol_keys.HEAD not in gate.beside(Caller("nobody", frozenset(), "token"))
+        assert gate.response_meta(LOCAL)[protocol_keys.HEAD]["seq"] == 1
+        assert protocol_keys.HEAD not in gate.response_meta(Caller("nobody", frozenset(), "token"))
 
 
 # What is remembered.

@@ -26,7 +26,7 @@ import pytest
 from anvyl_mcp.core import file_locks
 from anvyl_mcp.core.errors import AnvylError, Cancelled, Conflict, Denied, Timeout, Unknown
 from anvyl_mcp.server.audit.log import Audit, Entry, outcome_of
-from anvyl_mcp.server.audit.reader import HEAD, LOG, sound
+from anvyl_mcp.server.audit.reader import HEAD, LOG, parse_record
 
 ROOT = Path(__file__).parents[3]
 
@@ -537,8 +537,8 @@ def test_old_files_go_and_the_chain_runs_on_across_the_rest(folder: Path) -> Non
         assert all(file.stat().st_size <= 2000 for file in files)
         assert found.problem == "" and 0 < found.records < 100
         for before, after in pairwise(files):
-            last = sound(before.read_bytes().splitlines()[-1])
-            first = sound(after.read_bytes().splitlines()[0])
+            last = parse_record(before.read_bytes().splitlines()[-1])
+            first = parse_record(after.read_bytes().splitlines()[0])
             assert last and first and first["prev"] == last["hash"] and first["seq"] == last["seq"] + 1
         assert files[0].stem == f"audit-{audit.read()[0].seq:012}"
 
@@ -658,7 +658,7 @@ def fill_the_disk(folder: str) -> None:
     assert "No space left on device" in audit.trouble, audit.trouble
     assert audit.verify().problem == "", audit.verify()
     raw = (home / "audit" / LOG).read_bytes()
-    assert raw.endswith(b"\n") and all(sound(line) for line in raw.splitlines())
+    assert raw.endswith(b"\n") and all(parse_record(line) for line in raw.splitlines())
 
     audit.end(pending, "ok")
     assert audit.trouble == "" and audit.read()[-1].arguments == {"name": "pending"}

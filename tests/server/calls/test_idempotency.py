@@ -147,8 +147,8 @@ async def test_a_repeat_waits_for_the_one_that_runs(
 async def test_what_nobody_waits_for_any_more_is_told_to_who_asks_again(
     host: SdkClient, node: Node, web: FakeContainer, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "PATIENCE", 0.05)
-    monkeypatch.setattr(object_locks, "PATIENCE", 0.1)
+    monkeypatch.setattr(dispatch, "ABANDON_SECONDS", 0.05)
+    monkeypatch.setattr(object_locks, "WAIT_SECONDS", 0.1)
     fake.fault(STOP, "late")
     async with anyio.create_task_group() as group:
         group.start_soon(stop, host, "op-1")
@@ -284,7 +284,7 @@ async def test_of_a_result_too_large_to_keep_a_repeat_learns_that_it_was_done(ho
 async def test_a_second_change_of_the_same_object_is_told_who_is_at_it(
     host: SdkClient, node: Node, web: FakeContainer, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_locks, "PATIENCE", 0.2)
+    monkeypatch.setattr(object_locks, "WAIT_SECONDS", 0.2)
     fake.fault(STOP, "late")
     async with anyio.create_task_group() as group:
         group.start_soon(stop, host, "op-1")

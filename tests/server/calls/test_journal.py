@@ -16,7 +16,7 @@ import pytest
 
 from anvyl_mcp.core.errors import AnvylError, Denied
 from anvyl_mcp.server.calls import journal as journals
-from anvyl_mcp.server.calls.journal import FILE, LONGEST, OLD_FILE, Journal, Known
+from anvyl_mcp.server.calls.journal import FILE, MAX_ENDING, OLD_FILE, Journal, JournalEntry
 
 ROOT = Path(__file__).parents[3]
 OK = {"ok": {"name": "web"}}
@@ -45,11 +45,11 @@ def test_what_began_and_how_it_ended_is_known_also_after_a_restart(journal: Jour
 
     for reader in (journal, Journal(folder)):
         with closing(reader):
-            assert reader.find("one") == Known("call of one", OK)
-            assert reader.find("two") == Known("call of two", None)
+            assert reader.find("one") == JournalEntry("call of one", OK)
+            assert reader.find("two") == JournalEntry("call of two", None)
             assert reader.find("three") is None and reader.find("four") is None
-            assert reader.start("one", "call of one", tool="x") == Known("call of one", OK)
-            assert reader.start("two", "call of two", tool="x") == Known("call of two", None)
+            assert reader.start("one", "call of one", tool="x") == JournalEntry("call of one", OK)
+            assert reader.start("two", "call of two", tool="x") == JournalEntry("call of two", None)
 
 
 def test_two_processes_see_what_the_other_wrote(journal: Journal, folder: Path) -> None:
@@ -57,8 +57,8 @@ def test_two_processes_see_what_the_other_wrote(journal: Journal, folder: Path) 
     with closing(Journal(folder)) as other:
         begin(other, "theirs")
         journal.end("mine", OK)
-        assert other.find("mine") == Known("call of mine", OK)
-    assert journal.find("theirs") == Known("call of theirs", None)
+        assert other.find("mine") == JournalEntry("call of mine", OK)
+    assert journal.find("theirs") == JournalEntry("call of theirs", None)
 
 
 def test_nobody_else_may_read_it(journal: Journal, folder: Path) -> None:
@@ -74,7 +74,7 @@ def test_nobody_else_may_read_it(journal: Journal, folder: Path) -> None:
 @pytest.mark.parametrize("long", ["ok", "error"])
 def test_a_large_ending_is_not_kept_but_that_there_was_one_is(journal: Journal, long: str, folder: Path) -> None:
     begin(journal, "one")
-    journal.end("one", {long: {"words": "x" * LONGEST}})
+    journal.end("one", {long: {"words": "x" * MAX_ENDING}})
 
     known = journal.find("one")
 
@@ -130,7 +130,7 @@ def test_changes_that_a_cut_or_removed_write_ahead_log_held_are_taken_from_the_a
         with closing(Journal(copy, recall=lambda: names)) as journal:
             assert all(journal.find(name) for name in names), size
             if size == len(log):
-                assert journal.find("op-0") == Known("call of op-0", OK)
+                assert journal.find("op-0") == JournalEntry("call of op-0", OK)
 
 
 @pytest.mark.parametrize("old", [b"two", b"call of two", b"CREATE TABLE", b"begun REAL", b"SQLite format 3"])
@@ -150,7 +150,7 @@ def test_garbage_over_an_open_database_is_noticed_at_once_or_at_the_next_start(f
     with closing(Journal(folder)) as journal:
         begin(journal, *names)
     with closing(Journal(folder, recall=lambda: names)) as journal:
-        assert journal.find("op-0") == Known("call of op-0", None)
+        assert journal.find("op-0") == JournalEntry("call of op-0", None)
         size = (folder / FILE).stat().st_size
         with (folder / FILE).open("r+b") as file:
             file.write(os.urandom(size))
@@ -166,9 +166,9 @@ def test_garbage_over_an_open_database_is_noticed_at_once_or_at_the_next_start(f
 def test_a_removed_file_is_made_again_from_the_audit_log(folder: Path) -> None:
     with closing(Journal(folder, recall=lambda: ["one"])) as journal:
         begin(journal, "two")
-        assert journal.find("one") == Known("", None)
+        assert journal.find("one") == JournalEntry("", None)
         (folder / FILE).unlink()
-        assert journal.find("one") == Known("", None)
+        assert journal.find("one") == JournalEntry("", None)
 
 
 def test_a_damaged_journal_without_an_audit_log_to_help_lets_nothing_begin(folder: Path) -> None:
@@ -198,9 +198,9 @@ def test_a_journal_that_may_not_be_written_refuses_and_says_why(kind: str, folde
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "KEEP", 20)
-    monkeypatch.setattr(journals, "LEAST", 10)
-    monkeypatch.setattr(journals, "TRIM", 5)
+    monkeypatch.setattr(journals, "MAX_OPERATIONS", 20)
+    monkeypatch.setattr(journals, "MIN_OPERATIONS", 10)
+    monkeypatch.setattr(journals, "TRIM_INTERVAL", 5)
 
 
 def test_the_newest_are_kept_and_the_oldest_dropped(small: None, folder: Path) -> None:
@@ -210,18 +210,18 @@ def test_the_newest_are_kept_and_the_oldest_dropped(small: None, folder: Path) -
             journal.end(f"op-{number}", OK)
         kept = [number for number in range(100) if journal.find(f"op-{number}")]
         assert kept == list(range(kept[0], 100)) and 20 <= len(kept) <= 24
-        assert journal.find("op-99") == Known("call of op-99", OK)
+        assert journal.find("op-99") == JournalEntry("call of op-99", OK)
 
 
 def test_what_was_dropped_for_its_age_is_not_taken_from_the_audit_log_again(
     small: None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journals, "NEWEST", 10)
+    monkeypatch.setattr(journals, "CHECKED_OPERATIONS", 10)
     names = [f"op-{number}" for number in range(100)]
     with closing(Journal(folder)) as journal:
         begin(journal, *names)
     with closing(Journal(folder, recall=lambda: names)) as journal:
-        assert journal.find("op-99") == Known("call of op-99", None) and journal.find("op-0") is None
+        assert journal.find("op-99") == JournalEntry("call of op-99", None) and journal.find("op-0") is None
 
 
 @pytest.mark.parametrize("years", [-3, 3])
@@ -238,7 +238,7 @@ def test_a_clock_that_jumps_makes_nothing_recent_forgotten(
 
 def test_after_a_day_the_older_ones_are_dropped(small: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
-    monkeypatch.setattr(journals, "LEAST", 2)
+    monkeypatch.setattr(journals, "MIN_OPERATIONS", 2)
     with closing(Journal(folder)) as journal:
         begin(journal, *(f"op-{number}" for number in range(24)))
         monkeypatch.setattr(time, "time", lambda: now + 86401)
@@ -247,7 +247,7 @@ def test_after_a_day_the_older_ones_are_dropped(small: None, folder: Path, monke
 
 
 def test_results_give_way_before_operations_are_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "RESULTS", 100_000)
+    monkeypatch.setattr(journals, "MAX_RESULTS", 100_000)
     words = {"ok": {"words": "x" * 1000}}
     with closing(Journal(folder)) as journal:
         for number in range(500):
@@ -278,17 +278,17 @@ def test_a_file_of_older_versions_is_read_once(folder: Path) -> None:
 
     for _ in range(2):
         with closing(Journal(folder, recall=lambda: ["done", "damaged"])) as journal:
-            assert journal.start("done", "call of done", tool="x") == Known("call of done", OK)
-            assert journal.start("begun", "call of begun", tool="x") == Known("call of begun", None)
-            assert journal.find("failed") == Known("call of failed", {"dropped": "it failed"})
-            assert journal.find("damaged") == Known("", None)
+            assert journal.start("done", "call of done", tool="x") == JournalEntry("call of done", OK)
+            assert journal.start("begun", "call of begun", tool="x") == JournalEntry("call of begun", None)
+            assert journal.find("failed") == JournalEntry("call of failed", {"dropped": "it failed"})
+            assert journal.find("damaged") == JournalEntry("", None)
             assert journal.find("void") is None and journal.find("torn") is None
         assert not old.exists()
 
 
 def keep_writing(folder: str) -> None:
     """Begin and end operations for ever, telling each that began."""
-    journals.KEEP, journals.TRIM = 50, 10
+    journals.MAX_OPERATIONS, journals.TRIM_INTERVAL = 50, 10
     with closing(Journal(Path(folder))) as journal:
         for number in range(1_000_000):
             name = f"{os.getpid()}-{number}"

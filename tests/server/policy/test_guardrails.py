@@ -18,13 +18,13 @@ from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.auth.callers import SCOPES
 from anvyl_mcp.server.policy.guardrails import (
+    GUARDRAILS,
     PROTECT,
     READ,
-    RULES,
     check_labels,
-    hidden,
+    is_hidden,
+    is_protected,
     needed_scope,
-    protected,
     reasons,
 )
 from anvyl_mcp.server.tool import Result, Tool, tool
@@ -270,9 +270,9 @@ def test_options_that_open_nothing_cost_nothing(arguments: dict[str, Any]) -> No
 
 
 def test_every_rule_of_the_list_has_an_example_and_words_for_people() -> None:
-    names = {name for rule in RULES for name in rule.arguments}
+    names = {name for rule in GUARDRAILS for name in rule.arguments}
     tools = ["execute_command", "exec_in_container", "prune_unused", "deploy_stack"]
-    for rule in RULES:
+    for rule in GUARDRAILS:
         assert rule.what and rule.why.endswith(".")
         assert bool(rule.tools) != bool(rule.arguments)
         if rule.tools:
@@ -366,7 +366,7 @@ def test_adding_any_label_never_allows_more() -> None:
 
 def test_a_protected_container_is_changed_by_no_tool() -> None:
     for container in labelled({PROTECT: "true"}):
-        assert protected(container) and not hidden(container)
+        assert is_protected(container) and not is_hidden(container)
         for any_tool in TOOLS.values():
             assert allowed(any_tool, container) == (any_tool.safety == "reads"), any_tool.name
     with pytest.raises(Denied) as refused:
@@ -377,7 +377,7 @@ def test_a_protected_container_is_changed_by_no_tool() -> None:
 
 def test_a_hidden_container_is_neither_read_nor_entered() -> None:
     for container in labelled({READ: "false"}):
-        assert hidden(container) and not protected(container)
+        assert is_hidden(container) and not is_protected(container)
         assert not allowed(TOOLS["get_container_logs"], container)
         assert not allowed(TOOLS["get_container_info"], container)
         assert not allowed(exec_quietly, container)
@@ -387,7 +387,7 @@ def test_a_hidden_container_is_neither_read_nor_entered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "is_protected", "is_hidden"),
+    ("labels", "denies_changes", "denies_reads"),
     [
         ({}, False, False),
         (None, False, False),
@@ -400,9 +400,9 @@ def test_a_hidden_container_is_neither_read_nor_entered() -> None:
     ],
     ids=str,
 )
-def test_a_label_that_is_in_doubt_takes_away(labels: Any, is_protected: bool, is_hidden: bool) -> None:
+def test_a_label_that_is_in_doubt_takes_away(labels: Any, denies_changes: bool, denies_reads: bool) -> None:
     for container in labelled(labels):
-        assert (protected(container), hidden(container)) == (is_protected, is_hidden)
+        assert (is_protected(container), is_hidden(container)) == (denies_changes, denies_reads)
 
 
 ON_CONTAINERS = [

@@ -25,13 +25,13 @@ from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import ConfigInvalid
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.auth.callers import LOCAL, SCOPES, Caller
-from anvyl_mcp.server.calls.gate import on_behalf
+from anvyl_mcp.server.calls.gate import effective_caller
 from anvyl_mcp.server.policy import guardrails
-from anvyl_mcp.server.policy.lint import findings
-from anvyl_mcp.server.policy.name_forms import Named, spellings
+from anvyl_mcp.server.policy.lint import find_problems
+from anvyl_mcp.server.policy.name_forms import ObjectFacts, spellings
 from anvyl_mcp.server.policy.parse import parse
-from anvyl_mcp.server.policy.policy import AT_ONCE, Policy
-from anvyl_mcp.server.policy.rules import Call, Decision, Rules, decide, may_offer
+from anvyl_mcp.server.policy.policy import MAX_DECISIONS, Policy
+from anvyl_mcp.server.policy.rules import PolicyCall, PolicyDecision, PolicyRules, decide, may_offer
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import CommandResult, running_node
 
@@ -47,8 +47,8 @@ def judged(
     arguments: Mapping[str, Any],
     *,
     caller: Caller = ALPHA,
-    known: Mapping[tuple[str, str], Named] | None = None,
-) -> Decision:
+    known: Mapping[tuple[str, str], ObjectFacts] | None = None,
+) -> PolicyDecision:
     return decide(parse(content, FILE), called(tool, arguments, caller=caller, known=known))
 
 
@@ -57,11 +57,11 @@ def called(
     arguments: Mapping[str, Any],
     *,
     caller: Caller = ALPHA,
-    known: Mapping[tuple[str, str], Named] | None = None,
-) -> Call:
+    known: Mapping[tuple[str, str], ObjectFacts] | None = None,
+) -> PolicyCall:
     one = TOOLS[tool]
     given = {name: field.get_default() for name, field in one.arguments.model_fields.items()} | dict(arguments)
-    return Call(one, guardrails.needed_scope(one, given), caller, given, lambda *key: (known or {}).get(key))
+    return PolicyCall(one, guardrails.needed_scope(one, given), caller, given, lambda *key: (known or {}).get(key))
 
 
 def policy(*arguments: str) -> CommandResult:
@@ -80,7 +80,7 @@ def write(content: str) -> Path:
     return file
 
 
-DB = Named("prod-db", ("prod-db", "0123456789ab" + "0" * 52, "0123456789ab"), {"stage": "production"}, "evil:1")
+DB = ObjectFacts("prod-db", ("prod-db", "0123456789ab" + "0" * 52, "0123456789ab"), {"stage": "production"}, "evil:1")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ DB = Named("prod-db", ("prod-db", "0123456789ab" + "0" * 52, "0123456789ab"), {"
 def test_a_deny_fits_whatever_way_the_object_is_named(
     rule: str, tool: str, arguments: dict[str, Any], allowed: bool
 ) -> None:
-    evil = Named("feedfacefeed", ("feedfacefeed", *spellings("image", "evil:1")))
+    evil = ObjectFacts("feedfacefeed", ("feedfacefeed", *spellings("image", "evil:1")))
     known = {("container", "0123456789ab"): DB, ("image", "feedfacefeed"): evil}
 
     assert judged(f"[[deny]]\n{rule}\n", tool, arguments, known=known).allowed is allowed
@@ -195,15 +195,15 @@ def test_commands_on_the_host_are_those_of_the_list_and_no_others(
 
 def test_who_a_call_is_made_for_can_take_away_and_not_give() -> None:
     """Anybody can say that a call is for somebody else."""
-    for_bob = on_behalf(ALPHA, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: "bob"})
-    here_for_bob = on_behalf(LOCAL, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: "bob"})
+    for_bob = effective_caller(ALPHA, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: "bob"})
+    here_for_bob = effective_caller(LOCAL, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: "bob"})
 
     def allowed(names: str, caller: Caller, *, deny: bool) -> bool:
         content = f"[[deny]]\n{names}" if deny else f'default = "deny"\n[[allow]]\n{names}'
         return judged(content, "list_images", {}, caller=caller).allowed
 
-    passed_on = on_behalf(LOCAL, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: for_bob.name})
-    twice = on_behalf(for_bob, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: "carol"})
+    passed_on = effective_caller(LOCAL, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: for_bob.name})
+    twice = effective_caller(for_bob, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: "carol"})
     assert not allowed('tokens = ["alpha"]', for_bob, deny=True)
     assert not allowed('tokens = ["alpha"]', passed_on, deny=True)
     assert not allowed('tokens = ["alpha"]', twice, deny=True)
@@ -217,7 +217,7 @@ def test_who_a_call_is_made_for_can_take_away_and_not_give() -> None:
     assert allowed('callers = ["bob"]', here_for_bob, deny=False)
     assert not allowed('callers = ["local"]', here_for_bob, deny=False)
     # A question over HTTP that alpha asks for bob: this host's own agent makes the calls.
-    asked = on_behalf(LOCAL, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: for_bob.name})
+    asked = effective_caller(LOCAL, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: for_bob.name})
     assert not allowed('tokens = ["alpha"]', asked, deny=True)
     assert not allowed('callers = ["bob"]', asked, deny=True)
     assert not allowed('callers = ["bob"]', asked, deny=False)
@@ -280,7 +280,8 @@ def decided(
     policy: Mapping[str, Any], call: tuple[str, Mapping[str, Any]], caller: Caller, worn: Mapping[str, str]
 ) -> bool:
     known = {
-        ("container", name): Named(name, (name,), worn) for name in ("web", "web-1", "prod-db", "db", "0123456789ab")
+        ("container", name): ObjectFacts(name, (name,), worn)
+        for name in ("web", "web-1", "prod-db", "db", "0123456789ab")
     }
     return judged(toml(policy), *call, caller=caller, known=known).allowed
 
@@ -319,13 +320,15 @@ def test_a_rule_that_is_said_to_never_count_never_does(
     policy: dict[str, Any], call: Any, caller: Caller, worn: dict[str, str]
 ) -> None:
     rules = parse(toml(policy), FILE)
-    idle = {one.line for one in findings(rules, list(TOOLS.values()))}
-    without = Rules(
+    idle = {one.line for one in find_problems(rules, list(TOOLS.values()))}
+    without = PolicyRules(
         rules.default,
         tuple(rule for rule in rules.deny if rule.line not in idle),
         tuple(rule for rule in rules.allow if rule.line not in idle),
     )
-    known = {("container", call[1].get("name", "")): Named(call[1].get("name", ""), (call[1].get("name", ""),), worn)}
+    known = {
+        ("container", call[1].get("name", "")): ObjectFacts(call[1].get("name", ""), (call[1].get("name", ""),), worn)
+    }
     made = called(*call, caller=caller, known=known)
 
     assert decide(rules, made).allowed == decide(without, made).allowed
@@ -394,7 +397,7 @@ def test_a_mistake_is_told_with_its_line(content: str, line: int, words: str) ->
     ],
 )
 def test_a_rule_that_can_never_fit_is_found(content: str, words: str) -> None:
-    [found] = findings(parse(content, FILE), list(TOOLS.values()))
+    [found] = find_problems(parse(content, FILE), list(TOOLS.values()))
 
     assert words in str(found)
 
@@ -410,7 +413,7 @@ def test_a_rule_that_can_never_fit_is_found(content: str, words: str) -> None:
     ],
 )
 def test_a_rule_that_can_fit_is_left_alone(content: str) -> None:
-    assert findings(parse(content, FILE), list(TOOLS.values())) == []
+    assert find_problems(parse(content, FILE), list(TOOLS.values())) == []
 
 
 def test_the_example_is_without_mistakes_and_does_what_its_comments_say() -> None:
@@ -425,7 +428,7 @@ def test_the_example_is_without_mistakes_and_does_what_its_comments_say() -> Non
         content,
         "start_container",
         {"name": "x"},
-        known={("container", "x"): Named("x", ("x",), {"com.example.stage": "production"})},
+        known={("container", "x"): ObjectFacts("x", ("x",), {"com.example.stage": "production"})},
     ).allowed
     assert not judged(content, "stop_container", {"name": "radio"}, caller=hall).allowed
     assert judged(content, "restart_container", {"name": "radio"}, caller=hall).allowed
@@ -538,13 +541,13 @@ async def test_rules_about_objects_do_not_wait_with_every_thread_for_an_engine_t
         for _ in range(20):
             group.start_soon(asked.check, ALPHA, TOOLS["stop_container"], {"name": "web"})
         with anyio.move_on_after(5):
-            while len(waiting) < AT_ONCE:
+            while len(waiting) < MAX_DECISIONS:
                 await anyio.lowlevel.checkpoint()
         group.cancel_scope.cancel()
     stuck = len(waiting)
     answered.set()
 
-    assert stuck == AT_ONCE
+    assert stuck == MAX_DECISIONS
 
 
 @pytest.mark.parametrize(("mode", "words"), [(0o620, "chmod go-w"), (0o602, "chmod go-w")])

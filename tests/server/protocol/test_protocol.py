@@ -174,7 +174,7 @@ async def test_work_that_a_caller_gives_up_learns_it_and_is_written_down_as_canc
 async def test_a_change_that_was_given_up_is_written_down_as_what_it_became(
     patience: float, state: HostState, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "PATIENCE", patience)
+    monkeypatch.setattr(dispatch, "ABANDON_SECONDS", patience)
     hurried = patience < SECONDS
 
     @tool(changes=True)
@@ -195,7 +195,7 @@ async def test_a_change_that_was_given_up_is_written_down_as_what_it_became(
 async def test_a_change_that_still_runs_when_its_server_ends_is_written_down_as_unknown(
     state: HostState, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "PATIENCE", 0.05)
+    monkeypatch.setattr(dispatch, "ABANDON_SECONDS", 0.05)
 
     @tool(changes=True)
     def alter() -> Said:

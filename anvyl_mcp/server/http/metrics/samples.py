@@ -13,7 +13,7 @@ from anvyl_mcp.server.engine import compat
 from anvyl_mcp.server.engine.engine import Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.stats import ContainerStats, SampleCache, measure_usage
-from anvyl_mcp.server.policy.guardrails import hidden
+from anvyl_mcp.server.policy.guardrails import is_hidden
 from anvyl_mcp.server.tools.host import Resources, get_host_resources
 
 AT_ONCE = 16
@@ -55,7 +55,7 @@ class HostSampler:
     def containers(self) -> ContainerSamples | None:
         """Return samples of the containers, or None if the engine does not answer."""
         try:
-            listed = [one for one in self._engine.containers(all=True) if not hidden(one)]
+            listed = [one for one in self._engine.containers(all=True) if not is_hidden(one)]
             with ThreadPoolExecutor(AT_ONCE, "inspect") as pool:
                 details = [one for one in pool.map(self._detail, listed) if one]
             return ContainerSamples(self._states(listed), details, measure_usage(self._engine, self._samples))
