@@ -111,7 +111,7 @@ def test_refused_logins_are_recorded_again_after_a_pause(tmp_path: Path) -> None
     refused = RefusedLogins(audit, clock=lambda: now[0])
 
     def come(address: str) -> None:
-        if refused.due():
+        if refused.take_slot():
             refused.record("no", address)
         else:
             refused.count(address)

@@ -1,4 +1,4 @@
-"""What is in the audit log besides tool calls: who was let in or turned away, and what decides that."""
+"""Audit records other than tool calls: logins, tokens and changes of the policy."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 LOGIN, POLICY = "login", "change_policy"
 BURST = 20
 SECONDS = 60.0
-"""After so many refused logins one a minute is recorded by itself; the others are counted in it."""
+"""After a burst of refused logins, one a minute gets its own record; the others are counted in that record."""
 MAX_ADDRESSES = 10
 SELF = "itself"
-"""`how` of what this program does on its own."""
+"""Value of `how` for actions of the program itself."""
 
 
 @contextmanager
 def record_action(
-    audit: Audit, what: str, arguments: Mapping[str, Any], caller: Caller = LOCAL, *, required: bool = True
+    audit: Audit, action: str, arguments: Mapping[str, Any], caller: Caller = LOCAL, *, required: bool = True
 ) -> Iterator[None]:
-    """Do something under a record, as a tool call has one. `required`: only when it can be written beforehand.
+    """Record an action of this host like a tool call. `required`: fail if it cannot be recorded beforehand.
 
     Raises:
-        Denied: it cannot.
+        Denied: the record is required and cannot be written.
     """
-    entry = audit.begin(what, arguments, who=caller.name, how=caller.how, address=caller.address, changes=required)
+    entry = audit.begin(action, arguments, who=caller.name, how=caller.how, address=caller.address, changes=required)
     try:
         yield
     except BaseException as error:
@@ -45,17 +45,17 @@ def record_action(
 
 
 class RefusedLogins:
-    """Refused logins in the audit log: each while they are few, counted while they are many."""
+    """Records refused logins: one record each at first, then counts, so that they cannot flood the log."""
 
     def __init__(self, audit: Audit, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._audit = audit
         self._clock = clock
         self._level, self._at = float(BURST), clock()
-        self._uncounted: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._mutex = threading.Lock()
 
-    def due(self) -> bool:
-        """Whether the next one is recorded by itself; it is used up with that."""
+    def take_slot(self) -> bool:
+        """Whether the next refused login gets its own record; if so, that slot is used up."""
         with self._mutex:
             now = self._clock()
             self._level = min(BURST, self._level + max(0.0, now - self._at) / SECONDS)
@@ -66,48 +66,49 @@ class RefusedLogins:
             return True
 
     def count(self, address: str) -> None:
-        """Note one that is not recorded by itself."""
+        """Count a refused login that gets no record of its own."""
         with self._mutex:
-            known = address in self._uncounted or len(self._uncounted) < MAX_ADDRESSES
-            self._uncounted[address if known else "others"] += 1
+            known = address in self._counts or len(self._counts) < MAX_ADDRESSES
+            self._counts[address if known else "others"] += 1
 
-    def record(self, reason: str, address: str, what: str = LOGIN) -> None:
-        """Write one, after those that were only counted. Never raises."""
+    def record(self, reason: str, address: str, action: str = LOGIN) -> None:
+        """Record a refused login, after those that were only counted. Never raises."""
         self.flush()
-        self._write(what, {"reason": reason}, address)
+        self._write(action, {"reason": reason}, address)
 
     def flush(self) -> None:
-        """Write how many were only counted."""
+        """Record how many were only counted."""
         with self._mutex:
-            counted, self._uncounted = self._uncounted, Counter()
-        if counted:
-            self._write(LOGIN, {"refused": counted.total(), "from": list(counted)}, "")
+            counts, self._counts = self._counts, Counter()
+        if counts:
+            self._write(LOGIN, {"refused": counts.total(), "from": list(counts)}, "")
 
-    def _write(self, what: str, arguments: Mapping[str, Any], address: str) -> None:
-        who = ANONYMOUS
-        entry = self._audit.begin(what, arguments, who=who.name, how=who.how, address=address, changes=False)
+    def _write(self, action: str, arguments: Mapping[str, Any], address: str) -> None:
+        entry = self._audit.begin(
+            action, arguments, who=ANONYMOUS.name, how=ANONYMOUS.how, address=address, changes=False
+        )
         self._audit.end(entry, "denied", "denied")
 
 
 class PolicyChanges:
-    """Notes in the audit log that the policy file is another one than was last seen, also by an earlier process."""
+    """Records changes of the policy file, also those made while no server was running."""
 
     def __init__(self, audit: Audit, file: Path) -> None:
         self._audit = audit
         self._file = file
 
     def __call__(self, state: PolicyState) -> None:
-        """Note what is there now. Never raises: the policy counts as it is."""
-        seen = f"{state.digest or 'none'} {state.problem or ''}".strip()
+        """Record the current version if it is new. Never raises: the policy applies in any case."""
+        version = f"{state.digest or 'none'} {state.problem or ''}".strip()
         with suppress(OSError):
-            if self._before() == seen:
+            if self._recorded_version() == version:
                 return
-            write_atomically(self._file, seen, durable=False)
+            write_atomically(self._file, version, durable=False)
         arguments = {"sha256": state.digest or "none", "deny": len(state.rules.deny), "allow": len(state.rules.allow)}
         entry = self._audit.begin(POLICY, arguments, who="anvyl", how=SELF, changes=False)
         self._audit.end(entry, "failed" if state.problem else "ok", state.problem.code if state.problem else "")
 
-    def _before(self) -> str:
+    def _recorded_version(self) -> str:
         try:
             return self._file.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Who did what on this host, how it ended and when: a record that cannot be changed unnoticed.
+"""Audit log: who did what on this host, when, and how it ended, in a tamper-evident chain.
 
-A change is on the disk before it acts, and is refused when it cannot be. A read gets one record after it, and goes on
-with a warning when that fails. Only changes are synchronised: losing the last reads in a power failure is no harm.
+A change is recorded on disk before it acts, and is refused if that fails. A read is recorded after it ends; if that
+fails, the read still succeeds and a warning is logged. Only changes are synced: a power failure may lose recent reads.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from anvyl_mcp.server.audit.writer import MAX_FILE_BYTES, MAX_FILES, Chain
 log = logging.getLogger(__name__)
 
 AuditOutcome = Literal["started", "ok", "denied", "failed", "cancelled", "unknown", "note"]
-"""`started`: about to act, or, when nothing follows, never heard of again. `note`: the log about itself."""
+"""`started`: about to act; without a later record, the outcome is unknown. `note`: about the log itself."""
 
 MIN_FREE_BYTES = 64 * 1024
 """Bytes that must be free before a change begins, so that its end can be written too."""
 RESERVE_BYTES = 1024**2
-"""Bytes kept back for the ends of changes that had begun when the disk became full."""
+"""Bytes kept in reserve to record the ends of running changes when the disk is full."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A call that began; give it to `Audit.end`."""
+    """A call that began; pass it to `Audit.end`."""
 
     tool: str
     arguments: dict[str, Any]
@@ -54,7 +54,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line of the log. `started` is the number of the record that the same change began with."""
+    """One line of the log. `started` is the number of the record in which the same change began."""
 
     seq: int
     time: str
@@ -72,29 +72,29 @@ class Record:
     hash: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as JSON has it."""
+        """The record as a JSON object."""
         return asdict(self)
 
 
 class Audit:
-    """The audit log of this host, in a folder of its own. Nothing is opened before it is needed."""
+    """The audit log of this host, in its own folder. Files are opened when first needed."""
 
     def __init__(self, folder: Path, *, largest: int = MAX_FILE_BYTES, keep: int = MAX_FILES) -> None:
         self.folder = folder
         self.trouble = ""
         """Why the last record could not be written; empty while all is well."""
         self.failures = 0
-        """How often one could not be, since the server started."""
+        """Number of records that could not be written since the server started."""
         self._chain = Chain(folder, largest=largest, keep=keep)
         self._reserve = _Reserve(folder / "reserve")
 
     def open(self) -> None:
-        """Open the log when a server starts: what a crash left torn is moved aside and told. Never raises."""
+        """Open the log when a server starts: a line torn by a crash is set aside and logged. Never raises."""
         try:
             self._chain.open()
-            self._reserve.need()
+            self._reserve.ensure()
         except OSError as error:
-            self._troubled(error)
+            self._report_failure(error)
 
     def begin(
         self,
@@ -107,7 +107,7 @@ class Audit:
         operation: str = "",
         changes: bool,
     ) -> Entry:
-        """Note that a call begins. When it `changes` something, its record is on the disk when this returns.
+        """Record that a call begins. If it `changes` something, the record is on disk when this returns.
 
         Raises:
             Denied: the record of a change cannot be written, so it must not act.
@@ -126,40 +126,40 @@ class Audit:
         if not changes:
             return entry
         try:
-            self._chain.need_folder()
-            self._reserve.need()
+            self._chain.ensure_folder()
+            self._reserve.ensure()
             number = self._chain.append(_fields(entry, "started"), sync=True)
         except OSError as error:
-            self._troubled(error)
+            self._report_failure(error)
             raise self._refusal(error) from error
         self.trouble = ""
         return replace(entry, started=number)
 
     def end(self, entry: Entry, outcome: AuditOutcome, error: str = "") -> None:
-        """Note how a call ended; `error` is the error's code. Never raises: what was done is done."""
+        """Record how a call ended; `error` is the error code. Never raises: the call has already acted."""
         record = _fields(entry, outcome)
         record["error"] = to_log_line(error) or None
         record["seconds"] = round(time.monotonic() - entry.clock, 6)
         try:
             self._append(record, changes=entry.changes)
         except OSError as failure:
-            self._troubled(failure)
+            self._report_failure(failure)
         else:
             self.trouble = ""
 
     def read(
         self, *, since: datetime | None = None, tool: str = "", who: str = "", operation: str = "", limit: int = 1000
     ) -> list[Record]:
-        """The last `limit` calls that fit, the oldest first; a change that ended is one record, its end.
+        """Return the last `limit` matching calls, oldest first. A change that ended is one record, its last.
 
         Raises:
             AnvylError: the log cannot be read.
         """
-        wanted = {"tool": tool, "who": who, "operation": operation}
+        filters = {"tool": tool, "who": who, "operation": operation}
         found: OrderedDict[int, Record] = OrderedDict()
         try:
             for raw in reader.records(self.folder, since=since.timestamp() if since else 0):
-                if any(value and raw.get(name) != value for name, value in wanted.items()) or not _after(raw, since):
+                if any(value and raw.get(name) != value for name, value in filters.items()) or not _after(raw, since):
                     continue
                 record = Record(**{name: value for name, value in raw.items() if name in _RECORD_FIELDS})
                 found.pop(record.started or 0, None)
@@ -167,25 +167,25 @@ class Audit:
                 if len(found) > limit:
                     found.popitem(last=False)
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise self._read_error(error) from error
         return list(found.values())
 
     def operations(self) -> list[str]:
-        """The ids of all changes that began, the oldest first.
+        """Return the operation ids of all changes that began, oldest first.
 
         Raises:
             AnvylError: the log cannot be read.
         """
         try:
-            # A full log has 100 MB, mostly of reads.
+            # A full log has over 100 MB, mostly reads.
             records = reader.records(self.folder, having=b'"outcome":"started"')
             found = [raw.get("operation") for raw in records if raw.get("outcome") == "started"]
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise self._read_error(error) from error
         return [operation for operation in found if isinstance(operation, str) and operation]
 
     def verify(self) -> Verification:
-        """Whether every record is still there, unaltered and in its place.
+        """Check that every record is present, unaltered and in order.
 
         Raises:
             AnvylError: the log cannot be read.
@@ -193,18 +193,18 @@ class Audit:
         try:
             return reader.verify(self.folder)
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise self._read_error(error) from error
 
     @property
     def head(self) -> dict[str, Any] | None:
-        """`{"seq", "hash"}` of the last record of this process; None before there is one."""
+        """`{"seq", "hash"}` of the last record written by this process; None before the first."""
         last = self._chain.last
         return {"seq": last.seq, "hash": last.hash} if last else None
 
     def witness(self, numbers: Collection[int]) -> dict[str, Any] | None:
-        """Where the log ends, where it begins, and the hashes of these records: `{"seq", "hash", "first", "at"}`.
+        """The end and first record of the log, and the hashes of these records: `{"seq", "hash", "first", "at"}`.
 
-        None when it cannot be read.
+        None if the log cannot be read.
         """
         try:
             head, found = reader.hashes(self.folder, numbers)
@@ -214,7 +214,7 @@ class Audit:
         return {"seq": head.seq, "hash": head.hash, "first": head.first, "at": at}
 
     def close(self) -> None:
-        """Close its files."""
+        """Close the log files."""
         self._chain.close()
 
     def _append(self, record: Mapping[str, Any], *, changes: bool) -> None:
@@ -223,11 +223,11 @@ class Audit:
         except OSError as error:
             if not changes or error.errno not in DISK_FULL:
                 raise
-            self._reserve.spend()
+            self._reserve.release()
             self._chain.append(record, sync=changes)
 
-    def _troubled(self, error: OSError) -> None:
-        """Warn once, not at every call: a full disk is not helped by a long log elsewhere."""
+    def _report_failure(self, error: OSError) -> None:
+        """Log a failure once, not at every call, to spare a full disk."""
         trouble = f"the audit log cannot be written: {_reason(error)}"
         if trouble != self.trouble:
             log.warning("%s (%s)", trouble, self.folder)
@@ -237,37 +237,37 @@ class Audit:
     def _refusal(self, error: OSError) -> AnvylError:
         return Denied(f"changes are refused: the audit log cannot be written: {_reason(error)}", hint=self._hint(error))
 
-    def _unreadable(self, error: OSError) -> AnvylError:
+    def _read_error(self, error: OSError) -> AnvylError:
         return AnvylError(f"the audit log cannot be read: {_reason(error)}", hint=self._hint(error))
 
     def _hint(self, error: OSError) -> str:
         if error.errno in DISK_FULL:
             return f"free space on the disk of {self.folder}"
         if isinstance(error, TimeoutError):
-            return f"see what holds the files in {self.folder}: fuser -v {self.folder}/{reader.HEAD}"
-        return f"see who owns {self.folder} and whether it may be written"
+            return f"find the process that has the files open: fuser -v {self.folder}/{reader.HEAD}"
+        return f"check the owner and permissions of {self.folder}"
 
 
 class _Reserve:
-    """Space kept back on the disk, smaller on a tiny one."""
+    """Reserved disk space, less on a tiny disk."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._mutex = threading.Lock()
 
-    def need(self) -> None:
-        """Keep space back again if it was spent, and leave room for a change's records.
+    def ensure(self) -> None:
+        """Reserve the space again if it was released, and check that a change's records fit.
 
         Raises:
             OSError: the disk has no room for both.
         """
         disk = os.statvfs(self._file.parent)
-        # Root may use the part that is kept back for it.
+        # Root may use the reserved blocks.
         free = (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
         wanted = min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 8)
         with self._mutex:
             held = self._file.stat().st_size if self._file.exists() else 0
-            # Some file systems do not tell their size.
+            # Some file systems report a size of zero.
             if wanted and free + held < wanted + MIN_FREE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if held < wanted:
@@ -276,17 +276,17 @@ class _Reserve:
     def _fill(self, size: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         with suppress(OSError), os.fdopen(os.open(self._file, flags, 0o600), "wb") as file:
-            # Random: some file systems store zeros in no space at all.
+            # Random bytes: some file systems store zeros without using space.
             file.write(os.urandom(size))
 
-    def spend(self) -> None:
-        """Give the space back to the log."""
+    def release(self) -> None:
+        """Free the space for the log."""
         with suppress(OSError):
             os.truncate(self._file, 0)
 
 
 def outcome_of(error: BaseException | None, *, changes: bool = True) -> tuple[AuditOutcome, str]:
-    """How a call that ended with `error`, or with none, is written down: the outcome and the error's code."""
+    """The outcome and error code to record for a call that ended with `error`, or without one."""
     match error:
         case None:
             return "ok", ""

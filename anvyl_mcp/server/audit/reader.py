@@ -1,4 +1,4 @@
-"""Reading a chain of audit records: which lines are sound, and the first place where the chain does not hold."""
+"""Reads and verifies a chain of audit records."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HEAD_BYTES = 256
 HASH_KEY = b',"hash":"'
 GENESIS = "0" * 64
 TAIL = 256 * 1024
-"""Bytes from the end in which a sound line must stand; no line is nearly as long."""
+"""Bytes at the end that are searched for a valid line; no line is nearly as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainHead:
-    """Where the chain ends, which record it must still begin with, and how long the current file is."""
+    """The head file: last record of the chain, first one that still exists, and the size of the current file."""
 
     seq: int = 0
     hash: str = GENESIS
@@ -39,7 +39,7 @@ class ChainHead:
 
     @classmethod
     def parse(cls, packed: bytes) -> ChainHead | None:
-        """The head in the file of that name; None when it is empty or damaged."""
+        """Parse the content of the head file; None if it is empty or damaged."""
         try:
             head = cls(**json.loads(packed))
         except (ValueError, TypeError):
@@ -47,15 +47,15 @@ class ChainHead:
         numbers = (head.seq, head.first, head.opened, head.size)
         return head if all(type(number) is int for number in numbers) and isinstance(head.hash, str) else None
 
-    def packed(self) -> bytes:
-        """The head as its file holds it: always as long, so that it is overwritten in place."""
+    def pack(self) -> bytes:
+        """Serialize the head to a fixed length, so that it can be overwritten in place."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         return json.dumps(fields).ljust(HEAD_BYTES - 1).encode("ascii") + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a walk along the chain found; `problem` is empty when it is whole. `notes` are repairs on record."""
+    """Result of verifying the chain; `problem` is empty if it is intact. `notes` are recorded repairs."""
 
     records: int
     files: int
@@ -66,7 +66,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class _ChainFile:
-    """A file of the chain as it was at one moment."""
+    """An open file of the chain and its size at the time of the snapshot."""
 
     name: str
     descriptor: int
@@ -77,7 +77,7 @@ class _ChainFile:
 
 
 def records(folder: Path, *, since: float = 0, having: bytes = b"") -> Iterator[dict[str, Any]]:
-    """Readable records, the oldest first, without files not written after `since` and lines that lack `having`."""
+    """Valid records, oldest first. Skips files last written before `since` and lines without `having`."""
     with ExitStack() as opened:
         _, files = _snapshot(folder, opened)
         for file in files:
@@ -93,19 +93,19 @@ def records(folder: Path, *, since: float = 0, having: bytes = b"") -> Iterator[
 
 
 def verify(folder: Path) -> Verification:
-    """Walk along the whole chain up to the first place where it does not hold."""
+    """Check the chain up to the first broken record."""
     with ExitStack() as opened:
         head, files = _snapshot(folder, opened)
-        walk = _ChainCheck(head)
+        check = _ChainCheck(head)
         for file in files:
             for number, line in file.lines():
-                if problem := walk.step(line):
-                    return walk.result(len(files), f"{file.name}, line {number}: {problem}")
-        return walk.result(len(files), walk.end())
+                if problem := check.step(line):
+                    return check.result(len(files), f"{file.name}, line {number}: {problem}")
+        return check.result(len(files), check.end())
 
 
 def hashes(folder: Path, numbers: Collection[int]) -> tuple[ChainHead, dict[int, str]]:
-    """Where the chain ends, and the hashes of those records of these numbers that are there and sound."""
+    """The head of the chain, and the hashes of those of these records that exist and are valid."""
     with ExitStack() as opened:
         head, files = _snapshot(folder, opened)
         found = {}
@@ -121,7 +121,7 @@ def hashes(folder: Path, numbers: Collection[int]) -> tuple[ChainHead, dict[int,
 
 
 class _ChainCheck:
-    """One step per line: what is wrong with it, or nothing."""
+    """Checks a chain line by line; each step returns the problem of a line, or an empty string."""
 
     def __init__(self, head: ChainHead | None) -> None:
         self._head = head
@@ -136,14 +136,14 @@ class _ChainCheck:
             return f"record {self._seq + 1} was altered, or its line is torn"
         seq = record["seq"]
         if not self._records and 1 < seq <= self._first:
-            # What came before was deleted in its turn.
+            # Earlier files were deleted by rotation.
             self._seq, self._hash = seq - 1, record["prev"]
         if seq != self._seq + 1:
             return f"record {self._seq + 1} is missing here: the line holds record {seq}"
         if record["prev"] != self._hash:
             return f"record {seq} does not follow record {seq - 1}: one of the two was altered"
         if self._head and seq == self._head.seq and record["hash"] != self._head.hash:
-            return f"record {seq} was altered: it is not the one that was written last"
+            return f"record {seq} was altered: it differs from the last record written"
         if record.get("outcome") == "note":
             self._notes.append(f"record {seq}: {record['arguments']['told']}")
         self._seq, self._hash = seq, record["hash"]
@@ -151,7 +151,7 @@ class _ChainCheck:
         return ""
 
     def end(self) -> str:
-        """What is missing after the last line."""
+        """Return the problem at the end of the chain, or an empty string."""
         if self._head is None:
             return f"the file `{HEAD}` is missing, so records may have been cut off at the end" if self._records else ""
         if self._seq >= self._head.seq:
@@ -164,7 +164,7 @@ class _ChainCheck:
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
-    """The record in a line whose hash is right."""
+    """Parse a line; None if it is malformed or its hash is wrong."""
     body, key, rest = line.rpartition(HASH_KEY)
     if not key or len(rest) != 66 or not rest.endswith(b'"}'):
         return None
@@ -180,7 +180,7 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
 
 
 def lines(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines within the first `size` bytes, without their ends; a last one that has no end is unsound."""
+    """Numbered lines of the first `size` bytes. A last line without a line end is made invalid."""
     with os.fdopen(os.dup(descriptor), "rb") as file:
         file.seek(0)
         for number, line in enumerate(file, 1):
@@ -191,7 +191,7 @@ def lines(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def last_valid_record(descriptor: int, size: int) -> tuple[int, dict[str, Any] | None]:
-    """Where the last sound line ends, and its record; (0, None) when there is none."""
+    """The end offset of the last valid line, and its record; (0, None) if there is none."""
     start = max(0, size - TAIL)
     tail = os.pread(descriptor, size - start, start)
     end = tail.rfind(b"\n") + 1
@@ -205,7 +205,7 @@ def last_valid_record(descriptor: int, size: int) -> tuple[int, dict[str, Any] |
 
 @contextmanager
 def open_readonly(path: Path) -> Iterator[int]:
-    """A descriptor to read a file or folder with."""
+    """Open a file or folder for reading and yield its descriptor."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -214,15 +214,15 @@ def open_readonly(path: Path) -> Iterator[int]:
 
 
 def rotated_files(folder: Path) -> list[Path]:
-    """The files before the current one, the oldest first."""
+    """The files before the current one, oldest first."""
     return sorted(folder.glob(ROTATED))
 
 
 def _snapshot(folder: Path, opened: ExitStack) -> tuple[ChainHead | None, list[_ChainFile]]:
-    """The head and every file as they are while no writer is at work; a reader needs no right to write."""
+    """The head and all files, taken while no writer is active. Needs no write permission."""
     if not (folder / HEAD).exists():
         files = _files(folder, opened)
-        # The first writer may have come in between.
+        # The first writer may have started in between.
         if not files or not (folder / HEAD).exists():
             return None, files
     with open_readonly(folder / HEAD) as descriptor:

@@ -1,7 +1,7 @@
-"""Lines of JSON, each with the hash of the one before, that neither a full disk nor a crash can tear.
+"""Appends to a chain of JSON lines, each with the hash of the one before; survives crashes and full disks.
 
-A folder holds `audit.jsonl`, older files named by their first record, and `head`, which says where the chain ends: it
-is the lock between processes, and the witness that notices when the last records are cut off.
+A folder holds `audit.jsonl`, older files named after their first record, and `head` with the end of the chain. `head`
+is also the lock between processes, and reveals when the last records were cut off.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 16 * 1024**2
 MAX_FILES = 8
-"""Files, the current one included."""
+"""Files to keep, including the current one."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
 class Chain:
-    """The chain in one folder. Several threads and processes may append; failures leave as `OSError`."""
+    """The chain in one folder. Several threads and processes may append; failures raise `OSError`."""
 
     def __init__(self, folder: Path, *, largest: int = MAX_FILE_BYTES, keep: int = MAX_FILES) -> None:
         self.folder = folder
@@ -57,34 +57,34 @@ class Chain:
         self._paths = {name: folder / name for name in (LOG, HEAD)}
         self._files: dict[str, int] = {}
         self.last: ChainHead | None = None
-        """Where the chain ended after the last record of this process."""
+        """Head after the last record written by this process."""
 
     def open(self) -> None:
-        """Make the folder, and move aside what a crash left torn. The first `append` does the same."""
+        """Create the folder, and set aside a line torn by a crash. The first `append` does the same."""
         with self._locked():
-            self._settled()
+            self._current_head()
 
     def append(self, fields: Mapping[str, Any], *, sync: bool) -> int:
-        """Add one record and return its number. `sync`: return only when it is on the disk.
+        """Add one record and return its number. `sync`: return only once it is on disk.
 
         Raises:
-            OSError: it could not be written; nothing of it is left.
+            OSError: it could not be written; no partial line is left.
         """
         with self._locked():
-            return self._write(fields, self._settled(), sync).seq
+            return self._write(fields, self._current_head(), sync).seq
 
     def close(self) -> None:
         """Close the files."""
         with self._mutex:
             for name in list(self._files):
-                self._forget(name)
+                self._close(name)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         if not self._mutex.acquire(timeout=file_locks.DEFAULT_TIMEOUT):
             raise TimeoutError(errno.ETIMEDOUT, "the disk does not answer")
         try:
-            self.need_folder()
+            self.ensure_folder()
             self._lock_head()
             try:
                 self._current(LOG)
@@ -94,14 +94,14 @@ class Chain:
         finally:
             self._mutex.release()
 
-    def need_folder(self) -> None:
-        """Make the folder, for its owner alone."""
+    def ensure_folder(self) -> None:
+        """Create the folder, accessible only by its owner."""
         make_private_folder(self.folder)
         if not self._files and stat.S_IMODE(self.folder.stat().st_mode) != 0o700:
             self.folder.chmod(0o700)
 
     def _lock_head(self) -> None:
-        """Lock the file that is called `head` now: one that was replaced locks nobody else out."""
+        """Lock the current `head` file; a lock on a replaced file would exclude no other process."""
         while True:
             descriptor = self._current(HEAD)
             file_locks.acquire(descriptor, fcntl.LOCK_EX)
@@ -109,13 +109,13 @@ class Chain:
                 return
 
     def _current(self, name: str) -> int:
-        """The descriptor of the file of that name, opened again when another process moved or removed it."""
+        """Descriptor of a file, reopened if another process moved or removed it."""
         path = self._paths[name]
         if name in self._files:
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.lstat(), os.fstat(self._files[name])):
                     return self._files[name]
-            self._forget(name)
+            self._close(name)
         append = os.O_APPEND if name == LOG else 0
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | append, 0o600)
         self._files[name] = descriptor
@@ -124,18 +124,18 @@ class Chain:
             os.fchmod(descriptor, 0o600)
         return descriptor
 
-    def _forget(self, name: str) -> None:
+    def _close(self, name: str) -> None:
         os.close(self._files.pop(name))
 
-    def _settled(self) -> ChainHead:
-        """Where the chain ends, repaired when the current file is not as the last writer left it."""
+    def _current_head(self) -> ChainHead:
+        """Return the head; repair the chain first if the current file differs from what the last writer left."""
         head = ChainHead.parse(os.pread(self._files[HEAD], HEAD_BYTES, 0))
         size = os.fstat(self._files[LOG]).st_size
         if head is not None and head.size == size:
             return head
-        return self._recovered(head, size)
+        return self._recover(head, size)
 
-    def _recovered(self, head: ChainHead | None, size: int) -> ChainHead:
+    def _recover(self, head: ChainHead | None, size: int) -> ChainHead:
         notes = []
         end, last = last_valid_record(self._files[LOG], size)
         if end < size:
@@ -145,14 +145,14 @@ class Chain:
             last = _last_of(older[-1])
         if head is None:
             if last is not None:
-                notes.append(f"the file `{HEAD}` was missing or damaged: records cut off before this went unnoticed")
+                notes.append(f"the file `{HEAD}` was missing or damaged: earlier truncation would go unnoticed")
             head = self._head_from(last, older)
         elif last is None or last["seq"] < head.seq:
             missing = last["seq"] + 1 if last else head.first
             if missing <= head.seq:
                 notes.append(f"records {missing} to {head.seq} are missing: cut off, or lost when the power failed")
         elif last["seq"] > head.seq:
-            # The writer was stopped between the line and its head.
+            # The writer was killed after writing the line and before updating the head.
             head = replace(head, seq=last["seq"], hash=last["hash"])
         head = replace(head, size=end, opened=head.opened if end else head.seq + 1)
         for note in notes:
@@ -161,7 +161,7 @@ class Chain:
         return head
 
     def _head_from(self, last: Mapping[str, Any] | None, older: list[Path]) -> ChainHead:
-        """The end of a chain that has no head file."""
+        """Rebuild the head of a chain without a head file."""
         if last is None:
             return ChainHead()
         opening = next((parse_record(line) for _, line in lines(self._files[LOG], TAIL)), None)
@@ -169,7 +169,7 @@ class Chain:
         return ChainHead(last["seq"], last["hash"], first=_first_in(older[0]) if older else opened, opened=opened)
 
     def _set_aside(self, end: int, size: int) -> str:
-        """Keep everything from `end` on in a file of its own, and cut it off."""
+        """Move everything from offset `end` on to a separate file."""
         kept = self.folder / f"{LOG}.bad-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -186,15 +186,15 @@ class Chain:
         digest = hashlib.sha256(body).hexdigest()
         line = body[:-1] + HASH_KEY + digest.encode("ascii") + b'"}\n'
         if head.size and head.size + len(line) > self._largest:
-            head = self._rotated(head)
+            head = self._rotate(head)
         self._put(line, head.size, sync)
         head = replace(head, seq=head.seq + 1, hash=digest, size=head.size + len(line))
-        self._keep_head(head)
+        self._write_head(head)
         self.last = head
         return head
 
     def _put(self, line: bytes, size: int, sync: bool) -> None:
-        """Append the whole line or nothing."""
+        """Append a whole line or nothing."""
         descriptor = self._files[LOG]
         try:
             if os.write(descriptor, line) < len(line):
@@ -206,19 +206,19 @@ class Chain:
                 os.ftruncate(descriptor, size)
             raise
 
-    def _keep_head(self, head: ChainHead) -> None:
-        """One small write in place needs no space; where it fails, the next writer finds the end in the log itself."""
+    def _write_head(self, head: ChainHead) -> None:
+        """Overwrite the head in place, using no new disk space. On failure, the next writer reads the log."""
         with suppress(OSError):
-            os.pwrite(self._files[HEAD], head.packed(), 0)
+            os.pwrite(self._files[HEAD], head.pack(), 0)
 
-    def _rotated(self, head: ChainHead) -> ChainHead:
+    def _rotate(self, head: ChainHead) -> ChainHead:
         (self.folder / LOG).rename(self.folder / f"audit-{head.opened:012}.jsonl")
         self._current(LOG)
         older = rotated_files(self.folder)
         kept = older[1 - self._keep :]
-        # Told before it happens: a crash in between leaves a file too many rather than one that seems cut off.
+        # Update the head before deleting: a crash in between leaves an extra file, not a chain that looks truncated.
         head = replace(head, first=_first_in(kept[0]), opened=head.seq + 1, size=0)
-        self._keep_head(head)
+        self._write_head(head)
         for file in older[: -len(kept)]:
             file.unlink()
         with open_readonly(self.folder) as folder:
@@ -226,8 +226,8 @@ class Chain:
         return head
 
 
-def _note(told: str) -> dict[str, Any]:
-    return {"who": "anvyl", "how": "itself", "tool": "audit", "arguments": {"told": told}, "outcome": "note"}
+def _note(text: str) -> dict[str, Any]:
+    return {"who": "anvyl", "how": "itself", "tool": "audit", "arguments": {"told": text}, "outcome": "note"}
 
 
 def _last_of(path: Path) -> dict[str, Any] | None:
@@ -236,6 +236,6 @@ def _last_of(path: Path) -> dict[str, Any] | None:
 
 
 def _first_in(path: Path) -> int:
-    """The first record of an older file stands in its name."""
+    """The number of the first record of a rotated file, from its name."""
     digits = path.stem.removeprefix("audit-")
     return int(digits) if digits.isdigit() else 1

@@ -1,4 +1,4 @@
-"""What a change is about: the objects that its arguments name, and how they are now."""
+"""The objects named by the arguments of a call, and their current state."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LOOKUPS: Mapping[str, Callable[[Engine, str], Mapping[str, Any]]] = {
     "network": lookup.find_network,
     "volume": lookup.find_volume,
 }
-"""How an object of each kind is looked at."""
+"""How to inspect an object, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedObject:
-    """One object as it is now. `state` is what a container has."""
+    """Current identity of an object; `state` is set for containers only."""
 
     kind: str
     name: str
@@ -35,71 +35,71 @@ class ObservedObject:
     state: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind} `{self.name}` is {self.state or 'there'} now"
+        return f"{self.kind} `{self.name}` {f'is {self.state}' if self.state else 'exists'} now"
 
 
 class Observer:
-    """Looks at objects of this host; without an engine there is nothing to see."""
+    """Inspects the objects of this host. Without an engine, every name stands for itself."""
 
     def __init__(self, engine: Engine | None) -> None:
         self._engine = engine
 
     async def check_names(self, tool: Tool, arguments: Mapping[str, Any]) -> None:
-        """Return when every object that a call names, makes or uses can have that name.
+        """Check the syntax of every object name in a call.
 
         Raises:
-            NotFound: one that must exist cannot; the hint has near names.
-            InvalidInput: another one cannot.
+            NotFound: an object that must exist cannot have that name; the hint lists similar names.
+            InvalidInput: the name of an object to create or use is invalid.
         """
         for kind, name in named_objects(tool, arguments, NAMES):
             if not object_names.is_valid(kind, name):
-                await self._look(kind, name)
+                await self._inspect(kind, name)
         object_names.check_call(tool, arguments)
 
     async def objects(self, tool: Tool, arguments: Mapping[str, Any], marker: str = NAMES) -> list[ObservedObject]:
-        """The objects that a call names, as they are now, without those that are not there: the tool will say so.
+        """The existing objects that a call names. Missing ones are left out: the tool reports them.
 
         Raises:
-            EngineError, Timeout: the engine does not tell.
+            EngineError, Timeout: the engine does not answer.
         """
         found = []
-        # What is only used is fetched when it is not here: that its name could be the beginning of ids does not matter.
+        # An object that is only used is fetched if missing, so an ambiguous id prefix is no conflict.
         absent = (NotFound, Conflict) if marker == USES else (NotFound,)
         for kind, name in named_objects(tool, arguments, marker):
             with suppress(*absent):
-                found.append(await self._look(kind, name))
+                found.append(await self._inspect(kind, name))
         return found
 
     async def ids(
-        self, tool: Tool, arguments: Mapping[str, Any], seen: list[ObservedObject]
+        self, tool: Tool, arguments: Mapping[str, Any], objects: list[ObservedObject]
     ) -> dict[tuple[str, str], str]:
         """What `HELD` is for a call that has these objects: an empty id for one that is not there.
 
         Raises:
-            EngineError, Timeout: the engine does not tell.
+            EngineError, Timeout: the engine does not answer.
         """
         absent = dict.fromkeys(named_objects(tool, arguments, NAMES), "")
         used = await self.objects(tool, arguments, USES)
-        return absent | {(one.kind, one.name): one.id for one in [*seen, *used]}
+        return absent | {(one.kind, one.name): one.id for one in [*objects, *used]}
 
     async def describe(self, tool: Tool, arguments: Mapping[str, Any]) -> str:
-        """How the objects that a call names or makes are now, in words to put behind a sentence; never raises."""
-        said = []
+        """Describe the current state of the objects that a call names or makes, to end a sentence. Never raises."""
+        parts = []
         for kind, name in [*named_objects(tool, arguments, NAMES), *named_objects(tool, arguments, MAKES)]:
             try:
-                said.append(str(await self._look(kind, name)))
+                parts.append(str(await self._inspect(kind, name)))
             except NotFound:
-                said.append(f"there is no {kind} `{name}` now")
+                parts.append(f"there is no {kind} `{name}` now")
             except AnvylError as error:
-                said.append(f"{kind} `{name}` could not be looked at ({error.message})")
-        return "".join(f"; {words}" for words in said)
+                parts.append(f"{kind} `{name}` could not be inspected ({error.message})")
+        return "".join(f"; {words}" for words in parts)
 
-    async def _look(self, kind: str, name: str) -> ObservedObject:
-        look = LOOKUPS.get(kind)
-        if self._engine is None or look is None:
+    async def _inspect(self, kind: str, name: str) -> ObservedObject:
+        lookup_object = LOOKUPS.get(kind)
+        if self._engine is None or lookup_object is None:
             return ObservedObject(kind, name, name)
         async with self._engine.read_slot():
-            found = await anyio.to_thread.run_sync(look, self._engine, name, abandon_on_cancel=True)
+            found = await anyio.to_thread.run_sync(lookup_object, self._engine, name, abandon_on_cancel=True)
         state = ""
         with suppress(KeyError, TypeError):
             state = str(found["State"]["Status"])

@@ -1,4 +1,4 @@
-"""How a change is made: asked for once, alone with its objects, on record before it acts and when it ended."""
+"""Changes: run once per operation id, with their objects locked, and recorded before they act and when they end."""
 
 from __future__ import annotations
 
@@ -16,127 +16,127 @@ from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import Unknown
 from anvyl_mcp.server.audit.log import Audit, Entry, outcome_of
 from anvyl_mcp.server.auth.callers import Caller
-from anvyl_mcp.server.calls import response_meta
 from anvyl_mcp.server.calls.affected_objects import Observer
 from anvyl_mcp.server.calls.idempotency import Abandoned, ChangeRequest, Operation, Operations, ending_of
 from anvyl_mcp.server.calls.journal import Journal, JournalEntry
 from anvyl_mcp.server.calls.object_locks import ObjectLock, ObjectLocks, check_expected, check_objects
+from anvyl_mcp.server.calls.response_meta import add_meta
 from anvyl_mcp.server.policy.object_names import NAMES, USES, named_objects
 from anvyl_mcp.server.tool import BOUND_IDS, OPERATION_ID, Result
 
 
 @dataclass(eq=False, slots=True)
 class PendingChange:
-    """One change on its way. `recorded`: the audit log has it, or will, without the help of whoever asked."""
+    """A requested change. `recorded`: its audit record is written here, so the gate must not write one."""
 
     caller: Caller
-    told: Mapping[str, Any]
-    asked: ChangeRequest
-    allow: Callable[[], Awaitable[None]]
-    """Asks the policy, about the very objects that the change has."""
+    meta: Mapping[str, Any]
+    request: ChangeRequest
+    check_policy: Callable[[], Awaitable[None]]
+    """Checks the policy for the objects that the change has locked."""
     begin: Callable[[], Entry]
-    """Writes into the audit log that it begins."""
+    """Records in the audit log that the change begins."""
     work: Callable[[], Awaitable[Result]]
-    clean: Callable[[Result], Result]
-    """Hides what is secret in a result."""
+    redact: Callable[[Result], Result]
+    """Hides secrets in a result."""
     recorded: bool = False
-    running: Operation | None = None
-    hold: ObjectLock | None = None
-    _through: bool = False
+    operation: Operation | None = None
+    lock: ObjectLock | None = None
+    _ended: bool = False
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
-    def ends(self) -> bool:
-        """Whether this is the first time that it ends."""
+    def mark_ended(self) -> bool:
+        """Mark the change as ended; return whether this is the first time."""
         with self._mutex:
-            first, self._through = not self._through, True
+            first, self._ended = not self._ended, True
         return first
 
 
 class Changes:
-    """The only way to a change on this host."""
+    """Runs all changes on this host."""
 
     def __init__(self, audit: Audit, journal: Journal, observer: Observer) -> None:
         self._audit = audit
         self._journal = journal
         self.observer = observer
         self._operations = Operations(observer)
-        self._holds = ObjectLocks()
-        self._making: set[PendingChange] = set()
+        self._locks = ObjectLocks()
+        self._pending: set[PendingChange] = set()
 
-    async def make(self, making: PendingChange) -> Result:
-        """Make a change, or give what it gave when it was made before.
+    async def make(self, change: PendingChange) -> Result:
+        """Make a change, or return its earlier result if its operation id was used before.
 
         Raises:
             Busy: one of its objects is being changed.
-            Conflict: its id belongs to another call, or an object is not as it was planned with.
-            Denied: it cannot be written down.
+            Conflict: its id belongs to another call, or an object is no longer as planned.
+            Denied: the policy forbids it, or it cannot be recorded.
             AnvylError: it failed.
         """
-        asked = making.asked
-        running, new = self._operations.claim(asked)
+        request = change.request
+        operation, new = self._operations.claim(request)
         if not new:
-            making.recorded = True
-            return await self._operations.wait_for(asked, running)
-        making.running = running
+            change.recorded = True
+            return await self._operations.wait_for(request, operation)
+        change.operation = operation
         try:
-            known = await anyio.to_thread.run_sync(self._journal.find, asked.operation)
+            known = await anyio.to_thread.run_sync(self._journal.find, request.operation)
             if known is None:
-                known = await self._prepare(making)
+                known = await self._prepare(change)
         except BaseException as error:
-            self._let_go(making, error)
+            self._release(change, error)
             raise
         if known is not None:
-            making.recorded = not known.call or known.call == asked.call
-            self._let_go(making, None, known)
-            return await self._operations.replay(asked, known)
-        making.recorded = True
-        return await self._act(making)
+            change.recorded = not known.digest or known.digest == request.digest
+            self._release(change, None, known)
+            return await self._operations.replay(request, known)
+        change.recorded = True
+        return await self._act(change)
 
     def close(self) -> None:
-        """Write down that nobody here will know the end of what still runs."""
-        for making in list(self._making):
-            if making.ends() and making.running and making.running.entry:
-                self._audit.end(making.running.entry, "unknown", Unknown.code)
+        """Record an unknown outcome for every change that is still running."""
+        for change in list(self._pending):
+            if change.mark_ended() and change.operation and change.operation.entry:
+                self._audit.end(change.operation.entry, "unknown", Unknown.code)
         self._journal.close()
 
-    async def _prepare(self, making: PendingChange) -> JournalEntry | None:
-        """Have the objects, and write down that it begins; or what is known of it, when another process began it."""
-        asked, observer = making.asked, self.observer
-        objects = await observer.objects(asked.tool, asked.arguments)
-        making.hold = ObjectLock(making.caller.name, asked.tool.name, asked.operation, objects)
-        await self._holds.take(making.hold)
-        held = await observer.ids(asked.tool, asked.arguments, objects)
-        if protocol_keys.EXPECT in making.told or protocol_keys.OBJECTS in making.told:
-            now = await observer.objects(asked.tool, asked.arguments)
-            check_expected(making.told, list(named_objects(asked.tool, asked.arguments, NAMES)), now)
-            check_objects(making.told, list(named_objects(asked.tool, asked.arguments, NAMES, USES)), held)
-        BOUND_IDS.set(held)
-        await making.allow()
-        OPERATION_ID.set(asked.operation)
-        return await anyio.to_thread.run_sync(self._begin, making)
+    async def _prepare(self, change: PendingChange) -> JournalEntry | None:
+        """Lock the objects and record that the change begins. Return its entry if another process began it already."""
+        request, observer = change.request, self.observer
+        objects = await observer.objects(request.tool, request.arguments)
+        change.lock = ObjectLock(change.caller.name, request.tool.name, request.operation, objects)
+        await self._locks.take(change.lock)
+        ids = await observer.ids(request.tool, request.arguments, objects)
+        if protocol_keys.EXPECT in change.meta or protocol_keys.OBJECTS in change.meta:
+            now = await observer.objects(request.tool, request.arguments)
+            check_expected(change.meta, list(named_objects(request.tool, request.arguments, NAMES)), now)
+            check_objects(change.meta, list(named_objects(request.tool, request.arguments, NAMES, USES)), ids)
+        BOUND_IDS.set(ids)
+        await change.check_policy()
+        OPERATION_ID.set(request.operation)
+        return await anyio.to_thread.run_sync(self._begin, change)
 
-    def _begin(self, making: PendingChange) -> JournalEntry | None:
-        asked, running = making.asked, making.running
-        assert running is not None
-        known = self._journal.start(asked.operation, asked.call, tool=asked.tool.name)
+    def _begin(self, change: PendingChange) -> JournalEntry | None:
+        request, operation = change.request, change.operation
+        assert operation is not None
+        known = self._journal.start(request.operation, request.digest, tool=request.tool.name)
         if known is None:
             try:
-                running.entry = making.begin()
+                operation.entry = change.begin()
             except BaseException:
-                self._journal.void(asked.operation)
+                self._journal.void(request.operation)
                 raise
         return known
 
-    async def _act(self, making: PendingChange) -> Result:
-        response_meta.add_meta(protocol_keys.OPERATION, making.asked.operation)
-        self._making.add(making)
+    async def _act(self, change: PendingChange) -> Result:
+        add_meta(protocol_keys.OPERATION, change.request.operation)
+        self._pending.add(change)
         result: Result | None = None
         failure: BaseException | None = None
         try:
-            result = making.clean(await making.work())
+            result = change.redact(await change.work())
         except Abandoned as error:
             failure = error
-            error.ending.add_done_callback(partial(self._late, making))
+            error.future.add_done_callback(partial(self._finish_late, change))
             raise
         except BaseException as error:
             failure = error
@@ -144,26 +144,26 @@ class Changes:
         finally:
             if not isinstance(failure, Abandoned):
                 with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._finish, making, result, failure)
+                    await anyio.to_thread.run_sync(self._finish, change, result, failure)
         return result
 
-    def _late(self, making: PendingChange, ending: concurrent.futures.Future[Result]) -> None:
-        """The end of a change that nobody waited for."""
-        failure = ending.exception()
-        self._finish(making, None if failure else making.clean(ending.result()), failure)
+    def _finish_late(self, change: PendingChange, future: concurrent.futures.Future[Result]) -> None:
+        """Record the end of an abandoned change."""
+        failure = future.exception()
+        self._finish(change, None if failure else change.redact(future.result()), failure)
 
-    def _finish(self, making: PendingChange, result: Result | None, failure: BaseException | None) -> None:
-        assert making.running is not None and making.running.entry is not None
-        self._making.discard(making)
+    def _finish(self, change: PendingChange, result: Result | None, failure: BaseException | None) -> None:
+        assert change.operation is not None and change.operation.entry is not None
+        self._pending.discard(change)
         end = ending_of(result, failure)
-        if making.ends():
-            self._journal.end(making.asked.operation, end)
-            self._audit.end(making.running.entry, *outcome_of(failure))
-        self._let_go(making, failure, JournalEntry("", end))
+        if change.mark_ended():
+            self._journal.end(change.request.operation, end)
+            self._audit.end(change.operation.entry, *outcome_of(failure))
+        self._release(change, failure, JournalEntry("", end))
 
-    def _let_go(self, making: PendingChange, failure: BaseException | None, known: JournalEntry | None = None) -> None:
-        """Free the objects, and tell whoever waits for the same operation."""
-        assert making.running is not None
-        if making.hold is not None:
-            self._holds.release(making.hold)
-        self._operations.settle(making.running, known or JournalEntry("", ending_of(None, failure)))
+    def _release(self, change: PendingChange, failure: BaseException | None, known: JournalEntry | None = None) -> None:
+        """Unlock the objects and hand the end to requests that wait for the same operation."""
+        assert change.operation is not None
+        if change.lock is not None:
+            self._locks.release(change.lock)
+        self._operations.settle(change.operation, known or JournalEntry("", ending_of(None, failure)))

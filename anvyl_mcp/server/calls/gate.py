@@ -1,4 +1,4 @@
-"""What every call passes on the host that acts: rights, policy, limits and audit. There is no other way to a tool."""
+"""The gate that every call passes on the host that runs it: scopes, policy, limits and audit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_NAMES = 20
 
 
 class Gate:
-    """Stands in front of the tools of one server."""
+    """Checks and records every call to the tools of one server. There is no other way to a tool."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Gate:
         changes: Changes,
         key: Callable[[Caller], str] = lambda caller: "",
     ) -> None:
-        """`key`: what to tell a caller of this host's key."""
+        """`key` returns the pin of the host's current or next key for a caller, or an empty string."""
         self._audit = audit
         self._limits = limits
         self._policy = policy
@@ -49,75 +49,75 @@ class Gate:
         return [tool for tool, scope in needed if caller.may(scope) and self._policy.may_offer(tool, caller, scope)]
 
     def response_meta(self, caller: Caller) -> dict[str, Any]:
-        """What travels in the `_meta` of every answer to this caller."""
+        """The `_meta` of every response to this caller."""
         if not caller.may("read"):
             return {}
-        told = {protocol_keys.HEAD: self._audit.head, protocol_keys.KEY: self._key(caller)}
-        return {name: value for name, value in told.items() if value}
+        meta = {protocol_keys.HEAD: self._audit.head, protocol_keys.KEY: self._key(caller)}
+        return {name: value for name, value in meta.items() if value}
 
     async def run(
         self,
         caller: Caller,
         tool: Tool,
         arguments: Mapping[str, Any],
-        told: Mapping[str, Any],
+        meta: Mapping[str, Any],
         work: Callable[[], Awaitable[Result]],
     ) -> Result:
-        """Do the work of one call, if the caller may; `told` is the request's `_meta`.
+        """Run one call if the caller may make it. `meta` is the `_meta` of the request.
 
         Raises:
-            Denied: the caller may not, or a change could not be recorded.
-            Busy: too much is going on, or somebody else changes the same object.
+            Denied: the caller may not make this call, or a change could not be recorded.
+            Busy: a limit is reached, or another change to the same object is running.
         """
-        caller = effective_caller(caller, told)
-        entering = partial(self._audit.begin, tool.name, who=caller.name, how=caller.how, address=caller.address)
-        refused = partial(entering, arguments=dict.fromkeys(list(arguments)[:MAX_NAMES], "…"), changes=False)
-        clean = partial(redact_result, tool=tool, arguments=arguments)
+        caller = effective_caller(caller, meta)
+        begin_entry = partial(self._audit.begin, tool.name, who=caller.name, how=caller.how, address=caller.address)
+        refused_entry = partial(begin_entry, arguments=dict.fromkeys(list(arguments)[:MAX_NAMES], "…"), changes=False)
+        redact = partial(redact_result, tool=tool, arguments=arguments)
         entry: Entry | None = None
-        making: PendingChange | None = None
+        change: PendingChange | None = None
         failure: BaseException | None = None
         try:
             needed = guardrails.needed_scope(tool, arguments)
             async with self._limits.slot(caller, needed if caller.may(needed) else "read"):
-                caller.require(needed, self._what(tool, needed, arguments))
-                allow = partial(self._policy.check, caller, tool, arguments)
-                await self._bind(tool, arguments)
-                await allow()
+                caller.require(needed, self._purpose(tool, needed, arguments))
+                check_policy = partial(self._policy.check, caller, tool, arguments)
+                await self._bind_objects(tool, arguments)
+                await check_policy()
                 await self._changes.observer.check_names(tool, arguments)
                 CURRENT_CALLER.set(caller)
                 CHECK_POLICY.set(partial(self._policy.require, tool, arguments))
                 if tool.safety == "reads":
-                    # No thread: of a read nothing is written before it ends.
-                    operation = _log_text(told.get(protocol_keys.OPERATION))
-                    entry = entering(arguments=arguments, operation=operation, changes=False)
-                    return clean(await work())
-                asked = ChangeRequest.of(told, caller, tool, arguments)
-                begin = partial(entering, arguments=arguments, operation=asked.operation, changes=True)
-                making = PendingChange(caller, told, asked, allow, begin, work, clean)
-                return await self._changes.make(making)
+                    # No thread needed: a read is written to the audit log only when it ends.
+                    operation = _log_text(meta.get(protocol_keys.OPERATION))
+                    entry = begin_entry(arguments=arguments, operation=operation, changes=False)
+                    return redact(await work())
+                request = ChangeRequest.parse(meta, caller, tool, arguments)
+                begin = partial(begin_entry, arguments=arguments, operation=request.operation, changes=True)
+                change = PendingChange(caller, meta, request, check_policy, begin, work, redact)
+                return await self._changes.make(change)
         except BaseException as error:
             failure = error
             raise
         finally:
-            if not (making and making.recorded) and not isinstance(failure, Overloaded):
-                # What was refused is told by its name: it must not push what was done out of the log. Nor does it
-                # stand under an operation id that belongs to another call.
+            if not (change and change.recorded) and not isinstance(failure, Overloaded):
+                # A refused call is recorded without its arguments, so that refusals cannot push actions out of the log,
+                # and not under an operation id that belongs to another call.
                 operation = (
-                    "" if isinstance(failure, OperationIdReused) else _log_text(told.get(protocol_keys.OPERATION))
+                    "" if isinstance(failure, OperationIdReused) else _log_text(meta.get(protocol_keys.OPERATION))
                 )
-                entry = entry or refused(operation=operation)
+                entry = entry or refused_entry(operation=operation)
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(self._end, entry, failure, tool.safety != "reads")
 
-    async def _bind(self, tool: Tool, arguments: Mapping[str, Any]) -> None:
-        """Make the call about the objects that its names mean now, so that the policy decides on those very objects."""
+    async def _bind_objects(self, tool: Tool, arguments: Mapping[str, Any]) -> None:
+        """Bind the names in the call to the ids they have now, so that the policy decides on exactly those objects."""
         BOUND_IDS.set({})
         if self._policy.decides_objects:
             observer = self._changes.observer
             BOUND_IDS.set(await observer.ids(tool, arguments, await observer.objects(tool, arguments)))
 
-    def _what(self, tool: Tool, needed: str, arguments: Mapping[str, Any]) -> str:
-        """What the right is needed for, in words; why it is more than the tool usually needs."""
+    def _purpose(self, tool: Tool, needed: str, arguments: Mapping[str, Any]) -> str:
+        """What the scope is needed for; names the reasons if the call needs more than the tool usually does."""
         if needed == tool.scope:
             return f"`{tool.name}`"
         return f"`{tool.name}` ({'; '.join(guardrails.reasons(tool, arguments))})"
@@ -128,7 +128,7 @@ class Gate:
 
 
 def redact_result(result: Result, tool: Tool, arguments: Mapping[str, Any]) -> Result:
-    """A result that holds text written by others, with what looks secret hidden: one place for every such tool."""
+    """Hide what looks secret in the result of a tool that returns untrusted text."""
     if not tool.untrusted or arguments.get("reveal"):
         return result
     return type(result).model_validate(_redact(result.model_dump(mode="json")))
@@ -145,17 +145,17 @@ def _redact(value: Any) -> Any:
     return value
 
 
-def effective_caller(caller: Caller, told: Mapping[str, Any]) -> Caller:
-    """The caller, with no more rights than the one it says it calls for."""
-    if told.get(protocol_keys.ALONE):
+def effective_caller(caller: Caller, meta: Mapping[str, Any]) -> Caller:
+    """The caller, limited to the scopes of the caller on whose behalf it acts."""
+    if meta.get(protocol_keys.ALONE):
         caller = replace(caller, alone=True)
-    scopes = told.get(protocol_keys.SCOPES)
+    scopes = meta.get(protocol_keys.SCOPES)
     if scopes is None:
         return caller
     allowed = [str(scope) for scope in scopes] if isinstance(scopes, list) else []
-    return restrict(caller, allowed, _log_text(told.get(protocol_keys.FOR)))
+    return restrict(caller, allowed, _log_text(meta.get(protocol_keys.FOR)))
 
 
 def _log_text(value: object) -> str:
-    """A short text from outside, fit for a log."""
+    """Clean and shorten a text from a request for the log."""
     return text.clean(value)[:MAX_TEXT] if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""Operations by id: what is asked for under one, those that run, and what a repeat gets."""
+"""Idempotency: requests with an operation id, running operations, and the answers to repeated requests."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from anvyl_mcp.core import protocol_keys, text
 from anvyl_mcp.core.errors import AnvylError, Conflict, InternalError, InvalidInput, Timeout, Unknown, from_code
 from anvyl_mcp.server.audit.log import Entry
 from anvyl_mcp.server.auth.callers import Caller
-from anvyl_mcp.server.calls import response_meta
 from anvyl_mcp.server.calls.affected_objects import Observer
 from anvyl_mcp.server.calls.journal import JournalEntry, OperationEnd
+from anvyl_mcp.server.calls.response_meta import add_meta
 from anvyl_mcp.server.tool import Result, Tool
 
 MAX_ID = 100
+LOG_HINT = "the traceback is in the server's log"
 UNCERTAIN_CODES = (Unknown.code, Timeout.code)
-"""Errors after which a change may have happened: a repeat looks again."""
+"""Errors after which a change may have happened, so that a repeat reports the current state."""
 
 
 class Abandoned(Unknown):
-    """Nobody waits for a change any more, and it goes on; `ending` knows its end once there is one."""
+    """The caller cancelled a change that is still running; `future` gets its result."""
 
-    def __init__(self, message: str, *, hint: str, ending: concurrent.futures.Future[Any]) -> None:
+    def __init__(self, message: str, *, hint: str, future: concurrent.futures.Future[Any]) -> None:
         super().__init__(message, hint=hint)
-        self.ending = ending
+        self.future = future
 
 
 class OperationIdReused(Conflict):
@@ -43,119 +44,119 @@ class OperationIdReused(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
-    """A change that somebody asks for under an operation id. `call` is a digest of who asks for what."""
+    """A request for a change under an operation id. `digest` covers the caller, the tool and the arguments."""
 
     operation: str
     tool: Tool
     arguments: Mapping[str, Any]
-    call: str
+    digest: str
 
     @classmethod
-    def of(cls, told: Mapping[str, Any], caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> ChangeRequest:
-        """What a request asks for; without an id it gets one of its own.
+    def parse(cls, meta: Mapping[str, Any], caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> ChangeRequest:
+        """Build it from the `_meta` of a request; without an id in there, it gets a new one.
 
         Raises:
-            InvalidInput: what is given as an id is none.
+            InvalidInput: the operation id is malformed.
         """
-        operation = told.get(protocol_keys.OPERATION, "") or str(uuid.uuid4())
+        operation = meta.get(protocol_keys.OPERATION, "") or str(uuid.uuid4())
         if not isinstance(operation, str) or len(operation) > MAX_ID or text.clean(operation) != operation:
             raise InvalidInput(
                 f"`{protocol_keys.OPERATION}` is not an operation id", hint="use a new UUID for every change"
             )
-        asked = [caller.how, caller.id, caller.name, tool.name, dict(arguments)]
-        words = json.dumps(asked, sort_keys=True, default=str)
-        return cls(operation, tool, arguments, hashlib.sha256(words.encode()).hexdigest()[:32])
+        fields = [caller.how, caller.id, caller.name, tool.name, dict(arguments)]
+        canonical = json.dumps(fields, sort_keys=True, default=str)
+        return cls(operation, tool, arguments, hashlib.sha256(canonical.encode()).hexdigest()[:32])
 
 
 @dataclass(eq=False, slots=True)
 class Operation:
-    """One that runs in this process. `entry`: its record in the audit log, once it acts."""
+    """An operation that runs in this process. `entry`: its record in the audit log, once it acts."""
 
-    call: str
-    ending: concurrent.futures.Future[JournalEntry] = field(default_factory=concurrent.futures.Future)
+    digest: str
+    done: concurrent.futures.Future[JournalEntry] = field(default_factory=concurrent.futures.Future)
     entry: Entry | None = None
 
 
 class Operations:
-    """The operations that run in this process, and the answers to repeats."""
+    """The operations that run in this process, and the answers to repeated requests."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._running: dict[str, Operation] = {}
         self._mutex = threading.Lock()
 
-    def claim(self, asked: ChangeRequest) -> tuple[Operation, bool]:
-        """The running operation of that id, and whether it is new: then the caller must `settle` it.
+    def claim(self, request: ChangeRequest) -> tuple[Operation, bool]:
+        """Return the running operation with that id, and whether it is new. A new one must be `settle`d by the caller.
 
         Raises:
-            Reused: the id belongs to another call.
+            OperationIdReused: the id belongs to another call.
         """
         with self._mutex:
-            running = self._running.get(asked.operation)
+            running = self._running.get(request.operation)
             if running is None:
-                running = self._running[asked.operation] = Operation(asked.call)
+                running = self._running[request.operation] = Operation(request.digest)
                 return running, True
-        _require_same(asked, running.call)
+        _require_same(request, running.digest)
         return running, False
 
-    def settle(self, running: Operation, known: JournalEntry) -> None:
-        """Let go of an operation; those that wait for it get its end. From any thread."""
+    def settle(self, running: Operation, entry: JournalEntry) -> None:
+        """Remove an operation and hand its end to those that wait for it. May be called from any thread."""
         with self._mutex:
             self._running = {name: one for name, one in self._running.items() if one is not running}
         with suppress(concurrent.futures.InvalidStateError):
-            running.ending.set_result(known)
+            running.done.set_result(entry)
 
-    async def wait_for(self, asked: ChangeRequest, running: Operation) -> Result:
-        """Wait for an operation that runs, and give what it gives.
+    async def wait_for(self, request: ChangeRequest, running: Operation) -> Result:
+        """Wait for a running operation and return its result.
 
         Raises:
             AnvylError: it failed.
         """
-        known = await asyncio.shield(asyncio.wrap_future(running.ending))
-        return await self.replay(asked, JournalEntry(running.call, known.end))
+        entry = await asyncio.shield(asyncio.wrap_future(running.done))
+        return await self.replay(request, JournalEntry(running.digest, entry.end))
 
-    async def replay(self, asked: ChangeRequest, known: JournalEntry) -> Result:
-        """What an operation gave that began before.
+    async def replay(self, request: ChangeRequest, entry: JournalEntry) -> Result:
+        """Return the result of an operation that began earlier.
 
         Raises:
-            AnvylError: it failed, or nobody knows how it ended.
-            Reused: it was another call.
+            AnvylError: it failed, or its outcome is unknown.
+            OperationIdReused: it belongs to another call.
         """
-        if known.call:
-            _require_same(asked, known.call)
-        name, end = asked.tool.name, known.end
+        if entry.digest:
+            _require_same(request, entry.digest)
+        name, end = request.tool.name, entry.end
         if end is not None and "error" in end and end["error"]["code"] not in UNCERTAIN_CODES:
-            response_meta.add_meta(protocol_keys.OPERATION, asked.operation)
+            add_meta(protocol_keys.OPERATION, request.operation)
             raise from_code(**end["error"])
         if end is not None and "ok" in end:
-            response_meta.add_meta(protocol_keys.OPERATION, asked.operation)
+            add_meta(protocol_keys.OPERATION, request.operation)
             with suppress(ValidationError):
-                return asked.tool.result.model_validate(end["ok"])
-            end = {"dropped": "its result is of another version of Anvyl"}
-        seen = await self._observer.describe(asked.tool, asked.arguments)
-        response_meta.add_meta(protocol_keys.OPERATION, asked.operation)
+                return request.tool.result.model_validate(end["ok"])
+            end = {"dropped": "its result was written by another version of Anvyl"}
+        state_now = await self._observer.describe(request.tool, request.arguments)
+        add_meta(protocol_keys.OPERATION, request.operation)
         if end is not None and "dropped" in end:
-            raise Conflict(f"`{name}` was done already under this operation id, and {end['dropped']}{seen}")
+            raise Conflict(f"`{name}` already ran under this operation id, but {end['dropped']}{state_now}")
         raise Unknown(
-            f"`{name}` began before, and nobody knows how it ended: it may or may not have happened{seen}",
-            hint="it is not done a second time under this operation id; look at how things are before you ask anew",
+            f"`{name}` already began under this operation id, and its outcome is unknown: "
+            f"it may or may not have happened{state_now}",
+            hint="it is not repeated under this id; check the current state, then use a new id if it is still needed",
         )
 
 
 def ending_of(result: Result | None, failure: BaseException | None) -> OperationEnd:
-    """How an operation ended, as the journal keeps it; what is secret in `result` must be hidden."""
+    """How an operation ended, in the form of the journal. Secrets in `result` must be redacted already."""
     if result is not None:
         return {"ok": result.model_dump(mode="json")}
     if isinstance(failure, AnvylError):
         return {"error": failure.as_dict()}
     if isinstance(failure, Exception):
-        mistake = InternalError("it failed because of a mistake in Anvyl", hint="the server's log has it")
-        return {"error": mistake.as_dict()}
-    return {"error": Unknown("it was broken off").as_dict()}
+        return {"error": InternalError("it failed because of a bug in Anvyl", hint=LOG_HINT).as_dict()}
+    return {"error": Unknown("it was interrupted").as_dict()}
 
 
-def _require_same(asked: ChangeRequest, call: str) -> None:
-    if asked.call != call:
+def _require_same(request: ChangeRequest, digest: str) -> None:
+    if request.digest != digest:
         raise OperationIdReused(
-            f"the operation id `{asked.operation}` belongs to another call", hint="use a new id for every change"
+            f"the operation id `{request.operation}` belongs to another call", hint="use a new id for every change"
         )

@@ -1,7 +1,7 @@
-"""Journal of operations: which changes this host was asked for, by operation id, and how each of them ended.
+"""Journal of operations: the changes requested from this host, by operation id, and how each of them ended.
 
 A change is in the database, on the disk, before it acts, so that no operation id is ever executed twice. The audit log
-has every change too: what a damaged or removed database lacks is taken from there, so it never counts as empty.
+lists every change too: operations that a damaged or removed database lacks are restored from there.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ OLD_FILE = "operations.log"
 """The file of versions before SQLite; imported once."""
 LOCK = "lock"
 MAX_OPERATIONS = 10_000
-"""Operations that are remembered."""
+"""Operations that are kept."""
 KEEP_SECONDS = 24 * 3600.0
-"""How long each is."""
+"""Seconds for which an operation is kept."""
 MIN_OPERATIONS = 1000
-"""The newest are remembered whatever the clock says: it may jump."""
+"""The newest operations are kept regardless of their age, because the clock may jump."""
 TRIM_INTERVAL = 100
 """Operations that begin between two removals of old ones."""
 MAX_RESULTS = 8 * 1024 * 1024
 """Characters of all results together; the oldest give way."""
 MAX_ENDING = 16 * 1024
-"""Characters of one ending; a larger result is not kept."""
+"""Characters of one stored end; a larger result is not kept."""
 MIN_FREE_BYTES = 64 * 1024
 """Bytes that must be free before a change begins, so that its end can be written too."""
 CHECKED_OPERATIONS = 100
@@ -65,9 +65,9 @@ OperationEnd = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """An operation that began. `call` is the digest of the request, empty when only the id is known."""
+    """An operation that began. `digest` identifies the request; empty if only the operation id is known."""
 
-    call: str
+    digest: str
     end: OperationEnd | None
 
 
@@ -84,7 +84,7 @@ class Journal:
         self._mutex = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._inode = 0
-        self._late: dict[str, str | None] = {}
+        self._unwritten: dict[str, str | None] = {}
         """Ends that could not be written yet; None for an operation that did not act."""
 
     def open(self) -> None:
@@ -93,41 +93,41 @@ class Journal:
             pass
 
     def find(self, operation: str) -> JournalEntry | None:
-        """Look up an operation; None if it never began here.
+        """Look up an operation; None if it did not begin on this host.
 
         Raises:
             Denied: the journal cannot be read, so the operation must not act.
         """
         with self._database() as db:
-            return self._known(db, operation)
+            return self._lookup(db, operation)
 
-    def start(self, operation: str, call: str, *, tool: str) -> JournalEntry | None:
-        """Record that an operation is about to act: None once that is on the disk, or what is known if it began before.
+    def start(self, operation: str, digest: str, *, tool: str) -> JournalEntry | None:
+        """Record that an operation is about to act. Return None once that is on disk, or its entry if it began before.
 
         Raises:
-            Denied: it cannot be written, so the operation must not act.
+            Denied: the record cannot be written, so the operation must not act.
         """
         with self._database() as db:
-            if known := self._known(db, operation):
-                return known
+            if entry := self._lookup(db, operation):
+                return entry
             if not self._has_room():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            number = db.execute(ADD, (operation, call, tool, time.time(), None)).lastrowid or 0
+            number = db.execute(ADD, (operation, digest, tool, time.time(), None)).lastrowid or 0
             if number % TRIM_INTERVAL == 0:
                 _trim(db, number)
         return None
 
     def end(self, operation: str, end: OperationEnd) -> None:
-        """Record how an operation ended. Never raises: what cannot be written is kept in memory and tried again."""
+        """Record how an operation ended. Never raises: an end that cannot be written is kept in memory and retried."""
         ending = json.dumps(end)
         if len(ending) > MAX_ENDING:
             ending = json.dumps({"dropped": "its result was too large to keep" if "ok" in end else "it failed"})
-        self._late[operation] = ending
+        self._unwritten[operation] = ending
         self.open()
 
     def void(self, operation: str) -> None:
-        """Record that an operation did not act after all, and may begin again. Never raises."""
-        self._late[operation] = None
+        """Record that an operation did not act and may begin again. Never raises."""
+        self._unwritten[operation] = None
         self.open()
 
     def close(self) -> None:
@@ -137,14 +137,14 @@ class Journal:
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        """Have the database alone among all threads and processes, with late ends written."""
+        """Open the database, locked against other threads and processes, after writing pending ends."""
         if not self._mutex.acquire(timeout=file_locks.DEFAULT_TIMEOUT):
             raise self._denied(TimeoutError(errno.ETIMEDOUT, "the disk does not answer"))
         try:
-            # SQLite's own locks do not name the process that has them, and end when a file is set aside.
+            # SQLite's own locks do not name the process that holds them, and end when a file is set aside.
             with file_locks.exclusive_lock(self.folder / LOCK):
                 db = self._connected()
-                self._write_late(db)
+                self._write_pending(db)
                 yield db
         except (OSError, sqlite3.Error, AnvylError) as error:
             if isinstance(error, sqlite3.Error):
@@ -152,7 +152,7 @@ class Journal:
             raise self._denied(error) from error
         finally:
             self._mutex.release()
-        if not self._late:
+        if not self._unwritten:
             self.trouble = ""
 
     def _connected(self) -> sqlite3.Connection:
@@ -166,7 +166,7 @@ class Journal:
             if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in DAMAGE:
                 raise
             aside = f"{FILE}.bad-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-            log.warning("the journal %s was damaged: %s. It is kept as %s", self._path, error, aside)
+            log.warning("the journal %s is damaged: %s. It was moved to %s and rebuilt", self._path, error, aside)
             for suffix in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
                     self._path.with_name(FILE + suffix).rename(self.folder / (aside + suffix))
@@ -187,7 +187,7 @@ class Journal:
         """
         if self._path.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        # SQLite would let others read it. One that exists is not opened here: to close it would drop SQLite's locks.
+        # SQLite would make it readable for others. Never open an existing file here: closing it drops SQLite's locks.
         if not self._path.exists():
             self._path.touch(0o600, exist_ok=False)
             match_folder_owner(self.folder, self._path)
@@ -206,7 +206,7 @@ class Journal:
         return db
 
     def _complete(self, db: sqlite3.Connection, recalled: Sequence[str]) -> None:
-        """Create the table if there is none, and add the operations that only other sources know."""
+        """Create the table if it is missing, and add the operations found only in other sources."""
         old = self.folder / OLD_FILE
         db.execute("BEGIN IMMEDIATE")
         new = not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'operations'").fetchone()
@@ -219,55 +219,57 @@ class Journal:
             missing = [operation for operation in recalled[-MAX_OPERATIONS:] if operation not in present]
             db.executemany(ADD, [(operation, "", "", time.time(), None) for operation in missing])
             if missing:
-                log.warning("%d operations that %s lacked were taken from the audit log", len(missing), self._path)
+                log.warning(
+                    "restored %d operations from the audit log that were missing in %s", len(missing), self._path
+                )
         db.execute("COMMIT")
         old.unlink(missing_ok=True)
 
-    def _known(self, db: sqlite3.Connection, operation: str) -> JournalEntry | None:
+    def _lookup(self, db: sqlite3.Connection, operation: str) -> JournalEntry | None:
         row = db.execute("SELECT call, ending FROM operations WHERE operation = ?", (operation,)).fetchone()
-        if row is None or self._late.get(operation, "") is None:
+        if row is None or self._unwritten.get(operation, "") is None:
             return None
-        ending = self._late.get(operation, row[1])
+        ending = self._unwritten.get(operation, row[1])
         return JournalEntry(row[0], json.loads(ending) if ending else None)
 
-    def _write_late(self, db: sqlite3.Connection) -> None:
+    def _write_pending(self, db: sqlite3.Connection) -> None:
         try:
-            for operation, ending in list(self._late.items()):
+            for operation, ending in list(self._unwritten.items()):
                 if ending is None:
                     db.execute("DELETE FROM operations WHERE operation = ?", (operation,))
                 else:
                     db.execute("UPDATE operations SET ending = ? WHERE operation = ?", (ending, operation))
-                del self._late[operation]
+                del self._unwritten[operation]
         except sqlite3.Error as error:
             self._denied(error)
 
     def _has_room(self) -> bool:
         disk = os.statvfs(self.folder)
-        # Root may use the part that is kept back for it. Some file systems do not tell their size.
+        # Root may use the reserved blocks. Some file systems report a size of zero.
         free = (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
         return not disk.f_blocks or free >= MIN_FREE_BYTES
 
     def _denied(self, error: OSError | sqlite3.Error | AnvylError) -> Denied:
-        """Note an error, with one warning for as long as it stays the same, and make a refusal of it."""
+        """Turn an error into a refusal, and log it once for as long as it stays the same."""
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        # SQLite has several errors for a full disk.
+        # SQLite reports a full disk with several different errors.
         full = full or (isinstance(error, sqlite3.Error) and not self._has_room())
         reason = os.strerror(errno.ENOSPC) if full else getattr(error, "strerror", None) or str(error)
         trouble = f"the journal of operations cannot be written: {reason}"
         if trouble != self.trouble:
             log.warning("%s (%s)", trouble, self.folder)
         self.trouble = trouble
-        hint = f"see who owns {self.folder} and whether it may be written"
+        hint = f"check the owner and permissions of {self.folder}"
         return Denied(
             f"changes are refused: {trouble}", hint=f"free space on the disk of {self.folder}" if full else hint
         )
 
 
 def _trim(db: sqlite3.Connection, newest: int) -> None:
-    """Remove operations that are too many or too old, and results that are too large together."""
+    """Remove operations over the limit of number or age, and results over the total size."""
     dropped = json.dumps({"dropped": "its result is no longer kept"})
     limits = newest - MAX_OPERATIONS, newest - MIN_OPERATIONS, time.time() - KEEP_SECONDS
-    # That the operation began is written already: it may act.
+    # The new operation is recorded already, so a failure here must not stop it.
     with suppress(sqlite3.Error):
         db.execute("DELETE FROM operations WHERE number <= ? OR number <= ? AND begun < ?", limits)
         db.execute(DROP_RESULTS, {"dropped": dropped, "results": MAX_RESULTS})

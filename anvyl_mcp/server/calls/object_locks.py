@@ -1,4 +1,4 @@
-"""One change at a time for each object, and none that is not the one that was planned."""
+"""Locks that allow one change at a time per object, and checks that objects are still as planned."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from anvyl_mcp.core.errors import Busy, Conflict, InvalidInput
 from anvyl_mcp.server.calls.affected_objects import ObservedObject
 
 WAIT_SECONDS = 5.0
-"""Seconds that a change waits for the one before it."""
+"""Seconds that a change waits for a lock."""
 
 UP_STATES = frozenset({"running", "restarting"})
-"""States between which a container that crashes goes to and fro by itself."""
+"""A crashing container alternates between these states."""
 
 
 @dataclass(eq=False, slots=True)
 class ObjectLock:
-    """Objects that one change has for itself."""
+    """The objects that one change has locked, or waits for."""
 
-    who: str
+    caller: str
     tool: str
     operation: str
     objects: Sequence[ObservedObject]
@@ -34,62 +34,64 @@ class ObjectLock:
 
 
 class ObjectLocks:
-    """The holds of this process. By kind and full id: a name and the beginning of an id meet at the same object."""
+    """The locks of this process, by kind and full id, so that a name and an id prefix map to the same object."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], ObjectLock] = {}
+        self._locks: dict[tuple[str, str], ObjectLock] = {}
         self._mutex = threading.Lock()
 
-    async def take(self, hold: ObjectLock) -> None:
-        """Have all objects of a hold, or none.
+    async def take(self, lock: ObjectLock) -> None:
+        """Lock all objects, or none.
 
         Raises:
-            Busy: another change has one of them, and goes on.
+            Busy: another change still has one of them locked.
         """
         deadline = time.monotonic() + WAIT_SECONDS
-        while (other := self._try(hold)) is not None:
+        while (other := self._try(lock)) is not None:
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     await asyncio.shield(asyncio.wrap_future(other.released))
             except TimeoutError:
-                raise _busy(hold, other) from None
-        hold.since = time.monotonic()
+                raise _busy(lock, other) from None
+        lock.since = time.monotonic()
 
-    def release(self, hold: ObjectLock) -> None:
-        """Let go of the objects; from any thread, once or more."""
+    def release(self, lock: ObjectLock) -> None:
+        """Unlock the objects. May be called from any thread, and more than once."""
         with self._mutex:
-            for key in [key for key, holder in self._held.items() if holder is hold]:
-                del self._held[key]
-            if not hold.released.done():
-                hold.released.set_result(None)
+            for key in [key for key, holder in self._locks.items() if holder is lock]:
+                del self._locks[key]
+            if not lock.released.done():
+                lock.released.set_result(None)
 
-    def _try(self, hold: ObjectLock) -> ObjectLock | None:
-        """Take all objects, or tell who has one of them."""
-        keys = [(one.kind, one.id) for one in hold.objects]
+    def _try(self, lock: ObjectLock) -> ObjectLock | None:
+        """Lock all objects; if one is locked already, lock none and return its lock."""
+        keys = [(one.kind, one.id) for one in lock.objects]
         with self._mutex:
             for key in keys:
-                if key in self._held:
-                    return self._held[key]
-            self._held.update(dict.fromkeys(keys, hold))
+                if key in self._locks:
+                    return self._locks[key]
+            self._locks.update(dict.fromkeys(keys, lock))
         return None
 
 
 def check_expected(
-    told: Mapping[str, Any], asked: Sequence[tuple[str, str]], objects: Sequence[ObservedObject]
+    meta: Mapping[str, Any], named: Sequence[tuple[str, str]], objects: Sequence[ObservedObject]
 ) -> None:
-    """Return when the object is as it was planned with, or nobody planned. `asked`: kinds and names in the call.
+    """Check that the object of a call still has the id and state of the plan, if the request has one.
+
+    `named`: kind and name of each object in the call.
 
     Raises:
-        Conflict: it is another one, in another state, or gone.
+        Conflict: it is a different object, in a different state, or gone.
     """
-    expected = told.get(protocol_keys.EXPECT)
+    expected = meta.get(protocol_keys.EXPECT)
     if expected is None:
         return
     if not isinstance(expected, Mapping) or not all(isinstance(value, str) for value in expected.values()):
         raise InvalidInput(f"`{protocol_keys.EXPECT}` is not an object with `id` and `state`")
-    if not asked:
-        raise InvalidInput(f"`{protocol_keys.EXPECT}` is about an object, and this call names none")
-    kind, name = next((one for one in asked if one[0] == "container"), asked[0])
+    if not named:
+        raise InvalidInput(f"`{protocol_keys.EXPECT}` was sent, but this call names no object")
+    kind, name = next((one for one in named if one[0] == "container"), named[0])
     seen = next((one for one in objects if (one.kind, one.name) == (kind, name)), None)
     if seen is None:
         raise _changed(f"there is no {kind} `{name}` any more")
@@ -97,25 +99,25 @@ def check_expected(
     if not seen.id.removeprefix("sha256:").startswith(identity.removeprefix("sha256:")):
         raise _changed(f"`{name}` is another {kind} now: {seen.id[:12]}, not {identity[:12]}")
     if state and state != seen.state and not {state, seen.state} <= UP_STATES:
-        raise _changed(f"`{name}` was {state[:40]}, and is {seen.state or 'there'} now")
+        raise _changed(f"`{name}` was {state[:40]}, and is {seen.state or 'present'} now")
 
 
 def check_objects(
-    told: Mapping[str, Any], asked: Sequence[tuple[str, str]], held: Mapping[tuple[str, str], str]
+    meta: Mapping[str, Any], named: Sequence[tuple[str, str]], ids: Mapping[tuple[str, str], str]
 ) -> None:
-    """Return when the images, networks and volumes of a call are those that it was planned with.
+    """Check that the images, networks and volumes of a call are still those of the plan, if the request has one.
 
     Raises:
-        Conflict: one is another one, or gone.
+        Conflict: one is a different object, or gone.
     """
-    planned = told.get(protocol_keys.OBJECTS) or {}
+    planned = meta.get(protocol_keys.OBJECTS) or {}
     if not isinstance(planned, Mapping) or not all(isinstance(value, str) for value in planned.values()):
-        raise InvalidInput(f"`{protocol_keys.OBJECTS}` is not an object of ids")
-    for what, identity in planned.items():
-        kind, _, name = str(what).partition(" ")
-        if (kind, name) not in asked:
-            raise InvalidInput(f"`{protocol_keys.OBJECTS}` is about an object that this call does not name")
-        now = held.get((kind, name), "").removeprefix("sha256:")
+        raise InvalidInput(f"`{protocol_keys.OBJECTS}` is not an object with ids")
+    for key, identity in planned.items():
+        kind, _, name = str(key).partition(" ")
+        if (kind, name) not in named:
+            raise InvalidInput(f"`{protocol_keys.OBJECTS}` has an object that this call does not name")
+        now = ids.get((kind, name), "").removeprefix("sha256:")
         if not now:
             raise _changed(f"there is no {kind} `{name}` any more")
         if not now.startswith(identity.removeprefix("sha256:")):
@@ -123,14 +125,16 @@ def check_objects(
 
 
 def _changed(how: str) -> Conflict:
-    return Conflict(f"changed since planned: {how}; nothing was done", hint="look again, then decide anew")
+    return Conflict(
+        f"changed since planned: {how}; nothing was changed", hint="check the current state, then decide again"
+    )
 
 
 def _busy(mine: ObjectLock, other: ObjectLock) -> Busy:
     keys = {(one.kind, one.id) for one in other.objects}
     name = next((one.name for one in mine.objects if (one.kind, one.id) in keys), "it")
     return Busy(
-        f"`{name}` is being changed already: `{other.tool}` of {other.who}, for "
+        f"`{name}` is being changed by {other.caller}: `{other.tool}` has been running for "
         f"{time.monotonic() - other.since:.0f} s (operation {other.operation})",
-        hint="nothing was done; try again when that is through",
+        hint="nothing was changed; retry when that has finished",
     )

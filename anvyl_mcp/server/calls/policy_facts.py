@@ -1,4 +1,4 @@
-"""What the engine knows of the objects that a policy's rules are about."""
+"""Names, labels and images of objects, read from the engine for the policy's rules."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from anvyl_mcp.server.tool import BOUND_IDS
 
 
 def facts_from(engine: Engine) -> ObjectLookup:
-    """A way to ask this engine what an object is; None for one that is not there.
+    """Return a lookup of objects in this engine; it returns None for an object that does not exist.
 
-    An object that the call already has is looked up by its id: its name may belong to another one by now.
+    Objects bound to the current call are looked up by id: meanwhile, their name may refer to another object.
     """
 
-    def look(kind: str, name: str) -> ObjectFacts | None:
-        held = BOUND_IDS.get().get((kind, name)) if kind != "volume" else None
+    def lookup_object(kind: str, name: str) -> ObjectFacts | None:
+        bound_id = BOUND_IDS.get().get((kind, name)) if kind != "volume" else None
         try:
             with engine_errors(missing=lambda: NotFound(f"there is no {kind} `{name}`")):
-                return READERS[kind](engine, name, held or name)
+                return READERS[kind](engine, name, bound_id or name)
         except NotFound:
             return None
 
-    return look
+    return lookup_object
 
 
-def _container(engine: Engine, name: str, wanted: str) -> ObjectFacts:
-    found = compat.container_details(engine.client().inspect_container(wanted))
+def _container(engine: Engine, name: str, name_or_id: str) -> ObjectFacts:
+    found = compat.container_details(engine.client().inspect_container(name_or_id))
     config = found.get("Config") or {}
     own = str(found["Name"]).lstrip("/")
     return ObjectFacts(own, (own, name, found["Id"], found["Id"][:12]), _labels(config), str(config.get("Image") or ""))
 
 
-def _image(engine: Engine, name: str, wanted: str) -> ObjectFacts:
-    found = compat.image(engine.client().inspect_image(wanted))  # type: ignore[no-untyped-call]  # the stubs leave it out
-    number = str(found["Id"])
+def _image(engine: Engine, name: str, name_or_id: str) -> ObjectFacts:
+    found = compat.image(engine.client().inspect_image(name_or_id))  # type: ignore[no-untyped-call]  # the stubs leave it out
+    image_id = str(found["Id"])
     tags = [spelled for tag in lookup.image_tags(found) for spelled in spellings("image", tag)]
-    ids = (number, number.removeprefix("sha256:")[:12])
+    ids = (image_id, image_id.removeprefix("sha256:")[:12])
     return ObjectFacts(name, (*spellings("image", name), *tags, *ids), _labels(found, found.get("Config")))
 
 
-def _network(engine: Engine, name: str, wanted: str) -> ObjectFacts:
-    found = compat.network_or_volume(engine.client().inspect_network(wanted))
+def _network(engine: Engine, name: str, name_or_id: str) -> ObjectFacts:
+    found = compat.network_or_volume(engine.client().inspect_network(name_or_id))
     return ObjectFacts(str(found["Name"]), (str(found["Name"]), name, str(found["Id"])), _labels(found))
 
 
-def _volume(engine: Engine, name: str, wanted: str) -> ObjectFacts:
-    if (found := engine.volume(wanted)) is None:
+def _volume(engine: Engine, name: str, name_or_id: str) -> ObjectFacts:
+    if (found := engine.volume(name_or_id)) is None:
         raise NotFound(f"there is no volume `{name}`")
     return ObjectFacts(name, (name,), _labels(found))
 
@@ -63,7 +63,7 @@ READERS: dict[str, Callable[[Engine, str, str], ObjectFacts]] = {
     "network": _network,
     "volume": _volume,
 }
-"""Kind of object to how it is read: by the name in the call, and by what the engine is asked for."""
+"""Reader by kind of object. Its arguments: the engine, the name in the call, and the name or id to look up."""
 
 
 def _labels(*holders: Mapping[str, Any] | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Progress of a running call, sent to the client that waits for it."""
+"""Sends progress notifications of a running call to its client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.server.progress import Progress
 
 MIN_INTERVAL = 0.2
-"""Seconds between two notifications: an engine that pulls writes hundreds a second."""
+"""Seconds between two notifications: a pull reports progress hundreds of times a second."""
 
 SendProgress = Callable[[float, float | None, str | None], Awaitable[None]]
 Response = TypeVar("Response")
@@ -32,66 +32,66 @@ class ProgressStream(Progress):
         self._loop = anyio.lowlevel.current_token()
         self._thread = threading.get_ident()
         self._latest: tuple[float, float | None, str] | None = None
-        self._sent = float("-inf")
-        self._news = anyio.Event()
-        self._woken = False
+        self._last_sent = float("-inf")
+        self._changed = anyio.Event()
+        self._wake_pending = False
         self._cancelled = False
 
     def __call__(self, done: float, total: float | None = None, message: str = "") -> None:
-        """Say how far the work is."""
+        """Store the current progress; it is sent when the interval allows."""
         self._latest = (done, total, message)
-        if self._woken or self._cancelled:
+        if self._wake_pending or self._cancelled:
             return
-        self._woken = True
+        self._wake_pending = True
         if threading.get_ident() == self._thread:
-            self._news.set()
+            self._changed.set()
         else:
-            # A thread that was given up may outlive the loop.
+            # An abandoned thread may outlive the loop.
             with suppress(anyio.RunFinishedError):
                 anyio.from_thread.run_sync(self._wake, token=self._loop)
 
     @property
     def cancelled(self) -> bool:
-        """Whether the caller gave up."""
+        """Whether the caller cancelled the call."""
         return self._cancelled
 
     def cancel(self) -> None:
-        """Tell the work that nobody waits for it any more."""
+        """Signal the work that the caller no longer waits."""
         self._cancelled = True
 
     async def run_and_send(self, work: Callable[[], Awaitable[Response]]) -> Response:
-        """Do the work, and send what it reports meanwhile."""
+        """Run `work` and send the progress that it reports meanwhile."""
         failure: AnvylError | None = None
-        ended: list[Response] = []
+        results: list[Response] = []
         async with anyio.create_task_group() as group:
             group.start_soon(self._pump)
             try:
-                ended.append(await work())
+                results.append(await work())
             except AnvylError as error:
-                # Left to itself the task group would wrap it.
+                # The task group would wrap it in an exception group.
                 failure = error
             group.cancel_scope.cancel()
-        await self._tell()
+        await self._send_latest()
         if failure is not None:
             raise failure
-        return ended[0]
+        return results[0]
 
     def _wake(self) -> None:
-        self._news.set()
+        self._changed.set()
 
     async def _pump(self) -> None:
         while True:
-            await self._news.wait()
-            self._news = anyio.Event()
-            self._woken = False
-            await self._tell()
+            await self._changed.wait()
+            self._changed = anyio.Event()
+            self._wake_pending = False
+            await self._send_latest()
             await anyio.sleep(MIN_INTERVAL)
 
-    async def _tell(self) -> None:
+    async def _send_latest(self) -> None:
         latest = self._latest
-        # The protocol wants every notification to be further than the one before.
-        if latest is None or latest[0] <= self._sent:
+        # MCP requires progress to increase with every notification.
+        if latest is None or latest[0] <= self._last_sent:
             return
         done, total, message = latest
         await self._send(done, total, message or None)
-        self._sent = done
+        self._last_sent = done

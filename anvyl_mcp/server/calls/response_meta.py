@@ -1,22 +1,22 @@
-"""What is told beside an answer, under its `_meta`."""
+"""Response metadata: what is sent under `_meta` in addition to the result of a request."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 from typing import Any
 
-_collected: ContextVar[dict[str, Any] | None] = ContextVar("beside", default=None)
+_collected: ContextVar[dict[str, Any] | None] = ContextVar("response_meta", default=None)
 
 
 def collect_meta() -> dict[str, Any]:
-    """Begin an answer; what is told from now on in this task, and in those it starts, comes into the returned."""
-    told: dict[str, Any] = {}
-    _collected.set(told)
-    return told
+    """Return a dict that collects the response metadata added by this task and its children."""
+    meta: dict[str, Any] = {}
+    _collected.set(meta)
+    return meta
 
 
 def add_meta(key: str, value: object) -> None:
-    """Tell something beside the answer of the request that is being answered, if one is."""
-    told = _collected.get()
-    if told is not None:
-        told[key] = value
+    """Add metadata to the response of the current request, if there is one."""
+    meta = _collected.get()
+    if meta is not None:
+        meta[key] = value

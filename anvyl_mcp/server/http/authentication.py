@@ -123,7 +123,7 @@ class Authentication:
         if self._refused is None or refused.status not in (401, 403, 429):
             return
         address = scope["client"][0] if scope.get("client") else ""
-        if self._refused.due():
+        if self._refused.take_slot():
             await anyio.to_thread.run_sync(self._refused.record, refused.error.message, address)
         else:
             self._refused.count(address)

@@ -146,7 +146,7 @@ class HostState:
         try:
             self.invites.require(secret)
         except Denied as error:
-            if self.refused.due():
+            if self.refused.take_slot():
                 self.refused.record(error.message, caller.address, "join")
             else:
                 self.refused.count(caller.address)

@@ -62,7 +62,7 @@ def cut(folder: Path, records: int) -> None:
     (folder / LOG).write_bytes(b"".join(lines))
     last = json.loads(lines[-1])
     end = End(last["seq"], last["hash"], size=sum(map(len, lines)))
-    (folder / HEAD).write_bytes(end.packed())
+    (folder / HEAD).write_bytes(end.pack())
 
 
 def write_anew(folder: Path) -> None:

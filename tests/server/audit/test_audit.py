@@ -1,4 +1,4 @@
-"""The audit log: whole after every fault, and no line of it changed unnoticed."""
+"""The audit log: intact after every fault, and tamper-evident."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def change(audit: Audit, **arguments: Any) -> None:
     audit.end(begin(audit, **arguments), "ok")
 
 
-def look(audit: Audit, **arguments: Any) -> None:
+def read(audit: Audit, **arguments: Any) -> None:
     audit.end(begin(audit, "list_containers", changes=False, **arguments), "ok")
 
 
 @contextmanager
 def in_process(call: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A function of this file in a process of its own, which ends with the block."""
+    """Run a function of this file in another process until the block ends."""
     program = f"from tests.server.audit.test_audit import {call}; import sys; {call}(*sys.argv[1:])"
     command = [sys.executable, "-c", program, *map(str, arguments)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -68,7 +68,7 @@ def in_process(call: str, *arguments: object) -> Iterator[subprocess.Popen[str]]
             process.kill()
 
 
-def test_a_change_is_on_record_before_it_acts_and_again_when_it_ended(audit: Audit, folder: Path) -> None:
+def test_a_change_is_recorded_before_it_acts_and_when_it_ends(audit: Audit, folder: Path) -> None:
     entry = begin(audit, name="web")
     before = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
     audit.end(entry, "failed", "conflict")
@@ -86,7 +86,7 @@ def test_a_change_is_on_record_before_it_acts_and_again_when_it_ended(audit: Aud
     assert (second["seq"], second["prev"]) == (2, first["hash"])
 
 
-def test_a_read_leaves_one_record_after_it(audit: Audit, folder: Path) -> None:
+def test_a_read_is_recorded_once_after_it_ends(audit: Audit, folder: Path) -> None:
     entry = begin(audit, "list_containers", changes=False, all=True)
     assert not folder.exists()
     audit.end(entry, "ok")
@@ -100,8 +100,8 @@ def test_a_read_leaves_one_record_after_it(audit: Audit, folder: Path) -> None:
     )
 
 
-def test_reading_shows_each_call_once_and_finds_the_ones_asked_for(audit: Audit) -> None:
-    look(audit)
+def test_reading_shows_each_call_once_and_applies_filters(audit: Audit) -> None:
+    read(audit)
     change(audit, name="web")
     lost = begin(audit, name="lost")
     audit.end(begin(audit, "remove_container", name="web"), "denied", "denied")
@@ -115,20 +115,20 @@ def test_reading_shows_each_call_once_and_finds_the_ones_asked_for(audit: Audit)
     ]
     assert [one.seq for one in audit.read(tool="stop_container")] == [3, lost.started]
     assert [one.tool for one in audit.read(limit=1)] == ["remove_container"]
-    assert audit.read(who="nobody") == []
+    assert audit.read(who="unknown") == []
     assert len(audit.read(operation="op-1", since=datetime.now(UTC) - timedelta(minutes=1))) == 4
     assert audit.read(since=datetime.now(UTC) + timedelta(minutes=1)) == []
     assert audit.read()[0].as_dict()["outcome"] == "ok"
 
 
-def test_an_empty_log_is_whole(audit: Audit) -> None:
+def test_an_empty_log_is_intact(audit: Audit) -> None:
     assert audit.read() == []
     assert (audit.verify().records, audit.verify().problem) == (0, "")
     audit.open()
     assert (audit.verify().records, audit.verify().problem) == (0, "")
 
 
-def test_nobody_else_may_read_it(folder: Path) -> None:
+def test_it_is_readable_by_its_owner_only(folder: Path) -> None:
     before = os.umask(0)
     try:
         folder.mkdir(mode=0o777)
@@ -161,11 +161,11 @@ def test_nobody_else_may_read_it(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_every_end_has_a_word(error: BaseException | None, changes: bool, written: tuple[str, str]) -> None:
+def test_every_end_has_an_outcome(error: BaseException | None, changes: bool, written: tuple[str, str]) -> None:
     assert outcome_of(error, changes=changes) == written
 
 
-# What must never be written down is planted as this word.
+# Planted as a secret in arguments; must never be written to the log.
 SECRET = "hunter2geheim"
 
 
@@ -212,7 +212,7 @@ SECRET = "hunter2geheim"
     ],
     ids=lambda given: ascii(given)[:60],
 )
-def test_no_planted_secret_is_ever_written(arguments: dict[str, Any], audit: Audit, folder: Path) -> None:
+def test_a_secret_in_the_arguments_is_never_written(arguments: dict[str, Any], audit: Audit, folder: Path) -> None:
     audit.end(begin(audit, "create_container", **arguments), "ok")
 
     assert SECRET not in (folder / LOG).read_text(encoding="utf-8")
@@ -233,7 +233,7 @@ def test_no_planted_secret_is_ever_written(arguments: dict[str, Any], audit: Aud
     ],
     ids=lambda given: ascii(given)[:60],
 )
-def test_what_is_no_secret_is_written_as_it_is(arguments: dict[str, Any], audit: Audit) -> None:
+def test_harmless_arguments_are_written_unchanged(arguments: dict[str, Any], audit: Audit) -> None:
     audit.end(begin(audit, "create_container", **arguments), "ok")
 
     assert audit.read()[0].arguments == arguments
@@ -267,7 +267,7 @@ def test_padding_hides_neither_the_end_of_a_value_nor_the_other_arguments(audit:
     assert len(record.arguments["sha256"]) == 16
 
 
-def test_nobody_can_write_lines_or_colours_into_the_log(audit: Audit, folder: Path) -> None:
+def test_control_characters_are_escaped(audit: Audit, folder: Path) -> None:
     evil = 'x\n{"seq":9}\r\x1b[31m\u202e\u2028\x85\ud800"'
     audit.end(
         audit.begin(evil, {evil: [evil]}, who=evil, how=evil, address=evil, operation=evil, changes=True), "ok", evil
@@ -287,7 +287,7 @@ def lines_in(folder: Path) -> list[bytes]:
 
 
 def rehashed(line: bytes, **changed: Any) -> bytes:
-    """A forged line whose own hash is right."""
+    """A forged line with a correct hash of its own."""
     record = {**json.loads(line), **changed}
     record.pop("hash")
     body = json.dumps(record, separators=(",", ":")).encode()
@@ -302,7 +302,7 @@ def flip(lines: list[bytes], at: int) -> list[bytes]:
 
 
 def forge(lines: list[bytes], at: int) -> list[bytes]:
-    return [*lines[:at], rehashed(lines[at], who="somebody else"), *lines[at + 1 :]]
+    return [*lines[:at], rehashed(lines[at], who="mallory"), *lines[at + 1 :]]
 
 
 def remove(lines: list[bytes], at: int) -> list[bytes]:
@@ -328,22 +328,22 @@ def cut_from(lines: list[bytes], at: int) -> list[bytes]:
 
 
 def rewrite_from(lines: list[bytes], at: int) -> list[bytes]:
-    """Forge one line and make all that follow it fit."""
+    """Forge one line and rehash all lines after it."""
     previous = json.loads(lines[at])["prev"]
     written = lines[:at]
     for line in lines[at:]:
-        written.append(rehashed(line, prev=previous, who="somebody else"))
+        written.append(rehashed(line, prev=previous, who="mallory"))
         previous = json.loads(written[-1])["hash"]
     return written
 
 
 @pytest.mark.parametrize("mutate", [flip, forge, remove, swap, repeat, blank, cut_from, rewrite_from])
-def test_a_line_altered_at_any_place_is_found(
+def test_an_altered_line_is_found_at_any_position(
     mutate: Callable[[list[bytes], int], list[bytes]], audit: Audit, folder: Path
 ) -> None:
     for number in range(6):
         change(audit, name=f"web-{number}")
-        look(audit)
+        read(audit)
     whole = audit.verify()
     lines = lines_in(folder)
     assert (whole.records, whole.files, whole.problem) == (18, 1, "")
@@ -357,7 +357,7 @@ def test_a_line_altered_at_any_place_is_found(
         if mutate in (flip, remove, blank) and at < len(lines) - 1:
             assert f"line {at + 1}: record {at + 1} " in problem, problem
         elif mutate is forge:
-            # Its own hash is right: only the next line, or the head, gives it away.
+            # Its own hash is correct: only the next line, or the head, reveals it.
             assert f"record {at + 1}" in problem or f"record {at + 2} " in problem, problem
         elif mutate is cut_from:
             assert problem.endswith(f"records {at + 1} to 18 are missing"), problem
@@ -365,45 +365,45 @@ def test_a_line_altered_at_any_place_is_found(
     assert audit.verify() == whole
 
 
-def test_records_cut_off_stay_missing_whatever_is_written_later(audit: Audit, folder: Path) -> None:
+def test_truncated_records_stay_missing_after_later_writes(audit: Audit, folder: Path) -> None:
     for _ in range(5):
-        look(audit)
+        read(audit)
     (folder / LOG).write_bytes(b"".join(lines_in(folder)[:3]))
     for _ in range(3):
-        look(audit)
+        read(audit)
 
     found = audit.verify()
     assert found.problem == f"{LOG}, line 4: record 4 is missing here: the line holds record 6"
     assert "records 4 to 5 are missing" in str(audit.read()[3].arguments)
 
 
-def test_a_log_that_was_deleted_is_missed(audit: Audit, folder: Path) -> None:
+def test_a_deleted_log_is_noticed(audit: Audit, folder: Path) -> None:
     for _ in range(5):
-        look(audit)
+        read(audit)
     (folder / LOG).unlink()
 
     assert audit.verify().problem == "the log ends too early: records 1 to 5 are missing"
-    look(audit)
+    read(audit)
     assert audit.verify().problem == f"{LOG}, line 1: record 1 is missing here: the line holds record 6"
 
 
-def test_a_missing_head_is_told_and_made_again(audit: Audit, folder: Path) -> None:
+def test_a_missing_head_is_reported_and_rebuilt(audit: Audit, folder: Path) -> None:
     for _ in range(3):
-        look(audit)
+        read(audit)
     (folder / HEAD).unlink()
 
     assert "`head` is missing" in audit.verify().problem
-    look(audit)
+    read(audit)
     found = audit.verify()
     assert (found.records, found.problem) == (5, "")
     assert "`head` was missing" in found.notes[0]
 
 
 @pytest.mark.parametrize("junk", [b'{"seq":4,"time":"20', b"\x00" * 5000, b"not a record\n", b"\xff\xfe\n\n\n"])
-def test_a_torn_end_is_moved_aside_kept_and_told(junk: bytes, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_torn_end_is_set_aside_and_reported(junk: bytes, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with closing(Audit(folder)) as audit:
         for _ in range(3):
-            look(audit)
+            read(audit)
     with (folder / LOG).open("ab") as file:
         file.write(junk)
 
@@ -411,7 +411,7 @@ def test_a_torn_end_is_moved_aside_kept_and_told(junk: bytes, folder: Path, capl
         assert audit.verify().problem.startswith(f"{LOG}, line 4: record 4 was altered, or its line is torn")
         audit.open()
         (kept,) = folder.glob(f"{LOG}.bad-*")
-        look(audit)
+        read(audit)
         found = audit.verify()
 
     assert kept.read_bytes() == junk
@@ -420,10 +420,10 @@ def test_a_torn_end_is_moved_aside_kept_and_told(junk: bytes, folder: Path, capl
     assert kept.name in caplog.text
 
 
-def test_it_goes_on_wherever_its_file_was_cut(folder: Path) -> None:
+def test_writing_continues_after_truncation_at_any_position(folder: Path) -> None:
     with closing(Audit(folder)) as audit:
         for number in range(3):
-            look(audit, name=f"web-{number}")
+            read(audit, name=f"web-{number}")
     whole = (folder / LOG).read_bytes()
     head = (folder / HEAD).read_bytes()
     starts = [0, *(at + 1 for at, byte in enumerate(whole) if byte == 10)]
@@ -442,19 +442,19 @@ def test_it_goes_on_wherever_its_file_was_cut(folder: Path) -> None:
             assert audit.read()[-1].outcome == "ok"
 
 
-def test_a_writer_killed_between_a_line_and_its_head_leaves_a_whole_chain(audit: Audit, folder: Path) -> None:
-    look(audit)
+def test_a_writer_killed_before_updating_the_head_leaves_an_intact_chain(audit: Audit, folder: Path) -> None:
+    read(audit)
     head = (folder / HEAD).read_bytes()
-    look(audit)
+    read(audit)
     (folder / HEAD).write_bytes(head)
 
     assert audit.verify().problem == ""
-    look(audit)
+    read(audit)
     assert (audit.verify().records, audit.verify().problem, audit.verify().notes) == (3, "", ())
 
 
-def write_for_ever(folder: str) -> None:
-    """Change after change; says each time when one has begun."""
+def write_forever(folder: str) -> None:
+    """Record changes forever, and print the number of each one that began."""
     audit = Audit(Path(folder))
     while True:
         entry = begin(audit, name="web")
@@ -463,11 +463,11 @@ def write_for_ever(folder: str) -> None:
         audit.end(entry, "ok")
 
 
-def test_kill_9_at_any_moment_leaves_a_whole_chain(folder: Path) -> None:
+def test_kill_9_at_any_moment_leaves_an_intact_chain(folder: Path) -> None:
     chance = random.Random(1)
     begun = 0
     for _ in range(20):
-        with in_process("write_for_ever", folder) as writer:
+        with in_process("write_forever", folder) as writer:
             assert writer.stdout is not None
             for _ in range(chance.randrange(1, 40)):
                 begun = int(writer.stdout.readline())
@@ -485,15 +485,15 @@ def test_kill_9_at_any_moment_leaves_a_whole_chain(folder: Path) -> None:
 
 
 def append_many(folder: str, name: str, count: str) -> None:
-    """Many records of one writer, in turn reads and changes."""
+    """Write many records: alternating changes and reads."""
     audit = Audit(Path(folder), largest=32 * 1024, keep=50)
     for number in range(int(count) // 4):
         change(audit, name=name, number=number)
-        look(audit, name=name, number=number)
-        look(audit, name=name, number=number)
+        read(audit, name=name, number=number)
+        read(audit, name=name, number=number)
 
 
-def test_two_processes_leave_one_whole_chain(folder: Path) -> None:
+def test_two_processes_write_one_intact_chain(folder: Path) -> None:
     with (
         in_process("append_many", folder, "first", 200) as first,
         in_process("append_many", folder, "second", 200) as second,
@@ -512,7 +512,7 @@ def test_two_processes_leave_one_whole_chain(folder: Path) -> None:
         assert numbers == sorted(list(range(50)) * 3)
 
 
-def test_threads_of_one_process_leave_one_whole_chain(audit: Audit) -> None:
+def test_threads_of_one_process_write_one_intact_chain(audit: Audit) -> None:
     def many() -> None:
         for _ in range(25):
             change(audit)
@@ -526,10 +526,10 @@ def test_threads_of_one_process_leave_one_whole_chain(audit: Audit) -> None:
     assert (audit.verify().records, audit.verify().problem) == (400, "")
 
 
-def test_old_files_go_and_the_chain_runs_on_across_the_rest(folder: Path) -> None:
+def test_rotation_removes_old_files_and_the_chain_continues_across_the_rest(folder: Path) -> None:
     with closing(Audit(folder, largest=2000, keep=4)) as audit:
         for _ in range(100):
-            look(audit)
+            read(audit)
         found = audit.verify()
 
         files = [*sorted(folder.glob("audit-*.jsonl")), folder / LOG]
@@ -550,10 +550,10 @@ def test_old_files_go_and_the_chain_runs_on_across_the_rest(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("stop", ["before the new file", "before its first line"])
-def test_a_crash_while_files_change_places_loses_nothing(stop: str, folder: Path) -> None:
+def test_a_crash_during_rotation_loses_nothing(stop: str, folder: Path) -> None:
     with closing(Audit(folder, largest=2000, keep=4)) as audit:
         for _ in range(8):
-            look(audit)
+            read(audit)
     names = {path.name for path in folder.iterdir()}
     shutil.move(folder / LOG, folder / f"audit-{json.loads((folder / HEAD).read_bytes())['opened']:012}.jsonl")
     if stop == "before its first line":
@@ -562,22 +562,20 @@ def test_a_crash_while_files_change_places_loses_nothing(stop: str, folder: Path
     with closing(Audit(folder, largest=2000, keep=4)) as audit:
         assert audit.verify().problem == ""
         for _ in range(8):
-            look(audit)
+            read(audit)
         found = audit.verify()
     assert (found.records, found.problem, found.notes) == (16, "", ())
     assert names < {path.name for path in folder.iterdir()}
 
 
-def test_a_log_that_cannot_be_written_refuses_changes_and_lets_reads_go_on(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unwritable_log_refuses_changes_and_allows_reads(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder.write_text("in the way", encoding="utf-8")
     with closing(Audit(folder)) as audit:
         audit.open()
         with pytest.raises(Denied) as refused:
             begin(audit)
-        look(audit)
-        look(audit)
+        read(audit)
+        read(audit)
         assert refused.value.message.startswith("changes are refused: the audit log cannot be written: ")
         assert str(folder) in refused.value.hint
         assert audit.trouble.startswith("the audit log cannot be written")
@@ -588,10 +586,10 @@ def test_a_log_that_cannot_be_written_refuses_changes_and_lets_reads_go_on(
         assert audit.trouble == "" and audit.verify().records == 2
 
 
-def test_a_writer_that_hangs_does_not_hang_the_others(
+def test_a_hanging_writer_does_not_block_other_writers(
     audit: Audit, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look(audit)
+    read(audit)
     monkeypatch.setattr(file_locks, "DEFAULT_TIMEOUT", 0.05)
     with (folder / HEAD).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -602,14 +600,14 @@ def test_a_writer_that_hangs_does_not_hang_the_others(
         assert "fuser" in unread.value.hint
         with pytest.raises(AnvylError, match="cannot be read"):
             audit.read()
-        look(audit)
+        read(audit)
     change(audit)
 
     assert (audit.verify().records, audit.verify().problem) == (3, "")
 
 
 @pytest.mark.parametrize("room", [0, 1, 100])
-def test_a_line_that_fits_only_in_part_is_taken_back(room: int, audit: Audit, folder: Path) -> None:
+def test_a_partly_written_line_is_removed(room: int, audit: Audit, folder: Path) -> None:
     """The kernel writes what fits and reports it as a short write."""
     change(audit)
     whole = (folder / LOG).read_bytes()
@@ -627,14 +625,14 @@ def test_a_line_that_fits_only_in_part_is_taken_back(room: int, audit: Audit, fo
 
 
 def fill_the_disk(folder: str) -> None:
-    """Everything that happens on a disk that becomes full, and empty again."""
+    """Check the log while a disk becomes full, and after space is freed."""
     home = Path(folder)
     audit = Audit(home / "audit")
     audit.open()
     change(audit, name="before")
     pending = begin(audit, name="pending")
-    kept_back = (home / "audit/reserve").stat().st_size
-    assert 64 * 1024 <= kept_back <= 256 * 1024, kept_back
+    reserved = (home / "audit/reserve").stat().st_size
+    assert 64 * 1024 <= reserved <= 256 * 1024, reserved
     with (home / "filler").open("wb", buffering=0) as filler:
         for size in (4096, 1):
             try:
@@ -651,10 +649,10 @@ def fill_the_disk(folder: str) -> None:
             assert "No space left on device" in refused.message, refused
             assert f"free space on the disk of {home}/audit" in refused.hint, refused
         else:
-            raise AssertionError("a change was let through on a full disk")
+            raise AssertionError("a change was allowed on a full disk")
     assert time.monotonic() - began < 1
     for _ in range(50):
-        look(audit)
+        read(audit)
     assert "No space left on device" in audit.trouble, audit.trouble
     assert audit.verify().problem == "", audit.verify()
     raw = (home / "audit" / LOG).read_bytes()
@@ -673,7 +671,7 @@ def fill_the_disk(folder: str) -> None:
     (home / "filler").unlink()
     change(audit, name="after")
     assert audit.trouble == ""
-    assert (home / "audit/reserve").stat().st_size == kept_back
+    assert (home / "audit/reserve").stat().st_size == reserved
     found = audit.verify()
     assert (found.problem, found.notes) == ("", ()), found
     names = [one.arguments["name"] for one in audit.read() if one.arguments and one.outcome == "ok" and one.arguments]
@@ -681,9 +679,9 @@ def fill_the_disk(folder: str) -> None:
     sys.stdout.write("recovered\n")
 
 
-def test_a_full_disk_tears_no_line_and_mends_itself(tmp_path: Path) -> None:
+def test_the_log_survives_a_full_disk(tmp_path: Path) -> None:
     if sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("unshare"):
-        pytest.skip("a small disk of its own needs root and `unshare` on Linux")
+        pytest.skip("mounting a small disk needs root and `unshare` on Linux")
     inside = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
     program = "from tests.server.audit.test_audit import fill_the_disk; import sys; fill_the_disk(sys.argv[1])"
     command = ["unshare", "--mount", "sh", "-c", inside, str(tmp_path), sys.executable, "-c", program, str(tmp_path)]

@@ -1,4 +1,4 @@
-"""`anvyl-mcp audit`: what a person reads of the log, and what a program gets."""
+"""`anvyl-mcp audit`: the table for people, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.terminal import open_terminal
 
 @pytest.fixture(autouse=True)
 def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine that is not in UTC, at any time of the year."""
+    """Set a time zone other than UTC, without daylight saving time."""
     monkeypatch.setenv("TZ", "<+02>-2")
     time.tzset()
     yield
@@ -29,7 +29,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """Thirty reads, a change, a refused read, and something that is no call of a tool."""
+    """Thirty reads, a change, a refused read, and an action that is not a tool call."""
     with closing(Audit(tmp_path / "audit")) as audit:
         for _ in range(30):
             audit.end(audit.begin("list_containers", {}, who="desk", how="token", changes=False), "ok")
@@ -51,7 +51,7 @@ def rows(done: CommandResult) -> list[list[str]]:
     return [line.split("\t") for line in done.out.splitlines()[1:]]
 
 
-def test_changes_and_refusals_are_shown_and_reads_when_asked_for(log: Path) -> None:
+def test_changes_and_refusals_are_shown_and_reads_on_request(log: Path) -> None:
     changes, everything, one_tool = audit(), audit("--all"), audit("--tool", "list_containers", "--limit", "2")
 
     assert [row[1:5] for row in rows(changes)] == [
@@ -64,7 +64,7 @@ def test_changes_and_refusals_are_shown_and_reads_when_asked_for(log: Path) -> N
     assert audit("--limit", "-1").code == 2
 
 
-def test_times_are_those_of_this_machine_and_seconds_have_few_digits(log: Path) -> None:
+def test_times_are_local_and_seconds_have_two_decimals(log: Path) -> None:
     [stop, *_] = rows(audit())
     [record, *_] = json.loads(audit("--tool", "stop_container", "--json").out)["records"]
     then = datetime.fromisoformat(record["time"])
@@ -82,11 +82,11 @@ def test_times_are_those_of_this_machine_and_seconds_have_few_digits(log: Path) 
         ("x", "x"),
     ],
 )
-def test_a_time_of_another_day_has_its_date(when: str, shown: str) -> None:
+def test_a_time_on_another_day_includes_its_date(when: str, shown: str) -> None:
     assert format_local_time(when) == shown
 
 
-def test_json_holds_every_record_as_before(log: Path) -> None:
+def test_json_has_every_record(log: Path) -> None:
     records = json.loads(audit("--json").out)["records"]
 
     assert len(records) == 33

@@ -1,4 +1,4 @@
-"""The journal of operations: nothing that began is forgotten, whatever happens to the database."""
+"""The journal of operations: no operation that began is forgotten, whatever happens to the database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from anvyl_mcp.core.errors import AnvylError, Denied
-from anvyl_mcp.server.calls import journal as journals
+from anvyl_mcp.server.calls import journal as journal_module
 from anvyl_mcp.server.calls.journal import FILE, MAX_ENDING, OLD_FILE, Journal, JournalEntry
 
 ROOT = Path(__file__).parents[3]
@@ -38,7 +38,7 @@ def begin(journal: Journal, *operations: str) -> None:
         assert journal.start(operation, f"call of {operation}", tool="stop_container") is None
 
 
-def test_what_began_and_how_it_ended_is_known_also_after_a_restart(journal: Journal, folder: Path) -> None:
+def test_begun_and_ended_operations_survive_a_restart(journal: Journal, folder: Path) -> None:
     begin(journal, "one", "two", "three")
     journal.end("one", OK)
     journal.void("three")
@@ -52,16 +52,16 @@ def test_what_began_and_how_it_ended_is_known_also_after_a_restart(journal: Jour
             assert reader.start("two", "call of two", tool="x") == JournalEntry("call of two", None)
 
 
-def test_two_processes_see_what_the_other_wrote(journal: Journal, folder: Path) -> None:
+def test_two_processes_see_each_others_operations(journal: Journal, folder: Path) -> None:
     begin(journal, "mine")
     with closing(Journal(folder)) as other:
-        begin(other, "theirs")
+        begin(other, "other")
         journal.end("mine", OK)
         assert other.find("mine") == JournalEntry("call of mine", OK)
-    assert journal.find("theirs") == JournalEntry("call of theirs", None)
+    assert journal.find("other") == JournalEntry("call of other", None)
 
 
-def test_nobody_else_may_read_it(journal: Journal, folder: Path) -> None:
+def test_it_is_readable_by_its_owner_only(journal: Journal, folder: Path) -> None:
     before = os.umask(0)
     try:
         begin(journal, "one")
@@ -72,20 +72,18 @@ def test_nobody_else_may_read_it(journal: Journal, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("long", ["ok", "error"])
-def test_a_large_ending_is_not_kept_but_that_there_was_one_is(journal: Journal, long: str, folder: Path) -> None:
+def test_a_large_result_is_dropped_but_its_operation_is_kept(journal: Journal, long: str, folder: Path) -> None:
     begin(journal, "one")
     journal.end("one", {long: {"words": "x" * MAX_ENDING}})
 
-    known = journal.find("one")
+    entry = journal.find("one")
 
-    assert known is not None and known.end is not None and set(known.end) == {"dropped"}
+    assert entry is not None and entry.end is not None and set(entry.end) == {"dropped"}
     journal.close()
     assert b"xxx" not in (folder / FILE).read_bytes()
 
 
-def test_a_file_cut_off_anywhere_forgets_nothing_that_the_audit_log_knows(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_truncated_file_is_restored_from_the_audit_log(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = ["one", "two", "three"]
     with closing(Journal(folder)) as journal:
         begin(journal, *names)
@@ -107,10 +105,10 @@ def test_a_file_cut_off_anywhere_forgets_nothing_that_the_audit_log_knows(
 
 
 @pytest.mark.parametrize("lost", ["-wal", "-wal and -shm"])
-def test_changes_that_a_cut_or_removed_write_ahead_log_held_are_taken_from_the_audit_log(
+def test_changes_in_a_lost_write_ahead_log_are_restored_from_the_audit_log(
     lost: str, folder: Path, tmp_path: Path
 ) -> None:
-    """What is left is a sound database, as it was some changes before."""
+    """Without it, SQLite sees a valid database that lacks the latest changes."""
     names = [f"op-{number}" for number in range(9)]
     with closing(Journal(folder)) as journal:
         begin(journal, *names)
@@ -134,7 +132,7 @@ def test_changes_that_a_cut_or_removed_write_ahead_log_held_are_taken_from_the_a
 
 
 @pytest.mark.parametrize("old", [b"two", b"call of two", b"CREATE TABLE", b"begun REAL", b"SQLite format 3"])
-def test_bytes_that_were_altered_forget_nothing_that_the_audit_log_knows(old: bytes, folder: Path) -> None:
+def test_a_corrupted_file_is_restored_from_the_audit_log(old: bytes, folder: Path) -> None:
     names = ["one", "two", "three"]
     with closing(Journal(folder)) as journal:
         begin(journal, *names)
@@ -145,7 +143,7 @@ def test_bytes_that_were_altered_forget_nothing_that_the_audit_log_knows(old: by
         assert all(journal.find(name) for name in names)
 
 
-def test_garbage_over_an_open_database_is_noticed_at_once_or_at_the_next_start(folder: Path) -> None:
+def test_corruption_of_an_open_database_is_noticed_at_once_or_at_the_next_start(folder: Path) -> None:
     names = [f"op-{number}" for number in range(200)]
     with closing(Journal(folder)) as journal:
         begin(journal, *names)
@@ -163,7 +161,7 @@ def test_garbage_over_an_open_database_is_noticed_at_once_or_at_the_next_start(f
         assert all(journal.find(name) for name in names)
 
 
-def test_a_removed_file_is_made_again_from_the_audit_log(folder: Path) -> None:
+def test_a_removed_file_is_restored_from_the_audit_log(folder: Path) -> None:
     with closing(Journal(folder, recall=lambda: ["one"])) as journal:
         begin(journal, "two")
         assert journal.find("one") == JournalEntry("", None)
@@ -171,7 +169,7 @@ def test_a_removed_file_is_made_again_from_the_audit_log(folder: Path) -> None:
         assert journal.find("one") == JournalEntry("", None)
 
 
-def test_a_damaged_journal_without_an_audit_log_to_help_lets_nothing_begin(folder: Path) -> None:
+def test_a_damaged_journal_without_a_readable_audit_log_refuses_changes(folder: Path) -> None:
     def unreadable() -> list[str]:
         raise AnvylError("the audit log cannot be read: Input/output error")
 
@@ -185,7 +183,7 @@ def test_a_damaged_journal_without_an_audit_log_to_help_lets_nothing_begin(folde
 
 
 @pytest.mark.parametrize("kind", ["a folder", "a link"])
-def test_a_journal_that_may_not_be_written_refuses_and_says_why(kind: str, folder: Path, tmp_path: Path) -> None:
+def test_an_unwritable_journal_refuses_changes_and_names_its_folder(kind: str, folder: Path, tmp_path: Path) -> None:
     folder.mkdir()
     if kind == "a folder":
         (folder / FILE).mkdir()
@@ -198,9 +196,9 @@ def test_a_journal_that_may_not_be_written_refuses_and_says_why(kind: str, folde
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "MAX_OPERATIONS", 20)
-    monkeypatch.setattr(journals, "MIN_OPERATIONS", 10)
-    monkeypatch.setattr(journals, "TRIM_INTERVAL", 5)
+    monkeypatch.setattr(journal_module, "MAX_OPERATIONS", 20)
+    monkeypatch.setattr(journal_module, "MIN_OPERATIONS", 10)
+    monkeypatch.setattr(journal_module, "TRIM_INTERVAL", 5)
 
 
 def test_the_newest_are_kept_and_the_oldest_dropped(small: None, folder: Path) -> None:
@@ -213,10 +211,10 @@ def test_the_newest_are_kept_and_the_oldest_dropped(small: None, folder: Path) -
         assert journal.find("op-99") == JournalEntry("call of op-99", OK)
 
 
-def test_what_was_dropped_for_its_age_is_not_taken_from_the_audit_log_again(
+def test_operations_dropped_for_their_age_are_not_restored_from_the_audit_log(
     small: None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journals, "CHECKED_OPERATIONS", 10)
+    monkeypatch.setattr(journal_module, "CHECKED_OPERATIONS", 10)
     names = [f"op-{number}" for number in range(100)]
     with closing(Journal(folder)) as journal:
         begin(journal, *names)
@@ -225,7 +223,7 @@ def test_what_was_dropped_for_its_age_is_not_taken_from_the_audit_log_again(
 
 
 @pytest.mark.parametrize("years", [-3, 3])
-def test_a_clock_that_jumps_makes_nothing_recent_forgotten(
+def test_recent_operations_survive_a_jump_of_the_clock(
     years: int, small: None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
@@ -236,9 +234,9 @@ def test_a_clock_that_jumps_makes_nothing_recent_forgotten(
         assert all(journal.find(f"op-{number}") for number in range(15, 24)) and journal.find("later")
 
 
-def test_after_a_day_the_older_ones_are_dropped(small: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operations_older_than_a_day_are_dropped(small: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
-    monkeypatch.setattr(journals, "MIN_OPERATIONS", 2)
+    monkeypatch.setattr(journal_module, "MIN_OPERATIONS", 2)
     with closing(Journal(folder)) as journal:
         begin(journal, *(f"op-{number}" for number in range(24)))
         monkeypatch.setattr(time, "time", lambda: now + 86401)
@@ -246,8 +244,8 @@ def test_after_a_day_the_older_ones_are_dropped(small: None, folder: Path, monke
         assert [number for number in range(24) if journal.find(f"op-{number}")] == [23]
 
 
-def test_results_give_way_before_operations_are_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "MAX_RESULTS", 100_000)
+def test_old_results_are_dropped_before_operations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "MAX_RESULTS", 100_000)
     words = {"ok": {"words": "x" * 1000}}
     with closing(Journal(folder)) as journal:
         for number in range(500):
@@ -260,7 +258,7 @@ def test_results_give_way_before_operations_are_forgotten(folder: Path, monkeypa
     assert (folder / FILE).stat().st_size < 400_000
 
 
-def test_a_file_of_older_versions_is_read_once(folder: Path) -> None:
+def test_the_file_of_older_versions_is_imported_once(folder: Path) -> None:
     lines: list[dict[str, object]] = [
         {"op": "done", "n": 1, "call": "call of done", "tool": "x", "at": 1.5, "end": OK},
         {"op": "begun", "n": 2, "call": "call of begun", "tool": "x", "at": 1.5},
@@ -287,8 +285,8 @@ def test_a_file_of_older_versions_is_read_once(folder: Path) -> None:
 
 
 def keep_writing(folder: str) -> None:
-    """Begin and end operations for ever, telling each that began."""
-    journals.MAX_OPERATIONS, journals.TRIM_INTERVAL = 50, 10
+    """Begin and end operations forever, and print each one that began."""
+    journal_module.MAX_OPERATIONS, journal_module.TRIM_INTERVAL = 50, 10
     with closing(Journal(Path(folder))) as journal:
         for number in range(1_000_000):
             name = f"{os.getpid()}-{number}"
@@ -297,7 +295,7 @@ def keep_writing(folder: str) -> None:
             journal.end(name, {"ok": {"words": "x" * (number % 700)}})
 
 
-def test_a_writer_killed_at_any_moment_forgets_nothing_that_began(folder: Path) -> None:
+def test_a_writer_killed_at_any_moment_loses_no_operation_that_began(folder: Path) -> None:
     program = f"from tests.server.calls.test_journal import keep_writing; keep_writing({str(folder)!r})"
     for round_ in range(3):
         with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as writer:

@@ -1,7 +1,7 @@
-"""Crashes, signals and full disks in the middle of changes: never a second execution, never a torn line.
+"""Crashes, signals and full disks during changes: no second execution, no torn line.
 
-The numbers in the names are those of the fault table's rows. The engine is a fake one in this process, which counts
-what is done to each container.
+The numbers in the names are rows of the fault table. The engine is a fake in this process that counts the changes of
+each container.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def server(fake: FakeEngine, tmp_path: Path) -> Iterator[RestartableServer]:
         yield made
 
 
-async def sent(wire: LeanClient, tool: str, name: str, operation: str) -> ToolAnswer:
+async def call(wire: LeanClient, tool: str, name: str, operation: str) -> ToolAnswer:
     try:
         return await wire.call(tool, {"name": name}, seconds=30, meta={protocol_keys.OPERATION: operation})
     except AnvylError as error:
@@ -62,29 +62,29 @@ async def sent(wire: LeanClient, tool: str, name: str, operation: str) -> ToolAn
 async def test_a_server_killed_at_any_moment_does_nothing_twice(
     kills: int, server: RestartableServer, fake: FakeEngine
 ) -> None:
-    """Every change has a container of its own, so that the engine's count is the count of that operation."""
+    """Every change has its own container, so that the engine's count is that of the operation."""
     dice = random.Random(SEED)
     outcomes = set[str]()
     fake.fault("POST .*", "after:0.05")
     for number in range(kills):
         wire = LeanClient(server.start())
         await wire.version()
-        asked = [(dice.choice(list(TOOLS)), fake.add(f"c{number}-{one}"), f"op-{number}-{one}") for one in range(4)]
+        changes = [(dice.choice(list(TOOLS)), fake.add(f"c{number}-{one}"), f"op-{number}-{one}") for one in range(4)]
         answers: dict[str, ToolAnswer] = {}
 
-        async def ask(tool: str, box: FakeContainer, operation: str) -> None:
-            answers[operation] = await sent(wire, tool, box.name, operation)  # noqa: B023  awaited in this round
+        async def send(tool: str, box: FakeContainer, operation: str) -> None:
+            answers[operation] = await call(wire, tool, box.name, operation)  # noqa: B023  awaited in this round
 
         async with anyio.create_task_group() as group:
-            for one in asked:
-                group.start_soon(ask, *one)
+            for one in changes:
+                group.start_soon(send, *one)
             await anyio.sleep(dice.uniform(0, 0.2))
             server.end()
         await wire.close()
         wire = LeanClient(server.start())
-        for tool, box, operation in asked:
-            before, again = answers[operation], await sent(wire, tool, box.name, operation)
-            once_more = await sent(wire, tool, box.name, operation)
+        for tool, box, operation in changes:
+            before, again = answers[operation], await call(wire, tool, box.name, operation)
+            once_more = await call(wire, tool, box.name, operation)
             assert box.changes <= 1, (operation, before, again)
             if before.ok:
                 assert again.ok and box.changes == 1
@@ -103,7 +103,7 @@ async def test_a_server_killed_at_any_moment_does_nothing_twice(
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.5])
-async def test_21_a_server_told_to_end_in_the_middle_of_changes_leaves_nothing_behind(
+async def test_21_a_server_terminated_during_changes_leaves_nothing_behind(
     seconds: float, server: RestartableServer, fake: FakeEngine
 ) -> None:
     """A command on the host, and a change that the engine never answers."""
@@ -124,9 +124,9 @@ async def test_21_a_server_told_to_end_in_the_middle_of_changes_leaves_nothing_b
 
     async with anyio.create_task_group() as group:
         group.start_soon(command)
-        group.start_soon(sent, wire, "stop_container", "web", "op-stop")
+        group.start_soon(call, wire, "stop_container", "web", "op-stop")
         with anyio.fail_after(20):
-            # Nothing tells when a process began.
+            # There is no event for the start of a process.
             while not (running(marker) and any("/stop" in one for one in fake.requests)):  # noqa: ASYNC110
                 await anyio.sleep(0.02)
         await anyio.sleep(seconds)
@@ -141,7 +141,7 @@ async def test_21_a_server_told_to_end_in_the_middle_of_changes_leaves_nothing_b
     assert_consistent(server.home)
     url = server.start()
     wire = LeanClient(url, token=server.token)
-    again = await sent(wire, "stop_container", "web", "op-stop")
+    again = await call(wire, "stop_container", "web", "op-stop")
     assert again.error is not None and again.error.code == "unknown"
     assert "container `web` is running now" in again.error.message
     assert sum("/stop" in one for one in fake.requests) == 1
@@ -149,13 +149,13 @@ async def test_21_a_server_told_to_end_in_the_middle_of_changes_leaves_nothing_b
 
 
 def running(marker: str) -> bool:
-    """Whether a process of that command line lives."""
+    """Whether a process with that command line exists."""
     words = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     return any(marker.split() == one for one in words)
 
 
 @pytest.mark.parametrize("pair", list(itertools.combinations([*TOOLS, "remove_container"], 2)), ids="-".join)
-async def test_22_two_at_once_on_one_container_end_as_one_after_the_other(
+async def test_22_concurrent_changes_of_one_container_are_serialized(
     pair: tuple[str, str], fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", fake.url)
@@ -185,7 +185,7 @@ async def test_22_two_at_once_on_one_container_end_as_one_after_the_other(
             fake.containers.clear()
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system of its own")
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
 def test_13_14_a_full_disk_refuses_changes_and_nothing_else(fake: FakeEngine, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -203,7 +203,7 @@ def test_13_14_a_full_disk_refuses_changes_and_nothing_else(fake: FakeEngine, tm
 
 
 def fill_the_disk() -> None:
-    """Leave less and less space, and each time try a change, a read and a new host; then make space again."""
+    """Shrink the free space step by step, each time with a change, a read and a new host; then free it again."""
     anyio.run(_fill_the_disk)
 
 
@@ -245,7 +245,7 @@ async def _fill_the_disk() -> None:
 
 
 def fill(file: Path, left: int) -> None:
-    """Write a file so large that only so many bytes are left."""
+    """Write a file that leaves only `left` bytes free."""
     disk = os.statvfs(file.parent)
     with file.open("wb") as opened:
         opened.write(os.urandom(max(0, disk.f_bfree * disk.f_frsize - left)))
