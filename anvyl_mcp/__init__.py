@@ -10,7 +10,7 @@ __all__ = ["HostAgent", "__version__", "create_agent_manager"]
 
 
 def __getattr__(name: str) -> Any:
-    """The Python door, imported when it is used: commands must not pay for it."""
+    """Import the Python API on first use, because commands do not need it."""
     if name in ("HostAgent", "create_agent_manager"):
         from anvyl_mcp import agent
 

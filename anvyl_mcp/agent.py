@@ -1,4 +1,4 @@
-"""The older Python door: a host's agent inside your own program.
+"""The Python API: run the agent of a host inside your own program.
 
 manager = create_agent_manager(lmstudio_url="http://localhost:1234/v1", port=4200)
 await manager.start()
@@ -25,10 +25,10 @@ from anvyl_mcp.peers.membership import new_peer
 
 
 class HostAgent:
-    """The agent of this host. It works whether it is served or not; `aclose` lets go of its connections.
+    """The agent of this host. It works with or without a running server. Close it with `aclose`.
 
-    The methods of the older design answer with words in any case; `ask`, `ask_host` and `approve` raise what goes
-    wrong, and return all that is known.
+    `ask`, `ask_host` and `approve` return the full answer and raise errors. The older methods `process_query` and
+    `query_remote_host` return text only, and return an error as text too.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -37,47 +37,51 @@ class HostAgent:
 
     @property
     def node(self) -> Node:
-        """What it acts with."""
+        """The node that the agent uses, created on first use."""
         if self._node is None:
             self._node = Node(self._settings)
         return self._node
 
     @property
     def host_id(self) -> str:
-        """This host's name in the fleet."""
+        """The name of this host in the fleet."""
         return self.node.local.name
 
     async def ask(self, text: str, *, approve: bool = False) -> dict[str, Any]:
-        """Answer a question: `{"response", "calls", "mode", "model", …}`, with an `approval` when a change waits.
+        """Answer a question: `{"response", "calls", "mode", "model", …}`, with an `approval` if a change needs one.
+
+        `approve` runs changes without asking.
 
         Raises:
-            AnvylError: there is no answer.
+            AnvylError: the question could not be answered.
         """
         service = await self.node.agent_service()
-        return (await service.process(text, self.node.me, approve=approve)).model_dump(mode="json")
+        return (await service.process(text, self.node.local_caller, approve=approve)).model_dump(mode="json")
 
     async def ask_host(self, host_id: str, text: str, *, approve: bool = False) -> dict[str, Any]:
-        """Have another host's agent answer; as `ask`, with its `host_id`.
+        """Ask the agent of another host. Returns the same as `ask`, and the `host_id`.
 
         Raises:
-            UnknownHost: there is none of that name.
-            AnvylError: it does not answer, or refuses.
+            UnknownHost: no host has that name.
+            AnvylError: the host does not respond, or refuses.
         """
         service = await self.node.agent_service()
-        return (await service.forwarding.ask(host_id, text, self.node.me, approve=approve)).model_dump(mode="json")
+        return (await service.forwarding.ask(host_id, text, self.node.local_caller, approve=approve)).model_dump(
+            mode="json"
+        )
 
     async def approve(self, id_: str, *, yes: bool = True) -> dict[str, Any]:
-        """Have what waits under an approval's id done, or end it.
+        """Run the changes of a pending approval, or decline them if `yes` is false.
 
         Raises:
-            NotFound, Gone: nothing waits there, or not any more.
-            AnvylError: it could not be done.
+            NotFound, Gone: the approval does not exist, or was used or has expired.
+            AnvylError: the changes failed.
         """
         service = await self.node.agent_service()
-        return (await service.decide(id_, self.node.me, approve=yes)).model_dump(mode="json")
+        return (await service.decide(id_, self.node.local_caller, approve=yes)).model_dump(mode="json")
 
     async def process_query(self, query: str) -> str:
-        """Answer a question in words; why there is no answer, otherwise."""
+        """Answer a question as text; an error is returned as text too."""
         try:
             answer = await self.ask(query)
         except AnvylError as error:
@@ -85,7 +89,7 @@ class HostAgent:
         return str(answer["response"])
 
     async def query_remote_host(self, host_id: str, query: str) -> str:
-        """Another host's answer in words; why there is none, otherwise."""
+        """Return the answer of another host as text; an error is returned as text too."""
         try:
             answer = await self.ask_host(host_id, query)
         except AnvylError as error:
@@ -93,19 +97,17 @@ class HostAgent:
         return str(answer["response"])
 
     async def broadcast_to_all_hosts(self, message: str) -> list[dict[str, Any]]:
-        """Every host's answer, this one's too: `{"host_id", "result"}`; one that failed has its `error` too."""
+        """Ask every host, including this one. Each result is `{"host_id", "result"}`, with an `error` if it failed."""
         service = await self.node.agent_service()
-        return [
-            result.model_dump(mode="json")
-            for result in (await service.forwarding.broadcast(message, self.node.me)).results
-        ]
+        broadcast = await service.forwarding.broadcast(message, self.node.local_caller)
+        return [result.model_dump(mode="json") for result in broadcast.results]
 
     def add_known_host(self, host_id: str, host_ip: str, port: int = DEFAULT_PORT) -> None:
-        """Know a host from now on. Outside this machine it is unpaired, and nothing is sent to it, until it is paired.
+        """Add a host. If it is another machine, nothing is sent to it until you pair it.
 
         Raises:
-            InvalidInput: the name or the address cannot be used.
-            Conflict: the name or the address is another's.
+            InvalidInput: the name or the address is not valid.
+            Conflict: another host has the name or the address.
         """
         fleet = self.node.fleet
         peer = new_peer(fleet, host_id, url_of(host_ip, port))
@@ -115,31 +117,31 @@ class HostAgent:
         elif known.url != peer.url:
             if known.paired:
                 raise Conflict(
-                    f"there is a host `{known.name}` already, at {known.url}", hint="remove_known_host comes first"
+                    f"there is already a host `{known.name}` at {known.url}", hint="call remove_known_host first"
                 )
             fleet.registry.replace(known.name, peer)
 
     def remove_known_host(self, host_id: str) -> None:
-        """Forget a host. It keeps our token: `anvyl hosts remove` has it revoked there too.
+        """Remove a host. Our token stays valid there; `anvyl hosts remove` also revokes it.
 
         Raises:
-            UnknownHost: there is none of that name.
+            UnknownHost: no host has that name.
         """
         self.node.fleet.registry.remove(host_id)
 
     def get_known_hosts(self) -> dict[str, str]:
-        """The known hosts' names, with their addresses."""
+        """Return name and address of each known host."""
         return {name: urlsplit(peer.url).hostname or "" for name, peer in self.node.fleet.registry.peers().items()}
 
     async def aclose(self) -> None:
-        """Let go of connections; the next question makes new ones."""
+        """Close all connections. The next question opens new ones."""
         node, self._node = self._node, None
         if node is not None:
             await node.aclose()
 
 
 class AgentManager:
-    """Serves this host from inside a program, in the event loop that runs, and leaves its signals alone."""
+    """Serve this host from inside a program, on the running event loop, without signal handlers."""
 
     def __init__(self, settings: Settings) -> None:
         self.agent = HostAgent(settings)
@@ -149,14 +151,14 @@ class AgentManager:
         self._stop: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
-        """Serve until stopped; return when requests are answered.
+        """Start the server and return when it accepts requests.
 
         Raises:
-            Conflict: it serves already, or a port is in use.
-            InvalidInput: the address is not one of this machine's.
+            Conflict: it is already running, or a port is in use.
+            InvalidInput: this machine does not have the address.
         """
         if self._serving is not None:
-            raise Conflict("this agent is served already", hint="await manager.stop() comes first")
+            raise Conflict("this agent is already running", hint="call await manager.stop() first")
         await self.agent.aclose()
         ready = asyncio.Event()
 
@@ -164,8 +166,8 @@ class AgentManager:
             self.urls = urls
             ready.set()
 
-        # No task group fits: it is served until `stop`, beyond the call that starts it.
-        self._serving = asyncio.create_task(serve(self._settings, on_ready=on_ready, on_start=self._started))
+        # Not a task group, because the server runs longer than this call, until `stop`.
+        self._serving = asyncio.create_task(serve(self._settings, on_ready=on_ready, on_start=self._on_start))
         waiting = asyncio.create_task(ready.wait())
         try:
             await asyncio.wait({self._serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -178,10 +180,10 @@ class AgentManager:
             await self.stop()
 
     async def stop(self) -> None:
-        """Let running calls finish, and serve no more.
+        """Stop the server after the running calls.
 
         Raises:
-            AnvylError: why it could not be served.
+            AnvylError: the server had failed.
         """
         serving, self._serving = self._serving, None
         self._stop()
@@ -190,22 +192,22 @@ class AgentManager:
                 with anyio.CancelScope(shield=True):
                     await serving
             finally:
-                # The node is closed with its server; questions are answered by a new one.
+                # The server has closed the node; the next question creates a new one.
                 self.agent._node = None
                 self._stop, self.urls = lambda: None, []
         await self.agent.aclose()
 
-    def _started(self, node: Node, stop: Callable[[], None]) -> None:
+    def _on_start(self, node: Node, stop: Callable[[], None]) -> None:
         self.agent._node = node
         self._stop = stop
 
     async def __aenter__(self) -> AgentManager:
-        """Start."""
+        """Start the server."""
         await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop."""
+        """Stop the server."""
         await self.stop()
 
 
@@ -217,10 +219,10 @@ def create_agent_manager(
     name: str | None = None,
     host: str | None = None,
 ) -> AgentManager:
-    """Make an agent for this host; what is left out comes from the settings.
+    """Create the manager of this host's agent. Omitted arguments come from the settings.
 
     Raises:
-        InvalidInput, ConfigInvalid: a setting cannot be used.
+        InvalidInput, ConfigInvalid: a setting is not valid.
     """
     flags = {"lmstudio_url": lmstudio_url, "lmstudio_model": lmstudio_model, "name": name, "host": host}
     return AgentManager(load({**flags, "port": port, "agent_port": port}))

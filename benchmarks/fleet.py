@@ -35,7 +35,7 @@ import psutil
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from anvyl_mcp.app.node import opened
+from anvyl_mcp.app.node import open_node
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.peers.connection import transports
 from anvyl_mcp.peers.connection.tls_pinning import pinned_context
@@ -196,7 +196,7 @@ async def measure_fanout(many: Mapping[str, Any], counts: list[int], rounds: int
                 with tempfile.TemporaryDirectory() as home:
                     know(home, many, count)
                     settings = load(environ={"ANVYL_HOME": home})
-                    async with opened(settings, lean=lean) as node:
+                    async with open_node(settings, lean=lean) as node:
                         names = node.fleet.hosts[1:]
                         before = time.process_time()
                         first.append(await everywhere(node.fleet.call_many, names))

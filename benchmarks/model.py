@@ -14,7 +14,7 @@ import sys
 
 import anyio
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.settings import load as settings
 from anvyl_mcp.evaluation.run import Evaluation
 from anvyl_mcp.evaluation.tasks import load
@@ -44,7 +44,7 @@ def _unguarded(fleet: Fleet, *, guard: Guard | None = None) -> FleetToolset:
 
 async def _measure(tasks: str, drive: str) -> dict[str, object]:
     known = settings({"drive": drive})
-    evaluation = Evaluation(known, catalogue(known.cache_dir), load(tasks), on_task=_progress)
+    evaluation = Evaluation(known, load_catalogue(known.cache_dir), load(tasks), on_task=_progress)
     return (await evaluation.run()).as_dict()
 
 

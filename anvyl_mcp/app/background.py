@@ -1,4 +1,4 @@
-"""What goes on beside a server of this host, if the settings say so: the fleet is watched, the host is announced."""
+"""Background tasks of the server: the fleet watcher and the mDNS announcement, if the settings enable them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from anvyl_mcp.peers.fleet.fleet import Fleet
 log = logging.getLogger(__name__)
 
 
-class Beside:
-    """The work of one server that no request asks for."""
+class BackgroundTasks:
+    """The background tasks of one server."""
 
     def __init__(self, fleet: Fleet, settings: Settings) -> None:
-        """Nothing begins yet.
+        """Check that the required packages are installed; `run` starts the tasks.
 
         Raises:
-            ConfigInvalid: what it needs is not installed.
+            ConfigInvalid: a package is missing.
         """
         self._fleet = fleet
         self._settings = settings
@@ -34,14 +34,14 @@ class Beside:
 
             discovery.check_installed()
 
-    def opened(self, urls: Sequence[str]) -> None:
-        """These are the host's URLs on the network now."""
+    def set_network_urls(self, urls: Sequence[str]) -> None:
+        """Announce these URLs from now on."""
         self._urls = list(urls)
         self._changed.set()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Do it meanwhile; notices go to the log too."""
+    async def run(self) -> AsyncIterator[None]:
+        """Run the tasks in this context. Notices of the watcher are also logged."""
         failure: AnvylError | None = None
         async with anyio.create_task_group() as group:
             if self._settings.watch:
@@ -55,7 +55,7 @@ class Beside:
             try:
                 yield
             except AnvylError as error:
-                # Left to itself the task group would wrap it, and a person would see a traceback.
+                # The task group would wrap it in an exception group, which the command line shows as a traceback.
                 failure = error
             group.cancel_scope.cancel()
         if failure is not None:
@@ -66,7 +66,7 @@ class Beside:
             await self._changed.wait()
             self._changed = anyio.Event()
             if not self._urls:
-                log.warning("not announced: only this machine is served; open it with --host or anvyl-mcp invite")
+                log.warning("not announced: the server listens on loopback; open it with --host or anvyl-mcp invite")
                 continue
             try:
                 await self._announce_until_changed()

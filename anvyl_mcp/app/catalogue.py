@@ -1,4 +1,4 @@
-"""Every tool this version knows, in its own words: what a model, the rules and the commands read."""
+"""The catalogue: the definition of every tool of this version, for models, rules and commands."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parents[1]
 
 
-def catalogue(cache_dir: Path) -> dict[str, ToolListing]:
-    """The tools by name; kept in a file, so that a direct command need not import what declares them."""
-    file = cache_dir / f"tools-{__version__}-{_sources()}.json"
-    listed = _cached(file)
+def load_catalogue(cache_dir: Path) -> dict[str, ToolListing]:
+    """Return the tools by name. They are cached in a file, so that most commands need not import the toolsets."""
+    file = cache_dir / f"tools-{__version__}-{_fingerprint()}.json"
+    listed = _read_cache(file)
     if listed is None:
-        listed = _listed()
-        _keep(file, listed)
+        listed = _list_tools()
+        _write_cache(file, listed)
     return {entry["name"]: ToolListing.from_mcp(entry) for entry in listed}
 
 
-def every_tool(fleet: Fleet | None = None) -> list[Tool]:
-    """Every tool this installation could serve; those about the fleet work only with one."""
+def all_tools(fleet: Fleet | None = None) -> list[Tool]:
+    """Return every tool of this installation. Fleet tools can only be called if a fleet is passed."""
     from anvyl_mcp.app.fleet_tools import fleet_tools
     from anvyl_mcp.server.toolsets import load_tools
 
     return [*load_tools(), *fleet_tools(fleet)]
 
 
-def _listed() -> list[dict[str, Any]]:
+def _list_tools() -> list[dict[str, Any]]:
     from anvyl_mcp.server.protocol.server import listing
 
-    result = listing(every_tool())
+    result = listing(all_tools())
     return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in result.tools]
 
 
-def _sources() -> str:
-    """Changes with the files that declare tools, and with what is installed, so that no stale listing is met."""
+def _fingerprint() -> str:
+    """Hash the modification times of our sources and of installed packages, to detect a stale cache."""
     installed = [Path(entry) for entry in sys.path if entry.endswith("-packages")]
     files = [*sorted((PACKAGE / "server").rglob("*.py")), PACKAGE / "app" / "fleet_tools.py", *installed]
     stamps = ",".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files if file.exists())
     return hashlib.sha256(f"{PACKAGE},{stamps}".encode()).hexdigest()[:12]
 
 
-def _cached(file: Path) -> list[dict[str, Any]] | None:
+def _read_cache(file: Path) -> list[dict[str, Any]] | None:
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
         return listed if all(entry["name"] for entry in listed) else None
@@ -61,7 +61,7 @@ def _cached(file: Path) -> list[dict[str, Any]] | None:
         return None
 
 
-def _keep(file: Path, listed: list[dict[str, Any]]) -> None:
-    """A full disk or a read-only home only costs the time to build it again."""
+def _write_cache(file: Path, listed: list[dict[str, Any]]) -> None:
+    """Write the cache if possible. Without it, the next command only takes longer."""
     with suppress(OSError):
         write_atomically(file, json.dumps(listed), durable=False)

@@ -1,4 +1,4 @@
-"""Tools about the fleet itself: served by every host about the hosts it knows."""
+"""Tools about the fleet: every host serves them for the hosts in its registry."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Hosts(Result):
 
 
 def fleet_tools(fleet: Fleet | None) -> list[Tool]:
-    """The tools, bound to a fleet; without one they can only be listed."""
+    """Return the tools. Without a fleet they can be listed but not called."""
 
     @tool(
         say=["list hosts", "show hosts", "which hosts are there", "ping hosts"],
@@ -39,7 +39,7 @@ def fleet_tools(fleet: Fleet | None) -> list[Tool]:
     async def list_hosts() -> Hosts:
         """List the hosts of the fleet and whether they answer."""
         assert fleet is not None
-        # A token is for the host that issued it: its holder neither sees other hosts nor has them asked.
+        # A token without relay is only valid for this host, so its holder may not see other hosts.
         names = fleet.hosts if CURRENT_CALLER.get().relay else [fleet.local.name]
         found = await check_hosts(fleet, names)
         rows = [

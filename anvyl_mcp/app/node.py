@@ -1,17 +1,28 @@
-"""This host with its peers, as one process needs it: a server, a fleet and an assistant made from the settings."""
+"""The composition root: a `Node` builds the parts of one process from its settings, connects and closes them.
+
+Every command, `anvyl-mcp serve`, the gateway and `anvyl_mcp.agent` start by creating one:
+
+    Settings ─► Node ─┬─ fleet          this host and its peers; the only way to call a tool
+                      ├─ server         the MCP server of this host, with its engine, policy and audit log
+                      ├─ assistant      answers questions by calling tools of the fleet
+                      └─ agent_service  the assistant behind `/agent/*`, with approvals
+
+It decides nothing itself. Each part is created on first use, and its modules are imported then: a command that calls a
+running server must not spend 0.9 s on importing the MCP SDK, nor a server that gets no questions 1.2 s on Pydantic AI.
+"""
 
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from anvyl_mcp.app.catalogue import catalogue, every_tool
+from anvyl_mcp.app.catalogue import all_tools, load_catalogue
 from anvyl_mcp.core import serve_lock
 from anvyl_mcp.core.files import restrict_permissions
 from anvyl_mcp.core.settings import Settings
@@ -33,55 +44,49 @@ if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.ask.agent import Assistant
     from anvyl_mcp.orchestrator.reply import Reply
     from anvyl_mcp.server.auth.callers import Caller
+    from anvyl_mcp.server.auth.limits import Limits
+    from anvyl_mcp.server.calls.changes import Changes
     from anvyl_mcp.server.engine.engine import Engine
     from anvyl_mcp.server.http.host_state import HostState
-    from anvyl_mcp.server.http.metrics.prometheus import PeerHealth
+    from anvyl_mcp.server.http.metrics.prometheus import Metrics, PeerHealth
     from anvyl_mcp.server.http.pairing_routes import OpenNetwork
-
-log = logging.getLogger(__name__)
+    from anvyl_mcp.server.policy.policy import Policy
 
 IN_MEMORY = "memory:"
-"""URL of this host while no server of it runs: one is made inside this process."""
-
-# Everything heavy is imported in the functions that need it: a direct command to a running server must not pay for
-# the MCP SDK (0.9 s), nor a server that answers no questions for Pydantic AI (1.2 s).
+"""URL of this host when no server is running: the node then calls its own MCP server inside this process."""
 
 
 class Node:
-    """This host with its peers, as one process needs it."""
+    """This host and its fleet, for one process. Close it with `aclose`, or use `open_node`."""
 
     def __init__(self, settings: Settings, *, lean: bool = False, serving: bool = False) -> None:
-        """`lean`: reach peers without the MCP SDK. `serving`: this process is the server itself."""
+        """`lean`: connect to peers without the MCP SDK. `serving`: this process is the server of this host."""
         self.settings = settings
         restrict_permissions(settings.state_dir, settings.config_dir)
-        self.local = Peer(settings.name, IN_MEMORY) if serving else _this_host(settings)
+        self.local = Peer(settings.name, IN_MEMORY) if serving else _find_local_host(settings)
+        self.audit_heads = HeadStore(settings.heads_file)
         self._lean = lean
         self._serving = serving
-        self._parts: tuple[Server[Any], Engine, HostState] | None = None
+        self._server_parts: _ServerParts | None = None
         self._agent_service: AgentService | None = None
-        self.heads = HeadStore(settings.heads_file)
-        tools, marks = catalogue(settings.cache_dir), DownMarks(settings.cache_dir / "down")
+        tools, marks = load_catalogue(settings.cache_dir), DownMarks(settings.cache_dir / "down")
         self.fleet = Fleet(self.local, Registry(settings.hosts_file), tools, self._connect, marks=marks)
 
-    def follow(self) -> None:
-        """Take for this host what serves it now: a server may have begun, or ended, since this process did."""
-        local = _this_host(self.settings)
+    def refresh_local_host(self) -> None:
+        """Connect to the server of this host if one was started meanwhile, or use memory if it was stopped."""
+        local = _find_local_host(self.settings)
         if local != self.local:
             self.local = local
             self.fleet.set_local(local)
 
     def _connect(self, peer: Peer) -> Connection:
-        # This host's own log is the same wherever it is served.
-        place = "" if peer == self.local else peer.url
-        return WitnessingConnection(
-            self._connected(peer),
-            peer.name,
-            place,
-            self.heads,
-            partial(key_rotation.record_announced_key, self.fleet.registry, peer),
-        )
+        """Connect to a host, and remember the last record of its audit log and the key that it announces."""
+        # The audit log of this host is the same at every URL.
+        url = "" if peer == self.local else peer.url
+        on_key = partial(key_rotation.record_announced_key, self.fleet.registry, peer)
+        return WitnessingConnection(self._open_connection(peer), peer.name, url, self.audit_heads, on_key)
 
-    def _connected(self, peer: Peer) -> Connection:
+    def _open_connection(self, peer: Peer) -> Connection:
         if peer.url == IN_MEMORY:
             from anvyl_mcp.peers.connection.sdk_client import SdkClient
 
@@ -89,90 +94,83 @@ class Node:
         following = key_rotation.next_key(self.fleet.registry, peer)
         return transports.connect(peer.url, lean=self._lean, pin=peer.pin, token=peer.token, following=following)
 
+    def _parts(self) -> _ServerParts:
+        if self._server_parts is None:
+            self._server_parts = _build_server(self.settings, self.fleet, self.local.name, serving=self._serving)
+        return self._server_parts
+
     @property
     def server(self) -> Server[Any]:
-        """This host's MCP server, made when first needed."""
-        return self._made()[0]
+        """The MCP server of this host."""
+        return self._parts().server
 
     @property
     def engine(self) -> Engine:
         """The Docker engine of this host."""
-        return self._made()[1]
+        return self._parts().engine
 
     @property
     def state(self) -> HostState:
-        """Who may call this host, and what was done."""
-        return self._made()[2]
-
-    def _made(self) -> tuple[Server[Any], Engine, HostState]:
-        if self._parts is None:
-            from anvyl_mcp.server.auth.limits import Limits
-            from anvyl_mcp.server.calls.affected_objects import Observer
-            from anvyl_mcp.server.calls.changes import Changes
-            from anvyl_mcp.server.calls.gate import Gate
-            from anvyl_mcp.server.calls.policy_facts import facts_from
-            from anvyl_mcp.server.containers.undo_log import UndoLog
-            from anvyl_mcp.server.engine.engine import Engine
-            from anvyl_mcp.server.engine.stats import SampleCache
-            from anvyl_mcp.server.http.host_state import HostState
-            from anvyl_mcp.server.http.metrics.prometheus import Metrics
-            from anvyl_mcp.server.identity import HostIdentity
-            from anvyl_mcp.server.policy.policy import Policy
-            from anvyl_mcp.server.progress import Progress
-            from anvyl_mcp.server.protocol.server import build_server
-            from anvyl_mcp.server.toolsets import select_tools
-
-            engine, kept = Engine(), HostState(self.settings.state_dir)
-            self._limits = Limits()
-            dependencies: dict[type, object] = {
-                Engine: engine,
-                HostIdentity: HostIdentity(self.local.name),
-                Progress: Progress(),
-                SampleCache: SampleCache(),
-            }
-            self.policy = Policy(self.settings.policy_file, facts_from(engine), on_change=kept.policy_seen)
-            dependencies[UndoLog] = UndoLog(self.settings.state_dir / "undo.json", self.policy.require)
-            every = every_tool(self.fleet)
-            # What a person types here may use every tool; what is served to others is chosen.
-            toolsets = self.settings.toolsets if self._serving else "all"
-            read_only = self.settings.read_only
-            tools = select_tools(every, toolsets=toolsets, extra=self.settings.tools, read_only=read_only)
-            self._changes = Changes(kept.audit, kept.journal, Observer(engine))
-            gate = Gate(kept.audit, self._limits, self.policy, self._changes, kept.next_key.announce)
-            self.metrics = Metrics()
-            server = build_server(tools, dependencies, gate, name=self.local.name, called=self.metrics.count_call)
-            self._parts = server, engine, kept
-        return self._parts
+        """Tokens, invitations, keys, audit log and journal of this host."""
+        return self._parts().state
 
     @property
-    def me(self) -> Caller:
-        """Whoever started this process: with every right here."""
+    def policy(self) -> Policy:
+        """The rules of `policy.toml`."""
+        return self._parts().policy
+
+    @property
+    def local_caller(self) -> Caller:
+        """The user who started this process, with every scope on this host."""
         from anvyl_mcp.server.auth.callers import LOCAL
 
         return LOCAL
 
     def assistant(self) -> Assistant:
-        """What answers questions about the fleet."""
+        """Create the assistant that answers questions about the fleet."""
         from anvyl_mcp.orchestrator.ask.agent import Assistant
         from anvyl_mcp.server.policy import guardrails
 
-        def count(reply: Reply) -> None:
-            outcome = reply.error.code if reply.error else "ok"
-            self.metrics.count_question(
-                mode=reply.mode, model=reply.model, outcome=outcome, seconds=reply.seconds, usage=reply.usage
-            )
-
-        on_reply = count if self._serving else lambda _: None
+        on_reply = self._count_reply if self._serving else lambda _: None
         return Assistant(self.fleet, self.settings, on_reply=on_reply, weigh=guardrails.reasons_by_name)
 
-    def ready_to_answer(self) -> Assistant:
-        """What answers questions, with all it needs. Seconds of imports: for a thread, so that Ctrl-C is heard."""
+    def load_assistant(self) -> Assistant:
+        """Create the assistant, and import all that it needs. Takes seconds: run it on a thread, so Ctrl-C works."""
         if self.local.url == IN_MEMORY:
-            self._made()
+            self._parts()
         return self.assistant()
 
+    def _count_reply(self, reply: Reply) -> None:
+        outcome = reply.error.code if reply.error else "ok"
+        self._parts().metrics.count_question(
+            mode=reply.mode, model=reply.model, outcome=outcome, seconds=reply.seconds, usage=reply.usage
+        )
+
+    async def agent_service(self) -> AgentService:
+        """Return the service behind `/agent/*`. Its import runs on a thread, so that other requests do not wait."""
+        module = await anyio.to_thread.run_sync(importlib.import_module, "anvyl_mcp.orchestrator.api.service")
+        if self._agent_service is None:
+            from anvyl_mcp.orchestrator.approvals import Approvals
+
+            approvals = Approvals(self.settings.state_dir / "approvals")
+            here = Hop(self.local.name, installation_id(self.settings.state_dir))
+            self._agent_service = module.AgentService(self.assistant(), self.fleet, approvals, here)
+        return self._agent_service
+
+    async def agent_info(self) -> dict[str, Any]:
+        """Return what `/agent/info` returns, also while no server is running."""
+        from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, HostContext
+        from anvyl_mcp.orchestrator.api.endpoints.info import info
+
+        running = "://" in self.local.url
+        url = self.local.url if running else f"http://127.0.0.1:{self.settings.port}"
+        here = HostContext(self.fleet, self.settings, lambda: url, self.agent_service)
+        response = await info.handler(AgentRequest(here, self.local_caller))
+        assert response is not None
+        return {**response.model_dump(mode="json"), **({} if running else {"status": "stopped"})}
+
     def http_app(self, base_url: Callable[[], str], open_network: OpenNetwork) -> Starlette:
-        """One application with every route of this host; `base_url` tells where it is served."""
+        """Build the HTTP application: MCP, `/agent/*`, pairing and metrics. `base_url` returns its own URL."""
         from anvyl_mcp.orchestrator.api.endpoint import HostContext
         from anvyl_mcp.orchestrator.api.routes import agent_routes
         from anvyl_mcp.server.auth.callers import caller_of
@@ -181,69 +179,99 @@ class Node:
         from anvyl_mcp.server.http.metrics.prometheus import metrics_route
         from anvyl_mcp.server.http.request_ids import REQUEST_ID
 
-        server, engine, kept = self._made()
-        limits = self._limits
-        figures = metrics_route(self.metrics, engine, kept.audit, kept.journal, self._peers, self.local.name)
+        parts, name = self._parts(), self.local.name
+        state = parts.state
         routes = agent_routes(
             HostContext(self.fleet, self.settings, base_url, self.agent_service),
             caller_of,
-            lambda request: limits.charge(caller_of(request), "operate"),
+            lambda request: parts.limits.charge(caller_of(request), "operate"),
             REQUEST_ID.get,
         )
+        metrics = metrics_route(parts.metrics, parts.engine, state.audit, state.journal, self._peer_figures, name)
         return build_app(
-            server,
-            engine,
-            kept,
-            [*routes, figures],
-            name=self.local.name,
+            parts.server,
+            parts.engine,
+            state,
+            [*routes, metrics],
+            name=name,
             verifier=make_verifier(self.settings),
             local_token=self.settings.run_dir / serve_lock.LOCAL_TOKEN_FILE,
             open_network=open_network,
         )
 
-    async def _peers(self) -> list[PeerHealth]:
-        """How the other hosts do."""
+    async def _peer_figures(self) -> list[PeerHealth]:
+        """Check the other hosts, for the metrics."""
         from anvyl_mcp.server.http.metrics.prometheus import PeerHealth
 
-        others = [name for name in self.fleet.hosts if name != self.local.name]
-        found = await check_hosts(self.fleet, others)
-        return [PeerHealth(one.name, one.ok, self.fleet.is_skipped(one.name)) for one in found]
-
-    async def agent_service(self) -> AgentService:
-        """The service behind the agent API. Imported on a thread, because the import takes a second."""
-        module = await anyio.to_thread.run_sync(importlib.import_module, "anvyl_mcp.orchestrator.api.service")
-        if self._agent_service is None:
-            from anvyl_mcp.orchestrator.approvals import Approvals
-
-            approvals = Approvals(self.settings.state_dir / "approvals")
-            own_hop = Hop(self.local.name, installation_id(self.settings.state_dir))
-            self._agent_service = module.AgentService(self.assistant(), self.fleet, approvals, own_hop)
-        return self._agent_service
-
-    async def info(self) -> dict[str, Any]:
-        """The response of `/agent/info`; its status is `stopped` if no server is running."""
-        from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, HostContext
-        from anvyl_mcp.orchestrator.api.endpoints.info import info
-
-        served = "://" in self.local.url
-        url = self.local.url if served else f"http://127.0.0.1:{self.settings.port}"
-        context = HostContext(self.fleet, self.settings, lambda: url, self.agent_service)
-        response = await info.handler(AgentRequest(context, self.me))
-        assert response is not None
-        return {**response.model_dump(mode="json"), **({} if served else {"status": "stopped"})}
+        peers = [name for name in self.fleet.hosts if name != self.local.name]
+        reports = await check_hosts(self.fleet, peers)
+        return [PeerHealth(one.name, one.ok, self.fleet.is_skipped(one.name)) for one in reports]
 
     async def aclose(self) -> None:
-        """Close every connection and file."""
+        """Close all connections and files."""
         await self.fleet.aclose()
-        if self._parts is not None:
-            _, engine, kept = self._parts
-            self._changes.close()
-            engine.close()
-            kept.audit.close()
+        if self._server_parts is not None:
+            self._server_parts.close()
 
 
-def _this_host(settings: Settings) -> Peer:
-    """This host behind its running server, or in memory when none runs. Each server makes a token of its own."""
+@dataclass(frozen=True)
+class _ServerParts:
+    """The MCP server of this host, and the parts of it that HTTP routes and commands use."""
+
+    server: Server[Any]
+    engine: Engine
+    state: HostState
+    policy: Policy
+    limits: Limits
+    changes: Changes
+    metrics: Metrics
+
+    def close(self) -> None:
+        """Close all files and the connection to the engine."""
+        self.changes.close()
+        self.engine.close()
+        self.state.audit.close()
+
+
+def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool) -> _ServerParts:
+    """Build the MCP server of this host. Each call passes limits, policy, audit log and locks, in `Gate`."""
+    from anvyl_mcp.server.auth.limits import Limits
+    from anvyl_mcp.server.calls.affected_objects import Observer
+    from anvyl_mcp.server.calls.changes import Changes
+    from anvyl_mcp.server.calls.gate import Gate
+    from anvyl_mcp.server.calls.policy_facts import facts_from
+    from anvyl_mcp.server.containers.undo_log import UndoLog
+    from anvyl_mcp.server.engine.engine import Engine
+    from anvyl_mcp.server.engine.stats import SampleCache
+    from anvyl_mcp.server.http.host_state import HostState
+    from anvyl_mcp.server.http.metrics.prometheus import Metrics
+    from anvyl_mcp.server.identity import HostIdentity
+    from anvyl_mcp.server.policy.policy import Policy
+    from anvyl_mcp.server.progress import Progress
+    from anvyl_mcp.server.protocol.server import build_server
+    from anvyl_mcp.server.toolsets import select_tools
+
+    engine, state = Engine(), HostState(settings.state_dir)
+    policy = Policy(settings.policy_file, facts_from(engine), on_change=state.policy_seen)
+    limits, metrics = Limits(), Metrics()
+    changes = Changes(state.audit, state.journal, Observer(engine))
+    gate = Gate(state.audit, limits, policy, changes, state.next_key.announce)
+    dependencies: dict[type, object] = {
+        Engine: engine,
+        HostIdentity: HostIdentity(name),
+        Progress: Progress(),
+        SampleCache: SampleCache(),
+        UndoLog: UndoLog(settings.state_dir / "undo.json", policy.require),
+    }
+    # The settings restrict what a server offers to others. A local command may use every tool.
+    toolsets = settings.toolsets if serving else "all"
+    tools = select_tools(all_tools(fleet), toolsets=toolsets, extra=settings.tools, read_only=settings.read_only)
+    server = build_server(tools, dependencies, gate, name=name, called=metrics.count_call)
+    return _ServerParts(server, engine, state, policy, limits, changes, metrics)
+
+
+def _find_local_host(settings: Settings) -> Peer:
+    """Return this host at the URL of its running server, with the token for local commands, or else in memory."""
     server = serve_lock.find_server(settings.run_dir)
     if server is None:
         return Peer(settings.name, IN_MEMORY)
@@ -251,8 +279,8 @@ def _this_host(settings: Settings) -> Peer:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, *, lean: bool = False) -> AsyncIterator[Node]:
-    """This host and its fleet for as long as a command takes."""
+async def open_node(settings: Settings, *, lean: bool = False) -> AsyncIterator[Node]:
+    """Create a node for one command and close it afterwards."""
     node = Node(settings, lean=lean)
     try:
         yield node

@@ -1,11 +1,11 @@
-"""Try a call against this host's policy without making it."""
+"""Evaluate a call against the policy of this host, without running it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from anvyl_mcp.app.catalogue import catalogue, every_tool
+from anvyl_mcp.app.catalogue import all_tools, load_catalogue
 from anvyl_mcp.core.errors import InvalidInput, did_you_mean
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.changes.argument_check import parse_words
@@ -14,10 +14,10 @@ from anvyl_mcp.peers.changes.argument_check import parse_words
 def try_policy(
     settings: Settings, name: str, words: list[str], *, caller: str, scope: str, labels: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Whether this host would allow a call, and which rule decides; see `server.policy.explain.explain_call`.
+    """Return whether the policy allows a call, and which rule decides; see `server.policy.explain`.
 
     Raises:
-        InvalidInput: there is no such tool, or it takes no such arguments.
+        InvalidInput: the tool or an argument is unknown.
     """
     from anvyl_mcp.server.calls.policy_facts import facts_from
     from anvyl_mcp.server.engine.engine import Engine
@@ -25,11 +25,11 @@ def try_policy(
     from anvyl_mcp.server.policy import explain
     from anvyl_mcp.server.policy.policy import Policy
 
-    known = catalogue(settings.cache_dir)
+    known = load_catalogue(settings.cache_dir)
     if name not in known:
         raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, known))
     given = parse_words(known[name], words)
-    tool = next(one for one in every_tool() if one.name == name)
+    tool = next(one for one in all_tools() if one.name == name)
     notes: list[str] = []
     engine = Engine()
     try:

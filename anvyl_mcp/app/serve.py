@@ -1,4 +1,4 @@
-"""Serve this host: over HTTP until stopped, or over stdio to the process that started this one."""
+"""Serve this host over HTTP, or over stdio to the parent process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import signal
 from collections.abc import Callable
 
 from anvyl_mcp import __version__
-from anvyl_mcp.app.background import Beside
-from anvyl_mcp.app.catalogue import every_tool
+from anvyl_mcp.app.background import BackgroundTasks
+from anvyl_mcp.app.catalogue import all_tools
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core import serve_lock
 from anvyl_mcp.core.settings import Settings
@@ -21,39 +21,40 @@ async def serve(
     on_joined: Callable[[object], None] = lambda joined: None,
     on_start: Callable[[Node, Callable[[], None]], None] | None = None,
 ) -> bool:
-    """Serve this host until told to stop; whether it was by Ctrl-C.
+    """Serve this host over HTTP, until stopped. Returns whether Ctrl-C stopped it.
 
-    `on_open` gets the addresses that an invitation opened while the server ran, none when all were open; `on_joined`
-    gets each machine that joins; `on_start` gets the node and what stops it, for a program with signals of its own.
+    `on_ready` gets the URLs; `on_open` the additional URLs after an invitation opened the network; `on_joined` each
+    machine that pairs; `on_start` the node and a function that stops the server. With `on_start`, signals are left to
+    the caller.
 
     Raises:
-        Conflict: a port is in use, or this installation serves already.
-        InvalidInput: the address is not one of this machine's.
-        ConfigInvalid: what the settings ask for is not installed.
+        Conflict: a port is in use, or the server of this installation is already running.
+        InvalidInput: this machine does not have the address.
+        ConfigInvalid: a setting needs a package that is not installed.
     """
     from anvyl_mcp.server.http import listener
     from anvyl_mcp.server.policy import explain
 
     node = Node(settings, serving=True)
-    beside = Beside(node.fleet, settings)
-    kept = node.state
-    kept.on_joined = on_joined
-    with serve_lock.claim(settings.run_dir) as announced:
+    background = BackgroundTasks(node.fleet, settings)
+    state = node.state
+    state.on_joined = on_joined
+    with serve_lock.claim(settings.run_dir) as server_file:
         sockets = listener.listen(
-            settings.host or kept.open_address or "127.0.0.1", [settings.port, settings.agent_port]
+            settings.host or state.open_address or "127.0.0.1", [settings.port, settings.agent_port]
         )
         plain = [listener.url_of(one) for one in sockets if listener.is_plain(one)]
 
         def announce(network: list[str]) -> None:
             serve_lock.write_server_file(
-                announced, name=node.local.name, url=plain[0], version=__version__, network=network
+                server_file, name=node.local.name, url=plain[0], version=__version__, network=network
             )
-            beside.opened(network)
+            background.set_network_urls(network)
 
         async def open_network(address: str) -> list[str]:
             before = server.network_urls
             urls = await server.open(address)
-            kept.save_open_address(address)
+            state.save_open_address(address)
             announce(urls)
             on_open([url for url in urls if url not in before])
             return urls
@@ -62,17 +63,17 @@ async def serve(
             announce(server.network_urls)
             node.fleet.served_at = plain[0]
             on_ready([url for url in plain if "[" not in url] + server.network_urls)
-            explain.log_problems(node.policy, every_tool())
+            explain.log_problems(node.policy, all_tools())
 
         app = node.http_app(lambda: plain[0], open_network)
-        mine = on_start is None
-        server = listener.make_server(app, node.server, on_ready=ready, identity=kept.identity, signals=mine)
+        own_signals = on_start is None
+        server = listener.make_server(app, node.server, on_ready=ready, identity=state.identity, signals=own_signals)
         if on_start is not None:
             on_start(node, server.stop)
-        kept.audit.open()
-        kept.journal.open()
+        state.audit.open()
+        state.journal.open()
         try:
-            async with beside.running():
+            async with background.run():
                 await server.serve(sockets)
         finally:
             await node.aclose()
@@ -82,13 +83,13 @@ async def serve(
 
 
 async def serve_stdio(settings: Settings) -> None:
-    """Serve this host's tools to the process that started this one, until it closes our input."""
+    """Serve this host over stdin and stdout, until stdin is closed."""
     from anvyl_mcp.server.policy import explain
     from anvyl_mcp.server.protocol.message_check import stdio
 
     node = Node(settings, serving=True)
     server = node.server
-    explain.log_problems(node.policy, every_tool())
+    explain.log_problems(node.policy, all_tools())
     try:
         async with stdio() as (incoming, outgoing):
             await server.run(incoming, outgoing, server.create_initialization_options())

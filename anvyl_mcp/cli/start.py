@@ -12,11 +12,11 @@ COMPLETE = "__complete"
 
 def main() -> None:
     """Run `anvyl`."""
-    interrupts.heed_at_once()
+    interrupts.exit_at_once()
     if sys.argv[1:2] == [COMPLETE]:
         from anvyl_mcp.cli.completion import candidates
 
-        candidates.answer(sys.argv[2:])
+        candidates.print_candidates(sys.argv[2:])
         return
     from anvyl_mcp.cli.programs import operator
 

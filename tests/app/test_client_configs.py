@@ -13,10 +13,10 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
-from anvyl_mcp.app.client_configs import ASSISTANTS, place
+from anvyl_mcp.app.client_configs import CLIENTS, config_file
 from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, run_program, write_hosts_file
 
-WRITTEN = sorted(client for client, one in ASSISTANTS.items() if one.form != "shown")
+WRITTEN = sorted(client for client, one in CLIENTS.items() if one.form != "shown")
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def install(*arguments: str, **environment: str) -> CommandResult:
 
 
 def settings_of(client: str, content: str) -> Path:
-    file = place(ASSISTANTS[client], os.environ)
+    file = config_file(CLIENTS[client], os.environ)
     assert file is not None
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(content, encoding="utf-8")
@@ -44,14 +44,14 @@ def settings_of(client: str, content: str) -> Path:
 def servers(client: str, file: Path) -> dict[str, Any]:
     content = file.read_text(encoding="utf-8")
     document = tomllib.loads(content) if file.suffix == ".toml" else json.loads(content)
-    found: dict[str, Any] = document[ASSISTANTS[client].key]
+    found: dict[str, Any] = document[CLIENTS[client].key]
     return found
 
 
 def others(client: str) -> str:
-    if ASSISTANTS[client].form == "toml":
-        return f'# mine\nmodel = "gpt"\n\n[{ASSISTANTS[client].key}.other]\ncommand = "other"\n'
-    return json.dumps({"theme": "dunkelgrün", ASSISTANTS[client].key: {"other": {"command": "other"}}}, indent="\t")
+    if CLIENTS[client].form == "toml":
+        return f'# mine\nmodel = "gpt"\n\n[{CLIENTS[client].key}.other]\ncommand = "other"\n'
+    return json.dumps({"theme": "dunkelgrün", CLIENTS[client].key: {"other": {"command": "other"}}}, indent="\t")
 
 
 @pytest.mark.parametrize("client", WRITTEN)
@@ -64,7 +64,7 @@ def test_an_entry_is_added_once_and_all_else_stays(client: str) -> None:
     first, second = install(client), install(client)
 
     assert (first.code, second.code) == (0, 0), first.err
-    assert f"restart {ASSISTANTS[client].title}" in first.err and "already has this entry" in second.err
+    assert f"start {CLIENTS[client].title} again" in first.err and "has it already" in second.err
     assert list(servers(client, file)) == ["other", "anvyl"]
     entry = servers(client, file)["anvyl"]
     assert Path(entry["command"]).is_absolute() and Path(entry["command"]).samefile(ANVYL_MCP)
@@ -113,7 +113,7 @@ def test_settings_that_could_be_harmed_are_left_alone(client: str, content: str)
     done = install(client)
 
     assert done.code == 1
-    assert "is left as it is" in done.err and f"anvyl-mcp install {client} --print" in done.err
+    assert "was not changed" in done.err and f"anvyl-mcp install {client} --print" in done.err
     assert file.read_text(encoding="utf-8") == content and list(file.parent.iterdir()) == [file]
 
 
@@ -133,7 +133,7 @@ def test_a_password_is_not_written_down() -> None:
 
     done = install("cursor", DOCKER_HOST="tcp://me:hunter2@nas:2376", ANVYL_LLM_API_KEY="sk-hidden")
 
-    assert done.code == 0 and "DOCKER_HOST contains a password" in done.err
+    assert done.code == 0 and "DOCKER_HOST holds a password" in done.err
     assert not {"hunter2", "sk-hidden"} & set(file.read_text(encoding="utf-8").split('"'))
     assert "hunter2" not in file.read_text(encoding="utf-8")
 
@@ -153,7 +153,7 @@ def test_settings_that_are_a_link_stay_one(desk: Path) -> None:
 def test_an_assistant_that_is_not_here_or_not_known_is_said() -> None:
     missing, unknown, claude = install("cursor"), install("curser", "--json"), install("claude-code")
 
-    assert missing.code == 1 and "Cursor has no settings here" in missing.err and "--print" in missing.err
+    assert missing.code == 1 and "Cursor has no settings file at" in missing.err and "--print" in missing.err
     assert unknown.code == 2 and unknown.json["error"]["hint"].startswith("did you mean `cursor`?")
     assert claude.code == 1, "a home folder alone is no sign of it"
 
@@ -190,4 +190,4 @@ def test_the_known_assistants_are_listed_with_what_is_here() -> None:
     ],
 )
 def test_every_system_has_its_own_place(client: str, system: str, where: str, desk: Path) -> None:
-    assert place(ASSISTANTS[client], {}, system) == desk / where
+    assert config_file(CLIENTS[client], {}, system) == desk / where

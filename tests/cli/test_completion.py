@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from anvyl_mcp.cli.completion.candidates import complete, split
+from anvyl_mcp.cli.completion.candidates import complete, split_line
 from tests.support.hosts.nodes import PYTHON, anvyl, run_program
 from tests.support.terminal import open_terminal
 
@@ -65,7 +65,7 @@ def home(tmp_path: Path) -> Path:
     ],
 )
 def test_what_could_come_next(line: str, words: list[str], home: Path) -> None:
-    assert [word for word, _ in complete(split(line))] == words
+    assert [word for word, _ in complete(split_line(line))] == words
 
 
 def test_a_meaning_stands_beside_a_word(home: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_meaning_stands_beside_a_word(home: Path) -> None:
     ],
 )
 def test_an_unfinished_line_is_read_as_a_shell_does(line: str, words: list[str]) -> None:
-    assert split(line) == words
+    assert split_line(line) == words
 
 
 def test_a_host_that_was_just_added_by_hand_is_known(home: Path) -> None:

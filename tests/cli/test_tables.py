@@ -23,7 +23,7 @@ def drawn(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int = 80)
     """The lines of a table in a terminal of so many columns, which none of them exceeds."""
     terminal = Console(file=io.StringIO(), width=200)
     with terminal.capture() as shown:
-        terminal.print(tables.listing(columns, rows, {}, room=room))
+        terminal.print(tables.build_table(columns, rows, {}, room=room))
     lines = shown.get().splitlines()
     assert max(map(cell_len, lines)) <= room
     return [line.rstrip() for line in lines]
@@ -102,11 +102,11 @@ def test_words_break_between_words_and_names_stay_whole(monkeypatch: pytest.Monk
     monkeypatch.setattr(stream, "isatty", lambda: True)
     url = "https://registry.example.com/a/very/long/path"
 
-    lines = screen.wrapped(f"error: no host has nextcloud-app-1 数据库数据库 at {url} now", stream, 7).split("\n")
+    lines = screen.wrap(f"error: no host has nextcloud-app-1 数据库数据库 at {url} now", stream, 7).split("\n")
 
     later = ["nextcloud-app-1", "数据库数据库 at", url, "now"]
     assert lines == ["error: no host has", *(f"       {words}" for words in later)]
-    assert screen.wrapped("a " * 40, io.StringIO()) == "a " * 40
+    assert screen.wrap("a " * 40, io.StringIO()) == "a " * 40
 
 
 def test_numbers_stand_at_the_right() -> None:
@@ -128,8 +128,8 @@ def test_numbers_stand_at_the_right() -> None:
     ],
 )
 def test_what_does_not_fit_is_cut(words: str, room: int, cut: str) -> None:
-    assert tables.cut(words, room) == cut
-    assert cell_len(tables.cut(words, room)) <= room
+    assert tables.truncate(words, room) == cut
+    assert cell_len(tables.truncate(words, room)) <= room
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_cut(words: str, room: int, cut: str) -> None:
     ],
 )
 def test_a_state_has_a_colour(cell: str, colour: str) -> None:
-    assert tables.style(cell) == colour
+    assert tables.cell_style(cell) == colour
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def climbed(written: str) -> int:
 
 
 def test_lines_that_became_too_wide_are_drawn_over_whole(terminal: io.StringIO) -> None:
-    drawing = live.Live(terminal)
+    drawing = live.LiveDisplay(terminal)
 
     drawing.show(["x" * 30, "y"])
     begun = len(terminal.getvalue())
@@ -176,13 +176,13 @@ def test_lines_that_became_too_wide_are_drawn_over_whole(terminal: io.StringIO) 
 
 
 def test_lines_are_drawn_over_until_they_are_final(terminal: io.StringIO) -> None:
-    drawing = live.Live(terminal)
+    drawing = live.LiveDisplay(terminal)
 
     drawing.show(["a", "b", "c", "hidden below the screen"])
     begun = len(terminal.getvalue())
     assert terminal.getvalue().rpartition("\x1b[?25")[2].startswith("h")
-    drawing.end(screen.Table(["d"], [["e"], ["f"], ["g"]], {}))
-    drawing.end(screen.Table(["h"], [["i"]], {}))
+    drawing.end(screen.TableData(["d"], [["e"], ["f"], ["g"]], {}))
+    drawing.end(screen.TableData(["h"], [["i"]], {}))
 
     shown, final = terminal.getvalue()[:begun], terminal.getvalue()[begun:]
     assert "hidden" not in shown
@@ -197,10 +197,10 @@ def test_a_size_of_zero_is_an_unknown_size(terminal: io.StringIO, monkeypatch: p
 
 
 def test_text_of_hosts_is_neither_markup_nor_control_codes(terminal: io.StringIO) -> None:
-    drawing = live.Live(terminal)
+    drawing = live.LiveDisplay(terminal)
 
     drawing.show(["[red]a[/]\x1b[2J :smile:"])
-    drawing.end(screen.Table(["name"], [["[bold]b[/]\x1b[2J"]], {}))
+    drawing.end(screen.TableData(["name"], [["[bold]b[/]\x1b[2J"]], {}))
 
     assert "[red]a[/] :smile:" in terminal.getvalue() and "[bold]b[/]" in terminal.getvalue()
     assert "\x1b[2J" not in terminal.getvalue()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from anvyl_mcp.cli.parser.lazy_commands import described
+from anvyl_mcp.cli.parser.lazy_commands import describe_commands
 from anvyl_mcp.cli.programs import host, operator
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, ServingNode, anvyl, run_program
@@ -85,7 +85,7 @@ def test_the_other_program_knows_its_own_mistakes_and_ours() -> None:
 
 
 APPS = {"anvyl": operator.app, "anvyl-mcp": host.app}
-TREES = {name: described(app) for name, app in APPS.items()}
+TREES = {name: describe_commands(app) for name, app in APPS.items()}
 
 
 def commands_of(words: list[str], node: dict[str, Any]) -> Iterator[tuple[list[str], bool]]:

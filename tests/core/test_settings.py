@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from platformdirs import user_config_path, user_state_path
 
-from anvyl_mcp.cli.parser.lazy_commands import described
+from anvyl_mcp.cli.parser.lazy_commands import describe_commands
 from anvyl_mcp.cli.programs import host
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, InvalidInput
 from anvyl_mcp.core.settings import SETTINGS, TABLES, Settings, check_host_name, load
@@ -149,7 +149,7 @@ def test_the_table_lists_every_setting() -> None:
 
 def test_every_flag_of_serve_is_a_setting() -> None:
     """Design §8: one `ANVYL_…` twin for every flag; `--stdio` is a way to run, not a setting."""
-    options = described(host.app)["commands"]["serve"]["options"]
+    options = describe_commands(host.app)["commands"]["serve"]["options"]
 
     flags = {name.removeprefix("--").replace("-", "_") for name in options if name.startswith("--")} - {"stdio", "help"}
     assert flags

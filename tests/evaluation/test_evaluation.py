@@ -14,7 +14,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCall
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from typer.testing import CliRunner
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.cli.programs.operator import app
 from anvyl_mcp.core.errors import InvalidInput, ModelUnavailable
 from anvyl_mcp.core.settings import load as settings
@@ -48,7 +48,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.fixture
 def tools() -> Mapping[str, ToolListing]:
-    return catalogue(settings().cache_dir)
+    return load_catalogue(settings().cache_dir)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 import anvyl_mcp
-from anvyl_mcp.cli.parser.lazy_commands import described
+from anvyl_mcp.cli.parser.lazy_commands import describe_commands
 from anvyl_mcp.cli.programs import host, operator
 from anvyl_mcp.core.settings import SETTINGS
 from anvyl_mcp.server.policy.guardrails import GUARDRAILS
@@ -65,7 +65,7 @@ def commands(app: typer.Typer, name: str) -> str:
         for command, below in node["commands"].items():
             yield from under((*words, command), below)
 
-    return "\n".join(under((), described(app)))
+    return "\n".join(under((), describe_commands(app)))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_every_link_inside_the_documentation_leads_somewhere() -> None:
 
 @cache
 def command_tree(program: str) -> dict[str, Any]:
-    return described({"anvyl": operator.app, "anvyl-mcp": host.app}[program])
+    return describe_commands({"anvyl": operator.app, "anvyl-mcp": host.app}[program])
 
 
 def unknown_words(line: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.evaluation.acts.world import World
 from anvyl_mcp.evaluation.simulation import Simulation
@@ -120,7 +120,7 @@ async def test_a_yes_in_advance_covers_values_that_stand_near_their_option(
     """After a look round, so that everything a host may have put into it counts as text of others."""
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
     monkeypatch.setenv("ANVYL_DRIVE", "tools")
-    simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
+    simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
     model_server.replies += [
         tool_call("list_containers", {}),
         tool_call(tool, arguments, call_id="call_2"),
@@ -144,7 +144,7 @@ async def test_a_near_name_that_was_put_in_for_what_was_said_is_not_covered(
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
     monkeypatch.setenv("ANVYL_DRIVE", "auto")
     model_server.list_models(ListedModel("qwen2.5-coder-1.5b", context_length=8192))
-    simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
+    simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
 
     reply = await Assistant(simulation.fleet, load()).ask(Question(said), decide=in_advance)
     await simulation.fleet.aclose()

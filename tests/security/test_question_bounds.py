@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.errors import NotUnderstood
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.evaluation.acts.world import World
@@ -34,7 +34,7 @@ def long(piece: str) -> str:
 
 
 async def test_no_run_of_anything_takes_long_to_read() -> None:
-    simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
+    simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
     assistant = Assistant(simulation.fleet, load())
     await assistant.ask(Question("list containers"), offline=True)
     slow = {}
@@ -51,7 +51,7 @@ async def test_no_run_of_anything_takes_long_to_read() -> None:
 
 @pytest.mark.parametrize("said", ["stop web and " * 300, "list containers " + "very " * 200], ids=["clauses", "words"])
 async def test_a_question_too_long_for_rules_says_so(said: str) -> None:
-    simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
+    simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
 
     reply = await Assistant(simulation.fleet, load()).ask(Question(said[: MOST_CHARACTERS - 1]), offline=True)
     await simulation.fleet.aclose()

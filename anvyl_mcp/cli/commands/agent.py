@@ -48,10 +48,10 @@ def info(as_json: JsonOption = False) -> None:
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
-        async with opened(settings, lean=True) as node:
-            fields = await node.info()
+        async with open_node(settings, lean=True) as node:
+            fields = await node.agent_info()
         if as_json:
             output.document({**fields, "error": None})
             return 0
@@ -96,7 +96,7 @@ def approve(
 
     async def work(node: Node) -> Answer:
         service = await node.agent_service()
-        return await service.decide(id_, node.me, approve=not deny)
+        return await service.decide(id_, node.local_caller, approve=not deny)
 
     _answer(work, ask=False, as_json=as_json)
 
@@ -107,11 +107,11 @@ def broadcast(message: QuestionArgument, yes: YesOption = False, as_json: JsonOp
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
-        async with opened(settings) as node:
+        async with open_node(settings) as node:
             service = await node.agent_service()
-            results = (await service.forwarding.broadcast(" ".join(message), node.me, approve=yes)).results
+            results = (await service.forwarding.broadcast(" ".join(message), node.local_caller, approve=yes)).results
         if as_json:
             output.document({"results": [result.model_dump(mode="json") for result in results], "error": None})
         for result in () if as_json else results:
@@ -132,7 +132,7 @@ def hosts(as_json: JsonOption = False) -> None:
 def _remote(host_id: str, query: str, *, yes: bool, as_json: bool) -> None:
     async def work(node: Node) -> Answer:
         service = await node.agent_service()
-        return await service.forwarding.ask(host_id, query, node.me, approve=yes)
+        return await service.forwarding.ask(host_id, query, node.local_caller, approve=yes)
 
     _answer(work, ask=True, as_json=as_json)
 
@@ -142,14 +142,14 @@ def _answer(work: Callable[[Node], Awaitable[Answer]], *, ask: bool, as_json: bo
     from anvyl_mcp.cli.runtime import output, runner
 
     async def run(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
-        async with opened(settings) as node:
+        async with open_node(settings) as node:
             answer = await work(node)
             approval: Approval | None = getattr(answer, "approval", None)
             if approval and ask and (approved := runner.ask_yes_no(*_prompt_lines(approval))) is not None:
                 service = await node.agent_service()
-                answer, approval = await service.decide(approval.id, node.me, approve=approved), None
+                answer, approval = await service.decide(approval.id, node.local_caller, approve=approved), None
                 if not approved:
                     _print(answer, as_json=as_json)
                     return 5

@@ -21,10 +21,10 @@ def doctor(as_json: JsonOption = False) -> None:
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
         from anvyl_mcp.orchestrator.ask.doctor import examine
 
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             found = await examine(node.fleet, settings, served="://" in node.local.url)
         if as_json:
             output.document({"findings": [one.as_dict() for one in found], "error": None})

@@ -41,7 +41,7 @@ def evaluate(
 
     async def work(settings: Settings) -> int:
         _installed()
-        from anvyl_mcp.app.catalogue import catalogue
+        from anvyl_mcp.app.catalogue import load_catalogue
         from anvyl_mcp.evaluation.oracle import MANNERS
         from anvyl_mcp.evaluation.run import Evaluation
         from anvyl_mcp.evaluation.tasks import load
@@ -52,7 +52,7 @@ def evaluate(
         output.talk(f"{len(chosen)} tasks on a simulated fleet; your hosts are not touched")
         report = await Evaluation(
             settings,
-            catalogue(settings.cache_dir),
+            load_catalogue(settings.cache_dir),
             chosen,
             model=model,
             offline=offline,

@@ -82,7 +82,7 @@ def add(
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
         from anvyl_mcp.cli.runtime.secret_input import read_secret
         from anvyl_mcp.peers.membership import CODE_PREFIX, add_host
         from anvyl_mcp.peers.watch.health import check_host as check_host
@@ -92,7 +92,7 @@ def add(
             called = read_secret(called, what="join code", instead="anvyl hosts add - < FILE, or anvyl hosts add alone")
         if proof:
             proof = read_secret(proof, what="token", instead="--token - < FILE, or --token - alone")
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             known = set(node.fleet.peers)
             peer, scopes = await add_host(
                 node.fleet,
@@ -161,13 +161,13 @@ def rename(
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
         from anvyl_mcp.peers.membership import rename_host
 
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             old = name.strip().lower()
             peer = rename_host(node.fleet, old, new)
-            node.heads.rename(old, peer.name)
+            node.audit_heads.rename(old, peer.name)
         if as_json:
             output.document({"hosts": {peer.name: {"url": peer.url, "renamed_from": old}}, "error": None})
         else:
@@ -186,7 +186,7 @@ def discover(
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
         from anvyl_mcp.core import serve_lock
         from anvyl_mcp.core.errors import InvalidInput
         from anvyl_mcp.peers.hosts import discovery
@@ -195,7 +195,7 @@ def discover(
             raise InvalidInput(f"--seconds is {seconds:g}", hint=f"listen for at most {MOST_SECONDS}, like --seconds 3")
         found = await discovery.discover(seconds)
         server = serve_lock.find_server(settings.run_dir)
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             peers = node.fleet.peers
         known = [one.known_as(peers, server.network if server else ()) for one in found]
         if as_json:
@@ -238,15 +238,15 @@ def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> No
     async def work(settings: Settings) -> int:
         from functools import partial
 
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
         from anvyl_mcp.core import serve_lock
         from anvyl_mcp.peers.watch import health
 
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             token = serve_lock.read_local_token(settings.run_dir)
-            examine = partial(health.examine_host, heads=node.heads, token=token)
+            examine = partial(health.examine_host, heads=node.audit_heads, token=token)
             for known in node.fleet.select(accept) if accept else ():
-                node.heads.forget(known)
+                node.audit_heads.forget(known)
             names = node.fleet.select(name) if name else node.fleet.hosts
             how = health.check_host if only_known else examine
             if as_json:

@@ -36,9 +36,9 @@ def undo(
     seen: list[UndoableChange] = []
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             wanted = await last_change(node.fleet, host)
             seen.append(wanted)
             if dry_run:

@@ -44,9 +44,9 @@ def watch(
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             return await (_check_once(node, host, as_json) if once else _watch(node, host, as_json))
 
     flags = {

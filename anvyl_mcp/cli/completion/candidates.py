@@ -16,7 +16,7 @@ from anvyl_mcp.cli.terminal import streams
 from anvyl_mcp.core.files import write_atomically
 from anvyl_mcp.core.paths import config_and_state_dirs
 
-Found = list[tuple[str, str]]
+Candidates = list[tuple[str, str]]
 """Words with what they mean."""
 
 PLACE_RULES = ("most-memory", "least-loaded")
@@ -25,22 +25,22 @@ UNQUOTED = "_./:@=,+%-"
 """What bash takes as it is, besides letters and digits."""
 
 
-def answer(words: Sequence[str]) -> None:
+def print_candidates(words: Sequence[str]) -> None:
     """Print the words that fit: for `bash LINE POINT BREAKS`, or `zsh|fish WORD… CURRENT`."""
     shell, *rest = words or [""]
     if shell == "bash" and len(rest) == 3:
         line, point, breaks = rest
-        whole, quote = read(line[: int(point)] if point.isdecimal() else line)
+        whole, quote = split_with_quote(line[: int(point)] if point.isdecimal() else line)
         typed = whole[1:]
         current = typed[-1] if typed else ""
         # The shell replaces only what follows the last of its word breaks.
         kept = max((current.rfind(mark) for mark in breaks if not mark.isspace()), default=-1) + 1
-        _print(quoted(value[kept:], quote) for value, _ in complete(typed) if quote != '"' or "!" not in value)
+        _print(bash_quote(value[kept:], quote) for value, _ in complete(typed) if quote != '"' or "!" not in value)
     elif shell in SHELLS:
         _print(f"{value}\t{meaning}" if meaning else value for value, meaning in complete(rest))
 
 
-def quoted(value: str, quote: str = "") -> str:
+def bash_quote(value: str, quote: str = "") -> str:
     """`value` so that bash takes it for a word and nothing else, also inside of quotes that are open already."""
     if quote == "'":
         return value.replace("'", "'\\''")
@@ -50,35 +50,35 @@ def quoted(value: str, quote: str = "") -> str:
 
 
 def _print(lines: Iterable[str]) -> None:
-    streams.prepare()
+    streams.configure_streams()
     with suppress(BrokenPipeError):
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
 
 
-def complete(typed: Sequence[str]) -> Found:
+def complete(typed: Sequence[str]) -> Candidates:
     """The words that could stand in the place of the last one, which may be empty."""
     config, state = config_and_state_dirs(os.environ)
     names = _Names(config, state / "cache")
     *before, current = typed or [""]
-    node, given, option = _walk(tree(state / "cache"), before)
+    node, given, option = _parse_words(command_tree(state / "cache"), before)
     if option:
-        return _fitting(names.of(option, current, given), current)
+        return _matching(names.of(option, current, given), current)
     if current.startswith("-") and "--" not in before:
         name, separator, value = current.partition("=")
         if separator and (kind := node["options"].get(name, ["", ""])[0]):
-            return [(f"{name}={word}", meaning) for word, meaning in _fitting(names.of(kind, value, given), value)]
-        return _fitting([(name, meaning) for name, (_, meaning) in node["options"].items()], current)
+            return [(f"{name}={word}", meaning) for word, meaning in _matching(names.of(kind, value, given), value)]
+        return _matching([(name, meaning) for name, (_, meaning) in node["options"].items()], current)
     if node["commands"]:
-        return _fitting([(name, each["help"]) for name, each in node["commands"].items()], current)
+        return _matching([(name, each["help"]) for name, each in node["commands"].items()], current)
     arguments = node["arguments"]
     if not arguments or (len(given) >= len(arguments) and not arguments[-1].endswith("...")):
         return []
     kind = arguments[min(len(given), len(arguments) - 1)].removesuffix("...")
-    return _fitting(names.of(kind, current, given), current)
+    return _matching(names.of(kind, current, given), current)
 
 
-def _walk(node: Mapping[str, Any], words: Sequence[str]) -> tuple[Mapping[str, Any], list[str], str]:
+def _parse_words(node: Mapping[str, Any], words: Sequence[str]) -> tuple[Mapping[str, Any], list[str], str]:
     """The command that the words lead to, its arguments so far, and what kind of value an option waits for."""
     given: list[str] = []
     option, ours = "", True
@@ -90,21 +90,21 @@ def _walk(node: Mapping[str, Any], words: Sequence[str]) -> tuple[Mapping[str, A
         elif ours and word.startswith("-"):
             option = "" if "=" in word else node["options"].get(word, ["", ""])[0]
         elif node["commands"]:
-            node = node["commands"].get(word, _NOTHING)
+            node = node["commands"].get(word, _NO_COMMAND)
         else:
             given.append(word)
     return node, given, option
 
 
-_NOTHING: Mapping[str, Any] = {"options": {}, "arguments": [], "commands": {}}
+_NO_COMMAND: Mapping[str, Any] = {"options": {}, "arguments": [], "commands": {}}
 """A command that there is not."""
 
 
-def _fitting(found: Found, current: str) -> Found:
+def _matching(found: Candidates, current: str) -> Candidates:
     return [(value, meaning) for value, meaning in found if value.startswith(current)]
 
 
-def _harmless(found: Found) -> Found:
+def _printable(found: Candidates) -> Candidates:
     """Those that are a word on one line and no option: hosts say what their containers are called."""
     return [(value, meaning) for value, meaning in found if value.isprintable() and not value.startswith("-")]
 
@@ -117,13 +117,13 @@ class _Names:
         self._kept = name_cache.read(cache / name_cache.FILE)
         self._hosts: dict[str, list[str]] = dict(self._kept.get("hosts", {}))
         with suppress(OSError, ValueError, AttributeError, TypeError):
-            self._hosts |= _in_hosts_file(config / "hosts.toml", cache / name_cache.FILE)
+            self._hosts |= _read_hosts_file(config / "hosts.toml", cache / name_cache.FILE)
 
-    def of(self, kind: str, current: str, given: Sequence[str]) -> Found:
+    def of(self, kind: str, current: str, given: Sequence[str]) -> Candidates:
         """Everything of one kind; `given` are the arguments before."""
-        return _harmless(self._of(kind, current, given))
+        return _printable(self._of(kind, current, given))
 
-    def _of(self, kind: str, current: str, given: Sequence[str]) -> Found:
+    def _of(self, kind: str, current: str, given: Sequence[str]) -> Candidates:
         match kind:
             case "HOSTS":
                 return self._selectors(current)
@@ -146,14 +146,14 @@ class _Names:
                 found.setdefault(str(name), []).append(host)
         return dict(sorted(found.items()))
 
-    def _selectors(self, current: str) -> Found:
+    def _selectors(self, current: str) -> Candidates:
         first, comma, _ = current.rpartition(",")
         taken = first.split(",")
         words = [(host, " ".join(tags)) for host, tags in self._hosts.items()] + self._tags()
         words += [] if comma else [("all", "every host"), ("local", "this host")]
         return [(f"{first}{comma}{word}", meaning) for word, meaning in words if word not in taken]
 
-    def _tags(self) -> Found:
+    def _tags(self) -> Candidates:
         tags: dict[str, list[str]] = {}
         for host, each in self._hosts.items():
             for tag in each:
@@ -168,7 +168,7 @@ class _Names:
                 return {tool["name"]: tool for tool in json.loads(newest.read_text(encoding="utf-8"))}
         return {}
 
-    def _arguments(self, current: str, given: Sequence[str]) -> Found:
+    def _arguments(self, current: str, given: Sequence[str]) -> Candidates:
         schema = self._tools().get(given[0], {}).get("inputSchema", {}) if given else {}
         properties = schema.get("properties", {})
         name, separator, _ = current.partition("=")
@@ -179,7 +179,7 @@ class _Names:
         lone = next((self._values(each) for key, each in open_ones if key in schema.get("required", ())), [])
         return [*lone, *((f"{key}=", each.get("description", "")) for key, each in open_ones)]
 
-    def _values(self, schema: Mapping[str, Any]) -> Found:
+    def _values(self, schema: Mapping[str, Any]) -> Candidates:
         if kind := schema.get("x-names"):
             return [(name, ", ".join(hosts)) for name, hosts in self._objects(str(kind)).items()]
         if schema.get("type") == "boolean":
@@ -187,7 +187,7 @@ class _Names:
         return [(str(value), "") for value in schema.get("enum", ())]
 
 
-def _in_hosts_file(file: Path, kept: Path) -> dict[str, list[str]]:
+def _read_hosts_file(file: Path, kept: Path) -> dict[str, list[str]]:
     """The hosts that were added by hand since anything was kept."""
     if kept.exists() and kept.stat().st_mtime_ns >= file.stat().st_mtime_ns:
         return {}
@@ -197,7 +197,7 @@ def _in_hosts_file(file: Path, kept: Path) -> dict[str, list[str]]:
     return {str(name).lower(): [str(tag) for tag in entry.get("tags", [])] for name, entry in hosts.items()}
 
 
-def tree(cache: Path) -> dict[str, Any]:
+def command_tree(cache: Path) -> dict[str, Any]:
     """Every command with its options and arguments; kept in a file, because reading them from typer takes too long."""
     here = Path(__file__).parents[1]
     stamp = max(file.stat().st_mtime_ns for file in here.rglob("*.py"))
@@ -205,21 +205,21 @@ def tree(cache: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return found
-    from anvyl_mcp.cli.parser.lazy_commands import described
+    from anvyl_mcp.cli.parser.lazy_commands import describe_commands
     from anvyl_mcp.cli.programs import operator
 
-    made = described(operator.app)
+    made = describe_commands(operator.app)
     with suppress(OSError):
         write_atomically(file, json.dumps(made), durable=False)
     return made
 
 
-def split(line: str) -> list[str]:
+def split_line(line: str) -> list[str]:
     """The words of an unfinished command line as a shell reads them; the last one is empty after a space."""
-    return read(line)[0]
+    return split_with_quote(line)[0]
 
 
-def read(line: str) -> tuple[list[str], str]:
+def split_with_quote(line: str) -> tuple[list[str], str]:
     """The same, and the quote that is still open at its end, if one is."""
     words, word, quote = [], "", ""
     started = escaped = False

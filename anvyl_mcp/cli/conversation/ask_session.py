@@ -19,21 +19,21 @@ def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, m
     async def work(settings: Settings) -> int:
         import anyio.to_thread
 
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
         from anvyl_mcp.cli.conversation import model_note
         from anvyl_mcp.cli.conversation.question_session import QuestionSession
         from anvyl_mcp.orchestrator.question import Question
 
-        async with opened(settings) as node:
+        async with open_node(settings) as node:
             question = Question(text, host=host, dry_run=dry_run)
             session = QuestionSession(node.fleet, question, yes=yes, as_json=as_json)
-            interrupts.current.words = lambda: session.show(session.interrupted_reply())
+            interrupts.current.report = lambda: session.show(session.interrupted_reply())
 
             async def assistant() -> Assistant:
-                return await anyio.to_thread.run_sync(node.ready_to_answer, abandon_on_cancel=True)
+                return await anyio.to_thread.run_sync(node.load_assistant, abandon_on_cancel=True)
 
             reply = await session.answer(assistant, model=model, offline=offline)
-            interrupts.current.words = lambda: None
+            interrupts.current.report = lambda: None
             if not as_json:
                 reply.notes = model_note.notes_to_show(reply.notes, settings.state_dir)
             session.show(reply)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 
-from anvyl_mcp.cli.parser.usage_errors import ALIKE
+from anvyl_mcp.cli.parser.usage_errors import SIMILARITY
 from anvyl_mcp.cli.runtime import output
 from anvyl_mcp.cli.runtime.runner import command
 from anvyl_mcp.cli.terminal import interrupts, line_editor
@@ -37,22 +37,22 @@ def run_chat(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
     """Run the chat until the input ends. `resume` continues a stored conversation, the last one if empty."""
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
         from anvyl_mcp.core.redaction.redact_text import redact_text
         from anvyl_mcp.orchestrator.ask.conversation import Conversation, Kept
 
         kept = Kept(settings.state_dir / "chats", redact_text)
         conversation = Conversation() if resume is None else kept.load(resume)
-        interrupts.current.lasting = True
-        async with opened(settings) as node:
+        interrupts.current.keeps_running = True
+        async with open_node(settings) as node:
             chat = Chat(node, conversation, host=host, yes=yes, model=model, offline=offline)
-            with line_editor.typed(
+            with line_editor.line_reader(
                 PROMPT, settings.state_dir / "chat_history", redact_text, chat.completion_words
             ) as read:
                 if chat.attended:
                     chat.greet()
                 # A late Ctrl-C, between two questions, must not end the chat.
-                with interrupts.unheeded():
+                with interrupts.ignored():
                     return await chat.run(read, lambda: kept.save(conversation))
 
     command(work)
@@ -68,7 +68,7 @@ class Chat:
         self._node = node
         self._fleet = node.fleet
         # Import the assistant while the user types the first line.
-        self._assistant = asyncio.get_running_loop().run_in_executor(None, node.ready_to_answer)
+        self._assistant = asyncio.get_running_loop().run_in_executor(None, node.load_assistant)
         self._conversation = conversation
         self._host = host
         self._yes = yes
@@ -93,7 +93,7 @@ class Chat:
             output.talk(f"  {self._conversation.turns[-1].asked}")
         output.talk("ask in plain words; /help lists commands, Ctrl-C stops a question, Ctrl-D ends the chat")
 
-    async def run(self, read: line_editor.Read, save: Callable[[], None]) -> int:
+    async def run(self, read: line_editor.ReadLine, save: Callable[[], None]) -> int:
         """Answer every line; return 0 on a terminal, else the worst exit code."""
         while (line := read()) is not None:
             words = SYNONYMS.get(line.strip().lower(), line.strip())
@@ -163,7 +163,7 @@ class Chat:
     async def _command(self, line: str) -> None:
         name, _, rest = line.partition(" ")
         if name not in self._commands:
-            near = get_close_matches(name, self._commands, n=1, cutoff=ALIKE)
+            near = get_close_matches(name, self._commands, n=1, cutoff=SIMILARITY)
             hint = f"did you mean `{near[0]}`?" if near else "/help lists the commands"
             raise InvalidInput(f"there is no command `{name}`", hint=hint)
 
@@ -229,7 +229,7 @@ async def _finishes(work: Callable[[], Awaitable[None]]) -> bool:
     at_a_prompt = False
     with anyio.CancelScope() as scope:
         try:
-            with interrupts.current.sparing(lambda: loop.call_soon_threadsafe(scope.cancel)):
+            with interrupts.current.cancel_only(lambda: loop.call_soon_threadsafe(scope.cancel)):
                 await work()
         except KeyboardInterrupt:
             at_a_prompt = True

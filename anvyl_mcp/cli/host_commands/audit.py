@@ -74,9 +74,9 @@ def show(
 
 def _changes(records: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapping[str, Any]]:
     """Drop successful reads; records that are not tool calls are kept as changes."""
-    from anvyl_mcp.app.catalogue import catalogue
+    from anvyl_mcp.app.catalogue import load_catalogue
 
-    reads = {name for name, tool in catalogue(settings.cache_dir).items() if tool.reads}
+    reads = {name for name, tool in load_catalogue(settings.cache_dir).items() if tool.reads}
     return [record for record in records if record["tool"] not in reads or record["outcome"] == "denied"]
 
 

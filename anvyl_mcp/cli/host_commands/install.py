@@ -20,12 +20,12 @@ def install(client: str, flags: Sequence[str], *, show: bool, dry_run: bool, as_
     async def work(_: Settings) -> int:
         if not client:
             return _list(as_json=as_json)
-        assistant = client_configs.named(client)
-        start = client_configs.launch(flags, os.environ, sys.argv[0])
-        file = client_configs.place(assistant, os.environ)
+        assistant = client_configs.find_client(client)
+        start = client_configs.gateway_launch(flags, os.environ, sys.argv[0])
+        file = client_configs.config_file(assistant, os.environ)
         written = None
         if file and not show and assistant.form != "shown":
-            written = client_configs.install(client, file, start, dry_run=dry_run)
+            written = client_configs.install_entry(client, file, start, dry_run=dry_run)
         if as_json:
             output.document(
                 {
@@ -39,12 +39,12 @@ def install(client: str, flags: Sequence[str], *, show: bool, dry_run: bool, as_
             )
             return 0
         if written is None:
-            output.verbatim(client_configs.text_of(assistant, start))
+            output.verbatim(client_configs.entry_text(assistant, start))
             output.talk(f"Put this in {file or 'the settings of your assistant'}; nothing was written")
         elif not written.changed:
             output.talk(f"{assistant.title} already has this entry, in {written.file}")
         elif dry_run:
-            output.verbatim(client_configs.text_of(assistant, start))
+            output.verbatim(client_configs.entry_text(assistant, start))
             output.talk(f"Dry run: would add this to {written.file}; nothing was written")
         else:
             output.talk(_result_line(written, dry_run=False))
@@ -60,13 +60,13 @@ def install_all(flags: Sequence[str], *, dry_run: bool, as_json: bool) -> NoRetu
     """Add the gateway to the settings of every assistant found on this machine."""
 
     async def work(_: Settings) -> int:
-        start = client_configs.launch(flags, os.environ, sys.argv[0])
+        start = client_configs.gateway_launch(flags, os.environ, sys.argv[0])
         done: list[dict[str, object]] = []
         errors: list[AnvylError] = []
         for client, file in _found().items():
             entry: dict[str, object] = {"client": client, "file": str(file), "written": False, "error": None}
             try:
-                written = client_configs.install(client, file, start, dry_run=dry_run)
+                written = client_configs.install_entry(client, file, start, dry_run=dry_run)
                 entry["written"] = written.changed and not dry_run
                 if not as_json:
                     output.talk(_result_line(written, dry_run=dry_run))
@@ -87,15 +87,15 @@ def install_all(flags: Sequence[str], *, dry_run: bool, as_json: bool) -> NoRetu
 
 
 def _found() -> dict[str, Path]:
-    places = {name: client_configs.place(one, os.environ) for name, one in client_configs.ASSISTANTS.items()}
+    places = {name: client_configs.config_file(one, os.environ) for name, one in client_configs.CLIENTS.items()}
     return {
         name: file
         for name, file in places.items()
-        if file is not None and client_configs.ASSISTANTS[name].form != "shown" and client_configs.is_here(file)
+        if file is not None and client_configs.CLIENTS[name].form != "shown" and client_configs.is_installed(file)
     }
 
 
-def _result_line(written: client_configs.Written, *, dry_run: bool) -> str:
+def _result_line(written: client_configs.InstallResult, *, dry_run: bool) -> str:
     if not written.changed:
         return f"{written.file} already has the entry"
     backup = f" (backup: {written.backup.name})" if written.backup else ""
@@ -104,10 +104,10 @@ def _result_line(written: client_configs.Written, *, dry_run: bool) -> str:
 
 def _list(*, as_json: bool) -> int:
     rows = []
-    for client, assistant in client_configs.ASSISTANTS.items():
-        file = client_configs.place(assistant, os.environ)
+    for client, assistant in client_configs.CLIENTS.items():
+        file = client_configs.config_file(assistant, os.environ)
         if file is not None:
-            here = "found" if client_configs.is_here(file) else "not found"
+            here = "found" if client_configs.is_installed(file) else "not found"
             rows.append([client, "set up" if client_configs.has_entry(assistant, file) else here, str(file)])
     if as_json:
         keys = ("client", "state", "file")

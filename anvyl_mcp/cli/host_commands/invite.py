@@ -20,10 +20,10 @@ def invite(*, scope: str, expires: str, host: str, relay: bool, as_json: bool) -
     """Print a join code; first open the running server to the network if needed."""
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.invite import invite
+        from anvyl_mcp.app.invite import create_invitation
 
         seconds = runner.parse_seconds(expires, "--expires")
-        made = await invite(settings, scope=scope, seconds=seconds, address=host, relay=relay)
+        made = await create_invitation(settings, scope=scope, seconds=seconds, address=host, relay=relay)
         if as_json:
             output.document({**made, "error": None})
             return 0

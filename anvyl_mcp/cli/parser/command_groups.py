@@ -19,19 +19,20 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of the command."""
-        with usage_errors.parsing(ctx):
+        with usage_errors.translate_errors(ctx):
             return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """`[OPTIONS] CONTAINER...`, with optional arguments in brackets."""
         arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
-        words = [(usage_errors.argument(each), each.required) for each in arguments]
+        words = [(usage_errors.argument_label(each), each.required) for each in arguments]
         return ["[OPTIONS]", *(word if required else f"[{word}]" for word, required in words)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, then options."""
         params: list[Any] = list(self.get_params(ctx))
-        arguments = [(usage_errors.argument(each), each.help) for each in params if each.param_type_name == "argument"]
+        positional = [each for each in params if each.param_type_name == "argument"]
+        arguments = [(usage_errors.argument_label(each), each.help) for each in positional]
         options = [each.get_help_record(ctx) for each in params if each.param_type_name == "option" and not each.hidden]
         for heading, rows in (("Arguments", arguments), ("Options", options)):
             if rows:
@@ -81,7 +82,7 @@ class Group(TyperGroup):
         if not args and not self.invoke_without_command:
             typer.echo(ctx.get_help(), err=True)
             ctx.exit(2)
-        with usage_errors.parsing(ctx):
+        with usage_errors.translate_errors(ctx):
             return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -92,7 +93,7 @@ class Group(TyperGroup):
         if args[0] == "help":
             args = [*args[1:], "--help"]
         if self.get_command(ctx, args[0]) is None:
-            raise usage_errors.unknown(ctx.command_path, args, self.list_commands(ctx), self.elsewhere)
+            raise usage_errors.unknown_command(ctx.command_path, args, self.list_commands(ctx), self.elsewhere)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

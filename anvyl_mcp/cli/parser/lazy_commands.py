@@ -11,13 +11,13 @@ from typer.main import get_command
 
 from anvyl_mcp import __version__
 from anvyl_mcp.cli.parser.command_groups import Commands, Group, summary
-from anvyl_mcp.cli.parser.usage_errors import argument
+from anvyl_mcp.cli.parser.usage_errors import argument_label
 
 Sections = Mapping[str, Mapping[str, str]]
 """Heading in the help → name of a command → its place: `module:name` in this package, a function or a `Typer`."""
 
 
-def program(
+def create_program(
     name: str,
     about: str,
     sections: Sections,
@@ -77,12 +77,12 @@ def _root(
     """The options of a program itself."""
 
 
-def described(app: typer.Typer) -> dict[str, Any]:
+def describe_commands(app: typer.Typer) -> dict[str, Any]:
     """The tree of a program's commands, for completion: help, options with the kind of their value, arguments."""
-    return _described(get_command(app))
+    return _describe(get_command(app))
 
 
-def _described(command: Any) -> dict[str, Any]:
+def _describe(command: Any) -> dict[str, Any]:
     context = typer.Context(command)
     params = command.get_params(context)
     options = [each for each in params if each.param_type_name == "option" and not each.hidden]
@@ -92,6 +92,6 @@ def _described(command: Any) -> dict[str, Any]:
         "options": {
             name: ["" if each.is_flag else each.metavar, each.help or ""] for each in options for name in each.opts
         },
-        "arguments": [argument(each) for each in params if each.param_type_name == "argument"],
-        "commands": {name: _described(command.get_command(context, name)) for name in names},
+        "arguments": [argument_label(each) for each in params if each.param_type_name == "argument"],
+        "commands": {name: _describe(command.get_command(context, name)) for name in names},
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-INSTEAD = {
+SUGGESTIONS = {
     "kill": "stop it without waiting: anvyl stop --timeout 0 NAME",
     "status": "anvyl hosts check for the hosts, anvyl ps for containers, anvyl watch --once for what is wrong",
     "list": "anvyl ps lists containers, anvyl hosts list the hosts",
@@ -33,10 +33,10 @@ INSTEAD = {
     "audit": "anvyl-mcp audit",
 }
 """What people type who know Docker, or who mean the other program, and what to type here."""
-ALIKE = 0.7
+SIMILARITY = 0.7
 
 
-class Misused(typer.TyperException):
+class UsageError(typer.TyperException):
     """A mistake in what was typed, with the next step as `hint`."""
 
     exit_code = 2
@@ -50,7 +50,7 @@ def report(error: typer.TyperException, *, as_json: bool) -> int:
     """Print a mistake as every other error is printed, with `as_json` also as a document; return the exit code."""
     from anvyl_mcp.cli.runtime import output
 
-    mistake = error if isinstance(error, Misused) else _mistake(error, getattr(error, "ctx", None))
+    mistake = error if isinstance(error, UsageError) else _usage_error(error, getattr(error, "ctx", None))
     if as_json:
         output.document({"error": {"code": "invalid_input", "message": mistake.message, "hint": mistake.hint}})
     output.talk(f"error: {mistake.message}")
@@ -59,21 +59,21 @@ def report(error: typer.TyperException, *, as_json: bool) -> int:
 
 
 @contextmanager
-def parsing(context: Any) -> Iterator[None]:
+def translate_errors(context: Any) -> Iterator[None]:
     """Around parsing the words of one command, which some of Typer's errors do not name."""
     try:
         yield
-    except Misused:
+    except UsageError:
         raise
     except typer.TyperException as error:
-        raise _mistake(error, context) from error
+        raise _usage_error(error, context) from error
 
 
-def _mistake(error: typer.TyperException, context: Any) -> Misused:
-    return Misused(_message(error), _hint(error, context))
+def _usage_error(error: typer.TyperException, context: Any) -> UsageError:
+    return UsageError(_message(error), _hint(error, context))
 
 
-def argument(param: Any) -> str:
+def argument_label(param: Any) -> str:
     """An argument as help writes it: `CONTAINER...` when there can be several."""
     return (param.metavar or str(param.name).upper()) + ("..." if param.nargs != 1 else "")
 
@@ -84,17 +84,17 @@ def _message(error: Any) -> str:
     if hasattr(error, "possibilities"):
         return f"no such option `{error.option_name}`"
     if hasattr(error, "param_type"):
-        return f"missing argument `{argument(param).removesuffix('...')}`"
+        return f"missing argument `{argument_label(param).removesuffix('...')}`"
     if param is not None and (problems := getattr(error.__cause__, "errors", None)):
-        name = param.opts[0] if param.param_type_name == "option" else argument(param)
-        return f"`{name}` {_wanted(problems()[0])}"
+        name = param.opts[0] if param.param_type_name == "option" else argument_label(param)
+        return f"`{name}` {_expected(problems()[0])}"
     words = str(error.message).removesuffix(".").replace("'", "`")
     if words.startswith("Got unexpected extra argument"):
         return f"unexpected argument `{words.partition(' (')[2].removesuffix(')')}`"
     return words[:1].lower() + words[1:] if words[:2].istitle() else words
 
 
-def _wanted(problem: dict[str, Any]) -> str:
+def _expected(problem: dict[str, Any]) -> str:
     """What a value must be, from Pydantic's account of what is wrong with it."""
     typed, limits = problem["input"], problem.get("ctx", {})
     match problem["type"]:
@@ -119,10 +119,10 @@ def _hint(error: Any, context: Any) -> str:
     if hasattr(command, "list_commands"):
         return f"{path} --help lists the commands"
     words = [word for word in command.collect_usage_pieces(context) if word != "[OPTIONS]"]
-    return f"type {' '.join([path, *_with_value(error, command), *words])}; {path} --help shows the options"
+    return f"type {' '.join([path, *_option_with_value(error, command), *words])}; {path} --help shows the options"
 
 
-def _with_value(error: Any, command: Any) -> list[str]:
+def _option_with_value(error: Any, command: Any) -> list[str]:
     """The option that is wrong, with its value: `--tail LINES`."""
     wrong = getattr(error, "option_name", None) or getattr(getattr(error, "param", None), "opts", [None])[0]
     for param in command.params:
@@ -131,17 +131,19 @@ def _with_value(error: Any, command: Any) -> list[str]:
     return []
 
 
-def unknown(program: str, words: Sequence[str], commands: Iterable[str], elsewhere: Container[str]) -> Misused:
-    """The error for an unknown command."""
+def unknown_command(
+    program: str, words: Sequence[str], commands: Iterable[str], other_commands: Container[str]
+) -> UsageError:
+    """Return the error for an unknown command; `other_commands` are those of the other program."""
     typed, known = words[0], list(commands)
     if " " in typed.strip() or (len(words) > 2 and not any(word.startswith("-") for word in words)):
         question = typed if " " in typed.strip() else " ".join(words)
-        return Misused(f"`{typed}` is not a command", f"to ask in plain words, type anvyl ask {shlex.quote(question)}")
-    if typed in elsewhere:
-        return Misused(f"`{typed}` is a command of `anvyl`", f"type anvyl {shlex.join(words)}")
-    if typed in INSTEAD and program == "anvyl":
-        return Misused(f"there is no command `{typed}`", INSTEAD[typed])
-    near = get_close_matches(typed.lower(), known, n=3, cutoff=ALIKE)
+        return UsageError(f"`{typed}` is not a command", f"to ask a question, type anvyl ask {shlex.quote(question)}")
+    if typed in other_commands:
+        return UsageError(f"`{typed}` is a command of `anvyl`", f"type anvyl {shlex.join(words)}")
+    if typed in SUGGESTIONS and program == "anvyl":
+        return UsageError(f"there is no command `{typed}`", SUGGESTIONS[typed])
+    near = get_close_matches(typed.lower(), known, n=3, cutoff=SIMILARITY)
     if not near:
-        return Misused(f"there is no command `{typed}`", f"{program} --help lists them")
-    return Misused(f"there is no command `{typed}`", f"did you mean {', '.join(f'`{name}`' for name in near)}?")
+        return UsageError(f"there is no command `{typed}`", f"{program} --help lists them")
+    return UsageError(f"there is no command `{typed}`", f"did you mean {', '.join(f'`{name}`' for name in near)}?")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anvyl_mcp.cli.parser.lazy_commands import program
+from anvyl_mcp.cli.parser.lazy_commands import create_program
 from anvyl_mcp.cli.parser.options import JsonOption
 from anvyl_mcp.cli.programs import operator
 from anvyl_mcp.cli.terminal import interrupts, process_exit
@@ -40,7 +40,7 @@ anvyl-mcp invite --scope read
 anvyl-mcp install claude-desktop
 """
 
-app = program(
+app = create_program(
     "anvyl-mcp",
     "Serve this machine's containers to other hosts and assistants.",
     COMMANDS,
@@ -83,7 +83,9 @@ def serve(
         if stdio:
             await serve_stdio(settings)
             return 0
-        interrupted = await serve(settings, on_ready=_told(settings), on_open=_opened(settings), on_joined=_joined)
+        interrupted = await serve(
+            settings, on_ready=_report_urls(settings), on_open=_report_opened(settings), on_joined=_report_join
+        )
         return runner.INTERRUPTED if interrupted else 0
 
     flags = {"host": host, "port": port, "agent_port": agent_port, "name": name, "toolsets": toolsets, "tools": tools}
@@ -91,7 +93,7 @@ def serve(
     runner.command(work, flags={**flags, **{name: on or None for name, on in switches.items()}})
 
 
-def _told(settings: Settings) -> Callable[[list[str]], None]:
+def _report_urls(settings: Settings) -> Callable[[list[str]], None]:
     from anvyl_mcp.cli.runtime import output
 
     def ready(urls: list[str]) -> None:
@@ -101,7 +103,7 @@ def _told(settings: Settings) -> Callable[[list[str]], None]:
     return ready
 
 
-def _opened(settings: Settings) -> Callable[[list[str]], None]:
+def _report_opened(settings: Settings) -> Callable[[list[str]], None]:
     from anvyl_mcp.cli.runtime import output
 
     def opened(urls: list[str]) -> None:
@@ -111,7 +113,7 @@ def _opened(settings: Settings) -> Callable[[list[str]], None]:
     return opened
 
 
-def _joined(joined: object) -> None:
+def _report_join(joined: object) -> None:
     from anvyl_mcp.cli.runtime import output
 
     output.talk(str(joined))
@@ -135,17 +137,17 @@ def gateway(
         from anvyl_mcp.app import gateway
 
         if not http:
-            _say_who_starts_it()
+            _explain_stdio()
             await gateway.serve_stdio(settings)
             return 0
-        interrupted = await gateway.serve_http(settings, on_ready=_told_fleet)
+        interrupted = await gateway.serve_http(settings, on_ready=_report_gateway)
         return runner.INTERRUPTED if interrupted else 0
 
     flags = {"gateway_port": port, "toolsets": toolsets, "tools": tools, "read_only": read_only or None}
     runner.command(work, flags=flags)
 
 
-def _say_who_starts_it() -> None:
+def _explain_stdio() -> None:
     from anvyl_mcp.cli.runtime import output
 
     if sys.stdin.isatty():
@@ -153,7 +155,7 @@ def _say_who_starts_it() -> None:
         output.talk("hint:  anvyl-mcp install puts it into an assistant's settings; --http serves programs instead")
 
 
-def _told_fleet(urls: list[str]) -> None:
+def _report_gateway(urls: list[str]) -> None:
     from anvyl_mcp.cli.runtime import output
 
     output.talk(f"serving the fleet at {' and '.join(f'{url}/mcp' for url in urls)} (this machine only)")
@@ -211,5 +213,5 @@ def tools(as_json: JsonOption = False) -> None:
 
 def main() -> None:
     """The entry point."""
-    interrupts.heed_at_once()
-    process_exit.run(app)
+    interrupts.exit_at_once()
+    process_exit.run_and_exit(app)

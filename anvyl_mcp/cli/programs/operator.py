@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anvyl_mcp.cli.parser.lazy_commands import program
+from anvyl_mcp.cli.parser.lazy_commands import create_program
 from anvyl_mcp.cli.terminal import process_exit
 
 COMMANDS = {
@@ -57,9 +57,9 @@ anvyl logs -f web --host nas
 anvyl restart web
 """
 
-app = program("anvyl", "Run Docker hosts in plain words.", COMMANDS, ALIASES, EXAMPLES)
+app = create_program("anvyl", "Run Docker hosts in plain words.", COMMANDS, ALIASES, EXAMPLES)
 
 
 def main() -> None:
     """The entry point."""
-    process_exit.run(app)
+    process_exit.run_and_exit(app)

@@ -110,7 +110,7 @@ class LiveTable(LiveResults[Item]):
             self._print([rows for rows in map(self._rows, fresh) if rows is not None])
             return
         rows = [row for one in self.done for row in self._rows(one) or ()]
-        table = screen.Table(self._columns, rows, self._titles) if rows else None
+        table = screen.TableData(self._columns, rows, self._titles) if rows else None
         if self.waiting:
             self.live.show([self.waiting_line()], table=table)
         else:

@@ -13,7 +13,7 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Declined
 
 if TYPE_CHECKING:
-    from anvyl_mcp.cli.terminal.live import Live
+    from anvyl_mcp.cli.terminal.live import LiveDisplay
     from anvyl_mcp.peers.connection.listing import ToolListing
     from anvyl_mcp.peers.fleet.fleet import Outcome
 
@@ -37,7 +37,7 @@ def talk(words: str) -> None:
     words = text.one_line(words)
     label = LABEL.match(words)
     indent = label.end() if label else 2
-    lines = screen.wrapped(words, sys.stderr, indent)
+    lines = screen.wrap(words, sys.stderr, indent)
     if label and label[0].startswith("error:"):
         lines = screen.paint("error:", "red", sys.stderr) + lines.removeprefix("error:")
     print(lines, file=sys.stderr, flush=True)
@@ -61,13 +61,13 @@ def say(words: str, style: str = "") -> None:
     words = text.clean(words)
     if sys.stdout.isatty():
         words = OUR_PREFIXES.sub("  ", words)
-    print(screen.paint(screen.wrapped(words, sys.stdout, 2), style), flush=True)
+    print(screen.paint(screen.wrap(words, sys.stdout, 2), style), flush=True)
 
 
 def labelled(label: str, words: str, style: str) -> None:
     """Print text after a short label, such as `ok`."""
     label = f"{label:5}"
-    lines = screen.wrapped(f"{label} {words}", sys.stdout, len(label) + 1)
+    lines = screen.wrap(f"{label} {words}", sys.stdout, len(label) + 1)
     print(screen.paint(label, style) + lines.removeprefix(label))
 
 
@@ -84,7 +84,7 @@ def row(cells: Sequence[str]) -> None:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], titles: Mapping[str, str] | None = None) -> None:
     """Print rows: aligned and coloured on a terminal, tab-separated with a header otherwise."""
     if terminal := live_display(sys.stdout):
-        terminal.end(screen.Table(columns, list(rows), titles or {}))
+        terminal.end(screen.TableData(columns, list(rows), titles or {}))
         return
     for cells in [columns, *rows]:
         row(cells)
@@ -93,7 +93,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], titles: Mapping
 def talk_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows to stderr if it is a terminal."""
     if terminal := live_display(sys.stderr):
-        terminal.end(screen.Table(columns, rows, {}))
+        terminal.end(screen.TableData(columns, rows, {}))
 
 
 def outcomes(
@@ -138,7 +138,7 @@ def block(one: Outcome, *, alone: bool) -> None:
     first, *rest = words.removeprefix(f"{one.host}: ").split("\n")
     if rest and not words.startswith(f"{one.host}: "):
         first, rest = "", [first, *rest]
-    lines = screen.wrapped("\n".join([f"{one.host}: {first}".rstrip(), *(f"  {line}" for line in rest)]), sys.stdout, 2)
+    lines = screen.wrap("\n".join([f"{one.host}: {first}".rstrip(), *(f"  {line}" for line in rest)]), sys.stdout, 2)
     print(host + lines.removeprefix(one.host))
 
 
@@ -178,10 +178,10 @@ def failed(field: str, empty: object = None) -> Callable[[AnvylError], dict[str,
     return lambda error: {field: empty, "error": error.as_dict()}
 
 
-def live_display(stream: TextIO) -> Live | None:
+def live_display(stream: TextIO) -> LiveDisplay | None:
     """A live display at the end of a terminal; None if the stream is not one."""
     if not stream.isatty():
         return None
-    from anvyl_mcp.cli.terminal.live import Live
+    from anvyl_mcp.cli.terminal.live import LiveDisplay
 
-    return Live(stream)
+    return LiveDisplay(stream)

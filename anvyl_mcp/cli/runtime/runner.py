@@ -30,7 +30,7 @@ def command(
 
     from anvyl_mcp.core.settings import load
 
-    interrupt = interrupts.begin()
+    interrupt = interrupts.start_command()
     try:
         settings = load(flags)
         code = anyio.run(_run_interruptible, work, settings, interrupt)
@@ -40,7 +40,7 @@ def command(
         output.problem(error)
         code = error.exit_code
     except KeyboardInterrupt:
-        interrupt.tell()
+        interrupt.report_once()
         code = INTERRUPTED
     except (BrokenPipeError, BaseExceptionGroup) as error:
         # Several tasks print, so a closed pipe may surface as a group of errors.
@@ -49,7 +49,7 @@ def command(
         # The reader closed the pipe (`anvyl ps | head`); keep Python from reporting it at exit.
         sys.stdout = None
         code = 0
-    interrupt.over()
+    interrupt.finish()
     raise typer.Exit(code)
 
 
@@ -75,11 +75,11 @@ async def _run_interruptible(
     assert task is not None
     loop.set_exception_handler(ignore_interrupt)
     loop.set_default_executor(DetachedExecutor())
-    with interrupt.ending(lambda: loop.call_soon_threadsafe(task.cancel)):
+    with interrupt.cancel_then_exit(lambda: loop.call_soon_threadsafe(task.cancel)):
         try:
             return await work(settings)
         except asyncio.CancelledError:
-            interrupt.tell()
+            interrupt.report_once()
             return INTERRUPTED
 
 
@@ -87,7 +87,7 @@ def ask_yes_no(*question: str) -> bool | None:
     """Ask a yes/no question at the terminal, one argument per line; None if there is no terminal."""
     if not attended():
         return None
-    with interrupts.current.at_a_prompt():
+    with interrupts.current.raise_at_prompt():
         show_prompt([*question[:-1], f"{question[-1]} [y/N] "])
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
@@ -114,7 +114,7 @@ def show_prompt(question: Sequence[str]) -> None:
     # Drop what was typed before the question appeared.
     termios.tcflush(sys.stdin, termios.TCIFLUSH)
     # Text from hosts must not add lines that look like part of the question.
-    lines = [screen.wrapped(text.one_line(line), sys.stderr, 4) for line in question]
+    lines = [screen.wrap(text.one_line(line), sys.stderr, 4) for line in question]
     print("\n" + "\n".join(lines), end=" " if question[-1].endswith(" ") else "", file=sys.stderr, flush=True)
 
 

@@ -34,7 +34,7 @@ def read_secret(argument: str, *, what: str, instead: str) -> str:
 
 def _prompt(what: str) -> str:
     """Prompt for a secret without echo; a paste may span several lines."""
-    with interrupts.current.at_a_prompt(), _hidden():
+    with interrupts.current.raise_at_prompt(), _hidden():
         runner.show_prompt([f"paste the {what} (it is not shown): "])
         lines = [sys.stdin.readline()]
         while lines[-1] and select.select([sys.stdin], [], [], REST_SECONDS)[0]:

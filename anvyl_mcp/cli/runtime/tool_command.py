@@ -15,7 +15,7 @@ from anvyl_mcp.cli.runtime.approval_prompt import prompt_for_hosts
 from anvyl_mcp.cli.runtime.host_answers import AnswerDisplay, TableView, table_view
 from anvyl_mcp.cli.runtime.runner import ask_yes_no, command
 from anvyl_mcp.cli.terminal import bars, screen
-from anvyl_mcp.cli.terminal.bars import ReportOf
+from anvyl_mcp.cli.terminal.bars import ProgressFor
 from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import join_names
@@ -54,9 +54,9 @@ def call(
     """Call one tool and print the result of each host. `arguments` may be unparsed `KEY=VALUE` words."""
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             await node.fleet.learn_tool(name)
             tool = node.fleet.tool(name)
             parsed = parse_words(tool, arguments) if isinstance(arguments, list) else dict(arguments)
@@ -84,9 +84,9 @@ def call_for_each(
     """Call one tool once per name, concurrently."""
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             tool = node.fleet.tool(name)
             every = [{argument: one, **arguments} for one in dict.fromkeys(names)]
             done = await run_calls(
@@ -143,7 +143,7 @@ async def run_calls(
         if as_json
         else AnswerDisplay(view(tool), hosts, changing="" if tool.reads or tool.untrusted else tool.name)
     )
-    with bars.showing(hosts) if progress else nullcontext() as report:
+    with bars.progress_bars(hosts) if progress else nullcontext() as report:
         # Progress bars redraw their lines, so results are printed after they end.
         finished = await call_hosts(fleet, tool, steps, None if report else answers, report)
     if report and answers:
@@ -188,7 +188,7 @@ async def call_hosts(
     tool: ToolListing,
     steps: Sequence[PlannedCall],
     answers: AnswerDisplay | None,
-    report: ReportOf | None = None,
+    report: ProgressFor | None = None,
 ) -> list[Outcome]:
     """Make all calls concurrently; on interruption, report which changes may still happen."""
     done: dict[tuple[int, str], Outcome] = {}
@@ -290,9 +290,9 @@ def list_catalogue(*, as_json: bool) -> NoReturn:
     """Print all tools of this version."""
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.catalogue import catalogue
+        from anvyl_mcp.app.catalogue import load_catalogue
 
-        tools = catalogue(settings.cache_dir).values()
+        tools = load_catalogue(settings.cache_dir).values()
         if as_json:
             output.document({"tools": [_as_dict(tool) for tool in tools], "error": None})
         else:

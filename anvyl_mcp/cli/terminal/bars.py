@@ -10,14 +10,14 @@ from anvyl_mcp.cli.terminal import echo, screen
 from anvyl_mcp.core import text
 from anvyl_mcp.peers.connection.listing import ProgressCallback
 
-ReportOf = Callable[[str], ProgressCallback]
+ProgressFor = Callable[[str], ProgressCallback]
 """Host → callback for the progress of its call."""
 
-BAR = 24
+BAR_WIDTH = 24
 
 
 @contextmanager
-def showing(hosts: Sequence[str]) -> Iterator[ReportOf | None]:
+def progress_bars(hosts: Sequence[str]) -> Iterator[ProgressFor | None]:
     """Show bars while the calls run; yields what makes each host's callback, or None without a terminal."""
     if not sys.stderr.isatty():
         yield None
@@ -28,7 +28,7 @@ def showing(hosts: Sequence[str]) -> Iterator[ReportOf | None]:
 
     bars = progress.Progress(
         progress.TextColumn("{task.description}"),
-        progress.BarColumn(BAR, complete_style="green", finished_style="green"),
+        progress.BarColumn(BAR_WIDTH, complete_style="green", finished_style="green"),
         progress.TaskProgressColumn(),
         progress.TextColumn("{task.fields[message]}", markup=False, table_column=Column(no_wrap=True)),
         console=screen.console(sys.stderr),

@@ -10,13 +10,13 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-_kept: list[Any] = []
+_saved: list[Any] = []
 """The terminal's settings from before, while the echo is off."""
 
 
 def off() -> None:
     """Stop the terminal from showing what is typed, where this program is the one in its foreground."""
-    if _kept:
+    if _saved:
         return
     with suppress(ImportError, OSError, ValueError, AttributeError):
         import termios
@@ -30,22 +30,22 @@ def off() -> None:
             quiet = list(settings)
             quiet[3] &= ~termios.ECHO
             termios.tcsetattr(terminal, termios.TCSANOW, quiet)
-            _kept.append(settings)
-            _on_before_the_end()
+            _saved.append(settings)
+            _restore_on_signal()
 
 
 def on() -> None:
     """Have the terminal as it was before `off`."""
-    if not _kept:
+    if not _saved:
         return
     with suppress(ImportError, OSError, ValueError, AttributeError):
         import termios
 
         with suppress(termios.error):
-            termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, _kept.pop())
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, _saved.pop())
 
 
-def _on_before_the_end() -> None:
+def _restore_on_signal() -> None:
     """A program that is ended from outside leaves the terminal as it was, too."""
 
     def ended(number: int, _: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C: what runs is asked to end, the person is told what was done, and the program ends whatever still hangs."""
+"""Ctrl-C: cancel what is running, report what was done, and exit even if something still hangs."""
 
 from __future__ import annotations
 
@@ -16,123 +16,123 @@ from anvyl_mcp.cli.terminal import echo
 
 EXIT_CODE = 130
 GRACE_SECONDS = 0.3
-"""What the work gets to end by itself: to hang up, to note down a change that was begun."""
-TELLING_SECONDS = 0.1
-"""What telling may take then: whoever reads our output may have stopped reading it."""
+"""Time for the cancelled work to finish: to close connections, and to record a change that was sent."""
+REPORT_SECONDS = 0.1
+"""Time for the report after that. It can block if the reader of our output has stopped reading."""
 STUCK_SECONDS = 1.0
-"""After which a Ctrl-C that ended nothing is followed by one that ends everything."""
+"""If the first Ctrl-C has not ended the work after this time, the next one exits."""
 
 
-def heed_at_once() -> None:
-    """From the first import on, Ctrl-C ends the program there and then: nothing is begun, so nothing is left behind."""
+def exit_at_once() -> None:
+    """Until a command starts, exit immediately on Ctrl-C: there is nothing to clean up."""
 
-    def heard(_: int, __: FrameType | None) -> None:
-        _say_so()
+    def on_signal(_: int, __: FrameType | None) -> None:
+        _report()
         os._exit(EXIT_CODE)
 
-    signal.signal(signal.SIGINT, heard)
+    signal.signal(signal.SIGINT, on_signal)
 
 
-def _say_so() -> None:
+def _report() -> None:
     # A terminal has just shown ^C.
     print("\ninterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr, flush=True)
 
 
 class Interrupt:
-    """What Ctrl-C does to one command. `words` prints what the person is told; any thread may call it.
+    """How one command handles Ctrl-C. `report` prints what was done; any thread may call it.
 
-    `lasting`: the program goes on after what was interrupted, as a chat does.
+    `keeps_running`: the program continues after the interrupted work, as a chat does.
     """
 
     def __init__(self) -> None:
-        self.words: Callable[[], None] = _say_so
-        self.lasting = False
-        self._came = False
-        self._telling = threading.Lock()
-        self._told = threading.Event()
-        self._over = threading.Event()
+        self.report: Callable[[], None] = _report
+        self.keeps_running = False
+        self._interrupted = False
+        self._report_lock = threading.Lock()
+        self._reported = threading.Event()
+        self._finished = threading.Event()
 
-    def tell(self) -> None:
-        """Tell the person, once."""
-        if self._telling.acquire(blocking=False):
+    def report_once(self) -> None:
+        """Call `report`, unless that was done before."""
+        if self._report_lock.acquire(blocking=False):
             with suppress(OSError, ValueError, AttributeError):
-                self.words()
+                self.report()
                 sys.stdout.flush()
-            self._told.set()
+            self._reported.set()
 
-    def over(self) -> None:
-        """The work has ended by itself."""
-        self._over.set()
+    def finish(self) -> None:
+        """Mark the work as finished, so that the program is not killed."""
+        self._finished.set()
 
-    def ending(self, cancel: Callable[[], object]) -> AbstractContextManager[None]:
-        """Ctrl-C cancels what runs here, and soon ends the program; a second one ends it now."""
+    def cancel_then_exit(self, cancel: Callable[[], object]) -> AbstractContextManager[None]:
+        """On Ctrl-C, cancel the work and exit after the grace period; on the second one, exit immediately."""
 
-        def heard(_: int, __: FrameType | None) -> None:
-            if self._came:
-                self._leave()
-            self._end_soon()
+        def on_signal(_: int, __: FrameType | None) -> None:
+            if self._interrupted:
+                self._exit()
+            self._exit_soon()
             cancel()
 
-        return _handled(heard)
+        return _handler(on_signal)
 
-    def sparing(self, cancel: Callable[[], object]) -> AbstractContextManager[None]:
-        """Ctrl-C cancels what runs here and nothing else, unless it still runs long after an earlier one."""
+    def cancel_only(self, cancel: Callable[[], object]) -> AbstractContextManager[None]:
+        """On Ctrl-C, cancel the work but continue; exit if it still runs long after the first one."""
         first = 0.0
 
-        def heard(_: int, __: FrameType | None) -> None:
+        def on_signal(_: int, __: FrameType | None) -> None:
             nonlocal first
             first = first or time.monotonic()
             if time.monotonic() - first > STUCK_SECONDS:
-                self._leave()
+                self._exit()
             cancel()
 
-        return _handled(heard)
+        return _handler(on_signal)
 
-    def at_a_prompt(self) -> AbstractContextManager[None]:
-        """Ctrl-C raises `KeyboardInterrupt`: no event loop turns where a person is asked something."""
+    def raise_at_prompt(self) -> AbstractContextManager[None]:
+        """On Ctrl-C, raise `KeyboardInterrupt`, because a prompt blocks the event loop."""
 
-        def heard(_: int, __: FrameType | None) -> NoReturn:
-            if not self.lasting:
-                self._end_soon()
+        def on_signal(_: int, __: FrameType | None) -> NoReturn:
+            if not self.keeps_running:
+                self._exit_soon()
             raise KeyboardInterrupt
 
-        return _handled(heard)
+        return _handler(on_signal)
 
-    def _end_soon(self) -> None:
-        self._came = True
-        threading.Thread(target=self._end, name="Ctrl-C", daemon=True).start()
+    def _exit_soon(self) -> None:
+        self._interrupted = True
+        threading.Thread(target=self._exit_after_grace, name="Ctrl-C", daemon=True).start()
 
-    def _end(self) -> None:
-        if not self._over.wait(GRACE_SECONDS):
-            self._leave()
+    def _exit_after_grace(self) -> None:
+        if not self._finished.wait(GRACE_SECONDS):
+            self._exit()
 
-    def _leave(self) -> NoReturn:
+    def _exit(self) -> NoReturn:
         echo.on()
-        threading.Thread(target=self.tell, name="last words", daemon=True).start()
-        self._told.wait(TELLING_SECONDS)
+        threading.Thread(target=self.report_once, name="report", daemon=True).start()
+        self._reported.wait(REPORT_SECONDS)
         os._exit(EXIT_CODE)
 
 
-def unheeded() -> AbstractContextManager[None]:
-    """Ctrl-C does nothing here."""
-    return _handled(lambda _, __: None)
+def ignored() -> AbstractContextManager[None]:
+    """Ignore Ctrl-C in this context."""
+    return _handler(lambda _, __: None)
 
 
 current = Interrupt()
-"""Of the command that runs: a process runs one at a time."""
+"""The interrupt of the running command; a process runs one at a time."""
 
 
-def begin() -> Interrupt:
-    """A command begins."""
+def start_command() -> Interrupt:
+    """Set and return the interrupt of a new command."""
     global current
     current = Interrupt()
     return current
 
 
 @contextmanager
-def _handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+def _handler(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        # No signal comes here.
+        # Python delivers signals to the main thread only.
         yield
         return
     before = signal.signal(signal.SIGINT, handler)

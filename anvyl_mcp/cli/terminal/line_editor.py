@@ -10,15 +10,17 @@ from pathlib import Path
 
 from anvyl_mcp.cli.terminal import interrupts
 
-MOST_LINES = 1000
+HISTORY_LINES = 1000
 """Of what was typed, for the arrow keys."""
 
-Read = Callable[[], str | None]
+ReadLine = Callable[[], str | None]
 """The next line; None at the end."""
 
 
 @contextmanager
-def typed(prompt: str, history: Path, masked: Callable[[str], str], words: Callable[[], list[str]]) -> Iterator[Read]:
+def line_reader(
+    prompt: str, history: Path, redact: Callable[[str], str], words: Callable[[], list[str]]
+) -> Iterator[ReadLine]:
     """How lines are read: as they come, unless a person types them; `words` are what Tab completes."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         yield lambda: sys.stdin.readline() or None
@@ -26,19 +28,19 @@ def typed(prompt: str, history: Path, masked: Callable[[str], str], words: Calla
     try:
         import readline
     except ImportError:
-        yield lambda: _line(prompt)
+        yield lambda: _read_line(prompt)
         return
     with suppress(OSError):
         readline.read_history_file(history)
-    readline.set_history_length(MOST_LINES)
+    readline.set_history_length(HISTORY_LINES)
     readline.set_auto_history(False)
     readline.set_completer_delims(" \t\n,")
-    readline.set_completer(lambda begun, number: dict(enumerate(_beginning(begun, words()))).get(number))
+    readline.set_completer(lambda begun, number: dict(enumerate(_completions(begun, words()))).get(number))
     readline.parse_and_bind("bind ^I rl_complete" if "libedit" in str(readline.__doc__) else "tab: complete")
 
     def read() -> str | None:
-        if line := _line(prompt):
-            readline.add_history(masked(line))
+        if line := _read_line(prompt):
+            readline.add_history(redact(line))
         return line
 
     try:
@@ -51,16 +53,16 @@ def typed(prompt: str, history: Path, masked: Callable[[str], str], words: Calla
             history.chmod(0o600)
 
 
-def _beginning(begun: str, words: list[str]) -> list[str]:
+def _completions(begun: str, words: list[str]) -> list[str]:
     """The words that begin so; those of commands only once their slash is there."""
     return [f"{word} " for word in words if word.startswith(begun) and (begun or not word.startswith("/"))]
 
 
-def _line(prompt: str) -> str | None:
+def _read_line(prompt: str) -> str | None:
     """The next line. Ctrl-C takes away what was typed, and nothing else."""
     while True:
         try:
-            with interrupts.current.at_a_prompt():
+            with interrupts.current.raise_at_prompt():
                 return input(prompt)
         except KeyboardInterrupt:
             print(file=sys.stderr)

@@ -12,11 +12,11 @@ from rich.segment import ControlType, Segment
 from rich.text import Text
 
 from anvyl_mcp.cli.terminal import echo, screen, tables
-from anvyl_mcp.cli.terminal.screen import Table
+from anvyl_mcp.cli.terminal.screen import TableData
 from anvyl_mcp.core import text
 
 
-class Live:
+class LiveDisplay:
     """A live display of rich that can start again after its end; typed keys are not echoed meanwhile."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -24,7 +24,7 @@ class Live:
         self._live: live.Live | None = None
         self._columns = 0
 
-    def show(self, lines: Sequence[str], style: str = "dim", *, table: Table | None = None) -> None:
+    def show(self, lines: Sequence[str], style: str = "dim", *, table: TableData | None = None) -> None:
         """Draw the rows that fit on the screen, and lines below them, in the place of what was drawn before."""
         if self._live is None:
             # Keys typed meanwhile would move the cursor away from what is drawn over.
@@ -42,7 +42,7 @@ class Live:
         self._live.update(Group(*rows, *below), refresh=True)
         self._columns = self.console.width
 
-    def end(self, table: Table | None = None) -> bool:
+    def end(self, table: TableData | None = None) -> bool:
         """Draw the final table with all its rows, or nothing. Returns whether something was drawn before."""
         final = self._listing(table) if table else None
         if self._live is None:
@@ -57,8 +57,8 @@ class Live:
         echo.on()
         return True
 
-    def _listing(self, table: Table) -> RenderableType:
-        return tables.listing(*table, room=self.console.width)
+    def _listing(self, table: TableData) -> RenderableType:
+        return tables.build_table(*table, room=self.console.width)
 
     def _join_broken_lines(self, shown: live.Live) -> None:
         """Erase the extra rows of lines that a terminal broke when it became narrower; rich does not count these."""

@@ -12,15 +12,15 @@ import typer
 
 from anvyl_mcp.cli.terminal import echo, streams
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
-def run(app: typer.Typer) -> NoReturn:
+def run_and_exit(app: typer.Typer) -> NoReturn:
     """Run a program to its end. What it says is written out, and nothing else is waited for.
 
     Threads may still hang on an engine or a dead host, and to take some thousand modules apart lasts 0.4 s.
     """
-    streams.prepare()
+    streams.configure_streams()
     code: object = 0
     unwritten: OSError | None = None
     try:
@@ -29,7 +29,7 @@ def run(app: typer.Typer) -> NoReturn:
         code = end.code
     except OSError as error:
         # A file of ours that cannot be written is told where it is written; this is what was printed.
-        if error.errno not in FULL or error.filename is not None:
+        if error.errno not in DISK_ERRORS or error.filename is not None:
             raise
         unwritten = error
     finally:

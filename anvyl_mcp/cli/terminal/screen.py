@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-class Table(NamedTuple):
+class TableData(NamedTuple):
     """Rows for a terminal; `titles` are shown instead of the names of columns."""
 
     columns: Sequence[str]
@@ -50,21 +50,21 @@ def paint(words: str, style: str, stream: TextIO | None = None) -> str:
 
 def host_colour(name: str) -> str:
     """The colour of a host or another label; different ones until the colours run out."""
-    return _given.setdefault(name, HOST_COLOURS[len(_given) % len(HOST_COLOURS)])
+    return _colours.setdefault(name, HOST_COLOURS[len(_colours) % len(HOST_COLOURS)])
 
 
-_given: dict[str, str] = {}
+_colours: dict[str, str] = {}
 
 
-def wrapped(words: str, stream: TextIO, indent: int = 0) -> str:
+def wrap(words: str, stream: TextIO, indent: int = 0) -> str:
     """`words` broken between words where the terminal ends, later lines indented. Unchanged in a pipe."""
     if not stream.isatty():
         return words
     room = console(stream).width
-    return "\n".join("\n".join(_broken(line, room, indent)) for line in words.split("\n"))
+    return "\n".join("\n".join(_wrap_line(line, room, indent)) for line in words.split("\n"))
 
 
-def _broken(line: str, room: int, indent: int) -> list[str]:
+def _wrap_line(line: str, room: int, indent: int) -> list[str]:
     from rich.cells import cell_len
 
     lines = [""]

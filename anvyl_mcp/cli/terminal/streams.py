@@ -7,17 +7,17 @@ import sys
 from contextlib import suppress
 from io import TextIOWrapper, UnsupportedOperation
 
-ERRORS = "anvyl-plain"
-PLAIN = str.maketrans("…→×█░━─│✓✗·–—“”‘’", "~>x#.=-|+x.--\"\"''")
+ERROR_HANDLER = "anvyl-plain"
+REPLACEMENTS = str.maketrans("…→×█░━─│✓✗·–—“”‘’", "~>x#.=-|+x.--\"\"''")
 """Letters of ours and what stands for them where they cannot be written; as wide, so that tables stay aligned."""
 
 
-def prepare() -> None:
+def configure_streams() -> None:
     """Write what an encoding lacks in plain letters, and read what is no text as such."""
-    codecs.register_error(ERRORS, _plainly)
+    codecs.register_error(ERROR_HANDLER, _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors=ERRORS)
+            stream.reconfigure(errors=ERROR_HANDLER)
     if isinstance(sys.stdin, TextIOWrapper):
         # A program that calls us may have read from it already; then it cannot be changed any more.
         with suppress(UnsupportedOperation):
@@ -29,8 +29,8 @@ def is_unicode(encoding: str | None) -> bool:
     return (encoding or "").lower().replace("_", "-").startswith("utf")
 
 
-def _plainly(error: UnicodeError) -> tuple[str, int]:
+def _replace(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    letters = error.object[error.start : error.end].translate(PLAIN)
+    letters = error.object[error.start : error.end].translate(REPLACEMENTS)
     return "".join(letter if letter.isascii() else "?" for letter in letters), error.end

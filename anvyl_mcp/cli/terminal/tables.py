@@ -15,9 +15,11 @@ from anvyl_mcp.cli.terminal import screen
 from anvyl_mcp.core import text
 
 GAP = 2
-NARROWEST = 8
+MIN_WIDTH = 8
 """Columns that a column is not cut below."""
-KEPT = frozenset({"host", "name", "status", "state", "time", "tool", "outcome", "client", "command", "cpu_percent"})
+ESSENTIAL = frozenset(
+    {"host", "name", "status", "state", "time", "tool", "outcome", "client", "command", "cpu_percent"}
+)
 """Columns that are neither cut nor left out while there is room for them alone."""
 _NUMBER = re.compile(r"-?[\d.,]+( ?(%|[KMGT]?i?B|s|min|h|days|ms))?")
 _SHARE = re.compile(r"[█░]+ +(\d+) %")
@@ -43,10 +45,14 @@ class _Column:
     @property
     def floor(self) -> int:
         """What it is not cut below: a part of a name, a state or a number says something else, or nothing."""
-        return self.width if self.number or self.name in KEPT else min(self.width, max(NARROWEST, cell_len(self.head)))
+        if self.number or self.name in ESSENTIAL:
+            return self.width
+        return min(self.width, max(MIN_WIDTH, cell_len(self.head)))
 
 
-def listing(columns: Sequence[str], rows: Sequence[Sequence[str]], titles: Mapping[str, str], *, room: int) -> Table:
+def build_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], titles: Mapping[str, str], *, room: int
+) -> Table:
     """A header and rows, at most `room` wide; `titles` are shown instead of the names of columns.
 
     Where there is not room for all, columns of lesser weight become shorter and then are left out.
@@ -54,11 +60,11 @@ def listing(columns: Sequence[str], rows: Sequence[Sequence[str]], titles: Mappi
     made = [_column(name, [row[place] for row in rows], titles) for place, name in enumerate(columns)]
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
     cells: list[list[Text]] = []
-    for column in _fitted(made, room):
+    for column in _fit(made, room):
         justify: Literal["left", "right"] = "right" if column.number else "left"
-        table.add_column(Text(cut(column.head, column.width)), width=column.width, justify=justify, no_wrap=True)
-        look = screen.host_colour if column.name == "host" else style
-        cells.append([Text(cut(cell, column.width), look(cell)) for cell in column.cells])
+        table.add_column(Text(truncate(column.head, column.width)), width=column.width, justify=justify, no_wrap=True)
+        look = screen.host_colour if column.name == "host" else cell_style
+        cells.append([Text(truncate(cell, column.width), look(cell)) for cell in column.cells])
     for row in zip(*cells, strict=True):
         table.add_row(*row)
     return table
@@ -72,13 +78,13 @@ def _column(name: str, cells: Sequence[str], titles: Mapping[str, str]) -> _Colu
     return _Column(name, head, shown, number, max(map(cell_len, [head, *shown])))
 
 
-def _fitted(columns: Sequence[_Column], room: int) -> list[_Column]:
+def _fit(columns: Sequence[_Column], room: int) -> list[_Column]:
     """The columns that there is room for, the widest cut first; what must be kept only where nothing else is left."""
     kept, floors = list(columns), [column.floor for column in columns]
     while sum(floors) + GAP * (len(kept) - 1) > room:
-        lesser = [place for place, column in enumerate(kept) if column.name not in KEPT]
+        lesser = [place for place, column in enumerate(kept) if column.name not in ESSENTIAL]
         if not lesser:
-            floors = [min(column.width, NARROWEST) for column in kept]
+            floors = [min(column.width, MIN_WIDTH) for column in kept]
             break
         # Text that has become too short to be of use goes before numbers, and those from the right.
         place = max(reversed(lesser), key=lambda place: 0 if kept[place].number else kept[place].width)
@@ -90,7 +96,7 @@ def _fitted(columns: Sequence[_Column], room: int) -> list[_Column]:
     return kept
 
 
-def cut(words: str, room: int) -> str:
+def truncate(words: str, room: int) -> str:
     """At most `room` columns of `words`; a single long word keeps its end, where tags and versions are."""
     if cell_len(words) <= room:
         return words
@@ -98,7 +104,7 @@ def cut(words: str, room: int) -> str:
     return set_cell_size(words, room - 1 - tail) + "…" + set_cell_size(words[::-1], tail)[::-1]
 
 
-def style(cell: str) -> str:
+def cell_style(cell: str) -> str:
     """The style for what a cell says about a state, on any table; empty for other cells."""
     low = cell.lower()
     if "(unhealthy)" in low:

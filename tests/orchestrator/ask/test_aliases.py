@@ -11,7 +11,7 @@ import pytest
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.errors import ConfigInvalid
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.evaluation.acts.world import World
@@ -60,7 +60,7 @@ def test_words_are_replaced_whole_once_and_never_in_quotes(typed: str, read: str
     ],
 )
 async def test_rules_act_on_what_the_words_stand_for(typed: str, host: str, tool: str, name: str) -> None:
-    simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
+    simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
     assistant = Assistant(simulation.fleet, replace(load(), aliases=ALIASES, phrases=PHRASES))
 
     async def yes(proposal: Proposal) -> bool:
@@ -86,7 +86,7 @@ async def test_a_model_reads_what_the_words_stand_for(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(model_choice, "choose_model", choose)
     monkeypatch.setattr(model_choice, "build_model", lambda *_: FunctionModel(respond, model_name="scripted"))
-    simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
+    simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
     assistant = Assistant(simulation.fleet, replace(load(), aliases=ALIASES))
 
     await assistant.ask(Question("how are the dashboards doing?"))

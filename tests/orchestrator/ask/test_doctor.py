@@ -251,11 +251,11 @@ def test_doctor_says_what_a_small_context_means(settings: Settings, model_server
 def test_looking_is_for_the_fast_model_and_several_steps_for_the_smart_one(
     question: str, model: str, tmp_path: Path
 ) -> None:
-    from anvyl_mcp.app.catalogue import catalogue
+    from anvyl_mcp.app.catalogue import load_catalogue
 
     settings = settings_module.load({"model_fast": "small", "model_smart": "big"})
 
-    assert model_for(settings, question, catalogue(tmp_path).values()) == model
+    assert model_for(settings, question, load_catalogue(tmp_path).values()) == model
 
 
 def test_a_key_can_stand_in_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:

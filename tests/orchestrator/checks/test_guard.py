@@ -12,7 +12,7 @@ import pytest
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.evaluation.acts.world import World
 from anvyl_mcp.evaluation.simulation import Simulation
@@ -32,7 +32,7 @@ class Asked:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._patch = monkeypatch
         self.world = World.patched({})
-        self.simulation = Simulation(self.world, catalogue(load().cache_dir))
+        self.simulation = Simulation(self.world, load_catalogue(load().cache_dir))
         self.proposed: list[Proposal] = []
         self.requests = 0
 
@@ -369,7 +369,7 @@ async def test_a_change_found_by_looking_waits_for_a_person(asked: Asked) -> Non
     ],
 )
 def test_words_alone_tell_looking_from_changing(said: str, intent: str, verbs: set[str]) -> None:
-    wish = read_wish(said, catalogue(load().cache_dir).values())
+    wish = read_wish(said, load_catalogue(load().cache_dir).values())
 
     assert (wish.intent, set(wish.verbs)) == (intent, verbs)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.errors import InvalidInput
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.evaluation.acts.world import World
@@ -40,7 +40,7 @@ class Fleet:
         self._patch = monkeypatch
         self.server = server
         self.world = World.patched({})
-        self.simulation = Simulation(self.world, catalogue(load().cache_dir))
+        self.simulation = Simulation(self.world, load_catalogue(load().cache_dir))
 
     async def ask(self, question: str, *, drive: str = "tools", approve: bool | None = True) -> Reply:
         self._patch.setenv("ANVYL_DRIVE", drive)
@@ -109,7 +109,7 @@ QUESTIONS = (
 
 
 def test_four_questions_in_five_need_no_other_tools_than_the_usual_ones() -> None:
-    known = catalogue(load().cache_dir)
+    known = load_catalogue(load().cache_dir)
     usual = select_tools("", known)
 
     chosen = [select_tools(question, known) for question in QUESTIONS]
@@ -123,7 +123,7 @@ def test_four_questions_in_five_need_no_other_tools_than_the_usual_ones() -> Non
     "question", [*QUESTIONS, "networks and volumes of nas", "pull nginx and show memory and networks"]
 )
 def test_no_question_shows_more_than_twelve_tools(question: str) -> None:
-    assert 0 < len(select_tools(question, catalogue(load().cache_dir))) <= MAX_VISIBLE
+    assert 0 < len(select_tools(question, load_catalogue(load().cache_dir))) <= MAX_VISIBLE
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_no_question_shows_more_than_twelve_tools(question: str) -> None:
     ],
 )
 def test_what_a_question_speaks_of_is_among_the_tools(question: str, tool: str) -> None:
-    assert tool in select_tools(question, catalogue(load().cache_dir))
+    assert tool in select_tools(question, load_catalogue(load().cache_dir))
 
 
 @pytest.mark.parametrize("question", ["is db running?", "which host has room for a 2 GB database?"])

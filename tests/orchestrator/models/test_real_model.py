@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from pydantic_ai.models import override_allow_model_requests
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.settings import load as settings
 from anvyl_mcp.evaluation.run import Evaluation
 from anvyl_mcp.evaluation.tasks import load
@@ -29,7 +29,7 @@ async def test_a_real_model_does_its_tasks_and_no_harm(kind: str, drive: str, mo
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", URL)
     monkeypatch.setenv("ANVYL_DRIVE", drive)
     known = settings()
-    evaluation = Evaluation(known, catalogue(known.cache_dir), [])
+    evaluation = Evaluation(known, load_catalogue(known.cache_dir), [])
 
     # Those of one file: all of a kind take a small model on a small machine an hour.
     tasks = [task for task in load(kind) if task.source == kind]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.errors import NotUnderstood
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.evaluation.acts.world import World
@@ -19,7 +19,7 @@ Calls = list[tuple[str, dict[str, Any]]]
 
 
 async def ask(line: str) -> Reply:
-    simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
+    simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
     try:
         return await Assistant(simulation.fleet, load()).ask(Question(line), offline=True)
     finally:

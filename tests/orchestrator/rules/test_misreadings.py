@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.errors import NotUnderstood
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.evaluation.acts import ACTS
@@ -20,7 +20,7 @@ from tests.support.model_server import text as says
 
 
 async def ask(question: str, *, offline: bool = True) -> Reply:
-    simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
+    simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
     try:
         return await Assistant(simulation.fleet, load()).ask(Question(question), offline=offline)
     finally:

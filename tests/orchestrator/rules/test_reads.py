@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.errors import Conflict, NotUnderstood, UnknownHost
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.evaluation.acts.world import World
@@ -21,7 +21,7 @@ Fields = dict[str, Any]
 
 async def ask(question: str, *, yes: bool = True) -> tuple[Reply, Simulation]:
     """Ask the rules on the simulated fleet of `anvyl eval`, and say the same to every change."""
-    simulation = Simulation(World.patched({}), catalogue(load().cache_dir))
+    simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
 
     async def decide(proposal: Proposal) -> bool | None:
         return yes

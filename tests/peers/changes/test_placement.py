@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.errors import AnvylError, InvalidInput, UnknownHost, Unreachable
 from anvyl_mcp.peers.changes.placement import place
 from anvyl_mcp.peers.connection.listing import ProgressCallback, ToolAnswer
@@ -76,7 +76,7 @@ def machines(tmp_path: Path) -> Fleet:
         encoding="utf-8",
     )
     local = Peer("nas", "http://127.0.0.1:1")
-    return Fleet(local, Registry(file), catalogue(tmp_path / "cache"), lambda peer: MACHINES[peer.name])
+    return Fleet(local, Registry(file), load_catalogue(tmp_path / "cache"), lambda peer: MACHINES[peer.name])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import anyio
 import psutil
 import pytest
 
-from anvyl_mcp.app.node import opened
+from anvyl_mcp.app.node import open_node
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from tests.support.engine.engines import RealEngine
@@ -59,7 +59,7 @@ async def test_24_a_hundred_hosts_of_which_ten_are_silent_answer_within_five_sec
         holes = [stack.enter_context(black_hole()).replace("http:", "https:") for _ in range(SILENT)]
         urls = many["urls"][: HOSTS - SILENT] + [hole.removesuffix("/mcp") for hole in holes]
         (tmp_path / "hosts.toml").write_text(hosts_file(urls, many["pin"], many["token"]), encoding="utf-8")
-        async with opened(load(), lean=lean) as node:
+        async with open_node(load(), lean=lean) as node:
             names = node.fleet.hosts[1:]
 
             began = time.monotonic()
@@ -82,7 +82,7 @@ async def test_memory_and_descriptors_stay_flat_over_twenty_thousand_calls(tmp_p
     with hosts(3, tmp_path / "many") as many:
         (tmp_path / "hosts.toml").write_text(hosts_file(many["urls"], many["pin"], many["token"]), encoding="utf-8")
         sides = [psutil.Process(), psutil.Process(many["process"])]
-        async with opened(load(), lean=lean) as node:
+        async with open_node(load(), lean=lean) as node:
             await spend(node.fleet, FIRST)
             before = [measured(side) for side in sides]
             await spend(node.fleet, CALLS - FIRST)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from anvyl_mcp.app.node import opened
+from anvyl_mcp.app.node import open_node
 from anvyl_mcp.core.errors import AnvylError, Busy, Denied, Refused, Unknown, Unreachable
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.orchestrator.ask.agent import Assistant
@@ -89,7 +89,7 @@ async def test_a_change_whose_answer_was_lost_was_done_once_and_its_result_arriv
     web = fake.add("web")
     async with losing(far.port, times) as url:
         write_hosts_file("far", url)
-        async with opened(load(), lean=lean) as node:
+        async with open_node(load(), lean=lean) as node:
             outcome = await node.fleet.call("far", "stop_container", {"name": "web"})
 
     assert outcome.ok, outcome.error
@@ -105,7 +105,7 @@ async def test_what_the_engine_did_without_saying_so_is_unknown_and_not_done_aga
     fake.fault("POST /containers/.*/stop", "lost", times=1)
     async with losing(far.port, 1) as url:
         write_hosts_file("far", url)
-        async with opened(load(), lean=True) as node:
+        async with open_node(load(), lean=True) as node:
             outcome = await node.fleet.call("far", "stop_container", {"name": "web"})
 
     assert outcome.word == "unknown" and "container `web` is exited now" in outcome.status
@@ -232,7 +232,7 @@ async def test_a_change_approved_for_something_else_is_not_made(
         meanwhile(fake, web)
         return True
 
-    async with opened(load()) as node:
+    async with open_node(load()) as node:
         assistant = Assistant(node.fleet, load())
         reply = await assistant.ask(Question("restart web"), decide=slow_yes, offline=True)
 

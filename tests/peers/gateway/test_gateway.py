@@ -72,7 +72,7 @@ async def at_hand(*, era: Literal["auto", "legacy"] = "auto", person: Person | N
     """A client of the same gateway in this process: starting one costs a second."""
     node = Node(load())
     try:
-        async with Client(composition.build(node), mode=era, elicitation_callback=person) as client:
+        async with Client(composition.build_gateway(node), mode=era, elicitation_callback=person) as client:
             yield client
     finally:
         await node.aclose()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from anvyl_mcp.app.node import opened
+from anvyl_mcp.app.node import open_node
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.peers.connection.listing import AuditHead, ToolAnswer
@@ -151,7 +151,7 @@ def test_a_host_that_is_removed_is_forgotten(nas: ServingNode) -> None:
 @pytest.mark.parametrize("lean", [True, False], ids=["lean", "sdk"])
 async def test_every_way_to_a_host_remembers_where_its_log_ends(nas: ServingNode, lean: bool) -> None:
     write_hosts_file("nas", nas.url)
-    async with opened(load(), lean=lean) as node:
+    async with open_node(load(), lean=lean) as node:
         for host in ("nas", node.local.name):
             assert (await node.fleet.call(host, "list_processes", {"limit": 1})).ok
         own = node.local.name

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from anvyl_mcp.app.catalogue import catalogue
+from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.settings import load
@@ -263,5 +263,5 @@ async def test_what_is_remembered_is_for_its_owner_only_and_never_in_the_audit(
 
 
 def test_no_model_is_offered_an_undo_because_a_person_must_see_it_first() -> None:
-    chosen = select_tools("undo the last change", catalogue(load().cache_dir))
+    chosen = select_tools("undo the last change", load_catalogue(load().cache_dir))
     assert chosen and not chosen & {"undo_change", "get_last_change"}

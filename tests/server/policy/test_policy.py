@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mcp import Client
 from typer.testing import CliRunner
 
-from anvyl_mcp.app.catalogue import every_tool
+from anvyl_mcp.app.catalogue import all_tools
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.cli.programs import host
 from anvyl_mcp.core import protocol_keys
@@ -35,7 +35,7 @@ from anvyl_mcp.server.policy.rules import PolicyCall, PolicyDecision, PolicyRule
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import CommandResult, running_node
 
-TOOLS = {tool.name: tool for tool in every_tool()}
+TOOLS = {tool.name: tool for tool in all_tools()}
 FILE = Path("policy.toml")
 ALPHA = Caller("alpha", frozenset(SCOPES), "token")
 ROOT = Path(__file__).parents[3]

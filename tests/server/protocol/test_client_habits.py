@@ -20,7 +20,7 @@ from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult, TextContent
 
 from anvyl_mcp.app import gateway
-from anvyl_mcp.app.catalogue import every_tool
+from anvyl_mcp.app.catalogue import all_tools
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.protocol.server import listing
@@ -50,7 +50,7 @@ async def client(request: pytest.FixtureRequest, engine: RealEngine, node: Servi
         "memory": lambda: here.server,
         "http": lambda: f"{node.url}/mcp",
         "stdio": lambda: StdioServerParameters(command=ANVYL_MCP, args=["serve", "--stdio"], env=dict(os.environ)),
-        "gateway": lambda: gateway.build(here),
+        "gateway": lambda: gateway.build_gateway(here),
     }
     async with aclosing(here), Client(targets[request.param]()) as opened:
         yield opened
@@ -138,7 +138,7 @@ async def test_one_value_that_only_begins_like_a_list_stays_one_value(memory: Cl
 
 
 async def test_hosts_sent_as_json_text_are_several_hosts(fleet: ServingNode) -> None:
-    async with aclosing(Node(load())) as here, Client(gateway.build(here)) as client:
+    async with aclosing(Node(load())) as here, Client(gateway.build_gateway(here)) as client:
         hosts: list[str | list[str]] = ['["first", "second"]', ["first", "second"]]
         for both in hosts:
             answer = await client.call_tool("get_host_info", {"host": both, "random_string": ""})
@@ -193,7 +193,7 @@ def test_our_own_commands_get_more_than_a_model_would(engine: RealEngine) -> Non
 
 
 async def test_everything_that_can_be_served_is_listed_within_what_clients_take() -> None:
-    assert tokens(listing(every_tool())) <= TOKENS
+    assert tokens(listing(all_tools())) <= TOKENS
 
 
 def say(*messages: Any, home: Path) -> tuple[list[dict[str, Any]], str]:

@@ -33,7 +33,7 @@ from typing import TypeVar
 import anyio
 import pytest
 
-from anvyl_mcp.app.node import opened
+from anvyl_mcp.app.node import open_node
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.server.http.host_state import HostState
@@ -190,7 +190,7 @@ class Lab:
 
         async def use() -> Result:
             with anyio.fail_after(seconds):
-                async with opened(settings, lean=lean) as node:
+                async with open_node(settings, lean=lean) as node:
                     return await work(node.fleet)
 
         def there() -> Result:

@@ -35,10 +35,10 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
     """Run a command in a container and exit with its code."""
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
         arguments = {"name": name, "command": shlex.join(_command(words)), "timeout": timeout}
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             tool, found = node.fleet.tool("exec_in_container"), ListedObjects()
             steps, _ = await tool_command.plan_calls(node.fleet, tool, [arguments], host, found)
             name_cache.update(settings, node.fleet, found)
@@ -67,9 +67,9 @@ def refuse_interactive(name: str, words: Sequence[str], *, host: str, as_json: b
     """Fail with the docker command that opens a shell, since `anvyl exec` passes no input to a command."""
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             tool = node.fleet.tool("exec_in_container")
             steps, _ = await tool_command.plan_calls(
                 node.fleet, tool, [{"name": name, "command": "sh"}], host, ListedObjects()
@@ -151,7 +151,7 @@ def run(
     """Create and start a container on the given host, or on the one that the placement rule picks."""
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
         values = {
             "image": image,
@@ -160,7 +160,7 @@ def run(
             "env": _environment(options["env"]),
         }
         arguments = {key: value for key, value in values.items() if value}
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             fleet, tool = node.fleet, node.fleet.tool("create_container")
             placement = await placement_prompt.choose(fleet, place, host, memory=values["memory"]) if place else None
             if placement is None and not host and len(fleet.hosts) > 1:
@@ -175,7 +175,7 @@ def run(
                 placement_prompt.confirm(placement, steps[0].describe(tool), yes=yes)
             elif tool_command.needs_approval(tool, steps, yes=yes):
                 tool_command.confirm(tool, steps)
-            with bars.showing(steps[0].hosts) as report:
+            with bars.progress_bars(steps[0].hosts) as report:
                 done = await tool_command.call_hosts(fleet, tool, steps, None, report)
         if as_json:
             more = {"placement": placement.as_dict()} if placement else {}

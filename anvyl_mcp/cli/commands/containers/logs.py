@@ -31,9 +31,9 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
     """Print the logs of some containers; `follow`: until Ctrl-C."""
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             fleet, tool, found = node.fleet, node.fleet.tool(TOOL), ListedObjects()
             every = [{"name": one, "tail": tail, "since": since, "grep": grep} for one in dict.fromkeys(names)]
             steps, missing = await tool_command.plan_calls(fleet, tool, every, host, found)

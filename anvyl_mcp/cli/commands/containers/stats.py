@@ -46,9 +46,9 @@ def stats(names: Sequence[str], *, watch: bool, host: str, as_json: bool) -> NoR
 
 def _watch(names: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import opened
+        from anvyl_mcp.app.node import open_node
 
-        async with opened(settings, lean=True) as node:
+        async with open_node(settings, lean=True) as node:
             tool = node.fleet.tool(TOOL)
             every: list[dict[str, Any]] = [{"name": name} for name in dict.fromkeys(names)] or [{}]
             steps, missing = await tool_command.plan_calls(node.fleet, tool, every, host, ListedObjects())
@@ -106,7 +106,7 @@ class _StatsDisplay:
             return
         rows = [row for one in done if one.ok for row in self._view.rows(one)]
         if self._live is not None:
-            self._live.show(self._silent(done), "red", table=screen.Table(self._view.columns, rows, TITLES))
+            self._live.show(self._silent(done), "red", table=screen.TableData(self._view.columns, rows, TITLES))
             return
         if not self._headed:
             self._headed = True
