@@ -1,4 +1,4 @@
-"""Where other machines find this one."""
+"""Network addresses at which other machines reach this host."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import socket
 import psutil
 
 VIRTUAL = ("docker", "br-", "veth", "virbr", "cni", "flannel", "podman")
-"""Interfaces that lead to containers and virtual machines, not to other hosts."""
+"""Prefixes of interfaces to containers and virtual machines."""
 
 
 def join_addresses(served: str) -> list[str]:
-    """Addresses for a join code, the likeliest first: `served` itself, or this machine's own when all are served."""
+    """Addresses for a join code, most likely first: `served` itself, or those of this machine if it is a wildcard."""
     if served not in ("0.0.0.0", "::"):
         return [served]
     found = [address for name, address in _interfaces() if not name.startswith(VIRTUAL)]
@@ -20,15 +20,15 @@ def join_addresses(served: str) -> list[str]:
 
 
 def default_address() -> str:
-    """The address to serve when nobody named one: the one that leads outward; empty when there is none."""
-    outward = _outbound_address()
-    if outward:
-        return outward
+    """The default address to serve: the outbound one, else that of any interface; empty if there is none."""
+    outbound = _outbound_address()
+    if outbound:
+        return outbound
     return next((address for name, address in _interfaces() if not name.startswith(VIRTUAL)), "")
 
 
 def _outbound_address() -> str:
-    """The address that a packet to another network would carry; nothing is sent to find it."""
+    """The source address of packets to other networks, found without sending any; empty if there is none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))

@@ -1,4 +1,4 @@
-"""Commands on the host: no shell, a process group of their own, a limit on time and output, no children left."""
+"""Runs commands on the host: without a shell, in a process group, with limits on time and output."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MAX_OUTPUT_BYTES = 64 * 1024
 GRACE_SECONDS = 2
 DRAIN_SECONDS = 0.5
 PASSED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "DOCKER_HOST")
-"""Variables a command sees: tokens and keys of ours are not among them."""
+"""Environment variables passed to commands; tokens and keys of Anvyl are not among them."""
 
 
 class CommandOutput(Result):
-    """What a command printed, and how it ended; `exit_code` is 128 + the signal's number when it was killed."""
+    """Output and exit code of a command; 128 + the signal number if it was killed."""
 
     exit_code: int
     stdout: str
@@ -32,59 +32,59 @@ class CommandOutput(Result):
     timed_out: bool
 
     def text(self) -> str:
-        """Output first, then what is unusual about its end."""
+        """The output, then notes on truncation, timeout or exit code."""
         parts = [self.stdout.rstrip("\n"), self.stderr.rstrip("\n")]
         if self.truncated:
             parts.append("… output cut")
         if self.timed_out:
-            parts.append("stopped: it took too long")
+            parts.append("stopped after the timeout")
         elif self.exit_code or not any(parts):
             parts.append(f"exit code {self.exit_code}")
         return "\n".join(part for part in parts if part)
 
 
 class _CappedOutput:
-    """Keeps the beginning of a stream and drops the rest while still reading it."""
+    """Keeps the first `MAX_OUTPUT_BYTES` of a stream and discards the rest."""
 
     def __init__(self) -> None:
-        self.kept = bytearray()
+        self.data = bytearray()
         self.truncated = False
 
     async def read(self, stream: ByteReceiveStream | None) -> None:
         if stream is None:
             return
         async for chunk in stream:
-            room = MAX_OUTPUT_BYTES - len(self.kept)
-            self.kept += chunk[:room]
+            room = MAX_OUTPUT_BYTES - len(self.data)
+            self.data += chunk[:room]
             self.truncated = self.truncated or len(chunk) > room
 
     def __str__(self) -> str:
-        return text.clean(self.kept.decode("utf-8", "replace"))
+        return text.clean(self.data.decode("utf-8", "replace"))
 
 
 def split(command: str) -> list[str]:
-    """The words of a command line, as a shell would split them but nothing more.
+    """Split a command line into words like a shell, without expansion.
 
     Raises:
-        InvalidInput: there are none, or quotes do not close.
+        InvalidInput: it is empty, or a quote is not closed.
     """
     try:
         words = shlex.split(command)
     except ValueError as error:
         raise InvalidInput(f"`{command}` is not a command line: {error}", hint="close the quotes") from error
     if "\0" in command:
-        raise InvalidInput("a command cannot hold a NUL character", hint="leave it out")
+        raise InvalidInput("a command cannot contain a NUL character", hint="remove it")
     if not words:
-        raise InvalidInput("there is no command", hint="say which program to run")
+        raise InvalidInput("the command is empty", hint="name the program to run")
     return words
 
 
 async def run(words: list[str], *, seconds: float) -> CommandOutput:
-    """Run one program to its end, `seconds` at most; its whole process group is gone afterwards.
+    """Run a program for at most `seconds`, then end its whole process group.
 
     Raises:
         NotFound: there is no such program.
-        Denied: it may not be run.
+        Denied: the server may not run it.
     """
     process = await _start(words)
     stdout, stderr = _CappedOutput(), _CappedOutput()
@@ -95,7 +95,7 @@ async def run(words: list[str], *, seconds: float) -> CommandOutput:
             with anyio.move_on_after(seconds) as limit:
                 await process.wait()
             await _end_group(process)
-            # A child that left the group may hold the pipes open for ever.
+            # A child that left the group may keep the pipes open forever.
             readers.cancel_scope.deadline = anyio.current_time() + DRAIN_SECONDS
     finally:
         with anyio.CancelScope(shield=True):
@@ -118,13 +118,15 @@ async def _start(words: list[str]) -> Process:
     except FileNotFoundError as error:
         raise NotFound(f"there is no program `{words[0]}` on this host", hint="check its name") from error
     except PermissionError as error:
-        raise Denied(f"`{words[0]}` may not be run", hint="is it a program?") from error
+        raise Denied(
+            f"no permission to run `{words[0]}` on this host", hint="check that it is an executable file"
+        ) from error
     except (OSError, ValueError) as error:
         raise AnvylError(f"`{words[0]}` cannot be run: {error}", hint="check the command") from error
 
 
 async def _end_group(process: Process) -> None:
-    """Ask the group to end, then make it."""
+    """Terminate the process group, then kill what is left."""
     _signal_group(process, signal.SIGTERM)
     with anyio.move_on_after(GRACE_SECONDS):
         await process.wait()
@@ -133,6 +135,6 @@ async def _end_group(process: Process) -> None:
 
 
 def _signal_group(process: Process, number: signal.Signals) -> None:
-    """To the whole group; the leader may be gone while its children live."""
+    """Signal the whole group, whose leader may have ended before its children."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""Who this host is."""
+"""Identity of this host, injected into tools."""
 
 from __future__ import annotations
 

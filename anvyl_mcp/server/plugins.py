@@ -1,4 +1,4 @@
-"""Tools from other packages: each entry point of the group `anvyl_mcp.tools` names a module that declares some."""
+"""Tools from other packages: each entry point of the group `anvyl_mcp.tools` names a module that declares tools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUP = "anvyl_mcp.tools"
 
 
 def plugin_tools(taken: Collection[str]) -> list[Tool]:
-    """The tools of every plugin that can be loaded, but for those whose names are `taken`; the log names the others."""
+    """Load the tools of all plugins. Skips names in `taken` and plugins that fail to load, and logs them."""
     found: dict[str, Tool] = {}
     for plugin in sorted(entry_points(group=GROUP), key=lambda plugin: plugin.name):
         for tool in _tools_of(plugin):
@@ -30,13 +30,13 @@ def plugin_tools(taken: Collection[str]) -> list[Tool]:
 def _tools_of(plugin: EntryPoint) -> Iterator[Tool]:
     try:
         module = plugin.load()
-    # Whatever stands in another's package must not keep ours from serving.
+    # A plugin that fails to import must not keep the server from starting, even if it calls sys.exit.
     except (Exception, SystemExit):
         log.exception("the plugin `%s` (%s) cannot be loaded and is skipped", plugin.name, plugin.value)
         return
     tools = tools_in(module) if isinstance(module, ModuleType) else []
     if not tools:
-        log.error("the plugin `%s` (%s) is skipped: it is no module that declares tools", plugin.name, plugin.value)
+        log.error("the plugin `%s` (%s) is skipped: it is not a module that declares tools", plugin.name, plugin.value)
     for tool in tools:
         undeclared = tool.toolset == tool.function.__module__.rsplit(".", 1)[-1]
         yield replace(tool, toolset=plugin.name) if undeclared else tool

@@ -1,4 +1,4 @@
-"""How a long piece of work says how far it is, and learns that nobody waits for it any more."""
+"""Progress reports and cancellation of long-running tools."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ TICK_SECONDS = 1.0
 
 
 class Progress(Injected):
-    """What a tool may report to; a face that can show progress overrides both members.
+    """Progress sink of a tool; this base class discards reports and never cancels.
 
-    Both may be used from a worker thread.
+    Both members may be used from a worker thread.
     """
 
     def __call__(self, done: float, total: float | None = None, message: str = "") -> None:
-        """Say how far the work is; nobody listens by default."""
+        """Report progress."""
 
     @property
     def cancelled(self) -> bool:
-        """Whether the caller gave up: work that can stop half way should poll this and stop."""
+        """Whether the caller cancelled; work that can stop halfway should poll this."""
         return False
 
 
 @contextmanager
 def report_elapsed(progress: Progress, seconds: float, words: str) -> Iterator[None]:
-    """Say every second how long something takes that cannot say so itself; `seconds` is how long it may."""
+    """Report the elapsed time every second while the block runs; `seconds` is its timeout."""
     done, began = threading.Event(), time.monotonic()
 
     def tick() -> None:
         while not done.wait(TICK_SECONDS):
             passed = round(time.monotonic() - began)
             within = passed <= seconds
-            of = f"{passed} of at most {seconds:g} s" if within else f"{passed} s, so it is being made to"
+            of = f"{passed} of at most {seconds:g} s" if within else f"{passed} s, now being killed"
             progress(passed, seconds if within else None, f"{words}: {of}")
 
     ticker = threading.Thread(target=tick, name="ticking", daemon=True)

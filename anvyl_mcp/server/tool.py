@@ -1,4 +1,4 @@
-"""A tool is one typed function; everything others need to know of it is read from its declaration."""
+"""Declares tools: one typed function each, from which schemas, safety and scope are derived."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ Bytes = Annotated[int, Field(json_schema_extra={"format": "bytes"})]
 Percent = Annotated[float, Field(json_schema_extra={"format": "percent"})]
 KnownBytes = Annotated[int | None, Field(json_schema_extra={"format": "bytes"})]
 KnownPercent = Annotated[float | None, Field(json_schema_extra={"format": "percent"})]
-"""Figures that an engine does not always give: null is not zero."""
+"""Values that an engine does not always report: null is not zero."""
 Seconds = Annotated[float, Field(json_schema_extra={"format": "seconds"})]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 ContainerName = Annotated[
     str, Field(description="container name or id", min_length=1, json_schema_extra={"x-names": "container"})
 ]
-"""A container that must exist. `x-names` lets a caller find the host where it lives."""
+"""A container that must exist. `x-names` lets a caller find the host that has it."""
 
 
 Strings = list[str]
 
 
 class Injected:
-    """Base of what a tool may ask for by type and a caller never sees."""
+    """Base class of parameters that are injected by type and hidden from callers."""
 
 
 class Result(BaseModel):
-    """What a tool returns: structured for programs, with a text form that a small model can afford."""
+    """Result of a tool: structured for programs, with a compact text form for models."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,10 +51,10 @@ class Result(BaseModel):
 
 
 def fit_result(result: Result, most: int, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A result as text and as fields, together in `most` bytes; `arguments` are those its tool takes."""
+    """Render a result as text and as fields, together at most `most` bytes. `arguments`: those of its tool."""
     structured, words, room = result.model_dump(mode="json"), result.text(), most
     while json_size(structured) + json_size(words) > most and room > MIN_CHARACTERS:
-        # The text says the same as the fields, in about as many bytes.
+        # The text has the same content as the fields, in about as many bytes.
         room = room * 2 // 3
         structured, notes = shorten_result(result.model_dump(mode="json"), room, narrowing_hint(arguments))
         words = "\n".join([type(result).model_validate(structured).text(), *notes])
@@ -62,7 +62,7 @@ def fit_result(result: Result, most: int, arguments: Mapping[str, Any]) -> tuple
 
 
 class Row(BaseModel):
-    """One entry of a list; `columns` are what is shown of it, in order."""
+    """One entry of a list; `columns` are the fields to show, in order."""
 
     columns: ClassVar[tuple[str, ...]] = ()
 
@@ -75,18 +75,18 @@ class Row(BaseModel):
 
 
 CURRENT_TOOL: ContextVar[Tool | None] = ContextVar("called", default=None)
-"""The tool whose function runs: what it reaches for may depend on what it is (`Engine.container`)."""
+"""The tool that is running; access to a container depends on it (`Engine.container`)."""
 
 BOUND_IDS: ContextVar[Mapping[tuple[str, str], str]] = ContextVar("held", default=MappingProxyType({}))
-"""The ids of the objects that this call was allowed to act on, by kind and by the name that the call gave. An empty id:
-there was no such object when it was allowed.
+"""Ids of the objects that this call may act on, by kind and name in the call. An empty id: no such object existed when
+the call was allowed.
 """
 
 CHECK_POLICY: ContextVar[Callable[[], None]] = ContextVar("permit", default=lambda: None)
-"""Asks the policy about this call again, for a tool that learns only while it runs which object it uses."""
+"""Checks the policy again, for a tool that finds out only while it runs which object it uses."""
 
 OPERATION_ID: ContextVar[str] = ContextVar("operation", default="")
-"""The id of the change that a tool's function makes."""
+"""The operation id of the change that is running."""
 
 _schemas: dict[type[BaseModel], dict[str, Any]] = {}
 
@@ -94,14 +94,14 @@ _schemas: dict[type[BaseModel], dict[str, Any]] = {}
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     """The model's JSON schema without references, titles and descriptions of fields that need none."""
     if model not in _schemas:
-        # Arguments take null for "not given", without a word in the schema.
+        # Arguments accept null as "not given", without mentioning it in the schema.
         keep_null = issubclass(model, Result)
         _schemas[model] = _slim(text.resolve_schema(model.model_json_schema(), keep_null=keep_null))
     return _schemas[model]
 
 
 def _slim(node: Any) -> Any:
-    """Titles cost tokens and tell nothing; patterns and lengths break llama.cpp's grammars."""
+    """Remove titles, which only cost tokens, and patterns and lengths, which break llama.cpp's grammars."""
     if isinstance(node, list):
         return [_slim(entry) for entry in node]
     if not isinstance(node, dict):
@@ -117,7 +117,7 @@ def _slim(node: Any) -> Any:
 
 @dataclass(frozen=True)
 class Tool:
-    """A declared tool: its words, its schemas, how safe it is, and the function itself."""
+    """A declared tool: description, schemas, safety and function."""
 
     name: str
     description: str
@@ -135,7 +135,7 @@ class Tool:
 
     @property
     def input_schema(self) -> dict[str, Any]:
-        """JSON schema of the arguments; unknown ones are refused."""
+        """JSON schema of the arguments; unknown arguments are rejected."""
         schema = dict(schema_of(self.arguments))
         schema.pop("description", None)
         return {"type": "object", "properties": {}, **schema}
@@ -148,7 +148,7 @@ class Tool:
         return schema
 
     def parse(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments checked and converted.
+        """Check and convert arguments.
 
         Raises:
             InvalidInput: one is missing, unknown or of the wrong kind.
@@ -161,13 +161,13 @@ class Tool:
         return {name: self._plain(name, getattr(parsed, name)) for name in self.arguments.model_fields}
 
     def _plain(self, argument: str, value: Any) -> Any:
-        """Docker shows a container as `/web`: that is `web`."""
+        """Docker writes the container `web` as `/web`; remove the slash."""
         schema = self.input_schema["properties"][argument]
         is_name = schema.get("x-names") == "container" and isinstance(value, str)
         return value.removeprefix("/") if is_name and len(value) > 1 else value
 
     def call(self, arguments: Mapping[str, Any], dependencies: Mapping[type, object]) -> Result | Awaitable[Result]:
-        """Run the function with parsed arguments and what it asked to have injected."""
+        """Run the function with parsed arguments and the dependencies it declares."""
         CURRENT_TOOL.set(self)
         supplied = {name: dependencies[kind] for name, kind in self.injected.items()}
         outcome: Result | Awaitable[Result] = self.function(**arguments, **supplied)
@@ -186,7 +186,7 @@ def _invalid(error: ValidationError) -> InvalidInput:
     wanted = first["msg"].removeprefix("Value error, ")
     if wanted.startswith("Input should be "):
         return InvalidInput(f"`{name}` is {given}; it should be {wanted.removeprefix('Input should be ')}")
-    return InvalidInput(f"`{name}` is {given}, which does not fit: {wanted[:1].lower()}{wanted[1:]}")
+    return InvalidInput(f"`{name}` is {given}, which is invalid: {wanted[:1].lower()}{wanted[1:]}")
 
 
 def tool(
@@ -202,10 +202,10 @@ def tool(
 ) -> Callable[[Callable[..., Any]], Tool]:
     """Declare a function as a tool.
 
-    `say`: phrases the rules understand, with `{argument}` holes. `about`: words, with commas, of other questions that
-    it answers. `changes`, `destroys`: what it may do; neither means it reads. `scope`: what a caller must be allowed;
-    default `read` or `operate` by safety. `untrusted`: its result holds text that others wrote (logs, output, labels).
-    `seconds`: how long it may take before a caller gives up.
+    `say`: phrases for the rules, with `{argument}` placeholders. `about`: comma-separated keywords of other questions
+    that it answers. `changes`, `destroys`: its safety; neither means that it only reads. `scope`: the scope a caller
+    needs; by default `read` or `operate`, depending on safety. `untrusted`: its result has text from outside (logs,
+    output, labels). `seconds`: timeout of a caller.
     """
     safety: Safety = "destroys" if destroys else "changes" if changes else "reads"
     needed: Scope = scope or ("read" if safety == "reads" else "operate")

@@ -1,4 +1,4 @@
-"""Which of all tools a host offers: toolsets, single tools, and none that change anything when it is read-only."""
+"""Selects the tools that a host offers: toolsets, single tools, and only reads if it is read-only."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from anvyl_mcp.server.plugins import plugin_tools
 from anvyl_mcp.server.tool import Tool, tools_in
 
 ALL_WORDS = ("all", "default")
-"""Words for every toolset; `default` stands in command lines and settings of homes made before it meant all."""
+"""Values that select every toolset; `default` is accepted for settings of older versions."""
 ALWAYS_OFFERED = "fleet"
-"""A host tells which others it knows, whatever else it offers."""
+"""The toolset that is always offered, so that every host can list the hosts it knows."""
 
 
 _ORDER = ("containers", "images", "host", "networks", "volumes", "system")
-"""Toolsets that are used most come first: a model reads the list from the top."""
+"""The most used toolsets come first, because models prefer tools at the top of the list."""
 
 
 def load_tools() -> list[Tool]:
-    """Every tool declared in `anvyl_mcp.server.tools`, most used toolsets first, and then those of plugins."""
+    """Load every tool in `anvyl_mcp.server.tools` and in plugins, the most used toolsets first."""
     package = importlib.import_module("anvyl_mcp.server.tools")
     found: list[Tool] = []
     for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
@@ -34,10 +34,10 @@ def load_tools() -> list[Tool]:
 def select_tools(
     tools: Iterable[Tool], *, toolsets: str = "all", extra: str = "", read_only: bool = False
 ) -> list[Tool]:
-    """The tools of some toolsets (`all`, or names with commas) and some more by name, in their own order.
+    """Select the tools of some toolsets (`all`, or comma-separated names) plus `extra` tools, keeping their order.
 
     Raises:
-        InvalidInput: there is no such toolset, or no such tool.
+        InvalidInput: unknown toolset or tool.
     """
     offered = list(tools)
     wanted = {ALWAYS_OFFERED, *_toolsets(toolsets, {tool.toolset for tool in offered})}
@@ -49,18 +49,18 @@ def select_tools(
     ]
 
 
-def unavailable_tool(name: str, offered: Mapping[str, Tool]) -> AnvylError:
-    """Why there is no tool of this name on this host, and how to turn it on when there could be."""
+def unavailable_tool(name: str, offered: Mapping[str, Tool], host: str) -> AnvylError:
+    """The error for a tool that this host does not offer, with a hint on how to turn it on if it exists."""
     tool = next((tool for tool in _all_tools() if tool.name == name), None)
     if tool is None:
-        return InvalidInput(f"there is no tool `{name}` on this host", hint=did_you_mean(name, offered))
+        return InvalidInput(f"there is no tool `{name}` on {host}", hint=did_you_mean(name, offered))
     if tool.toolset in {other.toolset for other in offered.values() if other.safety == "reads"}:
         return InvalidInput(
-            f"`{name}` is not offered on this host, which is read-only",
+            f"`{name}` is turned off on {host}, which is read-only",
             hint="start its server without --read-only to allow changes",
         )
     return InvalidInput(
-        f"`{name}` is turned off on this host",
+        f"`{name}` is turned off on {host}",
         hint=f"add `{tool.toolset}` to the --toolsets that its server was started with, or leave that option out",
     )
 

@@ -20,6 +20,7 @@ from anvyl_mcp.server.calls.gate import Gate, effective_caller
 from anvyl_mcp.server.calls.idempotency import LOG_HINT, Abandoned
 from anvyl_mcp.server.calls.progress_stream import ProgressStream
 from anvyl_mcp.server.engine.engine import Engine
+from anvyl_mcp.server.identity import HostIdentity
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.tool import Result, Tool
 from anvyl_mcp.server.toolsets import unavailable_tool
@@ -100,7 +101,9 @@ class Dispatcher:
 
     def _find(self, name: str) -> Tool:
         if name not in self.tools:
-            raise unavailable_tool(name, self.tools)
+            identity = self._dependencies.get(HostIdentity)
+            host = identity.name if isinstance(identity, HostIdentity) else "this host"
+            raise unavailable_tool(name, self.tools, host)
         return self.tools[name]
 
     async def _execute(self, tool: Tool, arguments: Mapping[str, Any], progress: ProgressStream) -> Result:

@@ -1,4 +1,4 @@
-"""What the policy says of a call that nobody makes, and of itself: for `anvyl-mcp policy`."""
+"""Explains policy decisions and lists problems in the policy file, for `anvyl-mcp policy`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from anvyl_mcp.server.tool import Tool
 log = logging.getLogger(__name__)
 
 INVITED_SCOPES = "read,operate"
-"""What a machine that was invited without more words may do."""
+"""Scopes of an invitation without `--scope`."""
 
 
 def explain_call(policy: Policy, tool: Tool, arguments: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
-    """Whether a call would be let through, by what, and why; as JSON has it."""
+    """Report whether a call would be allowed, what decides it and why, as a JSON object."""
     needed = guardrails.needed_scope(tool, arguments)
     problem = policy.state().problem
     report: dict[str, Any] = {
@@ -62,7 +62,7 @@ def _rule(rule: PolicyRule) -> dict[str, Any]:
 
 
 def check_policy(policy: Policy, tools: Sequence[Tool]) -> dict[str, Any]:
-    """What is wrong with the policy; as JSON has it."""
+    """Report the problems of the policy, as a JSON object."""
     state = policy.state()
     report: dict[str, Any] = {
         "file": str(policy.file),
@@ -76,7 +76,7 @@ def check_policy(policy: Policy, tools: Sequence[Tool]) -> dict[str, Any]:
 
 
 def log_problems(policy: Policy, tools: Sequence[Tool]) -> None:
-    """Say in the log what is wrong with the policy, when a server starts; what cannot be read says so itself."""
+    """Log the problems of the policy when a server starts. `Policy.refresh` logs a file that cannot be read."""
     state = policy.refresh()
     for one in [] if state.problem else find_problems(state.rules, tools):
         log.warning("%s, %s", policy.file, one)
@@ -92,28 +92,28 @@ def _parse_problem(problem: ConfigInvalid) -> PolicyProblem:
 
 
 def caller_named(name: str, scopes: str, tokens: Tokens) -> Caller:
-    """The caller that a person means by a name: a token of this host, `local`, or `loopback:anna`.
+    """Return the caller with a name: a token of this host, `local`, or for example `loopback:anna`.
 
-    `scopes` are its rights; else those of its token, those of an invitation, or of a caller on this machine.
+    Without `scopes`, it gets those of its token, of an invitation, or of a caller on this machine.
     """
-    told, _, own = name.rpartition(":")
+    prefix, _, own = name.rpartition(":")
     token = next((one for one in tokens.list() if one.name == own), None)
-    how: AuthMethod = next((one for one in AUTH_METHODS if one == told), "local" if own == "local" else "token")
-    near = "exec" if own == "local" else "operate" if how == "loopback" else ""
-    usual = near or (",".join(token.scopes) if token else INVITED_SCOPES)
-    return Caller(own, parse_scopes(scopes or usual), how)
+    how: AuthMethod = next((one for one in AUTH_METHODS if one == prefix), "local" if own == "local" else "token")
+    default = "exec" if own == "local" else "operate" if how == "loopback" else ""
+    default = default or (",".join(token.scopes) if token else INVITED_SCOPES)
+    return Caller(own, parse_scopes(scopes or default), how)
 
 
-def with_labels(look: ObjectLookup, labels: Mapping[str, str], notes: list[str]) -> ObjectLookup:
-    """`look`, also where the engine does not answer; every object carries `labels` besides its own."""
+def with_labels(lookup: ObjectLookup, labels: Mapping[str, str], notes: list[str]) -> ObjectLookup:
+    """Wrap a lookup: add `labels` to every object, and fall back to the bare name if the engine does not answer."""
 
-    def seen(kind: str, name: str) -> ObjectFacts:
+    def lookup_with_labels(kind: str, name: str) -> ObjectFacts:
         found = None
         try:
-            found = look(kind, name)
+            found = lookup(kind, name)
         except (EngineError, Timeout) as error:
-            notes.append(f"{error.message}: of the {kind} `{name}` only that name is known")
-        named = found or ObjectFacts.only(kind, name)
-        return replace(named, labels={**named.labels, **labels})
+            notes.append(f"{error.message}: nothing but the name of the {kind} `{name}` is known")
+        facts = found or ObjectFacts.from_name(kind, name)
+        return replace(facts, labels={**facts.labels, **labels})
 
-    return seen
+    return lookup_with_labels

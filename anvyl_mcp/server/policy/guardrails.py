@@ -27,20 +27,20 @@ DEFAULT_CAPABILITIES = frozenset(
     {"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW"}
     | {"SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"}
 )
-"""What Docker gives every container anyway."""
+"""Capabilities that Docker gives every container by default."""
 USUAL_NETWORKS = ("", "default", "bridge", "none", "nat")
-"""What every engine takes for `network` and has from the start; none of them opens anything."""
+"""Built-in values for `network` in every engine; none of them weakens isolation."""
 NETWORK_MODES = frozenset({"host", "container", "ns", "pod", "service", "slirp4netns", "pasta", "private", "path"})
-"""Words of Docker and Podman for how a network is set up; what follows their colon are options."""
+"""Network modes of Docker and Podman; options may follow after a colon."""
 NETWORK_ID = re.compile(r"[0-9a-f]{12,64}")
 
 ValueCheck = Callable[[str], str]
-"""What one value of an argument opens, in words that follow "it"; empty when it opens nothing."""
+"""Checks one value of an argument. Returns the reason for `exec` as a predicate of "it", or an empty string."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """One row of the list: `arguments` and `tools` by name, of which `*` is a part; `why` is for people."""
+    """One row of the list. `tools` may contain `*`; `what` and `why` are for the security page."""
 
     what: str
     why: str
@@ -50,7 +50,7 @@ class Guardrail:
 
 
 def needed_scope(tool: Tool, arguments: Mapping[str, Any]) -> Scope:
-    """The scope that a caller needs for exactly this call."""
+    """The scope that a caller needs for this call."""
     if reasons(tool, arguments):
         return "exec"
     least: Scope = "read" if tool.safety == "reads" else "operate"
@@ -58,49 +58,49 @@ def needed_scope(tool: Tool, arguments: Mapping[str, Any]) -> Scope:
 
 
 def reasons(tool: Tool, arguments: Mapping[str, Any]) -> list[str]:
-    """Why this call is as good as root on the host, in words that follow "it"; none for an ordinary call."""
+    """Reasons why this call amounts to root on the host, as predicates of "it"; empty for an ordinary call."""
     return reasons_by_name(tool.name, arguments)
 
 
 def powers(arguments: Mapping[str, Any]) -> list[str]:
-    """The same for arguments alone, whichever tool takes them."""
+    """The reasons for arguments alone, whichever tool takes them."""
     return reasons_by_name("", arguments)
 
 
 def reasons_by_name(tool: str, arguments: Mapping[str, Any]) -> list[str]:
-    """The same for a tool that is known by its name only."""
+    """The reasons for a tool known by name only."""
     found = [" ".join(text.clean(words).split()) for rule in GUARDRAILS for words in _matches(rule, tool, arguments)]
     return list(dict.fromkeys(found))
 
 
 def is_protected(container: Mapping[str, Any]) -> bool:
-    """Whether a container, as listed or inspected, says that no caller may change it."""
+    """Whether the label of a container (listed or inspected) forbids changes."""
     return any(value not in FALSE for value in _label_values(container, PROTECT))
 
 
 def is_hidden(container: Mapping[str, Any]) -> bool:
-    """Whether a container says that its logs and details are not for callers."""
+    """Whether the label of a container forbids reading its logs and details."""
     return any(value not in TRUE for value in _label_values(container, READ))
 
 
 def check_labels(tool: Tool, container: Mapping[str, Any]) -> None:
-    """Return when the container's labels leave it to this tool.
+    """Check that the labels of a container allow this tool.
 
     Raises:
-        Denied: they do not, whoever asks.
+        Denied: they forbid it, regardless of the caller.
     """
     if tool.safety != "reads" and is_protected(container):
-        raise _denied(container, PROTECT, "may not be changed by anyone")
+        raise _denied(container, PROTECT, "must not be changed")
     if (tool.safety == "reads" or tool.untrusted) and is_hidden(container):
-        raise _denied(container, READ, "may not be read by anyone")
+        raise _denied(container, READ, "must not be read")
 
 
-def _denied(container: Mapping[str, Any], label: str, what: str) -> Denied:
+def _denied(container: Mapping[str, Any], label: str, rule: str) -> Denied:
     name = str(container.get("Name") or next(iter(container.get("Names") or ()), "") or container.get("Id", ""))
     value = "true" if label == PROTECT else "false"
     return Denied(
-        f"`{name.lstrip('/')}` {what} through Anvyl: it carries the label `{label}={value}`",
-        hint="to lift that, create it again without the label, with docker on the host itself",
+        f"`{name.lstrip('/')}` {rule} through Anvyl: it has the label `{label}={value}`",
+        hint="to allow it, recreate the container without the label, with docker on the host",
     )
 
 
@@ -122,7 +122,7 @@ def _matches(rule: Guardrail, tool: str, arguments: Mapping[str, Any]) -> Iterat
 
 
 def _entries(value: Any) -> Iterator[str]:
-    """The texts in an argument; false, zero and nothing are none."""
+    """The texts in an argument; false, null and blank values are skipped."""
     if isinstance(value, Mapping):
         for name, entry in value.items():
             yield from (f"{name}={one}" for one in _entries(entry))
@@ -141,7 +141,7 @@ def _unless_false(words: str) -> ValueCheck:
 
 
 def _always(words: str) -> ValueCheck:
-    """For what is not a switch: a container may well be called `off`."""
+    """For arguments that are not switches: a container may well be named `off`."""
     return lambda _: words
 
 
@@ -169,8 +169,8 @@ def _long_mount(value: str) -> str:
 
 
 def _source(source: str, modes: Collection[str]) -> str:
-    """Any folder counts: the engine follows the path again at every start, and what a container may write can become
-    a link to anywhere meanwhile, so that looking at the path once would prove nothing.
+    """Reject every host folder. Checking its path would prove nothing: the engine resolves it again at every start, and
+    by then a container may have replaced it by a link.
     """
     if not {"shared", "rshared"}.isdisjoint(modes):
         return f"shares what is mounted at `{source}` with the host"
@@ -179,13 +179,13 @@ def _source(source: str, modes: Collection[str]) -> str:
 
 def _network(value: str) -> str:
     if NETWORK_ID.fullmatch(value.strip().casefold()):
-        return "names a network by its id, which hides whose it is"
+        return "names a network by its id, which hides its owner"
     known = _namespace("network")(value)
-    return known or (f"sets up its network as `{value.strip()}`" if is_network_mode(value) else "")
+    return known or (f"uses the network mode `{value.strip()}`" if is_network_mode(value) else "")
 
 
 def is_network_mode(value: str) -> bool:
-    """Whether it is a word of an engine for how a network is set up, and not the name of a network."""
+    """Whether a value is a network mode of an engine, not the name of a network."""
     return ":" in value or value.strip().casefold() in NETWORK_MODES
 
 
@@ -235,13 +235,13 @@ GUARDRAILS: tuple[Guardrail, ...] = (
     Guardrail(
         "Building, loading or importing images, copying files, deploying a stack, plugins",
         "Their content may request anything in this list.",
-        _always("brings in content that may ask for anything"),
+        _always("brings in content that may request anything"),
         tools=("build_*", "load_*", "import_*", "copy_*", "deploy_*", "install_plugin*"),
     ),
     Guardrail(
         "Showing secrets",
         "Without `exec`, values that look secret are hidden.",
-        _unless_false("shows values that are hidden as secret"),
+        _unless_false("shows hidden secrets"),
         arguments=("reveal",),
     ),
     Guardrail(
@@ -295,7 +295,7 @@ GUARDRAILS: tuple[Guardrail, ...] = (
     Guardrail(
         "Devices",
         "Access to a disk is access to every file on it.",
-        _always("gives a container devices of the host"),
+        _always("gives a container access to host devices"),
         arguments=("devices", "device", "device_cgroup_rules", "device_requests", "gpus"),
     ),
     Guardrail(
@@ -307,7 +307,7 @@ GUARDRAILS: tuple[Guardrail, ...] = (
     Guardrail(
         "A different runtime or parent cgroup",
         "They determine how, and whether, the container is isolated.",
-        _always("chooses how the container is kept apart"),
+        _always("changes how the container is isolated"),
         arguments=("runtime", "cgroup_parent", "isolation"),
     ),
 )

@@ -1,4 +1,4 @@
-"""What is wrong with a policy although it can be read: names that nothing has, and rules that can never fit a call."""
+"""Finds problems in a valid policy: unknown names, and rules that can never match a call."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from anvyl_mcp.server.policy.rules import (
 from anvyl_mcp.server.tool import Tool
 
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9*?\[\]!][a-zA-Z0-9_.*?\[\]!-]*", re.ASCII)
-"""What could be the name of a container, network or volume, wildcards included."""
+"""A possible name of a container, network or volume, including wildcards."""
 TOOL_CONDITIONS = frozenset({"tools", "toolsets", "safety"})
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyProblem:
-    """One mistake: where, what, and what to do."""
+    """A problem in the policy: its line (0 if unknown), message and hint."""
 
     line: int
     message: str
@@ -41,58 +41,61 @@ class PolicyProblem:
 
 
 def find_problems(rules: PolicyRules, tools: Sequence[Tool]) -> list[PolicyProblem]:
-    """Everything that is surely not meant, in the order of the file. `tools` are all that this installation has."""
+    """Return the problems in the order of the file. `tools`: all tools of this installation."""
     found: list[PolicyProblem] = []
     for rule in (*rules.deny, *rules.allow):
-        wrong = list(_rule_problems(rule, tools))
-        if not wrong:
-            wrong = list(_shadowed(rule, rules.deny, tools))
-        if not wrong and rule.effect == "allow" and rules.default != "deny":
-            wrong = [
-                PolicyProblem(rule.line, "this rule decides nothing", 'an [[allow]] counts with default = "deny" only')
+        problems = list(_rule_problems(rule, tools))
+        if not problems:
+            problems = list(_shadowed(rule, rules.deny, tools))
+        if not problems and rule.effect == "allow" and rules.default != "deny":
+            problems = [
+                PolicyProblem(rule.line, "this rule has no effect", '[[allow]] only applies with default = "deny"')
             ]
-        found += wrong
+        found += problems
     if rules.host_exec is not None and not any(runs_on_host(tool) for tool in tools):
-        found.append(PolicyProblem(0, "[host_exec] decides nothing: no tool runs commands on the host"))
+        found.append(PolicyProblem(0, "[host_exec] has no effect: no tool runs commands on the host"))
     return sorted(found, key=lambda one: one.line)
 
 
 def _rule_problems(rule: PolicyRule, tools: Sequence[Tool]) -> Iterator[PolicyProblem]:
-    wrong = False
+    invalid = False
     for condition in rule.conditions:
         for words, hint in _condition_problems(condition, tools):
-            wrong = True
+            invalid = True
             yield PolicyProblem(rule.line, words, hint)
-    if wrong:
+    if invalid:
         return
     chosen = _tools_of(rule, tools)
     if not chosen:
         parts = " and ".join(str(one) for one in rule.conditions if one.kind in TOOL_CONDITIONS or one.kind == "scopes")
-        yield PolicyProblem(rule.line, f"this rule can never fit: no tool has {parts}", "leave one of them out")
+        yield PolicyProblem(rule.line, f"this rule can never match: no tool has {parts}", "leave one of them out")
         return
     for condition in rule.conditions:
         if condition.kind == "mounts" and rule.effect == "allow":
-            continue  # a call without mounts fits it
+            continue  # matches calls without mounts
         if words := _why_unmatched(condition, chosen):
-            yield PolicyProblem(rule.line, f"this rule can never fit: {words}", _hint(condition, chosen))
+            yield PolicyProblem(rule.line, f"this rule can never match: {words}", _hint(condition, chosen))
 
 
 def _condition_problems(condition: Condition, tools: Sequence[Tool]) -> Iterator[tuple[str, str]]:
-    """Names in one condition that nothing has."""
+    """Problems of one condition: it is empty, or names something unknown or impossible."""
     if not condition.patterns:
-        yield f"this rule can never fit: `{condition.kind}` is empty", "name something, or leave it out"
+        yield f"this rule can never match: `{condition.kind}` is empty", "add a value, or leave it out"
     known = {"tools": [tool.name for tool in tools], "toolsets": [tool.toolset for tool in tools]}
     for pattern in condition.patterns if condition.kind in known else ():
         if not any(fnmatchcase(name, pattern) for name in known[condition.kind]):
-            yield f"there is no {condition.kind[:-1]} `{pattern}`", did_you_mean(pattern, known[condition.kind])
+            yield f"unknown {condition.kind[:-1]} `{pattern}`", did_you_mean(pattern, known[condition.kind])
     if condition.kind in ("containers", "networks", "volumes"):
         for pattern in condition.patterns:
             if not NAME_PATTERN.fullmatch(pattern):
-                yield f"no {condition.kind[:-1]} can be called `{pattern}`", "letters, digits, `_`, `.`, `-` and `*`"
+                yield (
+                    f"`{pattern}` cannot be the name of a {condition.kind[:-1]}",
+                    "use letters, digits, `_`, `.`, `-` and `*`",
+                )
 
 
 def _tools_of(rule: PolicyRule, tools: Sequence[Tool]) -> list[Tool]:
-    """The tools that a rule is about, as far as it names them."""
+    """The tools that match all tool conditions of a rule."""
     return [tool for tool in tools if all(_may_concern(condition, tool) for condition in rule.conditions)]
 
 
@@ -106,7 +109,7 @@ def _may_concern(condition: Condition, tool: Tool) -> bool:
 
 
 def _why_unmatched(condition: Condition, tools: Sequence[Tool]) -> str:
-    """Why none of the tools of a rule could ever fit this condition; empty when one could."""
+    """Why no tool of a rule can ever match this condition; empty if one can."""
     arguments = {name for tool in tools for name in tool.arguments.model_fields}
     if condition.kind == "arguments":
         return _why_argument_unmatched(condition, tools, arguments)
@@ -121,7 +124,7 @@ def _why_unmatched(condition: Condition, tools: Sequence[Tool]) -> str:
     kind = condition.kind.removesuffix("s")
     if kind not in KINDS or any(_names_kind(tool, kind) for tool in tools):
         return ""
-    # A deny for an image also keeps the containers of that image.
+    # A deny for an image also applies to the containers of that image.
     if kind == "image" and any(_names_kind(tool, "container") for tool in tools):
         return ""
     return f"none of its tools names {'an' if kind == 'image' else 'a'} {kind}"
@@ -135,7 +138,7 @@ def _why_argument_unmatched(condition: Condition, tools: Sequence[Tool], known: 
     if kinds == {"boolean"} and not any(
         fnmatchcase(word, one) for word in ("true", "false") for one in condition.patterns
     ):
-        return f"`{condition.name}` is true or false, and never {' or '.join(condition.patterns)}"
+        return f"`{condition.name}` is true or false, never {' or '.join(condition.patterns)}"
     return ""
 
 
@@ -151,18 +154,18 @@ def _names_kind(tool: Tool, kind: str) -> bool:
 
 
 def _shadowed(rule: PolicyRule, denies: Sequence[PolicyRule], tools: Sequence[Tool]) -> Iterator[PolicyProblem]:
-    """A rule that a deny before it always decides. Denies come before every allow, wherever they stand."""
+    """A rule that never applies because of an earlier deny. Every deny precedes every allow, wherever it is written."""
     for other in denies:
         if other is rule:
             return
         if _covers(other, rule, tools):
-            what = "never counts" if rule.effect == "allow" else "adds nothing"
+            what = "never applies" if rule.effect == "allow" else "is redundant"
             yield PolicyProblem(rule.line, f"this rule {what}: {other} covers all of it", "remove one of the two")
             return
 
 
 def _covers(deny: PolicyRule, rule: PolicyRule, tools: Sequence[Tool]) -> bool:
-    """Whether the deny surely fits every call that the rule fits."""
+    """Whether the deny certainly matches every call that the rule matches."""
     names = {tool.name for tool in _tools_of(rule, tools)}
     if not names <= {tool.name for tool in _tools_of(deny, tools)}:
         return False
@@ -170,8 +173,8 @@ def _covers(deny: PolicyRule, rule: PolicyRule, tools: Sequence[Tool]) -> bool:
 
 
 def _implied(condition: Condition, rule: PolicyRule) -> bool:
-    for mine in rule.of(condition.kind):
-        # An allow fits calls without any mount or value, and a caller's other names only ever deny.
+    for mine in rule.conditions_of(condition.kind):
+        # An allow also matches calls without any mount or value.
         loose = rule.effect == "allow" and mine.kind in ("mounts", "arguments")
         if mine.name.casefold() == condition.name.casefold() and not loose:
             return all(any(_pattern_covers(one, other) for other in condition.patterns) for one in mine.patterns)
@@ -179,7 +182,7 @@ def _implied(condition: Condition, rule: PolicyRule) -> bool:
 
 
 def _pattern_covers(pattern: str, other: str) -> bool:
-    """Whether everything that fits one pattern surely fits the other."""
+    """Whether everything that matches `pattern` certainly matches `other`."""
     if pattern == other or other == "*":
         return True
     if not WILDCARDS.isdisjoint(pattern) and not {"?", "["}.isdisjoint(other):

@@ -1,4 +1,4 @@
-"""The names that rules are compared with: of objects, of images in their several spellings, and of mounts."""
+"""Names that rules are matched against: of objects, images in all their spellings, and mounts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READ_ONLY = ":ro"
 
 @dataclass(frozen=True, slots=True)
 class ObjectFacts:
-    """An object that a call names: its own name, every name it can be called by, and what is written on it."""
+    """An object named in a call: its own name, all names it is known by, its labels, and the image of a container."""
 
     name: str
     names: tuple[str, ...]
@@ -26,13 +26,13 @@ class ObjectFacts:
     image: str = ""
 
     @classmethod
-    def only(cls, kind: str, name: str) -> ObjectFacts:
-        """An object of which nothing is known but what the caller called it."""
+    def from_name(cls, kind: str, name: str) -> ObjectFacts:
+        """An object of which only the name in the call is known."""
         return cls(name, spellings(kind, name))
 
 
 def spellings(kind: str, name: str) -> tuple[str, ...]:
-    """The ways to write a name: an image is `nginx`, `nginx:latest` and `docker.io/library/nginx:latest`."""
+    """All spellings of a name: an image is `nginx`, `nginx:latest` and `docker.io/library/nginx:latest`."""
     if kind != "image" or not name:
         return (name,) if name else ()
     rest, _, digest = name.partition("@")
@@ -44,18 +44,18 @@ def spellings(kind: str, name: str) -> tuple[str, ...]:
     domain = HUB if domain == "index.docker.io" else domain
     full = f"{domain}/{path}" if "/" in path or domain != HUB else f"{domain}/library/{path}"
     short = full.removeprefix(f"{HUB}/").removeprefix("library/")
-    # With a digest Docker does not look at the tag.
+    # Docker ignores the tag if there is a digest.
     ending = f"@{digest}" if digest else f":{tag}"
     return tuple(dict.fromkeys([short, full, short + ending, full + ending]))
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedMount:
-    """What a call mounts: a folder of the host (`source` is its plain path) or a volume. Unclear ones have neither."""
+    """A mount in a call: `source` is a normalized host path, a volume name, or empty if unclear."""
 
     source: str
     read_only: bool
-    written: str
+    text: str
 
     @property
     def volume(self) -> str:
@@ -63,30 +63,30 @@ class RequestedMount:
         return "" if self.source.startswith("/") else self.source
 
     def within(self, pattern: str) -> bool:
-        """Whether all of it is what the pattern names."""
-        what, only = _split_pattern(pattern)
-        if not self.source or (only and not self.read_only):
+        """Whether the pattern covers the whole mount."""
+        path, read_only = _split_pattern(pattern)
+        if not self.source or (read_only and not self.read_only):
             return False
-        return fnmatchcase(self.source, what) or self.source == what.removesuffix("/**")
+        return fnmatchcase(self.source, path) or self.source == path.removesuffix("/**")
 
     def touches(self, pattern: str) -> bool:
-        """Whether a part of it could be what the pattern names: a folder holds what is below it."""
-        what, only = _split_pattern(pattern)
+        """Whether the pattern may cover a part of the mount: a folder includes everything below it."""
+        path, read_only = _split_pattern(pattern)
         if not self.source:
             return True
-        if only and not self.read_only:
+        if read_only and not self.read_only:
             return False
-        begins = re.split(r"[*?\[]", what)[0]
+        begins = re.split(r"[*?\[]", path)[0]
         folder = self.source.rstrip("/") + "/"
-        return self.within(what) or (self.source.startswith("/") and begins.startswith(folder))
+        return self.within(path) or (self.source.startswith("/") and begins.startswith(folder))
 
     def __str__(self) -> str:
-        return self.written
+        return self.text
 
 
 def _split_pattern(pattern: str) -> tuple[str, bool]:
-    what = pattern.removesuffix(READ_ONLY)
-    return (what if what == "/" else what.rstrip("/")), what != pattern
+    path = pattern.removesuffix(READ_ONLY)
+    return (path if path == "/" else path.rstrip("/")), path != pattern
 
 
 def mounts_of(arguments: Mapping[str, Any]) -> list[RequestedMount]:
@@ -104,7 +104,7 @@ def _parse_mount(written: str) -> RequestedMount:
     if "," in source or "\\" in written or not source:
         return RequestedMount("", False, written)
     if source.startswith("/"):
-        # Two slashes at the start are kept by normpath.
+        # normpath keeps two leading slashes.
         source = posixpath.normpath("/" + source.lstrip("/"))
     elif not object_names.is_valid("volume", source):
         return RequestedMount("", False, written)

@@ -1,4 +1,4 @@
-"""The grammar of object names: checked before an engine is asked, so that a name is never a path of its API."""
+"""The syntax of object names, checked before every engine request so that a name cannot become an API path."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from anvyl_mcp.core.errors import InvalidInput
 from anvyl_mcp.server.tool import Tool
 
 NAMES, MAKES, USES = "x-names", "x-makes", "x-uses"
-"""In an argument's schema: the kind of object that it must name, that the call makes, or that the call uses."""
+"""Schema keys of an argument; their value is the kind of object that it names, creates or uses."""
 
 PLAIN_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", re.ASCII)
-"""Containers, networks, volumes, and ids of anything but images."""
+"""Names of containers, networks and volumes, and ids of anything but images."""
 HOST = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
 COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 TAG = r"[\w][\w.-]{0,127}"
@@ -29,16 +29,16 @@ PLAIN_HINT = "a name has letters, digits, `_`, `.` and `-`, and begins with a le
 
 
 def is_valid(kind: str, name: str) -> bool:
-    """Whether a text can be the name or the id of an object of this kind."""
+    """Whether a text can be the name or id of an object of this kind."""
     grammar = IMAGE if kind == "image" else PLAIN_NAME
     return len(name) <= MAX_LENGTH and grammar.fullmatch(name) is not None
 
 
 def check_name(kind: str, name: str) -> None:
-    """Return when a text can be a name.
+    """Check the syntax of a name.
 
     Raises:
-        InvalidInput: it cannot.
+        InvalidInput: it is invalid.
     """
     if not is_valid(kind, name):
         what = "an image" if kind == "image" else f"a {kind}"
@@ -46,18 +46,18 @@ def check_name(kind: str, name: str) -> None:
 
 
 def naming_hint(kind: str) -> str:
-    """How a name of this kind is written, as a hint."""
+    """A hint on how to write a name of this kind."""
     return HINTS.get(kind, PLAIN_HINT)
 
 
 def shorten(name: str) -> str:
-    """A name from outside, short and on one line, for a sentence."""
+    """Shorten a name from a caller to one line, for a message."""
     clean = " ".join(text.clean(name).split())
     return clean if len(clean) <= SHORT_LENGTH else f"{clean[:SHORT_LENGTH]}…"
 
 
 def named_objects(tool: Tool, arguments: Mapping[str, Any], *markers: str) -> Iterator[tuple[str, str]]:
-    """Kind and name of each object that the arguments name under one of these markers, each once."""
+    """Kind and name of each object in the arguments that have one of these schema keys, without duplicates."""
     found: dict[tuple[str, str], None] = {}
     for argument, schema in tool.input_schema["properties"].items():
         kind = next((schema[marker] for marker in markers if marker in schema), "")
@@ -66,16 +66,16 @@ def named_objects(tool: Tool, arguments: Mapping[str, Any], *markers: str) -> It
 
 
 def names_in(value: Any) -> list[str]:
-    """The names in one argument: one, or a list of them."""
+    """The names in one argument: a text or a list of texts."""
     given = value if isinstance(value, list) else [value]
     return [name for name in given if isinstance(name, str) and name]
 
 
 def check_call(tool: Tool, arguments: Mapping[str, Any]) -> None:
-    """Return when every object that a call names can have that name.
+    """Check the syntax of every object name in a call.
 
     Raises:
-        InvalidInput: one cannot.
+        InvalidInput: one is invalid.
     """
     for kind, name in named_objects(tool, arguments, NAMES, MAKES, USES):
         check_name(kind, name)

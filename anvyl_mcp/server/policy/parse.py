@@ -1,4 +1,4 @@
-"""`policy.toml` as rules; a mistake is told with its line."""
+"""Parses `policy.toml`; errors name the line."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from anvyl_mcp.server.policy.rules import ALLOWED_VALUES, MATCHERS, Condition, E
 TOP_KEYS = ("default", "deny", "allow", "host_exec")
 DEFAULTS = ("guardrails", "deny")
 TABLES = ("labels", "arguments")
-"""Conditions that are tables: a label's or an argument's name, and what its value may be."""
+"""Conditions that are tables of names (of labels or arguments) and allowed values."""
 RULE_KEYS = (*MATCHERS, "why")
-FIX_HINT = "mend it, then: anvyl-mcp policy check"
+FIX_HINT = "fix it, then run: anvyl-mcp policy check"
 
 
 def parse(content: str, path: Path) -> PolicyRules:
-    """The rules in a policy file's text.
+    """Parse the text of a policy file.
 
     Raises:
-        ConfigInvalid: it cannot be used; the message names the line and the mistake.
+        ConfigInvalid: it is invalid; the message names the line and the mistake.
     """
     try:
         data = tomllib.loads(content)
@@ -36,7 +36,7 @@ def parse(content: str, path: Path) -> PolicyRules:
 
 
 class _PolicyParser:
-    """The text of a file, for the lines of what is wrong in it."""
+    """Converts the TOML data of a file to rules. Keeps the text to find the lines of mistakes."""
 
     def __init__(self, content: str, path: Path) -> None:
         self._lines = content.splitlines()
@@ -45,11 +45,13 @@ class _PolicyParser:
     def rules(self, data: Mapping[str, Any]) -> PolicyRules:
         for key in data:
             if key not in TOP_KEYS:
-                raise self._invalid(self._line(key), f"there is no `{key}`", did_you_mean(key, TOP_KEYS))
+                raise self._invalid(self._line(key), f"unknown key `{key}`", did_you_mean(key, TOP_KEYS))
         default = data.get("default", "guardrails")
         if default not in DEFAULTS:
-            said = "it is `guardrails` (what scopes allow) or `deny` (nothing but what an allow rule names)"
-            raise self._invalid(self._line("default"), f"`default` is {default!r}", said)
+            choices = (
+                "use `guardrails` (allow what the caller's scopes allow) or `deny` (allow only what an [[allow]] names)"
+            )
+            raise self._invalid(self._line("default"), f"`default` cannot be {default!r}", choices)
         return PolicyRules(
             default,
             self._all("deny", data.get("deny", [])),
@@ -60,7 +62,7 @@ class _PolicyParser:
     def _all(self, effect: Effect, entries: Any) -> tuple[PolicyRule, ...]:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise self._invalid(
-                self._line(effect), f"`{effect}` is no list of rules", f"write [[{effect}]] before each"
+                self._line(effect), f"`{effect}` is not a list of rules", f"start each rule with [[{effect}]]"
             )
         places = self._headers(effect)
         known = len(places) == len(entries)
@@ -74,42 +76,46 @@ class _PolicyParser:
         for key, value in entry.items():
             at = self._line(key, line) if line else self._line(effect)
             if key not in RULE_KEYS:
-                raise self._invalid(at, f"a rule has no `{key}`", did_you_mean(key, RULE_KEYS))
+                raise self._invalid(at, f"unknown key `{key}` in a rule", did_you_mean(key, RULE_KEYS))
             if key == "why":
                 self._texts(key, [value], at)
             elif key == "labels" and effect == "allow":
                 raise self._invalid(
-                    at, "labels can only take away, so `labels` has no place in [[allow]]", "use it in [[deny]]"
+                    at, "`labels` is not allowed in [[allow]], because labels can only restrict", "use it in [[deny]]"
                 )
             elif key in TABLES:
                 conditions += self._table(key, value, at)
             else:
                 conditions.append(Condition(key, self._texts(key, value, at)))
         if effect == "allow" and not conditions:
-            # As a file that is cut off here would have it.
+            # A truncated file may end here.
             raise self._invalid(
-                line or self._line(effect), "this [[allow]] names nothing", "say which tools it is about"
+                line or self._line(effect), "this [[allow]] has no conditions", "add at least one, for example `tools`"
             )
         return PolicyRule(effect, number, line, tuple(conditions), str(entry.get("why", "")))
 
     def _table(self, key: str, value: Any, at: int) -> Iterable[Condition]:
         if not isinstance(value, dict) or not value:
-            raise self._invalid(at, f"`{key}` is no table", f'write it like {key} = {{ "name" = "value" }}')
+            raise self._invalid(at, f"`{key}` is not a table", f'write it like {key} = {{ "name" = "value" }}')
         for name, wanted in value.items():
             many = wanted if isinstance(wanted, list) else [wanted]
             plain = [str(one).lower() if isinstance(one, bool) else str(one) for one in many if not _nested(one)]
             if len(plain) < len(many):
-                raise self._invalid(at, f'`{key}."{name}"` is no text', "put it in quotes")
+                raise self._invalid(at, f'`{key}."{name}"` is not a string', "put it in quotes")
             yield Condition(key, tuple(plain), name)
 
     def _texts(self, key: str, value: Any, at: int) -> tuple[str, ...]:
         many = value if isinstance(value, list) else [value]
         if not all(isinstance(one, str) for one in many):
-            raise self._invalid(at, f"`{key}` is no text and no list of texts", f'write it like {key} = ["…"]')
+            raise self._invalid(
+                at, f"`{key}` is neither a string nor a list of strings", f'write it like {key} = ["…"]'
+            )
         for one in many if key in ALLOWED_VALUES else ():
             if one not in ALLOWED_VALUES[key]:
                 raise self._invalid(
-                    at, f"`{one}` is none of {', '.join(ALLOWED_VALUES[key])}", did_you_mean(one, ALLOWED_VALUES[key])
+                    at,
+                    f"`{one}` is not one of {', '.join(ALLOWED_VALUES[key])}",
+                    did_you_mean(one, ALLOWED_VALUES[key]),
                 )
         return tuple(many)
 
@@ -117,17 +123,17 @@ class _PolicyParser:
         line = self._line("host_exec")
         form = 'write it like allow = [["/usr/bin/df", "-h"], ["/usr/bin/systemctl", "status", "*"]]'
         if not isinstance(table, dict) or list(table) != ["allow"] or not isinstance(table["allow"], list):
-            raise self._invalid(line, "[host_exec] holds `allow`, a list of commands, and nothing else", form)
+            raise self._invalid(line, "[host_exec] must contain only `allow`, a list of commands", form)
         for words in table["allow"]:
             at = self._line("allow", line)
             if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-                raise self._invalid(at, "each command of [host_exec] is a list of words", form)
+                raise self._invalid(at, "each command in [host_exec] must be a list of strings", form)
             if not words[0].startswith("/"):
-                raise self._invalid(at, f"`{words[0]}` is not the whole path of a program", form)
+                raise self._invalid(at, f"`{words[0]}` is not the full path of a program", form)
         return tuple(tuple(words) for words in table["allow"])
 
     def _headers(self, effect: str) -> list[int]:
-        """The lines of the rules' beginnings; what stands in a text of several lines is none."""
+        """Line numbers of the rule headers, not counting those inside multi-line strings."""
         found, inside = [], False
         for number, line in enumerate(self._lines, 1):
             if not inside and re.match(rf"\s*\[\[\s*[\"']?{effect}[\"']?\s*\]\]", line):
@@ -137,7 +143,7 @@ class _PolicyParser:
         return found
 
     def _line(self, key: str, after: int = 0) -> int:
-        """Where a key is written, from a rule's beginning on."""
+        """Line number of a key, searched from line `after` on."""
         pattern = re.compile(rf"\s*\[{{0,2}}\s*[\"']?{re.escape(key)}[\"']?\s*[\]=.]")
         for number, line in enumerate(self._lines[after:], after + 1):
             if pattern.match(line):

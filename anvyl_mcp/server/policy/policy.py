@@ -1,6 +1,6 @@
-"""`policy.toml`: what the owner of this host takes away from what callers may do, read anew whenever it changes.
+"""`policy.toml`: restrictions on what callers may do on this host, reloaded whenever the file changes.
 
-A file that cannot be used counts as a no to every change: what it was meant to forbid is not known.
+If the file is invalid, every change is refused, because it is unknown what the file should forbid.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from anvyl_mcp.server.tool import Scope, Tool
 log = logging.getLogger(__name__)
 
 MAX_DECISIONS = 8
-"""Decisions that may wait for the engine at once: one that hangs must not take every thread."""
+"""Concurrent decisions that may wait for the engine: a hanging engine must not block every thread."""
 RACY_NANOSECONDS = 1_000_000_000
-"""Two versions written within one tick of the file system's clock can look alike from outside."""
+"""Two versions written within one tick of the file system's clock can have the same `stat`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyState:
-    """The file as it was last read: its rules, and why they do not count, if so."""
+    """The policy as last read: its rules, and the problem if the file is invalid."""
 
     rules: PolicyRules = NO_RULES
     problem: ConfigInvalid | None = None
     digest: str = ""
-    """Of the file's content, where it could be read."""
+    """SHA-256 of the file; empty if it could not be read."""
 
 
 class Policy:
-    """The policy of one host. `look` asks the engine what an object is; without it only given names count."""
+    """The policy of one host. Without `look`, only the names in the call are matched."""
 
     def __init__(
         self,
@@ -66,21 +66,21 @@ class Policy:
         """`on_change` is called with each new version of the file."""
         self.file = file
         self._on_change = on_change
-        self._seen: PolicyState | None = None
+        self._reported: PolicyState | None = None
         self._look = look
-        # One attribute, because threads read and change: rules must never stand beside the mark of another version.
+        # One attribute, so that threads never see the rules of one version with the `stat` of another.
         self._known: tuple[tuple[int, ...], PolicyState] = (), PolicyState()
-        self._said = PolicyState()
+        self._logged = PolicyState()
         self._limiter: anyio.CapacityLimiter | None = None
 
     def state(self) -> PolicyState:
-        """The rules now, whoever wrote them. Costs one `stat` while the file stays the same."""
+        """Return the current rules. Costs one `stat` while the file is unchanged."""
         try:
             found = self.file.stat()
         except FileNotFoundError:
             return self._keep((), PolicyState())
         except OSError as error:
-            return self._keep((-1,), PolicyState(self._known[1].rules, self._unreadable(error)))
+            return self._keep((-1,), PolicyState(self._known[1].rules, self._read_error(error)))
         mark = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_mode, found.st_uid)
         if mark == self._known[0] and abs(time.time_ns() - found.st_mtime_ns) > RACY_NANOSECONDS:
             return self._known[1]
@@ -88,25 +88,28 @@ class Policy:
             check_not_writable_by_others(self.file, found)
             return self._keep(mark, self._read())
         except ConfigInvalid as problem:
-            # What the last good version forbade stays forbidden, reads included.
+            # What the last valid version forbade stays forbidden, including reads.
             return self._keep(mark, PolicyState(self._known[1].rules, problem))
 
     def refresh(self) -> PolicyState:
-        """The rules now; when they stopped counting since they were last asked for, the log says so."""
-        state, before = self.state(), self._said
-        self._said = state
-        if self._seen is None or (state.digest, str(state.problem)) != (self._seen.digest, str(self._seen.problem)):
-            self._seen = state
+        """Return the current rules; log and report a change since the last call."""
+        state, before = self.state(), self._logged
+        self._logged = state
+        if self._reported is None or (state.digest, str(state.problem)) != (
+            self._reported.digest,
+            str(self._reported.problem),
+        ):
+            self._reported = state
             self._on_change(state)
         if state.problem and str(state.problem) != str(before.problem):
             log.warning("changes are refused: %s", state.problem)
         elif state.rules == NO_RULES != before.rules:
-            log.warning("%s says nothing any more: only callers' rights count now", self.file)
+            log.warning("%s is gone or empty: only the scopes of callers apply now", self.file)
         return state
 
     @property
     def decides_objects(self) -> bool:
-        """Whether a rule is about the objects of a call, so that the engine is asked for them."""
+        """Whether any rule depends on more than the tool and the caller, so that objects must be looked up."""
         rules = self.state().rules
         return any(
             condition.kind not in STATIC_CONDITIONS
@@ -115,31 +118,31 @@ class Policy:
         )
 
     def decide(self, caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> PolicyDecision:
-        """What the rules say of a call, with which of them decided. May ask the engine."""
+        """Decide a call by the rules. May query the engine."""
         needed = guardrails.needed_scope(tool, arguments)
         return decide(self.state().rules, PolicyCall(tool, needed, caller, arguments, self._look))
 
     async def check(self, caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> None:
-        """Return when the policy leaves this call to this caller.
+        """Check that the policy allows this call to this caller.
 
         Raises:
-            Denied: it does not, or it cannot be read and the call changes something.
-            EngineError, Timeout: what the call is about cannot be seen.
+            Denied: it does not, or it is invalid and the call changes something.
+            EngineError, Timeout: the objects of the call cannot be looked up.
         """
         state = self.refresh()
         if state.problem and tool.safety != "reads":
-            raise Denied(f"changes are refused here: {state.problem.message}", hint=state.problem.hint)
+            raise Denied(f"changes are refused on this host: {state.problem.message}", hint=state.problem.hint)
         if state.rules == NO_RULES:
             return
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(MAX_DECISIONS)
-        deciding = partial(self.decide, caller, tool, arguments)
-        decision = await anyio.to_thread.run_sync(deciding, abandon_on_cancel=True, limiter=self._limiter)
+        decide_call = partial(self.decide, caller, tool, arguments)
+        decision = await anyio.to_thread.run_sync(decide_call, abandon_on_cancel=True, limiter=self._limiter)
         if not decision.allowed:
             raise self.refusal(decision, tool)
 
     def require(self, tool: Tool, arguments: Mapping[str, Any]) -> None:
-        """Return when the policy leaves also this to who acts now; it may ask the engine.
+        """Check that the policy allows this call to the current caller. May query the engine.
 
         Raises:
             Denied: it does not.
@@ -149,21 +152,22 @@ class Policy:
             raise self.refusal(decision, tool)
 
     def refusal(self, decision: PolicyDecision, tool: Tool) -> Denied:
-        """The decision in words for a caller."""
-        hint = f"its owner decides that, in {self.file.name}: anvyl-mcp policy test says why"
+        """The error for a call that a decision denies."""
+        hint = f"the owner of the host set this in {self.file.name}; on that host, `anvyl-mcp policy test` explains it"
         if decision.rule is not None:
             why = f": {text.clean(decision.rule.why)}" if decision.rule.why else ""
             about = "; ".join(decision.because) or "everything"
             return Denied(
-                f"`{tool.name}` is denied by the policy of this host, {decision.rule.place} ({text.clean(about)}){why}",
+                f"`{tool.name}` is denied by the policy of this host, "
+                f"{decision.rule.location} ({text.clean(about)}){why}",
                 hint=hint,
             )
         if decision.by == "host_exec":
-            return Denied("this command is not in the list [host_exec] of this host's policy", hint=hint)
+            return Denied("this command is not listed in [host_exec] of this host's policy", hint=hint)
         return Denied(f"`{tool.name}` is denied by the policy of this host: no rule allows this call", hint=hint)
 
     def may_offer(self, tool: Tool, caller: Caller, needed: Scope) -> bool:
-        """Whether the policy could let some call of this tool through; what it never would is not listed."""
+        """Whether the policy could allow some call of this tool; tools that it never allows are not listed."""
         return may_offer(self.state().rules, tool, caller, needed)
 
     def _keep(self, mark: tuple[int, ...], state: PolicyState) -> PolicyState:
@@ -176,9 +180,9 @@ class Policy:
             return PolicyState(parse(content.decode("utf-8"), self.file), digest=hashlib.sha256(content).hexdigest())
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
-            raise ConfigInvalid(f"{self.file}, line {line}: this is not text", hint="write it in UTF-8") from error
+            raise ConfigInvalid(f"{self.file}, line {line}: not valid UTF-8", hint="save the file as UTF-8") from error
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise self._read_error(error) from error
 
-    def _unreadable(self, error: OSError) -> ConfigInvalid:
-        return ConfigInvalid(f"{self.file} cannot be read: {error.strerror}", hint="check who owns it")
+    def _read_error(self, error: OSError) -> ConfigInvalid:
+        return ConfigInvalid(f"{self.file} cannot be read: {error.strerror}", hint="check its owner and permissions")

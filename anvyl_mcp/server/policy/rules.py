@@ -1,7 +1,7 @@
-"""Rules about who may do what with which object, and how one of them fits one call.
+"""Policy rules, and how they match a call.
 
-A deny rule fits when any name of any object that the call is about fits; an allow rule only when every object does, by
-its own name. That is why labels, other names and images of containers can take away and never give.
+A deny rule matches if any name of any object in the call matches; an allow rule matches only if every object does, by
+its own name. So labels, alternative names and images of containers can restrict a caller, but never grant anything.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from anvyl_mcp.server.tool import Scope, Tool
 
 Effect = Literal["deny", "allow"]
 KINDS = ("container", "image", "network", "volume")
-"""What a call can be about; the condition for each is its plural."""
+"""Kinds of objects in a call; the condition for each is its plural."""
 WILDCARDS = frozenset("*?[")
 
 ObjectLookup = Callable[[str, str], ObjectFacts | None]
-"""What the engine knows of an object of a kind, by a name that a caller gave; None when there is none."""
+"""Looks up an object by kind and the name in the call; None if it does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One line of a rule: `patterns`, of which one must fit. `name` is the label or argument that is looked at."""
+    """One line of a rule: one of `patterns` must match. `name`: the label or argument, for conditions on these."""
 
     kind: str
     patterns: tuple[str, ...]
@@ -44,7 +44,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """One `[[deny]]` or `[[allow]]`; it fits a call when all of its conditions do. `why` is its owner's reason."""
+    """One `[[deny]]` or `[[allow]]`; it matches if all its conditions match. `why`: the reason given in the file."""
 
     effect: Effect
     number: int
@@ -54,21 +54,21 @@ class PolicyRule:
 
     def __str__(self) -> str:
         what = ", ".join(map(str, self.conditions)) or "everything"
-        return f"{self.place} ({what})"
+        return f"{self.location} ({what})"
 
     @property
-    def place(self) -> str:
-        """Where it stands in its file."""
+    def location(self) -> str:
+        """Position in the policy file."""
         return f"[[{self.effect}]] " + (f"in line {self.line}" if self.line else f"number {self.number}")
 
-    def of(self, kind: str) -> Iterator[Condition]:
-        """Its conditions of one kind."""
+    def conditions_of(self, kind: str) -> Iterator[Condition]:
+        """The conditions of one kind."""
         return (condition for condition in self.conditions if condition.kind == kind)
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyRules:
-    """A whole policy. `host_exec` are the only commands that may be run on the host; None leaves that to the rest."""
+    """A whole policy. `host_exec`: the only commands allowed on the host; None applies no such list."""
 
     default: Literal["guardrails", "deny"] = "guardrails"
     deny: tuple[PolicyRule, ...] = ()
@@ -81,38 +81,40 @@ NO_RULES = PolicyRules()
 
 @dataclass(frozen=True)
 class PolicyCall:
-    """One call as the rules see it. The engine is asked for objects only when a rule is about them."""
+    """One call to match rules against. Objects are looked up only if a rule needs them."""
 
     tool: Tool
     needed: Scope
     caller: Caller
     arguments: Mapping[str, Any]
     look: ObjectLookup = field(compare=False, default=lambda kind, name: None)
-    _seen: dict[str, list[ObjectFacts]] = field(compare=False, default_factory=dict)
+    _objects: dict[str, list[ObjectFacts]] = field(compare=False, default_factory=dict)
 
     @property
     def objects(self) -> Mapping[str, Sequence[ObjectFacts]]:
-        """Every object that the call names, by kind."""
-        # Not a `cached_property`: of Python 3.11's, all calls share one lock, and an engine that hangs would hold it.
-        if not self._seen:
-            self._seen.update(self._looked())
-        return self._seen
+        """The objects named in the call, by kind."""
+        # Not a `cached_property`: in Python 3.11 all instances share one lock, which a hanging engine would hold.
+        if not self._objects:
+            self._objects.update(self._lookup_objects())
+        return self._objects
 
-    def _looked(self) -> dict[str, list[ObjectFacts]]:
+    def _lookup_objects(self) -> dict[str, list[ObjectFacts]]:
         found: dict[str, list[ObjectFacts]] = {kind: [] for kind in KINDS}
         for argument, value in self.arguments.items():
             kind = kind_of(self.tool, argument)
             for name in object_names.names_in(value) if kind else ():
-                found[kind].append(self.look(kind, name) or ObjectFacts.only(kind, name))
+                found[kind].append(self.look(kind, name) or ObjectFacts.from_name(kind, name))
         for mount in mounts_of(self.arguments):
             if mount.volume:
-                found["volume"].append(self.look("volume", mount.volume) or ObjectFacts.only("volume", mount.volume))
+                found["volume"].append(
+                    self.look("volume", mount.volume) or ObjectFacts.from_name("volume", mount.volume)
+                )
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyDecision:
-    """What the policy says of a call, which part of it decided, and what of the call fitted that."""
+    """The decision on a call, the part of the policy that made it, and what in the call matched."""
 
     allowed: bool
     by: Literal["deny", "allow", "host_exec", "default"]
@@ -121,7 +123,7 @@ class PolicyDecision:
 
 
 def decide(rules: PolicyRules, call: PolicyCall) -> PolicyDecision:
-    """The first deny that fits wins, then the list of commands, then the first allow that fits, then the default."""
+    """The first matching deny wins, then the list of commands, then the first matching allow, then the default."""
     for rule in rules.deny:
         if (because := match_rule(rule, call)) is not None:
             return PolicyDecision(False, "deny", rule, because)
@@ -134,7 +136,7 @@ def decide(rules: PolicyRules, call: PolicyCall) -> PolicyDecision:
 
 
 def may_offer(rules: PolicyRules, tool: Tool, caller: Caller, needed: Scope) -> bool:
-    """Whether some call of the tool could be let through: what is denied whatever its arguments is not offered."""
+    """Whether some call of the tool could be allowed, whatever its arguments."""
     call = PolicyCall(tool, needed, caller, {})
     if any(all(_always_matches(condition, rule.effect, call) for condition in rule.conditions) for rule in rules.deny):
         return False
@@ -157,19 +159,19 @@ def _may_match(condition: Condition, call: PolicyCall) -> bool:
 
 
 def possible_scopes(tool: Tool, least: Scope) -> tuple[Scope, ...]:
-    """The scopes that calls of a tool may need: what it always needs, and `exec` for what is as good as root."""
+    """The scopes that calls of a tool may need: its usual one, and `exec` for calls that amount to root."""
     return (least,) if least == "exec" else (least, "exec")
 
 
 def match_rule(rule: PolicyRule, call: PolicyCall) -> tuple[str, ...] | None:
-    """What of the call fits each condition, in words; None when one of them does not fit."""
+    """Describe what matched each condition; None if one does not match."""
     because = []
-    # What is known without asking the engine comes first.
+    # First the conditions that need no engine.
     for condition in sorted(rule.conditions, key=lambda one: one.kind not in STATIC_CONDITIONS):
-        fitting = _match_condition(condition, rule.effect, call)
-        if fitting is None:
+        matched = _match_condition(condition, rule.effect, call)
+        if matched is None:
             return None
-        because.append(fitting)
+        because.append(matched)
     return tuple(because)
 
 
@@ -178,17 +180,17 @@ def _match_condition(condition: Condition, effect: Effect, call: PolicyCall) -> 
 
 
 def _first_match(values: Iterable[str], patterns: Iterable[str]) -> str | None:
-    """The first value that fits a pattern."""
+    """The first value that matches a pattern."""
     chosen = tuple(patterns)
     return next((value for value in values if any(fnmatchcase(value, pattern) for pattern in chosen)), None)
 
 
 def _match_word(of: Callable[[PolicyCall], str]) -> Callable[[Condition, Effect, PolicyCall], str | None]:
-    def fitting(condition: Condition, _: Effect, call: PolicyCall) -> str | None:
+    def match_word(condition: Condition, _: Effect, call: PolicyCall) -> str | None:
         found = _first_match([of(call)], condition.patterns)
         return None if found is None else f"{condition.kind}: {found}"
 
-    return fitting
+    return match_word
 
 
 def _match_caller(condition: Condition, effect: Effect, call: PolicyCall) -> str | None:
@@ -202,16 +204,16 @@ def _match_token(condition: Condition, effect: Effect, call: PolicyCall) -> str 
 
 
 def caller_names(caller: Caller, effect: Effect) -> list[str]:
-    """The names by which rules know a caller, alone and with how it came: `alpha`, `token:alpha`.
+    """The names of a caller that rules can match, without and with how it authenticated: `alpha`, `token:alpha`.
 
-    Who a call is made for is only said by who makes it, so that name can take away, in whatever way that one came. It
-    can give only where this process itself says it, and then its own name gives nothing.
+    The name on whose behalf a caller acts is only its own claim. So it can restrict the caller, with any prefix. It
+    grants something only if the claim comes from this process, and then the name of the process grants nothing.
     """
-    *asking, own = caller.name.split(THROUGH) if caller.through else [caller.name]
+    *behalf, own = caller.name.split(THROUGH) if caller.through else [caller.name]
     names = [own, f"{caller.how}:{own}"]
     if effect == "deny":
-        return [*names, *asking, *(f"{how}:{one}" for one in asking for how in AUTH_METHODS)]
-    return asking[-1:] if asking and caller.how == "local" else names
+        return [*names, *behalf, *(f"{how}:{one}" for one in behalf for how in AUTH_METHODS)]
+    return behalf[-1:] if behalf and caller.how == "local" else names
 
 
 def _match_objects(condition: Condition, effect: Effect, call: PolicyCall) -> str | None:
@@ -284,20 +286,20 @@ MATCHERS: dict[str, Callable[[Condition, Effect, PolicyCall], str | None]] = {
     "arguments": _match_argument,
     "labels": _match_labels,
 }
-"""What a rule may ask for, and how it is looked up in a call: the words that fit, or None."""
+"""Conditions of a rule, and how they match a call: a description of what matched, or None."""
 STATIC_CONDITIONS = frozenset({"tools", "toolsets", "safety", "callers", "tokens"})
-"""Conditions that are the same for every call of one tool by one caller."""
+"""Conditions with the same result for every call of one tool by one caller."""
 ALLOWED_VALUES = {"safety": ("reads", "changes", "destroys"), "scopes": SCOPES}
-"""Conditions that take these words only."""
+"""Conditions with a fixed set of values."""
 
 
 def kind_of(tool: Tool, argument: str) -> str:
-    """The kind of object that an argument of a tool names; empty when it names none."""
+    """The kind of object that an argument names; empty if it names no object."""
     if argument not in tool.arguments.model_fields:
         return ""
-    told = tool.input_schema["properties"][argument].get("x-names", "")
-    if told in KINDS:
-        return str(told)
+    marked = tool.input_schema["properties"][argument].get("x-names", "")
+    if marked in KINDS:
+        return str(marked)
     if argument in KINDS:
         return argument
     made = tool.name.removeprefix("create_")
@@ -305,13 +307,13 @@ def kind_of(tool: Tool, argument: str) -> str:
 
 
 def runs_on_host(tool: Tool) -> bool:
-    """Whether the tool runs a command of the caller's on the host itself."""
+    """Whether the tool runs a command given by the caller on the host."""
     known = "command" in tool.arguments.model_fields
     return known and any(fnmatchcase(tool.name, pattern) for pattern in ("execute_*", "run_command*"))
 
 
 def _command_allowed(allowed: Iterable[tuple[str, ...]], arguments: Mapping[str, Any]) -> bool:
-    """Whether a command is in the list: the very program, and as many words, each of which fits."""
+    """Whether a command is in the list: the same program, and the same number of words, each matching."""
     try:
         program, *words = commands.split(str(arguments.get("command", "")))
     except InvalidInput:
@@ -324,11 +326,11 @@ def _command_allowed(allowed: Iterable[tuple[str, ...]], arguments: Mapping[str,
 
 
 def _program_path(program: str) -> Path:
-    """Where a program is. Its own last name stays: what it links to may be one file for many programs."""
+    """Resolve the folder of a program, but not its file name: one file may serve many programs through links."""
     path = Path(program)
     return path.parent.resolve() / path.name
 
 
 def _word_matches(word: str, pattern: str) -> bool:
-    """A wildcard does not stand for an option."""
+    """Match one word of a command; a wildcard never matches an option."""
     return fnmatchcase(word, pattern) and (not word.startswith("-") or pattern.startswith("-"))

@@ -1,4 +1,4 @@
-"""What is root in disguise needs `exec`, however it is written; labels take away and never give."""
+"""Calls that amount to root need `exec`, however they are written; labels restrict and never grant."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def change_something(name: str) -> Nothing:
 
 @tool(changes=True, scope="read", toolset="plugin")
 def modest_change() -> Nothing:
-    """Change something, and claim that reading is enough."""
+    """Change something, and declare the scope `read`."""
     return Nothing()
 
 
@@ -59,13 +59,13 @@ def look_at_something() -> Nothing:
 
 @tool(untrusted=True, changes=True, toolset="plugin")
 def exec_quietly(name: str) -> Nothing:
-    """Run something in a container without saying that this needs `exec`."""
+    """Run something in a container without declaring the scope `exec`."""
     return Nothing()
 
 
 @pytest.fixture
 def links(tmp_path: Path) -> Path:
-    """A folder of links that lead where nobody should go."""
+    """A folder of links to sensitive paths."""
     targets = {
         "root": "/",
         "etc": "/etc",
@@ -160,12 +160,12 @@ TRICKS = [
 
 
 @pytest.mark.parametrize("volume", TRICKS, ids=ascii)
-def test_no_way_of_writing_a_path_hides_where_it_leads(volume: str, links: Path) -> None:
+def test_no_spelling_of_a_path_hides_its_target(volume: str, links: Path) -> None:
     arguments = {"image": "busybox", "volumes": [volume.replace("{links}", str(links))]}
 
     assert needed_scope(CREATE, arguments) == "exec"
-    (told,) = reasons(CREATE, arguments)
-    assert told.split()[0] in ("mounts", "shares", "makes") and told.isprintable()
+    (reason,) = reasons(CREATE, arguments)
+    assert reason.split()[0] in ("mounts", "shares", "makes") and reason.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -180,14 +180,14 @@ def test_no_way_of_writing_a_path_hides_where_it_leads(volume: str, links: Path)
     ],
     ids=ascii,
 )
-def test_named_volumes_stay_ordinary(volume: str, links: Path) -> None:
+def test_named_volumes_need_no_exec(volume: str, links: Path) -> None:
     arguments = {"image": "busybox", "volumes": [volume.replace("{links}", str(links))]}
 
     assert reasons(CREATE, arguments) == []
     assert needed_scope(CREATE, arguments) == "operate"
 
 
-def test_a_socket_of_any_name_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_of_any_name_needs_exec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("engine")
@@ -196,8 +196,8 @@ def test_a_socket_of_any_name_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("volume", ["/srv/data:/data", "/home/anna/films:/films:ro", "type=bind,source=/srv,target=/x"])
-def test_any_folder_of_the_host_counts(volume: str) -> None:
-    """The engine follows the path again at every start: a folder that a container may write can lead anywhere then."""
+def test_any_folder_of_the_host_needs_exec(volume: str) -> None:
+    """The engine resolves the path at every start, and a container may have replaced it by a link."""
     assert needed_scope(CREATE, {"volumes": [volume]}) == "exec"
 
 
@@ -237,7 +237,7 @@ EXAMPLES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("arguments", EXAMPLES, ids=str)
-def test_options_that_are_as_good_as_root_count_in_any_tool(arguments: dict[str, Any]) -> None:
+def test_options_that_amount_to_root_need_exec_in_any_tool(arguments: dict[str, Any]) -> None:
     for any_tool in (CREATE, change_something, look_at_something):
         assert needed_scope(any_tool, arguments) == "exec", reasons(any_tool, arguments)
 
@@ -264,12 +264,12 @@ def test_options_that_are_as_good_as_root_count_in_any_tool(arguments: dict[str,
     ],
     ids=str,
 )
-def test_options_that_open_nothing_cost_nothing(arguments: dict[str, Any]) -> None:
+def test_harmless_options_need_no_exec(arguments: dict[str, Any]) -> None:
     assert needed_scope(change_something, arguments) == "operate", reasons(change_something, arguments)
     assert needed_scope(look_at_something, arguments) == "read"
 
 
-def test_every_rule_of_the_list_has_an_example_and_words_for_people() -> None:
+def test_every_guardrail_has_an_example_and_an_explanation() -> None:
     names = {name for rule in GUARDRAILS for name in rule.arguments}
     tools = ["execute_command", "exec_in_container", "prune_unused", "deploy_stack"]
     for rule in GUARDRAILS:
@@ -287,7 +287,7 @@ def _called(name: str, patterns: tuple[str, ...]) -> bool:
     return any(name.startswith(pattern.rstrip("*")) for pattern in patterns)
 
 
-def test_the_tools_of_this_host_need_what_the_design_says() -> None:
+def test_the_tools_of_this_host_need_the_documented_scopes() -> None:
     plain = {name: needed_scope(one, {}) for name, one in TOOLS.items()}
 
     assert plain["execute_command"] == "exec"
@@ -299,14 +299,14 @@ def test_the_tools_of_this_host_need_what_the_design_says() -> None:
         assert SCOPES.index(plain[name]) >= SCOPES.index(one.scope)
 
 
-def test_a_tool_that_nobody_knows_needs_operate_at_least_when_it_changes_something() -> None:
+def test_an_unknown_tool_that_changes_something_needs_at_least_operate() -> None:
     assert needed_scope(change_something, {}) == "operate"
     assert needed_scope(modest_change, {}) == "operate"
     assert needed_scope(look_at_something, {}) == "read"
     assert needed_scope(exec_quietly, {}) == "exec"
 
 
-def test_more_arguments_never_need_less() -> None:
+def test_more_arguments_never_need_a_lower_scope() -> None:
     chance = random.Random(3)
     pool: list[dict[str, Any]] = [
         *EXAMPLES,
@@ -323,7 +323,7 @@ def test_more_arguments_never_need_less() -> None:
 
 
 def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """All of the arguments, lists joined, first ones kept."""
+    """Merge arguments: lists are joined, of other values the first is kept."""
     merged: dict[str, Any] = {}
     for part in parts:
         for name, value in part.items():
@@ -339,7 +339,7 @@ VALUES = ["true", "false", "1", "0", "TRUE", "no", "", " true ", "exec", None]
 
 
 def labelled(labels: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A container with these labels as it is inspected and as it is listed."""
+    """A container with these labels, inspected and listed."""
     yield {"Id": "0123456789abcdef", "Name": "/web", "Config": {"Labels": labels}}
     yield {"Id": "0123456789abcdef", "Names": ["/web"], "Labels": labels}
 
@@ -375,7 +375,7 @@ def test_a_protected_container_is_changed_by_no_tool() -> None:
     assert "without the label" in refused.value.hint and "on the host itself" in refused.value.hint
 
 
-def test_a_hidden_container_is_neither_read_nor_entered() -> None:
+def test_a_hidden_container_can_neither_be_read_nor_entered() -> None:
     for container in labelled({READ: "false"}):
         assert is_hidden(container) and not is_protected(container)
         assert not allowed(TOOLS["get_container_logs"], container)
@@ -400,7 +400,7 @@ def test_a_hidden_container_is_neither_read_nor_entered() -> None:
     ],
     ids=str,
 )
-def test_a_label_that_is_in_doubt_takes_away(labels: Any, denies_changes: bool, denies_reads: bool) -> None:
+def test_an_unclear_label_restricts(labels: Any, denies_changes: bool, denies_reads: bool) -> None:
     for container in labelled(labels):
         assert (is_protected(container), is_hidden(container)) == (denies_changes, denies_reads)
 
@@ -409,17 +409,17 @@ ON_CONTAINERS = [
     (one, argument)
     for one in TOOLS.values()
     for argument, schema in one.input_schema["properties"].items()
-    # What is undone is looked up first; its own tests see that labels count.
+    # Undo looks up its target first; its own tests cover labels.
     if schema.get("x-names") == "container" and one.toolset != "undo"
 ]
 
 
 @pytest.mark.parametrize(("any_tool", "argument"), ON_CONTAINERS, ids=lambda value: getattr(value, "name", value))
 @pytest.mark.parametrize(("label", "value"), [(PROTECT, "true"), (READ, "false")])
-async def test_no_tool_passes_by_the_labels_of_a_container(
+async def test_no_tool_bypasses_the_labels_of_a_container(
     label: str, value: str, any_tool: Tool, argument: str, engine: RealEngine
 ) -> None:
-    """Every tool that names a container, those that are yet to be written included."""
+    """Every tool that names a container, including future ones."""
     engine.run("web", labels={label: value})
     samples = {"string": "true", "integer": 1, "boolean": False, "array": []}
     schema = any_tool.input_schema
@@ -430,12 +430,12 @@ async def test_no_tool_passes_by_the_labels_of_a_container(
     async with aclosing(Node(load({"toolsets": "all"}), serving=True)) as here, Client(here.server) as client:
         result = await client.call_tool(any_tool.name, {**needed, argument: "web"})
 
-    told = (result.meta or {}).get(protocol_keys.ERROR, {})
-    assert (told.get("code") == "denied" and label in told["message"]) == taken, result
+    error = (result.meta or {}).get(protocol_keys.ERROR, {})
+    assert (error.get("code") == "denied" and label in error["message"]) == taken, result
     assert not taken or engine.api.inspect_container("web")["State"] == before
 
 
-async def test_a_container_may_be_made_protected(engine: RealEngine) -> None:
+async def test_a_container_can_be_created_protected(engine: RealEngine) -> None:
     arguments = {"image": "busybox:latest", "name": "safe", "command": "sleep 60", "labels": [f"{PROTECT}=true"]}
     async with aclosing(Node(load(), serving=True)) as here, Client(here.server) as client:
         made = await client.call_tool("create_container", arguments)

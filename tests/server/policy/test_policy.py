@@ -1,4 +1,4 @@
-"""The owner of a host takes away from its callers: deny wins, labels never give, and what cannot be read is a no."""
+"""The owner of a host restricts its callers: deny wins, labels never grant, and an invalid policy refuses changes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ALPHA = Caller("alpha", frozenset(SCOPES), "token")
 ROOT = Path(__file__).parents[3]
 
 
-def judged(
+def decision_on(
     content: str,
     tool: str,
     arguments: Mapping[str, Any],
@@ -49,10 +49,10 @@ def judged(
     caller: Caller = ALPHA,
     known: Mapping[tuple[str, str], ObjectFacts] | None = None,
 ) -> PolicyDecision:
-    return decide(parse(content, FILE), called(tool, arguments, caller=caller, known=known))
+    return decide(parse(content, FILE), make_call(tool, arguments, caller=caller, known=known))
 
 
-def called(
+def make_call(
     tool: str,
     arguments: Mapping[str, Any],
     *,
@@ -64,13 +64,13 @@ def called(
     return PolicyCall(one, guardrails.needed_scope(one, given), caller, given, lambda *key: (known or {}).get(key))
 
 
-def policy(*arguments: str) -> CommandResult:
+def run_policy(*arguments: str) -> CommandResult:
     done = CliRunner().invoke(host.app, ["policy", *arguments], catch_exceptions=False)
     return CommandResult(done.exit_code, done.stdout, done.stderr)
 
 
 def policy_test(*arguments: str) -> CommandResult:
-    return policy("test", *arguments, "--json")
+    return run_policy("test", *arguments, "--json")
 
 
 def write(content: str) -> Path:
@@ -128,13 +128,11 @@ DB = ObjectFacts("prod-db", ("prod-db", "0123456789ab" + "0" * 52, "0123456789ab
         ("", "list_images", {}, False),
     ],
 )
-def test_a_deny_fits_whatever_way_the_object_is_named(
-    rule: str, tool: str, arguments: dict[str, Any], allowed: bool
-) -> None:
+def test_a_deny_matches_every_name_of_an_object(rule: str, tool: str, arguments: dict[str, Any], allowed: bool) -> None:
     evil = ObjectFacts("feedfacefeed", ("feedfacefeed", *spellings("image", "evil:1")))
     known = {("container", "0123456789ab"): DB, ("image", "feedfacefeed"): evil}
 
-    assert judged(f"[[deny]]\n{rule}\n", tool, arguments, known=known).allowed is allowed
+    assert decision_on(f"[[deny]]\n{rule}\n", tool, arguments, known=known).allowed is allowed
 
 
 @pytest.mark.parametrize(
@@ -164,18 +162,16 @@ def test_a_deny_fits_whatever_way_the_object_is_named(
         ('tokens = ["beta"]', "list_images", {}, False),
     ],
 )
-def test_an_allow_fits_only_what_is_named_by_its_own_name_and_as_a_whole(
+def test_an_allow_matches_only_the_own_names_of_all_objects(
     rule: str, tool: str, arguments: dict[str, Any], allowed: bool
 ) -> None:
     known = {("container", "0123456789ab"): DB}
     content = f'default = "deny"\n[[allow]]\n{rule}\n'
 
-    assert judged(content, tool, arguments, known=known).allowed is allowed
+    assert decision_on(content, tool, arguments, known=known).allowed is allowed
 
 
-def test_commands_on_the_host_are_those_of_the_list_and_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_listed_commands_run_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tool").write_text("#!/bin/sh\n", encoding="utf-8")
     (tmp_path / "tool").chmod(0o755)
     (tmp_path / "other").symlink_to("tool")
@@ -183,24 +179,24 @@ def test_commands_on_the_host_are_those_of_the_list_and_no_others(
     content = f'[host_exec]\nallow = [["{tmp_path}/tool", "-h"], ["{tmp_path}/tool", "status", "*"]]\n'
 
     def may(command: str) -> bool:
-        return judged(content, "execute_command", {"command": command}).allowed
+        return decision_on(content, "execute_command", {"command": command}).allowed
 
     assert may("tool -h") and may(f"{tmp_path}/tool -h") and may("tool status web")
     assert not may("tool") and not may("tool -h -h") and not may("tool -hx") and not may("tool status web db")
-    assert not may("tool status --host=evil"), "a wildcard stands for no option"
+    assert not may("tool status --host=evil"), "a wildcard does not match an option"
     assert not may("other -h"), "a link to the same file may do something else under its name"
     assert not may("tool -h; id") and not may("'") and not may("nothing -h")
-    assert judged(content, "list_images", {}).allowed
+    assert decision_on(content, "list_images", {}).allowed
 
 
-def test_who_a_call_is_made_for_can_take_away_and_not_give() -> None:
-    """Anybody can say that a call is for somebody else."""
+def test_the_name_on_whose_behalf_a_call_is_made_can_restrict_but_not_grant() -> None:
+    """Any caller can claim to act for another one."""
     for_bob = effective_caller(ALPHA, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: "bob"})
     here_for_bob = effective_caller(LOCAL, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: "bob"})
 
     def allowed(names: str, caller: Caller, *, deny: bool) -> bool:
         content = f"[[deny]]\n{names}" if deny else f'default = "deny"\n[[allow]]\n{names}'
-        return judged(content, "list_images", {}, caller=caller).allowed
+        return decision_on(content, "list_images", {}, caller=caller).allowed
 
     passed_on = effective_caller(LOCAL, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: for_bob.name})
     twice = effective_caller(for_bob, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: "carol"})
@@ -217,10 +213,10 @@ def test_who_a_call_is_made_for_can_take_away_and_not_give() -> None:
     assert allowed('callers = ["bob"]', here_for_bob, deny=False)
     assert not allowed('callers = ["local"]', here_for_bob, deny=False)
     # A question over HTTP that alpha asks for bob: this host's own agent makes the calls.
-    asked = effective_caller(LOCAL, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: for_bob.name})
-    assert not allowed('tokens = ["alpha"]', asked, deny=True)
-    assert not allowed('callers = ["bob"]', asked, deny=True)
-    assert not allowed('callers = ["bob"]', asked, deny=False)
+    agent = effective_caller(LOCAL, {protocol_keys.SCOPES: ["exec"], protocol_keys.FOR: for_bob.name})
+    assert not allowed('tokens = ["alpha"]', agent, deny=True)
+    assert not allowed('callers = ["bob"]', agent, deny=True)
+    assert not allowed('callers = ["bob"]', agent, deny=False)
 
 
 # Properties: of any policy and any call.
@@ -277,47 +273,54 @@ def toml(policy: Mapping[str, Any]) -> str:
 
 
 def decided(
-    policy: Mapping[str, Any], call: tuple[str, Mapping[str, Any]], caller: Caller, worn: Mapping[str, str]
+    policy: Mapping[str, Any], call: tuple[str, Mapping[str, Any]], caller: Caller, container_labels: Mapping[str, str]
 ) -> bool:
     known = {
-        ("container", name): ObjectFacts(name, (name,), worn)
+        ("container", name): ObjectFacts(name, (name,), container_labels)
         for name in ("web", "web-1", "prod-db", "db", "0123456789ab")
     }
-    return judged(toml(policy), *call, caller=caller, known=known).allowed
+    return decision_on(toml(policy), *call, caller=caller, known=known).allowed
 
 
 @given(policies, calls, callers, labels)
 @settings(deadline=None)
-def test_a_deny_that_fits_always_wins(policy: dict[str, Any], call: Any, caller: Caller, worn: dict[str, str]) -> None:
+def test_a_matching_deny_always_wins(
+    policy: dict[str, Any], call: Any, caller: Caller, container_labels: dict[str, str]
+) -> None:
     for rule in policy["deny"]:
-        if not decided({"default": "guardrails", "deny": [rule], "allow": []}, call, caller, worn):
-            assert not decided(policy, call, caller, worn)
+        if not decided({"default": "guardrails", "deny": [rule], "allow": []}, call, caller, container_labels):
+            assert not decided(policy, call, caller, container_labels)
 
 
 @given(policies, calls, callers, labels, label)
 @settings(deadline=None)
 def test_adding_a_label_never_allows(
-    policy: dict[str, Any], call: Any, caller: Caller, worn: dict[str, str], more: tuple[str, str]
+    policy: dict[str, Any], call: Any, caller: Caller, container_labels: dict[str, str], more: tuple[str, str]
 ) -> None:
-    if decided(policy, call, caller, dict([more]) | worn):
-        assert decided(policy, call, caller, worn)
+    if decided(policy, call, caller, dict([more]) | container_labels):
+        assert decided(policy, call, caller, container_labels)
 
 
 @given(policies, calls, callers, labels, denies, st.integers(0, 3))
 @settings(deadline=None)
 def test_adding_a_deny_never_allows_more(
-    policy: dict[str, Any], call: Any, caller: Caller, worn: dict[str, str], rule: dict[str, Any], place: int
+    policy: dict[str, Any],
+    call: Any,
+    caller: Caller,
+    container_labels: dict[str, str],
+    rule: dict[str, Any],
+    place: int,
 ) -> None:
     longer = {**policy, "deny": [*policy["deny"][:place], rule, *policy["deny"][place:]]}
 
-    if decided(longer, call, caller, worn):
-        assert decided(policy, call, caller, worn)
+    if decided(longer, call, caller, container_labels):
+        assert decided(policy, call, caller, container_labels)
 
 
 @given(policies, calls, callers, labels)
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_rule_that_is_said_to_never_count_never_does(
-    policy: dict[str, Any], call: Any, caller: Caller, worn: dict[str, str]
+def test_removing_a_rule_reported_as_ineffective_changes_no_decision(
+    policy: dict[str, Any], call: Any, caller: Caller, container_labels: dict[str, str]
 ) -> None:
     rules = parse(toml(policy), FILE)
     idle = {one.line for one in find_problems(rules, list(TOOLS.values()))}
@@ -327,23 +330,25 @@ def test_a_rule_that_is_said_to_never_count_never_does(
         tuple(rule for rule in rules.allow if rule.line not in idle),
     )
     known = {
-        ("container", call[1].get("name", "")): ObjectFacts(call[1].get("name", ""), (call[1].get("name", ""),), worn)
+        ("container", call[1].get("name", "")): ObjectFacts(
+            call[1].get("name", ""), (call[1].get("name", ""),), container_labels
+        )
     }
-    made = called(*call, caller=caller, known=known)
+    made = make_call(*call, caller=caller, known=known)
 
     assert decide(rules, made).allowed == decide(without, made).allowed
 
 
 @given(policies, callers)
 @settings(deadline=None)
-def test_what_is_not_listed_could_never_be_called(policy: dict[str, Any], caller: Caller) -> None:
+def test_a_tool_that_is_not_listed_can_never_be_called(policy: dict[str, Any], caller: Caller) -> None:
     rules = parse(toml(policy), FILE)
     for name, arguments in [
         ("stop_container", {"name": "web"}),
         ("list_images", {}),
         ("create_container", {"image": "a"}),
     ]:
-        made = called(name, arguments, caller=caller)
+        made = make_call(name, arguments, caller=caller)
         if decide(rules, made).allowed and caller.may(made.needed):
             assert may_offer(rules, TOOLS[name], caller, guardrails.needed_scope(TOOLS[name], {}))
 
@@ -352,25 +357,25 @@ def test_what_is_not_listed_could_never_be_called(policy: dict[str, Any], caller
 
 BROKEN = [
     ('[[deny]]\ntools = ["stop_*"\n', 2, "unclosed array"),
-    ('\n[[deny]]\ntols = ["stop_*"]\n', 3, "a rule has no `tols`"),
-    ('[[deny]]\nwhy = """\n[[deny]]\n"""\n\n[[deny]]\nsafety = "danger"\n', 7, "`danger` is none of"),
-    ('[[allow]]\ntools = ["x"]\nlabels = { "a" = "b" }\n', 3, "labels can only take away"),
-    ('default = "open"\n', 1, "`default` is 'open'"),
-    ('default = "deny"\n\nalow = []\n', 3, "there is no `alow`"),
-    ("[[deny]]\ntools = 5\n", 2, "`tools` is no text"),
-    ("[[deny]]\narguments = [5]\n", 2, "`arguments` is no table"),
-    ("[[deny]]\narguments = { force = [[]] }\n", 2, "is no text"),
-    ('[host_exec]\nallow = [["df"]]\n', 2, "`df` is not the whole path"),
-    ("[host_exec]\nallow = [[]]\n", 2, "a list of words"),
-    ("[host_exec]\ndeny = []\n", 1, "holds `allow`"),
-    ('default = "deny"\n[[allow]]\n', 2, "names nothing"),
-    ("deny = 1\n", 1, "no list of rules"),
-    ('deny = [{ tols = "x" }]\n', 1, "a rule has no `tols`"),
+    ('\n[[deny]]\ntols = ["stop_*"]\n', 3, "unknown key `tols`"),
+    ('[[deny]]\nwhy = """\n[[deny]]\n"""\n\n[[deny]]\nsafety = "danger"\n', 7, "`danger` is not one of"),
+    ('[[allow]]\ntools = ["x"]\nlabels = { "a" = "b" }\n', 3, "because labels can only restrict"),
+    ('default = "open"\n', 1, "`default` cannot be 'open'"),
+    ('default = "deny"\n\nalow = []\n', 3, "unknown key `alow`"),
+    ("[[deny]]\ntools = 5\n", 2, "`tools` is neither a string"),
+    ("[[deny]]\narguments = [5]\n", 2, "`arguments` is not a table"),
+    ("[[deny]]\narguments = { force = [[]] }\n", 2, "is not a string"),
+    ('[host_exec]\nallow = [["df"]]\n', 2, "`df` is not the full path"),
+    ("[host_exec]\nallow = [[]]\n", 2, "a list of strings"),
+    ("[host_exec]\ndeny = []\n", 1, "must contain only `allow`"),
+    ('default = "deny"\n[[allow]]\n', 2, "has no conditions"),
+    ("deny = 1\n", 1, "not a list of rules"),
+    ('deny = [{ tols = "x" }]\n', 1, "unknown key `tols`"),
 ]
 
 
 @pytest.mark.parametrize(("content", "line", "words"), BROKEN, ids=[words for _, _, words in BROKEN])
-def test_a_mistake_is_told_with_its_line(content: str, line: int, words: str) -> None:
+def test_a_mistake_is_reported_with_its_line(content: str, line: int, words: str) -> None:
     with pytest.raises(ConfigInvalid, match=words) as refused:
         parse(content, FILE)
 
@@ -383,20 +388,20 @@ def test_a_mistake_is_told_with_its_line(content: str, line: int, words: str) ->
         ('[[deny]]\ntools = ["remove_contaner"]', "did you mean `remove_container`"),
         ('[[deny]]\ntoolsets = ["container"]', "did you mean `containers`"),
         ('[[deny]]\ntools = ["stop_*"]\narguments = { forse = true }', "has an argument `forse`"),
-        ('[[deny]]\ntools = ["remove_*"]\narguments = { force = "yes" }', "true or false, and never yes"),
+        ('[[deny]]\ntools = ["remove_*"]\narguments = { force = "yes" }', "true or false, never yes"),
         ('[[deny]]\ntools = ["list_*"]\nsafety = "destroys"', "no tool has"),
         ('[[deny]]\ntools = ["execute_command"]\nscopes = "read"', "no tool has"),
         ('[[deny]]\ntools = ["list_images"]\ncontainers = ["x"]', "names a container"),
         ('[[deny]]\ntools = ["list_images"]\nlabels = { a = "b" }', "names an object"),
         ('[[deny]]\ntools = ["stop_*"]\nmounts = ["/etc"]', "mounts anything"),
-        ('[[deny]]\ncontainers = ["/web"]', "no container can be called `/web`"),
+        ('[[deny]]\ncontainers = ["/web"]', "`/web` cannot be the name of a container"),
         ("[[deny]]\ntools = []", "is empty"),
-        ('[[deny]]\ntools = ["stop_*"]\n[[deny]]\ntools = ["stop_container"]\ncontainers = ["a"]', "adds nothing"),
-        ('default = "deny"\n[[allow]]\ntools = ["stop_*"]\n[[deny]]\nsafety = ["changes"]', "never counts"),
-        ('[[allow]]\ntools = ["stop_*"]', "decides nothing"),
+        ('[[deny]]\ntools = ["stop_*"]\n[[deny]]\ntools = ["stop_container"]\ncontainers = ["a"]', "is redundant"),
+        ('default = "deny"\n[[allow]]\ntools = ["stop_*"]\n[[deny]]\nsafety = ["changes"]', "never applies"),
+        ('[[allow]]\ntools = ["stop_*"]', "has no effect"),
     ],
 )
-def test_a_rule_that_can_never_fit_is_found(content: str, words: str) -> None:
+def test_an_ineffective_rule_is_found(content: str, words: str) -> None:
     [found] = find_problems(parse(content, FILE), list(TOOLS.values()))
 
     assert words in str(found)
@@ -412,55 +417,55 @@ def test_a_rule_that_can_never_fit_is_found(content: str, words: str) -> None:
         'default = "deny"\n[[allow]]\ntools = ["stop_*"]\nmounts = ["/srv/**"]',
     ],
 )
-def test_a_rule_that_can_fit_is_left_alone(content: str) -> None:
+def test_an_effective_rule_is_not_reported(content: str) -> None:
     assert find_problems(parse(content, FILE), list(TOOLS.values())) == []
 
 
-def test_the_example_is_without_mistakes_and_does_what_its_comments_say() -> None:
+def test_the_example_is_valid_and_does_what_its_comments_say() -> None:
     shutil.copy(ROOT / "examples/policy.toml", load().policy_file)
-    checked = policy("check", "--json")
+    checked = run_policy("check", "--json")
     assert (checked.code, checked.json["ok"], checked.json["problems"]) == (0, True, [])
 
     content = (ROOT / "examples/policy.toml").read_text(encoding="utf-8")
     hall = Caller("hall-1", frozenset(["read", "operate"]), "token")
-    assert not judged(content, "stop_container", {"name": "prod-web"}).allowed
-    assert not judged(
+    assert not decision_on(content, "stop_container", {"name": "prod-web"}).allowed
+    assert not decision_on(
         content,
         "start_container",
         {"name": "x"},
         known={("container", "x"): ObjectFacts("x", ("x",), {"com.example.stage": "production"})},
     ).allowed
-    assert not judged(content, "stop_container", {"name": "radio"}, caller=hall).allowed
-    assert judged(content, "restart_container", {"name": "radio"}, caller=hall).allowed
-    assert not judged(content, "create_container", {"image": "someone/thing"}).allowed
-    assert not judged(content, "create_container", {"image": "a", "volumes": ["/:/x"]}).allowed
-    assert not judged(content, "remove_image", {"image": "a", "force": True}).allowed
-    assert not judged(content, "execute_command", {"command": "df -h"}).allowed
-    listed = judged(content, "execute_command", {"command": "/usr/bin/df -h"}, caller=LOCAL)
+    assert not decision_on(content, "stop_container", {"name": "radio"}, caller=hall).allowed
+    assert decision_on(content, "restart_container", {"name": "radio"}, caller=hall).allowed
+    assert not decision_on(content, "create_container", {"image": "someone/thing"}).allowed
+    assert not decision_on(content, "create_container", {"image": "a", "volumes": ["/:/x"]}).allowed
+    assert not decision_on(content, "remove_image", {"image": "a", "force": True}).allowed
+    assert not decision_on(content, "execute_command", {"command": "df -h"}).allowed
+    listed = decision_on(content, "execute_command", {"command": "/usr/bin/df -h"}, caller=LOCAL)
     assert listed.allowed == Path("/usr/bin/df").exists()
-    assert not judged(content, "execute_command", {"command": "id"}, caller=LOCAL).allowed
+    assert not decision_on(content, "execute_command", {"command": "id"}, caller=LOCAL).allowed
 
 
 def test_the_deciding_rule_is_printed_with_its_reason() -> None:
     write('\n[[deny]]\ntools = ["stop_*"]\ncontainers = ["prod-*"]\nwhy = "ask Anna"\n')
 
-    told = policy("test", "stop_container", "name=prod-db", "--caller", "alpha")
+    text = run_policy("test", "stop_container", "name=prod-db", "--caller", "alpha")
     as_json = policy_test("stop_container", "name=prod-db", "--caller", "alpha")
     other = policy_test("stop_container", "name=db", "--caller", "alpha")
     scope = policy_test("stop_container", "name=db", "--caller", "alpha", "--scope", "read")
-    worn = policy_test("stop_container", "name=db", "--label", "a=b")
+    container_labels = policy_test("stop_container", "name=db", "--label", "a=b")
 
-    assert told.code == as_json.code == 5
-    assert "[[deny]] in line 2" in told.out and "ask Anna" in told.out and "container: prod-db" in told.out
+    assert text.code == as_json.code == 5
+    assert "[[deny]] in line 2" in text.out and "ask Anna" in text.out and "container: prod-db" in text.out
     assert (as_json.json["allowed"], as_json.json["rule"]["line"], as_json.json["by"]) == (False, 2, "deny")
     assert (other.code, other.json["allowed"], other.json["by"]) == (0, True, "default")
     assert (scope.code, scope.json["by"]) == (5, "scopes")
-    assert worn.json["allowed"] is True
+    assert container_labels.json["allowed"] is True
     assert policy_test("stop_contaner", "name=db").code == 2
     assert policy_test("stop_container", "nam=db").code == 2
 
 
-# On the host that acts.
+# On the host that runs the call.
 
 
 @pytest.fixture
@@ -469,14 +474,12 @@ def file() -> Iterator[Path]:
 
 
 async def ask(client: Client, tool: str, **arguments: Any) -> str:
-    """The code of the error that a call ended with; empty when it did what it was asked."""
+    """Call a tool; return the error code, or an empty string."""
     result = await client.call_tool(tool, arguments)
     return str(((result.meta or {}).get(protocol_keys.ERROR) or {}).get("code", "?")) if result.is_error else ""
 
 
-async def test_a_policy_counts_from_the_next_call_on_and_is_kept_out_of_the_listing(
-    engine: RealEngine, file: Path
-) -> None:
+async def test_a_policy_applies_from_the_next_call_on_and_to_the_tool_list(engine: RealEngine, file: Path) -> None:
     engine.run("prod-db", labels={"stage": "production"})
     engine.run("web")
     async with aclosing(Node(load(), serving=True)) as node, Client(node.server, cache=None) as client:
@@ -510,7 +513,7 @@ async def test_a_label_is_read_from_the_engine(engine: RealEngine) -> None:
     assert engine.state("db") == "running"
 
 
-async def test_a_broken_policy_refuses_changes_and_lets_reads_go_on(engine: RealEngine, file: Path) -> None:
+async def test_an_invalid_policy_refuses_changes_and_allows_reads(engine: RealEngine, file: Path) -> None:
     engine.run("web")
     async with aclosing(Node(load(), serving=True)) as node, Client(node.server, cache=None) as client:
         await client.list_tools()
@@ -520,14 +523,14 @@ async def test_a_broken_policy_refuses_changes_and_lets_reads_go_on(engine: Real
         change = await client.call_tool("stop_container", {"name": "web", "timeout": 0})
         read, still = await ask(client, "list_containers"), await ask(client, "list_images")
         write("")
-        mended = await ask(client, "stop_container", name="web", timeout=0)
+        fixed = await ask(client, "stop_container", name="web", timeout=0)
 
-    told = (change.meta or {})[protocol_keys.ERROR]
-    assert told["code"] == "denied" and "line 2" in told["message"] and "unclosed array" in told["message"]
-    assert (kept, read, still, mended) == ("denied", "", "denied", "")
+    error = (change.meta or {})[protocol_keys.ERROR]
+    assert error["code"] == "denied" and "line 2" in error["message"] and "unclosed array" in error["message"]
+    assert (kept, read, still, fixed) == ("denied", "", "denied", "")
 
 
-async def test_rules_about_objects_do_not_wait_with_every_thread_for_an_engine_that_hangs(file: Path) -> None:
+async def test_a_hanging_engine_does_not_block_every_thread(file: Path) -> None:
     write('[[deny]]\ncontainers = ["prod-*"]\n')
     waiting: list[str] = []
     answered = threading.Event()
@@ -536,10 +539,10 @@ async def test_rules_about_objects_do_not_wait_with_every_thread_for_an_engine_t
         waiting.append(name)
         answered.wait(10)
 
-    asked = Policy(file, look)
+    policy = Policy(file, look)
     async with anyio.create_task_group() as group:
         for _ in range(20):
-            group.start_soon(asked.check, ALPHA, TOOLS["stop_container"], {"name": "web"})
+            group.start_soon(policy.check, ALPHA, TOOLS["stop_container"], {"name": "web"})
         with anyio.move_on_after(5):
             while len(waiting) < MAX_DECISIONS:
                 await anyio.lowlevel.checkpoint()
@@ -551,7 +554,7 @@ async def test_rules_about_objects_do_not_wait_with_every_thread_for_an_engine_t
 
 
 @pytest.mark.parametrize(("mode", "words"), [(0o620, "chmod go-w"), (0o602, "chmod go-w")])
-def test_a_policy_that_others_may_write_is_broken(file: Path, mode: int, words: str) -> None:
+def test_a_policy_writable_by_others_is_invalid(file: Path, mode: int, words: str) -> None:
     write("").chmod(mode)
 
     problem = Policy(file).state().problem
@@ -559,7 +562,7 @@ def test_a_policy_that_others_may_write_is_broken(file: Path, mode: int, words: 
     assert problem is not None and words in problem.hint
 
 
-def test_a_policy_in_a_folder_of_everybody_is_broken(tmp_path: Path) -> None:
+def test_a_policy_in_a_world_writable_folder_is_invalid(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     (tmp_path / "open/policy.toml").write_text("", encoding="utf-8")
@@ -569,7 +572,7 @@ def test_a_policy_in_a_folder_of_everybody_is_broken(tmp_path: Path) -> None:
     assert problem is not None and "chmod o-w" in problem.hint
 
 
-def test_bytes_that_are_no_text_are_told_with_their_line(file: Path) -> None:
+def test_invalid_utf_8_is_reported_with_its_line(file: Path) -> None:
     file.write_bytes(b"# fine\n# \xff\n")
 
     problem = Policy(file).state().problem
@@ -577,17 +580,17 @@ def test_bytes_that_are_no_text_are_told_with_their_line(file: Path) -> None:
     assert problem is not None and "line 2" in problem.message
 
 
-def test_serve_says_what_is_wrong_with_the_policy(tmp_path: Path) -> None:
+def test_serve_logs_problems_of_the_policy(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     (home / "policy.toml").write_text('[[deny]]\ntools = ["stop_*"\n', encoding="utf-8")
-    told: list[str] = []
+    output: list[str] = []
 
     with running_node("nas", home) as node:
         stderr = node.process.stderr
         assert stderr is not None
-        reader = threading.Thread(target=lambda: told.append(stderr.readline().decode()))
+        reader = threading.Thread(target=lambda: output.append(stderr.readline().decode()))
         reader.start()
         reader.join(10)
 
-    assert "changes are refused" in told[0] and "line 2: unclosed array" in told[0]
+    assert "changes are refused" in output[0] and "line 2: unclosed array" in output[0]

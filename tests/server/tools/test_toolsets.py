@@ -77,7 +77,7 @@ async def test_a_tool_that_is_not_offered_says_how_to_turn_it_on() -> None:
         Client(here.server) as client,
     ):
         told = await refused(client, "create_network", name="home")
-        assert told["message"] == "`create_network` is turned off on this host"
+        assert told["message"] == f"`create_network` is turned off on {here.settings.name}"
         assert told["hint"].startswith("add `networks` to the --toolsets")
         assert (await refused(client, "create_netwrk"))["message"].startswith("there is no tool")
     async with aclosing(Node(load({"read_only": "yes"}), serving=True)) as here, Client(here.server) as client:
