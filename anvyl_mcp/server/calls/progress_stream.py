@@ -17,8 +17,8 @@ from anvyl_mcp.server.progress import Progress
 MIN_INTERVAL = 0.2
 """Seconds between two notifications: a pull reports progress hundreds of times a second."""
 
-SendProgress = Callable[[float, float | None, str | None], Awaitable[None]]
-Response = TypeVar("Response")
+SendNotification = Callable[[float, float | None, str | None], Awaitable[None]]
+WorkResult = TypeVar("WorkResult")
 
 
 class ProgressStream(Progress):
@@ -27,7 +27,7 @@ class ProgressStream(Progress):
     Create it on the event loop; it may be called there or on a worker thread.
     """
 
-    def __init__(self, send: SendProgress) -> None:
+    def __init__(self, send: SendNotification) -> None:
         self._send = send
         self._loop = anyio.lowlevel.current_token()
         self._thread = threading.get_ident()
@@ -59,10 +59,10 @@ class ProgressStream(Progress):
         """Signal the work that the caller no longer waits."""
         self._cancelled = True
 
-    async def run_and_send(self, work: Callable[[], Awaitable[Response]]) -> Response:
+    async def run_and_send(self, work: Callable[[], Awaitable[WorkResult]]) -> WorkResult:
         """Run `work` and send the progress that it reports meanwhile."""
         failure: AnvylError | None = None
-        results: list[Response] = []
+        results: list[WorkResult] = []
         async with anyio.create_task_group() as group:
             group.start_soon(self._pump)
             try:

@@ -36,7 +36,7 @@ def check_network(network: EngineObject, requested: str) -> None:
         Denied: it is the host's network, and the caller lacks the right.
     """
     name, driver = str(network["Name"]), str(network.get("Driver") or "")
-    if name != requested and (why := guardrails.powers({"network": name})):
+    if name != requested and (why := guardrails.argument_reasons({"network": name})):
         CURRENT_CALLER.get().require("exec", f"the network `{requested}`, which is `{name}` and {why[0]},")
     if driver == "host":
         CURRENT_CALLER.get().require("exec", f"the network `{requested}`, which is the host's,")

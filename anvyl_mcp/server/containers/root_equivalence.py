@@ -50,7 +50,10 @@ PODMAN_DEFAULT_MODES = ("slirp4netns", "pasta", "private")
 
 def root_reasons(engine: Engine, container: EngineObject, name: str = "") -> list[str]:
     """Why making this container again is as good as root on the host, in words that follow "it"."""
-    return [*guardrails.powers(create_arguments(engine, container, name)), *_unknown_settings(container["HostConfig"])]
+    return [
+        *guardrails.argument_reasons(create_arguments(engine, container, name)),
+        *_unknown_settings(container["HostConfig"]),
+    ]
 
 
 def create_arguments(engine: Engine, container: EngineObject, name: str = "") -> dict[str, Any]:

@@ -62,14 +62,16 @@ def reasons(tool: Tool, arguments: Mapping[str, Any]) -> list[str]:
     return reasons_by_name(tool.name, arguments)
 
 
-def powers(arguments: Mapping[str, Any]) -> list[str]:
+def argument_reasons(arguments: Mapping[str, Any]) -> list[str]:
     """The reasons for arguments alone, whichever tool takes them."""
     return reasons_by_name("", arguments)
 
 
 def reasons_by_name(tool: str, arguments: Mapping[str, Any]) -> list[str]:
     """The reasons for a tool known by name only."""
-    found = [" ".join(text.clean(words).split()) for rule in GUARDRAILS for words in _matches(rule, tool, arguments)]
+    found = [
+        " ".join(text.clean(words).split()) for rule in GUARDRAILS for words in _rule_reasons(rule, tool, arguments)
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -111,25 +113,25 @@ def _label_values(container: Mapping[str, Any], label: str) -> Iterator[str]:
             yield str(value or "").strip().casefold()
 
 
-def _matches(rule: Guardrail, tool: str, arguments: Mapping[str, Any]) -> Iterator[str]:
+def _rule_reasons(rule: Guardrail, tool: str, arguments: Mapping[str, Any]) -> Iterator[str]:
     if rule.tools and any(fnmatchcase(tool, pattern) for pattern in rule.tools):
         yield rule.check("")
     for name, value in arguments.items():
         if name in rule.arguments:
-            for entry in _entries(value):
+            for entry in _texts_in(value):
                 if words := rule.check(entry):
                     yield words
 
 
-def _entries(value: Any) -> Iterator[str]:
+def _texts_in(value: Any) -> Iterator[str]:
     """The texts in an argument; false, null and blank values are skipped."""
     if isinstance(value, Mapping):
         for name, entry in value.items():
-            yield from (f"{name}={one}" for one in _entries(entry))
+            yield from (f"{name}={one}" for one in _texts_in(entry))
             yield str(name)
     elif isinstance(value, list | tuple | set | frozenset):
         for entry in value:
-            yield from _entries(entry)
+            yield from _texts_in(entry)
     elif value is True:
         yield "true"
     elif value is not None and value is not False and str(value).strip():
@@ -145,18 +147,18 @@ def _always(words: str) -> ValueCheck:
     return lambda _: words
 
 
-def _mount(value: str) -> str:
+def _check_mount(value: str) -> str:
     """`source:target[:mode]` or `type=bind,source=…`."""
     if "," in value and "=" in value.split(",", 1)[0]:
-        return _long_mount(value)
+        return _check_long_mount(value)
     source, *rest = value.split(":")
     drive = "\\" in value or (len(rest) > 1 and rest[1].startswith("/"))
     if object_names.is_valid("volume", source) and not drive:
         return ""
-    return _source(source, {mode for piece in rest[1:] for mode in piece.split(",")})
+    return _check_source(source, {mode for piece in rest[1:] for mode in piece.split(",")})
 
 
-def _long_mount(value: str) -> str:
+def _check_long_mount(value: str) -> str:
     pairs = [piece.strip(" \"'").partition("=") for piece in value.split(",")]
     options = {(name.strip().casefold(), setting.strip()) for name, _, setting in pairs}
     if any(name.startswith("volume-") for name, _ in options):
@@ -165,10 +167,10 @@ def _long_mount(value: str) -> str:
     if not sources and ("type", "bind") in options:
         sources = [""]
     modes = {setting for name, setting in options if name == "bind-propagation"}
-    return next((_source(source, modes) for source in sources if not object_names.is_valid("volume", source)), "")
+    return next((_check_source(source, modes) for source in sources if not object_names.is_valid("volume", source)), "")
 
 
-def _source(source: str, modes: Collection[str]) -> str:
+def _check_source(source: str, modes: Collection[str]) -> str:
     """Reject every host folder. Checking its path would prove nothing: the engine resolves it again at every start, and
     by then a container may have replaced it by a link.
     """
@@ -177,10 +179,10 @@ def _source(source: str, modes: Collection[str]) -> str:
     return f"mounts the folder `{source}` of the host"
 
 
-def _network(value: str) -> str:
+def _check_network(value: str) -> str:
     if NETWORK_ID.fullmatch(value.strip().casefold()):
         return "names a network by its id, which hides its owner"
-    known = _namespace("network")(value)
+    known = _check_namespace("network")(value)
     return known or (f"uses the network mode `{value.strip()}`" if is_network_mode(value) else "")
 
 
@@ -189,7 +191,7 @@ def is_network_mode(value: str) -> bool:
     return ":" in value or value.strip().casefold() in NETWORK_MODES
 
 
-def _namespace(kind: str) -> ValueCheck:
+def _check_namespace(kind: str) -> ValueCheck:
     def check(value: str) -> str:
         owner = value.strip().casefold().partition(":")[0]
         if owner == "host":
@@ -199,17 +201,17 @@ def _namespace(kind: str) -> ValueCheck:
     return check
 
 
-def _capability(value: str) -> str:
+def _check_capability(value: str) -> str:
     name = value.strip().upper().removeprefix("CAP_")
     return "" if name in DEFAULT_CAPABILITIES else f"adds the capability {name}"
 
 
-def _security_option(value: str) -> str:
+def _check_security_option(value: str) -> str:
     harmless = ("no-new-privileges", "no-new-privileges:true", "no-new-privileges=true")
     return "" if value.strip().casefold() in harmless else f"weakens isolation with `{value}`"
 
 
-def _volume_option(value: str) -> str:
+def _check_volume_option(value: str) -> str:
     return f"gives a volume the option `{value}`, which may mount any folder or disk of the host"
 
 
@@ -247,7 +249,7 @@ GUARDRAILS: tuple[Guardrail, ...] = (
     Guardrail(
         "A mount of a host folder (not a named volume)",
         "It may contain the host's keys or its engine's socket, or be replaced by a link to them after the check.",
-        _mount,
+        _check_mount,
         arguments=("volumes", "volume", "mounts", "mount", "binds", "bind"),
     ),
     Guardrail(
@@ -259,25 +261,25 @@ GUARDRAILS: tuple[Guardrail, ...] = (
     Guardrail(
         "A volume with options",
         "The local driver can mount any folder or disk of the host.",
-        _volume_option,
+        _check_volume_option,
         arguments=("options", "opts", "opt", "driver_opts", "driver_options"),
     ),
     Guardrail(
         "The network of the host or of another container, and anything but a plain network name",
         "It reaches services that listen on loopback only, as do engine options such as `slirp4netns:…`.",
-        _network,
+        _check_network,
         arguments=("network", "networks", "network_mode", "net"),
     ),
     Guardrail(
         "The processes of the host or of another container",
         "It can list and signal them, and read their environment.",
-        _namespace("processes"),
+        _check_namespace("processes"),
         arguments=("pid", "pid_mode"),
     ),
     Guardrail(
         "The shared memory, name, user or control-group namespace of the host",
         "Each removes a layer of isolation between the container and the host.",
-        _namespace("namespace"),
+        _check_namespace("namespace"),
         arguments=("ipc", "ipc_mode", "uts", "uts_mode", "userns", "userns_mode", "cgroupns", "cgroupns_mode"),
     ),
     Guardrail(
@@ -289,7 +291,7 @@ GUARDRAILS: tuple[Guardrail, ...] = (
     Guardrail(
         "Capabilities beyond Docker's default ones",
         "Several of them amount to root on the host.",
-        _capability,
+        _check_capability,
         arguments=("cap_add", "capabilities", "caps"),
     ),
     Guardrail(
@@ -301,7 +303,7 @@ GUARDRAILS: tuple[Guardrail, ...] = (
     Guardrail(
         "Security options other than `no-new-privileges`",
         "They disable seccomp, AppArmor or SELinux.",
-        _security_option,
+        _check_security_option,
         arguments=("security_opt", "security_options"),
     ),
     Guardrail(

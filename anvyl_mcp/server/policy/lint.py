@@ -46,7 +46,7 @@ def find_problems(rules: PolicyRules, tools: Sequence[Tool]) -> list[PolicyProbl
     for rule in (*rules.deny, *rules.allow):
         problems = list(_rule_problems(rule, tools))
         if not problems:
-            problems = list(_shadowed(rule, rules.deny, tools))
+            problems = list(_shadowed_rules(rule, rules.deny, tools))
         if not problems and rule.effect == "allow" and rules.default != "deny":
             problems = [
                 PolicyProblem(rule.line, "this rule has no effect", '[[allow]] only applies with default = "deny"')
@@ -153,7 +153,7 @@ def _names_kind(tool: Tool, kind: str) -> bool:
     return named or (kind == "volume" and not tool.arguments.model_fields.keys().isdisjoint(MOUNT_ARGUMENTS))
 
 
-def _shadowed(rule: PolicyRule, denies: Sequence[PolicyRule], tools: Sequence[Tool]) -> Iterator[PolicyProblem]:
+def _shadowed_rules(rule: PolicyRule, denies: Sequence[PolicyRule], tools: Sequence[Tool]) -> Iterator[PolicyProblem]:
     """A rule that never applies because of an earlier deny. Every deny precedes every allow, wherever it is written."""
     for other in denies:
         if other is rule:
@@ -169,10 +169,10 @@ def _covers(deny: PolicyRule, rule: PolicyRule, tools: Sequence[Tool]) -> bool:
     names = {tool.name for tool in _tools_of(rule, tools)}
     if not names <= {tool.name for tool in _tools_of(deny, tools)}:
         return False
-    return all(_implied(condition, rule) for condition in deny.conditions if condition.kind not in TOOL_CONDITIONS)
+    return all(_is_implied(condition, rule) for condition in deny.conditions if condition.kind not in TOOL_CONDITIONS)
 
 
-def _implied(condition: Condition, rule: PolicyRule) -> bool:
+def _is_implied(condition: Condition, rule: PolicyRule) -> bool:
     for mine in rule.conditions_of(condition.kind):
         # An allow also matches calls without any mount or value.
         loose = rule.effect == "allow" and mine.kind in ("mounts", "arguments")

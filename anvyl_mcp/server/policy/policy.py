@@ -54,12 +54,12 @@ class PolicyState:
 
 
 class Policy:
-    """The policy of one host. Without `look`, only the names in the call are matched."""
+    """The policy of one host. Without `lookup`, only the names in the call are matched."""
 
     def __init__(
         self,
         file: Path,
-        look: ObjectLookup = lambda kind, name: None,
+        lookup: ObjectLookup = lambda kind, name: None,
         *,
         on_change: Callable[[PolicyState], None] = lambda state: None,
     ) -> None:
@@ -67,7 +67,7 @@ class Policy:
         self.file = file
         self._on_change = on_change
         self._reported: PolicyState | None = None
-        self._look = look
+        self._lookup = lookup
         # One attribute, so that threads never see the rules of one version with the `stat` of another.
         self._known: tuple[tuple[int, ...], PolicyState] = (), PolicyState()
         self._logged = PolicyState()
@@ -120,7 +120,7 @@ class Policy:
     def decide(self, caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> PolicyDecision:
         """Decide a call by the rules. May query the engine."""
         needed = guardrails.needed_scope(tool, arguments)
-        return decide(self.state().rules, PolicyCall(tool, needed, caller, arguments, self._look))
+        return decide(self.state().rules, PolicyCall(tool, needed, caller, arguments, self._lookup))
 
     async def check(self, caller: Caller, tool: Tool, arguments: Mapping[str, Any]) -> None:
         """Check that the policy allows this call to this caller.

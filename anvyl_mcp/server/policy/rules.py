@@ -87,7 +87,7 @@ class PolicyCall:
     needed: Scope
     caller: Caller
     arguments: Mapping[str, Any]
-    look: ObjectLookup = field(compare=False, default=lambda kind, name: None)
+    lookup: ObjectLookup = field(compare=False, default=lambda kind, name: None)
     _objects: dict[str, list[ObjectFacts]] = field(compare=False, default_factory=dict)
 
     @property
@@ -103,11 +103,11 @@ class PolicyCall:
         for argument, value in self.arguments.items():
             kind = kind_of(self.tool, argument)
             for name in object_names.names_in(value) if kind else ():
-                found[kind].append(self.look(kind, name) or ObjectFacts.from_name(kind, name))
+                found[kind].append(self.lookup(kind, name) or ObjectFacts.from_name(kind, name))
         for mount in mounts_of(self.arguments):
             if mount.volume:
                 found["volume"].append(
-                    self.look("volume", mount.volume) or ObjectFacts.from_name("volume", mount.volume)
+                    self.lookup("volume", mount.volume) or ObjectFacts.from_name("volume", mount.volume)
                 )
         return found
 
@@ -136,7 +136,7 @@ def decide(rules: PolicyRules, call: PolicyCall) -> PolicyDecision:
 
 
 def may_offer(rules: PolicyRules, tool: Tool, caller: Caller, needed: Scope) -> bool:
-    """Whether some call of the tool could be allowed, whatever its arguments."""
+    """Whether some call of the tool could be allowed; a tool denied for all arguments is not offered."""
     call = PolicyCall(tool, needed, caller, {})
     if any(all(_always_matches(condition, rule.effect, call) for condition in rule.conditions) for rule in rules.deny):
         return False
