@@ -1,4 +1,4 @@
-"""What becomes of a fleet when a host, its network or its engine fails: each fault with the bound users are promised.
+"""Faults of a host, its network or its engine, each with the time limit that is documented.
 
 The numbers in the names are those of the fault table's rows. Bounds are asserted on what a
 program waits for, in this process; a command's own start, which depends on how busy the machine is, comes on top.
@@ -36,28 +36,28 @@ Value = TypeVar("Value")
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """A bound of the fault table."""
+    """Fail if the block takes longer than a limit of the fault table."""
     began = time.monotonic()
     yield
     assert time.monotonic() - began <= seconds
 
 
 async def timed(fleet: Fleet, host: LabHost, bound: float, tool: str = READ, **arguments: object) -> Outcome:
-    """One call that has to end in time."""
+    """Make one call that must end within `bound` seconds."""
     outcome = await fleet.call(host.name, tool, arguments)
     assert outcome.seconds <= bound, outcome
     return outcome
 
 
 async def until_ok(fleet: Fleet, host: LabHost, seconds: float) -> None:
-    """Ask as people do, again and again, until it answers; all else is an answer that comes at once."""
+    """Retry until the host answers; every failure must come immediately."""
     with anyio.fail_after(seconds):
-        while not (await fleet.call(host.name, READ, {})).ok:  # noqa: ASYNC110  nothing tells when it is back
+        while not (await fleet.call(host.name, READ, {})).ok:  # noqa: ASYNC110  there is no event to wait for
             await anyio.sleep(0.1)
 
 
 def wait_for(happened: Callable[[], bool]) -> None:
-    """Return when it has happened, on a host that tells nobody."""
+    """Poll until a condition holds that has no event."""
     deadline = time.monotonic() + 20
     while not happened():
         assert time.monotonic() < deadline
@@ -65,7 +65,7 @@ def wait_for(happened: Callable[[], bool]) -> None:
 
 
 def together(action: Callable[[], None], parties: int = 2) -> Callable[[], Awaitable[object]]:
-    """A place where clients wait for each other; `action` happens when all are there, before they go on."""
+    """Barrier for clients; `action` runs when all have arrived, before they continue."""
     barrier = threading.Barrier(parties, action, timeout=60)
     return partial(anyio.to_thread.run_sync, barrier.wait)
 
@@ -84,8 +84,8 @@ def test_1_a_server_that_is_down_refuses_at_once(lab: Lab) -> None:
     lab.both(work)
 
 
-def test_2_3_5_a_host_that_is_silent_costs_three_seconds_once_and_is_used_again_when_it_is_back(lab: Lab) -> None:
-    """Cable pulled, packets to its port swallowed, server that hangs: one host each. Commands share what they know."""
+def test_2_3_5_a_silent_host_costs_three_seconds_once_and_is_used_again_after_it_recovers(lab: Lab) -> None:
+    """One host each: link down, packets to its port dropped, server suspended. Commands share their marks."""
     off, swallowing, hung = lab.hosts
 
     def heal() -> None:
@@ -131,7 +131,7 @@ def test_2_3_5_a_host_that_is_silent_costs_three_seconds_once_and_is_used_again_
     assert all("down for" in second.status for _, second in outcomes)
 
 
-def test_23_the_answers_of_the_others_are_not_held_back(lab: Lab) -> None:
+def test_23_results_of_other_hosts_are_not_delayed(lab: Lab) -> None:
     silent = lab.hosts[1]
     swallow = together(silent.blackhole)
 
@@ -149,7 +149,7 @@ def test_23_the_answers_of_the_others_are_not_held_back(lab: Lab) -> None:
         assert all(ended[host.name] <= (CONNECTING if host is silent else 1) for host in lab.hosts)
 
 
-def test_23_a_command_names_who_is_missing_and_exits_with_3(lab: Lab) -> None:
+def test_23_a_command_names_missing_hosts_and_exits_with_3(lab: Lab) -> None:
     lab.hosts[0].engine.run("web")
     lab.hosts[1].reject()
 
@@ -161,8 +161,8 @@ def test_23_a_command_names_who_is_missing_and_exits_with_3(lab: Lab) -> None:
     assert "h2: connection refused" in done.err
 
 
-def test_4_a_black_hole_in_mid_call(lab: Lab) -> None:
-    """A read has timed out after its own time; a change may have happened, and happened once."""
+def test_4_a_connection_that_drops_packets_in_mid_call(lab: Lab) -> None:
+    """A read times out after its own timeout; a change may have happened, but at most once."""
     reading, changing, _ = lab.hosts
     changing.engine.run("web")
     reading.engine.hang()
@@ -189,7 +189,7 @@ def test_4_a_black_hole_in_mid_call(lab: Lab) -> None:
     assert changing.engine.output("web", "cat /count") == "x\n"
 
 
-def test_6_a_line_that_is_slow_far_or_loses_packets(lab: Lab) -> None:
+def test_6_a_network_that_is_slow_distant_or_loses_packets(lab: Lab) -> None:
     far, slow, lossy = lab.hosts
     slow.engine.run("talks", ["sh", "-c", "yes 0123456789012345678901234567890123456789 | head -n 3000; sleep 3600"])
 
@@ -208,7 +208,7 @@ def test_6_a_line_that_is_slow_far_or_loses_packets(lab: Lab) -> None:
         done = []
         for _ in range(10):
             done += await gathered(fleet, names)
-            await anyio.sleep(0.4)  # a token may ask twenty times a second
+            await anyio.sleep(0.4)  # rate limit: twenty requests a second per token
         assert sum(outcome.ok for outcome in done) >= 99, [outcome.status for outcome in done if not outcome.ok]
 
     far.delay(150)
@@ -219,7 +219,7 @@ def test_6_a_line_that_is_slow_far_or_loses_packets(lab: Lab) -> None:
 
 
 async def gathered(fleet: Fleet, names: list[str]) -> list[Outcome]:
-    """A read of each name at once; a name may come several times."""
+    """Read from all named hosts at once; a name may occur several times."""
     done: list[Outcome] = []
 
     async def read(name: str) -> None:
@@ -231,8 +231,8 @@ async def gathered(fleet: Fleet, names: list[str]) -> list[Outcome]:
     return done
 
 
-def test_7_a_server_that_ends_in_mid_call(lab: Lab) -> None:
-    """Asked to end, it finishes what it does and the result arrives; killed, a change may or may not have happened."""
+def test_7_a_server_that_stops_in_mid_call(lab: Lab) -> None:
+    """On SIGTERM it finishes running calls and sends the results; on SIGKILL a change may or may not have happened."""
     asked, killed, _ = lab.hosts
     names = iter(["web1", "web2"])
     for host in (asked, killed):
@@ -269,7 +269,7 @@ def test_7_a_server_that_ends_in_mid_call(lab: Lab) -> None:
         assert ended[killed.name] - death <= 0.3
 
 
-def test_8_an_engine_that_is_down_is_told_at_once_and_found_when_it_is_back(lab: Lab) -> None:
+def test_8_a_stopped_engine_is_reported_at_once_and_used_again_after_its_start(lab: Lab) -> None:
     host = lab.hosts[0]
 
     async def work(fleet: Fleet) -> None:
@@ -286,8 +286,8 @@ def test_8_an_engine_that_is_down_is_told_at_once_and_found_when_it_is_back(lab:
     lab.run(work)
 
 
-def test_9_an_engine_that_hangs_is_told_in_five_seconds_and_holds_nobody_else_up(lab: Lab) -> None:
-    """However many ask, eight threads wait for it; the rest of the host goes on, and its health says what is wrong."""
+def test_9_a_hanging_engine_is_reported_in_five_seconds_and_delays_no_other_host(lab: Lab) -> None:
+    """At most eight threads wait for it; other requests are served, and /health reports the problem."""
     host = lab.hosts[0]
     hang = together(host.engine.hang)
 
@@ -323,14 +323,14 @@ def test_9_an_engine_that_hangs_is_told_in_five_seconds_and_holds_nobody_else_up
 
 
 def waiting_for_the_engine(host: LabHost) -> int:
-    """How many threads of its server wait for the engine: each has a connection with words that nobody read."""
+    """Number of server threads waiting for the engine: connections with unread data."""
     sockets = subprocess.check_output([*host.prefix, "ss", "-xpH"], text=True).splitlines()
     ours = [line.split() for line in sockets if f"pid={host.node.process.pid}," in line]
     return sum(int(unread) > 0 for _, _, _, unread, *_ in ours)
 
 
 def audited(host: LabHost, operation: str) -> list[dict[str, Any]]:
-    """What the host's own log says of one change."""
+    """Records of one operation in the host's audit log."""
     arguments = ("audit", "--operation", operation, "--json")
     done = run_program(*arguments, program=ANVYL_MCP, prefix=host.prefix, ANVYL_HOME=str(host.node.home))
     records: list[dict[str, Any]] = done.json["records"]
@@ -338,13 +338,13 @@ def audited(host: LabHost, operation: str) -> list[dict[str, Any]]:
 
 
 def health_of(host: LabHost) -> dict[str, str]:
-    """What the host's own people are told by /health."""
+    """Response of /health on the host itself."""
     ask = f"import urllib.request as web; print(web.urlopen('http://127.0.0.1:{PORT}/health').read().decode())"
-    told = json.loads(subprocess.check_output([*host.prefix, PYTHON, "-c", ask], text=True))
-    return {"status": told["status"], "engine": told["checks"]["engine"]}
+    document = json.loads(subprocess.check_output([*host.prefix, PYTHON, "-c", ask], text=True))
+    return {"status": document["status"], "engine": document["checks"]["engine"]}
 
 
-def test_10_an_engine_that_was_killed_shows_what_did_not_come_back(lab: Lab) -> None:
+def test_10_a_killed_engine_shows_which_containers_did_not_come_back(lab: Lab) -> None:
     host = lab.hosts[0]
     host.engine.run("web")
     host.engine.run("keeper", restart_policy={"Name": "always"})
@@ -361,8 +361,8 @@ def test_10_an_engine_that_was_killed_shows_what_did_not_come_back(lab: Lab) -> 
     assert lab.run(work) == {"keeper": "running", "web": "exited"}
 
 
-def test_29_a_host_that_starts_again_is_not_run_over(lab: Lab) -> None:
-    """Twenty callers who all insist: ten attempts a second while it is down, ten connections when it is up."""
+def test_29_a_restarting_host_is_not_flooded(lab: Lab) -> None:
+    """Twenty clients retry without a pause: at most ten attempts a second while it is down, ten connections after."""
     hosts = list(lab.hosts[:2])
     for host in hosts:
         host.node.kill()

@@ -1,4 +1,4 @@
-"""The older design's commands and Python examples work as they were written, with `anvyl_mcp` in the imports."""
+"""Commands and Python examples of the older design work unchanged, apart from `anvyl_mcp` in the imports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 import anvyl_mcp
-from anvyl_mcp import agent as door
+from anvyl_mcp import agent
 from anvyl_mcp.agent import AgentManager, HostAgent, create_agent_manager
 from anvyl_mcp.core.errors import AnvylError, Conflict, InvalidInput, UnknownHost
 from anvyl_mcp.core.settings import load
@@ -27,7 +27,7 @@ NOTHING = "unix:///nonexistent/docker.sock"
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
-    """The host that is called host-123 here."""
+    """A host that the tests add as host-123."""
     with running_node(
         "other", tmp_path_factory.mktemp("other"), ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING
     ) as node:
@@ -65,8 +65,8 @@ asyncio.run(main())
 """
 
 
-def test_the_example_runs_twice_as_it_was_written(free_port: int) -> None:
-    """Nothing stops it at its end, as in the example; the second run finds what the first one kept."""
+def test_the_example_runs_twice_unchanged(free_port: int) -> None:
+    """It is not stopped at the end, as in the example; the second run uses the data of the first."""
     for _ in range(2):
         done = run_program("-c", EXAMPLE.format(port=free_port), program=sys.executable)
 
@@ -80,7 +80,7 @@ def manager(port: int) -> AgentManager:
     return create_agent_manager(lmstudio_url=NO_MODEL, port=port, name="mine")
 
 
-async def test_it_serves_until_stopped_and_start_returns_when_it_answers(free_port: int) -> None:
+async def test_start_returns_when_the_server_answers_and_it_serves_until_stopped(free_port: int) -> None:
     mine = manager(free_port)
     await mine.start()
     try:
@@ -99,7 +99,7 @@ async def test_it_serves_until_stopped_and_start_returns_when_it_answers(free_po
         assert again.urls == [f"http://127.0.0.1:{free_port}"]
 
 
-async def test_a_port_in_use_is_told_by_start(other: ServingNode) -> None:
+async def test_start_reports_a_port_in_use(other: ServingNode) -> None:
     mine = manager(other.port)
 
     with pytest.raises(Conflict, match="in use"):
@@ -108,14 +108,14 @@ async def test_a_port_in_use_is_told_by_start(other: ServingNode) -> None:
     await mine.stop()
 
 
-async def test_signals_stay_with_the_program(free_port: int) -> None:
+async def test_signal_handlers_of_the_program_are_kept(free_port: int) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     async with manager(free_port):
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-async def test_it_leaves_a_running_loop_free_for_others(free_port: int) -> None:
+async def test_it_does_not_block_a_running_event_loop(free_port: int) -> None:
     ticks: list[int] = []
 
     async def tick() -> None:
@@ -143,7 +143,7 @@ async def test_an_agent_answers_without_being_served() -> None:
         await agent.aclose()
 
 
-async def test_known_hosts_are_kept_and_asked(other: ServingNode) -> None:
+async def test_known_hosts_are_saved_and_queried(other: ServingNode) -> None:
     agent = HostAgent(load({"name": "mine"}))
     try:
         agent.add_known_host("host-123", "127.0.0.1", other.port)
@@ -166,7 +166,7 @@ async def test_known_hosts_are_kept_and_asked(other: ServingNode) -> None:
         await agent.aclose()
 
 
-async def test_a_change_waits_for_a_yes_in_python_too(tmp_path: Path) -> None:
+async def test_a_change_needs_approval_in_python_too(tmp_path: Path) -> None:
     agent = HostAgent(load({"name": "mine"}))
     try:
         asked = await agent.ask(f"run command touch {tmp_path / 'done'}")
@@ -178,7 +178,7 @@ async def test_a_change_waits_for_a_yes_in_python_too(tmp_path: Path) -> None:
         await agent.aclose()
 
 
-async def test_debugging_shows_what_happens(caplog: pytest.LogCaptureFixture) -> None:
+async def test_debug_logging_shows_each_call(caplog: pytest.LogCaptureFixture) -> None:
     agent = HostAgent(load({"name": "mine"}))
     with caplog.at_level(logging.DEBUG):
         await agent.process_query("host info")
@@ -188,9 +188,9 @@ async def test_debugging_shows_what_happens(caplog: pytest.LogCaptureFixture) ->
         assert said in caplog.text
 
 
-def test_the_door_is_at_the_front_too_and_costs_nothing_unused() -> None:
-    assert anvyl_mcp.create_agent_manager is door.create_agent_manager
-    assert anvyl_mcp.HostAgent is door.HostAgent
+def test_the_package_exports_the_api_lazily() -> None:
+    assert anvyl_mcp.create_agent_manager is agent.create_agent_manager
+    assert anvyl_mcp.HostAgent is agent.HostAgent
     assert set(anvyl_mcp.__all__) == {"HostAgent", "__version__", "create_agent_manager"}
     with pytest.raises(AttributeError):
         _ = anvyl_mcp.nothing
@@ -205,23 +205,23 @@ def test_the_door_is_at_the_front_too_and_costs_nothing_unused() -> None:
     "words",
     [("query-remote", "host-123", "Get host resources"), ("process", "Get host resources", "--host-id", "host-123")],
 )
-def test_another_hosts_agent_is_asked_by_command(words: tuple[str, ...], other: ServingNode) -> None:
+def test_a_command_queries_the_agent_of_another_host(words: tuple[str, ...], other: ServingNode) -> None:
     write_hosts_file("host-123", other.url)
 
     done = anvyl("agent", *words)
     assert (done.code, done.out.splitlines()[0]) == (0, "other:"), done.err
 
-    told = anvyl("agent", *words, "--json").json
-    assert (told["host_id"], told["via"], told["error"]) == ("host-123", "agent", None)
+    document = anvyl("agent", *words, "--json").json
+    assert (document["host_id"], document["via"], document["error"]) == ("host-123", "agent", None)
 
 
-def test_process_is_ask() -> None:
+def test_process_is_an_alias_of_ask() -> None:
     done = anvyl("agent", "process", "host info", "--json")
 
     assert (done.code, done.json["question"], done.json["mode"]) == (0, "host info", "rules")
 
 
-def test_a_change_on_another_host_waits_and_is_approved_by_command(other: ServingNode, tmp_path: Path) -> None:
+def test_a_change_on_another_host_is_pending_and_approved_by_command(other: ServingNode, tmp_path: Path) -> None:
     write_hosts_file("host-123", other.url, other.token)
     file = tmp_path / "done"
 
@@ -235,7 +235,7 @@ def test_a_change_on_another_host_waits_and_is_approved_by_command(other: Servin
     assert (again.code, again.json["error"]["code"]) == (1, "gone")
 
 
-def test_yes_on_the_command_line_is_a_yes_there(other: ServingNode, tmp_path: Path) -> None:
+def test_yes_on_the_command_line_approves_on_the_other_host(other: ServingNode, tmp_path: Path) -> None:
     write_hosts_file("host-123", other.url, other.token)
 
     done = anvyl("agent", "query-remote", "host-123", f"run command touch {tmp_path / 'done'}", "--yes")
@@ -243,7 +243,7 @@ def test_yes_on_the_command_line_is_a_yes_there(other: ServingNode, tmp_path: Pa
     assert done.code == 0 and (tmp_path / "done").exists(), done.err
 
 
-def test_broadcast_by_command_names_who_failed(other: ServingNode) -> None:
+def test_the_broadcast_command_names_failed_hosts(other: ServingNode) -> None:
     Path(os.environ["ANVYL_HOME"], "hosts.toml").write_text(
         f'[hosts.host-123]\nurl = "{other.url}"\n[hosts.down]\nurl = "http://127.0.0.1:1"\n', encoding="utf-8"
     )
@@ -255,17 +255,17 @@ def test_broadcast_by_command_names_who_failed(other: ServingNode) -> None:
     assert [(one["host_id"], "error" in one) for one in results[1:]] == [("host-123", False), ("down", True)]
 
 
-def test_a_broadcast_asks_this_host_where_no_other_is_known() -> None:
+def test_a_broadcast_without_other_hosts_asks_this_host() -> None:
     results = anvyl("agent", "broadcast", "host info", "--json").json["results"]
 
     assert len(results) == 1 and results[0]["result"]
 
 
-def test_info_and_hosts_by_command(other: ServingNode) -> None:
+def test_the_info_and_hosts_commands(other: ServingNode) -> None:
     write_hosts_file("host-123", other.url)
 
-    told = anvyl("agent", "info", "--json").json
-    assert (told["known_hosts"], told["status"], told["error"]) == (["host-123"], "stopped", None)
+    document = anvyl("agent", "info", "--json").json
+    assert (document["known_hosts"], document["status"], document["error"]) == (["host-123"], "stopped", None)
     assert "status" in anvyl("agent", "info").out
     assert set(anvyl("agent", "hosts", "--json").json["hosts"]) >= {"host-123"}
 
@@ -279,7 +279,7 @@ def test_info_and_hosts_by_command(other: ServingNode) -> None:
         (("query-remote", "down", "host info"), 1),
     ],
 )
-def test_what_goes_wrong_is_told_by_code_and_sentence(words: tuple[str, ...], code: int) -> None:
+def test_errors_have_an_exit_code_and_a_message(words: tuple[str, ...], code: int) -> None:
     write_hosts_file("down", "http://127.0.0.1:1")
 
     done = anvyl("agent", *words)
@@ -287,7 +287,7 @@ def test_what_goes_wrong_is_told_by_code_and_sentence(words: tuple[str, ...], co
     assert done.code == code and "error:" in done.err
 
 
-def test_start_serves_on_one_port_until_told_to_stop(free_port: int, tmp_path: Path) -> None:
+def test_start_serves_on_one_port_until_it_is_stopped(free_port: int, tmp_path: Path) -> None:
     with subprocess.Popen(
         [ANVYL, "agent", "start", "--port", str(free_port)], stderr=subprocess.PIPE, text=True, encoding="utf-8"
     ) as started:

@@ -1,7 +1,7 @@
-"""Random changes on three real hosts while their network and their servers fail: the accounts given must be true.
+"""Random changes on three real hosts while their network and servers fail; reported outcomes must be true.
 
 After Jepsen: every operation leaves its mark on the container it was made to, so that the number of its executions can
-be counted there. What a caller was told is compared with the marks and with the hosts' audit logs.
+be counted there. Reported outcomes are compared with the marks and with the hosts' audit logs.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tests.support.hosts.restartable import assert_consistent
 STARTS = """echo s >> /starts; trap 'exit 0' TERM; sleep 3600 & wait"""
 STATES = {"start_container": "running", "restart_container": "running", "stop_container": "exited"}
 NOTHING = frozenset({"denied", "conflict", "not_found", "busy", "refused", "unreachable"})
-"""Errors after which nothing was done."""
+"""Error codes that mean that nothing was changed."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with a host, and how it is made good."""
+    """A fault of a host, and how to undo it."""
 
     begin: Callable[[LabHost], object]
     end: Callable[[LabHost], object]
@@ -59,14 +59,14 @@ FAULTS = {
     "hung engine": Fault(lambda host: host.engine.hang(), lambda host: host.engine.resume()),
 }
 
-# What tempts a caller to ask twice comes oftener.
+# Faults that make callers retry are more frequent.
 FAULT = st.sampled_from([*FAULTS, "cut", "cut", "cut"])
 HOSTS = st.integers(0, 2)
 SECONDS = st.floats(0, 0.8)
 
 
 class History(RuleBasedStateMachine):
-    """One fleet and what was done to it."""
+    """Hypothesis state machine: one fleet and the changes made to it."""
 
     lab: Lab
 
@@ -110,7 +110,7 @@ class History(RuleBasedStateMachine):
         before = host.engine.state("web")
         outcomes = self._during(host, "nothing", wait, tools[0], [{"name": "web"}], tools[1])
 
-        # A host may find that the hub asks too often.
+        # A host may limit the rate of the hub.
         assert all(outcome.ok or _code(outcome) == "busy" for outcome in outcomes), outcomes
         ends: set[str | None] = {STATES[outcome.tool] for outcome in outcomes if outcome.ok} or {before}
         assert host.engine.state("web") in ends, outcomes
@@ -127,7 +127,7 @@ class History(RuleBasedStateMachine):
                 assert_consistent(host.node.home)
 
     def _count(self, host: LabHost, tool: str, before: str, outcomes: list[Outcome]) -> None:
-        """How often the container has begun at least, and at most."""
+        """Update the minimum and maximum number of container starts."""
         least, most = self._starts[host.name]
         for outcome in outcomes:
             if tool == "stop_container" or _code(outcome) in NOTHING:
@@ -139,7 +139,7 @@ class History(RuleBasedStateMachine):
     def _during(
         self, host: LabHost, fault: str, wait: float, tool: str, arguments: list[dict[str, object]], second: str = ""
     ) -> list[Outcome]:
-        """Make one change, or two at once, while something goes wrong for a while."""
+        """Make one change, or two at once, during a temporary fault."""
 
         async def work(fleet: Fleet) -> list[Outcome]:
             outcomes: list[Outcome] = []
@@ -155,7 +155,7 @@ class History(RuleBasedStateMachine):
                 await anyio.sleep(wait)
                 await anyio.to_thread.run_sync(FAULTS[fault].end, host)
             if any(_code(outcome) == "unknown" for outcome in outcomes):
-                # What nobody waits for any more may still go on.
+                # A call whose caller gave up may still be running.
                 await anyio.sleep(1)
             return outcomes
 
@@ -164,7 +164,7 @@ class History(RuleBasedStateMachine):
 
 
 def _lines(host: LabHost, name: str, file: str) -> list[str]:
-    """What a file in a container holds, whether the container runs or not."""
+    """Lines of a file in a container, running or not."""
     try:
         pieces, _ = host.engine.api.get_archive(name, file)
     except NotFound:
@@ -182,7 +182,7 @@ def _code(outcome: Outcome) -> str:
 @pytest.mark.parametrize(
     ("examples", "steps"), [(3, 10), pytest.param(40, 15, marks=pytest.mark.long)], ids=["short", "long"]
 )
-def test_what_callers_are_told_is_what_happened(lab: Lab, examples: int, steps: int) -> None:
+def test_reported_outcomes_match_what_happened(lab: Lab, examples: int, steps: int) -> None:
     machine = type("OfThisLab", (History,), {"lab": lab})
     run_state_machine_as_test(
         machine,

@@ -1,4 +1,4 @@
-"""Two hosts come to trust each other, and nobody else does: commands and HTTP over a real network address."""
+"""Pairing two hosts and access control, by commands and HTTP over a real network address."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["lan"]
 
 @pytest.fixture
 def node(lan: Lan, engine: RealEngine, tmp_path: Path) -> Iterator[ServingNode]:
-    """A host `beta` on the network of its own, loopback only so far."""
+    """A host `beta` in its own network namespace, still on loopback only."""
     with running_node("beta", tmp_path / "beta", engine, prefix=lan.prefix) as started:
         yield started
 
@@ -31,7 +31,7 @@ def on_beta(lan: Lan, node: ServingNode, *arguments: str) -> CommandResult:
 
 
 def here(lan: Lan, *arguments: str) -> CommandResult:
-    """A command of this host, `alpha`, whose own home is the test's."""
+    """Run a command on this host, `alpha`, with the home of the test."""
     return run_program(*arguments, prefix=lan.far, ANVYL_NAME="alpha", DOCKER_HOST="unix:///nonexistent/docker.sock")
 
 
@@ -65,7 +65,7 @@ def test_one_line_on_each_side_pairs_two_hosts(lan: Lan, node: ServingNode, engi
     assert token["last_used"]
 
 
-def test_a_code_is_good_once(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
+def test_a_code_can_be_used_once(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
     code = invited(lan, node)["code"]
     assert here(lan, "hosts", "add", code).code == 0
 
@@ -85,7 +85,7 @@ def test_a_mistyped_code_sends_nothing(lan: Lan, node: ServingNode) -> None:
     assert here(lan, "hosts", "add", code).code == 0
 
 
-def test_what_is_as_good_as_root_needs_exec(lan: Lan, node: ServingNode, engine: RealEngine) -> None:
+def test_root_equivalent_options_need_exec(lan: Lan, node: ServingNode, engine: RealEngine) -> None:
     assert here(lan, "hosts", "add", invited(lan, node)["code"]).code == 0
 
     command = here(lan, "call", "execute_command", "command=id", "--host", "beta", "--yes")
@@ -120,7 +120,7 @@ def test_a_revoked_token_stops_working_at_once(lan: Lan, node: ServingNode) -> N
     assert "revoked" in refused.err
 
 
-def test_a_host_that_was_known_by_its_address_is_paired_by_a_code(lan: Lan, node: ServingNode) -> None:
+def test_a_host_known_by_address_can_be_paired_with_a_code(lan: Lan, node: ServingNode) -> None:
     made = invited(lan, node)
     address, port = made["addresses"][0].rsplit(":", 1)
     assert here(lan, "hosts", "add", "nas", f"{address}:{port}", "--tag", "home").code == 0
@@ -133,14 +133,14 @@ def test_a_host_that_was_known_by_its_address_is_paired_by_a_code(lan: Lan, node
 
 
 def test_another_hosts_agent_gives_no_more_rights_than_our_token_has_there(lan: Lan, node: ServingNode) -> None:
-    """Over TLS to its pinned key; whoever types here may do everything here."""
+    """Over TLS to its pinned key; the user of this machine has every right on it."""
     assert here(lan, "hosts", "add", invited(lan, node)["code"]).code == 0
 
-    told = here(lan, "agent", "query-remote", "beta", "host info", "--json")
+    answer = here(lan, "agent", "query-remote", "beta", "host info", "--json")
     refused = here(lan, "agent", "query-remote", "beta", "run command true")
     denied = here(lan, "agent", "query-remote", "beta", "run command true", "--yes")
 
-    assert (told.code, told.json["via"], told.json["hosts"]) == (0, "agent", {"beta": "ok"}), told.err
+    assert (answer.code, answer.json["via"], answer.json["hosts"]) == (0, "agent", {"beta": "ok"}), answer.err
     assert refused.code == 1 and "needs the scope `exec`" in refused.err
     assert denied.code == 1
     records = on_beta(lan, node, "audit", "--json").json["records"]
@@ -149,7 +149,7 @@ def test_another_hosts_agent_gives_no_more_rights_than_our_token_has_there(lan: 
     ]
 
 
-def test_a_host_can_be_added_by_hand(lan: Lan, node: ServingNode) -> None:
+def test_a_host_can_be_added_manually(lan: Lan, node: ServingNode) -> None:
     made = invited(lan, node)
     token = on_beta(lan, node, "token", "create", "script", "--scope", "read", "--json").json["token"]
     address = f"https://{made['addresses'][0]}"
@@ -172,7 +172,7 @@ def test_a_host_with_another_key_gets_nothing(lan: Lan, node: ServingNode) -> No
     assert "does not answer: " in added.err and "key" in added.err
 
 
-def test_the_network_side_answers_nobody_without_a_token(lan: Lan, node: ServingNode) -> None:
+def test_the_network_listener_refuses_requests_without_a_token(lan: Lan, node: ServingNode) -> None:
     address = f"https://{invited(lan, node)['addresses'][0]}"
     seen = lan.run(PROBE, address)
 
@@ -183,7 +183,7 @@ def test_the_network_side_answers_nobody_without_a_token(lan: Lan, node: Serving
 
 
 ROUTES = {
-    # route: without a token, read, operate, exec
+    # route: status without a token, with read, operate, exec
     ("GET", "/health"): (200, 200, 200, 200),
     ("GET", "/metrics"): (401, 200, 200, 200),
     ("GET", "/agent/info"): (401, 200, 200, 200),
@@ -192,20 +192,20 @@ ROUTES = {
     ("POST", "/agent/process"): (401, 200, 200, 200),
     ("POST", "/agent/process/stream"): (401, 200, 200, 200),
     ("POST", "/agent/approvals/{id}"): (401, 403, 404, 404),
-    ("POST", "/agent/remote-query"): (401, 403, 403, 403),  # these three ask other hosts: not for such tokens
+    ("POST", "/agent/remote-query"): (401, 403, 403, 403),  # these three query other hosts, which needs a relay token
     ("POST", "/agent/broadcast"): (401, 403, 403, 403),
     ("GET", "/agent/hosts"): (401, 403, 403, 403),
     ("POST", "/agent/hosts"): (401, 403, 403, 422),
     ("DELETE", "/agent/hosts/{host_id}"): (401, 403, 403, 404),
     ("POST", "/mcp"): (401, 200, 200, 200),
-    ("POST", "/pair"): (422, 422, 422, 422),  # needs no token, but a secret that is good once
+    ("POST", "/pair"): (422, 422, 422, 422),  # needs no token, but a one-time secret
     ("GET", "/pair"): (401, 200, 200, 200),
     ("DELETE", "/pair"): (401, 200, 200, 200),
     ("POST", "/network"): (401, 403, 403, 403),  # only on the host itself
 }
 
 
-def test_every_route_asks_every_caller_for_its_rights(lan: Lan, node: ServingNode) -> None:
+def test_every_route_checks_the_scopes_of_every_caller(lan: Lan, node: ServingNode) -> None:
     made = invited(lan, node)
     tokens = [
         on_beta(lan, node, "token", "create", scope, "--scope", scope, "--json").json["token"]
@@ -213,7 +213,7 @@ def test_every_route_asks_every_caller_for_its_rights(lan: Lan, node: ServingNod
     ]
     served = {
         (method, route.path)
-        for route in Node(load()).http_app(lambda: "", nowhere).routes
+        for route in Node(load()).http_app(lambda: "", no_addresses).routes
         if isinstance(route, Route)
         for method in (route.methods or {"POST"}) - {"HEAD"}
     }
@@ -224,12 +224,12 @@ def test_every_route_asks_every_caller_for_its_rights(lan: Lan, node: ServingNod
     assert {tuple(route.split(" ")): tuple(statuses) for route, statuses in seen.items()} == ROUTES
 
 
-async def nowhere(address: str) -> list[str]:
+async def no_addresses(address: str) -> list[str]:
     return []
 
 
 @pytest.mark.parametrize(("token", "may"), [("read", 0), ("operate", 1), ("exec", 2)])
-def test_a_tool_asks_for_its_scope(lan: Lan, node: ServingNode, token: str, may: int) -> None:
+def test_a_tool_requires_its_scope(lan: Lan, node: ServingNode, token: str, may: int) -> None:
     made = invited(lan, node)
     text = on_beta(lan, node, "token", "create", token, "--scope", token, "--json").json["token"]
 
@@ -238,7 +238,7 @@ def test_a_tool_asks_for_its_scope(lan: Lan, node: ServingNode, token: str, may:
     assert [code == "denied" for code in codes] == [False, may < 1, may < 2]
 
 
-def test_a_damaged_token_file_lets_nobody_in_and_is_kept(lan: Lan, node: ServingNode) -> None:
+def test_a_damaged_token_file_denies_all_and_is_kept(lan: Lan, node: ServingNode) -> None:
     assert here(lan, "hosts", "add", invited(lan, node)["code"]).code == 0
     (node.home / "trust/tokens.json").write_bytes(DAMAGED)
 
@@ -279,7 +279,9 @@ def test_the_listing_shows_only_what_the_caller_may_call(lan: Lan, node: Serving
     assert not {"stop_container", "create_container", "execute_command"} & set(listed)
 
 
-def test_everything_is_in_the_audit_and_the_chain_is_whole(lan: Lan, node: ServingNode, engine: RealEngine) -> None:
+def test_everything_is_in_the_audit_log_and_the_chain_is_intact(
+    lan: Lan, node: ServingNode, engine: RealEngine
+) -> None:
     engine.run("web", environment={"A": "b"})
     assert here(lan, "hosts", "add", invited(lan, node)["code"]).code == 0
     here(lan, "stop", "web", "--host", "beta")
@@ -299,7 +301,9 @@ def test_everything_is_in_the_audit_and_the_chain_is_whole(lan: Lan, node: Servi
     assert tampered.code == 1 and tampered.json["ok"] is False
 
 
-def test_a_question_over_http_has_no_more_rights_than_who_asks(lan: Lan, node: ServingNode, engine: RealEngine) -> None:
+def test_a_question_over_http_has_only_the_rights_of_its_caller(
+    lan: Lan, node: ServingNode, engine: RealEngine
+) -> None:
     engine.run("web")
     made = invited(lan, node)
     token = on_beta(lan, node, "token", "create", "reader", "--scope", "read", "--json").json["token"]
@@ -310,8 +314,8 @@ def test_a_question_over_http_has_no_more_rights_than_who_asks(lan: Lan, node: S
     assert engine.state("web") == "running"
 
 
-def test_volumes_lead_nowhere_that_their_caller_may_not_go(lan: Lan, node: ServingNode, engine: RealEngine) -> None:
-    """A volume may be a folder of the host under another name, or belong to a container that is out of bounds."""
+def test_volumes_give_no_access_that_the_caller_does_not_have(lan: Lan, node: ServingNode, engine: RealEngine) -> None:
+    """A volume may be a bind mount of a host folder, or belong to a container that the caller must not touch."""
     engine.api.create_volume("rootvol", driver_opts={"type": "none", "device": "/", "o": "bind"})
     engine.run("diary", labels={"anvyl.protect": "true"}, binds=["diarydata:/data"])
     try:
@@ -347,17 +351,17 @@ def test_secrets_in_commands_labels_and_logs_are_hidden(lan: Lan, node: ServingN
     assert "<hidden>" in info.out and "<hidden>" in logs.out
 
 
-def test_who_is_refused_can_not_push_the_rest_out_of_the_audit(lan: Lan, node: ServingNode) -> None:
+def test_refused_requests_cannot_push_other_records_out_of_the_audit_log(lan: Lan, node: ServingNode) -> None:
     made = invited(lan, node)
     token = on_beta(lan, node, "token", "create", "reader", "--scope", "read", "--json").json["token"]
 
     lan.run(FLOOD, f"https://{made['addresses'][0]}", made["pin"], token)
 
     log = (node.home / "audit" / "audit.jsonl").stat().st_size
-    assert log < 100 * 1024, "200 refused calls of 8 KiB each are told by their names, and not all of them"
+    assert log < 100 * 1024, "200 refused calls of 8 KiB each are recorded by name only, and not all of them"
 
 
-def test_a_protected_container_is_changed_by_nobody(engine: RealEngine, lan: Lan, node: ServingNode) -> None:
+def test_no_caller_can_change_a_protected_container(engine: RealEngine, lan: Lan, node: ServingNode) -> None:
     engine.run("db", labels={"anvyl.protect": "true"})
     engine.run("diary", labels={"anvyl.read": "false"})
 

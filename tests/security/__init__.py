@@ -1,1 +1,1 @@
-"""Attacks on a host, one file for each way in: every one of them must fail."""
+"""Attacks on a host, one file per attack surface; every attack must fail."""

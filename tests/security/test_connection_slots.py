@@ -1,4 +1,4 @@
-"""Idle strangers, and callers that open sessions without end, do not keep others out."""
+"""Idle unauthenticated connections, or a caller that opens endless sessions, do not keep others out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
 
 @contextmanager
 def idle_strangers(port: int, uid: int) -> Iterator[None]:
-    """300 connections of a user that say nothing; half of another user's have asked for `/health` before."""
+    """Open 300 silent connections as one user; for another user, half of them have requested `/health` before."""
     held = subprocess.Popen(
         [PYTHON, "-c", IDLE, str(uid), str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -64,7 +64,7 @@ def idle_strangers(port: int, uid: int) -> Iterator[None]:
 
 @as_root
 @pytest.mark.parametrize("uid", [NOBODY, 0], ids=["another user", "root, as in a container"])
-def test_three_hundred_idle_strangers_do_not_keep_others_out(node: ServingNode, uid: int) -> None:
+def test_three_hundred_idle_connections_do_not_keep_others_out(node: ServingNode, uid: int) -> None:
     with idle_strangers(node.port, uid):
         for headers in ({}, node.headers):
             with httpx.Client(base_url=node.url, headers=headers, timeout=20) as client:
@@ -72,7 +72,7 @@ def test_three_hundred_idle_strangers_do_not_keep_others_out(node: ServingNode, 
         assert run_program("call", "get_host_resources", "--json", ANVYL_HOME=str(node.home)).code == 0
 
 
-async def test_a_connection_that_proved_nothing_is_closed_and_one_that_did_is_kept(
+async def test_only_unauthenticated_connections_are_closed(
     node: ServingNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
@@ -103,7 +103,7 @@ def test_eight_addresses_with_thirty_two_connections_each_leave_room_for_others(
     assert late in seats.taken and len(seats.taken) == 193
 
 
-def test_one_address_has_its_part_and_one_machine_is_one_address() -> None:
+def test_each_address_has_a_share_and_a_machine_is_one_address() -> None:
     seats = ConnectionSlots(100_000)
     admitted = [seats.take(("198.51.100.1", port), OWN) for port in range(40)]
     assert len(seats.taken) == connection_slots.MOST_EACH and None not in admitted
@@ -116,7 +116,7 @@ def test_one_address_has_its_part_and_one_machine_is_one_address() -> None:
     assert len(seats.taken) == 2 * connection_slots.MOST_EACH + 1
 
 
-def test_a_request_that_is_being_answered_keeps_its_place_and_a_place_comes_back_once() -> None:
+def test_a_running_request_keeps_its_place_and_a_place_is_released_once() -> None:
     seats = ConnectionSlots(16)
     busy = seats.take(("198.51.100.1", 1), OWN)
     assert busy is not None and seats.most == 4

@@ -1,4 +1,4 @@
-"""A yes given in advance covers what the person asked for in words, and nothing that a model took from elsewhere."""
+"""`--yes` covers only changes that the user asked for in words, nothing that a model took from elsewhere."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def planned(tool: str, arguments: dict[str, Any]) -> Reply:
 
 
 async def in_advance(proposal: Proposal) -> bool | None:
-    """`--yes` at no terminal."""
+    """Decide like `--yes` without a terminal."""
     return True if proposal.covered else None
 
 
 @pytest.mark.parametrize("drive", ["plan", "tools"])
-async def test_a_name_that_a_lying_host_shows_gets_nothing_past_a_yes(
+async def test_yes_does_not_cover_a_command_in_a_name_from_a_lying_host(
     drive: str, tmp_path: Path, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The container list of all hosts is in the prompt of a plan; an obedient model does what a name in it says."""
+    """The prompt of a plan lists the containers of all hosts; an obedient model follows an instruction in a name."""
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
     monkeypatch.setenv("ANVYL_DRIVE", drive)
     settings = load()
@@ -109,7 +109,7 @@ CASES: list[tuple[str, str, dict[str, Any], bool]] = [
 
 
 @pytest.mark.parametrize(("said", "tool", "arguments", "covered"), CASES, ids=[f"{one[0]} {one[2]}" for one in CASES])
-async def test_a_yes_in_advance_covers_values_that_stand_near_their_option(
+async def test_yes_covers_values_next_to_their_option(
     said: str,
     tool: str,
     arguments: dict[str, Any],
@@ -117,7 +117,7 @@ async def test_a_yes_in_advance_covers_values_that_stand_near_their_option(
     model_server: ModelServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After a look round, so that everything a host may have put into it counts as text of others."""
+    """The change follows a read, so everything in it may come from untrusted text."""
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
     monkeypatch.setenv("ANVYL_DRIVE", "tools")
     simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
@@ -137,10 +137,10 @@ async def test_a_yes_in_advance_covers_values_that_stand_near_their_option(
 
 
 @pytest.mark.parametrize(("said", "covered"), [("restart immich", False), ("restart photos", True)])
-async def test_a_near_name_that_was_put_in_for_what_was_said_is_not_covered(
+async def test_yes_does_not_cover_a_similar_name_that_replaced_the_typed_one(
     said: str, covered: bool, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rules that come before a small model look names up in what hosts show: images, too, were written by others."""
+    """The rules in front of a small model match names against lists from hosts, which are untrusted, images too."""
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
     monkeypatch.setenv("ANVYL_DRIVE", "auto")
     model_server.list_models(ListedModel("qwen2.5-coder-1.5b", context_length=8192))
@@ -153,7 +153,7 @@ async def test_a_near_name_that_was_put_in_for_what_was_said_is_not_covered(
     assert bool(simulation.done) is covered
 
 
-async def test_one_approval_never_holds_what_was_asked_for_and_what_was_not(
+async def test_an_approval_never_mixes_requested_and_unrequested_changes(
     engine: RealEngine, http_node: HttpNode, model_server: ModelServer
 ) -> None:
     object.__setattr__(http_node.node.settings, "lmstudio_url", model_server.url)
@@ -173,7 +173,7 @@ async def test_one_approval_never_holds_what_was_asked_for_and_what_was_not(
     assert any("left out" in note and "did not say" in note for note in body["notes"])
 
 
-async def test_an_approval_of_what_was_not_asked_for_says_why(
+async def test_an_approval_of_an_unrequested_change_says_why(
     engine: RealEngine, http_node: HttpNode, model_server: ModelServer
 ) -> None:
     object.__setattr__(http_node.node.settings, "lmstudio_url", model_server.url)
@@ -196,10 +196,10 @@ async def test_an_approval_of_what_was_not_asked_for_says_why(
         ("--network container:web", "network"),
     ],
 )
-def test_arguments_as_good_as_root_wait_for_a_person_also_when_they_were_typed(
+def test_root_equivalent_arguments_need_approval_even_if_they_were_typed(
     option: str, why: str, engine: RealEngine
 ) -> None:
-    """The rules read the whole line, so that the words say it; a yes given in advance still does not cover it."""
+    """The rules parse the whole line, so the user did ask for it; `--yes` still does not cover it."""
     asked = anvyl("ask", "--offline", "--yes", f"docker run -d --name inj {option} busybox:latest sleep 99")
 
     assert asked.code == 5 and why in asked.out + asked.err, asked

@@ -1,4 +1,4 @@
-"""A command for a container runs there or nowhere: no way to type it makes it a command on the machine."""
+"""A command for a container runs in the container or not at all, however it is written; never on the machine."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ NOWHERE = (
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file in a folder that only the machine has."""
+    """Path of a file in a folder that exists only on the machine."""
     return tmp_path / "made-on-the-machine"
 
 
@@ -75,7 +75,7 @@ def asked(sentence: str, file: Path) -> CommandResult:
 
 
 def test_a_command_for_a_container_never_runs_on_the_machine(engine: RealEngine, file: Path) -> None:
-    """Every form at once: containers are started once. moby/moby#15604 is the same mistake elsewhere."""
+    """All forms in one test, to start the containers once. moby/moby#15604 is the same mistake elsewhere."""
     engine.run("web")
 
     for sentence in (*IN_THE_CONTAINER, *NOWHERE):
@@ -91,7 +91,7 @@ def test_a_command_for_a_container_never_runs_on_the_machine(engine: RealEngine,
             assert not ran and done.code in (1, 2, 4), (sentence, done.json)
 
 
-def test_what_may_be_meant_for_either_is_refused_with_both_ways_to_say_it(engine: RealEngine, file: Path) -> None:
+def test_an_ambiguous_command_is_refused_with_both_ways_to_write_it(engine: RealEngine, file: Path) -> None:
     engine.run("web")
 
     refused = asked("execute web touch {file} on local", file).json["error"]
@@ -100,7 +100,7 @@ def test_what_may_be_meant_for_either_is_refused_with_both_ways_to_say_it(engine
     assert "exec in NAME" in refused["hint"] and "run command COMMAND on HOST" in refused["hint"]
 
 
-def test_a_machine_that_is_named_runs_its_command(engine: RealEngine, file: Path) -> None:
+def test_a_named_machine_runs_the_command(engine: RealEngine, file: Path) -> None:
     engine.run("web")
 
     for sentence in (
@@ -116,7 +116,7 @@ def test_a_machine_that_is_named_runs_its_command(engine: RealEngine, file: Path
         file.unlink()
 
 
-def test_the_output_is_the_containers(engine: RealEngine) -> None:
+def test_the_output_comes_from_the_container(engine: RealEngine) -> None:
     inside = engine.run("web")[:12]
 
     done = anvyl("ask", "--offline", "--yes", "--json", "docker exec web cat /etc/hostname")

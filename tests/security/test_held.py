@@ -1,4 +1,4 @@
-"""Every attack that an audit found to be held off has a test, and every test that a row names is there."""
+"""Every attack that failed in an audit has tests, and every test named in `held.toml` exists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS: dict[str, Any] = tomllib.loads((Path(__file__).parent / "held.toml").read_
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_the_tests_of_an_attack_that_held_exist(row: str) -> None:
+def test_every_attack_that_failed_has_tests(row: str) -> None:
     named = ROWS[row]["tests"]
 
     assert named

@@ -1,4 +1,4 @@
-"""Identity on loopback cannot be worn: a container, a helper or a relay never becomes the server's user with `exec`.
+"""Identity on loopback cannot be forged: no container, helper or relay becomes the server's user with `exec`.
 
 Each test starts what the audit used: a container on the host's network that hands its socket to a process of the
 host, one that shares the host's processes too, the network helper of a container, and a relay that adds no header.
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 )
 NOBODY = 65534
 MACHINE = {"/": {"bind": "/machine", "mode": "ro"}}
-"""Gives a container a Python. Nothing else in these tests depends on it."""
+"""Mounts that give a container a Python interpreter."""
 
 ASK = """
 import encodings.idna, http.client, json, os, sys
@@ -56,7 +56,7 @@ socket.send_fds(daemon, [b"x"], [caller.fileno()])
 
 @pytest.fixture(scope="module")
 def host(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
-    """A server on the network of the engine's containers, among the processes of the tests."""
+    """A server in the network namespace of the engine and the process namespace of the tests."""
     if not engine.private:
         pytest.skip("needs an engine of the tests' own")
     home = tmp_path_factory.mktemp("host")
@@ -66,7 +66,7 @@ def host(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @contextmanager
 def among(daemon: int, home: Path) -> Iterator[ServingNode]:
-    """A server among the processes, mounts and network of a private engine: that is its machine."""
+    """A server in the process, mount and network namespaces of a private engine, as on the same machine."""
     target = psutil.Process(daemon).children()[0].pid
     prefix = ["nsenter", f"--target={target}", "--pid", "--mount", "--net"]
     with running_node("machine", home, prefix=prefix, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
@@ -89,7 +89,7 @@ def printed(*command: str) -> Any:
 
 
 def in_container(engine: RealEngine, name: str, command: Sequence[str], **options: Any) -> str:
-    """What a container prints that runs a program of this machine on the host's network."""
+    """Run a program of this machine in a container on the host's network and return its output."""
     options = {"network_mode": "host", "binds": MACHINE} | options
     made = engine.run(name, ["chroot", "/machine", *command], **options)
     assert engine.api.wait(made)["StatusCode"] == 0, engine.api.logs(made)
@@ -97,7 +97,7 @@ def in_container(engine: RealEngine, name: str, command: Sequence[str], **option
     return output.decode()
 
 
-def test_the_servers_own_user_gets_all_but_exec_and_its_commands_get_that_too(
+def test_the_servers_user_gets_all_scopes_but_exec_and_its_commands_get_exec_too(
     host: ServingNode, engine: RealEngine
 ) -> None:
     engine.run("web")
@@ -114,15 +114,15 @@ def test_the_servers_own_user_gets_all_but_exec_and_its_commands_get_that_too(
     assert (done.code, done.out) == (0, "hello\n"), done.err
 
 
-def test_a_container_that_hands_its_socket_to_a_process_of_the_host_needs_a_token(
+def test_a_container_that_passes_its_socket_to_a_host_process_needs_a_token(
     host: ServingNode, engine: RealEngine, tmp_path: Path
 ) -> None:
-    """As a D-Bus daemon takes descriptors: it holds the socket of a caller of which it knows nothing."""
+    """A process that accepts descriptors, like a D-Bus daemon, may hold the socket of an unknown caller."""
     path = tmp_path / "bus"
     with socket.socket(socket.AF_UNIX) as bus:
         bus.bind(str(path))
         bus.listen()
-        # The server looks once only this process holds the socket.
+        # The server checks only after this process alone holds the socket.
         host.suspend()
         try:
             in_container(engine, "handing", [PYTHON, "-c", HAND_OVER, str(host.port), str(path)])
@@ -191,8 +191,8 @@ while True:
 """
 
 
-def test_a_relay_of_root_that_adds_no_header_gives_others_no_exec(host: ServingNode, engine: RealEngine) -> None:
-    """Nothing tells such a relay from root itself, which is why root has no `exec` without a token."""
+def test_a_relay_run_by_root_without_headers_gives_no_exec(host: ServingNode, engine: RealEngine) -> None:
+    """Such a relay cannot be distinguished from root, so root has no `exec` without a token."""
     near = inside(engine.process)
     relay = subprocess.Popen(
         [*near, PYTHON, "-c", RELAY, str(host.port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -200,20 +200,20 @@ def test_a_relay_of_root_that_adds_no_header_gives_others_no_exec(host: ServingN
     try:
         assert relay.stdout is not None
         port = relay.stdout.readline().strip()
-        told = printed(*near, PYTHON, "-c", ASK, "127.0.0.1", port, str(NOBODY))
+        response = printed(*near, PYTHON, "-c", ASK, "127.0.0.1", port, str(NOBODY))
         write_hosts_file("relayed", f"http://127.0.0.1:{port}")
         refused = run_program("call", "execute_command", "command=id", "--host", "relayed", "--yes", prefix=near)
     finally:
         relay.kill()
         relay.communicate()
 
-    assert told == [200, ["read", "operate"]]
+    assert response == [200, ["read", "operate"]]
     assert refused.code == 1 and "uid=" not in refused.out + refused.err
 
 
 @pytest.mark.parametrize("later", ["nothing", "another connection from its port"])
-def test_a_caller_that_has_hung_up_is_not_taken_for_the_next_one_on_its_port(later: str) -> None:
-    """A request and a reset while the server is busy: by then the port may be a trusted user's."""
+def test_a_disconnected_caller_is_not_confused_with_the_next_one_on_its_port(later: str) -> None:
+    """It sends a request and resets while the server is busy; the port may then belong to a trusted user."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         first = stack.enter_context(socket.create_connection(listener.getsockname()))

@@ -1,4 +1,4 @@
-"""Any user may open the model server's port first: another login user gets neither questions nor the key."""
+"""Any user may open the model server's port first; another login user must get neither questions nor the key."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ except TimeoutError:
 
 @contextmanager
 def listening(uid: int, address: str = "127.0.0.1") -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server of a user of this machine, which prints what it is asked; its URL."""
+    """Run a server as another user of this machine that prints its requests; yields its URL and process."""
     process = subprocess.Popen([PYTHON, "-c", LISTEN, str(uid), address], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -53,7 +53,7 @@ def listening(uid: int, address: str = "127.0.0.1") -> Iterator[tuple[str, subpr
         process.stdout.close()
 
 
-def test_another_login_user_who_listens_first_is_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_sent_to_another_login_user_who_listens_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANVYL_LLM_API_KEY", "a-key-of-the-person")
     with listening(NOBODY) as (url, other):
         monkeypatch.setenv("ANVYL_LMSTUDIO_URL", url)
@@ -66,7 +66,7 @@ def test_another_login_user_who_listens_first_is_sent_nothing(monkeypatch: pytes
         assert other.stdout is not None and other.stdout.read() == ""
 
 
-async def test_a_model_that_was_chosen_before_is_not_asked_there_either() -> None:
+async def test_a_model_chosen_earlier_is_not_asked_there_either() -> None:
     from pydantic_ai.exceptions import ModelConnectionError
     from pydantic_ai.messages import ModelRequest
     from pydantic_ai.models import ModelRequestParameters
@@ -86,7 +86,7 @@ def test_root_and_service_users_may_serve_models(uid: int, monkeypatch: pytest.M
         assert "listens at" not in anvyl("models").err
 
 
-def test_a_login_user_that_the_settings_name_may_serve_models(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_user_named_in_the_settings_may_serve_models(monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(NOBODY) as (url, other):
         monkeypatch.setenv("ANVYL_LMSTUDIO_URL", url)
         monkeypatch.setenv("ANVYL_MODEL_USER", "nobody")
@@ -95,7 +95,7 @@ def test_a_login_user_that_the_settings_name_may_serve_models(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::1", "::"])
-def test_every_socket_that_localhost_may_reach_counts(address: str) -> None:
+def test_every_socket_that_localhost_may_reach_is_checked(address: str) -> None:
     with listening(NOBODY, address) as (url, _):
         assert foreign_owner(url) == "nobody"
         elsewhere = url.replace("localhost", "192.0.2.1")

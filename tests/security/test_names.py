@@ -1,4 +1,4 @@
-"""A name is never a path: whatever is given as one, the engine is asked for objects of its kind only.
+"""A name is never used as a path: with any name, only objects of the right kind are requested from the engine.
 
 Docker's router cleans `..` out of a path and redirects to what is left, so that `remove_image ../containers/db` removed
 a container. Findings 2 (security), A14 and B1 to B6 (field bugs).
@@ -50,7 +50,7 @@ tools = ["remove_network"]
 networks = ["prod-*"]
 """
 BY_TOOLS, BY_CLIENT = 1_500, 8_500
-"""Names: through the official client of MCP, and straight to the client of the engine, which any plugin may use."""
+"""Number of random names, through the MCP client and directly through the engine client, which plugins may use."""
 PIECES = [
     "/", "//", "..", "../", "/..", ".", "./", "%2f", "%2F", "%2e%2e", "%252e%252e%252f", "?", "#", "\\", "..\\", "\0",
     ";", "&", "@", ":", "\u2024", "\u2024\u2024", "\uff0e", "\uff0e\uff0e", "\u2025", "\u2215", "\u2044", "\uff0f",
@@ -68,7 +68,7 @@ OWN = {
     "undo": r"/containers/(json|NAME/json)",
     "host": r"/info|/version|/containers/json",
 }
-"""What each toolset may ask an engine for."""
+"""Request paths that each toolset may use."""
 ALWAYS = r"/_ping|/version|/info"
 SAMPLES = {
     "name": "web", "container": "web", "network": "bridge", "image": "busybox:latest", "command": "true",
@@ -96,7 +96,7 @@ def name(chance: random.Random) -> str:
 
 
 def strange(toolset: str, requests: list[str]) -> list[str]:
-    """The requests that are for something else than what a toolset is about, as the engine would understand them."""
+    """Requests that the engine would resolve to something outside of the toolset."""
     grammar = f"{OWN[toolset]}|{ALWAYS}".replace("NAME", object_names.PLAIN_NAME.pattern).replace(
         "IMAGE", object_names.IMAGE.pattern
     )
@@ -104,7 +104,7 @@ def strange(toolset: str, requests: list[str]) -> list[str]:
 
 
 def judged(tool: str, *words: str) -> dict[str, Any]:
-    """What `anvyl-mcp policy test` says of a call."""
+    """Decision of `anvyl-mcp policy test` for a call."""
     return try_policy(load(), tool, list(words), caller="local", scope="", labels={})
 
 
@@ -120,11 +120,11 @@ ASKING = [
     for argument, schema in tool.input_schema["properties"].items()
     if Engine in tool.injected.values() and schema.get("type") in ("string", "array") and "enum" not in schema
 ]
-"""Every text that a tool takes which can ask the engine."""
+"""All string arguments of tools that use the engine."""
 
 
-async def test_no_name_makes_any_tool_ask_for_another_kind_of_object(fake: FakeEngine) -> None:
-    """Through the official client, with a policy that looks objects up."""
+async def test_no_name_makes_a_tool_request_another_kind_of_object(fake: FakeEngine) -> None:
+    """Through the official client, with a policy that needs object lookups."""
     policy('[[deny]]\ncontainers = ["never"]\nimages = ["never"]\nnetworks = ["never"]\nvolumes = ["never"]\n')
     chance = random.Random(13)
     assert {tool.name for tool, _ in ASKING} >= {"get_container_info", "remove_image", "remove_volume", "undo_change"}
@@ -149,7 +149,7 @@ ENGINE_CALLS = {
 CALLS = [(kind, method) for kind, methods in ENGINE_CALLS.items() for method in methods]
 
 
-def test_no_name_makes_the_client_of_the_engine_ask_for_another_kind_of_object(fake: FakeEngine) -> None:
+def test_no_name_makes_the_engine_client_request_another_kind_of_object(fake: FakeEngine) -> None:
     chance, refusals = random.Random(16), 0
     with contextlib.closing(Engine()) as engine:
         client = engine.client()
@@ -169,7 +169,7 @@ def test_no_name_makes_the_client_of_the_engine_ask_for_another_kind_of_object(f
     assert refusals > BY_CLIENT * 0.9
 
 
-async def test_no_resource_prompt_or_completion_asks_for_another_kind_of_object(fake: FakeEngine) -> None:
+async def test_no_resource_prompt_or_completion_requests_another_kind_of_object(fake: FakeEngine) -> None:
     chance, refusals = random.Random(14), 0
     async with aclosing(Node(load(), serving=True)) as here, Client(here.server) as client:
         for _ in range(100):
@@ -193,7 +193,7 @@ async def test_no_resource_prompt_or_completion_asks_for_another_kind_of_object(
     assert strange("containers", fake.requests) == []
 
 
-def test_no_name_makes_a_policy_test_ask_for_another_kind_of_object(fake: FakeEngine) -> None:
+def test_no_name_makes_a_policy_test_request_another_kind_of_object(fake: FakeEngine) -> None:
     policy(DENIED)
     chance = random.Random(15)
     for number in range(100):
@@ -236,8 +236,8 @@ async def client(engine: RealEngine) -> AsyncIterator[Client]:
         yield opened
 
 
-async def test_a_path_goes_around_no_rule_of_a_policy(client: Client, engine: RealEngine) -> None:
-    """B1 to B6: each of these removed or stopped what a rule protects."""
+async def test_a_path_bypasses_no_policy_rule(client: Client, engine: RealEngine) -> None:
+    """B1 to B6: each of these once removed or stopped a protected container."""
     policy(DENIED)
     engine.run("prod-db")
     engine.run("Web")
@@ -258,12 +258,12 @@ async def test_a_path_goes_around_no_rule_of_a_policy(client: Client, engine: Re
             ("get_container_info", "name", "../distribution/127.0.0.1:1/x", ""),
             ("get_container_logs", "name", "../images/busybox", ""),
         ):
-            told = await refused(
+            error = await refused(
                 client, tool, **{argument: path}, **({"force": True} if tool == "remove_image" else {})
             )
-            assert told["code"] in ("not_found", "denied") and path in told["message"], told
-            assert told["hint"], told
-            assert told["code"] == "denied" or not near or f"`{near}`" in told["hint"], told
+            assert error["code"] in ("not_found", "denied") and path in error["message"], error
+            assert error["hint"], error
+            assert error["code"] == "denied" or not near or f"`{near}`" in error["hint"], error
         assert engine.state("prod-db") == engine.state("Web") == "running"
         assert engine.api.inspect_volume("db-data") and engine.api.inspect_network("prod-net")
         for words in (["remove_image", "image=../containers/prod-db"], ["remove_volume", "name=x/../db-data"]):
@@ -276,15 +276,15 @@ async def test_a_path_goes_around_no_rule_of_a_policy(client: Client, engine: Re
         engine.api.remove_network("prod-net")
 
 
-async def test_a_refused_name_stands_in_the_audit_log_as_refused(client: Client, engine: RealEngine) -> None:
+async def test_a_refused_name_is_recorded_as_refused_in_the_audit_log(client: Client, engine: RealEngine) -> None:
     await refused(client, "remove_volume", name="../networks/bridge")
 
     record = [*HostState(load().state_dir).records(since=None, tool="")][-1]
     assert (record["tool"], record["outcome"]) == ("remove_volume", "failed")
 
 
-async def test_a_resource_is_no_way_to_another_service(client: Client, engine: RealEngine) -> None:
-    """With the right `read` the engine asked any address for an image, as root, and its answer came back."""
+async def test_a_resource_gives_no_access_to_another_service(client: Client, engine: RealEngine) -> None:
+    """With scope `read`, the engine requested an image from any address, as root, and returned the response."""
     for name in ("..%2Fdistribution%2F127.0.0.1:1%2Fx", "%2e%2e%2fimages%2fbusybox", "..%252Fimages%252Fbusybox"):
         with pytest.raises(MCPError, match="there is no container") as error:
             await client.read_resource(f"anvyl://containers/{name}")
@@ -293,22 +293,22 @@ async def test_a_resource_is_no_way_to_another_service(client: Client, engine: R
         await client.get_prompt("diagnose_container", {"name": "../images/busybox"})
 
 
-async def test_what_an_engine_redirects_to_is_not_asked(fake: FakeEngine) -> None:
+async def test_redirects_of_an_engine_are_not_followed(fake: FakeEngine) -> None:
     fake.redirects["/containers/json"] = "/images/json"
     async with aclosing(Node(load(), serving=True)) as here, Client(here.server) as client:
-        told = await refused(client, "list_containers")
-    assert told["code"] == "engine_error" and "redirect" in told["message"]
+        error = await refused(client, "list_containers")
+    assert error["code"] == "engine_error" and "redirect" in error["message"]
     assert "GET /images/json" not in fake.requests
 
 
-async def test_the_beginning_of_several_ids_is_answered_with_their_names(client: Client, engine: RealEngine) -> None:
+async def test_an_ambiguous_id_prefix_is_answered_with_the_names(client: Client, engine: RealEngine) -> None:
     ids: dict[str, str] = {}
     while not (shared := [one for one in ids if sum(other[0] == ids[one][0] for other in ids.values()) > 1]):
         ids[f"box{len(ids)}"] = engine.create(f"box{len(ids)}")
-    told = await refused(client, "get_container_info", name=ids[shared[0]][0])
+    error = await refused(client, "get_container_info", name=ids[shared[0]][0])
 
-    assert told["code"] == "conflict" and "several container ids" in told["message"]
-    assert told["hint"].startswith("which one? ") and all(f"`{one}`" in told["hint"] for one in shared)
+    assert error["code"] == "conflict" and "several container ids" in error["message"]
+    assert error["hint"].startswith("which one? ") and all(f"`{one}`" in error["hint"] for one in shared)
     for whole in (ids[shared[0]], ids[shared[0]][:12]):
         assert (await call(client, "get_container_info", name=whole))["name"] == shared[0]
 
@@ -323,7 +323,9 @@ def podman() -> Iterator[RealEngine]:
 
 
 @pytest.mark.engine
-async def test_a_path_is_no_name_for_podman_either(podman: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_podman_does_not_accept_a_path_as_a_name_either(
+    podman: RealEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DOCKER_HOST", podman.url)
     podman.run("keep", image=IMAGE, init=False)
     podman.api.create_volume("data")
@@ -336,13 +338,13 @@ async def test_a_path_is_no_name_for_podman_either(podman: RealEngine, monkeypat
             ("get_container_info", {"name": "../images/busybox"}),
         ):
             assert (await refused(client, tool, **given))["code"] == "not_found"
-        # Podman takes the beginning of a volume's name, which no rule about the volume knows.
+        # Podman accepts a prefix of a volume name, which a rule for the volume would not match.
         policy('[[deny]]\nvolumes = ["data"]\n')
         for beginning in ("dat", "d"):
             assert (await refused(client, "remove_volume", name=beginning))["code"] == "not_found"
         assert (await refused(client, "remove_volume", name="data"))["code"] == "denied"
         policy("")
         assert podman.state("keep") == "running" and podman.api.inspect_volume("data")
-        # Names with slashes are still names.
+        # Names with slashes remain valid.
         assert (await call(client, "remove_image", image="docker.io/library/other:1"))["untagged"]
         assert (await call(client, "remove_volume", name="data"))["removed"]

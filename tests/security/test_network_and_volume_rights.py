@@ -1,4 +1,4 @@
-"""What a network or a volume leads to decides who may use it, however it is named.
+"""Access to networks and volumes depends on what they give access to, however they are named.
 
 Findings 3 (options of Podman's network), 5 (volumes of root-equivalent containers) and 20 (short network ids).
 """
@@ -34,7 +34,7 @@ async def client(engine: RealEngine) -> AsyncIterator[Client]:
 
 
 async def operate(client: Client, tool: str, **arguments: Any) -> dict[str, str]:
-    """The error that a caller with `read` and `operate` gets; empty when it is done."""
+    """Call a tool with scopes `read` and `operate`; returns the error, empty on success."""
     result = await client.call_tool(tool, arguments, meta=OPERATE)  # type: ignore[arg-type]  # any fields go
     return (result.meta or {}).get(protocol_keys.ERROR, {}) if result.is_error else {}
 
@@ -61,11 +61,11 @@ def test_everything_but_the_name_of_a_network_needs_exec(tool: str, network: str
 @pytest.mark.parametrize(
     "network", ["", "bridge", "default", "none", "front", "my_app.net-1", "hosts", "hostess", "pastan"]
 )
-def test_the_name_of_a_network_does_not(network: str) -> None:
+def test_the_name_of_a_network_does_not_need_exec(network: str) -> None:
     assert needed_scope(TOOLS["create_container"], {"network": network}) == "operate"
 
 
-async def test_the_beginning_of_a_network_id_is_judged_by_the_network(client: Client, engine: RealEngine) -> None:
+async def test_a_network_id_prefix_is_checked_like_the_network(client: Client, engine: RealEngine) -> None:
     host = engine.api.inspect_network("host")["Id"]
     front = engine.api.create_network("front", labels=LABEL)["Id"]
     engine.run("web")
@@ -75,8 +75,8 @@ async def test_the_beginning_of_a_network_id_is_judged_by_the_network(client: Cl
                 ("create_container", {"image": "busybox:latest", "name": "one"}),
                 ("connect_network", {"container": "web"}),
             ):
-                told = await operate(client, tool, network=short, **options)
-                assert told["code"] == "denied" and "`exec`" in told["message"], (tool, short, told)
+                error = await operate(client, tool, network=short, **options)
+                assert error["code"] == "denied" and "`exec`" in error["message"], (tool, short, error)
         assert engine.state("one") is None
         assert await made(client, "two", network=front[:8]) == {}
         attached = engine.api.inspect_container("two")
@@ -120,8 +120,8 @@ async def test_a_volume_of_a_root_equivalent_container_needs_exec(
     engine.create("runner", **powers)
 
     for mode in ("work:/w", "work:/w:ro"):
-        told = await made(client, "one", volumes=[mode])
-        assert told["code"] == "denied" and "`work`" in told["message"] and "`runner`" in told["message"], told
+        error = await made(client, "one", volumes=[mode])
+        assert error["code"] == "denied" and "`work`" in error["message"] and "`runner`" in error["message"], error
     assert engine.state("one") is None
 
 
@@ -132,10 +132,10 @@ async def test_with_exec_such_a_volume_may_be_used(client: Client, engine: RealE
     assert await made(client, "two", volumes=["other:/w"]) == {}
 
 
-async def test_a_volume_that_leads_to_a_root_equivalent_container_needs_exec_too(
+async def test_a_volume_linked_to_a_root_equivalent_container_needs_exec_too(
     client: Client, engine: RealEngine, volumes: None
 ) -> None:
-    """By another container that shares a second volume, and by the folder of the volume."""
+    """Through another container that shares a second volume, and through the folder of the volume."""
     engine.create("helper", binds=["near:/near", "work:/job"])
     engine.create("runner", binds=["work:/job"], privileged=True)
     folder = engine.api.create_volume("watched")["Mountpoint"]
@@ -146,7 +146,7 @@ async def test_a_volume_that_leads_to_a_root_equivalent_container_needs_exec_too
     assert engine.state("one") is None
 
 
-async def test_undo_gives_no_volume_of_a_root_equivalent_container(
+async def test_undo_does_not_mount_a_volume_of_a_root_equivalent_container(
     client: Client, engine: RealEngine, volumes: None
 ) -> None:
     engine.create("web", binds=["work:/w"])
@@ -154,8 +154,8 @@ async def test_undo_gives_no_volume_of_a_root_equivalent_container(
     change = await call(client, "get_last_change")
     engine.create("runner", binds=["work:/job"], privileged=True)
 
-    told = await operate(client, "undo_change", name="web", operation=change["operation"])
-    assert told["code"] == "denied" and "`runner`" in told["message"]
+    error = await operate(client, "undo_change", name="web", operation=change["operation"])
+    assert error["code"] == "denied" and "`runner`" in error["message"]
     assert engine.state("web") is None
     engine.api.remove_container("runner")
     assert await operate(client, "undo_change", name="web", operation=change["operation"]) == {}
@@ -178,7 +178,7 @@ def podman() -> Iterator[RealEngine]:
 
 
 @pytest.mark.engine
-async def test_options_of_podmans_network_are_no_way_to_the_host(
+async def test_podman_network_options_give_no_access_to_the_host(
     podman: RealEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", podman.url)

@@ -1,4 +1,4 @@
-"""A question cannot stop a host: what is read of it is bounded, and read off the event loop."""
+"""A question cannot block a host: parsing is bounded and happens off the event loop."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ PIECES = (
     "stop web and ", "and ", "then ", "the ", "it ", "not ", "why is ", "how much ", "on nas ", "last 5 ", "1s ",
     "with ", "--tail ", "x=y, ", "'a' ", "take it ", "please ", "i need to ", "docker ", "exec ", "in ",
 )  # fmt: skip
-"""Runs of each of these are what a backtracking pattern or a nested loop takes long for."""
+"""Repetitions of these are slow for backtracking patterns and nested loops."""
 PROMISED = 0.05
 SLOW_MACHINE = 6
 BUSY_MACHINE = 20
-"""Of what is promised, on a machine that has other work too; d2a7be5 took 12 s for the commas."""
+"""Factor for a busy machine. Before the limit, the commas took 12 s."""
 
 
 def long(piece: str) -> str:
     return (piece * MOST_CHARACTERS)[: MOST_CHARACTERS - 1] + "x"
 
 
-async def test_no_run_of_anything_takes_long_to_read() -> None:
+async def test_no_repetition_takes_long_to_parse() -> None:
     simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
     assistant = Assistant(simulation.fleet, load())
     await assistant.ask(Question("list containers"), offline=True)
@@ -50,7 +50,7 @@ async def test_no_run_of_anything_takes_long_to_read() -> None:
 
 
 @pytest.mark.parametrize("said", ["stop web and " * 300, "list containers " + "very " * 200], ids=["clauses", "words"])
-async def test_a_question_too_long_for_rules_says_so(said: str) -> None:
+async def test_a_question_too_long_for_the_rules_is_refused_with_the_reason(said: str) -> None:
     simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
 
     reply = await Assistant(simulation.fleet, load()).ask(Question(said[: MOST_CHARACTERS - 1]), offline=True)
@@ -59,7 +59,7 @@ async def test_a_question_too_long_for_rules_says_so(said: str) -> None:
     assert isinstance(reply.error, NotUnderstood) and "too long" in str(reply.error)
 
 
-async def test_health_answers_while_such_questions_are_read(http_node: HttpNode) -> None:
+async def test_health_answers_while_such_questions_are_parsed(http_node: HttpNode) -> None:
     await http_node.request("read", "/agent/process", {"query": "list containers"})
     waits: list[float] = []
 
@@ -76,7 +76,7 @@ async def test_health_answers_while_such_questions_are_read(http_node: HttpNode)
     assert max(waits) < 0.1 * BUSY_MACHINE
 
 
-async def test_the_event_loop_is_not_kept_by_what_comes_before_a_model_is_asked(http_node: HttpNode) -> None:
+async def test_preparing_a_model_request_does_not_block_the_event_loop(http_node: HttpNode) -> None:
     """Each question read the certificates of the system on the loop, 40 ms for each of those that came together.
 
     The processor time of the loop's own thread is measured, which other programs of the machine do not add to.

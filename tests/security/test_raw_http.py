@@ -1,4 +1,4 @@
-"""Hand-made HTTP to a real server: malformed, smuggled and oversized requests and those of web pages change nothing.
+"""Raw HTTP to a real server: malformed, smuggled, oversized and cross-site requests change nothing.
 
 One row for each attempt of the audit that held; after every one the server still answers.
 """
@@ -103,7 +103,7 @@ ATTEMPTS: dict[str, tuple[bytes, set[int]]] = {
 
 
 @pytest.mark.parametrize("name", ATTEMPTS)
-def test_it_is_refused_and_the_server_goes_on(name: str, node: ServingNode) -> None:
+def test_a_malformed_request_is_refused_and_the_server_keeps_running(name: str, node: ServingNode) -> None:
     request, expected = ATTEMPTS[name]
 
     status, body = _exchange(node.port, request)
@@ -135,7 +135,7 @@ def _exchange(port: int, request: bytes) -> tuple[int, str]:
 
 
 def _read(link: socket.socket) -> bytes:
-    """All that comes until the server ends the connection, or is silent for a second after an answer."""
+    """Read until the server closes the connection, or sends nothing for a second after a response."""
     answer = b""
     while True:
         try:

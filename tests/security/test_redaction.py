@@ -1,4 +1,4 @@
-"""Secrets do not leave a host in logs, environments, command output or the audit log, and ordinary words do."""
+"""Secrets in logs, environments, command output and the audit log are hidden; ordinary text is not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PREFIXES = {
 @pytest.mark.parametrize("prefix", PREFIXES.values(), ids=PREFIXES)
 @pytest.mark.parametrize("first", range(len(LINES) + 1))
 def test_no_line_of_a_private_key_is_shown_wherever_the_page_begins(prefix: str, first: int) -> None:
-    """Finding 16 of the audit: the line with BEGIN was hidden, and those with the key were shown."""
+    """Once the line with BEGIN was hidden, but the lines of the key were shown."""
     end = '","stream":"stdout"}' if prefix.startswith("{") else ""
     block = [f"{prefix}{line}{end}" for line in [BEGIN, *LINES, END]]
     page = ["GET /health 200", *block][first + (1 if first else 0) :]
@@ -50,7 +50,7 @@ def test_no_line_of_a_private_key_is_shown_wherever_the_page_begins(prefix: str,
     assert first or "GET /health 200" in shown
 
 
-def test_lines_of_others_between_those_of_a_key_stay() -> None:
+def test_unrelated_lines_inside_a_key_are_shown() -> None:
     page = [BEGIN, LINES[0], "server started on port 80", LINES[1], "GET /a 200", *LINES[2:], END, "ready"]
 
     shown = redact_lines(page)
@@ -70,7 +70,7 @@ def test_keys_of_every_kind_and_width_are_hidden(kind: str, width: int) -> None:
     assert shown.endswith("after")
 
 
-def test_certificates_digests_and_paths_are_no_keys() -> None:
+def test_certificates_digests_and_paths_are_not_hidden_as_keys() -> None:
     harmless = [
         *CERTIFICATE,
         "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -109,8 +109,8 @@ TOKENS = {
 
 @pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
 @pytest.mark.parametrize("form", ["{}", "login with {} failed", "curl '{}'", '{{"value": "{}"}}'])
-def test_tokens_of_known_services_are_hidden_by_their_shape(token: str, form: str) -> None:
-    """Whatever they are called: in logs, command lines, chats kept for later and environments alike."""
+def test_tokens_of_known_services_are_hidden_by_their_format(token: str, form: str) -> None:
+    """Under any name: in logs, command lines, saved conversations and environments."""
     secret = token.rpartition("/")[2] if "bot1102" not in token else "AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
     line = form.format(token)
 
@@ -188,8 +188,8 @@ def test_ordinary_words_are_shown(harmless: str) -> None:
 @pytest.mark.parametrize(
     "unit", ["a", "A1", "a-", "/", "=", "webhook", "npm_", "tskey-", "1:", "123456:", "-----BEGIN ", "x=", "eyJ", '"']
 )
-def test_hiding_takes_time_by_the_length_of_a_line(unit: str) -> None:
-    """A line of a container must not keep a server busy; a bound far above what it takes, and below quadratic."""
+def test_redaction_time_is_linear_in_the_length_of_a_line(unit: str) -> None:
+    """A log line must not keep the server busy; the limit is generous, but below quadratic time."""
     started = time.process_time()
 
     redact_text(unit * (64_000 // len(unit)))
@@ -197,8 +197,8 @@ def test_hiding_takes_time_by_the_length_of_a_line(unit: str) -> None:
     assert time.process_time() - started < 5
 
 
-async def test_a_log_is_not_searched_for_what_it_hides(engine: RealEngine) -> None:
-    """Finding a line by a secret in it would tell the secret, letter by letter."""
+async def test_hidden_secrets_cannot_be_found_by_searching_a_log(engine: RealEngine) -> None:
+    """Searching for a secret would reveal it letter by letter."""
     logged = ["password=hunter2geheim", "password page served", BEGIN, *LINES, END, "ready"]
     engine.run("app", ["sh", "-c", "; ".join(f"echo '{line}'" for line in logged)])
     await anyio.to_thread.run_sync(engine.api.wait, "app")
@@ -215,7 +215,7 @@ async def test_a_log_is_not_searched_for_what_it_hides(engine: RealEngine) -> No
 
 
 VISIBLE = frozenset([*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD])
-"""Format characters with a glyph of their own."""
+"""Format characters that are visible."""
 FILLERS = [
     0x34F,
     0x115F,
@@ -230,8 +230,8 @@ FILLERS = [
 ]
 
 
-def test_no_invisible_character_reaches_people_or_models() -> None:
-    """Finding 15: U+2028, soft hyphens, selectors and fillers carry text that only a model reads."""
+def test_no_invisible_character_reaches_users_or_models() -> None:
+    """U+2028, soft hyphens, variation selectors and fillers can carry text that only a model reads."""
     formats = [n for n in range(0x110000) if unicodedata.category(chr(n)) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
     unseen = {*formats, *FILLERS} - VISIBLE - {0x9, 0xA}
 
@@ -241,5 +241,5 @@ def test_no_invisible_character_reaches_people_or_models() -> None:
 @pytest.mark.parametrize(
     "words", ["Grüße, çà et là", "日本語 한국어", "مرحبا ١٢٣", "שלום", "नमस्ते", "a\tb\nc", "→ ✓ │ ½ €", "👍 🚀", "⠀⠿"]
 )
-def test_text_that_is_seen_stays(words: str) -> None:
+def test_visible_text_is_kept(words: str) -> None:
     assert text.clean(words) == words

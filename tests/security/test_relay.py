@@ -1,4 +1,4 @@
-"""A token is for the host that gave it: what its holder asks goes no further, unless it is marked for that."""
+"""A token is valid for its own host only; it reaches other hosts only if it was created with `relay`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ASK = {
 
 @pytest.fixture
 async def http_node(fleet: ServingNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HttpNode]:
-    """This host, `first`, which knows `second`; its callers hold tokens without a mark, `relay` one with it."""
+    """This host, `first`, knows `second`; only the caller `relay` has a relay token."""
     monkeypatch.setattr(limits, "PER_SECOND", dict.fromkeys(SCOPES, 1e6))
     (tmp_path / "hosts.toml").write_text(f'{entry(fleet, unique(tmp_path))}tags = ["far"]\n', encoding="utf-8")
     async with open_http_node(relay=False) as opened:
@@ -48,14 +48,14 @@ async def http_node(fleet: ServingNode, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def calls_on(node: ServingNode) -> int:
-    """How many calls its audit log holds."""
+    """Number of records in its audit log."""
     return len(HostState(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).audit.read())
 
 
 async def test_a_token_reaches_no_other_host(
     http_node: HttpNode, fleet: ServingNode, second_engine: RealEngine
 ) -> None:
-    """Finding 10: with a token of alpha only, a third machine read beta's logs and stopped its containers."""
+    """With only a token of alpha, a third machine could once read beta's logs and stop its containers."""
     second_engine.run("web")
     before = calls_on(fleet)
 
@@ -73,7 +73,7 @@ async def test_a_token_reaches_no_other_host(
     assert second_engine.state("web") == "running"
 
 
-async def test_a_question_is_about_this_host_alone_and_says_so(http_node: HttpNode, fleet: ServingNode) -> None:
+async def test_a_question_covers_only_this_host_and_says_so(http_node: HttpNode, fleet: ServingNode) -> None:
     before = calls_on(fleet)
 
     for query in ("list containers", "list hosts", "list containers on all hosts", "host resources"):
@@ -98,7 +98,7 @@ async def test_a_token_does_not_reveal_other_hosts(http_node: HttpNode) -> None:
     assert [name for name, text in figures.items() if 'anvyl_peer_up{peer="second"}' in text] == ["relay"]
 
 
-async def test_a_marked_token_reaches_other_hosts(http_node: HttpNode) -> None:
+async def test_a_relay_token_reaches_other_hosts(http_node: HttpNode) -> None:
     process = await http_node.request("relay", "/agent/process", {"query": "list containers"})
     remote = await http_node.request("relay", "/agent/remote-query", {"host_id": "second", "query": "list containers"})
     broadcast = await http_node.request("relay", "/agent/broadcast", {"message": "list containers"})
@@ -110,7 +110,7 @@ async def test_a_marked_token_reaches_other_hosts(http_node: HttpNode) -> None:
     assert set(hosts.json()["hosts"]) == {"second"}
 
 
-async def test_the_gateway_takes_marked_tokens_only(http_node: HttpNode, tmp_path: Path) -> None:
+async def test_the_gateway_accepts_only_relay_tokens(http_node: HttpNode, tmp_path: Path) -> None:
     """Everything behind `anvyl-mcp gateway --http` reaches the whole fleet."""
     node = http_node.node
     app = build_local_app(node.server, node.engine, node.state, name="first", local_token=tmp_path / "gateway.token")
@@ -131,7 +131,7 @@ async def test_the_gateway_takes_marked_tokens_only(http_node: HttpNode, tmp_pat
     assert "token create NAME --relay" in answers["exec"].json()["error"]["hint"]
 
 
-async def test_what_waits_for_another_host_is_approved_only_with_the_mark(
+async def test_a_pending_change_on_another_host_is_approved_only_with_a_relay_token(
     http_node: HttpNode, second_engine: RealEngine
 ) -> None:
     second_engine.run("web")
@@ -154,8 +154,8 @@ async def test_a_container_named_like_another_host_can_be_asked_about(http_node:
     assert answered.status_code == 200 and {call["host"] for call in answered.json()["calls"]} == {"first"}
 
 
-async def test_tokens_of_older_versions_have_no_mark(http_node: HttpNode, tmp_path: Path) -> None:
-    """A home of d2a7be5 goes on working; its tokens are for this host alone."""
+async def test_tokens_of_older_versions_cannot_relay(http_node: HttpNode, tmp_path: Path) -> None:
+    """A home of an older version still works; its tokens are valid for this host only."""
     file = tmp_path / "trust" / "tokens.json"
     kept = json.loads(file.read_text(encoding="utf-8"))
     for entry in kept["tokens"].values():
@@ -171,7 +171,7 @@ async def test_tokens_of_older_versions_have_no_mark(http_node: HttpNode, tmp_pa
 
 @pytest.fixture
 def ring(tmp_path: Path) -> Iterator[tuple[ServingNode, ServingNode]]:
-    """Two hosts that know each other, and whose callers on this machine need no mark."""
+    """Two hosts that know each other; callers on this machine need no relay token."""
     with (
         running_node("a", tmp_path / "a", DOCKER_HOST=NO_ENGINE) as one,
         running_node("b", tmp_path / "b", DOCKER_HOST=NO_ENGINE) as other,
@@ -182,20 +182,20 @@ def ring(tmp_path: Path) -> Iterator[tuple[ServingNode, ServingNode]]:
 
 
 def unique(folder: Path) -> str:
-    """The name of a test, for a host that outlives it."""
+    """Host name that is unique per test, for a host shared by tests."""
     return re.sub(r"\W", "-", folder.name).strip("-")[:60]
 
 
 def entry(node: ServingNode, called: str) -> str:
-    """A host as one called so knows it, with a token that is marked."""
+    """Hosts file entry with a relay token for `called`."""
     token = HostState(load(environ={"ANVYL_HOME": str(node.home)}).state_dir).create_token(
         called, "operate", None, relay=True
     )[1]
     return f'[hosts.{node.name}]\nurl = "{node.url}"\ntoken = "{token}"\n'
 
 
-def test_of_a_broadcast_each_host_answers_for_itself(ring: tuple[ServingNode, ServingNode], tmp_path: Path) -> None:
-    """Finding 18: asked about all hosts, each agent asked all of them again."""
+def test_each_host_answers_a_broadcast_only_for_itself(ring: tuple[ServingNode, ServingNode], tmp_path: Path) -> None:
+    """Asked about all hosts, each agent once asked all of them again."""
     (tmp_path / "hosts.toml").write_text("".join(entry(node, "hub") for node in ring), encoding="utf-8")
 
     everywhere = anvyl("agent", "broadcast", "host resources on all hosts", "--json", ANVYL_NAME="hub")

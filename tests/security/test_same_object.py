@@ -1,4 +1,4 @@
-"""The policy, the lock, the approval and the act see the same object, whatever its name leads to by then.
+"""Policy, lock, approval and change use the same object, even if its name resolves differently by then.
 
 Findings 6 (a name that becomes another object between decision and act) and 11 (images and volumes after an approval).
 """
@@ -34,7 +34,7 @@ def policy(content: str) -> None:
 
 
 def build(engine: RealEngine, tag: str, *, labels: str = "") -> str:
-    """An image with the files of busybox and a change of its own; its id."""
+    """Build a unique image from busybox and return its id."""
     marker = io.BytesIO()
     with tarfile.open(fileobj=marker, mode="w") as tar:
         entry = tarfile.TarInfo(f"marker-{tag.replace(':', '-')}-{len(labels)}-{len(engine.api.images())}")
@@ -72,7 +72,7 @@ async def client(engine: RealEngine) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Lets something happen right after the policy has allowed a call for the first time, as in a race."""
+    """Run an action right after the policy first allows a call, to simulate a race."""
 
     def arrange(happens: Callable[[], object]) -> None:
         check, waiting = Policy.check, [happens]
@@ -88,19 +88,19 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]],
 
 
 @pytest.mark.parametrize("tool", ["restart_container", "remove_container", "get_container_logs"])
-async def test_a_name_that_becomes_a_denied_container_after_the_decision_is_refused(
+async def test_a_name_that_resolves_to_a_denied_container_after_the_decision_is_refused(
     client: Client, engine: RealEngine, between: Any, tool: str
 ) -> None:
-    """A container called like the beginning of another one's id, gone between the policy and the act."""
+    """A container named like the id prefix of another one disappears between policy check and change."""
     policy('[[deny]]\ncontainers = ["db"]\n')
     protected = engine.run("db")
     engine.run(protected[:12])
     between(lambda: engine.api.remove_container(protected[:12], force=True))
     started = engine.api.inspect_container("db")["State"]["StartedAt"]
 
-    told = await refused(client, tool, name=protected[:12])
+    error = await refused(client, tool, name=protected[:12])
 
-    assert told["code"] in ("denied", "conflict"), told
+    assert error["code"] in ("denied", "conflict"), error
     assert engine.api.inspect_container("db")["State"]["StartedAt"] == started
 
 
@@ -114,10 +114,10 @@ async def test_a_name_that_appears_after_the_decision_is_refused(
     assert engine.state("web") == "running"
 
 
-async def test_the_policy_is_asked_again_when_the_objects_are_held(
+async def test_the_policy_is_checked_again_when_the_objects_are_locked(
     client: Client, engine: RealEngine, between: Any
 ) -> None:
-    """What its owner forbids while a change waits for its turn is not done."""
+    """A change that is forbidden while it waits for its lock is not made."""
     policy('[[deny]]\ncontainers = ["db"]\n')
     engine.run("web")
     between(lambda: policy('[[deny]]\ncontainers = ["web"]\n'))
@@ -133,14 +133,12 @@ async def test_a_tag_that_moves_to_a_denied_image_is_not_run(client: Client, ima
     images.api.tag("test-good:1", "test-app", "1")
     between(lambda: images.api.tag("test-evil:1", "test-app", "1"))
 
-    told = await refused(client, "create_container", image="test-app:1", name="one")
-    assert told["code"] in ("denied", "conflict"), told
+    error = await refused(client, "create_container", image="test-app:1", name="one")
+    assert error["code"] in ("denied", "conflict"), error
     assert images.state("one") is None
 
 
-async def test_an_image_is_removed_by_the_id_that_was_looked_at(
-    client: Client, images: RealEngine, between: Any
-) -> None:
+async def test_an_image_is_removed_by_the_id_that_was_checked(client: Client, images: RealEngine, between: Any) -> None:
     policy('[[deny]]\nimages = ["never"]\n')
     build(images, "test-old:1")
     kept = build(images, "test-kept:1")
@@ -161,7 +159,7 @@ async def test_an_image_with_other_names_keeps_them(client: Client, images: Real
 
 
 async def decided(http_node: HttpNode, query: str, meanwhile: Callable[[], object]) -> tuple[int, str]:
-    """Ask for a change, let something happen, say yes: the status and the answer."""
+    """Ask for a change, run `meanwhile`, approve; returns the status and the answer."""
     asked = await http_node.request("exec", "/agent/process", {"query": query})
     assert asked.status_code == 202, asked.text
     meanwhile()
@@ -174,7 +172,7 @@ async def approving(engine: RealEngine, images: RealEngine, http_node: HttpNode)
     yield http_node
 
 
-async def test_an_approved_image_that_was_tagged_anew_is_not_run(approving: HttpNode, images: RealEngine) -> None:
+async def test_an_approved_image_that_was_retagged_is_not_run(approving: HttpNode, images: RealEngine) -> None:
     build(images, "test-app:1")
 
     status, said = await decided(approving, "run test-app:1 as one", lambda: build(images, "test-app:1"))
@@ -187,7 +185,7 @@ async def test_an_approved_image_that_was_tagged_anew_is_not_run(approving: Http
     assert status == 409, said
 
 
-async def test_an_approved_image_that_was_tagged_anew_is_not_removed(approving: HttpNode, images: RealEngine) -> None:
+async def test_an_approved_image_that_was_retagged_is_not_removed(approving: HttpNode, images: RealEngine) -> None:
     build(images, "test-app:1")
 
     status, said = await decided(approving, "remove image test-app:1", lambda: build(images, "test-app:1"))
@@ -196,7 +194,7 @@ async def test_an_approved_image_that_was_tagged_anew_is_not_removed(approving: 
     assert id_of(images, "test-app:1")
 
 
-async def test_an_approved_volume_that_was_made_anew_is_not_removed(
+async def test_an_approved_volume_that_was_recreated_is_not_removed(
     engine: RealEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     node = Node(load({"toolsets": "all"}), serving=True)
@@ -217,7 +215,7 @@ async def test_an_approved_volume_that_was_made_anew_is_not_removed(
             assert gone.is_error and "there is no volume `test-data` any more" in str(gone.content)
 
 
-async def test_an_approved_network_that_was_made_anew_is_not_removed(engine: RealEngine) -> None:
+async def test_an_approved_network_that_was_recreated_is_not_removed(engine: RealEngine) -> None:
     node = Node(load({"toolsets": "all"}), serving=True)
     async with aclosing(node):
         engine.api.create_network("test-front", labels=LABEL)

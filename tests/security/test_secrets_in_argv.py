@@ -1,4 +1,4 @@
-"""What lets a machine in is pasted or piped, the inviting side names who came, and a new code changes old rights."""
+"""Codes and tokens are pasted or piped, invite names the machine that joined, and a new code changes scopes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ADD = "anvyl hosts add"
 
 @pytest.fixture(scope="module")
 def beta(lan: Lan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
-    """A host on the network of its own, without an engine."""
+    """A host in its own network namespace, without an engine."""
     nothing = "unix:///nonexistent/docker.sock"
     with running_node("beta", tmp_path_factory.mktemp("beta"), prefix=lan.prefix, DOCKER_HOST=nothing) as started:
         yield started
@@ -29,7 +29,7 @@ def beta(lan: Lan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving
 
 @pytest.fixture
 def node(beta: ServingNode) -> ServingNode:
-    """The same for one test, without the tokens of others."""
+    """The same host for one test, without tokens of earlier tests."""
     kept = HostState(load(environ={"ANVYL_HOME": str(beta.home)}).state_dir).tokens
     for token in kept.list():
         kept.revoke(token.id)
@@ -56,14 +56,14 @@ def tokens(lan: Lan, node: ServingNode) -> list[tuple[str, list[str], bool]]:
 
 
 def joined_line(node: ServingNode) -> str:
-    """The first line in the window of the server, since it was last looked at, about a machine that joined."""
+    """Next line of the server's output about a machine that joined."""
     assert node.process.stderr is not None
     lines = iter(node.process.stderr.readline, b"")
     return next(line.decode().strip() for line in lines if b" joined " in line)
 
 
-def test_a_code_is_piped_and_the_inviting_side_says_who_came(lan: Lan, node: ServingNode) -> None:
-    """Finding 7: user `nobody` read the code in /proc/*/cmdline and redeemed it first."""
+def test_a_code_can_be_piped_and_the_inviting_side_names_the_joining_machine(lan: Lan, node: ServingNode) -> None:
+    """On the command line, another user could read the code in /proc/*/cmdline and redeem it first."""
     made = invited(lan, node)
     line, code = made.out.splitlines()
     assert line == ADD and code.startswith("anv1-")
@@ -77,7 +77,7 @@ def test_a_code_is_piped_and_the_inviting_side_says_who_came(lan: Lan, node: Ser
     assert again.code == 1 and "warning: other users of this machine can read the join code" in again.err
 
 
-def test_a_code_is_asked_for_and_not_shown(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
+def test_a_code_is_prompted_for_and_not_echoed(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
     code = invited(lan, node, "--json").json["code"]
     split = f"{code[:40]}\n{code[40:]}\n"
 
@@ -95,7 +95,7 @@ def test_a_code_is_asked_for_and_not_shown(lan: Lan, node: ServingNode, tmp_path
     assert b"anv1" not in listed
 
 
-def test_the_one_who_invites_waits_and_sees_who_came(lan: Lan, node: ServingNode) -> None:
+def test_invite_waits_and_names_the_joining_machine(lan: Lan, node: ServingNode) -> None:
     words = [*lan.prefix, "env", f"ANVYL_HOME={node.home}", ANVYL_MCP, "invite", "--host", lan.address]
     with open_terminal(*words[1:], program=words[0], size=(400, 24)) as terminal:
         terminal.until("waiting for that machine")
@@ -106,7 +106,7 @@ def test_the_one_who_invites_waits_and_sees_who_came(lan: Lan, node: ServingNode
         assert terminal.end() == 0
 
 
-def test_a_token_by_hand_is_piped(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
+def test_a_token_can_be_piped(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
     made = invited(lan, node, "--json").json
     token = on_beta(lan, node, "token", "create", "script", "--scope", "read", "--json").json["token"]
     by_hand = ("hosts", "add", "nas", f"https://{made['addresses'][0]}", "--pin", made["pin"], "--token")
@@ -121,8 +121,8 @@ def test_a_token_by_hand_is_piped(lan: Lan, node: ServingNode, tmp_path: Path) -
     assert Registry(tmp_path / "hosts.toml").get("nas").token == token
 
 
-def test_a_code_of_a_known_host_changes_the_rights_there(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
-    """It was "known already", and the hint of every refusal led there."""
+def test_a_new_code_of_a_known_host_changes_the_scopes_there(lan: Lan, node: ServingNode, tmp_path: Path) -> None:
+    """Once the host was "already known", and the hint of every refusal led there."""
     assert here(lan, "hosts", "add", "-", "--tag", "home", "--name", "nas", stdin=invited(lan, node).out).code == 0
     before = Registry(tmp_path / "hosts.toml").get("nas")
     refused = here(lan, "call", "execute_command", "command=true", "--host", "nas", "--yes")
@@ -140,7 +140,7 @@ def test_a_code_of_a_known_host_changes_the_rights_there(lan: Lan, node: Serving
     assert lowered.code == 0 and tokens(lan, node) == [("alpha", ["read"], False)]
 
 
-def test_a_code_also_helps_where_the_old_token_was_revoked(lan: Lan, node: ServingNode) -> None:
+def test_a_new_code_replaces_a_revoked_token(lan: Lan, node: ServingNode) -> None:
     assert here(lan, "hosts", "add", "-", stdin=invited(lan, node).out).code == 0
     assert on_beta(lan, node, "token", "revoke", "alpha").code == 0
 
@@ -165,7 +165,7 @@ def test_a_renamed_host_stays_paired(lan: Lan, node: ServingNode, tmp_path: Path
     assert taken.code == 1 and "is this host" in taken.err and own.code == 1 and "serve --name" in own.err
 
 
-def test_what_stands_in_a_hosts_file_survives_a_new_name(tmp_path: Path) -> None:
+def test_comments_and_settings_in_a_hosts_file_survive_a_rename(tmp_path: Path) -> None:
     file = tmp_path / "hosts.toml"
     file.write_text(
         '# mine\n[hosts.Nas]\nurl = "http://127.0.0.1:9" # attic\nnext_pin = "x"\n\n[hosts.pi]\nurl = "http://127.0.0.1:8"\n',
@@ -180,7 +180,7 @@ def test_what_stands_in_a_hosts_file_survives_a_new_name(tmp_path: Path) -> None
     assert "# mine" in file.read_text(encoding="utf-8") and "# attic" in file.read_text(encoding="utf-8")
 
 
-def test_no_machine_joins_under_a_name_that_this_host_uses_itself(lan: Lan, node: ServingNode) -> None:
+def test_no_machine_can_join_under_a_name_that_this_host_uses(lan: Lan, node: ServingNode) -> None:
     code = invited(lan, node).out
 
     refused = run_program("hosts", "add", "-", prefix=lan.far, stdin=code, ANVYL_NAME="root")

@@ -1,4 +1,4 @@
-"""What an installation keeps is for its owner alone, and a lock of another process delays a command only briefly."""
+"""State files are private, and a lock held by another process delays a command only briefly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ sys.stdin.read()
 
 @contextmanager
 def held(file: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that keeps the lock of a file."""
+    """Run another process that holds the lock of a file."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -51,23 +51,21 @@ def mode(path: Path) -> int:
 
 
 def open_to_others(home: Path) -> list[str]:
-    """Folders that other users may enter, and files that they may open."""
+    """Folders and files that other users may access."""
     paths = [home, *home.rglob("*")]
     return sorted(str(one.relative_to(home)) for one in paths if not one.is_symlink() and mode(one) & 0o077)
 
 
 @pytest.fixture
 def permissive() -> Iterator[None]:
-    """A user whose new files others may read, as on most systems."""
+    """Set a umask that lets others read new files, as on most systems."""
     before = os.umask(0o022)
     yield
     os.umask(before)
 
 
-def test_everything_that_is_made_is_for_its_owner(
-    permissive: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Finding 17: the folder above `audit/` was 0755, `hosts.lock` and `heads.lock` were 0644."""
+def test_all_new_files_are_private(permissive: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder above `audit/` was once 0755; `hosts.lock` and `heads.lock` were 0644."""
     home = tmp_path / "a" / "home"
     monkeypatch.setenv("ANVYL_HOME", str(home))
 
@@ -81,8 +79,8 @@ def test_everything_that_is_made_is_for_its_owner(
     assert (home / "hosts.lock").exists() and (home / "run" / "serve.lock").exists()
 
 
-def test_an_older_home_is_closed_when_it_is_used(tmp_path: Path) -> None:
-    """Homes of d2a7be5 stand open."""
+def test_the_files_of_an_older_home_become_private_when_it_is_used(tmp_path: Path) -> None:
+    """Homes of older versions are readable by others."""
     home = tmp_path / "home"
     for folder in (home, home / "audit", home / "run", home / "trust"):
         folder.mkdir(mode=0o755)
@@ -98,10 +96,10 @@ def test_an_older_home_is_closed_when_it_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["temporary", "home", "above home", "others"])
-def test_a_folder_that_is_not_for_anvyl_alone_is_left_as_it_is(
+def test_permissions_of_a_shared_folder_are_not_changed(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`ANVYL_HOME=/tmp` must not lock everybody out of it; what is ours in it is closed all the same."""
+    """`ANVYL_HOME=/tmp` must not lock other users out; files of Anvyl in it become private."""
     place = tmp_path / "place"
     place.mkdir()
     (place / "trust").mkdir(mode=0o755)
@@ -125,8 +123,8 @@ def test_a_folder_that_is_not_for_anvyl_alone_is_left_as_it_is(
     assert [mode(place / "trust"), mode(place / "hosts.lock")] == [0o700, 0o600]
 
 
-def test_a_lock_that_is_held_ends_a_change_with_its_holder_named(tmp_path: Path) -> None:
-    """Finding 17: another user's `flock` hung `anvyl hosts add` for as long as it was held."""
+def test_a_change_that_meets_a_held_lock_fails_and_names_the_holder(tmp_path: Path) -> None:
+    """Once another user's `flock` blocked `anvyl hosts add` for as long as it was held."""
     with held(tmp_path / "hosts.lock") as holder:
         done = anvyl("hosts", "add", "nas", "http://127.0.0.1:9", "--json")
 
@@ -136,8 +134,8 @@ def test_a_lock_that_is_held_ends_a_change_with_its_holder_named(tmp_path: Path)
     assert not (tmp_path / "hosts.toml").exists()
 
 
-def test_reading_commands_do_not_wait_for_what_others_saw_of_audit_logs(tmp_path: Path) -> None:
-    """The same held up even `anvyl ps`, at its end."""
+def test_reading_commands_do_not_wait_for_the_audit_witness_lock(tmp_path: Path) -> None:
+    """The same once blocked `anvyl ps` at its end."""
     heads = HeadStore(tmp_path / "heads.json")
     heads.note("nas", "https://192.0.2.1:4200", AuditHead(1, "f" * 64))
 
@@ -149,7 +147,7 @@ def test_reading_commands_do_not_wait_for_what_others_saw_of_audit_logs(tmp_path
 
 
 @pytest.mark.parametrize("name", ["tokens.lock", "invites.lock", "next.lock", "folder", "audit", "operations", "serve"])
-def test_every_lock_is_waited_for_a_limited_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_lock_has_a_timeout(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_locks, "DEFAULT_TIMEOUT", 0.2)
     settings = load()
     kept = HostState(settings.state_dir)
@@ -185,8 +183,8 @@ def test_every_lock_is_waited_for_a_limited_time(name: str, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("bits", [0o664, 0o646, 0o666])
-def test_settings_that_others_may_write_count_for_nothing(bits: int, tmp_path: Path) -> None:
-    """Finding 17: `config.toml` names programs to run, and its permissions were not checked."""
+def test_a_settings_file_that_others_may_write_is_ignored(bits: int, tmp_path: Path) -> None:
+    """`config.toml` names programs to run, so its permissions matter."""
     file = tmp_path / "config.toml"
     file.write_text('watch_command = "/bin/true"\n', encoding="utf-8")
     file.chmod(bits)
@@ -199,7 +197,7 @@ def test_settings_that_others_may_write_count_for_nothing(bits: int, tmp_path: P
     assert load().watch_command == "/bin/true"
 
 
-def test_hosts_that_others_may_write_count_for_nothing(tmp_path: Path) -> None:
+def test_a_hosts_file_that_others_may_write_is_ignored(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "hosts.toml")
     registry.add(Peer("nas", "http://127.0.0.1:9"))
     assert mode(registry.path) == 0o600
@@ -209,12 +207,12 @@ def test_hosts_that_others_may_write_count_for_nothing(tmp_path: Path) -> None:
         registry.peers()
 
 
-def test_settings_are_written_for_their_owner(permissive: None, tmp_path: Path) -> None:
-    """They may hold a key."""
+def test_a_new_settings_file_is_private(permissive: None, tmp_path: Path) -> None:
+    """It may contain a key."""
     assert mode(write_setting(tmp_path, "llm_api_key", "sk-abc")) == 0o600
 
 
-def test_a_lock_waits_for_one_that_is_soon_free(tmp_path: Path) -> None:
+def test_a_lock_that_is_soon_released_is_acquired(tmp_path: Path) -> None:
     with (
         file_locks.exclusive_lock(tmp_path / "x.lock"),
         pytest.raises(Busy, match="another part of this process"),
@@ -225,7 +223,7 @@ def test_a_lock_waits_for_one_that_is_soon_free(tmp_path: Path) -> None:
         assert mode(tmp_path / "x.lock") == 0o600
 
 
-def test_the_home_of_a_node_is_closed(tmp_path: Path) -> None:
+def test_the_home_of_a_node_is_private(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
 
     Node(load())

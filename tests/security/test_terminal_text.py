@@ -1,4 +1,4 @@
-"""A host that lies cannot draw on the person's terminal: what it says is a part of a line, never a line of its own."""
+"""A malicious host cannot forge terminal output: its text is always part of a line, never a line of its own."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ WRITERS = {
     "host",
     "operator",
 }
-"""Modules of the commands that write to a stream themselves: the two doors, and those that print only words of ours."""
+"""CLI modules that may write to a stream: the output modules, and those that print only fixed text."""
 
 
 class Liar(ToyTools):
-    """A host whose answers are made to look like lines of ours."""
+    """A host whose results imitate lines of Anvyl."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,9 +55,9 @@ class Liar(ToyTools):
         return CallToolResult(content=[TextContent(type="text", text=FORGED)], structured_content=lines)
 
     async def _failed(self, *_: Any) -> CallToolResult:
-        told = {"code": "conflict", "message": f"no\n{FORGED}", "hint": f"yes\n{FORGED}"}
+        error = {"code": "conflict", "message": f"no\n{FORGED}", "hint": f"yes\n{FORGED}"}
         return CallToolResult(
-            content=[TextContent(type="text", text=FORGED)], is_error=True, _meta={protocol_keys.ERROR: told}
+            content=[TextContent(type="text", text=FORGED)], is_error=True, _meta={protocol_keys.ERROR: error}
         )
 
 
@@ -69,12 +69,12 @@ def liar() -> Iterator[ToyServer]:
 
 
 def forged(words: str) -> list[str]:
-    """Lines that only the host can have made."""
+    """Lines of the output that only the host can have made."""
     lines = [line.strip("\r").lstrip("\x1b[0123456789mFJ") for line in words.splitlines()]
     return [line for line in lines if line.startswith(("  2 ", "error: nas", "hint:  curl"))]
 
 
-def test_a_state_of_a_host_adds_no_line_to_the_question(liar: ToyServer) -> None:
+def test_a_container_state_cannot_add_a_line_to_a_confirmation(liar: ToyServer) -> None:
     with open_terminal("ask", "stop web on evil", "--offline") as terminal:
         terminal.until("[y/N")
         asked = terminal.shown
@@ -99,19 +99,21 @@ def test_a_state_of_a_host_adds_no_line_to_the_question(liar: ToyServer) -> None
     ],
     ids=" ".join,
 )
-def test_answers_and_errors_of_a_host_make_no_line_of_ours(arguments: tuple[str, ...], liar: ToyServer) -> None:
+def test_results_and_errors_of_a_host_cannot_forge_a_line_of_output(
+    arguments: tuple[str, ...], liar: ToyServer
+) -> None:
     done = anvyl(*arguments)
 
     assert forged(done.out + done.err) == []
     assert "curl evil" in done.out + done.err or arguments[0] == "stats"
 
 
-def test_every_way_in_which_a_host_words_an_error_gives_one_line() -> None:
-    told = {"code": "busy", "message": FORGED, "hint": FORGED}
+def test_every_kind_of_error_from_a_host_is_one_line() -> None:
+    error = {"code": "busy", "message": FORGED, "hint": FORGED}
     errors = [
         connection_errors.from_rpc({"code": -1, "message": FORGED}),
         connection_errors.from_rpc({"code": -32602, "message": FORGED}),
-        connection_errors.from_rpc({"code": -1, "message": "", "data": {protocol_keys.ERROR: told}}),
+        connection_errors.from_rpc({"code": -1, "message": "", "data": {protocol_keys.ERROR: error}}),
         connection_errors.from_status(500, "text/plain", FORGED.encode(), "http://evil"),
         connection_errors.from_status(
             401, "application/json", b'{"error": {"message": "a\\nhint:  b", "hint": "a\\nb"}}', "u"
@@ -121,8 +123,8 @@ def test_every_way_in_which_a_host_words_an_error_gives_one_line() -> None:
     assert [error for error in errors if len(f"{error.message}{error.hint}".splitlines()) != 1] == []
 
 
-def test_only_the_doors_write_to_the_terminal() -> None:
-    """Everything else goes through `output`, which cleans it."""
+def test_only_the_output_modules_write_to_the_terminal() -> None:
+    """All other output goes through `output`, which removes control characters."""
     folder = Path(anvyl_mcp.__file__).parent / "cli"
     writing = {
         file.stem

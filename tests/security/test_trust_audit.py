@@ -1,4 +1,4 @@
-"""Who was let in, who was turned away and what decides that is in the audit log; and no name passes for another's."""
+"""The audit log records admissions, refusals and policy changes; no caller can take the name of another."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["verifier"]
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[ServingNode]:
-    """A host without an engine; its home is the test's."""
+    """A host without an engine, with the home of the test."""
     with running_node("nas", tmp_path, DOCKER_HOST="unix:///nonexistent/docker.sock") as started:
         yield started
 
 
 @pytest.fixture
 def kept() -> HostState:
-    """What the same host keeps."""
+    """State of the same host."""
     return HostState(load().state_dir)
 
 
@@ -41,7 +41,7 @@ def here(*arguments: str) -> Any:
 
 
 def shown(*tools: str) -> list[dict[str, Any]]:
-    """The records that `anvyl-mcp audit` shows, of these tools or all."""
+    """Records that `anvyl-mcp audit` shows, for these tools or all."""
     found: list[dict[str, Any]] = here("audit", "--json").json["records"]
     return [one for one in found if not tools or one["tool"] in tools]
 
@@ -51,7 +51,7 @@ def pair(node: ServingNode, secret: str, name: str = "laptop") -> httpx.Response
 
 
 def test_pairing_tokens_and_keys_are_recorded(node: ServingNode, kept: HostState) -> None:
-    """Item 11: none of it was in the log."""
+    """Once none of this was in the log."""
     scopes, secret = kept.invite("read,operate", 60, relay=True)
     token = pair(node, secret).json()["token"]
     used = pair(node, secret, "mallory")
@@ -85,7 +85,7 @@ def test_pairing_tokens_and_keys_are_recorded(node: ServingNode, kept: HostState
     assert secret not in log and token not in log
 
 
-def test_refused_logins_are_recorded_and_a_flood_of_them_does_not_fill_the_log(node: ServingNode) -> None:
+def test_refused_logins_are_recorded_without_filling_the_log(node: ServingNode) -> None:
     wrong = {"Authorization": "Bearer anv_00000000_wrong"}
     with httpx.Client(base_url=node.url, trust_env=False) as client:
         answers = [client.get("/agent/info", headers=wrong).status_code for _ in range(300)]
@@ -126,7 +126,7 @@ def test_refused_logins_are_recorded_again_after_a_pause(tmp_path: Path) -> None
     assert written[-2]["refused"] == 1000 - BURST and "others" in written[-2]["from"]
 
 
-def test_another_policy_is_recorded(node: ServingNode, kept: HostState, tmp_path: Path) -> None:
+def test_a_change_of_policy_is_recorded(node: ServingNode, kept: HostState, tmp_path: Path) -> None:
     def call() -> None:
         answer = httpx.post(f"{node.url}/agent/process", json={"query": "host resources"}, trust_env=False, timeout=60)
         assert answer.status_code == 200, answer.text
@@ -155,7 +155,7 @@ def test_another_policy_is_recorded(node: ServingNode, kept: HostState, tmp_path
     assert changes[-1]["arguments"]["sha256"] == "none" and kept.audit.verify().problem == ""
 
 
-def test_a_token_is_not_made_where_that_cannot_be_recorded_but_is_revoked(kept: HostState, tmp_path: Path) -> None:
+def test_a_token_needs_an_audit_record_to_be_created_but_not_to_be_revoked(kept: HostState, tmp_path: Path) -> None:
     kept.create_token("old", "read", None)
     kept.audit.close()
     (tmp_path / "audit").rename(tmp_path / "aside")
@@ -193,8 +193,8 @@ def test_a_token_is_not_made_where_that_cannot_be_recorded_but_is_revoked(kept: 
         "a" * 201,
     ],
 )
-async def test_no_identity_provider_names_somebody_as_another_caller(subject: str, verifier: Any) -> None:
-    """Finding 12: `mallory through alice` counted as `alice` in a policy."""
+async def test_an_identity_provider_cannot_give_a_caller_the_name_of_another(subject: str, verifier: Any) -> None:
+    """`mallory through alice` once matched `alice` in a policy."""
     with pytest.raises(Denied):
         await verifier.verify(signed(sub=subject))
 
@@ -202,11 +202,11 @@ async def test_no_identity_provider_names_somebody_as_another_caller(subject: st
 @pytest.mark.parametrize(
     "subject", ["ann", "auth0|5f7c8ec7c33c6c004bbafe82", "ann@example.org", "drive-through", "Zoë"]
 )
-async def test_ordinary_names_stay(subject: str, verifier: Any) -> None:
+async def test_ordinary_names_are_kept(subject: str, verifier: Any) -> None:
     assert (await verifier.verify(signed(sub=subject))).name == subject
 
 
-async def test_an_identity_provider_gives_the_mark_among_the_scopes(verifier: Any) -> None:
+async def test_an_identity_provider_can_grant_relay_as_a_scope(verifier: Any) -> None:
     marked = await verifier.verify(signed(scope="read anvyl:relay"))
     plain = await verifier.verify(signed(scope="read operate"))
 
@@ -217,8 +217,8 @@ async def test_an_identity_provider_gives_the_mark_among_the_scopes(verifier: An
     "asking",
     ["alice", "alice through", " through ", "alice through through", "x through alice through ", "alice\nthrough"],
 )
-def test_the_real_caller_is_known_on_whosever_behalf_it_calls(asking: str) -> None:
-    """`alice through` made of the caller `laptop` one called `through laptop`, whom no rule knows."""
+def test_the_real_caller_is_identified_when_it_calls_for_others(asking: str) -> None:
+    """`alice through` once turned the caller `laptop` into `through laptop`, which no rule matches."""
     caller = restrict(Caller("laptop", frozenset({"read"}), "token"), ["read"], asking)
 
     assert caller_names(caller, "allow") == ["laptop", "token:laptop"]
@@ -227,12 +227,12 @@ def test_the_real_caller_is_known_on_whosever_behalf_it_calls(asking: str) -> No
 
 
 @pytest.mark.parametrize("name", ["root", "local", "anvyl", "nobody", "a through b", "jwt:alice", "a\nb"])
-def test_no_token_has_a_name_that_passes_for_another_caller(name: str, kept: HostState) -> None:
+def test_no_token_name_can_be_mistaken_for_another_caller(name: str, kept: HostState) -> None:
     with pytest.raises(InvalidInput):
         kept.create_token(name, "read", None)
 
 
-def test_a_join_is_told_in_the_window_of_the_server(node: ServingNode, kept: HostState) -> None:
+def test_a_join_is_printed_by_the_server(node: ServingNode, kept: HostState) -> None:
     first, second = (kept.invite("read", 60)[1] for _ in range(2))
     started = time.monotonic()
     for secret in (first, second):

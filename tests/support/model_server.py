@@ -1,4 +1,4 @@
-"""A scripted OpenAI-compatible server over real HTTP, standing in for LM Studio.
+"""A scripted OpenAI-compatible server over real HTTP, in place of LM Studio.
 
     pytest_plugins = ["tests.support.model_server"]
 
@@ -7,11 +7,11 @@
         ...  # with ANVYL_LMSTUDIO_URL=model_server.url
         assert model_server.requests[0]["messages"][-1]["content"] == "stop web"
 
-Replies are used up in order; a request beyond them gets a 500 that says so. As it starts, it is LM Studio 0.4 with
-`MODEL` loaded; `list_models` makes it another server, `pages` any server at all, and `key` asks for a bearer token.
+Replies are sent in order; a request without a scripted reply gets a 500. By default it is LM Studio 0.4 with `MODEL`
+loaded; `list_models` turns it into another server, `pages` sets any response, and `key` requires a bearer token.
 `hang()` is a reply that waits for `release()`.
 
-PYTEST_DONT_REWRITE: as a plugin that tests import too, pytest would warn of this module otherwise.
+PYTEST_DONT_REWRITE: tests import this plugin too, and pytest would warn about that otherwise.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MODEL = "qwen/qwen3.5-9b"
 
 @dataclass(frozen=True)
 class Reply:
-    """One HTTP answer."""
+    """One HTTP response."""
 
     body: bytes
     status: int = 200
@@ -46,14 +46,14 @@ class Reply:
 
 
 def raw(body: Any, *, status: int = 200, media_type: str = "application/json") -> Reply:
-    """Any body: bytes and text as they are, everything else as JSON."""
+    """Reply with any body: bytes and text unchanged, everything else as JSON."""
     if isinstance(body, str):
         body = body.encode()
     return Reply(body if isinstance(body, bytes) else json.dumps(body).encode(), status, media_type)
 
 
 def completion(message: dict[str, Any], *, finish_reason: Any = "stop", model: Any = MODEL, **more: Any) -> Reply:
-    """A chat completion around one message."""
+    """Reply with a chat completion that contains one message."""
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}
     usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
     body = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1764000000, "model": model}
@@ -61,17 +61,17 @@ def completion(message: dict[str, Any], *, finish_reason: Any = "stop", model: A
 
 
 def text(content: str, **more: Any) -> Reply:
-    """An answer in words."""
+    """Reply with text."""
     return completion({"content": content}, **more)
 
 
 def tool_call(name: str, arguments: Any, *, call_id: str = "call_1", **more: Any) -> Reply:
-    """One tool call; arguments that are text go out as they are."""
+    """Reply with one tool call; arguments given as text are sent unchanged."""
     return tool_calls(call(name, arguments, call_id=call_id), **more)
 
 
 def tool_calls(*calls: dict[str, Any], **more: Any) -> Reply:
-    """Several tool calls in one answer, each made by `call`."""
+    """Reply with several tool calls, each created by `call`."""
     return completion({"content": None, "tool_calls": list(calls)}, **{"finish_reason": "tool_calls", **more})
 
 
@@ -82,12 +82,12 @@ def call(name: str, arguments: Any, *, call_id: Any = "call_1") -> dict[str, Any
 
 
 def hang() -> Reply:
-    """No answer until `release()`."""
+    """Reply that waits for `release()`."""
     return Reply(b"{}", waits=True)
 
 
 def error(message: str, *, status: int, as_text: bool = False, **fields: Any) -> Reply:
-    """An error as LM Studio words it: an object in `error`, or only text."""
+    """Error in the format of LM Studio: `error` is an object, or only text."""
     return raw({"error": message if as_text else {"message": message, **fields}}, status=status)
 
 
@@ -139,12 +139,12 @@ FAILURES = {
     "only reasoning": completion({"content": "", "reasoning_content": "hm"}),
     "thinking without an end": completion({"content": "<think>hm, let me see"}, finish_reason="length"),
 }
-"""Every answer that leaves nothing to use, by what went wrong."""
+"""Unusable responses, by what is wrong with them."""
 
 
 @dataclass(frozen=True)
 class ListedModel:
-    """One model in a listing; loaded when it has a context length."""
+    """One model of the list; loaded if it has a context length."""
 
     name: str = MODEL
     context_length: int = 0
@@ -156,7 +156,7 @@ class ListedModel:
 
 @dataclass
 class ModelServer:
-    """The server's script and what it was asked. `url` is what ANVYL_LMSTUDIO_URL takes."""
+    """Scripted replies and recorded requests. `url` is the value for ANVYL_LMSTUDIO_URL."""
 
     port: int
     replies: list[Reply] = field(default_factory=list)
@@ -169,11 +169,11 @@ class ModelServer:
 
     @property
     def url(self) -> str:
-        """The OpenAI-compatible base URL."""
+        """OpenAI-compatible base URL."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     def list_models(self, *models: ListedModel, api: Literal["v1", "v0", "openai"] = "v1") -> None:
-        """Be a server that lists these models: LM Studio 0.4, LM Studio 0.3, or any other."""
+        """List these models like LM Studio 0.4, LM Studio 0.3 or any other server."""
         self.pages = {"/v1/models": raw({"object": "list", "data": [{"id": model.name} for model in models]})}
         if api == "v1":
             self.pages["/api/v1/models"] = raw({"models": [_native(model) for model in models]})
@@ -181,18 +181,18 @@ class ModelServer:
             self.pages["/api/v0/models"] = raw({"data": [_older(model) for model in models]})
 
     def release(self) -> None:
-        """Let every hanging reply go."""
+        """Send all waiting replies."""
         self.released.set()
 
     def reset(self) -> None:
-        """Be as new: LM Studio with one model loaded, nothing scripted, nothing asked."""
+        """Reset to LM Studio with one loaded model, without scripted replies or recorded requests."""
         self.release()
         self.released = threading.Event()
         self.replies, self.requests, self.headers, self.paths, self.key = [], [], [], [], ""
         self.list_models(ListedModel(context_length=32768))
 
     async def answer(self, request: Request) -> Response:
-        """The next reply to a chat, or the page at that address."""
+        """Send the next scripted reply, or the page for this path."""
         self.paths.append(request.url.path)
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             return _response(FAILURES["key needed"])
@@ -236,7 +236,7 @@ def _older(model: ListedModel) -> dict[str, Any]:
 
 
 class _ReadySignal(uvicorn.Server):
-    """Says when it has started."""
+    """Uvicorn server with an event for its start."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -249,7 +249,7 @@ class _ReadySignal(uvicorn.Server):
 
 @pytest.fixture(scope="session")
 def running_model_server() -> Iterator[ModelServer]:
-    """One server for all tests of this process; `model_server` is what a test uses."""
+    """One server for all tests of this process; tests use `model_server`."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = ModelServer(listening.getsockname()[1])
         methods = ["GET", "POST"]
@@ -267,7 +267,7 @@ def running_model_server() -> Iterator[ModelServer]:
 
 @pytest.fixture
 def model_server(running_model_server: ModelServer) -> Iterator[ModelServer]:
-    """The server, as new; requests to models are allowed while a test has it."""
+    """The server after a reset; allows requests to models during the test."""
     running_model_server.reset()
     with override_allow_model_requests(True):
         yield running_model_server

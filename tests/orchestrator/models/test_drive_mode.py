@@ -1,4 +1,4 @@
-"""How a model is driven, over real HTTP: by tool calls or by a plan, with few tools, little text and the same guard."""
+"""Driving a model over real HTTP, with tool calls or with a plan: few tools, short prompts and the same checks."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tests.support.model_server import ListedModel, ModelServer, text, tool_call
 pytest_plugins = ["tests.support.model_server"]
 
 MOST_TOKENS = 2200
-"""Issue 6: definitions and instructions, whatever the number of hosts."""
+"""Limit for tool definitions and instructions, independent of the number of hosts."""
 
 
 class Fleet:
-    """A simulated fleet asked over HTTP, and a person who says yes to everything."""
+    """A simulated fleet with a scripted model server and a user who approves everything."""
 
     def __init__(self, server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ANVYL_LMSTUDIO_URL", server.url)
@@ -69,7 +69,7 @@ def fleet(model_server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def tokens() -> Callable[[str], int]:
-    """o200k_base where its table is at hand, as in benchmarks/tools.py; else a cautious estimate."""
+    """Count with o200k_base if its table is installed, as in benchmarks/tools.py; else a cautious estimate."""
     try:
         import tiktoken
 
@@ -108,7 +108,7 @@ QUESTIONS = (
 )
 
 
-def test_four_questions_in_five_need_no_other_tools_than_the_usual_ones() -> None:
+def test_four_of_five_questions_need_only_the_common_tools() -> None:
     known = load_catalogue(load().cache_dir)
     usual = select_tools("", known)
 
@@ -122,7 +122,7 @@ def test_four_questions_in_five_need_no_other_tools_than_the_usual_ones() -> Non
 @pytest.mark.parametrize(
     "question", [*QUESTIONS, "networks and volumes of nas", "pull nginx and show memory and networks"]
 )
-def test_no_question_shows_more_than_twelve_tools(question: str) -> None:
+def test_no_question_offers_more_than_twelve_tools(question: str) -> None:
     assert 0 < len(select_tools(question, load_catalogue(load().cache_dir))) <= MAX_VISIBLE
 
 
@@ -141,7 +141,7 @@ def test_no_question_shows_more_than_twelve_tools(question: str) -> None:
         ("show the logs of web and the memory of nas", "get_container_logs"),
     ],
 )
-def test_what_a_question_speaks_of_is_among_the_tools(question: str, tool: str) -> None:
+def test_the_tools_for_a_question_include_the_one_it_needs(question: str, tool: str) -> None:
     assert tool in select_tools(question, load_catalogue(load().cache_dir))
 
 
@@ -179,7 +179,7 @@ async def test_the_beginning_of_a_request_is_the_same_for_every_question_with_th
     assert len(beginnings) == 1
 
 
-async def test_a_plain_read_costs_two_requests_and_few_tokens_by_tools(fleet: Fleet) -> None:
+async def test_a_simple_read_takes_two_requests_and_few_tokens_with_tools(fleet: Fleet) -> None:
     fleet.server.replies += [tool_call("list_containers", {"host": "gpu"}), text("ollama and jupyter run on gpu.")]
 
     reply = await fleet.ask("what runs on gpu?")
@@ -188,7 +188,7 @@ async def test_a_plain_read_costs_two_requests_and_few_tokens_by_tools(fleet: Fl
     assert reply.usage["output_tokens"] <= 80
 
 
-async def test_a_plain_read_costs_one_request_by_plan(fleet: Fleet) -> None:
+async def test_a_simple_read_takes_one_request_with_a_plan(fleet: Fleet) -> None:
     reply = await fleet.plan("what runs on gpu?", {"tool": "list_containers", "host": "gpu"})
 
     assert (reply.usage["requests"], reply.mode, reply.error) == (1, "model", None)
@@ -196,7 +196,7 @@ async def test_a_plain_read_costs_one_request_by_plan(fleet: Fleet) -> None:
     assert "gpu" in reply.answer and "containers" in reply.answer
 
 
-async def test_a_plan_is_forced_into_its_form_with_intent_first_and_hosts_as_a_choice(fleet: Fleet) -> None:
+async def test_the_schema_of_a_plan_has_the_intent_first_and_hosts_as_an_enum(fleet: Fleet) -> None:
     await fleet.plan(
         "restart web on web2", {"tool": "restart_container", "name": "web", "host": "web2"}, intent="change"
     )
@@ -215,7 +215,7 @@ async def test_a_plan_is_forced_into_its_form_with_intent_first_and_hosts_as_a_c
     assert fleet.done == [("web2", "restart_container", "web")]
 
 
-async def test_a_plan_for_a_question_can_only_look(fleet: Fleet) -> None:
+async def test_a_plan_for_a_question_can_only_read(fleet: Fleet) -> None:
     await fleet.plan("which containers are stopped?", {"tool": "list_containers", "all": True})
 
     [request] = fleet.server.requests
@@ -223,10 +223,10 @@ async def test_a_plan_for_a_question_can_only_look(fleet: Fleet) -> None:
     offered = items.get("anyOf", [items])
     tools = {call["properties"]["tool"]["enum"][0] for call in offered}
     assert tools and all(tool.startswith(("list_", "get_")) for tool in tools)
-    assert all("host" not in call["properties"] for call in offered), "nobody named a host"
+    assert all("host" not in call["properties"] for call in offered), "the question names no host"
 
 
-async def test_a_planned_change_waits_for_a_yes_like_any_other(fleet: Fleet) -> None:
+async def test_a_planned_change_needs_approval_like_any_other(fleet: Fleet) -> None:
     fleet.server.replies += [plan({"tool": "stop_container", "name": "grafana"}, intent="change")]
 
     reply = await fleet.ask("stop grafana", drive="plan", approve=None)
@@ -235,7 +235,7 @@ async def test_a_planned_change_waits_for_a_yes_like_any_other(fleet: Fleet) -> 
     assert "stop grafana on nas" in reply.answer
 
 
-async def test_a_plan_that_only_reads_executes_nothing_that_changes(fleet: Fleet) -> None:
+async def test_a_plan_with_intent_read_executes_no_change(fleet: Fleet) -> None:
     reply = await fleet.plan(
         "show me the stopped containers",
         {"tool": "remove_container", "name": "backup", "force": True},
@@ -246,14 +246,14 @@ async def test_a_plan_that_only_reads_executes_nothing_that_changes(fleet: Fleet
     assert "backup" in reply.answer and [call.tool for call in reply.calls] == ["list_containers"] * 4
 
 
-async def test_a_plan_that_asks_or_declines_says_so(fleet: Fleet) -> None:
+async def test_a_plan_that_asks_or_declines_returns_its_text(fleet: Fleet) -> None:
     reply = await fleet.plan("restart it", intent="ask", say="Which container do you mean?")
 
     assert reply.answer.endswith("Which container do you mean?")
     assert (fleet.done, reply.calls) == ([], [])
 
 
-async def test_a_plan_that_failed_is_made_once_more_with_the_reason(fleet: Fleet) -> None:
+async def test_a_failed_plan_is_retried_once_with_the_reason(fleet: Fleet) -> None:
     fleet.server.replies += [
         plan({"tool": "get_container_logs", "name": "nonsense"}),
         plan({"tool": "get_container_logs", "name": "db"}),
@@ -265,7 +265,7 @@ async def test_a_plan_that_failed_is_made_once_more_with_the_reason(fleet: Fleet
     assert "checkpoint" in str(reply.calls[0].answer.result)
 
 
-async def test_why_questions_are_summed_up_from_the_results(fleet: Fleet) -> None:
+async def test_why_questions_are_answered_with_a_summary_of_the_results(fleet: Fleet) -> None:
     fleet.server.replies += [plan({"tool": "get_container_logs", "name": "worker"}), text("It ran out of memory.")]
 
     reply = await fleet.ask("why did worker stop?", drive="plan")
@@ -278,7 +278,7 @@ async def test_why_questions_are_summed_up_from_the_results(fleet: Fleet) -> Non
 @pytest.mark.parametrize(
     "written", ["", "}{", "[]", '"x"', '{"intent": "change"}', '{"calls": [1, null, {"tool": "x"}]}']
 )
-async def test_a_plan_that_is_none_does_nothing(written: str, fleet: Fleet) -> None:
+async def test_an_invalid_plan_does_nothing(written: str, fleet: Fleet) -> None:
     fleet.server.replies += [text(written), text(written)]
 
     reply = await fleet.ask("restart grafana please with care", drive="plan")
@@ -298,7 +298,7 @@ async def test_a_plan_that_is_none_does_nothing(written: str, fleet: Fleet) -> N
         (
             "restart all containers on web1",
             "web",
-            {("web1", "web"), ("web1", "api"), ("web1", "cache")},  # `worker` was stopped by somebody
+            {("web1", "web"), ("web1", "api"), ("web1", "cache")},  # `worker` was stopped on purpose
         ),
         ("restart all containers except db", "db", set()),
         ("stop all containers that use more than 1 GB", "ollama", set()),
@@ -306,7 +306,7 @@ async def test_a_plan_that_is_none_does_nothing(written: str, fleet: Fleet) -> N
     ],
 )
 @pytest.mark.parametrize("drive", ["tools", "plan"])
-async def test_a_change_to_all_of_a_kind_is_worked_out_in_code(
+async def test_a_change_to_all_objects_is_expanded_in_code(
     question: str, call: str, done: set[tuple[str, str]], drive: str, fleet: Fleet
 ) -> None:
     verb = {"delete": "remove"}.get(question.split()[0], question.split()[0])
@@ -337,11 +337,11 @@ async def test_a_change_to_all_of_a_kind_is_worked_out_in_code(
         ("tools", "qwen2.5-0.5b", None, "tools"),
     ],
 )
-def test_small_models_and_untrained_ones_plan(setting: str, name: str, trained: bool | None, drive: str) -> None:
+def test_small_models_and_untrained_ones_use_plans(setting: str, name: str, trained: bool | None, drive: str) -> None:
     assert drive_mode_for(setting, ModelChoice(name, "lmstudio", trained_for_tools=trained)) == drive
 
 
-async def test_an_untrained_model_on_lm_studio_is_made_to_plan(fleet: Fleet, model_server: ModelServer) -> None:
+async def test_an_untrained_model_on_lm_studio_uses_a_plan(fleet: Fleet, model_server: ModelServer) -> None:
     model_server.list_models(ListedModel("gemma-3-12b", context_length=8192, tools=False))
     model_server.replies += [plan({"tool": "list_containers", "host": "gpu"})]
 
@@ -351,14 +351,14 @@ async def test_an_untrained_model_on_lm_studio_is_made_to_plan(fleet: Fleet, mod
     assert [call.host for call in reply.calls] == ["gpu"]
 
 
-def test_a_drive_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_drive_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANVYL_DRIVE", "horse")
 
     with pytest.raises(InvalidInput, match="ANVYL_DRIVE is `horse`"):
         load()
 
 
-async def test_results_are_cut_for_a_small_context_and_whole_for_the_person(
+async def test_results_are_cut_for_a_small_context_but_complete_for_the_user(
     fleet: Fleet, model_server: ModelServer
 ) -> None:
     model_server.list_models(ListedModel("qwen/qwen3.5-4b", context_length=4096))
@@ -401,12 +401,12 @@ server = http.server.HTTPServer(("127.0.0.1", 0), Once)
 print(server.server_port, flush=True)
 server.serve_forever()
 """
-"""A model server that answers one question, and is dead at the second."""
+"""A model server that answers one request and dies at the second."""
 
 
 @pytest.fixture
 def short_lived() -> Iterator[subprocess.Popen[bytes]]:
-    """Such a server, that wants web on web1 stopped."""
+    """Start such a server; it plans to stop web on web1."""
     wanted = {"name": "stop_container", "arguments": json.dumps({"name": "web", "host": "web1"})}
     with subprocess.Popen([sys.executable, "-c", ONE_ANSWER, json.dumps(wanted)], stdout=subprocess.PIPE) as server:
         yield server
@@ -425,7 +425,7 @@ def short_lived() -> Iterator[subprocess.Popen[bytes]]:
     ],
     ids=["the rules finish it", "they say that something is left"],
 )
-async def test_a_model_server_that_is_killed_between_two_steps(
+async def test_a_model_server_killed_between_two_steps(
     question: str,
     done: list[tuple[str, str, str]],
     says: str,
@@ -443,17 +443,17 @@ async def test_a_model_server_that_is_killed_between_two_steps(
     assert says in reply.answer.lower() and any("answered by rules" in note for note in reply.notes)
 
 
-async def test_a_model_is_told_what_to_call_and_a_person_what_to_type(fleet: Fleet) -> None:
+async def test_a_hint_names_a_tool_for_a_model_and_a_command_for_the_user(fleet: Fleet) -> None:
     fleet.server.replies += [tool_call("pull_image", {"image": "redis:7.4"}), text("On which host?")]
 
     reply = await fleet.ask("pull redis:7.4")
 
-    told = fleet.server.requests[1]["messages"][-1]["content"]
-    assert "Give one as `host`" in told and "--host" not in told
+    hint = fleet.server.requests[1]["messages"][-1]["content"]
+    assert "Give one as `host`" in hint and "--host" not in hint
     assert "--host" in str(reply.error)
 
 
-async def test_a_model_that_only_talks_leaves_what_is_clear_to_the_rules(fleet: Fleet) -> None:
+async def test_the_rules_take_over_clear_questions_from_a_model_that_only_talks(fleet: Fleet) -> None:
     fleet.server.replies += [text("grafana is surely running, have no fear.")]
 
     reply = await fleet.ask("is grafana running?")
@@ -463,7 +463,9 @@ async def test_a_model_that_only_talks_leaves_what_is_clear_to_the_rules(fleet: 
     assert "did nothing about it" in reply.notes[0]
 
 
-async def test_a_small_model_is_not_asked_what_the_rules_understand(fleet: Fleet, model_server: ModelServer) -> None:
+async def test_a_small_model_is_skipped_if_the_rules_understand_the_question(
+    fleet: Fleet, model_server: ModelServer
+) -> None:
     model_server.list_models(ListedModel("qwen2.5-coder-1.5b", context_length=8192))
 
     reply = await fleet.ask("is grafana running?", drive="auto")
@@ -491,7 +493,7 @@ async def test_a_small_model_is_not_asked_what_the_rules_understand(fleet: Fleet
     ],
 )
 @pytest.mark.parametrize("drive", ["tools", "plan"])
-async def test_an_order_that_a_model_makes_nothing_of_is_worked_out_from_its_words(
+async def test_a_command_that_the_model_cannot_plan_is_parsed_by_the_rules(
     question: str, done: list[tuple[str, str, str]], drive: str, fleet: Fleet
 ) -> None:
     fleet.server.replies += [plan(intent="none", say="Hm.") if drive == "plan" else text("Hm.")] * 2
@@ -513,7 +515,7 @@ async def test_an_order_that_a_model_makes_nothing_of_is_worked_out_from_its_wor
         ("rank the hosts by free memory, most first", {"get_host_resources"}),
     ],
 )
-async def test_a_plan_that_looks_can_only_look_at_what_is_named(question: str, offered: set[str], fleet: Fleet) -> None:
+async def test_a_reading_plan_can_only_read_the_named_object(question: str, offered: set[str], fleet: Fleet) -> None:
     await fleet.plan(question, intent="none", say="Hm?")
 
     items = fleet.server.requests[0]["response_format"]["json_schema"]["schema"]["properties"]["calls"]["items"]
@@ -521,8 +523,8 @@ async def test_a_plan_that_looks_can_only_look_at_what_is_named(question: str, o
     assert {call["properties"]["tool"]["enum"][0] for call in calls} == offered
 
 
-async def test_a_change_that_depends_on_what_is_found_is_planned_after_looking(fleet: Fleet) -> None:
-    """What was found is data of others: such a change waits for a person, whatever was said in advance."""
+async def test_a_change_that_depends_on_results_is_planned_after_reading(fleet: Fleet) -> None:
+    """Results are untrusted, so such a change needs approval by a person, even with --yes."""
     fleet.server.replies += [
         plan({"tool": "get_container_stats", "host": "gpu"}, intent="change"),
         plan({"tool": "stop_container", "name": "ollama"}, intent="change"),
@@ -534,7 +536,7 @@ async def test_a_change_that_depends_on_what_is_found_is_planned_after_looking(f
     assert [proposal.untrusted != "" for proposal in reply.proposals] == [True]
 
 
-async def test_what_the_rules_take_for_a_name_may_be_an_image(fleet: Fleet, model_server: ModelServer) -> None:
+async def test_a_name_in_a_rule_may_be_an_image(fleet: Fleet, model_server: ModelServer) -> None:
     model_server.list_models(ListedModel("qwen2.5-coder-1.5b", context_length=8192))
 
     unclear = await fleet.ask("restart nginx", drive="auto")

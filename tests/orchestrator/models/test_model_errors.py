@@ -12,7 +12,7 @@ from tests.support.hosts.nodes import anvyl
 from tests.support.model_server import ListedModel, ModelServer, Reply, completion, error, raw, text
 
 UNCLEAR = "could you have a look whether the wiki thing feels sluggish to you today"
-"""No rule reads it."""
+"""A question that the rules do not understand."""
 ERRORS: dict[str, tuple[Reply, str, str]] = {
     "Ollama": (
         error("registry.ollama.ai/library/gemma3:4b does not support tools", status=400),
@@ -55,22 +55,20 @@ def asked(model_server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error_of_the_model_is_the_error_when_the_rules_do_not_understand(
-    model_server: ModelServer, name: str
-) -> None:
+def test_the_models_error_is_reported_if_the_rules_do_not_understand(model_server: ModelServer, name: str) -> None:
     reply, words, step = ERRORS[name]
     model_server.replies.append(reply)
 
     done = anvyl("ask", "--json", UNCLEAR)
 
     assert done.code == 4
-    told = done.json["error"]
-    assert told["code"] == "not_understood"
-    assert words in told["message"] and step in told["hint"]
-    assert "no rule" not in told["message"] + told["hint"]
+    error = done.json["error"]
+    assert error["code"] == "not_understood"
+    assert words in error["message"] and step in error["hint"]
+    assert "no rule" not in error["message"] + error["hint"]
 
 
-def test_it_is_a_note_when_the_rules_answer(model_server: ModelServer) -> None:
+def test_the_models_error_is_a_note_if_the_rules_answer(model_server: ModelServer) -> None:
     reply, words, step = ERRORS["Ollama"]
     model_server.replies.append(reply)
 
@@ -81,7 +79,7 @@ def test_it_is_a_note_when_the_rules_answer(model_server: ModelServer) -> None:
     assert words in note and step in note and "answered by rules" in note
 
 
-def test_it_is_a_note_when_what_the_rules_tried_failed(model_server: ModelServer) -> None:
+def test_the_models_error_is_a_note_if_the_call_of_the_rules_failed(model_server: ModelServer) -> None:
     reply, words, _ = ERRORS["Ollama"]
     model_server.replies.append(reply)
 
@@ -92,14 +90,14 @@ def test_it_is_a_note_when_what_the_rules_tried_failed(model_server: ModelServer
 
 
 def cut(model_server: ModelServer, read: int) -> list[str]:
-    """The notes about an answer for which the server counted so many tokens of the prompt."""
+    """Notes about an answer for which the server reported this many prompt tokens."""
     usage = {"prompt_tokens": read, "completion_tokens": 9, "total_tokens": read + 9}
     model_server.replies.append(text("I cannot access your containers?", usage=usage))
     notes: list[str] = anvyl("ask", "--json", UNCLEAR).json["notes"]
     return [note for note in notes if "the model server read only" in note]
 
 
-def test_a_prompt_that_was_cut_is_noticed_with_what_to_do_on_that_server(model_server: ModelServer) -> None:
+def test_a_truncated_prompt_is_reported_with_a_hint_for_that_server(model_server: ModelServer) -> None:
     model_server.list_models(ListedModel("a/one", 2048))
     assert "anvyl models load a/one --context-length 16384" in cut(model_server, 2048)[0]
 
@@ -112,10 +110,10 @@ def test_a_prompt_that_was_cut_is_noticed_with_what_to_do_on_that_server(model_s
     assert "-c 16384" in cut(model_server, 300)[0]
 
 
-def test_a_prompt_that_was_read_whole_is_not_called_cut(model_server: ModelServer) -> None:
+def test_a_complete_prompt_is_not_reported_as_truncated(model_server: ModelServer) -> None:
     model_server.list_models(ListedModel("a/one", 32768))
     assert cut(model_server, 3000) == []
-    # Some servers do not count what they had cached.
+    # Some servers do not count cached tokens.
     assert cut(model_server, 40) == []
     model_server.list_models(ListedModel("a/one"), api="openai")
     assert cut(model_server, 0) == []

@@ -1,4 +1,4 @@
-"""Which model is chosen, and what becomes of what local servers really answer."""
+"""Choosing a model, and handling the responses of real local servers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_a_loaded_model_without_tools_is_better_than_none(settings: Settin
     )
 
 
-async def test_a_small_context_is_warned_of_with_the_command_that_enlarges_it(
+async def test_a_small_context_gives_a_warning_with_the_command_that_enlarges_it(
     settings: Settings, model_server: ModelServer
 ) -> None:
     model_server.list_models(ListedModel("a/one", 4096))
@@ -109,9 +109,7 @@ async def test_with_nothing_loaded_the_model_used_last_is_chosen(settings: Setti
     assert "not loaded yet" in choice.warning
 
 
-async def test_a_model_that_was_used_last_and_is_gone_is_not_chosen(
-    settings: Settings, model_server: ModelServer
-) -> None:
+async def test_the_last_used_model_is_not_chosen_if_it_is_gone(settings: Settings, model_server: ModelServer) -> None:
     model_server.list_models(ListedModel("a/one"), ListedModel("b/two"))
     remember_model(settings, ModelChoice("c/deleted", "lmstudio"))
     with pytest.raises(ModelUnavailable):
@@ -126,7 +124,7 @@ async def test_models_are_remembered_for_each_server(settings: Settings, model_s
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"http": 3}', "null"])
-async def test_a_damaged_memory_is_as_good_as_none(settings: Settings, content: str) -> None:
+async def test_a_damaged_models_file_is_ignored(settings: Settings, content: str) -> None:
     (settings.state_dir / "models.json").write_text(content, encoding="utf-8")
     assert model_choice.last_model(settings) == ""
     for _ in range(2):
@@ -134,7 +132,7 @@ async def test_a_damaged_memory_is_as_good_as_none(settings: Settings, content: 
         assert model_choice.last_model(settings) == "a/one"
 
 
-async def test_a_memory_that_cannot_be_written_is_no_trouble(settings: Settings, tmp_path: Path) -> None:
+async def test_a_models_file_that_cannot_be_written_is_ignored(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     remember_model(replace(settings, state_dir=tmp_path / "file" / "below"), ModelChoice("a/one", "lmstudio"))
 
@@ -163,7 +161,7 @@ async def test_without_a_clear_choice_the_models_and_a_command_are_named(
 @pytest.mark.parametrize(
     "served", [(), (ListedModel("nomic-embed", 2048, kind="embedding"),)], ids=["none", "embedding"]
 )
-async def test_lm_studio_without_a_model_that_answers_is_told_what_to_get(
+async def test_lm_studio_without_a_chat_model_gets_a_hint_what_to_download(
     settings: Settings, model_server: ModelServer, served: tuple[ListedModel, ...]
 ) -> None:
     model_server.list_models(*served)
@@ -171,7 +169,7 @@ async def test_lm_studio_without_a_model_that_answers_is_told_what_to_get(
         await choose_model(settings)
 
 
-async def test_the_older_lm_studio_is_understood(settings: Settings, model_server: ModelServer) -> None:
+async def test_the_list_of_the_older_lm_studio_is_parsed(settings: Settings, model_server: ModelServer) -> None:
     model_server.list_models(
         ListedModel("a/one"), ListedModel("b/two", 8192), ListedModel("c/toolless", 16384, tools=False), api="v0"
     )
@@ -183,7 +181,7 @@ async def test_a_server_with_one_model_needs_no_setting(settings: Settings, mode
     assert await choose_model(settings) == ModelChoice("gemma.gguf", "openai-compatible")
 
 
-async def test_a_context_length_is_read_where_a_plain_server_tells_it(
+async def test_the_context_length_of_an_openai_compatible_server_is_read(
     settings: Settings, model_server: ModelServer
 ) -> None:
     model_server.pages = {"/v1/models": raw({"data": [{"id": "a/one", "max_model_len": 4096}]})}
@@ -204,7 +202,7 @@ async def test_a_server_with_several_models_and_no_state_needs_a_setting(
     assert (await choose_model(settings)).name == "qwen3:8b"
 
 
-async def test_a_server_that_names_no_model_needs_a_setting(settings: Settings, model_server: ModelServer) -> None:
+async def test_a_server_that_lists_no_model_needs_a_setting(settings: Settings, model_server: ModelServer) -> None:
     model_server.list_models(api="openai")
     with pytest.raises(ModelUnavailable, match="lists no model that can answer"):
         await choose_model(settings)
@@ -214,7 +212,7 @@ async def test_a_server_that_names_no_model_needs_a_setting(settings: Settings, 
     assert await choose_model(named(settings, "any")) == ModelChoice("any", "openai-compatible")
 
 
-async def test_lm_studios_way_of_not_knowing_an_address_is_understood(
+async def test_lm_studios_response_to_an_unknown_path_is_recognized(
     settings: Settings, model_server: ModelServer
 ) -> None:
     unknown = raw({"error": "Unexpected endpoint or method. (GET /api/v1/models)"})
@@ -254,7 +252,7 @@ async def test_the_model_asked_for_wins_over_the_setting(settings: Settings, mod
     assert (await choose_model(named(settings, "a/one"), model="b/two")).name == "b/two"
 
 
-async def test_an_unknown_model_gets_near_names(settings: Settings, model_server: ModelServer) -> None:
+async def test_an_unknown_model_gets_similar_names(settings: Settings, model_server: ModelServer) -> None:
     with pytest.raises(ModelUnavailable, match=r"no model `qwen/qwen3\.5-9` .*`qwen/qwen3\.5-9b`"):
         await choose_model(named(settings, "qwen/qwen3.5-9"))
 
@@ -266,7 +264,7 @@ async def test_an_embedding_model_is_not_chosen_even_by_name(settings: Settings,
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
-async def test_the_address_may_be_written_in_several_ways(
+async def test_the_base_url_may_be_written_in_several_ways(
     settings: Settings, model_server: ModelServer, suffix: str
 ) -> None:
     root = model_server.url.removesuffix("/v1")
@@ -284,7 +282,7 @@ def closed_port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_a_refused_connection_is_told_within_half_a_second(
+async def test_a_refused_connection_is_reported_within_half_a_second(
     settings: Settings, closed_port: int, host: str
 ) -> None:
     with (
@@ -294,7 +292,7 @@ async def test_a_refused_connection_is_told_within_half_a_second(
         await choose_model(replace(settings, lmstudio_url=f"http://{host}:{closed_port}/v1"))
 
 
-async def test_a_server_that_never_answers_is_given_up(
+async def test_a_server_that_never_answers_times_out(
     settings: Settings, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anvyl_mcp.orchestrator.models.servers.model_server.READ_SECONDS", 0.05)
@@ -304,7 +302,7 @@ async def test_a_server_that_never_answers_is_given_up(
     assert model_server.paths == ["/api/v1/models"]
 
 
-async def test_a_key_that_is_needed_is_asked_for_and_sent(settings: Settings, model_server: ModelServer) -> None:
+async def test_a_required_key_is_requested_and_sent(settings: Settings, model_server: ModelServer) -> None:
     model_server.key = "sk-lm-1:secret"
     with pytest.raises(ModelUnavailable, match=r"requires a key.*ANVYL_LLM_API_KEY"):
         await choose_model(settings)
@@ -319,7 +317,7 @@ async def test_a_key_that_is_needed_is_asked_for_and_sent(settings: Settings, mo
 
 
 @pytest.mark.parametrize(
-    ("page", "told"),
+    ("page", "message"),
     [
         (raw("<html>hi</html>", media_type="text/html"), "not an OpenAI-compatible model server"),
         (raw(b"\xff\xfe"), "not an OpenAI-compatible model server"),
@@ -335,11 +333,11 @@ async def test_a_key_that_is_needed_is_asked_for_and_sent(settings: Settings, mo
         (raw("<html>Bad Gateway</html>", status=502), "answered 502. Check its log"),
     ],
 )
-async def test_an_answer_that_is_no_list_of_models_is_told_in_a_sentence(
-    settings: Settings, model_server: ModelServer, page: Reply, told: str
+async def test_a_response_that_is_not_a_model_list_is_reported_in_a_sentence(
+    settings: Settings, model_server: ModelServer, page: Reply, message: str
 ) -> None:
     model_server.pages = dict.fromkeys(("/api/v1/models", "/api/v0/models", "/v1/models"), page)
-    with pytest.raises(ModelUnavailable, match=told) as caught:
+    with pytest.raises(ModelUnavailable, match=message) as caught:
         await choose_model(settings)
     assert "\x1b" not in str(caught.value)
 
@@ -362,12 +360,12 @@ async def test_entries_with_missing_or_odd_fields_do_not_hide_the_others(
 
 
 @pytest.mark.parametrize("url", ["htp://localhost:1234/v1", "localhost", "http://", "http://[::1", "http://x:99999/v1"])
-async def test_an_address_that_is_none_is_told(settings: Settings, url: str) -> None:
+async def test_a_malformed_url_is_reported(settings: Settings, url: str) -> None:
     with pytest.raises(ModelUnavailable, match=r"ANVYL_LMSTUDIO_URL"):
         await choose_model(replace(settings, lmstudio_url=url))
 
 
-async def test_a_server_that_does_not_speak_http_is_told(settings: Settings) -> None:
+async def test_a_server_that_does_not_speak_http_is_reported(settings: Settings) -> None:
     async def greet(stream: anyio.abc.SocketStream) -> None:
         async with stream:
             await stream.send(b"SSH-2.0-OpenSSH_9.2\r\n")
@@ -389,11 +387,11 @@ def test_choosing_a_model_imports_no_model_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-# What goes out and what comes back: one agent with one tool, the rules behind it
+# Requests and responses: one agent with one tool, with the rules as fallback
 
 
 class Bench:
-    """An agent with one tool on the scripted server, and what the tool was called with."""
+    """An agent with one tool on the scripted server, and the recorded calls of the tool."""
 
     def __init__(self, settings: Settings, choice: ModelChoice) -> None:
         self.choice = choice
@@ -447,7 +445,7 @@ async def test_a_question_is_answered_through_a_tool(bench: Bench, model_server:
     assert substituted_model(result.all_messages(), bench.choice) == ""
 
 
-async def test_a_run_whose_events_are_watched_falls_back_too(bench: Bench, model_server: ModelServer) -> None:
+async def test_a_run_with_an_event_listener_falls_back_too(bench: Bench, model_server: ModelServer) -> None:
     async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
         yield BY_RULES
 
@@ -462,7 +460,7 @@ async def test_a_run_whose_events_are_watched_falls_back_too(bench: Bench, model
     assert "empty answer" in bench.reason
 
 
-async def test_what_is_sent_is_what_local_servers_bear(bench: Bench, model_server: ModelServer) -> None:
+async def test_requests_contain_only_what_local_servers_support(bench: Bench, model_server: ModelServer) -> None:
     model_server.replies.append(text("ok"))
     await bench.ask(model_settings={"max_tokens": 50})
     sent = model_server.requests[0]
@@ -495,7 +493,7 @@ async def test_what_is_sent_is_what_local_servers_bear(bench: Bench, model_serve
     assert [message["role"] for message in sent["messages"]] == ["system", "user"]
 
 
-async def test_schemas_of_foreign_tools_are_slimmed_too(bench: Bench, model_server: ModelServer) -> None:
+async def test_schemas_of_foreign_tools_are_simplified_too(bench: Bench, model_server: ModelServer) -> None:
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Foreign",
@@ -534,7 +532,7 @@ async def test_a_tool_choice_is_never_forced(bench: Bench, model_server: ModelSe
     assert model_server.requests[0]["tool_choice"] == "auto"
 
 
-async def test_events_come_from_one_unstreamed_answer(bench: Bench, model_server: ModelServer) -> None:
+async def test_events_come_from_one_response_without_streaming(bench: Bench, model_server: ModelServer) -> None:
     model_server.replies += [tool_call("stop_container", {"name": "web"}), text("web is stopped.")]
     seen: list[object] = []
 
@@ -547,7 +545,7 @@ async def test_events_come_from_one_unstreamed_answer(bench: Bench, model_server
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_the_rules_answer_when_the_model_gives_nothing_to_use(
+async def test_the_rules_answer_if_the_models_response_is_unusable(
     bench: Bench, model_server: ModelServer, failure: str
 ) -> None:
     model_server.replies.append(FAILURES[failure])
@@ -561,7 +559,7 @@ async def test_the_rules_answer_when_the_model_gives_nothing_to_use(
 
 
 @pytest.mark.parametrize("failure", [name for name in FAILURES if name.startswith("overflow")])
-async def test_every_way_of_saying_that_the_context_is_full_is_understood(
+async def test_every_message_about_a_full_context_is_recognized(
     bench: Bench, model_server: ModelServer, failure: str
 ) -> None:
     model_server.replies.append(FAILURES[failure])
@@ -569,7 +567,7 @@ async def test_every_way_of_saying_that_the_context_is_full_is_understood(
         await bench.ask(bench.model)
 
 
-async def test_nothing_in_a_full_context_is_an_overflow(bench: Bench, model_server: ModelServer) -> None:
+async def test_an_empty_answer_with_a_full_context_is_an_overflow(bench: Bench, model_server: ModelServer) -> None:
     full = {"prompt_tokens": 32760, "completion_tokens": 0, "total_tokens": 32760}
     model_server.replies.append(completion({"content": ""}, usage=full))
     with pytest.raises(ModelContextWindowExceededError):
@@ -583,7 +581,7 @@ async def test_the_rules_take_over_in_the_middle_of_a_run(bench: Bench, model_se
     assert bench.reason == "the model server failed: Internal error"
 
 
-async def test_a_server_that_dies_after_it_was_chosen_costs_no_retries(settings: Settings, closed_port: int) -> None:
+async def test_a_server_that_dies_after_it_was_chosen_causes_no_retries(settings: Settings, closed_port: int) -> None:
     gone = replace(settings, lmstudio_url=f"http://127.0.0.1:{closed_port}/v1")
     bench = Bench(gone, ModelChoice(MODEL, "lmstudio"))
     with anyio.fail_after(2):  # the library's own retries take longer
@@ -592,20 +590,22 @@ async def test_a_server_that_dies_after_it_was_chosen_costs_no_retries(settings:
     assert bench.reason == "the connection to the model server failed"
 
 
-async def test_a_server_that_hangs_is_given_up(bench: Bench, model_server: ModelServer) -> None:
+async def test_a_server_that_hangs_times_out(bench: Bench, model_server: ModelServer) -> None:
     model_server.replies.append(hang())
     result = await bench.ask(model_settings={"timeout": 0.1})
     assert result.output == BY_RULES
     assert bench.reason == "the model server did not answer in time"
 
 
-async def test_a_model_that_answers_in_place_of_another_is_told(bench: Bench, model_server: ModelServer) -> None:
+async def test_a_substituted_model_is_reported(bench: Bench, model_server: ModelServer) -> None:
     model_server.replies.append(text("hi", model="google/gemma-4-e2b"))
     assert substituted_model((await bench.ask()).all_messages(), bench.choice) == "google/gemma-4-e2b"
 
 
 @pytest.mark.parametrize("answered", ["qwen3.5-9b", "qwen/qwen3.5-9b:2", "/models/Qwen3.5-9B-Q4_K_M.gguf", "", None, 5])
-async def test_another_spelling_is_no_other_model(bench: Bench, model_server: ModelServer, answered: Any) -> None:
+async def test_another_spelling_is_not_a_substituted_model(
+    bench: Bench, model_server: ModelServer, answered: Any
+) -> None:
     model_server.replies.append(text("hi", model=answered))
     messages = (await bench.ask()).all_messages()
     assert substituted_model(messages, bench.choice) == ("5" if answered == 5 else "")
@@ -632,7 +632,7 @@ async def test_missing_and_odd_fields_around_an_answer_do_no_harm(bench: Bench, 
     assert (await bench.ask()).output == "hello"
 
 
-async def test_halves_of_characters_are_replaced(bench: Bench, model_server: ModelServer) -> None:
+async def test_lone_surrogates_are_replaced(bench: Bench, model_server: ModelServer) -> None:
     half = {**CALL, "function": {"name": "stop_container", "arguments": '{"name": "web", "note": "\\ud83d"}'}}
     other_half = {**CALL, "function": {"name": "stop_container", "arguments": '{"name": "web", "note": "\ude00"}'}}
     model_server.replies += [tool_calls(half, other_half), text("hello \ud83d")]
@@ -640,7 +640,7 @@ async def test_halves_of_characters_are_replaced(bench: Bench, model_server: Mod
     assert bench.stopped == [stopped(note="?")] * 2
 
 
-# Tool calls, as servers spoil them
+# Tool calls that servers break
 
 CALL = call("stop_container", {"name": "web"})
 SPOILT: dict[str, list[Any]] = {
@@ -660,14 +660,14 @@ SPOILT: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("spoilt", SPOILT)
-async def test_a_spoilt_tool_call_is_mended(bench: Bench, model_server: ModelServer, spoilt: str) -> None:
-    model_server.replies += [tool_calls(*SPOILT[spoilt]), text("web is stopped.")]
+@pytest.mark.parametrize("broken", SPOILT)
+async def test_a_broken_tool_call_is_repaired(bench: Bench, model_server: ModelServer, broken: str) -> None:
+    model_server.replies += [tool_calls(*SPOILT[broken]), text("web is stopped.")]
     result = await bench.ask()
     assert (result.output, bench.stopped, bench.took_over) == ("web is stopped.", [stopped()], [])
 
 
-async def test_a_list_written_as_text_is_read(bench: Bench, model_server: ModelServer) -> None:
+async def test_a_list_written_as_text_is_parsed(bench: Bench, model_server: ModelServer) -> None:
     model_server.replies += [tool_call("stop_container", {"name": "web", "hosts": '["nas", "gpu"]'}), text("ok")]
     await bench.ask()
     assert bench.stopped == [stopped(hosts=["nas", "gpu"])]
@@ -689,9 +689,7 @@ async def test_two_calls_that_share_an_id_are_both_made(bench: Bench, model_serv
 
 
 @pytest.mark.parametrize("arguments", ["", None, "null", "{}"])
-async def test_a_call_without_its_arguments_is_asked_again(
-    bench: Bench, model_server: ModelServer, arguments: Any
-) -> None:
+async def test_a_call_without_its_arguments_is_retried(bench: Bench, model_server: ModelServer, arguments: Any) -> None:
     bare = {**CALL, "function": {"name": "stop_container", "arguments": arguments}}
     model_server.replies += [tool_calls(bare), tool_call("stop_container", {"name": "web"}), text("ok")]
     assert (await bench.ask()).output == "ok"
@@ -713,14 +711,14 @@ async def test_arguments_that_cannot_be_read_are_refused_not_guessed(
     assert isinstance(json.loads(sent_back), dict)
 
 
-async def test_a_call_that_was_cut_off_is_not_made(bench: Bench, model_server: ModelServer) -> None:
+async def test_a_truncated_call_is_not_made(bench: Bench, model_server: ModelServer) -> None:
     model_server.replies.append(tool_call("stop_container", '{"name": "we', finish_reason="length"))
     result = await bench.ask()
     assert (result.output, bench.stopped) == (BY_RULES, [])
     assert "ran out of room" in bench.reason
 
 
-async def test_an_unknown_tool_and_an_unknown_argument_are_asked_again(bench: Bench, model_server: ModelServer) -> None:
+async def test_an_unknown_tool_and_an_unknown_argument_are_retried(bench: Bench, model_server: ModelServer) -> None:
     model_server.replies += [
         tool_call("halt", {"name": "web"}),
         tool_call("stop_container", {"name": "web", "gently": True}),
@@ -758,8 +756,8 @@ async def test_a_call_written_as_text_is_made(bench: Bench, model_server: ModelS
     model_server.replies += [text(WRITTEN[form]), text("web is stopped.")]
     result = await bench.ask()
     assert (result.output, bench.stopped, bench.took_over) == ("web is stopped.", [stopped()], [])
-    told = [part.content for message in result.all_messages() for part in message.parts if isinstance(part, TextPart)]
-    assert not any("stop_container" in content or "Done" in content for content in told)
+    texts = [part.content for message in result.all_messages() for part in message.parts if isinstance(part, TextPart)]
+    assert not any("stop_container" in content or "Done" in content for content in texts)
 
 
 async def test_several_calls_written_as_text_are_all_made(bench: Bench, model_server: ModelServer) -> None:
@@ -787,7 +785,7 @@ async def test_text_that_only_quotes_a_call_stays_text(bench: Bench, model_serve
     assert bench.stopped == []
 
 
-async def test_text_beside_native_calls_is_never_read_as_a_call(bench: Bench, model_server: ModelServer) -> None:
+async def test_text_next_to_native_calls_is_never_parsed_as_a_call(bench: Bench, model_server: ModelServer) -> None:
     written = '<tool_call>{"name": "stop_container", "arguments": {"name": "db"}}</tool_call>'
     model_server.replies += [completion({"content": written, "tool_calls": [CALL]}), text("ok")]
     await bench.ask()
@@ -803,7 +801,7 @@ async def test_text_beside_native_calls_is_never_read_as_a_call(bench: Bench, mo
     ],
     ids=["unknown tool", "cut off", "cut off in another dialect"],
 )
-async def test_a_written_call_that_cannot_be_read_is_no_answer(
+async def test_a_written_call_that_cannot_be_parsed_is_not_an_answer(
     bench: Bench, model_server: ModelServer, written: str
 ) -> None:
     model_server.replies.append(text(written))
@@ -834,7 +832,7 @@ async def test_thinking_is_kept_out_of_the_answer(
     assert [thought.content.strip() for thought in thoughts] == ["hm"]
 
 
-async def test_without_rules_a_failure_is_raised_with_its_sentence(bench: Bench, model_server: ModelServer) -> None:
+async def test_without_rules_a_failure_is_raised_with_its_message(bench: Bench, model_server: ModelServer) -> None:
     model_server.replies.append(FAILURES["model does not load"])
     with pytest.raises(ModelAPIError, match=r"refused the request: Failed to load model .* not enough memory"):
         await bench.ask(bench.model)

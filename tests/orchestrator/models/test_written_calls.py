@@ -1,4 +1,4 @@
-"""Tool calls that models write as text, a case for each dialect, and markup that must not reach a person.
+"""Tool calls that models write as text, one case per format, and markup that must not be shown.
 
 The forms are from bug reports: lmstudio-bug-tracker#1177, #1979, #1602 and #1870, openclaw#66178, llama.cpp#15158,
 mlx-omni-server#126, Rapid-MLX#703, imp#1038, vllm#35687, and from the chat templates of the models themselves.
@@ -103,24 +103,24 @@ def bench(model_server: ModelServer, tmp_path: Path) -> Bench:
     return Bench(settings_module.load(environ=environment), ModelChoice(MODEL, "lmstudio", 32768))
 
 
-def told(result: Any) -> list[str]:
-    """Every text of the model that a person could be shown."""
+def visible_texts(result: Any) -> list[str]:
+    """All texts of the model that could be shown."""
     return [part.content for message in result.all_messages() for part in message.parts if isinstance(part, TextPart)]
 
 
 @pytest.mark.parametrize("dialect", CALLS)
-async def test_a_call_in_a_models_own_dialect_is_made(bench: Bench, model_server: ModelServer, dialect: str) -> None:
+async def test_a_call_in_the_models_own_format_is_made(bench: Bench, model_server: ModelServer, dialect: str) -> None:
     model_server.replies += [text(CALLS[dialect]), text("web is stopped.")]
     result = await bench.ask()
     assert (result.output, bench.stopped, bench.took_over) == ("web is stopped.", [stopped()], [])
-    assert not any("stop_container" in words or "<" in words for words in told(result))
+    assert not any("stop_container" in words or "<" in words for words in visible_texts(result))
 
 
 AMONG_THOUGHTS = ("Qwen, Hermes", "gpt-oss", "MiniMax M2", "LFM2", "Mistral v13", "Kimi")
 
 
 @pytest.mark.parametrize("dialect", AMONG_THOUGHTS)
-async def test_a_call_among_thoughts_is_made_when_nothing_else_was_said(
+async def test_a_call_in_the_thinking_part_is_made_if_there_is_no_other_text(
     bench: Bench, model_server: ModelServer, dialect: str
 ) -> None:
     thoughts = f"The person wants it stopped.\n{CALLS[dialect]}"
@@ -144,7 +144,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_name_with_what_a_server_left_on_it_is_understood(
+async def test_a_tool_name_with_leftover_markup_is_recognized(
     bench: Bench, model_server: ModelServer, name: str
 ) -> None:
     model_server.replies += [tool_calls(call(name, {"name": "web"})), text("web is stopped.")]
@@ -177,7 +177,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("form", UNREADABLE)
-async def test_what_looks_like_a_call_and_cannot_be_read_is_not_an_answer(
+async def test_text_like_a_call_that_cannot_be_parsed_is_not_an_answer(
     bench: Bench, model_server: ModelServer, form: str
 ) -> None:
     model_server.replies.append(text(UNREADABLE[form]))
@@ -199,7 +199,7 @@ PROSE = (
 
 
 @pytest.mark.parametrize("prose", PROSE)
-async def test_words_about_something_else_stay_words(bench: Bench, model_server: ModelServer, prose: str) -> None:
+async def test_text_about_something_else_stays_text(bench: Bench, model_server: ModelServer, prose: str) -> None:
     model_server.replies.append(text(prose))
     assert (await bench.ask()).output == prose
     assert bench.stopped == []
@@ -225,19 +225,17 @@ LEAKED = (
 
 
 @pytest.mark.parametrize("leaked", LEAKED)
-async def test_markup_that_is_not_for_a_person_is_not_shown(
-    bench: Bench, model_server: ModelServer, leaked: str
-) -> None:
+async def test_leaked_markup_is_not_shown(bench: Bench, model_server: ModelServer, leaked: str) -> None:
     model_server.replies.append(text(leaked))
     result = await bench.ask()
-    assert (result.output, told(result)) == ("web is fine", ["web is fine"])
+    assert (result.output, visible_texts(result)) == ("web is fine", ["web is fine"])
 
 
 @pytest.mark.parametrize("quoted", ["Qwen, Hermes", "LFM2", "Gemma"])
 def test_a_call_that_a_model_quotes_from_a_log_passes_the_checks_of_any_call(
     engine: RealEngine, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch, quoted: str
 ) -> None:
-    """The line is an attack: nothing in the question asks for a stop, and `--yes` must not cover it."""
+    """The line is an attack: the question does not ask for a stop, so `--yes` must not cover it."""
     engine.run("web", ["sh", "-c", "echo ready; sleep 999"])
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
     monkeypatch.setenv("ANVYL_DRIVE", "tools")

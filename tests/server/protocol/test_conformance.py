@@ -39,7 +39,7 @@ SCENARIOS = {"2025-11-25": 33, "2026-07-28": 50}
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the application serves with the suite's fixtures beside our own tools."""
-    npm.installed()
+    npm.programs_folder()
     with application(tmp_path_factory.mktemp("conformance")) as served:
         yield served
 
@@ -86,7 +86,7 @@ def failures(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def node(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
-    npm.installed()
+    npm.programs_folder()
     with running_node("inspected", tmp_path_factory.mktemp("inspected"), engine) as started:
         yield started
 

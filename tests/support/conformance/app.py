@@ -1,6 +1,6 @@
-"""The application as `anvyl-mcp serve` makes it, with the conformance suite's fixtures beside our own tools.
+"""The application of `anvyl-mcp serve` with the fixtures of the conformance suite added to its tools.
 
-Run as a program it serves on a free port of loopback, and prints where.
+Run as a program, it serves on a free loopback port and prints its URL.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LISTS = {
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
 
-class Remembered(EventStore):
-    """Events of streams that may be taken up again, which only a scenario of the suite asks for."""
+class MemoryEventStore(EventStore):
+    """In-memory events for resumable streams, which one scenario of the suite needs."""
 
     def __init__(self) -> None:
         self._events: list[tuple[StreamId, JSONRPCMessage | None]] = []
@@ -49,34 +49,37 @@ class Remembered(EventStore):
         return stream
 
 
-def add_fixtures(ours: Server[Any]) -> None:
-    """Let `ours` answer for the fixtures too; what is not theirs stays with our own handlers."""
+def add_fixtures(server: Server[Any]) -> None:
+    """Add the fixtures to a server; everything else stays with its own handlers."""
     extra = fixtures()
-    theirs = extra._lowlevel_server
+    fixture_server = extra._lowlevel_server
     tools = {tool.name for tool in extra._tool_manager.list_tools()}
     prompts = {prompt.name for prompt in extra._prompt_manager.list_prompts()}
     uris = {str(resource.uri) for resource in extra._resource_manager.list_resources()}
-    belongs: dict[str, Callable[[Any], bool]] = {
+    is_fixture: dict[str, Callable[[Any], bool]] = {
         "tools/call": lambda params: params.name in tools,
         "prompts/get": lambda params: params.name in prompts,
         "resources/read": lambda params: params.uri in uris or params.uri.startswith("test://template/"),
         "completion/complete": lambda params: getattr(params.ref, "name", "") in prompts,
     }
-    for method, entry in list(theirs._request_handlers.items()):
-        own = ours.get_request_handler(method)
+    for method, entry in list(fixture_server._request_handlers.items()):
+        own = server.get_request_handler(method)
         handler: Handler = entry.handler
         if own is not None and method in LISTS:
             handler = _joined(own.handler, entry.handler, LISTS[method])
-        elif own is not None and method in belongs:
-            handler = _shared(own.handler, entry.handler, belongs[method])
+        elif own is not None and method in is_fixture:
+            handler = _shared(own.handler, entry.handler, is_fixture[method])
         elif own is not None:
             continue
-        ours.add_request_handler(method, entry.params_type, handler)
-    # The first one is telemetry, which ours has too.
-    ours.middleware += theirs.middleware[1:]
-    schema, more = ours.get_tool_input_schema, {tool.name: tool.parameters for tool in extra._tool_manager.list_tools()}
+        server.add_request_handler(method, entry.params_type, handler)
+    # The first middleware is telemetry, which the server already has.
+    server.middleware += fixture_server.middleware[1:]
+    schema, more = (
+        server.get_tool_input_schema,
+        {tool.name: tool.parameters for tool in extra._tool_manager.list_tools()},
+    )
     assert schema is not None
-    ours.get_tool_input_schema = lambda name: more.get(name) or schema(name)
+    server.get_tool_input_schema = lambda name: more.get(name) or schema(name)
 
 
 def _joined(own: Handler, other: Handler, field: str) -> Handler:
@@ -88,34 +91,36 @@ def _joined(own: Handler, other: Handler, field: str) -> Handler:
     return handle
 
 
-def _shared(own: Handler, other: Handler, is_theirs: Callable[[Any], bool]) -> Handler:
+def _shared(own: Handler, other: Handler, is_fixture: Callable[[Any], bool]) -> Handler:
     async def handle(ctx: Any, params: Any) -> Any:
-        return await (other if is_theirs(params) else own)(ctx, params)
+        return await (other if is_fixture(params) else own)(ctx, params)
 
     return handle
 
 
 async def main() -> None:
-    """Serve until told to stop."""
+    """Serve until a signal arrives."""
     node = Node(load(), serving=True)
     add_fixtures(node.server)
 
     async def closed(_: str) -> list[str]:
         return []
 
-    taking_up = functools.partial(node.server.streamable_http_app, event_store=Remembered(), retry_interval=100)
+    resumable_app = functools.partial(
+        node.server.streamable_http_app, event_store=MemoryEventStore(), retry_interval=100
+    )
     sockets = listener.listen("127.0.0.1", [0])
     url = listener.url_of(sockets[0])
-    with mock.patch.object(node.server, "streamable_http_app", taking_up):
+    with mock.patch.object(node.server, "streamable_http_app", resumable_app):
         app = node.http_app(lambda: url, closed)
 
     def announce() -> None:
         sys.stdout.write(f"{url}\n")
         sys.stdout.flush()
 
-    server = listener.make_server(app, node.server, on_ready=announce)
+    http_server = listener.make_server(app, node.server, on_ready=announce)
     try:
-        await server.serve(sockets)
+        await http_server.serve(sockets)
     finally:
         await node.aclose()
 

@@ -1,6 +1,6 @@
-"""What the official conformance suite wants a server to offer, beside what ours does: an MCPServer of its own.
+"""Tools, resources and prompts that the official conformance suite expects, as a separate MCPServer.
 
-Names, texts and shapes are the suite's: @modelcontextprotocol/conformance 0.2.0-alpha.12.
+Names, texts and schemas come from the suite: @modelcontextprotocol/conformance 0.2.0-alpha.12.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Who(BaseModel):
 
 
 def fixtures() -> MCPServer[Any]:
-    """A server with every fixture."""
+    """Create a server with all fixtures."""
     server: MCPServer[Any] = MCPServer("fixtures", log_level="ERROR")
     for add in (contents, talking, asking, resources, prompts, changes):
         add(server)
@@ -107,7 +107,7 @@ def content(answer: t.ElicitResult | None) -> dict[str, Any]:
 
 
 def contents(server: MCPServer[Any]) -> None:
-    """Tools that answer with every kind of content."""
+    """Tools that return every kind of content."""
 
     @server.tool()
     def test_simple_text() -> str:
@@ -152,7 +152,7 @@ def contents(server: MCPServer[Any]) -> None:
 
 
 def talking(server: MCPServer[Any]) -> None:
-    """Tools that say something, or ask, while they run."""
+    """Tools that send logs, progress or requests while they run."""
 
     @server.tool()
     async def test_tool_with_logging(ctx: Context[Any]) -> str:
@@ -232,7 +232,7 @@ def talking(server: MCPServer[Any]) -> None:
 
 
 def asking(server: MCPServer[Any]) -> None:
-    """Tools that need an answer first, in the way of 2026-07-28: they return what they need and are called again."""
+    """Tools that need input, as in protocol 2026-07-28: they return the required requests and are called again."""
 
     @server.tool()
     async def test_input_required_result_elicitation(ctx: Context[Any]) -> Asked:
@@ -348,7 +348,7 @@ def prompts(server: MCPServer[Any]) -> None:
 
 
 def changes(server: MCPServer[Any]) -> None:
-    """Tools that say that a list changed, and the methods of 2025 that an MCPServer does not serve by itself."""
+    """Tools that send list changes, and methods of 2025 that MCPServer does not implement."""
 
     @server.tool()
     async def test_trigger_tool_change(ctx: Context[Any]) -> str:

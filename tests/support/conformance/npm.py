@@ -1,4 +1,4 @@
-"""Programs from npm that tests run, at pinned versions, in a folder of their own outside the project."""
+"""Pinned npm programs for tests, installed in a cache folder outside the project."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import pytest
 CONFORMANCE = "@modelcontextprotocol/conformance"
 INSPECTOR = "@modelcontextprotocol/inspector"
 PACKAGES = ("node@22.23.3", f"{CONFORMANCE}@0.2.0-alpha.12", f"{INSPECTOR}@2.12.0")
-"""Both tools need a Node newer than most machines have, so it comes with them."""
+"""Node is included because both tools need a newer version than most machines have."""
 INSTALL_SECONDS = 300
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 SETTINGS = ("--no-audit", "--no-fund", "--loglevel=error")
 PROJECT = {"private": True, "allowScripts": {"node": True, INSPECTOR: True}}
-"""The package `node` fetches the program in a script, which newer versions of npm run only when told to."""
+"""The package `node` fetches the program in a script, which newer versions of npm run only if it is allowed."""
 
 
-def installed() -> Path:
-    """The `bin` folder with the programs; installed when it is not there yet, which takes half a minute."""
-    found = _prepared()
+def programs_folder() -> Path:
+    """Folder with the programs; installs them if necessary, which takes half a minute."""
+    found = _find_or_install()
     if isinstance(found, Path):
         return found
     if IN_CI and shutil.which("npm"):
@@ -36,8 +36,8 @@ def installed() -> Path:
 
 
 @functools.cache
-def _prepared() -> Path | str:
-    """Where the programs are, or why they are not."""
+def _find_or_install() -> Path | str:
+    """Folder with the programs, or the reason why they are not available."""
     npm = shutil.which("npm")
     if npm is None:
         return "npm is not installed; install nodejs and npm"
@@ -51,8 +51,8 @@ def _prepared() -> Path | str:
 
 
 def run(program: str, *arguments: str, home: Path, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run one of the programs with its own Node, in a home of its own."""
-    programs = installed()
+    """Run one of the programs with the installed Node and its own home."""
+    programs = programs_folder()
     return subprocess.run(
         [programs / program, *arguments],
         env={"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(home), "NO_COLOR": "1"},
@@ -78,12 +78,12 @@ def _cache() -> Path:
 
 
 def _install(npm: str, folder: Path) -> str:
-    """Beside its place first: an installation that was cut off must not be taken for a whole one. Says what failed."""
-    beside = folder.with_suffix(".new")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    (beside / "package.json").write_text(json.dumps(PROJECT), encoding="utf-8")
-    command = [npm, "install", "--prefix", str(beside), *SETTINGS, *PACKAGES]
+    """Install into a temporary folder first, so that a partial installation is never used; returns the error or ""."""
+    partial = folder.with_suffix(".new")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    (partial / "package.json").write_text(json.dumps(PROJECT), encoding="utf-8")
+    command = [npm, "install", "--prefix", str(partial), *SETTINGS, *PACKAGES]
     try:
         done = subprocess.run(
             command,
@@ -97,5 +97,5 @@ def _install(npm: str, folder: Path) -> str:
         return f"npm needed more than {INSTALL_SECONDS} s to install {', '.join(PACKAGES)}"
     if done.returncode:
         return f"npm could not install {', '.join(PACKAGES)}: {done.stderr[-500:]}"
-    beside.rename(folder)
+    partial.rename(folder)
     return ""

@@ -1,4 +1,4 @@
-"""A socket in front of an engine that notes every request that passes."""
+"""A proxy in front of an engine that records every request."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CountingProxy:
             one.close()
 
     def wait_for_request(self, part: str) -> bool:
-        """Wait until a request with this in its target has passed."""
+        """Wait until a request passes whose target contains `part`; returns whether one did."""
         with self._arrived:
             return self._arrived.wait_for(lambda: any(part in request for request in self.requests), SECONDS)
 

@@ -1,4 +1,4 @@
-"""A private Docker daemon that leaves nothing behind, however the tests end."""
+"""A private Docker daemon that is cleaned up however the tests end."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ START_SECONDS = 30
 
 
 class UnavailableError(Exception):
-    """There can be no such engine here; the message says why."""
+    """The engine cannot be used here; the message gives the reason."""
 
 
 class Daemon:
-    """A `dockerd` in namespaces of its own: when its first process ends, nothing of it runs or is mounted any more."""
+    """A `dockerd` in its own namespaces: when its first process ends, all its processes and mounts are gone."""
 
     program = "dockerd"
     prepare = PREPARE
 
     def __init__(self, name: str, network: Sequence[str] = (), zone: str = "") -> None:
-        """`network`: what to put before a command so that it runs in an existing network namespace; else a new one.
+        """`network`: command prefix that enters an existing network namespace; by default it gets a new one.
 
-        `zone` is the time zone that the daemon runs in, like `Europe/Berlin`.
+        `zone`: time zone of the daemon, like `Europe/Berlin`.
         """
         self._name, self._environment = name, {"TZ": zone} if zone else {}
         self._enter = [*network, *NAMESPACES, *(() if network else ("--net",)), "--"]
@@ -66,7 +66,7 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """The outermost process."""
+        """Pid of the outermost process."""
         assert self._process is not None
         return self._process.pid
 
@@ -74,7 +74,7 @@ class Daemon:
         """Start it and wait until it answers.
 
         Raises:
-            UnavailableError: it ended or stayed silent.
+            UnavailableError: it exited, or did not answer in time.
         """
         # A pid file that a killed daemon left names pid 1, which always lives: the next start would refuse.
         for left in (self.folder / "dockerd.pid", self.folder / "exec/containerd/containerd.pid", self.socket):
@@ -93,7 +93,7 @@ class Daemon:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise UnavailableError(f"{self.program} does not start here: {self._last_words()}")
-            time.sleep(0.02)  # nothing tells when the socket appears
+            time.sleep(0.02)  # there is no event for the socket
 
     def _options(self) -> list[str]:
         folder = self.folder
@@ -102,7 +102,7 @@ class Daemon:
         return [*options, f"--host={self.url}", "--shutdown-timeout=3", "--log-level=warn"]
 
     def stop(self) -> None:
-        """Stop it as an administrator would: its containers end first."""
+        """Stop it with SIGTERM; its containers stop first."""
         if self._process is None:
             return
         for process in psutil.Process(self._process.pid).children():
@@ -112,18 +112,18 @@ class Daemon:
         self.kill()
 
     def hang(self) -> None:
-        """Leave it there, but let it do nothing: it takes connections and answers none."""
+        """Suspend it: it accepts connections and answers none."""
         for process in psutil.Process(self.pid).children():
             process.suspend()
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         if self._process is not None:
             for process in psutil.Process(self._process.pid).children():
                 process.resume()
 
     def kill(self) -> None:
-        """End it and all its containers at once."""
+        """Kill it and all its containers."""
         if self._process is None:
             return
         _kill(self._process.pid)
@@ -131,7 +131,7 @@ class Daemon:
         self._process = None
 
     def close(self) -> None:
-        """Stop it and delete all it stored."""
+        """Stop it and delete its data."""
         try:
             self.stop()
         finally:
@@ -140,11 +140,11 @@ class Daemon:
 
     def _last_words(self) -> str:
         lines = (self.folder / "log").read_text(encoding="utf-8", errors="replace").splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "its log is empty"
 
 
 def sweep() -> None:
-    """End the engines of test runs that were killed before they could do it themselves."""
+    """Remove the engines of test runs that were killed before their own cleanup."""
     for folder in Path("/tmp").glob(f"{PREFIX}*"):
         if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.geteuid():
             continue
@@ -161,8 +161,8 @@ def sweep() -> None:
 
 
 def _own(folder: Path) -> int:
-    """Hold the folder until the descriptor is closed, or the process ends however it ends."""
-    # Under its name only once it is locked: a sweep elsewhere must never find it free.
+    """Lock the folder until the descriptor is closed or the process ends."""
+    # Renamed only after it is locked, so that a concurrent `sweep` never finds it unlocked.
     new = folder / f"new-{OWNED}"
     new.touch()
     descriptor = _lock(new)
@@ -190,7 +190,7 @@ def _kill(pid: int) -> None:
 
 
 def answers(path: Path) -> bool:
-    """Whether the engine is ready. It takes connections before that and lets them wait."""
+    """Whether the engine answers a ping; it accepts connections before it is ready."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
         try:
@@ -202,7 +202,7 @@ def answers(path: Path) -> bool:
 
 
 def _needed_for_daemon(engine: str) -> str:
-    """The path of a static busybox, once all else that a private engine needs is there too."""
+    """Check the requirements of a private engine and return the path of a static busybox."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise UnavailableError("a private engine needs root on Linux")
     for program in (engine, "iptables", "unshare"):

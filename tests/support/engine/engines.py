@@ -1,4 +1,4 @@
-"""Real Docker engines for the tests: private ones started here, or the one that this machine already has."""
+"""Real Docker engines for the tests: private ones, or the one of this machine."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from docker.errors import APIError, DockerException, NotFound
 from tests.support.engine.daemon import Daemon, UnavailableError, answers, static_busybox
 
 IMAGES = ("busybox:latest", "anvyl-test/busybox:latest", "anvyl-test/web:1")
-"""One image under three names; without a command of its own it stays up and stops at once."""
+"""One image with three names; its default command keeps running and stops immediately on SIGTERM."""
 LABEL = "anvyl.test"
 SLEEP = ("sleep", "3600")
 COMMAND = """CMD ["sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"]"""
 
 
 class RealEngine:
-    """A real Docker engine with the test images, seen through its own API."""
+    """A real Docker engine with the test images and a client for its API."""
 
     def __init__(self, environment: Mapping[str, str], daemon: Daemon | None = None) -> None:
         self.environment = dict(environment)
@@ -37,12 +37,12 @@ class RealEngine:
 
     @property
     def answers(self) -> bool:
-        """Whether the engine answers now."""
+        """Whether the engine answers."""
         scheme, _, path = self.url.partition("://")
         return answers(Path(path)) if scheme == "unix" else bool(self.api.ping())
 
     def _client(self) -> docker.APIClient:
-        # Asked first because docker-py leaves the socket of a failed connection open: docker/docker-py#3356.
+        # Pinged first because docker-py leaves the socket of a failed connection open: docker/docker-py#3356.
         if self.url.startswith("unix://") and not self.answers:
             raise UnavailableError(f"no Docker engine answers at {self.url}")
         try:
@@ -52,12 +52,12 @@ class RealEngine:
 
     @property
     def private(self) -> bool:
-        """Whether the tests own the engine and may do anything to it."""
+        """Whether the engine belongs to the tests."""
         return self._daemon is not None
 
     @property
     def process(self) -> int:
-        """The process whose network namespace a private engine is in."""
+        """Pid of a process in the network namespace of a private engine."""
         return self._own().pid
 
     def create(
@@ -70,7 +70,7 @@ class RealEngine:
         healthcheck: Mapping[str, Any] | None = None,
         **host_config: Any,
     ) -> str:
-        """Create a container and return its id. `init` is on, so that any command obeys a stop at once."""
+        """Create a container and return its id. `init` is set, so that any command stops immediately."""
         made = self.api.create_container(
             image,
             name=name,
@@ -84,20 +84,20 @@ class RealEngine:
         return str(made["Id"])
 
     def run(self, name: str, command: str | Sequence[str] = SLEEP, image: str = IMAGES[0], **options: Any) -> str:
-        """`create`, and start it."""
+        """Create and start a container; returns its id."""
         created = self.create(name, command, image, **options)
         self.api.start(created)
         return created
 
     def state(self, name: str) -> str | None:
-        """`running`, `exited`, `created`…, or None where there is no such container."""
+        """`running`, `exited`, `created`…, or None if the container does not exist."""
         try:
             return str(self.api.inspect_container(name)["State"]["Status"])
         except NotFound:
             return None
 
     def output(self, name: str, command: str) -> str:
-        """What a command in a container prints."""
+        """Run a command in a container and return its output."""
         made = self.api.exec_create(name, command)
         printed: bytes = self.api.exec_start(made["Id"])
         return printed.decode()
@@ -108,30 +108,30 @@ class RealEngine:
         self.api.close()
 
     def kill(self) -> None:
-        """End the engine itself and its containers without a warning, as a power cut does."""
+        """Kill the engine and its containers, as in a power failure."""
         self._own().kill()
         self.api.close()
 
     def hang(self) -> None:
-        """Let the engine take requests and answer none, until `resume`."""
+        """Suspend the engine: it accepts requests and answers none until `resume`."""
         self._own().hang()
 
     def resume(self) -> None:
-        """Let a hanging engine go on."""
+        """Resume a suspended engine."""
         self._own().resume()
 
     def start(self) -> None:
-        """Start the engine again, with the containers that it had."""
+        """Start the engine again; it keeps its containers."""
         self._own().start()
         self.api = self._client()
 
     def _own(self) -> Daemon:
         if self._daemon is None:
-            pytest.skip("only an engine that the tests own may be stopped")
+            pytest.skip("only a private engine can be stopped")
         return self._daemon
 
     def clean(self) -> None:
-        """Start the engine if a test left it stopped, and remove the containers that tests left."""
+        """Start the engine if a test stopped it, and remove the containers of tests."""
         if self._daemon is not None:
             self._daemon.resume()
             if not self._daemon.running:
@@ -145,10 +145,10 @@ class RealEngine:
         return image in self._imported or image in IMAGES[1:]
 
     def import_images(self) -> None:
-        """Give the engine every test image that it does not have.
+        """Import the missing test images.
 
         Raises:
-            UnavailableError: there is nothing to make them from.
+            UnavailableError: there is neither a static busybox nor an image to pull.
         """
         self._imported = [image for image in IMAGES if not self._has(image)]
         source = IMAGES[0]
@@ -174,7 +174,7 @@ class RealEngine:
         return bool(self.api.images(name=image))
 
     def close(self) -> None:
-        """Leave nothing of the tests behind."""
+        """Remove the containers and images of the tests."""
         try:
             if not self.private:
                 self.clean()
@@ -187,10 +187,10 @@ class RealEngine:
 
 @contextmanager
 def private_engine(name: str, network: Sequence[str] = (), zone: str = "") -> Iterator[RealEngine]:
-    """An engine started for the tests, gone afterwards; `name` becomes its host name, the others are as in `Daemon`.
+    """Start a private engine with the host name `name`; `network` and `zone` as in `Daemon`.
 
     Raises:
-        UnavailableError: this user or this machine cannot start one.
+        UnavailableError: a requirement is missing here.
     """
     daemon = Daemon(name, network, zone)
     try:
@@ -207,10 +207,10 @@ def private_engine(name: str, network: Sequence[str] = (), zone: str = "") -> It
 
 @contextmanager
 def reachable_engine(environ: Mapping[str, str]) -> Iterator[RealEngine]:
-    """The engine that the Docker command line would use.
+    """Use the engine of the Docker command line.
 
     Raises:
-        UnavailableError: none answers, or it has no image to test with.
+        UnavailableError: no engine answers, or it cannot get the test images.
     """
     chosen = {name: value for name, value in environ.items() if name.startswith("DOCKER_")}
     if "DOCKER_HOST" not in chosen:
@@ -226,10 +226,10 @@ def reachable_engine(environ: Mapping[str, str]) -> Iterator[RealEngine]:
 
 @contextmanager
 def any_engine(name: str, environ: Mapping[str, str]) -> Iterator[RealEngine]:
-    """A private engine where that is possible, else the one that is reachable.
+    """Use a private engine if possible, else a reachable one.
 
     Raises:
-        UnavailableError: neither is there.
+        UnavailableError: there is neither.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -243,7 +243,7 @@ def any_engine(name: str, environ: Mapping[str, str]) -> Iterator[RealEngine]:
 
 
 def _busybox_tar() -> bytes:
-    """A root file system with one program under all its names."""
+    """Tar of a root file system with busybox and links for all its applets."""
     busybox = static_busybox()
     applets = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
     buffer = io.BytesIO()

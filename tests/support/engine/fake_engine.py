@@ -1,4 +1,4 @@
-"""A small Docker engine of any age that keeps state and misbehaves on demand, for what a real one will not do."""
+"""A small fake Docker engine with state, any API version and faults on demand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NETWORK = {"bridge": {"IPAddress": "172.17.0.2", "NetworkID": "n1"}}
 
 @dataclass
 class FakeContainer:
-    """One container of the fake; `over` replaces parts of its inspection, `listed` parts of its list entry."""
+    """One container of the fake; `over` overrides its inspect response, `listed` its list entry."""
 
     name: str
     id: str
@@ -41,7 +41,7 @@ class FakeContainer:
 
 @dataclass
 class Fault:
-    """What goes wrong with requests that match: see `FakeEngine.fault`."""
+    """Fault for matching requests, see `FakeEngine.fault`."""
 
     match: str
     do: str
@@ -64,11 +64,11 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             {"Id": "sha256:" + "a" * 64, "RepoTags": ["busybox:latest"], "Size": 10, "Created": CREATED}
         ]
         self.answers: dict[str, Any] = {}
-        """Whole answers by path, instead of the fake's own."""
+        """Responses by path that replace the default ones."""
         self.streams: dict[str, bytes] = {}
-        """Answers by path that come in chunks, as those do that go on for a while."""
+        """Chunked responses by path, like those of long-running requests."""
         self.redirects: dict[str, str] = {}
-        """Where requests for a path are sent instead."""
+        """Redirect targets by path."""
         self.requests: list[str] = []
         self.faults: list[Fault] = []
         self.released = threading.Event()
@@ -99,26 +99,26 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         return accepted, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that left is no news."""
+        """Ignore clients that disconnected."""
 
     def add(self, name: str, **options: Any) -> FakeContainer:
-        """A container."""
+        """Add a container."""
         box = FakeContainer(name, f"{next(self._numbers):064x}", **options)
         self.containers[box.id] = box
         return box
 
     def fault(self, match: str, do: str, times: int = 1 << 30, body: bytes | None = None) -> None:
-        """From now on requests like `GET /containers/json` that match fail.
+        """Make requests that match the pattern, like `GET /containers/json`, fail.
 
-        `404`…: an error of the engine, or of what answers `body` in its place. `hang`: no answer until `released`.
-        `garbage`: no JSON. `shape`: JSON of another kind. `cut`: half an answer. `slow`: byte by byte. `close`: no
-        answer. `lost`: done, but no answer.
-        `late`: done and answered once `released`. `after:0.1`: done, and answered so many seconds later.
+        `404`…: error status, with `body` if given. `hang`: no response until `released`. `garbage`: not JSON.
+        `shape`: JSON of the wrong type. `cut`: half of a response. `slow`: byte by byte. `close`: no response.
+        `lost`: executed, but no response. `late`: executed after `released`. `after:0.1`: executed, response delayed
+        by that many seconds.
         """
         self.faults.append(Fault(match, do, times, body))
 
     def find(self, name: str) -> FakeContainer | None:
-        """By name, id or the start of an id."""
+        """Find a container by name, id or id prefix."""
         return next((box for box in self.containers.values() if box.name == name or box.id.startswith(name)), None)
 
 
@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
     server: FakeEngine
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silence."""
+        """Do not log."""
 
     def address_string(self) -> str:
         return "unix"
@@ -148,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = f"{self.command} {path}"
         self.server.requests.append(asked)
         self.server.arrived.release()
-        # As Docker's router does with paths that are not clean, for every method.
+        # Docker's router redirects paths that are not clean, for every method.
         clean = self.server.redirects.get(path, posixpath.normpath(unquote(path)))
         if clean != unquote(path):
             self._send(301, b"", headers={"Location": f"/v{version}{clean}"})
@@ -265,7 +265,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def frames(*messages: tuple[int, str]) -> bytes:
-    """A multiplexed log; each message is (stream, text) and gets a time."""
+    """Multiplexed log from (stream, text) messages, with timestamps."""
     parts = []
     for number, (stream, words) in enumerate(messages):
         data = f"{STAMP.format(number % 60)} {words}".encode()
@@ -296,7 +296,7 @@ def _listed(box: FakeContainer) -> dict[str, Any]:
 
 
 def _inspected(box: FakeContainer, version: str) -> dict[str, Any]:
-    """As engines of that age answer: since API 1.52 empty fields and top-level addresses are left out."""
+    """Inspect response for an API version: since 1.52, empty fields and top-level addresses are omitted."""
     old = _number(version) < (1, 52)
     empty: dict[str, Any] = {"Cmd": None, "Env": None, "Labels": {}, "Entrypoint": None} if old else {}
     address = {"IPAddress": "172.17.0.2", "Gateway": "172.17.0.1", "Bridge": ""} if old else {}

@@ -1,4 +1,4 @@
-"""A private Podman that speaks Docker's API: the second real implementation of an engine that our tools meet."""
+"""A private Podman with the Docker API, as a second real engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMAGE = f"docker.io/{IMAGES[2]}"
 
 
 class Podman(Daemon):
-    """`podman system service` in namespaces of its own."""
+    """`podman system service` in its own namespaces."""
 
     program = "podman"
     prepare = """
@@ -34,10 +34,10 @@ exec podman "$@"
 
 @contextmanager
 def private_podman(name: str) -> Iterator[RealEngine]:
-    """A Podman with the test images, gone afterwards.
+    """Start a private Podman with the test images.
 
     Raises:
-        UnavailableError: this user or this machine cannot start one.
+        UnavailableError: a requirement is missing here.
     """
     daemon = Podman(name)
     try:

@@ -1,4 +1,4 @@
-"""A registry with one image, beside a private engine in its network namespace: what a pull that succeeds needs."""
+"""A registry with one image in the network namespace of a private engine, for pulls that succeed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ server.serve_forever()
 
 @contextmanager
 def registry(engine: RealEngine, *, padding: int = 0) -> Iterator[str]:
-    """Serve the image `NAME` to a private engine for a while; one that `padding` bytes make large comes slowly."""
+    """Serve the image `NAME` to a private engine; with `padding` bytes it is large and is sent slowly."""
     process = subprocess.Popen(
         ["nsenter", f"--net=/proc/{engine.process}/ns/net", sys.executable, "-c", SERVER],
         stdin=subprocess.PIPE,
@@ -66,7 +66,7 @@ def registry(engine: RealEngine, *, padding: int = 0) -> Iterator[str]:
 
 
 def _content(padding: int) -> dict[str, tuple[str, str]]:
-    """Paths with a content type and a body in hex."""
+    """Responses by path: content type and body in hex."""
     layer = _layer(padding)
     config = json.dumps(
         {
