@@ -1,4 +1,4 @@
-"""The entry point of `anvyl`: a key press that wants a completion must not pay for reading the commands."""
+"""Entry point of `anvyl`. Handles completion without importing the commands, so that Tab is fast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from anvyl_mcp.cli.terminal import interrupts
 
 COMPLETE = "__complete"
-"""`anvyl __complete SHELL …`: what the functions of `anvyl completion` call."""
+"""`anvyl __complete SHELL …`: called by the scripts of `anvyl completion`."""
 
 
 def main() -> None:

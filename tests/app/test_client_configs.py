@@ -1,4 +1,4 @@
-"""`anvyl-mcp install`: our entry in the settings of desktop assistants, and everything else there left alone."""
+"""`anvyl-mcp install` adds our entry to the settings of desktop assistants and keeps everything else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WRITTEN = sorted(client for client, one in CLIENTS.items() if one.form != "shown
 
 @pytest.fixture(autouse=True)
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Somebody's home folder, where nothing was started yet."""
+    """An empty home folder."""
     home = tmp_path / "desk"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -55,7 +55,7 @@ def others(client: str) -> str:
 
 
 @pytest.mark.parametrize("client", WRITTEN)
-def test_an_entry_is_added_once_and_all_else_stays(client: str) -> None:
+def test_the_entry_is_added_once_and_the_rest_is_kept(client: str) -> None:
     write_hosts_file("nas", "http://127.0.0.1:1")
     before = others(client)
     file = settings_of(client, before)
@@ -64,7 +64,7 @@ def test_an_entry_is_added_once_and_all_else_stays(client: str) -> None:
     first, second = install(client), install(client)
 
     assert (first.code, second.code) == (0, 0), first.err
-    assert f"start {CLIENTS[client].title} again" in first.err and "has it already" in second.err
+    assert f"restart {CLIENTS[client].title}" in first.err and "already has this entry" in second.err
     assert list(servers(client, file)) == ["other", "anvyl"]
     entry = servers(client, file)["anvyl"]
     assert Path(entry["command"]).is_absolute() and Path(entry["command"]).samefile(ANVYL_MCP)
@@ -76,8 +76,8 @@ def test_an_entry_is_added_once_and_all_else_stays(client: str) -> None:
     assert ("# mine" in kept) if file.suffix == ".toml" else ("dunkelgrün" in kept and '\n\t"theme"' in kept)
 
 
-async def test_what_was_written_is_started_as_an_assistant_does_it(desk: Path) -> None:
-    """A program of the desktop has neither our PATH nor our environment."""
+async def test_the_written_entry_starts_the_gateway(desk: Path) -> None:
+    """A desktop program has neither our PATH nor our environment."""
     (desk / ".config" / "Claude").mkdir(parents=True)
     write_hosts_file("down", "http://127.0.0.1:1")
     written = install("claude-desktop", "--read-only", ANVYL_NAME="here", DOCKER_HOST="unix:///nowhere.sock")
@@ -107,7 +107,7 @@ async def test_what_was_written_is_started_as_an_assistant_does_it(desk: Path) -
         ("codex", "[broken"),
     ],
 )
-def test_settings_that_could_be_harmed_are_left_alone(client: str, content: str) -> None:
+def test_settings_that_we_could_damage_are_not_changed(client: str, content: str) -> None:
     file = settings_of(client, content)
 
     done = install(client)
@@ -118,7 +118,7 @@ def test_settings_that_could_be_harmed_are_left_alone(client: str, content: str)
 
 
 @pytest.mark.parametrize("flag", ["--print", "--dry-run"])
-def test_nothing_is_written_when_it_is_only_shown(flag: str) -> None:
+def test_print_and_dry_run_write_nothing(flag: str) -> None:
     file = settings_of("cursor", "{}")
 
     done = install("cursor", flag, "--toolsets", "networks")
@@ -128,17 +128,17 @@ def test_nothing_is_written_when_it_is_only_shown(flag: str) -> None:
     assert file.read_text(encoding="utf-8") == "{}" and list(file.parent.iterdir()) == [file]
 
 
-def test_a_password_is_not_written_down() -> None:
+def test_a_password_is_not_copied_into_the_entry() -> None:
     file = settings_of("cursor", "")
 
     done = install("cursor", DOCKER_HOST="tcp://me:hunter2@nas:2376", ANVYL_LLM_API_KEY="sk-hidden")
 
-    assert done.code == 0 and "DOCKER_HOST holds a password" in done.err
+    assert done.code == 0 and "DOCKER_HOST contains a password" in done.err
     assert not {"hunter2", "sk-hidden"} & set(file.read_text(encoding="utf-8").split('"'))
     assert "hunter2" not in file.read_text(encoding="utf-8")
 
 
-def test_settings_that_are_a_link_stay_one(desk: Path) -> None:
+def test_a_symlink_is_kept(desk: Path) -> None:
     (desk / "dotfiles").mkdir()
     real = desk / "dotfiles" / "mcp.json"
     real.write_text("{}", encoding="utf-8")
@@ -150,7 +150,7 @@ def test_settings_that_are_a_link_stay_one(desk: Path) -> None:
     assert (desk / ".cursor" / "mcp.json").is_symlink() and "anvyl" in servers("cursor", real)
 
 
-def test_an_assistant_that_is_not_here_or_not_known_is_said() -> None:
+def test_an_unknown_or_missing_assistant_is_an_error() -> None:
     missing, unknown, claude = install("cursor"), install("curser", "--json"), install("claude-code")
 
     assert missing.code == 1 and "Cursor has no settings file at" in missing.err and "--print" in missing.err
@@ -158,7 +158,7 @@ def test_an_assistant_that_is_not_here_or_not_known_is_said() -> None:
     assert claude.code == 1, "a home folder alone is no sign of it"
 
 
-def test_a_settings_file_that_cannot_be_written_is_a_sentence(desk: Path) -> None:
+def test_an_unwritable_settings_file_is_an_error(desk: Path) -> None:
     (desk / ".cursor" / "mcp.json").mkdir(parents=True)
 
     done = install("cursor")
@@ -166,7 +166,7 @@ def test_a_settings_file_that_cannot_be_written_is_a_sentence(desk: Path) -> Non
     assert done.code == 1 and "cannot be written: Is a directory" in done.err
 
 
-def test_the_known_assistants_are_listed_with_what_is_here() -> None:
+def test_the_list_of_assistants_shows_which_are_installed() -> None:
     settings_of("cursor", "{}")
     settings_of("lmstudio", "{}")
     assert install("lmstudio").code == 0
@@ -189,5 +189,5 @@ def test_the_known_assistants_are_listed_with_what_is_here() -> None:
         ("lmstudio", "win32", ".lmstudio/mcp.json"),
     ],
 )
-def test_every_system_has_its_own_place(client: str, system: str, where: str, desk: Path) -> None:
+def test_the_path_of_the_settings_depends_on_the_system(client: str, system: str, where: str, desk: Path) -> None:
     assert config_file(CLIENTS[client], {}, system) == desk / where

@@ -1,4 +1,4 @@
-"""`anvyl-mcp serve` as a process: how it starts, who finds it, what it refuses, how it ends."""
+"""`anvyl-mcp serve` as a process: start, discovery by other commands, invalid options, shutdown."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from tests.support.hosts.nodes import (
 )
 
 END_SECONDS = 12
-"""What a server gets to end after SIGTERM: 10 s for running calls, and a little."""
+"""Time for a server to exit after SIGTERM: 10 s for running calls, and a margin."""
 
 
 @contextmanager
 def started(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`anvyl-mcp serve`, and the line it says when it is ready."""
+    """Start `anvyl-mcp serve` and return it with the line that it prints when ready."""
     serve = subprocess.Popen(
         [ANVYL_MCP, "serve", *arguments],
         env={**os.environ, **environment},
@@ -57,7 +57,7 @@ def started(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
 
 
 def line_of(stream: IO[bytes] | None) -> str:
-    """The next line, once it comes."""
+    """Wait for the next line."""
     assert stream is not None
     assert select.select([stream], [], [], READY_SECONDS)[0], "nothing was said"
     return stream.readline().decode()
@@ -68,19 +68,19 @@ def urls_in(line: str) -> list[str]:
 
 
 def serve_here(*arguments: str) -> CommandResult:
-    """`anvyl-mcp serve` in this process, for what it refuses to do."""
+    """Run `anvyl-mcp serve` in this process, for options that it rejects."""
     done = CliRunner().invoke(host.app, ["serve", *arguments], catch_exceptions=False)
     return CommandResult(done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[ServingNode]:
-    """A server of this test's own installation, on a machine without Docker."""
+    """A server with its own home, without Docker."""
     with running_node("alpha", tmp_path, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
         yield node
 
 
-def test_it_says_where_it_serves_and_both_ports_serve_every_route(free_port: int) -> None:
+def test_it_prints_its_url_and_both_ports_serve_every_route(free_port: int) -> None:
     with started("--name", "alpha", "--port", "0", "--agent-port", str(free_port)) as (serve, line):
         urls = urls_in(line)
         for url in urls:
@@ -96,12 +96,12 @@ def test_it_says_where_it_serves_and_both_ports_serve_every_route(free_port: int
     assert (serve.returncode, out) == (0, b"")
 
 
-def test_one_number_for_both_ports_opens_one(free_port: int) -> None:
+def test_the_same_number_for_both_ports_opens_one_port(free_port: int) -> None:
     with started("--port", str(free_port), "--agent-port", str(free_port)) as (_, line):
         assert urls_in(line) == [f"http://127.0.0.1:{free_port}"]
 
 
-def test_it_serves_loopback_under_both_its_addresses(node: ServingNode) -> None:
+def test_it_listens_on_both_loopback_addresses(node: ServingNode) -> None:
     addresses = ["127.0.0.1", *(["[::1]"] if has_ipv6_loopback() else [])]
 
     for address in addresses:
@@ -117,7 +117,7 @@ def has_ipv6_loopback() -> bool:
     return True
 
 
-def test_without_docker_it_serves_and_says_that_it_is_degraded(node: ServingNode) -> None:
+def test_without_docker_it_is_degraded(node: ServingNode) -> None:
     answer = httpx.get(f"{node.url}/health")
 
     assert answer.status_code == 200
@@ -133,7 +133,7 @@ def test_with_docker_it_is_healthy(engine: RealEngine, tmp_path: Path) -> None:
     assert (health["status"], health["checks"]["engine"]) == ("healthy", "ok")
 
 
-def test_others_learn_from_its_file_where_it_serves(node: ServingNode, tmp_path: Path) -> None:
+def test_its_file_has_its_url(node: ServingNode, tmp_path: Path) -> None:
     told = {"pid": node.process.pid, "name": "alpha", "url": node.url, "version": __version__}
     written = json.loads((tmp_path / "run" / "serve.json").read_text(encoding="utf-8"))
     found = serve_lock.find_server(tmp_path / "run")
@@ -147,10 +147,10 @@ def test_others_learn_from_its_file_where_it_serves(node: ServingNode, tmp_path:
     assert not (tmp_path / "run" / "serve.json").exists()
 
 
-def test_commands_use_the_running_server_and_start_their_own_when_it_ends(
+def test_commands_use_the_running_server_or_else_work_in_memory(
     engine: RealEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the server can reach the engine here, and only it is called `alpha`."""
+    """Only the server can reach the engine, and only the server has the name `alpha`."""
     engine.run("web")
     monkeypatch.setenv("ANVYL_NAME", "beta")
     with running_node("alpha", tmp_path, engine) as node:
@@ -165,7 +165,7 @@ def test_commands_use_the_running_server_and_start_their_own_when_it_ends(
     assert alone.json["hosts"]["beta"]["code"] == "engine_missing"
 
 
-def test_a_server_that_was_killed_leaves_nothing_in_the_way(node: ServingNode, tmp_path: Path) -> None:
+def test_a_new_server_starts_after_one_was_killed(node: ServingNode, tmp_path: Path) -> None:
     node.kill()
 
     assert (tmp_path / "run" / "serve.json").exists()
@@ -174,7 +174,7 @@ def test_a_server_that_was_killed_leaves_nothing_in_the_way(node: ServingNode, t
     assert "alpha" in anvyl("hosts", "list", "--json").json["hosts"]
 
 
-def test_a_second_server_of_one_installation_is_refused_by_name(node: ServingNode) -> None:
+def test_a_second_server_is_refused_and_the_first_one_named(node: ServingNode) -> None:
     done = serve_here("--port", "0", "--agent-port", "0")
 
     assert (done.code, done.out) == (1, "")
@@ -184,7 +184,7 @@ def test_a_second_server_of_one_installation_is_refused_by_name(node: ServingNod
 
 
 @pytest.mark.parametrize("flag", ["--port", "--agent-port"])
-def test_a_port_in_use_is_one_sentence(flag: str, tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error(flag: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ports = {"--port": "0", "--agent-port": "0", flag: str(port)}
@@ -197,7 +197,7 @@ def test_a_port_in_use_is_one_sentence(flag: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "nas.lan"])
-def test_an_address_that_is_none_of_this_machine_is_refused(address: str) -> None:
+def test_an_address_of_another_machine_is_rejected(address: str) -> None:
     done = serve_here("--host", address, "--port", "0", "--agent-port", "0")
 
     assert (done.code, done.out) == (2, "")
@@ -205,7 +205,7 @@ def test_an_address_that_is_none_of_this_machine_is_refused(address: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("--port", "70000"), "--port is `70000`, which is not a port number"),
         (("--agent-port", "-1"), "--agent-port is `-1`, which is not a port number"),
@@ -213,14 +213,14 @@ def test_an_address_that_is_none_of_this_machine_is_refused(address: str) -> Non
         (("--name", "all"), "`all` cannot be a host name"),
     ],
 )
-def test_flags_that_cannot_be_used_are_refused(arguments: tuple[str, ...], says: str) -> None:
+def test_invalid_flags_are_rejected(arguments: tuple[str, ...], message: str) -> None:
     done = serve_here(*arguments)
 
     assert (done.code, done.out) == (2, "")
-    assert says in done.err
+    assert message in done.err
 
 
-def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_home_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("ANVYL_HOME", str(tmp_path / "file"))
 
@@ -231,7 +231,7 @@ def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypat
 
 
 def call_in_thread(node: ServingNode, command: str) -> tuple[threading.Thread, list[httpx.Response]]:
-    """`execute_command` on its way, as an MCP client of 2026-07-28 sends it."""
+    """Send `execute_command` from a thread, like an MCP client of 2026-07-28."""
     envelope = {"protocolVersion": "2026-07-28", "clientCapabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
     body = {
         "jsonrpc": "2.0",
@@ -264,14 +264,14 @@ def call_in_thread(node: ServingNode, command: str) -> tuple[threading.Thread, l
 
 
 def gates(folder: Path) -> tuple[Path, Path]:
-    """Two pipes: one says that the command runs, the other lets it go on."""
+    """Two named pipes: one signals that the command is running, the other lets it continue."""
     runs, go_on = folder / "runs", folder / "go-on"
     os.mkfifo(runs)
     os.mkfifo(go_on)
     return runs, go_on
 
 
-def test_a_call_in_flight_ends_after_sigterm_and_its_result_arrives(node: ServingNode, tmp_path: Path) -> None:
+def test_a_running_call_finishes_after_sigterm(node: ServingNode, tmp_path: Path) -> None:
     runs, go_on = gates(tmp_path)
     thread, answers = call_in_thread(node, f"sh -c 'echo > {runs}; cat {go_on}; echo done'")
     runs.read_text(encoding="utf-8")
@@ -294,7 +294,7 @@ def until_nothing_listens(node: ServingNode) -> None:
         time.sleep(0.02)  # nothing tells when a signal was taken
 
 
-def test_a_call_that_does_not_end_holds_nobody_up(node: ServingNode, tmp_path: Path) -> None:
+def test_a_hanging_call_does_not_block_the_shutdown(node: ServingNode, tmp_path: Path) -> None:
     runs, go_on = gates(tmp_path)
     thread, _ = call_in_thread(node, f"sh -c 'echo $$ > {runs}; cat {go_on}'")
     child = int(runs.read_text(encoding="utf-8"))
@@ -306,8 +306,8 @@ def test_a_call_that_does_not_end_holds_nobody_up(node: ServingNode, tmp_path: P
         os.kill(child, 0)
 
 
-def test_a_client_that_only_listens_holds_nobody_up(node: ServingNode) -> None:
-    """Clients of the handshake protocols keep a stream open for as long as they live."""
+def test_an_open_stream_does_not_block_the_shutdown(node: ServingNode) -> None:
+    """Clients of the handshake protocols keep a stream open until they exit."""
     with httpx.Client(base_url=node.url, headers={"Accept": "application/json, text/event-stream"}) as client:
         hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
         opened = client.post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello})
@@ -325,7 +325,7 @@ def test_ctrl_c_exits_with_130(node: ServingNode) -> None:
 
 
 class Stdio:
-    """`serve --stdio`, spoken to line by line."""
+    """A `serve --stdio` process, driven line by line."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -341,7 +341,7 @@ class Stdio:
         self.process.stdin.flush()
 
     def answer(self, number: int) -> dict[str, Any]:
-        """The answer of that id; what came before it is kept."""
+        """Return the response with an id, and keep the messages before it."""
         while True:
             self.lines.append(line_of(self.process.stdout))
             message: dict[str, Any] = json.loads(self.lines[-1])
@@ -349,8 +349,8 @@ class Stdio:
                 return message
 
 
-def test_over_stdio_nothing_but_the_protocol_is_written() -> None:
-    """Programs that a tool starts must not write there either, nor read what the client sends."""
+def test_stdio_only_carries_the_protocol() -> None:
+    """Programs that a tool starts neither write to stdout nor read from stdin."""
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
     loud = {"name": "execute_command", "arguments": {"command": "sh -c 'echo out; echo err >&2; cat'"}}
     with (stdio := Stdio()).process:
@@ -371,7 +371,7 @@ def test_over_stdio_nothing_but_the_protocol_is_written() -> None:
     assert b"Traceback" not in err
 
 
-def test_several_stdio_servers_may_run_beside_one_that_serves(node: ServingNode) -> None:
+def test_stdio_servers_run_in_parallel_with_an_http_server(node: ServingNode) -> None:
     with Stdio().process as one, Stdio().process as other:
         one.communicate(timeout=END_SECONDS)
         other.communicate(timeout=END_SECONDS)
@@ -380,7 +380,7 @@ def test_several_stdio_servers_may_run_beside_one_that_serves(node: ServingNode)
     assert httpx.get(f"{node.url}/health").status_code == 200
 
 
-def test_help_says_what_serve_takes() -> None:
+def test_help_lists_the_options_of_serve() -> None:
     done = serve_here("--help")
 
     assert done.code == 0
@@ -388,8 +388,8 @@ def test_help_says_what_serve_takes() -> None:
         assert flag in done.out
 
 
-def test_a_caller_inside_another_loop_may_serve_too() -> None:
-    """`serve` is a coroutine like any other: it leaves the caller's signal handlers as they were."""
+def test_serve_runs_on_the_event_loop_of_the_caller() -> None:
+    """`serve` does not change the signal handlers of the caller."""
     script = """
 import asyncio, os, signal
 from anvyl_mcp.app.serve import serve

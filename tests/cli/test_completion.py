@@ -1,4 +1,4 @@
-"""Completion: from files alone, in the shells themselves."""
+"""Completion from cached files, tested in the real shells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_BREAKS = " \t\n\"'@><=;|&(:"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home where names were seen: two hosts, three containers. One host is where nothing answers."""
+    """A home with cached names of two hosts and three containers. One host is unreachable."""
     anvyl("tools")
     (tmp_path / "hosts.toml").write_text(
         '[hosts.nas]\nurl = "http://127.0.0.1:1"\ntags = ["home"]\n[hosts.gpu]\nurl = "http://127.0.0.1:2"\n',
@@ -64,11 +64,11 @@ def home(tmp_path: Path) -> Path:
         ("stop -- --", []),
     ],
 )
-def test_what_could_come_next(line: str, words: list[str], home: Path) -> None:
+def test_candidates(line: str, words: list[str], home: Path) -> None:
     assert [word for word, _ in complete(split_line(line))] == words
 
 
-def test_a_meaning_stands_beside_a_word(home: Path) -> None:
+def test_candidates_have_descriptions(home: Path) -> None:
     assert ("web", "nas, gpu") in complete(["stop", ""])
     assert ("--timeout", "How long to wait before it is killed.") in complete(["stop", "--t"])
     assert ("stop_container", "Stop a running container.") in complete(["call", "stop"])
@@ -85,11 +85,11 @@ def test_a_meaning_stands_beside_a_word(home: Path) -> None:
         (r"a\ b", ["a b"]),
     ],
 )
-def test_an_unfinished_line_is_read_as_a_shell_does(line: str, words: list[str]) -> None:
+def test_an_unfinished_line_is_split_like_in_a_shell(line: str, words: list[str]) -> None:
     assert split_line(line) == words
 
 
-def test_a_host_that_was_just_added_by_hand_is_known(home: Path) -> None:
+def test_a_host_added_by_hand_is_a_candidate(home: Path) -> None:
     (home / "hosts.toml").write_text('[hosts.fresh]\nurl = "http://127.0.0.1:1"\n', encoding="utf-8")
     os.utime(home / "hosts.toml", (2**32, 2**32))
 
@@ -97,15 +97,15 @@ def test_a_host_that_was_just_added_by_hand_is_known(home: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"names": 1}', '{"names": {"container": {"nas": 1}}}'])
-def test_a_damaged_file_completes_nothing(content: str, home: Path) -> None:
+def test_a_damaged_file_gives_no_candidates(content: str, home: Path) -> None:
     (home / "cache" / "names.json").write_text(content, encoding="utf-8")
     (home / "hosts.toml").write_text("[", encoding="utf-8")
 
     assert complete(["stop", ""]) == []
 
 
-def test_a_key_press_imports_nothing_that_could_ask_a_host(home: Path) -> None:
-    """Nor typer: 0.15 s are allowed, and Python itself takes a part of them."""
+def test_completion_does_not_import_the_client_of_hosts(home: Path) -> None:
+    """Nor typer: the limit is 0.15 s, including the start of Python."""
     complete(["stop", ""])
     script = (
         "import sys; sys.argv[1:] = ['__complete', 'fish', 'stop', '']\n"
@@ -122,7 +122,7 @@ def test_a_key_press_imports_nothing_that_could_ask_a_host(home: Path) -> None:
 
 @pytest.fixture
 def program(tmp_path: Path) -> str:
-    """`anvyl` as a program of this Python."""
+    """Path of an `anvyl` program that runs in this Python."""
     file = tmp_path / "bin" / "anvyl"
     file.parent.mkdir()
     file.write_text(f'#!/bin/sh\nexec {sys.executable} -m anvyl_mcp "$@"\n', encoding="utf-8")
@@ -131,7 +131,7 @@ def program(tmp_path: Path) -> str:
 
 
 def in_bash(program: str, line: str) -> list[str]:
-    """What bash would offer for a line: its completion function, called as bash calls it."""
+    """Return the candidates of bash for a line, by calling its completion function."""
     script = f"""
         eval "$({program} completion bash)"
         COMP_LINE=$LINE COMP_POINT=${{#LINE}} COMP_WORDBREAKS=$BREAKS
@@ -160,7 +160,7 @@ def test_bash_completes(program: str, home: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("zsh"), reason="zsh is not installed")
 def test_zsh_completes(program: str, home: Path) -> None:
-    """In a zsh of its own: `compadd` is replaced, because only an interactive one has it."""
+    """`compadd` is replaced, because only an interactive zsh has it."""
     script = f"""
         compdef() {{ :; }}
         compadd() {{ while [[ $1 != -- ]]; do shift; done; shift; print -l -- "$@"; }}
@@ -201,10 +201,10 @@ LOADED = {
 
 
 @pytest.mark.parametrize("shell", SHELL_STARTS)
-def test_a_name_that_a_host_made_up_is_one_word_and_runs_nothing(
+def test_a_malicious_name_of_a_host_is_one_word_and_not_executed(
     shell: str, program: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Typed at the shell itself: Tab, Enter, and what the program is then called with."""
+    """Press Tab and Enter in a real shell, and check the arguments of the program."""
     if not shutil.which(shell):
         pytest.skip(f"{shell} is not installed")
     called, folder = tmp_path / "called", tmp_path / "empty"
@@ -243,8 +243,8 @@ def test_a_name_that_a_host_made_up_is_one_word_and_runs_nothing(
     assert not (folder / "ran").exists()
 
 
-def test_bash_keeps_to_the_quote_that_is_open(program: str, home: Path) -> None:
-    """There the shell adds the closing quote; what would be active in double quotes is escaped."""
+def test_bash_completes_inside_an_open_quote(program: str, home: Path) -> None:
+    """bash adds the closing quote; characters that are special in double quotes are escaped."""
     name = "a$(x)'b"
     seen = {"hosts": {"nas": []}, "names": {"container": {"nas": [name, "c!d"]}}}
     (home / "cache" / "names.json").write_text(json.dumps(seen), encoding="utf-8")
@@ -256,7 +256,7 @@ def test_bash_keeps_to_the_quote_that_is_open(program: str, home: Path) -> None:
     assert in_bash(program, "anvyl stop c") == [r"c\!d"]
 
 
-def test_a_shell_that_is_not_known_is_refused() -> None:
+def test_an_unknown_shell_is_rejected() -> None:
     done = anvyl("completion", "tcsh")
 
     assert done.code == 2

@@ -1,4 +1,4 @@
-"""Standard streams of every encoding: a letter that cannot be written ends no command."""
+"""Standard streams with any encoding: a character that cannot be encoded does not fail a command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LETTERS = "ça va\u2026 数"
 
 
 @pytest.mark.parametrize("encoding", ["ascii:strict", "latin-1", "cp500", "utf-16"])
-def test_no_command_fails_over_a_letter(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_work_with_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
 
     done = subprocess.run([ANVYL, "info", "--host", LETTERS], capture_output=True, check=False)
@@ -25,14 +25,14 @@ def test_no_command_fails_over_a_letter(encoding: str, monkeypatch: pytest.Monke
     assert told.startswith("error: ") and "a va" in told and "Traceback" not in told
 
 
-def test_a_document_loses_nothing_in_ascii() -> None:
+def test_json_keeps_every_character_in_ascii() -> None:
     done = run_program("ask", f"how is {LETTERS}?", "--json", PYTHONIOENCODING="ascii", ANVYL_LMSTUDIO_URL=NO_MODEL)
 
     assert done.out.isascii()
     assert json.loads(done.out)["question"] == f"how is {LETTERS}?"
 
 
-def test_bars_and_cut_words_are_drawn_in_plain_letters(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+def test_bars_and_ellipses_have_ascii_replacements(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     write_hosts_file("gpu", f"http://127.0.0.1:{free_port}")
 
@@ -48,7 +48,7 @@ def test_bars_and_cut_words_are_drawn_in_plain_letters(monkeypatch: pytest.Monke
     assert (bars.shown + cut.shown).replace("\x1b", "").isascii()
 
 
-def test_a_program_that_is_ended_leaves_the_echo_on(silent_port: int) -> None:
+def test_sigterm_restores_the_echo(silent_port: int) -> None:
     write_hosts_file("slow", f"http://127.0.0.1:{silent_port}")
 
     with open_terminal("ps", "--host", "slow") as terminal:
@@ -59,8 +59,8 @@ def test_a_program_that_is_ended_leaves_the_echo_on(silent_port: int) -> None:
         assert terminal.echoes
 
 
-def test_keys_typed_ahead_leave_no_line_of_progress_behind(silent_port: int) -> None:
-    """An Enter typed while a line is drawn over does not move the cursor away from it; the echo comes back."""
+def test_keys_typed_during_progress_do_not_break_the_display(silent_port: int) -> None:
+    """An Enter during a redraw does not move the cursor off the line, and the echo is restored."""
     write_hosts_file("slow", f"http://127.0.0.1:{silent_port}")
 
     with open_terminal("ps", "--host", "slow") as terminal:

@@ -1,4 +1,4 @@
-"""Tables and other drawing, without a terminal."""
+"""Tables and live displays, without a real terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = [
 
 
 def drawn(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int = 80) -> list[str]:
-    """The lines of a table in a terminal of so many columns, which none of them exceeds."""
+    """Render a table for a terminal width, check that no line exceeds it, and return the lines."""
     terminal = Console(file=io.StringIO(), width=200)
     with terminal.capture() as shown:
         terminal.print(tables.build_table(columns, rows, {}, room=room))
@@ -29,7 +29,7 @@ def drawn(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int = 80)
     return [line.rstrip() for line in lines]
 
 
-def test_columns_are_aligned_also_under_wide_letters() -> None:
+def test_columns_are_aligned_with_wide_characters() -> None:
     head, first, second = drawn(["host", "name", "status", "image"], ROWS)
 
     assert head == "HOST  NAME    STATUS           IMAGE"
@@ -38,7 +38,7 @@ def test_columns_are_aligned_also_under_wide_letters() -> None:
 
 
 @pytest.mark.parametrize("columns", [41, 45, 55])
-def test_a_table_is_no_wider_than_the_terminal(columns: int) -> None:
+def test_a_table_fits_into_the_terminal(columns: int) -> None:
     _, first, _ = drawn(["host", "name", "status", "image"], ROWS, columns)
 
     assert first.endswith("1.27") and "…" in first
@@ -68,7 +68,7 @@ def test_a_state_is_readable_at_every_width_and_without_colour(columns: int) -> 
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80])
-def test_a_number_is_shown_whole_or_not_at_all(columns: int) -> None:
+def test_a_number_is_never_truncated(columns: int) -> None:
     figures = ["0 %", "888 KiB", "23.5 GiB", "1.27 KiB", "0 B", "2"]
 
     _, row = drawn(USE, [["workshop", "nextcloud-app-1", *figures]], columns)
@@ -92,11 +92,11 @@ def test_a_number_is_shown_whole_or_not_at_all(columns: int) -> None:
         ("", ""),
     ],
 )
-def test_what_matters_in_a_status_comes_first(status: str, short: str) -> None:
+def test_a_shortened_status_starts_with_the_state(status: str, short: str) -> None:
     assert text.shorten_status(status) == short
 
 
-def test_words_break_between_words_and_names_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_wrap_between_words_and_names_are_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: True)
@@ -109,7 +109,7 @@ def test_words_break_between_words_and_names_stay_whole(monkeypatch: pytest.Monk
     assert screen.wrap("a " * 40, io.StringIO()) == "a " * 40
 
 
-def test_numbers_stand_at_the_right() -> None:
+def test_numbers_are_right_aligned() -> None:
     assert drawn(["name", "cpu_percent"], [["web", "5 %"], ["db", "100 %"], ["new", ""]]) == [
         "NAME  CPU %",
         "web     5 %",
@@ -127,7 +127,7 @@ def test_numbers_stand_at_the_right() -> None:
         ("数据库数据库", 5, "数据…"),
     ],
 )
-def test_what_does_not_fit_is_cut(words: str, room: int, cut: str) -> None:
+def test_long_text_is_truncated(words: str, room: int, cut: str) -> None:
     assert tables.truncate(words, room) == cut
     assert cell_len(tables.truncate(words, room)) <= room
 
@@ -151,7 +151,7 @@ def test_a_state_has_a_colour(cell: str, colour: str) -> None:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """A stream that is a terminal of 30 columns and 3 lines."""
+    """A fake terminal with 30 columns and 3 lines."""
     for name, value in {"TERM": "xterm", "COLUMNS": "30", "LINES": "3", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     stream = io.StringIO()
@@ -160,11 +160,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 def climbed(written: str) -> int:
-    """How many rows the cursor is above where it was before."""
+    """Return how many rows the output moves the cursor up."""
     return written.count("\x1b[1A") - written.count("\n")
 
 
-def test_lines_that_became_too_wide_are_drawn_over_whole(terminal: io.StringIO) -> None:
+def test_lines_wrapped_by_a_narrower_terminal_are_erased(terminal: io.StringIO) -> None:
     drawing = live.LiveDisplay(terminal)
 
     drawing.show(["x" * 30, "y"])
@@ -175,7 +175,7 @@ def test_lines_that_became_too_wide_are_drawn_over_whole(terminal: io.StringIO) 
     assert climbed(terminal.getvalue()[begun:]) == 3
 
 
-def test_lines_are_drawn_over_until_they_are_final(terminal: io.StringIO) -> None:
+def test_live_lines_are_replaced_until_the_final_table(terminal: io.StringIO) -> None:
     drawing = live.LiveDisplay(terminal)
 
     drawing.show(["a", "b", "c", "hidden below the screen"])

@@ -1,4 +1,4 @@
-"""How commands are typed: what people type who know Docker, and mistakes in one form."""
+"""Usage errors and help: consistent messages, and suggestions for users of Docker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.terminal import open_terminal
     ("typed", "error", "hint"),
     [
         (["stpo"], "there is no command `stpo`", "did you mean `stop`?"),
-        (["frobnicate"], "there is no command `frobnicate`", "anvyl --help lists them"),
+        (["frobnicate"], "there is no command `frobnicate`", "anvyl --help lists the commands"),
         (["kill", "web"], "there is no command `kill`", "anvyl stop --timeout 0 NAME"),
         (["status"], "there is no command `status`", "anvyl hosts check"),
         (["serve"], "there is no command `serve`", "anvyl-mcp serve"),
@@ -39,7 +39,7 @@ from tests.support.terminal import open_terminal
         ),
         (["exec", "web"], "a command is missing", "type anvyl exec CONTAINER [COMMAND...]"),
         (["chat", "x"], "to continue a conversation, type anvyl chat --resume ID", "anvyl chat --help"),
-        (["completion", "tcsh"], "there is no completion for `tcsh`", "anvyl completion --help"),
+        (["completion", "tcsh"], "`tcsh` is not supported; choose bash, zsh or fish", "anvyl completion --help"),
         (
             ["stop", "--timeout"],
             "option `--timeout` requires an argument",
@@ -57,7 +57,7 @@ from tests.support.terminal import open_terminal
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
-def test_a_mistake_is_told_as_every_other_error(typed: list[str], error: str, hint: str) -> None:
+def test_a_usage_error_has_the_format_of_other_errors(typed: list[str], error: str, hint: str) -> None:
     done = anvyl(*typed)
 
     first, second = done.err.splitlines()
@@ -66,14 +66,14 @@ def test_a_mistake_is_told_as_every_other_error(typed: list[str], error: str, hi
     assert second.startswith("hint:  ") and hint in second
 
 
-def test_a_mistake_is_a_document_for_a_program() -> None:
+def test_a_usage_error_is_json_with_the_json_flag() -> None:
     done = anvyl("ps", "--json", "--nonsense")
 
     assert done.code == 2
     assert done.json["error"]["message"] == "no such option `--nonsense`"
 
 
-def test_the_other_program_knows_its_own_mistakes_and_ours() -> None:
+def test_the_host_program_reports_its_errors_and_names_our_commands() -> None:
     typed = (("ps", "-a"), ("token", "create"), ("help",), ("version",))
     ours, missing, helped, version = (run_program(*words, program=ANVYL_MCP) for words in typed)
 
@@ -89,7 +89,7 @@ TREES = {name: describe_commands(app) for name, app in APPS.items()}
 
 
 def commands_of(words: list[str], node: dict[str, Any]) -> Iterator[tuple[list[str], bool]]:
-    """A command and all below it, and whether each is a group."""
+    """Yield a command and its subcommands, each with whether it is a group."""
     yield words, bool(node["commands"])
     for name, each in node["commands"].items():
         yield from commands_of([*words, name], each)
@@ -97,13 +97,13 @@ def commands_of(words: list[str], node: dict[str, Any]) -> Iterator[tuple[list[s
 
 EVERY = [each for name, tree in TREES.items() for each in commands_of([name], tree)]
 NAMES = re.compile(r"[A-Z][A-Z_=]*\]?\.\.\.")
-"""`CONTAINER...`, of which there can be several."""
+"""Repeatable arguments, like `CONTAINER...`."""
 
 
 @pytest.mark.parametrize(
     ("words", "is_group"), EVERY, ids=lambda each: " ".join(each) if isinstance(each, list) else ""
 )
-def test_help_is_whole_and_in_words(words: list[str], is_group: bool) -> None:
+def test_help_is_complete_and_readable(words: list[str], is_group: bool) -> None:
     shown = CliRunner().invoke(
         APPS[words[0]], [*words[1:], "--help"], prog_name=words[0], env={"COLUMNS": "80"}, catch_exceptions=False
     )
@@ -122,7 +122,7 @@ def test_help_is_whole_and_in_words(words: list[str], is_group: bool) -> None:
 
 
 def unknown(line: list[str]) -> list[str]:
-    """The words of a command line that should be a command or an option, and are not."""
+    """Return the words of a command line that are neither a command nor an option, but should be."""
     node, is_value, found = TREES[line[0]], False, []
     for word in line[1:]:
         if is_value:
@@ -136,14 +136,14 @@ def unknown(line: list[str]) -> list[str]:
     return found
 
 
-def test_commands_stand_under_headings_in_both_programs() -> None:
+def test_both_programs_list_commands_under_headings() -> None:
     for app, headings in ((operator.app, operator.COMMANDS), (host.app, host.COMMANDS)):
         shown = CliRunner().invoke(app, ["--help"]).stdout
         places = [shown.index(f"\n{heading}:\n") for heading in headings]
         assert places == sorted(places)
 
 
-def test_words_of_docker_are_known(engine: RealEngine) -> None:
+def test_docker_commands_are_aliases(engine: RealEngine) -> None:
     engine.run("web")
 
     def same(alias: list[str], command: list[str]) -> bool:
@@ -163,7 +163,9 @@ def line_in(done: CommandResult) -> str:
     return next(line for line in done.err.splitlines() if line.startswith("hint:"))
 
 
-def test_a_shell_is_one_line_away(engine: RealEngine, second_engine: RealEngine, fleet: ServingNode) -> None:
+def test_exec_it_explains_how_to_open_a_shell(
+    engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
+) -> None:
     engine.run("web")
     second_engine.run("db")
 
@@ -187,13 +189,13 @@ def test_a_shell_is_one_line_away(engine: RealEngine, second_engine: RealEngine,
     assert none.code == 1 and "no host has a container `nothing`" in none.err
 
 
-def test_the_gateway_says_at_a_terminal_who_starts_it() -> None:
+def test_the_gateway_explains_itself_at_a_terminal() -> None:
     with open_terminal("gateway", program=ANVYL_MCP) as terminal:
-        terminal.until("this waits for an assistant")
+        terminal.until("waiting for MCP on stdin")
         terminal.until("anvyl-mcp install")
 
 
-def test_every_assistant_that_is_here_is_set_up_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_install_all_configures_every_installed_assistant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
     for folder in (".cursor", ".config/Claude"):
@@ -201,7 +203,7 @@ def test_every_assistant_that_is_here_is_set_up_at_once(tmp_path: Path, monkeypa
     (tmp_path / ".cursor" / "mcp.json").write_text("{ // a comment\n}", encoding="utf-8")
 
     done = run_program("install", "--all", "--json", program=ANVYL_MCP)
-    meant = run_program("install", "clade", program=ANVYL_MCP)
+    misspelled = run_program("install", "clade", program=ANVYL_MCP)
 
     assert done.code == 3
     found = {one["client"]: one for one in done.json["clients"]}
@@ -210,4 +212,4 @@ def test_every_assistant_that_is_here_is_set_up_at_once(tmp_path: Path, monkeypa
     assert (
         "anvyl" in json.loads((tmp_path / ".config/Claude/claude_desktop_config.json").read_text("utf-8"))["mcpServers"]
     )
-    assert meant.code == 2 and "did you mean `claude-code`, `claude-desktop`?" in meant.err
+    assert misspelled.code == 2 and "did you mean `claude-code`, `claude-desktop`?" in misspelled.err

@@ -1,1 +1,1 @@
-"""Shell completion."""
+"""Shell completion: the scripts, and the candidates that they request."""

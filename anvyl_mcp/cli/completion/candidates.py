@@ -1,4 +1,4 @@
-"""What could come next on a command line: from files only, on little of the standard library, without asking a host."""
+"""Completion candidates, from cached files only: no host is contacted, and few modules are imported."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from anvyl_mcp.core.files import write_atomically
 from anvyl_mcp.core.paths import config_and_state_dirs
 
 Candidates = list[tuple[str, str]]
-"""Words with what they mean."""
+"""Candidates and their descriptions."""
 
 PLACE_RULES = ("most-memory", "least-loaded")
 SHELLS = ("bash", "zsh", "fish")
 UNQUOTED = "_./:@=,+%-"
-"""What bash takes as it is, besides letters and digits."""
+"""Characters besides letters and digits that bash does not interpret."""
 
 
 def print_candidates(words: Sequence[str]) -> None:
-    """Print the words that fit: for `bash LINE POINT BREAKS`, or `zsh|fish WORD… CURRENT`."""
+    """Print the candidates for `bash LINE POINT BREAKS`, or `zsh|fish WORD… CURRENT`."""
     shell, *rest = words or [""]
     if shell == "bash" and len(rest) == 3:
         line, point, breaks = rest
         whole, quote = split_with_quote(line[: int(point)] if point.isdecimal() else line)
         typed = whole[1:]
         current = typed[-1] if typed else ""
-        # The shell replaces only what follows the last of its word breaks.
+        # bash replaces only the text after the last word break.
         kept = max((current.rfind(mark) for mark in breaks if not mark.isspace()), default=-1) + 1
         _print(bash_quote(value[kept:], quote) for value, _ in complete(typed) if quote != '"' or "!" not in value)
     elif shell in SHELLS:
@@ -41,7 +41,7 @@ def print_candidates(words: Sequence[str]) -> None:
 
 
 def bash_quote(value: str, quote: str = "") -> str:
-    """`value` so that bash takes it for a word and nothing else, also inside of quotes that are open already."""
+    """Quote a value for bash, also inside an open quote."""
     if quote == "'":
         return value.replace("'", "'\\''")
     if quote:
@@ -57,9 +57,9 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def complete(typed: Sequence[str]) -> Candidates:
-    """The words that could stand in the place of the last one, which may be empty."""
+    """Return the candidates for the last word, which may be empty."""
     config, state = config_and_state_dirs(os.environ)
-    names = _Names(config, state / "cache")
+    names = _CachedNames(config, state / "cache")
     *before, current = typed or [""]
     node, given, option = _parse_words(command_tree(state / "cache"), before)
     if option:
@@ -79,15 +79,15 @@ def complete(typed: Sequence[str]) -> Candidates:
 
 
 def _parse_words(node: Mapping[str, Any], words: Sequence[str]) -> tuple[Mapping[str, Any], list[str], str]:
-    """The command that the words lead to, its arguments so far, and what kind of value an option waits for."""
+    """Return the command, its arguments so far, and the type of the value if an option needs one."""
     given: list[str] = []
-    option, ours = "", True
+    option, parse_options = "", True
     for word in words:
         if option:
             option = ""
         elif word == "--":
-            ours = False
-        elif ours and word.startswith("-"):
+            parse_options = False
+        elif parse_options and word.startswith("-"):
             option = "" if "=" in word else node["options"].get(word, ["", ""])[0]
         elif node["commands"]:
             node = node["commands"].get(word, _NO_COMMAND)
@@ -97,7 +97,7 @@ def _parse_words(node: Mapping[str, Any], words: Sequence[str]) -> tuple[Mapping
 
 
 _NO_COMMAND: Mapping[str, Any] = {"options": {}, "arguments": [], "commands": {}}
-"""A command that there is not."""
+"""Stands for an unknown command."""
 
 
 def _matching(found: Candidates, current: str) -> Candidates:
@@ -105,22 +105,22 @@ def _matching(found: Candidates, current: str) -> Candidates:
 
 
 def _printable(found: Candidates) -> Candidates:
-    """Those that are a word on one line and no option: hosts say what their containers are called."""
+    """Drop names that contain control characters or look like options: they come from hosts."""
     return [(value, meaning) for value, meaning in found if value.isprintable() and not value.startswith("-")]
 
 
-class _Names:
-    """Names by kind, from what commands saw last."""
+class _CachedNames:
+    """Cached names by kind: hosts, containers, images, tools…"""
 
     def __init__(self, config: Path, cache: Path) -> None:
         self._cache = cache
-        self._kept = name_cache.read(cache / name_cache.FILE)
-        self._hosts: dict[str, list[str]] = dict(self._kept.get("hosts", {}))
+        self._cached = name_cache.read(cache / name_cache.FILE)
+        self._hosts: dict[str, list[str]] = dict(self._cached.get("hosts", {}))
         with suppress(OSError, ValueError, AttributeError, TypeError):
             self._hosts |= _read_hosts_file(config / "hosts.toml", cache / name_cache.FILE)
 
     def of(self, kind: str, current: str, given: Sequence[str]) -> Candidates:
-        """Everything of one kind; `given` are the arguments before."""
+        """Return the candidates of one kind; `given` are the previous arguments."""
         return _printable(self._of(kind, current, given))
 
     def _of(self, kind: str, current: str, given: Sequence[str]) -> Candidates:
@@ -141,7 +141,7 @@ class _Names:
 
     def _objects(self, kind: str) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for host, names in self._kept.get("names", {}).get(kind, {}).items():
+        for host, names in self._cached.get("names", {}).get(kind, {}).items():
             for name in names:
                 found.setdefault(str(name), []).append(host)
         return dict(sorted(found.items()))
@@ -161,7 +161,7 @@ class _Names:
         return [(tag, ", ".join(hosts)) for tag, hosts in sorted(tags.items())]
 
     def _tools(self) -> dict[str, Any]:
-        """The newest listing that was kept."""
+        """Load the newest cached catalogue."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             newest = max(self._cache.glob("tools-*.json"), key=lambda file: file.stat().st_mtime_ns, default=None)
             if newest is not None:
@@ -188,7 +188,7 @@ class _Names:
 
 
 def _read_hosts_file(file: Path, kept: Path) -> dict[str, list[str]]:
-    """The hosts that were added by hand since anything was kept."""
+    """Read the hosts file, if it is newer than the cache."""
     if kept.exists() and kept.stat().st_mtime_ns >= file.stat().st_mtime_ns:
         return {}
     import tomllib
@@ -198,7 +198,7 @@ def _read_hosts_file(file: Path, kept: Path) -> dict[str, list[str]]:
 
 
 def command_tree(cache: Path) -> dict[str, Any]:
-    """Every command with its options and arguments; kept in a file, because reading them from typer takes too long."""
+    """Return every command with options and arguments, cached in a file, because importing them is slow."""
     here = Path(__file__).parents[1]
     stamp = max(file.stat().st_mtime_ns for file in here.rglob("*.py"))
     file = cache / f"commands-{__version__}-{stamp:x}.json"
@@ -208,19 +208,19 @@ def command_tree(cache: Path) -> dict[str, Any]:
     from anvyl_mcp.cli.parser.lazy_commands import describe_commands
     from anvyl_mcp.cli.programs import operator
 
-    made = describe_commands(operator.app)
+    described = describe_commands(operator.app)
     with suppress(OSError):
-        write_atomically(file, json.dumps(made), durable=False)
-    return made
+        write_atomically(file, json.dumps(described), durable=False)
+    return described
 
 
 def split_line(line: str) -> list[str]:
-    """The words of an unfinished command line as a shell reads them; the last one is empty after a space."""
+    """Split an unfinished command line like a shell; the last word is empty after a space."""
     return split_with_quote(line)[0]
 
 
 def split_with_quote(line: str) -> tuple[list[str], str]:
-    """The same, and the quote that is still open at its end, if one is."""
+    """Like `split_line`, and return the quote that is still open at the end, or an empty text."""
     words, word, quote = [], "", ""
     started = escaped = False
     for letter in line:

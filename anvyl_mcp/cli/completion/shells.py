@@ -1,4 +1,4 @@
-"""`anvyl completion`: functions that ask `anvyl` itself what could come next."""
+"""`anvyl completion`: shell functions that call `anvyl __complete`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def completion(
     fish: anvyl completion fish > ~/.config/fish/completions/anvyl.fish
     """
     if shell not in SCRIPTS:
-        raise typer.BadParameter(f"there is no completion for `{shell}`, only for bash, zsh and fish")
+        raise typer.BadParameter(f"`{shell}` is not supported; choose bash, zsh or fish")
     from anvyl_mcp.cli.runtime import output
 
     output.verbatim(SCRIPTS[shell])

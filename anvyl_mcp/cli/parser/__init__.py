@@ -1,1 +1,1 @@
-"""How commands are declared and parsed: the lazy table, groups, shared options, usage errors."""
+"""Declaration and parsing of commands: the lazy table, groups, shared options, usage errors."""

@@ -1,4 +1,4 @@
-"""Commands and groups of commands for Typer: how their help looks, and how their mistakes are reported."""
+"""Commands and groups for Typer, with our format of help and of usage errors."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class Command(TyperCommand):
     """A command whose help writes arguments as `CONTAINER...`, where Typer writes `{CONTAINER}... <list[str]>`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the words of the command."""
+        """Parse the arguments of the command."""
         with usage_errors.translate_errors(ctx):
             return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """`[OPTIONS] CONTAINER...`, with optional arguments in brackets."""
+        """Return the usage: `[OPTIONS] CONTAINER...`, with optional arguments in brackets."""
         arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
         words = [(usage_errors.argument_label(each), each.required) for each in arguments]
         return ["[OPTIONS]", *(word if required else f"[{word}]" for word, required in words)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments, then options."""
+        """Write arguments, then options."""
         params: list[Any] = list(self.get_params(ctx))
         positional = [each for each in params if each.param_type_name == "argument"]
         arguments = [(usage_errors.argument_label(each), each.help) for each in positional]
@@ -41,22 +41,22 @@ class Command(TyperCommand):
 
 
 class PassThrough(Command):
-    """A command that ends in another program's words: its own options come first, or anywhere before a `--`."""
+    """A command whose last arguments belong to another program, like `exec`. Its own options come before them."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Stop reading options at the first argument, unless a `--` marks where they end."""
+        """Stop parsing options at the first argument, unless there is a `--`."""
         ctx.allow_interspersed_args = "--" in args
         return super().parse_args(ctx, args)
 
 
 class Group(TyperGroup):
-    """A group of commands: `help NAME` works, mistakes are reported in our form, its help ends with examples."""
+    """A group of commands with `help NAME`, our format of usage errors, and examples in the help."""
 
-    elsewhere: frozenset[str] = frozenset()
-    """Commands of `anvyl`, for the other program's error about one of them."""
+    other_commands: frozenset[str] = frozenset()
+    """Commands of the other program, to name it in the error for one of them."""
 
     def sections(self, ctx: Any) -> Mapping[str, list[str]]:
-        """Heading in the help → names of commands."""
+        """Return heading in the help → names of commands."""
         return {"Commands": self.list_commands(ctx)}
 
     def main(self, *args: Any, **options: Any) -> Any:
@@ -71,14 +71,14 @@ class Group(TyperGroup):
         sys.exit(code or 0)
 
     def get_help_option(self, ctx: Any) -> Any:
-        """`--help`, off by default: Typer would import pydantic, for 0.05 s, to convert a default of None."""
+        """Return `--help` with a default of False. For None, Typer would import pydantic, which takes 0.05 s."""
         option = super().get_help_option(ctx)
         if option is not None:
             option.default = False
         return option
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the group's own options; without any words, print the help."""
+        """Parse the options of the group; without arguments, print the help."""
         if not args and not self.invoke_without_command:
             typer.echo(ctx.get_help(), err=True)
             ctx.exit(2)
@@ -93,18 +93,18 @@ class Group(TyperGroup):
         if args[0] == "help":
             args = [*args[1:], "--help"]
         if self.get_command(ctx, args[0]) is None:
-            raise usage_errors.unknown_command(ctx.command_path, args, self.list_commands(ctx), self.elsewhere)
+            raise usage_errors.unknown_command(ctx.command_path, args, self.list_commands(ctx), self.other_commands)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Commands under their headings, each with its whole first sentence, which Typer would cut."""
+        """Write the commands under their headings, with the full first sentence, which Typer would truncate."""
         wide = max(map(len, self.list_commands(ctx)))
         for heading, names in self.sections(ctx).items():
             with formatter.section(heading):
                 formatter.write_dl([(name.ljust(wide), summary(self.get_command(ctx, name))) for name in names])
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Examples, a line each."""
+        """Write the examples, one per line."""
         with formatter.section("Examples"):
             formatter.write("".join(f"  {line}\n" for line in str(self.epilog).splitlines()))
         formatter.write(f"\nRun {ctx.command_path} COMMAND --help for the options of a command.\n")
@@ -129,5 +129,5 @@ class Commands(typer.Typer):
 
 
 def summary(command: Any) -> str:
-    """The first sentence of a command's help."""
+    """Return the first sentence of the help of a command."""
     return str(command.get_short_help_str(limit=1000))

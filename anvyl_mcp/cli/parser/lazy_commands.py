@@ -1,4 +1,4 @@
-"""A program as a table of commands, each imported only when it is run or listed."""
+"""A program as a table of commands. Each command is imported when it is run or listed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anvyl_mcp.cli.parser.command_groups import Commands, Group, summary
 from anvyl_mcp.cli.parser.usage_errors import argument_label
 
 Sections = Mapping[str, Mapping[str, str]]
-"""Heading in the help → name of a command → its place: `module:name` in this package, a function or a `Typer`."""
+"""Heading in the help → command → `module:name` in this package, a function or a `Typer`."""
 
 
 def create_program(
@@ -25,12 +25,12 @@ def create_program(
     examples: str,
     other_program: Sections | None = None,
 ) -> typer.Typer:
-    """A whole program; its help does not list the aliases. A command of `other_program` is recognised as such."""
+    """Create a program. Its help does not list aliases. `other_program`: see `Group.other_commands`."""
     listed = {command: place for commands in sections.values() for command, place in commands.items()}
     places = {**listed, **aliases, "version": "parser.lazy_commands:version"}
 
     class Table(Group):
-        elsewhere = frozenset(command for commands in (other_program or {}).values() for command in commands)
+        other_commands = frozenset(command for commands in (other_program or {}).values() for command in commands)
 
         def sections(self, ctx: Any) -> Mapping[str, list[str]]:
             return {heading: list(commands) for heading, commands in sections.items()}
@@ -74,11 +74,11 @@ def _root(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """The options of a program itself."""
+    """Options of the program itself."""
 
 
 def describe_commands(app: typer.Typer) -> dict[str, Any]:
-    """The tree of a program's commands, for completion: help, options with the kind of their value, arguments."""
+    """Return the tree of commands for completion: help, options with the type of their value, arguments."""
     return _describe(get_command(app))
 
 

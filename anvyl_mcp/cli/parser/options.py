@@ -1,4 +1,4 @@
-"""Options that several commands share. The words in capitals are what completion knows names for."""
+"""Options that several commands share. Completion chooses candidates by the metavar."""
 
 from __future__ import annotations
 

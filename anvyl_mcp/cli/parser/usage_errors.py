@@ -1,4 +1,4 @@
-"""Mistakes in a command line: what was wrong, and what to type instead."""
+"""Usage errors: what is wrong with a command line, and what to type instead."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import typer
 
 SUGGESTIONS = {
     "kill": "stop it without waiting: anvyl stop --timeout 0 NAME",
-    "status": "anvyl hosts check for the hosts, anvyl ps for containers, anvyl watch --once for what is wrong",
+    "status": "anvyl hosts check for the hosts, anvyl ps for containers, anvyl watch --once for problems",
     "list": "anvyl ps lists containers, anvyl hosts list the hosts",
     "containers": "anvyl ps lists containers",
     "image": "anvyl images lists them, anvyl pull fetches one, anvyl call remove_image removes one",
     "rmi": "anvyl call remove_image IMAGE",
-    "network": "anvyl call list_networks; anvyl tools lists what else there is for networks",
-    "volume": "anvyl call list_volumes; anvyl tools lists what else there is for volumes",
+    "network": "anvyl call list_networks; anvyl tools lists the other network tools",
+    "volume": "anvyl call list_volumes; anvyl tools lists the other volume tools",
     "system": "anvyl df, or anvyl call prune_unused containers",
     "prune": "anvyl call prune_unused containers; also images, networks or volumes",
     "create": "anvyl run IMAGE creates a container and starts it",
-    "pause": "anvyl stop NAME stops it; nothing here pauses one",
-    "shell": "anvyl exec NAME COMMAND runs one command; anvyl exec -it NAME says how to get a shell",
-    "ssh": "anvyl exec NAME COMMAND runs one command; anvyl exec -it NAME says how to get a shell",
+    "pause": "anvyl stop NAME stops a container; pausing is not supported",
+    "shell": "anvyl exec NAME COMMAND runs one command; anvyl exec -it NAME explains how to get a shell",
+    "ssh": "anvyl exec NAME COMMAND runs one command; anvyl exec -it NAME explains how to get a shell",
     "serve": "anvyl-mcp serve",
     "gateway": "anvyl-mcp gateway",
     "install": "anvyl-mcp install",
@@ -32,12 +32,12 @@ SUGGESTIONS = {
     "token": "anvyl-mcp token",
     "audit": "anvyl-mcp audit",
 }
-"""What people type who know Docker, or who mean the other program, and what to type here."""
+"""Command names that users of Docker or of the other program may type, and what to type instead."""
 SIMILARITY = 0.7
 
 
 class UsageError(typer.TyperException):
-    """A mistake in what was typed, with the next step as `hint`."""
+    """An error in the command line; `hint` says what to type instead."""
 
     exit_code = 2
 
@@ -47,20 +47,20 @@ class UsageError(typer.TyperException):
 
 
 def report(error: typer.TyperException, *, as_json: bool) -> int:
-    """Print a mistake as every other error is printed, with `as_json` also as a document; return the exit code."""
+    """Print a usage error like any other error, with `as_json` also as JSON. Returns the exit code."""
     from anvyl_mcp.cli.runtime import output
 
-    mistake = error if isinstance(error, UsageError) else _usage_error(error, getattr(error, "ctx", None))
+    usage_error = error if isinstance(error, UsageError) else _usage_error(error, getattr(error, "ctx", None))
     if as_json:
-        output.document({"error": {"code": "invalid_input", "message": mistake.message, "hint": mistake.hint}})
-    output.talk(f"error: {mistake.message}")
-    output.talk(f"hint:  {mistake.hint}")
-    return mistake.exit_code
+        output.document({"error": {"code": "invalid_input", "message": usage_error.message, "hint": usage_error.hint}})
+    output.talk(f"error: {usage_error.message}")
+    output.talk(f"hint:  {usage_error.hint}")
+    return usage_error.exit_code
 
 
 @contextmanager
 def translate_errors(context: Any) -> Iterator[None]:
-    """Around parsing the words of one command, which some of Typer's errors do not name."""
+    """Convert parsing errors of Typer to `UsageError`, with the command, which some of them lack."""
     try:
         yield
     except UsageError:
@@ -74,12 +74,12 @@ def _usage_error(error: typer.TyperException, context: Any) -> UsageError:
 
 
 def argument_label(param: Any) -> str:
-    """An argument as help writes it: `CONTAINER...` when there can be several."""
+    """Return the name of an argument in the help: `CONTAINER...` if it is repeatable."""
     return (param.metavar or str(param.name).upper()) + ("..." if param.nargs != 1 else "")
 
 
 def _message(error: Any) -> str:
-    """What is wrong, in lower case, with names in backticks: ``missing argument `CONTAINER` ``."""
+    """Return the message in lower case, with names in backticks: ``missing argument `CONTAINER` ``."""
     param = getattr(error, "param", None)
     if hasattr(error, "possibilities"):
         return f"no such option `{error.option_name}`"
@@ -95,7 +95,7 @@ def _message(error: Any) -> str:
 
 
 def _expected(problem: dict[str, Any]) -> str:
-    """What a value must be, from Pydantic's account of what is wrong with it."""
+    """Describe the expected value, from the error of Pydantic."""
     typed, limits = problem["input"], problem.get("ctx", {})
     match problem["type"]:
         case "int_parsing" | "int_from_float":
@@ -110,11 +110,11 @@ def _expected(problem: dict[str, Any]) -> str:
 
 
 def _hint(error: Any, context: Any) -> str:
-    """What to type instead, or how the command is typed."""
+    """Return what to type instead, or the usage of the command."""
     if near := getattr(error, "possibilities", None):
         return f"did you mean {' or '.join(f'`{name}`' for name in sorted(near))}?"
     if context is None:
-        return "--help shows what to type"
+        return "--help shows the usage"
     path, command = context.command_path, context.command
     if hasattr(command, "list_commands"):
         return f"{path} --help lists the commands"
@@ -123,11 +123,11 @@ def _hint(error: Any, context: Any) -> str:
 
 
 def _option_with_value(error: Any, command: Any) -> list[str]:
-    """The option that is wrong, with its value: `--tail LINES`."""
-    wrong = getattr(error, "option_name", None) or getattr(getattr(error, "param", None), "opts", [None])[0]
+    """Return the option with the error and its value: `--tail LINES`."""
+    option = getattr(error, "option_name", None) or getattr(getattr(error, "param", None), "opts", [None])[0]
     for param in command.params:
-        if wrong in param.opts and param.param_type_name == "option" and not param.is_flag:
-            return [wrong, param.metavar]
+        if option in param.opts and param.param_type_name == "option" and not param.is_flag:
+            return [option, param.metavar]
     return []
 
 
@@ -145,5 +145,5 @@ def unknown_command(
         return UsageError(f"there is no command `{typed}`", SUGGESTIONS[typed])
     near = get_close_matches(typed.lower(), known, n=3, cutoff=SIMILARITY)
     if not near:
-        return UsageError(f"there is no command `{typed}`", f"{program} --help lists them")
+        return UsageError(f"there is no command `{typed}`", f"{program} --help lists the commands")
     return UsageError(f"there is no command `{typed}`", f"did you mean {', '.join(f'`{name}`' for name in near)}?")

@@ -96,21 +96,21 @@ def serve(
 def _report_urls(settings: Settings) -> Callable[[list[str]], None]:
     from anvyl_mcp.cli.runtime import output
 
-    def ready(urls: list[str]) -> None:
+    def report(urls: list[str]) -> None:
         only = " (this machine only)" if all(url.startswith("http://") for url in urls) else ""
         output.talk(f"serving {settings.name} at {' and '.join(urls)}{only}")
 
-    return ready
+    return report
 
 
 def _report_opened(settings: Settings) -> Callable[[list[str]], None]:
     from anvyl_mcp.cli.runtime import output
 
-    def opened(urls: list[str]) -> None:
+    def report(urls: list[str]) -> None:
         if urls:
             output.talk(f"{settings.name} is now open to the network at {' and '.join(urls)}")
 
-    return opened
+    return report
 
 
 def _report_join(joined: object) -> None:
@@ -151,8 +151,8 @@ def _explain_stdio() -> None:
     from anvyl_mcp.cli.runtime import output
 
     if sys.stdin.isatty():
-        output.talk("this waits for an assistant, which starts it by itself and speaks MCP to it; Ctrl-C ends it")
-        output.talk("hint:  anvyl-mcp install puts it into an assistant's settings; --http serves programs instead")
+        output.talk("waiting for MCP on stdin; an assistant usually starts this program itself. Ctrl-C stops it")
+        output.talk("hint:  anvyl-mcp install adds it to the settings of an assistant; --http serves over HTTP instead")
 
 
 def _report_gateway(urls: list[str]) -> None:
@@ -174,7 +174,7 @@ def install(
 ) -> None:
     """Add your hosts to a desktop assistant.
 
-    Without ASSISTANT, lists the assistants that are known.
+    Without ASSISTANT, lists the known assistants.
     """
     from anvyl_mcp.cli.host_commands import install as install_command
 
@@ -212,6 +212,6 @@ def tools(as_json: JsonOption = False) -> None:
 
 
 def main() -> None:
-    """The entry point."""
+    """Run `anvyl-mcp`."""
     interrupts.exit_at_once()
     process_exit.run_and_exit(app)

@@ -1,4 +1,4 @@
-"""`anvyl`: the operator's commands, as a table. A command's module imports what is heavy in the bodies only."""
+"""`anvyl`: the commands of the operator, as a table. Command modules import heavy packages in function bodies only."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ALIASES = {
     "top": "commands.containers.containers:stats",
     "inspect": "commands.containers.containers:info",
 }
-"""What people type who know Docker; listed nowhere."""
+"""Names that users of Docker expect; not listed in the help."""
 EXAMPLES = """\
 anvyl ask "is everything ok?"
 anvyl logs -f web --host nas
@@ -61,5 +61,5 @@ app = create_program("anvyl", "Run Docker hosts in plain words.", COMMANDS, ALIA
 
 
 def main() -> None:
-    """The entry point."""
+    """Run `anvyl`."""
     process_exit.run_and_exit(app)

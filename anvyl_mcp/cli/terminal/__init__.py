@@ -1,1 +1,1 @@
-"""The terminal: screen, tables, line editor, streams."""
+"""Terminal input and output: streams, tables, live displays, the line editor, Ctrl-C."""

@@ -1,4 +1,4 @@
-"""Progress bars of long calls, one for each host, on a terminal; nothing elsewhere."""
+"""Progress bars for long calls, one per host, if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from anvyl_mcp.core import text
 from anvyl_mcp.peers.connection.listing import ProgressCallback
 
 ProgressFor = Callable[[str], ProgressCallback]
-"""Host → callback for the progress of its call."""
+"""Host → callback that updates its progress bar."""
 
 BAR_WIDTH = 24
 
 
 @contextmanager
 def progress_bars(hosts: Sequence[str]) -> Iterator[ProgressFor | None]:
-    """Show bars while the calls run; yields what makes each host's callback, or None without a terminal."""
+    """Show a bar per host. Yields a function that returns the callback of a host, or None without a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""The echo of typed keys, off while lines are drawn over: an Enter typed ahead would move the cursor away from them."""
+"""Turn the echo of typed keys off while lines are redrawn, because an Enter would move the cursor off them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from types import FrameType
 from typing import Any
 
 _saved: list[Any] = []
-"""The terminal's settings from before, while the echo is off."""
+"""The terminal settings to restore, while the echo is off."""
 
 
 def off() -> None:
-    """Stop the terminal from showing what is typed, where this program is the one in its foreground."""
+    """Turn the echo off, if this program is in the foreground of the terminal."""
     if _saved:
         return
     with suppress(ImportError, OSError, ValueError, AttributeError):
@@ -35,7 +35,7 @@ def off() -> None:
 
 
 def on() -> None:
-    """Have the terminal as it was before `off`."""
+    """Restore the terminal settings."""
     if not _saved:
         return
     with suppress(ImportError, OSError, ValueError, AttributeError):
@@ -46,9 +46,9 @@ def on() -> None:
 
 
 def _restore_on_signal() -> None:
-    """A program that is ended from outside leaves the terminal as it was, too."""
+    """Restore the terminal on SIGTERM and SIGHUP too."""
 
-    def ended(number: int, _: FrameType | None) -> None:
+    def on_signal(number: int, _: FrameType | None) -> None:
         on()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -56,4 +56,4 @@ def _restore_on_signal() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, ended)
+                signal.signal(number, on_signal)

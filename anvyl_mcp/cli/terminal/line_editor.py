@@ -1,4 +1,4 @@
-"""Lines that a person types one after the other: with the arrow keys, what was typed before, and Tab."""
+"""Read lines from a person, with history on the arrow keys and completion on Tab."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from pathlib import Path
 from anvyl_mcp.cli.terminal import interrupts
 
 HISTORY_LINES = 1000
-"""Of what was typed, for the arrow keys."""
+"""Lines that the history keeps."""
 
 ReadLine = Callable[[], str | None]
-"""The next line; None at the end."""
+"""Returns the next line, or None at the end of input."""
 
 
 @contextmanager
 def line_reader(
     prompt: str, history: Path, redact: Callable[[str], str], words: Callable[[], list[str]]
 ) -> Iterator[ReadLine]:
-    """How lines are read: as they come, unless a person types them; `words` are what Tab completes."""
+    """Yield a function that reads lines: with readline on a terminal, or else from stdin.
+
+    `words` returns the completions; `redact` removes secrets from the history.
+    """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         yield lambda: sys.stdin.readline() or None
         return
@@ -54,12 +57,12 @@ def line_reader(
 
 
 def _completions(begun: str, words: list[str]) -> list[str]:
-    """The words that begin so; those of commands only once their slash is there."""
+    """Return the words that start with `begun`; commands only after a slash."""
     return [f"{word} " for word in words if word.startswith(begun) and (begun or not word.startswith("/"))]
 
 
 def _read_line(prompt: str) -> str | None:
-    """The next line. Ctrl-C takes away what was typed, and nothing else."""
+    """Read a line. Ctrl-C discards the typed text and prompts again."""
     while True:
         try:
             with interrupts.current.raise_at_prompt():

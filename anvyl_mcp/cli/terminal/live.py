@@ -1,4 +1,4 @@
-"""Live display at the end of a terminal. Imports rich, so import this module only where there is a terminal."""
+"""Live display at the end of a terminal. Imports rich, so import this module only for a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anvyl_mcp.core import text
 
 
 class LiveDisplay:
-    """A live display of rich that can start again after its end; typed keys are not echoed meanwhile."""
+    """A live display that can be restarted. The echo of typed keys is off while it is shown."""
 
     def __init__(self, stream: TextIO) -> None:
         self.console = screen.console(stream)
@@ -25,15 +25,15 @@ class LiveDisplay:
         self._columns = 0
 
     def show(self, lines: Sequence[str], style: str = "dim", *, table: TableData | None = None) -> None:
-        """Draw the rows that fit on the screen, and lines below them, in the place of what was drawn before."""
+        """Redraw: the rows that fit on the screen, and lines below them."""
         if self._live is None:
-            # Keys typed meanwhile would move the cursor away from what is drawn over.
+            # Typed keys would move the cursor off the display.
             echo.off()
             self._live = live.Live(
                 console=self.console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
             )
             self._live.start()
-            # A program that is killed while it draws would leave the terminal without its cursor.
+            # Keep the cursor visible, in case the program is killed.
             self.console.show_cursor()
         self._join_broken_lines(self._live)
         room = max(self.console.height - len(lines) - 1, 0)
@@ -43,7 +43,7 @@ class LiveDisplay:
         self._columns = self.console.width
 
     def end(self, table: TableData | None = None) -> bool:
-        """Draw the final table with all its rows, or nothing. Returns whether something was drawn before."""
+        """Replace the display by the full table, or erase it. Returns whether it was shown."""
         final = self._listing(table) if table else None
         if self._live is None:
             if final:
@@ -61,7 +61,7 @@ class LiveDisplay:
         return tables.build_table(*table, room=self.console.width)
 
     def _join_broken_lines(self, shown: live.Live) -> None:
-        """Erase the extra rows of lines that a terminal broke when it became narrower; rich does not count these."""
+        """Erase the rows that a narrower terminal added by wrapping lines; rich does not count them."""
         columns = self.console.width
         if columns < self._columns:
             options = self.console.options.update_width(self._columns)

@@ -1,4 +1,4 @@
-"""How a program ends."""
+"""Run a program, flush its output and exit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def run_and_exit(app: typer.Typer) -> NoReturn:
-    """Run a program to its end. What it says is written out, and nothing else is waited for.
+    """Run a program, flush stdout and stderr, and exit immediately.
 
-    Threads may still hang on an engine or a dead host, and to take some thousand modules apart lasts 0.4 s.
+    Not `sys.exit`: threads may still wait for an engine or a dead host, and unloading the modules takes 0.4 s.
     """
     streams.configure_streams()
     code: object = 0
@@ -28,7 +28,7 @@ def run_and_exit(app: typer.Typer) -> NoReturn:
     except SystemExit as end:
         code = end.code
     except OSError as error:
-        # A file of ours that cannot be written is told where it is written; this is what was printed.
+        # Errors of our own files have a file name and are reported where they occur. This one is of stdout.
         if error.errno not in DISK_ERRORS or error.filename is not None:
             raise
         unwritten = error
@@ -39,7 +39,7 @@ def run_and_exit(app: typer.Typer) -> NoReturn:
         with suppress(AttributeError, ValueError):
             sys.stdout.flush()
     except BrokenPipeError:
-        """Whoever reads has seen enough."""
+        pass  # The reader, like `head`, has closed the pipe.
     except OSError as error:
         unwritten = error
     if unwritten is not None:

@@ -1,6 +1,6 @@
-"""Consoles, colours and line breaks for streams that are terminals.
+"""Consoles, colours and line wrapping for terminals.
 
-rich is imported in the bodies: it takes 0.02 s, and output in a pipe does not need it.
+Functions import rich themselves: it takes 0.02 s, and output to a pipe does not need it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TableData(NamedTuple):
-    """Rows for a terminal; `titles` are shown instead of the names of columns."""
+    """Content of a table; `titles` replace names of columns."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -29,18 +29,18 @@ HOST_COLOURS = ("cyan", "magenta", "yellow", "blue", "green")
 
 @cache
 def console(stream: TextIO) -> Console:
-    """The console of a stream. Text of hosts is not markup; rich itself reads `NO_COLOR`, `TERM` and `COLUMNS`."""
+    """Return the console of a stream, without markup, because hosts send text. rich reads `NO_COLOR` and `COLUMNS`."""
     from rich.console import Console, ConsoleDimensions
 
     terminal = Console(file=stream, markup=False, emoji=False, highlight=False)
     if not all(terminal.size):
-        # For rich `COLUMNS=0` is a terminal without room; for everyone else it is one of unknown size.
+        # rich takes `COLUMNS=0` as a width of zero; elsewhere it means an unknown width.
         terminal.size = ConsoleDimensions(*shutil.get_terminal_size())
     return terminal
 
 
 def paint(words: str, style: str, stream: TextIO | None = None) -> str:
-    """`words` in a style, if the stream (stdout) is a terminal with colours."""
+    """Style a text, if the stream (default: stdout) is a terminal with colours."""
     stream = stream or sys.stdout
     if not (style and words and stream.isatty()):
         return words
@@ -49,7 +49,7 @@ def paint(words: str, style: str, stream: TextIO | None = None) -> str:
 
 
 def host_colour(name: str) -> str:
-    """The colour of a host or another label; different ones until the colours run out."""
+    """Return the colour of a host or another label; they differ until the colours run out."""
     return _colours.setdefault(name, HOST_COLOURS[len(_colours) % len(HOST_COLOURS)])
 
 
@@ -57,7 +57,7 @@ _colours: dict[str, str] = {}
 
 
 def wrap(words: str, stream: TextIO, indent: int = 0) -> str:
-    """`words` broken between words where the terminal ends, later lines indented. Unchanged in a pipe."""
+    """Wrap a text between words at the terminal width, and indent the later lines. Unchanged in a pipe."""
     if not stream.isatty():
         return words
     room = console(stream).width
@@ -70,7 +70,7 @@ def _wrap_line(line: str, room: int, indent: int) -> list[str]:
     lines = [""]
     indent += len(line) - len(line.lstrip())
     for word in re.findall(r"\s*\S+", line):
-        # rich would break a word that is wider than the terminal, so that it could not be copied whole.
+        # rich would break a word that is wider than the terminal, and it could not be copied.
         if lines[-1] and cell_len(lines[-1] + word) > room:
             lines.append(" " * indent + word.lstrip())
         else:

@@ -1,4 +1,4 @@
-"""Standard streams that never fail over a letter, whatever encoding the terminal or `PYTHONIOENCODING` asks for."""
+"""Configure stdin, stdout and stderr so that no character fails, whatever their encoding is."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from io import TextIOWrapper, UnsupportedOperation
 
 ERROR_HANDLER = "anvyl-plain"
 REPLACEMENTS = str.maketrans("…→×█░━─│✓✗·–—“”‘’", "~>x#.=-|+x.--\"\"''")
-"""Letters of ours and what stands for them where they cannot be written; as wide, so that tables stay aligned."""
+"""Our non-ASCII characters and their replacements, which have the same width to keep tables aligned."""
 
 
 def configure_streams() -> None:
-    """Write what an encoding lacks in plain letters, and read what is no text as such."""
+    """Replace characters that cannot be encoded or decoded."""
     codecs.register_error(ERROR_HANDLER, _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=ERROR_HANDLER)
     if isinstance(sys.stdin, TextIOWrapper):
-        # A program that calls us may have read from it already; then it cannot be changed any more.
+        # Fails if the program that calls us has already read from it.
         with suppress(UnsupportedOperation):
             sys.stdin.reconfigure(errors="replace")
 
 
 def is_unicode(encoding: str | None) -> bool:
-    """Whether every letter can be written in it."""
+    """Whether an encoding has every character."""
     return (encoding or "").lower().replace("_", "-").startswith("utf")
 
 

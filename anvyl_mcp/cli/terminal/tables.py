@@ -1,4 +1,4 @@
-"""Tables for a terminal, coloured by what cells say. Imports rich, so import this module only where there is one."""
+"""Tables for a terminal, with cells coloured by state. Imports rich, so import this module only for a terminal."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from anvyl_mcp.core import text
 
 GAP = 2
 MIN_WIDTH = 8
-"""Columns that a column is not cut below."""
+"""Width to which a column is shortened at most."""
 ESSENTIAL = frozenset(
     {"host", "name", "status", "state", "time", "tool", "outcome", "client", "command", "cpu_percent"}
 )
-"""Columns that are neither cut nor left out while there is room for them alone."""
+"""Columns that are shortened or dropped only when no others are left."""
 _NUMBER = re.compile(r"-?[\d.,]+( ?(%|[KMGT]?i?B|s|min|h|days|ms))?")
 _SHARE = re.compile(r"[█░]+ +(\d+) %")
 _STYLES = (
@@ -34,7 +34,7 @@ _STYLES = (
 
 @dataclass
 class _Column:
-    """One column: its cells, whether they are numbers, and how wide it is drawn."""
+    """One column. `number`: all cells are numbers; `width` is reduced until the table fits."""
 
     name: str
     head: str
@@ -44,7 +44,7 @@ class _Column:
 
     @property
     def floor(self) -> int:
-        """What it is not cut below: a part of a name, a state or a number says something else, or nothing."""
+        """Minimum width. Names, states and numbers are not shortened, because that would change their meaning."""
         if self.number or self.name in ESSENTIAL:
             return self.width
         return min(self.width, max(MIN_WIDTH, cell_len(self.head)))
@@ -53,9 +53,9 @@ class _Column:
 def build_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], titles: Mapping[str, str], *, room: int
 ) -> Table:
-    """A header and rows, at most `room` wide; `titles` are shown instead of the names of columns.
+    """Build a table of at most `room` columns of characters; `titles` replace names of columns.
 
-    Where there is not room for all, columns of lesser weight become shorter and then are left out.
+    If it is too wide, less important columns are shortened first and then dropped.
     """
     made = [_column(name, [row[place] for row in rows], titles) for place, name in enumerate(columns)]
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
@@ -63,8 +63,8 @@ def build_table(
     for column in _fit(made, room):
         justify: Literal["left", "right"] = "right" if column.number else "left"
         table.add_column(Text(truncate(column.head, column.width)), width=column.width, justify=justify, no_wrap=True)
-        look = screen.host_colour if column.name == "host" else cell_style
-        cells.append([Text(truncate(cell, column.width), look(cell)) for cell in column.cells])
+        style_of = screen.host_colour if column.name == "host" else cell_style
+        cells.append([Text(truncate(cell, column.width), style_of(cell)) for cell in column.cells])
     for row in zip(*cells, strict=True):
         table.add_row(*row)
     return table
@@ -79,14 +79,14 @@ def _column(name: str, cells: Sequence[str], titles: Mapping[str, str]) -> _Colu
 
 
 def _fit(columns: Sequence[_Column], room: int) -> list[_Column]:
-    """The columns that there is room for, the widest cut first; what must be kept only where nothing else is left."""
+    """Drop and shorten columns until the table fits, the widest first, and `ESSENTIAL` ones last."""
     kept, floors = list(columns), [column.floor for column in columns]
     while sum(floors) + GAP * (len(kept) - 1) > room:
         lesser = [place for place, column in enumerate(kept) if column.name not in ESSENTIAL]
         if not lesser:
             floors = [min(column.width, MIN_WIDTH) for column in kept]
             break
-        # Text that has become too short to be of use goes before numbers, and those from the right.
+        # Drop the widest text column first, then numbers from the right.
         place = max(reversed(lesser), key=lambda place: 0 if kept[place].number else kept[place].width)
         del kept[place], floors[place]
     for _ in range(sum(column.width for column in kept) + GAP * (len(kept) - 1) - room):
@@ -97,7 +97,7 @@ def _fit(columns: Sequence[_Column], room: int) -> list[_Column]:
 
 
 def truncate(words: str, room: int) -> str:
-    """At most `room` columns of `words`; a single long word keeps its end, where tags and versions are."""
+    """Shorten a text to `room` columns. A single long word keeps its end, where tags and versions are."""
     if cell_len(words) <= room:
         return words
     tail = 0 if room < 8 or " " in words else (room - 1) // 2
@@ -105,7 +105,7 @@ def truncate(words: str, room: int) -> str:
 
 
 def cell_style(cell: str) -> str:
-    """The style for what a cell says about a state, on any table; empty for other cells."""
+    """Return the style of a cell that contains a state; empty for other cells."""
     low = cell.lower()
     if "(unhealthy)" in low:
         return "red"
