@@ -30,7 +30,7 @@ def free(host: Host, name: str) -> Container:
     """A container that may be changed."""
     one = host.container(name)
     if "anvyl.protect=true" in one.labels:
-        raise Denied(f"`{one.name}` may not be changed by anyone through Anvyl: it carries `anvyl.protect=true`")
+        raise Denied(f"`{one.name}` must not be changed through Anvyl: it has the label `anvyl.protect=true`")
     return one
 
 

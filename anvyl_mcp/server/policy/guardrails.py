@@ -102,7 +102,7 @@ def _denied(container: Mapping[str, Any], label: str, rule: str) -> Denied:
     value = "true" if label == PROTECT else "false"
     return Denied(
         f"`{name.lstrip('/')}` {rule} through Anvyl: it has the label `{label}={value}`",
-        hint="to allow it, recreate the container without the label, with docker on the host",
+        hint="to allow it, recreate the container without the label, with docker on the host itself",
     )
 
 
