@@ -77,7 +77,7 @@ SETTINGS = (
 )
 
 TABLES = ("aliases", "phrases")
-"""Tables of `config.toml` with words of a person's own; see `anvyl alias`."""
+"""Tables of `config.toml` that `anvyl alias` edits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +111,9 @@ class Settings:
     jwt_audience: str
     jwt_keys: str
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """What a person calls a thing → its name, with ` on HOST` where that is said too."""
+    """Alias → container name, optionally followed by ` on HOST`."""
     phrases: Mapping[str, str] = field(default_factory=dict)
-    """A whole question of a person's own → the question to read in its place."""
+    """Phrase → the question that it stands for."""
 
     @property
     def hosts_file(self) -> Path:
@@ -165,7 +165,7 @@ def load(
         values[setting.name] = setting.default if value is None else _convert(value, setting, source)
     values["llm_api_key"] = values["llm_api_key"] or env.get("LM_API_TOKEN", "")
     values["name"] = check_host_name(values["name"]) if values["name"] else _machine_name()
-    own = {name: _words(file.get(name, {}), f"{config_dir / 'config.toml'}: [{name}]") for name in TABLES}
+    own = {name: _read_aliases(file.get(name, {}), f"{config_dir / 'config.toml'}: [{name}]") for name in TABLES}
     return Settings(config_dir, state_dir, aliases=own["aliases"], phrases=own["phrases"], **values)
 
 
@@ -202,9 +202,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     return data
 
 
-def _words(table: Any, source: str) -> dict[str, str]:
+def _read_aliases(table: Any, source: str) -> dict[str, str]:
     if not isinstance(table, dict) or not all(isinstance(value, str) and value.strip() for value in table.values()):
-        raise ConfigInvalid(f'{source} must hold lines like "the photo app" = "immich"', hint="fix or remove it")
+        raise ConfigInvalid(f"{source} has an invalid entry", hint='use lines like "the photo app" = "immich"')
     return {str(name): value for name, value in table.items()}
 
 

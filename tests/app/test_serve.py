@@ -134,13 +134,13 @@ def test_with_docker_it_is_healthy(engine: RealEngine, tmp_path: Path) -> None:
 
 
 def test_its_file_has_its_url(node: ServingNode, tmp_path: Path) -> None:
-    told = {"pid": node.process.pid, "name": "alpha", "url": node.url, "version": __version__}
+    expected = {"pid": node.process.pid, "name": "alpha", "url": node.url, "version": __version__}
     written = json.loads((tmp_path / "run" / "serve.json").read_text(encoding="utf-8"))
     found = serve_lock.find_server(tmp_path / "run")
 
-    assert told.items() <= written.items()
+    assert expected.items() <= written.items()
     assert found is not None
-    assert (found.pid, found.name, found.url, found.version) == tuple(told.values())
+    assert (found.pid, found.name, found.url, found.version) == tuple(expected.values())
 
     assert node.stop() == 0
     assert serve_lock.find_server(tmp_path / "run") is None

@@ -40,16 +40,16 @@ def test_flags_override_environment_overrides_file_overrides_default(
     number = isinstance(default, int)
     in_file, in_environment, as_flag = ("1", "2", "3") if number else ("file", "environment", "flag")
 
-    def found(flags: dict[str, str | int | None], environ: dict[str, str]) -> str:
+    def loaded(flags: dict[str, str | int | None], environ: dict[str, str]) -> str:
         return str(getattr(load(flags, {**home, **environ}), name))
 
-    assert found({}, {}) == str(default)
+    assert loaded({}, {}) == str(default)
     write(tmp_path, f"{name} = {in_file if number else repr(in_file)}")
-    assert found({}, {}) == in_file
-    assert found({}, {env: in_environment}) == in_environment
-    assert found({name: as_flag}, {env: in_environment}) == as_flag
-    assert found({name: None}, {env: in_environment}) == in_environment
-    assert found({}, {env: ""}) == in_file
+    assert loaded({}, {}) == in_file
+    assert loaded({}, {env: in_environment}) == in_environment
+    assert loaded({name: as_flag}, {env: in_environment}) == as_flag
+    assert loaded({name: None}, {env: in_environment}) == in_environment
+    assert loaded({}, {env: ""}) == in_file
 
 
 def test_the_default_name_is_the_host_name_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-ContainerName = Annotated[str, typer.Argument(metavar="CONTAINER", help="Name or ID of a container.")]
-ContainerNames = Annotated[list[str], typer.Argument(metavar="CONTAINER", help="Names or IDs of containers.")]
-ImageNames = Annotated[list[str], typer.Argument(metavar="IMAGE", help="For example nginx:1.27.")]
+ContainerArgument = Annotated[str, typer.Argument(metavar="CONTAINER", help="Name or ID of a container.")]
+ContainersArgument = Annotated[list[str], typer.Argument(metavar="CONTAINER", help="Names or IDs of containers.")]
+ImagesArgument = Annotated[list[str], typer.Argument(metavar="IMAGE", help="For example nginx:1.27.")]
 HostOption = Annotated[
     str, typer.Option("--host", "-H", help="Which hosts: nas, or nas,pi, @tag, all, local.", metavar="HOSTS")
 ]

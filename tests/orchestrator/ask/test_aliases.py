@@ -128,5 +128,5 @@ def test_a_table_that_holds_something_else_is_named(content: str) -> None:
     file.write_text(content, encoding="utf-8")
     Path(file).chmod(0o600)
 
-    with pytest.raises(ConfigInvalid, match="must hold lines like"):
+    with pytest.raises(ConfigInvalid, match="has an invalid entry"):
         load()

@@ -26,7 +26,7 @@ from mcp_types import (
     TextContent,
 )
 
-from anvyl_mcp.app import gateway as composition
+from anvyl_mcp.app.gateway import build_gateway
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.peers.connection.listing import ToolListing
@@ -72,7 +72,7 @@ async def at_hand(*, era: Literal["auto", "legacy"] = "auto", person: Person | N
     """A client of the same gateway in this process: starting one costs a second."""
     node = Node(load())
     try:
-        async with Client(composition.build_gateway(node), mode=era, elicitation_callback=person) as client:
+        async with Client(build_gateway(node), mode=era, elicitation_callback=person) as client:
             yield client
     finally:
         await node.aclose()

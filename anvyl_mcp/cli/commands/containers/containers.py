@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anvyl_mcp.cli.parser.options import ContainerNames, HostOption, JsonOption, YesOption
+from anvyl_mcp.cli.parser.options import ContainersArgument, HostOption, JsonOption, YesOption
 
 SomeNames = Annotated[
     list[str] | None, typer.Argument(metavar="CONTAINER", help="Names or IDs of containers; all if omitted.")
@@ -47,7 +47,7 @@ def info(
 
 
 def logs(
-    names: ContainerNames,
+    names: ContainersArgument,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Show new lines until Ctrl-C, even after a restart.")
     ] = False,
@@ -84,7 +84,9 @@ def stats(
     command.stats(names or [], watch=watch, host=host, as_json=as_json)
 
 
-def start(names: ContainerNames, host: HostOption = "", yes: YesOption = False, as_json: JsonOption = False) -> None:
+def start(
+    names: ContainersArgument, host: HostOption = "", yes: YesOption = False, as_json: JsonOption = False
+) -> None:
     """Start containers on the hosts that have them."""
     from anvyl_mcp.cli.runtime import tool_command
 
@@ -92,7 +94,7 @@ def start(names: ContainerNames, host: HostOption = "", yes: YesOption = False, 
 
 
 def stop(
-    names: ContainerNames,
+    names: ContainersArgument,
     host: HostOption = "",
     timeout: Annotated[
         int, typer.Option("--timeout", "-t", metavar="SECONDS", help="How long to wait before it is killed.")
@@ -106,7 +108,9 @@ def stop(
     tool_command.call_for_each("stop_container", names, {"timeout": timeout}, host=host, as_json=as_json, yes=yes)
 
 
-def restart(names: ContainerNames, host: HostOption = "", yes: YesOption = False, as_json: JsonOption = False) -> None:
+def restart(
+    names: ContainersArgument, host: HostOption = "", yes: YesOption = False, as_json: JsonOption = False
+) -> None:
     """Restart containers on the hosts that have them."""
     from anvyl_mcp.cli.runtime import tool_command
 
@@ -114,7 +118,7 @@ def restart(names: ContainerNames, host: HostOption = "", yes: YesOption = False
 
 
 def rm(
-    names: ContainerNames,
+    names: ContainersArgument,
     force: Annotated[bool, typer.Option("--force", "-f", help="Remove running containers too.")] = False,
     host: HostOption = "",
     yes: YesOption = False,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from anvyl_mcp.cli.parser.command_groups import Commands, PassThrough
-from anvyl_mcp.cli.parser.options import ContainerName, HostOption, JsonOption, YesOption
+from anvyl_mcp.cli.parser.options import ContainerArgument, HostOption, JsonOption, YesOption
 
 exec_app = Commands()
 run_app = Commands()
@@ -34,7 +34,7 @@ class ExecParser(PassThrough):
 
 @exec_app.command("exec", cls=ExecParser)
 def execute(
-    name: ContainerName,
+    name: ContainerArgument,
     words: Annotated[
         list[str] | None,
         typer.Argument(

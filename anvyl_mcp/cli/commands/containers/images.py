@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anvyl_mcp.cli.parser.options import HostOption, ImageNames, JsonOption, YesOption
+from anvyl_mcp.cli.parser.options import HostOption, ImagesArgument, JsonOption, YesOption
 
 
 def images(host: HostOption = "", as_json: JsonOption = False) -> None:
@@ -12,7 +12,7 @@ def images(host: HostOption = "", as_json: JsonOption = False) -> None:
     tool_command.call("list_images", {"limit": 1000}, host=host, as_json=as_json)
 
 
-def pull(names: ImageNames, host: HostOption = "", yes: YesOption = False, as_json: JsonOption = False) -> None:
+def pull(names: ImagesArgument, host: HostOption = "", yes: YesOption = False, as_json: JsonOption = False) -> None:
     """Pull images from their registries."""
     from anvyl_mcp.cli.runtime import tool_command
 
