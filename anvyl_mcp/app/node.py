@@ -132,7 +132,7 @@ class Node:
         from anvyl_mcp.server.policy import guardrails
 
         on_reply = self._count_reply if self._serving else lambda _: None
-        return Assistant(self.fleet, self.settings, on_reply=on_reply, weigh=guardrails.reasons_by_name)
+        return Assistant(self.fleet, self.settings, on_reply=on_reply, root_reasons=guardrails.reasons_by_name)
 
     def load_assistant(self) -> Assistant:
         """Create the assistant, and import all that it needs. Takes seconds: run it on a thread, so Ctrl-C works."""

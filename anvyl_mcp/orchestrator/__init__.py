@@ -1,1 +1,1 @@
-"""What you said becomes tool calls."""
+"""Answers questions in plain language with tool calls."""

@@ -1,4 +1,4 @@
-"""A question as it was asked, and the changes that are proposed for it."""
+"""A question and the changes that are proposed for it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from anvyl_mcp.peers.changes.change_plan import ChangePlan
 from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, OnBehalf, Outcome
 
 MOST_CHARACTERS = 4000
-"""Of a question; a longer one is a pasted file."""
+"""Of a question; anything longer is probably a pasted file."""
 
 
 @dataclass
 class Proposal:
-    """A change that waits for a yes: what would happen where, and which untrusted text had been read before.
+    """A change that needs approval: the call, its hosts, and the untrusted text that had been read before.
 
-    `expected` is how the objects that it names were on each host when it was proposed. `unsaid` is what of it the
-    person did not say, `root` why it is as good as root on the host.
+    `expected` is the state of the named objects when it was proposed, by host. `unsaid` lists arguments that are not in
+    the question; `root` lists reasons why the call gives root on the host.
     """
 
     id: str
@@ -31,51 +31,51 @@ class Proposal:
     decision: str = "pending"
     expected: Mapping[str, ExpectedObjects] = field(default_factory=dict)
     problems: Mapping[str, AnvylError] = field(default_factory=dict)
-    """Of the hosts that were asked for, those where it cannot be done, and why."""
+    """Requested hosts on which it cannot be done, with the reason."""
     details: tuple[str, ...] = ()
-    """What it acts on, a line each, where the arguments do not say it."""
+    """The affected objects, one per line, if the arguments do not name them."""
     unsaid: tuple[str, ...] = ()
     root: tuple[str, ...] = ()
 
     @property
     def asked_for(self) -> bool:
-        """Whether the person's own words ask for it."""
+        """Whether the question itself asks for it."""
         return not self.untrusted and not self.unsaid
 
     @property
     def covered(self) -> bool:
-        """Whether a yes given in advance covers it."""
+        """Whether approval in advance (`--yes`) covers it."""
         return self.asked_for and not self.root
 
     @property
     def why(self) -> str:
-        """Why no yes given in advance covers it; empty when one does."""
+        """Why approval in advance does not cover it; empty if it does."""
         words = [f"it {reason}" for reason in self.root]
         words += [f"you did not say {text.join_names([f'`{one}`' for one in self.unsaid])}"] if self.unsaid else []
         words += [f"proposed after reading {self.untrusted}"] if self.untrusted else []
         return "; ".join(words)
 
     def decide(self, *, approved: bool) -> None:
-        """Record the person's answer."""
+        """Record the user's decision."""
         self.decision = "approved" if approved else "denied"
 
     def replan(self, plan: ChangePlan) -> None:
-        """Make it the change that a plan describes."""
+        """Replace call, hosts and details with those of a plan."""
         self.arguments, self.hosts = plan.arguments, plan.hosts
         self.expected, self.problems, self.details = plan.expected, plan.problems, plan.details
 
 
 async def _leave_as_proposed(proposals: Sequence[Proposal]) -> None:
-    """Default hook: change no proposal."""
+    """Default hook: keep all proposals."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, where, for whom, and which hooks its caller has.
+    """A question, its hosts, the caller it is asked for, and the caller's hooks.
 
-    `host` limits it to some hosts; `home` is the default host. `earlier` is what the same person said before in this
-    conversation, `turns` are its questions and answers, for a model. `on_proposals` gets the changes that wait together
-    before each is decided, and may choose other hosts for them.
+    `host` limits it to some hosts; `home` is the default host. `earlier` holds the user's previous questions in this
+    conversation; `turns` holds questions and answers for a model. `on_proposals` gets all changes of one response
+    before each is decided, and may change their hosts.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""Reading words costs processor time: it is done off the event loop, by one thread at a time, and only for so long."""
+"""Parses questions on one thread, off the event loop, with a limit on the processor time of each question."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from anyio.lowlevel import RunVar
 from anvyl_mcp.core.errors import NotUnderstood
 
 MOST_WORDS, MOST_PARTS, MOST_CHARACTERS = 120, 24, 1200
-"""Of a question that the rules read: each phrase is tried on each part of it."""
+"""Of a question for the rules, which match each phrase against each part of it."""
 SECONDS = 2.0
-"""Of reading, for one question."""
+"""Processor time for one question."""
 
-Read = TypeVar("Read")
+Parsed = TypeVar("Parsed")
 
-_readers: RunVar[anyio.CapacityLimiter] = RunVar("_readers")
+_limiter: RunVar[anyio.CapacityLimiter] = RunVar("_limiter")
 
 
-class Reading:
-    """The reading of one question."""
+class ReaderThread:
+    """Runs the parsers of one question, within its time limit."""
 
     def __init__(self) -> None:
-        self._left = SECONDS
+        self._seconds_left = SECONDS
 
-    async def aside(self, read: Callable[[], Read]) -> Read:
-        """What `read` makes of words, read on the reading thread.
+    async def run(self, parse: Callable[[], Parsed]) -> Parsed:
+        """Run a parser on the reader thread.
 
         Raises:
-            NotUnderstood: the question has taken too long already.
+            NotUnderstood: the question has used up its time.
         """
-        if self._left <= 0:
-            raise too_long()
+        if self._seconds_left <= 0:
+            raise too_long_error()
         try:
-            readers = _readers.get()
+            limiter = _limiter.get()
         except LookupError:
-            _readers.set(readers := anyio.CapacityLimiter(1))
+            _limiter.set(limiter := anyio.CapacityLimiter(1))
 
-        def timed() -> tuple[Read, float]:
+        def timed() -> tuple[Parsed, float]:
             started = time.thread_time()
-            return read(), time.thread_time() - started
+            return parse(), time.thread_time() - started
 
-        result, seconds = await anyio.to_thread.run_sync(timed, limiter=readers, abandon_on_cancel=True)
-        self._left -= seconds
+        result, seconds = await anyio.to_thread.run_sync(timed, limiter=limiter, abandon_on_cancel=True)
+        self._seconds_left -= seconds
         return result
 
 
-def too_long() -> NotUnderstood:
-    """What becomes of a question that is too long for rules."""
+def too_long_error() -> NotUnderstood:
+    """The error for a question that is too long for the rules."""
     return NotUnderstood("the question is too long to be answered by rules", hint="ask for less at once")

@@ -1,4 +1,4 @@
-"""What became of a question, in the shape every face reports it."""
+"""The result of a question, in the form that the command line, chat and HTTP API share."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.peers.changes import outcome
-from anvyl_mcp.peers.fleet import status as words
+from anvyl_mcp.peers.fleet import status
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
 Mode = Literal["model", "rules"]
 
 NO_MODEL = "no language model: "
-"""How the note begins that says why the rules answered."""
+"""Prefix of the note that explains why the rules answered."""
 
 
 @dataclass
 class Reply:
-    """The answer with everything that was done for it. `notes` are for the person: no model, a warning."""
+    """The answer, the run that produced it, and notes for the user, like warnings."""
 
     run: Run
     answer: str = ""
@@ -31,21 +31,21 @@ class Reply:
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     model_failures: list[str] = field(default_factory=list)
-    """Why requests to the model failed, in order."""
+    """Errors of requests to the model, in order."""
 
     @property
     def question(self) -> Question:
-        """What was asked."""
+        """The question of the run."""
         return self.run.question
 
     @property
     def calls(self) -> list[Outcome]:
-        """One per host touched, in the order in which they ended."""
+        """Outcomes of all calls, one per host, in order of completion."""
         return list(self.run.calls)
 
     @property
     def proposals(self) -> list[Proposal]:
-        """Every change that needed a yes."""
+        """Changes that needed approval."""
         return list(self.run.proposals.values())
 
     @property
@@ -55,10 +55,10 @@ class Reply:
 
     @property
     def hosts(self) -> dict[str, str]:
-        """How each host that was asked did: `ok`, or a word and a reason."""
-        unable = {host: error for one in self.run.failures for host, error in one.by_host.items()}
-        status = {host: words.status_text(error, words.call_status(error)) for host, error in unable.items()}
-        return status | outcome.host_statuses(self.calls)
+        """Status by host: `ok`, or a word and a reason."""
+        failed = {host: error for failure in self.run.failures for host, error in failure.by_host.items()}
+        statuses = {host: status.status_text(error, status.call_status(error)) for host, error in failed.items()}
+        return statuses | outcome.host_statuses(self.calls)
 
     @property
     def exit_code(self) -> int:
@@ -71,11 +71,11 @@ class Reply:
 
     @property
     def problem(self) -> AnvylError | None:
-        """Why there is no answer, or what of it was not done."""
+        """Why there is no answer, or which calls failed."""
         return self.error or outcome.failure([*self.calls, *self.run.impossible])
 
     def as_dict(self) -> dict[str, Any]:
-        """The document of `anvyl ask --json`."""
+        """The reply as JSON document, for `anvyl ask --json`."""
         return {
             "question": self.question.text,
             "answer": self.answer,

@@ -1,6 +1,6 @@
-"""Run: what becomes of one question, from the first call to the reason why no more are made.
+"""The state of answering one question: calls, proposals, failures, and the reason why it ended.
 
-Only methods of `Run` change it; every other module reads it.
+Only methods of `Run` change it; other modules read it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from anvyl_mcp.peers.connection.listing import ToolAnswer
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
 
-class Source(Enum):
-    """Who made the last response."""
+class Responder(Enum):
+    """Origin of a response."""
 
     MODEL = "model"
     RULES = "rules"
     RESULTS = "results"
-    """Neither: the answer is worded from the results."""
+    """The answer is composed from results, without model or rules."""
 
 
 class EndReason(Enum):
@@ -33,16 +33,16 @@ class EndReason(Enum):
     WAITING_FOR_APPROVAL = "a change waits for approval"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    OUT_OF_BUDGET = "it went round in circles"
+    OUT_OF_BUDGET = "it made too many requests"
     UNUSABLE_OUTPUT = "it gave no usable answer"
     NOTHING_TO_DO = "nothing to do"
-    NEEDS_CLARIFICATION = "the person has to say more"
-    REPEATED_CALL = "a call was made again"
-    REPEATED_FAILURE = "a call failed again"
+    NEEDS_CLARIFICATION = "the question is ambiguous"
+    REPEATED_CALL = "a call was repeated"
+    REPEATED_FAILURE = "a failed call was repeated"
     UNTRUSTED_CHANGE = "a change was proposed after untrusted text was read"
 
 
-STOPS = frozenset(
+STOP_REASONS = frozenset(
     {
         EndReason.NOTHING_TO_DO,
         EndReason.NEEDS_CLARIFICATION,
@@ -51,37 +51,37 @@ STOPS = frozenset(
         EndReason.UNTRUSTED_CHANGE,
     }
 )
-"""Reasons to ask a model no more, although it has not given its answer."""
+"""Reasons to stop requests to a model before it has answered."""
 
 
 class Run:
-    """One question being answered. The first reason to end it is the one that counts."""
+    """The state of answering one question. Only the first end reason is kept."""
 
     def __init__(self, question: Question) -> None:
         self.question = question
         self.calls: Sequence[Outcome] = ()
-        """One per host, in the order in which they ended."""
+        """Outcomes, one per host, in order of completion."""
         self.proposals: Mapping[str, Proposal] = {}
-        """Changes that need an approval, by call id."""
+        """Changes that need approval, by call id."""
         self.failures: Sequence[AnvylError] = ()
-        """Why calls could not be made, in order."""
+        """Errors of calls that could not be made, in order."""
         self.impossible: Sequence[Outcome] = ()
-        """Changes that the person's words ask for and that could not be proposed; no host was asked for them."""
+        """Requested changes that could not be proposed, and were sent to no host."""
         self.set_aside: Sequence[str] = ()
-        """Changes that a model proposed although the question only reads, in words."""
+        """Notes about changes that a model proposed although the question asks for none."""
         self.untrusted = ""
-        """The first text written by others that was read; empty if none was."""
+        """Source of the first untrusted text that was read; empty if there was none."""
         self.interpretation = ""
-        """The calls that the rules took free wording for."""
+        """The calls that the rules chose for free wording."""
         self.end_reason: EndReason | None = None
         self.end_error: AnvylError | None = None
         self.by_rules = True
-        """Whether the rules made the last calls, from the person's words alone; true until a model responds."""
+        """Whether the rules made the last calls, from the question alone; true until a model responds."""
         self.used_rules = False
         """Whether the rules made any response in place of a model."""
-        self._worded_from_results = False
-        self._uncallable: dict[str, AnvylError] = {}
-        self._spent: Counter[str] = Counter()
+        self._composed_from_results = False
+        self._unresolved: dict[str, AnvylError] = {}
+        self._call_counts: Counter[str] = Counter()
 
     @property
     def waiting(self) -> list[Proposal]:
@@ -90,85 +90,85 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether it was ended before a model gave its answer."""
-        return self.end_reason in STOPS
+        """Whether it ended before a model gave its answer."""
+        return self.end_reason in STOP_REASONS
 
     @property
-    def answered_by(self) -> Source:
-        """Who words the answer."""
-        if self._worded_from_results:
-            return Source.RESULTS
-        return Source.RULES if self.by_rules else Source.MODEL
+    def answered_by(self) -> Responder:
+        """Origin of the answer."""
+        if self._composed_from_results:
+            return Responder.RESULTS
+        return Responder.RULES if self.by_rules else Responder.MODEL
 
     @property
     def unresolved(self) -> AnvylError | None:
-        """The last error of a tool that could not be called at all since."""
-        return next(reversed(self._uncallable.values()), None)
+        """The error of the last failed call whose tool has not been called successfully since."""
+        return next(reversed(self._unresolved.values()), None)
 
     def reword(self, text: str) -> None:
-        """Put the person's own words for things into plain names, before anything reads the question."""
+        """Replace the text of the question, to expand the user's aliases."""
         self.question = replace(self.question, text=text)
 
-    def responded(self, source: Source) -> None:
-        """Record who made a response. `RESULTS` leaves open who made the calls before it."""
-        self._worded_from_results = source is Source.RESULTS
-        if source is not Source.RESULTS:
-            self.by_rules = source is Source.RULES
+    def record_response(self, responder: Responder) -> None:
+        """Record the origin of a response. `RESULTS` does not change the origin of the calls."""
+        self._composed_from_results = responder is Responder.RESULTS
+        if responder is not Responder.RESULTS:
+            self.by_rules = responder is Responder.RULES
             self.used_rules = self.used_rules or self.by_rules
 
-    def interpret(self, words: str) -> None:
-        """Record the calls that the rules take free wording for."""
-        self.interpretation = words
+    def record_interpretation(self, calls: str) -> None:
+        """Record the calls that the rules chose for free wording."""
+        self.interpretation = calls
 
-    def spend(self, kind: str) -> int:
-        """Count a call and return how many of its kind there are now."""
-        self._spent[kind] += 1
-        return self._spent[kind]
+    def count_call(self, kind: str) -> int:
+        """Count a call and return the number of calls of its kind."""
+        self._call_counts[kind] += 1
+        return self._call_counts[kind]
 
     def begin_call(self, tool: str, arguments: Mapping[str, Any], hosts: Sequence[str]) -> None:
-        """Report a call before the hosts get it."""
-        self._uncallable.pop(tool, None)
+        """Report a call before it is sent."""
+        self._unresolved.pop(tool, None)
         self.question.on_call(tool, arguments, list(hosts))
 
     def end_call(self, outcome: Outcome) -> None:
-        """Record and report what one host answered."""
+        """Record and report the outcome on one host."""
         self.calls = [*self.calls, outcome]
         self.question.on_outcome(outcome)
 
-    def refuse_call(self, tool: str, error: AnvylError) -> None:
+    def fail_call(self, tool: str, error: AnvylError) -> None:
         """Record why a call could not be made."""
         self.failures = [*self.failures, error]
-        self._uncallable[tool] = error
+        self._unresolved[tool] = error
 
-    def do_nothing(self, error: NothingToDo) -> None:
-        """End the run, because all that was asked for is so already."""
+    def end_with_nothing_to_do(self, error: NothingToDo) -> None:
+        """End the run because everything is already in the requested state."""
         self.failures = [*self.failures, error]
         self.end(EndReason.NOTHING_TO_DO, error)
 
-    def rule_out(self, tool: str, arguments: Mapping[str, Any], error: AnvylError) -> None:
-        """Record a change that was asked for and cannot be proposed."""
+    def record_impossible(self, tool: str, arguments: Mapping[str, Any], error: AnvylError) -> None:
+        """Record a requested change that cannot be proposed."""
         self.impossible = [*self.impossible, Outcome("", tool, dict(arguments), ToolAnswer(error=error), 0.0)]
 
-    def read_untrusted(self, source: str) -> None:
-        """Record that text written by others was read."""
+    def record_untrusted(self, source: str) -> None:
+        """Record that untrusted text was read."""
         self.untrusted = self.untrusted or source
 
-    def report_untrusted(self, tool: str) -> None:
-        """Keep a change that untrusted text may have put forward out of the proposals."""
+    def set_untrusted_aside(self, tool: str) -> None:
+        """Note a change that untrusted text may have caused, without proposing it."""
         self.set_aside = [*self.set_aside, f"`{tool}` was proposed after reading {self.untrusted}"]
 
     def propose(self, proposal: Proposal) -> None:
-        """Add a change that needs an approval."""
+        """Add a change that needs approval."""
         self.proposals = {**self.proposals, proposal.id: proposal}
 
     def move_to_end(self, ids: Sequence[str]) -> list[Proposal]:
-        """Put some proposals in this order, after all others, and return them."""
-        chosen = {id_: self.proposals[id_] for id_ in ids}
-        self.proposals = {id_: one for id_, one in self.proposals.items() if id_ not in chosen} | chosen
-        return list(chosen.values())
+        """Move the proposals with these ids, in this order, behind all others, and return them."""
+        moved = {id_: self.proposals[id_] for id_ in ids}
+        self.proposals = {id_: proposal for id_, proposal in self.proposals.items() if id_ not in moved} | moved
+        return list(moved.values())
 
     def end(self, reason: EndReason, error: AnvylError | None = None) -> None:
-        """End the run, unless it has ended before."""
+        """End the run, unless it has already ended."""
         if self.end_reason is None:
             self.end_reason, self.end_error = reason, error
 

@@ -1,7 +1,7 @@
-"""OpenTelemetry spans of a question: the agent, each request to a model, each tool, each host. Off unless asked for.
+"""OpenTelemetry spans for a question: the agent, each request to a model, each tool and each host.
 
-It is asked for with OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and the others). What was asked and
-answered never leaves this machine with them: names, times and outcomes do.
+Enabled by OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and others). Spans contain names, times and
+outcomes, but no text of questions or answers.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ASKED_BY = "OTEL_EXPORTER_"
+VARIABLE_PREFIX = "OTEL_EXPORTER_"
 FLUSH_MILLISECONDS = 1000
-"""How long an answer may wait for a collector that does not take its spans."""
+"""How long an answer may be delayed by a slow collector."""
 
 
 def capabilities() -> list[Instrumentation]:
-    """What an agent needs to be traced; nothing when nobody asked for it."""
+    """Agent capabilities for tracing; none if it is not enabled."""
     provider = _provider()
     if provider is None:
         return []
@@ -42,8 +42,8 @@ def capabilities() -> list[Instrumentation]:
     return [Instrumentation(settings)]
 
 
-def called(outcome: Outcome) -> None:
-    """A host answered: one span, under that of the tool."""
+def record_call(outcome: Outcome) -> None:
+    """Record the outcome on one host as a child span of the tool's."""
     provider = _provider()
     if provider is None:
         return
@@ -59,7 +59,7 @@ def called(outcome: Outcome) -> None:
 
 
 async def flush() -> None:
-    """Send what is kept: the process of a command ends with its answer."""
+    """Export pending spans, because a command's process ends after its answer."""
     provider = _provider()
     if provider is not None:
         await anyio.to_thread.run_sync(provider.force_flush, FLUSH_MILLISECONDS, abandon_on_cancel=True)
@@ -67,7 +67,7 @@ async def flush() -> None:
 
 @cache
 def _provider() -> TracerProvider | None:
-    if not any(name.startswith(ASKED_BY) for name in os.environ):
+    if not any(name.startswith(VARIABLE_PREFIX) for name in os.environ):
         return None
     try:
         sdk: Any = importlib.import_module("opentelemetry.sdk.trace")
@@ -75,7 +75,7 @@ def _provider() -> TracerProvider | None:
         otlp: Any = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
         resources: Any = importlib.import_module("opentelemetry.sdk.resources")
     except ImportError:
-        log.warning("%s… is set, but nothing here can send spans: pip install 'anvyl-mcp[otel]'", ASKED_BY)
+        log.warning("%s… is set, but no exporter is installed: pip install 'anvyl-mcp[otel]'", VARIABLE_PREFIX)
         return None
     resource = resources.Resource.create({"service.name": "anvyl", "service.version": __version__})
     provider: TracerProvider = sdk.TracerProvider(resource=resource)

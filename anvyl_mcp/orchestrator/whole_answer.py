@@ -1,7 +1,7 @@
-"""Base class of our models: a stream is the whole answer of `request`, replayed as events.
+"""Base class of Anvyl's models: a stream replays the complete response of `request`.
 
-Streamed tool calls are what local servers break most, and a guard must see a call whole. A file of its own, because
-models of every kind share it.
+Local servers often break streamed tool calls, and the guard needs complete calls. In a module of its own, because all
+models share it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic_ai.settings import ModelSettings
 
 
 class WholeAnswerModel(Model):
-    """Put first among the base classes, so that no other one's stream bypasses `request`."""
+    """Must be the first base class, so that no other class's stream bypasses `request`."""
 
     @asynccontextmanager
     async def request_stream(
@@ -27,6 +27,6 @@ class WholeAnswerModel(Model):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
-        """The answer of `request` as a stream."""
+        """Stream the complete response of `request`."""
         response = await self.request(messages, model_settings, model_request_parameters)
         yield CompletedStreamedResponse(response, model_request_parameters=model_request_parameters, replay_events=True)

@@ -31,7 +31,7 @@ from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.ask import report
 from anvyl_mcp.orchestrator.ask.aliases import expand
 from anvyl_mcp.orchestrator.ask.toolset import FleetToolset
-from anvyl_mcp.orchestrator.checks.consent import Weigh, nothing_known
+from anvyl_mcp.orchestrator.checks.consent import RootReasons, no_root_reasons
 from anvyl_mcp.orchestrator.checks.guard import Guard
 from anvyl_mcp.orchestrator.language.normalize import is_short, mask
 from anvyl_mcp.orchestrator.models import model_choice
@@ -43,12 +43,12 @@ from anvyl_mcp.orchestrator.models.plan_model import PlanModel
 from anvyl_mcp.orchestrator.models.servers.model_errors import next_step
 from anvyl_mcp.orchestrator.models.tool_subset import select_tools
 from anvyl_mcp.orchestrator.question import MOST_CHARACTERS, Proposal, Question
-from anvyl_mcp.orchestrator.reader_thread import Reading, too_long
+from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
 from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
 from anvyl_mcp.orchestrator.rules.reads import Freely
 from anvyl_mcp.orchestrator.rules.results.answers import Call
 from anvyl_mcp.orchestrator.rules.rules_model import RULES, RulesModel
-from anvyl_mcp.orchestrator.run import EndReason, Run, Source
+from anvyl_mcp.orchestrator.run import EndReason, Responder, Run
 from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
@@ -86,10 +86,10 @@ class Assistant:
         settings: Settings,
         *,
         on_reply: Callable[[Reply], None] = lambda _: None,
-        weigh: Weigh = nothing_known,
+        root_reasons: RootReasons = no_root_reasons,
     ) -> None:
-        """`on_reply` is told of every answer; `weigh` says which calls are as good as root on a host."""
-        self._weigh = weigh
+        """`on_reply` is told of every answer; `root_reasons` says which calls are as good as root on a host."""
+        self._weigh = root_reasons
         self._fleet = fleet
         self._on_reply = on_reply
         self._settings = settings
@@ -153,8 +153,8 @@ class Assistant:
     async def _run(self, reply: Reply, choice: model_choice.ModelChoice | None, decide: Decide) -> None:
         run, question = reply.run, reply.question
         if choice is None and not is_short(mask(question.text)[0]):
-            raise too_long()
-        guard = await Reading().aside(partial(Guard, self._fleet, run))
+            raise too_long_error()
+        guard = await ReaderThread().run(partial(Guard, self._fleet, run))
         # On a thread, because the first model costs a second of imports, and other work goes on meanwhile.
         driven = partial(self._driven, choice, guard, reply) if choice else None
         guarded = await anyio.to_thread.run_sync(driven, abandon_on_cancel=True) if driven else None
@@ -195,8 +195,8 @@ class Assistant:
         _conclude(reply, result, guarded.requests if guarded else 0)
         if run.interpretation and run.by_rules:
             reply.notes.append(f"read as: {run.interpretation}")
-        if run.answered_by is not Source.RULES and run.end_reason is not EndReason.WAITING_FOR_APPROVAL:
-            said = reply.answer if run.answered_by is Source.MODEL else ""
+        if run.answered_by is not Responder.RULES and run.end_reason is not EndReason.WAITING_FOR_APPROVAL:
+            said = reply.answer if run.answered_by is Responder.MODEL else ""
             wants_change = guard.wish.intent == "change"
             reply.answer = report.answer(run, self._fleet.catalogue, said, wants_change=wants_change)
             if reply.waiting:
@@ -207,7 +207,7 @@ class Assistant:
 
     def _toolset(self, guard: Guard, *, by_model: bool) -> FleetToolset:
         checked = guard if by_model else None
-        return FleetToolset(self._fleet, guard=checked, inventory=guard.inventory, weigh=self._weigh)
+        return FleetToolset(self._fleet, guard=checked, inventory=guard.inventory, root_reasons=self._weigh)
 
     def _driven(self, choice: model_choice.ModelChoice, guard: Guard, reply: Reply) -> GuardedModel:
         """The model to ask, in the way it is driven, with the rules behind it and the guard before it."""
@@ -234,7 +234,7 @@ class Assistant:
             steps = await freely.steps(said, tools)
             calls = [call for step in steps for call in step]
             if all(call.listing.reads for call in calls):
-                run.interpret(join_names([call.in_full() for call in calls]))
+                run.record_interpretation(join_names([call.in_full() for call in calls]))
             return steps
 
         return RulesModel(

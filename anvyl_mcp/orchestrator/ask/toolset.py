@@ -16,8 +16,8 @@ from pydantic_core import SchemaValidator, core_schema
 from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound, NothingToDo
 from anvyl_mcp.core.values.arguments import coerce_arguments
 from anvyl_mcp.orchestrator import telemetry
-from anvyl_mcp.orchestrator.checks.consent import Consent, Weigh, needed, nothing_known
-from anvyl_mcp.orchestrator.checks.guard import Guard, Placed
+from anvyl_mcp.orchestrator.checks.consent import RequiredConsent, RootReasons, no_root_reasons, required_consent
+from anvyl_mcp.orchestrator.checks.guard import Guard, PlacedCall
 from anvyl_mcp.orchestrator.checks.resolve import Inventory
 from anvyl_mcp.orchestrator.language.phrases import holes
 from anvyl_mcp.orchestrator.question import Proposal, Question
@@ -48,14 +48,14 @@ class FleetToolset(AbstractToolset[Run]):
         *,
         guard: Guard | None = None,
         inventory: Inventory | None = None,
-        weigh: Weigh = nothing_known,
+        root_reasons: RootReasons = no_root_reasons,
     ) -> None:
         """Offer every tool. Without a guard, calls are made as they are asked for.
 
-        `inventory`: what was seen so far; `weigh`: what is as good as root.
+        `inventory`: what was seen so far; `root_reasons`: what is as good as root.
         """
         self._fleet = fleet
-        self._weigh = weigh
+        self._weigh = root_reasons
         self._guard = guard
         self._inventory = inventory or (guard.inventory if guard else Inventory(fleet))
         self._tools = {name: self._tool(listing) for name, listing in fleet.catalogue.items()}
@@ -90,15 +90,15 @@ class FleetToolset(AbstractToolset[Run]):
         approved = run.proposals.get(ctx.tool_call_id or "") if ctx.tool_call_approved else None
         try:
             # What was approved is done exactly so, and decided no second time.
-            exact = Placed(approved.arguments, approved.hosts) if approved else None
+            exact = PlacedCall(approved.arguments, approved.hosts) if approved else None
             placed = exact or await self._place(listing, tool_args, run)
-            if not exact and self._guard and self._guard.again(name, placed.arguments, placed.hosts):
+            if not exact and self._guard and self._guard.is_repeated(name, placed.arguments, placed.hosts):
                 run.end(EndReason.REPEATED_CALL)
                 raise ToolFailed("This very call was made before; its result stands.")
             asks = not listing.reads and approved is None
             proposal = await self._proposal(listing, placed, tool_args, ctx) if asks else approved
         except NothingToDo as done:
-            run.do_nothing(done)
+            run.end_with_nothing_to_do(done)
             return ToolReturn(f"{done.message}.", metadata={})
         except AnvylError as error:
             self._note_failure(listing, tool_args, error, run)
@@ -111,12 +111,12 @@ class FleetToolset(AbstractToolset[Run]):
             raise ApprovalRequired()
         return await self._call(listing, placed, run, proposal)
 
-    async def _call(self, listing: ToolListing, placed: Placed, run: Run, approved: Proposal | None) -> ToolReturn:
+    async def _call(self, listing: ToolListing, placed: PlacedCall, run: Run, approved: Proposal | None) -> ToolReturn:
         name, hosts = listing.name, placed.hosts
         run.begin_call(name, placed.arguments, hosts)
 
         def note(outcome: Outcome) -> None:
-            telemetry.called(outcome)
+            telemetry.record_call(outcome)
             run.end_call(outcome)
 
         expected, problems = (approved.expected, approved.problems) if approved else ({}, {})
@@ -129,24 +129,24 @@ class FleetToolset(AbstractToolset[Run]):
         if not listing.reads:
             self._inventory.forget()
         if listing.untrusted:
-            run.read_untrusted(source_words(listing, placed.arguments, hosts))
+            run.record_untrusted(source_words(listing, placed.arguments, hosts))
         return ToolReturn(
             host_argument.render(outcomes, listing, MOST_CHARACTERS), metadata=for_rules(outcomes, listing)
         )
 
     def _note_failure(self, listing: ToolListing, given: Mapping[str, Any], error: AnvylError, run: Run) -> None:
         """End the run of a model when the person has to say more, or when a call fails twice."""
-        run.refuse_call(listing.name, error)
+        run.fail_call(listing.name, error)
         if not listing.reads and run.by_rules:
-            run.rule_out(listing.name, given, error)
+            run.record_impossible(listing.name, given, error)
         if self._guard is None:
             return
         if isinstance(error, Conflict | ApprovalNeeded) or (isinstance(error, NotFound) and not listing.reads):
             run.end(EndReason.NEEDS_CLARIFICATION, error)
-        elif self._guard.again(f"failed {listing.name}", given, ()):
+        elif self._guard.is_repeated(f"failed {listing.name}", given, ()):
             run.end(EndReason.REPEATED_FAILURE, error)
 
-    async def _place(self, listing: ToolListing, given: Mapping[str, Any], run: Run) -> Placed:
+    async def _place(self, listing: ToolListing, given: Mapping[str, Any], run: Run) -> PlacedCall:
         arguments = own_arguments(listing, given)
         selector = host_argument.selector(given.get("host"))
         if self._guard is None:
@@ -161,15 +161,15 @@ class FleetToolset(AbstractToolset[Run]):
 
     async def _place_as_said(
         self, listing: ToolListing, arguments: dict[str, Any], selector: str, question: Question
-    ) -> Placed:
+    ) -> PlacedCall:
         check(listing, arguments)
         hosts = await resolve_targets(self._fleet, listing, arguments, selector or question.host or question.home)
         if question.host and (outside := set(hosts) - set(self._fleet.select(question.host))):
             raise Denied(f"this question is about {question.host} only, not {', '.join(sorted(outside))}")
-        return Placed(arguments, hosts)
+        return PlacedCall(arguments, hosts)
 
     async def _proposal(
-        self, listing: ToolListing, placed: Placed, given: Mapping[str, Any], ctx: RunContext[Run]
+        self, listing: ToolListing, placed: PlacedCall, given: Mapping[str, Any], ctx: RunContext[Run]
     ) -> Proposal:
         """A change to ask a person about: only what can be done, on what there is.
 
@@ -222,7 +222,7 @@ class FleetToolset(AbstractToolset[Run]):
         run.end(EndReason.UNTRUSTED_CHANGE)
         if self._guard and self._guard.wish.intent == "read":
             # No change was asked for, so none waits: it is only reported.
-            run.report_untrusted(listing.name)
+            run.set_untrusted_aside(listing.name)
             return
         try:
             plan = await change_plan.plan_change(self._fleet, listing, arguments, hosts, on_behalf=question.on_behalf)
@@ -232,7 +232,9 @@ class FleetToolset(AbstractToolset[Run]):
         proposal.replan(plan)
         run.propose(proposal)
 
-    async def _consent(self, listing: ToolListing, placed: Placed, given: Mapping[str, Any], run: Run) -> Consent:
+    async def _consent(
+        self, listing: ToolListing, placed: PlacedCall, given: Mapping[str, Any], run: Run
+    ) -> RequiredConsent:
         """The consent that a change needs; `given` are the arguments as they were asked for."""
         same = all(placed.arguments.get(name) == given.get(name) for name in listing.names)
         # A name that rules took from the words may have been replaced by a near one, which the words do not say.
@@ -243,16 +245,16 @@ class FleetToolset(AbstractToolset[Run]):
                 home = run.question.host or run.question.home
                 usual = await resolve_targets(self._fleet, listing, placed.arguments, home)
                 said = "" if placed.hosts == usual else said
-        consent = needed(
+        consent = required_consent(
             listing,
             placed.arguments,
             placed.hosts,
             said=run.question.text,
-            weigh=self._weigh,
+            root_reasons=self._weigh,
             selector=said,
             by_rules=by_rules,
         )
-        planned = self._guard is not None and self._guard.planned(listing, placed.arguments)
+        planned = self._guard is not None and self._guard.is_expanded(listing, placed.arguments)
         return replace(consent, unsaid=()) if planned else consent
 
     def _tool(self, listing: ToolListing) -> ToolsetTool[Run]:
@@ -287,7 +289,7 @@ def _spend(listing: ToolListing, run: Run) -> None:
         UsageLimitExceeded: it has cost too much.
     """
     kind, most = ("looks", MOST_LOOKS) if listing.reads else ("changes", MOST_CHANGES)
-    if run.spend(kind) > most:
+    if run.count_call(kind) > most:
         raise UsageLimitExceeded(f"more than {most} {kind} for one question")
 
 

@@ -1,1 +1,1 @@
-"""What every proposed call passes: names, hosts, consent."""
+"""Checks of every proposed call: object names, hosts, and the consent it needs."""

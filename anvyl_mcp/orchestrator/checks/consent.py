@@ -1,15 +1,15 @@
-"""How much of a person's consent a change needs, decided from the person's words and from nothing read elsewhere.
+"""Decides which consent a change needs, from the words of the question alone.
 
-A yes that is given in advance (`--yes`, `"approve": true`) covers what the person asked for in words. Names, images and
-figures that a model was shown were written by others: what is not in the question word for word was not asked for.
-Arguments that are as good as root on a host are never covered, whoever proposes them; a tool that is, like a command on
-the host, is covered only when rules read it from the words themselves.
+Approval in advance (`--yes`, `"approve": true`) covers what the question asks for. Names, images and numbers that a
+model has read may come from an attacker, so arguments that are not literally in the question are not covered. Arguments
+that give root on a host are never covered; a tool that gives root, like a command on the host, is covered only if the
+rules parsed it from the question.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -19,32 +19,32 @@ from anvyl_mcp.orchestrator.language.grounding import EVERY, NUMBERS, named
 from anvyl_mcp.orchestrator.language.stemming import stem
 from anvyl_mcp.peers.connection.listing import ToolListing
 
-Weigh = Callable[[str, Mapping[str, Any]], Sequence[str]]
-"""Why a call, by its tool and arguments, is as good as root on the host that runs it; nothing for an ordinary one.
+RootReasons = Callable[[str, Mapping[str, Any]], Sequence[str]]
+"""Returns the reasons why a call, by its tool and arguments, gives root on its host; none for an ordinary call.
 
-Without a tool's name, what of the arguments is.
+With an empty tool name, only the arguments are checked.
 """
 
 
-class Level(Enum):
-    """What a call waits for."""
+class ConsentLevel(Enum):
+    """Approval that a call needs."""
 
-    FREE = "nothing: it only looks"
-    ASK = "a yes, which may be given in advance"
-    EXPLICIT = "a yes to exactly this call, from a person who sees why"
+    NONE = "none: it only reads"
+    ASK = "approval, possibly in advance"
+    EXPLICIT = "approval of exactly this call, with its risks shown"
 
 
 @dataclass(frozen=True)
-class Consent:
-    """What a call needs: `unsaid` is what the person's words do not say, `root` why it is as good as root."""
+class RequiredConsent:
+    """Consent that a call needs. `unsaid`: arguments that are not in the question; `root`: why it gives root."""
 
-    level: Level
+    level: ConsentLevel
     unsaid: tuple[str, ...] = ()
     root: tuple[str, ...] = ()
 
 
-WORDS_BETWEEN = 4
-"""Words between a value and its option, at most."""
+MOST_WORDS_BETWEEN = 4
+"""Between a value and the word for its option."""
 OPTION_WORDS: Mapping[str, str] = {
     "timeout": "timeout wait waiting within seconds second sec secs minutes minute give grace",
     "memory": "memory ram mem limit",
@@ -59,47 +59,48 @@ OPTION_WORDS: Mapping[str, str] = {
     "replicas": "replicas replica copies instances times",
     "volumes_too": "volumes volume data",
 }
-"""How people speak of an option; of others by their name only."""
-FREE_STANDING = frozenset({"name", "command", "image"})
-"""Options that may be said without a word for them: `run busybox sleep 99`."""
+"""Words for an option, besides its name."""
+BARE_OPTIONS = frozenset({"name", "command", "image"})
+"""Options whose value can be given without a word for them: `run busybox sleep 99`."""
 NOT = re.compile(r"(?:n't|not|no|never|without)", re.IGNORECASE)
 
 
-def needed(
+def required_consent(
     listing: ToolListing,
     arguments: Mapping[str, Any],
     hosts: Sequence[str],
     *,
     said: str,
-    weigh: Weigh,
+    root_reasons: RootReasons,
     selector: str,
     by_rules: bool,
-) -> Consent:
-    """The consent that a call needs.
+) -> RequiredConsent:
+    """The consent that a call needs, for a question with the text `said`.
 
-    `selector` is what the model said of hosts, unless they are where the call goes anyway. `by_rules`: the call was
-    made of the person's words by rules, so that they say it.
+    `selector`: the hosts that the model chose, if they are not the default. `by_rules`: the rules made the call from
+    the question, so all arguments are in it.
     """
     if listing.reads:
-        return Consent(Level.FREE)
+        return RequiredConsent(ConsentLevel.NONE)
     if by_rules:
-        # The words chose the tool; what its arguments open, a person still has to see.
-        opened = tuple(weigh("", arguments))
-        return Consent(Level.EXPLICIT if opened else Level.ASK, root=opened)
-    words = Words(said)
+        # The question names the tool, but the user still has to see what its arguments allow.
+        root = tuple(root_reasons("", arguments))
+        return RequiredConsent(ConsentLevel.EXPLICIT if root else ConsentLevel.ASK, root=root)
+    words = QuestionWords(said)
     unsaid = [
         f"{name}={text.format_value(value)}"
         for name, value in arguments.items()
-        if not words.say(name, value, listing.arguments.get(name, {}), names=name in listing.names)
+        if not words.contain_option(name, value, listing.arguments.get(name, {}), is_name=name in listing.names)
     ]
-    if selector and not words.name_hosts(selector, hosts):
+    if selector and not words.contain_hosts(selector, hosts):
         unsaid.append(f"host={','.join(hosts)}")
-    root = tuple(weigh(listing.name, arguments)) or _by_scope(listing)
-    return Consent(Level.EXPLICIT if unsaid or root else Level.ASK, tuple(unsaid), root)
+    root = tuple(root_reasons(listing.name, arguments)) or _by_scope(listing)
+    level = ConsentLevel.EXPLICIT if unsaid or root else ConsentLevel.ASK
+    return RequiredConsent(level, tuple(unsaid), root)
 
 
-def nothing_known(tool: str, arguments: Mapping[str, Any]) -> Sequence[str]:
-    """Weighs calls where nothing is known of the hosts' own rules: the right that a tool needs still counts."""
+def no_root_reasons(tool: str, arguments: Mapping[str, Any]) -> Sequence[str]:
+    """Default `RootReasons`: none. Tools with the scope `exec` still need explicit consent."""
     return ()
 
 
@@ -107,72 +108,73 @@ def _by_scope(listing: ToolListing) -> tuple[str, ...]:
     return ("needs the scope `exec`",) if listing.scope == "exec" else ()
 
 
-class Words:
-    """What a person said, as evidence of what was asked for."""
+class QuestionWords:
+    """The words of a question, to check which values of a call are in it."""
 
     def __init__(self, said: str) -> None:
         self._said = said
         self._words = _split(said)
         self._stems = [stem(word) for word in self._words]
 
-    def name_hosts(self, selector: str, hosts: Sequence[str]) -> bool:
-        """Whether the words name the selector that was given, or each of its hosts."""
+    def contain_hosts(self, selector: str, hosts: Sequence[str]) -> bool:
+        """Whether the words name the selector, or each of its hosts."""
         if selector in ("all", "*") and EVERY.search(self._said):
             return True
         if selector.startswith("@") and named(self._said, selector[1:]):
             return True
         return all(named(self._said, host) for host in hosts)
 
-    def say(self, option: str, value: Any, schema: Mapping[str, Any], *, names: bool = False) -> bool:
-        """Whether the words say this value of an option. `names`: it is the name of an object."""
+    def contain_option(self, option: str, value: Any, schema: Mapping[str, Any], *, is_name: bool = False) -> bool:
+        """Whether the words contain this value of an option. `is_name`: the value is the name of an object."""
         if value in (None, "", []) or value == schema.get("default"):
             return True
         if isinstance(value, bool):
-            return self._speak_of(option)
+            return self._mention(option)
         if isinstance(value, list):
-            return all(self.say(option, entry, schema) for entry in value)
-        if names:
+            return all(self.contain_option(option, entry, schema) for entry in value)
+        if is_name:
             return named(self._said, str(value))
         if "enum" in schema:
             return {stem(word) for word in re.split(r"[\s_-]+", str(value))} <= set(self._stems)
-        needs_option = "default" in schema and option not in FREE_STANDING
-        return self._stands(str(value), option if needs_option else "")
+        needs_option = "default" in schema and option not in BARE_OPTIONS
+        return self._contain_value(str(value), option if needs_option else "")
 
-    def _speak_of(self, option: str) -> bool:
-        """Whether the words speak of an option, and not to deny it."""
-        return any(not any(NOT.search(word) for word in _before(self._words, place)) for place in self._places(option))
+    def _mention(self, option: str) -> bool:
+        """Whether the words mention an option without a negation before it."""
+        return any(
+            not any(NOT.search(word) for word in self._words[max(0, position - 2) : position])
+            for position in self._positions(option)
+        )
 
-    def _places(self, option: str) -> list[int]:
-        """Where the words speak of an option."""
+    def _positions(self, option: str) -> list[int]:
+        """Positions of the words for an option."""
         wanted = {stem(word) for word in (*OPTION_WORDS.get(option, "").split(), *option.split("_"))}
-        return [place for place, word in enumerate(self._stems) if word in wanted]
+        return [position for position, word in enumerate(self._stems) if word in wanted]
 
-    def _stands(self, value: str, option: str) -> bool:
-        """Whether a value stands in the words as it is, or in its parts, near a word for its option."""
+    def _contain_value(self, value: str, option: str) -> bool:
+        """Whether the words contain a value, or all its parts, near a word for its option."""
         forms = [value, value.removesuffix(":latest"), *(word for word, digits in NUMBERS.items() if digits == value)]
-        if any(self._stand_near([form], option) for form in forms):
+        if any(self._contain_near([form], option) for form in forms):
             return True
         parts = [part for part in re.split(r"[:=,]", value) if part]
-        return len(parts) > 1 and self._stand_near(parts, option)
+        return len(parts) > 1 and self._contain_near(parts, option)
 
-    def _stand_near(self, parts: Sequence[str], option: str) -> bool:
-        return all(self._stands_whole(part) and (not option or self._is_near(part, option)) for part in parts)
+    def _contain_near(self, parts: Sequence[str], option: str) -> bool:
+        return all(self._contain_literally(part) and (not option or self._is_near(part, option)) for part in parts)
 
-    def _stands_whole(self, value: str) -> bool:
+    def _contain_literally(self, value: str) -> bool:
         spaced = r"\s+".join(re.escape(word) for word in value.split())
         return bool(spaced) and bool(re.search(rf"(?i)(?<![\w./:@=-]){spaced}(?![\w/@=-]|[.:]\w)", self._said))
 
     def _is_near(self, value: str, option: str) -> bool:
         first = _split(value)[:1]
-        at = [place for place, word in enumerate(self._words) if [word] == first or word.startswith(tuple(first))]
+        positions = [at for at, word in enumerate(self._words) if [word] == first or word.startswith(tuple(first))]
         return any(
-            abs(place - other) <= WORDS_BETWEEN and place != other for place in at for other in self._places(option)
+            0 < abs(position - other) <= MOST_WORDS_BETWEEN
+            for position in positions
+            for other in self._positions(option)
         )
 
 
 def _split(said: str) -> list[str]:
     return [word.rstrip(".:") or word for word in re.findall(r"[^\s,;?!\"'`()]+", said.lower())]
-
-
-def _before(words: Sequence[str], place: int) -> Iterable[str]:
-    return words[max(0, place - 2) : place]

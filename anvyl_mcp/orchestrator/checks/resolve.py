@@ -1,6 +1,6 @@
-"""Resolve: which existing object a person means, looked up by name, then image, then part of the name, then spelling.
+"""Finds the existing objects that a question refers to: by name, then image, then part of the name, then spelling.
 
-The words of the person decide, not the model's pick: several that fit are a question to the person.
+The words of the question decide, not the model's choice: if several objects match, the user is asked.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ ROLES = {
     "dashboard": "grafana homepage heimdall portainer",
     "search": "elasticsearch opensearch meilisearch solr",
 }
-"""What people call a thing by what it does, with images that do it."""
+"""Roles that people use as names, with the images that have them."""
 NO_OBJECT = NO_NAMES | STANDS_FOR.keys() | STATES.keys()
+USE_FULL_NAME = "repeat the question with the full name"
 
 PARTICLE = re.compile(
     r"(\bback\s+)(?:up|online)\b"
     r"|(\b(?:come|bring|get|put|spin|fire|start|boot|take|shut|power|turn|switch)(?:\s+\S+){0,5}?\s+)(?:up|down|online)\b"
 )
-"""`bring it up` speaks of no state."""
+"""`up` in `bring it up` is not a state."""
 
 
 @dataclass(frozen=True)
-class Found:
+class FleetObject:
     """One object on one host."""
 
     host: str
@@ -54,68 +55,67 @@ class Found:
 
 
 class Inventory:
-    """What exists where, asked once for a question and kept until something changes."""
+    """Cache of the objects and tools on each host, for one question; cleared after a change."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._asked: dict[str, dict[str, Outcome]] = {}
+        self._outcomes: dict[str, dict[str, Outcome]] = {}
         self._offered: dict[str, frozenset[str] | AnvylError] = {}
-        self._asking = anyio.Lock()
+        self._lock = anyio.Lock()
 
     async def outcomes(self, kind: str, hosts: Sequence[str] | None = None) -> dict[str, Outcome]:
-        """The objects of one kind on some hosts, or on all, as the hosts answered."""
+        """Listings of one kind of object by host; of all hosts by default."""
         hosts = self._fleet.hosts if hosts is None else hosts
-        async with self._asking:
-            asked = self._asked.setdefault(kind, {})
-            if unknown := [host for host in hosts if host not in asked]:
-                asked |= await list_objects(self._fleet, kind, unknown)
-        return {host: asked[host] for host in hosts}
+        async with self._lock:
+            cached = self._outcomes.setdefault(kind, {})
+            if unknown := [host for host in hosts if host not in cached]:
+                cached |= await list_objects(self._fleet, kind, unknown)
+        return {host: cached[host] for host in hosts}
 
     async def offered(self, hosts: Sequence[str]) -> dict[str, frozenset[str] | AnvylError]:
-        """The tools that we may use on some hosts, by name; or why one cannot be asked."""
-        async with self._asking:
+        """Names of the tools that each host offers us, or the error of the host."""
+        async with self._lock:
             if unknown := [host for host in hosts if host not in self._offered]:
                 self._offered |= await offered_tools(self._fleet, unknown)
         return {host: self._offered[host] for host in hosts}
 
-    async def objects(self, kind: str, hosts: Sequence[str] = ()) -> list[Found]:
-        """The objects of one kind on some hosts, or on all of them."""
+    async def objects(self, kind: str, hosts: Sequence[str] = ()) -> list[FleetObject]:
+        """Objects of one kind; on all hosts by default."""
         outcomes = await self.outcomes(kind)
-        return list(_found(kind, {host: outcomes[host] for host in (hosts or outcomes) if host in outcomes}))
+        return list(_objects(kind, {host: outcomes[host] for host in (hosts or outcomes) if host in outcomes}))
 
-    async def silent(self, kind: str, hosts: Sequence[str]) -> dict[str, AnvylError]:
-        """Those of some hosts that could not be asked, and why."""
+    async def errors(self, kind: str, hosts: Sequence[str]) -> dict[str, AnvylError]:
+        """Errors of the hosts that could not list their objects."""
         outcomes = await self.outcomes(kind)
         return {host: error for host in hosts if host in outcomes and (error := outcomes[host].error) is not None}
 
     def forget(self) -> None:
-        """Ask again next time: something was changed."""
-        self._asked = {}
+        """Drop cached objects after a change."""
+        self._outcomes = {}
 
 
-def _found(kind: str, outcomes: Mapping[str, Outcome]) -> Iterator[Found]:
+def _objects(kind: str, outcomes: Mapping[str, Outcome]) -> Iterator[FleetObject]:
     lookup = LOOKUPS[kind]
     for host, outcome in outcomes.items():
         for row in (outcome.answer.result or {}).get(lookup.rows, []):
             value = row[lookup.field]
             for name in value if isinstance(value, list) else [value]:
-                yield Found(host, name, row)
+                yield FleetObject(host, name, row)
 
 
-def states_said(said: str) -> set[str]:
-    """The values of a state that a text speaks of."""
-    words = re.findall(r"[a-z]+", PARTICLE.sub(lambda found: found[1] or found[2], said.lower()))
+def states_in(said: str) -> set[str]:
+    """States that a text mentions, as values of the fields `state` and `health`."""
+    words = re.findall(r"[a-z]+", PARTICLE.sub(lambda match: match[1] or match[2], said.lower()))
     return {value for word in words for name, values in STATES.items() if word in {name, *values} for value in values}
 
 
-def state_of(one: Found) -> Iterator[str]:
-    """What an object is in."""
-    for field in ("state", "health"):
-        yield str(one.row.get(field) or "").lower()
+def states_of(one: FleetObject) -> set[str]:
+    """State and health of an object."""
+    return {str(one.row.get(field) or "").lower() for field in ("state", "health")}
 
 
-def is_called(one: Found, wanted: str) -> bool:
-    """Whether an object is called so: by its name, or by the start of its id as the engine accepts it."""
+def has_name(one: FleetObject, wanted: str) -> bool:
+    """Whether `wanted` is the object's name, or a prefix of its id that the engine accepts."""
     return one.name in (wanted, f"{wanted}:latest") or matches_id(one.row, wanted)
 
 
@@ -130,24 +130,24 @@ def basename(image: str) -> str:
     return repository(image).rpartition("/")[2]
 
 
-def _image(one: Found) -> str:
+def _image(one: FleetObject) -> str:
     return str(one.row.get("image") or "")
 
 
-def meant(words: Iterable[str], objects: Sequence[Found]) -> list[Found]:
-    """The objects that fit words best: those called so, else of such an image or with it in the name, else nearly."""
+def best_matches(words: Iterable[str], objects: Sequence[FleetObject]) -> list[FleetObject]:
+    """Objects that match any of the words, by the first way that matches: name, image or part, role, spelling."""
     wanted = [word for word in words if word]
-    for fits in (_by_name, _by_image_or_part, _by_role, _by_spelling):
-        if found := [one for one in objects if any(fits(word, one) for word in wanted)]:
-            return found
+    for matches in (_by_name, _by_image_or_part, _by_role, _by_spelling):
+        if matching := [one for one in objects if any(matches(word, one) for word in wanted)]:
+            return matching
     return []
 
 
-def _by_name(word: str, one: Found) -> bool:
+def _by_name(word: str, one: FleetObject) -> bool:
     return named(word, one.name) or (named(one.name, word) and len(word) == len(one.name))
 
 
-def _by_image_or_part(word: str, one: Found) -> bool:
+def _by_image_or_part(word: str, one: FleetObject) -> bool:
     if len(word) < 2 or meaning(word) in NO_OBJECT or word in NO_OBJECT:
         return False
     image = set(re.split(r"[/-]+", repository(_image(one)))) | {basename(_image(one))}
@@ -160,42 +160,40 @@ def _by_image_or_part(word: str, one: Found) -> bool:
     )
 
 
-def _by_role(word: str, one: Found) -> bool:
+def _by_role(word: str, one: FleetObject) -> bool:
     images = ROLES.get(word, ROLES.get(word.removesuffix("s"), "")).split()
     return basename(_image(one)) in images
 
 
-def _by_spelling(word: str, one: Found) -> bool:
+def _by_spelling(word: str, one: FleetObject) -> bool:
     return meaning(word) not in NO_OBJECT and any(near(word, other) for other in (one.name, basename(_image(one))))
 
 
-def candidates(said: str, objects: Sequence[Found], hosts: Iterable[str] = ()) -> list[Found]:
-    """The objects that a person's words may mean."""
+def candidates(said: str, objects: Sequence[FleetObject], hosts: Iterable[str] = ()) -> list[FleetObject]:
+    """Objects that a text may refer to: those named literally, else the best matches of its words."""
     literal = [one for one in objects if named(said, one.name)]
     if literal:
         return literal
-    places = {host.lower() for host in hosts}
-    return meant([word for word in words_of(said) if word not in places], objects)
+    host_names = {host.lower() for host in hosts}
+    return best_matches([word for word in words_of(said) if word not in host_names], objects)
 
 
-def which(kind: str, wanted: str, objects: Sequence[Found]) -> AnvylError:
-    """The question to the person when several objects fit."""
-    named_on = [f"`{one.name}` on {one.host}" for one in objects]
-    shown = (
-        text.join_names(named_on) if len(named_on) <= 6 else f"{', '.join(named_on[:6])} and {len(named_on) - 6} more"
-    )
-    return Conflict(f"which {kind} is `{wanted}`: {shown}?", hint="say it again with the full name")
+def ambiguity_error(kind: str, wanted: str, objects: Sequence[FleetObject]) -> AnvylError:
+    """The error that asks the user which of several matching objects to use."""
+    choices = [f"`{one.name}` on {one.host}" for one in objects]
+    shown = text.join_names(choices) if len(choices) <= 6 else f"{', '.join(choices[:6])} and {len(choices) - 6} more"
+    return Conflict(f"which {kind} is `{wanted}`: {shown}?", hint=USE_FULL_NAME)
 
 
-def nothing(
+def no_match_error(
     kind: str,
     wanted: str,
-    objects: Sequence[Found],
-    silent: Mapping[str, AnvylError],
+    objects: Sequence[FleetObject],
+    errors: Mapping[str, AnvylError],
     *,
     hosts: Sequence[str] = (),
     tool: str = "",
 ) -> AnvylError:
-    """The answer when no object fits, with what there is."""
-    but = "".join(f"; {host} could not be asked ({error.message})" for host, error in silent.items())
+    """The error for an object that does not exist, with similar names and the hosts that could not be searched."""
+    but = "".join(f"; {host} could not be asked ({error.message})" for host, error in errors.items())
     return not_found_error(kind, wanted, [one.name for one in objects], hosts=hosts, tool=tool, but=but)

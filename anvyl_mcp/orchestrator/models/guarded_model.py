@@ -14,7 +14,7 @@ from pydantic_ai.settings import ModelSettings
 from anvyl_mcp.core.errors import AnvylError, Conflict, NothingToDo
 from anvyl_mcp.orchestrator.checks.guard import Guard
 from anvyl_mcp.orchestrator.rules.results.answers import Turn
-from anvyl_mcp.orchestrator.run import Run, Source
+from anvyl_mcp.orchestrator.run import Responder, Run
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
 RESULTS_ANSWER = "The results so far are the answer."
@@ -61,7 +61,7 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
     ) -> ModelResponse:
         """Return the next calls or the answer; a placeholder if the results are the answer."""
         if self._run.stopped:
-            self._run.responded(Source.RESULTS)
+            self._run.record_response(Responder.RESULTS)
             return local_response(RESULTS_ANSWER, self.wrapped.model_name)
         started = bool(Turn.of(messages).calls)
         first = self._first if not started or self._run.by_rules else None
@@ -69,9 +69,9 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
             return planned
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         self.requests += response.provider_details != WITHOUT_MODEL
-        self._run.responded(Source.RULES if response.model_name == self._rules.model_name else Source.MODEL)
+        self._run.record_response(Responder.RULES if response.model_name == self._rules.model_name else Responder.MODEL)
         if response.text == RESULTS_ANSWER:
-            self._run.responded(Source.RESULTS)
+            self._run.record_response(Responder.RESULTS)
         idle = not started and not response.tool_calls and "?" not in (response.text or "")
         # A text that says that the model cannot do it is an answer, unless the rules account for every word.
         fallback = self._strict_rules if (response.text or "").strip() else self._rules
@@ -95,14 +95,14 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
             raise
         except AnvylError:
             return None
-        self._run.responded(Source.RULES)
+        self._run.record_response(Responder.RULES)
         return replace(response, parts=_with_unique_ids(response.parts, messages))
 
     async def _expand(self, part: ModelResponsePart, offered: ModelRequestParameters) -> list[ModelResponsePart]:
         tool = next((one for one in offered.function_tools if one.name == getattr(part, "tool_name", "")), None)
         if self._run.by_rules or not (isinstance(part, ToolCallPart) and tool and tool.metadata):
             return [part]
-        calls = await self._guard.spread(tool.metadata["listing"], part.args_as_dict())
+        calls = await self._guard.expand(tool.metadata["listing"], part.args_as_dict())
         return [ToolCallPart(part.tool_name, arguments) for arguments in calls] or [part]
 
 

@@ -143,7 +143,7 @@ class PlanModel(WholeAnswerModel, WrapperModel):
         reads = [listing for listing in allowed if listing.reads]
         if await self._guard.names_an_object(changes):
             changes = [listing for listing in changes if listing.names]
-        tools = changes if changes and (self._planned or not self._guard.needs_to_look) else changes + reads
+        tools = changes if changes and (self._planned or not self._guard.needs_reads) else changes + reads
         if wish.intent != "change" and (query := questions.read(plain(mask(self._question.text)[0], asks=True))):
             tools = [chosen] if (chosen := aggregate.chosen(query, reads)) else tools
         elif wish.intent == "read":
@@ -152,13 +152,13 @@ class PlanModel(WholeAnswerModel, WrapperModel):
         kinds = {kind for listing in tools for kind in listing.names.values()}
         names = {kind: await self._guard.names(kind) for kind in sorted(kinds)}
         names.setdefault("image", images_in(self._question.text))
-        return plan_prompt.PlanOptions(intents, tools, hosts, self._guard.places(), names)
+        return plan_prompt.PlanOptions(intents, tools, hosts, self._guard.hosts_named(), names)
 
     async def _reads_for_named(self, reads: list[ToolListing]) -> list[ToolListing]:
         """Reading tools for the named container; if none is named, those that need no name."""
         if not ABOUT_USAGE.search(self._question.text):
             reads = [listing for listing in reads if listing.toolset != "containers" or not _returns_usage(listing)]
-        if not await self._guard.meant_by("container"):
+        if not await self._guard.candidates("container"):
             return [listing for listing in reads if not set(listing.names) & set(listing.required)]
         if COMPARES.search(self._question.text):
             return reads
@@ -167,8 +167,8 @@ class PlanModel(WholeAnswerModel, WrapperModel):
 
     async def _best_scored(self, reads: list[ToolListing]) -> list[ToolListing]:
         """Reading tools with the best scores; all of them if no score is clear."""
-        is_named = bool(await self._guard.meant_by("container"))
-        found = fits(self._guard.without_places(self._question.text), reads, named=is_named)
+        is_named = bool(await self._guard.candidates("container"))
+        found = fits(self._guard.without_hosts(self._question.text), reads, named=is_named)
         most = max((fit.weight for fit in found), default=0.0)
         return [fit.listing for fit in found if fit.weight >= RELATIVE_SCORE * most] if most >= CLEAR_SCORE else reads
 

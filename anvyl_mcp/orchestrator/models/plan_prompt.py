@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anvyl_mcp.orchestrator.checks.resolve import Found
+from anvyl_mcp.orchestrator.checks.resolve import FleetObject
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 INTENTS = {"read": ("read", "none"), "change": ("change", "ask"), "unclear": ("read", "change", "ask", "none")}
@@ -78,7 +78,7 @@ def _example_line(tool: str, question: str, arguments: Mapping[str, Any], listin
     return f"{question} -> {json.dumps(plan)}"
 
 
-def question_text(question: str, hosts: Sequence[str], local: str, objects: Iterable[Found], *, room: int) -> str:
+def question_text(question: str, hosts: Sequence[str], local: str, objects: Iterable[FleetObject], *, room: int) -> str:
     """Variable part of the prompt: hosts, containers and question; `room` limits the characters of the list."""
     host_list = ", ".join(f"{host} (this one)" if host == local else host for host in hosts)
     by_host: dict[str, list[str]] = {}

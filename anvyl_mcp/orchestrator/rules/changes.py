@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from anvyl_mcp.orchestrator.checks import resolve
+from anvyl_mcp.orchestrator.checks import quantifiers, resolve
 from anvyl_mcp.orchestrator.checks.guard import Guard
-from anvyl_mcp.orchestrator.checks.quantifiers import EVERYTHING, HOSTS, of_all, spread, with_included, without_included
-from anvyl_mcp.orchestrator.checks.resolve import Found
+from anvyl_mcp.orchestrator.checks.resolve import FleetObject
 from anvyl_mcp.orchestrator.language.argument_phrases import take_options
 from anvyl_mcp.orchestrator.language.coverage import (
     BUT,
@@ -88,7 +87,7 @@ class Orders:
         self._fleet = fleet
         self._tools = [one for one in tools if not one.reads and one.toolset != "undo"]
         masked, self._quoted = mask(said)
-        self._said = with_included(masked)
+        self._said = quantifiers.join_inclusion(masked)
         self._made: dict[str, str] = {}
         """What the orders so far make, by its kind."""
         self._names_so_far: list[str] = []
@@ -174,7 +173,7 @@ class Orders:
         tools = [one for one in self._tools if any(part.verbs & verbs_of(one) for part in parts)]
         for listing in tools:
             words = self._taken(listing, words)[0]
-        words = CALLED.sub(" ", self._guard.without_places(words))
+        words = CALLED.sub(" ", self._guard.without_hosts(words))
         return [word for word in left_over(words, (), names, KINDS) if word not in COUNTED and word != "all"]
 
     async def _left_over(self, part: Part, orders: Sequence[Order]) -> list[str]:
@@ -185,7 +184,7 @@ class Orders:
             given = [value for call in (*order.calls, options) for name, value in call.items() if name != "host"]
             values += [str(value) for value in given if not isinstance(value, bool)]
         words = re.sub(MARK, lambda mark: " " if unmask(mark[0], self._quoted) in values else mark[0], words)
-        words = HOSTS.sub(" ", self._guard.without_places(without_included(words)))
+        words = quantifiers.HOSTS.sub(" ", self._guard.without_hosts(quantifiers.without_inclusion(words)))
         words = CALLED.sub(lambda match: " " if match["name"] in values else match[0], words)
         verbs = {verb for order in orders for verb in part.verbs & verbs_of(order.listing)}
         kinds = {kind for order in orders for kind in (*order.listing.names.values(), *order.listing.required)}
@@ -198,11 +197,11 @@ class Orders:
             if word in COUNTED:
                 spread_over = sum(len(str(call.get("host", "-")).split(",")) for call in calls)
                 return COUNTED[word] in {spread_over, *(len(order.calls) for order in orders)}
-            if EVERYTHING.fullmatch(word):
+            if quantifiers.EVERYTHING.fullmatch(word):
                 return self._means_all(orders) or len(calls) > 1
-            if states := resolve.states_said(word):
-                return all(states & set(resolve.state_of(one)) for one in used)
-            alike = resolve.meant([word], objects) if word not in WHEN else []
+            if states := resolve.states_in(word):
+                return all(states & resolve.states_of(one) for one in used)
+            alike = resolve.best_matches([word], objects) if word not in WHEN else []
             spoken = {stem(said) for value in values for said in stems(value.replace("_", " "))}
             return any(one in used for one in alike) or stem(word) in spoken
 
@@ -216,7 +215,7 @@ class Orders:
     def _means_all(self, orders: Sequence[Order]) -> bool:
         return any("host" in call for order in orders for call in order.calls)
 
-    async def _of(self, kind: str) -> list[Found]:
+    async def _of(self, kind: str) -> list[FleetObject]:
         return await self._guard.inventory.objects(kind)
 
     def _only_leads_in(self, part: Part) -> bool:
@@ -226,11 +225,11 @@ class Orders:
         return (
             bool(part.after)
             and choosing
-            and not left_over(self._guard.without_places(part.words), part.verbs, ("some", "disk", "space", "room"), ())
+            and not left_over(self._guard.without_hosts(part.words), part.verbs, ("some", "disk", "space", "room"), ())
         )
 
     def _hosts(self, words: str) -> str:
-        places = self._guard.places(words)
+        places = self._guard.hosts_named(words)
         return ",".join([place for place in places if place != "all"] or places)
 
     def _placed(self, call: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,12 +284,13 @@ class Orders:
         told = f"{part.words} {part.before}"
         if kind != "container" and not self._may_name(listing, kind, told):
             return [], 0
-        if len(listing.names) == 1 and of_all(self._guard.without_places(words), kind):
+        if len(listing.names) == 1 and quantifiers.is_about_all(self._guard.without_hosts(words), kind):
             hosts = self._fleet.select(self._hosts(words) or self._places or "all")
             objects = await self._guard.inventory.objects(kind, hosts)
-            if not await self._guard.inventory.silent(kind, hosts) and (
-                found := spread(listing, kind, words, objects, self._fleet.hosts, self._guard.wish.verbs, where=hosts)
-            ):
+            known, verbs = self._fleet.hosts, self._guard.wish.verbs
+            errors = await self._guard.inventory.errors(kind, hosts)
+            found = [] if errors else quantifiers.expand(listing, kind, words, objects, known, verbs, where=hosts)
+            if found:
                 return _where_they_are(found, argument), IN_THESE_WORDS
         names, plainly = await self._names(listing, kind, part)
         return [{argument: name} for name in names], plainly
@@ -301,28 +301,28 @@ class Orders:
         if made and (named(part.words, made) or IT.search(part.words)):
             return [made], LITERALLY
         objects = await self._guard.inventory.objects(kind)
-        here = _without_images(self._guard.without_places(part.words), kind)
+        here = _without_images(self._guard.without_hosts(part.words), kind)
         if names := _literal(here, objects):
             if ONE_OF.search(here):
-                raise resolve.which(kind, names[0], [one for one in objects if names[0] in one.name])
+                raise resolve.ambiguity_error(kind, names[0], [one for one in objects if names[0] in one.name])
             return names, LITERALLY
         if names := self._spoken_of(kind, part, objects):
             return names, BEFORE
         if listing.safety == "destroys":
             return [], 0
         left = [word for word in words_of(here) if word not in resolve.NO_OBJECT | NO_NAMES]
-        like = sorted({one.name for one in resolve.meant(left, objects)})
+        like = sorted({one.name for one in resolve.best_matches(left, objects)})
         return (like, NEARLY) if len(like) == 1 else ([], 0)
 
-    def _spoken_of(self, kind: str, part: Part, objects: Sequence[Found]) -> list[str]:
+    def _spoken_of(self, kind: str, part: Part, objects: Sequence[FleetObject]) -> list[str]:
         """What `it` and `them` mean, or an order that names nothing; empty when that may be one or the other."""
-        before = _literal(_without_images(self._guard.without_places(part.before), kind), objects)
+        before = _literal(_without_images(self._guard.without_hosts(part.before), kind), objects)
         known = {one.name for one in objects}
         several = THEM.search(part.words)
         earlier = [name for name in (self._names_so_far if several else self._last_names) if name in known]
         names = list(dict.fromkeys([*earlier, *before]))
         if not names and not left_over(part.words, part.verbs, (), ()) and not IT.search(part.words):
-            names = _literal(_without_images(self._guard.without_places(part.after), kind), objects)
+            names = _literal(_without_images(self._guard.without_hosts(part.after), kind), objects)
         return names if several or len(names) == 1 else []
 
     async def _value(
@@ -363,13 +363,13 @@ class Orders:
             for argument, kind in call.listing.names.items():
                 objects, name = await self._guard.inventory.objects(kind), call.arguments[argument]
                 having = {one.host for one in objects if one.name == name}
-                silent = await self._guard.inventory.silent(kind, hosts)
+                silent = await self._guard.inventory.errors(kind, hosts)
                 if having and not having >= set(hosts) - set(silent) and name != self._made.get(kind):
                     return False
         return True
 
 
-def _literal(said: str, objects: Sequence[Found]) -> list[str]:
+def _literal(said: str, objects: Sequence[FleetObject]) -> list[str]:
     """The names that stand in a text, in its order; of `trainer` and `old-trainer` only the longer, where it stands."""
     found, left = list[str](), said
     for name in sorted({one.name for one in objects}, key=len, reverse=True):
@@ -392,7 +392,7 @@ def _noun(listing: ToolListing) -> str:
     return listing.name.rpartition("_")[2]
 
 
-def _where_they_are(found: Sequence[Found], argument: str) -> list[dict[str, Any]]:
+def _where_they_are(found: Sequence[FleetObject], argument: str) -> list[dict[str, Any]]:
     """A call for each name, on the hosts where it was found."""
     by_name: dict[str, list[str]] = {}
     for one in found:

@@ -21,7 +21,7 @@ from anvyl_mcp.orchestrator.language.intent import read_wish
 from anvyl_mcp.orchestrator.language.questions import Query, Wants
 from anvyl_mcp.orchestrator.language.stemming import spelled
 from anvyl_mcp.orchestrator.language.vocabulary import is_name, meaning, meanings
-from anvyl_mcp.orchestrator.reader_thread import Reading, too_long
+from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
 from anvyl_mcp.orchestrator.rules import command_lines, noun_scores, unread_words
 from anvyl_mcp.orchestrator.rules.results import aggregate
 from anvyl_mcp.orchestrator.rules.results.answers import Call
@@ -76,7 +76,7 @@ class Planner:
         self._strict = to_the_last_word
         self._otherwise = otherwise
         self._placed = placed
-        self._reading = Reading()
+        self._reader = ReaderThread()
 
     async def steps(self, question: str) -> list[Step]:
         """What to call, in order.
@@ -86,7 +86,7 @@ class Planner:
         """
         masked, self._quoted = normalize.mask(question)
         if not normalize.is_short(masked):
-            raise too_long()
+            raise too_long_error()
         question = normalize.tidied(question)
         steps = await self._typed(masked)
         if not steps:
@@ -95,7 +95,7 @@ class Planner:
                 raise self._refused(question, f"`{option}` has no counterpart here")
             if only_look(steps) and self._objects:
                 check = partial(unread_words.check, masked, calls_of(steps), await self._vocabulary(masked, steps))
-                await self._reading.aside(check)
+                await self._reader.run(check)
         await self._check_commands(steps, masked)
         return steps
 
@@ -110,7 +110,7 @@ class Planner:
     async def _vocabulary(self, masked: str, steps: Sequence[Step]) -> unread_words.Vocabulary:
         """The words that are known; the names of what there is are looked up only where they settle a doubt."""
         known = unread_words.Vocabulary(self.tools.values(), (), self._known)
-        doubtful = await self._reading.aside(partial(unread_words.is_doubtful, masked, calls_of(steps), known))
+        doubtful = await self._reader.run(partial(unread_words.is_doubtful, masked, calls_of(steps), known))
         return unread_words.Vocabulary(self.tools.values(), await self._things(), self._known) if doubtful else known
 
     async def _check_commands(self, steps: Sequence[Step], masked: str) -> None:
@@ -213,7 +213,7 @@ class Planner:
         return found or (await self._asked(clause) if vocabulary.QUESTION.match(normalize.plain(clause)) else [])
 
     async def _one(self, clause: str, ways: Iterable[Way]) -> list[Step]:
-        return await self._reading.aside(partial(self._phrased, clause, ways))
+        return await self._reader.run(partial(self._phrased, clause, ways))
 
     def _phrased(self, clause: str, ways: Iterable[Way]) -> list[Step]:
         """One step, when the whole clause is a phrase; none when it is one of several changes alike."""
@@ -348,7 +348,7 @@ class Planner:
         if not subject and (about := await self._object_in(rest)):
             found = self._of_one(rest, about)
         fitted = partial(noun_scores.fitting, named if subject else tools, rest, every_word=self._strict)
-        listing = found or await self._reading.aside(fitted)
+        listing = found or await self._reader.run(fitted)
         if listing is None:
             return []
         subject = subject or (about if found else "")
@@ -397,4 +397,4 @@ class Planner:
             word for word in ours | vocabulary.STANDS_FOR.keys() | questions.KINDS | questions.NOUNS if word.isalpha()
         }
         ours |= {f"{word}s" for word in questions.NOUNS}
-        return await self._reading.aside(partial(spelled, sentence, ours, things))
+        return await self._reader.run(partial(spelled, sentence, ours, things))

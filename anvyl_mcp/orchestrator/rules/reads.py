@@ -22,7 +22,7 @@ from anvyl_mcp.orchestrator.language.intent import clauses
 from anvyl_mcp.orchestrator.language.normalize import mask, plain
 from anvyl_mcp.orchestrator.language.stemming import stem, stems
 from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, STANDS_FOR
-from anvyl_mcp.orchestrator.reader_thread import Reading
+from anvyl_mcp.orchestrator.reader_thread import ReaderThread
 from anvyl_mcp.orchestrator.rules.changes import Orders
 from anvyl_mcp.orchestrator.rules.results import aggregate
 from anvyl_mcp.orchestrator.rules.results.answers import Call
@@ -98,8 +98,8 @@ class Freely:
 
     async def _looks(self, said: str, tools: Sequence[ToolListing]) -> list[list[Call]]:
         masked, quoted = mask(said)
-        places = ",".join(place for place in self._guard.places() if place != "all")
-        rest = self._guard.without_places(said)
+        places = ",".join(place for place in self._guard.hosts_named() if place != "all")
+        rest = self._guard.without_hosts(said)
         if UNABLE.search(said):
             if self._only_clearly:
                 return []
@@ -109,7 +109,7 @@ class Freely:
             )
         names = await self._named(rest, tools)
         weighed = partial(fits, rest, tools, of_hosts=bool(places) or bool(HOSTS.search(said)), named=bool(names))
-        found = await Reading().aside(weighed)
+        found = await ReaderThread().run(weighed)
         suited = [replace(fit, weight=fit.weight * _suits(fit.listing, names)) for fit in found]
         chosen = self._chosen(sorted(suited, key=lambda fit: -fit.weight), said, rest, names)
         if (
@@ -136,7 +136,7 @@ class Freely:
             for word in re.findall(r"[a-z][\w.-]*", rest.lower())
             if len(word) > 2 and word not in EMPTY and word not in STANDS_FOR and stem(word) not in ours
         ]
-        return sorted({one.name for one in resolve.meant(words, objects)})
+        return sorted({one.name for one in resolve.best_matches(words, objects)})
 
     async def _troubled(self, tools: Sequence[ToolListing], places: str) -> tuple[list[ToolListing], list[str]]:
         """For somebody who asks what is wrong: the list, and the logs of the containers that are not well."""

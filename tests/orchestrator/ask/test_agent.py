@@ -276,7 +276,7 @@ async def test_a_question_about_a_host_nobody_knows_is_not_asked(assistant: Assi
         (calls("stop_container"), "needs `name`"),
         (calls("get_container_logs", name="wbx"), "did you mean `web`?"),
         (calls("create_container", image="x"), "needs a host"),
-        (calls("exec_in_container", name="web", command="ls"), "nobody asked"),
+        (calls("exec_in_container", name="web", command="ls"), "you did not ask for"),
         (calls("stop_containr", name="web"), "stop_containr"),
     ],
     ids=lambda value: value.tool_name if isinstance(value, ToolCallPart) else "",
