@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from anvyl_mcp.orchestrator.ask.conversation import Conversation, Kept, Meant, Turn
+from anvyl_mcp.orchestrator.ask.conversation import CompletedQuestion, Conversation, ConversationStore, ConversationTurn
 from anvyl_mcp.peers.connection.connection_errors import CONNECT_SECONDS
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import ServingNode, anvyl, run_program, write_hosts_file
@@ -393,8 +393,8 @@ def test_a_chat_is_easy_on_whoever_types(engine: RealEngine, silent: None) -> No
 
 
 HOSTS = ("nas", "gpu")
-STOPPED = Turn("stop web on nas", "stop web on nas", "web is stopped", ("web",), "nas")
-LISTED = Turn("list containers on nas", "list containers on nas", "2 containers on nas")
+STOPPED = ConversationTurn("stop web on nas", "stop web on nas", "web is stopped", ("web",), "nas")
+LISTED = ConversationTurn("list containers on nas", "list containers on nas", "2 containers on nas")
 
 
 @pytest.mark.parametrize(
@@ -411,16 +411,18 @@ LISTED = Turn("list containers on nas", "list containers on nas", "2 containers 
         (LISTED, "restart it", "restart it"),
     ],
 )
-def test_a_follow_up_means_what_was_named_last(before: Turn, asked: str, meant: str) -> None:
-    assert Conversation(turns=[before]).meant(asked, HOSTS).words == meant
+def test_a_follow_up_means_what_was_named_last(before: ConversationTurn, asked: str, meant: str) -> None:
+    assert Conversation(turns=[before]).complete(asked, HOSTS).text == meant
 
 
 def test_a_kept_conversation_is_bounded_and_holds_no_secrets(tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "chats", lambda words: words.replace("hunter2", "<hidden>"))
-    conversation = Conversation(turns=[Turn(f"q{number}", "PASSWORD=hunter2", "a" * 9) for number in range(9)])
+    store = ConversationStore(tmp_path / "chats", lambda words: words.replace("hunter2", "<hidden>"))
+    conversation = Conversation(
+        turns=[ConversationTurn(f"q{number}", "PASSWORD=hunter2", "a" * 9) for number in range(9)]
+    )
 
-    kept.save(conversation)
+    store.save(conversation)
 
     assert "hunter2" not in (tmp_path / "chats" / f"{conversation.id}.json").read_text(encoding="utf-8")
-    assert kept.load().turns[0].meant == "PASSWORD=<hidden>"
-    assert Conversation().meant("restart it", HOSTS) == Meant("restart it")
+    assert store.load().turns[0].meant == "PASSWORD=<hidden>"
+    assert Conversation().complete("restart it", HOSTS) == CompletedQuestion("restart it")

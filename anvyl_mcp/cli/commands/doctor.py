@@ -22,10 +22,10 @@ def doctor(as_json: JsonOption = False) -> None:
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import open_node
-        from anvyl_mcp.orchestrator.ask.doctor import examine
+        from anvyl_mcp.orchestrator.ask.doctor import diagnose
 
         async with open_node(settings, lean=True) as node:
-            found = await examine(node.fleet, settings, served="://" in node.local.url)
+            found = await diagnose(node.fleet, settings, served="://" in node.local.url)
         if as_json:
             output.document({"findings": [one.as_dict() for one in found], "error": None})
         else:

@@ -39,10 +39,10 @@ def run_chat(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import open_node
         from anvyl_mcp.core.redaction.redact_text import redact_text
-        from anvyl_mcp.orchestrator.ask.conversation import Conversation, Kept
+        from anvyl_mcp.orchestrator.ask.conversation import Conversation, ConversationStore
 
-        kept = Kept(settings.state_dir / "chats", redact_text)
-        conversation = Conversation() if resume is None else kept.load(resume)
+        store = ConversationStore(settings.state_dir / "chats", redact_text)
+        conversation = Conversation() if resume is None else store.load(resume)
         interrupts.current.keeps_running = True
         async with open_node(settings) as node:
             chat = Chat(node, conversation, host=host, yes=yes, model=model, offline=offline)
@@ -53,7 +53,7 @@ def run_chat(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
                     chat.greet()
                 # A late Ctrl-C, between two questions, must not end the chat.
                 with interrupts.ignored():
-                    return await chat.run(read, lambda: kept.save(conversation))
+                    return await chat.run(read, lambda: store.save(conversation))
 
     command(work)
 
@@ -122,13 +122,13 @@ class Chat:
         from anvyl_mcp.orchestrator.run import Run
         from anvyl_mcp.peers.fleet.targets import ListedObjects
 
-        meant = self._conversation.meant(asked, self._fleet.hosts)
-        if meant.words != asked:
-            output.talk(f"→ {meant.words}")
+        completed = self._conversation.complete(asked, self._fleet.hosts)
+        if completed.text != asked:
+            output.talk(f"→ {completed.text}")
         before = self._conversation
-        question = Question(meant.words, host=self._host, earlier=before.earlier, turns=before.said)
+        question = Question(completed.text, host=self._host, earlier=before.earlier, turns=before.history)
         # --yes does not cover a name that came from a host's output instead of the user.
-        session = QuestionSession(self._fleet, question, yes=self._yes and not meant.found)
+        session = QuestionSession(self._fleet, question, yes=self._yes and not completed.found)
         reply = Reply(Run(question))
 
         async def answer() -> None:
@@ -145,7 +145,7 @@ class Chat:
         session.show(reply)
         self._changed = [call.host for call in reply.calls if not self._fleet.tool(call.tool).reads] or self._changed
         if not isinstance(reply.error, NotUnderstood):
-            self._conversation.add(asked, meant, reply, self._fleet.catalogue)
+            self._conversation.add(asked, completed, reply, self._fleet.catalogue)
         name_cache.update(self._node.settings, self._fleet, ListedObjects(), reply.calls)
 
     def completion_words(self) -> list[str]:

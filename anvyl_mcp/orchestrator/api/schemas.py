@@ -180,7 +180,7 @@ ANSWER_EXAMPLE = {
 }
 WAITING_EXAMPLE = {
     **ANSWER_EXAMPLE,
-    "response": "Waiting for a yes: stop web on nas. Nothing was changed yet.",
+    "response": "Waiting for approval: stop web on nas. Nothing was changed yet.",
     "calls": [],
     "hosts": {},
     "approval": {

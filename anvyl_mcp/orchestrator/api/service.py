@@ -18,7 +18,7 @@ from anvyl_mcp.orchestrator.api.schemas import Answer, Approval, DoneCall, Waiti
 from anvyl_mcp.orchestrator.approvals import Approvals, PendingApproval, PendingCall, expiry, new_id
 from anvyl_mcp.orchestrator.ask import report
 from anvyl_mcp.orchestrator.ask.agent import Assistant, leave_pending
-from anvyl_mcp.orchestrator.ask.execute_approved import execute_held_calls, pending_call
+from anvyl_mcp.orchestrator.ask.execute_approved import execute_pending, pending_call
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules.results.answers import CANCELLED
@@ -169,7 +169,7 @@ class AgentService:
         own = caller.how == "local" and rights.scopes == caller.scopes
         question = _with_debug_log(Question(pending.question, on_behalf=None if own else rights))
         async with self._slot():
-            reply = await execute_held_calls(self.fleet, question, pending.calls)
+            reply = await execute_pending(self.fleet, question, pending.calls)
         reply.model = pending.model
         if reply.error is not None:
             raise reply.error
@@ -251,7 +251,7 @@ class AgentService:
 def answer_of(reply: Reply, tools: Mapping[str, ToolListing]) -> Answer:
     """A reply as an HTTP answer. `response` is complete on its own, for programs that read no other field."""
     failed = str(reply.error) if reply.error else ""
-    response = report.whole(reply.run, tools, reply.answer) or failed
+    response = report.with_lists(reply.run, tools, reply.answer) or failed
     notes = [*reply.notes, *([failed] if failed not in response else [])]
     return Answer.model_validate(
         {

@@ -1,4 +1,4 @@
-"""What you said becomes tool calls: a Pydantic AI agent on a local model, with the rules as its last resort."""
+"""Answers questions with a Pydantic AI agent on a local model, and falls back to the rules."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.fleet.targets import hosts_by_name
 
-# The library prints a banner to the terminal before the first run unless told not to.
+# Without this, the library prints a banner to the terminal before the first run.
 os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
 
 INSTRUCTIONS = """\
@@ -88,23 +88,23 @@ class Assistant:
         on_reply: Callable[[Reply], None] = lambda _: None,
         root_reasons: RootReasons = no_root_reasons,
     ) -> None:
-        """`on_reply` is told of every answer; `root_reasons` says which calls are as good as root on a host."""
+        """`on_reply` is called with every reply; `root_reasons` returns why a call gives root on its host."""
         self._weigh = root_reasons
         self._fleet = fleet
         self._on_reply = on_reply
         self._settings = settings
 
     def on(self, fleet: Fleet) -> Assistant:
-        """The same for another fleet."""
+        """The same assistant for another fleet."""
         return Assistant(fleet, self._settings, on_reply=self._on_reply)
 
     async def ask(
         self, question: Question | Run, *, decide: Decide = leave_pending, model: str = "", offline: bool = False
     ) -> Reply:
-        """Answer one question. What goes wrong is in the reply.
+        """Answer one question. Errors are in the reply.
 
-        A `Run` in place of a question lets the caller follow it. `decide` is asked for every change; `model` overrides
-        the settings; `offline` uses the rules only.
+        Pass a `Run` instead of a question to observe its progress. `decide` is called for every change; `model`
+        overrides the settings; `offline` uses the rules only.
         """
         started = time.monotonic()
         run = question if isinstance(question, Run) else Run(question)
@@ -121,7 +121,7 @@ class Assistant:
             run.end(EndReason.NOTHING_TO_DO if isinstance(error, NothingToDo) else EndReason.FAILED, error)
             reply.error = error
             if reply.model_failures and reply.model_failures[-1] not in error.message:
-                reply.notes.append(_failure_note(reply, "the rules tried"))
+                reply.notes.append(_failure_note(reply, "the rules could not answer either"))
         if isinstance(reply.error, NothingToDo):
             reply.answer, reply.error = f"{reply.error.message}.", None
         reply.seconds = round(time.monotonic() - started, 3)
@@ -130,7 +130,7 @@ class Assistant:
         return reply
 
     async def _choose(self, reply: Reply, *, model: str, offline: bool) -> model_choice.ModelChoice | None:
-        """The language model to use; None when none answers, or none is wanted."""
+        """The language model to use; None if there is none, or if `offline`."""
         reply.model = RULES
         if offline:
             return None
@@ -155,13 +155,13 @@ class Assistant:
         if choice is None and not is_short(mask(question.text)[0]):
             raise too_long_error()
         guard = await ReaderThread().run(partial(Guard, self._fleet, run))
-        # On a thread, because the first model costs a second of imports, and other work goes on meanwhile.
-        driven = partial(self._driven, choice, guard, reply) if choice else None
-        guarded = await anyio.to_thread.run_sync(driven, abandon_on_cancel=True) if driven else None
+        # On a thread, because building the first model imports libraries for a second.
+        build = partial(self._build_model, choice, guard, reply) if choice else None
+        guarded = await anyio.to_thread.run_sync(build, abandon_on_cancel=True) if build else None
 
-        async def handle(_: RunContext[Run], requests: DeferredToolRequests) -> DeferredToolResults:
+        async def decide_all(_: RunContext[Run], requests: DeferredToolRequests) -> DeferredToolResults:
             approvals: dict[str, Any] = {}
-            # They were planned at the same time; the first call is to be made first.
+            # Proposals are added concurrently; put them into the order of the calls.
             proposals = run.move_to_end([call.tool_call_id for call in requests.approvals])
             await question.on_proposals(proposals)
             for proposal in proposals:
@@ -179,7 +179,7 @@ class Assistant:
             instructions=INSTRUCTIONS,
             toolsets=[self._toolset(guard, by_model=guarded is not None)],
             retries={"tools": 3, "output": 2},
-            capabilities=[HandleDeferredToolCalls(handle), *telemetry.capabilities()],
+            capabilities=[HandleDeferredToolCalls(decide_all), *telemetry.capabilities()],
             name="anvyl",
         )
         try:
@@ -196,21 +196,21 @@ class Assistant:
         if run.interpretation and run.by_rules:
             reply.notes.append(f"read as: {run.interpretation}")
         if run.answered_by is not Responder.RULES and run.end_reason is not EndReason.WAITING_FOR_APPROVAL:
-            said = reply.answer if run.answered_by is Responder.MODEL else ""
+            model_text = reply.answer if run.answered_by is Responder.MODEL else ""
             wants_change = guard.wish.intent == "change"
-            reply.answer = report.answer(run, self._fleet.catalogue, said, wants_change=wants_change)
+            reply.answer = report.compose_answer(run, self._fleet.catalogue, model_text, wants_change=wants_change)
             if reply.waiting:
-                reply.answer = "\n".join(filter(None, [reply.answer, waiting_words(run)]))
-        _fail_if_undone(reply, guard, self._fleet.catalogue)
+                reply.answer = "\n".join(filter(None, [reply.answer, describe_pending(run)]))
+        _fail_if_not_changed(reply, guard, self._fleet.catalogue)
         if guarded and choice:
-            self._note_model(reply, result.new_messages(), choice, guarded.requests)
+            self._add_model_notes(reply, result.new_messages(), choice, guarded.requests)
 
     def _toolset(self, guard: Guard, *, by_model: bool) -> FleetToolset:
         checked = guard if by_model else None
         return FleetToolset(self._fleet, guard=checked, inventory=guard.inventory, root_reasons=self._weigh)
 
-    def _driven(self, choice: model_choice.ModelChoice, guard: Guard, reply: Reply) -> GuardedModel:
-        """The model to ask, in the way it is driven, with the rules behind it and the guard before it."""
+    def _build_model(self, choice: model_choice.ModelChoice, guard: Guard, reply: Reply) -> GuardedModel:
+        """Build the model in its drive mode, behind the guard and with the rules as fallback."""
         run, question = reply.run, reply.question
         names = select_tools(f"{question.earlier} {question.text}", self._fleet.catalogue)
         model: Model = model_choice.build_model(self._settings, choice)
@@ -227,7 +227,7 @@ class Assistant:
         )
 
     def _rules(self, guard: Guard, run: Run, *, before_a_model: bool = False) -> Model:
-        """The rules for one question; `before_a_model`: only what is clear."""
+        """The rules for one question. `before_a_model`: they answer only if the question is unambiguous."""
         fleet, freely = self._fleet, Freely(guard, self._fleet, only_clearly=before_a_model)
 
         async def otherwise(said: str, tools: Iterable[ToolListing]) -> list[list[Call]]:
@@ -245,10 +245,10 @@ class Assistant:
             placed=bool(run.question.host or run.question.home),
         )
 
-    def _note_model(
+    def _add_model_notes(
         self, reply: Reply, messages: list[ModelMessage], choice: model_choice.ModelChoice, requests: int
     ) -> None:
-        """Say so when another model answered than the one asked, or the rules did."""
+        """Add notes if another model than the chosen one answered, if its prompt was cut, or if the rules answered."""
         if other := model_choice.substituted_model(messages, choice):
             reply.notes.append(f"the server answered with `{other}` instead of `{choice.name}`")
         if cut := model_choice.truncation_warning(messages, choice):
@@ -259,12 +259,12 @@ class Assistant:
         if reply.model_failures:
             reply.notes.append(_failure_note(reply, "answered by rules"))
         elif requests:
-            reply.notes.append(f"the model `{reply.model}` did nothing about it; answered by rules")
+            reply.notes.append(f"the model `{reply.model}` made no call for it; answered by rules")
         reply.mode, reply.model = "rules", RULES
 
 
 def _give_up(reply: Reply, reason: EndReason, error: Exception) -> None:
-    """Answer with the results so far, because the model gave no answer of its own."""
+    """Answer with the results so far, because the model gave no answer."""
     reply.run.end(reason)
     if not reply.calls:
         raise ModelUnavailable(
@@ -272,11 +272,11 @@ def _give_up(reply: Reply, reason: EndReason, error: Exception) -> None:
             hint='try a larger model, or ask the rules: anvyl ask --offline "…"',
         ) from error
     reply.notes.append(f"the model `{reply.model}` was stopped: {reason.value}")
-    reply.answer = "The results above are what was found; the model did not sum them up."
+    reply.answer = "The results above were found; the model gave no summary."
 
 
 def _failure_note(reply: Reply, instead: str) -> str:
-    """Why the model did not answer, what was done instead, and what to do about it."""
+    """Why the model failed, what happened instead, and how to solve it."""
     reason = reply.model_failures[0]
     return f"the model `{reply.model}` failed: {reason}; {instead}; {next_step(reason)}"
 
@@ -296,46 +296,47 @@ def _check(question: Question, fleet: Fleet) -> None:
 
 
 def _conclude(reply: Reply, result: AgentRunResult[str | DeferredToolRequests], requests: int) -> None:
+    """Set usage, answer, error and notes of a reply from the agent's result."""
     usage = result.usage
     reply.usage = {
         "requests": requests,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
     }
-    reply.answer = result.output if isinstance(result.output, str) else _waiting(reply, result.all_messages())
+    reply.answer = result.output if isinstance(result.output, str) else _pending_answer(reply, result.all_messages())
     reply.run.finish()
     failures = reply.run.failures
     if failures and not reply.calls and not reply.proposals:
-        # Nothing was done, and we know better than the model why.
+        # Our error is more accurate than the model's text.
         reply.error = failures[-1]
     reply.notes += reply.run.set_aside
     for proposal in reply.waiting:
         if proposal.untrusted:
             reply.notes.append(f"`{proposal.tool}` was proposed after reading {proposal.untrusted}")
         elif not proposal.covered:
-            reply.notes.append(f"`{proposal.tool}` needs a yes of its own: {proposal.why}")
+            reply.notes.append(f"`{proposal.tool}` needs explicit approval: {proposal.why}")
 
 
-def _fail_if_undone(reply: Reply, guard: Guard, tools: Mapping[str, ToolListing]) -> None:
-    """A change that was wanted and came to nothing is a failure, whatever was read on the way to it."""
+def _fail_if_not_changed(reply: Reply, guard: Guard, tools: Mapping[str, ToolListing]) -> None:
+    """Set the error of a reply if the question asks for a change and none was made or proposed."""
     run = reply.run
     changed = any(not tools[call.tool].reads for call in run.calls if call.tool in tools)
-    came_to_nothing = guard.wish.intent == "change" and not changed and not reply.proposals
+    not_changed = guard.wish.intent == "change" and not changed and not reply.proposals
     if run.end_error and guard.wish.intent != "read" and not reply.waiting:
         reply.error = run.end_error
-    elif came_to_nothing and run.unresolved:
+    elif not_changed and run.unresolved:
         reply.error = run.unresolved
 
 
-def _waiting(reply: Reply, messages: list[ModelMessage]) -> str:
-    """What waits for a yes, and what the rules would do after it."""
+def _pending_answer(reply: Reply, messages: list[ModelMessage]) -> str:
+    """The changes that wait for approval, and the next steps of the rules."""
     last = next((message for message in reversed(messages) if isinstance(message, ModelResponse)), None)
-    after = last.text if last is not None and last.model_name == RULES else None
-    return " ".join(filter(None, [waiting_words(reply.run), after]))
+    next_steps = last.text if last is not None and last.model_name == RULES else None
+    return " ".join(filter(None, [describe_pending(reply.run), next_steps]))
 
 
-def waiting_words(run: Run) -> str:
-    """What would be done after an approval."""
+def describe_pending(run: Run) -> str:
+    """The changes that wait for approval, and those that cannot be made, as sentences."""
     waiting = run.waiting
     orders = join_names(wording.describe_all([(one.tool, one.arguments, one.hosts) for one in waiting]))
     if details := [line.strip() for one in waiting for line in one.details]:
@@ -343,4 +344,4 @@ def waiting_words(run: Run) -> str:
     refused = [f"Not possible: {join_names(wording.failures(run.impossible))}."] if run.impossible else []
     if run.question.dry_run:
         return " ".join([f"Dry run: would {orders}. Nothing was changed.", *refused])
-    return " ".join([f"Waiting for a yes: {orders}. Nothing was changed yet.", *refused])
+    return " ".join([f"Waiting for approval: {orders}. Nothing was changed yet.", *refused])

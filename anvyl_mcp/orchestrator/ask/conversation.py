@@ -1,4 +1,4 @@
-"""A conversation: what was asked before, so that `restart it` and `and on gpu?` mean something; kept, and resumed."""
+"""Conversations: complete follow-up questions like `restart it` or `and on gpu?`, and store conversations to resume."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 MOST_TURNS = 50
-"""That are kept of one conversation."""
-MOST_KEPT = 50
-"""Conversations; older ones are forgotten."""
-LONGEST = 2000
-"""Characters of one answer that are kept."""
-SAID_BEFORE = 3
-"""Questions of the same person that count as said when the next one is read."""
+"""Stored per conversation."""
+MOST_CONVERSATIONS = 50
+"""Stored; older ones are deleted."""
+MOST_ANSWER_CHARACTERS = 2000
+"""Stored of an answer."""
+EARLIER_QUESTIONS = 3
+"""Previous questions whose words count as part of the next one."""
 ID = re.compile(r"[0-9a-f]{4,16}", re.ASCII)
-ELSEWHERE = re.compile(
+SAME_ON_HOSTS = re.compile(
     r"(?i)(?:and\s+|but\s+|now\s+)?(?:(?:what|how)\s+about\s+)?(?:the\s+same\s+)?(?:on|at|in|for)?\s*"
     r"(?P<hosts>[@\w., -]+?)\s*[?.!]*"
 )
@@ -36,10 +36,11 @@ ELSEWHERE = re.compile(
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One question and its answer. `found`: the object was shown by a host, not named by the person.
+class ConversationTurn:
+    """One question and its answer, with the names that it was about. The fields are the keys of the stored file.
 
-    `untrusted`: text written by others was read for it, so that no model gets to see the answer again.
+    `meant`: the completed question; `found`: the names come from a result instead of the question; `untrusted`: the
+    answer may contain untrusted text, so it is not shown to a model again.
     """
 
     asked: str
@@ -52,63 +53,64 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Meant:
-    """What a question stands for. `found`: a name in it comes from what a host showed."""
+class CompletedQuestion:
+    """A question with the words it left out. `found`: a name in it comes from an earlier result."""
 
-    words: str
+    text: str
     found: bool = False
 
 
 @dataclass
 class Conversation:
-    """What was said so far."""
+    """The turns of one conversation."""
 
     id: str = field(default_factory=lambda: secrets.token_hex(4))
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[ConversationTurn] = field(default_factory=list)
 
     @property
     def earlier(self) -> str:
-        """What the same person said before."""
-        return "\n".join(turn.meant for turn in self.turns[-SAID_BEFORE:])
+        """The last questions, whose words count as part of the next one."""
+        return "\n".join(turn.meant for turn in self.turns[-EARLIER_QUESTIONS:])
 
     @property
-    def said(self) -> list[tuple[str, str]]:
-        """Questions and answers for a model; an answer that may hold text of others stays out."""
+    def history(self) -> list[tuple[str, str]]:
+        """Questions and answers for a model, without answers that may contain untrusted text."""
         return [(turn.meant, "" if turn.untrusted else turn.answer) for turn in self.turns]
 
-    def meant(self, asked: str, hosts: Sequence[str]) -> Meant:
-        """A question with what it leaves out put in from the questions before it."""
+    def complete(self, asked: str, hosts: Sequence[str]) -> CompletedQuestion:
+        """Add the names and hosts that a question leaves out, from the questions before it."""
         if not self.turns:
-            return Meant(asked)
+            return CompletedQuestion(asked)
         if selector := _only_hosts(asked, hosts):
             last = self.turns[-1]
-            return Meant(f"{_without_hosts(last.meant, hosts)} on {selector}", last.found)
+            return CompletedQuestion(f"{_without_hosts(last.meant, hosts)} on {selector}", last.found)
         about = next((turn for turn in reversed(self.turns) if turn.names), None)
         if about is None:
-            return Meant(asked)
-        # What is named in an earlier clause of the same question is nearer.
+            return CompletedQuestion(asked)
+        # A name in an earlier clause of the same question takes precedence.
         clause = normalize.SEPARATOR.split(asked, maxsplit=1)[0]
         if normalize.named(clause, about.names) == clause:
-            return Meant(asked)
+            return CompletedQuestion(asked)
         words = normalize.named(asked.strip().rstrip("?.!"), about.names)
-        placed = said_hosts(asked, hosts) or EVERY.search(asked)
-        return Meant(f"{words} on {about.host}" if about.host and not placed else words, about.found)
+        names_hosts = said_hosts(asked, hosts) or EVERY.search(asked)
+        return CompletedQuestion(f"{words} on {about.host}" if about.host and not names_hosts else words, about.found)
 
-    def add(self, asked: str, meant: Meant, reply: Reply, tools: Mapping[str, ToolListing]) -> None:
-        """Keep a question with what came of it."""
-        names, host = _named(reply, tools)
-        found = meant.found
+    def add(self, asked: str, completed: CompletedQuestion, reply: Reply, tools: Mapping[str, ToolListing]) -> None:
+        """Append a question and its answer."""
+        names, host = _names_in_calls(reply, tools)
+        found = completed.found
         if not names:
-            names, host = _shown(reply)
+            names, host = _name_in_answer(reply)
             found = bool(names)
-        answer = reply.answer or (str(reply.error) if reply.error else "")
-        self.turns.append(Turn(asked, meant.words, answer[:LONGEST], names, host, found, bool(reply.run.untrusted)))
+        answer = (reply.answer or (str(reply.error) if reply.error else ""))[:MOST_ANSWER_CHARACTERS]
+        untrusted = bool(reply.run.untrusted)
+        self.turns.append(ConversationTurn(asked, completed.text, answer, names, host, found, untrusted))
         del self.turns[:-MOST_TURNS]
 
 
 def _only_hosts(asked: str, hosts: Sequence[str]) -> str:
-    """The selector, when a question is nothing but hosts."""
-    match = ELSEWHERE.fullmatch(asked.strip())
+    """The hosts as a selector, if a question consists of nothing else."""
+    match = SAME_ON_HOSTS.fullmatch(asked.strip())
     parts = [part.lower() for part in re.split(r"\s*,\s*|\s+and\s+", match["hosts"]) if part] if match else []
     known = all(part in hosts or part in ("all", "local") or part.startswith("@") for part in parts)
     return ",".join(parts) if parts and known else ""
@@ -120,8 +122,8 @@ def _without_hosts(asked: str, hosts: Sequence[str]) -> str:
     return re.sub(rf"(?i)\s+(?:on|at|from|in)\s+{one}(?:(?:\s*,\s*|\s+and\s+){one})*", "", asked.strip().rstrip("?.!"))
 
 
-def _named(reply: Reply, tools: Mapping[str, ToolListing]) -> tuple[tuple[str, ...], str]:
-    """The objects that the last calls were about, and their host if it was one."""
+def _names_in_calls(reply: Reply, tools: Mapping[str, ToolListing]) -> tuple[tuple[str, ...], str]:
+    """The object that the last calls were about, and its host if there was only one."""
     calls = [(call.tool, call.arguments, [call.host]) for call in reply.calls]
     calls += [(one.tool, one.arguments, one.hosts) for one in reply.waiting]
     for tool, arguments, _ in reversed(calls):
@@ -129,20 +131,20 @@ def _named(reply: Reply, tools: Mapping[str, ToolListing]) -> tuple[tuple[str, .
         wanted = [str(arguments[name]) for name, kind in kinds.items() if kind == "container" and arguments.get(name)]
         wanted = wanted or [str(arguments[name]) for name in ("name",) if arguments.get(name)]
         if wanted:
-            hosts = {host for _, given, at in calls if wanted[0] in given.values() for host in at}
+            hosts = {host for _, values, on in calls if wanted[0] in values.values() for host in on}
             return (wanted[0],), hosts.pop() if len(hosts) == 1 else ""
     return (), ""
 
 
-def _shown(reply: Reply) -> tuple[tuple[str, ...], str]:
-    """The one object that an answer speaks of, or that was shown."""
+def _name_in_answer(reply: Reply) -> tuple[tuple[str, ...], str]:
+    """The only object that the results contain, or that the answer mentions, and its host if there was only one."""
     rows = [
         (str(row["name"]), call.host) for call in reply.calls for row in _rows(call.answer.result) if row.get("name")
     ]
-    said = set(re.findall(r"[\w.-]*\w", reply.answer))
-    spoken = [row for row in rows if row[0] in said] if len(rows) > 1 else rows
-    names = {name for name, _ in spoken}
-    hosts = {host for _, host in spoken}
+    words = set(re.findall(r"[\w.-]*\w", reply.answer))
+    mentioned = [row for row in rows if row[0] in words] if len(rows) > 1 else rows
+    names = {name for name, _ in mentioned}
+    hosts = {host for _, host in mentioned}
     return (tuple(names), hosts.pop() if len(hosts) == 1 else "") if len(names) == 1 else ((), "")
 
 
@@ -152,51 +154,54 @@ def _rows(result: Any) -> Iterator[Mapping[str, Any]]:
             yield from (row for row in value if isinstance(row, Mapping))
 
 
-class Kept:
-    """A folder with a file for each conversation, for its owner alone. `masked` hides secrets in what is written."""
+class ConversationStore:
+    """A private folder with one file per conversation. `redact` removes secrets from stored text."""
 
-    def __init__(self, folder: Path, masked: Callable[[str], str]) -> None:
+    def __init__(self, folder: Path, redact: Callable[[str], str]) -> None:
         self._folder = folder
-        self._masked = masked
+        self._redact = redact
 
     def save(self, conversation: Conversation) -> None:
-        """Write it down.
+        """Store a conversation, and delete the oldest ones above the limit.
 
         Raises:
             ConfigInvalid: the folder cannot be written.
         """
         turns = [asdict(turn) for turn in conversation.turns]
         for turn in turns:
-            turn |= {key: self._masked(str(turn[key])) for key in ("asked", "meant", "answer")}
+            turn |= {key: self._redact(str(turn[key])) for key in ("asked", "meant", "answer")}
         try:
             content = json.dumps({"turns": turns}, ensure_ascii=False)
             write_atomically(self._folder / f"{conversation.id}.json", content, durable=False)
-            for old in self._files()[MOST_KEPT:]:
+            for old in self._files()[MOST_CONVERSATIONS:]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigInvalid(f"{self._folder} cannot be written: {error.strerror}", hint="check the disk") from error
 
     def load(self, id_: str = "") -> Conversation:
-        """A conversation by its id, or the last one.
+        """Load a conversation by its id, or the last one.
 
         Raises:
-            NotFound: there is none.
+            NotFound: it does not exist, or its file cannot be read.
         """
         files = [file for file in self._files() if not id_ or file.stem == id_]
         if not files or (id_ and not ID.fullmatch(id_)):
             known = text.join_names([file.stem for file in self._files()[:5]])
-            what = f"no conversation `{id_}` is kept" if id_ else "no conversation is kept yet"
-            raise NotFound(what, hint=f"the last ones are {known}" if known else "start one: anvyl chat")
+            problem = f"there is no saved conversation `{id_}`" if id_ else "there is no saved conversation yet"
+            raise NotFound(problem, hint=f"the last ones are {known}" if known else "start one: anvyl chat")
         try:
             turns = json.loads(files[0].read_text(encoding="utf-8"))["turns"]
-            every = [Turn(**{**turn, "names": tuple(turn["names"])}) for turn in turns]
+            loaded = [ConversationTurn(**{**turn, "names": tuple(turn["names"])}) for turn in turns]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise NotFound(f"the conversation `{files[0].stem}` cannot be read any more", hint="anvyl chat") from error
-        return Conversation(files[0].stem, every)
+            raise NotFound(
+                f"the file of conversation `{files[0].stem}` cannot be read", hint="start a new one: anvyl chat"
+            ) from error
+        return Conversation(files[0].stem, loaded)
 
     def _files(self) -> list[Path]:
-        found: dict[Path, float] = {}
+        """Stored conversations, newest first."""
+        modified: dict[Path, float] = {}
         for file in self._folder.glob("*.json"):
             with suppress(OSError):
-                found[file] = file.stat().st_mtime
-        return sorted(found, key=lambda file: found[file], reverse=True)
+                modified[file] = file.stat().st_mtime
+        return sorted(modified, key=lambda file: modified[file], reverse=True)

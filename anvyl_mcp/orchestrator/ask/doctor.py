@@ -1,4 +1,4 @@
-"""What is there and what is wrong, in one line each: the engine, the server, the hosts, the model."""
+"""Diagnoses the engine, the server, the hosts and the model, in one line each."""
 
 from __future__ import annotations
 
@@ -26,141 +26,145 @@ from anvyl_mcp.orchestrator.models.servers.probe import probe
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.watch.health import check_hosts
 
-Verdict = Literal["ok", "note", "wrong"]
+DiagnosisVerdict = Literal["ok", "note", "wrong"]
 
 PORTS = (1234, 11434, 8080, 8000, 1337, 12434)
-"""Where model servers listen unless told otherwise: LM Studio, Ollama, llama.cpp, vLLM, Jan, Docker Model Runner."""
+"""Default ports of LM Studio, Ollama, llama.cpp, vLLM, Jan and Docker Model Runner."""
 PATHS = {12434: "/engines/v1"}
 KINDS = {LMSTUDIO: "LM Studio", OLLAMA: "Ollama", LLAMA_CPP: "llama.cpp"}
-LOOK_SECONDS = 1.0
+PORT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. `wrong` keeps something from working; `note` is good to know."""
+class Diagnosis:
+    """The result of one check. `wrong`: something does not work; `note`: it works, but could be better.
+
+    The fields are the keys of `anvyl doctor --json`.
+    """
 
     about: str
-    verdict: Verdict
+    verdict: DiagnosisVerdict
     said: str
     hint: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """JSON document of the diagnosis."""
         return asdict(self)
 
 
-async def examine(fleet: Fleet, settings: Settings, *, served: bool) -> list[Finding]:
-    """Look at everything at once; the findings in the order in which a person would mend them."""
-    parts: Sequence[Callable[[], Awaitable[list[Finding]]]] = (
-        lambda: _engine(fleet),
-        lambda: _server(fleet, served=served),
-        lambda: _hosts(fleet),
-        lambda: _model(settings),
+async def diagnose(fleet: Fleet, settings: Settings, *, served: bool) -> list[Diagnosis]:
+    """Run all checks concurrently, and return their results in the order in which problems should be solved."""
+    checks: Sequence[Callable[[], Awaitable[list[Diagnosis]]]] = (
+        lambda: _check_engine(fleet),
+        lambda: _check_server(fleet, served=served),
+        lambda: _check_hosts(fleet),
+        lambda: _check_model(settings),
     )
-    found: list[list[Finding]] = [[] for _ in parts]
+    results: list[list[Diagnosis]] = [[] for _ in checks]
 
-    async def one(index: int) -> None:
-        found[index] = await parts[index]()
+    async def run(index: int) -> None:
+        results[index] = await checks[index]()
 
     async with anyio.create_task_group() as group:
-        for index in range(len(parts)):
-            group.start_soon(one, index)
-    return [finding for part in found for finding in part]
+        for index in range(len(checks)):
+            group.start_soon(run, index)
+    return [diagnosis for result in results for diagnosis in result]
 
 
-async def _engine(fleet: Fleet) -> list[Finding]:
-    done = await fleet.call(fleet.local.name, "get_host_info", {})
-    if done.error is not None:
-        return [Finding("engine", "wrong", done.error.message, done.error.hint)]
-    engine = (done.answer.result or {})["engine"]
+async def _check_engine(fleet: Fleet) -> list[Diagnosis]:
+    outcome = await fleet.call(fleet.local.name, "get_host_info", {})
+    if outcome.error is not None:
+        return [Diagnosis("engine", "wrong", outcome.error.message, outcome.error.hint)]
+    engine = (outcome.answer.result or {})["engine"]
     if engine.get("error"):
-        return [Finding("engine", "wrong", engine["error"])]
+        return [Diagnosis("engine", "wrong", engine["error"])]
     running = plural(engine["containers_running"], "container")
-    return [Finding("engine", "ok", f"{engine['name']} {engine['version']}, {running} running")]
+    return [Diagnosis("engine", "ok", f"{engine['name']} {engine['version']}, {running} running")]
 
 
-async def _server(fleet: Fleet, *, served: bool) -> list[Finding]:
+async def _check_server(fleet: Fleet, *, served: bool) -> list[Diagnosis]:
     if served:
-        return [Finding("server", "ok", f"`{fleet.local.name}` is served at {fleet.local.url}")]
-    hint = "start it where others or a browser should reach this machine: anvyl-mcp serve"
-    return [Finding("server", "note", "no server runs here; commands start one for themselves", hint)]
+        return [Diagnosis("server", "ok", f"`{fleet.local.name}` is served at {fleet.local.url}")]
+    hint = "to let other hosts, assistants or a browser connect: anvyl-mcp serve"
+    return [Diagnosis("server", "note", "no server is running here; commands work without one", hint)]
 
 
-async def _hosts(fleet: Fleet) -> list[Finding]:
+async def _check_hosts(fleet: Fleet) -> list[Diagnosis]:
     others = [name for name in fleet.hosts if name != fleet.local.name]
     if not others:
-        return [Finding("hosts", "note", "this is the only host", "add one: run anvyl-mcp invite there")]
+        hint = "to add one, run `anvyl-mcp invite` on that machine"
+        return [Diagnosis("hosts", "note", "this is the only host", hint)]
     return [
-        Finding("host", "ok", f"`{one.name}` answers, version {one.version}")
+        Diagnosis("host", "ok", f"`{one.name}` answers, version {one.version}")
         if one.ok
-        else Finding("host", "wrong", f"`{one.name}` is {one.status}", one.hint)
+        else Diagnosis("host", "wrong", f"`{one.name}` is {one.status}", one.hint)
         for one in await check_hosts(fleet, others)
     ]
 
 
-async def _model(settings: Settings) -> list[Finding]:
+async def _check_model(settings: Settings) -> list[Diagnosis]:
     url = base_url(settings)
     try:
         listing = await list_models(settings)
     except ModelUnavailable as error:
-        return [Finding("model server", "wrong", error.message, error.hint), *await _elsewhere(settings)]
+        return [Diagnosis("model server", "wrong", error.message, error.hint), *await _other_model_servers(settings)]
     kind = KINDS.get(listing.provider, "an OpenAI-compatible server")
     models = plural(len(listing.chat_models), "model") if listing.models else "no list of models"
-    found = [Finding("model server", "ok", f"{kind} at {url}, {models}")]
+    diagnoses = [Diagnosis("model server", "ok", f"{kind} at {url}, {models}")]
     if not listing.models and listing.provider == OPENAI_COMPATIBLE:
         said = f"{url} answers, but lists no models: it may be another kind of server"
-        found = [Finding("model server", "note", said, SET_URL)]
+        diagnoses = [Diagnosis("model server", "note", said, SET_URL)]
     try:
         choice = await choose_model(settings)
     except ModelUnavailable as error:
-        return [*found, Finding("model", "wrong", error.message, error.hint)]
+        return [*diagnoses, Diagnosis("model", "wrong", error.message, error.hint)]
     drive = drive_mode_for(settings.drive, choice)
     context = f", {choice.context_length} tokens of context" if choice.context_length else ""
-    found.append(Finding("model", "ok", f"`{choice.name}`{context}; asked for {_means(drive)}"))
+    diagnoses.append(Diagnosis("model", "ok", f"`{choice.name}`{context}; asked for {_output_of(drive)}"))
     if not any(one.name == choice.name and one.loaded is False for one in listing.models):
-        # One that is not loaded would be loaded by a question, which takes minutes and memory.
+        # A probe would load a model that is not loaded, which takes minutes and memory.
         probed = await probe(settings, choice.name, with_tool=drive == "tools")
         if probed.verdict == "ok":
-            found[-1] = replace(found[-1], said=f"{found[-1].said}; {probed.summary}")
+            diagnoses[-1] = replace(diagnoses[-1], said=f"{diagnoses[-1].said}; {probed.summary}")
         else:
-            found.append(Finding("model", probed.verdict, f"`{choice.name}` {probed.summary}", probed.hint))
+            diagnoses.append(Diagnosis("model", probed.verdict, f"`{choice.name}` {probed.summary}", probed.hint))
     if choice.context_length and choice.context_length < SMALL_CONTEXT:
-        said = f"{choice.context_length} tokens of context are little: long answers of hosts are cut"
-        found.append(Finding("model", "note", said, more_context_hint(listing.provider, choice.name)))
+        said = f"a context of {choice.context_length} tokens is small: long results are cut"
+        diagnoses.append(Diagnosis("model", "note", said, more_context_hint(listing.provider, choice.name)))
     if choice.trained_for_tools is False:
-        hint = "it plans instead, which works better; a model with tool use: anvyl models"
-        found.append(Finding("model", "note", f"`{choice.name}` was not trained to use tools", hint))
-    return found
+        hint = "it is asked for plans instead, which works better; for models with tool use: anvyl models"
+        diagnoses.append(Diagnosis("model", "note", f"`{choice.name}` was not trained to use tools", hint))
+    return diagnoses
 
 
-def _means(drive: str) -> str:
+def _output_of(drive: str) -> str:
     return "tool calls" if drive == "tools" else "a plan"
 
 
-async def _elsewhere(settings: Settings) -> list[Finding]:
-    """Other model servers on this machine. None is used by itself: the setting says which one is meant."""
-    asked = base_url(settings)
-    found: dict[int, Finding] = {}
+async def _other_model_servers(settings: Settings) -> list[Diagnosis]:
+    """Model servers on other ports of this machine, to suggest; only the configured one is ever used."""
+    configured = base_url(settings)
+    found: dict[int, Diagnosis] = {}
 
-    async def look(port: int) -> None:
+    async def check_port(port: int) -> None:
         url = f"http://localhost:{port}{PATHS.get(port, '/v1')}"
-        if url == asked:
+        if url == configured:
             return
         try:
-            with anyio.move_on_after(LOOK_SECONDS):
+            with anyio.move_on_after(PORT_SECONDS):
                 listing = await list_models(replace(settings, lmstudio_url=url, llm_api_key=""))
                 if not listing.models and listing.provider == OPENAI_COMPATIBLE:
                     return
                 kind = KINDS.get(listing.provider, "an OpenAI-compatible server")
                 said = f"{kind} answers at {url}, {plural(len(listing.chat_models), 'model')}"
-                found[port] = Finding("model server", "note", said, f"use it: export ANVYL_LMSTUDIO_URL={url}")
+                found[port] = Diagnosis("model server", "note", said, f"use it: export ANVYL_LMSTUDIO_URL={url}")
         except AnvylError as error:
             if "requires a key" in error.message:
                 hint = f"use it: export ANVYL_LMSTUDIO_URL={url} ANVYL_LLM_API_KEY=…"
-                said = f"a model server answers at {url} and requires a key"
-                found[port] = Finding("model server", "note", said, hint)
+                said = f"a model server answers at {url} and wants a key"
+                found[port] = Diagnosis("model server", "note", said, hint)
 
     async with anyio.create_task_group() as group:
         for port in PORTS:
-            group.start_soon(look, port)
+            group.start_soon(check_port, port)
     return [found[port] for port in PORTS if port in found]

@@ -1,4 +1,4 @@
-"""Doing what a person approved: exactly the calls that were shown, on the very containers that were meant."""
+"""Holds proposed changes for approval, and executes exactly these calls on exactly these objects once approved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic_ai.messages import ToolCallPart, ToolReturnPart
 
 from anvyl_mcp.core.errors import AnvylError, Conflict, NotFound
 from anvyl_mcp.orchestrator.approvals import PendingCall
-from anvyl_mcp.orchestrator.ask.toolset import for_rules
+from anvyl_mcp.orchestrator.ask.toolset import result_metadata
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules.results.answers import Turn, answer
@@ -20,11 +20,13 @@ from anvyl_mcp.peers.fleet.targets import expected_container
 
 
 async def pending_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> PendingCall:
-    """A proposal with the objects that its names mean now; a host without the container is left out, with a note.
+    """Convert a proposal for storage, with the current state of its objects. Hosts without the container are left out.
+
+    Adds a note for each host that is left out.
 
     Raises:
-        NotFound: no host has it.
-        AnvylError: no host can be asked.
+        NotFound: no host has the container.
+        AnvylError: no host can be reached.
     """
     notes += [f"left out {host}: {error.message}" for host, error in proposal.problems.items()]
     tool = fleet.tool(proposal.tool)
@@ -56,10 +58,10 @@ async def pending_call(fleet: Fleet, proposal: Proposal, notes: list[str]) -> Pe
     return PendingCall(proposal.tool, proposal.arguments, tuple(found), found, proposal.untrusted, proposal.why)
 
 
-async def execute_held_calls(fleet: Fleet, question: Question, calls: Sequence[PendingCall]) -> Reply:
-    """Do the calls one after the other, as far as each works somewhere. What goes wrong is in the reply.
+async def execute_pending(fleet: Fleet, question: Question, calls: Sequence[PendingCall]) -> Reply:
+    """Execute calls in order, until one fails on all its hosts. Errors are in the reply.
 
-    The hosts that act do nothing to a container that is another one, or in another state, than when it was asked for.
+    Each host refuses if the container was replaced, or changed its state, since the question was asked.
     """
     started, run = time.monotonic(), Run(question)
     reply = Reply(run)
@@ -77,19 +79,19 @@ async def execute_held_calls(fleet: Fleet, question: Question, calls: Sequence[P
             expected={host: _since(one, touched[host]) for host, one in call.expected.items()},
             on_outcome=run.end_call,
         )
-        # What an earlier call of the same approval did to an object is no surprise to a later one.
+        # A later call of the same approval may act on objects that an earlier one changed.
         for host in call.hosts:
             touched[host] |= change_plan.changed_objects(fleet.tool(call.tool), call.arguments)
             touched[host] |= {one.id for one in [call.expected.get(host)] if one}
         turn.calls[proposal.id] = ToolCallPart(call.tool, proposal.arguments, proposal.id)
-        told = for_rules(outcomes, fleet.tool(call.tool))
-        turn.results[proposal.id] = ToolReturnPart(call.tool, "", proposal.id, metadata=told)
+        metadata = result_metadata(outcomes, fleet.tool(call.tool))
+        turn.results[proposal.id] = ToolReturnPart(call.tool, "", proposal.id, metadata=metadata)
         if not any(outcome.ok for outcome in outcomes.values()):
-            reply.notes += [f"{left.tool} was not tried, because {call.tool} failed" for left in calls[number + 1 :]]
+            reply.notes += [f"{later.tool} was not tried, because {call.tool} failed" for later in calls[number + 1 :]]
             break
     reply.answer = answer(fleet.catalogue, turn)
     if run.calls and all(isinstance(call.error, Conflict) for call in run.calls):
-        # What was approved is not there any more; nothing was done.
+        # The approved objects do not exist any more, so nothing was done.
         reply.error = run.calls[0].error
         run.end(EndReason.FAILED, reply.error)
     run.finish()

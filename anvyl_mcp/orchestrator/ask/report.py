@@ -1,4 +1,4 @@
-"""Report: what is said about changes and about what is missing comes from results, never from generated text."""
+"""Composes answers: statements about changes and missing hosts come from results, never from generated text."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ CLAIMS = re.compile(
     r"|^\W*(?:done|ok(?:ay)?)\b|\b(?:stopped|started|restarted|removed|deleted|created|pulled)\s+(?:the|container|image)\b",
     re.IGNORECASE,
 )
-"""How a sentence says that something was changed."""
+"""Claims that something was changed."""
 BARE_CLAIM = re.compile(r"^\W*(?:all\s+)?(?:stopped|started|restarted|removed|deleted|created|pulled)\b", re.IGNORECASE)
 UNCHANGED = "Nothing was changed."
 EXPLAIN = re.compile(r"\bwhy\b|\bexplain\b|\bsummar|\bwrong with\b|\bhow come\b", re.IGNORECASE)
-"""Asked for words, which results do not have."""
+"""Questions that results alone do not answer."""
 HOW_MANY = re.compile(r"\bhow many\b|\bnumber of\b|\bcount\b", re.IGNORECASE)
-OF_THE_FLEET = re.compile(
+FLEET_CLAIM = re.compile(
     r"\d|\b(?:is|are|was|were|has|have|runs?)\b.*\b(?:running|stopped|exited|healthy|unhealthy|up|down|fine|ok|free|full)\b",
     re.IGNORECASE,
 )
-"""How a sentence says something that only a host can know."""
+"""Claims about the state of a host."""
 
 
-def answer(run: Run, tools: Mapping[str, ToolListing], said: str, *, wants_change: bool) -> str:
-    """The answer to a question, to which a model said something.
+def compose_answer(run: Run, tools: Mapping[str, ToolListing], model_text: str, *, wants_change: bool) -> str:
+    """Compose the answer from results and a model's text.
 
-    Its words stand only beside reads: whatever changed something is told from its result.
+    The text is used for reads only; changes are always described from their results.
     """
     changes = [call for call in run.calls if not _reads(tools, call)]
     refused = any(isinstance(error, Denied) for error in run.failures)
@@ -50,22 +50,22 @@ def answer(run: Run, tools: Mapping[str, ToolListing], said: str, *, wants_chang
             [not_done(_call(tools, proposal), OUTCOMES["denied"]) for proposal in denied] if changes else [CANCELLED]
         )
         lines += [str(error) for error in run.failures[-1:] if run.stopped]
-    elif run.stopped or not said:
-        asks = [str(error) for error in run.failures[-1:] if str(error) == str(run.end_error)]
-        lines = asks or sentences(run, tools, run.calls)
+    elif run.stopped or not model_text:
+        clarification = [str(error) for error in run.failures[-1:] if str(error) == str(run.end_error)]
+        lines = clarification or _describe_results(run, tools)
     elif wants_change:
-        lines = [UNCHANGED] + ([] if CLAIMS.search(said) else [said])
-    elif refused and (CLAIMS.search(said) or BARE_CLAIM.search(said)):
-        # What it was kept from doing it may well believe done.
-        lines = [*sentences(run, tools, run.calls), UNCHANGED]
+        lines = [UNCHANGED] + ([] if CLAIMS.search(model_text) else [model_text])
+    elif refused and (CLAIMS.search(model_text) or BARE_CLAIM.search(model_text)):
+        # A model may claim a change that was denied.
+        lines = [*_describe_results(run, tools), UNCHANGED]
     else:
-        lines = computed(run, tools) or _founded(run, said)
-    return text.clean("\n".join([*(line for line in lines if line), *missing(run, lines)]))
+        lines = _computed_answer(run, tools) or _checked_text(run, model_text)
+    return text.clean("\n".join([*(line for line in lines if line), *_describe_missing(run, lines)]))
 
 
-def whole(run: Run, tools: Mapping[str, ToolListing], said: str) -> str:
-    """An answer with the lists that it sums up: a terminal shows them as tables, a text alone has to hold them."""
-    blocks = [said] if said else []
+def with_lists(run: Run, tools: Mapping[str, ToolListing], answer: str) -> str:
+    """The answer with the listings that it summarizes, for callers that do not show them as tables."""
+    blocks = [answer] if answer else []
     for call, by_host in _grouped(run.calls, tools):
         field = text.rows_field(text.resolve_schema(call.listing.output_schema))
         answered = {host: entry for host, entry in by_host.items() if entry["ok"] and entry["result"]}
@@ -73,13 +73,13 @@ def whole(run: Run, tools: Mapping[str, ToolListing], said: str) -> str:
             continue
         for host, entry in answered.items():
             names = [str(row.get("name") or "") for row in entry["result"].get(field, ())]
-            if names and not all(name and named(said, name) for name in names) and entry["text"] not in said:
+            if names and not all(name and named(answer, name) for name in names) and entry["text"] not in answer:
                 blocks.append(f"{host}:\n{entry['text']}")
     return "\n\n".join(blocks)
 
 
-def computed(run: Run, tools: Mapping[str, ToolListing]) -> list[str]:
-    """Counts, extremes and the like, worked out from the results: a small model miscounts, and needs not."""
+def _computed_answer(run: Run, tools: Mapping[str, ToolListing]) -> list[str]:
+    """Counts, extremes and the like, computed from the results, because small models miscount."""
     lines: list[str] = []
     if EXPLAIN.search(run.question.text):
         return lines
@@ -93,22 +93,22 @@ def computed(run: Run, tools: Mapping[str, ToolListing]) -> list[str]:
     return lines
 
 
-def _founded(run: Run, said: str) -> list[str]:
-    """What a model said; that nobody was asked, when it speaks of the fleet all the same."""
-    if run.calls or run.failures or "?" in said or not OF_THE_FLEET.search(said):
-        return [said]
-    return ["No host was asked.", said]
+def _checked_text(run: Run, model_text: str) -> list[str]:
+    """The model's text, after a warning if it makes claims about hosts without a call."""
+    if run.calls or run.failures or "?" in model_text or not FLEET_CLAIM.search(model_text):
+        return [model_text]
+    return ["No host was asked.", model_text]
 
 
-def sentences(run: Run, tools: Mapping[str, ToolListing], calls: Iterable[Outcome]) -> list[str]:
-    """What some calls found or did, in words made from their results."""
-    return [line for call, by_host in _grouped(calls, tools) for line in told(run.question.text, call, by_host)]
+def _describe_results(run: Run, tools: Mapping[str, ToolListing]) -> list[str]:
+    """Sentences made from the results of all calls."""
+    return [line for call, by_host in _grouped(run.calls, tools) for line in told(run.question.text, call, by_host)]
 
 
 def _grouped(
     calls: Iterable[Outcome], tools: Mapping[str, ToolListing]
 ) -> Iterator[tuple[Call, dict[str, dict[str, Any]]]]:
-    """Calls of one tool with the same arguments are one, with an entry for each host."""
+    """Outcomes grouped by tool and arguments, as a call with one entry per host."""
     groups: dict[tuple[str, str], dict[str, Outcome]] = {}
     for call in calls:
         groups.setdefault((call.tool, str(call.arguments)), {})[call.host] = call
@@ -118,8 +118,8 @@ def _grouped(
         yield Call(listing, dict(one.arguments)), {host: _entry(outcome) for host, outcome in by_host.items()}
 
 
-def missing(run: Run, lines: Iterable[str]) -> list[str]:
-    """A sentence for each host that did not answer and each result that is not whole, unless the answer says so."""
+def _describe_missing(run: Run, lines: Iterable[str]) -> list[str]:
+    """A sentence for each host that failed and each truncated result, unless the answer mentions it."""
     last = {call.host: call for call in run.calls}
     shown = "\n".join(lines)
     silent = [

@@ -1,4 +1,4 @@
-"""The fleet as ONE agent toolset: each tool once, with a `host` argument, however many hosts there are."""
+"""The fleet as one agent toolset: each tool once, with an argument `host`, for any number of hosts."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from anvyl_mcp.peers.gateway import host_argument
 ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema()))
 HOST = {"type": "string", "description": "host, hosts separated by commas, or all"}
 MOST_CHARACTERS = 6000
-"""Of one tool result that a model gets to read: about 1,500 tokens."""
-MOST_LOOKS = 30
+"""Of a tool result for a model: about 1,500 tokens."""
+MOST_READS = 30
 MOST_CHANGES = 500
-"""Calls for one question. A plan of many changes is one order, and one yes covers it."""
+"""Calls for one question. Higher for changes, because one approval covers a plan of many changes."""
 
 
 class FleetToolset(AbstractToolset[Run]):
-    """Calls pass the guard, then `Fleet.call`; whatever changes something waits for an approval first."""
+    """Executes tool calls: checks them with the guard, proposes changes for approval, and calls the fleet."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class FleetToolset(AbstractToolset[Run]):
         inventory: Inventory | None = None,
         root_reasons: RootReasons = no_root_reasons,
     ) -> None:
-        """Offer every tool. Without a guard, calls are made as they are asked for.
+        """Offer every tool. Without a guard, calls are made unchecked.
 
-        `inventory`: what was seen so far; `root_reasons`: what is as good as root.
+        `inventory`: cached objects; `root_reasons`: why a call gives root on its host.
         """
         self._fleet = fleet
         self._weigh = root_reasons
@@ -62,15 +62,15 @@ class FleetToolset(AbstractToolset[Run]):
 
     @property
     def id(self) -> str:
-        """Constant: there is one fleet."""
+        """Constant, because there is one fleet."""
         return "fleet"
 
     async def get_tools(self, ctx: RunContext[Run]) -> dict[str, ToolsetTool[Run]]:
-        """The catalogue's tools: the same whatever hosts there are."""
+        """The tools of the catalogue, independent of the hosts."""
         return dict(self._tools)
 
     async def get_instructions(self, ctx: RunContext[Run]) -> str:
-        """The hosts, which may differ from question to question, come after everything constant."""
+        """The hosts of this question, after all constant instructions so that a model can cache those."""
         names = ", ".join(
             f"{name} (this one)" if name == self._fleet.local.name else name for name in self._fleet.hosts
         )
@@ -83,30 +83,30 @@ class FleetToolset(AbstractToolset[Run]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Run], tool: ToolsetTool[Run]
     ) -> ToolReturn:
-        """Run one tool where it belongs; a change that nobody approved yet asks first."""
+        """Run one tool on its hosts, or propose a change that has not been approved yet."""
         listing, run = self._fleet.tool(name), ctx.deps
         if not ctx.tool_call_approved:
-            _spend(listing, run)
+            _count_call(listing, run)
         approved = run.proposals.get(ctx.tool_call_id or "") if ctx.tool_call_approved else None
         try:
-            # What was approved is done exactly so, and decided no second time.
+            # An approved call is executed unchanged.
             exact = PlacedCall(approved.arguments, approved.hosts) if approved else None
             placed = exact or await self._place(listing, tool_args, run)
             if not exact and self._guard and self._guard.is_repeated(name, placed.arguments, placed.hosts):
                 run.end(EndReason.REPEATED_CALL)
                 raise ToolFailed("This very call was made before; its result stands.")
-            asks = not listing.reads and approved is None
-            proposal = await self._proposal(listing, placed, tool_args, ctx) if asks else approved
+            needs_approval = not listing.reads and approved is None
+            proposal = await self._proposal(listing, placed, tool_args, ctx) if needs_approval else approved
         except NothingToDo as done:
             run.end_with_nothing_to_do(done)
             return ToolReturn(f"{done.message}.", metadata={})
         except AnvylError as error:
             self._note_failure(listing, tool_args, error, run)
             if isinstance(error, Denied) and not listing.reads and run.untrusted:
-                await self._hold(listing, tool_args, ctx)
-            # A model has arguments and no flags; the rules pass on what they are told to a person.
+                await self._propose_untrusted(listing, tool_args, ctx)
+            # Hints for a model name arguments instead of flags; the rules show errors to the user.
             raise ToolFailed(str(error if run.by_rules else error.for_tool_caller())) from error
-        if asks and proposal is not None:
+        if needs_approval and proposal is not None:
             run.propose(proposal)
             raise ApprovalRequired()
         return await self._call(listing, placed, run, proposal)
@@ -115,27 +115,27 @@ class FleetToolset(AbstractToolset[Run]):
         name, hosts = listing.name, placed.hosts
         run.begin_call(name, placed.arguments, hosts)
 
-        def note(outcome: Outcome) -> None:
+        def record(outcome: Outcome) -> None:
             telemetry.record_call(outcome)
             run.end_call(outcome)
 
         expected, problems = (approved.expected, approved.problems) if approved else ({}, {})
         outcomes = await self._fleet.call_many(
-            hosts, name, placed.arguments, on_behalf=run.question.on_behalf, expected=expected, on_outcome=note
+            hosts, name, placed.arguments, on_behalf=run.question.on_behalf, expected=expected, on_outcome=record
         )
         for host, error in problems.items():
             outcomes[host] = Outcome(host, name, placed.arguments, ToolAnswer(error=error), 0.0)
-            note(outcomes[host])
+            record(outcomes[host])
         if not listing.reads:
             self._inventory.forget()
         if listing.untrusted:
-            run.record_untrusted(source_words(listing, placed.arguments, hosts))
+            run.record_untrusted(_describe_source(listing, placed.arguments, hosts))
         return ToolReturn(
-            host_argument.render(outcomes, listing, MOST_CHARACTERS), metadata=for_rules(outcomes, listing)
+            host_argument.render(outcomes, listing, MOST_CHARACTERS), metadata=result_metadata(outcomes, listing)
         )
 
     def _note_failure(self, listing: ToolListing, given: Mapping[str, Any], error: AnvylError, run: Run) -> None:
-        """End the run of a model when the person has to say more, or when a call fails twice."""
+        """Record a failed call, and end a model's run if the question is ambiguous or the call failed before."""
         run.fail_call(listing.name, error)
         if not listing.reads and run.by_rules:
             run.record_impossible(listing.name, given, error)
@@ -147,19 +147,19 @@ class FleetToolset(AbstractToolset[Run]):
             run.end(EndReason.REPEATED_FAILURE, error)
 
     async def _place(self, listing: ToolListing, given: Mapping[str, Any], run: Run) -> PlacedCall:
-        arguments = own_arguments(listing, given)
+        arguments = _tool_arguments(listing, given)
         selector = host_argument.selector(given.get("host"))
         if self._guard is None:
-            return await self._place_as_said(listing, arguments, selector, run.question)
+            return await self._place_literally(listing, arguments, selector, run.question)
         if not run.by_rules:
             return await self._guard.place(listing, arguments, selector)
         try:
-            return await self._place_as_said(listing, arguments, selector, run.question)
+            return await self._place_literally(listing, arguments, selector, run.question)
         except NotFound:
-            # The rules take words as names; the guard knows images and roles too: `restart the nginx`.
+            # The rules use words as names; the guard also resolves images and roles: `restart the nginx`.
             return await self._guard.place(listing, arguments, selector)
 
-    async def _place_as_said(
+    async def _place_literally(
         self, listing: ToolListing, arguments: dict[str, Any], selector: str, question: Question
     ) -> PlacedCall:
         check(listing, arguments)
@@ -171,17 +171,17 @@ class FleetToolset(AbstractToolset[Run]):
     async def _proposal(
         self, listing: ToolListing, placed: PlacedCall, given: Mapping[str, Any], ctx: RunContext[Run]
     ) -> Proposal:
-        """A change to ask a person about: only what can be done, on what there is.
+        """The proposal for a change, on the hosts where it is possible.
 
         Raises:
-            AnvylError: it can be done nowhere.
+            AnvylError: it is possible on none.
         """
         run, question = ctx.deps, ctx.deps.question
         arguments, hosts = placed.arguments, placed.hosts
         consent = await self._consent(listing, placed, given, run)
-        read = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in run.calls))
-        read = read or ("what was answered before" if question.turns else "")
-        untrusted = run.untrusted or placed.source or (read if consent.unsaid else "")
+        sources = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in run.calls))
+        sources = sources or ("earlier answers" if question.turns else "")
+        untrusted = run.untrusted or placed.source or (sources if consent.unsaid else "")
         plan = await change_plan.plan_change(
             self._fleet,
             listing,
@@ -190,7 +190,7 @@ class FleetToolset(AbstractToolset[Run]):
             on_behalf=question.on_behalf,
             look=self._inventory.outcomes,
             offered=self._inventory.offered,
-            made=_made(ctx, self._fleet),
+            made=_names_in_creation(ctx, self._fleet),
         )
         return Proposal(
             ctx.tool_call_id or "",
@@ -205,13 +205,13 @@ class FleetToolset(AbstractToolset[Run]):
             root=consent.root,
         )
 
-    async def _hold(self, listing: ToolListing, given: Mapping[str, Any], ctx: RunContext[Run]) -> None:
-        """Keep a change that the question does not ask for, and that text written by others may have put forward.
+    async def _propose_untrusted(self, listing: ToolListing, given: Mapping[str, Any], ctx: RunContext[Run]) -> None:
+        """Report a denied change that untrusted text may have caused, with its source, and end the run.
 
-        Nobody is asked about it and no yes given before covers it; the person is told, with its source.
+        It is proposed only if the question does not just read. Approval in advance never covers it.
         """
         run, question = ctx.deps, ctx.deps.question
-        arguments = own_arguments(listing, given)
+        arguments = _tool_arguments(listing, given)
         try:
             check(listing, arguments)
             hosts = await resolve_targets(self._fleet, listing, arguments, str(given.get("host") or question.host))
@@ -221,7 +221,7 @@ class FleetToolset(AbstractToolset[Run]):
             return
         run.end(EndReason.UNTRUSTED_CHANGE)
         if self._guard and self._guard.wish.intent == "read":
-            # No change was asked for, so none waits: it is only reported.
+            # The question asks for no change, so this one is reported but cannot be approved.
             run.set_untrusted_aside(listing.name)
             return
         try:
@@ -235,27 +235,27 @@ class FleetToolset(AbstractToolset[Run]):
     async def _consent(
         self, listing: ToolListing, placed: PlacedCall, given: Mapping[str, Any], run: Run
     ) -> RequiredConsent:
-        """The consent that a change needs; `given` are the arguments as they were asked for."""
+        """The consent that a change needs. `given`: the arguments before the guard changed them."""
         same = all(placed.arguments.get(name) == given.get(name) for name in listing.names)
-        # A name that rules took from the words may have been replaced by a near one, which the words do not say.
+        # The guard may have replaced a name from the question with a similar one that is not in it.
         by_rules = (run.by_rules and same) or self._guard is None
-        said = host_argument.selector(given.get("host"))
-        if said and not by_rules:
+        selector = host_argument.selector(given.get("host"))
+        if selector and not by_rules:
             with suppress(AnvylError):
                 home = run.question.host or run.question.home
-                usual = await resolve_targets(self._fleet, listing, placed.arguments, home)
-                said = "" if placed.hosts == usual else said
+                default = await resolve_targets(self._fleet, listing, placed.arguments, home)
+                selector = "" if placed.hosts == default else selector
         consent = required_consent(
             listing,
             placed.arguments,
             placed.hosts,
             said=run.question.text,
             root_reasons=self._weigh,
-            selector=said,
+            selector=selector,
             by_rules=by_rules,
         )
-        planned = self._guard is not None and self._guard.is_expanded(listing, placed.arguments)
-        return replace(consent, unsaid=()) if planned else consent
+        expanded = self._guard is not None and self._guard.is_expanded(listing, placed.arguments)
+        return replace(consent, unsaid=()) if expanded else consent
 
     def _tool(self, listing: ToolListing) -> ToolsetTool[Run]:
         definition = ToolDefinition(
@@ -268,41 +268,41 @@ class FleetToolset(AbstractToolset[Run]):
         return ToolsetTool(toolset=self, tool_def=definition, max_retries=3, args_validator=ANY_ARGUMENTS)
 
 
-def _made(ctx: RunContext[Run], fleet: Fleet) -> set[str]:
-    """The names that changes proposed at the same time make: nobody has them yet."""
+def _names_in_creation(ctx: RunContext[Run], fleet: Fleet) -> set[str]:
+    """Names of objects that other changes of the same response create."""
     response = next((one for one in reversed(ctx.messages) if isinstance(one, ModelResponse)), None)
     calls = [part for part in (response.parts if response else ()) if isinstance(part, ToolCallPart)]
-    making = [call for call in calls if call.tool_name in fleet.catalogue and not fleet.tool(call.tool_name).names]
-    names = {str(call.args_as_dict().get("name") or "") for call in making if not fleet.tool(call.tool_name).reads}
+    creating = [call for call in calls if call.tool_name in fleet.catalogue and not fleet.tool(call.tool_name).names]
+    names = {str(call.args_as_dict().get("name") or "") for call in creating if not fleet.tool(call.tool_name).reads}
     return names - {""}
 
 
-def own_arguments(listing: ToolListing, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the tool itself, as its host will read them."""
+def _tool_arguments(listing: ToolListing, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments without `host`, coerced to the tool's schema."""
     return coerce_arguments(listing.input_schema, {name: value for name, value in given.items() if name != "host"})
 
 
-def _spend(listing: ToolListing, run: Run) -> None:
-    """Count a call against what one question may cost. Carrying out what was approved costs nothing.
+def _count_call(listing: ToolListing, run: Run) -> None:
+    """Count a call against the limit for one question.
 
     Raises:
-        UsageLimitExceeded: it has cost too much.
+        UsageLimitExceeded: the limit is exceeded.
     """
-    kind, most = ("looks", MOST_LOOKS) if listing.reads else ("changes", MOST_CHANGES)
+    kind, most = ("reads", MOST_READS) if listing.reads else ("changes", MOST_CHANGES)
     if run.count_call(kind) > most:
         raise UsageLimitExceeded(f"more than {most} {kind} for one question")
 
 
-def source_words(listing: ToolListing, arguments: Mapping[str, Any], hosts: list[str]) -> str:
-    """What was read, for people: `logs of web on nas`."""
+def _describe_source(listing: ToolListing, arguments: Mapping[str, Any], hosts: list[str]) -> str:
+    """The text that a call read, for messages: `logs of web on nas`."""
     named = {name: value for name, value in arguments.items() if value}
     shows = [one for one in listing.say if one.startswith("show ") and set(holes(one)) <= named.keys()]
-    words = shows[-1].removeprefix("show ").format_map(named) if shows else f"what `{Call(listing, named)}` gave"
+    words = shows[-1].removeprefix("show ").format_map(named) if shows else f"the result of `{Call(listing, named)}`"
     return f"{words} on {', '.join(hosts)}"
 
 
-def for_rules(outcomes: Mapping[str, Outcome], listing: ToolListing) -> dict[str, Any]:
-    """What each host answered, as the rules read it from a call's metadata."""
+def result_metadata(outcomes: Mapping[str, Outcome], listing: ToolListing) -> dict[str, Any]:
+    """The result of each host, in the form in which the rules read it from a call's metadata."""
     hosts = {
         host: {
             "ok": outcome.ok,

@@ -207,7 +207,7 @@ async def test_without_anybody_to_ask_every_change_waits(assistant: Assistant, s
         ("stop_container", "pending"),
         ("restart_container", "pending"),
     ]
-    assert reply.answer == "Waiting for a yes: stop web on here and restart web on here. Nothing was changed yet."
+    assert reply.answer == "Waiting for approval: stop web on here and restart web on here. Nothing was changed yet."
     assert here.changes == []
 
 

@@ -460,7 +460,7 @@ async def test_the_rules_take_over_clear_questions_from_a_model_that_only_talks(
 
     assert reply.answer == "grafana is running on nas."
     assert (reply.mode, len(fleet.server.requests)) == ("rules", 1)
-    assert "did nothing about it" in reply.notes[0]
+    assert "made no call for it" in reply.notes[0]
 
 
 async def test_a_small_model_is_skipped_if_the_rules_understand_the_question(
