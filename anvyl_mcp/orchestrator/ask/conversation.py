@@ -77,25 +77,25 @@ class Conversation:
         """Questions and answers for a model, without answers that may contain untrusted text."""
         return [(turn.meant, "" if turn.untrusted else turn.answer) for turn in self.turns]
 
-    def complete(self, asked: str, hosts: Sequence[str]) -> CompletedQuestion:
+    def complete(self, question: str, hosts: Sequence[str]) -> CompletedQuestion:
         """Add the names and hosts that a question leaves out, from the questions before it."""
         if not self.turns:
-            return CompletedQuestion(asked)
-        if selector := _only_hosts(asked, hosts):
+            return CompletedQuestion(question)
+        if selector := _only_hosts(question, hosts):
             last = self.turns[-1]
             return CompletedQuestion(f"{_without_hosts(last.meant, hosts)} on {selector}", last.found)
         about = next((turn for turn in reversed(self.turns) if turn.names), None)
         if about is None:
-            return CompletedQuestion(asked)
+            return CompletedQuestion(question)
         # A name in an earlier clause of the same question takes precedence.
-        clause = normalize.SEPARATOR.split(asked, maxsplit=1)[0]
+        clause = normalize.SEPARATOR.split(question, maxsplit=1)[0]
         if normalize.named(clause, about.names) == clause:
-            return CompletedQuestion(asked)
-        words = normalize.named(asked.strip().rstrip("?.!"), about.names)
-        names_hosts = said_hosts(asked, hosts) or EVERY.search(asked)
+            return CompletedQuestion(question)
+        words = normalize.named(question.strip().rstrip("?.!"), about.names)
+        names_hosts = said_hosts(question, hosts) or EVERY.search(question)
         return CompletedQuestion(f"{words} on {about.host}" if about.host and not names_hosts else words, about.found)
 
-    def add(self, asked: str, completed: CompletedQuestion, reply: Reply, tools: Mapping[str, ToolListing]) -> None:
+    def add(self, question: str, completed: CompletedQuestion, reply: Reply, tools: Mapping[str, ToolListing]) -> None:
         """Append a question and its answer."""
         names, host = _names_in_calls(reply, tools)
         found = completed.found
@@ -104,22 +104,24 @@ class Conversation:
             found = bool(names)
         answer = (reply.answer or (str(reply.error) if reply.error else ""))[:MOST_ANSWER_CHARACTERS]
         untrusted = bool(reply.run.untrusted)
-        self.turns.append(ConversationTurn(asked, completed.text, answer, names, host, found, untrusted))
+        self.turns.append(ConversationTurn(question, completed.text, answer, names, host, found, untrusted))
         del self.turns[:-MOST_TURNS]
 
 
-def _only_hosts(asked: str, hosts: Sequence[str]) -> str:
+def _only_hosts(question: str, hosts: Sequence[str]) -> str:
     """The hosts as a selector, if a question consists of nothing else."""
-    match = SAME_ON_HOSTS.fullmatch(asked.strip())
+    match = SAME_ON_HOSTS.fullmatch(question.strip())
     parts = [part.lower() for part in re.split(r"\s*,\s*|\s+and\s+", match["hosts"]) if part] if match else []
     known = all(part in hosts or part in ("all", "local") or part.startswith("@") for part in parts)
     return ",".join(parts) if parts and known else ""
 
 
-def _without_hosts(asked: str, hosts: Sequence[str]) -> str:
+def _without_hosts(question: str, hosts: Sequence[str]) -> str:
     names = "|".join([*map(re.escape, sorted(hosts, key=len, reverse=True)), r"@[\w.-]+", "all(?: hosts)?"])
     one = rf"(?:{names})(?![\w-])"
-    return re.sub(rf"(?i)\s+(?:on|at|from|in)\s+{one}(?:(?:\s*,\s*|\s+and\s+){one})*", "", asked.strip().rstrip("?.!"))
+    return re.sub(
+        rf"(?i)\s+(?:on|at|from|in)\s+{one}(?:(?:\s*,\s*|\s+and\s+){one})*", "", question.strip().rstrip("?.!")
+    )
 
 
 def _names_in_calls(reply: Reply, tools: Mapping[str, ToolListing]) -> tuple[tuple[str, ...], str]:

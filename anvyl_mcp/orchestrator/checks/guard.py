@@ -198,10 +198,10 @@ class Guard:
         tried = f"the model tried to {_in_words(listing)}"
         if self.wish.intent == "read" or (self.wish.intent == "unclear" and self._run.untrusted):
             raise Denied(f"{tried}, but the question asks for no change; blocked", hint="ask for the change directly")
-        asked = self.wish.verbs
-        if asked and not asked & verbs_of(listing):
-            raise Denied(f"{tried}, but you asked to {text.join_names(sorted(asked))}; blocked")
-        if listing.safety == "destroys" and not asked:
+        verbs = self.wish.verbs
+        if verbs and not verbs & verbs_of(listing):
+            raise Denied(f"{tried}, but you asked to {text.join_names(sorted(verbs))}; blocked")
+        if listing.safety == "destroys" and not verbs:
             raise Denied(f"{tried}, which you did not ask for; blocked")
 
     def _quotes_command(self, listing: ToolListing) -> bool:

@@ -1,4 +1,4 @@
-"""What waits for a yes: by whom, once, for how long, and for exactly which container."""
+"""Approvals: who may approve, that an id can be used once and expires, and that only the shown container is changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def touching(file: Path) -> dict[str, str]:
 
 
 async def waiting(http_node: HttpNode, body: dict[str, str], caller: str = "exec") -> dict[str, Any]:
-    """A question whose change waits; its approval."""
+    """Ask a question whose change waits, and return its approval."""
     answer = await http_node.request(caller, "/agent/process", body)
     assert answer.status_code == 202, answer.text
     approval: dict[str, Any] = answer.json()["approval"]
@@ -36,7 +36,7 @@ async def decide(http_node: HttpNode, id_: str, approve: bool = True, caller: st
     return answer.status_code, body["error"]["code"] if "error" in body else body["response"]
 
 
-async def test_a_yes_does_exactly_what_was_shown_and_is_good_once(http_node: HttpNode, tmp_path: Path) -> None:
+async def test_an_approval_executes_exactly_the_shown_calls_once(http_node: HttpNode, tmp_path: Path) -> None:
     file = tmp_path / "done"
     approval = await waiting(http_node, touching(file))
     [shown] = approval["calls"]
@@ -53,7 +53,7 @@ async def test_a_yes_does_exactly_what_was_shown_and_is_good_once(http_node: Htt
     assert not file.exists()
 
 
-async def test_a_no_uses_it_up_too(http_node: HttpNode, tmp_path: Path) -> None:
+async def test_a_denied_approval_is_used_up(http_node: HttpNode, tmp_path: Path) -> None:
     approval = await waiting(http_node, touching(tmp_path / "done"))
 
     status, said = await decide(http_node, approval["id"], approve=False)
@@ -63,7 +63,7 @@ async def test_a_no_uses_it_up_too(http_node: HttpNode, tmp_path: Path) -> None:
     assert not (tmp_path / "done").exists()
 
 
-async def test_of_many_at_once_one_is_carried_out(http_node: HttpNode, tmp_path: Path) -> None:
+async def test_of_concurrent_approvals_only_one_is_executed(http_node: HttpNode, tmp_path: Path) -> None:
     log = tmp_path / "log"
     approval = await waiting(http_node, {"query": f"run command sh -c 'echo once >> {log}'"})
     seen: list[int] = []
@@ -80,11 +80,11 @@ async def test_of_many_at_once_one_is_carried_out(http_node: HttpNode, tmp_path:
 
 
 @pytest.mark.parametrize("id_", ["A" * 22, "1", "..%2f..%2fhosts", "%00", "é", "a" * 500])
-async def test_an_id_that_never_was_is_unknown(id_: str, http_node: HttpNode) -> None:
+async def test_an_unknown_id_is_a_404(id_: str, http_node: HttpNode) -> None:
     assert await decide(http_node, id_) == (404, "not_found")
 
 
-async def test_an_expired_one_is_gone_and_keeps_nothing_of_what_was_asked(
+async def test_an_expired_approval_is_gone_with_its_arguments(
     http_node: HttpNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anvyl_mcp.orchestrator.api.service.expiry", lambda: datetime.now(UTC) - timedelta(seconds=1))
@@ -101,15 +101,15 @@ def folder(home: Path) -> Path:
     return home / "approvals"
 
 
-async def test_nobody_else_can_read_what_waits(http_node: HttpNode, tmp_path: Path) -> None:
+async def test_approval_files_are_private(http_node: HttpNode, tmp_path: Path) -> None:
     approval = await waiting(http_node, touching(tmp_path / "done"))
 
     assert folder(tmp_path).stat().st_mode & 0o077 == 0
     assert (folder(tmp_path) / f"{approval['id']}.json").stat().st_mode & 0o077 == 0
 
 
-async def test_whoever_may_not_do_it_cannot_approve_it_either(http_node: HttpNode, tmp_path: Path) -> None:
-    """And their try does not use it up."""
+async def test_a_caller_without_the_right_cannot_approve(http_node: HttpNode, tmp_path: Path) -> None:
+    """The attempt does not use up the approval."""
     file = tmp_path / "done"
     approval = await waiting(http_node, touching(file))
 
@@ -122,7 +122,7 @@ async def test_whoever_may_not_do_it_cannot_approve_it_either(http_node: HttpNod
 
 
 @pytest.mark.parametrize("caller", ["read", "operate"])
-async def test_what_an_asker_may_not_do_does_not_wait_for_others(
+async def test_a_change_beyond_the_askers_rights_is_refused_at_once(
     caller: str, http_node: HttpNode, tmp_path: Path
 ) -> None:
     answer = await http_node.request(caller, "/agent/process", touching(tmp_path / "done"))
@@ -131,8 +131,8 @@ async def test_what_an_asker_may_not_do_does_not_wait_for_others(
     assert not folder(tmp_path).exists()
 
 
-async def test_a_yes_gives_no_more_rights_than_the_asker_had(http_node: HttpNode, tmp_path: Path) -> None:
-    """Were the file changed to hold more than was asked with fewer rights, the host that acts refuses."""
+async def test_an_approval_runs_with_the_askers_rights_at_most(http_node: HttpNode, tmp_path: Path) -> None:
+    """Even if the stored scopes are fewer than the change needs, the host that executes it refuses."""
     approval = await waiting(http_node, touching(tmp_path / "done"))
     file = folder(tmp_path) / f"{approval['id']}.json"
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"scopes": ["read"]}), encoding="utf-8")
@@ -143,7 +143,7 @@ async def test_a_yes_gives_no_more_rights_than_the_asker_had(http_node: HttpNode
     assert not (tmp_path / "done").exists()
 
 
-async def test_what_waits_survives_a_restart(tmp_path: Path) -> None:
+async def test_approvals_survive_a_restart(tmp_path: Path) -> None:
     async with open_http_node() as before:
         approval = await waiting(before, touching(tmp_path / "done"))
     async with open_http_node(before.tokens) as after:
@@ -158,7 +158,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approvals, "MOST_PENDING", 2)
 
 
-async def test_no_more_than_a_shelf_full_waits(http_node: HttpNode, tmp_path: Path, few: None) -> None:
+async def test_the_number_of_pending_approvals_is_limited(http_node: HttpNode, tmp_path: Path, few: None) -> None:
     for _ in range(2):
         await waiting(http_node, touching(tmp_path / "done"))
 
@@ -167,7 +167,7 @@ async def test_no_more_than_a_shelf_full_waits(http_node: HttpNode, tmp_path: Pa
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "busy")
 
 
-async def test_a_damaged_file_is_no_yes(http_node: HttpNode, tmp_path: Path) -> None:
+async def test_a_damaged_file_approves_nothing(http_node: HttpNode, tmp_path: Path) -> None:
     approval = await waiting(http_node, touching(tmp_path / "done"))
     (folder(tmp_path) / f"{approval['id']}.json").write_bytes(b"\x00{")
 
@@ -179,7 +179,7 @@ async def with_engine(engine: RealEngine, http_node: HttpNode) -> AsyncIterator[
     yield http_node
 
 
-async def test_another_container_of_that_name_is_left_alone(with_engine: HttpNode, engine: RealEngine) -> None:
+async def test_a_replaced_container_is_not_changed(with_engine: HttpNode, engine: RealEngine) -> None:
     engine.run("web")
     approval = await waiting(with_engine, {"query": "stop web"}, "operate")
     assert approval["calls"][0]["arguments"] == {"name": "web"}
@@ -192,7 +192,7 @@ async def test_another_container_of_that_name_is_left_alone(with_engine: HttpNod
     assert (await decide(with_engine, approval["id"], caller="operate"))[0] == 410
 
 
-async def test_the_container_that_was_meant_is_stopped(with_engine: HttpNode, engine: RealEngine) -> None:
+async def test_an_approved_stop_stops_the_container(with_engine: HttpNode, engine: RealEngine) -> None:
     engine.run("web")
     approval = await waiting(with_engine, {"query": "stop web"}, "operate")
 
@@ -202,16 +202,16 @@ async def test_the_container_that_was_meant_is_stopped(with_engine: HttpNode, en
     assert engine.state("web") == "exited"
 
 
-async def test_a_container_that_is_not_there_does_not_wait(with_engine: HttpNode, engine: RealEngine) -> None:
+async def test_a_change_of_a_missing_container_is_a_404(with_engine: HttpNode, engine: RealEngine) -> None:
     answer = await with_engine.request("operate", "/agent/process", {"query": "stop wbe"})
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-async def test_several_changes_wait_together_and_are_made_in_their_order(
+async def test_several_changes_wait_together_and_are_made_in_order(
     with_engine: HttpNode, engine: RealEngine, model_server: ModelServer
 ) -> None:
-    """What the first one does to the container is no surprise to the second."""
+    """The second change expects the state that the first one leaves."""
     engine.run("web")
     both = [call("stop_container", {"name": "web"}), call("start_container", {"name": "web"}, call_id="call_2")]
     model_server.replies += [tool_calls(*both)]

@@ -1,4 +1,4 @@
-"""`/agent/process/stream`: what happens, in the order in which it happens, until somebody hangs up."""
+"""`/agent/process/stream`: events in order, and cancellation when the client disconnects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTHING = "unix:///nonexistent/docker.sock"
 
 
 async def events(http_node: HttpNode, caller: str, **body: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Every event of one question."""
+    """All events of one question."""
     answer = await http_node.request(caller, "/agent/process/stream", body)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -28,40 +28,40 @@ async def events(http_node: HttpNode, caller: str, **body: Any) -> list[tuple[st
     return found
 
 
-async def test_a_question_is_told_call_by_call(http_node: HttpNode) -> None:
-    told = await events(http_node, "read", query="host info")
+async def test_a_question_is_streamed_call_by_call(http_node: HttpNode) -> None:
+    stream = await events(http_node, "read", query="host info")
 
-    assert [name for name, _ in told] == ["call", "result", "text", "done"]
-    (_, call), (_, result), (_, text), (_, done) = told
+    assert [name for name, _ in stream] == ["call", "result", "text", "done"]
+    (_, call), (_, result), (_, text), (_, done) = stream
     assert call["tool"] == result["tool"] == "get_host_info" and result["ok"]
     assert done["response"] == text["text"] and done["calls"] == [result]
 
 
-async def test_a_change_is_told_as_an_approval(http_node: HttpNode, tmp_path: Path) -> None:
-    told = await events(http_node, "exec", query=f"run command touch {tmp_path / 'done'}")
+async def test_a_change_is_streamed_as_an_approval(http_node: HttpNode, tmp_path: Path) -> None:
+    stream = await events(http_node, "exec", query=f"run command touch {tmp_path / 'done'}")
 
-    assert [name for name, _ in told] == ["text", "approval", "done"]
-    approval = told[1][1]
-    assert approval == told[2][1]["approval"]
+    assert [name for name, _ in stream] == ["text", "approval", "done"]
+    approval = stream[1][1]
+    assert approval == stream[2][1]["approval"]
     assert (await http_node.request("exec", f"/agent/approvals/{approval['id']}", {"approve": True})).status_code == 200
     assert (tmp_path / "done").exists()
 
 
-async def test_what_goes_wrong_is_the_last_event(http_node: HttpNode) -> None:
-    told = await events(http_node, "read", query="make me a sandwich")
+async def test_an_error_is_the_last_event(http_node: HttpNode) -> None:
+    stream = await events(http_node, "read", query="make me a sandwich")
 
-    assert [(name, data["error"]["code"]) for name, data in told] == [("error", "not_understood")]
-    assert told[0][1]["error"]["hint"]
+    assert [(name, data["error"]["code"]) for name, data in stream] == [("error", "not_understood")]
+    assert stream[0][1]["error"]["hint"]
 
 
-async def test_a_body_that_cannot_be_used_begins_no_stream(http_node: HttpNode) -> None:
+async def test_an_invalid_body_starts_no_stream(http_node: HttpNode) -> None:
     answer = await http_node.request("read", "/agent/process/stream", {"query": 5})
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_input")
 
 
-async def test_hanging_up_ends_the_work_of_a_stream(fake_peer: FakePeer, tmp_path: Path) -> None:
-    """Down to the host that was asked, which waits here for ever."""
+async def test_a_disconnect_cancels_the_work_of_a_stream(fake_peer: FakePeer, tmp_path: Path) -> None:
+    """The cancellation reaches the remote host, which never answers in this test."""
     home = tmp_path / "node"
     home.mkdir()
     (home / "hosts.toml").write_text(f'[hosts.slow]\nurl = "http://127.0.0.1:{fake_peer.port}"\n', encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Agents asking agents: with whose rights, how long, along which way, and what happens when one of them cannot."""
+"""Forwarding questions between agents: rights, timeouts, paths, and the fallback to tools."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def beta(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
 
 @pytest.fixture(scope="module")
 def gamma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
-    """Another one."""
+    """Another such node."""
     with running_node(
         "gamma", tmp_path_factory.mktemp("gamma"), ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING
     ) as node:
@@ -48,7 +48,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def know(home: Path, **hosts: str | ServingNode) -> None:
-    """The hosts that the node in this process knows: by URL, or with the right to do everything there."""
+    """Write the hosts of the node in this process: by URL, or with a token that has all rights."""
     file, text = home / "hosts.toml", ""
     for name, host in hosts.items():
         url, token = (host, "") if isinstance(host, str) else (host.url, host.token)
@@ -67,7 +67,7 @@ def failure(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
-async def test_the_agent_there_answers_about_its_own_host(
+async def test_a_remote_agent_answers_about_its_own_host(
     http_node: HttpNode, beta: ServingNode, tmp_path: Path
 ) -> None:
     know(tmp_path, nas=beta.url)
@@ -80,17 +80,17 @@ async def test_the_agent_there_answers_about_its_own_host(
     assert [(call["tool"], call["host"]) for call in body["calls"]] == [("get_host_info", "beta")]
 
 
-async def test_this_host_may_be_asked_by_its_name(http_node: HttpNode, beta: ServingNode, tmp_path: Path) -> None:
+async def test_a_host_can_query_itself_by_name(http_node: HttpNode, beta: ServingNode, tmp_path: Path) -> None:
     know(tmp_path, nas=beta.url)
 
     assert (await query(http_node, "alpha")).json()["hosts"] == {"alpha": "ok"}
 
 
-async def test_a_host_nobody_knows_is_unknown(http_node: HttpNode) -> None:
+async def test_an_unknown_host_is_a_404(http_node: HttpNode) -> None:
     assert failure(await query(http_node, "nowhere")) == (404, "unknown_host")
 
 
-async def test_a_host_that_is_down_is_unreachable(http_node: HttpNode, tmp_path: Path) -> None:
+async def test_a_host_that_is_down_is_a_502(http_node: HttpNode, tmp_path: Path) -> None:
     know(tmp_path, nas="http://127.0.0.1:1")
 
     answer = await query(http_node, "nas")
@@ -99,7 +99,7 @@ async def test_a_host_that_is_down_is_unreachable(http_node: HttpNode, tmp_path:
     assert "nas" in answer.json()["error"]["message"]
 
 
-async def test_nothing_is_sent_to_a_host_that_is_not_paired(http_node: HttpNode, tmp_path: Path) -> None:
+async def test_nothing_is_sent_to_an_unpaired_host(http_node: HttpNode, tmp_path: Path) -> None:
     know(tmp_path, far="http://192.168.1.100:4200")
 
     answer = await query(http_node, "far")
@@ -108,7 +108,7 @@ async def test_nothing_is_sent_to_a_host_that_is_not_paired(http_node: HttpNode,
     assert "anvyl-mcp invite" in answer.json()["error"]["hint"]
 
 
-async def test_a_host_that_takes_too_long_is_told_to_stop(
+async def test_a_slow_host_times_out_and_its_work_is_cancelled(
     http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agents, "SECONDS", 0.2)
@@ -120,7 +120,7 @@ async def test_a_host_that_takes_too_long_is_told_to_stop(
         await fake_peer.disconnected.wait()
 
 
-async def test_a_client_that_hangs_up_stops_the_other_side(fake_peer: FakePeer, tmp_path: Path) -> None:
+async def test_a_client_disconnect_cancels_the_remote_work(fake_peer: FakePeer, tmp_path: Path) -> None:
     home = tmp_path / "node"
     home.mkdir()
     know(home, slow=f"http://127.0.0.1:{fake_peer.port}")
@@ -144,7 +144,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("case", GARBAGE)
-async def test_what_is_no_answer_is_a_502(case: str, http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path) -> None:
+async def test_an_invalid_answer_is_a_502(case: str, http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path) -> None:
     fake_peer.response = GARBAGE[case]
     know(tmp_path, odd=f"http://127.0.0.1:{fake_peer.port}")
 
@@ -154,14 +154,16 @@ async def test_what_is_no_answer_is_a_502(case: str, http_node: HttpNode, fake_p
     assert answer.json()["error"]["message"].startswith("odd: ")
 
 
-async def test_what_another_host_says_moves_no_cursor(http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path) -> None:
+async def test_control_characters_of_another_host_are_removed(
+    http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path
+) -> None:
     fake_peer.response = response("200 OK", json.dumps({"response": "fine\x1b[2J\u202e", "notes": ["\x07"]}).encode())
     know(tmp_path, odd=f"http://127.0.0.1:{fake_peer.port}")
 
     assert (await query(http_node, "odd")).json()["response"] == "fine"
 
 
-async def test_a_change_waits_there_and_is_approved_here(
+async def test_a_change_waits_on_the_remote_host_and_is_approved_here(
     http_node: HttpNode, beta: ServingNode, tmp_path: Path
 ) -> None:
     know(tmp_path, nas=beta)
@@ -183,10 +185,10 @@ async def test_a_change_waits_there_and_is_approved_here(
 
 @pytest.mark.parametrize("approve", [True, False])
 @pytest.mark.parametrize("caller", ["read", "operate"])
-async def test_the_other_host_gives_no_more_rights_than_the_caller_has_here(
+async def test_a_forwarded_question_has_only_the_rights_of_its_caller(
     caller: str, approve: bool, http_node: HttpNode, beta: ServingNode, tmp_path: Path
 ) -> None:
-    """The node itself may do everything there."""
+    """The token of the node itself has all rights there."""
     know(tmp_path, nas=beta)
     file = tmp_path / "done"
 
@@ -200,16 +202,16 @@ async def test_the_other_host_gives_no_more_rights_than_the_caller_has_here(
 @pytest.mark.parametrize(
     ("scopes", "expected"), [("read", 200), ("exec", 200), ("", 401), ("root", 401), ("read,,exec", 200)]
 )
-def test_a_header_can_only_take_rights_away(scopes: str, expected: int, beta: ServingNode) -> None:
+def test_a_header_can_only_remove_rights(scopes: str, expected: int, beta: ServingNode) -> None:
     headers = {"X-Anvyl-Scopes": scopes, "X-Anvyl-For": "anna%20b"}
     with httpx.Client(base_url=beta.url, headers=headers) as client:
         assert client.get("/agent/info").status_code == expected
-        told = client.get("/pair").json()
+        answer = client.get("/pair").json()
 
-    assert expected != 200 or (told["name"].startswith("anna b through ") and told["scopes"][0] == "read")
+    assert expected != 200 or (answer["name"].startswith("anna b through ") and answer["scopes"][0] == "read")
 
 
-async def test_a_question_never_comes_back_to_where_it_was(
+async def test_a_question_is_not_forwarded_to_a_host_on_its_path(
     http_node: HttpNode, beta: ServingNode, tmp_path: Path
 ) -> None:
     know(tmp_path, nas=beta.url)
@@ -226,8 +228,8 @@ async def test_a_question_never_comes_back_to_where_it_was(
             assert "zeta → alpha → alpha" in answer.json()["error"]["message"]
 
 
-async def test_a_host_that_is_this_one_under_another_name_is_asked_once(beta: ServingNode, gamma: ServingNode) -> None:
-    """A circle of two, and of one: each answer is an entry, none goes on for ever."""
+async def test_a_host_known_under_another_name_too_is_asked_once(beta: ServingNode, gamma: ServingNode) -> None:
+    """Hosts that know each other, and themselves: each is one entry, and forwarding ends."""
     know(beta.home, itself=beta.url, gamma=gamma.url)
     know(gamma.home, beta=beta.url)
     try:
@@ -243,7 +245,7 @@ async def test_a_host_that_is_this_one_under_another_name_is_asked_once(beta: Se
 
 
 @pytest.mark.parametrize("path", ["x", "alpha~1", "alpha", "~", f"alpha~{'g' * 16}", f"a\u00e9~{'0' * 16}"])
-async def test_a_path_that_is_none_is_refused(path: str, http_node: HttpNode) -> None:
+async def test_a_malformed_path_header_is_refused(path: str, http_node: HttpNode) -> None:
     async with http_node.client("read") as client:
         answer = await client.post(
             "/agent/process", json={"query": "list hosts"}, headers=[(b"X-Anvyl-Path", path.encode("latin-1"))]
@@ -252,7 +254,7 @@ async def test_a_path_that_is_none_is_refused(path: str, http_node: HttpNode) ->
     assert failure(answer) == (422, "invalid_input")
 
 
-def test_a_path_travels_and_ends_somewhere() -> None:
+def test_a_path_grows_to_a_maximum_length() -> None:
     path: tuple[Hop, ...] = ()
     for number in range(8):
         path = parse(",".join(map(str, append_hop(path, Hop("same", f"{number:016x}")))))
@@ -265,7 +267,7 @@ def test_an_installation_keeps_its_id(tmp_path: Path) -> None:
     assert installation_id(tmp_path) == installation_id(tmp_path) != installation_id(tmp_path / "other")
 
 
-async def test_broadcast_reaches_all_and_one_failure_is_its_own(
+async def test_broadcast_reaches_all_hosts_despite_one_failure(
     http_node: HttpNode, beta: ServingNode, gamma: ServingNode, fake_peer: FakePeer, tmp_path: Path
 ) -> None:
     fake_peer.response = response("200 OK", b"[]")
@@ -289,7 +291,7 @@ async def test_broadcast_reaches_all_and_one_failure_is_its_own(
     assert "beta" in entries["beta"]["result"] and "gamma" not in entries["beta"]["result"]
 
 
-async def test_what_a_broadcast_would_change_waits_for_each_host(
+async def test_the_changes_of_a_broadcast_wait_for_approval_per_host(
     http_node: HttpNode, beta: ServingNode, gamma: ServingNode, tmp_path: Path
 ) -> None:
     know(tmp_path, beta=beta, gamma=gamma)
@@ -305,10 +307,10 @@ async def test_what_a_broadcast_would_change_waits_for_each_host(
     assert log.read_text(encoding="utf-8") == "once\n"
 
 
-async def test_a_host_without_a_model_is_helped_by_the_one_that_asks(
+async def test_the_tools_of_a_host_without_a_model_are_used_from_here(
     http_node: HttpNode, beta: ServingNode, tmp_path: Path, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its rules do not understand; our model does, and its tools are called over MCP. The answer says so."""
+    """Its rules do not understand the question, but our model does, and calls its tools over MCP."""
     know(tmp_path, nas=beta.url)
     model_server.replies += [tool_call("get_host_info", {}), text("It is a fine machine.")]
     object.__setattr__(http_node.node.settings, "lmstudio_url", model_server.url)
@@ -321,14 +323,16 @@ async def test_a_host_without_a_model_is_helped_by_the_one_that_asks(
     assert "its tools were used from here" in body["response"]
 
 
-async def test_what_neither_side_understands_is_told(http_node: HttpNode, beta: ServingNode, tmp_path: Path) -> None:
+async def test_a_question_that_neither_side_understands_is_a_422(
+    http_node: HttpNode, beta: ServingNode, tmp_path: Path
+) -> None:
     know(tmp_path, nas=beta.url)
 
     assert failure(await query(http_node, "nas", "make me a sandwich")) == (422, "not_understood")
 
 
 class ToolsOnly(ToyTools):
-    """An MCP server of another make, without an agent beside it."""
+    """A third-party MCP server without an agent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -338,7 +342,7 @@ class ToolsOnly(ToyTools):
         return CallToolResult(content=[], structured_content={"images": [], "total": 0, "more": 0})
 
 
-async def test_an_mcp_server_without_an_agent_is_asked_by_its_tools(http_node: HttpNode, tmp_path: Path) -> None:
+async def test_the_tools_of_an_mcp_server_without_an_agent_are_used(http_node: HttpNode, tmp_path: Path) -> None:
     toy = ToolsOnly()
     with serve_toy(toy) as host:
         know(tmp_path, tools=host.url)
@@ -350,13 +354,13 @@ async def test_an_mcp_server_without_an_agent_is_asked_by_its_tools(http_node: H
     body = answer.json()
     assert (body["via"], body["hosts"]) == ("tools", {"tools": "ok"})
     assert "HTTP 404" in body["notes"][-1] and "its tools were used from here" in body["response"]
-    assert [told["anvyl/scopes"] for told in toy.metas] == [["read"]]
+    assert [meta["anvyl/scopes"] for meta in toy.metas] == [["read"]]
 
 
-async def test_a_change_is_never_made_twice_by_helping(
+async def test_the_fallback_to_tools_never_repeats_a_change(
     http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path
 ) -> None:
-    """An agent that broke down with a yes in its hands may have done it."""
+    """An agent that failed after the approval may have made the change."""
     fake_peer.response = response(
         "500 Internal Server Error", b'{"error": {"code": "internal_error", "message": "oh"}}'
     )

@@ -1,4 +1,4 @@
-"""A real server under its users: many at once, killed in between, and changed from several sides."""
+"""A real server under load: many clients, restarts, and concurrent changes of its hosts."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def know(node: ServingNode, other: ServingNode) -> None:
 
 
 async def crowd(node: ServingNode, clients: int, until: Callable[[int], bool]) -> int:
-    """Clients that each ask for something that nobody else asks for, here and on the other host; how many answers."""
+    """Run clients that each expect their own result, here and on the other host, and return the number of answers."""
     answered = 0
     async with httpx.AsyncClient(timeout=110) as client:
-        # What answers questions is imported at the first one.
+        # The first question imports the agent.
         _, url, _, token, *_ = (node.home / "hosts.toml").read_text(encoding="utf-8").split('"')
         for at, headers in ((node.url, node.headers), (url, {"Authorization": f"Bearer {token}"})):
             asked = {"query": "host info on local"}
@@ -91,7 +91,7 @@ async def test_two_hundred_clients_for_half_a_minute_get_their_own_answers(
         assert (await client.get("/health")).status_code == 200
 
 
-def test_what_waits_is_still_there_when_the_server_was_killed(node: ServingNode, tmp_path: Path) -> None:
+def test_approvals_survive_a_killed_server(node: ServingNode, tmp_path: Path) -> None:
     file = tmp_path / "done"
     with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
         asked = client.post("/agent/process", json={"query": f"run command touch {file}"})
@@ -127,8 +127,8 @@ def test_a_chain_of_approvals_survives_a_restart_of_either_side(
     assert file.exists()
 
 
-def test_hosts_added_from_all_sides_at_once_are_all_kept(node: ServingNode) -> None:
-    """Commands, the API and a library at work on one file; a running server sees what each of them wrote."""
+def test_hosts_added_concurrently_are_all_saved(node: ServingNode) -> None:
+    """Commands and the API write one file, and a running server reads what each of them wrote."""
     registry = Registry(node.home / "hosts.toml")
 
     async def everybody() -> None:
@@ -196,7 +196,7 @@ BAD_HOSTS = {
 }
 
 
-def test_hosts_that_are_none_are_refused_with_a_reason(node: ServingNode) -> None:
+def test_invalid_hosts_are_refused_with_a_reason(node: ServingNode) -> None:
     with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
         for case, (body, status) in BAD_HOSTS.items():
             answer = client.post("/agent/hosts", json=body)

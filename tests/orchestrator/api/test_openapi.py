@@ -1,4 +1,4 @@
-"""The OpenAPI document tells the truth: whatever is sent, no caller gets a 5xx, nor more than its rights."""
+"""The OpenAPI document is correct: no request gets an undocumented status, a 5xx, or more than its caller's rights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHECKS = [
 
 
 class Answers:
-    """The node in this process, for tests that are not asynchronous."""
+    """The node in this process, for synchronous tests."""
 
     def __init__(self, http_node: HttpNode, portal: anyio.from_thread.BlockingPortal) -> None:
         self._http_node = http_node
@@ -67,14 +67,14 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
 
 
 def needed(method: str, path: str) -> str:
-    """The right that a route asks for."""
+    """The scope that a route needs."""
     row = next((one for one in load_endpoints() if (one.method, one.path) == (method.upper(), path)), None)
     return row.scope if row else "read"
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: str(mode.value))
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: f"{one.method} {one.path}")
-def test_whatever_is_sent_gets_a_documented_answer_and_nobody_more_than_their_rights(
+def test_every_request_gets_a_documented_response_within_its_callers_rights(
     operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: schemathesis.GenerationMode, answers: Answers
 ) -> None:
     needs = needed(operation.method, operation.path)
@@ -94,13 +94,19 @@ def test_whatever_is_sent_gets_a_documented_answer_and_nobody_more_than_their_ri
     def sent(case: schemathesis.Case[Any] | None) -> None:
         for caller in CALLERS if case is not None else ():
             assert case is not None
-            told = case.as_transport_kwargs(base_url="https://127.0.0.1")
-            told = {key: told[key] for key in ("method", "url", "headers", "params", "json", "data") if key in told}
-            if isinstance(told.get("data"), bytes | str):
-                told["content"] = told.pop("data")
-            chosen = dict(told.pop("headers") or {}).items()
+            sent_request = case.as_transport_kwargs(base_url="https://127.0.0.1")
+            sent_request = {
+                key: sent_request[key]
+                for key in ("method", "url", "headers", "params", "json", "data")
+                if key in sent_request
+            }
+            if isinstance(sent_request.get("data"), bytes | str):
+                sent_request["content"] = sent_request.pop("data")
+            chosen = dict(sent_request.pop("headers") or {}).items()
             headers = {key: value for key, value in chosen if key.lower() not in ("authorization", "host")}
-            answer = answers.request(caller, told.pop("method"), told.pop("url"), headers=headers, **told)
+            answer = answers.request(
+                caller, sent_request.pop("method"), sent_request.pop("url"), headers=headers, **sent_request
+            )
             if needs in RIGHTS[caller] or operation.path in OPEN:
                 assert answer.status_code not in (401, 403) or "adds one of its own" in answer.text, answer.text
             else:
@@ -112,12 +118,12 @@ def test_whatever_is_sent_gets_a_documented_answer_and_nobody_more_than_their_ri
     sent()
 
 
-def test_every_endpoint_is_described_with_an_example_that_fits(answers: Answers) -> None:
-    told = answers.request("read", "GET", "/openapi.json").json()
+def test_every_endpoint_has_a_valid_example(answers: Answers) -> None:
+    openapi = answers.request("read", "GET", "/openapi.json").json()
 
-    assert told == json.loads(json.dumps(document()))
+    assert openapi == json.loads(json.dumps(document()))
     for one in load_endpoints():
-        operation = told["paths"][one.path][one.method.lower()]
+        operation = openapi["paths"][one.path][one.method.lower()]
         assert operation["summary"] and f"`{one.scope}`" in operation["description"]
         assert {"401", "403", "421", "429"} <= set(operation["responses"])
         if one.body is not None:
@@ -127,11 +133,11 @@ def test_every_endpoint_is_described_with_an_example_that_fits(answers: Answers)
             assert one.response_examples, one.path
         for status, shown in one.response_examples.items():
             TypeAdapter(one.responses[status]).validate_json(json.dumps(shown))
-    references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(told))
-    assert references and set(references) <= set(told["components"]["schemas"])
+    references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(openapi))
+    assert references and set(references) <= set(openapi["components"]["schemas"])
 
 
-def test_the_page_for_people_needs_nothing_from_elsewhere(answers: Answers) -> None:
+def test_the_docs_page_loads_no_external_resources(answers: Answers) -> None:
     answer = answers.request("read", "GET", "/docs")
 
     page = unescape(answer.text)
@@ -142,16 +148,14 @@ def test_the_page_for_people_needs_nothing_from_elsewhere(answers: Answers) -> N
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
-def test_strangers_read_no_documentation(path: str, answers: Answers) -> None:
+def test_the_documentation_needs_a_token(path: str, answers: Answers) -> None:
     assert answers.request("anonymous", "GET", path).status_code == 401
 
 
 @pytest.mark.parametrize(
     ("sent", "kept"), [("abc-1", True), ("a b", False), ("x" * 65, False), ("\u00e9", False), ("", False)]
 )
-def test_a_request_is_called_what_its_client_says_if_that_can_be_written(
-    sent: str, kept: bool, answers: Answers
-) -> None:
+def test_a_valid_request_id_of_the_client_is_used(sent: str, kept: bool, answers: Answers) -> None:
     for path in ("/agent/info", "/nothing", "/agent/hosts"):
         method = "DELETE" if path == "/agent/hosts" else "GET"
         answer = answers.request("read", method, path, headers=[(b"X-Request-Id", sent.encode("latin-1"))])

@@ -1,4 +1,4 @@
-"""OpenTelemetry: spans of agent, tools and hosts for who asks for them, and never what was said."""
+"""OpenTelemetry: spans of agent, tools and hosts if enabled, without any text of questions or answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.hosts.nodes import anvyl
 
 
 class Collector(BaseHTTPRequestHandler):
-    """Takes spans as OTLP over HTTP."""
+    """Receives spans as OTLP over HTTP."""
 
     bodies: list[bytes]
 
@@ -46,14 +46,14 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Collector]]:
     thread.join()
 
 
-def test_a_question_is_traced_down_to_its_hosts_without_what_was_said(
+def test_a_question_is_traced_down_to_its_hosts_without_its_text(
     collector: type[Collector], engine: RealEngine
 ) -> None:
     engine.run("secretive", environment={"DB_PASSWORD": "hunter2"})
 
-    told = anvyl("ask", "show logs of secretive", "--offline", "--json")
+    result = anvyl("ask", "show logs of secretive", "--offline", "--json")
 
-    assert told.code == 0, told.err
+    assert result.code == 0, result.err
     spans: dict[str, Any] = {}
     for body in collector.bodies:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
@@ -65,7 +65,7 @@ def test_a_question_is_traced_down_to_its_hosts_without_what_was_said(
     assert b"secretive" not in b"".join(collector.bodies)
 
 
-def test_nothing_is_traced_unless_asked_for() -> None:
+def test_nothing_is_traced_by_default() -> None:
     telemetry._provider.cache_clear()
 
     assert telemetry.capabilities() == []

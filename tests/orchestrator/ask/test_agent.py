@@ -1,4 +1,4 @@
-"""The assistant with a scripted model: what it may do, what waits for a person, and how it ends when a model fails."""
+"""The assistant with a scripted model: calls, approvals, and the end of a run when the model fails."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from tests.support.model_server import text as words
 from tests.support.stubs import StubConnection
 
 REFUSED_SECONDS = 0.5
-"""Issue 2: what the rules may take after the model server's port refused."""
+"""Time for the rules after the model server refused the connection."""
 
 
 @dataclass
 class Host(StubConnection):
-    """One host with containers, and the calls that it got."""
+    """A host with containers that records its calls."""
 
     containers: list[str]
     error: AnvylError | None = None
@@ -91,7 +91,7 @@ def far() -> Host:
 
 @pytest.fixture
 async def assistant(here: Host, far: Host, tmp_path: Path) -> AsyncIterator[Assistant]:
-    """What answers for this host, `here`, and its peer `nas`."""
+    """An assistant for this host, `here`, and its peer `nas`."""
     registry = Registry(tmp_path / "fleet.toml")
     registry.add(Peer("nas", "http://127.0.0.1:4210"))
 
@@ -110,7 +110,7 @@ Script = Callable[..., list[list[ModelMessage]]]
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """Put a model in place that says these things, one each time it is asked; returns what it was asked with."""
+    """Install a model that gives these responses, one per request; returns the messages of each request."""
 
     def say(*turns: Turn | list[ToolCallPart], for_ever: bool = False) -> list[list[ModelMessage]]:
         asked: list[list[ModelMessage]] = []
@@ -148,7 +148,7 @@ def decide(answer: bool | None, seen: list[Proposal] | None = None) -> Decide:
 
 
 def returned(messages: list[ModelMessage]) -> list[ToolReturnPart]:
-    """What tools told the model, oldest first."""
+    """Tool results that the model got, oldest first."""
     parts = [part for message in messages if isinstance(message, ModelRequest) for part in message.parts]
     return [part for part in parts if isinstance(part, ToolReturnPart)]
 
@@ -172,7 +172,7 @@ async def test_a_read_runs_on_every_host_without_asking(
     ("answer", "decision", "changes", "code"),
     [(True, "approved", ["stop_container"], 0), (False, "denied", [], 5), (None, "pending", [], 5)],
 )
-async def test_a_change_is_made_only_after_a_yes(
+async def test_a_change_is_made_only_after_approval(
     answer: bool | None, decision: str, changes: list[str], code: int, assistant: Assistant, script: Script, here: Host
 ) -> None:
     script(calls("stop_container", name="web"), "Done as you said.")
@@ -187,7 +187,7 @@ async def test_a_change_is_made_only_after_a_yes(
     assert ("Nothing was changed" in reply.answer) is (answer is None)
 
 
-async def test_a_model_that_was_told_no_may_only_say_so(assistant: Assistant, script: Script, here: Host) -> None:
+async def test_a_model_cannot_repeat_a_denied_change(assistant: Assistant, script: Script, here: Host) -> None:
     asked = script(calls("stop_container", name="web"), calls("stop_container", id="2", name="web"), "I may not.")
 
     reply = await assistant.ask(Question("stop web"), decide=decide(False))
@@ -198,7 +198,7 @@ async def test_a_model_that_was_told_no_may_only_say_so(assistant: Assistant, sc
     assert reply.answer == "Cancelled; nothing was changed."
 
 
-async def test_without_anybody_to_ask_every_change_waits(assistant: Assistant, script: Script, here: Host) -> None:
+async def test_without_a_decision_every_change_waits(assistant: Assistant, script: Script, here: Host) -> None:
     script([calls("stop_container", id="1", name="web"), calls("restart_container", id="2", name="web")], "…")
 
     reply = await assistant.ask(Question("stop and restart web"), decide=leave_pending)
@@ -211,7 +211,7 @@ async def test_without_anybody_to_ask_every_change_waits(assistant: Assistant, s
     assert here.changes == []
 
 
-async def test_reads_proposed_beside_a_change_are_done_while_it_waits(
+async def test_reads_in_the_same_response_as_a_change_are_done_while_it_waits(
     assistant: Assistant, script: Script, here: Host
 ) -> None:
     script([calls("list_containers", id="1"), calls("stop_container", id="2", name="web")], "…")
@@ -222,10 +222,10 @@ async def test_reads_proposed_beside_a_change_are_done_while_it_waits(
     assert (len(reply.waiting), here.changes) == (1, [])
 
 
-async def test_an_approved_change_goes_where_the_person_saw_it_go(
+async def test_an_approved_change_runs_on_the_shown_host(
     assistant: Assistant, script: Script, here: Host, far: Host
 ) -> None:
-    """The container moves while the person thinks; what was approved is not decided anew."""
+    """The container moves before the approval; the approved hosts are not resolved again."""
     script(calls("stop_container", name="web"), "Done.")
 
     async def slow_yes(proposal: Proposal) -> bool:
@@ -238,7 +238,7 @@ async def test_an_approved_change_goes_where_the_person_saw_it_go(
     assert "no container `web`" in str(reply.calls[0].error)
 
 
-async def test_what_is_proposed_after_reading_logs_says_so(assistant: Assistant, script: Script) -> None:
+async def test_a_proposal_after_reading_logs_names_them(assistant: Assistant, script: Script) -> None:
     script(calls("get_container_logs", name="web"), calls("stop_container", id="2", name="web"), "…")
     seen: list[Proposal] = []
 
@@ -260,7 +260,7 @@ async def test_a_question_about_some_hosts_reaches_no_other(
     assert "this question is about nas only, not here" in str(returned(asked[2])[1].content)
 
 
-async def test_a_question_about_a_host_nobody_knows_is_not_asked(assistant: Assistant, script: Script) -> None:
+async def test_a_question_about_an_unknown_host_reaches_no_model(assistant: Assistant, script: Script) -> None:
     asked = script("never said")
 
     reply = await assistant.ask(Question("what runs?", host="nsa"))
@@ -270,7 +270,7 @@ async def test_a_question_about_a_host_nobody_knows_is_not_asked(assistant: Assi
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "expected"),
     [
         (calls("stop_container", nam="web"), "no argument `nam`"),
         (calls("stop_container"), "needs `name`"),
@@ -281,19 +281,21 @@ async def test_a_question_about_a_host_nobody_knows_is_not_asked(assistant: Assi
     ],
     ids=lambda value: value.tool_name if isinstance(value, ToolCallPart) else "",
 )
-async def test_a_model_that_calls_wrongly_is_told_and_tries_again(
-    wrong: ToolCallPart, told: str, assistant: Assistant, script: Script, here: Host, far: Host
+async def test_a_model_can_correct_a_wrong_call(
+    wrong: ToolCallPart, expected: str, assistant: Assistant, script: Script, here: Host, far: Host
 ) -> None:
     asked = script(wrong, calls("list_containers", id="2"), "web and db run.")
 
     reply = await assistant.ask(Question("do something"), decide=decide(True))
 
-    assert told in str(asked[1][-1]).lower()
+    assert expected in str(asked[1][-1]).lower()
     assert (reply.answer, reply.error) == ("web and db run.", None)
     assert here.changes == far.changes == []
 
 
-async def test_a_model_that_only_calls_wrongly_leaves_our_own_reason(assistant: Assistant, script: Script) -> None:
+async def test_the_error_of_a_wrong_call_is_the_answer_if_it_is_not_corrected(
+    assistant: Assistant, script: Script
+) -> None:
     script(calls("stop_container", name="cache"), "I could not find it.")
 
     reply = await assistant.ask(Question("stop cache"), decide=decide(True))
@@ -302,7 +304,7 @@ async def test_a_model_that_only_calls_wrongly_leaves_our_own_reason(assistant: 
     assert (reply.exit_code, reply.calls) == (1, [])
 
 
-async def test_a_host_list_is_understood_in_every_form_models_write_it(
+async def test_host_lists_are_parsed_in_every_form_that_models_write(
     assistant: Assistant, script: Script, here: Host, far: Host
 ) -> None:
     script(
@@ -334,7 +336,7 @@ async def test_a_dead_host_never_fails_a_question(
     assert f"nas: error: {error.message}" in str(returned(asked[1])[0].content)
 
 
-async def test_every_host_dead_is_told_and_is_a_failure(
+async def test_a_question_fails_if_every_host_is_dead(
     assistant: Assistant, script: Script, here: Host, far: Host
 ) -> None:
     here.error = far.error = Refused("connection refused")
@@ -347,7 +349,7 @@ async def test_every_host_dead_is_told_and_is_a_failure(
     assert "here is missing" in reply.answer and "nas is missing" in reply.answer
 
 
-async def test_a_model_in_a_circle_is_stopped_and_its_results_stay(
+async def test_a_looping_model_is_stopped_and_its_results_are_shown(
     assistant: Assistant, script: Script, here: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_module, "LIMITS", UsageLimits(request_limit=4, tool_calls_limit=30))
@@ -362,7 +364,7 @@ async def test_a_model_in_a_circle_is_stopped_and_its_results_stay(
     assert "what was found" in reply.answer
 
 
-async def test_a_model_in_a_circle_without_a_result_is_no_answer(
+async def test_a_looping_model_without_results_is_an_error(
     assistant: Assistant, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_module, "LIMITS", UsageLimits(request_limit=3, tool_calls_limit=30))
@@ -408,7 +410,7 @@ async def test_a_run_ends_for_one_reason(
     assert run.end_reason is reason
 
 
-async def test_a_model_in_a_circle_ends_the_run_out_of_budget(
+async def test_a_looping_model_ends_the_run_out_of_budget(
     assistant: Assistant, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_module, "LIMITS", UsageLimits(request_limit=1))
@@ -419,7 +421,7 @@ async def test_a_model_in_a_circle_ends_the_run_out_of_budget(
     assert reply.run.end_reason is EndReason.OUT_OF_BUDGET
 
 
-async def test_a_model_that_fails_at_once_leaves_the_question_to_the_rules(
+async def test_the_rules_answer_if_the_first_request_to_the_model_fails(
     assistant: Assistant, script: Script, here: Host
 ) -> None:
     script(ModelAPIError("scripted", "out of memory"), for_ever=True)
@@ -431,7 +433,7 @@ async def test_a_model_that_fails_at_once_leaves_the_question_to_the_rules(
     assert "the model `scripted` failed" in reply.notes[0] and "answered by rules" in reply.notes[0]
 
 
-async def test_a_model_that_fails_in_the_middle_leaves_the_rest_to_the_rules(
+async def test_the_rules_continue_if_a_later_request_to_the_model_fails(
     assistant: Assistant, script: Script, here: Host
 ) -> None:
     script(calls("list_containers", host="here"), ModelAPIError("scripted", "out of memory"))
@@ -443,7 +445,7 @@ async def test_a_model_that_fails_in_the_middle_leaves_the_rest_to_the_rules(
     assert [call.tool for call in reply.calls] == ["list_containers"]
 
 
-async def test_a_model_that_fails_on_words_no_rule_reads_is_not_understood(
+async def test_a_failed_model_and_rules_without_a_match_are_not_understood(
     assistant: Assistant, script: Script
 ) -> None:
     script(ModelAPIError("scripted", "out of memory"))
@@ -455,7 +457,7 @@ async def test_a_model_that_fails_on_words_no_rule_reads_is_not_understood(
 
 
 async def test_a_refused_model_server_costs_half_a_second_at_most(assistant: Assistant, here: Host) -> None:
-    """Imports are paid once for each process, before the first question."""
+    """Modules are imported before the first question is timed."""
     await assistant.ask(Question("list containers on here"))
     started = time.monotonic()
 
@@ -482,7 +484,7 @@ async def test_offline_asks_no_model(assistant: Assistant, script: Script, here:
 
 
 @pytest.mark.parametrize("question", ["", " \n", "\x00\x1b[31m", "x" * 4001])
-async def test_a_question_that_is_none_is_refused_before_a_model_sees_it(
+async def test_an_invalid_question_is_refused_before_a_model_is_asked(
     question: str, assistant: Assistant, script: Script
 ) -> None:
     asked = script("never said")
@@ -493,7 +495,7 @@ async def test_a_question_that_is_none_is_refused_before_a_model_sees_it(
     assert (reply.exit_code, asked) == (2, [])
 
 
-async def test_a_large_result_is_cut_for_the_model_and_kept_whole_for_the_person(
+async def test_a_large_result_is_cut_for_the_model_but_not_for_the_user(
     assistant: Assistant, script: Script, here: Host
 ) -> None:
     here.containers = [f"container-{number}" for number in range(1000)]
@@ -501,24 +503,24 @@ async def test_a_large_result_is_cut_for_the_model_and_kept_whole_for_the_person
 
     reply = await assistant.ask(Question("what runs?"))
 
-    told = str(returned(asked[1])[0].content)
-    assert len(told) < 6100 and "more characters" in told
+    shown = str(returned(asked[1])[0].content)
+    assert len(shown) < 6100 and "more characters" in shown
     assert len((reply.calls[0].answer.result or {})["containers"]) == 1000
 
 
-async def test_what_was_found_is_told_while_it_is_found(assistant: Assistant, script: Script) -> None:
+async def test_calls_and_outcomes_are_reported_as_they_happen(assistant: Assistant, script: Script) -> None:
     script(calls("list_containers"), "ok")
-    told: list[str] = []
+    reported: list[str] = []
     question = Question(
         "what runs?",
-        on_call=lambda tool, arguments, hosts: told.append(f"{tool} on {','.join(hosts)}"),
-        on_outcome=lambda outcome: told.append(outcome.host),
+        on_call=lambda tool, arguments, hosts: reported.append(f"{tool} on {','.join(hosts)}"),
+        on_outcome=lambda outcome: reported.append(outcome.host),
     )
 
     await assistant.ask(question)
 
-    assert told[0] == "list_containers on here,nas"
-    assert sorted(told[1:]) == ["here", "nas"]
+    assert reported[0] == "list_containers on here,nas"
+    assert sorted(reported[1:]) == ["here", "nas"]
 
 
 def document(reply: Reply) -> dict[str, Any]:
@@ -527,7 +529,7 @@ def document(reply: Reply) -> dict[str, Any]:
 
 
 async def test_the_document_has_the_fields_that_programs_rely_on(assistant: Assistant, script: Script) -> None:
-    """Design §8, `anvyl ask --json`."""
+    """The document of `anvyl ask --json`."""
     script(calls("stop_container", name="web"), "Done.")
 
     shown = document(await assistant.ask(Question("stop web"), decide=decide(True)))
@@ -544,7 +546,7 @@ async def test_the_document_has_the_fields_that_programs_rely_on(assistant: Assi
     assert shown["error"] is None
 
 
-async def test_a_real_server_gets_the_same_beginning_of_every_request(
+async def test_every_request_to_a_server_has_the_same_prefix(
     assistant: Assistant,
     model_server: ModelServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -552,7 +554,7 @@ async def test_a_real_server_gets_the_same_beginning_of_every_request(
     far: Host,
     tmp_path: Path,
 ) -> None:
-    """Design §7: the server's prefix cache hits, however many hosts there are; the host list comes last."""
+    """The host list comes last, so that the server's prefix cache works for any number of hosts."""
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
     prompts = []
     for number in range(2):

@@ -1,4 +1,4 @@
-"""`anvyl doctor` and `anvyl models`: what there is, which model answers, and what is wrong with it."""
+"""`anvyl doctor` and `anvyl models`: available models, the chosen one, and its problems."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plain_list(model_server: ModelServer, *names: str) -> None:
     model_server.list_models(*(ListedModel(name) for name in names), api="openai")
 
 
-async def test_ollama_is_known_by_what_runs_in_it(settings: Settings, model_server: ModelServer) -> None:
+async def test_ollama_is_recognized_by_its_running_models(settings: Settings, model_server: ModelServer) -> None:
     plain_list(model_server, "qwen3:4b", "llama3:8b")
     model_server.pages["/api/ps"] = raw({"models": [{"name": "llama3:8b", "context_length": 4096}]})
 
@@ -40,9 +40,7 @@ async def test_ollama_is_known_by_what_runs_in_it(settings: Settings, model_serv
     assert (choice.provider, choice.name, choice.context_length) == (servers.OLLAMA, "llama3:8b", 4096)
 
 
-async def test_llama_cpp_tells_its_context_and_whether_its_template_has_tools(
-    settings: Settings, model_server: ModelServer
-) -> None:
+async def test_llama_cpp_reports_its_context_and_tool_support(settings: Settings, model_server: ModelServer) -> None:
     plain_list(model_server, "qwen.gguf")
     props = {"default_generation_settings": {"n_ctx": 8192}, "chat_template_caps": {"supports_tools": False}}
     model_server.pages["/props"] = raw(props)
@@ -53,7 +51,7 @@ async def test_llama_cpp_tells_its_context_and_whether_its_template_has_tools(
 
 
 @pytest.mark.parametrize("page", ["/api/ps", "/props"])
-async def test_nonsense_at_another_servers_address_is_no_other_server(
+async def test_an_invalid_response_does_not_identify_a_server(
     settings: Settings, model_server: ModelServer, page: str
 ) -> None:
     plain_list(model_server, "only")
@@ -62,9 +60,7 @@ async def test_nonsense_at_another_servers_address_is_no_other_server(
     assert (await choose_model(settings)).provider == servers.OPENAI_COMPATIBLE
 
 
-def test_models_lists_what_there_is_and_marks_the_one_that_answers(
-    settings: Settings, model_server: ModelServer
-) -> None:
+def test_models_lists_all_models_and_marks_the_chosen_one(settings: Settings, model_server: ModelServer) -> None:
     model_server.list_models(ListedModel("a/one", 8192), ListedModel("b/two", 32768), ListedModel("c/three"))
 
     document = anvyl("models", "--json").json
@@ -77,85 +73,83 @@ def test_models_lists_what_there_is_and_marks_the_one_that_answers(
     assert "b/two" in anvyl("models").out
 
 
-def test_models_use_writes_one_setting_and_leaves_the_rest_of_the_file(
-    settings: Settings, model_server: ModelServer
-) -> None:
+def test_models_use_changes_only_one_setting(settings: Settings, model_server: ModelServer) -> None:
     model_server.list_models(ListedModel("a/one"), ListedModel("b/two"))
     file = settings.config_dir / "config.toml"
     file.write_text('# mine\nname = "vm"\n', encoding="utf-8")
 
-    told = anvyl("models", "use", "b/two")
+    result = anvyl("models", "use", "b/two")
 
-    assert told.code == 0, told.err
+    assert result.code == 0, result.err
     assert file.read_text(encoding="utf-8").startswith("# mine\n")
     assert tomllib.loads(file.read_text(encoding="utf-8")) == {"name": "vm", "lmstudio_model": "b/two"}
     wrong = anvyl("models", "use", "b/tow")
     assert (wrong.code, "did you mean `b/two`?" in wrong.err) == (4, True)
 
 
-def test_models_load_asks_lm_studio_for_context_and_tells_what_it_gave(
+def test_models_load_reports_the_context_that_lm_studio_allocated(
     settings: Settings, model_server: ModelServer
 ) -> None:
     model_server.list_models(ListedModel("a/one"))
     model_server.pages["/api/v1/models/load"] = raw({"status": "loaded", "load_config": {"context_length": 8192}})
 
-    told = anvyl("models", "load", "a/one")
+    result = anvyl("models", "load", "a/one")
 
-    assert told.code == 0, told.err
-    assert "with only 8192 tokens of context: not enough memory for more" in told.err
-
-
-def test_a_model_that_is_loaded_is_not_loaded_beside_itself(settings: Settings, model_server: ModelServer) -> None:
-    told = anvyl("models", "load", MODEL)
-
-    assert (told.code, "is already loaded" in told.err) == (4, True)
+    assert result.code == 0, result.err
+    assert "with only 8192 tokens of context: not enough memory for more" in result.err
 
 
-def test_a_load_that_fails_says_why(settings: Settings, model_server: ModelServer) -> None:
+def test_a_loaded_model_is_not_loaded_again(settings: Settings, model_server: ModelServer) -> None:
+    result = anvyl("models", "load", MODEL)
+
+    assert (result.code, "is already loaded" in result.err) == (4, True)
+
+
+def test_a_failed_load_reports_the_reason(settings: Settings, model_server: ModelServer) -> None:
     model_server.list_models(ListedModel("a/one"))
     model_server.pages["/api/v1/models/load"] = raw({"error": {"message": "not enough memory"}}, status=500)
 
-    told = anvyl("models", "load", "a/one")
+    result = anvyl("models", "load", "a/one")
 
-    assert (told.code, "not enough memory" in told.err) == (4, True)
+    assert (result.code, "not enough memory" in result.err) == (4, True)
 
 
-def test_doctor_finds_all_well(settings: Settings, model_server: ModelServer, engine: RealEngine) -> None:
+def test_doctor_reports_a_working_setup(settings: Settings, model_server: ModelServer, engine: RealEngine) -> None:
     model_server.replies.append(tool_call("list_containers", {}))
 
-    told = anvyl("doctor", "--json")
+    result = anvyl("doctor", "--json")
 
-    verdicts = {one["about"]: one["verdict"] for one in told.json["findings"]}
-    assert told.code == 0, told.out
+    verdicts = {one["about"]: one["verdict"] for one in result.json["findings"]}
+    assert result.code == 0, result.out
     assert verdicts == {"engine": "ok", "server": "note", "hosts": "note", "model server": "ok", "model": "ok"}
 
 
-def test_doctor_says_what_is_wrong_with_each_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_reports_the_problem_of_each_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "hosts.toml").write_text('[hosts.nas]\nurl = "http://127.0.0.1:1"\n', encoding="utf-8")
 
-    told = anvyl("doctor")
+    result = anvyl("doctor")
 
-    assert told.code == 1
-    assert "no Docker engine is running" in told.out
-    assert "`nas` is unreachable: connection refused" in told.out
-    assert "no model server listens at http://127.0.0.1:1/v1" in told.out
+    assert result.code == 1
+    assert "no Docker engine is running" in result.out
+    assert "`nas` is unreachable: connection refused" in result.out
+    assert "no model server listens at http://127.0.0.1:1/v1" in result.out
 
 
-def test_doctor_finds_a_model_server_elsewhere_and_does_not_switch_to_it(
+def test_doctor_suggests_a_model_server_on_another_port_without_using_it(
     model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anvyl_mcp.orchestrator.ask.doctor.PORTS", (model_server.port,))
 
-    told = anvyl("doctor")
+    result = anvyl("doctor")
 
-    assert f"use it: export ANVYL_LMSTUDIO_URL=http://localhost:{model_server.port}/v1" in told.out
+    assert f"use it: export ANVYL_LMSTUDIO_URL=http://localhost:{model_server.port}/v1" in result.out
     assert model_server.requests == []
 
 
-def test_doctor_knows_a_model_server_by_what_it_answers_and_not_by_its_port(
+def test_doctor_recognizes_a_model_server_by_its_responses_not_its_port(
     model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A web server on port 8080 was called llama.cpp."""
+    """A web server on port 8080 is not llama.cpp."""
     monkeypatch.setattr("anvyl_mcp.orchestrator.ask.doctor.PORTS", (model_server.port,))
     page = "<html><h1>{}</h1></html>"
     for status, body in (
@@ -166,8 +160,8 @@ def test_doctor_knows_a_model_server_by_what_it_answers_and_not_by_its_port(
         (200, '{"data": []}'),
     ):
         model_server.pages = {"/v1/models": raw(body, status=status)}
-        told = anvyl("doctor")
-        assert f":{model_server.port}" not in told.out, (status, body)
+        result = anvyl("doctor")
+        assert f":{model_server.port}" not in result.out, (status, body)
     plain_list(model_server, "qwen.gguf")
     assert "an OpenAI-compatible server answers at" in anvyl("doctor").out
     model_server.pages["/props"] = raw({"default_generation_settings": {"n_ctx": 8192}})
@@ -177,15 +171,15 @@ def test_doctor_knows_a_model_server_by_what_it_answers_and_not_by_its_port(
 
 
 @pytest.mark.parametrize("status", [404, 401])
-def test_a_web_server_where_the_model_server_should_be_is_told(
+def test_doctor_reports_a_web_server_at_the_model_servers_address(
     settings: Settings, model_server: ModelServer, status: int
 ) -> None:
     model_server.pages = dict.fromkeys(
         ("/api/v1/models", "/api/v0/models", "/v1/models"), raw("<html>nginx</html>", status=status)
     )
-    told = anvyl("doctor")
-    assert told.code == 1
-    assert f"the server at {model_server.url} " in told.out
+    result = anvyl("doctor")
+    assert result.code == 1
+    assert f"the server at {model_server.url} " in result.out
 
 
 PROBES: dict[str, tuple[Reply, str, tuple[str, ...]]] = {
@@ -211,9 +205,7 @@ PROBES: dict[str, tuple[Reply, str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_doctor_asks_the_model_one_question_with_a_tool(
-    settings: Settings, model_server: ModelServer, probe: str
-) -> None:
+def test_doctor_probes_the_model_with_one_tool_call(settings: Settings, model_server: ModelServer, probe: str) -> None:
     reply, verdict, words = PROBES[probe]
     model_server.replies.append(reply)
 
@@ -226,13 +218,13 @@ def test_doctor_asks_the_model_one_question_with_a_tool(
     assert [tool["function"]["name"] for tool in asked["tools"]] == ["list_containers"]
 
 
-def test_doctor_does_not_load_a_model_to_ask_it(settings: Settings, model_server: ModelServer) -> None:
+def test_doctor_does_not_load_a_model(settings: Settings, model_server: ModelServer) -> None:
     model_server.list_models(ListedModel("a/one"))
     anvyl("doctor")
     assert model_server.requests == []
 
 
-def test_doctor_says_what_a_small_context_means(settings: Settings, model_server: ModelServer) -> None:
+def test_doctor_reports_a_small_context(settings: Settings, model_server: ModelServer) -> None:
     model_server.list_models(ListedModel("a/one", 4096))
 
     assert "anvyl models load a/one --context-length 16384" in anvyl("doctor").out
@@ -248,7 +240,7 @@ def test_doctor_says_what_a_small_context_means(settings: Settings, model_server
         ("why does web restart?", "big"),
     ],
 )
-def test_looking_is_for_the_fast_model_and_several_steps_for_the_smart_one(
+def test_reads_use_the_fast_model_and_several_steps_the_smart_one(
     question: str, model: str, tmp_path: Path
 ) -> None:
     from anvyl_mcp.app.catalogue import load_catalogue
@@ -258,7 +250,7 @@ def test_looking_is_for_the_fast_model_and_several_steps_for_the_smart_one(
     assert model_for(settings, question, load_catalogue(tmp_path).values()) == model
 
 
-def test_a_key_can_stand_in_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_key_can_be_in_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
     import keyring
     from keyring.errors import NoKeyringError
 

@@ -27,7 +27,7 @@ Said = tuple[str, dict[str, Any]] | str
 
 
 class Asked:
-    """A simulated fleet with a model that says what it is told to, and a person who says yes to everything."""
+    """A simulated fleet with a scripted model and a user who approves everything."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._patch = monkeypatch
@@ -73,7 +73,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 def looked(reply: Reply) -> list[tuple[str, str, dict[str, Any]]]:
-    """Every call that was made."""
+    """All calls that were made."""
     return [(call.host, call.tool, dict(call.arguments)) for call in reply.calls]
 
 
@@ -87,7 +87,7 @@ def looked(reply: Reply) -> list[tuple[str, str, dict[str, Any]]]:
         ("what runs on nsa?", {"host": "nas"}, {("nas", False)}),
     ],
 )
-async def test_a_host_nobody_wrote_is_dropped_and_one_that_was_written_counts(
+async def test_a_host_is_used_only_if_the_question_names_it(
     question: str, call: dict[str, Any], made: set[tuple[str, bool]], asked: Asked
 ) -> None:
     reply = await asked(question, ("list_containers", call))
@@ -95,7 +95,7 @@ async def test_a_host_nobody_wrote_is_dropped_and_one_that_was_written_counts(
     assert {(host, arguments.get("all", False)) for host, _, arguments in looked(reply)} == made
 
 
-async def test_a_filter_nobody_wrote_is_dropped(asked: Asked) -> None:
+async def test_a_filter_that_is_not_in_the_question_is_dropped(asked: Asked) -> None:
     reply = await asked(
         "show the last 5 lines of the log of db",
         ("get_container_logs", {"name": "db", "tail": 5, "since": "", "grep": "error"}),
@@ -129,7 +129,7 @@ async def test_a_container_is_found_by_name_image_or_spelling(
 
 
 @pytest.mark.parametrize(
-    ("question", "call", "told"),
+    ("question", "call", "expected"),
     [
         ("restart web", ("restart_container", {"name": "web", "host": "web1"}), "web1 and web2"),
         ("restart the trainers", ("restart_container", {"name": "old-trainer"}), "which container"),
@@ -137,13 +137,13 @@ async def test_a_container_is_found_by_name_image_or_spelling(
         ("stop mysql", ("stop_container", {"name": "db"}), "no host has a container `mysql`"),
     ],
 )
-async def test_when_several_or_none_fit_the_person_is_told_and_no_model_guesses_on(
-    question: str, call: Said, told: str, asked: Asked
+async def test_an_ambiguous_or_unknown_name_ends_the_question(
+    question: str, call: Said, expected: str, asked: Asked
 ) -> None:
     reply = await asked(question, call, ("stop_container", {"name": "grafana"}))
 
     assert (asked.done, asked.requests) == ([], 1)
-    assert told in reply.answer and reply.exit_code == 1
+    assert expected in reply.answer and reply.exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ async def test_when_several_or_none_fit_the_person_is_told_and_no_model_guesses_
         ("stop grafana", ("remove_container", {"name": "grafana"}), "denied"),
     ],
 )
-async def test_a_change_that_comes_to_nothing_is_a_failure_also_after_something_was_read(
+async def test_a_failed_change_is_a_failure_even_after_successful_reads(
     question: str, call: Said, code: str, asked: Asked
 ) -> None:
     reply = await asked(question, ("list_containers", {}), call, "I could not do that.")
@@ -163,7 +163,7 @@ async def test_a_change_that_comes_to_nothing_is_a_failure_also_after_something_
     assert reply.exit_code == 1 and reply.error is not None and reply.error.code == code
 
 
-async def test_a_mistake_that_a_model_mends_is_no_failure(asked: Asked) -> None:
+async def test_a_mistake_that_the_model_corrects_is_not_a_failure(asked: Asked) -> None:
     reply = await asked(
         "stop grafana if its log has errors",
         ("get_container_logs", {"name": "grafana", "lines": 5}),
@@ -187,7 +187,7 @@ async def test_a_mistake_that_a_model_mends_is_no_failure(asked: Asked) -> None:
     ],
 )
 @pytest.mark.parametrize("tool", ["remove_container", "stop_container", "restart_container"])
-async def test_a_question_that_looks_never_changes_anything(question: str, tool: str, asked: Asked) -> None:
+async def test_a_question_that_only_reads_never_changes_anything(question: str, tool: str, asked: Asked) -> None:
     reply = await asked(
         question, [(tool, {"name": "backup", "host": "nas"}), ("list_containers", {"all": True})], "Removed all three."
     )
@@ -209,7 +209,9 @@ async def test_a_question_that_looks_never_changes_anything(question: str, tool:
         ("do something useful", ("remove_container", {"name": "db"})),
     ],
 )
-async def test_only_what_was_named_is_removed_or_run(question: str, call: Said, asked: Asked) -> None:
+async def test_only_named_objects_are_removed_and_only_named_commands_run(
+    question: str, call: Said, asked: Asked
+) -> None:
     await asked(question, call)
 
     assert (asked.done, asked.proposed) == ([], [])
@@ -228,13 +230,13 @@ async def test_only_what_was_named_is_removed_or_run(question: str, call: Said, 
         ("why does api crash on web1? then restart it", ("restart_container", {"name": "api"})),
     ],
 )
-async def test_what_was_asked_for_in_other_words_is_done(question: str, call: Said, asked: Asked) -> None:
+async def test_synonyms_of_a_change_are_accepted(question: str, call: Said, asked: Asked) -> None:
     await asked(question, call)
 
     assert [tool for _, tool, _ in asked.done] == [call[0]]
 
 
-async def test_options_nobody_asked_for_are_left_out_of_a_change(asked: Asked) -> None:
+async def test_options_that_are_not_in_the_question_are_removed(asked: Asked) -> None:
     await asked(
         "run redis:7.2 on web2",
         ("create_container", {"image": "redis:7.2", "name": "my-redis", "ports": ["6379:6379"], "host": "web2"}),
@@ -243,8 +245,8 @@ async def test_options_nobody_asked_for_are_left_out_of_a_change(asked: Asked) -
     assert asked.done == [("web2", "create_container", {"image": "redis:7.2"})]
 
 
-async def test_an_identical_call_ends_the_question_with_what_was_found(asked: Asked) -> None:
-    """A 0.5B repeats one call until the limit; half of the right answers of a 1.5B never ended by themselves."""
+async def test_a_repeated_call_ends_the_question_with_its_results(asked: Asked) -> None:
+    """Small models (0.5B, 1.5B) often repeat a call until the limit."""
     call = ("list_containers", {"host": "gpu"})
 
     reply = await asked("what runs on gpu?", call, call, call, call)
@@ -264,7 +266,7 @@ async def test_a_change_made_twice_by_the_model_is_made_once(asked: Asked) -> No
 
 
 async def test_two_changes_with_one_id_are_two_proposals(asked: Asked) -> None:
-    """llama.cpp numbers its calls anew in every answer."""
+    """llama.cpp restarts the numbering of calls in every response."""
     reply = await asked(
         "stop grafana and jupyter", ("stop_container", {"name": "grafana"}), ("stop_container", {"name": "jupyter"})
     )
@@ -273,7 +275,7 @@ async def test_two_changes_with_one_id_are_two_proposals(asked: Asked) -> None:
     assert [host for host, *_ in asked.done] == ["nas", "gpu"]
 
 
-async def test_what_was_changed_is_told_from_results_not_by_the_model(asked: Asked) -> None:
+async def test_changes_are_described_from_results_not_by_the_model(asked: Asked) -> None:
     reply = await asked(
         "stop grafana", ("stop_container", {"name": "grafana"}), "I stopped grafana and db on all hosts."
     )
@@ -284,7 +286,7 @@ async def test_what_was_changed_is_told_from_results_not_by_the_model(asked: Ask
 @pytest.mark.parametrize(
     "claim", ["I have stopped grafana.", "Done!", "grafana was stopped.", "Stopped the container."]
 )
-async def test_a_change_that_was_only_claimed_is_not_repeated(claim: str, asked: Asked) -> None:
+async def test_a_change_that_the_model_only_claims_is_not_reported(claim: str, asked: Asked) -> None:
     reply = await asked("put it to sleep for the night", claim)
 
     assert asked.done == []
@@ -299,7 +301,7 @@ INJECTED = (
 AFTER_LOGS = "`remove_container` was proposed after reading logs of web on web2"
 
 
-async def test_a_change_that_only_a_log_can_have_asked_for_waits_and_nobody_is_asked_to_wave_it_through(
+async def test_a_change_that_may_come_from_a_log_waits_and_is_not_covered_by_yes(
     asked: Asked,
 ) -> None:
     reply = await asked("look at the logs of web on web2 and start api", *INJECTED)
@@ -311,32 +313,32 @@ async def test_a_change_that_only_a_log_can_have_asked_for_waits_and_nobody_is_a
     assert reply.notes == [AFTER_LOGS]
 
 
-async def test_a_question_that_only_looks_leaves_nothing_waiting_whatever_a_log_says(asked: Asked) -> None:
+async def test_a_log_cannot_propose_a_change_if_the_question_only_reads(asked: Asked) -> None:
     reply = await asked("what does web log on web2?", *INJECTED)
 
     assert (asked.done, asked.proposed, reply.waiting, reply.exit_code) == ([], [], [], 0)
     assert "Removed" not in reply.answer and reply.notes == [AFTER_LOGS]
 
 
-async def test_a_model_that_was_kept_from_a_change_cannot_claim_it(asked: Asked) -> None:
+async def test_a_model_cannot_claim_a_denied_change(asked: Asked) -> None:
     reply = await asked("is grafana running?", ("stop_container", {"name": "grafana"}), "Stopped.")
 
     assert (asked.done, reply.answer, reply.exit_code) == ([], "Nothing was changed.", 1)
 
 
-async def test_a_question_back_from_the_model_stays(asked: Asked) -> None:
+async def test_a_question_of_the_model_is_shown(asked: Asked) -> None:
     reply = await asked("restart it", "Which container do you mean?")
 
     assert reply.answer == "Nothing was changed.\nWhich container do you mean?"
 
 
-async def test_what_was_said_before_in_the_conversation_counts_as_said(asked: Asked) -> None:
+async def test_names_from_earlier_questions_are_accepted(asked: Asked) -> None:
     await asked("restart it", ("restart_container", {"name": "web", "host": "web2"}), earlier="is web on web2 running?")
 
     assert asked.done == [("web2", "restart_container", {"name": "web"})]
 
 
-async def test_a_host_that_does_not_answer_is_named_whatever_the_model_says(asked: Asked) -> None:
+async def test_a_host_that_does_not_answer_is_always_named(asked: Asked) -> None:
     asked.world.hosts["gpu"].down = True
 
     reply = await asked("what runs?", ("list_containers", {}), "Everything runs fine everywhere.")
@@ -344,8 +346,8 @@ async def test_a_host_that_does_not_answer_is_named_whatever_the_model_says(aske
     assert "gpu is missing: " in reply.answer and "answers" not in reply.answer
 
 
-async def test_a_change_found_by_looking_waits_for_a_person(asked: Asked) -> None:
-    """The name came from a result, which others wrote."""
+async def test_a_change_of_an_object_from_a_result_waits_for_approval(asked: Asked) -> None:
+    """The name comes from a result, which is untrusted."""
     await asked(
         "look around and restart what needs it", ("list_containers", {}), ("restart_container", {"name": "grafana"})
     )
@@ -368,13 +370,13 @@ async def test_a_change_found_by_looking_waits_for_a_person(asked: Asked) -> Non
         ("make sure redis is running on gpu", "unclear", set()),
     ],
 )
-def test_words_alone_tell_looking_from_changing(said: str, intent: str, verbs: set[str]) -> None:
+def test_the_intent_is_read_from_the_words(said: str, intent: str, verbs: set[str]) -> None:
     wish = read_wish(said, load_catalogue(load().cache_dir).values())
 
     assert (wish.intent, set(wish.verbs)) == (intent, verbs)
 
 
-async def test_what_was_counted_or_compared_is_worked_out_and_not_left_to_the_model(asked: Asked) -> None:
+async def test_counts_and_comparisons_are_computed_from_results(asked: Asked) -> None:
     counted = await asked("how many containers run on nas?", ("list_containers", {}), "There are 7 containers.")
     compared = await asked("which host has the most memory free?", ("get_host_resources", {}), "That would be nas.")
 
@@ -382,13 +384,13 @@ async def test_what_was_counted_or_compared_is_worked_out_and_not_left_to_the_mo
     assert "gpu" in compared.answer and "That would be nas" not in compared.answer
 
 
-async def test_a_sentence_about_the_fleet_without_a_call_says_that_nobody_was_asked(asked: Asked) -> None:
+async def test_a_claim_about_the_fleet_without_a_call_is_marked(asked: Asked) -> None:
     reply = await asked("so how does it look over there with all of it?", "Everything is running fine.")
 
     assert reply.answer == "No host was asked.\nEverything is running fine."
 
 
-async def test_what_a_list_leaves_out_is_said(asked: Asked) -> None:
+async def test_truncated_lists_are_reported(asked: Asked) -> None:
     reply = await asked("show 2 images of nas", ("list_images", {"limit": 2}), "These are all images.")
 
     assert reply.answer == "These are all images.\nnas has 4 more that are not shown."
