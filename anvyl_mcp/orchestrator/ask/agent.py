@@ -89,7 +89,7 @@ class Assistant:
         root_reasons: RootReasons = no_root_reasons,
     ) -> None:
         """`on_reply` is called with every reply; `root_reasons` returns why a call gives root on its host."""
-        self._weigh = root_reasons
+        self._root_reasons = root_reasons
         self._fleet = fleet
         self._on_reply = on_reply
         self._settings = settings
@@ -207,7 +207,7 @@ class Assistant:
 
     def _toolset(self, guard: Guard, *, by_model: bool) -> FleetToolset:
         checked = guard if by_model else None
-        return FleetToolset(self._fleet, guard=checked, inventory=guard.inventory, root_reasons=self._weigh)
+        return FleetToolset(self._fleet, guard=checked, inventory=guard.inventory, root_reasons=self._root_reasons)
 
     def _build_model(self, choice: model_choice.ModelChoice, guard: Guard, reply: Reply) -> GuardedModel:
         """Build the model in its drive mode, behind the guard and with the rules as fallback."""

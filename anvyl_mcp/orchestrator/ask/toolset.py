@@ -55,7 +55,7 @@ class FleetToolset(AbstractToolset[Run]):
         `inventory`: cached objects; `root_reasons`: why a call gives root on its host.
         """
         self._fleet = fleet
-        self._weigh = root_reasons
+        self._root_reasons = root_reasons
         self._guard = guard
         self._inventory = inventory or (guard.inventory if guard else Inventory(fleet))
         self._tools = {name: self._tool(listing) for name, listing in fleet.catalogue.items()}
@@ -250,7 +250,7 @@ class FleetToolset(AbstractToolset[Run]):
             placed.arguments,
             placed.hosts,
             said=run.question.text,
-            root_reasons=self._weigh,
+            root_reasons=self._root_reasons,
             selector=selector,
             by_rules=by_rules,
         )
