@@ -360,7 +360,7 @@ async def test_a_looping_model_is_stopped_and_its_results_are_shown(
 
     assert len(asked) == 4
     assert reply.error is None and len(reply.calls) == 8
-    assert reply.notes == ["the model `scripted` was stopped: it went round in circles"]
+    assert reply.notes == ["the model `scripted` was stopped: it made too many requests"]
     assert "what was found" in reply.answer
 
 
@@ -373,7 +373,7 @@ async def test_a_looping_model_without_results_is_an_error(
     reply = await assistant.ask(Question("what runs?"))
 
     assert isinstance(reply.error, ModelUnavailable)
-    assert "round in circles" in reply.error.message and "--offline" in reply.error.hint
+    assert "too many requests" in reply.error.message and "--offline" in reply.error.hint
 
 
 def test_a_question_cannot_be_changed() -> None:

@@ -1,4 +1,4 @@
-"""The guard between a language model and the fleet: whatever a model asks for, only what the person said is done.
+"""The guard between a language model and the fleet: only what the question asks for is done.
 
 Every model here is scripted to be wrong in a way that real small models are (seen with a 1.5B and a 0.5B).
 """
@@ -23,10 +23,10 @@ from anvyl_mcp.orchestrator.models.servers.model_server import OPENAI_COMPATIBLE
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 
-Said = tuple[str, dict[str, Any]] | str
+ScriptedResponse = tuple[str, dict[str, Any]] | str
 
 
-class Asked:
+class ScriptedAssistant:
     """A simulated fleet with a scripted model and a user who approves everything."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,9 @@ class Asked:
         self.proposed: list[Proposal] = []
         self.requests = 0
 
-    async def __call__(self, question: str, *said: Said | Sequence[Said], earlier: str = "") -> Reply:
+    async def __call__(
+        self, question: str, *said: ScriptedResponse | Sequence[ScriptedResponse], earlier: str = ""
+    ) -> Reply:
         script = list(said)
 
         def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -68,11 +70,11 @@ def _part(said: Any, at: int) -> TextPart | ToolCallPart:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    return Asked(monkeypatch)
+def ask(monkeypatch: pytest.MonkeyPatch) -> ScriptedAssistant:
+    return ScriptedAssistant(monkeypatch)
 
 
-def looked(reply: Reply) -> list[tuple[str, str, dict[str, Any]]]:
+def calls_made(reply: Reply) -> list[tuple[str, str, dict[str, Any]]]:
     """All calls that were made."""
     return [(call.host, call.tool, dict(call.arguments)) for call in reply.calls]
 
@@ -88,20 +90,20 @@ def looked(reply: Reply) -> list[tuple[str, str, dict[str, Any]]]:
     ],
 )
 async def test_a_host_is_used_only_if_the_question_names_it(
-    question: str, call: dict[str, Any], made: set[tuple[str, bool]], asked: Asked
+    question: str, call: dict[str, Any], made: set[tuple[str, bool]], ask: ScriptedAssistant
 ) -> None:
-    reply = await asked(question, ("list_containers", call))
+    reply = await ask(question, ("list_containers", call))
 
-    assert {(host, arguments.get("all", False)) for host, _, arguments in looked(reply)} == made
+    assert {(host, arguments.get("all", False)) for host, _, arguments in calls_made(reply)} == made
 
 
-async def test_a_filter_that_is_not_in_the_question_is_dropped(asked: Asked) -> None:
-    reply = await asked(
+async def test_a_filter_that_is_not_in_the_question_is_dropped(ask: ScriptedAssistant) -> None:
+    reply = await ask(
         "show the last 5 lines of the log of db",
         ("get_container_logs", {"name": "db", "tail": 5, "since": "", "grep": "error"}),
     )
 
-    assert looked(reply) == [("nas", "get_container_logs", {"name": "db", "tail": 5})]
+    assert calls_made(reply) == [("nas", "get_container_logs", {"name": "db", "tail": 5})]
 
 
 @pytest.mark.parametrize(
@@ -118,14 +120,14 @@ async def test_a_filter_that_is_not_in_the_question_is_dropped(asked: Asked) -> 
     ],
 )
 async def test_a_container_is_found_by_name_image_or_spelling(
-    question: str, name: str, host: str, asked: Asked
+    question: str, name: str, host: str, ask: ScriptedAssistant
 ) -> None:
     verb = question.partition(" ")[0]
 
-    await asked(question, (f"{verb}_container", {"name": name}))
+    await ask(question, (f"{verb}_container", {"name": name}))
 
-    assert [(place, tool) for place, tool, _ in asked.done] == [(host, f"{verb}_container")]
-    assert asked.proposed[0].untrusted == ""
+    assert [(place, tool) for place, tool, _ in ask.done] == [(host, f"{verb}_container")]
+    assert ask.proposed[0].untrusted == ""
 
 
 @pytest.mark.parametrize(
@@ -138,11 +140,11 @@ async def test_a_container_is_found_by_name_image_or_spelling(
     ],
 )
 async def test_an_ambiguous_or_unknown_name_ends_the_question(
-    question: str, call: Said, expected: str, asked: Asked
+    question: str, call: ScriptedResponse, expected: str, ask: ScriptedAssistant
 ) -> None:
-    reply = await asked(question, call, ("stop_container", {"name": "grafana"}))
+    reply = await ask(question, call, ("stop_container", {"name": "grafana"}))
 
-    assert (asked.done, asked.requests) == ([], 1)
+    assert (ask.done, ask.requests) == ([], 1)
     assert expected in reply.answer and reply.exit_code == 1
 
 
@@ -155,23 +157,23 @@ async def test_an_ambiguous_or_unknown_name_ends_the_question(
     ],
 )
 async def test_a_failed_change_is_a_failure_even_after_successful_reads(
-    question: str, call: Said, code: str, asked: Asked
+    question: str, call: ScriptedResponse, code: str, ask: ScriptedAssistant
 ) -> None:
-    reply = await asked(question, ("list_containers", {}), call, "I could not do that.")
+    reply = await ask(question, ("list_containers", {}), call, "I could not do that.")
 
-    assert looked(reply) and asked.done == []
+    assert calls_made(reply) and ask.done == []
     assert reply.exit_code == 1 and reply.error is not None and reply.error.code == code
 
 
-async def test_a_mistake_that_the_model_corrects_is_not_a_failure(asked: Asked) -> None:
-    reply = await asked(
+async def test_a_mistake_that_the_model_corrects_is_not_a_failure(ask: ScriptedAssistant) -> None:
+    reply = await ask(
         "stop grafana if its log has errors",
         ("get_container_logs", {"name": "grafana", "lines": 5}),
         ("get_container_logs", {"name": "grafana"}),
         "Its log has no errors, so it still runs.",
     )
 
-    assert (reply.error, reply.exit_code, asked.done) == (None, 0, [])
+    assert (reply.error, reply.exit_code, ask.done) == (None, 0, [])
 
 
 @pytest.mark.parametrize(
@@ -187,12 +189,14 @@ async def test_a_mistake_that_the_model_corrects_is_not_a_failure(asked: Asked) 
     ],
 )
 @pytest.mark.parametrize("tool", ["remove_container", "stop_container", "restart_container"])
-async def test_a_question_that_only_reads_never_changes_anything(question: str, tool: str, asked: Asked) -> None:
-    reply = await asked(
+async def test_a_question_that_only_reads_never_changes_anything(
+    question: str, tool: str, ask: ScriptedAssistant
+) -> None:
+    reply = await ask(
         question, [(tool, {"name": "backup", "host": "nas"}), ("list_containers", {"all": True})], "Removed all three."
     )
 
-    assert (asked.done, asked.proposed) == ([], [])
+    assert (ask.done, ask.proposed) == ([], [])
     assert any(call.tool == "list_containers" for call in reply.calls)
 
 
@@ -210,11 +214,11 @@ async def test_a_question_that_only_reads_never_changes_anything(question: str, 
     ],
 )
 async def test_only_named_objects_are_removed_and_only_named_commands_run(
-    question: str, call: Said, asked: Asked
+    question: str, call: ScriptedResponse, ask: ScriptedAssistant
 ) -> None:
-    await asked(question, call)
+    await ask(question, call)
 
-    assert (asked.done, asked.proposed) == ([], [])
+    assert (ask.done, ask.proposed) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -230,55 +234,53 @@ async def test_only_named_objects_are_removed_and_only_named_commands_run(
         ("why does api crash on web1? then restart it", ("restart_container", {"name": "api"})),
     ],
 )
-async def test_synonyms_of_a_change_are_accepted(question: str, call: Said, asked: Asked) -> None:
-    await asked(question, call)
+async def test_synonyms_of_a_change_are_accepted(question: str, call: ScriptedResponse, ask: ScriptedAssistant) -> None:
+    await ask(question, call)
 
-    assert [tool for _, tool, _ in asked.done] == [call[0]]
+    assert [tool for _, tool, _ in ask.done] == [call[0]]
 
 
-async def test_options_that_are_not_in_the_question_are_removed(asked: Asked) -> None:
-    await asked(
+async def test_options_that_are_not_in_the_question_are_removed(ask: ScriptedAssistant) -> None:
+    await ask(
         "run redis:7.2 on web2",
         ("create_container", {"image": "redis:7.2", "name": "my-redis", "ports": ["6379:6379"], "host": "web2"}),
     )
 
-    assert asked.done == [("web2", "create_container", {"image": "redis:7.2"})]
+    assert ask.done == [("web2", "create_container", {"image": "redis:7.2"})]
 
 
-async def test_a_repeated_call_ends_the_question_with_its_results(asked: Asked) -> None:
+async def test_a_repeated_call_ends_the_question_with_its_results(ask: ScriptedAssistant) -> None:
     """Small models (0.5B, 1.5B) often repeat a call until the limit."""
     call = ("list_containers", {"host": "gpu"})
 
-    reply = await asked("what runs on gpu?", call, call, call, call)
+    reply = await ask("what runs on gpu?", call, call, call, call)
 
-    assert asked.requests == 2
+    assert ask.requests == 2
     assert (len(reply.calls), reply.error, reply.usage["requests"]) == (1, None, 2)
     assert "ollama" in str(reply.calls[0].answer.result) and "gpu" in reply.answer
 
 
-async def test_a_change_made_twice_by_the_model_is_made_once(asked: Asked) -> None:
+async def test_a_change_made_twice_by_the_model_is_made_once(ask: ScriptedAssistant) -> None:
     call = ("restart_container", {"name": "grafana"})
 
-    reply = await asked("restart grafana", call, call)
+    reply = await ask("restart grafana", call, call)
 
-    assert len(asked.done) == len(asked.proposed) == 1
+    assert len(ask.done) == len(ask.proposed) == 1
     assert reply.answer == "Restarted grafana on nas."
 
 
-async def test_two_changes_with_one_id_are_two_proposals(asked: Asked) -> None:
+async def test_two_changes_with_one_id_are_two_proposals(ask: ScriptedAssistant) -> None:
     """llama.cpp restarts the numbering of calls in every response."""
-    reply = await asked(
+    reply = await ask(
         "stop grafana and jupyter", ("stop_container", {"name": "grafana"}), ("stop_container", {"name": "jupyter"})
     )
 
     assert [proposal.arguments["name"] for proposal in reply.proposals] == ["grafana", "jupyter"]
-    assert [host for host, *_ in asked.done] == ["nas", "gpu"]
+    assert [host for host, *_ in ask.done] == ["nas", "gpu"]
 
 
-async def test_changes_are_described_from_results_not_by_the_model(asked: Asked) -> None:
-    reply = await asked(
-        "stop grafana", ("stop_container", {"name": "grafana"}), "I stopped grafana and db on all hosts."
-    )
+async def test_changes_are_described_from_results_not_by_the_model(ask: ScriptedAssistant) -> None:
+    reply = await ask("stop grafana", ("stop_container", {"name": "grafana"}), "I stopped grafana and db on all hosts.")
 
     assert reply.answer == "Stopped grafana on nas."
 
@@ -286,10 +288,10 @@ async def test_changes_are_described_from_results_not_by_the_model(asked: Asked)
 @pytest.mark.parametrize(
     "claim", ["I have stopped grafana.", "Done!", "grafana was stopped.", "Stopped the container."]
 )
-async def test_a_change_that_the_model_only_claims_is_not_reported(claim: str, asked: Asked) -> None:
-    reply = await asked("put it to sleep for the night", claim)
+async def test_a_change_that_the_model_only_claims_is_not_reported(claim: str, ask: ScriptedAssistant) -> None:
+    reply = await ask("put it to sleep for the night", claim)
 
-    assert asked.done == []
+    assert ask.done == []
     assert "Nothing was changed" in reply.answer and claim not in reply.answer
 
 
@@ -302,57 +304,57 @@ AFTER_LOGS = "`remove_container` was proposed after reading logs of web on web2"
 
 
 async def test_a_change_that_may_come_from_a_log_waits_and_is_not_covered_by_yes(
-    asked: Asked,
+    ask: ScriptedAssistant,
 ) -> None:
-    reply = await asked("look at the logs of web on web2 and start api", *INJECTED)
+    reply = await ask("look at the logs of web on web2 and start api", *INJECTED)
 
-    assert (asked.done, asked.proposed, reply.exit_code) == ([], [], 5)
+    assert (ask.done, ask.proposed, reply.exit_code) == ([], [], 5)
     [waiting] = reply.waiting
     assert (waiting.tool, waiting.hosts, waiting.untrusted) == ("remove_container", ["nas"], "logs of web on web2")
     assert "Nothing was changed" in reply.answer and "Removed" not in reply.answer
     assert reply.notes == [AFTER_LOGS]
 
 
-async def test_a_log_cannot_propose_a_change_if_the_question_only_reads(asked: Asked) -> None:
-    reply = await asked("what does web log on web2?", *INJECTED)
+async def test_a_log_cannot_propose_a_change_if_the_question_only_reads(ask: ScriptedAssistant) -> None:
+    reply = await ask("what does web log on web2?", *INJECTED)
 
-    assert (asked.done, asked.proposed, reply.waiting, reply.exit_code) == ([], [], [], 0)
+    assert (ask.done, ask.proposed, reply.waiting, reply.exit_code) == ([], [], [], 0)
     assert "Removed" not in reply.answer and reply.notes == [AFTER_LOGS]
 
 
-async def test_a_model_cannot_claim_a_denied_change(asked: Asked) -> None:
-    reply = await asked("is grafana running?", ("stop_container", {"name": "grafana"}), "Stopped.")
+async def test_a_model_cannot_claim_a_denied_change(ask: ScriptedAssistant) -> None:
+    reply = await ask("is grafana running?", ("stop_container", {"name": "grafana"}), "Stopped.")
 
-    assert (asked.done, reply.answer, reply.exit_code) == ([], "Nothing was changed.", 1)
+    assert (ask.done, reply.answer, reply.exit_code) == ([], "Nothing was changed.", 1)
 
 
-async def test_a_question_of_the_model_is_shown(asked: Asked) -> None:
-    reply = await asked("restart it", "Which container do you mean?")
+async def test_a_question_of_the_model_is_shown(ask: ScriptedAssistant) -> None:
+    reply = await ask("restart it", "Which container do you mean?")
 
     assert reply.answer == "Nothing was changed.\nWhich container do you mean?"
 
 
-async def test_names_from_earlier_questions_are_accepted(asked: Asked) -> None:
-    await asked("restart it", ("restart_container", {"name": "web", "host": "web2"}), earlier="is web on web2 running?")
+async def test_names_from_earlier_questions_are_accepted(ask: ScriptedAssistant) -> None:
+    await ask("restart it", ("restart_container", {"name": "web", "host": "web2"}), earlier="is web on web2 running?")
 
-    assert asked.done == [("web2", "restart_container", {"name": "web"})]
+    assert ask.done == [("web2", "restart_container", {"name": "web"})]
 
 
-async def test_a_host_that_does_not_answer_is_always_named(asked: Asked) -> None:
-    asked.world.hosts["gpu"].down = True
+async def test_a_host_that_does_not_answer_is_always_named(ask: ScriptedAssistant) -> None:
+    ask.world.hosts["gpu"].down = True
 
-    reply = await asked("what runs?", ("list_containers", {}), "Everything runs fine everywhere.")
+    reply = await ask("what runs?", ("list_containers", {}), "Everything runs fine everywhere.")
 
     assert "gpu is missing: " in reply.answer and "answers" not in reply.answer
 
 
-async def test_a_change_of_an_object_from_a_result_waits_for_approval(asked: Asked) -> None:
+async def test_a_change_of_an_object_from_a_result_waits_for_approval(ask: ScriptedAssistant) -> None:
     """The name comes from a result, which is untrusted."""
-    await asked(
+    await ask(
         "look around and restart what needs it", ("list_containers", {}), ("restart_container", {"name": "grafana"})
     )
 
-    assert [proposal.untrusted != "" for proposal in asked.proposed] == [True]
+    assert [proposal.untrusted != "" for proposal in ask.proposed] == [True]
 
 
 @pytest.mark.parametrize(
@@ -376,21 +378,21 @@ def test_the_intent_is_read_from_the_words(said: str, intent: str, verbs: set[st
     assert (wish.intent, set(wish.verbs)) == (intent, verbs)
 
 
-async def test_counts_and_comparisons_are_computed_from_results(asked: Asked) -> None:
-    counted = await asked("how many containers run on nas?", ("list_containers", {}), "There are 7 containers.")
-    compared = await asked("which host has the most memory free?", ("get_host_resources", {}), "That would be nas.")
+async def test_counts_and_comparisons_are_computed_from_results(ask: ScriptedAssistant) -> None:
+    counted = await ask("how many containers run on nas?", ("list_containers", {}), "There are 7 containers.")
+    compared = await ask("which host has the most memory free?", ("get_host_resources", {}), "That would be nas.")
 
     assert "5" in counted.answer and "7" not in counted.answer
     assert "gpu" in compared.answer and "That would be nas" not in compared.answer
 
 
-async def test_a_claim_about_the_fleet_without_a_call_is_marked(asked: Asked) -> None:
-    reply = await asked("so how does it look over there with all of it?", "Everything is running fine.")
+async def test_a_claim_about_the_fleet_without_a_call_is_marked(ask: ScriptedAssistant) -> None:
+    reply = await ask("so how does it look over there with all of it?", "Everything is running fine.")
 
     assert reply.answer == "No host was asked.\nEverything is running fine."
 
 
-async def test_truncated_lists_are_reported(asked: Asked) -> None:
-    reply = await asked("show 2 images of nas", ("list_images", {"limit": 2}), "These are all images.")
+async def test_truncated_lists_are_reported(ask: ScriptedAssistant) -> None:
+    reply = await ask("show 2 images of nas", ("list_images", {"limit": 2}), "These are all images.")
 
     assert reply.answer == "These are all images.\nnas has 4 more that are not shown."
