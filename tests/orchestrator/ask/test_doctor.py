@@ -240,9 +240,7 @@ def test_doctor_reports_a_small_context(settings: Settings, model_server: ModelS
         ("why does web restart?", "big"),
     ],
 )
-def test_reads_use_the_fast_model_and_several_steps_the_smart_one(
-    question: str, model: str, tmp_path: Path
-) -> None:
+def test_reads_use_the_fast_model_and_several_steps_the_smart_one(question: str, model: str, tmp_path: Path) -> None:
     from anvyl_mcp.app.catalogue import load_catalogue
 
     settings = settings_module.load({"model_fast": "small", "model_smart": "big"})
