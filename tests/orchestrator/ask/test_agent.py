@@ -361,7 +361,7 @@ async def test_a_looping_model_is_stopped_and_its_results_are_shown(
     assert len(asked) == 4
     assert reply.error is None and len(reply.calls) == 8
     assert reply.notes == ["the model `scripted` was stopped: it made too many requests"]
-    assert "what was found" in reply.answer
+    assert "gave no summary" in reply.answer
 
 
 async def test_a_looping_model_without_results_is_an_error(
