@@ -1,4 +1,4 @@
-"""Whatever is typed wrong gets one sentence and a next step, an exit code that tells, and nothing half done."""
+"""Bad input gives one sentence, a hint and an exit code, and changes nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.hosts.nodes import ANVYL, PYTHON, ServingNode, anvyl
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "says", "hint"),
+    ("command", "code", "message", "hint"),
     [
         ("ps --host nowhere", 2, "there is no host `nowhere`", "first"),
         ("ps --host @nobody", 2, "there is no host `@nobody`", ""),
@@ -39,26 +39,26 @@ from tests.support.hosts.nodes import ANVYL, PYTHON, ServingNode, anvyl
         ("hosts check nas", 2, "there is no host `nas`", "`second`"),
     ],
 )
-def test_commands_say_what_is_wrong_and_what_to_try(
-    command: str, code: int, says: str, hint: str, engine: RealEngine, fleet: ServingNode
+def test_bad_input_gives_a_message_and_a_hint(
+    command: str, code: int, message: str, hint: str, engine: RealEngine, fleet: ServingNode
 ) -> None:
     engine.run("web")
 
     done = anvyl(*command.split(), ANVYL_LMSTUDIO_URL="http://127.0.0.1:1/v1")
 
     assert (done.code, done.out) == (code, ""), done.err
-    assert says in done.err and hint in done.err, done.err
+    assert message in done.err and hint in done.err, done.err
     assert engine.state("web") == "running"
 
 
-def test_an_empty_question_asks_for_one() -> None:
+def test_an_empty_question_is_refused_with_an_example() -> None:
     done = anvyl("ask", "  ")
 
     assert done.code == 2
     assert "there is no question" in done.err and "list all containers" in done.err
 
 
-def test_a_question_the_rules_cannot_read_shows_three_examples() -> None:
+def test_a_question_the_rules_cannot_parse_shows_three_examples() -> None:
     done = anvyl("ask", "make me a sandwich", "--offline", "--json")
 
     assert done.code == 4
@@ -67,7 +67,7 @@ def test_a_question_the_rules_cannot_read_shows_three_examples() -> None:
     assert done.json["calls"] == []
 
 
-def test_no_docker_is_one_sentence() -> None:
+def test_a_missing_docker_engine_is_reported_in_one_sentence() -> None:
     done = anvyl("ps")
 
     assert done.code == 1
@@ -75,20 +75,20 @@ def test_no_docker_is_one_sentence() -> None:
     assert "hint:" in done.err
 
 
-def test_docker_without_permission_is_one_sentence(tmp_path: Path) -> None:
+def test_a_docker_socket_without_permission_is_reported_in_one_sentence(tmp_path: Path) -> None:
     if os.getuid() != 0:
-        pytest.skip("only root can become somebody who may not use a socket")
+        pytest.skip("only root can become a user without access to the socket")
     import socket
 
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "docker.sock"))
         (tmp_path / "docker.sock").chmod(0o600)
         tmp_path.chmod(0o755)
-        home = tmp_path / "nobody"
+        home = tmp_path / "unprivileged"
         home.mkdir()
         home.chmod(0o777)
         done = subprocess.run(
-            [PYTHON, "-c", AS_NOBODY],
+            [PYTHON, "-c", AS_UNPRIVILEGED_USER],
             env={**os.environ, "ANVYL_HOME": str(home), "DOCKER_HOST": f"unix://{tmp_path}/docker.sock"},
             capture_output=True,
             text=True,
@@ -100,7 +100,7 @@ def test_docker_without_permission_is_one_sentence(tmp_path: Path) -> None:
     assert "docker` group" in done.stderr
 
 
-AS_NOBODY = """
+AS_UNPRIVILEGED_USER = """
 import os, sys
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.server.engine.engine import Engine
@@ -112,7 +112,7 @@ except AnvylError as error:
 """
 
 
-def test_a_hosts_file_that_is_no_toml_is_named_and_kept(tmp_path: Path) -> None:
+def test_a_hosts_file_that_is_not_toml_is_named_and_kept(tmp_path: Path) -> None:
     broken = '[hosts.nas]\nurl = "http://127.0.0.1:4210\n'
     (tmp_path / "hosts.toml").write_text(broken, encoding="utf-8")
 
@@ -124,19 +124,19 @@ def test_a_hosts_file_that_is_no_toml_is_named_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [("prot = 1", "unknown setting `prot`"), ("port = 'x'", "not a port number"), ("port = [", "not valid TOML")],
 )
-def test_a_settings_file_that_cannot_be_used_is_named(tmp_path: Path, content: str, says: str) -> None:
+def test_an_invalid_settings_file_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "config.toml").write_text(content, encoding="utf-8")
 
     done = anvyl("hosts", "list")
 
     assert done.code in (1, 2)
-    assert says in done.err and "config.toml" in done.err
+    assert message in done.err and "config.toml" in done.err
 
 
-def test_json_is_printed_whatever_goes_wrong(engine: RealEngine) -> None:
+def test_errors_are_printed_as_json_too(engine: RealEngine) -> None:
     for command, code in (("ps --host nowhere", "unknown_host"), ("call no_tool", "invalid_input")):
         done = anvyl(*command.split(), "--json")
         document = json.loads(done.out)
@@ -151,9 +151,9 @@ def test_usage_errors_exit_with_2() -> None:
     assert anvyl("ps", "--no-such-option").code == 2
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("command", ["tools", "tools --json", "--help"])
-def test_a_full_disk_behind_the_output_is_told_in_a_sentence(command: str) -> None:
+def test_a_full_disk_is_reported_in_one_sentence(command: str) -> None:
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = subprocess.run([ANVYL, *command.split()], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
 

@@ -1,4 +1,4 @@
-"""`anvyl chat` and the asking of `anvyl ask`: progress, approvals, Ctrl-C, follow-up questions, kept conversations."""
+"""`anvyl chat` and `anvyl ask` at a terminal: progress, approvals, Ctrl-C, follow-ups and stored conversations."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ pytest_plugins = ["tests.support.model_server"]
 
 CTRL_C, CTRL_D = "\x03", "\x04"
 ERASED = "\x1b[2K"
-AT_ONCE = 0.5
-"""Seconds within which Ctrl-C ends a question."""
+MAX_END_SECONDS = 0.5
+"""Within which Ctrl-C must end a question."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
 
 
-def test_nothing_of_the_progress_is_in_a_pipe(engine: RealEngine, first: None) -> None:
+def test_progress_is_not_written_to_a_pipe(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
     done = anvyl("ask", "--offline", "stop web", "--yes")
@@ -40,7 +40,7 @@ def test_nothing_of_the_progress_is_in_a_pipe(engine: RealEngine, first: None) -
     assert (done.code, done.err) == (0, "")
 
 
-def test_ctrl_c_while_the_model_thinks_ends_at_once(
+def test_ctrl_c_while_the_model_is_thinking_ends_at_once(
     engine: RealEngine, first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
@@ -48,13 +48,13 @@ def test_ctrl_c_while_the_model_thinks_ends_at_once(
 
     with open_terminal("ask", "what is new?") as terminal:
         terminal.until("asking qwen")
-        assert ended_by_ctrl_c(terminal) < AT_ONCE
+        assert seconds_to_end(terminal) < MAX_END_SECONDS
 
     assert "interrupted" in terminal.shown and "nothing was changed" in terminal.shown
 
 
-def ended_by_ctrl_c(terminal: Terminal) -> float:
-    """Press it; the seconds until the program has ended."""
+def seconds_to_end(terminal: Terminal) -> float:
+    """Press Ctrl-C and return the seconds until the program has ended."""
     started = time.monotonic()
     terminal.type(CTRL_C)
     assert terminal.end(20) == 130, terminal.shown
@@ -63,11 +63,11 @@ def ended_by_ctrl_c(terminal: Terminal) -> float:
 
 @pytest.fixture
 def silent(first: None, silent_port: int) -> None:
-    """This host is `first`, and knows `gpu`, which takes connections and says nothing."""
+    """This host is `first` and knows `gpu`, which accepts connections and never answers."""
     write_hosts_file("gpu", f"http://127.0.0.1:{silent_port}")
 
 
-def test_the_line_of_progress_names_the_hosts_and_is_gone_in_the_end(engine: RealEngine, silent: None) -> None:
+def test_the_progress_line_names_the_hosts_and_is_erased_at_the_end(engine: RealEngine, silent: None) -> None:
     engine.run("web")
 
     with open_terminal("ask", "--offline", "list containers") as terminal:
@@ -75,34 +75,36 @@ def test_the_line_of_progress_names_the_hosts_and_is_gone_in_the_end(engine: Rea
         began = time.monotonic()
         assert terminal.end() == 3, terminal.shown
 
-    # What the silent host may cost, which was asked already.
-    assert time.monotonic() - began < CONNECT_SECONDS + AT_ONCE
+    # The silent host was called at the start, so at most its timeout remains.
+    assert time.monotonic() - began < CONNECT_SECONDS + MAX_END_SECONDS
     left = terminal.shown.rpartition(ERASED)[2]
     assert "web" in left and "no answer within 3 s" in left
     assert "waiting for" not in left and "working" not in left
 
 
-def test_ctrl_c_while_a_host_is_silent_ends_at_once_and_says_who_answered(engine: RealEngine, silent: None) -> None:
+def test_ctrl_c_while_a_host_is_silent_ends_at_once_and_shows_the_other_results(
+    engine: RealEngine, silent: None
+) -> None:
     engine.run("web")
 
     with open_terminal("ask", "--offline", "list containers") as terminal:
         terminal.until("first done, waiting for gpu")
-        assert ended_by_ctrl_c(terminal) < AT_ONCE
+        assert seconds_to_end(terminal) < MAX_END_SECONDS
 
     left = terminal.shown.rpartition(ERASED)[2]
     assert "web" in left and left.count("interrupted") == 1
     assert "gpu had not answered; nothing was changed" in left
 
 
-def test_ctrl_c_while_everything_is_still_imported_ends_at_once(engine: RealEngine, first: None) -> None:
+def test_ctrl_c_during_imports_ends_at_once(engine: RealEngine, first: None) -> None:
     with open_terminal("ask", "--offline", "list containers") as terminal:
         terminal.until("working")
-        assert ended_by_ctrl_c(terminal) < AT_ONCE
+        assert seconds_to_end(terminal) < MAX_END_SECONDS
 
     assert "Traceback" not in terminal.shown
 
 
-def test_ctrl_c_says_what_was_changed_before_it(
+def test_ctrl_c_reports_the_changes_made_before_it(
     engine: RealEngine, silent: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
@@ -113,13 +115,13 @@ def test_ctrl_c_says_what_was_changed_before_it(
         terminal.until("[y/N/edit hosts] ")
         terminal.type("y\n")
         terminal.until("asking qwen")
-        assert ended_by_ctrl_c(terminal) < AT_ONCE
+        assert seconds_to_end(terminal) < MAX_END_SECONDS
 
     assert "done: stop container web on first" in terminal.shown
     assert engine.state("web") == "exited"
 
 
-def test_a_change_that_cannot_be_made_is_told_once_and_fails(
+def test_an_impossible_change_is_reported_once_and_fails(
     engine: RealEngine, first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
@@ -133,7 +135,7 @@ def test_a_change_that_cannot_be_made_is_told_once_and_fails(
     assert "web1" in done.out and (done.out + done.err).count("which container") == 1
 
 
-def test_keys_pressed_before_the_prompt_decide_nothing(engine: RealEngine, first: None) -> None:
+def test_keys_pressed_before_the_prompt_are_ignored(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
     with open_terminal("ask", "--offline", "stop web") as terminal:
@@ -146,7 +148,7 @@ def test_keys_pressed_before_the_prompt_decide_nothing(engine: RealEngine, first
     assert engine.state("web") == "exited"
 
 
-def test_a_change_proposed_after_reading_text_of_others_says_so(
+def test_a_change_proposed_after_reading_untrusted_text_says_so(
     engine: RealEngine, first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
@@ -167,7 +169,7 @@ def test_a_change_proposed_after_reading_text_of_others_says_so(
     assert engine.state("web") == "running"
 
 
-def test_without_a_terminal_the_next_step_is_said(engine: RealEngine, first: None) -> None:
+def test_without_a_terminal_a_hint_names_the_next_step(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
     waits, dry = run_program("ask", "--offline", "stop web"), run_program("ask", "--offline", "stop web", "--dry-run")
@@ -176,7 +178,7 @@ def test_without_a_terminal_the_next_step_is_said(engine: RealEngine, first: Non
     assert "hint" not in dry.err and engine.state("web") == "running"
 
 
-def test_the_prompt_shows_the_very_container(engine: RealEngine, first: None) -> None:
+def test_the_prompt_names_the_container_and_its_state(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
     with open_terminal("ask", "--offline", "stop web") as terminal:
@@ -210,7 +212,7 @@ def test_the_hosts_of_a_change_can_be_chosen_at_the_prompt(
     assert (engine.state("web"), second_engine.state("web")) == ("running", "exited")
 
 
-def test_changes_that_wait_together_are_shown_together_and_chosen_by_number(
+def test_pending_changes_are_shown_together_and_chosen_by_number(
     engine: RealEngine, first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
@@ -230,7 +232,7 @@ def test_changes_that_wait_together_are_shown_together_and_chosen_by_number(
     assert (engine.state("web"), engine.state("db")) == ("running", "exited")
 
 
-def test_a_dry_run_shows_and_does_nothing(engine: RealEngine, first: None) -> None:
+def test_a_dry_run_shows_the_change_and_does_not_make_it(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
     done = anvyl("ask", "--offline", "stop web", "--dry-run", "--yes")
@@ -239,7 +241,7 @@ def test_a_dry_run_shows_and_does_nothing(engine: RealEngine, first: None) -> No
     assert "stop web on first" in done.out and engine.state("web") == "running"
 
 
-def test_a_chat_follows_up_and_undoes_and_survives_ctrl_c(engine: RealEngine, first: None) -> None:
+def test_a_chat_resolves_follow_ups_undoes_and_survives_ctrl_c(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
     with open_terminal("chat", "--offline") as terminal:
@@ -278,7 +280,7 @@ def test_ctrl_d_ends_a_chat(first: None) -> None:
         assert terminal.end() == 0
 
 
-def test_ctrl_c_ends_a_thinking_model_and_not_the_chat(
+def test_ctrl_c_cancels_a_thinking_model_and_not_the_chat(
     engine: RealEngine, first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
@@ -296,7 +298,7 @@ def test_ctrl_c_ends_a_thinking_model_and_not_the_chat(
 
 
 @pytest.mark.parametrize("line", ["list containers", "stop web", "/hosts", "/undo"])
-def test_ctrl_c_in_a_chat_ends_what_waits_for_a_silent_host_and_not_the_chat(
+def test_ctrl_c_in_a_chat_cancels_a_call_to_a_silent_host_and_not_the_chat(
     engine: RealEngine, silent: None, line: str
 ) -> None:
     with open_terminal("chat", "--offline") as terminal:
@@ -307,12 +309,12 @@ def test_ctrl_c_in_a_chat_ends_what_waits_for_a_silent_host_and_not_the_chat(
         terminal.type(CTRL_C)
         terminal.until("error: interrupted")
         terminal.until("anvyl> ")
-        assert time.monotonic() - started < AT_ONCE
+        assert time.monotonic() - started < MAX_END_SECONDS
         terminal.type("/quit\n")
         assert terminal.end() == 0, terminal.shown
 
 
-def test_a_chat_without_a_terminal_reads_lines_and_changes_wait(engine: RealEngine, first: None) -> None:
+def test_a_chat_without_a_terminal_reads_lines_and_leaves_changes_pending(engine: RealEngine, first: None) -> None:
     engine.run("web")
 
     done = run_program("chat", "--offline", stdin="list containers\nstop web\n/nonsense\n")
@@ -323,7 +325,7 @@ def test_a_chat_without_a_terminal_reads_lines_and_changes_wait(engine: RealEngi
     assert engine.state("web") == "running"
 
 
-def test_a_conversation_is_kept_for_its_owner_and_gone_on_with(engine: RealEngine, first: None) -> None:
+def test_a_conversation_is_stored_privately_and_resumed(engine: RealEngine, first: None) -> None:
     engine.run("web")
     home = Path(os.environ["ANVYL_HOME"])
 
@@ -338,19 +340,17 @@ def test_a_conversation_is_kept_for_its_owner_and_gone_on_with(engine: RealEngin
     assert run_program("chat", "--resume", "beef", stdin="").code == 1
 
 
-def test_a_model_in_a_chat_is_told_what_was_said_before(
-    engine: RealEngine, first: None, model_server: ModelServer
-) -> None:
+def test_a_model_in_a_chat_gets_the_earlier_turns(engine: RealEngine, first: None, model_server: ModelServer) -> None:
     engine.run("web")
     model_server.replies += [text("I can list and change containers."), text("Nothing else.")]
 
     run_program("chat", stdin="what can you do?\nwhat else can you do?\n", ANVYL_LMSTUDIO_URL=model_server.url)
 
-    said = [one["content"] for one in model_server.requests[-1]["messages"] if one["role"] in ("user", "assistant")]
-    assert said[:1] == ["what can you do?"] and said[-1] == "what else can you do?"
+    contents = [one["content"] for one in model_server.requests[-1]["messages"] if one["role"] in ("user", "assistant")]
+    assert contents[:1] == ["what can you do?"] and contents[-1] == "what else can you do?"
 
 
-def test_a_chat_takes_another_model_only_if_the_server_has_it(model_server: ModelServer) -> None:
+def test_a_chat_switches_only_to_a_model_that_the_server_has(model_server: ModelServer) -> None:
     lines = "/model qwen/qwen3.5-9\n/model\n/model rules\n/model\n/model qwen/qwen3.5-9b\n"
     done = run_program("chat", stdin=lines, ANVYL_LMSTUDIO_URL=model_server.url)
 
@@ -365,7 +365,7 @@ def test_a_chat_takes_another_model_only_if_the_server_has_it(model_server: Mode
     ]
 
 
-def test_a_chat_is_easy_on_whoever_types(engine: RealEngine, silent: None) -> None:
+def test_a_chat_is_forgiving(engine: RealEngine, silent: None) -> None:
     engine.run("web")
 
     with open_terminal("chat") as terminal:
@@ -411,11 +411,11 @@ LISTED = ConversationTurn("list containers on nas", "list containers on nas", "2
         (LISTED, "restart it", "restart it"),
     ],
 )
-def test_a_follow_up_means_what_was_named_last(before: ConversationTurn, asked: str, meant: str) -> None:
+def test_a_follow_up_refers_to_the_last_named_object(before: ConversationTurn, asked: str, meant: str) -> None:
     assert Conversation(turns=[before]).complete(asked, HOSTS).text == meant
 
 
-def test_a_kept_conversation_is_bounded_and_holds_no_secrets(tmp_path: Path) -> None:
+def test_a_stored_conversation_is_bounded_and_contains_no_secrets(tmp_path: Path) -> None:
     store = ConversationStore(tmp_path / "chats", lambda words: words.replace("hunter2", "<hidden>"))
     conversation = Conversation(
         turns=[ConversationTurn(f"q{number}", "PASSWORD=hunter2", "a" * 9) for number in range(9)]

@@ -1,4 +1,4 @@
-"""`anvyl` without a model, on real engines: what it prints where, how it ends, and what it does not import."""
+"""`anvyl` without a model, on real engines: output, exit codes and imports."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_ps_lists_the_containers_of_every_host(
     ("selector", "hosts"),
     [("local", ["first"]), ("second", ["second"]), ("SECOND,local", ["second", "first"]), ("@Far", ["second"])],
 )
-def test_a_selector_says_which_hosts_are_asked(
+def test_a_selector_chooses_the_hosts_that_are_called(
     selector: str, hosts: list[str], engine: RealEngine, second_node: ServingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_NAME", "first")
@@ -66,7 +66,7 @@ def test_a_selector_says_which_hosts_are_asked(
     assert (done.code, list(done.json["hosts"])) == (0, hosts)
 
 
-def test_containers_are_started_stopped_and_restarted_by_name_and_by_id(
+def test_containers_are_started_stopped_and_restarted_by_name_or_id(
     engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
 ) -> None:
     number = second_engine.create("db")
@@ -82,7 +82,7 @@ def test_containers_are_started_stopped_and_restarted_by_name_and_by_id(
     assert second_engine.state("db") == "exited"
 
 
-def test_yes_changes_every_host_that_is_named(
+def test_yes_changes_every_selected_host_without_asking(
     engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
 ) -> None:
     engine.run("web")
@@ -94,7 +94,7 @@ def test_yes_changes_every_host_that_is_named(
     assert engine.state("web") == second_engine.state("web") == "exited"
 
 
-def test_any_tool_can_be_called_with_typed_arguments(engine: RealEngine) -> None:
+def test_any_tool_can_be_called_with_key_value_arguments(engine: RealEngine) -> None:
     made = anvyl("call", "create_container", "busybox:latest", "name=app", "command=sleep 99", "env=A=1", "env=B=2")
     info = anvyl("call", "get_container_info", "app", "--json")
     words = anvyl("call", "execute_command", "command=echo hello", "--yes")
@@ -109,7 +109,7 @@ def test_any_tool_can_be_called_with_typed_arguments(engine: RealEngine) -> None
     assert engine.state("app") is None
 
 
-def test_one_dead_host_is_named_beside_the_answers_of_the_others(
+def test_the_failure_of_one_host_is_reported_with_the_results_of_the_others(
     engine: RealEngine, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
     engine.run("web")
@@ -129,7 +129,7 @@ def test_one_dead_host_is_named_beside_the_answers_of_the_others(
     assert "second: connection refused" in document.err
 
 
-def test_every_host_dead_is_a_failure(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+def test_a_command_fails_if_every_host_fails(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     write_hosts_file("second", f"http://127.0.0.1:{free_port}")
 
     done = anvyl("ps", "--host", "second", "--json")
@@ -167,7 +167,7 @@ def test_hosts_are_added_listed_checked_and_removed(
     assert list(anvyl("hosts", "list", "--json").json["hosts"]) == ["first"]
 
 
-def test_a_host_on_the_network_is_kept_but_nothing_is_sent_to_it() -> None:
+def test_an_unpaired_host_is_added_but_nothing_is_sent_to_it() -> None:
     started = time.monotonic()
     added = anvyl("hosts", "add", "far", "192.0.2.1")
     listed = anvyl("hosts", "check", "far")
@@ -192,7 +192,7 @@ def test_tools_are_listed_with_their_safety_and_arguments() -> None:
     assert tool["input_schema"]["required"] == ["name"]
 
 
-def test_a_text_of_others_cannot_move_the_cursor(engine: RealEngine) -> None:
+def test_text_from_containers_cannot_move_the_cursor(engine: RealEngine) -> None:
     engine.run("web", ["sh", "-c", "sleep 99", "\x1b[2Jgone\x07"], labels={"note": "\x1b[31mred\u202e"})
 
     for command in (["call", "get_container_info", "web"], ["ps"]):
@@ -201,7 +201,7 @@ def test_a_text_of_others_cannot_move_the_cursor(engine: RealEngine) -> None:
         assert "\x1b" not in done.out and "\x07" not in done.out and "\u202e" not in done.out
 
 
-def test_the_module_is_the_program() -> None:
+def test_the_package_runs_as_a_module() -> None:
     done = run_program("-m", "anvyl_mcp", "--version", program=PYTHON)
 
     assert (done.code, done.out, done.err) == (0, f"anvyl {__version__}\n", "")
@@ -220,7 +220,7 @@ def test_both_programs_have_help_and_a_version(program: str) -> None:
 @pytest.mark.parametrize("module", ["operator", "host"])
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["tools", "--help"]], ids=" ".join)
 def test_help_and_version_import_nothing_heavy(module: str, words: list[str]) -> None:
-    """Typer imports pydantic only for a command that runs, to convert the values of its options."""
+    """Typer imports pydantic only to convert option values of a command that runs."""
     script = (
         f"import os, sys; os._exit = sys.exit; sys.argv[1:] = {words}\n"
         f"from anvyl_mcp.cli.programs.{module} import main\n"
@@ -234,8 +234,8 @@ def test_help_and_version_import_nothing_heavy(module: str, words: list[str]) ->
     assert done.out
 
 
-def test_a_direct_command_to_a_running_server_imports_no_sdk(fleet: ServingNode) -> None:
-    """Its process must not pay a second for importing what the server has imported already."""
+def test_a_command_that_calls_a_running_server_does_not_import_the_sdk(fleet: ServingNode) -> None:
+    """Importing the SDK takes a second, and the server has already done so."""
     script = (
         "import os, sys; os._exit = sys.exit; sys.argv[1:] = ['ps', '--host', 'second']\n"
         "from anvyl_mcp.cli.programs.operator import main\n"
@@ -250,7 +250,7 @@ def test_a_direct_command_to_a_running_server_imports_no_sdk(fleet: ServingNode)
 
 
 @pytest.mark.parametrize("command", [["tools"], ["tools", "--json"], ["hosts", "list"], ["--help"]], ids=" ".join)
-def test_a_reader_that_has_seen_enough_ends_a_command_quietly(command: list[str]) -> None:
+def test_a_closed_pipe_ends_a_command_quietly(command: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as closed:
@@ -268,7 +268,7 @@ def test_head_of_the_tools_is_one_line() -> None:
 
 @pytest.mark.parametrize("words", [["ask", "\udcff"], ["stop", "\udcff"]])
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["words", "json"])
-def test_bytes_that_are_no_text_are_no_crash(words: Sequence[str], form: list[str]) -> None:
+def test_undecodable_arguments_do_not_crash(words: Sequence[str], form: list[str]) -> None:
     done = run_program(*words, *form, LC_ALL="C.UTF-8")
 
     assert done.code in (1, 2, 4, 5)
@@ -282,7 +282,7 @@ def test_bytes_that_are_no_text_are_no_crash(words: Sequence[str], form: list[st
     [("y\n", 0, "exited"), ("\n", 5, "running"), ("\x04", 5, "running")],
     ids=["y", "enter", "end of input"],
 )
-def test_a_person_is_asked_before_a_question_changes_something(
+def test_a_question_asks_before_it_changes_something(
     typed: str, code: int, state: str, engine: RealEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_NAME", "first")
@@ -297,9 +297,7 @@ def test_a_person_is_asked_before_a_question_changes_something(
     assert engine.state("web") == state
 
 
-def test_a_person_is_asked_before_a_command_destroys_something(
-    engine: RealEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_destructive_command_asks_first(engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANVYL_NAME", "first")
     engine.create("web")
 
@@ -338,7 +336,7 @@ def test_no_color_is_respected(engine: RealEngine, monkeypatch: pytest.MonkeyPat
     "command", [["ask", "--offline", "--yes", "stop slow"], ["stop", "slow"]], ids=["ask", "direct"]
 )
 def test_ctrl_c_during_a_slow_stop_ends_at_once(command: list[str], engine: RealEngine) -> None:
-    """Fault table, row 17: within 0.5 s."""
+    """Fault table, row 17: it ends within 0.5 s."""
     engine.run("slow", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], init=False)
     stopping = engine.api.events(filters={"event": "kill", "container": "slow"}, decode=True)
 

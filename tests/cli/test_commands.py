@@ -1,4 +1,4 @@
-"""The commands that need no model, on real engines: several names, several hosts, and what a person sees meanwhile."""
+"""Commands that need no model, on real engines: several names, several hosts and live output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +21,7 @@ from tests.support.hosts.nodes import ANVYL, ServingNode, anvyl, run_program, ru
 from tests.support.terminal import open_terminal
 
 
-def test_several_containers_on_several_hosts_are_changed_at_once(
+def test_several_containers_on_several_hosts_are_changed_together(
     engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
 ) -> None:
     engine.run("web")
@@ -37,7 +37,7 @@ def test_several_containers_on_several_hosts_are_changed_at_once(
     assert engine.state("web") == second_engine.state("db") == "exited"
 
 
-def test_changes_on_several_hosts_are_asked_for(
+def test_changes_on_several_hosts_need_approval(
     engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
 ) -> None:
     engine.run("web")
@@ -50,7 +50,7 @@ def test_changes_on_several_hosts_are_asked_for(
     assert engine.state("web") == second_engine.state("db") == "running"
 
 
-def test_a_wrong_name_on_one_host_is_told_beside_what_was_done(engine: RealEngine) -> None:
+def test_a_wrong_name_on_one_host_is_reported_with_the_changes_made(engine: RealEngine) -> None:
     engine.run("web")
 
     done = anvyl("stop", "web", "wbe", "--json")
@@ -73,7 +73,7 @@ def test_a_wrong_name_in_a_fleet_changes_nothing(
     assert engine.state("web") == "running"
 
 
-def test_what_some_names_have_is_shown_beside_the_names_nobody_has(
+def test_reads_show_existing_containers_and_report_missing_ones(
     engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
 ) -> None:
     engine.run("web")
@@ -85,7 +85,7 @@ def test_what_some_names_have_is_shown_beside_the_names_nobody_has(
     assert "error: no host has a container `wbe`" in done.err
 
 
-def test_a_removal_is_asked_for(engine: RealEngine) -> None:
+def test_a_removal_needs_approval(engine: RealEngine) -> None:
     engine.create("old")
     engine.run("web")
 
@@ -118,7 +118,7 @@ def test_run_takes_the_options_of_docker(engine: RealEngine, monkeypatch: pytest
     assert made["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostIp": "", "HostPort": "18081"}]}
 
 
-def test_words_after_the_image_are_the_containers(engine: RealEngine) -> None:
+def test_words_after_the_image_are_the_command_of_the_container(engine: RealEngine) -> None:
     assert anvyl("run", "--name", "app", "busybox:latest", "sh", "-c", "sleep 3600; :").code == 0
     refused = anvyl("run", "busybox:latest", "--name", "other")
 
@@ -128,7 +128,7 @@ def test_words_after_the_image_are_the_containers(engine: RealEngine) -> None:
     assert engine.state("other") is None
 
 
-def test_a_variable_that_is_not_set_here_is_refused(engine: RealEngine) -> None:
+def test_a_variable_that_is_not_set_in_the_shell_is_refused(engine: RealEngine) -> None:
     done = anvyl("run", "-e", "NOT_SET", "busybox:latest")
 
     assert done.code == 2
@@ -142,7 +142,7 @@ def test_a_new_container_needs_a_host(engine: RealEngine, second_engine: RealEng
     assert "choose first and second" in done.err and "--place most-memory" in done.err
 
 
-def test_exec_ends_as_the_command_ends(second_engine: RealEngine, fleet: ServingNode) -> None:
+def test_exec_exits_with_the_code_of_the_command(second_engine: RealEngine, fleet: ServingNode) -> None:
     second_engine.run("web")
 
     done = run_program("exec", "--host", "second", "web", "sh", "-c", "echo out; echo err >&2; exit 7")
@@ -154,7 +154,7 @@ def test_exec_ends_as_the_command_ends(second_engine: RealEngine, fleet: Serving
     assert run_program("exec", "--host", "second", "web", "nonsense").code == 1
 
 
-def test_exec_on_several_hosts_is_asked_for_and_says_whose_output_it_is(
+def test_exec_on_several_hosts_needs_approval_and_labels_the_output(
     engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
 ) -> None:
     engine.run("web")
@@ -167,14 +167,14 @@ def test_exec_on_several_hosts_is_asked_for_and_says_whose_output_it_is(
     assert (done.code, done.out) == (0, "first: hello\nsecond: hello\n")
 
 
-def test_logs_of_several_containers_say_whose_they_are(
+def test_logs_of_several_containers_are_labelled(
     engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
 ) -> None:
     engine.run("web", ["sh", "-c", "echo one; echo two; sleep 3600"])
     second_engine.run("db", ["sh", "-c", "echo three; sleep 3600"])
 
-    alone = until(lambda: anvyl("logs", "web").out, "two\n")
-    both = until(lambda: anvyl("logs", "web", "db", "--tail", "1").out, "second/db\tthree\n")
+    alone = poll_until(lambda: anvyl("logs", "web").out, "two\n")
+    both = poll_until(lambda: anvyl("logs", "web", "db", "--tail", "1").out, "second/db\tthree\n")
     document = anvyl("logs", "web", "--grep", "on", "--json").json
 
     assert alone == "one\ntwo\n"
@@ -182,18 +182,17 @@ def test_logs_of_several_containers_say_whose_they_are(
     assert document["hosts"]["first"]["result"]["lines"] == ["one"]
 
 
-def until(ask: object, words: str) -> str:
-    """What a question answers once the words are in it; a container takes a moment to say them."""
-    assert callable(ask)
+def poll_until(call: Callable[[], str], expected: str) -> str:
+    """Call repeatedly until the output contains `expected`, since a container takes a moment to log."""
     for _ in range(50):
-        if words in (said := str(ask())):
-            return said
-    raise AssertionError(f"{words!r} was never said")
+        if expected in (output := call()):
+            return output
+    raise AssertionError(f"{expected!r} did not appear")
 
 
 @contextlib.contextmanager
 def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that goes on until it is told to stop."""
+    """Run a command in the background and kill it at the end."""
     started = subprocess.Popen(
         [ANVYL, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -205,18 +204,18 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def line(stream: IO[str] | None, seconds: float = 60) -> str:
-    """The next line, which must come. Read byte by byte: whoever reads ahead cannot tell what has come by now."""
+    """Read the next line. Reads byte by byte, since a buffered reader would hide data from `select`."""
     assert stream is not None
-    said = b""
-    while not said.endswith(b"\n"):
-        assert select.select([stream], [], [], seconds)[0], "nothing was said"
-        if not (read := os.read(stream.fileno(), 1)):
+    data = b""
+    while not data.endswith(b"\n"):
+        assert select.select([stream], [], [], seconds)[0], "no line arrived"
+        if not (byte := os.read(stream.fileno(), 1)):
             break
-        said += read
-    return said.decode()
+        data += byte
+    return data.decode()
 
 
-def test_followed_logs_go_on_until_ctrl_c(second_engine: RealEngine, fleet: ServingNode) -> None:
+def test_followed_logs_continue_until_ctrl_c(second_engine: RealEngine, fleet: ServingNode) -> None:
     second_engine.run("web", ["sh", "-c", "echo ready; while ! [ -e /go ]; do sleep 0.1; done; echo gone; sleep 3600"])
 
     with running("logs", "-f", "web", "--host", "second") as following:
@@ -235,7 +234,7 @@ def test_followed_logs_as_json_are_an_object_per_line(second_engine: RealEngine,
         assert json.loads(line(following.stdout)) == {"host": "second", "name": "web", "line": "ready"}
 
 
-def test_followed_logs_outlive_the_host(
+def test_followed_logs_survive_a_restart_of_the_host(
     engine: RealEngine, second_engine: RealEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second_engine.run("db", ["sh", "-c", "echo ready; while ! [ -e /go ]; do sleep 0.1; done; echo gone; sleep 3600"])
@@ -260,11 +259,11 @@ def test_followed_logs_end_with_the_container(second_engine: RealEngine, fleet: 
         assert line(following.stdout) == "ready\n"
         second_engine.api.remove_container("web", force=True)
         while "no container `web`" not in line(following.stderr):
-            """The engine may say first that it is being removed."""
+            """The engine may first report that it is being removed."""
         assert following.wait(20) == 0
 
 
-def test_a_reader_that_has_seen_enough_ends_a_log_quietly(second_engine: RealEngine, fleet: ServingNode) -> None:
+def test_a_closed_pipe_ends_a_followed_log_quietly(second_engine: RealEngine, fleet: ServingNode) -> None:
     second_engine.run("web", ["sh", "-c", "while :; do echo more; sleep 0.1; done"])
 
     done = run_program("-c", f"{ANVYL} logs -f web --host second | head -1", program="/bin/sh")
@@ -272,7 +271,7 @@ def test_a_reader_that_has_seen_enough_ends_a_log_quietly(second_engine: RealEng
     assert (done.code, done.out, done.err) == (0, "more\n", "")
 
 
-def test_watched_statistics_are_drawn_over_until_ctrl_c(second_engine: RealEngine, fleet: ServingNode) -> None:
+def test_watched_statistics_are_redrawn_until_ctrl_c(second_engine: RealEngine, fleet: ServingNode) -> None:
     second_engine.run("web")
 
     with open_terminal("stats", "--watch", "--host", "second") as terminal:
@@ -299,7 +298,7 @@ def test_watched_statistics_on_a_dumb_terminal_are_rows(
     assert "\x1b" not in terminal.shown
 
 
-def test_watched_statistics_as_json_are_an_object_per_look(second_engine: RealEngine, fleet: ServingNode) -> None:
+def test_watched_statistics_as_json_are_an_object_per_update(second_engine: RealEngine, fleet: ServingNode) -> None:
     second_engine.run("web")
 
     with running("stats", "--watch", "--host", "second", "--json") as watching:
@@ -309,7 +308,7 @@ def test_watched_statistics_as_json_are_an_object_per_look(second_engine: RealEn
 
 
 def test_resources_are_a_line_per_host(engine: RealEngine, second_engine: RealEngine, fleet: ServingNode) -> None:
-    rows = [each.split("\t") for each in anvyl("resources").out.splitlines()]
+    rows = [row.split("\t") for row in anvyl("resources").out.splitlines()]
 
     assert rows[0] == ["host", "cpu", "memory", "disk", "load", "up"]
     assert sorted(row[0] for row in rows[1:]) == ["first", "second"]
@@ -318,7 +317,7 @@ def test_resources_are_a_line_per_host(engine: RealEngine, second_engine: RealEn
 
 def test_an_image_is_pulled_and_listed(engine: RealEngine) -> None:
     if not engine.private:
-        pytest.skip("the registry stands beside a private engine")
+        pytest.skip("the registry needs a private engine")
     with registry(engine):
         done = anvyl("pull", REMOTE_IMAGE)
         again = anvyl("pull", REMOTE_IMAGE, "--json")
@@ -330,8 +329,8 @@ def test_an_image_is_pulled_and_listed(engine: RealEngine) -> None:
     assert anvyl("call", "remove_image", REMOTE_IMAGE, "--yes").code == 0
 
 
-def test_a_reader_that_is_gone_stops_no_change(second_engine: RealEngine, fleet: ServingNode) -> None:
-    """The first is told at once; the second ignores its signal for three seconds, and is stopped all the same."""
+def test_a_closed_pipe_does_not_abort_a_change(second_engine: RealEngine, fleet: ServingNode) -> None:
+    """The second container ignores its signal for three seconds and is still stopped."""
     second_engine.run("quick")
     second_engine.run("slow", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], init=False)
     reading, writing = os.pipe()
@@ -349,7 +348,7 @@ def test_a_reader_that_is_gone_stops_no_change(second_engine: RealEngine, fleet:
     assert second_engine.state("quick") == second_engine.state("slow") == "exited"
 
 
-def test_the_answers_of_fast_hosts_are_shown_while_a_slow_one_is_waited_for(
+def test_results_of_fast_hosts_are_shown_while_a_slow_one_is_pending(
     engine: RealEngine, silent_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_NAME", "first")
@@ -364,7 +363,7 @@ def test_the_answers_of_fast_hosts_are_shown_while_a_slow_one_is_waited_for(
             assert listing.wait(20) == 3
 
 
-def test_a_terminal_says_who_is_waited_for(
+def test_a_terminal_shows_the_pending_hosts(
     engine: RealEngine, silent_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_NAME", "first")
@@ -379,7 +378,7 @@ def test_a_terminal_says_who_is_waited_for(
 
 
 @pytest.mark.parametrize("command", ["list", "check"])
-def test_hosts_that_answer_are_shown_while_a_silent_one_is_waited_for(
+def test_hosts_that_answer_are_listed_while_a_silent_one_is_pending(
     engine: RealEngine, silent_port: int, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("ANVYL_NAME", "first")
@@ -393,7 +392,7 @@ def test_hosts_that_answer_are_shown_while_a_silent_one_is_waited_for(
     assert "unreachable: no answer within 3 s" in terminal.shown
 
 
-def test_a_change_that_is_interrupted_says_what_may_have_happened(engine: RealEngine) -> None:
+def test_an_interrupted_change_warns_that_it_may_still_happen(engine: RealEngine) -> None:
     engine.run("slow", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], init=False)
     stopping = engine.api.events(filters={"event": "kill", "container": "slow"}, decode=True)
 
@@ -407,14 +406,14 @@ def test_a_change_that_is_interrupted_says_what_may_have_happened(engine: RealEn
 
 
 @pytest.mark.parametrize("words", [["stop"], ["stop", "--timeout", "soon", "web"], ["ps", "--nonsense"]], ids=" ".join)
-def test_what_cannot_be_read_is_a_document_too(words: list[str]) -> None:
+def test_usage_errors_are_printed_as_json_too(words: list[str]) -> None:
     done = anvyl(*words, "--json")
 
     assert done.code == 2
     assert done.json["error"]["code"] == "invalid_input"
 
 
-def test_a_command_that_does_not_exist_is_answered_with_near_ones() -> None:
+def test_an_unknown_command_suggests_similar_ones() -> None:
     done = anvyl("stpo", "web")
 
     assert done.code == 2

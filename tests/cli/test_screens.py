@@ -1,4 +1,4 @@
-"""What a person sees around answers: hosts named once, notes that do not repeat, errors that say where."""
+"""Terminal output around results: host names, notes, errors and live tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_note_on_the_missing_model_is_shown_once_a_day(tmp_path: Path) -> No
 
     assert ask()
     assert not ask()
-    # A program gets it every time; another reason is told at once, and so is the same one the day after.
+    # Programs get it every time; a new reason is shown at once, and the same one again the next day.
     assert ask("--json")
     assert ask(url="http://127.0.0.1:2/v1")
     yesterday = time.time() - 86400
@@ -30,13 +30,13 @@ def test_the_note_on_the_missing_model_is_shown_once_a_day(tmp_path: Path) -> No
     assert ask(url="http://127.0.0.1:2/v1")
 
 
-def test_undo_says_which_host_does_not_answer(free_port: int) -> None:
+def test_undo_names_the_host_that_does_not_answer(free_port: int) -> None:
     write_hosts_file("gpu", f"http://127.0.0.1:{free_port}")
 
     assert "error: gpu: connection refused" in anvyl("undo", "--host", "gpu").err
 
 
-def test_a_host_is_named_once(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_name_is_printed_once(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     write_hosts_file("gpu", f"http://127.0.0.1:{free_port}")
     monkeypatch.setenv("ANVYL_NAME", os.uname().nodename.lower())
 
@@ -50,7 +50,7 @@ def test_a_host_is_named_once(free_port: int, monkeypatch: pytest.MonkeyPatch) -
 def test_live_tables_fit_a_narrow_terminal(
     columns: int, colour: str, engine: RealEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No line wraps, so nothing of an earlier frame stays; names, states and figures are whole."""
+    """No line wraps, so no earlier frame remains; names, states and numbers are complete."""
     engine.run("nextcloud-app-1")
     monkeypatch.setenv("NO_COLOR", colour)
     size = (columns, 24)

@@ -1,4 +1,4 @@
-"""`anvyl alias`: words of your own for containers and for whole questions."""
+"""`anvyl alias`: manages your own words for containers and for whole questions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ anvyl alias add "the photo app" immich_server --host nas
 anvyl alias add "movie night" "stop trainer on gpu" --question
 anvyl alias remove "movie night"
 """
-LONGEST = 200
+MOST_CHARACTERS = 200
 
 app = Commands("Use your own words for containers and for whole questions.", EXAMPLES)
-Alias = Annotated[str, typer.Argument(metavar="WORDS", help="Your own words.")]
+WordsArgument = Annotated[str, typer.Argument(metavar="WORDS", help="Your own words.")]
 
 
 @app.command("list")
@@ -42,12 +42,12 @@ def list_aliases(as_json: JsonOption = False) -> None:
 
 @app.command()
 def add(
-    words: Alias,
+    words: WordsArgument,
     meaning: Annotated[str, typer.Argument(metavar="MEANING", help="A container's name, or a whole question.")],
     host: Annotated[str, typer.Option("--host", "-H", metavar="HOST", help="The host it is on.")] = "",
     question: Annotated[bool, typer.Option("--question", "-q", help="The words stand for a whole question.")] = False,
 ) -> None:
-    """Let your own words mean a container, or a whole question."""
+    """Add your own words for a container or a whole question."""
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
@@ -55,10 +55,12 @@ def add(
         from anvyl_mcp.core.settings_file import write_setting
 
         alias, target = " ".join(words.split()), " ".join(f"{meaning}{f' on {host}' if host else ''}".split())
-        if not any(letter.isalpha() for letter in alias) or not target or len(alias + target) > LONGEST:
-            raise InvalidInput("the words or their meaning cannot be used", hint=f"use letters, {LONGEST} at most")
+        if not any(letter.isalpha() for letter in alias) or not target or len(alias + target) > MOST_CHARACTERS:
+            raise InvalidInput(
+                "invalid words or meaning", hint=f"use letters, at most {MOST_CHARACTERS} characters in all"
+            )
         if host and question:
-            raise InvalidInput("--host is for a container", hint="name the host in the question itself")
+            raise InvalidInput("--host works only for containers", hint="name the host in the question itself")
         table, other = ("phrases", "aliases") if question else ("aliases", "phrases")
         if alias in getattr(settings, other):
             write_setting(settings.config_dir, alias, None, table=other)
@@ -70,8 +72,8 @@ def add(
 
 
 @app.command()
-def remove(words: Alias) -> None:
-    """Forget your own words."""
+def remove(words: WordsArgument) -> None:
+    """Remove your own words."""
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
@@ -84,7 +86,7 @@ def remove(words: Alias) -> None:
             known = [*settings.aliases, *settings.phrases]
             raise NotFound(f"there is no alias `{alias}`", hint=did_you_mean(alias, known))
         write_setting(settings.config_dir, alias, None, table=table)
-        output.talk(f"`{alias}` is removed")
+        output.talk(f"removed alias `{alias}`")
         return 0
 
     runner.command(work)
