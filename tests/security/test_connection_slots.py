@@ -106,14 +106,14 @@ def test_eight_addresses_with_thirty_two_connections_each_leave_room_for_others(
 def test_each_address_has_a_share_and_a_machine_is_one_address() -> None:
     seats = ConnectionSlots(100_000)
     admitted = [seats.take(("198.51.100.1", port), OWN) for port in range(40)]
-    assert len(seats.taken) == connection_slots.MOST_EACH and None not in admitted
+    assert len(seats.taken) == connection_slots.MAX_PER_GROUP and None not in admitted
     for slot in list(seats.taken):
         slot.admit()
     assert seats.take(("198.51.100.1", 99), OWN) is None
     assert seats.take(("198.51.100.2", 99), OWN) is not None
     for number in range(40):
         assert seats.take((f"2001:db8::{number:x}", 1), ("2001:db8::ffff", 4200)) is not None
-    assert len(seats.taken) == 2 * connection_slots.MOST_EACH + 1
+    assert len(seats.taken) == 2 * connection_slots.MAX_PER_GROUP + 1
 
 
 def test_a_running_request_keeps_its_place_and_a_place_is_released_once() -> None:

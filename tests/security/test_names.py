@@ -289,7 +289,7 @@ async def test_a_resource_gives_no_access_to_another_service(client: Client, eng
         with pytest.raises(MCPError, match="there is no container") as error:
             await client.read_resource(f"anvyl://containers/{name}")
         assert "refused" not in str(error.value)
-    with pytest.raises(MCPError, match="cannot be the name of a container"):
+    with pytest.raises(MCPError, match="is not a valid container name"):
         await client.get_prompt("diagnose_container", {"name": "../images/busybox"})
 
 

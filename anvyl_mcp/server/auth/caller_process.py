@@ -14,7 +14,7 @@ FIRST_PID_NAMESPACE = "pid:[4026531836]"
 """PROC_PID_INIT_INO: the initial PID namespace, which sees every process of the machine."""
 ROOT_CGROUP = 1
 """Id of the root cgroup. Machines without systemd keep most of their processes there."""
-MOST_SCANS = 3
+MAX_SCANS = 3
 """Of a process's threads, while new ones appear."""
 TUNNEL = "/dev/net/tun"
 """Held open by programs that carry packets of a container or virtual machine: slirp4netns, pasta, an emulator."""
@@ -182,7 +182,7 @@ def _any_thread(pid: str, applies: Callable[[str], bool]) -> bool:
     Also true for a process that starts threads faster than they can be checked.
     """
     checked = set[str]()
-    for _ in range(MOST_SCANS):
+    for _ in range(MAX_SCANS):
         try:
             threads = set(os.listdir(f"/proc/{pid}/task")) - checked  # noqa: PTH208
         except (FileNotFoundError, ProcessLookupError):

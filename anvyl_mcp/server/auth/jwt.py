@@ -18,8 +18,8 @@ from anvyl_mcp.server.auth.callers import Caller, check_subject, implied_scopes
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 """Public-key signatures only: with a shared secret, every verifier could also sign."""
 LEEWAY_SECONDS = 60
-MOST_TOKEN_CHARACTERS = 8192
-MOST_KEYS_BYTES = 256 * 1024
+MAX_TOKEN_CHARACTERS = 8192
+MAX_KEYS_BYTES = 256 * 1024
 FRESH_SECONDS = 600
 """Age at which keys from a URL are fetched again."""
 STALE_SECONDS = 24 * 3600
@@ -52,7 +52,7 @@ async def fetch(url: str) -> bytes:
             body = b""
             async for part in answer.aiter_bytes():
                 body += part
-                if len(body) > MOST_KEYS_BYTES:
+                if len(body) > MAX_KEYS_BYTES:
                     raise Unreachable(f"the answer of {url} is too large for a key set", hint="check `jwt_keys`")
             return body
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -96,7 +96,7 @@ class JwtVerifier:
             Denied: the token is not valid for this host.
             Unreachable, ConfigInvalid: the keys cannot be loaded.
         """
-        if len(token) > MOST_TOKEN_CHARACTERS:
+        if len(token) > MAX_TOKEN_CHARACTERS:
             raise Denied("the token is too long", hint=GET_NEW_TOKEN)
         try:
             claims = await self._claims(token)

@@ -1,4 +1,4 @@
-"""How much one caller may ask for, and how much this host does at once."""
+"""Rate limits per caller, concurrency limits per host, and a limit on wrong secrets per address."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from anvyl_mcp.server.tool import Scope
 
 PER_SECOND: Mapping[Scope, float] = {"read": 20, "operate": 2, "exec": 1}
-"""Calls of one caller in the long run. Callers of this machine are not counted."""
+"""Sustained call rate per remote caller. Callers on this machine are not limited."""
 BURST: Mapping[Scope, float] = {"read": 40, "operate": 20, "exec": 2}
-"""Calls of one caller after a pause. An order to a whole host makes many changes; `AT_ONCE` bounds their load."""
+"""Calls of a caller after a pause. A command for a whole host makes many changes; `AT_ONCE` bounds their load."""
 AT_ONCE: Mapping[Scope, int] = {"read": 32, "operate": protocol_keys.CHANGES_AT_ONCE, "exec": 2}
-"""Calls of all callers together."""
-MOST_WAITING = 64
-MOST_WAITING_EACH = 32
-"""Of one remote caller, so that it leaves room for others."""
+"""Concurrent calls of all callers."""
+MAX_WAITING = 64
+MAX_WAITING_PER_CALLER = 32
+"""Per remote caller, so that it leaves room for others."""
 LONGEST_WAIT = 10.0
-MOST_FAILED_ATTEMPTS = 10
+MAX_FAILED_ATTEMPTS = 10
 FAILED_ATTEMPT_SECONDS = 60.0
-MOST_REMEMBERED = 4096
+MAX_REMEMBERED = 4096
 
 
 class Overloaded(Busy):
-    """Too much was asked for, and nothing was done."""
+    """A limit was exceeded; the call was not run."""
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message, hint=f"try again in {max(1, ceil(retry_after))} s", retry_after=retry_after)
@@ -59,10 +59,10 @@ class Limits:
 
     @asynccontextmanager
     async def slot(self, caller: Caller, scope: Scope) -> AsyncIterator[None]:
-        """Room for one call.
+        """Hold a slot for one call.
 
         Raises:
-            Overloaded: this caller asks too often, or too many calls wait already.
+            Overloaded: the caller exceeds its rate, or too many calls are waiting.
         """
         if not _is_local(caller):
             self._take_token(caller, scope)
@@ -77,10 +77,10 @@ class Limits:
             semaphore.release()
 
     def charge(self, caller: Caller, scope: Scope) -> None:
-        """Count one request of a caller from elsewhere, without a place of its own.
+        """Count a request of a remote caller against its rate, without taking a slot.
 
         Raises:
-            Overloaded: this caller asks too often.
+            Overloaded: the caller exceeds its rate.
         """
         if not _is_local(caller):
             self._take_token(caller, scope)
@@ -90,28 +90,30 @@ class Limits:
         key = (_identity(caller), scope)
         bucket = self._buckets.setdefault(key, _Bucket(burst, now))
         self._buckets.move_to_end(key)
-        if len(self._buckets) > MOST_REMEMBERED:
+        if len(self._buckets) > MAX_REMEMBERED:
             self._buckets.popitem(last=False)
         bucket.level = min(burst, bucket.level + max(0.0, now - bucket.at) * rate)
         bucket.at = now
         if bucket.level < 1:
             raise Overloaded(
-                f"`{caller.name}` asks too often: {rate:g} `{scope}` calls a second are allowed",
+                f"too many requests from `{caller.name}`: the limit is {rate:g} `{scope}` calls per second",
                 retry_after=(1 - bucket.level) / rate,
             )
         bucket.level -= 1
 
     async def _wait(self, caller: Caller, semaphore: anyio.Semaphore, scope: Scope) -> None:
         who = _identity(caller)
-        if self._waiting.total() >= MOST_WAITING or (not _is_local(caller) and self._waiting[who] >= MOST_WAITING_EACH):
-            raise Overloaded("this host is busy: too many calls wait already", retry_after=1)
+        if self._waiting.total() >= MAX_WAITING or (
+            not _is_local(caller) and self._waiting[who] >= MAX_WAITING_PER_CALLER
+        ):
+            raise Overloaded("this host is busy: too many calls are waiting", retry_after=1)
         self._waiting[who] += 1
         try:
             with anyio.fail_after(LONGEST_WAIT):
                 await semaphore.acquire()
         except TimeoutError as error:
             raise Overloaded(
-                f"this host is busy: {AT_ONCE[scope]} `{scope}` calls run and none of them ends",
+                f"this host is busy: {AT_ONCE[scope]} `{scope}` calls are still running",
                 retry_after=1,
             ) from error
         finally:
@@ -121,25 +123,25 @@ class Limits:
 
 
 class FailedAttempts:
-    """Wrong secrets per address. It slows down who guesses, and never who knows."""
+    """Counts wrong secrets per address, to slow down guessing. Valid tokens are never delayed."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def note(self, address: str) -> None:
-        """Count one."""
+    def record(self, address: str) -> None:
+        """Count a wrong secret."""
         origin = _network_of(address)
-        times = self._times.setdefault(origin, deque(maxlen=MOST_FAILED_ATTEMPTS))
+        times = self._times.setdefault(origin, deque(maxlen=MAX_FAILED_ATTEMPTS))
         times.append(self._clock())
         self._times.move_to_end(origin)
-        if len(self._times) > MOST_REMEMBERED:
+        if len(self._times) > MAX_REMEMBERED:
             self._times.popitem(last=False)
 
-    def wait(self, address: str) -> int:
-        """Seconds until another guess is heard; 0 when it is now."""
+    def retry_after(self, address: str) -> int:
+        """Seconds until the next attempt is allowed; 0 if it is now."""
         times = self._times.get(_network_of(address))
-        if times is None or len(times) < MOST_FAILED_ATTEMPTS:
+        if times is None or len(times) < MAX_FAILED_ATTEMPTS:
             return 0
         return max(0, ceil(times[0] + FAILED_ATTEMPT_SECONDS - self._clock()))
 
@@ -153,7 +155,7 @@ def _identity(caller: Caller) -> str:
 
 
 def _network_of(address: str) -> str:
-    """One customer's network counts as one: whoever has an IPv6 address has 2⁶⁴ of them."""
+    """The network an address belongs to: a /64 for IPv6, of which one customer has all addresses."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Who is behind a connection on loopback, and whether that one needs a token."""
+"""Identification of loopback callers, and which of them need no token."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from anvyl_mcp.server.auth.caller_process import made_by_local_process
 from anvyl_mcp.server.auth.socket_owner import Address, PeerSocket
 
 LONGEST_SECONDS = 2.0
-"""For looking through the machine's processes."""
+"""For scanning the machine's processes."""
 SCANS_AT_ONCE = 2
 LOCAL_PREFIX = "anv_local_"
 
 
 @dataclass(frozen=True, slots=True)
 class LoopbackCaller:
-    """Who calls, as far as it is known, and why that one is not trusted: empty when it is."""
+    """The user behind a loopback connection, if identified. `refusal` is why it is not trusted; empty if it is."""
 
     uid: int | None
     name: str = ""
@@ -39,20 +39,20 @@ class LoopbackCaller:
 
     @property
     def trusted(self) -> bool:
-        """Whether no token is needed."""
+        """Whether the caller needs no token."""
         return not self.refusal
 
 
 @dataclass(slots=True)
 class ClientConnection:
-    """What is known of the caller on one open connection; it ends with it, so a port used again tells nothing."""
+    """An open connection and its identified caller. Kept per connection, because ports are reused."""
 
     caller: LoopbackCaller | None = None
     accepted: socket.socket | None = None
     admit: Callable[[], None] = lambda: None
 
     def is_open(self) -> bool:
-        """Whether our end is still connected. While it is, no other connection can have its addresses and ports."""
+        """Whether our end is still connected; until then no other connection can have the same addresses and ports."""
         if self.accepted is None:
             return False
         try:
@@ -62,7 +62,7 @@ class ClientConnection:
 
 
 class LoopbackTrust:
-    """Trusts the server's own user, root, and members that `member` knows, each only from where this server lives."""
+    """Trusts the server's own user, root, and users for whom `member` is true, unless they run in a container."""
 
     def __init__(self, *, member: Callable[[int], bool] = lambda _: False) -> None:
         self._member = member
@@ -70,15 +70,15 @@ class LoopbackTrust:
         self._limiter: list[anyio.CapacityLimiter] = []
 
     async def check(self, peer: Address, own: Address, connection: ClientConnection) -> LoopbackCaller:
-        """Who holds the client's end of the connection from `peer` to `own`, and whether that one is trusted.
+        """Identify the caller on the connection from `peer` to `own`, and decide whether it is trusted.
 
-        The kernel is asked, and processes are looked through on a thread. `connection` is of this connection alone: the
-        caller of an open connection stays the same, so once is enough. One that was not identified is looked for again.
+        Queries the kernel, and scans processes on a thread. The result is cached in `connection`, except for a caller
+        that could not be identified.
         """
         if connection.caller is not None:
             return connection.caller
         found = socket_owner.find(peer, own)
-        # Asked afterwards: had our end been closed before, what was found could belong to a later connection.
+        # Checked afterwards: if our end had been closed, the socket found could belong to a later connection.
         if found is None or not connection.is_open():
             return UNIDENTIFIED
         if not self._limiter:
@@ -95,7 +95,7 @@ class LoopbackTrust:
         local = made_by_local_process(found, seconds=LONGEST_SECONDS, recent=self._recent_pids)
         if local is None:
             return UNIDENTIFIED
-        refusal = "" if local else "a caller in a container, or hard to tell from one, needs a token"
+        refusal = "" if local else "a caller that runs or may run in a container needs a token"
         return LoopbackCaller(found.uid, name, refusal)
 
 
@@ -103,7 +103,7 @@ UNIDENTIFIED = LoopbackCaller(None, refusal="the calling process cannot be ident
 
 
 def user_name(uid: int) -> str:
-    """The name of a user, or its number."""
+    """Return a user's name, or `uid N` if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -111,7 +111,7 @@ def user_name(uid: int) -> str:
 
 
 def engine_socket_members(engine_socket: Path) -> Callable[[int], bool]:
-    """Whether a user is in the group that may use the engine's socket anyway; asked anew for every connection."""
+    """Return a predicate: is a user in the group that may use the engine's socket? Not cached."""
 
     def member(uid: int) -> bool:
         try:
@@ -126,17 +126,17 @@ def engine_socket_members(engine_socket: Path) -> Callable[[int], bool]:
 
 
 class LocalToken:
-    """A token that lies in a file which only this user reads: for callers on loopback whom nothing else identifies."""
+    """A token in a file that only this user can read, for loopback callers that cannot be identified otherwise."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._digest = b""
 
     def make(self) -> None:
-        """Write a new one; the one before it stops working.
+        """Write a new token; the previous one stops working.
 
         Raises:
-            ConfigInvalid: it cannot be written.
+            ConfigInvalid: the file cannot be written.
         """
         text = LOCAL_PREFIX + secrets.token_urlsafe(32)
         try:
@@ -148,18 +148,18 @@ class LocalToken:
         self._digest = _digest(text)
 
     def matches(self, text: str) -> bool:
-        """Whether it is this one."""
+        """Whether `text` is this token."""
         return hmac.compare_digest(_digest(text), self._digest) and bool(self._digest)
 
     def remove(self) -> None:
-        """Take it away: the server ends."""
+        """Delete the token when the server stops."""
         self._digest = b""
         with suppress(OSError):
             self.file.unlink()
 
     @staticmethod
     def read(file: Path) -> str:
-        """What a command on this machine sends; empty when there is none, or it is somebody else's."""
+        """Return the token for a command on this machine; empty if the file is missing or not readable."""
         try:
             return file.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""A small file that decides who may do what: readable by its owner only, replaced whole, never half written."""
+"""A JSON file readable by its owner only, cached and written atomically."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from anvyl_mcp.core.files import check_not_writable_by_others, write_atomically
 
 Content = TypeVar("Content")
 RACY_NANOSECONDS = 1_000_000_000
-"""Two versions written within one tick of the file system's clock can look alike from outside."""
+"""Two versions written within one tick of the file system's clock can have the same `stat`."""
 
 
 class SecretFile(Generic[Content]):
-    """JSON on disk as typed content. What cannot be read raises and is left as it is: it never counts as empty."""
+    """Typed content of a JSON file. An unreadable file raises and is not changed; it is never treated as empty."""
 
     def __init__(
         self, path: Path, *, parse: Callable[[Any], Content], dump: Callable[[Content], object], start: Content
     ) -> None:
-        """`parse` raises what lookups and conversions raise at content of another shape."""
+        """`parse` may raise any error of lookups and conversions for malformed content."""
         self.path = path
         self._parse = parse
         self._dump = dump
         self._start = dump(start)
-        # One attribute, because threads read and change: content must never stand beside the mark of another version.
-        self._known: tuple[tuple[int, ...], Content] = (), start
+        # One attribute for thread safety: content and the `stat` of its version change together.
+        self._cached: tuple[tuple[int, ...], Content] = (), start
 
     def read(self) -> Content:
-        """The content now, whoever wrote it; not to be changed. Costs one `stat` while the file stays the same.
+        """Return the current content, which must not be modified. Costs one `stat` while the file is unchanged.
 
         Raises:
-            ConfigInvalid: the file cannot be read, is damaged, or others may write it.
+            ConfigInvalid: the file cannot be read, is damaged, or is writable by others.
         """
         try:
             found = self.path.stat()
@@ -45,20 +45,20 @@ class SecretFile(Generic[Content]):
             return self._parse(self._start)
         except OSError as error:
             raise self._unreadable(error) from error
-        seen = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_mode, found.st_uid)
-        known, content = self._known
-        if seen != known or abs(time.time_ns() - found.st_mtime_ns) < RACY_NANOSECONDS:
+        version = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_mode, found.st_uid)
+        cached, content = self._cached
+        if version != cached or abs(time.time_ns() - found.st_mtime_ns) < RACY_NANOSECONDS:
             self._check(found)
             content = self._load()
-            self._known = seen, content
+            self._cached = version, content
         return content
 
     @contextmanager
     def edit(self) -> Iterator[Content]:
-        """The content to change in place; written when the block ends well, alone among all processes.
+        """Yield the content to modify in place, under a lock; written if the block succeeds.
 
         Raises:
-            ConfigInvalid: the file cannot be used or written; it is then as it was.
+            ConfigInvalid: the file cannot be used or written; it is unchanged.
         """
         try:
             with file_locks.exclusive_lock(self.path.with_suffix(".lock")):
@@ -71,7 +71,7 @@ class SecretFile(Generic[Content]):
             ) from error
 
     def _copy(self) -> Content:
-        """The content now, to be changed."""
+        """Return a copy of the current content that may be modified."""
         self.read()
         return self._load() if self.path.exists() else self._parse(self._start)
 
@@ -82,12 +82,12 @@ class SecretFile(Generic[Content]):
             raise self._unreadable(error) from error
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ConfigInvalid(
-                f"{self.path} is damaged, so nothing in it counts",
+                f"{self.path} is damaged and not used",
                 hint=f"to start anew: mv {self.path} {self.path}.bad; it was not changed",
             ) from error
 
     def _check(self, found: os.stat_result) -> None:
-        check_not_writable_by_others(self.path, found, ", so nothing in it counts", mode="600")
+        check_not_writable_by_others(self.path, found, ", so it is not used", mode="600")
 
     def _unreadable(self, error: OSError) -> ConfigInvalid:
         return ConfigInvalid(f"{self.path} cannot be read: {error.strerror}", hint="check who owns it")

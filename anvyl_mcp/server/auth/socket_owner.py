@@ -1,4 +1,4 @@
-"""The other end of a TCP connection on this machine, as the kernel knows it: whose socket, made in which cgroup."""
+"""Owner and cgroup of the peer socket of a local TCP connection, queried from the kernel (sock_diag)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _SOCK_DIAG = 4
 _BY_FAMILY = 20
 _REQUEST = struct.Struct("=IHHII BBBBI")
 _REPLY = struct.Struct("=xBxx 4s32x 4xII 12xII")
-"""Of struct inet_diag_msg: state, ports, cookie (two words), uid, inode."""
+"""Fields of struct inet_diag_msg: state, ports, cookie (two words), uid, inode."""
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _CGROUP_ID = 21
 _ANY_STATE = 0xFFFFFFFF
 _NO_COOKIE = 0xFFFFFFFF
 OPEN_STATES = frozenset({1, 4, 5, 8})
-"""Established, and closing on one side. Without a holder the kernel reports uid 0, so other states prove nothing."""
+"""Established, or closing on one side. In other states the kernel may report uid 0 for a socket without holder."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerSocket:
-    """A client's socket. Inode and cookie together are never used again, unlike its port.
+    """A client's socket. Inode and cookie together are never reused, unlike its port.
 
-    `cgroup` is the id of the control group in which it was made, not that of its holder; 0 where the kernel does not
-    report it (before 5.8, or without cgroup v2).
+    `cgroup` is the id of the cgroup in which it was created, not that of its holder; 0 if the kernel does not report it
+    (before 5.8, or without cgroup v2).
     """
 
     uid: int
@@ -40,11 +40,11 @@ class PeerSocket:
 
 
 def find(peer: Address, own: Address) -> PeerSocket | None:
-    """The client's socket of the connection from `peer` to `own`; None if nothing holds it, or nothing is known."""
+    """Find the client's socket of the connection from `peer` to `own`; None if it is closed or cannot be queried."""
     if sys.platform != "linux":
         return None
     try:
-        # A mapped address is IPv4 on the wire, and the kernel finds the socket by that.
+        # A mapped address is IPv4 on the wire, so the kernel finds the socket by its IPv4 address.
         family, source, port = _plain(peer)
         _, destination, own_port = _plain(own)
         return _ask_kernel(family, (source, port), (destination, own_port))
@@ -73,7 +73,7 @@ def _ask_kernel(family: int, peer: tuple[bytes, int], own: tuple[bytes, int]) ->
     if kind != _BY_FAMILY:
         return None
     state, found_ports, low, high, uid, inode = _REPLY.unpack_from(reply, _HEADER.size)
-    # When the socket is gone the kernel may answer with one that listens on its port: another program's.
+    # For a closed socket the kernel may return one that listens on the same port, of another program.
     if state not in OPEN_STATES or found_ports != ports or not inode:
         return None
     return PeerSocket(uid, inode, low | high << 32, _cgroup_in(reply[_HEADER.size + _REPLY.size : length]))

@@ -1,4 +1,4 @@
-"""Tokens of this host: opaque, hashed at rest, revocable at once."""
+"""Tokens of this host: opaque, hashed at rest, revocable."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from anvyl_mcp.server.auth.callers import RESERVED_NAMES, implied_scopes, sort_s
 from anvyl_mcp.server.auth.secret_file import SecretFile
 
 PREFIX = "anv_"
-"""Fixed, so that secret scanners find a token that leaked."""
+"""A fixed prefix, so that secret scanners can find leaked tokens."""
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?", re.ASCII)
-NOTE_USE_EVERY = timedelta(minutes=1)
+RECORD_USE_EVERY = timedelta(minutes=1)
 REMEMBER_REVOKED = timedelta(days=90)
-"""Long enough to tell the holder of a revoked token what happened to it."""
+"""How long to keep revoked tokens, to report them as revoked instead of unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What is known of a token; the secret itself is not."""
+    """A token's metadata, without its secret."""
 
     id: str
     name: str
@@ -42,7 +42,7 @@ class Token:
     relay: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the JSON form."""
         return {
             "id": self.id,
             "name": self.name,
@@ -62,7 +62,7 @@ class _StoredToken:
 
 
 class Tokens:
-    """The tokens in a folder, shared by the server and the commands."""
+    """The token store in a folder, shared by server and commands."""
 
     def __init__(self, folder: Path, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._file: SecretFile[dict[str, _StoredToken]] = SecretFile(
@@ -73,7 +73,7 @@ class Tokens:
 
     @property
     def path(self) -> Path:
-        """Where they are kept."""
+        """The file that holds the tokens."""
         return self._file.path
 
     def create(
@@ -86,39 +86,41 @@ class Tokens:
         relay: bool = False,
         replaces: str = "",
     ) -> tuple[Token, str]:
-        """A new token and its text, which is shown once. `rename`: a name in use gets a number instead of a refusal.
+        """Create a token; return it and its secret text. `rename`: number a name in use instead of raising.
 
-        `relay`: this host's agent asks other hosts for its holder. `replaces`: the id of the holder's present token,
-        which is revoked and whose name is kept.
+        `relay`: this host's agent may call other hosts for the holder. `replaces`: the id of the holder's current
+        token, which is revoked and whose name the new one takes.
 
         Raises:
-            InvalidInput: the name or the rights cannot be used.
-            Conflict: there is a token of that name.
+            InvalidInput: the name is invalid, the scopes are empty, or the expiry has passed.
+            Conflict: the name is in use.
             ConfigInvalid: the file cannot be used or written.
         """
         check_token_name(name)
-        given = implied_scopes(scopes)
-        if not given:
-            raise InvalidInput("a token without rights opens nothing", hint="give read, operate or exec")
+        granted = implied_scopes(scopes)
+        if not granted:
+            raise InvalidInput("a token needs at least one scope", hint="choose read, operate or exec")
         now = self._clock()
         if expires is not None and expires <= now:
-            raise InvalidInput("the token would have expired already", hint="give a later time")
-        with self._file.edit() as kept:
-            old = kept.get(replaces)
+            raise InvalidInput("the expiry time has already passed", hint="choose a later time")
+        with self._file.edit() as stored:
+            old = stored.get(replaces)
             if old is not None and old.token.revoked is None:
                 name = old.token.name
-                kept[replaces] = replace(old, token=replace(old.token, revoked=now.replace(microsecond=0)))
-            names = {one.token.name for one in kept.values() if one.token.revoked is None}
+                stored[replaces] = replace(old, token=replace(old.token, revoked=now.replace(microsecond=0)))
+            names = {one.token.name for one in stored.values() if one.token.revoked is None}
             if name in names and not rename:
-                raise Conflict(f"there is a token `{name}`", hint=f"revoke it first: anvyl-mcp token revoke {name}")
-            identity = _new_id(kept)
+                raise Conflict(
+                    f"a token `{name}` already exists", hint=f"revoke it first: anvyl-mcp token revoke {name}"
+                )
+            identity = _new_id(stored)
             text = f"{PREFIX}{identity}_{secrets.token_urlsafe(32)}"
-            token = Token(identity, _free_name(name, names), given, now.replace(microsecond=0), expires, relay=relay)
-            kept[identity] = _StoredToken(token, _digest(text))
+            token = Token(identity, _free_name(name, names), granted, now.replace(microsecond=0), expires, relay=relay)
+            stored[identity] = _StoredToken(token, _digest(text))
         return token, text
 
     def list(self) -> list[Token]:
-        """Every token that is not revoked, the oldest first, with its last use.
+        """Return every token that is not revoked, oldest first, with its last use.
 
         Raises:
             ConfigInvalid: the file cannot be used.
@@ -128,52 +130,52 @@ class Tokens:
         return [_with_use(token, uses.get(token.id)) for token in sorted(tokens, key=lambda token: token.created)]
 
     def revoke(self, id_or_name: str) -> Token:
-        """Refuse a token from now on.
+        """Revoke a token at once.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such token.
             ConfigInvalid: the file cannot be used or written.
         """
         now = self._clock().replace(microsecond=0)
-        with self._file.edit() as kept:
-            live = [one for one in kept.values() if one.token.revoked is None]
+        with self._file.edit() as stored:
+            live = [one for one in stored.values() if one.token.revoked is None]
             found = next((one for one in live if id_or_name in (one.token.id, one.token.name)), None)
             if found is None:
                 names = [one.token.name for one in live]
                 hint = did_you_mean(id_or_name, names) or "see anvyl-mcp token list"
                 raise NotFound(f"there is no token `{id_or_name}`", hint=hint)
             revoked = replace(found.token, revoked=now)
-            kept[revoked.id] = _StoredToken(revoked, found.digest)
-            for old in [one.token for one in kept.values()]:
+            stored[revoked.id] = _StoredToken(revoked, found.digest)
+            for old in [one.token for one in stored.values()]:
                 if old.revoked is not None and now - old.revoked > REMEMBER_REVOKED:
-                    del kept[old.id]
+                    del stored[old.id]
         return revoked
 
     def find(self, text: str) -> Token | None:
-        """The token that `text` is, dead ones included; takes as long for an unknown id as for a wrong secret.
+        """Return the token with this text, even if revoked or expired. Takes constant time.
 
         Raises:
-            ConfigInvalid: the file cannot be used: every token is refused.
+            ConfigInvalid: the file cannot be used, so every token is refused.
         """
         identity = text.removeprefix(PREFIX).partition("_")[0]
-        kept = self._file.read().get(identity)
-        same = hmac.compare_digest(_digest(text), kept.digest if kept else _digest(""))
-        return kept.token if kept is not None and same else None
+        stored = self._file.read().get(identity)
+        same = hmac.compare_digest(_digest(text), stored.digest if stored else _digest(""))
+        return stored.token if stored is not None and same else None
 
     def verify(self, text: str, *, address: str = "") -> Token | None:
-        """The token that `text` is, if it counts now; its use is noted.
+        """Return the token with this text if it is valid now, and record its use.
 
         Raises:
-            ConfigInvalid: the file cannot be used: every token is refused.
+            ConfigInvalid: the file cannot be used, so every token is refused.
         """
         token = self.find(text)
         if token is None or self.refusal(token) is not None:
             return None
-        self._uses.note(token.id, self._clock(), address)
+        self._uses.record(token.id, self._clock(), address)
         return token
 
     def refusal(self, token: Token) -> Denied | None:
-        """Why a known token does not count, in words for its holder; None when it does."""
+        """Return the error for the holder of a revoked or expired token, or None if it is valid."""
         again = "on that host run `anvyl-mcp invite`, then here `anvyl hosts add`"
         if token.revoked is not None:
             return Denied(f"the token `{token.name}` was revoked on {token.revoked:%Y-%m-%d}", hint=again)
@@ -183,38 +185,40 @@ class Tokens:
 
 
 def check_token_name(name: str) -> str:
-    """The name that a token has, or a host that gets one.
+    """Check the name of a token, or of a host that gets one; return it.
 
     Raises:
-        InvalidInput: it cannot be used, or could pass for a caller that has no token.
+        InvalidInput: it is malformed, or reserved for callers without a token.
     """
     if not NAME.fullmatch(name):
-        raise InvalidInput(f"`{name[:80]}` cannot be a token's name", hint="use letters, digits, dots and dashes")
+        raise InvalidInput(
+            f"`{name[:80]}` is not a valid token name", hint="use letters, digits, dots, dashes and underscores"
+        )
     if name.casefold() in RESERVED_NAMES:
-        raise InvalidInput(f"`{name}` cannot be a token's name: a host calls its own users so", hint="choose another")
+        raise InvalidInput(f"the token name `{name}` is reserved for local users", hint="choose another")
     return name
 
 
 class _Uses:
-    """When and from where each token was last used: kept apart, so that a use never writes the file that decides."""
+    """Last use of each token, in a separate file so that a use never writes the token file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._noted: dict[str, datetime] = {}
+        self._recorded: dict[str, datetime] = {}
 
     def read(self) -> dict[str, tuple[datetime, str]]:
-        """By token id; empty when it cannot be read, because nothing depends on it."""
+        """Return time and address by token id; empty if the file cannot be read, because nothing depends on it."""
         try:
             entries = json.loads(self._path.read_bytes())
             return {identity: (_parse_time(use["at"]), str(use["from"])) for identity, use in entries.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return {}
 
-    def note(self, identity: str, now: datetime, address: str) -> None:
-        last = self._noted.get(identity)
-        if last is not None and timedelta(0) <= now - last < NOTE_USE_EVERY:
+    def record(self, identity: str, now: datetime, address: str) -> None:
+        last = self._recorded.get(identity)
+        if last is not None and timedelta(0) <= now - last < RECORD_USE_EVERY:
             return
-        self._noted[identity] = now
+        self._recorded[identity] = now
         uses = self.read() | {identity: (now, address)}
         entries = {one: {"at": _timestamp(at), "from": where} for one, (at, where) in uses.items()}
         with suppress(OSError):
@@ -260,20 +264,20 @@ def _parse_one(identity: str, entry: Any) -> _StoredToken:
     digest, scopes = entry["sha256"], entry["scopes"]
     if not re.fullmatch("[0-9a-f]{64}", digest) or not isinstance(scopes, list):
         raise ValueError(identity)
-    # A key that is missing is damage, not a token that never expires or was never revoked.
+    # A missing key means a damaged file, not a token that never expires or was never revoked.
     expires, revoked = (None if entry[key] is None else _parse_time(entry[key]) for key in ("expires", "revoked"))
     token = Token(identity, str(entry["name"]), implied_scopes(scopes), _parse_time(entry["created"]), expires, revoked)
-    # Tokens of older versions have no mark.
+    # Tokens of older versions lack `relay`.
     token = replace(token, relay=entry.get("relay") is True)
     return _StoredToken(token, digest)
 
 
-def _dump(kept: dict[str, _StoredToken]) -> object:
-    return {"version": 1, "tokens": {identity: _dump_one(one) for identity, one in kept.items()}}
+def _dump(stored: dict[str, _StoredToken]) -> object:
+    return {"version": 1, "tokens": {identity: _dump_one(one) for identity, one in stored.items()}}
 
 
-def _dump_one(kept: _StoredToken) -> dict[str, Any]:
-    token = kept.token
+def _dump_one(stored: _StoredToken) -> dict[str, Any]:
+    token = stored.token
     return {
         "name": token.name,
         "scopes": sort_scopes(token.scopes),
@@ -281,5 +285,5 @@ def _dump_one(kept: _StoredToken) -> dict[str, Any]:
         "created": _timestamp(token.created),
         "expires": _timestamp(token.expires),
         "revoked": _timestamp(token.revoked),
-        "sha256": kept.digest,
+        "sha256": stored.digest,
     }

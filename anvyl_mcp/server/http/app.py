@@ -47,7 +47,7 @@ from anvyl_mcp.server.http.host_state import HostState
 from anvyl_mcp.server.http.origin_check import OriginCheck, error_response, own_names
 from anvyl_mcp.server.http.pairing_routes import OpenNetwork, RouteHandler, pairing_routes
 from anvyl_mcp.server.http.request_ids import REQUEST_ID, RequestIds
-from anvyl_mcp.server.http.session_limits import MOST_SESSIONS, SessionLimits
+from anvyl_mcp.server.http.session_limits import MAX_SESSIONS, SessionLimits
 from anvyl_mcp.server.protocol.message_check import MessageCheck
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _build(
     # OriginCheck already checks Host and Origin for every route, `/mcp` included.
     inner = server.streamable_http_app(
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        max_sessions=MOST_SESSIONS,
+        max_sessions=MAX_SESSIONS,
         session_idle_timeout=600,
     )
 

@@ -208,11 +208,11 @@ class Authentication:
     def _wrong_token(self, address: str, error: Denied) -> _Refused:
         """Count a wrong token and return the refusal."""
         self._slow_down(address)
-        self._failed_attempts.note(address)
+        self._failed_attempts.record(address)
         return _Refused(401, error)
 
     def _slow_down(self, address: str) -> None:
-        if seconds := self._failed_attempts.wait(address):
+        if seconds := self._failed_attempts.retry_after(address):
             error = Denied("too many wrong tokens or codes came from this address", hint=f"wait {seconds} s")
             raise _Refused(429, error, {"Retry-After": str(seconds)})
 
@@ -229,7 +229,7 @@ class Authentication:
 
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] in (401, 403):
-                self._failed_attempts.note(address)
+                self._failed_attempts.record(address)
             await send(message)
 
         return counting

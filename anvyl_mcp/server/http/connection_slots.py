@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from anvyl_mcp.server.auth import socket_owner
 from anvyl_mcp.server.auth.socket_owner import Address
 
-MOST_CONNECTIONS = 256
+MAX_CONNECTIONS = 256
 """Per side of a server (loopback, network), so that a flood on one side does not block the other."""
-MOST_EACH = 32
+MAX_PER_GROUP = 32
 """Per network address, and per local user other than root and the server's own."""
 
 
@@ -41,14 +41,14 @@ class ConnectionSlots:
 
     def __init__(self, descriptors: int) -> None:
         # A quarter for each side leaves half of all descriptors for the work itself.
-        self.most = max(min(MOST_CONNECTIONS, descriptors // 4), 1)
+        self.most = max(min(MAX_CONNECTIONS, descriptors // 4), 1)
         self.taken: dict[ConnectionSlot, None] = {}
         """Oldest first."""
 
     def take(self, peer: Address, own: Address) -> ConnectionSlot | None:
         """Take a slot for a connection from `peer` to `own`, or return None if none is free."""
         group, limited = _group_of(peer, own)
-        if limited and sum(slot.group == group for slot in self.taken) >= MOST_EACH and not self._free(group):
+        if limited and sum(slot.group == group for slot in self.taken) >= MAX_PER_GROUP and not self._free(group):
             return None
         unauthenticated = sum(not slot.admitted for slot in self.taken)
         full = len(self.taken) >= self.most or unauthenticated >= self.most - self.most // 4
@@ -71,7 +71,7 @@ class ConnectionSlots:
 
 
 def _group_of(peer: Address, own: Address) -> tuple[str, bool]:
-    """Return the group a connection is counted in, and whether `MOST_EACH` applies to the group."""
+    """Return the group a connection is counted in, and whether `MAX_PER_GROUP` applies to the group."""
     parsed = ipaddress.ip_address(peer[0].partition("%")[0])
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     parsed = mapped or parsed

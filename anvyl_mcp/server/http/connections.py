@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from anvyl_mcp.server.auth.local_trust import ClientConnection
 from anvyl_mcp.server.http.connection_slots import ConnectionSlot, ConnectionSlots
 
-MOST_DESCRIPTORS = 65_536
+MAX_DESCRIPTORS = 65_536
 HANDSHAKE_SECONDS = 10
 HEAD_SECONDS = 5
 """Time to send the head of a request; uvicorn sets no limit."""
@@ -34,8 +34,8 @@ ACCEPT_RETRY_SECONDS = 0.5
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of open descriptors as far as allowed; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft, wanted = (MOST_DESCRIPTORS if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
-    wanted = min(wanted, MOST_DESCRIPTORS)
+    soft, wanted = (MAX_DESCRIPTORS if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
+    wanted = min(wanted, MAX_DESCRIPTORS)
     if wanted > soft:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -25,7 +25,7 @@ from sse_starlette.sse import AppStatus
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anvyl_mcp.core.errors import AnvylError, Conflict, InvalidInput
-from anvyl_mcp.server.http.connection_slots import MOST_CONNECTIONS, ConnectionSlots
+from anvyl_mcp.server.http.connection_slots import MAX_CONNECTIONS, ConnectionSlots
 from anvyl_mcp.server.http.connections import HttpConnection, Listener, raise_descriptor_limit
 from anvyl_mcp.server.http.origin_check import is_loopback
 
@@ -347,7 +347,7 @@ def make_server(
         proxy_headers=False,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        limit_concurrency=3 * MOST_CONNECTIONS,
+        limit_concurrency=3 * MAX_CONNECTIONS,
         server_header=False,
     )
     return HostServer(config, mcp, on_ready, identity, signals)

@@ -17,7 +17,7 @@ from anvyl_mcp.core.errors import AnvylError, Denied, InvalidInput
 from anvyl_mcp.core.text import clean_json
 from anvyl_mcp.server.http.request_ids import REQUEST_ID
 
-MOST_BODY_BYTES = 1024 * 1024
+MAX_BODY_BYTES = 1024 * 1024
 """Requests hold questions and tool arguments, which are small."""
 BODY_SECONDS = 8
 """Between two parts of a body, so that a slow sender cannot hold a connection."""
@@ -91,7 +91,7 @@ class _LimitedBody:
                 message = await receive()
             self._whole = not message.get("more_body", False)
             self._seen += len(message.get("body", b""))
-            if self._seen > MOST_BODY_BYTES:
+            if self._seen > MAX_BODY_BYTES:
                 raise _TooLarge
             return message
 
@@ -158,14 +158,14 @@ def _refusal(method: str, headers: Mapping[str, str], *, secure: bool) -> tuple[
         if kind != "application/json":
             return 415, InvalidInput("the body must be JSON", hint="send `Content-Type: application/json`")
     length = headers.get("content-length", "0")
-    if not DIGITS.fullmatch(length) or int(length) > MOST_BODY_BYTES:
+    if not DIGITS.fullmatch(length) or int(length) > MAX_BODY_BYTES:
         error, status = _too_large()
         return status, error
     return None
 
 
 def _too_large() -> tuple[AnvylError, int]:
-    return InvalidInput("the request is too large", hint=f"at most {MOST_BODY_BYTES} bytes are allowed"), 413
+    return InvalidInput("the request is too large", hint=f"at most {MAX_BODY_BYTES} bytes are allowed"), 413
 
 
 def _host_name(host: str) -> str | None:

@@ -22,7 +22,7 @@ from anvyl_mcp.server.auth.callers import caller_of, sort_scopes
 from anvyl_mcp.server.http.host_state import HostState
 
 USE_COMMANDS = "use `anvyl hosts` and `anvyl-mcp invite`, which send the right body"
-MOST_RECORDS = 16
+MAX_RECORDS = 16
 """Audit log records that one request may ask for."""
 
 OpenNetwork = Callable[[str], Awaitable[list[str]]]
@@ -57,7 +57,7 @@ def pairing_routes(state: HostState, name: str, open_network: OpenNetwork) -> li
         numbers = [int(seq) for seq in request.query_params.getlist("seq") if seq.isascii() and seq.isdigit()]
         return JSONResponse(
             {
-                "audit": await anyio.to_thread.run_sync(state.audit.witness, numbers[:MOST_RECORDS]),
+                "audit": await anyio.to_thread.run_sync(state.audit.witness, numbers[:MAX_RECORDS]),
                 "host": name,
                 "name": caller.name,
                 "scopes": sort_scopes(caller.scopes),

@@ -13,9 +13,9 @@ from anvyl_mcp.server.http.origin_check import error_response
 
 PATH = "/mcp"
 SESSION = "mcp-session-id"
-MOST_SESSIONS = 200
+MAX_SESSIONS = 200
 """Of all callers."""
-MOST_EACH = 32
+MAX_PER_CALLER = 32
 
 
 class SessionLimits:
@@ -46,7 +46,7 @@ class SessionLimits:
     async def _open_session(
         self, caller: str, sessions: OrderedDict[str, None], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if self._pending[caller] >= MOST_EACH:
+        if self._pending[caller] >= MAX_PER_CALLER:
             error = Overloaded("this caller is opening too many sessions at once", retry_after=1)
             await error_response(error, 429, {"Retry-After": str(error.retry_after)})(scope, receive, send)
             return
@@ -58,7 +58,7 @@ class SessionLimits:
 
         self._pending[caller] += 1
         try:
-            while sessions and len(sessions) + self._pending[caller] > MOST_EACH:
+            while sessions and len(sessions) + self._pending[caller] > MAX_PER_CALLER:
                 oldest, _ = sessions.popitem(last=False)
                 await self._end_session(oldest, scope)
             await self._app(scope, receive, record_session)

@@ -1,4 +1,4 @@
-"""Container names, completed while a person types them into a prompt or a resource's address."""
+"""Completion of container names in prompt arguments and resource URIs."""
 
 from __future__ import annotations
 
@@ -13,59 +13,59 @@ from mcp_types import CompleteRequestParams, CompleteResult, Completion, PromptR
 
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.server.calls.dispatch import Dispatcher
-from anvyl_mcp.server.protocol.prompts import PROMPTS, invalid
+from anvyl_mcp.server.protocol.prompts import PROMPTS, invalid_params
 from anvyl_mcp.server.protocol.resources import KINDS
 from anvyl_mcp.server.tool import Result
 
-FRESH = 5.0
-"""Seconds that names are kept: a person types several letters a second."""
+CACHE_SECONDS = 5.0
+"""Users type several letters a second."""
 LISTING = "list_containers"
-MOST_LISTED = 1000
-MOST_VALUES = 100
-"""The protocol allows no more in one answer."""
+MAX_LISTED = 1000
+MAX_VALUES = 100
+"""The protocol's limit per response."""
 
 
 class ContainerNames:
-    """The names of this host's containers, asked for with the tool that lists them."""
+    """Cached names of this host's containers, from the tool that lists them."""
 
-    def __init__(self, calls: Dispatcher, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._calls = calls
+    def __init__(self, dispatcher: Dispatcher, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._dispatcher = dispatcher
         self._clock = clock
-        self._known: list[str] = []
-        self._until = float("-inf")
-        self._asking: anyio.Lock | None = None
+        self._names: list[str] = []
+        self._expires = float("-inf")
+        self._lock: anyio.Lock | None = None
 
     async def of(self, ctx: ServerRequestContext[Any]) -> list[str]:
-        """The names; none for a caller who may not list containers, and none when the engine does not answer."""
-        if LISTING not in self._calls.allowed_tools(ctx):
+        """Return the names; empty if the caller may not list containers or the engine does not answer."""
+        if LISTING not in self._dispatcher.allowed_tools(ctx):
             return []
-        if self._asking is None:
-            self._asking = anyio.Lock()
-        async with self._asking:
-            if self._clock() >= self._until:
+        if self._lock is None:
+            self._lock = anyio.Lock()
+        async with self._lock:
+            if self._clock() >= self._expires:
                 try:
-                    self._known = await self._calls.run(ctx, LISTING, {"all": True, "limit": MOST_LISTED}, _names)
+                    self._names = await self._dispatcher.run(ctx, LISTING, {"all": True, "limit": MAX_LISTED}, _names)
                 except AnvylError:
-                    # Nobody reads an error while typing; the call that follows tells it.
+                    # An error would only disturb typing; the call that follows reports it.
                     return []
-                self._until = self._clock() + FRESH
-        return self._known
+                self._expires = self._clock() + CACHE_SECONDS
+        return self._names
 
 
-def add_completions(server: Server[Any], calls: Dispatcher) -> None:
-    """Serve completions of container names, where the server lists containers."""
-    names = ContainerNames(calls)
+def add_completions(server: Server[Any], dispatcher: Dispatcher) -> None:
+    """Serve completions of container names if the server lists containers."""
+    names = ContainerNames(dispatcher)
 
     async def complete(ctx: ServerRequestContext[Any], params: CompleteRequestParams) -> CompleteResult:
-        known = await names.of(ctx) if _wants_name(params) else []
+        known = await names.of(ctx) if _is_container_name(params) else []
         typed = params.argument.value.lower()
-        fitting = [name for name in known if name.lower().startswith(typed)]
-        shown = fitting[:MOST_VALUES]
+        matches = [name for name in known if name.lower().startswith(typed)]
+        values = matches[:MAX_VALUES]
         return CompleteResult(
-            completion=Completion(values=shown, total=len(fitting), has_more=len(fitting) > len(shown))
+            completion=Completion(values=values, total=len(matches), has_more=len(matches) > len(values))
         )
 
-    if LISTING in calls.tools:
+    if LISTING in dispatcher.tools:
         server.add_request_handler("completion/complete", CompleteRequestParams, complete)
 
 
@@ -73,18 +73,18 @@ def _names(found: Result) -> list[str]:
     return sorted(one["name"] for one in found.model_dump()["containers"])
 
 
-def _wants_name(params: CompleteRequestParams) -> bool:
-    """Whether a container's name is asked for.
+def _is_container_name(params: CompleteRequestParams) -> bool:
+    """Whether the completed argument is a container name.
 
     Raises:
-        MCPError: there is no such prompt or template.
+        MCPError: there is no such prompt or resource template.
     """
     if isinstance(params.ref, PromptReference):
         prompts = {prompt.name: prompt for prompt in PROMPTS}
         if params.ref.name not in prompts:
-            raise invalid(f"there is no prompt `{params.ref.name[:200]}`", params.ref.name, prompts)
+            raise invalid_params(f"there is no prompt `{params.ref.name[:200]}`", params.ref.name, prompts)
         return params.argument.name == "name" and "name" in prompts[params.ref.name].arguments
     templates = [kind.uri for kind in KINDS if kind.is_template]
     if params.ref.uri not in templates:
-        raise invalid(f"there is no resource template `{params.ref.uri[:200]}`", params.ref.uri, templates)
+        raise invalid_params(f"there is no resource template `{params.ref.uri[:200]}`", params.ref.uri, templates)
     return params.argument.name == "name"

@@ -1,4 +1,4 @@
-"""JSON-RPC messages as clients really send them, looked at before the MCP SDK, which drops some without an answer."""
+"""Validation of JSON-RPC messages before the MCP SDK, which drops some malformed ones without a response."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ BYTE_ORDER_MARK = "\ufeff"
 NOT_AN_ID = "the id of a request must be a string or a whole number"
 NOT_A_MESSAGE = "this is not a JSON-RPC 2.0 message"
 NOT_JSON = "this is not JSON"
-ONE_AT_A_TIME = "send one message in each request: batches are not supported"
-EMPTY_BATCH = "a batch must hold at least one message"
+NO_BATCHES = "send one message per request: batches are not supported"
+EMPTY_BATCH = "a batch must contain at least one message"
 
 
-def refusal(message: Any) -> JSONRPCError | None:
-    """The error for a message that the SDK would not answer; None when the SDK may have it."""
+def message_error(message: Any) -> JSONRPCError | None:
+    """Return the error for a message that the SDK would not answer, or None if the SDK can handle it."""
     if not isinstance(message, dict):
         return _error(INVALID_REQUEST, NOT_A_MESSAGE)
     request_id = message.get("id")
     if "id" in message and "method" in message and type(request_id) not in (str, int):
         return _error(INVALID_REQUEST, NOT_AN_ID)
     try:
-        # As text, because that also finds halves of characters, on which the SDK drops a message.
+        # Validated as text, which also detects lone surrogates, for which the SDK drops a message.
         jsonrpc_message_adapter.validate_json(json.dumps(message), by_name=False)
     except ValidationError:
         return _error(INVALID_REQUEST, NOT_A_MESSAGE, request_id if type(request_id) in (str, int) else None)
     return None
 
 
-def _error(code: int, words: str, request_id: str | int | None = None) -> JSONRPCError:
-    return JSONRPCError(jsonrpc="2.0", id=request_id, error=ErrorData(code=code, message=words))
+def _error(code: int, text: str, request_id: str | int | None = None) -> JSONRPCError:
+    return JSONRPCError(jsonrpc="2.0", id=request_id, error=ErrorData(code=code, message=text))
 
 
 class MessageCheck:
-    """Stands in front of `/mcp`: refuses what is not a message, and lets a client begin anew with an old session id."""
+    """Middleware of `/mcp`: rejects malformed messages, and lets a client reconnect with an expired session id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it here."""
+        """Pass a request on, or reject it."""
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -77,7 +77,7 @@ class MessageCheck:
         except (ValueError, RecursionError):
             error: JSONRPCError | None = _error(PARSE_ERROR, NOT_JSON)
         else:
-            error = _error(INVALID_REQUEST, ONE_AT_A_TIME) if isinstance(message, list) else refusal(message)
+            error = _error(INVALID_REQUEST, NO_BATCHES) if isinstance(message, list) else message_error(message)
         if error is not None:
             answer = error.model_dump_json(by_alias=True, exclude_unset=True)
             await Response(answer, 400, media_type="application/json")(scope, receive, send)
@@ -88,13 +88,13 @@ class MessageCheck:
 
 
 def _without_session(scope: Scope) -> Scope:
-    """A client whose session was forgotten greets the server anew, and some still name the old one then."""
+    """Drop the session header: some clients still send an expired session id when they initialize a new one."""
     name = MCP_SESSION_ID_HEADER.lower().encode()
     return {**scope, "headers": [header for header in scope["headers"] if header[0].lower() != name]}
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """The body once more, then whatever else comes."""
+    """Return a `receive` that yields the body that was read, then further messages."""
     sent = False
 
     async def replayed() -> Message:
@@ -112,7 +112,7 @@ Outgoing = MemoryObjectSendStream[SessionMessage]
 
 
 class MessageLines:
-    """The lines of an input, one message each; what is not one is answered here, with a word on stderr."""
+    """Iterates over the valid messages on an input, one per line; answers and logs malformed ones itself."""
 
     def __init__(self, source: anyio.AsyncFile[str]) -> None:
         self._source = source
@@ -121,7 +121,7 @@ class MessageLines:
         self._ready = anyio.Event()
 
     def answer_on(self, outgoing: Outgoing) -> None:
-        """Where errors go."""
+        """Set the stream for errors."""
         self._outgoing = outgoing
         self._ready.set()
 
@@ -137,7 +137,7 @@ class MessageLines:
         return self._pending.pop(0)
 
     async def _messages(self, line: str) -> list[str]:
-        """The messages on a line: one, or those of a batch."""
+        """Return the valid messages on a line: one, or those of a batch."""
         if not line:
             return []
         try:
@@ -147,16 +147,16 @@ class MessageLines:
             return []
         if message == []:
             await self._refuse(_error(INVALID_REQUEST, EMPTY_BATCH), line)
-        fit: list[str] = []
+        valid: list[str] = []
         for one in message if isinstance(message, list) else [message]:
-            if error := refusal(one):
+            if error := message_error(one):
                 await self._refuse(error, json.dumps(one))
             else:
-                fit.append(json.dumps(one))
-        return fit
+                valid.append(json.dumps(one))
+        return valid
 
     async def _refuse(self, error: JSONRPCError, line: str) -> None:
-        log.warning("a message on stdin was refused: %s: %s", error.error.message, format_value(line[:80]))
+        log.warning("rejected a message on stdin: %s: %s", error.error.message, format_value(line[:80]))
         await self._ready.wait()
         if self._outgoing is not None:
             await self._outgoing.send(SessionMessage(error))
@@ -164,20 +164,20 @@ class MessageLines:
 
 @asynccontextmanager
 async def stdio() -> AsyncIterator[tuple[Any, Any]]:
-    """The streams of a server on stdin and stdout."""
-    lines = MessageLines(anyio.wrap_file(_own_input()))
+    """Open the streams of a server on stdin and stdout."""
+    lines = MessageLines(anyio.wrap_file(_take_stdin()))
     async with stdio_server(stdin=lines) as (incoming, outgoing):  # type: ignore[arg-type]  # it only iterates
         lines.answer_on(outgoing)
         yield incoming, outgoing
 
 
-def _own_input() -> TextIOWrapper:
-    """Standard input as text, which programs that tools start do not get to read.
+def _take_stdin() -> TextIOWrapper:
+    """Return stdin as text, and replace it by /dev/null for child processes.
 
-    The SDK keeps it from them only when it reads the input itself.
+    The SDK does this only if it reads stdin itself.
     """
     source = os.fdopen(os.dup(sys.stdin.fileno()), "rb", closefd=False)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, sys.stdin.fileno())
-    os.close(nothing)
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(devnull, sys.stdin.fileno())
+    os.close(devnull)
     return TextIOWrapper(source, encoding="utf-8", errors="replace")

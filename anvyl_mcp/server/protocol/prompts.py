@@ -1,4 +1,4 @@
-"""Prompts: what people often ask of a host, as a list of the tools that answer it and their order."""
+"""MCP prompts: instructions for frequent tasks, as a list of tools in the order to call them."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ HOST = "host, hosts with commas, @tag or all; empty: every host"
 
 
 class ToolProvider(Protocol):
-    """What a server offers, by tool name."""
+    """A server's tools, by name."""
 
     @property
     def tools(self) -> Collection[str]:
-        """Everything."""
+        """Every tool of the server."""
         ...
 
     def allowed_tools(self, ctx: ServerRequestContext[Any]) -> Collection[str]:
-        """What the sender of a request may call."""
+        """The tools that the sender of a request may call."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt: what to find out, which tools tell it in which order, and what to answer.
+    """A prompt: the task, the tools to call in order with a note each, and what to answer.
 
-    Steps whose tool is not offered are left out; without the first one the prompt is not offered.
+    Steps whose tool is not offered are left out; a prompt whose first tool is missing is not offered.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Prompt:
     closing: str
     arguments: Mapping[str, str]
 
-    def serves(self, tools: Collection[str]) -> bool:
-        """Whether it makes sense with these tools."""
+    def is_available(self, tools: Collection[str]) -> bool:
+        """Whether the prompt is useful with these tools."""
         return next(iter(self.steps)) in tools
 
     def write(self, tools: Collection[str], arguments: Mapping[str, str], *, host: str | None = None) -> str:
-        """The text for a model that has these tools; `host`: what it gives them, where they take one."""
+        """Return the text for a model with these tools; `host`: the argument to pass, on a server of many hosts."""
         steps = [f"`{tool}`: {words}" for tool, words in self.steps.items() if tool in tools]
         numbered = [f"{number}. {step}" for number, step in enumerate(steps, 1)]
         where = f"Give each of them `host` as `{host}`." if host else "Without `host` they ask every host."
@@ -123,63 +123,63 @@ PROMPTS = (
 
 
 def add_prompts(server: Server[Any], provider: ToolProvider, select: Callable[[str], object] | None = None) -> None:
-    """Serve the prompts whose tools are offered; without any the server says that it has none.
+    """Serve the prompts whose tools are offered; without any the server has no prompts capability.
 
-    `select`: for a server of many hosts, whose tools take a `host`; it raises when one names nobody.
+    `select`: on a server of many hosts, whose tools take a `host`, raises if that matches no host.
     """
-    prompts = {prompt.name: prompt for prompt in PROMPTS if prompt.serves(provider.tools)}
+    prompts = {prompt.name: prompt for prompt in PROMPTS if prompt.is_available(provider.tools)}
 
-    async def listed(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListPromptsResult:
+    async def list_prompts(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListPromptsResult:
         offered = provider.allowed_tools(ctx)
-        serving = [prompt for prompt in prompts.values() if prompt.serves(offered)]
-        return ListPromptsResult(prompts=[_listed(prompt, several=select is not None) for prompt in serving])
+        available = [prompt for prompt in prompts.values() if prompt.is_available(offered)]
+        return ListPromptsResult(prompts=[_listing_entry(prompt, several=select is not None) for prompt in available])
 
-    async def get(ctx: ServerRequestContext[Any], params: GetPromptRequestParams) -> GetPromptResult:
+    async def get_prompt(ctx: ServerRequestContext[Any], params: GetPromptRequestParams) -> GetPromptResult:
         offered = provider.allowed_tools(ctx)
-        known = {name: prompt for name, prompt in prompts.items() if prompt.serves(offered)}
-        given = dict(params.arguments or {})
-        host = None if select is None else given.pop("host", "").strip()
+        known = {name: prompt for name, prompt in prompts.items() if prompt.is_available(offered)}
+        arguments = dict(params.arguments or {})
+        host = None if select is None else arguments.pop("host", "").strip()
         if params.name not in known:
-            raise invalid(f"there is no prompt `{params.name[:LONGEST]}`", params.name, known)
+            raise invalid_params(f"there is no prompt `{params.name[:LONGEST]}`", params.name, known)
         prompt = known[params.name]
-        for name in given:
+        for name in arguments:
             if name not in prompt.arguments:
-                raise invalid(f"`{prompt.name}` has no argument `{name[:LONGEST]}`", name, prompt.arguments)
+                raise invalid_params(f"`{prompt.name}` has no argument `{name[:LONGEST]}`", name, prompt.arguments)
         for name in prompt.arguments:
-            if not given.get(name, "").strip():
-                raise invalid(f"`{prompt.name}` needs `{name}`", "", ())
-            if name == "name" and not object_names.is_valid("container", given[name].strip()):
-                raise invalid(f"`{object_names.shorten(given[name])}` cannot be the name of a container", "", ())
+            if not arguments.get(name, "").strip():
+                raise invalid_params(f"`{prompt.name}` needs `{name}`", "", ())
+            if name == "name" and not object_names.is_valid("container", arguments[name].strip()):
+                raise invalid_params(f"`{object_names.shorten(arguments[name])}` is not a valid container name", "", ())
         if host and select:
             try:
                 select(host)
             except AnvylError as error:
-                raise _refused(error) from error
-        content = TextContent(type="text", text=prompt.write(offered, given, host=host))
+                raise _protocol_error(error) from error
+        content = TextContent(type="text", text=prompt.write(offered, arguments, host=host))
         return GetPromptResult(
-            description=_described(prompt, several=select is not None),
+            description=_description(prompt, several=select is not None),
             messages=[PromptMessage(role="user", content=content)],
         )
 
     if prompts:
-        server.add_request_handler("prompts/list", PaginatedRequestParams, listed)
-        server.add_request_handler("prompts/get", GetPromptRequestParams, get)
+        server.add_request_handler("prompts/list", PaginatedRequestParams, list_prompts)
+        server.add_request_handler("prompts/get", GetPromptRequestParams, get_prompt)
 
 
-def invalid(message: str, word: str, known: Collection[str]) -> MCPError:
-    """The protocol's error for a name that is not known, with near ones."""
-    return _refused(InvalidInput(text.clean(message), hint=did_you_mean(word, known)))
+def invalid_params(message: str, word: str, known: Collection[str]) -> MCPError:
+    """Return the protocol error for invalid parameters; its hint names similar words."""
+    return _protocol_error(InvalidInput(text.clean(message), hint=did_you_mean(word, known)))
 
 
-def _refused(error: AnvylError) -> MCPError:
+def _protocol_error(error: AnvylError) -> MCPError:
     return MCPError(INVALID_PARAMS, str(error), {protocol_keys.ERROR: error.as_dict()})
 
 
-def _described(prompt: Prompt, *, several: bool) -> str:
+def _description(prompt: Prompt, *, several: bool) -> str:
     return prompt.description.replace("{where}", SOMEWHERE if several else HERE)
 
 
-def _listed(prompt: Prompt, *, several: bool) -> ListedPrompt:
+def _listing_entry(prompt: Prompt, *, several: bool) -> ListedPrompt:
     arguments = [
         PromptArgument(name=name, description=words, required=True) for name, words in prompt.arguments.items()
     ]
@@ -188,6 +188,6 @@ def _listed(prompt: Prompt, *, several: bool) -> ListedPrompt:
     return ListedPrompt(
         name=prompt.name,
         title=prompt.name.replace("_", " ").capitalize(),
-        description=_described(prompt, several=several),
+        description=_description(prompt, several=several),
         arguments=arguments,
     )

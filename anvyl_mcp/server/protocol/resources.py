@@ -1,4 +1,4 @@
-"""This host's state as MCP resources: read with the same tools, through the same gate."""
+"""This host's state as MCP resources, read with its tools through the same gate."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from anvyl_mcp.server.tool import Result, Tool, fit_result
 
 JSON, PLAIN = "application/json", "text/plain"
 OLDER_NOT_FOUND = -32002
-"""What the handshake versions of the protocol call a resource that is not there."""
+"""Error code for a missing resource in protocol versions with a handshake."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceKind:
-    """A kind of resource: where it is, and the tools that read it. Of several tools each has a key of its own."""
+    """A kind of resource: its URI or template, and the tools that read it, each under its own key if several."""
 
     uri: str
     name: str
@@ -49,11 +49,11 @@ class ResourceKind:
 
     @property
     def is_template(self) -> bool:
-        """Whether its URI has a hole for a name."""
+        """Whether the URI has a placeholder."""
         return "{" in self.uri
 
     def match(self, uri: str) -> dict[str, str] | None:
-        """The arguments that a URI of this kind holds; None when it is another kind's."""
+        """Return the arguments in a URI of this kind, or None if the URI is not of this kind."""
         pattern = re.escape(self.uri).replace(r"\{name\}", "(?P<name>[^/?#]+)")
         found = re.fullmatch(pattern, uri)
         return {key: unquote(value) for key, value in found.groupdict().items()} if found else None
@@ -68,12 +68,12 @@ KINDS = (
 )
 
 
-def add_resources(server: Server[Any], calls: Dispatcher) -> None:
-    """Serve the resources whose tools are offered; without any the server says that it has none."""
-    kinds = [kind for kind in KINDS if any(tool in calls.tools for tool in kind.tools)]
+def add_resources(server: Server[Any], dispatcher: Dispatcher) -> None:
+    """Serve the resources whose tools are offered; without any the server has no resources capability."""
+    kinds = [kind for kind in KINDS if any(tool in dispatcher.tools for tool in kind.tools)]
 
     def readable(ctx: ServerRequestContext[Any], *, templates: bool) -> list[ResourceKind]:
-        offered = calls.allowed_tools(ctx)
+        offered = dispatcher.allowed_tools(ctx)
         return [kind for kind in kinds if kind.is_template == templates and any(one in offered for one in kind.tools)]
 
     async def resources(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListResourcesResult:
@@ -99,10 +99,10 @@ def add_resources(server: Server[Any], calls: Dispatcher) -> None:
     async def read(ctx: ServerRequestContext[Any], params: ReadResourceRequestParams) -> ReadResourceResult:
         try:
             kind, arguments = _find(kinds, params.uri)
-            words = await _read(calls, ctx, kind, arguments)
+            text = await _read(dispatcher, ctx, kind, arguments)
         except AnvylError as error:
-            raise _refusal(error, params.uri, ctx.protocol_version) from error
-        contents = TextResourceContents(uri=params.uri, mime_type=kind.mime_type, text=words)
+            raise _protocol_error(error, params.uri, ctx.protocol_version) from error
+        contents = TextResourceContents(uri=params.uri, mime_type=kind.mime_type, text=text)
         return ReadResourceResult(contents=[contents])
 
     if kinds:
@@ -117,25 +117,27 @@ def _find(kinds: list[ResourceKind], uri: str) -> tuple[ResourceKind, dict[str, 
         if arguments is not None:
             return kind, arguments
     known = ", ".join(kind.uri for kind in kinds)
-    raise NotFound(f"there is no resource `{uri[:200]}` on this host", hint=f"there is {known}")
+    raise NotFound(f"there is no resource `{uri[:200]}` on this host", hint=f"choose {known}")
 
 
 async def _read(
-    calls: Dispatcher, ctx: ServerRequestContext[Any], kind: ResourceKind, arguments: dict[str, str]
+    dispatcher: Dispatcher, ctx: ServerRequestContext[Any], kind: ResourceKind, arguments: dict[str, str]
 ) -> str:
-    tools = [tool for tool in kind.tools if tool in calls.tools]
+    tools = [tool for tool in kind.tools if tool in dispatcher.tools]
     if kind.mime_type == PLAIN:
-        words = "\n".join([await calls.run(ctx, tool, arguments, partial(_words, calls.tools[tool])) for tool in tools])
-    else:
-        parts = {
-            tool.removeprefix("get_host_"): await calls.run(ctx, tool, arguments, partial(_fields, calls.tools[tool]))
-            for tool in tools
-        }
-        words = json.dumps(parts if len(kind.tools) > 1 else next(iter(parts.values())), ensure_ascii=False)
-    return words
+        return "\n".join(
+            [await dispatcher.run(ctx, tool, arguments, partial(_text, dispatcher.tools[tool])) for tool in tools]
+        )
+    parts = {
+        tool.removeprefix("get_host_"): await dispatcher.run(
+            ctx, tool, arguments, partial(_fields, dispatcher.tools[tool])
+        )
+        for tool in tools
+    }
+    return json.dumps(parts if len(kind.tools) > 1 else next(iter(parts.values())), ensure_ascii=False)
 
 
-def _words(tool: Tool, result: Result) -> str:
+def _text(tool: Tool, result: Result) -> str:
     return fit_result(result, MODEL_BYTES, tool.arguments.model_fields)[0]
 
 
@@ -143,7 +145,7 @@ def _fields(tool: Tool, result: Result) -> dict[str, Any]:
     return fit_result(result, MODEL_BYTES, tool.arguments.model_fields)[1]
 
 
-def _refusal(error: AnvylError, uri: str, version: str) -> MCPError:
+def _protocol_error(error: AnvylError, uri: str, version: str) -> MCPError:
     code = INVALID_PARAMS if isinstance(error, (NotFound, InvalidInput)) else INTERNAL_ERROR
     if isinstance(error, NotFound) and version not in MODERN_PROTOCOL_VERSIONS:
         code = OLDER_NOT_FOUND

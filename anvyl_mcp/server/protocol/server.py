@@ -1,4 +1,4 @@
-"""This host's tools as an MCP server."""
+"""The MCP server of this host's tools."""
 
 from __future__ import annotations
 
@@ -37,56 +37,58 @@ LISTINGS: Final[tuple[CacheableMethod, ...]] = (
     "resources/templates/list",
     "prompts/list",
 )
-"""What a client may keep for a minute: it changes only with this server's version and the caller's rights."""
+"""Cacheable for a minute: they change only with the server's version and the caller's scopes."""
 
 
 def build_server(
     tools: Iterable[Tool], dependencies: Mapping[type, object], gate: Gate, *, name: str, called: CallHook = ignore_call
 ) -> Server[Any]:
-    """An MCP server offering `tools` through `gate`; `dependencies` are what tools ask for by type.
+    """Build an MCP server that offers `tools` through `gate`; `dependencies` are injected into tools by type.
 
-    `called` is told how each call ended.
+    `called` is called after each call with its outcome.
     """
-    calls = Dispatcher(tools, dependencies, gate, called)
+    dispatcher = Dispatcher(tools, dependencies, gate, called)
 
     async def list_tools(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListToolsResult:
-        return listing(calls.allowed_tools(ctx).values())
+        return listing(dispatcher.allowed_tools(ctx).values())
 
     async def call_tool(ctx: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
-        beside = response_meta.collect_meta()
+        meta = response_meta.collect_meta()
         try:
             shape = partial(
-                _answer, calls.tools.get(params.name), whole=bool((ctx.meta or {}).get(protocol_keys.WHOLE))
+                _tool_result, dispatcher.tools.get(params.name), whole=bool((ctx.meta or {}).get(protocol_keys.WHOLE))
             )
-            answer = await calls.run(ctx, params.name, params.arguments or {}, shape)
+            answer = await dispatcher.run(ctx, params.name, params.arguments or {}, shape)
         except AnvylError as error:
-            answer = _failure(error)
-        answer.meta = {**(answer.meta or {}), **calls.response_meta(ctx), **beside} or None
+            answer = _tool_error(error)
+        answer.meta = {**(answer.meta or {}), **dispatcher.response_meta(ctx), **meta} or None
         return answer
 
     server = Server(
         name,
         version=__version__,
         title=f"Anvyl on {name}",
-        instructions=instructions(calls.tools.values(), name),
+        instructions=instructions(dispatcher.tools.values(), name),
         cache_hints=dict.fromkeys(LISTINGS, CacheHint(ttl_ms=60_000, scope="private")),
-        get_tool_input_schema=lambda wanted: calls.tools[wanted].input_schema if wanted in calls.tools else None,
+        get_tool_input_schema=lambda wanted: (
+            dispatcher.tools[wanted].input_schema if wanted in dispatcher.tools else None
+        ),
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
-    add_resources(server, calls)
-    add_prompts(server, calls)
-    add_completions(server, calls)
+    add_resources(server, dispatcher)
+    add_prompts(server, dispatcher)
+    add_completions(server, dispatcher)
     return server
 
 
 def listing(tools: Iterable[Tool]) -> ListToolsResult:
-    """The answer to `tools/list`."""
-    return ListToolsResult(tools=[_listed(tool) for tool in tools])
+    """Return the result of `tools/list`."""
+    return ListToolsResult(tools=[_listed_tool(tool) for tool in tools])
 
 
 def instructions(tools: Iterable[Tool], name: str) -> str:
-    """A few lines for a model that sees only this server."""
+    """Return short instructions for a model that uses only this server."""
     offered = list(tools)
     names = {tool.name for tool in offered}
     lines = [f"Docker and host tools of the machine `{name}`."]
@@ -99,7 +101,7 @@ def instructions(tools: Iterable[Tool], name: str) -> str:
     return "\n".join(lines)
 
 
-def _listed(tool: Tool) -> ListedTool:
+def _listed_tool(tool: Tool) -> ListedTool:
     return ListedTool(
         name=tool.name,
         title=tool.name.replace("_", " ").capitalize(),
@@ -127,14 +129,14 @@ def _listed(tool: Tool) -> ListedTool:
     )
 
 
-def _answer(tool: Tool | None, result: Result, *, whole: bool) -> CallToolResult:
-    """The result in words and as fields; both together small enough for who asked."""
-    most = PROGRAM_BYTES if whole else MODEL_BYTES
-    words, structured = fit_result(result, most, tool.arguments.model_fields if tool else {})
-    return CallToolResult(content=[TextContent(type="text", text=words)], structured_content=structured)
+def _tool_result(tool: Tool | None, result: Result, *, whole: bool) -> CallToolResult:
+    """Return the result as text and as fields, cut to the size limit of the caller."""
+    limit = PROGRAM_BYTES if whole else MODEL_BYTES
+    text, structured = fit_result(result, limit, tool.arguments.model_fields if tool else {})
+    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=structured)
 
 
-def _failure(error: AnvylError) -> CallToolResult:
+def _tool_error(error: AnvylError) -> CallToolResult:
     wait = error.retry_after if isinstance(error, Busy) else 0
     return CallToolResult(
         content=[TextContent(type="text", text=str(error))],

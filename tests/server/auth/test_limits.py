@@ -9,7 +9,14 @@ import pytest
 
 from anvyl_mcp.core.errors import Busy
 from anvyl_mcp.server.auth.callers import LOCAL, Caller, implied_scopes
-from anvyl_mcp.server.auth.limits import AT_ONCE, MOST_WAITING, MOST_WAITING_EACH, FailedAttempts, Limits, Overloaded
+from anvyl_mcp.server.auth.limits import (
+    AT_ONCE,
+    MAX_WAITING,
+    MAX_WAITING_PER_CALLER,
+    FailedAttempts,
+    Limits,
+    Overloaded,
+)
 from anvyl_mcp.server.tool import Scope
 
 REMOTE = Caller("nas", implied_scopes(["exec"]), "token", "192.0.2.1", "aaaa")
@@ -55,7 +62,7 @@ async def test_a_refusal_says_when_to_try_again() -> None:
     limits = Limits(clock=Clock())
     await calls(limits, REMOTE, "exec")
 
-    with pytest.raises(Overloaded, match=r"`nas` asks too often: 1 `exec` calls a second") as raised:
+    with pytest.raises(Overloaded, match="too many requests from `nas`: the limit is 1 `exec`") as raised:
         async with limits.slot(REMOTE, "exec"):
             pass
 
@@ -101,15 +108,15 @@ async def test_a_long_queue_is_refused_and_a_remote_caller_cannot_fill_it() -> N
                 async with limits.slot(caller, "read"):
                     pass
 
-            for _ in range(MOST_WAITING_EACH):
+            for _ in range(MAX_WAITING_PER_CALLER):
                 group.start_soon(one, REMOTE)
             await anyio.wait_all_tasks_blocked()
-            with pytest.raises(Overloaded, match="too many calls wait"):
+            with pytest.raises(Overloaded, match="too many calls are waiting"):
                 await one(REMOTE)
-            for _ in range(MOST_WAITING - MOST_WAITING_EACH):
+            for _ in range(MAX_WAITING - MAX_WAITING_PER_CALLER):
                 group.start_soon(one, NEAR)
             await anyio.wait_all_tasks_blocked()
-            with pytest.raises(Overloaded, match="too many calls wait"):
+            with pytest.raises(Overloaded, match="too many calls are waiting"):
                 await one(NEAR)
             async with limits.slot(NEAR, "operate"):
                 pass
@@ -123,7 +130,7 @@ async def test_waiting_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits()
 
     async with limits.slot(NEAR, "exec"), limits.slot(NEAR, "exec"):
-        with pytest.raises(Overloaded, match="none of them ends"):
+        with pytest.raises(Overloaded, match="calls are still running"):
             async with limits.slot(NEAR, "exec"):
                 pass
     async with limits.slot(NEAR, "exec"), limits.slot(NEAR, "exec"):
@@ -149,19 +156,19 @@ async def test_memory_of_callers_is_bounded() -> None:
 
 def test_ten_wrong_secrets_a_minute_are_heard() -> None:
     clock = Clock()
-    guesses = FailedAttempts(clock=clock)
+    attempts = FailedAttempts(clock=clock)
 
     for _ in range(10):
-        assert guesses.wait("192.0.2.1") == 0
-        guesses.note("192.0.2.1")
+        assert attempts.retry_after("192.0.2.1") == 0
+        attempts.record("192.0.2.1")
         clock.now += 1
 
-    assert guesses.wait("192.0.2.1") == 50
-    assert guesses.wait("192.0.2.2") == 0
+    assert attempts.retry_after("192.0.2.1") == 50
+    assert attempts.retry_after("192.0.2.2") == 0
     clock.now += 50
-    assert guesses.wait("192.0.2.1") == 0
-    guesses.note("192.0.2.1")
-    assert guesses.wait("192.0.2.1") == 1
+    assert attempts.retry_after("192.0.2.1") == 0
+    attempts.record("192.0.2.1")
+    assert attempts.retry_after("192.0.2.1") == 1
 
 
 @pytest.mark.parametrize(
@@ -175,16 +182,16 @@ def test_ten_wrong_secrets_a_minute_are_heard() -> None:
     ],
 )
 def test_addresses_that_one_customer_has_count_as_one(one: str, other: str, same: bool) -> None:
-    guesses = FailedAttempts(clock=Clock())
+    attempts = FailedAttempts(clock=Clock())
     for _ in range(10):
-        guesses.note(one)
+        attempts.record(one)
 
-    assert bool(guesses.wait(other)) is same
+    assert bool(attempts.retry_after(other)) is same
 
 
 def test_memory_of_guesses_is_bounded() -> None:
-    guesses = FailedAttempts(clock=Clock())
+    attempts = FailedAttempts(clock=Clock())
     for number in range(5000):
-        guesses.note(f"10.0.{number // 256}.{number % 256}")
+        attempts.record(f"10.0.{number // 256}.{number % 256}")
 
-    assert len(guesses._times) <= 4096
+    assert len(attempts._times) <= 4096

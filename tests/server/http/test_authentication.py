@@ -227,7 +227,7 @@ async def test_a_wrong_token_is_worse_than_none(host: Host, address: str, path: 
     answer = await host.knock("GET", path, token=host.token()[:-1] + "~", address=address, base=base)
 
     assert answer.status_code == 401 and not host.reached
-    assert "revoked or is mistyped" in error_of(answer)["message"]
+    assert "revoked or mistyped" in error_of(answer)["message"]
     assert "anvyl-mcp invite" in error_of(answer)["hint"]
 
 

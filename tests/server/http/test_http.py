@@ -15,7 +15,7 @@ import pytest
 from anvyl_mcp import __version__
 from anvyl_mcp.core import serve_lock
 from anvyl_mcp.orchestrator.api.endpoint import load_endpoints
-from anvyl_mcp.server.http.origin_check import MOST_BODY_BYTES
+from anvyl_mcp.server.http.origin_check import MAX_BODY_BYTES
 from tests.app.test_serve import started, urls_in
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import NO_MODEL
@@ -167,7 +167,7 @@ def test_a_large_body_is_refused_before_it_is_sent(path: str, either: httpx.Clie
 def test_a_large_body_of_unknown_length_is_not_read_to_its_end(
     path: str, either: httpx.Client, every_right: dict[str, str]
 ) -> None:
-    chunks = itertools.repeat(b" " * 65536, MOST_BODY_BYTES // 65536 + 2)
+    chunks = itertools.repeat(b" " * 65536, MAX_BODY_BYTES // 65536 + 2)
 
     answer = either.post(path, content=chunks, headers={**JSON, **every_right})
 

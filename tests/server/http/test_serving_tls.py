@@ -400,7 +400,7 @@ async def test_a_handshake_that_does_not_go_on_is_ended(
     tmp_path: Path, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.2)
-    monkeypatch.setattr(connection_slots, "MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(connection_slots, "MAX_CONNECTIONS", 1)
     async with hosted(tmp_path) as host:
         with host.dial() as dialled:
             dialled.sendall(said)
@@ -443,7 +443,7 @@ async def test_a_kept_connection_and_a_slow_body_are_waited_for(
 async def test_strangers_of_a_full_side_make_room_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_slots, "MOST_CONNECTIONS", 4)
+    monkeypatch.setattr(connection_slots, "MAX_CONNECTIONS", 4)
     async with hosted(tmp_path) as host:
         with ExitStack() as stack:
             first, *_ = [stack.enter_context(host.dial()) for _ in range(4)]
@@ -456,7 +456,7 @@ async def test_strangers_of_a_full_side_make_room_for_each_other(
 async def test_one_address_of_the_network_gets_a_part_of_the_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_slots, "MOST_EACH", 2)
+    monkeypatch.setattr(connection_slots, "MAX_PER_GROUP", 2)
     address = own_address()
     async with hosted(tmp_path) as host:
         with ExitStack() as stack:

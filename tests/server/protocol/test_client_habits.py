@@ -243,7 +243,7 @@ def test_on_stdio_every_request_is_answered_and_what_is_refused_is_said(tmp_path
     assert sorted(errors, key=str) == sorted(
         [(None, -32600)] * 4 + [(None, -32700)] * 2 + [(7, -32600), (8, -32600)], key=str
     )
-    assert said.count("was refused") == len(errors)
+    assert said.count("rejected a message") == len(errors)
 
 
 @pytest.mark.parametrize("era", ["2025-06-18", "2026-07-28"])
