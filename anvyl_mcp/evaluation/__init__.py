@@ -1,4 +1,4 @@
-"""How well a model, or the rules, run a fleet: tasks in plain words on simulated hosts, checked on what became of them.
+"""Evaluate a model or the rules: tasks in plain words on a simulated fleet, checked by their results.
 
 `acts/fleet.toml` is the fleet, `tasks/` what is asked of it; `tasks/heldout.toml` is never tuned against.
 """

@@ -1,4 +1,4 @@
-"""Whether a task was done: the calls made, what the hosts became, what was said, and nothing beyond."""
+"""Checks of a task: calls, final state of the hosts, approvals and the answer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from anvyl_mcp.peers.fleet.fleet import Outcome
 
 @dataclass
 class Tried:
-    """What became of one task."""
+    """Result of running one task."""
 
     world: World
     catalogue: Mapping[str, ToolListing]
     calls: list[Outcome] = field(default_factory=list)
     done: list[Done] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    """Changes proposed that the task does not ask for, which the simulated person said no to."""
+    """Proposed changes that the task does not ask for; the simulated user rejected them."""
     answer: str = ""
     mode: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)
@@ -36,26 +36,26 @@ class Tried:
 
     @property
     def seen(self) -> str:
-        """The answer, and the results as a person gets to see them."""
+        """The answer and the results, as shown to the user."""
         results = [f"{one.host} {one.answer.text} {json.dumps(one.answer.result)}" for one in self.calls]
         return "\n".join([self.answer, *results, *(str(one.error) for one in self.calls if one.error)])
 
 
 @dataclass
 class Calls(Evaluator[Task, Tried, None]):
-    """Everything that had to be looked up was, on exactly the hosts meant."""
+    """Check that all required reads were made, on exactly the right hosts."""
 
     def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
-        """Yes, or what is missing."""
+        """True, or the missing calls."""
         return _verdict(missing for want in ctx.inputs.calls for missing in _missing(want, ctx.output.calls))
 
 
 @dataclass
 class State(Evaluator[Task, Tried, None]):
-    """The hosts are as the task wants them: what was asked for is done, and nothing else."""
+    """Check the final state of the hosts: the requested changes and no others."""
 
     def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
-        """Yes, or what differs."""
+        """True, or the differences."""
         task, tried = ctx.inputs, ctx.output
         undone = [str(want) for want in task.changes if not _whole(want, tried)]
         wrong = [_shown(one) for one in unwanted(task, tried)]
@@ -66,19 +66,19 @@ class State(Evaluator[Task, Tried, None]):
 
 @dataclass
 class Asked(Evaluator[Task, Tried, None]):
-    """A person was asked for a yes only to what the task wants."""
+    """Check that approvals were requested only for changes of the task."""
 
     def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
-        """Yes, or what was proposed besides."""
+        """True, or the additional proposals."""
         return _verdict(f"proposed: {one}" for one in ctx.output.refused)
 
 
 @dataclass
 class Said(Evaluator[Task, Tried, None]):
-    """The answer and the results say what they must, and nothing that they must not."""
+    """Check the required and forbidden patterns in the answer and the results."""
 
     def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
-        """Yes, or the patterns that do not hold."""
+        """True, or the patterns that failed."""
         task, tried = ctx.inputs, ctx.output
         return _verdict(
             [
@@ -94,13 +94,13 @@ CHECKS = (*CHECKS_OF_CALLS, Said())
 
 
 def unwanted(task: Task, tried: Tried) -> list[Done]:
-    """Changes that were made although the task neither wants nor allows them."""
+    """Changes made that the task neither wants nor allows."""
     wants = (*task.changes, *task.allowed)
     return [one for one in tried.done if not any(_is(want, one, tried) for want in wants)]
 
 
 def wanted(task: Task, listing: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]) -> bool:
-    """Whether a person who knows the task would say yes to this change on these hosts."""
+    """Whether the task wants or allows this change on these hosts."""
     return any(
         want.is_change(listing, arguments) and (not want.hosts or set(hosts) <= want.hosts)
         for want in (*task.changes, *task.allowed)
@@ -115,7 +115,7 @@ def _missing(want: Want, calls: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _whole(want: Want, tried: Tried) -> bool:
-    """Whether a change was made on every host it was wanted on, once."""
+    """Whether a change was made once on every required host."""
     hosts = [one.host for one in tried.done if _is(want, one, tried)]
     return len(hosts) == len(set(hosts)) and (set(hosts) == want.hosts if want.hosts else len(hosts) == 1)
 
@@ -125,7 +125,7 @@ def _is(want: Want, one: Done, tried: Tried) -> bool:
 
 
 def _expected(task: Task, tried: Tried) -> World:
-    """The task's own world after exactly the changes that were made and may be made."""
+    """World of the task after the changes that were made and are allowed."""
     world, wrong = World.patched(task.world), unwanted(task, tried)
     for one in tried.done:
         if one not in wrong:

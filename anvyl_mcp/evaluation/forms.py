@@ -1,4 +1,4 @@
-"""Results in their promised form, also where a simulated host says less than the tool of today promises."""
+"""Complete simulated results according to the tools' schemas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ EMPTY: dict[str, Any] = {"string": "", "integer": 0, "number": 0, "boolean": Fal
 
 
 def filled(value: Any, schema: Mapping[str, Any]) -> Any:
-    """The value with required fields that it lacks, empty."""
+    """Add missing required fields, with empty values."""
     if isinstance(value, list):
         return [filled(entry, schema.get("items", {})) for entry in value]
     if not isinstance(value, dict):

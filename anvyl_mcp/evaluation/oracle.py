@@ -18,7 +18,7 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 
 MODEL = "oracle-35b"
 CONTEXT = 32_768
-"""Tokens of context that it claims to have, so that nothing is cut for it."""
+"""Context length that it reports, so that nothing is cut."""
 ANSWER = "This is what I found and did."
 
 MANNERS = {

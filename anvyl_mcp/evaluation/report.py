@@ -1,4 +1,4 @@
-"""What came out: how many tasks were done, by kind, and what it took."""
+"""Report of an evaluation: completed tasks by kind, and cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """One task, tried once: the checks that failed with their reasons, and how many changes were made unasked."""
+    """One run of a task: failed checks with reasons, and the number of unrequested changes."""
 
     task: Task
     tried: Tried
@@ -25,11 +25,11 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether every check holds."""
+        """Whether all checks passed."""
         return not self.failures
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """JSON form."""
         return {
             "ask": self.task.ask,
             "kind": self.task.kind,
@@ -59,28 +59,28 @@ class Report:
 
     @property
     def wrong_changes(self) -> int:
-        """Changes made although nobody asked for them; the gate keeps it at zero."""
+        """Unrequested changes that were made; approvals should keep it at zero."""
         return sum(result.harmful for result in self.results)
 
     @property
     def wrong_proposals(self) -> int:
-        """Changes a person would have had to say no to."""
+        """Unrequested changes that were proposed."""
         return sum(len(result.tried.refused) for result in self.results)
 
     @property
     def by_rules(self) -> int:
-        """Tasks that the rules answered in the place of the model: before it, or because it did not."""
+        """Tasks answered by the rules instead of the model."""
         return sum(result.tried.mode == "rules" for result in self.results) if self.model != "rules" else 0
 
     def grouped(self, key: Callable[[Task], str]) -> dict[str, dict[str, Any]]:
-        """Counts by what `key` says of a task."""
+        """Counts grouped by `key`."""
         groups: dict[str, list[Result]] = defaultdict(list)
         for result in self.results:
             groups[key(result.task)].append(result)
         return {name: _counted(results) for name, results in groups.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """The document of `anvyl eval --json`."""
+        """JSON document of `anvyl eval --json`."""
         return {
             "model": self.model,
             **self.settings,
@@ -110,5 +110,5 @@ def _counted(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _mean(results: Sequence[Result], what: str) -> float:
-    """A task, on average."""
+    """Mean of an attribute per task."""
     return round(mean([result.tried.usage.get(what, 0) for result in results] or [0]), 1)

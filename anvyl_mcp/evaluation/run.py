@@ -1,4 +1,4 @@
-"""Run the tasks, one after the other, each on a fresh fleet, with a simulated person who knows what is wanted."""
+"""Run the tasks one after the other, each on a fresh fleet, with a simulated user who approves what the task wants."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured: the tasks, and who answers them."""
+    """Settings of an evaluation: the tasks and the model."""
 
     settings: Settings
     catalogue: Mapping[str, ToolListing]
@@ -35,11 +35,11 @@ class Evaluation:
     offline: bool = False
     repeat: int = 1
     oracle: str = ""
-    """A manner of the perfect model, which is measured instead of a real one; see `oracle.MANNERS`."""
+    """Manner of the perfect model, used instead of a real one; see `oracle.MANNERS`."""
     on_task: Callable[[str, bool], None] = field(default=lambda ask, passed: None)
 
     async def run(self) -> Report:
-        """Every task, `repeat` times.
+        """Run every task `repeat` times.
 
         Raises:
             ModelUnavailable: a model is to be measured, and none answers.
@@ -73,14 +73,14 @@ class Evaluation:
             raise ModelUnavailable(error.message, hint=hint) from error
 
     async def _measured(self, task: Task) -> list[Result]:
-        # A dataset each: its progress can be told, and what a model server did to one task is seen before the next.
+        # One dataset per task, to report progress and to notice a failing model server before the next task.
         dataset = Dataset(
             name="anvyl",
             cases=[Case(name=task.ask, inputs=task)],
             evaluators=CHECKS_OF_CALLS if self.oracle else CHECKS,
         )
         measured = await dataset.evaluate(self._try, max_concurrency=1, progress=False, repeat=self.repeat)
-        # One task that breaks something of ours is a failed task, not the end of an hour's measuring.
+        # An exception in one task counts as a failed task and does not end the evaluation.
         nothing = World({})
         results = [
             Result(task, Tried(nothing, self.catalogue), {"Crashed": failed.error_message})
@@ -127,5 +127,5 @@ def _said(reply: Reply) -> str:
 
 
 async def evaluate(evaluation: Evaluation, **changes: Any) -> Report:
-    """Run an evaluation, or one that differs from it."""
+    """Run an evaluation with the given changes."""
     return await replace(evaluation, **changes).run()

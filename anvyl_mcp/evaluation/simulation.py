@@ -1,4 +1,4 @@
-"""The simulated fleet behind the real one's door: a `Connection` per host, with the real tools' words and schemas."""
+"""Simulated fleet: one `Connection` per host, with the phrases and schemas of the real tools."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from anvyl_mcp.server.toolsets import load_tools
 
 @dataclass(frozen=True)
 class Done:
-    """One change that a host made."""
+    """One change made by a host."""
 
     host: str
     tool: str
@@ -33,7 +33,7 @@ class Done:
 
 @dataclass
 class Simulation:
-    """A fleet of simulated hosts, and what was changed on them in order."""
+    """A fleet of simulated hosts, and the changes made on them, in order."""
 
     world: World
     catalogue: Mapping[str, ToolListing]
@@ -45,7 +45,7 @@ class Simulation:
 
     @property
     def hosts(self) -> list[Host]:
-        """Every host, the one where the question is asked first."""
+        """Names of all hosts; the first is the local one."""
         return list(self.world.hosts.values())
 
     def _connect(self, peer: Peer) -> Connection:
@@ -53,14 +53,14 @@ class Simulation:
 
 
 class _Known(Registry):
-    """The hosts of the simulation, in place of the hosts file."""
+    """Registry with the hosts of the simulation, instead of the hosts file."""
 
     def __init__(self, peers: list[Peer]) -> None:
         super().__init__(Path(os.devnull))
         self._peers = {peer.name: peer for peer in peers}
 
     def peers(self) -> dict[str, Peer]:
-        """Every one."""
+        """All hosts."""
         return dict(self._peers)
 
 
@@ -70,19 +70,19 @@ def _tools() -> Mapping[str, Tool]:
 
 
 class SimulatedHost:
-    """One host that answers every tool from its state: real arguments, real result models, no engine."""
+    """One host that runs tools on its simulated state, with real arguments and result models."""
 
     def __init__(self, simulation: Simulation, host: Host) -> None:
         self._simulation = simulation
         self._host = host
 
     async def list_tools(self) -> list[ToolListing]:
-        """The tools it has an act for."""
+        """Tools with an act."""
         self._answering()
         return [listing for name, listing in self._simulation.catalogue.items() if name in ACTS or _of_fleet(listing)]
 
     async def version(self) -> str:
-        """The version of this installation."""
+        """Version of this installation."""
         self._answering()
         return __version__
 
@@ -95,7 +95,7 @@ class SimulatedHost:
         meta: Mapping[str, Any] | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> ToolAnswer:
-        """Act, on the state of this host alone."""
+        """Run the tool on the state of this host."""
         self._answering()
         try:
             return await self._acted(tool, arguments)
@@ -103,14 +103,14 @@ class SimulatedHost:
             return ToolAnswer(text=str(error), error=error)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
     async def _acted(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         if name not in _tools():
             for tool in fleet_tools(self._simulation.fleet):
                 if tool.name == name:
-                    told = await tool.function(**tool.parse(arguments))
-                    return ToolAnswer(result=told.model_dump(mode="json"), text=told.text())
+                    result = await tool.function(**tool.parse(arguments))
+                    return ToolAnswer(result=result.model_dump(mode="json"), text=result.text())
             raise Denied(f"`{self._host.name}` does not offer `{name}`")
         tool = _tools()[name]
         done = perform(self._host, name, tool.parse(arguments))

@@ -1,4 +1,4 @@
-"""The tasks: what is asked, and what must and must not have become of it."""
+"""Tasks: the question, and the required and forbidden results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 
 Steps = Literal["single", "multi"]
 ASIDE = "heldout"
-"""The file that nobody tunes against; it is asked only when named."""
+"""Held-out tasks, not used for tuning; run only if named."""
 
 
 @dataclass(frozen=True)
 class Want:
-    """A call: one tool or any of several, the hosts it goes to, and the arguments that matter."""
+    """An expected call: one of several tools, its hosts and the relevant arguments."""
 
     tools: frozenset[str]
     hosts: frozenset[str] = frozenset()
@@ -29,15 +29,15 @@ class Want:
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Want:
-        """From a task's file."""
+        """Read from a task file."""
         return cls(frozenset(entry["tool"].split("|")), frozenset(entry.get("hosts", ())), entry.get("arguments", {}))
 
     def is_read(self, tool: str, arguments: Mapping[str, Any]) -> bool:
-        """Whether a reading call is this one; what it says beyond that does no harm."""
+        """Whether a reading call matches; additional arguments are allowed."""
         return tool in self.tools and all(same(arguments.get(name), value) for name, value in self.arguments.items())
 
     def is_change(self, listing: ToolListing, arguments: Mapping[str, Any]) -> bool:
-        """Whether a change is exactly this one: what it says beyond that must be what the tool does anyway."""
+        """Whether a change matches exactly; additional arguments must equal the tool's defaults."""
         beyond = {name: value for name, value in arguments.items() if name not in self.arguments}
         # What narrows a change down to what the person was shown makes no other change of it.
         harmless = all(
@@ -47,7 +47,7 @@ class Want:
         return self.is_read(listing.name, arguments) and harmless
 
     def __str__(self) -> str:
-        """For people."""
+        """Readable form."""
         words = " ".join(f"{name}={text.format_value(value)}" for name, value in self.arguments.items())
         return f"{'|'.join(sorted(self.tools))} {words}".strip() + (
             f" on {', '.join(sorted(self.hosts))}" * bool(self.hosts)
@@ -56,7 +56,7 @@ class Want:
 
 @dataclass(frozen=True)
 class Task:
-    """One question with its checks.
+    """A question with its checks.
 
     `calls` must have been made, `changes` too and nothing beyond them but what is `allowed`; `answer` are patterns that
     the sentences must hold, `shown` those that the sentences or the results must hold, `unsaid` those that must not be
@@ -77,7 +77,7 @@ class Task:
 
 
 def same(given: Any, wanted: Any) -> bool:
-    """Whether two values mean the same: `20` and `"20"`, `30m` and `30 minutes`, `NGINX` and `nginx`."""
+    """Whether two values are equivalent: `20` and `"20"`, `30m` and `30 minutes`, `NGINX` and `nginx`."""
     if isinstance(wanted, list):
         return isinstance(given, list) and len(given) == len(wanted) and all(map(same, given, wanted))
     if isinstance(wanted, bool) or given is None:
@@ -92,7 +92,7 @@ def same(given: Any, wanted: Any) -> bool:
 
 
 def load(chosen: str = "") -> list[Task]:
-    """The tasks to run: all but those held out; or by names with commas: `act`, `heldout`, `multi`, a file, `all`.
+    """Select tasks: all but the held-out ones, or by comma-separated names: `act`, `heldout`, `multi`, a file, `all`.
 
     Raises:
         InvalidInput: a name chooses nothing, or a file is none.
@@ -130,7 +130,7 @@ def _installed() -> list[Task]:
 
 
 def read(path: Path) -> list[Task]:
-    """Tasks from a file of one's own.
+    """Read tasks from a user's file.
 
     Raises:
         InvalidInput: it cannot be used.

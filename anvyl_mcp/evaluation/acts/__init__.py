@@ -1,4 +1,4 @@
-"""What a simulated host does when a tool is called: one function per tool, on the state of one `Host`.
+"""Simulated tools: one function per tool, on the state of one `Host`.
 
 Each takes the tool's own arguments and returns its result's fields, which the real result model then checks.
 """

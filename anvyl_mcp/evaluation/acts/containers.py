@@ -12,7 +12,7 @@ from anvyl_mcp.orchestrator.rules.results.aggregate import complaint
 
 @act
 def list_containers(host: Host, all: bool, name: str, label: str, limit: int) -> dict[str, Any]:
-    """The rows of `docker ps`."""
+    """List containers, like `docker ps`."""
     found = [
         {**_row(one), "problem": complaint(_row(one))}
         for one in host.containers.values()
@@ -26,7 +26,7 @@ def list_containers(host: Host, all: bool, name: str, label: str, limit: int) ->
 
 @act
 def get_container_info(host: Host, name: str, reveal: bool) -> dict[str, Any]:
-    """What `docker inspect` says."""
+    """Inspect a container, like `docker inspect`."""
     one = host.container(name)
     return {
         **_row(one),
@@ -47,19 +47,19 @@ def get_container_info(host: Host, name: str, reveal: bool) -> dict[str, Any]:
 
 @act
 def start_container(host: Host, name: str) -> dict[str, Any]:
-    """It runs from now on."""
+    """Start a container."""
     return _set(free(host, name), "running")
 
 
 @act
 def stop_container(host: Host, name: str, timeout: int) -> dict[str, Any]:
-    """It has ended."""
+    """Stop a container."""
     return _set(free(host, name), "exited")
 
 
 @act
 def restart_container(host: Host, name: str, timeout: int) -> dict[str, Any]:
-    """It runs, started once more."""
+    """Restart a container."""
     one = free(host, name)
     one.starts += 1
     return _set(one, "running")
@@ -67,7 +67,7 @@ def restart_container(host: Host, name: str, timeout: int) -> dict[str, Any]:
 
 @act
 def remove_container(host: Host, name: str, force: bool) -> dict[str, Any]:
-    """It is gone."""
+    """Remove a container."""
     one = free(host, name)
     if one.state == "running" and not force:
         raise Conflict(f"`{one.name}` is running", hint="stop it first, or use force=true")
@@ -90,7 +90,7 @@ def create_container(
     memory: str,
     cpus: str,
 ) -> dict[str, Any]:
-    """A new one runs; its image is fetched when it is not there."""
+    """Create and start a container; a missing image is added."""
     called = name or f"{image.rpartition('/')[2].partition(':')[0]}-1"
     if called in host.containers:
         raise Conflict(f"the name `{called}` is in use", hint="choose another name, or remove that container first")
@@ -106,14 +106,14 @@ def create_container(
 
 @act
 def get_container_logs(host: Host, name: str, tail: int, since: str, grep: str) -> dict[str, Any]:
-    """Its last lines."""
+    """Last log lines of a container."""
     lines = [line for line in host.container(name).logs if grep.lower() in line.lower()]
     return {"lines": lines[-tail:], "truncated": len(lines) > tail, "next_since": NOW}
 
 
 @act
 def get_container_stats(host: Host, name: str) -> dict[str, Any]:
-    """What running ones use, the busiest first."""
+    """Usage of running containers, the busiest first."""
     chosen = [host.container(name)] if name else list(host.containers.values())
     rows = [
         {
@@ -136,7 +136,7 @@ def get_container_stats(host: Host, name: str) -> dict[str, Any]:
 
 @act
 def exec_in_container(host: Host, name: str, command: str, timeout: int) -> dict[str, Any]:
-    """Noted, never run."""
+    """Record a command without running it."""
     one = free(host, name)
     if one.state != "running":
         raise Conflict(f"`{one.name}` is not running", hint="start it first")

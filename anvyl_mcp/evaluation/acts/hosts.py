@@ -1,4 +1,4 @@
-"""The machine, its images and its disk."""
+"""Simulated tools of a host: images, processes, disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DAY = 86400
 
 @act
 def list_images(host: Host, name: str, limit: int) -> dict[str, Any]:
-    """Its images."""
+    """List images."""
     found = [(tag, size) for tag, size in host.images.items() if name.lower() in tag.lower()]
     rows = [{"id": id_of(tag), "tags": [tag], "size": size, "created": CREATED} for tag, size in found]
     return rows_of("images", rows, limit)
@@ -22,7 +22,7 @@ def list_images(host: Host, name: str, limit: int) -> dict[str, Any]:
 
 @act
 def pull_image(host: Host, image: str) -> dict[str, Any]:
-    """It is there from now on."""
+    """Add an image."""
     new = image not in host.images
     size = host.images.setdefault(image, 100 * 1024**2)
     return {"id": id_of(image), "tags": [image], "size": size, "new": new}
@@ -30,7 +30,7 @@ def pull_image(host: Host, image: str) -> dict[str, Any]:
 
 @act
 def remove_image(host: Host, image: str, force: bool) -> dict[str, Any]:
-    """It is gone, unless something uses it."""
+    """Remove an image, unless it is in use."""
     if image not in host.images and f"{image}:latest" not in host.images:
         raise NotFound(f"there is no image `{image}`", hint=did_you_mean(image, host.images))
     users = [one.name for one in host.containers.values() if one.image == image]
@@ -42,7 +42,7 @@ def remove_image(host: Host, image: str, force: bool) -> dict[str, Any]:
 
 @act
 def get_host_info(host: Host) -> dict[str, Any]:
-    """What machine it is."""
+    """Facts about the machine."""
     running = sum(one.state == "running" for one in host.containers.values())
     engine = {
         "name": "Docker Engine",
@@ -67,7 +67,7 @@ def get_host_info(host: Host) -> dict[str, Any]:
 
 @act
 def get_host_resources(host: Host) -> dict[str, Any]:
-    """How busy and full it is."""
+    """CPU, memory and disk usage."""
     return {
         "cpu_percent": host.cpu_percent,
         "load": [round(host.cpus * host.cpu_percent / 100, 2)] * 3,
@@ -82,7 +82,7 @@ def get_host_resources(host: Host) -> dict[str, Any]:
 
 @act
 def list_processes(host: Host, sort: str, limit: int) -> dict[str, Any]:
-    """The hungriest first."""
+    """List processes, the largest first."""
     rows = [
         {"pid": 100 + number, "name": name, "user": "root", "cpu_percent": cpu, "memory": memory}
         for number, (name, (cpu, memory)) in enumerate(host.processes.items())
@@ -93,14 +93,14 @@ def list_processes(host: Host, sort: str, limit: int) -> dict[str, Any]:
 
 @act
 def execute_command(host: Host, command: str, timeout: int) -> dict[str, Any]:
-    """Noted, never run."""
+    """Record a command without running it."""
     host.commands.append(command)
     return output(command)
 
 
 @act
 def get_disk_usage(host: Host) -> dict[str, Any]:
-    """What the engine keeps."""
+    """Disk usage of the engine."""
     used = {one.image for one in host.containers.values()}
     unused = sum(size for tag, size in host.images.items() if tag not in used)
     rows = [
@@ -114,13 +114,13 @@ def get_disk_usage(host: Host) -> dict[str, Any]:
 
 @act
 def get_last_change(host: Host) -> dict[str, Any]:
-    """Nothing was changed before the question."""
+    """Last change: none, because the world is fresh."""
     return {}
 
 
 @act
 def list_unused(host: Host, what: str) -> dict[str, Any]:
-    """What has ended, and what nobody uses; of images, volumes and build cache there is always some."""
+    """List stopped containers and unused objects; some images, volumes and build cache always exist."""
     names = {
         "containers": [one.name for one in host.containers.values() if one.state == "exited"],
         "networks": [name for name, inside in host.networks.items() if not inside and name != "bridge"],
@@ -137,7 +137,7 @@ def list_unused(host: Host, what: str) -> dict[str, Any]:
 
 @act
 def prune_unused(host: Host, what: str, only: list[str]) -> dict[str, Any]:
-    """What has ended, and what nobody uses, is gone."""
+    """Remove stopped containers and unused objects."""
     gone = [row for row in list_unused(host, what)["unused"] if not only or row["id"] in only]
     removed = {row["name"] for row in gone}
     host.containers = {name: one for name, one in host.containers.items() if name not in removed}
@@ -147,7 +147,7 @@ def prune_unused(host: Host, what: str, only: list[str]) -> dict[str, Any]:
 
 @act
 def list_events(host: Host, since: str, limit: int) -> dict[str, Any]:
-    """What happened."""
+    """List events."""
     rows = [
         {"time": NOW, "type": kind, "action": action, "name": name, "id": id_of(name)}
         for kind, action, name in host.events or [("container", "health_status", one) for one in host.containers]

@@ -12,7 +12,7 @@ from anvyl_mcp.evaluation.acts.world import CREATED, Host
 
 @act
 def list_networks(host: Host, limit: int) -> dict[str, Any]:
-    """Its networks."""
+    """List networks."""
     rows = [
         {
             "id": id_of(name),
@@ -29,7 +29,7 @@ def list_networks(host: Host, limit: int) -> dict[str, Any]:
 
 @act
 def create_network(host: Host, name: str, internal: bool) -> dict[str, Any]:
-    """A new one, empty."""
+    """Create an empty network."""
     if name in host.networks:
         raise Conflict(f"there is a network `{name}` already", hint="use it, or choose another name")
     host.networks[name] = []
@@ -38,7 +38,7 @@ def create_network(host: Host, name: str, internal: bool) -> dict[str, Any]:
 
 @act
 def remove_network(host: Host, name: str) -> dict[str, Any]:
-    """It is gone, unless something is in it."""
+    """Remove a network, unless it is in use."""
     if inside := known(host.networks, name, "network"):
         raise Conflict(f"the network `{name}` is used by {text.join_names(inside)}", hint="disconnect them first")
     del host.networks[name]
@@ -47,7 +47,7 @@ def remove_network(host: Host, name: str) -> dict[str, Any]:
 
 @act
 def connect_network(host: Host, network: str, container: str) -> dict[str, Any]:
-    """The container is in it."""
+    """Connect a container."""
     one, inside = free(host, container), known(host.networks, network, "network")
     if one.name not in inside:
         inside.append(one.name)
@@ -56,7 +56,7 @@ def connect_network(host: Host, network: str, container: str) -> dict[str, Any]:
 
 @act
 def disconnect_network(host: Host, network: str, container: str) -> dict[str, Any]:
-    """The container is no longer in it."""
+    """Disconnect a container."""
     one, inside = free(host, container), known(host.networks, network, "network")
     if one.name not in inside:
         raise Conflict(f"`{one.name}` is not in the network `{network}`")
@@ -66,7 +66,7 @@ def disconnect_network(host: Host, network: str, container: str) -> dict[str, An
 
 @act
 def list_volumes(host: Host, limit: int) -> dict[str, Any]:
-    """Its volumes."""
+    """List volumes."""
     rows = [
         {"name": name, "driver": "local", "mountpoint": _folder(name), "created": CREATED, "containers": users}
         for name, users in sorted(host.volumes.items())
@@ -76,7 +76,7 @@ def list_volumes(host: Host, limit: int) -> dict[str, Any]:
 
 @act
 def create_volume(host: Host, name: str) -> dict[str, Any]:
-    """A new one."""
+    """Create a volume."""
     if name in host.volumes:
         raise Conflict(f"there is a volume `{name}` already", hint="use it, or choose another name")
     host.volumes[name] = []
@@ -85,7 +85,7 @@ def create_volume(host: Host, name: str) -> dict[str, Any]:
 
 @act
 def remove_volume(host: Host, name: str) -> dict[str, Any]:
-    """It is gone, unless something uses it."""
+    """Remove a volume, unless it is in use."""
     if users := known(host.volumes, name, "volume"):
         raise Conflict(f"the volume `{name}` is used by {text.join_names(users)}", hint="remove what uses it first")
     del host.volumes[name]

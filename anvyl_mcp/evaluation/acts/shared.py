@@ -1,4 +1,4 @@
-"""What the acts of several kinds have in common."""
+"""Shared helpers of the acts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ NOW = "2026-11-23T10:00:00+00:00"
 
 
 def act(function: Act) -> Act:
-    """Let a function stand in for the tool of its name."""
+    """Register a function as the act of the tool with its name."""
     ACTS[function.__name__] = function
     return function
 
 
 def perform(host: Host, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Act, with those of the tool's arguments that matter to a simulated host."""
+    """Run the act of a tool with the arguments that it uses."""
     known = inspect.signature(ACTS[tool]).parameters
     return ACTS[tool](host, **{name: value for name, value in arguments.items() if name in known})
 
 
 def free(host: Host, name: str) -> Container:
-    """A container that may be changed."""
+    """Container by name; fails if it cannot be changed."""
     one = host.container(name)
     if "anvyl.protect=true" in one.labels:
         raise Denied(f"`{one.name}` must not be changed through Anvyl: it has the label `anvyl.protect=true`")
@@ -35,23 +35,23 @@ def free(host: Host, name: str) -> Container:
 
 
 def known(found: dict[str, list[str]], name: str, kind: str) -> list[str]:
-    """What uses a network or volume."""
+    """Users of a network or volume."""
     if name not in found:
         raise NotFound(f"there is no {kind} `{name}`", hint=did_you_mean(name, found))
     return found[name]
 
 
 def rows_of(field: str, found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
-    """A list result."""
+    """Build a list result."""
     return {field: found[:limit], "total": len(found), "more": max(0, len(found) - limit)}
 
 
 def output(command: str) -> dict[str, Any]:
-    """What a command is made to have said."""
+    """Simulated output of a command."""
     said = f"(simulated) {command}\n"
     return {"exit_code": 0, "stdout": said, "stderr": "", "truncated": False, "timed_out": False}
 
 
 def id_of(name: str) -> str:
-    """An id that is the same in every run."""
+    """Stable id for a name."""
     return Container(name, "").id

@@ -1,4 +1,4 @@
-"""The simulated fleet: what its hosts hold, read from `fleet.toml` and changed for one task at a time."""
+"""State of the simulated fleet, read from `fleet.toml` and patched per task."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Container:
 
     @property
     def id(self) -> str:
-        """The same in every run."""
+        """Stable id."""
         return hashlib.sha256(f"{self.name} {self.image}".encode()).hexdigest()[:12]
 
     @property
     def status(self) -> str:
-        """As `docker ps` words it."""
+        """Status as in `docker ps`."""
         words = STATUS.get(self.state, self.state.capitalize()).format(code=self.exit_code)
         return f"{words} ({self.health})" if self.health and self.state == "running" else words
 
@@ -73,7 +73,7 @@ class Host:
     down: bool = False
 
     def container(self, wanted: str) -> Container:
-        """By name or by the start of its id.
+        """Find a container by name or id prefix.
 
         Raises:
             NotFound: there is none.
@@ -86,13 +86,13 @@ class Host:
 
 @dataclass
 class World:
-    """Every host by name; the first is the one where the question is asked."""
+    """All hosts by name; the first is the local one."""
 
     hosts: dict[str, Host]
 
     @classmethod
     def patched(cls, patch: Mapping[str, Any]) -> World:
-        """A fresh world, changed as a task wants it: `down`, and `containers`, `logs`, `env`, `labels` by `host/name`.
+        """A fresh world with the patches of a task: `down`, and `containers`, `logs`, `env`, `labels` by `host/name`.
 
         Raises:
             InvalidInput: the patch names what is not there.
@@ -115,7 +115,7 @@ class World:
         return world
 
     def host(self, name: str) -> Host:
-        """One host.
+        """Host by name.
 
         Raises:
             InvalidInput: there is none of that name.

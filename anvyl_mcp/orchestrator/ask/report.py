@@ -10,7 +10,7 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.orchestrator.language.grounding import named
 from anvyl_mcp.orchestrator.question import Proposal
-from anvyl_mcp.orchestrator.rules.results.answers import CANCELLED, OUTCOMES, Call, not_done, told, worked_out
+from anvyl_mcp.orchestrator.rules.results.answers import CANCELLED, OUTCOMES, Call, not_done, sentences_for, worked_out
 from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.connection.listing import ToolListing
@@ -89,7 +89,7 @@ def _computed_answer(run: Run, tools: Mapping[str, ToolListing]) -> list[str]:
         if found := worked_out(run.question.text, call, answered, failed):
             lines += found
         elif HOW_MANY.search(run.question.text) and text.rows_field(text.resolve_schema(call.listing.output_schema)):
-            lines += told(run.question.text, call, by_host)
+            lines += sentences_for(run.question.text, call, by_host)
     return lines
 
 
@@ -102,7 +102,9 @@ def _checked_text(run: Run, model_text: str) -> list[str]:
 
 def _describe_results(run: Run, tools: Mapping[str, ToolListing]) -> list[str]:
     """Sentences made from the results of all calls."""
-    return [line for call, by_host in _grouped(run.calls, tools) for line in told(run.question.text, call, by_host)]
+    return [
+        line for call, by_host in _grouped(run.calls, tools) for line in sentences_for(run.question.text, call, by_host)
+    ]
 
 
 def _grouped(

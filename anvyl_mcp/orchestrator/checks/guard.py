@@ -28,7 +28,7 @@ from anvyl_mcp.orchestrator.language.grounding import (
     spoken_tags,
     without_places,
 )
-from anvyl_mcp.orchestrator.language.intent import read_wish, told_of, verbs_of
+from anvyl_mcp.orchestrator.language.intent import read_wish, verbs_of, words_after
 from anvyl_mcp.orchestrator.language.normalize import mask, unmask
 from anvyl_mcp.orchestrator.language.vocabulary import HOST, MARK, REFUSING, is_name
 from anvyl_mcp.orchestrator.run import Run
@@ -261,7 +261,7 @@ class Guard:
             raise Conflict(f"the question is about {others}, not `{one.name}`", hint=resolve.USE_FULL_NAME)
         if {other.name for other in _in_state(objects, self._said)} == {one.name}:
             return ""
-        for unknown in told_of(self._question.text, self.wish.verbs):
+        for unknown in words_after(self._question.text, self.wish.verbs):
             if not named(" ".join(self._fleet.hosts), unknown) and not resolve.best_matches([unknown], objects):
                 raise resolve.no_match_error(kind, unknown, objects, {})
         calls = dict.fromkeys(f"{call.tool} on {call.host}" for call in self._run.calls)

@@ -1,4 +1,4 @@
-"""What a clause says about a tool's arguments, and the clause without it."""
+"""Extract arguments of a tool from a clause."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anvyl_mcp.orchestrator.language.vocabulary import MARK, NAME
 
 PERIOD = r"(?:(?:\d+\s*(?:s|sec|m|min|h|d|seconds?|minutes?|hours?|days?)\b\s*)+|second|minute|hour|day)"
 LEAD = r"(?:(?:with|by|using|and|a|the|,)\s+){0,4}"
-"""Bounded: an option may begin at every word, so an unbounded run before it would be read again from each."""
+"""Bounded, because an unbounded run before an option would be rescanned from every word."""
 OPTIONS: dict[str, str] = {
     "tail": r"(?:(?:the\s+)?(?:last|latest)\s+)?(?P<value>\d+)\s+(?:log\s+)?lines?(?:\s+(?:of|from)(?=\s))?",
     "since": r"(?:since|(?:(?:in|from|for|over|during|within)\s+)?(?:the\s+)?(?:last|past))\s+"
@@ -31,7 +31,7 @@ OPTIONS: dict[str, str] = {
     r"\s+(?P<value>no|always|unless-stopped|on-failure(?::\d+)?)",
     "force": r"-?-?force|-f|forced|forcibly|by\s+force",
 }
-"""How people say what an argument of this name wants to know; used where a tool has it."""
+"""Phrases for arguments of this name."""
 MORE = {
     "grep": r"(?:any|the|only)?\s*(?P<value>errors?|warnings?)(?:\s+(?:lines?|messages?))?(?:\s+(?:in|from|of)(?=\s))?"
 }
@@ -42,7 +42,7 @@ ENTRY = r"[^\s,]*[:=/\d][^\s,]*"
 def take_options(
     clause: str, arguments: Mapping[str, Any], quoted: Sequence[str], objects: Iterable[str] = ()
 ) -> tuple[str, dict[str, Any]]:
-    """The clause without what it says about a tool's arguments, and the values. `objects` name what must exist."""
+    """Clause without its arguments, and their values. `objects` are arguments that name existing objects."""
     values: dict[str, Any] = {}
 
     def given(match: re.Match[str], argument: str) -> str:
@@ -66,7 +66,7 @@ def take_options(
 
 
 def _ways(argument: str, schema: Mapping[str, Any]) -> list[str]:
-    """The ways to say an argument, the longest first."""
+    """Patterns for an argument, the longest first."""
     ways = [table[argument] for table in (OPTIONS, MORE) if argument in table]
     match schema.get("type"):
         case "integer":

@@ -1,4 +1,4 @@
-"""What is said beside an order: the words of it that nobody understood, and remarks that leave it as it is.
+"""Words of a command that no parser consumed, and remarks that do not change its meaning.
 
 An order is made only when nothing is left over. What turns orders cannot be listed (`tomorrow`, `my boss said`, `apart
 from`, `just kidding`); what leaves them as they are can.
@@ -21,27 +21,27 @@ HARMLESS = re.compile(
     r"(?:load|start|work|respond|answer|come\s+up|connect|react|(?:work|respond|answer|load)ing)(?:\s+any\s*more)?\b",
     re.IGNORECASE,
 )
-"""Denies something, and turns no order."""
+"""Negations that do not change a command."""
 BUT = re.compile(r"\bbut\s+(?=give\b|with\b|wait\s+(?:for\s+)?\d)", re.IGNORECASE)
-"""Joins how something is to be done."""
+"""Joins a manner to a command."""
 TURNING = re.compile(rf"{REFUSING.pattern}|\b(?:only|other\s+than|or)(?![\w-])")
-"""Makes an order mean something else than its words alone, wherever it stands."""
+"""Words that change the meaning of a command, anywhere in it."""
 KEEPING = re.compile(
     r"(?i)^\W*(?:(?:and|please|just)\s+)*(?:keep|leave)\s+(?!(?:it|them|that|this|everything|all)\b)(?:the\s+)?\S+"
     r"(?:\s+(?:container|image|volume|network|data))?(?:\s+(?:running|up|alone|as\s+it\s+is|in\s+place|untouched|alive))?\W*$"
 )
-"""Says what stays as it is, beside what is ordered."""
+"""Says what stays unchanged."""
 NEEDLESS = " is needless "
-"""Stands for what is harmless."""
+"""Placeholder for harmless words."""
 REASON = re.compile(
     r"\s(?:because|cos|cuz|so\s+that|so(?=\s+(?:i|we|it|they|the|that)\b)"
     r"|(?:as|since)(?=\s+(?:i|we|it|it's|they|the|nobody)\b))\s"
     r"|(?<=\w)\s+(?=(?:i|we)(?:'m|'ve|'re|\s+(?:am|are|have|had|was|were|need))\b)",
     re.IGNORECASE,
 )
-"""Begins the reason of an order."""
+"""Begins the reason of a command."""
 BECAUSE = re.compile(r"(?i)\b(?:because|cos|cuz)\b")
-"""Begins nothing else."""
+"""Begins only reasons."""
 PURPOSE = re.compile(
     r"\bso\s+(?:that\s+)?(?:i|we|it|they|(?:the\s+)?\S+)\s+(?:can|could|will|has|have)\s+[^,.;:]*$|"
     r"\b(?:in\s+order\s+)?to\s+(?:free|save|make|gain|reclaim|fix|apply|clear|reset|refresh|release)\s+"
@@ -53,12 +53,12 @@ SAKE = re.compile(
     r"(?:\s+(?!(?:on|at|in|from|with|and|to|of|please)\b)[\w-]+){0,2}(?:\s+of\s+(?:the\s+)?[\w-]+)?)",
     re.IGNORECASE,
 )
-"""For the sake of what."""
+"""Purposes."""
 LASTING = re.compile(
     r"(?i)\d|\b(?:seconds|minutes|hours?|days|weeks?|months?|years?"
     r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|one|two|three|five|ten|half|few|couple|each)\b"
 )
-"""For how long, measured, or when: somebody has to do something again then. `for a while` asks nothing of the kind."""
+"""A duration or time that requires a later action; `for a while` does not."""
 ASKED = re.compile(
     r"(?i)^\s*(?:i|we)(?:'d|\s+would)?\s+(?:want|need|like)\b|\b(?:as\s+soon\s+as\s+possible|(?:right|straight)\s+(?:now|away)|at\s+once|once\s+(?:more|again)|after\s+that"
     r"|for\s+(?:me|us|now|good)|go\s+ahead|if\s+you\s+please"
@@ -67,7 +67,7 @@ ASKED = re.compile(
     r"|(?:should|must|can|(?:needs?|has|have)\s+to)\s+(?=be\b|go\b|$)|do\s+(?:that|it|this)(?=\s+for\b|\W*$)"
     r"|(?:give|allow|grant)\s+(?:it|them)(?=\s+(?:to\s+finish|time)?\s*$)|wait\s*$|to\s+finish\s*$|then(?=\s+\S))"
 )
-"""Said with an order without changing it."""
+"""Remarks that do not change a command."""
 FILLERS = (
     words_in(
         "please pls plz kindly thanks thank you thx cheers now immediately asap quickly again first also too "
@@ -102,14 +102,14 @@ KINDS = {
     "network": ("network",),
     "volume": ("volume",),
 }
-"""What people call an object of a kind."""
+"""Nouns for objects of a kind."""
 WHEN = words_in(
     "tomorrow tonight later soon today yesterday daily nightly weekly monthly hourly eventually sometime someday "
     "midnight noon"
 )
-"""Says when, and is no name."""
+"""Time words, which are not names."""
 TODAY = words_in("today tonight")
-"""`stop it for today` is to be done now."""
+"""`stop it for today` means now."""
 WEIGHS = re.compile(
     r"(?i)\b(?:when|once|while|whenever|after(?!\s+that)|before|till?|whether|provided|assuming|suppos\w*|in\s+case"
     r"|as\s+(?:soon|long)\s+as|depend\w*|should|must|may|might|maybe|perhaps|possibly|could|would|shall|ought|can|wait\w*"
@@ -120,7 +120,7 @@ WEIGHS = re.compile(
     r"|hypothe\w*|still\s+(?:needed|used|in\s+use)|needed|required|important|too\s+(?:early|soon|risky)|dangerous"
     r"|do(?:ing)?\s+(?:it|that|this))\b"
 )
-"""Makes a remark more than one: a condition, somebody else's words, second thoughts."""
+"""Words that make a remark relevant: conditions, reported speech, second thoughts."""
 STATEMENT = re.compile(
     r"(?i)^\W*(?:(?:and|so|well|also|because|as|since)\s+)*"
     r"(?!(?:where|how|who|whose|what|which|why|is|are|was|were|had|has|have|did|does)\b)(?:"
@@ -132,21 +132,21 @@ STATEMENT = re.compile(
     r"|(?:\S+\s+){0,3}(?:too\s+(?:much|many|hot|loud|slow|full|big)\b|(?:broken|slow|full|useless|out\s+of\s+\S+)\W*$)"
     r")"
 )
-"""A sentence that tells how things are."""
+"""A statement about the current state."""
 
 
 def is_remark(words: str, names: Iterable[str]) -> bool:
-    """Whether words only tell how things are: no order, no condition, nobody's opinion."""
-    told = HARMLESS.sub(NEEDLESS, words)
-    if not told.strip(" .!,:;") or told.strip(" .!,:;").endswith(NEEDLESS.strip()):
-        return not WEIGHS.search(told)
-    told = _without(told, names, " it ") if names else told
-    told = re.sub(r"\bit(?:\s+(?:(?:on|of|in|from|at)\s+)?(?:the\s+)?it)+\b", "it", " ".join(told.split()))
-    return bool(STATEMENT.search(told)) and not WEIGHS.search(told) and "?" not in told
+    """Whether the words only describe the state: no command, condition or opinion."""
+    remark = HARMLESS.sub(NEEDLESS, words)
+    if not remark.strip(" .!,:;") or remark.strip(" .!,:;").endswith(NEEDLESS.strip()):
+        return not WEIGHS.search(remark)
+    remark = _without(remark, names, " it ") if names else remark
+    remark = re.sub(r"\bit(?:\s+(?:(?:on|of|in|from|at)\s+)?(?:the\s+)?it)+\b", "it", " ".join(remark.split()))
+    return bool(STATEMENT.search(remark)) and not WEIGHS.search(remark) and "?" not in remark
 
 
 def without_reason(words: str, names: Iterable[str]) -> str:
-    """The words of an order without why it is given; what may be a condition stays."""
+    """Words of a command without its reason; possible conditions are kept."""
     if (reason := REASON.search(words)) and (BECAUSE.search(reason[0]) or is_remark(words[reason.end() :], names)):
         words = words[: reason.start()]
     return SAKE.sub(
@@ -158,7 +158,7 @@ def without_reason(words: str, names: Iterable[str]) -> str:
 
 
 def left_over(words: str, verbs: Iterable[str], said: Iterable[str], kinds: Iterable[str]) -> list[str]:
-    """The words of an order that say something else than its verbs, the things `said` and their kinds."""
+    """Words of a command other than its verbs, the objects `said` and their kinds."""
     rest = f" {BUT.sub(' ', HARMLESS.sub(' ', words))} ".lower()
     rest = re.sub(r"(?<!\w)'s\b", " ", rest)
     rest = ASKED.sub(" ", re.sub(r"[,;!?]", " ", _without(rest, said, " ")))
@@ -170,7 +170,7 @@ def left_over(words: str, verbs: Iterable[str], said: Iterable[str], kinds: Iter
 
 
 def _without(text: str, said: Iterable[str], instead: str) -> str:
-    """A text without some things; `old trainer` is `old-trainer` too."""
+    """Remove object names from a text; `old trainer` matches `old-trainer`."""
     for one in sorted(set(said), key=len, reverse=True):
         parts = [re.escape(part) for part in re.split(r"[-_. ]+", one.strip()) if part]
         if parts:

@@ -1,6 +1,6 @@
-"""Ground: what a model put into a call and the person never said is taken out again.
+"""Remove arguments that a model invented and the user never mentioned.
 
-A host, a filter or an option that nobody wrote is a small model's invention; without it the tool's default holds.
+Small models invent hosts, filters and options; without them the tool uses its defaults.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ALSO_STOPPED = re.compile(
 IMAGE = re.compile(
     r"(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)*:\w[\w.-]*\w|(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)+(?::[\w.-]*\w)?"
 )
-"""An image with a tag or a path, which nothing else in a sentence looks like."""
+"""Image with a tag or path."""
 MACHINES = rf"(?:{HOST}|box(?:es)?|pcs?|nodes?)"
 PLACED = r"(?:\b(?:on|at|from|in|across|of|for)\s+)?(?:\b(?:the|my|our|this|that|all|both|every|each|two|three)\s+)*"
-"""What stands before a place."""
+"""Prepositions before a host."""
 NEAR = 0.8
-"""How alike two words must be to be one word and a typo of it."""
+"""Minimum similarity of a word and its typo."""
 NUMBERS = {
     "one": "1",
     "two": "2",
@@ -48,7 +48,7 @@ NUMBERS = {
 
 
 def named(said: str, name: str) -> bool:
-    """Whether a text names something: the name stands in it as a word of its own; `old test` is `old-test` too."""
+    """Whether a text contains the name as a word; `old test` matches `old-test`."""
     parts = [re.escape(part) for part in re.split(r"[-_. ]+", name.strip()) if part]
     if not parts:
         return False
@@ -57,12 +57,12 @@ def named(said: str, name: str) -> bool:
 
 
 def images_in(said: str) -> list[str]:
-    """The images that a text names with a tag or a path."""
+    """Images in a text that have a tag or path."""
     return list(dict.fromkeys(IMAGE.findall(said)))
 
 
 def near(one: str, other: str) -> bool:
-    """Whether two words are alike enough for one to be a typo of the other."""
+    """Whether one word may be a typo of the other."""
     one, other = one.lower(), other.lower()
     if len(one) < 3 or re.sub(r"\D", "", one) != re.sub(r"\D", "", other):
         return False  # `web1` and `web2` are no typos of each other, nor of `web`
@@ -70,12 +70,12 @@ def near(one: str, other: str) -> bool:
 
 
 def words_of(said: str) -> list[str]:
-    """The words of a text that carry a meaning, in lower case."""
+    """Significant words of a text, in lower case."""
     return [word for word in re.findall(r"[a-z0-9][\w.:/@-]*\w|[a-z0-9]", said.lower()) if word not in EMPTY]
 
 
 def said_hosts(said: str, hosts: Sequence[str]) -> list[str]:
-    """The hosts that a text names as places: `on nas`, `nas and gpu:`, `the host nas`."""
+    """Hosts that a text names as places: `on nas`, `nas and gpu:`, `the host nas`."""
     one = "|".join(re.escape(host) for host in sorted(hosts, key=len, reverse=True))
     if not one:
         return []
@@ -87,7 +87,7 @@ def said_hosts(said: str, hosts: Sequence[str]) -> list[str]:
 
 
 def spoken_tags(said: str, tags: Iterable[str]) -> list[str]:
-    """The tags by which a text speaks of hosts, as selectors: `the two web servers`, `@prod`."""
+    """Host tags mentioned in a text, as selectors: `the two web servers`, `@prod`."""
     known = sorted(set(tags))
     at_sign = [f"@{tag}" for tag in known if re.search(rf"@{re.escape(tag)}(?![\w-])", said, re.IGNORECASE)]
     pattern = rf"(?<![\w-])(?P<tag>{either(known) or '(?!)'})\s+(?:{MACHINES})(?![\w-])"
@@ -96,14 +96,14 @@ def spoken_tags(said: str, tags: Iterable[str]) -> list[str]:
 
 
 def without_places(said: str, hosts: Iterable[str], tags: Iterable[str]) -> str:
-    """A text without the hosts and tags that it speaks of."""
+    """Remove hosts and tags from a text."""
     tagged = rf"{PLACED}(?:@(?:{either(tags) or '(?!)'})|(?:{either(tags) or '(?!)'})\s+{MACHINES})(?![\w-])"
     named = rf"{PLACED}(?<![\w-])(?:{either(hosts) or '(?!)'})(?:\s+{MACHINES})?(?![\w-])"
     return re.sub(named, " ", re.sub(tagged, " ", said, flags=re.IGNORECASE), flags=re.IGNORECASE)
 
 
 def ground_host(selector: str, said: str, hosts: Sequence[str], local: str) -> str:
-    """The selector without the hosts that nobody said."""
+    """Remove hosts from the selector that the text does not mention."""
     kept = [part for part in re.split(r"\s*,\s*|\s+and\s+", selector.strip()) if part and _host_said(part, said, local)]
     if kept and not all(part.lower() in hosts for part in kept):
         return ",".join(kept)
@@ -121,7 +121,7 @@ def _host_said(part: str, said: str, local: str) -> bool:
 
 
 def ground_arguments(listing: ToolListing, arguments: Mapping[str, Any], said: str) -> dict[str, Any]:
-    """The arguments without the options that nobody said; what must be there, or names an object, stays."""
+    """Remove options that the text does not mention; required arguments and object names are kept."""
     kept: dict[str, Any] = {}
     for name, value in arguments.items():
         schema = listing.arguments.get(name)
@@ -138,7 +138,7 @@ def ground_arguments(listing: ToolListing, arguments: Mapping[str, Any], said: s
 
 
 def _said(name: str, schema: Mapping[str, Any], value: Any, said: str, *, reads: bool) -> bool:
-    """Whether a text says a value, or speaks of the option that it is for."""
+    """Whether a text mentions a value or its option."""
     if value == schema.get("default") or name == "all":
         return True
     if isinstance(value, bool):

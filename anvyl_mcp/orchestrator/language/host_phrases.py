@@ -1,4 +1,4 @@
-"""Which hosts a clause names, and the clause without them."""
+"""Extract the hosts that a clause names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from anvyl_mcp.orchestrator.language.normalize import polite
 from anvyl_mcp.orchestrator.language.vocabulary import AND, HOST, NAME, either, is_name
 
 HAVING, BOTH = "having:", "both:"
-"""Selectors for the hosts that have what the clause names: all of them, or exactly two."""
+"""Selectors for all hosts that have the named object, or exactly two."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to read a clause: after which words hosts stand, or whether without any, and what else is allowed."""
+    """One way to parse a clause: prepositions before hosts, and what else is allowed."""
 
     hosts_after: str = "on|at|across"
     alone: bool = False
@@ -83,7 +83,7 @@ def _selector(match: re.Match[str], known: Sequence[str]) -> str:
 
 @lru_cache(maxsize=256)
 def take_hosts(clause: str, way: Way, known: tuple[str, ...], *, at_end: bool = False) -> tuple[str, str] | None:
-    """The clause without its hosts, and a selector for them, empty when none are named; None when it cannot be told."""
+    """Clause without its hosts, and their selector, empty if none is named; None if ambiguous."""
     if way.host_is_unknown:
         match = re.fullmatch(rf"(.+)\s(?:on|at)\s+(?:(?:the\s+)?{HOST}\s+)?({NAME})", clause, re.IGNORECASE)
         return (match[1], match[2]) if match and is_name(match[2]) and not at_end else None
@@ -95,6 +95,6 @@ def take_hosts(clause: str, way: Way, known: tuple[str, ...], *, at_end: bool = 
 
 
 def take_first_hosts(sentence: str, known: tuple[str, ...]) -> tuple[str, str]:
-    """The sentence without the hosts it begins with: `nas: list containers`, `on nas and gpu stop web`."""
+    """Split off leading hosts: `nas: list containers`, `on nas and gpu stop web`."""
     match = _hosts_first(known).match(sentence, len(polite(sentence)))
     return (sentence[match.end() :], _selector(match, known)) if match else (sentence, "")

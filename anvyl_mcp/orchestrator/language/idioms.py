@@ -1,4 +1,4 @@
-"""Other ways to say the same, put into the words that the phrases are made of."""
+"""Rewrite idioms into the words of the phrases."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import re
 from anvyl_mcp.orchestrator.language.vocabulary import ARTICLES, NAME, is_name
 
 ONE = rf"(?:(?:the|my|our)\s+)?(?:(?:container|service|app)\s+)?(?P<name>{NAME})(?:\s+(?:container|service|app))?"
-"""One thing that is named."""
+"""One name."""
 
 Rewriting = tuple[re.Pattern[str], str]
 
 
-def _idiom(pattern: str, meant: str) -> Rewriting:
-    return re.compile(rf"(?i)^{pattern}(?!\S)"), meant
+def _idiom(pattern: str, replacement: str) -> Rewriting:
+    return re.compile(rf"(?i)^{pattern}(?!\S)"), replacement
 
 
 DOCKER = re.compile(r"(?i)\bdocker\s+(?=(?:containers?|images?|networks?|volumes?|events?|hosts?)\b)")
-"""Said of what could be nothing else."""
+"""Unambiguous idioms."""
 
 IDIOMS: tuple[Rewriting, ...] = (
     _idiom(
@@ -43,7 +43,7 @@ IDIOMS: tuple[Rewriting, ...] = (
     _idiom(rf"i\s+(?:need|want)\s+{ONE}\s+(?:to\s+be\s+)?stopped", r"stop \g<name>"),
     _idiom(rf"i\s+(?:need|want)\s+{ONE}\s+(?:to\s+be\s+)?restarted", r"restart \g<name>"),
 )
-"""Ways to ask for a change in which its verb is not at the beginning. Each has to name the one thing it is about."""
+"""Requests for a change whose verb is not at the beginning; each must name one object."""
 
 FREELY: tuple[Rewriting, ...] = (
     (re.compile(r"(?i)^((?:which|what|how many)\b.*\b(?:containers?|services?))\s+runs?\b"), r"\1 running"),
@@ -64,16 +64,16 @@ FREELY: tuple[Rewriting, ...] = (
     (re.compile(r"(?i)\beverything(?=\s+(?:running|up)\b)"), "containers"),
     (re.compile(r"(?i)\b(?:memory|ram)\s+usage\b"), "memory use"),
 )
-"""Other ways to ask the same question; nothing that changes something is read so freely."""
+"""Idioms for questions, not used for changes."""
 
 
 def said_plainly(clause: str, *, asks: bool) -> str:
-    """The clause with its idioms in plain words; `asks`: it is read as a question."""
+    """Rewrite the idioms of a clause; `asks`: parse it as a question."""
     clause = DOCKER.sub("", clause)
-    for pattern, meant in IDIOMS:
+    for pattern, replacement in IDIOMS:
         match = pattern.match(clause)
         if match and match["name"].lower() not in ARTICLES and is_name(match["name"]):
-            return match.expand(meant) + clause[match.end() :]
-    for pattern, meant in FREELY if asks else ():
-        clause = pattern.sub(meant, clause)
+            return match.expand(replacement) + clause[match.end() :]
+    for pattern, replacement in FREELY if asks else ():
+        clause = pattern.sub(replacement, clause)
     return clause

@@ -1,4 +1,4 @@
-"""What a person wants, read from the words alone: to look or to change something, and which kind of change.
+"""Intent of a question: read or change, and the verbs of the change.
 
 No model is asked here, so nothing a model read can move it. When the words are not clear, it says so.
 """
@@ -18,7 +18,7 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 Intent = Literal["read", "change", "unclear"]
 
 IT = r"((?:\S+\s+){0,4})"
-"""What may stand between the words of a verb; a group, so that it can be kept when they are taken away."""
+"""Words allowed inside a phrasal verb, as a group, so that they are kept when the verb is removed."""
 LOOSELY = {
     "stop": rf"(?:take|bring|get)\s+{IT}(?:down|offline)|put\s+{IT}to\s+sleep|(?:shut|turn|switch|power)\s+{IT}"
     r"(?:down|off)|quit|terminate|disable",
@@ -39,13 +39,13 @@ LOOSELY = {
     "execute": r"run|exec",
     "prune": rf"clean\s+{IT}up|clear\s+out|reclaim|free\s+{IT}up",
 }
-"""Other words for a change, by the meaning of the verb that a tool's phrase begins with."""
+"""Synonyms of change verbs, by the verb of the tool's phrase."""
 DONE = {
     "stop": r"(?:shut|turned|switched|powered|taken|brought)\s+(?:off|down)",
     "start": r"(?:(?:turned|switched|powered|brought)\s+)?(?:back\s+)?(?:on|up)|(?:up\s+and\s+)?running|going",
     "remove": r"gone|thrown\s+(?:away|out)|wiped|dropped",
 }
-"""How people say that something should have been done, beside the verb's own form."""
+"""Irregular passive forms of verbs."""
 AT_THE_END = r"(?=\s*(?:$|(?:on|at|from|again|please|for|tonight|now|today|too|as)\b))"
 ASKS = re.compile(
     r"(?:(?:would|should|could|can|may|shall|will)\s+(?:i|it|there|that|this|they|anyone|anything)"
@@ -56,7 +56,7 @@ ASKS = re.compile(
     r"|print|report|summari[sz]e|explain|ls|ps|logs?|stats|status|info|name"
     r"|get(?!\s+(?:rid|(?:\S+\s+){1,4}(?:up|back|down|online|offline|going|running|started))))\b"
 )
-"""How a clause begins that only asks."""
+"""Beginnings of clauses that only ask."""
 LEAD_IN = re.compile(
     r"(?:(?:please|kindly|hey|hi|hello|ok|okay|so|well|now|then|also|just|and|but|or|first|next|finally|afterwards|anvyl"
     r"|go\s+ahead\s+and|let'?s|(?:can|could|would|will)\s+you|(?:i|we)(?:'d|\s+would)?\s+(?:like|want|need|have)"
@@ -80,7 +80,7 @@ BE_DONE = re.compile(
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for. `verbs` are the meanings of the changes that the words name; `asks`: something is asked."""
+    """Intent of a text. `verbs`: verbs of the requested changes; `asks`: it contains a question."""
 
     intent: Intent
     verbs: frozenset[str] = frozenset()
@@ -89,7 +89,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Clause:
-    """A part of what was said: where it begins, the changes it orders, and whether it asks."""
+    """One clause: its position, the changes it requests, and whether it is a question."""
 
     start: int
     verbs: frozenset[str] = frozenset()
@@ -97,13 +97,13 @@ class Clause:
 
 
 def verbs_of(listing: ToolListing) -> frozenset[str]:
-    """The verbs by which people ask for a tool, as meanings."""
+    """Verbs for a tool, normalized."""
     firsts = [phrase.split()[0] for phrase in listing.say] + [listing.name.partition("_")[0]]
     return frozenset(meaning(word) for word in firsts)
 
 
 def read_wish(said: str, tools: Iterable[ToolListing]) -> Wish:
-    """What the words of a person ask for, among the tools there are."""
+    """Intent of a text, for the available tools."""
     found = clauses(mask(said)[0], tools)
     wanted, asks = frozenset[str]().union(*(clause.verbs for clause in found)), any(clause.asks for clause in found)
     if wanted:
@@ -112,7 +112,7 @@ def read_wish(said: str, tools: Iterable[ToolListing]) -> Wish:
 
 
 def clauses(masked: str, tools: Iterable[ToolListing]) -> list[Clause]:
-    """The clauses of a text whose quotes are masked."""
+    """Clauses of a text with masked quotes."""
     known = frozenset[str]().union(*(verbs_of(tool) for tool in tools if not tool.reads))
     found, start = list[Clause](), 0
     for end, following in [*(match.span() for match in CLAUSE.finditer(masked)), (len(masked), len(masked))]:
@@ -131,7 +131,7 @@ def clauses(masked: str, tools: Iterable[ToolListing]) -> list[Clause]:
 
 @lru_cache(maxsize=256)
 def _forms(verb: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """How people say that something be done, and that it should have been done."""
+    """Patterns for a verb in imperative and in passive form."""
     words = sorted({verb, *(word for word, stands in STANDS_FOR.items() if stands == verb)}, key=len, reverse=True)
     ways = [re.escape(word).replace(r"\ ", r"\s+") for word in words] + ([LOOSELY[verb]] if verb in LOOSELY else [])
     done = [rf"{re.escape(word)}(?:{re.escape(word[-1])}?ed|d)" for word in words if " " not in word]
@@ -143,22 +143,22 @@ def _any_of(ways: Iterable[str], unless: str = "") -> re.Pattern[str]:
     return re.compile(rf"(?<![\w-])(?:{'|'.join(ways)})(?![\w-]){unless}")
 
 
-def told_of(said: str, verbs: Iterable[str]) -> list[str]:
-    """What stands right after the verbs of a wish: `mysql` in `stop the mysql container`."""
+def words_after(said: str, verbs: Iterable[str]) -> list[str]:
+    """Words directly after the verbs: `mysql` in `stop the mysql container`."""
     rest = [said.lower()[match.end() :] for verb in verbs for match in _forms(verb)[0].finditer(said.lower())]
     words = [[word for word in re.findall(r"[\w.:/@-]*\w", part) if word not in ARTICLES] for part in rest]
     return [first for some in words for first in some[:1] if first not in RESERVED]
 
 
 def without_verbs(said: str, verbs: Iterable[str]) -> str:
-    """A text in lower case without the words by which it orders some changes."""
+    """Text in lower case without the verbs of changes."""
     for form in (form for verb in sorted(verbs) for form in _forms(verb)):
         said = form.sub(lambda match: f" {' '.join(between for between in match.groups() if between)} ", said)
     return said
 
 
 def _ordered(verb: str, clause: str, *, asking: bool) -> bool:
-    """Whether a clause asks for such a change: it begins with it, or it is no question and says so somewhere."""
+    """Whether a clause requests this change: at its beginning, or anywhere if it is not a question."""
     form, done = _forms(verb)
     for match in form.finditer(clause):
         before = clause[: match.start()]

@@ -1,4 +1,4 @@
-"""A sentence as it was typed: quotes kept apart, politeness taken away, clauses told from each other."""
+"""Normalize a sentence: mask quotes, strip politeness, split clauses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLITE = re.compile(
     r"|image|volume|network)\b))[\s,]+)*"
 )
 COURTEOUS = re.compile(rf"(?i)\s*(?:(?:{COURTESY})[\s,]+)*")
-"""Politeness alone, for what may be a command line of Docker."""
+"""Politeness only, for possible Docker command lines."""
 THANKS = re.compile(
     r"(?i)(?:[\s,]+(?:please|thanks|thank you|now|right now|for me|immediately|asap|again|once more)|[\s.?!,])+$"
 )
@@ -38,12 +38,12 @@ POLITELY = re.compile(r"(?i)\b(?:can|could|would|will)\s+you\b|\bplease\b")
 
 
 def only_wonders(sentence: str) -> bool:
-    """Whether a sentence ends as a question that asks nobody to do anything: `restart web?`."""
+    """Whether a sentence is a question without a request: `restart web?`."""
     return "?" in sentence and not POLITELY.search(sentence)
 
 
 def mask(sentence: str) -> tuple[str, tuple[str, ...]]:
-    """The sentence with each quoted text as one character, and the quoted texts with their quotes."""
+    """Replace each quoted text by one character; returns the sentence and the quoted texts."""
     found: list[str] = []
 
     def keep(match: re.Match[str]) -> str:
@@ -55,19 +55,19 @@ def mask(sentence: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _tidy(masked: str) -> str:
-    """Runs of blanks and of punctuation as one: they say nothing, and every reader would look at each of them."""
+    """Collapse runs of blanks and punctuation, which would slow down every parser."""
     tidied = RUN.sub(lambda run: "? " if "?" in run[0] else f"{run[0][0]} ", masked)
     return BLANKS.sub(lambda run: "\n" if "\n" in run[0] else " ", tidied).strip()
 
 
 def tidied(sentence: str) -> str:
-    """A sentence without runs of blanks and punctuation; what is quoted stays as it is."""
+    """Collapse runs of blanks and punctuation outside of quotes."""
     masked, quoted = mask(sentence)
     return re.sub(MARK, lambda match: quoted[ord(match[0]) - 0xE000], masked)
 
 
 def is_short(masked: str) -> bool:
-    """Whether a masked sentence is short enough to be read word by word."""
+    """Whether a masked sentence is short enough to parse."""
     return (
         len(masked) <= MOST_CHARACTERS
         and len(masked.split()) <= MOST_WORDS
@@ -76,20 +76,20 @@ def is_short(masked: str) -> bool:
 
 
 def unmask(value: str, quoted: Sequence[str]) -> str:
-    """What was typed; quotes around the whole of it are gone."""
+    """Restore the quoted texts; quotes around the whole value are removed."""
     whole = re.fullmatch(MARK, value.strip())
     words = re.sub(MARK, lambda match: quoted[ord(match[0]) - 0xE000], value.strip())
     return words[1:-1] if whole else words
 
 
 def polite(clause: str) -> str:
-    """The politeness a clause begins with."""
+    """Polite words at the beginning of a clause."""
     return match[0] if (match := POLITE.match(clause)) else ""
 
 
 @lru_cache(maxsize=256)
 def plain(clause: str, *, asks: bool = False) -> str:
-    """A clause without politeness and punctuation; `asks`: read as a question, more freely."""
+    """Strip politeness and punctuation; `asks`: more freely, for questions."""
     clause = re.sub(r"(?i)\b(what|where|who|which)'s\b", r"\1 is", " ".join(clause.split()))
     clause = re.sub(r"(?<=\w)'s\b", "", clause)
     clause = THANKS.sub("", clause.removeprefix(polite(clause)))
@@ -98,15 +98,15 @@ def plain(clause: str, *, asks: bool = False) -> str:
 
 
 def named(clause: str, names: Sequence[str]) -> str:
-    """The clause with the names of what was spoken of in place of `it` and `them`; as it is when there are none."""
+    """Replace `it` and `them` by the given names, if any."""
     if not names:
         return clause
-    meant = text.join_names(names)
-    clause = re.sub(r"(?i)\b(?:its|their)\b", f"{meant}'s", clause)
-    return re.sub(r"(?i)\b(?:it|them|that\s+(?:one|container))\b", meant, clause)
+    joined = text.join_names(names)
+    clause = re.sub(r"(?i)\b(?:its|their)\b", f"{joined}'s", clause)
+    return re.sub(r"(?i)\b(?:it|them|that\s+(?:one|container))\b", joined, clause)
 
 
 def free(clause: str) -> str:
-    """A clause that ends in free text: only the politeness in front goes, and the mark of a polite question."""
+    """Clause that ends in free text: strip only leading politeness and the final question mark."""
     spared = polite(clause)
     return clause.removeprefix(spared).rstrip("?" if "you" in spared.lower() else "")

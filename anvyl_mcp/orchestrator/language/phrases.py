@@ -1,4 +1,4 @@
-"""Which phrase of a tool a clause is.
+"""Match clauses with the phrases of tools.
 
 A phrase such as `stop {name}` becomes one regular expression that the whole clause has to match, with the freedom
 people take: other words for the same thing, plurals, articles, quotes. Nothing in here knows a tool.
@@ -26,13 +26,13 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 
 SAMPLES = {"name": "web", "image": "nginx", "command": "uptime"}
 TURNED = re.compile(r"(\w+) (\w+) (\{(?!command)\w+\})")
-"""`remove image {image}`, which may be said `remove {image} image`."""
+"""`remove image {image}`, also written `remove {image} image`."""
 USUAL = ("list", "inspect", "restart")
-"""First words of the phrases that are shown to somebody who said something else altogether."""
+"""First words of the phrases used as examples for an unrelated question."""
 
 
 def examples(tools: Iterable[ToolListing], question: str) -> str:
-    """A hint with things to say instead: phrases whose words were said, or else what can be asked at all."""
+    """Hint with example phrases: those that share words with the question, else general ones."""
     said = set(meanings(question))
     spoken_for = [tool.say[0] for tool in tools if tool.say]
     near = [phrase for phrase in spoken_for if literals(phrase) and literals(phrase) <= said]
@@ -43,12 +43,12 @@ def examples(tools: Iterable[ToolListing], question: str) -> str:
 
 
 def holes(phrase: str) -> list[str]:
-    """The arguments a phrase has holes for."""
+    """Placeholders of a phrase."""
     return re.findall(r"\{(\w+)\}", phrase)
 
 
 def spoken(listing: ToolListing) -> list[str]:
-    """A tool's phrases, and those with the noun behind the name: `logs {name}`, `{name} logs`."""
+    """Phrases of a tool and variants with the noun after the name: `logs {name}`, `{name} logs`."""
     asked = [phrase for phrase in listing.say if listing.reads and len(holes(phrase)) == 1]
     turned = (
         [] if listing.reads else [TURNED.sub(r"\1 \3 \2", phrase) for phrase in listing.say if TURNED.fullmatch(phrase)]
@@ -62,12 +62,12 @@ def spoken(listing: ToolListing) -> list[str]:
 
 @lru_cache(maxsize=512)
 def literals(phrase: str) -> frozenset[str]:
-    """The meanings without which a sentence cannot be this phrase."""
+    """Normalized words that a sentence needs to match this phrase."""
     return frozenset(meanings(re.sub(r"\{\w+\}", "", phrase))) - ARTICLES - GLUE - CONNECTORS
 
 
 def fill(phrase: str, clause: str, listing: ToolListing, given: Set[str]) -> dict[str, str] | None:
-    """What stands in the holes of the phrase when it is the whole clause. Options have filled the `given` ones."""
+    """Values of the placeholders if the phrase matches the whole clause; options have set those in `given`."""
     free = not FREE_TEXT.isdisjoint(holes(phrase))
     if not free:
         skipped = ARTICLES | GLUE | PADDING - set(phrase.split()) if listing.reads else ARTICLES
@@ -114,7 +114,7 @@ def _hole(argument: str, kind: str, choices: Sequence[str]) -> str:
 
 
 def choice(words: str, choices: Sequence[str]) -> str:
-    """The one of an argument's choices that was said: `build cache` is `build_cache`."""
+    """Choice of an argument that the words name: `build cache` is `build_cache`."""
     said = re.sub(r"[\s_-]+", "_", words.lower())
     return next(one for one in choices if said.removesuffix("s") == one.removesuffix("s"))
 

@@ -1,4 +1,4 @@
-"""What a question wants to know of results: the most of something, where something is, what is wrong, and so on.
+"""Classify questions about results: the most of something, where something is, what is wrong, and so on.
 
 A question is read from its words alone, so that the answer can be worked out from the same question later.
 """
@@ -15,7 +15,7 @@ from anvyl_mcp.orchestrator.language.vocabulary import HOST, NAME, is_name, mean
 
 
 class Wants(Enum):
-    """The kinds of questions that are worked out from results."""
+    """Kinds of questions answered by aggregating results."""
 
     BEYOND = "which have more or less than so much"
     EXTREME = "which has the most or least of something"
@@ -30,7 +30,7 @@ class Wants(Enum):
 
 @dataclass(frozen=True)
 class Query:
-    """One question: what it wants, the words for what is measured, and of what."""
+    """One parsed question: its kind, the measure and the objects."""
 
     wants: Wants
     words: frozenset[str] = frozenset()
@@ -71,7 +71,7 @@ SUPERLATIVES: dict[str, tuple[bool, str]] = {
     "warmest": (False, "celsius"),
     "coolest": (True, "celsius"),
 }
-"""Words that say both which end and of what: whether the least, and of what."""
+"""Superlatives that imply a measure: whether the least, and of what."""
 ENDS = MOST | LEAST | SUPERLATIVES.keys()
 MEASURED = {
     "busy": "cpu",
@@ -86,13 +86,13 @@ MEASURED = {
     "network": "net",
     "process": "process",
 }
-"""What is meant by words that are no field's name."""
+"""Field words for words that are not field names."""
 FREE = frozenset({"free", "left", "available", "spare", "unused", "remaining", "room", "headroom", "capacity"})
 NOUNS = frozenset({"host", "container", "image", "process", "volume", "network"})
 KINDS = frozenset({"memory", "cpu", "disk", "swap", "load", "uptime", "size", "celsius", "net", "pid"})
-"""What can be measured; `host` and `container` are counted."""
+"""Measures; `host` and `container` are counted."""
 MOST_PERCENT = 10_000
-"""A number up to this is a share, one above it a size in bytes."""
+"""Numbers up to this are percentages, above it bytes."""
 SIZED = re.compile(r"(?i)\b(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b|igs?|egs?|(?:ig|eg)abytes?)?\b")
 PERCENT = re.compile(r"(?i)\b(\d+(?:\.\d+)?)\s*(?:%|percent\b)")
 BEYOND = re.compile(
@@ -105,7 +105,7 @@ TIGHT = re.compile(
     r"|full|tight|enough)\b"
 )
 OF_DOCKER = re.compile(r"\b(?:space|disk|storage)\b.*\bdocker\b|\bdocker\b.*\b(?:space|disk|storage)\b")
-"""What Docker takes is told by a tool of its own."""
+"""Disk usage of Docker has its own tool."""
 LASTING = re.compile(
     r"(?i)\b(?:how\s+long\b.*\b(?:up|running|on)|up\s+(?:the\s+)?(?:longest|shortest)|(?:longest|shortest)\s+up"
     r"|(?:re)?boot(?:ed|s)?\b|\buptimes?\b|how\s+many\s+(?:days|hours)\b.*\b(?:up|running|on))"
@@ -113,7 +113,7 @@ LASTING = re.compile(
 LATELY = re.compile(
     r"\bboot\w*\s+(?:most\s+recently|last)\b|\b(?:most\s+recently|last)\s+(?:re)?boot|\breboot\w*\s+(?:most\s+recently|last)\b"
 )
-"""What was started last has been up the least."""
+"""The most recently started object has the shortest uptime."""
 THE = r"(?:the\s+)?(?:container\s+)?"
 WHERE = tuple(
     re.compile(pattern, re.IGNORECASE)
@@ -163,7 +163,7 @@ TROUBLE = tuple(
         r"(?:health\s+check|check\s+(?:the\s+)?health)(?:\s+of\s+(?:the\s+)?containers?)?",
     )
 )
-"""Whole questions, without hosts."""
+"""Complete questions, without hosts."""
 UNUSED = re.compile(
     r"(?i)(?:(?:which|what|show|list|are\s+there)\s+)?(?:any\s+|the\s+)?(?:unused\s+(?P<noun>volumes?|networks?)"
     r"|(?P<other>volumes?|networks?)\s+(?:are\s+)?(?:unused|not\s+used|not\s+in\s+use|orphaned|empty))"
@@ -171,7 +171,7 @@ UNUSED = re.compile(
 
 
 def read(question: str) -> Query | None:
-    """What a question wants to know; None when it is none of these kinds. Hosts may stand in it or not."""
+    """Classify a question; None for other kinds. It may contain hosts."""
     asked = " ".join(question.split()).rstrip(" ?!.")
     if match := UNUSED.fullmatch(asked):
         return Query(Wants.UNUSED, noun=meaning(match["noun"] or match["other"]))
@@ -265,11 +265,11 @@ WANTED: dict[Wants, Callable[[Query, str], bool]] = {
     Wants.TIGHT: _is_tight,
     Wants.AMOUNT: _is_amount,
 }
-"""How each kind is told, in the order in which they are tried."""
+"""Tests for each kind, in the order in which they are tried."""
 
 
 def _noun(lower: str) -> str:
-    """What is compared: the first thing that is named after `which` or `what`, or stands at the beginning."""
+    """Noun that is compared: the first one after `which` or `what`, or at the beginning."""
     match = re.search(r"\b(?:which|what|whose|the|biggest|largest|smallest|busiest|top)\s+(?:\d+\s+)?(\w+)", lower)
     for word in ([match[1]] if match else []) + re.findall(r"\w+", lower):
         if meaning(word) in NOUNS:

@@ -1,4 +1,4 @@
-"""Words as they are spoken and typed: by their stems, and with what was mistyped put right."""
+"""Stemming and typo correction."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from functools import lru_cache
 from anvyl_mcp.orchestrator.language.vocabulary import ARTICLES, RESERVED, meaning
 
 LEAST_LETTERS = 5
-"""Of a word that may be a typo of another."""
+"""Minimum length of a word that may be a typo."""
 ALIKE = 0.84
 GAP = 2
-"""Words that may stand between two of a phrase."""
+"""Words allowed between two words of a phrase."""
 
 
 @lru_cache(maxsize=4096)
 def stem(word: str) -> str:
-    """What is left of a word without its ending; no word of a language, but the same for all its forms."""
+    """Stem of a word, the same for all its forms."""
     left = meaning(word)
     for ending, keeps in (("ing", 3), ("ed", 3), ("es", 3), ("ly", 4), ("s", 3)):
         if left.endswith(ending) and len(left) - len(ending) >= keeps and not left.endswith("ss"):
@@ -30,13 +30,13 @@ def stem(word: str) -> str:
 
 
 def stems(said: str) -> list[str]:
-    """The words of a text by their stems, without articles and punctuation."""
+    """Stems of a text, without articles and punctuation."""
     plain = re.sub(r"(?i)\b(\w+)'s\b", r"\1 is", said.lower())
     return [stem(word) for word in re.findall(r"[a-z0-9][\w.-]*", plain) if word not in ARTICLES]
 
 
 def mended(words: Sequence[str], known: Iterable[str]) -> list[str]:
-    """Stems with those that are nearly a known one as that one: `happend` is `happen`."""
+    """Correct stems that are similar to a known one: `happend` is `happen`."""
     ours = sorted({word for word in known if len(word) >= LEAST_LETTERS})
     every = set(known)
     return [
@@ -46,7 +46,7 @@ def mended(words: Sequence[str], known: Iterable[str]) -> list[str]:
 
 
 def at(phrase: Sequence[str], words: Sequence[str]) -> frozenset[int]:
-    """Where in a row of stems a phrase stands, with little between its words; empty when it does not."""
+    """Positions of a phrase in a list of stems, with few words in between; empty if absent."""
     for start, word in enumerate(words):
         found = [start]
         for following in phrase[1:] if word == phrase[0] else ():
@@ -60,7 +60,7 @@ def at(phrase: Sequence[str], words: Sequence[str]) -> frozenset[int]:
 
 
 def spelled(sentence: str, ours: Set[str], things: Set[str]) -> str:
-    """The sentence with words that are nearly words of ours as those; names of things stay as they are."""
+    """Correct typos of known words; object names are not changed."""
 
     def near(match: re.Match[str]) -> str:
         word = match[0].lower()
@@ -72,8 +72,8 @@ def spelled(sentence: str, ours: Set[str], things: Set[str]) -> str:
 
 
 def _nearest(word: str, ours: Iterable[str]) -> str:
-    """The word that was meant; empty when it may be one of several: `strat` is `start`, not `stats`."""
+    """Intended word, or empty if ambiguous: `strat` is `start`, not `stats`."""
     near = get_close_matches(word, sorted(ours), n=4, cutoff=0.75)
     swapped = [one for one in near if sorted(one) == sorted(word)]
-    meant = swapped or near
-    return meant[0] if meant and len({meaning(one) for one in meant}) == 1 else ""
+    candidates = swapped or near
+    return candidates[0] if candidates and len({meaning(one) for one in candidates}) == 1 else ""

@@ -1,4 +1,4 @@
-"""What words mean to the rules: which say the same, which are states, and which say nothing of what is wanted."""
+"""Vocabulary of the rules: synonyms, states and fillers."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ SAME = (
     ("running", "up", "alive", "online"),
     ("stopped", "down", "exited", "dead", "offline"),
 )
-"""Words that mean the same; the first stands for all."""
+"""Synonyms; the first one represents all."""
 STANDS_FOR = {word: words[0] for words in SAME for word in words}
 
 STATES = {
     "running": {"running", "up", "ok", "online"},
     "stopped": {"stopped", "exited", "created", "dead", "down", "offline", "unreachable"},
 } | {state: {state} for state in ("healthy", "unhealthy", "paused", "restarting")}
-"""What people call a state, with the values that results have for it."""
+"""Words for states, with the values in results."""
 
 
 def words_in(table: str) -> frozenset[str]:
-    """The words of a table, each once."""
+    """Unique words of a table."""
     return frozenset(table.split())
 
 
@@ -75,13 +75,13 @@ ARTICLES = words_in("the a an my our new")
 GLUE = words_in("me us of for about is are")
 CONNECTORS = words_in("as from to in into with")
 PADDING = words_in("all every any some both current currently now there that ones check") | STATES.keys()
-"""Said around a question without changing which it is. In a request to change something each of them counts."""
+"""Fillers in questions; in requests for a change they are significant."""
 EMPTY = (ARTICLES | GLUE | CONNECTORS | PADDING) - STATES.keys() | words_in(
     "what which who where when why how many much most least more less have has had do does did be was were can could "
     "will would i you we and or on at by please tell know whether still anything something show free left available "
     "room space use uses using used doing going exposed published open"
 )
-"""Words of a question that say nothing about which tool could answer it."""
+"""Words that do not help to select a tool."""
 NO_NAMES = words_in(
     "image unused dangling it its them this these those one everything everyone nothing no not except if whatever "
     "sorry actually oops "
@@ -90,24 +90,24 @@ NO_NAMES = words_in(
     "idlest hungriest heaviest fullest emptiest hottest warmest coolest newest oldest"
 )
 RESERVED = EMPTY | NO_NAMES | STATES.keys() | STANDS_FOR.keys()
-"""Words that are a name only in quotes."""
+"""Words that are names only in quotes."""
 REFUSING = re.compile(
     r"(?i)\b(?:not|never|no|cannot|\w+n't|dont|without|except|excluding|unless|until|but|instead|if)(?![\w-])"
 )
-"""What makes half a sentence mean something else than the whole."""
+"""Words that change the meaning of the whole sentence."""
 FREE_TEXT = frozenset({"command", "query", "message", "text"})
-"""Arguments that take the rest of the sentence instead of one word."""
+"""Arguments that take the rest of the sentence."""
 MARK = "[\ue000-\uf8ff]"
-"""Stands for a quoted text."""
+"""Placeholder for a quoted text."""
 NAME = rf"(?:{MARK}|\w(?:[\w./:@-]*\w)?)"
 INSIDE = re.compile(
     rf"(?P<command>.+?)\s+(?:in|inside|within)\s+(?:the\s+)?(?:container\s+)?(?P<name>{NAME})(?:\s+container)?",
     re.IGNORECASE,
 )
 CONDITION = re.compile(r"(?i)\s(?:if|unless|except|or\s+not)(?:\s|$)")
-"""Makes an unquoted command mean something else than all of it being run."""
+"""Words that make an unquoted command ambiguous."""
 QUESTION = re.compile(r"(?i)(?:is|are|which|what|how|\S+\s+is\s+\w+$)\b")
-"""The beginning of a clause that only asks."""
+"""Beginning of a clause that only asks."""
 AND = r"(?:\s*,\s*(?:and\s+)?|\s+(?:and|&)\s+)"
 
 
@@ -120,26 +120,26 @@ def singular(word: str) -> str:
 
 
 def meaning(word: str) -> str:
-    """The one word that stands for this one and all that mean the same."""
+    """Normalized form of a word and its synonyms."""
     one = singular(word.lower())
     return STANDS_FOR.get(one, one)
 
 
 def meanings(sentence: str) -> list[str]:
-    """The words of a sentence, each as its meaning, and those of words taken together: `shut down` is `stop` too."""
+    """Normalized words of a sentence, including phrasal verbs: `shut down` is `stop`."""
     lower = sentence.lower()
     together = [stands for words, stands in STANDS_FOR.items() if " " in words and words in lower]
     return [meaning(word) for word in re.findall(r"[a-z][a-z0-9-]*", lower)] + together
 
 
 def either(words: Iterable[str]) -> str:
-    """A pattern for any of the words, the longest first."""
+    """Pattern for any of the words, the longest first."""
     return "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in sorted(words, key=len, reverse=True))
 
 
 @lru_cache(maxsize=512)
 def literal(word: str) -> str:
-    """A pattern for any word for the same thing, singular or plural."""
+    """Pattern for a word, its synonyms and plurals."""
     stands = meaning(word)
     return rf"(?:{either({stands, *(other for other, same in STANDS_FOR.items() if same == stands)})})(?:e?s)?"
 
@@ -148,5 +148,5 @@ HOST = literal("host")
 
 
 def is_name(word: str, verbs: Set[str] = frozenset()) -> bool:
-    """Whether a word can be a name: it is quoted, or has no meaning of its own."""
+    """Whether a word can be a name: quoted, or not in the vocabulary."""
     return bool(re.fullmatch(MARK, word)) or not {word.lower(), meaning(word)} & (RESERVED | verbs)

@@ -1,7 +1,7 @@
-"""Reads orders that are no phrase: what the words tell to be done, with what they name, in their order.
+"""Parse free-form commands into tool calls: verbs with the objects they name, in the order given.
 
-`jupyter is not needed any more: stop it, then remove the container` orders two things of one container. Every order has
-to be understood, or none is made; a person is asked before any is done, as before any change.
+`jupyter is not needed any more: stop it, then remove the container` is two commands for one container. Either all
+commands are understood or none is made; each needs approval like any other change.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from anvyl_mcp.orchestrator.language.coverage import (
     without_reason,
 )
 from anvyl_mcp.orchestrator.language.grounding import images_in, named, words_of
-from anvyl_mcp.orchestrator.language.intent import clauses, told_of, verbs_of
+from anvyl_mcp.orchestrator.language.intent import clauses, verbs_of, words_after
 from anvyl_mcp.orchestrator.language.normalize import mask, only_wonders, unmask
 from anvyl_mcp.orchestrator.language.stemming import stem, stems
 from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, MARK, NAME, NO_NAMES, is_name, meaning
@@ -43,26 +43,26 @@ IMAGE_VERBS = frozenset({"run", "pull"})
 IT = re.compile(r"(?i)\b(?:it|that|there)\b")
 THEM = re.compile(r"(?i)\b(?:them|they|these|those|both|all)\b")
 SO = re.compile(r"(?i)(?P<why>.+?)\s(?:so|hence|therefore)\s(?P<what>.+)", re.DOTALL)
-"""Why, and what is to be done about it."""
+"""Introduces a reason or an instruction."""
 QUESTIONING = re.compile(
     r"(?i)\W*(?:is|are|was|were|do\s+(?:i|we|you|they|any|the|all)|does|did|has|have|can|could|which|what|who|where|when|how|why)\b"
 )
 JOINT = re.compile(r"(?i)(?:\W|\b(?:and|then|also|now|so|please)\b)*")
 COUNTED = {"2": 2, "3": 3, "4": 4, "5": 5, "both": 2, "two": 2, "three": 3, "four": 4, "five": 5}
 ONE_OF = re.compile(r"(?i)\b(?:one|some|any|either)\s+of\b")
-"""Leaves open which."""
+"""Does not say which one."""
 BESIDES = (
     r"(?i)(?:\band|\bthen|\bafter\s+that|\balso|\bplus|,)\s+(?:(?:then|also|after\s+that)\s+)*"
     r"(?:(?:the|its|their)\s+)?{noun}\b"
 )
-"""How something of another kind is added to an order."""
+"""Adds an object of another kind to a command."""
 LITERALLY, IN_THESE_WORDS, NEARLY, BEFORE = 3.0, 2.0, 1.0, 0.5
-"""How plainly something is said: by its name, by its kind, by what it is like, elsewhere in what was said."""
+"""Score of a match: by exact name, in these words, by similar name, or from earlier words."""
 
 
 @dataclass
 class Part:
-    """The words of one order. `before`: what was said since the one before it; `after`: the words of the next."""
+    """Words of one command. `before`: words since the previous command; `after`: words of the next one."""
 
     verbs: frozenset[str]
     words: str
@@ -72,7 +72,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Order:
-    """One order as one tool would do it: its calls, and how plainly it is said."""
+    """One command read for one tool: its calls and a score."""
 
     listing: ToolListing
     calls: tuple[Mapping[str, Any], ...]
@@ -80,7 +80,7 @@ class Order:
 
 
 class Orders:
-    """Reads the orders in one text."""
+    """Parses the commands in one text."""
 
     def __init__(self, guard: Guard, fleet: Fleet, said: str, tools: Iterable[ToolListing]) -> None:
         self._guard = guard
@@ -89,19 +89,19 @@ class Orders:
         masked, self._quoted = mask(said)
         self._said = quantifiers.join_inclusion(masked)
         self._made: dict[str, str] = {}
-        """What the orders so far make, by its kind."""
+        """Names that earlier commands create, by kind."""
         self._names_so_far: list[str] = []
         self._last_names: list[str] = []
         self._places = ""
-        """Where all of it is to be done, when that is said for itself: `on gpu:`, `both on gpu`."""
+        """Hosts for all commands, if named separately: `on gpu:`, `both on gpu`."""
         self._host = ""
         self._remarks = self._kept = ""
 
     async def steps(self) -> list[list[Call]]:
-        """The calls of every order, a step for each; none when one of them is not understood to its last word.
+        """Calls of all commands, one step each; empty if any word of them is not understood.
 
         Raises:
-            Conflict: it is left open which of several is meant.
+            Conflict: a name is ambiguous.
         """
         if TURNING.search(BUT.sub(" ", HARMLESS.sub(" ", self._said))):
             return []
@@ -121,15 +121,15 @@ class Orders:
                 return []
             if self._means_all(orders) and any(named(self._remarks + self._kept, it) for it in self._last_names):
                 return []  # `stop everything, jupyter is fine` may leave it out
-            told = part.words if any(named(part.words, name) for name in self._last_names) else part.before
+            context = part.words if any(named(part.words, name) for name in self._last_names) else part.before
             if re.search(r"(?i)\bthere\b", part.words):
-                told = part.before
-            self._host = self._hosts(part.words) or self._hosts(told) or self._places or self._host
+                context = part.before
+            self._host = self._hosts(part.words) or self._hosts(context) or self._places or self._host
             steps += [[Call(order.listing, self._placed(call)) for call in order.calls] for order in orders]
         return steps if await self._are_there(steps) else []
 
     async def _parts(self) -> list[Part]:
-        """The orders with all that is said of each; none when something is said besides that may turn them."""
+        """Split the text into commands; empty if other words may change their meaning."""
         said = clauses(self._said, self._tools)
         verbs = {verb for clause in said for verb in clause.verbs}
         listings = [one for one in self._tools if verbs & verbs_of(one)]
@@ -164,12 +164,12 @@ class Orders:
         return parts
 
     def _only_places(self, words: str, parts: Sequence[Part]) -> bool:
-        """Whether a clause says where all of it is to be done."""
+        """Whether a clause only names the hosts for all commands."""
         elsewhere = any(self._hosts(part.words) for part in parts)
         return bool(self._hosts(words)) and not elsewhere and not self._not_known(words, parts, ())
 
     def _not_known(self, words: str, parts: Sequence[Part], names: Iterable[str]) -> list[str]:
-        """The words of a clause without an order that are no things, places or options."""
+        """Words of a clause without a command that are not objects, hosts or options."""
         tools = [one for one in self._tools if any(part.verbs & verbs_of(one) for part in parts)]
         for listing in tools:
             words = self._taken(listing, words)[0]
@@ -177,7 +177,7 @@ class Orders:
         return [word for word in left_over(words, (), names, KINDS) if word not in COUNTED and word != "all"]
 
     async def _left_over(self, part: Part, orders: Sequence[Order]) -> list[str]:
-        """The words of an order that none of what was understood of it accounts for."""
+        """Words of a command that no parser consumed."""
         words, values = part.words, list[str]()
         for order in orders:
             words, options = self._taken(order.listing, words)
@@ -208,7 +208,7 @@ class Orders:
         return [word for word in left if not is_said(word)]
 
     def _may_name(self, listing: ToolListing, kind: str, words: str) -> bool:
-        """Whether words speak of a kind at all; what is not a container is hardly ever named alone."""
+        """Whether the words mention the kind; objects other than containers are rarely named without it."""
         joins = len(listing.names) > 1 and meaning(listing.name.partition("_")[0]) in self._guard.wish.verbs
         return bool(stem(kind) in stems(words) or images_in(words) or joins or kind in self._made)
 
@@ -219,7 +219,7 @@ class Orders:
         return await self._guard.inventory.objects(kind)
 
     def _only_leads_in(self, part: Part) -> bool:
-        """Whether words name nothing to be done, like `please tidy up:` before what that is to be."""
+        """Whether the words only introduce commands, like `please tidy up:`."""
         tools = [one for one in self._tools if part.verbs & verbs_of(one)]
         choosing = all(any("enum" in one.arguments[name] for name in one.required) for one in tools)
         return (
@@ -236,7 +236,7 @@ class Orders:
         return {**call, "host": self._host} if self._host and "host" not in call else dict(call)
 
     async def _orders(self, part: Part) -> list[Order]:
-        """What some words order; nothing when no tool does it, or several may be meant."""
+        """Commands in these words; empty if no tool fits or several do."""
         words = part.words
         fitting = [listing for listing in self._tools if part.verbs & verbs_of(listing)]
         orders = [order for listing in fitting if (order := await self._order(listing, part))]
@@ -252,7 +252,7 @@ class Orders:
         return orders[:1]
 
     async def _order(self, listing: ToolListing, part: Part) -> Order | None:
-        """The order as this tool would do it; None when its words do not say all that the tool needs."""
+        """Read the command for this tool; None if an argument is missing."""
         words = part.words
         says_noun = stem(_noun(listing)) in stems(words)
         weight = IN_THESE_WORDS * says_noun
@@ -270,7 +270,7 @@ class Orders:
         return Order(listing, tuple({**options, **call} for call in calls), weight) if calls != [{}] else None
 
     def _taken(self, listing: ToolListing, words: str) -> tuple[str, dict[str, Any]]:
-        """The words without what they say of a tool's options, and the options."""
+        """Split off the options of a tool; returns the remaining words and the options."""
         optional = {name: schema for name, schema in listing.arguments.items() if name not in listing.required}
         rest, values = take_options(" ".join(words.split()), optional, self._quoted, listing.names)
         values.pop("host", None)
@@ -279,10 +279,10 @@ class Orders:
         return rest, values
 
     async def _objects(self, listing: ToolListing, argument: str, part: Part) -> tuple[list[dict[str, Any]], float]:
-        """What an argument names: all of a kind where they are, or each thing that is named."""
+        """Objects for an argument: all of a kind, or the named ones."""
         kind, words = listing.names[argument], part.words
-        told = f"{part.words} {part.before}"
-        if kind != "container" and not self._may_name(listing, kind, told):
+        context = f"{part.words} {part.before}"
+        if kind != "container" and not self._may_name(listing, kind, context):
             return [], 0
         if len(listing.names) == 1 and quantifiers.is_about_all(self._guard.without_hosts(words), kind):
             hosts = self._fleet.select(self._hosts(words) or self._places or "all")
@@ -296,7 +296,7 @@ class Orders:
         return [{argument: name} for name in names], plainly
 
     async def _names(self, listing: ToolListing, kind: str, part: Part) -> tuple[list[str], float]:
-        """The names of existing things that an order is about, or of one that an order before it makes."""
+        """Names of existing objects in a command, or of one that an earlier command creates."""
         made = self._made.get(kind, "")
         if made and (named(part.words, made) or IT.search(part.words)):
             return [made], LITERALLY
@@ -315,7 +315,7 @@ class Orders:
         return (like, NEARLY) if len(like) == 1 else ([], 0)
 
     def _spoken_of(self, kind: str, part: Part, objects: Sequence[FleetObject]) -> list[str]:
-        """What `it` and `them` mean, or an order that names nothing; empty when that may be one or the other."""
+        """Objects that `it`, `them` or a missing name refer to; empty if ambiguous."""
         before = _literal(_without_images(self._guard.without_hosts(part.before), kind), objects)
         known = {one.name for one in objects}
         several = THEM.search(part.words)
@@ -328,12 +328,12 @@ class Orders:
     async def _value(
         self, listing: ToolListing, argument: str, part: Part, *, says_noun: bool
     ) -> tuple[list[dict[str, Any]], float]:
-        """A value that names nothing there is yet: an image, a new name, a choice, a command in quotes."""
+        """Value that is not an existing object: an image, a new name, a choice, a quoted command."""
         words, choices = part.words, listing.arguments[argument].get("enum", ())
         if argument == "image":
-            told = images_in(words) or (images_in(part.before) if IT.search(words) else [])
-            images = told or await self._bare_image(words, says_noun=says_noun)
-            plainly = IN_THESE_WORDS if told else BEFORE
+            named_images = images_in(words) or (images_in(part.before) if IT.search(words) else [])
+            images = named_images or await self._bare_image(words, says_noun=says_noun)
+            plainly = IN_THESE_WORDS if named_images else BEFORE
             return ([{argument: images[0]}], plainly) if len(images) == 1 else ([], 0)
         if choices:
             asked = says_noun or meaning(listing.name.partition("_")[0]) in self._guard.wish.verbs
@@ -349,14 +349,14 @@ class Orders:
         return [], 0
 
     async def _bare_image(self, words: str, *, says_noun: bool) -> list[str]:
-        """An image without a tag or a path, where nothing else can be meant: `run redis`, `a redis container`."""
+        """Image without a tag or path, if unambiguous: `run redis`, `a redis container`."""
         verbs = self._guard.wish.verbs & (IMAGE_VERBS | (self._guard.wish.verbs if says_noun else frozenset()))
-        told = [word for word in told_of(words, verbs)[:1] if is_name(word)]
-        existing = {one.name for one in await self._guard.inventory.objects("container")} if told else set()
-        return [] if set(told) & existing else told
+        images = [word for word in words_after(words, verbs)[:1] if is_name(word)]
+        existing = {one.name for one in await self._guard.inventory.objects("container")} if images else set()
+        return [] if set(images) & existing else images
 
     async def _are_there(self, steps: Iterable[Iterable[Call]]) -> bool:
-        """Whether what is named exists on each host that is named, or an order before makes it."""
+        """Whether all named objects exist on the named hosts or are created by earlier commands."""
         for call in (call for step in steps for call in step):
             host = str(call.arguments.get("host", ""))
             hosts = self._fleet.select(host) if host and host != "all" else ()
@@ -370,7 +370,7 @@ class Orders:
 
 
 def _literal(said: str, objects: Sequence[FleetObject]) -> list[str]:
-    """The names that stand in a text, in its order; of `trainer` and `old-trainer` only the longer, where it stands."""
+    """Object names in a text, in order; where `old-trainer` matches, `trainer` does not."""
     found, left = list[str](), said
     for name in sorted({one.name for one in objects}, key=len, reverse=True):
         if is_name(name) and name.lower() not in WHEN and named(left, name):
@@ -380,7 +380,7 @@ def _literal(said: str, objects: Sequence[FleetObject]) -> list[str]:
 
 
 def _without_images(said: str, kind: str) -> str:
-    """A text without images, and without what says that a word is the name of one."""
+    """Remove images, and the words that introduce an image name."""
     if kind == "image":
         return said
     for image in images_in(said):
@@ -393,7 +393,7 @@ def _noun(listing: ToolListing) -> str:
 
 
 def _where_they_are(found: Sequence[FleetObject], argument: str) -> list[dict[str, Any]]:
-    """A call for each name, on the hosts where it was found."""
+    """One call per name, on the hosts where it was found."""
     by_name: dict[str, list[str]] = {}
     for one in found:
         by_name.setdefault(one.name, []).append(one.host)

@@ -110,17 +110,17 @@ NO_TOOL = frozenset(
         "wait",
     ]
 )
-"""Docker commands that no tool does."""
+"""Docker commands without a corresponding tool."""
 ENGLISH = frozenset(
     {"logs", "start", "stop", "restart", "kill", "inspect", "stats", "run", "pull", "images", "ps", "rm"}
 )
-"""Commands that are English words as well: without `docker` and without options they are read as such."""
+"""Commands that are also English words; without `docker` and options they are read as English."""
 PROGRAM = re.compile(r"(?i)(?:sudo\s+)?(?P<program>docker-compose|docker|podman|nerdctl)(?=\s+(?P<verb>[a-z]+)\b)")
 AROUND = ARTICLES | GLUE | CONNECTORS | {"and", "container", "containers"}
-"""Words around the names of a command that is said rather than typed: `logs of web --tail 5`."""
+"""English words around names in a mixed command: `logs of web --tail 5`."""
 OPTION = re.compile(r"(?<!\S)--?[A-Za-z]")
 SHELL = re.compile(r"[;|<>&`]|\$\(")
-"""What only a shell understands."""
+"""Shell syntax."""
 SAID_IN = re.compile(
     r"(?i)(?:exec(?:ute)?|run)\s+(?:in|inside|into)\s+(?:the\s+)?(?:container\s+)?(?P<name>[^\s:,]+)\s*[:,]\s*(?P<command>.+)",
     re.DOTALL,
@@ -134,30 +134,30 @@ INSIDE = re.compile(
 WHERE = re.compile(
     r"(?i)(?<!\S)(?:in|inside|into|within|on|at|of|for|from|through|via|using|with|by|as|against)(?=((?:\s+[\w.-]+){1,4}))"
 )
-"""`ls in my web app`: what may name a container follows."""
+"""`ls in my web app`: words that may name a container follow."""
 HOLDERS = frozenset({"container", "containers", "service", "services", "pod", "pods"})
 IN_WHAT = re.compile(r"(?i)(?<!\S)(?:(?:in|inside|into|within)\s+(?:the\s+)?(?=\S)|(?=container\b))([\w.-]*\w)")
 BOTH_WAYS = "for a container say `exec in NAME: COMMAND`, for a machine `run command COMMAND on HOST`"
 
 
 def speaks_of_exec(words: str) -> bool:
-    """Whether words hold `exec`, which Docker's users type for a command in a container."""
+    """Whether the words contain `exec`, as Docker users type it."""
     return bool(re.search(r"(?i)(?<![\w-])exec(?![\w-])", words))
 
 
 def names_a_place(masked: str) -> bool:
-    """Whether words can only mean a command on a machine where there is but one: `run command uptime`."""
+    """Whether the words name a command for the machine: `run command uptime`."""
     courtesy = COURTEOUS.match(masked)
     return re.match(r"(?i)run\s+(?:the\s+|this\s+)?command\s", masked[courtesy.end() if courtesy else 0 :]) is not None
 
 
 def unclear_place(command: str) -> NotUnderstood:
-    """Why a command that may be for a container or for a machine runs nowhere."""
-    return NotUnderstood(f"it is not clear where `{text.clean(command)[:80]}` is to run", hint=BOTH_WAYS)
+    """Error for a command that may be for a container or for a machine."""
+    return NotUnderstood(f"it is not clear where `{text.clean(command)[:80]}` should run", hint=BOTH_WAYS)
 
 
 def may_be_for_a_container(command: str, said: str, quoted: Sequence[str], things: Set[str]) -> bool:
-    """Whether a command that would run on a machine may be intended for a container; `said` has `quoted` masked."""
+    """Whether a command for a machine may be intended for a container; `said` has `quoted` masked."""
     things = {one.lower() for one in things}
     words = command.lower().split()
     first = next((word.strip(":,") for word in words if word != "sudo"), "")
@@ -168,7 +168,7 @@ def may_be_for_a_container(command: str, said: str, quoted: Sequence[str], thing
 
 
 def _leads_elsewhere(command: str, things: Set[str]) -> bool:
-    """Whether words of a command, its quoted parts masked, may name the container that it is for.
+    """Whether words of a command, with quoted parts masked, may name its container.
 
     A quoted part before other words is the command itself, and they say something about it: `"ls" through web`.
     """
@@ -179,7 +179,7 @@ def _leads_elsewhere(command: str, things: Set[str]) -> bool:
 
 @dataclass(frozen=True)
 class Typed:
-    """A command line as calls. `container`: one that must exist, or the line may be something else."""
+    """Parsed command line. `container` must exist, otherwise the line may be something else."""
 
     calls: list[Call]
     host: str = ""
@@ -187,7 +187,7 @@ class Typed:
 
 
 def typed(masked: str, quoted: Sequence[str], known: tuple[str, ...], tools: Mapping[str, ToolListing]) -> Typed | None:
-    """What a sentence asks for when it is a command line; None when it is none.
+    """Parse a sentence as a command line; None if it is not one.
 
     Raises:
         NotUnderstood: it is one that no tool can do as it stands.
@@ -206,7 +206,7 @@ def typed(masked: str, quoted: Sequence[str], known: tuple[str, ...], tools: Map
 
 
 def read(line: str, masked: str, tools: Mapping[str, ToolListing]) -> list[Call] | None:
-    """The calls of a command line; None when it is none. `masked` is the line with its quoted parts masked.
+    """Calls of a command line; None if it is not one. `masked` is the line with quoted parts masked.
 
     Raises:
         NotUnderstood: it is one that no tool can do as it stands.
@@ -216,7 +216,9 @@ def read(line: str, masked: str, tools: Mapping[str, ToolListing]) -> list[Call]
     program = PROGRAM.match(masked)
     if program and (program["verb"].lower() in NO_TOOL or program["program"].lower() == "docker-compose"):
         verb = program["verb"].lower() if program["program"].lower() != "docker-compose" else "compose"
-        raise NotUnderstood(f"no tool does `docker {verb}`", hint=BOTH_WAYS if verb == "compose" else SEE_TOOLS)
+        raise NotUnderstood(
+            f"no tool corresponds to `docker {verb}`", hint=BOTH_WAYS if verb == "compose" else SEE_TOOLS
+        )
     words = masked[program.end() if program else 0 :].split()
     verb = words[0].lower() if words else ""
     bare = verb == "exec" or (verb in ENGLISH and OPTION.search(masked) is not None)
@@ -226,7 +228,7 @@ def read(line: str, masked: str, tools: Mapping[str, ToolListing]) -> list[Call]
 
 
 def unread_option(masked: str, calls: Iterable[Call]) -> str:
-    """An option that stands in the words and in none of the calls made of them; empty when there is none."""
+    """Option in the words that is missing from the calls, or empty."""
     given = [call.arguments for call in calls]
     free = " ".join(str(value) for arguments in given for name, value in arguments.items() if name in FREE_TEXT)
     for word in (word for word in masked.split() if OPTION.match(word) and word not in free):
@@ -241,7 +243,7 @@ def _calls(line: str, masked: str, tools: Mapping[str, ToolListing], *, in_words
     try:
         words = shlex.split(line)
     except ValueError as error:
-        raise NotUnderstood(f"the command line cannot be read: {error}", hint="check its quotes") from error
+        raise NotUnderstood(f"the command line cannot be parsed: {error}", hint="check its quotes") from error
     verb = words.pop(0).lower()
     if verb in GROUPS:
         verb = GROUPS[verb].get(words.pop(0).lower() if words else "", "")
@@ -256,24 +258,24 @@ def _calls(line: str, masked: str, tools: Mapping[str, ToolListing], *, in_words
         operands = [one for one in operands if one.lower() not in AROUND]
     if verb == "exec":
         if SHELL.search(masked):
-            raise NotUnderstood("a command is run without a shell", hint="write sh -c '…' for one")
+            raise NotUnderstood("commands run without a shell", hint="to use one, write sh -c '…'")
         return reader.calls(operands, values, rest)
     odd = [one for one in operands if not is_name(one)] + [one for one in rest[:1] if one.lower() in EMPTY]
     if odd or SHELL.search(masked):
         if (values or verb not in ENGLISH) and not in_words:
-            raise NotUnderstood(f"`docker {verb}` is understood as one plain command only", hint="say it in words")
+            raise NotUnderstood(f"`docker {verb}` is supported only as a single command", hint="write it in words")
         return None
     return reader.calls(operands, values, rest)
 
 
 class _Line:
-    """The words of one command."""
+    """Parser for the words of one command."""
 
     def __init__(self, verb: str, form: Form, listing: ToolListing) -> None:
         self._verb, self._form, self._listing = verb, form, listing
 
     def read(self, words: Sequence[str]) -> tuple[list[str], dict[str, Any], list[str]]:
-        """Operands, the values of options, and the words that follow the operands."""
+        """Split into operands, option values and the words after the operands."""
         values: dict[str, Any] = dict(self._form.fixed)
         operands: list[str] = []
         left = list(words)
@@ -292,7 +294,7 @@ class _Line:
         return operands, values, []
 
     def _options(self, word: str, left: list[str]) -> Iterator[tuple[str, str]]:
-        """One word as options with their values; `-it` is two of them, `-n5` one."""
+        """Options and values in one word; `-it` is two options, `-n5` one."""
         if word.startswith("--"):
             name, equals, value = word.partition("=")
             yield name, value if equals else (left.pop(0) if self._takes_value(name) and left else "")
@@ -306,7 +308,7 @@ class _Line:
             yield option, ""
 
     def _argument(self, option: str) -> str:
-        """The argument that an option sets: Docker's name for it, or the tool's own."""
+        """Argument that an option sets, by Docker's name or the tool's own."""
         own = option.removeprefix("--").replace("-", "_") if option.startswith("--") else ""
         taken = (*self._form.operands, self._form.rest)
         return self._form.options.get(option) or (own if own in self._listing.arguments and own not in taken else "")
@@ -322,7 +324,7 @@ class _Line:
             return
         if schema is None:
             raise NotUnderstood(
-                f"`{option}` of `docker {self._verb}` has no counterpart here", hint="leave it out, or say it in words"
+                f"`{option}` of `docker {self._verb}` is not supported here", hint="leave it out, or write it in words"
             )
         kind = schema.get("type")
         if kind == "boolean":
@@ -335,7 +337,7 @@ class _Line:
             values[argument] = text.parse_duration(value) if kind == "integer" else value
 
     def calls(self, operands: Sequence[str], values: Mapping[str, Any], rest: Sequence[str]) -> list[Call]:
-        """A call for each of several operands.
+        """One call per operand.
 
         Raises:
             NotUnderstood: an operand or the command is missing, or there is one too many.
@@ -345,9 +347,7 @@ class _Line:
         if self._verb == "exec" and (len(operands) < wanted or not rest):
             raise NotUnderstood("`docker exec` needs a container and a command", hint=BOTH_WAYS)
         if self._verb == "exec" and len(rest) == 1 and rest[0].rpartition("/")[2] in SHELLS:
-            raise NotUnderstood(
-                f"`{rest[0]}` alone waits for a terminal, and there is none", hint="give it a command: sh -c '…'"
-            )
+            raise NotUnderstood(f"`{rest[0]}` needs a terminal, and there is none", hint="give it a command: sh -c '…'")
         if len(operands) < len(needed) or (len(operands) > wanted and not form.several):
             wants = text.join_names(list(needed)) or "no name"
             raise NotUnderstood(f"`docker {self._verb}` needs {wants} here, not `{' '.join(operands)}`")

@@ -1,6 +1,6 @@
-"""Finds the calls that a sentence asks for: phrases of tools, several of them in a row, and questions about results.
+"""Parse sentences into calls: tool phrases, sequences of them, and questions about results.
 
-What changes something must be said word for word; what reads may be said freely.
+Changes must match a phrase word for word; reads may be phrased freely.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 
 Hosts = Callable[[], Sequence[str]]  # names, and tags as `@tag`
 Objects = Callable[[str], Awaitable[Mapping[str, Sequence[str]]]]
-"""The names of all objects of a kind, with the hosts that have each."""
+"""Returns the names of all objects of a kind, with their hosts."""
 
 
 MOST_CLAUSES = 8
 LAST_LINES = 20
-"""Of a log, when it is asked why something is as it is."""
+"""Log lines for `why` questions."""
 
 
 class Planner:
-    """Finds the calls that a question asks for, among some tools and hosts."""
+    """Parses a question into calls, for the given tools and hosts."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class Planner:
         otherwise: Otherwise | None = None,
         placed: bool = False,
     ) -> None:
-        """`to_the_last_word`: only what is a phrase as a whole, nothing that merely speaks of what a tool shows.
+        """`to_the_last_word`: accept only complete phrases, not questions that only share words with a tool.
 
         `otherwise` is asked last. `placed`: the person has named the host apart from the words.
         """
-        told = [tool for tool in offered if tool.metadata and isinstance(tool.metadata.get("listing"), ToolListing)]
-        self.tools: dict[str, ToolListing] = {tool.name: tool.metadata["listing"] for tool in told if tool.metadata}
-        self._placeable = {tool.name for tool in told if "host" in tool.parameters_json_schema.get("properties", {})}
+        tools = [tool for tool in offered if tool.metadata and isinstance(tool.metadata.get("listing"), ToolListing)]
+        self.tools: dict[str, ToolListing] = {tool.name: tool.metadata["listing"] for tool in tools if tool.metadata}
+        self._placeable = {tool.name for tool in tools if "host" in tool.parameters_json_schema.get("properties", {})}
         self._known = known
         self._objects = objects
         self._verbs = {meaning(one.split()[0]) for tool in self.tools.values() if not tool.reads for one in tool.say}
@@ -79,7 +79,7 @@ class Planner:
         self._reader = ReaderThread()
 
     async def steps(self, question: str) -> list[Step]:
-        """What to call, in order.
+        """Steps of calls, in order.
 
         Raises:
             NotUnderstood: no rule fits all of it.
@@ -92,7 +92,7 @@ class Planner:
         if not steps:
             steps = await self._planned(question, masked)
             if option := command_lines.unread_option(masked, calls_of(steps)):
-                raise self._refused(question, f"`{option}` has no counterpart here")
+                raise self._refused(question, f"`{option}` is not supported here")
             if only_look(steps) and self._objects:
                 check = partial(unread_words.check, masked, calls_of(steps), await self._vocabulary(masked, steps))
                 await self._reader.run(check)
@@ -100,7 +100,7 @@ class Planner:
         return steps
 
     async def _typed(self, masked: str) -> list[Step]:
-        """The step of a command line as Docker's users type it."""
+        """Parse a Docker command line."""
         typed = command_lines.typed(masked, self._quoted, self._known, self.tools)
         if typed is None or not all(self._put_host(call.arguments, call.listing, typed.host) for call in typed.calls):
             return []
@@ -108,13 +108,13 @@ class Planner:
         return [typed.calls] if known else []
 
     async def _vocabulary(self, masked: str, steps: Sequence[Step]) -> unread_words.Vocabulary:
-        """The words that are known; the names of what there is are looked up only where they settle a doubt."""
+        """Known words; object names are looked up only if needed."""
         known = unread_words.Vocabulary(self.tools.values(), (), self._known)
         doubtful = await self._reader.run(partial(unread_words.is_doubtful, masked, calls_of(steps), known))
         return unread_words.Vocabulary(self.tools.values(), await self._things(), self._known) if doubtful else known
 
     async def _check_commands(self, steps: Sequence[Step], masked: str) -> None:
-        """See to it that no command meant for a container runs on a machine.
+        """Check that no command intended for a container runs on a machine.
 
         Raises:
             NotUnderstood: the words name no machine for it, or may mean a container.
@@ -131,7 +131,7 @@ class Planner:
         steps = await self._understood(masked, to_the_last_word=self._otherwise is not None)
         orders = read_wish(question, self.tools.values()).intent == "change"
         if steps and not only_look(steps) and normalize.only_wonders(masked):
-            raise self._refused(question, f"say it as an order: `{question.strip(' ?')}`")
+            raise self._refused(question, f"write it as a command: `{question.strip(' ?')}`")
         if steps and self._otherwise and only_look(steps):
             unknown = unread_words.unknown_subject(masked, calls_of(steps), await self._vocabulary(masked, steps))
             steps = [] if unknown else steps
@@ -177,7 +177,7 @@ class Planner:
         return steps if kept else []
 
     async def _inside(self, call: Call) -> Call:
-        """`execute uptime in db` is meant for the container, when there is one of that name."""
+        """`execute uptime in db` is for the container `db`, if it exists."""
         for argument in vocabulary.FREE_TEXT & set(() if call.listing.names else call.listing.required):
             match = vocabulary.INSIDE.fullmatch(str(call.arguments[argument]))
             if match is None or match["name"] not in await self._things():
@@ -190,22 +190,22 @@ class Planner:
         return call
 
     async def _said(self, sentence: str) -> list[Step]:
-        """The steps when the whole sentence, or each of its clauses, is a phrase."""
+        """Steps if the sentence, or each of its clauses, is a phrase."""
         whole, several = await self._one(sentence, host_phrases.PLAIN), await self._clauses(sentence)
         if whole and several and any(vocabulary.FREE_TEXT & call.arguments.keys() for call in whole[0]):
             raise NotUnderstood("this can be one command or several requests", hint="put the command in quotes")
         return whole or several
 
     async def _clauses(self, sentence: str) -> list[Step]:
-        """The steps of a sentence of several clauses; none unless each of them is understood."""
+        """Steps of a sentence with several clauses; empty unless each is understood."""
         for separator in islice(normalize.SEPARATOR.finditer(sentence), MOST_CLAUSES):
             rest = sentence[separator.end() :]
             head = await self._clause(sentence[: separator.start()])
             if not head:
                 continue
-            meant, host = normalize.named(rest, names_in(head)), host_of(head)
-            if tail := await self._clause(meant) or await self._clauses(meant):
-                return head + (placed_at(tail, host) if meant != rest else tail)
+            resolved, host = normalize.named(rest, names_in(head)), host_of(head)
+            if tail := await self._clause(resolved) or await self._clauses(resolved):
+                return head + (placed_at(tail, host) if resolved != rest else tail)
         return []
 
     async def _clause(self, clause: str) -> list[Step]:
@@ -216,7 +216,7 @@ class Planner:
         return await self._reader.run(partial(self._phrased, clause, ways))
 
     def _phrased(self, clause: str, ways: Iterable[Way]) -> list[Step]:
-        """One step, when the whole clause is a phrase; none when it is one of several changes alike."""
+        """Step for a clause that is a phrase; empty if several changes match equally."""
         said = set(meanings(normalize.plain(clause)))
         fits = [
             (listing, phrase)
@@ -253,7 +253,7 @@ class Planner:
         return self._calls(listing, values, holes, hosts_are_names=way.hosts_are_names)
 
     def _put_host(self, values: dict[str, Any], listing: ToolListing, selector: str) -> bool:
-        """Add the selector to the arguments; false when the tool cannot heed it."""
+        """Add the host selector to the arguments; false if the tool has no `host`."""
         selector = values.pop("host", "") or selector
         if selector and listing.name in self._placeable:
             values["host"] = selector
@@ -262,7 +262,7 @@ class Planner:
     def _calls(
         self, listing: ToolListing, values: dict[str, Any], holes: Mapping[str, str], *, hosts_are_names: bool
     ) -> Step:
-        """A call for each of the names in a hole; none when one of them cannot be a name."""
+        """One call per name in a placeholder; empty if one is not a valid name."""
         step = [values]
         no_names = self._verbs if hosts_are_names else self._verbs | set(self._known)
         for hole, words in holes.items():
@@ -278,7 +278,7 @@ class Planner:
         return [Call(listing, call) for call in step]
 
     async def _find_hosts(self, steps: Sequence[Step]) -> bool:
-        """Put names for `on all hosts that have it`; false when nobody has it."""
+        """Replace `on all hosts that have it` by host names; false if no host has it."""
         for call in (
             call
             for step in steps
@@ -293,7 +293,7 @@ class Planner:
         return True
 
     async def _worked_out(self, sentence: str) -> list[Step]:
-        """A question that is answered by working over results: the most of something, where, why."""
+        """Question that needs aggregation: the most of something, where, why."""
         asked = normalize.plain(sentence, asks=True)
         placed = take_hosts(asked, host_phrases.ASKING, self._known)
         rest, selector = placed or (asked, "")
@@ -315,13 +315,13 @@ class Planner:
         return [[Call(listing, values)]] if self._put_host(values, listing, selector) else []
 
     def _only_asks(self, asked: str, query: Query) -> bool:
-        """Whether a sentence wants to know, not to change: a verb of a change may not lead it, nor may it deny."""
+        """Whether a sentence only asks: no leading verb of a change, and no negation."""
         lead = asked.split(maxsplit=1)[0] if asked.split() else ""
         denies = vocabulary.REFUSING.search(asked) and query.wants not in (Wants.WHY, Wants.TROUBLE)
         return meaning(lead) not in self._verbs and not denies
 
     async def _why(self, query: Query, tools: Sequence[ToolListing], selector: str) -> list[Step]:
-        """Everything there is to read of the one thing, when it exists."""
+        """All reads about one object, if it exists."""
         subject = await self._object_in(query.subject)
         reading = [one for one in tools if one.required and list(one.required) == list(one.names)]
         step = []
@@ -333,7 +333,7 @@ class Planner:
         return [step] if step else []
 
     async def _asked(self, sentence: str) -> list[Step]:
-        """A question that is no phrase: the reading tool whose words it shares, when that is clear."""
+        """Question that is not a phrase: the reading tool with the clearly best word overlap."""
         asked = normalize.plain(sentence, asks=True)
         if vocabulary.REFUSING.search(asked) or self._verbs & set(meanings(asked)):
             return []
@@ -360,7 +360,7 @@ class Planner:
         return [[Call(listing, values)]] if self._put_host(values, listing, selector) else []
 
     def _of_one(self, rest: str, about: str) -> ToolListing | None:
-        """The tool that reads the one thing a question is about; when it says no more than its name, the first."""
+        """Reading tool for the object of a question; the first one if the question is only its name."""
         tools = [one for one in self.tools.values() if one.reads and list(one.required) == list(one.names) != []]
         words = [word for word in rest.lower().split() if word != about]
         if not tools or not self._leads(words, tools):
@@ -371,7 +371,7 @@ class Planner:
         return noun_scores.fitting(tools, " ".join(words), named=True, every_word=self._strict)
 
     def _leads(self, words: Sequence[str], tools: Sequence[ToolListing]) -> bool:
-        """Whether words can begin a question: an unknown word in front may well be the verb of a change."""
+        """Whether the words can begin a question; an unknown first word may be the verb of a change."""
         return (
             not words
             or words[0] in vocabulary.EMPTY
@@ -379,18 +379,18 @@ class Planner:
         )
 
     async def _object_in(self, words: str) -> str:
-        """The one existing object whose name is among the words; asked only for what is no phrase."""
+        """The one existing object named in the words; used only if no phrase matches."""
         said = set(words.split()) - vocabulary.RESERVED
         found = said & await self._things() if said else set[str]()
         return found.pop() if len(found) == 1 else ""
 
     async def _things(self) -> set[str]:
-        """The names of everything that a reading tool can be asked about."""
+        """Names of all objects that reading tools accept."""
         kinds = {kind for listing in self.tools.values() if listing.reads for kind in listing.names.values()}
         return {name for kind in sorted(kinds) if self._objects for name in await self._objects(kind)}
 
     async def _spelled(self, sentence: str) -> str:
-        """The sentence with words that are nearly words of ours as those; names of things stay as they are."""
+        """Correct typos of known words; object names are not changed."""
         things = await self._things()
         ours = {word for listing in self.tools.values() for phrase in listing.say for word in phrase.split()}
         ours = {

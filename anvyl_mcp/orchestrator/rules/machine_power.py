@@ -1,4 +1,4 @@
-"""Orders for the machines themselves: Anvyl changes what runs on them, and cannot turn them off."""
+"""Refuse commands to shut down or restart a machine: Anvyl only changes what runs on it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ ORDER = re.compile(
     r"|(?P<stop>stop|halt|shut(?:\s*down)?|(?:turn|power|switch)\s*(?:off|down)|poweroff))\b(?P<rest>.*)$",
     re.DOTALL,
 )
-"""What is ordered of a machine with words that containers know too."""
-BESIDE = re.compile(
+"""Power commands whose verbs also apply to containers."""
+FILLERS = re.compile(
     rf"(?i)\b(?:the|a|my|our|this|that|whole|entire|all|every|each|both|it|up|on|off|down|again|now|please|and|at|of"
     rf"|{HOST}|raspberry|pc|computer|laptop|nodes?|vms?|itself|right|away|once)\b|[\s,.!?'\"]"
 )
-"""Words that name no container."""
+"""Words that do not name a container."""
 MACHINE = re.compile(rf"(?i)\b(?:{HOST}|pc|computer|laptop|nodes?|vms?)\b")
 
 
 def refused(said: str, hosts: Sequence[str]) -> NotFound | None:
-    """Why an order is not carried out that is about machines and nothing else; None for any other."""
+    """Error for a command that is only about machines, else None."""
     order = ORDER.match(said)
     if order is None:
         return None
@@ -35,7 +35,7 @@ def refused(said: str, hosts: Sequence[str]) -> NotFound | None:
         return None
     for host in sorted(places, key=len, reverse=True):
         rest = re.sub(rf"(?i)(?<![\w-]){re.escape(host)}(?![\w-])", " ", rest)
-    if BESIDE.sub("", rest):
+    if FILLERS.sub("", rest):
         return None
     verb = next(name for name in ("restart", "start", "stop") if order[name])
     return not_a_container_error(verb, places[0] if len(places) == 1 else "")

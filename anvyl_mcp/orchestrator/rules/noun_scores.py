@@ -1,4 +1,4 @@
-"""A question that is no phrase: which reading tool's words it shares."""
+"""Score reading tools by the words they share with a question that is not a phrase."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from anvyl_mcp.orchestrator.language.vocabulary import ARTICLES, EMPTY, MARK, ST
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 CLEARLY = 1.4
-"""How much better than the next a tool must fit a question that is none of its phrases."""
+"""Minimum lead over the next tool."""
 
 
 def take_subject(question: str, nouns: Set[str]) -> tuple[str, str]:
-    """`is the web container running` as `running` and `web`; no subject when it is no such question."""
+    """Split `is the web container running` into `running` and `web`; empty subject for other questions."""
     words = [word for word in question.split() if not {word.lower(), meaning(word)} & (ARTICLES | {"still"} | nouns)]
     match [word.lower() for word in words]:
         case ["is" | "are" | "was", _, state] if meaning(state) in STATES and is_name(words[1]):
@@ -26,12 +26,12 @@ def take_subject(question: str, nouns: Set[str]) -> tuple[str, str]:
 
 
 def noun_of(listing: ToolListing) -> str:
-    """What a tool lists: `container`; empty when its result is no list."""
+    """Noun for the rows of a tool, like `container`; empty if its result is not a list."""
     return meaning(text.rows_field(text.resolve_schema(listing.output_schema)))
 
 
 def fits(listing: ToolListing, word: str) -> int:
-    """How much a word speaks for a tool: it lists such things, says the word, has such a state, or mentions it."""
+    """Score of a word for a tool: as listed kind, phrase word, state or mention."""
     schema = text.resolve_schema(listing.output_schema)
     fields = set(meanings(" ".join(_fields(schema)).replace("_", " ")))
     if word == noun_of(listing):
@@ -51,7 +51,7 @@ def _fields(schema: Mapping[str, Any]) -> list[str]:
 def fitting(
     tools: Sequence[ToolListing], question: str, *, named: bool = False, every_word: bool = False
 ) -> ToolListing | None:
-    """The tool that clearly shares most with the words of a question; None when it is not clear.
+    """Tool with the clearly best score for the words, or None.
 
     `named`: the question names an existing thing, so that one word besides is enough. `every_word`: none is let be.
     """

@@ -1,4 +1,4 @@
-"""Reads what is no phrase: the looking tools that a question speaks of most, for what it names, where it says.
+"""Parse free-form questions by keyword score: the best reading tools, for the named objects and hosts.
 
 A wrong guess costs a look at something else; so looking is guessed, and a change never is (`orders` needs it in words).
 """
@@ -33,21 +33,21 @@ from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hosts import registry
 
 CLEARLY = 1.35
-"""How much more than for the next, to be clear."""
+"""Minimum lead over the next score."""
 OF_ITS_OWN = 0.9
-"""Evidence of words that speak for no other, with which a second tool is asked as well."""
+"""Score of words matched by no other tool from which a second tool is called too."""
 MOST_OBJECTS = 4
 TROUBLE = re.compile(
     r"\b(?:why|wrong|reason|cause|crash\w*|broken|fail\w*|unhealthy|died|dies|going on|problems?|trouble|matter"
     r"|happened to|kept|keeps|not work\w*|doesn'?t work|won'?t|stopped working)\b",
     re.IGNORECASE,
 )
-"""Words of somebody who wants to know what is wrong with a thing: its state and its log say that together."""
+"""Questions about what is wrong with an object, answered from its state and log."""
 BROKEN = re.compile(
     r"\b(?:why|wrong|broken|crash\w*|fail\w*|unhealthy|died|dies|problems?|trouble|not work\w*|doesn'?t work)\b",
     re.IGNORECASE,
 )
-"""The same, where no thing is named."""
+"""The same without a named object."""
 LAST_LINES = 20
 UNABLE = re.compile(
     r"^\W*(?:(?:please|hey|anvyl|can you|could you|would you)\W+)*"
@@ -55,26 +55,26 @@ UNABLE = re.compile(
     r"|\bwhenever\b|\bevery\s+(?:\w+day|day|night|morning|evening|hour|week|month|\d+)\b",
     re.IGNORECASE,
 )
-"""Begins or belongs to what no look can answer."""
+"""Requests that no read can answer."""
 
 
 class Freely:
-    """Reads one question; keeps what it read, because later steps are due when the fleet has changed."""
+    """Parses one question once; later steps use the same parse although the fleet has changed."""
 
     def __init__(self, guard: Guard, fleet: Fleet, *, only_clearly: bool = False) -> None:
-        """`only_clearly`: for one who asks this before a language model."""
+        """`only_clearly`: stricter, for use before a language model."""
         self._guard = guard
         self._fleet = fleet
         self._only_clearly = only_clearly
         self._steps: list[list[Call]] | None = None
 
     async def steps(self, said: str, tools: Iterable[ToolListing]) -> list[list[Call]]:
-        """What to call, in order; nothing when the words do not say it.
+        """Steps of calls, in order; empty if the question is not understood.
 
         Raises:
-            NotUnderstood: no tool does such a thing.
-            UnknownHost: a host is named that is not known.
-            Conflict: it is left open which of several things is to be changed.
+            NotUnderstood: no tool can do it.
+            UnknownHost: an unknown host is named.
+            Conflict: the object of a change is ambiguous.
         """
         if self._steps is None:
             offered = list(tools)
@@ -94,7 +94,7 @@ class Freely:
         except NothingToDo as done:
             if sum(bool(clause.verbs) for clause in clauses(said, tools)) < 2:
                 raise
-            raise NotUnderstood(f"{done.message}; nothing was changed", hint="say the rest by itself") from done
+            raise NotUnderstood(f"{done.message}; nothing was changed", hint="ask for the rest separately") from done
 
     async def _looks(self, said: str, tools: Sequence[ToolListing]) -> list[list[Call]]:
         masked, quoted = mask(said)
@@ -104,7 +104,7 @@ class Freely:
             if self._only_clearly:
                 return []
             raise NotUnderstood(
-                f"no tool of these hosts does what `{text.clean(said.strip())[:80]}` asks for",
+                f"no tool of these hosts can do `{text.clean(said.strip())[:80]}`",
                 hint=phrases.examples(tools, said),
             )
         names = await self._named(rest, tools)
@@ -126,7 +126,7 @@ class Freely:
         return [step] if step else []
 
     async def _named(self, rest: str, tools: Sequence[ToolListing]) -> list[str]:
-        """The containers that the words name, by name or by what they run."""
+        """Containers named in the words, by name or by image."""
         objects = await self._guard.inventory.objects("container")
         if found := sorted({one.name for one in objects if named(rest, one.name)}):
             return found
@@ -139,7 +139,7 @@ class Freely:
         return sorted({one.name for one in resolve.best_matches(words, objects)})
 
     async def _troubled(self, tools: Sequence[ToolListing], places: str) -> tuple[list[ToolListing], list[str]]:
-        """For somebody who asks what is wrong: the list, and the logs of the containers that are not well."""
+        """For `what is wrong`: the list, and the logs of unhealthy containers."""
         hosts = self._fleet.select(places) if places else ()
         objects = await self._guard.inventory.objects("container", hosts)
         names = sorted({one.name for one in objects if aggregate.complaint(one.row)})[:MOST_OBJECTS]
@@ -170,7 +170,7 @@ class Freely:
     def _about(
         self, listing: ToolListing, values: Mapping[str, Any], names: Sequence[str], said: str
     ) -> list[dict[str, Any]]:
-        """The arguments of each call: one for each thing that is named, when the tool is about one."""
+        """Arguments of each call: one per named object, if the tool takes one."""
         values = {name: value for name, value in values.items() if name not in ("name", "grep")}
         if "all" in listing.arguments and (names or ALSO_STOPPED.search(said)):
             values["all"] = True
@@ -189,7 +189,7 @@ class Freely:
 
 
 def _suits(tool: ToolListing, names: Sequence[str]) -> float:
-    """Whether a tool can be about what is named: a host's own tool says little about a container."""
+    """Weight of a tool for the named objects; a host's tool says little about a container."""
     takes = "container" in tool.names.values() or "name" in tool.arguments
     if names:
         return (1.3 if tool.required else 1.0) if takes else 0.45

@@ -1,4 +1,4 @@
-"""A planner without a language model, as a Pydantic AI model: the same loop, approvals and errors, and no network.
+"""The rules as a Pydantic AI model: same loop, approvals and errors, without a network.
 
 It keeps nothing between requests: the last question and the calls made since say all, so it can take over half-way.
 """
@@ -27,15 +27,15 @@ from anvyl_mcp.orchestrator.rules.steps import Otherwise, Step
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
 LEFT = "The rules do not understand all that was asked: look what is left to do."
-"""Said when they take over from a model half-way."""
+"""Error when they take over from a model in the middle of a run."""
 RULES = "rules"
-"""The name of this model."""
+"""Name of this model."""
 
 
 class RulesModel(WholeAnswerModel):
-    """Turns the question into the calls of the phrases it matches, and their results into a sentence.
+    """Turns a question into tool calls, and their results into sentences.
 
-    Its requests raise `NotUnderstood` for what no rule fits, with examples from the tools there are.
+    Raises `NotUnderstood` if no rule matches, with examples from the available tools.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class RulesModel(WholeAnswerModel):
         otherwise: Otherwise | None = None,
         placed: bool = False,
     ) -> None:
-        """`hosts` gives the known host names, `objects` the names of all objects of a kind.
+        """`hosts` returns the known host names, `objects` the names of all objects of a kind.
 
         `to_the_last_word`: accept no question of which only a part matches, because a language model comes next.
         `otherwise` reads a question that matches no phrase. `placed`: the host is known apart from the question.
@@ -66,13 +66,13 @@ class RulesModel(WholeAnswerModel):
 
     @property
     def system(self) -> str:
-        """No provider but ourselves."""
+        """Provider name."""
         return "anvyl"
 
     def prepare_messages(
         self, messages: list[ModelMessage], model_request_parameters: ModelRequestParameters | None = None
     ) -> list[ModelMessage]:
-        """The history as it is: remarks for a language model, added as prompts, would hide the question."""
+        """Return the history unchanged: prompts added for language models would hide the question."""
         return messages
 
     async def request(
@@ -81,7 +81,7 @@ class RulesModel(WholeAnswerModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        """The next calls, or the answer."""
+        """Return the next calls, or the answer."""
         tools = model_request_parameters.function_tools
         planner = Planner(
             tools,
@@ -120,7 +120,7 @@ async def _next(planner: Planner, turn: Turn) -> list[ModelResponsePart]:
 
 
 def _announced(later: list[Step]) -> list[ModelResponsePart]:
-    """What comes after a change that may have to wait for a yes: who decides should know all of it."""
+    """Text about later steps, so that an approval covers all of them knowingly."""
     words = [f"{call}{_at(call.arguments)}" for step in later for call in step]
     return [TextPart(f"After that: {text.join_names(words)}.")] if words else []
 

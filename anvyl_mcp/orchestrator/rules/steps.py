@@ -1,4 +1,4 @@
-"""Steps of calls that the rules have planned: what they name, where they act, and whether they only look."""
+"""Helpers for planned steps of calls: names, hosts, and whether they only read."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from anvyl_mcp.orchestrator.rules.results.answers import Call
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 Step = list[Call]
-"""Calls that are made together; the next step waits until they have gone well."""
+"""Calls made together; the next step waits for their success."""
 Otherwise = Callable[[str, Iterable[ToolListing]], Awaitable[list[Step]]]
-"""Reads a question that no phrase fits."""
+"""Fallback parser for a question that matches no phrase."""
 
 
 def calls_of(steps: Sequence[Step]) -> list[Call]:
-    """The calls of all steps, in their order."""
+    """Calls of all steps, in order."""
     return [call for step in steps for call in step]
 
 
 def share_hosts(steps: Sequence[Step], first: str, placeable: Set[str]) -> bool:
-    """Hosts named before or after all clauses count for each; false when a clause names its own as well."""
+    """Apply hosts named before or after all clauses to each; false if a clause names its own."""
     calls = [call for call in calls_of(steps) if call.listing.name in placeable]
     own = [call for call in calls if "host" in call.arguments]
     if not first and own and all(call in steps[-1] for call in own):
@@ -34,7 +34,7 @@ def share_hosts(steps: Sequence[Step], first: str, placeable: Set[str]) -> bool:
 
 
 def keep_said_hosts(steps: Sequence[Step], masked: str, known: Iterable[str], placeable: Set[str]) -> bool:
-    """Add hosts that are named where no phrase expects them; false when that would be a guess."""
+    """Add hosts named in unexpected places; false if that is ambiguous."""
     calls = [call for call in calls_of(steps) if call.listing.name in placeable]
     taken = " ".join(str(value) for call in calls for value in call.arguments.values())
     hosts = [one for one in known if one[0] != "@" and not named(taken, one)]
@@ -47,12 +47,12 @@ def keep_said_hosts(steps: Sequence[Step], masked: str, known: Iterable[str], pl
 
 
 def only_look(steps: Sequence[Step]) -> bool:
-    """Whether none of the calls changes anything."""
+    """Whether all calls only read."""
     return all(call.listing.reads for step in steps for call in step)
 
 
 def names_in(steps: Sequence[Step]) -> list[str]:
-    """What the calls name: existing things, or the ones they make."""
+    """Objects that the calls name or create."""
     calls = [call for step in steps for call in step]
     named = [[str(call.arguments[name]) for name in call.listing.names if name in call.arguments] for call in calls]
     made = [str(call.arguments.get("name", "")) for call in calls if not call.listing.names]
@@ -60,13 +60,13 @@ def names_in(steps: Sequence[Step]) -> list[str]:
 
 
 def host_of(steps: Sequence[Step]) -> str:
-    """The one host, or selector, of all calls; empty when they differ."""
+    """Common host selector of all calls; empty if they differ."""
     hosts = {str(call.arguments.get("host", "")) for step in steps for call in step}
     return hosts.pop() if len(hosts) == 1 else ""
 
 
 def placed_at(steps: list[Step], host: str) -> list[Step]:
-    """`it` is where it was a moment ago."""
+    """Apply the host of the previous step to `it`."""
     for call in (call for step in steps for call in step):
         if host and call.listing.names and "host" not in call.arguments:
             call.arguments["host"] = host
@@ -74,7 +74,7 @@ def placed_at(steps: list[Step], host: str) -> list[Step]:
 
 
 def implied_values(listing: ToolListing, query: Query) -> dict[str, Any]:
-    """Arguments that a question implies: what is sorted by, and that stopped ones count too."""
+    """Arguments that a question implies: sort order, and including stopped containers."""
     values: dict[str, Any] = {}
     for name, schema in listing.arguments.items():
         said = [choice for choice in schema.get("enum", ()) if meaning(choice) in query.words]

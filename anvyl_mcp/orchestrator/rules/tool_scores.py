@@ -1,4 +1,4 @@
-"""Evidence: how much the words of a question speak for each of the tools that look."""
+"""Score reading tools by the words of a question."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from anvyl_mcp.orchestrator.rules.results import aggregate
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 LEAST = 0.45
-"""Evidence for a tool, below which a question speaks of none."""
+"""Minimum score of a tool."""
 HOSTS = re.compile(rf"\b{HOST}\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How much a question speaks for a tool, and the words that say so, by where they stand."""
+    """Score of a tool for a question, with the positions of the matching words."""
 
     listing: ToolListing
     weight: float
@@ -28,7 +28,7 @@ class Fit:
 
 
 def fits(said: str, tools: Sequence[ToolListing], *, of_hosts: bool = False, named: bool = False) -> list[Fit]:
-    """Every tool with what speaks for it. `of_hosts`: hosts were spoken of; `named`: containers were named.
+    """Score all tools. `of_hosts`: the question mentions hosts; `named`: it names containers.
 
     A word that speaks for several tools speaks less for each, one of a phrase more than one alone.
     """
@@ -56,6 +56,6 @@ def fits(said: str, tools: Sequence[ToolListing], *, of_hosts: bool = False, nam
 
 
 def cues_of(tool: ToolListing) -> list[tuple[str, ...]]:
-    """What speaks for a tool, as stems: its own words, and its phrases without what they name."""
+    """Cues of a tool as stems: its words, and its phrases without placeholders."""
     cues = [tuple(stems(words)) for words in (*tool.about, *(re.sub(r"\{\w+\}", "", phrase) for phrase in tool.say))]
     return list(dict.fromkeys(cue for cue in cues if cue))

@@ -1,4 +1,4 @@
-"""Words that no reader consumed: what turns an answer by rules into an answer to another question.
+"""Check for words that no parser consumed, which may change the meaning of a question.
 
 One check after all readers, on questions that would only be looked at: an unknown verb in front is an order that was
 not understood, an unknown thing is not answered with figures of machines, nor the past with the present.
@@ -27,7 +27,7 @@ NO_VERBS = words_in(
     "raise lower replace swap rotate rebuild redeploy roll rollback revert restore save export import commit tag push "
     "build downgrade freeze suspend hibernate block allow encrypt archive sync"
 )
-"""Verbs of orders that no rule has, of which some are words of questions too."""
+"""Verbs of commands that no rule supports; some also occur in questions."""
 DETERMINERS = words_in("a an the my our all every each both these those this that up it them")
 NOUNS = frozenset(f"{noun}{ending}" for noun in KINDS["container"] for ending in ("", "s"))
 WHO_DID = re.compile(
@@ -39,7 +39,7 @@ PAST = re.compile(
     r"|(?:an?|\d+|few|two|three)\s+(?:minutes?|hours?|days?|weeks?|months?)\s+ago|this\s+morning|earlier\s+today)\b"
 )
 MADE = re.compile(r"(?i)\b(?:created|built|made|pulled|older|newer|started|since|born|up)\b")
-"""What the present tells of the past: when something was made, or since when it runs."""
+"""Questions about the past that current data answers: creation and start times."""
 SUBJECT = (
     r"\b(?:do|does|did|is|are|has|have|was|were)\s+(?:(?:the|my|our)\s+)?{word}\s+(?:container\s+)?(?:been\s+)?"
     r"(?:us(?:e|es|ing)|need|tak(?:e|ing)|eat(?:ing)?|consum\w+|running|up|down|reachable|online|offline|available|alive"
@@ -47,13 +47,13 @@ SUBJECT = (
     r"|\b(?:cpu|memory|ram|disk|usage|uptime|load|stats|statistics)\s+(?:(?:usage|use|load)\s+)?of\s+"
     r"(?:(?:the|my|our)\s+)?{word}\W*$"
 )
-"""Where the thing stands that a question is about."""
+"""Position of the subject in a question."""
 ASKED_OF_ONE = words_in("about tell detail details status state info information look inspect")
-"""Words that ask for all there is to know of one thing."""
+"""Words that ask for everything about one object."""
 
 
 class Vocabulary:
-    """The words that the rules know: of their own, of the tools, and of what there is."""
+    """Words known to the rules: their own, those of tools, and object names."""
 
     def __init__(self, tools: Iterable[ToolListing], things: Iterable[str], hosts: Iterable[str]) -> None:
         tools = list(tools)
@@ -70,11 +70,11 @@ class Vocabulary:
         self._changes = {stem(phrase.split()[0]) for tool in tools if not tool.reads for phrase in tool.say}
 
     def names(self, word: str) -> bool:
-        """Whether a word is the name of something there is, or a part of one."""
+        """Whether a word is an object name or a part of one."""
         return word in self._names or word.rstrip("s") in self._names
 
     def knows(self, word: str) -> bool:
-        """Whether a word means something to the rules, also mistyped."""
+        """Whether a word is known, also with a typo."""
         word = word.strip(".:/@-").lower()
         if not word or word[0].isdigit() or re.match(MARK, word) or self.names(word):
             return True
@@ -83,7 +83,7 @@ class Vocabulary:
         return bool(self._near(word))
 
     def _near(self, word: str) -> list[str]:
-        """Words of ours that a word may be a typo of; no verb of a change, which would turn an order into a look."""
+        """Known words that a word may be a typo of, without verbs of changes."""
         ours = sorted(one for one in self._stems | self._words if len(one) > 3)
         swapped = [one for one in ours if sorted(one) == sorted(word)]
         near = swapped or (get_close_matches(word, ours, 3, 0.8) if len(word) >= LEAST_LETTERS else [])
@@ -91,7 +91,7 @@ class Vocabulary:
 
 
 def unknown_subject(masked: str, calls: Sequence[Call], known: Vocabulary) -> str:
-    """The thing that a question is about and that neither the rules know nor any call names; empty for none."""
+    """Subject of a question that is unknown and in no call, or empty."""
     taken, query = _values(calls), questions.read(masked)
     if query and query.subject:
         return ""  # the answer says whether there is such a thing
@@ -105,44 +105,44 @@ def unknown_subject(masked: str, calls: Sequence[Call], known: Vocabulary) -> st
 
 
 def is_doubtful(masked: str, calls: Sequence[Call], known: Vocabulary) -> bool:
-    """Whether words leave a doubt that only the names of what there is can settle; `known` has none of them."""
+    """Whether object names are needed to decide; `known` has none of them."""
     first = next(iter(_words(masked)), "")
     return first in NO_VERBS or not known.knows(first) or bool(unknown_subject(masked, calls, known))
 
 
 def check(masked: str, calls: Sequence[Call], known: Vocabulary) -> None:
-    """See that calls which only look answer what was asked.
+    """Check that reading calls answer the question.
 
     Raises:
-        NotUnderstood: it is an order, or asks about the past or about a thing that is not there.
+        NotUnderstood: it is a command, or asks about the past or about an unknown object.
     """
     words = _words(masked)
     first = words[0] if words else ""
     if words and (first in NO_VERBS or first not in _values(calls)) and _is_order(masked, words, known):
         verb = "back up" if words[:2] == ["back", "up"] else words[0]
         raise NotUnderstood(
-            f"no rule knows how to `{verb}` something, so nothing was done",
-            hint="see what can be done: anvyl tools; a language model understands more: anvyl doctor",
+            f"no rule supports `{verb}`; nothing was done",
+            hint="list the tools: anvyl tools; a language model understands more: anvyl doctor",
         )
     if WHO_DID.match(masked) and not any(call.listing.toolset == "history" for call in calls):
-        raise NotUnderstood("who made a change is in the audit log of its host", hint="on that host: anvyl-mcp audit")
+        raise NotUnderstood("the audit log of a host shows who made a change", hint="run on that host: anvyl-mcp audit")
     if (past := PAST.search(masked)) and not MADE.search(masked):
         if not any("since" in call.listing.arguments for call in calls):
             when = " ".join(past["when"].split())
             raise NotUnderstood(
                 f"I can only see how things are now, not how they were `{when}`",
-                hint="logs and events go back: show logs of web since 24h",
+                hint="logs and events reach back: show logs of web since 24h",
             )
         _reach_back(past["when"].lower(), calls)
     if subject := unknown_subject(masked, calls, known):
         raise NotUnderstood(
-            f"nothing here is called `{subject}`, so the question about it has no answer",
-            hint="see what there is: anvyl ps --all",
+            f"nothing is named `{subject}` on these hosts",
+            hint="list all containers: anvyl ps --all",
         )
 
 
 def only_names(said: str, names: Iterable[str]) -> bool:
-    """Whether words do no more than name things: `grafana`, `what about grafana`."""
+    """Whether the words only name objects: `grafana`, `what about grafana`."""
     parts = {part for name in names for part in (name.lower(), *re.split(r"[-_.]+", name.lower()))}
     plain = EMPTY | FILLERS | ASKED_OF_ONE | RESERVED | {"container", "containers"}
     return all(word in plain or word in parts for word in _words(said))
@@ -155,7 +155,7 @@ def _words(masked: str) -> list[str]:
 
 
 def _is_order(masked: str, words: Sequence[str], known: Vocabulary) -> bool:
-    """Whether a sentence begins with a verb that no rule has: it stands before the name of something."""
+    """Whether a sentence begins with an unsupported verb in front of an object name."""
     first, rest = words[0], list(words[1:])
     determined = bool(rest) and rest[0] in DETERMINERS
     while rest and (rest[0] in DETERMINERS or rest[0] in NOUNS):
@@ -167,12 +167,12 @@ def _is_order(masked: str, words: Sequence[str], known: Vocabulary) -> bool:
 
 
 def _values(calls: Sequence[Call]) -> set[str]:
-    """The words that became arguments."""
+    """Words that became arguments."""
     return {word.lower() for call in calls for value in call.arguments.values() for word in stems_and_words(str(value))}
 
 
 def stems_and_words(value: str) -> list[str]:
-    """The words of a value, as they are and by their stems."""
+    """Words of a value and their stems."""
     return [*re.split(r"[\s,]+", value), *stems(value)]
 
 
@@ -186,7 +186,7 @@ REACH: Mapping[str, str] = {
 
 
 def _reach_back(when: str, calls: Sequence[Call]) -> None:
-    """Ask what has a beginning from before the time that is spoken of."""
+    """Extend `since` to the time that the question mentions."""
     for call in calls:
         if "since" in call.listing.arguments and not call.arguments.get("since"):
             call.arguments["since"] = REACH.get(" ".join(when.split()), "8d" if "last " in when else "48h")

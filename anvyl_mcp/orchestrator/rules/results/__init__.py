@@ -1,1 +1,1 @@
-"""From tool results to a sentence."""
+"""Turn tool results into sentences."""

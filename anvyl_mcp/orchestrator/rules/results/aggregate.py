@@ -1,4 +1,4 @@
-"""The answers that are worked out: the most, the least, where, what is not well; from results, whatever the tool."""
+"""Answers aggregated from the results of any tool: the most, the least, where, what is unhealthy."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ NEARLY_FULL = 85
 SHOWN = 5
 WELL = frozenset({"running", "created", "up", "ok"})
 UP = ("running", "restarting", "paused")
-"""States of a container that is not stopped."""
+"""States in which a container is not stopped."""
 MOST_STOPPED = 8
-"""Stopped containers that are named; of more only the number."""
+"""Maximum number of stopped containers to name; of more only the number is given."""
 WORDS = {"size": ("is the largest", "is the smallest"), "uptime": ("has been up the longest", "was started last")}
-"""How the most and the least of some things are said."""
+"""Words for the most and the least."""
 
 ORDINARY = EMPTY | STANDS_FOR.keys() | KINDS | NOUNS
-"""Words of a question that name nothing."""
+"""Words of a question that are not names."""
 COMPARING = (Wants.EXTREME, Wants.BEYOND)
 
 Results = Mapping[str, Mapping[str, Any]]
-"""What each host answered."""
+"""Results by host."""
 
 
 def listed(listing: ToolListing) -> str:
-    """What a tool lists: `container`; empty when its result is no list."""
+    """Noun for the rows of a tool, like `container`; empty if its result is not a list."""
     return meaning(text.rows_field(text.resolve_schema(listing.output_schema)))
 
 
 def chosen(query: Query, listings: Iterable[ToolListing], *, of_one: bool = False) -> ToolListing | None:
-    """The tool whose results answer the question; `of_one`: about one named thing."""
+    """Tool whose results answer the question; `of_one`: about one named object."""
     rated = [(_rate(query, listing, of_one=of_one), listing) for listing in listings]
     best = max((rate for rate, _ in rated), default=0)
     return next((listing for rate, listing in rated if rate == best > 0), None)
@@ -57,7 +57,7 @@ def _rate(query: Query, listing: ToolListing, *, of_one: bool) -> int:
 
 
 def _fitting(query: Query, listing: ToolListing, *, of_one: bool = False) -> list[Measure]:
-    """The numbers that the question is about."""
+    """Measures that the question is about."""
     found = [measure for measure in measures(listing) if measure.words & query.words]
     if of_one or (not query.noun and not query.free and query.wants in COMPARING and "host" not in query.said):
         found = [measure for measure in found if measure.noun == "container"] or ([] if of_one else found)
@@ -73,10 +73,10 @@ def _fitting(query: Query, listing: ToolListing, *, of_one: bool = False) -> lis
     return exact or found
 
 
-def told(
+def sentences(
     query: Query, listing: ToolListing, results: Results, *, subject: str = "", failed: Mapping[str, str] | None = None
 ) -> list[str]:
-    """The sentences that answer the question from these results; none when they say nothing of it.
+    """Sentences that answer the question from these results, or none.
 
     `failed`: the hosts that did not answer, with the reason.
     """
@@ -197,7 +197,7 @@ NUMBERS: dict[Wants, Callable[[Query, Measure, Sequence[Amount]], list[str]]] = 
 
 
 def _unmeasured(numbers: Sequence[tuple[Measure, object]], results: Results, subject: str) -> list[str]:
-    """What is there, and without the figures that were asked for."""
+    """Objects that lack the requested numbers."""
     if any("celsius" in measure.words for measure, _ in numbers):
         return [f"The temperature of {text.join_names(list(results))} is not known: no sensor can be read there."]
     rows = {measure.rows for measure, _ in numbers if measure.rows and subject}
@@ -210,7 +210,7 @@ def _unmeasured(numbers: Sequence[tuple[Measure, object]], results: Results, sub
 
 
 def _tallied(query: Query, listing: ToolListing, results: Results) -> list[str]:
-    """Which host has the most rows."""
+    """Host with the most rows."""
     field = text.rows_field(text.resolve_schema(listing.output_schema))
     if query.wants is not Wants.EXTREME or not field or meaning(field) not in query.words:
         return []
@@ -249,7 +249,7 @@ def _unused(query: Query, rows: Sequence[Row], hosts: Sequence[str]) -> list[str
 
 
 def _troubles(results: Results, field: str, failed: Mapping[str, str]) -> list[str]:
-    """Hosts that are down first, then what is wrong with containers, then how many run and which do not."""
+    """Hosts that are down, then problems of containers, then running and stopped ones."""
     rows: list[Row] = [(host, row) for host, result in results.items() for row in result.get(field, [])]
     wrong = sorted(
         (severity(row), f"{row.get('name')} on {host} ({complaint(row)})") for host, row in rows if complaint(row)
@@ -272,17 +272,17 @@ def _tally(rows: Sequence[Row], hosts: Sequence[str]) -> str:
 
 
 SEVERITY = ("unhealthy", "keeps restarting", "killed", "could not start", "exited", "dead", "stopped", "paused")
-"""What a complaint begins with, the most urgent first."""
+"""First words of problems, the most urgent first."""
 
 
 def severity(row: Mapping[str, Any]) -> int:
-    """Where a row stands among others that are not well."""
+    """Rank of a row by urgency."""
     found = complaint(row).lower()
     return next((place for place, word in enumerate(SEVERITY) if found.startswith(word)), len(SEVERITY))
 
 
 def complaint(row: Mapping[str, Any]) -> str:
-    """What is not well with one row; empty when nothing is. Its host has judged, unless it is of an older version."""
+    """Problem of one row, or empty. Reported by the host, unless it has an older version."""
     if "problem" in row:
         return str(row["problem"] or "")
     if row.get("health") == "unhealthy":
@@ -299,7 +299,7 @@ ROWS: dict[Wants, Callable[[Query, Sequence[Row], Sequence[str]], list[str]]] = 
 
 
 def _reasons(subject: str, host: str, result: Mapping[str, Any]) -> list[str]:
-    """How one thing is, and what it wrote last."""
+    """State of one object and its last log lines."""
     if isinstance(result.get("lines"), list):
         return (
             [f"{subject} on {host} wrote last:", *(f"  {line}" for line in result["lines"])] if result["lines"] else []

@@ -1,4 +1,4 @@
-"""What the rules say once results are there: a sentence made from them, never a table typed again."""
+"""Answer sentences of the rules, made from tool results."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
 MOST_NAMES = 8
-"""In one answer; of more only the numbers are told."""
+"""Maximum in one answer; of more only the number is given."""
 BESIDES = re.compile(r"(?i)\b(?:too|as\s+well|included|including|also|even)\b")
-"""Where a state is named that counts besides the others."""
+"""Question with several states."""
 OUTCOMES = {
     "denied": "you did not approve it",
     "interrupted": "interrupted; it may or may not have happened",
@@ -35,20 +35,20 @@ CANCELLED = "Cancelled; nothing was changed."
 
 @dataclass(frozen=True)
 class Call:
-    """One tool call that the rules would make."""
+    """One tool call planned by the rules."""
 
     listing: ToolListing
     arguments: dict[str, Any]
 
     def in_full(self) -> str:
-        """What was asked, with every argument: `list containers on nas (all=true)`."""
+        """The call with all arguments: `list containers on nas (all=true)`."""
         words, host = str(self), self.arguments.get("host")
-        beside = {name: value for name, value in self.arguments.items() if name != "host" and str(value) not in words}
-        more = ", ".join(f"{name}={text.format_value(value)}" for name, value in beside.items())
+        extra = {name: value for name, value in self.arguments.items() if name != "host" and str(value) not in words}
+        more = ", ".join(f"{name}={text.format_value(value)}" for name, value in extra.items())
         return f"{words}{f' on {host}' if host else ''}{f' ({more})' if more else ''}"
 
     def __str__(self) -> str:
-        """What was asked, in the tool's own phrase: `stop web`."""
+        """The call as a phrase of the tool: `stop web`."""
         for phrase in self.listing.say:
             if all(self.arguments.get(hole) for hole in phrases.holes(phrase)):
                 return phrase.format_map(self.arguments)
@@ -58,7 +58,7 @@ class Call:
 
 @dataclass
 class Turn:
-    """The last question, and the calls made for it with their results."""
+    """The last question with its calls and results."""
 
     question: str = ""
     calls: dict[str, ToolCallPart] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Turn:
 
     @classmethod
     def of(cls, messages: Sequence[ModelMessage]) -> Turn:
-        """Read it from the run's history."""
+        """Read it from the message history."""
         turn = cls()
         for part in (part for message in messages for part in message.parts):
             match part:
@@ -80,7 +80,7 @@ class Turn:
         return turn
 
     def result_of(self, call: Call) -> ToolReturnPart | None:
-        """The result of this call, if it was made, also when a language model worded it differently."""
+        """Result of this call if it was made, also if a model wrote it differently."""
         keys = call.arguments if call.listing.reads else call.listing.required
         for call_id, part in self.calls.items():
             made = part.args_as_dict() if part.tool_name == call.listing.name and call_id in self.results else None
@@ -90,17 +90,17 @@ class Turn:
 
 
 def entries(part: ToolReturnPart) -> Mapping[str, Any]:
-    """What each host answered, as our toolset attaches it."""
+    """Results by host, as attached by the toolset."""
     return part.metadata.get("hosts", {}) if isinstance(part.metadata, dict) else {}
 
 
 def went_wrong(part: ToolReturnPart) -> bool:
-    """Whether the call failed on any host, or was not made."""
+    """Whether the call failed on any host or was not made."""
     return part.outcome != "success" or not all(entry["ok"] for entry in entries(part).values())
 
 
 def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
-    """What the results say: for each call a sentence, or the text that the hosts sent; changes of a kind are one."""
+    """Answer from all results: a sentence or the hosts' text per call; similar changes are merged."""
     changes, looks, left = list[Outcome](), list[str](), list[str]()
     for call_id, part in turn.results.items():
         listing = tools.get(part.tool_name) or ToolListing(part.tool_name, "", {})
@@ -112,7 +112,7 @@ def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
             why = OUTCOMES.get(part.outcome)
             left.append(not_done(call, why) if why else f"Could not {call}: {part.content}")
         elif listing.reads:
-            looks += told(turn.question, call, by_host)
+            looks += sentences_for(turn.question, call, by_host)
         else:
             changes += _outcomes(call, by_host)
     if not changes and turn.results and all(part.outcome == "denied" for part in turn.results.values()):
@@ -121,7 +121,7 @@ def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
 
 
 def not_done(call: Call, why: str) -> str:
-    """What was not even tried: `Not done: stop web (you did not approve it).`"""
+    """Text for a call that was not made: `Not done: stop web (you did not approve it).`"""
     return f"Not done: {call} ({why.rstrip('.')})."
 
 
@@ -138,8 +138,8 @@ def _outcomes(call: Call, by_host: Mapping[str, Any]) -> list[Outcome]:
     ]
 
 
-def told(question: str, call: Call, by_host: Mapping[str, Any]) -> list[str]:
-    """What the hosts answered to one call, in sentences; `by_host` is as `entries` gives it."""
+def sentences_for(question: str, call: Call, by_host: Mapping[str, Any]) -> list[str]:
+    """Sentences for the results of one call; `by_host` comes from `entries`."""
     if not call.listing.reads:
         return wording.report(_outcomes(call, by_host))
     answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
@@ -156,7 +156,7 @@ def told(question: str, call: Call, by_host: Mapping[str, Any]) -> list[str]:
 def worked_out(
     question: str, call: Call, answered: Mapping[str, Any], failed: Mapping[str, str] | None = None
 ) -> list[str]:
-    """The answer to a question about results, when this call was made for one.
+    """Aggregated answer, if the call was made for such a question.
 
     `failed`: the hosts that did not answer, with the reason.
     """
@@ -167,20 +167,20 @@ def worked_out(
         if (
             query
             and call.listing.reads
-            and (lines := aggregate.told(query, call.listing, results, subject=subject, failed=failed))
+            and (lines := aggregate.sentences(query, call.listing, results, subject=subject, failed=failed))
         ):
             return lines
     return []
 
 
 def _one_host(host: str, entry: Mapping[str, Any]) -> str:
-    """What one host said."""
+    """Answer of one host."""
     words = str(entry["text"])
     return f"{host}:\n{words}" if "\n" in words else f"{host}: {words or 'done'}"
 
 
 def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
-    """A list result in one sentence: the state of the one asked for, those in a state, or how many there are."""
+    """Sentence for a list result: the state of one object, the objects in a state, or their number."""
     field = text.rows_field(text.resolve_schema(call.listing.output_schema))
     results = {host: entry["result"] for host, entry in answered.items() if field and entry["result"]}
     if not results:
@@ -199,7 +199,7 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
     if spoken_of and call.listing.toolset != "fleet" and len(spoken_of) <= MOST_NAMES:
         return [_one_row(field, call.listing, *one) for one in spoken_of]
     states = [word for word in dict.fromkeys(said) if word in STATES]
-    # Of several states all are told: `what is up there, anything stopped?`
+    # With several states, all are reported: `what is up there, anything stopped?`
     asked = states[0] if len(states) == 1 and not BESIDES.search(question) else ""
     if asked:
         rows = [(host, row) for host, row in rows if STATES[asked] & _states(row)]
@@ -225,14 +225,14 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
 
 
 def _one_row(field: str, listing: ToolListing, host: str, row: Mapping[str, Any]) -> str:
-    """What a list says of one thing: `uploads on web1: driver local, containers api`."""
+    """Sentence for one row: `uploads on web1: driver local, containers api`."""
     columns, [cells] = text.table_rows({field: [row]}, text.resolve_schema(listing.output_schema))
     about = [f"{column} {cell}" for column, cell in zip(columns[1:], cells[1:], strict=True) if cell]
     return f"{_name(row)} on {host}: {', '.join(about) or 'there'}."
 
 
 def _sums(listing: ToolListing, results: Mapping[str, Any]) -> list[str]:
-    """What the sizes in rows without names come to."""
+    """Sums of the sizes in rows without names."""
     lines = []
     for host, result in results.items():
         sums: dict[str, float] = {}
@@ -243,7 +243,7 @@ def _sums(listing: ToolListing, results: Mapping[str, Any]) -> list[str]:
 
 
 def _count(noun: str, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """`3 containers (2 running, 1 exited)`; the states only when all rows are there."""
+    """`3 containers (2 running, 1 exited)`; states only if all rows are present."""
     states = Counter(str(row["state"]) for row in rows if row.get("state") and not result.get("more"))
     counted = ", ".join(f"{number} {state}" for state, number in states.most_common())
     return text.plural(int(result.get("total", len(rows))), noun) + (f" ({counted})" if counted else "")

@@ -1,4 +1,4 @@
-"""The numbers that a tool's results hold, found in its schema: what people call each, and where it stands."""
+"""Numbers in a tool's results, found by its schema: their names and paths."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from anvyl_mcp.orchestrator.language.vocabulary import meaning, meanings
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 NO_NAMES = frozenset({"percent", "second", "used", "total", "limit"})
-"""Parts of a field's name that say how it is counted, not what."""
+"""Parts of field names that are units."""
 
 PARTS = frozenset({"mount", "sensor"})
-"""What names a part of a host rather than a thing on it."""
+"""Fields that name a part of a host, not an object on it."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number: the path to it from a result, or from each of the `rows` that `label` names.
+    """One number: its path in a result, or in each of the `rows` with the field `label` as name.
 
     With `room` the path leads to what is `used` of a `total`.
     """
@@ -33,13 +33,13 @@ class Measure:
 
     @property
     def noun(self) -> str:
-        """What it is a number of: `container`; of a host when it stands in no list of things."""
+        """Kind of the measured object, like `container`; `host` if it is not in a list."""
         return meaning(self.rows) if self.rows and self.label not in PARTS else "host"
 
 
 @dataclass(frozen=True)
 class Amount:
-    """One measured number: whose it is, and on which host.
+    """One measured number with its object and host.
 
     Of a total, `free` and `percent` are what the host reports: a file system keeps a reserve that is neither.
     """
@@ -58,13 +58,13 @@ class Amount:
         return f"{self.label} on {self.host}" if self.label else self.host
 
     def shown(self, value: float) -> str:
-        """A number of this kind, as people write it."""
+        """Format a number of this kind."""
         show = text.FORMATTERS.get(self.format)
         return show(value) if show else f"{value:g}"
 
 
 def measures(listing: ToolListing) -> list[Measure]:
-    """Every number that the tool's results hold."""
+    """All numbers in the tool's results."""
     return list(_in(text.resolve_schema(listing.output_schema).get("properties", {}), ()))
 
 
@@ -94,19 +94,19 @@ def _in(fields: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Measure]:
 
 
 def _is_number(schema: Mapping[str, Any]) -> bool:
-    """Whether it is a number, or one that is not always known."""
+    """Whether the schema is a number, optional or not."""
     kinds = schema.get("type")
     return bool({"integer", "number"} & set(kinds if isinstance(kinds, list) else [kinds]))
 
 
 def _label(fields: Mapping[str, Any]) -> str:
-    """The field that names a row."""
+    """Field with the name of a row."""
     named = [name for name in ("name", "tags", "mount", "kind", "sensor") if name in fields]
     return named[0] if named else next(iter(fields))
 
 
 def amounts(measure: Measure, host: str, result: Mapping[str, Any]) -> Iterator[Amount]:
-    """The numbers of one result."""
+    """Amounts in one result."""
     rows = result.get(measure.rows, []) if measure.rows else [result]
     for row in rows if isinstance(rows, list) else ():
         found: Any = row
@@ -128,5 +128,5 @@ def _amount_of_total(host: str, label: str, found: Mapping[str, Any], format: st
 
 
 def _free_of(usage: Mapping[str, Any]) -> float:
-    """Bytes that the system still gives away; a host of an older version reports only the total."""
+    """Free bytes; a host with an older version reports only the total."""
     return float(usage.get("free", usage["total"] - usage["used"]))
