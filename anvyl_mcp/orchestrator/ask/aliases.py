@@ -1,4 +1,4 @@
-"""A person's own words for things and for whole questions, replaced before anything reads a question."""
+"""Expands the user's aliases for objects and for whole questions, before a question is parsed."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from anvyl_mcp.core.settings import Settings
 
 ARTICLE = r"(?:(?:the|my|our|a|an)\s+)?"
 QUOTED = r"\"[^\"]*\"|`[^`]*`|(?<!\w)'[^']*'(?!\w)"
-"""Words in quotes are literal."""
+"""Quoted text, in which aliases are not expanded."""
 ON_HOST = re.compile(r"\s+on\s+\S+$", re.IGNORECASE)
 NAMES_HOST = re.compile(r"\s+(?:on|at|from)\s", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Expanded:
-    """A question with its aliases replaced, and a note for each of them."""
+class ExpandedText:
+    """A question with its aliases expanded, and a note for each of them."""
 
     text: str
     notes: tuple[str, ...] = ()
 
 
-def expand(text: str, settings: Settings) -> Expanded:
-    """Replace the phrase that the text is, or the aliases in it. What they stand for is not expanded again."""
+def expand(text: str, settings: Settings) -> ExpandedText:
+    """Expand a text that is an alias for a question, or the aliases in it. The result is not expanded again."""
     for phrase, question in settings.phrases.items():
         if _plain(text) == _plain(phrase):
-            return Expanded(question, (_note(phrase, question),))
-    return _with_aliases(text, settings.aliases) if settings.aliases else Expanded(text)
+            return ExpandedText(question, (_note(phrase, question),))
+    return _with_aliases(text, settings.aliases) if settings.aliases else ExpandedText(text)
 
 
-def _with_aliases(text: str, aliases: Mapping[str, str]) -> Expanded:
+def _with_aliases(text: str, aliases: Mapping[str, str]) -> ExpandedText:
     longest_first = sorted(aliases, key=lambda alias: len(_plain(alias)), reverse=True)
     groups = "|".join(f"({_pattern(alias)})" for alias in longest_first)
     notes: list[str] = []
@@ -47,17 +47,17 @@ def _with_aliases(text: str, aliases: Mapping[str, str]) -> Expanded:
         return target
 
     expanded = re.sub(f"{QUOTED}|{groups}", replace, text, flags=re.IGNORECASE)
-    return Expanded(expanded, tuple(dict.fromkeys(notes)))
+    return ExpandedText(expanded, tuple(dict.fromkeys(notes)))
 
 
 def _pattern(alias: str) -> str:
-    """The alias as whole words, with or without an article."""
+    """Regular expression for the alias as whole words, with or without an article."""
     words = r"\s+".join(map(re.escape, _plain(alias).split()))
     return rf"(?<![\w-]){ARTICLE}{words}(?![\w-])"
 
 
 def _plain(words: str) -> str:
-    """Lower case, without an article in front, politeness and final punctuation."""
+    """The text in lower case, without leading article, `please` and final punctuation."""
     plain = " ".join(words.lower().split()).strip(" .!?")
     plain = re.sub(r"^please,?\s+|,?\s+please$", "", plain)
     return re.sub(rf"^{ARTICLE}", "", plain)

@@ -42,12 +42,12 @@ NOTHING = "unix:///nonexistent/docker.sock"
 
 
 @pytest.fixture(autouse=True)
-def named(monkeypatch: pytest.MonkeyPatch) -> None:
+def local_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANVYL_NAME", "alpha")
     monkeypatch.setenv("ANVYL_DRIVE", "tools")
 
 
-def know(home: Path, **hosts: str | ServingNode) -> None:
+def write_hosts(home: Path, **hosts: str | ServingNode) -> None:
     """Write the hosts of the node in this process: by URL, or with a token that has all rights."""
     file, text = home / "hosts.toml", ""
     for name, host in hosts.items():
@@ -63,14 +63,14 @@ async def query(
     return await http_node.request(caller, "/agent/remote-query", {"host_id": host, "query": question, **more})
 
 
-def failure(answer: httpx.Response) -> tuple[int, str]:
+def status_and_code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
 async def test_a_remote_agent_answers_about_its_own_host(
     http_node: HttpNode, beta: ServingNode, tmp_path: Path
 ) -> None:
-    know(tmp_path, nas=beta.url)
+    write_hosts(tmp_path, nas=beta.url)
 
     answer = await query(http_node, "NAS")
 
@@ -81,30 +81,30 @@ async def test_a_remote_agent_answers_about_its_own_host(
 
 
 async def test_a_host_can_query_itself_by_name(http_node: HttpNode, beta: ServingNode, tmp_path: Path) -> None:
-    know(tmp_path, nas=beta.url)
+    write_hosts(tmp_path, nas=beta.url)
 
     assert (await query(http_node, "alpha")).json()["hosts"] == {"alpha": "ok"}
 
 
 async def test_an_unknown_host_is_a_404(http_node: HttpNode) -> None:
-    assert failure(await query(http_node, "nowhere")) == (404, "unknown_host")
+    assert status_and_code(await query(http_node, "nowhere")) == (404, "unknown_host")
 
 
 async def test_a_host_that_is_down_is_a_502(http_node: HttpNode, tmp_path: Path) -> None:
-    know(tmp_path, nas="http://127.0.0.1:1")
+    write_hosts(tmp_path, nas="http://127.0.0.1:1")
 
     answer = await query(http_node, "nas")
 
-    assert failure(answer) == (502, "refused")
+    assert status_and_code(answer) == (502, "refused")
     assert "nas" in answer.json()["error"]["message"]
 
 
 async def test_nothing_is_sent_to_an_unpaired_host(http_node: HttpNode, tmp_path: Path) -> None:
-    know(tmp_path, far="http://192.168.1.100:4200")
+    write_hosts(tmp_path, far="http://192.168.1.100:4200")
 
     answer = await query(http_node, "far")
 
-    assert failure(answer) == (502, "unpaired")
+    assert status_and_code(answer) == (502, "unpaired")
     assert "anvyl-mcp invite" in answer.json()["error"]["hint"]
 
 
@@ -112,9 +112,9 @@ async def test_a_slow_host_times_out_and_its_work_is_cancelled(
     http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agents, "SECONDS", 0.2)
-    know(tmp_path, slow=f"http://127.0.0.1:{fake_peer.port}")
+    write_hosts(tmp_path, slow=f"http://127.0.0.1:{fake_peer.port}")
 
-    assert failure(await query(http_node, "slow")) == (504, "timeout")
+    assert status_and_code(await query(http_node, "slow")) == (504, "timeout")
 
     with anyio.fail_after(5):
         await fake_peer.disconnected.wait()
@@ -123,7 +123,7 @@ async def test_a_slow_host_times_out_and_its_work_is_cancelled(
 async def test_a_client_disconnect_cancels_the_remote_work(fake_peer: FakePeer, tmp_path: Path) -> None:
     home = tmp_path / "node"
     home.mkdir()
-    know(home, slow=f"http://127.0.0.1:{fake_peer.port}")
+    write_hosts(home, slow=f"http://127.0.0.1:{fake_peer.port}")
     with running_node("alpha", home, ANVYL_LMSTUDIO_URL=NO_MODEL, DOCKER_HOST=NOTHING) as node, anyio.fail_after(60):
         async with httpx.AsyncClient(base_url=node.url, timeout=60) as client, anyio.create_task_group() as group:
             group.start_soon(lambda: client.post("/agent/remote-query", json={"host_id": "slow", "query": "host info"}))
@@ -135,18 +135,18 @@ async def test_a_client_disconnect_cancels_the_remote_work(fake_peer: FakePeer, 
 GARBAGE = {
     "not JSON": response("200 OK", b"<html>hello</html>", "text/html"),
     "a list": response("200 OK", b"[]"),
-    "an answer without words": response("200 OK", b"{}"),
-    "words that are none": response("200 OK", b'{"response": 5}'),
+    "an answer without text": response("200 OK", b"{}"),
+    "text of another type": response("200 OK", b'{"response": 5}'),
     "an approval without an id": response("202 Accepted", b'{"response": "x", "approval": {"calls": []}}'),
     "half of an answer": response("200 OK", b'{"response": "hal')[:-3],
-    "no HTTP": b"220 mail.example ESMTP\r\n",
+    "not HTTP": b"220 mail.example ESMTP\r\n",
 }
 
 
 @pytest.mark.parametrize("case", GARBAGE)
 async def test_an_invalid_answer_is_a_502(case: str, http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path) -> None:
     fake_peer.response = GARBAGE[case]
-    know(tmp_path, odd=f"http://127.0.0.1:{fake_peer.port}")
+    write_hosts(tmp_path, odd=f"http://127.0.0.1:{fake_peer.port}")
 
     answer = await query(http_node, "odd", approve=True)
 
@@ -158,7 +158,7 @@ async def test_control_characters_of_another_host_are_removed(
     http_node: HttpNode, fake_peer: FakePeer, tmp_path: Path
 ) -> None:
     fake_peer.response = response("200 OK", json.dumps({"response": "fine\x1b[2J\u202e", "notes": ["\x07"]}).encode())
-    know(tmp_path, odd=f"http://127.0.0.1:{fake_peer.port}")
+    write_hosts(tmp_path, odd=f"http://127.0.0.1:{fake_peer.port}")
 
     assert (await query(http_node, "odd")).json()["response"] == "fine"
 
@@ -166,7 +166,7 @@ async def test_control_characters_of_another_host_are_removed(
 async def test_a_change_waits_on_the_remote_host_and_is_approved_here(
     http_node: HttpNode, beta: ServingNode, tmp_path: Path
 ) -> None:
-    know(tmp_path, nas=beta)
+    write_hosts(tmp_path, nas=beta)
     file = tmp_path / "done"
 
     asked = await query(http_node, "nas", f"run command touch {file}", "exec")
@@ -180,7 +180,7 @@ async def test_a_change_waits_on_the_remote_host_and_is_approved_here(
     done = await http_node.request("exec", path, {"approve": True})
     assert done.status_code == 200 and done.json()["calls"][0]["host"] == "beta"
     assert file.exists()
-    assert failure(await http_node.request("exec", path, {"approve": True})) == (410, "gone")
+    assert status_and_code(await http_node.request("exec", path, {"approve": True})) == (410, "gone")
 
 
 @pytest.mark.parametrize("approve", [True, False])
@@ -189,12 +189,12 @@ async def test_a_forwarded_question_has_only_the_rights_of_its_caller(
     caller: str, approve: bool, http_node: HttpNode, beta: ServingNode, tmp_path: Path
 ) -> None:
     """The token of the node itself has all rights there."""
-    know(tmp_path, nas=beta)
+    write_hosts(tmp_path, nas=beta)
     file = tmp_path / "done"
 
     answer = await query(http_node, "nas", f"run command touch {file}", caller, approve=approve)
 
-    assert failure(answer) == (403, "denied")
+    assert status_and_code(answer) == (403, "denied")
     assert "needs the scope `exec`" in answer.json()["error"]["message"]
     assert not file.exists()
 
@@ -214,7 +214,7 @@ def test_a_header_can_only_remove_rights(scopes: str, expected: int, beta: Servi
 async def test_a_question_is_not_forwarded_to_a_host_on_its_path(
     http_node: HttpNode, beta: ServingNode, tmp_path: Path
 ) -> None:
-    know(tmp_path, nas=beta.url)
+    write_hosts(tmp_path, nas=beta.url)
     here = Hop("alpha", installation_id(tmp_path))
     async with http_node.client("read") as client:
         client.headers["X-Anvyl-Path"] = f"zeta~{'0' * 16},{here}"
@@ -224,20 +224,20 @@ async def test_a_question_is_not_forwarded_to_a_host_on_its_path(
             "/agent/broadcast": {"message": "host info"},
         }.items():
             answer = await client.post(path, json=body)
-            assert failure(answer) == (409, "conflict"), path
+            assert status_and_code(answer) == (409, "conflict"), path
             assert "zeta → alpha → alpha" in answer.json()["error"]["message"]
 
 
 async def test_a_host_known_under_another_name_too_is_asked_once(beta: ServingNode, gamma: ServingNode) -> None:
     """Hosts that know each other, and themselves: each is one entry, and forwarding ends."""
-    know(beta.home, itself=beta.url, gamma=gamma.url)
-    know(gamma.home, beta=beta.url)
+    write_hosts(beta.home, itself=beta.url, gamma=gamma.url)
+    write_hosts(gamma.home, beta=beta.url)
     try:
         async with httpx.AsyncClient(base_url=beta.url, timeout=60) as client:
             results = (await client.post("/agent/broadcast", json={"message": "host info"})).json()["results"]
     finally:
-        know(beta.home)
-        know(gamma.home)
+        write_hosts(beta.home)
+        write_hosts(gamma.home)
 
     entries = {entry["host_id"]: entry for entry in results}
     assert "circle" in entries["itself"]["result"] and entries["itself"]["error"]["code"] == "conflict"
@@ -251,7 +251,7 @@ async def test_a_malformed_path_header_is_refused(path: str, http_node: HttpNode
             "/agent/process", json={"query": "list hosts"}, headers=[(b"X-Anvyl-Path", path.encode("latin-1"))]
         )
 
-    assert failure(answer) == (422, "invalid_input")
+    assert status_and_code(answer) == (422, "invalid_input")
 
 
 def test_a_path_grows_to_a_maximum_length() -> None:
@@ -278,12 +278,12 @@ async def test_broadcast_reaches_all_hosts_despite_one_failure(
         "odd": f"http://127.0.0.1:{fake_peer.port}",
         "beta": beta.url,
     }
-    know(tmp_path, **hosts)
+    write_hosts(tmp_path, **hosts)
 
     answer = await http_node.request("read", "/agent/broadcast", {"message": "host info"})
 
     results = answer.json()["results"]
-    assert [entry["host_id"] for entry in results] == ["alpha", *hosts], "the host that is asked answers too"
+    assert [entry["host_id"] for entry in results] == ["alpha", *hosts], "this host answers too"
     entries = {entry["host_id"]: entry for entry in results}
     codes = {name: entry["error"]["code"] for name, entry in entries.items() if "error" in entry}
     assert codes == {"down": "refused", "far": "unpaired", "odd": "unreachable"}
@@ -294,7 +294,7 @@ async def test_broadcast_reaches_all_hosts_despite_one_failure(
 async def test_the_changes_of_a_broadcast_wait_for_approval_per_host(
     http_node: HttpNode, beta: ServingNode, gamma: ServingNode, tmp_path: Path
 ) -> None:
-    know(tmp_path, beta=beta, gamma=gamma)
+    write_hosts(tmp_path, beta=beta, gamma=gamma)
     log = tmp_path / "log"
 
     answer = await http_node.request("exec", "/agent/broadcast", {"message": f"run command sh -c 'echo once >> {log}'"})
@@ -311,7 +311,7 @@ async def test_the_tools_of_a_host_without_a_model_are_used_from_here(
     http_node: HttpNode, beta: ServingNode, tmp_path: Path, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rules do not understand the question, but our model does, and calls its tools over MCP."""
-    know(tmp_path, nas=beta.url)
+    write_hosts(tmp_path, nas=beta.url)
     model_server.replies += [tool_call("get_host_info", {}), text("It is a fine machine.")]
     object.__setattr__(http_node.node.settings, "lmstudio_url", model_server.url)
 
@@ -326,9 +326,9 @@ async def test_the_tools_of_a_host_without_a_model_are_used_from_here(
 async def test_a_question_that_neither_side_understands_is_a_422(
     http_node: HttpNode, beta: ServingNode, tmp_path: Path
 ) -> None:
-    know(tmp_path, nas=beta.url)
+    write_hosts(tmp_path, nas=beta.url)
 
-    assert failure(await query(http_node, "nas", "make me a sandwich")) == (422, "not_understood")
+    assert status_and_code(await query(http_node, "nas", "make me a sandwich")) == (422, "not_understood")
 
 
 class ToolsOnly(ToyTools):
@@ -345,7 +345,7 @@ class ToolsOnly(ToyTools):
 async def test_the_tools_of_an_mcp_server_without_an_agent_are_used(http_node: HttpNode, tmp_path: Path) -> None:
     toy = ToolsOnly()
     with serve_toy(toy) as host:
-        know(tmp_path, tools=host.url)
+        write_hosts(tmp_path, tools=host.url)
 
         answer = await query(http_node, "tools", "list images")
 
@@ -364,8 +364,8 @@ async def test_the_fallback_to_tools_never_repeats_a_change(
     fake_peer.response = response(
         "500 Internal Server Error", b'{"error": {"code": "internal_error", "message": "oh"}}'
     )
-    know(tmp_path, odd=f"http://127.0.0.1:{fake_peer.port}")
+    write_hosts(tmp_path, odd=f"http://127.0.0.1:{fake_peer.port}")
 
     answer = await query(http_node, "odd", "run command true", "exec", approve=True)
 
-    assert failure(answer) == (500, "internal_error") and len(fake_peer.requests) == 1
+    assert status_and_code(answer) == (500, "internal_error") and len(fake_peer.requests) == 1

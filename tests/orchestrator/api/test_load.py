@@ -29,13 +29,13 @@ def other(tmp_path: Path) -> Iterator[ServingNode]:
         yield serving_node
 
 
-def know(node: ServingNode, other: ServingNode) -> None:
+def write_hosts(node: ServingNode, other: ServingNode) -> None:
     file = node.home / "hosts.toml"
     file.write_text(f'[hosts.beta]\nurl = "{other.url}"\ntoken = "{other.token}"\n', encoding="utf-8")
     file.chmod(0o600)
 
 
-async def crowd(node: ServingNode, clients: int, until: Callable[[int], bool]) -> int:
+async def run_clients(node: ServingNode, clients: int, until: Callable[[int], bool]) -> int:
     """Run clients that each expect their own result, here and on the other host, and return the number of answers."""
     answered = 0
     async with httpx.AsyncClient(timeout=110) as client:
@@ -71,21 +71,21 @@ async def crowd(node: ServingNode, clients: int, until: Callable[[int], bool]) -
 
 
 async def test_fifty_clients_at_once_get_their_own_answers(node: ServingNode, other: ServingNode) -> None:
-    know(node, other)
+    write_hosts(node, other)
 
     with anyio.fail_after(120):
-        assert await crowd(node, 50, lambda round_: round_ < 2) == 100
+        assert await run_clients(node, 50, lambda round_: round_ < 2) == 100
 
 
 @pytest.mark.long
 async def test_two_hundred_clients_for_half_a_minute_get_their_own_answers(
     node: ServingNode, other: ServingNode
 ) -> None:
-    know(node, other)
+    write_hosts(node, other)
     end = time.monotonic() + 30
 
     with anyio.fail_after(240):
-        assert await crowd(node, 200, lambda round_: round_ == 0 or time.monotonic() < end) >= 200
+        assert await run_clients(node, 200, lambda round_: round_ == 0 or time.monotonic() < end) >= 200
 
     async with httpx.AsyncClient(base_url=node.url) as client:
         assert (await client.get("/health")).status_code == 200
@@ -111,7 +111,7 @@ def test_approvals_survive_a_killed_server(node: ServingNode, tmp_path: Path) ->
 def test_a_chain_of_approvals_survives_a_restart_of_either_side(
     node: ServingNode, other: ServingNode, tmp_path: Path
 ) -> None:
-    know(node, other)
+    write_hosts(node, other)
     file = tmp_path / "done"
     body = {"host_id": "beta", "query": f"run command touch {file}"}
     with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
@@ -119,7 +119,7 @@ def test_a_chain_of_approvals_survives_a_restart_of_either_side(
 
     node.restart()
     other.restart()
-    know(node, other)
+    write_hosts(node, other)
 
     with httpx.Client(base_url=node.url, headers=node.headers, timeout=60) as client:
         done = client.post(f"/agent/approvals/{approval}", json={"approve": True})
@@ -131,7 +131,7 @@ def test_hosts_added_concurrently_are_all_saved(node: ServingNode) -> None:
     """Commands and the API write one file, and a running server reads what each of them wrote."""
     registry = Registry(node.home / "hosts.toml")
 
-    async def everybody() -> None:
+    async def add_hosts() -> None:
         client = httpx.AsyncClient(base_url=node.url, headers=node.headers, timeout=60)
         async with client, anyio.create_task_group() as group:
 
@@ -149,7 +149,7 @@ def test_hosts_added_concurrently_are_all_saved(node: ServingNode) -> None:
             for number in range(3):
                 group.start_soon(by_command, number)
 
-    anyio.run(everybody)
+    anyio.run(add_hosts)
 
     wanted = {*(f"api-{number}" for number in range(8)), *(f"cli-{number}" for number in range(3))}
     assert set(registry.peers()) == wanted
@@ -162,11 +162,11 @@ def test_hosts_added_concurrently_are_all_saved(node: ServingNode) -> None:
 
 
 BAD_HOSTS = {
-    "no address": ({"host_id": "x"}, 422),
-    "no name": ({"host_ip": "10.0.0.1"}, 422),
+    "without address": ({"host_id": "x"}, 422),
+    "without name": ({"host_ip": "10.0.0.1"}, 422),
     "nothing": ({}, 422),
     "both ways": ({"host_id": "x", "host_ip": "10.0.0.1", "invite": "anv1-x"}, 422),
-    "no code": ({"invite": "hello"}, 422),
+    "without code": ({"invite": "hello"}, 422),
     "a code of another kind": ({"invite": "anv1-AAAA"}, 422),
     "a port of text": ({"host_id": "x", "host_ip": "10.0.0.1", "port": "4200"}, 422),
     "port 0": ({"host_id": "x", "host_ip": "10.0.0.1", "port": 0}, 422),
@@ -185,7 +185,7 @@ BAD_HOSTS = {
     "the cloud's IPv6": ({"host_id": "x", "host_ip": "fd00:ec2::254"}, 422),
     "unspecified": ({"host_id": "x", "host_ip": "0.0.0.0"}, 422),
     "unspecified, IPv6": ({"host_id": "x", "host_ip": "::"}, 422),
-    "everybody": ({"host_id": "x", "host_ip": "255.255.255.255"}, 422),
+    "broadcast": ({"host_id": "x", "host_ip": "255.255.255.255"}, 422),
     "a group": ({"host_id": "x", "host_ip": "224.0.0.1"}, 422),
     "one number": ({"host_id": "x", "host_ip": "2852039166"}, 422),
     "hexadecimal": ({"host_id": "x", "host_ip": "0xa9fea9fe"}, 422),

@@ -66,7 +66,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
         yield Answers(http_node, portal)
 
 
-def needed(method: str, path: str) -> str:
+def scope_of(method: str, path: str) -> str:
     """The scope that a route needs."""
     row = next((one for one in load_endpoints() if (one.method, one.path) == (method.upper(), path)), None)
     return row.scope if row else "read"
@@ -77,7 +77,7 @@ def needed(method: str, path: str) -> str:
 def test_every_request_gets_a_documented_response_within_its_callers_rights(
     operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: schemathesis.GenerationMode, answers: Answers
 ) -> None:
-    needs = needed(operation.method, operation.path)
+    needs = scope_of(operation.method, operation.path)
     empty = (
         mode is schemathesis.GenerationMode.NEGATIVE and not operation.body and not list(operation.iter_parameters())
     )

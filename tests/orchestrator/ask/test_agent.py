@@ -112,12 +112,12 @@ Script = Callable[..., list[list[ModelMessage]]]
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """Install a model that gives these responses, one per request; returns the messages of each request."""
 
-    def say(*turns: Turn | list[ToolCallPart], for_ever: bool = False) -> list[list[ModelMessage]]:
+    def say(*turns: Turn | list[ToolCallPart], repeat: bool = False) -> list[list[ModelMessage]]:
         asked: list[list[ModelMessage]] = []
 
         def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
             asked.append(messages)
-            turn = turns[0] if for_ever else turns[len(asked) - 1]
+            turn = turns[0] if repeat else turns[len(asked) - 1]
             if isinstance(turn, Exception):
                 raise turn
             if isinstance(turn, list):
@@ -139,12 +139,12 @@ def calls(tool: str, *, id: str = "1", **arguments: Any) -> ToolCallPart:
 
 
 def decide(answer: bool | None, seen: list[Proposal] | None = None) -> Decide:
-    async def person(proposal: Proposal) -> bool | None:
+    async def answer_proposal(proposal: Proposal) -> bool | None:
         if seen is not None:
             seen.append(proposal)
         return answer
 
-    return person
+    return answer_proposal
 
 
 def returned(messages: list[ModelMessage]) -> list[ToolReturnPart]:
@@ -424,7 +424,7 @@ async def test_a_looping_model_ends_the_run_out_of_budget(
 async def test_the_rules_answer_if_the_first_request_to_the_model_fails(
     assistant: Assistant, script: Script, here: Host
 ) -> None:
-    script(ModelAPIError("scripted", "out of memory"), for_ever=True)
+    script(ModelAPIError("scripted", "out of memory"), repeat=True)
 
     reply = await assistant.ask(Question("list containers on here"))
 

@@ -1,4 +1,4 @@
-"""A person's own words for containers and for whole questions: typed once, understood by rules and models alike."""
+"""Aliases: the user's own words for containers and questions, for rules and models alike."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PHRASES = {"movie night": "stop ollama on gpu"}
         ("restart grafana", "restart grafana"),
     ],
 )
-def test_words_are_replaced_whole_once_and_never_in_quotes(typed: str, read: str) -> None:
+def test_aliases_are_replaced_as_whole_words_once_and_not_in_quotes(typed: str, read: str) -> None:
     settings = replace(load(), aliases=ALIASES, phrases=PHRASES)
 
     expanded = expand(typed, settings)
@@ -59,7 +59,7 @@ def test_words_are_replaced_whole_once_and_never_in_quotes(typed: str, read: str
         ("movie night", "gpu", "stop_container", "ollama"),
     ],
 )
-async def test_rules_act_on_what_the_words_stand_for(typed: str, host: str, tool: str, name: str) -> None:
+async def test_the_rules_expand_aliases(typed: str, host: str, tool: str, name: str) -> None:
     simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
     assistant = Assistant(simulation.fleet, replace(load(), aliases=ALIASES, phrases=PHRASES))
 
@@ -73,7 +73,7 @@ async def test_rules_act_on_what_the_words_stand_for(typed: str, host: str, tool
     assert any(note.startswith("read `") for note in reply.notes)
 
 
-async def test_a_model_reads_what_the_words_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_gets_the_expanded_question(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts: list[str] = []
 
     def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -94,7 +94,7 @@ async def test_a_model_reads_what_the_words_stand_for(monkeypatch: pytest.Monkey
     assert prompts == ["how are grafana on nas doing?"]
 
 
-def test_words_are_added_listed_and_removed_at_the_command_line() -> None:
+def test_aliases_are_added_listed_and_removed_on_the_command_line() -> None:
     added = anvyl("alias", "add", "the photo  app", "immich_server", "--host", "nas")
     anvyl("alias", "add", "movie night", "stop trainer on gpu", "--question")
     listed = json.loads(anvyl("alias", "list", "--json").out)
@@ -114,7 +114,7 @@ def test_words_are_added_listed_and_removed_at_the_command_line() -> None:
     "arguments",
     [["--", "123", "web"], ["x", " "], ["x", "stop web", "--question", "--host", "nas"], ["x" * 300, "web"]],
 )
-def test_words_that_cannot_be_used_are_refused(arguments: list[str]) -> None:
+def test_invalid_aliases_are_refused(arguments: list[str]) -> None:
     done = anvyl("alias", "add", *arguments)
 
     assert done.code == 2 and done.err.startswith("error: ")
@@ -122,7 +122,7 @@ def test_words_that_cannot_be_used_are_refused(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("content", ["aliases = 1", "[aliases]\nx = 1", '[phrases]\nx = " "'])
-def test_a_table_that_holds_something_else_is_named(content: str) -> None:
+def test_an_invalid_alias_table_is_reported(content: str) -> None:
     file = load().config_dir / "config.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(content, encoding="utf-8")
