@@ -96,7 +96,7 @@ def test_a_docker_socket_without_permission_is_reported_in_one_sentence(tmp_path
             check=False,
         )
 
-    assert "Docker is here, but this user may not use it" in done.stderr, done.stderr
+    assert "this user may not use the Docker engine" in done.stderr, done.stderr
     assert "docker` group" in done.stderr
 
 

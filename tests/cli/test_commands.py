@@ -323,7 +323,7 @@ def test_an_image_is_pulled_and_listed(engine: RealEngine) -> None:
         again = anvyl("pull", REMOTE_IMAGE, "--json")
 
     assert (done.code, done.err) == (0, "")
-    assert f"{REMOTE_IMAGE} is pulled" in done.out
+    assert f"pulled {REMOTE_IMAGE}" in done.out
     assert again.json["calls"][0]["result"]["new"] is False
     assert REMOTE_IMAGE in anvyl("images").out
     assert anvyl("call", "remove_image", REMOTE_IMAGE, "--yes").code == 0

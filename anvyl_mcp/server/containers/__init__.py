@@ -1,1 +1,1 @@
-"""What the container tools are made of."""
+"""Containers: creating, recreating, describing and pruning them."""

@@ -43,11 +43,11 @@ def check_network(network: EngineObject, requested: str) -> None:
 
 
 def check_volumes(engine: Engine, binds: Iterable[str]) -> None:
-    """Return when the caller may have the named volumes among `binds`.
+    """Return if the caller may mount the named volumes among `binds`.
 
     Raises:
-        Denied: one is a folder of the host under another name, belongs to a container that is out of bounds, or is
-            shared with a container that only `exec` could make: what is written there may be run as root.
+        Denied: a volume may be a folder of the host, is used by a protected or hidden container, or is shared with a
+            root-equivalent container: what the caller writes there may be run as root.
     """
     for name in dict.fromkeys(bind.partition(":")[0] for bind in binds):
         volume = None if "/" in name else engine.volume(name)
@@ -58,27 +58,30 @@ def check_volumes(engine: Engine, binds: Iterable[str]) -> None:
 def _check_volume(engine: Engine, volume: EngineObject) -> None:
     name, caller = volume["Name"], CURRENT_CALLER.get()
     if _has_custom_driver(volume):
-        caller.require("exec", f"the volume `{name}`, which leads to a place of its own,")
+        caller.require("exec", f"the volume `{name}`, which has its own driver or options,")
     everything = engine.containers(all=True)
     users = [one for one in everything if _mounts(one, volume)]
     for container in users:
         if guardrails.is_protected(container) or guardrails.is_hidden(container):
             raise Denied(
-                f"the volume `{name}` belongs to `{own_name(container)}`, whose labels keep others out",
+                f"the volume `{name}` is used by `{own_name(container)}`, whose labels deny access",
                 hint="choose another volume",
             )
     if not caller.may("exec"):
         for user, why in _root_equivalent_users(engine, users, everything):
-            caller.require("exec", f"the volume `{name}`, which leads to `{user}`, and that {why},")
+            caller.require("exec", f"the volume `{name}`, shared with `{user}`, which {why},")
 
 
 def _root_equivalent_users(
     engine: Engine, users: list[dict[str, Any]], everything: list[dict[str, Any]]
 ) -> Iterator[tuple[str, str]]:
-    """The root-equivalent containers that a volume leads to: its users, and who shares another volume with those."""
-    waiting, seen = list(users), set[str]()
-    while waiting:
-        one = waiting.pop(0)
+    """Root-equivalent containers among the users of a volume, and among the users of their other volumes.
+
+    Yields each container's name and the reason.
+    """
+    pending, seen = list(users), set[str]()
+    while pending:
+        one = pending.pop(0)
         if one["Id"] in seen:
             continue
         seen.add(one["Id"])
@@ -88,8 +91,8 @@ def _root_equivalent_users(
             )
         for volume in filter(None, [engine.volume(name) for name in _volume_names(one)]):
             if _has_custom_driver(volume):
-                yield own_name(one), f"uses the volume `{volume['Name']}`, which leads to a place of its own"
-            waiting += [other for other in everything if _mounts(other, volume)]
+                yield own_name(one), f"uses the volume `{volume['Name']}`, which has its own driver or options"
+            pending += [other for other in everything if _mounts(other, volume)]
 
 
 def _has_custom_driver(volume: EngineObject) -> bool:
@@ -101,7 +104,7 @@ def _volume_names(container: EngineObject) -> list[str]:
 
 
 def _mounts(container: EngineObject, volume: EngineObject) -> bool:
-    """Whether a listed container mounts a volume, by its name or by its folder on the host."""
+    """Whether a listed container mounts the volume, by name or by its folder on the host."""
     if volume["Name"] in _volume_names(container):
         return True
     folder = str(volume.get("Mountpoint") or "")

@@ -1,4 +1,4 @@
-"""What people type to run a container (`8080:80`, `KEY=value`, `512m`), as the engine wants it."""
+"""Parse the options of `docker run` (`8080:80`, `KEY=value`, `512m`) and create the container."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ RESTART_POLICIES = ("no", "always", "unless-stopped", "on-failure")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Parsed options; every field is in the engine's own form."""
+    """Parsed options, in the form of the engine's API."""
 
     command: list[str] = field(default_factory=list)
     environment: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     host: dict[str, Any] = field(default_factory=dict)
     image_decided: list[ports.HostPort] = field(default_factory=list)
-    """Ports of this host whose counterpart in the container the image decides."""
+    """Host ports without a container port: the ports that the image exposes decide."""
 
     @classmethod
     def parse(
@@ -45,10 +45,10 @@ class RunOptions:
         memory: str,
         cpus: str,
     ) -> RunOptions:
-        """Check every option before anything is made.
+        """Check and convert every option before anything is created.
 
         Raises:
-            InvalidInput: one of them is not in a form the engine could use.
+            InvalidInput: an option cannot be parsed.
         """
         typed = [ports.parse_port(port) for port in published]
         bindings = ports.to_bindings(one for one in typed if isinstance(one, ports.PortMapping))
@@ -70,9 +70,9 @@ class RunOptions:
         )
 
     def create(self, engine: Engine, image: str, name: str, progress: Progress) -> tuple[str, bool]:
-        """Create the container, fetching the image when it is missing.
+        """Create the container, pulling the image if it is missing.
 
-        Returns its id, and whether a port leads to one that the image does not name.
+        Returns its id, and whether a container port had to be guessed because the image does not expose it.
         """
         client, host = engine.client(CHANGE_TIMEOUT), dict(self.host)
         check_volumes(engine, host.get("binds", ()))
@@ -95,7 +95,7 @@ class RunOptions:
         return str(created["Id"]), guessed
 
     def _bindings(self, engine: Engine, image: str, number: str) -> tuple[ports.Bindings, bool]:
-        """The ports to publish, those of the container asked of the image where they were left out."""
+        """The ports to publish, and whether one was guessed; the image's ports replace those that were left out."""
         bindings = dict(self.host.get("port_bindings") or {})
         if not self.image_decided:
             return bindings, False
@@ -109,11 +109,11 @@ class RunOptions:
 
 
 def _pin_image(engine: Engine, image: str) -> str:
-    """The id of the image to use. The policy is asked about one that was fetched only now.
+    """The id of the image to use. An image that was pulled just now is checked against the policy first.
 
     Raises:
-        Conflict: the name belongs to another image than when the call was allowed.
-        Denied: the policy forbids the image that came.
+        Conflict: the name refers to another image than when the call was allowed.
+        Denied: the policy forbids the pulled image.
     """
     number, key = engine.image_id(image), ("image", image)
     check_unchanged(*key, number)
@@ -124,24 +124,24 @@ def _pin_image(engine: Engine, image: str) -> str:
 
 
 def _check_image_unchanged(engine: Engine, created: str, image: str, number: str) -> None:
-    """Return when a container that was just made is made from this image; else it is taken back."""
+    """Return if the new container was created from this image; otherwise remove it and raise `Conflict`."""
     made_from = str(engine.inspect(created).get("Image") or engine.image_id(image))
     if made_from.removeprefix("sha256:") == number.removeprefix("sha256:"):
         return
-    error = Conflict(f"`{image}` became another image meanwhile; nothing was started", hint="look again")
+    error = Conflict(f"`{image}` now names another image; nothing was started", hint="check the image, then try again")
     remove_unstarted(engine, created, error)
     raise error
 
 
 def remove_unstarted(engine: Engine, created: str, error: BaseException) -> None:
-    """Remove a container that could not start; when that fails too, say what is left."""
+    """Remove a container that could not start; if that fails too, raise an error that names what is left."""
     try:
         with engine_errors():
             engine.client(CHANGE_TIMEOUT).remove_container(created, force=True)
     except AnvylError as second:
         raise EngineError(
             f"the container `{created[:12]}` was created, could not start, and could not be removed: {second.message}",
-            hint=f"remove it when the engine answers again: docker rm -f {created[:12]}",
+            hint=f"remove it once the engine answers again: docker rm -f {created[:12]}",
         ) from error
 
 
@@ -154,7 +154,7 @@ def _parse_volume(typed: str) -> str:
 
 def _parse_pair(typed: str, what: str) -> str:
     if typed.startswith("=") or "=" not in typed:
-        raise InvalidInput(f"`{typed}` is not an entry of {what}", hint="write it like KEY=value")
+        raise InvalidInput(f"`{typed}` is not a valid entry of {what}", hint="write it like KEY=value")
     return typed
 
 
@@ -172,7 +172,7 @@ def _parse_choice(typed: str, allowed: Sequence[str], what: str) -> str:
 def _parse_memory(typed: str) -> int:
     parsed = text.parse_size(typed)
     if parsed is None or parsed < 6 * 1024**2:
-        raise InvalidInput(f"`{typed}` is no amount of memory for a container", hint="write it like 512m; at least 6m")
+        raise InvalidInput(f"`{typed}` is not a valid amount of memory", hint="write it like 512m; at least 6m")
     return parsed
 
 
@@ -182,7 +182,7 @@ def _parse_cpus(typed: str) -> int:
     except ValueError:
         number = 0.0
     if not 0.01 <= number <= 1024:
-        raise InvalidInput(f"`{typed}` is no number of cpus", hint="write it like 1.5")
+        raise InvalidInput(f"`{typed}` is not a valid number of cpus", hint="write it like 1.5")
     return int(number * 1e9)
 
 

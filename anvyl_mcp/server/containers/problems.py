@@ -1,4 +1,4 @@
-"""What is wrong with a container, judged in one place for lists, answers and the watcher."""
+"""Detect containers that need attention: for lists, answers and the watcher."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.policy.guardrails import is_hidden
 
 ExpectedState = Literal["", "running", "stopped"]
-"""What the last change through this host asked for; empty when it is too long ago, or there was none."""
+"""State requested by the last change through this host; empty if there was none recently."""
 
 RECENT = timedelta(minutes=10)
-"""A container that was restarted by its policy and ended within this time keeps restarting, also while it is up."""
+"""A container that its policy restarted this recently counts as restarting, even while it is up."""
 LOOP_RESTARTS = 2
-"""Restarts by the policy that make a loop; one may be a hiccup."""
+"""Restarts by the policy that make a crash loop; a single one may be a hiccup."""
 MOST_INSPECTED = 30
-"""Containers of one list that are looked at more closely: each is a request to the engine of about a millisecond."""
+"""Containers of one list that are inspected; each costs one request of about a millisecond."""
 EXITED = re.compile(r"Exited \((?P<code>\d+)\)")
 JUST_STARTED = re.compile(r"Up (?:less than a second|\d+ seconds?|about a minute|\d minutes)\b", re.IGNORECASE)
 STOPPED_BY_SIGNAL = (137, 143)
-"""Exit codes after SIGKILL and SIGTERM: how a container ends that somebody stopped."""
+"""Exit codes after SIGKILL and SIGTERM, as when a container is stopped by hand."""
 ALWAYS = ("always", "unless-stopped")
 
 
 def needs_inspection(entry: Mapping[str, Any]) -> bool:
-    """Whether a list entry alone does not say if the container is well."""
+    """Whether the list entry alone is not enough to judge the container's health."""
     state, status = entry.get("State"), str(entry.get("Status", ""))
     if is_hidden(entry) or state == "paused" or _crash_exit_code(status):
         return False
@@ -38,7 +38,7 @@ def needs_inspection(entry: Mapping[str, Any]) -> bool:
 
 
 def _crash_exit_code(status: str) -> int:
-    """The exit code in a list entry's status, when it alone says that the container failed; otherwise 0."""
+    """Exit code in a list entry's status if it shows a crash, otherwise 0."""
     exited = EXITED.match(status)
     code = int(exited["code"]) if exited else 0
     return 0 if code in STOPPED_BY_SIGNAL else code
@@ -47,16 +47,16 @@ def _crash_exit_code(status: str) -> int:
 def find_problems(
     engine: Engine, entries: Sequence[Mapping[str, Any]], expected: Mapping[str, ExpectedState]
 ) -> dict[str, str]:
-    """What is wrong with each container of a list, by its full id; a container that is well is left out."""
+    """Problems of the listed containers by full id; healthy containers are left out."""
     found: dict[str, str] = {}
     suspects = [entry for entry in entries if needs_inspection(entry)]
-    # A crash loop is what a person must hear of first.
+    # Crash loops first, so that the limit does not drop them.
     suspects.sort(key=lambda entry: entry.get("State") not in ("running", "restarting"))
     for entry in suspects[:MOST_INSPECTED]:
         try:
             details = engine.inspect(entry["Id"])
         except AnvylError:
-            # Removed since it was listed, or too odd to read: the list says what is known.
+            # Removed since it was listed, or unreadable: the list entry has to do.
             continue
         if what := describe_problem(details, expected.get(entry["Id"], "")):
             found[entry["Id"]] = what
@@ -71,12 +71,12 @@ def find_problems(
 
 
 def describe_problem(details: Mapping[str, Any], expected: ExpectedState = "") -> str:
-    """What is wrong with an inspected container, in a few words; empty when nothing is."""
+    """The problem of an inspected container in a few words; empty if it has none."""
     state = details.get("State") or {}
     status, code = str(state.get("Status", "")), int(state.get("ExitCode") or 0)
     restarts = int(details.get("RestartCount") or 0)
     if status == "restarting" or (status == "running" and _is_crash_looping(state, restarts)):
-        # The engine keeps no exit code of the run before while a container is up.
+        # While a container is up, the engine does not keep the exit code of its previous run.
         last = f", last exit code {code}" if status == "restarting" or code else ""
         return f"keeps restarting: {text.plural(restarts, 'restart')}{last}"
     if status in ("dead", "removing"):
@@ -98,11 +98,11 @@ def _describe_stopped(details: Mapping[str, Any], state: Mapping[str, Any], code
         return f"exited with code {code}"
     if policy in ALWAYS:
         return f"stopped (exit code {code}) although its restart policy is {policy}"
-    return f"stopped (exit code {code}) although it was started last" if expected == "running" else ""
+    return f"stopped (exit code {code}) although it should be running" if expected == "running" else ""
 
 
 def _is_crash_looping(state: Mapping[str, Any], restarts: int) -> bool:
-    """Up now, after restarts by its policy of which the last is recent."""
+    """Whether the restart policy restarted the container repeatedly, the last time recently."""
     ended = _parse_time(str(state.get("FinishedAt") or ""))
     return restarts >= LOOP_RESTARTS and ended is not None and datetime.now(UTC) - ended < RECENT
 

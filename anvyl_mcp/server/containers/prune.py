@@ -1,4 +1,4 @@
-"""Removing what nobody uses, one by one: so that what says it is protected stays, whatever it is spelled like."""
+"""Remove unused objects one by one, so that protected ones are kept however their label is spelled."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from anvyl_mcp.server.tool import Bytes, Result, Row
 ENDED_STATES = ("created", "exited", "dead")
 BUILT_IN_NETWORKS = ("bridge", "host", "none", "ingress", "docker_gwbridge")
 ANONYMOUS_VOLUME = re.compile(r"[0-9a-f]{64}")
-"""The name of a volume that nobody gave a name; one with a name holds data that somebody wants."""
+"""Generated name of an anonymous volume; named volumes hold data that should be kept."""
 SHOWN = 20
 MOST_LISTED = 1000
 BUILD_CACHE = "build_cache"
-"""Stands for the whole of it, where objects have ids."""
+"""Stands in place of an object id for the whole build cache."""
 
 
 class Pruned(Result):
-    """What is gone, and what was spared."""
+    """What was removed, and what was kept."""
 
     removed: list[str]
     kept: list[str]
     reclaimed: Bytes
 
     def text(self) -> str:
-        """A line each for what is gone and what stays."""
+        """One line for the removed objects, one for the kept ones."""
         freed = f"removed {text.plural(len(self.removed), 'object')}, {text.format_size(self.reclaimed)} freed"
         more = f" and {len(self.removed) - SHOWN} more" if len(self.removed) > SHOWN else ""
         what = f"{freed}: {', '.join(self.removed[:SHOWN])}{more}" if self.removed else "nothing to remove"
@@ -59,9 +59,9 @@ class Unused(Result):
 
 
 class _Sweep:
-    """Collects what one prune does, or, when it only looks, what it would do.
+    """One prune, or a dry run of it.
 
-    `only`: the ids of the objects that may be removed; all may when it is empty.
+    `only`: ids of the objects to remove; empty for all.
     """
 
     def __init__(self, engine: Engine, *, only: Collection[str] = (), dry_run: bool = False) -> None:
@@ -74,7 +74,7 @@ class _Sweep:
         self.reclaimed = 0
 
     def each(self, kind: str, entries: Iterable[tuple[str, Any]], remove: Callable[[Any], object], size: str) -> None:
-        """Remove these, but for what is protected or came into use meanwhile."""
+        """Remove these, except protected objects and those that came into use in the meantime."""
         for name, entry in entries:
             identifier = str(entry.get("Id") or entry.get("Name") or "")
             if self.only and identifier not in self.only:
@@ -103,21 +103,21 @@ class _Sweep:
         return UnusedObject(kind=kind, id=identifier, name=name, size=max(0, int(size or 0)))
 
     def run(self, what: str) -> None:
-        """Go through the unused objects of one kind, or of all."""
+        """Process the unused objects of one kind, of `space` or of `all`."""
         for kind, work in PRUNE_BY_KIND.items():
             if what in (kind, "all") or (what == "space" and kind in SPACE_KINDS):
                 work(self)
 
 
 def prune(engine: Engine, what: str, only: Collection[str] = ()) -> Pruned:
-    """Remove the unused objects of one kind, or of all; of these none but `only`, unless that is empty."""
+    """Remove the unused objects of one kind or of all; `only` restricts them to these ids unless it is empty."""
     sweep = _Sweep(engine, only=only)
     sweep.run(what)
     return Pruned(removed=sweep.removed, kept=sweep.kept, reclaimed=sweep.reclaimed)
 
 
 def find_unused(engine: Engine, what: str) -> Unused:
-    """What `prune` would remove now."""
+    """Objects that `prune` would remove now, the largest first."""
     sweep = _Sweep(engine, dry_run=True)
     sweep.run(what)
     found = sorted(sweep.found, key=lambda one: -one.size)
@@ -127,14 +127,14 @@ def find_unused(engine: Engine, what: str) -> Unused:
 def _prune_containers(sweep: _Sweep) -> None:
     client = sweep.engine.client(CHANGE_TIMEOUT)
     with engine_errors():
-        # Not asked for by state: Podman refuses the whole question where it does not know one of Docker's.
+        # No filter by state: Podman rejects the request if it does not know one of Docker's states.
         listed = compat.parse_list(client.containers(all=True, size=True), compat.container_entry)
     named = [(own_name(one), one) for one in listed if one["State"] in ENDED_STATES]
     sweep.each("container", named, lambda one: client.remove_container(one["Id"]), "SizeRw")
 
 
 def _prune_networks(sweep: _Sweep) -> None:
-    """The engine refuses those in use by a running container, which are no part of what was asked for."""
+    """Skip built-in networks and those of running containers, which the engine would refuse to remove."""
     client = sweep.engine.client(CHANGE_TIMEOUT)
     busy = {name for entry in sweep.engine.containers(all=False) for name in entry["NetworkSettings"]["Networks"]}
     found = [
@@ -182,7 +182,7 @@ def _prune_build_cache(sweep: _Sweep) -> None:
 
 def _interrupted(removed: list[str], error: AnvylError) -> AnvylError:
     return EngineError(
-        f"the engine went away after {text.plural(len(removed), 'object')} were removed: {error.message}",
+        f"the engine stopped answering after removing {text.plural(len(removed), 'object')}: {error.message}",
         hint=error.hint,
     )
 
@@ -194,6 +194,6 @@ PRUNE_BY_KIND: dict[str, Callable[[_Sweep], None]] = {
     "images": _prune_images,
     "build_cache": _prune_build_cache,
 }
-"""In this order: what a container used is free once it is gone."""
+"""In this order: removing a container frees what it used."""
 SPACE_KINDS = ("images", "build_cache")
-"""Takes space, and can be pulled or built again: nothing that a container or a volume holds."""
+"""Kinds that can be pulled or built again, unlike data in containers and volumes."""

@@ -1,4 +1,4 @@
-"""A removed container made again from what the engine said of it before."""
+"""Recreate a removed container from its recorded configuration."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from anvyl_mcp.server.tool import CURRENT_TOOL, Tool
 
 @dataclass(frozen=True)
 class Recreation:
-    """What a container was made from."""
+    """The recorded configuration of a removed container, and how to recreate it."""
 
     change: UndoableChange
 
     @property
     def image(self) -> str:
-        """The image's name as it was given."""
+        """Image name from the container's configuration."""
         return str(self._config["Image"])
 
     @property
     def was_running(self) -> bool:
-        """Whether it ran when it was removed."""
+        """Whether the container was running when it was removed."""
         return self.change.made_from["State"]["Status"] in RUNNING_STATES
 
     @property
@@ -48,77 +48,75 @@ class Recreation:
 
     @property
     def networks(self) -> dict[str, dict[str, Any]]:
-        """The networks that it was in, the first one first; none when it had no network of its own."""
+        """Endpoint settings by network, the primary network first; empty if it had no network of its own."""
         joined: Mapping[str, Mapping[str, Any]] = self.change.made_from["NetworkSettings"]["Networks"]
         return {name: self._endpoint(joined[name]) for name in root_equivalence.joined_networks(self.change.made_from)}
 
     @property
     def anonymous_volumes(self) -> dict[str, str]:
-        """Where its unnamed volumes were, by their ids: the engine keeps them when a container goes."""
+        """Mount points of its anonymous volumes by volume id; the engine keeps those when a container is removed."""
         given = {str(bind).split(":")[1] for bind in self._host.get("Binds") or () if ":" in str(bind)}
         given |= {str(mount.get("Target")) for mount in self._host.get("Mounts") or ()}
         mounts = [one for one in self.change.made_from["Mounts"] if one.get("Type") == "volume" and one.get("Name")]
         return {str(one["Name"]): str(one["Destination"]) for one in mounts if one["Destination"] not in given}
 
     def check(self, engine: Engine) -> None:
-        """Return when it can be made again as things are.
+        """Return if the container can be recreated now.
 
         Raises:
-            Conflict: its name is taken, or its image or a network is gone.
+            Conflict: its name is taken, or its image or a network no longer exists.
         """
         for wanted in (self.change.id, self.change.name):
             found = _find_container(engine, wanted)
             if found and found["Id"] == self.change.id:
-                raise Conflict(f"`{self.change.name}` is still there, so it need not be made again")
+                raise Conflict(f"`{self.change.name}` still exists, so there is nothing to recreate")
             if found and found["Name"].lstrip("/") == self.change.name:
-                raise Conflict(
-                    f"there is another container `{self.change.name}` now", hint="remove or rename that one first"
-                )
+                raise Conflict(f"another container is named `{self.change.name}` now", hint="remove or rename it first")
         if not engine.image_id(self.change.made_from["Image"]):
-            raise Conflict(
-                f"the image that `{self.change.name}` was made from, `{self.image}`, is not on this host any more"
-            )
+            raise Conflict(f"the image of `{self.change.name}`, `{self.image}`, is no longer on this host")
         for network in self.networks:
             try:
                 lookup.find_network(engine, network)
             except NotFound as error:
-                raise Conflict(f"`{self.change.name}` was in the network `{network}`, which is gone") from error
+                raise Conflict(
+                    f"`{self.change.name}` was in the network `{network}`, which no longer exists"
+                ) from error
 
     def losses(self, engine: Engine) -> list[str]:
-        """What will not be as it was."""
+        """Data that cannot be restored, one sentence each."""
         gone = [name for name in (*self._volumes(), *self.anonymous_volumes) if engine.volume(name) is None]
-        said = ["what was written inside the container, outside of its volumes, is lost"]
+        lost = ["data written inside the container, outside its volumes, is lost"]
         for name in gone:
             what = (
                 f"the unnamed volume at {self.anonymous_volumes[name]}"
                 if name in self.anonymous_volumes
                 else f"the volume `{name}`"
             )
-            said.append(f"{what} is gone: it begins empty")
-        return said
+            lost.append(f"{what} no longer exists: it starts empty")
+        return lost
 
     def check_rights(self, tool: Tool, permit: PolicyCheck, engine: Engine) -> None:
-        """Return when who acts may make such a container.
+        """Return if the caller may create this container.
 
         Raises:
             Denied: a right is missing, or the policy or a label forbids it.
         """
         if why := root_equivalence.root_reasons(engine, self.change.made_from, self.change.name):
-            CURRENT_CALLER.get().require("exec", f"making `{self.change.name}` again ({'; '.join(why)})")
+            CURRENT_CALLER.get().require("exec", f"recreating `{self.change.name}` ({'; '.join(why)})")
         permit(tool, root_equivalence.create_arguments(engine, self.change.made_from, self.change.name))
         if called := CURRENT_TOOL.get():
             check_labels(called, {"Name": self.change.name, "Config": self._config})
         check_volumes(engine, [*self._volumes(), *self.anonymous_volumes])
         for network in self.networks:
-            # One that is gone is told by `check`.
+            # `check` reports a network that no longer exists.
             with suppress(NotFound):
                 allowed_network(engine, network)
 
     def create(self, engine: Engine) -> str:
-        """Make it, start it when it ran, and return its id; what could not be finished is taken back.
+        """Create the container, start it if it was running, and return its id; on failure remove it again.
 
         Raises:
-            AnvylError: the engine does not.
+            AnvylError: the engine failed or refused.
         """
         name, client = self.change.name, engine.client(CHANGE_TIMEOUT)
         networks = list(self.networks.items())
@@ -155,13 +153,13 @@ class Recreation:
         config["Image"] = self.image if engine.image_id(self.image) == number else number
         return {**config, "HostConfig": host, "NetworkingConfig": {"EndpointsConfig": dict(endpoints)}}
 
-    def _endpoint(self, told: Mapping[str, Any]) -> dict[str, Any]:
-        aliases = [one for one in told.get("Aliases") or () if one != self.change.id[:12]]
-        kept = {name: told.get(name) for name in ("IPAMConfig", "Links", "DriverOpts") if told.get(name)}
+    def _endpoint(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        aliases = [one for one in recorded.get("Aliases") or () if one != self.change.id[:12]]
+        kept = {name: recorded.get(name) for name in ("IPAMConfig", "Links", "DriverOpts") if recorded.get(name)}
         return {**kept, "Aliases": aliases} if aliases else kept
 
     def _volumes(self) -> list[str]:
-        """The names of its named volumes."""
+        """Names of its named volumes."""
         binds = [str(bind).partition(":")[0] for bind in self._host.get("Binds") or ()]
         mounts = [str(one.get("Source") or "") for one in self._host.get("Mounts") or () if one["Type"] == "volume"]
         return [name for name in (*binds, *mounts) if name and "/" not in name]
@@ -174,7 +172,7 @@ def _find_container(engine: Engine, name: str) -> Mapping[str, Any] | None:
         return None
 
 
-def _link_option(told: str) -> str:
-    """`/other:/web/alias`, as the engine tells it, in the form in which it takes it."""
-    other, _, alias = told.partition(":")
+def _link_option(link: str) -> str:
+    """`other:alias` from `/other:/web/alias`: the engine accepts links in another form than it reports them."""
+    other, _, alias = link.partition(":")
     return f"{other.lstrip('/')}:{alias.rpartition('/')[2]}"

@@ -1,4 +1,4 @@
-"""What makes an existing container root-equivalent: its settings, read as the arguments of `create_container`."""
+"""Which settings make an existing container root-equivalent, judged as arguments of `create_container`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GUARDED_SETTINGS = {
     "SecurityOpt": "security_opt",
     "CgroupParent": "cgroup_parent",
 }
-"""What the engine calls it → the argument that the guardrails know it by."""
+"""Key in `HostConfig` → argument name that the guardrails use."""
 HARMLESS_SETTINGS = frozenset(
     {"AutoRemove", "Binds", "BlkioWeight", "CapDrop", "ConsoleSize", "CpuCount", "CpuPercent", "CpuPeriod", "CpuQuota"}
     | {"CpuRealtimePeriod", "CpuRealtimeRuntime", "CpuShares", "CpusetCpus", "CpusetMems", "Dns", "DnsOptions"}
@@ -34,7 +34,7 @@ HARMLESS_SETTINGS = frozenset(
     | {"MemorySwap", "MemorySwappiness", "Mounts", "NanoCpus", "OomKillDisable", "PidsLimit", "PortBindings"}
     | {"PublishAllPorts", "ReadonlyRootfs", "RestartPolicy", "ShmSize", "Tmpfs", "Ulimits"}
 )
-"""What decides nothing about the walls around a container, or is looked at otherwise. All else needs `exec`."""
+"""Settings that do not weaken a container's isolation, or are checked elsewhere. All others need `exec`."""
 USUAL_VALUES: Mapping[str, tuple[str, ...]] = {
     "Runtime": ("runc", "crun", "oci"),
     "Isolation": ("default",),
@@ -45,11 +45,11 @@ MASKED_PATHS = {"/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"
 READ_ONLY_PATHS = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 SHARED_NETWORK_MODES = ("host", "none", "container")
 PODMAN_DEFAULT_MODES = ("slirp4netns", "pasta", "private")
-"""Podman's words for the network that a container has when none is asked for; options of these are not recorded."""
+"""Podman's modes for a container created without a network; it does not record their options."""
 
 
 def root_reasons(engine: Engine, container: EngineObject, name: str = "") -> list[str]:
-    """Why making this container again is as good as root on the host, in words that follow "it"."""
+    """Why creating this container again is equivalent to root on the host; each reason continues "it …"."""
     return [
         *guardrails.argument_reasons(create_arguments(engine, container, name)),
         *_unknown_settings(container["HostConfig"]),
@@ -57,14 +57,14 @@ def root_reasons(engine: Engine, container: EngineObject, name: str = "") -> lis
 
 
 def create_arguments(engine: Engine, container: EngineObject, name: str = "") -> dict[str, Any]:
-    """How `create_container` would be asked for a container that was inspected, and what only others ask for."""
+    """Arguments of `create_container` for an inspected container, plus settings that the tool does not offer."""
     host, config = container["HostConfig"], container["Config"]
     guarded = {argument: host[key] for key, argument in GUARDED_SETTINGS.items() if host.get(key)}
     if guarded.get("cgroupns") == "host" and str(engine.info().get("CgroupVersion")) == "1":
-        # With control groups of version 1 the engine gives every container the host's namespace of them.
+        # With cgroups v1 every container shares the host's cgroup namespace.
         del guarded["cgroupns"]
     joined = container["NetworkSettings"]["Networks"].values()
-    # A mode that is the id of a network stands under `networks` with its name.
+    # If the mode is a network's id, `networks` lists that network by name.
     if guarded.get("network") in (*PODMAN_DEFAULT_MODES, *(one.get("NetworkID") for one in joined)):
         del guarded["network"]
     ports = [f"{one.get('HostPort')}:{inner}" for inner, all_ in (host.get("PortBindings") or {}).items()
@@ -83,7 +83,7 @@ def create_arguments(engine: Engine, container: EngineObject, name: str = "") ->
 
 
 def joined_networks(container: EngineObject) -> list[str]:
-    """The networks that a container was in, the first one first; none when it had no network of its own."""
+    """Networks of the container, the primary one first; empty if it has no network of its own."""
     mode = str(container["HostConfig"].get("NetworkMode") or "default")
     if mode.partition(":")[0] in SHARED_NETWORK_MODES:
         return []
@@ -92,7 +92,7 @@ def joined_networks(container: EngineObject) -> list[str]:
 
 
 def _unknown_settings(host: EngineObject) -> Iterator[str]:
-    """What no guardrail knows: it needs the same right, whatever it is."""
+    """Settings that no guardrail knows; they need the same right."""
     for key, value in host.items():
         if not value or key in GUARDED_SETTINGS or key in HARMLESS_SETTINGS or value in USUAL_VALUES.get(key, ()):
             continue
@@ -105,7 +105,7 @@ def _unknown_settings(host: EngineObject) -> Iterator[str]:
         if key not in ("ContainerIDFile", "VolumeDriver") or value != "local":
             yield f"sets `{key}`"
     if host.get("MaskedPaths") == [] or host.get("ReadonlyPaths") == []:
-        yield "shows what is hidden of the host"
+        yield "exposes masked paths of the host"
 
 
 def _mount_argument(mount: EngineObject) -> str:

@@ -1,6 +1,6 @@
-"""A list of containers in few words: what many have in common is said once.
+"""Compact text form of a long list of containers: what they have in common becomes a heading.
 
-A row by itself costs a model about 21 tokens, a grouped one 9 to 14; a hundred of them have to stay affordable.
+A single row costs a model about 21 tokens, a grouped one 9 to 14, which adds up in a list of a hundred.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from anvyl_mcp.server.containers.views import Container
 
 GROUPED_FROM = 20
-"""Fewer rows are better read when each stands for itself."""
+"""Below this number of rows a plain table is easier to read."""
 SHARED_BY = 3
-"""So many containers of one state and image are worth a heading of their own."""
+"""Containers with the same state and image that get a heading of their own."""
 MOST_PORTS = 6
 AGE = re.compile(r"(less than a|about an?|\d+) (second|minute|hour|day|week|month|year)s?", re.IGNORECASE)
 UNITS = {"minute": "m", "hour": "h", "day": "d", "week": "w", "month": " months", "year": "y"}
@@ -38,7 +38,7 @@ def group_lines(rows: Sequence[Container]) -> Iterator[str]:
 
 
 def short_status(row: Container) -> str:
-    """`up 2h, unhealthy`, `exited (137) 3d ago`; what is not understood stays as the engine says it."""
+    """`up 2h, unhealthy`, `exited (137) 3d ago`; an unknown status is returned as the engine wrote it."""
     words = AGE.sub(lambda age: _short_age(age[1].lower(), age[2].lower()), row.status) or row.state
     if row.health:
         words = f"{words.rpartition('(')[0].strip()}, {row.health}"
@@ -46,7 +46,7 @@ def short_status(row: Container) -> str:
 
 
 def _short_age(count: str, unit: str) -> str:
-    """Roughly: every second and minute of its own would make a group of every container."""
+    """A rounded age: exact seconds and minutes would put every container into a group of its own."""
     if unit == "second":
         return "<1m"
     number = int(count) if count.isdecimal() else 1
@@ -54,7 +54,7 @@ def _short_age(count: str, unit: str) -> str:
 
 
 def short_image(image: str) -> str:
-    """`server:2` of `ghcr.io/some/server:2@sha256:…`; `latest` goes without saying."""
+    """`server:2` for `ghcr.io/some/server:2@sha256:…`; `:latest` is omitted."""
     if image.startswith("sha256:"):
         return image[:19]
     return image.partition("@")[0].rsplit("/", 1)[-1].removesuffix(":latest")
@@ -62,7 +62,7 @@ def short_image(image: str) -> str:
 
 @dataclass
 class _PortRange:
-    """Neighbouring ports that are published in step."""
+    """A range of published ports whose container ports are consecutive too."""
 
     outer: int
     inner: int
@@ -80,7 +80,7 @@ class _PortRange:
 
 
 def short_ports(ports: Iterable[str]) -> str:
-    """Published ports, neighbours as one range; of what is not published nothing."""
+    """Published ports, consecutive ones as a range; unpublished ports are omitted."""
     published = [port for port in ports if "->" in port]
     plain = [(int(found[1]), int(found[2]), found[3] or "") for found in map(PLAIN_PORT.fullmatch, published) if found]
     spans: list[_PortRange] = []

@@ -1,7 +1,7 @@
-"""The last changes of containers that have an inverse, as this host remembers them: for `anvyl undo`.
+"""Log of this host's last reversible changes to containers, for `anvyl undo`.
 
-What a removed container was made from is kept with its environment, so the file is its owner's only, and what stands in
-it is told to nobody.
+It stores the configuration of removed containers including their environment, so only the owner may read the file and
+no tool returns its content.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from anvyl_mcp.server.tool import OPERATION_ID, Injected, Tool
 log = logging.getLogger(__name__)
 
 MAX_CHANGES = 50
-"""Changes that are remembered."""
+"""Changes kept in the log."""
 MAX_AGE_SECONDS = 24 * 3600.0
-"""How long each is."""
+"""How long a change is kept."""
 MAX_SIZE = 256 * 1024
-"""Bytes of what one container was made from; a larger one cannot be made again."""
+"""Characters of one container's configuration as JSON; a larger one is not recorded."""
 RECORDED_FIELDS = ("Config", "HostConfig", "Image", "Mounts")
-"""What of an inspected container it can be made from again, beside its networks and its state."""
+"""Parts of an inspected container needed to recreate it, besides its networks and its state."""
 RUNNING_STATES = ("running", "restarting", "paused")
 UNCERTAIN_ERRORS = (Timeout, Unknown, EngineError)
 """Errors after which the change may have happened."""
 
 ChangeKind = Literal["start", "stop", "remove"]
 EXPECTED_STATES: Mapping[ChangeKind, ExpectedState] = {"start": "running", "stop": "stopped"}
-"""What a container should be after a change; a removed one is gone."""
+"""State of a container after each kind of change; a removed one has none."""
 PolicyCheck = Callable[[Tool, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class UndoableChange:
-    """One change. `made_from`: what the engine said of a container before it was removed; empty for the others."""
+    """One change. `made_from`: configuration of a removed container; empty for other changes."""
 
     operation: str
     did: ChangeKind
@@ -55,10 +55,10 @@ class UndoableChange:
 
 
 class UndoLog(Injected):
-    """The changes of this host that can be undone. Several processes may use it."""
+    """Changes on this host that can be undone. Safe for use by several processes."""
 
     def __init__(self, file: Path, permit: PolicyCheck) -> None:
-        """`permit` raises `Denied` when the policy does not leave a call to who acts."""
+        """`permit` raises `Denied` if the policy does not allow the caller to call a tool with these arguments."""
         self.permit = permit
         self._file: SecretFile[list[UndoableChange]] = SecretFile(
             file,
@@ -68,7 +68,7 @@ class UndoLog(Injected):
         )
 
     def last(self) -> UndoableChange | None:
-        """The newest.
+        """The newest change.
 
         Raises:
             ConfigInvalid: the file cannot be used.
@@ -76,33 +76,33 @@ class UndoLog(Injected):
         return next(iter(reversed(_recent(self._file.read()))), None)
 
     def expected_states(self) -> dict[str, ExpectedState]:
-        """What the last start or stop of each container was for, by its id; nothing when the file cannot be used."""
+        """State that the last start or stop of each container requested, by id; empty if the file is unusable."""
         with suppress(ConfigInvalid):
             done = {change.id: change.did for change in _recent(self._file.read())}
             return {id_: EXPECTED_STATES[did] for id_, did in done.items() if did in EXPECTED_STATES}
         return {}
 
     def find(self, operation: str, name: str) -> UndoableChange:
-        """One of them.
+        """The change with this operation id and container name.
 
         Raises:
-            NotFound: it was undone, or is too old.
+            NotFound: it was undone already, or is too old.
             ConfigInvalid: the file cannot be used.
         """
         for change in _recent(self._file.read()):
             if change.operation == operation and name in (change.name, change.id, change.id[:12]):
                 return change
         raise NotFound(
-            f"there is no such change of `{name}` to undo: it was undone already, or is too long ago",
-            hint="ask for the last change again",
+            f"there is no such change of `{name}` to undo: it was undone already, or is more than 24 hours old",
+            hint="get the last change again",
         )
 
     @contextmanager
     def record(self, did: ChangeKind, container: Mapping[str, Any]) -> Iterator[None]:
-        """Remember a change before it is made; forget it again when it surely was not.
+        """Record a change before it is made; remove the record if the change surely failed.
 
         Raises:
-            Denied: what is to be removed cannot be written down.
+            Denied: the removal of a container cannot be recorded.
         """
         ran = container["State"]["Status"] in RUNNING_STATES
         if (did == "start" and ran) or (did == "stop" and not ran):
@@ -118,7 +118,7 @@ class UndoLog(Injected):
             raise
 
     def forget(self, operation: str, *, now: tuple[str, str] | None = None) -> None:
-        """A change was undone. `now`: the id of a container that has another one since, and the new one.
+        """Remove a change that was undone. `now`: old and new id of the container, which differ if it was recreated.
 
         Raises:
             ConfigInvalid: the file cannot be used.
@@ -131,7 +131,9 @@ class UndoLog(Injected):
     def _write(self, did: ChangeKind, container: Mapping[str, Any]) -> str:
         made_from = _recreation_data(container) if did == "remove" else {}
         if len(json.dumps(made_from)) > MAX_SIZE:
-            log.warning("`%s` is too large to be remembered: it cannot be made again", container["Name"])
+            log.warning(
+                "the configuration of `%s` is too large to record: its removal cannot be undone", container["Name"]
+            )
             return ""
         name = container["Name"].lstrip("/")
         caller = CURRENT_CALLER.get().name
@@ -142,9 +144,10 @@ class UndoLog(Injected):
         except ConfigInvalid as error:
             if did == "remove":
                 raise Denied(
-                    f"`{name}` was not removed, because it could not be remembered: {error.message}", hint=error.hint
+                    f"`{name}` was not removed, because its configuration could not be recorded: {error.message}",
+                    hint=error.hint,
                 ) from error
-            log.warning("a change will not be undoable: %s", error.message)
+            log.warning("a change cannot be undone later: %s", error.message)
         return change.operation
 
 
@@ -156,5 +159,5 @@ def _recreation_data(container: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recent(changes: list[UndoableChange]) -> list[UndoableChange]:
-    """Those that are not too old; the clock may have jumped."""
+    """Changes of the last 24 hours, also if the clock was set back."""
     return [one for one in changes if abs(time.time() - one.at) < MAX_AGE_SECONDS]

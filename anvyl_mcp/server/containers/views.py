@@ -1,4 +1,4 @@
-"""Containers as the engine describes them, turned into what we say of them."""
+"""Convert the engine's descriptions of containers to the results of our tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anvyl_mcp.server.tool import Result, Row, Time
 
 
 class Container(Row):
-    """One container, from one entry of the engine's list."""
+    """One container of a list."""
 
     columns = ("name", "status", "image", "ports")
 
@@ -31,23 +31,22 @@ class Container(Row):
 
     @property
     def status_shows_problem(self) -> bool:
-        """Whether nothing is wrong but what state and health say."""
+        """Whether state and health already show the problem."""
         return self.problem in ("", self.health, self.state)
 
 
 STATE_ORDER = ("restarting", "dead", "running", "paused")
-"""States in the order in which a person wants to hear of them; all others come last."""
-
+"""Sort order of states: those that need attention first; all others come last."""
 
 PLAIN_STATES = ("", "running", "exited", "stopped")
-"""States that a status line needs no word for: `Up 2 hours`, `Exited (0) 2 hours ago`."""
+"""States that the engine's status line implies: `Up 2 hours`, `Exited (0) 2 hours ago`."""
 ENDED = ("exited", "stopped", "dead")
 MAX_HEALTH_OUTPUT = 500
-"""Characters shown of what a health check printed."""
+"""Characters shown of a health check's output."""
 
 
 def attention_order(container: Container) -> tuple[bool, bool, int, str]:
-    """What to sort by: those that need attention first, then those that run."""
+    """Sort key: containers that need attention first, then running ones."""
     known = STATE_ORDER.index(container.state) if container.state in STATE_ORDER else len(STATE_ORDER)
     return container.health != "unhealthy", not container.problem, known, container.name
 
@@ -85,11 +84,11 @@ class ContainerInfo(Result):
     labels: list[str]
 
     def text(self) -> str:
-        """What it is and how it is first; then one line for each thing of which there may be many."""
+        """Name, state and image first, then one line per setting, mount, variable and label."""
         created = f", created {text.format_age(self.created)}" if self.created else ""
         lines = [f"{self.name} ({self.id}): {self._summary()}", f"image {self.image}{created}"]
         if self.health_output:
-            lines.append(f"its health check says: {self.health_output}")
+            lines.append(f"its health check printed: {self.health_output}")
         lines += [f"{name} {value}" for name, value in self._labelled_fields() if value]
         lines += [f"mount {mount.source} -> {mount.target} ({mount.mode})" for mount in self.mounts]
         lines += [f"env {entry}" for entry in self.env]
@@ -114,7 +113,7 @@ class ContainerInfo(Result):
 
 
 def container_row(entry: Mapping[str, Any], *, problem: str = "", expected: ExpectedState = "") -> Container:
-    """One entry of the engine's list, with what is known of it besides."""
+    """A container from an entry of the engine's list."""
     state, status = text.clean(entry["State"]), text.clean(entry["Status"])
     return Container(
         id=entry["Id"][:12],
@@ -131,21 +130,21 @@ def container_row(entry: Mapping[str, Any], *, problem: str = "", expected: Expe
 
 
 def _status_with_state(status: str, state: str) -> str:
-    """The engine's status line, which also names a state that its words leave out, like `Up 2 hours` of one paused."""
+    """The engine's status line, with the state added if it is not implied, as in `Up 2 hours` of a paused container."""
     if not status:
         return state.capitalize()
-    # `Removal In Progress` is how Docker writes removing.
+    # Docker writes `Removal In Progress` for the state `removing`.
     return status if state in PLAIN_STATES or state[:5] in status.lower() else f"{status} ({state})"
 
 
 def _health_from_status(status: str) -> str:
-    """The list has no field for health; its status line does: `Up 2 hours (unhealthy)`."""
+    """Health from the status line, as the list has no field for it: `Up 2 hours (unhealthy)`."""
     inside = status.rpartition("(")[2].removesuffix(")").removeprefix("health: ")
     return inside if inside in ("healthy", "unhealthy", "starting") else ""
 
 
 def _format_ports(published: list[Mapping[str, Any]]) -> list[str]:
-    """`8080->80`, once for IPv4 and IPv6; unpublished ones as `80`."""
+    """`8080->80`, once for IPv4 and IPv6; unpublished ports as `80`."""
     shown = []
     for port in published:
         protocol = "" if port["Type"] == "tcp" else f"/{text.clean(port['Type'])}"
@@ -156,7 +155,7 @@ def _format_ports(published: list[Mapping[str, Any]]) -> list[str]:
 
 
 def container_info(found: Mapping[str, Any], *, reveal: bool = False) -> ContainerInfo:
-    """What the engine says when asked for one; `reveal` shows environment values that look secret."""
+    """An inspected container in detail; `reveal` shows environment values that look secret."""
     state, config = found["State"], found["Config"]
     network, environment = found["NetworkSettings"], config["Env"]
     restarts = found["RestartCount"]
@@ -192,9 +191,9 @@ def container_info(found: Mapping[str, Any], *, reveal: bool = False) -> Contain
 
 
 def _describe_state(state: Mapping[str, Any], restarts: int) -> str:
-    """Its state in words, with what is known of how it last ended and how often the engine started it again.
+    """State with exit code, error and restart count.
 
-    Docker has `Running` true for a container that is paused or between two starts: only `Status` tells them apart.
+    Docker sets `Running` also for containers that are paused or between two starts, so only `Status` is reliable.
     """
     status, code = text.clean(state["Status"]), state["ExitCode"]
     began, failed = timestamps.to_iso(state["StartedAt"]), text.clean(state["Error"]).strip()
@@ -211,13 +210,13 @@ def _describe_state(state: Mapping[str, Any], restarts: int) -> str:
 
 
 def _health(state: Mapping[str, Any]) -> str:
-    """The health check's verdict; of a container without a check, or that does not run, there is none."""
+    """Result of the health check; empty without a check or if the container is not running."""
     health = str(state["Health"]["Status"])
     return "" if health == "none" or state["Status"] not in ("running", "paused") else text.clean(health)
 
 
 def _health_output(state: Mapping[str, Any]) -> str:
-    """What the health check printed the last time, on one line, and how it ended when it failed."""
+    """Last output of the health check on one line, after its exit code if it failed."""
     if not state["Health"]["Log"]:
         return ""
     last = state["Health"]["Log"][-1]

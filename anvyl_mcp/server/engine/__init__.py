@@ -1,1 +1,1 @@
-"""The Docker engine behind one client: sockets, versions, lookup, errors, statistics."""
+"""Access to the Docker engine: sockets, API versions, object lookup, errors, statistics."""

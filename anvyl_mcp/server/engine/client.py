@@ -1,6 +1,6 @@
-"""The Docker SDK's client, made to notice an engine that is lost, silent, newer, or did something unheard.
+"""The Docker SDK's client, extended to detect an engine that disconnected, hangs or was upgraded, and lost answers.
 
-No name that it is given becomes a path of the engine's API, and no redirect is followed.
+Object names are escaped, so that none can change the path of a request. Redirects are not followed.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ PROXY_MESSAGE = re.compile(
     r"|request forbidden.*|blocked.*|.*\bproxy\b.*)\W*",
     re.IGNORECASE | re.DOTALL,
 )
-"""What a proxy writes in the form of Docker's own errors, which always say what is forbidden."""
+"""Messages of proxies that imitate Docker's error format; Docker's own messages always name what is forbidden."""
 PODMAN_HEADER = "Libpod-API-Version"
-"""A header of every answer of Podman's."""
+"""Header that Podman sends with every response."""
 VERSION_MISMATCH = re.compile(rb"client version [\d.]+ is too (?:new|old)", re.IGNORECASE)
 IN_PATH = re.compile(r"/v[\d.]+(/.*)")
 KIND_IN_PATH = re.compile(r"/(\w+?)s?/\{0\}")
 KINDS_WITH_SLASHES = ("image", "distribution", "plugin")
-"""Where the engine's API takes a name with slashes."""
+"""Kinds of objects whose names may contain slashes."""
 REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 NOT_SENT = (FileNotFoundError, ConnectionRefusedError, PermissionError, BlockingIOError)
-"""Reasons why a connection was never made: the engine cannot have heard the request."""
+"""Errors before the connection was made: the engine cannot have received the request."""
 
 
 @dataclass
 class EngineHealth:
-    """What is known of an engine's life, shared by all clients of it."""
+    """Connection state of an engine, shared by all its clients."""
 
     last_answer: float = field(default_factory=time.monotonic)
     timed_out: bool = False
-    """It left a request without an answer for too long."""
+    """The last request timed out."""
     disconnected: bool = False
-    """A connection to it broke: another engine may stand there now."""
+    """A connection broke: another engine or version may answer next time."""
 
     is_podman: bool = False
-    """It is Podman, which differs from Docker in a hundred small ways."""
+    """It is Podman, which differs from Docker in many details."""
 
     def record_answer(self) -> None:
-        """It answered."""
+        """Note that the engine answered."""
         self.last_answer = time.monotonic()
         self.timed_out = False
 
 
 class AnswerLost(requests.RequestException):
-    """The engine was told to change something and did not say how it ended; `observed` is what can be seen now."""
+    """A change was sent but its response was lost; `observed` describes the container's current state, if known."""
 
     def __init__(self, request: PreparedRequest, observed: str) -> None:
         self.observed = observed
@@ -69,7 +69,7 @@ class AnswerLost(requests.RequestException):
 
 
 class ProxyRefusal(requests.RequestException):
-    """What stands at the engine's `address` and is no engine refused a request: a proxy that lets some things pass."""
+    """A socket proxy at the engine's `address` refused the request."""
 
     def __init__(self, request: PreparedRequest, address: str) -> None:
         self.address = address
@@ -79,7 +79,7 @@ class ProxyRefusal(requests.RequestException):
 
 
 class InvalidObjectName(DockerException):
-    """A text that no object of this kind can be called by; the engine was not asked."""
+    """Not a valid name for this kind of object; no request was sent."""
 
     def __init__(self, kind: str, name: str) -> None:
         self.kind, self.name = kind, name
@@ -87,21 +87,21 @@ class InvalidObjectName(DockerException):
 
 
 class Redirected(requests.RequestException):
-    """The engine sent a request elsewhere: what stands there was not asked for."""
+    """The engine answered with a redirect, which is not followed."""
 
 
 class EngineClient(APIClient):
-    """Reads are tried twice, changes once; no answer that arrives drop by drop keeps a caller."""
+    """Reads are retried once, changes never; the timeout covers the whole response, also one that trickles in."""
 
     def __init__(self, health: EngineHealth, *, base_url: str, **arguments: Any) -> None:
         self._health, self._address = health, base_url
         super().__init__(base_url=base_url, **arguments)
 
     def _url(self, pathfmt: str, *args: Any, **kwargs: Any) -> str:
-        """The address of one object. The SDK leaves `/` in names, and the engine cleans `..` out of paths.
+        """URL of a request with object names escaped: the SDK leaves `/` in names, and the engine resolves `..`.
 
         Raises:
-            NotAName: it would be a path.
+            InvalidObjectName: a name is not valid for its kind of object.
         """
         found = KIND_IN_PATH.match(pathfmt)
         kind = found[1] if found else "object"
@@ -113,14 +113,14 @@ class EngineClient(APIClient):
         return f"{self.base_url}{f'/v{self._version}' if kwargs.get('versioned_api', True) else ''}{path}"
 
     def container_url(self, container: str, what: str) -> str:
-        """The address of something of one container, for what the SDK cannot ask in our way."""
+        """URL of a resource of one container, for requests that bypass the SDK."""
         return self._url(f"/containers/{{0}}/{what}", container)
 
     def get_redirect_target(self, resp: Response) -> None:
-        """Nowhere: no redirect is followed."""
+        """Never follow redirects."""
 
     def send(self, request: PreparedRequest, **options: Any) -> Response:
-        """Send one prepared request of the SDK."""
+        """Send a prepared request of the SDK, retry reads, and detect version changes and proxies."""
         try:
             response = self._send_once(request, options)
             again = request.method in READ_METHODS and response.status_code == 500
@@ -141,10 +141,10 @@ class EngineClient(APIClient):
         return response
 
     def _send_once(self, request: PreparedRequest, options: dict[str, Any]) -> Response:
-        """An answer, or for a change whose answer is lost what can be seen of it.
+        """Send a request once and note whether the engine answered.
 
         Raises:
-            AnswerLost: a change may have happened.
+            AnswerLost: the response to a change was lost, so it may have happened.
         """
         try:
             response = self._send_with_deadline(request, options)
@@ -163,7 +163,7 @@ class EngineClient(APIClient):
         return response
 
     def _send_with_deadline(self, request: PreparedRequest, options: dict[str, Any]) -> Response:
-        """`requests` bounds each wait for a byte; an answer to a read is bounded as a whole."""
+        """Apply the timeout to the whole response of a read; `requests` applies it to each chunk."""
         seconds = options.get("timeout")
         if request.method not in READ_METHODS or options.get("stream") or not isinstance(seconds, int | float):
             return super().send(request, **options)
@@ -174,7 +174,7 @@ class EngineClient(APIClient):
             while piece := response.raw.read1(CHUNK):
                 body += piece
                 if time.monotonic() > deadline:
-                    raise requests.ReadTimeout("the answer takes too long", request=request)
+                    raise requests.ReadTimeout("the response took too long", request=request)
         except urllib3.exceptions.ReadTimeoutError as error:
             raise requests.ReadTimeout(error, request=request) from error
         except urllib3.exceptions.HTTPError as error:
@@ -185,7 +185,7 @@ class EngineClient(APIClient):
         return response
 
     def _retry_with_engine_version(self, request: PreparedRequest, options: dict[str, Any]) -> Response:
-        """The engine was exchanged for one that does not speak our version, and refused: ask in the one it speaks."""
+        """Retry with the engine's API version after it was replaced by one that refused ours."""
         self._health.disconnected = True
         found = self.version(api_version=False)
         self._version = str(found["ApiVersion"])
@@ -194,7 +194,7 @@ class EngineClient(APIClient):
         return self._send_once(request, options)
 
     def _observe_state(self, request: PreparedRequest) -> str:
-        """The state of the container that a change was about, in words; empty when it cannot be told."""
+        """Describe the current state of the container that a change was for; empty if unknown."""
         match = re.search(r"(/v[\d.]+/containers/)(?:create\?(?:.*&)?name=)?([^/?&]+)", request.url or "")
         if not match or match[2] == "create":
             return ""
@@ -202,20 +202,20 @@ class EngineClient(APIClient):
             url = self._url("/containers/{0}/json", unquote(match[2]))
             response = super().send(self.prepare_request(requests.Request("GET", url)), timeout=OBSERVE_TIMEOUT)
             if response.status_code == 404:
-                return "it is not there now"
+                return "it does not exist now"
             return f"it is {response.json()['State']['Status']} now"
         except (requests.RequestException, DockerException, KeyError, TypeError):
             return ""
 
     def _raise_for_status(self, response: Response) -> None:
-        """Raise an error with the words of the answer, also where those are not as Docker writes them."""
+        """Raise an error with the response's message, also if it is not in Docker's format."""
         try:
             super()._raise_for_status(response)  # type: ignore[misc]  # the stubs leave it out
         except (KeyError, TypeError) as error:
             raise APIError(response.reason, response=response, explanation=response.text) from error
 
     def _result(self, response: Response, json: bool = False, binary: bool = False) -> Any:
-        """A change whose answer cannot be read is as lost as one without an answer."""
+        """Treat an unreadable response to a change as lost."""
         try:
             return super()._result(response, json=json, binary=binary)  # type: ignore[misc]  # the stubs leave it out
         except requests.JSONDecodeError as error:
@@ -225,14 +225,14 @@ class EngineClient(APIClient):
 
 
 def _never_sent(error: BaseException) -> bool:
-    """Whether a failure came before the engine could hear anything."""
+    """Whether the request failed before anything was sent to the engine."""
     if isinstance(error, requests.ConnectTimeout):
         return True
     return any(isinstance(cause, NOT_SENT) for cause in cause_chain(error))
 
 
 def cause_chain(error: BaseException) -> list[BaseException]:
-    """An error and what it came from, the outermost first: the SDK wraps errors several times."""
+    """An error and its causes, outermost first; the SDK wraps errors several times."""
     chain = []
     seen: BaseException | None = error
     while seen is not None:
@@ -242,9 +242,9 @@ def cause_chain(error: BaseException) -> list[BaseException]:
 
 
 def _is_proxy_refusal(response: Response) -> bool:
-    """Whether a refusal comes from a proxy before the engine: an engine explains its own in JSON.
+    """Whether a proxy refused the request: an engine explains its refusals in JSON.
 
-    Podman has plain text for an address that it does not know.
+    Podman answers with plain text for an unknown path.
     """
     if response.status_code not in REFUSAL_STATUSES:
         return False

@@ -1,7 +1,7 @@
-"""The engine's answers in one shape, whatever its age (20.10 to 29) and make.
+"""Normalize responses of Docker 20.10 to 29 and Podman to one shape.
 
-What an engine leaves out, or writes as null, -1 or something odd, is filled in here, so that nothing that reads these
-shapes can fail over it; and of a list each entry is read by itself, so that an odd one costs at most its own row.
+Fields that an engine omits or fills with null, -1 or another type get defaults here, so that no reader has to check
+them. List entries are parsed one by one: a malformed entry loses only its own row.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ EngineObject = Mapping[str, Any]
 
 NEVER = "0001-01-01T00:00:00Z"
 PARSE_ERRORS = (EngineError, TypeError, ValueError, KeyError, AttributeError, OverflowError)
-"""What goes wrong with one entry that is not as entries are."""
+"""Errors that parsing a malformed entry can raise."""
 
 
 def unreadable_answer() -> EngineError:
-    """The error for an answer that no Docker engine gives."""
+    """The error for a response that is not a Docker engine's."""
     return EngineError(
-        "the Docker engine answered something that cannot be understood",
-        hint="check that DOCKER_HOST leads to a Docker engine, and ask again",
+        "the Docker engine sent a response that cannot be parsed",
+        hint="check that DOCKER_HOST points to a Docker engine, and try again",
     )
 
 
-def parse_list(answer: Any, read: Callable[[dict[str, Any]], Parsed]) -> list[Parsed]:
-    """What `read` makes of every entry of a list, without those that it cannot read; null is an empty list.
+def parse_list(answer: Any, parse: Callable[[dict[str, Any]], Parsed]) -> list[Parsed]:
+    """Parse every entry of a list and skip those that cannot be parsed; null is an empty list.
 
     Raises:
-        EngineError: it is no list, or nothing in it can be read.
+        EngineError: the answer is not a list, or none of its entries can be parsed.
     """
     if not isinstance(answer, list | None):
         raise unreadable_answer()
     found = []
     for entry in answer or ():
         with suppress(*PARSE_ERRORS):
-            found.append(read(require_object(entry)))
+            found.append(parse(require_object(entry)))
     if answer and not found:
         raise unreadable_answer()
     return found
 
 
 def require_object(answer: Any) -> dict[str, Any]:
-    """One object.
+    """The value if it is a JSON object.
 
     Raises:
-        EngineError: it is something else.
+        EngineError: it is not.
     """
     if not isinstance(answer, dict):
         raise unreadable_answer()
@@ -58,28 +58,28 @@ def require_object(answer: Any) -> dict[str, Any]:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """An object; an empty one for anything else."""
+    """The value if it is an object, otherwise an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def objects(value: Any) -> list[dict[str, Any]]:
-    """The objects in a list; none for anything else."""
+    """The objects in a list; empty if the value is not a list."""
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def string(value: Any) -> str:
-    """A text; an empty one for anything else."""
+    """The value if it is a string, otherwise an empty one."""
     return value if isinstance(value, str) else ""
 
 
 def strings(value: Any) -> list[str]:
-    """A list of texts; one text is a list too."""
+    """The strings in a list; a single string becomes a list."""
     found = [value] if isinstance(value, str) else value
     return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
 
 def number(value: Any) -> int | None:
-    """A whole number, also one in digits; None when it is not known: engines write null or -1."""
+    """A non-negative integer, also from digits; None if unknown, which engines write as null or -1."""
     try:
         found = int(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else -1
     except (ValueError, OverflowError):
@@ -91,7 +91,7 @@ def labels(value: Any) -> dict[str, str]:
     """Labels by name, also from a list of `name=value`.
 
     Raises:
-        EngineError: they cannot be read: what they forbid would be allowed.
+        EngineError: they cannot be parsed; ignoring them would allow what they forbid.
     """
     if isinstance(value, list):
         return {name: rest for name, _, rest in (one.partition("=") for one in strings(value))}
@@ -116,7 +116,7 @@ def container_entry(answer: Any) -> dict[str, Any]:
 
 
 def container_details(answer: Any) -> dict[str, Any]:
-    """`GET /containers/{name}/json`. Since API 1.52 addresses stand only under `Networks`."""
+    """`GET /containers/{name}/json`. Since API 1.52 IP addresses are only under `Networks`."""
     found = require_id(answer)
     config, network, host = (mapping(found.get(part)) for part in ("Config", "NetworkSettings", "HostConfig"))
     networks = {name: mapping(one) for name, one in mapping(network.get("Networks")).items()}
@@ -181,7 +181,7 @@ def image(answer: Any) -> dict[str, Any]:
         "Size": number(entry.get("VirtualSize")) if size is None else size,
         "Created": entry.get("Created"),
         "Labels": labels(entry.get("Labels")),
-        # Engines before API 1.51 say -1: they did not count.
+        # Engines before API 1.51 return -1.
         "Containers": number(entry.get("Containers")),
     }
 
@@ -213,10 +213,10 @@ def version(answer: Any) -> dict[str, Any]:
 
 
 def require_id(answer: Any) -> dict[str, Any]:
-    """An object with an id.
+    """The value if it is an object with an id.
 
     Raises:
-        EngineError: it has none.
+        EngineError: it is not.
     """
     found = require_object(answer)
     if not isinstance(found.get("Id"), str):

@@ -1,7 +1,7 @@
-"""Commands inside a container: bounded in time and output, and ended when their time is over, where that is possible.
+"""Run commands in a container with limits on time and output, and kill them after the timeout if possible.
 
-The engine can start a process in a container but not stop it. We find it among the processes of this machine by its
-container and by the process id that the engine names, and end it with its children.
+The engine's API can start a process in a container but not stop it. So the process is looked up on this machine by its
+container and the process id that the engine reports, and killed with its children.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from anvyl_mcp.server.progress import Progress
 
 POLL_SECONDS = 0.25
 DRAIN_SECONDS = 2.0
-"""What is left of the output is read this long after the command was ended."""
+"""How long to read the remaining output after the command was killed."""
 EXIT_CODE_OF_TIMEOUT = 124
-"""The exit code told for a command that has none yet, as `timeout` does."""
+"""Exit code of a command that has none yet; the same as that of `timeout`."""
 NOT_STARTED = re.compile(r"(?:Error: )?(?:OCI runtime exec failed|(?:\w+: )?exec failed)")
-"""How Docker and Podman begin when they cannot start a command; where others would print."""
+"""Start of the output when Docker or Podman cannot start the command."""
 STDOUT, STDERR = 1, 2
 
 
 class ExecOutput(CommandOutput):
-    """The same of a command in a container; `note` says when it may still run."""
+    """Output of a command in a container; `note` says if it may still be running."""
 
     note: str = ""
 
     def text(self) -> str:
-        """Output first, then what is unusual about its end."""
+        """The output, then the note."""
         return "\n".join(part for part in (super().text(), self.note) if part)
 
 
 class _OutputBuffer:
-    """The beginning of what was printed, from frames of the engine's stream."""
+    """Collects the start of each output stream from the frames of the engine's stream."""
 
     def __init__(self) -> None:
         self.kept = {STDOUT: bytearray(), STDERR: bytearray()}
@@ -54,7 +54,7 @@ class _OutputBuffer:
         self._stream, self._left, self._head = STDOUT, 0, b""
 
     def feed(self, data: bytes) -> None:
-        """Take in more of the stream; a frame is a stream's number, its length in bytes 4 to 8, then the bytes."""
+        """Parse more data. A frame is the stream number, its length in bytes 4 to 8, then the payload."""
         while data:
             if self._left == 0:
                 self._head, data = self._head + data[: 8 - len(self._head)], data[8 - len(self._head) :]
@@ -70,23 +70,23 @@ class _OutputBuffer:
             self.truncated = self.truncated or len(piece) > room
 
     def text_of(self, stream: int) -> str:
-        """What one stream said."""
+        """Text of one stream."""
         return text.clean(self.kept[stream].decode("utf-8", "replace"))
 
 
 def run(
     engine: Engine, container: Mapping[str, Any], words: Sequence[str], *, seconds: float, progress: Progress
 ) -> ExecOutput:
-    """Run one program in a container to its end, `seconds` at most.
+    """Run one program in a container, for at most `seconds`.
 
     Raises:
         NotFound: the container has no such program.
-        Conflict: the container does not run.
-        Cancelled: the caller gave up; what became of the command is in the message.
+        Conflict: the container is not running.
+        Cancelled: the caller cancelled; the message says whether the command was killed.
     """
     name = container["Name"].lstrip("/")
     if not container["State"].get("Running"):
-        raise Conflict(f"`{name}` does not run, so nothing can be run in it", hint="start it first")
+        raise Conflict(f"`{name}` is not running, so no command can be run in it", hint="start it first")
     client, output = engine.client(), _OutputBuffer()
     with engine_errors(doing=f"to run a command in `{name}`"):
         started = client.exec_create(container["Id"], list(words))["Id"]
@@ -100,12 +100,12 @@ def run(
     finally:
         _close(stream)
     if not ended and progress.cancelled:
-        raise Cancelled(f"the command in `{name}` was given up{f'; {note}' if note else ' and ended'}")
+        raise Cancelled(f"the command in `{name}` was cancelled{f'; {note}' if note else ' and killed'}")
     return _result(engine, started, words, name, output, timed_out=not ended, note=note)
 
 
 def _read_output(stream: Any, output: _OutputBuffer, deadline: float, progress: Progress) -> bool:
-    """Read until the command closes its output; false when time is up or the caller is gone."""
+    """Read until the command closes its output; False on timeout or if the caller cancelled."""
     connection = cast("socket.socket", getattr(stream, "_sock", stream))
     while (left := deadline - time.monotonic()) > 0 and not progress.cancelled:
         connection.settimeout(min(left, POLL_SECONDS))
@@ -146,11 +146,11 @@ def _failure_reason(words: str) -> str:
 
 
 def _kill(engine: Engine, container: str, started: str) -> str:
-    """Kill the command with its children; empty when it is gone, else why it may still run."""
+    """Kill the command with its children; returns why it may still be running, or an empty string."""
     pid = engine.client().exec_inspect(started).get("Pid") or 0
     found = next(_processes(container, pid), None) if pid else None
     if found is None:
-        return "the command may still run in the container: its process cannot be seen from here"
+        return "the command may still be running in the container: its process is not visible from this host"
     try:
         with suppress(psutil.NoSuchProcess):
             family = [found, *found.children(recursive=True)]
@@ -159,12 +159,12 @@ def _kill(engine: Engine, container: str, started: str) -> str:
                     os.kill(process.pid, signal.SIGKILL)
             psutil.wait_procs(family, DRAIN_SECONDS)
     except PermissionError:
-        return "the command still runs in the container: this user may not end its process"
+        return "the command is still running in the container: this user may not kill its process"
     return ""
 
 
 def _processes(container: str, pid: int) -> Iterator[psutil.Process]:
-    """The process that the engine knows as `pid`; the engine may count in a namespace of its own."""
+    """Processes of the container with this id; the engine may report the id in its own namespace."""
     for process in psutil.process_iter():
         with suppress(OSError, psutil.Error, AnvylError):
             folder = Path(f"/proc/{process.pid}")
@@ -177,7 +177,7 @@ def _processes(container: str, pid: int) -> Iterator[psutil.Process]:
 
 
 def _close(stream: Any) -> None:
-    """The connection itself, and the response that the engine's client attached to it."""
+    """Close the connection and the response that the SDK attached to it."""
     for part in (getattr(stream, "_response", None), stream, getattr(stream, "_sock", None)):
         if part is not None:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The engine's account of its disk, in the two shapes it has had."""
+"""Parse the engine's disk usage (`GET /system/df`) in its two formats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from anvyl_mcp.server.tool import Bytes, Row
 
 
 class DiskUsageRow(Row):
-    """What the engine keeps of one kind."""
+    """Disk usage of one kind of object."""
 
     columns = ("kind", "count", "active", "size", "reclaimable")
 
@@ -26,11 +26,11 @@ KEYS_SINCE_1_52 = {
     "volumes": ("VolumeUsage", "VolumesUsage", "VolumesDiskUsage"),
     "build cache": ("BuildCacheUsage", "BuildCacheDiskUsage"),
 }
-"""What each kind is called since API 1.52; releases differ in the spelling."""
+"""Keys of each kind since API 1.52; releases differ in the spelling."""
 
 
 def parse_usage(answer: EngineObject) -> list[DiskUsageRow]:
-    """Images, containers, volumes and build cache, whichever shape the answer has."""
+    """One row each for images, containers, volumes and build cache, from either format."""
     if any(name in answer for names in KEYS_SINCE_1_52.values() for name in names):
         return [
             _from_totals(kind, mapping(next((answer[name] for name in names if name in answer), {})))
@@ -57,7 +57,7 @@ def parse_usage(answer: EngineObject) -> list[DiskUsageRow]:
 
 
 def volume_sizes(answer: EngineObject) -> dict[str, float]:
-    """The size of each volume that the engine knows the size of, by name."""
+    """Sizes of volumes by name, as far as the engine knows them."""
     known = objects(answer.get("Volumes")) or objects(mapping(answer.get("VolumeUsage")).get("Items"))
     sizes = {str(one.get("Name")): number(mapping(one.get("UsageData")).get("Size")) for one in known}
     return {name: size for name, size in sizes.items() if size is not None}
@@ -74,9 +74,9 @@ def _from_totals(kind: str, usage: EngineObject) -> DiskUsageRow:
 
 
 def _from_images(answer: EngineObject) -> DiskUsageRow:
-    """Layers are shared, so what images in use need is taken from the sum of all layers.
+    """Reclaimable is the total of all layers minus the layers of images in use, as images share layers.
 
-    Podman has an entry for each name of an image, and no sum.
+    Podman lists an image once per name, and no total.
     """
     images = list({str(one.get("Id")): one for one in objects(answer.get("Images"))}.values())
     size = number(answer.get("LayersSize")) or sum(number(one.get("Size")) or 0 for one in images)

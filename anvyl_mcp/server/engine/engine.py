@@ -1,4 +1,4 @@
-"""The Docker engine of this host: found when first needed, found again after it went away."""
+"""The Docker engine of this host: located on first use, and again after the connection was lost."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from anvyl_mcp.server.tool import BOUND_IDS, CURRENT_TOOL, Injected
 
 PING_TIMEOUT = 3
 READ_TIMEOUT = 5
-"""Seconds for a list or an inspect: an engine that needs longer hangs."""
+"""Seconds for a list or inspect request: an engine that takes longer hangs."""
 CHANGE_TIMEOUT = 130
 """Seconds for stopping, creating and removing."""
 PULL_TIMEOUT = 600
 PROBE_TIMEOUT = 1
-"""Seconds for an engine that was silent to show that it lives again."""
+"""Seconds for an engine that timed out before to answer again."""
 MAX_CONCURRENT_READS = 8
-"""Calls that only read, at once: so many threads wait for an engine that hangs, and no more."""
+"""Concurrent read calls: limits the threads that wait for an engine that hangs."""
 SLOT_CHECK_SECONDS = 2
-"""Seconds a call waits for its turn while the engine says nothing to those before it."""
+"""Seconds between checks, while a call waits for a slot, whether the engine still answers."""
 
 
 class _Connection:
-    """One engine as it was found: where, in which version, and a client for each time limit."""
+    """A located engine: its endpoint, API version, and one client per timeout."""
 
     def __init__(self, endpoint: EngineEndpoint, health: EngineHealth, version: str) -> None:
         self.endpoint, self.version, self._health = endpoint, version, health
@@ -57,7 +57,7 @@ class _Connection:
 
 
 class Engine(Injected):
-    """The low-level Docker client behind one door: every error that leaves is ours."""
+    """Access to the Docker engine; every method raises `AnvylError` instead of the SDK's errors."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._environment = environment
@@ -68,11 +68,11 @@ class Engine(Injected):
         self._limiter: anyio.CapacityLimiter | None = None
 
     def client(self, seconds: int = READ_TIMEOUT) -> EngineClient:
-        """A client whose requests may take `seconds`; see `engine_sockets.locate` for whose. Use it where you get it.
+        """A client whose requests time out after `seconds`. Do not store it: the engine may be replaced.
 
         Raises:
-            EngineMissing: none is there.
-            Timeout: it hangs, and hung before: nobody waits for it twice.
+            EngineMissing: there is no engine.
+            Timeout: the engine timed out before and still does not answer.
         """
         connection = self._connection
         if connection is None or self._health.disconnected or self._health.timed_out:
@@ -81,7 +81,7 @@ class Engine(Injected):
             return connection.client(seconds)
 
     def _connect(self) -> _Connection:
-        """Find the engine and ask for its version; it may have been upgraded since."""
+        """Locate the engine and negotiate the API version, which may have changed."""
         silent = self._health.timed_out
         if silent and not self._probe_lock.acquire(blocking=False):
             raise engine_timeout()
@@ -104,17 +104,17 @@ class Engine(Injected):
 
     @property
     def socket(self) -> Path | None:
-        """Where the engine listens on this machine; None when it is reached another way."""
+        """Path of the engine's socket on this machine, or None if it is reached another way."""
         return self.endpoint.path
 
     @property
     def is_podman(self) -> bool:
-        """Whether the engine that answered last is Podman."""
+        """Whether the last answer came from Podman."""
         return self._health.is_podman
 
     @property
     def endpoint(self) -> EngineEndpoint:
-        """The engine's address and how it was chosen; the usual one while none is found."""
+        """The engine's address and how it was chosen; the default one if no engine is found."""
         if self._connection:
             return self._connection.endpoint
         environment = os.environ if self._environment is None else self._environment
@@ -122,10 +122,10 @@ class Engine(Injected):
 
     @asynccontextmanager
     async def read_slot(self) -> AsyncIterator[None]:
-        """Room for one call that reads.
+        """Wait for a free slot for a read call.
 
         Raises:
-            Timeout: the engine answers nobody, so waiting for those before it is vain.
+            Timeout: the engine has stopped answering the calls that hold the slots.
         """
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(MAX_CONCURRENT_READS)
@@ -143,7 +143,7 @@ class Engine(Injected):
             self._limiter.release_on_behalf_of(borrower)
 
     def ping(self) -> None:
-        """Return when the engine answers.
+        """Return if the engine answers.
 
         Raises:
             EngineError, Timeout: it does not.
@@ -162,7 +162,7 @@ class Engine(Injected):
             return compat.info(self.client().info())
 
     def containers(self, *, all: bool, label: str = "") -> list[dict[str, Any]]:
-        """`GET /containers/json`: one request, whatever the number of containers."""
+        """`GET /containers/json`: one request for all containers."""
         filters = {"label": label} if label else None
         with engine_errors():
             return compat.parse_list(self.client().containers(all=all, filters=filters), compat.container_entry)
@@ -173,12 +173,12 @@ class Engine(Injected):
             return compat.parse_list(self.client().images(filters=filters or None), compat.image)
 
     def container(self, name: str) -> dict[str, Any]:
-        """The container that a tool was asked for, if its labels leave it to that tool; a miss names what is near.
+        """The container that a tool call names, if its labels allow that tool.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such container; the hint suggests similar names.
             Denied: a label of the container forbids it.
-            Conflict: it is not the one that this change has for itself.
+            Conflict: the name now refers to another container than when the call was allowed.
         """
         found = self.inspect(name)
         check_unchanged("container", name, found["Id"])
@@ -187,14 +187,14 @@ class Engine(Injected):
         return found
 
     def inspect(self, name: str) -> dict[str, Any]:
-        """`GET /containers/{name}/json`, for a tool's own bookkeeping: what it did to a container it may use."""
+        """`GET /containers/{name}/json` without checking labels: for containers that the call already may use."""
         with engine_errors(
             missing=lambda: self.missing_container(name), several=lambda: self._ambiguous_container(name)
         ):
             return compat.container_details(self.client().inspect_container(name))
 
     def missing_container(self, name: str) -> NotFound:
-        """The error for a container that is not there, with near names."""
+        """The error for a container that does not exist, with similar names."""
         known = [own_name(entry) for entry in self.containers(all=True)]
         hint = did_you_mean(name, known) or "there are no containers on this host"
         return NotFound(f"there is no container `{object_names.shorten(name)}`", hint=hint)
@@ -204,7 +204,7 @@ class Engine(Injected):
         return ambiguous_id("container", prefix, known)
 
     def image_id(self, image: str) -> str:
-        """The id of an image on this host; empty when there is none of that name."""
+        """The id of an image on this host; empty if there is no image of that name."""
         try:
             with engine_errors(missing=lambda: NotFound(f"there is no image `{object_names.shorten(image)}`")):
                 found = self.client().inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs leave it out
@@ -213,7 +213,7 @@ class Engine(Injected):
         return str(compat.image(found)["Id"])
 
     def volume(self, name: str) -> dict[str, Any] | None:
-        """A volume of exactly this name; None when there is none. Podman also takes the beginning of a name."""
+        """The volume of exactly this name, or None. Podman alone would also accept the start of a name."""
         try:
             with engine_errors(missing=lambda: NotFound(f"there is no volume `{object_names.shorten(name)}`")):
                 found = compat.network_or_volume(self.client().inspect_volume(name))
@@ -230,36 +230,36 @@ class Engine(Injected):
 
 
 def _latest_api_version(endpoint: EngineEndpoint, health: EngineHealth, seconds: int) -> str:
-    """The newest API version that the engine speaks."""
-    asking = _Connection(endpoint, health, MINIMUM_DOCKER_API_VERSION)
+    """The newest API version that the engine supports."""
+    probe = _Connection(endpoint, health, MINIMUM_DOCKER_API_VERSION)
     try:
         with engine_errors():
-            return str(compat.version(asking.client(seconds).version(api_version=False))["ApiVersion"])
+            return str(compat.version(probe.client(seconds).version(api_version=False))["ApiVersion"])
     finally:
-        asking.close()
+        probe.close()
 
 
 def ambiguous_id(kind: str, prefix: str, known: Iterable[tuple[str, str]]) -> Conflict:
-    """The error for the beginning of several ids; `known`: names and ids."""
+    """The error for an id prefix that matches several objects; `known`: their names and ids."""
     fitting = sorted((name, number) for name, number in known if number.removeprefix("sha256:").startswith(prefix))
     shown = ", ".join(f"`{name}` ({number.removeprefix('sha256:')[:12]})" for name, number in fitting[:8])
     return Conflict(
-        f"`{object_names.shorten(prefix)}` is the beginning of several {kind} ids",
+        f"`{object_names.shorten(prefix)}` matches several {kind} ids",
         hint=f"which one? {shown}" if shown else "give the name, or more of the id",
     )
 
 
 def check_unchanged(kind: str, name: str, identity: str) -> None:
-    """Return when an object is the one that this call was allowed to use under that name, or no other is known.
+    """Return if the name still refers to the object that this call was allowed to use.
 
     Raises:
-        Conflict: it is another one.
+        Conflict: it refers to another object now.
     """
     if BOUND_IDS.get().get((kind, name), identity) != identity:
-        raise Conflict(f"`{name}` became another {kind} meanwhile; nothing was done", hint="look again")
+        raise Conflict(f"`{name}` now names another {kind}; nothing was done", hint="check it, then try again")
 
 
 def own_name(entry: Mapping[str, Any]) -> str:
-    """A listed container's own name; links of other containers add names with a second slash."""
+    """Name of a listed container; links of other containers add names with a second slash."""
     names: Iterable[str] = entry.get("Names") or ()
     return next((name[1:] for name in names if name.count("/") == 1), str(entry["Id"])[:12])

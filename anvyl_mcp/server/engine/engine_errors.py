@@ -1,4 +1,4 @@
-"""Docker's errors become ours here, once, with words a person or a model can act on."""
+"""Translate the SDK's errors to `AnvylError`s with a message and hint that a person or model can act on."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from anvyl_mcp.server.engine.client import (
     Redirected,
     cause_chain,
 )
+from anvyl_mcp.server.engine.sockets import no_permission
 from anvyl_mcp.server.policy import object_names
 
 PORT_TAKEN = re.compile(
@@ -45,13 +46,13 @@ NAME_TAKEN = re.compile(r'container name "/?([^"]+)" is already in use', re.IGNO
 
 AMBIGUOUS = re.compile(r"multiple ids found|is ambiguous|more than one (?:result|container|network)", re.IGNORECASE)
 
-LOG_HINT = "its own log says more: journalctl -u docker (or -u podman)"
+LOG_HINT = "see the engine's log: journalctl -u docker (or -u podman)"
 LONG_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 WRONG_STATE = re.compile(r"container state improper|as it is (?:running|paused)", re.IGNORECASE)
 ALREADY_EXISTS = re.compile(r"already (?:used|exists|in use)", re.IGNORECASE)
 NOT_FOUND = re.compile(r"(?:network|volume|image|container) not found|no such (?:network|volume|image|container)", re.I)
 NO_PROGRAM = re.compile(r'exec: "(.*?)": (stat .*?: no such file or directory|executable file not found in \$PATH)')
-"""What Podman says with a 500, where Docker has a status of its own."""
+"""Messages that Podman sends with status 500 where Docker uses a specific status."""
 DENIED_BY_PLUGIN = re.compile(r"denied by plugin", re.IGNORECASE)
 HTML_TAG = re.compile(r"<(?:style|script|title)\b.*?</\w+>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 ID_IN_PATH = re.compile(r"/[0-9a-f]{12,64}(?=/|$)")
@@ -71,7 +72,7 @@ PROXY_SECTIONS = frozenset(
         "volumes",
     }
 )
-"""Parts of the engine's API that a socket proxy opens one by one."""
+"""Sections of the engine's API that a socket proxy allows one by one."""
 
 PROTOCOL_ERRORS = urllib3.exceptions.ProtocolError | requests.exceptions.ChunkedEncodingError
 
@@ -83,8 +84,8 @@ def engine_errors(
     several: Callable[[], AnvylError] | None = None,
     doing: str = "",
 ) -> Iterator[None]:
-    """Raise our errors for Docker's. `missing` makes the error for a 404, `several` that for an ambiguous id; `doing`
-    names the work that failed.
+    """Raise `AnvylError`s instead of the SDK's. `missing` creates the error for a 404, `several` the one for an
+    ambiguous id; `doing` names the action for messages, like "to stop `web`".
     """
     try:
         yield
@@ -116,30 +117,28 @@ def engine_errors(
 
 def engine_timeout() -> Timeout:
     """The error for an engine that hangs."""
-    return Timeout("the Docker engine does not answer", hint="look at its log: journalctl -u docker")
+    return Timeout("the Docker engine does not answer", hint="check its log: journalctl -u docker")
 
 
 def _unknown_outcome(error: AnswerLost, doing: str) -> Unknown:
-    """A change was asked for and the answer never came."""
+    """The error for a change whose response was lost."""
     what = f"whether it managed {doing}" if doing else "whether it did what it was asked"
     seen = f"; {error.observed}" if error.observed else ""
     return Unknown(
         f"the Docker engine did not say {what}: it may or may not have happened{seen}",
-        hint="look at the present state before you try again",
+        hint="check the current state before you try again",
     )
 
 
 def _proxy_refusal(error: ProxyRefusal, doing: str) -> Denied:
-    """A socket proxy lets pass what it was set up for; the names are those of docker-socket-proxy and its kin."""
-    what = doing or f"{error.method} {ID_IN_PATH.sub('/*', error.path)}"
+    """The error for a socket proxy; the hint names the switches of docker-socket-proxy and its relatives."""
+    what = f"Anvyl {doing}" if doing else f"{error.method} {ID_IN_PATH.sub('/*', error.path)}"
     sections = [part.strip("_").upper() for part in error.path.split("/") if part in PROXY_SECTIONS]
     switches = [*(["POST=1"] if error.method not in READ_METHODS else []), *(f"{section}=1" for section in sections)]
+    settings = text.join_names(switches) or "what it needs"
     return Denied(
         f"the socket proxy at {error.address} does not allow {what}",
-        hint=(
-            f"set {text.join_names(switches) or 'what it needs'} where it is started, "
-            "or point DOCKER_HOST at the engine"
-        ),
+        hint=f"set {settings} in its environment, or point DOCKER_HOST at the engine",
     )
 
 
@@ -148,24 +147,24 @@ def _from_api_error(error: APIError, doing: str) -> AnvylError:
     if match := PORT_TAKEN.search(words):
         return Conflict(f"port {match[1]} is already in use on this host", hint="publish another port, like 8081:80")
     if match := NAME_TAKEN.search(words):
-        return Conflict(f"there is a container `{match[1]}` already", hint="choose another name, or remove it first")
+        return Conflict(
+            f"a container named `{match[1]}` already exists", hint="choose another name, or remove it first"
+        )
     if match := NO_PROGRAM.search(words):
         return InvalidInput(f"the image has no program `{match[1]}`", hint="check the command")
     if error.status_code == 500 and (known := _from_podman_message(words)):
         return known
     match error.status_code:
         case 404:
-            return NotFound(words or "the engine knows no such object")
+            return NotFound(words or "the engine has no such object")
         case 409:
-            return Conflict(words or "the engine says that this conflicts with its present state")
+            return Conflict(words or "this conflicts with the engine's current state")
         case 400 if "client version" in words:
             return EngineError(
-                f"the Docker engine does not speak our version of its API: {words}", hint="upgrade the engine or Anvyl"
+                f"the Docker engine does not support this API version: {words}", hint="upgrade the engine or Anvyl"
             )
         case 403 if DENIED_BY_PLUGIN.search(words):
-            return Denied(
-                words, hint="an authorization plugin of the engine decides that; ask the person who set it up"
-            )
+            return Denied(words, hint="an authorization plugin of the engine denied this; ask its administrator")
         case 403:
             return Conflict(words)
         case 400:
@@ -176,7 +175,7 @@ def _from_api_error(error: APIError, doing: str) -> AnvylError:
 
 
 def _from_podman_message(words: str) -> AnvylError | None:
-    """What Podman's words mean."""
+    """The error for a message of Podman's, or None if it is unknown."""
     if WRONG_STATE.search(words):
         return Conflict(words, hint="stop it first, or use `force`")
     if ALREADY_EXISTS.search(words):
@@ -187,16 +186,13 @@ def _from_podman_message(words: str) -> AnvylError | None:
 
 
 def _from_connection_error(error: BaseException) -> AnvylError:
-    """Why there is no engine, told from the whole chain of causes: the SDK wraps them several times."""
+    """The error for a failed connection, from the whole chain of causes: the SDK wraps them several times."""
     chain = cause_chain(error)
     for cause in chain:
         if isinstance(cause, AnvylError):
             return cause
         if isinstance(cause, PermissionError):
-            return EngineMissing(
-                "Docker is here, but this user may not use it",
-                hint="add the user to the `docker` group (sudo usermod -aG docker $USER) and log in again",
-            )
+            return no_permission()
         if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
             return EngineMissing(
                 "no Docker engine is running on this host",
@@ -206,14 +202,15 @@ def _from_connection_error(error: BaseException) -> AnvylError:
             return engine_timeout()
     if any(isinstance(cause, ConnectionError | http.client.HTTPException | PROTOCOL_ERRORS) for cause in chain):
         return EngineError(
-            "the Docker engine broke off its answer", hint="check that it runs (journalctl -u docker) and ask again"
+            "the Docker engine closed the connection before its response ended",
+            hint="check that it runs (journalctl -u docker) and try again",
         )
     words = text.clean(" ".join(str(error).split()))[:200]
-    return EngineMissing(f"no Docker engine can be reached: {words}", hint="check DOCKER_HOST")
+    return EngineMissing(f"cannot reach a Docker engine: {words}", hint="check DOCKER_HOST")
 
 
 def _explanation(error: APIError) -> str:
-    """The engine's own explanation on one line, cleaned, without the SDK's decoration or a proxy's HTML."""
+    """The engine's message, cleaned and shortened, without a proxy's HTML."""
     said = str(error.explanation or "").strip()
     if said.startswith("<"):
         said = " ".join(HTML_TAG.sub(" ", said).split())

@@ -1,4 +1,4 @@
-"""Images, networks and volumes by name: a miss names what is near, and their labels are heeded like a container's."""
+"""Look up images, networks and volumes; a miss suggests similar names, and labels are checked as for containers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _existing_object(kind: str) -> Any:
 ImageName = Annotated[str, _existing_object("image")]
 NetworkName = Annotated[str, _existing_object("network")]
 VolumeName = Annotated[str, _existing_object("volume")]
-"""Objects that must exist; `x-names` lets a caller find the host where they live."""
+"""Objects that must exist; `x-names` lets a caller find the host that has them."""
 
 
 def find_image(engine: Engine, name: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def find_image(engine: Engine, name: str) -> dict[str, Any]:
     def missing() -> AnvylError:
         known = list_images(engine)
         ids = [(next(image_tags(entry), "untagged"), str(entry["Id"])) for entry in known]
-        # Docker knows no image by an ambiguous id, and does not say why.
+        # Docker answers 404 for an ambiguous id too, without a reason.
         if sum(number.removeprefix("sha256:").startswith(name.removeprefix("sha256:")) for _, number in ids) > 1:
             return ambiguous_id("image", name.removeprefix("sha256:"), ids)
         return _not_found("image", name, [tag for entry in known for tag in image_tags(entry)])
@@ -66,7 +66,7 @@ def find_volume(engine: Engine, name: str) -> dict[str, Any]:
 
 
 def identity(kind: str, found: Mapping[str, Any]) -> str:
-    """What tells an object from another one of the same name. A volume has no id: it begins as a listing shows it."""
+    """Distinguishes an object from a later one of the same name: its id, or for a volume its properties."""
     if kind != "volume":
         return str(found["Id"])
     labels = sorted(compat.labels(found.get("Labels")).items())
@@ -74,7 +74,7 @@ def identity(kind: str, found: Mapping[str, Any]) -> str:
 
 
 def created_at(find_volume: Mapping[str, Any]) -> str:
-    """When a volume was made, as a listing shows it: plans hold on to that."""
+    """Creation time of a volume in the format of listings, which plans compare it with."""
     return timestamps.to_iso(find_volume.get("CreatedAt"))
 
 
@@ -90,14 +90,14 @@ def list_networks(engine: Engine) -> list[dict[str, Any]]:
 
 
 def list_volumes(engine: Engine, **filters: bool) -> list[dict[str, Any]]:
-    """`GET /volumes`; it may have to look at every disk."""
+    """`GET /volumes`; slow, as the engine may have to read every disk."""
     with engine_errors():
         answer = compat.require_object(engine.client(CHANGE_TIMEOUT).volumes(filters=filters or None))
         return compat.parse_list(answer.get("Volumes"), compat.network_or_volume)
 
 
 def image_tags(entry: Mapping[str, Any]) -> Iterator[str]:
-    """The tags of an image; without the engine's word for none."""
+    """The tags of an image, without the engine's placeholder for none."""
     return (tag for tag in entry.get("RepoTags") or () if tag != "<none>:<none>")
 
 

@@ -1,4 +1,4 @@
-"""Images from a registry: fetched with a word on how far it is, and given up when nobody waits any more."""
+"""Pull images from a registry, with progress reports and cancellation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_FOUND_PHRASES = (
 
 
 class _LayerProgress:
-    """How far each layer is."""
+    """Progress of a pull by layer."""
 
     def __init__(self) -> None:
         self._layers: dict[str, tuple[int, int]] = {}
@@ -33,7 +33,7 @@ class _LayerProgress:
         self._most = 0
 
     def update(self, event: Mapping[str, Any]) -> None:
-        """Take in one line of the engine's; a layer that is tried again does not go backwards."""
+        """Process one event of the engine; a layer that is retried keeps its progress."""
         layer, detail = event.get("id"), event.get("progressDetail") or {}
         if not layer or event.get("status") not in ("Downloading", "Download complete", "Pull complete"):
             return
@@ -43,7 +43,7 @@ class _LayerProgress:
         self._layers[layer] = max(done, now), total
 
     def report(self, progress: Progress, image: str) -> None:
-        """Say how far all are together, a few times a second at most."""
+        """Report the total progress, at most a few times a second."""
         done = sum(done for done, _ in self._layers.values())
         if done <= self._most or time.monotonic() - self._reported < REPORT_SECONDS:
             return
@@ -53,7 +53,7 @@ class _LayerProgress:
 
 
 def ensure_image(engine: Engine, image: str, progress: Progress) -> None:
-    """Pull what is not here.
+    """Pull an image if it is missing.
 
     Raises:
         NotFound: no registry has it, or none can be reached.
@@ -67,12 +67,12 @@ def ensure_image(engine: Engine, image: str, progress: Progress) -> None:
 
 
 def pull_image(engine: Engine, image: str, progress: Progress) -> None:
-    """Fetch an image; `latest` when no tag is named.
+    """Pull an image, with the tag `latest` if it has none.
 
     Raises:
-        NotFound: the registry does not have it, or not for everybody.
-        EngineError: it could not be fetched.
-        Cancelled: nobody waits any more.
+        NotFound: the registry does not have it, or it is private.
+        EngineError: the pull failed.
+        Cancelled: the caller cancelled.
     """
     layers = _LayerProgress()
     progress(0, None, f"pulling {image}")
@@ -86,7 +86,7 @@ def pull_image(engine: Engine, image: str, progress: Progress) -> None:
                 if reason := (event.get("errorDetail") or {}).get("message") or event.get("error"):
                     raise _pull_error(image, str(reason))
                 if progress.cancelled:
-                    raise Cancelled(f"pulling `{image}` was given up; what was fetched so far is kept for the next try")
+                    raise Cancelled(f"pulling `{image}` was cancelled; the layers pulled so far are kept")
                 layers.update(event)
                 layers.report(progress, image)
     except EngineMissing:
@@ -101,7 +101,7 @@ def _pull_error(image: str, reason: str) -> AnvylError:
     said = text.clean(reason).removeprefix("the Docker engine failed: ").strip().rstrip(".")[:300]
     message = f"it could not be pulled: {said}" if image in said else f"`{image}` could not be pulled: {said}"
     if any(sign in said.lower() for sign in NOT_FOUND_PHRASES):
-        return NotFound(message, hint="check its name and tag; a private one needs `docker login` on the host")
+        return NotFound(message, hint="check its name and tag; a private image needs `docker login` on the host")
     return EngineError(message, hint="check that the host reaches the registry, or see `list_images` for what is here")
 
 

@@ -1,4 +1,4 @@
-"""Where this host's Docker engine listens: what was set, else the first known place where something answers."""
+"""Locate this host's Docker engine: as configured, otherwise the first known socket that accepts connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anvyl_mcp.core.errors import EngineError, EngineMissing
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
 CONNECT_SECONDS = 0.2
 
-# Under a user's home, in the order in which they are tried.
+# In the user's home, in the order in which they are tried.
 IN_HOME = {
     "Docker Desktop": (".docker/run/docker.sock", ".docker/desktop/docker.sock"),
     "OrbStack": (".orbstack/run/docker.sock",),
@@ -29,7 +29,7 @@ IN_HOME = {
 
 @dataclass(frozen=True)
 class EngineEndpoint:
-    """An engine's address, and how it was chosen, in words that fit `from …`."""
+    """Address of an engine, and where it came from."""
 
     url: str
     origin: str
@@ -37,46 +37,46 @@ class EngineEndpoint:
 
     @property
     def path(self) -> Path | None:
-        """The socket's path, where it is one of this machine."""
+        """Path of a socket on this machine, or None."""
         return Path(self.url.removeprefix("unix://")) if self.url.startswith("unix://") else None
 
 
 def locate(environment: Mapping[str, str]) -> EngineEndpoint:
-    """The engine that this user's `docker` would use, else the first in a known place that accepts connections.
+    """The engine that this user's `docker` would use, otherwise the first known socket that accepts connections.
 
-    What was chosen by name is never replaced by another engine: its containers would be others.
+    A configured engine is never replaced by another one, which has other containers.
 
     Raises:
-        EngineMissing: nothing accepts connections.
-        EngineError: the chosen context cannot be used.
+        EngineMissing: no socket accepts connections.
+        EngineError: the configured context cannot be used.
     """
     if chosen := _configured(environment):
-        if chosen.path is not None and (refused := _connect_error(chosen.path)):
-            raise _engine_missing(refused, f"{chosen.origin} says {chosen.url}")
+        if chosen.path is not None and (error := _connect_error(chosen.path)):
+            raise _engine_missing(error, f"{chosen.origin} points to {chosen.url}")
         return chosen
     denied: OSError | None = None
     tried = []
     for owner, path in candidate_sockets(environment):
-        refused = _connect_error(path)
-        if refused is None:
+        error = _connect_error(path)
+        if error is None:
             return EngineEndpoint(f"unix://{path}", owner)
-        if isinstance(refused, PermissionError):
-            denied = denied or refused
+        if isinstance(error, PermissionError):
+            denied = denied or error
         tried.append(owner)
     raise _engine_missing(denied, f"tried the sockets of {', '.join(dict.fromkeys(tried))}")
 
 
 def locate_or_default(environment: Mapping[str, str]) -> EngineEndpoint:
-    """Where an engine is or will be: without one, where it was set to be, else the usual place."""
-    usual = EngineEndpoint(f"unix://{DEFAULT_SOCKET}", "Docker")
+    """The located engine; without one the configured endpoint, or the default socket."""
+    default = EngineEndpoint(f"unix://{DEFAULT_SOCKET}", "Docker")
     try:
         return _configured(environment) or locate(environment)
     except EngineError:
-        return usual
+        return default
 
 
 def candidate_sockets(environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
-    """Whose socket, and where: every known place, the likeliest first."""
+    """Product and path of every known socket, the likeliest first."""
     runtime = Path(environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
     home = Path(environment.get("HOME") or Path.home())
     yield "Docker", DEFAULT_SOCKET
@@ -89,7 +89,7 @@ def candidate_sockets(environment: Mapping[str, str]) -> Iterator[tuple[str, Pat
 
 
 def _configured(environment: Mapping[str, str]) -> EngineEndpoint | None:
-    """What `DOCKER_HOST` or a context of the Docker CLI names; None for the default context."""
+    """The endpoint set by `DOCKER_HOST` or a context of the Docker CLI; None for the default context."""
     try:
         if environment.get("DOCKER_HOST"):
             found = kwargs_from_env(environment=dict(environment))
@@ -109,25 +109,30 @@ def _configured(environment: Mapping[str, str]) -> EngineEndpoint | None:
 
 
 def _connect_error(path: Path) -> OSError | None:
-    """Why nothing accepts a connection there. Existence tells little: a stopped Docker Desktop leaves a symlink."""
+    """The error of a connection attempt, or None. The file may exist without an engine: Docker Desktop leaves it."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(CONNECT_SECONDS)
         try:
             probe.connect(str(path))
         except (BlockingIOError, TimeoutError):
-            # Somebody listens, but has no room now: slow or hung is not absent.
+            # An engine listens, but its backlog is full: it is slow or hangs.
             return None
         except OSError as error:
             return error
     return None
 
 
+def no_permission() -> EngineMissing:
+    """The error for a socket that this user may not open."""
+    return EngineMissing(
+        "this user may not use the Docker engine",
+        hint="add the user to the `docker` group (sudo usermod -aG docker $USER) and log in again",
+    )
+
+
 def _engine_missing(error: OSError | None, tried: str) -> EngineMissing:
     if isinstance(error, PermissionError):
-        return EngineMissing(
-            "Docker is here, but this user may not use it",
-            hint="add the user to the `docker` group (sudo usermod -aG docker $USER) and log in again",
-        )
+        return no_permission()
     return EngineMissing(
         "no Docker engine is running on this host",
         hint=f"start it (sudo systemctl start docker), or point DOCKER_HOST at it; {tried}",

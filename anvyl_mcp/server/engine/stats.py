@@ -1,4 +1,4 @@
-"""What containers use: all of them at once, with as little waiting as the engine allows."""
+"""Resource usage of containers, sampled in parallel."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from anvyl_mcp.server.policy.guardrails import is_hidden
 from anvyl_mcp.server.tool import Injected, KnownBytes, KnownPercent, Row
 
 FAST_SINCE = "1.44"
-"""API since which one sample comes at once (Docker 25); before, the engine waits a second for it."""
+"""API since which a single sample is immediate (Docker 25); before, the engine takes a second for it."""
 ONE_SHOT_SINCE = "1.41"
 SAMPLE_INTERVAL = 0.5
 MIN_SAMPLE_AGE, MAX_SAMPLE_AGE = 1.0, 60.0
-"""Seconds between which the age of a kept sample must be to compare with."""
+"""Age in seconds of a cached sample that can be compared with a new one."""
 MAX_THREADS = 128
-"""An older engine takes one to two seconds for each sample, so that a second round would double the time."""
+"""An older engine takes one to two seconds per sample, so a second batch would double the time."""
 SAMPLE_TIMEOUT = 15
-"""Seconds for one sample: with so many at once a small machine's engine needs a while for the last."""
+"""Seconds for one sample; with many in parallel, the engine of a small machine is slow."""
 MAX_ROWS = 60
 """Rows in the text form."""
 
 
 class ContainerStats(Row):
-    """What one container uses; null is what the engine gives no figure for."""
+    """Usage of one container; null where the engine reports nothing."""
 
     columns = ("name", "cpu_percent", "memory_used", "memory_limit", "net_rx", "net_tx", "pids")
 
@@ -52,7 +52,7 @@ class ContainerStats(Row):
 
     @property
     def has_figures(self) -> bool:
-        """Whether the engine gives any figures for it."""
+        """Whether the engine reports cpu or memory usage."""
         return self.cpu_percent is not None or self.memory_used is not None
 
 
@@ -63,19 +63,19 @@ class _Sample:
 
 
 class SampleCache(Injected):
-    """The last sample of every container, so that the next question needs no second one."""
+    """Cache of the last sample of each container, which saves the next call a second one."""
 
     def __init__(self) -> None:
         self._kept: dict[str, _Sample] = {}
         self._lock = threading.Lock()
 
     def get(self, container: str) -> EngineObject | None:
-        """The kept sample, when it is old enough to compare with and not too old."""
+        """The cached sample, if its age is right for a comparison."""
         kept = self._kept.get(container)
         return kept.raw if kept and MIN_SAMPLE_AGE <= time.monotonic() - kept.taken <= MAX_SAMPLE_AGE else None
 
     def store(self, samples: Mapping[str, EngineObject]) -> None:
-        """Remember these, and forget what is too old."""
+        """Cache these samples and drop those that are too old."""
         now = time.monotonic()
         with self._lock:
             young = {one: kept for one, kept in self._kept.items() if now - kept.taken <= MAX_SAMPLE_AGE}
@@ -83,11 +83,11 @@ class SampleCache(Injected):
 
 
 def measure_usage(engine: Engine, samples: SampleCache, container: EngineObject | None = None) -> list[ContainerStats]:
-    """What one container uses, or each that runs and may be read; the busiest first.
+    """Usage of one container, or of all running ones that are not hidden, the busiest first.
 
     Raises:
-        Conflict: the container does not run.
-        NotFound: it is gone.
+        Conflict: the container is not running.
+        NotFound: the container no longer exists.
     """
     if container is None:
         names = {one["Id"]: own_name(one) for one in engine.containers(all=False) if not is_hidden(one)}
@@ -95,7 +95,7 @@ def measure_usage(engine: Engine, samples: SampleCache, container: EngineObject 
         name, state = container["Name"].lstrip("/"), container["State"]["Status"]
         names = {container["Id"]: name}
         if not container["State"].get("Running") and state != "restarting":
-            raise Conflict(f"`{name}` does not run ({state}), so it uses nothing", hint="start it first")
+            raise Conflict(f"`{name}` is not running ({state}), so it has no usage", hint="start it first")
     rows = [_row(names[one], before, now) for one, (before, now) in _sample_pairs(engine, samples, list(names)).items()]
     if container is not None and not rows:
         raise engine.missing_container(name)
@@ -105,12 +105,12 @@ def measure_usage(engine: Engine, samples: SampleCache, container: EngineObject 
 def _sample_pairs(
     engine: Engine, samples: SampleCache, containers: list[str]
 ) -> dict[str, tuple[EngineObject, EngineObject]]:
-    """Two samples of each container that is still there; where the engine gives no figures, both are empty."""
+    """Two samples of each container that still exists; both are empty if the engine reports nothing."""
     earlier = {one: raw for one in containers if (raw := samples.get(one)) is not None}
     one_shot = _use_one_shot(engine, compared=len(earlier) == len(containers))
     first = _sample_all(engine, containers, one_shot=one_shot or None)
     found = {one: (before, raw) for one, raw in first.items() if (before := earlier.get(one) or _embedded_sample(raw))}
-    # Podman says that it took two, and takes one.
+    # Podman claims to return two samples, but takes one.
     alone = [one for one, raw in first.items() if one not in found and _system_usage(raw)]
     second: dict[str, EngineObject] = {}
     if alone:
@@ -122,28 +122,28 @@ def _sample_pairs(
 
 
 def _embedded_sample(raw: EngineObject) -> EngineObject | None:
-    """The sample that the engine took before this one, where it did."""
+    """The earlier sample that the engine included, or None."""
     before = {"cpu_stats": mapping(raw.get("precpu_stats")), "read": raw.get("preread")}
     return before if _system_usage(before) or (raw.get("num_procs") and before["read"]) else None
 
 
 def _system_usage(raw: EngineObject) -> int | None:
-    """The machine's own count of time, with which a container's is compared; Windows has none."""
+    """The machine's total cpu time, the base of a container's share; Windows reports none."""
     return number(mapping(raw.get("cpu_stats")).get("system_cpu_usage")) or None
 
 
 def _use_one_shot(engine: Engine, *, compared: bool) -> bool:
-    """An older engine takes a second for one sample too, and two for a pair: only good when all have an earlier one."""
+    """Whether to ask for single samples; on an older engine that only pays if all containers have a cached one."""
     with engine_errors():
         version = str(engine.client().api_version)
     return version_gte(version, ONE_SHOT_SINCE if compared else FAST_SINCE)
 
 
 def _sample_all(engine: Engine, containers: Iterable[str], *, one_shot: bool | None) -> dict[str, EngineObject]:
-    """One sample of each container, all asked for at once; without those that ended meanwhile.
+    """One sample of each container, requested in parallel; without containers removed in the meantime.
 
     Raises:
-        AnvylError: the engine gives none of them.
+        AnvylError: every sample failed.
     """
     asked = list(containers)
     if not asked:
@@ -157,7 +157,7 @@ def _sample_all(engine: Engine, containers: Iterable[str], *, one_shot: bool | N
 
 
 def _sample(engine: Engine, one_shot: bool | None, container: str) -> EngineObject | AnvylError | None:
-    """A sample, empty when the container has none now; the error of this container alone; None when it is gone."""
+    """A sample, empty if the container is not running; its error if the request failed; None if it was removed."""
 
     def gone() -> AnvylError:
         return NotFound("it is gone")
@@ -179,7 +179,7 @@ def _row(name: str, before: EngineObject, now: EngineObject) -> ContainerStats:
     memory, storage = mapping(now.get("memory_stats")), mapping(now.get("storage_stats"))
     networks = [mapping(one) for one in mapping(now.get("networks")).values()]
     cpu, used = _cpu_percent(before, now), _memory_used(memory)
-    # What has figures and none for its traffic had no traffic.
+    # A container with other figures but none for traffic had no traffic.
     nothing = None if cpu is None and used is None else 0
     return ContainerStats(
         name=name,
@@ -195,7 +195,7 @@ def _row(name: str, before: EngineObject, now: EngineObject) -> ContainerStats:
 
 
 def _cpu_percent(before: EngineObject, now: EngineObject) -> float | None:
-    """As the Docker command line counts it: 100 for each core that is busy."""
+    """As the Docker command line calculates it: 100 for each busy core."""
     usage = mapping(mapping(now.get("cpu_stats")).get("cpu_usage"))
     total = number(usage.get("total_usage"))
     passed, cores = _elapsed(before, now)
@@ -206,7 +206,7 @@ def _cpu_percent(before: EngineObject, now: EngineObject) -> float | None:
 
 
 def _elapsed(before: EngineObject, now: EngineObject) -> tuple[float | None, int]:
-    """The time between two samples, in the unit of the container's own count, and by how many cores it is counted."""
+    """Time between two samples in the unit of the container's cpu time, and the number of cores it covers."""
     if (system := _system_usage(now)) is not None:
         cpu = mapping(now.get("cpu_stats"))
         listed = mapping(cpu.get("cpu_usage")).get("percpu_usage")
@@ -215,12 +215,12 @@ def _elapsed(before: EngineObject, now: EngineObject) -> tuple[float | None, int
     moments = [to_nanoseconds(string(one.get("read"))) for one in (before, now)]
     if not number(now.get("num_procs")) or moments[0] is None or moments[1] is None or before is now:
         return None, 1
-    # Windows counts in steps of 100 ns, of one core each.
+    # Windows counts in units of 100 ns of one core.
     return (moments[1] - moments[0]) / 100, 1
 
 
 def _memory_used(memory: EngineObject) -> int | None:
-    """Without the files that the kernel only keeps because there is room."""
+    """Memory without the page cache that the kernel can drop."""
     usage, details = number(memory.get("usage")), mapping(memory.get("stats"))
     if usage is None:
         return number(memory.get("privateworkingset"))
@@ -229,9 +229,9 @@ def _memory_used(memory: EngineObject) -> int | None:
 
 
 def summary_lines(rows: Sequence[ContainerStats]) -> Iterator[str]:
-    """The busiest in few words: what every row would repeat stands in the heading."""
+    """Compact lines for the busiest containers; the common memory limit is in the heading."""
     most = max((row.memory_limit or 0 for row in rows), default=0)
-    yield f"name cpu memory (limit {_short_size(most)} unless said) net in/out pids"
+    yield f"name cpu memory (limit {_short_size(most)} unless shown) net in/out pids"
     for row in rows[:MAX_ROWS]:
         limit = f"/{_short_size(row.memory_limit)}" if row.memory_limit != most else ""
         memory, network = (
@@ -249,12 +249,12 @@ def _short_size(count: int | None) -> str:
 
 
 def _sum_known(counts: Iterable[Any], nothing: int | None) -> int | None:
-    """What is known of them together."""
+    """Sum of the known counts, or `nothing` if none is known."""
     known = [found for count in counts if (found := number(count)) is not None]
     return sum(known) if known else nothing
 
 
 def _block_bytes(now: EngineObject, operation: str, otherwise: Any) -> list[Any]:
-    """Counts of bytes read or written; `otherwise` is what Windows has instead."""
+    """Byte counts of one operation; `otherwise` is the count that Windows reports instead."""
     entries = objects(mapping(now.get("blkio_stats")).get("io_service_bytes_recursive"))
     return [one.get("value") for one in entries if string(one.get("op")).lower() == operation] or [otherwise]

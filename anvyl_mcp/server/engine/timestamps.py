@@ -1,4 +1,4 @@
-"""Times as engines write them, in any time zone and with any number of digits, as moments that can be compared."""
+"""Parse the engine's timestamps, which have any time zone and number of digits."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ STAMP = re.compile(
     re.ASCII | re.DOTALL,
 )
 SECOND = 10**9
-"""In nanoseconds, which is how finely engines write."""
+"""In nanoseconds, the resolution of the engine's timestamps."""
 
 
 def to_nanoseconds(stamp: str) -> int | None:
-    """Nanoseconds since 1970; None when it is no time. Without a time zone it is UTC."""
+    """Nanoseconds since 1970, or None if it is not a timestamp. Without a time zone it is UTC."""
     match = STAMP.fullmatch(stamp)
     if not match:
         return None
     day, clock, fraction, sign, hours, minutes = match.groups()
     try:
-        # An offset of 24 hours or more, or the year 0, is no time either.
+        # Raises ValueError for an offset of 24 hours or more, and for the year 0.
         away = timedelta(hours=int(hours or 0), minutes=int(minutes or 0)) * (-1 if sign == "-" else 1)
         whole = datetime.fromisoformat(f"{day}T{clock}").replace(tzinfo=timezone(away))
     except ValueError:
@@ -33,9 +33,9 @@ def to_nanoseconds(stamp: str) -> int | None:
 
 
 def to_iso(stamp: Any) -> str:
-    """A time as results have it: ISO 8601 UTC in whole seconds, from an engine's text or seconds since 1970.
+    """ISO 8601 UTC in whole seconds, from an engine's timestamp or seconds since 1970.
 
-    Empty for what is no time, and for the zero of a clock: nothing of Docker's is older than Docker.
+    Empty for anything else, and for times before Docker existed, like the zero of a clock.
     """
     if isinstance(stamp, str):
         found = to_nanoseconds(stamp)

@@ -1,1 +1,1 @@
-"""One file per toolset; every `@tool` in here is served."""
+"""Tools by toolset, one file each."""

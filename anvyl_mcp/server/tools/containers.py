@@ -35,7 +35,7 @@ class Containers(Result):
     more: int = 0
 
     def text(self) -> str:
-        """A line each; many are grouped by what they have in common."""
+        """A table, or for many containers groups by what they have in common; then the problems."""
         lines = (
             super().text()
             if len(self.containers) < GROUPED_FROM
@@ -66,12 +66,12 @@ class CreatedContainer(ContainerState):
     note: str = ""
 
     def text(self) -> str:
-        """One line: name, state, ports, and what was assumed of these."""
+        """One line: name, state, ports, and a note if a port was guessed."""
         return ", ".join(filter(None, [super().text(), *self.ports, self.note]))
 
 
 class Removed(Result):
-    """A container that is gone."""
+    """A removed container."""
 
     id: str
     name: str
@@ -79,21 +79,21 @@ class Removed(Result):
 
     def text(self) -> str:
         """One line."""
-        return f"{self.name} is removed"
+        return f"removed {self.name}"
 
 
 class Stats(Result):
-    """What running containers use now."""
+    """Current usage of running containers."""
 
     containers: list[ContainerStats]
     total: int
     more: int = 0
 
     def text(self) -> str:
-        """A line each, of many the busiest in few words; then who runs without figures."""
+        """A table, or compact lines of the busiest of many; then containers without figures."""
         many = len(self.containers) >= GROUPED_FROM
         unknown = [row.name for row in self.containers if not row.has_figures][:GROUPED_FROM]
-        words = [f"the engine gives no figures now for {text.join_names(unknown)}"] if unknown else []
+        words = [f"the engine reports no figures for {text.join_names(unknown)}"] if unknown else []
         return "\n".join([*(stats.summary_lines(self.containers) if many else [super().text()]), *words])
 
 
@@ -106,7 +106,7 @@ class Logs(Result):
     note: str = ""
 
     def text(self) -> str:
-        """The lines as they are, below what is to know of them."""
+        """The lines, below a note if some are missing."""
         left_out = "earlier lines left out; raise `tail` or use `grep`" if self.truncated else ""
         head = [f"… {self.note or left_out}"] if self.note or left_out else []
         return "\n".join(head + self.lines) or "(nothing logged)"
@@ -131,9 +131,9 @@ def list_containers(
     """List containers with their state, image and ports."""
     entries = [one for one in engine.containers(all=all, label=label) if name.lower() in own_name(one).lower()]
     expected = undo_log.expected_states()
-    wrong = find_problems(engine, entries, expected)
+    problems = find_problems(engine, entries, expected)
     found = [
-        container_row(one, problem=wrong.get(one["Id"], ""), expected=expected.get(one["Id"], "")) for one in entries
+        container_row(one, problem=problems.get(one["Id"], ""), expected=expected.get(one["Id"], "")) for one in entries
     ]
     found.sort(key=attention_order)
     return Containers(containers=found[:limit], total=len(found), more=max(0, len(found) - limit))
@@ -274,7 +274,7 @@ def create_container(
         remove_unstarted(engine, created, error)
         raise
     now = engine.inspect(created)
-    note = f"`{image}` names no port, so the same number is used inside" if guessed else ""
+    note = f"`{image}` exposes no port, so the container port is the same" if guessed else ""
     return CreatedContainer(
         **dict(state_of(engine, now)), ports=[one for one in container_info(now).ports if "->" in one], note=note
     )
@@ -349,7 +349,7 @@ def exec_in_container(
 
 
 def state_of(engine: Engine, container: Mapping[str, Any]) -> ContainerState:
-    """A container as it is now."""
+    """The current state of a container."""
     now = engine.inspect(container["Id"])
     return ContainerState(
         id=now["Id"][:12], name=now["Name"].lstrip("/"), image=now["Config"]["Image"], state=now["State"]["Status"]

@@ -21,11 +21,11 @@ from anvyl_mcp.server.identity import HostIdentity
 from anvyl_mcp.server.tool import Bytes, Percent, Result, Row, Seconds, schema_of, tool
 
 PROCESS_SECONDS = 0.3
-"""Between the two looks that a process's share of the cpu is taken from."""
+"""Interval over which the cpu share of processes is measured."""
 
 
 class EngineInfo(BaseModel):
-    """The Docker engine; `error` says why it cannot be asked."""
+    """The Docker engine; `error` says why it is not available."""
 
     name: str = ""
     version: str = ""
@@ -64,10 +64,9 @@ class HostInfo(Result):
 
 
 class Usage(BaseModel):
-    """How much of something is used, and how much the system still gives away.
+    """How much of something is used, and how much is available.
 
-    `free` is less than `total - used` on a file system that keeps a reserve; `percent` is of what can be used, as `df`
-    shows it.
+    `free` is less than `total - used` on a file system with a reserve; `percent` is of the usable space, as in `df`.
     """
 
     used: Bytes
@@ -91,7 +90,7 @@ class Disk(Usage):
 
 
 class Temperature(BaseModel):
-    """What one sensor says."""
+    """Reading of one sensor."""
 
     sensor: str
     celsius: float
@@ -110,7 +109,7 @@ class Resources(Result):
     uptime_seconds: Seconds
 
     def text(self) -> str:
-        """A line each for cpu, memory, every disk and what is warm."""
+        """One line each for cpu, memory, every disk and every temperature."""
         load, up = " ".join(f"{value:g}" for value in self.load), text.format_duration(self.uptime_seconds)
         lines = [f"cpu {self.cpu_percent:.0f} % of {text.plural(len(self.cores), 'core')}, load {load}, up {up}"]
         lines.append(f"memory {self.memory.text()}")
@@ -119,7 +118,7 @@ class Resources(Result):
 
 
 class Process(Row):
-    """One process; without its arguments, which may hold secrets."""
+    """One process, without its arguments, which may contain secrets."""
 
     columns = ("pid", "name", "user", "cpu_percent", "memory")
 
@@ -131,14 +130,14 @@ class Process(Row):
 
 
 class Processes(Result):
-    """Processes, the hungriest first."""
+    """Processes, the busiest first."""
 
     processes: list[Process]
     total: int
     more: int = 0
 
     def text(self) -> str:
-        """The rows, without a count of the rest: nobody wants to see all."""
+        """The rows, without a count of the others, which are rarely of interest."""
         return text.format_result(self.model_dump(mode="json", exclude={"more"}), schema_of(type(self)))
 
 
@@ -225,7 +224,7 @@ async def execute_command(
 
 
 def _sample_processes() -> list[Process]:
-    """Every process; its cpu since it was last asked for, which psutil remembers for as long as it lives."""
+    """Every process, with its cpu share since the previous call, which psutil remembers."""
     wanted = ["pid", "name", "username", "cpu_percent", "memory_info"]
     return [
         Process(
@@ -240,7 +239,7 @@ def _sample_processes() -> list[Process]:
 
 
 def _temperatures() -> list[Temperature]:
-    """The warmest of each sensor; none in most virtual machines."""
+    """The highest value of each sensor; empty in most virtual machines."""
     read = getattr(psutil, "sensors_temperatures", None)
     found = read() if read else {}
     return [
@@ -251,7 +250,7 @@ def _temperatures() -> list[Temperature]:
 
 
 def _engine_info(engine: Engine) -> EngineInfo:
-    """Without an engine the machine can still be described."""
+    """The engine, or its error: the machine can be described without it."""
     try:
         info, version = engine.info(), engine.version()
     except (EngineError, Timeout, Denied) as error:
@@ -267,7 +266,7 @@ def _engine_info(engine: Engine) -> EngineInfo:
 
 
 def _engine_product(info: Mapping[str, Any], version: Mapping[str, Any]) -> str:
-    """Whose engine it is; some run in a virtual machine, so that this machine's figures are not theirs."""
+    """Product name of the engine; some run in a virtual machine with its own memory and disk."""
     parts = [str(part.get("Name", "")) for part in version.get("Components") or ()]
     if any("podman" in part.lower() for part in parts):
         return "Podman"
@@ -283,7 +282,7 @@ def _os_name() -> str:
 
 
 def _disks() -> list[Disk]:
-    """Each real file system once: bind mounts and container layers show the same device again."""
+    """Each real file system once: bind mounts and container layers repeat the device."""
     seen: dict[str, Disk] = {}
     for part in psutil.disk_partitions(all=False):
         if part.device in seen or part.fstype in ("squashfs", "overlay"):

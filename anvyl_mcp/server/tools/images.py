@@ -19,7 +19,7 @@ from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.tool import KnownBytes, Result, Row, Time, tool
 
 MOST_INSPECTED = 20
-"""Images of one list that are looked at more closely; each is a request to the engine."""
+"""Images of one list that are inspected; each costs one request to the engine."""
 
 
 class Image(Row):
@@ -43,7 +43,7 @@ class Images(Result):
 
 
 class PulledImage(Result):
-    """An image that is here now."""
+    """A pulled image."""
 
     id: str
     tags: list[str]
@@ -52,13 +52,13 @@ class PulledImage(Result):
 
     def text(self) -> str:
         """One line."""
-        what = "is pulled" if self.new else "was up to date"
+        name = ", ".join(self.tags) or self.id
         size = "" if self.size is None else f", {text.format_size(self.size)}"
-        return f"{', '.join(self.tags) or self.id} {what}{size}"
+        return f"pulled {name}{size}" if self.new else f"{name} was up to date{size}"
 
 
 class RemovedImage(Result):
-    """What of an image is gone: names only, while it still has others."""
+    """A removed image, or only removed names while it has others."""
 
     image: str
     untagged: list[str]
@@ -66,13 +66,13 @@ class RemovedImage(Result):
 
     def text(self) -> str:
         """One line."""
-        return f"{self.image} is removed" if self.deleted else f"{self.image} is untagged; the image has other names"
+        return f"removed {self.image}" if self.deleted else f"untagged {self.image}; the image has other names"
 
 
 @tool(say=["list images", "show images", "image ls"], about="image, tag, pulled, downloaded, untagged")
 def list_images(
     engine: Engine,
-    name: Annotated[str, Field(description="part of a tag; the ports it listens on are shown then")] = "",
+    name: Annotated[str, Field(description="part of a tag; then also shows exposed ports")] = "",
     limit: Annotated[int, Field(ge=1, le=1000)] = 100,
 ) -> Images:
     """List images with their tags and sizes."""
@@ -108,7 +108,7 @@ def remove_image(
 ) -> RemovedImage:
     """Remove an image."""
     found = lookup.find_image(engine, image)
-    # By its id, as it was looked at; only where it has other names, which stay, the engine has to know which one goes.
+    # Remove by the id that was checked, unless only one of several names is to be removed.
     wanted = image if _has_other_names(found, image) else found["Id"]
     with engine_errors(doing=f"to remove the image `{image}`"):
         gone = engine.client(CHANGE_TIMEOUT).remove_image(wanted, force=force)
@@ -120,7 +120,7 @@ def remove_image(
 
 
 def _has_other_names(found: Mapping[str, Any], image: str) -> bool:
-    """Whether the image may stay when the name goes; an id is not a name."""
+    """Whether the image has names besides this one; an id is not a name."""
     if "@" in image:
         return True
     if found["Id"].removeprefix("sha256:").startswith(image.removeprefix("sha256:")):
@@ -131,7 +131,7 @@ def _has_other_names(found: Mapping[str, Any], image: str) -> bool:
 
 
 def _ports(engine: Engine, image: str) -> list[str]:
-    """What an image listens on; nothing when it is gone since it was listed."""
+    """Ports that an image exposes; empty if it was removed since it was listed."""
     with suppress(NotFound), engine_errors(missing=lambda: NotFound(f"there is no image `{image}`")):
         found = engine.client().inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs leave it out
         return [text.clean(one) for one in ports.exposed_ports(compat.require_object(found))]

@@ -49,7 +49,7 @@ class NetworkState(Result):
     def text(self) -> str:
         """One line."""
         if self.removed:
-            return f"network {self.name} is removed"
+            return f"removed network {self.name}"
         return f"network {self.name} has {', '.join(self.containers) or 'no running containers'}"
 
 
@@ -68,7 +68,7 @@ def list_networks(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 
 def create_network(
     name: Annotated[str, Field(min_length=1, json_schema_extra={"x-makes": "network"})],
     engine: Engine,
-    internal: Annotated[bool, Field(description="without a way out")] = False,
+    internal: Annotated[bool, Field(description="without external access")] = False,
 ) -> NetworkState:
     """Create a bridge network."""
     with engine_errors(doing=f"to create the network `{name}`"):
@@ -131,7 +131,7 @@ def _network(raw: Mapping[str, Any], inside: Mapping[str, list[str]]) -> Network
         driver=text.clean(raw["Driver"]),
         internal=bool(raw.get("Internal")),
         subnets=[str(one["Subnet"]) for one in raw["IPAM"]["Config"] if one.get("Subnet")],
-        # Podman lists its first network under another name than containers know it by, but with its containers.
+        # Podman lists its default network by another name than containers do, but with its containers.
         containers=sorted({*inside.get(raw["Name"], ()), *_running_in(raw)}),
     )
 

@@ -1,4 +1,4 @@
-"""What the engine keeps on disk, what of it nobody needs, and what happened lately."""
+"""The engine's disk usage, unused objects and recent events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from anvyl_mcp.server.tool import Result, Row, Strings, Time, tool
 
 MAX_EVENTS_READ = 50_000
 COMMANDS = ("exec_start", "exec")
-"""What Docker and Podman call a command that begins in a container."""
+"""Actions of Docker and Podman when a command starts in a container."""
 PARTS_OF_COMMANDS = ("exec_create", "exec_die", "exec_detach", "exec_died")
 
 
@@ -31,7 +31,7 @@ PruneKind = Literal["containers", "images", "networks", "volumes", "build_cache"
 
 
 class DiskUsage(Result):
-    """What the engine keeps, by kind."""
+    """The engine's disk usage by kind of object."""
 
     usage: list[DiskUsageRow]
     total: int
@@ -39,7 +39,7 @@ class DiskUsage(Result):
 
 
 class Event(Row):
-    """One thing that happened."""
+    """One event."""
 
     columns = ("time", "type", "action", "name", "times", "detail")
 
@@ -53,7 +53,7 @@ class Event(Row):
 
 
 class Events(Result):
-    """What happened, the latest last."""
+    """Events, the latest last."""
 
     events: list[Event]
     total: int
@@ -108,11 +108,11 @@ def prune_unused(
     engine: Engine,
     only: Annotated[
         Strings, Field(description="ids from list_unused; empty: all", json_schema_extra={"x-shown": "list_unused"})
-    ] = [],  # never changed; its schema says what is the default
+    ] = [],  # never modified; the schema needs the default
 ) -> Pruned:
     """Remove stopped containers, untagged images, empty networks, unnamed volumes or build cache for good.
 
-    `space` is what can be had again: untagged images and build cache.
+    `space` means untagged images and build cache.
     """
     return prune.prune(engine, what, only)
 
@@ -135,27 +135,27 @@ def list_events(
     limit: Annotated[int, Field(ge=1, le=1000)] = 100,
 ) -> Events:
     """List what happened to containers, images, networks and volumes."""
-    happened: dict[object, Event] = {}
+    merged: dict[object, Event] = {}
     with engine_errors():
         stream = engine.client().events(since=_parse_since(since), until=int(time()) + 1, decode=True)
         with closing(stream):
             for number, raw in enumerate(islice(stream, MAX_EVENTS_READ)):
                 with suppress(*compat.PARSE_ERRORS):
-                    _add_event(happened, number, _event(raw))
-    events = list(happened.values())
+                    _add_event(merged, number, _event(raw))
+    events = list(merged.values())
     return Events(events=events[-limit:], total=len(events), more=max(0, len(events) - limit))
 
 
-def _add_event(happened: dict[object, Event], number: int, event: Event) -> None:
-    """Health checks are commands in a container too, three events every few seconds: they count as one, the latest."""
+def _add_event(merged: dict[object, Event], number: int, event: Event) -> None:
+    """Add an event; repeated commands in one container, like health checks, are merged into the latest."""
     if event.action in PARTS_OF_COMMANDS:
         return
     key: object = number
     if event.action in COMMANDS:
         key = (event.type, event.id)
-        if before := happened.pop(key, None):
+        if before := merged.pop(key, None):
             event.times += before.times
-    happened[key] = event
+    merged[key] = event
 
 
 def _event(raw: Mapping[str, Any]) -> Event:
@@ -164,7 +164,7 @@ def _event(raw: Mapping[str, Any]) -> Event:
     identifier = str(actor.get("ID", "")).removeprefix("sha256:")
     action = str(raw.get("Action", ""))
     if not action.startswith("health_status"):
-        # What follows the colon of an exec event is the whole command, with whatever secrets are in it.
+        # After the colon, an exec event contains the whole command, which may contain secrets.
         action = action.partition(":")[0]
     return Event(
         time=timestamps.to_iso(raw.get("time")),
@@ -177,7 +177,7 @@ def _event(raw: Mapping[str, Any]) -> Event:
 
 
 def _detail(action: str, attributes: Mapping[str, Any]) -> str:
-    """How a container ended or by which signal."""
+    """Exit code or signal of an event that ends a container."""
     if action in ("die", "died") and "exitCode" in attributes:
         return f"exit code {text.clean(str(attributes['exitCode']))}"
     if action == "kill" and "signal" in attributes:
@@ -192,5 +192,5 @@ def _parse_since(since: str) -> int:
     try:
         moment = datetime.fromisoformat(since)
     except ValueError as error:
-        raise InvalidInput(f"`{since}` is no time", hint="write it like 10m, 2h or 2026-11-23T10:00:00Z") from error
+        raise InvalidInput(f"`{since}` is not a time", hint="write it like 10m, 2h or 2026-11-23T10:00:00Z") from error
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

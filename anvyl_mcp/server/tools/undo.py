@@ -1,4 +1,4 @@
-"""The last change of this host that has an inverse, and its undoing."""
+"""Show and undo the last reversible change on this host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAST_TENSE = {"start": "started", "stop": "stopped", "remove": "removed"}
 
 
 class LastChange(Result):
-    """The last change that has an inverse; without one, `operation` is empty."""
+    """The last reversible change; `operation` is empty if there is none."""
 
     operation: str = ""
     name: str = ""
@@ -34,7 +34,7 @@ class LastChange(Result):
     lost: list[str] = Field(default_factory=list)
 
     def text(self) -> str:
-        """One line, and what will not be as it was."""
+        """One line for the change, then one for each loss."""
         if not self.operation:
             return "nothing to undo: no container was started, stopped or removed through Anvyl in the last 24 hours"
         what = f"{self.undo} ({PAST_TENSE.get(self.did, self.did)} {text.format_age(self.time)} by {self.by})"
@@ -49,7 +49,7 @@ def get_last_change(engine: Engine, undo_log: UndoLog) -> LastChange:
     change = undo_log.last()
     if change is None:
         return LastChange()
-    told = LastChange(
+    last = LastChange(
         operation=change.operation,
         name=change.name,
         did=change.did,
@@ -60,9 +60,9 @@ def get_last_change(engine: Engine, undo_log: UndoLog) -> LastChange:
     try:
         _check(engine, change)
     except (Conflict, NotFound) as error:
-        return told.model_copy(update={"reason": error.message})
+        return last.model_copy(update={"reason": error.message})
     lost = Recreation(change).losses(engine) if change.did == "remove" else []
-    return told.model_copy(update={"possible": True, "lost": lost})
+    return last.model_copy(update={"possible": True, "lost": lost})
 
 
 @tool(changes=True, seconds=CHANGE_TIMEOUT)
@@ -103,10 +103,10 @@ def _recreate(engine: Engine, undo_log: UndoLog, change: UndoableChange) -> str:
 
 
 def _check(engine: Engine, change: UndoableChange) -> None:
-    """Return when things are still as the change left them.
+    """Return if the container is still in the state that the change left.
 
     Raises:
-        Conflict: they moved on.
+        Conflict: it is not.
     """
     if change.did == "remove":
         Recreation(change).check(engine)
@@ -114,9 +114,11 @@ def _check(engine: Engine, change: UndoableChange) -> None:
     try:
         status = engine.inspect(change.id)["State"]["Status"]
     except NotFound as error:
-        raise Conflict(f"the container `{change.name}` that was {PAST_TENSE[change.did]} is gone") from error
+        raise Conflict(
+            f"the container `{change.name}`, which was {PAST_TENSE[change.did]}, no longer exists"
+        ) from error
     if (status in RUNNING_STATES) != (change.did == "start"):
-        raise Conflict(f"`{change.name}` is {status} already, so there is nothing to undo")
+        raise Conflict(f"`{change.name}` is already {status}, so there is nothing to undo")
 
 
 def _describe_undo(change: UndoableChange) -> str:

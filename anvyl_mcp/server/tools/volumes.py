@@ -46,7 +46,7 @@ class VolumeState(Result):
 
     def text(self) -> str:
         """One line."""
-        return f"volume {self.name} is {'removed' if self.removed else 'created'}"
+        return f"{'removed' if self.removed else 'created'} volume {self.name}"
 
 
 @tool(say=["list volumes", "show volumes", "volume ls"], about="volume, data volume")
@@ -72,7 +72,7 @@ def create_volume(
 ) -> VolumeState:
     """Create a volume."""
     if any(one["Name"] == name for one in lookup.list_volumes(engine)):
-        raise Conflict(f"there is a volume `{name}` already", hint="use it, or choose another name")
+        raise Conflict(f"a volume named `{name}` already exists", hint="use it, or choose another name")
     with engine_errors(doing=f"to create the volume `{name}`"):
         made = engine.client(CHANGE_TIMEOUT).create_volume(name)
     return VolumeState(name=made["Name"], mountpoint=made["Mountpoint"])
@@ -83,8 +83,8 @@ def remove_volume(name: VolumeName, engine: Engine) -> VolumeState:
     """Remove a volume and the data in it for good."""
     lookup.find_volume(engine, name)
     if users := _using(engine).get(name):
-        raise Conflict(f"the volume `{name}` is used by {text.join_names(users)}", hint="remove what uses it first")
-    # A volume has no id to remove it by: it is looked at once more.
+        raise Conflict(f"the volume `{name}` is used by {text.join_names(users)}", hint="remove those containers first")
+    # A volume has no id, so check again right before removing it by name.
     found = lookup.find_volume(engine, name)
     with engine_errors(doing=f"to remove the volume `{name}`"):
         engine.client(CHANGE_TIMEOUT).remove_volume(name)

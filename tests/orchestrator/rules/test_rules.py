@@ -336,7 +336,7 @@ async def test_a_change_tells_what_was_done_where_and_the_new_state() -> None:
     assert await ask("stop web on nas", stop_container=stopped) == "Stopped web on nas."
     created = {"nas": entry({"name": "calm_fox", "state": "running"}, "calm_fox is running")}
     assert await ask("run image nginx", create_container=created) == "Created container calm_fox from nginx on nas."
-    removed = {"nas": entry({"name": "web", "removed": True}, "web is removed")}
+    removed = {"nas": entry({"name": "web", "removed": True}, "removed web")}
     assert await ask("rm web", remove_container=removed) == "Removed container web on nas."
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with containers and hosts, on a real engine: in the list and in "is everything ok?"."""
+"""Problems of containers and hosts on a real engine: in the list and in "is everything ok?"."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def memory(engine: RealEngine) -> AsyncIterator[Client]:
 
 
 def _odd_containers(engine: RealEngine) -> None:
-    """One of each kind that a person wants to hear of, and one that is well."""
+    """One container per kind of problem, and one without."""
     always = {"Name": "always"}
     engine.run("web")
     engine.run("looper", ["sh", "-c", "sleep 0.2; exit 3"], restart_policy=always)
@@ -40,7 +40,7 @@ def _odd_containers(engine: RealEngine) -> None:
     wait_for(lambda: engine.state("done") == engine.state("crashed") == "exited")
 
 
-async def test_a_list_says_what_is_wrong_with_each_container(memory: Client, engine: RealEngine) -> None:
+async def test_a_list_shows_the_problem_of_each_container(memory: Client, engine: RealEngine) -> None:
     await anyio.to_thread.run_sync(_odd_containers, engine)
 
     found = {one["name"]: one["problem"] for one in (await call(memory, "list_containers", all=True))["containers"]}
@@ -56,10 +56,10 @@ async def test_a_list_says_what_is_wrong_with_each_container(memory: Client, eng
     [text] = (await memory.call_tool("list_containers", {"all": True})).content
     assert isinstance(text, TextContent)
     assert "problem: crashed exited with code 7" in text.text
-    assert "problem: paused1" not in text.text, "its state says so"
+    assert "problem: paused1" not in text.text, "the state shows it already"
 
 
-async def test_a_crash_loop_is_one_also_in_the_second_in_which_it_is_up(memory: Client, engine: RealEngine) -> None:
+async def test_a_crash_loop_is_reported_also_while_the_container_is_up(memory: Client, engine: RealEngine) -> None:
     engine.run("looper", ["sh", "-c", "sleep 1; exit 3"], restart_policy={"Name": "always"})
     await anyio.to_thread.run_sync(
         wait_for,
@@ -71,7 +71,7 @@ async def test_a_crash_loop_is_one_also_in_the_second_in_which_it_is_up(memory: 
     assert row["problem"].startswith("keeps restarting")
 
 
-async def test_what_anvyl_stopped_is_no_problem_and_what_it_started_should_run(
+async def test_a_container_stopped_through_anvyl_is_no_problem_and_a_started_one_should_run(
     memory: Client, engine: RealEngine
 ) -> None:
     engine.run("web", restart_policy={"Name": "always"})
@@ -83,10 +83,10 @@ async def test_what_anvyl_stopped_is_no_problem_and_what_it_started_should_run(
     rows = {one["name"]: one for one in (await call(memory, "list_containers", all=True))["containers"]}
 
     assert (rows["web"]["problem"], rows["web"]["expected"]) == ("", "stopped")
-    assert rows["job"]["problem"] == "stopped (exit code 0) although it was started last"
+    assert rows["job"]["problem"] == "stopped (exit code 0) although it should be running"
 
 
-def test_everything_is_not_ok_while_something_is_wrong(engine: RealEngine) -> None:
+def test_everything_is_not_ok_while_a_container_has_a_problem(engine: RealEngine) -> None:
     _odd_containers(engine)
 
     lines = anvyl("ask", "--offline", "is everything ok?", "--json").json["answer"].splitlines()
@@ -98,8 +98,8 @@ def test_everything_is_not_ok_while_something_is_wrong(engine: RealEngine) -> No
     assert "1 paused, 3 stopped on " in lines[1]
 
 
-def test_free_disk_space_is_what_the_system_gives_away(engine: RealEngine) -> None:
-    """As `df` has it: the reserve of a file system is not free, and the share is of what can be used."""
+def test_free_disk_space_is_the_space_available_to_users(engine: RealEngine) -> None:
+    """As in `df`: a file system's reserve is not free, and the percentage is of the usable space."""
     disks = anvyl("call", "get_host_resources", "--json").json["hosts"]
     [answer] = disks.values()
     for disk in answer["result"]["disks"]:

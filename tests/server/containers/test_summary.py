@@ -1,4 +1,4 @@
-"""What a model reads of many containers: everything it needs, in few tokens."""
+"""The compact text form of many containers: complete, in few tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anvyl_mcp.server.engine.stats import ContainerStats
 from anvyl_mcp.server.tools.containers import Containers, Stats
 
 PIECES = re.compile(r" ?[A-Za-z]+|\d{1,3}| ?[^\sA-Za-z\d]+|\s+")
-"""How o200k_base cuts such texts before it merges; for these words it is its count, within half a percent."""
+"""The pre-tokenizer of o200k_base; for these texts it gives the number of tokens within half a percent."""
 FLEET = ("nginx:1.27", "postgres:16-alpine", "ghcr.io/immich-app/immich-server:release", "redis:7")
 
 
@@ -58,7 +58,7 @@ def test_a_hundred_running_containers_with_ports_cost_at_most_1400_tokens(image:
     assert "up 2h" in words and short_image(image(99)) in words
 
 
-def test_what_many_have_in_common_is_said_once_and_trouble_first() -> None:
+def test_common_properties_are_a_heading_and_problems_come_first() -> None:
     words = shown(
         *(entry(number) for number in range(20)),
         entry(20, status="Up 3 days (unhealthy)", Ports=[]),
@@ -97,7 +97,7 @@ def test_a_few_containers_are_a_table() -> None:
         ("", "running"),
     ],
 )
-def test_a_status_is_short_and_keeps_what_matters(status: str, short: str) -> None:
+def test_a_status_is_shortened(status: str, short: str) -> None:
     assert short_status(container_row(entry(1, status=status))) == short
 
 
@@ -111,7 +111,7 @@ def test_a_status_is_short_and_keeps_what_matters(status: str, short: str) -> No
         ("sha256:" + "a" * 64, "sha256:" + "a" * 12),
     ],
 )
-def test_an_image_is_short(image: str, short: str) -> None:
+def test_an_image_name_is_shortened(image: str, short: str) -> None:
     assert short_image(image) == short
 
 
@@ -126,26 +126,26 @@ def test_an_image_is_short(image: str, short: str) -> None:
         (["127.0.0.1:9090->90/udp", "1->1"], "1->1,127.0.0.1:9090->90/udp"),
     ],
 )
-def test_ports_are_short(ports: list[str], short: str) -> None:
+def test_ports_are_shortened(ports: list[str], short: str) -> None:
     assert short_ports(ports) == short
 
 
-def use(number: int, limit: int = 25_000_000_000) -> ContainerStats:
+def usage(number: int, limit: int = 25_000_000_000) -> ContainerStats:
     return ContainerStats(
         name=f"web-{number:03}", cpu_percent=number / 3, memory_used=number * 1_234_567, memory_limit=limit,
         net_rx=number * 123_456, net_tx=number * 4_567, block_read=0, block_write=0, pids=number,
     )  # fmt: skip
 
 
-def test_the_use_of_a_hundred_containers_costs_at_most_1500_tokens() -> None:
-    words = Stats(containers=[use(number) for number in range(100)], total=100).text()
+def test_the_usage_of_a_hundred_containers_costs_at_most_1500_tokens() -> None:
+    words = Stats(containers=[usage(number) for number in range(100)], total=100).text()
 
     assert tokens(words) <= 1_500
     assert words.splitlines()[-1] == "… 40 more that use less; ask for one by `name`"
 
 
-def test_a_limit_of_its_own_is_told() -> None:
-    lines = list(stats.summary_lines([use(1), use(2, 512 * 1024**2)]))
+def test_a_different_memory_limit_is_shown() -> None:
+    lines = list(stats.summary_lines([usage(1), usage(2, 512 * 1024**2)]))
 
-    assert lines[0].startswith("name cpu memory (limit 23.3G unless said)")
+    assert lines[0].startswith("name cpu memory (limit 23.3G unless shown)")
     assert lines[1:] == ["web-001 0% 1.18M 121K/4.46K 1", "web-002 1% 2.35M/512M 241K/8.92K 2"]

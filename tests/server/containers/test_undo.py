@@ -1,4 +1,4 @@
-"""The last change taken back: what it shows, what it does, and when it does nothing."""
+"""Undo of the last change: what it shows, what it does, and when it refuses."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ async def client(engine: RealEngine) -> AsyncIterator[Client]:
         yield opened
 
 
-def remembered() -> str:
+def undo_file() -> str:
     return (load().state_dir / "undo.json").read_text(encoding="utf-8")
 
 
-async def refusal(client: Client, change: dict[str, Any], told: dict[str, Any] | None = None) -> dict[str, str]:
+async def refusal(client: Client, change: dict[str, Any], meta: dict[str, Any] | None = None) -> dict[str, str]:
     arguments = {"name": change["name"], "operation": change["operation"]}
-    result = await client.call_tool("undo_change", arguments, meta=told)  # type: ignore[arg-type]  # any fields go
+    result = await client.call_tool("undo_change", arguments, meta=meta)  # type: ignore[arg-type]  # any fields are allowed
     assert result.is_error and result.meta
     error: dict[str, str] = result.meta["anvyl/error"]
     return error
 
 
-def test_a_stop_is_undone_once_it_was_shown_and_agreed_to(engine: RealEngine) -> None:
+def test_a_stop_is_shown_confirmed_and_undone(engine: RealEngine) -> None:
     engine.create("web")
     engine.api.start("web")
     assert anvyl("stop", "web").code == 0
@@ -62,13 +62,13 @@ def test_a_start_is_undone_and_then_the_stop_before_it(engine: RealEngine) -> No
     engine.api.start("web")
     assert anvyl("stop", "web").code == 0
     assert anvyl("start", "web").code == 0
-    assert anvyl("start", "web").code == 0, "what changed nothing is nothing to undo"
+    assert anvyl("start", "web").code == 0, "a start that changed nothing is not recorded"
 
     assert anvyl("undo", "--yes").code == 0 and engine.state("web") == "exited"
     assert anvyl("undo", "--yes").code == 0 and engine.state("web") == "running"
 
 
-def test_a_removed_container_is_made_again_as_it_was(engine: RealEngine) -> None:
+def test_a_removed_container_is_recreated_with_its_settings(engine: RealEngine) -> None:
     engine.api.create_network("shop", labels={"anvyl.test": "1"})
     engine.api.create_network("back", labels={"anvyl.test": "1"})
     try:
@@ -96,13 +96,13 @@ def test_a_removed_container_is_made_again_as_it_was(engine: RealEngine) -> None
         before = engine.api.inspect_container("web")
 
         assert anvyl("rm", "web", "--force", "--yes").code == 0
-        assert SECRET in remembered()
+        assert SECRET in undo_file()
         shown = anvyl("undo", "--dry-run")
         assert f"create web again from {IMAGES[0]} and start it (removed" in shown.out
-        assert "what was written inside the container" in shown.out and SECRET not in shown.out + shown.err
+        assert "data written inside the container" in shown.out and SECRET not in shown.out + shown.err
         done = anvyl("undo", "--yes", "--json")
         assert done.code == 0, done.err
-        assert SECRET not in done.out + done.err + remembered() + anvyl("call", "get_last_change").out
+        assert SECRET not in done.out + done.err + undo_file() + anvyl("call", "get_last_change").out
 
         after = engine.api.inspect_container("web")
         assert after["Id"] != before["Id"] and after["State"]["Status"] == "running"
@@ -120,27 +120,27 @@ def test_a_removed_container_is_made_again_as_it_was(engine: RealEngine) -> None
             engine.api.remove_network(network)
 
 
-def test_one_that_did_not_run_is_made_again_but_not_started(engine: RealEngine) -> None:
+def test_a_container_that_was_not_running_is_recreated_but_not_started(engine: RealEngine) -> None:
     engine.create("web")
     assert anvyl("rm", "web", "--yes").code == 0
     assert anvyl("undo", "--yes").code == 0
     assert engine.state("web") == "created"
 
 
-def test_it_does_nothing_when_the_name_is_taken_or_the_image_is_gone(engine: RealEngine) -> None:
+def test_a_container_is_not_recreated_if_its_name_is_taken(engine: RealEngine) -> None:
     engine.create("web", image=IMAGES[2])
     assert anvyl("rm", "web", "--yes").code == 0
     other = engine.create("web")
 
     taken = anvyl("undo", "--yes")
-    assert taken.code == 1 and "there is another container `web` now" in taken.err
+    assert taken.code == 1 and "another container is named `web` now" in taken.err
     assert engine.api.inspect_container("web")["Id"] == other
     engine.api.remove_container("web", force=True)
 
 
-async def test_a_removed_one_whose_image_is_gone_stays_away(engine: RealEngine, client: Client) -> None:
+async def test_a_container_is_not_recreated_if_its_image_is_gone(engine: RealEngine, client: Client) -> None:
     if not engine.private:
-        pytest.skip("an image is made on an engine of the tests' own only")
+        pytest.skip("creates an image, which needs a private engine")
     engine.create("seed")
     made = engine.api.commit("seed", "anvyl-test/gone", "1", changes=["LABEL unique=1"])
     engine.create("web", image="anvyl-test/gone:1")
@@ -148,51 +148,49 @@ async def test_a_removed_one_whose_image_is_gone_stays_away(engine: RealEngine, 
     engine.api.remove_image(made["Id"], force=True)
 
     change = await call(client, "get_last_change")
-    assert not change["possible"] and "`anvyl-test/gone:1`, is not on this host any more" in change["reason"]
+    assert not change["possible"] and "`anvyl-test/gone:1`, is no longer on this host" in change["reason"]
     assert (await refusal(client, change))["code"] == "conflict"
     assert not engine.api.containers(all=True, filters={"name": "web"})
 
 
-async def test_what_moved_on_is_left_alone(engine: RealEngine, client: Client) -> None:
+async def test_a_container_that_changed_since_is_left_alone(engine: RealEngine, client: Client) -> None:
     engine.create("web")
     engine.api.start("web")
     await call(client, "stop_container", name="web")
     engine.api.start("web")
 
     change = await call(client, "get_last_change")
-    assert change["reason"] == "`web` is running already, so there is nothing to undo"
+    assert change["reason"] == "`web` is already running, so there is nothing to undo"
     assert (await refusal(client, change))["message"] == change["reason"]
     engine.api.remove_container("web", force=True)
-    assert "is gone" in (await call(client, "get_last_change"))["reason"]
+    assert "no longer exists" in (await call(client, "get_last_change"))["reason"]
 
 
-async def test_a_change_is_undone_once_however_often_it_is_asked_for(engine: RealEngine, client: Client) -> None:
+async def test_a_repeated_undo_request_runs_once(engine: RealEngine, client: Client) -> None:
     engine.create("web")
     engine.api.start("web")
     await call(client, "stop_container", name="web")
     change = await call(client, "get_last_change")
     arguments = {"name": "web", "operation": change["operation"]}
 
-    told: Any = {protocol_keys.OPERATION: "undo-1"}
-    first = await client.call_tool("undo_change", arguments, meta=told)
+    meta: Any = {protocol_keys.OPERATION: "undo-1"}
+    first = await client.call_tool("undo_change", arguments, meta=meta)
     assert first.structured_content and first.structured_content["state"] == "running"
     engine.api.stop("web", timeout=0)
-    repeat = await client.call_tool("undo_change", arguments, meta=told)
+    repeat = await client.call_tool("undo_change", arguments, meta=meta)
     assert repeat.structured_content == first.structured_content and engine.state("web") == "exited"
     assert (await refusal(client, change))["code"] == "not_found" and engine.state("web") == "exited"
 
 
-async def test_who_may_only_read_sees_what_could_be_undone_and_undoes_nothing(
-    engine: RealEngine, client: Client
-) -> None:
+async def test_a_reader_sees_the_last_change_but_cannot_undo_it(engine: RealEngine, client: Client) -> None:
     engine.create("web")
     engine.api.start("web")
     await call(client, "stop_container", name="web")
-    told: Any = {protocol_keys.SCOPES: ["read"], protocol_keys.FOR: "reader"}
+    meta: Any = {protocol_keys.SCOPES: ["read"], protocol_keys.FOR: "reader"}
 
-    seen = await client.call_tool("get_last_change", {}, meta=told)
+    seen = await client.call_tool("get_last_change", {}, meta=meta)
     assert seen.structured_content and seen.structured_content["undo"] == "start web"
-    assert (await refusal(client, seen.structured_content, told))["code"] == "denied"
+    assert (await refusal(client, seen.structured_content, meta))["code"] == "denied"
     assert engine.state("web") == "exited"
 
 
@@ -202,7 +200,7 @@ async def test_who_may_only_read_sees_what_could_be_undone_and_undoes_nothing(
      {"sysctls": {"net.ipv4.ip_forward": "1"}}],
     ids=["privileged", "host-mount", "host-processes", "capability", "unknown-to-guardrails"],
 )  # fmt: skip
-async def test_making_a_powerful_container_again_needs_the_right_to_make_one(
+async def test_recreating_a_root_equivalent_container_needs_exec(
     engine: RealEngine, client: Client, options: dict[str, Any]
 ) -> None:
     engine.create("web", **options)
@@ -216,17 +214,17 @@ async def test_making_a_powerful_container_again_needs_the_right_to_make_one(
     assert engine.state("web") == "created"
 
 
-async def test_an_ordinary_container_is_made_again_by_who_may_operate(engine: RealEngine, client: Client) -> None:
+async def test_an_operator_may_recreate_an_ordinary_container(engine: RealEngine, client: Client) -> None:
     engine.create("web", binds=["web-data:/data"], port_bindings={80: 18098})
     await call(client, "remove_container", name="web")
     change = await call(client, "get_last_change")
-    told: Any = {protocol_keys.SCOPES: ["operate"], protocol_keys.FOR: "operator"}
+    meta: Any = {protocol_keys.SCOPES: ["operate"], protocol_keys.FOR: "operator"}
 
-    done = await client.call_tool("undo_change", {"name": "web", "operation": change["operation"]}, meta=told)
+    done = await client.call_tool("undo_change", {"name": "web", "operation": change["operation"]}, meta=meta)
     assert not done.is_error, done.content
 
 
-async def test_the_policy_counts_for_what_an_undo_does(engine: RealEngine, client: Client) -> None:
+async def test_the_policy_applies_to_an_undo(engine: RealEngine, client: Client) -> None:
     engine.create("web")
     await call(client, "remove_container", name="web")
     change = await call(client, "get_last_change")
@@ -238,19 +236,17 @@ async def test_the_policy_counts_for_what_an_undo_does(engine: RealEngine, clien
     assert denied["code"] == "denied" and "no new ones" in denied["message"]
 
 
-async def test_what_cannot_be_remembered_is_not_removed(engine: RealEngine, client: Client) -> None:
+async def test_a_container_is_not_removed_if_it_cannot_be_recorded(engine: RealEngine, client: Client) -> None:
     engine.create("web")
     (load().state_dir / "undo.json").write_text("{", encoding="utf-8")
 
     result = await client.call_tool("remove_container", {"name": "web"})
-    assert result.is_error and "could not be remembered" in str(result.content)
+    assert result.is_error and "could not be recorded" in str(result.content)
     assert engine.state("web") == "created"
     await call(client, "start_container", name="web")
 
 
-async def test_what_is_remembered_is_for_its_owner_only_and_never_in_the_audit(
-    engine: RealEngine, client: Client
-) -> None:
+async def test_the_undo_file_is_private_and_its_content_is_not_audited(engine: RealEngine, client: Client) -> None:
     engine.create("web", environment={"TOKEN": SECRET})
     await call(client, "remove_container", name="web")
     change = await call(client, "get_last_change")
@@ -262,6 +258,6 @@ async def test_what_is_remembered_is_for_its_owner_only_and_never_in_the_audit(
         assert not file.is_file() or SECRET not in file.read_text(encoding="utf-8", errors="replace"), file
 
 
-def test_no_model_is_offered_an_undo_because_a_person_must_see_it_first() -> None:
+def test_no_model_is_offered_an_undo() -> None:
     chosen = select_tools("undo the last change", load_catalogue(load().cache_dir))
     assert chosen and not chosen & {"undo_change", "get_last_change"}

@@ -1,4 +1,4 @@
-"""The engine is found where it is, and understood whatever its age."""
+"""The engine is located in every known place, and every supported version is understood."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_an_engine_is_found_in_every_known_place(
     assert Engine(places).socket == path
 
 
-def test_what_a_stopped_engine_left_is_passed_over(places: dict[str, str], listener: Any, tmp_path: Path) -> None:
+def test_sockets_left_by_a_stopped_engine_are_skipped(places: dict[str, str], listener: Any, tmp_path: Path) -> None:
     (tmp_path / "var/run").mkdir(parents=True)
     (tmp_path / "var/run/docker.sock").symlink_to(tmp_path / "gone")
     with socket.socket(socket.AF_UNIX) as left:
@@ -92,7 +92,7 @@ def test_an_engine_chosen_by_name_is_never_replaced_by_another(
 
     with pytest.raises(EngineMissing, match="no Docker engine is running") as raised:
         sockets.locate({**places, "DOCKER_HOST": f"unix://{tmp_path}/nowhere.sock"})
-    assert "DOCKER_HOST says unix://" in raised.value.hint
+    assert "DOCKER_HOST points to unix://" in raised.value.hint
     assert Engine({**places, "DOCKER_HOST": "tcp://192.0.2.1:2375"}).socket is None
 
 
@@ -114,7 +114,7 @@ def test_the_context_of_the_docker_command_is_followed(
         sockets.locate({**places, "DOCKER_CONTEXT": "other"})
 
 
-def test_a_machine_without_an_engine_says_where_it_was_looked_for(places: dict[str, str]) -> None:
+def test_an_error_without_an_engine_names_the_places_tried(places: dict[str, str]) -> None:
     with pytest.raises(EngineMissing) as raised:
         Engine(places).ping()
 
@@ -143,7 +143,7 @@ async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", AGES.values(), ids=AGES)
-async def test_containers_look_the_same_on_engines_of_every_age(version: str, fake: FakeEngine, client: Client) -> None:
+async def test_containers_look_the_same_on_every_engine_version(version: str, fake: FakeEngine, client: Client) -> None:
     fake.version = version
     fake.oldest = "1.44" if version == "1.52" else "1.40"
     fake.add("web")
@@ -156,7 +156,7 @@ async def test_containers_look_the_same_on_engines_of_every_age(version: str, fa
     assert (info["command"], info["env"], info["labels"]) == ("", [], [])
 
 
-async def test_what_an_engine_leaves_out_is_empty(fake: FakeEngine, client: Client) -> None:
+async def test_fields_that_an_engine_omits_are_empty(fake: FakeEngine, client: Client) -> None:
     left_out = {"Names": None, "Ports": None, "Labels": None, "Image": None, "Status": None, "Created": None}
     bare = {"Config": {}, "HostConfig": {}, "NetworkSettings": {}, "Mounts": None, "State": {"Running": True}}
     box = fake.add("web", listed=left_out, over=bare)
@@ -180,7 +180,7 @@ async def test_an_engine_without_containers_may_say_null(fake: FakeEngine, clien
     assert (await call(client, "list_containers"))["total"] == 0
 
 
-async def test_an_engine_upgraded_while_we_run_is_spoken_to_in_its_version(fake: FakeEngine, client: Client) -> None:
+async def test_an_upgraded_engine_is_used_with_its_new_version(fake: FakeEngine, client: Client) -> None:
     fake.add("web")
     await call(client, "list_containers")
 
@@ -189,7 +189,7 @@ async def test_an_engine_upgraded_while_we_run_is_spoken_to_in_its_version(fake:
     assert (await call(client, "stop_container", name="web"))["state"] == "exited"
 
 
-async def test_an_engine_set_back_while_we_run_is_spoken_to_in_its_version(fake: FakeEngine, client: Client) -> None:
+async def test_a_downgraded_engine_is_used_with_its_old_version(fake: FakeEngine, client: Client) -> None:
     fake.version = "1.57"
     box = fake.add("web")
     await call(client, "list_containers")
@@ -199,7 +199,7 @@ async def test_an_engine_set_back_while_we_run_is_spoken_to_in_its_version(fake:
     assert box.changes == 1
 
 
-async def test_another_engine_in_the_same_place_is_noticed(
+async def test_another_engine_on_the_same_socket_is_detected(
     fake: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/other.sock")

@@ -1,4 +1,4 @@
-"""Whatever the engine does to us, the caller gets one sentence with a next step, in time."""
+"""Every fault of the engine becomes one sentence with a next step, in time."""
 
 from __future__ import annotations
 
@@ -42,49 +42,49 @@ async def refused(client: Client, tool: str, **arguments: Any) -> dict[str, str]
     """The error of a call that must fail: code, message and hint."""
     result = await client.call_tool(tool, arguments)
     assert result.is_error and result.meta is not None, result
-    told: dict[str, str] = result.meta[protocol_keys.ERROR]
-    assert told["message"] and "\n" not in told["message"] and "Traceback" not in said(result)
-    return told
+    error: dict[str, str] = result.meta[protocol_keys.ERROR]
+    assert error["message"] and "\n" not in error["message"] and "Traceback" not in text_of(result)
+    return error
 
 
 async def succeeded(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     result = await client.call_tool(tool, arguments)
-    assert not result.is_error, said(result)
+    assert not result.is_error, text_of(result)
     assert isinstance(result.structured_content, dict)
     return result.structured_content
 
 
-def said(result: CallToolResult) -> str:
+def text_of(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "says"),
+    ("fault", "code", "message"),
     [
         ("404", "not_found", "injected"),
         ("409", "conflict", "injected"),
         ("500", "engine_error", "the Docker engine failed: injected"),
         ("503", "engine_error", "the Docker engine failed: injected"),
-        ("garbage", "engine_error", "cannot be understood"),
-        ("shape", "engine_error", "cannot be understood"),
-        ("cut", "engine_error", "broke off its answer"),
-        ("close", "engine_error", "broke off its answer"),
+        ("garbage", "engine_error", "cannot be parsed"),
+        ("shape", "engine_error", "cannot be parsed"),
+        ("cut", "engine_error", "closed the connection"),
+        ("close", "engine_error", "closed the connection"),
     ],
 )
-async def test_a_listing_that_fails_says_why(
-    fault: str, code: str, says: str, fake: FakeEngine, client: Client
+async def test_a_failed_list_call_names_the_reason(
+    fault: str, code: str, message: str, fake: FakeEngine, client: Client
 ) -> None:
     fake.add("web")
     fake.fault(LIST, fault)
 
-    told = await refused(client, "list_containers")
+    error = await refused(client, "list_containers")
 
-    assert (told["code"], says in told["message"]) == (code, True), told
-    assert told["hint"] or code in ("not_found", "conflict")
+    assert (error["code"], message in error["message"]) == (code, True), error
+    assert error["hint"] or code in ("not_found", "conflict")
 
 
 @pytest.mark.parametrize(("fault", "times"), [("garbage", 1), ("shape", 1), ("cut", 2), ("close", 2), ("500", 2)])
-async def test_an_inspection_and_a_version_that_fail_say_why(
+async def test_a_failed_inspect_or_version_request_names_the_reason(
     fault: str, times: int, fake: FakeEngine, client: Client
 ) -> None:
     fake.add("web")
@@ -97,7 +97,7 @@ async def test_an_inspection_and_a_version_that_fail_say_why(
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "close"])
-async def test_a_read_that_fails_once_is_repeated(fault: str, fake: FakeEngine, client: Client) -> None:
+async def test_a_read_that_fails_once_is_retried(fault: str, fake: FakeEngine, client: Client) -> None:
     fake.add("web")
     fake.fault(LIST, fault, times=1)
 
@@ -105,50 +105,52 @@ async def test_a_read_that_fails_once_is_repeated(fault: str, fake: FakeEngine, 
     assert fake.requests.count(LIST) == 2
 
 
-async def test_a_change_that_fails_is_not_repeated(fake: FakeEngine, client: Client) -> None:
+async def test_a_change_that_fails_is_not_retried(fake: FakeEngine, client: Client) -> None:
     fake.add("web", state="exited")
     fake.fault(START, "500", times=1)
 
-    told = await refused(client, "start_container", name="web")
+    error = await refused(client, "start_container", name="web")
 
-    assert told["message"] == f"the Docker engine failed to start `web`: {_injected(fake)}"
+    assert error["message"] == f"the Docker engine failed to start `web`: {_injected(fake)}"
     assert _changes(fake) == 1
 
 
 @pytest.mark.parametrize(
     ("fault", "state", "changes"), [("lost", "running", 1), ("close", "exited", 0)], ids=["done", "not-done"]
 )
-async def test_a_change_whose_answer_is_lost_may_have_happened_and_the_state_is_told(
+async def test_a_change_with_a_lost_response_is_unknown_and_the_state_is_shown(
     fault: str, state: str, changes: int, fake: FakeEngine, client: Client
 ) -> None:
     box = fake.add("web", state="exited")
     fake.fault(START, fault)
 
-    told = await refused(client, "start_container", name="web")
+    error = await refused(client, "start_container", name="web")
 
-    assert told["code"] == "unknown"
-    assert told["message"].endswith(f"to start `web`: it may or may not have happened; it is {state} now")
+    assert error["code"] == "unknown"
+    assert error["message"].endswith(f"to start `web`: it may or may not have happened; it is {state} now")
     assert (box.changes, _changes(fake)) == (changes, 1)
 
 
-async def test_a_removal_whose_answer_is_lost_tells_whether_it_is_gone(fake: FakeEngine, client: Client) -> None:
+async def test_a_removal_with_a_lost_response_shows_whether_the_container_exists(
+    fake: FakeEngine, client: Client
+) -> None:
     fake.add("web", state="exited")
     fake.fault("DELETE .*", "lost")
 
-    assert (await refused(client, "remove_container", name="web"))["message"].endswith("it is not there now")
+    assert (await refused(client, "remove_container", name="web"))["message"].endswith("it does not exist now")
 
 
 @pytest.mark.parametrize("fault", ["lost", "garbage", "cut"])
-async def test_a_creation_whose_answer_is_lost_may_have_happened(fault: str, fake: FakeEngine, client: Client) -> None:
+async def test_a_creation_with_a_lost_response_is_unknown(fault: str, fake: FakeEngine, client: Client) -> None:
     fake.fault("POST /containers/create", fault)
 
-    told = await refused(client, "create_container", image="busybox", name="app")
+    error = await refused(client, "create_container", image="busybox", name="app")
 
-    assert (told["code"], "it is created now" in told["message"]) == ("unknown", True), told
+    assert (error["code"], "it is created now" in error["message"]) == ("unknown", True), error
     assert fake.requests.count("POST /containers/create") == 1
 
 
-async def test_an_engine_that_is_down_is_told_at_once_and_found_when_it_is_back(
+async def test_an_engine_that_is_down_fails_at_once_and_is_found_when_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fault table row 8: at most 0.5 s."""
@@ -166,19 +168,19 @@ async def test_an_engine_that_is_down_is_told_at_once_and_found_when_it_is_back(
 
 
 @pytest.mark.parametrize("fault", ["hang", "slow"])
-async def test_an_engine_that_hangs_is_told_in_five_seconds(fault: str, fake: FakeEngine, client: Client) -> None:
-    """Fault table row 9: at most 5.2 s; whoever asks next does not wait for it again; it recovers by itself."""
+async def test_an_engine_that_hangs_times_out_in_five_seconds(fault: str, fake: FakeEngine, client: Client) -> None:
+    """Fault table row 9: at most 5.2 s; the next call does not wait again; it recovers without help."""
     fake.add("web")
     await succeeded(client, "list_containers")
     fake.fault("GET .*", fault)
 
     began = time.monotonic()
-    told = await refused(client, "list_containers")
+    error = await refused(client, "list_containers")
     took = time.monotonic() - began
     await refused(client, "list_containers")
     again = time.monotonic() - began - took
 
-    assert (told["code"], told["message"]) == ("timeout", "the Docker engine does not answer")
+    assert (error["code"], error["message"]) == ("timeout", "the Docker engine does not answer")
     assert took < 5.2
     assert again < 1.2
     fake.faults.clear()
@@ -211,10 +213,10 @@ async def test_a_hung_engine_holds_few_threads_and_the_host_still_answers(fake: 
 
 
 def _injected(fake: FakeEngine) -> str:
-    """The fake's words, with the short form of ids that people know."""
+    """The fake engine's message, with shortened ids."""
     box = next(iter(fake.containers.values()))
     return f"injected for /containers/{box.id[:12]}/start"
 
 
 def _changes(fake: FakeEngine) -> int:
-    return sum(asked.startswith("POST") for asked in fake.requests)
+    return sum(request.startswith("POST") for request in fake.requests)

@@ -1,4 +1,4 @@
-"""Logs of any size and speed cost little memory and time."""
+"""Logs of any size and rate are read in little memory and time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mcp import Client
 
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core.settings import load
-from anvyl_mcp.server.engine.logs import reader as log_reading
+from anvyl_mcp.server.engine.logs import reader
 from anvyl_mcp.server.engine.logs.frames import parse_lines
 from tests.support.engine.engines import RealEngine
 from tests.support.engine.fake_engine import STAMP, FakeEngine, frames
@@ -50,7 +50,7 @@ async def test_both_streams_of_a_container_are_read(fake: FakeEngine, client: Cl
     assert (await logs(client, "web"))["lines"] == ["one", "oops", "two"]
 
 
-async def test_a_line_that_the_engine_cut_is_put_together_again(fake: FakeEngine, client: Client) -> None:
+async def test_the_parts_of_a_split_line_are_joined(fake: FakeEngine, client: Client) -> None:
     fake.add("web", log=frames((1, "a" * 10), (2, "oops\n"), (1, "b" * 10), (1, "c\n"), (1, "next\n")))
 
     assert (await logs(client, "web"))["lines"] == ["oops", "a" * 10 + "b" * 10 + "c", "next"]
@@ -64,7 +64,7 @@ async def test_a_terminal_has_no_frames(fake: FakeEngine, client: Client) -> Non
     assert (read["lines"], read["next_since"]) == (["one", "two"], STAMP.format(1))
 
 
-async def test_a_line_without_an_end_is_cut_with_a_count(fake: FakeEngine, client: Client) -> None:
+async def test_a_very_long_line_is_cut_with_a_count(fake: FakeEngine, client: Client) -> None:
     fake.add("web", log=frames(*[(1, "x" * 16_000)] * 20, (1, "\n"), (1, "next\n")))
 
     lines = (await logs(client, "web"))["lines"]
@@ -74,55 +74,57 @@ async def test_a_line_without_an_end_is_cut_with_a_count(fake: FakeEngine, clien
 
 
 @pytest.mark.parametrize("data", [b"no frames at all, but long enough", b"\x09\0\0\0\0\0\0\x05hello"])
-async def test_a_log_that_is_none_is_an_error_of_the_engine(data: bytes, fake: FakeEngine, client: Client) -> None:
+async def test_a_log_in_an_unknown_format_is_an_engine_error(data: bytes, fake: FakeEngine, client: Client) -> None:
     fake.add("web", log=data)
 
     result = await client.call_tool("get_container_logs", {"name": "web"})
 
-    assert result.is_error and "cannot be understood" in str(result.content)
+    assert result.is_error and "cannot be parsed" in str(result.content)
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"),
-    [("500", "the Docker engine failed to show its log"), ("cut", "broke off"), ("409", "injected")],
+    ("fault", "message"),
+    [("500", "the Docker engine failed to show its log"), ("cut", "closed the connection"), ("409", "injected")],
 )
-async def test_a_log_that_cannot_be_read_says_why(fault: str, says: str, fake: FakeEngine, client: Client) -> None:
+async def test_a_log_that_cannot_be_read_names_the_reason(
+    fault: str, message: str, fake: FakeEngine, client: Client
+) -> None:
     fake.add("web", log=frames((1, "one\n"), (1, "two\n")))
     fake.fault("GET .*/logs", fault)
 
     result = await client.call_tool("get_container_logs", {"name": "web"})
 
-    assert result.is_error and says in str(result.content), result.content
+    assert result.is_error and message in str(result.content), result.content
 
 
 @pytest.mark.parametrize(
-    ("limit", "value", "found", "says"),
+    ("limit", "value", "found", "message"),
     [
-        ("SEARCHED", 2, ["two"], "only the last 2 lines were searched"),
-        ("READING_SECONDS", -1, [], f"lines after {STAMP.format(0)} were not read"),
+        ("MAX_SEARCHED_LINES", 2, ["two"], "only the last 2 lines were searched"),
+        ("READ_SECONDS", -1, [], f"lines after {STAMP.format(0)} were not read"),
     ],
     ids=["a long log", "a slow engine"],
 )
-async def test_what_was_not_looked_at_is_said(
+async def test_an_incomplete_search_is_noted(
     limit: str,
     value: int,
     found: list[str],
-    says: str,
+    message: str,
     fake: FakeEngine,
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing found in a part of a log is not nothing in the log."""
+    """An empty result of a partial search does not mean that the log has no match."""
     fake.add("web", log=frames((1, "one\n"), (1, "two\n"), (1, "three\n")))
-    monkeypatch.setattr(log_reading, limit, value)
+    monkeypatch.setattr(reader, limit, value)
 
     read = await logs(client, "web", grep="two")
 
-    assert (read["lines"], read["truncated"], says in read["note"]) == (found, True, True)
+    assert (read["lines"], read["truncated"], message in read["note"]) == (found, True, True)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 9, 4096])
-def test_frames_may_be_broken_anywhere(size: int) -> None:
+def test_frames_may_be_split_anywhere(size: int) -> None:
     whole = frames((1, "one"), (2, "err\n"), (1, " and two\n"), (1, "\n"), (2, "last"))
 
     chunks = [whole[at : at + size] for at in range(0, len(whole), size)]
@@ -130,7 +132,7 @@ def test_frames_may_be_broken_anywhere(size: int) -> None:
     assert [line.text for line in parse_lines(chunks, raw=False)] == [b"err", b"one and two", b"", b"last"]
 
 
-def test_a_frame_that_says_it_is_huge_is_not_kept() -> None:
+def test_a_frame_with_a_huge_length_is_not_buffered() -> None:
     head = struct.pack(">BxxxL", 1, 2**32 - 1) + STAMP.format(0).encode() + b" "
     before = psutil.Process().memory_info().rss
 
@@ -142,7 +144,7 @@ def test_a_frame_that_says_it_is_huge_is_not_kept() -> None:
 
 @pytest.mark.parametrize("tty", [False, True], ids=["frames", "terminal"])
 @pytest.mark.parametrize("size", [50 * MIB, pytest.param(1024 * MIB, marks=pytest.mark.long)], ids=["50M", "1G"])
-async def test_the_end_of_a_big_log_is_there_at_once(size: int, tty: bool, engine: RealEngine, client: Client) -> None:
+async def test_the_end_of_a_big_log_is_read_fast(size: int, tty: bool, engine: RealEngine, client: Client) -> None:
     """Fault table row 25: 1 GB in at most 2 s, with less than 50 MB of growth."""
     script = f"yes 012345678901234567890123456789012345678901234567890123456789 | head -c {size}; echo; echo done"
     made = engine.api.create_container("busybox:latest", name="big", command=["sh", "-c", script], tty=tty)
@@ -161,7 +163,7 @@ async def test_the_end_of_a_big_log_is_there_at_once(size: int, tty: bool, engin
     assert psutil.Process().memory_info().rss - before < 50 * MIB
 
 
-async def test_a_container_that_never_stops_writing_does_not_keep_us(engine: RealEngine, client: Client) -> None:
+async def test_reading_a_log_that_never_stops_ends(engine: RealEngine, client: Client) -> None:
     engine.run("loud", ["yes", "x" * 100])
     await logs(client, "loud", tail=1)
     before, began = psutil.Process().memory_info().rss, time.monotonic()

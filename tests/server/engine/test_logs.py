@@ -1,4 +1,4 @@
-"""A log is read whole, each line once and as a person sees it, whatever engine, clock and driver it comes from."""
+"""Every log line is read once and rendered as in a terminal, on every engine, time zone and log driver."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def image(engine: RealEngine) -> str:
 
 
 def run(engine: RealEngine, name: str, script: str, *, tty: bool = False, driver: str = "") -> None:
-    """A container that writes; with the driver `local`, Docker 20.10 stamps in the daemon's own zone."""
+    """Start a container that writes; with the driver `local`, Docker 20.10 uses the daemon's time zone."""
     config = LogConfig(type=driver) if driver else None
     host = engine.api.create_host_config(log_config=config)
     made = engine.api.create_container(image(engine), ["sh", "-c", script], name=name, tty=tty, host_config=host)
@@ -72,7 +72,7 @@ def run(engine: RealEngine, name: str, script: str, *, tty: bool = False, driver
 
 
 async def logged(client: Client, name: str, until: str, **arguments: Any) -> dict[str, Any]:
-    """The log once it holds a line."""
+    """The log, once it contains a line with this text."""
     with anyio.fail_after(20):
         while True:
             read = await call(client, "get_container_logs", name=name, **arguments)
@@ -85,8 +85,8 @@ def driver_of(engine: RealEngine) -> str:
     return "" if "podman" in str(engine.api.version()).lower() else "local"
 
 
-async def test_every_line_is_there_once_whatever_the_zone_of_the_engine(client: Client, other: RealEngine) -> None:
-    """moby/moby#46910, grafana/loki#1994: the stamps carry the machine's offset."""
+async def test_every_line_is_read_once_in_any_time_zone(client: Client, other: RealEngine) -> None:
+    """moby/moby#46910, grafana/loki#1994: timestamps have the machine's offset."""
     run(other, "counts", FIVE, driver=driver_of(other))
 
     first = await logged(client, "counts", "line 4")
@@ -99,8 +99,8 @@ async def test_every_line_is_there_once_whatever_the_zone_of_the_engine(client: 
     assert first["next_since"].endswith("Z")
 
 
-async def test_lines_that_come_while_a_log_is_followed_are_printed_once(client: Client, other: RealEngine) -> None:
-    """Several lines in each second: with stamps of whole seconds a moment alone does not tell what was read."""
+async def test_a_followed_log_repeats_no_line(client: Client, other: RealEngine) -> None:
+    """Several lines per second: with whole-second timestamps, the time alone does not identify the last line read."""
     run(
         other,
         "quick",
@@ -130,10 +130,10 @@ async def test_a_burst_in_one_second_is_followed_from_its_end(client: Client, ot
 
 
 @pytest.mark.parametrize("tty", [False, True], ids=["plain", "terminal"])
-async def test_a_text_is_found_anywhere_in_a_line_and_shown_with_what_is_around_it(
+async def test_a_match_anywhere_in_a_line_is_shown_with_its_surroundings(
     tty: bool, client: Client, other: RealEngine
 ) -> None:
-    """amir20/dozzle#3945: lines of JSON are longer than the engine's parts of 16 KB; one needle lies over an edge."""
+    """amir20/dozzle#3945: JSON lines exceed the engine's parts of 16 KB; one needle crosses the edge of a part."""
     for number, size in enumerate((4_000, 16_376, 40_000, 150_000)):
         run(other, f"long{number}", NEEDLE.format(size), tty=tty)
         read = await logged(client, f"long{number}", "", tail=1)
@@ -147,7 +147,7 @@ async def test_a_text_is_found_anywhere_in_a_line_and_shown_with_what_is_around_
 
 
 @pytest.mark.parametrize("tty", [False, True], ids=["plain", "terminal"])
-async def test_of_a_progress_its_last_state_is_shown(tty: bool, client: Client, other: RealEngine) -> None:
+async def test_a_progress_bar_shows_its_last_state(tty: bool, client: Client, other: RealEngine) -> None:
     """moby/moby#19645."""
     steps = "for i in 1 2 3 4 5; do printf 'loading %s0%%\\r' $i; done; echo"
     script = f"{steps}; printf 'a\\rb\\r\\033[2K'; echo done; sleep 600"
@@ -160,15 +160,15 @@ async def test_of_a_progress_its_last_state_is_shown(tty: bool, client: Client, 
     assert earlier["lines"] == ["loading 20%"]
 
 
-async def test_a_container_without_a_log_says_so(client: Client, other: RealEngine) -> None:
+async def test_a_container_without_a_log_is_reported(client: Client, other: RealEngine) -> None:
     run(other, "quiet", FIVE, driver="none")
 
-    told = await refused(client, "get_container_logs", name="quiet")
+    error = await refused(client, "get_container_logs", name="quiet")
     followed = await anyio.to_thread.run_sync(lambda: anvyl("logs", "-f", "quiet"))
 
-    assert (told["code"], told["message"]) == ("conflict", "`quiet` keeps no log: its log driver is `none`")
-    assert "create it again with another log driver" in told["hint"]
-    assert followed.code != 0 and followed.err.count("keeps no log") == 1
+    assert (error["code"], error["message"]) == ("conflict", "`quiet` has no log: its log driver is `none`")
+    assert "recreate it with another log driver" in error["hint"]
+    assert followed.code != 0 and followed.err.count("has no log") == 1
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ async def on_fake(fake: FakeEngine) -> AsyncIterator[Client]:
 
 
 def stamped(*lines: tuple[str, str]) -> bytes:
-    """A log whose lines have the stamps that they are given."""
+    """A log with these timestamps and lines."""
     parts = (f"{stamp} {words}\n".encode() for stamp, words in lines)
     return b"".join(struct.pack(">BxxxL", 1, len(part)) + part for part in parts)
 
@@ -200,7 +200,9 @@ def stamped(*lines: tuple[str, str]) -> bytes:
     ],
     ids=["both sides of UTC", "whole seconds", "few digits", "half hours"],
 )
-async def test_stamps_are_compared_as_moments(stamps: tuple[str, ...], fake: FakeEngine, on_fake: Client) -> None:
+async def test_timestamps_are_compared_across_time_zones(
+    stamps: tuple[str, ...], fake: FakeEngine, on_fake: Client
+) -> None:
     words = ("one", "two", "three")
     box = fake.add("web", log=stamped(*zip(stamps, words, strict=True)))
     for number in range(len(words)):
@@ -216,7 +218,7 @@ async def test_stamps_are_compared_as_moments(stamps: tuple[str, ...], fake: Fak
     ]
 
 
-async def test_lines_that_differ_in_nothing_are_counted(fake: FakeEngine, on_fake: Client) -> None:
+async def test_identical_lines_are_counted(fake: FakeEngine, on_fake: Client) -> None:
     stamp = "2026-11-23T10:00:00Z"
     box = fake.add("web", log=stamped(*[(stamp, "same")] * 3))
     first = await call(on_fake, "get_container_logs", name="web")
@@ -225,16 +227,16 @@ async def test_lines_that_differ_in_nothing_are_counted(fake: FakeEngine, on_fak
     assert len((await call(on_fake, "get_container_logs", name="web", since=first["next_since"]))["lines"]) == 2
 
 
-async def test_a_log_whose_driver_sends_it_elsewhere_names_the_driver(fake: FakeEngine, on_fake: Client) -> None:
+async def test_an_unreadable_log_driver_is_named(fake: FakeEngine, on_fake: Client) -> None:
     fake.add("web", over={"HostConfig": {"LogConfig": {"Type": "syslog"}}})
     fake.fault("GET .*/logs", "501", body=b'{"message": "configured logging driver does not support reading"}')
 
-    told = await refused(on_fake, "get_container_logs", name="web")
+    error = await refused(on_fake, "get_container_logs", name="web")
 
-    assert told["message"] == "the log of `web` cannot be read here: its log driver `syslog` sends it elsewhere"
+    assert error["message"] == "the log of `web` cannot be read here: its log driver `syslog` sends it elsewhere"
 
 
-async def test_how_far_a_line_was_searched_is_said(
+async def test_a_partly_searched_line_is_noted(
     fake: FakeEngine, on_fake: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anvyl_mcp.server.engine.logs.reader.MAX_SEARCHED_LINE_BYTES", 50_000)
@@ -242,11 +244,11 @@ async def test_how_far_a_line_was_searched_is_said(
 
     read = await call(on_fake, "get_container_logs", name="web", grep="needle")
 
-    assert (read["lines"], read["note"]) == ([], "of longer lines only the first 48.8 KiB were searched")
+    assert (read["lines"], read["note"]) == ([], "only the first 48.8 KiB of longer lines were searched")
 
 
-async def test_a_part_of_a_line_shows_no_secret_of_the_whole(fake: FakeEngine, on_fake: Client) -> None:
-    """Cut in the middle, a value would stand there without the name that marks it as secret."""
+async def test_an_excerpt_of_a_line_shows_no_secret(fake: FakeEngine, on_fake: Client) -> None:
+    """A cut could separate a value from the name that marks it as secret."""
     line = f"{'x' * 6_000} password={'hunter2' * 300} needle {'y' * 9_000}"
     fake.add("web", log=stamped(("2026-11-23T10:00:00Z", line)))
 
@@ -256,14 +258,16 @@ async def test_a_part_of_a_line_shows_no_secret_of_the_whole(fake: FakeEngine, o
 
 
 @pytest.mark.parametrize("folding", ["straße", "İstanbul", "ﬁne"])
-async def test_what_folding_makes_longer_is_found_where_it_is(folding: str, fake: FakeEngine, on_fake: Client) -> None:
+async def test_a_match_after_characters_that_case_folding_lengthens(
+    folding: str, fake: FakeEngine, on_fake: Client
+) -> None:
     fake.add("web", log=stamped(("2026-11-23T10:00:00Z", f"{folding * 2_000} needle {'y' * 9_000}")))
 
     assert "needle yyy" in (await call(on_fake, "get_container_logs", name="web", grep="NEEDLE"))["lines"][0]
 
 
 @pytest.mark.parametrize("seen", [0, 1, 2, 4_000])
-def test_a_cursor_is_a_time_that_reads_back(seen: int) -> None:
+def test_a_cursor_round_trips_as_a_time(seen: int) -> None:
     cursor = Cursor(1_764_000_000_123_456_789, seen)
 
     assert Cursor.parse(str(cursor)) == cursor
@@ -273,6 +277,6 @@ def test_a_cursor_is_a_time_that_reads_back(seen: int) -> None:
 
 
 @pytest.mark.parametrize("since", ["yore", "2026-13-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "10 parsecs"])
-def test_what_is_no_time_is_refused(since: str) -> None:
+def test_an_invalid_time_is_refused(since: str) -> None:
     with pytest.raises(InvalidInput):
         Cursor.parse(since)

@@ -1,4 +1,4 @@
-"""What engines and the proxies before them answer now and then: shown with what is known, and each in its own row."""
+"""Odd responses of engines and socket proxies: known fields are shown, and each bad entry costs only its own row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.engine.fake_engine import FakeEngine
 from tests.support.hosts.nodes import anvyl
 
 ODD: tuple[Any, ...] = (None, "", "x", -1, 0, 1.5, 2**80, True, [], ["x"], [None], {}, {"x": None}, [{"x": [None]}])
-"""Values that a field may hold where another kind is usual."""
+"""Values of the wrong type for a field."""
 SAMPLE: dict[str, Any] = {
     "read": "2026-11-23T10:00:01Z",
     "preread": "2026-11-23T10:00:00Z",
@@ -56,12 +56,12 @@ async def client(fake: FakeEngine) -> AsyncIterator[Client]:
 
 
 async def ask(question: str) -> str:
-    """What the rules answer to a person at the command line."""
+    """The rules' answer to a question at the command line."""
     return (await anyio.to_thread.run_sync(lambda: anvyl("ask", "--offline", question))).out
 
 
 def variants(usual: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The usual object with each of its parts odd in turn, also parts of parts, and left out."""
+    """Copies of the object, each with one field missing or odd, also in nested objects."""
     for name, part in usual.items():
         yield {key: value for key, value in usual.items() if key != name}
         yield from ({**usual, name: odd} for odd in ODD)
@@ -71,10 +71,10 @@ def variants(usual: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from ({**usual, name: [inner, *part[1:]]} for inner in variants(part[0]))
 
 
-async def test_statistics_of_any_shape_leave_a_row_for_every_container(
+async def test_malformed_statistics_keep_a_row_for_every_container(
     fake: FakeEngine, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fields that are null, missing or of another kind: openwrt/packages#26618, ualex73/monitor_docker#159."""
+    """Fields that are null, missing or of the wrong type: openwrt/packages#26618, ualex73/monitor_docker#159."""
     monkeypatch.setattr(stats, "SAMPLE_INTERVAL", 0)
     good, odd = fake.add("good"), fake.add("odd")
     fake.answers[f"/containers/{good.id}/stats"] = SAMPLE
@@ -107,7 +107,7 @@ async def test_statistics_of_any_shape_leave_a_row_for_every_container(
     ],
     ids=["no memory", "no cpu", "an entry without op", "nothing", "Windows"],
 )  # fmt: skip
-async def test_what_an_engine_measures_is_shown_and_the_rest_is_not_known(
+async def test_known_figures_are_shown_and_others_are_null(
     sample: dict[str, Any], row: dict[str, Any], fake: FakeEngine, client: Client
 ) -> None:
     box = fake.add("odd")
@@ -116,13 +116,13 @@ async def test_what_an_engine_measures_is_shown_and_the_rest_is_not_known(
     found = (await call(client, "get_container_stats", name="odd"))["containers"][0]
 
     assert {name: found[name] for name in row} == row
-    said = words(await client.call_tool("get_container_stats"))
-    assert ("gives no figures now for odd" in said) == (
+    text = words(await client.call_tool("get_container_stats"))
+    assert ("reports no figures for odd" in text) == (
         row["memory_used"] is None if "memory_used" in row else False
     ) or (row.get("cpu_percent") is not None)
 
 
-async def test_one_container_whose_statistics_fail_costs_only_its_own_figures(fake: FakeEngine, client: Client) -> None:
+async def test_failed_statistics_of_one_container_leave_the_others(fake: FakeEngine, client: Client) -> None:
     good, bad, gone = fake.add("good"), fake.add("bad"), fake.add("gone")
     fake.answers[f"/containers/{good.id}/stats"] = SAMPLE
     fake.fault(f"GET /containers/{bad.id}/stats", "500")
@@ -135,7 +135,7 @@ async def test_one_container_whose_statistics_fail_costs_only_its_own_figures(fa
     assert (await refused(client, "get_container_stats", name="gone"))["code"] == "not_found"
 
 
-async def test_a_listed_container_of_any_shape_has_its_row(fake: FakeEngine, client: Client) -> None:
+async def test_a_malformed_list_entry_keeps_its_row(fake: FakeEngine, client: Client) -> None:
     fake.add("good")
     odd = fake.add("odd")
     usual = {
@@ -150,7 +150,7 @@ async def test_a_listed_container_of_any_shape_has_its_row(fake: FakeEngine, cli
         odd.listed = {name: entry.get(name) for name in usual}
         names = [row["name"] for row in (await call(client, "list_containers", all=True))["containers"]]
 
-        # Labels may forbid something: what has them in a form that cannot be read is not shown.
+        # Labels may forbid something: a container whose labels cannot be parsed is not shown.
         readable = isinstance(entry.get("Labels"), dict | list | None) or not entry["Labels"]
         assert "good" in names and len(names) == 1 + readable, entry
         for tool in ("list_networks", "list_volumes"):
@@ -165,7 +165,7 @@ async def test_a_listed_container_of_any_shape_has_its_row(fake: FakeEngine, cli
         ("list_volumes", "/volumes", VOLUME, "Volumes"),
     ],
 )
-async def test_one_odd_entry_of_a_list_costs_at_most_its_own_row(
+async def test_a_malformed_entry_costs_at_most_its_own_row(
     tool: str, path: str, usual: dict[str, Any], wrapped: str, fake: FakeEngine, client: Client
 ) -> None:
     good = {**usual, "Name": "good", "RepoTags": ["good:1"], "Id": "sha256:" + "d" * 64}
@@ -181,7 +181,7 @@ async def test_one_odd_entry_of_a_list_costs_at_most_its_own_row(
         assert len(rows) == 2 or unnamed or odd_labels, entry
 
 
-async def test_disk_use_and_events_of_any_shape_are_read(fake: FakeEngine, client: Client) -> None:
+async def test_malformed_disk_usage_and_events_are_read(fake: FakeEngine, client: Client) -> None:
     usage: dict[str, Any] = {
         "LayersSize": 100,
         "Images": [{"Id": "a", "Size": 60, "SharedSize": -1, "Containers": 1}],
@@ -200,7 +200,7 @@ async def test_disk_use_and_events_of_any_shape_are_read(fake: FakeEngine, clien
         assert "good" in names, event
 
 
-async def test_an_inspected_container_of_any_shape_is_shown(fake: FakeEngine, client: Client) -> None:
+async def test_a_malformed_inspect_response_is_shown(fake: FakeEngine, client: Client) -> None:
     usual = {
         "Created": "2026-11-23T12:00:00+02:00", "RestartCount": 2,
         "State": {
@@ -218,7 +218,7 @@ async def test_an_inspected_container_of_any_shape_is_shown(fake: FakeEngine, cl
         assert (await call(client, "get_container_info", name="odd"))["id"] == box.id[:12], found
 
 
-async def test_a_time_is_given_in_utc_whatever_its_zone(fake: FakeEngine, client: Client) -> None:
+async def test_times_are_converted_to_utc(fake: FakeEngine, client: Client) -> None:
     fake.add("web", over={"Created": "2026-11-23T12:00:00.5+02:00"})
     fake.answers["/volumes"] = {"Volumes": [VOLUME]}
 
@@ -226,7 +226,7 @@ async def test_a_time_is_given_in_utc_whatever_its_zone(fake: FakeEngine, client
     assert (await call(client, "list_volumes"))["volumes"][0]["created"] == "2026-11-23T10:00:00+00:00"
 
 
-async def test_dates_and_sizes_that_are_none_are_not_shown_as_such(fake: FakeEngine, client: Client) -> None:
+async def test_placeholder_dates_and_sizes_are_not_shown(fake: FakeEngine, client: Client) -> None:
     """docker/cli#2995, buildpacks/pack#70: "292 years ago"."""
     fake.images = [
         {"Id": f"sha256:{letter * 64}", "RepoTags": None, "Size": size, "Created": created}
@@ -257,22 +257,22 @@ HAPROXY = b"<html><body><h1>403 Forbidden</h1>\nRequest forbidden by administrat
     [HAPROXY, b"", b"Forbidden", b'{"message": "Forbidden"}', b'{"error": "denied"}', b"[]"],
     ids=["HAProxy", "empty", "plain", "Docker's form", "another form", "a list"],
 )
-async def test_a_socket_proxy_that_refuses_is_named_with_what_to_set(
+async def test_a_refusing_socket_proxy_is_named_with_the_switches_to_set(
     body: bytes, fake: FakeEngine, client: Client
 ) -> None:
     """Tecnativa/docker-socket-proxy#78: clients show only "403"."""
     fake.add("web")
     fake.fault("POST .*", "403", body=body)
 
-    told = await refused(client, "stop_container", name="web")
+    error = await refused(client, "stop_container", name="web")
 
-    assert told["code"] == "denied"
-    assert told["message"] == f"the socket proxy at {fake.url} does not allow to stop `web`"
-    assert told["hint"].startswith("set POST=1 and CONTAINERS=1 where it is started")
+    assert error["code"] == "denied"
+    assert error["message"] == f"the socket proxy at {fake.url} does not allow Anvyl to stop `web`"
+    assert error["hint"].startswith("set POST=1 and CONTAINERS=1 in its environment")
     assert fake.containers and next(iter(fake.containers.values())).changes == 0
 
 
-def test_a_refusal_is_no_success_in_json(fake: FakeEngine) -> None:
+def test_a_refusal_is_a_failure_in_json(fake: FakeEngine) -> None:
     fake.add("web")
     fake.fault("POST .*", "403", body=HAPROXY)
     fake.fault("GET /images/json", "403", body=HAPROXY)
@@ -290,26 +290,26 @@ def test_a_refusal_is_no_success_in_json(fake: FakeEngine) -> None:
     assert "Set IMAGES=1" in host["error"]
 
 
-async def test_a_machine_is_described_though_its_engine_is_closed_to_us(fake: FakeEngine, client: Client) -> None:
+async def test_a_machine_is_described_without_access_to_its_engine(fake: FakeEngine, client: Client) -> None:
     fake.fault("GET /info", "403", body=HAPROXY)
 
     assert "does not allow GET /info" in (await call(client, "get_host_info"))["engine"]["error"]
 
 
-async def test_what_the_engine_itself_forbids_keeps_its_words(fake: FakeEngine, client: Client) -> None:
+async def test_a_denial_by_the_engine_keeps_its_message(fake: FakeEngine, client: Client) -> None:
     fake.add("web")
     fake.fault("POST .*/stop", "403", body=b'{"message": "authorization denied by plugin opa: not on weekends"}')
     fake.fault("POST .*/start", "503", body=b"<html><head><title>x</title></head><h1>503</h1>No server there.</html>")
 
-    told = await refused(client, "stop_container", name="web")
+    error = await refused(client, "stop_container", name="web")
     broken = await refused(client, "start_container", name="web")
 
-    assert told["code"] == "denied" and "not on weekends" in told["message"]
+    assert error["code"] == "denied" and "not on weekends" in error["message"]
     assert broken["message"] == "the Docker engine failed to start `web`: 503 No server there."
 
 
-async def test_states_are_called_what_they_are_by_every_tool(client: Client, fake: FakeEngine) -> None:
-    """portainer/portainer#8844: `Running` is true for what is paused or between two starts."""
+async def test_every_tool_shows_the_real_state(client: Client, fake: FakeEngine) -> None:
+    """portainer/portainer#8844: `Running` is true for containers that are paused or between two starts."""
     states = {"paused": True, "restarting": True, "dead": False, "removing": False, "created": False}
     for state, running in states.items():
         fake.add(
@@ -333,8 +333,8 @@ def _run_again(engine: RealEngine, name: str) -> None:
     engine.api.wait(name, timeout=20)
 
 
-async def test_why_a_container_is_as_it_is_stands_in_its_details(engine: RealEngine) -> None:
-    """The restart count, the last exit code, memory that ran out, and what the health check printed."""
+async def test_details_explain_a_containers_state(engine: RealEngine) -> None:
+    """Restart count, last exit code, out of memory, and the output of the health check."""
     check = {"test": ["CMD-SHELL", "echo no database on port 5432; exit 7"], "interval": 10**9, "retries": 1}
     engine.run("looper", ["sh", "-c", "exit 3"], restart_policy={"Name": "always"})
     engine.run("sick", healthcheck=check)
@@ -353,7 +353,7 @@ async def test_why_a_container_is_as_it_is_stands_in_its_details(engine: RealEng
                     sick = await call(client, "get_container_info", name="sick")
                 held = await call(client, "get_container_info", name="held")
                 greedy = await call(client, "get_container_info", name="greedy")
-                while not greedy["oom_killed"]:  # an engine misses some of the kernel's notices: it gets another
+                while not greedy["oom_killed"]:  # an engine misses some of the kernel's events: run it again
                     await anyio.to_thread.run_sync(_run_again, engine, "greedy")
                     greedy = await call(client, "get_container_info", name="greedy")
                 usage = {row["name"]: row for row in (await call(client, "get_container_stats"))["containers"]}

@@ -1,4 +1,4 @@
-"""Every toolset on Podman, a second engine that speaks Docker's API and differs in a hundred small ways."""
+"""Every toolset on Podman, which implements Docker's API with many small differences."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ async def run(client: Client, name: str, **options: Any) -> dict[str, Any]:
     return await call(client, "create_container", image=IMAGE, name=name, **options)
 
 
-async def test_the_engine_is_called_what_it_is(client: Client) -> None:
+async def test_the_engine_is_named_podman(client: Client) -> None:
     result = await client.call_tool("get_host_info")
 
     assert isinstance(result.content[0], TextContent) and "\nPodman 4" in result.content[0].text
 
 
-async def test_containers_live_their_whole_life(client: Client, podman: RealEngine) -> None:
+async def test_the_life_cycle_of_a_container(client: Client, podman: RealEngine) -> None:
     made = await run(
         client, "web", ports=["18080:80", "127.0.0.1:19090:90/udp"], env=["API_TOKEN=hunter2", "PLAIN=1"],
         labels=["tier=front"], memory="64m", cpus="0.5", restart="unless-stopped", volumes=["kept:/data"],
@@ -73,7 +73,7 @@ async def test_containers_live_their_whole_life(client: Client, podman: RealEngi
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "code", "message"),
     [
         ({"command": "/no/such"}, "invalid_input", "the image has no program `/no/such`"),
         ({"network": "nowhere"}, "not_found", "nowhere"),
@@ -82,14 +82,14 @@ async def test_containers_live_their_whole_life(client: Client, podman: RealEngi
         ({"image": "docker.io/library/no-such-image:9"}, "not_found", "no-such-image:9"),
     ],
 )
-async def test_a_container_that_cannot_be_made_leaves_nothing_behind(
-    arguments: dict[str, Any], code: str, says: str, client: Client, podman: RealEngine
+async def test_a_failed_create_leaves_nothing_behind(
+    arguments: dict[str, Any], code: str, message: str, client: Client, podman: RealEngine
 ) -> None:
     await run(client, "first", ports=["18081:80"])
 
-    told = await refused(client, "create_container", **{"image": IMAGE, "name": "app", **arguments})
+    error = await refused(client, "create_container", **{"image": IMAGE, "name": "app", **arguments})
 
-    assert (told["code"], says in told["message"]) == (code, True), told
+    assert (error["code"], message in error["message"]) == (code, True), error
     assert podman.state("app") is None and podman.state("first") == "running"
 
 
@@ -100,16 +100,16 @@ async def test_logs_and_commands(client: Client) -> None:
     assert (await call(client, "get_container_logs", name="talk", grep="TWO", since="10m"))["lines"] == ["two"]
     ran = await call(client, "exec_in_container", name="talk", command="sh -c 'echo out; echo err >&2; exit 3'")
     assert (ran["exit_code"], ran["stdout"], ran["stderr"]) == (3, "out\n", "err\n")
-    told = await refused(client, "exec_in_container", name="talk", command="no-such-program")
-    assert told["code"] == "not_found" and told["message"].endswith("executable file not found in $PATH")
+    error = await refused(client, "exec_in_container", name="talk", command="no-such-program")
+    assert error["code"] == "not_found" and error["message"].endswith("executable file not found in $PATH")
     late = await call(client, "exec_in_container", name="talk", command="sleep 4321", timeout=1)
     assert late["timed_out"] is True
     if not late["note"]:
         assert "4321" not in (await call(client, "exec_in_container", name="talk", command="ps"))["stdout"]
 
 
-async def test_a_busy_container_is_seen_to_be_busy(client: Client) -> None:
-    """Podman says that it compared two samples, and took one: a share of the cpu needs a second."""
+async def test_a_busy_container_shows_its_cpu_usage(client: Client) -> None:
+    """Podman claims to return two samples, but takes one: a cpu share needs a second request."""
     await run(client, "busy", command=BUSY)
     await run(client, "idle")
 
@@ -142,7 +142,7 @@ async def test_networks_volumes_images_and_the_engine_itself(client: Client, pod
     }
 
 
-async def test_pruning_takes_what_has_ended_and_knows_no_build_cache(client: Client, podman: RealEngine) -> None:
+async def test_pruning_removes_ended_containers_without_a_build_cache(client: Client, podman: RealEngine) -> None:
     await run(client, "running")
     await run(client, "ended", command="true")
     podman.api.wait("ended")

@@ -1,4 +1,4 @@
-"""Images from a registry, pulled for real."""
+"""Pulling images from a real registry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.engine.registry import registry
 
 async def test_an_image_is_pulled_with_progress_and_runs(engine: RealEngine) -> None:
     if not engine.private:
-        pytest.skip("a registry is served beside an engine of the tests' own only")
+        pytest.skip("needs a private engine for the registry")
     seen: list[tuple[float, str]] = []
 
     async def note(progress: float, total: float | None, message: str | None) -> None:
@@ -33,7 +33,7 @@ async def test_an_image_is_pulled_with_progress_and_runs(engine: RealEngine) -> 
             assert made["state"] == "running"
             await call(client, "remove_container", name="app", force=True)
             await call(client, "remove_image", image=image)
-            # Missing again: create pulls it by itself.
+            # The image is missing again: create_container pulls it.
             assert (await call(client, "create_container", image=image, name="app"))["state"] == "running"
             await call(client, "remove_container", name="app", force=True)
             await call(client, "remove_image", image=image)
@@ -45,9 +45,9 @@ async def test_an_image_is_pulled_with_progress_and_runs(engine: RealEngine) -> 
 BIG = 12_000_000
 
 
-async def test_a_large_pull_says_how_many_bytes_are_here(engine: RealEngine) -> None:
+async def test_a_large_pull_reports_bytes(engine: RealEngine) -> None:
     if not engine.private:
-        pytest.skip("a registry is served beside an engine of the tests' own only")
+        pytest.skip("needs a private engine for the registry")
     seen: list[tuple[float, float | None, str]] = []
 
     async def note(progress: float, total: float | None, message: str | None) -> None:
@@ -64,20 +64,20 @@ async def test_a_large_pull_says_how_many_bytes_are_here(engine: RealEngine) -> 
     assert max(total for _, total, _ in with_bytes) >= BIG
 
 
-async def test_a_pull_that_is_given_up_stops_and_can_be_repeated(engine: RealEngine) -> None:
+async def test_a_cancelled_pull_stops_and_can_be_repeated(engine: RealEngine) -> None:
     if not engine.private:
-        pytest.skip("a registry is served beside an engine of the tests' own only")
+        pytest.skip("needs a private engine for the registry")
     scope = anyio.CancelScope()
 
-    async def give_up(progress: float, total: float | None, message: str | None) -> None:
+    async def cancel(progress: float, total: float | None, message: str | None) -> None:
         if total:
             scope.cancel()
 
     with registry(engine, padding=BIG) as image:
         async with aclosing(Node(load())) as here, Client(here.server) as client:
             with scope:
-                given_up = await client.call_tool("pull_image", {"image": image}, progress_callback=give_up)
-                assert (given_up.meta or {})[protocol_keys.ERROR]["code"] == "cancelled"
+                cancelled = await client.call_tool("pull_image", {"image": image}, progress_callback=cancel)
+                assert (cancelled.meta or {})[protocol_keys.ERROR]["code"] == "cancelled"
             assert scope.cancel_called
             assert not any(image in one["tags"] for one in (await call(client, "list_images"))["images"])
             assert (await call(client, "pull_image", image=image))["new"]

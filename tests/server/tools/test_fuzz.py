@@ -1,4 +1,4 @@
-"""No argument brings a tool down. The seed is fixed: a failure can be repeated. Parsers: `core/test_parsers.py`."""
+"""No argument causes an internal error. The seed is fixed, so failures repeat. Parsers: `core/test_parsers.py`."""
 
 from __future__ import annotations
 
@@ -77,5 +77,5 @@ def _value(schema: dict[str, Any], chance: random.Random) -> Any:
 
 
 def _sendable(words: str) -> str:
-    """JSON-RPC is UTF-8: a lone surrogate never arrives."""
+    """Without lone surrogates, which JSON-RPC cannot carry as it is UTF-8."""
     return words.replace("\ud800", "")

@@ -1,4 +1,4 @@
-"""The tools beyond the daily ones, called with the official MCP client on a real engine."""
+"""Less common tools, called with the official MCP client on a real engine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def memory(engine: RealEngine) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def tidy(engine: RealEngine) -> Iterator[RealEngine]:
-    """An engine whose networks, volumes and extra tags of a test go with it."""
+    """An engine whose test networks, volumes and tags are removed after the test."""
     yield engine
     engine.clean()
     for network in engine.api.networks():
@@ -47,7 +47,7 @@ def tidy(engine: RealEngine) -> Iterator[RealEngine]:
         engine.api.remove_image("test-tag:1")
 
 
-async def test_stats_of_all_running_containers_come_together(memory: Client, engine: RealEngine) -> None:
+async def test_stats_of_all_running_containers(memory: Client, engine: RealEngine) -> None:
     engine.run("busy", ["sh", "-c", "while :; do :; done"])
     engine.run("idle")
     engine.run("secret", labels={"anvyl.read": "false"})
@@ -70,10 +70,10 @@ async def test_stats_of_all_running_containers_come_together(memory: Client, eng
     assert (await refused(memory, "get_container_stats", name="secret"))["code"] == "denied"
 
 
-async def test_a_sample_that_was_kept_saves_the_second_one(
+async def test_a_cached_sample_saves_the_second_request(
     engine: RealEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on an engine of API 1.44: two rounds without an earlier sample, one round with it."""
+    """As with API 1.44: two requests per container without a cached sample, one with it."""
     monkeypatch.setattr(stats, "FAST_SINCE", stats.ONE_SHOT_SINCE)
     monkeypatch.setattr(stats, "MIN_SAMPLE_AGE", 0)
     for name in ("one", "two", "three"):
@@ -95,23 +95,23 @@ STUBBORN = ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]
 
 
 @pytest.mark.parametrize("tool", ["stop_container", "restart_container"])
-async def test_a_stop_that_takes_long_says_how_long_it_may_take(tool: str, memory: Client, engine: RealEngine) -> None:
+async def test_a_slow_stop_reports_its_time_limit(tool: str, memory: Client, engine: RealEngine) -> None:
     engine.run("stubborn", STUBBORN, init=False)
-    told: list[tuple[float, float | None, str | None]] = []
+    reports: list[tuple[float, float | None, str | None]] = []
 
-    async def heard(progress: float, total: float | None, message: str | None) -> None:
-        told.append((progress, total, message))
+    async def record(progress: float, total: float | None, message: str | None) -> None:
+        reports.append((progress, total, message))
 
     arguments: dict[str, Any] = {"name": "stubborn", "timeout": 3}
-    result = await memory.call_tool(tool, arguments, progress_callback=heard)
+    result = await memory.call_tool(tool, arguments, progress_callback=record)
 
     assert not result.is_error
     doing = tool.partition("_")[0].replace("stop", "stopp")
-    assert told[0][2] == f"{doing}ing stubborn: 1 of at most 3 s"
-    assert [done for done, _, _ in told] == sorted({done for done, _, _ in told})
+    assert reports[0][2] == f"{doing}ing stubborn: 1 of at most 3 s"
+    assert [done for done, _, _ in reports] == sorted({done for done, _, _ in reports})
 
 
-def test_who_interrupts_a_change_is_told_that_it_may_still_happen(engine: RealEngine, tmp_path: Path) -> None:
+def test_interrupting_a_change_warns_that_it_may_still_happen(engine: RealEngine, tmp_path: Path) -> None:
     engine.run("stubborn", STUBBORN, init=False)
     with CountingProxy(engine.url, tmp_path / "proxy.sock") as proxy:
         command = subprocess.Popen(
@@ -144,7 +144,7 @@ async def test_commands_run_in_a_container_without_a_shell(memory: Client, engin
     fields = loud.structured_content or {}
     assert fields["truncated"] is True and 16_000 < len(fields["stdout"]) < 65_536
     assert json_size(fields) + len(words(loud).encode()) <= MODEL_BYTES
-    # What shows it to a person gets all that is kept of it.
+    # The command line gets the whole captured output.
     whole = run_program("call", "exec_in_container", "name=web", f"command={command}", "--yes", "--json")
     (entry,) = whole.json["hosts"].values()
     assert entry["result"]["truncated"] is True and len(entry["result"]["stdout"]) == 65_536
@@ -156,7 +156,7 @@ async def test_commands_run_in_a_container_without_a_shell(memory: Client, engin
         ] == f"{number}\n"
 
 
-async def test_a_command_in_a_container_that_takes_too_long_is_ended_there(memory: Client, engine: RealEngine) -> None:
+async def test_a_command_in_a_container_that_times_out_is_killed(memory: Client, engine: RealEngine) -> None:
     engine.run("web")
 
     done = await call(
@@ -170,7 +170,7 @@ async def test_a_command_in_a_container_that_takes_too_long_is_ended_there(memor
     assert engine.state("web") == "running"
 
 
-async def test_what_cannot_be_run_in_a_container_is_said(memory: Client, engine: RealEngine) -> None:
+async def test_a_command_that_cannot_run_in_a_container_is_named(memory: Client, engine: RealEngine) -> None:
     engine.run("web")
     engine.create("stopped")
 
@@ -181,35 +181,35 @@ async def test_what_cannot_be_run_in_a_container_is_said(memory: Client, engine:
     assert (await refused(memory, "exec_in_container", name="web", command="'"))["code"] == "invalid_input"
 
 
-async def test_a_container_in_detail_begins_with_how_it_is(memory: Client, engine: RealEngine) -> None:
+async def test_container_details_start_with_the_state(memory: Client, engine: RealEngine) -> None:
     engine.run("web", port_bindings={80: 18082}, environment={"PLAIN": "1"})
     engine.run("failed", "sh -c 'exit 3'")
     await anyio.to_thread.run_sync(engine.api.wait, "failed")
 
-    told = words(await memory.call_tool("get_container_info", {"name": "web"})).splitlines()
+    lines = words(await memory.call_tool("get_container_info", {"name": "web"})).splitlines()
     failed = await memory.call_tool("get_container_info", {"name": "failed"})
 
-    assert told[0].startswith("web (") and "): running, started " in told[0]
-    assert "ports 18082->80" in told and "env PLAIN=1" in told
+    assert lines[0].startswith("web (") and "): running, started " in lines[0]
+    assert "ports 18082->80" in lines and "env PLAIN=1" in lines
     assert "): exited with code 3, " in words(failed) and failed.structured_content["finished_at"]
 
 
-async def test_secret_values_are_shown_when_asked_for(memory: Client, engine: RealEngine) -> None:
+async def test_secret_values_are_shown_with_reveal(memory: Client, engine: RealEngine) -> None:
     engine.run("web", environment={"DB_PASSWORD": "hunter2"})
 
     assert "DB_PASSWORD=<hidden>" in (await call(memory, "get_container_info", name="web"))["env"]
     assert "DB_PASSWORD=hunter2" in (await call(memory, "get_container_info", name="web", reveal=True))["env"]
 
 
-async def test_an_image_that_no_registry_has_is_not_pulled(memory: Client, engine: RealEngine) -> None:
-    told = await refused(memory, "pull_image", image="127.0.0.1:1/nothing:1")
+async def test_pulling_a_missing_image_fails(memory: Client, engine: RealEngine) -> None:
+    error = await refused(memory, "pull_image", image="127.0.0.1:1/nothing:1")
 
-    assert told["code"] == "engine_error"
-    assert "127.0.0.1:1/nothing" in told["message"] and "could not be pulled" in told["message"]
+    assert error["code"] == "engine_error"
+    assert "127.0.0.1:1/nothing" in error["message"] and "could not be pulled" in error["message"]
     assert (await refused(memory, "pull_image", image="Not An Image"))["code"] == "invalid_input"
 
 
-async def test_an_image_goes_name_by_name(memory: Client, tidy: RealEngine) -> None:
+async def test_an_image_is_removed_name_by_name(memory: Client, tidy: RealEngine) -> None:
     tidy.create("maker")
     tidy.api.commit("maker", "test-tag", "1")
     tidy.api.tag("test-tag:1", "test-tag", "2")
@@ -224,7 +224,7 @@ async def test_an_image_goes_name_by_name(memory: Client, tidy: RealEngine) -> N
     assert not tidy.api.images(name="test-tag:1")
 
 
-async def test_networks_are_made_joined_left_and_removed(memory: Client, tidy: RealEngine) -> None:
+async def test_the_life_cycle_of_a_network(memory: Client, tidy: RealEngine) -> None:
     tidy.run("web")
 
     await call(memory, "create_network", name="test-home", internal=True)
@@ -245,7 +245,7 @@ async def test_networks_are_made_joined_left_and_removed(memory: Client, tidy: R
     assert (await refused(memory, "remove_network", name="bridge"))["code"] == "conflict"
 
 
-async def test_volumes_are_made_and_removed_once_nothing_uses_them(memory: Client, tidy: RealEngine) -> None:
+async def test_a_volume_is_removed_once_it_is_unused(memory: Client, tidy: RealEngine) -> None:
     made = await call(memory, "create_volume", name="test-data")
     assert made["mountpoint"]
     assert (await refused(memory, "create_volume", name="test-data"))["code"] == "conflict"
@@ -260,7 +260,7 @@ async def test_volumes_are_made_and_removed_once_nothing_uses_them(memory: Clien
     assert (await refused(memory, "remove_volume", name="test-data"))["code"] == "not_found"
 
 
-async def test_what_is_protected_is_not_removed(memory: Client, tidy: RealEngine) -> None:
+async def test_protected_objects_are_not_removed(memory: Client, tidy: RealEngine) -> None:
     tidy.api.create_volume("test-kept", labels={"anvyl.protect": "true"})
     tidy.api.create_network("test-kept", labels={"anvyl.protect": "true"})
 
@@ -268,7 +268,7 @@ async def test_what_is_protected_is_not_removed(memory: Client, tidy: RealEngine
     assert (await refused(memory, "remove_network", name="test-kept"))["code"] == "denied"
 
 
-async def test_disk_usage_counts_every_kind(memory: Client, engine: RealEngine) -> None:
+async def test_disk_usage_has_a_row_for_every_kind(memory: Client, engine: RealEngine) -> None:
     engine.run("web")
 
     usage = {row["kind"]: row for row in (await call(memory, "get_disk_usage"))["usage"]}
@@ -279,7 +279,7 @@ async def test_disk_usage_counts_every_kind(memory: Client, engine: RealEngine) 
 
 
 @pytest.mark.parametrize("suffix", ["Usage", "DiskUsage"])
-def test_disk_usage_is_read_in_the_newer_shape_too(suffix: str) -> None:
+def test_disk_usage_is_parsed_in_the_newer_format(suffix: str) -> None:
     """API 1.53 has only sums; guides/clients-and-models.md §6.3."""
     answer = {
         f"{kind}{suffix}": {"TotalCount": 3, "ActiveCount": 1, "TotalSize": 500, "Reclaimable": 200}
@@ -293,7 +293,7 @@ def test_disk_usage_is_read_in_the_newer_shape_too(suffix: str) -> None:
     ]
 
 
-async def test_pruning_spares_what_runs_what_has_a_name_and_what_is_protected(memory: Client, tidy: RealEngine) -> None:
+async def test_pruning_keeps_running_named_and_protected_objects(memory: Client, tidy: RealEngine) -> None:
     tidy.run("runs")
     tidy.create("ended")
     tidy.create("kept", labels={"Anvyl.Protect": "yes"})
@@ -313,7 +313,7 @@ async def test_pruning_spares_what_runs_what_has_a_name_and_what_is_protected(me
     assert (await refused(memory, "prune_unused", what="everything"))["code"] == "invalid_input"
 
 
-async def test_events_tell_what_happened_without_the_words_of_commands(memory: Client, engine: RealEngine) -> None:
+async def test_events_do_not_contain_commands(memory: Client, engine: RealEngine) -> None:
     engine.run("web")
     await call(memory, "exec_in_container", name="web", command="echo pass=hunter2")
 
@@ -326,7 +326,7 @@ async def test_events_tell_what_happened_without_the_words_of_commands(memory: C
     assert (await refused(memory, "list_events", since="yore"))["code"] == "invalid_input"
 
 
-async def test_health_checks_do_not_drown_what_happened(memory: Client, engine: RealEngine) -> None:
+async def test_health_checks_are_merged_into_one_event(memory: Client, engine: RealEngine) -> None:
     engine.run("checked")
     for _ in range(3):
         await call(memory, "exec_in_container", name="checked", command="true")
@@ -347,7 +347,7 @@ async def test_processes_are_listed_without_their_arguments(memory: Client) -> N
     assert (await refused(memory, "list_processes", sort="age"))["code"] == "invalid_input"
 
 
-def test_a_change_without_a_host_finds_the_one_that_has_the_image(
+def test_a_change_without_a_host_goes_to_the_host_with_the_image(
     fleet: ServingNode, engine: RealEngine, second_engine: RealEngine
 ) -> None:
     second_engine.api.tag("busybox:latest", "test-there", "latest")
@@ -359,13 +359,13 @@ def test_a_change_without_a_host_finds_the_one_that_has_the_image(
     assert not second_engine.api.images(name="test-there:latest")
 
 
-def test_connecting_goes_where_the_container_is(
+def test_connecting_goes_to_the_host_with_the_container(
     fleet: ServingNode, engine: RealEngine, second_engine: RealEngine
 ) -> None:
     """Both hosts have a network `bridge`; only one has the container."""
     second_engine.run("web-there")
 
-    told = anvyl("call", "connect_network", "network=bridge", "container=web-there", "--yes")
+    error = anvyl("call", "connect_network", "network=bridge", "container=web-there", "--yes")
 
-    assert "already exists in network bridge" in told.err
-    assert "second" in told.err and "first" not in told.err
+    assert "already exists in network bridge" in error.err
+    assert "second" in error.err and "first" not in error.err

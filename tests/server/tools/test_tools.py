@@ -72,7 +72,7 @@ def node(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Any:
 async def client(request: pytest.FixtureRequest, engine: RealEngine, node: ServingNode) -> AsyncIterator[Client]:
     transport, _, handshake = request.param.partition("-")
     here = Node(load(), serving=True)
-    # What needs `exec` is neither listed nor done over TCP without a token.
+    # Without a token, tools that need `exec` are neither listed nor allowed over TCP.
     allowed = httpx2.AsyncClient(headers=node.headers, timeout=60, trust_env=False)
     target: Any = streamable_http_client(f"{node.url}/mcp", http_client=allowed)
     if transport == "memory":
@@ -101,9 +101,9 @@ async def refused(client: Client, tool: str, **arguments: Any) -> dict[str, str]
     result = await client.call_tool(tool, arguments)
     assert result.is_error, words(result)
     assert result.meta is not None
-    told: dict[str, str] = result.meta[protocol_keys.ERROR]
-    assert told["message"] in words(result)
-    return told
+    error: dict[str, str] = result.meta[protocol_keys.ERROR]
+    assert error["message"] in words(result)
+    return error
 
 
 def words(result: CallToolResult) -> str:
@@ -111,7 +111,7 @@ def words(result: CallToolResult) -> str:
 
 
 async def test_lists_and_runs_containers_over_every_transport(client: Client, engine: RealEngine) -> None:
-    """One body, five ways in: modern and handshake protocols, in memory, over HTTP and over stdio."""
+    """One test, five transports: modern and handshake protocols, in memory, over HTTP and over stdio."""
     assert [tool.name for tool in (await client.list_tools()).tools] == TOOLS
     engine.create("web")
 
@@ -129,10 +129,10 @@ async def test_lists_and_runs_containers_over_every_transport(client: Client, en
 
 
 BY_COMMAND = ("get_last_change", "undo_change")
-"""A person undoes with a command; no phrase may do it by mistake."""
+"""Only a command undoes; no phrase may do so by mistake."""
 
 
-async def test_every_tool_says_what_it_is_and_how_safe(memory: Client) -> None:
+async def test_every_tool_has_a_description_and_a_safety(memory: Client) -> None:
     tools = (await memory.list_tools()).tools
 
     for tool in tools:
@@ -173,7 +173,7 @@ async def test_every_tool_says_what_it_is_and_how_safe(memory: Client) -> None:
     }
 
 
-async def test_a_hundred_containers_cost_one_engine_request_and_a_bounded_look_at_those_that_do_not_run(
+async def test_a_hundred_containers_cost_one_list_request_and_a_bounded_number_of_inspections(
     engine: RealEngine, tmp_path: Path
 ) -> None:
     for number in range(100):
@@ -193,7 +193,7 @@ async def test_a_hundred_containers_cost_one_engine_request_and_a_bounded_look_a
     assert len(shown) < 60 * 100
 
 
-async def test_lists_say_how_many_more_there_are(memory: Client, engine: RealEngine) -> None:
+async def test_lists_count_the_rows_left_out(memory: Client, engine: RealEngine) -> None:
     for number in range(5):
         engine.create(f"few-{number}")
 
@@ -232,7 +232,7 @@ async def test_a_container_is_found_by_the_start_of_its_id(memory: Client, engin
     assert (await call(memory, "get_container_info", name=created[:6]))["name"] == "web"
 
 
-async def test_creates_and_starts_a_container_with_everything_people_type(memory: Client, engine: RealEngine) -> None:
+async def test_creates_and_starts_a_container_with_all_options(memory: Client, engine: RealEngine) -> None:
     made = await call(
         memory,
         "create_container",
@@ -261,49 +261,51 @@ async def test_creates_and_starts_a_container_with_everything_people_type(memory
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "code", "message"),
     [
         ({"image": "no-such-image:1"}, "not_found", "no image `no-such-image:1` on this host"),
         ({"image": "busybox", "ports": ["http"]}, "invalid_input", "`http` is not a port"),
-        ({"image": "busybox", "env": ["NOVALUE"]}, "invalid_input", "`NOVALUE` is not an entry of env"),
+        ({"image": "busybox", "env": ["NOVALUE"]}, "invalid_input", "`NOVALUE` is not a valid entry of env"),
         ({"image": "busybox", "volumes": ["/data"]}, "invalid_input", "`/data` is not a volume"),
-        ({"image": "busybox", "memory": "lots"}, "invalid_input", "`lots` is no amount of memory"),
+        ({"image": "busybox", "memory": "lots"}, "invalid_input", "`lots` is not a valid amount of memory"),
         ({"image": "busybox", "restart": "sometimes"}, "invalid_input", "`sometimes` is not a restart policy"),
-        ({"image": "busybox", "cpus": "many"}, "invalid_input", "`many` is no number of cpus"),
+        ({"image": "busybox", "cpus": "many"}, "invalid_input", "`many` is not a valid number of cpus"),
         ({"image": "busybox", "command": "'open"}, "invalid_input", "not a command line"),
         ({"image": "busybox", "command": "/no/such/program"}, "invalid_input", "/no/such/program"),
         ({"image": "busybox", "network": "nowhere"}, "not_found", "nowhere"),
     ],
 )
-async def test_a_container_that_cannot_be_made_leaves_nothing_behind(
-    arguments: dict[str, Any], code: str, says: str, memory: Client, engine: RealEngine
+async def test_a_failed_create_leaves_nothing_behind(
+    arguments: dict[str, Any], code: str, message: str, memory: Client, engine: RealEngine
 ) -> None:
-    told = await refused(memory, "create_container", name="app", **arguments)
+    error = await refused(memory, "create_container", name="app", **arguments)
 
-    assert (told["code"], says in told["message"]) == (code, True), told
+    assert (error["code"], message in error["message"]) == (code, True), error
     assert engine.state("app") is None
 
 
-async def test_a_port_in_use_is_named_and_the_new_container_taken_back(memory: Client, engine: RealEngine) -> None:
+async def test_a_port_in_use_is_named_and_the_new_container_removed(memory: Client, engine: RealEngine) -> None:
     engine.run("first", port_bindings={80: 18081})
 
-    told = await refused(memory, "create_container", image="busybox", name="app", command="sleep 9", ports=["18081:80"])
+    error = await refused(
+        memory, "create_container", image="busybox", name="app", command="sleep 9", ports=["18081:80"]
+    )
 
-    assert told["code"] == "conflict"
-    assert "port 18081 is already in use" in told["message"]
+    assert error["code"] == "conflict"
+    assert "port 18081 is already in use" in error["message"]
     assert engine.state("app") is None
 
 
 async def test_a_name_in_use_is_a_conflict(memory: Client, engine: RealEngine) -> None:
     engine.run("app")
 
-    told = await refused(memory, "create_container", image="busybox", name="app")
+    error = await refused(memory, "create_container", image="busybox", name="app")
 
-    assert (told["code"], "`app`" in told["message"]) == ("conflict", True)
+    assert (error["code"], "`app`" in error["message"]) == ("conflict", True)
     assert engine.state("app") == "running"
 
 
-async def test_a_running_container_is_removed_only_by_force(memory: Client, engine: RealEngine) -> None:
+async def test_a_running_container_is_removed_only_with_force(memory: Client, engine: RealEngine) -> None:
     engine.run("web")
 
     assert (await refused(memory, "remove_container", name="web"))["code"] == "conflict"
@@ -321,7 +323,7 @@ async def test_restarting_gives_a_new_start_time(memory: Client, engine: RealEng
 
 
 async def logged(engine: RealEngine, name: str, script: str, **options: Any) -> None:
-    """A container that has written its log and ended."""
+    """Run a container that writes its log and ends."""
     engine.run(name, ["sh", "-c", script], **options)
     await anyio.to_thread.run_sync(engine.api.wait, name)
 
@@ -340,7 +342,7 @@ async def test_logs_are_the_last_lines_cleaned_and_searchable(memory: Client, en
     assert (await refused(memory, "get_container_logs", name="talk", since="yore"))["code"] == "invalid_input"
 
 
-async def test_logs_of_a_terminal_and_a_container_that_never_stops(memory: Client, engine: RealEngine) -> None:
+async def test_logs_of_a_terminal_and_of_a_container_that_keeps_writing(memory: Client, engine: RealEngine) -> None:
     engine.api.create_container("busybox:latest", name="tty", command=["sh", "-c", "echo one; echo two >&2"], tty=True)
     engine.api.start("tty")
     await anyio.to_thread.run_sync(engine.api.wait, "tty")
@@ -373,7 +375,7 @@ async def test_commands_run_without_a_shell(memory: Client) -> None:
     assert done == {"exit_code": 0, "stdout": "$HOME; ls | cat\n", "stderr": "", "truncated": False, "timed_out": False}
 
 
-async def test_a_command_that_takes_too_long_ends_with_its_children(memory: Client, tmp_path: Path) -> None:
+async def test_a_command_that_times_out_is_killed_with_its_children(memory: Client, tmp_path: Path) -> None:
     mark = tmp_path / "child"
     script = f"(sleep 60; touch {mark}) & echo $! > {mark}.pid; sleep 60"
 
@@ -384,7 +386,7 @@ async def test_a_command_that_takes_too_long_ends_with_its_children(memory: Clie
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
-async def test_a_child_that_leaves_the_group_does_not_hold_the_answer(memory: Client) -> None:
+async def test_a_child_in_its_own_session_does_not_delay_the_result(memory: Client) -> None:
     started = time.monotonic()
 
     done = await call(memory, "execute_command", command="sh -c 'setsid sleep 8 & echo started'", timeout=30)
@@ -393,7 +395,7 @@ async def test_a_child_that_leaves_the_group_does_not_hold_the_answer(memory: Cl
     assert time.monotonic() - started < 8
 
 
-async def test_loud_commands_are_cut_and_secrets_of_ours_are_not_passed_on(
+async def test_long_output_is_truncated_and_our_secrets_are_not_in_the_environment(
     memory: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_LLM_API_KEY", "sk-very-secret")
@@ -424,9 +426,9 @@ async def test_a_command_that_does_not_exist_is_not_found(memory: Client) -> Non
     assert (await refused(memory, "execute_command", command=" "))["code"] == "invalid_input"
 
 
-async def test_an_engine_that_goes_away_and_comes_back_is_found_again(memory: Client, engine: RealEngine) -> None:
+async def test_an_engine_that_restarts_is_found_again(memory: Client, engine: RealEngine) -> None:
     if not engine.private:
-        pytest.skip("only an engine of the tests' own may be stopped")
+        pytest.skip("stops the engine, which must be private")
     engine.run("web")
     assert (await call(memory, "list_containers"))["total"] == 1
     engine.stop()

@@ -1,4 +1,4 @@
-"""Which tools a host offers: its toolsets, single tools, nothing that changes when read-only, and other packages'."""
+"""Which tools a host offers: by toolset, by name, in read-only mode, and from plugins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Greeting(Result):
 
 @tool(say=["greet {name}"])
 def greet(name: str) -> Greeting:
-    """Greet somebody."""
+    """Greet a person."""
     return Greeting(words=f"hello {name}")
 
 
@@ -44,19 +44,19 @@ def wave() -> Greeting:
 
 
 async def offered(**flags: str | bool) -> dict[str, str]:
-    """The names of what a server offers, with their safety."""
+    """Names of the tools that a server offers, with their toolsets."""
     async with aclosing(Node(load(flags), serving=True)) as here, Client(here.server) as client:
         tools = (await client.list_tools()).tools
     return {tool.name: str(tool.meta["anvyl/tool"]["toolset"]) for tool in tools if tool.meta}
 
 
-async def test_every_toolset_is_offered_unless_a_host_is_told_otherwise() -> None:
+async def test_every_toolset_is_offered_by_default() -> None:
     everything = {tool.name for tool in load_tools()} | {"list_hosts"}
 
     assert set(await offered()) == set(await offered(toolsets="default")) == everything
 
 
-async def test_toolsets_are_chosen_by_name_and_single_tools_added() -> None:
+async def test_toolsets_and_single_tools_are_selected_by_name() -> None:
     assert set((await offered(toolsets="networks, volumes")).values()) == {"networks", "volumes", "fleet"}
     chosen = await offered(toolsets="images", tools="list_containers,get_disk_usage")
     assert set(chosen) == {
@@ -65,41 +65,41 @@ async def test_toolsets_are_chosen_by_name_and_single_tools_added() -> None:
     assert await offered(toolsets="all") == await offered(toolsets="all,networks") == await offered()
 
 
-async def test_a_read_only_host_offers_nothing_that_changes_whatever_else_is_said() -> None:
+async def test_a_read_only_host_offers_only_tools_that_read() -> None:
     safe = {tool.name for tool in load_tools() if tool.safety == "reads"} | {"list_hosts"}
 
     assert set(await offered(toolsets="all", tools="stop_container", read_only=True)) == safe
 
 
-async def test_a_tool_that_is_not_offered_says_how_to_turn_it_on() -> None:
+async def test_a_call_of_a_disabled_tool_explains_how_to_enable_it() -> None:
     async with (
         aclosing(Node(load({"toolsets": "containers,images"}), serving=True)) as here,
         Client(here.server) as client,
     ):
-        told = await refused(client, "create_network", name="home")
-        assert told["message"] == f"`create_network` is turned off on {here.settings.name}"
-        assert told["hint"].startswith("add `networks` to the --toolsets")
+        error = await refused(client, "create_network", name="home")
+        assert error["message"] == f"`create_network` is turned off on {here.settings.name}"
+        assert error["hint"].startswith("add `networks` to the --toolsets")
         assert (await refused(client, "create_netwrk"))["message"].startswith("there is no tool")
     async with aclosing(Node(load({"read_only": "yes"}), serving=True)) as here, Client(here.server) as client:
         assert "read-only" in (await refused(client, "stop_container", name="web"))["message"]
 
 
-def test_the_command_line_itself_may_use_every_toolset() -> None:
-    """Without a server running, `anvyl call` makes one in memory: what a person types there is not limited."""
+def test_the_command_line_may_use_every_toolset() -> None:
+    """Without a running server, `anvyl call` starts one in memory, without limits."""
     assert "no Docker engine" in anvyl("call", "list_networks").err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "hint"),
     [
         (["--toolsets", "netwroks"], "did you mean `networks`?"),
         (["--tools", "list_network"], "did you mean `list_networks`"),
     ],
 )
-def test_an_unknown_name_is_refused_before_anything_is_served(arguments: list[str], says: str) -> None:
+def test_an_unknown_name_is_refused_before_serving(arguments: list[str], hint: str) -> None:
     ran: CommandResult = run_program("serve", "--port", "0", "--agent-port", "0", *arguments, program=ANVYL_MCP)
 
-    assert (ran.code, says in ran.err) == (2, True), ran.err
+    assert (ran.code, hint in ran.err) == (2, True), ran.err
 
 
 def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch)
 
 
 def install(folder: Path, **modules: str) -> None:
-    """A package as pip would leave it, with one entry point for each module."""
+    """Install a package as pip would, with one entry point per module."""
     info = folder / "anvyl_greetings-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: anvyl-greetings\nVersion: 1.0\n", encoding="utf-8")
@@ -128,7 +128,7 @@ def install(folder: Path, **modules: str) -> None:
     (info / "entry_points.txt").write_text("\n".join([*lines, "gone = anvyl_no_such_module"]), encoding="utf-8")
 
 
-async def test_other_packages_add_tools_and_broken_ones_are_named_and_skipped(
+async def test_plugins_add_tools_and_broken_ones_are_named_and_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "site"
@@ -143,13 +143,13 @@ async def test_other_packages_add_tools_and_broken_ones_are_named_and_skipped(
     assert listed["greet"].meta and listed["greet"].meta["anvyl/tool"]["toolset"] == "manners"
     assert listed["wave"].meta and listed["wave"].meta["anvyl/tool"]["toolset"] == "gestures"
     assert listed["list_containers"].description != "Pretend to list containers."
-    for said in (
+    for message in (
         "the plugin `broken` (anvyl_plugin_broken) cannot be loaded",
         "the plugin `gone` (anvyl_no_such_module) cannot be loaded",
         "the plugin `empty` (anvyl_plugin_empty) is skipped",
         "the plugin `manners` may not replace the tool `list_containers`",
     ):
-        assert said in caplog.text
+        assert message in caplog.text
     assert set(await offered(toolsets="manners")) == {"greet", "list_hosts"}
     assert "greet" in Node(load()).fleet.catalogue
     for name in [name for name in sys.modules if name.startswith("anvyl_plugin_")]:

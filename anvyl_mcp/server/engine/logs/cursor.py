@@ -1,4 +1,4 @@
-"""Where reading a log goes on: a moment, and how many of the lines written in that moment were read before."""
+"""Position in a log: a timestamp, and how many lines with exactly that timestamp were already read."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from anvyl_mcp.server.engine.timestamps import SECOND, STAMP, to_nanoseconds
 FRACTION_DIGITS = 9
 """Digits of a nanosecond."""
 COUNT_DIGITS = 6
-"""Digits after those, which count lines: Podman stamps by the second, so that many lines have the same stamp."""
+"""Digits after those, which count lines: Podman's timestamps are whole seconds, so many lines share one."""
 BEGINNING = -(2**63)
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Lines from `at` on, in nanoseconds since 1970, without the first `seen` of exactly then."""
+    """All lines from `at` on (nanoseconds since 1970), except the first `seen` with exactly that timestamp."""
 
     at: int = BEGINNING
     seen: int = 0
 
     @classmethod
     def parse(cls, since: str) -> Cursor:
-        """From a duration ago, a time, or what an earlier answer said to go on with; all lines when empty.
+        """Parse a duration, a time, or the `next_since` of an earlier answer; the whole log if empty.
 
         Raises:
             InvalidInput: it is none of these.
@@ -37,10 +37,10 @@ class Cursor:
             return cls(_nanoseconds(since, int(datetime.now(UTC).timestamp()) - seconds))
         at = _parse_time(since.strip())
         if at is None:
-            raise InvalidInput(f"`{since}` is no time", hint="write it like 10m, 2h or 2026-11-23T10:00:00Z")
+            raise InvalidInput(f"`{since}` is not a time", hint="write it like 10m, 2h or 2026-11-23T10:00:00Z")
         match = STAMP.fullmatch(since.strip())
         fraction = (match[3] or "") if match else ""
-        # A whole stamp is the stamp of a line that was read; with the digits after it, of several lines.
+        # Nine digits are the timestamp of one line that was read; more digits count several such lines.
         seen = (
             int(fraction[FRACTION_DIGITS:])
             if len(fraction) == FRACTION_DIGITS + COUNT_DIGITS
@@ -49,29 +49,29 @@ class Cursor:
         return cls(_nanoseconds(since, at // SECOND) + at % SECOND, seen)
 
     def after(self, at: int) -> Cursor:
-        """The cursor behind one more line, stamped `at`."""
+        """The cursor after one more line with timestamp `at`."""
         return Cursor(at, 1) if at > self.at else Cursor(at, self.seen + 1) if at == self.at else self
 
     @property
     def second(self) -> int:
-        """The whole second to ask an engine from."""
+        """The timestamp in whole seconds, for the engine's `since` parameter."""
         return self.at // SECOND
 
     @property
     def stamp(self) -> str:
-        """The moment alone."""
+        """The timestamp without the count of lines."""
         if self.at == BEGINNING:
             return ""
         return f"{datetime.fromtimestamp(self.second, UTC):%Y-%m-%dT%H:%M:%S}.{self.at % SECOND:0{FRACTION_DIGITS}d}Z"
 
     def __str__(self) -> str:
-        """A time in ISO 8601 that `parse` reads back."""
+        """An ISO 8601 time that `parse` reads back."""
         count = "" if self.seen == 1 else f"{min(self.seen, 10**COUNT_DIGITS - 1):0{COUNT_DIGITS}d}"
         return self.stamp and f"{self.stamp[:-1]}{count}Z"
 
 
 def _parse_time(time: str) -> int | None:
-    """The moment of an engine's stamp, or of a time as a person writes it, like `2026-11-23`."""
+    """Nanoseconds of an engine's timestamp, or of a time typed by a person, like `2026-11-23`."""
     if STAMP.fullmatch(time):
         return to_nanoseconds(time)
     try:
@@ -82,7 +82,7 @@ def _parse_time(time: str) -> int | None:
 
 
 def _nanoseconds(since: str, second: int) -> int:
-    """Nanoseconds of a second that a date can be made of."""
+    """Nanoseconds since 1970, checked to be a possible date."""
     if not text.EARLIEST_DATE - 2 * 10**9 < second < text.LATEST_DATE:
-        raise InvalidInput(f"`{since}` is too far away", hint="leave `since` out to see all")
+        raise InvalidInput(f"`{since}` is out of range", hint="omit `since` to see the whole log")
     return second * SECOND

@@ -1,4 +1,4 @@
-"""Lines out of the two forms in which the engine sends logs: multiplexed frames, or a terminal's plain bytes."""
+"""Parse lines from the engine's two log formats: multiplexed frames, or the raw bytes of a terminal."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 MAX_LINE_CHARACTERS = 4096
 """Characters shown of one line."""
 MAX_LINE_BYTES = MAX_LINE_CHARACTERS * 4
-"""Bytes kept of one line while it is read: the widest characters have four."""
+"""Bytes buffered per line: a character has at most four."""
 HEADER = 8
 MAX_STAMP_BYTES = 40
 PART_BYTES = 16 * 1024
-"""Bytes of a line after which Docker begins a new part, with a stamp of its own."""
+"""Bytes after which Docker splits a line into parts, each with its own timestamp."""
 PODMAN_STAMP = re.compile(rb"(?<!^)(?<![ \t=\"'\[(<:,;|/-])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|[+-]\d\d:\d\d) ")
-"""Podman's parts of a terminal's line are of any length: a stamp glued to what is before it is not the container's."""
+"""Podman splits a terminal's lines anywhere: a timestamp glued to the text before it is not the container's."""
 PART_STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d) ")
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line: the time the engine gave it, its text, and how many bytes of it were not kept.
+    """One line: the engine's timestamp, its text, and how many bytes at its end were dropped.
 
-    `unsearched` is whether any were dropped, also states of a progress that later ones stand over.
+    `unsearched` is whether anything was dropped, also overwritten states of a progress bar.
     """
 
     stamp: str
@@ -34,13 +34,13 @@ class LogLine:
 
 
 class _LineBuffer:
-    """The line that one of the container's streams is writing; at most `most` bytes of it are kept."""
+    """Buffers the current line of one output stream; keeps at most `most` bytes of it."""
 
     def __init__(self, most: int, *, raw: bool) -> None:
         self._most, self._raw = most, raw
         self._kept = bytearray()
         self._dropped_bytes = 0
-        self._dropped = False
+        self._unsearched = False
 
     def add(self, piece: bytes) -> Iterator[LogLine]:
         first, *rest = piece.split(b"\n")
@@ -57,8 +57,8 @@ class _LineBuffer:
         self._kept += piece
         if len(self._kept) <= self._most:
             return
-        self._dropped = True
-        # Of a progress that is written over itself the latest state counts.
+        self._unsearched = True
+        # Of a progress bar that overwrites itself keep the latest state.
         stamp, written = self._kept.find(b" ") + 1, self._kept.rfind(b"\r", 0, len(self._kept) - 1) + 1
         if 0 < stamp < written:
             del self._kept[stamp:written]
@@ -70,14 +70,14 @@ class _LineBuffer:
         stamp, _, line = bytes(self._kept).partition(b" ")
         if self._raw:
             line = _without_stamps(line) if b"." in stamp else PODMAN_STAMP.sub(b"", line)
-        done = LogLine(stamp[:MAX_STAMP_BYTES].decode("ascii", "replace"), line, self._dropped_bytes, self._dropped)
+        done = LogLine(stamp[:MAX_STAMP_BYTES].decode("ascii", "replace"), line, self._dropped_bytes, self._unsearched)
         self._kept.clear()
-        self._dropped_bytes, self._dropped = 0, False
+        self._dropped_bytes, self._unsearched = 0, False
         return done
 
 
 def _without_stamps(line: bytes) -> bytes:
-    """A terminal's long line without the stamps of its parts, which stand where one part ends and the next begins."""
+    """Remove the timestamps that Docker put between the parts of a terminal's long line."""
     parts, at = [line[:PART_BYTES]], PART_BYTES
     while found := PART_STAMP.match(line, at):
         parts.append(line[found.end() : found.end() + PART_BYTES])
@@ -86,10 +86,10 @@ def _without_stamps(line: bytes) -> bytes:
 
 
 def parse_lines(chunks: Iterable[bytes], *, raw: bool, most: int = MAX_LINE_BYTES) -> Iterator[LogLine]:
-    """Lines as they come. `raw`: the container has a terminal, so there are no frames.
+    """Parse chunks into lines. `raw`: the container has a terminal, so there are no frames.
 
     Raises:
-        struct.error: the frames are none.
+        struct.error: the data is not in frames.
     """
     streams: dict[int, _LineBuffer] = {}
     for stream, piece in ((1, chunk) for chunk in chunks) if raw else _frame_payloads(chunks):
@@ -103,9 +103,9 @@ def parse_lines(chunks: Iterable[bytes], *, raw: bool, most: int = MAX_LINE_BYTE
 
 
 def _frame_payloads(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Parts of frames with their stream's number; a frame is never held whole, however long it says it is.
+    """Payloads of frames with their stream number, in pieces: a frame of any claimed length needs no buffer.
 
-    The engine cuts long lines into frames without a newline and stamps each of them: those stamps inside are removed.
+    The engine splits long lines into frames without a newline, each with a timestamp: all but the first are removed.
     """
     pending, left, stream = b"", 0, 1
     open_lines: set[int] = set()
@@ -136,5 +136,5 @@ def _frame_payloads(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 def _header(buffer: bytes, at: int) -> tuple[int, int]:
     stream, length = struct.unpack_from(">BxxxL", buffer, at)
     if stream > 3:
-        raise struct.error("this is no frame of a log")
+        raise struct.error("this is not a log frame")
     return stream, length

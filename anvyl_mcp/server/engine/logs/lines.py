@@ -1,4 +1,4 @@
-"""One line of a log as a person sees it: its last state, without what moves a cursor, and not endlessly long."""
+"""Render a log line as a terminal would show it: its last state, without control sequences, at limited length."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from anvyl_mcp.core.redaction.redact_text import redact_text
 from anvyl_mcp.server.engine.logs.frames import MAX_LINE_CHARACTERS, LogLine
 
 LINE_RESET = re.compile(r"\r+|\x1b\[(?:[01]?G|2K)")
-"""What takes a terminal back to the beginning of its line: progress is written so, each state over the one before."""
+"""Sequences that return to the start of the line, with which a progress bar overwrites itself."""
 MAX_STATES = 2000
 CONTEXT_BEFORE = MAX_LINE_CHARACTERS // 4
-"""Characters shown before a match that stands far inside a line."""
+"""Characters shown before a match deep inside a line."""
 
 
 def visible_text(line: LogLine, wanted: str, blocks: KeyBlockRedactor) -> str | None:
-    """The line's last state; with `wanted`, the last that holds it, from shortly before it on, or None."""
+    """The line's last state; with `wanted`, an excerpt of the last state that contains it, or None."""
     written = line.text.decode("utf-8", "replace")
     if wanted and wanted not in text.clean(written).casefold() and not LINE_RESET.search(written):
         blocks.redact(text.clean(written))
@@ -34,14 +34,14 @@ def visible_text(line: LogLine, wanted: str, blocks: KeyBlockRedactor) -> str | 
 
 
 def _states(written: str) -> Iterator[str]:
-    """What stood in the line, the latest first; blank states only wipe others away."""
+    """States of the line, the latest first, without blank ones."""
     for state in reversed(LINE_RESET.split(written)[-MAX_STATES:]):
         if state.strip():
             yield _without_backspaces(state) if "\b" in state else state
 
 
 def _without_backspaces(state: str) -> str:
-    """A character before a backspace is written over by the one after it."""
+    """Apply backspaces: each removes the character before it."""
     left: list[str] = []
     for char in state.rstrip("\b"):
         if char != "\b":
@@ -52,12 +52,12 @@ def _without_backspaces(state: str) -> str:
 
 
 def _contains(visible: str, wanted: str) -> bool:
-    """Whether a line holds the words also where secrets are hidden: finding a line by its secret would tell it."""
+    """Whether the line contains the text also after masking: a match on a secret would reveal it."""
     return wanted in visible.casefold() and wanted in redact_text(visible).casefold()
 
 
 def _excerpt(visible: str, wanted: str, dropped_bytes: int) -> str:
-    """The part of a line in which the words stand, cut only once its secrets are hidden: a part alone hides none."""
+    """The part of the line around the match; masked before cutting, as a part of a secret would not be recognized."""
     if len(visible) <= MAX_LINE_CHARACTERS:
         return _cut(visible, 0, dropped_bytes)
     hidden = redact_text(visible)
@@ -66,7 +66,7 @@ def _excerpt(visible: str, wanted: str, dropped_bytes: int) -> str:
 
 
 def _position(line: str, wanted: str) -> int:
-    """Where the words begin; folding makes some characters longer."""
+    """Index of the match in the original line; case folding makes some characters longer."""
     folded = line.casefold().index(wanted)
     if len(line.casefold()) == len(line):
         return folded

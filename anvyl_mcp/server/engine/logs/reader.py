@@ -1,4 +1,4 @@
-"""The end of a container's log, read in bounded memory."""
+"""Read the end of a container's log in bounded memory and time."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from anvyl_mcp.server.engine.timestamps import SECOND, to_nanoseconds
 
 MAX_TAIL_BYTES = 96 * 1024
 MAX_SEARCHED_LINES = 20_000
-"""Lines that `grep` looks through, from the end."""
+"""Lines from the end of the log that `grep` searches."""
 MAX_SEARCHED_LINE_BYTES = 1024**2
-"""Of one line, from its beginning; an application that logs JSON may put 150 KB into one."""
+"""Searched part of each line; applications that log JSON write lines of 150 KB."""
 READ_SECONDS = 10
 WHOLE_LOG_SECONDS = 3
-"""For a whole log of which only the end was asked for."""
+"""Limit for reading a whole log if only its end was requested."""
 FIRST_BYTE_SECONDS = 15
 """With `since` the engine reads a log from its beginning before it sends anything."""
 DRIVERS_WITHOUT_LOG = ("none", "passthrough", "passthrough-tty")
 UNREADABLE = re.compile(r"does not support reading|cannot read logs|not logging output", re.IGNORECASE)
-"""What Docker and Podman say of a log driver that only writes."""
+"""Messages of Docker and Podman for a log driver that cannot be read."""
 
 
 @dataclass(frozen=True)
 class LogTail:
-    """The last lines, whether others were left out, where to go on reading, and what was not even looked at."""
+    """The last lines, whether others were left out, the cursor to continue from, and a note on its limits."""
 
     lines: list[str]
     truncated: bool
@@ -50,7 +50,7 @@ class LogTail:
 
 
 class _TailBuffer:
-    """The newest lines, within a number and a size."""
+    """Keeps the newest lines, limited by number and size."""
 
     def __init__(self, most: int) -> None:
         self.lines: deque[str] = deque()
@@ -66,21 +66,21 @@ class _TailBuffer:
 
 
 class _LogScan:
-    """What one pass over a log finds."""
+    """State of one pass over a log."""
 
     def __init__(self, tail: int, grep: str, start: Cursor) -> None:
         self.start, self.next = start, start
         self.kept, self.read = _TailBuffer(tail), 0
-        self.late = self.unsearched = self.one_moment = False
+        self.timed_out = self.unsearched = self.same_timestamp = False
         self._wanted, self._blocks = grep.casefold(), KeyBlockRedactor()
-        self._passed = 0
+        self._skipped = 0
 
-    def take(self, lines: Iterator[LogLine], seconds: float | None = None) -> None:
-        """Read to the end, or until it takes too long."""
+    def run(self, lines: Iterator[LogLine], seconds: float | None = None) -> None:
+        """Read to the end, or until the time limit."""
         deadline = time.monotonic() + (READ_SECONDS if seconds is None else seconds)
         for line in lines:
             at = to_nanoseconds(line.stamp)
-            self.one_moment = not self.read or (self.one_moment and at == self.next.at)
+            self.same_timestamp = not self.read or (self.same_timestamp and at == self.next.at)
             self.read += 1
             visible = visible_text(line, self._wanted, self._blocks)
             if at is None or self._is_new(at):
@@ -90,12 +90,12 @@ class _LogScan:
                 elif line.unsearched:
                     self.unsearched = True
             if time.monotonic() > deadline:
-                self.late = True
+                self.timed_out = True
                 return
 
     def _is_new(self, at: int) -> bool:
-        if at == self.start.at and self._passed < self.start.seen:
-            self._passed += 1
+        if at == self.start.at and self._skipped < self.start.seen:
+            self._skipped += 1
             return False
         return at >= self.start.at
 
@@ -104,34 +104,34 @@ def read_log(engine: Engine, container: Mapping[str, Any], *, tail: int, since: 
     """The last `tail` lines since a time or duration ago that contain `grep`.
 
     Raises:
-        Conflict: the container's log driver keeps none that the engine could read.
+        Conflict: the engine cannot read the container's log because of its log driver.
     """
     start = Cursor.parse(since)
     most = (MAX_SEARCHED_LINES if grep else tail) + 1 + start.seen
-    reading, whole = _LogScan(tail, grep, start), engine.is_podman
+    scan, whole = _LogScan(tail, grep, start), engine.is_podman
     if whole:
-        # Asked for the last lines, Podman 4 puts parts of long ones behind others, or leaves them out.
+        # If only the last lines are requested, Podman 4 reorders or omits parts of long ones.
         seconds = READ_SECONDS if grep else WHOLE_LOG_SECONDS
-        reading.take(_request_lines(engine, container, tail="all", start=start, grep=bool(grep)), seconds)
-    if not whole or (reading.late and not grep):
-        reading, whole = _LogScan(tail, grep, start), False
-        reading.take(_request_lines(engine, container, tail=most, start=start, grep=bool(grep)))
-    cut = not whole and reading.read >= most
-    if cut and reading.one_moment and reading.next.at > start.at:
-        # All that was read has one stamp, and more lines before may have it too: only the whole moment can be counted.
-        reading = _LogScan(tail, grep, Cursor(reading.next.at))
-        reading.take(_request_lines(engine, container, tail="all", start=reading.start, grep=bool(grep)))
+        scan.run(_request_lines(engine, container, tail="all", start=start, grep=bool(grep)), seconds)
+    if not whole or (scan.timed_out and not grep):
+        scan, whole = _LogScan(tail, grep, start), False
+        scan.run(_request_lines(engine, container, tail=most, start=start, grep=bool(grep)))
+    cut = not whole and scan.read >= most
+    if cut and scan.same_timestamp and scan.next.at > start.at:
+        # All lines have the same timestamp, and earlier ones may share it: to count them, read all with that timestamp.
+        scan = _LogScan(tail, grep, Cursor(scan.next.at))
+        scan.run(_request_lines(engine, container, tail="all", start=scan.start, grep=bool(grep)))
     note = ""
-    if reading.late:
-        note = f"the engine is slow: lines after {reading.next.stamp} were not read; ask again with `since`"
+    if scan.timed_out:
+        note = f"the engine is slow: lines after {scan.next.stamp} were not read; ask again with `since`"
     elif grep and cut:
         note = f"only the last {MAX_SEARCHED_LINES:,} lines were searched; `since` searches a part of the log"
-    elif reading.unsearched:
-        note = f"of longer lines only the first {text.format_size(MAX_SEARCHED_LINE_BYTES)} were searched"
+    elif scan.unsearched:
+        note = f"only the first {text.format_size(MAX_SEARCHED_LINE_BYTES)} of longer lines were searched"
     return LogTail(
-        lines=list(reading.kept.lines),
-        truncated=reading.kept.left_out > 0 or bool(note),
-        next_since=str(reading.next),
+        lines=list(scan.kept.lines),
+        truncated=scan.kept.left_out > 0 or bool(note),
+        next_since=str(scan.next),
         note=note,
     )
 
@@ -139,7 +139,7 @@ def read_log(engine: Engine, container: Mapping[str, Any], *, tail: int, since: 
 def _request_lines(
     engine: Engine, container: Mapping[str, Any], *, tail: int | str, start: Cursor, grep: bool
 ) -> Iterator[LogLine]:
-    """Lines up to now by the engine's clock: a container that never stops writing must not keep us."""
+    """Lines up to now by the engine's clock, so that a container that keeps writing does not block."""
     options: dict[str, Any] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": 0, "tail": tail}
     if start != Cursor():
         options["since"] = max(0, start.second)
@@ -156,7 +156,7 @@ def _request_lines(
 
 @contextmanager
 def _explain_log_driver(container: Mapping[str, Any]) -> Iterator[None]:
-    """What the engine cannot do because of the container's log driver is said with its name."""
+    """Name the container's log driver in errors that it causes."""
     driver = text.clean(str(container["HostConfig"]["LogConfig"].get("Type") or ""))
     name = text.clean(str(container["Name"])).lstrip("/")
     try:
@@ -166,17 +166,17 @@ def _explain_log_driver(container: Mapping[str, Any]) -> Iterator[None]:
             raise
         if driver in DRIVERS_WITHOUT_LOG:
             raise Conflict(
-                f"`{name}` keeps no log: its log driver is `{driver}`",
-                hint="create it again with another log driver, like `local`, to see what it writes",
+                f"`{name}` has no log: its log driver is `{driver}`",
+                hint="recreate it with another log driver, like `local`",
             ) from error
         raise Conflict(
             f"the log of `{name}` cannot be read here: its log driver `{driver}` sends it elsewhere",
-            hint=f"look where `{driver}` sends it, or create the container again with the log driver `local`",
+            hint=f"look where `{driver}` sends it, or recreate the container with the log driver `local`",
         ) from error
 
 
 def _open(engine: Engine, container: str, options: Mapping[str, Any]) -> requests.Response:
-    """The raw answer: the SDK reads a terminal's log byte by byte, and takes its own time limit away."""
+    """Request the log directly: the SDK reads a terminal's log byte by byte and removes the timeout."""
     client = engine.client(FIRST_BYTE_SECONDS)
     url = client.container_url(container, "logs")
     answer = client.get(url, params=options, stream=True, timeout=FIRST_BYTE_SECONDS)
@@ -199,7 +199,7 @@ def _chunks(answer: requests.Response) -> Iterator[bytes]:
 
 
 def _end_of_answer(date: str) -> int:
-    """A moment just after that of the answer; lines that are younger were written while we read."""
+    """Nanoseconds just after the response's date; later lines were written while reading."""
     try:
         return (int(parsedate_to_datetime(date).timestamp()) + 2) * SECOND - 1
     except ValueError:
