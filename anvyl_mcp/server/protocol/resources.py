@@ -123,15 +123,11 @@ def _find(kinds: list[ResourceKind], uri: str) -> tuple[ResourceKind, dict[str, 
 async def _read(
     dispatcher: Dispatcher, ctx: ServerRequestContext[Any], kind: ResourceKind, arguments: dict[str, str]
 ) -> str:
-    tools = [tool for tool in kind.tools if tool in dispatcher.tools]
+    tools = [dispatcher.tools[name] for name in kind.tools if name in dispatcher.tools]
     if kind.mime_type == PLAIN:
-        return "\n".join(
-            [await dispatcher.run(ctx, tool, arguments, partial(_text, dispatcher.tools[tool])) for tool in tools]
-        )
+        return "\n".join([await dispatcher.run(ctx, tool.name, arguments, partial(_text, tool)) for tool in tools])
     parts = {
-        tool.removeprefix("get_host_"): await dispatcher.run(
-            ctx, tool, arguments, partial(_fields, dispatcher.tools[tool])
-        )
+        tool.name.removeprefix("get_host_"): await dispatcher.run(ctx, tool.name, arguments, partial(_fields, tool))
         for tool in tools
     }
     return json.dumps(parts if len(kind.tools) > 1 else next(iter(parts.values())), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A host's key: made once, kept safe, never replaced in silence."""
+"""A host's key: created once, protected, never replaced silently."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_a_first_start_makes_a_key_and_a_certificate_for_ten_years(folder: Path) -> None:
+def test_the_first_start_creates_a_key_and_a_ten_year_certificate(folder: Path) -> None:
     identity = host_identity(folder)
 
     made = certificate_in(identity)
@@ -46,7 +46,7 @@ def test_a_first_start_makes_a_key_and_a_certificate_for_ten_years(folder: Path)
     made.verify_directly_issued_by(made)
 
 
-def test_the_files_are_their_owners_alone_whatever_the_umask(folder: Path) -> None:
+def test_files_are_accessible_to_the_owner_only_whatever_the_umask(folder: Path) -> None:
     before = os.umask(0)
     try:
         identity = host_identity(folder)
@@ -64,7 +64,7 @@ def test_a_folder_that_others_may_enter_is_closed_to_them(folder: Path) -> None:
     assert mode(folder) == 0o700
 
 
-def test_later_starts_find_the_same_key(folder: Path) -> None:
+def test_later_starts_use_the_same_key(folder: Path) -> None:
     first = host_identity(folder)
     assert host_identity(folder) == first
     assert first.pin == pin_of(ssl.PEM_cert_to_DER_cert(first.certificate.read_text(encoding="ascii")))
@@ -98,7 +98,7 @@ def test_a_start_that_crashed_between_the_two_files_is_finished_with_the_same_ke
     assert host_identity(folder).pin == first.pin
 
 
-def test_an_expired_certificate_is_kept_because_only_the_key_counts(folder: Path) -> None:
+def test_an_expired_certificate_is_kept_because_only_the_key_matters(folder: Path) -> None:
     folder.mkdir(parents=True)
     key = ec.generate_private_key(ec.SECP256R1())
     write_pair(folder, key, certificate_of(key, years=-2))
@@ -132,9 +132,7 @@ def locked_away() -> bytes:
     ],
     ids=["empty key", "noise", "no key", "encrypted key", "rsa key", "empty certificate", "no certificate"],
 )
-def test_a_damaged_file_stops_the_start_and_is_left_as_it_is(
-    folder: Path, name: str, content: bytes, words: str
-) -> None:
+def test_a_damaged_file_stops_the_start_and_is_not_changed(folder: Path, name: str, content: bytes, words: str) -> None:
     host_identity(folder)
     (folder / name).write_bytes(content)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -147,7 +145,7 @@ def test_a_damaged_file_stops_the_start_and_is_left_as_it_is(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_half_a_file_at_every_length_is_never_replaced_by_a_new_key(folder: Path) -> None:
+def test_a_truncated_file_is_never_replaced_by_a_new_key(folder: Path) -> None:
     content = host_identity(folder).key.read_bytes()
     for length in range(0, len(content) - 2, 7):
         (folder / "key.pem").write_bytes(content[:length])
@@ -155,13 +153,13 @@ def test_half_a_file_at_every_length_is_never_replaced_by_a_new_key(folder: Path
             host_identity(folder)
 
 
-def test_a_certificate_without_its_key_is_no_first_start(folder: Path) -> None:
+def test_a_certificate_without_its_key_is_an_error(folder: Path) -> None:
     host_identity(folder).key.unlink()
     with pytest.raises(ConfigInvalid, match=r"key\.pem is missing"):
         host_identity(folder)
 
 
-def test_a_key_that_is_a_link_into_nothing_is_no_first_start(folder: Path) -> None:
+def test_a_key_that_is_a_broken_link_is_an_error(folder: Path) -> None:
     identity = host_identity(folder)
     identity.certificate.unlink()
     identity.key.unlink()
@@ -178,7 +176,7 @@ def test_a_certificate_of_another_key_is_refused(folder: Path) -> None:
         host_identity(folder)
 
 
-def test_a_key_that_others_can_read_is_refused_with_the_line_that_mends_it(folder: Path) -> None:
+def test_a_key_that_others_can_read_is_refused_with_the_command_that_fixes_it(folder: Path) -> None:
     identity = host_identity(folder)
     identity.key.chmod(0o640)
     with pytest.raises(ConfigInvalid, match="other users can read") as refused:
@@ -186,7 +184,7 @@ def test_a_key_that_others_can_read_is_refused_with_the_line_that_mends_it(folde
     assert f"chmod 600 {identity.key}" in refused.value.hint
 
 
-def test_a_file_that_cannot_be_read_says_so(folder: Path) -> None:
+def test_an_unreadable_file_is_reported(folder: Path) -> None:
     identity = host_identity(folder)
     identity.key.unlink()
     identity.key.mkdir(mode=0o700)
@@ -194,13 +192,13 @@ def test_a_file_that_cannot_be_read_says_so(folder: Path) -> None:
         host_identity(folder)
 
 
-def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("", encoding="utf-8")
     with pytest.raises(ConfigInvalid, match="cannot be written"):
         host_identity(tmp_path / "state" / "identity")
 
 
-def test_a_full_disk_says_so_and_leaves_no_half_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_partial_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -212,18 +210,18 @@ def test_a_full_disk_says_so_and_leaves_no_half_key(folder: Path, monkeypatch: p
     assert host_identity(folder).pin
 
 
-def test_it_serves_tls_1_3_only(folder: Path) -> None:
+def test_only_tls_1_3_is_served(folder: Path) -> None:
     context = host_identity(folder).tls()
     assert context.minimum_version == ssl.TLSVersion.TLSv1_3
 
 
-def test_a_key_that_was_exchanged_since_is_noticed_when_it_is_served(folder: Path) -> None:
+def test_a_key_replaced_meanwhile_is_detected_when_served(folder: Path) -> None:
     identity = host_identity(folder)
     identity.key.write_bytes(locked_away())
     with pytest.raises(ConfigInvalid, match="cannot be used"):
         identity.tls()
 
 
-def test_what_is_no_certificate_has_no_pin() -> None:
+def test_invalid_certificates_have_no_pin() -> None:
     with pytest.raises(ValueError, match="asn1"):
         pin_of(b"")

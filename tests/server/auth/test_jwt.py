@@ -1,4 +1,4 @@
-"""Tokens of an identity provider: nothing but a good signature of the right issuer, for us, now, opens anything."""
+"""Tokens of an identity provider: signature, issuer, audience and time must be valid."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def verifier(tmp_path: Path) -> JwtVerifier:
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
-async def test_a_good_token_tells_who_calls_and_what_that_one_may(verifier: JwtVerifier, algorithm: str) -> None:
+async def test_a_valid_token_yields_its_caller_and_scopes(verifier: JwtVerifier, algorithm: str) -> None:
     caller = await verifier.verify(signed(algorithm))
 
     assert (caller.name, caller.how, caller.id) == ("ann", "jwt", "jwt:ann")
@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_claims_that_do_not_fit_are_refused_in_words(verifier: JwtVerifier, case: str) -> None:
+async def test_invalid_claims_are_refused_with_a_reason(verifier: JwtVerifier, case: str) -> None:
     changed, words = REFUSED[case]
 
     with pytest.raises(Denied, match=words) as raised:
@@ -106,7 +106,7 @@ def encoded(data: bytes) -> str:
 
 
 def with_public_key_as_secret() -> str:
-    """HS256 with what everybody knows: the classic confusion of two kinds of keys."""
+    """HS256 with the public key as secret: the classic algorithm confusion."""
     public = RSA.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     head = encoded(json.dumps({"alg": "HS256", "kid": "RS256"}).encode())
     body = encoded(json.dumps(claims()).encode())
@@ -150,7 +150,7 @@ async def test_a_token_changed_anywhere_is_refused(verifier: JwtVerifier) -> Non
     token, chance = signed(), random.Random(7)
     signature = token.rindex(".")
     for _ in range(300):
-        # The last character of a part carries bits that mean nothing.
+        # The last character of a part has unused bits.
         place = chance.choice([i for i in range(len(token)) if token[i + 1 : i + 2] not in ("", ".")])
         other = chance.choice("ABCdef012-_.=\n\0ä")
         if other != token[place] and not (place > signature and other in "=\n"):
@@ -170,11 +170,11 @@ async def test_a_token_changed_anywhere_is_refused(verifier: JwtVerifier) -> Non
         ({}, set()),
     ],
 )
-def test_claims_become_rights(given: dict[str, Any], scopes: set[str]) -> None:
+def test_claims_are_mapped_to_scopes(given: dict[str, Any], scopes: set[str]) -> None:
     assert scopes_in(given) == scopes
 
 
-async def test_rights_of_an_unknown_kind_are_damage(verifier: JwtVerifier) -> None:
+async def test_scopes_of_a_wrong_type_are_refused(verifier: JwtVerifier) -> None:
     with pytest.raises(Denied, match="damaged"):
         await verifier.verify(signed(scope=7))
 
@@ -193,7 +193,7 @@ async def test_a_short_rsa_key_is_not_trusted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"keys": []}', b'{"keys": [{"kty": "EC"}]}', b"\xff"])
-async def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes) -> None:
+async def test_an_unusable_key_file_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "keys.json"
     verifier = JwtVerifier(issuer=ISSUER, audience=AUDIENCE, keys=str(file))
     with pytest.raises(ConfigInvalid, match="cannot be read"):
@@ -204,7 +204,7 @@ async def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path, content: 
 
 
 @pytest.mark.parametrize("given", [("", AUDIENCE, "keys.json"), (ISSUER, "", "keys.json"), (ISSUER, AUDIENCE, "")])
-def test_all_of_issuer_audience_and_keys_are_needed(given: tuple[str, str, str]) -> None:
+def test_issuer_audience_and_keys_are_all_required(given: tuple[str, str, str]) -> None:
     issuer, audience, keys = given
     with pytest.raises(InvalidInput, match="need an issuer, an audience and keys"):
         JwtVerifier(issuer=issuer, audience=audience, keys=keys)
@@ -216,7 +216,7 @@ def test_keys_over_plain_http_are_refused() -> None:
 
 
 class Provider:
-    """An identity provider whose keys and troubles tests set."""
+    """An identity provider whose keys and faults tests set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -235,7 +235,7 @@ class Provider:
         return json.dumps({"keys": self.keys}).encode()
 
 
-async def test_keys_are_fetched_once_for_a_while() -> None:
+async def test_fetched_keys_are_cached() -> None:
     provider = Provider()
     for _ in range(20):
         await provider.verifier.verify(signed())
@@ -246,7 +246,7 @@ async def test_keys_are_fetched_once_for_a_while() -> None:
     assert provider.asked == 2
 
 
-async def test_a_new_key_is_found_and_unknown_names_cannot_flood_the_provider() -> None:
+async def test_a_new_key_is_fetched_and_unknown_key_names_cannot_flood_the_provider() -> None:
     provider = Provider()
     provider.keys = PUBLIC[:1]
     await provider.verifier.verify(signed("RS256"))
@@ -259,7 +259,7 @@ async def test_a_new_key_is_found_and_unknown_names_cannot_flood_the_provider() 
     assert provider.asked == 2
 
 
-async def test_known_keys_outlive_a_provider_that_is_down_for_a_day() -> None:
+async def test_cached_keys_are_used_for_a_day_while_the_provider_is_down() -> None:
     provider = Provider()
     await provider.verifier.verify(signed())
     provider.down = True
@@ -271,7 +271,7 @@ async def test_known_keys_outlive_a_provider_that_is_down_for_a_day() -> None:
         await provider.verifier.verify(signed())
 
 
-async def test_a_provider_that_was_never_reached_is_asked_again_later() -> None:
+async def test_an_unreachable_provider_is_retried_later() -> None:
     provider = Provider()
     provider.down = True
     for _ in range(5):
@@ -291,7 +291,7 @@ ANSWERS: dict[str, tuple[httpx.Response, str]] = {
 
 
 @pytest.mark.parametrize("case", ANSWERS)
-async def test_keys_come_from_the_url_that_was_set_and_nowhere_else(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_come_only_from_the_configured_url(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     answer, words = ANSWERS[case]
     asked = provider_at(monkeypatch, lambda _: answer)
 
@@ -300,13 +300,13 @@ async def test_keys_come_from_the_url_that_was_set_and_nowhere_else(case: str, m
     assert asked == [f"{ISSUER}/jwks"]
 
 
-async def test_keys_are_taken_from_a_provider_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_are_fetched_from_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     provider_at(monkeypatch, lambda _: httpx.Response(200, content=JWKS))
 
     assert await fetch(f"{ISSUER}/jwks") == JWKS
 
 
-async def test_a_provider_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreachable_provider_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused", request=request)
 
@@ -316,7 +316,7 @@ async def test_a_provider_that_does_not_answer_is_one_sentence(monkeypatch: pyte
 
 
 def provider_at(monkeypatch: pytest.MonkeyPatch, answer: Callable[[httpx.Request], httpx.Response]) -> list[str]:
-    """Let `answer` stand for the network; the URLs it was asked for."""
+    """Replace the network by `answer`; returns the list of requested URLs."""
     asked: list[str] = []
 
     def handle(request: httpx.Request) -> httpx.Response:

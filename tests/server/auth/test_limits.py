@@ -1,4 +1,4 @@
-"""How much one caller may ask for, how much runs at once, and how guessing is slowed down."""
+"""Rate limits, concurrency limits, and the limit on wrong secrets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Clock:
 
 
 async def calls(limits: Limits, caller: Caller, scope: Scope) -> int:
-    """How many calls pass, one after the other, until one is refused."""
+    """Count consecutive calls until one is refused."""
     for number in range(1000):
         try:
             async with limits.slot(caller, scope):
@@ -46,7 +46,7 @@ async def calls(limits: Limits, caller: Caller, scope: Scope) -> int:
 
 
 @pytest.mark.parametrize(("scope", "burst", "a_second"), [("read", 40, 20), ("operate", 20, 2), ("exec", 2, 1)])
-async def test_a_remote_caller_has_a_rate_for_each_right(scope: Scope, burst: int, a_second: int) -> None:
+async def test_a_remote_caller_has_a_rate_limit_per_scope(scope: Scope, burst: int, a_second: int) -> None:
     clock = Clock()
     limits = Limits(clock=clock)
 
@@ -58,7 +58,7 @@ async def test_a_remote_caller_has_a_rate_for_each_right(scope: Scope, burst: in
     assert await calls(limits, REMOTE, scope) == burst
 
 
-async def test_a_refusal_says_when_to_try_again() -> None:
+async def test_a_refusal_says_when_to_retry() -> None:
     limits = Limits(clock=Clock())
     await calls(limits, REMOTE, "exec")
 
@@ -70,14 +70,14 @@ async def test_a_refusal_says_when_to_try_again() -> None:
     assert raised.value.code == "busy"
 
 
-async def test_callers_of_this_machine_are_not_counted() -> None:
+async def test_callers_on_this_machine_have_no_rate_limit() -> None:
     limits = Limits(clock=Clock())
 
     assert await calls(limits, LOCAL, "exec") == await calls(limits, NEAR, "exec") == 1000
 
 
 @pytest.mark.parametrize("scope", AT_ONCE)
-async def test_only_so_many_run_at_once_and_the_next_waits_its_turn(scope: Scope) -> None:
+async def test_concurrent_calls_are_limited_and_the_next_one_waits(scope: Scope) -> None:
     limits = Limits()
     entered, leave = anyio.Event(), anyio.Event()
 
@@ -97,7 +97,7 @@ async def test_only_so_many_run_at_once_and_the_next_waits_its_turn(scope: Scope
             await entered.wait()
 
 
-async def test_a_long_queue_is_refused_and_a_remote_caller_cannot_fill_it() -> None:
+async def test_the_queue_is_limited_and_one_remote_caller_cannot_fill_it() -> None:
     limits = Limits(clock=Clock())
     with anyio.fail_after(5):
         async with AsyncExitStack() as running, anyio.create_task_group() as group:
@@ -125,7 +125,7 @@ async def test_a_long_queue_is_refused_and_a_remote_caller_cannot_fill_it() -> N
         assert not limits._waiting
 
 
-async def test_waiting_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anvyl_mcp.server.auth.limits.LONGEST_WAIT", 0.0)
     limits = Limits()
 
@@ -137,7 +137,7 @@ async def test_waiting_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-async def test_a_call_that_fails_gives_its_place_back() -> None:
+async def test_a_failed_call_releases_its_slot() -> None:
     limits = Limits()
     for _ in range(AT_ONCE["exec"] + 1):
         with pytest.raises(ZeroDivisionError):
@@ -145,7 +145,7 @@ async def test_a_call_that_fails_gives_its_place_back() -> None:
                 raise ZeroDivisionError
 
 
-async def test_memory_of_callers_is_bounded() -> None:
+async def test_the_number_of_remembered_callers_is_bounded() -> None:
     limits = Limits(clock=Clock())
     for number in range(5000):
         async with limits.slot(Caller("x", implied_scopes(["read"]), "jwt", id=str(number)), "read"):
@@ -154,7 +154,7 @@ async def test_memory_of_callers_is_bounded() -> None:
     assert len(limits._buckets) <= 4096
 
 
-def test_ten_wrong_secrets_a_minute_are_heard() -> None:
+def test_ten_wrong_secrets_a_minute_are_allowed() -> None:
     clock = Clock()
     attempts = FailedAttempts(clock=clock)
 
@@ -181,7 +181,7 @@ def test_ten_wrong_secrets_a_minute_are_heard() -> None:
         ("", "192.0.2.1", False),
     ],
 )
-def test_addresses_that_one_customer_has_count_as_one(one: str, other: str, same: bool) -> None:
+def test_addresses_of_one_network_count_as_one(one: str, other: str, same: bool) -> None:
     attempts = FailedAttempts(clock=Clock())
     for _ in range(10):
         attempts.record(one)
@@ -189,7 +189,7 @@ def test_addresses_that_one_customer_has_count_as_one(one: str, other: str, same
     assert bool(attempts.retry_after(other)) is same
 
 
-def test_memory_of_guesses_is_bounded() -> None:
+def test_the_number_of_remembered_addresses_is_bounded() -> None:
     attempts = FailedAttempts(clock=Clock())
     for number in range(5000):
         attempts.record(f"10.0.{number // 256}.{number % 256}")

@@ -1,4 +1,4 @@
-"""Who is behind a connection on loopback: told by the kernel, and trusted only from our own process namespace."""
+"""Identification of loopback callers by the kernel; trusted only from our own process namespace."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ pytestmark = [linux, pytest.mark.alone]
 def connected(
     listens: str, connects: str = "", *, family: int = socket.AF_INET, client_family: int | None = None
 ) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a connection: the client's, the server's."""
+    """Both ends of a connection: client, server."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket(family))
         if family == socket.AF_INET6:
@@ -53,12 +53,12 @@ def connected(
 
 
 def ends(served: socket.socket) -> tuple[Address, Address]:
-    """Addresses as a server reports them: the caller's, its own."""
+    """Addresses as a server sees them: the peer's and its own."""
     return served.getpeername()[:2], served.getsockname()[:2]
 
 
 def judged(served: socket.socket, loopback: LoopbackTrust | None = None) -> LoopbackCaller:
-    """What the server decides about the caller at the other end."""
+    """Return the caller that the server identifies at the other end."""
     return anyio.run((loopback or LoopbackTrust()).check, *ends(served), ClientConnection(accepted=served))
 
 
@@ -73,7 +73,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_owner_of_the_other_end_is_found(way: str) -> None:
+def test_the_owner_of_the_peer_socket_is_found(way: str) -> None:
     listens, connects, family, client_family = WAYS[way]
     with connected(listens, connects, family=family, client_family=client_family) as (client, served):
         found = find(*ends(served))
@@ -84,10 +84,10 @@ def test_the_owner_of_the_other_end_is_found(way: str) -> None:
 
 
 @pytest.mark.parametrize("answer", ["silence", "no cgroup"])
-def test_a_kernel_that_does_not_say_enough_makes_every_caller_need_a_token(
+def test_a_kernel_without_the_needed_information_makes_every_caller_need_a_token(
     answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Linux before 5.8 has no cgroup in its answer, and some kernels are built without sock_diag."""
+    """Linux before 5.8 does not report the cgroup, and some kernels lack sock_diag."""
     if answer == "silence":
         monkeypatch.setattr(socket_owner, "_SOCK_DIAG", 31)  # no such netlink family
     else:
@@ -96,8 +96,8 @@ def test_a_kernel_that_does_not_say_enough_makes_every_caller_need_a_token(
         assert judged(served) == UNIDENTIFIED
 
 
-def test_a_socket_that_nobody_holds_any_more_is_nobodys() -> None:
-    """The kernel reports user 0 for it, which must not count as root."""
+def test_a_socket_without_a_holder_has_no_owner() -> None:
+    """The kernel reports uid 0 for it, which must not be taken for root."""
     with connected("127.0.0.1") as (client, served):
         where = ends(served)
         client.close()
@@ -106,8 +106,8 @@ def test_a_socket_that_nobody_holds_any_more_is_nobodys() -> None:
         assert anyio.run(LoopbackTrust().check, *where, ClientConnection(accepted=served)) == UNIDENTIFIED
 
 
-def test_a_listener_on_the_callers_old_port_is_not_taken_for_the_caller() -> None:
-    """Without the exact socket the kernel answers with one that listens there: root's, as a rule."""
+def test_a_listener_on_the_callers_old_port_is_not_mistaken_for_the_caller() -> None:
+    """If the exact socket is gone, the kernel returns one that listens there, usually root's."""
     with connected("127.0.0.1") as (client, served):
         where = ends(served)
         assert find(*where)
@@ -122,14 +122,14 @@ def test_a_listener_on_the_callers_old_port_is_not_taken_for_the_caller() -> Non
 
 
 @pytest.mark.parametrize("peer", [("", 1), ("nonsense", 1), ("127.0.0.1", 1), ("fe80::1%lo", 9), ("::1", 65535)])
-def test_addresses_without_a_connection_are_nobody(peer: Address) -> None:
+def test_addresses_without_a_connection_are_not_identified(peer: Address) -> None:
     assert find(peer, ("127.0.0.1", 4200)) is None
     assert anyio.run(LoopbackTrust().check, peer, ("127.0.0.1", 4200), ClientConnection()) == UNIDENTIFIED
 
 
 @contextmanager
 def caller(program: str, *wrapped: str) -> Iterator[socket.socket]:
-    """The server's end of a connection from another process, which runs `program` after connecting."""
+    """Yield the server's end of a connection from another process that runs `program` after connecting."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         script = f"import encodings.idna, os, socket, sys\n{program}\nc = socket.create_connection(eval(sys.argv[1]))\n"
@@ -148,7 +148,7 @@ def caller(program: str, *wrapped: str) -> Iterator[socket.socket]:
 
 
 BECOME_NOBODY = f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})"
-# PR_SET_DUMPABLE: what a program that was started as this user has
+# PR_SET_DUMPABLE: as for a program started as this user
 AS_NOBODY = f"import ctypes; {BECOME_NOBODY}; ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)"
 
 
@@ -160,7 +160,7 @@ def test_another_process_of_our_own_user_is_trusted() -> None:
 
 
 @as_root
-def test_another_user_needs_a_token_unless_it_may_use_the_engine_anyway() -> None:
+def test_another_user_needs_a_token_unless_it_may_use_the_engine_socket() -> None:
     with caller(BECOME_NOBODY) as served:
         found = judged(served)
         assert (found.trusted, found.uid, found.name) == (False, NOBODY, "nobody")
@@ -230,9 +230,7 @@ in_v1_group = pytest.mark.skipif(
 @as_root
 @in_v1_group
 @pytest.mark.parametrize(("namespaces", "trusted"), [(("--net",), True), ((), False)], ids=["its own", "the machine's"])
-def test_a_container_that_is_ending_matters_only_on_the_machines_network(
-    namespaces: tuple[str, ...], trusted: bool
-) -> None:
+def test_a_stopping_container_matters_only_on_the_hosts_network(namespaces: tuple[str, ...], trusted: bool) -> None:
     with ending_container(STAYS, *namespaces), connected("127.0.0.1") as (_, served):
         assert judged(served).trusted is trusted
 
@@ -246,15 +244,15 @@ def test_a_container_cannot_hide_by_replacing_its_threads() -> None:
 
 
 @as_root
-def test_a_server_without_roots_rights_trusts_only_its_own_user() -> None:
-    """It cannot see which processes of other users hold what, so for them it has nothing to go by."""
+def test_an_unprivileged_server_trusts_only_its_own_user() -> None:
+    """It cannot see which sockets the processes of other users hold."""
     with ExitStack() as stack:
         assert judged_by_nobody(stack.enter_context(caller(""))) == "False None"
         assert judged_by_nobody(stack.enter_context(caller(AS_NOBODY))) == f"True {NOBODY}"
 
 
 def judged_by_nobody(served: socket.socket, program: str = "") -> str:
-    """What a server of another user thinks of a caller."""
+    """Return what a server of another user decides about a caller."""
     script = f"""
 import os, socket
 import anyio
@@ -280,7 +278,7 @@ anyio.run(judge)
     return done.stdout.strip()
 
 
-async def test_processes_are_looked_through_once_per_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_processes_are_scanned_once_per_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     loopback, scans = LoopbackTrust(), 0
     real = caller_process.made_by_local_process
 
@@ -297,7 +295,7 @@ async def test_processes_are_looked_through_once_per_connection(monkeypatch: pyt
         assert scans == 1
 
 
-async def test_who_called_last_is_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_last_callers_process_is_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     loopback, real, looked = LoopbackTrust(), os.listdir, list[str]()
 
     def listdir(folder: str) -> list[str]:
@@ -331,7 +329,7 @@ async def test_trust_in_one_connection_is_not_inherited_by_the_next_on_its_port(
             assert await loopback.check(*where, ClientConnection()) == UNIDENTIFIED
 
 
-async def test_what_could_not_be_seen_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unidentified_caller_is_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     loopback, real = LoopbackTrust(), os.listdir
     with connected("127.0.0.1") as (_, served):
         monkeypatch.setattr(os, "listdir", out_of_descriptors)
@@ -346,7 +344,7 @@ def out_of_descriptors(*_: object) -> list[str]:
     raise OSError(24, "Too many open files")
 
 
-def test_looking_takes_only_so_long() -> None:
+def test_the_scan_has_a_time_limit() -> None:
     with connected("127.0.0.1") as (_, served):
         found = find(*ends(served))
         assert found is not None
@@ -354,14 +352,14 @@ def test_looking_takes_only_so_long() -> None:
         assert caller_process.made_by_local_process(found, seconds=-1) is None
 
 
-def test_another_system_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_operating_systems_identify_no_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with connected("127.0.0.1") as (_, served):
         assert judged(served) == UNIDENTIFIED
 
 
 @as_root
-def test_members_of_the_group_of_the_engines_socket_may_use_it_anyway(tmp_path: Path) -> None:
+def test_members_of_the_engine_sockets_group_are_trusted(tmp_path: Path) -> None:
     path = tmp_path / "docker.sock"
     member = engine_socket_members(path)
     assert not member(NOBODY)
@@ -378,7 +376,7 @@ def test_members_of_the_group_of_the_engines_socket_may_use_it_anyway(tmp_path: 
         assert not member(NOBODY)
 
 
-def test_the_local_token_lies_in_a_file_of_its_owner(tmp_path: Path) -> None:
+def test_the_local_token_is_in_a_file_of_its_owner(tmp_path: Path) -> None:
     file = tmp_path / "state" / "local.token"
     local = LocalToken(file)
     assert LocalToken.read(file) == "" and not local.matches("")
@@ -394,7 +392,7 @@ def test_the_local_token_lies_in_a_file_of_its_owner(tmp_path: Path) -> None:
     assert LocalToken.read(file) == "" and not local.matches(text)
 
 
-def test_a_local_token_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_local_token_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file", encoding="utf-8")
 
     with pytest.raises(ConfigInvalid, match=r"local\.token cannot be written"):

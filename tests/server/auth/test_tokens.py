@@ -1,4 +1,4 @@
-"""Tokens and invitations: only hashes are kept, what is revoked stops at once, and damage never opens anything."""
+"""Tokens and invitations: stored as hashes, revoked at once, and never valid in a damaged file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tokens(tmp_path: Path, clock: Clock) -> Tokens:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """No file can grow: what a full disk does to those who write."""
+    """Make every write fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
@@ -54,7 +54,7 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_token_opens_what_it_was_made_for_and_its_text_is_kept_nowhere(tokens: Tokens) -> None:
+def test_a_token_grants_its_scopes_and_its_text_is_not_stored(tokens: Tokens) -> None:
     token, text = tokens.create("laptop", ["operate"])
 
     assert text.startswith(f"anv_{token.id}_") and len(text) == len(f"anv_{token.id}_") + 43
@@ -75,7 +75,7 @@ def test_files_are_for_their_owner_only(tokens: Tokens) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root writes files of others")
-def test_what_root_writes_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+def test_files_written_by_root_belong_to_the_owner_of_the_folder(tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)
 
     Tokens(tmp_path).create("laptop", ["read"])
@@ -83,7 +83,7 @@ def test_what_root_writes_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> 
     assert {file.stat().st_uid for file in tmp_path.iterdir()} == {65534}
 
 
-def test_a_wrong_secret_an_unknown_id_and_rubbish_open_nothing(tokens: Tokens) -> None:
+def test_a_wrong_secret_an_unknown_id_and_garbage_are_refused(tokens: Tokens) -> None:
     token, text = tokens.create("laptop", ["exec"])
     wrong = [text[:-1], text + "A", text[:-1] + ("B" if text[-1] == "A" else "A"), text.swapcase(), ""]
     wrong += [f"anv_00000000_{text[13:]}", f"anv_{token.id}", f"anv_{token.id}_", "anv_", "anv__", "\ud800", "ä" * 99]
@@ -91,7 +91,7 @@ def test_a_wrong_secret_an_unknown_id_and_rubbish_open_nothing(tokens: Tokens) -
     assert [tokens.verify(one) for one in wrong] == [None] * len(wrong)
 
 
-def test_a_token_revoked_by_another_process_is_refused_at_the_next_call(tokens: Tokens, clock: Clock) -> None:
+def test_a_token_revoked_by_another_process_is_refused_at_once(tokens: Tokens, clock: Clock) -> None:
     _, text = tokens.create("laptop", ["read"])
     assert tokens.verify(text)
 
@@ -103,7 +103,7 @@ def test_a_token_revoked_by_another_process_is_refused_at_the_next_call(tokens: 
     assert known is not None and "`laptop` was revoked on 2026-11-23" in str(tokens.refusal(known))
 
 
-def test_every_change_by_another_process_is_seen_however_fast_they_follow(tokens: Tokens, clock: Clock) -> None:
+def test_every_change_by_another_process_is_noticed_however_fast(tokens: Tokens, clock: Clock) -> None:
     other = Tokens(tokens.path.parent, clock=clock)
     for _ in range(50):
         _, text = other.create("same", ["read"])
@@ -112,7 +112,7 @@ def test_every_change_by_another_process_is_seen_however_fast_they_follow(tokens
         assert tokens.verify(text) is None
 
 
-def test_a_token_ends_when_it_was_said_to(tokens: Tokens, clock: Clock) -> None:
+def test_a_token_expires_on_time(tokens: Tokens, clock: Clock) -> None:
     token, text = tokens.create("guest", ["read"], NOON + timedelta(hours=1))
 
     clock.now = NOON + timedelta(minutes=59)
@@ -139,7 +139,7 @@ def test_the_list_shows_when_and_from_where_a_token_was_last_used(tokens: Tokens
     assert shown.as_dict()["last_used"] == "2026-11-23T12:01:00Z"
 
 
-def test_uses_that_cannot_be_written_or_read_disturb_nobody(tokens: Tokens) -> None:
+def test_an_unusable_last_use_file_does_not_affect_tokens(tokens: Tokens) -> None:
     token, text = tokens.create("laptop", ["read"])
 
     with full_disk():
@@ -148,7 +148,7 @@ def test_uses_that_cannot_be_written_or_read_disturb_nobody(tokens: Tokens) -> N
     assert tokens.list() == [token]
 
 
-def test_a_full_disk_leaves_the_tokens_as_they_were(tokens: Tokens) -> None:
+def test_a_full_disk_does_not_change_the_tokens(tokens: Tokens) -> None:
     token, text = tokens.create("laptop", ["read"])
     before = tokens.path.read_bytes()
 
@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_the_tokens_as_they_were(tokens: Tokens) -> None:
     assert tokens.verify(text) == token
 
 
-def test_a_file_cut_at_any_byte_refuses_every_token_and_stays_as_it_is(tokens: Tokens, clock: Clock) -> None:
+def test_a_truncated_file_refuses_every_token_and_is_not_changed(tokens: Tokens, clock: Clock) -> None:
     _, text = tokens.create("laptop", ["exec"])
     _, gone = tokens.create("gone", ["exec"])
     tokens.revoke("gone")
@@ -178,7 +178,7 @@ def test_a_file_cut_at_any_byte_refuses_every_token_and_stays_as_it_is(tokens: T
     assert tokens.verify(text) is not None and tokens.verify(gone) is None
 
 
-def test_no_single_wrong_byte_gives_more_rights_or_brings_a_token_back(tokens: Tokens, clock: Clock) -> None:
+def test_no_single_wrong_byte_adds_scopes_or_revives_a_token(tokens: Tokens, clock: Clock) -> None:
     _, text = tokens.create("reader", ["read"], NOON + timedelta(days=1))
     _, gone = tokens.create("gone", ["exec"])
     tokens.revoke("gone")
@@ -208,7 +208,7 @@ def verified(tokens: Tokens, text: str) -> Token | None:
         '{"version": 1, "tokens": {"a": {"name": "x", "scopes": "exec", "created": 1}}}',
     ],
 )
-def test_content_of_another_shape_is_damage(tokens: Tokens, content: str) -> None:
+def test_malformed_content_is_reported_as_damage(tokens: Tokens, content: str) -> None:
     tokens.create("laptop", ["read"])
     tokens.path.write_text(content, encoding="utf-8")
 
@@ -216,7 +216,7 @@ def test_content_of_another_shape_is_damage(tokens: Tokens, content: str) -> Non
         tokens.verify("anv_a_b")
 
 
-def test_a_file_that_others_may_write_counts_for_nothing(tokens: Tokens) -> None:
+def test_a_file_that_others_may_write_is_not_used(tokens: Tokens) -> None:
     _, text = tokens.create("laptop", ["read"])
     assert tokens.verify(text)
 
@@ -228,7 +228,7 @@ def test_a_file_that_others_may_write_counts_for_nothing(tokens: Tokens) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_a_file_of_another_user_counts_for_nothing(tokens: Tokens) -> None:
+def test_a_file_of_another_user_is_not_used(tokens: Tokens) -> None:
     _, text = tokens.create("laptop", ["read"])
     os.chown(tokens.path, 65534, 65534)
 
@@ -236,7 +236,7 @@ def test_a_file_of_another_user_counts_for_nothing(tokens: Tokens) -> None:
         tokens.verify(text)
 
 
-def test_names_are_unique_and_may_be_used_again(tokens: Tokens) -> None:
+def test_names_are_unique_and_can_be_reused(tokens: Tokens) -> None:
     first, _ = tokens.create("nas", ["read"])
     with pytest.raises(Conflict, match="a token `nas` already exists"):
         tokens.create("nas", ["read"])
@@ -261,7 +261,7 @@ def test_invalid_tokens_are_refused_before_anything_is_written(tokens: Tokens) -
     assert tokens.list() == []
 
 
-def test_a_revoked_token_is_forgotten_after_a_while(tokens: Tokens, clock: Clock) -> None:
+def test_a_revoked_token_is_deleted_after_a_while(tokens: Tokens, clock: Clock) -> None:
     _, text = tokens.create("old", ["read"])
     tokens.revoke("old")
     tokens.create("other", ["read"])
@@ -272,7 +272,7 @@ def test_a_revoked_token_is_forgotten_after_a_while(tokens: Tokens, clock: Clock
     assert tokens.find(text) is None
 
 
-def test_a_greater_right_includes_the_lesser() -> None:
+def test_a_scope_includes_the_lesser_ones() -> None:
     assert implied_scopes(["exec"]) == {"read", "operate", "exec"}
     assert implied_scopes(["operate", "nonsense"]) == {"read", "operate"}
     assert implied_scopes([]) == frozenset()
@@ -305,7 +305,7 @@ def invites(tokens: Tokens, boot: BootClock) -> InviteStore:
     return InviteStore(tokens.path.parent, tokens, clock=boot)
 
 
-def test_an_invitation_becomes_one_token(invites: InviteStore, tokens: Tokens) -> None:
+def test_an_invitation_can_be_redeemed_once(invites: InviteStore, tokens: Tokens) -> None:
     secret = invites.create(["read", "operate"], 900)
 
     token, text = invites.redeem(secret, "laptop")
@@ -319,7 +319,7 @@ def test_an_invitation_becomes_one_token(invites: InviteStore, tokens: Tokens) -
     assert secret.hex() not in (tokens.path.parent / "invites.json").read_text()
 
 
-def test_of_many_who_redeem_at_once_one_gets_a_token(tokens: Tokens, boot: BootClock) -> None:
+def test_of_concurrent_redemptions_one_succeeds(tokens: Tokens, boot: BootClock) -> None:
     folder = tokens.path.parent
     secret = InviteStore(folder, tokens, clock=boot).create(["read"], 900)
 
@@ -335,7 +335,7 @@ def test_of_many_who_redeem_at_once_one_gets_a_token(tokens: Tokens, boot: BootC
     assert len(tokens.list()) == 1
 
 
-def test_the_text_of_a_secret_works_and_nothing_near_it_does(invites: InviteStore) -> None:
+def test_only_the_exact_secret_is_accepted(invites: InviteStore) -> None:
     real = invites.create(["read"], 60)
 
     for wrong in (bytes(16), b"", real[:-1], real + b"\0", "", "ä", "not base64!", "A" * 22, real.hex()):
@@ -345,7 +345,7 @@ def test_the_text_of_a_secret_works_and_nothing_near_it_does(invites: InviteStor
 
 
 @pytest.mark.parametrize(("seconds", "works"), [(0, True), (899, True), (900, False), (-1, False), (10**6, False)])
-def test_an_invitation_lives_by_the_boot_clock(
+def test_an_invitation_expires_by_the_boot_clock(
     invites: InviteStore, boot: BootClock, seconds: int, works: bool
 ) -> None:
     secret = invites.create(["read"], 900)
@@ -358,7 +358,7 @@ def test_an_invitation_lives_by_the_boot_clock(
             invites.redeem(secret, "laptop")
 
 
-def test_an_invitation_ends_with_a_restart_of_the_machine(invites: InviteStore, boot: BootClock) -> None:
+def test_an_invitation_expires_with_a_reboot(invites: InviteStore, boot: BootClock) -> None:
     secret = invites.create(["read"], 900)
     boot.now = BootTime("boot-2", boot.now.seconds)
 
@@ -369,13 +369,13 @@ def test_an_invitation_ends_with_a_restart_of_the_machine(invites: InviteStore, 
         invites.redeem(secret, "laptop")
 
 
-def test_the_real_boot_clock_goes_on_and_names_this_start() -> None:
+def test_the_real_boot_clock_advances_and_has_a_boot_id() -> None:
     first, second = boot_time(), boot_time()
 
     assert first.boot == second.boot and first.seconds <= second.seconds
 
 
-def test_a_bad_name_does_not_cost_the_invitation(invites: InviteStore) -> None:
+def test_an_invalid_name_does_not_use_up_the_invitation(invites: InviteStore) -> None:
     secret = invites.create(["read"], 900)
     with pytest.raises(InvalidInput):
         invites.redeem(secret, "../../etc")
@@ -389,7 +389,7 @@ def test_the_same_host_may_join_twice(invites: InviteStore) -> None:
     assert names == ["laptop", "laptop-2", "laptop-3"]
 
 
-def test_a_full_disk_gives_no_token(invites: InviteStore, tokens: Tokens) -> None:
+def test_a_full_disk_creates_no_token(invites: InviteStore, tokens: Tokens) -> None:
     secret = invites.create(["read"], 900)
 
     with full_disk(), pytest.raises(AnvylError, match="cannot be written"):
@@ -399,7 +399,7 @@ def test_a_full_disk_gives_no_token(invites: InviteStore, tokens: Tokens) -> Non
     assert invites.redeem(secret, "laptop")
 
 
-def test_an_invitation_is_spent_before_its_token_exists(invites: InviteStore, tokens: Tokens) -> None:
+def test_an_invitation_is_marked_used_before_its_token_exists(invites: InviteStore, tokens: Tokens) -> None:
     secret = invites.create(["read"], 900)
     tokens.create("first", ["read"])
     tokens.path.write_text("torn", encoding="utf-8")
@@ -412,7 +412,7 @@ def test_an_invitation_is_spent_before_its_token_exists(invites: InviteStore, to
         invites.redeem(secret, "laptop")
 
 
-def test_a_damaged_invitation_file_invites_nobody(invites: InviteStore) -> None:
+def test_a_damaged_invitation_file_accepts_no_code(invites: InviteStore) -> None:
     secret = invites.create(["exec"], 900)
     file = invites._file.path
     entry = json.loads(file.read_text(encoding="utf-8"))
@@ -422,7 +422,7 @@ def test_a_damaged_invitation_file_invites_nobody(invites: InviteStore) -> None:
             invites.redeem(secret, "laptop")
 
 
-def test_an_invitation_needs_rights_and_time(invites: InviteStore) -> None:
+def test_an_invitation_needs_scopes_and_a_lifetime(invites: InviteStore) -> None:
     for scopes, seconds in ((["read"], 0), ([], 60), (["root"], 60)):
         with pytest.raises(InvalidInput):
             invites.create(scopes, seconds)

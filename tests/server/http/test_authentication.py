@@ -1,4 +1,4 @@
-"""Who is let in: every route asks, whatever it is, and only `/health` and `/pair` answer a stranger."""
+"""Authentication on every route; only `/health` and `/pair` are served without a token."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ OPEN = {("GET", "/health"), ("POST", "/pair")}
 
 
 class IdentityProvider:
-    """Knows one token, has one trouble."""
+    """Accepts one token; fails for another."""
 
     async def verify(self, token: str) -> Caller:
         match token:
@@ -102,7 +102,7 @@ class IdentityProvider:
 
 @dataclass
 class Host:
-    """A small application that stands for ours, behind the real checks."""
+    """A stub application behind the real middleware."""
 
     folder: Path
     seconds: float = 0
@@ -181,7 +181,7 @@ def error_of(answer: httpx.Response) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("method", "path"), KNOCKS + STRANGE)
-async def test_nothing_but_health_and_pairing_answers_a_stranger(host: Host, method: str, path: str) -> None:
+async def test_only_health_and_pairing_are_served_without_a_token(host: Host, method: str, path: str) -> None:
     for base, address in (("https://nas:4200", REMOTE), ("http://localhost:4200", "127.0.0.1")):
         answer = await host.knock(method, path, base=base, address=address, body={"secret": ""})
         if (method, path) in OPEN:
@@ -196,7 +196,7 @@ async def test_nothing_but_health_and_pairing_answers_a_stranger(host: Host, met
 
 @pytest.mark.parametrize(("method", "path"), KNOCKS)
 @pytest.mark.parametrize("scope", ["read", "operate", "exec"])
-async def test_a_token_reaches_every_route_with_its_own_rights(host: Host, method: str, path: str, scope: str) -> None:
+async def test_a_token_reaches_every_route_with_its_own_scopes(host: Host, method: str, path: str, scope: str) -> None:
     answer = await host.knock(method, path, token=host.token(scope), body={"secret": ""})
 
     assert answer.status_code in (200, 403 if path == "/pair" else 200)
@@ -206,14 +206,14 @@ async def test_a_token_reaches_every_route_with_its_own_rights(host: Host, metho
 
 
 @pytest.mark.parametrize(("method", "path"), [knock for knock in KNOCKS if knock not in OPEN])
-async def test_an_identity_without_rights_reaches_no_route(host: Host, method: str, path: str) -> None:
+async def test_an_identity_without_scopes_reaches_no_route(host: Host, method: str, path: str) -> None:
     answer = await host.knock(method, path, token="jwt.of.nobody")
 
     assert answer.status_code == 403 and not host.reached
     assert "scope" in error_of(answer)["hint"]
 
 
-async def test_health_of_a_stranger_has_no_rights_and_works_with_head(host: Host) -> None:
+async def test_health_works_without_a_token_and_with_head(host: Host) -> None:
     assert (await host.knock("HEAD", "/health")).status_code == 200
     assert (await host.knock("GET", "/health", token=host.token())).json()["scopes"] == ["read"]
     assert (await host.knock("GET", "/health", token="anv_x_y")).status_code == 401
@@ -221,7 +221,7 @@ async def test_health_of_a_stranger_has_no_rights_and_works_with_head(host: Host
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", REMOTE])
 @pytest.mark.parametrize("path", ["/agent/info", "/health"])
-async def test_a_wrong_token_is_worse_than_none(host: Host, address: str, path: str) -> None:
+async def test_a_wrong_token_is_refused_even_on_public_routes(host: Host, address: str, path: str) -> None:
     base = "https://nas:4200" if address == REMOTE else "http://127.0.0.1:4200"
 
     answer = await host.knock("GET", path, token=host.token()[:-1] + "~", address=address, base=base)
@@ -231,7 +231,7 @@ async def test_a_wrong_token_is_worse_than_none(host: Host, address: str, path: 
     assert "anvyl-mcp invite" in error_of(answer)["hint"]
 
 
-async def test_a_dead_token_is_told_what_happened_and_is_no_guess(host: Host) -> None:
+async def test_a_revoked_or_expired_token_gets_the_reason_and_is_not_counted_as_a_guess(host: Host) -> None:
     revoked = host.token(name="gone")
     host.tokens.revoke("gone")
     past = Tokens(host.folder, clock=lambda: datetime.now(UTC) - timedelta(days=3))
@@ -242,7 +242,7 @@ async def test_a_dead_token_is_told_what_happened_and_is_no_guess(host: Host) ->
         assert "`old` expired" in error_of(await host.knock(token=expired))["message"]
 
 
-async def test_revoking_acts_at_the_next_request(host: Host) -> None:
+async def test_a_revoked_token_is_refused_at_the_next_request(host: Host) -> None:
     token = host.token()
     assert (await host.knock(token=token)).status_code == 200
 
@@ -255,13 +255,13 @@ async def test_revoking_acts_at_the_next_request(host: Host) -> None:
     "header",
     ["", "Bearer", "Bearer  ", "Basic YTpi", "Digest x", "bearer\tx", "Token anv_a_b", "Bearer ä", "Bearer a b"],
 )
-async def test_an_authorization_header_of_another_shape_opens_nothing(host: Host, header: str) -> None:
+async def test_a_malformed_authorization_header_is_refused(host: Host, header: str) -> None:
     answer = await host.knock(headers=raw("authorization", header))
 
     assert answer.status_code == 401 and not host.reached
 
 
-async def test_two_authorization_headers_open_nothing(host: Host) -> None:
+async def test_two_authorization_headers_are_refused(host: Host) -> None:
     good = f"Bearer {host.token()}"
     async with httpx.AsyncClient(transport=httpx.ASGITransport(host.app, client=(REMOTE, 1))) as client:
         answer = await client.get("https://nas/agent/info", headers=[("authorization", good), ("authorization", good)])
@@ -287,7 +287,7 @@ async def test_the_local_token_works_on_this_machine_only(host: Host) -> None:
     assert far.status_code == 401
 
 
-async def test_headers_of_proxies_change_nothing(host: Host) -> None:
+async def test_proxy_headers_have_no_effect(host: Host) -> None:
     headers = {
         "x-forwarded-for": "127.0.0.1",
         "x-forwarded-proto": "https",
@@ -311,7 +311,7 @@ async def test_pairing_over_tls_answers_to_addresses_and_own_names(host: Host, n
 @pytest.mark.parametrize(
     "name", ["evil.example", "evil.example:4200", "nas.evil.example", "nas:x", "", "192.0.2.1.evil"]
 )
-async def test_a_token_stands_in_for_the_name_over_tls_and_only_there(host: Host, name: str) -> None:
+async def test_a_token_allows_any_host_name_over_tls_only(host: Host, name: str) -> None:
     assert (await host.knock("POST", "/pair", headers={"host": name}, body={"secret": ""})).status_code == 421
     assert (await host.knock("GET", "/health", headers={"host": name})).status_code == 421
     assert (await host.knock(headers={"host": name})).status_code == 401
@@ -333,7 +333,7 @@ async def test_a_token_stands_in_for_the_name_over_tls_and_only_there(host: Host
         {"sec-fetch-site": "same-site"},
     ],
 )
-async def test_web_pages_of_others_are_refused_with_a_token_too(host: Host, headers: dict[str, str]) -> None:
+async def test_foreign_web_pages_are_refused_even_with_a_token(host: Host, headers: dict[str, str]) -> None:
     for method, path in KNOCKS:
         assert (await host.knock(method, path, token=host.token(), headers=headers)).status_code == 403
     assert not host.reached
@@ -351,11 +351,11 @@ async def test_our_own_pages_and_json_bodies_pass(host: Host) -> None:
 
 
 def raw(name: str, value: str) -> Any:
-    """A header as it is on the wire: httpx takes texts of ASCII only."""
+    """A raw header: httpx accepts ASCII text only."""
     return {name.encode(): value.encode("latin-1")}
 
 
-async def test_guessing_is_slowed_down_and_who_knows_is_not(host: Host) -> None:
+async def test_guessing_is_slowed_down_and_valid_tokens_are_not(host: Host) -> None:
     token, other = host.token(), "198.51.100.1"
     statuses = [(await host.knock(token=f"anv_x_{number}")).status_code for number in range(12)]
     assert statuses == [401] * 10 + [429] * 2
@@ -370,7 +370,7 @@ async def test_guessing_is_slowed_down_and_who_knows_is_not(host: Host) -> None:
     assert (await host.knock(token="anv_x_y")).status_code == 401
 
 
-async def test_wrong_codes_count_as_guesses_and_a_right_one_does_not(host: Host) -> None:
+async def test_wrong_pairing_codes_count_as_guesses_and_a_right_one_does_not(host: Host) -> None:
     right = host.invites.create(["read"], 60)
     for _ in range(9):
         assert (await host.knock("POST", "/pair", body={"secret": "A" * 22})).status_code == 403
@@ -392,7 +392,9 @@ async def test_guessing_on_loopback_does_not_lock_out_a_token(host: Host) -> Non
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"version": 1, "tokens": {"a": {}}}', "\0" * 100])
-async def test_a_damaged_token_file_opens_nothing_and_is_named_to_who_is_here(host: Host, damage: str) -> None:
+async def test_a_damaged_token_file_refuses_every_token_and_is_named_to_local_callers_only(
+    host: Host, damage: str
+) -> None:
     token = host.token("exec")
     host.tokens.path.write_text(damage, encoding="utf-8")
 
@@ -407,7 +409,7 @@ async def test_a_damaged_token_file_opens_nothing_and_is_named_to_who_is_here(ho
     assert host.tokens.path.read_text(encoding="utf-8") == damage
 
 
-async def test_tokens_of_an_identity_provider_are_taken_when_one_is_set(host: Host) -> None:
+async def test_tokens_of_a_configured_identity_provider_are_accepted(host: Host) -> None:
     good = await host.knock(token="jwt.of.ann")
     trouble = await host.knock(token="jwt.in.trouble")
     bad = await host.knock(token="jwt.of.eve")
@@ -417,7 +419,7 @@ async def test_tokens_of_an_identity_provider_are_taken_when_one_is_set(host: Ho
     assert (trouble.status_code, bad.status_code) == (503, 401)
 
 
-async def test_what_is_no_request_gets_no_further(host: Host) -> None:
+async def test_other_asgi_events_are_not_passed_on(host: Host) -> None:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -431,14 +433,14 @@ async def test_what_is_no_request_gets_no_further(host: Host) -> None:
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-def test_a_caller_that_nobody_checked_has_no_rights() -> None:
+def test_an_unauthenticated_caller_has_no_scopes() -> None:
     request = Request({"type": "http", "headers": [], "method": "GET", "path": "/"})
 
     assert caller_of(request).scopes == frozenset()
     assert caller_of(None) is LOCAL
 
 
-def test_a_missing_right_is_told_with_the_line_that_gives_it() -> None:
+def test_a_missing_scope_is_reported_with_the_command_that_grants_it() -> None:
     caller = Caller("nas", implied_scopes(["read"]), "token")
     caller.require("read", "`list_containers`")
     with pytest.raises(Denied, match="`run` needs the scope `exec`; `nas` has read") as raised:
@@ -452,7 +454,7 @@ def test_a_host_knows_its_own_names() -> None:
 
 
 class Server(uvicorn.Server):
-    """Says when it answers."""
+    """Sets an event when it serves."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -464,7 +466,7 @@ class Server(uvicorn.Server):
 
 
 class Connection(HttpConnection):
-    """As a server of ours takes them, of a place of its own."""
+    """A connection with its own slot."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, place=ConnectionSlot(ConnectionSlots(1), ""), **kwargs)
@@ -472,7 +474,7 @@ class Connection(HttpConnection):
 
 @contextmanager
 def served(host: Host, *, address: str = "127.0.0.1", tls: bool = False) -> Iterator[str]:
-    """The application on a real socket; its URL."""
+    """Serve the application on a real socket; yields its URL."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family) as opened:
         config = uvicorn.Config(
@@ -509,7 +511,7 @@ print(json.dumps({"status": answer.status, "body": json.loads(answer.read())}))
 def asked(
     url: str, *wrapped: str, uid: int | None = None, token: str = "", port: int = 0
 ) -> tuple[int, dict[str, Any]]:
-    """What another process gets, which calls from a port if one is named."""
+    """Return the answer to a request by another process, from `port` if given."""
     headers = json.dumps({"authorization": f"Bearer {token}"} if token else {})
     user = str(os.geteuid() if uid is None else uid)
     done = subprocess.run(
@@ -527,20 +529,20 @@ def asked(
 
 @linux
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_on_loopback_the_servers_own_user_needs_nothing(host: Host, address: str) -> None:
+def test_on_loopback_the_servers_own_user_needs_no_token(host: Host, address: str) -> None:
     with served(host, address=address) as url:
         status, body = asked(f"{url}/agent/info")
 
         assert (status, body["how"], body["scopes"]) == (200, "loopback", ["operate", "read"])
         assert host.reached[-1].id == f"uid:{os.geteuid()}"
         with httpx.Client(base_url=url, headers={"x-forwarded-for": REMOTE, "x-forwarded-proto": "https"}) as client:
-            # A proxy on this machine calls for somebody whom nobody knows.
+            # A proxy on this machine calls for an unknown user.
             assert [client.get("/agent/info").status_code for _ in range(3)] == [401] * 3
         assert asked(f"{url}/agent/info", token="anv_not_this")[0] == 401
 
 
 @linux
-def test_who_is_behind_an_open_connection_is_asked_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_caller_of_an_open_connection_is_identified_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     asked_for: list[Address] = []
 
     def noted(peer: Address, own: Address) -> PeerSocket | None:
@@ -557,13 +559,13 @@ def test_who_is_behind_an_open_connection_is_asked_once(host: Host, monkeypatch:
 
 @linux
 @as_root
-def test_trust_in_a_connection_ends_with_it_also_when_its_port_is_used_again(host: Host) -> None:
+def test_trust_in_a_connection_is_not_inherited_when_its_port_is_reused(host: Host) -> None:
     with served(host) as url:
         with httpx.Client(base_url=url) as client:
             stream = client.get("/agent/info").extensions["network_stream"]
             port = stream.get_extra_info("client_addr")[1]
             assert client.get("/agent/info").status_code == 200
-            # Closed without a goodbye, a port is free at once.
+            # Closed with a reset, the port is free at once.
             stream.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
         assert asked(f"{url}/agent/info", uid=NOBODY, port=port)[0] == 401
@@ -606,14 +608,14 @@ def rest():
 threading.Thread(target=rest).start()
 ctypes.CDLL(None).pthread_exit(None)
 """
-"""A process of which only its second thread still runs."""
+"""A process whose second thread is the only one still running."""
 
 
 @linux
 @as_root
 @pytest.mark.skipif(not shutil.which("unshare") or not shutil.which("nsenter"), reason="needs unshare and nsenter")
-def test_a_container_that_is_being_ended_takes_no_rights_from_others(host: Host) -> None:
-    """The first process of its namespace waits, without memory, until the last of the others was collected."""
+def test_a_stopping_container_does_not_affect_other_callers(host: Host) -> None:
+    """PID 1 of its namespace stays, without memory, until all other processes were reaped."""
     command = ["unshare", "--pid", "--fork", "--kill-child", PYTHON, "-c", FIRST]
     with served(host) as url, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as outer:
         assert outer.stdout and outer.stdout.readline() == "ready\n"
@@ -623,7 +625,7 @@ def test_a_container_that_is_being_ended_takes_no_rights_from_others(host: Host)
                 while not (others := psutil.Process(entered.pid).children()):
                     assert entered.poll() is None
                 assert not caller_process.has_ended(str(first.pid))
-                # It does not collect its child now.
+                # It does not reap its child now.
                 entered.send_signal(signal.SIGSTOP)
                 while psutil.Process(entered.pid).status() != psutil.STATUS_STOPPED:
                     assert entered.poll() is None

@@ -1,4 +1,4 @@
-"""The HTTP face: who may knock, what `/health` and `/agent/*` answer, and that no request gets a 5xx by its shape."""
+"""The HTTP application: origin checks, `/health`, `/agent/*`, and no 5xx for malformed requests."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ POSTS = [path for method, path in ROUTES if method == "POST"]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That of the server."""
+    """The server's home."""
     return tmp_path_factory.mktemp("http")
 
 
 @pytest.fixture
 def every_right(urls: dict[str, str], home: Path) -> dict[str, str]:
-    """The header of a caller that may do everything; without a token one may read and operate."""
+    """Headers of a caller with every scope; without a token it has read and operate."""
     return {"Authorization": f"Bearer {serve_lock.read_local_token(home / 'run')}"}
 
 
@@ -73,7 +73,7 @@ def client(urls: dict[str, str]) -> Iterator[httpx.Client]:
 
 
 def error_of(answer: httpx.Response) -> dict[str, str]:
-    """The error, which has one shape everywhere."""
+    """Return the error of an answer, which always has the same shape."""
     document = answer.json()
     assert set(document) == {"error"}
     error: dict[str, str] = document["error"]
@@ -115,14 +115,14 @@ def test_foreign_callers_are_refused_on_every_route_of_both_ports(case: str, eit
     [{"Origin": "{url}"}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}, {"Host": "LocalHost:4200"}],
     ids=["own page", "same origin", "typed address", "other spelling"],
 )
-def test_our_own_callers_come_through(headers: dict[str, str], either: httpx.Client) -> None:
+def test_local_callers_are_accepted(headers: dict[str, str], either: httpx.Client) -> None:
     url = str(either.base_url).rstrip("/")
     own = {name: value.format(url=url) for name, value in headers.items()}
 
     assert either.get("/health", headers=own).status_code == 200
 
 
-def test_a_preflight_of_a_web_page_learns_nothing(either: httpx.Client) -> None:
+def test_a_cors_preflight_is_refused(either: httpx.Client) -> None:
     asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
 
     answer = either.options("/agent/process", headers=asked)
@@ -164,7 +164,7 @@ def test_a_large_body_is_refused_before_it_is_sent(path: str, either: httpx.Clie
 
 
 @pytest.mark.parametrize("path", [path for path in POSTS if path != "/nothing"])
-def test_a_large_body_of_unknown_length_is_not_read_to_its_end(
+def test_a_large_chunked_body_is_not_read_completely(
     path: str, either: httpx.Client, every_right: dict[str, str]
 ) -> None:
     chunks = itertools.repeat(b" " * 65536, MAX_BODY_BYTES // 65536 + 2)
@@ -185,9 +185,7 @@ def test_a_large_body_of_unknown_length_is_not_read_to_its_end(
         ("POST", "/health", 405, "invalid_input"),
     ],
 )
-def test_what_is_not_there_is_told_in_json(
-    method: str, path: str, status: int, code: str, either: httpx.Client
-) -> None:
+def test_unknown_paths_get_a_json_error(method: str, path: str, status: int, code: str, either: httpx.Client) -> None:
     answer = either.request(method, path, json={} if method == "POST" else None)
 
     assert (answer.status_code, error_of(answer)["code"]) == (status, code)
@@ -196,7 +194,7 @@ def test_what_is_not_there_is_told_in_json(
         assert error_of(answer)["hint"].removeprefix("use ") == answer.headers["allow"]
 
 
-def test_health_needs_nothing_and_tells_the_engine(either: httpx.Client) -> None:
+def test_health_needs_no_token_and_reports_the_engine(either: httpx.Client) -> None:
     answer = either.get("/health")
 
     body = answer.json()
@@ -205,7 +203,7 @@ def test_health_needs_nothing_and_tells_the_engine(either: httpx.Client) -> None
 
 
 def test_info_has_the_fields_that_clients_rely_on(either: httpx.Client, urls: dict[str, str]) -> None:
-    """Design §8; both ports name the one where MCP clients look."""
+    """Both ports name the URL for MCP clients."""
     info = either.get("/agent/info").json()
     tools = info.pop("tools")
 
@@ -227,7 +225,7 @@ def ask(client: httpx.Client, query: str, **more: Any) -> httpx.Response:
     return client.post("/agent/process", json={"query": query, **more})
 
 
-def test_a_question_that_reads_is_answered(engine: RealEngine, either: httpx.Client) -> None:
+def test_a_read_only_question_is_answered(engine: RealEngine, either: httpx.Client) -> None:
     engine.run("web")
 
     answer = ask(either, "list containers on alpha")
@@ -243,7 +241,7 @@ def test_a_question_that_reads_is_answered(engine: RealEngine, either: httpx.Cli
     assert body["response"] and set(body["usage"]) == {"requests", "input_tokens", "output_tokens"}
 
 
-def test_a_change_waits_with_what_it_would_do(engine: RealEngine, either: httpx.Client) -> None:
+def test_a_change_waits_for_approval_and_is_described(engine: RealEngine, either: httpx.Client) -> None:
     engine.run("web")
 
     answer = ask(either, "stop web on alpha")
@@ -265,7 +263,7 @@ def test_a_change_that_is_approved_is_done(engine: RealEngine, client: httpx.Cli
     assert engine.state("web") == "exited"
 
 
-def test_what_a_host_failed_at_is_in_the_answer(engine: RealEngine, client: httpx.Client) -> None:
+def test_a_failure_on_one_host_is_in_the_answer(engine: RealEngine, client: httpx.Client) -> None:
     """The unpaired host is never asked; the other one answers."""
     engine.run("web")
 
@@ -303,7 +301,7 @@ BAD_BODIES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", BAD_BODIES)
-def test_a_body_that_cannot_be_used_is_refused(case: str, client: httpx.Client) -> None:
+def test_an_invalid_body_is_refused(case: str, client: httpx.Client) -> None:
     answer = client.post("/agent/process", content=BAD_BODIES[case], headers=JSON)
 
     assert (answer.status_code, error_of(answer)["code"]) == (422, "invalid_input"), answer.text
@@ -319,7 +317,7 @@ def test_a_body_that_cannot_be_used_is_refused(case: str, client: httpx.Client) 
         ("stop web", 409, "approval_needed"),
     ],
 )
-def test_a_question_that_cannot_be_answered_says_why(
+def test_an_unanswerable_question_gets_a_reason(
     query: str, status: int, code: str, engine: RealEngine, client: httpx.Client
 ) -> None:
     engine.run("web")

@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus reads of a host, who may read it, and the rules and the dashboard made from it."""
+"""`/metrics`: its content, access to it, and the alert rules and dashboard that use it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def scraped(node: ServingNode) -> Samples:
     return samples(answer.text)
 
 
-def test_a_host_tells_how_it_its_containers_and_its_peers_are(node: ServingNode, engine: RealEngine) -> None:
+def test_metrics_cover_the_host_its_containers_and_its_peers(node: ServingNode, engine: RealEngine) -> None:
     engine.run("web", healthcheck={"test": ["CMD", "false"], "interval": 10**9, "retries": 1})
     engine.create("idle")
 
@@ -93,7 +93,7 @@ def test_calls_and_questions_are_counted(node: ServingNode, engine: RealEngine) 
     assert grown("anvyl_questions_total", mode="rules", outcome="ok") == 1
 
 
-def test_without_an_engine_the_machine_is_told_and_the_engine_is_down(tmp_path: Path) -> None:
+def test_without_an_engine_machine_metrics_remain_and_the_engine_is_down(tmp_path: Path) -> None:
     served = ServingNode("bare", tmp_path, {"DOCKER_HOST": "unix:///nonexistent/docker.sock"})
     try:
         found = scraped(served)
@@ -120,7 +120,7 @@ def test_a_models_requests_and_tokens_are_counted_and_the_rules_have_none() -> N
     assert counted("anvyl_questions_total", mode="rules", outcome="not_understood") == 1
 
 
-def test_rules_and_dashboard_ask_for_nothing_that_is_not_there(node: ServingNode, engine: RealEngine) -> None:
+def test_rules_and_dashboard_use_only_existing_metrics(node: ServingNode, engine: RealEngine) -> None:
     engine.run("checked", healthcheck={"test": ["CMD", "true"], "interval": 10**9})
     httpx.post(f"{node.url}/agent/process", json={"query": "list images"}, timeout=30)
     known = set(NAME.findall(httpx.get(f"{node.url}/metrics", timeout=30).text)) | {"anvyl_model_tokens_total"}

@@ -52,7 +52,7 @@ CLIENTS = ("lean", "long-lived", "legacy")
 
 
 class Face:
-    """The toy behind HTTP, which notes how it was reached."""
+    """The toy server behind HTTP, which records how it was reached."""
 
     def __init__(self, toy: ToyTools) -> None:
         self.toy = toy
@@ -83,7 +83,7 @@ class Face:
 
     @property
     def tokens(self) -> set[str | None]:
-        """What the requests so far said who they are."""
+        """The `Authorization` headers of the requests so far."""
         return {dict(scope["headers"]).get(b"authorization", b"").decode() for scope in self.scopes}
 
 
@@ -99,14 +99,14 @@ class Host:
         self.secure = f"https://{NETWORK}:{port}"
 
     def to(self, client: str = "lean", *, pin: str | None = None, token: str = TOKEN) -> Connection:
-        """A connection to its network side."""
+        """Connect to its network side."""
         pin = self.identity.pin if pin is None else pin
         if client == "legacy":
             return SdkClient(f"{self.secure}/mcp", mode="legacy", pin=pin, token=token)
         return connect(self.secure, lean=client == "lean", pin=pin, token=token)
 
     def dial(self, address: str = NETWORK, source: str = "") -> socket.socket:
-        """A bare connection."""
+        """Open a raw TCP connection."""
         dialled = socket.create_connection((address, self.port), 5, (source, 0) if source else None)
         dialled.settimeout(15)
         return dialled
@@ -114,7 +114,7 @@ class Host:
 
 @asynccontextmanager
 async def hosted(folder: Path, address: str = "0.0.0.0", **options: Any) -> AsyncIterator[Host]:
-    """A server of the toy in this process; it must end in time."""
+    """Serve the toy in this process; fails if it does not stop in time."""
     face = Face(ToyTools())
     identity = host_identity(folder / "identity")
     sockets = listen(address, [0])
@@ -150,18 +150,18 @@ async def closing(connection: Connection) -> AsyncIterator[Connection]:
 
 
 async def in_thread(work: Callable[[], Any]) -> Any:
-    """Blocking work while the server goes on."""
+    """Run blocking work on a thread while the server runs."""
     return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
 
 
 def get(url: str, pin: str = "", **headers: str) -> str:
-    """One request, with whatever headers."""
+    """Send one request with these headers."""
     with httpx2.Client(verify=pinned_context([pin]) if pin else True, trust_env=False) as client:
         return client.get(url, headers=headers).raise_for_status().text
 
 
 def ends(dialled: socket.socket) -> bytes:
-    """All that comes until the other end hangs up."""
+    """Read until the other end closes."""
     data = b""
     with suppress(ConnectionResetError):
         while part := dialled.recv(4096):
@@ -170,7 +170,7 @@ def ends(dialled: socket.socket) -> bytes:
 
 
 def answer(dialled: socket.socket) -> bytes:
-    """One answer of `Face`, head and body."""
+    """Read one response of `Face`, head and body."""
     data = b""
     while not re.search(rb"\r\n\r\nhttps? [0-9.]+$", data):
         part = dialled.recv(4096)
@@ -190,7 +190,7 @@ async def test_a_pinned_call_works_and_every_request_carries_the_token(host: Hos
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_more_calls_at_once_than_a_host_takes_connections_are_all_answered(
+async def test_more_concurrent_calls_than_connections_are_all_answered(
     host: Host, client: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_slots, "_group_of", lambda *_: ("192.0.2.1", True))
@@ -198,7 +198,7 @@ async def test_more_calls_at_once_than_a_host_takes_connections_are_all_answered
         for number in range(60):
             group.start_soon(partial(connection.call, "slow", {"n": number}, seconds=20))
         assert await in_thread(lambda: host.face.toy.started.wait(5))
-        # The others have time to ask for a connection too.
+        # The others get time to open a connection too.
         await anyio.sleep(0.3)
         host.face.toy.release.set()
     assert host.face.toy.executions["slow"] == 60
@@ -213,16 +213,16 @@ async def test_both_sides_share_one_port_one_application_and_one_lifespan(host: 
     assert host.face.lifespans == 1
 
 
-async def test_no_header_makes_a_connection_another_one(host: Host) -> None:
-    told = {"X-Forwarded-Proto": "http", "X-Forwarded-For": "127.0.0.1", "Forwarded": "for=127.0.0.1;proto=http"}
-    assert (await in_thread(lambda: get(f"{host.secure}/scheme", host.identity.pin, **told))).startswith("https ")
-    told = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.9"}
-    assert await in_thread(lambda: get(f"{host.plain}/scheme", **told)) == "http 127.0.0.1"
+async def test_no_header_changes_the_scheme_or_address_of_a_connection(host: Host) -> None:
+    headers = {"X-Forwarded-Proto": "http", "X-Forwarded-For": "127.0.0.1", "Forwarded": "for=127.0.0.1;proto=http"}
+    assert (await in_thread(lambda: get(f"{host.secure}/scheme", host.identity.pin, **headers))).startswith("https ")
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.9"}
+    assert await in_thread(lambda: get(f"{host.plain}/scheme", **headers)) == "http 127.0.0.1"
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_a_host_with_another_key_gets_neither_call_nor_token(host: Host, tmp_path: Path, client: str) -> None:
-    """A man in the middle: he listens where the paired host did."""
+    """A man in the middle listens at the address of the paired host."""
     with record_tls(host_identity(tmp_path / "impostor").tls()) as heard:
         host.secure = f"https://127.0.0.1:{heard.port}"
         async with closing(host.to(client)) as connection:
@@ -233,7 +233,7 @@ async def test_a_host_with_another_key_gets_neither_call_nor_token(host: Host, t
     assert "anvyl hosts remove NAME" in refused.value.hint
 
 
-async def test_a_host_set_up_anew_is_refused_until_it_is_paired_again(host: Host, tmp_path: Path) -> None:
+async def test_a_reinstalled_host_is_refused_until_it_is_paired_again(host: Host, tmp_path: Path) -> None:
     old = host_identity(tmp_path / "old").pin
     async with closing(host.to(pin=old)) as connection:
         with pytest.raises(errors.Unreachable, match="its key is not"):
@@ -250,7 +250,7 @@ async def test_an_expired_certificate_or_a_wrong_clock_changes_nothing(tmp_path:
         assert (await connection.call("echo", {}, seconds=5)).ok
 
 
-async def test_nothing_older_than_tls_1_3_is_spoken(host: Host) -> None:
+async def test_nothing_older_than_tls_1_3_is_accepted(host: Host) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -258,7 +258,7 @@ async def test_nothing_older_than_tls_1_3_is_spoken(host: Host) -> None:
         await in_thread(lambda: context.wrap_socket(dialled))
 
 
-async def test_plain_http_to_the_network_side_is_answered_by_nothing(host: Host) -> None:
+async def test_plain_http_to_the_network_side_gets_no_answer(host: Host) -> None:
     with host.dial() as dialled:
         dialled.sendall(b"GET /scheme HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = await in_thread(lambda: ends(dialled))
@@ -290,7 +290,7 @@ def opened(address: str, port: int = 0) -> Iterator[list[socket.socket]]:
 
 
 def own_address() -> str:
-    """An address of this machine that others can reach it by."""
+    """An address of this machine on the network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.77", 9))
@@ -305,7 +305,7 @@ def own_address() -> str:
 @pytest.mark.parametrize("second", ["127.0.0.1", "0.0.0.0", "::", "own"])
 @pytest.mark.parametrize("first", ["127.0.0.1", "0.0.0.0", "::", "own"])
 def test_a_second_server_on_the_same_port_is_refused(first: str, second: str) -> None:
-    """Also where both would be allowed to share: Linux spreads connections over such sockets."""
+    """Even if both sockets may share the port, over which Linux would distribute connections."""
     first, second = (own_address() if each == "own" else each for each in (first, second))
     with opened(first) as sockets:
         port = sockets[0].getsockname()[1]
@@ -379,7 +379,7 @@ async def test_opening_what_is_open_changes_nothing(tmp_path: Path) -> None:
         assert len(await host.server.open("::")) == 3
 
 
-async def test_a_network_side_that_cannot_open_leaves_the_server_as_it_is(tmp_path: Path) -> None:
+async def test_a_failure_to_open_the_network_side_does_not_affect_the_server(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     host_identity(damaged).key.write_bytes(b"")
     async with hosted(tmp_path, "127.0.0.1", identity=lambda: host_identity(damaged)) as host:
@@ -396,9 +396,7 @@ async def test_a_network_side_that_cannot_open_leaves_the_server_as_it_is(tmp_pa
 
 
 @pytest.mark.parametrize("said", [b"", b"\x16", b"\x16\x03\x01\x02\x00"], ids=["nothing", "a byte", "a beginning"])
-async def test_a_handshake_that_does_not_go_on_is_ended(
-    tmp_path: Path, said: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stalled_handshake_is_aborted(tmp_path: Path, said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.2)
     monkeypatch.setattr(connection_slots, "MAX_CONNECTIONS", 1)
     async with hosted(tmp_path) as host:
@@ -410,7 +408,7 @@ async def test_a_handshake_that_does_not_go_on_is_ended(
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /scheme HTTP/1.1\r\nHost: loc"], ids=["nothing", "half a request"])
-async def test_a_client_that_does_not_say_what_it_wants_is_let_go(
+async def test_a_client_that_sends_no_request_is_disconnected(
     tmp_path: Path, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
@@ -440,7 +438,7 @@ async def test_a_kept_connection_and_a_slow_body_are_waited_for(
                 await anyio.sleep(0.3)
 
 
-async def test_strangers_of_a_full_side_make_room_for_each_other(
+async def test_on_a_full_side_unauthenticated_connections_replace_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_slots, "MAX_CONNECTIONS", 4)
@@ -453,7 +451,7 @@ async def test_strangers_of_a_full_side_make_room_for_each_other(
                 assert (await connection.call("echo", {}, seconds=5)).ok
 
 
-async def test_one_address_of_the_network_gets_a_part_of_the_places(
+async def test_one_network_address_gets_a_limited_number_of_slots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_slots, "MAX_PER_GROUP", 2)
@@ -465,11 +463,11 @@ async def test_one_address_of_the_network_gets_a_part_of_the_places(
             assert (await in_thread(lambda: get(f"{host.secure}/scheme", host.identity.pin))).startswith("https")
 
 
-def test_few_descriptors_make_few_places() -> None:
+def test_few_descriptors_make_few_slots() -> None:
     assert (ConnectionSlots(64).most, ConnectionSlots(1024).most, ConnectionSlots(1).most) == (16, 256, 1)
 
 
-def test_a_server_may_open_as_many_descriptors_as_it_is_allowed_to() -> None:
+def test_a_server_raises_its_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 500), hard))
@@ -482,7 +480,7 @@ def test_a_server_may_open_as_many_descriptors_as_it_is_allowed_to() -> None:
 
 
 def idle(port: int, number: int) -> ExitStack:
-    """So many connections that say nothing."""
+    """Open this many silent connections."""
     with ExitStack() as stack:
         for _ in range(number):
             stack.enter_context(socket.create_connection(("127.0.0.1", port), 5))
@@ -521,7 +519,7 @@ def test_120_idle_connections_on_64_descriptors_are_survived_even_if_they_stay(t
 
 
 def test_a_server_that_runs_out_of_descriptors_answers_again_when_they_come_back(tmp_path: Path) -> None:
-    """The limit falls while it runs, so that the count of places does not keep it from the edge."""
+    """The limit is lowered while it runs, so that the slot limit does not prevent running out."""
     with running_node("alpha", tmp_path, ANVYL_LMSTUDIO_URL=NO_MODEL) as node:
         answers_within(node.port, 5)
         in_use = len(list(Path(f"/proc/{node.process.pid}/fd").iterdir()))
@@ -534,8 +532,8 @@ def test_a_server_that_runs_out_of_descriptors_answers_again_when_they_come_back
         assert node.stop() == 0
 
 
-async def test_it_ends_in_time_whatever_its_clients_do(tmp_path: Path) -> None:
-    """`hosted` fails when the end takes longer than 12 s; clients that hold a connection must not use that up."""
+async def test_it_stops_in_time_whatever_its_clients_do(tmp_path: Path) -> None:
+    """`hosted` fails if stopping takes longer than 12 s; clients that keep a connection must not delay it."""
     context = None
     with ExitStack() as stack:
         async with hosted(tmp_path) as host:
@@ -561,7 +559,7 @@ async def test_a_running_call_is_finished_before_the_end(tmp_path: Path) -> None
         async def stop() -> None:
             assert await in_thread(lambda: toy.started.wait(5))
             host.server.should_exit = True
-            # It listens no more, so its end has begun.
+            # It no longer listens, so it is stopping.
             with anyio.fail_after(5):
                 while await in_thread(listens):
                     pass

@@ -28,7 +28,7 @@ from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, ServingNode, run_program, running_node
 
 TOKENS = 25_000
-"""What Claude Code takes of one answer; a token is some four characters."""
+"""Limit of Claude Code for one answer; a token is about four characters."""
 HELLO = {
     "jsonrpc": "2.0",
     "id": 1,
@@ -67,7 +67,7 @@ def words(result: CallToolResult) -> str:
 
 
 def own(result: CallToolResult) -> dict[str, Any]:
-    """The structured result, of a host itself or of the one host behind a gateway."""
+    """The structured result of a host, directly or through a gateway."""
     structured = result.structured_content
     assert isinstance(structured, dict), words(result)
     if "hosts" not in structured:
@@ -79,11 +79,11 @@ def own(result: CallToolResult) -> dict[str, Any]:
 
 
 def tokens(answer: Any) -> float:
-    """Tokens of an answer, generously: bytes of what a client passes on, by four."""
+    """Estimate the tokens of an answer: a quarter of the bytes that a client passes on."""
     return len(answer.model_dump_json(by_alias=True, exclude_none=True, exclude={"meta"}).encode()) / 4
 
 
-async def test_arguments_are_understood_as_clients_write_them(client: Client, engine: RealEngine) -> None:
+async def test_arguments_are_accepted_in_the_forms_clients_send(client: Client, engine: RealEngine) -> None:
     arguments: dict[str, Any] = {
         "image": "busybox",
         "name": "t1",
@@ -112,7 +112,7 @@ async def test_arguments_are_understood_as_clients_write_them(client: Client, en
     ]
 
 
-async def test_what_is_missing_made_up_or_unknown_is_told_apart(client: Client) -> None:
+async def test_missing_unknown_and_invalid_arguments_get_different_errors(client: Client) -> None:
     for missing in ({}, {"name": None}, {"name": ""}):
         answer = await client.call_tool("get_container_info", missing)
         assert answer.is_error and words(answer).startswith("`get_container_info` needs `name`")
@@ -123,14 +123,14 @@ async def test_what_is_missing_made_up_or_unknown_is_told_apart(client: Client) 
     assert answer.is_error and "has no argument `tails`" in words(answer) and "`tail`" in words(answer)
 
 
-async def test_a_value_that_cannot_be_read_is_refused_and_nothing_is_made(memory: Client, engine: RealEngine) -> None:
+async def test_an_unparsable_value_is_refused_and_nothing_is_created(memory: Client, engine: RealEngine) -> None:
     for wrong in ({"env": {"A": "1"}}, {"env": "[1, {}]"}, {"ports": True}, {"name": {"a": 1}}):
         answer = await memory.call_tool("create_container", {"image": "busybox", "name": "t1", **wrong})
         assert answer.is_error and "it should be a valid" in words(answer)
     assert engine.state("t1") is None
 
 
-async def test_one_value_that_only_begins_like_a_list_stays_one_value(memory: Client, engine: RealEngine) -> None:
+async def test_a_value_that_only_starts_like_a_list_stays_one_value(memory: Client, engine: RealEngine) -> None:
     for written in ("GREETING=[hello", "[LIST=1"):
         await memory.call_tool("create_container", {"image": "busybox", "name": "t1", "env": written})
         assert written in engine.output("t1", "env")
@@ -159,12 +159,12 @@ LOUD = 'BEGIN { for (l = ""; length(l) < %d; ) l = l "\\""; for (i = 0; i < %d; 
 
 
 def log_much(engine: RealEngine, lines: int, length: int) -> None:
-    """Leave a container whose log has so many lines of quotes, which JSON writes in two bytes each."""
+    """Create a container that logs lines of quotes, which take two bytes each in JSON."""
     engine.api.wait(engine.run("loud", ["awk", LOUD % (length, lines)]))
 
 
-async def test_no_answer_is_larger_than_what_clients_take(client: Client, engine: RealEngine) -> None:
-    """192 KB before, of which half said again what the other half had said."""
+async def test_no_answer_exceeds_the_limit_of_clients(client: Client, engine: RealEngine) -> None:
+    """Text and structured content together stay within the limit."""
     log_much(engine, 150, 3000)
     answer = await client.call_tool("get_container_logs", {"name": "loud"})
     lines = own(answer)["lines"]
@@ -185,19 +185,19 @@ async def test_long_output_and_long_listings_are_cut_too(memory: Client, engine:
     assert own(info)["state"] == "running" and "left out to keep the answer short" in words(info)
 
 
-def test_our_own_commands_get_more_than_a_model_would(engine: RealEngine) -> None:
+def test_our_own_commands_get_larger_answers_than_a_model(engine: RealEngine) -> None:
     log_much(engine, 60, 800)
     shown = run_program("call", "get_container_logs", "name=loud", "--json", program=ANVYL)
     (entry,) = shown.json["hosts"].values()
     assert len(entry["result"]["lines"]) == 60
 
 
-async def test_everything_that_can_be_served_is_listed_within_what_clients_take() -> None:
+async def test_the_complete_listing_fits_the_limit_of_clients() -> None:
     assert tokens(listing(all_tools())) <= TOKENS
 
 
 def say(*messages: Any, home: Path) -> tuple[list[dict[str, Any]], str]:
-    """What a server on stdio answers to these lines, and what it says on stderr."""
+    """Send lines to a server on stdio; returns its answers and its stderr."""
     lines = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in messages]
     done = subprocess.run(
         [ANVYL_MCP, "serve", "--stdio"],
@@ -214,7 +214,7 @@ def ping(number: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": number, "method": "ping"}
 
 
-def test_on_stdio_every_request_is_answered_and_what_is_refused_is_said(tmp_path: Path) -> None:
+def test_on_stdio_every_request_is_answered_and_rejections_are_logged(tmp_path: Path) -> None:
     mark = b"\xef\xbb\xbf"
     call = {
         "jsonrpc": "2.0",
@@ -253,7 +253,7 @@ def test_over_http_every_request_is_answered(node: ServingNode, era: str) -> Non
         if era == "2026-07-28":
             headers = {"MCP-Protocol-Version": era}
         else:
-            # A server that was started anew knows no session from before, and the client greets it with its old id.
+            # A restarted server has lost its sessions, and the client initializes with its old session id.
             greeted = client.post("/mcp", json=HELLO, headers={"Mcp-Session-Id": "of-before"})
             assert greeted.status_code == 200
             session = greeted.headers["mcp-session-id"]

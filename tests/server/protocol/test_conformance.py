@@ -1,4 +1,4 @@
-"""What others judge a server by: the official MCP conformance suite, and the MCP Inspector."""
+"""The official MCP conformance suite and the MCP Inspector."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ TASKS = {
 """Scenarios of the tasks extension, which is optional and which the MCP SDK does not implement."""
 FAILING: dict[str, set[str]] = {"2025-11-25": set(), "2026-07-28": TASKS}
 SCENARIOS = {"2025-11-25": 33, "2026-07-28": 50}
-"""How many the suite runs, so that one that is left out is noticed."""
+"""Number of scenarios the suite runs, so that a missing one is noticed."""
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the application serves with the suite's fixtures beside our own tools."""
+    """URL of the application with the suite's fixtures and our own tools."""
     npm.programs_folder()
     with application(tmp_path_factory.mktemp("conformance")) as served:
         yield served
@@ -58,10 +58,10 @@ def application(home: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("requirements", FAILING)
-def test_the_official_conformance_suite_finds_only_extensions_missing(
+def test_the_official_conformance_suite_reports_only_missing_extensions(
     requirements: str, url: str, tmp_path: Path
 ) -> None:
-    """Our guard, access, routes and server; see guides of modelcontextprotocol/conformance for the requirement sets."""
+    """Middleware, routes and server; see the guides of modelcontextprotocol/conformance for the requirement sets."""
     done = npm.run(
         "conformance", "server", "--url", f"{url}/mcp", "--requirements", requirements, "-o", "out", home=tmp_path
     )
@@ -92,7 +92,7 @@ def node(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def inspect(node: ServingNode, home: Path, *arguments: str) -> Any:
-    """What the Inspector's command line prints for one method."""
+    """Return the output of the Inspector's command line for one method."""
     target = (f"{node.url}/mcp", "--transport", "http", "--protocol-era", "auto")
     done = npm.run("mcp-inspector", "--cli", *target, *arguments, home=home)
     assert done.returncode == 0, done.stdout + done.stderr

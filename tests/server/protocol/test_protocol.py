@@ -1,4 +1,4 @@
-"""What the server says beside tools: resources, prompts, completions, progress; and what a given-up call leaves."""
+"""Resources, prompts, completions and progress of the server, and cancelled calls."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ SECONDS = 20
 
 
 class Said(Result):
-    """What the tools of these tests return."""
+    """Result of the tools in these tests."""
 
     words: str
 
 
 class Work:
-    """A piece of work that a test holds up: it tells that it began, and goes on when it may."""
+    """Work that signals its start and blocks until the test lets it continue."""
 
     def __init__(self) -> None:
         self.began = threading.Event()
@@ -83,7 +83,7 @@ def server_of(state: HostState, *tools: Tool) -> Server[Any]:
 
 @asynccontextmanager
 async def connected(face: str, server: Server[Any], state: HostState, folder: Path) -> AsyncIterator[Client]:
-    """A client in the same process, or one of the application that a host serves."""
+    """A client of the server in memory, or of the HTTP application."""
     transport, _, handshake = face.partition("-")
     mode = "legacy" if handshake else "auto"
     if transport == "memory":
@@ -111,19 +111,19 @@ async def connected(face: str, server: Server[Any], state: HostState, folder: Pa
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what another task or thread does."""
+    """Wait until `holds` is true."""
     with anyio.fail_after(SECONDS):
         while not holds():  # noqa: ASYNC110  it may be a thread, or a line in a file
             await anyio.sleep(0.01)
 
 
 def ends(state: HostState, name: str) -> list[str]:
-    """How the calls of a tool ended, as the audit log has it; a change that has not is `started`."""
+    """Outcomes of a tool's calls in the audit log; `started` for an unfinished change."""
     return [record.outcome for record in state.audit.read(tool=name)]
 
 
 @pytest.mark.parametrize("face", FACES)
-async def test_progress_from_a_thread_reaches_who_asked_first_and_last_always_and_few_between(
+async def test_progress_from_a_thread_reaches_the_caller_with_first_and_last_always_and_few_between(
     face: str, state: HostState, work: Work, tmp_path: Path
 ) -> None:
     @tool(changes=True)
@@ -152,7 +152,7 @@ async def test_progress_from_a_thread_reaches_who_asked_first_and_last_always_an
 
 
 @pytest.mark.parametrize("face", FACES)
-async def test_work_that_a_caller_gives_up_learns_it_and_is_written_down_as_cancelled(
+async def test_a_cancelled_call_is_stopped_and_recorded_as_cancelled(
     face: str, state: HostState, work: Work, tmp_path: Path
 ) -> None:
     @tool(changes=True)
@@ -171,7 +171,7 @@ async def test_work_that_a_caller_gives_up_learns_it_and_is_written_down_as_canc
 
 
 @pytest.mark.parametrize("patience", [0.05, SECONDS], ids=["it goes on", "it still ends"])
-async def test_a_change_that_was_given_up_is_written_down_as_what_it_became(
+async def test_a_cancelled_change_is_recorded_with_its_real_outcome(
     patience: float, state: HostState, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "ABANDON_SECONDS", patience)
@@ -192,7 +192,7 @@ async def test_a_change_that_was_given_up_is_written_down_as_what_it_became(
         await until(lambda: ends(state, "alter") == ["ok"])
 
 
-async def test_a_change_that_still_runs_when_its_server_ends_is_written_down_as_unknown(
+async def test_a_change_that_outlives_its_server_is_recorded_as_unknown(
     state: HostState, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "ABANDON_SECONDS", 0.05)
@@ -218,7 +218,7 @@ async def test_a_change_that_still_runs_when_its_server_ends_is_written_down_as_
     assert ends(state, "alter") == ["unknown"] and known is not None and known.end is None
 
 
-async def test_a_read_that_was_given_up_holds_nobody(state: HostState, work: Work) -> None:
+async def test_a_cancelled_read_blocks_no_other_call(state: HostState, work: Work) -> None:
     @tool()
     def look() -> Said:
         """Look at something."""
@@ -233,7 +233,7 @@ async def test_a_read_that_was_given_up_holds_nobody(state: HostState, work: Wor
 
 
 async def give_up(client: Client, name: str, work: Work, then: Callable[[], None] = lambda: None) -> None:
-    """Call a tool, and cancel the call once it runs."""
+    """Call a tool, and cancel the call once it is running."""
     async with anyio.create_task_group() as group:
         group.start_soon(partial(client.call_tool, name, {}))
         await anyio.to_thread.run_sync(work.began.wait, SECONDS)
@@ -243,7 +243,7 @@ async def give_up(client: Client, name: str, work: Work, then: Callable[[], None
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_an_answer_that_is_too_large_is_shortened(mode: str, state: HostState) -> None:
-    """It was refused, also after a change that had been made."""
+    """It is not refused, which would hide the outcome of a change."""
 
     @tool()
     def talk(size: int) -> Said:
@@ -283,9 +283,9 @@ async def test_containers_their_logs_and_the_host_are_resources(client: Client, 
         "anvyl://containers/{name}",
         "anvyl://containers/{name}/logs",
     ]
-    told = json.loads(await read(client, "anvyl://containers/web"))
-    assert (told["name"], told["state"]) == ("web", "running")
-    assert "geheim" not in json.dumps(told)
+    container = json.loads(await read(client, "anvyl://containers/web"))
+    assert (container["name"], container["state"]) == ("web", "running")
+    assert "geheim" not in json.dumps(container)
     assert await read(client, "anvyl://containers/web/logs") == "hello"
     host = json.loads(await read(client, "anvyl://host"))
     assert host["info"]["cpus"] >= 1 and host["resources"]["memory"]["total"] > 0
@@ -301,7 +301,7 @@ async def test_containers_their_logs_and_the_host_are_resources(client: Client, 
         ("file:///etc/passwd", "there is no resource"),
     ],
 )
-async def test_a_resource_that_is_not_there_says_what_is(
+async def test_a_missing_resource_error_lists_the_existing_ones(
     uri: str, says: str, client: Client, engine: RealEngine
 ) -> None:
     """-32002 before 2026-07-28, -32602 since: SEP-2164."""
@@ -322,9 +322,9 @@ async def test_resources_pass_the_same_gate_as_tools(state: HostState) -> None:
         raise NotFound(f"there is no container `{name}`")
 
     async with Client(server_of(state, get_container_info)) as client:
-        nobody: Any = {protocol_keys.SCOPES: [], protocol_keys.FOR: "guest"}
+        no_scopes: Any = {protocol_keys.SCOPES: [], protocol_keys.FOR: "guest"}
         with pytest.raises(MCPError, match="needs the scope `read`") as denied:
-            await client.session.read_resource("anvyl://containers/web", meta=nobody)
+            await client.session.read_resource("anvyl://containers/web", meta=no_scopes)
         with pytest.raises(MCPError, match="there is no container `my web`"):
             await client.read_resource("anvyl://containers/my%20web")
         hidden = await client.session.list_resource_templates(params=None)
@@ -336,7 +336,7 @@ async def test_resources_pass_the_same_gate_as_tools(state: HostState) -> None:
     assert ends(state, "get_container_info") == ["denied", "failed"]
 
 
-async def test_prompts_tell_which_tools_to_use_in_which_order(client: Client) -> None:
+async def test_prompts_name_the_tools_in_order(client: Client) -> None:
     listed = {prompt.name: prompt for prompt in (await client.list_prompts()).prompts}
 
     assert set(listed) == {"diagnose_container", "review_host", "free_disk_space"}
@@ -357,7 +357,7 @@ async def test_prompts_tell_which_tools_to_use_in_which_order(client: Client) ->
         ("review_host", {"name": "web"}, "`review_host` has no argument `name`"),
     ],
 )
-async def test_a_prompt_asked_for_wrongly_says_what_is_wrong(
+async def test_an_invalid_prompt_request_is_explained(
     name: str, arguments: dict[str, str], says: str, client: Client
 ) -> None:
     with pytest.raises(MCPError) as raised:
@@ -391,9 +391,7 @@ async def test_a_server_without_their_tools_offers_no_prompts_resources_or_compl
     assert (offered.prompts, offered.resources, offered.completions) == (None, None, None)
 
 
-async def test_container_names_are_completed_and_not_asked_for_at_every_letter(
-    client: Client, engine: RealEngine, tmp_path: Path
-) -> None:
+async def test_container_names_are_completed_from_a_cache(client: Client, engine: RealEngine, tmp_path: Path) -> None:
     for name in ("web", "Web2", "db"):
         engine.create(name)
     prompt = PromptReference(type="ref/prompt", name="diagnose_container")
@@ -415,7 +413,7 @@ async def test_container_names_are_completed_and_not_asked_for_at_every_letter(
         assert len(audit.read(tool="list_containers")) == 1
 
 
-async def test_names_are_not_completed_without_an_engine_or_the_right_to_read(state: HostState) -> None:
+async def test_names_are_not_completed_without_an_engine_or_the_read_scope(state: HostState) -> None:
     listing = [one for one in load_tools() if one.name == "list_containers"]
     server = build_server(listing, {Engine: Engine()}, gate_of(state), name="nas")
     prompt = PromptReference(type="ref/prompt", name="diagnose_container")
