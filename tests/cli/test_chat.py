@@ -375,7 +375,7 @@ def test_a_chat_is_forgiving(engine: RealEngine, silent: None) -> None:
         terminal.until("gpu failed")
         terminal.until("anvyl> ")
         terminal.type("stop we\t\n")
-        terminal.until("hint:  say it again with the host: on first")
+        terminal.until("hint:  name the host: on first")
         terminal.type("no text: \udcff\n")
         terminal.until("no rule fits")
         terminal.type("on first\n")

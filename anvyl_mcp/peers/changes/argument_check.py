@@ -1,4 +1,4 @@
-"""Arguments checked against a tool's schema before anything is sent, and read from what people type."""
+"""Parse typed arguments and check them against a tool's schema before sending the call."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "n
 
 
 def check(tool: ToolListing, arguments: Mapping[str, Any]) -> None:
-    """Refuse unknown and missing arguments; the host checks the values.
+    """Reject unknown and missing arguments; the host checks the values.
 
     Raises:
-        InvalidInput: one is unknown, or one is missing.
+        InvalidInput: an argument is unknown or missing.
     """
     check_arguments(tool.name, tool.input_schema, arguments)
 
 
 def parse_words(tool: ToolListing, words: Iterable[str]) -> dict[str, Any]:
-    """`key=value` words as arguments of their schema's types; a key given twice makes a list.
+    """Convert `key=value` words to the types in the schema. Repeated keys make a list.
 
-    A lone word is the value of the first required argument.
+    A word without `=` is the value of the next required argument.
 
     Raises:
-        InvalidInput: a word fits nothing.
+        InvalidInput: a word matches no argument, or its value has the wrong type.
     """
     arguments: dict[str, Any] = {}
     for word in words:

@@ -1,6 +1,6 @@
-"""A change before it is made: where it can be done, on which objects, and why it cannot be elsewhere.
+"""Plan a change: which hosts can make it, on which objects, and why the other hosts cannot.
 
-Nobody is asked for a yes to what cannot be done; and what was decided is made only while things are as they were seen.
+A person is asked to approve only what can be done, and the change is made only if its objects are unchanged by then.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from anvyl_mcp.peers.fleet.targets import (
 )
 
 ListObjectsOn = Callable[[str, Sequence[str]], Awaitable[Mapping[str, Outcome]]]
-"""What some hosts have of one kind of object."""
+"""Lists the objects of one kind on some hosts."""
 ListOfferedTools = Callable[[Sequence[str]], Awaitable[Mapping[str, frozenset[str] | AnvylError]]]
-"""The tools that we may use on some hosts, by name; or why one cannot be asked."""
+"""Returns the names of the tools that this machine may use on each host, or the error of a host."""
 MOST_LINES = 20
-"""About one host; of more objects only the number is shown."""
+"""Objects listed per host; beyond that only their number is shown."""
 CHECKED = ("container", "network", "volume")
-"""Kinds whose names are compared here; an image has more names than an engine lists."""
+"""Kinds whose names are checked here; an image has more names than an engine lists."""
 
 
 @dataclass(frozen=True)
 class ChangePlan:
-    """A change as it can be made: its arguments, its hosts with what they have, and the reasons of the others."""
+    """A change that can be made: its arguments, its hosts with their objects, and the errors of the other hosts."""
 
     arguments: dict[str, Any]
     hosts: list[str]
     expected: dict[str, ExpectedObjects] = field(default_factory=dict)
     problems: dict[str, AnvylError] = field(default_factory=dict)
     details: tuple[str, ...] = ()
-    """What it acts on, a line each, where its arguments do not say it."""
+    """Lines that list the affected objects, if the arguments do not name them."""
 
 
 async def plan_change(
@@ -61,10 +61,10 @@ async def plan_change(
     offered: ListOfferedTools | None = None,
     made: Collection[str] = (),
 ) -> ChangePlan:
-    """Where a change can be done. `made`: names that the changes before it make.
+    """Find the hosts that can make a change. `made`: names of objects that earlier changes of the same request create.
 
     Raises:
-        AnvylError: it can be done nowhere.
+        AnvylError: no host can make it.
     """
     if on_behalf is not None and tool.scope not in on_behalf.scopes:
         raise Denied(f"`{tool.name}` needs the scope `{tool.scope}`, which `{on_behalf.name}` does not have")
@@ -93,16 +93,16 @@ async def plan_change(
         argument, looks = shows[0]
         able = [host for host in possible if looks in _tool_names(by_host[host])]
         having, details = await _bind_objects(fleet, argument, looks, given, able, problems)
-        # A host of an earlier version cannot list it; the question says so.
-        details += [f"{host}: what exactly, it cannot list" for host in possible if host not in able]
+        # A host of an earlier version has no tool that lists them; the prompt says so.
+        details += [f"{host}: cannot list the affected objects" for host in possible if host not in able]
         possible = [host for host in possible if host in having or host not in able]
         if hosts and not possible and not problems:
             raise _nothing_to_prune(given, hosts)
     if hosts and not possible:
         raise _impossible_error(problems)
     given = await resolve_ports(fleet, tool, given, possible)
-    as_it_is = await expected_objects(fleet, tool, given, possible, seen=seen, look=look)
-    return ChangePlan(given, possible, as_it_is, problems, tuple(details))
+    current = await expected_objects(fleet, tool, given, possible, seen=seen, look=look)
+    return ChangePlan(given, possible, current, problems, tuple(details))
 
 
 async def _bind_objects(
@@ -113,7 +113,7 @@ async def _bind_objects(
     hosts: list[str],
     problems: dict[str, AnvylError],
 ) -> tuple[list[str], list[str]]:
-    """Bind a change to what it would act on now, as the tool `looks` lists it: the hosts with any, and lines of it."""
+    """Pin a change to the objects that the tool `looks` lists now. Returns hosts with any, and lines to show."""
     known = fleet.tool(looks).arguments
     outcomes = await fleet.call_many(hosts, looks, {name: value for name, value in given.items() if name in known})
     only = {str(one) for one in given.get(argument) or ()}
@@ -133,7 +133,7 @@ async def _bind_objects(
 
 
 UNUSED = {"all": "unused objects", "space": "untagged images and no build cache"}
-"""What is missing where a prune has nothing to do, of choices that are no kind of object."""
+"""How the message of a prune with nothing to do names choices that are not a kind of object."""
 
 
 def _nothing_to_prune(given: Mapping[str, Any], hosts: Sequence[str]) -> NothingToDo:
@@ -146,7 +146,7 @@ def _tool_names(offered: frozenset[str] | AnvylError) -> frozenset[str]:
 
 
 def _lines(host: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What would be acted on at one host: how much, and each by name."""
+    """Lines for one host: the number and size of the affected objects, then each by name."""
     if not found:
         return []
     whole = text.format_size(sum(row["size"] for row in found))
@@ -157,7 +157,7 @@ def _lines(host: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 async def offered_tools(fleet: Fleet, hosts: Sequence[str]) -> dict[str, frozenset[str] | AnvylError]:
-    """The tools that we may use on some hosts, by name; or why one cannot be asked."""
+    """Return the names of the tools that this machine may use on each host, or the error of a host."""
     found: dict[str, frozenset[str] | AnvylError] = {}
 
     async def one(host: str) -> None:
@@ -175,7 +175,7 @@ async def offered_tools(fleet: Fleet, hosts: Sequence[str]) -> dict[str, frozens
 def _not_offered(
     fleet: Fleet, tool: ToolListing, offered_by: Mapping[str, frozenset[str] | AnvylError]
 ) -> dict[str, AnvylError]:
-    """Why some hosts do not let us use a tool."""
+    """Return an error for each host that does not offer a tool."""
     problems: dict[str, AnvylError] = {}
     for host, offered in offered_by.items():
         if isinstance(offered, AnvylError):
@@ -184,7 +184,7 @@ def _not_offered(
             of_its_kind = [name for name, one in fleet.catalogue.items() if one.scope == tool.scope]
             problems[host] = (
                 NotFound(
-                    f"`{tool.name}` is turned off on {host}, or its policy denies it to us",
+                    f"`{tool.name}` is turned off on {host}, or its policy denies it to this machine",
                     hint=f"on {host} see --toolsets of `anvyl-mcp serve` and `anvyl-mcp policy check`",
                 )
                 if offered & set(of_its_kind)
@@ -197,7 +197,7 @@ def _not_offered(
 
 
 def _corrected_name(kind: str, wanted: str, seen: Mapping[str, Outcome]) -> str:
-    """The one name that was meant when none is exactly so: `PLEX` for `plex`, `homeassistant` for `home-assistant`."""
+    """Return the only similar name if none matches exactly: `plex` for `PLEX`, `home-assistant` for `homeassistant`."""
     every = [(row, names_in(kind, outcome)) for outcome in seen.values() for row in rows(kind, outcome)]
     if any(matches_name(kind, row, wanted) for row, _ in every):
         return ""
@@ -212,7 +212,7 @@ def _impossible_error(problems: Mapping[str, AnvylError]) -> AnvylError:
 
 
 def _combined_error(problems: Mapping[str, AnvylError]) -> AnvylError:
-    """One error that names every host with a problem."""
+    """Combine the errors of several hosts into one that names each host."""
     hosts_of: dict[str, list[str]] = {}
     for host, error in problems.items():
         hosts_of.setdefault(error.message, []).append(host)
@@ -244,9 +244,9 @@ async def expected_objects(
     seen: Mapping[str, Mapping[str, Outcome]] | None = None,
     look: ListObjectsOn | None = None,
 ) -> dict[str, ExpectedObjects]:
-    """The objects that a change names, as they are now on each host; a host that has none of them is left out.
+    """Return the current state of the objects that a change names, for each host that has any of them.
 
-    `seen`: what was looked at already, by kind.
+    `seen`: listings that were fetched already, by kind.
     """
     if tool.reads or not hosts:
         return {}
@@ -265,12 +265,12 @@ async def expected_objects(
 async def resolve_ports(
     fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]
 ) -> dict[str, Any]:
-    """The arguments with the ports that the image decides about written out, so that they are seen before a yes.
+    """Fill in ports that depend on the image, so that the approval prompt shows them.
 
-    What no host knows yet stays as it is: the image may have to be fetched first.
+    They stay unresolved if a host does not have the image yet.
 
     Raises:
-        Conflict: the image listens on several.
+        Conflict: the image exposes several ports.
     """
     settled = dict(arguments)
     for name, of in tool.ports_of.items():
@@ -294,7 +294,7 @@ def _port_mappings(
 
 
 async def _image_ports(fleet: Fleet, image: str, hosts: Sequence[str]) -> list[str]:
-    """The ports of an image that is the same on every host; none when it is not, or is not known everywhere."""
+    """Return the ports that an image exposes; empty if hosts differ or one does not have the image."""
     lookup = LOOKUPS["image"]
     short = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
     found: list[list[str]] = []
@@ -305,7 +305,7 @@ async def _image_ports(fleet: Fleet, image: str, hosts: Sequence[str]) -> list[s
 
 
 def changed_objects(tool: ToolListing, arguments: Mapping[str, Any]) -> set[str]:
-    """The objects, as `Expected.others` calls them, that are no longer as they were once a call is done."""
+    """Return the objects that a call changes, spelled as the keys of `ExpectedObjects.others`."""
     changed = {**tool.names, **tool.makes}
     return {f"{kind} {arguments[name]}" for name, kind in changed.items() if arguments.get(name)}
 
@@ -323,5 +323,5 @@ def _expected(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> ExpectedObje
 
 
 def _identity(kind: str, row: Mapping[str, Any]) -> str:
-    """A volume has no id; its host tells it from others as `server.objects.identity` does."""
+    """Return what identifies an object; volumes have no id, see `server.engine.lookup.identity`."""
     return f"{row['name']}@{row['created']}" if kind == "volume" else str(row["id"])

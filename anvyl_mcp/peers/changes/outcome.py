@@ -1,4 +1,4 @@
-"""What several calls come to, the same in every face: one exit code, how each host did, and what was not done."""
+"""Summarize several calls as one exit code, one status per host and one error, the same for the CLI and HTTP."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from anvyl_mcp.peers.fleet.fleet import Outcome
 
 WORST_FIRST = (130, 2, 5, 4, 1, 3, 0)
 MOST_REASONS = 20
-"""In one error; of more only the number is given."""
+"""Reasons listed in one error; beyond that only their number is given."""
 
 
 def worst_exit_code(codes: Iterable[int]) -> int:
-    """The exit code that stands for several."""
+    """Return the most severe of several exit codes."""
     every = {0, *codes}
     return next((code for code in WORST_FIRST if code in every), 1)
 
 
 def last_attempts(done: Iterable[Outcome]) -> list[Outcome]:
-    """The last call of each tool on each host for each object: one that was tried again counts as it ended."""
+    """Keep the last call per tool, host and object, so that a successful retry replaces its failure."""
     last: dict[tuple[object, ...], Outcome] = {}
     for one in done:
         subject = tuple(str(one.arguments.get(name, "")) for name in wording.SUBJECTS)
@@ -31,13 +31,13 @@ def last_attempts(done: Iterable[Outcome]) -> list[Outcome]:
 
 
 def exit_code(done: Iterable[Outcome]) -> int:
-    """0 all done · 3 some failed · the errors' own code when all failed alike, else 1."""
+    """Return 0 if all succeeded, 3 if some failed, the errors' common exit code if all failed alike, else 1."""
     error = failure(done)
     return error.exit_code if error else 0
 
 
 def failure(done: Iterable[Outcome]) -> AnvylError | None:
-    """One error for all that was not done, by name; None when all was."""
+    """Combine all failures into one error that names them; None if nothing failed."""
     every = last_attempts(done)
     failed = [one for one in every if one.error is not None]
     errors = [one.error for one in failed if one.error is not None]
@@ -59,7 +59,7 @@ def failure(done: Iterable[Outcome]) -> AnvylError | None:
 
 
 def host_statuses(done: Iterable[Outcome]) -> dict[str, str]:
-    """How each host did: `ok`, or a word and the reason of what failed there."""
+    """Return a status for each host: `ok`, or a status word with the reason."""
     calls: dict[str, list[Outcome]] = {}
     for one in last_attempts(done):
         calls.setdefault(one.host, []).append(one)
@@ -67,12 +67,12 @@ def host_statuses(done: Iterable[Outcome]) -> dict[str, str]:
 
 
 def documents(done: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """Calls as JSON documents."""
+    """Return calls as JSON documents."""
     return [document(one) for one in done]
 
 
 def document(call: Outcome) -> dict[str, Any]:
-    """One call on one host as a JSON document, the same from every command and endpoint."""
+    """Return one call on one host as a JSON document, the same for every command and endpoint."""
     return {
         "tool": call.tool,
         "arguments": dict(call.arguments),

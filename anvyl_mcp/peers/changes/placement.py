@@ -1,4 +1,4 @@
-"""Which host a new container goes to: the figures decide, as they are now, and are told."""
+"""Choose the host for a new container by free memory or load, and report the numbers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import anyio
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import InvalidInput, Unreachable, did_you_mean
+from anvyl_mcp.core.errors import InvalidInput, Unreachable
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 
 
 @dataclass(frozen=True)
 class HostCapacity:
-    """How much room one host has now."""
+    """Free memory and load of one host."""
 
     memory_free: int
     memory_total: int
@@ -24,7 +24,7 @@ class HostCapacity:
 
     @property
     def load_per_core(self) -> float:
-        """1 is a machine with just enough to do."""
+        """Load divided by cores; 1 is a fully used machine."""
         return self.load / max(self.cores, 1)
 
     def as_dict(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class HostCapacity:
 
 @dataclass(frozen=True)
 class PlacementRule:
-    """What counts, the best first, and how it is said of the host that won."""
+    """`best` is the sort key, lowest first; `why` describes the host that was chosen."""
 
     best: Callable[[HostCapacity], float]
     why: Callable[[HostCapacity], str]
@@ -62,7 +62,7 @@ DEFAULT_RULE = "most-memory"
 
 @dataclass(frozen=True)
 class Placement:
-    """The host that was chosen, why, the figures of all that were asked, and who was left out for what reason."""
+    """The chosen host and the reason, the numbers of all candidates, and why others were left out."""
 
     host: str
     rule: str
@@ -85,9 +85,9 @@ async def place(fleet: Fleet, words: str, selector: str = "") -> Placement:
     """Choose among the hosts of a selector by `most-memory`, `least-loaded`, `@tag`, or a tag and a rule.
 
     Raises:
-        InvalidInput: the words name no rule.
-        UnknownHost: a tag nobody has.
-        Unreachable: no host answered with figures.
+        InvalidInput: unknown placement rule.
+        UnknownHost: no host has the tag.
+        Unreachable: no host reported its resources.
     """
     rule, tags = _parse(words)
     hosts = fleet.select(selector) if selector else fleet.hosts
@@ -108,8 +108,8 @@ async def place(fleet: Fleet, words: str, selector: str = "") -> Placement:
     left_out = {host: reason for host in hosts if (reason := _exclusion_reason(resources[host], machines[host]))}
     figures = {host: _capacity(resources[host].answer.result or {}) for host in hosts if host not in left_out}
     if not figures:
-        told = "; ".join(f"{host}: {reason}" for host, reason in left_out.items())
-        raise Unreachable(f"there is no host to place it on ({told})", hint="see anvyl hosts check")
+        reasons = "; ".join(f"{host}: {reason}" for host, reason in left_out.items())
+        raise Unreachable(f"no host can take the container ({reasons})", hint="run anvyl hosts check")
     host = min(figures, key=lambda name: (RULES[rule].best(figures[name]), hosts.index(name)))
     return Placement(host, rule, RULES[rule].why(figures[host]), figures, left_out)
 
@@ -120,14 +120,16 @@ def _parse(words: str) -> tuple[str, list[str]]:
     rules = [part for part in parts if not part.startswith("@")]
     for name in rules:
         if name not in RULES:
-            raise InvalidInput(f"there is no rule `{name}` to place by", hint=did_you_mean(name, [*RULES, "@tag"]))
+            hint = f"use @tag, {' or '.join(sorted(RULES))}"
+            raise InvalidInput(f"unknown placement rule `{name}`", hint=hint)
     if len(rules) > 1 or not parts:
-        raise InvalidInput("one rule places a container", hint=f"use {', '.join(RULES)}, @tag, or @tag,{DEFAULT_RULE}")
+        hint = f"use {', '.join(RULES)}, @tag, or @tag,{DEFAULT_RULE}"
+        raise InvalidInput("give exactly one placement rule", hint=hint)
     return (rules or [DEFAULT_RULE])[0], tags
 
 
 def _exclusion_reason(resources: Outcome, machine: Outcome) -> str:
-    """Why a host cannot be chosen; empty when it can."""
+    """Return why a host cannot be chosen; empty if it can."""
     for one in (resources, machine):
         if one.error is not None:
             return one.error.message

@@ -1,4 +1,4 @@
-"""The last change of a fleet that can be undone, and its undoing: one host remembers it, and that host decides."""
+"""Find and undo the last change of the fleet. The host that made the change keeps the undo record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOK, UNDO = "get_last_change", "undo_change"
 
 @dataclass(frozen=True, slots=True)
 class UndoableChange:
-    """What would be undone, and where; `words` say it to people."""
+    """The change that would be undone, and its host; `words` describe it to people."""
 
     host: str
     change: Mapping[str, Any]
@@ -23,17 +23,17 @@ class UndoableChange:
 
     @property
     def possible(self) -> bool:
-        """Whether things are still as the change left them."""
+        """Whether the object is still in the state that the change left it in."""
         return bool(self.change["possible"])
 
 
 async def last_change(fleet: Fleet, selector: str = "") -> UndoableChange:
-    """The newest change with an inverse on the hosts of a selector, or on any.
+    """Return the newest change that can be undone on the hosts of a selector, or on any host.
 
     Raises:
         NotFound: there is none.
-        ApprovalNeeded: a host could not be asked, so a later one may be there: a person must name the host.
-        AnvylError: no host could be asked.
+        ApprovalNeeded: a host did not answer and may have a newer one, so a person must name the host.
+        AnvylError: no host answered.
     """
     hosts = fleet.select(selector) if selector else fleet.hosts
     outcomes = await fleet.call_many(hosts, LOOK, {})
@@ -47,7 +47,7 @@ async def last_change(fleet: Fleet, selector: str = "") -> UndoableChange:
         for host, error in errors.items():
             raise error.on_host(host)
         raise NotFound(
-            f"there is nothing to undo on {join_names(hosts)}",
+            f"nothing to undo on {join_names(hosts)}",
             hint="a start, stop or removal through Anvyl can be undone for 24 hours",
         )
     newest = max(found, key=lambda one: str(one.change["time"]))
@@ -55,12 +55,12 @@ async def last_change(fleet: Fleet, selector: str = "") -> UndoableChange:
     if silent and not selector:
         raise ApprovalNeeded(
             f"the last change was on {newest.host}, but {join_names(silent)} could not be asked",
-            hint=f"say it again with the host: --host {newest.host}",
+            hint=f"name the host: --host {newest.host}",
         )
     return newest
 
 
 async def undo(fleet: Fleet, wanted: UndoableChange) -> Outcome:
-    """Undo it, on the host that remembers it."""
+    """Undo a change on the host that made it."""
     arguments = {"name": wanted.change["name"], "operation": wanted.change["operation"]}
     return await fleet.call(wanted.host, UNDO, arguments)

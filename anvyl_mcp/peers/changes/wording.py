@@ -1,4 +1,4 @@
-"""Calls in plain words: what would be done, what was done, and what could not be."""
+"""Describe tool calls in plain English: what would be done, what was done and what failed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     "scale_service": ("scale service {name} to {replicas}",),
     "undo_change": ("undo the last change of {name}",),
 }
-"""Of tools whose names do not say it: the first whose arguments are all given counts."""
+"""Phrases of tools whose names do not read as a sentence; the first whose arguments are all given is used."""
 PAST_TENSES = {
     "run": "ran",
     "stop": "stopped",
@@ -30,22 +30,22 @@ PAST_TENSES = {
     "put": "put",
     "set": "set",
 }
-"""Past forms that no rule makes."""
+"""Irregular past tenses."""
 EXPECTED_STATES = {"stop": "exited", "start": "running", "restart": "running", "create": "running"}
-"""The state in which a change leaves a container when it did what it is for."""
+"""The state of a container after a successful change, by verb."""
 PRUNE_KINDS = {
     "all": "containers, networks, volumes, images and build cache",
     "build_cache": "build cache",
     "space": "untagged images and build cache",
 }
-"""What the choices of a prune mean."""
+"""The objects behind each choice of `prune_unused`."""
 SUBJECTS = ("name", "image", "container", "network", "service", "what", "command")
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "stop_container": {"timeout": 10},
     "exec_in_container": {"timeout": 30},
     "execute_command": {"timeout": 30},
 }
-"""Values that need no mention."""
+"""Default values, which are left out."""
 HIDDEN_ARGUMENTS = frozenset({"host", "only"})
 
 
@@ -55,7 +55,7 @@ def describe(
     hosts: Sequence[str] = (),
     expected: Mapping[str, ExpectedObjects] | None = None,
 ) -> str:
-    """A call as an order: `remove container old-test (exited) on nas`. Values are quoted where they are odd."""
+    """Describe a call: `remove container old-test (exited) on nas`. Unusual values are quoted."""
     verb, noun = _verb_and_noun(tool)
     arguments = (
         {**arguments, "what": PRUNE_KINDS.get(arguments["what"], arguments["what"])}
@@ -89,7 +89,7 @@ def describe(
 
 
 def describe_all(calls: Sequence[tuple[str, Mapping[str, Any], Sequence[str]]]) -> list[str]:
-    """Calls as orders, those that differ in one name only as one: `restart c1, c2 and c3 on nas`."""
+    """Describe several calls; those that differ only in `name` are merged: `restart c1, c2 and c3 on nas`."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[Mapping[str, Any]]] = {}
     for tool, arguments, hosts in calls:
         rest = {name: value for name, value in arguments.items() if name != "name"}
@@ -98,17 +98,17 @@ def describe_all(calls: Sequence[tuple[str, Mapping[str, Any], Sequence[str]]]) 
 
 
 def past_tense(verb: str) -> str:
-    """`stop` → `stopped`."""
+    """Return the past tense of a verb: `stop` → `stopped`."""
     return PAST_TENSES.get(verb) or (f"{verb}d" if verb.endswith("e") else f"{verb}ed")
 
 
-def question(orders: str) -> str:
-    """An order as a question: `Remove container old-test (exited) on nas?`"""
-    return f"{orders[:1].upper()}{orders[1:]}?"
+def question(description: str) -> str:
+    """Turn a description into a prompt: `Remove container old-test (exited) on nas?`"""
+    return f"{description[:1].upper()}{description[1:]}?"
 
 
 def report(outcomes: Iterable[Outcome]) -> list[str]:
-    """Sentences about changes: what was done, then what could not be, each by name."""
+    """Return sentences about changes, successes first: `Stopped jellyfin on nas.`, `Could not stop web on pi: …`"""
     lines: list[str] = []
     groups: dict[tuple[str, str, str], list[Outcome]] = {}
     failed: dict[tuple[str, str, str], list[Outcome]] = {}
@@ -118,15 +118,15 @@ def report(outcomes: Iterable[Outcome]) -> list[str]:
             failed.setdefault((one.tool, one.host, one.error.message), []).append(one)
         else:
             groups.setdefault((one.tool, str(rest), _details(one)), []).append(one)
-    for (tool, _, aftermath), group in groups.items():
-        lines.append(_past_sentence(tool, group, aftermath))
+    for (tool, _, details), group in groups.items():
+        lines.append(_past_sentence(tool, group, details))
     for (tool, host, _), group in failed.items():
         lines.append(f"Could not {_describe_group(tool, group)} on {host}: {_sentence(group[0])}")
     return lines
 
 
 def failures(outcomes: Iterable[Outcome]) -> list[str]:
-    """What was not done, in a few words each: `restart c1, c2 and c3 on nas (connection refused)`."""
+    """Describe failed calls in a few words each: `restart c1, c2 and c3 on nas (connection refused)`."""
     groups: dict[tuple[str, str, str], list[Outcome]] = {}
     for one in outcomes:
         if one.error is not None:
@@ -137,7 +137,7 @@ def failures(outcomes: Iterable[Outcome]) -> list[str]:
     ]
 
 
-def _past_sentence(tool: str, group: Sequence[Outcome], aftermath: str) -> str:
+def _past_sentence(tool: str, group: Sequence[Outcome], details: str) -> str:
     by_host: dict[str, list[str]] = {}
     for one in group:
         by_host.setdefault(one.host, []).append(_object_name(one))
@@ -150,11 +150,11 @@ def _past_sentence(tool: str, group: Sequence[Outcome], aftermath: str) -> str:
         verb, noun = _verb_and_noun(tool)
         places = [f"{text.join_names(names)} on {host}" for host, names in by_host.items()]
         words = f"{_in_past_tense(f'{verb} {text.plural(len(group), noun)}')}: {'; '.join(places)}"
-    return f"{words}{aftermath}" if aftermath.startswith(":") else f"{words}{aftermath}."
+    return f"{words}{details}" if details.startswith(":") else f"{words}{details}."
 
 
 def _describe_group(tool: str, group: Sequence[Outcome]) -> str:
-    """One order for several objects: `restart c1, c2 and c3`."""
+    """Describe calls of one tool on several objects: `restart c1, c2 and c3`."""
     names = list(dict.fromkeys(_object_name(one) for one in group))
     if len(names) < 2:
         return describe(tool, _subject_arguments(group[0].arguments))
@@ -163,20 +163,20 @@ def _describe_group(tool: str, group: Sequence[Outcome]) -> str:
 
 
 def _subject_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the arguments those that say what a call was about, without its options."""
+    """Return the arguments that identify the object of a call, without its options."""
     return {name: value for name, value in arguments.items() if name in (*SUBJECTS, "replicas")}
 
 
 def _details(one: Outcome) -> str:
-    """What is to be said of a result besides that it is done."""
+    """Return what follows a success: an unexpected state, published ports, a note, or the tool's own text."""
     result = one.answer.result or {}
     verb = _verb_and_noun(one.tool)[0]
     state = result.get("state")
     if isinstance(state, str):
         changed = [] if state == EXPECTED_STATES.get(verb, state) else [f"it is {state} now"]
         published = result.get("ports") if verb == "create" else None
-        said = [*changed, *(map(str, published) if isinstance(published, list) else ()), str(result.get("note") or "")]
-        return "".join(f"; {one}" for one in said if one)
+        parts = [*changed, *(map(str, published) if isinstance(published, list) else ()), str(result.get("note") or "")]
+        return "".join(f"; {part}" for part in parts if part)
     words = one.answer.text
     if result.get("removed") is True or not words:
         return ""
@@ -184,10 +184,10 @@ def _details(one: Outcome) -> str:
 
 
 def _object_name(one: Outcome) -> str:
-    """What a call was about, by the name that its host has for it."""
-    told = (one.answer.result or {}).get("name")
+    """Return the name of the object, as its host spells it."""
+    reported = (one.answer.result or {}).get("name")
     given = next((str(one.arguments[name]) for name in SUBJECTS if one.arguments.get(name)), "")
-    return told if isinstance(told, str) and told and not one.tool.endswith("_network") else given
+    return reported if isinstance(reported, str) and reported and not one.tool.endswith("_network") else given
 
 
 def _sentence(one: Outcome) -> str:
@@ -212,12 +212,12 @@ def _phrase(tool: str, given: Mapping[str, Any]) -> tuple[str, set[str]]:
 
 
 def _merged_arguments(group: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The arguments of several calls that differ in `name` only; it holds all of them."""
+    """Merge the arguments of calls that differ only in `name` into one with a list of names."""
     return group[0] if len(group) == 1 else {**group[0], "name": [one["name"] for one in group]}
 
 
 def _value(value: object) -> str:
-    """A value that a model or another host wrote stays one: odd ones stand in quotes."""
+    """Quote unusual values, so that text from a model or another host cannot pass for ours."""
     if isinstance(value, list):
         return text.join_names([text.format_value(one) for one in value])
     return text.format_value(value) if value != "" else ""

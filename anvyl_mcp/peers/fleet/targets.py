@@ -175,7 +175,7 @@ async def _hosts_with(fleet: Fleet, look: ListObjects, tool: ToolListing, kind: 
     if silent:
         raise ApprovalNeeded(
             f"{kind} `{wanted}` is on {having[0]}, but {_unreachable_reasons(silent)}, so it may be there too",
-            hint=f"say it again with the host: --host {having[0]}",
+            hint=f"name the host: --host {having[0]}",
             call_hint=f'ask the person; with their yes call it again with "{having[0]}" as `host`',
         )
     return having

@@ -1,4 +1,4 @@
-"""A person is asked only for what can be done; what is ordered of everything, of machines and of odd names is clear."""
+"""Changes are proposed only if they can be made; commands for everything, for machines and with misspelled names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.terminal import open_terminal
 
 
 def proposed(proposals: list[Proposal]) -> set[tuple[str, str, str]]:
-    """Tool, object and host of every change that was put to the person."""
+    """Return tool, object and host of every change that needs approval."""
     return {(one.tool, str(one.arguments.get("name")), host) for one in proposals for host in one.hosts}
 
 
@@ -31,8 +31,10 @@ def proposed(proposals: list[Proposal]) -> set[tuple[str, str, str]]:
         ("stop everything on gpu", {"jupyter", "ollama"}),
     ],
 )
-async def test_everything_is_what_runs_unless_stopped_ones_are_said(question: str, names: set[str]) -> None:
-    """Seen: `restart everything` would have started what was stopped on purpose."""
+async def test_everything_means_running_containers_unless_stopped_ones_are_named(
+    question: str, names: set[str]
+) -> None:
+    """Regression: `restart everything` would have started containers that were stopped on purpose."""
     reply, _ = await ask(question)
 
     assert {name for _, name, _ in proposed(reply.proposals)} == names
@@ -45,7 +47,7 @@ async def test_everything_is_what_runs_unless_stopped_ones_are_said(question: st
         ("stop all paused containers on nas", "Nothing to stop: there are no paused containers on nas."),
     ],
 )
-async def test_when_there_is_nothing_to_do_that_is_the_answer(question: str, answer: str) -> None:
+async def test_the_answer_says_that_there_is_nothing_to_do(question: str, answer: str) -> None:
     reply, _ = await ask(question)
 
     assert (reply.answer, reply.exit_code, reply.problem, reply.proposals) == (answer, 0, None, [])
@@ -65,8 +67,8 @@ async def test_when_there_is_nothing_to_do_that_is_the_answer(question: str, ans
         ("stop grafna", "no host has a container `grafna`", "did you mean `grafana`?"),
     ],
 )
-async def test_what_cannot_be_done_is_an_error_and_no_question(question: str, message: str, hint: str) -> None:
-    """Seen: `turn off the pi` led to a question about `pihole`, and a yes was asked for a container that nobody has."""
+async def test_an_impossible_change_is_an_error_instead_of_a_prompt(question: str, message: str, hint: str) -> None:
+    """Regression: `turn off the pi` prompted for `pihole`, and for a container that no host has."""
     reply, simulation = await ask(question)
 
     assert reply.error is not None and (reply.proposals, simulation.done) == ([], [])
@@ -74,14 +76,14 @@ async def test_what_cannot_be_done_is_an_error_and_no_question(question: str, me
 
 
 @pytest.mark.parametrize(("written", "name"), [("GRAFANA", "grafana"), ("oldtrainer", "old-trainer")])
-async def test_a_name_in_other_capitals_is_the_one_that_there_is(written: str, name: str) -> None:
+async def test_a_name_in_other_case_matches_the_existing_one(written: str, name: str) -> None:
     reply, _ = await ask(f"restart {written}")
 
     assert [one.arguments["name"] for one in reply.proposals] == [name]
     assert reply.answer.startswith(f"Restarted {name} on ")
 
 
-async def test_where_it_cannot_be_done_is_said_and_elsewhere_it_is_done() -> None:
+async def test_hosts_that_cannot_make_a_change_are_reported_and_others_make_it() -> None:
     reply, _ = await ask("stop grafana on nas and gpu")
 
     assert proposed(reply.proposals) == {("stop_container", "grafana", "nas")}
@@ -89,7 +91,7 @@ async def test_where_it_cannot_be_done_is_said_and_elsewhere_it_is_done() -> Non
     assert (reply.exit_code, reply.hosts["nas"]) == (3, "ok") and reply.hosts["gpu"].startswith("failed: ")
 
 
-def test_a_tool_that_a_host_does_not_offer_is_no_question(
+def test_a_tool_that_a_host_does_not_offer_is_not_proposed(
     engine: RealEngine, second_engine: RealEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_NAME", "first")
@@ -104,8 +106,10 @@ def test_a_tool_that_a_host_does_not_offer_is_no_question(
     assert called.code == 1 and "`remove_image` is turned off on second" in called.err, called
 
 
-def test_a_prune_names_what_goes_and_removes_nothing_else(engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen: one y removed volumes that no question had named."""
+def test_a_prune_lists_its_objects_and_removes_nothing_else(
+    engine: RealEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: one `y` removed volumes that the prompt had not listed."""
     monkeypatch.setenv("ANVYL_NAME", "first")
     engine.api.prune_volumes()  # those that containers of other tests left
     shown, late = engine.api.create_volume()["Name"], ""
@@ -126,17 +130,15 @@ def test_a_prune_names_what_goes_and_removes_nothing_else(engine: RealEngine, mo
     assert (nothing.code, nothing.out) == (0, "Nothing to remove: no unused volumes on first.\n")
 
 
-def test_a_person_chooses_the_host_that_was_not_named(
-    engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
-) -> None:
+def test_a_person_chooses_the_missing_host(engine: RealEngine, second_engine: RealEngine, fleet: ServingNode) -> None:
     for one in (engine, second_engine):
         one.run("web")
 
     with open_terminal("ask", "--offline", "stop web") as terminal:
         terminal.until("both first and second have a container `web`.")
-        terminal.until("On which host? first, second or all; enter leaves it: ")
+        terminal.until("On which host? first, second or all; Enter cancels: ")
         terminal.type("secnd\n")
-        terminal.until("On which host? first, second or all; enter leaves it: ")
+        terminal.until("On which host? first, second or all; Enter cancels: ")
         terminal.type("second\n")
         terminal.until("Stop web (running) on second? [y/N/edit hosts] ")
         terminal.type("y\n")
@@ -144,12 +146,12 @@ def test_a_person_chooses_the_host_that_was_not_named(
     assert (engine.state("web"), second_engine.state("web")) == ("running", "exited")
 
     with open_terminal("start", "web") as terminal:
-        terminal.until("On which host? first, second or all; enter leaves it: ")
+        terminal.until("On which host? first, second or all; Enter cancels: ")
         terminal.type("\n")
         assert terminal.end() == 1, terminal.shown
 
 
-def test_free_up_space_removes_what_can_be_had_again_and_nothing_else(engine: RealEngine) -> None:
+def test_free_up_space_removes_only_what_can_be_downloaded_or_built_again(engine: RealEngine) -> None:
     engine.run("web")
     engine.create("ended")
     volume = engine.api.create_volume()["Name"]
@@ -166,8 +168,8 @@ def test_free_up_space_removes_what_can_be_had_again_and_nothing_else(engine: Re
     engine.api.remove_volume(volume)
 
 
-async def test_a_text_alone_holds_the_list(engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen: `3 containers (3 running) on vm.` without a name, in a face that has no tables."""
+async def test_a_plain_text_answer_includes_the_list(engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: `3 containers (3 running) on vm.` without names, where no table is shown."""
     monkeypatch.setenv("ANVYL_NAME", "first")
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", NO_MODEL)
     engine.run("web")
@@ -183,10 +185,10 @@ async def test_a_text_alone_holds_the_list(engine: RealEngine, monkeypatch: pyte
     assert [one["host_id"] for one in results] == ["first"] and "idle" in results[0]["result"]
 
 
-def test_what_cannot_be_done_of_an_order_is_said_with_the_rest(
+def test_the_impossible_part_of_a_command_is_reported_with_the_rest(
     engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
 ) -> None:
-    """Seen: `stop web and db` proposed `db` alone, with no word on the `web` of two hosts; with a yes it ended 0."""
+    """Regression: `stop web and db` proposed only `db`, did not mention `web` on two hosts, and exited with 0."""
     engine.run("db")
     for one in (engine, second_engine):
         one.run("web")

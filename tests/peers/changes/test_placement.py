@@ -1,4 +1,4 @@
-"""Where a new container goes: by figures that a test makes, and as it is typed, on real engines."""
+"""Placement of new containers: by made-up resources, and through the CLI on real engines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GIB = 1024**3
 
 
 class Machine(StubConnection):
-    """A host with figures of its own."""
+    """A host that reports the given resources."""
 
     def __init__(self, used: int, total: int, load: float, cores: int, engine_error: str = "") -> None:
         self._usage = {"used": used * GIB, "total": total * GIB, "percent": 100 * used / total}
@@ -90,13 +90,13 @@ def machines(tmp_path: Path) -> Fleet:
         ("most-memory", "nas,pi", "nas", "the most free memory: 6 GiB of 8 GiB"),
     ],
 )
-async def test_the_figures_choose(words: str, selector: str, host: str, why: str, machines: Fleet) -> None:
+async def test_resources_decide_the_host(words: str, selector: str, host: str, why: str, machines: Fleet) -> None:
     placement = await place(machines, words, selector)
 
     assert (placement.host, placement.why) == (host, why)
 
 
-async def test_hosts_that_cannot_run_anything_are_left_out_and_named(machines: Fleet) -> None:
+async def test_hosts_that_cannot_run_containers_are_left_out_and_named(machines: Fleet) -> None:
     placement = await place(machines, "most-memory")
 
     assert placement.left_out == {"idle": "no Docker engine answers", "off": "no answer within 3 s"}
@@ -106,22 +106,22 @@ async def test_hosts_that_cannot_run_anything_are_left_out_and_named(machines: F
 @pytest.mark.parametrize(
     ("words", "selector", "error", "says"),
     [
-        ("most-memry", "", InvalidInput, "there is no rule `most-memry`"),
-        ("most-memory,least-loaded", "", InvalidInput, "one rule"),
-        (" ", "", InvalidInput, "one rule"),
+        ("most-memry", "", InvalidInput, "unknown placement rule `most-memry`"),
+        ("most-memory,least-loaded", "", InvalidInput, "exactly one placement rule"),
+        (" ", "", InvalidInput, "exactly one placement rule"),
         ("@nowhere", "", UnknownHost, "@nowhere"),
         ("@big", "nas", InvalidInput, "no host of nas has the tag @big"),
         ("@spare", "", Unreachable, "idle: no Docker engine answers"),
     ],
 )
-async def test_what_cannot_place_is_told(
+async def test_invalid_placement_rules_are_rejected(
     words: str, selector: str, error: type[AnvylError], says: str, machines: Fleet
 ) -> None:
     with pytest.raises(error, match=says):
         await place(machines, words, selector)
 
 
-def test_a_placed_container_waits_for_a_yes(engine: RealEngine, second_engine: RealEngine, fleet: ServingNode) -> None:
+def test_a_placed_container_needs_approval(engine: RealEngine, second_engine: RealEngine, fleet: ServingNode) -> None:
     done = anvyl("run", "--place", "most-memory", "--name", "app", "busybox:latest", "--", "sleep", "3600")
 
     assert done.code == 5
@@ -130,7 +130,7 @@ def test_a_placed_container_waits_for_a_yes(engine: RealEngine, second_engine: R
     assert engine.state("app") is second_engine.state("app") is None
 
 
-def test_a_placed_container_says_why_it_is_where_it_is(
+def test_the_output_names_the_host_and_the_reason(
     engine: RealEngine, second_engine: RealEngine, fleet: ServingNode
 ) -> None:
     done = anvyl(
@@ -156,7 +156,7 @@ def test_a_dead_host_is_not_chosen(engine: RealEngine, monkeypatch: pytest.Monke
     assert engine.state("app") == "running"
 
 
-def test_more_memory_than_any_host_has_is_refused(engine: RealEngine) -> None:
+def test_a_memory_limit_above_every_host_is_rejected(engine: RealEngine) -> None:
     done = anvyl("run", "--place", "most-memory", "--yes", "-m", "9t", "busybox:latest", "--", "sleep", "3600")
 
     assert done.code == 2

@@ -14,7 +14,7 @@ from anvyl_mcp.orchestrator.api.schemas import ANSWER_EXAMPLE, Answer, Decision,
     scope="operate",
     errors=(404, 409, 410, 429, 502, 504),
     example={"approve": True},
-    response_examples={200: {**ANSWER_EXAMPLE, "response": "stop web on nas: done, now exited"}},
+    response_examples={200: {**ANSWER_EXAMPLE, "response": "Stopped web on nas."}},
     is_question=True,
 )
 async def decide(body: Decision, request: AgentRequest) -> Answer | RemoteAnswer:
