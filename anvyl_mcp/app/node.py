@@ -91,8 +91,8 @@ class Node:
             from anvyl_mcp.peers.connection.sdk_client import SdkClient
 
             return SdkClient(self.server)
-        following = key_rotation.next_key(self.fleet.registry, peer)
-        return transports.connect(peer.url, lean=self._lean, pin=peer.pin, token=peer.token, following=following)
+        next_key = key_rotation.next_key(self.fleet.registry, peer)
+        return transports.connect(peer.url, lean=self._lean, pin=peer.pin, token=peer.token, next_key=next_key)
 
     def _parts(self) -> _ServerParts:
         if self._server_parts is None:

@@ -182,7 +182,7 @@ def test_4_a_connection_that_drops_packets_in_mid_call(lab: Lab) -> None:
 
     assert read.result().word == "timeout"
     assert changed.result().word == "unknown"
-    assert error is not None and "look before you repeat it" in error.hint
+    assert error is not None and "check before you repeat it" in error.hint
     [operation] = re.findall(r"\(operation ([0-9a-f-]{36})\)", error.message)
     changing.heal()
     assert [record["tool"] for record in audited(changing, operation)][:1] == ["exec_in_container"]

@@ -1,6 +1,6 @@
-"""What goes wrong between two hosts, put into our words once for every transport.
+"""Translate the connection failures of every transport into Anvyl errors.
 
-No message names the host: whoever asked several of them adds that.
+Messages do not name the host; the caller adds it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from anvyl_mcp.peers.connection.listing import error_in_meta
 from anvyl_mcp.peers.connection.tls_pinning import WrongKey
 
 CONNECT_SECONDS = 3
-"""A host that has not said a word by then is not there."""
+"""After this long without an answer a host is unreachable."""
 LISTING_SECONDS = 10
 MOST_BYTES = 8 * 1024 * 1024
-"""An answer larger than this is not read."""
+"""Size limit of one answer."""
 MOST_WORDS = 500
 
 METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR, UNSUPPORTED_VERSION = -32601, -32602, -32603, -32022
@@ -42,57 +42,57 @@ _MAYBE = "; it may or may not have happened"
 _SERVE = "is `anvyl-mcp serve` running there?"
 _ADDRESS = "check the address; an Anvyl host answers at http://ADDRESS:4200"
 _WRONG_KEY = "its key is not the one it was paired with, so nothing was sent to it"
-_PAIR_AGAIN = "if the host was set up anew, pair again: anvyl hosts remove NAME, then a new invite"
+_PAIR_AGAIN = "if the host was reinstalled, pair again: anvyl hosts remove NAME, then a new invite"
 _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 
 
 def connect_error(error: BaseException) -> Unreachable:
-    """Nothing was sent: why no connection came about."""
+    """Return the error for a connection that could not be opened; nothing was sent."""
     for cause in _causes_of(error):
         if isinstance(cause, ConnectionRefusedError):
             return Refused("connection refused", hint=_SERVE)
         if isinstance(cause, socket.gaierror):
-            return Unreachable("its name is not known on this network", hint="check the spelling, or use its address")
+            return Unreachable("its name does not resolve", hint="check the spelling, or use its IP address")
         if isinstance(cause, WrongKey):
             return Unreachable(_WRONG_KEY, hint=_PAIR_AGAIN)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Unreachable(f"its certificate cannot be trusted: {cause.verify_message}", hint="check its address")
         if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return Unreachable("it hung up before it proved who it is", hint="is it busy? try again later")
+            return Unreachable("it closed the connection during the TLS handshake", hint="is it busy? try again later")
         if isinstance(cause, ssl.SSLError):
-            return Unreachable("it does not speak TLS there", hint="its address may begin with http instead")
+            return Unreachable("it does not speak TLS on that port", hint="does its address start with http://?")
         if isinstance(cause, TimeoutError):
             return _no_answer(CONNECT_SECONDS)
         if isinstance(cause, OSError) and cause.errno in _NO_ROUTE:
-            return Unreachable("there is no route to it", hint="is it on, and on this network?")
+            return Unreachable("no route to the host", hint="is it on, and on this network?")
     return Unreachable(f"no connection: {one_line(str(error)) or type(error).__name__}", hint=_ADDRESS)
 
 
 def timeout_error(seconds: float, *, sent: bool) -> Unreachable | Timeout:
-    """No answer in time."""
+    """Return the error for an answer that did not arrive in time; `sent`: the request was sent."""
     if sent:
         return Timeout(f"no answer within {seconds:g} s", hint="try again, or look at that host")
     return _no_answer(seconds)
 
 
 def connection_lost() -> Unknown:
-    """The connection went away between the question and the answer."""
+    """Return the error for a connection that was lost before the answer arrived."""
     return Unknown(f"the connection was lost before the answer came{_MAYBE}", hint="check before you try again")
 
 
 def malformed_reply() -> Unknown:
-    """What came back cannot be read."""
-    return Unknown(f"what came back is not an MCP answer{_MAYBE}", hint=_ADDRESS)
+    """Return the error for a reply that cannot be parsed."""
+    return Unknown(f"its reply is not a valid MCP message{_MAYBE}", hint=_ADDRESS)
 
 
 def too_large() -> AnvylError:
-    """The answer is more than we are willing to read."""
+    """Return the error for an answer above the size limit."""
     return AnvylError(f"its answer is larger than {MOST_BYTES // 1024**2} MiB", hint="ask for less")
 
 
 @contextmanager
 def unknown_as_unreachable() -> Iterator[None]:
-    """Around requests that change nothing: their failure leaves nothing open."""
+    """Wrap requests that change nothing: an unknown outcome is then only an unreachable host."""
     try:
         yield
     except Unknown as error:
@@ -100,34 +100,34 @@ def unknown_as_unreachable() -> Iterator[None]:
 
 
 def from_status(status: int, kind: str, body: bytes, url: str) -> AnvylError:
-    """An HTTP answer that is no MCP answer; `kind` is its media type."""
+    """Return the error for an HTTP response without an MCP message; `kind` is its media type."""
     words, hint = _error_in_body(kind, body)
-    told = f"it answered HTTP {status} {_status_phrase(status)}".rstrip() + (f": {words}" if words else "")
+    summary = f"it answered HTTP {status} {_status_phrase(status)}".rstrip() + (f": {words}" if words else "")
     if status in (401, 403, 421):
-        return Denied(words or told, hint=hint)
+        return Denied(words or summary, hint=hint)
     if status == 404:
         return Unreachable(f"there is no MCP server at {url}", hint=_ADDRESS)
     if status == 413:
         return InvalidInput(words or "the arguments are too large for it", hint=hint)
     if status == 429:
-        return Busy(words or told, hint=hint or "try again later")
+        return Busy(words or summary, hint=hint or "try again later")
     if status == 503 or status < 500:
-        return Unreachable(told, hint=hint or _ADDRESS)
-    return Unknown(told + _MAYBE, hint=hint or "check before you try again")
+        return Unreachable(summary, hint=hint or _ADDRESS)
+    return Unknown(summary + _MAYBE, hint=hint or "check before you try again")
 
 
 def from_rpc(error: object) -> AnvylError:
-    """The `error` of a JSON-RPC answer: `{"code", "message", "data"}`."""
+    """Return the error for the `error` of a JSON-RPC answer: `{"code", "message", "data"}`."""
     if not isinstance(error, Mapping):
         return malformed_reply()
-    if told := error_in_meta(error.get("data")):
-        return told
+    if reported := error_in_meta(error.get("data")):
+        return reported
     code = error.get("code")
     message = one_line(str(error.get("message") or f"error {code}"))[:MOST_WORDS]
     if code == INVALID_PARAMS:
         return InvalidInput(message)
     if code == METHOD_NOT_FOUND:
-        return AnvylError(f"it does not know this request: {message}", hint="is it an MCP server with tools?")
+        return AnvylError(f"it does not support this request: {message}", hint="is it an MCP server with tools?")
     if code == UNSUPPORTED_VERSION:
         return version_mismatch(message)
     if code == INTERNAL_ERROR:
@@ -136,8 +136,8 @@ def from_rpc(error: object) -> AnvylError:
 
 
 def version_mismatch(message: str) -> Unreachable:
-    """It answers, in another version of the protocol."""
-    return Unreachable(f"it speaks another version of MCP: {message}", hint="update anvyl-mcp there")
+    """Return the error for a host that uses another version of the protocol."""
+    return Unreachable(f"it uses another version of MCP: {message}", hint="update anvyl-mcp there")
 
 
 def _no_answer(seconds: float) -> Unreachable:
@@ -145,7 +145,7 @@ def _no_answer(seconds: float) -> Unreachable:
 
 
 def _causes_of(error: BaseException) -> Iterator[BaseException]:
-    """The error and what is behind it, innermost reasons last."""
+    """Yield the error and its causes, innermost last."""
     yield error
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:
@@ -163,7 +163,7 @@ def _status_phrase(status: int) -> str:
 
 
 def _error_in_body(kind: str, body: bytes) -> tuple[str, str]:
-    """What a host says in an error's body, and its hint: our own shape, OAuth's, or plain text."""
+    """Return message and hint from an error body, which may be our own JSON, OAuth's, or plain text."""
     content = body.decode("utf-8", "replace")
     if kind == "text/plain":
         return one_line(content).strip()[:MOST_WORDS], ""

@@ -1,4 +1,4 @@
-"""HTTP connections that another thread can hang up, and a few of them kept alive between calls."""
+"""HTTP connections that another thread can abort, and a pool that keeps some of them alive between calls."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import urlsplit
 
 MOST_CONNECTIONS = 10
-"""Open at once to a host on another machine, which grants 32 to all the programs here together; so many at most knock
-at one that has just started."""
+"""Open connections to a host on another machine, which allows 32 per client address; this also limits the burst at one
+that has just started."""
 MOST_IDLE = 10
 IDLE_SECONDS = 4
 """Less than the 5 s after which common servers drop an idle connection: a call must not meet one being closed."""
 CONNECT_SHARES = (0.125, 0.25, 0.625)
-"""Parts of the time for a connection, after which it is begun anew: the system repeats a lost packet only after 1 s and
-3 s, and is then slow to repeat those that follow."""
+"""Shares of the connect timeout for successive attempts: the kernel resends a lost SYN only after 1 s and 3 s, so a new
+attempt is faster."""
 
 
 class AbortableConnection(HTTPConnection):
@@ -34,10 +34,10 @@ class AbortableConnection(HTTPConnection):
         self._context = context
         self._seconds = seconds
         self._socket: socket.socket | None = None
-        self._hung_up = False
+        self._aborted = False
 
     def connect(self) -> None:
-        """Try the host's addresses in turn; each gets a fair share of the time."""
+        """Try the host's addresses in turn; each gets an equal share of the time."""
         if self.sock is not None:
             return
         until = time.monotonic() + self._seconds
@@ -48,26 +48,26 @@ class AbortableConnection(HTTPConnection):
                 self._try(partial(socket.socket, family, kind, protocol), address, share)
             except OSError:
                 self.close()
-                if position == len(addresses) or self._hung_up:
+                if position == len(addresses) or self._aborted:
                     raise
             else:
                 return
 
     def post(self, body: bytes, headers: dict[str, str]) -> HTTPResponse:
-        """Send one request and read the head of its answer."""
+        """Send one request and read the headers of its response."""
         self.request("POST", self._path, body, headers)
         return self.getresponse()
 
-    def hang_up(self) -> None:
-        """End whatever the connection's own thread is waiting for. Safe from any thread."""
-        self._hung_up = True
+    def abort(self) -> None:
+        """Unblock the thread that waits on this connection. Safe to call from any thread."""
+        self._aborted = True
         if self._socket is not None:
             with suppress(OSError):
-                # Not SSLSocket's own, which pulls the TLS state from under the reading thread.
+                # Not SSLSocket.shutdown, which drops the TLS state that the reading thread still uses.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
-    def idle(self) -> bool:
-        """Whether it is open and silent, as it must be between two requests."""
+    def is_idle(self) -> bool:
+        """Whether the connection is open and has no unread data, so that it can be reused."""
         if self.sock is None:
             return False
         self.sock.settimeout(0)
@@ -81,7 +81,7 @@ class AbortableConnection(HTTPConnection):
         return False
 
     def close(self) -> None:
-        """Close it for good."""
+        """Close the connection and its socket."""
         super().close()
         if self._socket is not None:
             self._socket.close()
@@ -103,7 +103,7 @@ class AbortableConnection(HTTPConnection):
         for part in CONNECT_SHARES:
             plain = make()
             self.sock = self._socket = plain
-            if self._hung_up:
+            if self._aborted:
                 raise ConnectionAbortedError
             plain.settimeout(seconds * part)
             try:
@@ -128,31 +128,31 @@ class ConnectionPool:
         self._closed = False
 
     def take(self) -> AbortableConnection:
-        """An open connection nobody uses, or a new one that is not open yet."""
+        """Return an idle connection, or a new one that is not open yet."""
         while True:
             with self._lock:
                 if not self._idle:
                     return AbortableConnection(self.url, self._tls(), self._seconds)
-                since, line = self._idle.pop()
-            if time.monotonic() - since < IDLE_SECONDS and line.idle():
-                return line
-            line.close()
+                since, connection = self._idle.pop()
+            if time.monotonic() - since < IDLE_SECONDS and connection.is_idle():
+                return connection
+            connection.close()
 
-    def give(self, line: AbortableConnection) -> None:
-        """Take back a connection whose answer was read to its end."""
+    def give(self, connection: AbortableConnection) -> None:
+        """Take back a connection whose response was read completely."""
         with self._lock:
-            if line.sock is not None and not self._closed and len(self._idle) < MOST_IDLE:
-                self._idle.append((time.monotonic(), line))
+            if connection.sock is not None and not self._closed and len(self._idle) < MOST_IDLE:
+                self._idle.append((time.monotonic(), connection))
                 return
-        line.close()
+        connection.close()
 
     def close(self) -> None:
-        """Close what is idle now, and what comes back later."""
+        """Close idle connections, and those under way as they are given back."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for _, line in idle:
-            line.close()
+        for _, connection in idle:
+            connection.close()
 
     def _tls(self) -> ssl.SSLContext | None:
         if self._context is None and self.url.startswith("https:"):

@@ -1,4 +1,4 @@
-"""Our own JSON requests to another host, beside MCP: to its pinned key, never redirected, never through a proxy."""
+"""JSON requests to another host's own endpoints: to its pinned key, without redirects or proxies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_BYTES = 64 * 1024
 
 
 class NotAnvyl(Unreachable):
-    """What answers there does not speak as our hosts do."""
+    """The peer is not an Anvyl server, or is a different version."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message, hint="is it the same version of Anvyl?")
@@ -26,7 +26,7 @@ class NotAnvyl(Unreachable):
 
 
 def client(url: str, *pins: str, seconds: float = SECONDS) -> httpx.AsyncClient:
-    """A client for one host, which holds the key of one of `pins`."""
+    """Return an HTTP client for a host that has the key of one of `pins`."""
     timeout = httpx.Timeout(seconds, connect=connection_errors.CONNECT_SECONDS)
     verify = pinned_context(pins) if url.startswith("https:") else False
     headers = {"Accept-Encoding": "identity"}
@@ -38,12 +38,12 @@ def client(url: str, *pins: str, seconds: float = SECONDS) -> httpx.AsyncClient:
 async def request(
     http: httpx.AsyncClient, method: str, path: str, body: object, headers: Mapping[str, str], most: int = MOST_BYTES
 ) -> Mapping[str, Any]:
-    """What a host answers, with its `status_code`; everything in it was written by others, and is cleaned.
+    """Send a request and return the JSON answer with its `status_code`. Control characters are removed from all texts.
 
     Raises:
-        Unreachable: nothing was sent, or what answers is no host of ours.
-        Timeout, Unknown: it was sent, and no answer came.
-        AnvylError: the host's own error.
+        Unreachable: nothing was sent, or the peer is not an Anvyl server.
+        Timeout, Unknown: the request was sent and no answer arrived.
+        AnvylError: the host reported this error.
     """
     try:
         async with http.stream(method, path, json=body, headers=dict(headers)) as answer:
@@ -73,7 +73,7 @@ def _read(answer: httpx.Response, content: bytes) -> Mapping[str, Any]:
     if isinstance(problem, dict):
         raise from_code(str(problem.get("code")), str(problem.get("message")), str(problem.get("hint", "")))
     if status in (401, 403):
-        raise Denied("the host refused", hint="make a new code there: anvyl-mcp invite")
+        raise Denied("the host denied access", hint="create a new code there: anvyl-mcp invite")
     if answer.is_success:
-        raise NotAnvyl("what answers there is not anvyl-mcp", status=status)
+        raise NotAnvyl("the server there is not anvyl-mcp", status=status)
     raise NotAnvyl(f"the host answered with HTTP {status}", status=status)

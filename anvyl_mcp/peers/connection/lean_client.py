@@ -1,6 +1,6 @@
 """A lean MCP client: protocol 2026-07-28 on the standard library, one POST per call.
 
-It exists for commands whose process must not pay a second for importing the SDK.
+For commands, which cannot afford the second that importing the SDK takes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from anvyl_mcp.peers.connection.tls_pinning import NextKey, pinned_context
 
 PROTOCOL = "2026-07-28"
 THREADS = 64
-"""Calls at once to a host on this machine; each waits on a thread, with a connection of its own."""
+"""Concurrent calls to a host on this machine; each blocks a thread and has its own connection."""
 
 _ENVELOPE = {
     "io.modelcontextprotocol/protocolVersion": PROTOCOL,
@@ -43,7 +43,7 @@ _HEADERS = {
 
 
 class LeanClient:
-    """A host over HTTP, for programs that make a few calls and end."""
+    """A connection to a host over HTTP, for short-lived programs."""
 
     def __init__(
         self,
@@ -52,11 +52,11 @@ class LeanClient:
         context: ssl.SSLContext | None = None,
         pin: str = "",
         token: str = "",
-        following: NextKey | None = None,
+        next_key: NextKey | None = None,
     ) -> None:
         endpoint = url.rstrip("/").removesuffix("/mcp") + "/mcp"
         self._pool = ConnectionPool(
-            endpoint, pinned_context([pin], following) if pin else context, connection_errors.CONNECT_SECONDS
+            endpoint, pinned_context([pin], next_key) if pin else context, connection_errors.CONNECT_SECONDS
         )
         self._credentials = {"Authorization": f"Bearer {token}"} if token else {}
         self._ids = count(1)
@@ -65,7 +65,7 @@ class LeanClient:
         self._first_check = SingleFlight()
 
     async def list_tools(self) -> list[ToolListing]:
-        """The host's tools, all pages."""
+        """Return all pages of the host's tools."""
         await self._check_host()
         tools: list[ToolListing] = []
         params: dict[str, Any] = {}
@@ -79,7 +79,7 @@ class LeanClient:
         return tools
 
     async def version(self) -> str:
-        """The version the host says it runs."""
+        """Return the version that the host reports."""
         return replies.version(await self._discover())
 
     async def call(
@@ -101,7 +101,7 @@ class LeanClient:
         self._pool.close()
 
     async def _check_host(self) -> None:
-        """Ask something small first: a host that hangs costs seconds, and never holds a change it may still make."""
+        """Send a cheap request first, so that a host that hangs fails fast and never holds a change."""
         if not self._checked:
             await self._first_check.do(self._discover)
 
@@ -122,22 +122,22 @@ class LeanClient:
     async def _request(
         self, method: str, params: Mapping[str, Any], seconds: float, on_progress: ProgressCallback | None = None
     ) -> dict[str, Any]:
-        exchange = LeanRequest(self._pool, next(self._ids), method, params, on_progress, self._credentials)
+        request = LeanRequest(self._pool, next(self._ids), method, params, on_progress, self._credentials)
         try:
             with anyio.fail_after(seconds):
-                return await to_thread.run_sync(exchange.run, abandon_on_cancel=True, limiter=self._threads)
+                return await to_thread.run_sync(request.run, abandon_on_cancel=True, limiter=self._threads)
         except TimeoutError:
             self._checked = False
-            raise connection_errors.timeout_error(seconds, sent=exchange.sent) from None
+            raise connection_errors.timeout_error(seconds, sent=request.sent) from None
         except HOST_FAILURES:
             self._checked = False
             raise
         finally:
-            exchange.abort()
+            request.abort()
 
 
 class LeanRequest:
-    """One request and its answer, on a thread; `abort` ends it from outside, and the server notices."""
+    """One request and its answer, run on a thread; `abort` closes the connection from another thread."""
 
     def __init__(
         self,
@@ -163,15 +163,15 @@ class LeanRequest:
         """Send the request and wait for its JSON-RPC answer.
 
         Raises:
-            AnvylError: what went wrong, in our words.
+            AnvylError: the request failed.
         """
-        line = self._pool.take()
+        connection = self._pool.take()
         whole = False
         try:
-            self._hold(line)
-            line.connect()
+            self._hold(connection)
+            connection.connect()
             self.sent = True
-            with line.post(self._body(), self._headers()) as response:
+            with connection.post(self._body(), self._headers()) as response:
                 message = self._read(response)
                 whole = response.isclosed()
         except (OSError, HTTPException, ValueError, RecursionError) as error:
@@ -179,23 +179,23 @@ class LeanRequest:
         finally:
             self._hold(None)
             if whole:
-                self._pool.give(line)
+                self._pool.give(connection)
             else:
-                line.close()
+                connection.close()
         return message
 
     def abort(self) -> None:
-        """Hang up, whatever the thread is waiting for; after the answer this does nothing."""
+        """Close the connection while the thread waits on it; does nothing after the answer."""
         with self._lock:
             self._aborted = True
             if self._connection is not None:
-                self._connection.hang_up()
+                self._connection.abort()
 
-    def _hold(self, line: AbortableConnection | None) -> None:
+    def _hold(self, connection: AbortableConnection | None) -> None:
         with self._lock:
-            if line is not None and self._aborted:
+            if connection is not None and self._aborted:
                 raise ConnectionAbortedError
-            self._connection = line
+            self._connection = connection
 
     def _translated(self, error: Exception) -> AnvylError:
         if not self.sent:
@@ -232,7 +232,7 @@ class LeanRequest:
         raise connection_errors.from_status(response.status, kind, body, self._pool.url)
 
     def _final_message(self, events: Iterator[Any]) -> dict[str, Any]:
-        """The answer at the end of a stream; what comes before it is progress."""
+        """Return the answer at the end of a stream, and report the progress before it."""
         for event in events:
             if not isinstance(event, dict):
                 raise connection_errors.malformed_reply()
@@ -259,7 +259,7 @@ class LeanRequest:
 
 
 def header_value(value: str) -> str:
-    """`value` as an `Mcp-Name` header may carry it: as it is, or wrapped in base64."""
+    """Encode `value` for the `Mcp-Name` header: unchanged if it is plain ASCII, else in base64."""
     plain = value.isascii() and value.isprintable() and value == value.strip()
     if plain and not (value.startswith("=?base64?") and value.endswith("?=")):
         return value
@@ -276,7 +276,7 @@ def _result(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_body(response: HTTPResponse) -> bytes:
-    """The body; a known length is read in one go, so that a cut body is noticed."""
+    """Return the body; a known length is read in one go, so that a truncated body is noticed."""
     if response.length is not None and response.length > connection_errors.MOST_BYTES:
         raise connection_errors.too_large()
     body = response.read(None if response.length is not None else connection_errors.MOST_BYTES + 1)
@@ -286,7 +286,7 @@ def _read_body(response: HTTPResponse) -> bytes:
 
 
 def _stream_messages(response: HTTPResponse) -> Iterator[Any]:
-    """The messages of an event stream. Comment lines are signs of life."""
+    """Yield the messages of an event stream, skipping comment lines (keep-alives)."""
     data: list[str] = []
     read = 0
     while line := response.readline(connection_errors.MOST_BYTES + 1):

@@ -1,4 +1,4 @@
-"""What a host says about its tools, and what it answers to a call, free of any protocol library."""
+"""Tool listings, tool answers and the connection interface, independent of any protocol library."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from anvyl_mcp.core import protocol_keys as meta_keys
-from anvyl_mcp.core import text
+from anvyl_mcp.core import protocol_keys, text
 from anvyl_mcp.core.errors import AnvylError, Busy, from_code
 
 ToolSafety = Literal["reads", "changes", "destroys"]
@@ -16,7 +15,7 @@ ToolSafety = Literal["reads", "changes", "destroys"]
 ProgressCallback = Callable[[float, float | None, str], None]
 
 LONGEST_RETRY = 60
-"""Seconds after which a host may ask to be asked again; one that says more is not believed."""
+"""Upper limit for the `retry_after` of a host, in seconds; larger values are ignored."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,9 @@ class ToolListing:
     """One tool as `tools/list` describes it.
 
     `say` are phrases for the rules (`"stop {name}"`), `about` words of other questions that it answers, `names` maps an
-    argument to the kind of existing object it must name (`{"name": "container"}`), `seconds` is how long a call
-    may take, `untrusted` marks results that hold text written by others, `once` says that the host does each operation
-    once, however often it is sent.
+    argument to the kind of existing object it must name (`{"name": "container"}`), `seconds` is the time limit of a
+    call, `untrusted` marks results that contain text from third parties, `once` means that the host deduplicates calls
+    by operation id, so that resending one is safe.
     """
 
     name: str
@@ -44,8 +43,8 @@ class ToolListing:
 
     @classmethod
     def from_mcp(cls, listed: Mapping[str, Any]) -> ToolListing:
-        """Read one entry of `tools/list` in its wire spelling. What a foreign tool does not say is assumed unsafe."""
-        meta = (listed.get("_meta") or {}).get(meta_keys.TOOL) or {}
+        """Parse one entry of `tools/list`. Missing metadata of a third-party tool defaults to unsafe."""
+        meta = (listed.get("_meta") or {}).get(protocol_keys.TOOL) or {}
         read_only = bool((listed.get("annotations") or {}).get("readOnlyHint"))
         return cls(
             name=listed["name"],
@@ -64,12 +63,12 @@ class ToolListing:
 
     @property
     def reads(self) -> bool:
-        """Whether a call leaves the host as it was."""
+        """Whether a call changes nothing."""
         return self.safety == "reads"
 
     @property
     def arguments(self) -> Mapping[str, Any]:
-        """Argument names with their schemas."""
+        """Schemas by argument name."""
         properties: Mapping[str, Any] = self.input_schema.get("properties", {})
         return properties
 
@@ -80,22 +79,22 @@ class ToolListing:
 
     @property
     def names(self) -> Mapping[str, str]:
-        """Arguments that must name an existing object, with the kind of object."""
+        """Kinds of object by argument, for arguments that must name an existing object."""
         return self._marked("x-names")
 
     @property
     def makes(self) -> Mapping[str, str]:
-        """Arguments that name an object which the call makes."""
+        """Kinds of object by argument, for arguments that name an object to create."""
         return self._marked("x-makes")
 
     @property
     def uses(self) -> Mapping[str, str]:
-        """Arguments that name an object which the call uses, and makes or fetches when it is not there."""
+        """Kinds of object by argument, for arguments that name an object which is created or pulled if missing."""
         return self._marked("x-uses")
 
     @property
     def ports_of(self) -> Mapping[str, str]:
-        """Arguments that are ports to publish, with the argument that names their image."""
+        """Arguments that list ports to publish, with the argument that names their image."""
         return self._marked("x-ports-of")
 
     def _marked(self, marker: str) -> dict[str, str]:
@@ -104,27 +103,27 @@ class ToolListing:
 
 @dataclass(frozen=True, slots=True)
 class AuditHead:
-    """Where a host's audit log ends: the number and the hash of its last record."""
+    """The end of a host's audit log: number and hash of its last record."""
 
     seq: int
     hash: str
 
     @classmethod
-    def from_meta(cls, told: object) -> AuditHead | None:
-        """What a host says; None when it says nothing, or nothing of that form."""
-        if not isinstance(told, Mapping):
+    def from_meta(cls, reported: object) -> AuditHead | None:
+        """Parse what a host reported; None if it is missing or malformed."""
+        if not isinstance(reported, Mapping):
             return None
-        seq, digest = told.get("seq"), told.get("hash")
+        seq, digest = reported.get("seq"), reported.get("hash")
         good = type(seq) is int and 0 < seq < 2**53 and isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
         return cls(seq, digest) if good else None  # type: ignore[arg-type]  # `good` says so
 
 
 @dataclass(frozen=True)
 class ToolAnswer:
-    """What one host answered to one call: a structured result with its text form, or an error.
+    """The answer of one host to one call: a structured result with its text form, or an error.
 
-    `head` is where its audit log ended then, `key` the pin of the key that it has or will have, `operation` the id of
-    the change that the answer tells the end of.
+    `head` is the end of its audit log, `key` the pin of its current or next TLS key, `operation` the id of the change
+    whose outcome this is.
     """
 
     result: dict[str, Any] | None = None
@@ -136,21 +135,21 @@ class ToolAnswer:
 
     @property
     def ok(self) -> bool:
-        """Whether the tool did what it was asked."""
+        """Whether the call succeeded."""
         return self.error is None
 
     @classmethod
     def from_mcp(cls, result: Mapping[str, Any]) -> ToolAnswer:
-        """Read a `CallToolResult` in its wire spelling."""
+        """Parse a `CallToolResult` as it was received."""
         blocks = result.get("content") or []
-        # A peer may be older than ours, or lie: what it says must not move the cursor of a terminal.
+        # A peer may be older, or malicious: its text must not contain terminal control sequences.
         words = text.clean("\n".join(block["text"] for block in blocks if block.get("type") == "text"))
         meta = result.get("_meta") or {}
         words_only = cls(
             text=words,
-            head=AuditHead.from_meta(meta.get(meta_keys.HEAD)),
-            key=str(meta.get(meta_keys.KEY) or ""),
-            operation=text.clean(str(meta.get(meta_keys.OPERATION) or "")),
+            head=AuditHead.from_meta(meta.get(protocol_keys.HEAD)),
+            key=str(meta.get(protocol_keys.KEY) or ""),
+            operation=text.clean(str(meta.get(protocol_keys.OPERATION) or "")),
         )
         if not result.get("isError"):
             return replace(words_only, result=text.clean_json(result.get("structuredContent")))
@@ -159,27 +158,27 @@ class ToolAnswer:
 
 
 def error_in_meta(meta: object) -> AnvylError | None:
-    """The error of ours that travels under `_meta`, if one does."""
-    told = meta.get(meta_keys.ERROR) if isinstance(meta, Mapping) else None
-    if not isinstance(told, Mapping) or not isinstance(told.get("message"), str):
+    """Return the Anvyl error under `_meta`, if there is one."""
+    fields = meta.get(protocol_keys.ERROR) if isinstance(meta, Mapping) else None
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("message"), str):
         return None
-    return peer_error(told)
+    return peer_error(fields)
 
 
-def peer_error(told: Mapping[str, Any]) -> AnvylError:
-    """An error in a peer's own words, each on one line: they must not pass for lines of ours."""
-    words = (text.one_line(str(told.get(key, ""))) for key in ("message", "hint"))
-    error, wait = from_code(str(told.get("code")), *words), told.get("retry_after")
+def peer_error(fields: Mapping[str, Any]) -> AnvylError:
+    """Rebuild an error that a peer reported. Its texts are put on one line each, so they cannot imitate our output."""
+    words = (text.one_line(str(fields.get(key, ""))) for key in ("message", "hint"))
+    error, wait = from_code(str(fields.get("code")), *words), fields.get("retry_after")
     if isinstance(error, Busy) and isinstance(wait, int | float) and 0 < wait <= LONGEST_RETRY:
         error.retry_after = float(wait)
     return error
 
 
 class Connection(Protocol):
-    """One host as seen through one transport. Safe to use from several tasks at once."""
+    """A connection to one host over any transport. Safe to use from several tasks at once."""
 
     async def list_tools(self) -> list[ToolListing]:
-        """The host's tools.
+        """Return the host's tools.
 
         Raises:
             Unreachable, Timeout: the host does not answer.
@@ -187,7 +186,7 @@ class Connection(Protocol):
         ...
 
     async def version(self) -> str:
-        """The version of the server at the other end, freshly asked; empty when it does not say.
+        """Ask the server for its version; empty if it reports none.
 
         Raises:
             Unreachable, Timeout: the host does not answer.
@@ -213,5 +212,5 @@ class Connection(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of what the connection holds."""
+        """Close the connection."""
         ...

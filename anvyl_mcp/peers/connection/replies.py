@@ -1,4 +1,4 @@
-"""What hosts reply, read with suspicion: a reply of the wrong shape is an error of theirs, not a crash of ours."""
+"""Parse the replies of hosts defensively: a malformed reply is reported as an error of the host."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from anvyl_mcp.peers.connection.connection_errors import malformed_reply
 from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 
 MOST_PAGES = 50
-"""Pages of one listing; a host that offers more never comes to an end."""
+"""Pages read per listing, so that an endless one stops."""
 
 _SERVER_INFO = "io.modelcontextprotocol/serverInfo"
 
 
 def message_in(kind: str, body: bytes) -> dict[str, Any] | None:
-    """The JSON-RPC message in an HTTP body of media type `kind`, if there is one."""
+    """Return the JSON-RPC message in an HTTP body of media type `kind`, if there is one."""
     if kind != "application/json":
         return None
     try:
@@ -30,21 +30,21 @@ def message_in(kind: str, body: bytes) -> dict[str, Any] | None:
 
 
 def listings(page: Mapping[str, Any]) -> list[ToolListing]:
-    """The tools of one page of `tools/list`."""
+    """Parse one page of `tools/list`."""
     with _shape_errors_as_malformed():
         return [ToolListing.from_mcp(tool) for tool in page["tools"]]
 
 
 def version(discovered: Mapping[str, Any]) -> str:
-    """The server's version in a `server/discover` result; empty when it does not say."""
+    """Return the server's version from a `server/discover` result; empty if missing."""
     with _shape_errors_as_malformed():
         return clean(str(discovered.get("_meta", {}).get(_SERVER_INFO, {}).get("version", "")))[:64]
 
 
 def tool_answer(result: Mapping[str, Any]) -> ToolAnswer:
-    """The answer in a `CallToolResult`."""
+    """Parse a `CallToolResult`."""
     if result.get("resultType", "complete") != "complete":
-        raise AnvylError("the tool asks questions of its own before it acts", hint="use another MCP client for it")
+        raise AnvylError("the tool needs more input before it acts", hint="use an MCP client that supports elicitation")
     with _shape_errors_as_malformed():
         if not isinstance(result["content"], list) or not isinstance(result.get("structuredContent", {}), dict):
             raise malformed_reply()

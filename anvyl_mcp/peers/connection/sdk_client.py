@@ -1,4 +1,4 @@
-"""A host through the official MCP client: one long-lived client, for programs that stay (agent, gateway)."""
+"""A connection through the official MCP client, for long-running programs (agent, gateway)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from anvyl_mcp.peers.connection.sdk_transport import SESSION_GONE, FaultIsolatin
 from anvyl_mcp.peers.connection.tls_pinning import NextKey, pinned_context
 
 HANDSHAKE_SECONDS = connection_errors.CONNECT_SECONDS - 0.5
-"""A little less than a link may take to open: a handshake that is cancelled, not given up, leaves its socket open."""
+"""A little less than the connect timeout: a handshake that is cancelled instead of timing out leaks its socket."""
 CLOSE_SECONDS = 1
 IDLE_SECONDS = 4
 """Less than the 5 s after which common servers drop an idle connection: a call must not meet one being closed."""
@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 
 class SdkClient:
-    """A host behind a URL, or a server in this process. Connects when first used, and again when it has to."""
+    """A connection to a URL, or to a server in this process. Connects on first use, and reconnects if needed."""
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class SdkClient:
         mode: ProtocolMode = "auto",
         pin: str = "",
         token: str = "",
-        following: NextKey | None = None,
+        next_key: NextKey | None = None,
     ) -> None:
         self._client: Callable[[], AbstractAsyncContextManager[Client]] = (
-            partial(_over_http, target, mode, _tls(target, pin, following), BearerAuth(token) if token else None)
+            partial(_over_http, target, mode, _tls(target, pin, next_key), BearerAuth(token) if token else None)
             if isinstance(target, str)
             else partial(_in_process, target, mode)
         )
@@ -74,7 +74,7 @@ class SdkClient:
         self._closed = False
 
     async def list_tools(self) -> list[ToolListing]:
-        """The host's tools, all pages."""
+        """Return all pages of the host's tools."""
         tools: list[ToolListing] = []
         cursor: str | None = None
         with connection_errors.unknown_as_unreachable():
@@ -88,7 +88,7 @@ class SdkClient:
         return tools
 
     async def version(self) -> str:
-        """The version the host says it runs."""
+        """Return the version that the host reports."""
         with connection_errors.unknown_as_unreachable():
             return await self._ask(_version, connection_errors.CONNECT_SECONDS)
 
@@ -105,8 +105,8 @@ class SdkClient:
         params = CallToolRequestParams.model_validate(
             {"name": tool, "arguments": dict(arguments), "_meta": dict(meta) if meta else None}
         )
-        # Not `Client.call_tool`: it checks the result against an earlier listing, which it fetches after the call when
-        # it has none, and loses the result of a change that was made when that fails.
+        # Not `Client.call_tool`: it validates the result against a listing, which it may fetch after the call; if that
+        # fails, the result of a completed change is lost.
         ask = partial(
             ClientSession.send_request,
             request=CallToolRequest(params=params),
@@ -116,7 +116,7 @@ class SdkClient:
         return replies.tool_answer(_as_wire(await self._ask(ask, seconds)))
 
     async def close(self) -> None:
-        """Hang up; calls still under way end as lost."""
+        """Close the connection; calls under way fail as lost."""
         self._closed = True
         if self._link is not None:
             await self._link.close()
@@ -127,7 +127,7 @@ class SdkClient:
             with link.used(), anyio.fail_after(seconds):
                 return await ask(link.session)
         except TimeoutError:
-            # Whoever comes next greets the host anew, which costs seconds at most and not the whole time of a tool.
+            # The next call reconnects, which fails within seconds instead of after the time limit of a tool.
             link.retire()
             raise connection_errors.timeout_error(seconds, sent=True) from None
         except ValidationError as error:
@@ -135,12 +135,12 @@ class SdkClient:
         except MCPError as error:
             if error.code not in (SESSION_GONE, UNSUPPORTED_PROTOCOL_VERSION) or not again:
                 raise _translated(error) from error
-        # The host did not look at the request: it has forgotten the session, or the version, it came in.
+        # The host rejected the request unread: it no longer knows the session or the protocol version.
         link.retire()
         return await self._ask(ask, seconds, again=False)
 
     async def _linked(self) -> Link:
-        """An open link. Whoever comes while one is being opened shares its outcome."""
+        """Return an open link; concurrent callers share one attempt to open it."""
         if self._closed:
             raise Unreachable("the connection is closed")
         if self._link is None or self._link.ended:
@@ -153,7 +153,7 @@ class SdkClient:
 
 
 class Link:
-    """One open client and the task that owns it: a client must be left by the task that entered it."""
+    """An open client and the task that owns it: a client must be exited by the task that entered it."""
 
     session: ClientSession
 
@@ -164,18 +164,18 @@ class Link:
         self._leave = anyio.Event()
         self._users = 0
         self._retired = False
-        # No task group fits: the link outlives the call that needs it first, and must not carry its context along.
+        # Not in a task group: the link outlives the call that opens it, and must not inherit its context.
         self._owner = asyncio.create_task(self._own(), context=contextvars.Context())
         self._owner.add_done_callback(self._done)
 
     @property
     def ended(self) -> bool:
-        """Whether it takes no more requests."""
+        """Whether the link accepts no more requests."""
         return self._retired or self._owner.done()
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Around a request, so that a retired link closes after the last one."""
+        """Mark a request as under way, so that a retired link closes after the last one."""
         self._users += 1
         try:
             yield
@@ -185,13 +185,13 @@ class Link:
                 self._leave.set()
 
     def retire(self) -> None:
-        """Take no more requests; close when those under way are done."""
+        """Accept no more requests; close after those under way."""
         self._retired = True
         if not self._users:
             self._leave.set()
 
     async def close(self) -> None:
-        """Close now."""
+        """Close at once."""
         self._retired = True
         self._leave.set()
         if not self.opened.is_set():
@@ -218,7 +218,7 @@ class Link:
 
 
 class BearerAuth(httpx2.Auth):
-    """Shows a token with every request, and to nobody who looks at this object."""
+    """Adds a token to every request, and keeps it out of this object's repr."""
 
     def __init__(self, token: str) -> None:
         self._header = f"Bearer {token}"
@@ -235,7 +235,7 @@ async def _over_http(
 ) -> AsyncIterator[Client]:
     most = MOST_CONNECTIONS if url.startswith("https:") else None
     limits = httpx2.Limits(max_connections=most, keepalive_expiry=IDLE_SECONDS)
-    # A client that is handed its HTTP client does not close it. Proxies of the environment are for the world outside.
+    # The MCP client does not close an HTTP client that it was given. Proxies of the environment are not for hosts.
     http = httpx2.AsyncClient(
         transport=FaultIsolatingTransport(verify=tls, limits=limits, trust_env=False),
         auth=auth,
@@ -259,15 +259,15 @@ def _in_process(server: Server[Any], mode: ProtocolMode) -> Client:
     return Client(server, mode=mode, cache=None, client_info=_SELF)
 
 
-def _tls(url: str, pin: str, following: NextKey | None) -> ssl.SSLContext | bool:
-    """Which keys to trust. Reading the system's certificates takes 30 ms, which plain HTTP need not pay."""
+def _tls(url: str, pin: str, next_key: NextKey | None) -> ssl.SSLContext | bool:
+    """Return the TLS verification to use; plain HTTP skips loading the system certificates, which takes 30 ms."""
     if pin:
-        return pinned_context([pin], following)
+        return pinned_context([pin], next_key)
     return url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _monotonic(on_progress: ProgressCallback) -> ProgressFnT:
-    """Progress that only grows: over a network the client may deliver it in any order."""
+    """Drop progress that goes backwards: the client may deliver it out of order."""
     latest = -math.inf
 
     async def relay(progress: float, total: float | None, message: str | None) -> None:
@@ -292,7 +292,7 @@ def _translated(error: MCPError) -> AnvylError:
 
 
 def _open_error(group: BaseExceptionGroup[MCPError | ValidationError]) -> AnvylError:
-    """Why a link could not be opened: the first leaf of the group, of a request that changed nothing."""
+    """Return the error of a link that could not be opened: the first leaf of the group."""
     leaf: BaseException = group
     while isinstance(leaf, BaseExceptionGroup):
         leaf = leaf.exceptions[0]

@@ -1,7 +1,7 @@
-"""The HTTP transport under the official MCP client, which keeps the failure of one request to that request.
+"""HTTP transport for the official MCP client that limits the failure of a request to that request.
 
 Without it a lost connection ends the client for every other call (modelcontextprotocol/python-sdk #3560), and a 401 or
-a 502 reaches the caller without its status (#1295). Here both become JSON-RPC errors that carry ours.
+a 502 reaches the caller without its status (#1295). Both become JSON-RPC errors with an Anvyl error as their data.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.peers.connection import connection_errors, replies
 
 FAILED, SESSION_GONE = -32050, -32052
-"""Codes of the errors made here: one of ours in `data`, and a session the host no longer knows."""
+"""JSON-RPC codes of the errors created here: an Anvyl error in `data`, and a session the host no longer knows."""
 
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 _ENCODING_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 
 
 class FaultIsolatingTransport(httpx2.AsyncHTTPTransport):
-    """An httpx2 transport whose POSTs always come back with an answer.
+    """An httpx2 transport whose POSTs always return a response.
 
-    The client tries an older protocol when its first request fails; a host that was never reached is not tried twice.
+    The client retries with an older protocol if its first request fails; a host that was never reached fails at once.
     """
 
     _reached = False
@@ -68,9 +68,9 @@ def _checked_response(request: httpx2.Request, response: httpx2.Response, kind: 
 
 
 def _error_response(request: httpx2.Request, error: AnvylError, code: int = FAILED) -> httpx2.Response:
-    # An error status makes the client fit the answer to its request, whose id is not known here.
-    told = {"code": code, "message": error.message, "data": {protocol_keys.ERROR: error.as_dict()}}
-    body = json.dumps({"jsonrpc": "2.0", "id": None, "error": told}).encode()
+    # With an error status the client matches the response to its request itself; the id is not known here.
+    payload = {"code": code, "message": error.message, "data": {protocol_keys.ERROR: error.as_dict()}}
+    body = json.dumps({"jsonrpc": "2.0", "id": None, "error": payload}).encode()
     return httpx2.Response(503, headers={"content-type": "application/json"}, content=body, request=request)
 
 

@@ -1,4 +1,4 @@
-"""One attempt for all who come while it is made."""
+"""Run an operation once for all concurrent callers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anvyl_mcp.core.errors import AnvylError
 
 
 class SingleFlight:
-    """Something that the first to come does; whoever comes meanwhile waits, and shares its outcome."""
+    """An operation that the first caller runs; callers that arrive meanwhile wait and share its outcome."""
 
     def __init__(self) -> None:
         self._lock = anyio.Lock()
@@ -18,10 +18,10 @@ class SingleFlight:
         self._failure: AnvylError | None = None
 
     async def do(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Do `work`, or share what became of it.
+        """Run `work`, or wait for the run under way and share its outcome.
 
         Raises:
-            AnvylError: what `work` raised. A cancelled attempt is no outcome: the next one makes another.
+            AnvylError: raised by `work`. A cancelled run is not shared: the next caller runs it again.
         """
         before = self._made
         async with self._lock:

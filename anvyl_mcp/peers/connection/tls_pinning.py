@@ -1,6 +1,6 @@
-"""TLS that trusts one key: who answers with another is refused during the handshake, before anything is sent to it.
+"""TLS with pinned keys: a server with another key is rejected in the handshake, before anything is sent.
 
-No authority, no host name, no clock: a host's address and its certificate may change, its key may not.
+Certificate authority, host name and expiry are not checked: address and certificate of a host may change, its key not.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ _BEFORE_KEY = (_INTEGER, _SEQUENCE, _SEQUENCE, _SEQUENCE, _SEQUENCE)
 
 
 class WrongKey(ssl.SSLError):
-    """The other end proved a key, and it is not the one expected."""
+    """The server's key is not the pinned one."""
 
 
 @dataclass(frozen=True, slots=True)
 class NextKey:
-    """The pin of the key that a host said it will have next; `proved` is called whenever it proves that one."""
+    """The pin of the key that a host announced as its next one; `on_used` is called whenever the host uses it."""
 
     pin: str
-    proved: Callable[[], None]
+    on_used: Callable[[], None]
 
 
-def pinned_context(pins: Iterable[str], following: NextKey | None = None) -> ssl.SSLContext:
-    """A TLS 1.3 client context for hosts that hold the key of one of `pins`, or the one `following`.
+def pinned_context(pins: Iterable[str], next_key: NextKey | None = None) -> ssl.SSLContext:
+    """Return a TLS 1.3 client context for hosts that have the key of one of `pins`, or `next_key`.
 
     Raises:
-        InvalidInput: something is no pin, or there is none.
+        InvalidInput: a pin is malformed, or none is given.
     """
     expected = [pin_digest(pin) for pin in pins] or [pin_digest("")]
-    last = pin_digest(following.pin) if following else b""
+    announced = pin_digest(next_key.pin) if next_key else b""
 
     def check(connection: ssl.SSLObject | ssl.SSLSocket) -> None:
         key = public_key(connection.getpeercert(binary_form=True) or b"")
         found = hashlib.sha256(key).digest()
         if key and any(hmac.compare_digest(found, digest) for digest in expected):
             return
-        if not key or following is None or not hmac.compare_digest(found, last):
-            raise WrongKey("the key is not the one that was expected")
-        following.proved()
+        if not key or next_key is None or not hmac.compare_digest(found, announced):
+            raise WrongKey("the server's key is not the pinned one")
+        next_key.on_used()
 
-    # The hooks that asyncio, anyio, HTTP clients and the standard library all pass through.
+    # asyncio, anyio, HTTP clients and the standard library all call these methods.
     class PinnedObject(ssl.SSLObject):
         def do_handshake(self) -> None:
             super().do_handshake()
@@ -71,9 +71,9 @@ def pinned_context(pins: Iterable[str], following: NextKey | None = None) -> ssl
 
 
 def public_key(certificate: bytes) -> bytes:
-    """The public key (SubjectPublicKeyInfo, DER) in a certificate; nothing when it cannot be read beyond doubt.
+    """Return the public key (SubjectPublicKeyInfo, DER) of a certificate; empty if it is not strict DER.
 
-    It must find the very key that OpenSSL checked the handshake with, so it takes strict DER and nothing else.
+    Strict, because it must find the same key that OpenSSL verified the handshake with.
     """
     if len(certificate) > MOST_CERTIFICATE_BYTES:
         return b""
@@ -93,7 +93,7 @@ def public_key(certificate: bytes) -> bytes:
 
 
 def _element(data: bytes, tag: int) -> tuple[bytes, bytes]:
-    """The first element of `data`, header and all, and what follows it."""
+    """Split `data` into its first element, including its header, and the rest."""
     end = sum(_header(data))
     if data[0] != tag or end > len(data):
         raise ValueError
@@ -105,13 +105,13 @@ def _content(element: bytes) -> bytes:
 
 
 def _header(data: bytes) -> tuple[int, int]:
-    """Bytes of an element's header, and of its content."""
+    """Return the lengths of an element's header and content, in bytes."""
     if len(data) < 2:
         raise ValueError
     length = data[1]
     if length < 0x80:
         return 2, length
-    # One spelling for each length, as DER has it; two bytes reach as far as a certificate may.
+    # DER allows one encoding per length; two bytes are enough for MOST_CERTIFICATE_BYTES.
     octets = data[2 : 2 + length - 0x80]
     if not 1 <= length - 0x80 <= 2 or len(octets) != length - 0x80 or octets[0] == 0:
         raise ValueError

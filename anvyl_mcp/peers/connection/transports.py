@@ -1,4 +1,4 @@
-"""How a host's address becomes a connection."""
+"""Parse a host's address and create a connection for it."""
 
 from __future__ import annotations
 
@@ -20,63 +20,63 @@ _PAIR = "pair with it: run `anvyl-mcp invite` there, then `anvyl hosts add` here
 _LIKE = "write it like http://192.168.1.5:4200"
 
 
-def _connect_plain(url: str, lean: bool, pin: str, token: str, following: NextKey | None) -> Connection:
+def _connect_plain(url: str, lean: bool, pin: str, token: str, next_key: NextKey | None) -> Connection:
     if pin:
         raise InvalidInput(f"{url} cannot prove its key: it is plain http", hint="write it with https://")
     if token and not is_loopback(url):
         raise Unpaired("a token is sent to another machine over https only", hint=_PAIR)
-    return _make_client(url, lean, pin, token, following)
+    return _make_client(url, lean, pin, token, next_key)
 
 
-def _connect_pinned(url: str, lean: bool, pin: str, token: str, following: NextKey | None) -> Connection:
+def _connect_pinned(url: str, lean: bool, pin: str, token: str, next_key: NextKey | None) -> Connection:
     if not pin:
-        raise Unpaired("there is no pin to know its key by, so nothing is sent to it", hint=_PAIR)
-    return _make_client(url, lean, pin, token, following)
+        raise Unpaired("its key is not pinned, so nothing is sent to it", hint=_PAIR)
+    return _make_client(url, lean, pin, token, next_key)
 
 
-def _make_client(url: str, lean: bool, pin: str, token: str, following: NextKey | None) -> Connection:
+def _make_client(url: str, lean: bool, pin: str, token: str, next_key: NextKey | None) -> Connection:
     if lean:
-        return LeanClient(url, pin=pin, token=token, following=following)
+        return LeanClient(url, pin=pin, token=token, next_key=next_key)
     # The SDK costs a second to import; a direct command never needs it.
     from anvyl_mcp.peers.connection.sdk_client import SdkClient
 
-    return SdkClient(url, pin=pin, token=token, following=following)
+    return SdkClient(url, pin=pin, token=token, next_key=next_key)
 
 
 TRANSPORTS: dict[str, Callable[[str, bool, str, str, NextKey | None], Connection]] = {
     "http": _connect_plain,
     "https": _connect_pinned,
 }
-"""URL scheme to what makes a connection from a URL, whether it must be lean, a pin, a token, and the next pin."""
+"""Connection factories by URL scheme; arguments: URL, lean, pin, token, next key."""
 
 
-def connect(url: str, *, lean: bool, pin: str = "", token: str = "", following: NextKey | None = None) -> Connection:
-    """A connection to the host at `url`; nothing is sent before it is used. `lean` starts fast, on little code.
+def connect(url: str, *, lean: bool, pin: str = "", token: str = "", next_key: NextKey | None = None) -> Connection:
+    """Return a connection to the host at `url`; nothing is sent until it is used. `lean`: avoid slow imports.
 
-    Another machine is reached over https, with the `pin` of its key; `token` says there who asks. Until it proves the
-    key `following`, the host may still hold the one of `pin`.
+    Other machines need https with the `pin` of their key; `token` authenticates this machine. The host may already use
+    `next_key` instead of the pinned one.
 
     Raises:
-        InvalidInput: the address, the pin or the token cannot be used.
-        Unpaired: a pin is missing, or the token would travel in the open.
+        InvalidInput: the address, the pin or the token is invalid.
+        Unpaired: a pin is missing, or the token would be sent unencrypted.
     """
     base = base_url(url)
     if token and not _TOKEN.fullmatch(token):
-        raise InvalidInput("the token has characters that no token has", hint="copy it again, in one piece")
-    return TRANSPORTS[urlsplit(base).scheme](f"{base}/mcp", lean, pin, token, following)
+        raise InvalidInput("the token contains invalid characters", hint="copy it again, in one piece")
+    return TRANSPORTS[urlsplit(base).scheme](f"{base}/mcp", lean, pin, token, next_key)
 
 
 def base_url(text: str) -> str:
-    """The one spelling of a host's address: `nas` becomes `http://nas:4200`.
+    """Normalize a host's address: `nas` becomes `http://nas:4200`.
 
     Raises:
-        InvalidInput: it is no address, or says more than an address.
+        InvalidInput: it is not an address, or contains more than one.
     """
     written = text.strip()
     parts, port = _split(_with_scheme(written) if "://" not in written else written, written)
     if parts.scheme not in TRANSPORTS:
         raise InvalidInput(
-            f"`{written}` cannot be reached: `{parts.scheme}` is no transport", hint=f"there is {', '.join(TRANSPORTS)}"
+            f"`{written}` has the unknown transport `{parts.scheme}`", hint=f"use {' or '.join(TRANSPORTS)}"
         )
     if "@" in parts.netloc:
         raise InvalidInput("an address must not hold a user name or password", hint=_LIKE)
@@ -90,7 +90,7 @@ def base_url(text: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the address can only be this machine itself; what cannot be read is not."""
+    """Whether the address can only be this machine; False if it cannot be parsed."""
     try:
         host = urlsplit(base_url(url)).hostname or ""
     except InvalidInput:
@@ -104,7 +104,7 @@ def is_loopback(url: str) -> bool:
 
 
 def _with_scheme(written: str) -> str:
-    """An address without a scheme as a URL; a bare IPv6 address gets its brackets."""
+    """Add the scheme to an address, and brackets to a bare IPv6 address."""
     try:
         return f"http://[{ipaddress.IPv6Address(written)}]"
     except ValueError:
@@ -123,7 +123,7 @@ def _split(url: str, written: str) -> tuple[SplitResult, int]:
 
 
 def _host(name: str) -> str:
-    """The host in a URL's spelling, or nothing."""
+    """Return the host as it is spelled in a URL; empty if invalid."""
     if ":" in name:
         try:
             return f"[{ipaddress.IPv6Address(name)}]"

@@ -1,4 +1,4 @@
-"""A host that swallows packets costs its seconds once: it is then left alone, and asked in the background."""
+"""Circuit breaker per host: after a timeout, calls fail at once while a background task probes the host."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from anvyl_mcp.peers.hosts.registry import Peer
 
 PROBE_SECONDS = 5
 JITTER = 0.2
-"""Part of a wait by which it varies: hosts that went down together are not asked together."""
+"""Random variation of the probe interval, so that hosts that went down together are not probed together."""
 TRIAL_SECONDS = 1.5
-"""What a new process gives a host that was down a while ago, before it takes it to be down still."""
+"""Timeout for the first attempt of a new process at a host that was down a while ago."""
 COSTLY_SECONDS = 0.5
-"""A failure that took less need not be spared anybody."""
+"""Failures faster than this do not open the breaker: retrying them is cheap."""
 REFUSED_RETRY_SECONDS = 0.1
-"""Between two attempts at a host that refuses: no more than ten a second."""
+"""Minimum time between attempts at a host that refuses connections."""
 
 T = TypeVar("T")
 
 
 class Breaker:
-    """Stands between the fleet and its connections. `known` tells which hosts there are now."""
+    """Decides whether a call is sent to a host. `known` returns the current hosts."""
 
     def __init__(self, marks: DownMarks, known: Callable[[], Iterable[Peer]]) -> None:
         self.pending_hosts: list[str] = []
-        """Whose answers are awaited now, by name, the oldest first."""
+        """Names of hosts with a call under way, oldest first."""
         self._marks = marks
         self._known = known
         self._down: dict[Peer, Down] = {}
@@ -49,10 +49,10 @@ class Breaker:
     async def ask(
         self, peer: Peer, connection: Connection, work: Callable[[], Awaitable[T]], *, anew: bool = False
     ) -> T:
-        """Do `work` on a host's connection, unless the host is down. `anew`: try in any case.
+        """Run `work` on a host's connection, unless the host is down. `anew`: even if it is.
 
         Raises:
-            Unreachable: it is down.
+            Unreachable: the host is down.
         """
         self.pending_hosts.append(peer.name)
         try:
@@ -71,15 +71,15 @@ class Breaker:
         return result
 
     def answered_since(self, peer: Peer, began: float) -> bool:
-        """Whether a host answered anybody after that moment."""
+        """Whether a host answered any call after that moment."""
         return self._answered.get(peer, began) > began
 
     def is_open(self, peer: Peer) -> bool:
-        """Whether a host is left alone now."""
+        """Whether calls to a host fail without being sent."""
         return peer in self._down
 
     async def aclose(self) -> None:
-        """Ask nobody any more."""
+        """Stop all probes."""
         probes = list(self._probes.values())
         for probe in probes:
             probe.cancel()
@@ -94,7 +94,7 @@ class Breaker:
             elif mark is not None:
                 await self._trial(peer, connection, mark)
         elif peer in self._down and not self._down[peer].fresh:
-            # Nobody asked in the background: the process stood still, as at a prompt, or slept.
+            # The probe did not run: the process was blocked at a prompt, or the machine slept.
             await self._trial(peer, connection, self._down[peer])
         if peer in self._down:
             raise self._down[peer].error()
@@ -104,7 +104,7 @@ class Breaker:
             )
 
     async def _retry_refused(self, peer: Peer, connection: Connection) -> None:
-        """Ask a host that refused, for all who want something of it; not sooner than a moment after the last time."""
+        """Try a host that refused connections again, at most every `REFUSED_RETRY_SECONDS`."""
         await anyio.sleep(max(self._refused.get(peer, 0) + REFUSED_RETRY_SECONDS - time.monotonic(), 0))
         try:
             await connection.version()
@@ -114,7 +114,7 @@ class Breaker:
         self._refused.pop(peer, None)
 
     async def _trial(self, peer: Peer, connection: Connection, mark: Down) -> None:
-        """Look briefly at a host that another process found down a while ago."""
+        """Probe a host that was down a while ago, with a short timeout."""
         began = time.monotonic()
         try:
             with anyio.fail_after(TRIAL_SECONDS):
@@ -122,7 +122,7 @@ class Breaker:
         except TimeoutError:
             self._open(peer, connection, Down(mark.since, time.time(), mark.reason))
         except AnvylError as error:
-            # The call that follows says what is wrong, unless it would take long.
+            # The call that follows reports the error, unless it is a slow one.
             self._record_failure(peer, connection, error, time.monotonic() - began)
         else:
             self._mark_up(peer)
@@ -131,13 +131,13 @@ class Breaker:
         if isinstance(error, Timeout | Unknown):
             return
         if seconds < COSTLY_SECONDS or not isinstance(error, Unreachable):
-            # Something said no, or said it at once: asking again costs nothing.
+            # It answered, or failed at once: another attempt is cheap.
             self._mark_up(peer)
             if isinstance(error, Refused):
                 self._refused[peer] = time.monotonic()
             return
         if self.answered_since(peer, time.monotonic() - seconds):
-            # Others were answered meanwhile: its line loses packets, which is no reason to leave it alone.
+            # Other calls were answered meanwhile: the network loses packets, but the host is up.
             return
         now = time.time()
         before = self._down.get(peer) or self._marks.read(peer)
@@ -149,7 +149,7 @@ class Breaker:
         if not down.fresh or self._marks.read(peer) != down:
             self._marks.write(peer, down)
         if peer not in self._probes:
-            # No task group fits: it outlives the call that found the host down, and must not carry its context along.
+            # Not in a task group: it outlives the call that found the host down, and must not inherit its context.
             probe = asyncio.create_task(self._probe(peer, connection), context=contextvars.Context())
             self._probes[peer] = probe
             probe.add_done_callback(lambda _: self._probes.pop(peer, None))
@@ -161,7 +161,7 @@ class Breaker:
             self._checked.add(peer)
 
     async def _probe(self, peer: Peer, connection: Connection) -> None:
-        """Ask every 5 s whether it is back, for as long as it is down and known."""
+        """Probe a host every 5 s for as long as it is down and known."""
         spent = 0.0
         try:
             while peer in self._down:
@@ -177,5 +177,5 @@ class Breaker:
                     self._mark_up(peer)
                 spent = time.monotonic() - began
         finally:
-            # However it ends: a host that nobody asks any more must not stay down.
+            # A host that is no longer probed must not stay marked as down.
             self._down.pop(peer, None)

@@ -1,4 +1,4 @@
-"""Which hosts were silent lately: one small file each, so that one command's wait spares the next one its own."""
+"""Cache of unreachable hosts, one small file each, so that the next command does not wait for the same timeout."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from anvyl_mcp.core.files import write_atomically
 from anvyl_mcp.peers.hosts.registry import Peer
 
 FRESH_SECONDS = 8
-"""For so long a mark is as good as asking: a host that came back is used again within 10 s."""
+"""How long a mark is trusted without a new attempt: a host that came back is used again within 10 s."""
 KEPT_SECONDS = 600
-"""After that a mark says nothing any more."""
+"""How long a mark is kept; after that it is ignored."""
 MOST_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """A host that did not answer: since when, when it was `asked` last, and why. Times are the clock's."""
+    """A host that did not answer: since when, the last attempt (`asked`), and why. Unix times."""
 
     since: float
     asked: float
@@ -31,46 +31,47 @@ class Down:
 
     @property
     def fresh(self) -> bool:
-        """Whether asking again would be too soon."""
+        """Whether it is too soon for another attempt."""
         return 0 <= time.time() - self.asked < FRESH_SECONDS
 
     def error(self) -> Unreachable:
-        """What a call gets that is not even tried."""
+        """Return the error for a call that is not attempted."""
         silent = text.format_duration(max(time.time() - self.since, 1))
         return Unreachable(
             f"{self.reason}, down for {silent}",
-            hint="it is tried again every few seconds; now: anvyl hosts check",
-            call_hint="it is tried again every few seconds",
+            hint="Anvyl retries every few seconds; to retry now: anvyl hosts check",
+            call_hint="Anvyl retries every few seconds",
         )
 
 
 class DownMarks:
-    """The marks of one installation. What cannot be written or read only costs the wait that it would have spared."""
+    """The marks of one installation. Read and write errors are ignored: a missing mark only costs a timeout."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def read(self, peer: Peer) -> Down | None:
-        """What is known of a host; None when it answered last, or nobody asked lately."""
+        """Return the mark of a host; None if it answered last, or the mark has expired."""
         if self._folder is None:
             return None
         try:
-            told = json.loads(self._file(self._folder, peer).read_text(encoding="utf-8"))
-            down = Down(float(told["since"]), float(told["asked"]), text.clean(str(told["reason"]))[:MOST_CHARACTERS])
+            fields = json.loads(self._file(self._folder, peer).read_text(encoding="utf-8"))
+            reason = text.clean(str(fields["reason"]))[:MOST_CHARACTERS]
+            down = Down(float(fields["since"]), float(fields["asked"]), reason)
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        # A clock that was set back must not make a mark last for ever.
+        # Ignore marks from the future, which would otherwise last until then if the clock was set back.
         return down if 0 <= time.time() - down.asked < KEPT_SECONDS and down.since <= down.asked else None
 
     def write(self, peer: Peer, down: Down) -> None:
-        """Mark a host, at once or not at all."""
+        """Mark a host as down."""
         if self._folder is None:
             return
         with suppress(OSError):
             write_atomically(self._file(self._folder, peer), json.dumps(asdict(down)), durable=False)
 
     def remove(self, peer: Peer) -> None:
-        """It answers."""
+        """Remove the mark of a host that answered."""
         if self._folder is not None:
             with suppress(OSError):
                 self._file(self._folder, peer).unlink(missing_ok=True)

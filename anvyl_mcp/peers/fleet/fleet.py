@@ -1,4 +1,4 @@
-"""This host and its peers as one: call a tool on one of them, or on many at once."""
+"""The fleet: this host and its peers. Call a tool on one host, or on several at once."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ UPDATE = f"this is {__version__}: update the older one"
 OTHER_VERSION = "is it the same version of Anvyl? See anvyl hosts check"
 NOT_SERVED = "here, not serving"
 AT_ONCE = 32
-"""Hosts asked at the same time; more while these only wait."""
+"""Hosts called concurrently; more if these do not finish within `PATIENCE`."""
 PATIENCE = 0.1
-"""Seconds that a host waits for its turn: those before it may be waiting for somebody who never answers."""
+"""Seconds after which a host is called although `AT_ONCE` calls are under way: those may hang."""
 SLACK_SECONDS = 10
-"""What a tool with a time limit of its own may take beyond it, to start and to clean up."""
+"""Extra time for a tool with its own `timeout` argument, to start and clean up."""
 RETRY_SECONDS = 0.2
-"""At most, before a read is asked again: callers that lost the same host do not come back together."""
+"""Upper limit of the random delay before a read is retried, so that callers do not all retry at the same moment."""
 
 Connect = Callable[[Peer], Connection]
 
 
 @dataclass(frozen=True, slots=True)
 class OnBehalf:
-    """Who a call is made for, and what that one may do; it never adds to what the connection itself allows."""
+    """The caller that a call is made for, and its scopes; they can only restrict what the connection allows."""
 
     name: str
     scopes: frozenset[str]
@@ -51,8 +51,8 @@ class OnBehalf:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedObjects:
-    """The objects of a change as they were when it was decided: the container, and what identifies its images, networks
-    and volumes, by `KIND NAME`.
+    """The objects of a change when it was approved: the container, and the ids of its images, networks and volumes by
+    `KIND NAME`.
     """
 
     id: str = ""
@@ -60,14 +60,14 @@ class ExpectedObjects:
     others: Mapping[str, str] = field(default_factory=dict)
 
     def as_meta(self) -> dict[str, Any]:
-        """What the host is told, so that it does nothing when one of them is another one."""
+        """Return the request metadata that makes the host reject the change if an object differs."""
         container = {protocol_keys.EXPECT: {"id": self.id, "state": self.state}} if self.id else {}
         return container | ({protocol_keys.OBJECTS: dict(self.others)} if self.others else {})
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One call on one host: the answer, or why there is none."""
+    """One call on one host, with its answer or error."""
 
     host: str
     tool: str
@@ -77,36 +77,36 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the tool did what it was asked."""
+        """Whether the call succeeded."""
         return self.answer.ok
 
     @property
     def error(self) -> AnvylError | None:
-        """Why not."""
+        """The error, if it failed."""
         return self.answer.error
 
     @property
     def host_failed(self) -> bool:
-        """Whether it was the host that failed, rather than a healthy host that said no."""
+        """Whether the host failed, as opposed to a healthy host that rejected the call."""
         return self.word not in ("ok", "denied", "failed")
 
     @property
     def word(self) -> StatusWord:
-        """How the call ended, in one of the closed list of words."""
+        """The status word of the call."""
         return call_status(self.error)
 
     @property
     def status(self) -> str:
-        """`ok`, or a word with its reason: `unreachable: connection refused`."""
+        """`ok`, or the status word with the reason: `unreachable: connection refused`."""
         return status_text(self.error, self.word)
 
 
 class UnexpectedResult(Unreachable):
-    """A host answered what its tool does not promise."""
+    """The result of a host does not match the tool's output schema."""
 
 
 class Fleet:
-    """Hosts by name, this one first, each behind one long-lived connection made when first needed."""
+    """Hosts by name, this one first, each with one long-lived connection that is opened on first use."""
 
     def __init__(
         self,
@@ -117,11 +117,11 @@ class Fleet:
         *,
         marks: DownMarks | None = None,
     ) -> None:
-        """`marks`: which hosts other processes of this installation found down."""
+        """`marks`: hosts that other processes of this installation found down."""
         self.set_local(local)
         self.registry = registry
         self.call_meta: dict[str, Any] = {}
-        """Sent with every call."""
+        """Metadata sent with every call."""
         self.catalogue = dict(catalogue)
         self._connect = connect
         self._connections: dict[Peer, Connection] = {}
@@ -129,27 +129,28 @@ class Fleet:
         self._breaker = Breaker(marks or DownMarks(None), lambda: self.peers.values())
 
     def set_local(self, local: Peer) -> None:
-        """Take `local` for this host from now on."""
+        """Replace the entry of this host."""
         self.local = local
         self.served_at = local.url if "://" in local.url else NOT_SERVED
-        """Where this host answers, for people."""
+        """The address of this host, as shown to people."""
 
     @property
     def peers(self) -> dict[str, Peer]:
-        """Every host by name, as the hosts file says now; this host first."""
+        """Every host by name, read from the current hosts file; this host first."""
         known = self.registry.peers()
         return {self.local.name: self.local, **{name: peer for name, peer in known.items() if name != self.local.name}}
 
     @property
     def hosts(self) -> list[str]:
-        """Every host's name, this one first."""
+        """The names of all hosts, this one first."""
         return list(self.peers)
 
     def select(self, selector: str) -> list[str]:
-        """The hosts a selector names: `nas`, `nas,web1`, `@tag`, `all`, `local`.
+        """Return the hosts of a selector: `nas`, `nas,web1`, `@tag`, `all`, `local`.
 
         Raises:
-            UnknownHost: a name or tag nobody has.
+            UnknownHost: no host has that name or tag.
+            InvalidInput: the selector is empty.
         """
         peers = self.peers
         chosen: list[str] = []
@@ -158,7 +159,7 @@ class Fleet:
                 chosen += self._named(word, peers)
         if not chosen:
             raise InvalidInput(
-                "no host is named", hint=f"use {did_you_mean('', peers).removeprefix('choose from ')} or all"
+                "no host given", hint=f"use {did_you_mean('', peers).removeprefix('choose from ')} or all"
             )
         return list(dict.fromkeys(chosen))
 
@@ -177,17 +178,17 @@ class Fleet:
         return [word]
 
     def tool(self, name: str) -> ToolListing:
-        """A tool of the catalogue.
+        """Return a tool of the catalogue.
 
         Raises:
-            InvalidInput: there is none of that name.
+            InvalidInput: unknown tool.
         """
         if name not in self.catalogue:
             raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, self.catalogue))
         return self.catalogue[name]
 
     async def learn_tool(self, name: str) -> None:
-        """Look for a tool that this version does not know on the hosts whose tools are trusted."""
+        """Add an unknown tool to the catalogue if a host with `trust_tools` offers it."""
         if name in self.catalogue:
             return
         for peer in self.peers.values():
@@ -207,18 +208,17 @@ class Fleet:
         expected: ExpectedObjects | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> Outcome:
-        """Run one tool on one host. What goes wrong is in the outcome, never raised: one host is not the others.
+        """Run one tool on one host. Errors are returned in the outcome, never raised.
 
-        `on_behalf`: who the call is made for, when that one may do less than this process. `expected`: how the object
-        that is changed was when that was decided; if it is not so any more, nothing is done.
+        `on_behalf`: the caller, if it has fewer rights than this process. `expected`: the objects when the change was
+        approved; if they differ by now, the host does nothing.
         """
         started = time.monotonic()
         try:
             listing = self.tool(tool)
             answer = await self._ask(host, listing, arguments, on_behalf, expected, on_progress)
             if answer.ok and not matches_schema(answer.result, listing.output_schema):
-                # Another version may answer more or less than ours; nothing that reads it could tell what is meant.
-                raise UnexpectedResult(f"its answer to `{tool}` is not of the promised form", hint=OTHER_VERSION)
+                raise UnexpectedResult(f"its answer to `{tool}` does not match the tool's schema", hint=OTHER_VERSION)
         except AnvylError as error:
             answer = ToolAnswer(error=error)
         if isinstance(answer.error, InvalidInput | UnexpectedResult) and tool in self.catalogue:
@@ -226,7 +226,7 @@ class Fleet:
         return Outcome(host, tool, arguments, answer, round(time.monotonic() - started, 4))
 
     async def _with_version_reason(self, host: str, tool: ToolListing, error: AnvylError) -> AnvylError:
-        """A failure that another version of the tool may be the reason for, with that reason."""
+        """Add to an error how the host's version of the tool differs, if it does."""
         if host == self.local.name:
             return error
         try:
@@ -236,7 +236,7 @@ class Fleet:
             return error
         if tool.name not in offered.differing:
             return error
-        reason = f"its `{tool.name}` is of another version: it {offered.differing[tool.name]}"
+        reason = f"it has another version of `{tool.name}`, which {offered.differing[tool.name]}"
         return type(error)(f"{error.message}; {reason}", hint=f"it runs {version or 'another version'}, {UPDATE}")
 
     async def call_many(
@@ -250,9 +250,9 @@ class Fleet:
         on_outcome: Callable[[Outcome], None] | None = None,
         on_progress: Callable[[str], ProgressCallback] | None = None,
     ) -> dict[str, Outcome]:
-        """Run one tool on several hosts at once; one outcome per host, in the order of `hosts`.
+        """Run one tool on several hosts at once. Returns one outcome per host, in the order of `hosts`.
 
-        `on_progress` makes what one host's progress is told to.
+        `on_progress` returns the progress callback for a host.
         """
         outcomes: dict[str, Outcome] = {}
         slots = anyio.Semaphore(AT_ONCE)
@@ -281,30 +281,30 @@ class Fleet:
         return {host: outcomes[host] for host in hosts}
 
     async def list_tools(self, host: str) -> list[ToolListing]:
-        """What a host itself says it offers.
+        """Return the tools that a host offers.
 
         Raises:
-            AnvylError: it cannot be asked.
+            AnvylError: the host does not answer.
         """
         peer, connection = self._connection(host)
         return await self._breaker.ask(peer, connection, connection.list_tools)
 
     async def version(self, host: str, *, anew: bool = False) -> str:
-        """The version a host says it runs; asking is also how to see that it answers. `anew`: also when it is down.
+        """Return the version that a host reports, also used as a health check. `anew`: ask even if it is marked down.
 
         Raises:
-            AnvylError: it does not.
+            AnvylError: the host does not answer.
         """
         peer, connection = self._connection(host)
         return await self._breaker.ask(peer, connection, connection.version, anew=anew)
 
     @property
     def pending_hosts(self) -> list[str]:
-        """The other hosts whose answers are awaited now, for whatever reason."""
+        """The other hosts with a call under way."""
         return [host for host in dict.fromkeys(self._breaker.pending_hosts) if host != self.local.name]
 
     def is_skipped(self, host: str) -> bool:
-        """Whether a host is left alone for a while because it was silent."""
+        """Whether calls to a host fail at once because it did not answer lately."""
         peer = self.peers.get(host)
         return peer is not None and self._breaker.is_open(peer)
 
@@ -318,19 +318,24 @@ class Fleet:
         on_progress: ProgressCallback | None,
     ) -> ToolAnswer:
         if on_behalf is not None and tool.scope not in on_behalf.scopes:
+<<<<<<< HEAD
             # The host would refuse as well; but it need not be asked, with this process's rights, to do so.
             raise Denied(f"`{tool.name}` needs the scope `{tool.scope}`, which `{on_behalf.name}` does not have")
+=======
+            # The host would deny it too, but the request would carry this process's token.
+            raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
+>>>>>>> 36417f4 (Connections and fleet: docstrings and errors in plain English)
         peer, connection = self._connection(host)
         seconds = time_limit(tool, arguments)
-        told = {protocol_keys.WHOLE: True, **self.call_meta}
+        meta = {protocol_keys.WHOLE: True, **self.call_meta}
         if not tool.reads:
-            told[protocol_keys.OPERATION] = str(uuid.uuid4())
+            meta[protocol_keys.OPERATION] = str(uuid.uuid4())
         if expected is not None and not tool.reads:
-            told |= expected.as_meta()
+            meta |= expected.as_meta()
         if on_behalf is not None:
-            told |= {protocol_keys.SCOPES: sorted(on_behalf.scopes), protocol_keys.FOR: on_behalf.name}
+            meta |= {protocol_keys.SCOPES: sorted(on_behalf.scopes), protocol_keys.FOR: on_behalf.name}
         began = time.monotonic()
-        call = partial(connection.call, tool.name, arguments, seconds=seconds, meta=told, on_progress=on_progress)
+        call = partial(connection.call, tool.name, arguments, seconds=seconds, meta=meta, on_progress=on_progress)
 
         async def send() -> ToolAnswer:
             nonlocal began
@@ -342,17 +347,17 @@ class Fleet:
             return await pace.run(tool, send, seconds)
         except (Unknown, Timeout) as error:
             if not tool.reads:
-                again = partial(connection.call, tool.name, arguments, meta=told, on_progress=on_progress)
+                again = partial(connection.call, tool.name, arguments, meta=meta, on_progress=on_progress)
                 left = seconds - (time.monotonic() - began)
-                change = unknown_outcome.LostChange(host, tool, arguments, told[protocol_keys.OPERATION])
+                change = unknown_outcome.LostChange(host, tool, arguments, meta[protocol_keys.OPERATION])
                 return await unknown_outcome.settle(connection, change, error, again, seconds=left)
             if isinstance(error, Timeout):
                 raise
         except Unreachable:
             if not tool.reads or not self._breaker.answered_since(peer, began):
                 raise
-        # A read whose connection was lost is asked once more: it changes nothing, and the peer may have restarted. So
-        # is one that got no connection while others were answered.
+        # Retry a read once if its connection was lost, since the peer may have restarted, or if it got no connection
+        # while other calls were answered.
         await anyio.sleep(random.uniform(0, RETRY_SECONDS))
         try:
             return await pace.run(tool, send)
@@ -369,11 +374,11 @@ class Fleet:
             try:
                 self._connections[peer] = self._connect(peer)
             except InvalidInput as error:
-                raise Unreachable(f"its entry in the hosts file cannot be used: {error}") from error
+                raise Unreachable(f"its entry in the hosts file is invalid: {error}") from error
         return peer, self._connections[peer]
 
     async def aclose(self) -> None:
-        """Let go of every connection, also when the caller is being cancelled."""
+        """Close every connection, even if the caller is being cancelled."""
         connections = list(self._connections.values())
         self._connections.clear()
         with anyio.CancelScope(shield=True):
@@ -384,7 +389,7 @@ class Fleet:
 
 
 def time_limit(tool: ToolListing, arguments: Mapping[str, Any]) -> float:
-    """Seconds a call may take: the tool's own limit, or less when its `timeout` argument says so."""
+    """Return the time limit of a call in seconds: the tool's own, or less if its `timeout` argument is shorter."""
     limit = arguments.get("timeout", tool.arguments.get("timeout", {}).get("default"))
     if isinstance(limit, str) and limit.isdecimal():
         limit = int(limit)

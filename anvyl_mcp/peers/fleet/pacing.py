@@ -1,4 +1,4 @@
-"""A caller keeps to what a host can take: few changes under way at once, and a refused call is sent again in time."""
+"""Client-side rate limiting: few concurrent changes per host, and a retry of calls that the host rejected as busy."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from anvyl_mcp.core.errors import Busy
 from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 
 PATIENCE = 120.0
-"""Seconds that a call goes on being sent to a host that refuses it for want of room."""
+"""Seconds for which a call is retried on a host that is busy."""
 ROOM_SECONDS = 30.0
-"""Seconds without an answer to any change after which those that wait here are sent too; then the host decides."""
+"""Seconds without an answer to any change after which waiting changes are sent anyway, and the host decides."""
 
 
 class Pacer:
-    """How fast one host is asked. Only what it refused before it acted is sent again, so no change is made twice."""
+    """Limits calls to one host. Only those that it rejected before acting are retried, so no change is made twice."""
 
     def __init__(self) -> None:
         self._room = anyio.Semaphore(protocol_keys.CHANGES_AT_ONCE)
@@ -28,12 +28,12 @@ class Pacer:
     async def run(
         self, tool: ToolListing, send: Callable[[], Awaitable[ToolAnswer]], seconds: float = 0.0
     ) -> ToolAnswer:
-        """Send a call until the host takes it, or has refused it for too long; `seconds` is what the call may take."""
+        """Send a call until the host accepts it or `PATIENCE` is over; `seconds` is the time limit of the call."""
         async with self._place(tool, max(ROOM_SECONDS, seconds)):
             deadline = anyio.current_time() + PATIENCE
             answer = await send()
             while (wait := _retry_seconds(answer)) and anyio.current_time() + wait < deadline:
-                # In turn: calls that come back together would be refused together.
+                # One at a time: calls that retry together would be rejected together.
                 async with self._turns.setdefault(tool.scope, anyio.Lock()):
                     await anyio.sleep(wait)
                 answer = await send()
@@ -43,7 +43,7 @@ class Pacer:
 
     @asynccontextmanager
     async def _place(self, tool: ToolListing, seconds: float) -> AsyncIterator[None]:
-        """A place among the changes that are under way; reads need none."""
+        """Hold one of the slots for concurrent changes; reads need none."""
         if tool.reads:
             yield
             return
@@ -55,7 +55,7 @@ class Pacer:
                 self._room.release()
 
     async def _wait_for_room(self, seconds: float) -> bool:
-        """Whether there is room, waited for as long as the host answers changes at all."""
+        """Wait for a slot; give up, and return False, if the host answered no change for `seconds`."""
         deadline = anyio.current_time() + seconds
         while anyio.current_time() < deadline:
             with anyio.move_on_at(deadline):
@@ -66,5 +66,5 @@ class Pacer:
 
 
 def _retry_seconds(answer: ToolAnswer) -> float:
-    """Seconds until the same call may be sent again; 0 when that is of no use."""
+    """Return the seconds after which to retry; 0 if a retry is pointless."""
     return answer.error.retry_after if isinstance(answer.error, Busy) else 0.0

@@ -1,4 +1,4 @@
-"""Whether what a peer answers has the shape that the tool promises: a lying peer must not crash what reads it."""
+"""Check a peer's result against the tool's output schema, so that malformed results do not crash their readers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 
 def matches_schema(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether a JSON value is of a schema's types, with its required fields; fields we do not know are let be."""
+    """Whether a JSON value has a schema's types and required fields; unknown fields are ignored."""
     if "anyOf" in schema:
         return any(matches_schema(value, branch) for branch in schema["anyOf"])
     kind = schema.get("type")

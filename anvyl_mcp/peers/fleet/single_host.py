@@ -1,4 +1,4 @@
-"""One host of a fleet, as a fleet of its own: for questions that may not, or need not, leave it."""
+"""A fleet of this host only, for questions that must not be forwarded to peers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anvyl_mcp.peers.hosts.registry import Peer
 
 
 class SingleHostFleet(Fleet):
-    """This host without its peers: whatever is asked of it reaches no other. It shares the connection to itself."""
+    """This host without its peers. It shares the whole fleet's connection to this host."""
 
     def __init__(self, fleet: Fleet) -> None:
         super().__init__(fleet.local, fleet.registry, fleet.catalogue, fleet._connect)
@@ -20,17 +20,17 @@ class SingleHostFleet(Fleet):
 
     @property
     def peers(self) -> dict[str, Peer]:
-        """This host."""
+        """Only this host."""
         self.local = self._whole.local
         return {self.local.name: self.local}
 
     @property
     def others(self) -> list[str]:
-        """The hosts that it does without."""
+        """The names of the excluded hosts."""
         return [name for name in self._whole.hosts if name != self.local.name]
 
     def others_in(self, words: str) -> list[str]:
-        """Those of them that a text names, by name or by a tag with its `@`."""
+        """Return the excluded hosts that a text names, by name or by `@tag`."""
         tags = {f"@{tag.lower()}" for peer in self._whole.peers.values() for tag in peer.tags}
         return sorted(_words(words) & {*self.others, *tags})
 

@@ -1,4 +1,4 @@
-"""The closed list of words for how a call on a host ended, the same in every face."""
+"""The status words for a call on a host, the same in every interface."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ _STATUS_OF: dict[type[AnvylError], StatusWord] = {
     InternalError: "unknown",
     Cancelled: "cancelled",
 }
-"""The first class that fits; any other error is an answer that a healthy host gave."""
+"""The first matching class decides; any other error is the answer of a healthy host."""
 
 
 def host_status(error: AnvylError | None) -> StatusWord:
-    """How a host did that answered with `error`, or with none."""
+    """Return the status of a host that answered with `error`, or with none."""
     return next((word for kind, word in _STATUS_OF.items() if isinstance(error, kind)), "ok")
 
 
 def call_status(error: AnvylError | None) -> StatusWord:
-    """How one call ended: as `word`, but a healthy host that could not do it has `failed`."""
+    """Return the status of one call: that of the host, or `failed` if a healthy host could not do it."""
     return "failed" if error is not None and host_status(error) == "ok" else host_status(error)
 
 
-def status_text(error: AnvylError | None, said: StatusWord | None = None) -> str:
-    """`ok`, or a word and the reason: `timeout: no answer within 5 s`. Who refuses is unreachable, and says why."""
-    said = said or host_status(error)
-    if error is None or said == "ok":
+def status_text(error: AnvylError | None, word: StatusWord | None = None) -> str:
+    """Return `ok`, or a word and the reason: `timeout: no answer within 5 s`. `refused` is shown as unreachable."""
+    word = word or host_status(error)
+    if error is None or word == "ok":
         return "ok"
-    return f"{'unreachable' if said == 'refused' else said}: {error.message}"
+    return f"{'unreachable' if word == 'refused' else word}: {error.message}"

@@ -1,4 +1,4 @@
-"""Which hosts a call goes to when nobody said, or said it loosely."""
+"""Resolve which hosts a call goes to if its host is not given, or is given as a selector."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Fleet, Outcome
 
 @dataclass(frozen=True)
 class Lookup:
-    """How the objects of one kind are found: the tool that lists them, where its rows stand, what holds their names."""
+    """How to list one kind of object: tool, arguments, the result field with the rows, and the name field."""
 
     tool: str
     arguments: Mapping[str, Any]
@@ -41,7 +41,7 @@ LOOKUPS = {
 
 
 ListObjects = Callable[[str], Awaitable[Mapping[str, Outcome]]]
-"""Every host's objects of one kind, as `find` gives them."""
+"""Lists the objects of one kind on every host, see `list_objects`."""
 
 
 async def resolve_targets(
@@ -52,16 +52,16 @@ async def resolve_targets(
     *,
     look: ListObjects | None = None,
 ) -> list[str]:
-    """The hosts for one call. `look` is for a caller that has asked before; without it every host is asked.
+    """Return the hosts for one call. `look`: a cached listing; by default every host is asked.
 
-    What a selector names; else for a read every host that has the named object, or every host; for a change the one
-    host where the named object lives, or the only host there is.
+    With a selector, its hosts. Otherwise reads go to every host that has the named object, or to all hosts; a change
+    goes to the one host that has the object, or to the only host.
 
     Raises:
-        UnknownHost: the selector names nobody.
+        UnknownHost: the selector names an unknown host or tag.
         NotFound: no host has the named object.
-        Conflict: several have it and the call changes something.
-        ApprovalNeeded: one has it, but another could not be asked, so a person must name the host.
+        Conflict: several hosts have the object that would be changed.
+        ApprovalNeeded: one host has it, but another did not answer and may have it too, so a person must name the host.
         InvalidInput: a change that names no existing object needs a host.
     """
     if tool.toolset == "fleet":
@@ -84,13 +84,13 @@ async def resolve_targets(
 
 
 async def list_objects(fleet: Fleet, kind: str, hosts: Sequence[str] | None = None) -> dict[str, Outcome]:
-    """The objects of one kind on some hosts, or on all."""
+    """List the objects of one kind on some hosts, or on all."""
     lookup = LOOKUPS[kind]
     return await fleet.call_many(fleet.hosts if hosts is None else hosts, lookup.tool, lookup.arguments)
 
 
 async def hosts_by_name(fleet: Fleet, kind: str) -> dict[str, list[str]]:
-    """The names of all objects of one kind, with the hosts that have each; of the hosts that answer."""
+    """Return the hosts that have each object of one kind, by name; hosts that do not answer are left out."""
     found: dict[str, list[str]] = {}
     for host, outcome in (await list_objects(fleet, kind)).items():
         for name in set(names_in(kind, outcome)):
@@ -99,16 +99,16 @@ async def hosts_by_name(fleet: Fleet, kind: str) -> dict[str, list[str]]:
 
 
 def names_in(kind: str, outcome: Outcome) -> list[str]:
-    """The names of the objects that one host listed."""
+    """Return the names of the objects that one host listed."""
     return [name for row in rows(kind, outcome) for name in _names(kind, row)]
 
 
 ListedObjects = dict[str, Mapping[str, Outcome]]
-"""Kind of object → what each host listed of it."""
+"""Listings of each host, by kind of object."""
 
 
 def list_objects_once(fleet: Fleet, found: ListedObjects) -> ListObjects:
-    """A look that asks for each kind once, for several calls of one command; `found` is what it has seen."""
+    """Return a `ListObjects` that caches its listings in `found`, for several calls of one command."""
 
     async def look(kind: str) -> Mapping[str, Outcome]:
         if kind not in found:
@@ -119,11 +119,11 @@ def list_objects_once(fleet: Fleet, found: ListedObjects) -> ListObjects:
 
 
 async def expected_container(fleet: Fleet, host: str, wanted: str) -> ExpectedObjects:
-    """The container that a name means on one host now.
+    """Return the current state of a container on one host.
 
     Raises:
-        NotFound: the host has none of that name.
-        AnvylError: it cannot be asked.
+        NotFound: the host has no such container.
+        AnvylError: the host cannot be asked.
     """
     lookup = LOOKUPS["container"]
     outcome = await fleet.call(host, lookup.tool, lookup.arguments)
@@ -138,7 +138,7 @@ async def expected_container(fleet: Fleet, host: str, wanted: str) -> ExpectedOb
 async def _hosts_with_any(
     fleet: Fleet, look: ListObjects, tool: ToolListing, named: list[tuple[str, str]]
 ) -> list[str]:
-    """Where the object lives that is on the fewest hosts: `web` has one, the network `bridge` is on all of them."""
+    """Return the host of the first named object that only one host has: `web`, but not the network `bridge`."""
     error: Conflict | None = None
     for kind, wanted in sorted(named, key=lambda one: one[0] != "container"):
         try:
@@ -170,13 +170,13 @@ async def _hosts_with(fleet: Fleet, look: ListObjects, tool: ToolListing, kind: 
             if len(having) > 2
             else f"both {text.join_names(having)} have a {kind} `{wanted}`",
             hint=f"name the host, like --host {having[0]}; or all",
-            call_hint=f'give the one that is meant as `host`, like "{having[0]}"; or "all"',
+            call_hint=f'set `host` to the intended one, like "{having[0]}", or to "all"',
         ).with_choices(having)
     if silent:
         raise ApprovalNeeded(
             f"{kind} `{wanted}` is on {having[0]}, but {_unreachable_reasons(silent)}, so it may be there too",
             hint=f"name the host: --host {having[0]}",
-            call_hint=f'ask the person; with their yes call it again with "{having[0]}" as `host`',
+            call_hint=f'ask the person; if they agree, call it again with "{having[0]}" as `host`',
         )
     return having
 
@@ -206,7 +206,7 @@ MACHINE_COMMANDS = {
     "start": ("start machines", ""),
     "remove": ("remove machines", ""),
 }
-"""What people want of a machine with the words for a container, and the command that does it there."""
+"""What a container verb means for a machine, and the shell command for it."""
 
 
 def not_found_error(
@@ -219,12 +219,12 @@ def not_found_error(
     but: str = "",
     where: str = "no host",
 ) -> AnvylError:
-    """Why an object is not found, with near names; a host's own name is never taken for a container's."""
+    """Return the error for an unknown object, with similar names, or the one for a host name used as a container."""
     host = next((host for host in hosts if host.lower() == wanted.lower()), "")
     if kind == "container" and host:
         return not_a_container_error(tool.partition("_")[0], host)
     if wanted.isdecimal():
-        return NotFound(f"`{wanted}` does not say which {kind}s{but}", hint=f"name each {kind}, or say all")
+        return NotFound(f"`{wanted}` does not name a {kind}{but}", hint=f"name each {kind}, or say all")
     negative = "has" if where == "no host" else "has no"
     hint = did_you_mean(wanted, known) or f"there are no {kind}s"
     article = "a " if where == "no host" else ""
@@ -232,7 +232,7 @@ def not_found_error(
 
 
 def not_a_container_error(verb: str, host: str) -> NotFound:
-    """The answer to an order for a machine; `host` is which, if it is one."""
+    """Return the error for a container command on a machine; `host`: its name, if it is a known host."""
     does, command = MACHINE_COMMANDS.get(verb, ("do that to machines", ""))
     where = f"on {host}" if host else "on the machine itself"
     hint = f"{where}: {command}" if command else f"name a container{f' on {host}' if host else ''}"
@@ -240,7 +240,7 @@ def not_a_container_error(verb: str, host: str) -> NotFound:
 
 
 def similar_names(name: str, wanted: str) -> bool:
-    """Whether two names differ in nothing but capitals and what joins their parts."""
+    """Whether two names differ only in case and separators."""
     return _normalized(name) == _normalized(wanted) != ""
 
 
@@ -253,19 +253,19 @@ def _unreachable_reasons(silent: Mapping[str, AnvylError]) -> str:
 
 
 def rows(kind: str, outcome: Outcome) -> list[dict[str, Any]]:
-    """What one host listed of a kind."""
+    """Return the rows of one host's listing."""
     listed: list[dict[str, Any]] = (outcome.answer.result or {}).get(LOOKUPS[kind].rows, [])
     return listed
 
 
 def _names(kind: str, row: Mapping[str, Any]) -> list[str]:
-    """The names of one object: an image may have several, or none."""
+    """Return the names of one object; an image may have several, or none."""
     value = row[LOOKUPS[kind].field]
     return list(value) if isinstance(value, list) else [value]
 
 
 def matches_name(kind: str, row: Mapping[str, Any], wanted: str) -> bool:
-    """Whether a row is the object meant: by a name, or by the start of its id as the engine accepts it."""
+    """Whether a row has the wanted name, or an id that starts with it."""
     known = _names(kind, row)
     if kind == "container":
         wanted = wanted.removeprefix("/")
@@ -275,11 +275,11 @@ def matches_name(kind: str, row: Mapping[str, Any], wanted: str) -> bool:
 
 
 def matches_id(row: Mapping[str, Any], wanted: str) -> bool:
-    """Whether `wanted` abbreviates a row's id, as the engine accepts it."""
+    """Whether `wanted` is an abbreviation of a row's id that the engine accepts."""
     return len(wanted) >= 4 and str(row.get("id", "")).startswith(wanted.removeprefix("sha256:")[:12])
 
 
 def _reference(image: str) -> str:
-    """An image reference in its short form, with its tag."""
+    """Return an image reference in its short form, with its tag."""
     short = image.removeprefix("index.").removeprefix("docker.io/").removeprefix("library/")
     return short if ":" in short.rpartition("/")[2] else f"{short}:latest"

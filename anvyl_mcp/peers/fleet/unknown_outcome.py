@@ -1,4 +1,4 @@
-"""A change whose answer was lost: the host is asked for the operation before anybody is told that nobody knows."""
+"""Resolve a change whose answer was lost, by asking the host for the outcome of the operation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anvyl_mcp.core.errors import AnvylError, Refused, Unknown
 from anvyl_mcp.peers.connection.listing import Connection, ToolAnswer, ToolListing
 
 SECONDS = 5.0
-"""How long the host is asked at most; never longer than the call itself might have taken."""
+"""How long to keep asking, limited by the remaining time of the call."""
 PAUSE = 0.1
 LIST_COMMANDS = {
     "containers": ("anvyl ps --all", "list_containers", 'all=true, host="{host}"'),
@@ -21,22 +21,22 @@ LIST_COMMANDS = {
     "networks": ("anvyl call list_networks", "list_networks", 'host="{host}"'),
     "volumes": ("anvyl call list_volumes", "list_volumes", 'host="{host}"'),
 }
-"""How to see what became of a change by a tool of each toolset: the command, and the tool with its arguments."""
+"""How to check the outcome of a change, by toolset: a command, and a tool with its arguments."""
 INSPECT_COMMAND = ("anvyl info {name}", "get_container_info", 'name="{name}", host="{host}"')
 """The same for a change of one container."""
 
 
 class Resend(Protocol):
-    """Sends the same call under the same operation id once more."""
+    """Sends the same call again, with the same operation id."""
 
     async def __call__(self, *, seconds: float) -> ToolAnswer:
-        """Wait so many seconds for the answer."""
+        """Send the call with a time limit."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LostChange:
-    """A change that was asked of a host, and nobody knows what became of it."""
+    """A change that was sent to a host and whose outcome is unknown."""
 
     host: str
     tool: ToolListing
@@ -44,8 +44,8 @@ class LostChange:
     operation: str
 
     def error(self, reason: AnvylError) -> Unknown:
-        """What its caller is told, with the way to find out."""
-        said = reason.message.partition("; it may or may not")[0]
+        """Return the error for the caller, with a hint how to check the outcome."""
+        cause = reason.message.partition("; it may or may not")[0]
         names = [str(self.arguments.get(name, "")) for name, kind in self.tool.names.items() if kind == "container"]
         name = names[0] if names and names[0].replace("-", "").isalnum() else ""
         command, tool, arguments = (
@@ -53,27 +53,27 @@ class LostChange:
         )
         where = {"name": name, "host": self.host}
         return Unknown(
-            f"{said}; it may or may not have happened (operation {self.operation})",
-            hint=f"look before you repeat it: {command.format_map(where)} --host {self.host}",
-            call_hint=f"look before you repeat it: {tool}({arguments.format_map(where)})",
+            f"{cause}; it may or may not have happened (operation {self.operation})",
+            hint=f"check before you repeat it: {command.format_map(where)} --host {self.host}",
+            call_hint=f"check before you repeat it: {tool}({arguments.format_map(where)})",
         )
 
 
 async def settle(
     connection: Connection, change: LostChange, reason: AnvylError, send: Resend, *, seconds: float
 ) -> ToolAnswer:
-    """What became of a change, told by its host. `seconds` are what is left of the call's own time.
+    """Return the outcome of a change, as its host reports it. `seconds`: the remaining time of the call.
 
-    It is sent again, which is safe where the host does each operation once, and nowhere else.
+    The call is resent, which is safe only on hosts that deduplicate operations.
 
     Raises:
-        Unknown: the host does not tell in time, cannot tell, or is gone.
+        Unknown: the host does not answer in time, does not deduplicate, or is gone.
     """
     deadline = anyio.current_time() + min(SECONDS, seconds)
     with anyio.CancelScope(deadline=deadline), suppress(Refused):
         while (left := deadline - anyio.current_time()) > 0 and await _is_idempotent(connection, change.tool):
             answer = await _resend(send, left)
-            # Only an answer that carries the operation tells what became of it: a host may also refuse to be asked.
+            # Only an answer with the operation id is the outcome: the host may also have rejected the resent call.
             if answer.operation == change.operation:
                 return answer
             await anyio.sleep(PAUSE)
@@ -81,10 +81,10 @@ async def settle(
 
 
 async def _is_idempotent(connection: Connection, tool: ToolListing) -> bool:
-    """Whether the host says so now: it may have been replaced by an older one.
+    """Whether the host deduplicates this tool's calls; asked anew, since an older version may run there by now.
 
     Raises:
-        Refused: nothing listens there any more.
+        Refused: the host no longer accepts connections.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""How what a host offers differs from what this version knows: its words are compared, never believed."""
+"""Compare the tools that a host offers with those of this version."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from anvyl_mcp.core import text
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 DESCRIPTIVE = ("description", "title", "examples")
-"""Parts of a schema that only say something."""
+"""Parts of a schema that do not affect which values are valid."""
 MOST_NAMES = 100
 LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What one host offers: which of our tools, which in another form and how it differs, and which we do not know."""
+    """The tools that a host offers: those in our catalogue, how some of these differ, and those unknown here."""
 
     known: tuple[str, ...]
     differing: Mapping[str, str]
@@ -25,7 +25,7 @@ class Offer:
 
 
 def compare_tools(catalogue: Mapping[str, ToolListing], listed: Iterable[ToolListing]) -> Offer:
-    """Compare a host's listing with ours."""
+    """Compare a host's listing with our catalogue."""
     theirs = {tool.name: tool for tool in listed}
     differing = {name: difference(ours, theirs[name]) for name, ours in catalogue.items() if name in theirs}
     foreign = sorted(text.clean(name)[:LONGEST_NAME] for name in theirs if name not in catalogue)
@@ -33,7 +33,7 @@ def compare_tools(catalogue: Mapping[str, ToolListing], listed: Iterable[ToolLis
 
 
 def difference(ours: ToolListing, theirs: ToolListing) -> str:
-    """How a tool of another version differs from ours, in words; empty when calls and answers are the same."""
+    """Describe how a tool of another version differs from ours; empty if calls and answers are compatible."""
     parts = []
     if missing := [name for name in ours.arguments if name not in theirs.arguments]:
         parts.append(f"does not know {_quoted(missing)}")
@@ -51,7 +51,7 @@ def _quoted(names: list[str]) -> str:
 
 
 def _without_descriptions(schema: Any) -> Any:
-    """A schema without its words."""
+    """Return a schema without descriptions, titles, examples and `x-` keys."""
     if isinstance(schema, dict):
         return {
             name: {key: _without_descriptions(value) for key, value in entry.items()}

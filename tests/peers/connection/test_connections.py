@@ -496,7 +496,7 @@ def test_an_address_has_one_spelling(written: str, base: str) -> None:
     ("written", "words"),
     [
         ("http://user:secret@h", "user name or password"),
-        ("ftp://h", "`ftp` is no transport"),
+        ("ftp://h", "has the unknown transport `ftp`"),
         ("http://h?x=1", "more than an address"),
         ("http://h/#x", "more than an address"),
         ("http://h:99999", "not an address"),

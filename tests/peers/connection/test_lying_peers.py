@@ -78,7 +78,7 @@ async def test_an_answer_of_another_shape_is_that_hosts_trouble_alone(result: An
     done = await fleet.call_many(["here", "evil"], "list_containers", {})
 
     assert done["here"].ok
-    assert not done["evil"].ok and "not of the promised form" in done["evil"].status
+    assert not done["evil"].ok and "does not match the tool's schema" in done["evil"].status
     assert await resolve_targets(fleet, fleet.tool("get_container_info"), {"name": "web"}) == ["here"]
 
 

@@ -251,7 +251,7 @@ async def test_a_change_whose_connection_is_lost_is_never_repeated(
 
     assert isinstance(outcome.error, Unknown)
     assert "may or may not have happened" in outcome.error.message
-    assert "look before you repeat it" in outcome.error.hint
+    assert "check before you repeat it" in outcome.error.hint
     assert toy.executions["change"] == 1
 
 

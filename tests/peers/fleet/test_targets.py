@@ -114,8 +114,8 @@ def test_a_selector_names_hosts(
         ("nas,web2", "unknown_host", "there is no host `web2`", "did you mean `web1`?"),
         ("@wbe", "unknown_host", "there is no host `@wbe`", "did you mean `@web`?"),
         ("@", "unknown_host", "there is no host `@`", "`@far`"),
-        (",", "invalid_input", "no host is named", "`here`, `nas`"),
-        (" ", "invalid_input", "no host is named", "or all"),
+        (",", "invalid_input", "no host given", "`here`, `nas`"),
+        (" ", "invalid_input", "no host given", "or all"),
     ],
 )
 def test_a_selector_that_names_nobody_is_refused(
@@ -273,7 +273,7 @@ def test_a_command_line_in_one_word_is_the_first_argument(tools: Mapping[str, To
 @pytest.mark.parametrize(
     ("tool", "words", "says", "hint"),
     [
-        ("stop_container", "", "`stop_container` needs `name`", "give name=…"),
+        ("stop_container", "", "`stop_container` needs `name`", "add name=…"),
         ("stop_container", "nam=web", "`stop_container` has no argument `nam`", "did you mean `name`?"),
         ("stop_container", "web db", "`stop_container` has no argument `db`", "`name`"),
         ("stop_container", "name=web name=db", "`name` is given twice", "once"),

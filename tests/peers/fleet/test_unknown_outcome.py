@@ -159,9 +159,9 @@ async def test_a_host_that_may_do_it_twice_is_not_asked_again() -> None:
     with pytest.raises(Unknown, match=r"may or may not have happened \(operation op-1\)") as raised:
         await host.settle()
     assert host.sent == 0
-    assert raised.value.hint == "look before you repeat it: anvyl info web --host nas"
+    assert raised.value.hint == "check before you repeat it: anvyl info web --host nas"
     there = 'get_container_info(name="web", host="nas")'
-    assert raised.value.for_tool_caller().hint == f"look before you repeat it: {there}"
+    assert raised.value.for_tool_caller().hint == f"check before you repeat it: {there}"
 
 
 async def test_a_host_that_is_gone_is_not_waited_for() -> None:

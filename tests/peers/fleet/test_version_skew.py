@@ -58,7 +58,7 @@ async def test_a_call_that_another_version_refuses_says_that_it_is_another_versi
         error = (await fleet.call("nas", "look", {"limit": 3})).error
 
     assert isinstance(error, InvalidInput)
-    assert error.message.endswith("its `look` is of another version: it does not know `limit`")
+    assert error.message.endswith("it has another version of `look`, which does not know `limit`")
     assert error.hint == f"it runs 0.0.9, this is {__version__}: update the older one"
 
 
@@ -68,7 +68,10 @@ async def test_an_answer_in_another_form_says_why(tmp_path: Path) -> None:
         error = (await fleet.call("nas", "look", {})).error
 
     assert isinstance(error, Unreachable)
-    assert "is not of the promised form; its `look` is of another version: it answers in another form" in error.message
+    assert (
+        "does not match the tool's schema; it has another version of `look`, which answers in another form"
+        in error.message
+    )
 
 
 async def test_a_refusal_of_the_same_version_is_left_as_it_is(tmp_path: Path) -> None:

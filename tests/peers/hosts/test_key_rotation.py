@@ -136,7 +136,7 @@ def test_an_announcement_is_kept_until_the_key_is_proved(registry: Registry) -> 
 
     accepted = next_key(registry, registry.get("nas"))
     assert accepted is not None
-    accepted.proved()
+    accepted.on_used()
 
     assert registry.get("nas") == Peer("nas", "https://nas:4200", ("home",), SECOND, "token")
 
@@ -147,7 +147,7 @@ def test_an_announcement_over_an_outdated_connection_changes_nothing(registry: R
     record_announced_key(registry, outdated, SECOND)
     accepted = next_key(registry, registry.get("nas"))
     assert accepted is not None
-    accepted.proved()
+    accepted.on_used()
 
     record_announced_key(registry, outdated, THIRD)
 
