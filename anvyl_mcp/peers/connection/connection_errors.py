@@ -82,7 +82,7 @@ def connection_lost() -> Unknown:
 
 def malformed_reply() -> Unknown:
     """Return the error for a reply that cannot be parsed."""
-    return Unknown(f"its reply is not a valid MCP message{_MAYBE}", hint=_ADDRESS)
+    return Unknown(f"its reply is not an MCP answer{_MAYBE}", hint=_ADDRESS)
 
 
 def too_large() -> AnvylError:
