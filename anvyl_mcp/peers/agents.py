@@ -1,4 +1,4 @@
-"""Asking the agent on another host: its own model, its own rules, with no more rights than whoever asks here has."""
+"""Forward questions to the agent on another host, restricted to the rights of the caller here."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from anvyl_mcp.peers.hops import Hop
 from anvyl_mcp.peers.hosts.registry import Peer, not_paired_error
 
 SECONDS = 30
-"""What another agent gets for its answer."""
+"""Time limit for the answer of another agent."""
 
 
 @dataclass(frozen=True)
 class Sender:
-    """Who asks, along which way, and what the request is called. `alone`: each host asked is to answer for itself."""
+    """The caller, the path and the id of a forwarded request. `alone`: the host must not forward it to its peers."""
 
     rights: OnBehalf
     path: tuple[Hop, ...]
@@ -33,31 +33,33 @@ class Sender:
 
     @property
     def headers(self) -> dict[str, str]:
-        """As they travel: the other side can only take rights away by them."""
-        told = {
+        """The HTTP headers. The receiver uses the scopes only to restrict the rights of our token."""
+        headers = {
             protocol_keys.SCOPES_HEADER: ",".join(sorted(self.rights.scopes)),
             protocol_keys.FOR_HEADER: quote(self.rights.name),
             protocol_keys.PATH_HEADER: ",".join(map(str, self.path)),
         }
         if self.alone:
-            told[protocol_keys.ALONE_HEADER] = "1"
-        return {**told, protocol_keys.REQUEST_ID_HEADER: self.request_id} if self.request_id else told
+            headers[protocol_keys.ALONE_HEADER] = "1"
+        if self.request_id:
+            headers[protocol_keys.REQUEST_ID_HEADER] = self.request_id
+        return headers
 
 
 async def ask(peer: Peer, query: str, sender: Sender, *, approve: bool) -> Mapping[str, Any]:
-    """What its agent answers: the body of `/agent/process` there, with the `status_code`.
+    """Ask a host's agent. Returns the body of `/agent/process` there, with the `status_code`.
 
     Raises:
         Unpaired, Unreachable: nothing was sent.
-        Timeout: there is no answer within `SECONDS`; the other side was told to stop.
-        Foreign: there is no agent.
-        AnvylError: its own error.
+        Timeout: no answer within `SECONDS`; the request was cancelled.
+        NotAnvyl: the peer has no agent.
+        AnvylError: the host reported this error.
     """
     return await _post(peer, "/agent/process", {"query": query, "approve": approve}, sender)
 
 
 async def decide(peer: Peer, id_: str, sender: Sender, *, approve: bool) -> Mapping[str, Any]:
-    """Give a person's answer to what waits there.
+    """Approve or deny a pending approval on a host.
 
     Raises:
         AnvylError: as for `ask`.
@@ -74,4 +76,4 @@ async def _post(peer: Peer, path: str, body: Mapping[str, Any], sender: Sender) 
             async with json_api.client(base_url(peer.url), *peer.pins, seconds=SECONDS) as client:
                 return await json_api.request(client, "POST", path, body, headers, MOST_BYTES)
     except TimeoutError as error:
-        raise Timeout(f"no answer within {SECONDS} s", hint="ask for less, or look at that host") from error
+        raise Timeout(f"no answer within {SECONDS} s", hint="ask for less, or check that host") from error

@@ -1,6 +1,6 @@
-"""Which hosts a question came through: so that an agent never asks one that is asked already.
+"""The path of hosts that a question was forwarded through, to prevent forwarding loops.
 
-Two machines may share a name, so a host on a path is its name with an id that its installation keeps: `nas~3f2a…`.
+Two machines may have the same name, so a hop is the name with an id of the installation: `nas~3f2a…`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ ID = re.compile("[0-9a-f]{16}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One host on the way."""
+    """One host on the path."""
 
     name: str
     id: str
 
     def __str__(self) -> str:
-        """As it travels."""
+        """Return its form in the header."""
         return f"{self.name}~{self.id}"
 
 
 def installation_id(state_dir: Path) -> str:
-    """What tells this installation from every other; made when there is none, and lost where it cannot be kept."""
+    """Return the random id of this installation. It is created on first use; if it cannot be saved, it is temporary."""
     file = state_dir / "host-id"
     with suppress(OSError, UnicodeDecodeError):
         if ID.fullmatch(found := file.read_text(encoding="ascii").strip()):
@@ -42,7 +42,7 @@ def installation_id(state_dir: Path) -> str:
     with suppress(OSError):
         draft = state_dir / f".host-id-{made}"
         write_atomically(draft, made, durable=False)
-        # Of two that start at once the first one wins, for both.
+        # If two processes start at once, both use the id of the first.
         with suppress(FileExistsError):
             os.link(draft, file)
         draft.unlink()
@@ -51,29 +51,29 @@ def installation_id(state_dir: Path) -> str:
 
 
 def parse(header: str) -> tuple[Hop, ...]:
-    """The path in a header; nothing when there is none.
+    """Parse the path header; empty if the header is.
 
     Raises:
-        InvalidInput: it is no path.
+        InvalidInput: the header is malformed.
     """
     stops = []
     for word in header.split(",") if header.strip() else ():
         name, _, id_ = word.strip().partition("~")
         if not HOST_NAME.fullmatch(name) or not ID.fullmatch(id_):
-            raise InvalidInput("the path of the question cannot be read", hint="leave X-Anvyl-Path to Anvyl")
+            raise InvalidInput("the X-Anvyl-Path header is malformed", hint="only Anvyl sets this header; leave it out")
         stops.append(Hop(name, id_))
     return tuple(stops)
 
 
 def append_hop(path: tuple[Hop, ...], here: Hop) -> tuple[Hop, ...]:
-    """The path with this host at its end.
+    """Append this host to the path.
 
     Raises:
-        Conflict: this host is on it already, or it grows too long.
+        Conflict: this host is on the path already, or the path gets too long.
     """
     way = " → ".join([*(stop.name for stop in path), here.name])
     if any(stop.id == here.id for stop in path):
-        raise Conflict(f"the question went round in a circle: {way}", hint="see anvyl hosts list on each of them")
+        raise Conflict(f"the question was forwarded in a loop: {way}", hint="check anvyl hosts list on each of them")
     if len(path) >= MOST_HOPS:
-        raise Conflict(f"the question went through too many hosts: {way}", hint="ask the last one directly")
+        raise Conflict(f"the question was forwarded too often: {way}", hint="ask the last host directly")
     return (*path, here)

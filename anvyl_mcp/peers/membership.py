@@ -1,4 +1,4 @@
-"""Hosts come and go: `anvyl hosts add` and `remove`, put together."""
+"""Add, rename and remove hosts, for `anvyl hosts` and the HTTP API."""
 
 from __future__ import annotations
 
@@ -28,48 +28,48 @@ async def add_host(
     pin: str,
     trust_tools: bool = False,
 ) -> tuple[Peer, tuple[str, ...]]:
-    """Write a new peer: by a join code, or by name and address. Returns it with the rights a code gave.
+    """Add a host by a pairing code, or by name and address. Returns the peer and the scopes that the code granted.
 
-    `trust_tools`: it may bring tools that this installation does not know.
+    `trust_tools`: allow tools of this host that are not in our catalogue.
 
     Raises:
-        InvalidInput: the code, the name or the address cannot be used.
-        Conflict: the name or the address is known.
-        Unreachable, Denied: a code could not be redeemed.
+        InvalidInput: the code, the name or the address is invalid.
+        Conflict: the name or the address is in use.
+        Unreachable, Denied: the code could not be redeemed.
     """
     groups = tuple(check_tag(tag) for tag in tags)
     if not url:
         by_hand = bool(token or pin)
         return await _add_by_code(fleet, name_or_code, name, groups, by_hand=by_hand, trust_tools=trust_tools)
     if name:
-        raise InvalidInput("the host is named twice", hint="anvyl hosts add NAME URL")
+        raise InvalidInput("the host name is given twice", hint="anvyl hosts add NAME URL")
     peer = replace(new_peer(fleet, name_or_code, url, tags=groups, token=token, pin=pin), trust_tools=trust_tools)
     fleet.registry.add(peer)
     return peer, ()
 
 
 def new_peer(fleet: Fleet, name: str, url: str, *, tags: tuple[str, ...] = (), token: str = "", pin: str = "") -> Peer:
-    """A host by its address, not written down yet.
+    """Return a peer with this address, without adding it.
 
     Raises:
-        InvalidInput: the name, the address, the pin or the token cannot be used.
-        Unpaired: the token would travel in the open.
+        InvalidInput: the name, the address, the pin or the token is invalid.
+        Unpaired: the token would be sent unencrypted.
         Conflict: it is this host.
     """
     peer = Peer(check_host_name(name), check_address(base_url(url)), tags, pin, token)
     _check_new(fleet, peer)
     if pin or token:
-        # Made and thrown away: it says what cannot be used, before anybody relies on it.
+        # Create a connection only to validate the pin and the token.
         connect(peer.url, lean=True, pin=pin, token=token)
     return peer
 
 
 def rename_host(fleet: Fleet, name: str, new: str) -> Peer:
-    """Call a peer otherwise here.
+    """Rename a peer on this machine.
 
     Raises:
-        UnknownHost: there is none of that name.
-        Conflict: the new name is another's, or the host is this one.
+        UnknownHost: there is no host of that name.
+        Conflict: the new name is in use, or the host is this one.
     """
     if name.strip().lower() == fleet.local.name:
         raise Conflict(
@@ -81,14 +81,14 @@ def rename_host(fleet: Fleet, name: str, new: str) -> Peer:
 
 
 async def remove_host(registry: Registry, name: str) -> tuple[Peer, str]:
-    """Forget a peer, after asking it to revoke our token; returns it, and why it did not.
+    """Remove a peer after asking it to revoke our token. Returns the peer, and the error if it did not revoke it.
 
     Raises:
-        UnknownHost: there is none of that name.
+        UnknownHost: there is no host of that name.
     """
     peer, problem = registry.get(name), ""
     if peer.token and peer.pin:
-        # Pairing imports an HTTP client, which the other commands of hosts do not need.
+        # Pairing imports an HTTP client, which other `anvyl hosts` commands do not need.
         from anvyl_mcp.peers.hosts.pairing import unpair
 
         try:
@@ -105,8 +105,8 @@ async def _add_by_code(
 
     if not code.strip().lower().startswith(CODE_PREFIX) or by_hand:
         raise InvalidInput(
-            f"`{code[:40]}` is no join code, and there is no address",
-            hint="anvyl hosts add asks for a code of `anvyl-mcp invite`; by hand it is anvyl hosts add NAME URL",
+            f"`{code[:40]}` is not a pairing code, and no address was given",
+            hint="`anvyl hosts add` asks for a code from `anvyl-mcp invite`; with an address: anvyl hosts add NAME URL",
         )
     invitation = Invitation.decode(code)
     for address in invitation.addresses:
@@ -116,15 +116,15 @@ async def _add_by_code(
             return await _pair_again(fleet, invitation, known, name=name, tags=tags, trust_tools=trust_tools)
     unpaired = {peer.name: peer for peer in fleet.registry.peers().values() if not peer.paired}
     if name and name.strip().lower() not in unpaired:
-        # Before the code is spent.
+        # Check the name before the code is redeemed.
         _check_new(fleet, Peer(check_host_name(name), ""))
     joined = await pair(invitation, called=fleet.local.name, as_name=name, tags=tags)
     joined = replace(joined, peer=replace(joined.peer, trust_tools=trust_tools))
-    meant = [one for one in unpaired.values() if one.name == joined.peer.name or _same_address(one, joined.peer)]
-    if meant:
-        # It was added by its address before; now it has a key to be known by.
-        peer = replace(joined.peer, name=name or meant[0].name, tags=tags or meant[0].tags)
-        fleet.registry.replace(meant[0].name, peer)
+    same = [one for one in unpaired.values() if one.name == joined.peer.name or _same_address(one, joined.peer)]
+    if same:
+        # It was added by its address before and is paired now.
+        peer = replace(joined.peer, name=name or same[0].name, tags=tags or same[0].tags)
+        fleet.registry.replace(same[0].name, peer)
     else:
         peer = _with_free_name(fleet, joined.peer)
         fleet.registry.add(peer)
@@ -134,12 +134,12 @@ async def _add_by_code(
 async def _pair_again(
     fleet: Fleet, invitation: Invitation, known: Peer, *, name: str, tags: tuple[str, ...], trust_tools: bool
 ) -> tuple[Peer, tuple[str, ...]]:
-    """Take the token of a new code instead of the one that this host has: its rights are other ones."""
+    """Redeem a new code of a known host: its token, with other scopes, replaces the current one."""
     from anvyl_mcp.peers.hosts.pairing import pair, unpair
 
     called = check_host_name(name) if name else known.name
     if called != known.name:
-        # Before the code is spent.
+        # Check the name before the code is redeemed.
         _check_new(fleet, Peer(called, ""))
     joined = await pair(invitation, called=fleet.local.name, instead_of=known.token)
     reached = known.url if urlsplit(known.url).netloc in invitation.addresses else joined.peer.url
@@ -148,7 +148,7 @@ async def _pair_again(
     peer = replace(known, name=called, url=reached, tags=groups, token=joined.peer.token, trust_tools=trusted)
     fleet.registry.replace(known.name, peer)
     if known.token and not joined.replaced:
-        # It may be invalid there already, or the host may not answer: the new one works either way.
+        # The new token works even if the host does not answer, or revoked the old one already.
         with suppress(AnvylError):
             await unpair(known)
     return peer, joined.scopes
@@ -163,13 +163,13 @@ def _same_address(one: Peer, other: Peer) -> bool:
 
 def _check_new(fleet: Fleet, peer: Peer) -> None:
     if peer.name == fleet.local.name or peer.url == fleet.local.url:
-        raise Conflict(f"that is this host, `{fleet.local.name}`", hint="it is part of the fleet already")
+        raise Conflict(f"that is this host, `{fleet.local.name}`", hint="it is already part of the fleet")
     if not peer.url and peer.name in fleet.peers:
-        raise Conflict(f"there is a host `{peer.name}` already", hint="choose another --name")
+        raise Conflict(f"there is already a host `{peer.name}`", hint="choose another --name")
 
 
 def _with_free_name(fleet: Fleet, peer: Peer) -> Peer:
-    """Two machines may have the same name; the code is spent by now, so the second gets a number."""
+    """Append a number to the name if it is taken: the code is redeemed by now, so this must not fail."""
     taken, name, number = set(fleet.peers), peer.name.lower(), 2
     while name in taken:
         name, number = f"{peer.name.lower()}-{number}", number + 1

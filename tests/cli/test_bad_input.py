@@ -32,7 +32,7 @@ from tests.support.hosts.nodes import ANVYL, PYTHON, ServingNode, anvyl
         ("call remove_container name=web", 5, "no terminal to ask at", "--yes"),
         ("restart web --host all", 5, "no terminal to ask at", "--yes"),
         ("hosts add first http://127.0.0.1:9", 1, "that is this host", ""),
-        ("hosts add second http://127.0.0.1:9", 1, "there is a host `second` already", "anvyl hosts remove second"),
+        ("hosts add second http://127.0.0.1:9", 1, "there is already a host `second`", "anvyl hosts remove second"),
         ("hosts add all http://127.0.0.1:9", 2, "`all` cannot be a host name", "another name"),
         ("hosts add nas ftp://127.0.0.1", 2, "ftp", "http"),
         ("hosts remove nas", 2, "there is no host `nas`", "`second`"),

@@ -39,7 +39,7 @@ def list_hosts(as_json: JsonOption = False) -> None:
 def check(
     name: Annotated[str, typer.Argument(metavar="HOST", help="Host to check; all if omitted.")] = "",
     accept_audit: Annotated[
-        str, typer.Option(metavar="HOST", help="Accept the current audit log of a host that was set up anew.")
+        str, typer.Option(metavar="HOST", help="Accept the current audit log of a host that was reinstalled.")
     ] = "",
     as_json: JsonOption = False,
 ) -> None:

@@ -318,13 +318,8 @@ class Fleet:
         on_progress: ProgressCallback | None,
     ) -> ToolAnswer:
         if on_behalf is not None and tool.scope not in on_behalf.scopes:
-<<<<<<< HEAD
-            # The host would refuse as well; but it need not be asked, with this process's rights, to do so.
-            raise Denied(f"`{tool.name}` needs the scope `{tool.scope}`, which `{on_behalf.name}` does not have")
-=======
             # The host would deny it too, but the request would carry this process's token.
-            raise Denied(f"`{tool.name}` needs the right `{tool.scope}`, which `{on_behalf.name}` does not have")
->>>>>>> 36417f4 (Connections and fleet: docstrings and errors in plain English)
+            raise Denied(f"`{tool.name}` needs the scope `{tool.scope}`, which `{on_behalf.name}` does not have")
         peer, connection = self._connection(host)
         seconds = time_limit(tool, arguments)
         meta = {protocol_keys.WHOLE: True, **self.call_meta}

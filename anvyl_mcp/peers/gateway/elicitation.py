@@ -1,5 +1,5 @@
-"""A person's yes, asked for through the MCP client that wants a change: in a request of its own by the handshake
-versions of the protocol, and by the versions after them in an answer that the client has to complete.
+"""Ask the person at the MCP client to approve a change: by an elicitation request in the protocol versions with a
+handshake, and by an input-required result in later versions.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.fleet.fleet import ExpectedObjects
 
 SECONDS = 600
-"""How long a question to a person is good."""
+"""How long a prompt stays valid."""
 MOST_WAITING = 1000
 FORM: dict[str, Any] = {"type": "object", "properties": {}}
-"""Nothing to fill in: to accept is the yes."""
+"""A form without fields: accepting it is the approval."""
 QUESTION = "approve"
 
 
 @dataclass(frozen=True)
 class ProposedChange:
-    """A change as it is shown, and as it will be made: this tool, these arguments, on these hosts."""
+    """A change exactly as it is shown and will be made."""
 
     tool: str
     arguments: Mapping[str, Any]
@@ -49,19 +49,19 @@ class ProposedChange:
     who: str = ""
 
     def __str__(self) -> str:
-        """What is asked."""
-        asked = wording.question(wording.describe(self.tool, self.arguments, self.hosts, self.expected))
-        return "\n".join([asked, *self.details])
+        """The prompt for the person."""
+        prompt = wording.question(wording.describe(self.tool, self.arguments, self.hosts, self.expected))
+        return "\n".join([prompt, *self.details])
 
 
 class Elicitation:
-    """Questions to people at clients, each good once."""
+    """Prompts to people at clients, each valid once."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, tuple[float, ProposedChange]] = {}
 
     def possible(self, ctx: ServerRequestContext[Any]) -> bool:
-        """Whether the client says that it can ask its person; one that cannot asks, or does not, before it calls."""
+        """Whether the client supports form elicitation; other clients are expected to ask before they call a tool."""
         capabilities = ctx.session.client_capabilities
         able = capabilities.elicitation if capabilities else None
         if able is None or (able.form is None and able.url is not None):
@@ -69,29 +69,29 @@ class Elicitation:
         return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS or ctx.session.can_send_request
 
     async def ask(self, ctx: ServerRequestContext[Any], change: ProposedChange) -> InputRequiredResult | None:
-        """Ask. None is a yes; a result is what the client completes, and `answered` reads then.
+        """Ask for approval. Returns None if approved, or a result that the client completes for `answered`.
 
         Raises:
-            ApprovalNeeded: it was a no, or no answer.
+            ApprovalNeeded: the person declined or did not answer.
         """
         if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
-            return self._handed_over(change)
+            return self._input_required(change)
         try:
             with anyio.fail_after(SECONDS):
-                said = await ctx.session.elicit_form(str(change), FORM, ctx.request_id)
+                result = await ctx.session.elicit_form(str(change), FORM, ctx.request_id)
         except TimeoutError:
-            raise _declined(change, "nobody answered") from None
+            raise _declined(change, "the person did not answer") from None
         except (MCPError, ValidationError) as error:
-            raise _declined(change, "the client could not ask for a yes") from error
-        _check(change, said)
+            raise _declined(change, "the client could not ask for approval") from error
+        _check_accepted(change, result)
         return None
 
     def answered(self, params: CallToolRequestParams, who: str) -> ProposedChange | None:
-        """The change that a completed request says yes to; None when it is a first request.
+        """Return the change that a completed request approves; None for a first request.
 
         Raises:
-            Gone: it does not wait any more.
-            ApprovalNeeded: it was a no.
+            Gone: the prompt was answered before, or has expired.
+            ApprovalNeeded: the person declined.
         """
         if params.request_state is None and not params.input_responses:
             return None
@@ -102,12 +102,12 @@ class Elicitation:
             or until < anyio.current_time()
             or (change.tool, change.given, change.who) != (params.name, given, who)
         ):
-            raise Gone("this question to a person was answered already, or is too old", hint="call the tool again")
-        said = (params.input_responses or {}).get(QUESTION)
-        _check(change, said if isinstance(said, ElicitResult) else None)
+            raise Gone("this prompt was answered already, or has expired", hint="call the tool again")
+        result = (params.input_responses or {}).get(QUESTION)
+        _check_accepted(change, result if isinstance(result, ElicitResult) else None)
         return change
 
-    def _handed_over(self, change: ProposedChange) -> InputRequiredResult:
+    def _input_required(self, change: ProposedChange) -> InputRequiredResult:
         now = anyio.current_time()
         self._waiting = {state: one for state, one in self._waiting.items() if one[0] >= now}
         if len(self._waiting) >= MOST_WAITING:
@@ -118,15 +118,15 @@ class Elicitation:
         return InputRequiredResult(input_requests={QUESTION: question}, request_state=state)
 
 
-def _check(change: ProposedChange, said: ElicitResult | None) -> None:
-    if said is None:
-        raise _declined(change, "the client sent no answer of a person")
-    if said.action != "accept":
-        raise _declined(change, "the person said no" if said.action == "decline" else "the person did not answer")
+def _check_accepted(change: ProposedChange, result: ElicitResult | None) -> None:
+    if result is None:
+        raise _declined(change, "the client sent no answer from a person")
+    if result.action != "accept":
+        raise _declined(change, "the person declined" if result.action == "decline" else "the person did not answer")
 
 
-def _declined(change: ProposedChange, why: str) -> ApprovalNeeded:
+def _declined(change: ProposedChange, reason: str) -> ApprovalNeeded:
     return ApprovalNeeded(
-        f"{why}: `{change.tool}` was not run on {text.join_names(change.hosts)}, nothing was changed",
+        f"{reason}: `{change.tool}` was not run on {text.join_names(change.hosts)}; nothing was changed",
         hint="do not try again unless the person asks for it",
     )

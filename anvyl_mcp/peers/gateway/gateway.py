@@ -1,4 +1,4 @@
-"""The fleet as one MCP server: each tool once, with a `host` argument, however many hosts there are."""
+"""The fleet as one MCP server: each tool is listed once, with a `host` argument, however many hosts there are."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ HOSTS_SCHEMA: Final = {
     },
     "required": ["hosts"],
 }
-"""Of every result; what one host answers is as that host's own server describes it."""
+"""Output schema of every tool; each host's `result` has the schema of that tool on the host's own server."""
 MOST_CHARACTERS = 20_000
-"""Of the words of one result: about 5,000 tokens."""
+"""Limit of the text of one result: about 5,000 tokens."""
 MOST_NOTES = 4000
-"""Bytes for the words about what was left out."""
+"""Bytes reserved for notes about omitted parts."""
 MOST_NAMES = 60
 LISTINGS: Final[tuple[CacheableMethod, ...]] = ("tools/list", "prompts/list")
 
 CallerOf = Callable[[ServerRequestContext[Any]], OnBehalf]
-"""Who sent a request, and what that one may do."""
+"""Returns the caller of a request, and its scopes."""
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """Answers MCP requests with the fleet. `refresh` looks at what changed on this machine before each."""
+    """Handles MCP requests. `refresh` is called before each to pick up changes on this machine."""
 
     fleet: Fleet
     tools: Mapping[str, ToolListing]
@@ -75,14 +75,14 @@ class Gateway:
     consent: Elicitation
 
     async def list_tools(self, ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListToolsResult:
-        """The tools that the caller may use; the same whatever hosts there are."""
+        """List the tools that the caller may use; they do not depend on the hosts."""
         scopes = self.who(ctx).scopes
         return ListToolsResult(tools=[_listed(tool) for tool in self.tools.values() if tool.scope in scopes])
 
     async def call_tool(
         self, ctx: ServerRequestContext[Any], params: CallToolRequestParams
     ) -> CallToolResult | InputRequiredResult:
-        """Run one tool where it belongs, if need be after a person's yes."""
+        """Run one tool on its hosts, after approval if it changes something."""
         self.refresh()
         try:
             listing, who = self._tool(params.name), self.who(ctx)
@@ -120,7 +120,7 @@ class Gateway:
     async def _ask(
         self, ctx: ServerRequestContext[Any], listing: ToolListing, change: ProposedChange
     ) -> ProposedChange | InputRequiredResult:
-        # A person takes time: what is said yes to is done only while things are as they were shown.
+        # The person may take a while, so the change is made only if its objects are as they were shown.
         plan = await change_plan.plan_change(self.fleet, listing, change.arguments, change.hosts)
         asked = replace(
             change,
@@ -160,7 +160,7 @@ class Gateway:
 def build(
     fleet: Fleet, tools: Mapping[str, ToolListing], *, who: CallerOf, refresh: Callable[[], None] = lambda: None
 ) -> Server[Any]:
-    """An MCP server that offers `tools` of the catalogue on every host of the fleet."""
+    """Return an MCP server that offers `tools` of the catalogue on every host of the fleet."""
     gateway = Gateway(fleet, tools, who, refresh, Elicitation())
     listed = {name: _listed(tool) for name, tool in tools.items()}
     return Server(
@@ -176,7 +176,7 @@ def build(
 
 
 def instructions(fleet: Fleet, tools: Mapping[str, ToolListing]) -> str:
-    """A few lines for a model; the hosts, which differ from fleet to fleet, come last."""
+    """Return the instructions for a model. The hosts come last, so that the rest can be cached as a prefix."""
     lines = [
         "Docker hosts and their containers, as one fleet.",
         "`host` names a host, several with commas, `@tag` or `all`. Without it a tool that reads asks every host,",
@@ -211,7 +211,7 @@ def _listed(tool: ToolListing) -> ListedTool:
 def _result(listing: ToolListing, outcomes: Mapping[str, Outcome]) -> CallToolResult:
     words = host_argument.render(outcomes, listing, MOST_CHARACTERS)
     if listing.toolset == "fleet":
-        # It tells of all hosts by itself.
+        # Fleet tools answer for all hosts themselves.
         (outcome,) = outcomes.values()
         if outcome.error is not None:
             return _failure(outcome.error)
@@ -231,7 +231,7 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
 
 
 def _fitting(listing: ToolListing, words: str, structured: Mapping[str, Any]) -> CallToolResult:
-    """An answer that is small enough for a model."""
+    """Return a result that is small enough for a model."""
     hint = narrowing_hint(host_argument.schema(listing, HOST)["properties"])
     short, notes = shorten_result(structured, MODEL_BYTES - json_size(words) - MOST_NOTES, hint)
     said = "\n".join([words, *notes])[: len(words) + MOST_NOTES // 4]

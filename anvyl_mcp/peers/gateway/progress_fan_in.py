@@ -1,4 +1,4 @@
-"""Progress of one call on several hosts, passed on as one that only grows."""
+"""Merge the progress of one call on several hosts into one increasing progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SendProgress = Callable[[float, float | None, str | None], Awaitable[None]]
 
 
 class ProgressFanIn:
-    """What hosts report, sent on. Of one host its own figures; of several, how many are done, and what one says."""
+    """Merges progress reports: one host's own numbers, or for several the number of hosts done and the last message."""
 
     def __init__(self, send: SendProgress, hosts: Sequence[str]) -> None:
         self._send = send
@@ -23,7 +23,7 @@ class ProgressFanIn:
         self._news = anyio.Event()
 
     def of(self, host: str) -> ProgressCallback:
-        """What one host's connection reports to."""
+        """Return the progress callback for one host."""
 
         def report(done: float, total: float | None, message: str) -> None:
             if len(self._parts) == 1:
@@ -35,12 +35,12 @@ class ProgressFanIn:
         return report
 
     def ended(self, outcome: Outcome) -> None:
-        """One host is done."""
+        """Record that one host is done."""
         if len(self._parts) > 1:
             self._several(outcome.host, 1.0, outcome.status)
 
     async def during(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do the work, and send what is reported meanwhile."""
+        """Run `work` and send the progress reported meanwhile."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._pump)
             await work()
@@ -63,7 +63,7 @@ class ProgressFanIn:
 
     async def _tell(self) -> None:
         latest = self._latest
-        # The protocol wants every notification to be further than the one before.
+        # The protocol requires the progress to increase with every notification.
         if latest is None or latest[0] <= self._sent:
             return
         self._sent = latest[0]

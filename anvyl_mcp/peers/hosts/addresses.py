@@ -1,4 +1,4 @@
-"""Addresses that a host may be added by."""
+"""Check the addresses of hosts to add."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from anvyl_mcp.core.errors import InvalidInput
 from anvyl_mcp.peers.connection.transports import base_url
 
 FORBIDDEN = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "255.255.255.255")))
-"""Where clouds tell a machine its secrets, beside the link-local 169.254.169.254; and everybody at once."""
+"""Cloud metadata services (besides the link-local 169.254.169.254) and the broadcast address."""
 _LIKE = "write it like 192.168.1.5 or nas.lan"
 
 
 def url_of(host: str, port: int, *, secure: bool = False) -> str:
-    """The URL of a host by its bare address.
+    """Return the URL for a bare address.
 
     Raises:
-        InvalidInput: it is no address, or more than one, or none that a host may have.
+        InvalidInput: it is not a single address, or a host cannot have it.
     """
     written = host.strip()
     try:
@@ -29,10 +29,10 @@ def url_of(host: str, port: int, *, secure: bool = False) -> str:
 
 
 def check_address(url: str) -> str:
-    """The URL, if a host may have that address.
+    """Return the URL if a host can have that address.
 
     Raises:
-        InvalidInput: it belongs to no host: unspecified, link-local, a group, or where a cloud keeps secrets.
+        InvalidInput: the address is unspecified, link-local, multicast, or a cloud metadata service.
     """
     host = urlsplit(url).hostname or ""
     try:
@@ -40,10 +40,10 @@ def check_address(url: str) -> str:
     except ValueError:
         last = host.rstrip(".").rpartition(".")[2]
         if last.isdecimal() or last.startswith("0x"):
-            # `127.1` and `0x7f000001` are IP addresses to the system, in spellings that hide which.
-            raise InvalidInput(f"`{host}` is an address in a spelling of old", hint=_LIKE) from None
+            # The system accepts `127.1` and `0x7f000001` as IP addresses, which would bypass the checks below.
+            raise InvalidInput(f"`{host}` is not a dotted IP address", hint=_LIKE) from None
         return url
     address = getattr(address, "ipv4_mapped", None) or address
     if address in FORBIDDEN or address.is_unspecified or address.is_link_local or address.is_multicast:
-        raise InvalidInput(f"`{host}` is an address that no host has", hint=_LIKE)
+        raise InvalidInput(f"`{host}` cannot be the address of a host", hint=_LIKE)
     return url

@@ -1,7 +1,7 @@
-"""What this machine has seen of other hosts' audit logs: where each ended, so that a cut or rewritten one is noticed.
+"""Remember the ends of other hosts' audit logs, so that a truncated or rewritten log is noticed.
 
-Of each host a few ends are kept, the newest and older ones further and further apart: a log that was cut and grew past
-the newest end again still lacks an older one.
+A few ends are kept per host, at growing distances into the past: a log that was truncated and has grown past the newest
+end again still lacks an older one.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ log = logging.getLogger(__name__)
 
 MOST_HEADS = 12
 LOCK_SECONDS = 0.2
-"""What a command waits for another one's write: nothing of its own depends on it."""
+"""How long a command waits for the lock; its own work does not depend on the write."""
 SECONDS = 1.0
-"""Between two writes of a program that stays."""
+"""Minimum time between two writes of a long-running program."""
 LEAST_ROTATED = 1000
-"""Records that a host must have written before it may have deleted one that was seen; it keeps far more."""
+"""A seen record may be missing because of log rotation only if it is at least this many records old."""
 
 
 @dataclass
 class HostHeads:
-    """The ends of one host's log, the oldest first. `url` is where the host was: another one starts anew."""
+    """The ends of one host's log, oldest first. They are discarded when the host's `url` changes."""
 
     url: str
     heads: list[AuditHead] = field(default_factory=list)
 
 
 class HeadStore:
-    """The ends of every host's log, in one small file that all programs of this installation share."""
+    """The ends of every host's log, in a small file that all programs of this installation share."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -52,7 +52,7 @@ class HeadStore:
         self._written = -SECONDS
 
     def note(self, host: str, url: str, head: AuditHead) -> bool:
-        """Take note of where a host's log ends; whether it is time to write that down."""
+        """Record the end of a host's log. Returns whether it is time to call `flush`."""
         key = host, url
         if head.seq > self._newest.get(key, 0):
             self._newest[key] = head.seq
@@ -60,27 +60,27 @@ class HeadStore:
         return bool(self._new) and time.monotonic() - self._written >= SECONDS
 
     def of(self, host: str, url: str) -> list[AuditHead]:
-        """What was seen of a host's log, the oldest first."""
+        """Return the known ends of a host's log, oldest first."""
         self.flush()
         seen = self._read().get(host)
         return seen.heads if seen is not None and seen.url == url else []
 
     def rename(self, host: str, name: str) -> None:
-        """Keep what was seen of a host under its new name."""
+        """Move the ends of a host to its new name."""
         self.flush()
         with suppress(OSError, Busy), self._changing() as hosts:
             if host in hosts:
                 hosts[name] = hosts.pop(host)
 
     def forget(self, host: str) -> None:
-        """Take whatever the host's log is now as right."""
+        """Discard the ends of a host, so that its current log is accepted."""
         self._new = {key: head for key, head in self._new.items() if key[0] != host}
         self._newest = {key: number for key, number in self._newest.items() if key[0] != host}
         with suppress(OSError, Busy), self._changing() as hosts:
             hosts.pop(host, None)
 
     def flush(self) -> None:
-        """Write down what is new. On a full disk it is tried again later: nothing of the caller's depends on it."""
+        """Write new ends to the file. Errors are logged, and the write is retried later."""
         self._written = time.monotonic()
         if not self._new:
             return
@@ -102,7 +102,7 @@ class HeadStore:
             before = _dumped(hosts)
             yield hosts
             if _dumped(hosts) != before:
-                # Not durable: losing the last second's ends in a power failure does no harm.
+                # Not durable: losing the last second's ends in a power failure is harmless.
                 write_atomically(self._file, _dumped(hosts), durable=False)
 
     def _read(self) -> dict[str, HostHeads]:
@@ -111,12 +111,14 @@ class HeadStore:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            log.warning("%s cannot be read, so nothing is known of other hosts' audit logs: %s", self._file, error)
+            log.warning("%s cannot be read, so other hosts' audit logs are not checked: %s", self._file, error)
         except (ValueError, TypeError, KeyError, AttributeError):
             kept = self._file.with_name(f"{self._file.name}.bad-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
             with suppress(OSError):
                 self._file.rename(kept)
-            log.warning("%s was damaged and is kept as %s: what was seen of other hosts is lost", self._file, kept.name)
+            log.warning(
+                "%s was damaged and is kept as %s; the known ends of audit logs are lost", self._file, kept.name
+            )
         return {}
 
 
@@ -137,7 +139,7 @@ def _dumped(hosts: Mapping[str, HostHeads]) -> str:
 
 
 def _add(heads: list[AuditHead], head: AuditHead) -> None:
-    """Add a newer end; of too many, the one goes that is missed least: near to others, and far back."""
+    """Add a newer end; above the limit, remove the most redundant one: close to others and old."""
     if heads and head.seq <= heads[-1].seq:
         return
     heads.append(head)
@@ -150,29 +152,29 @@ def _add(heads: list[AuditHead], head: AuditHead) -> None:
         del heads[min(weights, key=lambda place: weights[place])]
 
 
-def problem_in(seen: Iterable[AuditHead], told: object) -> str:
-    """What is wrong with a host's log as the host tells of it, by what was seen of it; empty when nothing is."""
+def problem_in(seen: Iterable[AuditHead], reported: object) -> str:
+    """Compare the log that a host reports with its known ends. Returns the problem, or an empty string."""
     remembered = sorted(seen, key=lambda head: -head.seq)
     if not remembered:
         return ""
-    told = told if isinstance(told, Mapping) else {}
+    fields = reported if isinstance(reported, Mapping) else {}
     try:
-        end, first, hashes = int(told["seq"]), int(told["first"]), dict(told["at"])
+        end, first, hashes = int(fields["seq"]), int(fields["first"]), dict(fields["at"])
     except (KeyError, TypeError, ValueError):
-        return "it does not tell of its audit log any more, of which this machine has seen records"
+        return "it no longer reports its audit log, of which this machine has seen records"
     for head in remembered:
         found = hashes.get(str(head.seq))
         if found == head.hash or (found is None and head.seq < first and end - head.seq >= LEAST_ROTATED):
             continue
         if found is not None:
-            return f"its audit log was rewritten: record {head.seq} is not the one that this machine has seen"
+            return f"its audit log was rewritten: record {head.seq} differs from the one that this machine has seen"
         ends = f"the log ends at record {end}" if end else "the log is empty"
-        return f"its audit log lost records that this machine has seen: record {head.seq} is not there, {ends}"
+        return f"its audit log lost records that this machine has seen: record {head.seq} is missing, {ends}"
     return ""
 
 
 class WitnessingConnection:
-    """A connection whose answers are taken note of: where the host's audit log ends, and which key it will have."""
+    """A connection that records the host's audit log end and announced key from its answers."""
 
     def __init__(
         self,
@@ -188,11 +190,11 @@ class WitnessingConnection:
         self._on_key = on_key
 
     async def list_tools(self) -> list[ToolListing]:
-        """As the connection does."""
+        """See `Connection`."""
         return await self._connection.list_tools()
 
     async def version(self) -> str:
-        """As the connection does."""
+        """See `Connection`."""
         return await self._connection.version()
 
     async def call(
@@ -204,7 +206,7 @@ class WitnessingConnection:
         meta: Mapping[str, Any] | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> ToolAnswer:
-        """As the connection does."""
+        """See `Connection`."""
         answer = await self._connection.call(tool, arguments, seconds=seconds, meta=meta, on_progress=on_progress)
         if answer.head is not None and self._heads.note(self._host, self._place, answer.head):
             await anyio.to_thread.run_sync(self._heads.flush)
@@ -213,6 +215,6 @@ class WitnessingConnection:
         return answer
 
     async def close(self) -> None:
-        """As the connection does; what was noted is written down."""
+        """Write new ends to the file and close the connection."""
         self._heads.flush()
         await self._connection.close()

@@ -1,4 +1,4 @@
-"""Hosts that announce themselves on the local network (mDNS). Nothing is trusted of it but an address to pair with."""
+"""Find and announce hosts on the local network (mDNS). Announcements are untrusted: only their address is used."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 SERVICE = "_anvyl-mcp._tcp.local."
 MOST = 100
-"""Announcements that are looked at: anybody on the network can make more."""
+"""Limit of announcements to process: anyone on the network can send them."""
 ANSWER_SECONDS = 1
 LONGEST = 63
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What somebody on the network says: a name that may be anything, and where it is."""
+    """One announcement: its claimed name, and its addresses."""
 
     name: str
     urls: tuple[str, ...]
     version: str
 
     def known_as(self, peers: Mapping[str, Peer], own: Sequence[str] = ()) -> str:
-        """The name by which a host at one of these addresses is known already; empty when none is."""
+        """Return the name of the known host at one of these addresses; empty if there is none."""
         places = {_address_and_port(url) for url in self.urls}
         if places & {_address_and_port(url) for url in own}:
             return next(iter(peers))
@@ -48,10 +48,10 @@ class Announcement:
 
 
 async def discover(seconds: float) -> list[Announcement]:
-    """Who announces itself within some seconds, by name.
+    """Return the hosts that announce themselves within some seconds, sorted by name.
 
     Raises:
-        ConfigInvalid: the extra that does it is not installed.
+        ConfigInvalid: the `discovery` extra is not installed.
         Unreachable: there is no network to listen on.
     """
     library = _library()
@@ -65,22 +65,22 @@ async def discover(seconds: float) -> list[Announcement]:
         browser = library.AsyncServiceBrowser(network.zeroconf, SERVICE, handlers=[heard])
         try:
             await anyio.sleep(seconds)
-            told = [library.AsyncServiceInfo(SERVICE, name) for name in names]
+            infos = [library.AsyncServiceInfo(SERVICE, name) for name in names]
             async with anyio.create_task_group() as group:
-                for one in told:
+                for one in infos:
                     group.start_soon(one.async_request, network.zeroconf, ANSWER_SECONDS * 1000)
         finally:
             await browser.async_cancel()
-    found = [_read(one) for one in told]
+    found = [_parse(one) for one in infos]
     return sorted((one for one in found if one.urls), key=lambda one: (one.name, one.urls))
 
 
 @asynccontextmanager
 async def announce(name: str, addresses: Sequence[str], port: int) -> AsyncIterator[None]:
-    """Announce this host, where it is open to the network, for as long as the block runs.
+    """Announce this host on the given addresses while the block runs.
 
     Raises:
-        ConfigInvalid: the extra that does it is not installed.
+        ConfigInvalid: the `discovery` extra is not installed.
         Unreachable: there is no network to announce it on.
     """
     library = _library()
@@ -102,10 +102,10 @@ async def announce(name: str, addresses: Sequence[str], port: int) -> AsyncItera
 
 
 def check_installed() -> None:
-    """Return if hosts can be announced and found.
+    """Check that the `discovery` extra is installed.
 
     Raises:
-        ConfigInvalid: the extra that does it is not installed.
+        ConfigInvalid: it is not installed.
     """
     _library()
 
@@ -137,11 +137,11 @@ async def _open_network(library: ModuleType, addresses: Sequence[str] = ()) -> A
             await network.async_close()
 
 
-def _read(info: AsyncServiceInfo) -> Announcement:
-    said = {key.decode("utf-8", "replace"): (value or b"").decode("utf-8", "replace") for key, value in _texts(info)}
-    name = text.clean(said.get("name") or info.name.removesuffix(f".{SERVICE}")).lower()
+def _parse(info: AsyncServiceInfo) -> Announcement:
+    fields = {key.decode("utf-8", "replace"): (value or b"").decode("utf-8", "replace") for key, value in _texts(info)}
+    name = text.clean(fields.get("name") or info.name.removesuffix(f".{SERVICE}")).lower()
     fit = re.sub(r"[^a-z0-9_.-]+", "-", name)[:LONGEST].strip("-_.") or "unnamed"
-    version = re.sub(r"[^\w.+-]+", "", said.get("version", ""), flags=re.ASCII)[:LONGEST]
+    version = re.sub(r"[^\w.+-]+", "", fields.get("version", ""), flags=re.ASCII)[:LONGEST]
     urls = [url for address in info.parsed_addresses()[:4] if (url := _url(address, info.port or 0))]
     return Announcement(fit, tuple(dict.fromkeys(urls)), version)
 
@@ -151,7 +151,7 @@ def _texts(info: AsyncServiceInfo) -> list[tuple[bytes, bytes | None]]:
 
 
 def _url(address: str, port: int) -> str:
-    """Where it is; empty when no other machine can be there."""
+    """Return the URL for an address; empty if it cannot belong to another machine."""
     try:
         if ipaddress.ip_address(address).is_loopback or not 0 < port < 65536:
             return ""
@@ -161,7 +161,7 @@ def _url(address: str, port: int) -> str:
 
 
 def _address_and_port(url: str) -> tuple[str, int | None]:
-    """Address and port: whatever else an announcement says, anybody can say it."""
+    """Return address and port of a URL, which identify a host."""
     parts = urlsplit(url)
     try:
         return str(ipaddress.ip_address(parts.hostname or "")), parts.port

@@ -1,4 +1,4 @@
-"""Joining a host: its code becomes a pinned address and a token of our own."""
+"""Pair with a host: exchange its one-time code for a pinned address and a token."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ SCOPES = ("read", "operate", "exec")
 
 @dataclass(frozen=True, slots=True)
 class PairingResult:
-    """What a host gave us: its own name, and what our token there may do."""
+    """The paired host, and the scopes of our token there."""
 
     peer: Peer
     scopes: tuple[str, ...]
     replaced: bool = False
-    """Whether our present token there counts no more."""
+    """Whether the host revoked our previous token."""
 
 
 async def pair(
     invitation: Invitation, *, called: str, as_name: str = "", tags: tuple[str, ...] = (), instead_of: str = ""
 ) -> PairingResult:
-    """Redeem a code at the first of its addresses that answers. `called` is our own name, for the other's list.
+    """Redeem a code at the first of its addresses that answers. `called`: our own name, for the host's list of tokens.
 
-    `instead_of`: the token that we hold already; where the host knows it, it keeps its name and is replaced.
+    `instead_of`: our current token there; if it is valid, the host replaces it and keeps its name.
 
     Raises:
-        Unreachable: no address answers.
-        Denied: the key is not the one in the code, or the code is used, too old or wrong.
+        Unreachable: no address answers, or a key differs from the one in the code.
+        Denied: the code was used before, has expired or is wrong.
     """
     problems: list[str] = []
     for address in invitation.addresses:
         url = f"https://{address}"
         try:
-            told = await _redeem(url, invitation, called, instead_of)
+            granted = await _redeem(url, invitation, called, instead_of)
         except Unreachable as error:
             problems.append(f"{address}: {error.message}")
             continue
-        name = as_name or str(told.get("name", ""))
-        peer = Peer(name, url, tags, invitation.pin, str(told.get("token", "")))
-        return PairingResult(peer, _scopes(told), told.get("replaced") is True)
+        name = as_name or str(granted.get("name", ""))
+        peer = Peer(name, url, tags, invitation.pin, str(granted.get("token", "")))
+        return PairingResult(peer, _scopes(granted), granted.get("replaced") is True)
     raise Unreachable(
         f"the host does not answer: {'; '.join(problems)}",
-        hint="is this machine on the same network? The code is good at all its addresses until it expires",
+        hint="is this machine on the same network? The code works at all its addresses until it expires",
     )
 
 
 async def unpair(peer: Peer) -> None:
-    """Have our token on a host revoked by the host itself.
+    """Revoke our token on a host.
 
     Raises:
-        AnvylError: it does not answer, or does not know us any more.
+        AnvylError: the host does not answer, or no longer accepts the token.
     """
     async with json_api.client(peer.url, *peer.pins) as client:
         headers = {"Authorization": f"Bearer {peer.token}"}
@@ -65,21 +65,21 @@ async def unpair(peer: Peer) -> None:
 
 
 async def fetch_own_access(peer: Peer, token: str = "", records: Iterable[int] = ()) -> Mapping[str, Any]:
-    """What a host says of us, and of the records of these numbers in its audit log.
+    """Fetch our name and scopes on a host, and the hashes of these records of its audit log.
 
     `{"host", "name", "scopes", "version", "time", "audit": {"seq", "hash", "first", "at": {number: hash}}}`.
 
     Raises:
-        AnvylError: it does not answer, or does not know us.
+        AnvylError: the host does not answer, or does not accept our token.
     """
     headers = {"Authorization": f"Bearer {peer.token or token}"} if peer.token or token else {}
-    asked = "&".join(f"seq={number}" for number in records)
+    query = "&".join(f"seq={number}" for number in records)
     async with json_api.client(peer.url, *peer.pins) as client:
-        return await json_api.request(client, "GET", f"/pair?{asked}" if asked else "/pair", None, headers)
+        return await json_api.request(client, "GET", f"/pair?{query}" if query else "/pair", None, headers)
 
 
 async def engine_problem(peer: Peer, token: str = "") -> str:
-    """What is wrong with a host's engine, as its `/health` says; empty when it answers, or may not be asked about.
+    """Return the engine problem that a host's `/health` reports; empty if there is none, or we may not see it.
 
     Raises:
         AnvylError: the host does not answer.
@@ -97,7 +97,7 @@ async def _redeem(url: str, invitation: Invitation, called: str, present: str) -
     try:
         async with json_api.client(url, invitation.pin) as client:
             if present:
-                # A token that is not good any more is refused before the code is looked at.
+                # An invalid token is rejected before the code is checked, so retry without it.
                 with suppress(Denied):
                     return await json_api.request(client, "POST", "/pair", body, {"Authorization": f"Bearer {present}"})
             return await json_api.request(client, "POST", "/pair", body, {})
@@ -105,7 +105,7 @@ async def _redeem(url: str, invitation: Invitation, called: str, present: str) -
         raise Unreachable(error.message, hint=error.hint) from error
 
 
-def _scopes(told: Mapping[str, Any]) -> tuple[str, ...]:
-    """The rights a host says we have there; words that are none are left out."""
-    said = told.get("scopes")
-    return tuple(scope for scope in said if scope in SCOPES) if isinstance(said, list) else ()
+def _scopes(granted: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the scopes that a host granted; unknown ones are ignored."""
+    scopes = granted.get("scopes")
+    return tuple(scope for scope in scopes if scope in SCOPES) if isinstance(scopes, list) else ()

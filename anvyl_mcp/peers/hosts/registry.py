@@ -1,4 +1,4 @@
-"""The hosts file: which peers this installation knows."""
+"""The hosts file: the peers of this installation."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from anvyl_mcp.peers.connection.transports import is_loopback
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A host as another host knows it. `next_pin` is of the key that it said it will have; `trust_tools` lets it bring
-    tools that this installation does not know.
+    """A known host. `next_pin` pins the key that it announced as its next; `trust_tools` allows tools that our
+    catalogue does not have.
     """
 
     name: str
@@ -32,27 +32,27 @@ class Peer:
 
     @property
     def pins(self) -> tuple[str, ...]:
-        """By which keys it is known."""
+        """The pins of the keys that it may use."""
         return tuple(pin for pin in (self.pin, self.next_pin) if pin)
 
     @property
     def paired(self) -> bool:
-        """Whether anything may be sent to it: loopback is trusted as it is, everything else by its key."""
+        """Whether requests may be sent to it: it is on loopback, or its key is pinned."""
         return bool(self.pin) or is_loopback(self.url)
 
 
 class Registry:
-    """The hosts file. Every change is made under a lock, on what the file says now, and replaces it at once."""
+    """The hosts file. Every change is made under a lock, to the current content, and replaces the file atomically."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._read: tuple[tuple[int, int, int, int], dict[str, Peer]] | None = None
 
     def peers(self) -> dict[str, Peer]:
-        """Every known peer by name, in the file's order.
+        """Return every peer by name, in the order of the file.
 
         Raises:
-            ConfigInvalid: the file cannot be used; it is left as it is.
+            ConfigInvalid: the file is invalid; it is not changed.
         """
         version = self._version()
         if self._read is None or self._read[0] != version:
@@ -60,7 +60,7 @@ class Registry:
         return dict(self._read[1])
 
     def _version(self) -> tuple[int, int, int, int]:
-        """Changes with every replacement of the file, so that a server sees what a command wrote."""
+        """Return a value that changes whenever the file is replaced, so that a server notices changes by commands."""
         try:
             found = self.path.stat()
         except OSError:
@@ -68,10 +68,10 @@ class Registry:
         return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
 
     def get(self, name: str) -> Peer:
-        """One peer.
+        """Return one peer.
 
         Raises:
-            UnknownHost: there is none of that name.
+            UnknownHost: there is no host of that name.
         """
         peers = self.peers()
         if name.lower() not in peers:
@@ -79,29 +79,32 @@ class Registry:
         return peers[name.lower()]
 
     def add(self, peer: Peer) -> None:
-        """Write a new peer.
+        """Add a peer.
 
         Raises:
-            Conflict: there is one of that name or address already.
+            Conflict: the name or the address is in use.
         """
         check_host_name(peer.name)
         with self._locked():
             peers = self.peers()
             if peer.name in peers:
                 raise Conflict(
-                    f"there is a host `{peer.name}` already, at {peers[peer.name].url}",
+                    f"there is already a host `{peer.name}`, at {peers[peer.name].url}",
                     hint=f"choose another name, or remove it first: anvyl hosts remove {peer.name}",
                 )
             for other in peers.values():
                 if other.url == peer.url:
-                    raise Conflict(f"{peer.url} is known already, as `{other.name}`", hint="use that name")
+                    raise Conflict(
+                        f"you already added {peer.url}, as `{other.name}`",
+                        hint=f"use that name, or remove it first: anvyl hosts remove {other.name}",
+                    )
             write_atomically(self.path, self._edited(_insert, peer, {**peers, peer.name: peer}))
 
     def remove(self, name: str) -> Peer:
-        """Forget a peer.
+        """Remove a peer.
 
         Raises:
-            UnknownHost: there is none of that name.
+            UnknownHost: there is no host of that name.
         """
         with self._locked():
             peer = self.get(name)
@@ -110,7 +113,7 @@ class Registry:
         return peer
 
     def set_pins(self, peer: Peer, *, pin: str, next_pin: str) -> None:
-        """Know a host by other keys, unless the file knows it by others than `peer` already."""
+        """Change the pins of a peer, unless its entry differs from `peer` by now."""
         with self._locked():
             peers = self.peers()
             if peers.get(peer.name) == peer:
@@ -118,18 +121,18 @@ class Registry:
                 write_atomically(self.path, self._edited(_change_pins, changed, {**peers, peer.name: changed}))
 
     def rename(self, name: str, new: str) -> Peer:
-        """Call a peer otherwise; everything else about it stays.
+        """Rename a peer.
 
         Raises:
-            UnknownHost: there is none of that name.
-            Conflict: the new name is another's.
+            UnknownHost: there is no host of that name.
+            Conflict: the new name is in use.
         """
         called = check_host_name(new)
         with self._locked():
             peers, old = self.peers(), self.get(name)
             if called in peers and called != old.name:
                 raise Conflict(
-                    f"there is a host `{called}` already, at {peers[called].url}", hint="choose another name"
+                    f"there is already a host `{called}`, at {peers[called].url}", hint="choose another name"
                 )
             peer = replace(old, name=called)
             left = {other: known for other, known in peers.items() if other != old.name}
@@ -141,11 +144,11 @@ class Registry:
         return peer
 
     def replace(self, name: str, peer: Peer) -> None:
-        """Write a peer in the place of another, which may have the same name.
+        """Replace the peer `name` with another one, which may have the same name.
 
         Raises:
-            UnknownHost: there is none to replace.
-            Conflict: a third one has the new one's name or address.
+            UnknownHost: there is no host of that name.
+            Conflict: a third host has the new name or address.
         """
         check_host_name(peer.name)
         with self._locked():
@@ -153,7 +156,10 @@ class Registry:
             left = {other: known for other, known in self.peers().items() if other != old.name}
             for other in left.values():
                 if peer.name == other.name or peer.url == other.url:
-                    raise Conflict(f"{peer.url} or `{peer.name}` is known already, as `{other.name}`", hint="use that")
+                    raise Conflict(
+                        f"you already added {peer.url} or `{peer.name}`, as `{other.name}`",
+                        hint=f"use that name, or remove it first: anvyl hosts remove {other.name}",
+                    )
 
             def edit(content: str, new: Peer) -> str:
                 return _insert(_delete(content, old), new)
@@ -161,7 +167,7 @@ class Registry:
             write_atomically(self.path, self._edited(edit, peer, {**left, peer.name: peer}))
 
     def _edited(self, edit: Callable[[str, Peer], str], peer: Peer, expected: Mapping[str, Peer]) -> str:
-        """The text after `edit`; TOML has spellings that the editing library refuses, or loses other hosts from."""
+        """Apply `edit` and check the result: tomlkit rejects some valid TOML, and could lose other hosts in it."""
         try:
             content = edit(self._text(), peer)
             if self._parse(content) == expected:
@@ -169,7 +175,7 @@ class Registry:
         except (ValueError, ConfigInvalid):
             pass
         raise ConfigInvalid(
-            f"{self.path} is written in a way that cannot be edited here; it was not changed",
+            f"{self.path} has a layout that Anvyl cannot edit; it was not changed",
             hint="write each host as a table of its own: [hosts.NAME]",
         )
 
@@ -180,7 +186,7 @@ class Registry:
         except FileNotFoundError:
             return ""
         except UnicodeDecodeError as error:
-            raise ConfigInvalid(f"{self.path} is not text", hint="mend it, or move it away to start anew") from error
+            raise ConfigInvalid(f"{self.path} is not UTF-8", hint="fix it, or move it away to start over") from error
         except OSError as error:
             raise ConfigInvalid(
                 f"{self.path} cannot be read: {error.strerror}", hint="check its permissions"
@@ -192,7 +198,7 @@ class Registry:
         except tomllib.TOMLDecodeError as error:
             raise ConfigInvalid(
                 f"{self.path} is not valid TOML: {error}",
-                hint="mend it, or move it away to start anew; it was not changed",
+                hint="fix it, or move it away to start over; it was not changed",
             ) from error
         peers = {}
         for name, entry in _table(data.get("hosts", {}), self.path, "hosts").items():
@@ -200,7 +206,7 @@ class Registry:
             url, tags = fields.get("url"), fields.get("tags", [])
             pin, token, next_pin = (str(fields.get(word, "")) for word in ("pin", "token", "next_pin"))
             if not isinstance(url, str) or not isinstance(tags, list):
-                raise ConfigInvalid(f"{self.path}: `hosts.{name}` needs a `url` of text", hint='like url = "http://…"')
+                raise ConfigInvalid(f"{self.path}: `hosts.{name}` needs a `url` string", hint='like url = "http://…"')
             groups, trusted = tuple(str(tag) for tag in tags), fields.get("trust_tools") is True
             peers[name.lower()] = Peer(name.lower(), url, groups, pin, token, next_pin, trusted)
         return peers
@@ -216,8 +222,8 @@ class Registry:
             ) from error
 
 
-# Edits keep the comments and the order of a file that people write too; the library for that takes 50 ms to import,
-# which a command that only reads the file must not pay.
+# The file is edited with tomlkit to keep comments and order. It takes 50 ms to import, so commands that only read the
+# file must not import it.
 
 
 def _insert(content: str, peer: Peer) -> str:
@@ -272,25 +278,25 @@ def _delete(content: str, peer: Peer) -> str:
     document = tomlkit.parse(content)
     hosts = document["hosts"]
     assert isinstance(hosts, MutableMapping)
-    # The file may spell the name in other letters than we do.
+    # The name in the file may differ in case.
     del hosts[next(key for key in hosts if key.lower() == peer.name)]
     return tomlkit.dumps(document)
 
 
 def check_tag(tag: str) -> str:
-    """The tag in lower case, without its `@`.
+    """Return the tag in lower case, without its `@`.
 
     Raises:
-        InvalidInput: it could not be named in a selector.
+        InvalidInput: the tag contains invalid characters.
     """
     folded = tag.strip().removeprefix("@").lower()
     if not HOST_NAME.fullmatch(folded):
-        raise InvalidInput(f"`{tag}` cannot be a tag", hint="use letters, digits, dots, dashes and underscores")
+        raise InvalidInput(f"`{tag}` is not a valid tag", hint="use letters, digits, dots, dashes and underscores")
     return folded
 
 
 def not_paired_error(peer: Peer) -> Unpaired:
-    """The error for a host that nothing is sent to, with the line that pairs it."""
+    """Return the error for a host that is not paired, with the commands that pair it."""
     return Unpaired(
         "not paired yet, so nothing is sent to it",
         hint=f"pair with it: run `anvyl-mcp invite` on {peer.name}, then `anvyl hosts add` here; or reach it over "
@@ -299,7 +305,7 @@ def not_paired_error(peer: Peer) -> Unpaired:
 
 
 def unknown_host_error(name: str, known: Iterable[str]) -> UnknownHost:
-    """The error for a host nobody knows, with near names."""
+    """Return the error for an unknown host, with similar names."""
     names = list(known)
     hint = did_you_mean(name, names) or "add it: anvyl hosts add NAME URL"
     return UnknownHost(f"there is no host `{name}`", hint=hint)

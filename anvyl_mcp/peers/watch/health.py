@@ -1,4 +1,4 @@
-"""Whether hosts answer."""
+"""Check whether hosts answer, and their engine, clock and audit log."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from anvyl_mcp.peers.fleet.version_skew import Offer, compare_tools
 from anvyl_mcp.peers.hosts.audit_witness import HeadStore, problem_in
 
 MORE_SECONDS = 10.0
-"""What a host that answers may take to tell the rest of it."""
+"""Time limit for the further checks of a host that answers."""
 CLOCK_SECONDS = 60
-"""By how much clocks may differ without a word."""
+"""Clock difference that is not reported."""
 
 
 @dataclass(frozen=True)
 class HostHealth:
-    """One host as it is now: `status` is `ok`, or a word and a reason."""
+    """The health of one host: `status` is `ok`, or a status word and a reason."""
 
     name: str
     url: str
@@ -41,22 +41,22 @@ class HostHealth:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of its clock and of the tools it offers."""
+        """Notes for people about its clock and its tools."""
         ahead = self.clock_seconds or 0
         notes = []
         if abs(ahead) > CLOCK_SECONDS:
             off = f"{text.format_duration(abs(ahead))} {'ahead' if ahead > 0 else 'behind'}"
-            notes.append(f"its clock is {off}: so are the times in its log, and the end of tokens that expire")
+            notes.append(f"its clock is {off}, so the times in its logs and the expiry of tokens are off too")
         if self.offer is None:
             return notes
-        notes += [f"its {name} is of another version: it {how}" for name, how in self.offer.differing.items()]
+        notes += [f"it has another version of {name}, which {how}" for name, how in self.offer.differing.items()]
         if self.offer.foreign:
             notes.append(f"offers tools that are unknown here: {text.join_names(self.offer.foreign)}")
         return notes
 
     @property
     def ok(self) -> bool:
-        """Whether it answers."""
+        """Whether the host is healthy."""
         return self.status == "ok"
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,11 +78,11 @@ class HostHealth:
 
 
 HealthCheck = Callable[[Fleet, str], Awaitable[HostHealth]]
-"""Asks one host."""
+"""Checks one host."""
 
 
 async def check_host(fleet: Fleet, name: str, *, anew: bool = False) -> HostHealth:
-    """Ask one host; `anew`: also when it is known to be down."""
+    """Ask one host for its version. `anew`: even if it is marked down."""
     peer = fleet.peers[name]
     url = fleet.served_at if peer == fleet.local else peer.url
     try:
@@ -93,7 +93,7 @@ async def check_host(fleet: Fleet, name: str, *, anew: bool = False) -> HostHeal
 
 
 def _status(error: AnvylError) -> str:
-    """Not being paired is a state of the host, not how a call ended; any other error means that it did not answer."""
+    """Return the status for an error: `unpaired`, a status word, or `unreachable` for anything else."""
     if isinstance(error, Unpaired):
         return f"unpaired: {error.message}"
     status = words.status_text(error)
@@ -101,8 +101,8 @@ def _status(error: AnvylError) -> str:
 
 
 async def examine_host(fleet: Fleet, name: str, heads: HeadStore, token: str = "") -> HostHealth:
-    """Ask one host more: what we may do there, how far its clock is from ours (positive: it is ahead), and whether its
-    audit log still has what was seen of it.
+    """Check one host fully: our scopes there, its clock offset (positive: it is ahead), its engine, and whether its
+    audit log still contains the records that this machine has seen.
     """
     found = await check_host(fleet, name, anew=True)
     if not found.ok:
@@ -112,38 +112,38 @@ async def examine_host(fleet: Fleet, name: str, heads: HeadStore, token: str = "
         return _with_engine(found, ((outcome.answer.result or {}).get("engine") or {}).get("error"))
     with anyio.move_on_after(MORE_SECONDS):
         return await _examine_remote(fleet, name, heads, token, found)
-    status = f"timeout: it answers, but told no more within {MORE_SECONDS:g} s"
-    return replace(found, status=status, hint="is it busy? try again, or look at that host")
+    status = f"timeout: it answers, but the check did not finish within {MORE_SECONDS:g} s"
+    return replace(found, status=status, hint="is it busy? try again, or check that host")
 
 
 async def _examine_remote(fleet: Fleet, name: str, heads: HeadStore, token: str, found: HostHealth) -> HostHealth:
     with suppress(AnvylError):
         found = replace(found, offer=compare_tools(fleet.catalogue, await fleet.list_tools(name)))
-    # An HTTP client takes 0.3 s to import, which a list of hosts need not pay.
+    # Importing an HTTP client takes 0.3 s, which `anvyl hosts list` does not need.
     from anvyl_mcp.peers.hosts.pairing import engine_problem, fetch_own_access
 
     peer = fleet.peers[name]
     place, token = ("", token) if peer == fleet.local else (peer.url, "")
     seen = heads.of(name, place)
     try:
-        told = await fetch_own_access(peer, token, [head.seq for head in seen])
-        ahead = (datetime.fromisoformat(str(told["time"])) - datetime.now(UTC)).total_seconds()
-        scopes = tuple(str(scope) for scope in told["scopes"])[:3]
+        access = await fetch_own_access(peer, token, [head.seq for head in seen])
+        ahead = (datetime.fromisoformat(str(access["time"])) - datetime.now(UTC)).total_seconds()
+        scopes = tuple(str(scope) for scope in access["scopes"])[:3]
     except (AnvylError, KeyError, TypeError, ValueError):
         return found
     found = replace(found, scopes=scopes, clock_seconds=round(ahead, 1))
-    if problem := problem_in(seen, told.get("audit")):
-        hint = f"look there: anvyl-mcp audit verify; was it set up anew? anvyl hosts check --accept-audit {name}"
+    if problem := problem_in(seen, access.get("audit")):
+        hint = f"on that host: anvyl-mcp audit verify; if it was reinstalled: anvyl hosts check --accept-audit {name}"
         return replace(found, status=f"altered: {problem}", hint=hint)
     with suppress(AnvylError):
         found = _with_engine(found, await engine_problem(peer, token))
-    if end := AuditHead.from_meta(told.get("audit")):
+    if end := AuditHead.from_meta(access.get("audit")):
         heads.note(name, place, end)
     return found
 
 
 def _with_engine(found: HostHealth, problem: object) -> HostHealth:
-    """A host that answers, but whose engine does not, can do little that is asked of it."""
+    """Mark a host as degraded if its engine does not answer."""
     return replace(found, status=f"degraded: {problem}", hint="on that host: anvyl doctor") if problem else found
 
 
@@ -153,7 +153,7 @@ async def check_hosts(
     how: HealthCheck = check_host,
     on_found: Callable[[HostHealth], None] | None = None,
 ) -> list[HostHealth]:
-    """Ask several hosts at once, in the order of `names`; `on_found` is told each as soon as it answered."""
+    """Check several hosts at once, in the order of `names`. `on_found` is called for each as soon as it is checked."""
     found: dict[str, HostHealth] = {}
 
     async def one(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Where notices go besides the terminal: a webhook, a command. What does not arrive is sent again at the next look."""
+"""Send the watcher's alerts to a webhook or a command. Failed deliveries are retried after the next check."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from anvyl_mcp.peers.watch.watcher import Alert, Watcher
 log = logging.getLogger(__name__)
 
 SECONDS = 10.0
-"""What a webhook or a command may take for one notice."""
+"""Time limit for delivering one alert."""
 MOST_WAITING = 100
 
 Notifier = Callable[[Alert], Awaitable[bool]]
-"""Delivers one notice; whether it arrived."""
+"""Delivers one alert and returns whether it arrived."""
 
 
 def make_watcher(fleet: Fleet, settings: Settings, selector: str = "", *, patience: int = 2) -> Watcher:
-    """What looks at the fleet again and again, as the settings say.
+    """Return a watcher configured from the settings.
 
     Raises:
-        InvalidInput: a setting cannot be used.
-        UnknownHost: the selector names nobody.
+        InvalidInput: a setting is invalid.
+        UnknownHost: the selector names an unknown host or tag.
     """
     percent = settings.watch_disk.removesuffix("%").strip()
     if not percent.isdecimal() or not 1 <= int(percent) <= 100:
@@ -44,54 +44,56 @@ def make_watcher(fleet: Fleet, settings: Settings, selector: str = "", *, patien
 
 
 def make_watch(
-    fleet: Fleet, settings: Settings, tell: Callable[[Alert], None], selector: str = ""
+    fleet: Fleet, settings: Settings, on_alert: Callable[[Alert], None], selector: str = ""
 ) -> Callable[[], Coroutine[Any, Any, None]]:
-    """What looks until it is cancelled, tells, and delivers notices where the settings say.
+    """Return a function that watches until cancelled, and delivers alerts to `on_alert` and as the settings say.
 
     Raises:
-        InvalidInput: a setting cannot be used.
-        UnknownHost: the selector names nobody.
+        InvalidInput: a setting is invalid.
+        UnknownHost: the selector names an unknown host or tag.
     """
     every = parse_duration(settings.watch_every)
     if not every:
-        raise InvalidInput(f"`{settings.watch_every}` is no time between looks", hint="write it like 30s or 5m")
-    ways = [webhook(settings.watch_webhook)] if settings.watch_webhook else []
-    ways += [command(settings.watch_command)] if settings.watch_command else []
-    return partial(watch, make_watcher(fleet, settings, selector), every, tell, ways)
+        raise InvalidInput(f"`{settings.watch_every}` is not a valid interval", hint="write it like 30s or 5m")
+    notifiers = [webhook(settings.watch_webhook)] if settings.watch_webhook else []
+    notifiers += [command(settings.watch_command)] if settings.watch_command else []
+    return partial(watch, make_watcher(fleet, settings, selector), every, on_alert, notifiers)
 
 
-async def watch(watcher: Watcher, every: float, tell: Callable[[Alert], None], ways: Iterable[Notifier]) -> None:
-    """Look every so many seconds, until cancelled; `tell` is told at once, `ways` until each notice arrived."""
-    waiting = [(way, deque[Alert](maxlen=MOST_WAITING)) for way in ways]
+async def watch(
+    watcher: Watcher, every: float, on_alert: Callable[[Alert], None], notifiers: Iterable[Notifier]
+) -> None:
+    """Check every `every` seconds until cancelled. `on_alert` is called at once; `notifiers` until an alert arrived."""
+    queues = [(notifier, deque[Alert](maxlen=MOST_WAITING)) for notifier in notifiers]
     while True:
         try:
             found = await watcher.look()
         except AnvylError as error:
-            # A hosts file that is being edited must not end a watch that runs for months.
-            log.warning("nothing could be looked at: %s", error)
+            # A hosts file that is invalid while it is edited must not end a watch that runs for months.
+            log.warning("the hosts could not be checked: %s", error)
             found = []
-        for notice in found:
-            tell(notice)
-            for _, queue in waiting:
-                queue.append(notice)
+        for alert in found:
+            on_alert(alert)
+            for _, queue in queues:
+                queue.append(alert)
         async with anyio.create_task_group() as group:
-            for way, queue in waiting:
-                group.start_soon(_deliver, way, queue)
+            for notifier, queue in queues:
+                group.start_soon(_deliver, notifier, queue)
         await anyio.sleep(every)
 
 
-async def _deliver(way: Notifier, queue: deque[Alert]) -> None:
+async def _deliver(notifier: Notifier, queue: deque[Alert]) -> None:
     while queue:
-        if not await way(queue[0]):
+        if not await notifier(queue[0]):
             return
         queue.popleft()
 
 
 def webhook(url: str) -> Notifier:
-    """Posts each notice as JSON.
+    """Return a notifier that posts each alert as JSON.
 
     Raises:
-        InvalidInput: it is no web address.
+        InvalidInput: the URL is invalid.
     """
     import httpx
 
@@ -102,45 +104,46 @@ def webhook(url: str) -> Notifier:
     if address.scheme not in ("http", "https") or not address.host:
         raise InvalidInput("the webhook is not a web address", hint="write it like https://…")
 
-    async def post(notice: Alert) -> bool:
+    async def post(alert: Alert) -> bool:
         try:
             async with httpx.AsyncClient(timeout=SECONDS) as client:
-                answer = await client.post(address, json=notice.as_dict())
+                answer = await client.post(address, json=alert.as_dict())
         except httpx.HTTPError as error:
-            # The address may hold a secret; its host does not.
+            # Log only the host: the URL may contain a secret.
             log.warning("the webhook at %s cannot be reached: %s", address.host, type(error).__name__)
             return False
         if answer.is_server_error or answer.status_code == 429:
-            log.warning("the webhook at %s answers HTTP %d; it is tried again", address.host, answer.status_code)
+            log.warning("the webhook at %s answers HTTP %d; Anvyl will retry", address.host, answer.status_code)
             return False
         if not answer.is_success:
-            log.warning("the webhook at %s refuses a notice: HTTP %d", address.host, answer.status_code)
+            log.warning("the webhook at %s rejected an alert: HTTP %d", address.host, answer.status_code)
         return True
 
     return post
 
 
 def command(line: str) -> Notifier:
-    """Runs a program for each notice, with the notice as JSON on its standard input.
+    """Return a notifier that runs a program for each alert, with the alert as JSON on its standard input.
 
     Raises:
-        InvalidInput: it cannot be split into a program and its arguments.
+        InvalidInput: the command line cannot be parsed.
     """
     try:
         argv = shlex.split(line)
     except ValueError as error:
-        raise InvalidInput(f"the command cannot be read: {str(error).lower()}", hint="see its quotes") from error
+        raise InvalidInput(f"the command cannot be parsed: {str(error).lower()}", hint="check its quotes") from error
     if not argv:
         raise InvalidInput("the command is empty", hint="like --command 'notify-send Anvyl'")
 
-    async def run(notice: Alert) -> bool:
-        told = notice.as_dict()
-        environment = {f"ANVYL_{name.upper()}": clean(str(told[name])) for name in ("event", "host", "kind", "message")}
+    async def run(alert: Alert) -> bool:
+        document = alert.as_dict()
+        names = ("event", "host", "kind", "message")
+        environment = {f"ANVYL_{name.upper()}": clean(str(document[name])) for name in names}
         try:
             with anyio.fail_after(SECONDS):
                 done = await anyio.run_process(
                     argv,
-                    input=json.dumps(told).encode(),
+                    input=json.dumps(document).encode(),
                     stdout=DEVNULL,
                     stderr=DEVNULL,
                     check=False,

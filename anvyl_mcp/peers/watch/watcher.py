@@ -1,4 +1,4 @@
-"""What is wrong in the fleet, told once when it begins and once when it is over."""
+"""Watch the fleet for problems, and raise one alert when a problem starts and one when it is over."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ CONTAINER_KINDS: set[TroubleKind] = {"unhealthy", "restarting", "stopped"}
 
 MACHINE, CONTAINERS, EVENTS = "get_host_resources", "list_containers", "list_events"
 DIED, STOPPED, RESTARTED = ("die", "died"), ("stop", "kill"), "restart"
-"""Actions of the engine's events: a container ended, was stopped by a request, was restarted by one."""
+"""Event actions: a container exited, was stopped by a request, was restarted by a request."""
 RUNNING = ("running", "restarting", "paused")
 MARGIN = 2
-"""Percent that a disk must be below the limit to be well again: one that hovers is not told of every minute."""
+"""Percent below the limit at which a full disk recovers, so that one near the limit does not alert repeatedly."""
 REMEMBERED = 5
-"""Looks at a container that count for whether it keeps restarting; two of them with a restart do."""
+"""Number of recent checks that decide whether a container keeps restarting: two of them saw a restart."""
 CALM = 3
-"""Looks without a restart after which it does not."""
+"""Checks without a restart after which the problem is over."""
 JUST_UP = re.compile(r"Up (?:Less than a second|(?P<seconds>\d+) seconds?)")
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One thing that is wrong. `subject` is a container's name or a disk's mount point."""
+    """One problem. `subject` is a container's name or a disk's mount point."""
 
     host: str
     kind: TroubleKind
@@ -40,7 +40,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something began to be wrong, or is over. Times are seconds since 1970."""
+    """A problem started, or is over. Unix times."""
 
     trouble: Trouble
     message: str
@@ -49,7 +49,7 @@ class Alert:
     over: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; `text` is what chat webhooks show."""
+        """Return the JSON document; `text` is the field that chat webhooks show."""
         return {
             "event": "recovered" if self.over else "trouble",
             "host": self.trouble.host,
@@ -64,7 +64,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class ContainerExit:
-    """One end of a container, from the engine's events. `asked`: it was stopped by a request."""
+    """The exit of a container, from the engine's events. `asked`: it was stopped by a request."""
 
     id: str
     name: str
@@ -73,13 +73,13 @@ class ContainerExit:
 
     @property
     def how(self) -> str:
-        """` (exit code 3)`, or nothing."""
+        """` (exit code 3)`, or empty."""
         return f" ({self.detail})" if self.detail else ""
 
 
 @dataclass(slots=True)
 class _HostState:
-    """What one host was like until now."""
+    """What the watcher remembers of one host."""
 
     silent: int = 0
     looked: float = 0.0
@@ -89,13 +89,13 @@ class _HostState:
 
 
 class Watcher:
-    """Looks at hosts again and again."""
+    """Checks hosts repeatedly and remembers their problems."""
 
     def __init__(self, fleet: Fleet, selector: str = "all", *, disk_percent: float = 90, patience: int = 2) -> None:
-        """`patience`: how often in a row a host must be silent before it is gone.
+        """`patience`: failed checks in a row after which a host counts as gone.
 
         Raises:
-            UnknownHost: the selector names nobody.
+            UnknownHost: the selector names an unknown host or tag.
         """
         fleet.select(selector)
         self._fleet = fleet
@@ -106,25 +106,25 @@ class Watcher:
         self._known: dict[Trouble, float] = {}
 
     async def look(self) -> list[Alert]:
-        """Ask every host once, all at the same time; what is new since the last look, what began first."""
+        """Check all hosts at once. Returns the alerts since the last check, new problems first."""
         hosts = self._fleet.select(self._selector)
         machines = await self._fleet.call_many(hosts, MACHINE, {})
         answering = [host for host in hosts if not machines[host].host_failed]
         lists = await self._fleet.call_many(answering, CONTAINERS, {"all": True, "limit": 1000})
         events = await self._events(answering)
-        notices: list[Alert] = []
+        alerts: list[Alert] = []
         for host in hosts:
             ends = list(self._ends(host, events.get(host)))
-            found = dict(self._wrong(host, machines[host], lists.get(host), ends))
-            notices += self._new(host, found, unseen=self._unseen(found, machines[host], lists.get(host)))
-            notices += self._blips(host, lists.get(host), ends)
-        # What was wrong with a host that left the fleet ends without a notice.
+            found = dict(self._problems(host, machines[host], lists.get(host), ends))
+            alerts += self._changes(host, found, unchecked=self._unchecked_kinds(machines[host], lists.get(host)))
+            alerts += self._recovered_exits(host, lists.get(host), ends)
+        # Problems of hosts that left the fleet end without an alert.
         self._known = {one: began for one, began in self._known.items() if one.host in hosts}
         self._hosts = {host: self._hosts[host] for host in hosts}
-        return sorted(notices, key=lambda one: one.over)
+        return sorted(alerts, key=lambda one: one.over)
 
     async def _events(self, hosts: Sequence[str]) -> Mapping[str, Outcome]:
-        """What happened on each host since the last look, where the host tells; a host's own clock counts."""
+        """Fetch each host's events since the last check, by the host's own clock; empty without the events tool."""
         now, seen = time.monotonic(), [host for host in hosts if host in self._hosts and self._hosts[host].looked]
         if not seen or EVENTS not in self._fleet.catalogue:
             return {}
@@ -132,7 +132,7 @@ class Watcher:
         return await self._fleet.call_many(seen, EVENTS, {"since": f"{int(passed) + 2}s", "limit": 1000})
 
     def _ends(self, host: str, happened: Outcome | None) -> Iterator[ContainerExit]:
-        """The containers that ended since the last look and were not restarted by a request, each end once."""
+        """Yield each exit since the last check once, except exits of a requested restart."""
         seen = self._hosts.get(host)
         rows = (happened.answer.result or {}).get("events", ()) if happened and happened.ok else ()
         if seen is None:
@@ -150,8 +150,8 @@ class Watcher:
                     row["id"], row["name"], how, asked=any((row["id"], one) in actions for one in STOPPED)
                 )
 
-    def _blips(self, host: str, listed: Outcome | None, ends: Sequence[ContainerExit]) -> Iterator[Alert]:
-        """Containers that ended and run again, unless they keep restarting: that has a notice of its own."""
+    def _recovered_exits(self, host: str, listed: Outcome | None, ends: Sequence[ContainerExit]) -> Iterator[Alert]:
+        """Yield alerts for containers that exited and run again, unless they keep restarting (another alert)."""
         now = time.time()
         rows = {row["id"]: row for row in _rows(listed)}
         for end in {one.id: one for one in ends}.values():
@@ -162,10 +162,10 @@ class Watcher:
             message = f"{row['name']} on {host} {what}, and runs again"
             yield Alert(Trouble(host, "stopped", row["name"]), message, now, now, over=True)
 
-    def _wrong(
+    def _problems(
         self, host: str, machine: Outcome, listed: Outcome | None, ends: Sequence[ContainerExit]
     ) -> Iterator[tuple[Trouble, str]]:
-        """What is wrong with one host now, in words."""
+        """Yield the current problems of one host, with their messages."""
         seen = self._hosts.setdefault(host, _HostState())
         if machine.host_failed:
             seen.silent += 1
@@ -208,7 +208,7 @@ class Watcher:
     def _stopped_containers(
         self, host: str, listed: Outcome, seen: _HostState, ends: Sequence[ContainerExit]
     ) -> Iterator[tuple[Trouble, str]]:
-        """Containers that ran at the last look and do not now, unless this host stopped them or their work was done."""
+        """Yield containers that stopped since the last check, unless Anvyl stopped them or they exited with code 0."""
         ran, seen.running = seen.running, {row["name"] for row in _rows(listed) if row["state"] in RUNNING}
         how = {end.id: end for end in ends}
         for row in _rows(listed):
@@ -220,20 +220,21 @@ class Watcher:
                 asked = " was stopped by a request outside Anvyl" if end and end.asked else " stopped"
                 yield trouble, f"{row['name']} on {host}{asked}: {row.get('problem') or row['status']}"
 
-    def _unseen(self, found: Mapping[Trouble, str], machine: Outcome, listed: Outcome | None) -> set[TroubleKind]:
-        """The kinds of trouble that could not be looked for: they are neither there nor over."""
+    def _unchecked_kinds(self, machine: Outcome, listed: Outcome | None) -> set[TroubleKind]:
+        """Return the kinds of problem that could not be checked, which therefore neither start nor end."""
         if machine.host_failed:
             return {"gone", "engine", "disk", *CONTAINER_KINDS}
         return set() if listed is not None and listed.ok else CONTAINER_KINDS
 
-    def _new(self, host: str, found: Mapping[Trouble, str], *, unseen: set[TroubleKind]) -> Iterator[Alert]:
+    def _changes(self, host: str, found: Mapping[Trouble, str], *, unchecked: set[TroubleKind]) -> Iterator[Alert]:
+        """Yield alerts for problems that are new or over."""
         now = time.time()
-        for trouble, words in found.items():
+        for trouble, message in found.items():
             if trouble not in self._known:
                 self._known[trouble] = now
-                yield Alert(trouble, words, now, now)
+                yield Alert(trouble, message, now, now)
         for trouble in [one for one in self._known if one.host == host and one not in found]:
-            if trouble.kind not in unseen:
+            if trouble.kind not in unchecked:
                 began = self._known.pop(trouble)
                 yield Alert(trouble, _recovery_message(trouble, now - began), began, now, over=True)
 
@@ -244,7 +245,7 @@ def _rows(listed: Outcome | None) -> Sequence[Mapping[str, Any]]:
 
 
 def _restarted(row: Mapping[str, Any], passed: float) -> bool:
-    """Whether a container restarts now, or did since it was seen `passed` seconds ago (0: it was not)."""
+    """Whether a container is restarting, or restarted since it was seen `passed` seconds ago (0: never seen)."""
     if row["state"] == "restarting" or str(row.get("problem", "")).startswith("keeps restarting"):
         return True
     up = JUST_UP.match(row["status"])

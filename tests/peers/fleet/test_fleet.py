@@ -360,7 +360,7 @@ async def test_a_host_that_answers_and_then_falls_silent_is_told_in_time(
         )
 
     assert (found.ok, found.version) == (False, "1")
-    assert found.status == "timeout: it answers, but told no more within 0.05 s"
+    assert found.status == "timeout: it answers, but the check did not finish within 0.05 s"
 
 
 class Mute(StubConnection):

@@ -281,7 +281,7 @@ def witness(seq: int, first: int = 1, **at: str) -> Mapping[str, Any]:
     [
         (witness(9, _5=head(5).hash), ""),
         (witness(9, _5="f" * 64), "was rewritten"),
-        (witness(9), "record 5 is not there, the log ends at record 9"),
+        (witness(9), "record 5 is missing, the log ends at record 9"),
         (witness(0), "the log is empty"),
         (witness(9, first=6), "lost records"),
         (witness(6 + LEAST_ROTATED, first=6), ""),

@@ -171,7 +171,7 @@ def test_a_hosts_file_that_cannot_be_edited_ends_no_call(registry: Registry, cap
 
     record_announced_key(registry, Peer("nas", "https://nas:4200", (), FIRST), SECOND)
 
-    assert "could not be kept" in caplog.text
+    assert "could not be saved" in caplog.text
 
 
 # On the host.

@@ -99,8 +99,8 @@ def test_a_file_without_hosts_takes_one(empty: str, registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("added", "says"),
     [
-        (peer("nas", 4299), "there is a host `nas` already, at http://127.0.0.1:4220"),
-        (peer("other", 4220), "http://127.0.0.1:4220 is known already, as `nas`"),
+        (peer("nas", 4299), "there is already a host `nas`, at http://127.0.0.1:4220"),
+        (peer("other", 4220), "you already added http://127.0.0.1:4220, as `nas`"),
     ],
 )
 def test_a_name_or_an_address_is_known_once(added: Peer, says: str, registry: Registry) -> None:
@@ -127,8 +127,8 @@ def test_removing_a_host_that_is_not_there_names_near_ones(registry: Registry) -
     ("content", "says"),
     [
         ("[hosts.nas\n", "is not valid TOML"),
-        ("[hosts.nas]\nurl = 1\n", "`hosts.nas` needs a `url` of text"),
-        ("[hosts.nas]\n", "`hosts.nas` needs a `url` of text"),
+        ("[hosts.nas]\nurl = 1\n", "`hosts.nas` needs a `url` string"),
+        ("[hosts.nas]\n", "`hosts.nas` needs a `url` string"),
         ("[hosts.nas]\nurl = 'x'\ntags = 'a'\n", "`hosts.nas` needs"),
         ("[hosts]\nnas = 'http://x'\n", "`hosts.nas` must be a table"),
         ("hosts = 5\n", "`hosts` must be a table"),
@@ -195,7 +195,7 @@ def test_tags_are_written_as_selectors_name_them(written: str, read: str) -> Non
 
 @pytest.mark.parametrize("tag", ["", "@", "a b", "a,b", "@@a", "ä"])
 def test_tags_that_no_selector_could_name_are_refused(tag: str) -> None:
-    with pytest.raises(InvalidInput, match="cannot be a tag"):
+    with pytest.raises(InvalidInput, match="is not a valid tag"):
         check_tag(tag)
 
 
