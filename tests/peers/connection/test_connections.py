@@ -85,7 +85,7 @@ async def closing(connection: Connection) -> AsyncIterator[Connection]:
 
 
 async def happens(event: threading.Event) -> None:
-    """Wait for something the server's thread says."""
+    """Wait for an event of the server's thread."""
     assert await anyio.to_thread.run_sync(event.wait, 5, abandon_on_cancel=True)
 
 
@@ -98,55 +98,55 @@ async def test_lists_every_page_of_the_tools(connection: Connection, toy: ToyToo
     assert listed["note"].scope == "exec"
 
 
-async def test_says_the_version_of_the_other_end(connection: Connection) -> None:
+async def test_version_returns_the_servers_version(connection: Connection) -> None:
     assert await connection.version() == "7.7"
 
 
-async def test_a_structured_result_arrives_as_it_was_sent(connection: Connection) -> None:
+async def test_a_structured_result_arrives_unchanged(connection: Connection) -> None:
     arguments = {"name": "wéb ✓ 🐳", "count": 3, "flags": [True, None], "": "…"}
     answer = await connection.call("echo", arguments, seconds=5)
     assert answer.ok
     assert answer.result == {"said": arguments, "nothing": None}
 
 
-async def test_a_result_of_words_alone_has_no_structure(connection: Connection) -> None:
+async def test_a_text_only_result_has_no_structured_content(connection: Connection) -> None:
     answer = await connection.call("note", {}, seconds=5)
     assert (answer.ok, answer.result, answer.text) == (True, None, "only\nwords")
 
 
-async def test_a_failed_tool_is_an_answer_with_the_hosts_own_error(connection: Connection) -> None:
+async def test_a_failed_tool_returns_the_hosts_error(connection: Connection) -> None:
     answer = await connection.call("fail", {}, seconds=5)
     assert isinstance(answer.error, errors.NotFound)
     assert answer.error.message == "there is no container `web`"
     assert answer.error.hint == "did you mean `web1`?"
 
 
-async def test_a_failed_tool_of_a_foreign_server_is_an_answer_too(connection: Connection) -> None:
+async def test_a_failed_tool_of_another_mcp_server_returns_an_error(connection: Connection) -> None:
     answer = await connection.call("crash", {}, seconds=5)
     assert not answer.ok
     assert str(answer.error) == "Error executing tool crash"
 
 
-async def test_an_unknown_tool_is_invalid_input_in_the_hosts_words(connection: Connection) -> None:
+async def test_an_unknown_tool_is_invalid_input(connection: Connection) -> None:
     with pytest.raises(errors.InvalidInput, match="there is no tool nonsense"):
         await connection.call("nonsense", {}, seconds=5)
 
 
-async def test_a_tool_name_beyond_ascii_reaches_the_host(connection: Connection) -> None:
+async def test_a_non_ascii_tool_name_reaches_the_host(connection: Connection) -> None:
     with pytest.raises(errors.InvalidInput, match="there is no tool ünsinn"):
         await connection.call("ünsinn", {}, seconds=5)
 
 
-async def test_progress_is_told_in_order(connection: Connection) -> None:
+async def test_progress_is_reported_in_order(connection: Connection) -> None:
     seen: list[tuple[float, float | None, str]] = []
-    answer = await connection.call("steps", {}, seconds=5, on_progress=lambda *told: seen.append(told))
+    answer = await connection.call("steps", {}, seconds=5, on_progress=lambda *report: seen.append(report))
     assert answer.text == "done"
     assert seen == sorted(seen)
     assert set(seen) <= {(1, 3, "step 1"), (2, 3, "step 2"), (3, 3, "step 3")}
     assert seen
 
 
-async def test_meta_travels_with_the_call(connection: Connection, toy: ToyTools) -> None:
+async def test_metadata_is_sent_with_the_call(connection: Connection, toy: ToyTools) -> None:
     await connection.call("echo", {}, seconds=5, meta={protocol_keys.OPERATION: "op-1"})
     assert toy.metas[-1][protocol_keys.OPERATION] == "op-1"
 
@@ -161,9 +161,7 @@ async def test_cancelling_a_call_stops_the_work(connection: Connection, toy: Toy
     assert (await connection.call("echo", {}, seconds=5)).ok
 
 
-async def test_a_call_out_of_time_stops_the_work_and_the_connection_lives(
-    connection: Connection, toy: ToyTools
-) -> None:
+async def test_a_timeout_stops_the_work_and_keeps_the_connection(connection: Connection, toy: ToyTools) -> None:
     await connection.list_tools()
     with pytest.raises(errors.Timeout, match=r"no answer within 0\.2 s"):
         await connection.call("slow", {}, seconds=0.2)
@@ -172,7 +170,7 @@ async def test_a_call_out_of_time_stops_the_work_and_the_connection_lives(
     assert toy.executions["slow"] == 1
 
 
-async def test_fifty_calls_at_once_get_each_its_own_answer(connection: Connection, toy: ToyTools) -> None:
+async def test_fifty_concurrent_calls_get_their_own_answers(connection: Connection, toy: ToyTools) -> None:
     answers: dict[int, object] = {}
 
     async def ask(number: int) -> None:
@@ -187,20 +185,20 @@ async def test_fifty_calls_at_once_get_each_its_own_answer(connection: Connectio
 
 
 @pytest.mark.parametrize("size", [200 * 1024, 2 * 1024 * 1024])
-async def test_a_large_result_arrives_whole(connection: Connection, size: int) -> None:
+async def test_a_large_result_arrives_completely(connection: Connection, size: int) -> None:
     answer = await connection.call("large", {"size": size}, seconds=20)
     assert len(answer.text) == size
 
 
-async def test_the_result_of_a_change_is_not_lost_to_a_listing(connection: Connection, toy: ToyTools) -> None:
-    """mcp.Client.call_tool lists the tools after the call, and raises when that fails (guide, F1)."""
+async def test_the_result_of_a_change_does_not_depend_on_a_listing(connection: Connection, toy: ToyTools) -> None:
+    """mcp.Client.call_tool lists the tools after the call, and raises if that fails."""
     toy.lists = False
     assert (await connection.call("echo", {"done": 1}, seconds=5)).ok
     assert toy.executions == {"echo": 1}
 
 
-async def test_a_result_that_outgrew_its_listing_is_still_an_answer(connection: Connection) -> None:
-    """A host updated while we held its listing: the change was made, its result must not become an error."""
+async def test_a_result_that_does_not_match_an_old_listing_is_accepted(connection: Connection) -> None:
+    """The host was updated after it was listed: the change was made, so its result must not become an error."""
     await connection.list_tools()
     assert (await connection.call("bewildering", {}, seconds=5)).result == {"renamed": 1}
 
@@ -211,7 +209,7 @@ async def test_closing_twice_is_harmless(connection: Connection) -> None:
     await connection.close()
 
 
-async def test_a_closed_session_says_so(toy: ToyTools) -> None:
+async def test_a_closed_session_reports_it(toy: ToyTools) -> None:
     session = SdkClient(toy.server())
     await session.list_tools()
     await session.close()
@@ -219,7 +217,7 @@ async def test_a_closed_session_says_so(toy: ToyTools) -> None:
         await session.call("echo", {}, seconds=1)
 
 
-async def test_closing_while_it_connects_lets_nobody_wait(toy: ToyTools) -> None:
+async def test_closing_while_connecting_releases_waiting_callers(toy: ToyTools) -> None:
     session = SdkClient(toy.server())
 
     async def ask() -> None:
@@ -233,7 +231,7 @@ async def test_closing_while_it_connects_lets_nobody_wait(toy: ToyTools) -> None
             await session.close()
 
 
-async def test_a_caller_that_gives_up_takes_the_connection_from_nobody(host: ToyServer, toy: ToyTools) -> None:
+async def test_a_cancelled_caller_keeps_the_connection_for_others(host: ToyServer, toy: ToyTools) -> None:
     async with closing(SdkClient(host.url)) as session, anyio.create_task_group() as group:
         group.start_soon(lambda: session.call("echo", {}, seconds=5))
         with anyio.move_on_after(0):
@@ -241,7 +239,7 @@ async def test_a_caller_that_gives_up_takes_the_connection_from_nobody(host: Toy
     assert toy.executions["echo"] == 1
 
 
-async def test_closing_ends_calls_under_way(host: ToyServer, toy: ToyTools) -> None:
+async def test_closing_ends_pending_calls(host: ToyServer, toy: ToyTools) -> None:
     session = SdkClient(host.url)
 
     async def ask() -> None:
@@ -255,7 +253,7 @@ async def test_closing_ends_calls_under_way(host: ToyServer, toy: ToyTools) -> N
     await happens(toy.cancelled)
 
 
-async def test_a_restart_between_two_calls_goes_unnoticed(far: Connection, host: ToyServer, toy: ToyTools) -> None:
+async def test_a_restart_between_two_calls_is_transparent(far: Connection, host: ToyServer, toy: ToyTools) -> None:
     assert (await far.call("echo", {}, seconds=5)).ok
     host.stop()
     host.start()
@@ -263,7 +261,7 @@ async def test_a_restart_between_two_calls_goes_unnoticed(far: Connection, host:
     assert toy.executions["echo"] == 2
 
 
-async def test_a_host_that_was_away_is_used_again(far: Connection, host: ToyServer) -> None:
+async def test_a_host_that_comes_back_is_reconnected(far: Connection, host: ToyServer) -> None:
     host.stop()
     with pytest.raises(errors.Refused):
         await far.call("echo", {}, seconds=5)
@@ -294,7 +292,7 @@ async def test_a_host_killed_during_a_call_leaves_its_outcome_unknown(
     assert (await far.call("echo", {}, seconds=5)).ok
 
 
-async def test_calls_that_meet_a_forgotten_session_are_asked_again_together(host: ToyServer, toy: ToyTools) -> None:
+async def test_calls_in_an_expired_session_are_retried_together(host: ToyServer, toy: ToyTools) -> None:
     async with closing(SdkClient(host.url, mode="legacy")) as session:
         await session.list_tools()
         host.stop()
@@ -305,7 +303,7 @@ async def test_calls_that_meet_a_forgotten_session_are_asked_again_together(host
         assert toy.executions["echo"] == 10
 
 
-async def test_nothing_listens(make: Callable[[str], Connection]) -> None:
+async def test_connection_refused(make: Callable[[str], Connection]) -> None:
     async with closing(make(f"http://127.0.0.1:{free_port()}")) as connection:
         for ask in (lambda: connection.call("echo", {}, seconds=10), connection.list_tools, connection.version):
             started = time.monotonic()
@@ -315,13 +313,13 @@ async def test_nothing_listens(make: Callable[[str], Connection]) -> None:
             assert time.monotonic() - started < 0.5
 
 
-async def test_a_name_nobody_knows(make: Callable[[str], Connection]) -> None:
+async def test_an_unresolvable_name(make: Callable[[str], Connection]) -> None:
     async with closing(make("http://no-such-host.invalid:4200")) as connection:
         with pytest.raises(errors.Unreachable):
             await connection.call("echo", {}, seconds=10)
 
 
-async def test_a_host_that_hangs_costs_three_seconds_however_many_ask(make: Callable[[str], Connection]) -> None:
+async def test_a_hanging_host_costs_three_seconds_for_all_callers(make: Callable[[str], Connection]) -> None:
     with faulty_server(silent) as url:
         async with closing(make(url)) as connection:
             started = time.monotonic()
@@ -336,7 +334,7 @@ async def test_a_host_that_hangs_costs_three_seconds_however_many_ask(make: Call
             assert time.monotonic() - started < 3.5
 
 
-async def test_a_host_that_swallows_packets_costs_three_seconds(make: Callable[[str], Connection]) -> None:
+async def test_a_host_that_drops_packets_costs_three_seconds(make: Callable[[str], Connection]) -> None:
     with black_hole() as url:
         async with closing(make(url)) as connection:
             started = time.monotonic()
@@ -345,7 +343,7 @@ async def test_a_host_that_swallows_packets_costs_three_seconds(make: Callable[[
             assert time.monotonic() - started < 3.5
 
 
-async def test_cancelling_while_it_connects_returns_at_once(make: Callable[[str], Connection]) -> None:
+async def test_cancelling_while_connecting_returns_at_once(make: Callable[[str], Connection]) -> None:
     with faulty_server(silent) as url:
         async with closing(make(url)) as connection:
             with anyio.fail_after(1), anyio.move_on_after(0.1):
@@ -412,7 +410,7 @@ MISBEHAVIOURS: dict[str, tuple[Behaviour, type[errors.AnvylError], str]] = {
 
 
 @pytest.mark.parametrize("name", MISBEHAVIOURS)
-async def test_what_is_no_mcp_server_is_named(make: Callable[[str], Connection], name: str) -> None:
+async def test_a_server_that_is_not_mcp_is_reported(make: Callable[[str], Connection], name: str) -> None:
     behaviour, error, words = MISBEHAVIOURS[name]
     with faulty_server(behaviour) as url:
         async with closing(make(url)) as connection:
@@ -423,14 +421,14 @@ async def test_what_is_no_mcp_server_is_named(make: Callable[[str], Connection],
                 assert "\n" not in str(raised.value)
 
 
-async def test_an_https_address_of_a_plain_server_is_told_apart(host: ToyServer) -> None:
+async def test_https_to_a_plain_http_server_is_reported(host: ToyServer) -> None:
     for make in (LeanClient, SdkClient):
         async with closing(make(host.url.replace("http:", "https:"))) as connection:
             with pytest.raises(errors.Unreachable, match="does not speak TLS"):
                 await connection.call("echo", {}, seconds=5)
 
 
-async def test_a_tls_host_that_hangs_costs_three_seconds() -> None:
+async def test_a_hanging_tls_host_costs_three_seconds() -> None:
     with faulty_server(silent) as url:
         async with closing(
             LeanClient(url.replace("http:", "https:"), context=ssl.create_default_context())
@@ -441,9 +439,7 @@ async def test_a_tls_host_that_hangs_costs_three_seconds() -> None:
             assert time.monotonic() - started < 3.5
 
 
-async def test_a_hundred_connections_leave_no_descriptor_behind(
-    host: ToyServer, make: Callable[[str], Connection]
-) -> None:
+async def test_a_hundred_connections_leak_no_descriptors(host: ToyServer, make: Callable[[str], Connection]) -> None:
     async def once() -> None:
         async with closing(make(host.url)) as connection:
             assert (await connection.call("echo", {}, seconds=20)).ok
@@ -459,14 +455,14 @@ async def test_a_hundred_connections_leave_no_descriptor_behind(
         async with anyio.create_task_group() as group:
             for _ in range(10):
                 group.start_soon(once)
-    # The toy lives in this process too: its sides of the connections must be gone before the rest is counted.
+    # The toy server runs in this process too: wait until its ends of the connections are closed before counting.
     host.stop()
     with anyio.fail_after(5):
         while descriptors() > before:  # noqa: ASYNC110  nothing tells when a transport has closed its socket
             await anyio.sleep(0.01)
 
 
-def test_a_header_carries_any_name() -> None:
+def test_a_header_can_encode_any_name() -> None:
     assert header_value("stop_container") == "stop_container"
     assert header_value("ünsinn") == "=?base64?w7xuc2lubg==?="
     assert header_value(" x") == "=?base64?IHg=?="
@@ -487,7 +483,7 @@ def test_a_header_carries_any_name() -> None:
         ("https://proxy.lan:443/nas/mcp", "https://proxy.lan:443/nas"),
     ],
 )
-def test_an_address_has_one_spelling(written: str, base: str) -> None:
+def test_addresses_are_normalized(written: str, base: str) -> None:
     assert base_url(written) == base
     assert base_url(base) == base
 
@@ -509,7 +505,7 @@ def test_an_address_has_one_spelling(written: str, base: str) -> None:
         ("", "not an address"),
     ],
 )
-def test_what_is_no_address_is_refused_in_one_sentence(written: str, words: str) -> None:
+def test_an_invalid_address_is_rejected(written: str, words: str) -> None:
     with pytest.raises(errors.InvalidInput, match=words) as refused:
         base_url(written)
     assert refused.value.hint
@@ -532,11 +528,11 @@ def test_what_is_no_address_is_refused_in_one_sentence(written: str, words: str)
         ("nonsense://", False),
     ],
 )
-def test_loopback_is_only_this_machine(url: str, loopback: bool) -> None:
+def test_is_loopback_is_true_only_for_this_machine(url: str, loopback: bool) -> None:
     assert is_loopback(url) is loopback
 
 
-async def test_the_scheme_chooses_the_transport(host: ToyServer) -> None:
+async def test_the_scheme_selects_the_transport(host: ToyServer) -> None:
     assert isinstance(connect(host.url, lean=True), LeanClient)
     assert isinstance(connect(f"127.0.0.1:{host.port}", lean=False), SdkClient)
     async with closing(connect(f"127.0.0.1:{host.port}", lean=True)) as connection:

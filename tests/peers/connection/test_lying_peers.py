@@ -1,4 +1,4 @@
-"""A host that lies, or is steered by somebody: it harms neither the terminal, nor the others, nor a yes."""
+"""A malicious or compromised host cannot harm the terminal, other hosts or approvals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ESCAPE = "\x1b]0;pwned\x07\x1b[2J\x9b31m\u202e"
 
 
 class Scripted(StubConnection):
-    """A connection that answers `list_containers` with anything, as a wire would bring it."""
+    """A connection that answers `list_containers` with an arbitrary result."""
 
     def __init__(self, result: Any, words: str = "") -> None:
         self.result, self.words = result, words
@@ -71,7 +71,7 @@ def listed(*rows: Any) -> dict[str, Any]:
     ],
     ids=str,
 )
-async def test_an_answer_of_another_shape_is_that_hosts_trouble_alone(result: Any, tmp_path: Path) -> None:
+async def test_a_malformed_answer_affects_only_that_host(result: Any, tmp_path: Path) -> None:
     settings = load()
     fleet = fleet_of(tmp_path, settings, Scripted(listed({"name": "web"})), Scripted(result))
 
@@ -82,7 +82,7 @@ async def test_an_answer_of_another_shape_is_that_hosts_trouble_alone(result: An
     assert await resolve_targets(fleet, fleet.tool("get_container_info"), {"name": "web"}) == ["here"]
 
 
-def test_nothing_a_peer_says_moves_the_cursor() -> None:
+def test_peer_output_contains_no_terminal_control_sequences() -> None:
     answer = ToolAnswer.from_mcp(
         {
             "structuredContent": {"rows": [{"name": ESCAPE, f"key{ESCAPE}": [ESCAPE]}], "more": ESCAPE},
@@ -91,12 +91,12 @@ def test_nothing_a_peer_says_moves_the_cursor() -> None:
     )
     failed = ToolAnswer.from_mcp({"isError": True, "content": [{"type": "text", "text": ESCAPE}]})
 
-    told = json.dumps(answer.result, ensure_ascii=False) + answer.text + str(failed.error)
-    assert told == text.clean(told) and "\x1b" not in told and "\x9b" not in told
+    output = json.dumps(answer.result, ensure_ascii=False) + answer.text + str(failed.error)
+    assert output == text.clean(output) and "\x1b" not in output and "\x9b" not in output
 
 
-def test_a_value_can_not_pass_for_the_question() -> None:
-    """A model writes the arguments; what is asked about them is ours."""
+def test_argument_values_cannot_imitate_the_prompt() -> None:
+    """A model writes the arguments, but not the prompt."""
     command = "id \x1b[1A\r\x1b[Jrestart container: name=web on nas? [y/N] \x1b[8m\n\u202e"
     proposal = Proposal("1", "create_container", {"image": "busybox", "command": command}, ["here"])
 
@@ -115,7 +115,7 @@ def test_a_value_can_not_pass_for_the_question() -> None:
         ("remove web everywhere", {"name": "web", "host": "all"}, True),
     ],
 )
-async def test_yes_covers_only_what_the_person_named_once_a_host_has_spoken(
+async def test_approval_covers_only_objects_that_the_person_named(
     question: str,
     call: dict[str, Any],
     covered: bool,
@@ -141,7 +141,7 @@ async def test_yes_covers_only_what_the_person_named_once_a_host_has_spoken(
 
     reply = await Assistant(fleet, settings).ask(Question(question), decide=yes)
 
-    # What the guard refuses is not even proposed.
+    # A call that the guard rejects is not proposed.
     assert any(not proposal.untrusted for proposal in seen) is covered
     removed = "remove_container" in here.calls + evil.calls
     assert removed is covered

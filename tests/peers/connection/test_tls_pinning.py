@@ -1,4 +1,4 @@
-"""The pin is checked during the handshake: who holds another key is told nothing."""
+"""The pin is checked during the handshake, so a server with another key receives no data."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def pinned(tmp_path: Path) -> Iterator[tuple[TlsRecorder, str]]:
 
 
 def say(secure: ssl.SSLSocket) -> None:
-    """Say it and wait for the other end to have read it."""
+    """Send data and wait until the server has read it."""
     secure.sendall(MESSAGE)
     secure.shutdown(socket.SHUT_WR)
     while secure.recv(4096):
@@ -65,13 +65,13 @@ def say(secure: ssl.SSLSocket) -> None:
 
 
 def tell(port: int, context: ssl.SSLContext) -> None:
-    """Say something over the standard library's sockets."""
+    """Send data over the standard library's sockets."""
     with socket.create_connection(("127.0.0.1", port), 5) as plain, context.wrap_socket(plain) as secure:
         say(secure)
 
 
-def tell_later(port: int, context: ssl.SSLContext) -> None:
-    """The same with a handshake asked for by name, as the lean client does."""
+def send_with_explicit_handshake(port: int, context: ssl.SSLContext) -> None:
+    """Send data after an explicit handshake, as the lean client does."""
     with (
         socket.create_connection(("127.0.0.1", port), 5) as plain,
         context.wrap_socket(plain, do_handshake_on_connect=False) as secure,
@@ -80,8 +80,8 @@ def tell_later(port: int, context: ssl.SSLContext) -> None:
         say(secure)
 
 
-def tell_on_a_loop(port: int, context: ssl.SSLContext) -> None:
-    """Say something over asyncio."""
+def send_over_asyncio(port: int, context: ssl.SSLContext) -> None:
+    """Send data over asyncio."""
 
     async def tell() -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="")
@@ -93,12 +93,12 @@ def tell_on_a_loop(port: int, context: ssl.SSLContext) -> None:
     asyncio.run(asyncio.wait_for(tell(), 5))
 
 
-WAYS = {"socket": tell, "handshake later": tell_later, "asyncio": tell_on_a_loop}
+WAYS = {"socket": tell, "handshake later": send_with_explicit_handshake, "asyncio": send_over_asyncio}
 ways = pytest.mark.parametrize("way", WAYS)
 
 
 @ways
-def test_the_paired_host_is_told_everything(pinned: tuple[TlsRecorder, str], way: str) -> None:
+def test_the_paired_host_receives_the_data(pinned: tuple[TlsRecorder, str], way: str) -> None:
     heard, pin = pinned
     WAYS[way](heard.port, pinned_context([pin]))
     assert heard.done.wait(5)
@@ -106,7 +106,7 @@ def test_the_paired_host_is_told_everything(pinned: tuple[TlsRecorder, str], way
 
 
 @ways
-def test_any_of_several_pins_will_do_while_a_key_is_changed(pinned: tuple[TlsRecorder, str], way: str) -> None:
+def test_any_of_several_pins_is_accepted_during_key_rotation(pinned: tuple[TlsRecorder, str], way: str) -> None:
     heard, pin = pinned
     WAYS[way](heard.port, pinned_context([OTHER_PIN, pin]))
     assert heard.done.wait(5)
@@ -114,20 +114,20 @@ def test_any_of_several_pins_will_do_while_a_key_is_changed(pinned: tuple[TlsRec
 
 
 @ways
-def test_an_impostor_gets_not_one_byte(pinned: tuple[TlsRecorder, str], way: str) -> None:
+def test_an_impostor_receives_no_data(pinned: tuple[TlsRecorder, str], way: str) -> None:
     heard, _ = pinned
     with pytest.raises(WrongKey) as raised:
         WAYS[way](heard.port, pinned_context([OTHER_PIN]))
     assert heard.done.wait(5)
     assert heard.data == b""
-    told = connection_errors.connect_error(raised.value)
-    assert isinstance(told, Unreachable)
-    assert told.message.startswith("its key is not the one it was paired with")
-    assert "anvyl hosts remove NAME" in told.hint
+    error = connection_errors.connect_error(raised.value)
+    assert isinstance(error, Unreachable)
+    assert error.message.startswith("its key is not the one it was paired with")
+    assert "anvyl hosts remove NAME" in error.hint
 
 
 @ways
-def test_the_same_certificate_with_another_key_does_not_help(tmp_path: Path, way: str) -> None:
+def test_a_copied_certificate_with_another_key_is_rejected(tmp_path: Path, way: str) -> None:
     """The names of the paired host's certificate are public; only its key is not."""
     genuine, fake = KEYS["p256"], ec.generate_private_key(ec.SECP256R1())
     with record_tls(server_context(write_pair(tmp_path, fake, certificate_of(fake)))) as heard:
@@ -139,8 +139,8 @@ def test_the_same_certificate_with_another_key_does_not_help(tmp_path: Path, way
 
 @pytest.mark.parametrize("years", [-5, 30])
 @ways
-def test_dates_do_not_matter(tmp_path: Path, way: str, years: int) -> None:
-    """An expired certificate is what a client with a wrong clock sees, too."""
+def test_expiry_is_ignored(tmp_path: Path, way: str, years: int) -> None:
+    """To a client with a wrong clock, a valid certificate looks expired too."""
     key = KEYS["p256"]
     with record_tls(server_context(write_pair(tmp_path, key, certificate_of(key, years=years)))) as heard:
         WAYS[way](heard.port, pinned_context([pin_of_key(key)]))
@@ -149,7 +149,7 @@ def test_dates_do_not_matter(tmp_path: Path, way: str, years: int) -> None:
 
 
 @ways
-def test_an_older_tls_is_refused(tmp_path: Path, way: str) -> None:
+def test_older_tls_versions_are_rejected(tmp_path: Path, way: str) -> None:
     key = KEYS["p256"]
     context = server_context(write_pair(tmp_path, key, certificate_of(key)))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -161,20 +161,20 @@ def test_an_older_tls_is_refused(tmp_path: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("pins", [[], [""], ["sha256:"], [OTHER_PIN, "nonsense"]])
-def test_a_context_without_a_good_pin_is_never_made(pins: list[str]) -> None:
+def test_a_context_needs_a_valid_pin(pins: list[str]) -> None:
     with pytest.raises(InvalidInput, match="is not a pin"):
         pinned_context(pins)
 
 
 @pytest.mark.parametrize("names", [1, 4, 40])
 @pytest.mark.parametrize("kind", KEYS)
-def test_the_key_is_found_in_every_certificate(kind: str, names: int) -> None:
+def test_the_public_key_is_found_in_every_certificate(kind: str, names: int) -> None:
     key = KEYS[kind]
     certificate = der(certificate_of(key, names=names))
     assert public_key(certificate) == spki(key)
 
 
-def test_server_and_client_spell_a_pin_alike(tmp_path: Path) -> None:
+def test_server_and_client_compute_the_same_pin(tmp_path: Path) -> None:
     identity = host_identity(tmp_path)
     certificate = ssl.PEM_cert_to_DER_cert(identity.certificate.read_text(encoding="ascii"))
     assert identity.pin == pin_of(certificate) == pin_text(hashlib.sha256(public_key(certificate)).digest())
@@ -182,7 +182,7 @@ def test_server_and_client_spell_a_pin_alike(tmp_path: Path) -> None:
         assert pin_of(der(certificate_of(key))) == pin_of_key(key)
 
 
-def test_a_changed_certificate_never_shows_another_key_than_others_see_in_it() -> None:
+def test_a_mutated_certificate_never_yields_another_key_than_openssl() -> None:
     dice = random.Random(5)
     read = 0
     for kind in ("p256", "ed25519"):
@@ -214,7 +214,7 @@ def seen_by_cryptography(certificate: bytes) -> bytes:
         return b""
 
 
-def test_garbage_has_no_key_and_never_crashes() -> None:
+def test_garbage_yields_no_key_and_no_crash() -> None:
     dice = random.Random(6)
     original = der(certificate_of(KEYS["p256"]))
     for length in range(len(original)):
@@ -243,7 +243,7 @@ def certificate(*fields: bytes, after: bytes = EMPTY) -> bytes:
     return element(0x30, element(0x30, *fields), after)
 
 
-def test_a_certificate_of_the_first_version_has_its_key_in_the_same_place() -> None:
+def test_the_key_of_a_version_1_certificate_is_found() -> None:
     assert public_key(certificate(VERSION, *BEFORE, KEY, EMPTY)) == KEY
     assert public_key(certificate(*BEFORE, KEY)) == KEY
 
@@ -272,9 +272,9 @@ DOUBTFUL = {
 
 
 @pytest.mark.parametrize("name", DOUBTFUL)
-def test_a_certificate_that_could_be_read_in_two_ways_has_no_key(name: str) -> None:
+def test_an_ambiguous_encoding_yields_no_key(name: str) -> None:
     assert public_key(DOUBTFUL[name]) == b""
 
 
-def test_long_fields_are_stepped_over() -> None:
+def test_long_fields_are_skipped() -> None:
     assert public_key(certificate(VERSION, SERIAL, LONG, LONG, LONG, LONG, KEY)) == KEY

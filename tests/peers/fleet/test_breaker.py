@@ -1,4 +1,4 @@
-"""A host that is silent costs its seconds once, and one that comes back is used again by itself.
+"""An unresponsive host costs one timeout, and is used again once it answers.
 
 The bounds are those of design §6: 3 s for a connection, then nothing for a while; back within 10 s.
 """
@@ -37,7 +37,7 @@ TOOLS = {
 
 
 class Host(StubConnection):
-    """A host that does as it is told, and counts how often it is asked."""
+    """A host that fails or answers as configured, and counts its calls."""
 
     def __init__(self, failure: AnvylError | None = None, seconds: float = 0.05) -> None:
         self.failure = failure
@@ -66,7 +66,7 @@ class Host(StubConnection):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A twentieth of a second stands for a costly one, and for the time between two probes."""
+    """Shorten the costly failure and the probe interval to a twentieth of a second."""
     monkeypatch.setattr(breaker, "COSTLY_SECONDS", 0.04)
     monkeypatch.setattr(breaker, "PROBE_SECONDS", 0.05)
 
@@ -76,7 +76,7 @@ MakeFleet = Callable[[Host], Fleet]
 
 @pytest.fixture
 async def fleet_with(tmp_path: Path) -> AsyncIterator[MakeFleet]:
-    """Makes fleets of this host and `nas`, each like a process of its own over the same folder."""
+    """Return a factory for fleets of this host and `nas`, each like a separate process with the same home."""
     made: list[Fleet] = []
 
     def make(host: Host) -> Fleet:
@@ -94,21 +94,21 @@ async def fleet_with(tmp_path: Path) -> AsyncIterator[MakeFleet]:
 
 @asynccontextmanager
 async def soon() -> AsyncIterator[None]:
-    """Well under what a silent host costs."""
+    """Fail if the block takes as long as a timeout."""
     began = time.monotonic()
     yield
     assert time.monotonic() - began < 0.5
 
 
-async def until_it_is(said: str, fleet: Fleet) -> Outcome:
-    """The first outcome of that word."""
+async def outcome_with_status(said: str, fleet: Fleet) -> Outcome:
+    """Call until the outcome has this status word."""
     with anyio.fail_after(5):
         while (outcome := await fleet.call("nas", "look", {})).word != said:  # noqa: ASYNC110  the host comes by itself
             await anyio.sleep(0.01)
     return outcome
 
 
-async def test_a_silent_host_is_waited_for_once(fleet_with: MakeFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unresponsive_host_costs_one_timeout(fleet_with: MakeFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "PROBE_SECONDS", 60)
     host = Host(SILENT)
     fleet = fleet_with(host)
@@ -123,7 +123,7 @@ async def test_a_silent_host_is_waited_for_once(fleet_with: MakeFleet, monkeypat
 
 
 class Lossy(Host):
-    """One call gets no connection; another, made and answered meanwhile, does."""
+    """A host that one call cannot reach, while a concurrent call is answered."""
 
     async def call(self, tool: str, arguments: Mapping[str, Any], **options: Any) -> ToolAnswer:
         self.calls += 1
@@ -134,8 +134,8 @@ class Lossy(Host):
 
 
 @pytest.mark.parametrize("first", ["look", "change"])
-async def test_a_line_that_loses_packets_is_no_host_that_is_down(fleet_with: MakeFleet, first: str) -> None:
-    """Fault table row 6: what only reads is asked once more; and the host is not left alone: it answers others."""
+async def test_packet_loss_does_not_mark_a_host_as_down(fleet_with: MakeFleet, first: str) -> None:
+    """Fault table, row 6: a read is retried once, and the host is not marked down, since it answers other calls."""
     host = Lossy()
     fleet = fleet_with(host)
     done: list[Outcome] = []
@@ -153,7 +153,7 @@ async def test_a_line_that_loses_packets_is_no_host_that_is_down(fleet_with: Mak
     assert not fleet.is_skipped("nas")
 
 
-async def test_a_host_that_comes_back_is_used_again_by_itself(fleet_with: MakeFleet) -> None:
+async def test_a_host_that_comes_back_is_used_again(fleet_with: MakeFleet) -> None:
     host = Host(SILENT)
     fleet = fleet_with(host)
     assert not (await fleet.call("nas", "look", {})).ok
@@ -161,7 +161,7 @@ async def test_a_host_that_comes_back_is_used_again_by_itself(fleet_with: MakeFl
         await host.greeted_again.wait()
 
     host.failure = None
-    await until_it_is("ok", fleet)
+    await outcome_with_status("ok", fleet)
 
     assert host.calls == 2
     greetings = host.greetings
@@ -169,10 +169,10 @@ async def test_a_host_that_comes_back_is_used_again_by_itself(fleet_with: MakeFl
     assert host.greetings == greetings, "it is not asked any more once it is back"
 
 
-async def test_a_process_that_stood_still_asks_before_it_says_that_a_host_is_down(
+async def test_a_stale_mark_is_probed_before_a_call_fails(
     fleet_with: MakeFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a person is at a prompt nothing is asked in the background."""
+    """While a prompt blocks the process, no background probe runs."""
     monkeypatch.setattr(breaker, "PROBE_SECONDS", 60)
     host = Host(SILENT)
     fleet = fleet_with(host)
@@ -186,24 +186,22 @@ async def test_a_process_that_stood_still_asks_before_it_says_that_a_host_is_dow
     assert (too_soon.word, later.word) == ("unreachable", "ok")
 
 
-async def test_a_host_that_then_refuses_is_asked_at_every_call(fleet_with: MakeFleet) -> None:
-    """Somebody is there again: a refusal costs nothing, so it needs no breaker."""
+async def test_a_host_that_refuses_connections_is_tried_on_every_call(fleet_with: MakeFleet) -> None:
+    """A refused connection is cheap, so the breaker closes."""
     host = Host(SILENT)
     fleet = fleet_with(host)
     await fleet.call("nas", "look", {})
 
     host.failure, host.seconds = Refused("connection refused"), 0
-    outcome = await until_it_is("refused", fleet)
+    outcome = await outcome_with_status("refused", fleet)
 
     host.failure = None
     assert outcome.status == "unreachable: connection refused"
     assert (await fleet.call("nas", "look", {})).ok
 
 
-async def test_a_process_that_ends_leaves_its_wait_to_nobody(
-    fleet_with: MakeFleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two commands in a row over one home: only the first waits."""
+async def test_the_next_process_does_not_wait_again(fleet_with: MakeFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two commands in a row with the same home, only the first waits."""
     monkeypatch.setattr(breaker, "PROBE_SECONDS", 60)
     first, second = Host(SILENT), Host(SILENT)
     await fleet_with(first).call("nas", "look", {})
@@ -214,7 +212,7 @@ async def test_a_process_that_ends_leaves_its_wait_to_nobody(
     assert outcome.word == "unreachable"
 
 
-async def test_a_mark_that_has_grown_old_is_tried_briefly(
+async def test_an_old_mark_gets_a_short_trial(
     fleet_with: MakeFleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(breaker, "PROBE_SECONDS", 60)
@@ -239,9 +237,7 @@ async def test_a_mark_that_has_grown_old_is_tried_briefly(
     assert marks.read(NAS) is None, "who answers is not marked any more"
 
 
-async def test_a_process_that_met_a_host_does_not_believe_another_that_did_not(
-    fleet_with: MakeFleet, tmp_path: Path
-) -> None:
+async def test_a_process_that_reached_a_host_ignores_the_mark_of_another(fleet_with: MakeFleet, tmp_path: Path) -> None:
     fleet = fleet_with(Host())
     assert (await fleet.call("nas", "look", {})).ok
 
@@ -262,7 +258,7 @@ async def test_a_process_that_met_a_host_does_not_believe_another_that_did_not(
     ],
     ids=["empty", "list", "no fields", "no time", "expired", "from the future"],
 )
-async def test_a_mark_that_says_nothing_is_nothing(fleet_with: MakeFleet, tmp_path: Path, content: str) -> None:
+async def test_a_malformed_mark_is_ignored(fleet_with: MakeFleet, tmp_path: Path, content: str) -> None:
     DownMarks(tmp_path / "down").write(NAS, Down(time.time(), time.time(), "silent"))
     [file] = (tmp_path / "down").iterdir()
     file.write_text(content, encoding="utf-8")
@@ -270,7 +266,7 @@ async def test_a_mark_that_says_nothing_is_nothing(fleet_with: MakeFleet, tmp_pa
     assert (await fleet_with(Host()).call("nas", "look", {})).ok
 
 
-async def test_a_home_that_cannot_be_written_only_costs_the_wait(tmp_path: Path) -> None:
+async def test_a_read_only_home_only_costs_the_timeout(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     host = Host(SILENT)
     registry = Registry(tmp_path / "hosts.toml")
@@ -280,11 +276,11 @@ async def test_a_home_that_cannot_be_written_only_costs_the_wait(tmp_path: Path)
 
     assert (await fleet.call("nas", "look", {})).error is SILENT
     host.failure = None
-    await until_it_is("ok", fleet)
+    await outcome_with_status("ok", fleet)
     await fleet.aclose()
 
 
-async def test_a_host_that_is_forgotten_is_not_asked_any_more(fleet_with: MakeFleet) -> None:
+async def test_a_removed_host_is_no_longer_probed(fleet_with: MakeFleet) -> None:
     host = Host(SILENT)
     fleet = fleet_with(host)
     await fleet.call("nas", "look", {})
@@ -297,7 +293,7 @@ async def test_a_host_that_is_forgotten_is_not_asked_any_more(fleet_with: MakeFl
     assert host.greetings == greetings
 
 
-async def test_who_checks_a_host_asks_it_in_any_case(
+async def test_a_check_asks_a_host_that_is_marked_down(
     fleet_with: MakeFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "PROBE_SECONDS", 60)
@@ -315,8 +311,8 @@ async def test_who_checks_a_host_asks_it_in_any_case(
     assert (await fleet.call("nas", "look", {})).ok
 
 
-async def test_a_host_that_refuses_is_not_knocked_at_more_than_ten_times_a_second(fleet_with: MakeFleet) -> None:
-    """However many want something of it: a host that starts again is not run over."""
+async def test_a_refusing_host_is_tried_at_most_ten_times_a_second(fleet_with: MakeFleet) -> None:
+    """However many callers there are, so that a starting host is not overloaded."""
     host = Host(Refused("connection refused"), seconds=0)
     fleet = fleet_with(host)
 
@@ -334,7 +330,7 @@ async def test_a_host_that_refuses_is_not_knocked_at_more_than_ten_times_a_secon
     assert host.calls <= 20, "only those that came before it was known"
 
 
-async def test_a_call_that_is_cancelled_leaves_nothing_behind(fleet_with: MakeFleet) -> None:
+async def test_a_cancelled_call_leaves_no_state(fleet_with: MakeFleet) -> None:
     host = Host(SILENT, seconds=60)
     fleet = fleet_with(host)
 
@@ -345,7 +341,7 @@ async def test_a_call_that_is_cancelled_leaves_nothing_behind(fleet_with: MakeFl
     assert (await fleet.call("nas", "look", {})).ok
 
 
-async def test_a_change_whose_answer_never_came_may_have_happened(fleet_with: MakeFleet) -> None:
+async def test_a_change_without_an_answer_has_an_unknown_outcome(fleet_with: MakeFleet) -> None:
     """Fault table, row 4: a read has timed out, a change is unknown."""
     fleet = fleet_with(Host(Timeout("no answer within 5 s")))
 
@@ -356,7 +352,7 @@ async def test_a_change_whose_answer_never_came_may_have_happened(fleet_with: Ma
     assert change.error is not None and "may or may not have happened" in change.error.message
 
 
-async def test_callers_that_come_while_a_host_is_greeted_share_the_outcome(tmp_path: Path) -> None:
+async def test_concurrent_callers_share_the_first_check_of_a_host(tmp_path: Path) -> None:
     with black_hole() as hole:
         connection = connect(hole, lean=True)
         began = time.monotonic()
@@ -389,7 +385,7 @@ async def test_callers_that_come_while_a_host_is_greeted_share_the_outcome(tmp_p
         (Timeout("no answer"), "timeout"),
     ],
 )
-def test_a_result_word_is_one_of_a_closed_list(error: AnvylError | None, said: str) -> None:
+def test_every_error_has_a_status_word(error: AnvylError | None, said: str) -> None:
     assert host_status(error) == said
     assert host_status(error) in STATUS_WORDS
     assert status_text(error).partition(":")[0] in STATUS_WORDS

@@ -1,4 +1,4 @@
-"""Changes of many things get through: paced to the limits of the hosts, under one yes, and accounted for by name."""
+"""Bulk changes are paced to the limits of the hosts, need one approval, and failures are listed by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST, SECOND = [f"a{number:02}" for number in range(24)], [f"b{number:02}" for 
 
 
 def fill(hosts: Mapping[LabHost, list[str]], labels: Mapping[str, str] | None = None) -> None:
-    """Run containers on each host, the hosts at the same time."""
+    """Run containers on all hosts concurrently."""
 
     def run(host: LabHost) -> None:
         for name in hosts[host]:
@@ -30,13 +30,13 @@ def fill(hosts: Mapping[LabHost, list[str]], labels: Mapping[str, str] | None = 
 
 
 def starts(host: LabHost) -> dict[str, str]:
-    """When each container of a host was started last."""
+    """Return when each container of a host was last started."""
     every = [str(one["Names"][0]).lstrip("/") for one in host.engine.api.containers(all=True)]
     return {name: host.engine.api.inspect_container(name)["State"]["StartedAt"] for name in every}
 
 
-def test_forty_containers_on_two_paired_hosts_restart_under_one_order(lab: Lab) -> None:
-    """Seen: four of seven were restarted, the others not named, exit code 0: a host took two changes a second."""
+def test_forty_containers_on_two_paired_hosts_restart_with_one_command(lab: Lab) -> None:
+    """Regression: a rate limit let four of seven restarts through; the others were not named, and the exit code was 0."""
     h1, h2, _ = lab.hosts
     fill({h1: FIRST, h2: SECOND})
     before = starts(h1), starts(h2)
@@ -53,7 +53,7 @@ def test_forty_containers_on_two_paired_hosts_restart_under_one_order(lab: Lab) 
     assert all(after[place][name] > before[place][name] for place in (0, 1) for name in before[place])
     assert "Restarted 40 containers" in done.json["answer"]
 
-    # The host has just taken all that it takes at once: every face names what is not done.
+    # The host is at its limit now: every interface names the changes that were not made.
     fill({h1: ["locked-1", "locked-2", "locked-3"]}, {"anvyl.protect": "true"})
     names = ["a00", "locked-1", "a01", "locked-2", "locked-3"]
     direct = lab.anvyl("restart", *names, "--host", "h1", "--yes", "--json")
@@ -66,7 +66,7 @@ def test_forty_containers_on_two_paired_hosts_restart_under_one_order(lab: Lab) 
     assert asked.code == 3
     assert "Could not restart locked-1 on h1" in asked.out and "Restarted a00 on h1." in asked.out
 
-    # What is stopped comes along only when that is said, and one container that is called `all` is not all of them.
+    # Stopped containers are included only if named, and a container called `all` does not mean all containers.
     h1.engine.api.stop("a00", timeout=1)
     running = lab.anvyl("ask", "restart everything on h1", "--dry-run")
     for including in ("restart everything, even the stopped ones, on h1", "restart all on h1, also the stopped ones"):
@@ -77,8 +77,8 @@ def test_forty_containers_on_two_paired_hosts_restart_under_one_order(lab: Lab) 
     assert one.code and "a01" not in one.out + one.err
 
 
-async def test_changes_wait_for_those_before_them_as_long_as_the_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve that take a while each: none is sent while as many are under way as the host takes at once."""
+async def test_changes_wait_for_a_slot_while_the_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve slow changes: none is sent while the maximum number is under way."""
     monkeypatch.setattr(pacing, "ROOM_SECONDS", 0.1)
     change = ToolListing("restart_container", "", {}, safety="changes", scope="operate", seconds=20)
     pace, under_way, most = Pacer(), 0, 0
@@ -99,8 +99,8 @@ async def test_changes_wait_for_those_before_them_as_long_as_the_host_answers(mo
     assert most == protocol_keys.CHANGES_AT_ONCE
 
 
-async def test_a_host_that_answers_no_change_is_sent_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that one which hangs is found out in the time of one wait, however many changes there are."""
+async def test_waiting_changes_are_sent_if_the_host_answers_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a hanging host is noticed after one wait, however many changes there are."""
     monkeypatch.setattr(pacing, "ROOM_SECONDS", 0.1)
     change = ToolListing("restart_container", "", {}, safety="changes", scope="operate", seconds=20)
     pace, sent = Pacer(), 0

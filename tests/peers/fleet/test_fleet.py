@@ -1,4 +1,4 @@
-"""Many hosts as one: each answers for itself, and none fails, delays or repeats what another does.
+"""The fleet: each host answers separately, and no host fails, delays or repeats the calls of another.
 
 The bounds are those of design §6 and of the fault table (rows 1-3, 5, 23).
 """
@@ -69,7 +69,7 @@ def host(toy: ToyTools) -> Iterator[ToyServer]:
 
 @pytest.fixture(params=["lean", "official"])
 async def fleet_of(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakeFleet]:
-    """Makes a fleet of URLs by name, reached by either client; the first is this host."""
+    """Return a factory for fleets of URLs by name, with either client; the first is this host."""
     made: list[Fleet] = []
 
     def make(**urls: str) -> Fleet:
@@ -90,14 +90,14 @@ async def fleet_of(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
 
 @asynccontextmanager
 async def within(seconds: float) -> AsyncIterator[None]:
-    """A bound that the issue states."""
+    """Fail if the block takes longer."""
     with anyio.fail_after(seconds + 5):
         started = time.monotonic()
         yield
         assert time.monotonic() - started < seconds
 
 
-async def test_every_host_has_one_entry_whatever_becomes_of_the_others(fleet_of: MakeFleet, host: ToyServer) -> None:
+async def test_every_host_has_one_entry_whatever_happens_to_the_others(fleet_of: MakeFleet, host: ToyServer) -> None:
     with ExitStack() as stack:
         urls = {
             "good": host.url,
@@ -134,7 +134,7 @@ async def test_every_host_has_one_entry_whatever_becomes_of_the_others(fleet_of:
     assert set(ended[-2:]) == {"silent", "swallows"}
 
 
-async def test_ten_hosts_that_swallow_everything_cost_as_much_as_one(fleet_of: MakeFleet, host: ToyServer) -> None:
+async def test_ten_unresponsive_hosts_cost_as_much_as_one(fleet_of: MakeFleet, host: ToyServer) -> None:
     with ExitStack() as stack:
         holes = {f"hole-{number}": stack.enter_context(black_hole()) for number in range(10)}
         fleet = fleet_of(here=host.url, **holes)
@@ -146,25 +146,25 @@ async def test_ten_hosts_that_swallow_everything_cost_as_much_as_one(fleet_of: M
     assert len(done) == 11
 
 
-async def test_a_tool_that_is_slow_on_one_host_holds_up_nobody_else(fleet_of: MakeFleet, toy: ToyTools) -> None:
+async def test_a_tool_that_is_slow_on_one_host_does_not_delay_others(fleet_of: MakeFleet, toy: ToyTools) -> None:
     quick = ToyTools()
     quick.release.set()
     with serve_toy(toy) as slow_host, serve_toy(quick) as quick_host:
         fleet = fleet_of(quick=quick_host.url, slow=slow_host.url)
-        told = anyio.Event()
+        reported = anyio.Event()
 
         def note(outcome: Outcome) -> None:
             if outcome.host == "quick":
-                told.set()
+                reported.set()
 
         async with anyio.create_task_group() as group:
             group.start_soon(partial(fleet.call_many, ["slow", "quick"], "slow", {}, on_outcome=note))
             with anyio.fail_after(5):
-                await told.wait()
+                await reported.wait()
             toy.release.set()
 
 
-async def test_a_host_that_answers_no_call_is_given_up_after_the_tools_own_time(
+async def test_a_host_that_answers_no_call_times_out_after_the_tools_limit(
     fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
 ) -> None:
     fleet = fleet_of(here=host.url)
@@ -192,9 +192,7 @@ async def test_a_host_that_was_restarted_on_its_port_is_used_again(fleet_of: Mak
         assert again.answer.result == {"said": {"n": 3}, "nothing": None}
 
 
-async def test_a_host_that_was_restarted_between_two_calls_is_used_without_a_word(
-    fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
-) -> None:
+async def test_a_restart_between_two_calls_is_not_reported(fleet_of: MakeFleet, host: ToyServer, toy: ToyTools) -> None:
     fleet = fleet_of(here=host.url)
     assert (await fleet.call("here", "echo", {})).ok
 
@@ -206,7 +204,7 @@ async def test_a_host_that_was_restarted_between_two_calls_is_used_without_a_wor
 
 
 def dropping(toy: ToyTools, host: ToyServer, name: str, times: int) -> None:
-    """A tool of that name that acts, but whose connection is lost before it can answer, the first `times`."""
+    """Add a tool that acts, but loses its connection before it answers, the first `times`."""
 
     async def drop(_: Context, arguments: dict[str, Any]) -> CallToolResult:
         if toy.executions[name] <= times:
@@ -217,7 +215,7 @@ def dropping(toy: ToyTools, host: ToyServer, name: str, times: int) -> None:
     toy.tools[name] = drop
 
 
-async def test_a_read_whose_connection_is_lost_is_asked_once_more(
+async def test_a_read_whose_connection_is_lost_is_retried_once(
     fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
 ) -> None:
     fleet = fleet_of(here=host.url)
@@ -229,7 +227,7 @@ async def test_a_read_whose_connection_is_lost_is_asked_once_more(
     assert toy.executions["drop"] == 2
 
 
-async def test_a_read_that_is_lost_twice_is_given_up(fleet_of: MakeFleet, host: ToyServer, toy: ToyTools) -> None:
+async def test_a_read_that_is_lost_twice_fails(fleet_of: MakeFleet, host: ToyServer, toy: ToyTools) -> None:
     fleet = fleet_of(here=host.url)
     dropping(toy, host, "drop", times=9)
 
@@ -243,7 +241,7 @@ async def test_a_read_that_is_lost_twice_is_given_up(fleet_of: MakeFleet, host: 
 async def test_a_change_whose_connection_is_lost_is_never_repeated(
     fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
 ) -> None:
-    """It may have happened: the answer says so, and how to find out."""
+    """The error says that it may have happened, and how to check."""
     fleet = fleet_of(here=host.url)
     dropping(toy, host, "change", times=9)
 
@@ -276,7 +274,7 @@ async def test_nothing_is_sent_to_a_host_that_is_not_paired(tmp_path: Path) -> N
     assert (found.ok, found.status) == (False, "unpaired: not paired yet, so nothing is sent to it")
 
 
-async def test_hosts_are_those_of_the_file_as_it_is_now(fleet_of: MakeFleet, host: ToyServer) -> None:
+async def test_changes_of_the_hosts_file_are_noticed(fleet_of: MakeFleet, host: ToyServer) -> None:
     fleet = fleet_of(here=host.url)
     assert fleet.hosts == ["here"]
 
@@ -289,9 +287,7 @@ async def test_hosts_are_those_of_the_file_as_it_is_now(fleet_of: MakeFleet, hos
     assert isinstance(gone.error, UnknownHost)
 
 
-async def test_a_host_that_moved_is_reached_where_it_is_now(
-    fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
-) -> None:
+async def test_a_host_with_a_new_address_is_reached_there(fleet_of: MakeFleet, host: ToyServer, toy: ToyTools) -> None:
     fleet = fleet_of(here=host.url, nas=f"http://127.0.0.1:{free_port()}")
     assert isinstance((await fleet.call("nas", "echo", {})).error, Refused)
 
@@ -301,7 +297,7 @@ async def test_a_host_that_moved_is_reached_where_it_is_now(
     assert (await fleet.call("nas", "echo", {})).ok
 
 
-async def test_an_unknown_tool_is_refused_before_anything_is_sent(
+async def test_an_unknown_tool_is_rejected_before_anything_is_sent(
     fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
 ) -> None:
     outcome = await fleet_of(here=host.url).call("here", "ehco", {})
@@ -311,15 +307,13 @@ async def test_an_unknown_tool_is_refused_before_anything_is_sent(
     assert not toy.executions
 
 
-async def test_an_answer_that_says_no_is_no_failure_of_the_host(fleet_of: MakeFleet, host: ToyServer) -> None:
+async def test_a_rejected_call_is_not_a_failure_of_the_host(fleet_of: MakeFleet, host: ToyServer) -> None:
     outcome = await fleet_of(here=host.url).call("here", "fail", {})
 
     assert (outcome.ok, outcome.host_failed, outcome.word) == (False, False, "failed")
 
 
-async def test_a_fleet_that_is_closed_while_it_is_used_lets_go(
-    fleet_of: MakeFleet, host: ToyServer, toy: ToyTools
-) -> None:
+async def test_closing_a_fleet_in_use_ends_its_calls(fleet_of: MakeFleet, host: ToyServer, toy: ToyTools) -> None:
     fleet = fleet_of(here=host.url)
 
     with anyio.fail_after(5):
@@ -346,7 +340,7 @@ async def test_every_host_is_checked_at_once(fleet_of: MakeFleet, host: ToyServe
     assert found[2].status.startswith("unreachable: ")
 
 
-async def test_a_host_that_answers_and_then_falls_silent_is_told_in_time(
+async def test_a_host_that_stops_answering_during_a_check_times_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "MORE_SECONDS", 0.05)
@@ -364,7 +358,7 @@ async def test_a_host_that_answers_and_then_falls_silent_is_told_in_time(
 
 
 class Mute(StubConnection):
-    """Says its version, and nothing else."""
+    """A host that answers only requests for its version."""
 
     async def list_tools(self) -> list[ToolListing]:
         await anyio.sleep_forever()
@@ -391,7 +385,7 @@ LIMITS = {"timeout": {"type": "integer", "default": 30}}
         ({"timeout": None}, LIMITS, 130, 130),
     ],
 )
-def test_a_call_may_take_what_the_tool_or_its_timeout_says(
+def test_the_time_limit_comes_from_the_tool_or_its_timeout(
     arguments: dict[str, Any], schema: dict[str, Any], seconds: float, limit: float
 ) -> None:
     tool = ToolListing("t", "", {"properties": schema}, seconds=seconds)
@@ -400,7 +394,7 @@ def test_a_call_may_take_what_the_tool_or_its_timeout_says(
 
 
 async def definitions(hosts: int, folder: Path) -> str:
-    """Every definition a model is shown, as it would be sent."""
+    """Return all tool definitions as they are sent to a model."""
     registry = Registry(folder / f"{hosts}.toml")
     for number in range(1, hosts):
         registry.add(Peer(f"host-{number}", f"http://127.0.0.1:{4300 + number}"))
@@ -418,7 +412,7 @@ async def definitions(hosts: int, folder: Path) -> str:
     )
 
 
-async def test_what_a_model_is_shown_is_the_same_for_one_and_for_ten_hosts(tmp_path: Path) -> None:
+async def test_tool_definitions_do_not_grow_with_the_number_of_hosts(tmp_path: Path) -> None:
     one, ten = await definitions(1, tmp_path), await definitions(10, tmp_path)
 
     assert one == ten

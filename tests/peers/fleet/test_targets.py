@@ -1,4 +1,4 @@
-"""Which hosts a call goes to, and how typed words become arguments: tables over the real catalogue."""
+"""Resolving the hosts of a call, and parsing typed arguments, as tables over the real catalogue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DB = ("db", "bbbb11112222")
 
 
 class Host(StubConnection):
-    """One host that has containers, or that cannot be reached."""
+    """A host with some containers, or one that cannot be reached."""
 
     def __init__(self, *containers: tuple[str, str], error: AnvylError | None = None) -> None:
         self.containers = [{"name": name, "id": number} for name, number in containers]
@@ -99,7 +99,7 @@ def fleet_of(tools: Mapping[str, ToolListing], folder: Path, **hosts: Host) -> F
         ("@web,local,all", ["web1", "here", "nas"]),
     ],
 )
-def test_a_selector_names_hosts(
+def test_selectors_resolve_to_hosts(
     selector: str, chosen: list[str], tools: Mapping[str, ToolListing], tmp_path: Path
 ) -> None:
     fleet = fleet_of(tools, tmp_path, here=Host(), nas=Host(), web1=Host())
@@ -118,7 +118,7 @@ def test_a_selector_names_hosts(
         (" ", "invalid_input", "no host given", "or all"),
     ],
 )
-def test_a_selector_that_names_nobody_is_refused(
+def test_an_unknown_selector_is_rejected(
     selector: str, code: str, says: str, hint: str, tools: Mapping[str, ToolListing], tmp_path: Path
 ) -> None:
     fleet = fleet_of(tools, tmp_path, here=Host(), nas=Host(), web1=Host())
@@ -151,7 +151,7 @@ STOP: dict[str, Any] = {"name": "web"}
         ("execute_command", {"command": "ls"}, "@web", ["web1"]),
     ],
 )
-async def test_a_call_goes_where_it_belongs(
+async def test_a_call_goes_to_the_right_hosts(
     tool: str,
     arguments: dict[str, Any],
     selector: str,
@@ -176,7 +176,7 @@ async def test_a_call_goes_where_it_belongs(
         ("execute_command", {"command": "ls"}, InvalidInput, "needs a host: there are here, nas and web1", "--host"),
     ],
 )
-async def test_a_call_that_could_go_wrong_is_not_made(
+async def test_an_ambiguous_call_is_not_made(
     tool: str,
     arguments: dict[str, Any],
     kind: type[AnvylError],
@@ -201,7 +201,9 @@ async def test_three_hosts_with_the_container_are_all_named(tools: Mapping[str, 
         await resolve_targets(fleet, tools["stop_container"], STOP)
 
 
-async def test_a_change_waits_when_a_host_could_not_be_asked(tools: Mapping[str, ToolListing], tmp_path: Path) -> None:
+async def test_a_change_needs_approval_if_a_host_did_not_answer(
+    tools: Mapping[str, ToolListing], tmp_path: Path
+) -> None:
     fleet = fleet_of(tools, tmp_path, here=Host(WEB), nas=refusing())
 
     with pytest.raises(ApprovalNeeded) as waits:
@@ -213,7 +215,7 @@ async def test_a_change_waits_when_a_host_could_not_be_asked(tools: Mapping[str,
     assert await resolve_targets(fleet, tools["stop_container"], STOP, "here") == ["here"]
 
 
-async def test_a_container_nobody_has_is_told_with_who_was_not_asked(
+async def test_an_unknown_container_is_reported_with_the_hosts_that_did_not_answer(
     tools: Mapping[str, ToolListing], tmp_path: Path
 ) -> None:
     some = fleet_of(tools, tmp_path / "some", here=Host(DB), nas=refusing())
@@ -225,7 +227,7 @@ async def test_a_container_nobody_has_is_told_with_who_was_not_asked(
         await resolve_targets(none, tools["stop_container"], STOP)
 
 
-async def test_one_host_is_not_asked_where_its_containers_are(tools: Mapping[str, ToolListing], tmp_path: Path) -> None:
+async def test_a_single_host_needs_no_lookup(tools: Mapping[str, ToolListing], tmp_path: Path) -> None:
     here = Host()
     fleet = fleet_of(tools, tmp_path, here=here)
 
@@ -234,7 +236,7 @@ async def test_one_host_is_not_asked_where_its_containers_are(tools: Mapping[str
     assert here.calls == []
 
 
-async def test_the_names_of_all_containers_are_known_without_the_hosts_that_are_down(
+async def test_container_names_are_listed_without_hosts_that_are_down(
     tools: Mapping[str, ToolListing], tmp_path: Path
 ) -> None:
     fleet = fleet_of(tools, tmp_path, here=Host(WEB, DB), nas=Host(WEB), web1=refusing())
@@ -258,7 +260,7 @@ async def test_the_names_of_all_containers_are_known_without_the_hosts_that_are_
         ("get_container_logs", "web grep==", {"name": "web", "grep": "="}),
     ],
 )
-def test_typed_words_become_arguments(
+def test_words_are_parsed_as_arguments(
     tool: str, words: str, arguments: dict[str, Any], tools: Mapping[str, ToolListing]
 ) -> None:
     assert parse_words(tools[tool], words.split()) == arguments
@@ -287,7 +289,7 @@ def test_a_command_line_in_one_word_is_the_first_argument(tools: Mapping[str, To
         ("get_host_info", "all=true", "`get_host_info` has no argument `all`", "it takes no arguments"),
     ],
 )
-def test_words_that_fit_nothing_are_refused(
+def test_words_that_match_no_argument_are_rejected(
     tool: str, words: str, says: str, hint: str, tools: Mapping[str, ToolListing]
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -301,7 +303,7 @@ def test_words_that_fit_nothing_are_refused(
     ("arguments", "says"),
     [({}, "needs `name`"), ({"name": "web", "forse": True}, "has no argument `forse`")],
 )
-def test_arguments_of_programs_are_checked_too(
+def test_arguments_of_programs_are_checked(
     arguments: dict[str, Any], says: str, tools: Mapping[str, ToolListing]
 ) -> None:
     with pytest.raises(InvalidInput, match=says):

@@ -1,4 +1,4 @@
-"""A change whose answer is lost on the way: asked for again where that is safe, and nowhere else."""
+"""A change whose answer is lost is resent only if the host deduplicates operations."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def far(engine_of_far: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @asynccontextmanager
 async def losing(port: int, times: int) -> AsyncIterator[str]:
-    """The URL of a way to a port that loses so many answers to changes: they arrive, and then the line is cut."""
+    """Return the URL of a proxy that forwards changes but cuts the connection instead of returning the first answers."""
     left = times
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: list[bool]) -> None:
@@ -83,7 +83,7 @@ async def losing(port: int, times: int) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("lean", [True, False], ids=["lean", "official"])
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_change_whose_answer_was_lost_was_done_once_and_its_result_arrives(
+async def test_a_change_whose_answer_was_lost_is_made_once_and_its_result_returned(
     lean: bool, times: int, far: ServingNode, fake: FakeEngine
 ) -> None:
     web = fake.add("web")
@@ -97,7 +97,7 @@ async def test_a_change_whose_answer_was_lost_was_done_once_and_its_result_arriv
     assert web.changes == 1
 
 
-async def test_what_the_engine_did_without_saying_so_is_unknown_and_not_done_again(
+async def test_a_change_without_an_engine_answer_is_unknown_and_not_repeated(
     far: ServingNode, fake: FakeEngine
 ) -> None:
     """Fault table, row 12: both answers are lost, the engine's and the host's."""
@@ -113,7 +113,7 @@ async def test_what_the_engine_did_without_saying_so_is_unknown_and_not_done_aga
 
 
 class Host:
-    """A host that answers from a list: to `list_tools`, and to each call."""
+    """A host with scripted answers to `list_tools` and to calls."""
 
     def __init__(self, listed: Sequence[ToolListing | AnvylError], answers: Sequence[ToolAnswer | AnvylError]) -> None:
         self._listed, self._answers = list(listed), list(answers)
@@ -154,7 +154,7 @@ class Host:
         return await unknown_outcome.settle(self, change, LOST, self.send, seconds=seconds)
 
 
-async def test_a_host_that_may_do_it_twice_is_not_asked_again() -> None:
+async def test_a_host_without_deduplication_is_not_asked_again() -> None:
     host = Host([OLDER], [DONE])
     with pytest.raises(Unknown, match=r"may or may not have happened \(operation op-1\)") as raised:
         await host.settle()
@@ -164,8 +164,8 @@ async def test_a_host_that_may_do_it_twice_is_not_asked_again() -> None:
     assert raised.value.for_tool_caller().hint == f"check before you repeat it: {there}"
 
 
-async def test_a_host_that_is_gone_is_not_waited_for() -> None:
-    """Fault table, row 7: at once after its death."""
+async def test_a_dead_host_is_not_waited_for() -> None:
+    """Fault table, row 7: the error comes at once."""
     host, began = Host([Refused("connection refused")], [DONE]), time.monotonic()
     with pytest.raises(Unknown):
         await host.settle()
@@ -179,7 +179,7 @@ async def test_a_host_that_comes_back_in_time_is_asked() -> None:
 
 
 @pytest.mark.parametrize("said", [ToolAnswer(error=Denied("no")), ToolAnswer(error=Busy("later")), Busy("too often")])
-async def test_a_refusal_to_be_asked_is_no_account_of_the_change(
+async def test_a_rejected_retry_is_not_the_outcome(
     said: ToolAnswer | AnvylError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unknown_outcome, "SECONDS", 0.3)
@@ -190,8 +190,8 @@ async def test_a_refusal_to_be_asked_is_no_account_of_the_change(
 
 
 @pytest.mark.parametrize("left", [0, -1])
-async def test_a_call_that_used_its_time_up_asks_nobody(left: float) -> None:
-    """Fault table, row 4: a black hole costs the call's own time and no more."""
+async def test_a_call_without_remaining_time_is_not_retried(left: float) -> None:
+    """Fault table, row 4: an unresponsive host costs at most the time limit of the call."""
     host = Host([STOP], [DONE])
     with pytest.raises(Unknown, match="may or may not"):
         await host.settle(seconds=left)
@@ -225,7 +225,7 @@ def crashes(fake: FakeEngine, web: FakeContainer) -> None:
         (crashes, ""),
     ],
 )
-async def test_a_change_approved_for_something_else_is_not_made(
+async def test_a_change_is_not_made_if_its_object_was_replaced(
     meanwhile: Callable[[FakeEngine, FakeContainer], None], words: str, web: FakeContainer, fake: FakeEngine
 ) -> None:
     async def slow_yes(proposal: Proposal) -> bool:

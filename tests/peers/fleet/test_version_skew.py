@@ -1,4 +1,4 @@
-"""Hosts of another version: what differs is named where it matters, and foreign tools need a person's trust."""
+"""Hosts of another version: relevant differences are reported, and unknown tools need `--trust-tools`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WITHOUT_LIMIT = replace(LOOK, input_schema={"properties": {"name": {"type": "str
 
 
 class Older(StubConnection):
-    """A host whose `look` is what a test says, and answers what it says."""
+    """A host with a scripted `look` tool."""
 
     def __init__(self, answer: ToolAnswer, listed: ToolListing) -> None:
         self.answer, self.listed = answer, listed
@@ -52,7 +52,7 @@ def fleet_with(host: Older, folder: Path) -> Fleet:
     return Fleet(Peer("here", "memory:"), registry, {"look": LOOK}, lambda peer: host)
 
 
-async def test_a_call_that_another_version_refuses_says_that_it_is_another_version(tmp_path: Path) -> None:
+async def test_a_rejected_call_names_the_version_difference(tmp_path: Path) -> None:
     refused = ToolAnswer(error=InvalidInput("`look` has no argument `limit`"))
     async with aclosing(fleet_with(Older(refused, WITHOUT_LIMIT), tmp_path)) as fleet:
         error = (await fleet.call("nas", "look", {"limit": 3})).error
@@ -62,7 +62,7 @@ async def test_a_call_that_another_version_refuses_says_that_it_is_another_versi
     assert error.hint == f"it runs 0.0.9, this is {__version__}: update the older one"
 
 
-async def test_an_answer_in_another_form_says_why(tmp_path: Path) -> None:
+async def test_a_mismatching_answer_names_the_version_difference(tmp_path: Path) -> None:
     odd = replace(LOOK, output_schema={"type": "object", "properties": {}})
     async with aclosing(fleet_with(Older(ToolAnswer(result={}), odd), tmp_path)) as fleet:
         error = (await fleet.call("nas", "look", {})).error
@@ -74,7 +74,7 @@ async def test_an_answer_in_another_form_says_why(tmp_path: Path) -> None:
     )
 
 
-async def test_a_refusal_of_the_same_version_is_left_as_it_is(tmp_path: Path) -> None:
+async def test_a_rejection_by_the_same_version_is_unchanged(tmp_path: Path) -> None:
     refused = InvalidInput("`limit` is 0, which is too few")
     async with aclosing(fleet_with(Older(ToolAnswer(error=refused), LOOK), tmp_path)) as fleet:
         assert (await fleet.call("nas", "look", {"limit": 0})).error is refused
@@ -96,11 +96,11 @@ async def test_a_refusal_of_the_same_version_is_left_as_it_is(tmp_path: Path) ->
     ],
     ids=["same", "words", "order", "fewer", "more", "type", "both"],
 )
-def test_a_difference_is_what_calls_or_answers_would_notice(theirs: ToolListing, how: str) -> None:
+def test_only_incompatible_schemas_are_a_difference(theirs: ToolListing, how: str) -> None:
     assert difference(LOOK, theirs) == how
 
 
-def test_an_offer_names_what_is_ours_and_what_is_foreign() -> None:
+def test_an_offer_lists_known_and_unknown_tools() -> None:
     foreign = replace(LOOK, name="mine\x1b[2J")
 
     found = compare_tools({"look": LOOK, "start": replace(LOOK, name="start")}, [WITHOUT_LIMIT, foreign])
@@ -116,17 +116,17 @@ def toy() -> Iterator[ToyServer]:
         yield host
 
 
-def test_a_check_names_tools_that_are_unknown_here(toy: ToyServer) -> None:
+def test_a_check_names_unknown_tools(toy: ToyServer) -> None:
     anvyl("hosts", "add", "toy", toy.url)
 
-    told, document = anvyl("hosts", "check", "toy"), anvyl("hosts", "check", "toy", "--json")
+    result, document = anvyl("hosts", "check", "toy"), anvyl("hosts", "check", "toy", "--json")
 
-    assert "toy: offers tools that are unknown here: bewildering, crash, echo" in told.err
+    assert "toy: offers tools that are unknown here: bewildering, crash, echo" in result.err
     assert "echo" in document.json["hosts"]["toy"]["unknown_tools"]
     assert document.json["hosts"]["toy"]["skew"] == {}
 
 
-def test_a_foreign_tool_can_be_called_only_where_its_host_is_trusted_with_its_tools(toy: ToyServer) -> None:
+def test_an_unknown_tool_can_be_called_only_on_hosts_with_trusted_tools(toy: ToyServer) -> None:
     anvyl("hosts", "add", "toy", toy.url)
     refused = anvyl("call", "note", "--host", "toy")
     anvyl("hosts", "remove", "toy")

@@ -1,4 +1,4 @@
-"""A tail cut off an audit log, or a log written anew, is noticed by the machines that saw more of it."""
+"""A truncated or rewritten audit log is noticed by machines that have seen more of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.hosts.nodes import CommandResult, ServingNode, anvyl, running
 @pytest.fixture(scope="module")
 def nas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
     home = tmp_path_factory.mktemp("nas")
-    # A host without an engine is not well, whatever its log says.
+    # A host without an engine is unhealthy regardless of its log.
     with FakeEngine(home / "engine.sock") as engine, running_node("nas", home, DOCKER_HOST=engine.url) as node:
         yield node
 
@@ -57,7 +57,7 @@ def status(ran: CommandResult) -> str:
 
 
 def cut(folder: Path, records: int) -> None:
-    """Take the last records away, without a trace in that folder."""
+    """Remove the last records without leaving a trace in the folder."""
     lines = (folder / LOG).read_bytes().splitlines(keepends=True)[:-records]
     (folder / LOG).write_bytes(b"".join(lines))
     last = json.loads(lines[-1])
@@ -66,7 +66,7 @@ def cut(folder: Path, records: int) -> None:
 
 
 def write_anew(folder: Path) -> None:
-    """The same log with another story, whole in itself."""
+    """Rewrite the log with other records and a valid chain."""
     lines = [json.loads(line) for line in (folder / LOG).read_bytes().splitlines()]
     for name in (LOG, HEAD):
         (folder / name).unlink()
@@ -76,59 +76,59 @@ def write_anew(folder: Path) -> None:
     assert audit.verify().problem == ""
 
 
-def test_a_tail_that_was_cut_off_is_noticed_also_when_the_log_grew_since(nas: ServingNode) -> None:
+def test_a_truncated_log_is_noticed_even_if_it_grew_since(nas: ServingNode) -> None:
     write_hosts_file("nas", nas.url)
     looked(4)
     assert checked().code == 0
     cut(nas.home / "audit", 2)
     looked(4)
 
-    told = checked()
+    result = checked()
 
-    assert told.code == 1
-    assert "its audit log" in status(told) and "this machine has seen" in status(told)
-    assert "--accept-audit nas" in told.err or "--accept-audit nas" in told.json["hosts"]["nas"]["hint"]
+    assert result.code == 1
+    assert "its audit log" in status(result) and "this machine has seen" in status(result)
+    assert "--accept-audit nas" in result.err or "--accept-audit nas" in result.json["hosts"]["nas"]["hint"]
     assert checked("--accept-audit", "nas").code == 0
     assert checked().code == 0
 
 
-def test_a_log_that_ends_too_early_is_told_by_what_is_missing(nas: ServingNode, tmp_path: Path) -> None:
+def test_a_log_that_ends_too_early_is_reported_with_the_missing_record(nas: ServingNode, tmp_path: Path) -> None:
     write_hosts_file("nas", nas.url)
     looked(2)
     cut(nas.home / "audit", 1)
 
     with FakeEngine(tmp_path / "engine.sock") as engine:
-        told = anvyl("hosts", "check", DOCKER_HOST=engine.url)
+        result = anvyl("hosts", "check", DOCKER_HOST=engine.url)
 
-    assert told.code == 3, "this host is well"
-    assert "lost records that this machine has seen" in told.out and "--accept-audit nas" in told.err
+    assert result.code == 3, "this host is well"
+    assert "lost records that this machine has seen" in result.out and "--accept-audit nas" in result.err
 
 
-def test_a_log_written_anew_is_noticed(nas: ServingNode) -> None:
+def test_a_rewritten_log_is_noticed(nas: ServingNode) -> None:
     write_hosts_file("nas", nas.url)
     looked(2)
     write_anew(nas.home / "audit")
 
-    told = checked()
+    result = checked()
 
-    assert told.code == 1 and "was rewritten" in status(told)
+    assert result.code == 1 and "was rewritten" in status(result)
 
 
-def test_a_host_set_up_anew_is_taken_as_it_is_when_a_person_says_so(nas: ServingNode) -> None:
+def test_the_log_of_a_reinstalled_host_can_be_accepted(nas: ServingNode) -> None:
     write_hosts_file("nas", nas.url)
     looked(2)
     for name in (LOG, HEAD):
         (nas.home / "audit" / name).unlink()
 
-    told = checked()
+    result = checked()
 
-    assert told.code == 1 and "the log is empty" in status(told)
+    assert result.code == 1 and "the log is empty" in status(result)
     assert checked("--accept-audit", "nas").code == 0
     looked()
     assert checked().code == 0
 
 
-def test_a_host_that_never_audited_is_well(tmp_path: Path) -> None:
+def test_a_host_without_an_audit_log_is_healthy(tmp_path: Path) -> None:
     with (
         FakeEngine(tmp_path / "engine.sock") as engine,
         running_node("nas", tmp_path / "fresh", DOCKER_HOST=engine.url) as node,
@@ -138,7 +138,7 @@ def test_a_host_that_never_audited_is_well(tmp_path: Path) -> None:
         assert not load().heads_file.exists()
 
 
-def test_a_host_that_is_removed_is_forgotten(nas: ServingNode) -> None:
+def test_the_heads_of_a_removed_host_are_forgotten(nas: ServingNode) -> None:
     write_hosts_file("nas", nas.url)
     looked()
     assert seen()
@@ -149,7 +149,7 @@ def test_a_host_that_is_removed_is_forgotten(nas: ServingNode) -> None:
 
 
 @pytest.mark.parametrize("lean", [True, False], ids=["lean", "sdk"])
-async def test_every_way_to_a_host_remembers_where_its_log_ends(nas: ServingNode, lean: bool) -> None:
+async def test_every_client_remembers_where_the_log_ends(nas: ServingNode, lean: bool) -> None:
     write_hosts_file("nas", nas.url)
     async with open_node(load(), lean=lean) as node:
         for host in ("nas", node.local.name):
@@ -161,7 +161,7 @@ async def test_every_way_to_a_host_remembers_where_its_log_ends(nas: ServingNode
     assert seen(own)[-1] == [last.seq, last.hash]
 
 
-def test_only_who_may_read_learns_where_the_log_ends(tmp_path: Path) -> None:
+def test_the_log_end_needs_the_read_scope(tmp_path: Path) -> None:
     with closing(Audit(tmp_path / "audit")) as audit:
         changes = Changes(audit, Journal(tmp_path / "operations"), Observer(None))
         gate = Gate(audit, Limits(), Policy(tmp_path / "policy.toml"), changes)
@@ -171,7 +171,7 @@ def test_only_who_may_read_learns_where_the_log_ends(tmp_path: Path) -> None:
         assert protocol_keys.HEAD not in gate.response_meta(Caller("nobody", frozenset(), "token"))
 
 
-# What is remembered.
+# The heads file.
 
 
 def head(seq: int) -> AuditHead:
@@ -183,7 +183,7 @@ def heads(tmp_path: Path) -> HeadStore:
     return HeadStore(tmp_path / "heads.json")
 
 
-def test_ends_are_kept_near_together_at_the_end_and_far_apart_before(heads: HeadStore) -> None:
+def test_kept_heads_are_dense_at_the_end_and_sparse_before(heads: HeadStore) -> None:
     for seq in range(1, 301):
         heads.note("nas", "", head(seq))
         heads.flush()
@@ -194,7 +194,7 @@ def test_ends_are_kept_near_together_at_the_end_and_far_apart_before(heads: Head
     assert any(100 < seq < 295 for seq in kept)
 
 
-def test_nothing_is_written_when_nothing_is_new(heads: HeadStore, tmp_path: Path) -> None:
+def test_nothing_is_written_without_a_new_head(heads: HeadStore, tmp_path: Path) -> None:
     assert heads.note("nas", "", head(5))
     heads.flush()
     before = (tmp_path / "heads.json").stat()
@@ -205,7 +205,7 @@ def test_nothing_is_written_when_nothing_is_new(heads: HeadStore, tmp_path: Path
     assert (tmp_path / "heads.json").stat().st_ino == before.st_ino
 
 
-def test_what_is_new_is_written_once_a_second_and_at_the_end(heads: HeadStore) -> None:
+def test_new_heads_are_written_once_a_second_and_on_close(heads: HeadStore) -> None:
     assert heads.note("nas", "", head(1))
     heads.flush()
 
@@ -213,7 +213,7 @@ def test_what_is_new_is_written_once_a_second_and_at_the_end(heads: HeadStore) -
     assert [one.seq for one in heads.of("nas", "")] == [1, 2]
 
 
-def test_programs_share_the_file(heads: HeadStore, tmp_path: Path) -> None:
+def test_processes_share_the_file(heads: HeadStore, tmp_path: Path) -> None:
     other = HeadStore(tmp_path / "heads.json")
     heads.note("nas", "", head(1))
     other.note("nas", "", head(2))
@@ -225,7 +225,7 @@ def test_programs_share_the_file(heads: HeadStore, tmp_path: Path) -> None:
     assert [one.seq for one in heads.of("gpu", "")] == [7]
 
 
-def test_a_host_at_another_address_is_another_host(heads: HeadStore) -> None:
+def test_heads_are_discarded_when_the_address_changes(heads: HeadStore) -> None:
     heads.note("nas", "https://a", head(9))
     heads.flush()
     assert heads.of("nas", "https://b") == []
@@ -250,7 +250,7 @@ def test_a_damaged_file_is_kept_aside(
     assert heads.of("nas", "") == [head(1)]
 
 
-def test_a_file_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_does_not_fail_calls(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     heads = HeadStore(tmp_path / "file" / "heads.json")
 
@@ -260,7 +260,7 @@ def test_a_file_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [
         *[None, 5, "x", [], {}, {"seq": 1}, {"seq": "1", "hash": "0" * 64}, {"seq": True, "hash": "0" * 64}],
         *[{"seq": 0, "hash": "0" * 64}, {"seq": 2**60, "hash": "0" * 64}, {"seq": 1, "hash": "0" * 63}],
@@ -268,29 +268,29 @@ def test_a_file_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_head_of_another_form_is_none(told: object) -> None:
-    assert ToolAnswer.from_mcp({"content": [], "_meta": {protocol_keys.HEAD: told}}).head is None
+def test_a_malformed_head_is_ignored(reported: object) -> None:
+    assert ToolAnswer.from_mcp({"content": [], "_meta": {protocol_keys.HEAD: reported}}).head is None
 
 
-def witness(seq: int, first: int = 1, **at: str) -> Mapping[str, Any]:
+def log_report(seq: int, first: int = 1, **at: str) -> Mapping[str, Any]:
     return {"seq": seq, "hash": "0" * 64, "first": first, "at": {name[1:]: value for name, value in at.items()}}
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("reported", "words"),
     [
-        (witness(9, _5=head(5).hash), ""),
-        (witness(9, _5="f" * 64), "was rewritten"),
-        (witness(9), "record 5 is missing, the log ends at record 9"),
-        (witness(0), "the log is empty"),
-        (witness(9, first=6), "lost records"),
-        (witness(6 + LEAST_ROTATED, first=6), ""),
-        (None, "does not tell"),
-        ({"seq": "many"}, "does not tell"),
+        (log_report(9, _5=head(5).hash), ""),
+        (log_report(9, _5="f" * 64), "was rewritten"),
+        (log_report(9), "record 5 is missing, the log ends at record 9"),
+        (log_report(0), "the log is empty"),
+        (log_report(9, first=6), "lost records"),
+        (log_report(6 + LEAST_ROTATED, first=6), ""),
+        (None, "no longer reports"),
+        ({"seq": "many"}, "no longer reports"),
     ],
 )
-def test_what_a_host_tells_is_compared_with_what_was_seen(told: object, words: str) -> None:
-    problem = problem_in([head(5)], told)
+def test_the_reported_log_is_compared_with_known_heads(reported: object, words: str) -> None:
+    problem = problem_in([head(5)], reported)
 
     assert words in problem and bool(problem) == bool(words)
-    assert problem_in([], told) == ""
+    assert problem_in([], reported) == ""

@@ -1,4 +1,4 @@
-"""Hosts that announce themselves on the local network: found by their address, and trusted by nothing."""
+"""Hosts that announce themselves on the local network are found by address, and are not trusted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def stranger(lan: Lan) -> Iterator[None]:
             other.kill()
 
 
-def test_a_host_that_was_opened_is_found_and_known_once_it_was_added(lan: Lan, tmp_path: Path) -> None:
+def test_an_open_host_is_discovered_and_recognized_after_it_was_added(lan: Lan, tmp_path: Path) -> None:
     home = tmp_path / "beta"
     with running_node(
         "beta", home, prefix=lan.prefix, ANVYL_ANNOUNCE="true", DOCKER_HOST="unix:///nonexistent"
@@ -76,7 +76,7 @@ def test_a_host_that_was_opened_is_found_and_known_once_it_was_added(lan: Lan, t
     assert again["beta"]["known"] and again["beta"]["known_as"] == "beta"
 
 
-def test_what_strangers_say_is_cleaned_and_only_addresses_of_other_machines_count(lan: Lan) -> None:
+def test_announcements_are_sanitized_and_loopback_addresses_ignored(lan: Lan) -> None:
     with stranger(lan):
         found = looked(lan, "--json")
 
@@ -85,7 +85,7 @@ def test_what_strangers_say_is_cleaned_and_only_addresses_of_other_machines_coun
     assert "\\u001b" not in found.out and "\x1b" not in found.out
 
 
-def test_a_host_is_known_by_address_and_port_and_by_nothing_else() -> None:
+def test_a_host_is_recognized_only_by_address_and_port() -> None:
     peers = {
         "here": Peer("here", "memory:"),
         "nas": Peer("nas", "https://192.168.1.5:4200"),
@@ -101,7 +101,7 @@ def test_a_host_is_known_by_address_and_port_and_by_nothing_else() -> None:
     assert known("https://192.168.1.6:4200", ("https://192.168.1.6:4200",)) == "here"
 
 
-def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     write_hosts_file("nas", "http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "zeroconf", None)
     monkeypatch.setitem(sys.modules, "zeroconf.asyncio", None)
@@ -114,5 +114,5 @@ def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "61", "nan"])
-def test_a_time_that_is_none_is_refused(seconds: str) -> None:
+def test_an_invalid_duration_is_rejected(seconds: str) -> None:
     assert anvyl("hosts", "discover", "--seconds", seconds).code == 2

@@ -1,4 +1,4 @@
-"""A host changes its key and nobody who was told pairs again: two machines, TLS, real commands."""
+"""Key rotation: clients that saw the announcement need no new pairing. Two machines, TLS, real commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIRST, SECOND, THIRD = (pin_text(bytes([number]) * 32) for number in range(3))
 
 @pytest.fixture
 def beta(lan: Lan, tmp_path: Path) -> Iterator[ServingNode]:
-    """A host on the network of its own."""
+    """A host on its own network."""
     with running_node("beta", tmp_path / "beta", prefix=lan.prefix) as started:
         yield started
 
@@ -40,7 +40,7 @@ def on_beta(lan: Lan, beta: ServingNode, *arguments: str) -> CommandResult:
 
 
 def machine(lan: Lan, home: Path, *arguments: str) -> CommandResult:
-    """A command on the other machine, of the installation in `home`, which is called as that folder is."""
+    """Run a command on the other machine, with the installation in `home`, which has the name of that folder."""
     return run_program(*arguments, prefix=lan.far, ANVYL_HOME=str(home), ANVYL_NAME=home.name)
 
 
@@ -59,7 +59,7 @@ def known(home: Path) -> dict[str, Any]:
     return entry
 
 
-def test_a_key_is_changed_without_pairing_again_but_for_who_was_never_there(
+def test_a_rotated_key_needs_no_new_pairing_except_for_clients_that_missed_it(
     lan: Lan, beta: ServingNode, tmp_path: Path
 ) -> None:
     alpha, gamma = tmp_path / "alpha", tmp_path / "gamma"
@@ -90,7 +90,7 @@ def test_a_key_is_changed_without_pairing_again_but_for_who_was_never_there(
     assert looked(lan, alpha).code == 0
 
 
-def test_a_change_that_is_called_off_is_forgotten_by_who_was_told(lan: Lan, beta: ServingNode, tmp_path: Path) -> None:
+def test_a_cancelled_rotation_is_forgotten_by_clients(lan: Lan, beta: ServingNode, tmp_path: Path) -> None:
     alpha = tmp_path / "alpha"
     joined(lan, beta, alpha)
     on_beta(lan, beta, "key", "rotate")
@@ -103,11 +103,11 @@ def test_a_change_that_is_called_off_is_forgotten_by_who_was_told(lan: Lan, beta
     assert "next_pin" not in known(alpha)
 
 
-# Who may announce, and to whom.
+# Announcements.
 
 
 @pytest.mark.parametrize("way", list(WAYS))
-def test_a_connection_proves_the_next_key_and_tells_it(way: str, tmp_path: Path) -> None:
+def test_a_connection_accepts_and_records_the_next_key(way: str, tmp_path: Path) -> None:
     tell = WAYS[way]
     identity = host_identity(tmp_path / "identity")
     proved: list[str] = []
@@ -129,7 +129,7 @@ def registry(tmp_path: Path) -> Registry:
     return registry
 
 
-def test_an_announcement_is_kept_until_the_key_is_proved(registry: Registry) -> None:
+def test_an_announced_key_is_kept_until_it_is_used(registry: Registry) -> None:
     record_announced_key(registry, registry.get("nas"), SECOND)
     assert registry.get("nas").pins == (FIRST, SECOND)
     assert next_key(registry, registry.get("near")) is None
@@ -142,7 +142,7 @@ def test_an_announcement_is_kept_until_the_key_is_proved(registry: Registry) -> 
 
 
 def test_an_announcement_over_an_outdated_connection_changes_nothing(registry: Registry) -> None:
-    """Somebody who has only a key that was given up must not bring in another."""
+    """The holder of a retired key must not be able to announce another one."""
     outdated = registry.get("nas")
     record_announced_key(registry, outdated, SECOND)
     accepted = next_key(registry, registry.get("nas"))
@@ -155,7 +155,7 @@ def test_an_announcement_over_an_outdated_connection_changes_nothing(registry: R
 
 
 @pytest.mark.parametrize("key", ["", "sha256:short", "x" * 5000, FIRST], ids=["none", "short", "long", "present"])
-def test_what_is_no_news_changes_nothing(registry: Registry, key: str) -> None:
+def test_an_invalid_or_known_announcement_changes_nothing(registry: Registry, key: str) -> None:
     before = registry.path.stat().st_ino
 
     record_announced_key(registry, registry.get("nas"), key)
@@ -164,7 +164,9 @@ def test_what_is_no_news_changes_nothing(registry: Registry, key: str) -> None:
     assert registry.path.stat().st_ino == before
 
 
-def test_a_hosts_file_that_cannot_be_edited_ends_no_call(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hosts_file_that_cannot_be_edited_does_not_fail_calls(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
     registry.path.write_text(
         f'hosts = {{ nas = {{ url = "https://nas:4200", pin = "{FIRST}" }}, x = 1 }}', encoding="utf-8"
     )
@@ -179,7 +181,7 @@ def test_a_hosts_file_that_cannot_be_edited_ends_no_call(registry: Registry, cap
 TOKEN = Caller("alpha", frozenset(["read"]), "token", id="t1")
 
 
-def test_only_holders_of_tokens_are_told_and_remembered(tmp_path: Path) -> None:
+def test_the_next_key_is_announced_only_to_token_holders(tmp_path: Path) -> None:
     state = HostState(tmp_path)
     assert state.next_key.announce(TOKEN) == "", "no key is made for a question"
     pin = state.identity().pin
@@ -214,7 +216,7 @@ def test_a_damaged_next_key_changes_nothing(tmp_path: Path) -> None:
     assert not (state.folder / NEXT_KEY_FILE).exists()
 
 
-def test_a_crash_at_any_step_costs_nothing(tmp_path: Path) -> None:
+def test_a_rotation_survives_a_crash_at_any_step(tmp_path: Path) -> None:
     state = HostState(tmp_path)
     pin = state.identity().pin
     following = state.next_key.begin().pin
@@ -227,7 +229,7 @@ def test_a_crash_at_any_step_costs_nothing(tmp_path: Path) -> None:
     assert state.identity().pin == following and not state.next_key.rotation.pin
 
 
-def test_a_damaged_plan_stops_no_call_and_is_told(tmp_path: Path) -> None:
+def test_a_damaged_rotation_plan_is_reported_and_does_not_fail_calls(tmp_path: Path) -> None:
     state = HostState(tmp_path)
     state.identity()
     (state.folder / "next.json").write_text("{", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The hosts file: people and programs write it, several at once, and nothing in it is ever lost."""
+"""The hosts file: people and programs edit it concurrently, and no entry is lost."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def peer(name: str, port: int = 4220, *tags: str) -> Peer:
     return Peer(name, f"http://127.0.0.1:{port}", tags)
 
 
-def test_no_file_means_no_hosts_and_makes_none(registry: Registry) -> None:
+def test_a_missing_file_means_no_hosts_and_is_not_created(registry: Registry) -> None:
     assert registry.peers() == {}
     assert not registry.path.exists()
 
 
-def test_what_is_added_is_found_again_in_its_order(registry: Registry) -> None:
+def test_added_hosts_are_listed_in_order(registry: Registry) -> None:
     for number, name in enumerate(("nas", "gpu", "a.b", "4")):
         registry.add(peer(name, 4220 + number, "home"))
 
@@ -66,7 +66,7 @@ def test_adding_keeps_comments_and_order(registry: Registry) -> None:
     assert registry.get("abc").tags == ("new",)
 
 
-def test_removing_takes_only_that_host(registry: Registry) -> None:
+def test_removing_a_host_keeps_the_others(registry: Registry) -> None:
     write(registry, ORDERED)
     registry.add(peer("abc"))
 
@@ -77,7 +77,7 @@ def test_removing_takes_only_that_host(registry: Registry) -> None:
     assert registry.get("zoo").tags == ("Home", "disk")
 
 
-def test_the_last_host_can_go_and_come_back(registry: Registry) -> None:
+def test_the_last_host_can_be_removed_and_added_again(registry: Registry) -> None:
     registry.add(peer("nas"))
     registry.remove("nas")
     assert registry.peers() == {}
@@ -87,7 +87,7 @@ def test_the_last_host_can_go_and_come_back(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("empty", ["", "\n", "# nothing yet\n", "[hosts]\n", "other = 1\n"])
-def test_a_file_without_hosts_takes_one(empty: str, registry: Registry) -> None:
+def test_a_host_can_be_added_to_an_empty_file(empty: str, registry: Registry) -> None:
     write(registry, empty)
 
     registry.add(peer("nas"))
@@ -103,7 +103,7 @@ def test_a_file_without_hosts_takes_one(empty: str, registry: Registry) -> None:
         (peer("other", 4220), "you already added http://127.0.0.1:4220, as `nas`"),
     ],
 )
-def test_a_name_or_an_address_is_known_once(added: Peer, says: str, registry: Registry) -> None:
+def test_names_and_addresses_are_unique(added: Peer, says: str, registry: Registry) -> None:
     registry.add(peer("nas"))
     before = text_of(registry)
 
@@ -114,7 +114,7 @@ def test_a_name_or_an_address_is_known_once(added: Peer, says: str, registry: Re
     assert text_of(registry) == before
 
 
-def test_removing_a_host_that_is_not_there_names_near_ones(registry: Registry) -> None:
+def test_removing_an_unknown_host_suggests_similar_names(registry: Registry) -> None:
     registry.add(peer("nas"))
 
     with pytest.raises(UnknownHost, match="there is no host `nsa`") as refused:
@@ -135,7 +135,7 @@ def test_removing_a_host_that_is_not_there_names_near_ones(registry: Registry) -
         ("[hosts.nas]\nurl = 'a'\nurl = 'b'\n", "is not valid TOML"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named_and_left_alone(content: str, says: str, registry: Registry) -> None:
+def test_an_invalid_file_is_reported_and_not_changed(content: str, says: str, registry: Registry) -> None:
     write(registry, content)
 
     for use in (registry.peers, lambda: registry.add(peer("gpu")), lambda: registry.remove("nas")):
@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_used_is_named_and_left_alone(content: str, says: 
     assert text_of(registry) == content
 
 
-def test_a_file_that_is_not_text_is_named_and_left_alone(registry: Registry) -> None:
+def test_a_binary_file_is_reported_and_not_changed(registry: Registry) -> None:
     write(registry, "")
     registry.path.write_bytes(b"\xff\xfe")
 
@@ -169,8 +169,8 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_file_in_any_spelling_is_read_and_loses_no_host_to_an_edit(spelling: str, registry: Registry) -> None:
-    """What the editing library cannot do right is refused, with the file as it was."""
+def test_any_toml_layout_is_read_and_loses_no_host_in_an_edit(spelling: str, registry: Registry) -> None:
+    """An edit that tomlkit gets wrong is rejected, and the file is not changed."""
     write(registry, SPELLINGS[spelling])
     assert list(registry.peers()) == ["a", "b"]
 
@@ -189,12 +189,12 @@ def test_a_file_in_any_spelling_is_read_and_loses_no_host_to_an_edit(spelling: s
 
 
 @pytest.mark.parametrize(("written", "read"), [("web", "web"), ("@Web", "web"), (" a.b-1 ", "a.b-1")])
-def test_tags_are_written_as_selectors_name_them(written: str, read: str) -> None:
+def test_tags_are_normalized(written: str, read: str) -> None:
     assert check_tag(written) == read
 
 
 @pytest.mark.parametrize("tag", ["", "@", "a b", "a,b", "@@a", "ä"])
-def test_tags_that_no_selector_could_name_are_refused(tag: str) -> None:
+def test_invalid_tags_are_rejected(tag: str) -> None:
     with pytest.raises(InvalidInput, match="is not a valid tag"):
         check_tag(tag)
 
@@ -226,7 +226,7 @@ for number in range(20):
 """
 
 
-def test_two_processes_that_add_at_once_both_land(registry: Registry) -> None:
+def test_two_processes_can_add_hosts_at_the_same_time(registry: Registry) -> None:
     adding = [
         subprocess.Popen([PYTHON, "-c", ADDS, registry.path, name, str(port)], stdin=subprocess.PIPE)
         for name, port in (("a", 5000), ("b", 6000))
@@ -254,8 +254,8 @@ except AnvylError as error:
 """
 
 
-def test_a_disk_that_takes_no_more_leaves_the_old_file_whole(registry: Registry) -> None:
-    """Fault table, row 14: written beside and moved over."""
+def test_a_full_disk_leaves_the_old_file_intact(registry: Registry) -> None:
+    """Fault table, row 14: the file is replaced atomically."""
     write(registry, ORDERED)
 
     done = subprocess.run(
@@ -284,7 +284,7 @@ for change in (lambda it: it.add(Peer("gpu", "http://127.0.0.1:4999")), lambda i
 """
 
 
-def test_a_folder_that_may_not_be_written_leaves_the_file_whole(registry: Registry) -> None:
+def test_a_read_only_folder_leaves_the_file_intact(registry: Registry) -> None:
     write(registry, ORDERED)
     folder = registry.path.parent
     folder.chmod(0o555)
@@ -304,7 +304,7 @@ def test_a_folder_that_may_not_be_written_leaves_the_file_whole(registry: Regist
     assert text_of(registry) == ORDERED
 
 
-def test_the_file_is_valid_toml_of_ours_alone(registry: Registry) -> None:
+def test_the_file_is_valid_toml(registry: Registry) -> None:
     registry.add(peer("nas", 4220, "home"))
 
     assert tomllib.loads(text_of(registry)) == {"hosts": {"nas": {"url": "http://127.0.0.1:4220", "tags": ["home"]}}}

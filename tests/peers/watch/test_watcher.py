@@ -1,4 +1,4 @@
-"""`anvyl watch`: what is wrong is told once, and once more when it is over."""
+"""`anvyl watch`: each problem is reported once, and once more when it is over."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GIB = 1024**3
 
 
 class Host:
-    """One host that answers what it is told to answer."""
+    """A host with scripted answers."""
 
     def __init__(self) -> None:
         self.down = False
@@ -36,7 +36,7 @@ class Host:
         self.events: list[dict[str, Any]] = []
 
     def happens(self, *actions: str, name: str = "web", detail: str = "") -> None:
-        """Events that the next look finds, each `die` with how it ended."""
+        """Add events for the next check; `detail` describes the exit of a `die`."""
         self.events = [
             {"time": str(number), "type": "container", "action": action, "name": name, "id": name, "detail": detail}
             for number, action in enumerate(actions)
@@ -74,7 +74,7 @@ class Host:
 
 
 class Scene:
-    """A fleet of two hosts and what watches it."""
+    """A fleet of two hosts and its watcher."""
 
     def __init__(self, folder: Path) -> None:
         self.hosts = {"vm": Host(), "nas": Host()}
@@ -91,7 +91,7 @@ class Scene:
         self.watcher = Watcher(Fleet(Peer("vm", "memory:"), Registry(folder / "hosts.toml"), tools, connect))
 
     async def said(self) -> list[str]:
-        return [notice.message for notice in await self.watcher.look()]
+        return [alert.message for alert in await self.watcher.look()]
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
 
 
-async def test_a_full_disk_is_told_once_and_its_end_once_with_a_margin(scene: Scene) -> None:
+async def test_a_full_disk_alerts_once_and_recovers_once_with_a_margin(scene: Scene) -> None:
     assert await scene.said() == []
     scene.hosts["nas"].disk = 91
 
@@ -112,7 +112,7 @@ async def test_a_full_disk_is_told_once_and_its_end_once_with_a_margin(scene: Sc
     assert await scene.said() == []
 
 
-async def test_a_host_is_gone_after_two_looks_and_its_other_troubles_stay(scene: Scene) -> None:
+async def test_a_host_is_gone_after_two_failed_checks_and_keeps_its_other_problems(scene: Scene) -> None:
     scene.hosts["nas"].has("web", health="unhealthy")
     assert await scene.said() == ["web on nas is unhealthy"]
 
@@ -125,7 +125,7 @@ async def test_a_host_is_gone_after_two_looks_and_its_other_troubles_stay(scene:
     assert await scene.said() == ["web on nas is no longer unhealthy, after 1 s"]
 
 
-async def test_an_engine_that_does_not_answer_is_the_hosts_trouble_and_not_its_containers(scene: Scene) -> None:
+async def test_an_engine_failure_is_reported_once_and_not_per_container(scene: Scene) -> None:
     scene.hosts["vm"].has("web", health="unhealthy")
     await scene.said()
     scene.hosts["vm"].engine = False
@@ -135,7 +135,7 @@ async def test_an_engine_that_does_not_answer_is_the_hosts_trouble_and_not_its_c
     assert await scene.said() == ["the Docker engine on vm answers again, after 1 s"]
 
 
-async def test_one_restart_is_no_loop_and_two_are(scene: Scene) -> None:
+async def test_two_restarts_are_a_restart_loop(scene: Scene) -> None:
     vm = scene.hosts["vm"]
     vm.has("web")
     await scene.said()
@@ -151,7 +151,7 @@ async def test_one_restart_is_no_loop_and_two_are(scene: Scene) -> None:
     assert await scene.said() == ["web on vm no longer restarts, after 1 s"]
 
 
-async def test_a_removed_container_and_a_forgotten_host_leave_no_trouble(scene: Scene, tmp_path: Path) -> None:
+async def test_removed_containers_and_hosts_leave_no_problems(scene: Scene, tmp_path: Path) -> None:
     scene.hosts["vm"].has("web", health="unhealthy")
     scene.hosts["nas"].disk = 99
     assert len(await scene.said()) == 2
@@ -181,7 +181,7 @@ async def test_a_container_that_died_or_was_stopped_by_another_program_is_report
     assert await scene.said() == ["web on vm was stopped by a request outside Anvyl: Exited (0) 2 seconds ago"]
 
 
-async def test_a_container_whose_work_is_done_or_that_anvyl_stopped_is_not_reported(scene: Scene) -> None:
+async def test_a_finished_container_or_one_that_anvyl_stopped_is_not_reported(scene: Scene) -> None:
     vm = scene.hosts["vm"]
     vm.has("job")
     await scene.said()
@@ -197,7 +197,7 @@ async def test_a_container_whose_work_is_done_or_that_anvyl_stopped_is_not_repor
     assert await scene.said() == []
 
 
-async def test_a_container_that_ended_and_came_back_between_two_looks_is_reported_once(scene: Scene) -> None:
+async def test_a_container_that_exited_and_restarted_between_two_checks_is_reported_once(scene: Scene) -> None:
     vm = scene.hosts["vm"]
     vm.has("web")
     await scene.said()
@@ -209,7 +209,7 @@ async def test_a_container_that_ended_and_came_back_between_two_looks_is_reporte
 
 
 class Hook(BaseHTTPRequestHandler):
-    """A webhook that is out of order for its first post."""
+    """A webhook that fails its first request."""
 
     got: list[dict[str, Any]]
     posts = 0
@@ -238,19 +238,19 @@ def hook() -> Iterator[str]:
     thread.join()
 
 
-async def test_a_webhook_that_was_down_gets_every_notice_later_and_in_order(
+async def test_a_webhook_that_was_down_gets_every_alert_later_and_in_order(
     scene: Scene, hook: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.hosts["nas"].disk = 95
     arrived = anyio.Event()
 
-    def tell(notice: Alert) -> None:
+    def record(alert: Alert) -> None:
         scene.hosts["vm"].disk = 95
-        if notice.trouble.host == "vm":
+        if alert.trouble.host == "vm":
             arrived.set()
 
     async with anyio.create_task_group() as group:
-        group.start_soon(notifiers.watch, scene.watcher, 0.05, tell, [notifiers.webhook(hook)])
+        group.start_soon(notifiers.watch, scene.watcher, 0.05, record, [notifiers.webhook(hook)])
         with anyio.fail_after(10):
             await arrived.wait()
             while len(Hook.got) < 2:  # noqa: ASYNC110  the server is on a thread
@@ -265,39 +265,39 @@ async def test_a_webhook_that_was_down_gets_every_notice_later_and_in_order(
     assert "secret-path" not in caplog.text
 
 
-async def test_a_command_gets_the_notice_on_its_input_and_in_its_environment(scene: Scene, tmp_path: Path) -> None:
-    script = tmp_path / "told.sh"
+async def test_a_command_gets_the_alert_on_its_input_and_in_its_environment(scene: Scene, tmp_path: Path) -> None:
+    script = tmp_path / "notify.sh"
     script.write_text(f'echo "$ANVYL_HOST $ANVYL_EVENT" >{tmp_path}/words; cat >{tmp_path}/json\n', encoding="utf-8")
     scene.hosts["nas"].disk = 95
-    [notice] = await scene.watcher.look()
+    [alert] = await scene.watcher.look()
 
-    assert await notifiers.command(f"sh '{script}'")(notice)
+    assert await notifiers.command(f"sh '{script}'")(alert)
 
     assert (tmp_path / "words").read_text(encoding="utf-8") == "nas trouble\n"
     assert json.loads((tmp_path / "json").read_text(encoding="utf-8"))["subject"] == "/"
 
 
 @pytest.mark.parametrize("line", ["", "sh 'unclosed"])
-def test_a_command_that_cannot_be_read_is_refused_before_the_watch(line: str) -> None:
+def test_an_invalid_command_is_rejected_before_the_watch_starts(line: str) -> None:
     with pytest.raises(InvalidInput):
         notifiers.command(line)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "file:///etc/passwd", "http://"])
-def test_a_webhook_that_is_no_address_is_refused_before_the_watch(url: str) -> None:
+def test_an_invalid_webhook_is_rejected_before_the_watch_starts(url: str) -> None:
     with pytest.raises(InvalidInput):
         notifiers.webhook(url)
 
 
-def test_watch_once_tells_what_is_wrong_and_ends_with_1(engine: RealEngine) -> None:
+def test_watch_once_reports_problems_and_exits_with_1(engine: RealEngine) -> None:
     engine.run("sick", healthcheck={"test": ["CMD", "false"], "interval": 10**8, "retries": 1})
     wait_for(lambda: engine.api.inspect_container("sick")["State"]["Health"]["Status"] == "unhealthy")
 
-    told = anvyl("watch", "--once", "--disk", "100")
+    result = anvyl("watch", "--once", "--disk", "100")
     document = anvyl("watch", "--once", "--disk", "100", "--json").json
 
-    assert told.code == 1
-    assert "sick on " in told.out
+    assert result.code == 1
+    assert "sick on " in result.out
     assert [one["subject"] for one in document["notices"]] == ["sick"]
     engine.api.remove_container("sick", force=True)
     calm = anvyl("watch", "--once", "--disk", "100")
@@ -307,19 +307,19 @@ def test_watch_once_tells_what_is_wrong_and_ends_with_1(engine: RealEngine) -> N
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--disk", "0"), ("--disk", "200"), ("--every", "soon"), ("--webhook", "nowhere"), ("--host", "nobody")],
+    [("--disk", "0"), ("--disk", "200"), ("--every", "soon"), ("--webhook", "nowhere"), ("--host", "nowhere")],
     ids=lambda one: " ".join(one),
 )
-def test_watch_says_what_it_cannot_use(arguments: tuple[str, ...]) -> None:
-    told = anvyl("watch", *arguments)
+def test_watch_rejects_invalid_options(arguments: tuple[str, ...]) -> None:
+    result = anvyl("watch", *arguments)
 
-    assert told.code == 2
-    assert "error:" in told.err
+    assert result.code == 2
+    assert "error:" in result.err
 
 
-def test_a_server_that_watches_writes_to_its_log(engine: RealEngine, tmp_path: Path) -> None:
+def test_a_server_with_watch_enabled_logs_alerts(engine: RealEngine, tmp_path: Path) -> None:
     engine.run("sick", healthcheck={"test": ["CMD", "false"], "interval": 10**8, "retries": 1})
-    log = tmp_path / "told"
+    log = tmp_path / "events"
     node = ServingNode(
         "alpha",
         tmp_path / "home",
