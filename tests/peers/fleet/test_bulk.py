@@ -36,7 +36,7 @@ def starts(host: LabHost) -> dict[str, str]:
 
 
 def test_forty_containers_on_two_paired_hosts_restart_with_one_command(lab: Lab) -> None:
-    """Regression: a rate limit let four of seven restarts through; the others were not named, and the exit code was 0."""
+    """Regression: a rate limit let only four of seven restarts through; the others were not named, exit code 0."""
     h1, h2, _ = lab.hosts
     fill({h1: FIRST, h2: SECOND})
     before = starts(h1), starts(h2)

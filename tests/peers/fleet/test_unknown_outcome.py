@@ -50,7 +50,7 @@ def far(engine_of_far: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @asynccontextmanager
 async def losing(port: int, times: int) -> AsyncIterator[str]:
-    """Return the URL of a proxy that forwards changes but cuts the connection instead of returning the first answers."""
+    """Return the URL of a proxy that forwards changes but cuts the connection instead of the first answers."""
     left = times
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: list[bool]) -> None:
