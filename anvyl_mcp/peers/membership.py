@@ -28,7 +28,7 @@ async def add_host(
     pin: str,
     trust_tools: bool = False,
 ) -> tuple[Peer, tuple[str, ...]]:
-    """Add a host by a pairing code, or by name and address. Returns the peer and the scopes that the code granted.
+    """Add a host by a join code, or by name and address. Returns the peer and the scopes that the code granted.
 
     `trust_tools`: allow tools of this host that are not in our catalogue.
 
@@ -105,7 +105,7 @@ async def _add_by_code(
 
     if not code.strip().lower().startswith(CODE_PREFIX) or by_hand:
         raise InvalidInput(
-            f"`{code[:40]}` is not a pairing code, and no address was given",
+            f"`{code[:40]}` is not a join code, and no address was given",
             hint="`anvyl hosts add` asks for a code from `anvyl-mcp invite`; with an address: anvyl hosts add NAME URL",
         )
     invitation = Invitation.decode(code)

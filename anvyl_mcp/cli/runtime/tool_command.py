@@ -173,7 +173,7 @@ async def plan_calls(
     missing: list[Outcome] = []
     for arguments in every:
         try:
-            steps.append(PlannedCall(arguments, await resolve_targets(fleet, tool, arguments, selector, look=lookup)))
+            steps.append(PlannedCall(arguments, await resolve_targets(fleet, tool, arguments, selector, lister=lookup)))
         except AnvylError as error:
             if len(every) == 1:
                 raise
@@ -252,7 +252,7 @@ async def preflight(
         return {host: seen[host] for host in hosts}
 
     for step in steps:
-        plan = await change_plan.plan_change(fleet, tool, step.arguments, step.hosts, look=lookup)
+        plan = await change_plan.plan_change(fleet, tool, step.arguments, step.hosts, lister=lookup)
         feasible.append(PlannedCall(plan.arguments, plan.hosts, plan.details))
         failures += [
             Outcome(host, tool.name, step.arguments, ToolAnswer(error=why), 0.0) for host, why in plan.problems.items()

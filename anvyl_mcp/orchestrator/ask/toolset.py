@@ -188,9 +188,9 @@ class FleetToolset(AbstractToolset[Run]):
             arguments,
             hosts,
             on_behalf=question.on_behalf,
-            look=self._inventory.outcomes,
+            lister=self._inventory.outcomes,
             offered=self._inventory.offered,
-            made=_names_in_creation(ctx, self._fleet),
+            created=_names_in_creation(ctx, self._fleet),
         )
         return Proposal(
             ctx.tool_call_id or "",

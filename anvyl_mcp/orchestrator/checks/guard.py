@@ -301,7 +301,7 @@ class Guard:
         if expanded and not selector:
             return list(dict.fromkeys(expanded))
         try:
-            hosts = await resolve_targets(self._fleet, listing, arguments, selector, look=self.inventory.outcomes)
+            hosts = await resolve_targets(self._fleet, listing, arguments, selector, lister=self.inventory.outcomes)
         except Conflict:
             if not EVERY.search(self._question.text):
                 raise

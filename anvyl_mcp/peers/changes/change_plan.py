@@ -57,11 +57,11 @@ async def plan_change(
     hosts: Sequence[str],
     *,
     on_behalf: OnBehalf | None = None,
-    look: ListObjectsOn | None = None,
+    lister: ListObjectsOn | None = None,
     offered: ListOfferedTools | None = None,
-    made: Collection[str] = (),
+    created: Collection[str] = (),
 ) -> ChangePlan:
-    """Find the hosts that can make a change. `made`: names of objects that earlier changes of the same request create.
+    """Find the hosts that can make a change. `created`: objects that earlier changes of the same request create.
 
     Raises:
         AnvylError: no host can make it.
@@ -73,11 +73,11 @@ async def plan_change(
     problems = _not_offered(fleet, tool, by_host)
     for argument, kind in tool.names.items():
         wanted = str(given.get(argument) or "")
-        if not wanted or wanted in made or kind not in LOOKUPS:
+        if not wanted or wanted in created or kind not in LOOKUPS:
             continue
         if kind not in seen:
             able = [host for host in hosts if host not in problems]
-            seen[kind] = await (look or partial(list_objects, fleet))(kind, able)
+            seen[kind] = await (lister or partial(list_objects, fleet))(kind, able)
         wanted = given[argument] = _corrected_name(kind, wanted, seen[kind]) or wanted
         for host, outcome in seen[kind].items():
             row = next((row for row in rows(kind, outcome) if matches_name(kind, row, wanted)), None)
@@ -90,39 +90,39 @@ async def plan_change(
     possible = [host for host in hosts if host not in problems]
     details: list[str] = []
     if shows := [(name, schema["x-shown"]) for name, schema in tool.arguments.items() if "x-shown" in schema]:
-        argument, looks = shows[0]
-        able = [host for host in possible if looks in _tool_names(by_host[host])]
-        having, details = await _bind_objects(fleet, argument, looks, given, able, problems)
+        argument, list_tool = shows[0]
+        able = [host for host in possible if list_tool in _tool_names(by_host[host])]
+        affected, details = await _bind_objects(fleet, argument, list_tool, given, able, problems)
         # A host of an earlier version has no tool that lists them; the prompt says so.
         details += [f"{host}: cannot list the affected objects" for host in possible if host not in able]
-        possible = [host for host in possible if host in having or host not in able]
+        possible = [host for host in possible if host in affected or host not in able]
         if hosts and not possible and not problems:
             raise _nothing_to_prune(given, hosts)
     if hosts and not possible:
         raise _impossible_error(problems)
     given = await resolve_ports(fleet, tool, given, possible)
-    current = await expected_objects(fleet, tool, given, possible, seen=seen, look=look)
+    current = await expected_objects(fleet, tool, given, possible, seen=seen, lister=lister)
     return ChangePlan(given, possible, current, problems, tuple(details))
 
 
 async def _bind_objects(
     fleet: Fleet,
     argument: str,
-    looks: str,
+    list_tool: str,
     given: dict[str, Any],
     hosts: list[str],
     problems: dict[str, AnvylError],
 ) -> tuple[list[str], list[str]]:
-    """Pin a change to the objects that the tool `looks` lists now. Returns hosts with any, and lines to show."""
-    known = fleet.tool(looks).arguments
-    outcomes = await fleet.call_many(hosts, looks, {name: value for name, value in given.items() if name in known})
+    """Pin a change to the objects that the tool `list_tool` lists now. Returns hosts with any, and lines to show."""
+    known = fleet.tool(list_tool).arguments
+    outcomes = await fleet.call_many(hosts, list_tool, {name: value for name, value in given.items() if name in known})
     only = {str(one) for one in given.get(argument) or ()}
     having, details, ids = list[str](), list[str](), list[str]()
     for host, outcome in outcomes.items():
         if outcome.error is not None:
             problems[host] = outcome.error
             continue
-        listed = (outcome.answer.result or {}).get(text.rows_field(fleet.tool(looks).output_schema), [])
+        listed = (outcome.answer.result or {}).get(text.rows_field(fleet.tool(list_tool).output_schema), [])
         found = [row for row in listed if not only or row["id"] in only]
         ids += [row["id"] for row in found]
         having += [host] if found else []
@@ -242,7 +242,7 @@ async def expected_objects(
     hosts: Sequence[str],
     *,
     seen: Mapping[str, Mapping[str, Outcome]] | None = None,
-    look: ListObjectsOn | None = None,
+    lister: ListObjectsOn | None = None,
 ) -> dict[str, ExpectedObjects]:
     """Return the current state of the objects that a change names, for each host that has any of them.
 
@@ -253,7 +253,7 @@ async def expected_objects(
     there: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {host: {} for host in hosts}
     named = _named_objects(tool, arguments)
     for kind in dict.fromkeys(kind for kind, _ in named):
-        outcomes = (seen or {}).get(kind) or await (look or partial(list_objects, fleet))(kind, hosts)
+        outcomes = (seen or {}).get(kind) or await (lister or partial(list_objects, fleet))(kind, hosts)
         for host, outcome in ((host, outcomes[host]) for host in hosts if host in outcomes):
             listed = rows(kind, outcome)
             for name in (name for of_kind, name in named if of_kind == kind):

@@ -71,7 +71,7 @@ def connect_error(error: BaseException) -> Unreachable:
 def timeout_error(seconds: float, *, sent: bool) -> Unreachable | Timeout:
     """Return the error for an answer that did not arrive in time; `sent`: the request was sent."""
     if sent:
-        return Timeout(f"no answer within {seconds:g} s", hint="try again, or look at that host")
+        return Timeout(f"no answer within {seconds:g} s", hint="try again, or check that host")
     return _no_answer(seconds)
 
 

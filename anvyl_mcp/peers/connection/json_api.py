@@ -55,7 +55,7 @@ async def request(
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise connection_errors.connect_error(error.__cause__ or error) from error
     except httpx.TimeoutException as error:
-        raise Timeout("no answer in time", hint="try again, or look at that host") from error
+        raise Timeout("no answer in time", hint="try again, or check that host") from error
     except httpx.HTTPError as error:
         raise connection_errors.connection_lost() from error
     return _read(answer, content)

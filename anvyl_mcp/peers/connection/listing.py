@@ -153,7 +153,7 @@ class ToolAnswer:
         )
         if not result.get("isError"):
             return replace(words_only, result=text.clean_json(result.get("structuredContent")))
-        error = error_in_meta(meta) or AnvylError(text.one_line(words) or "the tool failed and did not say why")
+        error = error_in_meta(meta) or AnvylError(text.one_line(words) or "the tool failed and gave no reason")
         return replace(words_only, error=error)
 
 

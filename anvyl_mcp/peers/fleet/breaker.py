@@ -47,16 +47,16 @@ class Breaker:
         self._refused_retries: dict[Peer, SingleFlight] = {}
 
     async def ask(
-        self, peer: Peer, connection: Connection, work: Callable[[], Awaitable[T]], *, anew: bool = False
+        self, peer: Peer, connection: Connection, work: Callable[[], Awaitable[T]], *, force: bool = False
     ) -> T:
-        """Run `work` on a host's connection, unless the host is down. `anew`: even if it is.
+        """Run `work` on a host's connection, unless the host is down. `force`: even if it is.
 
         Raises:
             Unreachable: the host is down.
         """
         self.pending_hosts.append(peer.name)
         try:
-            if not anew:
+            if not force:
                 await self._ensure_reachable(peer, connection)
             began = time.monotonic()
             try:

@@ -289,14 +289,14 @@ class Fleet:
         peer, connection = self._connection(host)
         return await self._breaker.ask(peer, connection, connection.list_tools)
 
-    async def version(self, host: str, *, anew: bool = False) -> str:
-        """Return the version that a host reports, also used as a health check. `anew`: ask even if it is marked down.
+    async def version(self, host: str, *, force: bool = False) -> str:
+        """Return the version that a host reports, also used as a health check. `force`: ask even if it is marked down.
 
         Raises:
             AnvylError: the host does not answer.
         """
         peer, connection = self._connection(host)
-        return await self._breaker.ask(peer, connection, connection.version, anew=anew)
+        return await self._breaker.ask(peer, connection, connection.version, force=force)
 
     @property
     def pending_hosts(self) -> list[str]:

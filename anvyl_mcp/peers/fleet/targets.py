@@ -50,9 +50,9 @@ async def resolve_targets(
     arguments: Mapping[str, Any],
     selector: str = "",
     *,
-    look: ListObjects | None = None,
+    lister: ListObjects | None = None,
 ) -> list[str]:
-    """Return the hosts for one call. `look`: a cached listing; by default every host is asked.
+    """Return the hosts for one call. `lister`: a cached listing; by default every host is asked.
 
     With a selector, its hosts. Otherwise reads go to every host that has the named object, or to all hosts; a change
     goes to the one host that has the object, or to the only host.
@@ -73,7 +73,7 @@ async def resolve_targets(
         return hosts
     named = [(kind, str(arguments[name])) for name, kind in tool.names.items() if arguments.get(name)]
     if named:
-        return await _hosts_with_any(fleet, look or partial(list_objects, fleet), tool, named)
+        return await _hosts_with_any(fleet, lister or partial(list_objects, fleet), tool, named)
     if tool.reads:
         return hosts
     raise InvalidInput(
@@ -110,12 +110,12 @@ ListedObjects = dict[str, Mapping[str, Outcome]]
 def list_objects_once(fleet: Fleet, found: ListedObjects) -> ListObjects:
     """Return a `ListObjects` that caches its listings in `found`, for several calls of one command."""
 
-    async def look(kind: str) -> Mapping[str, Outcome]:
+    async def lister(kind: str) -> Mapping[str, Outcome]:
         if kind not in found:
             found[kind] = await list_objects(fleet, kind)
         return found[kind]
 
-    return look
+    return lister
 
 
 async def expected_container(fleet: Fleet, host: str, wanted: str) -> ExpectedObjects:
@@ -136,21 +136,21 @@ async def expected_container(fleet: Fleet, host: str, wanted: str) -> ExpectedOb
 
 
 async def _hosts_with_any(
-    fleet: Fleet, look: ListObjects, tool: ToolListing, named: list[tuple[str, str]]
+    fleet: Fleet, lister: ListObjects, tool: ToolListing, named: list[tuple[str, str]]
 ) -> list[str]:
     """Return the host of the first named object that only one host has: `web`, but not the network `bridge`."""
     error: Conflict | None = None
     for kind, wanted in sorted(named, key=lambda one: one[0] != "container"):
         try:
-            return await _hosts_with(fleet, look, tool, kind, wanted)
+            return await _hosts_with(fleet, lister, tool, kind, wanted)
         except Conflict as several:
             error = error or several
     assert error is not None
     raise error
 
 
-async def _hosts_with(fleet: Fleet, look: ListObjects, tool: ToolListing, kind: str, wanted: str) -> list[str]:
-    outcomes = await look(kind)
+async def _hosts_with(fleet: Fleet, lister: ListObjects, tool: ToolListing, kind: str, wanted: str) -> list[str]:
+    outcomes = await lister(kind)
     having = [
         host
         for host, outcome in outcomes.items()

@@ -81,12 +81,12 @@ HealthCheck = Callable[[Fleet, str], Awaitable[HostHealth]]
 """Checks one host."""
 
 
-async def check_host(fleet: Fleet, name: str, *, anew: bool = False) -> HostHealth:
-    """Ask one host for its version. `anew`: even if it is marked down."""
+async def check_host(fleet: Fleet, name: str, *, force: bool = False) -> HostHealth:
+    """Ask one host for its version. `force`: even if it is marked down."""
     peer = fleet.peers[name]
     url = fleet.served_at if peer == fleet.local else peer.url
     try:
-        version = await fleet.version(name, anew=anew)
+        version = await fleet.version(name, force=force)
     except AnvylError as error:
         return HostHealth(name, url, peer.tags, _status(error), hint=error.hint)
     return HostHealth(name, url, peer.tags, "ok", version, pin=peer.pin)
@@ -104,7 +104,7 @@ async def examine_host(fleet: Fleet, name: str, heads: HeadStore, token: str = "
     """Check one host fully: our scopes there, its clock offset (positive: it is ahead), its engine, and whether its
     audit log still contains the records that this machine has seen.
     """
-    found = await check_host(fleet, name, anew=True)
+    found = await check_host(fleet, name, force=True)
     if not found.ok:
         return found
     if "://" not in found.url:
@@ -150,14 +150,14 @@ def _with_engine(found: HostHealth, problem: object) -> HostHealth:
 async def check_hosts(
     fleet: Fleet,
     names: Sequence[str],
-    how: HealthCheck = check_host,
+    check: HealthCheck = check_host,
     on_found: Callable[[HostHealth], None] | None = None,
 ) -> list[HostHealth]:
     """Check several hosts at once, in the order of `names`. `on_found` is called for each as soon as it is checked."""
     found: dict[str, HostHealth] = {}
 
     async def one(name: str) -> None:
-        found[name] = await how(fleet, name)
+        found[name] = await check(fleet, name)
         if on_found:
             on_found(found[name])
 
