@@ -23,7 +23,7 @@ from anvyl_mcp.peers.connection import connection_errors, replies
 from anvyl_mcp.peers.connection.http_connections import MOST_CONNECTIONS, AbortableConnection, ConnectionPool
 from anvyl_mcp.peers.connection.listing import ProgressCallback, ToolAnswer, ToolListing, error_in_meta
 from anvyl_mcp.peers.connection.single_flight import SingleFlight
-from anvyl_mcp.peers.connection.tls_pinning import NextKey, pinned_context
+from anvyl_mcp.peers.connection.tls_pinning import NextPin, pinned_context
 
 PROTOCOL = "2026-07-28"
 THREADS = 64
@@ -52,7 +52,7 @@ class LeanClient:
         context: ssl.SSLContext | None = None,
         pin: str = "",
         token: str = "",
-        next_key: NextKey | None = None,
+        next_key: NextPin | None = None,
     ) -> None:
         endpoint = url.rstrip("/").removesuffix("/mcp") + "/mcp"
         self._pool = ConnectionPool(

@@ -39,7 +39,7 @@ from anvyl_mcp.peers.connection import connection_errors, replies
 from anvyl_mcp.peers.connection.http_connections import MOST_CONNECTIONS
 from anvyl_mcp.peers.connection.listing import ProgressCallback, ToolAnswer, ToolListing
 from anvyl_mcp.peers.connection.sdk_transport import SESSION_GONE, FaultIsolatingTransport
-from anvyl_mcp.peers.connection.tls_pinning import NextKey, pinned_context
+from anvyl_mcp.peers.connection.tls_pinning import NextPin, pinned_context
 
 HANDSHAKE_SECONDS = connection_errors.CONNECT_SECONDS - 0.5
 """A little less than the connect timeout: a handshake that is cancelled instead of timing out leaks its socket."""
@@ -63,7 +63,7 @@ class SdkClient:
         mode: ProtocolMode = "auto",
         pin: str = "",
         token: str = "",
-        next_key: NextKey | None = None,
+        next_key: NextPin | None = None,
     ) -> None:
         self._client: Callable[[], AbstractAsyncContextManager[Client]] = (
             partial(_over_http, target, mode, _tls(target, pin, next_key), BearerAuth(token) if token else None)
@@ -259,7 +259,7 @@ def _in_process(server: Server[Any], mode: ProtocolMode) -> Client:
     return Client(server, mode=mode, cache=None, client_info=_SELF)
 
 
-def _tls(url: str, pin: str, next_key: NextKey | None) -> ssl.SSLContext | bool:
+def _tls(url: str, pin: str, next_key: NextPin | None) -> ssl.SSLContext | bool:
     """Return the TLS verification to use; plain HTTP skips loading the system certificates, which takes 30 ms."""
     if pin:
         return pinned_context([pin], next_key)

@@ -25,14 +25,14 @@ class WrongKey(ssl.SSLError):
 
 
 @dataclass(frozen=True, slots=True)
-class NextKey:
+class NextPin:
     """The pin of the key that a host announced as its next one; `on_used` is called whenever the host uses it."""
 
     pin: str
     on_used: Callable[[], None]
 
 
-def pinned_context(pins: Iterable[str], next_key: NextKey | None = None) -> ssl.SSLContext:
+def pinned_context(pins: Iterable[str], next_key: NextPin | None = None) -> ssl.SSLContext:
     """Return a TLS 1.3 client context for hosts that have the key of one of `pins`, or `next_key`.
 
     Raises:

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from anvyl_mcp.core.errors import InvalidInput, Unpaired
 from anvyl_mcp.peers.connection.lean_client import LeanClient
 from anvyl_mcp.peers.connection.listing import Connection
-from anvyl_mcp.peers.connection.tls_pinning import NextKey
+from anvyl_mcp.peers.connection.tls_pinning import NextPin
 
 DEFAULT_PORT = 4200
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?", re.ASCII)
@@ -20,7 +20,7 @@ _PAIR = "pair with it: run `anvyl-mcp invite` there, then `anvyl hosts add` here
 _LIKE = "write it like http://192.168.1.5:4200"
 
 
-def _connect_plain(url: str, lean: bool, pin: str, token: str, next_key: NextKey | None) -> Connection:
+def _connect_plain(url: str, lean: bool, pin: str, token: str, next_key: NextPin | None) -> Connection:
     if pin:
         raise InvalidInput(f"{url} cannot prove its key: it is plain http", hint="write it with https://")
     if token and not is_loopback(url):
@@ -28,13 +28,13 @@ def _connect_plain(url: str, lean: bool, pin: str, token: str, next_key: NextKey
     return _make_client(url, lean, pin, token, next_key)
 
 
-def _connect_pinned(url: str, lean: bool, pin: str, token: str, next_key: NextKey | None) -> Connection:
+def _connect_pinned(url: str, lean: bool, pin: str, token: str, next_key: NextPin | None) -> Connection:
     if not pin:
         raise Unpaired("its key is not pinned, so nothing is sent to it", hint=_PAIR)
     return _make_client(url, lean, pin, token, next_key)
 
 
-def _make_client(url: str, lean: bool, pin: str, token: str, next_key: NextKey | None) -> Connection:
+def _make_client(url: str, lean: bool, pin: str, token: str, next_key: NextPin | None) -> Connection:
     if lean:
         return LeanClient(url, pin=pin, token=token, next_key=next_key)
     # The SDK costs a second to import; a direct command never needs it.
@@ -43,14 +43,14 @@ def _make_client(url: str, lean: bool, pin: str, token: str, next_key: NextKey |
     return SdkClient(url, pin=pin, token=token, next_key=next_key)
 
 
-TRANSPORTS: dict[str, Callable[[str, bool, str, str, NextKey | None], Connection]] = {
+TRANSPORTS: dict[str, Callable[[str, bool, str, str, NextPin | None], Connection]] = {
     "http": _connect_plain,
     "https": _connect_pinned,
 }
 """Connection factories by URL scheme; arguments: URL, lean, pin, token, next key."""
 
 
-def connect(url: str, *, lean: bool, pin: str = "", token: str = "", next_key: NextKey | None = None) -> Connection:
+def connect(url: str, *, lean: bool, pin: str = "", token: str = "", next_key: NextPin | None = None) -> Connection:
     """Return a connection to the host at `url`; nothing is sent until it is used. `lean`: avoid slow imports.
 
     Other machines need https with the `pin` of their key; `token` authenticates this machine. The host may already use

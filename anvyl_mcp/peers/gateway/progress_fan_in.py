@@ -9,13 +9,13 @@ import anyio
 from anvyl_mcp.peers.connection.listing import ProgressCallback
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
-SendProgress = Callable[[float, float | None, str | None], Awaitable[None]]
+SendNotification = Callable[[float, float | None, str | None], Awaitable[None]]
 
 
 class ProgressFanIn:
     """Merges progress reports: one host's own numbers, or for several the number of hosts done and the last message."""
 
-    def __init__(self, send: SendProgress, hosts: Sequence[str]) -> None:
+    def __init__(self, send: SendNotification, hosts: Sequence[str]) -> None:
         self._send = send
         self._parts = dict.fromkeys(hosts, 0.0)
         self._latest: tuple[float, float | None, str] | None = None

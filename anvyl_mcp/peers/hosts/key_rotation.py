@@ -10,17 +10,17 @@ import logging
 
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.core.invitation import pin_digest
-from anvyl_mcp.peers.connection.tls_pinning import NextKey
+from anvyl_mcp.peers.connection.tls_pinning import NextPin
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 
 log = logging.getLogger(__name__)
 
 
-def next_key(registry: Registry, peer: Peer) -> NextKey | None:
+def next_key(registry: Registry, peer: Peer) -> NextPin | None:
     """Return the next key that a connection should accept; once the host uses it, the old one is unpinned."""
     if not peer.next_pin:
         return None
-    return NextKey(peer.next_pin, lambda: _save(registry, peer, pin=peer.next_pin, next_pin=""))
+    return NextPin(peer.next_pin, lambda: _save(registry, peer, pin=peer.next_pin, next_pin=""))
 
 
 def record_announced_key(registry: Registry, peer: Peer, key: str) -> None:

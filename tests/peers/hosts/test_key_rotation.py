@@ -12,7 +12,7 @@ import pytest
 
 from anvyl_mcp.core.errors import ConfigInvalid, Conflict, NotFound
 from anvyl_mcp.core.invitation import pin_text
-from anvyl_mcp.peers.connection.tls_pinning import NextKey, WrongKey, pinned_context
+from anvyl_mcp.peers.connection.tls_pinning import NextPin, WrongKey, pinned_context
 from anvyl_mcp.peers.hosts.key_rotation import next_key, record_announced_key
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
 from anvyl_mcp.server.auth.callers import LOCAL, Caller
@@ -112,12 +112,12 @@ def test_a_connection_accepts_and_records_the_next_key(way: str, tmp_path: Path)
     identity = host_identity(tmp_path / "identity")
     proved: list[str] = []
     with record_tls(identity.tls()) as heard:
-        tell(heard.port, pinned_context([identity.pin], NextKey(SECOND, lambda: proved.append("next"))))
+        tell(heard.port, pinned_context([identity.pin], NextPin(SECOND, lambda: proved.append("next"))))
         assert proved == []
-        tell(heard.port, pinned_context([FIRST], NextKey(identity.pin, lambda: proved.append("next"))))
+        tell(heard.port, pinned_context([FIRST], NextPin(identity.pin, lambda: proved.append("next"))))
         assert proved == ["next"]
         with pytest.raises((WrongKey, ssl.SSLError)):
-            tell(heard.port, pinned_context([FIRST], NextKey(SECOND, lambda: proved.append("other"))))
+            tell(heard.port, pinned_context([FIRST], NextPin(SECOND, lambda: proved.append("other"))))
     assert proved == ["next"]
 
 
