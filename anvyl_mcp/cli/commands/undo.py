@@ -11,7 +11,7 @@ from anvyl_mcp.core.errors import AnvylError
 
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
-    from anvyl_mcp.peers.changes.undo import LastChange
+    from anvyl_mcp.peers.changes.undo import UndoCandidate
 
 
 def undo(
@@ -33,7 +33,7 @@ def undo(
     from anvyl_mcp.peers.changes.outcome import exit_code
     from anvyl_mcp.peers.changes.undo import last_change, undo
 
-    seen: list[LastChange] = []
+    seen: list[UndoCandidate] = []
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import open_node
@@ -59,7 +59,7 @@ def undo(
     command(work, failed=(lambda error: _document(seen, error=error)) if as_json else None)
 
 
-def _document(seen: list[LastChange], *, result: Any = None, error: AnvylError | None = None) -> dict[str, Any]:
+def _document(seen: list[UndoCandidate], *, result: Any = None, error: AnvylError | None = None) -> dict[str, Any]:
     return {
         "host": seen[0].host if seen else None,
         "undo": dict(seen[0].change) if seen else None,

@@ -14,7 +14,7 @@ from anvyl_mcp.peers.changes import wording
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.question import Proposal
-    from anvyl_mcp.peers.changes.undo import LastChange
+    from anvyl_mcp.peers.changes.undo import UndoCandidate
     from anvyl_mcp.peers.fleet.fleet import Fleet
 
 YES, NO = frozenset({"y", "yes"}), frozenset({"", "n", "no"})
@@ -146,7 +146,7 @@ async def _read_answer(*question: str) -> str:
     return (await read_line(*question)).strip().lower()
 
 
-def confirm_undo(wanted: LastChange, *, yes: bool = False) -> None:
+def confirm_undo(wanted: UndoCandidate, *, yes: bool = False) -> None:
     """Ask for approval to undo the last change.
 
     Raises:

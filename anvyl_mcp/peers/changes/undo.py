@@ -14,7 +14,7 @@ LOOK, UNDO = "get_last_change", "undo_change"
 
 
 @dataclass(frozen=True, slots=True)
-class LastChange:
+class UndoCandidate:
     """The change that would be undone, and its host; `words` describe it to people."""
 
     host: str
@@ -27,7 +27,7 @@ class LastChange:
         return bool(self.change["possible"])
 
 
-async def last_change(fleet: Fleet, selector: str = "") -> LastChange:
+async def last_change(fleet: Fleet, selector: str = "") -> UndoCandidate:
     """Return the newest change that can be undone on the hosts of a selector, or on any host.
 
     Raises:
@@ -38,7 +38,7 @@ async def last_change(fleet: Fleet, selector: str = "") -> LastChange:
     hosts = fleet.select(selector) if selector else fleet.hosts
     outcomes = await fleet.call_many(hosts, LOOK, {})
     found = [
-        LastChange(host, one.answer.result, one.answer.text)
+        UndoCandidate(host, one.answer.result, one.answer.text)
         for host, one in outcomes.items()
         if one.answer.result and one.answer.result["operation"]
     ]
@@ -60,7 +60,7 @@ async def last_change(fleet: Fleet, selector: str = "") -> LastChange:
     return newest
 
 
-async def undo(fleet: Fleet, wanted: LastChange) -> Outcome:
+async def undo(fleet: Fleet, wanted: UndoCandidate) -> Outcome:
     """Undo a change on the host that made it."""
     arguments = {"name": wanted.change["name"], "operation": wanted.change["operation"]}
     return await fleet.call(wanted.host, UNDO, arguments)
