@@ -143,7 +143,7 @@ def test_reading_commands_do_not_wait_for_the_audit_witness_lock(tmp_path: Path)
         heads.flush()
     heads.flush()
 
-    assert heads.of("nas", "https://192.0.2.1:4200") == [AuditHead(1, "f" * 64)]
+    assert heads.heads_of("nas", "https://192.0.2.1:4200") == [AuditHead(1, "f" * 64)]
 
 
 @pytest.mark.parametrize("name", ["tokens.lock", "invites.lock", "next.lock", "folder", "audit", "operations", "serve"])

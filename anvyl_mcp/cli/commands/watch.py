@@ -68,7 +68,7 @@ async def _check_once(node: Node, host: str, as_json: bool) -> int:
     from anvyl_mcp.core.text import join_names, one_line
     from anvyl_mcp.peers.watch.notifiers import make_watcher
 
-    alerts = await make_watcher(node.fleet, node.settings, host, patience=1).look()
+    alerts = await make_watcher(node.fleet, node.settings, host, patience=1).check()
     if as_json:
         output.document({"notices": [alert.as_dict() for alert in alerts], "error": None})
     else:

@@ -135,7 +135,7 @@ class Gateway:
     async def _run(
         self, ctx: ServerRequestContext[Any], listing: ToolListing, change: ProposedChange, who: OnBehalf
     ) -> dict[str, Outcome]:
-        relay = ProgressFanIn(ctx.session.report_progress, change.hosts)
+        fan_in = ProgressFanIn(ctx.session.report_progress, change.hosts)
         outcomes: dict[str, Outcome] = {}
 
         async def work() -> None:
@@ -146,12 +146,12 @@ class Gateway:
                     change.arguments,
                     on_behalf=who,
                     expected=change.expected,
-                    on_outcome=relay.ended,
-                    on_progress=relay.of,
+                    on_outcome=fan_in.record_done,
+                    on_progress=fan_in.callback_for,
                 )
             )
 
-        await relay.during(work)
+        await fan_in.run(work)
         for host, error in change.problems.items():
             outcomes[host] = Outcome(host, listing.name, change.arguments, ToolAnswer(error=error), 0.0)
         return outcomes

@@ -22,46 +22,46 @@ class ProgressFanIn:
         self._sent = float("-inf")
         self._news = anyio.Event()
 
-    def of(self, host: str) -> ProgressCallback:
+    def callback_for(self, host: str) -> ProgressCallback:
         """Return the progress callback for one host."""
 
         def report(done: float, total: float | None, message: str) -> None:
             if len(self._parts) == 1:
-                self._note(done, total, message)
+                self._record(done, total, message)
             else:
                 part = min(done / total, 1.0) if total else 0.0
-                self._several(host, part, message)
+                self._record_part(host, part, message)
 
         return report
 
-    def ended(self, outcome: Outcome) -> None:
+    def record_done(self, outcome: Outcome) -> None:
         """Record that one host is done."""
         if len(self._parts) > 1:
-            self._several(outcome.host, 1.0, outcome.status)
+            self._record_part(outcome.host, 1.0, outcome.status)
 
-    async def during(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work` and send the progress reported meanwhile."""
         async with anyio.create_task_group() as group:
-            group.start_soon(self._pump)
+            group.start_soon(self._send_updates)
             await work()
             group.cancel_scope.cancel()
-        await self._tell()
+        await self._send_latest()
 
-    def _several(self, host: str, part: float, message: str) -> None:
+    def _record_part(self, host: str, part: float, message: str) -> None:
         self._parts[host] = max(self._parts[host], part)
-        self._note(sum(self._parts.values()), float(len(self._parts)), f"{host}: {message}")
+        self._record(sum(self._parts.values()), float(len(self._parts)), f"{host}: {message}")
 
-    def _note(self, done: float, total: float | None, message: str) -> None:
+    def _record(self, done: float, total: float | None, message: str) -> None:
         self._latest = (done, total, message)
         self._news.set()
 
-    async def _pump(self) -> None:
+    async def _send_updates(self) -> None:
         while True:
             await self._news.wait()
             self._news = anyio.Event()
-            await self._tell()
+            await self._send_latest()
 
-    async def _tell(self) -> None:
+    async def _send_latest(self) -> None:
         latest = self._latest
         # The protocol requires the progress to increase with every notification.
         if latest is None or latest[0] <= self._sent:

@@ -59,7 +59,7 @@ class HeadStore:
             self._new[key] = head
         return bool(self._new) and time.monotonic() - self._written >= SECONDS
 
-    def of(self, host: str, url: str) -> list[AuditHead]:
+    def heads_of(self, host: str, url: str) -> list[AuditHead]:
         """Return the known ends of a host's log, oldest first."""
         self.flush()
         seen = self._read().get(host)

@@ -124,7 +124,7 @@ async def _examine_remote(fleet: Fleet, name: str, heads: HeadStore, token: str,
 
     peer = fleet.peers[name]
     place, token = ("", token) if peer == fleet.local else (peer.url, "")
-    seen = heads.of(name, place)
+    seen = heads.heads_of(name, place)
     try:
         access = await fetch_own_access(peer, token, [head.seq for head in seen])
         ahead = (datetime.fromisoformat(str(access["time"])) - datetime.now(UTC)).total_seconds()

@@ -67,7 +67,7 @@ async def watch(
     queues = [(notifier, deque[Alert](maxlen=MOST_WAITING)) for notifier in notifiers]
     while True:
         try:
-            found = await watcher.look()
+            found = await watcher.check()
         except AnvylError as error:
             # A hosts file that is invalid while it is edited must not end a watch that runs for months.
             log.warning("the hosts could not be checked: %s", error)

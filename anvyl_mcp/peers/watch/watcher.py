@@ -105,7 +105,7 @@ class Watcher:
         self._hosts: dict[str, _HostState] = {}
         self._known: dict[Trouble, float] = {}
 
-    async def look(self) -> list[Alert]:
+    async def check(self) -> list[Alert]:
         """Check all hosts at once. Returns the alerts since the last check, new problems first."""
         hosts = self._fleet.select(self._selector)
         machines = await self._fleet.call_many(hosts, MACHINE, {})

@@ -188,7 +188,7 @@ def test_kept_heads_are_dense_at_the_end_and_sparse_before(heads: HeadStore) -> 
         heads.note("nas", "", head(seq))
         heads.flush()
 
-    kept = [one.seq for one in heads.of("nas", "")]
+    kept = [one.seq for one in heads.heads_of("nas", "")]
 
     assert len(kept) == MOST_HEADS and kept[-1] == 300 and kept[-2] > 295 and kept[0] == 1
     assert any(100 < seq < 295 for seq in kept)
@@ -210,7 +210,7 @@ def test_new_heads_are_written_once_a_second_and_on_close(heads: HeadStore) -> N
     heads.flush()
 
     assert not heads.note("nas", "", head(2)), "too soon"
-    assert [one.seq for one in heads.of("nas", "")] == [1, 2]
+    assert [one.seq for one in heads.heads_of("nas", "")] == [1, 2]
 
 
 def test_processes_share_the_file(heads: HeadStore, tmp_path: Path) -> None:
@@ -221,17 +221,17 @@ def test_processes_share_the_file(heads: HeadStore, tmp_path: Path) -> None:
     heads.flush()
     other.flush()
 
-    assert [one.seq for one in heads.of("nas", "")] == [1, 2]
-    assert [one.seq for one in heads.of("gpu", "")] == [7]
+    assert [one.seq for one in heads.heads_of("nas", "")] == [1, 2]
+    assert [one.seq for one in heads.heads_of("gpu", "")] == [7]
 
 
 def test_heads_are_discarded_when_the_address_changes(heads: HeadStore) -> None:
     heads.note("nas", "https://a", head(9))
     heads.flush()
-    assert heads.of("nas", "https://b") == []
+    assert heads.heads_of("nas", "https://b") == []
     heads.note("nas", "https://b", head(1))
 
-    assert heads.of("nas", "https://b") == [head(1)]
+    assert heads.heads_of("nas", "https://b") == [head(1)]
 
 
 @pytest.mark.parametrize(
@@ -242,12 +242,12 @@ def test_a_damaged_file_is_kept_aside(
 ) -> None:
     (tmp_path / "heads.json").write_bytes(content)
 
-    assert heads.of("nas", "") == []
+    assert heads.heads_of("nas", "") == []
 
     [kept] = tmp_path.glob("heads.json.bad-*")
     assert kept.read_bytes() == content and kept.name in caplog.text
     heads.note("nas", "", head(1))
-    assert heads.of("nas", "") == [head(1)]
+    assert heads.heads_of("nas", "") == [head(1)]
 
 
 def test_a_file_that_cannot_be_written_does_not_fail_calls(tmp_path: Path) -> None:

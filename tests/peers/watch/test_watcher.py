@@ -91,7 +91,7 @@ class Scene:
         self.watcher = Watcher(Fleet(Peer("vm", "memory:"), Registry(folder / "hosts.toml"), tools, connect))
 
     async def said(self) -> list[str]:
-        return [alert.message for alert in await self.watcher.look()]
+        return [alert.message for alert in await self.watcher.check()]
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ async def test_a_command_gets_the_alert_on_its_input_and_in_its_environment(scen
     script = tmp_path / "notify.sh"
     script.write_text(f'echo "$ANVYL_HOST $ANVYL_EVENT" >{tmp_path}/words; cat >{tmp_path}/json\n', encoding="utf-8")
     scene.hosts["nas"].disk = 95
-    [alert] = await scene.watcher.look()
+    [alert] = await scene.watcher.check()
 
     assert await notifiers.command(f"sh '{script}'")(alert)
 
