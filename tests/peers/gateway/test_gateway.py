@@ -163,7 +163,7 @@ async def test_a_change_goes_to_the_one_host_that_has_the_container(
     assert missed.is_error and "did you mean `web`" in words(missed).lower()
     assert typo.is_error and "`host`" in words(typo)
     assert nowhere.is_error and "Give one as `host`" in words(nowhere)
-    assert 'like "first"; or "all"' in words(unclear)
+    assert 'like "first", or to "all"' in words(unclear)
     assert not [done for done in (unclear, missed, typo, nowhere) if "--" in words(done)], "no flags of commands"
 
 

@@ -150,7 +150,7 @@ def test_a_binary_file_is_reported_and_not_changed(registry: Registry) -> None:
     write(registry, "")
     registry.path.write_bytes(b"\xff\xfe")
 
-    with pytest.raises(ConfigInvalid, match="is not text"):
+    with pytest.raises(ConfigInvalid, match="is not UTF-8"):
         registry.add(peer("gpu"))
     assert registry.path.read_bytes() == b"\xff\xfe"
 

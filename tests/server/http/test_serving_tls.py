@@ -591,7 +591,7 @@ async def test_a_call_that_does_not_end_is_cancelled_at_the_end(tmp_path: Path) 
 
 
 def test_another_machine_is_reached_with_a_pin_only() -> None:
-    with pytest.raises(errors.Unpaired, match="no pin") as refused:
+    with pytest.raises(errors.Unpaired, match="not pinned") as refused:
         connect("https://nas", lean=True, token=TOKEN)
     assert "anvyl-mcp invite" in refused.value.hint
     assert "anvyl hosts add" in refused.value.hint
@@ -637,7 +637,7 @@ async def test_on_loopback_a_token_may_travel_plain(lean: bool) -> None:
     "token", [f"{TOKEN}\n", f"{TOKEN}\r\nX-Other: 1", f"Bearer {TOKEN}", "tökén-of-this-test", "\x00"]
 )
 def test_a_damaged_token_is_refused_without_showing_it(token: str) -> None:
-    with pytest.raises(errors.InvalidInput, match="the token has characters") as refused:
+    with pytest.raises(errors.InvalidInput, match="the token contains invalid characters") as refused:
         connect("https://nas", lean=True, pin=host_pin(), token=token)
     assert "of-this-test" not in json.dumps(refused.value.as_dict())
 
