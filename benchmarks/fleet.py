@@ -1,13 +1,13 @@
-"""What many hosts cost beside one, and what our server costs beside the least that an MCP server could.
+"""Compare many hosts with one, and our server with a minimal MCP server.
 
     python benchmarks/fleet.py                     both, on DOCKER_HOST for the listings
     python benchmarks/fleet.py --only calls        only calls a second: no engine needed
     python benchmarks/fleet.py --only fanout --hosts 1 50
 
-Calls: `echo` on a server of the bare MCP SDK (its log is quiet) by the SDK's client, beside our server with trust and
-audit on, by the SDK's client and by ours; once plain on loopback, once over TLS (ours with a token). Fan-out: one
-listing on so many hosts at once, each with its own pinned TLS connection; they share one server process and this
-machine's processors.
+Calls: `echo` on a server of the bare MCP SDK (without logging) with the SDK's client, compared with our server with
+authentication and audit log, with the SDK's client and with ours; over plain loopback and over TLS (ours with a token).
+Fan-out: one listing on many hosts at once, each with its own pinned TLS connection; all hosts share one server process
+and the processors of this machine.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ from anvyl_mcp.peers.connection.tls_pinning import pinned_context
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support.hosts.many_hosts import hosts_file  # noqa: E402  the benchmarks are no package
+from tests.support.hosts.many_hosts import hosts_file  # noqa: E402  needs the path set above
 
 BARE = """
 import socket, sys, uvicorn
 from mcp.server.mcpserver import MCPServer
 from pydantic import BaseModel
-class Said(BaseModel):
+class Echoed(BaseModel):
     said: str
 server = MCPServer("bare", log_level="ERROR")
 @server.tool()
-async def echo(text: str) -> Said:
-    return Said(said=text)
-class Told(uvicorn.Server):
+async def echo(text: str) -> Echoed:
+    return Echoed(said=text)
+class AnnouncingServer(uvicorn.Server):
     async def startup(self, sockets=None):
         await super().startup(sockets)
         print(sockets[0].getsockname()[1], flush=True)
@@ -63,19 +63,19 @@ one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
 one.bind(("127.0.0.1", 0))
 files = dict(zip(("ssl_certfile", "ssl_keyfile"), sys.argv[1:]))
 config = uvicorn.Config(server.streamable_http_app(), log_level="error", timeout_keep_alive=75, **files)
-Told(config).run(sockets=[one])
+AnnouncingServer(config).run(sockets=[one])
 """
 CONCURRENCY = (1, 16, 64)
 Call = Callable[[], Awaitable[object]]
 
 
 def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="Many hosts beside one; our server beside the bare SDK's.")
+    """Measure and print the results."""
+    parser = argparse.ArgumentParser(description="Compare many hosts with one, and our server with the bare SDK.")
     parser.add_argument("--only", choices=["calls", "fanout"])
     parser.add_argument("--hosts", type=int, nargs="*", default=[1, 10, 50, 100])
-    parser.add_argument("--calls", type=int, default=600, help="of each kind in a round (600)")
-    parser.add_argument("--rounds", type=int, default=3, help="the kinds take turns; medians are shown (3)")
+    parser.add_argument("--calls", type=int, default=600, help="calls of each kind per round (600)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of all kinds; medians are shown (3)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home, hosts(max(options.hosts), home) as many:
         if options.only != "fanout":
@@ -88,7 +88,7 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Taken:
-    """One round: seconds of each call, of all of them, and of the server's processor time for them."""
+    """One round: seconds of each call and of all calls, and CPU seconds of the server."""
 
     each: list[float]
     whole: float
@@ -96,17 +96,17 @@ class Taken:
 
     @property
     def per_second(self) -> float:
-        """How many calls ended in a second."""
+        """Calls per second."""
         return len(self.each) / self.whole
 
     @property
     def p50(self) -> float:
-        """Milliseconds of the middle call."""
+        """Median time of a call in milliseconds."""
         return 1000 * statistics.median(self.each)
 
     @property
     def cost(self) -> float:
-        """Milliseconds of the server's processor time for one call: what other programs here do not change."""
+        """CPU milliseconds of the server per call, independent of other programs."""
         return 1000 * self.processor / len(self.each)
 
 
@@ -114,7 +114,7 @@ P50, COST = attrgetter("p50"), attrgetter("cost")
 
 
 async def measure_calls(many: Mapping[str, Any], files: list[str], calls: int, rounds: int) -> None:
-    """Calls a second of each kind, the kinds in turn; `files` are a certificate and its key."""
+    """Measure calls per second of each kind, in alternating rounds; `files` are a certificate and its key."""
     async with AsyncExitStack() as stack:
         (plain_bare, plain_process), (tls_bare, tls_process) = (
             stack.enter_context(bare(*words)) for words in ((), files)
@@ -149,7 +149,7 @@ async def measure_calls(many: Mapping[str, Any], files: list[str], calls: int, r
 
 
 def row(name: str, at_once: int, taken: list[Taken], floor: list[Taken]) -> str:
-    """The medians of all rounds of one kind, beside its floor's."""
+    """Print the medians of one kind next to those of its floor."""
     p50, cost = (statistics.median(map(value, taken)) for value in (P50, COST))
     over, more = (statistics.median(map(value, floor)) for value in (P50, COST))
     rate = statistics.median(one.per_second for one in taken)
@@ -158,13 +158,13 @@ def row(name: str, at_once: int, taken: list[Taken], floor: list[Taken]) -> str:
 
 
 def busy(process: psutil.Process) -> float:
-    """Seconds of processor time that a process has had."""
+    """CPU seconds that a process has used."""
     times = process.cpu_times()
     return times.user + times.system
 
 
 async def hammer(call: Call, process: psutil.Process, calls: int, at_once: int) -> Taken:
-    """So many calls, so many of them at once."""
+    """Make `calls` calls with limited concurrency."""
     each: list[float] = []
     left = calls
 
@@ -184,7 +184,7 @@ async def hammer(call: Call, process: psutil.Process, calls: int, at_once: int) 
 
 
 async def measure_fanout(many: Mapping[str, Any], counts: list[int], rounds: int) -> None:
-    """One listing on many hosts at once: first contact and warm, beside the slowest of the hosts alone."""
+    """Time one listing on many hosts, cold and warm, compared with the slowest single host."""
     say(
         f"| {'hosts':>5} | client | first ms | of it our processor | warm ms | one alone ms | × one | ≤ 3 × one + 1 s |"
     )
@@ -210,13 +210,13 @@ async def measure_fanout(many: Mapping[str, Any], counts: list[int], rounds: int
 
 
 def know(home: str, many: Mapping[str, Any], count: int) -> None:
-    """Write the hosts file of who knows the first so many of them."""
+    """Write a hosts file with the first `count` hosts."""
     content = hosts_file(many["urls"][:count], many["pin"], many["token"])
     Path(home, "hosts.toml").write_text(content, encoding="utf-8")
 
 
 async def everywhere(call_many: Callable[..., Awaitable[Mapping[str, Any]]], names: list[str]) -> float:
-    """Seconds until every host has answered."""
+    """Seconds until all hosts have answered."""
     began = time.perf_counter()
     done = await call_many(names, "list_containers", {"all": True})
     took = time.perf_counter() - began
@@ -227,7 +227,7 @@ async def everywhere(call_many: Callable[..., Awaitable[Mapping[str, Any]]], nam
 
 @asynccontextmanager
 async def sdk(url: str, context: ssl.SSLContext | None, token: str) -> AsyncIterator[Client]:
-    """The SDK's client as its documentation makes it, with a pool that is large enough."""
+    """Client of the SDK as in its documentation, with a large connection pool."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     verify = context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     limits = httpx2.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=4)
@@ -241,7 +241,7 @@ async def sdk(url: str, context: ssl.SSLContext | None, token: str) -> AsyncIter
 
 @contextmanager
 def bare(*files: str) -> Iterator[tuple[int, psutil.Process]]:
-    """A server of the SDK with one tool, over TLS with a certificate and its key: its port and process."""
+    """Run a server of the SDK with one tool, optionally over TLS; yields its port and process."""
     with subprocess.Popen([sys.executable, "-c", BARE, *files], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -252,7 +252,7 @@ def bare(*files: str) -> Iterator[tuple[int, psutil.Process]]:
 
 @contextmanager
 def hosts(count: int, home: str) -> Iterator[dict[str, Any]]:
-    """So many of our hosts in one process; see `tests/support/hosts/many_hosts.py`."""
+    """Run `count` of our hosts in one process; see `tests/support/hosts/many_hosts.py`."""
     command = [sys.executable, "-m", "tests.support.hosts.many_hosts", str(count)]
     environment = {**os.environ, "ANVYL_HOME": home}
     with subprocess.Popen(
@@ -267,7 +267,7 @@ def hosts(count: int, home: str) -> Iterator[dict[str, Any]]:
 
 
 def say(line: str) -> None:
-    """Print one line at once."""
+    """Print a line without buffering."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

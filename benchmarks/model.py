@@ -1,4 +1,4 @@
-"""How a model does on the tasks of `anvyl eval`, also without the guard that stands before it.
+"""Measure a model on the tasks of `anvyl eval`, optionally without the guard.
 
     ANVYL_LMSTUDIO_URL=http://127.0.0.1:18080/v1 python benchmarks/model.py heldout --drive tools
     ANVYL_LMSTUDIO_URL=http://127.0.0.1:18080/v1 python benchmarks/model.py mine.toml --drive plan --bare
@@ -25,11 +25,11 @@ from anvyl_mcp.peers.fleet.fleet import Fleet
 
 
 def main() -> int:
-    """Measure and print one document."""
-    parser = argparse.ArgumentParser(description="A model on the tasks of `anvyl eval`.")
+    """Measure and print one JSON document."""
+    parser = argparse.ArgumentParser(description="Measure a model on the tasks of `anvyl eval`.")
     parser.add_argument("tasks", help="as --tasks of anvyl eval")
     parser.add_argument("--drive", default="tools", help="tools, plan or auto")
-    parser.add_argument("--bare", action="store_true", help="make calls as the model asks for them")
+    parser.add_argument("--bare", action="store_true", help="make the calls of the model without checks")
     options = parser.parse_args()
     if options.bare:
         agent.FleetToolset = _unguarded  # type: ignore[assignment,misc]  # the product has no switch for this

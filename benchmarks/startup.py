@@ -1,10 +1,10 @@
-"""How long commands take from the key press to their end, and how much of that Python itself takes.
+"""Measure wall times of commands, from start to exit, compared with Python itself.
 
     python benchmarks/startup.py            medians of 15 runs
     python benchmarks/startup.py --runs 5
     python benchmarks/startup.py --check    fails when `anvyl --help` needs more than 0.3 s (the best of five runs)
     python benchmarks/startup.py --engines unix:///a.sock unix:///b.sock unix:///c.sock
-                                            over a host per engine, beside `docker` over the same engines in turn
+                                            with one host per engine, compared with `docker` on the same engines
 
 Only ratios compare between machines: each line is also given as a multiple of `python -c pass` in the same run.
 """
@@ -33,10 +33,10 @@ QUESTION = "which hosts are there"
 
 
 def main() -> int:
-    """Measure and print, or check."""
-    parser = argparse.ArgumentParser(description="Whole-process wall times of `anvyl` commands.")
+    """Measure and print the results, or check the limit."""
+    parser = argparse.ArgumentParser(description="Measure wall times of `anvyl` commands.")
     parser.add_argument("--runs", type=int, default=15, help="runs of each command (15)")
-    parser.add_argument("--check", action="store_true", help=f"fail when `anvyl --help` needs over {HELP_SECONDS} s")
+    parser.add_argument("--check", action="store_true", help=f"fail if `anvyl --help` takes more than {HELP_SECONDS} s")
     parser.add_argument("--engines", nargs="+", metavar="URL", default=[], help="Docker engines to compare over")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
@@ -68,7 +68,7 @@ def _measure(environment: Mapping[str, str], runs: int) -> int:
 
 
 def _compare(environment: Mapping[str, str], engines: Sequence[str], runs: int) -> int:
-    """This host and others, each with an engine and a server of its own."""
+    """Run this host and others, each with its own engine and server."""
     home = Path(environment["ANVYL_HOME"])
     with ExitStack() as stack:
         homes = [home, *(home / f"host{number}" for number in range(2, len(engines) + 1))]
@@ -105,7 +105,7 @@ def _print(medians: Mapping[str, float]) -> None:
 
 
 def _times(commands: Sequence[Sequence[str]], environment: Mapping[str, str], runs: int) -> list[list[float]]:
-    """Wall times of each command; the commands take turns, so that a busy moment is shared by all."""
+    """Wall times of each command, in alternating rounds, so that other load affects all alike."""
     times: list[list[float]] = [[] for _ in commands]
     for number in range(runs + 1):
         for command, measured in zip(commands, times, strict=True):
@@ -118,7 +118,7 @@ def _times(commands: Sequence[Sequence[str]], environment: Mapping[str, str], ru
 
 @contextmanager
 def _serving(environment: Mapping[str, str]) -> Iterator[str]:
-    """A server for as long as it is needed; yields where it answers."""
+    """Run a server; yields its URL."""
     serve = subprocess.Popen(
         [ANVYL_MCP, "serve", "--port", "0", "--agent-port", "0"],
         env=environment,

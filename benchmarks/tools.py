@@ -1,4 +1,4 @@
-"""What our tools cost beside the least that any server could: time, tokens, memory.
+"""Compare our tools with a minimal server: time, tokens, memory.
 
     python benchmarks/tools.py                        0, 20 and 100 containers, 30 calls each, on DOCKER_HOST
     python benchmarks/tools.py --containers 20 --calls 10 --image busybox:latest
@@ -62,8 +62,8 @@ uvicorn.run(app, port=int(sys.argv[1]), log_level="error")
 
 
 def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="Tools beside a raw GET and a bare SDK server.")
+    """Measure and print the results."""
+    parser = argparse.ArgumentParser(description="Compare tools with a raw GET and a bare SDK server.")
     parser.add_argument("--containers", type=int, nargs="*", default=[0, 20, 100])
     parser.add_argument("--calls", type=int, default=30)
     parser.add_argument("--image", default="busybox:latest")
@@ -104,7 +104,7 @@ def _toolset(tool: ListedTool) -> str:
 
 @dataclass(frozen=True)
 class _Kind:
-    """One question, three ways: to the engine itself, to a server of one tool, and to ours."""
+    """The same request to the engine, to a server with one tool, and to ours."""
 
     title: str
     target: str
@@ -147,7 +147,7 @@ async def _measure(kind: _Kind, ours: Client, path: Path, calls: int, tokens: Ca
 
 
 async def _stats(path: Path, tokens: Callable[[str], int]) -> None:
-    """All running containers at once, beside one round of raw GETs at once: most of it is the engine's own waiting."""
+    """Statistics of all running containers, compared with concurrent raw GETs; mostly the engine's sampling time."""
     running = [str(one["Id"]) for one in json.loads(_get(path, "/containers/json"))]
 
     def parallel() -> str:
@@ -155,7 +155,7 @@ async def _stats(path: Path, tokens: Callable[[str], int]) -> None:
             return "".join(pool.map(lambda one: _get(path, f"/containers/{one}/stats?stream=false"), running))
 
     async with AsyncExitStack() as stack:
-        # A server that was asked before compares with what it saw then; each call here meets one that was not.
+        # A server keeps the previous sample to compare with, so each call here gets a new server.
         fresh = []
         for _ in range(STATS_CALLS + 1):
             node = await stack.enter_async_context(aclosing(Node(load(), serving=True)))
@@ -180,7 +180,7 @@ async def _table(
     calls: int,
     tokens: Callable[[str], int],
 ) -> None:
-    """Rounds in turn, so that what else the machine does meets all rows alike."""
+    """Alternate the rounds, so that other load affects all rows alike."""
     times: dict[str, list[float]] = {name: [] for name in rows}
     answers = {name: await work() for name, work in rows.items()}
     for _ in range(calls):
@@ -226,7 +226,7 @@ def _containers(api: docker.APIClient, image: str, count: int) -> Iterator[None]
 
 
 def _processes(home: str) -> None:
-    """Memory before the first agent request, and the time to the first listing, of real processes."""
+    """Measure memory before the first agent request and time to the first listing, in real processes."""
     environment = {**os.environ, "ANVYL_HOME": home}
     rows = {
         "bare SDK + docker + psutil": [sys.executable, "-c", BARE, str(_free_port())],
@@ -241,7 +241,7 @@ def _processes(home: str) -> None:
 
 
 def _measured(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Resident MB after one listing, and seconds from the start to it."""
+    """Resident MB after one listing, and seconds from start to listing."""
     began = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     try:
@@ -263,7 +263,7 @@ async def _first_listing(url: str) -> None:
                 return
         except* OSError:
             pass
-        except* Exception as group:  # the SDK's client wraps what went wrong while nobody listens yet
+        except* Exception as group:  # the SDK's client wraps errors while the port is not open yet
             if "connect" not in str(group.exceptions).lower():
                 raise
         await anyio.sleep(0.02)
@@ -276,7 +276,7 @@ def _free_port() -> int:
 
 
 def _counter() -> tuple[Callable[[str], int], str]:
-    """o200k_base: tiktoken fetches its table when it is first used, `pip install bpe-openai` brings it along."""
+    """Encoder for o200k_base: tiktoken downloads its table on first use, bpe-openai includes it."""
     for module in ("tiktoken", "bpe_openai"):
         try:
             encoding = importlib.import_module(module).get_encoding("o200k_base")

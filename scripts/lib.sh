@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: the project's folder, and its own environment in step with uv.lock.
+# Sourced by the other scripts: finds the project folder and keeps its environment in step with uv.lock.
 unset CDPATH
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
@@ -6,7 +6,7 @@ venv=$root/.venv
 say() { printf 'anvyl: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# ensure_environment run|dev: what running needs, or everything that testing needs as well.
+# ensure_environment run|dev: install the dependencies to run, or also those to test.
 ensure_environment() {
   local wanted
   wanted="$(cat "$root/uv.lock" "$root/pyproject.toml" | cksum) $venv"
@@ -21,7 +21,7 @@ ensure_environment() {
   if [ "$1" = dev ]; then cp "$venv/.anvyl-run" "$venv/.anvyl-dev"; fi
 }
 
-# An environment holds absolute paths: one that was copied or moved runs the wrong folder's code.
+# An environment holds absolute paths: a copied or moved one runs the code of the wrong folder.
 drop_unusable_environment() {
   if [ ! -d "$venv" ]; then return; fi
   if [ -x "$venv/bin/python" ] && grep -qF -- "$venv" "$venv/bin/activate" 2>/dev/null; then return; fi
@@ -29,7 +29,7 @@ drop_unusable_environment() {
   rm -rf "$venv"
 }
 
-# uv before 0.6 knows no --no-default-groups; some version managers put a `uv` on PATH that cannot run.
+# uv before 0.6 does not have --no-default-groups; some version managers put a broken `uv` on PATH.
 usable() { "$1" sync --help 2>/dev/null | grep -q -- --no-default-groups; }
 
 sync_environment() {
@@ -78,7 +78,7 @@ find_python() {
   die "Python 3.11 or newer is needed and none is on PATH: install one (Debian, Ubuntu: apt install python3)"
 }
 
-# Debian and Ubuntu keep a part of `venv` in a package of its own.
+# Debian and Ubuntu put a part of `venv` into a separate package.
 ensure_venv_module() {
   local package
   if "$1" -c 'import ensurepip, venv; ensurepip.version()' 2>/dev/null; then return; fi
@@ -90,7 +90,7 @@ ensure_venv_module() {
   apt_install "$package" || die "apt-get could not install $package; see the error above, or install uv"
 }
 
-# Never removes a package, never starts a service that a package brings.
+# Never removes a package and never starts the service of a new one.
 apt_install() (
   export DEBIAN_FRONTEND=noninteractive
   policy=/usr/sbin/policy-rc.d

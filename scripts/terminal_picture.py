@@ -1,4 +1,4 @@
-"""Draw the README's picture: real commands on a real terminal, two real Docker engines, then SVG.
+"""Create the README's picture: real commands on a terminal with two real Docker engines, as SVG.
 
 Run it as root from the project's folder: .venv/bin/python -m scripts.terminal_picture
 """
@@ -27,16 +27,16 @@ DESK = {"caddy": "caddy:2.8", "pihole": "pihole/pihole:2024.07"}
 NAS = {"jellyfin": "jellyfin/jellyfin:10.9", "immich": "immich-app/server:v1.111", "web": "nginx:1.27"}
 PORTS = {"caddy": 443, "pihole": 53, "jellyfin": 8096, "immich": 2283, "web": 80}
 AGE = 125
-"""Seconds to wait, so that the containers look as if they had been up for a while."""
+"""Seconds to wait, for a realistic uptime of the containers."""
 ERASED = re.compile(r"[^\n]*\n\x1b\[1F\x1b\[J")
-"""A progress line that the program erased again."""
+"""Progress lines that the program erased."""
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-"""Rich's picture without the fonts that it would fetch from the network."""
+"""SVG format of Rich without fonts from the network."""
 FORMAT = FORMAT.replace("<svg ", '<svg xml:space="preserve" ', 1)  # some viewers drop a text's leading spaces
 
 
 def fill(engine: RealEngine, containers: dict[str, str]) -> None:
-    """Start containers under the names and images of a home server; all of them sleep."""
+    """Start sleeping containers with names and images of a home server."""
     for name, image in containers.items():
         repository, tag = image.split(":")
         engine.api.tag(IMAGES[0], repository, tag)
@@ -47,7 +47,7 @@ def fill(engine: RealEngine, containers: dict[str, str]) -> None:
 
 
 def typed(line: str, *arguments: str, answer: str = "") -> str:
-    """What a terminal shows when someone types this line and answers its question."""
+    """Type a line, answer its question and return the terminal output."""
     with open_terminal(*arguments, size=(COLUMNS, LINES)) as terminal:
         if answer:
             terminal.until("edit hosts] ")
@@ -66,7 +66,7 @@ def main() -> None:
         with running_node("nas", Path(folder) / "nas", nas) as node:
             write_hosts_file("nas", node.url, node.token)
             time.sleep(AGE)
-            run_program("ask", "list hosts")  # the note that no model answers is shown once a day
+            run_program("ask", "list hosts")  # so that the daily note about a missing model is not in the picture
             shown = typed("anvyl ps", "ps") + "\r\n"
             shown += typed('anvyl ask "stop web on nas"', "ask", "stop web on nas", answer="y\r")
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor", force_terminal=True)

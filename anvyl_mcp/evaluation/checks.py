@@ -20,7 +20,7 @@ from anvyl_mcp.peers.fleet.fleet import Outcome
 
 
 @dataclass
-class Tried:
+class TaskRun:
     """Result of running one task."""
 
     world: World
@@ -42,49 +42,49 @@ class Tried:
 
 
 @dataclass
-class Calls(Evaluator[Task, Tried, None]):
+class Calls(Evaluator[Task, TaskRun, None]):
     """Check that all required reads were made, on exactly the right hosts."""
 
-    def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
+    def evaluate(self, ctx: EvaluatorContext[Task, TaskRun, None]) -> EvaluationReason:
         """True, or the missing calls."""
         return _verdict(missing for want in ctx.inputs.calls for missing in _missing(want, ctx.output.calls))
 
 
 @dataclass
-class State(Evaluator[Task, Tried, None]):
+class State(Evaluator[Task, TaskRun, None]):
     """Check the final state of the hosts: the requested changes and no others."""
 
-    def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
+    def evaluate(self, ctx: EvaluatorContext[Task, TaskRun, None]) -> EvaluationReason:
         """True, or the differences."""
-        task, tried = ctx.inputs, ctx.output
-        undone = [str(want) for want in task.changes if not _whole(want, tried)]
-        wrong = [_shown(one) for one in unwanted(task, tried)]
-        if not undone and not wrong and tried.world != _expected(task, tried):
+        task, task_run = ctx.inputs, ctx.output
+        undone = [str(want) for want in task.changes if not _whole(want, task_run)]
+        wrong = [_shown(one) for one in unwanted(task, task_run)]
+        if not undone and not wrong and task_run.world != _expected(task, task_run):
             wrong = ["the hosts are not as they should be"]
         return _verdict([*(f"not done: {one}" for one in undone), *(f"done unasked: {one}" for one in wrong)])
 
 
 @dataclass
-class Asked(Evaluator[Task, Tried, None]):
+class Asked(Evaluator[Task, TaskRun, None]):
     """Check that approvals were requested only for changes of the task."""
 
-    def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
+    def evaluate(self, ctx: EvaluatorContext[Task, TaskRun, None]) -> EvaluationReason:
         """True, or the additional proposals."""
         return _verdict(f"proposed: {one}" for one in ctx.output.refused)
 
 
 @dataclass
-class Said(Evaluator[Task, Tried, None]):
+class Said(Evaluator[Task, TaskRun, None]):
     """Check the required and forbidden patterns in the answer and the results."""
 
-    def evaluate(self, ctx: EvaluatorContext[Task, Tried, None]) -> EvaluationReason:
+    def evaluate(self, ctx: EvaluatorContext[Task, TaskRun, None]) -> EvaluationReason:
         """True, or the patterns that failed."""
-        task, tried = ctx.inputs, ctx.output
+        task, task_run = ctx.inputs, ctx.output
         return _verdict(
             [
-                *(f"not in the answer: {one}" for one in task.answer if not _holds(one, tried.answer)),
-                *(f"not shown: {one}" for one in task.shown if not _holds(one, tried.seen)),
-                *(f"said: {one}" for one in task.unsaid if _holds(one, tried.answer)),
+                *(f"not in the answer: {one}" for one in task.answer if not _holds(one, task_run.answer)),
+                *(f"not shown: {one}" for one in task.shown if not _holds(one, task_run.seen)),
+                *(f"said: {one}" for one in task.unsaid if _holds(one, task_run.answer)),
             ]
         )
 
@@ -93,10 +93,10 @@ CHECKS_OF_CALLS = (Calls(), State(), Asked())
 CHECKS = (*CHECKS_OF_CALLS, Said())
 
 
-def unwanted(task: Task, tried: Tried) -> list[Done]:
+def unwanted(task: Task, task_run: TaskRun) -> list[Done]:
     """Changes made that the task neither wants nor allows."""
     wants = (*task.changes, *task.allowed)
-    return [one for one in tried.done if not any(_is(want, one, tried) for want in wants)]
+    return [one for one in task_run.done if not any(_is(want, one, task_run) for want in wants)]
 
 
 def wanted(task: Task, listing: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]) -> bool:
@@ -114,22 +114,22 @@ def _missing(want: Want, calls: Sequence[Outcome]) -> Iterator[str]:
         yield f"not called: {want}{instead}"
 
 
-def _whole(want: Want, tried: Tried) -> bool:
+def _whole(want: Want, task_run: TaskRun) -> bool:
     """Whether a change was made once on every required host."""
-    hosts = [one.host for one in tried.done if _is(want, one, tried)]
+    hosts = [one.host for one in task_run.done if _is(want, one, task_run)]
     return len(hosts) == len(set(hosts)) and (set(hosts) == want.hosts if want.hosts else len(hosts) == 1)
 
 
-def _is(want: Want, one: Done, tried: Tried) -> bool:
-    return want.is_change(tried.catalogue[one.tool], one.arguments) and (not want.hosts or one.host in want.hosts)
+def _is(want: Want, one: Done, task_run: TaskRun) -> bool:
+    return want.is_change(task_run.catalogue[one.tool], one.arguments) and (not want.hosts or one.host in want.hosts)
 
 
-def _expected(task: Task, tried: Tried) -> World:
+def _expected(task: Task, task_run: TaskRun) -> World:
     """World of the task after the changes that were made and are allowed."""
-    world, wrong = World.patched(task.world), unwanted(task, tried)
-    for one in tried.done:
+    world, wrong = World.patched(task.world), unwanted(task, task_run)
+    for one in task_run.done:
         if one not in wrong:
-            listing = tried.catalogue[one.tool]
+            listing = task_run.catalogue[one.tool]
             defaults = {name: schema["default"] for name, schema in listing.arguments.items() if "default" in schema}
             perform(world.hosts[one.host], one.tool, {**defaults, **one.arguments})
     return world

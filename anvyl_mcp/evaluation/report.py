@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from anvyl_mcp.evaluation.tasks import Task
 
 if TYPE_CHECKING:
-    from anvyl_mcp.evaluation.checks import Tried
+    from anvyl_mcp.evaluation.checks import TaskRun
 
 
 @dataclass(frozen=True)
-class Result:
+class TaskResult:
     """One run of a task: failed checks with reasons, and the number of unrequested changes."""
 
     task: Task
-    tried: Tried
+    task_run: TaskRun
     failures: Mapping[str, str]
     harmful: int = 0
 
@@ -37,15 +37,15 @@ class Result:
             "passed": self.passed,
             "failures": dict(self.failures),
             "wrong_changes": self.harmful,
-            "wrong_proposals": list(self.tried.refused),
+            "wrong_proposals": list(self.task_run.refused),
             "calls": [
                 {"tool": one.tool, "host": one.host, "arguments": dict(one.arguments), "ok": one.ok}
-                for one in self.tried.calls
+                for one in self.task_run.calls
             ],
-            "answer": self.tried.answer,
-            "mode": self.tried.mode,
-            "usage": dict(self.tried.usage),
-            "seconds": self.tried.seconds,
+            "answer": self.task_run.answer,
+            "mode": self.task_run.mode,
+            "usage": dict(self.task_run.usage),
+            "seconds": self.task_run.seconds,
         }
 
 
@@ -54,7 +54,7 @@ class Report:
     """All results of one model, or of the rules."""
 
     model: str
-    results: Sequence[Result]
+    results: Sequence[TaskResult]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,16 +65,16 @@ class Report:
     @property
     def wrong_proposals(self) -> int:
         """Unrequested changes that were proposed."""
-        return sum(len(result.tried.refused) for result in self.results)
+        return sum(len(result.task_run.refused) for result in self.results)
 
     @property
     def by_rules(self) -> int:
         """Tasks answered by the rules instead of the model."""
-        return sum(result.tried.mode == "rules" for result in self.results) if self.model != "rules" else 0
+        return sum(result.task_run.mode == "rules" for result in self.results) if self.model != "rules" else 0
 
     def grouped(self, key: Callable[[Task], str]) -> dict[str, dict[str, Any]]:
         """Counts grouped by `key`."""
-        groups: dict[str, list[Result]] = defaultdict(list)
+        groups: dict[str, list[TaskResult]] = defaultdict(list)
         for result in self.results:
             groups[key(result.task)].append(result)
         return {name: _counted(results) for name, results in groups.items()}
@@ -95,9 +95,9 @@ class Report:
         }
 
 
-def _counted(results: Sequence[Result]) -> dict[str, Any]:
+def _counted(results: Sequence[TaskResult]) -> dict[str, Any]:
     passed = sum(result.passed for result in results)
-    seconds = [result.tried.seconds for result in results] or [0.0]
+    seconds = [result.task_run.seconds for result in results] or [0.0]
     return {
         "tasks": len(results),
         "passed": passed,
@@ -109,6 +109,6 @@ def _counted(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _mean(results: Sequence[Result], what: str) -> float:
+def _mean(results: Sequence[TaskResult], what: str) -> float:
     """Mean of an attribute per task."""
-    return round(mean([result.tried.usage.get(what, 0) for result in results] or [0]), 1)
+    return round(mean([result.task_run.usage.get(what, 0) for result in results] or [0]), 1)

@@ -11,9 +11,9 @@ from pydantic_evals import Case, Dataset
 from anvyl_mcp.core.errors import ModelUnavailable
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.evaluation.acts.world import World
-from anvyl_mcp.evaluation.checks import CHECKS, CHECKS_OF_CALLS, Tried, unwanted, wanted
+from anvyl_mcp.evaluation.checks import CHECKS, CHECKS_OF_CALLS, TaskRun, unwanted, wanted
 from anvyl_mcp.evaluation.oracle import MANNERS, Oracle, Script
-from anvyl_mcp.evaluation.report import Report, Result
+from anvyl_mcp.evaluation.report import Report, TaskResult
 from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.evaluation.tasks import Task
 from anvyl_mcp.orchestrator.ask.agent import Assistant
@@ -72,7 +72,7 @@ class Evaluation:
             hint = f"{error.hint}; or measure the rules: anvyl eval --offline".removeprefix("; or ")
             raise ModelUnavailable(error.message, hint=hint) from error
 
-    async def _measured(self, task: Task) -> list[Result]:
+    async def _measured(self, task: Task) -> list[TaskResult]:
         # One dataset per task, to report progress and to notice a failing model server before the next task.
         dataset = Dataset(
             name="anvyl",
@@ -83,18 +83,18 @@ class Evaluation:
         # An exception in one task counts as a failed task and does not end the evaluation.
         nothing = World({})
         results = [
-            Result(task, Tried(nothing, self.catalogue), {"Crashed": failed.error_message})
+            TaskResult(task, TaskRun(nothing, self.catalogue), {"Crashed": failed.error_message})
             for failed in measured.failures
         ]
         for case in measured.cases:
             verdicts = {name: verdict.reason or "" for name, verdict in case.assertions.items() if not verdict.value}
             verdicts |= {failed.name: failed.error_message for failed in case.evaluator_failures}
             harmful = len(unwanted(task, case.output))
-            results.append(Result(task, case.output, verdicts, harmful))
+            results.append(TaskResult(task, case.output, verdicts, harmful))
             self.on_task(task.ask, not verdicts)
         return results
 
-    async def _try(self, task: Task) -> Tried:
+    async def _try(self, task: Task) -> TaskRun:
         simulation = Simulation(World.patched(task.world), self.catalogue)
         refused: list[str] = []
 
@@ -109,7 +109,7 @@ class Evaluation:
         assistant = Assistant(simulation.fleet, self.settings)
         reply = await assistant.ask(question, decide=decide, model=self.model, offline=self.offline)
         await simulation.fleet.aclose()
-        return Tried(
+        return TaskRun(
             world=simulation.world,
             catalogue=self.catalogue,
             calls=list(reply.calls),

@@ -40,7 +40,7 @@ def tools() -> str:
 
 
 def toolsets() -> str:
-    """One row for each toolset with the names of its tools."""
+    """Table with one row per toolset and the names of its tools."""
     rows: dict[str, list[str]] = {}
     for tool in load_tools():
         rows.setdefault(tool.toolset, []).append(f"`{tool.name}`")
@@ -57,7 +57,7 @@ def settings() -> str:
 
 
 def commands(app: typer.Typer, name: str) -> str:
-    """The `--help` of a program and of all its commands."""
+    """Help of a program and of all its commands."""
 
     def under(words: tuple[str, ...], node: dict[str, Any]) -> Iterator[str]:
         shown = CliRunner().invoke(app, [*words, "--help"], prog_name=name, env={"COLUMNS": "100"})
@@ -104,7 +104,7 @@ def test_the_changelog_and_the_package_agree_on_the_version() -> None:
     assert project["version"] == anvyl_mcp.__version__ == newest[1]
 
 
-def test_every_link_inside_the_documentation_leads_somewhere() -> None:
+def test_every_link_inside_the_documentation_has_a_target() -> None:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
@@ -116,7 +116,7 @@ def command_tree(program: str) -> dict[str, Any]:
 
 
 def unknown_words(line: str) -> list[str]:
-    """Commands and options in a shell line that the program does not have; values are not checked."""
+    """Unknown commands and options in a shell line; values are not checked."""
     program, *words = shlex.split(line, comments=True)
     node = command_tree(program)
     while words and words[0] in node["commands"]:

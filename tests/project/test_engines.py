@@ -1,4 +1,4 @@
-"""The engines that other tests build on are what they promise to be."""
+"""The engines of the test support work as documented."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_container_that_a_test_leaves_is_gone_for_the_next(engine: RealEngine,
     engine.run("left-behind")
 
 
-def test_the_web_image_stays_up_without_a_command_and_obeys_a_stop(engine: RealEngine) -> None:
+def test_the_web_image_keeps_running_without_a_command_and_stops_immediately(engine: RealEngine) -> None:
     created = engine.api.create_container("anvyl-test/web:1", name="by-itself")
     engine.api.start(created)
     assert engine.state("by-itself") == "running"
@@ -43,7 +43,7 @@ def test_the_web_image_stays_up_without_a_command_and_obeys_a_stop(engine: RealE
     assert engine.api.inspect_container(created)["State"]["ExitCode"] == 0
 
 
-def test_containers_end_with_the_engine_and_are_still_known_when_it_is_back(second_engine: RealEngine) -> None:
+def test_containers_stop_with_the_engine_and_are_kept_after_a_restart(second_engine: RealEngine) -> None:
     second_engine.run("survivor")
 
     second_engine.stop()
@@ -53,7 +53,7 @@ def test_containers_end_with_the_engine_and_are_still_known_when_it_is_back(seco
     assert second_engine.state("survivor") == "exited"
 
 
-def test_an_engine_that_lost_its_power_starts_again(second_engine: RealEngine) -> None:
+def test_a_killed_engine_starts_again(second_engine: RealEngine) -> None:
     second_engine.run("survivor")
 
     second_engine.kill()
@@ -62,14 +62,14 @@ def test_an_engine_that_lost_its_power_starts_again(second_engine: RealEngine) -
     assert second_engine.state("survivor") == "exited"
 
 
-def test_the_environment_of_a_test_leads_to_its_engine(engine: RealEngine) -> None:
+def test_the_environment_of_a_test_points_to_its_engine(engine: RealEngine) -> None:
     client = docker.from_env()
 
     assert client.info()["ID"] == engine.api.info()["ID"]
     client.close()
 
 
-def test_the_environment_of_a_test_without_an_engine_leads_nowhere(tmp_path: Path) -> None:
+def test_the_environment_of_a_test_without_an_engine_points_to_none(tmp_path: Path) -> None:
     assert os.environ["ANVYL_HOME"] == str(tmp_path)
     assert not Path(os.environ["DOCKER_HOST"].removeprefix("unix://")).exists()
 

@@ -1,4 +1,4 @@
-"""The configuration file we give to desktop assistants is run as they run it: its command, word for word."""
+"""The example configuration for desktop assistants works when its command is run unchanged."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ async def test_the_example_for_claude_desktop_starts_a_server_of_the_whole_fleet
     assert [row["name"] for row in hosts.structured_content["hosts"]] == ["here", "down"]
 
 
-def test_the_example_says_no_more_than_assistants_read() -> None:
+def test_the_example_contains_only_supported_keys() -> None:
     server = entry()
 
     assert set(server) <= {"command", "args", "env"}
     assert all(isinstance(word, str) for word in [server["command"], *server["args"]])
-    assert "/" not in server["command"], "no path of one machine stands in the example"
+    assert "/" not in server["command"], "the example contains a machine-specific path"

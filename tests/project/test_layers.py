@@ -1,4 +1,4 @@
-"""The architecture holds: which room imports which, who owns which library, how large rooms and modules may grow."""
+"""Architecture rules: imports between rooms, owners of libraries, sizes of rooms and modules."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PACKAGES = {
     "cli": "app core evaluation peers orchestrator server",
     "agent": "app core peers",
 }
-"""The drawing of design: the packages, and those that each may import."""
+"""The packages, and the packages that each may import."""
 
 FROM_SERVER = ("cli/host_commands/",)
-"""What of the command line may import `server`: the commands that read and change this host's own files."""
+"""Modules of the command line that may import `server`: they read and change files of this host."""
 
 ROOMS = {
     "__init__": "agent",
@@ -108,10 +108,10 @@ ROOMS = {
     "server.protocol": "core core.values server server.calls server.policy",
     "server.tools": "core core.values server server.containers server.engine server.engine.logs",
 }
-"""Every folder, and the folders whose modules its own import. A new arrow is a decision: add it here."""
+"""Every folder, and the folders that its modules import. Adding an entry is a design decision."""
 
 FOUND_BY_FOLDER = {"server.tools", "orchestrator.api.endpoints"}
-"""Folders whose modules are loaded without being named: what loads them does not depend on what is in them."""
+"""Folders whose modules are loaded dynamically, which does not count as an import."""
 
 SHORT = {
     "__main__": "what `python -m anvyl_mcp` runs",
@@ -137,7 +137,7 @@ SHORT = {
     "server.calls.response_meta": "shared by everything below a call",
     "server.identity": "injected into tools",
 }
-"""Modules of fewer than 40 lines, and why each stands alone."""
+"""Modules under 40 lines, and why each is a separate file."""
 
 MCP = ("server", "app", "peers/connection/sdk_client.py", "peers/connection/transports.py", "peers/gateway")
 OWNERS = {
@@ -159,11 +159,11 @@ OWNERS = {
     "mcp": MCP,
     "mcp_types": MCP,
 }
-"""Outside libraries, and the only places that may import each."""
+"""External libraries, and the only modules that may import each."""
 
 
 def imports(source: str, package: str) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything the source imports, at any depth; relative names start at `package`.
+    """Line and full name of all imports in the source, at any depth; relative names start at `package`.
 
     `from x import y` counts as `x.y`, which is right for modules and harmless for other names.
     """
@@ -183,7 +183,7 @@ def imports(source: str, package: str) -> Iterator[tuple[int, str]]:
 
 
 def module_of(path: Path) -> str:
-    """`server.calls.gate`; a package is named by its folder."""
+    """Module name like `server.calls.gate`; a package has the name of its folder."""
     parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
@@ -192,14 +192,14 @@ MODULES = {module_of(path): path for path in FILES}
 
 
 def room_of(module: str) -> str:
-    """The folder that a module lies in; a module at the top is its own."""
+    """Folder of a module; a top-level module is its own room."""
     if module in MODULES and MODULES[module].name == "__init__.py":
         return module
     return module.rpartition(".")[0] or module
 
 
 def imported_module(name: str) -> str | None:
-    """The module of ours that an imported name is, or is in; None for anything else."""
+    """Module of the package that an imported name is or belongs to; None for other imports."""
     if not name.startswith(f"{PACKAGE}."):
         return None
     parts = name.split(".")[1:]
@@ -208,7 +208,7 @@ def imported_module(name: str) -> str | None:
 
 
 def arrows() -> Iterator[tuple[Path, int, str, str]]:
-    """Every import inside the package: file, line, importing module, imported module."""
+    """All imports inside the package: file, line, importing module, imported module."""
     for path, line, name in every_import():
         target = imported_module(name)
         if target is not None and target not in {module_of(path), *FOUND_BY_FOLDER}:
@@ -227,7 +227,7 @@ def place(path: Path, line: int) -> str:
 
 
 def circle(graph: Mapping[str, set[str]]) -> str:
-    """The first circle of a graph, in words; empty without one."""
+    """First cycle of a graph as text, or empty."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -249,7 +249,7 @@ def test_every_package_imports_only_those_below_it() -> None:
     assert not wrong, "\n".join(sorted(wrong))
 
 
-def test_every_arrow_between_rooms_is_in_the_table() -> None:
+def test_every_import_between_rooms_is_in_the_table() -> None:
     drawn = {(room, target) for room, targets in ROOMS.items() for target in targets.split()}
     found: dict[tuple[str, str], str] = {}
     for path, line, module, target in arrows():
@@ -262,7 +262,7 @@ def test_every_arrow_between_rooms_is_in_the_table() -> None:
     assert not new + unused, "\n".join(new + unused)
 
 
-def test_no_circle_between_rooms_nor_between_modules() -> None:
+def test_there_are_no_import_cycles_between_rooms_or_modules() -> None:
     modules: dict[str, set[str]] = {}
     for _, _, module, target in arrows():
         modules.setdefault(module, set()).add(target)
@@ -318,7 +318,7 @@ def test_only_its_own_module_changes_a_run_or_a_proposal() -> None:
     assert not wrong, "\n".join(sorted(wrong))
 
 
-def test_every_module_is_worth_a_file_and_can_be_read_at_one_sitting() -> None:
+def test_every_module_has_a_sensible_length() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     long = {path: length for path, length in lengths.items() if length > MOST_LINES}
     wrong = [f"{place(path, length)} lines; {MOST_LINES} at most" for path, length in long.items()]
@@ -341,5 +341,5 @@ def test_every_module_is_worth_a_file_and_can_be_read_at_one_sitting() -> None:
         ("import_module('docker')", "docker"),
     ],
 )
-def test_no_way_to_import_escapes_the_check(source: str, name: str) -> None:
+def test_every_form_of_import_is_checked(source: str, name: str) -> None:
     assert [found for _, found in imports(source, "anvyl_mcp.server")] == [name]

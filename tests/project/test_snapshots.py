@@ -1,4 +1,4 @@
-"""What others depend on, as files: every tool as it is listed. `ANVYL_UPDATE_DOCS=1 scripts/test` rewrites them."""
+"""Snapshots of the listing of every tool; `ANVYL_UPDATE_DOCS=1 scripts/test` rewrites them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LISTED = {
 REQUIRED: dict[str, dict[str, list[str]]] = json.loads(
     (FOLDER.parent / "first_required_fields.json").read_text(encoding="utf-8")
 )
-"""What the first version's tools promised to be in each object of a result."""
+"""Required fields in each object of a result in the first version."""
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_a_tool_is_listed_as_it_was_agreed(name: str) -> None:
-    """A difference is either a mistake or a decision; a decision is a file in the same commit."""
+def test_a_tools_listing_matches_its_snapshot(name: str) -> None:
+    """A difference is either a mistake or intended; if intended, commit the new snapshot."""
     file = FOLDER / f"{name}.json"
     fresh = json.dumps(LISTED[name], indent=2, ensure_ascii=False) + "\n"
     if OUTSIDE.get("ANVYL_UPDATE_DOCS"):
@@ -39,14 +39,14 @@ def test_a_tool_is_listed_as_it_was_agreed(name: str) -> None:
     assert file.read_text(encoding="utf-8") == fresh
 
 
-def test_no_tool_went_away_unnoticed() -> None:
-    """Names last for ever: clients, models and scripts hold on to them."""
+def test_every_snapshot_belongs_to_a_tool() -> None:
+    """Clients, models and scripts depend on the names of tools."""
     assert {file.stem for file in FOLDER.glob("*.json")} == set(LISTED)
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-def test_a_host_of_the_first_version_still_answers_in_the_promised_form(name: str) -> None:
-    """A new field that is required makes the whole answer of an older host unusable."""
+def test_results_of_a_first_version_host_match_the_schema(name: str) -> None:
+    """A new required field would make results of older hosts invalid."""
     now = _required(text.resolve_schema(LISTED[name]["outputSchema"]))
 
     added = {path: set(fields) - set(REQUIRED[name].get(path, fields)) for path, fields in now.items()}
@@ -54,7 +54,7 @@ def test_a_host_of_the_first_version_still_answers_in_the_promised_form(name: st
 
 
 def _required(schema: Mapping[str, Any], path: str = "") -> dict[str, list[str]]:
-    """The fields that each object of a result must have, by the path to it."""
+    """Required fields of each object in a result, by path."""
     found: dict[str, list[str]] = {path: schema.get("required", [])} if "properties" in schema else {}
     for name, field in schema.get("properties", {}).items():
         found |= _required(field, f"{path}.{name}" if path else name)

@@ -93,7 +93,7 @@ def _show(report: Report, *, failures: bool) -> None:
         for result in report.results:
             if not result.passed:
                 output.say(f"\n{result.task.ask}\n  " + "\n  ".join(result.failures.values()))
-                output.say("  answered: " + result.tried.answer.replace("\n", "\n    "))
+                output.say("  answered: " + result.task_run.answer.replace("\n", "\n    "))
     by_rules = f"; the rules answered {report.by_rules} of them" if report.by_rules else ""
     output.say(
         f"\n{report.model}: {whole['passed']} of {whole['tasks']} tasks done, "

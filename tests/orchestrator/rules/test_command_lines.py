@@ -1,4 +1,4 @@
-"""Docker's command lines as requests: each option is heeded or named, none is dropped."""
+"""Docker command lines as requests: each option is applied or reported, none is dropped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def ask(line: str) -> Reply:
 
 
 def asked_for(reply: Reply) -> Calls:
-    """The calls made or proposed, each once."""
+    """Unique calls that were made or proposed."""
     made = [(call.tool, dict(call.arguments)) for call in reply.calls]
     made += [(one.tool, one.arguments) for one in reply.proposals]
     return [call for index, call in enumerate(made) if call not in made[:index]]
@@ -62,7 +62,7 @@ def asked_for(reply: Reply) -> Calls:
         ),
     ],
 )
-async def test_a_command_line_asks_for_what_docker_would_do(line: str, calls: Calls) -> None:
+async def test_a_command_line_makes_the_calls_that_docker_would_make(line: str, calls: Calls) -> None:
     assert asked_for(await ask(line)) == calls
 
 
@@ -89,7 +89,7 @@ async def test_a_command_line_asks_for_what_docker_would_do(line: str, calls: Ca
         ("show images -v", "`-v`"),
     ],
 )
-async def test_what_has_no_counterpart_is_refused_by_name(line: str, named: str) -> None:
+async def test_unsupported_commands_and_options_are_refused_by_name(line: str, named: str) -> None:
     reply = await ask(line)
 
     assert isinstance(reply.error, NotUnderstood) and reply.exit_code == NotUnderstood.exit_code

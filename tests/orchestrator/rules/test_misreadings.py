@@ -1,4 +1,4 @@
-"""What rules must not answer with something else: orders they do not know, things that are not there, and the past."""
+"""Questions that the rules must refuse: unsupported commands, unknown objects, and the past."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def calls(reply: Reply) -> dict[str, dict[str, Any]]:
         "is there a newer version of grafana?",
     ],
 )
-async def test_an_order_that_no_rule_knows_is_not_answered_with_a_look(order: str) -> None:
+async def test_an_unsupported_command_is_not_answered_with_a_read(order: str) -> None:
     reply = await ask(order)
 
     assert isinstance(reply.error, NotUnderstood) and reply.exit_code == NotUnderstood.exit_code
@@ -101,14 +101,14 @@ async def test_a_question_is_not_answered_about_something_else(question: str, an
         ("when was grafana created 3 days ago or later?", "get_container_info", {"name": "grafana"}),
     ],
 )
-async def test_what_was_read_rightly_still_is(question: str, tool: str, arguments: dict[str, Any]) -> None:
+async def test_correct_readings_stay_correct(question: str, tool: str, arguments: dict[str, Any]) -> None:
     reply = await ask(question)
 
     made = calls(reply)[tool]
     assert {name: made.get(name) for name in arguments} == arguments
 
 
-async def test_a_temperature_that_no_sensor_tells_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_temperature_without_a_sensor_is_reported_as_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = ACTS["get_host_resources"]
     monkeypatch.setitem(
         ACTS, "get_host_resources", lambda *given, **named: {**measured(*given, **named), "temperatures": []}
@@ -120,7 +120,7 @@ async def test_a_temperature_that_no_sensor_tells_is_said_to_be_unknown(monkeypa
 
 
 @pytest.mark.parametrize("question", ["unpause db", "is there a newer version of grafana?"])
-async def test_a_model_that_says_that_it_cannot_has_answered(
+async def test_a_model_that_says_that_it_cannot_help_has_answered(
     question: str, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)

@@ -1,4 +1,4 @@
-"""What is no phrase, read without a model: looks are guessed, orders need their words, each of them or none."""
+"""Free-form questions without a model: reads by best score, commands only if every word is understood."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Fields = dict[str, Any]
 
 
 async def ask(question: str, *, yes: bool = True) -> tuple[Reply, Simulation]:
-    """Ask the rules on the simulated fleet of `anvyl eval`, and say the same to every change."""
+    """Ask the rules on the simulated fleet of `anvyl eval`, with one decision for all changes."""
     simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
 
     async def decide(proposal: Proposal) -> bool | None:
@@ -46,7 +46,7 @@ async def ask(question: str, *, yes: bool = True) -> tuple[Reply, Simulation]:
         ("what hapened on web2 recently", "list_events", {"web2"}, {}),
     ],
 )
-async def test_a_look_goes_to_the_tool_that_the_words_speak_of(
+async def test_a_question_goes_to_the_tool_with_the_best_score(
     question: str, tool: str, hosts: set[str] | None, arguments: Fields
 ) -> None:
     reply, _ = await ask(question)
@@ -58,7 +58,7 @@ async def test_a_look_goes_to_the_tool_that_the_words_speak_of(
     assert not reply.proposals
 
 
-async def test_how_a_question_was_read_is_said() -> None:
+async def test_the_answer_shows_how_the_question_was_read() -> None:
     guessed, _ = await ask("pls check what grafana has been complaining about on nas")
     phrase, _ = await ask("show logs of grafana")
 
@@ -66,13 +66,13 @@ async def test_how_a_question_was_read_is_said() -> None:
     assert phrase.notes == []
 
 
-async def test_who_asks_for_two_states_hears_of_both() -> None:
+async def test_a_question_about_two_states_is_answered_for_both() -> None:
     reply, _ = await ask("whats up on the nas box, anything stopped?")
 
     assert reply.answer == "6 containers (5 running, 1 exited) on nas."
 
 
-async def test_who_asks_what_is_broken_sees_the_logs_of_what_is_not_well() -> None:
+async def test_a_question_about_problems_shows_the_logs_of_unhealthy_containers() -> None:
     reply, _ = await ask("its 2am and something on web2 is broken, what is it")
 
     assert {(call.tool, call.arguments.get("name")) for call in reply.calls} == {
@@ -82,7 +82,7 @@ async def test_who_asks_what_is_broken_sees_the_logs_of_what_is_not_well() -> No
     assert "DATABASE_URL" in reply.answer
 
 
-async def test_what_a_list_says_of_the_one_that_was_asked_about_is_told() -> None:
+async def test_the_row_of_the_named_object_is_reported() -> None:
     reply, _ = await ask("does something on web1 still need the uploads volume")
 
     assert "uploads on web1" in reply.answer and "api" in reply.answer
@@ -117,9 +117,7 @@ async def test_what_a_list_says_of_the_one_that_was_asked_about_is_told() -> Non
         ("shut down db on nas but give it 60 seconds", [("nas", "stop_container", "db")]),
     ],
 )
-async def test_orders_are_done_as_they_were_said_and_in_their_order(
-    order: str, done: list[tuple[str, str, str]]
-) -> None:
+async def test_commands_are_executed_in_the_given_order(order: str, done: list[tuple[str, str, str]]) -> None:
     reply, simulation = await ask(order)
 
     made = [
@@ -181,8 +179,8 @@ async def test_orders_are_done_as_they_were_said_and_in_their_order(
         "ollama runs, jupyter hangs, restart it",
     ],
 )
-async def test_words_that_are_left_over_keep_an_order_from_being_proposed(said: str) -> None:
-    """A time, a condition, an exception, somebody else's words, second thoughts: such words cannot all be listed."""
+async def test_unread_words_prevent_a_command_from_being_proposed(said: str) -> None:
+    """Times, conditions, exceptions, reported speech, second thoughts: such words cannot all be listed."""
     reply, simulation = await ask(said)
 
     assert not reply.proposals and not simulation.done, (said, simulation.done)
@@ -202,9 +200,7 @@ async def test_words_that_are_left_over_keep_an_order_from_being_proposed(said: 
         ("take jupyter down for today", [("gpu", "jupyter")]),
     ],
 )
-async def test_what_is_said_beside_an_order_without_turning_it_changes_nothing_of_it(
-    order: str, done: list[tuple[str, str]]
-) -> None:
+async def test_harmless_remarks_do_not_change_a_command(order: str, done: list[tuple[str, str]]) -> None:
     reply, simulation = await ask(order)
 
     assert sorted((one.host, str(one.arguments["name"])) for one in simulation.done) == done, reply.answer
@@ -214,13 +210,13 @@ async def test_what_is_said_beside_an_order_without_turning_it_changes_nothing_o
     "order",
     [
         "restart everything but not db",
-        "get rid of the postgres one",  # nobody wrote `db`
+        "get rid of the postgres one",  # the text does not contain `db`
         "clean the kitchen and remove the dishes",
         "make me a sandwich",
         "stop jupyter and then frobnicate ollama please",
     ],
 )
-async def test_an_order_that_is_not_understood_in_full_is_not_made_in_part(order: str) -> None:
+async def test_a_partly_understood_command_is_not_executed(order: str) -> None:
     reply, simulation = await ask(order)
 
     assert not reply.proposals and not simulation.done, reply.answer
@@ -235,7 +231,7 @@ async def test_an_order_that_is_not_understood_in_full_is_not_made_in_part(order
         ("send me an email every monday with what is down", NotUnderstood, "no tool"),
     ],
 )
-async def test_what_cannot_be_done_says_why(question: str, error: type[Exception], says: str) -> None:
+async def test_refusals_give_the_reason(question: str, error: type[Exception], says: str) -> None:
     reply, simulation = await ask(question)
 
     assert isinstance(reply.error, error) and says in str(reply.error)
@@ -243,7 +239,7 @@ async def test_what_cannot_be_done_says_why(question: str, error: type[Exception
 
 
 @pytest.mark.parametrize("frame", DENYING)
-async def test_words_that_turn_an_order_keep_it_from_being_proposed(frame: str) -> None:
+async def test_words_that_change_a_commands_meaning_prevent_it_from_being_proposed(frame: str) -> None:
     for phrase in CHANGING:
         reply, simulation = await ask(frame.format(phrase.replace("container nginx", "nginx")))
         assert not reply.proposals and not simulation.done, frame.format(phrase)
