@@ -59,7 +59,7 @@ def started(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
 def line_of(stream: IO[bytes] | None) -> str:
     """Wait for the next line."""
     assert stream is not None
-    assert select.select([stream], [], [], READY_SECONDS)[0], "nothing was said"
+    assert select.select([stream], [], [], READY_SECONDS)[0], "no output"
     return stream.readline().decode()
 
 
@@ -263,22 +263,22 @@ def call_in_thread(node: ServingNode, command: str) -> tuple[threading.Thread, l
     return thread, answers
 
 
-def gates(folder: Path) -> tuple[Path, Path]:
+def start_and_release_pipes(folder: Path) -> tuple[Path, Path]:
     """Two named pipes: one signals that the command is running, the other lets it continue."""
-    runs, go_on = folder / "runs", folder / "go-on"
-    os.mkfifo(runs)
-    os.mkfifo(go_on)
-    return runs, go_on
+    started, release = folder / "started", folder / "release"
+    os.mkfifo(started)
+    os.mkfifo(release)
+    return started, release
 
 
 def test_a_running_call_finishes_after_sigterm(node: ServingNode, tmp_path: Path) -> None:
-    runs, go_on = gates(tmp_path)
-    thread, answers = call_in_thread(node, f"sh -c 'echo > {runs}; cat {go_on}; echo done'")
-    runs.read_text(encoding="utf-8")
+    started, release = start_and_release_pipes(tmp_path)
+    thread, answers = call_in_thread(node, f"sh -c 'echo > {started}; cat {release}; echo done'")
+    started.read_text(encoding="utf-8")
     node.process.send_signal(signal.SIGTERM)
     until_nothing_listens(node)
     assert node.process.poll() is None
-    go_on.write_text("", encoding="utf-8")
+    release.write_text("", encoding="utf-8")
     thread.join(END_SECONDS)
 
     assert node.process.wait(END_SECONDS) == 0
@@ -291,13 +291,13 @@ def until_nothing_listens(node: ServingNode) -> None:
             socket.create_connection(("127.0.0.1", node.port), END_SECONDS).close()
         except ConnectionRefusedError:
             return
-        time.sleep(0.02)  # nothing tells when a signal was taken
+        time.sleep(0.02)  # there is no event for a handled signal
 
 
 def test_a_hanging_call_does_not_block_the_shutdown(node: ServingNode, tmp_path: Path) -> None:
-    runs, go_on = gates(tmp_path)
-    thread, _ = call_in_thread(node, f"sh -c 'echo $$ > {runs}; cat {go_on}'")
-    child = int(runs.read_text(encoding="utf-8"))
+    started, release = start_and_release_pipes(tmp_path)
+    thread, _ = call_in_thread(node, f"sh -c 'echo $$ > {started}; cat {release}'")
+    child = int(started.read_text(encoding="utf-8"))
     node.process.send_signal(signal.SIGTERM)
 
     assert node.process.wait(END_SECONDS) == 0

@@ -52,7 +52,7 @@ def run_chat(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
                 if chat.attended:
                     chat.greet()
                 # A late Ctrl-C, between two questions, must not end the chat.
-                with interrupts.ignored():
+                with interrupts.ignore():
                     return await chat.run(read, lambda: store.save(conversation))
 
     command(work)

@@ -113,7 +113,7 @@ class Interrupt:
         os._exit(EXIT_CODE)
 
 
-def ignored() -> AbstractContextManager[None]:
+def ignore() -> AbstractContextManager[None]:
     """Ignore Ctrl-C in this context."""
     return _handler(lambda _, __: None)
 

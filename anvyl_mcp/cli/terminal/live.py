@@ -35,21 +35,21 @@ class LiveDisplay:
             self._live.start()
             # Keep the cursor visible, in case the program is killed.
             self.console.show_cursor()
-        self._join_broken_lines(self._live)
+        self._erase_wrapped_rows(self._live)
         room = max(self.console.height - len(lines) - 1, 0)
-        rows = [self._listing(table._replace(rows=table.rows[:room]))] if table else []
+        rows = [self._build_table(table._replace(rows=table.rows[:room]))] if table else []
         below = [Text(text.one_line(line), style, no_wrap=True, overflow="ellipsis") for line in lines]
         self._live.update(Group(*rows, *below), refresh=True)
         self._columns = self.console.width
 
     def end(self, table: TableData | None = None) -> bool:
         """Replace the display by the full table, or erase it. Returns whether it was shown."""
-        final = self._listing(table) if table else None
+        final = self._build_table(table) if table else None
         if self._live is None:
             if final:
                 self.console.print(final)
             return False
-        self._join_broken_lines(self._live)
+        self._erase_wrapped_rows(self._live)
         self._live.transient = final is None
         self._live.update(final or "")
         self._live.stop()
@@ -57,10 +57,10 @@ class LiveDisplay:
         echo.on()
         return True
 
-    def _listing(self, table: TableData) -> RenderableType:
+    def _build_table(self, table: TableData) -> RenderableType:
         return tables.build_table(*table, room=self.console.width)
 
-    def _join_broken_lines(self, shown: live.Live) -> None:
+    def _erase_wrapped_rows(self, shown: live.Live) -> None:
         """Erase the rows that a narrower terminal added by wrapping lines; rich does not count them."""
         columns = self.console.width
         if columns < self._columns:

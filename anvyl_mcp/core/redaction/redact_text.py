@@ -65,7 +65,7 @@ _PASSWORD = re.compile(
 def redact_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """Redact and shorten the arguments of a call for the audit log."""
     result = {
-        _shorten(str(name)): _redact_value(str(name), value, 0) for name, value in list(given.items())[:MAX_ENTRIES]
+        to_log_line(str(name)): _redact_value(str(name), value, 0) for name, value in list(given.items())[:MAX_ENTRIES]
     }
     while len(json.dumps(result)) > MAX_TOTAL:
         # Drop the longest first, so that padding one argument does not hide the others.
@@ -104,23 +104,18 @@ def looks_secret(name: str) -> bool:
     return bool(SECRET_NAMES.search(name.replace("-", "_").replace(".", "_")))
 
 
-def to_log_line(words: str) -> str:
-    """Shorten a text to one line without control characters, so that it cannot forge records or set colours."""
-    return _shorten(words)
-
-
 def _redact_value(name: str, value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if looks_secret(name) and value != "":
         return HIDDEN
     if isinstance(value, int | float):
-        return value if math.isfinite(value) and abs(value) < 2**53 else _shorten(str(value))
+        return value if math.isfinite(value) and abs(value) < 2**53 else to_log_line(str(value))
     if depth > 2:
         return "…"
     if isinstance(value, Mapping):
         return {
-            _shorten(str(key)): _redact_value(str(key), entry, depth + 1)
+            to_log_line(str(key)): _redact_value(str(key), entry, depth + 1)
             for key, entry in list(value.items())[:MAX_ENTRIES]
         }
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
@@ -130,10 +125,14 @@ def _redact_value(name: str, value: Any, depth: int) -> Any:
     # Never keep the end of a text whose middle was not searched: it could start inside a secret.
     searched = text.clean(_BLANKS.sub(" ", given)[:MAX_SCANNED])
     whole = redact_environment([searched])[0] if name in PAIRS else searched
-    return _shorten(redact_text(whole), length=len(given))
+    return to_log_line(redact_text(whole), length=len(given))
 
 
-def _shorten(words: str, *, length: int = 0) -> str:
+def to_log_line(words: str, *, length: int = 0) -> str:
+    """Shorten a text to one line without control characters, so that it cannot forge records or set colours.
+
+    `length`: number of characters of the original text, if `words` is only a part of it.
+    """
     if len(words) <= MAX_LOGGED and length <= MAX_SCANNED and words.isascii() and words.isprintable():
         return words
     flat = text.clean(words).replace("\n", "\\n").replace("\t", "\\t")
