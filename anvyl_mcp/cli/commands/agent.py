@@ -53,13 +53,13 @@ def info(as_json: JsonOption = False) -> None:
         async with open_node(settings, lean=True) as node:
             fields = await node.agent_info()
         if as_json:
-            output.document({**fields, "error": None})
+            output.print_json({**fields, "error": None})
             return 0
         for field, value in fields.items():
-            output.say(f"{field}\t{', '.join(value) if isinstance(value, list) else value}".expandtabs(22))
+            output.print_text(f"{field}\t{', '.join(value) if isinstance(value, list) else value}".expandtabs(22))
         return 0
 
-    runner.command(work, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
+    runner.run_command(work, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
 
 
 @app.command()
@@ -113,12 +113,12 @@ def broadcast(message: QuestionArgument, yes: YesOption = False, as_json: JsonOp
             service = await node.agent_service()
             results = (await service.forwarding.broadcast(" ".join(message), node.local_caller, approve=yes)).results
         if as_json:
-            output.document({"results": [result.model_dump(mode="json") for result in results], "error": None})
+            output.print_json({"results": [result.model_dump(mode="json") for result in results], "error": None})
         for result in () if as_json else results:
             _show_result(result)
         return _combined_exit_code(results)
 
-    runner.command(work, failed=output.failed("results", []) if as_json else None)
+    runner.run_command(work, failed=output.error_document("results", []) if as_json else None)
 
 
 @app.command()
@@ -155,22 +155,22 @@ def _answer(work: Callable[[Node], Awaitable[Answer]], *, ask: bool, as_json: bo
                     return 5
         _print(answer, as_json=as_json)
         if approval:
-            output.talk(f"hint:  anvyl agent approve {approval.id}")
+            output.print_message(f"hint:  anvyl agent approve {approval.id}")
             return 5
         return _exit_code(answer.error)
 
-    runner.command(run, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
+    runner.run_command(run, failed=(lambda error: {"error": error.as_dict()}) if as_json else None)
 
 
 def _print(answer: Answer, *, as_json: bool) -> None:
     from anvyl_mcp.cli.runtime import output
 
     for note in answer.notes:
-        output.talk(f"note:  {note}")
+        output.print_message(f"note:  {note}")
     if as_json:
-        output.document({"error": None, **answer.model_dump(mode="json")})
+        output.print_json({"error": None, **answer.model_dump(mode="json")})
     else:
-        output.say(answer.response)
+        output.print_text(answer.response)
 
 
 def _prompt_lines(approval: Approval) -> list[str]:
@@ -191,11 +191,13 @@ def _show_result(result: Result) -> None:
     from anvyl_mcp.cli.runtime import output
 
     if result.error is not None:
-        output.talk(f"error: {result.result}")
+        output.print_message(f"error: {result.result}")
         return
-    output.say(result.result if result.result.startswith(result.host_id) else f"{result.host_id}: {result.result}")
+    output.print_text(
+        result.result if result.result.startswith(result.host_id) else f"{result.host_id}: {result.result}"
+    )
     if result.approval is not None:
-        output.talk(f"hint:  anvyl agent approve {result.approval.id}")
+        output.print_message(f"hint:  anvyl agent approve {result.approval.id}")
 
 
 def _combined_exit_code(results: Sequence[Result]) -> int:

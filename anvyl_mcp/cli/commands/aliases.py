@@ -30,14 +30,14 @@ def list_aliases(as_json: JsonOption = False) -> None:
 
     async def work(settings: Settings) -> int:
         if as_json:
-            output.document({"aliases": dict(settings.aliases), "phrases": dict(settings.phrases), "error": None})
+            output.print_json({"aliases": dict(settings.aliases), "phrases": dict(settings.phrases), "error": None})
             return 0
         rows = [[words, "name", target] for words, target in sorted(settings.aliases.items())]
         rows += [[words, "question", target] for words, target in sorted(settings.phrases.items())]
-        output.table(["words", "kind", "meaning"], rows)
+        output.print_table(["words", "kind", "meaning"], rows)
         return 0
 
-    runner.command(work, failed=output.failed("aliases", {}) if as_json else None)
+    runner.run_command(work, failed=output.error_document("aliases", {}) if as_json else None)
 
 
 @app.command()
@@ -65,10 +65,10 @@ def add(
         if alias in getattr(settings, other):
             write_setting(settings.config_dir, alias, None, table=other)
         file = write_setting(settings.config_dir, alias, target, table=table)
-        output.talk(f"`{alias}` now means `{target}` ({file})")
+        output.print_message(f"`{alias}` now means `{target}` ({file})")
         return 0
 
-    runner.command(work)
+    runner.run_command(work)
 
 
 @app.command()
@@ -86,7 +86,7 @@ def remove(words: WordsArgument) -> None:
             known = [*settings.aliases, *settings.phrases]
             raise NotFound(f"there is no alias `{alias}`", hint=did_you_mean(alias, known))
         write_setting(settings.config_dir, alias, None, table=table)
-        output.talk(f"removed alias `{alias}`")
+        output.print_message(f"removed alias `{alias}`")
         return 0
 
-    runner.command(work)
+    runner.run_command(work)

@@ -25,22 +25,22 @@ def doctor(as_json: JsonOption = False) -> None:
         from anvyl_mcp.orchestrator.ask.doctor import diagnose
 
         async with open_node(settings, lean=True) as node:
-            found = await diagnose(node.fleet, settings, served="://" in node.local.url)
+            findings = await diagnose(node.fleet, settings, served="://" in node.local.url)
         if as_json:
-            output.document({"findings": [one.as_dict() for one in found], "error": None})
+            output.print_json({"findings": [one.as_dict() for one in findings], "error": None})
         else:
-            _show([one.as_dict() for one in found])
-        return 1 if any(one.verdict == "wrong" for one in found) else 0
+            _print_findings([one.as_dict() for one in findings])
+        return 1 if any(one.verdict == "wrong" for one in findings) else 0
 
-    runner.command(work, failed=output.failed("findings", []) if as_json else None)
+    runner.run_command(work, failed=output.error_document("findings", []) if as_json else None)
 
 
-def _show(found: list[dict[str, Any]]) -> None:
+def _print_findings(findings: list[dict[str, Any]]) -> None:
     from anvyl_mcp.cli.runtime import output
     from anvyl_mcp.core import text
 
-    for one in found:
+    for one in findings:
         label, colour = LABELS[one["verdict"]]
-        output.labelled(label, text.one_line(f"{one['about']}: {one['said']}"), colour)
+        output.print_labelled(label, text.one_line(f"{one['about']}: {one['said']}"), colour)
         if one["hint"]:
-            output.labelled("", text.one_line(f"→ {one['hint']}"), "")
+            output.print_labelled("", text.one_line(f"→ {one['hint']}"), "")

@@ -10,7 +10,7 @@ import typer
 
 from anvyl_mcp.cli.parser.options import JsonOption
 from anvyl_mcp.cli.runtime import output
-from anvyl_mcp.cli.runtime.runner import command
+from anvyl_mcp.cli.runtime.runner import run_command
 from anvyl_mcp.core.errors import AnvylError, InvalidInput
 from anvyl_mcp.core.settings import Settings
 
@@ -40,7 +40,7 @@ def evaluate(
     """Measure how well a model manages hosts, on simulated ones."""
 
     async def work(settings: Settings) -> int:
-        _installed()
+        _require_pydantic_evals()
         from anvyl_mcp.app.catalogue import load_catalogue
         from anvyl_mcp.evaluation.oracle import MANNERS
         from anvyl_mcp.evaluation.run import Evaluation
@@ -49,7 +49,7 @@ def evaluate(
         if oracle and oracle not in MANNERS:
             raise InvalidInput(f"`{oracle}` is not a manner of the perfect model", hint=f"choose {', '.join(MANNERS)}")
         chosen = load(tasks)
-        output.talk(f"{len(chosen)} tasks on a simulated fleet; your hosts are not touched")
+        output.print_message(f"{len(chosen)} tasks on a simulated fleet; your hosts are not touched")
         report = await Evaluation(
             settings,
             load_catalogue(settings.cache_dir),
@@ -61,15 +61,15 @@ def evaluate(
             on_task=_progress,
         ).run()
         if as_json:
-            output.document(report.as_dict() | {"drive": drive or None})
+            output.print_json(report.as_dict() | {"drive": drive or None})
         else:
             _show(report, failures=failures)
         return 0
 
-    command(work, flags={"drive": drive or None}, failed=_failed if as_json else None)
+    run_command(work, flags={"drive": drive or None}, failed=_failed if as_json else None)
 
 
-def _installed() -> None:
+def _require_pydantic_evals() -> None:
     if importlib.util.find_spec("pydantic_evals") is None:
         raise InvalidInput(
             "`anvyl eval` needs a package that is not installed: pydantic-evals",
@@ -82,20 +82,20 @@ def _failed(error: AnvylError) -> dict[str, Any]:
 
 
 def _progress(ask: str, passed: bool) -> None:
-    output.talk(f"{'ok  ' if passed else 'FAIL'}  {ask}")
+    output.print_message(f"{'ok  ' if passed else 'FAIL'}  {ask}")
 
 
 def _show(report: Report, *, failures: bool) -> None:
     whole = report.as_dict()
     groups = [*report.grouped(lambda task: task.kind).items(), *report.grouped(lambda task: task.steps).items()]
-    output.table(COLUMNS, [_row(name, counted) for name, counted in [*groups, ("all", whole)]])
+    output.print_table(COLUMNS, [_row(name, counted) for name, counted in [*groups, ("all", whole)]])
     if failures:
         for result in report.results:
             if not result.passed:
-                output.say(f"\n{result.task.ask}\n  " + "\n  ".join(result.failures.values()))
-                output.say("  answered: " + result.task_run.answer.replace("\n", "\n    "))
+                output.print_text(f"\n{result.task.ask}\n  " + "\n  ".join(result.failures.values()))
+                output.print_text("  answered: " + result.task_run.answer.replace("\n", "\n    "))
     by_rules = f"; the rules answered {report.by_rules} of them" if report.by_rules else ""
-    output.say(
+    output.print_text(
         f"\n{report.model}: {whole['passed']} of {whole['tasks']} tasks done, "
         f"{report.wrong_changes} wrong changes made, {report.wrong_proposals} wrong changes proposed{by_rules}"
     )

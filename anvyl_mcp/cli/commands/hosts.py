@@ -32,7 +32,7 @@ MOST_SECONDS = 60
 @app.command("list")
 def list_hosts(as_json: JsonOption = False) -> None:
     """List the hosts, and whether they answer."""
-    _show("", as_json=as_json, only_known=True)
+    _run_check("", as_json=as_json, only_known=True)
 
 
 @app.command()
@@ -47,7 +47,7 @@ def check(
 
     Fails if a host does not answer, or if its audit log has lost records that this machine has seen.
     """
-    _show(name or accept_audit, as_json=as_json, only_known=False, accept=accept_audit)
+    _run_check(name or accept_audit, as_json=as_json, only_known=False, accept=accept_audit)
 
 
 @app.command()
@@ -85,7 +85,7 @@ def add(
         from anvyl_mcp.app.node import open_node
         from anvyl_mcp.cli.runtime.secret_input import read_secret
         from anvyl_mcp.peers.membership import CODE_PREFIX, add_host
-        from anvyl_mcp.peers.watch.health import check_host as check_host
+        from anvyl_mcp.peers.watch.health import check_host
 
         called, proof = name_or_code, token
         if not url and not pin and (called in ("", "-") or called.strip().lower().startswith(CODE_PREFIX)):
@@ -106,21 +106,21 @@ def add(
             )
             found = await check_host(node.fleet, peer.name)
         if as_json:
-            output.document({"hosts": {found.name: {**found.as_dict(), "scopes": list(scopes)}}, "error": None})
+            output.print_json({"hosts": {found.name: {**found.as_dict(), "scopes": list(scopes)}}, "error": None})
             return 0
         rights = f", with the rights {', '.join(scopes)}" if scopes else ""
         done = f"{'updated' if peer.name in known else 'added'} {peer.name} ({peer.url}){rights}"
         if found.ok:
-            output.talk(f"{done}; it answers")
+            output.print_message(f"{done}; it answers")
         elif found.status.startswith("unpaired"):
-            output.talk(f"{done}, not paired yet; Anvyl sends nothing until you pair it")
-            output.talk(f"hint:  {found.hint}")
+            output.print_message(f"{done}, not paired yet; Anvyl sends nothing until you pair it")
+            output.print_message(f"hint:  {found.hint}")
         else:
-            output.talk(f"{done}; it does not answer: {found.status}")
-            output.talk(f"hint:  {found.hint or 'see anvyl hosts check ' + peer.name}")
+            output.print_message(f"{done}; it does not answer: {found.status}")
+            output.print_message(f"hint:  {found.hint or 'see anvyl hosts check ' + peer.name}")
         return 0
 
-    runner.command(work, failed=output.no_hosts if as_json else None)
+    runner.run_command(work, failed=output.no_hosts_document if as_json else None)
 
 
 @app.command()
@@ -140,15 +140,15 @@ def remove(
         HeadStore(settings.heads_file).forget(peer.name)
         if as_json:
             entry = {"url": peer.url, "removed": True, "revoked": bool(peer.token) and not problem}
-            output.document({"hosts": {peer.name: entry}, "error": None})
+            output.print_json({"hosts": {peer.name: entry}, "error": None})
         else:
-            output.talk(f"removed {peer.name} ({peer.url})")
+            output.print_message(f"removed {peer.name} ({peer.url})")
         if problem:
-            output.talk(f"could not revoke this machine's token on {peer.name}: {problem}")
-            output.talk("hint:  on that host: anvyl-mcp token list, then anvyl-mcp token revoke NAME")
+            output.print_message(f"could not revoke this machine's token on {peer.name}: {problem}")
+            output.print_message("hint:  on that host: anvyl-mcp token list, then anvyl-mcp token revoke NAME")
         return 0
 
-    runner.command(work, failed=output.no_hosts if as_json else None)
+    runner.run_command(work, failed=output.no_hosts_document if as_json else None)
 
 
 @app.command()
@@ -169,12 +169,12 @@ def rename(
             peer = rename_host(node.fleet, old, new)
             node.audit_heads.rename(old, peer.name)
         if as_json:
-            output.document({"hosts": {peer.name: {"url": peer.url, "renamed_from": old}}, "error": None})
+            output.print_json({"hosts": {peer.name: {"url": peer.url, "renamed_from": old}}, "error": None})
         else:
-            output.talk(f"renamed {old} to {peer.name} ({peer.url})")
+            output.print_message(f"renamed {old} to {peer.name} ({peer.url})")
         return 0
 
-    runner.command(work, failed=output.no_hosts if as_json else None)
+    runner.run_command(work, failed=output.no_hosts_document if as_json else None)
 
 
 @app.command()
@@ -199,23 +199,23 @@ def discover(
             peers = node.fleet.peers
         known = [one.known_as(peers, server.network if server else ()) for one in found]
         if as_json:
-            output.document({"hosts": _announced(found, known), "error": None})
+            output.print_json({"hosts": _discovery_document(found, known), "error": None})
             return 0
         if not found:
-            output.talk(
+            output.print_message(
                 "found no hosts; they announce themselves with anvyl-mcp serve --announce, once open to the network"
             )
             return 0
         rows = [[one.name, " ".join(one.urls), one.version, name] for one, name in zip(found, known, strict=True)]
-        output.table(["name", "url", "version", "known as"], rows)
+        output.print_table(["name", "url", "version", "known as"], rows)
         if new := [one.name for one, name in zip(found, known, strict=True) if not name]:
-            output.talk(f"to add {' or '.join(new)}: {PAIRING}")
+            output.print_message(f"to add {' or '.join(new)}: {PAIRING}")
         return 0
 
-    runner.command(work, failed=output.no_hosts if as_json else None)
+    runner.run_command(work, failed=output.no_hosts_document if as_json else None)
 
 
-def _announced(found: list[Announcement], known: list[str]) -> dict[str, Any]:
+def _discovery_document(found: list[Announcement], known: list[str]) -> dict[str, Any]:
     """Entries by name; hosts that announce the same name also have their address in the key."""
     names = [one.name for one in found]
     return {
@@ -232,7 +232,7 @@ def _announced(found: list[Announcement], known: list[str]) -> dict[str, Any]:
     }
 
 
-def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> None:
+def _run_check(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> None:
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
@@ -252,19 +252,23 @@ def _show(name: str, *, as_json: bool, only_known: bool, accept: str = "") -> No
             if as_json:
                 found = await health.check_hosts(node.fleet, names, how)
             else:
-                found = await _shown(node.fleet, names, how, ("rights", "clock", "pin") if not only_known else ())
+                found = await _check_and_show(
+                    node.fleet, names, how, ("rights", "clock", "pin") if not only_known else ()
+                )
         if as_json:
             hosts: dict[str, Any] = {host.name: host.as_dict() for host in found}
-            output.document({"hosts": hosts, "error": None})
+            output.print_json({"hosts": hosts, "error": None})
         bad = [host for host in found if not host.ok]
         if only_known or not bad:
             return 0
         return 1 if len(bad) == len(found) else 3
 
-    runner.command(work, failed=output.no_hosts if as_json else None)
+    runner.run_command(work, failed=output.no_hosts_document if as_json else None)
 
 
-async def _shown(fleet: Fleet, names: Sequence[str], how: HealthCheck, more: Sequence[str]) -> list[HostHealth]:
+async def _check_and_show(
+    fleet: Fleet, names: Sequence[str], how: HealthCheck, more: Sequence[str]
+) -> list[HostHealth]:
     """Check the hosts, print a row for each as it answers, then problems and notes."""
     import anyio
 
@@ -287,9 +291,9 @@ async def _shown(fleet: Fleet, names: Sequence[str], how: HealthCheck, more: Seq
     table.end()
     for host in found:
         if not host.ok:
-            output.talk(f"{host.name}: {host.status}" + (f"; {host.hint}" if host.hint else ""))
+            output.print_message(f"{host.name}: {host.status}" + (f"; {host.hint}" if host.hint else ""))
         for note in host.notes:
-            output.talk(f"{host.name}: {note}")
+            output.print_message(f"{host.name}: {note}")
     return found
 
 

@@ -40,7 +40,7 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
         except ModelUnavailable as error:
             problem = error
         if as_json:
-            output.document(_document(listing, chosen, base_url(settings)))
+            output.print_json(_document(listing, chosen, base_url(settings)))
             return 0
         rows = [
             [
@@ -52,12 +52,12 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
             ]
             for model in listing.chat_models
         ]
-        output.table(["", "model", "state", "context", "tool use"], rows)
+        output.print_table(["", "model", "state", "context", "tool use"], rows)
         if problem:
-            output.problem(problem)
+            output.print_error(problem)
         return 0
 
-    runner.command(work, failed=output.failed("models", []) if as_json else None)
+    runner.run_command(work, failed=output.error_document("models", []) if as_json else None)
 
 
 def _document(listing: Listing, chosen: str, url: str) -> dict[str, Any]:
@@ -92,14 +92,14 @@ def use(
         choice = await choose_model(settings, model=name)
         value = name if name == "default" else choice.name
         file = write_setting(settings.config_dir, "lmstudio_model", value)
-        output.talk(f"`{choice.name}` will answer from now on (saved in {file})")
+        output.print_message(f"`{choice.name}` will answer from now on (saved in {file})")
         if choice.warning:
-            output.talk(f"note: {choice.warning}")
+            output.print_message(f"note: {choice.warning}")
         if os.environ.get("ANVYL_LMSTUDIO_MODEL"):
-            output.talk("note: ANVYL_LMSTUDIO_MODEL is set in this shell and overrides it")
+            output.print_message("note: ANVYL_LMSTUDIO_MODEL is set in this shell and overrides it")
         return 0
 
-    runner.command(work)
+    runner.run_command(work)
 
 
 @app.command()
@@ -115,12 +115,12 @@ def load(
     async def work(settings: Settings) -> int:
         from anvyl_mcp.orchestrator.models.servers.model_server import load_model
 
-        output.talk(f"loading `{name}`; a large model takes a minute")
+        output.print_message(f"loading `{name}`; a large model takes a minute")
         loaded = await load_model(settings, name, context_length)
         if loaded and loaded < context_length:
-            output.talk(f"loaded `{name}` with only {loaded} tokens of context: not enough memory for more")
+            output.print_message(f"loaded `{name}` with only {loaded} tokens of context: not enough memory for more")
         else:
-            output.talk(f"loaded `{name}` with {loaded or context_length} tokens of context")
+            output.print_message(f"loaded `{name}` with {loaded or context_length} tokens of context")
         return 0
 
-    runner.command(work)
+    runner.run_command(work)

@@ -28,41 +28,43 @@ def undo(
     """
     from anvyl_mcp.cli.runtime import output
     from anvyl_mcp.cli.runtime.approval_prompt import confirm_undo
-    from anvyl_mcp.cli.runtime.runner import command
+    from anvyl_mcp.cli.runtime.runner import run_command
     from anvyl_mcp.core import text
     from anvyl_mcp.peers.changes.outcome import exit_code
     from anvyl_mcp.peers.changes.undo import last_change, undo
 
-    seen: list[UndoCandidate] = []
+    found: list[UndoCandidate] = []
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import open_node
 
         async with open_node(settings, lean=True) as node:
             wanted = await last_change(node.fleet, host)
-            seen.append(wanted)
+            found.append(wanted)
             if dry_run:
                 if as_json:
-                    output.document(_document(seen))
+                    output.print_json(_document(found))
                 else:
-                    output.say(text.one_line(f"Dry run: would, on {wanted.host}, {wanted.words}. Nothing was changed."))
+                    output.print_text(
+                        text.one_line(f"Dry run: would, on {wanted.host}, {wanted.words}. Nothing was changed.")
+                    )
                 return 0
             confirm_undo(wanted, yes=yes)
             outcome = await undo(node.fleet, wanted)
             if as_json:
-                output.document(_document(seen, result=outcome.answer.result, error=outcome.error))
+                output.print_json(_document(found, result=outcome.answer.result, error=outcome.error))
             elif outcome.ok:
-                output.block(outcome, alone=False)
-            output.failure(outcome)
+                output.print_result(outcome, alone=False)
+            output.print_failure(outcome)
             return exit_code([outcome])
 
-    command(work, failed=(lambda error: _document(seen, error=error)) if as_json else None)
+    run_command(work, failed=(lambda error: _document(found, error=error)) if as_json else None)
 
 
-def _document(seen: list[UndoCandidate], *, result: Any = None, error: AnvylError | None = None) -> dict[str, Any]:
+def _document(found: list[UndoCandidate], *, result: Any = None, error: AnvylError | None = None) -> dict[str, Any]:
     return {
-        "host": seen[0].host if seen else None,
-        "undo": dict(seen[0].change) if seen else None,
+        "host": found[0].host if found else None,
+        "undo": dict(found[0].change) if found else None,
         "result": result,
         "error": error.as_dict() if error else None,
     }

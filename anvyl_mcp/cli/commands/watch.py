@@ -55,7 +55,7 @@ def watch(
         "watch_webhook": webhook,
         "watch_command": command,
     }
-    runner.command(work, flags=flags, failed=_failed if as_json and once else None)
+    runner.run_command(work, flags=flags, failed=_failed if as_json and once else None)
 
 
 def _failed(error: AnvylError) -> dict[str, Any]:
@@ -70,12 +70,12 @@ async def _check_once(node: Node, host: str, as_json: bool) -> int:
 
     alerts = await make_watcher(node.fleet, node.settings, host, patience=1).check()
     if as_json:
-        output.document({"notices": [alert.as_dict() for alert in alerts], "error": None})
+        output.print_json({"notices": [alert.as_dict() for alert in alerts], "error": None})
     else:
         for alert in alerts:
-            output.say(one_line(alert.message))
+            output.print_text(one_line(alert.message))
         if not alerts:
-            output.talk(f"no problems on {join_names(node.fleet.select(host or 'all'))}")
+            output.print_message(f"no problems on {join_names(node.fleet.select(host or 'all'))}")
     return 1 if alerts else 0
 
 
@@ -85,7 +85,7 @@ async def _watch(node: Node, host: str, as_json: bool) -> int:
     from anvyl_mcp.peers.watch.notifiers import make_watch
 
     run = make_watch(node.fleet, node.settings, _printer(as_json), host)
-    output.talk(f"watching {join_names(node.fleet.select(host or 'all'))}; Ctrl-C stops")
+    output.print_message(f"watching {join_names(node.fleet.select(host or 'all'))}; Ctrl-C stops")
     await run()
     return 0
 
@@ -98,9 +98,9 @@ def _printer(as_json: bool) -> Callable[[Alert], None]:
 
     def print_alert(alert: Alert) -> None:
         if as_json:
-            output.document(alert.as_dict(), indent=None)
+            output.print_json(alert.as_dict(), indent=None)
             return
         clock = time.strftime("%H:%M:%S", time.localtime(alert.at))
-        output.say(text.one_line(f"{clock}  {alert.message}"), "green" if alert.over else "red")
+        output.print_text(text.one_line(f"{clock}  {alert.message}"), "green" if alert.over else "red")
 
     return print_alert

@@ -64,4 +64,4 @@ def completion(
         raise typer.BadParameter(f"`{shell}` is not supported; choose bash, zsh or fish")
     from anvyl_mcp.cli.runtime import output
 
-    output.verbatim(SCRIPTS[shell])
+    output.print_verbatim(SCRIPTS[shell])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from anvyl_mcp.cli.runtime.runner import command
+from anvyl_mcp.cli.runtime.runner import run_command
 from anvyl_mcp.cli.terminal import interrupts
 from anvyl_mcp.core.settings import Settings
 
@@ -39,7 +39,7 @@ def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, m
             session.show(reply)
         return reply.exit_code
 
-    command(work, failed=_failure_document(text) if as_json else None)
+    run_command(work, failed=_failure_document(text) if as_json else None)
 
 
 def _failure_document(text: str) -> Any:

@@ -12,7 +12,7 @@ import anyio
 
 from anvyl_mcp.cli.parser.usage_errors import SIMILARITY
 from anvyl_mcp.cli.runtime import output
-from anvyl_mcp.cli.runtime.runner import command
+from anvyl_mcp.cli.runtime.runner import run_command
 from anvyl_mcp.cli.terminal import interrupts, line_editor
 from anvyl_mcp.core.errors import AnvylError, Cancelled, InvalidInput, NotUnderstood
 from anvyl_mcp.core.settings import Settings
@@ -55,7 +55,7 @@ def run_chat(*, host: str, yes: bool, model: str, offline: bool, resume: str | N
                 with interrupts.ignore():
                     return await chat.run(read, lambda: store.save(conversation))
 
-    command(work)
+    run_command(work)
 
 
 class Chat:
@@ -89,9 +89,9 @@ class Chat:
     def greet(self) -> None:
         """Print a short introduction."""
         if self._conversation.turns:
-            output.talk(f"continuing {self._conversation.id}; the last question was:")
-            output.talk(f"  {self._conversation.turns[-1].asked}")
-        output.talk("ask in plain words; /help lists commands, Ctrl-C stops a question, Ctrl-D ends the chat")
+            output.print_message(f"continuing {self._conversation.id}; the last question was:")
+            output.print_message(f"  {self._conversation.turns[-1].asked}")
+        output.print_message("ask in plain words; /help lists commands, Ctrl-C stops a question, Ctrl-D ends the chat")
 
     async def run(self, read: line_editor.ReadLine, save: Callable[[], None]) -> int:
         """Answer every line; return 0 on a terminal, else the worst exit code."""
@@ -107,9 +107,9 @@ class Chat:
                     save()
             except AnvylError as error:
                 self._codes.add(error.exit_code)
-                output.problem(_without_flags(error))
+                output.print_error(_without_flags(error))
         if self.attended and self._conversation.turns:
-            output.talk(f"to continue later: anvyl chat --resume {self._conversation.id}")
+            output.print_message(f"to continue later: anvyl chat --resume {self._conversation.id}")
         return 0 if self.attended else outcome.worst_exit_code(self._codes)
 
     async def ask(self, asked: str) -> None:
@@ -124,7 +124,7 @@ class Chat:
 
         completed = self._conversation.complete(asked, self._fleet.hosts)
         if completed.text != asked:
-            output.talk(f"→ {completed.text}")
+            output.print_message(f"→ {completed.text}")
         before = self._conversation
         question = Question(completed.text, host=self._host, earlier=before.earlier, turns=before.history)
         # --yes does not cover a name that came from a host's output instead of the user.
@@ -171,30 +171,30 @@ class Chat:
             raise Cancelled("interrupted")
 
     async def _help(self, _: str) -> None:
-        output.table(["command", "does"], [[name, does] for name, (does, _) in self._commands.items()])
+        output.print_table(["command", "does"], [[name, does] for name, (does, _) in self._commands.items()])
 
     async def _show_hosts(self, _: str) -> None:
         local = self._fleet.local.name
         done = await self._waiting(lambda: self._fleet.call(local, "list_hosts", {}))
-        output.outcomes(self._fleet.tool("list_hosts"), {local: done})
+        output.print_outcomes(self._fleet.tool("list_hosts"), {local: done})
 
     async def _show_tools(self, _: str) -> None:
         rows = [[tool.name, tool.safety, tool.description.splitlines()[0]] for tool in self._fleet.catalogue.values()]
-        output.table(["tool", "does", "description"], rows)
+        output.print_table(["tool", "does", "description"], rows)
 
     async def _choose_model(self, name: str) -> None:
         from anvyl_mcp.orchestrator.models.model_choice import choose_model
 
         if name == RULES or (self._offline and not name):
             self._offline = True
-            output.talk("answers come from the rules")
+            output.print_message("answers come from the rules")
             return
         choice = await self._waiting(lambda: choose_model(self._node.settings, model=name or self._model))
         if name:
             self._offline, self._model = False, name
-        output.talk(f"answers come from the model {choice.name}")
+        output.print_message(f"answers come from the model {choice.name}")
         if choice.warning:
-            output.talk(f"note:  {choice.warning}")
+            output.print_message(f"note:  {choice.warning}")
 
     async def _undo(self, _: str) -> None:
         from anvyl_mcp.cli.runtime.approval_prompt import confirm_undo
@@ -205,7 +205,7 @@ class Chat:
         wanted = await self._waiting(lambda: undo.last_change(self._fleet, hosts))
         confirm_undo(wanted)
         outcome = await self._waiting(lambda: undo.undo(self._fleet, wanted))
-        output.block(outcome, alone=False) if outcome.ok else output.failure(outcome)
+        output.print_result(outcome, alone=False) if outcome.ok else output.print_failure(outcome)
 
     async def _waiting(self, work: Callable[[], Awaitable[T]]) -> T:
         """Await `work` while showing progress."""

@@ -78,7 +78,7 @@ class ProgressLine:
         if self._live and not self._broken_off:
             self._broken_off = True
             if not self._live.end():
-                output.talk("")
+                output.print_message("")
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -44,7 +44,7 @@ class QuestionSession:
         impossible = wording.failures(self._run.impossible)
         if impossible and attended() and not self._run.question.dry_run:
             with self._paused():
-                output.talk(f"Not possible: {text.join_names(impossible)}.")
+                output.print_message(f"Not possible: {text.join_names(impossible)}.")
         await self._prompt.ask(proposals)
 
     async def answer(
@@ -85,17 +85,17 @@ class QuestionSession:
     def show(self, reply: Reply) -> None:
         """Print notes, tables, the answer and the error."""
         for note in reply.notes:
-            output.talk(f"note:  {note}")
+            output.print_message(f"note:  {note}")
         if self._as_json:
-            output.document(reply.as_dict())
+            output.print_json(reply.as_dict())
         else:
             self._show_results(reply)
         if reply.error is not None:
-            output.problem(reply.error)
+            output.print_error(reply.error)
         elif not self._run.question.dry_run and any(proposal.covered for proposal in reply.waiting):
-            output.talk("hint:  answer at a terminal, or add --yes")
+            output.print_message("hint:  answer at a terminal, or add --yes")
         elif not self._run.question.dry_run and reply.waiting:
-            output.talk("hint:  --yes does not cover this; answer at a terminal")
+            output.print_message("hint:  --yes does not cover this; answer at a terminal")
 
     def _show_results(self, reply: Reply) -> None:
         # An answer by the rules includes text results and failures; if every call failed, the errors suffice.
@@ -106,9 +106,9 @@ class QuestionSession:
             # The answer always describes changes, too.
             tool = self._fleet.tool(name)
             in_answer = bool(answer) and not reply.waiting and (by_rules or not tool.reads)
-            output.outcomes(tool, done, tables_only=in_answer, failures=not in_answer)
+            output.print_outcomes(tool, done, tables_only=in_answer, failures=not in_answer)
         if answer:
-            output.say(answer)
+            output.print_text(answer)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
@@ -116,7 +116,7 @@ class QuestionSession:
         with self._progress.paused():
             if self._progress.model and not self._run.by_rules and not self._as_json:
                 for name, done in self._fresh():
-                    output.outcomes(self._fleet.tool(name), done)
+                    output.print_outcomes(self._fleet.tool(name), done)
             yield
 
     def _fresh(self) -> list[tuple[str, dict[str, Outcome]]]:

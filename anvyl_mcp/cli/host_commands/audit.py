@@ -56,23 +56,25 @@ def show(
         start = datetime.now(UTC) - timedelta(seconds=runner.parse_seconds(since, "--since")) if since else None
         records = HostState(settings.state_dir).records(since=start, tool=tool, operation=operation)
         if as_json:
-            output.document({"records": records[-limit:] if limit else records, "error": None})
+            output.print_json({"records": records[-limit:] if limit else records, "error": None})
             return 0
         if operation and not records:
-            output.talk(f"the audit log of this host has no change with the operation ID {operation}")
+            output.print_message(f"the audit log of this host has no change with the operation ID {operation}")
         if not (all_ or tool or operation):
-            records = _changes(records, settings)
+            records = _only_changes(records, settings)
         most = MOST_ROWS if limit is None else limit
         shown = records[-most:] if most else records
         if len(shown) < len(records):
-            output.talk(f"{len(records) - len(shown)} older records are not shown; --limit 0 shows all")
-        output.table(["time", "who", "tool", "arguments", "outcome", "seconds"], [_row(record) for record in shown])
+            output.print_message(f"{len(records) - len(shown)} older records are not shown; --limit 0 shows all")
+        output.print_table(
+            ["time", "who", "tool", "arguments", "outcome", "seconds"], [_row(record) for record in shown]
+        )
         return 0
 
-    runner.command(work, failed=output.failed("records", []) if as_json else None)
+    runner.run_command(work, failed=output.error_document("records", []) if as_json else None)
 
 
-def _changes(records: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapping[str, Any]]:
+def _only_changes(records: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapping[str, Any]]:
     """Drop successful reads; records that are not tool calls are kept as changes."""
     from anvyl_mcp.app.catalogue import load_catalogue
 
@@ -84,10 +86,10 @@ def _row(record: Mapping[str, Any]) -> list[str]:
     from anvyl_mcp.core import text
 
     words = [text.format_cell(record[name], {}) for name in ("who", "tool", "arguments", "outcome")]
-    return [text.format_local_time(record["time"]), *words, _seconds(record["seconds"])]
+    return [text.format_local_time(record["time"]), *words, _format_seconds(record["seconds"])]
 
 
-def _seconds(seconds: float | None) -> str:
+def _format_seconds(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{seconds:.2f}" if seconds < 1 else f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
@@ -103,7 +105,7 @@ def verify(as_json: JsonOption = False) -> None:
 
         found = HostState(settings.state_dir).audit.verify()
         if as_json:
-            output.document(
+            output.print_json(
                 {
                     "ok": not found.problem,
                     "records": found.records,
@@ -115,11 +117,13 @@ def verify(as_json: JsonOption = False) -> None:
                 }
             )
         elif found.problem:
-            output.talk(f"the audit log was altered: {found.problem}")
+            output.print_message(f"the audit log was altered: {found.problem}")
         else:
-            output.talk(f"the audit log is intact: {found.records} records in {found.files} files, head {found.head}")
+            output.print_message(
+                f"the audit log is intact: {found.records} records in {found.files} files, head {found.head}"
+            )
         for note in [] if as_json else found.notes:
-            output.talk(f"note:  {note}")
+            output.print_message(f"note:  {note}")
         return 1 if found.problem else 0
 
-    runner.command(work, failed=output.failed("ok", False) if as_json else None)
+    runner.run_command(work, failed=output.error_document("ok", False) if as_json else None)

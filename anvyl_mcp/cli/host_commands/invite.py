@@ -25,19 +25,19 @@ def invite(*, scope: str, expires: str, host: str, relay: bool, as_json: bool) -
         seconds = runner.parse_seconds(expires, "--expires")
         made = await create_invitation(settings, scope=scope, seconds=seconds, address=host, relay=relay)
         if as_json:
-            output.document({**made, "error": None})
+            output.print_json({**made, "error": None})
             return 0
         rights = ", ".join(made["scopes"]) + (", and may ask other hosts through this one" if relay else "")
-        output.talk(f"This code works once, within {text.format_duration(seconds)}, and grants {rights}.")
-        output.talk("On the other machine, type the first line, and paste the second at its prompt:")
-        output.talk("")
-        output.verbatim(f"{ADD}\n{made['code']}")
+        output.print_message(f"This code works once, within {text.format_duration(seconds)}, and grants {rights}.")
+        output.print_message("On the other machine, type the first line, and paste the second at its prompt:")
+        output.print_message("")
+        output.print_verbatim(f"{ADD}\n{made['code']}")
         sys.stdout.flush()
         if sys.stdin.isatty() and sys.stdout.isatty():
             await _wait_for_join(settings, made)
         return 0
 
-    runner.command(work, failed=output.failed("code") if as_json else None)
+    runner.run_command(work, failed=output.error_document("code") if as_json else None)
 
 
 async def _wait_for_join(settings: Settings, made: dict[str, Any]) -> None:
@@ -47,13 +47,13 @@ async def _wait_for_join(settings: Settings, made: dict[str, Any]) -> None:
     from anvyl_mcp.core.invitation import Invitation
     from anvyl_mcp.server.http.host_state import HostState
 
-    output.talk("")
-    output.talk("waiting for that machine; Ctrl-C stops waiting, and the code stays valid")
+    output.print_message("")
+    output.print_message("waiting for that machine; Ctrl-C stops waiting, and the code stays valid")
     invites, secret = HostState(settings.state_dir).invites, Invitation.decode(made["code"]).secret
     for _ in range(int(made["seconds"] / POLL_SECONDS)):
         if (joined := invites.find_redeemed(secret)) is not None:
-            output.talk(str(joined))
-            output.talk(f"hint:  if that is not your machine: anvyl-mcp token revoke {joined.token_name}")
+            output.print_message(str(joined))
+            output.print_message(f"hint:  if that is not your machine: anvyl-mcp token revoke {joined.token_name}")
             return
         await anyio.sleep(POLL_SECONDS)
-    output.talk("the code has expired; no machine joined")
+    output.print_message("the code has expired; no machine joined")

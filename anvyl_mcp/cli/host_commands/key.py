@@ -31,16 +31,16 @@ def show(as_json: JsonOption = False) -> None:
 
         found = HostState(settings.state_dir).keys()
         if as_json:
-            output.document({**found, "error": None})
+            output.print_json({**found, "error": None})
             return 0
-        output.verbatim(f"pin\t{found['pin']}")
+        output.print_verbatim(f"pin\t{found['pin']}")
         if found["next"]:
-            output.verbatim(f"next\t{found['next']}")
-            output.verbatim(f"seen by\t{', '.join(found['told']) or 'none'}")
-            output.verbatim(f"not seen by\t{', '.join(found['not_told']) or 'none'}")
+            output.print_verbatim(f"next\t{found['next']}")
+            output.print_verbatim(f"seen by\t{', '.join(found['told']) or 'none'}")
+            output.print_verbatim(f"not seen by\t{', '.join(found['not_told']) or 'none'}")
         return 0
 
-    runner.command(work, failed=output.failed("pin") if as_json else None)
+    runner.run_command(work, failed=output.error_document("pin") if as_json else None)
 
 
 @app.command()
@@ -73,12 +73,12 @@ def rotate(
             state.rotate_key("cancel" if cancel else "begin")
         found = state.keys()
         if as_json:
-            output.document({**found, "error": None})
+            output.print_json({**found, "error": None})
         for line in _result_lines(before, found, finish=finish, cancel=cancel):
-            output.talk(line)
+            output.print_message(line)
         return 0
 
-    runner.command(work, failed=output.failed("pin") if as_json else None)
+    runner.run_command(work, failed=output.error_document("pin") if as_json else None)
 
 
 def _confirm(before: dict[str, Any], *, yes: bool) -> None:

@@ -38,17 +38,17 @@ def check(as_json: JsonOption = False) -> None:
 
         found = check_policy(Policy(settings.policy_file), all_tools())
         if as_json:
-            output.document({**found, "error": None})
+            output.print_json({**found, "error": None})
         elif not found["exists"] and found["ok"]:
-            output.talk(f"{found['file']} does not exist; only the rights of callers apply")
+            output.print_message(f"{found['file']} does not exist; only the rights of callers apply")
         elif found["ok"]:
-            output.talk(f"{found['file']} is valid: {_rule_count(found)}, default = {found['default']}")
+            output.print_message(f"{found['file']} is valid: {_rule_count(found)}, default = {found['default']}")
         else:
             for problem in found["problems"]:
-                output.say(problem["text"])
+                output.print_text(problem["text"])
         return 0 if found["ok"] else 1
 
-    runner.command(work, failed=output.failed("ok", False) if as_json else None)
+    runner.run_command(work, failed=output.error_document("ok", False) if as_json else None)
 
 
 @app.command()
@@ -78,15 +78,15 @@ def test(
         labels = {one.partition("=")[0]: one.partition("=")[2] for one in label or ()}
         found = try_policy(settings, tool, arguments or [], caller=caller, scope=scope, labels=labels)
         if as_json:
-            output.document({**found, "error": None})
+            output.print_json({**found, "error": None})
         else:
             for line in _explain(found):
-                output.say(line)
+                output.print_text(line)
             for note in found["notes"]:
-                output.talk(f"note:  {note}")
+                output.print_message(f"note:  {note}")
         return 0 if found["allowed"] else DENIED
 
-    runner.command(work, failed=output.failed("allowed", False) if as_json else None)
+    runner.run_command(work, failed=output.error_document("allowed", False) if as_json else None)
 
 
 def _rule_count(found: dict[str, Any]) -> str:

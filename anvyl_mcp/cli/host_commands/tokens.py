@@ -34,9 +34,9 @@ def list_tokens(as_json: JsonOption = False) -> None:
 
         tokens = [token.as_dict() for token in HostState(settings.state_dir).tokens.list()]
         if as_json:
-            output.document({"tokens": tokens, "error": None})
+            output.print_json({"tokens": tokens, "error": None})
             return 0
-        output.table(
+        output.print_table(
             ["id", "name", "scopes", "created", "expires", "last used", "from"],
             [
                 [
@@ -53,7 +53,7 @@ def list_tokens(as_json: JsonOption = False) -> None:
         )
         return 0
 
-    runner.command(work, failed=output.failed("tokens", []) if as_json else None)
+    runner.run_command(work, failed=output.error_document("tokens", []) if as_json else None)
 
 
 @app.command()
@@ -79,13 +79,15 @@ def create(
         until = datetime.now(UTC) + timedelta(seconds=runner.parse_seconds(expires, "--expires")) if expires else None
         token, secret = HostState(settings.state_dir).create_token(name, scope, until, relay=relay)
         if as_json:
-            output.document({"token": secret, **token, "error": None})
+            output.print_json({"token": secret, **token, "error": None})
         else:
-            output.verbatim(secret)
-            output.talk(f"created token `{token['name']}` with {', '.join(token['scopes'])}; it is not shown again")
+            output.print_verbatim(secret)
+            output.print_message(
+                f"created token `{token['name']}` with {', '.join(token['scopes'])}; it is not shown again"
+            )
         return 0
 
-    runner.command(work, failed=output.failed("token") if as_json else None)
+    runner.run_command(work, failed=output.error_document("token") if as_json else None)
 
 
 @app.command()
@@ -101,9 +103,9 @@ def revoke(
 
         revoked = HostState(settings.state_dir).revoke(token)
         if as_json:
-            output.document({"revoked": revoked.as_dict(), "error": None})
+            output.print_json({"revoked": revoked.as_dict(), "error": None})
         else:
-            output.talk(f"revoked token `{revoked.name}` ({revoked.id})")
+            output.print_message(f"revoked token `{revoked.name}` ({revoked.id})")
         return 0
 
-    runner.command(work, failed=output.failed("revoked") if as_json else None)
+    runner.run_command(work, failed=output.error_document("revoked") if as_json else None)

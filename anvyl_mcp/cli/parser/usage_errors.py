@@ -52,9 +52,11 @@ def report(error: typer.TyperException, *, as_json: bool) -> int:
 
     usage_error = error if isinstance(error, UsageError) else _usage_error(error, getattr(error, "ctx", None))
     if as_json:
-        output.document({"error": {"code": "invalid_input", "message": usage_error.message, "hint": usage_error.hint}})
-    output.talk(f"error: {usage_error.message}")
-    output.talk(f"hint:  {usage_error.hint}")
+        output.print_json(
+            {"error": {"code": "invalid_input", "message": usage_error.message, "hint": usage_error.hint}}
+        )
+    output.print_message(f"error: {usage_error.message}")
+    output.print_message(f"hint:  {usage_error.hint}")
     return usage_error.exit_code
 
 

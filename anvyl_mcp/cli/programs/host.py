@@ -90,7 +90,7 @@ def serve(
 
     flags = {"host": host, "port": port, "agent_port": agent_port, "name": name, "toolsets": toolsets, "tools": tools}
     switches = {"read_only": read_only, "watch": watch, "announce": announce}
-    runner.command(work, flags={**flags, **{name: on or None for name, on in switches.items()}})
+    runner.run_command(work, flags={**flags, **{name: on or None for name, on in switches.items()}})
 
 
 def _report_urls(settings: Settings) -> Callable[[list[str]], None]:
@@ -98,7 +98,7 @@ def _report_urls(settings: Settings) -> Callable[[list[str]], None]:
 
     def report(urls: list[str]) -> None:
         only = " (this machine only)" if all(url.startswith("http://") for url in urls) else ""
-        output.talk(f"serving {settings.name} at {' and '.join(urls)}{only}")
+        output.print_message(f"serving {settings.name} at {' and '.join(urls)}{only}")
 
     return report
 
@@ -108,7 +108,7 @@ def _report_opened(settings: Settings) -> Callable[[list[str]], None]:
 
     def report(urls: list[str]) -> None:
         if urls:
-            output.talk(f"{settings.name} is now open to the network at {' and '.join(urls)}")
+            output.print_message(f"{settings.name} is now open to the network at {' and '.join(urls)}")
 
     return report
 
@@ -116,7 +116,7 @@ def _report_opened(settings: Settings) -> Callable[[list[str]], None]:
 def _report_join(joined: object) -> None:
     from anvyl_mcp.cli.runtime import output
 
-    output.talk(str(joined))
+    output.print_message(str(joined))
 
 
 def gateway(
@@ -144,21 +144,25 @@ def gateway(
         return runner.INTERRUPTED if interrupted else 0
 
     flags = {"gateway_port": port, "toolsets": toolsets, "tools": tools, "read_only": read_only or None}
-    runner.command(work, flags=flags)
+    runner.run_command(work, flags=flags)
 
 
 def _explain_stdio() -> None:
     from anvyl_mcp.cli.runtime import output
 
     if sys.stdin.isatty():
-        output.talk("waiting for MCP on stdin; an assistant usually starts this program itself. Ctrl-C stops it")
-        output.talk("hint:  anvyl-mcp install adds it to the settings of an assistant; --http serves over HTTP instead")
+        output.print_message(
+            "waiting for MCP on stdin; an assistant usually starts this program itself. Ctrl-C stops it"
+        )
+        output.print_message(
+            "hint:  anvyl-mcp install adds it to the settings of an assistant; --http serves over HTTP instead"
+        )
 
 
 def _report_gateway(urls: list[str]) -> None:
     from anvyl_mcp.cli.runtime import output
 
-    output.talk(f"serving the fleet at {' and '.join(f'{url}/mcp' for url in urls)} (this machine only)")
+    output.print_message(f"serving the fleet at {' and '.join(f'{url}/mcp' for url in urls)} (this machine only)")
 
 
 def install(

@@ -81,7 +81,7 @@ class ApprovalPrompt:
                 self._decisions[proposal.id] = answer in YES
                 return
             else:
-                output.talk("y: do it, Enter: do not, e: choose other hosts")
+                output.print_message("y: do it, Enter: do not, e: choose other hosts")
 
     async def _ask_several(self, proposals: Sequence[Proposal]) -> None:
         while True:
@@ -98,7 +98,9 @@ class ApprovalPrompt:
                 for number, one in enumerate(proposals, 1):
                     self._decisions[one.id] = answer in YES or number in chosen
                 return
-            output.talk("y: do all, Enter: do none, 1,3: do only these, e 2: choose other hosts for the second")
+            output.print_message(
+                "y: do all, Enter: do none, 1,3: do only these, e 2: choose other hosts for the second"
+            )
 
     async def _edit(self, proposal: Proposal) -> None:
         """Read other hosts for one change and plan it again; the new plan is shown before it is approved."""
@@ -110,13 +112,13 @@ class ApprovalPrompt:
         try:
             hosts = self._fleet.select(typed) if typed else proposal.hosts
         except AnvylError as error:
-            output.problem(error)
+            output.print_error(error)
             return
         tool = self._fleet.tool(proposal.tool)
         try:
             plan = await change_plan.plan_change(self._fleet, tool, proposal.arguments, hosts)
         except AnvylError as error:
-            output.problem(error)
+            output.print_error(error)
             return
         proposal.replan(plan)
 
@@ -130,7 +132,7 @@ async def prompt_for_hosts(fleet: Fleet, error: AnvylError | None) -> str:
     """Ask for hosts if that is all the command lacks; empty if none were chosen."""
     if error is None or not error.choices or not attended():
         return ""
-    output.talk(f"{error.message}.")
+    output.print_message(f"{error.message}.")
     while True:
         answer = await _read_answer(f"On which host? {', '.join(error.choices)} or all; Enter cancels: ")
         if not answer:
@@ -139,7 +141,7 @@ async def prompt_for_hosts(fleet: Fleet, error: AnvylError | None) -> str:
         try:
             return ",".join(fleet.select(chosen))
         except AnvylError as unknown:
-            output.problem(unknown)
+            output.print_error(unknown)
 
 
 async def _read_answer(*question: str) -> str:
@@ -157,7 +159,7 @@ def confirm_undo(wanted: UndoCandidate, *, yes: bool = False) -> None:
     if not wanted.possible:
         raise Conflict(f"{wanted.host}: {wanted.words}", hint="nothing was changed")
     if yes:
-        output.talk(f"on {wanted.host}: {wanted.words}")
+        output.print_message(f"on {wanted.host}: {wanted.words}")
         return
     answer = ask_yes_no(f"Undo on {wanted.host}: {wanted.words}?")
     if answer is None:

@@ -54,9 +54,9 @@ class TextDisplay(LiveResults[Outcome]):
             self.live.end()
         for one in good:
             if self._changing:
-                output.say("\n".join(wording.report([one])))
+                output.print_text("\n".join(wording.report([one])))
             else:
-                output.block(one, alone=self.single_host)
+                output.print_result(one, alone=self.single_host)
         if self.live and self.waiting:
             self.live.show([self.waiting_line()])
 
@@ -100,9 +100,11 @@ class AnswerDisplay:
         done = self._shown.done
         good = [one for one in done if one.ok] if self._view else []
         if good and self._view and isinstance(self._shown, LiveTable) and self._shown.empty and sys.stdout.isatty():
-            output.talk(f"no {self._view.noun} on {text.join_names(list(dict.fromkeys(one.host for one in good)))}")
+            output.print_message(
+                f"no {self._view.noun} on {text.join_names(list(dict.fromkeys(one.host for one in good)))}"
+            )
         for one in good:
             if more := (one.answer.result or {}).get("more"):
-                output.talk(f"{one.host}: {more} more are not shown")
+                output.print_message(f"{one.host}: {more} more are not shown")
         for one in done if failures else ():
-            output.failure(one, changing=bool(self._changing))
+            output.print_failure(one, changing=bool(self._changing))

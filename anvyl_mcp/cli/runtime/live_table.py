@@ -119,7 +119,7 @@ class LiveTable(LiveResults[Item]):
     def _print(self, groups: Sequence[Sequence[Sequence[str]]]) -> None:
         if groups and not self._headed:
             self._headed = True
-            output.row(self._columns)
+            output.print_row(self._columns)
         for rows in groups:
             for row in rows:
-                output.row(row)
+                output.print_row(row)

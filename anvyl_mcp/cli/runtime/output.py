@@ -22,14 +22,14 @@ LABEL = re.compile(r"error: |hint:  |note:  ")
 OUR_PREFIXES = re.compile(r"^(?=(?:error|hint|note):)", re.MULTILINE)
 
 
-def document(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
+def print_json(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Print the JSON document of a `--json` command; with `indent=None`, one line of a stream of documents."""
     # Escape what stdout's encoding lacks, and lone surrogates from undecodable arguments.
     words = json.dumps(value, indent=indent, ensure_ascii=not streams.is_unicode(sys.stdout.encoding))
     print(words.encode("utf-8", "backslashreplace").decode(), flush=indent is None)
 
 
-def talk(words: str) -> None:
+def print_message(words: str) -> None:
     """Print a message to stderr, wrapped to the terminal's width.
 
     It may contain text from hosts, so line breaks and control characters are replaced.
@@ -43,17 +43,17 @@ def talk(words: str) -> None:
     print(lines, file=sys.stderr, flush=True)
 
 
-def problem(error: AnvylError) -> None:
+def print_error(error: AnvylError) -> None:
     """Print an error and its hint; declining a prompt is not an error."""
     if isinstance(error, Declined):
-        talk(error.message)
+        print_message(error.message)
         return
-    talk(f"error: {error.message}")
+    print_message(f"error: {error.message}")
     if error.hint:
-        talk(f"hint:  {error.hint}")
+        print_message(f"hint:  {error.hint}")
 
 
-def say(words: str, style: str = "") -> None:
+def print_text(words: str, style: str = "") -> None:
     """Print text to stdout, wrapped to the terminal's width.
 
     It may contain text from hosts, so on a terminal lines that imitate our errors and hints are changed.
@@ -64,39 +64,39 @@ def say(words: str, style: str = "") -> None:
     print(screen.paint(screen.wrap(words, sys.stdout, 2), style), flush=True)
 
 
-def labelled(label: str, words: str, style: str) -> None:
+def print_labelled(label: str, words: str, style: str) -> None:
     """Print text after a short label, such as `ok`."""
     label = f"{label:5}"
     lines = screen.wrap(f"{label} {words}", sys.stdout, len(label) + 1)
     print(screen.paint(label, style) + lines.removeprefix(label))
 
 
-def verbatim(words: str) -> None:
+def print_verbatim(words: str) -> None:
     """Print text to be copied or saved, without wrapping or cleaning."""
     print(words, end="" if words.endswith("\n") else "\n")
 
 
-def row(cells: Sequence[str]) -> None:
+def print_row(cells: Sequence[str]) -> None:
     """Print a tab-separated row."""
     print("\t".join(map(text.one_line, cells)))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], titles: Mapping[str, str] | None = None) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], titles: Mapping[str, str] | None = None) -> None:
     """Print rows: aligned and coloured on a terminal, tab-separated with a header otherwise."""
     if terminal := live_display(sys.stdout):
         terminal.end(screen.TableData(columns, list(rows), titles or {}))
         return
     for cells in [columns, *rows]:
-        row(cells)
+        print_row(cells)
 
 
-def talk_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_message_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows to stderr if it is a terminal."""
     if terminal := live_display(sys.stderr):
         terminal.end(screen.TableData(columns, rows, {}))
 
 
-def outcomes(
+def print_outcomes(
     tool: ToolListing, done: Mapping[str, Outcome], *, tables_only: bool = False, failures: bool = True
 ) -> None:
     """Print the results of one tool: one table for lists, else text per host; then the failures.
@@ -114,25 +114,25 @@ def outcomes(
         headed = tool.toolset != "fleet"
         if not rows and sys.stdout.isatty():
             if not tables_only:
-                talk(f"no {text.rows_field(schema)} on {text.join_names([one.host for one in good])}")
+                print_message(f"no {text.rows_field(schema)} on {text.join_names([one.host for one in good])}")
         else:
-            table(["host", *columns] if headed else columns, rows if headed else [row[1:] for row in rows])
+            print_table(["host", *columns] if headed else columns, rows if headed else [row[1:] for row in rows])
         for one in good:
             if more := (one.answer.result or {}).get("more"):
-                talk(f"{one.host}: {more} more are not shown")
+                print_message(f"{one.host}: {more} more are not shown")
     elif not tables_only:
         for one in (one for one in done.values() if one.ok):
-            block(one, alone=len(done) == 1)
+            print_result(one, alone=len(done) == 1)
     for one in done.values() if failures else ():
-        failure(one)
+        print_failure(one)
 
 
-def block(one: Outcome, *, alone: bool) -> None:
+def print_result(one: Outcome, *, alone: bool) -> None:
     """Print the text result of one host, under its name unless it is `alone`."""
     words = text.clean(one.answer.text)
     host = screen.paint(one.host, screen.host_colour(one.host))
     if alone:
-        say(words)
+        print_text(words)
         return
     # Do not repeat the name if the text starts with it.
     first, *rest = words.removeprefix(f"{one.host}: ").split("\n")
@@ -142,14 +142,14 @@ def block(one: Outcome, *, alone: bool) -> None:
     print(host + lines.removeprefix(one.host))
 
 
-def failure(one: Outcome, *, changing: bool = False) -> None:
+def print_failure(one: Outcome, *, changing: bool = False) -> None:
     """Print the error of one host; for a change also what was not done."""
     from anvyl_mcp.peers.changes import wording
 
     if one.error is None:
         return
     where = f"could not {wording.describe(one.tool, one.arguments, [one.host])}" if changing else one.host
-    problem(one.error.on_host(where) if one.host else one.error)
+    print_error(one.error.on_host(where) if one.host else one.error)
 
 
 def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None) -> dict[str, Any]:
@@ -168,12 +168,12 @@ def hosts_document(done: Mapping[str, Outcome], error: AnvylError | None = None)
     return {"hosts": hosts, "error": error.as_dict() if error else None}
 
 
-def no_hosts(error: AnvylError) -> dict[str, Any]:
+def no_hosts_document(error: AnvylError) -> dict[str, Any]:
     """JSON document of a command that failed before any call."""
     return hosts_document({}, error)
 
 
-def failed(field: str, empty: object = None) -> Callable[[AnvylError], dict[str, Any]]:
+def error_document(field: str, empty: object = None) -> Callable[[AnvylError], dict[str, Any]]:
     """Builder of the JSON document of a failed command whose result is in `field`."""
     return lambda error: {field: empty, "error": error.as_dict()}
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 INTERRUPTED = interrupts.EXIT_CODE
 
 
-def command(
+def run_command(
     work: Callable[[Settings], Awaitable[int]],
     *,
     flags: Mapping[str, str | int | None] | None = None,
@@ -36,8 +36,8 @@ def command(
         code = anyio.run(_run_interruptible, work, settings, interrupt)
     except AnvylError as error:
         if failed is not None:
-            output.document(failed(error))
-        output.problem(error)
+            output.print_json(failed(error))
+        output.print_error(error)
         code = error.exit_code
     except KeyboardInterrupt:
         interrupt.report_once()

@@ -24,7 +24,7 @@ def read_secret(argument: str, *, what: str, instead: str) -> str:
         InvalidInput: the input is empty.
     """
     if argument not in ("", PIPED):
-        output.talk(f"warning: other users of this machine can read the {what} on a command line; {instead}")
+        output.print_message(f"warning: other users of this machine can read the {what} on a command line; {instead}")
         return argument
     secret = _prompt(what) if runner.attended() else sys.stdin.read(MOST_CHARACTERS)
     if not secret.strip():
@@ -39,7 +39,7 @@ def _prompt(what: str) -> str:
         lines = [sys.stdin.readline()]
         while lines[-1] and select.select([sys.stdin], [], [], REST_SECONDS)[0]:
             lines.append(sys.stdin.readline())
-        output.talk("")
+        output.print_message("")
     return "".join(lines)
 
 

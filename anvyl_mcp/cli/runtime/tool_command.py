@@ -13,7 +13,7 @@ import anyio
 from anvyl_mcp.cli.runtime import name_cache, output
 from anvyl_mcp.cli.runtime.approval_prompt import prompt_for_hosts
 from anvyl_mcp.cli.runtime.host_answers import AnswerDisplay, TableView, table_view
-from anvyl_mcp.cli.runtime.runner import ask_yes_no, command
+from anvyl_mcp.cli.runtime.runner import ask_yes_no, run_command
 from anvyl_mcp.cli.terminal import bars, screen
 from anvyl_mcp.cli.terminal.bars import ProgressFor
 from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined
@@ -63,10 +63,10 @@ def call(
             check(tool, parsed)
             done = await run_calls(node.fleet, settings, tool, [parsed], host, yes=yes, as_json=as_json, view=view)
             if as_json:
-                output.document(output.hosts_document({one.host: one for one in done}))
+                output.print_json(output.hosts_document({one.host: one for one in done}))
             return outcome.exit_code(done)
 
-    command(work, failed=output.no_hosts if as_json else None)
+    run_command(work, failed=output.no_hosts_document if as_json else None)
 
 
 def call_for_each(
@@ -93,10 +93,10 @@ def call_for_each(
                 node.fleet, settings, tool, every, host, yes=yes, as_json=as_json, view=view, progress=progress
             )
             if as_json:
-                output.document(calls_document(done, several=len(every) > 1))
+                output.print_json(calls_document(done, several=len(every) > 1))
             return outcome.exit_code(done)
 
-    command(work, failed=partial(calls_failed, several=len(set(names)) > 1) if as_json else None)
+    run_command(work, failed=partial(calls_failed, several=len(set(names)) > 1) if as_json else None)
 
 
 def calls_document(done: Sequence[Outcome], *, several: bool, error: AnvylError | None = None) -> dict[str, Any]:
@@ -150,7 +150,7 @@ async def run_calls(
         answers.show_all(finished)
     done = [*missing, *finished]
     for one in missing if answers else done:
-        output.failure(one, changing=not tool.reads)
+        output.print_failure(one, changing=not tool.reads)
     name_cache.update(settings, fleet, found, done)
     return done
 
@@ -231,7 +231,7 @@ def _warn_outcome_unknown(tool: ToolListing, hosts: Sequence[str]) -> None:
     """Warn that an interrupted change may still happen: Ctrl-C does not cancel it on the host."""
     if hosts:
         where = join_names(list(dict.fromkeys(hosts)))
-        output.talk(f"`{tool.name}` was under way on {where} and may still happen; check before you repeat it")
+        output.print_message(f"`{tool.name}` was under way on {where} and may still happen; check before you repeat it")
 
 
 async def preflight(
@@ -294,12 +294,12 @@ def list_catalogue(*, as_json: bool) -> NoReturn:
 
         tools = load_catalogue(settings.cache_dir).values()
         if as_json:
-            output.document({"tools": [_as_dict(tool) for tool in tools], "error": None})
+            output.print_json({"tools": [_as_dict(tool) for tool in tools], "error": None})
         else:
-            output.table(["tool", "does", "arguments", "description"], [_row(tool) for tool in tools])
+            output.print_table(["tool", "does", "arguments", "description"], [_row(tool) for tool in tools])
         return 0
 
-    command(work, failed=(lambda error: {"tools": [], "error": error.as_dict()}) if as_json else None)
+    run_command(work, failed=(lambda error: {"tools": [], "error": error.as_dict()}) if as_json else None)
 
 
 def _row(tool: ToolListing) -> list[str]:

@@ -65,9 +65,9 @@ def logs(
 
     With several containers, each line starts with its host and container.
     """
-    from anvyl_mcp.cli.commands.containers import logs as command
+    from anvyl_mcp.cli.commands.containers.logs import print_logs
 
-    command.logs(names, follow=follow, tail=tail, since=since, grep=grep, host=host, as_json=as_json)
+    print_logs(names, follow=follow, tail=tail, since=since, grep=grep, host=host, as_json=as_json)
 
 
 def stats(
@@ -79,9 +79,9 @@ def stats(
     ] = False,
 ) -> None:
     """Show resource usage of running containers, busiest first."""
-    from anvyl_mcp.cli.commands.containers import stats as command
+    from anvyl_mcp.cli.commands.containers.stats import show_stats
 
-    command.stats(names or [], watch=watch, host=host, as_json=as_json)
+    show_stats(names or [], watch=watch, host=host, as_json=as_json)
 
 
 def start(

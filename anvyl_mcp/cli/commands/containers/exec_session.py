@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from anvyl_mcp.cli.commands.containers import placement_prompt
 from anvyl_mcp.cli.runtime import name_cache, output, tool_command
-from anvyl_mcp.cli.runtime.runner import command
+from anvyl_mcp.cli.runtime.runner import run_command
 from anvyl_mcp.cli.terminal import bars, screen
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import InvalidInput
@@ -49,18 +49,20 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
             show_hint = shell_host and not as_json
             line = await _docker_line(node.fleet, shell_host, name, _command(words)) if show_hint else ""
         if as_json:
-            output.document(output.hosts_document({one.host: one for one in done}))
+            output.print_json(output.hosts_document({one.host: one for one in done}))
         for one in done:
             if one.error is not None:
-                output.failure(one)
+                output.print_failure(one)
             elif not as_json:
                 _print(one, alone=len(done) == 1)
         if line:
-            output.talk(f"`{_command(words)[0]}` exited at once, because anvyl exec does not pass it any input")
-            output.talk(f"hint:  for a shell, type: {line}")
+            output.print_message(
+                f"`{_command(words)[0]}` exited at once, because anvyl exec does not pass it any input"
+            )
+            output.print_message(f"hint:  for a shell, type: {line}")
         return _exit_code(done)
 
-    command(work, failed=output.no_hosts if as_json else None)
+    run_command(work, failed=output.no_hosts_document if as_json else None)
 
 
 def refuse_interactive(name: str, words: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
@@ -81,7 +83,7 @@ def refuse_interactive(name: str, words: Sequence[str], *, host: str, as_json: b
             hint=f"type: {line}",
         )
 
-    command(work, failed=output.no_hosts if as_json else None)
+    run_command(work, failed=output.no_hosts_document if as_json else None)
 
 
 async def _docker_line(fleet: Fleet, host: str, name: str, words: Sequence[str]) -> str:
@@ -129,11 +131,11 @@ def _print(one: Outcome, *, alone: bool) -> None:
         stream.write(cleaned if cleaned.endswith("\n") or not stream.isatty() or not cleaned else f"{cleaned}\n")
         stream.flush()
     if result.get("truncated"):
-        output.talk(f"{one.host}: the output was truncated")
+        output.print_message(f"{one.host}: the output was truncated")
     if result.get("timed_out"):
-        output.talk(f"{one.host}: stopped by the time limit; raise it with --timeout")
+        output.print_message(f"{one.host}: stopped by the time limit; raise it with --timeout")
     if result.get("note"):
-        output.talk(f"{one.host}: {result['note']}")
+        output.print_message(f"{one.host}: {result['note']}")
 
 
 def _exit_code(done: Sequence[Outcome]) -> int:
@@ -179,15 +181,15 @@ def run(
                 done = await tool_command.call_hosts(fleet, tool, steps, None, report)
         if as_json:
             more = {"placement": placement.as_dict()} if placement else {}
-            output.document({**output.hosts_document({one.host: one for one in done}), **more})
+            output.print_json({**output.hosts_document({one.host: one for one in done}), **more})
         else:
             for one in (one for one in done if one.ok):
-                output.block(one, alone=len(fleet.hosts) == 1)
+                output.print_result(one, alone=len(fleet.hosts) == 1)
         for one in done:
-            output.failure(one)
+            output.print_failure(one)
         return outcome.exit_code(done)
 
-    command(work, failed=output.no_hosts if as_json else None)
+    run_command(work, failed=output.no_hosts_document if as_json else None)
 
 
 def _environment(entries: Sequence[str]) -> list[str]:

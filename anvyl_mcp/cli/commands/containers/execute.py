@@ -54,13 +54,13 @@ def execute(
 
     Prints its output and ends with its exit code.
     """
-    from anvyl_mcp.cli.commands.containers import exec_session as command
+    from anvyl_mcp.cli.commands.containers import exec_session
 
     if interactive:
-        command.refuse_interactive(name, words or ["sh"], host=host, as_json=as_json)
+        exec_session.refuse_interactive(name, words or ["sh"], host=host, as_json=as_json)
     if not words:
         raise typer.BadParameter("a command is missing")
-    command.execute(name, words, host=host, timeout=timeout, yes=yes, as_json=as_json)
+    exec_session.execute(name, words, host=host, timeout=timeout, yes=yes, as_json=as_json)
 
 
 @run_app.command("run", cls=PassThrough)
@@ -119,7 +119,7 @@ def run(
 
     It runs in the background; `anvyl logs -f NAME` shows its output.
     """
-    from anvyl_mcp.cli.commands.containers import exec_session as command
+    from anvyl_mcp.cli.commands.containers import exec_session
 
     options: dict[str, Any] = {
         "ports": publish or [],
@@ -132,4 +132,4 @@ def run(
         "memory": memory,
         "cpus": cpus,
     }
-    command.run(image, words or [], options, place=place, host=host, yes=yes, as_json=as_json)
+    exec_session.run(image, words or [], options, place=place, host=host, yes=yes, as_json=as_json)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import anyio
 
 from anvyl_mcp.cli.runtime import name_cache, output, tool_command
-from anvyl_mcp.cli.runtime.runner import command
+from anvyl_mcp.cli.runtime.runner import run_command
 from anvyl_mcp.cli.terminal import screen
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import HOST_FAILURES, AnvylError
@@ -27,7 +27,9 @@ BUSY_SECONDS, QUIET_SECONDS, LOST_SECONDS = 0.3, 1.0, 3.0
 """Poll intervals of a log: after new lines, after none, and while its host does not answer."""
 
 
-def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str, host: str, as_json: bool) -> NoReturn:
+def print_logs(
+    names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str, host: str, as_json: bool
+) -> NoReturn:
     """Print the logs of some containers; `follow`: until Ctrl-C."""
 
     async def work(settings: Settings) -> int:
@@ -40,7 +42,7 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
             name_cache.update(settings, fleet, found)
             sources = _log_sources(steps, as_json=as_json and follow)
             for one in missing:
-                output.failure(one)
+                output.print_failure(one)
             if follow:
                 unread: list[Outcome] = []
                 async with anyio.create_task_group() as group:
@@ -49,16 +51,16 @@ def logs(names: Sequence[str], *, follow: bool, tail: int, since: str, grep: str
                 return outcome.exit_code([*missing, *unread])
             done = [*missing, *await tool_command.call_hosts(fleet, tool, steps, None)]
         if as_json:
-            output.document(tool_command.calls_document(done, several=len(every) > 1))
+            output.print_json(tool_command.calls_document(done, several=len(every) > 1))
         for one, source in zip(done[len(missing) :], sources, strict=True):
             if one.error is not None:
-                output.failure(one)
+                output.print_failure(one)
             elif not as_json:
                 _print(source, one.answer.result or {})
         return outcome.exit_code(done)
 
     several = len(set(names)) > 1
-    command(work, failed=partial(tool_command.calls_failed, several=several) if as_json else None)
+    run_command(work, failed=partial(tool_command.calls_failed, several=several) if as_json else None)
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,11 @@ def _print(source: LogSource, result: Mapping[str, Any]) -> None:
     name = source.arguments["name"]
     for line in result["lines"]:
         if source.as_json:
-            output.document({"host": source.host, "name": name, "line": line}, indent=None)
+            output.print_json({"host": source.host, "name": name, "line": line}, indent=None)
         else:
             # A log line must not contain a line break, since the second part would have no label.
             words = text.clean(line).replace("\n", " ")
-            output.verbatim(f"{source.label}{words}")
+            output.print_verbatim(f"{source.label}{words}")
     sys.stdout.flush()
 
 
@@ -113,7 +115,7 @@ async def _follow(fleet: Fleet, source: LogSource, unread: list[Outcome]) -> Non
         name = source.arguments["name"]
         if one.error is not None:
             if not isinstance(one.error, HOST_FAILURES):
-                output.failure(one)
+                output.print_failure(one)
                 if not source.resumed:
                     unread.append(one)
                 return
@@ -123,11 +125,11 @@ async def _follow(fleet: Fleet, source: LogSource, unread: list[Outcome]) -> Non
             await anyio.sleep(LOST_SECONDS)
             continue
         if lost:
-            output.talk(f"{source.host} answers again; following {name}")
+            output.print_message(f"{source.host} answers again; following {name}")
         lost = False
         result = one.answer.result or {}
         if result.get("truncated") and source.resumed:
-            output.talk(f"{source.host}: {name} writes too fast; some lines were skipped")
+            output.print_message(f"{source.host}: {name} writes too fast; some lines were skipped")
         _print(source, result)
         source = replace(source, arguments=_next_arguments(source.arguments, result), resumed=True)
         await anyio.sleep(BUSY_SECONDS if result["lines"] else QUIET_SECONDS)
@@ -141,4 +143,4 @@ def _report_lost(error: AnvylError, source: LogSource) -> None:
     problem = type(error)(
         f"{source.host}: {error.message}", hint=f"waiting for it to follow {source.arguments['name']} again"
     )
-    output.problem(problem)
+    output.print_error(problem)

@@ -11,9 +11,9 @@ from anvyl_mcp.cli.parser.options import HostOption, JsonOption
 
 def resources(host: HostOption = "", as_json: JsonOption = False) -> None:
     """Show CPU, memory and disk usage of every host."""
-    from anvyl_mcp.cli.commands.containers import resources as command
+    from anvyl_mcp.cli.commands.containers.resources import print_resources
 
-    command.resources(host=host, as_json=as_json)
+    print_resources(host=host, as_json=as_json)
 
 
 def df(host: HostOption = "", as_json: JsonOption = False) -> None:

@@ -31,8 +31,8 @@ async def choose(fleet: Fleet, words: str, selector: str, *, memory: str = "") -
 
 def _show(placement: Placement) -> None:
     for host, reason in placement.left_out.items():
-        output.talk(f"not considered: {host} ({reason})")
-    output.talk(f"{placement.host} has {placement.why}")
+        output.print_message(f"not considered: {host} ({reason})")
+    output.print_message(f"{placement.host} has {placement.why}")
     if len(placement.figures) > 1:
         rows = [
             [
@@ -43,7 +43,7 @@ def _show(placement: Placement) -> None:
             ]
             for host, one in placement.figures.items()
         ]
-        output.talk_table(["host", "free memory", "load", "cores"], rows)
+        output.print_message_table(["host", "free memory", "load", "cores"], rows)
 
 
 def confirm(placement: Placement, order: str, *, yes: bool) -> None:

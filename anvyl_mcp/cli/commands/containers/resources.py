@@ -17,7 +17,7 @@ BAR_WIDTH = 5
 MIN_WIDTH_FOR_BARS = 80
 
 
-def resources(*, host: str, as_json: bool) -> NoReturn:
+def print_resources(*, host: str, as_json: bool) -> NoReturn:
     """Print CPU, memory, the fullest disk, load and uptime of every host."""
     tool_command.call("get_host_resources", {}, host=host, as_json=as_json, view=_table_view)
 

@@ -10,7 +10,7 @@ import anyio
 
 from anvyl_mcp.cli.runtime import output, tool_command
 from anvyl_mcp.cli.runtime.host_answers import TableView, table_view
-from anvyl_mcp.cli.runtime.runner import command
+from anvyl_mcp.cli.runtime.runner import run_command
 from anvyl_mcp.cli.terminal import screen
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.changes import outcome
@@ -30,18 +30,18 @@ TITLES = {
 }
 
 
-def view(tool: ToolListing) -> TableView | None:
+def stats_view(tool: ToolListing) -> TableView | None:
     """Table view of the tool, with shorter headings."""
     return table_view(tool, TITLES)
 
 
-def stats(names: Sequence[str], *, watch: bool, host: str, as_json: bool) -> NoReturn:
+def show_stats(names: Sequence[str], *, watch: bool, host: str, as_json: bool) -> NoReturn:
     """Print the resource usage of all or some running containers."""
     if watch:
         _watch(names, host=host, as_json=as_json)
     if names:
-        tool_command.call_for_each(TOOL, names, {}, host=host, as_json=as_json, view=view)
-    tool_command.call(TOOL, {}, host=host, as_json=as_json, view=view)
+        tool_command.call_for_each(TOOL, names, {}, host=host, as_json=as_json, view=stats_view)
+    tool_command.call(TOOL, {}, host=host, as_json=as_json, view=stats_view)
 
 
 def _watch(names: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
@@ -53,7 +53,7 @@ def _watch(names: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
             every: list[dict[str, Any]] = [{"name": name} for name in dict.fromkeys(names)] or [{}]
             steps, missing = await tool_command.plan_calls(node.fleet, tool, every, host, ListedObjects())
             for one in missing:
-                output.failure(one)
+                output.print_failure(one)
             display = _StatsDisplay(tool, steps, as_json=as_json)
             async with anyio.create_task_group() as group:
                 group.start_soon(display.redraw)
@@ -62,14 +62,14 @@ def _watch(names: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
                         group.start_soon(display.poll, node.fleet, target, step.arguments)
         return 0
 
-    command(work, failed=output.no_hosts if as_json else None)
+    run_command(work, failed=output.no_hosts_document if as_json else None)
 
 
 class _StatsDisplay:
     """Shows the latest result of every host, redrawn every two seconds; a slow host does not delay the others."""
 
     def __init__(self, tool: ToolListing, steps: Sequence[tool_command.PlannedCall], *, as_json: bool) -> None:
-        shown = view(tool)
+        shown = stats_view(tool)
         assert shown is not None
         self._view = shown
         self._pairs = [(str(step.arguments.get("name", "")), host) for step in steps for host in step.hosts]
@@ -102,7 +102,7 @@ class _StatsDisplay:
     def _draw(self) -> None:
         done = [self._latest[pair] for pair in self._pairs if pair in self._latest]
         if self._as_json:
-            output.document({"calls": outcome.documents(done)}, indent=None)
+            output.print_json({"calls": outcome.documents(done)}, indent=None)
             return
         rows = [row for one in done if one.ok for row in self._view.rows(one)]
         if self._live is not None:
@@ -110,9 +110,9 @@ class _StatsDisplay:
             return
         if not self._headed:
             self._headed = True
-            output.row(self._view.columns)
+            output.print_row(self._view.columns)
         for row in rows:
-            output.row(row)
+            output.print_row(row)
         sys.stdout.flush()
 
     def _silent(self, done: Sequence[Outcome]) -> list[str]:
