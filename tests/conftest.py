@@ -56,7 +56,7 @@ def clean_environment(
     for engine in engines:
         engine.clean()
     if engines:
-        # While the filter for docker-py's forgotten sockets stands.
+        # While the warning filter for sockets that docker-py leaves open is active.
         gc.collect()
 
 
@@ -71,7 +71,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that accepts and never says a word."""
+    """A port of 127.0.0.1 that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
         yield port

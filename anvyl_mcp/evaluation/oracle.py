@@ -30,7 +30,7 @@ MANNERS = {
 }
 """The ways in which models that are right differ."""
 
-Call = tuple[str, dict[str, Any]]
+ToolCall = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Script:
     catalogue: Mapping[str, ToolListing]
     manner: str
 
-    def calls(self, offered: frozenset[str]) -> list[Call]:
+    def calls(self, offered: frozenset[str]) -> list[ToolCall]:
         """The calls in order, by the tools that are offered where a task leaves the choice."""
-        first: list[Call] = [("list_containers", {"all": True, "host": "all"})] if self.manner == "look" else []
+        first: list[ToolCall] = [("list_containers", {"all": True, "host": "all"})] if self.manner == "look" else []
         wants = (*self.task.calls, *self.task.changes)
         return first + [call for want in wants for call in self._calls(want, offered)]
 
-    def _calls(self, want: Want, offered: frozenset[str]) -> Iterator[Call]:
+    def _calls(self, want: Want, offered: frozenset[str]) -> Iterator[ToolCall]:
         tool = self._tool(want, offered)
         arguments = {**self._defaults(tool), **want.arguments} if self.manner == "defaults" else dict(want.arguments)
         hosts = sorted(want.hosts)
