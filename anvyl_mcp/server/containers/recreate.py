@@ -12,7 +12,7 @@ from anvyl_mcp.server.auth.callers import CURRENT_CALLER
 from anvyl_mcp.server.containers import root_equivalence
 from anvyl_mcp.server.containers.attachment_rights import allowed_network, check_volumes
 from anvyl_mcp.server.containers.create import remove_unstarted
-from anvyl_mcp.server.containers.undo_log import RUNNING_STATES, PolicyCheck, UndoableChange
+from anvyl_mcp.server.containers.undo_log import RUNNING_STATES, LoggedChange, PolicyCheck
 from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
@@ -24,7 +24,7 @@ from anvyl_mcp.server.tool import CURRENT_TOOL, Tool
 class Recreation:
     """The recorded configuration of a removed container, and how to recreate it."""
 
-    change: UndoableChange
+    change: LoggedChange
 
     @property
     def image(self) -> str:

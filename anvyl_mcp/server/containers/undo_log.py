@@ -42,7 +42,7 @@ PolicyCheck = Callable[[Tool, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class UndoableChange:
+class LoggedChange:
     """One change. `made_from`: configuration of a removed container; empty for other changes."""
 
     operation: str
@@ -60,14 +60,14 @@ class UndoLog(Injected):
     def __init__(self, file: Path, permit: PolicyCheck) -> None:
         """`permit` raises `Denied` if the policy does not allow the caller to call a tool with these arguments."""
         self.permit = permit
-        self._file: SecretFile[list[UndoableChange]] = SecretFile(
+        self._file: SecretFile[list[LoggedChange]] = SecretFile(
             file,
-            parse=lambda raw: [UndoableChange(**one) for one in raw["changes"]],
+            parse=lambda raw: [LoggedChange(**one) for one in raw["changes"]],
             dump=lambda changes: {"changes": [asdict(one) for one in changes]},
             start=[],
         )
 
-    def last(self) -> UndoableChange | None:
+    def last(self) -> LoggedChange | None:
         """The newest change.
 
         Raises:
@@ -82,7 +82,7 @@ class UndoLog(Injected):
             return {id_: EXPECTED_STATES[did] for id_, did in done.items() if did in EXPECTED_STATES}
         return {}
 
-    def find(self, operation: str, name: str) -> UndoableChange:
+    def find(self, operation: str, name: str) -> LoggedChange:
         """The change with this operation id and container name.
 
         Raises:
@@ -137,7 +137,7 @@ class UndoLog(Injected):
             return ""
         name = container["Name"].lstrip("/")
         caller = CURRENT_CALLER.get().name
-        change = UndoableChange(OPERATION_ID.get(), did, container["Id"], name, caller, time.time(), made_from)
+        change = LoggedChange(OPERATION_ID.get(), did, container["Id"], name, caller, time.time(), made_from)
         try:
             with self._file.edit() as changes:
                 changes[:] = [*_recent(changes), change][-MAX_CHANGES:]
@@ -158,6 +158,6 @@ def _recreation_data(container: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "NetworkSettings": {"Networks": networks}, "State": state}
 
 
-def _recent(changes: list[UndoableChange]) -> list[UndoableChange]:
+def _recent(changes: list[LoggedChange]) -> list[LoggedChange]:
     """Changes of the last 24 hours, also if the clock was set back."""
     return [one for one in changes if abs(time.time() - one.at) < MAX_AGE_SECONDS]

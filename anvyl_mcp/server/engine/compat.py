@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from anvyl_mcp.core.errors import EngineError
 
-Parsed = TypeVar("Parsed")
+Entry = TypeVar("Entry")
 EngineObject = Mapping[str, Any]
 """An object of the engine's API, as decoded from JSON."""
 
@@ -29,7 +29,7 @@ def unreadable_answer() -> EngineError:
     )
 
 
-def parse_list(answer: Any, parse: Callable[[dict[str, Any]], Parsed]) -> list[Parsed]:
+def parse_list(answer: Any, parse: Callable[[dict[str, Any]], Entry]) -> list[Entry]:
     """Parse every entry of a list and skip those that cannot be parsed; null is an empty list.
 
     Raises:

@@ -125,10 +125,10 @@ def _result(
     with engine_errors():
         code = engine.client().exec_inspect(started).get("ExitCode")
     stdout = output.text_of(STDOUT)
-    said = stdout or output.text_of(STDERR)
-    if code in (126, 127) and NOT_STARTED.match(said):
+    printed = stdout or output.text_of(STDERR)
+    if code in (126, 127) and NOT_STARTED.match(printed):
         raise NotFound(
-            f"`{words[0]}` cannot be run in `{name}`: {_failure_reason(said)}", hint="check the program's name"
+            f"`{words[0]}` cannot be run in `{name}`: {_failure_reason(printed)}", hint="check the program's name"
         )
     return ExecOutput(
         exit_code=EXIT_CODE_OF_TIMEOUT if code is None else code,

@@ -122,7 +122,7 @@ def engine_timeout() -> Timeout:
 
 def _unknown_outcome(error: AnswerLost, doing: str) -> Unknown:
     """The error for a change whose response was lost."""
-    what = f"whether it managed {doing}" if doing else "whether it did what it was asked"
+    what = f"whether it managed {doing}" if doing else "whether the request succeeded"
     seen = f"; {error.observed}" if error.observed else ""
     return Unknown(
         f"the Docker engine did not say {what}: it may or may not have happened{seen}",
@@ -211,7 +211,7 @@ def _from_connection_error(error: BaseException) -> AnvylError:
 
 def _explanation(error: APIError) -> str:
     """The engine's message, cleaned and shortened, without a proxy's HTML."""
-    said = str(error.explanation or "").strip()
-    if said.startswith("<"):
-        said = " ".join(HTML_TAG.sub(" ", said).split())
-    return LONG_ID.sub(r"\1", text.clean(said))[:400]
+    message = str(error.explanation or "").strip()
+    if message.startswith("<"):
+        message = " ".join(HTML_TAG.sub(" ", message).split())
+    return LONG_ID.sub(r"\1", text.clean(message))[:400]

@@ -108,8 +108,8 @@ def _not_found(kind: str, name: str, known: list[str]) -> NotFound:
     )
 
 
-def _check_access(kind: str, found: dict[str, Any], asked: str, name: str) -> dict[str, Any]:
-    check_unchanged(kind, asked, identity(kind, found))
+def _check_access(kind: str, found: dict[str, Any], requested: str, name: str) -> dict[str, Any]:
+    check_unchanged(kind, requested, identity(kind, found))
     if tool := CURRENT_TOOL.get():
         check_labels(tool, {"Name": name, "Labels": found.get("Labels") or (found.get("Config") or {}).get("Labels")})
     return found

@@ -98,9 +98,9 @@ def pull_image(engine: Engine, image: str, progress: Progress) -> None:
 
 
 def _pull_error(image: str, reason: str) -> AnvylError:
-    said = text.clean(reason).removeprefix("the Docker engine failed: ").strip().rstrip(".")[:300]
-    message = f"it could not be pulled: {said}" if image in said else f"`{image}` could not be pulled: {said}"
-    if any(sign in said.lower() for sign in NOT_FOUND_PHRASES):
+    reason = text.clean(reason).removeprefix("the Docker engine failed: ").strip().rstrip(".")[:300]
+    message = f"it could not be pulled: {reason}" if image in reason else f"`{image}` could not be pulled: {reason}"
+    if any(sign in reason.lower() for sign in NOT_FOUND_PHRASES):
         return NotFound(message, hint="check its name and tag; a private image needs `docker login` on the host")
     return EngineError(message, hint="check that the host reaches the registry, or see `list_images` for what is here")
 

@@ -145,13 +145,13 @@ def _sample_all(engine: Engine, containers: Iterable[str], *, one_shot: bool | N
     Raises:
         AnvylError: every sample failed.
     """
-    asked = list(containers)
-    if not asked:
+    ids = list(containers)
+    if not ids:
         return {}
-    with ThreadPoolExecutor(min(MAX_THREADS, len(asked)), "stats") as pool:
-        taken = dict(zip(asked, pool.map(partial(_sample, engine, one_shot), asked), strict=True))
+    with ThreadPoolExecutor(min(MAX_THREADS, len(ids)), "stats") as pool:
+        taken = dict(zip(ids, pool.map(partial(_sample, engine, one_shot), ids), strict=True))
     failed = [one for one in taken.values() if isinstance(one, AnvylError)]
-    if len(failed) == len(asked):
+    if len(failed) == len(ids):
         raise failed[0]
     return {one: {} if isinstance(raw, AnvylError) else raw for one, raw in taken.items() if raw is not None}
 

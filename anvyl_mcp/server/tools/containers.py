@@ -24,7 +24,7 @@ from anvyl_mcp.server.engine.stats import ContainerStats, SampleCache
 from anvyl_mcp.server.progress import Progress, report_elapsed
 from anvyl_mcp.server.tool import ContainerName, Result, Strings, tool
 
-StopTimeout = Annotated[int, Field(description="seconds to stop by itself", ge=0, le=120)]
+StopTimeout = Annotated[int, Field(description="seconds until it is killed", ge=0, le=120)]
 
 
 class Containers(Result):

@@ -10,7 +10,7 @@ from pydantic import Field
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Conflict, NotFound
 from anvyl_mcp.server.containers.recreate import Recreation
-from anvyl_mcp.server.containers.undo_log import RUNNING_STATES, UndoableChange, UndoLog
+from anvyl_mcp.server.containers.undo_log import RUNNING_STATES, LoggedChange, UndoLog
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.tool import ContainerName, Result, Time, tool
@@ -80,7 +80,7 @@ def undo_change(
     return containers.state_of(engine, {"Id": now})
 
 
-def _start_or_stop(engine: Engine, undo_log: UndoLog, change: UndoableChange) -> str:
+def _start_or_stop(engine: Engine, undo_log: UndoLog, change: LoggedChange) -> str:
     undo_log.permit(
         containers.stop_container if change.did == "start" else containers.start_container, _arguments(change)
     )
@@ -95,14 +95,14 @@ def _start_or_stop(engine: Engine, undo_log: UndoLog, change: UndoableChange) ->
     return change.id
 
 
-def _recreate(engine: Engine, undo_log: UndoLog, change: UndoableChange) -> str:
+def _recreate(engine: Engine, undo_log: UndoLog, change: LoggedChange) -> str:
     recreation = Recreation(change)
     recreation.check_rights(containers.create_container, undo_log.permit, engine)
     recreation.check(engine)
     return recreation.create(engine)
 
 
-def _check(engine: Engine, change: UndoableChange) -> None:
+def _check(engine: Engine, change: LoggedChange) -> None:
     """Return if the container is still in the state that the change left.
 
     Raises:
@@ -121,7 +121,7 @@ def _check(engine: Engine, change: UndoableChange) -> None:
         raise Conflict(f"`{change.name}` is already {status}, so there is nothing to undo")
 
 
-def _describe_undo(change: UndoableChange) -> str:
+def _describe_undo(change: LoggedChange) -> str:
     if change.did == "remove":
         recreation = Recreation(change)
         start = " and start it" if recreation.was_running else ""
@@ -129,5 +129,5 @@ def _describe_undo(change: UndoableChange) -> str:
     return f"{'stop' if change.did == 'start' else 'start'} {change.name}"
 
 
-def _arguments(change: UndoableChange) -> dict[str, Any]:
+def _arguments(change: LoggedChange) -> dict[str, Any]:
     return {"name": change.name}
