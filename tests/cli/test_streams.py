@@ -20,9 +20,9 @@ def test_commands_work_with_any_encoding(encoding: str, monkeypatch: pytest.Monk
 
     done = subprocess.run([ANVYL, "info", "--host", LETTERS], capture_output=True, check=False)
 
-    told = done.stderr.decode(encoding.partition(":")[0])
+    error = done.stderr.decode(encoding.partition(":")[0])
     assert done.returncode == 2
-    assert told.startswith("error: ") and "a va" in told and "Traceback" not in told
+    assert error.startswith("error: ") and "a va" in error and "Traceback" not in error
 
 
 def test_json_keeps_every_character_in_ascii() -> None:
