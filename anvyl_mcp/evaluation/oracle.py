@@ -74,12 +74,12 @@ class Script:
         }
 
     def _is_clear(self, tool: str, want: Want) -> bool:
-        """Whether the object that a call names is on the one wanted host and no other."""
-        if len(want.hosts) != 1:
-            return False
+        """Whether the object that a call names is on the one wanted host and no other, and every host answers."""
         schemas = self.catalogue[tool].arguments
         named = [(schemas[name].get("x-names"), value) for name, value in want.arguments.items() if name in schemas]
         world = World.patched(self.task.world)
+        if len(want.hosts) != 1 or any(host.down for host in world.hosts.values()):
+            return False
         return any(
             {host.name for host in world.hosts.values() if value in _objects(host, kind)} == want.hosts
             for kind, value in named

@@ -35,12 +35,14 @@ class Proposal:
     details: tuple[str, ...] = ()
     """The affected objects, one per line, if the arguments do not name them."""
     unsaid: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """Why the question seems to ask for something else."""
     root: tuple[str, ...] = ()
 
     @property
     def asked_for(self) -> bool:
         """Whether the question itself asks for it."""
-        return not self.untrusted and not self.unsaid
+        return not self.untrusted and not self.unsaid and not self.doubts
 
     @property
     def covered(self) -> bool:
@@ -50,7 +52,7 @@ class Proposal:
     @property
     def why(self) -> str:
         """Why approval in advance does not cover it; empty if it does."""
-        words = [f"it {reason}" for reason in self.root]
+        words = [*self.doubts, *(f"it {reason}" for reason in self.root)]
         words += [f"you did not say {text.join_names([f'`{one}`' for one in self.unsaid])}"] if self.unsaid else []
         words += [f"proposed after reading {self.untrusted}"] if self.untrusted else []
         return "; ".join(words)

@@ -67,8 +67,8 @@ class Run:
         """Errors of calls that could not be made, in order."""
         self.impossible: Sequence[Outcome] = ()
         """Requested changes that could not be proposed, and were sent to no host."""
-        self.set_aside: Sequence[str] = ()
-        """Notes about changes that a model proposed although the question asks for none."""
+        self.notes: Sequence[str] = ()
+        """What the person should know about how the question was read."""
         self.untrusted = ""
         """Source of the first untrusted text that was read; empty if there was none."""
         self.interpretation = ""
@@ -105,6 +105,11 @@ class Run:
         """The error of the last failed call whose tool has not been called successfully since."""
         return next(reversed(self._unresolved.values()), None)
 
+    @property
+    def refused_tools(self) -> frozenset[str]:
+        """Tools whose last call could not be made."""
+        return frozenset(self._unresolved)
+
     def reword(self, text: str) -> None:
         """Replace the text of the question, to expand the user's aliases."""
         self.question = replace(self.question, text=text)
@@ -119,6 +124,11 @@ class Run:
     def record_interpretation(self, calls: str) -> None:
         """Record the calls that the rules chose for free wording."""
         self.interpretation = calls
+
+    def note(self, words: str) -> None:
+        """Add something that the person should know about how the question was read."""
+        if words not in self.notes:
+            self.notes = [*self.notes, words]
 
     def count_call(self, kind: str) -> int:
         """Count a call and return the number of calls of its kind."""
@@ -155,7 +165,7 @@ class Run:
 
     def set_untrusted_aside(self, tool: str) -> None:
         """Note a change that untrusted text may have caused, without proposing it."""
-        self.set_aside = [*self.set_aside, f"`{tool}` was proposed after reading {self.untrusted}"]
+        self.note(f"`{tool}` was proposed after reading {self.untrusted}")
 
     def propose(self, proposal: Proposal) -> None:
         """Add a change that needs approval."""

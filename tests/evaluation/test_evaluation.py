@@ -20,7 +20,7 @@ from anvyl_mcp.core.errors import InvalidInput, ModelUnavailable
 from anvyl_mcp.core.settings import load as settings
 from anvyl_mcp.evaluation.acts import ACTS
 from anvyl_mcp.evaluation.acts.world import World
-from anvyl_mcp.evaluation.oracle import Script
+from anvyl_mcp.evaluation.oracle import MANNERS, Script
 from anvyl_mcp.evaluation.run import Evaluation
 from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.evaluation.tasks import Task, Want, load, read
@@ -216,12 +216,13 @@ def test_a_perfect_model_leaves_out_a_host_only_where_it_is_clear(tools: Mapping
     ]
 
 
-async def test_our_code_keeps_a_perfect_model_from_few_changes(evaluation: Evaluation) -> None:
-    tasks = [task for task in load("act") if task.changes]
+@pytest.mark.parametrize("manner", MANNERS)
+async def test_our_code_keeps_a_perfect_model_from_no_change(manner: str, evaluation: Evaluation) -> None:
+    tasks = [task for task in load("all") if task.changes]
 
-    report = await replace(evaluation, offline=False, oracle="together", tasks=tasks).run()
+    report = await replace(evaluation, offline=False, oracle=manner, tasks=tasks).run()
 
-    assert report.as_dict()["pass_rate"] >= 0.93, [one.task.ask for one in report.results if not one.passed]
+    assert [(one.task.ask, one.failures) for one in report.results if not one.passed] == []
     assert report.wrong_changes == 0
 
 

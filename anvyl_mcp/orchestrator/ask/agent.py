@@ -31,12 +31,13 @@ from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.ask import report
 from anvyl_mcp.orchestrator.ask.aliases import expand
 from anvyl_mcp.orchestrator.ask.toolset import FleetToolset
+from anvyl_mcp.orchestrator.checks.call_checks import CallChecks
 from anvyl_mcp.orchestrator.checks.consent import RootReasons, no_root_reasons
 from anvyl_mcp.orchestrator.checks.guard import Guard
 from anvyl_mcp.orchestrator.language.normalize import is_short, mask
 from anvyl_mcp.orchestrator.models import model_choice
 from anvyl_mcp.orchestrator.models.context_window import TrimmedModel, history_messages
-from anvyl_mcp.orchestrator.models.drive_mode import drive_mode_for
+from anvyl_mcp.orchestrator.models.drive_mode import DriveMode, drive_mode_for, is_small
 from anvyl_mcp.orchestrator.models.guarded_model import GuardedModel
 from anvyl_mcp.orchestrator.models.model_routing import model_for
 from anvyl_mcp.orchestrator.models.plan_model import PlanModel
@@ -154,9 +155,12 @@ class Assistant:
         run, question = reply.run, reply.question
         if choice is None and not is_short(mask(question.text)[0]):
             raise too_long_error()
-        guard = await ReaderThread().run(partial(Guard, self._fleet, run))
+        drive = drive_mode_for(self._settings.drive, choice) if choice else None
+        # A small model is held to the words of the question; a capable one is taken at its own.
+        checks = CallChecks if choice and drive == "tools" and not is_small(choice) else Guard
+        guard = await ReaderThread().run(partial(checks, self._fleet, run))
         # On a thread, because building the first model imports libraries for a second.
-        build = partial(self._build_model, choice, guard, reply) if choice else None
+        build = partial(self._build_model, choice, guard, reply, drive) if choice and drive else None
         guarded = await anyio.to_thread.run_sync(build, abandon_on_cancel=True) if build else None
 
         async def decide_all(_: RunContext[Run], requests: DeferredToolRequests) -> DeferredToolResults:
@@ -198,7 +202,8 @@ class Assistant:
         if run.answered_by is not Responder.RULES and run.end_reason is not EndReason.WAITING_FOR_APPROVAL:
             model_text = reply.answer if run.answered_by is Responder.MODEL else ""
             wants_change = guard.wish.intent == "change"
-            reply.answer = report.compose_answer(run, self._fleet.catalogue, model_text, wants_change=wants_change)
+            compose = report.keep_answer if isinstance(guard, CallChecks) else report.compose_answer
+            reply.answer = compose(run, self._fleet.catalogue, model_text, wants_change=wants_change)
             if reply.waiting:
                 reply.answer = "\n".join(filter(None, [reply.answer, describe_pending(run)]))
         _fail_if_not_changed(reply, guard, self._fleet.catalogue)
@@ -209,22 +214,21 @@ class Assistant:
         checked = guard if by_model else None
         return FleetToolset(self._fleet, guard=checked, inventory=guard.inventory, root_reasons=self._root_reasons)
 
-    def _build_model(self, choice: model_choice.ModelChoice, guard: Guard, reply: Reply) -> GuardedModel:
+    def _build_model(
+        self, choice: model_choice.ModelChoice, guard: Guard, reply: Reply, drive: DriveMode
+    ) -> GuardedModel:
         """Build the model in its drive mode, behind the guard and with the rules as fallback."""
         run, question = reply.run, reply.question
         names = select_tools(f"{question.earlier} {question.text}", self._fleet.catalogue)
         model: Model = model_choice.build_model(self._settings, choice)
-        drive = drive_mode_for(self._settings.drive, choice)
         if drive == "plan":
             model = PlanModel(model, self._fleet, run, guard)
         rules = self._rules(guard, run)
         shown_model = TrimmedModel(model, names, choice.context_length)
         model = model_choice.with_rules_fallback(shown_model, rules, failed=reply.model_failures)
-        rules_first = drive == "plan" and self._settings.drive == "auto"
-        strict_rules = self._rules(guard, run, before_a_model=True)
-        return GuardedModel(
-            model, run, guard, rules=rules, strict_rules=strict_rules, first=strict_rules if rules_first else None
-        )
+        strict_rules = None if isinstance(guard, CallChecks) else self._rules(guard, run, before_a_model=True)
+        first = strict_rules if drive == "plan" and self._settings.drive == "auto" else None
+        return GuardedModel(model, run, guard, rules=rules, strict_rules=strict_rules, first=first)
 
     def _rules(self, guard: Guard, run: Run, *, before_a_model: bool = False) -> Model:
         """The rules for one question. `before_a_model`: they answer only if the question is unambiguous."""
@@ -309,7 +313,7 @@ def _conclude(reply: Reply, result: AgentRunResult[str | DeferredToolRequests], 
     if failures and not reply.calls and not reply.proposals:
         # Our error is more accurate than the model's text.
         reply.error = failures[-1]
-    reply.notes += reply.run.set_aside
+    reply.notes += reply.run.notes
     for proposal in reply.waiting:
         if proposal.untrusted:
             reply.notes.append(f"`{proposal.tool}` was proposed after reading {proposal.untrusted}")

@@ -29,6 +29,7 @@ UNCHANGED = "Nothing was changed."
 EXPLAIN = re.compile(r"\bwhy\b|\bexplain\b|\bsummar|\bwrong with\b|\bhow come\b", re.IGNORECASE)
 """Questions that results alone do not answer."""
 HOW_MANY = re.compile(r"\bhow many\b|\bnumber of\b|\bcount\b", re.IGNORECASE)
+FIGURES = re.compile(r"\d+")
 FLEET_CLAIM = re.compile(
     r"\d|\b(?:is|are|was|were|has|have|runs?)\b.*\b(?:running|stopped|exited|healthy|unhealthy|up|down|fine|ok|free|full)\b",
     re.IGNORECASE,
@@ -61,6 +62,35 @@ def compose_answer(run: Run, tools: Mapping[str, ToolListing], model_text: str, 
     else:
         lines = _computed_answer(run, tools) or _checked_text(run, model_text)
     return text.clean("\n".join([*(line for line in lines if line), *_describe_missing(run, lines)]))
+
+
+def keep_answer(run: Run, tools: Mapping[str, ToolListing], model_text: str, *, wants_change: bool) -> str:
+    """The answer of a capable model as it gave it, followed by facts computed from the results.
+
+    Only what it says about changes is replaced, by their results.
+    """
+    changes = [call for call in run.calls if not _reads(tools, call)]
+    denied = [proposal for proposal in run.proposals.values() if proposal.decision == "denied"]
+    if run.stopped or not model_text:
+        return compose_answer(run, tools, model_text, wants_change=wants_change)
+    refused = any(not tools[name].reads for name in run.refused_tools if name in tools)
+    kept = _without_claims(model_text) if changes or denied or refused or wants_change else model_text
+    if changes:
+        lines = [*wording.report(changes), *(not_done(_call(tools, one), OUTCOMES["denied"]) for one in denied), kept]
+    elif denied:
+        lines = [CANCELLED, kept]
+    elif kept != model_text or (wants_change and "?" not in model_text):
+        lines = [UNCHANGED, kept]
+    else:
+        given = set(FIGURES.findall(model_text))
+        facts = [fact for fact in _computed_answer(run, tools) if set(FIGURES.findall(fact)) - given]
+        lines = [*_checked_text(run, model_text), *facts]
+    return text.clean("\n".join([*(line for line in lines if line), *_describe_missing(run, lines)]))
+
+
+def _without_claims(model_text: str) -> str:
+    sentences = re.split(r"(?<=[.!?])\s+", model_text)
+    return " ".join(one for one in sentences if not (CLAIMS.search(one) or BARE_CLAIM.search(one)))
 
 
 def with_lists(run: Run, tools: Mapping[str, ToolListing], answer: str) -> str:

@@ -93,7 +93,8 @@ class FleetToolset(AbstractToolset[Run]):
             exact = PlacedCall(approved.arguments, approved.hosts) if approved else None
             placed = exact or await self._place(listing, tool_args, run)
             if not exact and self._guard and self._guard.is_repeated(name, placed.arguments, placed.hosts):
-                run.end(EndReason.REPEATED_CALL)
+                if self._guard.ends_run or self._guard.is_repeated(f"repeated {name}", placed.arguments, placed.hosts):
+                    run.end(EndReason.REPEATED_CALL)
                 raise ToolFailed("This very call was made before; its result stands.")
             needs_approval = not listing.reads and approved is None
             proposal = await self._proposal(listing, placed, tool_args, ctx) if needs_approval else approved
@@ -141,7 +142,8 @@ class FleetToolset(AbstractToolset[Run]):
             run.record_impossible(listing.name, given, error)
         if self._guard is None:
             return
-        if isinstance(error, Conflict | ApprovalNeeded) or (isinstance(error, NotFound) and not listing.reads):
+        unclear = isinstance(error, Conflict | ApprovalNeeded) or (isinstance(error, NotFound) and not listing.reads)
+        if unclear and self._guard.ends_run:
             run.end(EndReason.NEEDS_CLARIFICATION, error)
         elif self._guard.is_repeated(f"failed {listing.name}", given, ()):
             run.end(EndReason.REPEATED_FAILURE, error)
@@ -202,6 +204,7 @@ class FleetToolset(AbstractToolset[Run]):
             problems=plan.problems,
             details=plan.details,
             unsaid=consent.unsaid,
+            doubts=self._guard.doubts(listing) if self._guard and not run.by_rules else (),
             root=consent.root,
         )
 
@@ -245,6 +248,8 @@ class FleetToolset(AbstractToolset[Run]):
                 home = run.question.host or run.question.home
                 default = await resolve_targets(self._fleet, listing, placed.arguments, home)
                 selector = "" if placed.hosts == default else selector
+            if self._guard and set(placed.hosts) <= self._guard.hosts_said():
+                selector = ""
         consent = required_consent(
             listing,
             placed.arguments,

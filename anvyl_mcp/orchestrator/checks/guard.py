@@ -67,6 +67,9 @@ class PlacedCall:
 class Guard:
     """Checks the calls of one run."""
 
+    ends_run = True
+    """Whether a refusal ends the run, so that a small model does not guess on."""
+
     def __init__(self, fleet: Fleet, run: Run) -> None:
         question = run.question
         self._fleet = fleet
@@ -116,6 +119,10 @@ class Guard:
             return bool(self.wish.verbs & verbs_of(listing))
         return self.wish.intent != "read" and listing.safety != "destroys"
 
+    def doubts(self, listing: ToolListing) -> tuple[str, ...]:
+        """Nothing: what the words do not ask for is refused."""
+        return ()
+
     @property
     def needs_reads(self) -> bool:
         """Whether a change may depend on the result of a read."""
@@ -144,6 +151,11 @@ class Guard:
         here = [self._fleet.local.name] if HERE.search(said) else []
         every = ["all"] if EVERY.search(said) else []
         return list(dict.fromkeys([*named_hosts, *tags, *here, *every]))
+
+    def hosts_said(self) -> set[str]:
+        """The hosts that the question names, each or by a tag."""
+        places = [place for place in self.hosts_named(self._question.text) if place != "all"]
+        return {host for place in places for host in self._fleet.select(place)}
 
     async def unknown_host(self, said: str) -> str:
         """A word in the position of a host, like `on web3`, that names neither a host nor an object; else empty."""

@@ -20,6 +20,10 @@ def drive_mode_for(setting: str, choice: ModelChoice) -> DriveMode:
         return "tools"
     if setting == "plan":
         return "plan"
+    return "plan" if is_small(choice) or choice.trained_for_tools is False else "tools"
+
+
+def is_small(choice: ModelChoice) -> bool:
+    """Whether a model, by its name, has so few weights that it invents hosts, filters and changes."""
     sizes = [float(size) for size in SIZE.findall(choice.name)]
-    small = bool(sizes) and min(sizes) <= MAX_PLAN_SIZE
-    return "plan" if small or choice.trained_for_tools is False else "tools"
+    return bool(sizes) and min(sizes) <= MAX_PLAN_SIZE

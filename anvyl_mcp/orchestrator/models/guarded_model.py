@@ -40,7 +40,7 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
         guard: Guard,
         *,
         rules: Model,
-        strict_rules: Model,
+        strict_rules: Model | None,
         first: Model | None = None,
     ) -> None:
         """`rules` are asked if the response is empty, `strict_rules` if it is only text, `first` before the model."""
@@ -73,9 +73,9 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
         if response.text == RESULTS_ANSWER:
             self._run.record_response(Responder.RESULTS)
         idle = not started and not response.tool_calls and "?" not in (response.text or "")
-        # A text that says that the model cannot do it is an answer, unless the rules account for every word.
+        # A text is an answer; of a small model, unless the rules account for every word.
         fallback = self._strict_rules if (response.text or "").strip() else self._rules
-        if idle and (replacement := await self._ask_rules(fallback, messages, model_request_parameters)):
+        if idle and fallback and (replacement := await self._ask_rules(fallback, messages, model_request_parameters)):
             self._first = fallback
             return replace(replacement, usage=response.usage, provider_details=response.provider_details)
         parts = [one for part in response.parts for one in await self._expand(part, model_request_parameters)]

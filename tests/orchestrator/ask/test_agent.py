@@ -195,7 +195,7 @@ async def test_a_model_cannot_repeat_a_denied_change(assistant: Assistant, scrip
     assert "said no" in str(returned(asked[1])[0].content)
     assert [one.decision for one in reply.proposals] == ["denied"], "the person is asked twice about the same change"
     assert (here.changes, reply.exit_code) == ([], 5)
-    assert reply.answer == "Cancelled; nothing was changed."
+    assert reply.answer == "Cancelled; nothing was changed.\nI may not."
 
 
 async def test_without_a_decision_every_change_waits(assistant: Assistant, script: Script, here: Host) -> None:
@@ -276,7 +276,6 @@ async def test_a_question_about_an_unknown_host_reaches_no_model(assistant: Assi
         (calls("stop_container"), "needs `name`"),
         (calls("get_container_logs", name="wbx"), "did you mean `web`?"),
         (calls("create_container", image="x"), "needs a host"),
-        (calls("exec_in_container", name="web", command="ls"), "you did not ask for"),
         (calls("stop_containr", name="web"), "stop_containr"),
     ],
     ids=lambda value: value.tool_name if isinstance(value, ToolCallPart) else "",
@@ -389,8 +388,8 @@ def test_a_question_cannot_be_changed() -> None:
         ([calls("list_containers"), "web and db run."], "what runs?", None, EndReason.ANSWERED),
         ([calls("stop_container", name="web")], "stop web", None, EndReason.WAITING_FOR_APPROVAL),
         ([calls("stop_container", name="web"), "Then not."], "stop web", False, EndReason.ANSWERED),
-        ([calls("stop_container", name="cache")], "stop cache", True, EndReason.NEEDS_CLARIFICATION),
-        ([calls("list_containers"), calls("list_containers", id="2")], "what runs?", None, EndReason.REPEATED_CALL),
+        ([calls("stop_container", name="cache"), "Which one?"], "stop cache", True, EndReason.ANSWERED),
+        ([calls("list_containers", id=str(at)) for at in range(3)], "what runs?", None, EndReason.REPEATED_CALL),
         ([calls("get_container_logs", name="x")] * 2, "show the logs of x", None, EndReason.REPEATED_FAILURE),
         ([calls("stop_containr", name="web")] * 4, "what runs?", None, EndReason.UNUSABLE_OUTPUT),
         ([], " ", None, EndReason.FAILED),

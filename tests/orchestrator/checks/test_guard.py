@@ -48,7 +48,7 @@ class ScriptedAssistant:
             return ModelResponse(parts=[_part(one, at) for at, one in enumerate(turns)])
 
         async def choose(*_: Any, **__: Any) -> model_choice.ModelChoice:
-            return model_choice.ModelChoice("scripted", OPENAI_COMPATIBLE)
+            return model_choice.ModelChoice("scripted-1.5b", OPENAI_COMPATIBLE)
 
         async def yes(proposal: Proposal) -> bool:
             self.proposed.append(proposal)
@@ -56,7 +56,7 @@ class ScriptedAssistant:
 
         self._patch.setattr(model_choice, "choose_model", choose)
         self._patch.setattr(model_choice, "build_model", lambda *_: FunctionModel(respond, model_name="scripted"))
-        assistant = Assistant(self.simulation.fleet, load())
+        assistant = Assistant(self.simulation.fleet, load({"drive": "tools"}))
         return await assistant.ask(Question(question, earlier=earlier), decide=yes)
 
     @property

@@ -54,6 +54,10 @@ class Fleet:
         self.server.replies += [plan(*calls, intent=intent, **more)]
         return await self.ask(question, drive="plan")
 
+    def use_small_model(self) -> None:
+        """Be served by a model so small that its calls are held to the question's words."""
+        self.server.list_models(ListedModel("qwen3-1.7b", context_length=8192))
+
     @property
     def done(self) -> list[tuple[str, str, Any]]:
         return [(one.host, one.tool, one.arguments.get("name")) for one in self.simulation.done]
@@ -314,6 +318,7 @@ async def test_a_change_to_all_objects_is_expanded_in_code(
     if drive == "plan":
         fleet.server.replies += [plan({"tool": tool, **arguments}, intent="change")]
     else:
+        fleet.use_small_model()
         fleet.server.replies += [tool_call(tool, arguments), text("Done.")]
 
     reply = await fleet.ask(question, drive=drive)
@@ -453,7 +458,8 @@ async def test_a_hint_names_a_tool_for_a_model_and_a_command_for_the_user(fleet:
     assert "--host" in str(reply.error)
 
 
-async def test_the_rules_take_over_clear_questions_from_a_model_that_only_talks(fleet: Fleet) -> None:
+async def test_the_rules_take_over_clear_questions_from_a_small_model_that_only_talks(fleet: Fleet) -> None:
+    fleet.use_small_model()
     fleet.server.replies += [text("grafana is surely running, have no fear.")]
 
     reply = await fleet.ask("is grafana running?")
@@ -496,6 +502,7 @@ async def test_a_small_model_is_skipped_if_the_rules_understand_the_question(
 async def test_a_command_that_the_model_cannot_plan_is_parsed_by_the_rules(
     question: str, done: list[tuple[str, str, str]], drive: str, fleet: Fleet
 ) -> None:
+    fleet.use_small_model()
     fleet.server.replies += [plan(intent="none", say="Hm.") if drive == "plan" else text("Hm.")] * 2
 
     reply = await fleet.ask(question, drive=drive)

@@ -1,0 +1,250 @@
+"""A capable model's calls are made as it gave them; the person's words decide only how much consent a change needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    RetryPromptPart,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+)
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+
+from anvyl_mcp.app.catalogue import load_catalogue
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.evaluation.acts.world import World
+from anvyl_mcp.evaluation.simulation import Simulation
+from anvyl_mcp.orchestrator.ask.agent import Assistant
+from anvyl_mcp.orchestrator.models import model_choice
+from anvyl_mcp.orchestrator.models.servers.model_server import LMSTUDIO
+from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.reply import Reply
+
+Turn = tuple[str, dict[str, Any]] | str
+
+
+class CapableModel:
+    """A simulated fleet, a scripted 35B model, and a person whose answer is `says`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self.simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
+        self.proposed: list[Proposal] = []
+        self.told: list[str] = []
+        """What the model got back for its calls."""
+
+    async def ask(self, question: str, *turns: Turn, says: bool | None = True) -> Reply:
+        script = list(turns)
+
+        def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+            last = messages[-1]
+            assert isinstance(last, ModelRequest)
+            self.told += [str(one.content) for one in last.parts if isinstance(one, ToolReturnPart | RetryPromptPart)]
+            turn = script.pop(0)
+            return ModelResponse(parts=[TextPart(turn) if isinstance(turn, str) else ToolCallPart(*turn)])
+
+        async def choose(*_: object, **__: object) -> model_choice.ModelChoice:
+            return model_choice.ModelChoice("qwen3.5-35b-a3b", LMSTUDIO, trained_for_tools=True)
+
+        async def decide(proposal: Proposal) -> bool | None:
+            self.proposed.append(proposal)
+            return says
+
+        self._patch.setattr(model_choice, "choose_model", choose)
+        self._patch.setattr(model_choice, "build_model", lambda *_: FunctionModel(respond, model_name="scripted"))
+        return await Assistant(self.simulation.fleet, load()).ask(Question(question), decide=decide)
+
+    @property
+    def done(self) -> list[tuple[str, str, dict[str, Any]]]:
+        return [(one.host, one.tool, dict(one.arguments)) for one in self.simulation.done]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> CapableModel:
+    return CapableModel(monkeypatch)
+
+
+def hosts_called(reply: Reply) -> list[str]:
+    return sorted(call.host for call in reply.calls)
+
+
+@pytest.mark.parametrize(
+    ("question", "arguments", "hosts"),
+    [
+        ("what runs?", {"host": "web1"}, ["web1"]),
+        ("what runs on web2?", {"host": "gpu,nas"}, ["gpu", "nas"]),
+        ("¿qué contenedores hay?", {"host": "all"}, ["gpu", "nas", "web1", "web2"]),
+    ],
+)
+async def test_hosts_stay_as_the_model_gave_them(
+    question: str, arguments: dict[str, Any], hosts: list[str], model: CapableModel
+) -> None:
+    reply = await model.ask(question, ("list_containers", arguments), "There you are.")
+
+    assert hosts_called(reply) == hosts
+
+
+async def test_filters_stay_as_the_model_gave_them(model: CapableModel) -> None:
+    arguments = {"name": "db", "tail": 7, "since": "1h", "grep": "error"}
+
+    reply = await model.ask("what is wrong with the database?", ("get_container_logs", arguments), "Nothing.")
+
+    assert [dict(call.arguments) for call in reply.calls] == [arguments]
+
+
+@pytest.mark.parametrize(
+    ("question", "call", "done"),
+    [
+        ("bin it: old-trainer", ("remove_container", {"name": "old-trainer"}), [("gpu", "old-trainer")]),
+        ("stoppe grafana", ("stop_container", {"name": "grafana"}), [("nas", "grafana")]),
+        ("grafana hängt, starte ihn neu", ("restart_container", {"name": "grafana"}), [("nas", "grafana")]),
+        (
+            "everything on gpu but ollama goes down now",
+            ("stop_container", {"name": "jupyter", "host": "gpu"}),
+            [("gpu", "jupyter")],
+        ),
+        (
+            "get nginx:1.28 onto both web boxes",
+            ("pull_image", {"image": "nginx:1.28", "host": "web1,web2"}),
+            [("web1", "nginx:1.28"), ("web2", "nginx:1.28")],
+        ),
+    ],
+)
+async def test_a_change_in_other_words_is_made_after_a_yes(
+    question: str, call: tuple[str, dict[str, Any]], done: list[tuple[str, str]], model: CapableModel
+) -> None:
+    await model.ask(question, call, "That was it.")
+
+    assert [(host, arguments.get("name") or arguments["image"]) for host, _, arguments in model.done] == done
+    assert len(model.proposed) == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "call", "why"),
+    [
+        ("what runs?", ("stop_container", {"name": "grafana"}), "your question only asks to look"),
+        ("restart grafana", ("stop_container", {"name": "grafana"}), "you asked to restart"),
+        ("stop the dashboards", ("stop_container", {"name": "grafana"}), "you did not say `name=grafana`"),
+        ("clean up", ("remove_container", {"name": "certbot"}), "you did not say `name=certbot`"),
+        ("stop ollama", ("stop_container", {"name": "ollama", "timeout": 90}), "`timeout=90`"),
+        ("run df on nas", ("execute_command", {"command": "df", "host": "nas"}), "needs the scope `exec`"),
+    ],
+)
+async def test_what_the_words_do_not_say_needs_a_person_who_sees_why(
+    question: str, call: tuple[str, dict[str, Any]], why: str, model: CapableModel
+) -> None:
+    reply = await model.ask(question, call, says=None)
+
+    [proposal] = reply.proposals
+    assert not proposal.covered
+    assert why in proposal.why
+    assert model.done == []
+
+
+@pytest.mark.parametrize(
+    ("question", "call"),
+    [
+        ("stop grafana", ("stop_container", {"name": "grafana"})),
+        ("remove certbot please", ("remove_container", {"name": "certbot"})),
+        ("restart web on @web", ("restart_container", {"name": "web", "host": "web1,web2"})),
+        ("para grafana", ("stop_container", {"name": "grafana"})),
+    ],
+)
+async def test_a_yes_in_advance_covers_what_the_words_name(
+    question: str, call: tuple[str, dict[str, Any]], model: CapableModel
+) -> None:
+    reply = await model.ask(question, call, says=None)
+
+    assert [proposal.covered for proposal in reply.proposals] == [True], [one.why for one in reply.proposals]
+
+
+@pytest.mark.parametrize(
+    ("question", "wrong", "reason"),
+    [
+        ("restart web", ("restart_container", {"name": "web"}), "both web1 and web2 have a container `web`"),
+        ("stop mysql", ("stop_container", {"name": "mysql"}), "no host has a container `mysql`"),
+        ("restart all containers on web1", ("restart_container", {"name": "web"}), "both web1 and web2"),
+        ("restart the trainers", ("restart_container", {"name": "trainers"}), "which container"),
+        ("stop grafana", ("stop_container", {"name": "grafana", "host": "nass"}), "Did you mean `nas`?"),
+    ],
+)
+async def test_a_refusal_goes_back_to_the_model_which_goes_on(
+    question: str, wrong: tuple[str, dict[str, Any]], reason: str, model: CapableModel
+) -> None:
+    reply = await model.ask(question, wrong, ("list_hosts", {}), "Which one do you want?")
+
+    assert reason in model.told[0]
+    assert [call.tool for call in reply.calls] == ["list_hosts"]
+    assert "Which one do you want?" in reply.answer
+    assert model.done == []
+
+
+async def test_a_near_name_is_put_right_and_said(model: CapableModel) -> None:
+    reply = await model.ask("restart grafna", ("restart_container", {"name": "grafna"}), "Restarted it.")
+
+    assert model.done == [("nas", "restart_container", {"name": "grafana"})]
+    assert "took `grafna` as `grafana`" in reply.notes
+    assert not model.proposed[0].covered
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "gpu has 24 cores, the most of all hosts.",
+        "nas uses 11,264 MiB.",
+        "I cannot rename containers, there is no tool for it.",
+        "web was restarted 3 times since Monday.",
+    ],
+)
+async def test_the_answer_of_a_model_stands_as_it_gave_it(said: str, model: CapableModel) -> None:
+    reply = await model.ask("which host has the most cores?", ("get_host_resources", {"host": "all"}), said)
+
+    assert reply.answer.startswith(said)
+    assert reply.mode == "model"
+
+
+async def test_a_model_that_only_talks_has_answered(model: CapableModel) -> None:
+    reply = await model.ask("list all containers", "I would rather not.")
+
+    assert (reply.answer, reply.mode, reply.calls) == ("I would rather not.", "model", [])
+
+
+async def test_what_is_said_about_changes_comes_from_the_results(model: CapableModel) -> None:
+    turn = ("stop_container", {"name": "grafana"})
+
+    reply = await model.ask("stop grafana", turn, "I have stopped grafana and db. The dashboards are offline now.")
+    claimed = await model.ask("stop db", "I have stopped db.")
+
+    assert reply.answer == "Stopped grafana on nas.\nThe dashboards are offline now."
+    assert claimed.answer == "Nothing was changed."
+
+
+@pytest.mark.parametrize(
+    "looked",
+    [("get_container_logs", {"name": "jupyter"}), ("list_containers", {"all": True})],
+    ids=["logs", "names"],
+)
+async def test_what_was_read_puts_forward_no_change_that_the_question_does_not_ask_for(
+    looked: tuple[str, dict[str, Any]], model: CapableModel
+) -> None:
+    reply = await model.ask("why is jupyter slow?", looked, ("stop_container", {"name": "ollama"}), "It is ollama.")
+
+    assert (model.proposed, model.done) == ([], [])
+    assert reply.exit_code == 0
+
+
+async def test_a_repeated_call_is_answered_once_and_a_third_ends_the_run(model: CapableModel) -> None:
+    call = ("list_containers", {"host": "nas"})
+
+    reply = await model.ask("what runs on nas?", call, call, "grafana and more.")
+    ended = await model.ask("what runs on nas?", call, call, call)
+
+    assert hosts_called(reply) == hosts_called(ended) == ["nas"]
+    assert "its result stands" in model.told[1]
+    assert reply.answer.startswith("grafana and more.")
