@@ -185,6 +185,6 @@ def test_no_machine_can_join_under_a_name_that_this_host_uses(lan: Lan, node: Se
 
     refused = run_program("hosts", "add", "-", prefix=lan.far, stdin=code, ANVYL_NAME="root")
 
-    assert refused.code == 2 and "a host calls its own users so" in refused.err
+    assert refused.code == 2 and "is reserved for local users" in refused.err
     assert tokens(lan, node) == []
     assert here(lan, "hosts", "add", "-", stdin=code).code == 0
