@@ -40,10 +40,10 @@ def build_gateway(node: Node) -> Server[Any]:
     from anvyl_mcp.peers.gateway import gateway
     from anvyl_mcp.server.auth.callers import caller_of
     from anvyl_mcp.server.protocol.prompts import add_prompts
-    from anvyl_mcp.server.toolsets import select_tools
+    from anvyl_mcp.server.toolsets import offered_tools
 
     settings = node.settings
-    chosen = select_tools(all_tools(), toolsets=settings.toolsets, extra=settings.tools, read_only=settings.read_only)
+    chosen = offered_tools(all_tools(), toolsets=settings.toolsets, extra=settings.tools, read_only=settings.read_only)
     names = {tool.name for tool in chosen}
     offered = {name: listing for name, listing in node.fleet.catalogue.items() if name in names}
 

@@ -249,7 +249,7 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     from anvyl_mcp.server.policy.policy import Policy
     from anvyl_mcp.server.progress import Progress
     from anvyl_mcp.server.protocol.server import build_server
-    from anvyl_mcp.server.toolsets import select_tools
+    from anvyl_mcp.server.toolsets import offered_tools
 
     engine, state = Engine(), HostState(settings.state_dir)
     policy = Policy(settings.policy_file, facts_from(engine), on_change=state.policy_seen)
@@ -265,7 +265,7 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     }
     # The settings restrict what a server offers to others. A local command may use every tool.
     toolsets = settings.toolsets if serving else "all"
-    tools = select_tools(all_tools(fleet), toolsets=toolsets, extra=settings.tools, read_only=settings.read_only)
+    tools = offered_tools(all_tools(fleet), toolsets=toolsets, extra=settings.tools, read_only=settings.read_only)
     server = build_server(tools, dependencies, gate, name=name, called=metrics.count_call)
     return _ServerParts(server, engine, state, policy, limits, changes, metrics)
 

@@ -27,7 +27,7 @@ class TaskRun:
     catalogue: Mapping[str, ToolListing]
     calls: list[Outcome] = field(default_factory=list)
     done: list[Done] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    wrong_proposals: list[str] = field(default_factory=list)
     """Proposed changes that the task does not ask for; the simulated user rejected them."""
     answer: str = ""
     mode: str = ""
@@ -70,7 +70,7 @@ class Asked(Evaluator[Task, TaskRun, None]):
 
     def evaluate(self, ctx: EvaluatorContext[Task, TaskRun, None]) -> EvaluationReason:
         """True, or the additional proposals."""
-        return _verdict(f"proposed: {one}" for one in ctx.output.refused)
+        return _verdict(f"proposed: {one}" for one in ctx.output.wrong_proposals)
 
 
 @dataclass

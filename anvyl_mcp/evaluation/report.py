@@ -21,7 +21,7 @@ class TaskResult:
     task: Task
     task_run: TaskRun
     failures: Mapping[str, str]
-    harmful: int = 0
+    wrong_changes: int = 0
 
     @property
     def passed(self) -> bool:
@@ -36,8 +36,8 @@ class TaskResult:
             "steps": self.task.steps,
             "passed": self.passed,
             "failures": dict(self.failures),
-            "wrong_changes": self.harmful,
-            "wrong_proposals": list(self.task_run.refused),
+            "wrong_changes": self.wrong_changes,
+            "wrong_proposals": list(self.task_run.wrong_proposals),
             "calls": [
                 {"tool": one.tool, "host": one.host, "arguments": dict(one.arguments), "ok": one.ok}
                 for one in self.task_run.calls
@@ -60,12 +60,12 @@ class Report:
     @property
     def wrong_changes(self) -> int:
         """Unrequested changes that were made; approvals should keep it at zero."""
-        return sum(result.harmful for result in self.results)
+        return sum(result.wrong_changes for result in self.results)
 
     @property
     def wrong_proposals(self) -> int:
         """Unrequested changes that were proposed."""
-        return sum(len(result.task_run.refused) for result in self.results)
+        return sum(len(result.task_run.wrong_proposals) for result in self.results)
 
     @property
     def by_rules(self) -> int:
@@ -110,5 +110,5 @@ def _counted(results: Sequence[TaskResult]) -> dict[str, Any]:
 
 
 def _mean(results: Sequence[TaskResult], what: str) -> float:
-    """Mean of an attribute per task."""
+    """Mean of one usage figure per task."""
     return round(mean([result.task_run.usage.get(what, 0) for result in results] or [0]), 1)

@@ -89,20 +89,20 @@ class Evaluation:
         for case in measured.cases:
             verdicts = {name: verdict.reason or "" for name, verdict in case.assertions.items() if not verdict.value}
             verdicts |= {failed.name: failed.error_message for failed in case.evaluator_failures}
-            harmful = len(unwanted(task, case.output))
-            results.append(TaskResult(task, case.output, verdicts, harmful))
+            wrong_changes = len(unwanted(task, case.output))
+            results.append(TaskResult(task, case.output, verdicts, wrong_changes))
             self.on_task(task.ask, not verdicts)
         return results
 
     async def _try(self, task: Task) -> TaskRun:
         simulation = Simulation(World.patched(task.world), self.catalogue)
-        refused: list[str] = []
+        wrong_proposals: list[str] = []
 
         async def decide(proposal: Proposal) -> bool | None:
             listing = self.catalogue[proposal.tool]
             if wanted(task, listing, proposal.arguments, proposal.hosts):
                 return True
-            refused.append(wording.describe(proposal.tool, proposal.arguments, proposal.hosts))
+            wrong_proposals.append(wording.describe(proposal.tool, proposal.arguments, proposal.hosts))
             return False
 
         question = Question(task.ask)
@@ -114,7 +114,7 @@ class Evaluation:
             catalogue=self.catalogue,
             calls=list(reply.calls),
             done=simulation.done,
-            refused=refused,
+            wrong_proposals=wrong_proposals,
             answer=_said(reply),
             mode=reply.mode,
             usage=reply.usage,

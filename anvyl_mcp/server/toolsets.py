@@ -31,7 +31,7 @@ def load_tools() -> list[Tool]:
     return sorted(found, key=lambda tool: _ORDER.index(tool.toolset) if tool.toolset in _ORDER else len(_ORDER))
 
 
-def select_tools(
+def offered_tools(
     tools: Iterable[Tool], *, toolsets: str = "all", extra: str = "", read_only: bool = False
 ) -> list[Tool]:
     """Select the tools of some toolsets (`all`, or comma-separated names) plus `extra` tools, keeping their order.

@@ -74,7 +74,7 @@ async def test_the_rules_pass_their_tasks_without_wrong_changes(evaluation: Eval
     assert report.as_dict()["steps"]["single"]["pass_rate"] >= 0.9, failed
     assert report.wrong_changes == 0
     assert report.wrong_proposals == 0, [
-        result.task_run.refused for result in report.results if result.task_run.refused
+        result.task_run.wrong_proposals for result in report.results if result.task_run.wrong_proposals
     ]
 
 
@@ -83,7 +83,7 @@ async def test_the_rules_make_no_wrong_changes_on_unseen_questions(evaluation: E
 
     assert report.wrong_changes == 0
     assert report.wrong_proposals == 0, [
-        result.task_run.refused for result in report.results if result.task_run.refused
+        result.task_run.wrong_proposals for result in report.results if result.task_run.wrong_proposals
     ]
 
 

@@ -134,6 +134,8 @@ SHORT = {
     "orchestrator.models.model_routing": "the choice between two models",
     "orchestrator.whole_answer": "the base class of every model that answers in one piece",
     "peers.fleet.result_schema": "the check of what a lying peer answers",
+    "peers.gateway.fenced_answers": "where untrusted output is fenced: easy to find and to review",
+    "peers.gateway.host_argument": "the argument that the gateway and the agent add to each tool",
     "server.calls.response_meta": "shared by everything below a call",
     "server.identity": "injected into tools",
 }

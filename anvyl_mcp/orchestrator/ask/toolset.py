@@ -28,7 +28,7 @@ from anvyl_mcp.peers.changes.argument_check import check
 from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import resolve_targets
-from anvyl_mcp.peers.gateway import host_argument
+from anvyl_mcp.peers.gateway import fenced_answers, host_argument
 
 ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema()))
 HOST = {"type": "string", "description": "host, hosts separated by commas, or all"}
@@ -132,7 +132,7 @@ class FleetToolset(AbstractToolset[Run]):
         if listing.untrusted:
             run.record_untrusted(_describe_source(listing, placed.arguments, hosts))
         return ToolReturn(
-            host_argument.render(outcomes, listing, MOST_CHARACTERS), metadata=result_metadata(outcomes, listing)
+            fenced_answers.render(outcomes, listing, MOST_CHARACTERS), metadata=result_metadata(outcomes, listing)
         )
 
     def _note_failure(self, listing: ToolListing, given: Mapping[str, Any], error: AnvylError, run: Run) -> None:

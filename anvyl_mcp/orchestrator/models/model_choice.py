@@ -68,9 +68,9 @@ async def choose_model(settings: Settings, *, model: str = "") -> ModelChoice:
 def build_model(settings: Settings, choice: ModelChoice) -> Model:
     """Client for the chosen model."""
     # Imported here because openai takes about a second, which a question without a model must not pay.
-    from anvyl_mcp.orchestrator.models.servers.lmstudio import LMStudioModel
+    from anvyl_mcp.orchestrator.models.servers.local_server_model import LocalServerModel
 
-    return LMStudioModel(
+    return LocalServerModel(
         choice.name,
         provider_name=choice.provider,
         base_url=base_url(settings),

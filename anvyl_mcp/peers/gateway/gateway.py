@@ -29,7 +29,7 @@ from anvyl_mcp.peers.changes import change_plan
 from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, OnBehalf, Outcome
 from anvyl_mcp.peers.fleet.targets import resolve_targets
-from anvyl_mcp.peers.gateway import host_argument
+from anvyl_mcp.peers.gateway import fenced_answers, host_argument
 from anvyl_mcp.peers.gateway.elicitation import Elicitation, ProposedChange
 from anvyl_mcp.peers.gateway.progress_fan_in import ProgressFanIn
 
@@ -209,7 +209,7 @@ def _listed(tool: ToolListing) -> ListedTool:
 
 
 def _result(listing: ToolListing, outcomes: Mapping[str, Outcome]) -> CallToolResult:
-    words = host_argument.render(outcomes, listing, MOST_CHARACTERS)
+    words = fenced_answers.render(outcomes, listing, MOST_CHARACTERS)
     if listing.toolset == "fleet":
         # Fleet tools answer for all hosts themselves.
         (outcome,) = outcomes.values()

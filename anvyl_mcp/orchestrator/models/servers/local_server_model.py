@@ -65,7 +65,7 @@ cached tokens."""
 SETTINGS = ModelSettings(temperature=0.0, max_retries=0, timeout=httpx.Timeout(300, connect=3))
 
 
-class LMStudioModel(WholeAnswerModel, OpenAIChatModel):
+class LocalServerModel(WholeAnswerModel, OpenAIChatModel):
     """Model on LM Studio or on any other OpenAI-compatible server."""
 
     def __init__(
