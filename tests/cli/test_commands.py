@@ -139,7 +139,7 @@ def test_a_new_container_needs_a_host(engine: RealEngine, second_engine: RealEng
     done = anvyl("run", "busybox:latest", "--", "sleep", "99")
 
     assert done.code == 2
-    assert "choose first and second" in done.err and "--place most-memory" in done.err
+    assert "choose one of first, second" in done.err and "--place most-memory" in done.err
 
 
 def test_exec_exits_with_the_code_of_the_command(second_engine: RealEngine, fleet: ServingNode) -> None:

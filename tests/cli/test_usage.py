@@ -184,7 +184,7 @@ def test_exec_it_explains_how_to_open_a_shell(
     assert line_in(there) == "hint:  type: ssh -t second docker exec -it db bash"
     assert line_in(after_host) == "hint:  type: ssh -t second docker exec -it db sh"
     assert with_time.code == 0
-    assert nothing_typed.code == 0 and "`sh` exited at once" in nothing_typed.err
+    assert nothing_typed.code == 0 and "`sh` exited without output" in nothing_typed.err
     assert line_in(nothing_typed) == "hint:  for a shell, type: docker exec -it web sh"
     assert none.code == 1 and "no host has a container `nothing`" in none.err
 

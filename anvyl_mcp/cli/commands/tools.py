@@ -13,7 +13,7 @@ def call(
     tool: Annotated[str, typer.Argument(metavar="TOOL", help="Name of a tool; `anvyl tools` lists them.")],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Arguments; a single word is the first required one."),
+        typer.Argument(metavar="KEY=VALUE", help="Arguments; a word without `=` is the next required argument."),
     ] = None,
     host: HostOption = "",
     yes: YesOption = False,

@@ -1,4 +1,4 @@
-"""Limits the note that no language model answered to once a day."""
+"""Shows the note `no language model` at most once a day."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from anvyl_mcp.core.files import write_atomically
 from anvyl_mcp.orchestrator.reply import NO_MODEL
 
 FILE = "model_note"
-"""In the state folder: the last note shown; the file's time is when."""
+"""In the state folder: the last note shown; its modification time is when it was shown."""
 
 
 def notes_to_show(notes: Sequence[str], folder: Path) -> list[str]:
-    """Drop the note on the missing model if the same one was shown today."""
+    """Drop the note on the missing model if the same one was shown today; otherwise record it as shown."""
     shown = [note for note in notes if not note.startswith(NO_MODEL) or not _shown_today(note, folder / FILE)]
     for note in shown:
         if note.startswith(NO_MODEL):

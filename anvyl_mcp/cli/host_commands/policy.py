@@ -18,7 +18,7 @@ anvyl-mcp policy test stop_container name=web
 anvyl-mcp policy test remove_container name=db --caller laptop
 """
 
-app = Commands("Restrict what others may do on this host.", EXAMPLES)
+app = Commands("Check this host's policy, and try calls against it.", EXAMPLES)
 
 DENIED = 5
 
@@ -56,13 +56,14 @@ def test(
     tool: Annotated[str, typer.Argument(metavar="TOOL", help="Name of a tool; `anvyl-mcp tools` lists them.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Arguments of the call.")] = None,
     caller: Annotated[
-        str, typer.Option(metavar="CALLER", help="Name of a token, or for example loopback:anna.")
+        str, typer.Option(metavar="CALLER", help="Name of a token, or a local user, like loopback:anna.")
     ] = "local",
     scope: Annotated[
         str, typer.Option(metavar="SCOPES", help="Permissions of the caller; those of its token if omitted.")
     ] = "",
     label: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Assume that the object has this label; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Assume that every object of the call has this label; repeatable."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,8 +101,8 @@ def _explain(found: dict[str, Any]) -> list[str]:
     verdict = "allowed" if found["allowed"] else "denied"
     name, has = found["caller"]["name"], ",".join(found["caller"]["scopes"])
     if rule:
-        place = f"line {rule['line']}" if rule["line"] else f"number {rule['number']}"
-        lines = [f"{verdict} by [[{rule['effect']}]] in {place} of {found['policy']}"]
+        place = f"in line {rule['line']}" if rule["line"] else f"number {rule['number']}"
+        lines = [f"{verdict} by the [[{rule['effect']}]] rule {place} of {found['policy']}"]
         lines += [f"  {condition}" for condition in rule["conditions"]]
         lines += [f"why: {text.clean(rule['why'])}"] if rule["why"] else []
     elif by == "scopes":
@@ -115,7 +116,7 @@ def _explain(found: dict[str, Any]) -> list[str]:
         lines = [f"{verdict} by [host_exec] of {found['policy']}: the command {listed} listed"]
     elif found["policy"]:
         default = "guardrails" if found["allowed"] else "deny"
-        lines = [f'{verdict} by default = "{default}" of {found["policy"]}: no rule matches']
+        lines = [f'{verdict}: no rule matches, and {found["policy"]} has default = "{default}"']
     else:
         lines = [f"{verdict} by the caller's rights: this host has no policy"]
     if by != "scopes" and found["allowed"]:

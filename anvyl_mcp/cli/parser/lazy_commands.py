@@ -14,7 +14,7 @@ from anvyl_mcp.cli.parser.command_groups import Commands, Group, summary
 from anvyl_mcp.cli.parser.usage_errors import argument_label
 
 Sections = Mapping[str, Mapping[str, str]]
-"""Heading in the help → command → `module:name` in this package, a function or a `Typer`."""
+"""Heading in the help → command → `module:name`, relative to `anvyl_mcp.cli`: a function or a `Typer`."""
 
 
 def create_program(

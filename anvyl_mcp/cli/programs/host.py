@@ -33,7 +33,7 @@ COMMANDS = {
         "key": "host_commands.key:app",
     },
 }
-"""Heading in `anvyl-mcp --help` → command → `module:function` in this package, or `module:app` for a group."""
+"""Heading in `anvyl-mcp --help` → command → `module:name`, relative to `anvyl_mcp.cli`: a function or a `Typer`."""
 EXAMPLES = """\
 anvyl-mcp serve
 anvyl-mcp invite --scope read

@@ -43,7 +43,7 @@ COMMANDS = {
         "agent": "commands.agent:app",
     },
 }
-"""Heading in `anvyl --help` → command → `module:function` in this package, or `module:app` for a group."""
+"""Heading in `anvyl --help` → command → `module:name`, relative to `anvyl_mcp.cli`: a function or a `Typer`."""
 
 ALIASES = {
     "ls": "commands.containers.containers:ps",

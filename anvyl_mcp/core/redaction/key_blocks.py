@@ -94,18 +94,18 @@ def redact_key_blocks(lines: Sequence[str]) -> list[str]:
 
 
 def _redact_body(line: str, words_before: int) -> str:
-    """Redact the part of a key in a line before its end marker."""
+    """Redact key material in a line that precedes an end marker."""
     return _redact_last_word(line) if _is_body(line, words_before) else _QUOTED.sub(_redact_mixed, line)
 
 
 def _is_body(line: str, words_before: int) -> bool:
-    """Whether a line is base64 after the same number of words as the first line of the block, like a timestamp."""
+    """Whether a line is base64 after as many words (a timestamp, say) as precede the block's first line."""
     words = line.split()
     return len(words) == words_before + 1 and bool(_BODY.fullmatch(words[-1]))
 
 
 def _is_mixed(run: str) -> bool:
-    """Whether text has upper case, lower case and digits, like base64 and unlike words or hexadecimal digests."""
+    """Whether text ends in `=`, or has upper case, lower case and digits; words and hexadecimal digests do not."""
     return run.endswith("=") or (
         any("a" <= char <= "z" for char in run)
         and any("A" <= char <= "Z" for char in run)

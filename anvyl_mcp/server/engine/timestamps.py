@@ -1,4 +1,4 @@
-"""Parse the engine's timestamps, which have any time zone and number of digits."""
+"""Parse the engine's timestamps, which may have any time zone and any number of fractional digits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def to_nanoseconds(stamp: str) -> int | None:
 def to_iso(stamp: Any) -> str:
     """ISO 8601 UTC in whole seconds, from an engine's timestamp or seconds since 1970.
 
-    Empty for anything else, and for times before Docker existed, like the zero of a clock.
+    Empty for anything else, and for times before 2000, such as Docker's `0001-01-01` for unset.
     """
     if isinstance(stamp, str):
         found = to_nanoseconds(stamp)

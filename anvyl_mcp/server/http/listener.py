@@ -41,6 +41,7 @@ IDLE_SECONDS = 75
 LOCAL = ("127.0.0.1", "::1")
 EVERYWHERE = {"0.0.0.0": ("0.0.0.0",), "::": ("0.0.0.0", "::")}
 """Wildcard addresses, and the addresses to bind for each."""
+_PORT_FLAGS = "with --port (or --agent-port if it is the agent's)"
 
 
 def listen(address: str, ports: Sequence[int]) -> list[socket.socket]:
@@ -109,7 +110,8 @@ def _bind(address: str, port: int, *, shared: bool = False) -> socket.socket:
         )
     except OSError as error:
         raise _not_local(address) from error
-    # An explicit protocol, because asyncio disables Nagle's algorithm (40 ms) only for sockets with IPPROTO_TCP.
+    # An explicit protocol, because asyncio disables Nagle's algorithm (which delays by 40 ms) only for sockets with
+    # IPPROTO_TCP.
     opened = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -137,13 +139,15 @@ def _bind_error(error: OSError, address: str, port: int) -> AnvylError:
     if error.errno == errno.EADDRINUSE:
         return Conflict(
             f"port {port} is in use on {address}",
-            hint="choose another with --port and --agent-port, or stop the program that uses it",
+            hint=f"choose another {_PORT_FLAGS}, or stop the program that uses it",
         )
     if error.errno == errno.EACCES:
-        return InvalidInput(f"port {port} needs root", hint="choose one above 1023 with --port")
+        return InvalidInput(f"port {port} needs root", hint=f"choose one above 1023 {_PORT_FLAGS}")
     if error.errno == errno.EADDRNOTAVAIL:
         return _not_local(address)
-    return AnvylError(f"{address}:{port} cannot be opened: {error.strerror}", hint="check --port")
+    return AnvylError(
+        f"{address}:{port} cannot be opened: {error.strerror}", hint="check --host, --port and --agent-port"
+    )
 
 
 def _not_local(address: str) -> InvalidInput:
@@ -224,7 +228,7 @@ class HostServer(uvicorn.Server):
         return [url_of(opened) for opened in self._open if not is_plain(opened)]
 
     async def open(self, address: str) -> list[str]:
-        """Start serving `address` too; return the URLs of the network.
+        """Start serving `address` too; return all URLs served on the network.
 
         Raises:
             InvalidInput: it is not an address of this machine.
@@ -257,7 +261,8 @@ class HostServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let running calls finish, and close idle connections."""
-        # The SDK has no public way to end idle GET streams; left open, SIGTERM would wait for every older client.
+        # The SDK has no public way to end idle GET streams; if they stayed open, stopping would wait for every
+        # older client.
         for transport in list(self._mcp.session_manager._server_instances.values()):
             transport.close_standalone_sse_stream()
         await super().shutdown(sockets)
@@ -307,7 +312,7 @@ def _file_version(identity: Identity) -> tuple[int, int]:
 
 
 class _QuietCancellation:
-    """Keeps uvicorn from logging a lifespan that is cancelled together with its program as a failure."""
+    """Keeps uvicorn from logging a cancelled lifespan as a failure."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -330,8 +335,9 @@ def make_server(
 ) -> HostServer:
     """Make a server for `app`: `await server.serve(sockets)` returns after a signal or `stop`, once calls finished.
 
-    `signals`: stop at SIGINT and SIGTERM. `identity` is called when the network is first served; without it only
-    loopback can be. The scheme of a request is `https` on the network and `http` on loopback; headers cannot change it.
+    `signals`: stop at SIGINT and SIGTERM. `identity` loads the key, at first use and after it changed; without it, only
+    loopback is served. The scheme of a request is `https` on the network and `http` on loopback; headers cannot change
+    it.
     """
     # Otherwise sse-starlette cuts off running calls of older clients at the signal.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # sse-starlette types none of it

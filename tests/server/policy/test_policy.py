@@ -456,7 +456,11 @@ def test_the_deciding_rule_is_printed_with_its_reason() -> None:
     container_labels = policy_test("stop_container", "name=db", "--label", "a=b")
 
     assert text.code == as_json.code == 5
-    assert "[[deny]] in line 2" in text.out and "ask Anna" in text.out and "container: prod-db" in text.out
+    assert (
+        "denied by the [[deny]] rule in line 2 of" in text.out
+        and "ask Anna" in text.out
+        and "container: prod-db" in text.out
+    )
     assert (as_json.json["allowed"], as_json.json["rule"]["line"], as_json.json["by"]) == (False, 2, "deny")
     assert (other.code, other.json["allowed"], other.json["by"]) == (0, True, "default")
     assert (scope.code, scope.json["by"]) == (5, "scopes")

@@ -1,19 +1,17 @@
-"""Runs `anvyl exec` and `anvyl run`."""
+"""Runs `anvyl exec`."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import urlsplit
 
-from anvyl_mcp.cli.commands.containers import placement_prompt
 from anvyl_mcp.cli.runtime import name_cache, output, tool_command
 from anvyl_mcp.cli.runtime.runner import run_command
-from anvyl_mcp.cli.terminal import bars, screen
+from anvyl_mcp.cli.terminal import screen
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import InvalidInput
 from anvyl_mcp.core.settings import Settings
@@ -23,7 +21,7 @@ from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import ListedObjects
 
 TIMED_OUT = 124
-"""Exit code of the `timeout` program."""
+"""Exit code after the time limit, as of `timeout`."""
 SHELLS = frozenset({
     "sh", "ash", "bash", "dash", "zsh", "fish", "python", "python3", "node", "irb", "psql", "mysql", "mariadb",
     "mongosh", "redis-cli", "sqlite3",
@@ -37,7 +35,7 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import open_node
 
-        arguments = {"name": name, "command": shlex.join(_command(words)), "timeout": timeout}
+        arguments = {"name": name, "command": shlex.join(command_words(words)), "timeout": timeout}
         async with open_node(settings, lean=True) as node:
             tool, found = node.fleet.tool("exec_in_container"), ListedObjects()
             steps, _ = await tool_command.plan_calls(node.fleet, tool, [arguments], host, found)
@@ -45,9 +43,9 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
             if tool_command.needs_approval(tool, steps, yes=yes, typed=True):
                 tool_command.confirm(tool, steps)
             done = await tool_command.call_hosts(node.fleet, tool, steps, None)
-            shell_host = next((one.host for one in done if one.ok and _was_a_shell(one, _command(words))), "")
+            shell_host = next((one.host for one in done if one.ok and _was_a_shell(one, command_words(words))), "")
             show_hint = shell_host and not as_json
-            line = await _docker_line(node.fleet, shell_host, name, _command(words)) if show_hint else ""
+            line = await _docker_line(node.fleet, shell_host, name, command_words(words)) if show_hint else ""
         if as_json:
             output.print_json(output.hosts_document({one.host: one for one in done}))
         for one in done:
@@ -57,7 +55,7 @@ def execute(name: str, words: Sequence[str], *, host: str, timeout: int, yes: bo
                 _print(one, alone=len(done) == 1)
         if line:
             output.print_message(
-                f"`{_command(words)[0]}` exited at once, because anvyl exec does not pass it any input"
+                f"`{command_words(words)[0]}` exited without output, because anvyl exec does not pass it any input"
             )
             output.print_message(f"hint:  for a shell, type: {line}")
         return _exit_code(done)
@@ -77,7 +75,7 @@ def refuse_interactive(name: str, words: Sequence[str], *, host: str, as_json: b
                 node.fleet, tool, [{"name": name, "command": "sh"}], host, ListedObjects()
             )
             [where, *_] = steps[0].hosts
-            line = await _docker_line(node.fleet, where, name, _command(words))
+            line = await _docker_line(node.fleet, where, name, command_words(words))
         raise InvalidInput(
             f"`anvyl exec` does not pass input to a command, so it cannot open a shell in `{name}` on {where}",
             hint=f"type: {line}",
@@ -87,7 +85,7 @@ def refuse_interactive(name: str, words: Sequence[str], *, host: str, as_json: b
 
 
 async def _docker_line(fleet: Fleet, host: str, name: str, words: Sequence[str]) -> str:
-    """Command line of `docker exec -it`, over ssh for another host."""
+    """Command line of `docker exec -it` or `podman exec -it`, over ssh for another host."""
     info = await fleet.call(host, "get_host_info", {})
     engine = (info.answer.result or {}).get("engine") or {}
     program = "podman" if "podman" in str(engine.get("name")).lower() else "docker"
@@ -100,13 +98,13 @@ async def _docker_line(fleet: Fleet, host: str, name: str, words: Sequence[str])
 
 
 def _was_a_shell(one: Outcome, words: Sequence[str]) -> bool:
-    """Whether a shell exited at once because it got no input."""
+    """Whether a shell exited without output, because it got no input."""
     result = one.answer.result or {}
     silent = result.get("exit_code") == 0 and not (result.get("stdout") or result.get("stderr"))
     return silent and len(words) == 1 and PurePosixPath(words[0]).name in SHELLS
 
 
-def _command(words: Sequence[str]) -> list[str]:
+def command_words(words: Sequence[str]) -> list[str]:
     """The command's words without a leading `--`.
 
     Raises:
@@ -139,64 +137,9 @@ def _print(one: Outcome, *, alone: bool) -> None:
 
 
 def _exit_code(done: Sequence[Outcome]) -> int:
-    """Exit code of the command; with several hosts their common one, else 3."""
+    """Exit code of the command: 3 if it differs between hosts; if a call failed, that of the failure."""
     results = [one.answer.result or {} for one in done if one.ok]
     if len(results) < len(done):
         return outcome.exit_code(done)
     codes = {TIMED_OUT if result.get("timed_out") else int(result["exit_code"]) & 0xFF for result in results}
     return codes.pop() if len(codes) == 1 else 3
-
-
-def run(
-    image: str, words: Sequence[str], options: Mapping[str, Any], *, place: str, host: str, yes: bool, as_json: bool
-) -> NoReturn:
-    """Create and start a container on the given host, or on the one that the placement rule picks."""
-
-    async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.node import open_node
-
-        values = {
-            "image": image,
-            "command": shlex.join(_command(words)),
-            **options,
-            "env": _environment(options["env"]),
-        }
-        arguments = {key: value for key, value in values.items() if value}
-        async with open_node(settings, lean=True) as node:
-            fleet, tool = node.fleet, node.fleet.tool("create_container")
-            placement = await placement_prompt.choose(fleet, place, host, memory=values["memory"]) if place else None
-            if placement is None and not host and len(fleet.hosts) > 1:
-                raise InvalidInput(
-                    f"a new container needs a host: choose {text.join_names(fleet.hosts)}",
-                    hint=f"name one, like --host {fleet.hosts[0]}, or let Anvyl choose: --place most-memory",
-                )
-            steps, _ = await tool_command.plan_calls(
-                fleet, tool, [arguments], placement.host if placement else host, ListedObjects()
-            )
-            if placement is not None:
-                placement_prompt.confirm(placement, steps[0].describe(tool), yes=yes)
-            elif tool_command.needs_approval(tool, steps, yes=yes):
-                tool_command.confirm(tool, steps)
-            with bars.progress_bars(steps[0].hosts) as report:
-                done = await tool_command.call_hosts(fleet, tool, steps, None, report)
-        if as_json:
-            more = {"placement": placement.as_dict()} if placement else {}
-            output.print_json({**output.hosts_document({one.host: one for one in done}), **more})
-        else:
-            for one in (one for one in done if one.ok):
-                output.print_result(one, alone=len(fleet.hosts) == 1)
-        for one in done:
-            output.print_failure(one)
-        return outcome.exit_code(done)
-
-    run_command(work, failed=output.no_hosts_document if as_json else None)
-
-
-def _environment(entries: Sequence[str]) -> list[str]:
-    """Resolve `KEY` without a value from this process's environment, as docker does."""
-    resolved = []
-    for entry in entries:
-        if "=" not in entry and entry not in os.environ:
-            raise InvalidInput(f"`{entry}` has no value and is not set in this shell", hint=f"write -e {entry}=value")
-        resolved.append(entry if "=" in entry else f"{entry}={os.environ[entry]}")
-    return resolved

@@ -119,7 +119,7 @@ def run(
 
     It runs in the background; `anvyl logs -f NAME` shows its output.
     """
-    from anvyl_mcp.cli.commands.containers import exec_session
+    from anvyl_mcp.cli.commands.containers import create
 
     options: dict[str, Any] = {
         "ports": publish or [],
@@ -132,4 +132,4 @@ def run(
         "memory": memory,
         "cpus": cpus,
     }
-    exec_session.run(image, words or [], options, place=place, host=host, yes=yes, as_json=as_json)
+    create.run(image, words or [], options, place=place, host=host, yes=yes, as_json=as_json)

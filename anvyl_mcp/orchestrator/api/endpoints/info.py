@@ -1,4 +1,4 @@
-"""`GET /agent/info`: this host, its model and its tools. Imports nothing of the agent."""
+"""`GET /agent/info`: this host, its model and its tools. Does not import the agent."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def info(request: AgentRequest) -> Info:
         model=context.settings.lmstudio_model,
         model_provider_url=context.settings.lmstudio_url,
         mcp_server_url=f"{context.base_url()}/mcp",
-        # A token without the relay mark does not reveal other hosts.
+        # A caller that may not relay does not see other hosts.
         known_hosts=[name for name in context.fleet.hosts if name != local.name and request.caller.relay],
         tools=list(context.fleet.catalogue),
     )
