@@ -104,6 +104,18 @@ def test_the_changelog_and_the_package_agree_on_the_version() -> None:
     assert project["version"] == anvyl_mcp.__version__ == newest[1]
 
 
+def test_the_map_of_the_code_names_every_folder_and_nothing_else() -> None:
+    page = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+    package = ROOT / "anvyl_mcp"
+    paths = {path for path in re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/|\.py))`", page) if "/" in path}
+    relative = {"host_commands/", "acts/"}
+    missing = {path for path in paths - relative if not ((ROOT / path).exists() or (package / path).exists())}
+    folders = {f"{file.parent.relative_to(package)}/" for file in package.rglob("__init__.py")} - {"./"}
+
+    assert missing == set()
+    assert folders - paths - {"evaluation/acts/"} == set()
+
+
 def test_every_link_inside_the_documentation_has_a_target() -> None:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
