@@ -36,13 +36,18 @@ from anvyl_mcp.orchestrator.checks.consent import RootReasons, no_root_reasons
 from anvyl_mcp.orchestrator.checks.guard import Guard
 from anvyl_mcp.orchestrator.language.normalize import is_short, mask
 from anvyl_mcp.orchestrator.models import model_choice
-from anvyl_mcp.orchestrator.models.context_window import TrimmedModel, history_messages
+from anvyl_mcp.orchestrator.models.context_window import (
+    DEFAULT_CONTEXT,
+    MIN_CONTEXT_FOR_ALL_TOOLS,
+    TrimmedModel,
+    history_messages,
+)
 from anvyl_mcp.orchestrator.models.drive_mode import DriveMode, drive_mode_for, is_small
 from anvyl_mcp.orchestrator.models.guarded_model import GuardedModel
 from anvyl_mcp.orchestrator.models.model_routing import model_for
 from anvyl_mcp.orchestrator.models.plan_model import PlanModel
 from anvyl_mcp.orchestrator.models.servers.model_errors import next_step
-from anvyl_mcp.orchestrator.models.tool_subset import select_tools
+from anvyl_mcp.orchestrator.models.tool_subset import all_visible_tools, select_tools
 from anvyl_mcp.orchestrator.question import MOST_CHARACTERS, Proposal, Question
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
 from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
@@ -219,12 +224,16 @@ class Assistant:
     ) -> GuardedModel:
         """Build the model in its drive mode, behind the guard and with the rules as fallback."""
         run, question = reply.run, reply.question
-        names = select_tools(f"{question.earlier} {question.text}", self._fleet.catalogue)
+        room = (choice.context_length or DEFAULT_CONTEXT) >= MIN_CONTEXT_FOR_ALL_TOOLS
+        offers_all = isinstance(guard, CallChecks) and room
+        names = all_visible_tools(self._fleet.catalogue)
+        if not offers_all:
+            names = select_tools(f"{question.earlier} {question.text}", self._fleet.catalogue)
         model: Model = model_choice.build_model(self._settings, choice)
         if drive == "plan":
             model = PlanModel(model, self._fleet, run, guard)
         rules = self._rules(guard, run)
-        shown_model = TrimmedModel(model, names, choice.context_length)
+        shown_model = TrimmedModel(model, names, choice.context_length, compact=offers_all)
         model = model_choice.with_rules_fallback(shown_model, rules, failed=reply.model_failures)
         strict_rules = None if isinstance(guard, CallChecks) else self._rules(guard, run, before_a_model=True)
         first = strict_rules if drive == "plan" and self._settings.drive == "auto" else None

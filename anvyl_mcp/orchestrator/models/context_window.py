@@ -20,10 +20,13 @@ from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
+from anvyl_mcp.orchestrator.models.tool_subset import compact_schema
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
 CHARACTERS_PER_TOKEN = 3.2
-PROMPT_TOKENS, ANSWER_TOKENS = 2300, 500
+PROMPT_TOKENS, ALL_TOOLS_TOKENS, ANSWER_TOKENS = 2300, 3300, 500
+MIN_CONTEXT_FOR_ALL_TOOLS = 16_000
+"""Tokens of context from which the definitions of all tools leave enough room for results."""
 DEFAULT_CONTEXT = 32_768
 """Assumed when the server does not report a context length."""
 MIN_RESULT_CHARACTERS = 1200
@@ -34,11 +37,14 @@ CUT_RESULT_HEAD = 120
 
 
 class TrimmedModel(WholeAnswerModel, WrapperModel):
-    """Sends the wrapped model only the tools in `names`, and results cut to its context."""
+    """Sends the wrapped model only the tools in `names`, and results cut to its context. `compact`: shorter schemas."""
 
-    def __init__(self, wrapped: Model, names: Container[str], context_length: int | None) -> None:
+    def __init__(
+        self, wrapped: Model, names: Container[str], context_length: int | None, *, compact: bool = False
+    ) -> None:
         super().__init__(wrapped)
         self._names = names
+        self._compact = compact
         self._context_length = context_length or DEFAULT_CONTEXT
 
     async def request(
@@ -49,6 +55,10 @@ class TrimmedModel(WholeAnswerModel, WrapperModel):
     ) -> ModelResponse:
         """Request a response with trimmed tools and results."""
         shown = [tool for tool in model_request_parameters.function_tools if tool.name in self._names]
+        if self._compact:
+            shown = [
+                replace(tool, parameters_json_schema=compact_schema(tool.parameters_json_schema)) for tool in shown
+            ]
         return await self.wrapped.request(
             fit_results(messages, result_budget(self._context_length)),
             model_settings,
@@ -71,7 +81,8 @@ def history_messages(turns: Sequence[tuple[str, str]], context_length: int | Non
 
 def result_budget(context_length: int) -> int:
     """Characters that all results together may take in a context of `context_length` tokens."""
-    return int(max(MIN_RESULT_CHARACTERS, (context_length - PROMPT_TOKENS - ANSWER_TOKENS) * CHARACTERS_PER_TOKEN))
+    prompt = ALL_TOOLS_TOKENS if context_length >= MIN_CONTEXT_FOR_ALL_TOOLS else PROMPT_TOKENS
+    return int(max(MIN_RESULT_CHARACTERS, (context_length - prompt - ANSWER_TOKENS) * CHARACTERS_PER_TOKEN))
 
 
 def fit_results(messages: Sequence[ModelMessage], budget: int) -> list[ModelMessage]:

@@ -1,12 +1,14 @@
-"""Select the tools that a model sees for a question: one of a few small sets, so that the server's prompt cache works.
+"""Which tools a model sees: all for a capable one, one of a few small sets for others.
 
-The set is selected from the words of the question before the first request and stays the same for the whole question.
+A small set is selected from the words of the question before the first request. Both stay the same for the whole
+question, so that the server's prompt cache works.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from anvyl_mcp.orchestrator.language.grounding import images_in
 from anvyl_mcp.orchestrator.language.intent import Wish, read_wish, verbs_of
@@ -27,6 +29,13 @@ MIN_SCORE_WITH_CHANGE = 1.2
 """Minimum score next to a command, whose words score for reading tools too."""
 RELATIVE_SCORE = 0.6
 """Fraction of the best score from which a tool's toolset is included."""
+OBVIOUS: tuple[tuple[str, Any], ...] = (
+    ("default", ""),
+    ("default", []),
+    ("default", False),
+    ("description", "container name or id"),
+)
+"""Parts of a schema without which a capable model calls no differently."""
 COMMON_TOOLS = (
     "list_containers", "get_container_info", "get_container_logs", "create_container", "restart_container",
     "stop_container", "start_container", "get_container_stats", "remove_container", "exec_in_container",
@@ -49,6 +58,27 @@ def select_tools(question: str, catalogue: Mapping[str, ToolListing]) -> frozens
         if name in catalogue and name not in names and len(names) < MAX_VISIBLE:
             names.append(name)
     return frozenset(names)
+
+
+def all_visible_tools(catalogue: Mapping[str, ToolListing]) -> frozenset[str]:
+    """Names of every tool that a capable model sees: the same for every question."""
+    return frozenset(name for name, listing in catalogue.items() if listing.toolset not in NEVER_VISIBLE)
+
+
+def compact_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """An arguments' schema in fewer tokens: without bounds and what is obvious; the instructions explain `host`."""
+    properties = {name: _compact_argument(argument) for name, argument in schema["properties"].items()}
+    if "host" in properties:
+        properties["host"] = {"type": "string"}
+    return {**{key: value for key, value in schema.items() if key != "additionalProperties"}, "properties": properties}
+
+
+def _compact_argument(argument: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in argument.items()
+        if key not in ("minimum", "maximum") and (key, value) not in OBVIOUS
+    }
 
 
 def _is_requested(listing: ToolListing, wish: Wish) -> bool:

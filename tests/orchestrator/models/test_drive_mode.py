@@ -29,6 +29,7 @@ from tests.support.model_server import ListedModel, ModelServer, text, tool_call
 pytest_plugins = ["tests.support.model_server"]
 
 MOST_TOKENS = 2200
+MOST_TOKENS_OF_ALL = 3000
 """Limit for tool definitions and instructions, independent of the number of hosts."""
 
 
@@ -149,6 +150,26 @@ def test_the_tools_for_a_question_include_the_one_it_needs(question: str, tool: 
     assert tool in select_tools(question, load_catalogue(load().cache_dir))
 
 
+@pytest.mark.parametrize(
+    "question", ["is db running?", "¿cuánta memoria libre queda en web2?", "connect db to the network back"]
+)
+async def test_a_capable_model_sees_the_same_tools_for_every_question_in_few_tokens(
+    question: str, fleet: Fleet
+) -> None:
+    known = load_catalogue(load().cache_dir)
+    fleet.server.replies += [text("No.")]
+
+    await fleet.ask(question)
+
+    [request] = fleet.server.requests
+    assert {tool["function"]["name"] for tool in request["tools"]} == {
+        name for name, listing in known.items() if listing.toolset != "undo"
+    }
+    beginning = request["messages"][0]["content"].partition("Hosts: ")[0]
+    beginning += json.dumps(request["tools"], separators=(",", ":"))
+    assert tokens()(beginning) <= MOST_TOKENS_OF_ALL
+
+
 @pytest.mark.parametrize("question", ["is db running?", "which host has room for a 2 GB database?"])
 @pytest.mark.parametrize("drive", ["tools", "plan"])
 async def test_definitions_and_instructions_stay_small_and_the_same_at_1_and_at_50_hosts(
@@ -160,6 +181,7 @@ async def test_definitions_and_instructions_stay_small_and_the_same_at_1_and_at_
         hosts = {"nas": nas} | {f"host-{at}": Peer(f"host-{at}", "http://127.0.0.1:9") for at in range(1, number)}
         monkeypatch.setattr(fleet.simulation.fleet.registry, "peers", lambda hosts=hosts: hosts)
         fleet.world.hosts |= dict.fromkeys(hosts, fleet.world.hosts["nas"])
+        fleet.use_small_model()
         fleet.server.replies += [plan(intent="none", say="No.") if drive == "plan" else text("No.")]
         await fleet.ask(question, drive=drive)
         prompts.append(fleet.server.requests[-1])
