@@ -51,7 +51,9 @@ def test_a_model_over_http_stops_a_container_on_the_second_host(
     assert (reply["mode"], reply["answer"]) == ("model", "Stopped web on second.")
     assert reply["usage"]["requests"] == 3
     calls = [(call["tool"], call["host"]) for call in reply["calls"]]
-    assert calls == [("list_containers", "second"), ("stop_container", "second")], "the question names one host"
+    looked = {("list_containers", "first"), ("list_containers", "second")}
+    assert set(calls[:2]) == looked, "the model named no host for its look"
+    assert calls[2:] == [("stop_container", "second")]
     shown = model_server.requests[1]["messages"][-1]["content"]
     assert shown.startswith("second:\n") and "\nweb  Up " in shown
 

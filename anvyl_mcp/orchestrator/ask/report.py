@@ -25,6 +25,11 @@ CLAIMS = re.compile(
 )
 """Claims that something was changed."""
 BARE_CLAIM = re.compile(r"^\W*(?:all\s+)?(?:stopped|started|restarted|removed|deleted|created|pulled)\b", re.IGNORECASE)
+STATE_CLAIM = re.compile(
+    r"\b(?:is|are)\s+(?:now\s+)?(?:stopped|started|restarted|removed|deleted|created|pulled|gone|running)\b",
+    re.IGNORECASE,
+)
+"""States that the result of a change reports."""
 UNCHANGED = "Nothing was changed."
 EXPLAIN = re.compile(r"\bwhy\b|\bexplain\b|\bsummar|\bwrong with\b|\bhow come\b", re.IGNORECASE)
 """Questions that results alone do not answer."""
@@ -74,7 +79,8 @@ def keep_answer(run: Run, tools: Mapping[str, ToolListing], model_text: str, *, 
     if run.stopped or not model_text:
         return compose_answer(run, tools, model_text, wants_change=wants_change)
     refused = any(not tools[name].reads for name in run.refused_tools if name in tools)
-    kept = _without_claims(model_text) if changes or denied or refused or wants_change else model_text
+    about_changes = bool(changes or denied or refused or wants_change)
+    kept = _without_claims(model_text, changed=bool(changes)) if about_changes else model_text
     if changes:
         lines = [*wording.report(changes), *(not_done(_call(tools, one), OUTCOMES["denied"]) for one in denied), kept]
     elif denied:
@@ -88,9 +94,10 @@ def keep_answer(run: Run, tools: Mapping[str, ToolListing], model_text: str, *, 
     return text.clean("\n".join([*(line for line in lines if line), *_describe_missing(run, lines)]))
 
 
-def _without_claims(model_text: str) -> str:
+def _without_claims(model_text: str, *, changed: bool) -> str:
+    patterns = [CLAIMS, BARE_CLAIM, *([STATE_CLAIM] if changed else [])]
     sentences = re.split(r"(?<=[.!?])\s+", model_text)
-    return " ".join(one for one in sentences if not (CLAIMS.search(one) or BARE_CLAIM.search(one)))
+    return " ".join(one for one in sentences if not any(pattern.search(one) for pattern in patterns))
 
 
 def with_lists(run: Run, tools: Mapping[str, ToolListing], answer: str) -> str:
