@@ -55,7 +55,7 @@ def test_a_model_over_http_stops_a_container_on_the_second_host(
     assert set(calls[:2]) == looked, "the model named no host for its look"
     assert calls[2:] == [("stop_container", "second")]
     shown = model_server.requests[1]["messages"][-1]["content"]
-    assert shown.startswith("second:\n") and "\nweb  Up " in shown
+    assert "first:\n" in shown and "second:\n" in shown and "\nweb  Up " in shown
 
 
 def test_an_unreachable_second_host_is_named_and_the_first_answers(
