@@ -262,7 +262,7 @@ async def judge():
     {AS_NOBODY}
     seen = ClientConnection(accepted=socket.socket(fileno={served.fileno()}))
     caller = await LoopbackTrust().check(*{ends(served)!r}, seen)
-    print(caller.trusted, found.uid)
+    print(caller.trusted, caller.uid)
 
 anyio.run(judge)
 """

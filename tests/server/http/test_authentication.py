@@ -469,7 +469,7 @@ class Connection(HttpConnection):
     """A connection with its own slot."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, place=ConnectionSlot(ConnectionSlots(1), ""), **kwargs)
+        super().__init__(*args, slot=ConnectionSlot(ConnectionSlots(1), ""), **kwargs)
 
 
 @contextmanager
