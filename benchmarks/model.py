@@ -20,7 +20,6 @@ from anvyl_mcp.evaluation.run import Evaluation
 from anvyl_mcp.evaluation.tasks import load
 from anvyl_mcp.orchestrator.ask import agent
 from anvyl_mcp.orchestrator.ask.toolset import FleetToolset
-from anvyl_mcp.orchestrator.checks.guard import Guard
 from anvyl_mcp.peers.fleet.fleet import Fleet
 
 
@@ -38,7 +37,7 @@ def main() -> int:
     return 0
 
 
-def _unguarded(fleet: Fleet, *, guard: Guard | None = None) -> FleetToolset:
+def _unguarded(fleet: Fleet, **_: object) -> FleetToolset:
     return FleetToolset(fleet)
 
 

@@ -38,12 +38,10 @@ import psutil
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 from mcp.types import TextContent
-from mcp.types import Tool as ListedTool
 
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.engine.engine import Engine
-from anvyl_mcp.server.toolsets import DEFAULT
 
 ANVYL_MCP = str(Path(sysconfig.get_path("scripts")) / "anvyl-mcp")
 PREFIX = "anvyl-bench-"
@@ -85,9 +83,8 @@ async def _tools(counts: Sequence[int], calls: int, image: str) -> None:
     _say(f"engine {engine.version()['Version']}, tokens by {counted}")
     async with aclosing(Node(load({"toolsets": "all"}), serving=True)) as node, Client(node.server) as ours:
         listed = (await ours.list_tools()).tools
-        for title, chosen in (("all", listed), ("default", [tool for tool in listed if _toolset(tool) in DEFAULT])):
-            words = [json.dumps([tool.name, tool.description, tool.input_schema]) for tool in chosen]
-            _say(f"definitions, {title} toolsets: {len(chosen)} tools, {sum(map(tokens, words))} tokens")
+        words = [json.dumps([tool.name, tool.description, tool.input_schema]) for tool in listed]
+        _say(f"definitions: {len(listed)} tools, {sum(map(tokens, words))} tokens")
         _say(f"{'':40}{'median ms':>10}{'x floor':>9}{'tokens':>8}")
         for count in counts:
             with _containers(api, image, count):
@@ -96,10 +93,6 @@ async def _tools(counts: Sequence[int], calls: int, image: str) -> None:
                 if count:
                     await _stats(path, tokens)
     engine.close()
-
-
-def _toolset(tool: ListedTool) -> str:
-    return str((tool.meta or {})["anvyl/tool"]["toolset"])
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class CapableModel:
         self._patch = monkeypatch
         self.simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
         self.proposed: list[Proposal] = []
-        self.returned: list[str] = []
+        self.results: list[str] = []
         """What the model got back for its calls."""
 
     async def ask(self, question: str, *turns: Turn, says: bool | None = True) -> Reply:
@@ -45,7 +45,9 @@ class CapableModel:
         def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
             last = messages[-1]
             assert isinstance(last, ModelRequest)
-            self.returned += [str(one.content) for one in last.parts if isinstance(one, ToolReturnPart | RetryPromptPart)]
+            self.results += [
+                str(one.content) for one in last.parts if isinstance(one, ToolReturnPart | RetryPromptPart)
+            ]
             turn = script.pop(0)
             return ModelResponse(parts=[TextPart(turn) if isinstance(turn, str) else ToolCallPart(*turn)])
 
@@ -179,7 +181,7 @@ async def test_a_refusal_goes_back_to_the_model_which_goes_on(
 ) -> None:
     reply = await model.ask(question, wrong, ("list_hosts", {}), "Which one do you want?")
 
-    assert reason in model.returned[0]
+    assert reason in model.results[0]
     assert [call.tool for call in reply.calls] == ["list_hosts"]
     assert "Which one do you want?" in reply.answer
     assert model.done == []
@@ -246,5 +248,5 @@ async def test_a_repeated_call_is_answered_once_and_a_third_ends_the_run(model: 
     ended = await model.ask("what runs on nas?", call, call, call)
 
     assert hosts_called(reply) == hosts_called(ended) == ["nas"]
-    assert "its result stands" in model.returned[1]
+    assert "its result stands" in model.results[1]
     assert reply.answer.startswith("grafana and more.")
