@@ -16,7 +16,14 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.shared.message import SessionMessage
-from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError, jsonrpc_message_adapter
+from mcp_types import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCResponse,
+    jsonrpc_message_adapter,
+)
 from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +33,8 @@ from anvyl_mcp.core.text import format_value
 log = logging.getLogger(__name__)
 
 BYTE_ORDER_MARK = "\ufeff"
+DRAIN_SECONDS = 1.0
+"""Time for requests to be answered after the input has ended; the SDK would drop their answers at once."""
 NOT_AN_ID = "the id of a request must be a string or a whole number"
 NOT_A_MESSAGE = "this is not a JSON-RPC 2.0 message"
 NOT_JSON = "this is not JSON"
@@ -119,11 +128,29 @@ class MessageLines:
         self._pending: list[str] = []
         self._outgoing: Outgoing | None = None
         self._ready = anyio.Event()
+        self._unanswered: set[object] = set()
+        self._answered = anyio.Event()
 
     def answer_on(self, outgoing: Outgoing) -> None:
         """Set the stream for errors."""
         self._outgoing = outgoing
         self._ready.set()
+
+    async def forward(self, answers: MemoryObjectReceiveStream[SessionMessage], outgoing: Outgoing) -> None:
+        """Pass on what the server sends, and note which requests are answered."""
+        async with answers, outgoing:
+            async for message in answers:
+                await outgoing.send(message)
+                if isinstance(message.message, JSONRPCResponse | JSONRPCError):
+                    self._unanswered.discard(message.message.id)
+                    self._answered.set()
+
+    async def _drain(self) -> None:
+        """Wait until the requests that were read are answered, for `DRAIN_SECONDS` at most."""
+        with anyio.move_on_after(DRAIN_SECONDS):
+            while self._unanswered:
+                self._answered = anyio.Event()
+                await self._answered.wait()
 
     def __aiter__(self) -> MessageLines:
         return self
@@ -132,6 +159,7 @@ class MessageLines:
         while not self._pending:
             line = await self._source.readline()
             if not line:
+                await self._drain()
                 raise StopAsyncIteration
             self._pending = await self._messages(line.removeprefix(BYTE_ORDER_MARK).strip())
         return self._pending.pop(0)
@@ -153,6 +181,8 @@ class MessageLines:
                 await self._refuse(error, json.dumps(one))
             else:
                 valid.append(json.dumps(one))
+                if "method" in one and "id" in one:
+                    self._unanswered.add(one["id"])
         return valid
 
     async def _refuse(self, error: JSONRPCError, line: str) -> None:
@@ -168,7 +198,10 @@ async def stdio() -> AsyncIterator[tuple[Any, Any]]:
     lines = MessageLines(anyio.wrap_file(_take_stdin()))
     async with stdio_server(stdin=lines) as (incoming, outgoing):  # type: ignore[arg-type]  # it only iterates
         lines.answer_on(outgoing)
-        yield incoming, outgoing
+        answers, sent = anyio.create_memory_object_stream[SessionMessage](0)
+        async with anyio.create_task_group() as group, answers:
+            group.start_soon(lines.forward, sent, outgoing)
+            yield incoming, answers
 
 
 def _take_stdin() -> TextIOWrapper:
