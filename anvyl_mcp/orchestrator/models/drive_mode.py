@@ -15,7 +15,7 @@ MAX_PLAN_SIZE = 3.0
 
 
 def drive_mode_for(setting: str, choice: ModelChoice) -> DriveMode:
-    """DriveMode mode for a model; `auto` picks `plan` for small models and for those not trained to use tools."""
+    """Drive mode for a model; `auto` picks `plan` for small models and for those not trained to use tools."""
     if setting == "tools":
         return "tools"
     if setting == "plan":

@@ -15,7 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,15 +194,14 @@ class Journal:
         db = sqlite3.connect(
             self._path, timeout=file_locks.DEFAULT_TIMEOUT, isolation_level=None, check_same_thread=False
         )
-        try:
+        with ExitStack() as unless_opened:
+            unless_opened.callback(db.close)
             db.executescript(PRAGMAS)
             (problem,) = db.execute("PRAGMA integrity_check(1)").fetchone()
             if problem != "ok":
                 raise sqlite3.DatabaseError(problem)
             self._complete(db, recalled)
-        except BaseException:
-            db.close()
-            raise
+            unless_opened.pop_all()
         return db
 
     def _complete(self, db: sqlite3.Connection, recalled: Sequence[str]) -> None:
