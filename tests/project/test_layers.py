@@ -40,9 +40,11 @@ ROOMS = {
     ),
     "cli": "cli.completion cli.programs cli.terminal",
     "cli.commands": (
-        "app cli.conversation cli.parser cli.programs cli.runtime core evaluation "
-        "orchestrator.api orchestrator.ask orchestrator.models orchestrator.models.servers peers "
+        "app cli.conversation cli.parser cli.programs cli.runtime core orchestrator.ask orchestrator.api peers "
         "peers.changes peers.fleet peers.hosts peers.watch"
+    ),
+    "cli.commands.questions": (
+        "app cli.conversation cli.parser cli.runtime core evaluation orchestrator.models orchestrator.models.servers"
     ),
     "cli.commands.containers": (
         "app cli.parser cli.runtime cli.terminal core peers.changes peers.connection peers.fleet"
@@ -115,8 +117,8 @@ FOUND_BY_FOLDER = {"server.tools", "orchestrator.api.endpoints"}
 
 SHORT = {
     "__main__": "what `python -m anvyl_mcp` runs",
-    "cli.commands.ask": "read for every `--help`: what it runs is imported only when it is run",
-    "cli.commands.chat": "read for every `--help`: what it runs is imported only when it is run",
+    "cli.commands.questions.ask": "read for every `--help`: what it runs is imported only when it is run",
+    "cli.commands.questions.chat": "read for every `--help`: what it runs is imported only when it is run",
     "cli.commands.containers.images": "one file for each subject, as in `--help`",
     "cli.commands.containers.machines": "read for every `--help`: what it runs is imported only when it is run",
     "cli.commands.tools": "read for every `--help`: what it runs is imported only when it is run",

@@ -7,11 +7,11 @@ from anvyl_mcp.cli.terminal import process_exit
 
 COMMANDS = {
     "In plain words": {
-        "ask": "commands.ask:ask",
-        "chat": "commands.chat:chat",
-        "models": "commands.models:app",
-        "alias": "commands.aliases:app",
-        "eval": "commands.evaluate:evaluate",
+        "ask": "commands.questions.ask:ask",
+        "chat": "commands.questions.chat:chat",
+        "models": "commands.questions.models:app",
+        "alias": "commands.questions.aliases:app",
+        "eval": "commands.questions.evaluate:evaluate",
     },
     "Containers": {
         "ps": "commands.containers.containers:ps",

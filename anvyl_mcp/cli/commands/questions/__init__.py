@@ -1,0 +1,1 @@
+"""Commands that put questions to models and rules, and what those need."""
