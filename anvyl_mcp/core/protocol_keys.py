@@ -1,7 +1,7 @@
 """`_meta` keys and HTTP headers that hosts and their clients share."""
 
 TOOL = "anvyl/tool"
-"""On a listed tool: `{"toolset", "scope", "safety", "say", "about", "untrusted", "seconds", "once"}`."""
+"""On a listed tool: `{"toolset", "scope", "safety", "say", "about", "untrusted", "seconds", "once", "rare"}`."""
 ERROR = "anvyl/error"
 """On a failed result: `{"code", "message", "hint"}`, and `retry_after` in seconds if the host was busy."""
 OPERATION = "anvyl/op"

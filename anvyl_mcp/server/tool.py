@@ -128,6 +128,7 @@ class Tool:
     about: tuple[str, ...]
     untrusted: bool
     seconds: float
+    rare: bool
     function: Callable[..., Any]
     arguments: type[BaseModel]
     result: type[Result]
@@ -198,6 +199,7 @@ def tool(
     scope: Scope | None = None,
     untrusted: bool = False,
     seconds: float = 10,
+    rare: bool = False,
     toolset: str = "",
 ) -> Callable[[Callable[..., Any]], Tool]:
     """Declare a function as a tool.
@@ -205,7 +207,7 @@ def tool(
     `say`: phrases for the rules, with `{argument}` placeholders. `about`: comma-separated keywords of other questions
     that it answers. `changes`, `destroys`: its safety; neither means that it only reads. `scope`: the scope a caller
     needs; by default `read` or `operate`, depending on safety. `untrusted`: its result has text from outside (logs,
-    output, labels). `seconds`: timeout of a caller.
+    output, labels). `seconds`: timeout of a caller. `rare`: seldom needed, so a model sees it only after asking for it.
     """
     safety: Safety = "destroys" if destroys else "changes" if changes else "reads"
     needed: Scope = scope or ("read" if safety == "reads" else "operate")
@@ -230,6 +232,7 @@ def tool(
             about=tuple(words.strip() for words in about.split(",") if words.strip()),
             untrusted=untrusted,
             seconds=seconds,
+            rare=rare,
             function=function,
             arguments=arguments,
             result=result,

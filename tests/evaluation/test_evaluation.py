@@ -56,6 +56,27 @@ def evaluation(tools: Mapping[str, ToolListing]) -> Evaluation:
     return Evaluation(settings(), tools, [], offline=True)
 
 
+async def test_the_simulated_fleet_agrees_with_itself(tools: Mapping[str, ToolListing]) -> None:
+    fleet = Simulation(World.patched({}), tools).fleet
+
+    async def result(tool: str, **arguments: Any) -> dict[str, Any]:
+        answer = (await fleet.call("web1", tool, arguments)).answer
+        assert answer.error is None and answer.result is not None
+        return {"text": answer.text, **answer.result}
+
+    await fleet.call("web1", "restart_container", {"name": "api"})
+    listed = {one["name"]: one for one in (await result("list_containers", all=True))["containers"]}
+    api, web, worker = [await result("get_container_info", name=name) for name in ("api", "web", "worker")]
+    assert listed["web"]["status"] == "Up 3 hours" and "started 3 h ago" in web["text"]
+    assert listed["api"]["status"].startswith("Up 1 second") and "started 0 s ago" in api["text"]
+    assert worker["oom_killed"] and worker["created"] < worker["finished_at"] < api["started_at"]
+    subnets = [one["subnets"] for one in (await result("list_networks"))["networks"]]
+    assert subnets == [["172.17.0.0/16"], ["172.18.0.0/16"]]
+    assert {one["name"] for one in (await result("get_container_stats"))["containers"]} == {"web", "api", "cache"}
+    vault = (await fleet.call("nas", "get_container_info", {"name": "vault"})).answer
+    assert "its label anvyl.protect forbids every change" in vault.text
+
+
 async def test_every_simulated_tool_returns_the_schema_of_the_real_one(tools: Mapping[str, ToolListing]) -> None:
     fleet = Simulation(World.patched({}), tools).fleet
 

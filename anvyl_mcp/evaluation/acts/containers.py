@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from anvyl_mcp.core.errors import Conflict
-from anvyl_mcp.evaluation.acts.shared import NOW, act, free, known, output, rows_of
-from anvyl_mcp.evaluation.acts.world import CREATED, Container, Host
+from anvyl_mcp.evaluation.acts.shared import act, free, is_protected, known, output, rows_of
+from anvyl_mcp.evaluation.acts.world import CREATED, ENDED, STARTED, Container, Host, time_ago
 from anvyl_mcp.orchestrator.rules.results.aggregate import complaint
 
 
@@ -30,11 +31,12 @@ def get_container_info(host: Host, name: str, reveal: bool) -> dict[str, Any]:
     one = host.container(name)
     return {
         **_row(one),
-        "started_at": NOW,
-        "finished_at": "" if one.state == "running" else NOW,
+        "started_at": time_ago(timedelta(0) if one.changed else STARTED),
+        "finished_at": "" if one.state == "running" else time_ago(timedelta(0) if one.changed else ENDED),
         "exit_code": one.exit_code,
-        "oom_killed": False,
+        "oom_killed": one.exit_code == 137 and "out of memory" in " ".join(one.logs),
         "restart_count": 0,
+        "protected": is_protected(one),
         "health_output": "",
         "restart_policy": one.restart,
         "command": one.command,
@@ -97,7 +99,16 @@ def create_container(
     host.images.setdefault(image, 100 * 1024**2)
     published = [written.replace(":", "->") for written in ports]
     host.containers[called] = made = Container(
-        called, image, ports=published, env=env, labels=labels, mounts=volumes, command=command, restart=restart or "no"
+        called,
+        image,
+        ports=published,
+        env=env,
+        labels=labels,
+        mounts=volumes,
+        command=command,
+        restart=restart or "no",
+        made=True,
+        changed=True,
     )
     if network:
         known(host.networks, network, "network").append(called)
@@ -108,7 +119,7 @@ def create_container(
 def get_container_logs(host: Host, name: str, tail: int, since: str, grep: str) -> dict[str, Any]:
     """Last log lines of a container."""
     lines = [line for line in host.container(name).logs if grep.lower() in line.lower()]
-    return {"lines": lines[-tail:], "truncated": len(lines) > tail, "next_since": NOW}
+    return {"lines": lines[-tail:], "truncated": len(lines) > tail, "next_since": time_ago()}
 
 
 @act
@@ -153,12 +164,12 @@ def _row(one: Container) -> dict[str, Any]:
         "status": one.status,
         "health": one.health if one.state == "running" else "",
         "ports": one.ports,
-        "created": CREATED,
+        "created": time_ago(timedelta(0) if one.made else CREATED),
     }
 
 
 def _set(one: Container, state: str) -> dict[str, Any]:
-    one.state = state
+    one.state, one.changed = state, True
     return _state(one)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Conflict, NotFound, did_you_mean
-from anvyl_mcp.evaluation.acts.shared import NOW, act, id_of, output, rows_of
-from anvyl_mcp.evaluation.acts.world import CREATED, Host
+from anvyl_mcp.evaluation.acts.shared import act, id_of, output, rows_of
+from anvyl_mcp.evaluation.acts.world import CREATED, Host, time_ago
 
 DAY = 86400
 
@@ -16,7 +16,7 @@ DAY = 86400
 def list_images(host: Host, name: str, limit: int) -> dict[str, Any]:
     """List images."""
     found = [(tag, size) for tag, size in host.images.items() if name.lower() in tag.lower()]
-    rows = [{"id": id_of(tag), "tags": [tag], "size": size, "created": CREATED} for tag, size in found]
+    rows = [{"id": id_of(tag), "tags": [tag], "size": size, "created": time_ago(CREATED)} for tag, size in found]
     return rows_of("images", rows, limit)
 
 
@@ -149,7 +149,7 @@ def prune_unused(host: Host, what: str, only: list[str]) -> dict[str, Any]:
 def list_events(host: Host, since: str, limit: int) -> dict[str, Any]:
     """List events."""
     rows = [
-        {"time": NOW, "type": kind, "action": action, "name": name, "id": id_of(name)}
+        {"time": time_ago(), "type": kind, "action": action, "name": name, "id": id_of(name)}
         for kind, action, name in host.events or [("container", "health_status", one) for one in host.containers]
     ]
     return rows_of("events", rows, limit)

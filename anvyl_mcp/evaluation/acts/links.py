@@ -7,7 +7,7 @@ from typing import Any
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Conflict
 from anvyl_mcp.evaluation.acts.shared import act, free, id_of, known, rows_of
-from anvyl_mcp.evaluation.acts.world import CREATED, Host
+from anvyl_mcp.evaluation.acts.world import CREATED, Host, time_ago
 
 
 @act
@@ -19,10 +19,10 @@ def list_networks(host: Host, limit: int) -> dict[str, Any]:
             "name": name,
             "driver": "bridge",
             "internal": False,
-            "subnets": ["172.18.0.0/16"],
+            "subnets": [f"172.{17 + number}.0.0/16"],
             "containers": inside,
         }
-        for name, inside in sorted(host.networks.items())
+        for number, (name, inside) in enumerate(sorted(host.networks.items()))
     ]
     return rows_of("networks", rows, limit)
 
@@ -68,7 +68,13 @@ def disconnect_network(host: Host, network: str, container: str) -> dict[str, An
 def list_volumes(host: Host, limit: int) -> dict[str, Any]:
     """List volumes."""
     rows = [
-        {"name": name, "driver": "local", "mountpoint": _folder(name), "created": CREATED, "containers": users}
+        {
+            "name": name,
+            "driver": "local",
+            "mountpoint": _folder(name),
+            "created": time_ago(CREATED),
+            "containers": users,
+        }
         for name, users in sorted(host.volumes.items())
     ]
     return rows_of("volumes", rows, limit)

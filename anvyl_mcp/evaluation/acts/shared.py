@@ -11,7 +11,6 @@ from anvyl_mcp.evaluation.acts.world import Container, Host
 
 Act = Callable[..., dict[str, Any]]
 ACTS: dict[str, Act] = {}
-NOW = "2026-11-23T10:00:00+00:00"
 
 
 def act(function: Act) -> Act:
@@ -26,10 +25,15 @@ def perform(host: Host, tool: str, arguments: Mapping[str, Any]) -> dict[str, An
     return ACTS[tool](host, **{name: value for name, value in arguments.items() if name in known})
 
 
+def is_protected(one: Container) -> bool:
+    """Whether its label forbids changes."""
+    return "anvyl.protect=true" in one.labels
+
+
 def free(host: Host, name: str) -> Container:
     """Container by name; fails if it cannot be changed."""
     one = host.container(name)
-    if "anvyl.protect=true" in one.labels:
+    if is_protected(one):
         raise Denied(f"`{one.name}` must not be changed through Anvyl: it has the label `anvyl.protect=true`")
     return one
 

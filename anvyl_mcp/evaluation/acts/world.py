@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -14,8 +15,14 @@ from typing import Any
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import InvalidInput, NotFound, did_you_mean
 
-CREATED = "2026-10-01T08:00:00+00:00"
+STARTED, ENDED, CREATED = timedelta(hours=3), timedelta(hours=2), timedelta(days=40)
+"""How long ago all of the fleet was created, what runs was started, and what ended ended, as in `STATUS`."""
 STATUS = {"running": "Up 3 hours", "exited": "Exited ({code}) 2 hours ago", "restarting": "Restarting ({code}) 9 s ago"}
+
+
+def time_ago(ago: timedelta = timedelta(0)) -> str:
+    """A time before now, in ISO 8601."""
+    return (datetime.now(UTC) - ago).isoformat(timespec="seconds")
 
 
 @dataclass
@@ -37,6 +44,9 @@ class Container:
     restart: str = "unless-stopped"
     logs: list[str] = field(default_factory=list)
     starts: int = 0
+    made: bool = False
+    changed: bool = False
+    """Whether it was created, or started or stopped, just now."""
 
     @property
     def id(self) -> str:
@@ -47,6 +57,8 @@ class Container:
     def status(self) -> str:
         """Status as in `docker ps`."""
         words = STATUS.get(self.state, self.state.capitalize()).format(code=self.exit_code)
+        if self.changed:
+            words = "Up 1 second" if self.state == "running" else f"Exited ({self.exit_code}) 1 second ago"
         return f"{words} ({self.health})" if self.health and self.state == "running" else words
 
 

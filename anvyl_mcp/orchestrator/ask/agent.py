@@ -47,7 +47,8 @@ from anvyl_mcp.orchestrator.models.guarded_model import GuardedModel
 from anvyl_mcp.orchestrator.models.model_routing import model_for
 from anvyl_mcp.orchestrator.models.plan_model import PlanModel
 from anvyl_mcp.orchestrator.models.servers.model_errors import next_step
-from anvyl_mcp.orchestrator.models.tool_subset import all_visible_tools, select_tools
+from anvyl_mcp.orchestrator.models.tool_finder import FIND_TOOLS, ToolFinder
+from anvyl_mcp.orchestrator.models.tool_subset import common_tools, select_tools
 from anvyl_mcp.orchestrator.question import MOST_CHARACTERS, Proposal, Question
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
 from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
@@ -181,12 +182,13 @@ class Assistant:
                 approvals[proposal.id] = answer or ToolDenied("The person said no. Do not try it again.")
             return requests.build_results(approvals=approvals)
 
+        finder = [ToolFinder(self._fleet.catalogue)] if isinstance(guard, CallChecks) else []
         agent = Agent(
             guarded or self._rules(guard, run),
             output_type=[str, DeferredToolRequests],
             deps_type=Run,
             instructions=INSTRUCTIONS,
-            toolsets=[self._toolset(guard, by_model=guarded is not None)],
+            toolsets=[self._toolset(guard, by_model=guarded is not None), *finder],
             retries={"tools": 3, "output": 2},
             capabilities=[HandleDeferredToolCalls(decide_all), *telemetry.capabilities()],
             name="anvyl",
@@ -226,7 +228,7 @@ class Assistant:
         run, question = reply.run, reply.question
         room = (choice.context_length or DEFAULT_CONTEXT) >= MIN_CONTEXT_FOR_ALL_TOOLS
         offers_all = isinstance(guard, CallChecks) and room
-        names = all_visible_tools(self._fleet.catalogue)
+        names = common_tools(self._fleet.catalogue) | {FIND_TOOLS}
         if not offers_all:
             names = select_tools(f"{question.earlier} {question.text}", self._fleet.catalogue)
         model: Model = model_choice.build_model(self._settings, choice)

@@ -5,7 +5,7 @@ The run itself keeps all tools and complete results, for the rules and for the u
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pydantic_ai.messages import (
@@ -20,6 +20,7 @@ from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
+from anvyl_mcp.orchestrator.models.tool_finder import found_tools
 from anvyl_mcp.orchestrator.models.tool_subset import compact_schema
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
@@ -37,10 +38,13 @@ CUT_RESULT_HEAD = 120
 
 
 class TrimmedModel(WholeAnswerModel, WrapperModel):
-    """Sends the wrapped model only the tools in `names`, and results cut to its context. `compact`: shorter schemas."""
+    """Sends the wrapped model the tools in `names` and those it found, and results cut to its context.
+
+    `compact`: shorter schemas.
+    """
 
     def __init__(
-        self, wrapped: Model, names: Container[str], context_length: int | None, *, compact: bool = False
+        self, wrapped: Model, names: frozenset[str], context_length: int | None, *, compact: bool = False
     ) -> None:
         super().__init__(wrapped)
         self._names = names
@@ -54,7 +58,10 @@ class TrimmedModel(WholeAnswerModel, WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         """Request a response with trimmed tools and results."""
-        shown = [tool for tool in model_request_parameters.function_tools if tool.name in self._names]
+        names = self._names | found_tools(messages)
+        shown = [tool for tool in model_request_parameters.function_tools if tool.name in names]
+        # Found tools come last, so that a server's prompt cache holds for all before them.
+        shown.sort(key=lambda tool: tool.name not in self._names)
         if self._compact:
             shown = [
                 replace(tool, parameters_json_schema=compact_schema(tool.parameters_json_schema)) for tool in shown

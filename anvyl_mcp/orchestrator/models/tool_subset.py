@@ -1,4 +1,4 @@
-"""Which tools a model sees: all for a capable one, one of a few small sets for others.
+"""Which tools a model sees: the common ones for a capable model, one of a few small sets for others.
 
 A small set is selected from the words of the question before the first request. Both stay the same for the whole
 question, so that the server's prompt cache works.
@@ -60,9 +60,18 @@ def select_tools(question: str, catalogue: Mapping[str, ToolListing]) -> frozens
     return frozenset(names)
 
 
-def all_visible_tools(catalogue: Mapping[str, ToolListing]) -> frozenset[str]:
-    """Names of every tool that a capable model sees: the same for every question."""
-    return frozenset(name for name, listing in catalogue.items() if listing.toolset not in NEVER_VISIBLE)
+def common_tools(catalogue: Mapping[str, ToolListing]) -> frozenset[str]:
+    """Names of the tools that a capable model sees from the start: the same for every question."""
+    return frozenset(name for name, listing in catalogue.items() if _is_visible(listing) and not listing.rare)
+
+
+def rare_tools(catalogue: Mapping[str, ToolListing]) -> dict[str, ToolListing]:
+    """The tools that a capable model sees once it has asked for them."""
+    return {name: listing for name, listing in catalogue.items() if _is_visible(listing) and listing.rare}
+
+
+def _is_visible(listing: ToolListing) -> bool:
+    return listing.toolset not in NEVER_VISIBLE
 
 
 def compact_schema(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class ToolListing:
     `say` are phrases for the rules (`"stop {name}"`), `about` words of other questions that it answers, `names` maps an
     argument to the kind of existing object it must name (`{"name": "container"}`), `seconds` is the time limit of a
     call, `untrusted` marks results that contain text from third parties, `once` means that the host deduplicates calls
-    by operation id, so that resending one is safe.
+    by operation id, so that resending one is safe, `rare` that a model sees the tool only after asking for it.
     """
 
     name: str
@@ -40,6 +40,7 @@ class ToolListing:
     untrusted: bool = True
     seconds: float = 30
     once: bool = False
+    rare: bool = False
 
     @classmethod
     def from_mcp(cls, listed: Mapping[str, Any]) -> ToolListing:
@@ -59,6 +60,7 @@ class ToolListing:
             untrusted=bool(meta.get("untrusted", True)),
             seconds=float(meta.get("seconds", 30)),
             once=meta.get("once") is True,
+            rare=meta.get("rare") is True,
         )
 
     @property

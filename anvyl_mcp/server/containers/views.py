@@ -10,6 +10,7 @@ from anvyl_mcp.core.redaction.redact_env import redact_environment
 from anvyl_mcp.server.containers.problems import ExpectedState
 from anvyl_mcp.server.engine import timestamps
 from anvyl_mcp.server.engine.engine import own_name
+from anvyl_mcp.server.policy.guardrails import is_protected
 from anvyl_mcp.server.tool import Result, Row, Time
 
 
@@ -82,11 +83,16 @@ class ContainerInfo(Result):
     mounts: list[Mount]
     networks: list[str]
     labels: list[str]
+    protected: bool = False
 
     def text(self) -> str:
         """Name, state and image first, then one line per setting, mount, variable and label."""
         created = f", created {text.format_age(self.created)}" if self.created else ""
         lines = [f"{self.name} ({self.id}): {self._summary()}", f"image {self.image}{created}"]
+        if self.oom_killed:
+            lines.append("it was killed because it ran out of memory")
+        if self.protected:
+            lines.append("its label anvyl.protect forbids every change through Anvyl")
         if self.health_output:
             lines.append(f"its health check printed: {self.health_output}")
         lines += [f"{name} {value}" for name, value in self._labelled_fields() if value]
@@ -172,6 +178,7 @@ def container_info(found: Mapping[str, Any], *, reveal: bool = False) -> Contain
         finished_at=timestamps.to_iso(state["FinishedAt"]),
         exit_code=state["ExitCode"],
         oom_killed=bool(state.get("OOMKilled")),
+        protected=is_protected(found),
         restart_count=restarts,
         health_output=_health_output(state),
         restart_policy=str(found["HostConfig"]["RestartPolicy"].get("Name") or "no"),

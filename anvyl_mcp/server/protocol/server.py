@@ -124,6 +124,7 @@ def _listed_tool(tool: Tool) -> ListedTool:
                 "untrusted": tool.untrusted,
                 "seconds": tool.seconds,
                 **({} if tool.safety == "reads" else {"once": True}),
+                **({"rare": True} if tool.rare else {}),
             }
         },
     )

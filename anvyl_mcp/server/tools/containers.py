@@ -67,7 +67,7 @@ class CreatedContainer(ContainerState):
 
     def text(self) -> str:
         """One line: name, state, ports, and a note if a port was guessed."""
-        return ", ".join(filter(None, [super().text(), *self.ports, self.note]))
+        return ", ".join(filter(None, [f"created {self.name}, which is {self.state}", *self.ports, self.note]))
 
 
 class Removed(Result):

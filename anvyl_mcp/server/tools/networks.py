@@ -64,7 +64,7 @@ def list_networks(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 
     return Networks(networks=found[:limit], total=len(found), more=max(0, len(found) - limit))
 
 
-@tool(say=["create network {name}"], changes=True, seconds=60)
+@tool(say=["create network {name}"], changes=True, seconds=60, rare=True)
 def create_network(
     name: Annotated[str, Field(min_length=1, json_schema_extra={"x-makes": "network"})],
     engine: Engine,
@@ -78,7 +78,7 @@ def create_network(
     return NetworkState(id=made["Id"][:12], name=name, containers=[])
 
 
-@tool(say=["remove network {name}"], destroys=True, seconds=60)
+@tool(say=["remove network {name}"], destroys=True, seconds=60, rare=True)
 def remove_network(name: NetworkName, engine: Engine) -> NetworkState:
     """Remove a network that no container uses."""
     found = lookup.find_network(engine, name)
@@ -96,6 +96,7 @@ def remove_network(name: NetworkName, engine: Engine) -> NetworkState:
         "add {container} to {network} network",
     ],
     changes=True,
+    rare=True,
 )
 def connect_network(network: NetworkName, container: ContainerName, engine: Engine) -> NetworkState:
     """Connect a container to a network."""
@@ -115,6 +116,7 @@ def connect_network(network: NetworkName, container: ContainerName, engine: Engi
         "remove {container} from {network} network",
     ],
     changes=True,
+    rare=True,
 )
 def disconnect_network(network: NetworkName, container: ContainerName, engine: Engine) -> NetworkState:
     """Disconnect a container from a network."""

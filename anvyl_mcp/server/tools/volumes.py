@@ -66,7 +66,7 @@ def list_volumes(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 1
     return Volumes(volumes=rows[:limit], total=len(rows), more=max(0, len(rows) - limit))
 
 
-@tool(say=["create volume {name}"], changes=True, seconds=60)
+@tool(say=["create volume {name}"], changes=True, seconds=60, rare=True)
 def create_volume(
     name: Annotated[str, Field(min_length=1, json_schema_extra={"x-makes": "volume"})], engine: Engine
 ) -> VolumeState:
@@ -78,7 +78,7 @@ def create_volume(
     return VolumeState(name=made["Name"], mountpoint=made["Mountpoint"])
 
 
-@tool(say=["remove volume {name}"], destroys=True, seconds=60)
+@tool(say=["remove volume {name}"], destroys=True, seconds=60, rare=True)
 def remove_volume(name: VolumeName, engine: Engine) -> VolumeState:
     """Remove a volume and the data in it for good."""
     lookup.find_volume(engine, name)
