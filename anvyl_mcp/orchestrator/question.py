@@ -76,7 +76,8 @@ class Question:
     """A question, its hosts, the caller it is asked for, and the caller's hooks.
 
     `host` limits it to some hosts; `home` is the default host. `earlier` holds the user's previous questions in this
-    conversation; `turns` holds questions and answers for a model. `on_proposals` gets all changes of one response
+    conversation; `turns` holds questions and answers for a model; `unclear` is what has to be asked back if no model
+    understands which of several things it is about. `on_proposals` gets all changes of one response
     before each is decided, and may change their hosts.
     """
 
@@ -90,4 +91,5 @@ class Question:
     on_model: Callable[[str], None] = lambda name: None
     on_proposals: Callable[[Sequence[Proposal]], Awaitable[None]] = _leave_as_proposed
     earlier: str = ""
+    unclear: str = ""
     turns: Sequence[tuple[str, str]] = ()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from anvyl_mcp.orchestrator.ask.conversation import CompletedQuestion, Conversation, ConversationStore, ConversationTurn
+from anvyl_mcp.orchestrator.ask.conversation import Conversation, ConversationStore
+from anvyl_mcp.orchestrator.ask.follow_ups import CompletedQuestion, ConversationTurn
 from anvyl_mcp.peers.connection.connection_errors import CONNECT_SECONDS
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import ServingNode, anvyl, run_program, write_hosts_file
@@ -340,6 +341,22 @@ def test_a_conversation_is_stored_privately_and_resumed(engine: RealEngine, firs
     assert run_program("chat", "--resume", "beef", stdin="").code == 1
 
 
+def test_an_unclear_it_is_asked_back_by_the_rules_and_left_to_a_capable_model(
+    engine: RealEngine, first: None, model_server: ModelServer
+) -> None:
+    engine.run("web")
+    engine.run("db")
+    model_server.replies += [tool_call("list_containers", {}), text("web and db."), text("Which one, web or db?")]
+
+    lines = "list containers\nrestart it\n"
+    by_rules = run_program("chat", "--offline", stdin=lines)
+    by_model = run_program("chat", stdin=lines, ANVYL_LMSTUDIO_URL=model_server.url)
+
+    assert "error: which container do you mean: db on first or web on first?" in by_rules.err
+    assert by_rules.code == 1
+    assert "Which one, web or db?" in by_model.out
+
+
 def test_a_model_in_a_chat_gets_the_earlier_turns(engine: RealEngine, first: None, model_server: ModelServer) -> None:
     engine.run("web")
     model_server.replies += [text("I can list and change containers."), text("Nothing else.")]
@@ -413,6 +430,44 @@ LISTED = ConversationTurn("list containers on nas", "list containers on nas", "2
 )
 def test_a_follow_up_refers_to_the_last_named_object(before: ConversationTurn, asked: str, meant: str) -> None:
     assert Conversation(turns=[before]).complete(asked, HOSTS).text == meant
+
+
+API = ConversationTurn("api logs", "logs of api on nas", "", ("api",), "nas", seen=(("api", "nas"),))
+TWO_STOPPED = ConversationTurn("which are stopped", "which are stopped", "", seen=(("job", "nas"), ("mail", "gpu")))
+STARTED = ConversationTurn("start job", "start job on nas", "", ("job",), "nas", seen=(("job", "nas"),))
+THREE = ConversationTurn("list all", "list all", "", seen=(("a", "nas"), ("b", "nas"), ("c", "gpu")))
+
+
+@pytest.mark.parametrize(
+    ("turns", "asked", "meant", "unclear"),
+    [
+        ([STOPPED], "do that on gpu too", "stop web on gpu", ""),
+        ([STOPPED], "the same on gpu please", "stop web on gpu", ""),
+        ([STOPPED], "no, gpu", "stop web on gpu", ""),
+        ([STOPPED], "no, the other host", "stop web on gpu", ""),
+        ([STOPPED], "and on the other machine?", "stop web on gpu", ""),
+        ([API], "and the other one?", "logs of api on gpu", ""),
+        ([TWO_STOPPED, STARTED], "and the other one?", "start mail on gpu", ""),
+        ([TWO_STOPPED, STARTED], "do the same with the other one", "start mail on gpu", ""),
+        ([TWO_STOPPED, STARTED], "show the logs of the other one", "show the logs of mail on gpu", ""),
+        ([THREE], "restart it", "restart it", "which container do you mean: a on nas, b on nas or c on gpu?"),
+        ([THREE], "list images", "list images", ""),
+        ([TWO_STOPPED], "start the other one", "start the other one", "which container do you mean: job or mail?"),
+        ([LISTED], "no, the other host", "list containers on gpu", ""),
+    ],
+)
+def test_a_follow_up_about_another_one_finds_it_or_asks(
+    turns: list[ConversationTurn], asked: str, meant: str, unclear: str
+) -> None:
+    completed = Conversation(turns=turns).complete(asked, HOSTS)
+
+    assert (completed.text, completed.unclear) == (meant, unclear)
+
+
+def test_of_three_hosts_the_other_one_is_asked_for() -> None:
+    completed = Conversation(turns=[STOPPED]).complete("no, the other host", ("nas", "gpu", "pi"))
+
+    assert completed.unclear == "which host do you mean: gpu or pi?"
 
 
 def test_a_stored_conversation_is_bounded_and_contains_no_secrets(tmp_path: Path) -> None:

@@ -126,7 +126,13 @@ class Chat:
         if completed.text != asked:
             output.print_message(f"→ {completed.text}")
         before = self._conversation
-        question = Question(completed.text, host=self._host, earlier=before.earlier, turns=before.history)
+        question = Question(
+            completed.text,
+            host=self._host,
+            earlier=before.earlier,
+            turns=before.history,
+            unclear=completed.unclear,
+        )
         # --yes does not cover a name that came from a host's output instead of the user.
         session = QuestionSession(self._fleet, question, yes=self._yes and not completed.found)
         reply = Reply(Run(question))

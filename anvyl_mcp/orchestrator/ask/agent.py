@@ -24,7 +24,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model
 from pydantic_ai.run import AgentRunResult
 
-from anvyl_mcp.core.errors import AnvylError, InvalidInput, ModelUnavailable, NothingToDo
+from anvyl_mcp.core.errors import AnvylError, Conflict, InvalidInput, ModelUnavailable, NothingToDo
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import clean, join_names
 from anvyl_mcp.orchestrator import telemetry
@@ -123,6 +123,8 @@ class Assistant:
                 run.reword(expanded.text)
                 reply.notes += expanded.notes
             choice = await self._choose(reply, model=model, offline=offline)
+            if run.question.unclear and (choice is None or is_small(choice)):
+                raise Conflict(run.question.unclear, hint="ask again with its name")
             await self._run(reply, choice, decide)
         except AnvylError as error:
             run.end(EndReason.NOTHING_TO_DO if isinstance(error, NothingToDo) else EndReason.FAILED, error)

@@ -1,4 +1,4 @@
-"""Conversations: complete follow-up questions like `restart it` or `and on gpu?`, and store conversations to resume."""
+"""Conversations: what was asked and answered, stored so that they can be resumed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Any
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import ConfigInvalid, NotFound
 from anvyl_mcp.core.files import write_atomically
-from anvyl_mcp.orchestrator.language import normalize
-from anvyl_mcp.orchestrator.language.grounding import EVERY, said_hosts
+from anvyl_mcp.orchestrator.ask.follow_ups import CompletedQuestion, ConversationTurn, complete
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.peers.connection.listing import ToolListing
 
@@ -25,39 +24,11 @@ MOST_CONVERSATIONS = 50
 """Stored; older ones are deleted."""
 MOST_ANSWER_CHARACTERS = 2000
 """Stored of an answer."""
+MOST_SEEN = 50
+"""Names of containers stored of an answer."""
 EARLIER_QUESTIONS = 3
 """Previous questions whose words count as part of the next one."""
 ID = re.compile(r"[0-9a-f]{4,16}", re.ASCII)
-SAME_ON_HOSTS = re.compile(
-    r"(?i)(?:and\s+|but\s+|now\s+)?(?:(?:what|how)\s+about\s+)?(?:the\s+same\s+)?(?:on|at|in|for)?\s*"
-    r"(?P<hosts>[@\w., -]+?)\s*[?.!]*"
-)
-"""`and on gpu?`, `what about nas`, `the same on all`."""
-
-
-@dataclass(frozen=True)
-class ConversationTurn:
-    """One question and its answer, with the names that it was about. The fields are the keys of the stored file.
-
-    `meant`: the completed question; `found`: the names come from a result instead of the question; `untrusted`: the
-    answer may contain untrusted text, so it is not shown to a model again.
-    """
-
-    asked: str
-    meant: str
-    answer: str
-    names: tuple[str, ...] = ()
-    host: str = ""
-    found: bool = False
-    untrusted: bool = False
-
-
-@dataclass(frozen=True)
-class CompletedQuestion:
-    """A question with the words it left out. `found`: a name in it comes from an earlier result."""
-
-    text: str
-    found: bool = False
 
 
 @dataclass
@@ -79,21 +50,7 @@ class Conversation:
 
     def complete(self, question: str, hosts: Sequence[str]) -> CompletedQuestion:
         """Add the names and hosts that a question leaves out, from the questions before it."""
-        if not self.turns:
-            return CompletedQuestion(question)
-        if selector := _only_hosts(question, hosts):
-            last = self.turns[-1]
-            return CompletedQuestion(f"{_without_hosts(last.meant, hosts)} on {selector}", last.found)
-        about = next((turn for turn in reversed(self.turns) if turn.names), None)
-        if about is None:
-            return CompletedQuestion(question)
-        # A name in an earlier clause of the same question takes precedence.
-        clause = normalize.SEPARATOR.split(question, maxsplit=1)[0]
-        if normalize.named(clause, about.names) == clause:
-            return CompletedQuestion(question)
-        words = normalize.named(question.strip().rstrip("?.!"), about.names)
-        names_hosts = said_hosts(question, hosts) or EVERY.search(question)
-        return CompletedQuestion(f"{words} on {about.host}" if about.host and not names_hosts else words, about.found)
+        return complete(question, self.turns, hosts)
 
     def add(self, question: str, completed: CompletedQuestion, reply: Reply, tools: Mapping[str, ToolListing]) -> None:
         """Append a question and its answer."""
@@ -104,24 +61,9 @@ class Conversation:
             found = bool(names)
         answer = (reply.answer or (str(reply.error) if reply.error else ""))[:MOST_ANSWER_CHARACTERS]
         untrusted = bool(reply.run.untrusted)
-        self.turns.append(ConversationTurn(question, completed.text, answer, names, host, found, untrusted))
+        seen = tuple(dict.fromkeys(_containers_in(reply, tools)))[:MOST_SEEN]
+        self.turns.append(ConversationTurn(question, completed.text, answer, names, host, found, untrusted, seen))
         del self.turns[:-MOST_TURNS]
-
-
-def _only_hosts(question: str, hosts: Sequence[str]) -> str:
-    """The hosts as a selector, if a question consists of nothing else."""
-    match = SAME_ON_HOSTS.fullmatch(question.strip())
-    parts = [part.lower() for part in re.split(r"\s*,\s*|\s+and\s+", match["hosts"]) if part] if match else []
-    known = all(part in hosts or part in ("all", "local") or part.startswith("@") for part in parts)
-    return ",".join(parts) if parts and known else ""
-
-
-def _without_hosts(question: str, hosts: Sequence[str]) -> str:
-    names = "|".join([*map(re.escape, sorted(hosts, key=len, reverse=True)), r"@[\w.-]+", "all(?: hosts)?"])
-    one = rf"(?:{names})(?![\w-])"
-    return re.sub(
-        rf"(?i)\s+(?:on|at|from|in)\s+{one}(?:(?:\s*,\s*|\s+and\s+){one})*", "", question.strip().rstrip("?.!")
-    )
 
 
 def _names_in_calls(reply: Reply, tools: Mapping[str, ToolListing]) -> tuple[tuple[str, ...], str]:
@@ -148,6 +90,21 @@ def _name_in_answer(reply: Reply) -> tuple[tuple[str, ...], str]:
     names = {name for name, _ in mentioned}
     hosts = {host for _, host in mentioned}
     return (tuple(names), hosts.pop() if len(hosts) == 1 else "") if len(names) == 1 else ((), "")
+
+
+def _containers_in(reply: Reply, tools: Mapping[str, ToolListing]) -> Iterator[tuple[str, str]]:
+    """Name and host of each container in the results."""
+    for call in reply.calls:
+        kinds = tools[call.tool].names if call.tool in tools else {}
+        yield from (
+            (str(call.arguments[name]), call.host)
+            for name, kind in kinds.items()
+            if kind == "container" and call.arguments.get(name)
+        )
+        rows = (call.answer.result or {}).get("containers")
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, Mapping) and row.get("name"):
+                yield str(row["name"]), call.host
 
 
 def _rows(result: Any) -> Iterator[Mapping[str, Any]]:
@@ -193,7 +150,7 @@ class ConversationStore:
             raise NotFound(problem, hint=f"the last ones are {known}" if known else "start one: anvyl chat")
         try:
             turns = json.loads(files[0].read_text(encoding="utf-8"))["turns"]
-            loaded = [ConversationTurn(**{**turn, "names": tuple(turn["names"])}) for turn in turns]
+            loaded = [ConversationTurn(**{**turn, **_tuples(turn)}) for turn in turns]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NotFound(
                 f"the file of conversation `{files[0].stem}` cannot be read", hint="start a new one: anvyl chat"
@@ -207,3 +164,8 @@ class ConversationStore:
             with suppress(OSError):
                 modified[file] = file.stat().st_mtime
         return sorted(modified, key=lambda file: modified[file], reverse=True)
+
+
+def _tuples(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a stored turn that JSON keeps as lists."""
+    return {"names": tuple(turn["names"]), "seen": tuple((str(name), str(host)) for name, host in turn.get("seen", ()))}
