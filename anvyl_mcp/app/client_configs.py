@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import stat
+import os
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, InvalidInput, NotFound, did_you_mean
-from anvyl_mcp.core.files import PRIVATE_MODE, write_atomically
+from anvyl_mcp.core.errors import InvalidInput, did_you_mean
 
 PROGRAM = "anvyl-mcp"
 ENTRY = "anvyl"
@@ -56,28 +50,58 @@ def _zed_entry(launch: Launch) -> dict[str, Any]:
     return {"source": "custom", **plain_entry(launch)}
 
 
+def _opencode_entry(launch: Launch) -> dict[str, Any]:
+    environment = {"environment": dict(launch.env)} if launch.env else {}
+    return {"type": "local", "command": [launch.command, *launch.args], **environment, "enabled": True}
+
+
 def _goose_entry(launch: Launch) -> dict[str, Any]:
     command = {"cmd": launch.command, "args": launch.args, "envs": dict(launch.env)}
-    return {"name": ENTRY, "type": "stdio", **command, "enabled": True, "timeout": 300}
+    words = {"name": ENTRY, "description": "Docker hosts and their containers"}
+    return {**words, "type": "stdio", **command, "enabled": True, "timeout": 300}
+
+
+def _cline_entry(launch: Launch) -> dict[str, Any]:
+    return {**plain_entry(launch), "disabled": False}
+
+
+def _continue_entry(launch: Launch) -> dict[str, Any]:
+    return {"name": ENTRY, **_stdio_entry(launch)}
+
+
+def _jan_entry(launch: Launch) -> dict[str, Any]:
+    # Jan's own entries always have `env`.
+    return {"command": launch.command, "args": launch.args, "env": dict(launch.env), "active": True}
 
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
     """An MCP client and its config file.
 
-    `file`: path, where `{config}` is the config folder of the system; `other_systems`: paths that differ by system.
-    `form`: file format; for `shown`, we only print the entry and the user adds it.
+    `file`: path, where `{home}`, `{config}` and `{data}` are folders of the system, `{here}` is the current one;
+    `other_systems`: paths that differ by system; `sign`: the folder that exists if the client is installed (default:
+    the folder of the file; `-`: only the file counts). `form`: file format; `json` may have comments, a `yaml-list` has
+    entries with a `name`; for `shown`, we only print the entry and the user adds it. `key_within`: a key inside `key`
+    that newer versions use; entries go there if the file has it.
     """
 
     title: str
     file: str
     key: str = "mcpServers"
     shape: EntryFormat = plain_entry
-    form: Literal["json", "toml", "shown"] = "json"
+    form: Literal["json", "toml", "yaml", "yaml-list", "shown"] = "json"
     other_systems: Mapping[str, str] = field(default_factory=dict)
+    sign: str = ""
+    key_within: str = ""
+    note: str = ""
 
 
 ZED_FILES = {"darwin": "{home}/.config/zed/settings.json", "win32": "{config}/Zed/settings.json"}
+OPENCODE_FILES = dict.fromkeys(("darwin", "win32"), "{home}/.config/opencode/opencode.json")
+GOOSE_FILES = {"darwin": "{home}/.config/goose/config.yaml", "win32": "{config}/Block/goose/config/config.yaml"}
+JAN_FILES = dict.fromkeys(("darwin", "win32"), "{config}/Jan/data/mcp_config.json")
+CLINE_FILE = "{home}/.cline/data/settings/cline_mcp_settings.json"
+IN_A_CONTAINER = "LibreChat in a container cannot start programs of this machine"
 CLIENTS: Mapping[str, ClientConfig] = {
     "claude-desktop": ClientConfig("Claude Desktop", "{config}/Claude/claude_desktop_config.json"),
     "claude-code": ClientConfig("Claude Code", "{home}/.claude.json", shape=_stdio_entry),
@@ -88,18 +112,19 @@ CLIENTS: Mapping[str, ClientConfig] = {
     "gemini": ClientConfig("Gemini CLI", "{home}/.gemini/settings.json"),
     "zed": ClientConfig("Zed", "{config}/zed/settings.json", "context_servers", _zed_entry, other_systems=ZED_FILES),
     "codex": ClientConfig("Codex", "{home}/.codex/config.toml", "mcp_servers", form="toml"),
-    "goose": ClientConfig("Goose", "{home}/.config/goose/config.yaml", "extensions", _goose_entry, "shown"),
+    "opencode": ClientConfig(
+        "opencode", "{config}/opencode/opencode.json", "mcp", _opencode_entry, "json", OPENCODE_FILES,
+        key_within="servers",
+    ),
+    "goose": ClientConfig("Goose", "{config}/goose/config.yaml", "extensions", _goose_entry, "yaml", GOOSE_FILES),
+    "cline": ClientConfig("Cline", CLINE_FILE, shape=_cline_entry, sign="{home}/.cline"),
+    "continue": ClientConfig("Continue", "{home}/.continue/config.yaml", shape=_continue_entry, form="yaml-list"),
+    "jan": ClientConfig("Jan", "{data}/Jan/data/mcp_config.json", shape=_jan_entry, other_systems=JAN_FILES),
+    "librechat": ClientConfig(
+        "LibreChat", "{here}/librechat.yaml", shape=_stdio_entry, form="yaml", sign="-", note=IN_A_CONTAINER
+    ),
     "json": ClientConfig("any other assistant", "", form="shown"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class InstallResult:
-    """Result of an installation. `changed` is false if the entry was already there."""
-
-    file: Path
-    changed: bool
-    backup: Path | None = None
+}  # fmt: skip
 
 
 def find_client(name: str) -> ClientConfig:
@@ -135,102 +160,30 @@ def gateway_launch(flags: Sequence[str], environ: Mapping[str, str], program: st
 
 def config_file(client: ClientConfig, environ: Mapping[str, str], system: str = sys.platform) -> Path | None:
     """Return the path of the config file; None if it is unknown."""
+    file = client.other_systems.get(system, client.file)
+    if not file:
+        return None
+    path = _expand(file, environ, system)
+    # opencode reads both; a file with comments has the longer ending.
+    commented = path.with_suffix(".jsonc")
+    return commented if client.form == "json" and commented.exists() and not path.exists() else path
+
+
+def is_installed(
+    client: ClientConfig, file: Path, environ: Mapping[str, str] = os.environ, system: str = sys.platform
+) -> bool:
+    """Whether the client was ever started on this machine."""
+    sign = file.parent if not client.sign else _expand(client.sign, environ, system)
+    return file.exists() or (client.sign != "-" and sign != Path.home() and sign.is_dir())
+
+
+def _expand(path: str, environ: Mapping[str, str], system: str) -> Path:
     home = Path.home()
+    data = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     if system == "darwin":
         config = home / "Library" / "Application Support"
     elif system == "win32":
         config = Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
     else:
         config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-    file = client.other_systems.get(system, client.file)
-    return Path(file.format(home=home, config=config)) if file else None
-
-
-def entry_text(client: ClientConfig, start: Launch) -> str:
-    """Return a config file that has only our entry."""
-    return _add_entry(client, "", start)
-
-
-def is_installed(file: Path) -> bool:
-    """Whether the client of this config file was ever started on this machine."""
-    return file.exists() or (file.parent != Path.home() and file.parent.is_dir())
-
-
-def has_entry(client: ClientConfig, file: Path) -> bool:
-    """Whether the config file already has our entry."""
-    with suppress(OSError, ValueError):
-        return f'"{ENTRY}"' in file.read_text("utf-8") or f"{client.key}.{ENTRY}]" in file.read_text("utf-8")
-    return False
-
-
-def install_entry(name: str, file: Path, start: Launch, *, dry_run: bool = False) -> InstallResult:
-    """Add our entry to the config file of a client, and keep a backup of the file next to it.
-
-    Raises:
-        NotFound: the client was never started on this machine.
-        ConfigInvalid: the file has a format that we cannot change safely.
-        AnvylError: the file cannot be written.
-    """
-    client, by_hand = find_client(name), f"add the entry yourself: anvyl-mcp install {name} --print"
-    if not is_installed(file):
-        raise NotFound(f"{client.title} has no settings file at {file}", hint=f"start it once, or {by_hand}")
-    try:
-        # Write through a symlink, which people use to keep their settings under version control.
-        file = file.resolve()
-        before = file.read_text(encoding="utf-8-sig") if file.exists() else ""
-        after = _add_entry(client, before, start)
-        if after == before:
-            return InstallResult(file, changed=False)
-        return InstallResult(file, changed=True) if dry_run else _replace(file, after)
-    except _UnsupportedConfig as error:
-        raise ConfigInvalid(f"{file} was not changed: {error}", hint=by_hand) from error
-    except OSError as error:
-        raise AnvylError(f"{file} cannot be written: {error.strerror}", hint=by_hand) from error
-
-
-class _UnsupportedConfig(ValueError):
-    """A config file that we cannot change without losing content."""
-
-
-def _add_entry(client: ClientConfig, before: str, start: Launch) -> str:
-    add = _add_to_toml if client.form == "toml" else _add_to_json
-    return add(before, client.key, client.shape(start))
-
-
-def _add_to_json(before: str, key: str, entry: dict[str, Any]) -> str:
-    try:
-        document = json.loads(before) if before.strip() else {}
-    except (ValueError, RecursionError) as error:
-        raise _UnsupportedConfig("it has comments, or is not JSON") from error
-    servers = document.setdefault(key, {}) if isinstance(document, dict) else None
-    if not isinstance(servers, dict):
-        raise _UnsupportedConfig(f"its `{key}` is not an object")
-    if servers.get(ENTRY) == entry:
-        return before
-    servers[ENTRY] = entry
-    indent = re.search(r"^[{]\s*\n([ \t]+)", before)
-    return json.dumps(document, indent=indent[1] if indent else 2, ensure_ascii=False) + "\n"
-
-
-def _add_to_toml(before: str, key: str, entry: dict[str, Any]) -> str:
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
-    try:
-        document = tomlkit.parse(before)
-        servers = document.setdefault(key, tomlkit.table(is_super_table=True))
-        if servers.get(ENTRY) == entry:
-            return before
-        servers[ENTRY] = entry
-    except (TOMLKitError, AttributeError, TypeError) as error:
-        raise _UnsupportedConfig("it is not valid TOML, or `mcp_servers` is not a table") from error
-    return tomlkit.dumps(document)
-
-
-def _replace(file: Path, content: str) -> InstallResult:
-    backup = None
-    if file.exists():
-        backup = file.with_name(f"{file.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.bak")
-        shutil.copy2(file, backup)
-    write_atomically(file, content, mode=stat.S_IMODE(backup.stat().st_mode) if backup else PRIVATE_MODE)
-    return InstallResult(file, changed=True, backup=backup)
+    return Path(path.format(home=home, config=config, data=data, here=Path.cwd()))

@@ -11,9 +11,14 @@ from typing import Any
 
 import anyio
 import pytest
+import yaml  # type: ignore[import-untyped]  # its stubs are another package
+from hypothesis import given
+from hypothesis import strategies as some
 from mcp import Client, StdioServerParameters
 
-from anvyl_mcp.app.client_configs import CLIENTS, config_file
+from anvyl_mcp.app.client_configs import CLIENTS, Launch, config_file
+from anvyl_mcp.app.config_edits import jsonc, yaml_blocks
+from anvyl_mcp.app.config_edits.edit_errors import UnsupportedConfig
 from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, run_program, write_hosts_file
 
 WRITTEN = sorted(client for client, one in CLIENTS.items() if one.form != "shown")
@@ -33,6 +38,10 @@ def install(*arguments: str, **environment: str) -> CommandResult:
     return run_program("install", *arguments, program=ANVYL_MCP, seconds=60, **environment)
 
 
+def uninstall(*arguments: str) -> CommandResult:
+    return run_program("uninstall", *arguments, program=ANVYL_MCP, seconds=60)
+
+
 def settings_of(client: str, content: str) -> Path:
     file = config_file(CLIENTS[client], os.environ)
     assert file is not None
@@ -42,38 +51,97 @@ def settings_of(client: str, content: str) -> Path:
 
 
 def servers(client: str, file: Path) -> dict[str, Any]:
+    """The entries of a config file by name, as the client reads them."""
     content = file.read_text(encoding="utf-8")
-    document = tomllib.loads(content) if file.suffix == ".toml" else json.loads(content)
-    found: dict[str, Any] = document[CLIENTS[client].key]
-    return found
+    if CLIENTS[client].form == "toml":
+        document = tomllib.loads(content)
+    elif CLIENTS[client].form.startswith("yaml"):
+        document = yaml.safe_load(content)
+    else:
+        document = jsonc.parse(content)
+    found = document[CLIENTS[client].key]
+    return {one["name"]: one for one in found} if isinstance(found, list) else dict(found)
+
+
+def launch_of(client: str, entry: Mapping[str, Any]) -> Launch:
+    """Command line and environment of an entry, whatever its client calls them."""
+    if client == "opencode":
+        command, *arguments = entry["command"]
+        return Launch(command, arguments, entry["environment"])
+    return Launch(entry.get("command") or entry["cmd"], entry["args"], entry.get("env") or entry["envs"])
 
 
 def others(client: str) -> str:
-    if CLIENTS[client].form == "toml":
-        return f'# mine\nmodel = "gpt"\n\n[{CLIENTS[client].key}.other]\ncommand = "other"\n'
-    return json.dumps({"theme": "dunkelgrün", CLIENTS[client].key: {"other": {"command": "other"}}}, indent="\t")
+    one = CLIENTS[client]
+    if one.form == "toml":
+        return f'# mine\nmodel = "gpt"\n\n[{one.key}.other]\ncommand = "other"\n'
+    if one.form == "yaml":
+        return f"# mine\ntheme: x\n{one.key}:\n  # not used: x\n  other:\n    command: other # mine too\n# end\nz: 1\n"
+    if one.form == "yaml-list":
+        return f"# mine\nname: x\n{one.key}:\n- name: other # mine too\n  command: other\n# end\nz: 1\n"
+    entry = {"type": "local", "command": ["other"]} if client == "opencode" else {"command": "other"}
+    text = json.dumps({"theme": "dunkelgrün", one.key: {"other": entry}}, indent="\t", ensure_ascii=False)
+    return f"// mine\n{text}\n// end\n"
 
 
-@pytest.mark.parametrize("client", WRITTEN)
-def test_the_entry_is_added_once_and_the_rest_is_kept(client: str) -> None:
+def test_every_entry_is_added_once_and_removed_again_and_the_rest_is_kept(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
     write_hosts_file("nas", "http://127.0.0.1:1")
-    before = others(client)
-    file = settings_of(client, before)
-    file.chmod(0o600)
+    files = {client: settings_of(client, others(client)) for client in WRITTEN}
+    for file in files.values():
+        file.chmod(0o600)
 
-    first, second = install(client), install(client)
+    first, second = install("--all"), install("--all")
 
     assert (first.code, second.code) == (0, 0), first.err
-    assert f"restart {CLIENTS[client].title}" in first.err and "already has this entry" in second.err
-    assert list(servers(client, file)) == ["other", "anvyl"]
-    entry = servers(client, file)["anvyl"]
-    assert Path(entry["command"]).is_absolute() and Path(entry["command"]).samefile(ANVYL_MCP)
-    assert (entry["args"], entry["env"]["ANVYL_HOME"]) == (["gateway"], os.environ["ANVYL_HOME"])
-    [backup] = file.parent.glob(f"{file.name}.*.bak")
-    assert backup.read_text(encoding="utf-8") == before
-    assert file.stat().st_mode & 0o777 == 0o600
-    kept = file.read_text(encoding="utf-8")
-    assert ("# mine" in kept) if file.suffix == ".toml" else ("dunkelgrün" in kept and '\n\t"theme"' in kept)
+    assert first.err.count("added the entry") == second.err.count("already has the entry") == len(WRITTEN)
+    for client, file in files.items():
+        assert list(servers(client, file)) == ["other", "anvyl"]
+        entry = launch_of(client, servers(client, file)["anvyl"])
+        assert Path(entry.command).is_absolute() and Path(entry.command).samefile(ANVYL_MCP)
+        assert (entry.args, entry.env["ANVYL_HOME"]) == (["gateway"], os.environ["ANVYL_HOME"])
+        [backup] = file.parent.glob(f"{file.name}.*.bak")
+        assert backup.read_text(encoding="utf-8") == others(client)
+        assert file.stat().st_mode & 0o777 == 0o600
+
+    removed = uninstall("--all")
+
+    assert removed.code == 0 and removed.err.count("removed the entry") == len(WRITTEN)
+    for client, file in files.items():
+        assert file.read_text(encoding="utf-8") == others(client), "with every comment"
+
+
+def test_one_assistant_is_named() -> None:
+    settings_of("cursor", "{}")
+
+    assert "restart Cursor" in install("cursor").err
+    assert "Cursor already has this entry" in install("cursor").err
+    assert "removed the entry" in uninstall("cursor").err
+    assert "Cursor has no such entry" in uninstall("cursor").err
+
+
+async def test_every_written_entry_starts_the_gateway(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read back as each client does, and started by the official MCP client."""
+    monkeypatch.chdir(desk)
+    clients = [client for client in WRITTEN if CLIENTS[client].shape is not CLIENTS["cursor"].shape]
+    started: list[tuple[str, bool]] = []
+
+    async def start(client: str) -> None:
+        entry = launch_of(client, servers(client, settings_of_installed[client])["anvyl"])
+        parameters = StdioServerParameters(command=entry.command, args=entry.args, env=dict(entry.env))
+        async with Client(parameters) as session:
+            started.append((client, "list_hosts" in {tool.name for tool in (await session.list_tools()).tools}))
+
+    settings_of_installed = {client: settings_of(client, "") for client in clients}
+    assert install("--all", "--read-only").code == 0
+    with anyio.fail_after(240):
+        async with anyio.create_task_group() as group:
+            for client in {CLIENTS[one].shape: one for one in clients}.values():
+                group.start_soon(start, client)
+
+    assert len(started) >= 7 and all(serves for _, serves in started), started
 
 
 async def test_the_written_entry_starts_the_gateway(desk: Path) -> None:
@@ -100,8 +168,11 @@ async def test_the_written_entry_starts_the_gateway(desk: Path) -> None:
 @pytest.mark.parametrize(
     ("client", "content"),
     [
-        ("zed", '// mine\n{"theme": "x"}'),
+        ("zed", '{"theme": "x"'),
         ("vscode", "[]"),
+        ("goose", "extensions: {other: {cmd: x}}\n"),
+        ("goose", "a: 1\n---\nb: 1\n"),
+        ("continue", "mcpServers:\n  other:\n    command: x\n"),
         ("cursor", '{"mcpServers": []}'),
         ("codex", "mcp_servers = 1"),
         ("codex", "[broken"),
@@ -187,7 +258,136 @@ def test_the_list_of_assistants_shows_which_are_installed() -> None:
         ("zed", "darwin", ".config/zed/settings.json"),
         ("zed", "win32", "AppData/Roaming/Zed/settings.json"),
         ("lmstudio", "win32", ".lmstudio/mcp.json"),
+        ("opencode", "darwin", ".config/opencode/opencode.json"),
+        ("goose", "darwin", ".config/goose/config.yaml"),
+        ("goose", "win32", "AppData/Roaming/Block/goose/config/config.yaml"),
+        ("cline", "linux", ".cline/data/settings/cline_mcp_settings.json"),
+        ("jan", "linux", ".local/share/Jan/data/mcp_config.json"),
+        ("jan", "darwin", "Library/Application Support/Jan/data/mcp_config.json"),
     ],
 )
 def test_the_path_of_the_settings_depends_on_the_system(client: str, system: str, where: str, desk: Path) -> None:
     assert config_file(CLIENTS[client], {}, system) == desk / where
+
+
+def test_all_finds_each_installed_assistant_and_a_damaged_one_does_not_stop_the_others(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    (desk / ".cline").mkdir()
+    goose, broken = settings_of("goose", "extensions: {}\n"), settings_of("cursor", "{broken")
+
+    added, listed = install("--all", "--json"), install("--json").json["clients"]
+    removed = uninstall("--all", "--json")
+
+    assert (added.code, removed.code) == (3, 0)
+    assert {one["client"]: one["written"] for one in added.json["clients"]} == {
+        "cursor": False,
+        "goose": True,
+        "cline": True,
+    }
+    assert {one["client"] for one in listed if one["state"] == "set up"} == {"goose", "cline"}
+    assert {one["client"]: one["removed"] for one in removed.json["clients"]} == {"goose": True, "cline": True}
+    assert "anvyl" not in goose.read_text(encoding="utf-8") and broken.read_text(encoding="utf-8") == "{broken"
+    assert uninstall("--all").code == 1, "none has it"
+
+
+def test_newer_settings_of_opencode_are_followed() -> None:
+    """Version 2 keeps servers in `mcp.servers`, and both versions read `opencode.jsonc`."""
+    first = settings_of("opencode", "{}")
+    file = first.rename(first.with_suffix(".jsonc"))
+    file.write_text(
+        '{\n  "mcp": {"servers": {"x": {"type": "local", "command": ["x"]}}}, // mine\n}\n', encoding="utf-8"
+    )
+
+    assert install("opencode").code == 0
+
+    assert list(jsonc.parse(file.read_text(encoding="utf-8"))["mcp"]["servers"]) == ["x", "anvyl"]
+    assert "// mine" in file.read_text(encoding="utf-8")
+
+
+def test_settings_elsewhere_are_named_with_file(tmp_path: Path) -> None:
+    file = tmp_path / "librechat.yaml"
+    file.write_text("version: 1.2.1\n# mcpServers:\n#   x:\n", encoding="utf-8")
+
+    done = install("librechat", "--file", str(file))
+
+    assert done.code == 0 and "in a container" in done.err
+    assert list(servers("librechat", file)) == ["anvyl"]
+    assert uninstall("librechat", "--file", str(file)).code == 0
+    assert file.read_text(encoding="utf-8").startswith("version: 1.2.1\n# mcpServers:\n#   x:\n")
+
+
+COMMENTS = some.sampled_from(["", " ", "\n", "\n\t", " // } , \n", " /* , } */ ", '\n  // "anvyl": 1,\n  '])
+
+
+@some.composite
+def documents(draw: some.DrawFn, depth: int = 0) -> str:
+    """An object in JSON with comments and trailing commas anywhere."""
+    trailing: bool = draw(some.booleans())
+
+    def space() -> str:
+        return draw(COMMENTS)
+
+    members = []
+    for key in draw(some.lists(some.sampled_from(["a", "mcp", "anvyl", "z"]), max_size=4, unique=True)):
+        deeper: bool = draw(some.booleans())
+        nested = key == "mcp" or (depth < 2 and deeper)
+        value = draw(documents(depth + 1)) if nested and depth < 2 else "{}" if nested else '[1, "// } \\" ",]'
+        members.append(f'{space()}"{key}"{space()}:{space()}{value}{space()}')
+    return f"{{{','.join(members)}{f',{space()}' if members and trailing else space()}}}"
+
+
+@given(documents(), COMMENTS)
+def test_any_json_with_comments_keeps_all_but_the_entry(text: str, around: str) -> None:
+    before = jsonc.parse(around + text + around)
+
+    after = jsonc.set_member(around + text + around, ["mcp", "anvyl"], {"command": "x"})
+    removed = jsonc.remove_member(after, ["mcp", "anvyl"])
+
+    before.setdefault("mcp", {})["anvyl"] = {"command": "x"}
+    assert jsonc.parse(after) == before
+    del before["mcp"]["anvyl"]
+    assert jsonc.parse(removed) == before
+    for comment in ("/* , } */", "// } ,") if '"anvyl"' not in text else ():
+        assert removed.count(comment) == (around + text + around).count(comment)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "extensions:\n  a:\n    x: |\n      text\n      # text too\n\n# end\nb: 1\n",
+        "extensions:  # mine\nq: 1\n",
+        "extensions: {}\nq: 1\n",
+        "extensions:\n    a: 1\n    # c\n    anvyl:\n        z: 1\n    b: 2\n",
+        '---\n"extensions":\n  a: {x: [1, "#"]}\n',
+        "extensions:\n- name: o\n  command: x\n- name: 'anvyl' # c\n  c: 1\n# t\n",
+        "extensions:\n  - command: x\n    name: anvyl\n  # - name: u\n  - name: z\nq: 2\n",
+    ],
+)
+def test_any_yaml_in_block_style_keeps_all_but_the_entry(text: str) -> None:
+    entry = {"name": "anvyl", "args": ["a: b", "--x"], "env": {"N": "on", "e": ""}, "empty": {}, "on": True, "n": 300}
+    as_list = "- " in text
+    before = yaml.safe_load(text) or {}
+
+    def parts(document: Any) -> tuple[Any, Any, Any]:
+        """Our entry, the others, and the rest of the document."""
+        found = document.get("extensions") or {}
+        named = {one.get("name"): one for one in found} if isinstance(found, list) else dict(found)
+        own = named.pop("anvyl", None)
+        return own, named, {key: one for key, one in document.items() if key != "extensions"}
+
+    after = yaml_blocks.set_entry(text, "extensions", "anvyl", entry, as_list=as_list)
+    removed = yaml_blocks.remove_entry(after, "extensions", "anvyl")
+
+    assert parts(yaml.safe_load(after)) == (entry, *parts(before)[1:])
+    assert parts(yaml.safe_load(removed) or {}) == (None, *parts(before)[1:])
+    for comment in ("# text too", "# end", "# mine", "# t", "# - name: u"):
+        assert removed.count(comment) == text.count(comment)
+
+
+@pytest.mark.parametrize("text", ["{a: 1}\n", "- a\n", "a: 1\n---\nb: 1\n", "x: &y\n  a: 1\n", "x: 1\nx: 2\n"])
+def test_yaml_in_another_style_is_refused(text: str) -> None:
+    with pytest.raises(UnsupportedConfig):
+        yaml_blocks.set_entry(text, "x", "anvyl", {"a": 1}, as_list=False)

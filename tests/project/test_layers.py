@@ -38,6 +38,7 @@ ROOMS = {
         "peers.connection peers.fleet peers.gateway peers.hosts peers.watch server server.auth server.calls "
         "server.containers server.engine server.http server.http.metrics server.policy server.protocol"
     ),
+    "app.config_edits": "app core",
     "cli": "cli.completion cli.programs cli.terminal",
     "cli.commands": (
         "app cli.conversation cli.parser cli.programs cli.runtime core orchestrator.ask orchestrator.api peers "
@@ -54,7 +55,7 @@ ROOMS = {
         "app cli.parser cli.runtime cli.terminal core core.redaction orchestrator orchestrator.ask "
         "orchestrator.models peers.changes peers.fleet"
     ),
-    "cli.host_commands": "app cli.parser cli.runtime core server.http server.policy",
+    "cli.host_commands": "app app.config_edits cli.parser cli.runtime core server.http server.policy",
     "cli.parser": "cli.runtime",
     "cli.programs": "app cli.host_commands cli.parser cli.runtime cli.terminal core",
     "cli.runtime": "app cli.terminal core orchestrator peers.changes peers.connection peers.fleet",
@@ -117,6 +118,7 @@ FOUND_BY_FOLDER = {"server.tools", "orchestrator.api.endpoints"}
 
 SHORT = {
     "__main__": "what `python -m anvyl_mcp` runs",
+    "app.config_edits.edit_errors": "the error that all formats share",
     "cli.commands.questions.ask": "read for every `--help`: what it runs is imported only when it is run",
     "cli.commands.questions.chat": "read for every `--help`: what it runs is imported only when it is run",
     "cli.commands.containers.images": "one file for each subject, as in `--help`",
@@ -158,7 +160,7 @@ OWNERS = {
     "typer": ("cli",),
     "click": ("cli",),
     "rich": ("cli",),
-    "tomlkit": ("peers/hosts/registry.py", "core/settings_file.py", "app/client_configs.py"),
+    "tomlkit": ("peers/hosts/registry.py", "core/settings_file.py", "app/config_edits/toml_tables.py"),
     "zeroconf": ("peers/hosts/discovery.py",),
     "mcp": MCP,
     "mcp_types": MCP,

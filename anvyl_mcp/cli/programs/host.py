@@ -25,6 +25,7 @@ COMMANDS = {
     "Connect": {
         "invite": "programs.host:invite",
         "install": "programs.host:install",
+        "uninstall": "programs.host:uninstall",
     },
     "Access and records": {
         "token": "host_commands.tokens:app",
@@ -51,6 +52,9 @@ app = create_program(
 
 Toolsets = typer.Option(metavar="NAMES", help="Toolsets to offer, like networks,system or all.")
 Tools = typer.Option(metavar="NAMES", help="Single tools to offer as well.")
+ConfigFile = Annotated[
+    str, typer.Option("--file", metavar="PATH", help="The assistant's settings file, if it is somewhere else.")
+]
 ReadOnly = Annotated[bool, typer.Option("--read-only", help="Offer only tools that change nothing.")]
 
 
@@ -172,6 +176,7 @@ def install(
     all_: Annotated[bool, typer.Option("--all", help="Add them to every assistant that is installed here.")] = False,
     print_: Annotated[bool, typer.Option("--print", help="Print the settings, without writing them.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and where.")] = False,
+    file: ConfigFile = "",
     toolsets: Annotated[str, Toolsets] = "",
     read_only: ReadOnly = False,
     as_json: JsonOption = False,
@@ -186,8 +191,29 @@ def install(
     if client == "all" or all_:
         if print_ or client not in ("", "all"):
             raise typer.BadParameter("--all takes neither an assistant nor --print")
+        if file:
+            raise typer.BadParameter("--file is for one assistant")
         install_command.install_all(flags, dry_run=dry_run, as_json=as_json)
-    install_command.install(client, flags, show=print_, dry_run=dry_run, as_json=as_json)
+    install_command.install(client, flags, file=file, show=print_, dry_run=dry_run, as_json=as_json)
+
+
+def uninstall(
+    client: Annotated[str, typer.Argument(metavar="ASSISTANT", help="Like claude-desktop or cursor.")] = "",
+    all_: Annotated[bool, typer.Option("--all", help="Remove them from every assistant that has them.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be changed, and where.")] = False,
+    file: ConfigFile = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Remove your hosts from a desktop assistant."""
+    from anvyl_mcp.cli.host_commands import install as install_command
+
+    if client == "all" or all_:
+        if file or client not in ("", "all"):
+            raise typer.BadParameter("--all takes neither an assistant nor --file")
+        install_command.uninstall_all(dry_run=dry_run, as_json=as_json)
+    if not client:
+        raise typer.BadParameter("name an assistant, or use --all; anvyl-mcp install lists them")
+    install_command.uninstall(client, file=file, dry_run=dry_run, as_json=as_json)
 
 
 def invite(
