@@ -74,12 +74,14 @@ def test_the_progress_line_names_the_hosts_and_is_erased_at_the_end(engine: Real
     with open_terminal("ask", "--offline", "list containers") as terminal:
         terminal.until("list containers: first done, waiting for gpu… ")
         began = time.monotonic()
+        terminal.until("busybox")
+        terminal.until("waiting for gpu… ")
         assert terminal.end() == 3, terminal.shown
 
     # The silent host was called at the start, so at most its timeout remains.
     assert time.monotonic() - began < CONNECT_SECONDS + MAX_END_SECONDS
     left = terminal.shown.rpartition(ERASED)[2]
-    assert "web" in left and "no answer within 3 s" in left
+    assert "no answer within 3 s" in left and terminal.shown.count("busybox") == 1
     assert "waiting for" not in left and "working" not in left
 
 
@@ -188,6 +190,23 @@ def test_the_prompt_names_the_container_and_its_state(engine: RealEngine, first:
         assert terminal.end() == 5
 
     assert engine.state("web") == "running"
+
+
+def test_results_appear_before_a_slow_host_and_the_model_answer(
+    engine: RealEngine, silent: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    engine.run("web")
+    model_server.replies += [tool_call("list_containers", {}), text("Only web runs.")]
+
+    with open_terminal("ask", "list all containers") as terminal:
+        terminal.until("busybox")
+        terminal.until("waiting for gpu")
+        terminal.until("no answer within")
+        terminal.until("Only web runs.")
+        terminal.end()
+
+    assert terminal.shown.count("busybox") == 1, "each result is shown once"
 
 
 def test_the_hosts_of_a_change_can_be_chosen_at_the_prompt(

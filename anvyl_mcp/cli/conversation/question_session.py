@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.ask.agent import Assistant
 
 
+SLOW_SECONDS = 1.0
+"""The results of the other hosts wait this long for a slow one."""
+
+
 class QuestionSession:
     """Runs one question. `as_json`: print only one JSON document to stdout."""
 
@@ -35,9 +41,40 @@ class QuestionSession:
 
     def _begin(self, question: Question) -> None:
         self._printed = 0
+        self._slow_timer: asyncio.TimerHandle | None = None
         self._progress = ProgressLine(self._fleet, quiet=self._as_json)
         self._prompt = ApprovalPrompt(self._fleet, yes=self._yes, dry_run=question.dry_run, paused=self._paused)
-        self._run = Run(replace(self._progress.attached_to(question), on_proposals=self._ask_approval))
+        attached = self._progress.attached_to(question)
+        self._run = Run(
+            replace(
+                attached, on_proposals=self._ask_approval, on_outcome=lambda one: self._result_arrived(attached, one)
+            )
+        )
+
+    def _result_arrived(self, attached: Question, outcome: Outcome) -> None:
+        """Show results as they come: when all hosts have answered, or after a second without the slow ones."""
+        attached.on_outcome(outcome)
+        if self._as_json or not sys.stdout.isatty():
+            return
+        if not self._progress.pending_calls:
+            self._show_arrived()
+        elif not self._slow_timer:
+            self._slow_timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._show_arrived)
+
+    def _show_arrived(self) -> None:
+        if self._slow_timer:
+            self._slow_timer.cancel()
+            self._slow_timer = None
+        tools = [self._fleet.tool(call.tool) for call in self._run.calls[self._printed :]]
+        by_model = bool(self._progress.model) and not self._run.by_rules
+        # An answer by the rules contains all results but tables.
+        if self._run.stopped or not all(
+            tool.reads and (by_model or text.rows_field(tool.output_schema)) for tool in tools
+        ):
+            return
+        with self._progress.paused():
+            for name, done in self._fresh():
+                output.print_outcomes(self._fleet.tool(name), done, tables_only=not by_model, failures=by_model)
 
     async def _ask_approval(self, proposals: Sequence[Proposal]) -> None:
         """Report the requested changes that cannot be made, then ask about the others."""
@@ -57,7 +94,11 @@ class QuestionSession:
         while True:
             with self._progress.shown():
                 ready = await assistant()
-                reply = await ready.ask(self._run, decide=self._prompt.decide, model=model, offline=offline)
+                try:
+                    reply = await ready.ask(self._run, decide=self._prompt.decide, model=model, offline=offline)
+                finally:
+                    if self._slow_timer:
+                        self._slow_timer.cancel()
             changed = any(not self._reads(call.tool) for call in self._run.calls)
             hosts = "" if self._as_json or changed else await prompt_for_hosts(self._fleet, reply.error)
             if not hosts:
