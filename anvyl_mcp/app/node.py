@@ -249,6 +249,7 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     from anvyl_mcp.server.policy.policy import Policy
     from anvyl_mcp.server.progress import Progress
     from anvyl_mcp.server.protocol.server import build_server
+    from anvyl_mcp.server.stacks.version_store import VersionStore
     from anvyl_mcp.server.toolsets import offered_tools
 
     engine, state = Engine(), HostState(settings.state_dir)
@@ -262,6 +263,7 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
         Progress: Progress(),
         SampleCache: SampleCache(),
         UndoLog: UndoLog(settings.state_dir / "undo.json", policy.require),
+        VersionStore: VersionStore(settings.state_dir / "stacks"),
     }
     # The settings restrict what a server offers to others. A local command may use every tool.
     toolsets = settings.toolsets if serving else "all"

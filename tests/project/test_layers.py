@@ -36,7 +36,7 @@ ROOMS = {
     "app": (
         "core orchestrator orchestrator.api orchestrator.api.endpoints orchestrator.ask peers peers.changes "
         "peers.connection peers.fleet peers.gateway peers.hosts peers.watch server server.auth server.calls "
-        "server.containers server.engine server.http server.http.metrics server.policy server.protocol"
+        "server.containers server.engine server.http server.http.metrics server.policy server.protocol server.stacks"
     ),
     "app.config_edits": "app core",
     "cli": "cli.completion cli.programs cli.terminal",
@@ -101,7 +101,7 @@ ROOMS = {
     "server": "core core.values",
     "server.audit": "core core.redaction server.auth server.policy",
     "server.auth": "core server",
-    "server.calls": "core core.redaction server server.audit server.auth server.engine server.policy",
+    "server.calls": "core core.redaction server server.audit server.auth server.engine server.policy server.stacks",
     "server.containers": "core core.redaction core.values server server.auth server.engine server.policy",
     "server.engine": "core server server.policy",
     "server.engine.logs": "core core.redaction server.engine",
@@ -109,7 +109,8 @@ ROOMS = {
     "server.http.metrics": "core server.audit server.auth server.calls server.engine server.policy server.tools",
     "server.policy": "core server server.auth",
     "server.protocol": "core core.values server server.calls server.policy",
-    "server.tools": "core core.values server server.containers server.engine server.engine.logs",
+    "server.stacks": ("core core.redaction server server.auth server.containers server.engine server.policy"),
+    "server.tools": "core core.values server server.containers server.engine server.engine.logs server.stacks",
 }
 """Every folder, and the folders that its modules import. Adding an entry is a design decision."""
 

@@ -34,7 +34,7 @@ ListOfferedTools = Callable[[Sequence[str]], Awaitable[Mapping[str, frozenset[st
 """Returns the names of the tools that this machine may use on each host, or the error of a host."""
 MOST_LINES = 20
 """Objects listed per host; beyond that only their number is shown."""
-CHECKED = ("container", "network", "volume")
+CHECKED = ("container", "network", "volume", "stack")
 """Kinds whose names are checked here; an image has more names than an engine lists."""
 
 
@@ -323,5 +323,7 @@ def _expected(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> ExpectedObje
 
 
 def _identity(kind: str, row: Mapping[str, Any]) -> str:
-    """Return what identifies an object; volumes have no id, see `server.engine.lookup.identity`."""
+    """Return what identifies an object; volumes and stacks have no id, see `server.engine.lookup.identity`."""
+    if kind == "stack":
+        return str(row["name"])
     return f"{row['name']}@{row['created']}" if kind == "volume" else str(row["id"])

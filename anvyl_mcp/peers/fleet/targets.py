@@ -37,6 +37,7 @@ LOOKUPS = {
     "image": Lookup("list_images", {"limit": 1000}, "images", field="tags"),
     "network": Lookup("list_networks", {"limit": 1000}, "networks"),
     "volume": Lookup("list_volumes", {"limit": 1000}, "volumes"),
+    "stack": Lookup("list_stacks", {"all": True, "limit": 1000}, "stacks"),
 }
 
 

@@ -14,6 +14,7 @@ from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.object_names import MAKES, NAMES, USES, named_objects
+from anvyl_mcp.server.stacks.projects import find_stack
 from anvyl_mcp.server.tool import Tool
 
 LOOKUPS: Mapping[str, Callable[[Engine, str], Mapping[str, Any]]] = {
@@ -21,6 +22,7 @@ LOOKUPS: Mapping[str, Callable[[Engine, str], Mapping[str, Any]]] = {
     "image": lookup.find_image,
     "network": lookup.find_network,
     "volume": lookup.find_volume,
+    "stack": find_stack,
 }
 """How to inspect an object, by kind."""
 

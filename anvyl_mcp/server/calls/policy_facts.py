@@ -11,6 +11,7 @@ from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.policy.name_forms import ObjectFacts, spellings
 from anvyl_mcp.server.policy.rules import ObjectLookup
+from anvyl_mcp.server.stacks.projects import find_stack
 from anvyl_mcp.server.tool import BOUND_IDS
 
 
@@ -57,11 +58,17 @@ def _volume(engine: Engine, name: str, name_or_id: str) -> ObjectFacts:
     return ObjectFacts(name, (name,), _labels(found))
 
 
+def _stack(engine: Engine, name: str, _: str) -> ObjectFacts:
+    found = find_stack(engine, name)
+    return ObjectFacts(name, (name,), _labels(found))
+
+
 READERS: dict[str, Callable[[Engine, str, str], ObjectFacts]] = {
     "container": _container,
     "image": _image,
     "network": _network,
     "volume": _volume,
+    "stack": _stack,
 }
 """Reader by kind of object. Its arguments: the engine, the name in the call, and the name or id to look up."""
 

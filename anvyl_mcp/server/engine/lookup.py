@@ -66,7 +66,12 @@ def find_volume(engine: Engine, name: str) -> dict[str, Any]:
 
 
 def identity(kind: str, found: Mapping[str, Any]) -> str:
-    """Distinguishes an object from a later one of the same name: its id, or for a volume its properties."""
+    """Distinguishes an object from a later one of the same name: its id, or for a volume its properties.
+
+    A stack is its name: a deployment replaces its containers, and a second one must find it locked.
+    """
+    if kind == "stack":
+        return str(found["Name"])
     if kind != "volume":
         return str(found["Id"])
     labels = sorted(compat.labels(found.get("Labels")).items())

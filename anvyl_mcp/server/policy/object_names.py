@@ -21,17 +21,23 @@ TAG = r"[\w][\w.-]{0,127}"
 DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
 IMAGE = re.compile(rf"(?:{HOST}/)?{COMPONENT}(?:/{COMPONENT})*(?::{TAG})?(?:@{DIGEST})?", re.ASCII)
 """An image reference: `registry:5000/path/name:tag@digest`, or an id."""
+STACK = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
+"""The name of a Compose project."""
 MAX_LENGTH = 512
 SHORT_LENGTH = 80
 
-HINTS = {"image": "write it like nginx:1.27 or registry.example:5000/team/app:2"}
+GRAMMARS = {"image": IMAGE, "stack": STACK}
+"""Grammar of the names of each kind; `PLAIN_NAME` for all others."""
+HINTS = {
+    "image": "write it like nginx:1.27 or registry.example:5000/team/app:2",
+    "stack": "a stack's name has lower-case letters, digits, `_` and `-`, and begins with a letter or digit",
+}
 PLAIN_HINT = "a name has letters, digits, `_`, `.` and `-`, and begins with a letter or digit"
 
 
 def is_valid(kind: str, name: str) -> bool:
     """Whether a text can be the name or id of an object of this kind."""
-    grammar = IMAGE if kind == "image" else PLAIN_NAME
-    return len(name) <= MAX_LENGTH and grammar.fullmatch(name) is not None
+    return len(name) <= MAX_LENGTH and GRAMMARS.get(kind, PLAIN_NAME).fullmatch(name) is not None
 
 
 def check_name(kind: str, name: str) -> None:

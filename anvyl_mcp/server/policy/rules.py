@@ -21,7 +21,7 @@ from anvyl_mcp.server.policy.name_forms import ObjectFacts, mounts_of, spellings
 from anvyl_mcp.server.tool import Scope, Tool
 
 Effect = Literal["deny", "allow"]
-KINDS = ("container", "image", "network", "volume")
+KINDS = ("container", "image", "network", "volume", "stack")
 """Kinds of objects in a call; the condition for each is its plural."""
 WILDCARDS = frozenset("*?[")
 
@@ -282,6 +282,7 @@ MATCHERS: dict[str, Callable[[Condition, Effect, PolicyCall], str | None]] = {
     "images": _match_objects,
     "networks": _match_objects,
     "volumes": _match_objects,
+    "stacks": _match_objects,
     "mounts": _match_mounts,
     "arguments": _match_argument,
     "labels": _match_labels,

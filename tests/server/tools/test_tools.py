@@ -56,6 +56,8 @@ TOOLS = [
     "prune_unused",
     "list_unused",
     "list_events",
+    "list_stacks",
+    "get_stack_info",
     "get_last_change",
     "undo_change",
     "list_hosts",
