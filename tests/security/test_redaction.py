@@ -148,7 +148,16 @@ def test_values_are_hidden_by_their_names(entry: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["password => {}", "<ApiKey>{}</ApiKey>", "  <password>{}</password>", "'db_password' => '{}',"]
+    "line",
+    [
+        "password => {}",
+        "<ApiKey>{}</ApiKey>",
+        "  <password>{}</password>",
+        "'db_password' => '{}',",
+        "machine registry.example login bob password {}",
+        "the initial password is {}",
+        "https://account.blob.example/backup?sv=2026&sig={}&se=1",
+    ],
 )
 def test_values_in_the_notations_of_configuration_files_are_hidden(line: str) -> None:
     assert "hunter2geheim" not in redact_text(line.format("hunter2geheim"))
@@ -158,6 +167,8 @@ def test_values_in_the_notations_of_configuration_files_are_hidden(line: str) ->
     "harmless",
     [
         "usage: login <user> <password>",
+        "the password is wrong, try again",
+        "password authentication failed for user bob",
         "OPTIONS=mode=fast;retries=5",
         "AUTHOR=Jane",
         "COMPASS_URL=http://compass:80/x",
@@ -186,7 +197,25 @@ def test_ordinary_words_are_shown(harmless: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["a", "A1", "a-", "/", "=", "webhook", "npm_", "tskey-", "1:", "123456:", "-----BEGIN ", "x=", "eyJ", '"']
+    "unit",
+    [
+        "a",
+        "A1",
+        "a-",
+        "password is a",
+        "&sig=",
+        "/",
+        "=",
+        "webhook",
+        "npm_",
+        "tskey-",
+        "1:",
+        "123456:",
+        "-----BEGIN ",
+        "x=",
+        "eyJ",
+        '"',
+    ],
 )
 def test_redaction_time_is_linear_in_the_length_of_a_line(unit: str) -> None:
     """A log line must not keep the server busy; the limit is generous, but below quadratic time."""

@@ -50,6 +50,12 @@ _HEADER = re.compile(
 )
 _BEARER = re.compile(r"\b(bearer|basic)(\s+)[\w.+/=~-]{6,}", re.IGNORECASE)
 _LOGIN = re.compile(r"""(?<![\w-])((?:-u|-U|--user|--proxy-user)[\s=]*['"]?[^\s:'"]+:)[^\s'"]+""")
+_SIGNATURE = re.compile(r"""(?i)([?&](?:x-(?:amz|goog)-)?(?:sig|signature|security-token)=)[^&\s'"]+""")
+_NETRC = re.compile(r"(\blogin\s+\S+\s+password\s+)\S+")
+_PROSE = re.compile(
+    r"""(?i)(\bpass(?:word|phrase|code)\s+(?:is|was)(?:\s+now)?:?\s+['"]?)(?=\S*[^\sA-Za-z]\S)[^\s'"]{5,}"""
+)
+"""`the password is hunter2!`, but not `the password is wrong`: with a digit or a symbol that is not its end."""
 _NAMED = re.compile(
     r"""(?<![\w-])--?(?P<flag>[A-Za-z][\w.-]*)(?:=|\s+(?!-))"""
     r"""|(?<![\w.-])(?P<pair>[A-Za-z_][\w.-]*)(?:["']?\s*=>?\s*|["']?\s*:\s+|["']\s*:\s*)"""
@@ -94,6 +100,8 @@ def _redact_line(typed: str) -> str:
     typed = URL_PASSWORD.sub(rf"\1:{HIDDEN}@", typed)
     typed = _URL_TOKEN.sub(rf"\1{HIDDEN}@", typed)
     typed = _LOGIN.sub(rf"\1{HIDDEN}", typed)
+    for pattern in (_SIGNATURE, _NETRC, _PROSE):
+        typed = pattern.sub(rf"\1{HIDDEN}", typed)
     typed = _redact_values(typed, _NAMED, lambda match: looks_secret(match["flag"] or match["pair"] or match["tag"]))
     typed = _redact_values(typed, _PASSWORD, lambda _: True)
     return _SHAPE.sub(HIDDEN, typed)
