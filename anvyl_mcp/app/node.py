@@ -251,6 +251,8 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     from anvyl_mcp.server.protocol.server import build_server
     from anvyl_mcp.server.stacks.version_store import VersionStore
     from anvyl_mcp.server.toolsets import offered_tools
+    from anvyl_mcp.server.updates.check_cache import CheckCache
+    from anvyl_mcp.server.updates.image_check import ImageChecker
 
     engine, state = Engine(), HostState(settings.state_dir)
     policy = Policy(settings.policy_file, facts_from(engine), on_change=state.policy_seen)
@@ -262,6 +264,7 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
         HostIdentity: HostIdentity(name),
         Progress: Progress(),
         SampleCache: SampleCache(),
+        ImageChecker: ImageChecker(CheckCache(settings.cache_dir / "updates.json")),
         UndoLog: UndoLog(settings.state_dir / "undo.json", policy.require),
         VersionStore: VersionStore(settings.state_dir / "stacks"),
     }

@@ -36,7 +36,8 @@ ROOMS = {
     "app": (
         "core orchestrator orchestrator.api orchestrator.api.endpoints orchestrator.ask peers peers.changes "
         "peers.connection peers.fleet peers.gateway peers.hosts peers.watch server server.auth server.calls "
-        "server.containers server.engine server.http server.http.metrics server.policy server.protocol server.stacks"
+        "server.containers server.engine server.http server.http.metrics server.policy server.protocol server.stacks "
+        "server.updates"
     ),
     "app.config_edits": "app core",
     "cli": "cli.completion cli.programs cli.terminal",
@@ -50,6 +51,7 @@ ROOMS = {
     "cli.commands.containers": (
         "app cli.parser cli.runtime cli.terminal core peers.changes peers.connection peers.fleet"
     ),
+    "cli.commands.stacks": "app cli.parser cli.runtime core peers.changes peers.connection peers.fleet",
     "cli.completion": "cli.parser cli.programs cli.runtime cli.terminal core",
     "cli.conversation": (
         "app cli.parser cli.runtime cli.terminal core core.redaction orchestrator orchestrator.ask "
@@ -110,7 +112,10 @@ ROOMS = {
     "server.policy": "core server server.auth",
     "server.protocol": "core core.values server server.calls server.policy",
     "server.stacks": ("core core.redaction server server.auth server.containers server.engine server.policy"),
-    "server.tools": "core core.values server server.containers server.engine server.engine.logs server.stacks",
+    "server.tools": (
+        "core core.values server server.containers server.engine server.engine.logs server.stacks server.updates"
+    ),
+    "server.updates": "core server server.engine server.policy",
 }
 """Every folder, and the folders that its modules import. Adding an entry is a design decision."""
 
@@ -142,6 +147,7 @@ SHORT = {
     "peers.gateway.fenced_answers": "where untrusted output is fenced: easy to find and to review",
     "peers.gateway.host_argument": "the argument that the gateway and the agent add to each tool",
     "server.calls.response_meta": "shared by everything below a call",
+    "server.tools.updates": "one file for each toolset",
     "server.identity": "injected into tools",
 }
 """Modules under 40 lines, and why each is a separate file."""

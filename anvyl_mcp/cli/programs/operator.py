@@ -26,6 +26,9 @@ COMMANDS = {
         "run": "commands.containers.execute:run_app",
         "exec": "commands.containers.execute:exec_app",
     },
+    "Stacks and updates": {
+        "updates": "commands.stacks.updates:updates",
+    },
     "Images and machines": {
         "images": "commands.containers.images:images",
         "pull": "commands.containers.images:pull",

@@ -1,0 +1,74 @@
+"""`anvyl updates` and `anvyl update`: newer images for containers, and updates to them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anvyl_mcp.cli.parser.options import HostOption, JsonOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anvyl_mcp.cli.runtime.host_answers import TableView
+    from anvyl_mcp.core.settings import Settings
+    from anvyl_mcp.peers.connection.listing import ToolListing
+    from anvyl_mcp.peers.fleet.fleet import Outcome
+
+LIST = "list_updates"
+TITLES = {"current": "FROM", "available": "TO", "published": "AGE", "change": "CLASS"}
+
+
+def updates(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="A container or stack; all if omitted.")] = "",
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask the registries again instead of using answers of the last 6 hours.")
+    ] = False,
+    host: HostOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List containers and stacks with newer images."""
+    from anvyl_mcp.cli.runtime import output, tool_command
+    from anvyl_mcp.cli.runtime.runner import run_command
+    from anvyl_mcp.core.errors import NotFound
+    from anvyl_mcp.peers.changes import outcome
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import open_node
+
+        async with open_node(settings, lean=True) as node:
+            tool, arguments = node.fleet.tool(LIST), {"name": name, "refresh": refresh}
+            done = await tool_command.run_calls(
+                node.fleet, settings, tool, [arguments], host, yes=True, as_json=as_json, view=_view
+            )
+            results = [one.answer.result or {} for one in done if one.ok]
+            if name and results and all(one.get("note") for one in results):
+                raise NotFound(f"no host has a container or stack `{name}`", hint="see anvyl ps --all")
+            if as_json:
+                output.print_json(output.hosts_document({one.host: one for one in done}))
+            else:
+                _print_rest(done)
+            return outcome.exit_code(done)
+
+    run_command(work, failed=output.no_hosts_document if as_json else None)
+
+
+def _view(tool: ToolListing) -> TableView | None:
+    from anvyl_mcp.cli.runtime.host_answers import table_view
+
+    return table_view(tool, TITLES)
+
+
+def _print_rest(done: Sequence[Outcome]) -> None:
+    """Say what is up to date, and what could not be checked, on each host."""
+    from anvyl_mcp.cli.runtime import output
+    from anvyl_mcp.core import text
+
+    for one in done:
+        result = one.answer.result or {}
+        if current := result.get("current"):
+            when = text.format_age(str(result.get("checked") or ""))
+            output.print_message(f"{one.host}: {text.plural(len(current), 'container')} up to date (checked {when})")
+        for line in result.get("unchecked") or ():
+            output.print_message(f"{one.host}: not checked: {line}")
