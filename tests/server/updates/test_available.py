@@ -104,7 +104,7 @@ def test_pinned_digests_and_image_ids_are_not_looked_up(engine: RealEngine, regi
     digest = registry.push("app:pinned")
     engine.api.pull(registry.image(f"app:pinned@{digest}"))
     engine.run("pinned", image=registry.image(f"app@{digest}"))
-    engine.run("by-id", image=engine.api.inspect_image(registry.image(f"app@{digest}"))["Id"])
+    engine.run("by-id", image=engine.api.inspect_container("pinned")["Image"])
     registry.push("app:pinned", Env=["NEW=1"])
 
     found = listed()
