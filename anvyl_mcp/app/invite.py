@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ import httpx
 from anvyl_mcp.core import serve_lock
 from anvyl_mcp.core.errors import AnvylError, Conflict, InvalidInput, Unreachable, from_code
 from anvyl_mcp.core.invitation import MAX_ADDRESSES, Invitation
+from anvyl_mcp.core.paths import SYSTEM_HOME
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.server import addresses
 from anvyl_mcp.server.http.host_state import HostState
@@ -28,7 +30,7 @@ async def create_invitation(
     """
     server = serve_lock.find_server(settings.run_dir)
     if server is None:
-        raise Conflict("no server is running on this machine yet", hint="start it first: anvyl-mcp serve")
+        raise Conflict("no server is running on this machine yet", hint=_how_to_start())
     if address and is_loopback(address):
         raise InvalidInput(f"{address} is a loopback address", hint="use an address that other machines can reach")
     state = HostState(settings.state_dir)
@@ -46,6 +48,12 @@ async def create_invitation(
         "scopes": scopes,
         "seconds": seconds,
     }
+
+
+def _how_to_start() -> str:
+    if SYSTEM_HOME.is_dir() and os.geteuid() != 0:
+        return "if it runs as a service of the system: sudo anvyl-mcp invite"
+    return "start it first: anvyl-mcp service install, or anvyl-mcp serve"
 
 
 def _default_address() -> str:

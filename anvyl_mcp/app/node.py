@@ -235,6 +235,7 @@ class _ServerParts:
 
 def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool) -> _ServerParts:
     """Build the MCP server of this host. Each call passes limits, policy, audit log and locks, in `Gate`."""
+    from anvyl_mcp.app.installation.home_format import prepare_home
     from anvyl_mcp.server.auth.limits import Limits
     from anvyl_mcp.server.calls.affected_objects import Observer
     from anvyl_mcp.server.calls.changes import Changes
@@ -254,6 +255,7 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     from anvyl_mcp.server.updates.check_cache import CheckCache
     from anvyl_mcp.server.updates.image_check import ImageChecker
 
+    prepare_home(settings.config_dir, settings.state_dir)
     engine, state = Engine(), HostState(settings.state_dir)
     policy = Policy(settings.policy_file, facts_from(engine), on_change=state.policy_seen)
     limits, metrics = Limits(), Metrics()

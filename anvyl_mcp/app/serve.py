@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 
 from anvyl_mcp import __version__
+from anvyl_mcp.app import readiness
 from anvyl_mcp.app.background import BackgroundTasks
 from anvyl_mcp.app.catalogue import all_tools
 from anvyl_mcp.app.node import Node
@@ -62,6 +63,7 @@ async def serve(
         def ready() -> None:
             announce(server.network_urls)
             node.fleet.served_at = plain[0]
+            readiness.notify("READY=1", f"STATUS=serving {settings.name} at {plain[0]}")
             on_ready([url for url in plain if "[" not in url] + server.network_urls)
             explain.log_problems(node.policy, all_tools())
 
@@ -76,6 +78,7 @@ async def serve(
             async with background.run():
                 await server.serve(sockets)
         finally:
+            readiness.notify("STOPPING=1")
             await node.aclose()
             for one in sockets:
                 one.close()

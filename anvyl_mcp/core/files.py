@@ -9,7 +9,9 @@ from pathlib import Path
 
 from anvyl_mcp.core.errors import ConfigInvalid
 
-OWN_FOLDERS = frozenset({"approvals", "audit", "cache", "chats", "history", "operations", "run", "stacks", "trust"})
+OWN_FOLDERS = frozenset(
+    {"approvals", "audit", "backups", "cache", "chats", "history", "operations", "run", "stacks", "trust"}
+)
 """Names of the folders that an installation creates."""
 PRIVATE_MODE = 0o600
 OTHERS_MAY_WRITE = 0o022

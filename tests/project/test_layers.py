@@ -34,12 +34,14 @@ ROOMS = {
     "__main__": "cli",
     "agent": "app core peers peers.connection peers.hosts",
     "app": (
-        "core orchestrator orchestrator.api orchestrator.api.endpoints orchestrator.ask peers peers.changes "
-        "peers.connection peers.fleet peers.gateway peers.hosts peers.watch server server.auth server.calls "
-        "server.containers server.engine server.http server.http.metrics server.policy server.protocol server.stacks "
-        "server.updates"
+        "app.installation core orchestrator orchestrator.api orchestrator.api.endpoints orchestrator.ask peers "
+        "peers.changes peers.connection peers.fleet peers.gateway peers.hosts peers.watch server server.auth "
+        "server.calls server.containers server.engine server.http server.http.metrics server.policy "
+        "server.protocol server.stacks server.updates"
     ),
     "app.config_edits": "app core",
+    "app.installation": "core server",
+    "app.service": "app app.installation core server",
     "cli": "cli.completion cli.programs cli.terminal",
     "cli.commands": (
         "app cli.conversation cli.parser cli.programs cli.runtime core orchestrator.ask orchestrator.api peers "
@@ -57,7 +59,9 @@ ROOMS = {
         "app cli.parser cli.runtime cli.terminal core core.redaction orchestrator orchestrator.ask "
         "orchestrator.models peers.changes peers.fleet"
     ),
-    "cli.host_commands": "app app.config_edits cli.parser cli.runtime core server.http server.policy",
+    "cli.host_commands": (
+        "app app.config_edits app.installation app.service cli.parser cli.runtime core server.http server.policy"
+    ),
     "cli.parser": "cli.runtime",
     "cli.programs": "app cli.host_commands cli.parser cli.runtime cli.terminal core",
     "cli.runtime": "app cli.terminal core orchestrator peers.changes peers.connection peers.fleet",
@@ -124,6 +128,10 @@ FOUND_BY_FOLDER = {"server.tools", "orchestrator.api.endpoints"}
 
 SHORT = {
     "__main__": "what `python -m anvyl_mcp` runs",
+    "app.readiness": "the protocol of one other program",
+    "app.installation.upgrade": "one idea: runs what `detect` found",
+    "cli.parser.serve_options": "options of two commands; read for every `--help`",
+    "server.container_host": "asked by tools and by the installation",
     "app.config_edits.edit_errors": "the error that all formats share",
     "cli.commands.questions.ask": "read for every `--help`: what it runs is imported only when it is run",
     "cli.commands.questions.chat": "read for every `--help`: what it runs is imported only when it is run",

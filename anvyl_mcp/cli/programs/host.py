@@ -10,6 +10,18 @@ import typer
 
 from anvyl_mcp.cli.parser.lazy_commands import create_program
 from anvyl_mcp.cli.parser.options import JsonOption
+from anvyl_mcp.cli.parser.serve_options import (
+    AgentPort,
+    Announce,
+    HostAddress,
+    HostName,
+    Port,
+    ReadOnly,
+    Tools,
+    Toolsets,
+    Watch,
+    serve_flags,
+)
 from anvyl_mcp.cli.programs import operator
 from anvyl_mcp.cli.terminal import interrupts, process_exit
 
@@ -21,6 +33,8 @@ COMMANDS = {
         "serve": "programs.host:serve",
         "gateway": "programs.host:gateway",
         "tools": "programs.host:tools",
+        "service": "host_commands.service:app",
+        "upgrade": "host_commands.upgrade:upgrade",
     },
     "Connect": {
         "invite": "programs.host:invite",
@@ -36,7 +50,7 @@ COMMANDS = {
 }
 """Heading in `anvyl-mcp --help` → command → `module:name`, relative to `anvyl_mcp.cli`: a function or a `Typer`."""
 EXAMPLES = """\
-anvyl-mcp serve
+anvyl-mcp service install
 anvyl-mcp invite --scope read
 anvyl-mcp install claude-desktop
 """
@@ -50,28 +64,21 @@ app = create_program(
     operator.COMMANDS,
 )
 
-Toolsets = typer.Option(metavar="NAMES", help="Toolsets to offer, like networks,system or all.")
-Tools = typer.Option(metavar="NAMES", help="Single tools to offer as well.")
 ConfigFile = Annotated[
     str, typer.Option("--file", metavar="PATH", help="The assistant's settings file, if it is somewhere else.")
 ]
-ReadOnly = Annotated[bool, typer.Option("--read-only", help="Offer only tools that change nothing.")]
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Network address to listen on, over TLS.")] = None,
-    port: Annotated[int | None, typer.Option(metavar="PORT", help="Port for MCP clients.  [default: 4200]")] = None,
-    agent_port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Port for agent clients.  [default: 4201]")
-    ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of this host.")] = None,
+    host: HostAddress = None,
+    port: Port = None,
+    agent_port: AgentPort = None,
+    name: HostName = None,
     toolsets: Annotated[str | None, Toolsets] = None,
     tools: Annotated[str | None, Tools] = None,
     read_only: ReadOnly = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Also watch the hosts and report problems.")] = False,
-    announce: Annotated[
-        bool, typer.Option("--announce", help="Announce this host on the local network (mDNS).")
-    ] = False,
+    watch: Watch = False,
+    announce: Announce = False,
     stdio: Annotated[bool, typer.Option("--stdio", help="Serve the parent process over stdin and stdout.")] = False,
 ) -> None:
     """Serve this host's tools until Ctrl-C."""
@@ -92,9 +99,18 @@ def serve(
         )
         return runner.INTERRUPTED if interrupted else 0
 
-    flags = {"host": host, "port": port, "agent_port": agent_port, "name": name, "toolsets": toolsets, "tools": tools}
-    switches = {"read_only": read_only, "watch": watch, "announce": announce}
-    runner.run_command(work, flags={**flags, **{name: on or None for name, on in switches.items()}})
+    flags = serve_flags(
+        host=host,
+        port=port,
+        agent_port=agent_port,
+        name=name,
+        toolsets=toolsets,
+        tools=tools,
+        read_only=read_only,
+        watch=watch,
+        announce=announce,
+    )
+    runner.run_command(work, flags=flags)
 
 
 def _report_urls(settings: Settings) -> Callable[[list[str]], None]:

@@ -22,7 +22,7 @@ INTERRUPTED = interrupts.EXIT_CODE
 def run_command(
     work: Callable[[Settings], Awaitable[int]],
     *,
-    flags: Mapping[str, str | int | None] | None = None,
+    flags: Mapping[str, str | int | bool | None] | None = None,
     failed: Callable[[AnvylError], Any] | None = None,
 ) -> NoReturn:
     """Run a command and exit with its code. `failed` builds the JSON document of a command that failed."""

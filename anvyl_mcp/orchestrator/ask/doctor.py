@@ -85,7 +85,7 @@ async def _check_engine(fleet: Fleet) -> list[Diagnosis]:
 async def _check_server(fleet: Fleet, *, served: bool) -> list[Diagnosis]:
     if served:
         return [Diagnosis("server", "ok", f"`{fleet.local.name}` is served at {fleet.local.url}")]
-    hint = "to let other hosts, assistants or a browser connect: anvyl-mcp serve"
+    hint = "to let other hosts or a browser connect: anvyl-mcp service install"
     return [Diagnosis("server", "note", "no server is running here; commands work without one", hint)]
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anvyl_mcp.core.errors import AnvylError, Cancelled, Denied, Timeout, Unknown
+from anvyl_mcp.core.files import match_folder_owner
 from anvyl_mcp.core.redaction.redact_text import redact_arguments, to_log_line
 from anvyl_mcp.server.audit import reader
 from anvyl_mcp.server.audit.reader import Verification
@@ -276,6 +277,7 @@ class _Reserve:
     def _fill(self, size: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         with suppress(OSError), os.fdopen(os.open(self._file, flags, 0o600), "wb") as file:
+            match_folder_owner(self._file.parent, file.fileno())
             # Random bytes: some file systems store zeros without using space.
             file.write(os.urandom(size))
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from anvyl_mcp.core import file_locks
 from anvyl_mcp.core.errors import ConfigInvalid
-from anvyl_mcp.core.files import write_atomically
+from anvyl_mcp.core.files import make_private_folder, write_atomically
 from anvyl_mcp.core.invitation import pin_text
 
 YEARS = 10
@@ -129,7 +129,7 @@ def _pin(key: CertificatePublicKeyTypes) -> str:
 def _lock_folder(folder: Path) -> Iterator[None]:
     """Lock a folder exclusively, creating it with access for its owner only."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(folder)
         if folder.stat().st_mode & 0o077:
             folder.chmod(0o700)
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

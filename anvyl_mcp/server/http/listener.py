@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 10
-"""Time for running calls to finish after SIGTERM."""
+GRACE_SECONDS = 8
+"""Time for running calls to finish after SIGTERM; a service manager should see the end within 10 s."""
 IDLE_SECONDS = 75
 """Keep-alive timeout; uvicorn's 5 s cuts off a large result over a slow link."""
 LOCAL = ("127.0.0.1", "::1")

@@ -1,0 +1,1 @@
+"""`anvyl-mcp serve` as a service of systemd, launchd or OpenRC."""

@@ -1,0 +1,54 @@
+"""The log of the service, as its manager keeps it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import anyio
+
+from anvyl_mcp.app.service import programs
+from anvyl_mcp.app.service.manager import ServiceManager
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError, InvalidInput, NotFound
+
+
+def read_lines(manager: ServiceManager, lines: int, since: str) -> list[str]:
+    """Return the last lines.
+
+    Raises:
+        AnvylError: the log cannot be read.
+    """
+    command = _command(manager, lines, since, follow=False)
+    done = programs.run(command, environment=manager.log_environment())
+    if done.code:
+        raise AnvylError(f"the log of the service cannot be read: {done.last_words}", hint=_hint(manager))
+    return [text.one_line(line) for line in done.out.splitlines()]
+
+
+async def show(manager: ServiceManager, lines: int, since: str, *, follow: bool) -> int:
+    """Print the log as it is read; with `follow`, until cancelled. Returns the exit code."""
+    command = _command(manager, lines, since, follow=follow)
+    environment = {**os.environ, **manager.log_environment()}
+    try:
+        async with await anyio.open_process(command, stdin=None, stdout=None, stderr=None, env=environment) as process:
+            try:
+                return await process.wait()
+            except anyio.get_cancelled_exc_class():
+                process.terminate()
+                raise
+    except FileNotFoundError as error:
+        raise NotFound(f"`{command[0]}` is not installed", hint=_hint(manager)) from error
+
+
+def _command(manager: ServiceManager, lines: int, since: str, *, follow: bool) -> list[str]:
+    if since and "journalctl" not in (command := manager.log_command(lines, since, follow=follow)):
+        raise InvalidInput(f"--since does not work with {manager.name}", hint="use --tail")
+    sys.stdout.flush()
+    return command if since else manager.log_command(lines, since, follow=follow)
+
+
+def _hint(manager: ServiceManager) -> str:
+    if manager.scope == "system" and os.geteuid() != 0:
+        return "try it with sudo"
+    return "is the service installed? anvyl-mcp service status"
