@@ -21,7 +21,12 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def load_catalogue(cache_dir: Path) -> dict[str, ToolListing]:
-    """Return the tools by name. They are cached in a file, so that most commands need not import the toolsets."""
+    """Return the tools by name, without the hidden ones."""
+    return {name: tool for name, tool in load_listings(cache_dir).items() if not tool.hidden}
+
+
+def load_listings(cache_dir: Path) -> dict[str, ToolListing]:
+    """Return all tools by name. They are cached in a file, so that most commands need not import the toolsets."""
     file = cache_dir / f"tools-{__version__}-{_fingerprint()}.json"
     listed = _read_cache(file)
     if listed is None:

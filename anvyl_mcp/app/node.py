@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from anvyl_mcp.app.catalogue import all_tools, load_catalogue
+from anvyl_mcp.app.catalogue import all_tools, load_listings
 from anvyl_mcp.core import serve_lock
 from anvyl_mcp.core.files import restrict_permissions
 from anvyl_mcp.core.settings import Settings
@@ -69,7 +69,7 @@ class Node:
         self._serving = serving
         self._server_parts: _ServerParts | None = None
         self._agent_service: AgentService | None = None
-        tools, marks = load_catalogue(settings.cache_dir), DownMarks(settings.cache_dir / "down")
+        tools, marks = load_listings(settings.cache_dir), DownMarks(settings.cache_dir / "down")
         self.fleet = Fleet(self.local, Registry(settings.hosts_file), tools, self._connect, marks=marks)
 
     def refresh_local_host(self) -> None:
@@ -251,6 +251,8 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     from anvyl_mcp.server.progress import Progress
     from anvyl_mcp.server.protocol.server import build_server
     from anvyl_mcp.server.stacks.version_store import VersionStore
+    from anvyl_mcp.server.swarm.join_secret import JoinKeys
+    from anvyl_mcp.server.swarm.membership import SwarmWatch
     from anvyl_mcp.server.toolsets import offered_tools
     from anvyl_mcp.server.updates.check_cache import CheckCache
     from anvyl_mcp.server.updates.image_check import ImageChecker
@@ -259,21 +261,24 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     engine, state = Engine(), HostState(settings.state_dir)
     policy = Policy(settings.policy_file, facts_from(engine), on_change=state.policy_seen)
     limits, metrics = Limits(), Metrics()
+    swarm = SwarmWatch(engine)
     changes = Changes(state.audit, state.journal, Observer(engine))
     gate = Gate(state.audit, limits, policy, changes, state.next_key.announce)
     dependencies: dict[type, object] = {
         Engine: engine,
         HostIdentity: HostIdentity(name),
+        JoinKeys: JoinKeys(),
         Progress: Progress(),
         SampleCache: SampleCache(),
         ImageChecker: ImageChecker(CheckCache(settings.cache_dir / "updates.json")),
+        SwarmWatch: swarm,
         UndoLog: UndoLog(settings.state_dir / "undo.json", policy.require),
         VersionStore: VersionStore(settings.state_dir / "stacks"),
     }
     # The settings restrict what a server offers to others. A local command may use every tool.
     toolsets = settings.toolsets if serving else "all"
     tools = offered_tools(all_tools(fleet), toolsets=toolsets, extra=settings.tools, read_only=settings.read_only)
-    server = build_server(tools, dependencies, gate, name=name, called=metrics.count_call)
+    server = build_server(tools, dependencies, gate, name=name, called=metrics.count_call, availability=swarm)
     return _ServerParts(server, engine, state, policy, limits, changes, metrics)
 
 

@@ -203,7 +203,7 @@ def resolve_schema(schema: Mapping[str, Any], *, keep_null: bool = False) -> dic
         if "anyOf" in node:
             real = [branch for branch in node["anyOf"] if branch.get("type") != "null"]
             if len(real) == 1:
-                node = {**real[0], **{k: v for k, v in node.items() if k != "anyOf"}}
+                node = {**walk(real[0]), **{k: v for k, v in node.items() if k != "anyOf"}}
                 if keep_null and isinstance(node.get("type"), str):
                     node["type"] = [node["type"], "null"]
                 return walk(node)

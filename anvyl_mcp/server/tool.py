@@ -133,6 +133,7 @@ class Tool:
     arguments: type[BaseModel]
     result: type[Result]
     injected: Mapping[str, type]
+    hidden: bool = False
 
     @property
     def input_schema(self) -> dict[str, Any]:
@@ -201,6 +202,7 @@ def tool(
     seconds: float = 10,
     rare: bool = False,
     toolset: str = "",
+    hidden: bool = False,
 ) -> Callable[[Callable[..., Any]], Tool]:
     """Declare a function as a tool.
 
@@ -208,6 +210,7 @@ def tool(
     that it answers. `changes`, `destroys`: its safety; neither means that it only reads. `scope`: the scope a caller
     needs; by default `read` or `operate`, depending on safety. `untrusted`: its result has text from outside (logs,
     output, labels). `seconds`: timeout of a caller. `rare`: seldom needed, so a model sees it only after asking for it.
+    `hidden`: a step of one of our commands, which no listing shows.
     """
     safety: Safety = "destroys" if destroys else "changes" if changes else "reads"
     needed: Scope = scope or ("read" if safety == "reads" else "operate")
@@ -237,6 +240,7 @@ def tool(
             arguments=arguments,
             result=result,
             injected=injected,
+            hidden=hidden,
         )
 
     return declare

@@ -17,7 +17,7 @@ ALWAYS_OFFERED = "fleet"
 """The toolset that is always offered, so that every host can list the hosts it knows."""
 
 
-_ORDER = ("containers", "images", "host", "networks", "volumes", "system", "stacks", "updates")
+_ORDER = ("containers", "images", "host", "networks", "volumes", "system", "stacks", "updates", "history", "swarm")
 """The most used toolsets come first, because models prefer tools at the top of the list."""
 
 

@@ -28,6 +28,7 @@ COMMANDS = {
     },
     "Stacks and updates": {
         "updates": "commands.stacks.updates:updates",
+        "swarm": "commands.stacks.swarm:app",
     },
     "Images and machines": {
         "images": "commands.containers.images:images",

@@ -30,6 +30,7 @@ TOKEN_SHAPES = re.compile(
             r"\bgl(?:pat|dt|rt|ptt|soat|ft|imt|cbt|agent|oas)-[\w-]{16,}",  # GitLab
             r"\b(?:npm|hf|nfp|sntrys|sbp|fio)_(?=[a-zA-Z]{0,80}\d)[A-Za-z0-9]{20,}|\bhf_[A-Za-z]{30,}",
             r"\bpypi-[\w-]{40,}|\bdckr_(?:pat|oat)_[\w-]{20,}",
+            r"\bSWM(?:TKN|KEY)-1-[\w/+-]{20,}",  # Docker Swarm
             r"\bsk-[\w-]{16,}",  # OpenAI, Anthropic and others
             r"\b[rs]k_(?:live|test)_\w{16,}|\bwhsec_[\w+/]{20,}",  # Stripe
             r"\bxox[abeoprs]-[\w-]{10,}|\bxapp-\d-[\w-]{20,}",  # Slack

@@ -17,6 +17,7 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Denied, NotFound, NothingToDo
 from anvyl_mcp.core.values import ports
 from anvyl_mcp.peers.connection.listing import ToolListing
+from anvyl_mcp.peers.fleet import swarm_managers
 from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Fleet, OnBehalf, Outcome
 from anvyl_mcp.peers.fleet.targets import (
     LOOKUPS,
@@ -34,7 +35,7 @@ ListOfferedTools = Callable[[Sequence[str]], Awaitable[Mapping[str, frozenset[st
 """Returns the names of the tools that this machine may use on each host, or the error of a host."""
 MOST_LINES = 20
 """Objects listed per host; beyond that only their number is shown."""
-CHECKED = ("container", "network", "volume", "stack")
+CHECKED = ("container", "network", "volume", "stack", "service", "node")
 """Kinds whose names are checked here; an image has more names than an engine lists."""
 
 
@@ -180,6 +181,8 @@ def _not_offered(
     for host, offered in offered_by.items():
         if isinstance(offered, AnvylError):
             problems[host] = offered
+        elif offered and tool.name not in offered and tool.toolset == swarm_managers.TOOLSET:
+            problems[host] = swarm_managers.not_offered_error(tool.name, host)
         elif offered and tool.name not in offered:
             of_its_kind = [name for name, one in fleet.catalogue.items() if one.scope == tool.scope]
             problems[host] = (

@@ -17,6 +17,8 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     "disconnect_network": ("disconnect {container} from network {network}",),
     "prune_unused": ("remove unused {what}",),
     "pull_image": ("pull {image}",),
+    "create_service": ("create service {name} from {image}",),
+    "rollback_service": ("roll back service {name}",),
     "scale_service": ("scale service {name} to {replicas}",),
     "undo_change": ("undo the last change of {name}",),
 }

@@ -25,7 +25,8 @@ class ToolListing:
     `say` are phrases for the rules (`"stop {name}"`), `about` words of other questions that it answers, `names` maps an
     argument to the kind of existing object it must name (`{"name": "container"}`), `seconds` is the time limit of a
     call, `untrusted` marks results that contain text from third parties, `once` means that the host deduplicates calls
-    by operation id, so that resending one is safe, `rare` that a model sees the tool only after asking for it.
+    by operation id, so that resending one is safe, `rare` that a model sees the tool only after asking for it, `hidden`
+    that it is a step of one of our own commands, which nobody else is shown.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ToolListing:
     seconds: float = 30
     once: bool = False
     rare: bool = False
+    hidden: bool = False
 
     @classmethod
     def from_mcp(cls, listed: Mapping[str, Any]) -> ToolListing:
@@ -61,6 +63,7 @@ class ToolListing:
             seconds=float(meta.get("seconds", 30)),
             once=meta.get("once") is True,
             rare=meta.get("rare") is True,
+            hidden=meta.get("hidden") is True,
         )
 
     @property

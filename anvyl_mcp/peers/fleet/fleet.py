@@ -117,12 +117,13 @@ class Fleet:
         *,
         marks: DownMarks | None = None,
     ) -> None:
-        """`marks`: hosts that other processes of this installation found down."""
+        """`catalogue`: all tools, also hidden ones. `marks`: hosts that other processes found down."""
         self.set_local(local)
         self.registry = registry
         self.call_meta: dict[str, Any] = {}
         """Metadata sent with every call."""
-        self.catalogue = dict(catalogue)
+        self.catalogue = {name: tool for name, tool in catalogue.items() if not tool.hidden}
+        self._hidden = {name: tool for name, tool in catalogue.items() if tool.hidden}
         self._connect = connect
         self._connections: dict[Peer, Connection] = {}
         self._paces: dict[Peer, Pacer] = {}
@@ -215,7 +216,7 @@ class Fleet:
         """
         started = time.monotonic()
         try:
-            listing = self.tool(tool)
+            listing = self._hidden.get(tool) or self.tool(tool)
             answer = await self._ask(host, listing, arguments, on_behalf, expected, on_progress)
             if answer.ok and not matches_schema(answer.result, listing.output_schema):
                 raise UnexpectedResult(f"its answer to `{tool}` does not match the tool's schema", hint=OTHER_VERSION)

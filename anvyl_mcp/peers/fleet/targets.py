@@ -19,6 +19,7 @@ from anvyl_mcp.core.errors import (
     did_you_mean,
 )
 from anvyl_mcp.peers.connection.listing import ToolListing
+from anvyl_mcp.peers.fleet import swarm_managers
 from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Fleet, Outcome
 
 
@@ -38,6 +39,8 @@ LOOKUPS = {
     "network": Lookup("list_networks", {"limit": 1000}, "networks"),
     "volume": Lookup("list_volumes", {"limit": 1000}, "volumes"),
     "stack": Lookup("list_stacks", {"all": True, "limit": 1000}, "stacks"),
+    "service": Lookup("list_services", {"limit": 1000}, "services"),
+    "node": Lookup("list_nodes", {}, "nodes"),
 }
 
 
@@ -55,8 +58,8 @@ async def resolve_targets(
 ) -> list[str]:
     """Return the hosts for one call. `lister`: a cached listing; by default every host is asked.
 
-    With a selector, its hosts. Otherwise reads go to every host that has the named object, or to all hosts; a change
-    goes to the one host that has the object, or to the only host.
+    With a selector, its hosts. A tool of a Swarm goes to one of its managers. Otherwise reads go to every host that
+    has the named object, or to all hosts; a change goes to the one host that has the object, or to the only host.
 
     Raises:
         UnknownHost: the selector names an unknown host or tag.
@@ -69,6 +72,8 @@ async def resolve_targets(
         return [fleet.local.name]
     if selector:
         return fleet.select(selector)
+    if tool.toolset == swarm_managers.TOOLSET:
+        return await swarm_managers.manager_for(fleet, tool)
     hosts = fleet.hosts
     if len(hosts) == 1:
         return hosts

@@ -15,6 +15,7 @@ from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.object_names import MAKES, NAMES, USES, named_objects
 from anvyl_mcp.server.stacks.projects import find_stack
+from anvyl_mcp.server.swarm import nodes, services
 from anvyl_mcp.server.tool import Tool
 
 LOOKUPS: Mapping[str, Callable[[Engine, str], Mapping[str, Any]]] = {
@@ -23,6 +24,8 @@ LOOKUPS: Mapping[str, Callable[[Engine, str], Mapping[str, Any]]] = {
     "network": lookup.find_network,
     "volume": lookup.find_volume,
     "stack": find_stack,
+    "service": services.find_service,
+    "node": nodes.find_node,
 }
 """How to inspect an object, by kind."""
 

@@ -54,9 +54,10 @@ class Dispatcher:
         self._limiter: anyio.CapacityLimiter | None = None
 
     def allowed_tools(self, ctx: ServerRequestContext[Any]) -> dict[str, Tool]:
-        """The tools that the sender of a request may call, by name."""
+        """The tools that the sender of a request may call and see, by name."""
         caller = effective_caller(caller_of(ctx.request), ctx.meta or {})
-        return {tool.name: tool for tool in self._gate.allowed_tools(self.tools.values(), caller)}
+        shown = (tool for tool in self.tools.values() if not tool.hidden)
+        return {tool.name: tool for tool in self._gate.allowed_tools(shown, caller)}
 
     def response_meta(self, ctx: ServerRequestContext[Any]) -> dict[str, Any]:
         """The `_meta` of every response to the sender of a request."""

@@ -12,6 +12,7 @@ from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.policy.name_forms import ObjectFacts, spellings
 from anvyl_mcp.server.policy.rules import ObjectLookup
 from anvyl_mcp.server.stacks.projects import find_stack
+from anvyl_mcp.server.swarm import nodes, services
 from anvyl_mcp.server.tool import BOUND_IDS
 
 
@@ -63,12 +64,26 @@ def _stack(engine: Engine, name: str, _: str) -> ObjectFacts:
     return ObjectFacts(name, (name,), _labels(found))
 
 
+def _service(engine: Engine, name: str, name_or_id: str) -> ObjectFacts:
+    found = services.find_service(engine, name_or_id)
+    own, image = services.service_name(found), services.image_of(found["Spec"])
+    return ObjectFacts(own, (own, name, found["ID"], found["ID"][:12]), services.service_labels(found), image)
+
+
+def _node(engine: Engine, name: str, name_or_id: str) -> ObjectFacts:
+    found = nodes.find_node(engine, name_or_id)
+    own = nodes.node_name(found)
+    return ObjectFacts(own, (own, name, found["ID"], found["ID"][:12]), _labels(found["Spec"]))
+
+
 READERS: dict[str, Callable[[Engine, str, str], ObjectFacts]] = {
     "container": _container,
     "image": _image,
     "network": _network,
     "volume": _volume,
     "stack": _stack,
+    "service": _service,
+    "node": _node,
 }
 """Reader by kind of object. Its arguments: the engine, the name in the call, and the name or id to look up."""
 

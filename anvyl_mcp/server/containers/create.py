@@ -52,18 +52,18 @@ class RunOptions:
         """
         typed = [ports.parse_port(port) for port in published]
         bindings = ports.to_bindings(one for one in typed if isinstance(one, ports.PortMapping))
-        host: dict[str, Any] = {"port_bindings": bindings, "binds": [_parse_volume(volume) for volume in volumes]}
+        host: dict[str, Any] = {"port_bindings": bindings, "binds": [parse_volume(volume) for volume in volumes]}
         if restart:
             host["restart_policy"] = {"Name": _parse_choice(restart, RESTART_POLICIES, "restart")}
         if network:
             host["network_mode"] = network
         if memory:
-            host["mem_limit"] = _parse_memory(memory)
+            host["mem_limit"] = parse_memory(memory)
         if cpus:
-            host["nano_cpus"] = _parse_cpus(cpus)
+            host["nano_cpus"] = parse_cpus(cpus)
         return cls(
-            command=_split_command(command),
-            environment=[_parse_pair(entry, "env") for entry in env],
+            command=split_command(command),
+            environment=[parse_pair(entry, "env") for entry in env],
             labels=dict(_parse_label(entry) for entry in labels),
             host={name: value for name, value in host.items() if value},
             image_decided=[one for one in typed if isinstance(one, ports.HostPort)],
@@ -145,21 +145,23 @@ def remove_unstarted(engine: Engine, created: str, error: BaseException) -> None
         ) from error
 
 
-def _parse_volume(typed: str) -> str:
+def parse_volume(typed: str) -> str:
+    """Check the form of a volume."""
     pieces = typed.split(":")
     if not 2 <= len(pieces) <= 3 or not all(pieces) or not pieces[1].startswith("/"):
         raise InvalidInput(f"`{typed}` is not a volume", hint="write it like /data:/data:ro or name:/data")
     return typed
 
 
-def _parse_pair(typed: str, what: str) -> str:
+def parse_pair(typed: str, what: str) -> str:
+    """Check the form of a `KEY=value`."""
     if typed.startswith("=") or "=" not in typed:
         raise InvalidInput(f"`{typed}` is not a valid entry of {what}", hint="write it like KEY=value")
     return typed
 
 
 def _parse_label(typed: str) -> tuple[str, str]:
-    name, _, value = _parse_pair(typed, "labels").partition("=")
+    name, _, value = parse_pair(typed, "labels").partition("=")
     return name, value
 
 
@@ -169,14 +171,16 @@ def _parse_choice(typed: str, allowed: Sequence[str], what: str) -> str:
     return typed
 
 
-def _parse_memory(typed: str) -> int:
+def parse_memory(typed: str) -> int:
+    """Parse a memory limit into bytes."""
     parsed = text.parse_size(typed)
     if parsed is None or parsed < 6 * 1024**2:
         raise InvalidInput(f"`{typed}` is not a valid amount of memory", hint="write it like 512m; at least 6m")
     return parsed
 
 
-def _parse_cpus(typed: str) -> int:
+def parse_cpus(typed: str) -> int:
+    """Parse a number of cpus into billionths."""
     try:
         number = float(typed)
     except ValueError:
@@ -186,5 +190,6 @@ def _parse_cpus(typed: str) -> int:
     return int(number * 1e9)
 
 
-def _split_command(command: str) -> list[str]:
+def split_command(command: str) -> list[str]:
+    """Split a command into words; a blank one has none."""
     return commands.split(command) if command.strip() else []

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 import requests
 import urllib3
+from docker import auth
 from docker.api.client import APIClient
 from docker.errors import APIError, DockerException
 from requests import PreparedRequest, Response
@@ -115,6 +116,37 @@ class EngineClient(APIClient):
     def container_url(self, container: str, what: str) -> str:
         """URL of a resource of one container, for requests that bypass the SDK."""
         return self._url(f"/containers/{{0}}/{what}", container)
+
+    def service_url(self, service: str, what: str) -> str:
+        """URL of a resource of one service of a Swarm."""
+        return self._url(f"/services/{{0}}/{what}", service)
+
+    def post_service(self, spec: dict[str, Any], *, image: str) -> str:
+        """Create a service and return its id. `image`: log in to its registry."""
+        headers = self._registry_login(image)
+        found = self._result(self._send_spec(self._url("/services/create"), spec, headers), json=True)
+        return str(found["ID"])
+
+    def replace_service(
+        self, service: str, version: int, spec: dict[str, Any], *, image: str = "", rollback: bool = False
+    ) -> None:
+        """Give a service this whole specification, or its previous one. `image`: log in to its registry."""
+        headers = self._registry_login(image) if image else {}
+        options = {"version": version, **({"rollback": "previous"} if rollback else {"registryAuthFrom": "spec"})}
+        url = self.service_url(service, "update")
+        self._raise_for_status(self._send_spec(url, spec, headers, options))
+
+    def _send_spec(
+        self, url: str, spec: dict[str, Any], headers: dict[str, str], options: dict[str, Any] | None = None
+    ) -> Response:
+        """Send a specification as it is: the SDK would drop what is null in it."""
+        return self._post(url, json=spec, headers=headers, params=options)  # type: ignore[attr-defined,no-any-return]  # the stubs leave it out
+
+    def _registry_login(self, image: str) -> dict[str, str]:
+        """The header with this host's log-in to the registry of an image, for the nodes that pull it."""
+        registry, _ = auth.resolve_repository_name(image)
+        login = auth.get_config_header(self, registry)
+        return {"X-Registry-Auth": login.decode("ascii")} if login else {}
 
     def get_redirect_target(self, resp: Response) -> None:
         """Never follow redirects."""

@@ -224,6 +224,18 @@ def require_id(answer: Any) -> dict[str, Any]:
     return found
 
 
+def swarm_object(answer: Any) -> dict[str, Any]:
+    """A node, service or task of a Swarm, whose id is spelled `ID`.
+
+    Raises:
+        EngineError: it is none.
+    """
+    found = require_object(answer)
+    if not isinstance(found.get("ID"), str) or not isinstance(found.get("Spec"), dict):
+        raise unreadable_answer()
+    return found
+
+
 def _port(port: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "Type": string(port.get("Type")) or "tcp",

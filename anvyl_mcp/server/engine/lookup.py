@@ -73,7 +73,7 @@ def identity(kind: str, found: Mapping[str, Any]) -> str:
     if kind == "stack":
         return str(found["Name"])
     if kind != "volume":
-        return str(found["Id"])
+        return str(found.get("Id") or found["ID"])
     labels = sorted(compat.labels(found.get("Labels")).items())
     return f"{found['Name']}@{created_at(found)} {found.get('Driver')} {found.get('Mountpoint')} {labels}"
 

@@ -28,6 +28,7 @@ from anvyl_mcp.core.errors import AnvylError, Conflict, InvalidInput
 from anvyl_mcp.server.http.connection_slots import MAX_CONNECTIONS, ConnectionSlots
 from anvyl_mcp.server.http.connections import HttpConnection, Listener, raise_descriptor_limit
 from anvyl_mcp.server.http.origin_check import is_loopback
+from anvyl_mcp.server.protocol.listing_changes import ChangingServer
 
 if TYPE_CHECKING:
     from anvyl_mcp.server.auth.certificate import Identity
@@ -261,6 +262,8 @@ class HostServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let running calls finish, and close idle connections."""
+        if isinstance(self._mcp, ChangingServer):
+            self._mcp.changes.close()
         # The SDK has no public way to end idle GET streams; if they stayed open, stopping would wait for every
         # older client.
         for transport in list(self._mcp.session_manager._server_instances.values()):

@@ -40,7 +40,9 @@ ValueCheck = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """One row of the list. `tools` may contain `*`; `what` and `why` are for the security page."""
+    """One row of the list. `tools` may contain `*`; with `arguments` too, only those of these tools are checked. `what`
+    and `why` are for the security page.
+    """
 
     what: str
     why: str
@@ -114,10 +116,11 @@ def _label_values(container: Mapping[str, Any], label: str) -> Iterator[str]:
 
 
 def _rule_reasons(rule: Guardrail, tool: str, arguments: Mapping[str, Any]) -> Iterator[str]:
-    if rule.tools and any(fnmatchcase(tool, pattern) for pattern in rule.tools):
+    concerns = any(fnmatchcase(tool, pattern) for pattern in rule.tools)
+    if concerns and not rule.arguments:
         yield rule.check("")
     for name, value in arguments.items():
-        if name in rule.arguments:
+        if name in rule.arguments and (concerns or not rule.tools):
             for entry in _texts_in(value):
                 if words := rule.check(entry):
                     yield words
@@ -251,6 +254,19 @@ GUARDRAILS: tuple[Guardrail, ...] = (
         "It may contain the host's keys or its engine's socket, or be replaced by a link to them after the check.",
         _check_mount,
         arguments=("volumes", "volume", "mounts", "mount", "binds", "bind"),
+    ),
+    Guardrail(
+        "A volume of a Swarm service",
+        "It is mounted on any node, where nobody can check whose it is.",
+        _always("mounts a volume on any node of the Swarm"),
+        arguments=("volumes",),
+        tools=("create_service",),
+    ),
+    Guardrail(
+        "Forming, joining and leaving a Swarm",
+        "The managers of a Swarm may run anything on all its nodes.",
+        _always("decides which hosts obey which others"),
+        tools=("*_swarm", "*_swarm_*"),
     ),
     Guardrail(
         "All mounts of another container",

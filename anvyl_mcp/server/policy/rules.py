@@ -21,7 +21,7 @@ from anvyl_mcp.server.policy.name_forms import ObjectFacts, mounts_of, spellings
 from anvyl_mcp.server.tool import Scope, Tool
 
 Effect = Literal["deny", "allow"]
-KINDS = ("container", "image", "network", "volume", "stack")
+KINDS = ("container", "image", "network", "volume", "stack", "service", "node")
 """Kinds of objects in a call; the condition for each is its plural."""
 WILDCARDS = frozenset("*?[")
 
@@ -225,7 +225,8 @@ def _match_objects(condition: Condition, effect: Effect, call: PolicyCall) -> st
         return f"{kind}: {', '.join(words)}" if words and len(words) == len(own) else None
     names = [name for one in named for name in one.names]
     if kind == "image":
-        names += [name for one in call.objects["container"] for name in spellings(kind, one.image)]
+        holders = [*call.objects["container"], *call.objects["service"]]
+        names += [name for one in holders if one.image for name in spellings(kind, one.image)]
     found = _first_match(names, condition.patterns)
     return None if found is None else f"{kind}: {found}"
 
@@ -283,6 +284,8 @@ MATCHERS: dict[str, Callable[[Condition, Effect, PolicyCall], str | None]] = {
     "networks": _match_objects,
     "volumes": _match_objects,
     "stacks": _match_objects,
+    "services": _match_objects,
+    "nodes": _match_objects,
     "mounts": _match_mounts,
     "arguments": _match_argument,
     "labels": _match_labels,

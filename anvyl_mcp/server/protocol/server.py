@@ -27,30 +27,37 @@ from anvyl_mcp.server.calls import response_meta
 from anvyl_mcp.server.calls.dispatch import CallHook, Dispatcher, ignore_call
 from anvyl_mcp.server.calls.gate import Gate
 from anvyl_mcp.server.protocol.completions import add_completions
+from anvyl_mcp.server.protocol.listing_changes import AlwaysAvailable, Availability, ChangingServer, ListingChanges
 from anvyl_mcp.server.protocol.prompts import add_prompts
 from anvyl_mcp.server.protocol.resources import add_resources
 from anvyl_mcp.server.tool import Result, Tool, fit_result
 
-LISTINGS: Final[tuple[CacheableMethod, ...]] = (
-    "tools/list",
-    "resources/list",
-    "resources/templates/list",
-    "prompts/list",
-)
+LISTINGS: Final[tuple[CacheableMethod, ...]] = ("resources/list", "resources/templates/list", "prompts/list")
 """Cacheable for a minute: they change only with the server's version and the caller's scopes."""
+TOOLS_SECONDS = 5
+"""How long a client may keep the list of tools: some are offered only while the engine is a Swarm manager."""
 
 
 def build_server(
-    tools: Iterable[Tool], dependencies: Mapping[type, object], gate: Gate, *, name: str, called: CallHook = ignore_call
+    tools: Iterable[Tool],
+    dependencies: Mapping[type, object],
+    gate: Gate,
+    *,
+    name: str,
+    called: CallHook = ignore_call,
+    availability: Availability | None = None,
 ) -> Server[Any]:
     """Build an MCP server that offers `tools` through `gate`; `dependencies` are injected into tools by type.
 
-    `called` is called after each call with its outcome.
+    `called` is called after each call with its outcome. `availability` decides which tools are listed at the moment.
     """
     dispatcher = Dispatcher(tools, dependencies, gate, called)
+    changes = ListingChanges(availability or AlwaysAvailable())
 
     async def list_tools(ctx: ServerRequestContext[Any], _: PaginatedRequestParams | None) -> ListToolsResult:
-        return listing(dispatcher.allowed_tools(ctx).values())
+        changes.remember(ctx.session)
+        withheld = await changes.availability.withheld_toolsets()
+        return listing(tool for tool in dispatcher.allowed_tools(ctx).values() if tool.toolset not in withheld)
 
     async def call_tool(ctx: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         meta = response_meta.collect_meta()
@@ -64,18 +71,23 @@ def build_server(
         answer.meta = {**(answer.meta or {}), **dispatcher.response_meta(ctx), **meta} or None
         return answer
 
-    server = Server(
+    server = ChangingServer(
         name,
         version=__version__,
         title=f"Anvyl on {name}",
         instructions=instructions(dispatcher.tools.values(), name),
-        cache_hints=dict.fromkeys(LISTINGS, CacheHint(ttl_ms=60_000, scope="private")),
+        cache_hints={
+            **dict.fromkeys(LISTINGS, CacheHint(ttl_ms=60_000, scope="private")),
+            "tools/list": CacheHint(ttl_ms=TOOLS_SECONDS * 1000, scope="private"),
+        },
         get_tool_input_schema=lambda wanted: (
             dispatcher.tools[wanted].input_schema if wanted in dispatcher.tools else None
         ),
         on_list_tools=list_tools,
         on_call_tool=call_tool,
+        on_subscriptions_listen=changes.listen,
     )
+    server.changes = changes
     add_resources(server, dispatcher)
     add_prompts(server, dispatcher)
     add_completions(server, dispatcher)
@@ -125,6 +137,7 @@ def _listed_tool(tool: Tool) -> ListedTool:
                 "seconds": tool.seconds,
                 **({} if tool.safety == "reads" else {"once": True}),
                 **({"rare": True} if tool.rare else {}),
+                **({"hidden": True} if tool.hidden else {}),
             }
         },
     )

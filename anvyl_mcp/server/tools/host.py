@@ -18,6 +18,7 @@ from anvyl_mcp.server import commands
 from anvyl_mcp.server.commands import CommandOutput
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.identity import HostIdentity
+from anvyl_mcp.server.swarm.membership import SwarmPart, parse_part
 from anvyl_mcp.server.tool import Bytes, Percent, Result, Row, Seconds, schema_of, tool
 
 PROCESS_SECONDS = 0.3
@@ -34,13 +35,16 @@ class EngineInfo(BaseModel):
     containers_total: int = 0
     images: int = 0
     error: str = ""
+    swarm: SwarmPart | None = None
 
     def text(self) -> str:
         """One line."""
         if self.error:
             return f"Docker: {self.error}"
         running = f"{self.containers_running} of {text.plural(self.containers_total, 'container')} running"
-        return f"{self.name} {self.version} (API {self.api_version}): {running}, {text.plural(self.images, 'image')}"
+        swarm = f"; {self.swarm.text()}" if self.swarm and self.swarm.state != "inactive" else ""
+        images = text.plural(self.images, "image")
+        return f"{self.name} {self.version} (API {self.api_version}): {running}, {images}{swarm}"
 
 
 class HostInfo(Result):
@@ -262,6 +266,7 @@ def _engine_info(engine: Engine) -> EngineInfo:
         containers_running=int(info["ContainersRunning"]),
         containers_total=int(info["Containers"]),
         images=int(info["Images"]),
+        swarm=parse_part(info),
     )
 
 

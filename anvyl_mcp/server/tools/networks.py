@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.lookup import NetworkName
+from anvyl_mcp.server.swarm.membership import require_manager
 from anvyl_mcp.server.tool import ContainerName, Result, Row, tool
 
 
@@ -69,11 +70,14 @@ def create_network(
     name: Annotated[str, Field(min_length=1, json_schema_extra={"x-makes": "network"})],
     engine: Engine,
     internal: Annotated[bool, Field(description="without external access")] = False,
+    driver: Annotated[Literal["bridge", "overlay"], Field(description="overlay: across a Swarm")] = "bridge",
 ) -> NetworkState:
-    """Create a bridge network."""
+    """Create a network, on this host or across the nodes of a Swarm."""
+    if driver == "overlay":
+        require_manager(engine)
     with engine_errors(doing=f"to create the network `{name}`"):
         made = engine.client(CHANGE_TIMEOUT).create_network(
-            name, driver="bridge", check_duplicate=True, internal=internal
+            name, driver=driver, check_duplicate=True, internal=internal, attachable=driver == "overlay" or None
         )
     return NetworkState(id=made["Id"][:12], name=name, containers=[])
 

@@ -1,1 +1,1 @@
-"""Commands about stacks and updates."""
+"""Commands about stacks, updates and the Swarm."""

@@ -1,0 +1,1 @@
+"""Form a Swarm of paired hosts, and leave it."""

@@ -1,0 +1,1 @@
+"""Docker Swarm: this engine's part in it, its nodes and services, and how a host joins."""
