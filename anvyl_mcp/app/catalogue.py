@@ -43,10 +43,17 @@ def all_tools(fleet: Fleet | None = None) -> list[Tool]:
     return [*load_tools(), *fleet_tools(fleet)]
 
 
+def served_tools(fleet: Fleet | None = None) -> list[Tool]:
+    """Return every tool that can be called, hidden ones too."""
+    from anvyl_mcp.server.toolsets import load_hidden_tools
+
+    return [*all_tools(fleet), *load_hidden_tools()]
+
+
 def _list_tools() -> list[dict[str, Any]]:
     from anvyl_mcp.server.protocol.server import listing
 
-    result = listing(all_tools())
+    result = listing(served_tools())
     return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in result.tools]
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from anvyl_mcp.app.catalogue import all_tools, load_listings
+from anvyl_mcp.app.catalogue import load_listings, served_tools
 from anvyl_mcp.core import serve_lock
 from anvyl_mcp.core.files import restrict_permissions
 from anvyl_mcp.core.settings import Settings
@@ -277,7 +277,7 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     }
     # The settings restrict what a server offers to others. A local command may use every tool.
     toolsets = settings.toolsets if serving else "all"
-    tools = offered_tools(all_tools(fleet), toolsets=toolsets, extra=settings.tools, read_only=settings.read_only)
+    tools = offered_tools(served_tools(fleet), toolsets=toolsets, extra=settings.tools, read_only=settings.read_only)
     server = build_server(tools, dependencies, gate, name=name, called=metrics.count_call, availability=swarm)
     return _ServerParts(server, engine, state, policy, limits, changes, metrics)
 

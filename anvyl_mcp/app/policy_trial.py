@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anvyl_mcp.app.catalogue import all_tools, load_catalogue
+from anvyl_mcp.app.catalogue import load_catalogue, served_tools
 from anvyl_mcp.core.errors import InvalidInput, did_you_mean
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.changes.argument_check import parse_words
@@ -29,7 +29,7 @@ def try_policy(
     if name not in known:
         raise InvalidInput(f"there is no tool `{name}`", hint=did_you_mean(name, known))
     given = parse_words(known[name], words)
-    tool = next(one for one in all_tools() if one.name == name)
+    tool = next(one for one in served_tools() if one.name == name)
     notes: list[str] = []
     engine = Engine()
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from anvyl_mcp import __version__
 from anvyl_mcp.app import readiness
 from anvyl_mcp.app.background import BackgroundTasks
-from anvyl_mcp.app.catalogue import all_tools
+from anvyl_mcp.app.catalogue import served_tools
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core import serve_lock
 from anvyl_mcp.core.settings import Settings
@@ -65,7 +65,7 @@ async def serve(
             node.fleet.served_at = plain[0]
             readiness.notify("READY=1", f"STATUS=serving {settings.name} at {plain[0]}")
             on_ready([url for url in plain if "[" not in url] + server.network_urls)
-            explain.log_problems(node.policy, all_tools())
+            explain.log_problems(node.policy, served_tools())
 
         app = node.http_app(lambda: plain[0], open_network)
         own_signals = on_start is None
@@ -92,7 +92,7 @@ async def serve_stdio(settings: Settings) -> None:
 
     node = Node(settings, serving=True)
     server = node.server
-    explain.log_problems(node.policy, all_tools())
+    explain.log_problems(node.policy, served_tools())
     try:
         async with stdio() as (incoming, outgoing):
             await server.run(incoming, outgoing, server.create_initialization_options())

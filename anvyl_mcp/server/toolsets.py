@@ -13,6 +13,7 @@ from anvyl_mcp.server.tool import Tool, tools_in
 
 ALL_WORDS = ("all", "default")
 """Values that select every toolset; `default` is accepted for settings of older versions."""
+HIDDEN_TOOLS = "anvyl_mcp.server.swarm.setup_steps"
 ALWAYS_OFFERED = "fleet"
 """The toolset that is always offered, so that every host can list the hosts it knows."""
 
@@ -29,6 +30,11 @@ def load_tools() -> list[Tool]:
         found += tools_in(importlib.import_module(info.name))
     found += plugin_tools({tool.name for tool in found} | {"list_hosts"})
     return sorted(found, key=lambda tool: _ORDER.index(tool.toolset) if tool.toolset in _ORDER else len(_ORDER))
+
+
+def load_hidden_tools() -> list[Tool]:
+    """Load the tools that are steps of our own commands: served, and in no listing."""
+    return tools_in(importlib.import_module(HIDDEN_TOOLS))
 
 
 def offered_tools(
@@ -67,7 +73,7 @@ def unavailable_tool(name: str, offered: Mapping[str, Tool], host: str) -> Anvyl
 
 @cache
 def _all_tools() -> tuple[Tool, ...]:
-    return tuple(load_tools())
+    return (*load_tools(), *load_hidden_tools())
 
 
 def _toolsets(words: str, known: set[str]) -> set[str]:

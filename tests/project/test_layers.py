@@ -37,7 +37,7 @@ ROOMS = {
         "app.installation core orchestrator orchestrator.api orchestrator.api.endpoints orchestrator.ask peers "
         "peers.changes peers.connection peers.fleet peers.gateway peers.hosts peers.watch server server.auth "
         "server.calls server.containers server.engine server.http server.http.metrics server.policy "
-        "server.protocol server.stacks server.updates"
+        "server.protocol server.stacks server.swarm server.updates"
     ),
     "app.config_edits": "app core",
     "app.installation": "core server",
@@ -53,7 +53,7 @@ ROOMS = {
     "cli.commands.containers": (
         "app cli.parser cli.runtime cli.terminal core peers.changes peers.connection peers.fleet"
     ),
-    "cli.commands.stacks": "app cli.parser cli.runtime core peers.changes peers.connection peers.fleet",
+    "cli.commands.stacks": "app cli.parser cli.runtime core peers.changes peers.connection peers.fleet peers.swarm",
     "cli.completion": "cli.parser cli.programs cli.runtime cli.terminal core",
     "cli.conversation": (
         "app cli.parser cli.runtime cli.terminal core core.redaction orchestrator orchestrator.ask "
@@ -103,11 +103,14 @@ ROOMS = {
     "peers.fleet": "core peers.connection peers.hosts",
     "peers.gateway": "core core.values peers.changes peers.connection peers.fleet",
     "peers.hosts": "core peers.connection",
+    "peers.swarm": "core peers.fleet",
     "peers.watch": "core peers.connection peers.fleet peers.hosts",
     "server": "core core.values",
     "server.audit": "core core.redaction server.auth server.policy",
     "server.auth": "core server",
-    "server.calls": "core core.redaction server server.audit server.auth server.engine server.policy server.stacks",
+    "server.calls": (
+        "core core.redaction server server.audit server.auth server.engine server.policy server.stacks server.swarm"
+    ),
     "server.containers": "core core.redaction core.values server server.auth server.engine server.policy",
     "server.engine": "core server server.policy",
     "server.engine.logs": "core core.redaction server.engine",
@@ -116,8 +119,13 @@ ROOMS = {
     "server.policy": "core server server.auth",
     "server.protocol": "core core.values server server.calls server.policy",
     "server.stacks": ("core core.redaction server server.auth server.containers server.engine server.policy"),
+    "server.swarm": (
+        "core core.redaction core.values server server.auth server.containers server.engine server.engine.logs "
+        "server.policy"
+    ),
     "server.tools": (
-        "core core.values server server.containers server.engine server.engine.logs server.stacks server.updates"
+        "core core.values server server.containers server.engine server.engine.logs server.stacks server.swarm "
+        "server.updates"
     ),
     "server.updates": "core server server.engine server.policy",
 }

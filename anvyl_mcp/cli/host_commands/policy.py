@@ -32,11 +32,11 @@ def check(as_json: JsonOption = False) -> None:
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:
-        from anvyl_mcp.app.catalogue import all_tools
+        from anvyl_mcp.app.catalogue import served_tools
         from anvyl_mcp.server.policy.explain import check_policy
         from anvyl_mcp.server.policy.policy import Policy
 
-        found = check_policy(Policy(settings.policy_file), all_tools())
+        found = check_policy(Policy(settings.policy_file), served_tools())
         if as_json:
             output.print_json({**found, "error": None})
         elif not found["exists"] and found["ok"]:

@@ -49,8 +49,8 @@ async def memory(engine: RealEngine) -> AsyncIterator[Client]:
 def tidy(manager: RealEngine) -> Iterator[RealEngine]:
     """A manager whose services are removed after the test."""
     yield manager
-    for service in manager.api.services():
-        manager.api.remove_service(service["ID"])
+    for service in manager.api.services():  # type: ignore[no-untyped-call]  # the stubs leave it out
+        manager.api.remove_service(service["ID"])  # type: ignore[no-untyped-call]  # the stubs leave it out
     while manager.api.containers(all=True, filters={"label": "com.docker.swarm.task"}):
         time.sleep(0.05)  # the engine removes them by itself
 
@@ -130,8 +130,8 @@ async def test_a_service_is_created_scaled_updated_and_removed(tidy: RealEngine,
     assert (await call(memory, "scale_service", name="web", replicas=1))["running"] == 1
     changed = await call(memory, "update_service", name="web", image=WEB, env=["B=2"])
     assert (changed["image"], changed["update"]) == (WEB, "completed")
-    spec = tidy.api.inspect_service("web")["Spec"]["TaskTemplate"]["ContainerSpec"]
-    assert sorted(spec["Env"]) == ["A=1", "B=2"]
+    inspected = tidy.api.inspect_service("web")  # type: ignore[no-untyped-call]  # the stubs leave it out
+    assert sorted(inspected["Spec"]["TaskTemplate"]["ContainerSpec"]["Env"]) == ["A=1", "B=2"]
 
     back = await call(memory, "rollback_service", name="web")
     assert (back["image"], back["update"]) == (BUSY, "rollback completed")
@@ -150,7 +150,7 @@ async def test_a_service_is_created_scaled_updated_and_removed(tidy: RealEngine,
 async def test_a_service_that_cannot_run_leaves_nothing(tidy: RealEngine, memory: Client) -> None:
     error = await refused(memory, "create_service", image="anvyl-test/nosuch:1", name="bad", replicas=2)
     assert error["message"].startswith("no replica of `bad` could run: No such image")
-    assert tidy.api.services() == []
+    assert tidy.api.services() == []  # type: ignore[no-untyped-call]  # the stubs leave it out
 
     waiting = await refused(
         memory, "create_service", image=BUSY, name="far", constraints=["node.hostname==elsewhere"], ports=["80"]

@@ -50,8 +50,8 @@ async def offered(**flags: str | bool) -> dict[str, str]:
     return {tool.name: str(tool.meta["anvyl/tool"]["toolset"]) for tool in tools if tool.meta}
 
 
-async def test_every_toolset_is_offered_by_default() -> None:
-    everything = {tool.name for tool in load_tools()} | {"list_hosts"}
+async def test_every_toolset_but_swarm_is_offered_by_default() -> None:
+    everything = {tool.name for tool in load_tools() if tool.toolset != "swarm"} | {"list_hosts"}
 
     assert set(await offered()) == set(await offered(toolsets="default")) == everything
 
@@ -66,7 +66,7 @@ async def test_toolsets_and_single_tools_are_selected_by_name() -> None:
 
 
 async def test_a_read_only_host_offers_only_tools_that_read() -> None:
-    safe = {tool.name for tool in load_tools() if tool.safety == "reads"} | {"list_hosts"}
+    safe = {tool.name for tool in load_tools() if tool.safety == "reads" and tool.toolset != "swarm"} | {"list_hosts"}
 
     assert set(await offered(toolsets="all", tools="stop_container", read_only=True)) == safe
 
