@@ -27,6 +27,26 @@ class Progress(Injected):
         return False
 
 
+class StepProgress(Progress):
+    """Progress of work in several parts that count differently: only their messages are passed on, numbered."""
+
+    def __init__(self, outer: Progress) -> None:
+        self._outer = outer
+        self._steps = 0
+        self._mutex = threading.Lock()
+
+    def __call__(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Report the message as the next step."""
+        with self._mutex:
+            self._steps += 1
+            self._outer(self._steps, None, message)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller cancelled."""
+        return self._outer.cancelled
+
+
 @contextmanager
 def report_elapsed(progress: Progress, seconds: float, words: str) -> Iterator[None]:
     """Report the elapsed time every second while the block runs; `seconds` is its timeout."""

@@ -118,7 +118,9 @@ ROOMS = {
     "server.http.metrics": "core server.audit server.auth server.calls server.engine server.policy server.tools",
     "server.policy": "core server server.auth",
     "server.protocol": "core core.values server server.calls server.policy",
-    "server.stacks": ("core core.redaction server server.auth server.containers server.engine server.policy"),
+    "server.stacks": (
+        "core core.redaction server server.auth server.containers server.engine server.engine.logs server.policy"
+    ),
     "server.swarm": (
         "core core.redaction core.values server server.auth server.containers server.engine server.engine.logs "
         "server.policy"

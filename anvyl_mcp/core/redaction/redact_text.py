@@ -30,6 +30,8 @@ MAX_ENTRIES = 50
 MAX_TOTAL = 8 * 1024
 """Characters of all arguments together in the audit log."""
 ENTRY = "entry"
+NEVER_LOGGED = ("dotenv",)
+"""Arguments whose values are all secrets."""
 PAIRS = (ENTRY, "env", "environment", "labels")
 """Arguments whose values are `NAME=value` entries, where the whole value is redacted, including spaces."""
 
@@ -115,7 +117,7 @@ def looks_secret(name: str) -> bool:
 def _redact_value(name: str, value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
-    if looks_secret(name) and value != "":
+    if (looks_secret(name) and value != "") or (name in NEVER_LOGGED and value):
         return HIDDEN
     if isinstance(value, int | float):
         return value if math.isfinite(value) and abs(value) < 2**53 else to_log_line(str(value))

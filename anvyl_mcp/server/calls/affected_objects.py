@@ -75,6 +75,11 @@ class Observer:
                 found.append(await self._inspect(kind, name))
         return found
 
+    def named_only(self, tool: Tool, arguments: Mapping[str, Any]) -> list[ObservedObject]:
+        """The stacks that a call makes or replaces: they are locked by name, also if they do not exist yet."""
+        made = named_objects(tool, arguments, MAKES)
+        return [ObservedObject(kind, name, name) for kind, name in made if kind == "stack"]
+
     async def ids(
         self, tool: Tool, arguments: Mapping[str, Any], objects: list[ObservedObject]
     ) -> dict[tuple[str, str], str]:

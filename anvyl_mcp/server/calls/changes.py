@@ -103,7 +103,8 @@ class Changes:
         """Lock the objects and record that the change begins. Return its entry if another process began it already."""
         request, observer = change.request, self.observer
         objects = await observer.objects(request.tool, request.arguments)
-        change.lock = ObjectLock(change.caller.name, request.tool.name, request.operation, objects)
+        locked = [*objects, *observer.named_only(request.tool, request.arguments)]
+        change.lock = ObjectLock(change.caller.name, request.tool.name, request.operation, locked)
         await self._locks.take(change.lock)
         ids = await observer.ids(request.tool, request.arguments, objects)
         if protocol_keys.EXPECT in change.meta or protocol_keys.OBJECTS in change.meta:

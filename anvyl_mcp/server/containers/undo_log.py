@@ -52,6 +52,8 @@ class LoggedChange:
     who: str
     at: float
     made_from: Mapping[str, Any]
+    stack: str = ""
+    """The stack that was started or stopped as a whole, of which this was one container."""
 
 
 class UndoLog(Injected):
@@ -98,8 +100,9 @@ class UndoLog(Injected):
         )
 
     @contextmanager
-    def record(self, did: ChangeKind, container: Mapping[str, Any]) -> Iterator[None]:
-        """Record a change before it is made; remove the record if the change surely failed.
+    def record(self, did: ChangeKind, container: Mapping[str, Any], *, stack: str = "") -> Iterator[None]:
+        """Record a change before it is made; remove the record if the change surely failed. `stack`: it is part of a
+        change of a whole stack.
 
         Raises:
             Denied: the removal of a container cannot be recorded.
@@ -108,7 +111,7 @@ class UndoLog(Injected):
         if (did == "start" and ran) or (did == "stop" and not ran):
             yield
             return
-        operation = self._write(did, container)
+        operation = self._write(did, container, stack)
         try:
             yield
         except AnvylError as error:
@@ -128,7 +131,7 @@ class UndoLog(Injected):
             left = [one for one in _recent(changes) if one.operation != operation]
             changes[:] = [replace(one, id=new) if one.id == old else one for one in left]
 
-    def _write(self, did: ChangeKind, container: Mapping[str, Any]) -> str:
+    def _write(self, did: ChangeKind, container: Mapping[str, Any], stack: str) -> str:
         made_from = _recreation_data(container) if did == "remove" else {}
         if len(json.dumps(made_from)) > MAX_SIZE:
             log.warning(
@@ -137,7 +140,7 @@ class UndoLog(Injected):
             return ""
         name = container["Name"].lstrip("/")
         caller = CURRENT_CALLER.get().name
-        change = LoggedChange(OPERATION_ID.get(), did, container["Id"], name, caller, time.time(), made_from)
+        change = LoggedChange(OPERATION_ID.get(), did, container["Id"], name, caller, time.time(), made_from, stack)
         try:
             with self._file.edit() as changes:
                 changes[:] = [*_recent(changes), change][-MAX_CHANGES:]

@@ -52,7 +52,7 @@ class _LayerProgress:
         progress(done, total, f"pulling {image}: {text.format_size(done)} of {text.format_size(total)}")
 
 
-def ensure_image(engine: Engine, image: str, progress: Progress) -> None:
+def ensure_image(engine: Engine, image: str, progress: Progress, *, platform: str = "") -> None:
     """Pull an image if it is missing.
 
     Raises:
@@ -61,13 +61,13 @@ def ensure_image(engine: Engine, image: str, progress: Progress) -> None:
     if engine.image_id(image):
         return
     try:
-        pull_image(engine, image, progress)
+        pull_image(engine, image, progress, platform=platform)
     except (NotFound, EngineError) as error:
         raise NotFound(f"there is no image `{image}` on this host, and {error.message}", hint=error.hint) from error
 
 
-def pull_image(engine: Engine, image: str, progress: Progress) -> None:
-    """Pull an image, with the tag `latest` if it has none.
+def pull_image(engine: Engine, image: str, progress: Progress, *, platform: str = "") -> None:
+    """Pull an image, with the tag `latest` if it has none; for the engine's own platform by default.
 
     Raises:
         NotFound: the registry does not have it, or it is private.
@@ -79,7 +79,11 @@ def pull_image(engine: Engine, image: str, progress: Progress) -> None:
     try:
         with engine_errors():
             events = engine.client(PULL_TIMEOUT).pull(
-                image, tag=None if _has_tag(image) else "latest", stream=True, decode=True
+                image,
+                tag=None if _has_tag(image) else "latest",
+                stream=True,
+                decode=True,
+                platform=platform or None,
             )
         with engine_errors(), closing(events):
             for event in events:

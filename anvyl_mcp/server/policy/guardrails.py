@@ -238,10 +238,10 @@ GUARDRAILS: tuple[Guardrail, ...] = (
         tools=("prune_*",),
     ),
     Guardrail(
-        "Building, loading or importing images, copying files, deploying a stack, plugins",
+        "Building, loading or importing images, copying files, plugins",
         "Their content may request anything in this list.",
         _always("brings in content that may request anything"),
-        tools=("build_*", "load_*", "import_*", "copy_*", "deploy_*", "install_plugin*"),
+        tools=("build_*", "load_*", "import_*", "copy_*", "install_plugin*"),
     ),
     Guardrail(
         "Showing secrets",

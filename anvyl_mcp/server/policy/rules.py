@@ -301,7 +301,8 @@ def kind_of(tool: Tool, argument: str) -> str:
     """The kind of object that an argument names; empty if it names no object."""
     if argument not in tool.arguments.model_fields:
         return ""
-    marked = tool.input_schema["properties"][argument].get("x-names", "")
+    schema = tool.input_schema["properties"][argument]
+    marked = schema.get("x-names") or schema.get("x-makes", "")
     if marked in KINDS:
         return str(marked)
     if argument in KINDS:

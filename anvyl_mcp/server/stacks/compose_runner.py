@@ -89,7 +89,7 @@ class Compose:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=self.folder,
+            cwd="/",
             env=self._environment(),
             start_new_session=True,
         )

@@ -12,7 +12,7 @@ from anvyl_mcp.core.errors import NotFound, did_you_mean
 from anvyl_mcp.server.engine.compat import labels
 from anvyl_mcp.server.engine.engine import Engine, own_name
 from anvyl_mcp.server.policy import object_names
-from anvyl_mcp.server.policy.guardrails import is_protected
+from anvyl_mcp.server.policy.guardrails import is_hidden, is_protected
 
 LABEL = "com.docker.compose."
 PROJECT = f"{LABEL}project"
@@ -42,6 +42,9 @@ class StackContainer:
     config_hash: str
     one_off: bool
     protected: bool
+    """Whether its label forbids changes."""
+    hidden: bool
+    """Whether its label forbids reading its log and details."""
 
     @property
     def running(self) -> bool:
@@ -165,6 +168,7 @@ def _container(entry: Mapping[str, Any]) -> StackContainer:
         config_hash=found.get(CONFIG_HASH, ""),
         one_off=found.get(ONE_OFF, "").casefold() == "true",
         protected=is_protected(entry),
+        hidden=is_hidden(entry),
     )
 
 

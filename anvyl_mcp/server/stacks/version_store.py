@@ -37,8 +37,11 @@ class StackVersion:
     """Lines of its `.env` file."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The configuration that Compose resolved from both."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """Compose's hash of each service, which its containers have as a label."""
+    profiles: Sequence[str] = ()
     working_dir: str = ""
-    """Folder of its own files, for a stack that was deployed by hand and then adopted."""
+    """Folder that relative paths start from; that of its own files for a stack that was deployed by hand."""
     images: Mapping[str, str] = field(default_factory=dict)
     outcome: DeployOutcome = "pending"
     note: str = ""
@@ -82,8 +85,9 @@ class VersionStore(Injected):
         """
         return next((one for one in self.versions(stack) if one.outcome != "failed"), None)
 
-    def find(self, stack: str, number: str) -> StackVersion:
-        """A version by its number; without one, the last one that worked before the newest.
+    def find(self, stack: str, number: str, *, removed: bool = False) -> StackVersion:
+        """A version by its number; without one, the last one that worked before the newest. `removed`: the stack has no
+        containers, so the newest counts too.
 
         Raises:
             NotFound: there is no such version; the hint lists those that exist.
@@ -93,7 +97,7 @@ class VersionStore(Injected):
         if number:
             found = next((one for one in known if str(one.number) == number.strip().lstrip("v")), None)
         else:
-            found = next((one for one in known[1:] if one.outcome == "deployed"), None)
+            found = next((one for one in known[0 if removed else 1 :] if one.outcome == "deployed"), None)
         if found is None:
             numbers = ", ".join(str(one.number) for one in known)
             what = f"version `{number}`" if number else "earlier version"

@@ -76,6 +76,8 @@ class StackInfo(Result):
     volumes: list[str] = Field(default=[])
     working_dir: str = ""
     files: list[str] = Field(default=[])
+    compose: str = ""
+    """The Compose file of the current version, if it was asked for."""
 
     def text(self) -> str:
         """The status first, then a line for each service and version."""
@@ -90,7 +92,7 @@ class StackInfo(Result):
             note = f", {version.note}" if version.note else ""
             age = text.format_age(version.deployed)
             lines.append(f"version {version.version}: {version.outcome} {age} by {version.by}{note}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *([self.compose] if self.compose else [])])
 
 
 def stack_row(project: Project, problems: Mapping[str, str], version: StackVersion | None) -> Stack:
@@ -108,10 +110,9 @@ def stack_row(project: Project, problems: Mapping[str, str], version: StackVersi
     )
 
 
-def removed_row(name: str, version: StackVersion | None) -> Stack:
+def removed_row(name: str, version: StackVersion) -> Stack:
     """A row for a stack without containers, of which only versions are left."""
-    services = sorted(version.services) if version else []
-    return Stack(name=name, state="removed", status="removed", services=services, running=0, total=0)
+    return Stack(name=name, state="removed", status="removed", services=sorted(version.services), running=0, total=0)
 
 
 def stack_state(project: Project) -> StackState:

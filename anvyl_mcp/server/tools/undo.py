@@ -108,6 +108,12 @@ def _check(engine: Engine, change: LoggedChange) -> None:
     Raises:
         Conflict: it is not.
     """
+    if change.stack:
+        verb = "stop" if change.did == "start" else "start"
+        raise Conflict(
+            f"`{change.name}` was {PAST_TENSE[change.did]} with the whole stack `{change.stack}`",
+            hint=f"{verb} the stack instead: anvyl stack {verb} {change.stack}",
+        )
     if change.did == "remove":
         Recreation(change).check(engine)
         return

@@ -271,7 +271,7 @@ def test_harmless_options_need_no_exec(arguments: dict[str, Any]) -> None:
 
 def test_every_guardrail_has_an_example_and_an_explanation() -> None:
     names = {name for rule in GUARDRAILS for name in rule.arguments}
-    tools = ["execute_command", "exec_in_container", "prune_unused", "deploy_stack"]
+    tools = ["execute_command", "exec_in_container", "prune_unused", "load_image"]
     for rule in GUARDRAILS:
         assert rule.what and rule.why.endswith(".")
         assert bool(rule.tools) != bool(rule.arguments)

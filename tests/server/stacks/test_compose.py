@@ -113,7 +113,7 @@ def scripted(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Co
 def test_a_run_that_takes_too_long_is_stopped_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = 'echo " Container shop-web-1  Starting" >&2; trap "" TERM; sleep 60 & echo $! > child; wait'
+    script = 'echo " Container shop-web-1  Starting" >&2; trap "" TERM; sleep 60 & echo $! > "$HOME/child"; wait'
     monkeypatch.setattr("anvyl_mcp.server.stacks.compose_runner.GRACE_SECONDS", 0.1)
     with pytest.raises(Timeout, match=r"deploying shop took longer than 1 s .* container shop-web-1: starting"):
         scripted(script, tmp_path, monkeypatch).run("up", seconds=1, doing="deploying shop")

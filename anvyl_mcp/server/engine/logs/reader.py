@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -47,21 +47,23 @@ class LogTail:
     truncated: bool
     next_since: str
     note: str = ""
+    times: Sequence[int | None] = ()
+    """When each line was written, in nanoseconds since 1970; None if unknown."""
 
 
 class _TailBuffer:
     """Keeps the newest lines, limited by number and size."""
 
     def __init__(self, most: int) -> None:
-        self.lines: deque[str] = deque()
+        self.lines: deque[tuple[int | None, str]] = deque()
         self.left_out = 0
         self._most, self._size = most, 0
 
-    def add(self, line: str) -> None:
-        self.lines.append(line)
+    def add(self, at: int | None, line: str) -> None:
+        self.lines.append((at, line))
         self._size += len(line)
         while len(self.lines) > self._most or self._size > MAX_TAIL_BYTES:
-            self._size -= len(self.lines.popleft())
+            self._size -= len(self.lines.popleft()[1])
             self.left_out += 1
 
 
@@ -86,7 +88,7 @@ class _LogScan:
             if at is None or self._is_new(at):
                 self.next = self.next if at is None else self.next.after(at)
                 if visible is not None:
-                    self.kept.add(visible)
+                    self.kept.add(at, visible)
                 elif line.unsearched:
                     self.unsearched = True
             if time.monotonic() > deadline:
@@ -129,10 +131,11 @@ def read_log(engine: Engine, container: Mapping[str, Any], *, tail: int, since: 
     elif scan.unsearched:
         note = f"only the first {text.format_size(MAX_SEARCHED_LINE_BYTES)} of longer lines were searched"
     return LogTail(
-        lines=list(scan.kept.lines),
+        lines=[line for _, line in scan.kept.lines],
         truncated=scan.kept.left_out > 0 or bool(note),
         next_since=str(scan.next),
         note=note,
+        times=[at for at, _ in scan.kept.lines],
     )
 
 
