@@ -187,7 +187,7 @@ async def test_revert_brings_back_the_image_that_ran_after_its_tag_moved(
         # Neither image is left here: what ran is pulled from the registry by its digest.
         engine.api.remove_container("moving-app-1", force=True)
         registry.forget("app:1")
-        engine.api.prune_images({"dangling": True})
+        engine.api.prune_images({"dangling": True})  # type: ignore[no-untyped-call]  # the stubs leave it out
         await call(client, "revert_stack", name="moving", version="1")
         found = engine.api.inspect_container("moving-app-1")
         assert found["Config"]["Labels"]["version"] == "one"

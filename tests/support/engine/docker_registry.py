@@ -41,7 +41,8 @@ class DockerRegistry:
             self._engine.api.remove_container(made["Id"])
         for line in self._engine.api.push(repository, tag=tag, stream=True, decode=True):
             assert "error" not in line, line
-        digests = self._engine.api.inspect_image(reference)["RepoDigests"]
+        found = self._engine.api.inspect_image(reference)  # type: ignore[no-untyped-call]  # the stubs leave it out
+        digests = found["RepoDigests"]
         return str(digests[-1].partition("@")[2])
 
     def forget(self, name: str) -> None:
