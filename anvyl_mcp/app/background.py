@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -20,19 +22,23 @@ class BackgroundTasks:
     """The background tasks of one server."""
 
     def __init__(self, fleet: Fleet, settings: Settings) -> None:
-        """Check that the required packages are installed; `run` starts the tasks.
+        """Check the settings, and that the required packages are installed; `run` starts the tasks.
 
         Raises:
-            ConfigInvalid: a package is missing.
+            ConfigInvalid: a package is missing, or a rule or the channels of the watch cannot be used.
+            InvalidInput: a setting of the watch is invalid.
         """
         self._fleet = fleet
         self._settings = settings
         self._urls: list[str] = []
         self._changed = anyio.Event()
+        self.checks: dict[str, Callable[[], str]] = {}
+        """Further checks for `/health`."""
         if settings.announce:
             from anvyl_mcp.peers.hosts import discovery
 
             discovery.check_installed()
+        self._watch = self._make_watch() if settings.watch or settings.watch_standby else None
 
     def set_network_urls(self, urls: Sequence[str]) -> None:
         """Announce these URLs from now on."""
@@ -44,12 +50,8 @@ class BackgroundTasks:
         """Run the tasks in this context. Notices of the watcher are also logged."""
         failure: AnvylError | None = None
         async with anyio.create_task_group() as group:
-            if self._settings.watch:
-                from anvyl_mcp.peers.watch.notifiers import make_watch
-
-                group.start_soon(
-                    make_watch(self._fleet, self._settings, lambda notice: log.warning("%s", notice.message))
-                )
+            if self._watch is not None:
+                group.start_soon(self._watch)
             if self._settings.announce:
                 group.start_soon(self._announce)
             try:
@@ -60,6 +62,28 @@ class BackgroundTasks:
             group.cancel_scope.cancel()
         if failure is not None:
             raise failure
+
+    def _make_watch(self) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Return the watch, or the standby for that of another host."""
+        from anvyl_mcp.core.text import parse_duration
+        from anvyl_mcp.peers.watch.notifiers import NoticePost, make_watch
+        from anvyl_mcp.peers.watch.standby import Standby
+        from anvyl_mcp.peers.watch.watch_file import WatchFile
+
+        fleet, settings = self._fleet, self._settings
+        post, file = NoticePost(settings, fleet.local.name), WatchFile(settings.state_dir)
+        stands_by = settings.watch_standby and settings.watch_standby != fleet.local.name
+        watch = make_watch(
+            fleet,
+            settings,
+            lambda alert: log.warning("%s", alert.message),
+            post=post,
+            file=None if stands_by else file,
+        )
+        if stands_by:
+            return Standby(fleet, settings.watch_standby, parse_duration(settings.watch_every) or 30, post, watch).run
+        self.checks["watch"] = lambda: "ok" if file.read().is_alive(time.time()) else "no check is finished yet"
+        return watch
 
     async def _announce(self) -> None:
         while True:

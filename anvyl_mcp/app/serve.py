@@ -39,6 +39,7 @@ async def serve(
     node = Node(settings, serving=True)
     background = BackgroundTasks(node.fleet, settings)
     state = node.state
+    state.further_checks |= background.checks
     state.on_joined = on_joined
     with serve_lock.claim(settings.run_dir) as server_file:
         sockets = listener.listen(

@@ -69,8 +69,11 @@ SETTINGS = (
     Setting("watch", "ANVYL_WATCH", False, "watch the hosts while serving and report problems"),
     Setting("watch_every", "ANVYL_WATCH_EVERY", "30s", "time between two checks of a watch"),
     Setting("watch_disk", "ANVYL_WATCH_DISK", "90", "percentage at which a disk counts as full"),
-    Setting("watch_webhook", "ANVYL_WATCH_WEBHOOK", "", "URL to which a watch posts its events, as JSON"),
+    Setting("watch_webhook", "ANVYL_WATCH_WEBHOOK", "", "URL to which a watch sends its events; unknown ones get JSON"),
     Setting("watch_command", "ANVYL_WATCH_COMMAND", "", "program that a watch runs for each event"),
+    Setting("watch_cooldown", "ANVYL_WATCH_COOLDOWN", "10m", "time in which a repeated problem is not sent again"),
+    Setting("watch_quiet", "ANVYL_WATCH_QUIET", "", "quiet hours, like `22:00-07:00`: only urgent notices are sent"),
+    Setting("watch_standby", "ANVYL_WATCH_STANDBY", "", "host that watches: this one watches while that one does not"),
     Setting("jwt_issuer", "ANVYL_JWT_ISSUER", "", "identity provider whose tokens are also accepted"),
     Setting("jwt_audience", "ANVYL_JWT_AUDIENCE", "", "audience that its tokens must have"),
     Setting("jwt_keys", "ANVYL_JWT_KEYS", "", "its keys: a JWKS file, or an https URL"),
@@ -78,6 +81,15 @@ SETTINGS = (
 
 TABLES = ("aliases", "phrases")
 """Tables of `config.toml` that `anvyl alias` edits."""
+RULES = "watch_rules"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTable:
+    """One `[[watch_rules]]` table of `config.toml`. `place` names the file and the line."""
+
+    fields: Mapping[str, Any]
+    place: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +119,9 @@ class Settings:
     watch_disk: str
     watch_webhook: str = field(repr=False)
     watch_command: str
+    watch_cooldown: str
+    watch_quiet: str
+    watch_standby: str
     jwt_issuer: str
     jwt_audience: str
     jwt_keys: str
@@ -114,6 +129,8 @@ class Settings:
     """Alias → container name, optionally followed by ` on HOST`."""
     phrases: Mapping[str, str] = field(default_factory=dict)
     """Phrase → the question that it stands for."""
+    watch_rules: tuple[RuleTable, ...] = ()
+    """Rules of the watch, which parses them."""
 
     @property
     def hosts_file(self) -> Path:
@@ -166,7 +183,14 @@ def load(
     values["llm_api_key"] = values["llm_api_key"] or env.get("LM_API_TOKEN", "")
     values["name"] = check_host_name(values["name"]) if values["name"] else _machine_name()
     own = {name: _read_aliases(file.get(name, {}), f"{config_dir / 'config.toml'}: [{name}]") for name in TABLES}
-    return Settings(config_dir, state_dir, aliases=own["aliases"], phrases=own["phrases"], **values)
+    return Settings(
+        config_dir,
+        state_dir,
+        aliases=own["aliases"],
+        phrases=own["phrases"],
+        watch_rules=file.get(RULES, ()),
+        **values,
+    )
 
 
 def check_host_name(name: str) -> str:
@@ -188,18 +212,37 @@ def check_host_name(name: str) -> str:
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         check_not_writable_by_others(path, path.stat(), ", so its settings are not used")
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_text(encoding="utf-8")
+        data = tomllib.loads(content)
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigInvalid(f"{path} is not valid TOML: {error}", hint="fix the file or move it away") from error
     except OSError as error:
         raise ConfigInvalid(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
-    known = {setting.name for setting in SETTINGS} | {*TABLES}
+    known = {setting.name for setting in SETTINGS} | {*TABLES, RULES}
     for key in data:
         if key not in known:
             raise ConfigInvalid(f"{path} has an unknown setting `{key}`", hint=did_you_mean(key, known))
+    if RULES in data:
+        data[RULES] = _rule_tables(path, content, data[RULES])
     return data
+
+
+def _rule_tables(path: Path, content: str, rows: Any) -> tuple[RuleTable, ...]:
+    """Return the rules with the lines of their conditions, which `tomllib` does not tell."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigInvalid(f"{path}: `{RULES}` is not a list of tables", hint=f"begin each rule with [[{RULES}]]")
+    lines: list[int] = []
+    inside = False
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.lstrip().startswith("["):
+            inside = re.match(rf"\s*\[\[\s*{RULES}\s*\]\]", line) is not None
+            lines += [number] if inside else []
+        elif inside and re.match(r"\s*when\s*=", line):
+            lines[-1] = number
+    places = [f"{path}, line {line}" for line in lines] if len(lines) == len(rows) else [f"{path}: {RULES}"] * len(rows)
+    return tuple(RuleTable(row, place) for row, place in zip(rows, places, strict=True))
 
 
 def _read_aliases(table: Any, source: str) -> dict[str, str]:

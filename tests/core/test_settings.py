@@ -12,7 +12,7 @@ from platformdirs import user_config_path, user_state_path
 from anvyl_mcp.cli.parser.lazy_commands import describe_commands
 from anvyl_mcp.cli.programs import host
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, InvalidInput
-from anvyl_mcp.core.settings import SETTINGS, TABLES, Settings, check_host_name, load
+from anvyl_mcp.core.settings import RULES, SETTINGS, TABLES, Settings, check_host_name, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,7 +143,9 @@ def test_the_key_of_lm_studio_is_the_fallback_and_not_in_the_repr(tmp_path: Path
 def test_the_table_lists_every_setting() -> None:
     paths = {"config_dir", "state_dir"}
 
-    assert {field.name for field in fields(Settings)} - paths - {*TABLES} == {setting.name for setting in SETTINGS}
+    assert {field.name for field in fields(Settings)} - paths - {*TABLES, RULES} == {
+        setting.name for setting in SETTINGS
+    }
     assert all(setting.help and setting.env.startswith("ANVYL_") for setting in SETTINGS)
 
 

@@ -45,7 +45,7 @@ ROOMS = {
     "cli": "cli.completion cli.programs cli.terminal",
     "cli.commands": (
         "app cli.conversation cli.parser cli.programs cli.runtime core orchestrator.ask orchestrator.api peers "
-        "peers.changes peers.fleet peers.hosts peers.watch"
+        "peers.changes peers.fleet peers.hosts peers.notices peers.watch"
     ),
     "cli.commands.questions": (
         "app cli.conversation cli.parser cli.runtime core evaluation orchestrator.models orchestrator.models.servers"
@@ -104,7 +104,8 @@ ROOMS = {
     "peers.gateway": "core core.values peers.changes peers.connection peers.fleet",
     "peers.hosts": "core peers.connection",
     "peers.swarm": "core peers.fleet",
-    "peers.watch": "core peers.connection peers.fleet peers.hosts",
+    "peers.notices": "core",
+    "peers.watch": "core peers.connection peers.fleet peers.hosts peers.notices",
     "server": "core core.values",
     "server.audit": "core core.redaction server.auth server.policy",
     "server.auth": "core server",

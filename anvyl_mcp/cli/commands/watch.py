@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from anvyl_mcp.app.node import Node
     from anvyl_mcp.core.errors import AnvylError
     from anvyl_mcp.core.settings import Settings
-    from anvyl_mcp.peers.watch.watcher import Alert
+    from anvyl_mcp.peers.watch.troubles import Alert
 
 
 def watch(
@@ -22,7 +22,7 @@ def watch(
     disk: Annotated[
         int | None, typer.Option(metavar="PERCENT", help="Report disks that are fuller than this.  [default: 90]")
     ] = None,
-    webhook: Annotated[str | None, typer.Option(metavar="URL", help="POST each notice to this URL, as JSON.")] = None,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Send each notice to this URL.")] = None,
     command: Annotated[
         str | None, typer.Option(metavar="COMMAND", help="Run this for each notice, with the notice as JSON on stdin.")
     ] = None,
@@ -34,7 +34,7 @@ def watch(
     """Watch the hosts and report problems.
 
     Problems are: a host or its engine does not answer, a disk is nearly full, a container is unhealthy, keeps
-    restarting, died or was stopped by another program.
+    restarting, died or was stopped by another program. Notices also go to the channels of `anvyl notify`.
     """
     import logging
     import sys
@@ -80,12 +80,20 @@ async def _check_once(node: Node, host: str, as_json: bool) -> int:
 
 
 async def _watch(node: Node, host: str, as_json: bool) -> int:
+    import time
+
     from anvyl_mcp.cli.runtime import output
     from anvyl_mcp.core.text import join_names
-    from anvyl_mcp.peers.watch.notifiers import make_watch
+    from anvyl_mcp.peers.notices.channels import ChannelStore
+    from anvyl_mcp.peers.watch.notifiers import NoticePost, make_watch
+    from anvyl_mcp.peers.watch.watch_file import WatchFile
 
-    run = make_watch(node.fleet, node.settings, _printer(as_json), host)
+    served = WatchFile(node.settings.state_dir).read().is_alive(time.time())
+    post = NoticePost(node.settings, node.local.name, channels=not served)
+    run = make_watch(node.fleet, node.settings, _printer(as_json), host, post=post)
     output.print_message(f"watching {join_names(node.fleet.select(host or 'all'))}; Ctrl-C stops")
+    if served and ChannelStore(node.settings.config_dir).names():
+        output.print_message("note:  the server of this host watches too, and sends the notices")
     await run()
     return 0
 

@@ -37,6 +37,7 @@ COMMANDS = {
         "df": "commands.containers.machines:df",
         "events": "commands.containers.machines:events",
         "watch": "commands.watch:watch",
+        "notify": "commands.notify:app",
     },
     "Fleet and tools": {
         "hosts": "commands.hosts:app",

@@ -84,12 +84,21 @@ async def engine_problem(peer: Peer, token: str = "") -> str:
     Raises:
         AnvylError: the host does not answer.
     """
+    engine = str((await fetch_checks(peer, token)).get("engine", "ok"))
+    return "" if engine == "ok" else engine
+
+
+async def fetch_checks(peer: Peer, token: str = "") -> Mapping[str, Any]:
+    """Fetch the checks of a host's `/health`: `ok` or a problem, by name; empty if we may not see them.
+
+    Raises:
+        AnvylError: the host does not answer.
+    """
     headers = {"Authorization": f"Bearer {peer.token or token}"} if peer.token or token else {}
     async with json_api.client(peer.url, *peer.pins) as client:
         health = await json_api.request(client, "GET", "/health", None, headers)
     checks = health.get("checks")
-    engine = str(checks.get("engine", "ok")) if isinstance(checks, dict) else "ok"
-    return "" if engine == "ok" else engine
+    return checks if isinstance(checks, dict) else {}
 
 
 async def _redeem(url: str, invitation: Invitation, called: str, present: str) -> Mapping[str, Any]:

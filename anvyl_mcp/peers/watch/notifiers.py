@@ -1,33 +1,35 @@
-"""Send the watcher's alerts to a webhook or a command. Failed deliveries are retried after the next check."""
+"""Build a watch from the settings: what it checks, and to whom it sends notices."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import shlex
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from functools import partial
-from subprocess import DEVNULL
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 
 from anvyl_mcp.core.errors import AnvylError, InvalidInput
 from anvyl_mcp.core.settings import Settings
-from anvyl_mcp.core.text import clean, parse_duration
+from anvyl_mcp.core.text import format_duration, format_local_time, format_timestamp, parse_duration
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.watch.watcher import Alert, Watcher
+from anvyl_mcp.peers.notices.channels import Channel, ChannelStore, make_channel
+from anvyl_mcp.peers.notices.command_recipient import parse_command
+from anvyl_mcp.peers.notices.delivery import Delivery, Recipient
+from anvyl_mcp.peers.notices.held_notices import HeldNotices
+from anvyl_mcp.peers.notices.mutes import MuteStore
+from anvyl_mcp.peers.notices.notice import Notice
+from anvyl_mcp.peers.notices.quiet_hours import parse_quiet_hours
+from anvyl_mcp.peers.watch.rules import parse_rule
+from anvyl_mcp.peers.watch.troubles import Alert
+from anvyl_mcp.peers.watch.watch_file import WatchFile
+from anvyl_mcp.peers.watch.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
-SECONDS = 10.0
-"""Time limit for delivering one alert."""
-MOST_WAITING = 100
-
-Notifier = Callable[[Alert], Awaitable[bool]]
-"""Delivers one alert and returns whether it arrived."""
+GAP_SECONDS = 300.0
+"""A watch that was off for longer says so when it starts again."""
 
 
 def make_watcher(fleet: Fleet, settings: Settings, selector: str = "", *, patience: int = 2) -> Watcher:
@@ -35,128 +37,118 @@ def make_watcher(fleet: Fleet, settings: Settings, selector: str = "", *, patien
 
     Raises:
         InvalidInput: a setting is invalid.
-        UnknownHost: the selector names an unknown host or tag.
+        ConfigInvalid: a rule is invalid.
+        UnknownHost: the selector, or that of a rule, names an unknown host or tag.
     """
     percent = settings.watch_disk.removesuffix("%").strip()
     if not percent.isdecimal() or not 1 <= int(percent) <= 100:
         raise InvalidInput(f"a disk cannot be `{percent}` percent full", hint="use 1 to 100, like 90")
-    return Watcher(fleet, selector or "all", disk_percent=int(percent), patience=patience)
+    rules = [parse_rule(table.fields, table.place) for table in settings.watch_rules]
+    return Watcher(fleet, selector or "all", disk_percent=int(percent), patience=patience, rules=rules)
+
+
+class NoticePost:
+    """Sends what a watch finds: each event to programs, and notices to people when they may be sent."""
+
+    def __init__(self, settings: Settings, here: str, *, channels: bool = True) -> None:
+        """`channels`: whether to use those of `anvyl notify`, besides the webhook and the command of the settings.
+
+        Raises:
+            InvalidInput: a setting is invalid.
+            ConfigInvalid: the channels cannot be read.
+        """
+        fixed: list[Recipient] = []
+        if settings.watch_webhook:
+            fixed.append(_webhook(settings.watch_webhook))
+        if settings.watch_command:
+            fixed.append(parse_command(settings.watch_command))
+        store = ChannelStore(settings.config_dir)
+        cooldown = parse_duration(settings.watch_cooldown)
+        if cooldown is None:
+            raise InvalidInput(f"`{settings.watch_cooldown}` is not a cooldown", hint="write it like 10m, or 0")
+        quiet, mutes = parse_quiet_hours(settings.watch_quiet), MuteStore(settings.state_dir)
+        self._held = HeldNotices(cooldown, quiet, mutes.active)
+        self._delivery = Delivery(lambda: [*fixed, *(store.channels() if channels else ())], here, settings.state_dir)
+
+    async def tell(self, alerts: Sequence[Alert] = (), *, info: Notice | None = None) -> None:
+        """Queue alerts, and deliver everything that may be sent now."""
+        self._delivery.refresh()
+        notices = [alert.as_notice() for alert in alerts] + ([info] if info else [])
+        self._delivery.add(notices, programs=True)
+        for notice in notices:
+            self._held.add(notice)
+        self._delivery.add(self._held.due(time.time()), programs=False)
+        await self._delivery.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A watch, ready to run. `file`: where it leaves its state, if it is that of a server."""
+
+    watcher: Watcher
+    every: float
+    post: NoticePost
+    on_alert: Callable[[Alert], None]
+    here: str = ""
+    file: WatchFile | None = None
+
+    async def run(self) -> None:
+        """Check every `every` seconds until cancelled."""
+        if self.file is not None:
+            await self._continue(self.file)
+        while True:
+            try:
+                found = await self.watcher.check()
+            except AnvylError as error:
+                # A hosts file that is invalid while it is edited must not end a watch that runs for months.
+                log.warning("the hosts could not be checked: %s", error)
+                found = []
+            for alert in found:
+                self.on_alert(alert)
+            await self.post.tell(found)
+            if self.file is not None:
+                self.file.write(self.every, self.watcher.known)
+            await anyio.sleep(self.every)
+
+    async def _continue(self, file: WatchFile) -> None:
+        """Continue the watch that a restart ended, and say so if nothing was watched for long."""
+        before, now = file.read(), time.time()
+        self.watcher.restore(before.known)
+        gap = now - before.checked
+        if before.checked and gap > max(GAP_SECONDS, 5 * self.every):
+            since = format_local_time(format_timestamp(before.checked))
+            message = (
+                f"{self.here} watches the hosts again; nothing was watched for {format_duration(gap)}, since {since}."
+            )
+            log.info("%s", message)
+            await self.post.tell(info=Notice(f"Watch on {self.here}", message, "info", now, (self.here, "watch")))
 
 
 def make_watch(
-    fleet: Fleet, settings: Settings, on_alert: Callable[[Alert], None], selector: str = ""
+    fleet: Fleet,
+    settings: Settings,
+    on_alert: Callable[[Alert], None],
+    selector: str = "",
+    *,
+    post: NoticePost | None = None,
+    file: WatchFile | None = None,
 ) -> Callable[[], Coroutine[Any, Any, None]]:
-    """Return a function that watches until cancelled, and delivers alerts to `on_alert` and as the settings say.
+    """Return a function that watches until cancelled. Alerts go to `on_alert`, and as the settings say.
 
     Raises:
         InvalidInput: a setting is invalid.
+        ConfigInvalid: a rule is invalid, or the channels cannot be read.
         UnknownHost: the selector names an unknown host or tag.
     """
     every = parse_duration(settings.watch_every)
     if not every:
         raise InvalidInput(f"`{settings.watch_every}` is not a valid interval", hint="write it like 30s or 5m")
-    notifiers = [webhook(settings.watch_webhook)] if settings.watch_webhook else []
-    notifiers += [command(settings.watch_command)] if settings.watch_command else []
-    return partial(watch, make_watcher(fleet, settings, selector), every, on_alert, notifiers)
+    watcher, here = make_watcher(fleet, settings, selector), fleet.local.name
+    return Watch(watcher, every, post or NoticePost(settings, here), on_alert, here, file).run
 
 
-async def watch(
-    watcher: Watcher, every: float, on_alert: Callable[[Alert], None], notifiers: Iterable[Notifier]
-) -> None:
-    """Check every `every` seconds until cancelled. `on_alert` is called at once; `notifiers` until an alert arrived."""
-    queues = [(notifier, deque[Alert](maxlen=MOST_WAITING)) for notifier in notifiers]
-    while True:
-        try:
-            found = await watcher.check()
-        except AnvylError as error:
-            # A hosts file that is invalid while it is edited must not end a watch that runs for months.
-            log.warning("the hosts could not be checked: %s", error)
-            found = []
-        for alert in found:
-            on_alert(alert)
-            for _, queue in queues:
-                queue.append(alert)
-        async with anyio.create_task_group() as group:
-            for notifier, queue in queues:
-                group.start_soon(_deliver, notifier, queue)
-        await anyio.sleep(every)
-
-
-async def _deliver(notifier: Notifier, queue: deque[Alert]) -> None:
-    while queue:
-        if not await notifier(queue[0]):
-            return
-        queue.popleft()
-
-
-def webhook(url: str) -> Notifier:
-    """Return a notifier that posts each alert as JSON.
-
-    Raises:
-        InvalidInput: the URL is invalid.
-    """
-    import httpx
-
+def _webhook(url: str) -> Channel:
     try:
-        address = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise InvalidInput("the webhook is not a web address", hint="write it like https://…") from error
-    if address.scheme not in ("http", "https") or not address.host:
-        raise InvalidInput("the webhook is not a web address", hint="write it like https://…")
-
-    async def post(alert: Alert) -> bool:
-        try:
-            async with httpx.AsyncClient(timeout=SECONDS) as client:
-                answer = await client.post(address, json=alert.as_dict())
-        except httpx.HTTPError as error:
-            # Log only the host: the URL may contain a secret.
-            log.warning("the webhook at %s cannot be reached: %s", address.host, type(error).__name__)
-            return False
-        if answer.is_server_error or answer.status_code == 429:
-            log.warning("the webhook at %s answers HTTP %d; Anvyl will retry", address.host, answer.status_code)
-            return False
-        if not answer.is_success:
-            log.warning("the webhook at %s rejected an alert: HTTP %d", address.host, answer.status_code)
-        return True
-
-    return post
-
-
-def command(line: str) -> Notifier:
-    """Return a notifier that runs a program for each alert, with the alert as JSON on its standard input.
-
-    Raises:
-        InvalidInput: the command line cannot be parsed.
-    """
-    try:
-        argv = shlex.split(line)
-    except ValueError as error:
-        raise InvalidInput(f"the command cannot be parsed: {str(error).lower()}", hint="check its quotes") from error
-    if not argv:
-        raise InvalidInput("the command is empty", hint="like --command 'notify-send Anvyl'")
-
-    async def run(alert: Alert) -> bool:
-        document = alert.as_dict()
-        names = ("event", "host", "kind", "message")
-        environment = {f"ANVYL_{name.upper()}": clean(str(document[name])) for name in names}
-        try:
-            with anyio.fail_after(SECONDS):
-                done = await anyio.run_process(
-                    argv,
-                    input=json.dumps(document).encode(),
-                    stdout=DEVNULL,
-                    stderr=DEVNULL,
-                    check=False,
-                    env={**os.environ, **environment},
-                )
-        except OSError as error:
-            log.warning("`%s` cannot be run: %s", argv[0], error.strerror)
-            return True
-        except TimeoutError:
-            log.warning("`%s` was stopped after %g s", argv[0], SECONDS)
-            return True
-        if done.returncode:
-            log.warning("`%s` ended with code %d", argv[0], done.returncode)
-        return True
-
-    return run
+        return make_channel("webhook", url)
+    except InvalidInput as error:
+        raise InvalidInput(f"the webhook cannot be used: {error.message}", hint=error.hint) from error

@@ -5,61 +5,29 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from datetime import datetime
+from typing import Any
+
+import anyio
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import EngineError
+from anvyl_mcp.core.errors import EngineError, UnknownHost
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
+from anvyl_mcp.peers.watch.rule_checks import MARGIN, Exit, HostView, RuleChecks
+from anvyl_mcp.peers.watch.rules import Rule
+from anvyl_mcp.peers.watch.troubles import CONTAINER_KINDS, Alert, Found, Trouble, recovery_message
 
-TroubleKind = Literal["gone", "engine", "disk", "unhealthy", "restarting", "stopped"]
-CONTAINER_KINDS: set[TroubleKind] = {"unhealthy", "restarting", "stopped"}
-
-MACHINE, CONTAINERS, EVENTS = "get_host_resources", "list_containers", "list_events"
+MACHINE, CONTAINERS, EVENTS, USAGE = "get_host_resources", "list_containers", "list_events", "get_container_stats"
 DIED, STOPPED, RESTARTED = ("die", "died"), ("stop", "kill"), "restart"
 """Event actions: a container exited, was stopped by a request, was restarted by a request."""
 RUNNING = ("running", "restarting", "paused")
-MARGIN = 2
-"""Percent below the limit at which a full disk recovers, so that one near the limit does not alert repeatedly."""
 REMEMBERED = 5
 """Number of recent checks that decide whether a container keeps restarting: two of them saw a restart."""
 CALM = 3
 """Checks without a restart after which the problem is over."""
 JUST_UP = re.compile(r"Up (?:Less than a second|(?P<seconds>\d+) seconds?)")
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """One problem. `subject` is a container's name or a disk's mount point."""
-
-    host: str
-    kind: TroubleKind
-    subject: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """A problem started, or is over. Unix times."""
-
-    trouble: Trouble
-    message: str
-    began: float
-    at: float
-    over: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the JSON document; `text` is the field that chat webhooks show."""
-        return {
-            "event": "recovered" if self.over else "trouble",
-            "host": self.trouble.host,
-            "kind": self.trouble.kind,
-            "subject": self.trouble.subject,
-            "message": self.message,
-            "since": text.format_timestamp(self.began),
-            "at": text.format_timestamp(self.at),
-            "text": f"{'✓' if self.over else '✗'} {self.message}",
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +38,7 @@ class ContainerExit:
     name: str
     detail: str
     asked: bool
+    time: str = ""
 
     @property
     def how(self) -> str:
@@ -91,19 +60,44 @@ class _HostState:
 class Watcher:
     """Checks hosts repeatedly and remembers their problems."""
 
-    def __init__(self, fleet: Fleet, selector: str = "all", *, disk_percent: float = 90, patience: int = 2) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        selector: str = "all",
+        *,
+        disk_percent: float = 90,
+        patience: int = 2,
+        rules: Sequence[Rule] = (),
+    ) -> None:
         """`patience`: failed checks in a row after which a host counts as gone.
 
         Raises:
-            UnknownHost: the selector names an unknown host or tag.
+            UnknownHost: the selector, or that of a rule, names an unknown host or tag.
         """
-        fleet.select(selector)
+        for one in (selector, *(rule.hosts for rule in rules)):
+            fleet.select(one)
         self._fleet = fleet
         self._selector = selector
         self._disk_percent = disk_percent
         self._patience = patience
+        self._rules = RuleChecks(rules, self._select)
         self._hosts: dict[str, _HostState] = {}
         self._known: dict[Trouble, float] = {}
+
+    @property
+    def known(self) -> Mapping[Trouble, float]:
+        """The problems that were reported and are not over, with the times at which they began."""
+        return self._known
+
+    def restore(self, known: Mapping[Trouble, float]) -> None:
+        """Continue with problems that an earlier watch reported: they are not reported again, but their end is."""
+        self._known = dict(known)
+
+    def _select(self, selector: str) -> Sequence[str]:
+        try:
+            return self._fleet.select(selector)
+        except UnknownHost:
+            return ()
 
     async def check(self) -> list[Alert]:
         """Check all hosts at once. Returns the alerts since the last check, new problems first."""
@@ -111,32 +105,60 @@ class Watcher:
         machines = await self._fleet.call_many(hosts, MACHINE, {})
         answering = [host for host in hosts if not machines[host].host_failed]
         lists = await self._fleet.call_many(answering, CONTAINERS, {"all": True, "limit": 1000})
+        usage = await self._fleet.call_many([one for one in answering if self._rules.needs_usage(one)], USAGE, {})
         events = await self._events(answering)
         alerts: list[Alert] = []
         for host in hosts:
+            first = host not in self._hosts or not self._hosts[host].looked
             ends = list(self._ends(host, events.get(host)))
-            found = dict(self._problems(host, machines[host], lists.get(host), ends))
-            alerts += self._changes(host, found, unchecked=self._unchecked_kinds(machines[host], lists.get(host)))
-            alerts += self._recovered_exits(host, lists.get(host), ends)
+            view = self._view(host, machines[host], usage.get(host), ends)
+            found = list(self._problems(host, machines[host], lists.get(host), [] if first else ends))
+            found = self._with_rules(view, found)
+            alerts += self._changes(view, found, listed=lists.get(host))
+            alerts += self._recovered_exits(host, lists.get(host), [] if first else ends)
         # Problems of hosts that left the fleet end without an alert.
         self._known = {one: began for one, began in self._known.items() if one.host in hosts}
         self._hosts = {host: self._hosts[host] for host in hosts}
+        self._rules.forget_hosts(hosts)
         return sorted(alerts, key=lambda one: one.over)
 
+    def _view(self, host: str, machine: Outcome, usage: Outcome | None, ends: Sequence[ContainerExit]) -> HostView:
+        exits = [Exit(end.name, _seconds(end.time)) for end in ends if not end.asked]
+        rows = (usage.answer.result or {}).get("containers") if usage is not None and usage.ok else None
+        return HostView(host, None if machine.host_failed else machine.answer.result or {}, rows, exits)
+
+    def _with_rules(self, view: HostView, found: Sequence[Found]) -> list[Found]:
+        """Apply the rules to what was found, and add what they find themselves."""
+        now = time.time()
+        for disk in (view.machine or {}).get("disks", ()):
+            self._rules.disks.add(view.host, str(disk["mount"]), float(disk["used"]), now)
+        own = list(self._rules.check(view, self._known.__contains__, now))
+        if self._rules.for_host(view.host, "disk"):
+            found = [one for one in found if one.trouble.kind != "disk"]
+        return [*self._rules.apply_states(view.host, found, now), *own]
+
     async def _events(self, hosts: Sequence[str]) -> Mapping[str, Outcome]:
-        """Fetch each host's events since the last check, by the host's own clock; empty without the events tool."""
-        now, seen = time.monotonic(), [host for host in hosts if host in self._hosts and self._hosts[host].looked]
-        if not seen or EVENTS not in self._fleet.catalogue:
+        """Fetch each host's events since its last check, by its own clock; empty without the events tool."""
+        if EVENTS not in self._fleet.catalogue:
             return {}
-        passed = max(now - self._hosts[host].looked for host in seen)
-        return await self._fleet.call_many(seen, EVENTS, {"since": f"{int(passed) + 2}s", "limit": 1000})
+        now, found = time.monotonic(), dict[str, Outcome]()
+
+        async def fetch(host: str) -> None:
+            looked = self._hosts[host].looked if host in self._hosts else 0.0
+            passed = now - looked if looked else self._rules.counted_seconds(host)
+            if passed:
+                arguments = {"since": f"{int(passed) + 2}s", "limit": 1000}
+                found[host] = await self._fleet.call(host, EVENTS, arguments)
+
+        async with anyio.create_task_group() as group:
+            for host in hosts:
+                group.start_soon(fetch, host)
+        return found
 
     def _ends(self, host: str, happened: Outcome | None) -> Iterator[ContainerExit]:
         """Yield each exit since the last check once, except exits of a requested restart."""
-        seen = self._hosts.get(host)
+        seen = self._hosts.setdefault(host, _HostState())
         rows = (happened.answer.result or {}).get("events", ()) if happened and happened.ok else ()
-        if seen is None:
-            return
         known, seen.ended = seen.ended, set()
         actions = {(row["id"], row["action"]) for row in rows}
         for row in rows:
@@ -146,9 +168,8 @@ class Watcher:
             seen.ended.add(key)
             if key not in known and (row["id"], RESTARTED) not in actions:
                 how = str(row.get("detail") or "")
-                yield ContainerExit(
-                    row["id"], row["name"], how, asked=any((row["id"], one) in actions for one in STOPPED)
-                )
+                asked = any((row["id"], one) in actions for one in STOPPED)
+                yield ContainerExit(row["id"], row["name"], how, asked, row["time"])
 
     def _recovered_exits(self, host: str, listed: Outcome | None, ends: Sequence[ContainerExit]) -> Iterator[Alert]:
         """Yield alerts for containers that exited and run again, unless they keep restarting (another alert)."""
@@ -164,14 +185,14 @@ class Watcher:
 
     def _problems(
         self, host: str, machine: Outcome, listed: Outcome | None, ends: Sequence[ContainerExit]
-    ) -> Iterator[tuple[Trouble, str]]:
-        """Yield the current problems of one host, with their messages."""
+    ) -> Iterator[Found]:
+        """Yield the current problems of one host."""
         seen = self._hosts.setdefault(host, _HostState())
         if machine.host_failed:
             seen.silent += 1
             gone = Trouble(host, "gone")
             if seen.silent >= self._patience or gone in self._known:
-                yield gone, f"{host} is gone: {machine.status}"
+                yield Found(gone, f"{host} is gone: {machine.status}")
             return
         seen.silent = 0
         yield from self._full_disks(host, machine)
@@ -179,17 +200,18 @@ class Watcher:
             yield from self._sick_containers(host, listed, seen)
             yield from self._stopped_containers(host, listed, seen, ends)
         elif listed is not None and isinstance(listed.error, EngineError):
-            yield Trouble(host, "engine"), f"the Docker engine on {host} does not answer: {listed.error.message}"
+            message = f"the Docker engine on {host} does not answer: {listed.error.message}"
+            yield Found(Trouble(host, "engine"), message)
 
-    def _full_disks(self, host: str, machine: Outcome) -> Iterator[tuple[Trouble, str]]:
+    def _full_disks(self, host: str, machine: Outcome) -> Iterator[Found]:
         for disk in (machine.answer.result or {}).get("disks", ()):
             trouble = Trouble(host, "disk", disk["mount"])
             limit = self._disk_percent - (MARGIN if trouble in self._known else 0)
             if disk["percent"] >= limit:
                 free = text.format_size(disk.get("free", disk["total"] - disk["used"]))
-                yield trouble, f"disk {disk['mount']} on {host} is {disk['percent']:.0f} % full, {free} free"
+                yield Found(trouble, f"disk {disk['mount']} on {host} is {disk['percent']:.0f} % full, {free} free")
 
-    def _sick_containers(self, host: str, listed: Outcome, seen: _HostState) -> Iterator[tuple[Trouble, str]]:
+    def _sick_containers(self, host: str, listed: Outcome, seen: _HostState) -> Iterator[Found]:
         rows = _rows(listed)
         now = time.monotonic()
         passed, seen.looked = now - seen.looked if seen.looked else 0.0, now
@@ -199,15 +221,15 @@ class Watcher:
             looks.append(_restarted(row, passed if row["id"] in known else 0.0))
             name = row["name"]
             if row["health"] == "unhealthy":
-                yield Trouble(host, "unhealthy", name), f"{name} on {host} is unhealthy"
+                yield Found(Trouble(host, "unhealthy", name), f"{name} on {host} is unhealthy")
             trouble = Trouble(host, "restarting", name)
             calm = not any(list(looks)[-CALM:])
             if sum(looks) >= min(2, self._patience) or (trouble in self._known and not calm):
-                yield trouble, f"{name} on {host} keeps restarting"
+                yield Found(trouble, f"{name} on {host} keeps restarting")
 
     def _stopped_containers(
         self, host: str, listed: Outcome, seen: _HostState, ends: Sequence[ContainerExit]
-    ) -> Iterator[tuple[Trouble, str]]:
+    ) -> Iterator[Found]:
         """Yield containers that stopped since the last check, unless Anvyl stopped them or they exited with code 0."""
         ran, seen.running = seen.running, {row["name"] for row in _rows(listed) if row["state"] in RUNNING}
         how = {end.id: end for end in ends}
@@ -218,25 +240,28 @@ class Watcher:
             finished = not (end and end.asked) and "(0)" in row["status"]
             if trouble in self._known or (row["name"] in ran and not finished):
                 asked = " was stopped by a request outside Anvyl" if end and end.asked else " stopped"
-                yield trouble, f"{row['name']} on {host}{asked}: {row.get('problem') or row['status']}"
+                yield Found(trouble, f"{row['name']} on {host}{asked}: {row.get('problem') or row['status']}")
 
-    def _unchecked_kinds(self, machine: Outcome, listed: Outcome | None) -> set[TroubleKind]:
-        """Return the kinds of problem that could not be checked, which therefore neither start nor end."""
-        if machine.host_failed:
-            return {"gone", "engine", "disk", *CONTAINER_KINDS}
-        return set() if listed is not None and listed.ok else CONTAINER_KINDS
-
-    def _changes(self, host: str, found: Mapping[Trouble, str], *, unchecked: set[TroubleKind]) -> Iterator[Alert]:
+    def _changes(self, view: HostView, found: Iterable[Found], *, listed: Outcome | None) -> Iterator[Alert]:
         """Yield alerts for problems that are new or over."""
-        now = time.time()
-        for trouble, message in found.items():
+        now, current = time.time(), {one.trouble: one for one in found}
+        for trouble, one in current.items():
             if trouble not in self._known:
                 self._known[trouble] = now
-                yield Alert(trouble, message, now, now)
-        for trouble in [one for one in self._known if one.host == host and one not in found]:
-            if trouble.kind not in unchecked:
+                yield Alert(trouble, one.message, now, now, urgent=one.urgent)
+        for trouble in [one for one in self._known if one.host == view.host and one not in current]:
+            if _was_checked(trouble, view, listed):
                 began = self._known.pop(trouble)
-                yield Alert(trouble, _recovery_message(trouble, now - began), began, now, over=True)
+                yield Alert(trouble, recovery_message(trouble, now - began), began, now, over=True)
+
+
+def _was_checked(trouble: Trouble, view: HostView, listed: Outcome | None) -> bool:
+    """Whether a check could see that a problem is over."""
+    if view.machine is None:
+        return False
+    if trouble.kind in CONTAINER_KINDS:
+        return listed is not None and listed.ok
+    return view.usage is not None if trouble.kind in ("memory", "cpu") and trouble.subject else True
 
 
 def _rows(listed: Outcome | None) -> Sequence[Mapping[str, Any]]:
@@ -252,13 +277,9 @@ def _restarted(row: Mapping[str, Any], passed: float) -> bool:
     return up is not None and row["state"] == "running" and int(up["seconds"] or 0) + 1 < passed
 
 
-def _recovery_message(trouble: Trouble, seconds: float) -> str:
-    what = {
-        "gone": f"{trouble.host} is back",
-        "engine": f"the Docker engine on {trouble.host} answers again",
-        "disk": f"disk {trouble.subject} on {trouble.host} has room again",
-        "unhealthy": f"{trouble.subject} on {trouble.host} is no longer unhealthy",
-        "restarting": f"{trouble.subject} on {trouble.host} no longer restarts",
-        "stopped": f"{trouble.subject} on {trouble.host} is no longer stopped",
-    }[trouble.kind]
-    return f"{what}, after {text.format_duration(max(seconds, 1))}"
+def _seconds(when: str) -> float:
+    """Return an ISO 8601 time as Unix time; now if it cannot be parsed."""
+    try:
+        return datetime.fromisoformat(when).timestamp()
+    except ValueError:
+        return time.time()

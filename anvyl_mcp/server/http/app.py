@@ -172,6 +172,7 @@ def health(engine: Engine, state: HostState) -> RouteHandler:
         body: dict[str, Any] = {"status": status, "service": "anvyl", "version": __version__}
         if caller_of(request).may("read"):
             body["checks"] = {"engine": found, "audit": state.audit.trouble or "ok"}
+            body["checks"] |= {name: check() for name, check in state.further_checks.items()}
         return JSONResponse(body)
 
     return handler

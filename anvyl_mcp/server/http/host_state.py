@@ -34,6 +34,8 @@ class HostState:
         self.audit = Audit(state_dir / "audit")
         self.on_joined: Callable[[RedeemedInvite], None] = lambda joined: log.info("%s", joined)
         """Called when a machine joins."""
+        self.further_checks: dict[str, Callable[[], str]] = {}
+        """Checks of other parts of this process for `/health`: each returns `ok` or a problem."""
         self.journal = Journal(state_dir / "operations", recall=self.audit.operations)
 
     @property

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
 from anvyl_mcp.core.errors import EngineError, InvalidInput, Unreachable
+from anvyl_mcp.core.settings import load
 from anvyl_mcp.peers.connection.listing import Connection, ProgressCallback, ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hosts.registry import Peer, Registry
+from anvyl_mcp.peers.notices.channels import make_channel
+from anvyl_mcp.peers.notices.command_recipient import parse_command
 from anvyl_mcp.peers.watch import notifiers
-from anvyl_mcp.peers.watch.watcher import Alert, Watcher
+from anvyl_mcp.peers.watch.rules import Rule
+from anvyl_mcp.peers.watch.troubles import Alert
+from anvyl_mcp.peers.watch.watcher import Watcher
 from tests.end_to_end.test_faults import wait_for
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import ServingNode, anvyl
+from tests.support.notice_services import running_services
 
 GIB = 1024**3
 
@@ -34,6 +43,25 @@ class Host:
         self.disk = 40.0
         self.containers: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
+        self.memory = 50.0
+        self.used = 9 * GIB
+        self.usage: list[dict[str, Any]] = []
+        self.asked: list[dict[str, Any]] = []
+        """Arguments of the requests for events."""
+
+    def exits_at(self, *moments: float, name: str = "web") -> None:
+        """Set the events: exits at these Unix times."""
+        self.events = [
+            {
+                "time": datetime.fromtimestamp(at, UTC).isoformat(),
+                "type": "container",
+                "action": "die",
+                "name": name,
+                "id": name,
+                "detail": "exit code 1",
+            }
+            for at in moments
+        ]
 
     def happens(self, *actions: str, name: str = "web", detail: str = "") -> None:
         """Add events for the next check; `detail` describes the exit of a `die`."""
@@ -59,9 +87,14 @@ class Host:
         if tool == "list_containers":
             error = None if self.engine else EngineError("it does not run")
             return ToolAnswer({"containers": self.containers, "total": 1, "more": 0}, error=error)
+        if tool == "get_container_stats":
+            return ToolAnswer({"containers": self.usage, "total": len(self.usage), "more": 0})
         if tool == "list_events":
+            self.asked.append(dict(arguments))
             return ToolAnswer({"events": self.events, "total": len(self.events), "more": 0})
-        return ToolAnswer({"disks": [{"mount": "/", "used": 9 * GIB, "total": 10 * GIB, "percent": self.disk}]})
+        disk = {"mount": "/", "used": self.used, "total": 10 * GIB, "percent": self.disk}
+        memory = {"used": 1, "total": 2, "percent": self.memory}
+        return ToolAnswer({"cpu_percent": 5.0, "memory": memory, "disks": [disk]})
 
     async def list_tools(self) -> list[ToolListing]:
         return []
@@ -76,7 +109,7 @@ class Host:
 class Scene:
     """A fleet of two hosts and its watcher."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rules: Sequence[Rule] = ()) -> None:
         self.hosts = {"vm": Host(), "nas": Host()}
         (folder / "hosts.toml").write_text('[hosts.nas]\nurl = "http://127.0.0.1:9"\n', encoding="utf-8")
         names = {"memory:": "vm"}
@@ -86,9 +119,10 @@ class Scene:
 
         tools = {
             name: ToolListing(name, "", {"type": "object"}, safety="reads", toolset="containers")
-            for name in ("get_host_resources", "list_containers", "list_events")
+            for name in ("get_host_resources", "list_containers", "list_events", "get_container_stats")
         }
-        self.watcher = Watcher(Fleet(Peer("vm", "memory:"), Registry(folder / "hosts.toml"), tools, connect))
+        fleet = Fleet(Peer("vm", "memory:"), Registry(folder / "hosts.toml"), tools, connect)
+        self.watcher = Watcher(fleet, rules=rules)
 
     async def said(self) -> list[str]:
         return [alert.message for alert in await self.watcher.check()]
@@ -208,6 +242,21 @@ async def test_a_container_that_exited_and_restarted_between_two_checks_is_repor
     assert await scene.said() == [], "a requested restart is neither"
 
 
+async def test_a_host_that_was_silent_does_not_make_others_repeat_their_events(scene: Scene) -> None:
+    """Each host is asked for the events since its own last check."""
+    vm, nas = scene.hosts["vm"], scene.hosts["nas"]
+    vm.has("web")
+    await scene.said()
+    nas.down = True
+    scene.watcher._hosts["nas"].looked -= 3600
+    await scene.said()
+    nas.down = False
+    await scene.said()
+
+    assert int(nas.asked[-1]["since"].removesuffix("s")) >= 3600
+    assert all(int(one["since"].removesuffix("s")) < 60 for one in vm.asked)
+
+
 class Hook(BaseHTTPRequestHandler):
     """A webhook that fails its first request."""
 
@@ -239,7 +288,7 @@ def hook() -> Iterator[str]:
 
 
 async def test_a_webhook_that_was_down_gets_every_alert_later_and_in_order(
-    scene: Scene, hook: str, caplog: pytest.LogCaptureFixture
+    scene: Scene, hook: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.hosts["nas"].disk = 95
     arrived = anyio.Event()
@@ -250,7 +299,9 @@ async def test_a_webhook_that_was_down_gets_every_alert_later_and_in_order(
             arrived.set()
 
     async with anyio.create_task_group() as group:
-        group.start_soon(notifiers.watch, scene.watcher, 0.05, record, [notifiers.webhook(hook)])
+        settings = load({"watch_webhook": hook}, {"ANVYL_HOME": str(tmp_path / "home")})
+        watch = notifiers.Watch(scene.watcher, 0.05, notifiers.NoticePost(settings, "vm"), record)
+        group.start_soon(watch.run)
         with anyio.fail_after(10):
             await arrived.wait()
             while len(Hook.got) < 2:  # noqa: ASYNC110  the server is on a thread
@@ -271,7 +322,7 @@ async def test_a_command_gets_the_alert_on_its_input_and_in_its_environment(scen
     scene.hosts["nas"].disk = 95
     [alert] = await scene.watcher.check()
 
-    assert await notifiers.command(f"sh '{script}'")(alert)
+    await parse_command(f"sh '{script}'").send(alert.as_notice())
 
     assert (tmp_path / "words").read_text(encoding="utf-8") == "nas trouble\n"
     assert json.loads((tmp_path / "json").read_text(encoding="utf-8"))["subject"] == "/"
@@ -280,13 +331,13 @@ async def test_a_command_gets_the_alert_on_its_input_and_in_its_environment(scen
 @pytest.mark.parametrize("line", ["", "sh 'unclosed"])
 def test_an_invalid_command_is_rejected_before_the_watch_starts(line: str) -> None:
     with pytest.raises(InvalidInput):
-        notifiers.command(line)
+        parse_command(line)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "file:///etc/passwd", "http://"])
 def test_an_invalid_webhook_is_rejected_before_the_watch_starts(url: str) -> None:
     with pytest.raises(InvalidInput):
-        notifiers.webhook(url)
+        make_channel("webhook", url)
 
 
 def test_watch_once_reports_problems_and_exits_with_1(engine: RealEngine) -> None:
@@ -329,3 +380,67 @@ def test_a_server_with_watch_enabled_logs_alerts(engine: RealEngine, tmp_path: P
         wait_for(lambda: log.exists() and "sick on alpha is unhealthy" in log.read_text(encoding="utf-8"))
     finally:
         assert node.stop() == 0
+
+
+def test_a_container_that_was_killed_and_came_back_fast_is_reported(engine: RealEngine, tmp_path: Path) -> None:
+    """Events tell it, although the container runs at every check."""
+    log = tmp_path / "events"
+    watch = {"ANVYL_WATCH": "1", "ANVYL_WATCH_EVERY": "3s", "ANVYL_WATCH_COMMAND": f"tee -a {log}"}
+    engine.run("redis")
+    node = ServingNode("alpha", tmp_path / "home", {**engine.environment, **watch})
+    try:
+        wait_for(lambda: (tmp_path / "home" / "watch.json").exists())
+        engine.api.kill("redis")
+        engine.api.start("redis")
+        wait_for(lambda: log.exists() and "redis on alpha was stopped" in log.read_text(encoding="utf-8"))
+        assert "exit code 137), and runs again" in log.read_text(encoding="utf-8")
+    finally:
+        assert node.stop() == 0
+
+
+def test_another_host_watches_while_the_watcher_is_down_and_says_so(tmp_path: Path) -> None:
+    with running_services() as services:
+        nothing = {"DOCKER_HOST": "unix:///nonexistent/docker.sock", "ANVYL_WATCH_EVERY": "1s"}
+        alpha = ServingNode("alpha", tmp_path / "alpha", {**nothing, "ANVYL_WATCH": "1"})
+        beta_home = tmp_path / "beta"
+        beta_home.mkdir(mode=0o700)
+        hosts = beta_home / "hosts.toml"
+        hosts.write_text(f'[hosts.alpha]\nurl = "{alpha.url}"\ntoken = "{alpha.token}"\n', encoding="utf-8")
+        hosts.chmod(0o600)
+        channels = beta_home / "notify.json"
+        channels.touch(0o600)
+        channels.write_text(f'{{"phone": "ntfy://{services.address}/topic"}}', encoding="utf-8")
+        wait_for(lambda: (tmp_path / "alpha" / "watch.json").exists())
+        beta = ServingNode("beta", beta_home, {**nothing, "ANVYL_WATCH_STANDBY": "alpha"})
+        try:
+            port = alpha.port
+            alpha.kill()
+            first = services.wait(1)[0][1]
+            assert first["title"] == "Problem: watch on alpha" and first["priority"] == 5
+            assert "alpha does not watch the hosts" in first["message"] and "beta does" in first["message"]
+
+            alpha.start(port)
+            hosts.write_text(f'[hosts.alpha]\nurl = "{alpha.url}"\ntoken = "{alpha.token}"\n', encoding="utf-8")
+            wait_for(lambda: any(one["title"] == "Recovered: watch on alpha" for _, one in services.got))
+        finally:
+            alpha.stop()
+            assert beta.stop() == 0
+
+
+def test_a_restarted_watch_repeats_nothing_and_says_when_nothing_was_watched(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    known = [{"trouble": {"host": "alpha", "kind": "engine"}, "began": time.time() - 9000}]
+    before = {"checked": time.time() - 7200, "every": 1, "known": known}
+    (home / "watch.json").write_text(json.dumps(before), encoding="utf-8")
+    with running_services() as services:
+        watch = {"ANVYL_WATCH": "1", "ANVYL_WATCH_EVERY": "1s", "ANVYL_WATCH_WEBHOOK": f"{services.url}/x"}
+        node = ServingNode("alpha", home, {"DOCKER_HOST": "unix:///nonexistent/docker.sock", **watch})
+        try:
+            wait_for(lambda: json.loads((home / "watch.json").read_text("utf-8"))["checked"] > before["checked"])
+            health = httpx.get(f"{node.url}/health", headers=node.headers).json()
+        finally:
+            node.stop()
+
+    [(_, message)] = services.got
+    assert "nothing was watched for 2 h" in message["message"] and health["checks"]["watch"] == "ok"

@@ -1,0 +1,1 @@
+"""Notices for people: channels, quiet hours, what is held back, and delivery."""
