@@ -39,7 +39,7 @@ async def create_invitation(
     if not urls or (address and address not in {urlsplit(url).hostname for url in urls}):
         token = serve_lock.read_local_token(settings.run_dir)
         urls = await _open_network(server.url, address or _default_address(), token)
-    reachable = _advertised(urls)
+    reachable = [_advertised_address(settings.advertise, urls)] if settings.advertise else _addresses_of(urls)
     scopes, secret = state.invite(scope, seconds, relay=relay)
     return {
         "code": Invitation(tuple(reachable), identity.pin, secret).encode(),
@@ -63,7 +63,14 @@ def _default_address() -> str:
     return found
 
 
-def _advertised(urls: list[str]) -> list[str]:
+def _advertised_address(words: str, urls: list[str]) -> str:
+    """Return the address that the settings name, by default with the port of this server."""
+    if words.count(":") > 1 and not words.startswith("["):
+        words = f"[{words}]"
+    return words if words.rpartition(":")[2].isdigit() else f"{words}:{urlsplit(urls[0]).port}"
+
+
+def _addresses_of(urls: list[str]) -> list[str]:
     """Return `host:port` of each address once: the two ports of the server are equivalent."""
     found: list[str] = []
     for url in urls:

@@ -46,6 +46,12 @@ class Setting:
 SETTINGS = (
     Setting("name", "ANVYL_NAME", "", "this host's name in the fleet; default: the machine's host name"),
     Setting("host", "ANVYL_AGENT_HOST", "", "network address to open, with TLS and tokens, in addition to loopback"),
+    Setting(
+        "advertise",
+        "ANVYL_ADVERTISE",
+        "",
+        "address or name that invitations give instead, like nas.lan or 10.0.0.2:4300",
+    ),
     Setting("port", "ANVYL_INFRA_API_PORT", 4200, "port for MCP clients; 0 picks a free one"),
     Setting("agent_port", "ANVYL_AGENT_PORT", 4201, "port for clients of the older agent API"),
     Setting("gateway_port", "ANVYL_GATEWAY_PORT", 4202, "port of `anvyl-mcp gateway --http`, on this machine only"),
@@ -100,6 +106,7 @@ class Settings:
     state_dir: Path
     name: str
     host: str
+    advertise: str
     port: int
     agent_port: int
     gateway_port: int

@@ -1,15 +1,21 @@
-"""Whether this process runs in a container, and what it therefore cannot see of the machine."""
+"""Whether this server runs in a container, and what it therefore cannot see of the machine."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+
+from anvyl_mcp.core.errors import Conflict
 
 MARKS = ("/.dockerenv", "/run/.containerenv")
 """Files that Docker and Podman put into every container."""
 VARIABLE = "ANVYL_IMAGE"
 """Set in our own image, to its name."""
+MACHINE_PIDS = "pid:[4026531836]"
+"""PROC_PID_INIT_INO: the initial PID namespace, which sees every process of the machine."""
+INSTALL = "install Anvyl on the machine itself to have it: docs/service.md"
 
 
 def runs_in_container(environ: Mapping[str, str] | None = None) -> bool:
@@ -18,8 +24,44 @@ def runs_in_container(environ: Mapping[str, str] | None = None) -> bool:
     return bool(env.get(VARIABLE) or env.get("KUBERNETES_SERVICE_HOST")) or any(Path(mark).exists() for mark in MARKS)
 
 
-LIMITS = (
-    "the server runs in a container: containers, images, networks and volumes are those of the host, and so are "
-    "cpu and memory figures; disks, processes and `execute_command` are those of the container"
-)
-"""What a server in a container can and cannot see."""
+def describe_limits() -> str:
+    """Say what the server does not see or do because it runs in a container; empty if it does not run in one."""
+    if not runs_in_container():
+        return ""
+    processes = "" if _sees_processes() else "processes and "
+    return (
+        "the server runs in a container: containers, images, networks, volumes, cpu and memory are those of the "
+        f"machine; it does not see the machine's {processes}disks, and runs no commands there"
+    )
+
+
+def check_sees_processes() -> None:
+    """Refuse to list processes that would be those of the container.
+
+    Raises:
+        Conflict: the server runs in a container.
+    """
+    if runs_in_container() and not _sees_processes():
+        raise Conflict(
+            "the server runs in a container and does not see the processes of the machine",
+            hint=f"get_container_stats shows those of containers; {INSTALL}",
+        )
+
+
+def check_runs_commands() -> None:
+    """Refuse to run a command that would run in the container.
+
+    Raises:
+        Conflict: the server runs in a container.
+    """
+    if runs_in_container():
+        raise Conflict(
+            "the server runs in a container and cannot run commands on the machine",
+            hint=f"exec_in_container runs them in a container; {INSTALL}",
+        )
+
+
+def _sees_processes() -> bool:
+    with suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink()) == MACHINE_PIDS
+    return True

@@ -142,7 +142,6 @@ SHORT = {
     "app.readiness": "the protocol of one other program",
     "app.installation.upgrade": "one idea: runs what `detect` found",
     "cli.parser.serve_options": "options of two commands; read for every `--help`",
-    "server.container_host": "asked by tools and by the installation",
     "app.config_edits.edit_errors": "the error that all formats share",
     "cli.commands.questions.ask": "read for every `--help`: what it runs is imported only when it is run",
     "cli.commands.questions.chat": "read for every `--help`: what it runs is imported only when it is run",

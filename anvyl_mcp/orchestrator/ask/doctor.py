@@ -79,7 +79,10 @@ async def _check_engine(fleet: Fleet) -> list[Diagnosis]:
     if engine.get("error"):
         return [Diagnosis("engine", "wrong", engine["error"])]
     running = plural(engine["containers_running"], "container")
-    return [Diagnosis("engine", "ok", f"{engine['name']} {engine['version']}, {running} running")]
+    found = [Diagnosis("engine", "ok", f"{engine['name']} {engine['version']}, {running} running")]
+    if limits := (outcome.answer.result or {}).get("limits"):
+        found.append(Diagnosis("server", "note", limits))
+    return found
 
 
 async def _check_server(fleet: Fleet, *, served: bool) -> list[Diagnosis]:

@@ -7,6 +7,7 @@ import platform
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psutil
@@ -16,6 +17,7 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Denied, EngineError, Timeout
 from anvyl_mcp.server import commands
 from anvyl_mcp.server.commands import CommandOutput
+from anvyl_mcp.server.container_host import check_runs_commands, check_sees_processes, describe_limits
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.identity import HostIdentity
 from anvyl_mcp.server.swarm.membership import SwarmPart, parse_part
@@ -59,12 +61,14 @@ class HostInfo(Result):
     memory_total: Bytes
     uptime_seconds: Seconds
     engine: EngineInfo
+    limits: str = ""
+    """What a server in a container does not see."""
 
     def text(self) -> str:
-        """Two lines: the machine and its engine."""
+        """Two lines, the machine and its engine, and a third if the server is in a container."""
         size, up = text.format_size(self.memory_total), text.format_duration(self.uptime_seconds)
         machine = f"{self.hostname}: {self.os}, {self.arch}, {text.plural(self.cpus, 'cpu')}, {size} memory, up {up}"
-        return f"{machine}\n{self.engine.text()}"
+        return "\n".join([machine, self.engine.text(), *([f"note: {self.limits}"] if self.limits else [])])
 
 
 class Usage(BaseModel):
@@ -156,16 +160,20 @@ class Processes(Result):
 )
 def get_host_info(engine: Engine, identity: HostIdentity) -> HostInfo:
     """Show the machine: operating system, cpus, memory, uptime, Docker engine version."""
+    found, limits = _engine_info(engine), describe_limits()
+    # In a container, only the engine knows the machine.
+    machine = _machine_of(engine) if limits and not found.error else {}
     return HostInfo(
         name=identity.name,
-        hostname=socket.gethostname(),
-        os=_os_name(),
+        hostname=machine.get("Name") or socket.gethostname(),
+        os=machine.get("OperatingSystem") or _os_name(),
         kernel=platform.release(),
         arch=platform.machine(),
         cpus=psutil.cpu_count() or 1,
         memory_total=psutil.virtual_memory().total,
         uptime_seconds=round(time.time() - psutil.boot_time()),
-        engine=_engine_info(engine),
+        engine=found,
+        limits=limits,
     )
 
 
@@ -211,6 +219,7 @@ def list_processes(
     sort: Literal["cpu", "memory"] = "cpu", limit: Annotated[int, Field(ge=1, le=100)] = 10
 ) -> Processes:
     """List the machine's busiest processes."""
+    check_sees_processes()
     _sample_processes()
     time.sleep(PROCESS_SECONDS)
     found = _sample_processes()
@@ -224,6 +233,7 @@ async def execute_command(
     timeout: Annotated[int, Field(description="seconds", ge=1, le=300)] = 30,
 ) -> CommandOutput:
     """Run a command on the machine itself, not in a container."""
+    check_runs_commands()
     return await commands.run(commands.split(command), seconds=timeout)
 
 
@@ -270,6 +280,11 @@ def _engine_info(engine: Engine) -> EngineInfo:
     )
 
 
+def _machine_of(engine: Engine) -> Mapping[str, str]:
+    info = engine.info()
+    return {name: text.one_line(str(info.get(name) or "")) for name in ("Name", "OperatingSystem")}
+
+
 def _engine_product(info: Mapping[str, Any], version: Mapping[str, Any]) -> str:
     """Product name of the engine; some run in a virtual machine with its own memory and disk."""
     parts = [str(part.get("Name", "")) for part in version.get("Components") or ()]
@@ -290,7 +305,8 @@ def _disks() -> list[Disk]:
     """Each real file system once: bind mounts and container layers repeat the device."""
     seen: dict[str, Disk] = {}
     for part in psutil.disk_partitions(all=False):
-        if part.device in seen or part.fstype in ("squashfs", "overlay"):
+        # Containers have single files of the machine, like /etc/hosts, as mounts.
+        if part.device in seen or part.fstype in ("squashfs", "overlay") or Path(part.mountpoint).is_file():
             continue
         try:
             usage = psutil.disk_usage(part.mountpoint)
