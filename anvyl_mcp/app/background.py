@@ -17,12 +17,14 @@ from anvyl_mcp.peers.fleet.fleet import Fleet
 
 log = logging.getLogger(__name__)
 
+BackgroundTask = Callable[[], Coroutine[None, None, None]]
+
 
 class BackgroundTasks:
     """The background tasks of one server."""
 
-    def __init__(self, fleet: Fleet, settings: Settings) -> None:
-        """Check the settings, and that the required packages are installed; `run` starts the tasks.
+    def __init__(self, fleet: Fleet, settings: Settings, others: Sequence[BackgroundTask] = ()) -> None:
+        """Check the settings, and that the required packages are installed; `run` starts the tasks, `others` too.
 
         Raises:
             ConfigInvalid: a package is missing, or a rule or the channels of the watch cannot be used.
@@ -30,6 +32,7 @@ class BackgroundTasks:
         """
         self._fleet = fleet
         self._settings = settings
+        self._others = others
         self._urls: list[str] = []
         self._changed = anyio.Event()
         self.checks: dict[str, Callable[[], str]] = {}
@@ -54,6 +57,8 @@ class BackgroundTasks:
                 group.start_soon(self._watch)
             if self._settings.announce:
                 group.start_soon(self._announce)
+            for other in self._others:
+                group.start_soon(other)
             try:
                 yield
             except AnvylError as error:

@@ -51,9 +51,13 @@ if TYPE_CHECKING:
     from anvyl_mcp.server.http.metrics.prometheus import Metrics, PeerHealth
     from anvyl_mcp.server.http.pairing_routes import OpenNetwork
     from anvyl_mcp.server.policy.policy import Policy
+    from anvyl_mcp.server.updates.update import Updater
 
 IN_MEMORY = "memory:"
 """URL of this host when no server is running: the node then calls its own MCP server inside this process."""
+
+RECOVERY_SECONDS = 10.0
+"""Seconds between attempts to put interrupted updates right, while the engine does not answer."""
 
 
 class Node:
@@ -207,6 +211,14 @@ class Node:
         reports = await check_hosts(self.fleet, peers)
         return [PeerHealth(one.name, one.ok, self.fleet.is_skipped(one.name)) for one in reports]
 
+    async def recover_updates(self) -> None:
+        """Finish or take back the updates that a killed process left behind, once the engine answers."""
+        parts = self._parts()
+        while True:
+            if await anyio.to_thread.run_sync(parts.updater.recover, parts.engine, abandon_on_cancel=True):
+                return
+            await anyio.sleep(RECOVERY_SECONDS)
+
     async def aclose(self) -> None:
         """Close all connections and files."""
         await self.fleet.aclose()
@@ -225,6 +237,7 @@ class _ServerParts:
     limits: Limits
     changes: Changes
     metrics: Metrics
+    updater: Updater
 
     def close(self) -> None:
         """Close all files and the connection to the engine."""
@@ -250,12 +263,14 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     from anvyl_mcp.server.policy.policy import Policy
     from anvyl_mcp.server.progress import Progress
     from anvyl_mcp.server.protocol.server import build_server
+    from anvyl_mcp.server.registries.check_cache import CheckCache
+    from anvyl_mcp.server.registries.image_check import ImageChecker
     from anvyl_mcp.server.stacks.version_store import VersionStore
     from anvyl_mcp.server.swarm.join_secret import JoinKeys
     from anvyl_mcp.server.swarm.membership import SwarmWatch
     from anvyl_mcp.server.toolsets import offered_tools
-    from anvyl_mcp.server.updates.check_cache import CheckCache
-    from anvyl_mcp.server.updates.image_check import ImageChecker
+    from anvyl_mcp.server.updates.records import UpdateRecords
+    from anvyl_mcp.server.updates.update import Updater
 
     prepare_home(settings.config_dir, settings.state_dir)
     engine, state = Engine(), HostState(settings.state_dir)
@@ -264,22 +279,26 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     swarm = SwarmWatch(engine)
     changes = Changes(state.audit, state.journal, Observer(engine))
     gate = Gate(state.audit, limits, policy, changes, state.next_key.announce)
+    checker = ImageChecker(CheckCache(settings.cache_dir / "updates.json"))
+    undo_log = UndoLog(settings.state_dir / "undo.json", policy.require)
+    updater = Updater(UpdateRecords(settings.state_dir), checker, undo_log, state.journal.end)
     dependencies: dict[type, object] = {
         Engine: engine,
         HostIdentity: HostIdentity(name),
         JoinKeys: JoinKeys(),
         Progress: Progress(),
         SampleCache: SampleCache(),
-        ImageChecker: ImageChecker(CheckCache(settings.cache_dir / "updates.json")),
+        ImageChecker: checker,
         SwarmWatch: swarm,
-        UndoLog: UndoLog(settings.state_dir / "undo.json", policy.require),
+        UndoLog: undo_log,
+        Updater: updater,
         VersionStore: VersionStore(settings.state_dir / "stacks"),
     }
     # The settings restrict what a server offers to others. A local command may use every tool.
     toolsets = settings.toolsets if serving else "all"
     tools = offered_tools(served_tools(fleet), toolsets=toolsets, extra=settings.tools, read_only=settings.read_only)
     server = build_server(tools, dependencies, gate, name=name, called=metrics.count_call, availability=swarm)
-    return _ServerParts(server, engine, state, policy, limits, changes, metrics)
+    return _ServerParts(server, engine, state, policy, limits, changes, metrics, updater)
 
 
 def _find_local_host(settings: Settings) -> Peer:

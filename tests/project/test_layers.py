@@ -37,7 +37,7 @@ ROOMS = {
         "app.installation core orchestrator orchestrator.api orchestrator.api.endpoints orchestrator.ask peers "
         "peers.changes peers.connection peers.fleet peers.gateway peers.hosts peers.watch server server.auth "
         "server.calls server.containers server.engine server.http server.http.metrics server.policy "
-        "server.protocol server.stacks server.swarm server.updates"
+        "server.protocol server.registries server.stacks server.swarm server.updates"
     ),
     "app.config_edits": "app core",
     "app.installation": "core server",
@@ -127,10 +127,14 @@ ROOMS = {
         "server.policy"
     ),
     "server.tools": (
-        "core core.values server server.containers server.engine server.engine.logs server.stacks server.swarm "
-        "server.updates"
+        "core core.values server server.auth server.containers server.engine server.engine.logs server.registries "
+        "server.stacks server.swarm server.updates"
     ),
-    "server.updates": "core server server.engine server.policy",
+    "server.registries": "core server server.engine server.policy",
+    "server.updates": (
+        "core core.redaction server server.auth server.containers server.engine server.engine.logs server.policy "
+        "server.registries"
+    ),
 }
 """Every folder, and the folders that its modules import. Adding an entry is a design decision."""
 
@@ -165,7 +169,6 @@ SHORT = {
     "peers.gateway.fenced_answers": "where untrusted output is fenced: easy to find and to review",
     "peers.gateway.host_argument": "the argument that the gateway and the agent add to each tool",
     "server.calls.response_meta": "shared by everything below a call",
-    "server.tools.updates": "one file for each toolset",
     "server.identity": "injected into tools",
 }
 """Modules under 40 lines, and why each is a separate file."""

@@ -28,6 +28,7 @@ COMMANDS = {
     },
     "Stacks and updates": {
         "updates": "commands.stacks.updates:updates",
+        "update": "commands.stacks.updates:update",
         "swarm": "commands.stacks.swarm:app",
     },
     "Images and machines": {

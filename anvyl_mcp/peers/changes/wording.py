@@ -46,6 +46,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "stop_container": {"timeout": 10},
     "exec_in_container": {"timeout": 30},
     "execute_command": {"timeout": 30},
+    "update_container": {"min_age": "3d", "watch": 120},
+    "update_stack": {"min_age": "3d", "watch": 120},
 }
 """Default values, which are left out."""
 HIDDEN_ARGUMENTS = frozenset({"host", "only"})
@@ -118,6 +120,8 @@ def report(outcomes: Iterable[Outcome]) -> list[str]:
         rest = {name: value for name, value in one.arguments.items() if name not in ("name", *HIDDEN_ARGUMENTS)}
         if one.error is not None:
             failed.setdefault((one.tool, one.host, one.error.message), []).append(one)
+        elif (one.answer.result or {}).get("updated") is False:
+            lines.append(f"{text.one_line(one.answer.text)} on {one.host}.")
         else:
             groups.setdefault((one.tool, str(rest), _details(one)), []).append(one)
     for (tool, _, details), group in groups.items():

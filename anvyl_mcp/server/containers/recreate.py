@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +56,7 @@ class Recreation:
     def anonymous_volumes(self) -> dict[str, str]:
         """Mount points of its anonymous volumes by volume id; the engine keeps those when a container is removed."""
         given = {str(bind).split(":")[1] for bind in self._host.get("Binds") or () if ":" in str(bind)}
-        given |= {str(mount.get("Target")) for mount in self._host.get("Mounts") or ()}
+        given |= {str(mount.get("Target")) for mount in self._host.get("Mounts") or () if mount.get("Source")}
         mounts = [one for one in self.change.made_from["Mounts"] if one.get("Type") == "volume" and one.get("Name")]
         return {str(one["Name"]): str(one["Destination"]) for one in mounts if one["Destination"] not in given}
 
@@ -118,21 +118,45 @@ class Recreation:
         Raises:
             AnvylError: the engine failed or refused.
         """
-        name, client = self.change.name, engine.client(CHANGE_TIMEOUT)
+        created = self.build(engine, self.change.name)
+        try:
+            if self.was_running:
+                with engine_errors(doing=f"to start `{self.change.name}`"):
+                    engine.client(CHANGE_TIMEOUT).start(created)
+        except AnvylError as error:
+            remove_unstarted(engine, created, error)
+            raise
+        return created
+
+    def build(self, engine: Engine, name: str, adapt: Callable[[dict[str, Any]], None] = lambda body: None) -> str:
+        """Create the container under a name without starting it, and return its id; on failure remove it again.
+
+        `adapt` changes its configuration, in the form of the engine's API.
+
+        Raises:
+            AnvylError: the engine failed or refused.
+        """
+        client = engine.client(CHANGE_TIMEOUT)
         networks = list(self.networks.items())
+        body = self._body(engine, dict(networks[:1]))
+        adapt(body)
         with engine_errors(doing=f"to create `{name}`"):
-            body = self._body(engine, dict(networks[:1]))
             made = client.create_container_from_config(body, name)  # type: ignore[no-untyped-call]  # no stub
         created = str(made["Id"])
         try:
-            with engine_errors(doing=f"to start `{name}`"):
-                for network, endpoint in networks[1:]:
-                    address = (endpoint.get("IPAMConfig") or {}).get("IPv4Address")
+            for network, endpoint in networks[1:]:
+                addresses = endpoint.get("IPAMConfig") or {}
+                with engine_errors(doing=f"to connect `{name}` to `{network}`"):
                     client.connect_container_to_network(
-                        created, network, aliases=endpoint.get("Aliases"), ipv4_address=address
+                        created,
+                        network,
+                        aliases=endpoint.get("Aliases"),
+                        links=[tuple(one.split(":", 1)) for one in endpoint.get("Links") or ()] or None,
+                        ipv4_address=addresses.get("IPv4Address"),
+                        ipv6_address=addresses.get("IPv6Address"),
+                        link_local_ips=addresses.get("LinkLocalIPs"),
+                        driver_opt=endpoint.get("DriverOpts"),
                     )
-                if self.was_running:
-                    client.start(created)
         except AnvylError as error:
             remove_unstarted(engine, created, error)
             raise
@@ -140,14 +164,15 @@ class Recreation:
 
     def _body(self, engine: Engine, endpoints: Mapping[str, Any]) -> dict[str, Any]:
         config, host = dict(self._config), dict(self._host)
-        if config.get("Hostname") == self.change.id[:12] or self._host.get("NetworkMode") == "host":
+        mode = str(self._host.get("NetworkMode") or "").partition(":")[0]
+        if config.get("Hostname") == self.change.id[:12] or mode in ("host", "container"):
             config.pop("Hostname", None)
         config.pop("MacAddress", None)
         host["Links"] = [_link_option(one) for one in host.get("Links") or ()] or None
-        host["Binds"] = [
-            *(host.get("Binds") or ()),
-            *(f"{name}:{place}" for name, place in self.anonymous_volumes.items() if engine.volume(name)),
-        ]
+        unnamed = {place: name for name, place in self.anonymous_volumes.items() if engine.volume(name)}
+        host["Binds"] = [*(host.get("Binds") or ()), *(f"{name}:{place}" for place, name in unnamed.items())]
+        # `--mount type=volume` without a name: the volume is mounted above instead.
+        host["Mounts"] = [one for one in host.get("Mounts") or () if one.get("Target") not in unnamed] or None
         host.pop("ContainerIDFile", None)
         number = str(self.change.made_from["Image"])
         config["Image"] = self.image if engine.image_id(self.image) == number else number

@@ -35,7 +35,7 @@ RUNNING_STATES = ("running", "restarting", "paused")
 UNCERTAIN_ERRORS = (Timeout, Unknown, EngineError)
 """Errors after which the change may have happened."""
 
-ChangeKind = Literal["start", "stop", "remove"]
+ChangeKind = Literal["start", "stop", "remove", "update"]
 EXPECTED_STATES: Mapping[ChangeKind, ExpectedState] = {"start": "running", "stop": "stopped"}
 """State of a container after each kind of change; a removed one has none."""
 PolicyCheck = Callable[[Tool, Mapping[str, Any]], None]
@@ -43,7 +43,9 @@ PolicyCheck = Callable[[Tool, Mapping[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class LoggedChange:
-    """One change. `made_from`: configuration of a removed container; empty for other changes."""
+    """One change. `made_from`: configuration of a removed container, or by id of the new container those of updated
+    ones (`parts`); empty for other changes.
+    """
 
     operation: str
     did: ChangeKind
@@ -119,6 +121,16 @@ class UndoLog(Injected):
                 with suppress(ConfigInvalid):
                     self.forget(operation)
             raise
+
+    def add_update(self, operation: str, subject: str, replaced: Mapping[str, Mapping[str, Any]], who: str) -> None:
+        """Record an update. `replaced`: inspections of the old containers, by id of the new ones."""
+        parts = {new: {**_recreation_data(old), "Name": old["Name"], "Id": old["Id"]} for new, old in replaced.items()}
+        if len(json.dumps(parts)) > MAX_SIZE:
+            log.warning("the configuration of `%s` is too large to record: its update cannot be undone", subject)
+            return
+        change = LoggedChange(operation, "update", next(iter(parts)), subject, who, time.time(), {"parts": parts})
+        with suppress(ConfigInvalid), self._file.edit() as changes:
+            changes[:] = [*_recent(changes), change][-MAX_CHANGES:]
 
     def forget(self, operation: str, *, now: tuple[str, str] | None = None) -> None:
         """Remove a change that was undone. `now`: old and new id of the container, which differ if it was recreated.

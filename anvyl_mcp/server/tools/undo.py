@@ -13,11 +13,13 @@ from anvyl_mcp.server.containers.recreate import Recreation
 from anvyl_mcp.server.containers.undo_log import RUNNING_STATES, LoggedChange, UndoLog
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.tool import ContainerName, Result, Time, tool
 from anvyl_mcp.server.tools import containers
 from anvyl_mcp.server.tools.containers import ContainerState
+from anvyl_mcp.server.updates.update import Updater, check_undoable
 
-PAST_TENSE = {"start": "started", "stop": "stopped", "remove": "removed"}
+PAST_TENSE = {"start": "started", "stop": "stopped", "remove": "removed", "update": "updated"}
 
 
 class LastChange(Result):
@@ -36,7 +38,7 @@ class LastChange(Result):
     def text(self) -> str:
         """One line for the change, then one for each loss."""
         if not self.operation:
-            return "nothing to undo: no container was started, stopped or removed through Anvyl in the last 24 hours"
+            return "nothing to undo: nothing was started, stopped, removed or updated through Anvyl in 24 hours"
         what = f"{self.undo} ({PAST_TENSE.get(self.did, self.did)} {text.format_age(self.time)} by {self.by})"
         if not self.possible:
             return f"cannot {what}: {self.reason}"
@@ -71,9 +73,16 @@ def undo_change(
     operation: Annotated[str, Field(description="of get_last_change", min_length=1)],
     engine: Engine,
     undo_log: UndoLog,
+    updater: Updater,
+    progress: Progress,
 ) -> ContainerState:
-    """Undo a start, stop or removal."""
+    """Undo a start, stop, removal or update."""
     change = undo_log.find(operation, name)
+    if change.did == "update":
+        _check(engine, change)
+        now = updater.undo(engine, change, progress)
+        undo_log.forget(operation, now=(change.id, now))
+        return containers.state_of(engine, {"Id": now})
     again = _recreate if change.did == "remove" else _start_or_stop
     now = again(engine, undo_log, change)
     undo_log.forget(operation, now=(change.id, now))
@@ -117,6 +126,9 @@ def _check(engine: Engine, change: LoggedChange) -> None:
     if change.did == "remove":
         Recreation(change).check(engine)
         return
+    if change.did == "update":
+        check_undoable(engine, change)
+        return
     try:
         status = engine.inspect(change.id)["State"]["Status"]
     except NotFound as error:
@@ -132,6 +144,8 @@ def _describe_undo(change: LoggedChange) -> str:
         recreation = Recreation(change)
         start = " and start it" if recreation.was_running else ""
         return f"create {change.name} again from {recreation.image}{start}"
+    if change.did == "update":
+        return f"put {change.name} back to its image before the update"
     return f"{'stop' if change.did == 'start' else 'start'} {change.name}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -14,14 +14,19 @@ from anvyl_mcp.core.errors import NotFound
 from anvyl_mcp.server.engine.engine import Engine, own_name
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.guardrails import is_hidden
+from anvyl_mcp.server.registries.image_check import ImageChecker, LocalImage, NewerImage
+from anvyl_mcp.server.registries.image_facts import ImageFacts, age_seconds, is_version, kind_of_change, short_digest
+from anvyl_mcp.server.registries.references import ImageReference, parse_reference
 from anvyl_mcp.server.tool import Result, Row, Strings, Time
-from anvyl_mcp.server.updates.image_check import ImageChecker, LocalImage, NewerImage
-from anvyl_mcp.server.updates.image_facts import ImageFacts, age_seconds, is_version, kind_of_change, short_digest
-from anvyl_mcp.server.updates.references import ImageReference, parse_reference
+from anvyl_mcp.server.updates.own_container import is_own
+from anvyl_mcp.server.updates.records import FailedUpdate
 
 STACK_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.swarm.service.name"
 MOST_NAMED = 30
+MIN_AGE_SECONDS = 3 * 24 * 3600.0
+"""Age that a new image should have: most bad and malicious ones are withdrawn by then."""
+Held = Literal["", "age", "failed", "own"]
 
 
 class AvailableUpdate(Row):
@@ -37,6 +42,8 @@ class AvailableUpdate(Row):
     published: Time
     change: str
     note: str = ""
+    held: Held = ""
+    """Why an update of everything leaves it out."""
     notes: str
     digest: str
 
@@ -74,6 +81,7 @@ class Candidate:
     reference: ImageReference | None
     local: LocalImage | None
     why_not: str
+    own: bool = False
 
 
 def find_candidates(engine: Engine, name: str = "") -> list[Candidate]:
@@ -111,11 +119,18 @@ def candidate(
         why_not = "its image is gone"
     elif not local.pulled:
         why_not = "its image was built or imported here"
-    return Candidate(name, stack, image, reference, local, why_not)
+    return Candidate(name, stack, image, reference, local, why_not, is_own(inspected))
 
 
-def list_available(engine: Engine, checker: ImageChecker, name: str, *, refresh: bool) -> Updates:
-    """Check containers for newer images."""
+def list_available(
+    engine: Engine,
+    checker: ImageChecker,
+    name: str,
+    failures: Mapping[tuple[str, str], FailedUpdate],
+    *,
+    refresh: bool,
+) -> Updates:
+    """Check containers for newer images. `failures`: updates that did not work."""
     candidates = find_candidates(engine, name)
     pairs = list({(one.reference, one.local.id): (one.reference, one.local) for one in candidates
                   if one.reference and one.local and not one.why_not}.values())  # fmt: skip
@@ -132,7 +147,7 @@ def list_available(engine: Engine, checker: ImageChecker, name: str, *, refresh:
         if found.answer.digest:
             oldest = min(oldest, found.answer.at)
         if found.newer:
-            updates.append(_row(one, found, found.newer))
+            updates.append(_row(one, found, found.newer, failures))
         elif not found.answer.error:
             current.append(one.name)
     updates.sort(key=lambda row: (row.stack, row.name))
@@ -146,12 +161,15 @@ def list_available(engine: Engine, checker: ImageChecker, name: str, *, refresh:
     )
 
 
-def _row(one: Candidate, found: NewerImage, newer: ImageFacts) -> AvailableUpdate:
+def _row(
+    one: Candidate, found: NewerImage, newer: ImageFacts, failures: Mapping[tuple[str, str], FailedUpdate]
+) -> AvailableUpdate:
     assert one.reference is not None and one.local is not None
     before, after = one.local.facts.version, newer.version
     change = kind_of_change(before, after) or ("rebuild" if is_version(one.reference.tag) else "")
     if not before or not after or before == after:
         before, after = short_digest(one.local.pulled), short_digest(found.answer.digest)
+    held, note = _held(one, found, newer, failures)
     return AvailableUpdate(
         name=one.name,
         stack=one.stack,
@@ -160,14 +178,25 @@ def _row(one: Candidate, found: NewerImage, newer: ImageFacts) -> AvailableUpdat
         available=after,
         published=newer.created or text.format_timestamp(found.answer.since),
         change=change,
-        note=_note(one),
+        note=note,
+        held=held,
         notes=newer.notes,
         digest=found.answer.digest,
     )
 
 
-def _note(one: Candidate) -> str:
-    return ""
+def _held(
+    one: Candidate, found: NewerImage, newer: ImageFacts, failures: Mapping[tuple[str, str], FailedUpdate]
+) -> tuple[Held, str]:
+    """Why an update waits for a person, in one word and in several."""
+    if one.own:
+        return "own", "this server runs in it: update it by hand"
+    for digest in newer.digests:
+        if failed := failures.get((one.name, digest)):
+            return "failed", f"failed {text.format_age(text.format_timestamp(failed.at))}: {failed.why}"
+    if published_age(found) < MIN_AGE_SECONDS:
+        return "age", "less than 3 days old"
+    return "", ""
 
 
 def published_age(found: NewerImage) -> float:

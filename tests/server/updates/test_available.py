@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,31 +13,12 @@ from typing import Any
 import pytest
 
 from anvyl_mcp.core.settings import load
-from tests.support.engine.daemon import UnavailableError
 from tests.support.engine.engines import RealEngine
-from tests.support.engine.tag_registry import TagRegistry, tag_registry
+from tests.support.engine.tag_registry import TagRegistry
 from tests.support.hosts.nodes import anvyl
 
 SOURCE = {"org.opencontainers.image.source": "https://github.com/example/app"}
 SECRET = "hunter2-of-the-registry"
-
-
-@pytest.fixture(scope="module")
-def shared_registry(engine: RealEngine) -> Iterator[TagRegistry]:
-    if not engine.private:
-        pytest.skip("needs a private engine for the registry")
-    try:
-        with tag_registry(engine) as running:
-            yield running
-    except UnavailableError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def registry(shared_registry: TagRegistry) -> Iterator[TagRegistry]:
-    shared_registry.requests.clear()
-    yield shared_registry
-    shared_registry.fault = lambda method, path, headers: None
 
 
 def run(engine: RealEngine, registry: TagRegistry, name: str, tag: str, **options: Any) -> str:
@@ -74,6 +55,7 @@ def test_a_tag_that_moved_is_listed_with_versions_age_and_notes(engine: RealEngi
             "published": "2026-11-20T00:00:00+00:00",
             "change": "minor",
             "note": "",
+            "held": "",
             "notes": "https://github.com/example/app/releases",
             "digest": digest,
         }

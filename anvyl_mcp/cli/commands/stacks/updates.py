@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anvyl_mcp.cli.parser.options import HostOption, JsonOption
+from anvyl_mcp.cli.parser.options import HostOption, JsonOption, YesOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,3 +72,27 @@ def _print_rest(done: Sequence[Outcome]) -> None:
             output.print_message(f"{one.host}: {text.plural(len(current), 'container')} up to date (checked {when})")
         for line in result.get("unchecked") or ():
             output.print_message(f"{one.host}: not checked: {line}")
+
+
+def update(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Containers or stacks.")] = None,
+    all_: Annotated[bool, typer.Option("--all", "-a", help="All containers with newer images.")] = False,
+    except_: Annotated[
+        list[str] | None, typer.Option("--except", metavar="NAME", help="Leave out this one (may be repeated).")
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="Also take images that are less than 3 days old.")] = False,
+    image: Annotated[str, typer.Option(metavar="IMAGE", help="Another image for one container.")] = "",
+    host: HostOption = "",
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Update containers or stacks; one that does not come up gets its old image back.
+
+    A new image must become healthy, or run for 2 minutes without a restart. The old one is kept for 24 hours: see
+    `anvyl undo`.
+    """
+    from anvyl_mcp.cli.commands.stacks.update import UpdateOptions, run_updates
+
+    run_updates(
+        UpdateOptions(tuple(names or ()), all_, tuple(except_ or ()), now, image), host=host, yes=yes, as_json=as_json
+    )

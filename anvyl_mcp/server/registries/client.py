@@ -27,8 +27,8 @@ import httpx
 from anvyl_mcp import __version__
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Busy, Denied, EngineError, NotFound, Unreachable
-from anvyl_mcp.server.updates.references import ImageReference
-from anvyl_mcp.server.updates.registry_logins import RegistryLogin, RegistryLogins
+from anvyl_mcp.server.registries.logins import RegistryLogin, RegistryLogins
+from anvyl_mcp.server.registries.references import ImageReference
 
 CONNECT_SECONDS, READ_SECONDS = 4.0, 8.0
 MAX_BODY = 4 * 1024 * 1024

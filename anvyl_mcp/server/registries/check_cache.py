@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from anvyl_mcp.core.files import write_atomically
-from anvyl_mcp.server.updates.image_facts import ImageFacts
+from anvyl_mcp.server.registries.image_facts import ImageFacts
 
 FRESH_SECONDS = 6 * 3600.0
 """How long an answer about a tag is used."""

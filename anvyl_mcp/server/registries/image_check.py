@@ -20,11 +20,11 @@ from anvyl_mcp.core.errors import AnvylError, NotFound
 from anvyl_mcp.server.engine import compat
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.registries.check_cache import CheckCache, TagAnswer
+from anvyl_mcp.server.registries.client import INDEX_TYPES, RateLimited, RegistryClient
+from anvyl_mcp.server.registries.image_facts import ImageFacts, read_facts
+from anvyl_mcp.server.registries.references import ImageReference
 from anvyl_mcp.server.tool import Injected
-from anvyl_mcp.server.updates.check_cache import CheckCache, TagAnswer
-from anvyl_mcp.server.updates.image_facts import ImageFacts, read_facts
-from anvyl_mcp.server.updates.references import ImageReference
-from anvyl_mcp.server.updates.registry_client import INDEX_TYPES, RateLimited, RegistryClient
 
 TOTAL_SECONDS = 30.0
 """Time limit for asking all registries of one call."""

@@ -1,0 +1,206 @@
+"""`anvyl update`: finds what to update, asks, and updates it with progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from anvyl_mcp.cli.runtime import name_cache, output, tool_command
+from anvyl_mcp.cli.runtime.host_answers import AnswerDisplay
+from anvyl_mcp.cli.runtime.runner import ask_yes_no, run_command
+from anvyl_mcp.cli.runtime.tool_command import PlannedCall
+from anvyl_mcp.cli.terminal import bars
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined, InvalidInput, NotFound
+from anvyl_mcp.core.settings import Settings
+from anvyl_mcp.peers.changes import outcome
+from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
+from anvyl_mcp.peers.fleet.targets import ListedObjects
+
+CONTAINER, STACK, LIST = "update_container", "update_stack", "list_updates"
+ANY_AGE = "0"
+WATCHED: dict[str, Any] = {}
+"""Arguments that replace the defaults of the watch."""
+
+
+@dataclass(frozen=True)
+class UpdateOptions:
+    """What to update."""
+
+    names: tuple[str, ...] = ()
+    everything: bool = False
+    without: tuple[str, ...] = ()
+    now: bool = False
+    image: str = ""
+
+    def check(self) -> None:
+        """Check the combination.
+
+        Raises:
+            InvalidInput: it makes no sense.
+        """
+        if bool(self.names) == self.everything:
+            raise InvalidInput("name what to update, or use --all", hint="see what can be updated: anvyl updates")
+        if self.without and not self.everything:
+            raise InvalidInput("--except goes with --all")
+        if self.image and len(self.names) != 1:
+            raise InvalidInput("--image needs exactly one container")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of every call."""
+        return {**WATCHED, **({"min_age": ANY_AGE} if self.now else {})}
+
+
+@dataclass
+class Plan:
+    """Calls by tool, lines that describe them, and what is left out and why."""
+
+    calls: dict[str, list[PlannedCall]]
+    lines: list[str]
+    skipped: list[dict[str, str]]
+    failed: list[Outcome]
+
+
+def run_updates(options: UpdateOptions, *, host: str, yes: bool, as_json: bool) -> NoReturn:
+    """Update containers and stacks, and exit."""
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import open_node
+
+        options.check()
+        async with open_node(settings, lean=True) as node:
+            fleet, listed = node.fleet, ListedObjects()
+            plan = await (
+                _plan_all(fleet, options, host) if options.everything else _plan_named(fleet, options, host, listed)
+            )
+            if not as_json:
+                for row in plan.skipped:
+                    output.print_message(f"{row['host']}: {row['name']} is left out: {row['why']}")
+            _confirm(plan, options, yes=yes)
+            done = list(plan.failed)
+            for name, calls in plan.calls.items():
+                done += await _run(fleet, name, calls, as_json=as_json)
+            name_cache.update(settings, fleet, listed, done)
+            if as_json:
+                output.print_json(_document(done, plan.skipped))
+            elif not done:
+                output.print_message("everything is up to date")
+            else:
+                for one in plan.failed:
+                    output.print_failure(one)
+            return outcome.exit_code(done)
+
+    run_command(work, failed=(lambda error: _document([], [], error)) if as_json else None)
+
+
+async def _plan_named(fleet: Fleet, options: UpdateOptions, host: str, listed: ListedObjects) -> Plan:
+    """Find containers, or else stacks, of these names.
+
+    Raises:
+        NotFound: there is neither; nothing was changed.
+    """
+    plan = Plan({}, [], [], [])
+    for name in dict.fromkeys(options.names):
+        arguments = {"name": name, **options.arguments, **({"image": options.image} if options.image else {})}
+        try:
+            tool, (steps, _) = (
+                CONTAINER,
+                await tool_command.plan_calls(fleet, fleet.tool(CONTAINER), [arguments], host, listed),
+            )
+        except NotFound as missing:
+            try:
+                tool, (steps, _) = (
+                    STACK,
+                    await tool_command.plan_calls(
+                        fleet, fleet.tool(STACK), [{"name": name, **options.arguments}], host, listed
+                    ),
+                )
+            except NotFound:
+                raise missing from None
+        plan.calls.setdefault(tool, []).extend(steps)
+        plan.lines += [step.describe(fleet.tool(tool)) for step in steps]
+    return plan
+
+
+async def _plan_all(fleet: Fleet, options: UpdateOptions, host: str) -> Plan:
+    """Everything with a newer image, stacks as a whole; what failed before, is too young or is excluded stays."""
+    hosts = fleet.select(host) if host else fleet.hosts
+    plan = Plan({}, [], [], [])
+    known: set[str] = set()
+    for where, one in (await fleet.call_many(hosts, LIST, {"refresh": True})).items():
+        if not one.ok:
+            plan.failed.append(one)
+        result = one.answer.result or {}
+        rows = [row for row in result.get("updates") or () if isinstance(row, Mapping)]
+        known |= {str(row.get(key)) for row in rows for key in ("name", "stack")} | set(result.get("current") or ())
+        chosen: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            name, stack = str(row["name"]), str(row.get("stack") or "")
+            why = _why_skipped(row, options)
+            if why:
+                plan.skipped.append({"host": where, "name": name, "why": why})
+                continue
+            subject = (STACK, stack) if stack and not _is_partial(stack, rows, options) else (CONTAINER, name)
+            chosen.setdefault(subject, []).append(
+                f"{name}: {row['current']} → {row['available']} {row['change']}".strip()
+            )
+        for (tool, name), lines in chosen.items():
+            plan.calls.setdefault(tool, []).append(PlannedCall({"name": name, **options.arguments}, [where]))
+            plan.lines += [f"{where}: {line}" for line in lines]
+    if plan.failed and not plan.calls and len(plan.failed) == len(hosts):
+        raise outcome.failure(plan.failed) or NotFound("no host answered")
+    if unknown := [name for name in options.without if name not in known and not plan.failed]:
+        raise NotFound(f"there is no `{unknown[0]}` to leave out; nothing was changed", hint="see anvyl updates")
+    return plan
+
+
+def _why_skipped(row: Mapping[str, Any], options: UpdateOptions) -> str:
+    if {str(row["name"]), str(row.get("stack"))} & set(options.without):
+        return "excluded"
+    held = row.get("held")
+    return "" if not held or (held == "age" and options.now) else str(row.get("note") or held)
+
+
+def _is_partial(stack: str, rows: Sequence[Mapping[str, Any]], options: UpdateOptions) -> bool:
+    """Whether a part of a stack is left out, so that the others are updated one by one."""
+    return any(row.get("stack") == stack and _why_skipped(row, options) for row in rows)
+
+
+def _confirm(plan: Plan, options: UpdateOptions, *, yes: bool) -> None:
+    """Ask before several things are updated; naming one is a yes.
+
+    Raises:
+        ApprovalNeeded: there is no terminal.
+        Declined: the answer is no.
+    """
+    several = options.everything or sum(len(step.hosts) for calls in plan.calls.values() for step in calls) > 1
+    if yes or not several or not plan.calls:
+        return
+    answer = ask_yes_no(*(f"  {line}" for line in plan.lines), f"Update {text.plural(len(plan.lines), 'container')}?")
+    if answer is None:
+        raise ApprovalNeeded(
+            f"this would update {', '.join(plan.lines)}, and there is no terminal to ask at", hint="add --yes"
+        )
+    if not answer:
+        raise Declined()
+
+
+async def _run(fleet: Fleet, name: str, steps: Sequence[PlannedCall], *, as_json: bool) -> list[Outcome]:
+    """Make the calls of one tool, with a progress bar for each host at a terminal."""
+    hosts = [host for step in steps for host in step.hosts]
+    answers = None if as_json else AnswerDisplay(None, hosts, changing=name)
+    with nullcontext() if as_json else bars.progress_bars(hosts) as report:
+        done = await tool_command.call_hosts(fleet, fleet.tool(name), steps, None if report else answers, report)
+    if report and answers:
+        answers.show_all(done)
+    return done
+
+
+def _document(
+    done: Sequence[Outcome], skipped: Sequence[Mapping[str, str]], error: AnvylError | None = None
+) -> dict[str, Any]:
+    error = error or outcome.failure(done)
+    return {"calls": outcome.documents(done), "skipped": list(skipped), "error": error.as_dict() if error else None}
