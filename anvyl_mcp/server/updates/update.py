@@ -179,8 +179,8 @@ class Updater(Injected):
                 self._on_recovered(record.operation, {"ok": result.model_dump(mode="json")})
                 return
         self.records.put(at_step(record, "going back"))
-        replacement.go_back()
         self._restore_tags(engine, record.tags)
+        replacement.go_back()
         self.records.put(at_step(record, "done"))
         error = Incomplete(
             f"the server ended during the update of `{record.subject}`; its old image runs again",
@@ -307,8 +307,8 @@ class Updater(Injected):
         """
         self.records.put(at_step(record, "going back"))
         try:
-            Replacement(engine, record.parts).go_back()
             self._restore_tags(engine, record.tags)
+            Replacement(engine, record.parts).go_back()
         except AnvylError as error:
             raise Incomplete(
                 f"`{record.subject}` could not be brought back to its old image yet: {error.message}",
