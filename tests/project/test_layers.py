@@ -53,7 +53,9 @@ ROOMS = {
     "cli.commands.containers": (
         "app cli.parser cli.runtime cli.terminal core peers.changes peers.connection peers.fleet"
     ),
-    "cli.commands.stacks": "app cli.parser cli.runtime cli.terminal core peers.changes peers.connection peers.fleet peers.swarm",
+    "cli.commands.stacks": (
+        "app cli.parser cli.runtime cli.terminal core peers.changes peers.connection peers.fleet peers.swarm"
+    ),
     "cli.completion": "cli.parser cli.programs cli.runtime cli.terminal core",
     "cli.conversation": (
         "app cli.parser cli.runtime cli.terminal core core.redaction orchestrator orchestrator.ask "
