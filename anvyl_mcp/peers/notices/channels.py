@@ -16,6 +16,8 @@ from anvyl_mcp.peers.notices.channel_url import ChannelUrl, parse_channel_url
 from anvyl_mcp.peers.notices.notice import Notice
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
+RESERVED = frozenset({"webhook", "command"})
+"""Names of what the settings add."""
 IN_KEYRING = "keyring"
 KEYRING = "anvyl"
 NO_KEYRING = "add it without --keyring: then it is in a private file"
@@ -104,6 +106,8 @@ class ChannelStore:
             ConfigInvalid: Apprise or a keyring is needed, and not installed.
             AnvylError: the file cannot be written.
         """
+        if name in RESERVED:
+            raise InvalidInput(f"`{name}` is a reserved name", hint="choose another name, like phone")
         channel, rows = make_channel(name, url.strip()), self._read()
         if keyring:
             _to_keyring(name, url.strip())

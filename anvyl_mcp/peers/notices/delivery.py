@@ -94,6 +94,15 @@ class Delivery:
                 for notice in notices:
                     outbox.add(notice)
 
+    def undelivered(self) -> set[tuple[str, ...]]:
+        """Return the keys of problems that no person was told, because their notices wait in every channel."""
+        people = [outbox for outbox in self._outboxes if not outbox.channel.takes_everything]
+        keys = [
+            {key for one in outbox.waiting if one.level == "problem" for key in (one.key, *one.about)}
+            for outbox in people
+        ]
+        return set.intersection(*keys) if keys else set()
+
     async def flush(self) -> None:
         """Deliver what waits, to all channels at once."""
         async with anyio.create_task_group() as group:

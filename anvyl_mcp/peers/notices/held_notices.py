@@ -46,6 +46,10 @@ class HeldNotices:
         thread.waiting = notice
         thread.held += 1
 
+    def waiting(self) -> list[tuple[Notice, bool]]:
+        """Return the notices that wait, each with whether people believe that all is well."""
+        return [(one.waiting, one.told_over) for one in self._threads.values() if one.waiting is not None]
+
     def due(self, now: float) -> list[Notice]:
         """Return the notices to send now."""
         quiet, mutes = self._quiet.covers(now), self._mutes(now)

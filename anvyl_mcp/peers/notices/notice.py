@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from anvyl_mcp.core import text
@@ -15,7 +15,7 @@ MOST_LINES = 12
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What is sent to a channel. `key`: the thing it is about; `at`: Unix time."""
+    """What is sent to a channel. `key`: the thing it is about; `about`: those of a digest; `at`: Unix time."""
 
     title: str
     body: str
@@ -24,6 +24,7 @@ class Notice:
     key: tuple[str, ...] = ()
     urgent: bool = False
     document: Mapping[str, Any] = field(default_factory=dict)
+    about: tuple[tuple[str, ...], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document for programs; `text` is the field that most webhooks show."""
@@ -38,9 +39,7 @@ class Notice:
 
 def with_note(notice: Notice, note: str) -> Notice:
     """Return the notice with another sentence."""
-    return Notice(
-        notice.title, f"{notice.body} {note}", notice.level, notice.at, notice.key, notice.urgent, notice.document
-    )
+    return replace(notice, body=f"{notice.body} {note}")
 
 
 def digest(notices: Sequence[Notice], why: str, at: float) -> Notice:
@@ -52,4 +51,5 @@ def digest(notices: Sequence[Notice], why: str, at: float) -> Notice:
     lines = [f"- {one.body}" for one in [*problems, *others]]
     more = [f"- and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
     level: Level = "problem" if problems else "recovered"
-    return Notice(f"{why}: {', '.join(counts)}", "\n".join([*lines[:MOST_LINES], *more]), level, at)
+    about = tuple(one.key for one in problems)
+    return Notice(f"{why}: {', '.join(counts)}", "\n".join([*lines[:MOST_LINES], *more]), level, at, about=about)

@@ -32,10 +32,11 @@ def _slope(samples: Sequence[Sample]) -> float:
 
 
 class DiskSamples:
-    """The use of disks that this process saw, one sample in ten minutes, for a week."""
+    """The use of disks that this process saw, one sample in ten minutes for a week, and forecasts of their hosts."""
 
     def __init__(self) -> None:
         self._samples: dict[tuple[str, str], list[Sample]] = {}
+        self._forecasts: dict[tuple[str, str], float | None] = {}
 
     def add(self, host: str, mount: str, used: float, now: float) -> None:
         """Add a sample, if the last one is old enough."""
@@ -45,12 +46,12 @@ class DiskSamples:
         while samples and samples[0][0] < now - KEPT_SECONDS:
             samples.pop(0)
 
-    def replace(self, host: str, mount: str, samples: Iterable[Sample]) -> None:
-        """Use older samples of the host's own history, before those seen here."""
-        own = self._samples.get((host, mount), [])
-        first = own[0][0] if own else float("inf")
-        self._samples[host, mount] = [*(one for one in sorted(samples) if one[0] < first), *own]
+    def forecast(self, host: str, mount: str, seconds: float | None) -> None:
+        """Use the forecast of the host's own history: seconds until the disk is full, or None."""
+        self._forecasts[host, mount] = seconds
 
-    def of(self, host: str, mount: str) -> Sequence[Sample]:
-        """Return the samples of a disk, oldest first."""
-        return self._samples.get((host, mount), ())
+    def seconds_left(self, host: str, mount: str, free: float, now: float) -> float | None:
+        """Return the seconds until a disk is full, or None if it does not fill up, or too little is known."""
+        if (host, mount) in self._forecasts:
+            return self._forecasts[host, mount]
+        return seconds_until_full(self._samples.get((host, mount), ()), free, now)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import anyio
 
@@ -22,7 +22,7 @@ from anvyl_mcp.peers.notices.mutes import MuteStore
 from anvyl_mcp.peers.notices.notice import Notice
 from anvyl_mcp.peers.notices.quiet_hours import parse_quiet_hours
 from anvyl_mcp.peers.watch.rules import parse_rule
-from anvyl_mcp.peers.watch.troubles import Alert
+from anvyl_mcp.peers.watch.troubles import Alert, Trouble, TroubleKind
 from anvyl_mcp.peers.watch.watch_file import WatchFile
 from anvyl_mcp.peers.watch.watcher import Watcher
 
@@ -44,6 +44,11 @@ def make_watcher(fleet: Fleet, settings: Settings, selector: str = "", *, patien
     if not percent.isdecimal() or not 1 <= int(percent) <= 100:
         raise InvalidInput(f"a disk cannot be `{percent}` percent full", hint="use 1 to 100, like 90")
     rules = [parse_rule(table.fields, table.place) for table in settings.watch_rules]
+    if patience == 1:
+        # A single check cannot see how long something has lasted.
+        rules = [
+            rule if rule.kind in ("restarted", "died", "filling") else replace(rule, seconds=0.0) for rule in rules
+        ]
     return Watcher(fleet, selector or "all", disk_percent=int(percent), patience=patience, rules=rules)
 
 
@@ -80,6 +85,21 @@ class NoticePost:
         self._delivery.add(self._held.due(time.time()), programs=False)
         await self._delivery.flush()
 
+    def told(self, known: Mapping[Trouble, float]) -> dict[Trouble, float]:
+        """Return the problems as people know them, so that a restart neither repeats nor loses a notice."""
+        undelivered = self._delivery.undelivered()
+        told = {one: began for one, began in known.items() if one.key not in undelivered}
+        for notice, believed_well in self._held.waiting():
+            if len(notice.key) != 4:
+                continue  # about the watch itself
+            host, kind, subject, rule = notice.key
+            trouble = Trouble(host, cast(TroubleKind, kind), subject, rule)
+            if notice.level == "problem" and believed_well:
+                told.pop(trouble, None)
+            elif notice.level != "problem" and not believed_well:
+                told.setdefault(trouble, notice.at)
+        return told
+
 
 @dataclass(frozen=True, slots=True)
 class Watch:
@@ -107,7 +127,7 @@ class Watch:
                 self.on_alert(alert)
             await self.post.tell(found)
             if self.file is not None:
-                self.file.write(self.every, self.watcher.known)
+                self.file.write(self.every, self.post.told(self.watcher.known))
             await anyio.sleep(self.every)
 
     async def _continue(self, file: WatchFile) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anvyl_mcp.core import text
-from anvyl_mcp.peers.watch.disk_trend import DiskSamples, seconds_until_full
+from anvyl_mcp.peers.watch.disk_trend import DiskSamples
 from anvyl_mcp.peers.watch.rules import Rule
 from anvyl_mcp.peers.watch.troubles import Found, Trouble, TroubleKind
 
@@ -81,7 +81,7 @@ class RuleChecks:
     def check(self, view: HostView, known: Callable[[Trouble], bool], now: float) -> Iterator[Found]:
         """Yield what the other rules find. `known`: whether a problem was found before and is not over."""
         for end in view.exits:
-            self._exits.setdefault((view.host, end.name), deque(maxlen=1000)).append(end.at)
+            self.add_exit(view.host, end)
         for rule in self.for_host(view.host):
             if rule.kind in ("restarted", "died"):
                 yield from self._counted(rule, view.host, known, now)
@@ -89,6 +89,10 @@ class RuleChecks:
                 yield from self._levels(rule, view, known, now)
             elif rule.kind == "filling" and view.machine is not None:
                 yield from self._filling(rule, view.host, view.machine, now)
+
+    def add_exit(self, host: str, end: Exit) -> None:
+        """Count an exit."""
+        self._exits.setdefault((host, end.name), deque(maxlen=1000)).append(end.at)
 
     def forget_hosts(self, hosts: Sequence[str]) -> None:
         """Forget all hosts but these."""
@@ -129,7 +133,7 @@ class RuleChecks:
     def _filling(self, rule: Rule, host: str, machine: Row, now: float) -> Iterator[Found]:
         for disk in machine.get("disks", ()):
             mount, free = str(disk["mount"]), float(disk.get("free", disk["total"] - disk["used"]))
-            left = seconds_until_full(self.disks.of(host, mount), free, now)
+            left = self.disks.seconds_left(host, mount, free, now)
             if left is not None and left <= rule.seconds:
                 when = f"in about {text.format_duration(max(left, 3600))}"
                 rest = f"{disk['percent']:.0f} % used, {text.format_size(free)} free"

@@ -24,6 +24,11 @@ class Trouble:
     rule: str = ""
 
     @property
+    def key(self) -> tuple[str, str, str, str]:
+        """The key of notices about it."""
+        return (self.host, self.kind, self.subject, self.rule)
+
+    @property
     def thing(self) -> str:
         """What it is about: `web on nas`."""
         if self.kind in ("disk", "filling"):
@@ -71,9 +76,8 @@ class Alert:
         one = self.trouble
         title = text.one_line(f"{'Recovered' if self.over else 'Problem'}: {one.thing}")
         body = text.one_line(self.message).rstrip(".") + "."
-        key = (one.host, one.kind, one.subject, one.rule)
         level: Level = "recovered" if self.over else "problem"
-        return Notice(title, body, level, self.at, key, self.urgent, self.as_dict())
+        return Notice(title, body, level, self.at, one.key, self.urgent, self.as_dict())
 
 
 def recovery_message(trouble: Trouble, seconds: float) -> str:

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import anyio
@@ -15,35 +14,21 @@ import anyio
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import EngineError, UnknownHost
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
+from anvyl_mcp.peers.watch.container_exits import DIED, ContainerExit, exits_in, exits_in_history, unix_time
 from anvyl_mcp.peers.watch.rule_checks import MARGIN, Exit, HostView, RuleChecks
 from anvyl_mcp.peers.watch.rules import Rule
 from anvyl_mcp.peers.watch.troubles import CONTAINER_KINDS, Alert, Found, Trouble, recovery_message
 
 MACHINE, CONTAINERS, EVENTS, USAGE = "get_host_resources", "list_containers", "list_events", "get_container_stats"
-DIED, STOPPED, RESTARTED = ("die", "died"), ("stop", "kill"), "restart"
-"""Event actions: a container exited, was stopped by a request, was restarted by a request."""
+HISTORY, USAGE_HISTORY = "list_history", "get_usage_history"
+FORECAST_SECONDS = 600.0
+"""Time between two forecasts of a host's disks: they change slowly."""
 RUNNING = ("running", "restarting", "paused")
 REMEMBERED = 5
 """Number of recent checks that decide whether a container keeps restarting: two of them saw a restart."""
 CALM = 3
 """Checks without a restart after which the problem is over."""
 JUST_UP = re.compile(r"Up (?:Less than a second|(?P<seconds>\d+) seconds?)")
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerExit:
-    """The exit of a container, from the engine's events. `asked`: it was stopped by a request."""
-
-    id: str
-    name: str
-    detail: str
-    asked: bool
-    time: str = ""
-
-    @property
-    def how(self) -> str:
-        """` (exit code 3)`, or empty."""
-        return f" ({self.detail})" if self.detail else ""
 
 
 @dataclass(slots=True)
@@ -55,6 +40,7 @@ class _HostState:
     restarts: dict[str, deque[bool]] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     ended: set[tuple[str, str]] = field(default_factory=set)
+    forecast_at: float = 0.0
 
 
 class Watcher:
@@ -107,6 +93,7 @@ class Watcher:
         lists = await self._fleet.call_many(answering, CONTAINERS, {"all": True, "limit": 1000})
         usage = await self._fleet.call_many([one for one in answering if self._rules.needs_usage(one)], USAGE, {})
         events = await self._events(answering)
+        await self._read_history(answering)
         alerts: list[Alert] = []
         for host in hosts:
             first = host not in self._hosts or not self._hosts[host].looked
@@ -123,7 +110,7 @@ class Watcher:
         return sorted(alerts, key=lambda one: one.over)
 
     def _view(self, host: str, machine: Outcome, usage: Outcome | None, ends: Sequence[ContainerExit]) -> HostView:
-        exits = [Exit(end.name, _seconds(end.time)) for end in ends if not end.asked]
+        exits = [Exit(end.name, unix_time(end.time)) for end in ends if not end.asked]
         rows = (usage.answer.result or {}).get("containers") if usage is not None and usage.ok else None
         return HostView(host, None if machine.host_failed else machine.answer.result or {}, rows, exits)
 
@@ -145,7 +132,8 @@ class Watcher:
 
         async def fetch(host: str) -> None:
             looked = self._hosts[host].looked if host in self._hosts else 0.0
-            passed = now - looked if looked else self._rules.counted_seconds(host)
+            seconds = 0.0 if HISTORY in self._fleet.catalogue else self._rules.counted_seconds(host)
+            passed = now - looked if looked else seconds
             if passed:
                 arguments = {"since": f"{int(passed) + 2}s", "limit": 1000}
                 found[host] = await self._fleet.call(host, EVENTS, arguments)
@@ -155,21 +143,40 @@ class Watcher:
                 group.start_soon(fetch, host)
         return found
 
+    async def _read_history(self, hosts: Sequence[str]) -> None:
+        """Ask hosts for what the rules need and a watch that just began has not seen."""
+        now = time.time()
+
+        async def read(host: str) -> None:
+            state = self._hosts.setdefault(host, _HostState())
+            seconds = self._rules.counted_seconds(host)
+            if seconds and not state.looked and HISTORY in self._fleet.catalogue:
+                arguments = {"since": f"{int(seconds) // 60 + 1}m", "kind": "deaths", "limit": 1000}
+                found = await self._fleet.call(host, HISTORY, arguments)
+                for name, at in exits_in_history((found.answer.result or {}).get("events", ())):
+                    self._rules.add_exit(host, Exit(name, at))
+            if (
+                self._rules.for_host(host, "filling")
+                and USAGE_HISTORY in self._fleet.catalogue
+                and now - state.forecast_at >= FORECAST_SECONDS
+            ):
+                found = await self._fleet.call(host, USAGE_HISTORY, {})
+                state.forecast_at = now
+                for disk in (found.answer.result or {}).get("disks", ()):
+                    if disk.get("growth_per_day") is not None:
+                        days = disk.get("full_in_days")
+                        self._rules.disks.forecast(host, str(disk["mount"]), None if days is None else days * 86400)
+
+        async with anyio.create_task_group() as group:
+            for host in hosts:
+                group.start_soon(read, host)
+
     def _ends(self, host: str, happened: Outcome | None) -> Iterator[ContainerExit]:
         """Yield each exit since the last check once, except exits of a requested restart."""
         seen = self._hosts.setdefault(host, _HostState())
         rows = (happened.answer.result or {}).get("events", ()) if happened and happened.ok else ()
-        known, seen.ended = seen.ended, set()
-        actions = {(row["id"], row["action"]) for row in rows}
-        for row in rows:
-            if row["type"] != "container" or row["action"] not in DIED:
-                continue
-            key = (row["id"], row["time"])
-            seen.ended.add(key)
-            if key not in known and (row["id"], RESTARTED) not in actions:
-                how = str(row.get("detail") or "")
-                asked = any((row["id"], one) in actions for one in STOPPED)
-                yield ContainerExit(row["id"], row["name"], how, asked, row["time"])
+        known, seen.ended = seen.ended, {(row["id"], row["time"]) for row in rows if row["action"] in DIED}
+        yield from (end for end in exits_in(rows) if (end.id, end.time) not in known)
 
     def _recovered_exits(self, host: str, listed: Outcome | None, ends: Sequence[ContainerExit]) -> Iterator[Alert]:
         """Yield alerts for containers that exited and run again, unless they keep restarting (another alert)."""
@@ -275,11 +282,3 @@ def _restarted(row: Mapping[str, Any], passed: float) -> bool:
         return True
     up = JUST_UP.match(row["status"])
     return up is not None and row["state"] == "running" and int(up["seconds"] or 0) + 1 < passed
-
-
-def _seconds(when: str) -> float:
-    """Return an ISO 8601 time as Unix time; now if it cannot be parsed."""
-    try:
-        return datetime.fromisoformat(when).timestamp()
-    except ValueError:
-        return time.time()

@@ -196,3 +196,32 @@ async def test_a_failed_channel_is_reported_through_the_others_and_channels_are_
         )
         await post.tell([Alert(alert.trouble, "web on nas is no longer unhealthy", NOON, NOON, over=True)])
         assert {service for service, _ in services.got} == {"json", "gotify"}
+
+
+async def test_a_restart_neither_repeats_nor_loses_a_notice(tmp_path: Path) -> None:
+    """What people were not told yet is found again by the next watch; the end of what they were told is not lost."""
+    (tmp_path / "notify.json").touch(0o600)
+    with running_services() as services:
+        (tmp_path / "notify.json").write_text(f'{{"phone": "ntfy://{services.address}/topic"}}', encoding="utf-8")
+        home = {"ANVYL_HOME": str(tmp_path)}
+        post, began = NoticePost(load({}, home), "nas"), time.time()
+        told, muted, ended = (Trouble("nas", "unhealthy", name) for name in ("told", "muted", "ended"))
+        await post.tell([Alert(one, f"{one.subject} on nas is unhealthy", began, began) for one in (told, ended)])
+        MuteStore(tmp_path).add(Mute(began + 3600), began)
+        await post.tell(
+            [
+                Alert(muted, "muted on nas is unhealthy", began, began),
+                Alert(ended, "ended on nas is no longer unhealthy", began, began, over=True),
+            ]
+        )
+
+        assert set(post.told({told: began, muted: began})) == {told, ended}
+        assert [message["message"] for _, message in services.got] == [
+            "told on nas is unhealthy.",
+            "ended on nas is unhealthy.",
+        ]
+
+        MuteStore(tmp_path).clear(began)
+        services.fault = (503, "down")
+        await post.tell()
+        assert set(post.told({told: began, muted: began})) == {told}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from anvyl_mcp.core.errors import ConfigInvalid
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.peers.watch import watcher as watcher_module
+from anvyl_mcp.peers.watch.container_exits import exits_in
 from anvyl_mcp.peers.watch.disk_trend import seconds_until_full
 from anvyl_mcp.peers.watch.rules import Rule, parse_rule
 from tests.peers.watch.test_watcher import GIB, Scene
@@ -176,6 +178,56 @@ async def test_a_disk_that_fills_up_is_reported_before_it_is_full(tmp_path: Path
         clock.now += 3600
 
     assert said == ["disk / on nas will be full in about 3 days if it fills as before (40 % used, 4.28 GiB free)"]
+
+
+async def test_history_of_the_host_is_used(tmp_path: Path, clock: Clock) -> None:
+    """Exits before the watch began, and the forecast of disks, as `list_history` and `get_usage_history` answer."""
+    tools = ("list_history", "get_usage_history")
+    rules = ({"when": "died 3 times in 2 hours"}, {"when": "disk will be full in 3 days"})
+    scene = Scene(tmp_path, [parse_rule(row, "here") for row in rules], more_tools=tools)
+    vm = scene.hosts["vm"]
+
+    def at(ago: float) -> str:
+        return datetime.fromtimestamp(clock.now - ago, UTC).isoformat()
+
+    death = {"name": "web", "what": "crashed", "who": "", "exit_code": 1}
+    vm.answers["list_history"] = {
+        "events": [
+            {**death, "time": at(60), "first": at(600), "times": 3},
+            {**death, "name": "db", "time": at(60), "times": 9, "who": "anna"},
+            {**death, "name": "old", "time": at(9000), "first": at(9900), "times": 5},
+        ]
+    }
+    vm.answers["get_usage_history"] = {
+        "disks": [{"mount": "/", "used": 1, "total": 2, "growth_per_day": 10, "full_in_days": 2.5, "days": 7.0}]
+    }
+
+    assert await scene.said() == [
+        "web on vm died 3 times in 2 h",
+        "disk / on vm will be full in about 2 days if it fills as before (40 % used, 1 GiB free)",
+    ]
+    clock.now += 601
+    vm.answers["get_usage_history"]["disks"][0]["full_in_days"] = None
+    assert await scene.said() == ["disk / on vm no longer fills up that fast, after 10 min"]
+
+
+@pytest.mark.parametrize(
+    ("actions", "exits"),
+    [
+        (["die"], [False]),
+        (["kill", "die", "stop"], [True]),
+        (["kill", "die", "stop", "start", "restart"], []),
+        (["kill", "die", "stop", "start", "die"], [True, False]),
+        (["die", "start", "die", "start", "kill", "die", "stop"], [False, False, True]),
+        (["kill", "stop", "died"], [True]),
+    ],
+)
+def test_each_exit_is_a_request_or_not(actions: list[str], exits: list[bool]) -> None:
+    rows = [
+        {"type": "container", "id": "a", "name": "a", "action": one, "time": str(n)} for n, one in enumerate(actions)
+    ]
+
+    assert [one.asked for one in exits_in(rows)] == exits
 
 
 def test_the_estimate_needs_a_rise_over_hours() -> None:

@@ -46,6 +46,7 @@ class Host:
         self.memory = 50.0
         self.used = 9 * GIB
         self.usage: list[dict[str, Any]] = []
+        self.answers: dict[str, dict[str, Any]] = {}
         self.asked: list[dict[str, Any]] = []
         """Arguments of the requests for events."""
 
@@ -84,6 +85,8 @@ class Host:
     ) -> ToolAnswer:
         if self.down:
             raise Unreachable("no answer within 3 s")
+        if tool in ("list_history", "get_usage_history"):
+            return ToolAnswer(self.answers.get(tool, {}))
         if tool == "list_containers":
             error = None if self.engine else EngineError("it does not run")
             return ToolAnswer({"containers": self.containers, "total": 1, "more": 0}, error=error)
@@ -109,7 +112,7 @@ class Host:
 class Scene:
     """A fleet of two hosts and its watcher."""
 
-    def __init__(self, folder: Path, rules: Sequence[Rule] = ()) -> None:
+    def __init__(self, folder: Path, rules: Sequence[Rule] = (), more_tools: Sequence[str] = ()) -> None:
         self.hosts = {"vm": Host(), "nas": Host()}
         (folder / "hosts.toml").write_text('[hosts.nas]\nurl = "http://127.0.0.1:9"\n', encoding="utf-8")
         names = {"memory:": "vm"}
@@ -119,7 +122,7 @@ class Scene:
 
         tools = {
             name: ToolListing(name, "", {"type": "object"}, safety="reads", toolset="containers")
-            for name in ("get_host_resources", "list_containers", "list_events", "get_container_stats")
+            for name in ("get_host_resources", "list_containers", "list_events", "get_container_stats", *more_tools)
         }
         fleet = Fleet(Peer("vm", "memory:"), Registry(folder / "hosts.toml"), tools, connect)
         self.watcher = Watcher(fleet, rules=rules)
