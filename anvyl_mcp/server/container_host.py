@@ -10,7 +10,9 @@ from pathlib import Path
 from anvyl_mcp.core.errors import Conflict
 
 MARKS = ("/.dockerenv", "/run/.containerenv")
-"""Files that Docker and Podman put into every container."""
+"""Files that Docker and Podman put into every container. Machines made from an image may have one, too."""
+LAYERED = ("overlay", "fuse-overlayfs")
+"""Types of the root file system of most containers."""
 VARIABLE = "ANVYL_IMAGE"
 """Set in our own image, to its name."""
 MACHINE_PIDS = "pid:[4026531836]"
@@ -21,7 +23,9 @@ INSTALL = "install Anvyl on the machine itself to have it: docs/service.md"
 def runs_in_container(environ: Mapping[str, str] | None = None) -> bool:
     """Whether this process runs in a container of Docker, Podman or Kubernetes."""
     env = os.environ if environ is None else environ
-    return bool(env.get(VARIABLE) or env.get("KUBERNETES_SERVICE_HOST")) or any(Path(mark).exists() for mark in MARKS)
+    if env.get(VARIABLE) or env.get("KUBERNETES_SERVICE_HOST"):
+        return True
+    return any(Path(mark).exists() for mark in MARKS) and (not _sees_processes() or _root_type() in LAYERED)
 
 
 def describe_limits() -> str:
@@ -59,6 +63,16 @@ def check_runs_commands() -> None:
             "the server runs in a container and cannot run commands on the machine",
             hint=f"exec_in_container runs them in a container; {INSTALL}",
         )
+
+
+def _root_type() -> str:
+    """Return the type of the root file system; empty if the system does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            fields = line.split()
+            if fields[4] == "/":
+                return fields[fields.index("-") + 1]
+    return ""
 
 
 def _sees_processes() -> bool:

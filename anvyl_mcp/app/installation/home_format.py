@@ -87,17 +87,22 @@ def _copy(files: Sequence[tuple[str, Path, Path]], state_dir: Path) -> Path:
     folder = state_dir / BACKUPS
     make_private_folder(folder)
     target = folder / f"format-{read_format(state_dir)}-{datetime.now(UTC):%Y%m%dT%H%M%S}.tar.gz"
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE)
-    with os.fdopen(handle, "wb") as file:
-        match_folder_owner(folder, handle)
-        with tarfile.open(fileobj=file, mode="w:gz") as archive:
-            for name, home, path in files:
-                if path.stat().st_size > LARGEST:
-                    log.warning("%s is larger than 64 MiB and is not in the copy", path)
-                else:
-                    archive.add(path, f"{name}/{path.relative_to(home)}", recursive=False)
-        file.flush()
-        os.fsync(handle)
+    temporary = target.with_name(f".{target.name}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_MODE)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            match_folder_owner(folder, handle)
+            with tarfile.open(fileobj=file, mode="w:gz") as archive:
+                for name, home, path in files:
+                    if path.stat().st_size > LARGEST:
+                        log.warning("%s is larger than 64 MiB and is not in the copy", path)
+                    else:
+                        archive.add(path, f"{name}/{path.relative_to(home)}", recursive=False)
+            file.flush()
+            os.fsync(handle)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
     for old in sorted(folder.glob("format-*.tar.gz"), key=lambda path: path.stat().st_mtime)[:-KEPT_BACKUPS]:
         old.unlink()
     return target

@@ -12,9 +12,8 @@ from typing import Any
 from anvyl_mcp.app.service import programs
 from anvyl_mcp.app.service.definition import MARK, ServiceDefinition
 from anvyl_mcp.app.service.manager import Scope, ServiceState
-from anvyl_mcp.core.errors import AnvylError
 
-LABEL = "io.github.anvyl.anvyl-mcp"
+LABEL = "io.github.anvyl-mcp"
 PATH = "/opt/homebrew/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 """launchd's own PATH has no Homebrew, where `docker` usually is."""
 START_SECONDS = 30.0
@@ -55,7 +54,6 @@ class Launchd:
             self._bootout()
         programs.run_or_fail(["launchctl", "enable", f"{self._domain()}/{LABEL}"])
         programs.run_or_fail(["launchctl", "bootstrap", self._domain(), str(self.file)])
-        self._wait_until_running()
         return ["it starts when you log in, as Docker does; macOS has no start at boot for the programs of a user"]
 
     def remove(self) -> None:
@@ -69,7 +67,6 @@ class Launchd:
     def restart(self) -> None:
         """Restart the agent."""
         programs.run_or_fail(["launchctl", "kickstart", "-k", f"{self._domain()}/{LABEL}"])
-        self._wait_until_running()
 
     def state(self) -> ServiceState:
         """Return what launchctl says about the agent."""
@@ -101,11 +98,4 @@ class Launchd:
         programs.run_or_fail(["launchctl", "bootout", f"{self._domain()}/{LABEL}"])
         deadline = time.monotonic() + START_SECONDS
         while self._print() is not None and time.monotonic() < deadline:
-            time.sleep(0.2)
-
-    def _wait_until_running(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not self.state().running:
-            if time.monotonic() > deadline:
-                raise AnvylError("the service does not start", hint="its log: anvyl-mcp service logs")
             time.sleep(0.2)

@@ -42,10 +42,11 @@ async def show(manager: ServiceManager, lines: int, since: str, *, follow: bool)
 
 
 def _command(manager: ServiceManager, lines: int, since: str, *, follow: bool) -> list[str]:
-    if since and "journalctl" not in (command := manager.log_command(lines, since, follow=follow)):
-        raise InvalidInput(f"--since does not work with {manager.name}", hint="use --tail")
+    command = manager.log_command(lines, since, follow=follow)
+    if since and command[0] != "journalctl":
+        raise InvalidInput(f"the log of the {manager.name} has no times to choose by", hint="use --tail")
     sys.stdout.flush()
-    return command if since else manager.log_command(lines, since, follow=follow)
+    return command
 
 
 def _hint(manager: ServiceManager) -> str:

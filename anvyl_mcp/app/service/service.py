@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +16,7 @@ import anvyl_mcp
 from anvyl_mcp.app.catalogue import all_tools
 from anvyl_mcp.app.installation import homes
 from anvyl_mcp.app.installation.detect import detect_installation
-from anvyl_mcp.app.service import accounts, definition
+from anvyl_mcp.app.service import accounts, definition, logs
 from anvyl_mcp.app.service.definition import ACCOUNT, ServiceDefinition, ServiceRecord
 from anvyl_mcp.app.service.manager import ServiceManager, ServiceState, is_installed, is_ours
 from anvyl_mcp.app.service.openrc import OpenRc
@@ -25,6 +27,8 @@ from anvyl_mcp.core.paths import SERVICE_RECORD
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import clean
 from anvyl_mcp.server.toolsets import offered_tools
+
+START_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,18 @@ def install(planned: Planned, settings: Settings) -> Installed:
     if service.account:
         accounts.give_to(service.account, record_folder)
     done.notes += manager.start()
+    _wait_until_served(manager, record_folder)
     return done
+
+
+def restart(manager: ServiceManager, settings: Settings) -> None:
+    """Restart an installed service, and wait until it serves.
+
+    Raises:
+        AnvylError: it does not start.
+    """
+    manager.restart()
+    _wait_until_served(manager, _home_of(manager, settings))
 
 
 def uninstall(manager: ServiceManager, settings: Settings) -> Path:
@@ -178,6 +193,20 @@ def report(manager: ServiceManager, settings: Settings) -> ServiceReport:
     if not is_ours(manager.file):
         notes.append(f"{manager.file} was written by hand; anvyl-mcp service install replaces it, and keeps a copy")
     return ServiceReport(manager, state, home, server, tuple(notes))
+
+
+def _wait_until_served(manager: ServiceManager, home: Path) -> None:
+    """Only systemd knows when the server is ready; with other managers its lock shows it."""
+    deadline = time.monotonic() + START_SECONDS
+    while serve_lock.find_server(home / "run") is None:
+        if time.monotonic() > deadline:
+            errors: list[str] = []
+            # The manager may not even have opened the log.
+            with suppress(AnvylError):
+                errors = [line for line in logs.read_lines(manager, 30, "") if line.startswith("error: ")]
+            reason = errors[-1].removeprefix("error: ") if errors else f"no answer within {START_SECONDS:.0f} s"
+            raise AnvylError(f"the service does not start: {reason}", hint="its log: anvyl-mcp service logs")
+        time.sleep(0.1)  # the manager has no event for it
 
 
 def _home_of(manager: ServiceManager, settings: Settings) -> Path:

@@ -244,8 +244,9 @@ def _print_status(found: ServiceReport) -> None:
 
     state, server = found.state, found.server
     label, colour = ("ok", "green") if state.running else ("fail", "red")
-    process = f", process {state.pid}" if state.pid else ""
-    output.print_labelled(label, f"service: {state.word}{process}, a {found.manager.name}", colour)
+    pid = state.pid or (server.pid if server else 0)
+    process = f", process {pid}" if pid else ""
+    output.print_labelled(label, f"service: {state.word}{process} ({found.manager.name})", colour)
     if server is not None:
         urls = " and ".join([server.url, *server.network])
         output.print_labelled("ok", f"server: {server.name} at {urls}, version {server.version}", "green")

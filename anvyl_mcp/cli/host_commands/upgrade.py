@@ -51,7 +51,7 @@ def _restart_services(settings: Settings) -> list[str]:
     """Restart the services of this machine that this user may restart."""
     import os
 
-    from anvyl_mcp.app.service import managers
+    from anvyl_mcp.app.service import managers, service
     from anvyl_mcp.app.service.manager import is_installed
     from anvyl_mcp.cli.runtime import output
     from anvyl_mcp.core.errors import NotFound
@@ -67,7 +67,7 @@ def _restart_services(settings: Settings) -> list[str]:
                 "note:  the system's service still runs the old version: sudo systemctl restart anvyl-mcp"
             )
             continue
-        manager.restart()
+        service.restart(manager, settings)
         restarted.append(manager.name)
         output.print_message(f"restarted the {manager.name}; keys, tokens, hosts and history were kept")
     if not installed:

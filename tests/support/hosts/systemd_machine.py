@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from tests.support.engine.daemon import UnavailableError, static_busybox
 
 ROOT = Path(__file__).parents[3]
@@ -20,6 +22,11 @@ SYSTEMD = "/lib/systemd/systemd"
 BOOT_SECONDS = 60
 ADDRESS = "10.99.0.1"
 """Of the machine, for callers inside its network namespace."""
+
+PREFIX = "anvyl-systemd-"
+SWEEP_AGE = 60
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Before a command: it is killed when the test run ends, in whatever way."""
 
 HOLD = """
 set -e
@@ -59,6 +66,8 @@ done
 # Nothing of this machine starts there but what the tests install.
 if [ ! -e $root/etc/anvyl-test ]; then
   rm -f $root/etc/systemd/system/*.wants/*.{{service,socket,timer}}
+  # This machine may itself be made from an image.
+  rm -f $root/.dockerenv $root/run/.containerenv
   touch $root/etc/anvyl-test
 fi
 mkdir -p $root/var/lib/docker
@@ -76,12 +85,13 @@ class SystemdMachine:
 
     def __enter__(self) -> SystemdMachine:
         _check_requirements()
-        self.folder = Path(tempfile.mkdtemp(prefix="anvyl-systemd-", dir="/tmp"))
+        _sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
         self._cgroup = _cgroup_mount() / self.folder.name
         self._cgroup.mkdir()
         self._init: subprocess.Popen[bytes] | None = None
         hold = HOLD.format(folder=self.folder, address=ADDRESS)
-        namespaces = ["unshare", "--mount", "--net", "--uts", "--kill-child", "--fork"]
+        namespaces = [*ENDS_WITH_US, "unshare", "--mount", "--net", "--uts", "--kill-child", "--fork"]
         self._holder = subprocess.Popen([*namespaces, "bash", "-c", hold], start_new_session=True)
         try:
             self._outer = _child_of(self._holder.pid)
@@ -99,9 +109,7 @@ class SystemdMachine:
                 os.kill(process, 9)
         self._holder.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
-        for folder in [*sorted(self._cgroup.rglob("*/"), reverse=True), self._cgroup]:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove_cgroup(self._cgroup)
 
     def boot(self) -> None:
         """Boot, and wait until systemd has started everything.
@@ -113,7 +121,7 @@ class SystemdMachine:
         join = f"echo $$ > {self._cgroup}/cgroup.procs; exec nsenter --target {self._outer} --mount --net --uts -- "
         inner = ["unshare", "--mount", "--pid", "--ipc", "--cgroup", "--fork", "--kill-child", "bash", "-c", script]
         self._init = subprocess.Popen(
-            ["bash", "-c", join + shlex.join(inner)],
+            [*ENDS_WITH_US, "bash", "-c", join + shlex.join(inner)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -183,6 +191,25 @@ def _check_requirements() -> None:
     for program in (SYSTEMD, "systemctl", "unshare", "nsenter", "setpriv", "ip"):
         if not shutil.which(program):
             raise UnavailableError(f"a machine with systemd needs `{program}`")
+
+
+def _sweep() -> None:
+    """Remove what machines left whose test run was killed; their processes ended with it."""
+    commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    for cgroup in _cgroup_mount().glob(f"{PREFIX}*"):
+        if not any(cgroup.name in command for command in commands) and time.time() - cgroup.stat().st_mtime > SWEEP_AGE:
+            shutil.rmtree(f"/tmp/{cgroup.name}", ignore_errors=True)
+            _remove_cgroup(cgroup)
+
+
+def _remove_cgroup(cgroup: Path) -> None:
+    """Remove a cgroup and those below it, once the kernel has reaped their processes."""
+    deadline = time.monotonic() + 5
+    while cgroup.exists() and time.monotonic() < deadline:
+        for folder, _, _ in os.walk(cgroup, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
+        time.sleep(0.02)  # there is no event for it
 
 
 def _cgroup_mount() -> Path:
