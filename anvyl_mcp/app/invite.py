@@ -1,4 +1,4 @@
-"""`anvyl-mcp invite`: open the running server to the network and create a join code for it."""
+"""`anvyl-mcp invite` and `anvyl web`: join codes for other machines, and links that sign a browser in once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from anvyl_mcp.server import addresses
 from anvyl_mcp.server.http.host_state import HostState
 from anvyl_mcp.server.http.origin_check import is_loopback
 
+SIGN_IN = "sign-in"
+"""Name of the secret in the fragment of a link, which browsers do not send to any server."""
+
 
 async def create_invitation(
     settings: Settings, *, scope: str, seconds: int, address: str, relay: bool = False
@@ -28,18 +31,9 @@ async def create_invitation(
         InvalidInput: the scopes, the time or the address are not valid.
         Unreachable: the running server does not respond.
     """
-    server = serve_lock.find_server(settings.run_dir)
-    if server is None:
-        raise Conflict("no server is running on this machine yet", hint=_how_to_start())
-    if address and is_loopback(address):
-        raise InvalidInput(f"{address} is a loopback address", hint="use an address that other machines can reach")
+    reachable = await _reachable_addresses(settings, address)
     state = HostState(settings.state_dir)
     identity = state.identity()
-    urls = list(server.network)
-    if not urls or (address and address not in {urlsplit(url).hostname for url in urls}):
-        token = serve_lock.read_local_token(settings.run_dir)
-        urls = await _open_network(server.url, address or _default_address(), token)
-    reachable = [_advertised_address(settings.advertise, urls)] if settings.advertise else _addresses_of(urls)
     scopes, secret = state.invite(scope, seconds, relay=relay)
     return {
         "code": Invitation(tuple(reachable), identity.pin, secret).encode(),
@@ -54,6 +48,63 @@ def _how_to_start() -> str:
     if SYSTEM_HOME.is_dir() and os.geteuid() != 0:
         return "if it runs as a service of the system: sudo anvyl-mcp invite"
     return "start it first: anvyl-mcp service install, or anvyl-mcp serve"
+
+
+def create_local_link(settings: Settings, *, scope: str, seconds: int, private: bool) -> dict[str, Any]:
+    """Create a link for a browser on this machine: `{"url", "scopes", "seconds"}`.
+
+    `private`: other users may see it, so only a browser of this user may use it.
+
+    Raises:
+        Conflict: no server is running.
+        InvalidInput: the scopes are not valid.
+    """
+    server = _running_server(settings)
+    state = HostState(settings.state_dir)
+    # A browser of this machine's user sees the whole fleet, as that user's commands do.
+    scopes, secret = state.browser_link(scope, seconds, relay=True, private=private)
+    return {"url": f"{server.url}/#{SIGN_IN}={secret}", "scopes": scopes, "seconds": seconds}
+
+
+async def create_browser_link(
+    settings: Settings, *, scope: str, seconds: int, address: str, relay: bool = False
+) -> dict[str, Any]:
+    """Create a link for a browser on another device: `{"urls", "fingerprint", "scopes", "relay", "seconds"}`.
+
+    Raises:
+        Conflict: no server is running.
+        InvalidInput: the scopes, the time or the address are not valid.
+        Unreachable: the running server does not respond.
+    """
+    reachable = await _reachable_addresses(settings, address)
+    state = HostState(settings.state_dir)
+    scopes, secret = state.browser_link(scope, seconds, relay=relay)
+    return {
+        "urls": [f"https://{one}/#{SIGN_IN}={secret}" for one in reachable],
+        "fingerprint": state.identity().fingerprint,
+        "scopes": scopes,
+        "relay": relay,
+        "seconds": seconds,
+    }
+
+
+def _running_server(settings: Settings) -> serve_lock.RunningServer:
+    server = serve_lock.find_server(settings.run_dir)
+    if server is None:
+        raise Conflict("no server is running on this machine yet", hint=_how_to_start())
+    return server
+
+
+async def _reachable_addresses(settings: Settings, address: str) -> list[str]:
+    """Open the running server to the network if it is not yet; return its addresses there, with ports."""
+    server = _running_server(settings)
+    if address and is_loopback(address):
+        raise InvalidInput(f"{address} is a loopback address", hint="use an address that other machines can reach")
+    urls = list(server.network)
+    if not urls or (address and address not in {urlsplit(url).hostname for url in urls}):
+        token = serve_lock.read_local_token(settings.run_dir)
+        urls = await _open_network(server.url, address or _default_address(), token)
+    return [_advertised_address(settings.advertise, urls)] if settings.advertise else _addresses_of(urls)
 
 
 def _default_address() -> str:

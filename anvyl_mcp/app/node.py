@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
     from starlette.applications import Starlette
 
+    from anvyl_mcp.orchestrator.api.endpoint import HostContext
     from anvyl_mcp.orchestrator.api.service import AgentService
+    from anvyl_mcp.orchestrator.approvals import Approvals
     from anvyl_mcp.orchestrator.ask.agent import Assistant
     from anvyl_mcp.orchestrator.reply import Reply
     from anvyl_mcp.server.auth.callers import Caller
@@ -73,6 +75,7 @@ class Node:
         self._serving = serving
         self._server_parts: _ServerParts | None = None
         self._agent_service: AgentService | None = None
+        self._end_streams: Callable[[], None] = lambda: None
         tools, marks = load_listings(settings.cache_dir), DownMarks(settings.cache_dir / "down")
         self.fleet = Fleet(self.local, Registry(settings.hosts_file), tools, self._connect, marks=marks)
 
@@ -154,28 +157,41 @@ class Node:
         """Return the service behind `/agent/*`. Its import runs on a thread, so that other requests do not wait."""
         module = await anyio.to_thread.run_sync(importlib.import_module, "anvyl_mcp.orchestrator.api.service")
         if self._agent_service is None:
-            from anvyl_mcp.orchestrator.approvals import Approvals
-
-            approvals = Approvals(self.settings.state_dir / "approvals")
             here = Hop(self.local.name, installation_id(self.settings.state_dir))
-            self._agent_service = module.AgentService(self.assistant(), self.fleet, approvals, here)
+            self._agent_service = module.AgentService(self.assistant(), self.fleet, self._approvals(), here)
         return self._agent_service
+
+    def _approvals(self) -> Approvals:
+        from anvyl_mcp.orchestrator.approvals import Approvals
+
+        return Approvals(self.settings.state_dir / "approvals")
+
+    def _host_context(self, base_url: Callable[[], str]) -> HostContext:
+        from anvyl_mcp.orchestrator.api.direct_call import DirectCalls
+        from anvyl_mcp.orchestrator.api.endpoint import HostContext
+
+        return HostContext(
+            self.fleet,
+            self.settings,
+            base_url,
+            self.agent_service,
+            DirectCalls(self.fleet, self._approvals()),
+            lambda caller: self.state.may_continue(caller),
+        )
 
     async def agent_info(self) -> dict[str, Any]:
         """Return what `/agent/info` returns, also while no server is running."""
-        from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, HostContext
+        from anvyl_mcp.orchestrator.api.endpoint import AgentRequest
         from anvyl_mcp.orchestrator.api.endpoints.info import info
 
         running = "://" in self.local.url
         url = self.local.url if running else f"http://127.0.0.1:{self.settings.port}"
-        here = HostContext(self.fleet, self.settings, lambda: url, self.agent_service)
-        response = await info.handler(AgentRequest(here, self.local_caller))
+        response = await info.handler(AgentRequest(self._host_context(lambda: url), self.local_caller))
         assert response is not None
         return {**response.model_dump(mode="json"), **({} if running else {"status": "stopped"})}
 
     def http_app(self, base_url: Callable[[], str], open_network: OpenNetwork) -> Starlette:
         """Build the HTTP application: MCP, `/agent/*`, pairing and metrics. `base_url` returns its own URL."""
-        from anvyl_mcp.orchestrator.api.endpoint import HostContext
         from anvyl_mcp.orchestrator.api.routes import agent_routes
         from anvyl_mcp.server.auth.callers import caller_of
         from anvyl_mcp.server.http.app import build_app
@@ -185,8 +201,10 @@ class Node:
 
         parts, name = self._parts(), self.local.name
         state = parts.state
+        context = self._host_context(base_url)
+        self._end_streams = context.closing.set
         routes = agent_routes(
-            HostContext(self.fleet, self.settings, base_url, self.agent_service),
+            context,
             caller_of,
             lambda request: parts.limits.charge(caller_of(request), "operate"),
             REQUEST_ID.get,
@@ -202,6 +220,10 @@ class Node:
             local_token=self.settings.run_dir / serve_lock.LOCAL_TOKEN_FILE,
             open_network=open_network,
         )
+
+    def end_streams(self) -> None:
+        """End the responses that go on as long as the server runs."""
+        self._end_streams()
 
     async def _peer_figures(self) -> list[PeerHealth]:
         """Check the other hosts, for the metrics."""

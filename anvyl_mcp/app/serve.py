@@ -70,7 +70,9 @@ async def serve(
 
         app = node.http_app(lambda: plain[0], open_network)
         own_signals = on_start is None
-        server = listener.make_server(app, node.server, on_ready=ready, identity=state.identity, signals=own_signals)
+        server = listener.make_server(
+            app, node.server, on_ready=ready, identity=state.identity, signals=own_signals, on_stop=node.end_streams
+        )
         if on_start is not None:
             on_start(node, server.stop)
         state.audit.open()

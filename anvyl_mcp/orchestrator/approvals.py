@@ -123,6 +123,17 @@ class Approvals:
             raise Gone("this approval has expired", hint=_ASK_AGAIN)
         return pending
 
+    def list(self) -> list[PendingApproval]:
+        """Return every approval that is pending, the oldest first."""
+        found: list[PendingApproval] = []
+        with suppress(FileNotFoundError):
+            for file in self._folder.iterdir():
+                if file.suffix == ".json":
+                    with suppress(OSError, ValueError, KeyError, TypeError):
+                        found.append(_read(file))
+        now = datetime.now(UTC)
+        return sorted((one for one in found if one.expires_at > now), key=lambda one: one.expires_at)
+
     def take(self, id_: str) -> PendingApproval:
         """Get an approval and use it up; of concurrent callers, only the first gets it.
 

@@ -185,6 +185,7 @@ def test_the_network_listener_refuses_requests_without_a_token(lan: Lan, node: S
 ROUTES = {
     # route: status without a token, with read, operate, exec
     ("GET", "/health"): (200, 200, 200, 200),
+    ("DELETE", "/session"): (401, 403, 403, 403),  # before the one that gives up the token
     ("GET", "/metrics"): (401, 200, 200, 200),
     ("GET", "/agent/info"): (401, 200, 200, 200),
     ("GET", "/openapi.json"): (401, 200, 200, 200),
@@ -202,6 +203,14 @@ ROUTES = {
     ("GET", "/pair"): (401, 200, 200, 200),
     ("DELETE", "/pair"): (401, 200, 200, 200),
     ("POST", "/network"): (401, 403, 403, 403),  # only on the host itself
+    ("GET", "/"): (200, 200, 200, 200),  # the page, which is the same on every host
+    ("GET", "/anvyl.css"): (200, 200, 200, 200),
+    ("GET", "/anvyl.js"): (200, 200, 200, 200),
+    ("POST", "/session"): (422, 422, 422, 422),  # needs no token, but a one-time secret
+    ("GET", "/session"): (401, 403, 403, 403),  # like its DELETE, for the session of a browser
+    ("GET", "/agent/fleet"): (401, 200, 200, 200),
+    ("GET", "/agent/approvals"): (401, 403, 200, 200),
+    ("POST", "/agent/call"): (401, 403, 404, 404),
 }
 
 
@@ -426,6 +435,7 @@ BODIES = {{
     "/agent/remote-query": {{"host_id": "nas", **ASK}},
     "/agent/broadcast": {{"message": "list hosts"}},
     "/network": {{"address": "0.0.0.0"}},
+    "/agent/call": {{"tool": "stop_container", "arguments": {{"name": "nothing"}}}},
     "/mcp": CALL,
 }}
 ROUTES = {sorted(ROUTES, key=lambda route: route[0] == "DELETE")!r}
@@ -435,7 +445,9 @@ with httpx.Client(verify=pinned_context([sys.argv[2]]), trust_env=False, timeout
             headers = {{"Authorization": "Bearer " + token}} if token else {{}}
             headers |= HEADERS if path == "/mcp" else {{}}
             body = BODIES.get(path, {{}}) if method == "POST" else None
-            answer = client.request(method, sys.argv[1] + path, json=body, headers=headers)
+            request = client.build_request(method, sys.argv[1] + path, json=body, headers=headers)
+            answer = client.send(request, stream=path == "/agent/fleet")
+            answer.close()
             while answer.status_code == 429:
                 time.sleep(int(answer.headers["Retry-After"]))
                 answer = client.request(method, sys.argv[1] + path, json=body, headers=headers)

@@ -78,10 +78,10 @@ ROOMS = {
     "evaluation.acts": "core orchestrator.rules.results",
     "orchestrator": "core peers.changes peers.connection peers.fleet",
     "orchestrator.api": (
-        "core orchestrator orchestrator.ask orchestrator.rules.results peers peers.changes peers.connection "
-        "peers.fleet peers.hosts"
+        "core core.redaction core.values orchestrator orchestrator.ask orchestrator.rules.results peers peers.changes "
+        "peers.connection peers.fleet peers.hosts peers.watch"
     ),
-    "orchestrator.api.endpoints": "core orchestrator.api peers peers.connection peers.hosts peers.watch",
+    "orchestrator.api.endpoints": "core orchestrator.api peers peers.connection peers.fleet peers.hosts peers.watch",
     "orchestrator.ask": (
         "core core.values orchestrator orchestrator.checks orchestrator.language orchestrator.models "
         "orchestrator.models.servers orchestrator.rules orchestrator.rules.results peers.changes "
@@ -117,7 +117,8 @@ ROOMS = {
     "server.containers": "core core.redaction core.values server server.auth server.engine server.policy",
     "server.engine": "core server server.policy",
     "server.engine.logs": "core core.redaction server.engine",
-    "server.http": "core server.audit server.auth server.calls server.engine server.protocol",
+    "server.http": "core server.audit server.auth server.calls server.engine server.http.browser server.protocol",
+    "server.http.browser": "core server.auth",
     "server.http.metrics": "core server.audit server.auth server.calls server.engine server.policy server.tools",
     "server.policy": "core server server.auth",
     "server.protocol": "core core.values server server.calls server.policy",
@@ -161,8 +162,8 @@ SHORT = {
     "core.paths": "imported before settings are read",
     "core.protocol_keys": "names that both sides of a connection share",
     "core.settings_file": "the only part of the settings that needs tomlkit",
+    "core.web_page": "files that the server and the gateway send, neither of which imports the other",
     "evaluation.forms": "one idea: the form that a tool promises",
-    "orchestrator.api.endpoints.approvals": "one file for each endpoint",
     "orchestrator.api.endpoints.process": "one file for each endpoint",
     "orchestrator.models.drive_mode": "the choice that the plan driver hangs on",
     "orchestrator.models.model_routing": "the choice between two models",

@@ -1,4 +1,4 @@
-"""`anvyl-mcp invite`: prints a join code for another machine."""
+"""`anvyl-mcp invite`: prints a join code for another machine, or a link for a browser on another device."""
 
 from __future__ import annotations
 
@@ -38,6 +38,31 @@ def invite(*, scope: str, expires: str, host: str, relay: bool, as_json: bool) -
         return 0
 
     runner.run_command(work, failed=output.error_document("code") if as_json else None)
+
+
+def invite_browser(*, scope: str, expires: str, host: str, relay: bool, as_json: bool) -> NoReturn:
+    """Print a link that signs a browser in once; first open the running server to the network if needed."""
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.invite import create_browser_link
+
+        seconds = runner.parse_seconds(expires, "--expires")
+        made = await create_browser_link(settings, scope=scope, seconds=seconds, address=host, relay=relay)
+        if as_json:
+            output.print_json({**made, "error": None})
+            return 0
+        where = "all hosts" if relay else f"{settings.name} only (add --relay for all hosts)"
+        rights = f"{', '.join(made['scopes'])} on {where}"
+        output.print_message(f"This link works once, within {text.format_duration(seconds)}, and grants {rights}.")
+        output.print_message("Open it on the other device; send it only where nobody else can read it:")
+        output.print_message("")
+        output.print_verbatim("\n".join(made["urls"]))
+        output.print_message("")
+        output.print_message("The browser warns that it does not know this host's certificate. Its SHA-256 must be")
+        output.print_message(made["fingerprint"])
+        return 0
+
+    runner.run_command(work, failed=output.error_document("urls", []) if as_json else None)
 
 
 async def _wait_for_join(settings: Settings, made: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ ScopeOption = Annotated[str, typer.Option("--scope", metavar="SCOPES", help="Per
 
 @app.command("list")
 def list_tokens(as_json: JsonOption = False) -> None:
-    """List valid tokens, and when each was last used."""
+    """List valid tokens and browser sessions, and when each was last used."""
     from anvyl_mcp.cli.runtime import output, runner
     from anvyl_mcp.core import text
 
@@ -42,7 +42,7 @@ def list_tokens(as_json: JsonOption = False) -> None:
                 [
                     token["id"],
                     token["name"],
-                    ",".join([*token["scopes"], *(["relay"] if token["relay"] else [])]),
+                    ",".join([*token["scopes"], *(kind for kind in ("relay", "browser") if token[kind])]),
                     text.format_age(token["created"]),
                     token["expires"] or "never",
                     text.format_age(token["last_used"]) if token["last_used"] else "never",
@@ -95,7 +95,7 @@ def revoke(
     token: Annotated[str, typer.Argument(metavar="TOKEN", help="Name or ID of a token.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke a token."""
+    """Revoke a token, or end a browser session."""
     from anvyl_mcp.cli.runtime import output, runner
 
     async def work(settings: Settings) -> int:

@@ -239,6 +239,9 @@ def invite(
     relay: Annotated[
         bool, typer.Option("--relay", help="Let this host's agent ask other hosts on its behalf.")
     ] = False,
+    browser: Annotated[
+        bool, typer.Option("--browser", help="Print a link for a browser on another device instead.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print a code that lets another machine join this host.
@@ -247,6 +250,8 @@ def invite(
     """
     from anvyl_mcp.cli.host_commands import invite as invite_command
 
+    if browser:
+        invite_command.invite_browser(scope=scope, expires=expires, host=host, relay=relay, as_json=as_json)
     invite_command.invite(scope=scope, expires=expires, host=host, relay=relay, as_json=as_json)
 
 

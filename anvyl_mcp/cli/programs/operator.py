@@ -39,6 +39,7 @@ COMMANDS = {
         "events": "commands.containers.machines:events",
         "watch": "commands.watch:watch",
         "notify": "commands.notify:app",
+        "web": "commands.web:web",
     },
     "Fleet and tools": {
         "hosts": "commands.hosts:app",

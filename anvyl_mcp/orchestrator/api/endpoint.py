@@ -19,17 +19,20 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
+import anyio
 from pydantic import BaseModel
 
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hops import Hop
+from anvyl_mcp.peers.watch.fleet_view import Nudge
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.api.schemas import (
         Answer,
         DoneCall,
+        PendingChange,
         RemoteAnswer,
         RemoteWaiting,
         Results,
@@ -123,6 +126,7 @@ class QuestionService(Protocol):
         path: tuple[Hop, ...] = (),
         default_local: bool = False,
         single_host: bool = False,
+        conversation: str = "",
         hooks: CallHooks | None = None,
     ) -> Answer | Waiting:
         """Answer one question; changes wait for approval unless `approve`."""
@@ -135,6 +139,25 @@ class QuestionService(Protocol):
         """Callbacks that report calls as documents of the API."""
 
 
+class CallService(Protocol):
+    """Calls tools without a question; see `direct_call.DirectCalls`."""
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        host: str,
+        caller: ApiCaller,
+        *,
+        approve: bool = False,
+        single_host: bool = False,
+    ) -> Answer | Waiting:
+        """Call one tool; a change waits for approval unless `approve` covers it."""
+
+    async def pending(self, caller: ApiCaller) -> list[PendingChange]:
+        """List the changes that wait for approval and that the caller may approve."""
+
+
 @dataclass(frozen=True)
 class HostContext:
     """What all endpoints of a host need: its fleet, settings, address and agent."""
@@ -143,6 +166,13 @@ class HostContext:
     settings: Settings
     base_url: Callable[[], str]
     agent_service: Callable[[], Awaitable[QuestionService]]
+    calls: CallService
+    may_continue: Callable[[Any], bool] = lambda caller: True
+    """Whether the credential of an `ApiCaller` is still valid, for responses that go on."""
+    nudge: Nudge = field(default_factory=Nudge)
+    """Wakes the live views after a change."""
+    closing: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the server stops."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +216,12 @@ class Endpoint:
     example: Mapping[str, Any] | None
     response_examples: Mapping[int, Any]
     is_question: bool
-    streams: bool
+    events: tuple[str, ...]
+
+    @property
+    def streams(self) -> bool:
+        """Whether the response is a stream of server-sent events."""
+        return bool(self.events)
 
     @property
     def name(self) -> str:
@@ -212,12 +247,13 @@ def endpoint(
     example: Mapping[str, Any] | None = None,
     response_examples: Mapping[int, Any] | None = None,
     is_question: bool = False,
-    streams: bool = False,
+    events: tuple[str, ...] = (),
 ) -> Callable[[EndpointHandler], Endpoint]:
     """Declare an endpoint. The handler's docstring is its description.
 
-    `example` and `response_examples`: a request body and the responses to it. `is_question`: requests count against
-    the question limit of a remote caller. `streams`: the handler gets a `SendEvent` as last argument.
+    `example` and `response_examples`: a request body and the responses to it. `is_question`: requests count
+    against the question limit of a remote caller. `events`: names of the server-sent events that the handler sends with
+    a `SendEvent`, its last argument.
     """
 
     def decorator(handler: EndpointHandler) -> Endpoint:
@@ -234,7 +270,7 @@ def endpoint(
             example,
             response_examples or {},
             is_question=is_question,
-            streams=streams,
+            events=events,
         )
 
     return decorator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,14 +21,20 @@ KEEPALIVE_SECONDS = 15
 
 
 class EventStream(Response):
-    """Streams the events that `work` sends; `work` is cancelled when the client disconnects."""
+    """Streams the events that `work` sends; `work` is cancelled when the client disconnects.
+
+    `compress`: the client takes gzip.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, work: Callable[[SendEvent], Awaitable[Any]]) -> None:
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    def __init__(self, work: Callable[[SendEvent], Awaitable[Any]], *, compress: bool = False) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept-Encoding"})
         del self.headers["content-length"]
         self._work = work
+        self._gzip = zlib.compressobj(wbits=31) if compress else None
+        if compress:
+            self.headers["Content-Encoding"] = "gzip"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
@@ -60,9 +67,14 @@ class EventStream(Response):
                             chunk = await incoming.receive()
                     except anyio.EndOfStream:
                         break
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    await send({"type": "http.response.body", "body": self._encode(chunk), "more_body": True})
+                end = self._gzip.flush() if self._gzip else b""
+                await send({"type": "http.response.body", "body": end, "more_body": False})
                 group.cancel_scope.cancel()
+
+    def _encode(self, chunk: bytes) -> bytes:
+        """Encode a chunk so that the client can read all of it at once."""
+        return self._gzip.compress(chunk) + self._gzip.flush(zlib.Z_SYNC_FLUSH) if self._gzip else chunk
 
 
 def encode_event(name: str, document: BaseModel) -> bytes:

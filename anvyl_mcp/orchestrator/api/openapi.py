@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -48,14 +49,6 @@ HEALTH = {
         "checks": {"type": "object", "additionalProperties": {"type": "string"}},
     },
     "required": ["status", "service", "version"],
-}
-EVENT = {
-    "type": "object",
-    "properties": {
-        "event": {"enum": ["call", "result", "text", "approval", "done", "error"]},
-        "data": {"type": "string", "contentMediaType": "application/json"},
-    },
-    "required": ["event", "data"],
 }
 
 
@@ -129,8 +122,19 @@ def _operation(endpoint: Endpoint, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def _response(endpoint: Endpoint, status: int, schema: Any) -> dict[str, Any]:
     if endpoint.streams:
-        events = {"schema": EVENT, "example": {"event": "text", "data": '{"text": "web is running on nas."}'}}
-        return {"description": DESCRIPTIONS[status], "content": {"text/event-stream": events}}
+        event = {
+            "type": "object",
+            "properties": {
+                "event": {"enum": [*endpoint.events, "error"]},
+                "data": {"type": "string", "contentMediaType": "application/json"},
+            },
+            "required": ["event", "data"],
+        }
+        shown = {"event": endpoint.events[-1], "data": json.dumps(endpoint.response_examples.get(status, {}))}
+        return {
+            "description": DESCRIPTIONS[status],
+            "content": {"text/event-stream": {"schema": event, "example": shown}},
+        }
     content: dict[str, Any] = {"schema": schema}
     if status in endpoint.response_examples:
         content["example"] = endpoint.response_examples[status]

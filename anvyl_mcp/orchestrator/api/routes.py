@@ -45,7 +45,8 @@ def agent_routes(
             if endpoint.body:
                 arguments.insert(0, _parse_body(endpoint, await request.body()))
             if endpoint.streams:
-                return EventStream(lambda send_event: endpoint.handler(*arguments, send_event))
+                compress = "gzip" in request.headers.get("accept-encoding", "")
+                return EventStream(lambda send_event: endpoint.handler(*arguments, send_event), compress=compress)
             return await run_until_disconnect(request, lambda: _respond(endpoint, arguments))
 
         return Route(endpoint.path, handler, methods=[endpoint.method], name=endpoint.name)

@@ -28,10 +28,11 @@ class Document(BaseModel):
 
 
 class Question(Document):
-    """A question in plain language."""
+    """A question in plain language. Questions with the same `conversation` may refer to earlier ones."""
 
     query: Query
     approve: Approve = False
+    conversation: Annotated[str, Field(max_length=40, description="any id; empty: a question by itself")] = ""
 
 
 class RemoteQuestion(Document):
@@ -70,13 +71,14 @@ class DoneCall(BaseModel):
 class WaitingCall(BaseModel):
     """One call that approval would execute on these hosts. `untrusted` names untrusted text that was read before it.
 
-    `why` is the reason why `approve: true` does not cover it; `details` lists the affected objects if the arguments do
-    not name them.
+    `summary` describes it in words, with the state of its objects. `why` is the reason why `approve: true` does not
+    cover it; `details` lists the affected objects if the arguments do not name them.
     """
 
     tool: str
     arguments: dict[str, Any] = {}
     hosts: list[str] = []
+    summary: Annotated[str, Field(exclude_if=_is_empty)] = ""
     untrusted: Annotated[str, Field(exclude_if=_is_empty)] = ""
     why: Annotated[str, Field(exclude_if=_is_empty)] = ""
     details: Annotated[list[str], Field(exclude_if=_is_empty)] = []
@@ -88,6 +90,13 @@ class Approval(BaseModel):
     id: str
     calls: list[WaitingCall]
     expires_at: datetime
+
+
+class PendingChange(Approval):
+    """Changes that wait for approval, what was asked, and by whom. What looks secret is hidden."""
+
+    question: str
+    asker: str
 
 
 class ErrorBody(BaseModel):
@@ -110,6 +119,8 @@ class Answer(BaseModel):
     hosts: dict[str, str] = {}
     notes: list[str] = []
     error: Annotated[ErrorBody | None, Field(exclude_if=_is_empty)] = None
+    words: Annotated[str, Field(exclude_if=_is_empty, description="the response without the lists in it")] = ""
+    meant: Annotated[str, Field(exclude_if=_is_empty, description="the question with words of earlier ones")] = ""
 
 
 class Waiting(Answer):
@@ -178,7 +189,7 @@ ANSWER_EXAMPLE = {
     "hosts": {"nas": "ok"},
     "notes": [],
 }
-WAITING_EXAMPLE = {
+WAITING_EXAMPLE: dict[str, Any] = {
     **ANSWER_EXAMPLE,
     "response": "Waiting for approval: stop web on nas. Nothing was changed yet.",
     "calls": [],

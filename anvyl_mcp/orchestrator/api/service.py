@@ -6,18 +6,20 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import anyio
 
-from anvyl_mcp.core.errors import Busy, InvalidInput
+from anvyl_mcp.core.errors import Busy, InvalidInput, NotUnderstood
 from anvyl_mcp.core.text import join_names
+from anvyl_mcp.orchestrator.api.direct_call import scope_of, waiting_call
 from anvyl_mcp.orchestrator.api.endpoint import ApiCaller, CallHooks, RequiredScope, require_relay
 from anvyl_mcp.orchestrator.api.forwarding import Forwarding
 from anvyl_mcp.orchestrator.api.schemas import Answer, Approval, DoneCall, Waiting, WaitingCall
-from anvyl_mcp.orchestrator.approvals import Approvals, PendingApproval, PendingCall, expiry, new_id
+from anvyl_mcp.orchestrator.approvals import Approvals, PendingApproval, expiry, new_id
 from anvyl_mcp.orchestrator.ask import report
 from anvyl_mcp.orchestrator.ask.agent import Assistant, leave_pending
+from anvyl_mcp.orchestrator.ask.conversation import Conversation, Conversations
 from anvyl_mcp.orchestrator.ask.execute_approved import execute_pending, pending_call
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
@@ -48,6 +50,7 @@ class AgentService:
         self._assistant = assistant
         self._single_host_fleet = SingleHostFleet(fleet)
         self._single_host_assistant = assistant.on(self._single_host_fleet)
+        self._conversations = Conversations()
         self._slots = anyio.CapacityLimiter(MOST_CONCURRENT)
 
     async def process(
@@ -59,9 +62,12 @@ class AgentService:
         path: tuple[Hop, ...] = (),
         default_local: bool = False,
         single_host: bool = False,
+        conversation: str = "",
         hooks: CallHooks | None = None,
     ) -> Answer | Waiting:
         """Answer one question. Changes wait for approval; `approve` executes those that the question itself asks for.
+
+        A question may refer to those before it in the same `conversation` of the same caller.
 
         A question forwarded along `path`, or one with `default_local`, concerns this host unless it names others.
         With `single_host`, or a token without the relay mark, it may concern no other host.
@@ -74,8 +80,9 @@ class AgentService:
         """
         append_hop(path, self.own_hop)
         home = self.fleet.local.name if path or default_local else ""
+        turns = self._conversations.find(caller, conversation) if conversation else None
         if caller.relay and not single_host:
-            return await self.answer(text, caller, approve=approve, home=home, hooks=hooks)
+            return await self.answer(text, caller, approve=approve, home=home, hooks=hooks, conversation=turns)
         await self._require_no_other_host(text, caller)
         answer = await self.answer(
             text,
@@ -84,6 +91,7 @@ class AgentService:
             home=self.fleet.local.name,
             hooks=hooks,
             assistant=self._single_host_assistant,
+            conversation=turns,
         )
         fleet = self._single_host_fleet
         expected = caller.relay or path or default_local or not fleet.others or fleet.is_named_in(text)
@@ -115,6 +123,7 @@ class AgentService:
         host: str = "",
         hooks: CallHooks | None = None,
         assistant: Assistant | None = None,
+        conversation: Conversation | None = None,
     ) -> Answer | Waiting:
         """Answer one question with this host's agent, or with `assistant` if it may not use the whole fleet.
 
@@ -124,26 +133,31 @@ class AgentService:
         # The user who started this process acts for themselves, not on behalf of a caller.
         rights = None if caller.how == "local" else OnBehalf(caller.name, caller.scopes)
         hooks = hooks or CallHooks()
+        completed = (conversation or Conversation()).complete(text, self.fleet.hosts)
         question = _with_debug_log(
             Question(
-                text,
+                completed.text,
                 host=host,
                 home=home,
                 on_behalf=rights,
                 on_call=hooks.on_call,
                 on_outcome=hooks.on_outcome,
+                earlier=conversation.earlier if conversation else "",
+                turns=conversation.history if conversation else (),
             )
         )
         async with self._slot():
-            decide = approve_if_covered if approve else leave_pending
+            # A name that came from a host's output is not one that the person said.
+            decide = approve_if_covered if approve and not completed.found else leave_pending
             reply = await (assistant or self._assistant).ask(question, decide=decide)
+        if conversation is not None and not isinstance(reply.error, NotUnderstood):
+            conversation.add(text, completed, reply, self.fleet.catalogue)
         if reply.error is not None and not reply.calls:
             log.debug("no answer: %s", reply.error)
             raise reply.error
         log.debug("answered by %s %s in %.3f s", reply.mode, reply.model, reply.seconds)
-        if not reply.waiting:
-            return answer_of(reply, self.fleet.catalogue)
-        return await self._hold_changes(reply, caller)
+        answer = await self._hold_changes(reply, caller) if reply.waiting else answer_of(reply, self.fleet.catalogue)
+        return answer.model_copy(update={"meant": completed.text}) if completed.text != text else answer
 
     async def decide(self, id_: str, caller: ApiCaller, *, approve: bool, request_id: str = "") -> Answer:
         """Execute or drop the changes of an approval, here or on the host that holds them. The id is then used up.
@@ -177,8 +191,7 @@ class AgentService:
 
     def scope(self, tool: str) -> RequiredScope:
         """Scope that a tool needs: `exec` for unknown tools."""
-        listing = self.fleet.catalogue.get(tool)
-        return cast("RequiredScope", listing.scope) if listing else "exec"
+        return scope_of(self.fleet, tool)
 
     @staticmethod
     def document_hooks(called: Callable[[WaitingCall], None], done: Callable[[DoneCall], None]) -> CallHooks:
@@ -256,6 +269,7 @@ def answer_of(reply: Reply, tools: Mapping[str, ToolListing]) -> Answer:
     return Answer.model_validate(
         {
             "response": response,
+            "words": reply.answer if reply.answer != response else "",
             "calls": outcome.documents(reply.calls),
             "mode": reply.mode,
             "model": reply.model,
@@ -272,18 +286,6 @@ def _with_single_host_note(answer: Answer | Waiting, host: str) -> Answer | Wait
     note = f"only {host} was asked, because your token is for {host} only; `anvyl-mcp invite --relay` covers the fleet"
     return answer.model_copy(
         update={"response": f"{answer.response}\n({note}.)".strip(), "notes": [*answer.notes, note]}
-    )
-
-
-def waiting_call(call: PendingCall) -> WaitingCall:
-    """A pending call as the API shows it for approval."""
-    return WaitingCall(
-        tool=call.tool,
-        arguments=dict(call.arguments),
-        hosts=list(call.hosts),
-        untrusted=call.untrusted,
-        details=list(call.details),
-        why=call.why,
     )
 
 

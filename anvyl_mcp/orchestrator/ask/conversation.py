@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import ConfigInvalid, NotFound
@@ -22,6 +23,8 @@ MOST_TURNS = 50
 """Stored per conversation."""
 MOST_CONVERSATIONS = 50
 """Stored; older ones are deleted."""
+MOST_RUNNING = 200
+"""Kept in memory by a server."""
 MOST_ANSWER_CHARACTERS = 2000
 """Stored of an answer."""
 MOST_SEEN = 50
@@ -111,6 +114,34 @@ def _rows(result: Any) -> Iterator[Mapping[str, Any]]:
     for value in (result or {}).values() if isinstance(result, Mapping) else ():
         if isinstance(value, list):
             yield from (row for row in value if isinstance(row, Mapping))
+
+
+class OwnedBy(Protocol):
+    """The caller whose conversations are kept apart from those of others."""
+
+    @property
+    def name(self) -> str:
+        """Unique among callers of the same kind."""
+
+    @property
+    def how(self) -> str:
+        """The kind of caller."""
+
+
+class Conversations:
+    """The running conversations of the callers of a server, in memory; the least recently used are dropped."""
+
+    def __init__(self) -> None:
+        self._running: OrderedDict[tuple[str, str, str], Conversation] = OrderedDict()
+
+    def find(self, caller: OwnedBy, id_: str) -> Conversation:
+        """Return a caller's conversation, a new one if it has none with this id."""
+        key = (caller.how, caller.name, id_)
+        found = self._running.setdefault(key, Conversation())
+        self._running.move_to_end(key)
+        if len(self._running) > MOST_RUNNING:
+            self._running.popitem(last=False)
+        return found
 
 
 class ConversationStore:

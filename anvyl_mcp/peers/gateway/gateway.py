@@ -29,7 +29,7 @@ from anvyl_mcp.peers.changes import change_plan
 from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, OnBehalf, Outcome
 from anvyl_mcp.peers.fleet.targets import resolve_targets
-from anvyl_mcp.peers.gateway import fenced_answers, host_argument
+from anvyl_mcp.peers.gateway import fenced_answers, fleet_panel, host_argument
 from anvyl_mcp.peers.gateway.elicitation import Elicitation, ProposedChange
 from anvyl_mcp.peers.gateway.progress_fan_in import ProgressFanIn
 
@@ -58,7 +58,7 @@ MOST_CHARACTERS = 20_000
 MOST_NOTES = 4000
 """Bytes reserved for notes about omitted parts."""
 MOST_NAMES = 60
-LISTINGS: Final[tuple[CacheableMethod, ...]] = ("tools/list", "prompts/list")
+LISTINGS: Final[tuple[CacheableMethod, ...]] = ("tools/list", "prompts/list", "resources/list")
 
 CallerOf = Callable[[ServerRequestContext[Any]], OnBehalf]
 """Returns the caller of a request, and its scopes."""
@@ -163,7 +163,7 @@ def build(
     """Return an MCP server that offers `tools` of the catalogue on every host of the fleet."""
     gateway = Gateway(fleet, tools, who, refresh, Elicitation())
     listed = {name: _listed(tool) for name, tool in tools.items()}
-    return Server(
+    server = Server(
         "anvyl",
         version=__version__,
         title="Anvyl fleet",
@@ -173,6 +173,8 @@ def build(
         on_list_tools=gateway.list_tools,
         on_call_tool=gateway.call_tool,
     )
+    fleet_panel.add_panel(server, tools)
+    return server
 
 
 def instructions(fleet: Fleet, tools: Mapping[str, ToolListing]) -> str:
@@ -205,6 +207,7 @@ def _listed(tool: ToolListing) -> ListedTool:
             idempotent_hint=tool.reads,
             open_world_hint=False,
         ),
+        _meta=fleet_panel.tool_meta(tool.name),
     )
 
 

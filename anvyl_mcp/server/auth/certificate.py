@@ -39,6 +39,16 @@ class Identity:
     key: Path
     pin: str
 
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the certificate, as browsers show it.
+
+        Raises:
+            ConfigInvalid: the certificate cannot be read.
+        """
+        der = ssl.PEM_cert_to_DER_cert(_read(self.certificate).decode("ascii"))
+        return hashlib.sha256(der).hexdigest(":").upper()
+
     def tls(self) -> ssl.SSLContext:
         """Return the server's TLS context: TLS 1.3 only.
 

@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.core.errors import Denied, InvalidInput
 from anvyl_mcp.server.auth.callers import implied_scopes, sort_scopes
 from anvyl_mcp.server.auth.secret_file import SecretFile
-from anvyl_mcp.server.auth.tokens import Token, Tokens, check_token_name
+from anvyl_mcp.server.auth.tokens import SIGN_IN_AGAIN, BrowserSession, Token, Tokens, check_token_name
 
 SECRET_BYTES = 16
 REMEMBER_SECONDS = 24 * 3600
@@ -44,6 +45,10 @@ class _Invite:
     address: str = ""
     name: str = ""
     """Name of the token it was exchanged for."""
+    browser: bool = False
+    """It opens the page in a browser; it is not for hosts."""
+    private: bool = False
+    """Other users of this machine may have seen it, so it is for its own user only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,16 @@ class InviteStore:
         self._tokens = tokens or Tokens(folder)
         self._clock = clock or boot_time
 
-    def create(self, scopes: Iterable[str], seconds: float, *, relay: bool = False) -> bytes:
-        """Create an invitation for one host, valid for `seconds`; return its 128-bit secret.
+    def create(
+        self,
+        scopes: Iterable[str],
+        seconds: float,
+        *,
+        relay: bool = False,
+        browser: bool = False,
+        private: bool = False,
+    ) -> bytes:
+        """Create an invitation for one host or `browser`, valid for `seconds`; return its 128-bit secret.
 
         Raises:
             InvalidInput: the scopes are empty, or the time is not positive.
@@ -90,7 +103,13 @@ class InviteStore:
             for digest in [digest for digest, invite in invites.items() if _is_stale(invite, now)]:
                 del invites[digest]
             invites[_digest(secret)] = _Invite(
-                sort_scopes(granted), now.boot, now.seconds, now.seconds + seconds, relay=relay
+                sort_scopes(granted),
+                now.boot,
+                now.seconds,
+                now.seconds + seconds,
+                relay=relay,
+                browser=browser,
+                private=private,
             )
         return secret
 
@@ -105,33 +124,57 @@ class InviteStore:
             InvalidInput: the name is invalid; the secret stays valid.
             ConfigInvalid: a file cannot be used or written.
         """
-        check_token_name(name)
-        digest = _digest(secret if isinstance(secret, bytes) else _decode(secret))
-        with self._file.edit() as invites:
-            invite = self._require_valid(invites.get(digest))
-            # Marked used on disk before the token exists: a crash in between must not allow a second token.
-            invites[digest] = replace(invite, used_by=name, address=address)
+        digest, invite = self._use(secret, name, address, browser=False)
         token, text = self._tokens.create(name, invite.scopes, rename=True, relay=invite.relay, replaces=replaces)
         with self._file.edit() as invites:
             invites[digest] = replace(invites[digest], name=token.name)
         return token, text
 
-    def require(self, secret: str) -> None:
-        """Return if a code is valid now.
+    def redeem_link(self, secret: str, name: str, expires: datetime, *, address: str, owner: str) -> tuple[Token, str]:
+        """Exchange the secret of a link for a browser's session, once; return the session and its text.
+
+        Raises:
+            Denied: the secret is wrong, used or expired.
+            ConfigInvalid: a file cannot be used or written.
+        """
+        digest, invite = self._use(secret, name, address, browser=True)
+        token, text = self._tokens.create(
+            name, invite.scopes, expires, rename=True, relay=invite.relay, browser=BrowserSession(owner)
+        )
+        with self._file.edit() as invites:
+            invites[digest] = replace(invites[digest], name=token.name)
+        return token, text
+
+    def _use(self, secret: bytes | str, name: str, address: str, *, browser: bool) -> tuple[str, _Invite]:
+        check_token_name(name)
+        digest = _digest(secret if isinstance(secret, bytes) else _decode(secret))
+        with self._file.edit() as invites:
+            invite = self._require_valid(invites.get(digest), browser=browser)
+            # Marked used on disk before the token exists: a crash in between must not allow a second token.
+            invites[digest] = replace(invite, used_by=name, address=address)
+        return digest, invite
+
+    def require(self, secret: str, *, browser: bool = False, own_user: bool = True) -> None:
+        """Return if a code, or the secret of a link for a `browser`, is valid now.
+
+        `own_user`: whether the caller may be the user that a private link is for.
 
         Raises:
             Denied: it is wrong, used or expired.
             ConfigInvalid: the file cannot be used.
         """
-        self._require_valid(self._file.read().get(_digest(_decode(secret))))
+        invite = self._require_valid(self._file.read().get(_digest(_decode(secret))), browser=browser)
+        if invite.private and not own_user:
+            raise Denied("this link is for a browser of the user who runs `anvyl web`", hint="use `anvyl web --print`")
 
-    def _require_valid(self, invite: _Invite | None) -> _Invite:
-        if invite is None:
-            raise Denied("this code is not from this host, or was replaced", hint=INVITE_AGAIN)
+    def _require_valid(self, invite: _Invite | None, *, browser: bool = False) -> _Invite:
+        what, again = ("link", SIGN_IN_AGAIN) if browser else ("code", INVITE_AGAIN)
+        if invite is None or invite.browser != browser:
+            raise Denied(f"this {what} is not from this host, or was replaced", hint=again)
         if invite.used_by:
-            raise Denied(f"this code has already been used by `{invite.used_by}`", hint=INVITE_AGAIN)
+            raise Denied(f"this {what} has already been used by `{invite.used_by}`", hint=again)
         if _expired(invite, self._clock()):
-            raise Denied("this code has expired", hint=INVITE_AGAIN)
+            raise Denied(f"this {what} has expired", hint=again)
         return invite
 
     def find_redeemed(self, secret: str) -> RedeemedInvite | None:
@@ -187,9 +230,11 @@ def _parse_one(digest: str, entry: Any) -> _Invite:
     if not re.fullmatch("[0-9a-f]{64}", digest) or not isinstance(scopes, list):
         raise ValueError(digest)
     made, expires = float(entry["made"]), float(entry["expires"])
-    # Invitations of older versions lack the last three.
-    relay, address, name = entry.get("relay") is True, str(entry.get("address", "")), str(entry.get("name", ""))
-    return _Invite(sort_scopes(scopes), str(entry["boot"]), made, expires, str(entry["used_by"]), relay, address, name)
+    # Invitations of older versions lack these.
+    relay, browser, private = (entry.get(key) is True for key in ("relay", "browser", "private"))
+    address, name = str(entry.get("address", "")), str(entry.get("name", ""))
+    boot, used_by = str(entry["boot"]), str(entry["used_by"])
+    return _Invite(sort_scopes(scopes), boot, made, expires, used_by, relay, address, name, browser, private)
 
 
 def _dump(invites: dict[str, _Invite]) -> object:

@@ -27,6 +27,8 @@ LONGEST_SECONDS = 2.0
 """For scanning the machine's processes."""
 SCANS_AT_ONCE = 2
 LOCAL_PREFIX = "anv_local_"
+LOOPBACK_KEY = "anvyl.loopback"
+"""Key in an ASGI scope under which `Authentication` stores the `LoopbackCaller` of a request that signs in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,13 @@ class LoopbackTrust:
         if caller != UNIDENTIFIED:
             connection.caller = caller
         return caller
+
+    async def user_id(self, peer: Address, own: Address, connection: ClientConnection) -> int | None:
+        """Return the user whose process made the connection, trusted or not; None if the kernel does not say."""
+        if connection.caller is not None:
+            return connection.caller.uid
+        found = socket_owner.find(peer, own)
+        return found.uid if found is not None and connection.is_open() else None
 
     def _identify(self, found: PeerSocket) -> LoopbackCaller:
         name = user_name(found.uid)

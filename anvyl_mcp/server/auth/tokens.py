@@ -25,6 +25,7 @@ NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?", re.ASCII)
 RECORD_USE_EVERY = timedelta(minutes=1)
 REMEMBER_REVOKED = timedelta(days=90)
 """How long to keep revoked tokens, to report them as revoked instead of unknown."""
+SIGN_IN_AGAIN = "run `anvyl web` on that machine, or open a new link of `anvyl-mcp invite --browser`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,12 @@ class Token:
     last_used: datetime | None = None
     last_address: str = ""
     relay: bool = False
+    browser: bool = False
+    """It is the session of a browser: valid only as cookie and key together, never as a bearer token."""
+    owner: str = ""
+    """The user of this machine whose browser signed in on loopback, as `uid:1000`; empty if unknown or elsewhere."""
+    parent: str = ""
+    """The id of the token that was typed to sign in; the session ends with it."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -48,11 +55,20 @@ class Token:
             "name": self.name,
             "scopes": sort_scopes(self.scopes),
             "relay": self.relay,
+            "browser": self.browser,
             "created": _timestamp(self.created),
             "expires": _timestamp(self.expires),
             "last_used": _timestamp(self.last_used),
             "last_address": self.last_address,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserSession:
+    """What a browser's session has beyond a token; see `Token`."""
+
+    owner: str = ""
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +101,12 @@ class Tokens:
         rename: bool = False,
         relay: bool = False,
         replaces: str = "",
+        browser: BrowserSession | None = None,
     ) -> tuple[Token, str]:
         """Create a token; return it and its secret text. `rename`: number a name in use instead of raising.
 
         `relay`: this host's agent may call other hosts for the holder. `replaces`: the id of the holder's current
-        token, which is revoked and whose name the new one takes.
+        token, which is revoked and whose name the new one takes. `browser`: it is the session of a browser.
 
         Raises:
             InvalidInput: the name is invalid, the scopes are empty, or the expiry has passed.
@@ -114,8 +131,10 @@ class Tokens:
                     f"a token `{name}` already exists", hint=f"revoke it first: anvyl-mcp token revoke {name}"
                 )
             identity = _new_id(stored)
-            text = f"{PREFIX}{identity}_{secrets.token_urlsafe(32)}"
+            text = f"{PREFIX}{identity}_{secrets.token_urlsafe(48 if browser else 32)}"
             token = Token(identity, _free_name(name, names), granted, now.replace(microsecond=0), expires, relay=relay)
+            if browser is not None:
+                token = replace(token, browser=True, owner=browser.owner, parent=browser.parent)
             stored[identity] = _StoredToken(token, _digest(text))
         return token, text
 
@@ -176,12 +195,26 @@ class Tokens:
 
     def refusal(self, token: Token) -> Denied | None:
         """Return the error for the holder of a revoked or expired token, or None if it is valid."""
-        again = "on that host run `anvyl-mcp invite`, then here `anvyl hosts add`"
+        what = "session" if token.browser else "token"
+        again = SIGN_IN_AGAIN if token.browser else "on that host run `anvyl-mcp invite`, then here `anvyl hosts add`"
         if token.revoked is not None:
-            return Denied(f"the token `{token.name}` was revoked on {token.revoked:%Y-%m-%d}", hint=again)
+            return Denied(f"the {what} `{token.name}` was revoked on {token.revoked:%Y-%m-%d}", hint=again)
         if token.expires is not None and token.expires <= self._clock():
-            return Denied(f"the token `{token.name}` expired on {token.expires:%Y-%m-%d}", hint=again)
+            return Denied(f"the {what} `{token.name}` expired on {token.expires:%Y-%m-%d}", hint=again)
+        if token.parent:
+            parent = self._file.read().get(token.parent)
+            refused = Denied("the token that this session was opened with is gone", hint=again)
+            return refused if parent is None else self.refusal(parent.token)
         return None
+
+    def is_valid(self, identity: str) -> bool:
+        """Whether the token with this id may still be used.
+
+        Raises:
+            ConfigInvalid: the file cannot be used.
+        """
+        stored = self._file.read().get(identity)
+        return stored is not None and self.refusal(stored.token) is None
 
 
 def check_token_name(name: str) -> str:
@@ -267,8 +300,11 @@ def _parse_one(identity: str, entry: Any) -> _StoredToken:
     # A missing key means a damaged file, not a token that never expires or was never revoked.
     expires, revoked = (None if entry[key] is None else _parse_time(entry[key]) for key in ("expires", "revoked"))
     token = Token(identity, str(entry["name"]), implied_scopes(scopes), _parse_time(entry["created"]), expires, revoked)
-    # Tokens of older versions lack `relay`.
-    token = replace(token, relay=entry.get("relay") is True)
+    # Tokens of older versions lack these.
+    browser, owner, parent = (entry.get(key, "") for key in ("browser", "owner", "parent"))
+    token = replace(
+        token, relay=entry.get("relay") is True, browser=browser is True, owner=str(owner), parent=str(parent)
+    )
     return _StoredToken(token, digest)
 
 
@@ -282,6 +318,7 @@ def _dump_one(stored: _StoredToken) -> dict[str, Any]:
         "name": token.name,
         "scopes": sort_scopes(token.scopes),
         "relay": token.relay,
+        **({"browser": True, "owner": token.owner, "parent": token.parent} if token.browser else {}),
         "created": _timestamp(token.created),
         "expires": _timestamp(token.expires),
         "revoked": _timestamp(token.revoked),

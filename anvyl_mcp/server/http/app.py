@@ -43,6 +43,8 @@ from anvyl_mcp.server.auth.callers import caller_of
 from anvyl_mcp.server.auth.local_trust import LocalToken, LoopbackTrust, engine_socket_members
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.http.authentication import Authentication, Verifier
+from anvyl_mcp.server.http.browser.page_files import page_routes
+from anvyl_mcp.server.http.browser.session_routes import session_routes
 from anvyl_mcp.server.http.host_state import HostState
 from anvyl_mcp.server.http.origin_check import OriginCheck, error_response, own_names
 from anvyl_mcp.server.http.pairing_routes import OpenNetwork, RouteHandler, pairing_routes
@@ -82,12 +84,13 @@ def build_app(
     local_token: Path,
     verifier: Verifier | None = None,
 ) -> Starlette:
-    """Build the application for every port: `/mcp`, `/health`, `/pair`, `/network` and `routes`.
+    """Build the application for every port: `/mcp`, `/health`, `/pair`, `/network`, the page and `routes`.
 
     `name` is the name of this host; `verifier` checks tokens of an identity provider.
     """
-    first = [Route("/health", health(engine, state)), *pairing_routes(state, name, open_network), *routes]
-    return _build(server, engine, state, first, name, LocalToken(local_token), verifier)
+    own = [Route("/health", health(engine, state)), *pairing_routes(state, name, open_network)]
+    page = [*page_routes(), *session_routes(state, name)]
+    return _build(server, engine, state, [*own, *page, *routes], name, LocalToken(local_token), verifier)
 
 
 def build_local_app(

@@ -29,16 +29,22 @@ from anvyl_mcp.server.auth.callers import (
     sort_scopes,
 )
 from anvyl_mcp.server.auth.limits import FailedAttempts
-from anvyl_mcp.server.auth.local_trust import LOCAL_PREFIX, UNIDENTIFIED, LocalToken, LoopbackTrust
-from anvyl_mcp.server.auth.tokens import PREFIX, Tokens
+from anvyl_mcp.server.auth.local_trust import LOCAL_PREFIX, LOOPBACK_KEY, UNIDENTIFIED, LocalToken, LoopbackTrust
+from anvyl_mcp.server.auth.tokens import PREFIX, SIGN_IN_AGAIN, Token, Tokens
+from anvyl_mcp.server.http.browser.page_files import FILES
+from anvyl_mcp.server.http.browser.session_keys import SESSION, session_of
 from anvyl_mcp.server.http.connections import connection_of
 from anvyl_mcp.server.http.origin_check import FOREIGN_HOST, error_response, foreign_host_error, is_loopback
 
 log = logging.getLogger(__name__)
 
 PAIR = "/pair"
-PUBLIC_ROUTES = frozenset({("GET", "/health"), ("HEAD", "/health"), ("POST", PAIR)})
-"""Served without a token: health reveals only status and version, pairing needs a one-time secret."""
+SIGN_INS = frozenset({("POST", PAIR), ("POST", SESSION)})
+"""Need a secret in the body, so guesses are slowed down."""
+PAGE = frozenset((method, path) for method in ("GET", "HEAD") for path in FILES)
+"""The files of the page, which are the same on every host."""
+PUBLIC_ROUTES = frozenset({("GET", "/health"), ("HEAD", "/health")}) | SIGN_INS | PAGE
+"""Served without a token: health reveals only status and version, pairing and signing in need a secret."""
 PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
 """Sent by a proxy or tunnel on this machine, whose requests must not get the scopes of the user it runs as."""
 LOOPBACK_SCOPES = implied_scopes(["operate"])
@@ -114,7 +120,7 @@ class Authentication:
         if caller.scopes:
             connection_of(scope).admit()
             scope["user"] = _sdk_user(caller)
-        if (scope["method"], scope["path"]) == ("POST", PAIR):
+        if (scope["method"], scope["path"]) in SIGN_INS:
             send = self._count_wrong_codes(send, caller.address)
         await self._app(scope, receive, send)
 
@@ -133,13 +139,17 @@ class Authentication:
         secure = scope["scheme"] == "https"
         if not secure and not is_loopback(address):
             raise _Refused(403, Denied("plain http is for this machine only", hint="use https and a pinned key"))
+        route = (scope["method"], scope["path"])
         token = _bearer(scope)
+        session = session_of(scope) if token is None and route not in SIGN_INS else None
         if token is not None:
             caller, refusal = (
                 await self._token_caller(token, address),
                 Denied("the token grants no scopes on this host", hint=SCOPE_CLAIM_HINT),
             )
-        elif secure:
+        elif session is not None:
+            caller, refusal = await self._session_caller(session, scope), Denied("")
+        elif secure or route in PAGE:
             caller, refusal = (
                 replace(ANONYMOUS, address=address),
                 Denied("this host requires a token", hint=INVITE_HINT),
@@ -147,14 +157,16 @@ class Authentication:
         else:
             caller, refusal = await self._loopback_caller(scope)
         caller = _restricted(caller, scope)
-        if (scope["method"], scope["path"]) not in PUBLIC_ROUTES:
+        if route not in PUBLIC_ROUTES:
             if not caller.scopes:
                 raise _Refused(401 if token is None else 403, refusal)
-        elif scope["path"] == PAIR:
+        elif route in SIGN_INS:
             self._slow_down(address)
         if self._relaying and caller.scopes and not caller.relay:
             raise _Refused(403, Denied(f"the token `{caller.name}` is not valid for other hosts", hint=RELAY_HINT))
-        if token is None and scope.get(FOREIGN_HOST):
+        # The page may be opened under any name that has a certificate for it; only a session gets more than its files.
+        page = session is not None or route in PAGE or route == ("POST", SESSION)
+        if token is None and scope.get(FOREIGN_HOST) and not page:
             raise _Refused(421, foreign_host_error())
         return caller
 
@@ -168,6 +180,11 @@ class Authentication:
         found = UNIDENTIFIED
         if own and own[1] is not None:
             found = await self._loopback.check(tuple(scope["client"]), tuple(own), connection_of(scope))
+        if (scope["method"], scope["path"]) == ("POST", SESSION):
+            scope[LOOPBACK_KEY] = found
+        if _is_script(scope):
+            # What a user may do on loopback is not what any page in the user's browser may do.
+            return replace(ANONYMOUS, address=address), Denied("this browser is not signed in", hint=SIGN_IN_AGAIN)
         if found.trusted:
             return Caller(found.name, LOOPBACK_SCOPES, "loopback", address, f"uid:{found.uid}"), Denied("")
         return replace(ANONYMOUS, address=address), Denied(found.refusal, hint=TOKEN_HINT)
@@ -186,16 +203,36 @@ class Authentication:
         raise self._wrong_token(address, Denied("unknown token: it was revoked or mistyped", hint=INVITE_HINT))
 
     def _host_token_caller(self, text: str, address: str) -> Caller | None:
+        token = self._valid_token(text, address, browser=False)
+        return _caller_with(token, address) if token else None
+
+    async def _session_caller(self, text: str, scope: Scope) -> Caller:
+        """Return the caller with a browser's session. One that began on loopback is valid for the same user there."""
+        address, own = (scope["client"] or ("", 0))[0], scope.get("server")
+        session = self._valid_token(text, address, browser=True)
+        if session is None:
+            raise self._wrong_token(address, Denied("this browser is not signed in here", hint=SIGN_IN_AGAIN))
+        if session.owner:
+            user = None
+            if scope["scheme"] == "http" and own and own[1] is not None:
+                user = await self._loopback.user_id(tuple(scope["client"]), tuple(own), connection_of(scope))
+            if f"uid:{user}" != session.owner:
+                raise self._wrong_token(
+                    address, Denied(f"the session `{session.name}` is of another user's browser", hint=SIGN_IN_AGAIN)
+                )
+        return _caller_with(session, address)
+
+    def _valid_token(self, text: str, address: str, *, browser: bool) -> Token | None:
+        """Return the valid token with this text, if it is of the right kind."""
         try:
-            token = self._tokens.verify(text, address=address)
-            known = token or self._tokens.find(text)
+            known = self._tokens.find(text)
+            if known is None or known.browser != browser:
+                return None
+            if (refusal := self._tokens.refusal(known)) is not None:
+                raise _Refused(401, refusal)
+            return self._tokens.verify(text, address=address)
         except ConfigInvalid as error:
             raise self._tokens_unavailable(error, address) from error
-        if token is not None:
-            return Caller(token.name, token.scopes, "token", address, token.id, relayed=token.relay)
-        if known is not None and (refusal := self._tokens.refusal(known)) is not None:
-            raise _Refused(401, refusal)
-        return None
 
     async def _provider_caller(self, token: str, address: str, verifier: Verifier) -> Caller:
         try:
@@ -262,6 +299,16 @@ def _restricted(caller: Caller, scope: Scope) -> Caller:
         return caller
     on_behalf = text.clean(unquote(headers.get(protocol_keys.FOR_HEADER, "")))[:LONGEST_NAME]
     return restrict(caller, scopes.replace(",", " ").split(), on_behalf)
+
+
+def _is_script(scope: Scope) -> bool:
+    """Whether a page in a browser sends a request, rather than a person who opens an address."""
+    mode = Headers(scope=scope).get("sec-fetch-mode")
+    return mode is not None and mode != "navigate"
+
+
+def _caller_with(token: Token, address: str) -> Caller:
+    return Caller(token.name, token.scopes, "token", address, token.id, relayed=token.relay)
 
 
 def _sdk_user(caller: Caller) -> AuthenticatedUser:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +20,10 @@ from anvyl_mcp.server.auth.callers import LOCAL, Caller, parse_scopes, sort_scop
 from anvyl_mcp.server.auth.certificate import Identity, host_identity
 from anvyl_mcp.server.auth.invite_store import InviteStore, RedeemedInvite
 from anvyl_mcp.server.auth.key_rotation import NextKey
-from anvyl_mcp.server.auth.tokens import Token, Tokens, check_token_name
+from anvyl_mcp.server.auth.tokens import BrowserSession, Token, Tokens, check_token_name
 from anvyl_mcp.server.calls.journal import Journal
+from anvyl_mcp.server.http.browser.session_keys import SESSION_DAYS
+from anvyl_mcp.server.http.browser.session_routes import require_session
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +140,80 @@ class HostState:
             secret = self.invites.create(parsed, seconds, relay=relay)
         return sort_scopes(parsed), urlsafe_b64encode(secret).rstrip(b"=").decode()
 
+    def browser_link(self, scopes: str, seconds: float, *, relay: bool, private: bool = False) -> tuple[list[str], str]:
+        """Create a link that signs a browser in once; return its scopes and its secret. `private`: see `InviteStore`.
+
+        Raises:
+            InvalidInput: a scope or the lifetime is invalid.
+        """
+        parsed = parse_scopes(scopes)
+        details = {"scope": ",".join(sort_scopes(parsed)), "relay": relay, "seconds": seconds}
+        with record_action(self.audit, "create_browser_link", details):
+            secret = self.invites.create(parsed, seconds, relay=relay, browser=True, private=private)
+        return sort_scopes(parsed), urlsafe_b64encode(secret).rstrip(b"=").decode()
+
+    def sign_in(self, secret: str, name: str, caller: Caller, *, owner: str, own_user: bool) -> tuple[Token, str]:
+        """Exchange the secret of a link for a browser's session; return it and its text.
+
+        Raises:
+            Denied: the secret is wrong, used or expired, or the audit log cannot be written.
+        """
+        with self._refusals_recorded(caller):
+            self.invites.require(secret, browser=True, own_user=own_user)
+        with record_action(self.audit, "sign_in", {"name": name}, replace(caller, name=name)):
+            session, text = self.invites.redeem_link(secret, name, _session_end(), address=caller.address, owner=owner)
+        scopes = tuple(sort_scopes(session.scopes))
+        self.on_joined(RedeemedInvite("a browser", session.name, caller.address, scopes, session.relay))
+        return session, text
+
+    def sign_in_by_token(self, token: str, name: str, caller: Caller, *, owner: str) -> tuple[Token, str]:
+        """Open a browser's session with the rights of a token except `exec`; it ends with the token.
+
+        Raises:
+            Denied: the token is not valid, or the audit log cannot be written.
+        """
+        with self._refusals_recorded(caller):
+            found = self.tokens.verify(token, address=caller.address)
+            if found is None or found.browser:
+                known = self.tokens.find(token)
+                refusal = self.tokens.refusal(known) if known and not known.browser else None
+                hint = "create one: anvyl-mcp token create NAME; or use a link of `anvyl web`"
+                raise refusal or Denied("this is not a token of this host, or it was mistyped", hint=hint)
+        with record_action(self.audit, "sign_in", {"name": name, "token": found.name}, replace(caller, name=name)):
+            return self.tokens.create(
+                name,
+                found.scopes - {"exec"},
+                min(filter(None, (found.expires, _session_end()))),
+                rename=True,
+                relay=found.relay,
+                browser=BrowserSession(owner, found.id),
+            )
+
+    def session(self, caller: Caller) -> Token:
+        """Return the session of a caller.
+
+        Raises:
+            Denied: it is not signed in as a browser.
+        """
+        found = next((token for token in self.tokens.list() if token.id == caller.id), None)
+        return require_session(caller, found)
+
+    def may_continue(self, caller: Caller) -> bool:
+        """Whether the token of a caller is still valid; other callers have none that could end."""
+        return caller.how != "token" or self.tokens.is_valid(caller.id)
+
+    @contextmanager
+    def _refusals_recorded(self, caller: Caller) -> Iterator[None]:
+        """Record refused attempts in the audit log, at a limited rate."""
+        try:
+            yield
+        except Denied as error:
+            if self.refused.take_slot():
+                self.refused.record(error.message, caller.address, "sign_in")
+            else:
+                self.refused.count(caller.address)
+            raise
+
     def redeem(self, secret: str, name: str, caller: Caller) -> tuple[Token, str]:
         """Exchange an invitation for a token of the host `name`; return it and its text. Replaces the caller's token.
 
@@ -175,6 +252,10 @@ class HostState:
     def save_open_address(self, address: str) -> None:
         """Remember to open this address at the next start."""
         write_atomically(self._network, f"{address}\n")
+
+
+def _session_end() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(days=SESSION_DAYS)
 
 
 def _day(expires: datetime | None) -> str:

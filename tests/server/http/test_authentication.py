@@ -73,7 +73,11 @@ KNOCKS = [(method, path) for path, methods in ROUTES.items() for method in metho
 STRANGE = [
     ("GET", "/nothing"),
     ("GET", "/health/"),
-    ("GET", "//health"),
+    ("GET", "/%2fhealth"),
+    ("POST", "/"),
+    ("GET", "/anvyl.js/"),
+    ("GET", "/web/anvyl.js"),
+    ("GET", "/session"),
     ("GET", "/health/../agent/info"),
     ("GET", "/HEALTH"),
     ("GET", "/health%0a"),

@@ -179,7 +179,6 @@ def test_a_large_chunked_body_is_not_read_completely(
     [
         ("GET", "/nothing", 404, "not_found"),
         ("POST", "/agent/nothing", 404, "not_found"),
-        ("GET", "/", 404, "not_found"),
         ("GET", "/agent/process", 405, "invalid_input"),
         ("DELETE", "/agent/info", 405, "invalid_input"),
         ("POST", "/health", 405, "invalid_input"),
@@ -232,7 +231,7 @@ def test_a_read_only_question_is_answered(engine: RealEngine, either: httpx.Clie
 
     assert answer.status_code == 200
     body = answer.json()
-    assert set(body) == {"response", "calls", "mode", "model", "usage", "hosts", "notes"}
+    assert set(body) == {"response", "words", "calls", "mode", "model", "usage", "hosts", "notes"}
     assert (body["mode"], body["model"], body["hosts"]) == ("rules", "rules", {"alpha": "ok"})
     [call] = body["calls"]
     assert set(call) == {"tool", "arguments", "host", "ok", "result", "error", "seconds"}
@@ -248,7 +247,14 @@ def test_a_change_waits_for_approval_and_is_described(engine: RealEngine, either
 
     assert answer.status_code == 202
     body = answer.json()
-    assert body["approval"]["calls"] == [{"tool": "stop_container", "arguments": {"name": "web"}, "hosts": ["alpha"]}]
+    assert body["approval"]["calls"] == [
+        {
+            "tool": "stop_container",
+            "arguments": {"name": "web"},
+            "hosts": ["alpha"],
+            "summary": "stop web (running) on alpha",
+        }
+    ]
     assert body["calls"] == [] and "Nothing was changed" in body["response"]
     assert engine.state("web") == "running"
 

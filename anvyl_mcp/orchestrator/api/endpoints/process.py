@@ -20,5 +20,10 @@ async def process(body: Question, request: AgentRequest) -> Answer | Waiting:
     """Ask a question, or request a change. A change waits for approval: the response is 202, with the approval's id."""
     service = await request.context.agent_service()
     return await service.process(
-        body.query, request.caller, approve=body.approve, path=request.path, single_host=request.single_host
+        body.query,
+        request.caller,
+        approve=body.approve,
+        path=request.path,
+        single_host=request.single_host,
+        conversation=body.conversation,
     )

@@ -22,7 +22,8 @@ class Text(BaseModel):
     errors=(429,),
     example={"query": "list all containers"},
     is_question=True,
-    streams=True,
+    events=("call", "result", "approval", "done", "text"),
+    response_examples={200: {"text": "web is running on nas."}},
 )
 async def process_stream(body: Question, request: AgentRequest, send_event: SendEvent) -> None:
     """Like process, as server-sent events: `call`, `result`, `text`, `approval`, and finally `done` or `error`."""
@@ -33,6 +34,7 @@ async def process_stream(body: Question, request: AgentRequest, send_event: Send
         approve=body.approve,
         path=request.path,
         single_host=request.single_host,
+        conversation=body.conversation,
         hooks=service.document_hooks(lambda call: send_event("call", call), lambda call: send_event("result", call)),
     )
     send_event("text", Text(text=answer.response))

@@ -1,0 +1,337 @@
+"""The page in a real browser, with a real host and engine, a host that is down and one that is silent."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+
+from anvyl_mcp.server.http.host_state import HostState
+from tests.support.browser import SECONDS, Errors, one_time_link, opened, take_picture
+from tests.support.engine.engines import RealEngine
+from tests.support.hosts.nodes import ServingNode
+
+TICKING = ["sh", "-c", "i=0; while true; do i=$((i+1)); echo request $i; sleep 0.3; done"]
+
+expect.set_options(timeout=SECONDS * 1000)
+
+
+@pytest.fixture(scope="module")
+def signed_in(browser: Browser, node: ServingNode) -> Any:
+    """Cookies and storage of a browser that is signed in."""
+    with opened(browser) as context:
+        page = context.new_page()
+        page.goto(one_time_link(node))
+        expect(page.locator("#columns")).to_be_visible()
+        return context.storage_state()
+
+
+@pytest.fixture
+def context(browser: Browser, signed_in: Any) -> Iterator[BrowserContext]:
+    with opened(browser, storage_state=signed_in) as context:
+        yield context
+
+
+@pytest.fixture
+def page(context: BrowserContext, node: ServingNode) -> Iterator[Page]:
+    """The page of `nas`, signed in."""
+    errors = Errors()
+    page = context.new_page()
+    errors.watch(page)
+    page.goto(node.url)
+    yield page
+    assert errors.lines == []
+
+
+def host_card(page: Page, name: str) -> Locator:
+    return page.get_by_role("region", name=name, exact=True)
+
+
+def names_on(page: Page, host: str = "nas") -> list[str]:
+    return host_card(page, host).locator(".name button").all_inner_texts()
+
+
+def row(page: Page, name: str) -> Locator:
+    return page.locator(".rows li").filter(has=page.get_by_role("button", name=name, exact=True))
+
+
+def test_the_link_signs_in_once_and_the_first_look_shows_all_hosts(
+    engine: RealEngine, browser: Browser, node: ServingNode
+) -> None:
+    engine.run("web")
+    engine.run("ailing", healthcheck={"test": ["CMD", "false"], "interval": 10**9, "retries": 1})
+    engine.create("old-test")
+    link, requested, errors = one_time_link(node), list[str](), Errors()
+    with opened(browser) as context:
+        page = context.new_page()
+        errors.watch(page)
+        page.on("request", lambda request: requested.append(request.url))
+        page.goto(link)
+
+        expect(row(page, "ailing")).to_contain_text("unhealthy")
+        assert names_on(page) == ["ailing", "web", "old-test"]
+        expect(host_card(page, "attic")).to_contain_text("Down: unreachable: connection refused")
+        expect(host_card(page, "cellar")).to_contain_text("Down: ")
+        expect(page.locator("#summary")).to_have_text("3 hosts, 2 down · 2 running · 1 needs attention")
+        expect(host_card(page, "nas").locator(".gauge").first).to_contain_text(re.compile(r"cpu\d+ %"))
+        assert page.url == f"{node.url}/"
+        assert {url.partition("#")[0].removeprefix(node.url) for url in requested} <= {
+            *("/", "/anvyl.css", "/anvyl.js", "/session", "/agent/fleet"),
+            *(url for url in requested if url.startswith("data:image/svg+xml")),
+        }
+        for width, height in ((1280, 900), (2560, 1300), (390, 844)):
+            page.set_viewport_size({"width": width, "height": height})
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+                take_picture(page, f"first-look-{width}-{scheme}")
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{width} px scrolls"
+    assert errors.lines == []
+
+    with opened(browser) as context:
+        page = context.new_page()
+        page.goto(link)
+        expect(page.get_by_role("alert")).to_contain_text("already been used by `chrome-linux")
+        expect(page.locator("#columns")).to_be_hidden()
+        take_picture(page, "sign-in")
+
+
+def test_a_silent_host_delays_no_other(engine: RealEngine, page: Page) -> None:
+    """The silent one takes seconds to be given up; the others are there long before."""
+    engine.run("web")
+
+    expect(row(page, "web")).to_be_visible()
+    expect(host_card(page, "attic")).to_contain_text("connection refused")
+
+
+def test_search_and_filter(engine: RealEngine, page: Page) -> None:
+    engine.run("web")
+    engine.run("database")
+    engine.create("old-web")
+    expect(row(page, "old-web")).to_be_visible()
+
+    page.keyboard.press("/")
+    page.keyboard.type("web")
+    expect(row(page, "database")).to_be_hidden()
+    assert names_on(page) == ["web", "old-web"]
+    page.get_by_role("button", name=re.compile("Stopped 1")).click()
+    expect(row(page, "web")).to_be_hidden()
+    assert names_on(page) == ["old-web"]
+    expect(page.locator("#count")).to_have_text("1 container shown")
+    page.get_by_role("searchbox", name="Search containers").fill("nothing like it")
+    expect(page.locator("#nothing")).to_be_visible()
+    page.get_by_role("searchbox", name="Search containers").fill("")
+    page.get_by_role("button", name=re.compile("All 3")).click()
+    expect(row(page, "database")).to_be_visible()
+
+
+def test_logs_are_live_and_can_be_filtered(engine: RealEngine, page: Page) -> None:
+    engine.run("ticker", TICKING)
+
+    page.get_by_role("button", name="ticker", exact=True).click()
+    log = page.get_by_role("log", name="Logs of ticker")
+    expect(log).to_contain_text("request 2")
+    first = int(log.locator("div").last.inner_text().split()[1])
+    expect(log).to_contain_text(f"request {first + 3}")
+    take_picture(page, "live-log")
+    page.get_by_role("searchbox", name="Filter lines").fill("request 1")
+    expect(log.get_by_text("request 2", exact=True)).to_be_hidden()
+    page.get_by_role("tab", name="Details").click()
+    expect(page.get_by_role("tabpanel")).to_contain_text("busybox:latest")
+    page.keyboard.press("Escape")
+    expect(page.locator("#detail")).to_be_hidden()
+    expect(page.get_by_role("button", name="ticker", exact=True)).to_be_focused()
+    assert page.url == page.url.partition("#")[0]
+
+
+def test_a_stop_is_asked_for_and_done_as_this_session(engine: RealEngine, page: Page, node: ServingNode) -> None:
+    engine.run("web")
+
+    stop = page.get_by_role("button", name="Stop web")
+    stop.click()
+    dialog = page.get_by_role("dialog", name="Stop web (running) on nas?")
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    take_picture(page, "confirm")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(dialog).to_be_hidden()
+    assert engine.state("web") == "running"
+
+    stop.click()
+    dialog.get_by_role("button", name="Stop").click()
+    expect(page.locator("#notes")).to_contain_text("Stopped web on nas")
+    expect(page.get_by_role("button", name="Start web")).to_be_visible()
+    assert engine.state("web") == "exited"
+    record = HostState(node.home).records(since=None, tool="stop_container")[-1]
+    assert record["who"].startswith("chrome-linux") and record["outcome"] == "ok"
+
+    page.get_by_role("button", name="Start web").click()
+    expect(stop).to_be_visible()
+    assert engine.state("web") == "running"
+
+
+def test_a_question_proposes_a_change_that_is_approved_in_the_page(engine: RealEngine, page: Page) -> None:
+    engine.run("web")
+    engine.run("database")
+    expect(row(page, "web")).to_be_visible()
+
+    page.get_by_role("textbox", name="Question or order").fill("list containers on nas")
+    page.keyboard.press("Enter")
+    conversation = page.get_by_role("log", name="Conversation")
+    expect(conversation.get_by_role("table")).to_contain_text("database")
+    page.get_by_role("textbox", name="Question or order").fill("stop web on nas")
+    page.keyboard.press("Enter")
+    approve = conversation.get_by_role("button", name="Approve: Stop web (running) on nas")
+    expect(approve).to_be_visible()
+    take_picture(page, "proposal")
+    assert engine.state("web") == "running"
+    approve.click()
+    expect(conversation.get_by_role("group", name="Waits for your yes")).to_contain_text("Stopped web on nas")
+    assert engine.state("web") == "exited"
+
+    page.get_by_role("textbox", name="Question or order").fill("start it again")
+    page.keyboard.press("Enter")
+    expect(conversation.get_by_role("button", name="Approve: Start web (exited) on nas")).to_be_visible()
+    page.get_by_role("button", name="Deny: Start web (exited) on nas").last.click()
+    expect(conversation).to_contain_text("Denied; nothing was changed.")
+    assert engine.state("web") == "exited"
+
+
+def test_what_others_asked_for_waits_here(engine: RealEngine, page: Page, node: ServingNode) -> None:
+    engine.run("web")
+    expect(row(page, "web")).to_be_visible()
+
+    sent = page.request.post(
+        f"{node.url}/agent/call",
+        headers={**node.headers, "Content-Type": "application/json"},
+        data=json.dumps({"tool": "remove_container", "arguments": {"name": "web", "force": True}, "host": "nas"}),
+    )
+    assert sent.status == 202
+
+    waiting = page.get_by_role("region", name="Waiting for your yes")
+    expect(waiting).to_contain_text("Remove container web (running)")
+    expect(waiting).to_contain_text("asked by local")
+    take_picture(page, "waiting")
+    waiting.get_by_role("button", name=re.compile("^Approve")).click()
+    expect(waiting).to_be_hidden()
+    expect(row(page, "web")).to_be_hidden()
+    assert engine.state("web") is None
+
+
+def test_two_tabs_show_the_same_and_sign_out_together(engine: RealEngine, browser: Browser, node: ServingNode) -> None:
+    engine.run("web")
+    with opened(browser) as context:
+        one, other = context.new_page(), context.new_page()
+        one.goto(one_time_link(node))
+        other.goto(node.url)
+        expect(row(other, "web")).to_be_visible()
+
+        engine.api.stop("web", timeout=0)
+        for tab in (one, other):
+            expect(tab.get_by_role("button", name="Start web")).to_be_visible()
+        one.get_by_role("button", name="Sign out").click()
+        for tab in (one, other):
+            expect(tab.get_by_role("alert")).to_have_text("You are signed out.")
+            expect(row(tab, "web")).to_be_hidden()
+
+
+def test_an_ended_session_says_so_and_how_to_sign_in_again(
+    engine: RealEngine, browser: Browser, node: ServingNode
+) -> None:
+    engine.run("web")
+    with opened(browser) as context:
+        page = context.new_page()
+        page.goto(one_time_link(node))
+        expect(row(page, "web")).to_be_visible()
+        state = HostState(node.home)
+        session = state.tokens.list()[-1]
+        assert (session.browser, sorted(session.scopes), session.expires is not None) == (
+            True,
+            ["operate", "read"],
+            True,
+        )
+
+        state.revoke(session.id)
+
+        expect(page.get_by_role("alert")).to_contain_text(f"the session `{session.name}` was revoked")
+        expect(page.get_by_role("alert")).to_contain_text("anvyl web")
+        expect(row(page, "web")).to_be_hidden()
+        page.get_by_label("Or paste a link or a token").fill(one_time_link(node))
+        page.get_by_role("button", name="Sign in").click()
+        expect(row(page, "web")).to_be_visible()
+
+
+def test_a_session_that_may_only_look_offers_no_changes(
+    engine: RealEngine, browser: Browser, node: ServingNode
+) -> None:
+    engine.run("web")
+    with opened(browser) as context:
+        page = context.new_page()
+        page.goto(one_time_link(node, scope="read"))
+        expect(row(page, "web")).to_be_visible()
+        expect(row(page, "web").get_by_role("button")).to_have_count(1)
+
+
+def test_the_page_survives_restarts_of_engine_and_server(engine: RealEngine, page: Page, node: ServingNode) -> None:
+    engine.run("web")
+    expect(row(page, "web")).to_be_visible()
+
+    engine.stop()
+    expect(host_card(page, "nas")).to_contain_text("No containers: ")
+    take_picture(page, "engine-down")
+    engine.start()
+    expect(row(page, "web")).to_be_visible()
+
+    node.restart()
+    expect(page.locator("#live")).to_have_text("Live")
+    engine.api.start("web")
+    expect(page.get_by_role("button", name="Stop web")).to_be_visible()
+
+
+def test_on_a_phone_everything_is_within_reach(
+    engine: RealEngine, browser: Browser, signed_in: Any, node: ServingNode
+) -> None:
+    engine.run("a-container-with-quite-a-long-name-that-goes-on-and-on")
+    with opened(browser, storage_state=signed_in, viewport={"width": 390, "height": 844}, has_touch=True) as context:
+        page = context.new_page()
+        page.goto(node.url)
+        expect(row(page, "a-container-with-quite-a-long-name-that-goes-on-and-on")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        stop = page.get_by_role("button", name=re.compile("^Stop a-container")).bounding_box()
+        assert stop and stop["height"] >= 32 and stop["x"] + stop["width"] <= 390
+        expect(page.locator("#ask")).to_be_hidden()
+        page.get_by_role("navigation", name="Parts of the page").get_by_role("button", name="Ask").tap()
+        expect(page.get_by_role("textbox", name="Question or order")).to_be_visible()
+        take_picture(page, "phone-ask")
+        page.get_by_role("navigation", name="Parts of the page").get_by_role("button", name="Hosts").tap()
+        page.get_by_role("button", name=re.compile("^a-container")).tap()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        take_picture(page, "phone-container")
+
+
+def test_colours_follow_the_system_or_the_choice(page: Page) -> None:
+    def background() -> str:
+        return str(page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
+
+    page.emulate_media(color_scheme="light")
+    light = background()
+    page.emulate_media(color_scheme="dark")
+    dark = background()
+    assert light != dark
+    page.get_by_role("button", name="Colours: as the system").click()
+    assert background() == light
+    page.reload()
+    expect(page.get_by_role("button", name="Colours: light")).to_be_visible()
+    assert background() == light
+    page.get_by_role("button", name="Colours: light").click()
+    assert background() == dark
+
+
+def test_pictures_are_kept() -> None:
+    """Artefacts for people who look at them."""
+    from tests.support.browser import PICTURES
+
+    assert Path(PICTURES, "first-look-390-dark.png").stat().st_size > 1000
