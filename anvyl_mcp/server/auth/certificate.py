@@ -47,7 +47,7 @@ class Identity:
             ConfigInvalid: the certificate cannot be read.
         """
         der = ssl.PEM_cert_to_DER_cert(_read(self.certificate).decode("ascii"))
-        return hashlib.sha256(der).hexdigest(":").upper()
+        return hashlib.sha256(der).digest().hex(":").upper()
 
     def tls(self) -> ssl.SSLContext:
         """Return the server's TLS context: TLS 1.3 only.
