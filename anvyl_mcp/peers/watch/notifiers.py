@@ -133,9 +133,9 @@ class Watch:
     async def _continue(self, file: WatchFile) -> None:
         """Continue the watch that a restart ended, and say so if nothing was watched for long."""
         before, now = file.read(), time.time()
-        self.watcher.restore(before.known)
-        gap = now - before.checked
-        if before.checked and gap > max(GAP_SECONDS, 5 * self.every):
+        gap = max(now - before.checked, 0.0) if before.checked else 0.0
+        self.watcher.restore(before.known, gap)
+        if gap > max(GAP_SECONDS, 5 * self.every):
             since = format_local_time(format_timestamp(before.checked))
             message = (
                 f"{self.here} watches the hosts again; nothing was watched for {format_duration(gap)}, since {since}."

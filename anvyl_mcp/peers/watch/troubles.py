@@ -74,7 +74,9 @@ class Alert:
     def as_notice(self) -> Notice:
         """Return the notice for people."""
         one = self.trouble
-        title = text.one_line(f"{'Recovered' if self.over else 'Problem'}: {one.thing}")
+        # What began and ended between two checks is a container that exited and runs again.
+        word = "Problem" if not self.over else "Restarted" if self.began == self.at else "Recovered"
+        title = text.one_line(f"{word}: {one.thing}")
         body = text.one_line(self.message).rstrip(".") + "."
         level: Level = "recovered" if self.over else "problem"
         return Notice(title, body, level, self.at, one.key, self.urgent, self.as_dict())

@@ -21,6 +21,8 @@ from anvyl_mcp.peers.watch.troubles import CONTAINER_KINDS, Alert, Found, Troubl
 
 MACHINE, CONTAINERS, EVENTS, USAGE = "get_host_resources", "list_containers", "list_events", "get_container_stats"
 HISTORY, USAGE_HISTORY = "list_history", "get_usage_history"
+MOST_GAP_SECONDS = 86400.0
+"""How far back the events of a time without a watch are read."""
 FORECAST_SECONDS = 600.0
 """Time between two forecasts of a host's disks: they change slowly."""
 RUNNING = ("running", "restarting", "paused")
@@ -69,15 +71,20 @@ class Watcher:
         self._rules = RuleChecks(rules, self._select)
         self._hosts: dict[str, _HostState] = {}
         self._known: dict[Trouble, float] = {}
+        self._gap = 0.0
 
     @property
     def known(self) -> Mapping[Trouble, float]:
         """The problems that were reported and are not over, with the times at which they began."""
         return self._known
 
-    def restore(self, known: Mapping[Trouble, float]) -> None:
-        """Continue with problems that an earlier watch reported: they are not reported again, but their end is."""
+    def restore(self, known: Mapping[Trouble, float], gap: float) -> None:
+        """Continue an earlier watch, whose last check was `gap` seconds ago.
+
+        Its problems are not reported again, but their end is, and what happened since is read from the events.
+        """
         self._known = dict(known)
+        self._gap = min(gap, MOST_GAP_SECONDS)
 
     def _select(self, selector: str) -> Sequence[str]:
         try:
@@ -96,13 +103,14 @@ class Watcher:
         await self._read_history(answering)
         alerts: list[Alert] = []
         for host in hosts:
-            first = host not in self._hosts or not self._hosts[host].looked
+            first = not self._gap and (host not in self._hosts or not self._hosts[host].looked)
             ends = list(self._ends(host, events.get(host)))
             view = self._view(host, machines[host], usage.get(host), ends)
             found = list(self._problems(host, machines[host], lists.get(host), [] if first else ends))
             found = self._with_rules(view, found)
             alerts += self._changes(view, found, listed=lists.get(host))
             alerts += self._recovered_exits(host, lists.get(host), [] if first else ends)
+        self._gap = 0.0 if len(answering) == len(hosts) else self._gap
         # Problems of hosts that left the fleet end without an alert.
         self._known = {one: began for one, began in self._known.items() if one.host in hosts}
         self._hosts = {host: self._hosts[host] for host in hosts}
@@ -133,7 +141,7 @@ class Watcher:
         async def fetch(host: str) -> None:
             looked = self._hosts[host].looked if host in self._hosts else 0.0
             seconds = 0.0 if HISTORY in self._fleet.catalogue else self._rules.counted_seconds(host)
-            passed = now - looked if looked else seconds
+            passed = now - looked if looked else max(seconds, self._gap)
             if passed:
                 arguments = {"since": f"{int(passed) + 2}s", "limit": 1000}
                 found[host] = await self._fleet.call(host, EVENTS, arguments)
@@ -184,11 +192,16 @@ class Watcher:
         rows = {row["id"]: row for row in _rows(listed)}
         for end in {one.id: one for one in ends}.values():
             row = rows.get(end.id)
-            if row is None or row["state"] != "running" or Trouble(host, "restarting", row["name"]) in self._known:
+            if row is None or row["state"] != "running" or self._is_looping(host, row["name"]):
                 continue
             what = f"was stopped{end.how}" if end.asked else f"ended{end.how}"
             message = f"{row['name']} on {host} {what}, and runs again"
             yield Alert(Trouble(host, "stopped", row["name"]), message, now, now, over=True)
+
+    def _is_looping(self, host: str, name: str) -> bool:
+        """Whether it is reported already that a container exits again and again."""
+        kinds = ("restarting", "restarted", "died")
+        return any(one.host == host and one.subject == name and one.kind in kinds for one in self._known)
 
     def _problems(
         self, host: str, machine: Outcome, listed: Outcome | None, ends: Sequence[ContainerExit]
@@ -204,7 +217,7 @@ class Watcher:
         seen.silent = 0
         yield from self._full_disks(host, machine)
         if listed is not None and listed.ok:
-            yield from self._sick_containers(host, listed, seen)
+            yield from self._sick_containers(host, listed, seen, ends)
             yield from self._stopped_containers(host, listed, seen, ends)
         elif listed is not None and isinstance(listed.error, EngineError):
             message = f"the Docker engine on {host} does not answer: {listed.error.message}"
@@ -218,15 +231,20 @@ class Watcher:
                 free = text.format_size(disk.get("free", disk["total"] - disk["used"]))
                 yield Found(trouble, f"disk {disk['mount']} on {host} is {disk['percent']:.0f} % full, {free} free")
 
-    def _sick_containers(self, host: str, listed: Outcome, seen: _HostState) -> Iterator[Found]:
+    def _sick_containers(
+        self, host: str, listed: Outcome, seen: _HostState, ends: Sequence[ContainerExit]
+    ) -> Iterator[Found]:
         rows = _rows(listed)
         now = time.monotonic()
         passed, seen.looked = now - seen.looked if seen.looked else 0.0, now
         known, seen.restarts = seen.restarts, {}
+        requested = {end.id for end in ends if end.asked}
         for row in rows:
             looks = seen.restarts[row["id"]] = known.get(row["id"], deque(maxlen=REMEMBERED))
-            looks.append(_restarted(row, passed if row["id"] in known else 0.0))
             name = row["name"]
+            # A container that somebody stopped and starts again does not restart by itself.
+            by_itself = row["id"] in known and row["id"] not in requested and name in seen.running
+            looks.append(_restarted(row, passed if by_itself else 0.0))
             if row["health"] == "unhealthy":
                 yield Found(Trouble(host, "unhealthy", name), f"{name} on {host} is unhealthy")
             trouble = Trouble(host, "restarting", name)
@@ -245,7 +263,9 @@ class Watcher:
             if row["state"] in RUNNING or row.get("expected") == "stopped":
                 continue
             finished = not (end and end.asked) and "(0)" in row["status"]
-            if trouble in self._known or (row["name"] in ran and not finished):
+            # What ran before a gap is only known from its end.
+            ended = row["name"] in ran or (self._gap and end is not None)
+            if trouble in self._known or (ended and not finished):
                 asked = " was stopped by a request outside Anvyl" if end and end.asked else " stopped"
                 yield Found(trouble, f"{row['name']} on {host}{asked}: {row.get('problem') or row['status']}")
 

@@ -245,6 +245,40 @@ async def test_a_container_that_exited_and_restarted_between_two_checks_is_repor
     assert await scene.said() == [], "a requested restart is neither"
 
 
+async def test_a_container_that_somebody_stops_and_starts_does_not_keep_restarting(scene: Scene) -> None:
+    vm = scene.hosts["vm"]
+    vm.has("web")
+    await scene.said()
+    said = []
+    for _ in range(3):
+        scene.watcher._hosts["vm"].looked -= 30
+        vm.has("web", state="exited", status="Exited (137) 2 seconds ago")
+        vm.happens("kill", "die", "stop", detail="exit code 137")
+        said += await scene.said()
+        scene.watcher._hosts["vm"].looked -= 30
+        vm.has("web", status="Up 3 seconds")
+        vm.happens("start")
+        said += await scene.said()
+    assert len(said) == 6 and not [one for one in said if "keeps restarting" in one]
+
+
+async def test_what_happened_while_nothing_was_watched_is_told_when_the_watch_continues(scene: Scene) -> None:
+    vm = scene.hosts["vm"]
+    scene.watcher.restore({}, 3600.0)
+    vm.containers = [
+        {"id": "web", "name": "web", "state": "running", "status": "Up 20 minutes", "health": ""},
+        {"id": "db", "name": "db", "state": "exited", "status": "Exited (1) 5 minutes ago", "health": ""},
+    ]
+    vm.exits_at(1_800_000_000.0)
+    vm.events += [{**vm.events[0], "id": "db", "name": "db"}]
+
+    assert sorted(await scene.said()) == [
+        "db on vm stopped: Exited (1) 5 minutes ago",
+        "web on vm ended (exit code 1), and runs again",
+    ]
+    assert vm.asked[0]["since"] == "3602s"
+
+
 async def test_a_host_that_was_silent_does_not_make_others_repeat_their_events(scene: Scene) -> None:
     """Each host is asked for the events since its own last check."""
     vm, nas = scene.hosts["vm"], scene.hosts["nas"]
