@@ -1,4 +1,4 @@
-"""Background tasks of the server: the fleet watcher and the mDNS announcement, if the settings enable them."""
+"""Background tasks of the server: the recorder of history, and if enabled the fleet watcher and the announcement."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -14,6 +14,9 @@ import anyio
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.fleet.fleet import Fleet
+
+if TYPE_CHECKING:
+    from anvyl_mcp.server.history.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +52,10 @@ class BackgroundTasks:
         self._changed.set()
 
     @asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
+    async def run(self, recorder: Recorder) -> AsyncIterator[None]:
         """Run the tasks in this context. Notices of the watcher are also logged."""
         failure: AnvylError | None = None
-        async with anyio.create_task_group() as group:
+        async with recorder.run(), anyio.create_task_group() as group:
             if self._watch is not None:
                 group.start_soon(self._watch)
             if self._settings.announce:

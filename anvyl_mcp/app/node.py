@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from anvyl_mcp.server.auth.limits import Limits
     from anvyl_mcp.server.calls.changes import Changes
     from anvyl_mcp.server.engine.engine import Engine
+    from anvyl_mcp.server.history.recorder import Recorder
+    from anvyl_mcp.server.history.store import HistoryStore
     from anvyl_mcp.server.http.host_state import HostState
     from anvyl_mcp.server.http.metrics.prometheus import Metrics, PeerHealth
     from anvyl_mcp.server.http.pairing_routes import OpenNetwork
@@ -120,6 +122,12 @@ class Node:
     def state(self) -> HostState:
         """Tokens, invitations, keys, audit log and journal of this host."""
         return self._parts().state
+
+    def recorder(self) -> Recorder:
+        """Create the recorder of this host's history."""
+        from anvyl_mcp.server.history.recorder import Recorder
+
+        return Recorder(self.engine, self._parts().history)
 
     @property
     def policy(self) -> Policy:
@@ -260,10 +268,12 @@ class _ServerParts:
     changes: Changes
     metrics: Metrics
     updater: Updater
+    history: HistoryStore
 
     def close(self) -> None:
         """Close all files and the connection to the engine."""
         self.changes.close()
+        self.history.close()
         self.engine.close()
         self.state.audit.close()
 
@@ -279,6 +289,8 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     from anvyl_mcp.server.containers.undo_log import UndoLog
     from anvyl_mcp.server.engine.engine import Engine
     from anvyl_mcp.server.engine.stats import SampleCache
+    from anvyl_mcp.server.history.recorder import ChangeLog
+    from anvyl_mcp.server.history.store import HistoryStore
     from anvyl_mcp.server.http.host_state import HostState
     from anvyl_mcp.server.http.metrics.prometheus import Metrics
     from anvyl_mcp.server.identity import HostIdentity
@@ -299,13 +311,15 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     policy = Policy(settings.policy_file, facts_from(engine), on_change=state.policy_seen)
     limits, metrics = Limits(), Metrics()
     swarm = SwarmWatch(engine)
-    changes = Changes(state.audit, state.journal, Observer(engine))
+    history = HistoryStore(settings.state_dir / "history")
+    changes = Changes(state.audit, state.journal, Observer(engine), ChangeLog(history))
     gate = Gate(state.audit, limits, policy, changes, state.next_key.announce)
     checker = ImageChecker(CheckCache(settings.cache_dir / "updates.json"))
     undo_log = UndoLog(settings.state_dir / "undo.json", policy.require)
     updater = Updater(UpdateRecords(settings.state_dir), checker, undo_log, state.journal.end)
     dependencies: dict[type, object] = {
         Engine: engine,
+        HistoryStore: history,
         HostIdentity: HostIdentity(name),
         JoinKeys: JoinKeys(),
         Progress: Progress(),
@@ -320,7 +334,7 @@ def _build_server(settings: Settings, fleet: Fleet, name: str, *, serving: bool)
     toolsets = settings.toolsets if serving else "all"
     tools = offered_tools(served_tools(fleet), toolsets=toolsets, extra=settings.tools, read_only=settings.read_only)
     server = build_server(tools, dependencies, gate, name=name, called=metrics.count_call, availability=swarm)
-    return _ServerParts(server, engine, state, policy, limits, changes, metrics, updater)
+    return _ServerParts(server, engine, state, policy, limits, changes, metrics, updater, history)
 
 
 def _find_local_host(settings: Settings) -> Peer:

@@ -78,7 +78,7 @@ async def serve(
         state.audit.open()
         state.journal.open()
         try:
-            async with background.run():
+            async with background.run(node.recorder()):
                 await server.serve(sockets)
         finally:
             readiness.notify("STOPPING=1")

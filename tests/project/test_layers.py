@@ -36,16 +36,16 @@ ROOMS = {
     "app": (
         "app.installation core orchestrator orchestrator.api orchestrator.api.endpoints orchestrator.ask peers "
         "peers.changes peers.connection peers.fleet peers.gateway peers.hosts peers.watch server server.auth "
-        "server.calls server.containers server.engine server.http server.http.metrics server.policy "
-        "server.protocol server.registries server.stacks server.swarm server.updates"
+        "server.calls server.containers server.engine server.history server.http server.http.metrics "
+        "server.policy server.protocol server.registries server.stacks server.swarm server.updates"
     ),
     "app.config_edits": "app core",
     "app.installation": "core server",
     "app.service": "app app.installation core server",
     "cli": "cli.completion cli.programs cli.terminal",
     "cli.commands": (
-        "app cli.conversation cli.parser cli.programs cli.runtime core orchestrator.ask orchestrator.api peers "
-        "peers.changes peers.fleet peers.hosts peers.notices peers.watch"
+        "app cli.conversation cli.parser cli.programs cli.runtime core core.values orchestrator.ask orchestrator.api "
+        "peers peers.changes peers.fleet peers.history peers.hosts peers.notices peers.watch"
     ),
     "cli.commands.questions": (
         "app cli.conversation cli.parser cli.runtime core evaluation orchestrator.models orchestrator.models.servers"
@@ -102,8 +102,9 @@ ROOMS = {
     "peers": "core peers.connection peers.fleet peers.hosts",
     "peers.changes": "core core.values peers.connection peers.fleet",
     "peers.connection": "core",
-    "peers.fleet": "core peers.connection peers.hosts",
+    "peers.fleet": "core core.values peers.connection peers.hosts",
     "peers.gateway": "core core.values peers.changes peers.connection peers.fleet",
+    "peers.history": "core peers.fleet",
     "peers.hosts": "core peers.connection",
     "peers.swarm": "core peers.fleet",
     "peers.notices": "core",
@@ -117,6 +118,7 @@ ROOMS = {
     "server.containers": "core core.redaction core.values server server.auth server.engine server.policy",
     "server.engine": "core server server.policy",
     "server.engine.logs": "core core.redaction server.engine",
+    "server.history": "core core.redaction core.values server server.engine server.engine.logs server.policy",
     "server.http": "core server.audit server.auth server.calls server.engine server.http.browser server.protocol",
     "server.http.browser": "core server.auth",
     "server.http.metrics": "core server.audit server.auth server.calls server.engine server.policy server.tools",
@@ -130,8 +132,8 @@ ROOMS = {
         "server.policy"
     ),
     "server.tools": (
-        "core core.values server server.auth server.containers server.engine server.engine.logs server.registries "
-        "server.stacks server.swarm server.updates"
+        "core core.values server server.auth server.containers server.engine server.engine.logs server.history "
+        "server.policy server.registries server.stacks server.swarm server.updates"
     ),
     "server.registries": "core server server.engine server.policy",
     "server.updates": (
@@ -169,6 +171,7 @@ SHORT = {
     "orchestrator.models.model_routing": "the choice between two models",
     "orchestrator.whole_answer": "the base class of every model that answers in one piece",
     "peers.fleet.result_schema": "the check of what a lying peer answers",
+    "core.values.time_arguments": "one idea: whose clock and time zone a word like `yesterday` means",
     "peers.gateway.fenced_answers": "where untrusted output is fenced: easy to find and to review",
     "peers.gateway.host_argument": "the argument that the gateway and the agent add to each tool",
     "server.calls.response_meta": "shared by everything below a call",

@@ -37,6 +37,7 @@ COMMANDS = {
         "resources": "commands.containers.machines:resources",
         "df": "commands.containers.machines:df",
         "events": "commands.containers.machines:events",
+        "history": "commands.history:history",
         "watch": "commands.watch:watch",
         "notify": "commands.notify:app",
         "web": "commands.web:web",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,8 @@ from anvyl_mcp.peers.fleet.targets import ListedObjects, list_objects, list_obje
 
 TableViewOf = Callable[[ToolListing], TableView | None]
 """Maps a tool to the table view of its results, or None if they are text."""
+ViewFrom = Callable[[Fleet, str], Awaitable[TableViewOf]]
+"""Makes a view that needs something from the hosts of a selector first."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def call(
     as_json: bool = False,
     yes: bool = False,
     view: TableViewOf = table_view,
+    view_from: ViewFrom | None = None,
 ) -> NoReturn:
     """Call one tool and print the result of each host. `arguments` may be unparsed `KEY=VALUE` words."""
 
@@ -61,7 +64,8 @@ def call(
             tool = node.fleet.tool(name)
             parsed = parse_words(tool, arguments) if isinstance(arguments, list) else dict(arguments)
             check(tool, parsed)
-            done = await run_calls(node.fleet, settings, tool, [parsed], host, yes=yes, as_json=as_json, view=view)
+            shown = view if view_from is None or as_json else await view_from(node.fleet, host)
+            done = await run_calls(node.fleet, settings, tool, [parsed], host, yes=yes, as_json=as_json, view=shown)
             if as_json:
                 output.print_json(output.hosts_document({one.host: one for one in done}))
             return outcome.exit_code(done)
@@ -79,6 +83,7 @@ def call_for_each(
     as_json: bool = False,
     yes: bool = False,
     view: TableViewOf = table_view,
+    view_from: ViewFrom | None = None,
     progress: bool = False,
 ) -> NoReturn:
     """Call one tool once per name, concurrently."""
@@ -89,8 +94,9 @@ def call_for_each(
         async with open_node(settings, lean=True) as node:
             tool = node.fleet.tool(name)
             every = [{argument: one, **arguments} for one in dict.fromkeys(names)]
+            shown = view if view_from is None or as_json else await view_from(node.fleet, host)
             done = await run_calls(
-                node.fleet, settings, tool, every, host, yes=yes, as_json=as_json, view=view, progress=progress
+                node.fleet, settings, tool, every, host, yes=yes, as_json=as_json, view=shown, progress=progress
             )
             if as_json:
                 output.print_json(calls_document(done, several=len(every) > 1))

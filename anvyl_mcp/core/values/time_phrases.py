@@ -73,6 +73,13 @@ def parse_interval(words: str, now: datetime, zone: tzinfo) -> Interval:
     return replace(found, words=words.strip())
 
 
+def is_duration(words: str) -> bool:
+    """Whether an argument is a bare duration, like `2h`, which needs no time zone and no agreed clock."""
+    tokens = tokens_of(words)
+    found = TimeReader(tokens, datetime.now(UTC), UTC).duration(0)
+    return found is not None and found[1] == len(tokens)
+
+
 def parse_since(words: str, now: datetime, zone: tzinfo) -> datetime:
     """Parse a `since` argument, like `2h`, `yesterday` or `Monday`, to the moment at which it begins.
 

@@ -16,6 +16,7 @@ import anyio
 from anvyl_mcp import __version__
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.errors import AnvylError, Denied, InvalidInput, Timeout, Unknown, Unreachable, did_you_mean
+from anvyl_mcp.core.values.time_arguments import make_exact
 from anvyl_mcp.peers.connection.listing import Connection, ProgressCallback, ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet import unknown_outcome
 from anvyl_mcp.peers.fleet.breaker import Breaker
@@ -217,7 +218,8 @@ class Fleet:
         started = time.monotonic()
         try:
             listing = self._hidden.get(tool) or self.tool(tool)
-            answer = await self._ask(host, listing, arguments, on_behalf, expected, on_progress)
+            exact = make_exact(listing.arguments, arguments)
+            answer = await self._ask(host, listing, exact, on_behalf, expected, on_progress)
             if answer.ok and not matches_schema(answer.result, listing.output_schema):
                 raise UnexpectedResult(f"its answer to `{tool}` does not match the tool's schema", hint=OTHER_VERSION)
         except AnvylError as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
@@ -21,7 +21,7 @@ from anvyl_mcp.server.calls.idempotency import Abandoned, ChangeRequest, Operati
 from anvyl_mcp.server.calls.journal import Journal, JournalEntry
 from anvyl_mcp.server.calls.object_locks import ObjectLock, ObjectLocks, check_expected, check_objects
 from anvyl_mcp.server.calls.response_meta import add_meta
-from anvyl_mcp.server.policy.object_names import NAMES, USES, named_objects
+from anvyl_mcp.server.policy.object_names import MAKES, NAMES, USES, named_objects
 from anvyl_mcp.server.tool import BOUND_IDS, OPERATION_ID, Result
 
 
@@ -52,12 +52,25 @@ class PendingChange:
         return first
 
 
+class ChangeObserver(Protocol):
+    """Is notified of changes, on a worker thread. Its methods must not raise."""
+
+    def begin(self, operation: str, who: str, tool: str, objects: Sequence[str]) -> None:
+        """A change is about to act; `objects`: `kind name` and `kind id` of what it names or makes."""
+
+    def end(self, operation: str, outcome: str) -> None:
+        """A change ended: `ok` or an error code."""
+
+
 class Changes:
     """Runs all changes on this host."""
 
-    def __init__(self, audit: Audit, journal: Journal, observer: Observer) -> None:
+    def __init__(
+        self, audit: Audit, journal: Journal, observer: Observer, history: ChangeObserver | None = None
+    ) -> None:
         self._audit = audit
         self._journal = journal
+        self._history = history
         self.observer = observer
         self._operations = Operations(observer)
         self._locks = ObjectLocks()
@@ -126,6 +139,13 @@ class Changes:
             except BaseException:
                 self._journal.void(request.operation)
                 raise
+            if self._history is not None:
+                named = named_objects(request.tool, request.arguments, NAMES, MAKES)
+                locked = change.lock.objects if change.lock else ()
+                objects = [f"{kind} {name}" for kind, name in [*named, *((one.kind, one.id) for one in locked)]]
+                if request.tool.toolset == "stacks" and (stack := request.arguments.get("name")):
+                    objects.append(f"stack {stack}")
+                self._history.begin(request.operation, change.caller.name, request.tool.name, objects)
         return known
 
     async def _act(self, change: PendingChange) -> Result:
@@ -160,6 +180,8 @@ class Changes:
         if change.mark_ended():
             self._journal.end(change.request.operation, end)
             self._audit.end(change.operation.entry, *outcome_of(failure))
+            if self._history is not None:
+                self._history.end(change.request.operation, outcome_of(failure)[1] or "ok")
         self._release(change, failure, JournalEntry("", end))
 
     def _release(self, change: PendingChange, failure: BaseException | None, known: JournalEntry | None = None) -> None:

@@ -17,13 +17,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.core import file_locks
 from anvyl_mcp.core.errors import AnvylError, Denied
-from anvyl_mcp.core.files import match_folder_owner
+from anvyl_mcp.server import database_file
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,6 @@ MIN_FREE_BYTES = 64 * 1024
 """Bytes that must be free before a change begins, so that its end can be written too."""
 CHECKED_OPERATIONS = 100
 """Operations of the audit log that must be in the journal: without its `-wal` file a database is sound, but older."""
-DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 PRAGMAS = """PRAGMA page_size = 1024; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
     PRAGMA wal_autocheckpoint = 256"""
@@ -110,7 +108,7 @@ class Journal:
         with self._database() as db:
             if entry := self._lookup(db, operation):
                 return entry
-            if not self._has_room():
+            if not database_file.has_room(self.folder, MIN_FREE_BYTES):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             number = db.execute(ADD, (operation, digest, tool, time.time(), None)).lastrowid or 0
             if number % TRIM_INTERVAL == 0:
@@ -163,13 +161,10 @@ class Journal:
         try:
             self._db = self._connect(recalled)
         except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in DAMAGE:
+            if not database_file.is_damage(error):
                 raise
-            aside = f"{FILE}.bad-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+            aside = database_file.set_aside(self._path)
             log.warning("the journal %s is damaged: %s. It was moved to %s and rebuilt", self._path, error, aside)
-            for suffix in ("", "-wal", "-shm"):
-                with suppress(FileNotFoundError):
-                    self._path.with_name(FILE + suffix).rename(self.folder / (aside + suffix))
             self._db = self._connect(recalled)
         self._inode = self._path.stat().st_ino
         return self._db
@@ -185,23 +180,11 @@ class Journal:
         Raises:
             OSError, sqlite3.Error: it is damaged or cannot be written.
         """
-        if self._path.is_symlink():
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        # SQLite would make it readable for others. Never open an existing file here: closing it drops SQLite's locks.
-        if not self._path.exists():
-            self._path.touch(0o600, exist_ok=False)
-            match_folder_owner(self.folder, self._path)
-        db = sqlite3.connect(
-            self._path, timeout=file_locks.DEFAULT_TIMEOUT, isolation_level=None, check_same_thread=False
-        )
-        with ExitStack() as unless_opened:
-            unless_opened.callback(db.close)
-            db.executescript(PRAGMAS)
-            (problem,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-            if problem != "ok":
-                raise sqlite3.DatabaseError(problem)
+        db = database_file.connect(self._path, PRAGMAS)
+        with ExitStack() as unless_completed:
+            unless_completed.callback(db.close)
             self._complete(db, recalled)
-            unless_opened.pop_all()
+            unless_completed.pop_all()
         return db
 
     def _complete(self, db: sqlite3.Connection, recalled: Sequence[str]) -> None:
@@ -242,17 +225,11 @@ class Journal:
         except sqlite3.Error as error:
             self._denied(error)
 
-    def _has_room(self) -> bool:
-        disk = os.statvfs(self.folder)
-        # Root may use the reserved blocks. Some file systems report a size of zero.
-        free = (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
-        return not disk.f_blocks or free >= MIN_FREE_BYTES
-
     def _denied(self, error: OSError | sqlite3.Error | AnvylError) -> Denied:
         """Turn an error into a refusal, and log it once for as long as it stays the same."""
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         # SQLite reports a full disk with several different errors.
-        full = full or (isinstance(error, sqlite3.Error) and not self._has_room())
+        full = full or (isinstance(error, sqlite3.Error) and not database_file.has_room(self.folder, MIN_FREE_BYTES))
         reason = os.strerror(errno.ENOSPC) if full else getattr(error, "strerror", None) or str(error)
         trouble = f"the journal of operations cannot be written: {reason}"
         if trouble != self.trouble:

@@ -108,14 +108,14 @@ def _sample_pairs(
     """Two samples of each container that still exists; both are empty if the engine reports nothing."""
     earlier = {one: raw for one in containers if (raw := samples.get(one)) is not None}
     one_shot = _use_one_shot(engine, compared=len(earlier) == len(containers))
-    first = _sample_all(engine, containers, one_shot=one_shot or None)
+    first = sample_all(engine, containers, one_shot=one_shot or None)
     found = {one: (before, raw) for one, raw in first.items() if (before := earlier.get(one) or _embedded_sample(raw))}
     # Podman claims to return two samples, but takes one.
     alone = [one for one, raw in first.items() if one not in found and _system_usage(raw)]
     second: dict[str, EngineObject] = {}
     if alone:
         time.sleep(SAMPLE_INTERVAL)
-        second = _sample_all(engine, alone, one_shot=one_shot or None)
+        second = sample_all(engine, alone, one_shot=one_shot or None)
     samples.store({one: raw for one, raw in (first | second).items() if _system_usage(raw)})
     compared = found | {one: (first[one], raw) for one, raw in second.items()}
     return {one: compared.get(one, (raw, raw)) for one, raw in first.items()}
@@ -139,7 +139,7 @@ def _use_one_shot(engine: Engine, *, compared: bool) -> bool:
     return version_gte(version, ONE_SHOT_SINCE if compared else FAST_SINCE)
 
 
-def _sample_all(engine: Engine, containers: Iterable[str], *, one_shot: bool | None) -> dict[str, EngineObject]:
+def sample_all(engine: Engine, containers: Iterable[str], *, one_shot: bool | None) -> dict[str, EngineObject]:
     """One sample of each container, requested in parallel; without containers removed in the meantime.
 
     Raises:
@@ -178,7 +178,7 @@ def _sample(engine: Engine, one_shot: bool | None, container: str) -> EngineObje
 def _row(name: str, before: EngineObject, now: EngineObject) -> ContainerStats:
     memory, storage = mapping(now.get("memory_stats")), mapping(now.get("storage_stats"))
     networks = [mapping(one) for one in mapping(now.get("networks")).values()]
-    cpu, used = _cpu_percent(before, now), _memory_used(memory)
+    cpu, used = _cpu_percent(before, now), memory_used(memory)
     # A container with other figures but none for traffic had no traffic.
     nothing = None if cpu is None and used is None else 0
     return ContainerStats(
@@ -219,7 +219,7 @@ def _elapsed(before: EngineObject, now: EngineObject) -> tuple[float | None, int
     return (moments[1] - moments[0]) / 100, 1
 
 
-def _memory_used(memory: EngineObject) -> int | None:
+def memory_used(memory: EngineObject) -> int | None:
     """Memory without the page cache that the kernel can drop."""
     usage, details = number(memory.get("usage")), mapping(memory.get("stats"))
     if usage is None:

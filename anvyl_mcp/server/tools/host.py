@@ -7,7 +7,7 @@ import platform
 import socket
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import psutil
@@ -19,6 +19,7 @@ from anvyl_mcp.server import commands
 from anvyl_mcp.server.commands import CommandOutput
 from anvyl_mcp.server.container_host import check_runs_commands, check_sees_processes, describe_limits
 from anvyl_mcp.server.engine.engine import Engine
+from anvyl_mcp.server.file_systems import list_file_systems
 from anvyl_mcp.server.identity import HostIdentity
 from anvyl_mcp.server.swarm.membership import SwarmPart, parse_part
 from anvyl_mcp.server.tool import Bytes, Percent, Result, Row, Seconds, schema_of, tool
@@ -203,7 +204,7 @@ def get_host_resources() -> Resources:
             used=memory.total - memory.available, total=memory.total, free=memory.available, percent=memory.percent
         ),
         swap=Usage(used=swap.used, total=swap.total, free=swap.free, percent=swap.percent),
-        disks=_disks(),
+        disks=[Disk(**asdict(one)) for one in list_file_systems()],
         cores=cores,
         temperatures=_temperatures(),
         uptime_seconds=round(time.time() - psutil.boot_time()),
@@ -299,25 +300,3 @@ def _os_name() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         return f"{platform.system()} {platform.release()}"
-
-
-def _disks() -> list[Disk]:
-    """Each real file system once: bind mounts and container layers repeat the device."""
-    seen: dict[str, Disk] = {}
-    for part in psutil.disk_partitions(all=False):
-        # Containers have single files of the machine, like /etc/hosts, as mounts.
-        if part.device in seen or part.fstype in ("squashfs", "overlay") or Path(part.mountpoint).is_file():
-            continue
-        try:
-            usage = psutil.disk_usage(part.mountpoint)
-        except OSError:
-            continue
-        if usage.total:
-            seen[part.device] = _disk(part.mountpoint, usage)
-    if not seen:
-        return [_disk("/", psutil.disk_usage("/"))]
-    return sorted(seen.values(), key=lambda disk: disk.mount)
-
-
-def _disk(mount: str, usage: Any) -> Disk:
-    return Disk(mount=mount, used=usage.used, total=usage.total, free=usage.free, percent=usage.percent)

@@ -124,8 +124,8 @@ def list_unused(what: PruneKind, engine: Engine) -> Unused:
 
 
 @tool(
-    say=["list events", "show events", "what happened lately", "recent events", "what happened"],
-    about="event, happened, happen, lately, recently, history, last night, who stopped",
+    say=["list events", "show events", "recent events"],
+    about="event, recently",
     untrusted=True,
     seconds=20,
 )

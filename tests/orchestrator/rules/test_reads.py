@@ -43,7 +43,7 @@ async def ask(question: str, *, yes: bool = True) -> tuple[Reply, Simulation]:
         ("how much space would I get back on nas if I cleaned up docker", "get_disk_usage", {"nas"}, {}),
         ("the last 5 log lines of api, web1 please", "get_container_logs", {"web1"}, {"name": "api", "tail": 5}),
         ("docker system df gpu", "get_disk_usage", {"gpu"}, {}),
-        ("what hapened on web2 recently", "list_events", {"web2"}, {}),
+        ("what hapened on web2 recently", "list_history", {"web2"}, {}),
     ],
 )
 async def test_a_question_goes_to_the_tool_with_the_best_score(

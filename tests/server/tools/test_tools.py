@@ -172,6 +172,9 @@ async def test_every_tool_has_a_description_and_a_safety(memory: Client) -> None
         "get_stack_info",
         "get_stack_logs",
         "list_events",
+        "list_history",
+        "get_usage_history",
+        "list_updates",
         "list_hosts",
     }
     assert {name for name, safety in by_safety.items() if safety == "destroys"} == {

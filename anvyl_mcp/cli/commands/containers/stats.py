@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import anyio
 
+from anvyl_mcp.cli.commands.containers import trends
 from anvyl_mcp.cli.runtime import output, tool_command
 from anvyl_mcp.cli.runtime.host_answers import TableView, table_view
 from anvyl_mcp.cli.runtime.runner import run_command
@@ -27,7 +28,10 @@ TITLES = {
     "net_rx": "NET IN",
     "net_tx": "NET OUT",
     "pids": "PIDS",
+    "cpu_2h": "CPU 2 H",
+    "memory_2h": "MEMORY 2 H",
 }
+TREND_SINCE = "2h"
 
 
 def stats_view(tool: ToolListing) -> TableView | None:
@@ -39,9 +43,28 @@ def show_stats(names: Sequence[str], *, watch: bool, host: str, as_json: bool) -
     """Print the resource usage of all or some running containers."""
     if watch:
         _watch(names, host=host, as_json=as_json)
+    view_from = _view_with_trends if trends.are_shown() else None
     if names:
-        tool_command.call_for_each(TOOL, names, {}, host=host, as_json=as_json, view=stats_view)
-    tool_command.call(TOOL, {}, host=host, as_json=as_json, view=stats_view)
+        tool_command.call_for_each(TOOL, names, {}, host=host, as_json=as_json, view=stats_view, view_from=view_from)
+    tool_command.call(TOOL, {}, host=host, as_json=as_json, view=stats_view, view_from=view_from)
+
+
+async def _view_with_trends(fleet: Fleet, selector: str) -> tool_command.TableViewOf:
+    """The table view with sparklines of the last two hours."""
+    found = await trends.read_trends(fleet, fleet.select(selector) if selector else fleet.hosts, TREND_SINCE)
+
+    def view(tool: ToolListing) -> TableView | None:
+        shown = stats_view(tool)
+        if shown is None or not any((*found.cpu.values(), *found.memory.values())):
+            return shown
+        name = list(shown.columns).index("name")
+
+        def rows(one: Outcome) -> list[list[str]]:
+            return [[*row, *found.of_container(one.host, row[name])] for row in shown.rows(one)]
+
+        return TableView([*shown.columns, "cpu_2h", "memory_2h"], rows, TITLES, shown.noun)
+
+    return view
 
 
 def _watch(names: Sequence[str], *, host: str, as_json: bool) -> NoReturn:

@@ -1,0 +1,110 @@
+"""`anvyl history`: what happened on the hosts, as one list."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anvyl_mcp.cli.parser.options import HostOption, JsonOption
+
+if TYPE_CHECKING:
+    from anvyl_mcp.core.settings import Settings
+    from anvyl_mcp.peers.history.merged_history import HostEvent, MergedHistory
+
+KINDS = ("changes", "deaths", "events")
+
+
+def history(
+    name: Annotated[
+        str, typer.Argument(metavar="[CONTAINER]", help="Container, image, volume or stack, also a removed one.")
+    ] = "",
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="From then on: 2d, yesterday, last night, Monday, 3 am, 2026-11-23.")
+    ] = "24h",
+    until: Annotated[str, typer.Option(metavar="TIME", help="Until the end of that time.")] = "",
+    kind: Annotated[
+        str,
+        typer.Option(metavar="KIND", help="changes: by people or programs; deaths: ends with last log lines; events."),
+    ] = "",
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="COUNT", help="Entries of each host.", min=1, max=1000)
+    ] = 50,
+    host: HostOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show what happened and who did it, over all hosts, newest first."""
+    from anvyl_mcp.cli.runtime import output
+    from anvyl_mcp.cli.runtime.runner import run_command
+    from anvyl_mcp.core.errors import InvalidInput, did_you_mean
+    from anvyl_mcp.core.values.time_arguments import make_exact
+    from anvyl_mcp.peers.changes import outcome
+    from anvyl_mcp.peers.history.merged_history import TOOL, read_history
+
+    async def work(settings: Settings) -> int:
+        from anvyl_mcp.app.node import open_node
+
+        if kind and kind not in KINDS:
+            raise InvalidInput(f"there is no kind `{kind}`", hint=did_you_mean(kind, KINDS))
+        async with open_node(settings, lean=True) as node:
+            await node.fleet.learn_tool(TOOL)
+            given = {"name": name, "since": since, "until": until, "kind": kind, "limit": limit}
+            arguments = {key: value for key, value in given.items() if value}
+            hosts = node.fleet.select(host) if host else node.fleet.hosts
+            # A time that cannot be read is one error, not one of each host.
+            exact = make_exact(node.fleet.tool(TOOL).arguments, arguments)
+            found = await read_history(node.fleet, hosts, exact)
+        if as_json:
+            output.print_json(_document(found))
+        else:
+            _print(found, lines=bool(name) or kind == "deaths")
+        return outcome.exit_code(list(found.outcomes))
+
+    run_command(work, failed=(lambda error: {**output.no_hosts_document(error), "events": []}) if as_json else None)
+
+
+def _document(found: MergedHistory) -> dict[str, Any]:
+    from anvyl_mcp.cli.runtime import output
+
+    events = [
+        {**event.fields, "host": event.host, "time": event.time.isoformat(timespec="seconds")} for event in found.events
+    ]
+    return {"events": events, "notes": found.notes, **output.hosts_document({one.host: one for one in found.outcomes})}
+
+
+def _print(found: MergedHistory, *, lines: bool) -> None:
+    """Print the table, last log lines after it, and what is missing to stderr."""
+    from anvyl_mcp.cli.runtime import output
+
+    answered = [one for one in found.outcomes if one.ok]
+    if found.events:
+        output.print_table(["time", "host", "name", "what", "who", "detail"], [_row(event) for event in found.events])
+    elif answered:
+        output.print_message("nothing was recorded in that time")
+    if lines:
+        for event in [event for event in found.events if event.fields.get("lines")][:3]:
+            output.print_text(f"\nlast lines of {event.fields['name']} on {event.host}, {_time(event)}:", "bold")
+            for line in event.fields["lines"]:
+                output.print_text(f"  {line}")
+    for note in dict.fromkeys(found.notes):
+        output.print_message(f"note:  {note}")
+    for one in found.outcomes:
+        output.print_failure(one)
+
+
+def _row(event: HostEvent) -> list[str]:
+    fields = event.fields
+    times = f" ×{fields['times']}" if fields.get("times", 1) > 1 else ""
+    who = str(fields.get("who") or "")
+    what = f"{fields.get('what', '')}{times}"
+    return [_time(event), event.host, str(fields.get("name", "")), what, who, str(fields.get("detail") or "")]
+
+
+def _time(event: HostEvent) -> str:
+    """Local time on a terminal, ISO 8601 in a pipe."""
+    import sys
+
+    from anvyl_mcp.core import text
+
+    stamp = event.time.isoformat(timespec="seconds")
+    return text.format_local_time(stamp) if sys.stdout.isatty() else stamp

@@ -1,0 +1,1 @@
+"""The history of several hosts as one."""

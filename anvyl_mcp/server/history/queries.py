@@ -1,0 +1,124 @@
+"""Reads events, last lines and gaps from the history."""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anvyl_mcp.server.history.episodes import Episode, RecordedEvent
+from anvyl_mcp.server.history.store import MICROSECOND
+
+MAX_EVENTS_READ = 10_000
+GAP = 150 * MICROSECOND
+"""A minute is recorded in each minute, so a longer silence is a gap."""
+MAX_NAMES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A time in microseconds since 1970, exclusive at its end."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeWithoutEvent:
+    """A change through Anvyl that no event shows: it failed, or it changed nothing that the engine reports."""
+
+    at: int
+    who: str
+    tool: str
+    objects: tuple[str, ...]
+    outcome: str
+    operation: str
+
+
+def find_subjects(db: sqlite3.Connection, name: str) -> list[int]:
+    """Containers, images, networks and volumes of a name, an id or a Compose project; also those that are gone."""
+    rows = db.execute(
+        "SELECT n FROM subject WHERE n > 0 AND kind != 'disk' AND (name = :name OR project = :name"
+        " OR (length(:name) >= 6 AND (substr(id, 1, length(:name)) = :name OR substr(id, 8, length(:name)) = :name)))",
+        {"name": name},
+    )
+    return [number for (number,) in rows]
+
+
+def known_names(db: sqlite3.Connection) -> list[str]:
+    """Names of containers with a history."""
+    rows = db.execute("SELECT DISTINCT name FROM subject WHERE kind = 'container' LIMIT ?", (MAX_NAMES,))
+    return [name for (name,) in rows]
+
+
+def read_events(db: sqlite3.Connection, period: Period, subjects: Sequence[int] | None = None) -> list[RecordedEvent]:
+    """The newest events of a period, of some objects or all, newest first."""
+    chosen = "" if subjects is None else f" AND event.subject IN ({', '.join(map(str, map(int, subjects)))})"
+    rows = db.execute(
+        "SELECT event.n, at, event.subject, kind, id, name, image, action, code, detail, coalesce(who, ''),"
+        " coalesce(tool, ''), coalesce(operation, '') FROM event JOIN subject ON subject.n = event.subject"
+        f" LEFT JOIN change ON change.n = event.change WHERE at >= ? AND at < ?{chosen} ORDER BY at DESC LIMIT ?",
+        (period.start, period.end, MAX_EVENTS_READ),
+    )
+    return [RecordedEvent(*row) for row in rows]
+
+
+def changes_without_events(
+    db: sqlite3.Connection, period: Period, about: Sequence[str] | None = None
+) -> list[ChangeWithoutEvent]:
+    """Changes through Anvyl that caused no event. `about`: names of objects, or None for all."""
+    rows = db.execute(
+        "SELECT began, who, tool, objects, outcome, operation FROM change WHERE began >= ? AND began < ?"
+        " AND NOT EXISTS (SELECT 1 FROM event WHERE event.change = change.n AND at >= began - 2000000)"
+        " ORDER BY began DESC LIMIT ?",
+        (period.start, period.end, MAX_NAMES),
+    )
+    found = []
+    for began, who, tool, objects, outcome, operation in rows:
+        names = tuple(dict.fromkeys(one.partition(" ")[2] for one in objects.split("\n") if one))
+        if about is None or not set(names).isdisjoint(about):
+            found.append(ChangeWithoutEvent(began, who, tool, names[:1], outcome, operation))
+    return found
+
+
+def last_lines(db: sqlite3.Connection, episode: Episode) -> list[str]:
+    """The last log lines before an end, or before the last one of several that was kept."""
+    row = db.execute(
+        "SELECT lines FROM last_lines WHERE subject = ? AND at BETWEEN ? AND ? ORDER BY at DESC LIMIT 1",
+        (episode.ended, episode.first, episode.last),
+    ).fetchone()
+    return zlib.decompress(row[0]).decode().split("\n") if row else []
+
+
+def ends_with_lines(db: sqlite3.Connection, subjects: Sequence[int]) -> list[tuple[int, str, list[str]]]:
+    """Ends of containers whose last lines were kept, newest first: time, container id and lines."""
+    marks = ", ".join(map(str, map(int, subjects)))
+    rows = db.execute(
+        "SELECT at, id, lines FROM last_lines JOIN subject ON subject.n = last_lines.subject"
+        f" WHERE last_lines.subject IN ({marks}) ORDER BY at DESC LIMIT 20"
+    )
+    return [(at, identity, zlib.decompress(lines).decode().split("\n")) for at, identity, lines in rows]
+
+
+def kept_since(db: sqlite3.Connection) -> int | None:
+    """When recording began; None if it never ran."""
+    found = db.execute("SELECT min(began) FROM span").fetchone()[0]
+    return None if found is None else int(found)
+
+
+def gaps(db: sqlite3.Connection, period: Period, *, recording: bool) -> list[Period]:
+    """Parts of a period in which nothing was recorded, after recording first began."""
+    rows = db.execute(
+        "SELECT began, ended FROM span WHERE ended >= ? AND began < ? ORDER BY began", (period.start, period.end)
+    ).fetchall()
+    before = db.execute("SELECT max(ended) FROM span WHERE ended < ?", (period.start,)).fetchone()[0]
+    found: list[Period] = []
+    last = max(period.start, before) if before is not None else None
+    for began, ended in rows:
+        if last is not None and began - last > GAP:
+            found.append(Period(last, began))
+        last = ended if last is None else max(last, ended)
+    if last is not None and period.end - last > GAP and not (recording and rows and rows[-1][1] == last):
+        found.append(Period(last, period.end))
+    return found

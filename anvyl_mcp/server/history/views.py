@@ -1,0 +1,271 @@
+"""Results of the history tools, and their text: grouped, newest first, in this host's time zone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.values.time_phrases import local_zone
+from anvyl_mcp.server.history.episodes import OUTSIDE
+from anvyl_mcp.server.history.usage import Forecast, SubjectUsage
+from anvyl_mcp.server.tool import Bytes, KnownBytes, KnownPercent, Result, Row, Time
+
+MAX_TEXT = 4200
+"""Characters of the text: about 1,100 tokens."""
+SHOWN_LINES = 15
+"""Last log lines in the text."""
+SHOWN_LINE = 160
+MAX_USAGE_ROWS = 20
+WHO = {"local": "a local command"}
+
+
+class HistoryEntry(Row):
+    """One thing that happened, or several equal ones. `first` is set for several."""
+
+    columns = ("time", "name", "what", "who", "times", "detail")
+
+    time: Time
+    name: str
+    what: str
+    who: str = ""
+    times: Annotated[int, Field(json_schema_extra={"format": "times"})] = 1
+    detail: str = ""
+    exit_code: int | None = None
+    first: Time = ""
+    id: str = ""
+    lines: list[str] = Field(default=[])
+
+
+class Gap(BaseModel):
+    """A time in which nothing was recorded."""
+
+    start: Time
+    end: Time
+
+
+class History(Result):
+    """What happened, newest first. `now` is this host's clock; `problem` says why history is not recorded."""
+
+    events: list[HistoryEntry]
+    total: int
+    more: int = 0
+    since: Time
+    until: Time
+    kept_since: Time
+    now: Time
+    state: str = ""
+    gaps: list[Gap] = Field(default=[])
+    note: str = ""
+    problem: str = ""
+
+    def text(self) -> str:
+        """A line for each entry, the last log lines below the newest end, and what is missing."""
+        days = DayWords(self.now)
+        lines = [f"times in {days.zone}", *([self.state] if self.state else [])] if self.events else []
+        left = MAX_TEXT - len(self.note)
+        shown = 0
+        for entry in self.events:
+            block = [entry_line(entry, days), *(f"  | {line[:SHOWN_LINE]}" for line in entry.lines[-SHOWN_LINES:])]
+            left -= sum(len(line) + 1 for line in block)
+            if left < 0 and shown:
+                break
+            lines += block
+            shown += 1
+        if hidden := self.total - shown:
+            lines.append(f"… {hidden} more; narrow it with `name`, `kind` or `since`")
+        lines += [f"not recorded: {days.of(gap.start)} to {days.of(gap.end)}" for gap in self.gaps[:3]]
+        return "\n".join([*lines, *filter(None, (self.note, self.problem))]) or "nothing happened in that time"
+
+
+class UsageStep(BaseModel):
+    """Usage in one step."""
+
+    time: Time
+    cpu_percent: KnownPercent = None
+    cpu_peak: KnownPercent = None
+    memory: KnownBytes = None
+    memory_peak: KnownBytes = None
+
+
+class UsageRow(Row):
+    """Mean and peak of one container, or of the machine. cpu: 100 for each busy core; of the machine: of all cores."""
+
+    columns = ("name", "cpu_percent", "cpu_peak", "memory", "memory_peak", "ended")
+
+    name: str
+    cpu_percent: KnownPercent = None
+    cpu_peak: KnownPercent = None
+    cpu_peak_time: Time = ""
+    memory: KnownBytes = None
+    memory_peak: KnownBytes = None
+    memory_peak_time: Time = ""
+    ended: Annotated[int, Field(json_schema_extra={"format": "times"})] = 0
+    cpu_trend: list[float | None] = Field(default=[])
+    memory_trend: list[int | None] = Field(default=[])
+
+
+class DiskForecast(BaseModel):
+    """A disk, its growth a day, and in how many days it will be full: an estimate from `days` of history."""
+
+    mount: str
+    used: Bytes
+    total: Bytes
+    growth_per_day: int | None = None
+    full_in_days: float | None = None
+    days: float = 0.0
+
+    def text(self) -> str:
+        """One line."""
+        share = f"{100 * self.used / self.total:.0f} %" if self.total else "-"
+        words = f"disk {self.mount} {text.format_size(self.used)} of {text.format_size(self.total)} ({share})"
+        if self.growth_per_day is None:
+            return f"{words}: less than a day of history, so no forecast"
+        if self.full_in_days is not None:
+            return (
+                f"{words}: grows {text.format_size(self.growth_per_day)} a day, full in about "
+                f"{_days(self.full_in_days)} (estimate from the last {_days(self.days)})"
+            )
+        if self.growth_per_day > 0:
+            return f"{words}: no steady growth; full in over a year, or not at all (from the last {_days(self.days)})"
+        return f"{words}: does not grow (from the last {_days(self.days)})"
+
+
+class UsageHistory(Result):
+    """Memory, cpu and disk over time. `series` is of one container, or of the machine."""
+
+    usage: list[UsageRow]
+    total: int
+    more: int = 0
+    series: list[UsageStep]
+    step_seconds: int
+    disks: list[DiskForecast] = Field(default=[])
+    since: Time
+    until: Time
+    kept_since: Time
+    now: Time
+    note: str = ""
+    problem: str = ""
+
+    def text(self) -> str:
+        """A line for the machine and each container, then the series and the disks."""
+        days = DayWords(self.now)
+        lines = [f"{days.of(self.since)} to {days.of(self.until)} {days.zone}: mean, peak"] if self.usage else []
+        lines += [usage_line(row, days) for row in self.usage[:MAX_USAGE_ROWS]]
+        if (hidden := self.total - MAX_USAGE_ROWS) > 0:
+            lines.append(f"… {hidden} more that use less; ask for one by `name`")
+        if self.series:
+            lines.append(f"{self.usage[0].name if self.usage else ''} every {text.format_duration(self.step_seconds)}:")
+            lines += [step_line(one, days) for one in self.series]
+        lines += [disk.text() for disk in self.disks]
+        return "\n".join([*lines, *filter(None, (self.note, self.problem))]) or "nothing was recorded in that time"
+
+
+class DayWords:
+    """Formats times for a reader on this host: `03:12`, `yesterday 03:12`, `Nov 27 03:12`."""
+
+    def __init__(self, now: str) -> None:
+        self._zone = local_zone()
+        moment = datetime.fromisoformat(now).astimezone(self._zone)
+        self._today = moment.date()
+        self.zone = moment.tzname() or "UTC"
+
+    def of(self, when: str) -> str:
+        """A time in words."""
+        moment = datetime.fromisoformat(when).astimezone(self._zone)
+        days = (self._today - moment.date()).days
+        if days in (0, 1):
+            return moment.strftime("%H:%M" if days == 0 else "yesterday %H:%M")
+        return moment.strftime("%b %d %H:%M" if days < 300 else "%Y-%m-%d %H:%M")
+
+
+def entry_line(entry: HistoryEntry, days: DayWords) -> str:
+    """`03:12  web crashed ×5 (exit code 1), first 03:02`."""
+    by = "" if not entry.who else f" {entry.who}" if entry.who == OUTSIDE else f" by {WHO.get(entry.who, entry.who)}"
+    times = f" ×{entry.times}" if entry.times > 1 else ""
+    detail = f" ({entry.detail})" if entry.detail else ""
+    first = f", first {days.of(entry.first)}" if entry.first else ""
+    return f"{days.of(entry.time)}  {entry.name} {entry.what}{times}{by}{detail}{first}"
+
+
+def usage_line(row: UsageRow, days: DayWords) -> str:
+    """`web cpu 3 %, 80 % at 03:12; memory 120 MiB, 300 MiB at 03:12; ended 2 times`."""
+    parts = []
+    if row.cpu_percent is not None:
+        parts.append(f"cpu {row.cpu_percent:g} %, {_peak(row.cpu_peak, row.cpu_peak_time, days)}")
+    if row.memory is not None:
+        peak = f"{text.format_size(row.memory_peak or 0)} at {days.of(row.memory_peak_time)}"
+        parts.append(f"memory {text.format_size(row.memory)}, {peak}")
+    if row.ended:
+        parts.append(f"ended {text.plural(row.ended, 'time')}")
+    return f"{row.name} {'; '.join(parts)}"
+
+
+def step_line(one: UsageStep, days: DayWords) -> str:
+    """`03:00 cpu 3 % memory 120 MiB`."""
+    cpu = "" if one.cpu_percent is None else f" cpu {one.cpu_percent:g} %"
+    memory = "" if one.memory is None else f" memory {text.format_size(one.memory)}"
+    return f"{days.of(one.time)}{cpu}{memory}"
+
+
+def usage_row(found: SubjectUsage, machine: str, trends: Sequence[int]) -> UsageRow:
+    """The row of one subject. `trends`: the begin of each step in seconds, or nothing."""
+    by_time = {one.at: one for one in found.points}
+    return UsageRow(
+        name=found.name or machine,
+        cpu_percent=found.cpu,
+        cpu_peak=found.cpu_peak,
+        cpu_peak_time=to_time(found.cpu_peak_at),
+        memory=found.memory,
+        memory_peak=found.memory_peak,
+        memory_peak_time=to_time(found.memory_peak_at),
+        ended=found.restarts,
+        cpu_trend=[by_time[at].cpu if at in by_time else None for at in trends],
+        memory_trend=[by_time[at].memory if at in by_time else None for at in trends],
+    )
+
+
+def usage_steps(found: SubjectUsage) -> list[UsageStep]:
+    """The series of one subject."""
+    return [
+        UsageStep(
+            time=to_time(one.at),
+            cpu_percent=one.cpu,
+            cpu_peak=one.cpu_peak,
+            memory=one.memory,
+            memory_peak=one.memory_peak,
+        )
+        for one in found.points
+    ]
+
+
+def disk_forecasts(found: Iterable[Forecast]) -> list[DiskForecast]:
+    """The forecasts of all disks, the first to be full first."""
+    rows = [
+        DiskForecast(
+            mount=one.mount,
+            used=one.used,
+            total=one.total,
+            growth_per_day=one.growth,
+            full_in_days=None if one.full_in_days is None else round(one.full_in_days, 1),
+            days=round(one.days, 1),
+        )
+        for one in found
+    ]
+    return sorted(rows, key=lambda row: (row.full_in_days is None, row.full_in_days or 0, -row.used / (row.total or 1)))
+
+
+def to_time(seconds: float | None) -> str:
+    """ISO 8601 in UTC; empty for None."""
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _peak(percent: float | None, when: str, days: DayWords) -> str:
+    return f"{percent or 0:g} % at {days.of(when)}" if when else "-"
+
+
+def _days(count: float) -> str:
+    return text.format_duration(count * 86400) if count < 2 else f"{count:.0f} days"
