@@ -35,21 +35,21 @@ OPTIONS: dict[str, str] = {
 MORE = {
     "grep": r"(?:any|the|only)?\s*(?P<value>errors?|warnings?)(?:\s+(?:lines?|messages?))?(?:\s+(?:in|from|of)(?=\s))?"
 }
-UNIT = r"(?:s|secs?|seconds?|m|mins?|minutes?|h|hours?)"
+UNIT = r"(?:s|secs?|seconds?|m|mins?|minutes?|h|hours?)\b"
 ENTRY = r"[^\s,]*[:=/\d][^\s,]*"
 
 
 def take_options(
     clause: str, arguments: Mapping[str, Any], quoted: Sequence[str], objects: Iterable[str] = ()
 ) -> tuple[str, dict[str, Any]]:
-    """Clause without its arguments, and their values. `objects` are arguments that name existing objects."""
+    """Clause with its arguments blanked out, and their values. `objects` are arguments that name existing objects."""
     values: dict[str, Any] = {}
 
     def given(match: re.Match[str], argument: str) -> str:
         _put(
             values, argument, arguments.get(argument, {}), unmask(match.groupdict("true").get("value", "true"), quoted)
         )
-        return " "
+        return " " * len(match[0])
 
     def pair(match: re.Match[str]) -> str:
         return given(match, match["key"]) if match["key"] in {*arguments, "host"} else match[0]
@@ -62,7 +62,7 @@ def take_options(
             if match := re.search(rf"(?:(?<!\S)|,\s+){LEAD}(?:{way})(?!\S)", clause, re.IGNORECASE):
                 clause = clause[: match.start()] + given(match, argument) + clause[match.end() :]
                 break
-    return " ".join(clause.split()), values
+    return clause, values
 
 
 def _ways(argument: str, schema: Mapping[str, Any]) -> list[str]:

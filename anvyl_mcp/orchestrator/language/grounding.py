@@ -6,16 +6,15 @@ Small models invent hosts, filters and options; without them the tool uses its d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
 from anvyl_mcp.core import text
-from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, HOST, either, meanings
+from anvyl_mcp.orchestrator.language.places import EVERY, HERE, named
+from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, NUMBERS, meanings
 from anvyl_mcp.peers.connection.listing import ToolListing
 
-EVERY = re.compile(r"\b(?:all|every|each|everywhere|everything|both|any|anywhere|whole|entire|across|fleet)\b", re.I)
-HERE = re.compile(r"\b(?:(?<!in )here|local|locally|localhost|this (?:one|host|machine|server|computer|box))\b", re.I)
 TIME = re.compile(
     r"\b(?:since|ago|last|past|recent|recently|latest|lately|today|yesterday|(?:second|minute|hour|day|week)s?)\b"
     r"|\d\s*[smhd]\b",
@@ -30,30 +29,8 @@ IMAGE = re.compile(
     r"(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)*:\w[\w.-]*\w|(?<![\w/.-])[a-z0-9][\w.-]*(?:/[\w.-]+)+(?::[\w.-]*\w)?"
 )
 """Image with a tag or path."""
-MACHINES = rf"(?:{HOST}|box(?:es)?|pcs?|nodes?)"
-PLACED = r"(?:\b(?:on|at|from|in|across|of|for)\s+)?(?:\b(?:the|my|our|this|that|all|both|every|each|two|three)\s+)*"
-"""Prepositions before a host."""
 NEAR = 0.8
 """Minimum similarity of a word and its typo."""
-NUMBERS = {
-    "one": "1",
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "ten": "10",
-    "twenty": "20",
-    "hundred": "100",
-}
-
-
-def named(said: str, name: str) -> bool:
-    """Whether a text contains the name as a word; `old test` matches `old-test`."""
-    parts = [re.escape(part) for part in re.split(r"[-_. ]+", name.strip()) if part]
-    if not parts:
-        return False
-    pattern = rf"(?<![\w-]){'[-_. ]?'.join(parts)}(?![\w-]|\.\w)"
-    return bool(re.search(pattern, said, re.IGNORECASE))
 
 
 def images_in(said: str) -> list[str]:
@@ -72,34 +49,6 @@ def near(one: str, other: str) -> bool:
 def words_of(said: str) -> list[str]:
     """Significant words of a text, in lower case."""
     return [word for word in re.findall(r"[a-z0-9][\w.:/@-]*\w|[a-z0-9]", said.lower()) if word not in EMPTY]
-
-
-def said_hosts(said: str, hosts: Sequence[str]) -> list[str]:
-    """Hosts that a text names as places: `on nas`, `nas and gpu:`, `the host nas`."""
-    one = "|".join(re.escape(host) for host in sorted(hosts, key=len, reverse=True))
-    if not one:
-        return []
-    joint = rf"(?:{one})(?:\s*(?:,|and|&|or|vs\.?|versus|with)\s*(?:{one}))*"
-    before = r"\b(?:on|at|from|in|across|of|for|between|hosts?|machine|server|box)\s+(?:the\s+)?"
-    place = rf"(?:{before}{joint}|^\s*{joint}\s*:)(?![\w-])"
-    places = " ".join(match[0] for match in re.finditer(place, said, re.IGNORECASE))
-    return [host for host in hosts if named(places, host)]
-
-
-def spoken_tags(said: str, tags: Iterable[str]) -> list[str]:
-    """Host tags mentioned in a text, as selectors: `the two web servers`, `@prod`."""
-    known = sorted(set(tags))
-    at_sign = [f"@{tag}" for tag in known if re.search(rf"@{re.escape(tag)}(?![\w-])", said, re.IGNORECASE)]
-    pattern = rf"(?<![\w-])(?P<tag>{either(known) or '(?!)'})\s+(?:{MACHINES})(?![\w-])"
-    in_words = [f"@{match['tag'].lower()}" for match in re.finditer(pattern, said, re.IGNORECASE)]
-    return list(dict.fromkeys(at_sign + in_words))
-
-
-def without_places(said: str, hosts: Iterable[str], tags: Iterable[str]) -> str:
-    """Remove hosts and tags from a text."""
-    tagged = rf"{PLACED}(?:@(?:{either(tags) or '(?!)'})|(?:{either(tags) or '(?!)'})\s+{MACHINES})(?![\w-])"
-    named = rf"{PLACED}(?<![\w-])(?:{either(hosts) or '(?!)'})(?:\s+{MACHINES})?(?![\w-])"
-    return re.sub(named, " ", re.sub(tagged, " ", said, flags=re.IGNORECASE), flags=re.IGNORECASE)
 
 
 def ground_host(selector: str, said: str, hosts: Sequence[str], local: str) -> str:

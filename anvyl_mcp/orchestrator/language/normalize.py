@@ -1,4 +1,4 @@
-"""Normalize a sentence: mask quotes, strip politeness, split clauses."""
+"""Normalize a sentence: mask quotes, collapse punctuation, write contractions out, strip politeness."""
 
 from __future__ import annotations
 
@@ -7,34 +7,22 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from anvyl_mcp.core import text
-from anvyl_mcp.orchestrator.language.idioms import said_plainly
-from anvyl_mcp.orchestrator.language.vocabulary import MARK
+from anvyl_mcp.orchestrator.language.lexicon import words_of_language
+from anvyl_mcp.orchestrator.language.vocabulary import LEAD_IN, MARK
 from anvyl_mcp.orchestrator.reader_thread import MOST_CHARACTERS, MOST_PARTS, MOST_WORDS
 
 QUOTED = re.compile(r"""(?<![^\s=,(])(['"`])(.+?)\1(?![\w'"`])""")
-COURTESY = (
-    r"please|kindly|hey|hi|hello|ok|okay|anvyl|just|now|then|also|first|go ahead and|let's"
-    r"|(?:can|could|would|will) you|(?:i would|i'd) like (?:you )?to|i (?:want|need) (?:you )?to"
-    r"|(?:check|see|tell me|let me know) (?:if|whether)"
-)
-POLITE = re.compile(
-    rf"(?i)\s*(?:(?:{COURTESY}"
-    r"|docker(?=\s+(?:ps|images|logs?|inspect|stats|start|stop|restart|rm|pull|run|exec|events|info|version|top|rmi|system"
-    r"|image|volume|network)\b))[\s,]+)*"
-)
-COURTEOUS = re.compile(rf"(?i)\s*(?:(?:{COURTESY})[\s,]+)*")
-"""Politeness only, for possible Docker command lines."""
 THANKS = re.compile(
-    r"(?i)(?:[\s,]+(?:please|thanks|thank you|now|right now|for me|immediately|asap|again|once more)|[\s.?!,])+$"
+    r"(?i)(?:[\s,]+(?:please|pls|thanks|thank you|now|right now|for me|immediately|asap|again|once more)|[\s.?!,])+$"
 )
-DENIED = re.compile(r"(?i)(?:n't|\s+not)\s+(running|up|healthy)\b")
-FOLLOWS = r"(?:and|then|also|afterwards|finally|after\s+that|next)"
-SEPARATOR = re.compile(rf"(?i)\s*(?:[,;]|[.!?](?=\s))\s*(?:{FOLLOWS}[\s,]+)*|\s+(?:(?:{FOLLOWS}|&&?)[\s,]+)+")
-
-
+NOT_RUNNING = re.compile(r"(?i)(?:n't|\s+not)\s+(running|up|healthy)\b")
+SEPARATOR = re.compile(
+    r"(?i)\s*(?:[,;]|[.!?](?=\s))\s*(?:(?:and|then|also|afterwards|finally|after\s+that|next)[\s,]+)*"
+    r"|\s+(?:(?:and|then|also|afterwards|finally|after\s+that|next|&&?)[\s,]+)+"
+)
 RUN = re.compile(r"[,;!?](?:\s*[,;!?])+")
 BLANKS = re.compile(r"\s+")
-POLITELY = re.compile(r"(?i)\b(?:can|could|would|will)\s+you\b|\bplease\b")
+POLITELY = re.compile(r"(?i)\b(?:can|could|would|will)\s+(?:you|u)\b|\bplease\b")
 
 
 def only_wonders(sentence: str) -> bool:
@@ -60,12 +48,6 @@ def _tidy(masked: str) -> str:
     return BLANKS.sub(lambda run: "\n" if "\n" in run[0] else " ", tidied).strip()
 
 
-def tidied(sentence: str) -> str:
-    """Collapse runs of blanks and punctuation outside of quotes."""
-    masked, quoted = mask(sentence)
-    return re.sub(MARK, lambda match: quoted[ord(match[0]) - 0xE000], masked)
-
-
 def is_short(masked: str) -> bool:
     """Whether a masked sentence is short enough to parse."""
     return (
@@ -82,19 +64,32 @@ def unmask(value: str, quoted: Sequence[str]) -> str:
     return words[1:-1] if whole else words
 
 
-def polite(clause: str) -> str:
-    """Polite words at the beginning of a clause."""
-    return match[0] if (match := POLITE.match(clause)) else ""
+def written_out(masked: str) -> str:
+    """Contractions in full: `what's` is `what is`, `isn't` is `is not`."""
+    masked = re.sub(r"(?i)\b(can)'?t\b|\bcant\b", "cannot", masked)
+    masked = re.sub(r"(?i)\bwo(?:n't|nt)\b", "will not", masked)
+    masked = re.sub(r"(?i)\b(do|does|did|is|are|was|were|has|have|had|would|could|should|must|need)n'?t\b", r"\1 not", masked)
+    masked = re.sub(r"(?i)\b(what|where|who|which|how|it|that|there|here|everything)'s\b", r"\1 is", masked)
+    masked = re.sub(r"(?i)\b(what|how|where)s\b(?=\s)", r"\1 is", masked)
+    return re.sub(r"(?i)\b(i)'m\b", r"\1 am", re.sub(r"(?i)\b(i|you|we|they)'(?:re)\b", r"\1 are", masked))
 
 
 @lru_cache(maxsize=256)
 def plain(clause: str, *, asks: bool = False) -> str:
-    """Strip politeness and punctuation; `asks`: more freely, for questions."""
+    """Strip politeness and punctuation; `asks`: rewrite the idioms of questions."""
     clause = re.sub(r"(?i)\b(what|where|who|which)'s\b", r"\1 is", " ".join(clause.split()))
     clause = re.sub(r"(?<=\w)'s\b", "", clause)
-    clause = THANKS.sub("", clause.removeprefix(polite(clause)))
-    clause = DENIED.sub(lambda match: " stopped" if match[1].lower() in ("running", "up") else " unhealthy", clause)
-    return said_plainly(clause, asks=asks)
+    lead = LEAD_IN.match(clause)
+    clause = THANKS.sub("", clause[lead.end() if lead else 0 :])
+    clause = NOT_RUNNING.sub(lambda match: " stopped" if match[1].lower() in ("running", "up") else " unhealthy", clause)
+    for pattern, replacement in _idioms() if asks else ():
+        clause = pattern.sub(replacement, clause)
+    return clause
+
+
+@lru_cache(maxsize=1)
+def _idioms() -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((re.compile(rf"(?i){one}"), other) for one, other in words_of_language("en")["idioms"].items())
 
 
 def named(clause: str, names: Sequence[str]) -> str:
@@ -104,9 +99,3 @@ def named(clause: str, names: Sequence[str]) -> str:
     joined = text.join_names(names)
     clause = re.sub(r"(?i)\b(?:its|their)\b", f"{joined}'s", clause)
     return re.sub(r"(?i)\b(?:it|them|that\s+(?:one|container))\b", joined, clause)
-
-
-def free(clause: str) -> str:
-    """Clause that ends in free text: strip only leading politeness and the final question mark."""
-    spared = polite(clause)
-    return clause.removeprefix(spared).rstrip("?" if "you" in spared.lower() else "")

@@ -1,4 +1,4 @@
-"""Vocabulary of the rules: synonyms, states and fillers."""
+"""Vocabulary of the rules, from the English file: synonyms, states, fillers, and what a word stands for."""
 
 from __future__ import annotations
 
@@ -6,91 +6,34 @@ import re
 from collections.abc import Iterable, Set
 from functools import lru_cache
 
-SAME = (
-    ("show", "list", "display", "print", "view", "see", "get", "give", "ls", "what are", "summarize"),
-    ("remove", "delete", "rm", "erase", "destroy", "get rid of", "throw away", "drop", "trash", "nuke", "dispose of"),
-    (
-        "stop",
-        "halt",
-        "kill",
-        "shut down",
-        "shutdown",
-        "turn off",
-        "switch off",
-        "take down",
-        "bring down",
-        "power off",
-        "terminate",
-        "quit",
-    ),
-    (
-        "start",
-        "boot",
-        "boot up",
-        "launch",
-        "start up",
-        "turn on",
-        "switch on",
-        "bring up",
-        "fire up",
-        "power on",
-        "spin up",
-        "wake up",
-        "resume",
-    ),
-    ("restart", "reboot", "bounce", "reload", "cycle", "recycle"),
-    ("create", "make", "add", "set up"),
-    ("connect", "attach", "join"),
-    ("disconnect", "detach"),
-    ("pull", "download", "fetch", "grab", "pull down"),
-    ("prune", "clean up", "tidy up"),
-    ("execute", "exec"),
-    ("inspect", "describe", "examine"),
-    ("container",),
-    ("host", "machine", "server", "computer", "system", "box"),
-    ("memory", "ram"),
-    ("cpu", "processor"),
-    ("disk", "storage", "disk space"),
-    ("resource", "usage"),
-    ("use", "using", "consuming", "eating"),
-    ("running", "up", "alive", "online"),
-    ("stopped", "down", "exited", "dead", "offline"),
+from anvyl_mcp.orchestrator.language.lexicon import any_of, english, words_of_language
+
+_EN = words_of_language("en")
+SAME = tuple(
+    (first, *(other for word in words.split(",") if (other := word.strip()) != first))
+    for first, words in _EN["same"].items()
 )
 """Synonyms; the first one represents all."""
 STANDS_FOR = {word: words[0] for words in SAME for word in words}
-
-STATES = {
-    "running": {"running", "up", "ok", "online"},
-    "stopped": {"stopped", "exited", "created", "dead", "down", "offline", "unreachable"},
-} | {state: {state} for state in ("healthy", "unhealthy", "paused", "restarting")}
+STATES: dict[str, set[str]] = {state: set(words.split()) for state, words in _EN["states"].items()}
 """Words for states, with the values in results."""
+KINDS = {kind: tuple(words.split()) for kind, words in _EN["kinds"].items()}
+"""Nouns for objects of a kind."""
+NUMBERS = dict(pair.split("=") for pair in _EN["words"]["numbers"].split())
+COUNTED = {word: int(number) for word, number in (pair.split("=") for pair in _EN["words"]["counted"].split())}
 
-
-def words_in(table: str) -> frozenset[str]:
-    """Unique words of a table."""
-    return frozenset(table.split())
-
-
-ARTICLES = words_in("the a an my our new")
-GLUE = words_in("me us of for about is are")
-CONNECTORS = words_in("as from to in into with")
-PADDING = words_in("all every any some both current currently now there that ones check") | STATES.keys()
+ARTICLES = english("words", "articles")
+GLUE = english("words", "glue")
+CONNECTORS = english("words", "connectors")
+PADDING = english("words", "padding") | STATES.keys()
 """Fillers in questions; in requests for a change they are significant."""
-EMPTY = (ARTICLES | GLUE | CONNECTORS | PADDING) - STATES.keys() | words_in(
-    "what which who where when why how many much most least more less have has had do does did be was were can could "
-    "will would i you we and or on at by please tell know whether still anything something show free left available "
-    "room space use uses using used doing going exposed published open"
-)
+EMPTY = (ARTICLES | GLUE | CONNECTORS | PADDING) - STATES.keys() | english("words", "empty")
 """Words that do not help to select a tool."""
-NO_NAMES = words_in(
-    "image unused dangling it its them this these those one everything everyone nothing no not except if whatever "
-    "sorry actually oops "
-    "whichever rest other others highest biggest largest greatest maximum longest "
-    "lowest smallest fewest minimum shortest busiest quietest "
-    "idlest hungriest heaviest fullest emptiest hottest warmest coolest newest oldest"
-)
+NO_NAMES = english("words", "no_names")
 RESERVED = EMPTY | NO_NAMES | STATES.keys() | STANDS_FOR.keys()
 """Words that are names only in quotes."""
+FILLERS = english("words", "fillers") | ARTICLES
+DETERMINERS = english("words", "determiners")
 REFUSING = re.compile(
     r"(?i)\b(?:not|never|no|cannot|\w+n't|dont|without|except|excluding|unless|until|but|instead|if)(?![\w-])"
 )
@@ -100,15 +43,9 @@ FREE_TEXT = frozenset({"command", "query", "message", "text"})
 MARK = "[\ue000-\uf8ff]"
 """Placeholder for a quoted text."""
 NAME = rf"(?:{MARK}|\w(?:[\w./:@-]*\w)?)"
-INSIDE = re.compile(
-    rf"(?P<command>.+?)\s+(?:in|inside|within)\s+(?:the\s+)?(?:container\s+)?(?P<name>{NAME})(?:\s+container)?",
-    re.IGNORECASE,
-)
-CONDITION = re.compile(r"(?i)\s(?:if|unless|except|or\s+not)(?:\s|$)")
-"""Words that make an unquoted command ambiguous."""
-QUESTION = re.compile(r"(?i)(?:is|are|which|what|how|\S+\s+is\s+\w+$)\b")
-"""Beginning of a clause that only asks."""
-AND = r"(?:\s*,\s*(?:and\s+)?|\s+(?:and|&)\s+)"
+LEAD_IN = re.compile(rf"(?i)(?:{any_of(_EN['politeness']['lead'])}[\s,:]+)+")
+"""Politeness at the beginning of a clause."""
+POLITE = re.compile(rf"(?i){any_of(_EN['politeness']['anywhere'])}")
 
 
 def singular(word: str) -> str:
@@ -150,3 +87,8 @@ HOST = literal("host")
 def is_name(word: str, verbs: Set[str] = frozenset()) -> bool:
     """Whether a word can be a name: quoted, or not in the vocabulary."""
     return bool(re.fullmatch(MARK, word)) or not {word.lower(), meaning(word)} & (RESERVED | verbs)
+
+
+def kinds_said(kind: str) -> frozenset[str]:
+    """Nouns for a kind, singular and plural."""
+    return frozenset(f"{noun}{ending}" for noun in KINDS.get(kind, (kind,)) for ending in ("", "s"))

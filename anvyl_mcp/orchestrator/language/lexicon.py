@@ -1,0 +1,150 @@
+"""The words of each language, from one TOML file per language, and the translation of other languages into English.
+
+Everything after the translation reads English only. A form in a file is a phrase, in which `…` stands for up to four
+other words, `[now]` for an optional word, `(on|off)` for one of several, and `*` at the edge of a word for its rest.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+OTHERS = ("de", "fr", "es")
+"""Languages besides English; each is one file here, named by its code."""
+GAP = r"((?:\s+(?!(?:off|up|down|away|out)\b)[^\s,;]+){0,4}?)"
+
+
+@cache
+def words_of_language(code: str) -> Mapping[str, Any]:
+    """The file of one language."""
+    return tomllib.loads((FOLDER / f"{code}.toml").read_text(encoding="utf-8"))
+
+
+def english(section: str, key: str) -> frozenset[str]:
+    """Words of one entry of the English file."""
+    return frozenset(words_of_language("en")[section][key].split())
+
+
+@lru_cache(maxsize=2048)
+def pattern(form: str) -> str:
+    """Regular expression for a form; every gap is a group."""
+    parts: list[str] = []
+    optional_first = False
+    for piece in re.findall(r"\[[^\]]*\]|\([^)]*\)|…|[^\s\[\]()…]+", form):
+        space = "" if not parts or optional_first else r"\s+"
+        optional_first = False
+        if piece == "…":
+            parts.append(GAP if not form.endswith("…") else r"(\s+[^\s,;?!]+)")
+        elif piece.startswith("["):
+            inner = _either(piece[1:-1].split("|"))
+            parts.append(rf"(?:{space}{inner})?" if parts else rf"(?:{inner}\s+)?")
+            optional_first = len(parts) == 1
+        elif piece.startswith("("):
+            parts.append(space + _either(piece[1:-1].split("|")))
+        else:
+            parts.append(space + _word(piece))
+    return rf"(?<![\w/.-])(?:{''.join(parts)})(?![\w-])"
+
+
+def _either(words: Iterable[str]) -> str:
+    return "(?:" + "|".join(r"\s+".join(_word(one) for one in word.split()) for word in words) + ")"
+
+
+def _word(word: str) -> str:
+    before, after = ("\\w*" if word.startswith("*") else ""), ("\\w*" if word.endswith("*") else "")
+    return f"{before}{re.escape(word.strip('*'))}{after}"
+
+
+def any_of(forms: Iterable[str]) -> str:
+    """Regular expression for any of the forms, the longest first."""
+    return "(?:" + "|".join(pattern(form) for form in sorted(forms, key=len, reverse=True)) + ")" if forms else "(?!)"
+
+
+def folded(said: str) -> str:
+    """Lower case without accents, character by character, so that positions stay."""
+    plain = "".join(unicodedata.normalize("NFD", letter)[:1] or letter for letter in said)
+    return "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in plain)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    form: re.Pattern[str]
+    english: str
+
+
+@cache
+def _entries(code: str) -> tuple[_Entry, ...]:
+    """Translations of one language, the longest forms first."""
+    file = words_of_language(code)
+    forms = [(form, key) for section in ("verbs", "words") for key, forms in file[section].items() for form in forms]
+    forms.sort(key=lambda entry: len(entry[0]), reverse=True)
+    return tuple(_Entry(re.compile(pattern(folded(form))), key) for form, key in forms)
+
+
+@cache
+def _english_words() -> frozenset[str]:
+    """All words that the English file knows, to tell the languages apart."""
+    found: set[str] = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, str):
+            found.update(re.findall(r"[a-z']+", value))
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                found.update([key])
+                collect(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                collect(inner)
+
+    collect(words_of_language("en"))
+    return frozenset(found)
+
+
+def translated(said: str) -> tuple[str, str]:
+    """A text in English, and the name of its language if it is another one.
+
+    It is taken for another language if that knows more of its words than English does.
+    """
+    said = unicodedata.normalize("NFC", said)
+    tokens = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", said.lower())
+    known = sum(token in _english_words() for token in tokens)
+    best, code = 0, ""
+    for other in OTHERS:
+        number = _words_known(folded(said), other)
+        if number > best:
+            best, code = number, other
+    if best <= known:
+        return said, ""
+    return _translate(said, code), words_of_language(code)["name"]
+
+
+def _words_known(said: str, code: str) -> int:
+    for entry in _entries(code):
+        said = entry.form.sub(lambda match: " ".join(["§"] * len(match[0].split())), said)
+    return said.count("§")
+
+
+def _translate(said: str, code: str) -> str:
+    """Replace each form once; what was replaced is not read again."""
+    done: list[str] = []
+    plain = folded(said)
+    for entry in _entries(code):
+        while match := entry.form.search(plain):
+            gaps = [said[slice(*match.span(group))] for group in range(1, (match.lastindex or 0) + 1)]
+            # What stands in a gap is translated in its turn.
+            marks = []
+            for part in entry.english.split("…"):
+                done.append(part.strip())
+                marks.append(f"\x00{len(done) - 1}\x00")
+            words = f"{marks[0]}{''.join(gaps)} {' '.join(marks[1:])}"
+            said = f"{said[: match.start()]}{words}{said[match.end() :]}"
+            plain = folded(said)
+    return " ".join(re.sub("\x00(\\d+)\x00", lambda mark: done[int(mark[1])], said).replace("¿", "").split())

@@ -1,0 +1,307 @@
+"""Questions to reading calls: the tool whose words a question has most of, for the objects and hosts it names.
+
+A wrong guess costs a look at something else, so looking is guessed; but words that nobody read are named, and a
+question about the past, about something unknown or with an order in it is never answered with something else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import NotUnderstood
+from anvyl_mcp.orchestrator.checks import resolve
+from anvyl_mcp.orchestrator.language import phrases, questions
+from anvyl_mcp.orchestrator.language.argument_phrases import take_options
+from anvyl_mcp.orchestrator.language.grounding import ALSO_STOPPED
+from anvyl_mcp.orchestrator.language.normalize import plain, unmask
+from anvyl_mcp.orchestrator.language.places import HERE, named
+from anvyl_mcp.orchestrator.language.questions import Query, Wants
+from anvyl_mcp.orchestrator.language.stemming import stem, stems
+from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, FILLERS, LEAD_IN, MARK, STANDS_FOR, is_name, meaning
+from anvyl_mcp.orchestrator.reader_thread import ReaderThread
+from anvyl_mcp.orchestrator.rules import past, unknown_words
+from anvyl_mcp.orchestrator.rules.results import aggregate
+from anvyl_mcp.orchestrator.rules.results.answers import Call
+from anvyl_mcp.orchestrator.rules.scene import Scene
+from anvyl_mcp.orchestrator.rules.tool_scores import HOSTS, LEAST, Fit, cues_of, fits
+from anvyl_mcp.orchestrator.rules.words import WORD
+from anvyl_mcp.peers.connection.listing import ToolListing
+from anvyl_mcp.peers.hosts import registry
+
+CLEARLY = 1.35
+"""Minimum lead over the next score."""
+OF_ITS_OWN = 0.9
+"""Score of words matched by no other tool from which a second tool is called too."""
+MOST_OBJECTS = 4
+LAST_LINES = 20
+TROUBLE = re.compile(
+    r"\b(?:why|wrong|reason|cause|crash\w*|broken|fail\w*|unhealthy|died|dies|going on|problems?|trouble|matter"
+    r"|happened to|kept|keeps|not work\w*|doesn'?t work|won'?t|stopped working)\b",
+    re.IGNORECASE,
+)
+"""Questions about what is wrong with an object, answered from its state and log."""
+BROKEN = re.compile(
+    r"\b(?:why|wrong|broken|crash\w*|fail\w*|unhealthy|died|dies|problems?|trouble|not work\w*|doesn'?t work)\b",
+    re.IGNORECASE,
+)
+"""The same without a named object."""
+DIRECTLY = (Wants.WHERE, Wants.TROUBLE, Wants.UNUSED, Wants.EXTREME, Wants.ROOM, Wants.TIGHT, Wants.BEYOND, Wants.AMOUNT)
+
+
+@dataclass
+class Look:
+    """Reading calls for one question. `exact`: it is a phrase of a tool; `ignored`: words that nobody read."""
+
+    calls: list[Call] = field(default_factory=list)
+    exact: bool = False
+    ignored: list[str] = field(default_factory=list)
+
+
+class Looks:
+    """Reads questions. `strict`: to the last word, because a language model comes next."""
+
+    def __init__(self, scene: Scene, quoted: Sequence[str], *, strict: bool) -> None:
+        self._scene = scene
+        self._quoted = quoted
+        self._strict = strict
+        self._tools = [one for one in scene.tools.values() if one.reads]
+        self._words = unknown_words.Vocabulary(scene)
+
+    async def read(self, masked: str) -> Look:
+        """The calls of a question; empty if it is not understood.
+
+        Raises:
+            NotUnderstood: it asks for something else, and why.
+            UnknownHost: an unknown host is named.
+        """
+        scene, places = self._scene, self._scene.places
+        for unknown in places.unknown_host(masked):
+            if not await self._is_object(unknown):
+                raise registry.unknown_host_error(unknown, places.hosts)
+        matches = [match[0] for match in places.pattern().finditer(masked)]
+        said = [place for place in places.hosts_named(" ".join(matches)) if place != "all"] if matches else []
+        if HERE.search(masked):
+            said.append(places.local)
+        host = ",".join(dict.fromkeys(said))
+        rest = places.without(masked)
+        if not self._words.all_known(rest) or unknown_words.begins_like_an_order(masked):
+            await scene.look_up("container")
+        unknown_words.check_order(masked, self._words)
+        names = self._named(rest)
+        when = past.read(masked)
+        if when:
+            past.check_tools(when, self._tools)
+        looked = await self._query(rest, host, names) if not when else None
+        if looked is None:
+            looked = await self._scored(masked, rest, host, names, when)
+        if when:
+            past.reach_back(when, looked.calls)
+        if not looked.calls:
+            return looked
+        if not names and (subject := self._words.unknown_subject(masked, looked.calls)):
+            raise NotUnderstood(f"nothing is named `{subject}` on these hosts", hint="list all containers: anvyl ps --all")
+        looked.ignored = self._unread(rest, looked.calls, names)
+        looked.exact = looked.exact and not looked.ignored
+        return Look() if self._strict and looked.ignored else looked
+
+    async def _is_object(self, word: str) -> bool:
+        objects = [one for kind in ("container", "image", "network") for one in await self._scene.look_up(kind)]
+        return bool(resolve.best_matches([word], objects))
+
+    def _named(self, rest: str) -> list[str]:
+        """Containers named in the words, by name or by image."""
+        objects = self._scene.of("container")
+        found = sorted({one.name for one in objects if named(rest, one.name) and (is_name(one.name) or one.name in rest)})
+        if found or not objects:
+            return found
+        ours = {word for tool in self._tools for cue in cues_of(tool) for word in cue}
+        words = [
+            word
+            for word in re.findall(r"[a-z][\w.-]*", rest.lower())
+            if len(word) > 2 and word not in EMPTY and word not in STANDS_FOR and stem(word) not in ours
+        ]
+        return sorted({one.name for one in resolve.best_matches(words, objects)})
+
+    async def _query(self, rest: str, host: str, names: Sequence[str]) -> Look | None:
+        """A question that is worked out from results: the most of something, where, why."""
+        asked = plain(" ".join(rest.split()), asks=True)
+        query = questions.read(asked)
+        if query is None:
+            return None
+        if query.wants is Wants.WHY:
+            return self._why(query, host)
+        if query.wants not in DIRECTLY:
+            return None
+        subject = names[0] if query.wants is Wants.AMOUNT and len(names) == 1 else ""
+        if query.wants is Wants.AMOUNT and len(names) > 1:
+            return None
+        fitting = [one for one in self._tools if not one.required or (subject and list(one.required) == list(one.names))]
+        fitting = [one for one in fitting if bool(subject) <= bool(one.names)]
+        listing = aggregate.chosen(query, fitting, of_one=bool(subject))
+        if listing is None:
+            return None
+        values = self._implied(listing, query)
+        if subject:
+            values[next(iter(listing.names))] = subject
+        return Look([self._call(listing, values, host)], exact=True)
+
+    def _implied(self, listing: ToolListing, query: Query) -> dict[str, Any]:
+        """Arguments that a question implies: sort order, and including stopped containers."""
+        values: dict[str, Any] = {}
+        for name, schema in listing.arguments.items():
+            if said := [choice for choice in schema.get("enum", ()) if meaning(choice) in query.words]:
+                values[name] = said[0]
+        if "all" in listing.arguments and query.wants in (Wants.WHERE, Wants.TROUBLE):
+            values["all"] = True
+        return values
+
+    def _why(self, query: Query, host: str) -> Look | None:
+        """All reads about one object, if it exists."""
+        said = set(query.subject.split()) & set(self._scene.names())
+        reading = [one for one in self._tools if one.required and list(one.required) == list(one.names) and one.toolset == "containers"]
+        if len(said) != 1:
+            return None
+        subject = said.pop()
+        calls = [
+            self._call(one, {one.required[0]: subject} | ({"tail": LAST_LINES} if "tail" in one.arguments else {}), host)
+            for one in reading
+        ]
+        return Look(calls, exact=True)
+
+    def _call(self, listing: ToolListing, values: Mapping[str, Any], host: str) -> Call:
+        place = {"host": host} if host and listing.toolset != "fleet" else {}
+        return Call(listing, {**values, **place})
+
+    async def _scored(self, masked: str, rest: str, host: str, names: list[str], when: str) -> Look:
+        """The tools with the best score for the words."""
+        tools = [one for one in self._tools if "since" in one.arguments] if when else self._tools
+        weighed = partial(fits, rest, tools, of_hosts=bool(host) or bool(HOSTS.search(masked)), named=bool(names))
+        found = await ReaderThread().run(weighed)
+        suited = [replace(fit, weight=fit.weight * _suits(fit.listing, names)) for fit in found]
+        phrase = self._phrase(rest, tools, names)
+        chosen = [phrase] if phrase else self._chosen(sorted(suited, key=lambda fit: -fit.weight), rest, names)
+        if (
+            not names
+            and BROKEN.search(masked)
+            and not phrase
+            and (not chosen or chosen[0].required or aggregate.listed(chosen[0]) == "container")
+        ):
+            chosen, names = await self._troubled(host)
+        calls = []
+        for listing in chosen:
+            _, values = take_options(plain(" ".join(rest.split()), asks=True), listing.arguments, self._quoted)
+            calls += [self._call(listing, given, host) for given in self._about(listing, values, names, masked)]
+        return Look(calls, exact=phrase is not None)
+
+    def _phrase(self, rest: str, tools: Sequence[ToolListing], names: Sequence[str]) -> ToolListing | None:
+        """The tool whose phrase accounts for every word but names, options and fillers."""
+        found: list[tuple[int, ToolListing]] = []
+        for listing in tools:
+            asked = plain(" ".join(rest.split()), asks=True)
+            if listing.required and not names and not re.search(MARK, asked):
+                continue
+            left, values = take_options(asked, listing.arguments, self._quoted, listing.names)
+            words = {
+                meaning(word)
+                for word in re.findall(r"[a-z][\w-]*", left.lower())
+                if not any(word in re.split(r"[-_. ]+", name.lower()) or word == name.lower() for name in names)
+            } - EMPTY - FILLERS
+            for phrase in listing.say:
+                holes = phrases.holes(phrase)
+                literal = phrases.literals(phrase)
+                if words and words <= literal | {"show", "container"} and literal - {"show"} <= words and bool(names) == bool(holes):
+                    found.append((len(literal), listing))
+        return max(found, key=lambda one: one[0])[1] if found else None
+
+    async def _troubled(self, host: str) -> tuple[list[ToolListing], list[str]]:
+        """For `what is wrong`: the list, and the logs of unhealthy containers."""
+        await self._scene.look_up("container")
+        objects = self._scene.of("container", self._scene.select(host) if host else ())
+        names = sorted({one.name for one in objects if aggregate.complaint(one.row)})[:MOST_OBJECTS]
+        lists = [one for one in self._tools if aggregate.listed(one) == "container" and "all" in one.arguments]
+        logs = [one for one in self._tools if one.required and "tail" in one.arguments and one.toolset == "containers"]
+        return lists + (logs if names else []), names
+
+    def _chosen(self, fits: Sequence[Fit], rest: str, names: Sequence[str]) -> list[ToolListing]:
+        best = fits[0] if fits else None
+        of_one = [
+            fit.listing
+            for fit in fits
+            if fit.listing.required and set(fit.listing.names) == set(fit.listing.required) and fit.listing.toolset == "containers"
+        ]
+        if names and TROUBLE.search(rest) and len(names) <= MOST_OBJECTS:
+            return of_one
+        if best is None or best.weight < LEAST:
+            # What is only named is shown.
+            shows = names and not self._strict and len(names) <= MOST_OBJECTS and unknown_words.only_names(rest, names)
+            return [one for one in of_one if "tail" not in one.arguments][:1] if shows else []
+        second = fits[1] if len(fits) > 1 else None
+        if second and second.weight * CLEARLY > best.weight:
+            apart = [fit for fit in (best, second) if fit.weight >= OF_ITS_OWN and fit.words]
+            if len(apart) == 2 and not apart[0].words & apart[1].words and not names:
+                return [fit.listing for fit in apart]
+            if self._strict:
+                return []
+        return [best.listing]
+
+    def _about(
+        self, listing: ToolListing, values: Mapping[str, Any], names: Sequence[str], said: str
+    ) -> list[dict[str, Any]]:
+        """Arguments of each call: one per named object, if the tool takes one."""
+        wanted = values.get("name")
+        values = {name: value for name, value in values.items() if name not in ("name",)}
+        if "all" in listing.arguments and (names or ALSO_STOPPED.search(said)):
+            values["all"] = True
+        if "tail" in listing.arguments and "tail" not in values and TROUBLE.search(said):
+            values["tail"] = LAST_LINES
+        for name, schema in listing.arguments.items():
+            if spoken := [choice for choice in schema.get("enum", ()) if stem(choice) in stems(said)]:
+                values[name] = spoken[0]
+        argument = next(iter(listing.names), "name" if "name" in listing.arguments else "")
+        if not listing.required and not any(named(said, name) for name in names) and len(names) > 1:
+            argument = ""
+        if argument and wanted and not names and not listing.required:
+            return [{**values, argument: unmask(str(wanted), self._quoted)}]
+        if not argument or not names:
+            return [] if listing.required and not names else [values]
+        return [{**values, argument: name} for name in names[:MOST_OBJECTS]]
+
+    def _unread(self, rest: str, calls: Sequence[Call], names: Sequence[str]) -> list[str]:
+        """Content words that neither the tools, nor the names, nor the options account for."""
+        taken = {word.lower() for call in calls for value in call.arguments.values() for word in _parts(str(value))}
+        taken |= {part for name in names for part in _parts(name)}
+        cues = {word for call in calls for cue in cues_of(call.listing) for word in cue}
+        lead = LEAD_IN.match(rest.lstrip())
+        said = rest.lstrip()[lead.end() if lead else 0 :]
+        words = [one[0].strip(".:/'-") for one in WORD.finditer(re.sub(r"(?<=\w)'s\b", " ", said))]
+        found = [
+            word
+            for word in words
+            if word
+            and word.lower() not in taken
+            and stem(word) not in cues
+            and not self._words.is_ordinary(word.lower())
+            and not any(part in taken for part in _parts(word.lower()))
+            and not resolve.best_matches([word.lower()], [one for one in self._scene.of("container") if one.name in names])
+        ]
+        return list(dict.fromkeys(unmask(word, self._quoted) for word in found))
+
+
+def _parts(value: str) -> list[str]:
+    return [one for one in {value.lower(), *re.split(r"[\s,:/_.-]+", value.lower())} if one]
+
+
+def _suits(tool: ToolListing, names: Sequence[str]) -> float:
+    """Weight of a tool for the named objects; a host's tool says little about a container."""
+    takes = "container" in tool.names.values() or "name" in tool.arguments
+    if names:
+        return (1.3 if tool.required else 1.0) if takes else 0.45
+    return 0.0 if tool.required else 1.0
+
+
+__all__ = ["Look", "Looks", "text"]

@@ -1,0 +1,81 @@
+"""What a question is read against: the tools, the hosts, and the objects that exist on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from anvyl_mcp.core.errors import AnvylError
+from anvyl_mcp.orchestrator.checks.resolve import FleetObject
+from anvyl_mcp.orchestrator.language.grounding import images_in
+from anvyl_mcp.orchestrator.language.places import Places
+from anvyl_mcp.orchestrator.language.stemming import stem, stems
+from anvyl_mcp.orchestrator.language.vocabulary import kinds_said
+from anvyl_mcp.peers.connection.listing import ToolListing
+
+PAIR = re.compile(r"(?<![\w.=/-])[A-Za-z][\w./-]*=[\w./:-]+")
+"""A label, as `team=ops`."""
+
+
+class Objects(Protocol):
+    """Where the objects of a fleet are looked up."""
+
+    async def objects(self, kind: str, hosts: Sequence[str] = ()) -> list[FleetObject]:
+        """Objects of one kind."""
+        ...
+
+    async def errors(self, kind: str, hosts: Sequence[str]) -> dict[str, AnvylError]:
+        """Errors of the hosts that could not list their objects."""
+        ...
+
+    async def labelled(self, label: str) -> list[FleetObject]:
+        """Containers with a label."""
+        ...
+
+    def kinds(self) -> frozenset[str]:
+        """Kinds of objects that can be listed."""
+        ...
+
+
+@dataclass
+class Scene:
+    """Tools, hosts and objects for one question. `home`: the host that is meant where none is named."""
+
+    tools: Mapping[str, ToolListing]
+    places: Places
+    select: Callable[[str], list[str]]
+    lookup: Objects
+    home: str = ""
+    objects: dict[str, list[FleetObject]] = field(default_factory=dict)
+    silent: dict[str, AnvylError] = field(default_factory=dict)
+    labelled: dict[str, list[FleetObject]] = field(default_factory=dict)
+
+    async def look_up(self, kind: str) -> list[FleetObject]:
+        """Objects of a kind on all hosts, listed once."""
+        if kind not in self.objects:
+            self.objects[kind] = await self.lookup.objects(kind) if kind in self.lookup.kinds() else []
+            self.silent |= await self.lookup.errors(kind, self.places.hosts) if kind in self.lookup.kinds() else {}
+        return self.objects[kind]
+
+    async def prepare(self, said: str, tools: Sequence[ToolListing]) -> None:
+        """List the objects that an order in these words may be about."""
+        for kind in sorted({"container", *(kind for tool in tools for kind in tool.names.values())}):
+            if kind in ("container", "stack") or self.may_name(kind, said):
+                await self.look_up(kind)
+        for label in dict.fromkeys(PAIR.findall(said)):
+            self.labelled[label] = await self.lookup.labelled(label)
+
+    def may_name(self, kind: str, said: str) -> bool:
+        """Whether words may name an object of a kind; objects other than containers are rarely named without it."""
+        nouns = {stem(noun) for noun in kinds_said(kind)} if kind != "image" else {"imag"}
+        return bool(nouns & set(stems(said))) or (kind == "image" and bool(images_in(said)))
+
+    def names(self, kind: str = "container") -> list[str]:
+        """Names of the objects of a kind, the longest first."""
+        return sorted({one.name for one in self.objects.get(kind, ())}, key=len, reverse=True)
+
+    def of(self, kind: str, hosts: Sequence[str] = ()) -> list[FleetObject]:
+        """Objects of a kind, on some hosts or on all."""
+        return [one for one in self.objects.get(kind, ()) if not hosts or one.host in hosts]

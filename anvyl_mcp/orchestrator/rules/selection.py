@@ -1,0 +1,283 @@
+"""Which objects an order is about: by name, by what they have in common, without those it leaves out.
+
+Exceptions (`everything but db`), conditions (`if worker is down`) and filters (`that exited with code 1`) are decided
+from the objects that exist into an exact list; what cannot be decided keeps an order from being read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import NothingToDo, NotUnderstood
+from anvyl_mcp.orchestrator.checks import resolve
+from anvyl_mcp.orchestrator.checks.quantifiers import NEEDED_STATE
+from anvyl_mcp.orchestrator.checks.resolve import FleetObject
+from anvyl_mcp.orchestrator.language.lexicon import any_of, words_of_language
+from anvyl_mcp.orchestrator.language.places import name_pattern
+from anvyl_mcp.orchestrator.language.vocabulary import (
+    ARTICLES,
+    COUNTED,
+    KINDS,
+    NO_NAMES,
+    STATES,
+    either,
+    is_name,
+    kinds_said,
+)
+from anvyl_mcp.orchestrator.rules.remarks import WHY
+from anvyl_mcp.orchestrator.rules.scene import PAIR, Scene
+from anvyl_mcp.orchestrator.rules.words import Words
+
+_EN = words_of_language("en")
+SAY_IT_WITHOUT = "say it without that, or step by step; a language model understands more: anvyl doctor"
+EXCEPT = re.compile(any_of(_EN["exceptions"]["words"]), re.IGNORECASE)
+CERTAIN = re.compile(r"(?i)^(?:except|excluding|with the|apart|aside|other|all but)")
+"""Exception words that are nothing else; `but`, `not` and `save` are exceptions only before a name."""
+KEEP = re.compile(any_of(_EN["exceptions"]["keep"]), re.IGNORECASE)
+AFTER = re.compile(rf"\s*{any_of(_EN['exceptions']['after'])}", re.IGNORECASE)
+JOINT = re.compile(r"(?i)\s*(?:,\s*(?:and|or)?|\band\b|\bor\b|\bnor\b|&)?\s*")
+STATE_WORDS = either({word for state, words in STATES.items() for word in (state, *words)} | {"alive", "well"})
+CONDITION = re.compile(
+    rf"(?i)\b(?P<word>{any_of([*_EN['conditions']['words'], *_EN['conditions']['unless']])})\s+(?P<subject>(?:[^\s,;]+\s+){{1,6}}?)"
+    r"(?:is|are|was|has|have|'s)\s+(?P<turned>(?:not|no\s+longer)\s+)?"
+    r"(?:(?:still|currently|already|been|now|really|the\s+one\s+that\s+is)\s+)*"
+    rf"(?:in\s+state\s+)?(?P<state>{STATE_WORDS})(?:\s+(?:again|at\s+the\s+moment|right\s+now|now))?"
+    r"(?=\s*(?:[,;:.!]|$|then\b|on\b|at\b|(?:please\s+)?\w+\b))(?:\s*,?\s*then\b)?"
+)
+EXIT_CODE = re.compile(
+    r"(?i)(?:\b(?:that|which|who)\s+)?(?:\b(?:has|have|had|with|got|exited|exit|ended|stopped|crashed|died|failed|finished|an?|of)\s+)*"
+    r"(?:exit\s+|status\s+|return\s+)?(?:code|status)\s+(?:of\s+|is\s+|was\s+)?(?P<code>\d{1,3})\b"
+    r"|(?:\b(?:that|which|who)\s+)?\b(?:exited|ended|crashed|died|failed)\s+with\s+(?:an?\s+)?(?P<bare>\d{1,3})\b"
+)
+LABELLED = re.compile(
+    rf"(?i)(?:\b(?:that|which|whose)\s+)?(?:\b(?:is|are|has|have|with|having|carr(?:y|ies)|wears?|under|of)\s+)*(?:\b(?:the|a)\s+)*"
+    rf"(?:\blabel(?:s|l?ed)?\s+)?(?:\b(?:with|is|as)\s+)?(?P<label>{PAIR.pattern})(?:\s+label)?(?:\s+(?:on|set\s+on|attached\s+to)\s+(?:it|them))?"
+)
+VERSION = re.compile(
+    r"(?i)(?:\b(?:where(?:ver)?|that|which)\s+)?(?:\b(?:it|they)\s+)?(?:\b(?:is|are|runs?|running|still)\s+)*"
+    r"(?:\b(?:on|at|with|of|the|an?|old)\s+)*(?:\b(?:version|tag|release|image)\s+)?(?P<version>v?\d+(?:\.\d+)+[\w.-]*)\b"
+)
+EVERYTHING = re.compile(r"(?i)\b(?:everything|all\s+of\s+them|them\s+all|all|every|each|whatever)\b")
+EVERYTHING_ELSE = re.compile(r"(?i)\b(?:everything|all|everyone)\s+else\b|\bthe\s+(?:rest|others?)\b")
+INCLUDING = re.compile(
+    r"(?i)(?:,\s*)?\b(?:(?:includ(?:ing|es?)|incl\.?|even|also|plus|with|and)\s+(?:of\s+|all\s+|the\s+)*(?:stopped|exited|dead)"
+    r"(?:\s+(?:ones?|containers?))?(?:\s+(?:too|as\s+well))?"
+    r"|(?:running|up)\s+(?:or|and)\s+(?:stopped|not\s+running|down))\b(?:\s*,)?"
+)
+"""Includes stopped containers in a change to all."""
+ONES = re.compile(
+    r"(?i)\b(?:(?:the|all|any|every|those)\s+)?(?:ones?|them|they|those|containers?)?\s*(?:\b(?:that|which|who)\s+)?(?:\b(?:is|are|currently|still)\s+)*$"
+)
+RELATIVE = re.compile(
+    r"(?i)\b(?:ones?|(?:that|which)\s+(?:is|are|have|has)|currently|any|of|with|back|it|there|whose)\b"
+)
+ONE_OF = re.compile(r"(?i)\b(?:one|some|any|either)\s+of\b")
+NOT_STATE = re.compile(rf"(?i)\bnot\s+(?P<state>{STATE_WORDS})\b")
+OPPOSITE = {"running": "stopped", "up": "stopped", "online": "stopped", "healthy": "unhealthy", "ok": "unhealthy",
+            "alive": "stopped", "well": "unhealthy"}  # fmt: skip
+
+
+def refused(word: str, reason: str) -> NotUnderstood:
+    """Why a word keeps an order from being read."""
+    return NotUnderstood(f"`{text.clean(word.strip())[:60]}` is not understood here: {reason}", hint=SAY_IT_WITHOUT)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`if worker is down`: the words of its subject, the states, and whether it must not hold."""
+
+    words: str
+    subject: str
+    states: frozenset[str]
+    turned: bool
+
+    def holds(self, one: FleetObject) -> bool:
+        """Whether it holds for an object."""
+        return bool(self.states & resolve.states_of(one)) is not self.turned
+
+
+@dataclass
+class Limits:
+    """What a whole text leaves out or requires."""
+
+    excepted: list[str] = field(default_factory=list)
+    hosts: list[str] = field(default_factory=list)
+    conditions: list[Condition] = field(default_factory=list)
+    decided: list[str] = field(default_factory=list)
+    """What was decided, in words for the person."""
+
+    def leaves_out(self, one: FleetObject) -> bool:
+        """Whether an exception names this object."""
+        return one.name in self.excepted
+
+
+def take_limits(words: Words, scene: Scene) -> Limits:
+    """Read the exceptions and conditions of a text.
+
+    Raises:
+        NotUnderstood: an exception names nothing that is known.
+    """
+    limits = Limits()
+    while found := CONDITION.search(words.left):
+        states = states_of_word(found["state"])
+        turned = bool(found["turned"]) is not found["word"].lower().startswith("unless")
+        limits.conditions.append(Condition(found[0].strip(), found["subject"].strip(), frozenset(states), turned))
+        words.take_span(found.start(), found.end(), "condition")
+    for pattern in (EXCEPT, KEEP):
+        for found in reversed(list(pattern.finditer(words.left))):
+            end = _take_excepted(words, found.end(), scene, limits)
+            if end is None and pattern is EXCEPT and CERTAIN.match(found[0]):
+                raise refused(words.left[found.start() :].split(",")[0], WHY["exception"])
+            if end is not None:
+                start = found.start()
+                if lead := re.search(r"(?i)(?:[,;.]\s*)?\b(?:(?:and|but|please|also|just)\s+)*$", words.left[:start]):
+                    start = lead.start()
+                after = AFTER.match(words.left, end)
+                words.take_span(start, after.end() if after else end, "exception")
+    for name in scene.names():
+        if (found := name_pattern(name)) and (
+            match := re.search(rf"(?:,\s*|\bwith\s+)?{found.pattern}\s+(?:is\s+)?(?:excepted|excluded)\b", words.left)
+        ):
+            limits.excepted.append(name)
+            words.take_span(match.start(), match.end(), "exception")
+    return limits
+
+
+def _take_excepted(words: Words, start: int, scene: Scene, limits: Limits) -> int | None:
+    """Read the names after an exception word; the end of the last one, or None if there is none."""
+    place, end = start, None
+    nouns = ARTICLES | {"for", "on", "that", "this", "one", "ones", "those", "of"} | {
+        noun for kind in KINDS for noun in kinds_said(kind)
+    }
+    while True:
+        lead = re.compile(rf"(?i)\s*(?:(?:{either(nouns)})\s+)*").match(words.left, place)
+        begin = lead.end() if lead else place
+        if found := _known_at(words.left, begin, scene):
+            names, hosts, stop = found
+            limits.excepted += names
+            limits.hosts += hosts
+            tail = re.compile(rf"(?i)\s+(?:{either(kinds_said('container') | {'one', 'ones'})})\b").match(words.left, stop)
+            end = tail.end() if tail else stop
+            joint = JOINT.match(words.left, end)
+            if joint is None or not joint[0].strip():
+                return end
+            place = joint.end()
+        else:
+            return end
+
+
+def _known_at(said: str, start: int, scene: Scene) -> tuple[list[str], list[str], int] | None:
+    """The objects or the host that a text names at a position, and its end."""
+    for name in scene.names():
+        if (found := name_pattern(name)) and (match := found.match(said, start)):
+            return [name], [], match.end()
+    for host in scene.places.hosts:
+        if (found := name_pattern(host)) and (match := found.match(said, start)):
+            return [], [host], match.end()
+    word = re.compile(r"[A-Za-z][\w.-]*").match(said, start)
+    if word and is_name(word[0]) and word[0].lower() not in resolve.NO_OBJECT:
+        like = sorted({one.name for one in resolve.best_matches([word[0].lower()], scene.of("container"))})
+        return (like, [], word.end()) if like else None
+    return None
+
+
+def states_of_word(word: str) -> set[str]:
+    """Values of the states that a word means."""
+    word = {"alive": "running", "well": "healthy"}.get(word.lower(), word.lower())
+    return {value for name, values in STATES.items() if word in {name, *values} for value in values | {name}}
+
+
+Filter = tuple[Callable[[FleetObject], bool], str]
+
+
+def take_filters(words: Words, scene: Scene, arguments: Iterable[str] = ()) -> list[Filter]:
+    """Read what objects must have in common: a label, an exit code, a version."""
+    found: list[Filter] = []
+    for match in LABELLED.finditer(words.left):
+        label = match["label"]
+        if label.partition("=")[0] in arguments and "label" not in match[0].lower():
+            continue
+        having = {(one.host, one.name) for one in scene.labelled.get(label, ())}
+        found.append((lambda one, having=having: (one.host, one.name) in having, f"with the label {label}"))
+        words.take_span(match.start(), match.end(), "filter")
+    if match := EXIT_CODE.search(words.left):
+        code = match["code"] or match["bare"]
+        found.append((lambda one: _exit_code(one) == code, f"with exit code {code}"))
+        words.take_span(match.start(), match.end(), "filter")
+    if (match := VERSION.search(words.left)) and re.search(r"(?i)\b(?:version|still|on|where\w*|that|running)\b", match[0]):
+        version = match["version"].removeprefix("v")
+        found.append((lambda one: _version(one) == version, f"on version {version}"))
+        words.take_span(match.start(), match.end(), "filter")
+    return found
+
+
+def take_states(words: Words) -> set[str]:
+    """Read the states that objects must be in: `the unhealthy ones`, `that are not running`."""
+    said = resolve.PARTICLE.sub(lambda match: " " * len(match[0]), words.left)
+    wanted: set[str] = set()
+    for match in NOT_STATE.finditer(said):
+        opposite = OPPOSITE.get(match["state"].lower(), "")
+        if opposite:
+            wanted |= states_of_word(opposite)
+            words.take_span(match.start(), match.end(), "state")
+    said = resolve.PARTICLE.sub(lambda match: " " * len(match[0]), words.left)
+    for match in re.finditer(rf"(?i)(?<![\w-])(?:{STATE_WORDS})(?![\w-])", said):
+        if match[0].lower() not in ("ok", "well"):
+            wanted |= states_of_word(match[0])
+            words.take_span(match.start(), match.end(), "state")
+    return wanted
+
+
+def _exit_code(one: FleetObject) -> str:
+    if one.row.get("exit_code") is not None and one.row.get("state") not in ("running", "paused"):
+        return str(one.row["exit_code"])
+    found = re.search(r"\((\d+)\)", str(one.row.get("status") or ""))
+    return found[1] if found and one.row.get("state") in ("exited", "dead", "restarting") else ""
+
+
+def _version(one: FleetObject) -> str:
+    return str(one.row.get("image") or "").partition("@")[0].rpartition(":")[2].removeprefix("v")
+
+
+def literal_names(words: Words, objects: Sequence[FleetObject], kind: str) -> list[str]:
+    """Read the names of existing objects, in order; where `old-trainer` stands, `trainer` does not."""
+    found: list[tuple[int, str]] = []
+    for name in sorted({one.name for one in objects}, key=len, reverse=True):
+        after_kind = re.search(rf"(?i)\b(?:{either(kinds_said(kind))})\s+{re.escape(name)}(?![\w-])", words.left)
+        pattern = name_pattern(name)
+        if pattern is None or (not after_kind and (not is_name(name) or name.lower() in COUNTED)):
+            continue
+        for match in list(pattern.finditer(words.left)):
+            if name.lower() == name or match[0] == name or not any(one.name == match[0] for one in objects):
+                found.append((match.start(), name))
+                words.take_span(match.start(), match.end(), "name")
+    return list(dict.fromkeys(name for _, name in sorted(found)))
+
+
+def is_about_all(words: Words, kind: str) -> bool:
+    """Whether the words are about all objects of a kind, or all that have something in common."""
+    left = words.left
+    plural = re.search(rf"(?i)\b{re.escape(kind)}s\b", left)
+    return bool(EVERYTHING.search(left) or plural or re.search(r"(?i)\bones\b", left))
+
+
+def in_needed_state(verb: str, kind: str, found: Sequence[FleetObject], states: set[str], *, included: bool) -> list[FleetObject]:
+    """Of all objects of a kind, those that a change applies to: `stop all` means those that run."""
+    needed = NEEDED_STATE.get(verb, ()) if kind == "container" else ()
+    if (included or states) and verb != "stop":
+        needed = ()
+    return [one for one in found if not needed or one.row.get("state") in needed]
+
+
+def nothing_to(verb: str, kind: str, what: str, hosts: Sequence[str]) -> NothingToDo:
+    """There is no object that a change to several applies to."""
+    return NothingToDo(f"Nothing to {verb}: there are no {what.strip()} {kind}s on {text.join_names(hosts)}".replace("  ", " "))
+
+
+def group_words(words: Words, used: Iterable[str]) -> list[str]:
+    """Words left that must refer to objects of a group: `web` in `all web containers`."""
+    used = set(used)
+    return [one for word in words.rest if (one := word.lower()) not in used | NO_NAMES and is_name(one)]
