@@ -73,6 +73,10 @@ class Run:
         """Source of the first untrusted text that was read; empty if there was none."""
         self.interpretation = ""
         """The calls that the rules chose for free wording."""
+        self.remarks: Sequence[str] = ()
+        """What the rules set aside or decided in an order, for the person who approves it."""
+        self.doubts: Sequence[str] = ()
+        """Why approval in advance does not cover an order that the rules read."""
         self.end_reason: EndReason | None = None
         self.end_error: AnvylError | None = None
         self.by_rules = True
@@ -124,6 +128,10 @@ class Run:
     def record_interpretation(self, calls: str) -> None:
         """Record the calls that the rules chose for free wording."""
         self.interpretation = calls
+
+    def record_remarks(self, remarks: Sequence[str], doubts: Sequence[str] = ()) -> None:
+        """Record what the rules set aside or decided in an order, and why approval in advance does not cover it."""
+        self.remarks, self.doubts = tuple(remarks), tuple(doubts)
 
     def note(self, words: str) -> None:
         """Add something that the person should know about how the question was read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -52,14 +52,12 @@ from anvyl_mcp.orchestrator.models.tool_subset import common_tools, select_tools
 from anvyl_mcp.orchestrator.question import MOST_CHARACTERS, Proposal, Question
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
 from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
-from anvyl_mcp.orchestrator.rules.reads import Freely
-from anvyl_mcp.orchestrator.rules.results.answers import Call
+from anvyl_mcp.orchestrator.rules.reader import Plan, Reader, surroundings_of
 from anvyl_mcp.orchestrator.rules.rules_model import RULES, RulesModel
 from anvyl_mcp.orchestrator.run import EndReason, Responder, Run
 from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.fleet.targets import hosts_by_name
 
 # Without this, the library prints a banner to the terminal before the first run.
 os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
@@ -208,6 +206,8 @@ class Assistant:
         _conclude(reply, result, guarded.requests if guarded else 0)
         if run.interpretation and run.by_rules:
             reply.notes.append(f"read as: {run.interpretation}")
+        if run.by_rules and not run.proposals:
+            reply.notes += run.remarks
         if run.answered_by is not Responder.RULES and run.end_reason is not EndReason.WAITING_FOR_APPROVAL:
             model_text = reply.answer if run.answered_by is Responder.MODEL else ""
             wants_change = guard.wish.intent == "change"
@@ -245,22 +245,14 @@ class Assistant:
 
     def _rules(self, guard: Guard, run: Run, *, before_a_model: bool = False) -> Model:
         """The rules for one question. `before_a_model`: they answer only if the question is unambiguous."""
-        fleet, freely = self._fleet, Freely(guard, self._fleet, only_clearly=before_a_model)
+        home = run.question.host or run.question.home
 
-        async def otherwise(said: str, tools: Iterable[ToolListing]) -> list[list[Call]]:
-            steps = await freely.steps(said, tools)
-            calls = [call for step in steps for call in step]
-            if all(call.listing.reads for call in calls):
-                run.record_interpretation(join_names([call.in_full() for call in calls]))
-            return steps
+        def on_plan(plan: Plan) -> None:
+            run.record_interpretation(plan.read_as)
+            run.record_remarks(plan.remarks, plan.doubts)
 
-        return RulesModel(
-            hosts=lambda: _hosts_and_tags(fleet),
-            objects=lambda kind: hosts_by_name(fleet, kind),
-            to_the_last_word=before_a_model,
-            otherwise=otherwise,
-            placed=bool(run.question.host or run.question.home),
-        )
+        reader = Reader(surroundings_of(self._fleet, guard.inventory, home), strict=before_a_model)
+        return RulesModel(reader, on_plan=on_plan)
 
     def _add_model_notes(
         self, reply: Reply, messages: list[ModelMessage], choice: model_choice.ModelChoice, requests: int
@@ -296,11 +288,6 @@ def _failure_note(reply: Reply, instead: str) -> str:
     """Why the model failed, what happened instead, and how to solve it."""
     reason = reply.model_failures[0]
     return f"the model `{reply.model}` failed: {reason}; {instead}; {next_step(reason)}"
-
-
-def _hosts_and_tags(fleet: Fleet) -> list[str]:
-    tags = {f"@{tag.lower()}" for peer in fleet.peers.values() for tag in peer.tags}
-    return [*fleet.hosts, *sorted(tags)]
 
 
 def _check(question: Question, fleet: Fleet) -> None:

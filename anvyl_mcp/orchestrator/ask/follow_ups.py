@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anvyl_mcp.orchestrator.language import normalize
-from anvyl_mcp.orchestrator.language.grounding import EVERY, said_hosts
+from anvyl_mcp.orchestrator.language.places import EVERY, said_hosts
 
 BEFORE = r"(?:(?:and|but|now|then|no|sorry|i\s+meant?|please)[,\s]+)*(?:(?:what|how)\s+about\s+)?"
 AFTER = r"(?:[\s,]+(?:too|as\s+well|also|instead|please))*\s*[?.!]*"

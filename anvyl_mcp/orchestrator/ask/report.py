@@ -8,7 +8,7 @@ from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Denied
-from anvyl_mcp.orchestrator.language.grounding import named
+from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.question import Proposal
 from anvyl_mcp.orchestrator.rules.results.answers import CANCELLED, OUTCOMES, Call, not_done, sentences_for, worked_out
 from anvyl_mcp.orchestrator.run import Run

@@ -202,9 +202,9 @@ class FleetToolset(AbstractToolset[Run]):
             untrusted=untrusted,
             expected=plan.expected,
             problems=plan.problems,
-            details=plan.details,
+            details=(*(run.remarks if run.by_rules and not run.proposals else ()), *plan.details),
             unsaid=consent.unsaid,
-            doubts=self._guard.doubts(listing) if self._guard and not run.by_rules else (),
+            doubts=tuple(run.doubts) if run.by_rules else self._guard.doubts(listing) if self._guard else (),
             root=consent.root,
         )
 

@@ -15,8 +15,9 @@ from enum import Enum
 from typing import Any
 
 from anvyl_mcp.core import text
-from anvyl_mcp.orchestrator.language.grounding import EVERY, NUMBERS, named
+from anvyl_mcp.orchestrator.language.places import EVERY, named
 from anvyl_mcp.orchestrator.language.stemming import stem
+from anvyl_mcp.orchestrator.language.vocabulary import NUMBERS
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 RootReasons = Callable[[str, Mapping[str, Any]], Sequence[str]]

@@ -17,20 +17,11 @@ from anvyl_mcp.core.errors import Conflict, Denied, NothingToDo
 from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.checks.quantifiers import expand
 from anvyl_mcp.orchestrator.checks.resolve import FleetObject, Inventory
-from anvyl_mcp.orchestrator.language.grounding import (
-    EVERY,
-    HERE,
-    ground_arguments,
-    ground_host,
-    images_in,
-    named,
-    said_hosts,
-    spoken_tags,
-    without_places,
-)
+from anvyl_mcp.orchestrator.language.grounding import ground_arguments, ground_host, images_in
 from anvyl_mcp.orchestrator.language.intent import read_wish, verbs_of, words_after
 from anvyl_mcp.orchestrator.language.normalize import mask, unmask
-from anvyl_mcp.orchestrator.language.vocabulary import HOST, MARK, REFUSING, is_name
+from anvyl_mcp.orchestrator.language.places import EVERY, Places, named, said_hosts
+from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, MARK, REFUSING
 from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.peers.changes.argument_check import check
 from anvyl_mcp.peers.connection.listing import ToolListing
@@ -43,16 +34,6 @@ COMPARES = re.compile(
     re.IGNORECASE,
 )
 """Words of a question whose host depends on a comparison of hosts."""
-FREE_TEXT = frozenset({"command"})
-HOST_POSITIONS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"^\W*on\s+(?:the\s+)?(?:{HOST}\s+)?(?!again\b)(?P<host>[a-z][\w-]*)",
-        rf"\bon\s+(?:the\s+)?(?:{HOST}\s+)?(?!again\b)(?P<host>[a-z][\w-]*)"
-        r"(?=\s*(?:$|[,.;:!?]|(?:and|then|please|again|now|too)\b))",
-    )
-)
-"""Positions in a sentence where only a host name fits: its beginning, and the end of a clause."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +60,7 @@ class Guard:
         self._calls_made: set[str] = set()
         self.wish = read_wish(question.text, fleet.catalogue.values())
         self.inventory = Inventory(fleet)
+        self.places = places_of(fleet)
         self._expanded: set[tuple[str, str, str]] = set()
         """Tool, object and host of changes expanded from a phrase like `stop all web containers`."""
 
@@ -145,34 +127,16 @@ class Guard:
 
     def hosts_named(self, said: str = "") -> list[str]:
         """Hosts, tags and `all` that a text names; of the whole question by default."""
-        said, hosts = said or self._said, self._fleet.hosts
-        named_hosts = said_hosts(said, hosts) or [host for host in hosts if named(said, host)]
-        tags = spoken_tags(said, self._tags())
-        here = [self._fleet.local.name] if HERE.search(said) else []
-        every = ["all"] if EVERY.search(said) else []
-        return list(dict.fromkeys([*named_hosts, *tags, *here, *every]))
+        return self.places.hosts_named(said or self._said)
 
     def hosts_said(self) -> set[str]:
         """The hosts that the question names, each or by a tag."""
         places = [place for place in self.hosts_named(self._question.text) if place != "all"]
         return {host for place in places for host in self._fleet.select(place)}
 
-    async def unknown_host(self, said: str) -> str:
-        """A word in the position of a host, like `on web3`, that names neither a host nor an object; else empty."""
-        known = {*map(str.lower, self._fleet.hosts), *self._tags()}
-        found = {match["host"].lower() for pattern in HOST_POSITIONS for match in pattern.finditer(said)}
-        unknown = [word for word in found if is_name(word) and word not in known]
-        if not unknown:
-            return ""
-        objects = [one for kind in ("container", "image", "network") for one in await self.inventory.objects(kind)]
-        return next((word for word in unknown if not resolve.best_matches([word], objects)), "")
-
     def without_hosts(self, said: str) -> str:
         """The text without the hosts and tags in it."""
-        return without_places(said, self._fleet.hosts, self._tags())
-
-    def _tags(self) -> set[str]:
-        return {tag for peer in self._fleet.peers.values() for tag in peer.tags} - set(self._fleet.hosts)
+        return self.places.without(said)
 
     async def expand(self, listing: ToolListing, given: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Arguments of the calls that a call stands for if the question is about all of a kind; else empty."""
@@ -347,3 +311,9 @@ def _narrow_by_state(objects: Sequence[FleetObject], said: str) -> list[FleetObj
     """Of several objects, those in a state that the text mentions, if there are any."""
     several = len({one.name for one in objects}) > 1
     return (several and _in_state(objects, said)) or list(objects)
+
+
+def places_of(fleet: Fleet) -> Places:
+    """The hosts and tags of a fleet."""
+    tags = {tag.lower() for peer in fleet.peers.values() for tag in peer.tags} - set(fleet.hosts)
+    return Places(tuple(fleet.hosts), frozenset(tags), fleet.local.name)

@@ -13,7 +13,8 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NothingToDo
 from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.checks.resolve import FleetObject, states_in
-from anvyl_mcp.orchestrator.language.grounding import named, words_of
+from anvyl_mcp.orchestrator.language.grounding import words_of
+from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, REFUSING, STANDS_FOR, STATES, meaning
 from anvyl_mcp.peers.connection.listing import ToolListing
 

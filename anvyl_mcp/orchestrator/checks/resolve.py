@@ -14,7 +14,8 @@ import anyio
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Conflict
-from anvyl_mcp.orchestrator.language.grounding import named, near, words_of
+from anvyl_mcp.orchestrator.language.grounding import near, words_of
+from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.language.vocabulary import NO_NAMES, STANDS_FOR, STATES, meaning
 from anvyl_mcp.peers.changes.change_plan import offered_tools
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
@@ -88,6 +89,16 @@ class Inventory:
         """Errors of the hosts that could not list their objects."""
         outcomes = await self.outcomes(kind)
         return {host: error for host in hosts if host in outcomes and (error := outcomes[host].error) is not None}
+
+    async def labelled(self, label: str) -> list[FleetObject]:
+        """Containers with a label, on all hosts."""
+        lookup = LOOKUPS["container"]
+        arguments = {**lookup.arguments, "label": label}
+        return list(_objects("container", await self._fleet.call_many(self._fleet.hosts, lookup.tool, arguments)))
+
+    def kinds(self) -> frozenset[str]:
+        """Kinds of objects that can be listed."""
+        return frozenset(kind for kind, lookup in LOOKUPS.items() if lookup.tool in self._fleet.catalogue)
 
     def forget(self) -> None:
         """Drop cached objects after a change."""

@@ -89,8 +89,8 @@ def _entries(code: str) -> tuple[_Entry, ...]:
 
 
 @cache
-def _english_words() -> frozenset[str]:
-    """All words that the English file knows, to tell the languages apart."""
+def all_words() -> frozenset[str]:
+    """All words that the English file knows."""
     found: set[str] = set()
 
     def collect(value: Any) -> None:
@@ -115,7 +115,7 @@ def translated(said: str) -> tuple[str, str]:
     """
     said = unicodedata.normalize("NFC", said)
     tokens = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", said.lower())
-    known = sum(token in _english_words() for token in tokens)
+    known = sum(token in all_words() for token in tokens)
     best, code = 0, ""
     for other in OTHERS:
         number = _words_known(folded(said), other)

@@ -68,9 +68,11 @@ def written_out(masked: str) -> str:
     """Contractions in full: `what's` is `what is`, `isn't` is `is not`."""
     masked = re.sub(r"(?i)\b(can)'?t\b|\bcant\b", "cannot", masked)
     masked = re.sub(r"(?i)\bwo(?:n't|nt)\b", "will not", masked)
-    masked = re.sub(r"(?i)\b(do|does|did|is|are|was|were|has|have|had|would|could|should|must|need)n'?t\b", r"\1 not", masked)
+    masked = re.sub(
+        r"(?i)\b(do|does|did|is|are|was|were|has|have|had|would|could|should|must|need)n'?t\b", r"\1 not", masked
+    )
     masked = re.sub(r"(?i)\b(what|where|who|which|how|it|that|there|here|everything)'s\b", r"\1 is", masked)
-    masked = re.sub(r"(?i)\b(what|how|where)s\b(?=\s)", r"\1 is", masked)
+    masked = re.sub(r"(?i)\b(what|how|where|that)s\b(?=\s)", r"\1 is", masked)
     return re.sub(r"(?i)\b(i)'m\b", r"\1 am", re.sub(r"(?i)\b(i|you|we|they)'(?:re)\b", r"\1 are", masked))
 
 
@@ -81,7 +83,9 @@ def plain(clause: str, *, asks: bool = False) -> str:
     clause = re.sub(r"(?<=\w)'s\b", "", clause)
     lead = LEAD_IN.match(clause)
     clause = THANKS.sub("", clause[lead.end() if lead else 0 :])
-    clause = NOT_RUNNING.sub(lambda match: " stopped" if match[1].lower() in ("running", "up") else " unhealthy", clause)
+    clause = NOT_RUNNING.sub(
+        lambda match: " stopped" if match[1].lower() in ("running", "up") else " unhealthy", clause
+    )
     for pattern, replacement in _idioms() if asks else ():
         clause = pattern.sub(replacement, clause)
     return clause

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from anvyl_mcp.orchestrator.language.vocabulary import HOST, either, is_name
+from anvyl_mcp.orchestrator.language.vocabulary import HOST, LEAD_IN, either, is_name
 
 EVERY = re.compile(r"\b(?:all|every|each|everywhere|everything|both|any|anywhere|whole|entire|across|fleet)\b", re.I)
 HERE = re.compile(r"\b(?:(?<!in )here|local|locally|localhost|this (?:one|host|machine|server|computer|box))\b", re.I)
@@ -23,7 +23,9 @@ EVERY_HOST = re.compile(
     rf"|\b(?:everywhere|wherever)(?:\s+(?P<runs>it\s+(?:runs|is|lives|exists)))?(?!\s+it\b)"
     rf"|\b(?:across|in|on)\s+(?:the\s+)?(?:whole\s+|entire\s+)?fleet\b"
 )
-BOTH_HOSTS = re.compile(rf"(?i)\b(?:on|at)\s+both(?:\s+of)?(?:\s+(?:the|my|our))?(?:\s+{MACHINES})?(?:\s+(?:{HAVE_IT}))?(?=\W*$|\s*,|\s+(?:and|then|please)\b)")
+BOTH_HOSTS = re.compile(
+    rf"(?i)\b(?:on|at)\s+both(?:\s+of)?(?:\s+(?:the|my|our))?(?:\s+{MACHINES})?(?:\s+(?:{HAVE_IT}))?(?=\W*$|\s*,|\s+(?:and|then|please)\b)"
+)
 POSITIONS = tuple(
     re.compile(found, re.IGNORECASE)
     for found in (
@@ -70,6 +72,34 @@ class Places:
         """The text without hosts and tags."""
         return self.pattern().sub(lambda match: " " * len(match[0]), said)
 
+    def split_first(self, said: str) -> tuple[str, str]:
+        """Split off leading hosts: `nas: list containers`, `on nas and gpu stop web`."""
+        lead = LEAD_IN.match(said)
+        start = lead.end() if lead else 0
+        match = re.compile(
+            rf"(?i)(?P<on>(?:on|at|across)\s+)?(?P<hosts>{self._list})(?(on)[\s,:]+|\s*[,:]\s*)(?=\S)"
+        ).match(said, start)
+        return (said[match.end() :], self._selector(match["hosts"])) if match else (said, "")
+
+    def split_last(self, said: str) -> tuple[str, str]:
+        """Split off hosts at the end: `docker ps on nas`."""
+        match = re.search(rf"(?i)\s(?:on|at|across)\s+(?P<hosts>{self._list})\s*$", said)
+        return (said[: match.start()], self._selector(match["hosts"])) if match else (said, "")
+
+    @property
+    def _list(self) -> str:
+        one = rf"(?:@[\w.-]*\w|(?:(?:the\s+)?(?:{MACHINES}\s+)?(?:{either(self.hosts) or '(?!)'})(?:\s+{MACHINES})?(?![\w-]|\.\w)))"
+        every = rf"(?:all|every|each)(?:\s+(?:the|my|our))?\s+{MACHINES}|this\s+{MACHINES}|localhost"
+        return rf"(?:{one}(?:\s*(?:,|&|\band\b)\s*(?:and\s+)?(?:on\s+)?{one})*|{every})"
+
+    def _selector(self, said: str) -> str:
+        if re.match(r"(?i)(?:all|every|each)\b", said):
+            return "all"
+        if re.match(r"(?i)(?:this|localhost)\b", said):
+            return self.local or "local"
+        tags = re.findall(r"@[\w.-]*\w", said.lower())
+        return ",".join([*tags, *(host for host in self.hosts if named(re.sub(r"@[\w.-]+", " ", said), host))])
+
     def unknown_host(self, said: str) -> list[str]:
         """Words in the position of a host, like `on web3`, that name no host."""
         known = {*map(str.lower, self.hosts), *self.tags}
@@ -85,7 +115,7 @@ def named(said: str, name: str) -> bool:
 def name_pattern(name: str) -> re.Pattern[str] | None:
     """Pattern for a name as a word; None for a name without letters."""
     parts = [re.escape(part) for part in re.split(r"[-_. ]+", name.strip()) if part]
-    return re.compile(rf"(?i)(?<![\w-]){'[-_. ]?'.join(parts)}(?![\w-]|\.\w)") if parts else None
+    return re.compile(rf"(?<![\w/-]){'[-_. ]?'.join(parts)}(?![\w-]|[.:/]\w)", re.IGNORECASE) if parts else None
 
 
 def said_hosts(said: str, hosts: Sequence[str]) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence, Set
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher, get_close_matches
 from functools import lru_cache
 
-from anvyl_mcp.orchestrator.language.vocabulary import ARTICLES, RESERVED, meaning
+from anvyl_mcp.orchestrator.language.vocabulary import ARTICLES, meaning
 
 LEAST_LETTERS = 5
 """Minimum length of a word that may be a typo."""
@@ -59,21 +59,10 @@ def at(phrase: Sequence[str], words: Sequence[str]) -> frozenset[int]:
     return frozenset()
 
 
-def spelled(sentence: str, ours: Set[str], things: Set[str]) -> str:
-    """Correct typos of known words; object names are not changed."""
-
-    def near(match: re.Match[str]) -> str:
-        word = match[0].lower()
-        if len(word) < 4 or word in ours or match[0] in things or {word, meaning(word)} & RESERVED:
-            return match[0]
-        return _nearest(word, ours) or match[0]
-
-    return re.sub(r"(?<![\w./:@-])[A-Za-z]+(?![\w./:@-]*\w)", near, sentence)
-
-
-def _nearest(word: str, ours: Iterable[str]) -> str:
-    """Intended word, or empty if ambiguous: `strat` is `start`, not `stats`."""
+def nearest(word: str, ours: Iterable[str]) -> str:
+    """The known word that a word is a typo of, or empty if none or several are meant: `restrat` is `restart`."""
     near = get_close_matches(word, sorted(ours), n=4, cutoff=0.75)
     swapped = [one for one in near if sorted(one) == sorted(word)]
-    candidates = swapped or near
+    close = [one for one in near if len(word) >= LEAST_LETTERS and SequenceMatcher(None, one, word).ratio() >= ALIKE]
+    candidates = swapped or close
     return candidates[0] if candidates and len({meaning(one) for one in candidates}) == 1 else ""

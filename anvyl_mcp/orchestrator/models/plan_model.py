@@ -26,6 +26,7 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 
+from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.orchestrator.checks.guard import COMPARES, Guard
 from anvyl_mcp.orchestrator.language import questions
 from anvyl_mcp.orchestrator.language.grounding import images_in
@@ -33,7 +34,7 @@ from anvyl_mcp.orchestrator.language.normalize import mask, plain
 from anvyl_mcp.orchestrator.models import plan_prompt
 from anvyl_mcp.orchestrator.models.context_window import CHARACTERS_PER_TOKEN
 from anvyl_mcp.orchestrator.models.guarded_model import RESULTS_ANSWER, local_response
-from anvyl_mcp.orchestrator.rules.changes import Orders
+from anvyl_mcp.orchestrator.rules.reader import Reader, surroundings_of
 from anvyl_mcp.orchestrator.rules.results import aggregate
 from anvyl_mcp.orchestrator.rules.results.answers import Turn
 from anvyl_mcp.orchestrator.rules.results.measures import measures
@@ -132,8 +133,13 @@ class PlanModel(WholeAnswerModel, WrapperModel):
     async def _changes_by_rules(self, offered: ModelRequestParameters) -> list[ToolCallPart]:
         """Change that the rules read in the question, when the model planned none."""
         listings = [tool.metadata["listing"] for tool in offered.function_tools if tool.metadata]
-        steps = await Orders(self._guard, self._fleet, self._question.text, listings).steps()
-        return [ToolCallPart(call.listing.name, call.arguments) for call in steps[0]] if len(steps) == 1 else []
+        reader = Reader(surroundings_of(self._fleet, self._guard.inventory, self._question.host or self._question.home))
+        try:
+            plan = await reader.plan(self._question.text, {listing.name: listing for listing in listings})
+        except AnvylError:
+            return []
+        once = len(plan.steps) == 1 and not plan.only_reads
+        return [ToolCallPart(call.listing.name, call.arguments) for call in plan.steps[0]] if once else []
 
     async def _plan_options(self, listings: Sequence[ToolListing], hosts: Sequence[str]) -> plan_prompt.PlanOptions:
         """Schema options that fit the question. They are not part of the prompt, so the server's cache still works."""

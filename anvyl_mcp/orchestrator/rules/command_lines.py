@@ -14,9 +14,20 @@ from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NotUnderstood
-from anvyl_mcp.orchestrator.language.host_phrases import Way, take_first_hosts, take_hosts
-from anvyl_mcp.orchestrator.language.normalize import COURTEOUS, THANKS, mask, unmask
-from anvyl_mcp.orchestrator.language.vocabulary import ARTICLES, CONNECTORS, EMPTY, FREE_TEXT, GLUE, MARK, is_name
+from anvyl_mcp.orchestrator.language.intent import clauses
+from anvyl_mcp.orchestrator.language.normalize import THANKS, mask, unmask
+from anvyl_mcp.orchestrator.language.places import Places
+from anvyl_mcp.orchestrator.language.vocabulary import (
+    ARTICLES,
+    CONNECTORS,
+    EMPTY,
+    FREE_TEXT,
+    GLUE,
+    LEAD_IN,
+    MARK,
+    NAME,
+    is_name,
+)
 from anvyl_mcp.orchestrator.rules.results.answers import Call
 from anvyl_mcp.peers.connection.listing import ToolListing
 
@@ -126,6 +137,12 @@ SAID_IN = re.compile(
     re.DOTALL,
 )
 """`exec in web: ls /etc`."""
+IN_WORDS = re.compile(
+    rf"(?is)(?P<verb>run|exec(?:ute)?)\s+(?P<said>(?:the\s+|this\s+)?command\s+)?(?P<command>.+?)"
+    rf"(?:\s+(?:in|inside|within)\s+(?:the\s+)?(?:container\s+)?(?P<name>{NAME})(?:\s+container)?)?"
+)
+CONDITION = re.compile(r"(?i)\s(?:if|unless|except|or\s+not)(?:\s|$)")
+"""Words that make an unquoted command ambiguous."""
 SEE_TOOLS = "see what can be done: anvyl tools"
 INSIDE = re.compile(
     r"(?i)\s(?:in|inside|into|within|on|at|through|using)\s+(?:the\s+)?(?:container\s+)?[\w.-]+(?:\s+container)?\s*$"
@@ -147,7 +164,7 @@ def speaks_of_exec(words: str) -> bool:
 
 def names_a_place(masked: str) -> bool:
     """Whether the words name a command for the machine: `run command uptime`."""
-    courtesy = COURTEOUS.match(masked)
+    courtesy = LEAD_IN.match(masked)
     return re.match(r"(?i)run\s+(?:the\s+|this\s+)?command\s", masked[courtesy.end() if courtesy else 0 :]) is not None
 
 
@@ -186,23 +203,72 @@ class Typed:
     container: str = ""
 
 
-def typed(masked: str, quoted: Sequence[str], known: tuple[str, ...], tools: Mapping[str, ToolListing]) -> Typed | None:
+def typed(masked: str, quoted: Sequence[str], places: Places, tools: Mapping[str, ToolListing]) -> Typed | None:
     """Parse a sentence as a command line; None if it is not one.
 
     Raises:
         NotUnderstood: it is one that no tool can do as it stands.
     """
-    sentence, first = take_first_hosts(masked, known)
-    if courtesy := COURTEOUS.match(sentence):
+    sentence, first = places.split_first(masked)
+    if courtesy := LEAD_IN.match(sentence):
         sentence = sentence[courtesy.end() :]
     if not speaks_of_exec(sentence):
         sentence = THANKS.sub("", sentence)
-    sentence, last = take_hosts(sentence, Way(), known, at_end=True) or (sentence, "")
+    sentence, last = places.split_last(sentence)
     calls = read(unmask(sentence, quoted), sentence, tools)
     if not calls or (first and last):
         return None
     bare = sentence.lower().startswith("exec ") and not SAID_IN.match(sentence)
     return Typed(calls, first or last, str(calls[0].arguments["name"]) if bare else "")
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A command in words: `run command uptime on nas`, `run uptime in container db`."""
+
+    command: str
+    container: str
+    host: str
+
+
+def spoken(said: str, quoted: Sequence[str], places: Places, tools: Mapping[str, ToolListing]) -> Spoken | None:
+    """Read a sentence that is one command in words; None if it is not.
+
+    Raises:
+        NotUnderstood: it may be a command or several requests.
+    """
+    sentence, first = places.split_first(said)
+    if courtesy := LEAD_IN.match(sentence):
+        polite = "you" in courtesy[0].lower()
+        sentence = sentence[courtesy.end() :].rstrip("?" if polite else "")
+    sentence, last = places.split_last(sentence)
+    if not (match := IN_WORDS.fullmatch(sentence.strip())) or (first and last):
+        return None
+    command, container = match["command"].strip(), match["name"] or ""
+    plain = not match["said"] and not match["verb"].lower().startswith("exec")
+    if plain and not (container and not re.search(r"(?i)\b(?:image|as|from)\b", command)):
+        return None
+    if not re.search(MARK, command) and not re.match(r"sh\s", command):
+        changing = [tool for tool in tools.values() if not tool.reads]
+        if sum(bool(clause.verbs) for clause in clauses(f"run {command}", changing)) > 1:
+            raise NotUnderstood("this can be one command or several requests", hint="put the command in quotes")
+        if CONDITION.search(f" {command} "):
+            return None
+    return Spoken(command, container, first or last)
+
+
+def placed(
+    found: Spoken, tools: Mapping[str, ToolListing], quoted: Sequence[str], things: Sequence[str]
+) -> Call | None:
+    """The call for a command in words: in a container if it names one, else on the machine."""
+    host = {"host": found.host} if found.host else {}
+    if found.container and unmask(found.container, quoted) in things and "exec_in_container" in tools:
+        values = {"name": unmask(found.container, quoted), "command": unmask(found.command, quoted)}
+        return Call(tools["exec_in_container"], {**values, **host})
+    command = f"{found.command} in {found.container}" if found.container else found.command
+    if "execute_command" not in tools or (found.container and re.search(MARK, found.command)):
+        return None
+    return Call(tools["execute_command"], {"command": unmask(command, quoted), **host})
 
 
 def read(line: str, masked: str, tools: Mapping[str, ToolListing]) -> list[Call] | None:

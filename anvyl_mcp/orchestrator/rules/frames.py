@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from anvyl_mcp.core.errors import NotUnderstood
 from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.checks.resolve import FleetObject
 from anvyl_mcp.orchestrator.language import phrases
@@ -68,7 +69,6 @@ class Frame:
     left: list[str] = field(default_factory=list)
     unread: str = ""
     ignored: list[str] = field(default_factory=list)
-    besides: bool = False
     host: str = ""
 
 
@@ -129,7 +129,9 @@ class Framer:
         for kind, objects in self._scene.objects.items():
             selection.literal_names(found, objects, kind)
         found.take(IMAGE, "image")
-        found.take_words(FILLERS | COUNTED.keys() | {"all"} | {noun for kind in KINDS for noun in kinds_said(kind)}, "filler")
+        found.take_words(
+            FILLERS | COUNTED.keys() | {"all"} | {noun for kind in KINDS for noun in kinds_said(kind)}, "filler"
+        )
         return [word for word in found.rest if not re.fullmatch(MARK, word)]
 
     def says_noun(self, listing: ToolListing, part: Part) -> bool:
@@ -186,8 +188,8 @@ class Framer:
         calls, host = self._placed(listing, calls, part, selector, having=having, both=both)
         self._check_number(words, calls)
         left, unread = self._left(listing, words, part.verbs, why)
-        besides = bool(re.search(rf"(?i)(?:\band|,|\balso|\bplus)\s+(?:(?:then|also)\s+)?(?:(?:the|its)\s+)?{_noun(listing)}\b", part.text))
-        return Frame(listing, calls, weight, left, unread, why, besides, host)
+        weight += sum(len(verb) for verb in words.by("verb")) / 100
+        return Frame(listing, calls, weight, left, unread, why, host)
 
     def _take_verbs(self, words: Words, verbs: Iterable[str]) -> None:
         lower = [(verb, forms_of(verb)) for verb in sorted(verbs)]
@@ -195,8 +197,16 @@ class Framer:
         for _, (imperative, _) in lower:
             found = bool(words.take(re.compile(imperative.pattern, re.IGNORECASE), "verb")) or found
         for _, (_, passive) in lower if not found else ():
-            words.take(re.compile(rf"(?:\b(?:should|must|can|could|needs?\s+to|ha(?:s|ve)\s+to|want|like|need|have|get|to)\s+)?(?:\bbe\s+)?{passive.pattern}", re.IGNORECASE), "verb")
-            words.take_words({"need", "want", "should", "must", "can", "could", "be", "needs", "i", "we", "like"}, "verb")
+            words.take(
+                re.compile(
+                    rf"(?:\b(?:should|must|can|could|needs?\s+to|ha(?:s|ve)\s+to|want|like|need|have|get|to)\s+)?(?:\bbe\s+)?{passive.pattern}",
+                    re.IGNORECASE,
+                ),
+                "verb",
+            )
+            words.take_words(
+                {"need", "want", "should", "must", "can", "could", "be", "needs", "i", "we", "like"}, "verb"
+            )
 
     def _mask_object_called_like_a_host(self, words: Words, kind: str) -> None:
         """`the container nas` is no host."""
@@ -213,10 +223,15 @@ class Framer:
         """Read the hosts: their selector, whether all that have it are meant, and whether exactly two are."""
         having = False
         if every := words.take(EVERY_HOST, "host"):
-            having = any(match.groupdict().get("having") or match.groupdict().get("runs") or "where" in match[0] for match in every)
+            having = any(
+                match.groupdict().get("having") or match.groupdict().get("runs") or "where" in match[0]
+                for match in every
+            )
         both = bool(words.take(BOTH_HOSTS, "host"))
         upper = {host.upper() for host in self._scene.places.hosts}
-        found = [match[0] for match in self._scene.places.pattern().finditer(words.left) if not set(match[0].split()) & upper]
+        found = [
+            match[0] for match in self._scene.places.pattern().finditer(words.left) if not set(match[0].split()) & upper
+        ]
         for match in list(self._scene.places.pattern().finditer(words.left)):
             if not set(match[0].split()) & upper:
                 words.take_span(match.start(), match.end(), "host")
@@ -258,11 +273,11 @@ class Framer:
         objects = scene.of(kind)
         verb = listing.name.partition("_")[0]
         filters = selection.take_filters(words, scene, listing.arguments) if kind == "container" else []
-        if kind != "image":
-            self._take_images(words, kind)
         if selection.EVERYTHING_ELSE.search(words.left):
-            raise refused("else", "it is not clear what else")
-        names = selection.literal_names(words, objects, kind)
+            if not self._limits.excepted:
+                raise refused("else", "it is not clear what else")
+            words.left = selection.EVERYTHING_ELSE.sub(lambda match: f"{'all':<{len(match[0])}}", words.left)
+        names = self._literally(words, objects, kind)
         if names and selection.ONE_OF.search(words.left):
             raise resolve.ambiguity_error(kind, names[0], [one for one in objects if names[0] in one.name])
         if made and not names and IT.search(words.left):
@@ -273,7 +288,9 @@ class Framer:
                 return [], 0
             words.take(re.compile(r"(?i)\b(?:both|all|every|each)\b"), "every") if every and len(names) > 0 else None
             states = selection.take_states(words) if filters or every else self._states_that_hold(words, objects, names)
-            return self._narrowed(argument, names, objects, hosts, filters, states, listing, every=every or having), LITERALLY
+            return self._narrowed(
+                argument, names, objects, hosts, filters, states, listing, every=every or having
+            ), LITERALLY
         if names:
             return [{argument: name} for name in names], LITERALLY
         if len(listing.names) == 1 and (every or filters or self._speaks_of_some(words, kind)):
@@ -282,12 +299,20 @@ class Framer:
                 self.means_all = self.means_all or every
                 return _where_they_are(found, argument), IN_THESE_WORDS
         if names := self._spoken_of(kind, part, words, objects):
-            known = [name for name in names if any(one.name == name for one in objects)]
-            return [{argument: name} for name in known or names], BEFORE
+            if self._limits.conditions and len(listing.names) == 1:
+                return self._narrowed(argument, names, objects, hosts, filters, set(), listing, every=False), BEFORE
+            return [{argument: name} for name in names], BEFORE
         return self._meant(listing, argument, kind, words, objects, selector, verb)
 
     def _meant(
-        self, listing: ToolListing, argument: str, kind: str, words: Words, objects: Sequence[FleetObject], selector: str, verb: str
+        self,
+        listing: ToolListing,
+        argument: str,
+        kind: str,
+        words: Words,
+        objects: Sequence[FleetObject],
+        selector: str,
+        verb: str,
     ) -> tuple[list[dict[str, Any]], float]:
         """The one object that words mean without its exact name: an image, a role, a typo.
 
@@ -295,30 +320,41 @@ class Framer:
             NotFound: they mean none.
         """
         left = Words(words.left)
-        left.take_words(FILLERS | kinds_said(kind) | COUNTED.keys(), "filler")
+        left.take_words((FILLERS | kinds_said(kind) | COUNTED.keys()) - resolve.ROLES.keys(), "filler")
         if turning := remarks.turning_word(left.left)[0]:
             return [], 0 if turning else 0
-        rest = [word for word in left.rest if is_name(word) and word.lower() not in resolve.NO_OBJECT | selection.NO_NAMES]
+        rest = [
+            word for word in left.rest if is_name(word) and word.lower() not in resolve.NO_OBJECT | selection.NO_NAMES
+        ]
         if not rest and selector and verb in POWER and kind == "container" and not left.rest:
             raise not_a_container_error(verb, selector if selector in self._scene.places.hosts else "")
         if kind == "container" and [word for word in rest if not re.fullmatch(r"[\w./:@-]+", word)]:
             return [], 0
         hosts = self._scene.select(selector) if selector else ()
-        near = resolve.best_matches([word.lower() for word in rest], [one for one in objects if not hosts or one.host in hosts])
+        near = resolve.best_matches(
+            [word.lower() for word in rest], [one for one in objects if not hosts or one.host in hosts]
+        )
         if not near and hosts:
             near = resolve.best_matches([word.lower() for word in rest], objects)
         like = sorted({one.name for one in near})
-        if len(like) == 1 and listing.safety != "destroys":
+        if len(like) == 1 and listing.safety == "destroys":
+            exact = f"{' '.join(listing.name.split('_')[:2])} {like[0]}".replace(" container ", " ")
+            raise NotUnderstood(f"what is removed must be named exactly, not as `{' '.join(rest)}`", hint=f"say `{exact}`")
+        if len(like) == 1:
             matching = [word for word in rest if resolve.best_matches([word.lower()], near)]
             words.take_words({word.lower() for word in matching}, "name")
             return [{argument: like[0]}], NEARLY
         if len(like) > 1 and len(rest) == 1:
             raise resolve.ambiguity_error(kind, rest[0], near)
         if len(rest) == 1 and kind == "container" and not like and not re.fullmatch(MARK, rest[0]):
-            raise resolve.no_match_error(kind, rest[0], objects, self._scene.silent, hosts=self._scene.places.hosts, tool=listing.name)
+            raise resolve.no_match_error(
+                kind, rest[0], objects, self._scene.silent, hosts=self._scene.places.hosts, tool=listing.name
+            )
         if len(rest) == 1 and re.fullmatch(MARK, rest[0]) and kind == "container" and listing.safety != "destroys":
             wanted = unmask(rest[0], self._quoted)
-            raise resolve.no_match_error(kind, wanted, objects, self._scene.silent, hosts=self._scene.places.hosts, tool=listing.name)
+            raise resolve.no_match_error(
+                kind, wanted, objects, self._scene.silent, hosts=self._scene.places.hosts, tool=listing.name
+            )
         return [], 0
 
     def _states_that_hold(self, words: Words, objects: Sequence[FleetObject], names: Sequence[str]) -> set[str]:
@@ -338,7 +374,9 @@ class Framer:
     def _speaks_of_some(self, words: Words, kind: str) -> bool:
         """Whether words like `the unhealthy ones` choose objects by their state."""
         trial = Words(words.left)
-        return bool(selection.take_states(trial)) and bool(re.search(rf"(?i)\b(?:ones?|{kind}s?|that|which)\b", words.left))
+        return bool(selection.take_states(trial)) and bool(
+            re.search(rf"(?i)\b(?:ones?|{kind}s?|that|which)\b", words.left)
+        )
 
     def _narrowed(
         self,
@@ -367,8 +405,10 @@ class Framer:
         ]
         if not kept:
             what = " and ".join([*(said for _, said in filters), *(condition.words for condition in conditions)])
-            raise selection.nothing_to(listing.name.partition("_")[0], " and ".join(names), "", self._scene.places.hosts) if not what else _nothing(
-                listing, names, what, objects
+            raise (
+                selection.nothing_to(listing.name.partition("_")[0], " and ".join(names), "", self._scene.places.hosts)
+                if not what
+                else _nothing(listing, names, what, objects)
             )
         self._decide(filters, conditions, kept)
         return _where_they_are(kept, argument)
@@ -382,18 +422,26 @@ class Framer:
         """
         own = []
         for condition in self._limits.conditions:
+            self._limits.used.add(condition.words)
             subject = Words(condition.subject)
             about = selection.literal_names(subject, self._scene.of("container"), "container")
             if not about and not re.search(r"(?i)\b(?:it|that|they|any\s+of\s+them)\b", condition.subject):
                 words = [word for word in subject.rest if is_name(word)]
-                about = sorted({one.name for one in resolve.best_matches([word.lower() for word in words], self._scene.of("container"))})
+                about = sorted(
+                    {
+                        one.name
+                        for one in resolve.best_matches([word.lower() for word in words], self._scene.of("container"))
+                    }
+                )
                 if len(about) != 1:
                     raise refused(condition.words, remarks.WHY["condition"])
             if not about or set(about) <= set(names):
                 own.append(condition)
                 continue
             where = self._scene.places.hosts_named(condition.subject)
-            meant = [one for one in self._scene.of("container") if one.name in about and (not where or one.host in where)]
+            meant = [
+                one for one in self._scene.of("container") if one.name in about and (not where or one.host in where)
+            ]
             if not meant or len({one.host for one in meant}) > 1:
                 raise refused(condition.words, "it is not clear which one")
             if not condition.holds(meant[0]):
@@ -404,16 +452,27 @@ class Framer:
                 self._limits.decided.append(said)
         return own
 
-    def _decide(self, filters: Sequence[selection.Filter], conditions: Sequence[selection.Condition], kept: Sequence[FleetObject]) -> None:
+    def _decide(
+        self,
+        filters: Sequence[selection.Filter],
+        conditions: Sequence[selection.Condition],
+        kept: Sequence[FleetObject],
+    ) -> None:
         """Record what was decided about the objects, for the person."""
         for condition in conditions:
-            held = sorted({f"{one.name} is {_state(one)} on {one.host}" for one in kept})
+            held = sorted({f"{one.name} is {' and '.join(sorted(condition.states & resolve.states_of(one))) or _state(one)} on {one.host}" for one in kept})
             self._limits.decided.append(f"{condition.words}: {', '.join(held)}")
         for _, said in filters:
             self._limits.decided.append(f"{said}: {', '.join(sorted({f'{one.name} on {one.host}' for one in kept}))}")
 
     def _all(
-        self, listing: ToolListing, kind: str, part: Part, words: Words, hosts: Sequence[str], filters: Sequence[selection.Filter]
+        self,
+        listing: ToolListing,
+        kind: str,
+        part: Part,
+        words: Words,
+        hosts: Sequence[str],
+        filters: Sequence[selection.Filter],
     ) -> list[FleetObject]:
         """All objects of a kind that the words mean, without the exceptions.
 
@@ -448,14 +507,20 @@ class Framer:
         found = [one for one in found if all(condition.holds(one) for condition in conditions)]
         before = found
         found = [one for one in found if not self._limits.leaves_out(one) and one.host not in self._limits.hosts]
-        needed = selection.in_needed_state(verb, kind, found, states | ({"filtered"} if filters or conditions else set()), included=self._included)
+        needed = selection.in_needed_state(
+            verb, kind, found, states | ({"filtered"} if filters or conditions else set()), included=self._included
+        )
         if not needed:
-            state = " and ".join(sorted(states & selection.STATES.keys())) or ("" if filters or self._limits.excepted else "running" if verb == "stop" else "")
+            state = " and ".join(sorted(states & selection.STATES.keys())) or (
+                "" if filters or self._limits.excepted else "running" if verb == "stop" else ""
+            )
             more = " ".join(said for _, said in filters)
             raise selection.nothing_to(verb, f"{kind}", f"{state} {more}", where)
         if self._limits.excepted or self._limits.hosts:
             spared = sorted({one.name for one in before if one not in found})
-            self._limits.decided.append(f"without {', '.join(spared)}" if spared else f"without {', '.join(self._limits.hosts)}")
+            self._limits.decided.append(
+                f"without {', '.join(spared)}" if spared else f"without {', '.join(self._limits.hosts)}"
+            )
         self._decide(filters, conditions, needed)
         return needed
 
@@ -468,13 +533,13 @@ class Framer:
         def names_in(said: str) -> list[str]:
             text = Words(said)
             self._take_hosts(text)
-            if kind != "image":
-                self._take_images(text, kind)
-            return selection.literal_names(text, objects, kind)
+            return self._literally(text, objects, kind)
 
         known = {one.name for one in objects}
         several = THEM.search(words.left)
-        earlier = [name for name in (self._so_far if several else self._last) if name in known]
+        spoken = self._so_far if several else self._last
+        spoken = spoken or [name for one in self._limits.conditions for name in names_in(one.subject)]
+        earlier = [name for name in spoken if name in known]
         names = list(dict.fromkeys([*earlier, *names_in(part.before)]))
         rest = Words(words.left)
         rest.take_words(FILLERS | kinds_said(kind), "filler")
@@ -486,10 +551,18 @@ class Framer:
             words.take(THEM, "pronoun")
         return names if several or len(names) == 1 else []
 
-    def _take_images(self, words: Words, kind: str) -> None:
-        """Read images, and words that introduce one, where no image is wanted."""
-        for match in list(IMAGE.finditer(words.left)):
-            words.take_span(match.start(), match.end(), "image elsewhere")
+    def _literally(self, words: Words, objects: Sequence[FleetObject], kind: str) -> list[str]:
+        """Read the names of existing objects, without those in the name of an image."""
+        if kind == "image":
+            return selection.literal_names(words, objects, kind)
+        images = [*IMAGE.finditer(words.left), *re.finditer(rf"(?i){NAME}\s+images?(?:'s)?\b", words.left)]
+        kept = words.left
+        for match in images:
+            words.left = words.left[: match.start()] + " " * len(match[0]) + words.left[match.end() :]
+        names = selection.literal_names(words, objects, kind)
+        for match in images:
+            words.left = words.left[: match.start()] + kept[match.start() : match.end()] + words.left[match.end() :]
+        return names
 
     def _value(
         self, listing: ToolListing, argument: str, part: Part, words: Words, *, says_noun: bool
@@ -504,7 +577,8 @@ class Framer:
             if asked and said:
                 words.left = re.sub(
                     rf"(?i)\b(?:(?:unused|dangling|old|some|disk)\s+)*{re.escape(said[0]).replace('_', '[ _-]+')}s?\b",
-                    lambda match: " " * len(match[0]), words.left,
+                    lambda match: " " * len(match[0]),
+                    words.left,
                 )
                 words.take_words(stems(said[0].replace("_", " ")), "choice")
             return ([{argument: said[0]}], NEARLY) if asked and said else ([], 0)
@@ -531,10 +605,19 @@ class Framer:
         verbs = part.verbs & (IMAGE_VERBS | (part.verbs if says_noun else frozenset()))
         lower = Words(part.text)
         self._take_hosts(lower)
-        bare = [word for word in words_after(re.sub(r"(?i)\b(?:image|container|from|of)\b", " ", lower.left), verbs)[:1] if is_name(word)]
-        if (match := re.search(rf"(?i)\b(?:image|from(?:\s+image)?)\s+(?:the\s+)?(?P<image>{NAME})", words.left)) and is_name(match["image"]):
-            bare = [match["image"]]
-        elif not bare and (match := re.search(rf"(?i)(?P<image>{NAME})\s+(?:as|container)\b", part.text)) and is_name(match["image"]):
+        bare = [
+            word
+            for word in words_after(re.sub(r"(?i)\b(?:image|container|from|of)\b", " ", lower.left), verbs)[:1]
+            if is_name(word)
+        ]
+        if (
+            (match := re.search(rf"(?i)\b(?:image|from(?:\s+image)?)\s+(?:the\s+)?(?P<image>{NAME})", words.left))
+            and is_name(match["image"])
+        ) or (
+            not bare
+            and (match := re.search(rf"(?i)(?P<image>{NAME})\s+(?:as|container)\b", part.text))
+            and is_name(match["image"])
+        ):
             bare = [match["image"]]
         if not bare or (set(bare) & set(self._scene.names())):
             return [], 0
@@ -550,7 +633,11 @@ class Framer:
             NotFound: an object is not on the named host.
             NotUnderstood: `both hosts` are not two.
         """
-        context = part.text if any(named(part.text, str(call.get(name))) for call in calls for name in listing.names) else part.before
+        context = (
+            part.text
+            if any(named(part.text, str(call.get(name))) for call in calls for name in listing.names)
+            else part.before
+        )
         if re.search(r"(?i)\bthere\b", part.text):
             context = part.before
         host = selector or self.places_in(context) or self._places
@@ -559,9 +646,12 @@ class Framer:
             names = [(kind, str(call[name])) for name, kind in listing.names.items() if name in call]
             where = [{one.host for one in self._scene.of(kind) if one.name == name} for kind, name in names]
             common = set.intersection(*where) if where else set()
-            if self._limits.hosts and "host" not in call and not selector:
-                common -= set(self._limits.hosts)
-                call["host"] = ",".join(one for one in self._scene.places.hosts if one in common)
+            if self._limits.hosts and "host" not in call:
+                wanted = set(self._scene.select(selector or "all")) - set(self._limits.hosts)
+                wanted &= common if names else wanted
+                if not wanted:
+                    raise refused(", ".join(self._limits.hosts), "nothing is left without it")
+                call["host"] = ",".join(one for one in self._scene.places.hosts if one in wanted)
                 self._limits.decided.append(f"without {', '.join(self._limits.hosts)}")
             if (having or both) and "host" not in call:
                 if not common or (both and len(common) != 2):
@@ -572,7 +662,11 @@ class Framer:
             if host:
                 self._check_there(names, host)
                 call["host"] = host
-            elif inherited and (not names or common >= set(self._scene.select(inherited)) or any(name in self._made.values() for _, name in names)):
+            elif inherited and (
+                not names
+                or common >= set(self._scene.select(inherited))
+                or any(name in self._made.values() for _, name in names)
+            ):
                 call["host"] = inherited
         hosts = {str(call.get("host", "")) for call in calls}
         return calls, host or (hosts.pop() if len(hosts) == 1 else "")
@@ -603,8 +697,12 @@ class Framer:
         words.left = remarks.HARMLESS.sub(lambda match: " " * len(match[0]), words.left)
         trial = Words(words.left)
         trial.take_words(FILLERS | used, "filler")
-        if trial.rest and (purpose := remarks.purpose_in(words.left)) and not remarks.name_said(
-            purpose[0], [name for kind in self._scene.objects for name in self._scene.names(kind)]
+        if (
+            trial.rest
+            and (purpose := remarks.purpose_in(words.left))
+            and not remarks.name_said(
+                purpose[0], [name for kind in self._scene.objects for name in self._scene.names(kind)]
+            )
         ):
             said = words.said[purpose.start() : purpose.end()].strip(" .!")
             why.append(said)
@@ -626,7 +724,9 @@ def _state(one: FleetObject) -> str:
     return str(one.row.get("state") or "there")
 
 
-def _nothing(listing: ToolListing, names: Sequence[str], what: str, objects: Sequence[FleetObject]) -> selection.NothingToDo:
+def _nothing(
+    listing: ToolListing, names: Sequence[str], what: str, objects: Sequence[FleetObject]
+) -> selection.NothingToDo:
     now = sorted({f"{one.name} is {_state(one)} on {one.host}" for one in objects if one.name in names})
     return selection.NothingToDo(f"Nothing to {listing.name.partition('_')[0]} ({what}): {' and '.join(now)}")
 

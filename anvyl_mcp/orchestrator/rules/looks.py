@@ -22,7 +22,7 @@ from anvyl_mcp.orchestrator.language.normalize import plain, unmask
 from anvyl_mcp.orchestrator.language.places import HERE, named
 from anvyl_mcp.orchestrator.language.questions import Query, Wants
 from anvyl_mcp.orchestrator.language.stemming import stem, stems
-from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, FILLERS, LEAD_IN, MARK, STANDS_FOR, is_name, meaning
+from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, FILLERS, LEAD_IN, MARK, REFUSING, STANDS_FOR, STATES, is_name, meaning
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread
 from anvyl_mcp.orchestrator.rules import past, unknown_words
 from anvyl_mcp.orchestrator.rules.results import aggregate
@@ -50,7 +50,16 @@ BROKEN = re.compile(
     re.IGNORECASE,
 )
 """The same without a named object."""
-DIRECTLY = (Wants.WHERE, Wants.TROUBLE, Wants.UNUSED, Wants.EXTREME, Wants.ROOM, Wants.TIGHT, Wants.BEYOND, Wants.AMOUNT)
+DIRECTLY = (
+    Wants.WHERE,
+    Wants.TROUBLE,
+    Wants.UNUSED,
+    Wants.EXTREME,
+    Wants.ROOM,
+    Wants.TIGHT,
+    Wants.BEYOND,
+    Wants.AMOUNT,
+)
 
 
 @dataclass
@@ -94,8 +103,6 @@ class Looks:
         unknown_words.check_order(masked, self._words)
         names = self._named(rest)
         when = past.read(masked)
-        if when:
-            past.check_tools(when, self._tools)
         looked = await self._query(rest, host, names) if not when else None
         if looked is None:
             looked = await self._scored(masked, rest, host, names, when)
@@ -104,9 +111,13 @@ class Looks:
         if not looked.calls:
             return looked
         if not names and (subject := self._words.unknown_subject(masked, looked.calls)):
-            raise NotUnderstood(f"nothing is named `{subject}` on these hosts", hint="list all containers: anvyl ps --all")
+            raise NotUnderstood(
+                f"nothing is named `{subject}` on these hosts", hint="list all containers: anvyl ps --all"
+            )
         looked.ignored = self._unread(rest, looked.calls, names)
         looked.exact = looked.exact and not looked.ignored
+        if unmet := [word for word in looked.ignored if word.lower() in unknown_words.UNMET]:
+            raise NotUnderstood(f"no tool here says anything about `{unmet[0]}`", hint="see what can be asked: anvyl tools")
         return Look() if self._strict and looked.ignored else looked
 
     async def _is_object(self, word: str) -> bool:
@@ -116,7 +127,9 @@ class Looks:
     def _named(self, rest: str) -> list[str]:
         """Containers named in the words, by name or by image."""
         objects = self._scene.of("container")
-        found = sorted({one.name for one in objects if named(rest, one.name) and (is_name(one.name) or one.name in rest)})
+        found = sorted(
+            {one.name for one in objects if named(rest, one.name) and (is_name(one.name) or one.name in rest)}
+        )
         if found or not objects:
             return found
         ours = {word for tool in self._tools for cue in cues_of(tool) for word in cue}
@@ -131,7 +144,7 @@ class Looks:
         """A question that is worked out from results: the most of something, where, why."""
         asked = plain(" ".join(rest.split()), asks=True)
         query = questions.read(asked)
-        if query is None:
+        if query is None or (REFUSING.search(asked) and query.wants not in (Wants.WHY, Wants.TROUBLE)):
             return None
         if query.wants is Wants.WHY:
             return self._why(query, host)
@@ -140,7 +153,9 @@ class Looks:
         subject = names[0] if query.wants is Wants.AMOUNT and len(names) == 1 else ""
         if query.wants is Wants.AMOUNT and len(names) > 1:
             return None
-        fitting = [one for one in self._tools if not one.required or (subject and list(one.required) == list(one.names))]
+        fitting = [
+            one for one in self._tools if not one.required or (subject and list(one.required) == list(one.names))
+        ]
         fitting = [one for one in fitting if bool(subject) <= bool(one.names)]
         listing = aggregate.chosen(query, fitting, of_one=bool(subject))
         if listing is None:
@@ -163,12 +178,18 @@ class Looks:
     def _why(self, query: Query, host: str) -> Look | None:
         """All reads about one object, if it exists."""
         said = set(query.subject.split()) & set(self._scene.names())
-        reading = [one for one in self._tools if one.required and list(one.required) == list(one.names) and one.toolset == "containers"]
+        reading = [
+            one
+            for one in self._tools
+            if one.required and list(one.required) == list(one.names) and one.toolset == "containers"
+        ]
         if len(said) != 1:
             return None
         subject = said.pop()
         calls = [
-            self._call(one, {one.required[0]: subject} | ({"tail": LAST_LINES} if "tail" in one.arguments else {}), host)
+            self._call(
+                one, {one.required[0]: subject} | ({"tail": LAST_LINES} if "tail" in one.arguments else {}), host
+            )
             for one in reading
         ]
         return Look(calls, exact=True)
@@ -177,13 +198,15 @@ class Looks:
         place = {"host": host} if host and listing.toolset != "fleet" else {}
         return Call(listing, {**values, **place})
 
-    async def _scored(self, masked: str, rest: str, host: str, names: list[str], when: str) -> Look:
+    async def _scored(self, masked: str, rest: str, host: str, names: list[str], when: past.Past | None) -> Look:
         """The tools with the best score for the words."""
-        tools = [one for one in self._tools if "since" in one.arguments] if when else self._tools
+        tools = past.tools_for(when, self._tools) if when else self._tools
         weighed = partial(fits, rest, tools, of_hosts=bool(host) or bool(HOSTS.search(masked)), named=bool(names))
         found = await ReaderThread().run(weighed)
         suited = [replace(fit, weight=fit.weight * _suits(fit.listing, names)) for fit in found]
         phrase = self._phrase(rest, tools, names)
+        if when and not phrase and not names and max((fit.weight for fit in suited), default=0) < LEAST:
+            phrase = next((one for one in tools if not one.required), None)  # what happened at that time
         chosen = [phrase] if phrase else self._chosen(sorted(suited, key=lambda fit: -fit.weight), rest, names)
         if (
             not names
@@ -195,6 +218,8 @@ class Looks:
         calls = []
         for listing in chosen:
             _, values = take_options(plain(" ".join(rest.split()), asks=True), listing.arguments, self._quoted)
+            if phrase is None:
+                values.pop("grep", None)
             calls += [self._call(listing, given, host) for given in self._about(listing, values, names, masked)]
         return Look(calls, exact=phrase is not None)
 
@@ -206,16 +231,21 @@ class Looks:
             if listing.required and not names and not re.search(MARK, asked):
                 continue
             left, values = take_options(asked, listing.arguments, self._quoted, listing.names)
-            words = {
-                meaning(word)
-                for word in re.findall(r"[a-z][\w-]*", left.lower())
-                if not any(word in re.split(r"[-_. ]+", name.lower()) or word == name.lower() for name in names)
-            } - EMPTY - FILLERS
+            words = (
+                {
+                    meaning(word)
+                    for word in re.findall(r"[a-z][\w-]*", left.lower())
+                    if not any(word in re.split(r"[-_. ]+", name.lower()) or word == name.lower() for name in names)
+                }
+                - EMPTY
+                - FILLERS
+            )
+            cues = {word for cue in cues_of(listing) for word in cue}
             for phrase in listing.say:
-                holes = phrases.holes(phrase)
                 literal = phrases.literals(phrase)
-                if words and words <= literal | {"show", "container"} and literal - {"show"} <= words and bool(names) == bool(holes):
-                    found.append((len(literal), listing))
+                more = {word for word in words - literal if stem(word) not in cues and word not in STATES}
+                if words and more <= {"show", "container"} and literal - {"show"} <= words and bool(names) == bool(phrases.holes(phrase)):
+                    found.append((len(literal & words), listing))
         return max(found, key=lambda one: one[0])[1] if found else None
 
     async def _troubled(self, host: str) -> tuple[list[ToolListing], list[str]]:
@@ -232,11 +262,17 @@ class Looks:
         of_one = [
             fit.listing
             for fit in fits
-            if fit.listing.required and set(fit.listing.names) == set(fit.listing.required) and fit.listing.toolset == "containers"
+            if fit.listing.required
+            and set(fit.listing.names) == set(fit.listing.required)
+            and fit.listing.toolset == "containers"
         ]
         if names and TROUBLE.search(rest) and len(names) <= MOST_OBJECTS:
             return of_one
         if best is None or best.weight < LEAST:
+            did = re.match(r"(?i)\W*(?:did|has|does)\s+(?:(?:the|my|our)\s+)?(?P<who>[\w.-]+)", rest)
+            if names and not self._strict and did and any(named(did["who"], name) for name in names):
+                # What it did is in its log, if anywhere.
+                return [one for one in of_one if "tail" in one.arguments]
             # What is only named is shown.
             shows = names and not self._strict and len(names) <= MOST_OBJECTS and unknown_words.only_names(rest, names)
             return [one for one in of_one if "tail" not in one.arguments][:1] if shows else []
@@ -287,7 +323,9 @@ class Looks:
             and stem(word) not in cues
             and not self._words.is_ordinary(word.lower())
             and not any(part in taken for part in _parts(word.lower()))
-            and not resolve.best_matches([word.lower()], [one for one in self._scene.of("container") if one.name in names])
+            and not resolve.best_matches(
+                [word.lower()], [one for one in self._scene.of("container") if one.name in names]
+            )
         ]
         return list(dict.fromkeys(unmask(word, self._quoted) for word in found))
 
@@ -299,6 +337,8 @@ def _parts(value: str) -> list[str]:
 def _suits(tool: ToolListing, names: Sequence[str]) -> float:
     """Weight of a tool for the named objects; a host's tool says little about a container."""
     takes = "container" in tool.names.values() or "name" in tool.arguments
+    if tool.required and tool.names and "container" not in tool.names.values():
+        return 0.0
     if names:
         return (1.3 if tool.required else 1.0) if takes else 0.45
     return 0.0 if tool.required else 1.0

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from anvyl_mcp.core.errors import NotFound
-from anvyl_mcp.orchestrator.language.grounding import named
+from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.language.vocabulary import HOST
 from anvyl_mcp.peers.fleet.targets import not_a_container_error
 

@@ -13,10 +13,8 @@ from functools import lru_cache
 from typing import Any
 
 from anvyl_mcp.core.errors import AnvylError, NothingToDo, NotUnderstood
-from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.language.intent import QUESTION, Clause, clauses, verbs_of
 from anvyl_mcp.orchestrator.language.lexicon import words_of_language
-from anvyl_mcp.orchestrator.language.normalize import only_wonders
 from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.language.vocabulary import POLITE
 from anvyl_mcp.orchestrator.rules import remarks, selection
@@ -42,6 +40,13 @@ class Orders:
     decided: list[str] = field(default_factory=list)
 
 
+def plainly(masked: str) -> str:
+    """The text with idioms of orders in plain words: `turn web off and on again` is `restart web`."""
+    for pattern, replacement in _idioms():
+        masked = pattern.sub(replacement, masked)
+    return masked
+
+
 @lru_cache(maxsize=1)
 def _idioms() -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple((re.compile(one, re.IGNORECASE), other) for one, other in words_of_language("en")["orders"].items())
@@ -55,10 +60,6 @@ def read(masked: str, quoted: Sequence[str], scene: Scene) -> Orders:
         NothingToDo: everything is as it should be already.
         Conflict: a name is ambiguous.
     """
-    if only_wonders(masked):
-        raise NotUnderstood("this is a question, not an order", hint=f"write it as an order: `{masked.strip(' ?')}`")
-    for pattern, replacement in _idioms():
-        masked = pattern.sub(replacement, masked)
     return _Reader(masked, quoted, scene).read()
 
 
@@ -104,6 +105,16 @@ class _Reader:
         named_in_calls = self._framer.names_ordered
         if twice := [name for name in named_in_calls if name in self._limits.excepted]:
             raise refused(twice[0], "it is both ordered and left out")
+        spared = [one for one in dict.fromkeys(self._limits.excepted) if not any(one in said for said in self._limits.decided)]
+        if spared:
+            self._limits.decided.append(f"without {', '.join(spared)}")
+        if unused := [one.words for one in self._limits.conditions if one.words not in self._limits.used]:
+            raise refused(unused[0], remarks.WHY["condition"])
+        for call in calls_of(self._found.steps) if self._limits.hosts else ():
+            if call.listing.reads or not call.arguments.get("host"):
+                continue
+            if both := set(self._scene.select(call.arguments["host"])) & set(self._limits.hosts):
+                raise refused(sorted(both)[0], "it is both ordered and left out")
         if self._framer.means_all and (spared := [name for name in named_in_calls if named(self._remarks, name)]):
             raise refused(spared[0], "it is not clear whether you mean it too")
 
@@ -132,13 +143,24 @@ class _Reader:
             elif self._framer.only_places(words) and not any(self._framer.places_in(one.text) for one in orders):
                 self._framer.set_places(words)
             elif orders and not JOINT.fullmatch(words):
-                orders[-1].text += f"{left[clause.start - len(clause.joint) : clause.start]}{words}"
+                self._go_on(parts, orders[-1], words, left[clause.start - len(clause.joint) : clause.start])
             elif not orders and not JOINT.fullmatch(words):
                 before += f" {words}"
                 self._check_lead(words)
         return parts
 
+    def _go_on(self, parts: list[Part | str], order: Part, words: str, joint: str) -> None:
+        """Add a clause without a verb to the order before it; one about another kind of object is an order of its own."""
+        noun = next((kind for kind in ("image", "volume", "network") if self._scene.may_name(kind, words)), "")
+        tools = [one for one in self._tools if order.verbs & verbs_of(one) and resolve_noun(one.name) == noun]
+        if tools and tools[0].names and not self._scene.may_name(noun, order.text):
+            parts.append(Part(order.verbs, words, order.text))
+        else:
+            order.text += f"{joint}{words}"
+
     def _is_remark(self, words: str, clause: Clause, names: Iterable[str]) -> bool:
+        if not self._framer.unread(words):
+            return False
         if "so" in clause.joint.split() and remarks.SUBJECT.match(words):
             return not remarks.turning_word(words, ("condition", "quotation", "keeping"))[0]
         return remarks.is_remark(words, names)
@@ -177,9 +199,6 @@ class _Reader:
             raise max(problems, key=lambda problem: problem[0])[1]
         if not whole:
             raise self._not_understood(part, frames)
-        both = [frame for frame in frames if frame.besides]
-        if len(frames) >= 2 and len(both) == 1 and not both[0].left:
-            raise self._not_understood(part, frames)
         if len(whole) > 1 and whole[0].weight == whole[1].weight:
             kinds = " or ".join(sorted({resolve_noun(frame.listing.name) for frame in whole[:2]}))
             raise refused(part.text, f"it may be about a {kinds}")
@@ -189,6 +208,8 @@ class _Reader:
         left = frames[0].left if frames else []
         text = frames[0].unread if frames else part.text
         word, reason = remarks.turning_word(text)
+        if not word:
+            word, reason = remarks.turning_word(part.text, ("time", "condition"))
         if word:
             return refused(word, remarks.WHY[reason])
         if left:

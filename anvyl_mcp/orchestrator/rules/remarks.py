@@ -80,7 +80,7 @@ def turning_word(words: str, reasons: Iterable[str] = tuple(_BLOCKING)) -> tuple
 
 def is_remark(words: str, names: Iterable[str]) -> bool:
     """Whether a clause only says how things are: no order, condition or opinion."""
-    plain = HARMLESS.sub(" is unneeded ", words)
+    plain = HARMLESS.sub(" it is unneeded ", words)
     for name in sorted(set(names), key=len, reverse=True):
         if found := name_pattern(name):
             plain = found.sub(" it ", plain)
@@ -106,7 +106,8 @@ def without_reason(words: str, names: Iterable[str]) -> tuple[str, list[str]]:
             said.append(words[reason.start() :].strip())
             words = words[: reason.start()] + " " * (len(words) - reason.start())
     words = SAKE.sub(
-        lambda match: match[0] if LASTING.search(match["what"]) or name_said(match["what"], names) else blank(match), words
+        lambda match: match[0] if LASTING.search(match["what"]) or name_said(match["what"], names) else blank(match),
+        words,
     )
     return words, said
 

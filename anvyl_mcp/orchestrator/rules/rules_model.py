@@ -1,10 +1,11 @@
 """The rules as a Pydantic AI model: same loop, approvals and errors, without a network.
 
-It keeps nothing between requests: the last question and the calls made since say all, so it can take over half-way.
+The plan of a question is made once; the calls made since say what is left of it, so it can take over half-way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic_ai.messages import (
@@ -20,11 +21,10 @@ from pydantic_ai.settings import ModelSettings
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NotUnderstood
 from anvyl_mcp.orchestrator.language.intent import read_wish
-from anvyl_mcp.orchestrator.rules import machine_power
-from anvyl_mcp.orchestrator.rules.grammar import Hosts, Objects, Planner
-from anvyl_mcp.orchestrator.rules.results.answers import Turn, answer, went_wrong
-from anvyl_mcp.orchestrator.rules.steps import Otherwise, Step
+from anvyl_mcp.orchestrator.rules.reader import Plan, Reader
+from anvyl_mcp.orchestrator.rules.results.answers import Call, Turn, answer, went_wrong
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
+from anvyl_mcp.peers.connection.listing import ToolListing
 
 LEFT = "The rules do not understand all that was asked: look what is left to do."
 """Error when they take over from a model in the middle of a run."""
@@ -33,31 +33,16 @@ RULES = "rules"
 
 
 class RulesModel(WholeAnswerModel):
-    """Turns a question into tool calls, and their results into sentences.
+    """Plays the plan of a question: its calls step by step, and sentences from their results.
 
-    Raises `NotUnderstood` if no rule matches, with examples from the available tools.
+    Raises `NotUnderstood` if the rules do not understand the question, with the word or with examples.
     """
 
-    def __init__(
-        self,
-        hosts: Hosts,
-        objects: Objects | None = None,
-        *,
-        to_the_last_word: bool = False,
-        otherwise: Otherwise | None = None,
-        placed: bool = False,
-    ) -> None:
-        """`hosts` returns the known host names, `objects` the names of all objects of a kind.
-
-        `to_the_last_word`: accept no question of which only a part matches, because a language model comes next.
-        `otherwise` reads a question that matches no phrase. `placed`: the host is known apart from the question.
-        """
+    def __init__(self, reader: Reader, *, on_plan: Callable[[Plan], None] = lambda _: None) -> None:
+        """`on_plan` is called with the plan before its calls are made."""
         super().__init__()
-        self._otherwise = otherwise
-        self._placed = placed
-        self._strict = to_the_last_word
-        self._hosts = hosts
-        self._objects = objects
+        self._reader = reader
+        self._on_plan = on_plan
 
     @property
     def model_name(self) -> str:
@@ -82,44 +67,34 @@ class RulesModel(WholeAnswerModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         """Return the next calls, or the answer."""
-        tools = model_request_parameters.function_tools
-        planner = Planner(
-            tools,
-            tuple(self._hosts()),
-            self._objects,
-            to_the_last_word=self._strict,
-            otherwise=self._otherwise,
-            placed=self._placed,
-        )
-        turn = Turn.of(messages)
+        offered = [tool.metadata for tool in model_request_parameters.function_tools if tool.metadata]
+        listings = [known["listing"] for known in offered if isinstance(known.get("listing"), ToolListing)]
+        tools = {listing.name: listing for listing in listings}
+        return ModelResponse(parts=await self._next(tools, Turn.of(messages)), model_name=self.model_name)
+
+    async def _next(self, tools: Mapping[str, ToolListing], turn: Turn) -> list[ModelResponsePart]:
         try:
-            return ModelResponse(parts=await _next(planner, turn), model_name=self.model_name)
-        except NotUnderstood as error:
-            raise machine_power.refused(turn.question, self._hosts()) or error from None
+            plan = await self._reader.plan(turn.question, tools)
+        except NotUnderstood:
+            if not turn.results:
+                raise
+            left = LEFT if read_wish(turn.question, tools.values()).intent == "change" else ""
+            return [TextPart("\n".join(filter(None, [answer(tools, turn), left])))]
+        self._on_plan(plan)
+        for index, step in enumerate(plan.steps):
+            results = [turn.result_of(call) for call in step]
+            missing = [call for call, result in zip(step, results, strict=True) if result is None]
+            later = [str(call) for rest in plan.steps[index + 1 :] for call in rest]
+            if missing:
+                calls = [ToolCallPart(call.listing.name, call.arguments) for call in missing]
+                changes = not all(call.listing.reads for call in missing)
+                return [*_announced(plan.steps[index + 1 :]), *calls] if changes else list(calls)
+            if later and any(went_wrong(result) for result in results if result):
+                return [TextPart(f"{answer(tools, turn)}\nNot tried after that: {text.join_names(later)}.")]
+        return [TextPart(answer(tools, turn))]
 
 
-async def _next(planner: Planner, turn: Turn) -> list[ModelResponsePart]:
-    try:
-        steps = await planner.steps(turn.question)
-    except NotUnderstood:
-        if not turn.results:
-            raise
-        left = LEFT if read_wish(turn.question, planner.tools.values()).intent == "change" else ""
-        return [TextPart("\n".join(filter(None, [answer(planner.tools, turn), left])))]
-    for index, step in enumerate(steps):
-        results = [turn.result_of(call) for call in step]
-        missing = [call for call, result in zip(step, results, strict=True) if result is None]
-        later = [str(call) for rest in steps[index + 1 :] for call in rest]
-        if missing:
-            calls = [ToolCallPart(call.listing.name, call.arguments) for call in missing]
-            changes = not all(call.listing.reads for call in missing)
-            return [*_announced(steps[index + 1 :]), *calls] if changes else list(calls)
-        if later and any(went_wrong(result) for result in results if result):
-            return [TextPart(f"{answer(planner.tools, turn)}\nNot tried after that: {text.join_names(later)}.")]
-    return [TextPart(answer(planner.tools, turn))]
-
-
-def _announced(later: list[Step]) -> list[ModelResponsePart]:
+def _announced(later: Sequence[Sequence[Call]]) -> list[ModelResponsePart]:
     """Text about later steps, so that an approval covers all of them knowingly."""
     words = [f"{call}{_at(call.arguments)}" for step in later for call in step]
     return [TextPart(f"After that: {text.join_names(words)}.")] if words else []

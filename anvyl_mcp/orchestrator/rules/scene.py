@@ -60,9 +60,10 @@ class Scene:
         return self.objects[kind]
 
     async def prepare(self, said: str, tools: Sequence[ToolListing]) -> None:
-        """List the objects that an order in these words may be about."""
+        """List the objects that an order in these words may be about, for the tools that it may mean."""
+        joining = {kind for tool in tools if len(tool.names) > 1 for kind in tool.names.values()}
         for kind in sorted({"container", *(kind for tool in tools for kind in tool.names.values())}):
-            if kind in ("container", "stack") or self.may_name(kind, said):
+            if kind in ("container", "stack") or kind in joining or self.may_name(kind, said):
                 await self.look_up(kind)
         for label in dict.fromkeys(PAIR.findall(said)):
             self.labelled[label] = await self.lookup.labelled(label)

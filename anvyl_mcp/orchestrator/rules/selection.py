@@ -37,14 +37,14 @@ EXCEPT = re.compile(any_of(_EN["exceptions"]["words"]), re.IGNORECASE)
 CERTAIN = re.compile(r"(?i)^(?:except|excluding|with the|apart|aside|other|all but)")
 """Exception words that are nothing else; `but`, `not` and `save` are exceptions only before a name."""
 KEEP = re.compile(any_of(_EN["exceptions"]["keep"]), re.IGNORECASE)
-AFTER = re.compile(rf"\s*{any_of(_EN['exceptions']['after'])}", re.IGNORECASE)
+AFTER = re.compile(rf"(?:\s+(?:that|which)\s+(?:is|are|was)(?:\s+still)?)?\s*{any_of(_EN['exceptions']['after'])}", re.IGNORECASE)
 JOINT = re.compile(r"(?i)\s*(?:,\s*(?:and|or)?|\band\b|\bor\b|\bnor\b|&)?\s*")
 STATE_WORDS = either({word for state, words in STATES.items() for word in (state, *words)} | {"alive", "well"})
 CONDITION = re.compile(
     rf"(?i)\b(?P<word>{any_of([*_EN['conditions']['words'], *_EN['conditions']['unless']])})\s+(?P<subject>(?:[^\s,;]+\s+){{1,6}}?)"
-    r"(?:is|are|was|has|have|'s)\s+(?P<turned>(?:not|no\s+longer)\s+)?"
+    r"(?:(?:is|are|was|has|have|'s)\s+)?(?P<turned>(?:not|no\s+longer)\s+)?"
     r"(?:(?:still|currently|already|been|now|really|the\s+one\s+that\s+is)\s+)*"
-    rf"(?:in\s+state\s+)?(?P<state>{STATE_WORDS})(?:\s+(?:again|at\s+the\s+moment|right\s+now|now))?"
+    rf"(?:in\s+state\s+)?(?P<state>{STATE_WORDS})(?:\s+(?:is|are|again|at\s+the\s+moment|right\s+now|now))?"
     r"(?=\s*(?:[,;:.!]|$|then\b|on\b|at\b|(?:please\s+)?\w+\b))(?:\s*,?\s*then\b)?"
 )
 EXIT_CODE = re.compile(
@@ -108,6 +108,8 @@ class Limits:
     conditions: list[Condition] = field(default_factory=list)
     decided: list[str] = field(default_factory=list)
     """What was decided, in words for the person."""
+    used: set[str] = field(default_factory=set)
+    """Conditions that were decided."""
 
     def leaves_out(self, one: FleetObject) -> bool:
         """Whether an exception names this object."""
@@ -139,7 +141,7 @@ def take_limits(words: Words, scene: Scene) -> Limits:
                 words.take_span(start, after.end() if after else end, "exception")
     for name in scene.names():
         if (found := name_pattern(name)) and (
-            match := re.search(rf"(?:,\s*|\bwith\s+)?{found.pattern}\s+(?:is\s+)?(?:excepted|excluded)\b", words.left)
+            match := re.search(rf"(?:,\s*|\bwith\s+)?{found.pattern}\s+(?:is\s+)?(?:excepted|excluded)\b", words.left, re.IGNORECASE)
         ):
             limits.excepted.append(name)
             words.take_span(match.start(), match.end(), "exception")
@@ -149,9 +151,11 @@ def take_limits(words: Words, scene: Scene) -> Limits:
 def _take_excepted(words: Words, start: int, scene: Scene, limits: Limits) -> int | None:
     """Read the names after an exception word; the end of the last one, or None if there is none."""
     place, end = start, None
-    nouns = ARTICLES | {"for", "on", "that", "this", "one", "ones", "those", "of"} | {
-        noun for kind in KINDS for noun in kinds_said(kind)
-    }
+    nouns = (
+        ARTICLES
+        | {"for", "on", "that", "this", "one", "ones", "those", "of"}
+        | {noun for kind in KINDS for noun in kinds_said(kind)}
+    )
     while True:
         lead = re.compile(rf"(?i)\s*(?:(?:{either(nouns)})\s+)*").match(words.left, place)
         begin = lead.end() if lead else place
@@ -159,7 +163,9 @@ def _take_excepted(words: Words, start: int, scene: Scene, limits: Limits) -> in
             names, hosts, stop = found
             limits.excepted += names
             limits.hosts += hosts
-            tail = re.compile(rf"(?i)\s+(?:{either(kinds_said('container') | {'one', 'ones'})})\b").match(words.left, stop)
+            tail = re.compile(rf"(?i)\s+(?:{either(kinds_said('container') | {'one', 'ones'})})\b").match(
+                words.left, stop
+            )
             end = tail.end() if tail else stop
             joint = JOINT.match(words.left, end)
             if joint is None or not joint[0].strip():
@@ -207,7 +213,9 @@ def take_filters(words: Words, scene: Scene, arguments: Iterable[str] = ()) -> l
         code = match["code"] or match["bare"]
         found.append((lambda one: _exit_code(one) == code, f"with exit code {code}"))
         words.take_span(match.start(), match.end(), "filter")
-    if (match := VERSION.search(words.left)) and re.search(r"(?i)\b(?:version|still|on|where\w*|that|running)\b", match[0]):
+    if (match := VERSION.search(words.left)) and re.search(
+        r"(?i)\b(?:version|still|on|where\w*|that|running)\b", match[0]
+    ):
         version = match["version"].removeprefix("v")
         found.append((lambda one: _version(one) == version, f"on version {version}"))
         words.take_span(match.start(), match.end(), "filter")
@@ -232,10 +240,10 @@ def take_states(words: Words) -> set[str]:
 
 
 def _exit_code(one: FleetObject) -> str:
-    if one.row.get("exit_code") is not None and one.row.get("state") not in ("running", "paused"):
+    if one.row.get("exit_code") is not None and one.row.get("state") in ("exited", "dead"):
         return str(one.row["exit_code"])
     found = re.search(r"\((\d+)\)", str(one.row.get("status") or ""))
-    return found[1] if found and one.row.get("state") in ("exited", "dead", "restarting") else ""
+    return found[1] if found and one.row.get("state") in ("exited", "dead") else ""
 
 
 def _version(one: FleetObject) -> str:
@@ -264,7 +272,9 @@ def is_about_all(words: Words, kind: str) -> bool:
     return bool(EVERYTHING.search(left) or plural or re.search(r"(?i)\bones\b", left))
 
 
-def in_needed_state(verb: str, kind: str, found: Sequence[FleetObject], states: set[str], *, included: bool) -> list[FleetObject]:
+def in_needed_state(
+    verb: str, kind: str, found: Sequence[FleetObject], states: set[str], *, included: bool
+) -> list[FleetObject]:
     """Of all objects of a kind, those that a change applies to: `stop all` means those that run."""
     needed = NEEDED_STATE.get(verb, ()) if kind == "container" else ()
     if (included or states) and verb != "stop":
@@ -274,7 +284,9 @@ def in_needed_state(verb: str, kind: str, found: Sequence[FleetObject], states: 
 
 def nothing_to(verb: str, kind: str, what: str, hosts: Sequence[str]) -> NothingToDo:
     """There is no object that a change to several applies to."""
-    return NothingToDo(f"Nothing to {verb}: there are no {what.strip()} {kind}s on {text.join_names(hosts)}".replace("  ", " "))
+    return NothingToDo(
+        f"Nothing to {verb}: there are no {what.strip()} {kind}s on {text.join_names(hosts)}".replace("  ", " ")
+    )
 
 
 def group_words(words: Words, used: Iterable[str]) -> list[str]:

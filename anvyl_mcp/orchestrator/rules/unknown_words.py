@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from anvyl_mcp.core.errors import NotUnderstood
+from anvyl_mcp.orchestrator.checks.resolve import ROLES
 from anvyl_mcp.orchestrator.language import questions
 from anvyl_mcp.orchestrator.language.intent import ASKS, verbs_of
-from anvyl_mcp.orchestrator.language.lexicon import english
-from anvyl_mcp.orchestrator.language.stemming import LEAST_LETTERS, stem, stems
+from anvyl_mcp.orchestrator.language.lexicon import all_words, english
+from anvyl_mcp.orchestrator.language.stemming import LEAST_LETTERS, nearest, stem, stems
 from anvyl_mcp.orchestrator.language.vocabulary import (
     DETERMINERS,
     EMPTY,
@@ -33,12 +34,12 @@ UNSUPPORTED = english("unsupported", "verbs")
 """Verbs of orders that no tool supports, unless one says so; some also occur in questions."""
 NEVER = english("unsupported", "never")
 """Verbs of requests that have nothing to do with containers."""
+UNMET = english("unsupported", "asked")
+"""Words of questions that must not be left out of the answer."""
 ASKED_OF_ONE = english("words", "asked_of_one")
 """Words that ask for everything about one object."""
 NOUNS = kinds_said("container")
-UNABLE = re.compile(
-    r"\bwhenever\b|\bevery\s+(?:\w+day|day|night|morning|evening|hour|week|month|\d+)\b", re.IGNORECASE
-)
+UNABLE = re.compile(r"\bwhenever\b|\bevery\s+(?:\w+day|day|night|morning|evening|hour|week|month|\d+)\b", re.IGNORECASE)
 SUBJECT = (
     r"\b(?:do|does|did|is|are|has|have|was|were)\s+(?:(?:the|my|our)\s+)?{word}\s+(?:container\s+)?(?:been\s+)?"
     r"(?:us(?:e|es|ing)|need|tak(?:e|ing)|eat(?:ing)?|consum\w+|running|up|down|reachable|online|offline|available|alive"
@@ -57,7 +58,9 @@ class Vocabulary:
         tools = list(scene.tools.values())
         stemmed = {word for tool in tools for cue in cues_of(tool) for word in cue}
         stemmed |= {stem(word) for tool in tools for word in tool.arguments}
-        own = EMPTY | RESERVED | STANDS_FOR.keys() | FILLERS | questions.ENDS | questions.MEASURED.keys() | questions.FREE
+        own = (
+            EMPTY | RESERVED | STANDS_FOR.keys() | FILLERS | questions.ENDS | questions.MEASURED.keys() | questions.FREE
+        )
         self._words = own | questions.KINDS | questions.NOUNS | {word for words in KINDS.values() for word in words}
         self._words |= NUMBERS.keys() | ASKED_OF_ONE
         self._stems = stemmed | {stem(word) for word in self._words}
@@ -88,7 +91,14 @@ class Vocabulary:
 
     def all_known(self, said: str) -> bool:
         """Whether no word may be a name of an object."""
-        return all(self.knows(word) and word.lower() not in UNSUPPORTED for word in _words(said))
+        hosts = {host.lower() for host in self._scene.places.hosts}
+        ours = {stem(word) for word in (*UNSUPPORTED, *NEVER)}
+        return all(
+            word in hosts
+            or word[:1].isdigit()
+            or ((word in self._words or stem(word) in self._stems or ASKS.fullmatch(word)) and stem(word) not in ours)
+            for word in _words(said)
+        )
 
     def _near(self, word: str) -> list[str]:
         """Known words that a word may be a typo of, without verbs of changes."""
@@ -96,6 +106,24 @@ class Vocabulary:
         swapped = [one for one in ours if sorted(one) == sorted(word)]
         near = swapped or (get_close_matches(word, ours, 3, 0.8) if len(word) >= LEAST_LETTERS else [])
         return [] if any(stem(one) in self._changes for one in near) else near
+
+    def mended(self, masked: str) -> tuple[str, dict[str, str]]:
+        """The text with typos of known words corrected, and the corrections; names are not changed."""
+        ours = {word for tool in self._scene.tools.values() for phrase in tool.say for word in phrase.split()}
+        ours |= {word for words in KINDS.values() for noun in words for word in (noun, f"{noun}s")} | ROLES.keys()
+        ours = {word for word in ours | STANDS_FOR.keys() | questions.KINDS | questions.NOUNS if word.isalpha()}
+        found: dict[str, str] = {}
+
+        def better(match: re.Match[str]) -> str:
+            word = match[0].lower()
+            if len(word) < LEAST_LETTERS - 1 or word in all_words() or stem(word) in self._stems or self.names(word):
+                return match[0]
+            if word in ours or ASKS.fullmatch(word) or not (near := nearest(word, ours)):
+                return match[0]
+            found[match[0]] = near
+            return near
+
+        return re.sub(r"(?<![\w./:@=-])[A-Za-z]+(?![\w/@=-]|[.:]\w)", better, masked), found
 
     def unknown_subject(self, masked: str, calls: Sequence[Call]) -> str:
         """Subject of a question that is unknown and in no call, or empty."""

@@ -31,8 +31,8 @@ class Words:
     def take(self, pattern: str | re.Pattern[str], by: str) -> list[re.Match[str]]:
         """Read every match; groups named `keep…` and plain groups stay."""
         found = []
-        for match in re.finditer(pattern, self.left, re.IGNORECASE) if isinstance(pattern, str) else pattern.finditer(
-            self.left
+        for match in (
+            re.finditer(pattern, self.left, re.IGNORECASE) if isinstance(pattern, str) else pattern.finditer(self.left)
         ):
             found.append(match)
         for match in found:

@@ -13,8 +13,8 @@ from pydantic_ai.messages import ModelMessage, ToolCallPart, ToolReturnPart, Use
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.orchestrator.language import phrases, questions
-from anvyl_mcp.orchestrator.language.grounding import named
 from anvyl_mcp.orchestrator.language.normalize import SEPARATOR, mask, plain
+from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.language.vocabulary import STATES, meanings, singular
 from anvyl_mcp.orchestrator.rules.results import aggregate
 from anvyl_mcp.orchestrator.rules.results.measures import amounts, measures

@@ -1,0 +1,267 @@
+"""The reader without a model, as one pipeline: normalize, hosts, clauses, frames, decide, plan.
+
+A plan is made once for a question. The Pydantic AI model plays it, and the command line plays one that only looks
+without the agent framework.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import NothingToDo, NotUnderstood
+from anvyl_mcp.orchestrator.checks.guard import places_of
+from anvyl_mcp.orchestrator.language import phrases
+from anvyl_mcp.orchestrator.language.intent import Wish, clauses, forms_of, read_wish, verbs_of
+from anvyl_mcp.orchestrator.language.lexicon import translated
+from anvyl_mcp.orchestrator.language.normalize import is_short, mask, only_wonders, unmask, written_out
+from anvyl_mcp.orchestrator.language.places import Places
+from anvyl_mcp.orchestrator.language.vocabulary import LEAD_IN, meaning
+from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
+from anvyl_mcp.orchestrator.rules import command_lines, machine_power, orders, unknown_words
+from anvyl_mcp.orchestrator.rules.looks import Look, Looks
+from anvyl_mcp.orchestrator.rules.results.answers import Call
+from anvyl_mcp.orchestrator.rules.scene import Objects, Scene
+from anvyl_mcp.peers.connection.listing import ToolListing
+from anvyl_mcp.peers.fleet.fleet import Fleet
+
+SPLIT = re.compile(
+    r"(?i)\s*[;.]\s+|\s*,?\s+(?:and\s+then|then|and\s+also|and\s+after\s+that|after\s+that)\s+|\s+and\s+(?=(?:list|show|display|print|inspect|tail|logs?|stats?)\b)"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Calls step by step; the next step waits for the success of the one before.
+
+    `read_as`: how a question was understood that is no phrase of a tool; `remarks`: what was set aside or decided, for
+    the person who approves.
+    """
+
+    steps: tuple[tuple[Call, ...], ...]
+    read_as: str = ""
+    remarks: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """Why approval in advance does not cover it."""
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether it changes nothing."""
+        return all(call.listing.reads for step in self.steps for call in step)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a reader knows of the fleet. `placed`: the host is known apart from the question."""
+
+    tools: Mapping[str, ToolListing]
+    places: Places
+    select: Callable[[str], list[str]]
+    objects: Objects
+    placed: bool = False
+
+
+def surroundings_of(fleet: Fleet, objects: Objects, home: str = "") -> Surroundings:
+    """What a reader knows of a fleet. `home`: the host named apart from the question."""
+    return Surroundings(fleet.catalogue, places_of(fleet), fleet.select, objects, placed=bool(home))
+
+
+class Reader:
+    """Reads one question. `strict`: to the last word, because a language model comes next."""
+
+    def __init__(self, surroundings: Surroundings, *, strict: bool = False) -> None:
+        self._around = surroundings
+        self._strict = strict
+        self._thread = ReaderThread()
+        self._plans: dict[str, Plan] = {}
+
+    async def plan(self, question: str, tools: Mapping[str, ToolListing] | None = None) -> Plan:
+        """The plan for a question; the same one each time.
+
+        Raises:
+            NotUnderstood: the rules do not understand it; the message says which word.
+            AnvylError: what it names does not exist or is ambiguous, or nothing has to be done.
+        """
+        if question not in self._plans:
+            scene = Scene(tools or self._around.tools, self._around.places, self._around.select, self._around.objects)
+            try:
+                self._plans[question] = await self._read(question, scene)
+            except NotUnderstood as error:
+                raise machine_power.refused(question, self._around.places.hosts) or error from None
+        return self._plans[question]
+
+    async def _read(self, question: str, scene: Scene) -> Plan:
+        masked, quoted = mask(question)
+        if not is_short(masked):
+            raise too_long_error()
+        if typed := await self._typed(masked, quoted, scene):
+            return Plan((tuple(typed),))
+        said, language = await self._thread.run(partial(translated, masked))
+        said = orders.plainly(written_out(said))
+        scene_words = unknown_words.Vocabulary(scene)
+        said, typos = await self._mended(said, scene_words, scene)
+        notes = tuple(f"read `{typo}` as `{word}`" for typo, word in typos.items())
+        notes += (f"read from {language} as `{text.clean(unmask(said, quoted))[:200]}`",) if language else ()
+        if command := await self._command(said, quoted, scene):
+            return Plan(((command,),), remarks=notes)
+        wish = await self._thread.run(partial(read_wish, said, scene.tools.values()))
+        if wish.intent == "change" and only_wonders(said) and not self._is_imperative(said, scene):
+            wish = Wish("read")
+        if wish.intent == "change":
+            if only_wonders(said):
+                raise NotUnderstood("this is a question, not an order", hint=f"write it as an order: `{said.strip(' ?')}`")
+            return await self._orders(said, quoted, scene, notes)
+        return await self._looks(question, said, quoted, scene, notes)
+
+    @staticmethod
+    def _is_imperative(said: str, scene: Scene) -> bool:
+        """Whether a clause begins with the verb of a change."""
+        changing = [tool for tool in scene.tools.values() if not tool.reads]
+        for clause in clauses(said, changing):
+            words = said[clause.start : clause.end].strip().lower()
+            words = words.removeprefix(lead[0] if (lead := LEAD_IN.match(words)) else "")
+            if any(forms_of(verb)[0].match(words) for verb in clause.verbs):
+                return True
+        return False
+
+    async def _mended(self, said: str, known: unknown_words.Vocabulary, scene: Scene) -> tuple[str, dict[str, str]]:
+        """The text with typos of known words corrected; a verb that removes is only suggested.
+
+        Raises:
+            NotUnderstood: such a verb is misspelled.
+        """
+        better, typos = await self._thread.run(partial(known.mended, said))
+        if typos:
+            await scene.look_up("container")
+            better, typos = await self._thread.run(partial(known.mended, said))
+        destroying = {verb for tool in scene.tools.values() if tool.safety == "destroys" for verb in verbs_of(tool)}
+        if any(meaning(word) in destroying - {"run"} for word in typos.values()):
+            raise NotUnderstood(f"no rule fits `{text.clean(said)[:80]}`", hint=f"did you mean `{text.clean(better)[:80]}`?")
+        return better, typos
+
+    async def _typed(self, masked: str, quoted: Sequence[str], scene: Scene) -> list[Call]:
+        """Calls of a Docker command line."""
+        typed = command_lines.typed(masked, quoted, scene.places, scene.tools)
+        if typed is None:
+            return []
+        if typed.container:
+            await scene.look_up("container")
+            if typed.container not in scene.names():
+                return []
+        for call in typed.calls if typed.host else ():
+            call.arguments["host"] = typed.host
+        await self._check_commands(typed.calls, masked, quoted, scene)
+        return typed.calls
+
+    async def _command(self, said: str, quoted: Sequence[str], scene: Scene) -> Call | None:
+        """A sentence that is one command for a machine or a container."""
+        found = command_lines.spoken(said, quoted, scene.places, scene.tools)
+        if found is None:
+            return None
+        await scene.look_up("container")
+        call = command_lines.placed(found, scene.tools, quoted, scene.names())
+        if call is not None:
+            await self._check_commands([call], said, quoted, scene)
+        return call
+
+    async def _check_commands(self, calls: Sequence[Call], masked: str, quoted: Sequence[str], scene: Scene) -> None:
+        """Check that no command intended for a container runs on a machine.
+
+        Raises:
+            NotUnderstood: the words name no machine for it, or may mean a container.
+        """
+        for call in calls:
+            free = command_lines.FREE_TEXT & set(
+                () if call.listing.names or call.listing.reads else call.listing.required
+            )
+            for command in (str(call.arguments[argument]) for argument in free):
+                placed = self._around.placed or "host" in call.arguments or command_lines.names_a_place(masked)
+                await scene.look_up("container")
+                if not placed or command_lines.may_be_for_a_container(command, masked, quoted, set(scene.names())):
+                    raise command_lines.unclear_place(command)
+
+    async def _orders(self, said: str, quoted: Sequence[str], scene: Scene, notes: tuple[str, ...]) -> Plan:
+        changing = [tool for tool in scene.tools.values() if not tool.reads]
+        for unknown in scene.places.unknown_host(said):
+            if not await self._is_object(unknown, scene):
+                from anvyl_mcp.peers.hosts import registry
+
+                raise registry.unknown_host_error(unknown, scene.places.hosts)
+        verbs = read_wish(said, changing).verbs
+        await scene.prepare(said, [tool for tool in changing if verbs & verbs_of(tool)])
+        try:
+            found = await self._thread.run(partial(orders.read, said, quoted, scene))
+        except NothingToDo as done:
+            if sum(bool(clause.verbs) for clause in clauses(said, changing)) < 2:
+                raise
+            raise NotUnderstood(f"{done.message}; nothing was changed", hint="ask for the rest separately") from done
+        steps: list[list[Call]] = []
+        for step in found.steps:
+            if isinstance(step, list):
+                steps.append(step)
+                continue
+            look = await Looks(scene, quoted, strict=True).read(step)
+            if not look.calls:
+                raise selection_refused(step)
+            steps.append(look.calls)
+        if not steps:
+            raise self._not_understood(said, quoted, scene)
+        if option := command_lines.unread_option(said, [call for step in steps for call in step]):
+            raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")
+        await self._check_commands([call for step in steps for call in step], said, quoted, scene)
+        remarks = [*notes]
+        if found.ignored:
+            remarks.append("ignored: " + "; ".join(f"`{unmask(one, quoted)}`" for one in dict.fromkeys(found.ignored)))
+        remarks += dict.fromkeys(unmask(one, quoted) for one in found.decided)
+        doubts = tuple(note for note in notes if note.startswith("read `"))
+        return Plan(tuple(tuple(step) for step in steps), remarks=tuple(remarks), doubts=doubts)
+
+    async def _is_object(self, word: str, scene: Scene) -> bool:
+        from anvyl_mcp.orchestrator.checks import resolve
+
+        kinds = ("container", "image", "network")
+        objects = [one for kind in kinds for one in await scene.look_up(kind)]
+        return bool(resolve.best_matches([word], objects))
+
+    async def _looks(
+        self, question: str, said: str, quoted: Sequence[str], scene: Scene, notes: tuple[str, ...]
+    ) -> Plan:
+        looks = Looks(scene, quoted, strict=self._strict)
+        several = [part for part in SPLIT.split(said) if part and part.strip()]
+        if len(several) > 1 and (found := await self._each(looks, several)):
+            return Plan(tuple(tuple(look.calls) for look in found), remarks=notes)
+        look = await looks.read(said)
+        if not look.calls:
+            raise self._not_understood(said, quoted, scene)
+        if option := command_lines.unread_option(said, look.calls):
+            raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")
+        read_as = "" if look.exact else text.join_names([call.in_full() for call in look.calls])
+        if look.ignored:
+            read_as += f"; ignored: {' '.join(look.ignored)}"
+        return Plan((tuple(look.calls),), read_as, notes)
+
+    async def _each(self, looks: Looks, parts: Sequence[str]) -> list[Look]:
+        """The looks of several clauses; empty unless each is exact."""
+        found = []
+        for part in parts:
+            try:
+                look = await looks.read(part)
+            except NotUnderstood:
+                return []
+            if not look.calls or not look.exact:
+                return []
+            found.append(look)
+        return found
+
+    def _not_understood(self, said: str, quoted: Sequence[str], scene: Scene) -> NotUnderstood:
+        tools = scene.tools.values()
+        words = text.clean(unmask(said, quoted))[:80]
+        return NotUnderstood(f"no rule fits `{words}`", hint=phrases.examples(tools, said))
+
+
+def selection_refused(words: str) -> NotUnderstood:
+    """A question beside an order is not understood."""
+    return NotUnderstood(f"no rule fits `{text.clean(words.strip())[:80]}`", hint="ask for it separately")
