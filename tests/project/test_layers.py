@@ -95,8 +95,11 @@ ROOMS = {
     ),
     "orchestrator.models.servers": "core core.values orchestrator",
     "orchestrator.rules": (
-        "core orchestrator orchestrator.checks orchestrator.language orchestrator.rules.results "
-        "peers.connection peers.fleet peers.hosts"
+        "core core.values orchestrator orchestrator.checks orchestrator.language orchestrator.rules.orders "
+        "orchestrator.rules.results peers.connection peers.fleet peers.hosts"
+    ),
+    "orchestrator.rules.orders": (
+        "core orchestrator.checks orchestrator.language orchestrator.rules.results peers.connection peers.fleet"
     ),
     "orchestrator.rules.results": "core orchestrator.language peers.changes peers.connection peers.fleet",
     "peers": "core peers.connection peers.fleet peers.hosts",

@@ -11,7 +11,10 @@ from anvyl_mcp.orchestrator.language.vocabulary import HOST, LEAD_IN, either, is
 EVERY = re.compile(r"\b(?:all|every|each|everywhere|everything|both|any|anywhere|whole|entire|across|fleet)\b", re.I)
 HERE = re.compile(r"\b(?:(?<!in )here|local|locally|localhost|this (?:one|host|machine|server|computer|box))\b", re.I)
 MACHINES = rf"(?:{HOST}|box(?:es)?|pcs?|nodes?)"
-PLACED = r"(?:\b(?:on|at|from|in|into|onto|across|of|for)\s+)?(?:\b(?:the|my|our|this|that|all|both|every|each|two|three)\s+)*"
+PLACED = (
+    r"(?:\b(?:on|at|from|in|into|onto|across|of|for)\s+)?"
+    r"(?:\b(?:the|my|our|this|that|all|both|every|each|two|three)\s+)*"
+)
 """Prepositions before a host."""
 HAVE_IT = (
     r"(?:(?:that|which|where)\s+(?:has|have|runs?|it\s+(?:runs|is|lives))(?:\s+(?:it|one|them))?)"
@@ -63,7 +66,7 @@ class Places:
 
     def pattern(self) -> re.Pattern[str]:
         """Pattern for hosts and tags, with what leads to them."""
-        tagged = rf"(?:@(?:{either(self.tags) or '(?!)'})|(?:{either(self.tags) or '(?!)'})\s+{MACHINES})(?![\w-])"
+        tagged = rf"(?:@[\w.-]*\w|(?:{either(self.tags) or '(?!)'})\s+{MACHINES})(?![\w-])"
         hosts = rf"(?<![\w-])(?:{MACHINES}\s+)?(?:{either(self.hosts) or '(?!)'})(?:\s+{MACHINES})?(?![\w-]|[.:/=]\w)"
         one = rf"(?:{tagged}|{hosts})"
         return re.compile(rf"(?i){PLACED}{one}(?:\s*(?:,|&|\band\b|\bor\b|\bvs\.?)\s*(?:and\s+)?{PLACED}{one})*")
@@ -88,7 +91,8 @@ class Places:
 
     @property
     def _list(self) -> str:
-        one = rf"(?:@[\w.-]*\w|(?:(?:the\s+)?(?:{MACHINES}\s+)?(?:{either(self.hosts) or '(?!)'})(?:\s+{MACHINES})?(?![\w-]|\.\w)))"
+        named_host = rf"(?:the\s+)?(?:{MACHINES}\s+)?(?:{either(self.hosts) or '(?!)'})(?:\s+{MACHINES})?(?![\w-]|\.\w)"
+        one = rf"(?:@[\w.-]*\w|{named_host})"
         every = rf"(?:all|every|each)(?:\s+(?:the|my|our))?\s+{MACHINES}|this\s+{MACHINES}|localhost"
         return rf"(?:{one}(?:\s*(?:,|&|\band\b)\s*(?:and\s+)?(?:on\s+)?{one})*|{every})"
 
@@ -133,7 +137,7 @@ def said_hosts(said: str, hosts: Sequence[str]) -> list[str]:
 def spoken_tags(said: str, tags: Iterable[str]) -> list[str]:
     """Host tags mentioned in a text, as selectors: `the two web servers`, `@prod`."""
     known = sorted(set(tags))
-    at_sign = [f"@{tag}" for tag in known if re.search(rf"@{re.escape(tag)}(?![\w-])", said, re.IGNORECASE)]
+    at_sign = re.findall(r"(?<!\w)@[\w.-]*\w", said.lower())
     pattern = rf"(?<![\w-])(?P<tag>{either(known) or '(?!)'})\s+(?:{MACHINES})(?![\w-])"
     in_words = [f"@{match['tag'].lower()}" for match in re.finditer(pattern, said, re.IGNORECASE)]
     return list(dict.fromkeys(at_sign + in_words))

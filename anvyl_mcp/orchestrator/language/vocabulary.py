@@ -9,12 +9,12 @@ from functools import lru_cache
 from anvyl_mcp.orchestrator.language.lexicon import any_of, english, words_of_language
 
 _EN = words_of_language("en")
-SAME = tuple(
+SAME: tuple[tuple[str, ...], ...] = tuple(
     (first, *(other for word in words.split(",") if (other := word.strip()) != first))
     for first, words in _EN["same"].items()
 )
 """Synonyms; the first one represents all."""
-STANDS_FOR = {word: words[0] for words in SAME for word in words}
+STANDS_FOR: dict[str, str] = {word: words[0] for words in SAME for word in words}
 STATES: dict[str, set[str]] = {state: set(words.split()) for state, words in _EN["states"].items()}
 """Words for states, with the values in results."""
 KINDS = {kind: tuple(words.split()) for kind, words in _EN["kinds"].items()}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.core import text
@@ -49,78 +51,22 @@ class Form:
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _spelled(**options: str) -> dict[str, str]:
-    """Option → argument, from `argument="-o --option"`."""
-    return {option: argument for argument, spellings in options.items() for option in spellings.split()}
-
-
-WAIT = _spelled(timeout="-t --time --timeout")
-TERMINAL = frozenset({"-i", "-t", "--interactive", "--tty"})
 SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh", "fish"})
-FORMS: dict[str, Form] = {
-    "ps": Form("list_containers", options=_spelled(all="-a --all")),
-    "logs": Form("get_container_logs", ("name",), options=_spelled(tail="-n --tail", since="--since")),
-    "inspect": Form("get_container_info", ("name",), several=True),
-    "stats": Form("get_container_stats", ("name",), moot=frozenset({"--no-stream"})),
-    "start": Form("start_container", ("name",), several=True),
-    "stop": Form("stop_container", ("name",), several=True, options=WAIT),
-    "restart": Form("restart_container", ("name",), several=True, options=WAIT),
-    "kill": Form("stop_container", ("name",), several=True, fixed={"timeout": 0}),
-    "rm": Form("remove_container", ("name",), several=True, options=_spelled(force="-f --force")),
-    "exec": Form("exec_in_container", ("name",), rest="command", moot=TERMINAL),
-    "run": Form(
-        "create_container",
-        ("image",),
-        rest="command",
-        options=_spelled(
-            name="--name",
-            ports="-p --publish",
-            env="-e --env",
-            volumes="-v --volume",
-            labels="-l --label",
-            restart="--restart",
-            network="--network --net",
-            memory="-m --memory",
-            cpus="--cpus",
-        ),
-        moot=frozenset({"-d", "--detach"}),
-    ),
-    "images": Form("list_images"),
-    "pull": Form("pull_image", ("image",)),
-    "rmi": Form("remove_image", ("image",), several=True, options=_spelled(force="-f --force")),
-}
-GROUPS: dict[str, dict[str, str]] = {
-    "container": {"ls": "ps", "list": "ps", **{verb: verb for verb in FORMS if verb not in ("images", "pull", "rmi")}},
-    "image": {"ls": "images", "list": "images", "pull": "pull", "rm": "rmi"},
-}
+_FILE = tomllib.loads((Path(__file__).parent / "docker_commands.toml").read_text(encoding="utf-8"))
+
+
+def _form(entry: Mapping[str, Any]) -> Form:
+    options = {option: argument for argument, said in entry.get("options", {}).items() for option in said.split()}
+    moot = frozenset(entry.get("moot", "").split())
+    operands = tuple(entry.get("operands", "").split())
+    fixed = entry.get("fixed", {})
+    return Form(entry["tool"], operands, entry.get("several", False), entry.get("rest", ""), options, moot, fixed)
+
+
+FORMS: dict[str, Form] = {verb: _form(entry) for verb, entry in _FILE["commands"].items()}
+GROUPS: dict[str, dict[str, str]] = _FILE["groups"]
 """`docker container ls` is `docker ps`."""
-NO_TOOL = frozenset(
-    [
-        "attach",
-        "build",
-        "buildx",
-        "commit",
-        "compose",
-        "cp",
-        "create",
-        "diff",
-        "export",
-        "import",
-        "load",
-        "login",
-        "logout",
-        "pause",
-        "port",
-        "push",
-        "rename",
-        "save",
-        "tag",
-        "top",
-        "unpause",
-        "update",
-        "wait",
-    ]
-)
+NO_TOOL = frozenset(_FILE["unsupported"]["verbs"].split())
 """Docker commands without a corresponding tool."""
 ENGLISH = frozenset(
     {"logs", "start", "stop", "restart", "kill", "inspect", "stats", "run", "pull", "images", "ps", "rm"}

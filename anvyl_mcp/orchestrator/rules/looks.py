@@ -19,17 +19,28 @@ from anvyl_mcp.orchestrator.language import phrases, questions
 from anvyl_mcp.orchestrator.language.argument_phrases import take_options
 from anvyl_mcp.orchestrator.language.grounding import ALSO_STOPPED
 from anvyl_mcp.orchestrator.language.normalize import plain, unmask
-from anvyl_mcp.orchestrator.language.places import HERE, named
+from anvyl_mcp.orchestrator.language.places import EVERY_HOST, HERE, named
 from anvyl_mcp.orchestrator.language.questions import Query, Wants
 from anvyl_mcp.orchestrator.language.stemming import stem, stems
-from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, FILLERS, LEAD_IN, MARK, REFUSING, STANDS_FOR, STATES, is_name, meaning
+from anvyl_mcp.orchestrator.language.vocabulary import (
+    EMPTY,
+    FILLERS,
+    LEAD_IN,
+    MARK,
+    REFUSING,
+    STANDS_FOR,
+    STATES,
+    is_name,
+    meaning,
+    meanings,
+)
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread
 from anvyl_mcp.orchestrator.rules import past, unknown_words
+from anvyl_mcp.orchestrator.rules.orders.scene import Scene
+from anvyl_mcp.orchestrator.rules.orders.words import WORD
 from anvyl_mcp.orchestrator.rules.results import aggregate
 from anvyl_mcp.orchestrator.rules.results.answers import Call
-from anvyl_mcp.orchestrator.rules.scene import Scene
 from anvyl_mcp.orchestrator.rules.tool_scores import HOSTS, LEAST, Fit, cues_of, fits
-from anvyl_mcp.orchestrator.rules.words import WORD
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.hosts import registry
 
@@ -50,6 +61,10 @@ BROKEN = re.compile(
     re.IGNORECASE,
 )
 """The same without a named object."""
+PLACING = re.compile(r"(?i)(?:on|at|across|from|in|for|of|everywhere|wherever)\b")
+HAPPENED = re.compile(
+    r"(?i)\b(?:happen\w*|(?:re)?started|stopped|crashed|died|removed|created|changed|killed|went\s+wrong)\b"
+)
 DIRECTLY = (
     Wants.WHERE,
     Wants.TROUBLE,
@@ -79,6 +94,7 @@ class Looks:
         self._quoted = quoted
         self._strict = strict
         self._tools = [one for one in scene.tools.values() if one.reads]
+        self._host = ""
         self._words = unknown_words.Vocabulary(scene)
 
     async def read(self, masked: str) -> Look:
@@ -96,11 +112,13 @@ class Looks:
         said = [place for place in places.hosts_named(" ".join(matches)) if place != "all"] if matches else []
         if HERE.search(masked):
             said.append(places.local)
-        host = ",".join(dict.fromkeys(said))
-        rest = places.without(masked)
+        every = next((one for one in EVERY_HOST.finditer(masked) if not one.start() or PLACING.match(one[0])), None)
+        host = ",".join(dict.fromkeys(said)) or ("all" if every else "")
+        rest = places.without(f"{masked[: every.start()]} {masked[every.end() :]}" if every else masked)
         if not self._words.all_known(rest) or unknown_words.begins_like_an_order(masked):
             await scene.look_up("container")
         unknown_words.check_order(masked, self._words)
+        self._host = host
         names = self._named(rest)
         when = past.read(masked)
         looked = await self._query(rest, host, names) if not when else None
@@ -117,7 +135,9 @@ class Looks:
         looked.ignored = self._unread(rest, looked.calls, names)
         looked.exact = looked.exact and not looked.ignored
         if unmet := [word for word in looked.ignored if word.lower() in unknown_words.UNMET]:
-            raise NotUnderstood(f"no tool here says anything about `{unmet[0]}`", hint="see what can be asked: anvyl tools")
+            raise NotUnderstood(
+                f"no tool here says anything about `{unmet[0]}`", hint="see what can be asked: anvyl tools"
+            )
         return Look() if self._strict and looked.ignored else looked
 
     async def _is_object(self, word: str) -> bool:
@@ -131,7 +151,10 @@ class Looks:
             {one.name for one in objects if named(rest, one.name) and (is_name(one.name) or one.name in rest)}
         )
         if found or not objects:
-            return found
+            exact = [name for name in found if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", rest)]
+            lower = {name.lower() for name in exact}
+            found = [name for name in found if name in exact or name.lower() not in lower]
+            return sorted(found, key=lambda name: rest.lower().find(name.lower()))
         ours = {word for tool in self._tools for cue in cues_of(tool) for word in cue}
         words = [
             word
@@ -201,11 +224,22 @@ class Looks:
     async def _scored(self, masked: str, rest: str, host: str, names: list[str], when: past.Past | None) -> Look:
         """The tools with the best score for the words."""
         tools = past.tools_for(when, self._tools) if when else self._tools
+        if when and names:
+            tools = [one for one in tools if "container" in one.names.values() or "name" in one.arguments]
         weighed = partial(fits, rest, tools, of_hosts=bool(host) or bool(HOSTS.search(masked)), named=bool(names))
         found = await ReaderThread().run(weighed)
-        suited = [replace(fit, weight=fit.weight * _suits(fit.listing, names)) for fit in found]
+        suited = [
+            replace(fit, weight=fit.weight * _suits(fit.listing, names) + _shows(fit.listing, names, rest))
+            for fit in found
+        ]
         phrase = self._phrase(rest, tools, names)
-        if when and not phrase and not names and max((fit.weight for fit in suited), default=0) < LEAST:
+        if (
+            when
+            and HAPPENED.search(masked)
+            and not phrase
+            and not names
+            and max((fit.weight for fit in suited), default=0) < LEAST
+        ):
             phrase = next((one for one in tools if not one.required), None)  # what happened at that time
         chosen = [phrase] if phrase else self._chosen(sorted(suited, key=lambda fit: -fit.weight), rest, names)
         if (
@@ -220,7 +254,7 @@ class Looks:
             _, values = take_options(plain(" ".join(rest.split()), asks=True), listing.arguments, self._quoted)
             if phrase is None:
                 values.pop("grep", None)
-            calls += [self._call(listing, given, host) for given in self._about(listing, values, names, masked)]
+            calls += [self._call(listing, given, host) for given in self._about(listing, values, names, rest)]
         return Look(calls, exact=phrase is not None)
 
     def _phrase(self, rest: str, tools: Sequence[ToolListing], names: Sequence[str]) -> ToolListing | None:
@@ -230,21 +264,23 @@ class Looks:
             asked = plain(" ".join(rest.split()), asks=True)
             if listing.required and not names and not re.search(MARK, asked):
                 continue
-            left, values = take_options(asked, listing.arguments, self._quoted, listing.names)
-            words = (
-                {
-                    meaning(word)
-                    for word in re.findall(r"[a-z][\w-]*", left.lower())
-                    if not any(word in re.split(r"[-_. ]+", name.lower()) or word == name.lower() for name in names)
-                }
-                - EMPTY
-                - FILLERS
-            )
+            left, _ = take_options(asked, listing.arguments, self._quoted, listing.names)
+            said = {
+                meaning(word)
+                for word in re.findall(r"[a-z][\w-]*", left.lower())
+                if not any(word in re.split(r"[-_. ]+", name.lower()) or word == name.lower() for name in names)
+            }
             cues = {word for cue in cues_of(listing) for word in cue}
             for phrase in listing.say:
-                literal = phrases.literals(phrase)
+                literal = phrases.literals(phrase) - {"and", "or", "this", "there", "what", "which"}
+                words = said - ((EMPTY | FILLERS) - literal)
                 more = {word for word in words - literal if stem(word) not in cues and word not in STATES}
-                if words and more <= {"show", "container"} and literal - {"show"} <= words and bool(names) == bool(phrases.holes(phrase)):
+                if (
+                    words
+                    and more <= {"show", "container"}
+                    and literal - {"show"} <= words
+                    and bool(names) == bool(phrases.holes(phrase))
+                ):
                     found.append((len(literal & words), listing))
         return max(found, key=lambda one: one[0])[1] if found else None
 
@@ -273,6 +309,8 @@ class Looks:
             if names and not self._strict and did and any(named(did["who"], name) for name in names):
                 # What it did is in its log, if anywhere.
                 return [one for one in of_one if "tail" in one.arguments]
+            if not names and unknown_words.only_names(rest, ()) and self._host:
+                return [one for one in self._tools if "host info" in one.say]
             # What is only named is shown.
             shows = names and not self._strict and len(names) <= MOST_OBJECTS and unknown_words.only_names(rest, names)
             return [one for one in of_one if "tail" not in one.arguments][:1] if shows else []
@@ -291,7 +329,8 @@ class Looks:
         """Arguments of each call: one per named object, if the tool takes one."""
         wanted = values.get("name")
         values = {name: value for name, value in values.items() if name not in ("name",)}
-        if "all" in listing.arguments and (names or ALSO_STOPPED.search(said)):
+        states = {word for word in meanings(said) if word in STATES}
+        if "all" in listing.arguments and (names or (ALSO_STOPPED.search(said) and states != {"running"})):
             values["all"] = True
         if "tail" in listing.arguments and "tail" not in values and TROUBLE.search(said):
             values["tail"] = LAST_LINES
@@ -344,4 +383,10 @@ def _suits(tool: ToolListing, names: Sequence[str]) -> float:
     return 0.0 if tool.required else 1.0
 
 
-__all__ = ["Look", "Looks", "text"]
+def _shows(tool: ToolListing, names: Sequence[str], rest: str) -> float:
+    """Weight of a part of an object that a tool shows in detail: `which networks does web use`."""
+    if not names or not tool.required:
+        return 0.0
+    parts = text.resolve_schema(tool.output_schema).get("properties", {})
+    lists = {stem(name) for name, schema in parts.items() if schema.get("type") in ("array", "object")}
+    return 0.6 * bool(lists & set(stems(rest)))

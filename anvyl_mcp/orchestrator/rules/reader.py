@@ -13,20 +13,23 @@ from functools import partial
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NothingToDo, NotUnderstood
+from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.checks.guard import places_of
 from anvyl_mcp.orchestrator.language import phrases
 from anvyl_mcp.orchestrator.language.intent import Wish, clauses, forms_of, read_wish, verbs_of
 from anvyl_mcp.orchestrator.language.lexicon import translated
 from anvyl_mcp.orchestrator.language.normalize import is_short, mask, only_wonders, unmask, written_out
 from anvyl_mcp.orchestrator.language.places import Places
-from anvyl_mcp.orchestrator.language.vocabulary import LEAD_IN, meaning
+from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, LEAD_IN, meaning
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
-from anvyl_mcp.orchestrator.rules import command_lines, machine_power, orders, unknown_words
+from anvyl_mcp.orchestrator.rules import command_lines, machine_power, unknown_words
 from anvyl_mcp.orchestrator.rules.looks import Look, Looks
+from anvyl_mcp.orchestrator.rules.orders import read_orders
+from anvyl_mcp.orchestrator.rules.orders.scene import Objects, Scene
 from anvyl_mcp.orchestrator.rules.results.answers import Call
-from anvyl_mcp.orchestrator.rules.scene import Objects, Scene
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
+from anvyl_mcp.peers.hosts import registry
 
 SPLIT = re.compile(
     r"(?i)\s*[;.]\s+|\s*,?\s+(?:and\s+then|then|and\s+also|and\s+after\s+that|after\s+that)\s+|\s+and\s+(?=(?:list|show|display|print|inspect|tail|logs?|stats?)\b)"
@@ -86,7 +89,9 @@ class Reader:
             AnvylError: what it names does not exist or is ambiguous, or nothing has to be done.
         """
         if question not in self._plans:
-            scene = Scene(tools or self._around.tools, self._around.places, self._around.select, self._around.objects)
+            around = self._around
+            offered = around.tools if tools is None else tools
+            scene = Scene(offered, around.places, around.select, around.objects)
             try:
                 self._plans[question] = await self._read(question, scene)
             except NotUnderstood as error:
@@ -100,7 +105,7 @@ class Reader:
         if typed := await self._typed(masked, quoted, scene):
             return Plan((tuple(typed),))
         said, language = await self._thread.run(partial(translated, masked))
-        said = orders.plainly(written_out(said))
+        said = read_orders.plainly(written_out(said))
         scene_words = unknown_words.Vocabulary(scene)
         said, typos = await self._mended(said, scene_words, scene)
         notes = tuple(f"read `{typo}` as `{word}`" for typo, word in typos.items())
@@ -112,7 +117,9 @@ class Reader:
             wish = Wish("read")
         if wish.intent == "change":
             if only_wonders(said):
-                raise NotUnderstood("this is a question, not an order", hint=f"write it as an order: `{said.strip(' ?')}`")
+                raise NotUnderstood(
+                    "this is a question, not an order", hint=f"write it as an order: `{said.strip(' ?')}`"
+                )
             return await self._orders(said, quoted, scene, notes)
         return await self._looks(question, said, quoted, scene, notes)
 
@@ -139,7 +146,9 @@ class Reader:
             better, typos = await self._thread.run(partial(known.mended, said))
         destroying = {verb for tool in scene.tools.values() if tool.safety == "destroys" for verb in verbs_of(tool)}
         if any(meaning(word) in destroying - {"run"} for word in typos.values()):
-            raise NotUnderstood(f"no rule fits `{text.clean(said)[:80]}`", hint=f"did you mean `{text.clean(better)[:80]}`?")
+            raise NotUnderstood(
+                f"no rule fits `{text.clean(said)[:80]}`", hint=f"did you mean `{text.clean(better)[:80]}`?"
+            )
         return better, typos
 
     async def _typed(self, masked: str, quoted: Sequence[str], scene: Scene) -> list[Call]:
@@ -174,9 +183,7 @@ class Reader:
             NotUnderstood: the words name no machine for it, or may mean a container.
         """
         for call in calls:
-            free = command_lines.FREE_TEXT & set(
-                () if call.listing.names or call.listing.reads else call.listing.required
-            )
+            free = FREE_TEXT & set(() if call.listing.names or call.listing.reads else call.listing.required)
             for command in (str(call.arguments[argument]) for argument in free):
                 placed = self._around.placed or "host" in call.arguments or command_lines.names_a_place(masked)
                 await scene.look_up("container")
@@ -187,13 +194,14 @@ class Reader:
         changing = [tool for tool in scene.tools.values() if not tool.reads]
         for unknown in scene.places.unknown_host(said):
             if not await self._is_object(unknown, scene):
-                from anvyl_mcp.peers.hosts import registry
-
                 raise registry.unknown_host_error(unknown, scene.places.hosts)
         verbs = read_wish(said, changing).verbs
         await scene.prepare(said, [tool for tool in changing if verbs & verbs_of(tool)])
+        for index, one in enumerate(quoted):
+            if any(one[1:-1] in scene.names(kind) for kind in scene.objects):
+                said = said.replace(chr(0xE000 + index), one[1:-1])  # a name in quotes
         try:
-            found = await self._thread.run(partial(orders.read, said, quoted, scene))
+            found = await self._thread.run(partial(read_orders.read, said, quoted, scene))
         except NothingToDo as done:
             if sum(bool(clause.verbs) for clause in clauses(said, changing)) < 2:
                 raise
@@ -220,8 +228,6 @@ class Reader:
         return Plan(tuple(tuple(step) for step in steps), remarks=tuple(remarks), doubts=doubts)
 
     async def _is_object(self, word: str, scene: Scene) -> bool:
-        from anvyl_mcp.orchestrator.checks import resolve
-
         kinds = ("container", "image", "network")
         objects = [one for kind in kinds for one in await scene.look_up(kind)]
         return bool(resolve.best_matches([word], objects))

@@ -25,8 +25,8 @@ from anvyl_mcp.orchestrator.language.vocabulary import (
     kinds_said,
     meaning,
 )
+from anvyl_mcp.orchestrator.rules.orders.scene import Scene
 from anvyl_mcp.orchestrator.rules.results.answers import Call
-from anvyl_mcp.orchestrator.rules.scene import Scene
 from anvyl_mcp.orchestrator.rules.tool_scores import cues_of
 
 WORD = re.compile(rf"{MARK}|[^\W_][\w./:@-]*")
@@ -120,6 +120,8 @@ class Vocabulary:
                 return match[0]
             if word in ours or ASKS.fullmatch(word) or not (near := nearest(word, ours)):
                 return match[0]
+            if word.startswith(near.rstrip("e")):
+                return match[0]  # another form of it: `deleted`
             found[match[0]] = near
             return near
 

@@ -34,11 +34,7 @@ def calls(reply: Reply) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     "order",
     [
-        "stoppe db",
-        "detén db",
-        "arrête db",
-        "redémarre db",
-        "lösche cache",
+        "ferma db",
         "停止 db",
         "unpause db",
         "pause db",
@@ -89,7 +85,7 @@ async def test_a_question_is_not_answered_about_something_else(question: str, an
 @pytest.mark.parametrize(
     ("question", "tool", "arguments"),
     [
-        ("logs of db yesterday", "get_container_logs", {"name": "db", "since": "48h"}),
+        ("logs of db in the last 2 hours", "get_container_logs", {"name": "db", "since": "2h"}),
         ("how much memory does db use", "get_container_stats", {"name": "db"}),
         ("how much memory does postgres use", "get_container_stats", {"name": "db"}),
         ("what about grafana", "get_container_info", {"name": "grafana"}),

@@ -146,10 +146,6 @@ async def test_commands_are_executed_in_the_given_order(order: str, done: list[t
         "every night restart grafana",
         "nobody should stop jupyter",
         "hands off jupyter, stop nothing",
-        "stop everything on gpu apart from jupyter",
-        "stop all containers on gpu save jupyter",
-        "stop everything on gpu, jupyter excepted",
-        "stop everything on gpu, leave jupyter alone",
         "stop ollama; jupyter must keep running",
         "stop jupyter, just kidding",
         "stop jupyter. wait, forget it",
@@ -209,7 +205,6 @@ async def test_harmless_remarks_do_not_change_a_command(order: str, done: list[t
 @pytest.mark.parametrize(
     "order",
     [
-        "restart everything but not db",
         "get rid of the postgres one",  # the text does not contain `db`
         "clean the kitchen and remove the dishes",
         "make me a sandwich",

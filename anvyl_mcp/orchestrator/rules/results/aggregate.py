@@ -52,7 +52,8 @@ def _rate(query: Query, listing: ToolListing, *, of_one: bool) -> int:
     counted = query.wants is Wants.EXTREME and not fitting and listed(listing) in query.words - {query.noun, "host"}
     whole = query.words <= frozenset(word for measure in fitting for word in measure.words)
     # What is used of a total says more than a number alone.
-    roomy = query.wants is Wants.AMOUNT and any(measure.room for measure in fitting)
+    of_hosts = query.wants is Wants.AMOUNT or (query.wants is Wants.EXTREME and query.noun == "host")
+    roomy = of_hosts and any(measure.room for measure in fitting)
     return 4 * bool(fitting) + 2 * whole + roomy + (2 if counted and "name" in listing.arguments else int(counted))
 
 

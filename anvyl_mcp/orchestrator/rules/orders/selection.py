@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NothingToDo, NotUnderstood
@@ -27,9 +28,9 @@ from anvyl_mcp.orchestrator.language.vocabulary import (
     is_name,
     kinds_said,
 )
-from anvyl_mcp.orchestrator.rules.remarks import WHY
-from anvyl_mcp.orchestrator.rules.scene import PAIR, Scene
-from anvyl_mcp.orchestrator.rules.words import Words
+from anvyl_mcp.orchestrator.rules.orders.remarks import WHY
+from anvyl_mcp.orchestrator.rules.orders.scene import PAIR, Scene
+from anvyl_mcp.orchestrator.rules.orders.words import Words
 
 _EN = words_of_language("en")
 SAY_IT_WITHOUT = "say it without that, or step by step; a language model understands more: anvyl doctor"
@@ -37,11 +38,14 @@ EXCEPT = re.compile(any_of(_EN["exceptions"]["words"]), re.IGNORECASE)
 CERTAIN = re.compile(r"(?i)^(?:except|excluding|with the|apart|aside|other|all but)")
 """Exception words that are nothing else; `but`, `not` and `save` are exceptions only before a name."""
 KEEP = re.compile(any_of(_EN["exceptions"]["keep"]), re.IGNORECASE)
-AFTER = re.compile(rf"(?:\s+(?:that|which)\s+(?:is|are|was)(?:\s+still)?)?\s*{any_of(_EN['exceptions']['after'])}", re.IGNORECASE)
+AFTER = re.compile(
+    rf"(?:\s+(?:that|which)\s+(?:is|are|was)(?:\s+still)?)?\s*{any_of(_EN['exceptions']['after'])}", re.IGNORECASE
+)
 JOINT = re.compile(r"(?i)\s*(?:,\s*(?:and|or)?|\band\b|\bor\b|\bnor\b|&)?\s*")
 STATE_WORDS = either({word for state, words in STATES.items() for word in (state, *words)} | {"alive", "well"})
 CONDITION = re.compile(
-    rf"(?i)\b(?P<word>{any_of([*_EN['conditions']['words'], *_EN['conditions']['unless']])})\s+(?P<subject>(?:[^\s,;]+\s+){{1,6}}?)"
+    rf"(?i)\b(?P<word>{any_of([*_EN['conditions']['words'], *_EN['conditions']['unless']])})\s+"
+    r"(?P<subject>(?:[^\s,;]+\s+){1,6}?)"
     r"(?:(?:is|are|was|has|have|'s)\s+)?(?P<turned>(?:not|no\s+longer)\s+)?"
     r"(?:(?:still|currently|already|been|now|really|the\s+one\s+that\s+is)\s+)*"
     rf"(?:in\s+state\s+)?(?P<state>{STATE_WORDS})(?:\s+(?:is|are|again|at\s+the\s+moment|right\s+now|now))?"
@@ -140,9 +144,9 @@ def take_limits(words: Words, scene: Scene) -> Limits:
                 after = AFTER.match(words.left, end)
                 words.take_span(start, after.end() if after else end, "exception")
     for name in scene.names():
-        if (found := name_pattern(name)) and (
-            match := re.search(rf"(?:,\s*|\bwith\s+)?{found.pattern}\s+(?:is\s+)?(?:excepted|excluded)\b", words.left, re.IGNORECASE)
-        ):
+        called = name_pattern(name)
+        after = rf"(?:,\s*|\bwith\s+)?{called.pattern if called else '(?!)'}\s+(?:is\s+)?(?:excepted|excluded)\b"
+        if match := re.search(after, words.left, re.IGNORECASE):
             limits.excepted.append(name)
             words.take_span(match.start(), match.end(), "exception")
     return limits
@@ -202,24 +206,34 @@ Filter = tuple[Callable[[FleetObject], bool], str]
 def take_filters(words: Words, scene: Scene, arguments: Iterable[str] = ()) -> list[Filter]:
     """Read what objects must have in common: a label, an exit code, a version."""
     found: list[Filter] = []
-    for match in LABELLED.finditer(words.left):
-        label = match["label"]
-        if label.partition("=")[0] in arguments and "label" not in match[0].lower():
-            continue
-        having = {(one.host, one.name) for one in scene.labelled.get(label, ())}
-        found.append((lambda one, having=having: (one.host, one.name) in having, f"with the label {label}"))
-        words.take_span(match.start(), match.end(), "filter")
-    if match := EXIT_CODE.search(words.left):
-        code = match["code"] or match["bare"]
-        found.append((lambda one: _exit_code(one) == code, f"with exit code {code}"))
-        words.take_span(match.start(), match.end(), "filter")
-    if (match := VERSION.search(words.left)) and re.search(
-        r"(?i)\b(?:version|still|on|where\w*|that|running)\b", match[0]
-    ):
-        version = match["version"].removeprefix("v")
-        found.append((lambda one: _version(one) == version, f"on version {version}"))
-        words.take_span(match.start(), match.end(), "filter")
+    for label in LABELLED.finditer(words.left):
+        pair = label["label"]
+        if label[0].strip() == pair or (pair.partition("=")[0] in arguments and "label" not in label[0].lower()):
+            continue  # `stop web force=yes` chooses nothing
+        found.append((partial(_is_among, scene.labelled.get(pair, ())), f"with the label {pair}"))
+        words.take_span(label.start(), label.end(), "filter")
+    if code := EXIT_CODE.search(words.left):
+        number = code["code"] or code["bare"]
+        found.append((partial(_has_exit_code, number), f"with exit code {number}"))
+        words.take_span(code.start(), code.end(), "filter")
+    version = VERSION.search(words.left)
+    if version and re.search(r"(?i)\b(?:version|still|on|where\w*|that|running)\b", version[0]):
+        number = version["version"].removeprefix("v")
+        found.append((partial(_has_version, number), f"on version {number}"))
+        words.take_span(version.start(), version.end(), "filter")
     return found
+
+
+def _is_among(having: Sequence[FleetObject], one: FleetObject) -> bool:
+    return any((one.host, one.name) == (other.host, other.name) for other in having)
+
+
+def _has_exit_code(code: str, one: FleetObject) -> bool:
+    return _exit_code(one) == code
+
+
+def _has_version(version: str, one: FleetObject) -> bool:
+    return str(one.row.get("image") or "").partition("@")[0].rpartition(":")[2].removeprefix("v") == version
 
 
 def take_states(words: Words) -> set[str]:
@@ -244,10 +258,6 @@ def _exit_code(one: FleetObject) -> str:
         return str(one.row["exit_code"])
     found = re.search(r"\((\d+)\)", str(one.row.get("status") or ""))
     return found[1] if found and one.row.get("state") in ("exited", "dead") else ""
-
-
-def _version(one: FleetObject) -> str:
-    return str(one.row.get("image") or "").partition("@")[0].rpartition(":")[2].removeprefix("v")
 
 
 def literal_names(words: Words, objects: Sequence[FleetObject], kind: str) -> list[str]:
@@ -289,7 +299,6 @@ def nothing_to(verb: str, kind: str, what: str, hosts: Sequence[str]) -> Nothing
     )
 
 
-def group_words(words: Words, used: Iterable[str]) -> list[str]:
+def group_words(words: Words) -> list[str]:
     """Words left that must refer to objects of a group: `web` in `all web containers`."""
-    used = set(used)
-    return [one for word in words.rest if (one := word.lower()) not in used | NO_NAMES and is_name(one)]
+    return [one for word in words.rest if (one := word.lower()) not in NO_NAMES and is_name(one)]

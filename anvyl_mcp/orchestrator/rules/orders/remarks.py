@@ -56,17 +56,22 @@ LASTING = re.compile(
     r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|one|two|three|five|ten|half|few|couple|each|tomorrow)\b"
 )
 """A duration or time that requires a later action; `for a while` and `for today` do not."""
+NOT_ASKING = r"(?!(?:where|how|who|whose|what|which|why|when|is|are|was|were|had|has|have|did|does|do|can|could)\b)"
 SUBJECT = re.compile(
     r"(?i)^\W*(?:(?:and|so|well|also|because|as|since|but|because|long\s+story)\W+)*"
     r"(?:i|we|it|its|they|he|she|this|that|these|there|the|my|our|your|their|his|her|some|something|somebody|someone|people|users"
     r"|customers|guests|kids|every(?:one|body|thing)|nobody|noone|no\s+one|all\s+of|both\s+of"
-    r"|done\s+with|finished\s+with|too\s+(?:much|many|hot|loud|slow|full|big)|broken|slow|useless|out\s+of)\b\W*\S*"
+    rf"|{NOT_ASKING}(?:[^\s,]+\s+){{1,4}}?(?:is|are|was|were|has|have|had|keeps?|seems?|looks?|feels?|got|broke|went|ran|hung|hangs?|needs?)"
+    r"|done\s+with|finished\s+with|too\s+(?:much|many|hot|loud|slow|full|big)|broken|slow|useless|out\s+of)\b"
 )
 """How a clause begins that states something."""
 VERBLESS = re.compile(r"(?i)\b(?:one|ones|first|second|third|other|others|rest|same|latter|former)\b")
 STATES_SOMETHING = re.compile(
     r"(?i)\b(?:is|are|am|was|were|has|have|had|'s|'re|keeps?|seems?|looks?|feels?|got|gets|broke|went|ran|hangs?|hung|does|do|did|will"
     r"|need(?:s|ed)?|acts?|acting|\w{3,}(?:s|ed|ing))\b"
+)
+FINITE = re.compile(
+    r"(?i)\b(?:is|are|was|were|has|have|had|keeps|seems|looks|feels|got|broke|went|ran|hung|hangs|needs)\b"
 )
 BARE_IT = re.compile(r"(?i)^\W*(?:\S+\s+)?(?:is|are)\s+it\W*$")
 
@@ -89,7 +94,11 @@ def is_remark(words: str, names: Iterable[str]) -> bool:
         return False
     if VERBLESS.search(plain) and not re.search(r"(?i)\b(?:is|are|was|has|have)\b", plain):
         return False
-    return bool(SUBJECT.match(plain)) and bool(STATES_SOMETHING.search(plain) or len(plain.split()) > 2)
+    subject = SUBJECT.match(plain)
+    said = plain[subject.end() :] if subject else ""
+    return bool(subject) and (
+        bool(FINITE.search(plain)) or bool(STATES_SOMETHING.search(said)) or len(said.split()) > 1
+    )
 
 
 def without_reason(words: str, names: Iterable[str]) -> tuple[str, list[str]]:

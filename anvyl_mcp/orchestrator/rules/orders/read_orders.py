@@ -7,22 +7,23 @@ shown to the person as ignored.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
 
 from anvyl_mcp.core.errors import AnvylError, NothingToDo, NotUnderstood
 from anvyl_mcp.orchestrator.language.intent import QUESTION, Clause, clauses, verbs_of
 from anvyl_mcp.orchestrator.language.lexicon import words_of_language
 from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.language.vocabulary import POLITE
-from anvyl_mcp.orchestrator.rules import remarks, selection
-from anvyl_mcp.orchestrator.rules.frames import Frame, Framer, Part
+from anvyl_mcp.orchestrator.rules.orders import remarks, selection
+from anvyl_mcp.orchestrator.rules.orders.frames import Framer
+from anvyl_mcp.orchestrator.rules.orders.parts import Frame, Part, noun_of
+from anvyl_mcp.orchestrator.rules.orders.scene import Scene
+from anvyl_mcp.orchestrator.rules.orders.selection import refused
+from anvyl_mcp.orchestrator.rules.orders.words import Words
 from anvyl_mcp.orchestrator.rules.results.answers import Call
-from anvyl_mcp.orchestrator.rules.scene import Scene
-from anvyl_mcp.orchestrator.rules.selection import refused
-from anvyl_mcp.orchestrator.rules.words import Words
 
 JOINT = re.compile(r"(?i)(?:\W|\b(?:and|then|also|now|so|please|both|them|it|too)\b)*")
 LOOK = re.compile(
@@ -81,10 +82,12 @@ class _Reader:
 
     def read(self) -> Orders:
         """All orders of the text."""
+        if unfinished := re.search(r"(?i)\b(?:and|or|then|but)\W*$", self._words.said):
+            raise refused(unfinished[0], "the sentence goes on")
         parts = self._parts()
         orders = [part for part in parts if isinstance(part, Part)]
-        for index, part in enumerate(orders):
-            part.after = orders[index + 1].text if index + 1 < len(orders) else ""
+        for order, following in pairwise(orders):
+            order.after = following.text
         for part in parts:
             if isinstance(part, str):
                 self._found.steps.append(self._framer.bound(part))
@@ -96,16 +99,32 @@ class _Reader:
             for frame in frames:
                 self._found.ignored += frame.ignored
                 self._framer.remember(frame, part)
+        self._share_last_host()
         self._check_limits()
         self._found.decided += self._limits.decided
         return self._found
+
+    def _share_last_host(self) -> None:
+        """Apply the hosts at the end of the last order to all before it, where their objects are there."""
+        steps = [step for step in self._found.steps if isinstance(step, list)]
+        if len(steps) < 2 or any("host" in call.arguments for step in steps[:-1] for call in step):
+            return
+        hosts = {str(call.arguments.get("host", "")) for call in steps[-1]}
+        host = hosts.pop() if len(hosts) == 1 else ""
+        for call in (call for step in steps[:-1] for call in step) if host else ():
+            names = [(kind, call.arguments[name]) for name, kind in call.listing.names.items()]
+            where = [{one.host for one in self._scene.of(kind) if one.name == name} for kind, name in names]
+            if all(set(self._scene.select(host)) <= having for having in where):
+                call.arguments["host"] = host
 
     def _check_limits(self) -> None:
         """Check that nothing is both ordered and left out, and that a remark excuses nothing of `everything`."""
         named_in_calls = self._framer.names_ordered
         if twice := [name for name in named_in_calls if name in self._limits.excepted]:
             raise refused(twice[0], "it is both ordered and left out")
-        spared = [one for one in dict.fromkeys(self._limits.excepted) if not any(one in said for said in self._limits.decided)]
+        spared = [
+            one for one in dict.fromkeys(self._limits.excepted) if not any(one in said for said in self._limits.decided)
+        ]
         if spared:
             self._limits.decided.append(f"without {', '.join(spared)}")
         if unused := [one.words for one in self._limits.conditions if one.words not in self._limits.used]:
@@ -150,17 +169,21 @@ class _Reader:
         return parts
 
     def _go_on(self, parts: list[Part | str], order: Part, words: str, joint: str) -> None:
-        """Add a clause without a verb to the order before it; one about another kind of object is an order of its own."""
+        """Add a clause without a verb to the order before it, or make it an order about another kind of object."""
         noun = next((kind for kind in ("image", "volume", "network") if self._scene.may_name(kind, words)), "")
-        tools = [one for one in self._tools if order.verbs & verbs_of(one) and resolve_noun(one.name) == noun]
-        if tools and tools[0].names and not self._scene.may_name(noun, order.text):
+        tools = [one for one in self._tools if order.verbs & verbs_of(one) and noun_of(one) == noun]
+        kind = tools and tools[0].names and not self._scene.may_name(noun, order.text)
+        apart = (
+            self._framer.places_in(words) and self._framer.places_in(order.text) and self._framer.names_objects(words)
+        )
+        if kind or apart:
             parts.append(Part(order.verbs, words, order.text))
         else:
             order.text += f"{joint}{words}"
 
     def _is_remark(self, words: str, clause: Clause, names: Iterable[str]) -> bool:
-        if not self._framer.unread(words):
-            return False
+        if not self._framer.unread(words) and not re.search(r"(?i)\b(?:is|are|was|were|has|have)\b", words):
+            return False  # names and kinds only: it goes on with the order before it
         if "so" in clause.joint.split() and remarks.SUBJECT.match(words):
             return not remarks.turning_word(words, ("condition", "quotation", "keeping"))[0]
         return remarks.is_remark(words, names)
@@ -200,7 +223,7 @@ class _Reader:
         if not whole:
             raise self._not_understood(part, frames)
         if len(whole) > 1 and whole[0].weight == whole[1].weight:
-            kinds = " or ".join(sorted({resolve_noun(frame.listing.name) for frame in whole[:2]}))
+            kinds = " or ".join(sorted({noun_of(frame.listing) for frame in whole[:2]}))
             raise refused(part.text, f"it may be about a {kinds}")
         return whole[:1]
 
@@ -217,16 +240,6 @@ class _Reader:
         return NotUnderstood(f"it is not clear what to {sorted(part.verbs)[0]}", hint=self._framer.example(part.verbs))
 
 
-def resolve_noun(tool: str) -> str:
-    """`image` for `remove_image`."""
-    return tool.rpartition("_")[2]
-
-
 def calls_of(steps: Iterable[list[Call] | str]) -> list[Call]:
     """All calls of the steps."""
     return [call for step in steps if isinstance(step, list) for call in step]
-
-
-def arguments_without_host(call: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a call besides its host."""
-    return {name: value for name, value in call.items() if name != "host"}

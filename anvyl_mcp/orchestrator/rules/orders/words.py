@@ -30,11 +30,7 @@ class Words:
 
     def take(self, pattern: str | re.Pattern[str], by: str) -> list[re.Match[str]]:
         """Read every match; groups named `keep…` and plain groups stay."""
-        found = []
-        for match in (
-            re.finditer(pattern, self.left, re.IGNORECASE) if isinstance(pattern, str) else pattern.finditer(self.left)
-        ):
-            found.append(match)
+        found = list((re.compile(pattern, re.IGNORECASE) if isinstance(pattern, str) else pattern).finditer(self.left))
         for match in found:
             self.take_match(match, by)
         return found

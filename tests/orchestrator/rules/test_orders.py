@@ -1,0 +1,213 @@
+"""Orders that the inventory decides, remarks that are set aside, other languages and typos, without a model."""
+
+from __future__ import annotations
+
+import pytest
+
+from anvyl_mcp.app.catalogue import load_catalogue
+from anvyl_mcp.core.errors import NotFound, NotUnderstood
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.evaluation.acts.world import World
+from anvyl_mcp.evaluation.simulation import Simulation
+from anvyl_mcp.orchestrator.ask.agent import Assistant
+from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.reply import Reply
+
+Targets = set[tuple[str, str]]
+
+
+async def ask(question: str) -> Reply:
+    """Ask the rules on the simulated fleet; no change is approved."""
+    simulation = Simulation(World.patched({}), load_catalogue(load().cache_dir))
+
+    async def wait(proposal: Proposal) -> bool | None:
+        return None
+
+    try:
+        return await Assistant(simulation.fleet, load()).ask(Question(question), decide=wait, offline=True)
+    finally:
+        await simulation.fleet.aclose()
+
+
+def targets(reply: Reply) -> Targets:
+    """Object and host of each proposed change."""
+    return {
+        (str(one.arguments.get("name") or one.arguments.get("image")), host)
+        for one in reply.proposals
+        for host in one.hosts
+    }
+
+
+def shown(reply: Reply) -> str:
+    """What the person who approves sees besides the changes."""
+    return " ".join(line for one in reply.proposals for line in one.details)
+
+
+NAS = {("photos", "nas"), ("cache", "nas"), ("grafana", "nas"), ("vault", "nas"), ("db", "nas")}
+
+
+@pytest.mark.parametrize(
+    ("order", "wanted", "decided"),
+    [
+        ("stop everything on nas but db", NAS - {("db", "nas")}, "without db"),
+        ("stop everything on nas except db and grafana", NAS - {("db", "nas"), ("grafana", "nas")}, "db, grafana"),
+        ("stop all on nas except the database", NAS - {("db", "nas")}, "without db"),
+        ("stop everything on gpu apart from jupyter", {("ollama", "gpu")}, "without jupyter"),
+        ("stop everything on gpu, jupyter excepted", {("ollama", "gpu")}, "without jupyter"),
+        ("leave jupyter alone, stop everything else on gpu", {("ollama", "gpu")}, "without jupyter"),
+        ("stop web on all hosts except web1", {("web", "web2")}, "without web1"),
+        ("pull nginx:1.29 on all hosts except gpu", {("nginx:1.29", host) for host in ("nas", "web1", "web2")}, "gpu"),
+        ("if worker is down start it", {("worker", "web1")}, "worker is exited on web1"),
+        ("start worker if it is not running", {("worker", "web1")}, "worker is exited on web1"),
+        ("restart photos unless it is healthy", {("photos", "nas")}, "photos"),
+        ("if worker is stopped, restart grafana", {("grafana", "nas")}, "worker is exited on web1"),
+        ("make sure worker is running", {("worker", "web1")}, "worker is exited"),
+        ("restart the ones with team=ops", {("grafana", "nas")}, "grafana on nas"),
+        ("remove every container that exited with code 1", {("backup", "nas"), ("old-trainer", "gpu")}, "exit code 1"),
+        ("restart api wherever it is still on 2.3", {("api", "web2")}, "on version 2.3"),
+        ("restart the unhealthy ones", {("photos", "nas")}, ""),
+        ("restart cache on all hosts that have it", {("cache", "nas"), ("cache", "web1")}, ""),
+        ("stop ollama but not jupyter", {("ollama", "gpu")}, "without jupyter"),
+    ],
+)
+async def test_exceptions_and_conditions_become_an_exact_list(order: str, wanted: Targets, decided: str) -> None:
+    reply = await ask(order)
+
+    assert targets(reply) == wanted, reply.error
+    assert decided in shown(reply)
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        ("restart db unless it is healthy", "Nothing to restart"),
+        ("if db is down, restart grafana", "db is running on nas"),
+        ("make sure db is running", "Nothing to start"),
+    ],
+)
+async def test_a_condition_that_does_not_hold_changes_nothing(order: str, says: str) -> None:
+    reply = await ask(order)
+
+    assert not reply.proposals and says in reply.answer and reply.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("order", "word"),
+    [
+        ("restart grafana every night at 3", "every night"),
+        ("restart grafana in 45 minutes", "minutes"),
+        ("restart grafana tomorrow", "tomorrow"),
+        ("stop jupyter when ollama is done", "when"),
+        ("stop everything on gpu except the slow one", "except"),
+        ("stop jupyter or ollama", "or"),
+        ("if nobody uses jupyter stop it", "if"),
+        ("my boss said stop jupyter", "said"),
+        ("stop jupyter and then frobnicate ollama", "frobnicate"),
+        ("pull nginx:1.30 on web1 if web is down", "if web is down"),
+        ("stop web1 and web on web2 on web1", "web"),
+    ],
+)
+async def test_a_refusal_names_the_word_that_is_not_understood(order: str, word: str) -> None:
+    reply = await ask(order)
+
+    assert not reply.proposals and reply.exit_code in (NotUnderstood.exit_code, NotFound.exit_code)
+    assert word in str(reply.error)
+
+
+@pytest.mark.parametrize(
+    ("order", "target", "ignored"),
+    [
+        ("restart grafana please, the dashboards hang", ("grafana", "nas"), "the dashboards hang"),
+        ("grafana is slow again, so restart it", ("grafana", "nas"), "grafana is slow again"),
+        ("stop ollama because the room is getting hot", ("ollama", "gpu"), "because the room is getting hot"),
+        ("stop jupyter, nobody uses it any more", ("jupyter", "gpu"), "nobody uses it any more"),
+        ("please stop jupyter to free some memory", ("jupyter", "gpu"), "to free some memory"),
+    ],
+)
+async def test_a_remark_is_set_aside_and_shown(order: str, target: tuple[str, str], ignored: str) -> None:
+    reply = await ask(order)
+
+    assert targets(reply) == {target} and ignored in shown(reply), reply.error
+    assert all(one.covered for one in reply.proposals)
+
+
+@pytest.mark.parametrize(
+    ("order", "tool", "target"),
+    [
+        ("stoppe grafana", "stop_container", ("grafana", "nas")),
+        ("starte jupyter auf gpu bitte neu", "restart_container", ("jupyter", "gpu")),
+        ("fahr ollama herunter", "stop_container", ("ollama", "gpu")),
+        ("kannst du grafana neu starten?", "restart_container", ("grafana", "nas")),
+        ("starte worker, falls er gestoppt ist", "start_container", ("worker", "web1")),
+        ("lösche den container certbot", "remove_container", ("certbot", "web2")),
+        ("arrête ollama, s'il te plaît", "stop_container", ("ollama", "gpu")),
+        ("redémarre grafana sur nas", "restart_container", ("grafana", "nas")),
+        ("supprime le conteneur certbot", "remove_container", ("certbot", "web2")),
+        ("detén jupyter en gpu", "stop_container", ("jupyter", "gpu")),
+        ("reinicia grafana por favor", "restart_container", ("grafana", "nas")),
+        ("borra el contenedor certbot", "remove_container", ("certbot", "web2")),
+    ],
+)
+async def test_orders_in_other_languages(order: str, tool: str, target: tuple[str, str]) -> None:
+    reply = await ask(order)
+
+    assert [one.tool for one in reply.proposals] == [tool] and targets(reply) == {target}, reply.error
+    assert "read from" in shown(reply)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "stoppe grafana nicht",
+        "stoppe grafana morgen",
+        "starte grafana jede nacht neu",
+        "n'arrête pas grafana",
+        "arrête grafana demain",
+        "no detengas grafana",
+        "para grafana si falla",
+    ],
+)
+async def test_what_turns_an_order_counts_in_other_languages_too(order: str) -> None:
+    reply = await ask(order)
+
+    assert not reply.proposals and reply.exit_code == NotUnderstood.exit_code
+
+
+@pytest.mark.parametrize(
+    ("question", "tool", "host"),
+    [
+        ("welche container laufen auf gpu?", "list_containers", "gpu"),
+        ("wie viel speicher ist auf nas frei", "get_host_resources", "nas"),
+        ("zeige die logs von grafana", "get_container_logs", "nas"),
+        ("quels conteneurs tournent sur nas ?", "list_containers", "nas"),
+        ("¿qué contenedores están parados?", "list_containers", ""),
+        ("¿cuánta memoria libre queda en web2?", "get_host_resources", "web2"),
+    ],
+)
+async def test_questions_in_other_languages(question: str, tool: str, host: str) -> None:
+    reply = await ask(question)
+
+    assert {call.tool for call in reply.calls} == {tool}
+    assert not host or {call.host for call in reply.calls} == {host}
+
+
+async def test_a_misspelled_verb_needs_an_answer_of_its_own() -> None:
+    reply = await ask("restrat grafana")
+
+    [proposal] = reply.proposals
+    assert (proposal.tool, proposal.hosts) == ("restart_container", ["nas"])
+    assert not proposal.covered and "restrat" in proposal.why
+
+
+@pytest.mark.parametrize("order", ["reboot the nas", "shut down nas", "stop web1", "restart both web machines"])
+async def test_a_host_is_never_taken_for_a_container(order: str) -> None:
+    reply = await ask(order)
+
+    assert not reply.proposals and isinstance(reply.error, NotFound | NotUnderstood)
+
+
+@pytest.mark.parametrize("order", ["stop PLEX", "restart homeassistant", "stop projector"])
+async def test_what_does_not_exist_is_not_proposed(order: str) -> None:
+    reply = await ask(order)
+
+    assert not reply.proposals and isinstance(reply.error, NotFound)
