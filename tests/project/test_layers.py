@@ -170,6 +170,7 @@ SHORT = {
     "core.web_page": "files that the server and the gateway send, neither of which imports the other",
     "evaluation.forms": "one idea: the form that a tool promises",
     "orchestrator.api.endpoints.process": "one file for each endpoint",
+    "orchestrator.language.phrases": "the placeholders of phrases, which several rooms need",
     "orchestrator.models.drive_mode": "the choice that the plan driver hangs on",
     "orchestrator.models.model_routing": "the choice between two models",
     "orchestrator.whole_answer": "the base class of every model that answers in one piece",

@@ -19,7 +19,7 @@ from anvyl_mcp.orchestrator.language import phrases, questions
 from anvyl_mcp.orchestrator.language.argument_phrases import take_options
 from anvyl_mcp.orchestrator.language.grounding import ALSO_STOPPED
 from anvyl_mcp.orchestrator.language.normalize import plain, unmask
-from anvyl_mcp.orchestrator.language.places import EVERY_HOST, HERE, named
+from anvyl_mcp.orchestrator.language.places import EVERY_HOST, HERE, name_pattern, named
 from anvyl_mcp.orchestrator.language.questions import Query, Wants
 from anvyl_mcp.orchestrator.language.stemming import stem, stems
 from anvyl_mcp.orchestrator.language.vocabulary import (
@@ -226,7 +226,12 @@ class Looks:
         tools = past.tools_for(when, self._tools) if when else self._tools
         if when and names:
             tools = [one for one in tools if "container" in one.names.values() or "name" in one.arguments]
-        weighed = partial(fits, rest, tools, of_hosts=bool(host) or bool(HOSTS.search(masked)), named=bool(names))
+        # A name is no word of a tool: `logs of worker` is not about the workers of a swarm.
+        unnamed = rest
+        for name in names:
+            if found_name := name_pattern(name):
+                unnamed = found_name.sub(" ", unnamed)
+        weighed = partial(fits, unnamed, tools, of_hosts=bool(host) or bool(HOSTS.search(masked)), named=bool(names))
         found = await ReaderThread().run(weighed)
         suited = [
             replace(fit, weight=fit.weight * _suits(fit.listing, names) + _shows(fit.listing, names, rest))

@@ -64,6 +64,8 @@ class Vocabulary:
         self._words = own | questions.KINDS | questions.NOUNS | {word for words in KINDS.values() for word in words}
         self._words |= NUMBERS.keys() | ASKED_OF_ONE
         self._stems = stemmed | {stem(word) for word in self._words}
+        phrases = [phrase for tool in tools for phrase in tool.say]
+        self._spoken = {stem(word) for phrase in phrases for word in re.sub(r"\{\w+\}", "", phrase).split()}
         self._changes = {stem(phrase.split()[0]) for tool in tools if not tool.reads for phrase in tool.say}
         self.offered_verbs = {verb for tool in tools if not tool.reads for verb in verbs_of(tool)}
 
@@ -96,7 +98,7 @@ class Vocabulary:
         return all(
             word in hosts
             or word[:1].isdigit()
-            or ((word in self._words or stem(word) in self._stems or ASKS.fullmatch(word)) and stem(word) not in ours)
+            or ((word in self._words or stem(word) in self._spoken or ASKS.fullmatch(word)) and stem(word) not in ours)
             for word in _words(said)
         )
 

@@ -54,7 +54,6 @@ def calls(reply: Reply) -> dict[str, dict[str, Any]]:
         "set the memory of db to 512m",
         "change the port of grafana to 9090",
         "open a shell in db",
-        "is there a newer version of grafana?",
     ],
 )
 async def test_an_unsupported_command_is_not_answered_with_a_read(order: str) -> None:

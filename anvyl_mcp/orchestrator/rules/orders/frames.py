@@ -126,7 +126,8 @@ class Framer(OrderValues):
         weight = IN_THESE_WORDS * says_noun
         calls: list[dict[str, Any]] = [{}]
         for argument in listing.required:
-            if argument in given:
+            kind = listing.names.get(argument, "container")
+            if argument in given and (kind == "container" or self._scene.may_name(kind, part.text)):
                 found, plainly = [{argument: given[argument]}], LITERALLY
             elif argument in listing.names:
                 found, plainly = self._objects(listing, argument, part, words, selector, having=having)

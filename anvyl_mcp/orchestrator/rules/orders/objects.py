@@ -74,6 +74,8 @@ class OrderObjects(OrderHosts):
             raise resolve.ambiguity_error(kind, names[0], [one for one in objects if names[0] in one.name])
         if made and not names and IT.search(words.left):
             return [{argument: made}], LITERALLY
+        if not names and kind == "stack" and not scene.may_name(kind, context):
+            return [], 0  # without the word, only a name tells that a stack is meant
         every = selection.is_about_all(words, kind)
         if names and len(listing.names) == 1:
             words.take(re.compile(r"(?i)\b(?:both|all|every|each)\b"), "every") if every and len(names) > 0 else None

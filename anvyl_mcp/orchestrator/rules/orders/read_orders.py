@@ -237,7 +237,9 @@ class _Reader:
             return refused(word, remarks.WHY[reason])
         if left:
             return refused(" ".join(left), "every word of an order must be")
-        return NotUnderstood(f"it is not clear what to {sorted(part.verbs)[0]}", hint=self._framer.example(part.verbs))
+        return NotUnderstood(
+            f"no tool fits: it is not clear what to {sorted(part.verbs)[0]}", hint=self._framer.example(part.verbs)
+        )
 
 
 def calls_of(steps: Iterable[list[Call] | str]) -> list[Call]:

@@ -50,13 +50,15 @@ class Scene:
     home: str = ""
     objects: dict[str, list[FleetObject]] = field(default_factory=dict)
     silent: dict[str, AnvylError] = field(default_factory=dict)
+    """Hosts that could not list their containers."""
     labelled: dict[str, list[FleetObject]] = field(default_factory=dict)
 
     async def look_up(self, kind: str) -> list[FleetObject]:
         """Objects of a kind on all hosts, listed once."""
         if kind not in self.objects:
             self.objects[kind] = await self.lookup.objects(kind) if kind in self.lookup.kinds() else []
-            self.silent |= await self.lookup.errors(kind, self.places.hosts) if kind in self.lookup.kinds() else {}
+            if kind == "container":
+                self.silent = await self.lookup.errors(kind, self.places.hosts)
         return self.objects[kind]
 
     async def prepare(self, said: str, tools: Sequence[ToolListing]) -> None:
