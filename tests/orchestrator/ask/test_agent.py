@@ -68,7 +68,7 @@ class Host(StubConnection):
             rows = [{"id": name * 6, "name": name, **about} for name in self.containers]
             return ToolAnswer({"containers": rows, "total": len(rows), "more": 0}, "\n".join(self.containers))
         if arguments.get("name", "web") not in self.containers:
-            return ToolAnswer(error=NotFound(f"there is no container `{arguments['name']}`"))
+            return ToolAnswer(error=NotFound(f"there is no container `{arguments.get('name')}`"))
         if tool == "get_container_logs":
             return ToolAnswer({"lines": ["up"], "truncated": False, "next_since": ""}, "up")
         return ToolAnswer({"id": "1", "name": "web", "image": "x", "state": "exited"}, "web: exited")

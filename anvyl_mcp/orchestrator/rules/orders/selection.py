@@ -145,8 +145,8 @@ def take_limits(words: Words, scene: Scene) -> Limits:
                 words.take_span(start, after.end() if after else end, "exception")
     for name in scene.names():
         called = name_pattern(name)
-        after = rf"(?:,\s*|\bwith\s+)?{called.pattern if called else '(?!)'}\s+(?:is\s+)?(?:excepted|excluded)\b"
-        if match := re.search(after, words.left, re.IGNORECASE):
+        excepted = rf"(?:,\s*|\bwith\s+)?{called.pattern if called else '(?!)'}\s+(?:is\s+)?(?:excepted|excluded)\b"
+        if match := re.search(excepted, words.left, re.IGNORECASE):
             limits.excepted.append(name)
             words.take_span(match.start(), match.end(), "exception")
     return limits
