@@ -111,7 +111,7 @@ def test_a_host_in_a_container_is_paired_and_says_what_it_cannot_see(
     joined = operator(engine, "hosts", "add", stdin=json.loads(printed)["code"])
     assert joined.code == 0, joined.err
     listed = operator(engine, "ps", "--host", "boat", "--json").json["hosts"]["boat"]["result"]["containers"]
-    assert [one["image"] for one in listed] == [IMAGE.removesuffix(":latest")]
+    assert [one["image"] for one in listed] == [IMAGE]
 
     info = operator(engine, "call", "get_host_info", "--host", "boat", "--json").json["hosts"]["boat"]["result"]
     assert info["hostname"] == engine.api.info()["Name"]

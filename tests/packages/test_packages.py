@@ -129,6 +129,7 @@ def cache_folder() -> str:
     ).stdout.strip()
 
 
+@pytest.mark.long
 async def test_an_assistant_starts_the_gateway_of_the_bundle(packages: BuiltPackages, tmp_path: Path) -> None:
     with zipfile.ZipFile(packages.folder / f"anvyl-mcp-{VERSION}.mcpb") as bundle:
         bundle.extractall(tmp_path / "bundle")

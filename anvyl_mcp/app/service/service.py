@@ -28,7 +28,7 @@ from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import clean
 from anvyl_mcp.server.toolsets import offered_tools
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)

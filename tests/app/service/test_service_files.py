@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from anvyl_mcp.app.service import definition
 from anvyl_mcp.app.service.definition import ServiceDefinition
 from anvyl_mcp.app.service.systemd_unit import unit_text
 from anvyl_mcp.cli.host_commands.service import install
-from anvyl_mcp.cli.programs.host import serve
+from anvyl_mcp.cli.programs import host
 from tests.conftest import OUTSIDE
-from tests.support.hosts.nodes import ANVYL_MCP, CommandResult, run_program
+from tests.support.hosts.nodes import ANVYL_MCP, CommandResult
 
 FOLDER = Path(__file__).parents[2] / "data" / "services"
 EXPOSURE = 4.0
@@ -36,7 +37,8 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def shown(*arguments: str) -> CommandResult:
-    return run_program("service", "install", "--print", *arguments, program=ANVYL_MCP)
+    done = CliRunner().invoke(host.app, ["service", "install", "--print", *arguments], catch_exceptions=False)
+    return CommandResult(done.exit_code, done.stdout, done.stderr)
 
 
 def comparable(content: str, home: Path) -> str:
@@ -148,7 +150,7 @@ def test_settings_of_the_shell_are_kept_but_not_its_secrets(home: Path, monkeypa
 
 
 def test_every_option_of_serve_is_an_option_of_the_service() -> None:
-    options = set(serve.__annotations__) - {"return", "stdio"}
+    options = set(host.serve.__annotations__) - {"return", "stdio"}
 
     assert options == set(definition.OPTIONS)
     assert options <= set(install.__annotations__)

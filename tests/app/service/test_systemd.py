@@ -63,7 +63,7 @@ def status(machine: SystemdMachine, *flags: str, user: str = "") -> dict[str, An
 
 
 def wait_for_server(machine: SystemdMachine, *flags: str, other_than: int = 0, user: str = "") -> dict[str, Any]:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         found = status(machine, *flags, user=user)
         if found.get("urls") and found["pid"] != other_than:
