@@ -30,7 +30,7 @@ from anvyl_mcp.core.errors import AnvylError, Busy, Denied, EngineError, NotFoun
 from anvyl_mcp.server.registries.logins import RegistryLogin, RegistryLogins
 from anvyl_mcp.server.registries.references import ImageReference
 
-CONNECT_SECONDS, READ_SECONDS = 4.0, 8.0
+CONNECT_SECONDS, READ_SECONDS = 3.0, 8.0
 MAX_BODY = 4 * 1024 * 1024
 """Bytes of a manifest or a configuration, the limit that Docker has too."""
 MAX_REDIRECTS = 3

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import Conflict, InvalidInput
+from anvyl_mcp.core.errors import ConfigInvalid, Conflict, InvalidInput
 from anvyl_mcp.server.auth.callers import CURRENT_CALLER
 from anvyl_mcp.server.containers import root_equivalence
 from anvyl_mcp.server.containers.attachment_rights import check_volumes
@@ -16,7 +18,9 @@ from anvyl_mcp.server.containers.undo_log import UndoLog
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.registries.image_check import ImageChecker
+from anvyl_mcp.server.stacks.deployment import pinned_image
 from anvyl_mcp.server.stacks.projects import find_project
+from anvyl_mcp.server.stacks.version_store import VersionStore
 from anvyl_mcp.server.tool import ContainerName, tool
 from anvyl_mcp.server.tools import containers
 from anvyl_mcp.server.tools.stacks import StackName
@@ -27,11 +31,20 @@ from anvyl_mcp.server.updates.update import Updated, Updater, Wish
 
 UPDATE_SECONDS = 1800
 MinAge = Annotated[str, Field(description="least age of the new image; 0: any")]
-WatchSeconds = Annotated[int, Field(description="seconds to watch it", ge=1, le=900)]
+WatchSeconds = Annotated[int, Field(description="seconds to watch it", ge=0, le=900)]
 
 
 @tool(
-    say=["list updates", "what can be updated", "check for updates", "is there a newer image for {name}"],
+    say=[
+        "list updates",
+        "what can be updated",
+        "check for updates",
+        "is there a newer image for {name}",
+        "are my images up to date",
+        "are my containers up to date",
+        "which containers are outdated",
+        "which images are outdated",
+    ],
     about=(
         "update, upgrade, outdated, out of date, up to date, newer, new version, latest version, newest, "
         "available, release notes, behind"
@@ -78,6 +91,7 @@ def update_stack(
     engine: Engine,
     progress: Progress,
     updater: Updater,
+    store: VersionStore,
     min_age: MinAge = "3d",
     watch: WatchSeconds = 120,
 ) -> Updated:
@@ -86,7 +100,21 @@ def update_stack(
     wishes = [_wish(engine, one, "") for one in found if not _why_not(engine, one)]
     if not wishes:
         raise Conflict(f"no container of `{name}` can be updated: {_why_not(engine, found[0]) if found else 'none'}")
-    return updater.update(engine, name, wishes, min_age=_parse_age(min_age), seconds=watch, progress=progress)
+    done = updater.update(engine, name, wishes, min_age=_parse_age(min_age), seconds=watch, progress=progress)
+    if done.updated:
+        _record_version(engine, store, name)
+    return done
+
+
+def _record_version(engine: Engine, store: VersionStore, name: str) -> None:
+    """Store the new images as a version of a stack that was deployed through Anvyl, so that it can be reverted."""
+    with suppress(ConfigInvalid):
+        if current := store.current(name):
+            services = find_project(engine, name).services
+            images = {service: pinned_image(engine, one[0].image, one[0].image_id) for service, one in services.items()}
+            who = CURRENT_CALLER.get().name
+            version = store.begin(name, replace(current, who=who, note="updated to newer images"))
+            store.finish(name, version.number, "deployed", {**current.images, **images})
 
 
 def _wish(engine: Engine, container: Mapping[str, Any], image: str) -> Wish:

@@ -32,7 +32,7 @@ Held = Literal["", "age", "failed", "own"]
 class AvailableUpdate(Row):
     """A container whose tag has a newer image. `current` and `available` are versions, or digests."""
 
-    columns = ("name", "stack", "image", "current", "available", "published", "change", "note", "notes")
+    columns = ("name", "stack", "current", "available", "published", "change", "note")
 
     name: str
     stack: str
@@ -66,6 +66,7 @@ class Updates(Result):
         names = ", ".join([*shown, *([f"{left} more"] if left > 0 else [])])
         current = [f"up to date: {names}" + (f" (checked {when})" if when else "")] if names else []
         rows = [super().text()] if self.updates or not (current or self.unchecked or self.note) else []
+        rows += [f"release notes of {one.name}: {one.notes}" for one in self.updates if one.notes]
         return "\n".join(
             [*rows, *([self.note] if self.note else []), *current, *(f"not checked: {one}" for one in self.unchecked)]
         )

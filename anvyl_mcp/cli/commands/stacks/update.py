@@ -16,8 +16,9 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined, InvalidInput, NotFound
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.changes import outcome
+from anvyl_mcp.peers.changes.argument_check import check
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
-from anvyl_mcp.peers.fleet.targets import ListedObjects
+from anvyl_mcp.peers.fleet.targets import ListedObjects, list_objects_once, names_in
 
 CONTAINER, STACK, LIST = "update_container", "update_stack", "list_updates"
 ANY_AGE = "0"
@@ -103,23 +104,14 @@ async def _plan_named(fleet: Fleet, options: UpdateOptions, host: str, listed: L
         NotFound: there is neither; nothing was changed.
     """
     plan = Plan({}, [], [], [])
+    lister = list_objects_once(fleet, listed)
     for name in dict.fromkeys(options.names):
+        known = {kind: await lister(kind) for kind in ("container", "stack")}
+        has = {kind: any(name in names_in(kind, one) for one in hosts.values()) for kind, hosts in known.items()}
+        tool = STACK if has["stack"] and not has["container"] else CONTAINER
         arguments = {"name": name, **options.arguments, **({"image": options.image} if options.image else {})}
-        try:
-            tool, (steps, _) = (
-                CONTAINER,
-                await tool_command.plan_calls(fleet, fleet.tool(CONTAINER), [arguments], host, listed),
-            )
-        except NotFound as missing:
-            try:
-                tool, (steps, _) = (
-                    STACK,
-                    await tool_command.plan_calls(
-                        fleet, fleet.tool(STACK), [{"name": name, **options.arguments}], host, listed
-                    ),
-                )
-            except NotFound:
-                raise missing from None
+        check(fleet.tool(tool), arguments)
+        steps, _ = await tool_command.plan_calls(fleet, fleet.tool(tool), [arguments], host, listed)
         plan.calls.setdefault(tool, []).extend(steps)
         plan.lines += [step.describe(fleet.tool(tool)) for step in steps]
     return plan

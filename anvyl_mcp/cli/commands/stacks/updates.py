@@ -67,6 +67,9 @@ def _print_rest(done: Sequence[Outcome]) -> None:
 
     for one in done:
         result = one.answer.result or {}
+        for row in result.get("updates") or ():
+            if link := row.get("notes"):
+                output.print_message(f"{one.host}: release notes of {row.get('name')}: {link}")
         if current := result.get("current"):
             when = text.format_age(str(result.get("checked") or ""))
             output.print_message(f"{one.host}: {text.plural(len(current), 'container')} up to date (checked {when})")
