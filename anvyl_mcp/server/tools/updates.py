@@ -96,7 +96,7 @@ def update_stack(
     watch: WatchSeconds = 120,
 ) -> Updated:
     """Update all containers of a stack together."""
-    found = [engine.inspect(one.id) for one in find_project(engine, name).containers if not one.one_off]
+    found = [engine.container(one.id) for one in find_project(engine, name).containers if not one.one_off]
     wishes = [_wish(engine, one, "") for one in found if not _why_not(engine, one)]
     if not wishes:
         raise Conflict(f"no container of `{name}` can be updated: {_why_not(engine, found[0]) if found else 'none'}")

@@ -30,7 +30,10 @@ from anvyl_mcp.server.updates.records import Part
 NEW, OLD = ".anvyl-new", ".anvyl-old"
 """Endings of names while a container is replaced."""
 JOINED_MODES = ("NetworkMode", "PidMode", "IpcMode")
-STOP_SECONDS = 10
+STOP_SECONDS, LONGEST_STOP_SECONDS = 10, 120
+DEPENDS_ON = "com.docker.compose.depends_on"
+"""Label with the services that start before a container: `db:service_healthy:true,cache:…`."""
+SERVICE = "com.docker.compose.service"
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class Replacement:
             settings["Image"] = name if self.engine.image_id(name) == part.image else part.image
             body.clear()
             body.update({**settings, "HostConfig": host, "NetworkingConfig": endpoints})
-        new_ids = {name: other.new_id for other in made for name in (other.old_id, other.old_id[:12], other.name)}
+        ids = [(other, str(one["Id"])) for other in made for one in (other.old, other.source) if one]
+        new_ids = {name: other.new_id for other, old in ids for name in (old, old[:12], other.name)}
         host = body["HostConfig"]
         for key in JOINED_MODES:
             mode, _, target = str(host.get(key) or "").partition(":")
@@ -158,8 +162,9 @@ class Replacement:
         if not was_running(part.old):
             return
         seconds = compat.number(part.old["Config"].get("StopTimeout"))
+        seconds = STOP_SECONDS if seconds is None else min(seconds, LONGEST_STOP_SECONDS)
         with suppress(NotFound), engine_errors(missing=_gone, doing=f"to stop `{part.name}`"):
-            self.engine.client(CHANGE_TIMEOUT).stop(part.old_id, timeout=STOP_SECONDS if seconds is None else seconds)
+            self.engine.client(CHANGE_TIMEOUT).stop(part.old_id, timeout=seconds)
         if part.old["HostConfig"].get("AutoRemove"):
             # Its name is free only once it is gone.
             with suppress(NotFound), engine_errors(missing=_gone):
@@ -216,6 +221,24 @@ def dependents(engine: Engine, replaced: Iterable[Mapping[str, Any]]) -> list[Ma
             if other not in found and _depends(other, known):
                 found.append(other)
     return found[count:]
+
+
+def in_start_order(parts: Sequence[Part]) -> list[Part]:
+    """Containers after those whose namespaces they use, and after the services that Compose starts before them."""
+    left, ordered = list(parts), list[Part]()
+    while left:
+        ready = [
+            one for one in left if not any(_starts_after(one.old, other.old) for other in left if other is not one)
+        ]
+        ordered += ready or left
+        left = [one for one in left if one not in ready] if ready else []
+    return ordered
+
+
+def _starts_after(container: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    labels, before = container["Config"]["Labels"], other["Config"]["Labels"]
+    services = {one.partition(":")[0] for one in str(labels.get(DEPENDS_ON) or "").split(",")}
+    return _depends(container, other) or str(before.get(SERVICE) or " ") in services
 
 
 def _depends(container: Mapping[str, Any], on: Mapping[str, Any]) -> bool:

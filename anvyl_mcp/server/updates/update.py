@@ -24,7 +24,7 @@ from anvyl_mcp.server.updates.available import Candidate, published_age
 from anvyl_mcp.server.updates.health_watch import UnhealthyError, watch
 from anvyl_mcp.server.updates.kept_images import keep_image, release_images, restore_tag
 from anvyl_mcp.server.updates.records import Part, UpdateRecord, UpdateRecords, at_step
-from anvyl_mcp.server.updates.replacement import NEW, OLD, Replacement, dependents, name_of
+from anvyl_mcp.server.updates.replacement import NEW, OLD, Replacement, dependents, in_start_order, name_of
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ class Updater(Injected):
     ) -> None:
         self.records, self.checker = records, checker
         self._undo_log, self._on_recovered = undo_log, on_recovered
+        self._trouble = ""
 
     def update(
         self,
@@ -129,10 +130,10 @@ class Updater(Injected):
                 if called := CURRENT_TOOL.get():
                     check_labels(called, other)
             parts += [Part(name_of(other), other) for other in others]
-            return self._replace(engine, subject, parts, tags, seconds, phases, "update")
         except AnvylError:
             self._restore_tags(engine, tags)
             raise
+        return self._replace(engine, subject, parts, tags, seconds, phases, "update")
 
     def undo(self, engine: Engine, change: LoggedChange, progress: Progress) -> str:
         """Replace containers with what they were before an update; return the id of the first one.
@@ -150,11 +151,7 @@ class Updater(Injected):
         now = {tag: engine.image_id(tag) for tag in tags}
         self._restore_tags(engine, tags)
         every = [*parts, *(Part(name_of(other), other) for other in others)]
-        try:
-            self._replace(engine, change.name, every, now, 0.0, _Phases(progress), "")
-        except AnvylError:
-            self._restore_tags(engine, now)
-            raise
+        self._replace(engine, change.name, every, now, 0.0, _Phases(progress), "")
         return str(engine.inspect(parts[0].name)["Id"])
 
     def recover(self, engine: Engine) -> bool:
@@ -164,7 +161,9 @@ class Updater(Injected):
                 with self.records.hold(record):
                     self._recover_one(engine, record)
             except AnvylError as error:
-                log.warning("the interrupted update of `%s` could not be put right: %s", record.subject, error.message)
+                if error.message != self._trouble:
+                    log.warning("the interrupted update of `%s` cannot be put right yet: %s", record.subject, error)
+                self._trouble = error.message
         return not self.records.interrupted()
 
     def _recover_one(self, engine: Engine, record: UpdateRecord) -> None:
@@ -241,9 +240,14 @@ class Updater(Injected):
     ) -> Updated:
         """Replace the containers, each step recorded before it is taken."""
         who = CURRENT_CALLER.get().name
+        parts = in_start_order(parts)
         record = UpdateRecord(OPERATION_ID.get(), subject, who, time.time(), seconds, tuple(parts), tags)
         with self.records.hold(record):
-            self.records.begin(record, lambda: _check_names_free(engine, parts))
+            try:
+                self.records.begin(record, lambda: _check_names_free(engine, parts))
+            except AnvylError:
+                self._restore_tags(engine, tags)
+                raise
             try:
                 phases.begin(f"creating {text.join_names([part.name for part in parts])}")
                 replacement = Replacement(engine, record.parts).create()

@@ -307,6 +307,7 @@ async def test_a_cancelled_update_says_what_runs(engine: RealEngine, registry: T
     said = (result.meta or {})[protocol_keys.ERROR]
     assert said["code"] == "cancelled" and "web runs" in said["message"] and "not watched to the end" in said["message"]
     assert running_version(engine, "web") == "8.1.0" and names(engine) == {"web"}
+    assert image_id(engine, registry.image("app:8")) == engine.api.inspect_container("web")["Image"]
 
 
 @pytest.mark.parametrize(("step", "version"), [("created", "9.0.0"), ("watching", "9.1.0")])
@@ -358,15 +359,15 @@ def test_a_stack_is_updated_and_taken_back_as_a_whole(
 ) -> None:
     monkeypatch.setattr(update_module, "WATCHED", {"watch": 0})
 
-    def service(name: str, tag: str) -> None:
+    def service(name: str, tag: str, **options: Any) -> None:
         labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": name}
-        run(engine, registry, f"shop-{name}-1", tag, labels=labels)
+        run(engine, registry, f"shop-{name}-1", tag, labels=labels, **options)
 
     registry.push("web:1", version="1.0.0")
     registry.push("db:1", version="1.0.0")
     service("web", "web:1")
     service("db", "db:1")
-    engine.run("alone")
+    service("api", "web:1", network_mode="container:shop-web-1")
     registry.push("web:1", version="1.1.0")
     registry.push("db:1", version="1.1.0", command=["false"])
 
@@ -379,9 +380,10 @@ def test_a_stack_is_updated_and_taken_back_as_a_whole(
     done = anvyl("update", "shop")
 
     assert done.code == 0, done.err
-    assert [running_version(engine, f"shop-{one}-1") for one in ("web", "db")] == ["1.1.0", "1.2.0"]
-    assert anvyl("undo", "--yes").code == 0
-    assert [running_version(engine, f"shop-{one}-1") for one in ("web", "db")] == ["1.0.0", "1.0.0"]
+    assert [running_version(engine, f"shop-{one}-1") for one in ("web", "db", "api")] == ["1.1.0", "1.2.0", "1.1.0"]
+    undone = anvyl("undo", "--yes")
+    assert undone.code == 0, undone.err
+    assert [running_version(engine, f"shop-{one}-1") for one in ("web", "db", "api")] == ["1.0.0"] * 3
 
 
 def test_everything_is_updated_after_a_question_except_what_is_left_out(
