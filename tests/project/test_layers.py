@@ -54,7 +54,8 @@ ROOMS = {
         "app cli.parser cli.runtime cli.terminal core peers.changes peers.connection peers.fleet"
     ),
     "cli.commands.stacks": (
-        "app cli.parser cli.runtime cli.terminal core peers.changes peers.connection peers.fleet peers.swarm"
+        "app cli.commands.containers cli.parser cli.runtime cli.terminal core peers.changes peers.connection "
+        "peers.fleet peers.swarm"
     ),
     "cli.completion": "cli.parser cli.programs cli.runtime cli.terminal core",
     "cli.conversation": (

@@ -27,6 +27,7 @@ COMMANDS = {
         "exec": "commands.containers.execute:exec_app",
     },
     "Stacks and updates": {
+        "stack": "commands.stacks.stack:app",
         "updates": "commands.stacks.updates:updates",
         "update": "commands.stacks.updates:update",
         "swarm": "commands.stacks.swarm:app",

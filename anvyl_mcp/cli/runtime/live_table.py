@@ -19,6 +19,9 @@ GRACE_SECONDS = 0.15
 """Results that arrive within this time are printed together, in host order."""
 TICK_SECONDS = 0.5
 
+OPTIONAL = "stack"
+"""A last column that a terminal shows only if it has any value."""
+
 Item = TypeVar("Item")
 
 
@@ -110,7 +113,7 @@ class LiveTable(LiveResults[Item]):
             self._print([rows for rows in map(self._rows, fresh) if rows is not None])
             return
         rows = [row for one in self.done for row in self._rows(one) or ()]
-        table = screen.TableData(self._columns, rows, self._titles) if rows else None
+        table = screen.TableData(*_without_optional(self._columns, rows), self._titles) if rows else None
         if self.waiting:
             self.live.show([self.waiting_line()], table=table)
         else:
@@ -123,3 +126,11 @@ class LiveTable(LiveResults[Item]):
         for rows in groups:
             for row in rows:
                 output.print_row(row)
+
+
+def _without_optional(
+    columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    if not rows or columns[-1] != OPTIONAL or any(row[-1] for row in rows):
+        return columns, rows
+    return columns[:-1], [row[:-1] for row in rows]

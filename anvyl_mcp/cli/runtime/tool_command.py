@@ -21,6 +21,7 @@ from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import join_names
 from anvyl_mcp.peers.changes import change_plan, outcome, wording
 from anvyl_mcp.peers.changes.argument_check import check, parse_words
+from anvyl_mcp.peers.changes.stack_names import STACK_TOOLS, stack_arguments, stacks_among
 from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import AT_ONCE, Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import ListedObjects, list_objects, list_objects_once, resolve_targets
@@ -86,23 +87,47 @@ def call_for_each(
     view_from: ViewFrom | None = None,
     progress: bool = False,
 ) -> NoReturn:
-    """Call one tool once per name, concurrently."""
+    """Call one tool once per name, concurrently. A name that no container has, but a stack, means the whole stack."""
 
     async def work(settings: Settings) -> int:
         from anvyl_mcp.app.node import open_node
 
         async with open_node(settings, lean=True) as node:
-            tool = node.fleet.tool(name)
+            found = ListedObjects()
             every = [{argument: one, **arguments} for one in dict.fromkeys(names)]
             shown = view if view_from is None or as_json else await view_from(node.fleet, host)
-            done = await run_calls(
-                node.fleet, settings, tool, every, host, yes=yes, as_json=as_json, view=shown, progress=progress
-            )
+            stacks = await stacks_among(node.fleet, names, host, found) if name in STACK_TOOLS else []
+            done = []
+            for tool, calls in _by_tool(node.fleet, name, every, stacks):
+                done += await run_calls(
+                    node.fleet,
+                    settings,
+                    tool,
+                    calls,
+                    host,
+                    yes=yes,
+                    as_json=as_json,
+                    view=shown,
+                    progress=progress or tool.name in STACK_TOOLS.values(),
+                    found=found,
+                )
             if as_json:
                 output.print_json(calls_document(done, several=len(every) > 1))
             return outcome.exit_code(done)
 
     run_command(work, failed=partial(calls_failed, several=len(set(names)) > 1) if as_json else None)
+
+
+def _by_tool(
+    fleet: Fleet, name: str, every: Sequence[Mapping[str, Any]], stacks: Sequence[str]
+) -> list[tuple[ToolListing, list[Mapping[str, Any]]]]:
+    """The calls of the tool for containers, and of the one for stacks."""
+    single = [one for one in every if one.get("name") not in stacks]
+    pairs = [(fleet.tool(name), single)] if single else []
+    if stacks:
+        tool = fleet.tool(STACK_TOOLS[name])
+        pairs.append((tool, [stack_arguments(tool, one) for one in every if one.get("name") in stacks]))
+    return pairs
 
 
 def calls_document(done: Sequence[Outcome], *, several: bool, error: AnvylError | None = None) -> dict[str, Any]:
@@ -128,9 +153,13 @@ async def run_calls(
     as_json: bool,
     view: TableViewOf = table_view,
     progress: bool = False,
+    found: ListedObjects | None = None,
 ) -> list[Outcome]:
-    """Resolve the hosts of every call, ask for approval if needed, call, and print unless `as_json`."""
-    found: ListedObjects = {}
+    """Resolve the hosts of every call, ask for approval if needed, call, and print unless `as_json`.
+
+    `found`: listings that are known already.
+    """
+    found = {} if found is None else found
     try:
         steps, missing = await plan_calls(fleet, tool, every, selector, found)
     except AnvylError as error:

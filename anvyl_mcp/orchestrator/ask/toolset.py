@@ -25,6 +25,7 @@ from anvyl_mcp.orchestrator.rules.results.answers import Call
 from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.changes import change_plan
 from anvyl_mcp.peers.changes.argument_check import check
+from anvyl_mcp.peers.changes.stack_names import STACK_TOOLS, stack_arguments, stacks_in
 from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import resolve_targets
@@ -88,6 +89,8 @@ class FleetToolset(AbstractToolset[Run]):
         if not ctx.tool_call_approved:
             _count_call(listing, run)
         approved = run.proposals.get(ctx.tool_call_id or "") if ctx.tool_call_approved else None
+        listing, tool_args = await self._whole_stack(listing, tool_args)
+        name = listing.name
         try:
             # An approved call is executed unchanged.
             exact = PlacedCall(approved.arguments, approved.hosts) if approved else None
@@ -111,6 +114,19 @@ class FleetToolset(AbstractToolset[Run]):
             run.propose(proposal)
             raise ApprovalRequired()
         return await self._call(listing, placed, run, proposal)
+
+    async def _whole_stack(self, listing: ToolListing, given: dict[str, Any]) -> tuple[ToolListing, dict[str, Any]]:
+        """The call for a whole stack, if the name in a call about a container is that of a stack and no container."""
+        wanted = given.get("name")
+        if listing.name not in STACK_TOOLS or not isinstance(wanted, str) or not wanted:
+            return listing, given
+        containers = await self._inventory.outcomes("container")
+        if not stacks_in([wanted], containers):
+            return listing, given
+        if not stacks_in([wanted], containers, await self._inventory.outcomes("stack")):
+            return listing, given
+        stack = self._fleet.tool(STACK_TOOLS[listing.name])
+        return stack, stack_arguments(stack, given)
 
     async def _call(self, listing: ToolListing, placed: PlacedCall, run: Run, approved: Proposal | None) -> ToolReturn:
         name, hosts = listing.name, placed.hosts

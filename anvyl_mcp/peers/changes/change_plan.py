@@ -16,6 +16,7 @@ import anyio
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Denied, NotFound, NothingToDo
 from anvyl_mcp.core.values import ports
+from anvyl_mcp.peers.changes.preview import preview_change
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet import swarm_managers
 from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Fleet, OnBehalf, Outcome
@@ -99,6 +100,8 @@ async def plan_change(
         possible = [host for host in possible if host in affected or host not in able]
         if hosts and not possible and not problems:
             raise _nothing_to_prune(given, hosts)
+    details += await preview_change(fleet, tool, given, possible, problems, on_behalf)
+    possible = [host for host in possible if host not in problems]
     if hosts and not possible:
         raise _impossible_error(problems)
     given = await resolve_ports(fleet, tool, given, possible)

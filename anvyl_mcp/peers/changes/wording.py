@@ -20,6 +20,7 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     "create_service": ("create service {name} from {image}",),
     "rollback_service": ("roll back service {name}",),
     "scale_service": ("scale service {name} to {replicas}",),
+    "revert_stack": ("revert stack {name} to version {version}", "revert stack {name}"),
     "undo_change": ("undo the last change of {name}",),
 }
 """Phrases of tools whose names do not read as a sentence; the first whose arguments are all given is used."""
@@ -50,7 +51,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "update_stack": {"min_age": "3d", "watch": 120},
 }
 """Default values, which are left out."""
-HIDDEN_ARGUMENTS = frozenset({"host", "only"})
+HIDDEN_ARGUMENTS = frozenset({"host", "only", "compose", "dotenv"})
+"""Arguments that are not in a description: a preview shows what a Compose file changes, and a `.env` file is secret."""
 
 
 def describe(
@@ -211,7 +213,7 @@ def _phrase(tool: str, given: Mapping[str, Any]) -> tuple[str, set[str]]:
         values = {
             name: value if value in PRUNE_KINDS.values() else text.format_value(value) for name, value in given.items()
         }
-        holes = {name for name in (*SUBJECTS, "replicas") if f"{{{name}}}" in phrase}
+        holes = {name for name in (*SUBJECTS, "replicas", "version") if f"{{{name}}}" in phrase}
         if holes <= values.keys():
             return phrase.format_map(values), holes
     return "", set()

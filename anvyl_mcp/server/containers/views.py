@@ -10,14 +10,18 @@ from anvyl_mcp.core.redaction.redact_env import redact_environment
 from anvyl_mcp.server.containers.problems import ExpectedState
 from anvyl_mcp.server.engine import timestamps
 from anvyl_mcp.server.engine.engine import own_name
+from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.guardrails import is_protected
 from anvyl_mcp.server.tool import Result, Row, Time
+
+PROJECT = "com.docker.compose.project"
+"""Label with the Compose project of a container. Any caller may set it."""
 
 
 class Container(Row):
     """One container of a list."""
 
-    columns = ("name", "status", "image", "ports")
+    columns = ("name", "status", "image", "ports", "stack")
 
     id: str
     name: str
@@ -29,6 +33,8 @@ class Container(Row):
     created: Time
     problem: str = ""
     expected: ExpectedState = ""
+    stack: str = ""
+    """The Compose application that it belongs to."""
 
     @property
     def status_shows_problem(self) -> bool:
@@ -46,10 +52,16 @@ MAX_HEALTH_OUTPUT = 500
 """Characters shown of a health check's output."""
 
 
-def attention_order(container: Container) -> tuple[bool, bool, int, str]:
-    """Sort key: containers that need attention first, then running ones."""
+def attention_order(container: Container) -> tuple[bool, bool, int, str, str]:
+    """Sort key: containers that need attention first, then running ones; those of a stack together."""
     known = STATE_ORDER.index(container.state) if container.state in STATE_ORDER else len(STATE_ORDER)
-    return container.health != "unhealthy", not container.problem, known, container.name
+    return (
+        container.health != "unhealthy",
+        not container.problem,
+        known,
+        container.stack or container.name,
+        container.name,
+    )
 
 
 class Mount(Row):
@@ -132,7 +144,14 @@ def container_row(entry: Mapping[str, Any], *, problem: str = "", expected: Expe
         created=timestamps.to_iso(entry["Created"]),
         problem=problem,
         expected=expected,
+        stack=stack_of(entry),
     )
+
+
+def stack_of(entry: Mapping[str, Any]) -> str:
+    """The Compose project of a listed container; empty if none, or if its label cannot be the name of one."""
+    name = str((entry.get("Labels") or {}).get(PROJECT) or "")
+    return name if object_names.is_valid("stack", name) else ""
 
 
 def _status_with_state(status: str, state: str) -> str:

@@ -31,8 +31,6 @@ NAMES_ONLY = ("environment", "labels")
 class ServiceChange(Row):
     """What happens to one service."""
 
-    columns = ("service", "change", "details")
-
     service: str
     change: Change
     details: list[str]

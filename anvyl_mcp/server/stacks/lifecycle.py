@@ -13,13 +13,14 @@ from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Cancelled, Incomplete, NotFound
+from anvyl_mcp.server.containers.views import PROJECT
 from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.logs import reader
 from anvyl_mcp.server.policy.guardrails import is_hidden
 from anvyl_mcp.server.progress import Progress
-from anvyl_mcp.server.stacks.projects import LABEL, PROJECT, Project, StackContainer
+from anvyl_mcp.server.stacks.projects import LABEL, Project, StackContainer
 
 DEPENDENCIES = f"{LABEL}depends_on"
 HEALTHY = "service_healthy"

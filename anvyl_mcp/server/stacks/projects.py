@@ -9,13 +9,13 @@ from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NotFound, did_you_mean
+from anvyl_mcp.server.containers.views import PROJECT, stack_of
 from anvyl_mcp.server.engine.compat import labels
 from anvyl_mcp.server.engine.engine import Engine, own_name
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.guardrails import is_hidden, is_protected
 
 LABEL = "com.docker.compose."
-PROJECT = f"{LABEL}project"
 SERVICE = f"{LABEL}service"
 NUMBER = f"{LABEL}container-number"
 ONE_OFF = f"{LABEL}oneoff"
@@ -80,12 +80,6 @@ class Project:
     def total(self) -> int:
         """Number of its containers."""
         return sum(map(len, self.services.values()))
-
-
-def stack_of(entry: Mapping[str, Any]) -> str:
-    """The project that a listed container belongs to; empty if none, or if its label cannot be a project's name."""
-    name = str((entry.get("Labels") or {}).get(PROJECT) or "")
-    return name if object_names.is_valid("stack", name) else ""
 
 
 def service_of(entry: Mapping[str, Any]) -> str:

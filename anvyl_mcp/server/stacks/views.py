@@ -38,8 +38,6 @@ class Stack(Row):
 class ServiceRow(Row):
     """One service of a stack."""
 
-    columns = ("service", "status", "image", "ports")
-
     service: str
     state: str
     status: str
@@ -52,8 +50,6 @@ class ServiceRow(Row):
 
 class VersionRow(Row):
     """One deployed version of a stack."""
-
-    columns = ("version", "deployed", "by", "outcome", "note", "images")
 
     version: str
     deployed: Time

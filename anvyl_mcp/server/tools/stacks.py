@@ -12,6 +12,7 @@ from pydantic import Field
 from anvyl_mcp.core.errors import ConfigInvalid, Conflict, Denied
 from anvyl_mcp.server.containers.problems import find_problems
 from anvyl_mcp.server.containers.undo_log import ChangeKind, UndoLog
+from anvyl_mcp.server.containers.views import PROJECT, stack_of
 from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.logs import reader
@@ -20,7 +21,7 @@ from anvyl_mcp.server.stacks import lifecycle
 from anvyl_mcp.server.stacks.configuration import Configuration, StackFile
 from anvyl_mcp.server.stacks.deployment import Deployer, Plan, describe_changes, unmoved_images
 from anvyl_mcp.server.stacks.difference import ServiceChange
-from anvyl_mcp.server.stacks.projects import PROJECT, Project, find_project, missing_stack, projects_in, stack_of
+from anvyl_mcp.server.stacks.projects import Project, find_project, missing_stack, projects_in
 from anvyl_mcp.server.stacks.stack_rights import ContainerTools
 from anvyl_mcp.server.stacks.version_store import StackVersion, VersionStore
 from anvyl_mcp.server.stacks.views import (
@@ -41,6 +42,7 @@ from anvyl_mcp.server.tools import volumes as volume_tools
 StackName = Annotated[str, Field(min_length=1, json_schema_extra={"x-names": "stack"})]
 """A stack that must exist. `x-names` lets a caller find the host that has it."""
 NewStackName = Annotated[str, Field(min_length=1, json_schema_extra={"x-makes": "stack"})]
+DryRun = Annotated[bool, Field(description="only show the changes", json_schema_extra={"x-preview": True})]
 CONTAINER_TOOLS = ContainerTools(
     create=containers.create_container,
     start=containers.start_container,
@@ -78,7 +80,7 @@ class StackChange(Result):
 
     def text(self) -> str:
         """The status, then what changed and the warnings."""
-        head = f"{self.name}: {self.status}"
+        head = f"{self.name}: {self.status}" if self.dry_run else f"{self.name} is {self.status}"
         lines = [*describe_changes(self.changes), *(f"removed {one}" for one in self.removed)]
         return "\n".join([head, *lines, *(f"warning: {one}" for one in self.warnings)])
 
@@ -174,7 +176,7 @@ def deploy_stack(
     undo_log: UndoLog,
     progress: Progress,
     compose: Annotated[str, Field(description="text of the Compose file; empty: as deployed last")] = "",
-    dry_run: Annotated[bool, Field(description="only show the changes")] = False,
+    dry_run: DryRun = False,
     dotenv: Annotated[Strings, Field(description="lines of its .env, like KEY=value")] = [],
 ) -> StackChange:
     """Create or change a stack from a Compose file."""
@@ -202,7 +204,7 @@ def revert_stack(
     undo_log: UndoLog,
     progress: Progress,
     version: Annotated[str, Field(description="the previous one if empty")] = "",
-    dry_run: bool = False,
+    dry_run: DryRun = False,
 ) -> StackChange:
     """Bring back an earlier version of a stack with exactly its images."""
     deployer = Deployer(engine, store, CONTAINER_TOOLS, undo_log.permit, StepProgress(progress))

@@ -17,6 +17,7 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import HOST_FAILURES, AnvylError
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.changes import outcome
+from anvyl_mcp.peers.changes.stack_names import containers_of
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import ListedObjects
 
@@ -37,7 +38,8 @@ def print_logs(
 
         async with open_node(settings, lean=True) as node:
             fleet, tool, found = node.fleet, node.fleet.tool(TOOL), ListedObjects()
-            every = [{"name": one, "tail": tail, "since": since, "grep": grep} for one in dict.fromkeys(names)]
+            chosen = await containers_of(fleet, list(dict.fromkeys(names)), host, found)
+            every = [{"name": one, "tail": tail, "since": since, "grep": grep} for one in chosen]
             steps, missing = await tool_command.plan_calls(fleet, tool, every, host, found)
             name_cache.update(settings, fleet, found)
             sources = _log_sources(steps, as_json=as_json and follow)
