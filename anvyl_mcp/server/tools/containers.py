@@ -36,8 +36,11 @@ class Containers(Result):
 
     def text(self) -> str:
         """A table, or for many containers groups by what they have in common; then the problems."""
+        table = super().text()
+        if not any(one.stack for one in self.containers):
+            table = table.replace("  ports  stack", "  ports", 1)
         lines = (
-            super().text()
+            table
             if len(self.containers) < GROUPED_FROM
             else "\n".join([*group_lines(self.containers), *text.more_note(self.more)])
         )
