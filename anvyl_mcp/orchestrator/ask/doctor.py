@@ -57,6 +57,7 @@ async def diagnose(fleet: Fleet, settings: Settings, *, served: bool) -> list[Di
     checks: Sequence[Callable[[], Awaitable[list[Diagnosis]]]] = (
         lambda: _check_engine(fleet),
         lambda: _check_server(fleet, served=served),
+        lambda: _check_history(fleet, served=served),
         lambda: _check_hosts(fleet),
         lambda: _check_model(settings),
     )
@@ -69,6 +70,17 @@ async def diagnose(fleet: Fleet, settings: Settings, *, served: bool) -> list[Di
         for index in range(len(checks)):
             group.start_soon(run, index)
     return [diagnosis for result in results for diagnosis in result]
+
+
+async def _check_history(fleet: Fleet, *, served: bool) -> list[Diagnosis]:
+    """A diagnosis only if the running server cannot record history, or had to begin a new one."""
+    if not served:
+        return []
+    outcome = await fleet.call(fleet.local.name, "list_history", {"since": "1m", "limit": 1})
+    problem = str((outcome.answer.result or {}).get("problem") or "") if outcome.ok else ""
+    if outcome.error is not None and outcome.error.message.startswith("the history"):
+        problem = outcome.error.message
+    return [Diagnosis("history", "note", problem, "everything else works; see docs/history.md")] if problem else []
 
 
 async def _check_engine(fleet: Fleet) -> list[Diagnosis]:

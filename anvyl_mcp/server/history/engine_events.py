@@ -84,7 +84,7 @@ def follow(
         filters["event"] = DOCKER_FILTER
     parameters = {
         "since": f"{since / MICROSECOND:.6f}",
-        "until": str(int(time.time()) + seconds),
+        "until": f"{time.time() + seconds:.6f}",
         "filters": json.dumps(filters),
     }
     with engine_errors():

@@ -24,24 +24,37 @@ LINES_EVERY = 300 * MICROSECOND
 """A container that keeps crashing keeps the lines of one death in five minutes: the newest."""
 MAX_EVENTS_A_DAY = 20_000
 """Some program that starts a container every second must not push out the history of all others."""
-CHANGE_GRACE = 2 * MICROSECOND
+CHANGE_GRACE = MICROSECOND // 20
+"""An event belongs to a change only if it happened while it ran: somebody else may act a moment later."""
 LONGEST_CHANGE = 1800 * MICROSECOND
 SAME_MOMENT = 2 * MICROSECOND
 """What the engine says about a container now and its event may differ by this much."""
+DERIVED = -1
+"""The `change` of events that are derived from the state of a container."""
 PRUNED_ACTIONS = ("destroy", "delete")
 
 ADD_EVENT = "INSERT OR IGNORE INTO event (at, subject, action, code, detail, change) VALUES (?, ?, ?, ?, ?, ?)"
 
 
-def add_event(db: sqlite3.Connection, event: EngineEvent) -> int:
-    """Record an event once, with the change that caused it; return its number, or 0 if it is not new."""
+def add_event(db: sqlite3.Connection, event: EngineEvent, *, derived: bool = False) -> int:
+    """Record an event once, with the change that caused it; return its number, or 0 if it is not new.
+
+    `derived`: it is not the engine's own event, which replaces it if it comes later.
+    """
     number = subject_number(db, event.kind, event.id, event.name, image=event.image, project=event.project)
     if event.action == HEALTH and _last_health(db, number) == event.detail:
         return 0  # Podman repeats it after every check
     day = event.at - event.at % (86400 * MICROSECOND)
     if db.execute("SELECT count(*) FROM event WHERE at >= ?", (day,)).fetchone()[0] >= MAX_EVENTS_A_DAY:
         return 0
-    values = (event.at, number, event.action, event.code, event.detail, _cause(db, event))
+    if not derived:
+        around = event.at - SAME_MOMENT, event.at + SAME_MOMENT
+        db.execute(
+            "DELETE FROM event WHERE subject = ? AND action = ? AND change = ? AND at BETWEEN ? AND ?",
+            (number, event.action, DERIVED, *around),
+        )
+    cause = DERIVED if derived else _cause(db, event)
+    values = (event.at, number, event.action, event.code, event.detail, cause)
     added = db.execute(ADD_EVENT, values)
     return int(added.lastrowid or 0) if added.rowcount else 0
 
@@ -109,8 +122,9 @@ def reconcile(db: sqlite3.Connection, now: int, found: Iterable[Mapping[str, Any
             code = int(state.get("ExitCode") or 0) if not state.get("Running") else None
             _add_missing(db, number, EngineEvent(at=ended, action="die", code=code, detail=oom, **about))
     gone = db.execute(
-        "SELECT n, id, name FROM subject WHERE kind = 'container' AND EXISTS (SELECT 1 FROM event WHERE subject = n)"
-        " AND NOT EXISTS (SELECT 1 FROM event WHERE subject = n AND action = 'destroy')"
+        "SELECT n, id, name FROM subject WHERE kind = 'container'"
+        " AND EXISTS (SELECT 1 FROM event WHERE event.subject = subject.n)"
+        " AND NOT EXISTS (SELECT 1 FROM event WHERE event.subject = subject.n AND action = 'destroy')"
     ).fetchall()
     for number, identity, _ in gone:
         if identity not in present:
@@ -122,7 +136,7 @@ def ends_without_lines(db: sqlite3.Connection, containers: Sequence[str]) -> lis
     found = []
     for identity in containers:
         row = db.execute(
-            "SELECT event.n, at, name FROM event JOIN subject ON subject.n = subject"
+            "SELECT event.n, at, name FROM event JOIN subject ON subject.n = event.subject"
             " WHERE kind = 'container' AND id = ? AND action = 'die' ORDER BY at DESC LIMIT 1",
             (identity,),
         ).fetchone()
@@ -176,7 +190,7 @@ def _add_missing(db: sqlite3.Connection, number: int, event: EngineEvent) -> Non
         (number, event.action, event.at - SAME_MOMENT, event.at + SAME_MOMENT),
     ).fetchone()
     if not known:
-        add_event(db, event)
+        add_event(db, event, derived=True)
 
 
 def _moment(stamp: Any) -> int | None:

@@ -44,7 +44,7 @@ def trim(db: sqlite3.Connection, now: float) -> None:
     db.execute(OLDEST_LINES, (MAX_LAST_LINES,))
     db.execute("DELETE FROM span WHERE ended < ?", ((now - KEEP_EVENTS) * MICROSECOND,))
     db.execute(
-        "DELETE FROM subject WHERE n > 0 AND NOT EXISTS (SELECT 1 FROM event WHERE subject = subject.n)"
+        "DELETE FROM subject WHERE n > 0 AND NOT EXISTS (SELECT 1 FROM event WHERE event.subject = subject.n)"
         " AND n NOT IN (SELECT subject FROM hour) AND n NOT IN (SELECT subject FROM minute)"
     )
 

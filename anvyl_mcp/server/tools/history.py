@@ -112,7 +112,7 @@ def list_history(
         )
 
     found = history.read(query)
-    return found if found.events or found.state or not name else _without_entries(found, engine, history, name)
+    return found if found.events or not name else _without_entries(found, engine, history, name)
 
 
 @tool(
