@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, InvalidInput, NotFound, did_you_mean
-from anvyl_mcp.core.files import PRIVATE_MODE, check_not_writable_by_others, write_atomically
+from anvyl_mcp.core.files import OTHERS_MAY_ANYTHING, PRIVATE_MODE, check_not_writable_by_others, write_atomically
 from anvyl_mcp.peers.notices import apprise_services, services
 from anvyl_mcp.peers.notices.channel_url import ChannelUrl, parse_channel_url
 from anvyl_mcp.peers.notices.notice import Notice
@@ -135,6 +136,9 @@ class ChannelStore:
         try:
             found = self._file.stat()
             check_not_writable_by_others(self._file, found, ", so no notice is sent", mode="600")
+            if found.st_mode & OTHERS_MAY_ANYTHING:
+                with suppress(OSError):
+                    self._file.chmod(PRIVATE_MODE)
             rows = json.loads(self._file.read_text(encoding="utf-8"))
             if not isinstance(rows, dict) or not all(isinstance(url, str) for url in rows.values()):
                 raise ValueError

@@ -124,16 +124,15 @@ class Delivery:
             self._arrived(outbox)
 
     def _failed(self, outbox: _Outbox, failure: DeliveryFailed) -> None:
-        again = "; it is retried" if failure.retry else "; the notice is lost"
-        log.warning(
-            "a notice to `%s` (%s) failed: %s%s", outbox.channel.name, outbox.channel.shown, failure.reason, again
-        )
-        self._note(outbox, failure.reason)
+        name, reason = outbox.channel.name, failure.reason
+        # A service that is down for hours is logged once.
+        if reason != outbox.problem or not failure.retry:
+            again = "it is sent again until it arrives" if failure.retry else "the notice is lost"
+            log.warning("a notice to `%s` (%s) failed: %s; %s", name, outbox.channel.shown, reason, again)
+        self._note(outbox, reason)
         if not outbox.problem:
-            self._tell_others(
-                outbox, "problem", f"{self._here} cannot deliver notices to `{outbox.channel.name}`: {failure.reason}."
-            )
-        outbox.problem = failure.reason
+            self._tell_others(outbox, "problem", f"{self._here} cannot deliver notices to `{name}`: {reason}.")
+        outbox.problem = reason
 
     def _arrived(self, outbox: _Outbox) -> None:
         if outbox.problem:

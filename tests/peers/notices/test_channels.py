@@ -15,6 +15,7 @@ import pytest
 from anvyl_mcp.core.errors import ConfigInvalid, InvalidInput
 from anvyl_mcp.peers.notices.channel_url import parse_channel_url
 from anvyl_mcp.peers.notices.channels import Channel, make_channel
+from anvyl_mcp.peers.notices.delivery import Delivery
 from anvyl_mcp.peers.notices.notice import Notice
 from anvyl_mcp.peers.notices.services import DeliveryFailed
 from tests.support.hosts.nodes import anvyl, run_program
@@ -261,6 +262,27 @@ def test_a_damaged_file_is_an_error_that_quotes_nothing(content: str, tmp_path: 
     done = anvyl("notify", "list")
 
     assert done.code == 1 and "secretTopic" not in done.err
+
+
+def test_a_file_that_others_can_read_is_made_private(tmp_path: Path) -> None:
+    (tmp_path / "notify.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "notify.json").chmod(0o644)
+
+    assert anvyl("notify", "list").code == 0
+    assert stat.S_IMODE((tmp_path / "notify.json").stat().st_mode) == 0o600
+
+
+async def test_a_service_that_is_down_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with running_services() as gone:
+        channel = make_channel("phone", f"ntfy://{gone.address}/topic")
+    delivery = Delivery(lambda: [channel], "nas", tmp_path)
+    delivery.add([NOTICE], programs=False)
+
+    for _ in range(3):
+        await delivery.flush()
+
+    assert caplog.text.count("it is sent again until it arrives") == 1
+    assert delivery.undelivered() == {()}
 
 
 def test_a_file_that_others_can_change_is_not_used(tmp_path: Path) -> None:
