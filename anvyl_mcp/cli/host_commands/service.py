@@ -217,8 +217,20 @@ def _report_installed(planned: Planned, done: Installed) -> None:
         output.print_message(f"copied keys, tokens, hosts and settings from {folder} to {planned.definition.home}")
     for note in (*planned.notes, *done.notes):
         output.print_message(f"note:  {note}")
-    sudo = "sudo " if manager.scope == "system" else ""
-    output.print_message(f"hint:  its state: {sudo}anvyl-mcp service status; a second machine: {sudo}anvyl-mcp invite")
+    program = _program_for(planned)
+    output.print_message(f"hint:  its state: {program} service status; a second machine: {program} invite")
+
+
+def _program_for(planned: Planned) -> str:
+    """Return what to type for commands about the service; sudo finds programs of the system only."""
+    import os
+    import shutil
+
+    if planned.manager.scope == "user" or "SUDO_USER" not in os.environ:
+        return "anvyl-mcp"
+    path = planned.definition.program
+    found = shutil.which(path.name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    return f"sudo {path.name if found else path}"
 
 
 def _status_document(found: ServiceReport) -> dict[str, Any]:

@@ -375,7 +375,7 @@ async def test_images_and_the_host_have_their_fields(memory: Client, engine: Rea
     assert set(image) == {"id", "tags", "size", "created", "ports"} and image["size"] > 100_000
     host = await call(memory, "get_host_info")
     assert set(host) == {
-        "name", "hostname", "os", "kernel", "arch", "cpus", "memory_total", "uptime_seconds", "engine"
+        "name", "hostname", "os", "kernel", "arch", "cpus", "memory_total", "uptime_seconds", "engine", "limits"
     }  # fmt: skip
     assert host["engine"]["api_version"] and host["engine"]["error"] == ""
     resources = await call(memory, "get_host_resources")
