@@ -20,13 +20,13 @@ FIND_TOOLS = "find_tools"
 ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema()))
 SCHEMA = {
     "type": "object",
-    "properties": {"names": {"type": "string", "description": "names of these tools, separated by commas"}},
-    "required": ["names"],
+    "properties": {"subject": {"type": "string", "description": "subject or name, several separated by commas"}},
+    "required": ["subject"],
 }
 
 
 class ToolFinder(AbstractToolset[Run]):
-    """The tool `find_tools`: its description names the rare tools, a call makes those in its argument callable."""
+    """The tool `find_tools`: its description says which rare tools there are, a call makes some of them callable."""
 
     def __init__(self, catalogue: Mapping[str, ToolListing]) -> None:
         self._rare = rare_tools(catalogue)
@@ -42,7 +42,7 @@ class ToolFinder(AbstractToolset[Run]):
             return {}
         definition = ToolDefinition(
             name=FIND_TOOLS,
-            description=f"Get more tools, then call them: {', '.join(self._rare)}.",
+            description=f"Get more tools, then call them. {describe(self._rare)}",
             parameters_json_schema=SCHEMA,
             strict=False,
         )
@@ -51,12 +51,21 @@ class ToolFinder(AbstractToolset[Run]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Run], tool: ToolsetTool[Run]
     ) -> ToolReturn:
-        """Name the tools that can be called from now on: those in the argument, else those on its subject, else all."""
-        wanted = set(re.findall(r"\w+", str(tool_args.get("names") or "").lower()))
+        """Name the tools that can be called from now on: those that are named, else those on a subject, else all."""
+        wanted = set(re.findall(r"\w+", " ".join(map(str, tool_args.values())).lower()))
         words = {word for one in wanted for word in one.split("_")}
         found = [one for one in self._rare if one in wanted]
         found = found or [one for one, listing in self._rare.items() if words & _subjects(listing)] or list(self._rare)
         return ToolReturn(f"You can now call {', '.join(found)}.", metadata={FIND_TOOLS: found})
+
+
+def describe(rare: Mapping[str, ToolListing]) -> str:
+    """The tools by subject: `networks: create, remove, connect. swarm: list_nodes, create_service.`"""
+    subjects: dict[str, list[str]] = {}
+    for name, listing in rare.items():
+        verb, _, noun = name.partition("_")
+        subjects.setdefault(listing.toolset, []).append(verb if noun in _subjects(listing) else name)
+    return " ".join(f"{subject}: {', '.join(names)}." for subject, names in subjects.items())
 
 
 def found_tools(messages: Sequence[ModelMessage]) -> frozenset[str]:
@@ -73,5 +82,4 @@ def found_tools(messages: Sequence[ModelMessage]) -> frozenset[str]:
 
 
 def _subjects(listing: ToolListing) -> set[str]:
-    noun = listing.name.rpartition("_")[2]
-    return {listing.toolset, listing.toolset.removesuffix("s"), noun, f"{noun}s"}
+    return {listing.toolset, listing.toolset.removesuffix("s")}

@@ -29,13 +29,8 @@ MIN_SCORE_WITH_CHANGE = 1.2
 """Minimum score next to a command, whose words score for reading tools too."""
 RELATIVE_SCORE = 0.6
 """Fraction of the best score from which a tool's toolset is included."""
-OBVIOUS: tuple[tuple[str, Any], ...] = (
-    ("default", ""),
-    ("default", []),
-    ("default", False),
-    ("description", "container name or id"),
-)
-"""Parts of a schema without which a capable model calls no differently."""
+OBVIOUS = ("container name or id", "last lines")
+"""Descriptions of arguments without which a capable model calls no differently."""
 COMMON_TOOLS = (
     "list_containers", "get_container_info", "get_container_logs", "create_container", "restart_container",
     "stop_container", "start_container", "get_container_stats", "remove_container", "exec_in_container",
@@ -75,7 +70,7 @@ def _is_visible(listing: ToolListing) -> bool:
 
 
 def compact_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """An arguments' schema in fewer tokens: without bounds and what is obvious; the instructions explain `host`."""
+    """An arguments' schema in fewer tokens: without bounds, defaults and the obvious; the prompt explains `host`."""
     properties = {name: _compact_argument(argument) for name, argument in schema["properties"].items()}
     if "host" in properties:
         properties["host"] = {"type": "string"}
@@ -86,7 +81,7 @@ def _compact_argument(argument: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in argument.items()
-        if key not in ("minimum", "maximum") and (key, value) not in OBVIOUS
+        if key not in ("minimum", "maximum", "default") and value not in OBVIOUS
     }
 
 

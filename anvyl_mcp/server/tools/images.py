@@ -100,7 +100,7 @@ def pull_image(
     )
 
 
-@tool(say=["remove image {image}", "rmi {image}"], destroys=True, seconds=60)
+@tool(say=["remove image {image}", "rmi {image}"], destroys=True, seconds=60, rare=True)
 def remove_image(
     image: ImageName,
     engine: Engine,

@@ -54,7 +54,7 @@ class NetworkState(Result):
         return f"network {self.name} has {', '.join(self.containers) or 'no running containers'}"
 
 
-@tool(say=["list networks", "show networks", "network ls"], about="network, subnet, bridge")
+@tool(say=["list networks", "show networks", "network ls"], about="network, subnet, bridge", rare=True)
 def list_networks(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 100) -> Networks:
     """List networks with their subnets and containers."""
     inside = defaultdict[str, list[str]](list)

@@ -102,6 +102,7 @@ def get_disk_usage(engine: Engine) -> DiskUsage:
     destroys=True,
     scope="exec",
     seconds=300,
+    rare=True,
 )
 def prune_unused(
     what: PruneKind,
@@ -117,7 +118,7 @@ def prune_unused(
     return prune.prune(engine, what, only)
 
 
-@tool(say=["list unused objects of {what}", "what would prune {what} remove"], seconds=CHANGE_TIMEOUT)
+@tool(say=["list unused objects of {what}", "what would prune {what} remove"], seconds=CHANGE_TIMEOUT, rare=True)
 def list_unused(what: PruneKind, engine: Engine) -> Unused:
     """List what prune_unused would remove, with sizes."""
     return prune.find_unused(engine, what)

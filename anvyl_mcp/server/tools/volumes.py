@@ -49,7 +49,7 @@ class VolumeState(Result):
         return f"{'removed' if self.removed else 'created'} volume {self.name}"
 
 
-@tool(say=["list volumes", "show volumes", "volume ls"], about="volume, data volume")
+@tool(say=["list volumes", "show volumes", "volume ls"], about="volume, data volume", rare=True)
 def list_volumes(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 100) -> Volumes:
     """List volumes and the containers that use them."""
     using, found = _using(engine), lookup.list_volumes(engine)

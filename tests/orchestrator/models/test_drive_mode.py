@@ -172,7 +172,7 @@ async def test_a_capable_model_sees_the_same_tools_for_every_question_in_few_tok
 
 async def test_a_capable_model_finds_a_rare_tool_by_its_name_and_then_calls_it(fleet: Fleet) -> None:
     fleet.server.replies += [
-        tool_call("find_tools", {"names": "create_network"}),
+        tool_call("find_tools", {"subject": "create_network"}),
         tool_call("create_network", {"name": "backstage", "host": "nas"}),
         text("Created."),
     ]
@@ -183,7 +183,7 @@ async def test_a_capable_model_finds_a_rare_tool_by_its_name_and_then_calls_it(f
     [finder] = [
         tool["function"] for tool in fleet.server.requests[0]["tools"] if tool["function"]["name"] == "find_tools"
     ]
-    assert "create_network" in finder["description"] and "create_network" not in first
+    assert "networks: " in finder["description"] and "create_network" not in first
     assert second == [*first, "create_network"], "what came before stays, for the prompt cache"
     assert fleet.done == [("nas", "create_network", "backstage")]
 
@@ -199,13 +199,13 @@ async def test_a_capable_model_finds_a_rare_tool_by_its_name_and_then_calls_it(f
 async def test_rare_tools_are_found_by_name_and_by_subject_and_else_all_are_shown(
     names: str, found: set[str], fleet: Fleet
 ) -> None:
-    fleet.server.replies += [tool_call("find_tools", {"names": names}), text("There they are.")]
+    fleet.server.replies += [tool_call("find_tools", {"subject": names}), text("There they are.")]
 
     await fleet.ask("is there a tool for this?")
 
     before, after = ({tool["function"]["name"] for tool in one["tools"]} for one in fleet.server.requests)
     assert found <= after - before
-    assert names != "something for volumes" or after - before == found
+    assert names != "something for volumes" or not after - before & {"connect_network", "create_service"}
 
 
 @pytest.mark.parametrize("question", ["is db running?", "which host has room for a 2 GB database?"])
