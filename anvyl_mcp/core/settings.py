@@ -67,6 +67,13 @@ SETTINGS = (
         "how a model is used: `tools`, `plan`, or `auto`, depending on the model",
         choices=("auto", "tools", "plan"),
     ),
+    Setting(
+        "rules",
+        "ANVYL_RULES",
+        "first",
+        "when the rules answer: `first`, if they account for every word; `fallback`, without a model; or `off`",
+        choices=("first", "fallback", "off"),
+    ),
     Setting("model_fast", "ANVYL_MODEL_FAST", "", "another model for questions that only read"),
     Setting("model_smart", "ANVYL_MODEL_SMART", "", "another model for tasks of several steps"),
     Setting("llm_api_key", "ANVYL_LLM_API_KEY", "", "key for the model server, or `keyring` (or LM_API_TOKEN)"),
@@ -116,6 +123,7 @@ class Settings:
     lmstudio_url: str
     lmstudio_model: str
     drive: str
+    rules: str
     model_fast: str
     model_smart: str
     llm_api_key: str = field(repr=False)

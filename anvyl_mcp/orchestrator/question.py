@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import AnvylError
+from anvyl_mcp.core.errors import AnvylError, InvalidInput
 from anvyl_mcp.peers.changes.change_plan import ChangePlan
 from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, OnBehalf, Outcome
 
@@ -93,3 +93,17 @@ class Question:
     earlier: str = ""
     unclear: str = ""
     turns: Sequence[tuple[str, str]] = ()
+
+
+def check_question(question: Question, select: Callable[[str], object]) -> None:
+    """Check that a question says something, is not too long, and is about known hosts.
+
+    Raises:
+        AnvylError: it is not.
+    """
+    if not any(letter.isalnum() for letter in text.clean(question.text)):
+        raise InvalidInput("there is no question", hint='ask one, like: anvyl ask "list all containers"')
+    if len(question.text) > MOST_CHARACTERS:
+        raise InvalidInput(f"the question is longer than {MOST_CHARACTERS} characters", hint="ask in a few sentences")
+    if question.host:
+        select(question.host)

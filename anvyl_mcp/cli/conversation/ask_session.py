@@ -17,14 +17,17 @@ def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, m
     """Answer one question and exit with its code."""
 
     async def work(settings: Settings) -> int:
+        from functools import partial
+
         import anyio.to_thread
 
         from anvyl_mcp.app.node import open_node
         from anvyl_mcp.cli.conversation import model_note
         from anvyl_mcp.cli.conversation.question_session import QuestionSession
+        from anvyl_mcp.orchestrator.ask.quick_answer import answer_quickly
         from anvyl_mcp.orchestrator.question import Question
 
-        async with open_node(settings) as node:
+        async with open_node(settings, lean=True) as node:
             question = Question(text, host=host, dry_run=dry_run)
             session = QuestionSession(node.fleet, question, yes=yes, as_json=as_json)
             interrupts.current.report = lambda: session.show(session.interrupted_reply())
@@ -32,7 +35,8 @@ def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, m
             async def assistant() -> Assistant:
                 return await anyio.to_thread.run_sync(node.load_assistant, abandon_on_cancel=True)
 
-            reply = await session.answer(assistant, model=model, offline=offline)
+            quickly = partial(answer_quickly, fleet=node.fleet, settings=settings, model=model, offline=offline)
+            reply = await session.answer(assistant, model=model, offline=offline, quickly=quickly)
             interrupts.current.report = lambda: None
             if not as_json:
                 reply.notes = model_note.notes_to_show(reply.notes, settings.state_dir)

@@ -85,17 +85,24 @@ class QuestionSession:
         await self._prompt.ask(proposals)
 
     async def answer(
-        self, assistant: Callable[[], Awaitable[Assistant]], *, model: str = "", offline: bool = False
+        self,
+        assistant: Callable[[], Awaitable[Assistant]],
+        *,
+        model: str = "",
+        offline: bool = False,
+        quickly: Callable[[Run], Awaitable[Reply | None]] | None = None,
     ) -> Reply:
-        """Answer the question, showing progress meanwhile.
+        """Answer the question, showing progress meanwhile. `quickly`: tried first, without the assistant.
 
         A question that lacks only a host is asked again with the hosts that the user picks at a prompt.
         """
         while True:
             with self._progress.shown():
-                ready = await assistant()
                 try:
-                    reply = await ready.ask(self._run, decide=self._prompt.decide, model=model, offline=offline)
+                    reply = await quickly(self._run) if quickly else None
+                    if reply is None:
+                        ready = await assistant()
+                        reply = await ready.ask(self._run, decide=self._prompt.decide, model=model, offline=offline)
                 finally:
                     if self._slow_timer:
                         self._slow_timer.cancel()

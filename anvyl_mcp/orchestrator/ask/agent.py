@@ -24,9 +24,9 @@ from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model
 from pydantic_ai.run import AgentRunResult
 
-from anvyl_mcp.core.errors import AnvylError, Conflict, InvalidInput, ModelUnavailable, NothingToDo
+from anvyl_mcp.core.errors import AnvylError, Conflict, ModelUnavailable, NothingToDo
 from anvyl_mcp.core.settings import Settings
-from anvyl_mcp.core.text import clean, join_names
+from anvyl_mcp.core.text import join_names
 from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.ask import report
 from anvyl_mcp.orchestrator.ask.aliases import expand
@@ -49,11 +49,12 @@ from anvyl_mcp.orchestrator.models.plan_model import PlanModel
 from anvyl_mcp.orchestrator.models.servers.model_errors import next_step
 from anvyl_mcp.orchestrator.models.tool_finder import FIND_TOOLS, ToolFinder
 from anvyl_mcp.orchestrator.models.tool_subset import common_tools, select_tools
-from anvyl_mcp.orchestrator.question import MOST_CHARACTERS, Proposal, Question
+from anvyl_mcp.orchestrator.question import Proposal, Question, check_question
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
 from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
 from anvyl_mcp.orchestrator.rules.reader import Plan, Reader, surroundings_of
-from anvyl_mcp.orchestrator.rules.rules_model import RULES, RulesModel
+from anvyl_mcp.orchestrator.rules.results.answers import RULES
+from anvyl_mcp.orchestrator.rules.rules_model import RulesModel
 from anvyl_mcp.orchestrator.run import EndReason, Responder, Run
 from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.connection.listing import ToolListing
@@ -115,7 +116,7 @@ class Assistant:
         run = question if isinstance(question, Run) else Run(question)
         reply = Reply(run)
         try:
-            _check(run.question, self._fleet)
+            check_question(run.question, self._fleet.select)
             expanded = expand(run.question.text, self._settings)
             if expanded.notes:
                 run.reword(expanded.text)
@@ -140,6 +141,8 @@ class Assistant:
         """The language model to use; None if there is none, or if `offline`."""
         reply.model = RULES
         if offline:
+            if self._settings.rules == "off":
+                raise ModelUnavailable("the rules are turned off (ANVYL_RULES)", hint="ask a model, or allow the rules")
             return None
         try:
             text, tools = reply.question.text, self._fleet.catalogue.values()
@@ -147,7 +150,7 @@ class Assistant:
                 self._settings, model=model or model_for(self._settings, text, tools)
             )
         except ModelUnavailable as error:
-            if model:
+            if model or self._settings.rules == "off":
                 raise
             reply.notes.append(f"{NO_MODEL}{error.message}; answered by rules")
             return None
@@ -240,7 +243,10 @@ class Assistant:
         shown_model = TrimmedModel(model, names, choice.context_length, compact=offers_all)
         model = model_choice.with_rules_fallback(shown_model, rules, failed=reply.model_failures)
         strict_rules = None if isinstance(guard, CallChecks) else self._rules(guard, run, before_a_model=True)
-        first = strict_rules if drive == "plan" and self._settings.drive == "auto" else None
+        if self._settings.rules == "off":
+            return GuardedModel(shown_model, run, guard, rules=None, strict_rules=None)
+        rules_first = self._settings.rules == "first" and self._settings.drive == "auto"
+        first = self._rules(guard, run, before_a_model=True) if rules_first else None
         return GuardedModel(model, run, guard, rules=rules, strict_rules=strict_rules, first=first)
 
     def _rules(self, guard: Guard, run: Run, *, before_a_model: bool = False) -> Model:
@@ -288,15 +294,6 @@ def _failure_note(reply: Reply, instead: str) -> str:
     """Why the model failed, what happened instead, and how to solve it."""
     reason = reply.model_failures[0]
     return f"the model `{reply.model}` failed: {reason}; {instead}; {next_step(reason)}"
-
-
-def _check(question: Question, fleet: Fleet) -> None:
-    if not any(letter.isalnum() for letter in clean(question.text)):
-        raise InvalidInput("there is no question", hint='ask one, like: anvyl ask "list all containers"')
-    if len(question.text) > MOST_CHARACTERS:
-        raise InvalidInput(f"the question is longer than {MOST_CHARACTERS} characters", hint="ask in a few sentences")
-    if question.host:
-        fleet.select(question.host)
 
 
 def _conclude(reply: Reply, result: AgentRunResult[str | DeferredToolRequests], requests: int) -> None:

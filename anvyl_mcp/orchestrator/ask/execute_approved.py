@@ -9,10 +9,9 @@ from pydantic_ai.messages import ToolCallPart, ToolReturnPart
 
 from anvyl_mcp.core.errors import AnvylError, Conflict, NotFound
 from anvyl_mcp.orchestrator.approvals import PendingCall
-from anvyl_mcp.orchestrator.ask.toolset import result_metadata
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
-from anvyl_mcp.orchestrator.rules.results.answers import Turn, answer
+from anvyl_mcp.orchestrator.rules.results.answers import Turn, answer, result_metadata
 from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.changes import change_plan
 from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Fleet

@@ -19,9 +19,8 @@ from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.checks.consent import RequiredConsent, RootReasons, no_root_reasons, required_consent
 from anvyl_mcp.orchestrator.checks.guard import Guard, PlacedCall
 from anvyl_mcp.orchestrator.checks.resolve import Inventory
-from anvyl_mcp.orchestrator.language.phrases import holes
 from anvyl_mcp.orchestrator.question import Proposal, Question
-from anvyl_mcp.orchestrator.rules.results.answers import Call
+from anvyl_mcp.orchestrator.rules.results.answers import describe_source, result_metadata
 from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.changes import change_plan
 from anvyl_mcp.peers.changes.argument_check import check
@@ -146,7 +145,7 @@ class FleetToolset(AbstractToolset[Run]):
         if not listing.reads:
             self._inventory.forget()
         if listing.untrusted:
-            run.record_untrusted(_describe_source(listing, placed.arguments, hosts))
+            run.record_untrusted(describe_source(listing, placed.arguments, hosts))
         return ToolReturn(
             fenced_answers.render(outcomes, listing, MOST_CHARACTERS), metadata=result_metadata(outcomes, listing)
         )
@@ -312,25 +311,3 @@ def _count_call(listing: ToolListing, run: Run) -> None:
     kind, most = ("reads", MOST_READS) if listing.reads else ("changes", MOST_CHANGES)
     if run.count_call(kind) > most:
         raise UsageLimitExceeded(f"more than {most} {kind} for one question")
-
-
-def _describe_source(listing: ToolListing, arguments: Mapping[str, Any], hosts: list[str]) -> str:
-    """The text that a call read, for messages: `logs of web on nas`."""
-    named = {name: value for name, value in arguments.items() if value}
-    shows = [one for one in listing.say if one.startswith("show ") and set(holes(one)) <= named.keys()]
-    words = shows[-1].removeprefix("show ").format_map(named) if shows else f"the result of `{Call(listing, named)}`"
-    return f"{words} on {', '.join(hosts)}"
-
-
-def result_metadata(outcomes: Mapping[str, Outcome], listing: ToolListing) -> dict[str, Any]:
-    """The result of each host, in the form in which the rules read it from a call's metadata."""
-    hosts = {
-        host: {
-            "ok": outcome.ok,
-            "result": outcome.answer.result,
-            "text": outcome.answer.text,
-            "error": str(outcome.error) if outcome.error else None,
-        }
-        for host, outcome in outcomes.items()
-    }
-    return {"hosts": hosts, "listing": listing}

@@ -54,7 +54,7 @@ BE_DONE = re.compile(
     r"\b(?:(?:should|must|can|could|(?:needs?|has|have)\s+to)\s+be"
     r"|(?:want|like|need|(?<!i )(?<!we )(?:have|get))\s+(?:\S+\s+){0,4})\s*$"
 )
-AT_THE_END = r"(?=\W*(?:$|(?:on|at|from|again|please|for|tonight|now|today|too|as|back)\b))"
+AT_THE_END = r"(?=\W*(?:$|(?:on|at|from|again|please|for|tonight|now|today|too|as|back)\b)|\s*[,;.!])"
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def translated(said: str) -> tuple[str, str]:
     known = sum(token in all_words() for token in tokens)
     best, code = 0, ""
     for other in OTHERS:
-        number = _words_known(folded(said), other)
+        number = sum(folded(token) in _single_words(other) for token in tokens)
         if number > best:
             best, code = number, other
     if best <= known:
@@ -126,10 +126,12 @@ def translated(said: str) -> tuple[str, str]:
     return _translate(said, code), words_of_language(code)["name"]
 
 
-def _words_known(said: str, code: str) -> int:
-    for entry in _entries(code):
-        said = entry.form.sub(lambda match: " ".join(["§"] * len(match[0].split())), said)
-    return said.count("§")
+@cache
+def _single_words(code: str) -> frozenset[str]:
+    """Words of the forms of one language."""
+    file = words_of_language(code)
+    forms = [form for section in ("verbs", "words") for forms in file[section].values() for form in forms]
+    return frozenset(word for form in forms for word in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", folded(form)))
 
 
 def _translate(said: str, code: str) -> str:

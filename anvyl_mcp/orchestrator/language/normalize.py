@@ -96,6 +96,18 @@ def _idioms() -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple((re.compile(rf"(?i){one}"), other) for one, other in words_of_language("en")["idioms"].items())
 
 
+def plainly(masked: str) -> str:
+    """The text with idioms of orders in plain words: `turn web off and on again` is `restart web`."""
+    for pattern, replacement in _order_idioms():
+        masked = pattern.sub(replacement, masked)
+    return masked
+
+
+@lru_cache(maxsize=1)
+def _order_idioms() -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((re.compile(one, re.IGNORECASE), other) for one, other in words_of_language("en")["orders"].items())
+
+
 def named(clause: str, names: Sequence[str]) -> str:
     """Replace `it` and `them` by the given names, if any."""
     if not names:

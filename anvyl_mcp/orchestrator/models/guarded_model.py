@@ -13,7 +13,7 @@ from pydantic_ai.settings import ModelSettings
 
 from anvyl_mcp.core.errors import AnvylError, Conflict, NothingToDo
 from anvyl_mcp.orchestrator.checks.guard import Guard
-from anvyl_mcp.orchestrator.rules.results.answers import Turn
+from anvyl_mcp.orchestrator.rules.results.answers import RULES, Turn
 from anvyl_mcp.orchestrator.run import Responder, Run
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
@@ -30,7 +30,8 @@ def local_response(text: str, model_name: str) -> ModelResponse:
 class GuardedModel(WholeAnswerModel, WrapperModel):
     """Asks the wrapped model until the run is stopped; one instance per run.
 
-    The rules answer questions that they understand, before the model if `first` is set, or when the model does nothing.
+    The rules answer questions that they understand, before the model if `first` is set, or when the model does nothing;
+    never if `rules` is None.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
         run: Run,
         guard: Guard,
         *,
-        rules: Model,
+        rules: Model | None,
         strict_rules: Model | None,
         first: Model | None = None,
     ) -> None:
@@ -69,7 +70,7 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
             return planned
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         self.requests += response.provider_details != WITHOUT_MODEL
-        self._run.record_response(Responder.RULES if response.model_name == self._rules.model_name else Responder.MODEL)
+        self._run.record_response(Responder.RULES if response.model_name == RULES else Responder.MODEL)
         if response.text == RESULTS_ANSWER:
             self._run.record_response(Responder.RESULTS)
         idle = not started and not response.tool_calls and "?" not in (response.text or "")

@@ -18,7 +18,6 @@ from pydantic_ai.messages import (
     SystemPromptPart,
     TextPart,
     ToolCallPart,
-    ToolReturnPart,
     UserPromptPart,
 )
 from pydantic_ai.models import Model, ModelRequestParameters
@@ -36,7 +35,7 @@ from anvyl_mcp.orchestrator.models.context_window import CHARACTERS_PER_TOKEN
 from anvyl_mcp.orchestrator.models.guarded_model import RESULTS_ANSWER, local_response
 from anvyl_mcp.orchestrator.rules.reader import Reader, surroundings_of
 from anvyl_mcp.orchestrator.rules.results import aggregate
-from anvyl_mcp.orchestrator.rules.results.answers import Turn
+from anvyl_mcp.orchestrator.rules.results.answers import CallResult, Turn
 from anvyl_mcp.orchestrator.rules.results.measures import measures
 from anvyl_mcp.orchestrator.rules.tool_scores import fits
 from anvyl_mcp.orchestrator.run import Run
@@ -106,7 +105,7 @@ class PlanModel(WholeAnswerModel, WrapperModel):
         return local_response(RESULTS_ANSWER, self.model_name)
 
     async def _plan(
-        self, found: Sequence[ToolReturnPart], settings: ModelSettings | None, offered: ModelRequestParameters
+        self, found: Sequence[CallResult], settings: ModelSettings | None, offered: ModelRequestParameters
     ) -> ModelResponse:
         """Ask for the first plan, or for the second after one that failed or that only read."""
         listings = [tool.metadata["listing"] for tool in offered.function_tools if tool.metadata]
@@ -190,7 +189,7 @@ class PlanModel(WholeAnswerModel, WrapperModel):
         )
         return plan_prompt.question_text(question, hosts, self._fleet.local.name, objects, room=min(room, 6000))
 
-    async def _summarize(self, results: Sequence[ToolReturnPart], settings: ModelSettings | None) -> ModelResponse:
+    async def _summarize(self, results: Sequence[CallResult], settings: ModelSettings | None) -> ModelResponse:
         """Ask the model for a summary, but only if code cannot answer from the results."""
         if self._guard.wish.intent == "change" or not OPEN_QUESTION.search(self._question.text):
             return local_response(RESULTS_ANSWER, self.model_name)
@@ -199,7 +198,7 @@ class PlanModel(WholeAnswerModel, WrapperModel):
             [ModelRequest(parts=[UserPromptPart(text)])], settings, SUMMARY_TOKENS, ModelRequestParameters()
         )
 
-    def _results(self, found: Sequence[ToolReturnPart]) -> str:
+    def _results(self, found: Sequence[CallResult]) -> str:
         room = int(((self.context_window or 4096) - SUMMARY_TOKENS - 300) * CHARACTERS_PER_TOKEN)
         return "Results:\n" + "\n\n".join(str(part.content) for part in found)[-min(room, MAX_RESULT_CHARACTERS) :]
 

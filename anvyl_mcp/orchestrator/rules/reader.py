@@ -18,13 +18,12 @@ from anvyl_mcp.orchestrator.checks.guard import places_of
 from anvyl_mcp.orchestrator.language import phrases
 from anvyl_mcp.orchestrator.language.intent import Wish, clauses, forms_of, read_wish, verbs_of
 from anvyl_mcp.orchestrator.language.lexicon import translated
-from anvyl_mcp.orchestrator.language.normalize import is_short, mask, only_wonders, unmask, written_out
+from anvyl_mcp.orchestrator.language.normalize import is_short, mask, only_wonders, plainly, unmask, written_out
 from anvyl_mcp.orchestrator.language.places import Places
 from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, LEAD_IN, meaning
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
 from anvyl_mcp.orchestrator.rules import command_lines, machine_power, unknown_words
 from anvyl_mcp.orchestrator.rules.looks import Look, Looks
-from anvyl_mcp.orchestrator.rules.orders import read_orders
 from anvyl_mcp.orchestrator.rules.orders.scene import Objects, Scene
 from anvyl_mcp.orchestrator.rules.results.answers import Call
 from anvyl_mcp.peers.connection.listing import ToolListing
@@ -105,7 +104,7 @@ class Reader:
         if typed := await self._typed(masked, quoted, scene):
             return Plan((tuple(typed),))
         said, language = await self._thread.run(partial(translated, masked))
-        said = read_orders.plainly(written_out(said))
+        said = plainly(written_out(said))
         scene_words = unknown_words.Vocabulary(scene)
         said, typos = await self._mended(said, scene_words, scene)
         notes = tuple(f"read `{typo}` as `{word}`" for typo, word in typos.items())
@@ -195,6 +194,8 @@ class Reader:
         for unknown in scene.places.unknown_host(said):
             if not await self._is_object(unknown, scene):
                 raise registry.unknown_host_error(unknown, scene.places.hosts)
+        from anvyl_mcp.orchestrator.rules.orders import read_orders  # not needed for questions, which must be quick
+
         verbs = read_wish(said, changing).verbs
         await scene.prepare(said, [tool for tool in changing if verbs & verbs_of(tool)])
         for index, one in enumerate(quoted):
@@ -221,6 +222,8 @@ class Reader:
             raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")
         await self._check_commands([call for step in steps for call in step], said, quoted, scene)
         remarks = [*notes]
+        if self._strict and (found.ignored or any(note.startswith("read `") for note in notes)):
+            raise NotUnderstood("some words are left to a language model")
         if found.ignored:
             remarks.append("ignored: " + "; ".join(f"`{unmask(one, quoted)}`" for one in dict.fromkeys(found.ignored)))
         remarks += dict.fromkeys(unmask(one, quoted) for one in found.decided)

@@ -22,14 +22,12 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NotUnderstood
 from anvyl_mcp.orchestrator.language.intent import read_wish
 from anvyl_mcp.orchestrator.rules.reader import Plan, Reader
-from anvyl_mcp.orchestrator.rules.results.answers import Call, Turn, answer, went_wrong
+from anvyl_mcp.orchestrator.rules.results.answers import RULES, Call, Turn, answer, went_wrong
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 from anvyl_mcp.peers.connection.listing import ToolListing
 
 LEFT = "The rules do not understand all that was asked: look what is left to do."
 """Error when they take over from a model in the middle of a run."""
-RULES = "rules"
-"""Name of this model."""
 
 
 class RulesModel(WholeAnswerModel):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.language import normalize, phrases
 from anvyl_mcp.orchestrator.language.grounding import IMAGE, images_in
 from anvyl_mcp.orchestrator.language.intent import forms_of, verbs_of
@@ -16,6 +17,7 @@ from anvyl_mcp.orchestrator.language.vocabulary import (
     KINDS,
     LEAD_IN,
     MARK,
+    is_name,
     kinds_said,
 )
 from anvyl_mcp.orchestrator.rules.orders import remarks, selection
@@ -140,7 +142,7 @@ class Framer(OrderValues):
         calls = [{**options, **call} for call in calls]
         calls, host = self._placed(listing, calls, part, selector, having=having, both=both)
         self._check_number(words, calls)
-        left, unread = self._left(listing, words, part.verbs, why)
+        left, unread = self._left(listing, words, calls, why)
         weight += sum(len(verb) for verb in words.by("verb")) / 100
         return Frame(listing, calls, weight, left, unread, why, host)
 
@@ -160,7 +162,23 @@ class Framer(OrderValues):
                 "verb",
             )
             words.take_words(
-                {"need", "want", "should", "must", "can", "could", "be", "needs", "i", "we", "like"}, "verb"
+                {
+                    "i'd",
+                    "we'd",
+                    "would",
+                    "need",
+                    "want",
+                    "should",
+                    "must",
+                    "can",
+                    "could",
+                    "be",
+                    "needs",
+                    "i",
+                    "we",
+                    "like",
+                },
+                "verb",
             )
 
     def _check_places(self, words: Words) -> None:
@@ -183,7 +201,9 @@ class Framer(OrderValues):
             if COUNTED[match[0].lower()] in {len(calls), spread}:
                 words.take_span(match.start(), match.end(), "number")
 
-    def _left(self, listing: ToolListing, words: Words, verbs: Iterable[str], why: list[str]) -> tuple[list[str], str]:
+    def _left(
+        self, listing: ToolListing, words: Words, calls: Sequence[Mapping[str, Any]], why: list[str]
+    ) -> tuple[list[str], str]:
         """Words of an order that nobody read, and the text with all others blanked out."""
         kinds = {*listing.names.values(), *listing.required, noun_of(listing)}
         used = {noun for kind in kinds for noun in kinds_said(kind)}
@@ -203,6 +223,13 @@ class Framer(OrderValues):
             words.take_span(purpose.start(), purpose.end(), "purpose")
             trial = Words(words.left)
             trial.take_words(FILLERS | used, "filler")
+        # `the shop worker`: a word that also means the object, by its image or a part of its name.
+        about = [(kind, str(call[name])) for call in calls for name, kind in listing.names.items() if name in call]
+        for kind, name in about:
+            for word in trial.rest:
+                like = {one.name for one in resolve.best_matches([word.lower()], self._scene.of(kind))}
+                if name in like and is_name(word):
+                    trial.take_words({word.lower()}, "name")
         for adverb in re.finditer(r"(?i)\b[a-z]{3,}ly\b", trial.left):
             if adverb[0].lower() not in ("only", "early", "daily", "weekly", "monthly", "hourly", "nightly", "yearly"):
                 trial.take_span(adverb.start(), adverb.end(), "manner")

@@ -9,12 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
 
 from anvyl_mcp.core.errors import AnvylError, NothingToDo, NotUnderstood
 from anvyl_mcp.orchestrator.language.intent import QUESTION, Clause, clauses, verbs_of
-from anvyl_mcp.orchestrator.language.lexicon import words_of_language
 from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.language.vocabulary import POLITE
 from anvyl_mcp.orchestrator.rules.orders import remarks, selection
@@ -39,18 +37,6 @@ class Orders:
     steps: list[list[Call] | str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     decided: list[str] = field(default_factory=list)
-
-
-def plainly(masked: str) -> str:
-    """The text with idioms of orders in plain words: `turn web off and on again` is `restart web`."""
-    for pattern, replacement in _idioms():
-        masked = pattern.sub(replacement, masked)
-    return masked
-
-
-@lru_cache(maxsize=1)
-def _idioms() -> tuple[tuple[re.Pattern[str], str], ...]:
-    return tuple((re.compile(one, re.IGNORECASE), other) for one, other in words_of_language("en")["orders"].items())
 
 
 def read(masked: str, quoted: Sequence[str], scene: Scene) -> Orders:

@@ -6,9 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from pydantic_ai.messages import ModelMessage, ToolCallPart, ToolReturnPart, UserPromptPart
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError
@@ -22,6 +20,11 @@ from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
+if TYPE_CHECKING:
+    from pydantic_ai.messages import ModelMessage
+
+RULES = "rules"
+"""Name of the rules as a model."""
 MOST_NAMES = 8
 """Maximum in one answer; of more only the number is given."""
 BESIDES = re.compile(r"(?i)\b(?:too|as\s+well|included|including|also|even)\b")
@@ -56,17 +59,56 @@ class Call:
         return " ".join([self.listing.name.replace("_", " "), *named])
 
 
+class MadeCall(Protocol):
+    """A call, of a model or of the rules."""
+
+    @property
+    def tool_name(self) -> str:
+        """Its tool."""
+        ...
+
+    def args_as_dict(self) -> dict[str, Any]:
+        """Its arguments."""
+        ...
+
+
+class CallResult(Protocol):
+    """The result of a call. `metadata` holds the results by host, see `result_metadata`."""
+
+    @property
+    def tool_name(self) -> str:
+        """Its tool."""
+        ...
+
+    @property
+    def content(self) -> Any:
+        """Text for a model."""
+        ...
+
+    @property
+    def outcome(self) -> str:
+        """`success`, or why there is none."""
+        ...
+
+    @property
+    def metadata(self) -> Any:
+        """Results by host."""
+        ...
+
+
 @dataclass
 class Turn:
     """The last question with its calls and results."""
 
     question: str = ""
-    calls: dict[str, ToolCallPart] = field(default_factory=dict)
-    results: dict[str, ToolReturnPart] = field(default_factory=dict)
+    calls: dict[str, MadeCall] = field(default_factory=dict)
+    results: dict[str, CallResult] = field(default_factory=dict)
 
     @classmethod
     def of(cls, messages: Sequence[ModelMessage]) -> Turn:
         """Read it from the message history."""
+        from pydantic_ai.messages import ToolCallPart, ToolReturnPart, UserPromptPart
+
         turn = cls()
         for part in (part for message in messages for part in message.parts):
             match part:
@@ -79,7 +121,7 @@ class Turn:
                     turn.results[part.tool_call_id] = part
         return turn
 
-    def result_of(self, call: Call) -> ToolReturnPart | None:
+    def result_of(self, call: Call) -> CallResult | None:
         """Result of this call if it was made, also if a model wrote it differently."""
         keys = call.arguments if call.listing.reads else call.listing.required
         for call_id, part in self.calls.items():
@@ -89,12 +131,12 @@ class Turn:
         return None
 
 
-def entries(part: ToolReturnPart) -> Mapping[str, Any]:
+def entries(part: CallResult) -> Mapping[str, Any]:
     """Results by host, as attached by the toolset."""
     return part.metadata.get("hosts", {}) if isinstance(part.metadata, dict) else {}
 
 
-def went_wrong(part: ToolReturnPart) -> bool:
+def went_wrong(part: CallResult) -> bool:
     """Whether the call failed on any host or was not made."""
     return part.outcome != "success" or not all(entry["ok"] for entry in entries(part).values())
 
@@ -260,3 +302,25 @@ def _state(row: Mapping[str, Any]) -> str:
 
 def _name(row: Mapping[str, Any]) -> str:
     return str(row.get("name") or ", ".join(row.get("tags") or []) or row.get("id", "?"))
+
+
+def describe_source(listing: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]) -> str:
+    """The text that a call read, for messages: `logs of web on nas`."""
+    named = {name: value for name, value in arguments.items() if value}
+    shows = [one for one in listing.say if one.startswith("show ") and set(phrases.holes(one)) <= named.keys()]
+    words = shows[-1].removeprefix("show ").format_map(named) if shows else f"the result of `{Call(listing, named)}`"
+    return f"{words} on {', '.join(hosts)}"
+
+
+def result_metadata(outcomes: Mapping[str, Outcome], listing: ToolListing) -> dict[str, Any]:
+    """The result of each host, in the form in which the rules read it from a call's metadata."""
+    hosts = {
+        host: {
+            "ok": outcome.ok,
+            "result": outcome.answer.result,
+            "text": outcome.answer.text,
+            "error": str(outcome.error) if outcome.error else None,
+        }
+        for host, outcome in outcomes.items()
+    }
+    return {"hosts": hosts, "listing": listing}
