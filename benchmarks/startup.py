@@ -63,6 +63,8 @@ def _measure(environment: Mapping[str, str], runs: int) -> int:
     medians = dict(zip(alone, map(statistics.median, _times(list(alone.values()), environment, runs)), strict=True))
     with _serving(environment):
         medians["anvyl ps, server running"] = statistics.median(_times([[ANVYL, "ps"]], environment, runs)[0])
+        asked = f'anvyl ask "{QUESTION}", server running'
+        medians[asked] = statistics.median(_times([[ANVYL, "ask", QUESTION]], environment, runs)[0])
     _print(medians)
     return 0
 

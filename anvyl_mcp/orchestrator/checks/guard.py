@@ -16,11 +16,11 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Conflict, Denied, NothingToDo
 from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.checks.quantifiers import expand
-from anvyl_mcp.orchestrator.checks.resolve import FleetObject, Inventory
+from anvyl_mcp.orchestrator.checks.resolve import FleetObject, Inventory, places_of
 from anvyl_mcp.orchestrator.language.grounding import ground_arguments, ground_host, images_in
 from anvyl_mcp.orchestrator.language.intent import read_wish, verbs_of, words_after
 from anvyl_mcp.orchestrator.language.normalize import mask, unmask
-from anvyl_mcp.orchestrator.language.places import EVERY, Places, named, said_hosts
+from anvyl_mcp.orchestrator.language.places import EVERY, named, said_hosts
 from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, MARK, REFUSING
 from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.peers.changes.argument_check import check
@@ -311,9 +311,3 @@ def _narrow_by_state(objects: Sequence[FleetObject], said: str) -> list[FleetObj
     """Of several objects, those in a state that the text mentions, if there are any."""
     several = len({one.name for one in objects}) > 1
     return (several and _in_state(objects, said)) or list(objects)
-
-
-def places_of(fleet: Fleet) -> Places:
-    """The hosts and tags of a fleet."""
-    tags = {tag.lower() for peer in fleet.peers.values() for tag in peer.tags} - set(fleet.hosts)
-    return Places(tuple(fleet.hosts), frozenset(tags), fleet.local.name)

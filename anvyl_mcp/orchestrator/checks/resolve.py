@@ -15,7 +15,7 @@ import anyio
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Conflict
 from anvyl_mcp.orchestrator.language.grounding import near, words_of
-from anvyl_mcp.orchestrator.language.places import named
+from anvyl_mcp.orchestrator.language.places import Places, named
 from anvyl_mcp.orchestrator.language.vocabulary import NO_NAMES, STANDS_FOR, STATES, meaning
 from anvyl_mcp.peers.changes.change_plan import offered_tools
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
@@ -208,3 +208,9 @@ def no_match_error(
     """The error for an object that does not exist, with similar names and the hosts that could not be searched."""
     but = "".join(f"; {host} could not be asked ({error.message})" for host, error in errors.items())
     return not_found_error(kind, wanted, [one.name for one in objects], hosts=hosts, tool=tool, but=but)
+
+
+def places_of(fleet: Fleet) -> Places:
+    """The hosts and tags of a fleet."""
+    tags = {tag.lower() for peer in fleet.peers.values() for tag in peer.tags} - set(fleet.hosts)
+    return Places(tuple(fleet.hosts), frozenset(tags), fleet.local.name)

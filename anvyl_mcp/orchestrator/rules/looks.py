@@ -314,7 +314,7 @@ class Looks:
             if names and not self._strict and did and any(named(did["who"], name) for name in names):
                 # What it did is in its log, if anywhere.
                 return [one for one in of_one if "tail" in one.arguments]
-            if not names and unknown_words.only_names(rest, ()) and self._host:
+            if not names and self._host and len(rest.split()) < 4 and unknown_words.only_names(rest, ()):
                 return [one for one in self._tools if "host info" in one.say]
             # What is only named is shown.
             shows = names and not self._strict and len(names) <= MOST_OBJECTS and unknown_words.only_names(rest, names)

@@ -14,7 +14,7 @@ from functools import partial
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NothingToDo, NotUnderstood
 from anvyl_mcp.orchestrator.checks import resolve
-from anvyl_mcp.orchestrator.checks.guard import places_of
+from anvyl_mcp.orchestrator.checks.resolve import places_of
 from anvyl_mcp.orchestrator.language import phrases
 from anvyl_mcp.orchestrator.language.intent import Wish, clauses, forms_of, read_wish, verbs_of
 from anvyl_mcp.orchestrator.language.lexicon import translated
@@ -22,7 +22,7 @@ from anvyl_mcp.orchestrator.language.normalize import is_short, mask, only_wonde
 from anvyl_mcp.orchestrator.language.places import Places
 from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, LEAD_IN, meaning
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
-from anvyl_mcp.orchestrator.rules import command_lines, machine_power, unknown_words
+from anvyl_mcp.orchestrator.rules import command_lines, unknown_words
 from anvyl_mcp.orchestrator.rules.looks import Look, Looks
 from anvyl_mcp.orchestrator.rules.orders.scene import Objects, Scene
 from anvyl_mcp.orchestrator.rules.results.answers import Call
@@ -94,6 +94,8 @@ class Reader:
             try:
                 self._plans[question] = await self._read(question, scene)
             except NotUnderstood as error:
+                from anvyl_mcp.orchestrator.rules import machine_power
+
                 raise machine_power.refused(question, self._around.places.hosts) or error from None
         return self._plans[question]
 
@@ -222,8 +224,8 @@ class Reader:
             raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")
         await self._check_commands([call for step in steps for call in step], said, quoted, scene)
         remarks = [*notes]
-        if self._strict and (found.ignored or any(note.startswith("read `") for note in notes)):
-            raise NotUnderstood("some words are left to a language model")
+        if self._strict and any(note.startswith("read `") for note in notes):
+            raise NotUnderstood("a misspelled order is left to a language model")
         if found.ignored:
             remarks.append("ignored: " + "; ".join(f"`{unmask(one, quoted)}`" for one in dict.fromkeys(found.ignored)))
         remarks += dict.fromkeys(unmask(one, quoted) for one in found.decided)

@@ -19,7 +19,7 @@ from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import NotUnderstood
+from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.orchestrator.language.intent import read_wish
 from anvyl_mcp.orchestrator.rules.reader import Plan, Reader
 from anvyl_mcp.orchestrator.rules.results.answers import RULES, Call, Turn, answer, went_wrong
@@ -73,7 +73,7 @@ class RulesModel(WholeAnswerModel):
     async def _next(self, tools: Mapping[str, ToolListing], turn: Turn) -> list[ModelResponsePart]:
         try:
             plan = await self._reader.plan(turn.question, tools)
-        except NotUnderstood:
+        except AnvylError:
             if not turn.results:
                 raise
             left = LEFT if read_wish(turn.question, tools.values()).intent == "change" else ""

@@ -364,7 +364,6 @@ async def test_an_invalid_plan_does_nothing(written: str, fleet: Fleet) -> None:
             "web",
             {("web1", "web"), ("web1", "api"), ("web1", "cache")},  # `worker` was stopped on purpose
         ),
-        ("restart all containers except db", "db", set()),
         ("stop all containers that use more than 1 GB", "ollama", set()),
         ("delete all containers", "db", set()),
     ],
@@ -526,7 +525,7 @@ async def test_the_rules_take_over_clear_questions_from_a_small_model_that_only_
 
     assert reply.answer == "grafana is running on nas."
     assert (reply.mode, len(fleet.server.requests)) == ("rules", 1)
-    assert "made no call for it" in reply.notes[0]
+    assert any("made no call for it" in note for note in reply.notes)
 
 
 async def test_a_small_model_is_skipped_if_the_rules_understand_the_question(

@@ -1,0 +1,135 @@
+"""When the rules answer: first, as a fallback, or never; and the same with and without the agent framework."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from anvyl_mcp.app.catalogue import load_catalogue
+from anvyl_mcp.core.errors import ModelUnavailable
+from anvyl_mcp.core.settings import Settings, load
+from anvyl_mcp.evaluation.acts.world import World
+from anvyl_mcp.evaluation.simulation import Simulation
+from anvyl_mcp.orchestrator.ask.agent import Assistant
+from anvyl_mcp.orchestrator.ask.quick_answer import answer_quickly
+from anvyl_mcp.orchestrator.question import Question
+from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.orchestrator.run import Run
+from tests.support.model_server import ModelServer
+from tests.support.model_server import text as says
+
+SAID = "I have no tool for that."
+
+
+async def ask(question: str, settings: Settings, *, offline: bool = False) -> Reply:
+    simulation = Simulation(World.patched({}), load_catalogue(settings.cache_dir))
+    try:
+        return await Assistant(simulation.fleet, settings).ask(Question(question), offline=offline)
+    finally:
+        await simulation.fleet.aclose()
+
+
+async def quickly(question: str, settings: Settings, *, offline: bool = False) -> Reply | None:
+    simulation = Simulation(World.patched({}), load_catalogue(settings.cache_dir))
+    try:
+        run = Run(Question(question))
+        return await answer_quickly(run, simulation.fleet, settings, model="", offline=offline)
+    finally:
+        await simulation.fleet.aclose()
+
+
+@pytest.fixture
+def settings(model_server: ModelServer) -> Settings:
+    """A model server that is not needed for what the rules read."""
+    model_server.replies += [says(SAID), says(SAID), says(SAID)]
+    return replace(load(), lmstudio_url=model_server.url)
+
+
+async def test_the_rules_answer_first_what_they_account_for(settings: Settings, model_server: ModelServer) -> None:
+    reply = await ask("is grafana running?", settings)
+
+    assert reply.answer == "grafana is running on nas." and reply.mode == "rules"
+    assert not model_server.requests
+
+
+@pytest.mark.parametrize("question", ["restart homeassistant", "restrat grafana", "is it going to rain in Oslo?"])
+async def test_a_known_verb_without_a_known_object_is_left_to_the_model(
+    question: str, settings: Settings, model_server: ModelServer
+) -> None:
+    reply = await ask(question, settings)
+
+    assert model_server.requests and SAID in reply.answer and not reply.proposals
+
+
+async def test_a_question_after_one_to_the_model_is_read_by_the_rules_again(
+    settings: Settings, model_server: ModelServer
+) -> None:
+    await ask("tell me something nice", settings)
+    asked = len(model_server.requests)
+    reply = await ask("show logs of grafana", settings)
+
+    assert asked and len(model_server.requests) == asked
+    assert [call.tool for call in reply.calls] == ["get_container_logs"]
+
+
+async def test_own_phrases_work_with_a_model(settings: Settings, model_server: ModelServer) -> None:
+    own = replace(settings, phrases={"movie night": "stop ollama and jupyter"})
+    reply = await ask("movie night", own)
+
+    assert {one.arguments["name"] for one in reply.proposals} == {"ollama", "jupyter"}
+    assert not model_server.requests
+
+
+async def test_as_a_fallback_the_rules_wait_for_the_model(settings: Settings, model_server: ModelServer) -> None:
+    fallback = replace(settings, rules="fallback")
+    asked = await ask("is grafana running?", fallback)
+    alone = await ask("is grafana running?", replace(fallback, lmstudio_url="http://127.0.0.1:1/v1"))
+
+    assert model_server.requests and asked.mode == "model"
+    assert alone.answer == "grafana is running on nas."
+    assert await quickly("is grafana running?", fallback) is None
+
+
+async def test_turned_off_the_rules_answer_nothing(settings: Settings) -> None:
+    off = replace(settings, rules="off", lmstudio_url="http://127.0.0.1:1/v1")
+
+    for offline in (False, True):
+        reply = await ask("is grafana running?", off, offline=offline)
+        assert isinstance(reply.error, ModelUnavailable) and not reply.calls
+    assert await quickly("is grafana running?", off, offline=True) is None
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "list containers on nas",
+        "is grafana running?",
+        "which host has the most memory free?",
+        "show the stopped containers and then the logs of worker",
+        "wie viel speicher ist auf nas frei",
+        "pls check what grafana complains about",
+        "scale nothing to 3",
+        "restart homeassistant",
+    ],
+)
+async def test_the_agent_framework_makes_no_difference(question: str, settings: Settings) -> None:
+    long = await ask(question, settings, offline=True)
+    short = await quickly(question, settings, offline=True)
+
+    assert short is not None
+    assert (short.answer, short.exit_code, short.notes) == (long.answer, long.exit_code, long.notes)
+    assert sorted((one.tool, one.host) for one in short.calls) == sorted((one.tool, one.host) for one in long.calls)
+
+
+async def test_a_change_is_left_to_the_assistant(settings: Settings) -> None:
+    assert await quickly("stop grafana", settings, offline=True) is None
+    assert await quickly("make me a sandwich", settings) is None
+
+
+def test_a_quick_answer_imports_no_agent_framework() -> None:
+    code = "import sys, anvyl_mcp.orchestrator.ask.quick_answer; print([m for m in sys.modules if m == 'pydantic_ai'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
