@@ -47,6 +47,8 @@ def clean_environment(
             monkeypatch.delenv(name)
     monkeypatch.setenv("ANVYL_HOME", str(tmp_path))
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", "http://127.0.0.1:1/v1")
+    # Tests with a scripted model want its answers, also to what the rules could read.
+    monkeypatch.setenv("ANVYL_RULES", "fallback")
     monkeypatch.setenv("PYDANTIC_AI_NO_BANNER", "1")
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     if engines:

@@ -71,7 +71,7 @@ SETTINGS = (
         "rules",
         "ANVYL_RULES",
         "first",
-        "when the rules answer: `first`, if they account for every word; `fallback`, without a model; or `off`",
+        "the rules: `first`, if they account for every word; `fallback`, without a capable model; or `off`",
         choices=("first", "fallback", "off"),
     ),
     Setting("model_fast", "ANVYL_MODEL_FAST", "", "another model for questions that only read"),

@@ -245,19 +245,22 @@ class Assistant:
         strict_rules = None if isinstance(guard, CallChecks) else self._rules(guard, run, before_a_model=True)
         if self._settings.rules == "off":
             return GuardedModel(shown_model, run, guard, rules=None, strict_rules=None)
-        rules_first = self._settings.rules == "first" and self._settings.drive == "auto"
-        first = self._rules(guard, run, before_a_model=True) if rules_first else None
+        first = strict_rules if drive == "plan" else None
+        if self._settings.rules == "first":
+            first = first or self._rules(guard, run, before_a_model=True, exact=True)
+        if self._settings.drive != "auto":
+            first = None
         return GuardedModel(model, run, guard, rules=rules, strict_rules=strict_rules, first=first)
 
-    def _rules(self, guard: Guard, run: Run, *, before_a_model: bool = False) -> Model:
-        """The rules for one question. `before_a_model`: they answer only if the question is unambiguous."""
+    def _rules(self, guard: Guard, run: Run, *, before_a_model: bool = False, exact: bool = False) -> Model:
+        """The rules for one question. `before_a_model`: to the last word; `exact`: before a capable one."""
         home = run.question.host or run.question.home
 
         def on_plan(plan: Plan) -> None:
             run.record_interpretation(plan.read_as)
             run.record_remarks(plan.remarks, plan.doubts)
 
-        reader = Reader(surroundings_of(self._fleet, guard.inventory, home), strict=before_a_model)
+        reader = Reader(surroundings_of(self._fleet, guard.inventory, home), strict=before_a_model, exact=exact)
         return RulesModel(reader, on_plan=on_plan)
 
     def _add_model_notes(

@@ -76,7 +76,7 @@ async def answer_quickly(run: Run, fleet: Fleet, settings: Settings, *, model: s
         check_question(question, fleet.select)
         expanded = expand(question.text, settings)
         inventory = Inventory(fleet)
-        reader = Reader(surroundings_of(fleet, inventory, question.host or question.home), strict=not offline)
+        reader = Reader(surroundings_of(fleet, inventory, question.host or question.home), exact=not offline)
         plan = await reader.plan(expanded.text)
         if not plan.only_reads or question.unclear:
             return None

@@ -72,11 +72,12 @@ def surroundings_of(fleet: Fleet, objects: Objects, home: str = "") -> Surroundi
 
 
 class Reader:
-    """Reads one question. `strict`: to the last word, because a language model comes next."""
+    """Reads one question. `strict`: to the last word, because a language model comes next; `exact`: a capable one."""
 
-    def __init__(self, surroundings: Surroundings, *, strict: bool = False) -> None:
+    def __init__(self, surroundings: Surroundings, *, strict: bool = False, exact: bool = False) -> None:
         self._around = surroundings
-        self._strict = strict
+        self._strict = strict or exact
+        self._exact = exact
         self._thread = ReaderThread()
         self._plans: dict[str, Plan] = {}
 
@@ -224,8 +225,8 @@ class Reader:
             raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")
         await self._check_commands([call for step in steps for call in step], said, quoted, scene)
         remarks = [*notes]
-        if self._strict and any(note.startswith("read `") for note in notes):
-            raise NotUnderstood("a misspelled order is left to a language model")
+        if (self._exact and found.ignored) or (self._strict and any(note.startswith("read `") for note in notes)):
+            raise NotUnderstood("some words of the order are left to a language model")
         if found.ignored:
             remarks.append("ignored: " + "; ".join(f"`{unmask(one, quoted)}`" for one in dict.fromkeys(found.ignored)))
         remarks += dict.fromkeys(unmask(one, quoted) for one in found.decided)
@@ -245,7 +246,7 @@ class Reader:
         if len(several) > 1 and (found := await self._each(looks, several)):
             return Plan(tuple(tuple(look.calls) for look in found), remarks=notes)
         look = await looks.read(said)
-        if not look.calls:
+        if not look.calls or (self._exact and not look.exact):
             raise self._not_understood(said, quoted, scene)
         if option := command_lines.unread_option(said, look.calls):
             raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")

@@ -45,7 +45,7 @@ async def quickly(question: str, settings: Settings, *, offline: bool = False) -
 def settings(model_server: ModelServer) -> Settings:
     """A model server that is not needed for what the rules read."""
     model_server.replies += [says(SAID), says(SAID), says(SAID)]
-    return replace(load(), lmstudio_url=model_server.url)
+    return replace(load(), lmstudio_url=model_server.url, rules="first")
 
 
 async def test_the_rules_answer_first_what_they_account_for(settings: Settings, model_server: ModelServer) -> None:
@@ -55,7 +55,10 @@ async def test_the_rules_answer_first_what_they_account_for(settings: Settings, 
     assert not model_server.requests
 
 
-@pytest.mark.parametrize("question", ["restart homeassistant", "restrat grafana", "is it going to rain in Oslo?"])
+@pytest.mark.parametrize(
+    "question",
+    ["restart homeassistant", "restrat grafana", "restart grafana, it hangs", "is it going to rain in Oslo?"],
+)
 async def test_a_known_verb_without_a_known_object_is_left_to_the_model(
     question: str, settings: Settings, model_server: ModelServer
 ) -> None:
