@@ -49,9 +49,10 @@ def settings(model_server: ModelServer) -> Settings:
 
 
 async def test_the_rules_answer_first_what_they_account_for(settings: Settings, model_server: ModelServer) -> None:
-    reply = await ask("is grafana running?", settings)
+    reply = await ask("list containers on gpu", settings)
+    short = await quickly("list containers on gpu", settings)
 
-    assert reply.answer == "grafana is running on nas." and reply.mode == "rules"
+    assert short and short.answer == reply.answer == "2 containers (2 running) on gpu." and reply.mode == "rules"
     assert not model_server.requests
 
 
