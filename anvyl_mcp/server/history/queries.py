@@ -7,8 +7,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.server.history.episodes import Episode, RecordedEvent
-from anvyl_mcp.server.history.store import MICROSECOND
+from anvyl_mcp.server.history.store import MICROSECOND, HistoryStore
 
 MAX_EVENTS_READ = 10_000
 GAP = 150 * MICROSECOND
@@ -91,14 +92,17 @@ def last_lines(db: sqlite3.Connection, episode: Episode) -> list[str]:
     return zlib.decompress(row[0]).decode().split("\n") if row else []
 
 
-def ends_with_lines(db: sqlite3.Connection, subjects: Sequence[int]) -> list[tuple[int, str, list[str]]]:
-    """Ends of containers whose last lines were kept, newest first: time, container id and lines."""
-    marks = ", ".join(map(str, map(int, subjects)))
-    rows = db.execute(
-        "SELECT at, id, lines FROM last_lines JOIN subject ON subject.n = last_lines.subject"
-        f" WHERE last_lines.subject IN ({marks}) ORDER BY at DESC LIMIT 20"
-    )
-    return [(at, identity, zlib.decompress(lines).decode().split("\n")) for at, identity, lines in rows]
+def has_last_lines(history: HistoryStore, name: str) -> bool:
+    """Whether last log lines of a container of this name are kept. False if the history cannot be read."""
+
+    def query(db: sqlite3.Connection) -> bool:
+        marks = ", ".join(map(str, find_subjects(db, name)))
+        return bool(db.execute(f"SELECT 1 FROM last_lines WHERE subject IN ({marks}) LIMIT 1").fetchone())
+
+    try:
+        return history.read(query)
+    except AnvylError:
+        return False
 
 
 def kept_since(db: sqlite3.Connection) -> int | None:

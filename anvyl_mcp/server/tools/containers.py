@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import AnvylError
+from anvyl_mcp.core.errors import AnvylError, NotFound
 from anvyl_mcp.server import commands
 from anvyl_mcp.server.containers.create import RunOptions, remove_unstarted
 from anvyl_mcp.server.containers.problems import find_problems
@@ -21,6 +21,8 @@ from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, own_name
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.engine.logs import reader
 from anvyl_mcp.server.engine.stats import ContainerStats, SampleCache
+from anvyl_mcp.server.history import queries
+from anvyl_mcp.server.history.store import HistoryStore
 from anvyl_mcp.server.progress import Progress, report_elapsed
 from anvyl_mcp.server.tool import ContainerName, Result, Strings, tool
 
@@ -297,12 +299,23 @@ def create_container(
 def get_container_logs(
     name: ContainerName,
     engine: Engine,
+    history: HistoryStore,
     tail: Annotated[int, Field(description="last lines", ge=1, le=5000)] = 100,
     since: Annotated[str, Field(description="like 10m or a time")] = "",
     grep: Annotated[str, Field(description="only lines with this text")] = "",
 ) -> Logs:
     """Show the last lines a container logged."""
-    read = reader.read_log(engine, engine.container(name), tail=tail, since=since, grep=grep)
+    try:
+        container = engine.container(name)
+    except NotFound as error:
+        if not queries.has_last_lines(history, name):
+            raise
+        raise NotFound(
+            f"{error.message} now, but its last lines were kept",
+            hint=f"see anvyl history {name} --since 90d",
+            call_hint=f"call list_history with name={name} and since=90d",
+        ) from error
+    read = reader.read_log(engine, container, tail=tail, since=since, grep=grep)
     return Logs(lines=read.lines, truncated=read.truncated, next_since=read.next_since, note=read.note)
 
 

@@ -68,6 +68,9 @@ async def test_who_stopped_it_why_it_crashed_and_what_it_wrote_last(host: Client
     assert "hunter2pass" not in json.dumps(found) and "password=" in crash["lines"][-1]
 
     engine.api.remove_container("job")
+    gone = await refused(host, "get_container_logs", name="job")
+    assert gone["message"] == "there is no container `job` now, but its last lines were kept"
+    assert "anvyl history job" in gone["hint"]
     engine.run("job")
     found = await wait_for(host, lambda entries: len(entries) >= 4, name="job")
     assert told(found["events"], "job") == [
