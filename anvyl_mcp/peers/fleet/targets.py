@@ -203,6 +203,17 @@ def _no_host_error(
             call_hint="see `list_hosts`",
         )
     but = f"; {_unreachable_reasons(silent)}" if silent else ""
+    of_stack = [
+        host
+        for host, one in outcomes.items()
+        if kind == "container" and any(row.get("stack") == wanted for row in rows(kind, one))
+    ]
+    if of_stack:
+        return NotFound(
+            f"no host has a container `{wanted}`, but {text.join_names(of_stack)} has the stack `{wanted}`{but}",
+            hint="use the command for stacks, like anvyl stack show",
+            call_hint="use the tool for stacks, like get_stack_info",
+        )
     return not_found_error(kind, wanted, known, hosts=fleet.hosts, tool=tool.name, but=but)
 
 

@@ -195,8 +195,10 @@ class Engine(Injected):
 
     def missing_container(self, name: str) -> NotFound:
         """The error for a container that does not exist, with similar names."""
-        known = [own_name(entry) for entry in self.containers(all=True)]
-        hint = did_you_mean(name, known) or "there are no containers on this host"
+        entries = self.containers(all=True)
+        hint = did_you_mean(name, map(own_name, entries)) or "there are no containers on this host"
+        if any((entry.get("Labels") or {}).get("com.docker.compose.project") == name for entry in entries):
+            hint = f"`{name}` is a stack of several containers: use the tools for stacks, like get_stack_info"
         return NotFound(f"there is no container `{object_names.shorten(name)}`", hint=hint)
 
     def _ambiguous_container(self, prefix: str) -> Conflict:

@@ -17,7 +17,7 @@ from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.stacks.compose_binary import find_compose
 from anvyl_mcp.server.stacks.compose_runner import Compose, ComposeFailed
-from tests.server.tools.test_tools import call
+from tests.server.tools.test_tools import call, refused
 from tests.support.engine.engines import RealEngine
 
 SHOP = """
@@ -57,6 +57,8 @@ async def test_a_stack_deployed_by_hand_is_listed(engine: RealEngine, tmp_path: 
             assert {one["service"]: one["state"] for one in info["services"]} == {"db": "exited", "web": "running"}
             assert (info["volumes"], info["networks"]) == (["shop_data"], ["shop_default"])
             assert (info["files"], info["versions"]) == ([str(file)], [])
+            hint = (await refused(client, "stop_container", name="shop"))["hint"]
+            assert "is a stack of several containers" in hint
             missing = await client.call_tool("get_stack_info", {"name": "shopp"})
             assert missing.is_error and "Did you mean `shop`?" in str(missing.content)
     finally:
