@@ -257,6 +257,7 @@ const client = {
     const result = await this.request("tools/call", { name: tool, arguments: { ...args, host } });
     const calls = this.calls(result, tool);
     const failed = calls.find((one) => !one.ok);
+    if (CHANGES[tool]) this.look(this.taken).catch(() => {});
     return { calls, response: failed ? failed.error : "", error: failed ? { message: failed.error } : null };
   },
 
@@ -302,6 +303,9 @@ const CHANGES = {
   restart_container: { verb: "Restart" },
   remove_container: { verb: "Remove", danger: true },
   update_container: { verb: "Update" },
+  start_stack: { verb: "Start" },
+  stop_stack: { verb: "Stop" },
+  restart_stack: { verb: "Restart" },
 };
 
 function entry(name) {
@@ -374,7 +378,10 @@ function drawGauges(host) {
 }
 
 function rowView(host, name) {
-  const open = () => { location.hash = `#/${encodeURIComponent(host.name)}/${encodeURIComponent(name)}`; };
+  const open = () => {
+    if (IN_APP) openDetail(host.name, name);
+    else location.hash = `#/${encodeURIComponent(host.name)}/${encodeURIComponent(name)}`;
+  };
   const row = {
     dot: el("span", { class: "dot", "aria-hidden": "true" }), open: el("button", { type: "button", onclick: open }, name), badge: el("span", { class: "badge", hidden: true }, "update"),
     image: el("span", { class: "image" }), status: el("span", { class: "status" }), ports: el("span", { class: "ports" }), used: el("span", { class: "used" }), actions: el("span", { class: "actions" }), drawn: "",
@@ -454,11 +461,12 @@ function drawHost(host) {
   const parts = [];
   for (const [stack, containers] of [...groups].sort(([one], [other]) => (one === "") - (other === "") || 0)) {
     if (!view.stacks.has(stack)) {
-      view.stacks.set(stack, { list: el("ul", { class: "rows", role: "list", "aria-label": stack ? `Stack ${stack} on ${host.name}` : `Containers on ${host.name}` }), title: el("div", { class: "stack" }, el("h3", {}, stack ? `Stack ${stack}` : "Other containers"), el("small")) });
+      view.stacks.set(stack, { list: el("ul", { class: "rows", role: "list", "aria-label": stack ? `Stack ${stack} on ${host.name}` : `Containers on ${host.name}` }), title: el("div", { class: "stack" }, el("h3", {}, stack ? `Stack ${stack}` : "Other containers"), el("small"), el("span", { class: "actions" })) });
     }
     const { list, title } = view.stacks.get(stack);
     const running = containers.filter((container) => container.state === "running").length;
-    setText(title.lastChild, `${running} of ${containers.length} running`);
+    setText(title.children[1], `${running} of ${containers.length} running`);
+    drawStackActions(host, stack, title.lastChild, running);
     arrange(list, containers.map((container) => drawRow(host, container)));
     if (groups.size > 1 || stack) parts.push(title);
     parts.push(list);
@@ -469,6 +477,14 @@ function drawHost(host) {
   for (const name of view.rows.keys()) if (!names.has(name)) view.rows.delete(name);
   drawGauges(host);
   return { view, shown: shown.length };
+}
+
+function drawStackActions(host, stack, box, running) {
+  const wanted = !stack || !rights.has("operate") ? [] : running ? ["restart_stack", "stop_stack"] : ["start_stack"];
+  const tools = wanted.filter((tool) => offers(host.name, tool));
+  if (box.dataset.tools === tools.join()) return;
+  box.dataset.tools = tools.join();
+  box.replaceChildren(...tools.map((tool) => el("button", { type: "button", "aria-label": `${CHANGES[tool].verb} stack ${stack}`, onclick: (event) => change(tool, host.name, stack, event.currentTarget) }, CHANGES[tool].verb)));
 }
 
 const STATES = [["all", "All"], ["trouble", "Need attention"], ["running", "Running"], ["stopped", "Stopped"]];
@@ -535,15 +551,13 @@ const take = {
     if (!fleet.order.includes(data.name)) fleet.order.push(data.name);
     host.look = data;
     draw();
-    if (data.status === "ok" && !host.asked) {
-      host.asked = true;
-      loadPast(host);
-    }
+    $("updates").hidden = IN_APP || !fleet.order.some((name) => offers(name, "list_updates"));
   },
   usage(data) {
     const host = entry(data.name);
     if (data.resources.memory) {
       host.resources = data.resources;
+      if (!host.asked) loadPast(host);
       remember(host.history.cpu, data.resources.cpu_percent);
       remember(host.history.memory, data.resources.memory.percent);
       drawGauges(host);
@@ -574,19 +588,20 @@ function remember(list, value) {
 
 /** The usage of the last day, from a host that keeps it, in place of what the page has seen since it was opened. */
 async function loadPast(host) {
+  host.asked = true;
   if (IN_APP || !offers(host.name, "get_usage_history")) return;
   try {
     const answer = await backend.call("get_usage_history", { since: "24h" }, host.name);
-    const points = pointsOf(answer.calls[0]?.result);
+    const points = pointsOf(answer.calls[0]?.result).slice(-SAMPLES / 2);
     if (points.length > 1) {
-      host.history.cpu.unshift(...points.map((point) => point.cpu_percent ?? 0).slice(-SAMPLES / 2));
-      host.history.memory.unshift(...points.map((point) => point.memory_percent ?? 0).slice(-SAMPLES / 2));
+      host.history.cpu.unshift(...points.map((point) => point.cpu_percent ?? 0));
+      host.history.memory.unshift(...points.map((point) => (100 * (point.memory ?? 0)) / host.resources.memory.total));
       drawGauges(host);
     }
   } catch { /* what the page has seen is enough */ }
 }
 
-const pointsOf = (result) => Object.values(result ?? {}).find((value) => Array.isArray(value) && value.length && "cpu_percent" in value[0]) ?? [];
+const pointsOf = (result) => result?.series ?? [];
 
 // ---------------------------------------------------------------- changes and consent
 
@@ -607,6 +622,12 @@ function confirm({ title, lines, yes, danger }) {
 
 /** Approvals that this tab is asking about in a dialog, so that they are not shown twice. */
 const asked = new Set();
+function aboutUpdate(tool, host, name) {
+  const row = tool === "update_container" ? fleet.hosts.get(host)?.updates.get(name) : null;
+  if (!row) return [];
+  return [`${row.current} → ${row.available}${row.published ? `, published ${age(row.published)}` : ""}`, row.note, row.notes, "It is watched afterwards; if it fails, the old one comes back."];
+}
+
 const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1);
 
 async function change(tool, host, name, button, args = {}) {
@@ -620,7 +641,7 @@ async function change(tool, host, name, button, args = {}) {
     drawWaiting();
     const agreed = await confirm({
       title: `${sentence(held.summary ?? `${verb} ${name} on ${host}`)}?`,
-      lines: [...(held.details ?? []), held.why, held.untrusted && `proposed after reading ${held.untrusted}`], yes: verb, danger,
+      lines: [...(held.details ?? []), ...aboutUpdate(tool, host, name), held.why, held.untrusted && `proposed after reading ${held.untrusted}`], yes: verb, danger,
     });
     if (IN_APP) return agreed ? report(await backend.call(tool, { name, ...args }, host, true), `${verb}: ${name} on ${host}`) : null;
     if (agreed) note(`${verb}: ${name} on ${host}…`);
@@ -788,7 +809,7 @@ function showUsage(body) {
     const from = past.length ? "last 24 hours" : "since this page was opened";
     span.forEach((one) => setText(one, from));
     cpu.draw([...past.map((point) => point.cpu_percent ?? 0), ...seen.cpu], 5);
-    memory.draw([...past.map((point) => point.memory_used ?? point.memory ?? 0), ...seen.memory], 0);
+    memory.draw([...past.map((point) => point.memory ?? 0), ...seen.memory], 0);
   };
   detail.usage = drawUsage;
   drawUsage();
@@ -816,8 +837,10 @@ async function showFacts(body, signal) {
 async function showHistory(body, signal) {
   try {
     const result = await ask1("list_history", { name: detail.name, since: "7d" }, signal);
-    const rows = rowsOf(result);
-    body.append(rows.length ? table(rows) : el("p", {}, "nothing happened in the last seven days"));
+    const rows = rowsOf(result).map(({ time, what, who, detail: why, times }) => ({ time, what: times > 1 ? `${what} (${times} times)` : what, who, why }));
+    if (rows.length) body.append(table(rows));
+    else body.append(el("p", {}, "Nothing happened in the last seven days."));
+    if (result.note) body.append(el("p", {}, result.note));
   } catch (error) {
     if (!signal.aborted) body.append(el("p", {}, error.message));
   }
@@ -927,7 +950,8 @@ async function lookForUpdates(button) {
       host.updates = new Map(rowsOf(call.result).filter((row) => row.update ?? row.available ?? row.newer ?? row.latest).map((row) => [row.name ?? row.container, row]));
       found += host.updates.size;
     }
-    note(found ? `${plural(found, "update")} available` : "everything is up to date");
+    const failed = answer.calls.find((call) => !call.ok);
+    note(found ? `${plural(found, "update")} available` : failed ? failed.error : "Everything that could be checked is up to date.");
     draw();
   } catch (error) {
     note(error.message);
@@ -1010,6 +1034,7 @@ function applyTheme() {
 }
 
 function listen() {
+  $("updates").addEventListener("click", (event) => lookForUpdates(event.currentTarget));
   $("search").addEventListener("input", (event) => { show.words = event.target.value.trim().toLowerCase(); draw(); });
   $("confirm-no").addEventListener("click", () => $("confirm").close("no"));
   $("confirm-yes").addEventListener("click", () => $("confirm").close("yes"));
@@ -1018,7 +1043,7 @@ function listen() {
   $("detail").addEventListener("close", () => {
     detail.stop?.abort();
     Object.assign(detail, { name: "", usage: null });
-    if (location.hash) history.replaceState(null, "", location.pathname);
+    if (!IN_APP && location.hash) history.replaceState(null, "", location.pathname);
     detail.opener?.isConnected && detail.opener.focus();
   });
   $("detail-tabs").addEventListener("keydown", (event) => {

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from anvyl_mcp.server.http.host_state import HostState
+from tests.support.axe import axe_source, serious_findings
 from tests.support.browser import SECONDS, Errors, one_time_link, opened, take_picture
 from tests.support.engine.engines import RealEngine
-from tests.support.hosts.nodes import ServingNode
+from tests.support.hosts.many_hosts import hosts_file
+from tests.support.hosts.nodes import NO_MODEL, PYTHON, ServingNode, running_node
 
 TICKING = ["sh", "-c", "i=0; while true; do i=$((i+1)); echo request $i; sleep 0.3; done"]
 
@@ -46,6 +51,30 @@ def page(context: BrowserContext, node: ServingNode) -> Iterator[Page]:
     page.goto(node.url)
     yield page
     assert errors.lines == []
+
+
+@contextmanager
+def fifty_hosts(home: Path, engine: RealEngine) -> Iterator[ServingNode]:
+    """A host that knows 49 others over TLS, all with the containers of one engine."""
+    with subprocess.Popen(
+        [PYTHON, "-m", "tests.support.hosts.many_hosts", "49"],
+        env={**os.environ, **engine.environment, "ANVYL_HOME": str(home / "many")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            many = json.loads(process.stdout.readline())
+            file = home / "nas" / "hosts.toml"
+            file.parent.mkdir()
+            file.write_text(hosts_file(many["urls"], many["pin"], many["token"]), encoding="utf-8")
+            file.chmod(0o600)
+            with running_node("nas", file.parent, engine, ANVYL_LMSTUDIO_URL=NO_MODEL) as started:
+                yield started
+        finally:
+            process.stdin.close()
+            process.wait(20)
 
 
 def host_card(page: Page, name: str) -> Locator:
@@ -163,12 +192,12 @@ def test_a_stop_is_asked_for_and_done_as_this_session(engine: RealEngine, page: 
     stop.click()
     dialog.get_by_role("button", name="Stop").click()
     expect(page.locator("#notes")).to_contain_text("Stopped web on nas")
-    expect(page.get_by_role("button", name="Start web")).to_be_visible()
+    expect(page.get_by_role("button", name="Start web", exact=True)).to_be_visible()
     assert engine.state("web") == "exited"
     record = HostState(node.home).records(since=None, tool="stop_container")[-1]
     assert record["who"].startswith("chrome-linux") and record["outcome"] == "ok"
 
-    page.get_by_role("button", name="Start web").click()
+    page.get_by_role("button", name="Start web", exact=True).click()
     expect(stop).to_be_visible()
     assert engine.state("web") == "running"
 
@@ -231,7 +260,7 @@ def test_two_tabs_show_the_same_and_sign_out_together(engine: RealEngine, browse
 
         engine.api.stop("web", timeout=0)
         for tab in (one, other):
-            expect(tab.get_by_role("button", name="Start web")).to_be_visible()
+            expect(tab.get_by_role("button", name="Start web", exact=True)).to_be_visible()
         one.get_by_role("button", name="Sign out").click()
         for tab in (one, other):
             expect(tab.get_by_role("alert")).to_have_text("You are signed out.")
@@ -330,8 +359,68 @@ def test_colours_follow_the_system_or_the_choice(page: Page) -> None:
     assert background() == dark
 
 
-def test_pictures_are_kept() -> None:
-    """Artefacts for people who look at them."""
-    from tests.support.browser import PICTURES
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_finding_of_axe(
+    engine: RealEngine, browser: Browser, signed_in: Any, node: ServingNode, scheme: Literal["light", "dark"]
+) -> None:
+    axe = axe_source()
+    engine.run("web", TICKING, labels={"com.docker.compose.project": "shop"})
+    engine.run("ailing", healthcheck={"test": ["CMD", "false"], "interval": 10**9, "retries": 1})
+    engine.create("old-test")
+    with opened(browser, storage_state=signed_in, color_scheme=scheme) as context:
+        page = context.new_page()
+        page.goto(node.url)
+        expect(row(page, "ailing")).to_contain_text("unhealthy")
+        expect(page.get_by_role("list", name="Stack shop on nas")).to_be_visible()
+        findings = serious_findings(page, axe)
+        page.get_by_role("button", name="web", exact=True).click()
+        for tab in ("Logs", "Usage", "Details"):
+            page.get_by_role("tab", name=tab).click()
+            expect(page.get_by_role("tabpanel")).not_to_be_empty()
+            findings += serious_findings(page, axe)
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Stop web", exact=True).click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        findings += serious_findings(page, axe)
+        page.get_by_role("button", name="Cancel").click()
+    with opened(browser, color_scheme=scheme) as context:
+        page = context.new_page()
+        page.goto(node.url)
+        expect(page.locator("#sign-in")).to_be_visible()
+        findings += serious_findings(page, axe)
 
-    assert Path(PICTURES, "first-look-390-dark.png").stat().st_size > 1000
+    assert findings == []
+
+
+def test_everything_can_be_reached_with_the_keyboard(engine: RealEngine, page: Page) -> None:
+    engine.run("web")
+    expect(row(page, "web")).to_be_visible()
+
+    focused = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        focused.append(page.evaluate("document.activeElement.ariaLabel || document.activeElement.textContent.trim()"))
+    assert focused[0] == "Skip to the hosts"
+    order = [focused.index(name) for name in ("Colours: as the system", "Sign out", "web", "Restart web", "Stop web")]
+    assert order == sorted(order)
+
+
+def test_fifty_hosts_with_a_thousand_containers_come_quickly(
+    engine: RealEngine, browser: Browser, tmp_path: Path
+) -> None:
+    for number in range(20):
+        engine.create(f"service-{number}", labels={"com.docker.compose.project": f"stack-{number // 5}"})
+    with fifty_hosts(tmp_path, engine) as many, opened(browser) as context:
+        page = context.new_page()
+        network = context.new_cdp_session(page)
+        received: list[float] = []
+        network.send("Network.enable")
+        network.on("Network.dataReceived", lambda event: received.append(event["encodedDataLength"]))
+        network.on("Network.responseReceived", lambda event: received.append(event["response"]["encodedDataLength"]))
+        page.goto(one_time_link(many))
+        expect(page.locator(".rows li")).to_have_count(1000, timeout=60_000)
+        paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        take_picture(page, "fifty-hosts")
+
+        assert paint <= 1000, f"first paint after {paint:.0f} ms"
+        assert sum(received) <= 150_000, f"{sum(received) / 1000:.0f} kB"

@@ -42,9 +42,9 @@ def _find_or_install() -> Path | str:
     if npm is None:
         return "npm is not installed; install nodejs and npm"
     name = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:12]
-    folder = _cache() / f"npm-{name}"
+    folder = cache_folder() / f"npm-{name}"
     programs = folder / "node_modules" / ".bin"
-    with (_cache() / f"npm-{name}.lock").open("w", encoding="utf-8") as lock:
+    with (cache_folder() / f"npm-{name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         trouble = "" if programs.is_dir() else _install(npm, folder)
     return trouble or programs
@@ -65,7 +65,8 @@ def run(program: str, *arguments: str, home: Path, seconds: float = 120) -> subp
     )
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Folder outside the project in which downloads are kept."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for folder in (base / "anvyl-tests", Path(tempfile.gettempdir()) / f"anvyl-tests-{os.getuid()}"):
         try:
