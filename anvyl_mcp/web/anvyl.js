@@ -930,6 +930,8 @@ function showAnswer(reply, answer) {
 }
 
 function proposal(held) {
+  asked.add(held.id);
+  drawWaiting();
   const box = el("div", { class: "proposal", role: "group", "aria-label": "Waits for your yes" });
   const finish = (answer, approve) => box.replaceChildren(el("div", {}, approve ? answer.response || "Done." : "Denied; nothing was changed."));
   box.append(...held.calls.flatMap((call) => [el("div", {}, describe(call)), ...(call.details ?? []).map((line) => el("small", {}, line)), call.why && el("small", {}, call.why)].filter(Boolean)),
