@@ -56,7 +56,7 @@ async def test_the_panel_shows_the_fleet_and_its_buttons_need_the_persons_consen
     prompts: list[str] = []
     answers = ["decline", "accept"]
 
-    async def person(_: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+    async def person(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         prompts.append(params.message)
         return ElicitResult(action="accept" if answers.pop(0) == "accept" else "decline", content={})
 
@@ -70,7 +70,7 @@ async def test_the_panel_shows_the_fleet_and_its_buttons_need_the_persons_consen
             [panel] = (await client.list_resources()).resources
             assert tools["list_containers"].meta == {"ui": {"resourceUri": str(panel.uri)}}
             assert panel.mime_type == APP_MIME_TYPE
-            assert client.server_capabilities and EXTENSION_ID in (client.server_capabilities.extensions or {})
+            assert EXTENSION_ID in (client.server_capabilities.extensions or {})
             [document] = (await client.read_resource(panel.uri)).contents
             assert isinstance(document, TextResourceContents) and document.mime_type == APP_MIME_TYPE
 
