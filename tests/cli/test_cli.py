@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -215,6 +217,27 @@ def test_both_programs_have_help_and_a_version(program: str) -> None:
     assert run_program("-h", program=program).out == shown.out
     nothing = run_program(program=program)
     assert (nothing.code, "Usage:" in nothing.out + nothing.err) == (2, True)
+
+
+def test_a_verbose_version_names_engine_sdk_and_python(engine: RealEngine, tmp_path: Path) -> None:
+    for words in (["--version", "-v"], ["-v", "--version"], ["--version", "--verbose"]):
+        shown = anvyl(*words)
+        found = dict(line.split(maxsplit=1) for line in shown.out.replace(" SDK", "_SDK").splitlines())
+        assert shown.code == 0
+        assert found["Anvyl"] == __version__
+        assert found["Python"].startswith(platform.python_version())
+        assert found["MCP_SDK"] == version("mcp")
+        assert found["engine"].startswith(f"Docker {engine.api.version()['Version']}, API ")
+    (tmp_path / "config.toml").write_text("port = [", encoding="utf-8")
+    assert "config.toml" in anvyl("--version", "-v").out
+
+
+def test_upgrade_says_how_this_installation_was_made_and_changes_nothing_by_itself() -> None:
+    shown = run_program("upgrade", program=ANVYL_MCP)
+
+    assert shown.code == 0
+    assert f"Anvyl {__version__}" in shown.out + shown.err
+    assert "to upgrade it" in shown.out + shown.err
 
 
 @pytest.mark.parametrize("module", ["operator", "host"])

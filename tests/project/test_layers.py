@@ -40,7 +40,7 @@ ROOMS = {
         "server.policy server.protocol server.registries server.stacks server.swarm server.updates"
     ),
     "app.config_edits": "app core",
-    "app.installation": "core server",
+    "app.installation": "core server server.engine",
     "app.service": "app app.installation core server",
     "cli": "cli.completion cli.programs cli.terminal",
     "cli.commands": (
@@ -65,7 +65,7 @@ ROOMS = {
     "cli.host_commands": (
         "app app.config_edits app.installation app.service cli.parser cli.runtime core server.http server.policy"
     ),
-    "cli.parser": "cli.runtime",
+    "cli.parser": "app.installation cli.runtime",
     "cli.programs": "app cli.host_commands cli.parser cli.runtime cli.terminal core",
     "cli.runtime": "app cli.terminal core orchestrator peers.changes peers.connection peers.fleet",
     "cli.terminal": "core peers.connection",

@@ -13,6 +13,8 @@ from anvyl_mcp import __version__
 from anvyl_mcp.cli.parser.command_groups import Commands, Group, summary
 from anvyl_mcp.cli.parser.usage_errors import argument_label
 
+VERBOSE = "anvyl.verbose"
+"""Key in the context's `meta`: the option -v was given."""
 Sections = Mapping[str, Mapping[str, str]]
 """Heading in the help → command → `module:name`, relative to `anvyl_mcp.cli`: a function or a `Typer`."""
 
@@ -63,15 +65,35 @@ def version(context: typer.Context) -> None:
     typer.echo(f"{context.find_root().command.name} {__version__}")
 
 
-def _print_version(context: typer.Context, wanted: bool) -> None:
+def _note_verbose(context: typer.Context, wanted: bool) -> None:
     if wanted:
+        context.meta[VERBOSE] = True
+
+
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted and context.meta.get(VERBOSE):
+        from anvyl_mcp.app.installation.versions import describe_versions
+
+        for name, found in describe_versions():
+            typer.echo(f"{name:<12} {found}")
+    elif wanted:
         version(context)
-        raise typer.Exit
+    else:
+        return
+    raise typer.Exit
 
 
 def _root(
     show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version; with -v also those of engine, SDK and Python.",
+            callback=_print_version,
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", callback=_note_verbose, is_eager=True, hidden=True)
     ] = False,
 ) -> None:
     """Options of the program itself."""

@@ -87,7 +87,7 @@ class NodeState(Result):
 
 @tool(
     say=["list nodes", "show nodes", "list swarm nodes", "show the swarm"],
-    about="node, swarm, manager, leader, worker, drained, cluster",
+    about="swarm node, drained, cluster",
     rare=True,
 )
 def list_nodes(engine: Engine) -> Nodes:
@@ -101,7 +101,7 @@ def list_nodes(engine: Engine) -> Nodes:
 
 @tool(
     say=["list services", "show services", "service ls", "list swarm services"],
-    about="service, swarm, replica, replicas, scaled, how many run, cluster",
+    about="swarm service, replica",
     rare=True,
 )
 def list_services(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 100) -> Services:
@@ -113,7 +113,7 @@ def list_services(engine: Engine, limit: Annotated[int, Field(ge=1, le=1000)] = 
 
 @tool(
     say=["inspect service {name}", "show service {name}", "where does service {name} run", "service ps {name}"],
-    about="service, task, which node, where does it run, replica, failed",
+    about="swarm task",
     untrusted=True,
     rare=True,
 )
@@ -141,7 +141,7 @@ def get_service_info(name: ServiceName, engine: Engine) -> ServiceInfo:
 
 @tool(
     say=["show logs of service {name}", "logs of service {name}", "service logs {name}"],
-    about="service log, swarm log",
+    about="swarm log",
     untrusted=True,
     seconds=30,
     rare=True,
@@ -168,7 +168,7 @@ def get_service_logs(
         "keep {replicas} replicas of {image} running as {name}",
         "keep {replicas} copies of {image} running across the fleet as {name}",
     ],
-    about="keep running across the fleet, across all hosts, spread, high availability, failover",
+    about="across the fleet, high availability, failover",
     changes=True,
     seconds=120,
     rare=True,
@@ -239,7 +239,7 @@ def _remove_unstarted(engine: Engine, service_id: str, name: str) -> None:
         "keep {replicas} of {name} running across the fleet",
         "set the replicas of {name} to {replicas}",
     ],
-    about="scale, replica",
+    about="scale",
     changes=True,
     seconds=120,
     rare=True,
@@ -263,7 +263,7 @@ def scale_service(name: ServiceName, replicas: Replicas, engine: Engine, progres
         "restart service {name}",
         "roll out {image} to service {name}",
     ],
-    about="rolling update, roll out",
+    about="rolling update",
     changes=True,
     seconds=300,
     rare=True,
@@ -288,7 +288,7 @@ def update_service(
 
 @tool(
     say=["roll back service {name}", "rollback service {name}", "undo the update of service {name}"],
-    about="roll back, previous version",
+    about="roll back",
     changes=True,
     seconds=300,
     rare=True,
@@ -351,7 +351,7 @@ def remove_service(name: ServiceName, engine: Engine) -> ServiceState:
 
 @tool(
     say=["drain node {name}", "drain {name}", "move everything off node {name}", "evacuate node {name}"],
-    about="drain, maintenance, evacuate",
+    about="drain",
     changes=True,
     seconds=120,
     rare=True,

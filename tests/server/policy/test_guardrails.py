@@ -6,6 +6,7 @@ import random
 import socket
 from collections.abc import Iterator
 from contextlib import aclosing
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -271,11 +272,13 @@ def test_harmless_options_need_no_exec(arguments: dict[str, Any]) -> None:
 
 def test_every_guardrail_has_an_example_and_an_explanation() -> None:
     names = {name for rule in GUARDRAILS for name in rule.arguments}
-    tools = ["execute_command", "exec_in_container", "prune_unused", "load_image"]
+    tools = ["execute_command", "exec_in_container", "prune_unused", "load_image", "init_swarm"]
     for rule in GUARDRAILS:
         assert rule.what and rule.why.endswith(".")
-        assert bool(rule.tools) != bool(rule.arguments)
-        if rule.tools:
+        assert rule.tools or rule.arguments
+        if rule.tools and rule.arguments:
+            assert set(rule.tools) <= TOOLS.keys()
+        elif rule.tools:
             assert any(_called(name, rule.tools) for name in tools), rule.what
         else:
             shown = [example for example in EXAMPLES if set(example) & set(rule.arguments)]
@@ -284,7 +287,12 @@ def test_every_guardrail_has_an_example_and_an_explanation() -> None:
 
 
 def _called(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(name.startswith(pattern.rstrip("*")) for pattern in patterns)
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def test_a_volume_needs_exec_in_a_service_and_not_in_a_container() -> None:
+    for name, needed in (("create_service", "exec"), ("create_container", "operate")):
+        assert needed_scope(TOOLS[name], {"image": "nginx", "name": "web", "volumes": ["data:/data"]}) == needed
 
 
 def test_the_tools_of_this_host_need_the_documented_scopes() -> None:
