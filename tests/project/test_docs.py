@@ -131,6 +131,8 @@ def command_tree(program: str) -> dict[str, Any]:
 def unknown_words(line: str) -> list[str]:
     """Unknown commands and options in a shell line; values are not checked."""
     program, *words = shlex.split(line, comments=True)
+    # What follows belongs to the program in the container.
+    words = words[: words.index("--")] if "--" in words else words
     node = command_tree(program)
     while words and words[0] in node["commands"]:
         node = node["commands"][words.pop(0)]

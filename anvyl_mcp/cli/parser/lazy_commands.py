@@ -85,15 +85,17 @@ def _print_version(context: typer.Context, wanted: bool) -> None:
 
 def _root(
     show_version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            help="Print the version; with -v also those of engine, SDK and Python.",
-            callback=_print_version,
-        ),
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version)
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", callback=_note_verbose, is_eager=True, hidden=True)
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="With --version: also those of engine, SDK and Python.",
+            callback=_note_verbose,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     """Options of the program itself."""
