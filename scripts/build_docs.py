@@ -25,7 +25,8 @@ NOT_IN_MENU = {"reporting.md"}
 
 def main() -> int:
     """Build the site; return the exit code."""
-    problems = [*collect(), *unlisted_pages()]
+    collect()
+    problems = add_unlisted_pages()
     if not problems:
         problems = build() or list(check_site())
     for problem in problems:
@@ -35,8 +36,8 @@ def main() -> int:
     return 1 if problems else 0
 
 
-def collect() -> list[str]:
-    """Copy pages and files to where the site is built from; returns problems."""
+def collect() -> None:
+    """Copy pages and files to where the site is built from."""
     shutil.rmtree(SOURCE, ignore_errors=True)
     shutil.copytree(ROOT / "docs", SOURCE / "docs")
     shutil.copytree(ROOT / "examples", SOURCE / "docs" / "examples")
@@ -46,7 +47,6 @@ def collect() -> list[str]:
         (SOURCE / "docs" / page).write_text(LINK.sub(_from_root, text), encoding="utf-8")
     for path in (SOURCE / "docs").glob("*.md"):
         path.write_text(LINK.sub(_from_docs, path.read_text(encoding="utf-8")), encoding="utf-8")
-    return []
 
 
 def _from_docs(link: re.Match[str]) -> str:
@@ -64,13 +64,15 @@ def _from_root(link: re.Match[str]) -> str:
     return target + (link["anchor"] or "")
 
 
-def unlisted_pages() -> list[str]:
-    """Pages that nobody finds in the menu."""
-    listed = set(re.findall(r"([\w-]+\.md)\s*$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+def add_unlisted_pages() -> list[str]:
+    """Put pages that the menu does not have under "More", so that they are found; returns problems."""
+    menu = SOURCE / "mkdocs.yml"
+    listed = set(re.findall(r"([\w-]+\.md)\s*$", menu.read_text(encoding="utf-8"), re.MULTILINE))
     pages = {path.name for path in (SOURCE / "docs").glob("*.md")} - NOT_IN_MENU
-    return [f"add {page} to `nav` in mkdocs.yml" for page in sorted(pages - listed)] + [
-        f"`nav` in mkdocs.yml has {page}, which is no page" for page in sorted(listed - pages)
-    ]
+    if more := sorted(pages - listed):
+        with menu.open("a", encoding="utf-8") as file:
+            file.write("".join(["  - More:\n", *(f"      - {page}\n" for page in more)]))
+    return [f"`nav` in mkdocs.yml has {page}, which is no page" for page in sorted(listed - pages)]
 
 
 def build() -> list[str]:

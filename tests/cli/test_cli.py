@@ -232,6 +232,18 @@ def test_a_verbose_version_names_engine_sdk_and_python(engine: RealEngine, tmp_p
     assert "config.toml" in anvyl("--version", "-v").out
 
 
+def test_history_without_a_server_shows_what_the_engine_remembers(engine: RealEngine) -> None:
+    engine.run("remembered")
+
+    shown = anvyl("history", "remembered", "--json")
+    nothing = anvyl("history", "--since", "the day before never")
+
+    assert (shown.code, shown.json["error"]) == (0, None)
+    assert {"remembered"} == {one["name"] for one in shown.json["events"]}
+    assert "anvyl-mcp serve" in " ".join(shown.json["notes"])
+    assert (nothing.code, nothing.out) == (2, "")
+
+
 def test_upgrade_says_how_this_installation_was_made_and_changes_nothing_by_itself() -> None:
     shown = run_program("upgrade", program=ANVYL_MCP)
 

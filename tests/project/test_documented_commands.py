@@ -103,4 +103,4 @@ def test_every_documented_command_is_run_by_a_test() -> None:
 
     assert len(commands) > 40
     assert {command: pages for command, pages in missing.items() if command not in NOT_RUN} == {}
-    assert NOT_RUN.keys() - missing.keys() == set(), "run by a test by now, or not documented any more"
+    assert NOT_RUN.keys() <= missing.keys(), "run by a test by now, or not documented any more"

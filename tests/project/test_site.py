@@ -20,7 +20,7 @@ ELSEWHERE = frozenset(
 """Quoted in the page on problems, and said by the engine or a model server, or put together by us."""
 
 
-def test_the_site_builds_without_a_dead_link_or_a_page_that_no_menu_lists() -> None:
+def test_the_site_builds_without_a_dead_link_and_loads_nothing_from_elsewhere() -> None:
     if importlib.util.find_spec("zensical") is None and not IN_CI:
         pytest.skip("the documentation is built with zensical: uv sync --group docs")
     done = subprocess.run(
