@@ -331,6 +331,8 @@ function stackOf(container) {
   return container.stack ?? "";
 }
 
+const troubled = (containers) => containers.some((container) => kind(container) === "trouble");
+
 function matches(host, container) {
   const found = kind(container);
   if (show.state === "trouble" && found !== "trouble") return false;
@@ -459,7 +461,7 @@ function drawHost(host) {
     groups.set(stack, [...(groups.get(stack) ?? []), container]);
   }
   const parts = [];
-  for (const [stack, containers] of [...groups].sort(([one], [other]) => (one === "") - (other === "") || 0)) {
+  for (const [stack, containers] of [...groups].sort(([one, first], [other, second]) => troubled(second) - troubled(first) || (one === "") - (other === ""))) {
     if (!view.stacks.has(stack)) {
       view.stacks.set(stack, { list: el("ul", { class: "rows", role: "list", "aria-label": stack ? `Stack ${stack} on ${host.name}` : `Containers on ${host.name}` }), title: el("div", { class: "stack" }, el("h3", {}, stack ? `Stack ${stack}` : "Other containers"), el("small"), el("span", { class: "actions" })) });
     }
