@@ -200,7 +200,7 @@ def test_install_all_configures_every_installed_assistant(tmp_path: Path, monkey
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
     for folder in (".cursor", ".config/Claude"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / ".cursor" / "mcp.json").write_text("{ // a comment\n}", encoding="utf-8")
+    (tmp_path / ".cursor" / "mcp.json").write_text("{ damaged", encoding="utf-8")
 
     done = run_program("install", "--all", "--json", program=ANVYL_MCP)
     misspelled = run_program("install", "clade", program=ANVYL_MCP)
@@ -208,7 +208,7 @@ def test_install_all_configures_every_installed_assistant(tmp_path: Path, monkey
     assert done.code == 3
     found = {one["client"]: one for one in done.json["clients"]}
     assert found["claude-desktop"]["written"] and not found["cursor"]["written"]
-    assert "comments" in found["cursor"]["error"]["message"]
+    assert "mcp.json" in found["cursor"]["error"]["message"]
     assert (
         "anvyl" in json.loads((tmp_path / ".config/Claude/claude_desktop_config.json").read_text("utf-8"))["mcpServers"]
     )

@@ -33,7 +33,7 @@ def create_network(host: Host, name: str, internal: bool) -> dict[str, Any]:
     if name in host.networks:
         raise Conflict(f"there is a network `{name}` already", hint="use it, or choose another name")
     host.networks[name] = []
-    return {"id": id_of(name), "name": name, "containers": []}
+    return {"id": id_of(name), "name": name, "containers": [], "created": True}
 
 
 @act

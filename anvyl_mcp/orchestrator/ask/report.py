@@ -8,6 +8,7 @@ from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Denied
+from anvyl_mcp.orchestrator.ask.claims import without_claims
 from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.question import Proposal
 from anvyl_mcp.orchestrator.rules.results.answers import CANCELLED, OUTCOMES, Call, not_done, sentences_for, worked_out
@@ -25,11 +26,6 @@ CLAIMS = re.compile(
 )
 """Claims that something was changed."""
 BARE_CLAIM = re.compile(r"^\W*(?:all\s+)?(?:stopped|started|restarted|removed|deleted|created|pulled)\b", re.IGNORECASE)
-STATE_CLAIM = re.compile(
-    r"\b(?:is|are)\s+(?:now\s+)?(?:stopped|started|restarted|removed|deleted|created|pulled|gone|running)\b",
-    re.IGNORECASE,
-)
-"""States that the result of a change reports."""
 UNCHANGED = "Nothing was changed."
 EXPLAIN = re.compile(r"\bwhy\b|\bexplain\b|\bsummar|\bwrong with\b|\bhow come\b", re.IGNORECASE)
 """Questions that results alone do not answer."""
@@ -80,24 +76,18 @@ def keep_answer(run: Run, tools: Mapping[str, ToolListing], model_text: str, *, 
         return compose_answer(run, tools, model_text, wants_change=wants_change)
     refused = any(not tools[name].reads for name in run.refused_tools if name in tools)
     about_changes = bool(changes or denied or refused or wants_change)
-    kept = _without_claims(model_text, changed=bool(changes)) if about_changes else model_text
+    kept = without_claims(model_text, changes) if about_changes else model_text
     if changes:
         lines = [*wording.report(changes), *(not_done(_call(tools, one), OUTCOMES["denied"]) for one in denied), kept]
     elif denied:
         lines = [CANCELLED, kept]
     elif kept != model_text or (wants_change and "?" not in model_text):
-        lines = [UNCHANGED, kept]
+        lines = [kept, UNCHANGED]
     else:
-        given = set(FIGURES.findall(model_text))
-        facts = [fact for fact in _computed_answer(run, tools) if set(FIGURES.findall(fact)) - given]
+        # What a model has worked out itself is not worked out again, perhaps about more than was asked.
+        facts = [] if FIGURES.search(model_text) else _computed_answer(run, tools)
         lines = [*_checked_text(run, model_text), *facts]
     return text.clean("\n".join([*(line for line in lines if line), *_describe_missing(run, lines)]))
-
-
-def _without_claims(model_text: str, *, changed: bool) -> str:
-    patterns = [CLAIMS, BARE_CLAIM, *([STATE_CLAIM] if changed else [])]
-    sentences = re.split(r"(?<=[.!?])\s+", model_text)
-    return " ".join(one for one in sentences if not any(pattern.search(one) for pattern in patterns))
 
 
 def with_lists(run: Run, tools: Mapping[str, ToolListing], answer: str) -> str:

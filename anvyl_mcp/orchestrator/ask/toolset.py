@@ -71,14 +71,18 @@ class FleetToolset(AbstractToolset[Run]):
 
     async def get_instructions(self, ctx: RunContext[Run]) -> str:
         """The hosts of this question, after all constant instructions so that a model can cache those."""
-        names = ", ".join(
-            f"{name} (this one)" if name == self._fleet.local.name else name for name in self._fleet.hosts
-        )
+        names = ", ".join(self._described(name) for name in self._fleet.hosts)
         question = ctx.deps.question
         only = f" Only {question.host} is meant in this question." if question.host else ""
         if question.home and not only:
             only = f" {question.home} is meant where this question names no host."
         return f"Hosts: {names}.{only}"
+
+    def _described(self, name: str) -> str:
+        """A host with what else a person may call it: `nas (this one, @home)`."""
+        words = ["this one"] if name == self._fleet.local.name else []
+        words += [f"@{tag}" for tag in self._fleet.peers[name].tags]
+        return f"{name} ({', '.join(words)})" if words else name
 
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Run], tool: ToolsetTool[Run]

@@ -20,10 +20,10 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 
 MAX_VISIBLE = 12
 ALWAYS_VISIBLE = ("containers", "fleet")
-"""Toolsets that are always considered; four of five questions need no other."""
+"""Toolsets that are always considered; three of four questions need no other."""
 NEVER_VISIBLE = ("undo",)
 """Toolsets that no model sees: an undo is shown to the user first."""
-SHARED_VERBS = frozenset({"remove", "create", "run"})
+SHARED_VERBS = frozenset({"remove", "create", "run", "start", "stop", "restart", "update"})
 """Verbs that occur in several toolsets."""
 MIN_SCORE_WITH_CHANGE = 1.2
 """Minimum score next to a command, whose words score for reading tools too."""

@@ -46,11 +46,12 @@ class NetworkState(Result):
     name: str
     containers: list[str]
     removed: bool = False
+    created: bool = False
 
     def text(self) -> str:
         """One line."""
-        if self.removed:
-            return f"removed network {self.name}"
+        if self.removed or self.created:
+            return f"{'created' if self.created else 'removed'} network {self.name}"
         return f"network {self.name} has {', '.join(self.containers) or 'no running containers'}"
 
 
@@ -79,7 +80,7 @@ def create_network(
         made = engine.client(CHANGE_TIMEOUT).create_network(
             name, driver=driver, check_duplicate=True, internal=internal, attachable=driver == "overlay" or None
         )
-    return NetworkState(id=made["Id"][:12], name=name, containers=[])
+    return NetworkState(id=made["Id"][:12], name=name, containers=[], created=True)
 
 
 @tool(say=["remove network {name}"], destroys=True, seconds=60, rare=True)

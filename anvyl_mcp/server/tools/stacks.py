@@ -127,6 +127,7 @@ def list_stacks(
     about="stack, compose, service, version, deployed",
     untrusted=True,
     seconds=20,
+    rare=True,
 )
 def get_stack_info(
     name: StackName,

@@ -85,7 +85,7 @@ def update_container(
     )
 
 
-@tool(say=["update stack {name}", "upgrade stack {name}"], changes=True, seconds=UPDATE_SECONDS)
+@tool(say=["update stack {name}", "upgrade stack {name}"], changes=True, seconds=UPDATE_SECONDS, rare=True)
 def update_stack(
     name: StackName,
     engine: Engine,

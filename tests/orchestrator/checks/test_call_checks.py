@@ -222,9 +222,17 @@ async def test_what_is_said_about_changes_comes_from_the_results(model: CapableM
 
     reply = await model.ask("stop grafana", turn, "I have stopped grafana and db. The dashboards are offline now.")
     claimed = await model.ask("stop db", "I have stopped db.")
+    able = await model.ask("can you restart things?", "Yes, I can restart containers. Which one should I restart?")
+    explained = await model.ask(
+        "was grafana down? then start it",
+        ("restart_container", {"name": "grafana"}),
+        "It was down (code 137), so I restarted it.",
+    )
 
     assert reply.answer == "Stopped grafana on nas.\nThe dashboards are offline now."
     assert claimed.answer == "Nothing was changed."
+    assert able.answer == "Yes, I can restart containers. Which one should I restart?"
+    assert explained.answer == "Restarted grafana on nas.\nIt was down (code 137), so I restarted it."
 
 
 @pytest.mark.parametrize(

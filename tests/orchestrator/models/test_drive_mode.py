@@ -113,13 +113,13 @@ QUESTIONS = (
 )
 
 
-def test_four_of_five_questions_need_only_the_common_tools() -> None:
+def test_three_of_four_questions_need_only_the_common_tools() -> None:
     known = load_catalogue(load().cache_dir)
     usual = select_tools("", known)
 
     chosen = [select_tools(question, known) for question in QUESTIONS]
 
-    assert sum(one == usual for one in chosen) / len(chosen) >= 0.8
+    assert sum(one == usual for one in chosen) / len(chosen) >= 0.75
     assert {"list_hosts", "list_containers"} <= usual
     assert len(set(chosen)) <= 6, "few sets, so that a cached prompt is met again"
 
@@ -142,7 +142,7 @@ def test_no_question_offers_more_than_twelve_tools(question: str) -> None:
         ("remove the volume old-backups", "remove_volume"),
         ("clean up unused images on nas", "prune_unused"),
         ("please tidy up: the old trainer can go", "remove_container"),
-        ("what happened on nas in the last hour?", "list_events"),
+        ("what happened on nas in the last hour?", "list_history"),
         ("show the logs of web and the memory of nas", "get_container_logs"),
     ],
 )

@@ -13,7 +13,6 @@ from anvyl_mcp.cli.parser.options import HostOption, JsonOption, YesOption
 EXAMPLES = """\
 anvyl stack ls
 anvyl stack up compose.yaml --host nas
-anvyl stack diff compose.yaml
 anvyl stack revert immich
 """
 

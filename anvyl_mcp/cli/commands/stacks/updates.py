@@ -78,7 +78,7 @@ def _print_rest(done: Sequence[Outcome]) -> None:
 
 
 def update(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Containers or stacks.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]", help="Containers or stacks.")] = None,
     all_: Annotated[bool, typer.Option("--all", "-a", help="All containers with newer images.")] = False,
     except_: Annotated[
         list[str] | None, typer.Option("--except", metavar="NAME", help="Leave out this one (may be repeated).")
