@@ -67,6 +67,8 @@ OWN = {
     "system": r"/events|/system/df|/(containers|images|networks|volumes|build)/prune|/containers/json",
     "undo": r"/containers/(json|NAME/json)",
     "host": r"/info|/version|/containers/json",
+    "stacks": r"/containers/(json|NAME/json)|/networks|/volumes|/images/(json|IMAGE/json)",
+    "updates": r"/containers/(json|NAME/json)|/images/(json|create|IMAGE/json)|/volumes/NAME",
 }
 """Request paths that each toolset may use."""
 ALWAYS = r"/_ping|/version|/info"

@@ -145,7 +145,7 @@ def _why_not(engine: Engine, container: Mapping[str, Any]) -> str:
 def _is_rebuilt(engine: Engine, image: str, container: Mapping[str, Any]) -> bool:
     """Whether its image was built here again since it was created."""
     local = engine.image_id(image)
-    return bool(local) and local != container["Image"] and not image.startswith("sha256:")
+    return bool(local) and local != container.get("Image") and not image.startswith("sha256:")
 
 
 def _check_other_image(engine: Engine, undo_log: UndoLog, container: Mapping[str, Any], image: str) -> None:

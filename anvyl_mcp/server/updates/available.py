@@ -106,7 +106,7 @@ def candidate(
     engine: Engine, name: str, stack: str, inspected: Mapping[str, Any], images: dict[str, LocalImage | None]
 ) -> Candidate:
     """One inspected container; `images` caches what was inspected before."""
-    image, identifier = str(inspected["Config"]["Image"]), str(inspected["Image"])
+    image, identifier = str(inspected["Config"]["Image"]), str(inspected.get("Image") or "")
     reference = parse_reference(image)
     if identifier not in images:
         images[identifier] = LocalImage.read(engine, identifier)

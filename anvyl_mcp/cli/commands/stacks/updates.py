@@ -21,7 +21,7 @@ TITLES = {"current": "FROM", "available": "TO", "published": "AGE", "change": "C
 
 
 def updates(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="A container or stack; all if omitted.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A container or stack; all if omitted.")] = "",
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Ask the registries again instead of using answers of the last 6 hours.")
     ] = False,
@@ -78,7 +78,7 @@ def _print_rest(done: Sequence[Outcome]) -> None:
 
 
 def update(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]", help="Containers or stacks.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Containers or stacks.")] = None,
     all_: Annotated[bool, typer.Option("--all", "-a", help="All containers with newer images.")] = False,
     except_: Annotated[
         list[str] | None, typer.Option("--except", metavar="NAME", help="Leave out this one (may be repeated).")
