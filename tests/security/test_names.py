@@ -68,13 +68,16 @@ OWN = {
     "undo": r"/containers/(json|NAME/json)",
     "host": r"/info|/version|/containers/json",
     "stacks": r"/containers/(json|NAME/json)|/networks|/volumes|/images/(json|IMAGE/json)",
+    "history": r"/events|/containers/(json|NAME/json)|/info",
+    "swarm": r"/info|/images/(json|IMAGE/json)|/distribution/IMAGE/json|/services(/(create|NAME|NAME/(update|logs)))?|"
+    r"/nodes(/NAME(/update)?)?|/tasks|/networks",
     "updates": r"/containers/(json|NAME/json)|/images/(json|create|IMAGE/json)|/volumes/NAME",
 }
 """Request paths that each toolset may use."""
 ALWAYS = r"/_ping|/version|/info"
 SAMPLES = {
     "name": "web", "container": "web", "network": "bridge", "image": "busybox:latest", "command": "true",
-    "operation": "x", "what": "containers",
+    "operation": "x", "what": "containers", "service": "web", "node": "here", "replicas": 1, "role": "worker",
 }  # fmt: skip
 
 
@@ -201,7 +204,7 @@ def test_no_name_makes_a_policy_test_request_another_kind_of_object(fake: FakeEn
     for number in range(100):
         tool, argument = ASKING[number % len(ASKING)]
         given = hostile(tool, argument, name(chance))
-        words = [f"{key}={value if isinstance(value, str) else ''.join(value)}" for key, value in given.items()]
+        words = [f"{key}={''.join(value) if isinstance(value, list) else value}" for key, value in given.items()]
         judged(tool.name, *words)
         assert strange(tool.toolset, fake.requests) == [], given
         fake.requests.clear()

@@ -197,8 +197,8 @@ def usage_line(row: UsageRow, days: DayWords) -> str:
     if row.cpu_percent is not None:
         parts.append(f"cpu {row.cpu_percent:g} %, {_peak(row.cpu_peak, row.cpu_peak_time, days)}")
     if row.memory is not None:
-        peak = f"{text.format_size(row.memory_peak or 0)} at {days.of(row.memory_peak_time)}"
-        parts.append(f"memory {text.format_size(row.memory)}, {peak}")
+        peak = f", {text.format_size(row.memory_peak or 0)} at {days.of(row.memory_peak_time)}"
+        parts.append(f"memory {text.format_size(row.memory)}{peak if row.memory_peak_time else ''}")
     if row.ended:
         parts.append(f"ended {text.plural(row.ended, 'time')}")
     return f"{row.name} {'; '.join(parts)}"

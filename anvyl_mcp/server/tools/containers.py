@@ -46,9 +46,9 @@ class Containers(Result):
             if len(self.containers) < GROUPED_FROM
             else "\n".join([*group_lines(self.containers), *text.more_note(self.more)])
         )
-        return "\n".join(
-            [lines, *(f"problem: {one.name} {one.problem}" for one in self.containers if not one.status_shows_problem)]
-        )
+        unhealthy = [f"problem: {one.name} is unhealthy" for one in self.containers if one.health == "unhealthy"]
+        others = [f"problem: {one.name} {one.problem}" for one in self.containers if not one.status_shows_problem]
+        return "\n".join([lines, *unhealthy, *others])
 
 
 class ContainerState(Result):
