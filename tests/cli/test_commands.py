@@ -106,7 +106,7 @@ def test_run_takes_the_options_of_docker(engine: RealEngine, monkeypatch: pytest
         "busybox:latest", "--", "sh", "-c", "sleep 3600; :",
     )  # fmt: skip
 
-    assert (done.code, done.out, done.err) == (0, "app is running, 18081->80\n", "")
+    assert (done.code, done.out, done.err) == (0, "created app, which is running, 18081->80\n", "")
     made = engine.api.inspect_container("app")
     assert made["Config"]["Cmd"] == ["sh", "-c", "sleep 3600; :"]
     assert {"A=1", "FROM_HERE=yes"} <= set(made["Config"]["Env"])

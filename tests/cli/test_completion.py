@@ -38,7 +38,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("st", ["stats", "start", "stop"]),
+        ("st", ["stats", "start", "stop", "stack"]),
         ("stop ", ["db", "web"]),
         ("stop w", ["web"]),
         ("stop web ", ["db"]),
