@@ -153,8 +153,11 @@ def continue_span(db: sqlite3.Connection, span: int | None, now: int) -> int:
 
 
 def last_event_time(db: sqlite3.Connection) -> int:
-    """When the newest event happened; 0 if there is none."""
-    return int(db.execute("SELECT max(at) FROM event").fetchone()[0] or 0)
+    """When the newest event of the engine happened; 0 if there is none.
+
+    One that is derived from a container does not count: the engine may not have told yet what came before it.
+    """
+    return int(db.execute("SELECT max(at) FROM event WHERE change IS NOT ?", (DERIVED,)).fetchone()[0] or 0)
 
 
 def _cause(db: sqlite3.Connection, event: EngineEvent) -> int | None:

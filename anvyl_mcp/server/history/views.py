@@ -169,17 +169,25 @@ class DayWords:
 
     def __init__(self, now: str) -> None:
         self._zone = local_zone()
-        moment = datetime.fromisoformat(now).astimezone(self._zone)
+        moment = self._read(now) or datetime.now(self._zone)
         self._today = moment.date()
         self.zone = moment.tzname() or "UTC"
 
     def of(self, when: str) -> str:
-        """A time in words."""
-        moment = datetime.fromisoformat(when).astimezone(self._zone)
+        """A time in words; as it is if it is none."""
+        moment = self._read(when)
+        if moment is None:
+            return when
         days = (self._today - moment.date()).days
         if days in (0, 1):
             return moment.strftime("%H:%M" if days == 0 else "yesterday %H:%M")
         return moment.strftime("%b %d %H:%M" if days < 300 else "%Y-%m-%d %H:%M")
+
+    def _read(self, when: str) -> datetime | None:
+        try:
+            return datetime.fromisoformat(when).astimezone(self._zone)
+        except (ValueError, OverflowError, OSError):
+            return None
 
 
 def entry_line(entry: HistoryEntry, days: DayWords) -> str:

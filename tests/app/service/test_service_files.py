@@ -13,10 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from anvyl_mcp.app.service import definition
-from anvyl_mcp.app.service.definition import ServiceDefinition
+from anvyl_mcp.app.service.definition import ENGINE_VARIABLES, FOLDER_VARIABLES, ServiceDefinition
 from anvyl_mcp.app.service.systemd_unit import unit_text
 from anvyl_mcp.cli.host_commands.service import install
 from anvyl_mcp.cli.programs import host
+from anvyl_mcp.core.settings import SETTINGS
 from tests.conftest import OUTSIDE
 from tests.support.hosts.nodes import ANVYL_MCP, CommandResult
 
@@ -27,12 +28,10 @@ EXPOSURE = 4.0
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.delenv("ANVYL_HOME")
-    monkeypatch.delenv("DOCKER_HOST")
-    monkeypatch.delenv("ANVYL_LMSTUDIO_URL")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+    """A home, and nothing in the environment that the file of a service would contain."""
+    for name in ("ANVYL_HOME", *(one.env for one in SETTINGS), *ENGINE_VARIABLES, *FOLDER_VARIABLES):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
 

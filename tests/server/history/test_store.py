@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,22 @@ def test_an_event_is_recorded_once_and_health_only_when_it_changes(store: Histor
         store.write(lambda db, one=one: recording.add_event(db, one))  # type: ignore[misc]  # bound in the loop
 
     assert count(store, "event") == 1 + 3
+
+
+def test_events_from_before_what_a_container_shows_are_still_asked_for(store: HistoryStore) -> None:
+    """Regression: a container created during the catch-up had a start, but its creation was never recorded."""
+    shown = {
+        "Id": "w" * 64,
+        "Name": "/web",
+        "Config": {"Image": "nginx", "Labels": None},
+        "State": {"Running": True, "StartedAt": datetime.fromtimestamp(NOON + 9, UTC).isoformat()},
+    }
+    store.write(lambda db: recording.add_event(db, event(NOON, "create", name="early")))
+    early = {**shown, "Id": "early" * 16, "Name": "/early", "State": {"Running": False}}
+    store.write(lambda db: recording.reconcile(db, int((NOON + 10) * MICROSECOND), [early, shown]))
+
+    assert count(store, "event") == 2
+    assert store.read(recording.last_event_time) == int(NOON * MICROSECOND)
 
 
 def test_a_damaged_file_is_set_aside_with_one_warning(store: HistoryStore, caplog: pytest.LogCaptureFixture) -> None:
