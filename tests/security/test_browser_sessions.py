@@ -100,6 +100,11 @@ def test_a_script_needs_a_session_even_as_the_servers_own_user(alone: ServingNod
         assert "anvyl web" in refused.json()["error"]["hint"]
 
 
+def test_fetch_of_node_is_a_program_and_no_script_of_a_page(alone: ServingNode) -> None:
+    """It sends a mode like a browser, but no site."""
+    assert httpx.get(f"{alone.url}/agent/info", headers={"Sec-Fetch-Mode": "cors"}).status_code == 200
+
+
 def test_half_a_session_is_nothing(alone: ServingNode) -> None:
     mine, other = new_session(alone), new_session(alone)
     cookie = {"Cookie": mine.headers["Cookie"]}

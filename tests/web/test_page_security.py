@@ -23,7 +23,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
 
 
 def status(node: ServingNode, headers: dict[str, str]) -> int:
-    return httpx.get(f"{node.url}/session", headers={"Sec-Fetch-Mode": "cors", **headers}).status_code
+    return httpx.get(
+        f"{node.url}/session", headers={"Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin", **headers}
+    ).status_code
 
 
 def test_other_pages_can_neither_call_nor_frame_nor_script_it(browser: Browser, alone: ServingNode) -> None:

@@ -120,6 +120,11 @@ class Engine(Injected):
         environment = os.environ if self._environment is None else self._environment
         return sockets.locate_or_default(environment)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a read call would have to wait for a slot."""
+        return self._limiter is not None and self._limiter.available_tokens == 0
+
     @asynccontextmanager
     async def read_slot(self) -> AsyncIterator[None]:
         """Wait for a free slot for a read call.

@@ -302,9 +302,12 @@ def _restricted(caller: Caller, scope: Scope) -> Caller:
 
 
 def _is_script(scope: Scope) -> bool:
-    """Whether a page in a browser sends a request, rather than a person who opens an address."""
-    mode = Headers(scope=scope).get("sec-fetch-mode")
-    return mode is not None and mode != "navigate"
+    """Whether a page in a browser sends a request, rather than a person who opens an address.
+
+    Only browsers tell the site; `fetch` of Node tells a mode as well, and its clients are programs like any other.
+    """
+    headers = Headers(scope=scope)
+    return "sec-fetch-site" in headers and headers.get("sec-fetch-mode", "navigate") != "navigate"
 
 
 def _caller_with(token: Token, address: str) -> Caller:

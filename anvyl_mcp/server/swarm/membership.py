@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -102,17 +103,29 @@ class SwarmWatch(Injected):
         self._engine = engine
         self._manages = False
         self._asked = -float("inf")
+        self._asking = threading.Lock()
 
     async def withheld_toolsets(self, *, now: bool = False) -> frozenset[str]:
-        """The toolset of a manager, unless this engine is one. An engine that does not answer is what it was."""
-        if now or time.monotonic() - self._asked > FRESH_SECONDS:
+        """The toolset of a manager, unless this engine is one. An engine that is busy or silent is what it was."""
+        if (now or time.monotonic() - self._asked > FRESH_SECONDS) and not self._engine.is_busy:
             self._asked = time.monotonic()
             with suppress(AnvylError):
-                part = await anyio.to_thread.run_sync(read_part, self._engine, abandon_on_cancel=True)
-                changed, self._manages = part.manages != self._manages, part.manages
-                if changed:
-                    await self.on_change()
+                async with self._engine.read_slot():
+                    part = await anyio.to_thread.run_sync(self._read_part, abandon_on_cancel=True)
+                if part is not None:
+                    changed, self._manages = part.manages != self._manages, part.manages
+                    if changed:
+                        await self.on_change()
         return frozenset() if self._manages else frozenset({TOOLSET})
+
+    def _read_part(self) -> SwarmPart | None:
+        """The part, or None while another thread asks: however many clients listen, one thread waits for the engine."""
+        if not self._asking.acquire(blocking=False):
+            return None
+        try:
+            return read_part(self._engine)
+        finally:
+            self._asking.release()
 
     def forget(self) -> None:
         """Ask the engine again next time: this process has just changed its part."""
