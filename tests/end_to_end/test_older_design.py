@@ -136,7 +136,7 @@ async def test_an_agent_answers_without_being_served() -> None:
     agent = HostAgent(load({"name": "mine"}))
     try:
         assert "mine" in await agent.process_query("host info")
-        assert "no rule fits" in await agent.process_query("make me a sandwich")
+        assert "no tool fits" in await agent.process_query("make me a sandwich")
         with pytest.raises(AnvylError, match="no rule fits"):
             await agent.ask("make me a sandwich")
     finally:

@@ -154,6 +154,11 @@ def best_matches(words: Iterable[str], objects: Sequence[FleetObject]) -> list[F
     return []
 
 
+def only_by_spelling(word: str, objects: Sequence[FleetObject]) -> bool:
+    """Whether a word is like a name only in its spelling: a typo, or something else."""
+    return not any(matches(word, one) for one in objects for matches in (_by_name, _by_image_or_part, _by_role))
+
+
 def _by_name(word: str, one: FleetObject) -> bool:
     return named(word, one.name) or (named(one.name, word) and len(word) == len(one.name))
 

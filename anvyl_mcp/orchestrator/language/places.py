@@ -10,8 +10,6 @@ from anvyl_mcp.orchestrator.language.vocabulary import HOST, LEAD_IN, either, is
 
 EVERY = re.compile(r"\b(?:all|every|each|everywhere|everything|both|any|anywhere|whole|entire|across|fleet)\b", re.I)
 HERE = re.compile(r"\b(?:(?<!in )here|local|locally|localhost|this (?:one|host|machine|server|computer|box))\b", re.I)
-LOCAL = r"local(?:host)?(?![\w-]|\.\w)"
-"""Names of this host on every host, as in `--host local`."""
 MACHINES = rf"(?:{HOST}|box(?:es)?|pcs?|nodes?)"
 PLACED = (
     r"(?:\b(?:on|at|from|in|into|onto|across|of|for)\s+)?"
@@ -95,20 +93,20 @@ class Places:
     def _list(self) -> str:
         named_host = rf"(?:the\s+)?(?:{MACHINES}\s+)?(?:{either(self.hosts) or '(?!)'})(?:\s+{MACHINES})?(?![\w-]|\.\w)"
         one = rf"(?:@[\w.-]*\w|{named_host})"
-        every = rf"(?:all|every|each)(?:\s+(?:the|my|our))?\s+{MACHINES}|this\s+{MACHINES}|{LOCAL}"
+        every = rf"(?:all|every|each)(?:\s+(?:the|my|our))?\s+{MACHINES}|this\s+{MACHINES}|local(?:host)?(?![\w-]|\.\w)"
         return rf"(?:{one}(?:\s*(?:,|&|\band\b)\s*(?:and\s+)?(?:on\s+)?{one})*|{every})"
 
     def _selector(self, said: str) -> str:
         if re.match(r"(?i)(?:all|every|each)\b", said):
             return "all"
-        if re.match(rf"(?i)(?:this\b|{LOCAL})", said):
+        if re.match(r"(?i)(?:this|local(?:host)?)\b", said):
             return self.local or "local"
         tags = re.findall(r"@[\w.-]*\w", said.lower())
         return ",".join([*tags, *(host for host in self.hosts if named(re.sub(r"@[\w.-]+", " ", said), host))])
 
     def unknown_host(self, said: str) -> list[str]:
         """Words in the position of a host, like `on web3`, that name no host."""
-        known = {*map(str.lower, self.hosts), *self.tags, "local", "localhost"}
+        known = {*map(str.lower, self.hosts), *self.tags}
         found = [match["host"].lower() for pattern in POSITIONS for match in pattern.finditer(said)]
         return [word for word in dict.fromkeys(found) if is_name(word) and word not in known]
 

@@ -115,7 +115,8 @@ class Looks:
         every = next((one for one in EVERY_HOST.finditer(masked) if not one.start() or PLACING.match(one[0])), None)
         host = ",".join(dict.fromkeys(said)) or ("all" if every else "")
         rest = places.without(f"{masked[: every.start()]} {masked[every.end() :]}" if every else masked)
-        if not self._words.all_known(rest) or unknown_words.begins_like_an_order(masked):
+        greets_last = re.search(r"(?i)\b(?:of|for|from)\s+(?:hello|hi|hey)\W*$", rest)  # it may be a name
+        if greets_last or not self._words.all_known(rest) or unknown_words.begins_like_an_order(masked):
             await scene.look_up("container")
         unknown_words.check_order(masked, self._words)
         self._host = host

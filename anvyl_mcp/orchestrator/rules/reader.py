@@ -230,7 +230,7 @@ class Reader:
         if found.ignored:
             remarks.append("ignored: " + "; ".join(f"`{unmask(one, quoted)}`" for one in dict.fromkeys(found.ignored)))
         remarks += dict.fromkeys(unmask(one, quoted) for one in found.decided)
-        doubts = tuple(note for note in notes if note.startswith("read `"))
+        doubts = tuple(dict.fromkeys([*(note for note in notes if note.startswith("read `")), *found.doubts]))
         return Plan(tuple(tuple(step) for step in steps), remarks=tuple(remarks), doubts=doubts)
 
     async def _is_object(self, word: str, scene: Scene) -> bool:

@@ -61,7 +61,7 @@ async def test_the_answer_says_that_there_is_nothing_to_do(question: str, answer
         ("shut down gpu", "`gpu` is a host, and Anvyl cannot shut machines down", "on gpu: sudo poweroff"),
         ("power off the host nas", "`nas` is a host, and Anvyl cannot shut machines down", "on nas: sudo poweroff"),
         ("restart the gpu box", "`gpu` is a host, and Anvyl cannot reboot machines", "on gpu: sudo reboot"),
-        ("reboot this machine", "Anvyl cannot reboot machines", "on the machine itself: sudo reboot"),
+        ("reboot this machine", "`nas` is a host, and Anvyl cannot reboot machines", "on nas: sudo reboot"),
         ("stop 3 containers", "`3` does not name a container", "name each container, or say all"),
         ("stop web on nas", "nas has no container `web`", ""),
         ("stop grafna", "no host has a container `grafna`", "did you mean `grafana`?"),

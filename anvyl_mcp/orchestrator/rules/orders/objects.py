@@ -41,7 +41,16 @@ from anvyl_mcp.orchestrator.rules.orders.parts import (
 from anvyl_mcp.orchestrator.rules.orders.selection import refused
 from anvyl_mcp.orchestrator.rules.orders.words import Words
 from anvyl_mcp.peers.connection.listing import ToolListing
-from anvyl_mcp.peers.fleet.targets import not_a_container_error
+from anvyl_mcp.peers.fleet.targets import not_a_container_error, not_found_error
+
+CALLED_ALL = re.compile(r"(?i)\bthe\s+container\s+(?:called\s+|named\s+)?(all|everything)\b")
+"""One container with such a name, not all of them."""
+
+
+def _same_letters(words: Sequence[str], name: str) -> bool:
+    """Whether one of the words, or all together, are a name but for case and separators."""
+    wanted = re.sub(r"[\W_]", "", name.lower())
+    return any(re.sub(r"[\W_]", "", one.lower()) == wanted for one in (*words, "".join(words)))
 
 
 class OrderObjects(OrderHosts):
@@ -72,6 +81,8 @@ class OrderObjects(OrderHosts):
         names = self._literally(words, objects, kind)
         if names and selection.ONE_OF.search(words.left):
             raise resolve.ambiguity_error(kind, names[0], [one for one in objects if names[0] in one.name])
+        if kind == "container" and not names and (called := CALLED_ALL.search(part.text)):
+            raise not_found_error(kind, called[1], [one.name for one in objects])
         if made and not names and IT.search(words.left):
             return [{argument: made}], LITERALLY
         if not names and kind == "stack" and not scene.may_name(kind, context):
@@ -134,6 +145,17 @@ class OrderObjects(OrderHosts):
             )
         if len(like) == 1:
             matching = [word for word in rest if resolve.best_matches([word.lower()], near)]
+            if not _same_letters(matching, like[0]):
+                if all(resolve.only_by_spelling(word.lower(), near) for word in matching):
+                    raise resolve.no_match_error(
+                        kind,
+                        matching[0],
+                        objects,
+                        self._scene.silent,
+                        hosts=self._scene.places.hosts,
+                        tool=listing.name,
+                    )
+                self._limits.doubts.append(f"read `{' '.join(matching)}` as `{like[0]}`")
             words.take_words({word.lower() for word in matching}, "name")
             return [{argument: like[0]}], NEARLY
         if len(like) > 1 and len(rest) == 1:

@@ -116,6 +116,6 @@ class OrderHosts(Shared):
         for kind, name in names:
             having = {one.host for one in self._scene.of(kind) if one.name == name}
             missing = [one for one in hosts if one not in having and one not in self._scene.silent]
-            if having and missing and name != self._made.get(kind):
+            if missing and having and having.isdisjoint(hosts) and name != self._made.get(kind):
                 known = [one.name for one in self._scene.of(kind, [missing[0]])]
                 raise not_found_error(kind, name, known, where=missing[0])

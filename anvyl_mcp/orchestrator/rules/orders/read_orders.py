@@ -22,6 +22,7 @@ from anvyl_mcp.orchestrator.rules.orders.scene import Scene
 from anvyl_mcp.orchestrator.rules.orders.selection import refused
 from anvyl_mcp.orchestrator.rules.orders.words import Words
 from anvyl_mcp.orchestrator.rules.results.answers import Call
+from anvyl_mcp.peers.fleet.targets import not_found_error
 
 JOINT = re.compile(r"(?i)(?:\W|\b(?:and|then|also|now|so|please|both|them|it|too)\b)*")
 LOOK = re.compile(
@@ -37,6 +38,7 @@ class Orders:
     steps: list[list[Call] | str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     decided: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 def read(masked: str, quoted: Sequence[str], scene: Scene) -> Orders:
@@ -88,6 +90,7 @@ class _Reader:
         self._share_last_host()
         self._check_limits()
         self._found.decided += self._limits.decided
+        self._found.doubts += self._limits.doubts
         return self._found
 
     def _share_last_host(self) -> None:
@@ -213,7 +216,9 @@ class _Reader:
             raise refused(part.text, f"it may be about a {kinds}")
         return whole[:1]
 
-    def _not_understood(self, part: Part, frames: Sequence[Frame]) -> NotUnderstood:
+    def _not_understood(self, part: Part, frames: Sequence[Frame]) -> AnvylError:
+        if counted := re.search(r"(?i)(?<!\S)(\d+)\s+containers\b", part.text):
+            return not_found_error("container", counted[1], ())
         left = frames[0].left if frames else []
         text = frames[0].unread if frames else part.text
         word, reason = remarks.turning_word(text)

@@ -110,6 +110,8 @@ class Limits:
     excepted: list[str] = field(default_factory=list)
     hosts: list[str] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    """Names that replaced the typed ones, which approval in advance does not cover."""
     decided: list[str] = field(default_factory=list)
     """What was decided, in words for the person."""
     used: set[str] = field(default_factory=set)
