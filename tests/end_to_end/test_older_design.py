@@ -137,7 +137,7 @@ async def test_an_agent_answers_without_being_served() -> None:
     try:
         assert "mine" in await agent.process_query("host info")
         assert "no tool fits" in await agent.process_query("make me a sandwich")
-        with pytest.raises(AnvylError, match="no rule fits"):
+        with pytest.raises(AnvylError, match="no tool fits"):
             await agent.ask("make me a sandwich")
     finally:
         await agent.aclose()

@@ -94,12 +94,14 @@ class Places:
         named_host = rf"(?:the\s+)?(?:{MACHINES}\s+)?(?:{either(self.hosts) or '(?!)'})(?:\s+{MACHINES})?(?![\w-]|\.\w)"
         one = rf"(?:@[\w.-]*\w|{named_host})"
         every = rf"(?:all|every|each)(?:\s+(?:the|my|our))?\s+{MACHINES}|this\s+{MACHINES}|local(?:host)?(?![\w-]|\.\w)"
+        if len(self.hosts) == 1:
+            every += r"|the\s+machine(?![\w-])"
         return rf"(?:{one}(?:\s*(?:,|&|\band\b)\s*(?:and\s+)?(?:on\s+)?{one})*|{every})"
 
     def _selector(self, said: str) -> str:
         if re.match(r"(?i)(?:all|every|each)\b", said):
             return "all"
-        if re.match(r"(?i)(?:this|local(?:host)?)\b", said):
+        if re.match(r"(?i)(?:this|local(?:host)?)\b|the\s+machine$", said):
             return self.local or "local"
         tags = re.findall(r"@[\w.-]*\w", said.lower())
         return ",".join([*tags, *(host for host in self.hosts if named(re.sub(r"@[\w.-]+", " ", said), host))])
