@@ -58,7 +58,8 @@ async def test_a_host_port_alone_is_mapped_to_the_exposed_port(client: Client, e
     )
     several = await refused(client, "create_container", image="test-two:1", name="two", ports=["18082"])
 
-    assert published(exposing, "one") == {"80/tcp": ["18080"]} and words(made) == "created one, which is running, 18080->80"
+    assert published(exposing, "one") == {"80/tcp": ["18080"]}
+    assert words(made) == "created one, which is running, 18080->80"
     assert published(exposing, "dns") == {"53/tcp": ["18053"], "53/udp": ["18053"]}
     assert dns["ports"] == ["18053->53", "18053->53/udp"] and same["ports"] == ["443->443"]
     assert "18081->18081, `anvyl-test/web:1` exposes no port" in words(plain)

@@ -25,6 +25,7 @@ IN_THE_CONTAINER = (
     'docker exec web sh -c "touch {file}"',
     "run `touch {file}` in web",
     "execute touch {file} in web",
+    "on local run `touch {file}` for the container web",
 )
 NOWHERE = (
     "docker compose exec web touch {file}",
@@ -47,7 +48,6 @@ NOWHERE = (
     "run command web touch {file}",
     "run `touch {file}` on local in the container wbe",
     "run `touch {file}` on local inside wbe container",
-    "on local run `touch {file}` for the container web",
     'execute the command "touch {file}" within wbe on local',
     'run command "touch {file}" in service web on local',
     "execute `touch {file}` through web on local",

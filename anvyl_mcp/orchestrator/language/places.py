@@ -108,7 +108,7 @@ class Places:
 
     def unknown_host(self, said: str) -> list[str]:
         """Words in the position of a host, like `on web3`, that name no host."""
-        known = {*map(str.lower, self.hosts), *self.tags}
+        known = {*map(str.lower, self.hosts), *self.tags, "local", "localhost"}
         found = [match["host"].lower() for pattern in POSITIONS for match in pattern.finditer(said)]
         return [word for word in dict.fromkeys(found) if is_name(word) and word not in known]
 
