@@ -74,7 +74,7 @@ def test_forty_containers_on_two_paired_hosts_restart_with_one_command(lab: Lab)
         assert every.code == 0 and "a00" in every.out and "a01" in every.out, (including, every.out, every.err)
     assert "a00" not in running.out and "a01" in running.out
     one = lab.anvyl("ask", "stop the container all on h1", "--dry-run")
-    assert one.code and "a01" not in one.out + one.err
+    assert one.code == 1 and one.out == "" and "no host has a container `all`" in one.err
 
 
 async def test_changes_wait_for_a_slot_while_the_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:

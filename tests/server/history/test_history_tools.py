@@ -100,7 +100,7 @@ async def test_a_crash_loop_is_one_entry_and_an_unknown_name_is_said(host: Clien
     found = await wait_for(host, lambda entries: bool(entries) and entries[0]["times"] == 4, name="loop")
     assert "exit code 4, restarted by Docker ×3" in found["events"][0]["detail"]
 
-    assert "did you mean `loop`?" in (await call(host, "list_history", name="lopo"))["note"]
+    assert "did you mean `loop`" in (await call(host, "list_history", name="lopo"))["note"]
     assert (await refused(host, "list_history", since="at 3"))["message"] == "`3` may be 3 am or 3 pm"
     assert (await refused(host, "list_history", since="the flood"))["code"] == "invalid_input"
     assert (await refused(host, "list_history", kind="deathly"))["code"] == "invalid_input"

@@ -98,7 +98,7 @@ class OrderHosts(Shared):
             if "host" in call:
                 continue
             if host:
-                self._check_there(names, host)
+                self._check_there(names, host, every=len(calls) > 1)
                 call["host"] = host
             elif inherited and (
                 not names
@@ -109,13 +109,14 @@ class OrderHosts(Shared):
         hosts = {str(call.get("host", "")) for call in calls}
         return calls, host or (hosts.pop() if len(hosts) == 1 else "")
 
-    def _check_there(self, names: Sequence[tuple[str, str]], host: str) -> None:
+    def _check_there(self, names: Sequence[tuple[str, str]], host: str, *, every: bool) -> None:
+        """Check that one of the hosts has each object; `every`: each host, as of several objects one may be a host."""
         if host == "all":
             return
         hosts = self._scene.select(host)
         for kind, name in names:
             having = {one.host for one in self._scene.of(kind) if one.name == name}
             missing = [one for one in hosts if one not in having and one not in self._scene.silent]
-            if missing and having and having.isdisjoint(hosts) and name != self._made.get(kind):
+            if missing and having and (every or having.isdisjoint(hosts)) and name != self._made.get(kind):
                 known = [one.name for one in self._scene.of(kind, [missing[0]])]
                 raise not_found_error(kind, name, known, where=missing[0])
