@@ -485,6 +485,16 @@ def test_a_follow_up_about_another_one_finds_it_or_asks(
     assert (completed.text, completed.unclear) == (meant, unclear)
 
 
+@pytest.mark.parametrize("asked", ["on" + " " * 3900 + ";", "and " * 970 + ";", "," * 3900 + ";", "the other " * 390])
+def test_a_long_follow_up_takes_little_time(asked: str) -> None:
+    """Over HTTP the conversation is a caller's, and the event loop waits."""
+    started = time.process_time()
+
+    Conversation(turns=[STOPPED]).complete(asked, HOSTS)
+
+    assert time.process_time() - started < 0.5
+
+
 def test_of_three_hosts_the_other_one_is_asked_for() -> None:
     completed = Conversation(turns=[STOPPED]).complete("no, the other host", ("nas", "gpu", "pi"))
 

@@ -21,6 +21,7 @@ SAME_FOR_OTHER = re.compile(rf"(?i){BEFORE}(?:{AGAIN}(?:with|for|to)\s+)?the\s+o
 """`and the other one?`, `do the same with the other container`."""
 OTHER_ONE = re.compile(r"(?i)\bthe\s+other\s+(?:one|container)\b")
 MEANT = re.compile(r"(?i)\b(?:it|them|that\s+(?:one|container))\b")
+LONGEST_ELLIPSIS = 200
 MOST_CHOICES = 5
 """Named when a follow-up does not say which one is meant."""
 
@@ -61,16 +62,13 @@ def complete(question: str, turns: Sequence[ConversationTurn], hosts: Sequence[s
     """Add the names and hosts that a question leaves out, from the turns before it."""
     if not turns:
         return CompletedQuestion(question)
-    last = turns[-1]
-    if selector := _only_hosts(question, hosts):
-        return CompletedQuestion(f"{_without_hosts(last.meant, hosts)} on {selector}", last.found)
     about = next((turn for turn in reversed(turns) if turn.names), None)
-    if OTHER_HOST.fullmatch(question.strip()):
-        return _on_other_host(question, last, hosts)
-    if OTHER_ONE.search(question) or SAME_FOR_OTHER.fullmatch(question.strip()):
-        return _other_one(question, about, turns, hosts)
+    said = " ".join(question.split())
+    # The patterns take time that grows with the square of the length; a follow-up in a few words is short.
+    if len(said) <= LONGEST_ELLIPSIS and (completed := _complete_ellipsis(said, about, turns, hosts)):
+        return completed
     if about is None:
-        return _which_of(question, last)
+        return _which_of(question, turns[-1])
     # A name in an earlier clause of the same question takes precedence.
     clause = normalize.SEPARATOR.split(question, maxsplit=1)[0]
     if normalize.named(clause, about.names) == clause:
@@ -80,9 +78,23 @@ def complete(question: str, turns: Sequence[ConversationTurn], hosts: Sequence[s
     return CompletedQuestion(f"{words} on {about.host}" if about.host and not names_hosts else words, about.found)
 
 
-def _only_hosts(question: str, hosts: Sequence[str]) -> str:
+def _complete_ellipsis(
+    said: str, about: ConversationTurn | None, turns: Sequence[ConversationTurn], hosts: Sequence[str]
+) -> CompletedQuestion | None:
+    """A question that only names hosts, or speaks of the other host or container; None if it does neither."""
+    last = turns[-1]
+    if selector := _only_hosts(said, hosts):
+        return CompletedQuestion(f"{_without_hosts(last.meant, hosts)} on {selector}", last.found)
+    if OTHER_HOST.fullmatch(said):
+        return _on_other_host(said, last, hosts)
+    if OTHER_ONE.search(said) or SAME_FOR_OTHER.fullmatch(said):
+        return _other_one(said, about, turns, hosts)
+    return None
+
+
+def _only_hosts(said: str, hosts: Sequence[str]) -> str:
     """The hosts as a selector, if a question consists of nothing else."""
-    match = SAME_ON_HOSTS.fullmatch(question.strip())
+    match = SAME_ON_HOSTS.fullmatch(said)
     parts = [part.lower() for part in re.split(r"\s*,\s*|\s+and\s+", match["hosts"]) if part] if match else []
     known = all(part in hosts or part in ("all", "local") or part.startswith("@") for part in parts)
     return ",".join(parts) if parts and known else ""
@@ -151,5 +163,5 @@ def _without_hosts(question: str, hosts: Sequence[str]) -> str:
     names = "|".join([*map(re.escape, sorted(hosts, key=len, reverse=True)), r"@[\w.-]+", "all(?: hosts)?"])
     one = rf"(?:{names})(?![\w-])"
     return re.sub(
-        rf"(?i)\s+(?:on|at|from|in)\s+{one}(?:(?:\s*,\s*|\s+and\s+){one})*", "", question.strip().rstrip("?.!")
+        rf"(?i) (?:on|at|from|in) {one}(?:(?:\s?,\s?| and ){one})*", "", " ".join(question.split()).rstrip("?.!")
     )

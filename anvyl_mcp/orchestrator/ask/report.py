@@ -17,15 +17,6 @@ from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
-CLAIMS = re.compile(
-    r"\b(?:i(?:'ve|\s+have)?|has\s+been|have\s+been|was|were|is\s+now|are\s+now|now|successfully|done|will\s+be|i'll|being)\b"
-    r"[^.?!]{0,80}\b(?:stopped|started|restarted|removed|deleted|created|pulled|executed|stopping|starting|restarting"
-    r"|removing|deleting|creating|done|stop|start|restart|remove|delete|create)\b"
-    r"|^\W*(?:done|ok(?:ay)?)\b|\b(?:stopped|started|restarted|removed|deleted|created|pulled)\s+(?:the|container|image)\b",
-    re.IGNORECASE,
-)
-"""Claims that something was changed."""
-BARE_CLAIM = re.compile(r"^\W*(?:all\s+)?(?:stopped|started|restarted|removed|deleted|created|pulled)\b", re.IGNORECASE)
 UNCHANGED = "Nothing was changed."
 EXPLAIN = re.compile(r"\bwhy\b|\bexplain\b|\bsummar|\bwrong with\b|\bhow come\b", re.IGNORECASE)
 """Questions that results alone do not answer."""
@@ -56,8 +47,8 @@ def compose_answer(run: Run, tools: Mapping[str, ToolListing], model_text: str, 
         clarification = [str(error) for error in run.failures[-1:] if str(error) == str(run.end_error)]
         lines = clarification or _describe_results(run, tools)
     elif wants_change:
-        lines = [UNCHANGED] + ([] if CLAIMS.search(model_text) else [model_text])
-    elif refused and (CLAIMS.search(model_text) or BARE_CLAIM.search(model_text)):
+        lines = [UNCHANGED, without_claims(model_text, ())]
+    elif refused and without_claims(model_text, ()) != model_text:
         # A model may claim a change that was denied.
         lines = [*_describe_results(run, tools), UNCHANGED]
     else:

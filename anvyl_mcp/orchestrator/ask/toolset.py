@@ -92,11 +92,14 @@ class FleetToolset(AbstractToolset[Run]):
         if not ctx.tool_call_approved:
             _count_call(listing, run)
         approved = run.proposals.get(ctx.tool_call_id or "") if ctx.tool_call_approved else None
-        listing, tool_args = await self._whole_stack(listing, tool_args)
-        name = listing.name
         try:
             # An approved call is executed unchanged.
             exact = PlacedCall(approved.arguments, approved.hosts) if approved else None
+            if approved:
+                listing = self._fleet.tool(approved.tool)
+            else:
+                listing, tool_args = await self._whole_stack(listing, tool_args)
+            name = listing.name
             placed = exact or await self._place(listing, tool_args, run)
             if not exact and self._guard and self._guard.is_repeated(name, placed.arguments, placed.hosts):
                 if self._guard.ends_run or self._guard.is_repeated(f"repeated {name}", placed.arguments, placed.hosts):

@@ -20,7 +20,7 @@ from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
-from anvyl_mcp.orchestrator.models.tool_finder import found_tools
+from anvyl_mcp.orchestrator.models.tool_finder import FIND_TOOLS, found_tools
 from anvyl_mcp.orchestrator.models.tool_subset import compact_schema
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
@@ -58,7 +58,7 @@ class TrimmedModel(WholeAnswerModel, WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         """Request a response with trimmed tools and results."""
-        names = self._names | found_tools(messages)
+        names = self._names | found_tools(messages) if FIND_TOOLS in self._names else self._names
         shown = [tool for tool in model_request_parameters.function_tools if tool.name in names]
         # Found tools come last, so that a server's prompt cache holds for all before them.
         shown.sort(key=lambda tool: tool.name not in self._names)

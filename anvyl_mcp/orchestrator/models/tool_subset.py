@@ -20,7 +20,7 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 
 MAX_VISIBLE = 12
 ALWAYS_VISIBLE = ("containers", "fleet")
-"""Toolsets that are always considered; three of four questions need no other."""
+"""Toolsets that are always considered; four of five questions need no other."""
 NEVER_VISIBLE = ("undo",)
 """Toolsets that no model sees: an undo is shown to the user first."""
 SHARED_VERBS = frozenset({"remove", "create", "run", "start", "stop", "restart", "update"})
@@ -33,9 +33,9 @@ OBVIOUS = ("container name or id", "last lines")
 """Descriptions of arguments without which a capable model calls no differently."""
 COMMON_TOOLS = (
     "list_containers", "get_container_info", "get_container_logs", "create_container", "restart_container",
-    "stop_container", "start_container", "get_container_stats", "remove_container", "exec_in_container",
+    "stop_container", "start_container", "get_container_stats", "remove_container", "exec_in_container", "list_history",
 )  # fmt: skip
-"""Container tools, the most frequently needed first."""
+"""Tools that are shown if nothing else is needed, the most frequently needed first."""
 
 
 def select_tools(question: str, catalogue: Mapping[str, ToolListing]) -> frozenset[str]:
@@ -95,7 +95,7 @@ def _topics(question: str, catalogue: Mapping[str, ToolListing], found: Sequence
     least = max(
         MIN_SCORE_WITH_CHANGE if wish.verbs else LEAST, RELATIVE_SCORE * max((fit.weight for fit in found), default=0.0)
     )
-    selected = {fit.listing.toolset for fit in found if fit.weight >= least}
+    selected = {fit.listing.toolset for fit in found if fit.weight >= least and fit.listing.name not in COMMON_TOOLS}
     for listing in catalogue.values():
         noun = listing.name.rpartition("_")[2]
         image = listing.toolset == "images" and bool(images_in(question))

@@ -96,18 +96,18 @@ async def test_who_stopped_it_why_it_crashed_and_what_it_wrote_last(host: Client
 
 
 async def test_a_crash_loop_is_one_entry_and_an_unknown_name_is_said(host: Client, engine: RealEngine) -> None:
-    engine.run("loop", ["sh", "-c", "exit 4"], restart_policy={"Name": "on-failure", "MaximumRetryCount": 3})
-    found = await wait_for(host, lambda entries: bool(entries) and entries[0]["times"] == 4, name="loop")
+    engine.run("quits", ["sh", "-c", "exit 4"], restart_policy={"Name": "on-failure", "MaximumRetryCount": 3})
+    found = await wait_for(host, lambda entries: bool(entries) and entries[0]["times"] == 4, name="quits")
     assert "exit code 4, restarted by Docker ×3" in found["events"][0]["detail"]
 
-    assert "did you mean `loop`" in (await call(host, "list_history", name="lopo"))["note"]
+    assert "did you mean `quits`?" in (await call(host, "list_history", name="quist"))["note"]
     assert (await refused(host, "list_history", since="at 3"))["message"] == "`3` may be 3 am or 3 pm"
     assert (await refused(host, "list_history", since="the flood"))["code"] == "invalid_input"
     assert (await refused(host, "list_history", kind="deathly"))["code"] == "invalid_input"
     old = await call(host, "list_history", since="30d")
     assert "history is kept since" in old["note"]
-    before = await call(host, "list_history", name="loop", since="2026-01-01", until="2026-01-02")
-    assert before["events"] == [] and "nothing about `loop`" in before["note"]
+    before = await call(host, "list_history", name="quits", since="2026-01-01", until="2026-01-02")
+    assert before["events"] == [] and "nothing about `quits`" in before["note"]
 
     usage = await call(host, "get_usage_history")
     assert usage["usage"][0]["memory"] > 0 and usage["disks"][0]["total"] > 0
