@@ -28,7 +28,7 @@ AnvylError
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import ClassVar, Self
@@ -196,6 +196,27 @@ HOST_FAILURES = (Unreachable, Timeout, Unknown, Cancelled, EngineError, Busy)
 def from_code(code: str, message: str, hint: str = "") -> AnvylError:
     """Rebuild an error that another process reported."""
     return BY_CODE.get(code, AnvylError)(message, hint=hint)
+
+
+class OnFailure:
+    """Notes whatever exception ends the block, cancellation included, and lets it go on.
+
+    `error` is that exception; `note` is called with it.
+    """
+
+    def __init__(self, note: Callable[[BaseException], object] = lambda _: None) -> None:
+        self._note = note
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        """Begin the block."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Note the exception, if any."""
+        self.error = error
+        if error is not None:
+            self._note(error)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -388,3 +388,16 @@ def test_every_module_has_a_sensible_length() -> None:
 )
 def test_every_form_of_import_is_checked(source: str, name: str) -> None:
     assert [found for _, found in imports(source, "anvyl_mcp.server")] == [name]
+
+
+def test_only_the_outermost_loop_catches_everything() -> None:
+    """Elsewhere `OnFailure` notes an exception and lets it go on."""
+    broad = [
+        place(path, node.lineno)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
+    ]
+
+    assert [one.rpartition(":")[0] for one in broad] == ["anvyl_mcp/server/calls/dispatch.py"]

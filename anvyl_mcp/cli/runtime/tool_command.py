@@ -16,7 +16,7 @@ from anvyl_mcp.cli.runtime.host_answers import AnswerDisplay, TableView, table_v
 from anvyl_mcp.cli.runtime.runner import ask_yes_no, run_command
 from anvyl_mcp.cli.terminal import bars, screen
 from anvyl_mcp.cli.terminal.bars import ProgressFor
-from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined
+from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined, OnFailure
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import join_names
 from anvyl_mcp.peers.changes import change_plan, outcome, wording
@@ -242,7 +242,15 @@ async def call_hosts(
             answers.add(outcome)
 
     pairs = [(number, host) for number, step in enumerate(steps) for host in step.hosts]
-    try:
+
+    def broken_off(_: BaseException) -> None:
+        if answers:
+            answers.end(failures=False)
+        if not tool.reads:
+            succeeded = {host for (_, host), one in done.items() if one.ok}
+            _warn_outcome_unknown(tool, [host for step in steps for host in step.hosts if host not in succeeded])
+
+    with OnFailure(broken_off):
         async with anyio.create_task_group() as showing:
             if answers:
                 showing.start_soon(answers.follow)
@@ -250,13 +258,6 @@ async def call_hosts(
                 for number, host in pairs:
                     calling.start_soon(call_one, number, host)
             showing.cancel_scope.cancel()
-    except BaseException:
-        if answers:
-            answers.end(failures=False)
-        if not tool.reads:
-            succeeded = {host for (_, host), one in done.items() if one.ok}
-            _warn_outcome_unknown(tool, [host for step in steps for host in step.hosts if host not in succeeded])
-        raise
     if answers:
         answers.end()
     return [done[pair] for pair in pairs]

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anvyl_mcp.core.errors import OnFailure
 from anvyl_mcp.core.files import write_atomically
 from anvyl_mcp.server.audit.log import Audit, outcome_of
 from anvyl_mcp.server.auth.callers import ANONYMOUS, LOCAL, Caller
@@ -36,11 +37,8 @@ def record_action(
         Denied: the record is required and cannot be written.
     """
     entry = audit.begin(action, arguments, who=caller.name, how=caller.how, address=caller.address, changes=required)
-    try:
+    with OnFailure(lambda error: audit.end(entry, *outcome_of(error))):
         yield
-    except BaseException as error:
-        audit.end(entry, *outcome_of(error))
-        raise
     audit.end(entry, "ok")
 
 

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from anvyl_mcp.core import protocol_keys
-from anvyl_mcp.core.errors import Unknown
+from anvyl_mcp.core.errors import OnFailure, Unknown
 from anvyl_mcp.server.audit.log import Audit, Entry, outcome_of
 from anvyl_mcp.server.auth.callers import Caller
 from anvyl_mcp.server.calls.affected_objects import Observer
@@ -91,13 +91,10 @@ class Changes:
             change.recorded = True
             return await self._operations.wait_for(request, operation)
         change.operation = operation
-        try:
+        with OnFailure(partial(self._release, change)):
             known = await anyio.to_thread.run_sync(self._journal.find, request.operation)
             if known is None:
                 known = await self._prepare(change)
-        except BaseException as error:
-            self._release(change, error)
-            raise
         if known is not None:
             change.recorded = not known.digest or known.digest == request.digest
             self._release(change, None, known)
@@ -134,11 +131,8 @@ class Changes:
         assert operation is not None
         known = self._journal.start(request.operation, request.digest, tool=request.tool.name)
         if known is None:
-            try:
+            with OnFailure(lambda _: self._journal.void(request.operation)):
                 operation.entry = change.begin()
-            except BaseException:
-                self._journal.void(request.operation)
-                raise
             if self._history is not None:
                 named = named_objects(request.tool, request.arguments, NAMES, MAKES)
                 locked = change.lock.objects if change.lock else ()
@@ -152,20 +146,16 @@ class Changes:
         add_meta(protocol_keys.OPERATION, change.request.operation)
         self._pending.add(change)
         result: Result | None = None
-        failure: BaseException | None = None
+        failure = OnFailure()
         try:
-            result = change.redact(await change.work())
-        except Abandoned as error:
-            failure = error
-            error.future.add_done_callback(partial(self._finish_late, change))
-            raise
-        except BaseException as error:
-            failure = error
-            raise
+            with failure:
+                result = change.redact(await change.work())
         finally:
-            if not isinstance(failure, Abandoned):
+            if isinstance(failure.error, Abandoned):
+                failure.error.future.add_done_callback(partial(self._finish_late, change))
+            else:
                 with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._finish, change, result, failure)
+                    await anyio.to_thread.run_sync(self._finish, change, result, failure.error)
         return result
 
     def _finish_late(self, change: PendingChange, future: concurrent.futures.Future[Result]) -> None:

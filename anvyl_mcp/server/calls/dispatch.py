@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 from mcp.server.context import ServerRequestContext
 
-from anvyl_mcp.core.errors import AnvylError, InternalError
+from anvyl_mcp.core.errors import AnvylError, InternalError, OnFailure
 from anvyl_mcp.server.auth.callers import caller_of
 from anvyl_mcp.server.calls.gate import Gate, effective_caller
 from anvyl_mcp.server.calls.idempotency import LOG_HINT, Abandoned
@@ -151,10 +151,7 @@ def _run_into(call: Callable[[], Any], outcome: concurrent.futures.Future[Any]) 
     """Run `call` and store its result in `outcome`, also for readers that come later."""
     if not outcome.set_running_or_notify_cancel():
         return None
-    try:
+    with OnFailure(outcome.set_exception):
         result = call()
-    except BaseException as error:
-        outcome.set_exception(error)
-        raise
     outcome.set_result(result)
     return result

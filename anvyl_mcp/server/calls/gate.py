@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from anvyl_mcp.core import protocol_keys, text
+from anvyl_mcp.core.errors import OnFailure
 from anvyl_mcp.core.redaction.redact_text import redact_lines, redact_text
 from anvyl_mcp.server.audit.log import Audit, Entry, outcome_of
 from anvyl_mcp.server.auth.callers import CURRENT_CALLER, Caller, restrict
@@ -75,39 +76,37 @@ class Gate:
         redact = partial(redact_result, tool=tool, arguments=arguments)
         entry: Entry | None = None
         change: PendingChange | None = None
-        failure: BaseException | None = None
+        failure = OnFailure()
         try:
-            needed = guardrails.needed_scope(tool, arguments)
-            async with self._limits.slot(caller, needed if caller.may(needed) else "read"):
-                caller.require(needed, self._purpose(tool, needed, arguments))
-                check_policy = partial(self._policy.check, caller, tool, arguments)
-                await self._bind_objects(tool, arguments)
-                await check_policy()
-                await self._changes.observer.check_names(tool, arguments)
-                CURRENT_CALLER.set(caller)
-                CHECK_POLICY.set(partial(self._policy.require, tool, arguments))
-                if tool.safety == "reads":
-                    # No thread needed: a read is written to the audit log only when it ends.
-                    operation = _log_text(meta.get(protocol_keys.OPERATION))
-                    entry = begin_entry(arguments=arguments, operation=operation, changes=False)
-                    return redact(await work())
-                request = ChangeRequest.parse(meta, caller, tool, arguments)
-                begin = partial(begin_entry, arguments=arguments, operation=request.operation, changes=True)
-                change = PendingChange(caller, meta, request, check_policy, begin, work, redact)
-                return await self._changes.make(change)
-        except BaseException as error:
-            failure = error
-            raise
+            with failure:
+                needed = guardrails.needed_scope(tool, arguments)
+                async with self._limits.slot(caller, needed if caller.may(needed) else "read"):
+                    caller.require(needed, self._purpose(tool, needed, arguments))
+                    check_policy = partial(self._policy.check, caller, tool, arguments)
+                    await self._bind_objects(tool, arguments)
+                    await check_policy()
+                    await self._changes.observer.check_names(tool, arguments)
+                    CURRENT_CALLER.set(caller)
+                    CHECK_POLICY.set(partial(self._policy.require, tool, arguments))
+                    if tool.safety == "reads":
+                        # No thread needed: a read is written to the audit log only when it ends.
+                        operation = _log_text(meta.get(protocol_keys.OPERATION))
+                        entry = begin_entry(arguments=arguments, operation=operation, changes=False)
+                        return redact(await work())
+                    request = ChangeRequest.parse(meta, caller, tool, arguments)
+                    begin = partial(begin_entry, arguments=arguments, operation=request.operation, changes=True)
+                    change = PendingChange(caller, meta, request, check_policy, begin, work, redact)
+                    return await self._changes.make(change)
         finally:
-            if not (change and change.recorded) and not isinstance(failure, Overloaded):
+            if not (change and change.recorded) and not isinstance(failure.error, Overloaded):
                 # A refused call is recorded without its arguments, so that refusals cannot push actions out of the log,
                 # and not under an operation id that belongs to another call.
                 operation = (
-                    "" if isinstance(failure, OperationIdReused) else _log_text(meta.get(protocol_keys.OPERATION))
+                    "" if isinstance(failure.error, OperationIdReused) else _log_text(meta.get(protocol_keys.OPERATION))
                 )
                 entry = entry or refused_entry(operation=operation)
                 with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._end, entry, failure, tool.safety != "reads")
+                    await anyio.to_thread.run_sync(self._end, entry, failure.error, tool.safety != "reads")
 
     async def _bind_objects(self, tool: Tool, arguments: Mapping[str, Any]) -> None:
         """Bind the names in the call to the ids they have now, so that the policy decides on exactly those objects."""

@@ -118,14 +118,11 @@ class HistoryStore(Injected):
                 raise sqlite3.ProgrammingError("it is closed")
             db = self._connected()
             try:
-                db.execute("BEGIN")
-                answer = work(db)
-                db.execute("COMMIT")
-            except BaseException as error:
-                if isinstance(error, sqlite3.Error):
-                    self._disconnect()  # the next use checks the file, and replaces it if it is damaged
-                elif db.in_transaction:
-                    db.execute("ROLLBACK")
+                with db:  # commits, or rolls back
+                    db.execute("BEGIN")
+                    answer = work(db)
+            except sqlite3.Error:
+                self._disconnect()  # the next use checks the file, and replaces it if it is damaged
                 raise
         self.trouble = ""
         return answer
