@@ -139,7 +139,9 @@ def _use_one_shot(engine: Engine, *, compared: bool) -> bool:
     return version_gte(version, ONE_SHOT_SINCE if compared else FAST_SINCE)
 
 
-def sample_all(engine: Engine, containers: Iterable[str], *, one_shot: bool | None) -> dict[str, EngineObject]:
+def sample_all(
+    engine: Engine, containers: Iterable[str], *, one_shot: bool | None, threads: int = MAX_THREADS
+) -> dict[str, EngineObject]:
     """One sample of each container, requested in parallel; without containers removed in the meantime.
 
     Raises:
@@ -148,7 +150,7 @@ def sample_all(engine: Engine, containers: Iterable[str], *, one_shot: bool | No
     ids = list(containers)
     if not ids:
         return {}
-    with ThreadPoolExecutor(min(MAX_THREADS, len(ids)), "stats") as pool:
+    with ThreadPoolExecutor(min(threads, len(ids)), "stats") as pool:
         taken = dict(zip(ids, pool.map(partial(_sample, engine, one_shot), ids), strict=True))
     failed = [one for one in taken.values() if isinstance(one, AnvylError)]
     if len(failed) == len(ids):

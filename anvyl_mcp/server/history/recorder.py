@@ -6,16 +6,19 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 
 import anyio
+import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 import requests
 
 from anvyl_mcp.core.errors import AnvylError, NotFound
 from anvyl_mcp.server.engine.engine import Engine
+from anvyl_mcp.server.engine.engine_errors import engine_timeout
 from anvyl_mcp.server.history import engine_events, recording, retention
 from anvyl_mcp.server.history.sampler import Sampler
 from anvyl_mcp.server.history.store import MICROSECOND, HistoryStore
@@ -66,7 +69,8 @@ class Recorder:
     ) -> None:
         self._engine, self._store = engine, store
         self._clock, self._monotonic = clock, monotonic
-        self._sampler = sampler or Sampler(engine)
+        self._sampler = sampler or Sampler(engine, slot=self._read_slot)
+        self._loop: anyio.lowlevel.EventLoopToken | None = None
         self._stopping = threading.Event()
         self._span: int | None = None
         self._answer: requests.Response | None = None
@@ -82,6 +86,7 @@ class Recorder:
             for work, name in ((self._follow, "history-events"), (self._sample, "history-samples"))
         ]
         self._store.recording = True
+        self._loop = anyio.lowlevel.current_token()
         for thread in threads:
             thread.start()
         try:
@@ -137,28 +142,62 @@ class Recorder:
         while not self._stopping.is_set():
             try:
                 if not complete:
-                    self.catch_up()
+                    with self._read_slot():
+                        self.catch_up()
                     complete = True
-                since = last_event_time(self._store, self._now())
-                for event in engine_events.follow(self._engine, since, opened=self._opened):
-                    if self._stopping.is_set():
-                        return
-                    record(self._engine, self._store, event)
+                self._record_stream()
                 failures = 0
             except AnvylError as error:
                 log.debug("events of the engine cannot be followed: %s", error)
                 self._stopping.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
                 failures, complete = failures + 1, False
 
-    def _opened(self, answer: requests.Response) -> None:
-        self._answer = answer
+    def _record_stream(self) -> None:
+        """Record events until the engine ends the stream.
 
+        Raises:
+            AnvylError: the engine does not answer, or the connection broke.
+        """
+        with ExitStack() as opening:
+            opening.enter_context(self._read_slot())
 
-def record(engine: Engine, store: HistoryStore, event: engine_events.EngineEvent) -> None:
-    """Record one event, and after the end of a container its last log lines."""
-    number = store.write(lambda db: recording.add_event(db, event))
-    if number and event.action == "die":
-        recording.save_last_lines(store, engine, event, number)
+            def opened(answer: requests.Response) -> None:
+                self._answer = answer
+                opening.close()
+
+            since = last_event_time(self._store, self._now())
+            for event in engine_events.follow(self._engine, since, opened=opened):
+                if self._stopping.is_set():
+                    return
+                self._record(event)
+
+    def _record(self, event: engine_events.EngineEvent) -> None:
+        """Record one event, and after the end of a container its last log lines."""
+        number = self._store.write(lambda db: recording.add_event(db, event))
+        if number and event.action == "die":
+            with self._read_slot():
+                recording.save_last_lines(self._store, self._engine, event, number)
+
+    @contextmanager
+    def _read_slot(self) -> Iterator[None]:
+        """Hold one of the engine's read slots, so that a hanging engine has no more threads waiting than for calls.
+
+        Raises:
+            Timeout: the engine does not answer the calls that hold the slots.
+        """
+        if self._loop is None:
+            yield
+            return
+        slot = self._engine.read_slot()
+        try:
+            anyio.from_thread.run(slot.__aenter__, token=self._loop)
+        except anyio.RunFinishedError as error:
+            raise engine_timeout() from error  # the process ends
+        try:
+            yield
+        finally:
+            with suppress(anyio.RunFinishedError):
+                anyio.from_thread.run(slot.__aexit__, None, None, None, token=self._loop)
 
 
 def catch_up(engine: Engine, store: HistoryStore, *, now: int) -> None:

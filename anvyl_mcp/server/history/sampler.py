@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -52,8 +52,16 @@ class Sample:
 class Sampler:
     """Takes samples; cpu shares are of the time since the previous one."""
 
-    def __init__(self, engine: Engine, counters: CounterReader | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        counters: CounterReader | None = None,
+        *,
+        slot: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`slot` is held while the engine is asked; it raises `AnvylError` if there is none."""
         self._engine = engine
+        self._slot = slot
         self._counters = counters or CounterReader(engine)
         self._before: dict[str, int] = {}
         self._taken = 0.0
@@ -71,7 +79,8 @@ class Sampler:
                 }
                 self._disks_taken = clock
         try:
-            self._measure_containers(sample, clock)
+            with self._slot():
+                self._measure_containers(sample, clock)
         except AnvylError:
             sample.engine_answered = False
         return sample
