@@ -102,7 +102,9 @@ ROOMS = {
     "orchestrator.rules.orders": (
         "core orchestrator.checks orchestrator.language orchestrator.rules.results peers.connection peers.fleet"
     ),
-    "orchestrator.rules.results": "core orchestrator.language peers.changes peers.connection peers.fleet",
+    "orchestrator.rules.results": (
+        "core core.values orchestrator.language peers.changes peers.connection peers.fleet peers.history"
+    ),
     "peers": "core peers.connection peers.fleet peers.hosts",
     "peers.changes": "core core.values peers.connection peers.fleet",
     "peers.connection": "core",

@@ -111,6 +111,11 @@ def print_outcomes(
         for one in good:
             columns, cells = text.table_rows(one.answer.result or {}, schema)
             rows += [[one.host, *row] for row in cells]
+        if columns[0] == "time":
+            # What happened on several hosts is one list, newest first like each of them.
+            times = [entry["time"] for one in good for entry in (one.answer.result or {})[text.rows_field(schema)]]
+            order = sorted(range(len(rows)), key=lambda number: times[number], reverse=True)
+            rows = [rows[number] for number in order]
         headed = tool.toolset != "fleet"
         if not rows and sys.stdout.isatty():
             if not tables_only:

@@ -92,7 +92,7 @@ async def answer_quickly(run: Run, fleet: Fleet, settings: Settings, *, model: s
         run.reword(expanded.text)
         run.record_response(Responder.RULES)
         reply.notes += expanded.notes
-        reply.answer = await _play(placed, fleet, run)
+        reply.answer = await _play(placed, fleet, run, plan.said or run.question.text)
         run.finish()
         reply.notes += _notes(plan)
     reply.seconds = round(time.monotonic() - started, 3)
@@ -118,9 +118,11 @@ async def _placed(
     return arguments, hosts
 
 
-async def _play(steps: list[list[tuple[Call, dict[str, Any], list[str]]]], fleet: Fleet, run: Run) -> str:
-    """Make the calls of each step together, and answer from the results."""
-    turn = Turn(run.question.text)
+async def _play(
+    steps: list[list[tuple[Call, dict[str, Any], list[str]]]], fleet: Fleet, run: Run, question: str
+) -> str:
+    """Make the calls of each step together, and answer the question, in English, from the results."""
+    turn = Turn(question)
 
     async def make(number: str, call: Call, arguments: dict[str, Any], hosts: list[str]) -> None:
         listing = call.listing

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from anvyl_mcp.core import text
@@ -48,6 +48,8 @@ class Plan:
     remarks: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     """Why approval in advance does not cover it."""
+    said: str = ""
+    """The question in English, if it was translated."""
 
     @property
     def only_reads(self) -> bool:
@@ -123,7 +125,8 @@ class Reader:
                     "this is a question, not an order", hint=f"write it as an order: `{said.strip(' ?')}`"
                 )
             return await self._orders(said, quoted, scene, notes)
-        return await self._looks(question, said, quoted, scene, notes)
+        plan = await self._looks(said, quoted, scene, notes)
+        return replace(plan, said=unmask(said, quoted)) if language else plan
 
     @staticmethod
     def _is_imperative(said: str, scene: Scene) -> bool:
@@ -238,9 +241,7 @@ class Reader:
         objects = [one for kind in kinds for one in await scene.look_up(kind)]
         return bool(resolve.best_matches([word], objects))
 
-    async def _looks(
-        self, question: str, said: str, quoted: Sequence[str], scene: Scene, notes: tuple[str, ...]
-    ) -> Plan:
+    async def _looks(self, said: str, quoted: Sequence[str], scene: Scene, notes: tuple[str, ...]) -> Plan:
         looks = Looks(scene, quoted, strict=self._strict)
         several = [part for part in SPLIT.split(said) if part and part.strip()]
         if len(several) > 1 and (found := await self._each(looks, several)):

@@ -79,6 +79,7 @@ class RulesModel(WholeAnswerModel):
             left = LEFT if read_wish(turn.question, tools.values()).intent == "change" else ""
             return [TextPart("\n".join(filter(None, [answer(tools, turn), left])))]
         self._on_plan(plan)
+        turn.question = plan.said or turn.question
         for index, step in enumerate(plan.steps):
             results = [turn.result_of(call) for call in step]
             missing = [call for call, result in zip(step, results, strict=True) if result is None]

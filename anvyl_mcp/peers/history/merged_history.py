@@ -58,7 +58,7 @@ def merge(outcomes: Sequence[Outcome], ended: Mapping[str, float]) -> MergedHist
         if not one.ok or one.answer.result is None:
             continue
         result = one.answer.result
-        skew = _skew(result, ended[one.host], one.seconds)
+        skew = clock_skew(result, ended[one.host], one.seconds)
         if skew:
             merged.skews[one.host] = skew
             direction = "ahead" if skew > 0 else "behind"
@@ -66,7 +66,7 @@ def merge(outcomes: Sequence[Outcome], ended: Mapping[str, float]) -> MergedHist
                 f"the clock of {one.host} is {text.format_duration(abs(skew))} {direction}; its times are corrected"
             )
         for event in result.get("events") or ():
-            if moment := _moment(event.get("time")):
+            if moment := moment_of(event.get("time")):
                 merged.events.append(HostEvent(one.host, moment - timedelta(seconds=skew), event))
         where = "" if alone else f"{one.host}: "
         words = [result.get("state"), *_gap_words(result), result.get("note"), result.get("problem")]
@@ -77,16 +77,17 @@ def merge(outcomes: Sequence[Outcome], ended: Mapping[str, float]) -> MergedHist
     return merged
 
 
-def _skew(result: Mapping[str, Any], arrived: float, seconds: float) -> float:
+def clock_skew(result: Mapping[str, Any], arrived: float, seconds: float) -> float:
     """Seconds by which a host's clock is ahead; 0 if the difference may be the duration of the call."""
-    moment = _moment(result.get("now"))
+    moment = moment_of(result.get("now"))
     if moment is None:
         return 0.0
     skew = moment.timestamp() - (arrived - seconds / 2)
     return skew if abs(skew) > MIN_SKEW + seconds else 0.0
 
 
-def _moment(written: Any) -> datetime | None:
+def moment_of(written: Any) -> datetime | None:
+    """The time that a host wrote as ISO 8601; None if it is none."""
     try:
         moment = datetime.fromisoformat(written)
     except (TypeError, ValueError):

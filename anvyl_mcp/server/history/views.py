@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.values.time_phrases import local_zone
+from anvyl_mcp.core.values.day_words import DayWords
 from anvyl_mcp.server.history.episodes import OUTSIDE
 from anvyl_mcp.server.history.usage import Forecast, SubjectUsage
 from anvyl_mcp.server.tool import Bytes, KnownBytes, KnownPercent, Result, Row, Time
@@ -117,21 +117,7 @@ class DiskForecast(BaseModel):
     growth_per_day: int | None = None
     full_in_days: float | None = None
     days: float = 0.0
-
-    def text(self) -> str:
-        """One line."""
-        share = f"{100 * self.used / self.total:.0f} %" if self.total else "-"
-        words = f"disk {self.mount} {text.format_size(self.used)} of {text.format_size(self.total)} ({share})"
-        if self.growth_per_day is None:
-            return f"{words}: less than a day of history, so no forecast"
-        if self.full_in_days is not None:
-            return (
-                f"{words}: grows {text.format_size(self.growth_per_day)} a day, full in about "
-                f"{_days(self.full_in_days)} (estimate from the last {_days(self.days)})"
-            )
-        if self.growth_per_day > 0:
-            return f"{words}: no steady growth; full in over a year, or not at all (from the last {_days(self.days)})"
-        return f"{words}: does not grow (from the last {_days(self.days)})"
+    summary: str = ""
 
 
 class UsageHistory(Result):
@@ -160,34 +146,8 @@ class UsageHistory(Result):
         if self.series:
             lines.append(f"{self.usage[0].name if self.usage else ''} every {text.format_duration(self.step_seconds)}:")
             lines += [step_line(one, days) for one in self.series]
-        lines += [disk.text() for disk in self.disks]
+        lines += [disk.summary for disk in self.disks]
         return "\n".join([*lines, *filter(None, (self.note, self.problem))]) or "nothing was recorded in that time"
-
-
-class DayWords:
-    """Formats times for a reader on this host: `03:12`, `yesterday 03:12`, `Nov 27 03:12`."""
-
-    def __init__(self, now: str) -> None:
-        self._zone = local_zone()
-        moment = self._read(now) or datetime.now(self._zone)
-        self._today = moment.date()
-        self.zone = moment.tzname() or "UTC"
-
-    def of(self, when: str) -> str:
-        """A time in words; as it is if it is none."""
-        moment = self._read(when)
-        if moment is None:
-            return when
-        days = (self._today - moment.date()).days
-        if days in (0, 1):
-            return moment.strftime("%H:%M" if days == 0 else "yesterday %H:%M")
-        return moment.strftime("%b %d %H:%M" if days < 300 else "%Y-%m-%d %H:%M")
-
-    def _read(self, when: str) -> datetime | None:
-        try:
-            return datetime.fromisoformat(when).astimezone(self._zone)
-        except (ValueError, OverflowError, OSError):
-            return None
 
 
 def entry_line(entry: HistoryEntry, days: DayWords) -> str:
@@ -263,7 +223,25 @@ def disk_forecasts(found: Iterable[Forecast]) -> list[DiskForecast]:
         )
         for one in found
     ]
+    for row in rows:
+        row.summary = forecast_words(row)
     return sorted(rows, key=lambda row: (row.full_in_days is None, row.full_in_days or 0, -row.used / (row.total or 1)))
+
+
+def forecast_words(row: DiskForecast) -> str:
+    """`disk / 80 GiB of 100 GiB (80 %): grows 1 GiB a day, full in about 20 days (estimate from the last 7 days)`."""
+    share = f"{100 * row.used / row.total:.0f} %" if row.total else "-"
+    words = f"disk {row.mount} {text.format_size(row.used)} of {text.format_size(row.total)} ({share})"
+    if row.growth_per_day is None:
+        return f"{words}: less than a day of history, so no forecast"
+    if row.full_in_days is not None:
+        return (
+            f"{words}: grows {text.format_size(row.growth_per_day)} a day, full in about "
+            f"{_days(row.full_in_days)} (estimate from the last {_days(row.days)})"
+        )
+    if row.growth_per_day > 0:
+        return f"{words}: no steady growth; full in over a year, or not at all (from the last {_days(row.days)})"
+    return f"{words}: does not grow (from the last {_days(row.days)})"
 
 
 def to_time(seconds: float | None) -> str:

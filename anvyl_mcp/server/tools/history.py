@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field
 
 from anvyl_mcp.core.errors import AnvylError, did_you_mean
+from anvyl_mcp.core.values.day_words import DayWords
 from anvyl_mcp.core.values.time_phrases import local_zone, parse_since, parse_until
 from anvyl_mcp.server.engine.engine import Engine, own_name
 from anvyl_mcp.server.history import episodes as grouping
@@ -247,7 +248,7 @@ def _state(db: sqlite3.Connection, subjects: Sequence[int] | None, name: str) ->
     ).fetchone()
     if row is None:
         return ""
-    when = views.DayWords(views.to_time(time.time())).of(views.to_time(row[1] / MICROSECOND))
+    when = DayWords(views.to_time(time.time())).of(views.to_time(row[1] / MICROSECOND))
     return f"{name} has been running since {when}" if row[0] == "start" else f"{name} last ran until {when}"
 
 
@@ -263,7 +264,7 @@ def _kept_note(history: HistoryStore, kept: int | None, period: Period) -> list[
     if kept is None:
         return ["no history was kept yet: this is what the engine remembers; `anvyl-mcp serve` records it"]
     if kept > period.start:
-        when = views.DayWords(views.to_time(time.time())).of(views.to_time(kept / MICROSECOND))
+        when = DayWords(views.to_time(time.time())).of(views.to_time(kept / MICROSECOND))
         return [f"history is kept since {when}"]
     return []
 

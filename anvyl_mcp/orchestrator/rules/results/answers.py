@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from anvyl_mcp.orchestrator.language import phrases, questions
 from anvyl_mcp.orchestrator.language.normalize import SEPARATOR, mask, plain
 from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.language.vocabulary import STATES, meanings, singular
-from anvyl_mcp.orchestrator.rules.results import aggregate
+from anvyl_mcp.orchestrator.rules.results import aggregate, past_answers
 from anvyl_mcp.orchestrator.rules.results.measures import amounts, measures
+from anvyl_mcp.orchestrator.rules.results.past_answers import tells_past
 from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Outcome
@@ -202,6 +204,8 @@ def worked_out(
 
     `failed`: the hosts that did not answer, with the reason.
     """
+    if tells_past(call.listing):
+        return past_answers.sentences(question, call.listing, call.arguments, answered) if answered else []
     results = {host: entry["result"] for host, entry in answered.items() if entry["result"]}
     subject = str(call.arguments.get(next(iter(call.listing.names), ""), ""))
     for clause in [question, *SEPARATOR.split(question)]:
@@ -314,12 +318,16 @@ def describe_source(listing: ToolListing, arguments: Mapping[str, Any], hosts: S
 
 def result_metadata(outcomes: Mapping[str, Outcome], listing: ToolListing) -> dict[str, Any]:
     """The result of each host, in the form in which the rules read it from a call's metadata."""
+    # All calls begin together.
+    begun = time.time() - max((outcome.seconds for outcome in outcomes.values()), default=0.0)
     hosts = {
         host: {
             "ok": outcome.ok,
             "result": outcome.answer.result,
             "text": outcome.answer.text,
             "error": str(outcome.error) if outcome.error else None,
+            "arrived": begun + outcome.seconds,
+            "seconds": outcome.seconds,
         }
         for host, outcome in outcomes.items()
     }

@@ -1,0 +1,219 @@
+"""Answers about the past, from what the hosts recorded: who did it, why and when it ended, how much was used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, timedelta
+from typing import Any
+
+from anvyl_mcp.core import text
+from anvyl_mcp.core.values.day_words import DayWords
+from anvyl_mcp.orchestrator.language.vocabulary import meaning, meanings
+from anvyl_mcp.peers.connection.listing import ToolListing
+from anvyl_mcp.peers.history.merged_history import clock_skew, moment_of
+
+OUTSIDE = "outside Anvyl"
+WHO = {"local": "a local command"}
+ENDS = ("stopped", "killed", "ended", "crashed", "restarted")
+ASKED = {
+    "stop": ENDS,
+    "start": ("started", "restarted"),
+    "restart": ("restarted", "crashed", "ended", "killed", "stopped", "started"),
+    "remove": ("removed", "deleted"),
+    "create": ("created",),
+    "pull": ("pulled",),
+    "crash": ("crashed", "out of memory", "killed", "ended"),
+    "die": ENDS,
+    "pause": ("paused",),
+    "rename": ("renamed",),
+    "update": ("updated", "created"),
+}
+"""What the entries are called that a question with this verb is about, the best first."""
+PLAIN_DEED = re.compile(r"(?:stopped|killed|restarted|started|created|removed|paused|unpaused|renamed)(?: and \w+)?")
+"""Deeds that fit between who did it and to what."""
+WHY = re.compile(r"\b(?:why|how\s+come|what\s+(?:caused|made|killed|crashed))\b", re.IGNORECASE)
+LAST_RUN = re.compile(r"\b(?:last|still)\b.*\b(?:run|ran|running|up|alive|online)\b", re.IGNORECASE)
+ABOUT_ONE = re.compile(r"\b(?:who|when|why|how\s+come|last\s+time|caused)\b", re.IGNORECASE)
+DISK = frozenset({"disk", "full", "space", "storage", "filling", "fill"})
+LINES = 8
+SHOWN_HOSTS = 8
+MOST_RANKED = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that happened, with the host where it did. `at`: on this machine's clock, ISO 8601."""
+
+    host: str
+    at: str
+    fields: Mapping[str, Any]
+
+    @property
+    def what(self) -> str:
+        """`stopped`, `created and started`."""
+        return str(self.fields.get("what") or "")
+
+    def sentence(self, days: DayWords) -> str:
+        """`desk stopped web on nas at 07:48 (exit code 143).`"""
+        name, who = str(self.fields.get("name") or "?"), str(self.fields.get("who") or "")
+        times = f" {self.fields['times']} times" if self.fields.get("times", 1) > 1 else ""
+        detail = f" ({self.fields['detail']})" if self.fields.get("detail") else ""
+        place = f"{times} on {self.host} {days.at(self.at)}{detail}."
+        if not who:
+            return f"{name} {self.what}{place}"
+        if not PLAIN_DEED.fullmatch(self.what):
+            return f"{name}: {self.what}, {'' if who == OUTSIDE else 'by '}{WHO.get(who, who)}{place}"
+        if who == OUTSIDE:
+            return f"{name} was {self.what} {OUTSIDE}{place}"
+        return f"{WHO.get(who, who)} {self.what} {name}{place}"
+
+
+def tells_past(listing: ToolListing) -> bool:
+    """Whether a tool answers from what its host recorded."""
+    return "kept_since" in text.resolve_schema(listing.output_schema).get("properties", {})
+
+
+def sentences(
+    question: str, listing: ToolListing, arguments: Mapping[str, Any], answered: Mapping[str, Any]
+) -> list[str]:
+    """The answer from the results of one call, which are under `result` for each host."""
+    results = {host: entry["result"] for host, entry in answered.items() if entry["result"]}
+    name = str(arguments.get("name") or "")
+    if name and (unknown := _unknown(results)):
+        return unknown
+    if text.rows_field(text.resolve_schema(listing.output_schema)) == "events":
+        lines = _of_events(question, name, results, _entries(answered))
+    else:
+        lines = _of_usage(question, name, results)
+    return [*lines, *_limits(results, name)]
+
+
+def _unknown(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Why nothing is known about a name, if no host knows anything."""
+    if any(result.get("events") or result.get("usage") or result.get("state") for result in results.values()):
+        return []
+    hosts_of: dict[str, list[str]] = {}
+    for host, result in results.items():
+        hosts_of.setdefault(str(result.get("note") or "nothing was recorded in that time"), []).append(host)
+    return [f"{text.join_names(hosts)}: {note}" for note, hosts in hosts_of.items()]
+
+
+def _entries(answered: Mapping[str, Any]) -> list[Entry]:
+    """The entries of all hosts, newest first on this machine's clock."""
+    found = []
+    for host, one in answered.items():
+        result = one["result"] or {}
+        skew = clock_skew(result, one["arrived"], one["seconds"]) if "arrived" in one else 0.0
+        for event in result.get("events") or ():
+            if moment := moment_of(event.get("time")):
+                at = (moment - timedelta(seconds=round(skew))).astimezone(UTC)
+                found.append(Entry(host, at.isoformat(timespec="seconds"), event))
+    return sorted(found, key=lambda entry: entry.at, reverse=True)
+
+
+def _of_events(
+    question: str, name: str, results: Mapping[str, Mapping[str, Any]], entries: Sequence[Entry]
+) -> list[str]:
+    days = DayWords()
+    verbs = _verbs(question)
+    states = [f"{result['state']} on {host}." for host, result in results.items() if result.get("state")]
+    if name and LAST_RUN.search(question) and states:
+        return states
+    if not ABOUT_ONE.search(question) or (not name and not verbs):
+        places = text.join_names(list(results))
+        if not entries:
+            return [f"Nothing was recorded on {places} in that time."]
+        if not name:
+            total = sum(int(result.get("total", 0)) for result in results.values())
+            return [f"{text.plural(total, 'event')} on {places}; the latest: {entries[0].sentence(days)}"]
+        return [entries[0].sentence(days), *_last_lines(entries[:1]), *states]
+    meant = _meant(verbs[0] if verbs else ENDS, entries, exact=not name)
+    if not meant:
+        nothing = "Nothing like that was recorded in that time."
+        return [nothing, *([entries[0].sentence(days)] if name and entries else []), *states]
+    lines = [meant[0].sentence(days)]
+    if WHY.search(question):
+        return [*lines, *_last_lines(meant[:1]), *states]
+    return [*lines, *(one.sentence(days) for one in meant[1:MOST_RANKED] if not name), *states]
+
+
+def _verbs(question: str) -> list[Sequence[str]]:
+    """What the verbs of a question are about: `stopped` and `killed` like `stop`."""
+    words = [(word, word[:-1], word[:-2], word[:-3]) for word in re.findall(r"[a-z]+", question.lower())]
+    return [found[0] for forms in words if (found := [ASKED[verb] for one in forms if (verb := meaning(one)) in ASKED])]
+
+
+def _meant(stems: Sequence[str], entries: Sequence[Entry], *, exact: bool) -> list[Entry]:
+    """The entries that a verb is about, newest first. Not `exact`: of the best kind only."""
+    if exact:
+        return [entry for entry in entries if any(stem in entry.what for stem in stems)]
+    return next((found for stem in stems if (found := [one for one in entries if stem in one.what])), [])
+
+
+def _last_lines(entries: Sequence[Entry]) -> list[str]:
+    lines = [str(line) for entry in entries for line in entry.fields.get("lines") or ()]
+    return ["Its last lines:", *(f"  {line}" for line in lines[-LINES:])] if lines else []
+
+
+def _of_usage(question: str, name: str, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    days, words = DayWords(), set(meanings(question))
+    if not name and words & DISK:
+        return [f"{host}: {disk['summary']}" for host, result in results.items() for disk in result.get("disks") or ()]
+    rows = [(host, row) for host, result in results.items() for row in result.get("usage") or ()]
+    if not rows:
+        return [f"No usage was recorded on {text.join_names(list(results))} in that time."]
+    measures = [one for one in ("memory", "cpu") if one in words] or ["memory", "cpu"]
+    if not name and ({"container", "which"} <= words or "most" in words):
+        # The first row of each host is the machine's own.
+        own = {host: (result.get("usage") or [{}])[0].get("name") for host, result in results.items()}
+        peak = "memory_peak" if measures[0] == "memory" else "cpu_peak"
+        ranked = [(host, row) for host, row in rows if row.get("name") != own[host] and row.get(peak) is not None]
+        rows = sorted(ranked, key=lambda one: one[1][peak], reverse=True)[:MOST_RANKED] or rows
+    elif not name:
+        rows = [(host, row) for host, result in results.items() for row in (result.get("usage") or ())[:1]]
+    return [_usage_words(host, row, measures, days) for host, row in rows[:SHOWN_HOSTS]]
+
+
+def _usage_words(host: str, row: Mapping[str, Any], measures: Sequence[str], days: DayWords) -> str:
+    """`web on nas: memory 120 MiB on average, at most 300 MiB yesterday at 03:12.`"""
+    parts = []
+    for one in measures:
+        mean, peak = row.get("memory" if one == "memory" else "cpu_percent"), row.get(f"{one}_peak")
+        if mean is not None:
+            when = days.at(str(row.get(f"{one}_peak_time")))
+            most = "" if peak is None else f", at most {_amount(one, peak)} {when}".rstrip()
+            parts.append(f"{one} {_amount(one, mean)} on average{most}")
+    place = str(row.get("name")) if row.get("name") == host else f"{row.get('name')} on {host}"
+    return f"{place}: {'; '.join(parts) or 'nothing was recorded'}."
+
+
+def _amount(measure: str, value: float) -> str:
+    return text.format_size(value) if measure == "memory" else f"{value:g} %"
+
+
+def _limits(results: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
+    """What is not known: the time before the history begins, gaps in it, and why it is not recorded."""
+    days = DayWords()
+    known = {
+        host: result
+        for host, result in results.items()
+        if not name or result.get("events") or result.get("usage") or result.get("state")
+    }
+    late: dict[str, list[str]] = {}
+    for host, result in known.items():
+        kept, since = moment_of(result.get("kept_since")), moment_of(result.get("since"))
+        if kept and since and kept > since:
+            late.setdefault(days.of(str(result["kept_since"])), []).append(host)
+    lines = [f"History is kept since {when} on {text.join_names(hosts)}." for when, hosts in late.items()]
+    for host, result in known.items():
+        lines += [
+            f"Nothing was recorded from {days.of(gap['start'])} to {days.of(gap['end'])} on {host}."
+            for gap in (result.get("gaps") or [])[:2]
+        ]
+        if result.get("problem"):
+            lines.append(f"{host}: {result['problem']}")
+        if not result.get("kept_since") and result.get("note"):
+            lines.append(f"{host}: {result['note']}")
+    return lines
