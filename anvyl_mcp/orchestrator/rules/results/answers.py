@@ -262,12 +262,24 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
             f"{text.plural(len(rows), noun)}; "
             + (f"no answer from {text.join_names(silent)}." if silent else "all answer.")
         ]
+    if not rows and not any(result.get("total") for result in results.values()):
+        return [f"No {noun}s on {places}.", *_beside_rows(noun, answered)]
     if rows and "name" not in rows[0][1] and "tags" not in rows[0][1]:
         return _sums(call.listing, results)
     if "many" in said and len(results) > 1:
         whole = sum(int(result.get("total", len(result[field]))) for result in results.values())
         return [f"{at_least}{text.plural(whole, noun)}: {', '.join(counts)}."]
     return [f"{', '.join(counts)}."]
+
+
+def _beside_rows(noun: str, answered: Mapping[str, Any]) -> list[str]:
+    """What hosts say beside an empty list, like what was not looked at."""
+    said: dict[str, list[str]] = {}
+    for host, entry in answered.items():
+        for line in str(entry["text"]).splitlines():
+            if not line.startswith(f"no {noun}"):
+                said.setdefault(line, []).append(host)
+    return [f"{text.join_names(hosts)}: {line}" for line, hosts in said.items()]
 
 
 def _one_row(field: str, listing: ToolListing, host: str, row: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Answers from what hosts recorded: one sentence for what was asked, and what is not known."""
+"""Answers of the rules: one sentence for what was asked, and what is not known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from anvyl_mcp.app.catalogue import load_catalogue
 from anvyl_mcp.core.settings import load
+from anvyl_mcp.orchestrator.rules.results import answers as answers_module
 from anvyl_mcp.orchestrator.rules.results import past_answers
+from anvyl_mcp.orchestrator.rules.results.answers import Call
 
 NOW = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 DAY = timedelta(days=1)
@@ -133,3 +135,15 @@ def test_usage_of_the_past_is_given_with_its_peak(question: str, name: str, line
     recorded = usage(*rows, disks=[{"mount": "/", "summary": "disk / 80 GiB of 100 GiB (80 %): does not grow"}])
 
     assert answers(question, "get_usage_history", {"nas": recorded}, name=name) == lines
+
+
+def test_an_empty_list_of_all_hosts_is_one_sentence_and_what_was_not_looked_at() -> None:
+    call = Call(load_catalogue(load().cache_dir)["list_updates"], {})
+    unchecked = "not checked: web: its image was built here"
+    empty = {"ok": True, "result": {"updates": [], "total": 0}, "error": None}
+    by_host = {host: {**empty, "text": f"no updates\n{unchecked}"} for host in ("desk", "nas")}
+
+    assert answers_module.sentences_for("what can be updated?", call, by_host) == [
+        "No updates on desk and nas.",
+        f"desk and nas: {unchecked}",
+    ]
