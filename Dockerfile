@@ -18,9 +18,11 @@ RUN set -e; \
     chown 10001:10001 /var/lib/anvyl; \
     chmod 700 /var/lib/anvyl
 
+# The name under which the image is published; `clone` for one that you build yourself. `anvyl-mcp upgrade` reads it.
+ARG IMAGE=clone
 # Everything that changes is in the home; the rest may be read-only.
 ENV ANVYL_HOME=/var/lib/anvyl \
-    ANVYL_IMAGE=ghcr.io/anvyl-mcp/anvyl-mcp \
+    ANVYL_IMAGE=${IMAGE} \
     HOME=/var/lib/anvyl \
     PYTHONDONTWRITEBYTECODE=1
 VOLUME /var/lib/anvyl

@@ -14,7 +14,7 @@ MARKS = ("/.dockerenv", "/run/.containerenv")
 LAYERED = ("overlay", "fuse-overlayfs")
 """Types of the root file system of most containers."""
 VARIABLE = "ANVYL_IMAGE"
-"""Set in our own image, to its name."""
+"""Set in our own image: the name under which it is published, or `clone`."""
 MACHINE_PIDS = "pid:[4026531836]"
 """PROC_PID_INIT_INO: the initial PID namespace, which sees every process of the machine."""
 INSTALL = "install Anvyl on the machine itself to have it: docs/service.md"

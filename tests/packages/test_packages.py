@@ -21,10 +21,20 @@ from mcp import Client, StdioServerParameters
 
 import anvyl_mcp
 from anvyl_mcp.app.catalogue import all_tools
+from anvyl_mcp.app.service import launchd
 from tests.conftest import OUTSIDE
 from tests.support.packages import ROOT, BuiltPackages, uv
 
 VERSION = anvyl_mcp.__version__
+NAME_THE_REPOSITORY = (
+    "Dockerfile",
+    "README.md",
+    "examples/compose.socket-proxy.yaml",
+    "examples/compose.yaml",
+    "pyproject.toml",
+    "release/mcpb/manifest.json",
+    "release/server.json",
+)
 SERVER_NAME = re.compile(r"[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+")
 
 
@@ -151,7 +161,7 @@ async def test_an_assistant_starts_the_gateway_of_the_bundle(packages: BuiltPack
 
 
 def test_the_registry_entry_names_what_the_release_publishes(packages: BuiltPackages) -> None:
-    """The registry's schema of 2025-12-11 is checked when the entry is published; these are its rules for ours."""
+    """The registry checks its schema of 2025-12-11 when the entry is published; these are its rules for ours."""
     entry = json.loads((packages.folder / "server.json").read_text(encoding="utf-8"))
     pypi, mcpb = entry["packages"]
     bundle = (packages.folder / f"anvyl-mcp-{VERSION}.mcpb").read_bytes()
@@ -185,6 +195,29 @@ def test_the_workflows_run_scripts_that_exist(name: str) -> None:
     for script in re.findall(r"(?:\.ci|scripts)/[a-z_]+(?:\.py)?", words):
         assert (ROOT / script).is_file(), script
     assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_every_file_that_names_the_repository_names_the_same() -> None:
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    repository = urls["Repository"].removeprefix("https://github.com/")
+    named = {
+        name: {
+            f"{owner}/{project}"
+            for owner, project in re.findall(r"\b(?:github\.com|ghcr\.io|io\.github\.)/?([\w-]+)/([\w-]+)", content)
+            if owner != "modelcontextprotocol"
+        }
+        for name in NAME_THE_REPOSITORY
+        for content in [(ROOT / name).read_text(encoding="utf-8")]
+    }
+
+    assert named == {name: {repository} for name in NAME_THE_REPOSITORY}
+    assert f"io.github.{repository.partition('/')[0]}" == launchd.LABEL
+    assert urls["Changelog"] == f"https://github.com/{repository}/blob/main/CHANGELOG.md"
+    elsewhere = subprocess.run(
+        ["git", "grep", "-lE", rf"(github\.com|ghcr\.io|io\.github\.)/?{repository}", "--", ":!tests"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert sorted(elsewhere) == sorted(NAME_THE_REPOSITORY)
 
 
 def test_the_version_is_written_in_one_place() -> None:

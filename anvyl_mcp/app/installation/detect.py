@@ -6,8 +6,9 @@ import json
 import os
 import shlex
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,6 +18,8 @@ import anvyl_mcp
 from anvyl_mcp.server.container_host import runs_in_container
 
 PACKAGE = "anvyl-mcp"
+OWN_BUILD = "clone"
+"""Name of an image that the Dockerfile made from a clone."""
 Content = TypeVar("Content")
 Kind = Literal["container", "temporary", "git", "pipx", "uv tool", "distribution", "venv", "user", "system"]
 DISTRIBUTIONS = {
@@ -64,21 +67,52 @@ def detect_installation(
     checkout = _checkout(direct, package)
     # In the order of what says most about how to upgrade: an image holds a virtual environment, too.
     if (runs_in_container(environ) if in_container is None else in_container) and environ.get("ANVYL_IMAGE"):
-        image = environ["ANVYL_IMAGE"]
-        lines = (("docker", "compose", "pull"), ("docker", "compose", "up", "--detach"))
-        return Installation("container", prefix, f"runs in a container of the image {image}", lines, automatic=False)
+        return _container(prefix, environ["ANVYL_IMAGE"])
     if {"archive-v0", "environments-v2", ".cache"} & {*prefix.parts}:
         return Installation("temporary", prefix, f"runs from a cache, {prefix}", (("uvx", f"{PACKAGE}@latest"),), False)
-    for detect in (_uv_tool, _pipx):
-        if (found := detect(prefix, environ)) is not None:
-            return found
-    if checkout is not None:
-        update = f". {shlex.quote(str(checkout / 'scripts' / 'lib.sh'))} && ensure_environment run"
-        commands: tuple[tuple[str, ...], ...] = (("git", "-C", str(checkout), "pull", "--ff-only"),)
-        if prefix == checkout / ".venv":
-            commands += (("bash", "-c", update),)
-        return Installation("git", checkout, f"runs from the git clone {checkout}", commands)
-    return _from_pip(prefix, package, direct, installer)
+    tool = _uv_tool(prefix, environ) or _pipx(prefix, environ)
+    if tool is None and checkout is not None:
+        update = _into_environment(prefix, checkout, installer)
+        return Installation("git", checkout, f"runs from the git clone {checkout}", (_pull(checkout), *update))
+    found = tool or _from_pip(prefix, package, direct, installer)
+    source = _folder(direct)
+    if source is not None and (source / ".git").exists():
+        # As with `pipx install .`: that program installs from the folder again.
+        found = replace(
+            found, words=f"{found.words} from the git clone {source}", commands=(_pull(source), *found.commands)
+        )
+    return found
+
+
+def _container(prefix: Path, image: str) -> Installation:
+    up = ("docker", "compose", "up", "--detach")
+    if image == OWN_BUILD:
+        words = "runs in a container of an image that was built from a clone"
+        return Installation(
+            "container", prefix, words, (("git", "pull", "--ff-only"), (*up, "--build")), automatic=False
+        )
+    words = f"runs in a container of the image {image}"
+    return Installation("container", prefix, words, (("docker", "compose", "pull"), up), automatic=False)
+
+
+def _pull(checkout: Path) -> tuple[str, ...]:
+    return ("git", "-C", str(checkout), "pull", "--ff-only")
+
+
+def _into_environment(prefix: Path, checkout: Path, installer: str) -> tuple[tuple[str, ...], ...]:
+    """Return the command that installs what the pulled clone needs into the environment that runs it."""
+    if prefix == checkout / ".venv":
+        return ((str(checkout / "scripts" / "try"), "--install"),)
+    return ((*_pip(prefix, installer), "--editable", str(checkout)),) if installer else ()
+
+
+def _pip(prefix: Path, installer: str) -> tuple[str, ...]:
+    python = str(prefix / "bin" / "python") if prefix != Path(sys.base_prefix) else sys.executable
+    if installer == "uv":
+        return ("uv", "pip", "install", "--python", python)
+    # Whoever installed it there has done this before.
+    managed = prefix == Path(sys.base_prefix) and (Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED").exists()
+    return (python, "-m", "pip", "install", *(["--break-system-packages"] if managed else []))
 
 
 def _uv_tool(prefix: Path, environ: Mapping[str, str]) -> Installation | None:
@@ -100,24 +134,26 @@ def _from_pip(prefix: Path, package: Path, direct: Mapping[str, Any], installer:
         line = next((line for file, line in DISTRIBUTIONS.items() if Path(file).exists()), "")
         command = (*line.split(), PACKAGE) if line else ("upgrade", PACKAGE)
         return Installation("distribution", package, "is a package of the distribution", (command,))
-    url = str(direct.get("url", ""))
-    requirement = f"{PACKAGE} @ git+{url}" if "vcs_info" in direct else PACKAGE
-    python = str(prefix / "bin" / "python")
+    folder = _folder(direct)
+    requirement = f"{PACKAGE} @ git+{direct['url']}" if "vcs_info" in direct else str(folder or PACKAGE)
     if prefix != Path(sys.base_prefix):
-        pip = ["uv", "pip", "install", "--python", python] if installer == "uv" else [python, "-m", "pip", "install"]
-        return Installation(
-            "venv", prefix, f"was installed into the virtual environment {prefix}", ((*pip, "--upgrade", requirement),)
-        )
+        command = (*_pip(prefix, installer), "--upgrade", requirement)
+        return Installation("venv", prefix, f"was installed into the virtual environment {prefix}", (command,))
     user = ["--user"] if package.is_relative_to(Path.home()) else []
-    command = (sys.executable, "-m", "pip", "install", *user, "--upgrade", requirement)
+    command = (*_pip(prefix, installer), *user, "--upgrade", requirement)
     kind: Kind = "user" if user else "system"
     return Installation(kind, package.parent, f"was installed by {installer or 'pip'}, in {package.parent}", (command,))
 
 
+def _folder(direct: Mapping[str, Any]) -> Path | None:
+    """Return the folder that the package was installed from."""
+    return Path(unquote(urlsplit(str(direct.get("url", ""))).path)) if "dir_info" in direct else None
+
+
 def _checkout(direct: Mapping[str, Any], package: Path) -> Path | None:
     """Return the git clone that an editable installation runs from."""
-    editable = bool((direct.get("dir_info") or {}).get("editable"))
-    place = Path(unquote(urlsplit(str(direct.get("url", ""))).path)) if editable else package.parent
+    folder = _folder(direct) if (direct.get("dir_info") or {}).get("editable") else None
+    place = folder or package.parent
     return place if (place / ".git").exists() else None
 
 

@@ -42,7 +42,7 @@ def _describe(found: Installation, version: str) -> None:
     from anvyl_mcp.cli.runtime import output
 
     output.print_message(f"Anvyl {version} {found.words}")
-    where = " on the host" if found.kind == "container" else ""
+    where = " on the host, in the folder of its compose.yaml" if found.kind == "container" else ""
     for line in found.lines:
         output.print_message(f"to upgrade it{where}, run: {line}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,51 @@ def test_a_clone_pulls_and_installs_what_its_lock_file_says(tmp_path: Path) -> N
 
     assert found.kind == "git"
     assert found.place == tmp_path
-    assert found.lines[0] == f"git -C {tmp_path} pull --ff-only"
-    assert "ensure_environment run" in found.lines[1]
+    assert found.lines == [f"git -C {tmp_path} pull --ff-only", f"{tmp_path}/scripts/try --install"]
 
 
-def test_a_clone_in_another_environment_is_only_pulled(tmp_path: Path) -> None:
+def test_a_clone_in_another_environment_is_pulled_and_installed_into_that(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
-    found = detected(tmp_path / "env", {"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
+    env = tmp_path / "env"
+    found = detected(env, {"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
 
-    assert found.lines == [f"git -C {tmp_path} pull --ff-only"]
+    assert found.lines == [
+        f"git -C {tmp_path} pull --ff-only",
+        f"{env}/bin/python -m pip install --editable {tmp_path}",
+    ]
+
+
+@pytest.mark.parametrize("mark", ["uv-receipt.toml", "pipx_metadata.json", ""])
+def test_what_was_installed_from_a_clone_is_installed_from_it_again(tmp_path: Path, mark: str) -> None:
+    """As with `pipx install .` and `uv tool install .`."""
+    clone, prefix = tmp_path / "my clone", tmp_path / "tool"
+    (clone / ".git").mkdir(parents=True)
+    prefix.mkdir()
+    if mark:
+        (prefix / mark).touch()
+    found = detected(prefix, {"url": clone.as_uri(), "dir_info": {}}, environ={"HOME": str(tmp_path)})
+
+    assert found.lines[0] == f"git -C '{clone}' pull --ff-only"
+    assert (
+        found.lines[1]
+        == {
+            "uv-receipt.toml": "uv tool upgrade anvyl-mcp",
+            "pipx_metadata.json": "pipx upgrade anvyl-mcp",
+            "": f"{prefix}/bin/python -m pip install --upgrade '{clone}'",
+        }[mark]
+    )
+
+
+def test_an_externally_managed_python_needs_the_word_that_installed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "EXTERNALLY-MANAGED").touch()
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    package = Path("/usr/local/lib/python3.12/dist-packages/anvyl_mcp")
+    found = detected(Path(sys.base_prefix), package=package)
+
+    assert found.kind == "system"
+    assert found.lines == [f"{sys.executable} -m pip install --break-system-packages --upgrade anvyl-mcp"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +135,12 @@ def test_a_container_is_upgraded_from_outside() -> None:
     assert not found.automatic
 
 
+def test_an_image_built_from_a_clone_is_built_again() -> None:
+    found = detected(Path("/usr/local"), in_container=True, environ={"ANVYL_IMAGE": "clone"})
+
+    assert found.lines == ["git pull --ff-only", "docker compose up --detach --build"]
+
+
 def test_this_clone_is_recognised_and_nothing_is_changed_without_a_yes() -> None:
     done = run_program("upgrade", program=ANVYL_MCP)
 
@@ -107,20 +150,24 @@ def test_this_clone_is_recognised_and_nothing_is_changed_without_a_yes() -> None
     assert "running:" not in done.err
 
 
-def test_an_upgrade_pulls_the_clone(tmp_path: Path) -> None:
+def test_an_upgrade_pulls_the_clone_and_runs_its_new_installation(tmp_path: Path) -> None:
     origin, clone = tmp_path / "origin", tmp_path / "clone"
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     subprocess.run([*git, "init", "--quiet", "-b", "main", origin], check=True)
     subprocess.run([*git, "-C", origin, "commit", "--quiet", "--allow-empty", "-m", "one"], check=True)
     subprocess.run([*git, "clone", "--quiet", origin, clone], check=True)
-    subprocess.run([*git, "-C", origin, "commit", "--quiet", "--allow-empty", "-m", "two"], check=True)
+    script = origin / "scripts" / "try"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/installed\n', encoding="utf-8")
+    script.chmod(0o755)
+    subprocess.run([*git, "-C", origin, "add", "."], check=True)
+    subprocess.run([*git, "-C", origin, "commit", "--quiet", "-m", "two"], check=True)
     said: list[str] = []
 
-    run_upgrade(detected(tmp_path, {"url": clone.as_uri(), "dir_info": {"editable": True}}), said.append)
+    run_upgrade(detected(clone / ".venv", {"url": clone.as_uri(), "dir_info": {"editable": True}}), said.append)
 
-    log = subprocess.run(["git", "-C", clone, "log", "--format=%s"], check=True, capture_output=True, text=True).stdout
-    assert log.split() == ["two", "one"]
-    assert said == [f"git -C {clone} pull --ff-only"]
+    assert (tmp_path / "installed").read_text(encoding="utf-8") == "--install\n"
+    assert said == [f"git -C {clone} pull --ff-only", f"{clone}/scripts/try --install"]
 
 
 @pytest.mark.parametrize(

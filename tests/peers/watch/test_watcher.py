@@ -435,14 +435,15 @@ def test_a_container_that_was_killed_and_came_back_fast_is_reported(engine: Real
         assert node.stop() == 0
 
 
-def test_another_host_watches_while_the_watcher_is_down_and_says_so(tmp_path: Path) -> None:
+def test_another_host_watches_only_while_the_watcher_is_down_and_says_so(tmp_path: Path) -> None:
     with running_services() as services:
         nothing = {"DOCKER_HOST": "unix:///nonexistent/docker.sock", "ANVYL_WATCH_EVERY": "1s"}
         alpha = ServingNode("alpha", tmp_path / "alpha", {**nothing, "ANVYL_WATCH": "1"})
         beta_home = tmp_path / "beta"
         beta_home.mkdir(mode=0o700)
         hosts = beta_home / "hosts.toml"
-        hosts.write_text(f'[hosts.alpha]\nurl = "{alpha.url}"\ntoken = "{alpha.token}"\n', encoding="utf-8")
+        pair = '[hosts.alpha]\nurl = "{}"\ntoken = "{}"\n'
+        hosts.write_text(pair.format(alpha.url, "anv1_revoked"), encoding="utf-8")
         hosts.chmod(0o600)
         channels = beta_home / "notify.json"
         channels.touch(0o600)
@@ -450,14 +451,20 @@ def test_another_host_watches_while_the_watcher_is_down_and_says_so(tmp_path: Pa
         wait_for(lambda: (tmp_path / "alpha" / "watch.json").exists())
         beta = ServingNode("beta", beta_home, {**nothing, "ANVYL_WATCH_STANDBY": "alpha"})
         try:
+            blind = services.wait(1)[0][1]
+            assert blind["title"] == "Problem: standby for alpha"
+            assert "beta cannot check whether alpha watches the hosts" in blind["message"]
+            hosts.write_text(pair.format(alpha.url, alpha.token), encoding="utf-8")
+            assert services.wait(2)[1][1]["title"] == "Recovered: standby for alpha"
+
             port = alpha.port
             alpha.kill()
-            first = services.wait(1)[0][1]
+            first = services.wait(3)[2][1]
             assert first["title"] == "Problem: watch on alpha" and first["priority"] == 5
             assert "alpha does not watch the hosts" in first["message"] and "beta does" in first["message"]
 
             alpha.start(port)
-            hosts.write_text(f'[hosts.alpha]\nurl = "{alpha.url}"\ntoken = "{alpha.token}"\n', encoding="utf-8")
+            hosts.write_text(pair.format(alpha.url, alpha.token), encoding="utf-8")
             wait_for(lambda: any(one["title"] == "Recovered: watch on alpha" for _, one in services.got))
         finally:
             alpha.stop()
