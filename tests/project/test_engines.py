@@ -75,15 +75,18 @@ def test_the_environment_of_a_test_without_an_engine_points_to_none(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("ci", "exit_code"), [("", 0), ("true", 1)])
-def test_a_test_without_its_engine_is_skipped_loudly_and_fails_in_ci(
+def test_a_test_without_its_engine_or_program_is_skipped_loudly_and_fails_in_ci(
     monkeypatch: pytest.MonkeyPatch, ci: str, exit_code: int
 ) -> None:
     monkeypatch.setenv("CI", ci)
     monkeypatch.setenv("PATH", "/nonexistent")
+    tests = THIS.parent.parent
+    verified = tests / "app" / "service" / "test_service_files.py"
+    selected = "on_one_engine or systemd_accepts"
 
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", str(THIS), "-k", "on_one_engine"],
-        cwd=THIS.parent.parent,
+        [sys.executable, "-m", "pytest", "-rsf", "-p", "no:xdist", str(THIS), str(verified), "-k", selected],
+        cwd=tests,
         capture_output=True,
         text=True,
         check=False,
@@ -92,3 +95,6 @@ def test_a_test_without_its_engine_is_skipped_loudly_and_fails_in_ci(
     assert run.returncode == exit_code, run.stdout + run.stderr
     assert ("TESTS ON A REAL DOCKER ENGINE WERE SKIPPED" in run.stdout) == (not ci)
     assert "no Docker engine answers at unix:///nonexistent/docker.sock" in run.stdout
+    assert "systemd-analyze is not installed" in run.stdout
+    if ci:
+        assert " passed" not in run.stdout and " skipped" not in run.stdout
