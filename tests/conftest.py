@@ -34,7 +34,7 @@ MAY_BE_SKIPPED = (
     "only cgroup v1 next to v2",
     "this machine is on no network",
 )
-"""How the reasons begin that hold with CI=true, too: they are about the machine. `scripts/test` installs all programs."""
+"""How reasons begin that count with CI=true, too: they are about the machine. `scripts/test` installs all programs."""
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,4 +98,4 @@ def test_a_test_without_its_engine_or_program_is_skipped_loudly_and_fails_in_ci(
     assert "no Docker engine answers at unix:///nonexistent/docker.sock" in run.stdout
     assert "systemd-analyze is not installed" in run.stdout
     if ci:
-        assert " passed" not in run.stdout and " skipped" not in run.stdout
+        assert re.search(r"\d (?:passed|skipped)", run.stdout) is None
