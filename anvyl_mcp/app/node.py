@@ -62,6 +62,8 @@ IN_MEMORY = "memory:"
 
 RECOVERY_SECONDS = 10.0
 """Seconds between attempts to put interrupted updates right, while the engine does not answer."""
+TENDING_SECONDS = 1800.0
+"""Seconds between looks for images that were kept long enough."""
 
 
 class Node:
@@ -241,13 +243,12 @@ class Node:
         reports = await check_hosts(self.fleet, peers)
         return [PeerHealth(one.name, one.ok, self.fleet.is_skipped(one.name)) for one in reports]
 
-    async def recover_updates(self) -> None:
-        """Finish or take back the updates that a killed process left behind, once the engine answers."""
-        parts = self._parts()
+    async def tend_updates(self) -> None:
+        """Put interrupted updates right once the engine answers, and remove old images that were kept for a day."""
+        updater, engine = self._parts().updater, self._parts().engine
         while True:
-            if await anyio.to_thread.run_sync(parts.updater.recover, parts.engine, abandon_on_cancel=True):
-                return
-            await anyio.sleep(RECOVERY_SECONDS)
+            done = await anyio.to_thread.run_sync(updater.tend, engine, abandon_on_cancel=True)
+            await anyio.sleep(TENDING_SECONDS if done else RECOVERY_SECONDS)
 
     async def aclose(self) -> None:
         """Close all connections and files."""

@@ -37,7 +37,7 @@ async def serve(
     from anvyl_mcp.server.policy import explain
 
     node = Node(settings, serving=True)
-    background = BackgroundTasks(node.fleet, settings, [node.recover_updates])
+    background = BackgroundTasks(node.fleet, settings, [node.tend_updates])
     state = node.state
     state.further_checks |= background.checks
     state.on_joined = on_joined

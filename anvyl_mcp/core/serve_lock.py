@@ -30,6 +30,11 @@ class RunningServer:
     network: tuple[str, ...] = ()
 
 
+def server_file(run_dir: Path) -> Path:
+    """The file in which the running server says where it is."""
+    return run_dir / "serve.json"
+
+
 def find_server(run_dir: Path) -> RunningServer | None:
     """Return the running server of this installation, or None."""
     try:
@@ -37,7 +42,7 @@ def find_server(run_dir: Path) -> RunningServer | None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                fields = json.loads((run_dir / "serve.json").read_text(encoding="utf-8"))
+                fields = json.loads(server_file(run_dir).read_text(encoding="utf-8"))
                 return RunningServer(**{**fields, "network": tuple(fields.get("network", ()))})
     except (OSError, ValueError, TypeError):
         return None
@@ -68,11 +73,11 @@ def claim(run_dir: Path) -> Iterator[Path]:
             raise Conflict(
                 f"anvyl-mcp is already running{where}", hint="stop it first, or set ANVYL_HOME to run a second one"
             ) from error
-        server_file = run_dir / "serve.json"
+        file = server_file(run_dir)
         try:
-            yield server_file
+            yield file
         finally:
-            server_file.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
     finally:
         os.close(lock)
 

@@ -71,6 +71,30 @@ def prepare_home(config_dir: Path, state_dir: Path) -> Path | None:
     return copy
 
 
+def restore_home(config_dir: Path, state_dir: Path) -> None:
+    """Unpack the newest copy of a home of our format, if a newer version has changed the home since.
+
+    Raises:
+        AnvylError: it cannot be unpacked.
+    """
+    copies = sorted((state_dir / BACKUPS).glob(f"format-{FORMAT}-*.tar.gz"), key=lambda path: path.stat().st_mtime)
+    if read_format(state_dir) <= FORMAT or not copies:
+        return
+    homes = {"config": config_dir, "state": state_dir}
+    try:
+        with exclusive_lock(state_dir / "format.lock"), tarfile.open(copies[-1]) as archive:
+            for member in archive:
+                name, _, path = member.name.partition("/")
+                archive.extract(member.replace(name=path), homes[name], filter="data")
+            _mark(state_dir)
+    except (OSError, tarfile.TarError) as error:
+        raise AnvylError(
+            f"{state_dir} cannot be put back to the format of this version: {error}",
+            hint=f"unpack {copies[-1]} over it",
+        ) from error
+    log.warning("the home was put back to the copy %s, from before a newer version changed it", copies[-1])
+
+
 def _mark(state_dir: Path) -> None:
     write_atomically(state_dir / FORMAT_FILE, f"{FORMAT}\n")
 

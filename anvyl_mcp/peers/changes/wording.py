@@ -51,7 +51,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "update_stack": {"min_age": "3d", "watch": 120},
 }
 """Default values, which are left out."""
-HIDDEN_ARGUMENTS = frozenset({"host", "only", "compose", "dotenv"})
+HIDDEN_ARGUMENTS = frozenset({"host", "only", "compose", "dotenv", "watch"})
 """Arguments that are not in a description: a preview shows what a Compose file changes, and a `.env` file is secret."""
 
 
@@ -182,6 +182,8 @@ def _details(one: Outcome) -> str:
     state = result.get("state")
     if isinstance(state, str):
         changed = [] if state == EXPECTED_STATES.get(verb, state) else [f"it is {state} now"]
+        if result.get("previous"):
+            changed = [f"it runs {result.get('current')}, was {result['previous']}"]
         published = result.get("ports") if verb == "create" else None
         parts = [*changed, *(map(str, published) if isinstance(published, list) else ()), str(result.get("note") or "")]
         return "".join(f"; {part}" for part in parts if part)

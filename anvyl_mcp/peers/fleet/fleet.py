@@ -209,17 +209,19 @@ class Fleet:
         on_behalf: OnBehalf | None = None,
         expected: ExpectedObjects | None = None,
         on_progress: ProgressCallback | None = None,
+        operation: str = "",
     ) -> Outcome:
         """Run one tool on one host. Errors are returned in the outcome, never raised.
 
         `on_behalf`: the caller, if it has fewer rights than this process. `expected`: the objects when the change was
-        approved; if they differ by now, the host does nothing.
+        approved; if they differ by now, the host does nothing. `operation`: the id of the same call made earlier, to
+        get its outcome.
         """
         started = time.monotonic()
         try:
             listing = self._hidden.get(tool) or self.tool(tool)
             exact = make_exact(listing.arguments, arguments)
-            answer = await self._ask(host, listing, exact, on_behalf, expected, on_progress)
+            answer = await self._ask(host, listing, exact, on_behalf, expected, on_progress, operation)
             if answer.ok and not matches_schema(answer.result, listing.output_schema):
                 raise UnexpectedResult(f"its answer to `{tool}` does not match the tool's schema", hint=OTHER_VERSION)
         except AnvylError as error:
@@ -319,6 +321,7 @@ class Fleet:
         on_behalf: OnBehalf | None,
         expected: ExpectedObjects | None,
         on_progress: ProgressCallback | None,
+        operation: str,
     ) -> ToolAnswer:
         if on_behalf is not None and tool.scope not in on_behalf.scopes:
             # The host would deny it too, but the request would carry this process's token.
@@ -327,7 +330,7 @@ class Fleet:
         seconds = time_limit(tool, arguments)
         meta = {protocol_keys.WHOLE: True, **self.call_meta}
         if not tool.reads:
-            meta[protocol_keys.OPERATION] = str(uuid.uuid4())
+            meta[protocol_keys.OPERATION] = operation or str(uuid.uuid4())
         if expected is not None and not tool.reads:
             meta |= expected.as_meta()
         if on_behalf is not None:

@@ -16,6 +16,7 @@ from anvyl_mcp.server.engine.timestamps import to_nanoseconds
 from anvyl_mcp.server.history.engine_events import COMPOSE_PROJECT, HEALTH, EngineEvent
 from anvyl_mcp.server.history.store import MICROSECOND, HistoryStore, subject_number
 from anvyl_mcp.server.policy.guardrails import is_hidden
+from anvyl_mcp.server.policy.object_names import lasting_name
 
 LAST_LINES = 50
 MAX_LINE = 500
@@ -169,7 +170,7 @@ def _cause(db: sqlite3.Connection, event: EngineEvent) -> int | None:
     ).fetchall()
     for number, tool, objects in running:
         words = objects.split("\n")
-        named = {f"{event.kind} {event.name}", f"{event.kind} {event.id}"}
+        named = {f"{event.kind} {lasting_name(event.name)}", f"{event.kind} {event.id}"}
         if event.project:
             named.add(f"stack {event.project}")
         if tool == "prune_unused" and event.action not in PRUNED_ACTIONS:

@@ -23,6 +23,8 @@ IMAGE = re.compile(rf"(?:{HOST}/)?{COMPONENT}(?:/{COMPONENT})*(?::{TAG})?(?:@{DI
 """An image reference: `registry:5000/path/name:tag@digest`, or an id."""
 STACK = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
 """The name of a Compose project."""
+REPLACING = ".anvyl-"
+"""What follows the name of a container in those that it has, and that its helper has, while an update replaces it."""
 MAX_LENGTH = 512
 SHORT_LENGTH = 80
 
@@ -85,3 +87,8 @@ def check_call(tool: Tool, arguments: Mapping[str, Any]) -> None:
     """
     for kind, name in named_objects(tool, arguments, NAMES, MAKES, USES):
         check_name(kind, name)
+
+
+def lasting_name(name: str) -> str:
+    """Name of a container without what an update appends to it meanwhile."""
+    return name.partition(REPLACING)[0]

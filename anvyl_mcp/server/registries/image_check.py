@@ -42,6 +42,8 @@ class LocalImage:
     facts: ImageFacts
     pulled: str
     """The digest with which it was pulled; empty if it was built or imported here."""
+    names: tuple[str, ...] = ()
+    """Its names with digests, like `nginx@sha256:…`."""
 
     @classmethod
     def read(cls, engine: Engine, identifier: str) -> LocalImage | None:
@@ -57,7 +59,12 @@ class LocalImage:
         platform = tuple(compat.string(found.get(key)) for key in ("Os", "Architecture", "Variant"))
         digests = frozenset({found["Id"], descriptor, *pulled} - {""})
         return cls(
-            found["Id"], digests, (platform[0], platform[1], platform[2]), read_facts(found, ()), next(iter(pulled), "")
+            found["Id"],
+            digests,
+            (platform[0], platform[1], platform[2]),
+            read_facts(found, ()),
+            next(iter(pulled), ""),
+            tuple(found["RepoDigests"]),
         )
 
 

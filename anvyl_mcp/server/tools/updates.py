@@ -25,9 +25,9 @@ from anvyl_mcp.server.tool import ContainerName, tool
 from anvyl_mcp.server.tools import containers
 from anvyl_mcp.server.tools.stacks import StackName
 from anvyl_mcp.server.updates.available import SERVICE_LABEL, STACK_LABEL, Updates, candidate, list_available
-from anvyl_mcp.server.updates.own_container import check_not_own
+from anvyl_mcp.server.updates.execution import Updated
 from anvyl_mcp.server.updates.replacement import name_of
-from anvyl_mcp.server.updates.update import Updated, Updater, Wish
+from anvyl_mcp.server.updates.update import Updater, Wish
 
 UPDATE_SECONDS = 1800
 MinAge = Annotated[str, Field(description="least age of the new image; 0: any")]
@@ -59,7 +59,9 @@ def list_updates(
     refresh: Annotated[bool, Field(description="ask registries again")] = False,
 ) -> Updates:
     """List containers whose image has a newer one in its registry."""
-    return list_available(engine, checker, name, updater.records.failures(), refresh=refresh)
+    records = updater.records
+    running = [part.name for one in records.running() for part in one.parts if part.image or part.source]
+    return list_available(engine, checker, name, records.failures(), running, refresh=refresh)
 
 
 @tool(say=["update {name}", "upgrade {name}"], changes=True, seconds=UPDATE_SECONDS)
@@ -122,10 +124,8 @@ def _wish(engine: Engine, container: Mapping[str, Any], image: str) -> Wish:
 
     Raises:
         Conflict: it cannot be updated.
-        Denied: it is the one that this server runs in.
     """
     name, labels = name_of(container), container["Config"]["Labels"]
-    check_not_own(container)
     if service := labels.get(SERVICE_LABEL):
         raise Conflict(f"`{name}` belongs to the Swarm service `{text.clean(service)}`", hint="update the service")
     if container["State"]["Status"] == "paused":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ SERVICE_LABEL = "com.docker.swarm.service.name"
 MOST_NAMED = 30
 MIN_AGE_SECONDS = 3 * 24 * 3600.0
 """Age that a new image should have: most bad and malicious ones are withdrawn by then."""
-Held = Literal["", "age", "failed", "own"]
+Held = Literal["", "age", "failed"]
 
 
 class AvailableUpdate(Row):
@@ -44,6 +44,8 @@ class AvailableUpdate(Row):
     note: str = ""
     held: Held = ""
     """Why an update of everything leaves it out."""
+    own: bool = False
+    """Whether the server runs in it, so that it is updated last."""
     notes: str
     digest: str
 
@@ -57,6 +59,7 @@ class Updates(Result):
     current: Strings = Field(default=[])
     unchecked: Strings = Field(default=[])
     checked: Time = ""
+    updating: Strings = Field(default=[])
     note: str = ""
 
     def text(self) -> str:
@@ -68,7 +71,13 @@ class Updates(Result):
         rows = [super().text()] if self.updates or not (current or self.unchecked or self.note) else []
         rows += [f"release notes of {one.name}: {one.notes}" for one in self.updates if one.notes]
         return "\n".join(
-            [*rows, *([self.note] if self.note else []), *current, *(f"not checked: {one}" for one in self.unchecked)]
+            [
+                *rows,
+                *([self.note] if self.note else []),
+                *([f"being updated: {', '.join(self.updating)}"] if self.updating else []),
+                *current,
+                *(f"not checked: {one}" for one in self.unchecked),
+            ]
         )
 
 
@@ -128,10 +137,11 @@ def list_available(
     checker: ImageChecker,
     name: str,
     failures: Mapping[tuple[str, str], FailedUpdate],
+    running: Sequence[str],
     *,
     refresh: bool,
 ) -> Updates:
-    """Check containers for newer images. `failures`: updates that did not work."""
+    """Check containers for newer images. `failures`: updates that did not work; `running`: those under way."""
     candidates = find_candidates(engine, name)
     pairs = list({(one.reference, one.local.id): (one.reference, one.local) for one in candidates
                   if one.reference and one.local and not one.why_not}.values())  # fmt: skip
@@ -158,6 +168,7 @@ def list_available(
         current=sorted(current),
         unchecked=[f"{', '.join(sorted(names))}: {why}" for why, names in sorted(problems.items())],
         checked=text.format_timestamp(oldest) if pairs else "",
+        updating=sorted({*running} & {one.name for one in candidates}),
         note=f"there is no container or stack `{object_names.shorten(name)}` here" if name and not candidates else "",
     )
 
@@ -181,6 +192,7 @@ def _row(
         change=change,
         note=note,
         held=held,
+        own=one.own,
         notes=newer.notes,
         digest=found.answer.digest,
     )
@@ -190,14 +202,12 @@ def _held(
     one: Candidate, found: NewerImage, newer: ImageFacts, failures: Mapping[tuple[str, str], FailedUpdate]
 ) -> tuple[Held, str]:
     """Why an update waits for a person, in one word and in several."""
-    if one.own:
-        return "own", "this server runs in it: update it by hand"
     for digest in newer.digests:
         if failed := failures.get((one.name, digest)):
             return "failed", f"failed {text.format_age(text.format_timestamp(failed.at))}: {failed.why}"
     if published_age(found) < MIN_AGE_SECONDS:
         return "age", "less than 3 days old"
-    return "", ""
+    return "", "this server runs in it: updated last" if one.own else ""
 
 
 def published_age(found: NewerImage) -> float:

@@ -112,7 +112,9 @@ def _trouble(found: Mapping[str, Any]) -> str:
         return f"ended with exit code {code}{killed}{reason}"
     if state["Health"]["Status"] == "unhealthy":
         checks = state["Health"]["Log"]
-        said = " ".join(text.clean(str(checks[-1].get("Output", ""))).split())[:200] if checks else ""
+        # The last line has the reason, also of a traceback.
+        lines = text.clean(str(checks[-1].get("Output", ""))).strip().splitlines() if checks else []
+        said = " ".join(lines[-1].split())[:200] if lines else ""
         return f"is unhealthy{f': {said}' if said else ''}"
     return ""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.server.engine import lookup
-from anvyl_mcp.server.engine.engine import Engine
+from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.registries.image_check import LocalImage
 from anvyl_mcp.server.updates.records import KEEP_SECONDS
 
 REPOSITORY = "anvyl-kept"
@@ -29,14 +31,32 @@ def keep_image(engine: Engine, container: str, image: str) -> None:
 
 
 def release_images(engine: Engine) -> None:
-    """Remove the tags of images that were kept for a day; the images go with the next prune. Never raises."""
+    """Remove images that were kept for a day, unless they are used or have another tag. Never raises."""
     with suppress(AnvylError):
-        for entry in lookup.list_images(engine):
-            for tag in lookup.image_tags(entry):
-                match = TAG.fullmatch(tag)
-                if match and time.time() - int(match[1]) > KEEP_SECONDS:
-                    with suppress(AnvylError), engine_errors():
-                        engine.client().remove_image(tag, noprune=True)
+        images = [(str(entry["Id"]), lookup.image_tags(entry)) for entry in lookup.list_images(engine)]
+        for identifier, tags in images:
+            if expired := [tag for tag in tags if _is_expired(tag)]:
+                _release(engine, identifier, expired, [tag for tag in tags if tag not in expired])
+
+
+def _is_expired(tag: str) -> bool:
+    match = TAG.fullmatch(tag)
+    return match is not None and time.time() - int(match[1]) > KEEP_SECONDS
+
+
+def _release(engine: Engine, identifier: str, expired: Sequence[str], others: Sequence[str]) -> None:
+    """Remove the tags of an image, and then the image, unless it has other tags; a used one keeps them for now."""
+    if any(one["ImageID"] == identifier for one in engine.containers(all=True)):
+        return
+    client = engine.client(CHANGE_TIMEOUT)
+    for tag in expired:
+        with suppress(AnvylError), engine_errors():
+            client.remove_image(tag, noprune=True)
+    left = None if others else LocalImage.read(engine, identifier)
+    if left and len(left.names) == 1:
+        # Its tag has moved on, but the digest that it was pulled by still names it. Further ones are not ours.
+        with suppress(AnvylError), engine_errors():
+            client.remove_image(left.names[0])
 
 
 def restore_tag(engine: Engine, name: str, image: str) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +22,10 @@ KEEP_SECONDS = 24 * 3600.0
 FAILURE_SECONDS = 14 * KEEP_SECONDS
 MOST_FAILURES = 100
 
-Step = Literal["created", "swapping", "watching", "going back", "done"]
-"""`created`: the old containers still run. `swapping`: they are stopped, and new ones started."""
+Step = Literal["waiting", "created", "swapping", "watching", "going back", "done"]
+"""`waiting`: a helper is to begin. `created`: the old containers still run. `swapping`: they are stopped, and new ones
+started.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class UpdateRecord:
     parts: tuple[Part, ...]
     tags: Mapping[str, str] = field(default_factory=dict)
     step: Step = "created"
+    own: str = ""
+    """Name of the container among them in which the server runs: only a helper can replace that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class UpdateRecords:
 
     def __init__(self, folder: Path) -> None:
         """`folder`: the state folder."""
+        self.folder = folder
         self._locks = folder / "run"
         self._file: SecretFile[dict[str, Any]] = SecretFile(
             folder / "updates.json",
@@ -125,13 +130,21 @@ class UpdateRecords:
             others = [one for one in content["running"] if one.operation != record.operation]
             content["running"] = [*others, *([] if record.step == "done" else [record])]
 
-    def interrupted(self) -> list[UpdateRecord]:
-        """Updates whose process died."""
+    def running(self) -> list[UpdateRecord]:
+        """Updates that are under way; none if the file cannot be read."""
         try:
-            records: Sequence[UpdateRecord] = self._file.read()["running"]
+            records: list[UpdateRecord] = self._file.read()["running"]
         except ConfigInvalid:
             return []
-        return [one for one in records if not self._is_held(one)]
+        return records
+
+    def find(self, operation: str) -> UpdateRecord | None:
+        """The update under way with this operation id."""
+        return next((one for one in self.running() if one.operation == operation), None)
+
+    def interrupted(self) -> list[UpdateRecord]:
+        """Updates whose process died, or whose helper has not begun."""
+        return [one for one in self.running() if not self._is_held(one)]
 
     def note_failure(self, name: str, image: str, why: str) -> None:
         """Remember that an image did not work for a container."""
@@ -158,13 +171,18 @@ class UpdateRecords:
             return True
 
 
+_RECORD_FIELDS = frozenset(one.name for one in fields(UpdateRecord))
+
+
 def at_step(record: UpdateRecord, step: Step, parts: Sequence[Part] | None = None) -> UpdateRecord:
     """The record with another step, and other parts if given."""
     return replace(record, step=step, parts=record.parts if parts is None else tuple(parts))
 
 
 def _record(raw: Mapping[str, Any]) -> UpdateRecord:
-    return UpdateRecord(**{**raw, "parts": tuple(Part(**one) for one in raw["parts"])})
+    # The version that an update installs reads what the one before it wrote, and the other way round.
+    known = {name: value for name, value in raw.items() if name in _RECORD_FIELDS}
+    return UpdateRecord(**{**known, "parts": tuple(Part(**one) for one in raw["parts"])})
 
 
 def _recent(failed: Sequence[FailedUpdate]) -> list[FailedUpdate]:

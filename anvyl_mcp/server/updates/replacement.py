@@ -12,22 +12,23 @@ A container with `--rm` removes itself in step 2, and is created again if it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from anvyl_mcp.core.errors import AnvylError, NotFound
+from anvyl_mcp.core.errors import AnvylError, InvalidInput, NotFound
 from anvyl_mcp.server.containers.recreate import Recreation
 from anvyl_mcp.server.containers.undo_log import RUNNING_STATES, LoggedChange
 from anvyl_mcp.server.engine import compat
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
-from anvyl_mcp.server.updates.health_watch import check_up
+from anvyl_mcp.server.policy import object_names
+from anvyl_mcp.server.updates.health_watch import UnhealthyError, check_up
 from anvyl_mcp.server.updates.inherited_settings import COMPOSE_IMAGE, drop_inherited
 from anvyl_mcp.server.updates.records import Part
 
-NEW, OLD = ".anvyl-new", ".anvyl-old"
+NEW, OLD = f"{object_names.REPLACING}new", f"{object_names.REPLACING}old"
 """Endings of names while a container is replaced."""
 JOINED_MODES = ("NetworkMode", "PidMode", "IpcMode")
 STOP_SECONDS, LONGEST_STOP_SECONDS = 10, 120
@@ -77,20 +78,25 @@ class Replacement:
             if was_running(part.old):
                 try:
                     self._start(part.new_id, part.name)
+                except InvalidInput as error:
+                    raise UnhealthyError(part.name, f"cannot start: {error.message}", []) from error
                 except AnvylError:
                     # Those that depend on a container that crashed cannot be started: its crash is the reason.
                     check_up(self.engine, started)
                     raise
                 started[part.new_id] = part.name
 
-    def go_back(self) -> None:
+    def go_back(self, before_start: Callable[[], None] = lambda: None) -> None:
         """Remove the new containers and start the old ones again. May be repeated, and begun at any point.
+
+        `before_start` is called once the new ones are gone.
 
         Raises:
             AnvylError: the engine failed.
         """
         for part in reversed(self.parts):
             self._remove(part.new_id or f"{part.name}{NEW}")
+        before_start()
         again: list[Part] = []
         for part in self.parts:
             found = self._find(part.old_id)

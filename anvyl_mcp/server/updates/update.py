@@ -1,56 +1,35 @@
-"""Updates containers: pull, replace, watch, and go back if a new image does not come up."""
+"""Updates containers: pull, check the age of the new image, and replace together what belongs together."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import AnvylError, Cancelled, Conflict, Incomplete, NotFound
+from anvyl_mcp.core.errors import AnvylError, Conflict, Incomplete, NotFound
 from anvyl_mcp.server.auth.callers import CURRENT_CALLER
 from anvyl_mcp.server.containers.undo_log import LoggedChange, UndoLog
 from anvyl_mcp.server.engine import pull
-from anvyl_mcp.server.engine.engine import Engine, own_name
+from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.policy.guardrails import check_labels
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.registries.image_check import ImageChecker, LocalImage
-from anvyl_mcp.server.registries.image_facts import age_seconds, short_digest
-from anvyl_mcp.server.tool import BOUND_IDS, CHECK_POLICY, CURRENT_TOOL, OPERATION_ID, Injected, Result
+from anvyl_mcp.server.registries.image_facts import age_seconds
+from anvyl_mcp.server.tool import BOUND_IDS, CHECK_POLICY, CURRENT_TOOL, OPERATION_ID, Injected
+from anvyl_mcp.server.updates import helper, own_container
 from anvyl_mcp.server.updates.available import Candidate, published_age
-from anvyl_mcp.server.updates.health_watch import UnhealthyError, watch
-from anvyl_mcp.server.updates.kept_images import keep_image, release_images, restore_tag
+from anvyl_mcp.server.updates.execution import Execution, OperationEnd, Phases, Updated, begin, describe
+from anvyl_mcp.server.updates.kept_images import release_images
 from anvyl_mcp.server.updates.records import Part, UpdateRecord, UpdateRecords, at_step
-from anvyl_mcp.server.updates.replacement import NEW, OLD, Replacement, dependents, in_start_order, name_of
+from anvyl_mcp.server.updates.replacement import dependents, in_start_order, name_of
 
 log = logging.getLogger(__name__)
 
-MAX_LOG_LINES = 600
-"""Characters of a failed container's log in an error."""
-
-OnRecovered = Callable[[str, Mapping[str, Any]], None]
+OnRecovered = Callable[[str, OperationEnd], None]
 """Gets the operation id of an update that a dead process began, and how it ended, in the form of the journal."""
-
-
-class Updated(Result):
-    """A container or stack after an update."""
-
-    name: str
-    updated: bool
-    state: str = ""
-    current: str = ""
-    previous: str = ""
-    note: str = ""
-
-    def text(self) -> str:
-        """One line."""
-        if not self.updated:
-            return f"{self.name} is already up to date"
-        was = f", was {self.previous}" if self.previous else ""
-        return "; ".join(filter(None, [f"{self.name} runs {self.current}{was}", self.note]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +44,6 @@ class Wish:
     def same_tag(self) -> bool:
         """Whether the container keeps its image name."""
         return self.image == self.candidate.image
-
-
-class _Phases(Progress):
-    """Progress of a work with several phases that count differently; MCP wants one number that grows."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._before, self._highest = progress, 0.0, 0.0
-
-    def __call__(self, done: float, total: float | None = None, message: str = "") -> None:
-        """Report the progress of the current phase."""
-        self._highest = max(self._highest, self._before + done)
-        self._progress(self._highest, None if total is None else self._before + total, message)
-
-    def begin(self, message: str) -> None:
-        """Begin the next phase."""
-        self._before = self._highest + 1
-        self(0, None, message)
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the caller cancelled."""
-        return self._progress.cancelled
 
 
 class Updater(Injected):
@@ -109,31 +66,31 @@ class Updater(Injected):
         seconds: float,
         progress: Progress,
     ) -> Updated:
-        """Update containers together; the result of one is about it, that of several about all.
+        """Update containers together, the one that this server runs in last; the result is about all of them.
 
         Raises:
             Conflict: a new image is too young, or did not come up; the old ones run.
             Cancelled: the caller cancelled; the message says what runs.
+            Denied: the caller may not replace the container that this server runs in.
             AnvylError: the engine or a registry failed; the old ones run.
         """
-        phases = _Phases(progress)
+        own = [wish for wish in wishes if own_container.is_own(wish.container)]
+        for wish in own:
+            helper.check_replaceable(wish.container, self.records.folder)
+        phases = Phases(progress)
         self.recover(engine)
         release_images(engine)
         self._check_age_before(engine, wishes, min_age)
-        tags = {wish.image: engine.image_id(wish.image) for wish in wishes}
-        try:
-            parts = self._pull(engine, wishes, min_age, phases)
-            if not parts:
-                return Updated(name=subject, updated=False, current=_shown(engine, wishes))
-            others = dependents(engine, [part.old for part in parts])
-            for other in others:
-                if called := CURRENT_TOOL.get():
-                    check_labels(called, other)
-            parts += [Part(name_of(other), other) for other in others]
-        except AnvylError:
-            self._restore_tags(engine, tags)
-            raise
-        return self._replace(engine, subject, parts, tags, seconds, phases, "update")
+        rest = [wish for wish in wishes if wish not in own]
+        done = self._update(engine, subject, rest, min_age, seconds, phases) if rest else None
+        if not own:
+            assert done is not None
+            return done
+        last = self._update(engine, name_of(own[0].container), own, min_age, seconds, phases)
+        if done is None or not done.updated:
+            return last
+        note = "; ".join(filter(None, [done.note, last.text() if last.pending else ""]))
+        return done.model_copy(update={"pending": last.pending, "note": note})
 
     def undo(self, engine: Engine, change: LoggedChange, progress: Progress) -> str:
         """Replace containers with what they were before an update; return the id of the first one.
@@ -149,44 +106,47 @@ class Updater(Injected):
             tags[str(before["Config"]["Image"])] = str(before["Image"])
         others = dependents(engine, [part.old for part in parts])
         now = {tag: engine.image_id(tag) for tag in tags}
-        self._restore_tags(engine, tags)
+        Execution(engine, self.records, self._undo_log).restore_tags(tags)
         every = [*parts, *(Part(name_of(other), other) for other in others)]
-        self._replace(engine, change.name, every, now, 0.0, _Phases(progress), "")
+        self._replace(engine, change.name, every, now, 0.0, Phases(progress))
         return str(engine.inspect(parts[0].name)["Id"])
+
+    def tend(self, engine: Engine) -> bool:
+        """Put right what dead processes left, and remove what was kept long enough. Never raises; as `recover`."""
+        done = self.recover(engine)
+        release_images(engine)
+        return done
 
     def recover(self, engine: Engine) -> bool:
         """Finish or take back the updates of processes that died. Never raises; returns whether none is left."""
-        for record in self.records.interrupted():
+        for found in self.records.interrupted():
             try:
-                with self.records.hold(record):
-                    self._recover_one(engine, record)
+                with self.records.hold(found):
+                    # Another process may have put it right meanwhile.
+                    if record := self.records.find(found.operation):
+                        self._recover(engine, record)
             except AnvylError as error:
                 if error.message != self._trouble:
-                    log.warning("the interrupted update of `%s` cannot be put right yet: %s", record.subject, error)
+                    log.warning("the interrupted update of `%s` cannot be put right yet: %s", found.subject, error)
                 self._trouble = error.message
-        return not self.records.interrupted()
+        return not self.records.running()
 
-    def _recover_one(self, engine: Engine, record: UpdateRecord) -> None:
-        replacement = Replacement(engine, record.parts)
-        if record.step in ("watching", "done"):
-            with suppress(UnhealthyError):
-                watch(engine, replacement.started, record.watch, Progress())
-                result = self._finish(engine, record, "update")
-                log.warning(
-                    "the update of `%s` was interrupted while it was watched: %s", record.subject, result.text()
-                )
-                self._on_recovered(record.operation, {"ok": result.model_dump(mode="json")})
-                return
-        self.records.put(at_step(record, "going back"))
-        self._restore_tags(engine, record.tags)
-        replacement.go_back()
-        self.records.put(at_step(record, "done"))
-        error = Incomplete(
-            f"the server ended during the update of `{record.subject}`; its old image runs again",
-            hint="see the server's log, then try again",
+    def _recover(self, engine: Engine, record: UpdateRecord) -> None:
+        execution = Execution(
+            engine,
+            self.records,
+            self._undo_log,
+            on_end=lambda ended, end: self._on_recovered(ended.operation, end),
         )
-        log.warning("%s", error.message)
-        self._on_recovered(record.operation, {"error": error.as_dict()})
+        if not record.own:
+            execution.recover(record)
+        elif record.step != "waiting":
+            helper.start(engine, record)
+        elif not helper.exists(engine, record):
+            execution.restore_tags(record.tags)
+            self.records.put(at_step(record, "done"))
+            failure = Incomplete(f"the server ended before `{record.subject}` was updated", hint="try again")
+            self._on_recovered(record.operation, {"error": failure.as_dict()})
 
     def _check_age_before(self, engine: Engine, wishes: Sequence[Wish], min_age: float) -> None:
         """Refuse before a pull what would be refused after it. What a registry does not tell is checked after it."""
@@ -201,7 +161,26 @@ class Updater(Injected):
             if found.newer and (age := published_age(found)) < min_age:
                 raise _too_young(f"{reference.repository}:{reference.tag}", age, min_age)
 
-    def _pull(self, engine: Engine, wishes: Sequence[Wish], min_age: float, phases: _Phases) -> list[Part]:
+    def _update(
+        self, engine: Engine, subject: str, wishes: Sequence[Wish], min_age: float, seconds: float, phases: Phases
+    ) -> Updated:
+        tags = {wish.image: engine.image_id(wish.image) for wish in wishes}
+        try:
+            parts = self._pull(engine, wishes, min_age, phases)
+            if not parts:
+                shown = dict.fromkeys(describe(engine, wish.container) for wish in wishes)
+                return Updated(name=subject, updated=False, current=", ".join(shown))
+            others = dependents(engine, [part.old for part in parts])
+            for other in others:
+                if called := CURRENT_TOOL.get():
+                    check_labels(called, other)
+            parts += [Part(name_of(other), other) for other in others]
+        except AnvylError:
+            Execution(engine, self.records, self._undo_log).restore_tags(tags)
+            raise
+        return self._replace(engine, subject, parts, tags, seconds, phases)
+
+    def _pull(self, engine: Engine, wishes: Sequence[Wish], min_age: float, phases: Phases) -> list[Part]:
         """Pull the images, and return the containers whose image is another one now."""
         parts, pulled = [], dict[str, str]()
         for wish in wishes:
@@ -235,102 +214,41 @@ class Updater(Injected):
         parts: Sequence[Part],
         tags: Mapping[str, str],
         seconds: float,
-        phases: _Phases,
-        did: str,
+        phases: Phases,
     ) -> Updated:
-        """Replace the containers, each step recorded before it is taken."""
-        who = CURRENT_CALLER.get().name
-        parts = in_start_order(parts)
-        record = UpdateRecord(OPERATION_ID.get(), subject, who, time.time(), seconds, tuple(parts), tags)
+        """Replace the containers, or let a helper do that if this server runs in one of them."""
+        own = [part for part in parts if own_container.is_own(part.old)]
+        record = UpdateRecord(
+            OPERATION_ID.get(),
+            subject,
+            CURRENT_CALLER.get().name,
+            time.time(),
+            seconds,
+            tuple(in_start_order(parts)),
+            tags,
+            "waiting" if own else "created",
+            own[0].name if own else "",
+        )
+        execution = Execution(engine, self.records, self._undo_log)
         with self.records.hold(record):
             try:
-                self.records.begin(record, lambda: _check_names_free(engine, parts))
+                own_container.check_keeps_engine(engine, parts)
+                for part in own:
+                    helper.check_replaceable(part.old, self.records.folder)
+                begin(engine, self.records, record)
             except AnvylError:
-                self._restore_tags(engine, tags)
+                execution.restore_tags(tags)
                 raise
+            if not own:
+                return execution.run(record, phases)
             try:
-                phases.begin(f"creating {text.join_names([part.name for part in parts])}")
-                replacement = Replacement(engine, record.parts).create()
-                record = at_step(record, "created", replacement.parts)
-                self.records.put(record)
-                if phases.cancelled:
-                    raise Cancelled(f"cancelled; `{subject}` was not changed")
-                record = at_step(record, "swapping")
-                self.records.put(record)
-                phases.begin(f"replacing {subject}")
-                replacement.swap()
-                record = at_step(record, "watching")
-                self.records.put(record)
-                phases.begin(f"watching {subject}")
-                watch(engine, replacement.started, seconds, phases)
-                return self._finish(engine, record, did)
-            except UnhealthyError as error:
-                self._go_back(engine, record)
-                for part in record.parts:
-                    if part.image and part.name == error.name:
-                        self.records.note_failure(part.name, part.image, error.why)
-                raise _did_not_come_up(subject, error) from error
-            except Cancelled as error:
-                if record.step != "watching":
-                    self._go_back(engine, record)
-                    raise
-                result = self._finish(engine, record, did)
-                raise Cancelled(f"{error.message}; {result.text()}, which was not watched to the end") from error
-            except AnvylError as error:
-                self._go_back(engine, record)
-                raise type(error)(f"{error.message}; `{subject}` runs its old image", hint=error.hint) from error
-
-    def _finish(self, engine: Engine, record: UpdateRecord, did: str) -> Updated:
-        """Remove the old containers, keep their images, and record how to go back."""
-        changed = [part for part in record.parts if part.image or part.source]
-        for part in changed if did else ():
-            keep_image(engine, part.name, str(part.old["Image"]))
-        if did:
-            replaced = {part.new_id: part.old for part in changed}
-            self._undo_log.add_update(record.operation, record.subject, replaced, record.who)
-        Replacement(engine, record.parts).remove_old()
-        self.records.put(at_step(record, "done"))
-        first = changed[0]
-        kept = "the old image is kept for 24 h" if did else ""
-        restarted = [part.name for part in record.parts if part not in changed]
-        also = f"{text.join_names(restarted)} joined it again" if restarted else ""
-        return Updated(
-            name=record.subject,
-            updated=True,
-            state=engine.inspect(first.new_id)["State"]["Status"],
-            current=", ".join(dict.fromkeys(describe_image(engine, part.new_id) for part in changed)),
-            previous=", ".join(dict.fromkeys(_describe(engine, part.old) for part in changed)),
-            note="; ".join(filter(None, [also, kept])),
-        )
-
-    def _go_back(self, engine: Engine, record: UpdateRecord) -> None:
-        """Bring the old containers back.
-
-        Raises:
-            Incomplete: that failed; it is tried again with the next update and at the next start of the server.
-        """
-        self.records.put(at_step(record, "going back"))
-        try:
-            self._restore_tags(engine, record.tags)
-            Replacement(engine, record.parts).go_back()
-        except AnvylError as error:
-            raise Incomplete(
-                f"`{record.subject}` could not be brought back to its old image yet: {error.message}",
-                hint="it is tried again at the next update and when the server starts; see anvyl ps --all",
-            ) from error
-        self.records.put(at_step(record, "done"))
-
-    def _restore_tags(self, engine: Engine, tags: Mapping[str, str]) -> None:
-        for tag, image in tags.items():
-            with suppress(AnvylError):
-                restore_tag(engine, tag, image)
-
-
-def _check_names_free(engine: Engine, parts: Sequence[Part]) -> None:
-    """Return if the names that containers have while they are replaced are free."""
-    wanted = {f"{part.name}{ending}" for part in parts for ending in (NEW, OLD)}
-    if taken := wanted & {own_name(one) for one in engine.containers(all=True)}:
-        raise Conflict(f"updates need the name `{min(taken)}`, which a container has", hint="rename or remove it first")
+                phases.begin(f"starting a helper that replaces {record.own}")
+                helper.start(engine, record)
+            except AnvylError:
+                execution.restore_tags(tags)
+                self.records.put(at_step(record, "done"))
+                raise
+        return Updated(name=subject, updated=False, pending=True, note=helper.NOTE)
 
 
 def check_undoable(engine: Engine, change: LoggedChange) -> None:
@@ -349,36 +267,10 @@ def check_undoable(engine: Engine, change: LoggedChange) -> None:
             raise Conflict(f"the image of `{name}` before its update is no longer on this host")
 
 
-def describe_image(engine: Engine, container: str) -> str:
-    """Name and version, or digest, of the image of a container."""
-    return _describe(engine, engine.inspect(container))
-
-
-def _describe(engine: Engine, container: Mapping[str, Any]) -> str:
-    local = LocalImage.read(engine, str(container["Image"]))
-    name = text.clean(str(container["Config"]["Image"]))
-    version = local.facts.version if local else ""
-    return f"{name} ({version or short_digest((local.pulled if local else '') or str(container['Image']))})"
-
-
-def _shown(engine: Engine, wishes: Sequence[Wish]) -> str:
-    return ", ".join(dict.fromkeys(_describe(engine, wish.container) for wish in wishes))
-
-
 def _too_young(image: str, age: float, min_age: float) -> Conflict:
     since = "just now" if age < 60 else f"{text.format_duration(age)} ago"
     return Conflict(
         f"nothing was changed: the new image of {image} was made {since}, less than {text.format_duration(min_age)}",
         hint="wait, or take it now: anvyl update NAME --now",
         call_hint="wait, or set min_age to 0 if the user wants it now",
-    )
-
-
-def _did_not_come_up(subject: str, error: UnhealthyError) -> Conflict:
-    said = " / ".join(line.strip() for line in error.lines)[-MAX_LOG_LINES:]
-    last = f". Its last log lines: {said}" if said else ""
-    other = f"`{error.name}` " if error.name != subject else "it "
-    return Conflict(
-        f"`{subject}` was not updated: with the new image {other}{error.why}. Its old image runs again{last}",
-        hint="see the release notes of the new image: anvyl updates",
     )

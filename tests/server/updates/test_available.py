@@ -56,6 +56,7 @@ def test_a_tag_that_moved_is_listed_with_versions_age_and_notes(engine: RealEngi
             "change": "minor",
             "note": "",
             "held": "",
+            "own": False,
             "notes": "https://github.com/example/app/releases",
             "digest": digest,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -17,10 +18,11 @@ from docker.types import IPAMConfig, IPAMPool, Mount
 from mcp import Client
 
 from anvyl_mcp.app.node import Node
-from anvyl_mcp.cli.commands.stacks import update as update_module
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.server.engine.engine import own_name
+from anvyl_mcp.server.updates import own_container
+from anvyl_mcp.server.updates.records import UpdateRecords
 from tests.support.engine.engines import RealEngine
 from tests.support.engine.tag_registry import TagRegistry
 from tests.support.hosts.nodes import CommandResult, anvyl, running_node
@@ -74,6 +76,10 @@ def names(engine: RealEngine) -> set[str]:
 
 def states(engine: RealEngine) -> dict[str, str | None]:
     return {name: engine.state(name) for name in names(engine)}
+
+
+def image_ids(engine: RealEngine) -> set[str]:
+    return {str(one["Id"]) for one in engine.api.images(all=True)}
 
 
 def image_id(engine: RealEngine, name: str) -> str:
@@ -286,6 +292,60 @@ async def test_another_image_needs_the_rights_of_the_container(engine: RealEngin
     assert (running_version(engine, "plain"), running_version(engine, "mounting")) == ("7.0.0", "6.1.0")
 
 
+def test_the_container_of_this_server_needs_more_rights_and_a_home_in_a_volume(
+    engine: RealEngine, registry: TagRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.push("app:10", version="1.0.0")
+    own = run(engine, registry, "own", "app:10")
+    engine.run("joined", network_mode=f"container:{own}")
+    registry.push("app:10", version="1.1.0")
+    here = own_container.OwnMounts(frozenset({own}), "", frozenset())
+    monkeypatch.setattr(own_container, "own_mounts", lambda: here)
+
+    async def operate() -> str:
+        async with aclosing(Node(load(), serving=True)) as node, Client(node.server) as client:
+            return str(await client.call_tool("update_container", {"name": "own", "watch": 0}, meta=OPERATE))  # type: ignore[arg-type]
+
+    assert "the container of this server, needs the scope `exec`" in anyio.run(operate)
+    (row,) = anvyl("call", "list_updates", "--json").json["hosts"].popitem()[1]["result"]["updates"]
+    assert row["own"] and row["note"] == "this server runs in it: updated last"
+
+    done = anvyl("update", "--all", "--yes", "--watch", "0")
+
+    assert done.code == 1 and "is not in a volume, so its keys, tokens and hosts would be lost" in done.err
+    assert engine.state("own") == "running" and names(engine) == {"own", "joined"}
+
+
+def test_an_old_image_goes_after_a_day_unless_it_is_used_or_has_another_tag(
+    engine: RealEngine, registry: TagRegistry
+) -> None:
+    cases = ("gone", "tagged", "used")
+    old = {}
+    for name in cases:
+        registry.push(f"{name}:1", version="1.0.0", Env=[f"NAME={name}"])
+        run(engine, registry, name, f"{name}:1")
+        old[name] = str(engine.api.inspect_container(name)["Image"])
+        registry.push(f"{name}:1", version="1.1.0", Env=[f"NAME={name}"])
+        assert update(name, "watch=0").code == 0
+    engine.create("other", image=old["used"])
+    engine.api.tag(old["tagged"], "mine", "1")
+    kept = {tag for one in engine.api.images() for tag in one["RepoTags"] or () if tag.startswith("anvyl-kept/")}
+    assert {tag.partition(":")[0] for tag in kept} >= {f"anvyl-kept/{name}" for name in cases}
+    assert update("gone").code == 0 and image_ids(engine) >= set(old.values()), "not yet"
+    for tag in kept:
+        engine.api.tag(tag, tag.partition(":")[0], str(int(time.time()) - 24 * 3600 - 5))
+        engine.api.remove_image(tag)
+
+    assert update("gone").code == 0
+
+    assert image_ids(engine) & set(old.values()) == {old["tagged"], old["used"]}
+    left = {tag for one in engine.api.images() for tag in one["RepoTags"] or ()}
+    assert "mine:1" in left and not any(tag.startswith("anvyl-kept/tagged") for tag in left)
+    engine.api.remove_container("other")
+    assert update("gone").code == 0 and old["used"] not in image_ids(engine)
+    engine.api.remove_image("mine:1")
+
+
 async def test_a_cancelled_update_says_what_runs(engine: RealEngine, registry: TagRegistry) -> None:
     registry.push("app:8", version="8.0.0")
     run(engine, registry, "web", "app:8")
@@ -326,8 +386,13 @@ async def test_an_update_whose_process_is_killed_is_put_right_at_the_next_start(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(names(engine)) == 2, "the old one and the new one"
     async with aclosing(Node(load(), serving=True)) as here, Client(here.server) as client:
-        with anyio.fail_after(20):
-            await here.recover_updates()
+        async with anyio.create_task_group() as group:
+            group.start_soon(here.tend_updates)
+            with anyio.fail_after(20):
+                # Neither the engine nor the file tells that it is done.
+                while len(names(engine)) > 1 or UpdateRecords(load().state_dir).running():  # noqa: ASYNC110
+                    await anyio.sleep(0.05)
+            group.cancel_scope.cancel()
         result = await client.call_tool("update_container", ARGUMENTS, meta=OPERATION)  # type: ignore[arg-type]
     assert names(engine) == {"web"} and running_version(engine, "web") == version
     if version == "9.0.0":
@@ -354,10 +419,7 @@ def test_a_server_puts_an_interrupted_update_right_when_it_starts(
     assert names(engine) == {"web"} and running_version(engine, "web") == "9.0.0"
 
 
-def test_a_stack_is_updated_and_taken_back_as_a_whole(
-    engine: RealEngine, registry: TagRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(update_module, "WATCHED", {"watch": 0})
+def test_a_stack_is_updated_and_taken_back_as_a_whole(engine: RealEngine, registry: TagRegistry) -> None:
 
     def service(name: str, tag: str, **options: Any) -> None:
         labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": name}
@@ -377,7 +439,7 @@ def test_a_stack_is_updated_and_taken_back_as_a_whole(
     assert [running_version(engine, f"shop-{one}-1") for one in ("web", "db")] == ["1.0.0", "1.0.0"]
     registry.push("db:1", version="1.2.0")
 
-    done = anvyl("update", "shop")
+    done = anvyl("update", "shop", "--watch", "0")
 
     assert done.code == 0, done.err
     assert [running_version(engine, f"shop-{one}-1") for one in ("web", "db", "api")] == ["1.1.0", "1.2.0", "1.1.0"]
@@ -387,9 +449,8 @@ def test_a_stack_is_updated_and_taken_back_as_a_whole(
 
 
 def test_everything_is_updated_after_a_question_except_what_is_left_out(
-    engine: RealEngine, registry: TagRegistry, monkeypatch: pytest.MonkeyPatch
+    engine: RealEngine, registry: TagRegistry
 ) -> None:
-    monkeypatch.setattr(update_module, "WATCHED", {"watch": 0})
     for name in ("web", "db", "api"):
         registry.push(f"{name}:2", version="2.0.0")
         run(engine, registry, name, f"{name}:2")
@@ -400,7 +461,7 @@ def test_everything_is_updated_after_a_question_except_what_is_left_out(
     assert anvyl("update", "--all", "--except", "dv", "--yes").code == 1
     assert {running_version(engine, name) for name in names(engine)} == {"2.0.0"}
 
-    done = anvyl("update", "--all", "--except", "db", "--yes", "--json")
+    done = anvyl("update", "--all", "--except", "db", "--yes", "--json", "--watch", "0")
 
     assert done.code == 0, done.err
     assert {one["arguments"]["name"] for one in done.json["calls"]} == {"web", "api"}
@@ -410,9 +471,10 @@ def test_everything_is_updated_after_a_question_except_what_is_left_out(
         "db": "2.0.0",
         "api": "2.1.0",
     }
-    one = anvyl("update", "db")
+    one = anvyl("update", "db", "--watch=0")
     assert one.code == 0 and "Updated db on" in one.out and running_version(engine, "db") == "2.1.0"
     again = anvyl("update", "db")
     assert again.code == 0 and "db is already up to date" in again.out and "Updated" not in again.out
     assert anvyl("update").code == 2 and anvyl("update", "nothing").code == 1
+    assert anvyl("update", "db", "--watch", "901").code == 2
     assert "everything is up to date" in anvyl("update", "--all", "--yes").err

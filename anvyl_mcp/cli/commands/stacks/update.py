@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from anvyl_mcp.cli.runtime import name_cache, output, tool_command
@@ -15,15 +15,13 @@ from anvyl_mcp.cli.terminal import bars
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined, InvalidInput, NotFound
 from anvyl_mcp.core.settings import Settings
-from anvyl_mcp.peers.changes import outcome
+from anvyl_mcp.peers.changes import outcome, pending_update
 from anvyl_mcp.peers.changes.argument_check import check
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import ListedObjects, list_objects_once, names_in
 
 CONTAINER, STACK, LIST = "update_container", "update_stack", "list_updates"
 ANY_AGE = "0"
-WATCHED: dict[str, Any] = {}
-"""Arguments that replace the defaults of the watch."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class UpdateOptions:
     without: tuple[str, ...] = ()
     now: bool = False
     image: str = ""
+    watch: int | None = None
 
     def check(self) -> None:
         """Check the combination.
@@ -52,17 +51,24 @@ class UpdateOptions:
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments of every call."""
-        return {**WATCHED, **({"min_age": ANY_AGE} if self.now else {})}
+        watch = {} if self.watch is None else {"watch": self.watch}
+        return {**watch, **({"min_age": ANY_AGE} if self.now else {})}
 
 
 @dataclass
 class Plan:
-    """Calls by tool, lines that describe them, and what is left out and why."""
+    """Calls by tool, lines that describe them, and what is left out and why. `last` are calls after all others."""
 
     calls: dict[str, list[PlannedCall]]
     lines: list[str]
     skipped: list[dict[str, str]]
     failed: list[Outcome]
+    last: list[PlannedCall] = field(default_factory=list)
+
+    @property
+    def batches(self) -> list[tuple[str, list[PlannedCall]]]:
+        """Calls to make one after another; those of a batch are made at once."""
+        return [*self.calls.items(), *([(CONTAINER, self.last)] if self.last else [])]
 
 
 def run_updates(options: UpdateOptions, *, host: str, yes: bool, as_json: bool) -> NoReturn:
@@ -82,7 +88,7 @@ def run_updates(options: UpdateOptions, *, host: str, yes: bool, as_json: bool) 
                     output.print_message(f"{row['host']}: {row['name']} is left out: {row['why']}")
             _confirm(plan, options, yes=yes)
             done = list(plan.failed)
-            for name, calls in plan.calls.items():
+            for name, calls in plan.batches:
                 done += await _run(fleet, name, calls, as_json=as_json)
             name_cache.update(settings, fleet, listed, done)
             if as_json:
@@ -139,10 +145,12 @@ async def _plan_all(fleet: Fleet, options: UpdateOptions, host: str) -> Plan:
             chosen.setdefault(subject, []).append(
                 f"{name}: {row['current']} → {row['available']} {row['change']}".strip()
             )
+        own = {str(row["name"]) for row in rows if row.get("own")}
         for (tool, name), lines in chosen.items():
-            plan.calls.setdefault(tool, []).append(PlannedCall({"name": name, **options.arguments}, [where]))
+            planned = PlannedCall({"name": name, **options.arguments}, [where])
+            (plan.last if tool == CONTAINER and name in own else plan.calls.setdefault(tool, [])).append(planned)
             plan.lines += [f"{where}: {line}" for line in lines]
-    if plan.failed and not plan.calls and len(plan.failed) == len(hosts):
+    if plan.failed and not plan.batches and len(plan.failed) == len(hosts):
         raise outcome.failure(plan.failed) or NotFound("no host answered")
     if unknown := [name for name in options.without if name not in known and not plan.failed]:
         raise NotFound(f"there is no `{unknown[0]}` to leave out; nothing was changed", hint="see anvyl updates")
@@ -157,8 +165,8 @@ def _why_skipped(row: Mapping[str, Any], options: UpdateOptions) -> str:
 
 
 def _is_partial(stack: str, rows: Sequence[Mapping[str, Any]], options: UpdateOptions) -> bool:
-    """Whether a part of a stack is left out, so that the others are updated one by one."""
-    return any(row.get("stack") == stack and _why_skipped(row, options) for row in rows)
+    """Whether a part of a stack is left out, or comes last, so that the others are updated one by one."""
+    return any(row.get("stack") == stack and (row.get("own") or _why_skipped(row, options)) for row in rows)
 
 
 def _confirm(plan: Plan, options: UpdateOptions, *, yes: bool) -> None:
@@ -168,8 +176,8 @@ def _confirm(plan: Plan, options: UpdateOptions, *, yes: bool) -> None:
         ApprovalNeeded: there is no terminal.
         Declined: the answer is no.
     """
-    several = options.everything or sum(len(step.hosts) for calls in plan.calls.values() for step in calls) > 1
-    if yes or not several or not plan.calls:
+    several = options.everything or sum(len(step.hosts) for _, calls in plan.batches for step in calls) > 1
+    if yes or not several or not plan.batches:
         return
     answer = ask_yes_no(*(f"  {line}" for line in plan.lines), f"Update {text.plural(len(plan.lines), 'container')}?")
     if answer is None:
@@ -188,6 +196,11 @@ async def _run(fleet: Fleet, name: str, steps: Sequence[PlannedCall], *, as_json
         done = await tool_command.call_hosts(fleet, fleet.tool(name), steps, None if report else answers, report)
     if report and answers:
         answers.show_all(done)
+    for number, one in enumerate(done):
+        if pending_update.is_pending(one):
+            done[number] = await pending_update.wait(fleet, one)
+            if not as_json:
+                AnswerDisplay(None, [one.host], changing=name).show_all([done[number]])
     return done
 
 

@@ -73,6 +73,8 @@ def _print_rest(done: Sequence[Outcome]) -> None:
         if current := result.get("current"):
             when = text.format_age(str(result.get("checked") or ""))
             output.print_message(f"{one.host}: {text.plural(len(current), 'container')} up to date (checked {when})")
+        if updating := result.get("updating"):
+            output.print_message(f"{one.host}: being updated: {text.join_names(updating)}")
         for line in result.get("unchecked") or ():
             output.print_message(f"{one.host}: not checked: {line}")
 
@@ -85,6 +87,15 @@ def update(
     ] = None,
     now: Annotated[bool, typer.Option("--now", help="Also take images that are less than 3 days old.")] = False,
     image: Annotated[str, typer.Option(metavar="IMAGE", help="Another image for one container.")] = "",
+    watch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=900,
+            help="How long a new container without a health check must run; 0: not at all.  [default: 120]",
+        ),
+    ] = None,
     host: HostOption = "",
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -97,5 +108,8 @@ def update(
     from anvyl_mcp.cli.commands.stacks.update import UpdateOptions, run_updates
 
     run_updates(
-        UpdateOptions(tuple(names or ()), all_, tuple(except_ or ()), now, image), host=host, yes=yes, as_json=as_json
+        UpdateOptions(tuple(names or ()), all_, tuple(except_ or ()), now, image, watch),
+        host=host,
+        yes=yes,
+        as_json=as_json,
     )
