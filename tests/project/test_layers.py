@@ -35,8 +35,8 @@ ROOMS = {
     "agent": "app core peers peers.connection peers.hosts",
     "app": (
         "app.installation core orchestrator orchestrator.api orchestrator.api.endpoints orchestrator.ask peers "
-        "peers.changes peers.connection peers.fleet peers.gateway peers.hosts peers.watch server server.audit server.auth "
-        "server.calls server.containers server.engine server.history server.http server.http.metrics "
+        "peers.changes peers.connection peers.fleet peers.gateway peers.hosts peers.watch server server.audit "
+        "server.auth server.calls server.containers server.engine server.history server.http server.http.metrics "
         "server.policy server.protocol server.registries server.stacks server.swarm server.updates"
     ),
     "app.config_edits": "app core",
