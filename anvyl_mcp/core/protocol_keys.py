@@ -1,4 +1,6 @@
-"""`_meta` keys and HTTP headers that hosts and their clients share."""
+"""What hosts and their clients share: `_meta` keys, HTTP headers, and which tools belong together."""
+
+from collections.abc import Mapping
 
 TOOL = "anvyl/tool"
 """On a listed tool: `{"toolset", "scope", "safety", "say", "about", "untrusted", "seconds", "once", "rare"}`."""
@@ -36,3 +38,15 @@ REQUEST_ID_HEADER = "X-Request-Id"
 
 CHANGES_AT_ONCE = 4
 """Concurrent changes per host. Clients send no more at a time, because the host would make them wait or refuse."""
+
+STACK_TOOLS: Mapping[str, str] = {
+    "get_container_info": "get_stack_info",
+    "get_container_logs": "get_stack_logs",
+    "get_container_stats": "get_stack_stats",
+    "start_container": "start_stack",
+    "stop_container": "stop_stack",
+    "restart_container": "restart_stack",
+    "remove_container": "remove_stack",
+    "update_container": "update_stack",
+}
+"""The tool that does to a stack what another tool does to one container."""

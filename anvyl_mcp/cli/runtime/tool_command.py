@@ -17,14 +17,15 @@ from anvyl_mcp.cli.runtime.runner import ask_yes_no, run_command
 from anvyl_mcp.cli.terminal import bars, screen
 from anvyl_mcp.cli.terminal.bars import ProgressFor
 from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined, OnFailure
+from anvyl_mcp.core.protocol_keys import STACK_TOOLS
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import join_names
 from anvyl_mcp.peers.changes import change_plan, outcome, wording
 from anvyl_mcp.peers.changes.argument_check import check, parse_words
-from anvyl_mcp.peers.changes.stack_names import STACK_TOOLS, stack_arguments, stacks_among
+from anvyl_mcp.peers.changes.stack_names import list_into, stack_arguments, stacks_among
 from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import AT_ONCE, Fleet, Outcome
-from anvyl_mcp.peers.fleet.targets import ListedObjects, list_objects, list_objects_once, resolve_targets
+from anvyl_mcp.peers.fleet.targets import ListedObjects, list_objects_once, resolve_targets
 
 TableViewOf = Callable[[ToolListing], TableView | None]
 """Maps a tool to the table view of its results, or None if they are text."""
@@ -98,7 +99,7 @@ def call_for_each(
             shown = view if view_from is None or as_json else await view_from(node.fleet, host)
             stacks = await stacks_among(node.fleet, names, host, found) if name in STACK_TOOLS else []
             done = []
-            for tool, calls in _by_tool(node.fleet, name, every, stacks):
+            for tool, calls in by_tool(node.fleet, name, every, stacks):
                 done += await run_calls(
                     node.fleet,
                     settings,
@@ -108,7 +109,7 @@ def call_for_each(
                     yes=yes,
                     as_json=as_json,
                     view=shown,
-                    progress=progress or tool.name in STACK_TOOLS.values(),
+                    progress=progress or (tool.name in STACK_TOOLS.values() and not tool.reads),
                     found=found,
                 )
             if as_json:
@@ -118,7 +119,7 @@ def call_for_each(
     run_command(work, failed=partial(calls_failed, several=len(set(names)) > 1) if as_json else None)
 
 
-def _by_tool(
+def by_tool(
     fleet: Fleet, name: str, every: Sequence[Mapping[str, Any]], stacks: Sequence[str]
 ) -> list[tuple[ToolListing, list[Mapping[str, Any]]]]:
     """The calls of the tool for containers, and of the one for stacks."""
@@ -281,12 +282,7 @@ async def preflight(
     feasible: list[PlannedCall] = []
     failures: list[Outcome] = []
 
-    async def lookup(kind: str, hosts: Sequence[str]) -> Mapping[str, Outcome]:
-        seen = {**found.get(kind, {})}
-        if unknown := [host for host in hosts if host not in seen]:
-            found[kind] = seen = {**seen, **await list_objects(fleet, kind, unknown)}
-        return {host: seen[host] for host in hosts}
-
+    lookup = list_into(fleet, found)
     for step in steps:
         plan = await change_plan.plan_change(fleet, tool, step.arguments, step.hosts, lister=lookup)
         feasible.append(PlannedCall(plan.arguments, plan.hosts, plan.details))

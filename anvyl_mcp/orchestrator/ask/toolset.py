@@ -24,7 +24,7 @@ from anvyl_mcp.orchestrator.rules.results.answers import describe_source, result
 from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.changes import change_plan
 from anvyl_mcp.peers.changes.argument_check import check
-from anvyl_mcp.peers.changes.stack_names import STACK_TOOLS, stack_arguments, stacks_in
+from anvyl_mcp.peers.changes.stack_names import whole_stack
 from anvyl_mcp.peers.connection.listing import ToolAnswer, ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import resolve_targets
@@ -98,7 +98,10 @@ class FleetToolset(AbstractToolset[Run]):
             if approved:
                 listing = self._fleet.tool(approved.tool)
             else:
-                listing, tool_args = await self._whole_stack(listing, tool_args)
+                wanted = host_argument.selector(tool_args.get("host"))
+                listing, tool_args = await whole_stack(
+                    self._fleet, listing, tool_args, wanted, self._inventory.outcomes
+                )
             name = listing.name
             placed = exact or await self._place(listing, tool_args, run)
             if not exact and self._guard and self._guard.is_repeated(name, placed.arguments, placed.hosts):
@@ -120,19 +123,6 @@ class FleetToolset(AbstractToolset[Run]):
             run.propose(proposal)
             raise ApprovalRequired()
         return await self._call(listing, placed, run, proposal)
-
-    async def _whole_stack(self, listing: ToolListing, given: dict[str, Any]) -> tuple[ToolListing, dict[str, Any]]:
-        """The call for a whole stack, if the name in a call about a container is that of a stack and no container."""
-        wanted = given.get("name")
-        if listing.name not in STACK_TOOLS or not isinstance(wanted, str) or not wanted:
-            return listing, given
-        containers = await self._inventory.outcomes("container")
-        if not stacks_in([wanted], containers):
-            return listing, given
-        if not stacks_in([wanted], containers, await self._inventory.outcomes("stack")):
-            return listing, given
-        stack = self._fleet.tool(STACK_TOOLS[listing.name])
-        return stack, stack_arguments(stack, given)
 
     async def _call(self, listing: ToolListing, placed: PlacedCall, run: Run, approved: Proposal | None) -> ToolReturn:
         name, hosts = listing.name, placed.hosts

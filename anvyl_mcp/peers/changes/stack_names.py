@@ -2,66 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from anvyl_mcp.core.errors import AnvylError
+from anvyl_mcp.core.protocol_keys import STACK_TOOLS
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import ListedObjects, list_objects, matches_name, rows
 
-STACK_TOOLS: Mapping[str, str] = {
-    "get_container_info": "get_stack_info",
-    "get_container_logs": "get_stack_logs",
-    "start_container": "start_stack",
-    "stop_container": "stop_stack",
-    "restart_container": "restart_stack",
-    "remove_container": "remove_stack",
-}
-"""The tool that does to a stack what another tool does to one container."""
+ListOn = Callable[[str, Sequence[str]], Awaitable[Mapping[str, Outcome]]]
+"""Lists the objects of one kind on some hosts."""
 
 
-def stacks_in(
-    names: Sequence[str], containers: Mapping[str, Outcome], stacks: Mapping[str, Outcome] | None = None
-) -> list[str]:
-    """The names that surely no container has, and that a stack has. Without `stacks`, only the former counts."""
-    missing = [
-        name
-        for name in names
-        if all(
-            one.error is None and not any(matches_name("container", row, name) for row in rows("container", one))
-            for one in containers.values()
-        )
-    ]
-    if stacks is None:
-        return missing
-    existing = {str(row["name"]) for one in stacks.values() for row in rows("stack", one) if row["state"] != "removed"}
-    return [name for name in missing if name in existing]
+def stacks_in(names: Sequence[str], containers: Mapping[str, Outcome]) -> list[str]:
+    """The names that a stack has on some host, and no container on any host that answered."""
+    listed = [row for one in containers.values() for row in rows("container", one)]
+    stacks = {row.get("stack") for row in listed} & set(names)
+    return [one for one in names if one in stacks and not any(matches_name("container", row, one) for row in listed)]
+
+
+async def whole_stack(
+    fleet: Fleet, tool: ToolListing, arguments: Mapping[str, Any], selector: str, lister: ListOn
+) -> tuple[ToolListing, dict[str, Any]]:
+    """The call for a whole stack, if the name in a call about a container is that of a stack and no container."""
+    given, name = dict(arguments), arguments.get("name")
+    if tool.name not in STACK_TOOLS or not isinstance(name, str) or not name:
+        return tool, given
+    listed = await lister("container", _selected(fleet, selector))
+    stack = fleet.tool(STACK_TOOLS[tool.name])
+    if not stacks_in([name], listed) or any(given.get(one) for one in tool.uses if one not in stack.arguments):
+        return tool, given
+    return stack, stack_arguments(stack, given)
 
 
 async def stacks_among(fleet: Fleet, names: Sequence[str], selector: str, found: ListedObjects) -> list[str]:
-    """The names that no container has but a stack does. Adds the listings that it needed to `found`."""
-    try:
-        hosts = fleet.select(selector) if selector else fleet.hosts
-    except AnvylError:
-        # The call itself reports the unknown host.
-        return []
-    containers = await _listed(fleet, "container", hosts, found)
-    if not stacks_in(names, containers):
-        return []
-    return stacks_in(names, containers, await _listed(fleet, "stack", hosts, found))
+    """The names that no container has but a stack does. Adds the listing that it needed to `found`."""
+    return stacks_in(names, await list_into(fleet, found)("container", _selected(fleet, selector)))
 
 
 async def containers_of(fleet: Fleet, names: Sequence[str], selector: str, found: ListedObjects) -> list[str]:
     """The names, with each stack among them replaced by its containers."""
-    stacks = await stacks_among(fleet, names, selector, found)
-    if not stacks:
-        return list(names)
-    members: dict[str, list[str]] = {name: [] for name in stacks}
-    for row in (row for one in found["container"].values() for row in rows("container", one)):
+    listed = await list_into(fleet, found)("container", _selected(fleet, selector))
+    members: dict[str, list[str]] = {name: [] for name in stacks_in(names, listed)}
+    for row in (row for one in listed.values() for row in rows("container", one)):
         if row.get("stack") in members:
             members[row["stack"]].append(str(row["name"]))
     return list(dict.fromkeys(one for name in names for one in members.get(name) or [name]))
+
+
+def list_into(fleet: Fleet, found: ListedObjects) -> ListOn:
+    """Return a `ListOn` that asks only hosts whose listing is not in `found` yet, and adds it."""
+
+    async def lister(kind: str, hosts: Sequence[str]) -> Mapping[str, Outcome]:
+        seen = {**found.get(kind, {})}
+        if unknown := [host for host in hosts if host not in seen]:
+            found[kind] = seen = {**seen, **await list_objects(fleet, kind, unknown)}
+        return {host: seen[host] for host in hosts}
+
+    return lister
 
 
 def stack_arguments(tool: ToolListing, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +68,9 @@ def stack_arguments(tool: ToolListing, arguments: Mapping[str, Any]) -> dict[str
     return {name: value for name, value in arguments.items() if name in tool.arguments or name == "host"}
 
 
-async def _listed(fleet: Fleet, kind: str, hosts: Sequence[str], found: ListedObjects) -> Mapping[str, Outcome]:
-    if kind not in found:
-        found[kind] = await list_objects(fleet, kind)
-    return {host: found[kind][host] for host in hosts if host in found[kind]}
+def _selected(fleet: Fleet, selector: str) -> list[str]:
+    """The selected hosts, or all; none if one is unknown, which the call itself reports."""
+    try:
+        return fleet.select(selector) if selector else fleet.hosts
+    except AnvylError:
+        return []

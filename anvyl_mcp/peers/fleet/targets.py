@@ -22,6 +22,9 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet import swarm_managers
 from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Fleet, Outcome
 
+MOST_MEMBERS = 10
+"""Containers of a stack that an error names."""
+
 
 @dataclass(frozen=True)
 class Lookup:
@@ -203,18 +206,20 @@ def _no_host_error(
             call_hint="see `list_hosts`",
         )
     but = f"; {_unreachable_reasons(silent)}" if silent else ""
-    of_stack = [
-        host
-        for host, one in outcomes.items()
-        if kind == "container" and any(row.get("stack") == wanted for row in rows(kind, one))
-    ]
+    of_stack = [host for host, one in outcomes.items() if kind == "container" and _members(one, wanted)]
     if of_stack:
+        members = sorted({name for one in outcomes.values() for name in _members(one, wanted)})[:MOST_MEMBERS]
+        have = "has" if len(of_stack) == 1 else "have"
         return NotFound(
-            f"no host has a container `{wanted}`, but {text.join_names(of_stack)} has the stack `{wanted}`{but}",
-            hint="use the command for stacks, like anvyl stack show",
-            call_hint="use the tool for stacks, like get_stack_info",
+            f"no host has a container `{wanted}`, but {text.join_names(of_stack)} {have} the stack `{wanted}`{but}",
+            hint=f"name one of its containers: {text.join_names(members)}",
         )
     return not_found_error(kind, wanted, known, hosts=fleet.hosts, tool=tool.name, but=but)
+
+
+def _members(outcome: Outcome, stack: str) -> list[str]:
+    """Names of the containers of a stack in one host's listing."""
+    return [str(row["name"]) for row in rows("container", outcome) if row.get("stack") == stack]
 
 
 MACHINE_COMMANDS = {

@@ -37,12 +37,15 @@ QUESTION = "approve"
 
 @dataclass(frozen=True)
 class ProposedChange:
-    """A change exactly as it is shown and will be made."""
+    """A call exactly as it is shown and will be made. `called`: the tool of the request, which may be one
+    for containers although the change is for a whole stack.
+    """
 
     tool: str
     arguments: Mapping[str, Any]
     hosts: list[str]
     given: Mapping[str, Any]
+    called: str
     expected: Mapping[str, ExpectedObjects] = field(default_factory=dict)
     problems: Mapping[str, AnvylError] = field(default_factory=dict)
     details: tuple[str, ...] = ()
@@ -100,7 +103,7 @@ class Elicitation:
         if (
             change is None
             or until < anyio.current_time()
-            or (change.tool, change.given, change.who) != (params.name, given, who)
+            or (change.called, change.given, change.who) != (params.name, given, who)
         ):
             raise Gone("this prompt was answered already, or has expired", hint="call the tool again")
         result = (params.input_responses or {}).get(QUESTION)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.redaction.redact_env import redact_environment
 from anvyl_mcp.server.containers.problems import ExpectedState
 from anvyl_mcp.server.engine import timestamps
-from anvyl_mcp.server.engine.engine import own_name
+from anvyl_mcp.server.engine.engine import COMPOSE_PROJECT, own_name
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.guardrails import is_protected
 from anvyl_mcp.server.tool import Result, Row, Time
 
-PROJECT = "com.docker.compose.project"
+PROJECT = COMPOSE_PROJECT
 """Label with the Compose project of a container. Any caller may set it."""
 
 
@@ -52,16 +52,22 @@ MAX_HEALTH_OUTPUT = 500
 """Characters shown of a health check's output."""
 
 
-def attention_order(container: Container) -> tuple[bool, bool, int, str, str]:
-    """Sort key: containers that need attention first, then running ones; those of a stack together."""
-    known = STATE_ORDER.index(container.state) if container.state in STATE_ORDER else len(STATE_ORDER)
-    return (
-        container.health != "unhealthy",
-        not container.problem,
-        known,
-        container.stack or container.name,
-        container.name,
-    )
+def by_attention(containers: Sequence[Container]) -> list[Container]:
+    """The containers that need attention first, then running ones; the others of a stack stay together."""
+    best: dict[str, int] = {}
+    for one in containers:
+        group = one.stack or one.name
+        best[group] = min(_state_order(one), best.get(group, len(STATE_ORDER)))
+
+    def key(one: Container) -> tuple[bool, bool, int, str, int, str]:
+        group = one.stack or one.name
+        return one.health != "unhealthy", not one.problem, best[group], group, _state_order(one), one.name
+
+    return sorted(containers, key=key)
+
+
+def _state_order(container: Container) -> int:
+    return STATE_ORDER.index(container.state) if container.state in STATE_ORDER else len(STATE_ORDER)
 
 
 class Mount(Row):

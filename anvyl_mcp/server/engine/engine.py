@@ -13,7 +13,9 @@ from typing import Any
 import anyio
 from docker.constants import MINIMUM_DOCKER_API_VERSION
 
+from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Conflict, NotFound, did_you_mean
+from anvyl_mcp.core.protocol_keys import STACK_TOOLS
 from anvyl_mcp.server.engine import compat, sockets
 from anvyl_mcp.server.engine.client import EngineClient, EngineHealth
 from anvyl_mcp.server.engine.engine_errors import engine_errors, engine_timeout
@@ -34,6 +36,9 @@ MAX_CONCURRENT_READS = 8
 """Concurrent read calls: limits the threads that wait for an engine that hangs."""
 SLOT_CHECK_SECONDS = 2
 """Seconds between checks, while a call waits for a slot, whether the engine still answers."""
+COMPOSE_PROJECT = "com.docker.compose.project"
+MOST_MEMBERS = 10
+"""Containers of a stack that an error names."""
 
 
 class _Connection:
@@ -202,8 +207,14 @@ class Engine(Injected):
         """The error for a container that does not exist, with similar names."""
         entries = self.containers(all=True)
         hint = did_you_mean(name, map(own_name, entries)) or "there are no containers on this host"
-        if any((entry.get("Labels") or {}).get("com.docker.compose.project") == name for entry in entries):
-            hint = f"`{name}` is a stack of several containers: use the tools for stacks, like get_stack_info"
+        members = [own_name(one) for one in entries if (one.get("Labels") or {}).get(COMPOSE_PROJECT) == name]
+        if members:
+            called = CURRENT_TOOL.get()
+            whole = STACK_TOOLS.get(called.name, "") if called else ""
+            hint = (
+                f"`{name}` is a stack: {f'call {whole} with its name, or ' if whole else ''}name one of its containers"
+            )
+            hint = f"{hint}, {text.join_names(sorted(members)[:MOST_MEMBERS])}"
         return NotFound(f"there is no container `{object_names.shorten(name)}`", hint=hint)
 
     def _ambiguous_container(self, prefix: str) -> Conflict:

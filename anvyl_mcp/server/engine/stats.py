@@ -82,24 +82,27 @@ class SampleCache(Injected):
             self._kept = young | {container: _Sample(now, raw) for container, raw in samples.items()}
 
 
-def measure_usage(engine: Engine, samples: SampleCache, container: EngineObject | None = None) -> list[ContainerStats]:
-    """Usage of one container, or of all running ones that are not hidden, the busiest first.
+def measure_usage(engine: Engine, samples: SampleCache, names: Mapping[str, str] | None = None) -> list[ContainerStats]:
+    """Usage of running containers, the busiest first. `names`: by id; by default all that are not hidden."""
+    if names is None:
+        names = {one["Id"]: own_name(one) for one in engine.containers(all=False) if not is_hidden(one)}
+    rows = [_row(names[one], before, now) for one, (before, now) in _sample_pairs(engine, samples, list(names)).items()]
+    return sorted(rows, key=lambda row: (-(row.cpu_percent or 0), -(row.memory_used or 0), row.name))
+
+
+def measure_one(engine: Engine, samples: SampleCache, container: EngineObject) -> list[ContainerStats]:
+    """Usage of one inspected container.
 
     Raises:
-        Conflict: the container is not running.
-        NotFound: the container no longer exists.
+        Conflict: it is not running.
+        NotFound: it no longer exists.
     """
-    if container is None:
-        names = {one["Id"]: own_name(one) for one in engine.containers(all=False) if not is_hidden(one)}
-    else:
-        name, state = container["Name"].lstrip("/"), container["State"]["Status"]
-        names = {container["Id"]: name}
-        if not container["State"].get("Running") and state != "restarting":
-            raise Conflict(f"`{name}` is not running ({state}), so it has no usage", hint="start it first")
-    rows = [_row(names[one], before, now) for one, (before, now) in _sample_pairs(engine, samples, list(names)).items()]
-    if container is not None and not rows:
-        raise engine.missing_container(name)
-    return sorted(rows, key=lambda row: (-(row.cpu_percent or 0), -(row.memory_used or 0), row.name))
+    name, state = container["Name"].lstrip("/"), container["State"]["Status"]
+    if not container["State"].get("Running") and state != "restarting":
+        raise Conflict(f"`{name}` is not running ({state}), so it has no usage", hint="start it first")
+    if rows := measure_usage(engine, samples, {container["Id"]: name}):
+        return rows
+    raise engine.missing_container(name)
 
 
 def _sample_pairs(

@@ -12,7 +12,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import AnvylError, Cancelled, Incomplete, NotFound
+from anvyl_mcp.core.errors import AnvylError, Cancelled, Conflict, Incomplete, NotFound
 from anvyl_mcp.server.containers.views import PROJECT
 from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
@@ -241,6 +241,28 @@ def remove(engine: Engine, project: Project, volumes: Sequence[str], progress: P
         with engine_errors(doing=f"to remove the volume `{name}`"):
             engine.client(CHANGE_TIMEOUT).remove_volume(name)
         yield f"volume {name}"
+
+
+def removable(engine: Engine, project: Project, volumes: Sequence[str]) -> list[str]:
+    """What `remove` would remove."""
+    networks = [f"network {one['Name']}" for one in named(lookup.list_networks(engine), project.name)]
+    return [*(f"container {one.name}" for one in project.containers), *networks, *(f"volume {one}" for one in volumes)]
+
+
+def check_unshared(engine: Engine, project: Project, names: Sequence[str]) -> None:
+    """Return if no container of something else uses one of these volumes.
+
+    Raises:
+        Conflict: one does; nothing was removed.
+    """
+    own = {one.id for one in project.containers}
+    for entry in engine.containers(all=True):
+        used = [str(one.get("Name")) for one in entry["Mounts"] if one.get("Name") in names]
+        if used and entry["Id"] not in own:
+            raise Conflict(
+                f"the volume `{used[0]}` of `{project.name}` is also used by `{entry['Names'][0].lstrip('/')}`",
+                hint="remove that container first, or the stack without its volumes",
+            )
 
 
 def named(objects: Sequence[dict[str, Any]], stack: str) -> list[dict[str, Any]]:

@@ -14,7 +14,14 @@ from anvyl_mcp.server.containers.create import RunOptions, remove_unstarted
 from anvyl_mcp.server.containers.problems import find_problems
 from anvyl_mcp.server.containers.summary import GROUPED_FROM, group_lines
 from anvyl_mcp.server.containers.undo_log import UndoLog
-from anvyl_mcp.server.containers.views import Container, ContainerInfo, attention_order, container_info, container_row
+from anvyl_mcp.server.containers.views import (
+    Container,
+    ContainerInfo,
+    by_attention,
+    container_info,
+    container_row,
+    stack_of,
+)
 from anvyl_mcp.server.engine import container_exec, stats
 from anvyl_mcp.server.engine.container_exec import ExecOutput
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, own_name
@@ -129,19 +136,24 @@ def list_containers(
     engine: Engine,
     undo_log: UndoLog,
     all: Annotated[bool, Field(description="stopped ones too")] = False,
-    name: Annotated[str, Field(description="part of the name")] = "",
+    name: Annotated[str, Field(description="part of its name or stack")] = "",
     label: Annotated[str, Field(description="`key` or `key=value`")] = "",
     limit: Annotated[int, Field(ge=1, le=1000)] = 100,
 ) -> Containers:
     """List containers with their state, image and ports."""
-    entries = [one for one in engine.containers(all=all, label=label) if name.lower() in own_name(one).lower()]
+    entries = [one for one in engine.containers(all=all, label=label) if _is_called(one, name)]
     expected = undo_log.expected_states()
     problems = find_problems(engine, entries, expected)
     found = [
         container_row(one, problem=problems.get(one["Id"], ""), expected=expected.get(one["Id"], "")) for one in entries
     ]
-    found.sort(key=attention_order)
+    found = by_attention(found)
     return Containers(containers=found[:limit], total=len(found), more=max(0, len(found) - limit))
+
+
+def _is_called(entry: Mapping[str, Any], words: str) -> bool:
+    """Whether the name of a container or of its stack contains the words."""
+    return words.lower() in own_name(entry).lower() or words.lower() in stack_of(entry).lower()
 
 
 @tool(
@@ -335,7 +347,8 @@ def get_container_stats(
     ] = "",
 ) -> Stats:
     """Show cpu, memory, network and disk use of running containers, the busiest first."""
-    rows = stats.measure_usage(engine, samples, engine.container(name) if name else None)
+    one = engine.container(name) if name else None
+    rows = stats.measure_one(engine, samples, one) if one else stats.measure_usage(engine, samples)
     return Stats(containers=rows, total=len(rows))
 
 

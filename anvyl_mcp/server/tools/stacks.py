@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import Annotated, Any
 
@@ -16,12 +16,13 @@ from anvyl_mcp.server.containers.views import PROJECT, stack_of
 from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.logs import reader
+from anvyl_mcp.server.engine.stats import SampleCache, measure_usage
 from anvyl_mcp.server.progress import Progress, StepProgress
 from anvyl_mcp.server.stacks import lifecycle
 from anvyl_mcp.server.stacks.configuration import Configuration, StackFile
 from anvyl_mcp.server.stacks.deployment import Deployer, Plan, describe_changes, unmoved_images
 from anvyl_mcp.server.stacks.difference import ServiceChange
-from anvyl_mcp.server.stacks.projects import Project, find_project, missing_stack, projects_in
+from anvyl_mcp.server.stacks.projects import Project, find_project, find_projects, missing_stack, projects_in
 from anvyl_mcp.server.stacks.stack_rights import ContainerTools
 from anvyl_mcp.server.stacks.version_store import StackVersion, VersionStore
 from anvyl_mcp.server.stacks.views import (
@@ -75,13 +76,18 @@ class StackChange(Result):
     services: list[ServiceRow] = Field(default=[])
     version: str = ""
     removed: list[str] = Field(default=[])
+    kept: list[str] = Field(default=[])
     warnings: list[str] = Field(default=[])
     dry_run: bool = False
 
     def text(self) -> str:
         """The status, then what changed and the warnings."""
         head = f"{self.name}: {self.status}" if self.dry_run else f"{self.name} is {self.status}"
-        lines = [*describe_changes(self.changes), *(f"removed {one}" for one in self.removed)]
+        did, keeps = ("removes", "keeps") if self.dry_run else ("removed", "kept")
+        data = " with all its data" if self.dry_run else ""
+        lines = describe_changes(self.changes)
+        lines += [f"{did} {one}{data if one.startswith('volume ') else ''}" for one in self.removed]
+        lines += [f"{keeps} {one}" for one in self.kept]
         return "\n".join([head, *lines, *(f"warning: {one}" for one in self.warnings)])
 
 
@@ -209,7 +215,7 @@ def revert_stack(
 ) -> StackChange:
     """Bring back an earlier version of a stack with exactly its images."""
     deployer = Deployer(engine, store, CONTAINER_TOOLS, undo_log.permit, StepProgress(progress))
-    before = store.find(name, version, removed=not _project_of(engine, name).total)
+    before = store.find(name, version, removed=name not in find_projects(engine))
     file = StackFile(before.compose, before.variables, before.profiles, folder=before.working_dir)
     configuration = Configuration(before.config).with_images(unmoved_images(engine, before))
     plan = deployer.plan_configuration(name, file, configuration, note=f"reverted to version {before.number}")
@@ -256,16 +262,26 @@ def remove_stack(
     undo_log: UndoLog,
     progress: Progress,
     volumes: Annotated[bool, Field(description="its volumes too, with all data")] = False,
+    dry_run: DryRun = False,
 ) -> StackChange:
     """Remove the containers and networks of a stack."""
-    project = _allowed(engine, name, containers.remove_container, undo_log)
-    doomed = lifecycle.named(lookup.list_volumes(engine), name) if volumes else []
+    own = [str(one["Name"]) for one in lifecycle.named(lookup.list_volumes(engine), name)]
+    doomed = own if volumes else []
+    if name not in find_projects(engine) and (doomed or lifecycle.named(lookup.list_networks(engine), name)):
+        # Its containers were removed before, or a deployment that was killed had made none yet.
+        project = Project(name)
+    else:
+        project = _allowed(engine, name, containers.remove_container, undo_log)
     for one in doomed:
-        lookup.find_volume(engine, str(one["Name"]))
-        undo_log.permit(volume_tools.remove_volume, {"name": one["Name"]})
-    _check_unshared(engine, project, [str(one["Name"]) for one in doomed])
-    removed = list(lifecycle.remove(engine, project, [str(one["Name"]) for one in doomed], StepProgress(progress)))
-    return StackChange(name=name, status="removed", removed=removed)
+        lookup.find_volume(engine, one)
+        undo_log.permit(volume_tools.remove_volume, {"name": one})
+    lifecycle.check_unshared(engine, project, doomed)
+    kept = [f"volume {one}" for one in own if one not in doomed]
+    if dry_run:
+        removed, status = lifecycle.removable(engine, project, doomed), "would be removed"
+    else:
+        removed, status = list(lifecycle.remove(engine, project, doomed, StepProgress(progress))), "removed"
+    return StackChange(name=name, status=status, removed=removed, kept=kept, dry_run=dry_run)
 
 
 @tool(
@@ -282,7 +298,7 @@ def get_stack_logs(
     grep: Annotated[str, Field(description="only lines with this text")] = "",
 ) -> StackLogs:
     """Show the last lines that the containers of a stack logged."""
-    project, notes, parts, truncated = _project_of(engine, name, required=True), [], [], False
+    project, notes, parts, truncated = find_project(engine, name), [], [], False
     for one in project.containers:
         if one.hidden:
             notes.append(f"{one.name} must not be read: it has the label anvyl.read=false")
@@ -299,6 +315,14 @@ def get_stack_logs(
     # Lines of one container keep their order, also if their times are equal or unknown.
     merged = [line for _, line in heapq.merge(*parts, key=lambda entry: entry[0])]
     return StackLogs(lines=merged[-tail:], truncated=truncated or len(merged) > tail, notes=notes)
+
+
+@tool(say=["stats of stack {name}", "show stats of the {name} stack"], about="stack usage", seconds=30, rare=True)
+def get_stack_stats(name: StackName, engine: Engine, samples: SampleCache) -> containers.Stats:
+    """Show cpu, memory, network and disk use of the running containers of a stack, the busiest first."""
+    running = [one for one in find_project(engine, name).containers if one.running and not one.hidden]
+    rows = measure_usage(engine, samples, {one.id: one.name for one in running})
+    return containers.Stats(containers=rows, total=len(rows))
 
 
 def _deploy(deployer: Deployer, plan: Plan, undo_log: UndoLog, *, dry_run: bool) -> StackChange:
@@ -318,19 +342,6 @@ def _state(engine: Engine, name: str, undo_log: UndoLog) -> StackChange:
     project = projects_in(entries).get(name, Project(name))
     services, problems = service_rows(engine, project, entries, undo_log.expected_states())
     return StackChange(name=name, status=stack_status(project, problems), services=services)
-
-
-def _project_of(engine: Engine, name: str, *, required: bool = False) -> Project:
-    """The project as it is now, or an empty one, if its labels allow the current tool.
-
-    Raises:
-        NotFound: it is required, and there is none.
-        Denied: the label of one of its containers forbids it.
-    """
-    if required:
-        return find_project(engine, name)
-    entries = [one for one in engine.containers(all=True, label=PROJECT) if stack_of(one) == name]
-    return projects_in(entries).get(name, Project(name))
 
 
 def _allowed(engine: Engine, name: str, single: Tool, undo_log: UndoLog) -> Project:
@@ -365,22 +376,6 @@ def _recorded(
     for found in inspected.values():
         records.enter_context(undo_log.record(did, found, stack=project.name))
     return records
-
-
-def _check_unshared(engine: Engine, project: Project, names: Sequence[str]) -> None:
-    """Return if no container of something else uses one of these volumes.
-
-    Raises:
-        Conflict: one does; nothing was removed.
-    """
-    own = {one.id for one in project.containers}
-    for entry in engine.containers(all=True):
-        used = [str(one.get("Name")) for one in entry["Mounts"] if one.get("Name") in names]
-        if used and entry["Id"] not in own:
-            raise Conflict(
-                f"the volume `{used[0]}` of `{project.name}` is also used by `{entry['Names'][0].lstrip('/')}`",
-                hint="remove that container first, or the stack without its volumes",
-            )
 
 
 def _current(store: VersionStore, name: str) -> StackVersion | None:

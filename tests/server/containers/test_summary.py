@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from anvyl_mcp.server.containers.summary import short_image, short_ports, short_status
-from anvyl_mcp.server.containers.views import attention_order, container_row
+from anvyl_mcp.server.containers.views import by_attention, container_row
 from anvyl_mcp.server.engine import stats
 from anvyl_mcp.server.engine.stats import ContainerStats
 from anvyl_mcp.server.tools.containers import Containers, Stats
@@ -37,7 +37,7 @@ def entry(number: int, image: str = "nginx:1.27", status: str = "Up 2 hours", **
 
 
 def shown(*entries: dict[str, Any], more: int = 0) -> str:
-    rows = sorted(map(container_row, entries), key=attention_order)
+    rows = by_attention(list(map(container_row, entries)))
     return Containers(containers=rows, total=len(rows) + more, more=more).text()
 
 

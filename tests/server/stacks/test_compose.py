@@ -58,7 +58,7 @@ async def test_a_stack_deployed_by_hand_is_listed(engine: RealEngine, tmp_path: 
             assert (info["volumes"], info["networks"]) == (["shop_data"], ["shop_default"])
             assert (info["files"], info["versions"]) == ([str(file)], [])
             hint = (await refused(client, "stop_container", name="shop"))["hint"]
-            assert "is a stack of several containers" in hint
+            assert "is a stack: call stop_stack with its name" in hint
             missing = await client.call_tool("get_stack_info", {"name": "shopp"})
             assert missing.is_error and "Did you mean `shop`?" in str(missing.content)
     finally:

@@ -118,14 +118,26 @@ async def test_a_stack_goes_up_changes_and_comes_down(client: Client, engine: Re
     assert {stat.S_IMODE(file.stat().st_mode) for file in kept.iterdir()} == {0o600}
     assert files_with("fjordhorse7", tmp_path) == files_with("fjordhorse7", kept) != []
 
+    gone = ["container shop-db-1", "container shop-web-1", "network shop_default"]
+    asked = await client.call_tool("remove_stack", {"name": "shop", "dry_run": True})
+    assert words(asked).splitlines() == [
+        "shop: would be removed",
+        *(f"removes {one}" for one in gone),
+        "keeps volume shop_data",
+    ]
+    asked = await client.call_tool("remove_stack", {"name": "shop", "dry_run": True, "volumes": True})
+    assert words(asked).splitlines()[-1] == "removes volume shop_data with all its data"
     removed = await call(client, "remove_stack", name="shop")
-    assert removed["removed"] == ["container shop-db-1", "container shop-web-1", "network shop_default"]
+    assert removed["kept"] == ["volume shop_data"]
+    assert removed["removed"] == gone
     assert engine.api.inspect_volume("shop_data")
     assert [one["state"] for one in (await call(client, "list_stacks", all=True))["stacks"]] == ["removed"]
     assert (await call(client, "list_stacks"))["stacks"] == []
     assert (await call(client, "revert_stack", name="shop"))["status"] == "running"
-    removed = await call(client, "remove_stack", name="shop", volumes=True)
-    assert "volume shop_data" in removed["removed"]
+    await call(client, "remove_stack", name="shop")
+    # Also what an earlier removal left.
+    assert (await call(client, "remove_stack", name="shop", volumes=True))["removed"] == ["volume shop_data"]
+    assert (await refused(client, "remove_stack", name="shop", volumes=True))["code"] == "not_found"
 
 
 async def test_a_stack_stops_starts_and_restarts_as_a_whole(client: Client, engine: RealEngine) -> None:

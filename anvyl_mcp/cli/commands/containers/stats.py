@@ -15,6 +15,7 @@ from anvyl_mcp.cli.runtime.runner import run_command
 from anvyl_mcp.cli.terminal import screen
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.changes import outcome
+from anvyl_mcp.peers.changes.stack_names import stacks_among
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import ListedObjects
@@ -72,17 +73,20 @@ def _watch(names: Sequence[str], *, host: str, as_json: bool) -> NoReturn:
         from anvyl_mcp.app.node import open_node
 
         async with open_node(settings, lean=True) as node:
-            tool = node.fleet.tool(TOOL)
+            found, steps = ListedObjects(), list[tuple[str, tool_command.PlannedCall]]()
             every: list[dict[str, Any]] = [{"name": name} for name in dict.fromkeys(names)] or [{}]
-            steps, missing = await tool_command.plan_calls(node.fleet, tool, every, host, ListedObjects())
-            for one in missing:
-                output.print_failure(one)
-            display = _StatsDisplay(tool, steps, as_json=as_json)
+            stacks = await stacks_among(node.fleet, names, host, found) if names else []
+            for tool, calls in tool_command.by_tool(node.fleet, TOOL, every, stacks):
+                planned, missing = await tool_command.plan_calls(node.fleet, tool, calls, host, found)
+                steps += [(tool.name, step) for step in planned]
+                for one in missing:
+                    output.print_failure(one)
+            display = _StatsDisplay(node.fleet.tool(TOOL), [step for _, step in steps], as_json=as_json)
             async with anyio.create_task_group() as group:
                 group.start_soon(display.redraw)
-                for step in steps:
+                for called, step in steps:
                     for target in step.hosts:
-                        group.start_soon(display.poll, node.fleet, target, step.arguments)
+                        group.start_soon(display.poll, node.fleet, target, called, step.arguments)
         return 0
 
     run_command(work, failed=output.no_hosts_document if as_json else None)
@@ -104,10 +108,10 @@ class _StatsDisplay:
         self._news = anyio.Event()
         self._headed = False
 
-    async def poll(self, fleet: Fleet, host: str, arguments: Mapping[str, Any]) -> None:
+    async def poll(self, fleet: Fleet, host: str, tool: str, arguments: Mapping[str, Any]) -> None:
         """Call one host repeatedly."""
         while True:
-            self._latest[str(arguments.get("name", "")), host] = await fleet.call(host, TOOL, arguments)
+            self._latest[str(arguments.get("name", "")), host] = await fleet.call(host, tool, arguments)
             self._news.set()
             await anyio.sleep(EVERY_SECONDS)
 
