@@ -6,6 +6,7 @@ const THEME = "anvyl.theme";
 const SIGN_IN = "#sign-in=";
 const SILENT_SECONDS = 40;
 const SAMPLES = 120;
+const MOST_APP_HEIGHT = 720;
 const IN_APP = document.documentElement.hasAttribute("data-app");
 const $ = (id) => document.getElementById(id);
 
@@ -62,12 +63,49 @@ function age(time) {
 }
 
 const clock = (time) => (Number.isNaN(Date.parse(time)) ? String(time) : new Date(time).toLocaleString());
+const seen = () => new Promise((done) => (document.hidden ? document.addEventListener("visibilitychange", () => done(seen()), { once: true }) : done()));
 const sleep = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 
+/** A text with `code` and **bold** in it, as nodes. */
+function inline(text) {
+  return text.split(/(`[^`\n]+`|\*\*[^*\n]+\*\*)/).map((part, index) => (index % 2 === 0 ? part : part[0] === "`" ? el("code", {}, part.slice(1, -1)) : el("b", {}, part.slice(2, -2))));
+}
+
+const cellsOf = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
+
+/** What a model writes, as blocks: paragraphs, lists, code and tables. Links stay text. */
+function prose(text) {
+  const blocks = [];
+  let kind = "", lines = [];
+  const end = () => {
+    if (kind === "code") blocks.push(el("pre", { class: "code", tabIndex: 0 }, lines.join("\n")));
+    else if (kind === "table") blocks.push(gridOf(lines.map(cellsOf)));
+    else if (lines.length) blocks.push(el("p", { class: "text", dir: "auto" }, ...inline(lines.map((line) => line.replace(/^#{1,6} +(.*)$/, "**$1**").replace(/^(\s*)[*+-] +/, "$1• ")).join("\n"))));
+    lines = [];
+  };
+  for (const line of text.split("\n")) {
+    const fence = /^\s*```/.test(line);
+    const next = kind === "code" ? (fence ? "" : "code") : fence ? "code" : /^\s*\|/.test(line) ? "table" : line.trim() ? "text" : "";
+    if (next !== kind) end();
+    if (next && !fence) lines.push(line);
+    kind = next;
+  }
+  end();
+  return blocks;
+}
+
+function gridOf(rows) {
+  const [head, ...body] = rows.filter((row) => !row.every((cell) => /^:?-+:?$/.test(cell)));
+  return el("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Table" }, el("table", {},
+    el("thead", {}, el("tr", {}, ...head.map((cell) => el("th", { scope: "col" }, ...inline(cell))))),
+    el("tbody", {}, ...body.map((row) => el("tr", {}, ...row.map((cell) => el("td", {}, ...inline(cell))))))));
+}
+
 function note(text) {
-  const shown = el("p", {}, text);
+  const shown = el("p", {}, ...inline(text));
   $("notes").append(shown);
-  setTimeout(() => shown.remove(), 7000);
+  while ($("notes").children.length > 4) $("notes").firstChild.remove();
+  setTimeout(() => shown.remove(), 5000 + 60 * text.length);
 }
 
 function spark(values, most = 0, label = "") {
@@ -179,7 +217,7 @@ const http = {
       } finally {
         clearTimeout(timer);
       }
-      if (document.hidden) await new Promise((seen) => document.addEventListener("visibilitychange", seen, { once: true }));
+      if (document.hidden) await seen();
       else {
         take.live(false);
         await sleep(wait);
@@ -238,7 +276,14 @@ const client = {
 
   take(result) {
     for (const call of this.calls(result, "")) {
-      if (call.ok && call.result?.containers) this.show(call);
+      if (!call.ok) continue;
+      if (call.result?.updates) {
+        // The panel is there because somebody asked for updates.
+        this.tools.add("update_container");
+        show.state = "updates";
+        takeUpdates(call);
+      } else if (call.result?.containers) this.show(call);
+      else if (call.result?.memory) this.taken.usage({ name: call.host, resources: call.result, containers: {} });
     }
   },
 
@@ -265,11 +310,12 @@ const client = {
     this.taken = take;
     window.addEventListener("message", (event) => this.receive(event));
     new ResizeObserver(() => {
-      const height = Math.ceil(document.documentElement.getBoundingClientRect().height);
-      this.send({ method: "ui/notifications/size-changed", params: { height } });
+      // A taller frame would put dialogs where nobody sees them.
+      const height = Math.min(Math.ceil(document.documentElement.getBoundingClientRect().height), MOST_APP_HEIGHT);
+      this.send({ method: "ui/notifications/size-changed", params: { width: innerWidth, height } });
     }).observe(document.documentElement);
     const started = await this.request("ui/initialize", {
-      appInfo: { name: "anvyl", version: "1" }, appCapabilities: {}, protocolVersion: "2026-01-26",
+      appInfo: { name: "anvyl", version: "1" }, appCapabilities: { availableDisplayModes: ["inline", "fullscreen"] }, protocolVersion: "2026-01-26",
     });
     this.adopt(started.hostContext);
     this.send({ method: "ui/notifications/initialized", params: {} });
@@ -295,14 +341,14 @@ const backend = IN_APP ? client : http;
 
 // ---------------------------------------------------------------- what is known
 
-const fleet = { order: [], hosts: new Map(), local: "", approvals: [] };
+const fleet = { order: [], hosts: new Map(), local: "", approvals: [], notices: null };
 const show = { words: "", state: "all" };
 const CHANGES = {
-  start_container: { verb: "Start" },
-  stop_container: { verb: "Stop" },
-  restart_container: { verb: "Restart" },
-  remove_container: { verb: "Remove", danger: true },
-  update_container: { verb: "Update" },
+  start_container: { verb: "Start", doing: "starting" },
+  stop_container: { verb: "Stop", doing: "stopping" },
+  restart_container: { verb: "Restart", doing: "restarting" },
+  remove_container: { verb: "Remove", doing: "removing", danger: true },
+  update_container: { verb: "Update", doing: "updating" },
   start_stack: { verb: "Start" },
   stop_stack: { verb: "Stop" },
   restart_stack: { verb: "Restart" },
@@ -335,6 +381,7 @@ const troubled = (containers) => containers.some((container) => kind(container) 
 
 function matches(host, container) {
   const found = kind(container);
+  if (show.state === "updates" && !host.updates.has(container.name)) return false;
   if (show.state === "trouble" && found !== "trouble") return false;
   if (show.state === "running" && !["running", "starting"].includes(found) && container.state !== "running") return false;
   if (show.state === "stopped" && (container.state === "running" || container.state === "paused")) return false;
@@ -354,7 +401,7 @@ function gauge(label) {
 function hostView(host) {
   const id = `host-${fleet.order.indexOf(host.name)}-${Math.random().toString(36).slice(2, 8)}`;
   const view = {
-    title: el("h2", { id }, host.name), dot: el("span", { class: "dot", "aria-hidden": "true" }), tag: el("span", { class: "tag" }),
+    title: el("h2", { id, dir: "auto" }, host.name), dot: el("span", { class: "dot", "aria-hidden": "true" }), tag: el("span", { class: "tag" }),
     cpu: gauge("cpu"), memory: gauge("memory"), disk: gauge("disk"), why: el("p", { class: "why", hidden: true }), list: el("div"), rows: new Map(), stacks: new Map(),
   };
   view.gauges = el("div", { class: "gauges" }, view.cpu.made, view.memory.made, view.disk.made);
@@ -385,11 +432,31 @@ function rowView(host, name) {
     else location.hash = `#/${encodeURIComponent(host.name)}/${encodeURIComponent(name)}`;
   };
   const row = {
-    dot: el("span", { class: "dot", "aria-hidden": "true" }), open: el("button", { type: "button", onclick: open }, name), badge: el("span", { class: "badge", hidden: true }, "update"),
+    dot: el("span", { class: "dot", "aria-hidden": "true" }), open: el("button", { type: "button", dir: "auto", onclick: open }, name), badge: el("button", { type: "button", class: "badge", hidden: true, "aria-label": `Update ${name}`, onclick: () => change("update_container", host.name, name) }, "update"),
     image: el("span", { class: "image" }), status: el("span", { class: "status" }), ports: el("span", { class: "ports" }), used: el("span", { class: "used" }), actions: el("span", { class: "actions" }), drawn: "",
   };
   row.made = el("li", {}, row.dot, el("div", { class: "name" }, row.open, " ", row.badge, row.image), row.status, row.ports, row.used, row.actions);
   return row;
+}
+
+const mayUpdate = (host) => offers(host, "update_container") && rights.has("operate");
+
+/** Changes of containers that are being made: host/name → what is done, since when. */
+const busy = new Map();
+const elapsed = (since) => (Date.now() - since < 2000 ? "" : `${Math.floor((Date.now() - since) / 1000)} s`);
+
+async function whileBusy(tool, host, name, work) {
+  const key = `${host}/${name}`;
+  busy.set(key, { what: CHANGES[tool].doing ?? "working", since: Date.now() });
+  draw();
+  const timer = setInterval(draw, 1000);
+  try {
+    return await work();
+  } finally {
+    clearInterval(timer);
+    busy.delete(key);
+    draw();
+  }
 }
 
 function actionsFor(host, container) {
@@ -407,7 +474,9 @@ function drawRow(host, container) {
   if (!view.rows.has(container.name)) view.rows.set(container.name, rowView(host, container.name));
   const row = view.rows.get(container.name);
   const tools = actionsFor(host, container);
-  const drawn = JSON.stringify([container, tools, host.updates.has(container.name)]);
+  const update = host.updates.get(container.name);
+  const doing = busy.get(`${host.name}/${container.name}`);
+  const drawn = JSON.stringify([container, tools, update, doing && Math.floor((Date.now() - doing.since) / 1000)]);
   if (row.drawn !== drawn) {
     row.drawn = drawn;
     const found = kind(container);
@@ -416,13 +485,19 @@ function drawRow(host, container) {
     setText(row.image, container.image);
     row.image.title = container.image;
     const problem = container.problem && !container.status.includes(container.problem) ? `${container.problem}: ` : "";
-    setText(row.status, `${problem}${container.status || container.state}`);
-    setClass(row.status, found === "trouble" ? "status trouble" : "status");
+    setText(row.status, doing ? `${doing.what}… ${elapsed(doing.since)}` : `${problem}${container.status || container.state}`);
+    setClass(row.status, doing ? "status doing" : found === "trouble" ? "status trouble" : "status");
     const ports = container.ports.filter((port) => port.includes("->")).join(", ");
     setText(row.ports, ports);
     row.ports.title = ports;
-    row.badge.hidden = !host.updates.has(container.name);
+    row.badge.hidden = !update;
+    if (update) {
+      setText(row.badge, update.held === "failed" ? "update failed" : "update");
+      row.badge.title = aboutUpdate(update).join(". ");
+      row.badge.disabled = Boolean(doing) || !mayUpdate(host.name);
+    }
     const buttons = [...row.actions.children];
+    for (const button of buttons) button.disabled = Boolean(doing);
     if (buttons.map((button) => button.dataset.tool).join() !== tools.join()) {
       row.actions.replaceChildren(...tools.map((tool) => {
         const button = actionButton(host, container, tool);
@@ -446,14 +521,14 @@ function drawHost(host) {
   const { look } = host;
   const down = isDown(host);
   setClass(view.made, down ? "host card down" : "host card");
-  setClass(view.dot, `dot ${look === null ? "" : down ? "trouble" : "running"}`);
+  setClass(view.dot, `dot ${look === null ? "" : down ? "trouble" : look.problem ? "paused" : "running"}`);
   setText(view.tag, [host.name === fleet.local ? "this host" : "", ...(look?.tags ?? []).map((tag) => `@${tag}`)].filter(Boolean).join(" "));
   view.gauges.hidden = down;
   const [word, ...reason] = down ? look.status.split(":") : [""];
   const shown = (look?.containers ?? []).filter((container) => matches(host, container)).sort(byAttention);
   const empty = look?.containers && !look.containers.length && !look.problem;
-  view.why.replaceChildren(...(down ? [el("b", {}, `Down: ${word}`), `${reason.length ? `:${reason.join(":")}` : ""}.${look.hint ? ` ${sentence(look.hint)}` : ""}`]
-    : look?.problem ? [el("b", {}, "No containers: "), look.problem] : look === null ? ["asking…"] : empty ? ["no containers yet"] : []));
+  view.why.replaceChildren(...(down ? [el("b", {}, `Down: ${word}`), ...inline(`${reason.length ? `:${reason.join(":")}` : ""}.${look.hint ? ` ${sentence(look.hint)}` : ""}`)]
+    : look?.problem ? [el("b", {}, "No containers: "), ...inline(look.problem)] : look === null ? ["asking…"] : empty ? ["No containers yet."] : []));
   view.why.hidden = !view.why.childNodes.length;
   const groups = new Map();
   for (const container of shown) {
@@ -489,7 +564,7 @@ function drawStackActions(host, stack, box, running) {
   box.replaceChildren(...tools.map((tool) => el("button", { type: "button", "aria-label": `${CHANGES[tool].verb} stack ${stack}`, onclick: (event) => change(tool, host.name, stack, event.currentTarget) }, CHANGES[tool].verb)));
 }
 
-const STATES = [["all", "All"], ["trouble", "Need attention"], ["running", "Running"], ["stopped", "Stopped"]];
+const STATES = [["all", "All"], ["trouble", "Attention"], ["running", "Running"], ["stopped", "Stopped"], ["updates", "Updates"]];
 
 function drawStates(counts) {
   const box = $("states");
@@ -501,6 +576,7 @@ function drawStates(counts) {
   [...box.children].forEach((button, index) => {
     const [state, label] = STATES[index];
     setText(button, `${label} ${counts[state]}`);
+    button.hidden = state === "updates" && !counts.updates && show.state !== "updates";
     button.setAttribute("aria-pressed", String(show.state === state));
     setClass(button, state === "trouble" && counts.trouble ? "bad" : "");
   });
@@ -515,10 +591,11 @@ function draw() {
 function drawNow() {
   drawing = 0;
   const hosts = fleet.order.map(entry);
-  const counts = { all: 0, trouble: 0, running: 0, stopped: 0 };
+  const counts = { all: 0, trouble: 0, running: 0, stopped: 0, updates: 0 };
   for (const host of hosts) {
     for (const container of host.look?.containers ?? []) {
       counts.all++;
+      if (host.updates.has(container.name)) counts.updates++;
       if (kind(container) === "trouble") counts.trouble++;
       if (container.state === "running") counts.running++;
       else if (container.state !== "paused") counts.stopped++;
@@ -531,7 +608,7 @@ function drawNow() {
   const visible = drawn.filter(({ shown }, index) => { found += shown; return !filtering || shown; });
   arrange($("hosts"), visible.map(({ view }) => view.made));
   const down = hosts.filter(isDown).length;
-  $("summary").replaceChildren(el("b", {}, plural(hosts.length, "host")), ...(down ? [", ", el("b", { class: "bad" }, `${down} down`)] : []), ` · ${counts.running} running`,
+  $("summary").replaceChildren(el("b", {}, plural(hosts.length, "host")), ...(down ? [", ", el("b", { class: "bad" }, `${down} down`)] : []), el("span", { class: "minor" }, ` · ${counts.running} running`),
     ...(counts.trouble ? [" · ", el("b", { class: "bad" }, `${counts.trouble} need${counts.trouble === 1 ? "s" : ""} attention`)] : []));
   drawStates(counts);
   $("nothing").hidden = !filtering || found > 0;
@@ -576,6 +653,10 @@ const take = {
   approvals(data) {
     fleet.approvals = data.approvals;
     drawWaiting();
+  },
+  notices(data) {
+    fleet.notices = data;
+    drawNotices();
   },
   live(isLive) {
     setText($("live"), isLive ? "Live" : "Connection lost, trying again…");
@@ -624,16 +705,21 @@ function confirm({ title, lines, yes, danger }) {
 
 /** Approvals that this tab is asking about in a dialog, so that they are not shown twice. */
 const asked = new Set();
-function aboutUpdate(tool, host, name) {
-  const row = tool === "update_container" ? fleet.hosts.get(host)?.updates.get(name) : null;
-  if (!row) return [];
-  return [`${row.current} → ${row.available}${row.published ? `, published ${age(row.published)}` : ""}`, row.note, row.notes, "It is watched afterwards; if it fails, the old one comes back."];
+
+/** Lines about an update that `list_updates` found. */
+function aboutUpdate(row) {
+  return [`${row.current} → ${row.available}${row.change ? ` (${row.change})` : ""}${row.published ? `, published ${age(row.published)}` : ""}`, row.note, row.notes && `Release notes: ${row.notes}`].filter(Boolean);
 }
+
+const AFTER_UPDATE = "The new one is watched until it is healthy, or for two minutes. If it fails, the old one comes back.";
 
 const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1);
 
-async function change(tool, host, name, button, args = {}) {
+async function change(tool, host, name, button) {
   const { verb, danger } = CHANGES[tool];
+  const update = tool === "update_container" ? fleet.hosts.get(host)?.updates.get(name) : null;
+  // Whoever asks for an update here saw when it was published.
+  const args = update?.held === "age" ? { min_age: "0" } : {};
   if (button) button.disabled = true;
   try {
     const answer = await backend.call(tool, { name, ...args }, host, tool === "start_container");
@@ -643,12 +729,15 @@ async function change(tool, host, name, button, args = {}) {
     drawWaiting();
     const agreed = await confirm({
       title: `${sentence(held.summary ?? `${verb} ${name} on ${host}`)}?`,
-      lines: [...(held.details ?? []), ...aboutUpdate(tool, host, name), held.why, held.untrusted && `proposed after reading ${held.untrusted}`], yes: verb, danger,
+      lines: [...(held.details ?? []), ...(update ? aboutUpdate(update) : []), tool === "update_container" && AFTER_UPDATE, held.why, held.untrusted && `proposed after reading ${held.untrusted}`], yes: verb, danger,
     });
-    if (IN_APP) return agreed ? report(await backend.call(tool, { name, ...args }, host, true), `${verb}: ${name} on ${host}`) : null;
-    if (agreed) note(`${verb}: ${name} on ${host}…`);
-    const done = await backend.decide(answer.approval.id, agreed);
-    if (agreed) report(done, `${verb}: ${name} on ${host}`);
+    if (!agreed) return IN_APP ? undefined : await backend.decide(answer.approval.id, false);
+    const make = () => (IN_APP ? backend.call(tool, { name, ...args }, host, true) : backend.decide(answer.approval.id, true));
+    try {
+      report(await whileBusy(tool, host, name, make), `${verb}: ${name} on ${host}`);
+    } finally {
+      if (update) await lookAgain(host, name);
+    }
   } catch (error) {
     note(error.message);
   } finally {
@@ -664,6 +753,7 @@ function report(answer, fallback) {
 function drawWaiting() {
   const approvals = fleet.approvals.filter((held) => !asked.has(held.id));
   $("waiting").hidden = !approvals.length;
+  setText($("waiting-count"), String(approvals.length));
   setText(document.querySelector('#phone [data-part="fleet"]'), approvals.length ? `Hosts · ${approvals.length} waiting` : "Hosts");
   const known = new Map([...$("waiting-list").children].map((item) => [item.dataset.id, item]));
   arrange($("waiting-list"), approvals.map((held) => known.get(held.id) ?? waitingItem(held)));
@@ -674,7 +764,7 @@ const describe = (call) => sentence(call.summary || `${call.tool} on ${call.host
 
 function waitingItem(held) {
   const item = el("li", { "data-id": held.id },
-    el("div", { class: "what" }, ...held.calls.flatMap((call) => [el("div", {}, describe(call)), ...(call.details ?? []).map((line) => el("small", {}, line)), call.why && el("small", {}, call.why)]),
+    el("div", { class: "what" }, ...held.calls.flatMap((call) => [el("div", {}, describe(call)), ...(call.details ?? []).map((line) => el("small", {}, line)), ...[call.why, call.untrusted && `proposed after reading ${call.untrusted}`].filter(Boolean).map((line) => el("small", {}, line))]),
       el("small", {}, `asked by ${held.asker}: “${held.question}”`)),
     decisionButtons(held));
   return item;
@@ -685,18 +775,45 @@ function decisionButtons(held, after = () => {}) {
   const decide = async (event, approve) => {
     const box = event.currentTarget.parentElement;
     [...box.children].forEach((button) => { button.disabled = true; });
+    if (approve) setText(event.currentTarget, "Working…");
     try {
       const answer = await backend.decide(held.id, approve);
       if (approve) report(answer, "done");
       after(answer, approve);
     } catch (error) {
       note(error.message);
+      setText(box.lastChild, "Approve");
       after({ response: error.message }, approve);
     }
   };
   return el("div", { class: "buttons" },
     el("button", { type: "button", "aria-label": `Deny: ${what}`, onclick: (event) => decide(event, false) }, "Deny"),
-    el("button", { type: "button", class: "primary", "aria-label": `Approve: ${what}`, onclick: (event) => decide(event, true) }, "Approve"));
+    el("button", { type: "button", class: held.calls.some((call) => CHANGES[call.tool]?.danger ?? /^(remove|prune)/.test(call.tool)) ? "danger" : "primary", "aria-label": `Approve: ${what}`, onclick: (event) => decide(event, true) }, "Approve"));
+}
+
+// ---------------------------------------------------------------- notices
+
+function drawNotices() {
+  const { watching, checked, standby_for: other, problems, past } = fleet.notices;
+  const loud = problems.filter((one) => !one.muted).length;
+  $("bell").hidden = false;
+  $("bell").setAttribute("aria-label", `Notices: ${problems.length ? plural(loud, "problem") : "no problems"}${loud < problems.length ? `, ${problems.length - loud} muted` : ""}`);
+  setText($("bell-count"), loud ? String(loud) : "");
+  setClass($("bell"), loud ? "plain bad" : "plain");
+  const about = watching ? problems.length ? "" : "No problems."
+    : other ? `${other} watches the hosts, and sends the notices. If it stops, this host does.`
+      : checked ? `Nothing has watched the hosts since ${clock(checked)}. Start a watch: \`anvyl-mcp serve --watch\`.`
+        : "Nothing watches the hosts while nobody looks. Start a watch: `anvyl-mcp serve --watch`, and tell it whom to tell: `anvyl notify add phone`.";
+  $("notices-about").replaceChildren(...inline(about));
+  $("notices-list").replaceChildren(...[...problems, ...past].map(noticeItem));
+}
+
+function noticeItem(one) {
+  const open = one.subject && fleet.hosts.has(one.host) ? () => { $("notices").hidePopover(); location.hash = `#/${encodeURIComponent(one.host)}/${encodeURIComponent(one.subject)}`; } : null;
+  const about = [age(one.at), one.muted && "muted"].filter(Boolean).join(" · ");
+  return el("li", { class: `${one.level}${one.muted ? " muted" : ""}` }, el("span", { class: `dot ${one.level === "problem" ? "trouble" : one.level === "recovered" ? "running" : ""}`, "aria-hidden": "true" }),
+    el("div", {}, el("span", { class: "unseen" }, one.level === "problem" ? "Problem: " : one.level === "recovered" ? "Over: " : ""),
+      open && !one.subject.startsWith("/") ? el("button", { type: "button", class: "link", onclick: open }, one.message) : one.message, el("small", { title: clock(one.at) }, about)));
 }
 
 // ---------------------------------------------------------------- one container
@@ -722,14 +839,22 @@ function containerOf(hostName, name) {
   return fleet.hosts.get(hostName)?.look?.containers?.find((one) => one.name === name) ?? null;
 }
 
+function drawDetailUpdate(host) {
+  const update = host?.updates.get(detail.name);
+  $("detail-update").hidden = !update;
+  if (update) $("detail-update").replaceChildren(el("b", {}, update.held === "failed" ? "Update failed: " : "Update: "), aboutUpdate(update).join(". "));
+}
+
 function drawDetailHead() {
   if (!detail.name) return;
   const host = fleet.hosts.get(detail.host);
   const container = containerOf(detail.host, detail.name);
   const gone = host?.look?.containers && !container;
-  setText($("detail-state"), `${container ? container.status || container.state : gone ? "gone" : "…"} · on ${detail.host}${container ? ` · ${container.image}` : ""}`);
+  const doing = busy.get(`${detail.host}/${detail.name}`);
+  drawDetailUpdate(host);
+  setText($("detail-state"), `${doing ? `${doing.what}… ${elapsed(doing.since)}` : container ? container.status || container.state : gone ? "gone" : "…"} · on ${detail.host}${container ? ` · ${container.image}` : ""}`);
   const tools = container ? actionsFor(host, container) : [];
-  if (container && host.updates.has(container.name) && offers(detail.host, "update_container") && rights.has("operate")) tools.push("update_container");
+  if (container && host.updates.has(container.name) && mayUpdate(detail.host)) tools.push("update_container");
   const drawn = [...$("detail-actions").children].map((button) => button.dataset.tool).join();
   if (drawn !== tools.join()) {
     $("detail-actions").replaceChildren(...tools.map((tool) => {
@@ -738,6 +863,7 @@ function drawDetailHead() {
       return button;
     }));
   }
+  for (const button of $("detail-actions").children) button.disabled = Boolean(doing);
 }
 
 function openTab(tab) {
@@ -792,6 +918,7 @@ async function showLogs(body, signal) {
       await sleep(2);
     }
     await sleep(IN_APP ? 5 : 1);
+    await seen();
   }
 }
 
@@ -869,12 +996,56 @@ function followHash() {
 // ---------------------------------------------------------------- asking
 
 const EXAMPLES = ["Is everything ok?", "Which container uses the most memory?", "Which host has room for a 2 GB database?"];
-const conversation = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
+const CONVERSATION = "anvyl.conversation";
+const MOST_TURNS = 20;
+/** The conversation of this tab, which a reload continues. The server knows the earlier turns by its id. */
+let conversation = newConversation();
 let asking = null;
 const noted = new Set();
 const withoutFlags = (hint) => (hint.includes("anvyl ") ? hint : hint.replaceAll("--host ", "on "));
 
+function newConversation() {
+  return { id: crypto.randomUUID?.() ?? String(Math.random()).slice(2), turns: [] };
+}
+
+function restoreConversation() {
+  try {
+    const kept = JSON.parse(sessionStorage.getItem(CONVERSATION));
+    if (typeof kept?.id === "string" && Array.isArray(kept.turns)) conversation = kept;
+  } catch { /* nothing is kept */ }
+  if (!conversation.turns.length) return drawExamples();
+  $("turns").replaceChildren();
+  for (const { query, answer } of conversation.turns) {
+    const reply = el("div", { class: "reply" });
+    $("turns").append(el("p", { class: "said", dir: "auto" }, query), reply);
+    showAnswer(reply, answer);
+  }
+  $("turns").scrollTop = $("turns").scrollHeight;
+}
+
+function keepTurn(query, answer) {
+  const { approval, ...kept } = answer;
+  const calls = answer.calls.filter((one) => one.ok && rowsOf(one.result).length > 1).map(({ tool, host, ok, result }) => ({ tool, host, ok, result: { rows: rowsOf(result).slice(0, 31) } }));
+  conversation.turns = [...conversation.turns, { query, answer: { ...kept, calls } }].slice(-MOST_TURNS);
+  for (; ; conversation.turns.shift()) {
+    try {
+      return sessionStorage.setItem(CONVERSATION, JSON.stringify(conversation));
+    } catch {
+      if (!conversation.turns.length) return undefined;
+    }
+  }
+}
+
+function startOver() {
+  asking?.abort();
+  sessionStorage.removeItem(CONVERSATION);
+  conversation = newConversation();
+  noted.clear();
+  drawExamples();
+}
+
 function drawExamples() {
+  $("new").hidden = true;
   $("turns").replaceChildren(el("div", { class: "hints" }, el("p", {}, "Ask about your hosts, or say what to do. A change waits for your yes."), ...EXAMPLES.map((words) => el("button", { type: "button", onclick: () => ask(words) }, words))));
 }
 
@@ -882,23 +1053,27 @@ async function ask(query) {
   if (asking || !query.trim()) return;
   asking = new AbortController();
   $("turns").querySelector(".hints")?.remove();
+  $("new").hidden = false;
   const steps = el("div", { class: "steps", role: "status" }, "thinking…");
   const reply = el("div", { class: "reply" }, steps);
-  $("turns").append(el("p", { class: "said" }, query), reply);
+  $("turns").append(el("p", { class: "said", dir: "auto" }, query), reply);
   setText($("send"), "Stop");
   const down = () => { $("turns").scrollTop = $("turns").scrollHeight; };
   down();
-  const running = new Map();
+  const running = new Map(), { id } = conversation;
   const progress = () => {
     const waiting = [...running].filter(([, hosts]) => hosts.size).map(([tool, hosts]) => `${tool.replaceAll("_", " ")} on ${[...hosts].join(", ")}`);
     setText(steps, waiting.length ? `${waiting.join("; ")}…` : "thinking…");
   };
   try {
-    for await (const [name, data] of backend.ask(query, conversation, asking.signal)) {
+    for await (const [name, data] of backend.ask(query, conversation.id, asking.signal)) {
       if (name === "call") running.set(data.tool, new Set(data.hosts)), progress();
       else if (name === "result") running.get(data.tool)?.delete(data.host), progress();
       else if (name === "error") throw new Error([data.error.message, data.error.hint].filter(Boolean).map(withoutFlags).map(sentence).join(". "));
-      if (name === "done") showAnswer(reply, data);
+      if (name === "done") {
+        showAnswer(reply, data);
+        if (conversation.id === id) keepTurn(query, data);
+      }
       down();
       if (name === "done") break;
     }
@@ -917,7 +1092,7 @@ function showAnswer(reply, answer) {
   // Lists that stand in the text are shown as tables instead; others can be opened.
   const listed = Boolean(answer.words);
   const text = answer.words || answer.response;
-  if (text) reply.append(el("p", { class: "text" }, text));
+  if (text) reply.append(...prose(text));
   for (const call of answer.calls.filter((one) => one.ok && rowsOf(one.result).length > 1).slice(0, 8)) {
     const rows = rowsOf(call.result);
     reply.append(el("details", { open: listed }, el("summary", {}, `${call.host}: ${call.tool.replaceAll("_", " ")}, ${plural(rows.length, "row")}`), table(rows)));
@@ -936,7 +1111,7 @@ function proposal(held) {
   drawWaiting();
   const box = el("div", { class: "proposal", role: "group", "aria-label": "Waits for your yes" });
   const finish = (answer, approve) => box.replaceChildren(el("div", {}, approve ? answer.response || "Done." : "Denied; nothing was changed."));
-  box.append(...held.calls.flatMap((call) => [el("div", {}, describe(call)), ...(call.details ?? []).map((line) => el("small", {}, line)), call.why && el("small", {}, call.why)].filter(Boolean)),
+  box.append(...held.calls.flatMap((call) => [el("div", {}, describe(call)), ...(call.details ?? []).map((line) => el("small", {}, line)), ...[call.why, call.untrusted && `proposed after reading ${call.untrusted}`].filter(Boolean).map((line) => el("small", {}, line))]),
     rights.has("operate") ? decisionButtons(held, finish) : el("small", {}, "this session may only look"));
   return box;
 }
@@ -945,23 +1120,38 @@ function proposal(held) {
 
 async function lookForUpdates(button) {
   button.disabled = true;
-  let found = 0;
+  setText(button, "Asking registries…");
   try {
     const hosts = fleet.order.filter((name) => offers(name, "list_updates"));
-    const answer = await backend.call("list_updates", {}, hosts.join(","));
-    for (const call of answer.calls) {
-      const host = entry(call.host);
-      host.updates = new Map(rowsOf(call.result).filter((row) => row.update ?? row.available ?? row.newer ?? row.latest).map((row) => [row.name ?? row.container, row]));
-      found += host.updates.size;
-    }
+    const answer = await backend.call("list_updates", { refresh: true }, hosts.join(","));
+    answer.calls.forEach(takeUpdates);
+    const found = answer.calls.flatMap((call) => call.result?.updates ?? []).length;
     const failed = answer.calls.find((call) => !call.ok);
-    note(found ? `${plural(found, "update")} available` : failed ? failed.error : "Everything that could be checked is up to date.");
-    draw();
+    const unchecked = answer.calls.flatMap((call) => call.result?.unchecked ?? []);
+    const rest = unchecked.length ? `${plural(unchecked.length, "container")} could not be checked: ${unchecked[0]}${unchecked.length > 1 ? ", …" : ""}.` : "";
+    note([found ? `${plural(found, "update")} available.` : failed ? failed.error : "Everything that could be checked is up to date.", rest].filter(Boolean).join(" "));
   } catch (error) {
     note(error.message);
   } finally {
     button.disabled = false;
+    setText(button, "Check for updates");
   }
+}
+
+/** Take what `list_updates` found on one host. */
+function takeUpdates(call) {
+  if (!call.ok) return;
+  entry(call.host).updates = new Map(call.result.updates.map((row) => [row.name, row]));
+  draw();
+}
+
+/** Ask again about one container, after an update of it. */
+async function lookAgain(host, name) {
+  const answer = await backend.call("list_updates", { name }, host);
+  const rows = answer.calls.flatMap((call) => call.result?.updates ?? []);
+  entry(host).updates.delete(name);
+  for (const row of rows) entry(host).updates.set(row.name, row);
+  draw();
 }
 
 // ---------------------------------------------------------------- signing in and out
@@ -973,6 +1163,12 @@ function signedOut(why = "") {
   fleet.hosts.clear();
   fleet.order = [];
   fleet.approvals = [];
+  fleet.notices = null;
+  $("bell").hidden = true;
+  $("notices-list").replaceChildren();
+  $("notices").hidePopover?.();
+  startOver();
+  $("turns").replaceChildren();
   $("hosts").replaceChildren();
   $("summary").replaceChildren();
   setText($("live"), "");
@@ -994,8 +1190,8 @@ async function start(session) {
   $("sign-in").hidden = true;
   $("columns").hidden = $("phone").hidden = $("sign-out").hidden = false;
   $("sign-out").title = `${session.name}, until ${clock(session.expires)}`;
-  if (!$("turns").children.length) drawExamples();
-  drawStates({ all: 0, trouble: 0, running: 0, stopped: 0 });
+  if (!$("turns").children.length) restoreConversation();
+  drawStates({ all: 0, trouble: 0, running: 0, stopped: 0, updates: 0 });
   if (!session.relay) note(`This session is for ${session.host} only.`);
   followHash();
   await http.watch(take);
@@ -1038,6 +1234,7 @@ function applyTheme() {
 }
 
 function listen() {
+  $("new").addEventListener("click", startOver);
   $("updates").addEventListener("click", (event) => lookForUpdates(event.currentTarget));
   $("search").addEventListener("input", (event) => { show.words = event.target.value.trim().toLowerCase(); draw(); });
   $("confirm-no").addEventListener("click", () => $("confirm").close("no"));
@@ -1064,6 +1261,7 @@ function listen() {
       $("search").focus();
     }
   });
+  window.addEventListener("beforeunload", (event) => { if (busy.size) event.preventDefault(); });
   window.addEventListener("hashchange", () => (location.hash.startsWith(SIGN_IN) ? begin() : followHash()));
   if (IN_APP) return;
   $("theme").addEventListener("click", () => {

@@ -80,7 +80,7 @@ ROOMS = {
     "orchestrator": "core peers.changes peers.connection peers.fleet",
     "orchestrator.api": (
         "core core.redaction core.values orchestrator orchestrator.ask orchestrator.rules.results peers peers.changes "
-        "peers.connection peers.fleet peers.hosts peers.watch"
+        "peers.connection peers.fleet peers.hosts peers.notices peers.watch"
     ),
     "orchestrator.api.endpoints": "core orchestrator.api peers peers.connection peers.fleet peers.hosts peers.watch",
     "orchestrator.ask": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -271,6 +272,25 @@ def test_the_policy_of_the_page_allows_nothing_else(alone: ServingNode) -> None:
             and packed.text == httpx.get(alone.url + path, headers={"Accept-Encoding": "identity"}).text
         )
         assert httpx.get(alone.url + path, headers={"If-None-Match": packed.headers["etag"]}).status_code == 304
+
+
+def test_no_answer_is_kept_by_a_cache_and_no_path_leads_out_of_the_page(alone: ServingNode) -> None:
+    session = new_session(alone, "read")
+    for path in ("/session", "/agent/info", "/agent/hosts", "/health", "/nothing", "/docs"):
+        answer = httpx.get(alone.url + path, headers={**FETCHED, **session.headers})
+        assert answer.headers["cache-control"] == "no-store", path
+    stranger = httpx.get(f"{alone.url}/agent/info", headers=FETCHED)
+    assert (stranger.status_code, stranger.headers["cache-control"]) == (401, "no-store")
+    for path in (
+        "/../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/anvyl.js/../index.html",
+        "/web/anvyl.js",
+        "//etc/passwd",
+    ):
+        with socket.create_connection(("127.0.0.1", alone.port), 20) as raw:
+            raw.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            assert raw.recv(12) == b"HTTP/1.1 404", path
 
 
 async def test_over_tls_the_cookie_is_bound_to_the_host_and_any_name_will_do() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ def test_three_hundred_idle_connections_do_not_keep_others_out(node: ServingNode
             with httpx.Client(base_url=node.url, headers=headers, timeout=20) as client:
                 assert [client.get("/agent/info").status_code for _ in range(3)] == [200] * 3
         assert run_program("call", "get_host_resources", "--json", ANVYL_HOME=str(node.home)).code == 0
+
+
+def test_two_hundred_clients_that_connect_at_once_are_all_answered(node: ServingNode) -> None:
+    """They are more than the share of unauthenticated connections, but none had time to send its request."""
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_connection(("127.0.0.1", node.port), 20)) for _ in range(200)]
+        for one in opened:
+            one.sendall(request)
+        assert [one.recv(12) for one in opened] == [b"HTTP/1.1 200"] * 200
 
 
 async def test_only_unauthenticated_connections_are_closed(

@@ -12,45 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from anvyl_mcp.server.http.host_state import HostState
 from tests.support.axe import axe_source, serious_findings
-from tests.support.browser import SECONDS, Errors, one_time_link, opened, take_picture
+from tests.support.browser import Errors, one_time_link, opened, take_picture
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.many_hosts import hosts_file
 from tests.support.hosts.nodes import NO_MODEL, PYTHON, ServingNode, running_node
+from tests.web.pages import host_card, names_on, row
 
 TICKING = ["sh", "-c", "i=0; while true; do i=$((i+1)); echo request $i; sleep 0.3; done"]
-
-expect.set_options(timeout=SECONDS * 1000)
-
-
-@pytest.fixture(scope="module")
-def signed_in(browser: Browser, node: ServingNode) -> Any:
-    """Cookies and storage of a browser that is signed in."""
-    with opened(browser) as context:
-        page = context.new_page()
-        page.goto(one_time_link(node))
-        expect(page.locator("#columns")).to_be_visible()
-        return context.storage_state()
-
-
-@pytest.fixture
-def context(browser: Browser, signed_in: Any) -> Iterator[BrowserContext]:
-    with opened(browser, storage_state=signed_in) as context:
-        yield context
-
-
-@pytest.fixture
-def page(context: BrowserContext, node: ServingNode) -> Iterator[Page]:
-    """The page of `nas`, signed in."""
-    errors = Errors()
-    page = context.new_page()
-    errors.watch(page)
-    page.goto(node.url)
-    yield page
-    assert errors.lines == []
 
 
 @contextmanager
@@ -75,18 +47,6 @@ def fifty_hosts(home: Path, engine: RealEngine) -> Iterator[ServingNode]:
         finally:
             process.stdin.close()
             process.wait(20)
-
-
-def host_card(page: Page, name: str) -> Locator:
-    return page.get_by_role("region", name=name, exact=True)
-
-
-def names_on(page: Page, host: str = "nas") -> list[str]:
-    return host_card(page, host).locator(".name button").all_inner_texts()
-
-
-def row(page: Page, name: str) -> Locator:
-    return page.locator(".rows li").filter(has=page.get_by_role("button", name=name, exact=True))
 
 
 def test_the_link_signs_in_once_and_the_first_look_shows_all_hosts(
@@ -213,12 +173,25 @@ def test_a_question_proposes_a_change_that_is_approved_in_the_page(engine: RealE
     expect(conversation.get_by_role("group", name="Waits for your yes")).to_contain_text("Stopped web on nas")
     assert engine.state("web") == "exited"
 
+    page.reload()
+    expect(conversation).to_contain_text("list containers on nas")
+    expect(conversation.get_by_role("table")).to_contain_text("database")
     page.get_by_role("textbox", name="Question or order").fill("start it again")
     page.keyboard.press("Enter")
     expect(conversation.get_by_role("button", name="Approve: Start web (exited) on nas")).to_be_visible()
     page.get_by_role("button", name="Deny: Start web (exited) on nas").last.click()
     expect(conversation).to_contain_text("Denied; nothing was changed.")
     assert engine.state("web") == "exited"
+
+    page.route("**/agent/process/stream", lambda route: None)
+    page.get_by_role("textbox", name="Question or order").fill("which containers are slow?")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(conversation).to_contain_text("Stopped.")
+    page.get_by_role("button", name="New conversation").click()
+    expect(conversation).not_to_contain_text("list containers on nas")
+    page.reload()
+    expect(conversation).to_contain_text("Is everything ok?")
 
 
 def test_what_others_asked_for_waits_here(engine: RealEngine, page: Page, node: ServingNode) -> None:
@@ -257,6 +230,61 @@ def test_two_tabs_show_the_same_and_sign_out_together(engine: RealEngine, browse
         for tab in (one, other):
             expect(tab.get_by_role("alert")).to_have_text("You are signed out.")
             expect(row(tab, "web")).to_be_hidden()
+
+
+def test_a_tab_that_nobody_sees_asks_for_nothing_and_catches_up(
+    engine: RealEngine, context: BrowserContext, node: ServingNode
+) -> None:
+    engine.run("ticker", TICKING)
+    page = context.new_page()
+    page.clock.install()
+    page.goto(node.url)
+    page.get_by_role("button", name="ticker", exact=True).click()
+    log = page.get_by_role("log", name="Logs of ticker")
+    expect(log).to_contain_text("request 2")
+
+    def set_hidden(hidden: bool) -> None:
+        page.evaluate(
+            "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); "
+            "document.dispatchEvent(new Event('visibilitychange')); }",
+            hidden,
+        )
+
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/agent/fleet")):
+        set_hidden(True)
+        page.clock.run_for("01:00")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.fast_forward("05:00:00")
+    engine.run("newcomer")
+    page.clock.run_for("10:00")
+    assert asked == []
+
+    set_hidden(False)
+    seen = int(log.locator("div").last.inner_text().split()[1])
+    expect(log).to_contain_text(f"request {seen + 20}")
+    page.keyboard.press("Escape")
+    expect(row(page, "newcomer")).to_be_visible()
+
+
+def test_text_of_others_is_never_html(engine: RealEngine, page: Page) -> None:
+    evil = "<img src=x onerror=alert(1)><script>alert(1)</script>"
+    line = f"{evil} **bold** `code` \\033[31mred\\033[0m \u202egpj"
+    labels = {"com.docker.compose.project": evil, "note": evil}
+    engine.run("web", ["sh", "-c", f"printf '{line}\\n'; sleep 3600"], labels=labels, environment={"NOTE": evil})
+
+    page.get_by_role("button", name="web", exact=True).click()
+    log = page.get_by_role("log", name="Logs of web")
+    expect(log).to_contain_text(f"{evil} **bold** `code` red")
+    assert not set(log.inner_text()) & {"\x1b", "\u202e"}
+    take_picture(page, "hostile-log")
+    page.get_by_role("tab", name="Details").click()
+    expect(page.get_by_role("tabpanel")).to_contain_text(f"note={evil}")
+    page.keyboard.press("Escape")
+    page.get_by_role("textbox", name="Question or order").fill("show the logs of web")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("log", name="Conversation")).to_contain_text("<script>alert(1)</script>")
+    assert page.locator("main img, dialog img, body script").count() == 0
 
 
 def test_an_ended_session_says_so_and_how_to_sign_in_again(
@@ -391,6 +419,19 @@ def test_everything_can_be_reached_with_the_keyboard(engine: RealEngine, page: P
     assert focused[0] == "Skip to the hosts"
     order = [focused.index(name) for name in ("Colours: as the system", "Sign out", "web", "Restart web", "Stop web")]
     assert order == sorted(order)
+
+    page.get_by_role("button", name=re.compile("^Notices")).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Notices")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name=re.compile("^Notices"))).to_be_focused()
+    page.get_by_role("button", name="Stop web", exact=True).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog").get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Start web", exact=True)).to_be_visible()
+    assert engine.state("web") == "exited"
 
 
 @pytest.mark.long

@@ -66,7 +66,7 @@ async def test_the_panel_shows_the_fleet_and_its_buttons_need_the_persons_consen
         async with Client(build_gateway(node), elicitation_callback=person) as client:
             tools = {tool.name: tool for tool in (await client.list_tools()).tools}
             shown = {name for name, tool in tools.items() if (tool.meta or {}).get("ui")}
-            assert {"list_containers", "get_host_resources"} <= shown
+            assert shown == {"list_containers", "get_host_resources", "list_updates"}
             [panel] = (await client.list_resources()).resources
             assert tools["list_containers"].meta == {"ui": {"resourceUri": str(panel.uri)}}
             assert panel.mime_type == APP_MIME_TYPE
@@ -114,6 +114,19 @@ async def test_the_panel_shows_the_fleet_and_its_buttons_need_the_persons_consen
 
                 await panel_page.get_by_role("button", name="db", exact=True).click()
                 await expect(panel_page.get_by_role("tab", name="Logs")).to_be_visible()
+                await panel_page.get_by_role("button", name="Close").click()
+                newer = {"name": "db", "current": "1.0", "available": "1.1", "change": "minor", "held": "", "note": ""}
+                found = {"hosts": {node.local.name: {"ok": True, "result": {"updates": [newer]}}}}
+                await page.evaluate(
+                    "found => send({ method: 'ui/notifications/tool-result', params: { structuredContent: found } })",
+                    found,
+                )
+                await expect(panel_page.get_by_role("button", name="Updates 1")).to_have_attribute(
+                    "aria-pressed", "true"
+                )
+                await panel_page.get_by_role("button", name="Update db").click()
+                await expect(panel_page.get_by_role("dialog")).to_contain_text("1.0 → 1.1 (minor)")
+                await page.screenshot(path=PICTURES / "panel-updates.png")
                 messages = await page.evaluate("window.seen")
                 assert messages[:1] == ["ui/initialize"]
                 assert {"ui/notifications/initialized", "ui/notifications/size-changed", "tools/call"} <= set(messages)

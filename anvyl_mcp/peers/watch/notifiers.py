@@ -21,6 +21,7 @@ from anvyl_mcp.peers.notices.held_notices import HeldNotices
 from anvyl_mcp.peers.notices.mutes import MuteStore
 from anvyl_mcp.peers.notices.notice import Notice
 from anvyl_mcp.peers.notices.quiet_hours import parse_quiet_hours
+from anvyl_mcp.peers.notices.recent_notices import RecentNoticesFile
 from anvyl_mcp.peers.watch.rules import parse_rule
 from anvyl_mcp.peers.watch.troubles import Alert, Trouble, TroubleKind
 from anvyl_mcp.peers.watch.watch_file import WatchFile
@@ -56,7 +57,9 @@ class NoticePost:
     """Sends what a watch finds: each event to programs, and notices to people when they may be sent."""
 
     def __init__(self, settings: Settings, here: str, *, channels: bool = True) -> None:
-        """`channels`: whether to use those of `anvyl notify`, besides the webhook and the command of the settings.
+        """`channels`: whether this is the watch that uses those of `anvyl notify`, and whose notices the page shows.
+
+        The webhook and the command of the settings are always used.
 
         Raises:
             InvalidInput: a setting is invalid.
@@ -73,6 +76,7 @@ class NoticePost:
             raise InvalidInput(f"`{settings.watch_cooldown}` is not a cooldown", hint="write it like 10m, or 0")
         quiet, mutes = parse_quiet_hours(settings.watch_quiet), MuteStore(settings.state_dir)
         self._held = HeldNotices(cooldown, quiet, mutes.active)
+        self._recent = RecentNoticesFile(settings.state_dir) if channels else None
         self._delivery = Delivery(lambda: [*fixed, *(store.channels() if channels else ())], here, settings.state_dir)
 
     async def tell(self, alerts: Sequence[Alert] = (), *, info: Notice | None = None) -> None:
@@ -83,7 +87,14 @@ class NoticePost:
         for notice in notices:
             self._held.add(notice)
         self._delivery.add(self._held.due(time.time()), programs=False)
+        if info and self._recent:
+            self._recent.add([info])
         await self._delivery.flush()
+
+    def record_check(self, every: float, known: Mapping[Trouble, float], alerts: Sequence[Alert]) -> None:
+        """Leave the notices of a check, and the problems that go on, to those who look."""
+        if self._recent:
+            self._recent.record_check(every, {one.key for one in known}, [alert.as_notice() for alert in alerts])
 
     def told(self, known: Mapping[Trouble, float]) -> dict[Trouble, float]:
         """Return the problems as people know them, so that a restart neither repeats nor loses a notice."""
@@ -125,6 +136,7 @@ class Watch:
                 found = []
             for alert in found:
                 self.on_alert(alert)
+            self.post.record_check(self.every, self.watcher.known, found)
             await self.post.tell(found)
             if self.file is not None:
                 self.file.write(self.every, self.post.told(self.watcher.known))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from anvyl_mcp.server.auth import socket_owner
 from anvyl_mcp.server.auth.socket_owner import Address
@@ -15,6 +16,8 @@ MAX_CONNECTIONS = 256
 """Per side of a server (loopback, network), so that a flood on one side does not block the other."""
 MAX_PER_GROUP = 32
 """Per network address, and per local user other than root and the server's own."""
+PATIENCE_SECONDS = 1.0
+"""Time for the own user's and root's connections to send a request: many at once are not a flood of idle ones."""
 
 
 @dataclass(eq=False, slots=True)
@@ -26,6 +29,7 @@ class ConnectionSlot:
     admitted: bool = False
     busy: bool = False
     close: Callable[[], object] = lambda: None
+    since: float = field(default_factory=time.monotonic)
 
     def admit(self) -> None:
         """Mark the caller as authenticated: the slot is never taken away from it."""
@@ -37,7 +41,10 @@ class ConnectionSlot:
 
 
 class ConnectionSlots:
-    """Counts connections. Unauthenticated ones get three quarters; the oldest is closed when those run short."""
+    """Counts connections. Unauthenticated ones get three quarters; the oldest is closed when those run short.
+
+    Those of the server's own user and of root may use the rest too until they had time to send their requests.
+    """
 
     def __init__(self, descriptors: int) -> None:
         # A quarter for each side leaves half of all descriptors for the work itself.
@@ -51,12 +58,18 @@ class ConnectionSlots:
         if limited and sum(slot.group == group for slot in self.taken) >= MAX_PER_GROUP and not self._free(group):
             return None
         unauthenticated = sum(not slot.admitted for slot in self.taken)
-        full = len(self.taken) >= self.most or unauthenticated >= self.most - self.most // 4
-        if full and not self._free():
+        full = len(self.taken) >= self.most
+        short = unauthenticated >= self.most - self.most // 4
+        if (full or (short and (limited or not self._are_new()))) and not self._free():
             return None
         slot = ConnectionSlot(self, group)
         self.taken[slot] = None
         return slot
+
+    def _are_new(self) -> bool:
+        """Return whether no unauthenticated connection has been idle for long."""
+        latest = time.monotonic() - PATIENCE_SECONDS
+        return not any(slot.since < latest for slot in self.taken if not slot.admitted and not slot.busy)
 
     def _free(self, group: str = "") -> bool:
         """Close the oldest idle unauthenticated connection of `group`, or of the largest group; return if one was."""

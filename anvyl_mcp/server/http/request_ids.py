@@ -1,4 +1,4 @@
-"""Request ids: in the response, in its errors and in the logs of every host a request reaches."""
+"""Request ids, in the response, in its errors and in the logs of every host it reaches; no cache keeps a response."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 
 class RequestIds:
-    """The outermost middleware: takes the client's request id, or creates one."""
+    """The outermost middleware: takes the client's request id, or creates one, and lets no cache keep the response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,7 +39,9 @@ class RequestIds:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[protocol_keys.REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[protocol_keys.REQUEST_ID_HEADER] = request_id
+                headers.setdefault("Cache-Control", "no-store")
                 seconds = time.monotonic() - started
                 line = (scope["method"], format_value(scope["path"]), message["status"], seconds, request_id)
                 log.debug("%s %s → %d in %.3f s [%s]", *line)

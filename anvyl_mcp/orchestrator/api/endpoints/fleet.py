@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from anvyl_mcp import __version__
 from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, SendEvent, endpoint
 from anvyl_mcp.orchestrator.api.schemas import PendingChange
+from anvyl_mcp.orchestrator.api.watched_notices import NoticeView, WatchedNotices
 from anvyl_mcp.peers.fleet.fleet import OnBehalf
 from anvyl_mcp.peers.fleet.single_host import SingleHostFleet
 from anvyl_mcp.peers.watch.fleet_view import FleetView, HostLook, UsageLook
@@ -19,6 +20,8 @@ LONGEST_SECONDS = 3600.0
 """After which the stream ends, and the client connects again."""
 APPROVALS_SECONDS = 1.0
 """Between two looks at what waits for approval, and at whether the caller may go on."""
+
+NOTICES_SECONDS = 2.0
 
 
 class FleetHosts(BaseModel):
@@ -63,16 +66,23 @@ class WaitingApprovals(BaseModel):
     "GET",
     "/agent/fleet",
     responses={200: FleetHosts},
-    events=("host", "usage", "approvals", "hosts"),
+    events=("host", "usage", "approvals", "notices", "hosts"),
     response_examples={200: {"local": "nas", "hosts": ["nas", "pi"], "version": "0.1.0", "alone": False}},
 )
 async def fleet(request: AgentRequest, send_event: SendEvent) -> None:
-    """Watch the fleet, as server-sent events: `hosts` (names), `host` (one that changed), `usage`, `approvals`."""
+    """Watch the fleet, as server-sent events: `hosts` (names), `host` (changed), `usage`, `approvals`, `notices`."""
     context, caller = request.context, request.caller
     alone = request.single_host or not caller.relay
     whole = SingleHostFleet(context.fleet) if alone else context.fleet
     viewer = _EventViewer(send_event, context.fleet.local.name, alone=alone)
     rights = OnBehalf(caller.name, caller.scopes)
+    here = context.fleet.local.name
+    standby_for = context.settings.watch_standby
+    notices = NoticeView(
+        context.settings.state_dir,
+        standby_for="" if standby_for == here else standby_for,
+        host=here if alone else "",
+    )
 
     async def until_closing() -> None:
         await context.closing.wait()
@@ -89,9 +99,22 @@ async def fleet(request: AgentRequest, send_event: SendEvent) -> None:
             await context.nudge.wait(APPROVALS_SECONDS)
         group.cancel_scope.cancel()
 
+    async def watch_notices() -> None:
+        seen: WatchedNotices | None = None
+        while True:
+            found = await anyio.to_thread.run_sync(notices.read)
+            # The time of the last check alone is no news.
+            if seen is None or found != seen.model_copy(update={"checked": found.checked}):
+                # Notices name containers, so they are for those who may list them.
+                may = await context.fleet.call(here, "list_containers", {"limit": 1}, on_behalf=rights)
+                if may.word != "denied":
+                    send_event("notices", found)
+                seen = found
+            await anyio.sleep(NOTICES_SECONDS)
+
     with anyio.move_on_after(LONGEST_SECONDS):
         async with anyio.create_task_group() as group:
-            tasks: list[Callable[[], Any]] = [until_closing, watch_caller]
+            tasks: list[Callable[[], Any]] = [until_closing, watch_caller, watch_notices]
             for task in tasks:
                 group.start_soon(task)
             await FleetView(whole, viewer, rights, context.nudge).run()
