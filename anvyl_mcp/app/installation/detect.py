@@ -79,7 +79,7 @@ def detect_installation(
     if source is not None and (source / ".git").exists():
         # As with `pipx install .`: that program installs from the folder again.
         found = replace(
-            found, words=f"{found.words} from the git clone {source}", commands=(_pull(source), *found.commands)
+            found, words=f"{found.words}, from the git clone {source}", commands=(_pull(source), *found.commands)
         )
     return found
 
@@ -124,8 +124,8 @@ def _uv_tool(prefix: Path, environ: Mapping[str, str]) -> Installation | None:
 def _pipx(prefix: Path, environ: Mapping[str, str]) -> Installation | None:
     if not (prefix / "pipx_metadata.json").is_file():
         return None
-    shared = [] if prefix.is_relative_to(Path(environ.get("HOME", "/nonexistent"))) else ["--global"]
-    command = ("pipx", "upgrade", *shared, PACKAGE)
+    shared = prefix.is_relative_to(environ.get("PIPX_GLOBAL_HOME") or "/opt/pipx")
+    command = ("pipx", "upgrade", *(["--global"] if shared else []), PACKAGE)
     return Installation("pipx", prefix, f"was installed by pipx, in {prefix}", (command,))
 
 

@@ -43,8 +43,10 @@ def _describe(found: Installation, version: str) -> None:
 
     output.print_message(f"Anvyl {version} {found.words}")
     where = " on the host, in the folder of its compose.yaml" if found.kind == "container" else ""
-    for line in found.lines:
-        output.print_message(f"to upgrade it{where}, run: {line}")
+    first, *others = found.lines
+    output.print_message(f"to upgrade it{where}, run: {first}")
+    for line in others:
+        output.print_message(f"and then: {line}")
 
 
 def _restart_services(settings: Settings) -> list[str]:

@@ -31,12 +31,13 @@ def test_a_uv_tool_is_upgraded_by_uv(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("home", "line"), [(True, "pipx upgrade anvyl-mcp"), (False, "pipx upgrade --global anvyl-mcp")]
+    ("everyone", "line"), [(False, "pipx upgrade anvyl-mcp"), (True, "pipx upgrade --global anvyl-mcp")]
 )
-def test_pipx_upgrades_what_it_installed(tmp_path: Path, home: bool, line: str) -> None:
+def test_pipx_upgrades_what_it_installed(tmp_path: Path, everyone: bool, line: str) -> None:
     (tmp_path / "pipx_metadata.json").touch()
+    environ = {"HOME": "/home/you", **({"PIPX_GLOBAL_HOME": str(tmp_path.parent)} if everyone else {})}
 
-    assert detected(tmp_path, environ={"HOME": str(tmp_path.parent) if home else "/home/you"}).lines == [line]
+    assert detected(tmp_path, environ=environ).lines == [line]
 
 
 def test_a_clone_pulls_and_installs_what_its_lock_file_says(tmp_path: Path) -> None:
@@ -168,6 +169,14 @@ def test_an_upgrade_pulls_the_clone_and_runs_its_new_installation(tmp_path: Path
 
     assert (tmp_path / "installed").read_text(encoding="utf-8") == "--install\n"
     assert said == [f"git -C {clone} pull --ff-only", f"{clone}/scripts/try --install"]
+
+
+def test_nothing_runs_if_a_program_of_the_upgrade_is_missing(tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(NotFound):
+        run_upgrade(Installation("pipx", tmp_path, "", (("true",), ("no-such-program",))), said.append)
+
+    assert said == []
 
 
 @pytest.mark.parametrize(
