@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import site
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
@@ -139,7 +140,7 @@ def _from_pip(prefix: Path, package: Path, direct: Mapping[str, Any], installer:
     if prefix != Path(sys.base_prefix):
         command = (*_pip(prefix, installer), "--upgrade", requirement)
         return Installation("venv", prefix, f"was installed into the virtual environment {prefix}", (command,))
-    user = ["--user"] if package.is_relative_to(Path.home()) else []
+    user = ["--user"] if package.is_relative_to(site.getuserbase()) else []
     command = (*_pip(prefix, installer), *user, "--upgrade", requirement)
     kind: Kind = "user" if user else "system"
     return Installation(kind, package.parent, f"was installed by {installer or 'pip'}, in {package.parent}", (command,))
