@@ -969,6 +969,7 @@ async function showHistory(body, signal) {
     const rows = rowsOf(result).map(({ time, what, who, detail: why, times }) => ({ time, what: times > 1 ? `${what} (${times} times)` : what, who, why }));
     if (rows.length) body.append(table(rows));
     else body.append(el("p", {}, "Nothing happened in the last seven days."));
+    if (result.kept_since > result.since) body.append(el("p", {}, `History is kept since ${clock(result.kept_since)}.`));
     if (result.note) body.append(el("p", {}, result.note));
   } catch (error) {
     if (!signal.aborted) body.append(el("p", {}, error.message));

@@ -60,14 +60,14 @@ ROOMS = {
     "cli.completion": "cli.parser cli.programs cli.runtime cli.terminal core",
     "cli.conversation": (
         "app cli.parser cli.runtime cli.terminal core core.redaction orchestrator orchestrator.ask "
-        "orchestrator.models peers.changes peers.fleet"
+        "orchestrator.models peers.changes peers.fleet peers.history"
     ),
     "cli.host_commands": (
         "app app.config_edits app.installation app.service cli.parser cli.runtime core server.http server.policy"
     ),
     "cli.parser": "app.installation cli.runtime",
     "cli.programs": "app cli.host_commands cli.parser cli.runtime cli.terminal core",
-    "cli.runtime": "app cli.terminal core orchestrator peers.changes peers.connection peers.fleet",
+    "cli.runtime": "app cli.terminal core orchestrator peers.changes peers.connection peers.fleet peers.history",
     "cli.terminal": "core peers.connection",
     "core": "",
     "core.redaction": "core",
@@ -86,7 +86,7 @@ ROOMS = {
     "orchestrator.ask": (
         "core core.values orchestrator orchestrator.checks orchestrator.language orchestrator.models "
         "orchestrator.models.servers orchestrator.rules orchestrator.rules.results peers.changes "
-        "peers.connection peers.fleet peers.gateway peers.watch"
+        "peers.connection peers.fleet peers.gateway peers.history peers.watch"
     ),
     "orchestrator.checks": "core orchestrator orchestrator.language peers.changes peers.connection peers.fleet",
     "orchestrator.language": "core orchestrator peers.connection",
@@ -109,8 +109,8 @@ ROOMS = {
     "peers.changes": "core core.values peers.connection peers.fleet",
     "peers.connection": "core",
     "peers.fleet": "core core.values peers.connection peers.hosts",
-    "peers.gateway": "core core.values peers.changes peers.connection peers.fleet",
-    "peers.history": "core peers.fleet",
+    "peers.gateway": "core core.values peers.changes peers.connection peers.fleet peers.history",
+    "peers.history": "core core.values peers.fleet",
     "peers.hosts": "core peers.connection",
     "peers.swarm": "core peers.fleet",
     "peers.notices": "core",

@@ -10,9 +10,10 @@ from anvyl_mcp.cli.parser.options import HostOption, JsonOption
 
 if TYPE_CHECKING:
     from anvyl_mcp.core.settings import Settings
-    from anvyl_mcp.peers.history.merged_history import HostEvent, MergedHistory
+    from anvyl_mcp.peers.history.merged_history import MergedHistory
 
 KINDS = ("changes", "deaths", "events")
+MOST_WITH_LINES = 3
 
 
 def history(
@@ -69,42 +70,32 @@ def _document(found: MergedHistory) -> dict[str, Any]:
     events = [
         {**event.fields, "host": event.host, "time": event.time.isoformat(timespec="seconds")} for event in found.events
     ]
-    return {"events": events, "notes": found.notes, **output.hosts_document({one.host: one for one in found.outcomes})}
+    notes = [*found.states, *found.notes]
+    return {
+        "events": events,
+        "more": found.hidden,
+        "notes": notes,
+        **output.hosts_document({one.host: one for one in found.outcomes}),
+    }
 
 
 def _print(found: MergedHistory, *, lines: bool) -> None:
-    """Print the table, last log lines after it, and what is missing to stderr."""
+    """Print the table, last log lines after it if `lines`, and what is missing to stderr."""
     from anvyl_mcp.cli.runtime import output
 
-    answered = [one for one in found.outcomes if one.ok]
-    if found.events:
-        output.print_table(["time", "host", "name", "what", "who", "detail"], [_row(event) for event in found.events])
-    elif answered:
+    output.print_history(found)
+    if not found.events and any(one.ok for one in found.outcomes):
         output.print_message("nothing was recorded in that time")
     if lines:
-        for event in [event for event in found.events if event.fields.get("lines")][:3]:
-            output.print_text(f"\nlast lines of {event.fields['name']} on {event.host}, {_time(event)}:", "bold")
+        for event in [event for event in found.events if event.fields.get("lines")][:MOST_WITH_LINES]:
+            output.print_text(
+                f"\nlast lines of {event.fields['name']} on {event.host}, {output.event_time(event)}:", "bold"
+            )
             for line in event.fields["lines"]:
                 output.print_text(f"  {line}")
-    for note in dict.fromkeys(found.notes):
+    if found.hidden:
+        output.print_message(f"note:  {found.hidden} older ones are not shown; raise --limit")
+    for note in dict.fromkeys([*found.states, *found.notes]):
         output.print_message(f"note:  {note}")
     for one in found.outcomes:
         output.print_failure(one)
-
-
-def _row(event: HostEvent) -> list[str]:
-    fields = event.fields
-    times = f" ×{fields['times']}" if fields.get("times", 1) > 1 else ""
-    who = str(fields.get("who") or "")
-    what = f"{fields.get('what', '')}{times}"
-    return [_time(event), event.host, str(fields.get("name", "")), what, who, str(fields.get("detail") or "")]
-
-
-def _time(event: HostEvent) -> str:
-    """Local time on a terminal, ISO 8601 in a pipe."""
-    import sys
-
-    from anvyl_mcp.core import text
-
-    stamp = event.time.isoformat(timespec="seconds")
-    return text.format_local_time(stamp) if sys.stdout.isatty() else stamp

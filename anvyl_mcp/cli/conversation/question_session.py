@@ -20,6 +20,7 @@ from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
+from anvyl_mcp.peers.history import merged_history
 
 if TYPE_CHECKING:
     from anvyl_mcp.orchestrator.ask.agent import Assistant
@@ -67,6 +68,8 @@ class QuestionSession:
             self._slow_timer = None
         tools = [self._fleet.tool(call.tool) for call in self._run.calls[self._printed :]]
         by_model = bool(self._progress.model) and not self._run.by_rules
+        if self._progress.pending_calls and any(tool.name == merged_history.TOOL for tool in tools):
+            return  # it is one table, in order of time
         # An answer by the rules contains all results but tables.
         if self._run.stopped or not all(
             tool.reads and (by_model or text.rows_field(tool.output_schema)) for tool in tools

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anvyl_mcp.cli.terminal.live import LiveDisplay
     from anvyl_mcp.peers.connection.listing import ToolListing
     from anvyl_mcp.peers.fleet.fleet import Outcome
+    from anvyl_mcp.peers.history.merged_history import HostEvent, MergedHistory
 
 LABEL = re.compile(r"error: |hint:  |note:  ")
 """Prefixes of messages; wrapped lines are indented to match."""
@@ -103,19 +104,18 @@ def print_outcomes(
 
     `tables_only` and `failures=False` omit what an answer in words already contains.
     """
+    from anvyl_mcp.peers.history import merged_history
+
     schema = tool.output_schema
     good = [one for one in done.values() if one.ok and one.answer.result is not None]
-    if text.rows_field(schema) and good:
+    if tool.name == merged_history.TOOL:
+        print_history(merged_history.merge(good))
+    elif text.rows_field(schema) and good:
         columns: list[str] = []
         rows = []
         for one in good:
             columns, cells = text.table_rows(one.answer.result or {}, schema)
             rows += [[one.host, *row] for row in cells]
-        if columns[0] == "time":
-            # What happened on several hosts is one list, newest first like each of them.
-            times = [entry["time"] for one in good for entry in (one.answer.result or {})[text.rows_field(schema)]]
-            order = sorted(range(len(rows)), key=lambda number: times[number], reverse=True)
-            rows = [rows[number] for number in order]
         headed = tool.toolset != "fleet"
         if not rows and sys.stdout.isatty():
             if not tables_only:
@@ -130,6 +130,24 @@ def print_outcomes(
             print_result(one, alone=len(done) == 1)
     for one in done.values() if failures else ():
         print_failure(one)
+
+
+def print_history(found: MergedHistory) -> None:
+    """Print what happened on all hosts as one table, newest first."""
+    rows = []
+    for event in found.events:
+        fields = event.fields
+        times = f" ×{fields['times']}" if fields.get("times", 1) > 1 else ""
+        name, what, who, detail = (str(fields.get(key) or "") for key in ("name", "what", "who", "detail"))
+        rows.append([event_time(event), event.host, name, f"{what}{times}", who, detail])
+    if rows:
+        print_table(["time", "host", "name", "what", "who", "detail"], rows)
+
+
+def event_time(event: HostEvent) -> str:
+    """Local time on a terminal, ISO 8601 in a pipe."""
+    stamp = event.time.isoformat(timespec="seconds")
+    return text.format_local_time(stamp) if sys.stdout.isatty() else stamp
 
 
 def print_result(one: Outcome, *, alone: bool) -> None:

@@ -24,7 +24,7 @@ class DayWords:
         days = (self._today - moment.date()).days
         if days in (0, 1):
             return moment.strftime("%H:%M" if days == 0 else "yesterday %H:%M")
-        return moment.strftime("%b %d %H:%M" if days < 300 else "%Y-%m-%d %H:%M")
+        return moment.strftime("%b %d %H:%M" if 0 < days < 300 else "%Y-%m-%d %H:%M")
 
     def at(self, when: str) -> str:
         """The same in a sentence: `at 03:12`, `yesterday at 03:12`, `on Nov 27 at 03:12`; empty if it is not a time."""

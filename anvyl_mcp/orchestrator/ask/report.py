@@ -11,11 +11,21 @@ from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.orchestrator.ask.claims import without_claims
 from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.question import Proposal
-from anvyl_mcp.orchestrator.rules.results.answers import CANCELLED, OUTCOMES, Call, not_done, sentences_for, worked_out
+from anvyl_mcp.orchestrator.rules.results.answers import (
+    CANCELLED,
+    OUTCOMES,
+    Call,
+    not_done,
+    outcomes_of,
+    result_entry,
+    sentences_for,
+    worked_out,
+)
 from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.peers.changes import wording
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Outcome
+from anvyl_mcp.peers.history import merged_history
 
 UNCHANGED = "Nothing was changed."
 EXPLAIN = re.compile(r"\bwhy\b|\bexplain\b|\bsummar|\bwrong with\b|\bhow come\b", re.IGNORECASE)
@@ -85,6 +95,9 @@ def with_lists(run: Run, tools: Mapping[str, ToolListing], answer: str) -> str:
     """The answer with the listings that it summarizes, for callers that do not show them as tables."""
     blocks = [answer] if answer else []
     for call, by_host in _grouped(run.calls, tools):
+        if call.listing.name == merged_history.TOOL:
+            blocks.append(merged_history.merge(outcomes_of(call, by_host)).text())
+            continue
         field = text.rows_field(text.resolve_schema(call.listing.output_schema))
         answered = {host: entry for host, entry in by_host.items() if entry["ok"] and entry["result"]}
         if not (call.listing.reads and field) or worked_out(run.question.text, call, answered):
@@ -135,7 +148,7 @@ def _grouped(
     for (tool, _), by_host in groups.items():
         one = next(iter(by_host.values()))
         listing = tools.get(tool) or ToolListing(tool, "", {})
-        yield Call(listing, dict(one.arguments)), {host: _entry(outcome) for host, outcome in by_host.items()}
+        yield Call(listing, dict(one.arguments)), {host: result_entry(outcome) for host, outcome in by_host.items()}
 
 
 def _describe_missing(run: Run, lines: Iterable[str]) -> list[str]:
@@ -149,11 +162,6 @@ def _describe_missing(run: Run, lines: Iterable[str]) -> list[str]:
     ]
     cut = [(call, (call.answer.result or {}).get("more")) for call in run.calls]
     return silent + [f"{call.host} has {more} more that are not shown." for call, more in cut if more]
-
-
-def _entry(outcome: Outcome) -> dict[str, Any]:
-    error = str(outcome.error) if outcome.error else None
-    return {"ok": outcome.ok, "result": outcome.answer.result, "text": outcome.answer.text, "error": error}
 
 
 def _reads(tools: Mapping[str, ToolListing], call: Outcome) -> bool:

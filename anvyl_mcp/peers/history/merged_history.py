@@ -5,18 +5,21 @@ Each answer has the time of its host's clock, so a clock that is wrong shows, an
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from anvyl_mcp.core import text
+from anvyl_mcp.core.values.day_words import DayWords
+from anvyl_mcp.core.values.history_words import entry_lines, missing_words, state_words
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 
 TOOL = "list_history"
 MIN_SKEW = 3.0
 """Seconds: the hosts' clocks are read in whole seconds, and a request takes some time."""
+MAX_TEXT = 4200
+"""Characters of the text: about 1,100 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,50 +37,93 @@ class MergedHistory:
 
     outcomes: Sequence[Outcome]
     events: list[HostEvent] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    """`web on nas has been running since 03:12`, if one name was asked for."""
     notes: list[str] = field(default_factory=list)
     skews: dict[str, float] = field(default_factory=dict)
     """Seconds by which the clock of a host is ahead, where it is wrong."""
+    hidden: int = 0
+    """Entries that the hosts did not send."""
+
+    def text(self) -> str:
+        """A line for each entry, newest first, and what is missing."""
+        days = DayWords()
+        lines = [f"times in {days.zone}", *self.states] if self.events else []
+        left, shown = MAX_TEXT - sum(map(len, (*self.states, *self.notes))), 0
+        for event in self.events:
+            block = entry_lines(event.fields, event.time.isoformat(), days, event.host)
+            left -= sum(len(line) + 1 for line in block)
+            if left < 0 and shown:
+                break
+            lines += block
+            shown += 1
+        if hidden := self.hidden + len(self.events) - shown:
+            lines.append(f"… {hidden} more; narrow it with `name`, `kind`, `since` or a host")
+        return "\n".join([*lines, *self.notes]) or "nothing was recorded in that time"
 
 
 async def read_history(fleet: Fleet, hosts: Sequence[str], arguments: Mapping[str, Any]) -> MergedHistory:
     """Ask hosts at once; those that fail are among the outcomes."""
-    ended: dict[str, float] = {}
-
-    def note_end(outcome: Outcome) -> None:
-        ended[outcome.host] = time.time()
-
-    done = await fleet.call_many(hosts, TOOL, arguments, on_outcome=note_end)
-    return merge(list(done.values()), ended)
+    return merge(list((await fleet.call_many(hosts, TOOL, arguments)).values()))
 
 
-def merge(outcomes: Sequence[Outcome], ended: Mapping[str, float]) -> MergedHistory:
-    """Merge answers. `ended`: when each one arrived, in seconds on this machine's clock."""
-    merged = MergedHistory(outcomes)
-    alone = len(outcomes) == 1
-    for one in outcomes:
-        if not one.ok or one.answer.result is None:
-            continue
-        result = one.answer.result
-        skew = clock_skew(result, ended[one.host], one.seconds)
-        if skew:
-            merged.skews[one.host] = skew
-            direction = "ahead" if skew > 0 else "behind"
-            merged.notes.append(
-                f"the clock of {one.host} is {text.format_duration(abs(skew))} {direction}; its times are corrected"
-            )
-        for event in result.get("events") or ():
-            if moment := moment_of(event.get("time")):
-                merged.events.append(HostEvent(one.host, moment - timedelta(seconds=skew), event))
-        where = "" if alone else f"{one.host}: "
-        words = [result.get("state"), *_gap_words(result), result.get("note"), result.get("problem")]
-        merged.notes += [f"{where}{word}" for word in words if word]
-        if hidden := result.get("more"):
-            merged.notes.append(f"{where}{hidden} older ones are not shown; raise --limit")
+def merge(outcomes: Sequence[Outcome]) -> MergedHistory:
+    """Merge answers."""
+    merged, days = MergedHistory(outcomes), DayWords()
+    answered = [(one, one.answer.result) for one in outcomes if one.ok and one.answer.result is not None]
+    found = any(result.get("events") for _, result in answered)
+    for one, result in answered:
+        clock = HostClock(result, one.ended, one.seconds)
+        if clock.skew:
+            merged.skews[one.host] = clock.skew
+            away = f"{text.format_duration(abs(clock.skew))} {'ahead' if clock.skew > 0 else 'behind'}"
+            merged.notes.append(f"the clock of {one.host} is {away}; its times are corrected")
+        told = clock.corrected_result(result)
+        if found and result.get("name") and not result.get("events"):
+            told["note"] = ""  # that one host does not know a name is of no interest if another does
+        where = "" if len(outcomes) == 1 else f"{one.host}: "
+        merged.states += filter(None, [state_words(told, days, one.host if where else "")])
+        merged.events += [
+            HostEvent(one.host, moment, event) for event in told["events"] if (moment := moment_of(event.get("time")))
+        ]
+        merged.notes += [f"{where}{words}" for words in missing_words(told, days)]
+        merged.hidden += int(result.get("more") or 0)
     merged.events.sort(key=lambda event: event.time, reverse=True)
     return merged
 
 
-def clock_skew(result: Mapping[str, Any], arrived: float, seconds: float) -> float:
+class HostClock:
+    """The clock of a host, and the times that it gave, on the clock of this machine."""
+
+    def __init__(self, result: Mapping[str, Any], arrived: float, seconds: float) -> None:
+        self.skew = _skew(result, arrived, seconds)
+        """Seconds by which it is ahead."""
+        # What it gave before it was set is not wrong in the same way.
+        self._set = moment_of(result.get("clock_set"))
+
+    def corrected(self, written: Any) -> datetime | None:
+        """A time; None if it cannot be read."""
+        moment = moment_of(written)
+        if moment is None or (self._set is not None and moment < self._set):
+            return moment
+        return moment - timedelta(seconds=round(self.skew))
+
+    def corrected_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """A result of a history tool with all its times."""
+        told = self._corrected_fields(result, "state_since", "kept_since", "clock_set", "since", "until")
+        told["gaps"] = [self._corrected_fields(gap, "start", "end") for gap in result.get("gaps") or ()]
+        told["events"] = [self._corrected_fields(event, "time", "first") for event in result.get("events") or ()]
+        return told
+
+    def _corrected_fields(self, fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
+        """The same fields, some of which are times."""
+        times = {
+            name: moment.isoformat(timespec="seconds") for name in names if (moment := self.corrected(fields.get(name)))
+        }
+        return {**fields, **times}
+
+
+def _skew(result: Mapping[str, Any], arrived: float, seconds: float) -> float:
     """Seconds by which a host's clock is ahead; 0 if the difference may be the duration of the call."""
     moment = moment_of(result.get("now"))
     if moment is None:
@@ -93,12 +139,3 @@ def moment_of(written: Any) -> datetime | None:
     except (TypeError, ValueError):
         return None
     return moment.replace(tzinfo=moment.tzinfo or UTC)
-
-
-def _gap_words(result: Mapping[str, Any]) -> list[str]:
-    gaps = result.get("gaps") or []
-    words = [
-        f"not recorded from {text.format_local_time(gap['start'])} to {text.format_local_time(gap['end'])}"
-        for gap in gaps[:3]
-    ]
-    return [*words, f"and {len(gaps) - 3} more times"] if len(gaps) > 3 else words

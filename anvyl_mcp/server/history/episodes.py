@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from anvyl_mcp.core.values.history_words import OUTSIDE
 from anvyl_mcp.server.history.store import MICROSECOND
 
-OUTSIDE = "outside Anvyl"
 STOP_SECONDS = 130
 """The longest time between the signal of a stop and the end of the container."""
 FOLLOW_SECONDS = 15

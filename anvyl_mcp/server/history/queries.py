@@ -6,6 +6,7 @@ import sqlite3
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.server.history.episodes import Episode, RecordedEvent
@@ -14,7 +15,13 @@ from anvyl_mcp.server.history.store import MICROSECOND, HistoryStore
 MAX_EVENTS_READ = 10_000
 GAP = 150 * MICROSECOND
 """A minute is recorded in each minute, so a longer silence is a gap."""
+NO_END = 2**62
 MAX_NAMES = 2000
+FORMER_NAME = "was "
+"""Begin of the `detail` of a rename."""
+
+
+RunningState = Literal["", "running", "ended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +44,43 @@ class ChangeWithoutEvent:
     operation: str
 
 
+@dataclass(frozen=True, slots=True)
+class ClockJump:
+    """The clock was set, to `at` in microseconds, by so many seconds forward."""
+
+    at: int
+    seconds: int
+
+
 def find_subjects(db: sqlite3.Connection, name: str) -> list[int]:
-    """Containers, images, networks and volumes of a name, an id or a Compose project; also those that are gone."""
+    """Containers, images, networks and volumes of a name, an id or a Compose project; also if it is gone or renamed."""
     rows = db.execute(
         "SELECT n FROM subject WHERE n > 0 AND kind != 'disk' AND (name = :name OR project = :name"
-        " OR (length(:name) >= 6 AND (substr(id, 1, length(:name)) = :name OR substr(id, 8, length(:name)) = :name)))",
-        {"name": name},
+        " OR (length(:name) >= 6 AND (substr(id, 1, length(:name)) = :name OR substr(id, 8, length(:name)) = :name)))"
+        " UNION SELECT subject FROM event WHERE action = 'rename' AND detail = :former",
+        {"name": name, "former": FORMER_NAME + name},
     )
     return [number for (number,) in rows]
+
+
+def former_names(db: sqlite3.Connection, subjects: Sequence[int], name: str) -> list[str]:
+    """Sentences about the containers among these that had this name, if none has it now."""
+    rows = db.execute(f"SELECT DISTINCT name, project FROM subject WHERE n IN ({', '.join(map(str, subjects))})")
+    names = {one for row in rows for one in row}
+    renamed = db.execute(
+        "SELECT DISTINCT name FROM subject JOIN event ON subject = subject.n WHERE action = 'rename' AND detail = ?",
+        (FORMER_NAME + name,),
+    )
+    return [] if name in names else [f"`{name}` was renamed to `{now}`" for (now,) in renamed]
+
+
+def running_state(db: sqlite3.Connection, subjects: Sequence[int]) -> tuple[RunningState, int | None]:
+    """Whether one of these containers runs, and since when; or when the last one ended."""
+    row = db.execute(
+        f"SELECT action, at FROM event WHERE subject IN ({', '.join(map(str, subjects))})"
+        " AND action IN ('start', 'die') ORDER BY at DESC, action DESC LIMIT 1"
+    ).fetchone()
+    return ("", None) if row is None else ("running" if row[0] == "start" else "ended", int(row[1]))
 
 
 def known_names(db: sqlite3.Connection) -> list[str]:
@@ -111,8 +147,16 @@ def kept_since(db: sqlite3.Connection) -> int | None:
     return None if found is None else int(found)
 
 
+def last_jump(db: sqlite3.Connection, period: Period) -> ClockJump | None:
+    """The last time in a period when the clock was set."""
+    row = db.execute(
+        "SELECT at, seconds FROM jump WHERE at BETWEEN ? AND ? ORDER BY n DESC LIMIT 1", (period.start, period.end)
+    ).fetchone()
+    return None if row is None else ClockJump(*row)
+
+
 def gaps(db: sqlite3.Connection, period: Period, *, recording: bool) -> list[Period]:
-    """Parts of a period in which nothing was recorded, after recording first began."""
+    """Parts of a period in which nothing was recorded, after recording first began; not where the clock jumped."""
     rows = db.execute(
         "SELECT began, ended FROM span WHERE ended >= ? AND began < ? ORDER BY began", (period.start, period.end)
     ).fetchall()
@@ -125,4 +169,5 @@ def gaps(db: sqlite3.Connection, period: Period, *, recording: bool) -> list[Per
         last = ended if last is None else max(last, ended)
     if last is not None and period.end - last > GAP and not (recording and rows and rows[-1][1] == last):
         found.append(Period(last, period.end))
-    return found
+    jumps = {at for (at,) in db.execute("SELECT at FROM jump")}
+    return [gap for gap in found if gap.end not in jumps]

@@ -29,7 +29,9 @@ MINUTE = 60
 ROLL_UP_EVERY = 600
 TRIM_EVERY = 3600
 CLOCK_JUMP = 90.0
-"""Difference in seconds between wall clock and monotonic clock after which a new span begins."""
+"""Difference in seconds between wall clock and steady clock from which the clock was set."""
+LONGEST_PAUSE = 150.0
+"""Seconds between two samples after which a new span begins: the machine, or this process, was suspended."""
 STEADY = 600.0
 """Nothing is deleted until the clock has not jumped for so long: a wrong date must not cost the whole history."""
 STOP_SECONDS = 3.0
@@ -64,18 +66,18 @@ class Recorder:
         store: HistoryStore,
         *,
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] | None = None,
         sampler: Sampler | None = None,
     ) -> None:
         self._engine, self._store = engine, store
-        self._clock, self._monotonic = clock, monotonic
+        self._clock, self._monotonic = clock, monotonic or steady_seconds
         self._sampler = sampler or Sampler(engine, slot=self._read_slot)
         self._loop: anyio.lowlevel.EventLoopToken | None = None
         self._stopping = threading.Event()
         self._span: int | None = None
         self._answer: requests.Response | None = None
         self._last: tuple[float, float] | None = None
-        self._steady_since = monotonic()
+        self._steady_since = self._monotonic()
         self._rolled_up = self._trimmed = float("-inf")
 
     @asynccontextmanager
@@ -108,8 +110,14 @@ class Recorder:
     def tick(self) -> None:
         """Take and write the sample of one minute, and keep the database in bounds."""
         now, monotonic = self._clock(), self._monotonic()
-        if self._last and abs((now - self._last[0]) - (monotonic - self._last[1])) > CLOCK_JUMP:
-            self._span, self._steady_since = None, monotonic
+        if self._last:
+            passed = monotonic - self._last[1]
+            jump = now - self._last[0] - passed
+            if abs(jump) > CLOCK_JUMP:
+                self._span, self._steady_since = None, monotonic
+                self._store.write(lambda db: recording.add_jump(db, int(now * MICROSECOND), round(jump)))
+            elif passed > LONGEST_PAUSE:
+                self._span = None
         self._last = now, monotonic
         sample = self._sampler.take(monotonic)
         self._span = self._store.write(lambda db: recording.continue_span(db, self._span, int(now * MICROSECOND)))
@@ -198,6 +206,11 @@ class Recorder:
         finally:
             with suppress(anyio.RunFinishedError):
                 anyio.from_thread.run(slot.__aexit__, None, None, None, token=self._loop)
+
+
+def steady_seconds() -> float:
+    """A clock that nobody sets, and that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def catch_up(engine: Engine, store: HistoryStore, *, now: int) -> None:

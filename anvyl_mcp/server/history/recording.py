@@ -153,6 +153,11 @@ def continue_span(db: sqlite3.Connection, span: int | None, now: int) -> int:
     return db.execute("INSERT INTO span (began, ended) VALUES (?, ?)", (now, now)).lastrowid or 0
 
 
+def add_jump(db: sqlite3.Connection, now: int, seconds: int) -> None:
+    """Record that the clock was set, to `now`, by so many seconds forward."""
+    db.execute("INSERT INTO jump (at, seconds) VALUES (?, ?)", (now, seconds))
+
+
 def last_event_time(db: sqlite3.Connection) -> int:
     """When the newest event of the engine happened; 0 if there is none.
 

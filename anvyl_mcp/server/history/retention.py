@@ -42,6 +42,7 @@ def trim(db: sqlite3.Connection, now: float) -> None:
     if row := db.execute("SELECT at FROM event WHERE n = ?", (newest - MAX_EVENTS,)).fetchone():
         delete_events(db, row[0])
     db.execute(OLDEST_LINES, (MAX_LAST_LINES,))
+    db.execute("DELETE FROM jump WHERE at < ?", ((now - KEEP_EVENTS) * MICROSECOND,))
     db.execute("DELETE FROM span WHERE ended < ?", ((now - KEEP_EVENTS) * MICROSECOND,))
     db.execute(
         "DELETE FROM subject WHERE n > 0 AND NOT EXISTS (SELECT 1 FROM event WHERE event.subject = subject.n)"

@@ -47,10 +47,12 @@ CREATE TABLE IF NOT EXISTS minute (at INTEGER, subject INTEGER, cpu INTEGER, mem
 CREATE TABLE IF NOT EXISTS hour (at INTEGER, subject INTEGER, samples INTEGER, cpu INTEGER, cpu_peak INTEGER,
     memory INTEGER, memory_peak INTEGER, PRIMARY KEY (at, subject)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS span (n INTEGER PRIMARY KEY, began INTEGER NOT NULL, ended INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS jump (n INTEGER PRIMARY KEY, at INTEGER NOT NULL, seconds INTEGER NOT NULL);
 PRAGMA user_version = 1;
 """
 """`minute` and `hour`: cpu in hundredths of a percent of one core, memory (of a disk: used space) in KiB. The rows of a
-minute are stored together, so that each minute writes few pages. `span`: when history was recorded.
+minute are stored together, so that each minute writes few pages. `span`: when history was recorded. `jump`: when the
+clock was set, by the new time.
 """
 
 Answer = TypeVar("Answer")

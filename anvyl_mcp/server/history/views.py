@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.values.day_words import DayWords
-from anvyl_mcp.server.history.episodes import OUTSIDE
+from anvyl_mcp.core.values.history_words import entry_lines, missing_words, state_words
 from anvyl_mcp.server.history.usage import Forecast, SubjectUsage
 from anvyl_mcp.server.tool import Bytes, KnownBytes, KnownPercent, Result, Row, Time
 
 MAX_TEXT = 4200
 """Characters of the text: about 1,100 tokens."""
-SHOWN_LINES = 15
-"""Last log lines in the text."""
-SHOWN_LINE = 160
 MAX_USAGE_ROWS = 20
-WHO = {"local": "a local command"}
 
 
 class HistoryEntry(Row):
@@ -48,7 +44,11 @@ class Gap(BaseModel):
 
 
 class History(Result):
-    """What happened, newest first. `now` is this host's clock; `problem` says why history is not recorded."""
+    """What happened, newest first. `now` is this host's clock; `problem` says why history is not recorded.
+
+    `state` is of the container that was asked for by `name`: since when it runs, or until when it ran. `clock_set` is
+    when the clock of this host last jumped, and `clock_set_by` by how many seconds.
+    """
 
     events: list[HistoryEntry]
     total: int
@@ -57,19 +57,24 @@ class History(Result):
     until: Time
     kept_since: Time
     now: Time
-    state: str = ""
+    name: str = ""
+    state: Literal["", "running", "ended"] = ""
+    state_since: Time = ""
+    clock_set: Time = ""
+    clock_set_by: int = 0
     gaps: list[Gap] = Field(default=[])
     note: str = ""
     problem: str = ""
 
     def text(self) -> str:
         """A line for each entry, the last log lines below the newest end, and what is missing."""
-        days = DayWords(self.now)
-        lines = [f"times in {days.zone}", *([self.state] if self.state else [])] if self.events else []
-        left = MAX_TEXT - len(self.note)
+        days, own = DayWords(self.now), self.model_dump()
+        state, missing = state_words(own, days), missing_words(own, days)
+        lines = [f"times in {days.zone}", *([state] if state else [])] if self.events else []
+        left = MAX_TEXT - sum(map(len, missing))
         shown = 0
-        for entry in self.events:
-            block = [entry_line(entry, days), *(f"  | {line[:SHOWN_LINE]}" for line in entry.lines[-SHOWN_LINES:])]
+        for entry in own["events"]:
+            block = entry_lines(entry, entry["time"], days)
             left -= sum(len(line) + 1 for line in block)
             if left < 0 and shown:
                 break
@@ -77,8 +82,7 @@ class History(Result):
             shown += 1
         if hidden := self.total - shown:
             lines.append(f"… {hidden} more; narrow it with `name`, `kind` or `since`")
-        lines += [f"not recorded: {days.of(gap.start)} to {days.of(gap.end)}" for gap in self.gaps[:3]]
-        return "\n".join([*lines, *filter(None, (self.note, self.problem))]) or "nothing happened in that time"
+        return "\n".join([*lines, *missing]) or "nothing happened in that time"
 
 
 class UsageStep(BaseModel):
@@ -147,16 +151,7 @@ class UsageHistory(Result):
             lines.append(f"{self.usage[0].name if self.usage else ''} every {text.format_duration(self.step_seconds)}:")
             lines += [step_line(one, days) for one in self.series]
         lines += [disk.summary for disk in self.disks]
-        return "\n".join([*lines, *filter(None, (self.note, self.problem))]) or "nothing was recorded in that time"
-
-
-def entry_line(entry: HistoryEntry, days: DayWords) -> str:
-    """`03:12  web crashed ×5 (exit code 1), first 03:02`."""
-    by = "" if not entry.who else f" {entry.who}" if entry.who == OUTSIDE else f" by {WHO.get(entry.who, entry.who)}"
-    times = f" ×{entry.times}" if entry.times > 1 else ""
-    detail = f" ({entry.detail})" if entry.detail else ""
-    first = f", first {days.of(entry.first)}" if entry.first else ""
-    return f"{days.of(entry.time)}  {entry.name} {entry.what}{times}{by}{detail}{first}"
+        return "\n".join([*lines, *missing_words(self.model_dump(), days)]) or "nothing was recorded in that time"
 
 
 def usage_line(row: UsageRow, days: DayWords) -> str:

@@ -6,13 +6,13 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
 from anvyl_mcp.core.errors import AnvylError, did_you_mean
-from anvyl_mcp.core.values.day_words import DayWords
 from anvyl_mcp.core.values.time_phrases import local_zone, parse_since, parse_until
 from anvyl_mcp.server.engine.engine import Engine, own_name
 from anvyl_mcp.server.history import episodes as grouping
@@ -80,11 +80,13 @@ def list_history(
 ) -> History:
     """Show what happened in the past and who did it: starts, stops, crashes and why, changes."""
     now, period = _period(since, until)
+    # Events from before the clock was set back may be later than now.
+    shown = period if until else replace(period, end=queries.NO_END)
     _catch_up(engine, history)
 
     def query(db: sqlite3.Connection) -> History:
         subjects = queries.find_subjects(db, name) if name else None
-        events = queries.read_events(db, period, subjects)
+        events = queries.read_events(db, shown, subjects)
         entries = _entries(db, grouping.episodes(events), kind, single=bool(name))
         if kind in ("", "changes"):
             entries += _changes_without_events(db, period, name)
@@ -97,7 +99,9 @@ def list_history(
             if entries:
                 notes.append("nothing in that time; these are the last entries before it")
         entries.sort(key=lambda one: one.time, reverse=True)
-        kept = queries.kept_since(db)
+        notes += queries.former_names(db, subjects, name) if subjects else []
+        kept, jump = queries.kept_since(db), queries.last_jump(db, shown)
+        state, state_since = queries.running_state(db, subjects or ())
         return History(
             events=entries[:limit],
             total=len(entries),
@@ -106,9 +110,13 @@ def list_history(
             until=views.to_time(period.end / MICROSECOND),
             kept_since=views.to_time(None if kept is None else kept / MICROSECOND),
             now=views.to_time(now),
-            state=_state(db, subjects, name) if subjects else "",
+            name=name,
+            state=state,
+            state_since=views.to_time(None if state_since is None else state_since / MICROSECOND),
+            clock_set=views.to_time(None if jump is None else jump.at / MICROSECOND),
+            clock_set_by=0 if jump is None else jump.seconds,
             gaps=_gaps(db, period, history),
-            note=join_sentences(*notes, *_kept_note(history, kept, period)),
+            note=join_sentences(*notes),
             problem=_problem(history),
         )
 
@@ -165,7 +173,6 @@ def get_usage_history(
             until=views.to_time(end),
             kept_since=views.to_time(None if kept is None else kept / MICROSECOND),
             now=views.to_time(now),
-            note=join_sentences(*_kept_note(history, kept, period)),
             problem=_problem(history),
         )
 
@@ -239,34 +246,11 @@ def _changes_without_events(db: sqlite3.Connection, period: Period, name: str) -
     ]
 
 
-def _state(db: sqlite3.Connection, subjects: Sequence[int] | None, name: str) -> str:
-    """`web has been running since …`, or until when it last ran."""
-    marks = ", ".join(map(str, subjects or ()))
-    row = db.execute(
-        f"SELECT action, at FROM event WHERE subject IN ({marks}) AND action IN ('start', 'die')"
-        " ORDER BY at DESC, action DESC LIMIT 1"
-    ).fetchone()
-    if row is None:
-        return ""
-    when = DayWords(views.to_time(time.time())).of(views.to_time(row[1] / MICROSECOND))
-    return f"{name} has been running since {when}" if row[0] == "start" else f"{name} last ran until {when}"
-
-
 def _gaps(db: sqlite3.Connection, period: Period, history: HistoryStore) -> list[Gap]:
     found = queries.gaps(db, period, recording=history.recording)
     return [
         Gap(start=views.to_time(one.start / MICROSECOND), end=views.to_time(one.end / MICROSECOND)) for one in found
     ]
-
-
-def _kept_note(history: HistoryStore, kept: int | None, period: Period) -> list[str]:
-    """Since when history is kept, if that is later than what was asked for."""
-    if kept is None:
-        return ["no history was kept yet: this is what the engine remembers; `anvyl-mcp serve` records it"]
-    if kept > period.start:
-        when = DayWords(views.to_time(time.time())).of(views.to_time(kept / MICROSECOND))
-        return [f"history is kept since {when}"]
-    return []
 
 
 def _problem(history: HistoryStore) -> str:

@@ -14,7 +14,7 @@ from mcp import Client
 
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core.settings import load
-from tests.server.tools.test_tools import call, refused
+from tests.server.tools.test_tools import call, refused, words
 from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import anvyl
 
@@ -59,7 +59,7 @@ async def test_who_stopped_it_why_it_crashed_and_what_it_wrote_last(host: Client
         ("stopped", "local"),
         ("created and started", "outside Anvyl"),
     ]
-    assert found["state"].startswith("till last ran until ")
+    assert found["state"] == "ended" and found["state_since"] == found["events"][0]["time"]
     assert found["kept_since"] and found["problem"] == "" and found["gaps"] == []
 
     engine.run("secret", ["sh", "-c", "echo hidden; exit 1"], labels={"anvyl.read": "false"})
@@ -105,13 +105,18 @@ async def test_a_crash_loop_is_one_entry_and_an_unknown_name_is_said(host: Clien
     assert (await refused(host, "list_history", since="the flood"))["code"] == "invalid_input"
     assert (await refused(host, "list_history", kind="deathly"))["code"] == "invalid_input"
     old = await call(host, "list_history", since="30d")
-    assert "history is kept since" in old["note"]
+    assert old["kept_since"] > old["since"]
+    assert "history is kept since" in words(await host.call_tool("list_history", {"since": "30d"}))
     before = await call(host, "list_history", name="quits", since="2026-01-01", until="2026-01-02")
     assert before["events"] == [] and "nothing about `quits`" in before["note"]
 
     usage = await call(host, "get_usage_history")
     assert usage["usage"][0]["memory"] > 0 and usage["disks"][0]["total"] > 0
-    assert "less than a day of history" in (await host.call_tool("get_usage_history", {})).content[0].text  # type: ignore[union-attr]
+    assert "less than a day of history" in words(await host.call_tool("get_usage_history", {}))
+
+    engine.api.rename("quits", "gives-up")
+    found = await wait_for(host, lambda entries: bool(entries) and entries[0]["what"] == "renamed", name="quits")
+    assert found["note"] == "`quits` was renamed to `gives-up`" and len(found["events"]) >= 3
 
 
 async def test_without_a_server_the_engine_is_asked_what_it_remembers(engine: RealEngine, tmp_path: Path) -> None:

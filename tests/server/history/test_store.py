@@ -238,6 +238,23 @@ def test_a_wrong_date_deletes_nothing_and_begins_a_new_span(store: HistoryStore)
 
     assert count(store, "event") == 1
     assert count(store, "span") == 3
+    jumps = store.read(lambda db: db.execute("SELECT seconds FROM jump ORDER BY n").fetchall())
+    assert jumps == [(400 * DAY,), (-400 * DAY,)]
+    period = Period(0, int((clocks.wall + DAY) * MICROSECOND))
+    assert store.read(lambda db: queries.gaps(db, period, recording=True)) == [], "the server was never off"
+
+
+def test_a_machine_that_slept_has_a_gap_and_its_clock_was_not_set(store: HistoryStore) -> None:
+    clocks = Clocks()
+    recorder = clocks.recorder(store)
+    for pause in (60, 8 * 3600, 60, 0):
+        recorder.tick()
+        clocks.pass_(pause)
+    now = int(clocks.wall * MICROSECOND)
+
+    (gap,) = store.read(lambda db: queries.gaps(db, Period(0, now), recording=True))
+    assert (gap.end - gap.start) // MICROSECOND == 8 * 3600
+    assert count(store, "jump") == 0
 
 
 def test_gaps_are_known(store: HistoryStore) -> None:

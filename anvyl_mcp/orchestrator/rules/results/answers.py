@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -158,7 +157,7 @@ def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
         elif listing.reads:
             looks += sentences_for(turn.question, call, by_host)
         else:
-            changes += _outcomes(call, by_host)
+            changes += outcomes_of(call, by_host)
     if not changes and turn.results and all(part.outcome == "denied" for part in turn.results.values()):
         left = [CANCELLED]
     return text.clean("\n".join([*wording.report(changes), *looks, *left]))
@@ -169,14 +168,16 @@ def not_done(call: Call, why: str) -> str:
     return f"Not done: {call} ({why.rstrip('.')})."
 
 
-def _outcomes(call: Call, by_host: Mapping[str, Any]) -> list[Outcome]:
+def outcomes_of(call: Call, by_host: Mapping[str, Any]) -> list[Outcome]:
+    """The outcomes from which entries were made."""
     return [
         Outcome(
             host,
             call.listing.name,
             {name: value for name, value in call.arguments.items() if name != "host"},
             ToolAnswer(entry["result"], str(entry["text"]), None if entry["ok"] else AnvylError(str(entry["error"]))),
-            0.0,
+            entry["seconds"],
+            entry["arrived"],
         )
         for host, entry in by_host.items()
     ]
@@ -185,7 +186,7 @@ def _outcomes(call: Call, by_host: Mapping[str, Any]) -> list[Outcome]:
 def sentences_for(question: str, call: Call, by_host: Mapping[str, Any]) -> list[str]:
     """Sentences for the results of one call; `by_host` comes from `entries`."""
     if not call.listing.reads:
-        return wording.report(_outcomes(call, by_host))
+        return wording.report(outcomes_of(call, by_host))
     answered = {host: entry for host, entry in by_host.items() if entry["ok"]}
     failed = {host: str(entry["error"]) for host, entry in by_host.items() if not entry["ok"]}
     lines = (
@@ -330,17 +331,16 @@ def describe_source(listing: ToolListing, arguments: Mapping[str, Any], hosts: S
 
 def result_metadata(outcomes: Mapping[str, Outcome], listing: ToolListing) -> dict[str, Any]:
     """The result of each host, in the form in which the rules read it from a call's metadata."""
-    # All calls begin together.
-    begun = time.time() - max((outcome.seconds for outcome in outcomes.values()), default=0.0)
-    hosts = {
-        host: {
-            "ok": outcome.ok,
-            "result": outcome.answer.result,
-            "text": outcome.answer.text,
-            "error": str(outcome.error) if outcome.error else None,
-            "arrived": begun + outcome.seconds,
-            "seconds": outcome.seconds,
-        }
-        for host, outcome in outcomes.items()
+    return {"hosts": {host: result_entry(outcome) for host, outcome in outcomes.items()}, "listing": listing}
+
+
+def result_entry(outcome: Outcome) -> dict[str, Any]:
+    """The result of one host, in the form in which the rules read it."""
+    return {
+        "ok": outcome.ok,
+        "result": outcome.answer.result,
+        "text": outcome.answer.text,
+        "error": str(outcome.error) if outcome.error else None,
+        "arrived": outcome.ended,
+        "seconds": outcome.seconds,
     }
-    return {"hosts": hosts, "listing": listing}

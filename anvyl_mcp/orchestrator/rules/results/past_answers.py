@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC
 from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.values.day_words import DayWords
+from anvyl_mcp.core.values.history_words import NOT_KEPT, OUTSIDE, WHO, clock_words, state_words
 from anvyl_mcp.orchestrator.language.vocabulary import meaning, meanings
 from anvyl_mcp.peers.connection.listing import ToolListing
-from anvyl_mcp.peers.history.merged_history import clock_skew, moment_of
+from anvyl_mcp.peers.history.merged_history import HostClock, moment_of
 
-OUTSIDE = "outside Anvyl"
-WHO = {"local": "a local command"}
 ENDS = ("stopped", "killed", "ended", "crashed", "restarted")
 ASKED = {
     "stop": ENDS,
@@ -79,12 +78,12 @@ def sentences(
     question: str, listing: ToolListing, arguments: Mapping[str, Any], answered: Mapping[str, Any]
 ) -> list[str]:
     """The answer from the results of one call, which are under `result` for each host."""
-    results = {host: entry["result"] for host, entry in answered.items() if entry["result"]}
+    results = {host: _corrected(entry) for host, entry in answered.items() if entry["result"]}
     name = str(arguments.get("name") or "")
     if name and (unknown := _unknown(results)):
         return unknown
     if text.rows_field(text.resolve_schema(listing.output_schema)) == "events":
-        lines = _of_events(question, name, results, _entries(answered))
+        lines = _of_events(question, name, results, _entries(results))
     else:
         lines = _of_usage(question, name, results)
     return [*lines, *_limits(results, name)]
@@ -100,16 +99,21 @@ def _unknown(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [f"{text.join_names(hosts)}: {note}" for note, hosts in hosts_of.items()]
 
 
-def _entries(answered: Mapping[str, Any]) -> list[Entry]:
+def _corrected(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A host's result with its times on this machine's clock."""
+    result: Mapping[str, Any] = entry["result"]
+    clock = HostClock(result, entry["arrived"], entry["seconds"]) if "arrived" in entry else None
+    return clock.corrected_result(result) if clock else result
+
+
+def _entries(results: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
     """The entries of all hosts, newest first on this machine's clock."""
-    found = []
-    for host, one in answered.items():
-        result = one["result"] or {}
-        skew = clock_skew(result, one["arrived"], one["seconds"]) if "arrived" in one else 0.0
-        for event in result.get("events") or ():
-            if moment := moment_of(event.get("time")):
-                at = (moment - timedelta(seconds=round(skew))).astimezone(UTC)
-                found.append(Entry(host, at.isoformat(timespec="seconds"), event))
+    found = [
+        Entry(host, moment.astimezone(UTC).isoformat(timespec="seconds"), event)
+        for host, result in results.items()
+        for event in result.get("events") or ()
+        if (moment := moment_of(event.get("time")))
+    ]
     return sorted(found, key=lambda entry: entry.at, reverse=True)
 
 
@@ -118,7 +122,7 @@ def _of_events(
 ) -> list[str]:
     days = DayWords()
     verbs = _verbs(question)
-    states = [f"{result['state']} on {host}." for host, result in results.items() if result.get("state")]
+    states = [f"{state_words(result, days, host)}." for host, result in results.items() if result.get("state")]
     if name and LAST_RUN.search(question) and states:
         return states
     if not ABOUT_ONE.search(question) or (not name and not verbs):
@@ -212,8 +216,12 @@ def _limits(results: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
             f"Nothing was recorded from {days.of(gap['start'])} to {days.of(gap['end'])} on {host}."
             for gap in (result.get("gaps") or [])[:2]
         ]
+        if result.get("clock_set_by"):
+            lines.append(f"{host}: {clock_words(result, days)}.")
         if result.get("problem"):
             lines.append(f"{host}: {result['problem']}")
-        if not result.get("kept_since") and result.get("note"):
+        if not result.get("kept_since"):
+            lines.append(f"{host}: {NOT_KEPT}")
+        if result.get("note") and not result.get("events"):
             lines.append(f"{host}: {result['note']}")
     return lines
