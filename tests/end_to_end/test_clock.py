@@ -75,6 +75,8 @@ def test_16_a_clock_that_jumps_breaks_nothing(lan: Lan, node: ServingNode, engin
     assert "its clock is 3650 days behind" in check.err
     records = on_beta(lan, node, "audit", "--tool", "restart_container", "--json").json["records"]
     assert [record["outcome"] for record in records] == ["ok"] * 3
+    recorded = here(lan, "history", "web", "--since", "2000-01-01", "--json").json["events"]
+    assert sum(event["times"] for event in recorded if event["what"] == "restarted") == 3
     assert [record["seq"] for record in records] == sorted(record["seq"] for record in records)
     assert on_beta(lan, node, "audit", "verify").code == 0
 
@@ -89,3 +91,28 @@ def test_16_a_token_expires_by_the_hosts_clock(lan: Lan, node: ServingNode, cloc
     clock.set("+1h")
 
     assert "the token `short` expired" in here(lan, "ps", "--host", "beta").err
+
+
+def test_histories_are_in_order_of_time_although_one_clock_is_five_minutes_ahead(
+    lan: Lan, node: ServingNode, engine: RealEngine, second_engine: RealEngine, clock: Clock, tmp_path: Path
+) -> None:
+    engine.run("web")
+    second_engine.run("db")
+    code = on_beta(lan, node, "invite", "--host", lan.address, "--scope", "read,operate,exec", "--json").json["code"]
+    with running_node("gamma", tmp_path / "gamma", second_engine, lan.far) as gamma:
+
+        def on_gamma(*arguments: str) -> CommandResult:
+            own = {"DOCKER_HOST": second_engine.url, "ANVYL_HOME": str(gamma.home)}
+            return run_program(*arguments, prefix=lan.far, seconds=120, ANVYL_NAME="gamma", **own)
+
+        assert "it answers" in on_gamma("hosts", "add", code).err
+        clock.set("+300")
+        for name in ("web", "db", "web"):
+            assert on_gamma("exec", name, "true", "--yes").code == 0
+        done = on_gamma("history", "--kind", "changes", "--json").json
+        docker_times = on_gamma("history", "web", "--json").json["events"]
+
+    ran = [(event["host"], event["who"]) for event in done["events"] if event["what"].startswith("exec_in_container")]
+    assert ran == [("beta", "gamma"), ("gamma", "local"), ("beta", "gamma")]
+    assert "the clock of beta is 5 min ahead; its times are corrected" in done["notes"]
+    assert docker_times[-1]["what"] == "created and started"

@@ -75,8 +75,7 @@ class Outcome:
     arguments: Mapping[str, Any]
     answer: ToolAnswer
     seconds: float
-    ended: float = field(default_factory=time.time, compare=False)
-    """When the answer arrived, in seconds since 1970 on this machine's clock."""
+    ended: float = field(default_factory=time.time, compare=False)  # when the answer arrived, in Unix time
 
     @property
     def ok(self) -> bool:

@@ -147,7 +147,8 @@ def _code(action: str, attributes: Mapping[str, Any]) -> int | None:
 
 
 def _detail(action: str, attributes: Mapping[str, Any]) -> str:
-    return f"was {string(attributes.get('oldName')).lstrip('/')}" if action == "rename" else ""
+    before = string(attributes.get("oldName")).lstrip("/")
+    return f"was {before}" if action == "rename" and before else ""
 
 
 def _lines(answer: requests.Response) -> Iterator[bytes]:

@@ -19,6 +19,9 @@ OOM_SECONDS = 15
 SEEN_MISSING = "seen missing"
 HARMLESS_SIGNALS = (1, 10, 12)
 """Signals with which programs are told to reload: HUP, USR1, USR2."""
+SIGNAL_CODES = (137, 143)
+"""Exit codes of programs that a signal ended: KILL, TERM."""
+STOPPING_TOOLS = ("stop_", "restart_", "remove_", "update_", "deploy_", "revert_", "prune_", "undo")
 STATE_CHANGES = {"pause": "paused", "unpause": "unpaused", "update": "limits changed", "rename": "renamed"}
 OBJECT_ACTIONS = {"pull": "pulled", "delete": "deleted", "load": "loaded", "import": "imported"}
 
@@ -126,6 +129,8 @@ def _one(event: RecordedEvent, cursor: _Cursor, life: _Life) -> None:
     match event.action:
         case "kill" if event.code not in HARMLESS_SIGNALS:
             life.killed = life.killed or event
+        case "restart":
+            life.killed = event  # Podman reports it before the end and the start, Docker after them
         case "oom":
             life.oom = event.at
         case "die":
@@ -156,21 +161,26 @@ def _end(event: RecordedEvent, cursor: _Cursor, life: _Life) -> Episode:
     if killed is not None and event.at - killed.at > STOP_SECONDS * MICROSECOND and event.code not in (137, 143):
         killed = None
     stopped = cursor.take("stop", within=FOLLOW_SECONDS, after=event.at)
-    origin = killed or stopped
+    # Podman reports no stop, only that the container ended.
+    by_tool = event if event.operation and event.tool.startswith(STOPPING_TOOLS) else None
+    origin = killed or stopped or by_tool
     last, what = event.at, "ended"
     if origin is None:
-        what = "was killed: out of memory" if oom else "ended" if event.code == 0 else "crashed"
+        what = "ended" if event.code == 0 else "ended by a signal" if event.code in SIGNAL_CODES else "crashed"
+        what = "was killed: out of memory" if oom else what
         if again := cursor.take("start", within=RESTART_SECONDS, after=event.at):
             if again.operation:
                 cursor.at -= 1
             else:
                 return replace(_death(event, what, last=again.at, oom=oom), restarts=1)
         return _death(event, what, last=last, oom=oom)
-    what = "stopped" if stopped or (killed and killed.code == 15) else "killed"
+    what = "stopped" if stopped or origin is by_tool or (killed and killed.code == 15) else "killed"
     if started := cursor.take("start", within=FOLLOW_SECONDS, after=(stopped or event).at):
         if restarted := cursor.take("restart", within=FOLLOW_SECONDS, after=started.at):
             last, what = restarted.at, "restarted"
-        elif started.operation and started.operation == (origin.operation or event.operation):
+        elif origin.action == "restart" or (
+            started.operation and started.operation == (origin.operation or event.operation)
+        ):
             last, what = started.at, "restarted"
         else:
             cursor.at -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from anvyl_mcp.core import text
@@ -14,7 +15,7 @@ from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.logs import reader
 from anvyl_mcp.server.engine.timestamps import to_nanoseconds
 from anvyl_mcp.server.history.engine_events import COMPOSE_PROJECT, HEALTH, EngineEvent
-from anvyl_mcp.server.history.store import MICROSECOND, HistoryStore, subject_number
+from anvyl_mcp.server.history.store import MICROSECOND, HistoryStore, known_name, subject_number
 from anvyl_mcp.server.policy.guardrails import is_hidden
 from anvyl_mcp.server.policy.object_names import lasting_name
 
@@ -42,6 +43,8 @@ def add_event(db: sqlite3.Connection, event: EngineEvent, *, derived: bool = Fal
 
     `derived`: it is not the engine's own event, which replaces it if it comes later.
     """
+    if event.action == "rename" and not event.detail and (before := known_name(db, event.kind, event.id)):
+        event = replace(event, detail=f"was {before}")  # Podman does not say it
     number = subject_number(db, event.kind, event.id, event.name, image=event.image, project=event.project)
     if event.action == HEALTH and _last_health(db, number) == event.detail:
         return 0  # Podman repeats it after every check

@@ -181,3 +181,9 @@ def subject_number(
     if (name and name != row[1]) or (image and image != row[2]):
         db.execute("UPDATE subject SET name = ?, image = ? WHERE n = ?", (name or row[1], image or row[2], row[0]))
     return int(row[0])
+
+
+def known_name(db: sqlite3.Connection, kind: str, identity: str) -> str:
+    """The name under which an object is recorded; empty if it is not."""
+    row = db.execute("SELECT name FROM subject WHERE kind = ? AND id = ?", (kind, identity)).fetchone()
+    return str(row[0]) if row else ""

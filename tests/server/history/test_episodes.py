@@ -22,7 +22,19 @@ def events(*rows: tuple[float, str, object]) -> list[RecordedEvent]:
         operation = f"op-{who}" if who else ""
         found.append(
             RecordedEvent(
-                number, at, 1, "container", "c" * 64, "web", "nginx", action, code, detail, who, "", operation
+                number,
+                at,
+                1,
+                "container",
+                "c" * 64,
+                "web",
+                "nginx",
+                action,
+                code,
+                detail,
+                who,
+                "stop_container" if who else "",
+                operation,
             )
         )
     return found
@@ -82,6 +94,12 @@ CASES: dict[str, tuple[list[tuple[float, str, object]], list[Told]]] = {
     "health": (
         [(0, "health_status", "healthy"), (9, "health_status", "unhealthy"), (20, "health_status", "healthy")],
         [("became healthy again", "", None, 1, 0), ("became unhealthy", "", None, 1, 0)],
+    ),
+    "stopped by a caller with Podman": ([(0, "die", "by ann")], [("stopped", "ann", None, 1, 0)]),
+    "stopped outside with Podman": ([(0, "die", 137)], [("ended by a signal", "", 137, 1, 0)]),
+    "restarted with Podman, which reports it first": (
+        [(0, "restart", None), (1, "die", 137), (2, "start", None)],
+        [("restarted", "outside Anvyl", 137, 1, 0)],
     ),
     "renamed": ([(0, "rename", "was old")], [("renamed", "outside Anvyl", None, 1, 0)]),
 }  # fmt: skip
