@@ -14,11 +14,7 @@ from tests.project.test_docs import ROOT, command_tree
 PROGRAMS = ("anvyl", "anvyl-mcp")
 RUNNERS = re.compile(r"anvyl|run_program|invoke|command|terminal|serve|program|shell", re.IGNORECASE)
 """Names of the functions with which tests run commands."""
-NOT_RUN = {
-    "anvyl stack show": "passes on to `get_stack_info`, whose tests run on a real engine",
-    "anvyl stack revert": "passes on to `revert_stack`, whose tests run on a real engine",
-    "anvyl stack adopt": "passes on to `deploy_stack`, whose tests run on a real engine",
-}
+NOT_RUN: dict[str, str] = {}
 """Documented commands that no test runs, each with the reason."""
 HELPERS = {"run_policy": ("policy",), "audit_command": ("audit",)}
 """Functions of tests that put words before those they are given."""

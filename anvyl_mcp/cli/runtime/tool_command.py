@@ -313,6 +313,8 @@ def confirm(tool: ToolListing, steps: Sequence[PlannedCall]) -> None:
     details = [line for step in steps for line in step.details]
     answer = ask_yes_no(*details, *(several if orders[1:] else [wording.question(orders[0])]))
     if answer is None:
+        for line in details:
+            output.print_message(line)
         raise ApprovalNeeded(f"this would {join_names(orders)}, and there is no terminal to ask at", hint="add --yes")
     if not answer:
         raise Declined()

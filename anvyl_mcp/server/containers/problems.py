@@ -11,6 +11,7 @@ from typing import Any, Literal
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.server.engine.engine import Engine
+from anvyl_mcp.server.engine.engine_errors import brief
 from anvyl_mcp.server.policy.guardrails import is_hidden
 
 ExpectedState = Literal["", "running", "stopped"]
@@ -90,7 +91,7 @@ def _describe_stopped(details: Mapping[str, Any], state: Mapping[str, Any], code
     policy = str(((details.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name") or "no")
     if state.get("OOMKilled"):
         return "killed: out of memory"
-    if error := text.clean(str(state.get("Error") or "")):
+    if error := brief(str(state.get("Error") or "")):
         return f"could not start: {error.splitlines()[0]}"
     if state.get("Status") == "created":
         return "never started" if expected == "running" else ""

@@ -144,14 +144,8 @@ def _proxy_refusal(error: ProxyRefusal, doing: str) -> Denied:
 
 def _from_api_error(error: APIError, doing: str) -> AnvylError:
     words = _explanation(error)
-    if match := PORT_TAKEN.search(words):
-        return Conflict(f"port {match[1]} is already in use on this host", hint="publish another port, like 8081:80")
-    if match := NAME_TAKEN.search(words):
-        return Conflict(
-            f"a container named `{match[1]}` already exists", hint="choose another name, or remove it first"
-        )
-    if match := NO_PROGRAM.search(words):
-        return InvalidInput(f"the image has no program `{match[1]}`", hint="check the command")
+    if found := known_problem(words):
+        return found
     if error.status_code == 500 and (known := _from_podman_message(words)):
         return known
     match error.status_code:
@@ -172,6 +166,26 @@ def _from_api_error(error: APIError, doing: str) -> AnvylError:
         case status:
             what = f" {doing}" if doing else ""
             return EngineError(f"the Docker engine failed{what}: {words or f'HTTP {status}'}", hint=LOG_HINT)
+
+
+def known_problem(words: str) -> AnvylError | None:
+    """The error for a message of the engine that is seen often, or None."""
+    if match := PORT_TAKEN.search(words):
+        return Conflict(f"port {match[1]} is already in use on this host", hint="publish another port, like 8081:80")
+    if match := NAME_TAKEN.search(words):
+        return Conflict(
+            f"a container named `{match[1]}` already exists", hint="choose another name, or remove it first"
+        )
+    if match := NO_PROGRAM.search(words):
+        return InvalidInput(f"the image has no program `{match[1]}`", hint="check the command")
+    return None
+
+
+def brief(words: str) -> str:
+    """A message of the engine in a few words, if it is a known one, and with short ids."""
+    words = LONG_ID.sub(r"\1", text.clean(words))
+    found = known_problem(words)
+    return found.message if found else words
 
 
 def _from_podman_message(words: str) -> AnvylError | None:

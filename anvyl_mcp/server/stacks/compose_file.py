@@ -33,7 +33,14 @@ ERROR_NOISE = re.compile(
 UNKNOWN_KEY = re.compile(r"false schema|[Aa]dditional propert(?:y|ies) '?(\w[\w.-]*)'? (?:is )?not allowed")
 ERROR_PATH = re.compile(r"\b((?:services|networks|volumes|configs|secrets)(?:\.[\w-]+)+)")
 ERROR_SERVICE = re.compile(r"^service \"([\w.-]+)\"")
+HINTS = {
+    "no such file or directory": "only the Compose file and its .env are sent: name other files by their whole path on "
+    "the host, or send all as one file, as docker compose config prints it",
+    "needs the variable": "set it in the .env file beside the Compose file, or give another with --env-file",
+}
 VARIABLE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*(?:=|:\s).*", re.DOTALL)
+ASSIGNMENT = re.compile(r"\s*(?:=|:\s)")
+SHORTEST_SECRET = 4
 PROFILES = "COMPOSE_PROFILES"
 
 
@@ -94,7 +101,8 @@ def invalid_file(error: AnvylError, written: str, *, shift: int = 0) -> InvalidI
         if unknown:
             reason = f"`{keys[-1]}` is not a key of {'.'.join(keys[:-1])}"
     where = f"line {line} of the Compose file" if line else "the Compose file"
-    return InvalidInput(f"{where} is invalid: {' '.join(reason.split())}", hint="nothing was changed; correct the file")
+    hint = next((words for pattern, words in HINTS.items() if pattern in reason), "correct the file")
+    return InvalidInput(f"{where} is invalid: {' '.join(reason.split())}", hint=f"nothing was changed; {hint}")
 
 
 def find_line(written: str, keys: Sequence[str]) -> int:
@@ -134,6 +142,16 @@ def split_variables(lines: Sequence[str]) -> tuple[list[str], list[str]]:
         elif not match[1].startswith("COMPOSE_"):
             kept.append(written)
     return kept, profiles
+
+
+def mask_values(words: str, variables: Sequence[str]) -> str:
+    """A text in which names stand for the values of variables, like `${KEY}`; too short ones are no secrets."""
+    pairs = [ASSIGNMENT.split(one, 1) for one in variables]
+    values = [(pair[1].strip(" '\""), pair[0].removeprefix("export").strip()) for pair in pairs if len(pair) == 2]
+    for value, name in sorted(values, key=lambda one: -len(one[0])):
+        if len(value) >= SHORTEST_SECRET:
+            words = words.replace(value, f"${{{name}}}")
+    return words
 
 
 def without_extensions(tree: Mapping[str, Any]) -> dict[str, Any]:

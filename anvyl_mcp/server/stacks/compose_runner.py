@@ -18,6 +18,7 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Cancelled, EngineMissing, Timeout
 from anvyl_mcp.core.redaction.redact_text import redact_text
 from anvyl_mcp.server.engine.engine import Engine
+from anvyl_mcp.server.engine.engine_errors import brief
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.stacks.compose_binary import find_compose
 
@@ -37,6 +38,7 @@ SETTINGS = {
 }
 STEP = re.compile(r"\s*(?:\[\+\].*|(Container|Network|Volume|Image)\s+(\S+)\s+(\w.*?))\s*")
 """A line of progress: ` Container shop-web-1  Creating`."""
+MISSING_VARIABLE = re.compile(r"error while interpolating (\S+): required variable (\S+) is missing a value:?\s*(.*)")
 WARNING = re.compile(r"level=warning msg=(.*)")
 NOISE = re.compile(r"""^(?:time="[^"]*" level=\w+ msg=|Error response from daemon: |error: )""", re.IGNORECASE)
 ENGINE_GONE = re.compile(
@@ -228,7 +230,9 @@ def _failure(stderr: str, code: int) -> AnvylError:
         for line in text.clean(stderr).splitlines()
         if line.strip() and not STEP.fullmatch(line) and not WARNING.search(line)
     ]
-    reason = redact_text(reasons[-1].strip('"'))[:MAX_MESSAGE] if reasons else f"it ended with exit code {code}"
+    reason = reasons[-1].strip('"') if reasons else f"it ended with exit code {code}"
+    reason = MISSING_VARIABLE.sub(r"\1 needs the variable `\2`, which is not set: \3", reason)
+    reason = redact_text(brief(reason))[:MAX_MESSAGE]
     if ENGINE_GONE.search(reason):
         return EngineMissing(f"Docker Compose does not reach the engine: {reason}", hint="check that it is running")
     return ComposeFailed(reason)

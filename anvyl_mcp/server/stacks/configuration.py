@@ -13,7 +13,13 @@ from typing import Any
 from anvyl_mcp.core.errors import InvalidInput, NotFound
 from anvyl_mcp.core.files import write_atomically
 from anvyl_mcp.server.engine.engine import Engine
-from anvyl_mcp.server.stacks.compose_file import invalid_file, parse_compose, split_variables, without_extensions
+from anvyl_mcp.server.stacks.compose_file import (
+    invalid_file,
+    mask_values,
+    parse_compose,
+    split_variables,
+    without_extensions,
+)
 from anvyl_mcp.server.stacks.compose_runner import Compose, ComposeFailed
 from anvyl_mcp.server.stacks.projects import Project
 
@@ -118,7 +124,7 @@ def resolve(engine: Engine, stack: str, file: StackFile, folder: Path) -> Config
         try:
             printed = compose.run("config", "--format", "json", seconds=CONFIG_SECONDS)
         except ComposeFailed as error:
-            raise invalid_file(error, file.compose) from error
+            raise invalid_file(ComposeFailed(mask_values(error.message, file.variables)), file.compose) from error
     config = json.loads(printed.stdout)
     if not config.get("services"):
         raise InvalidInput("the Compose file has no active services", hint="check their `profiles`")

@@ -9,14 +9,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import AnvylError, Cancelled, Denied, EngineError, Incomplete, NotFound, Timeout, Unknown
+from anvyl_mcp.core.errors import (
+    AnvylError,
+    Cancelled,
+    Denied,
+    EngineError,
+    Incomplete,
+    InvalidInput,
+    NotFound,
+    Timeout,
+    Unknown,
+)
 from anvyl_mcp.server.auth.callers import CURRENT_CALLER
 from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.pull import ensure_image, pull_image
 from anvyl_mcp.server.policy.name_forms import spellings
 from anvyl_mcp.server.progress import Progress
-from anvyl_mcp.server.stacks.compose_runner import Compose, ComposeFailed
+from anvyl_mcp.server.stacks.compose_file import mask_values
+from anvyl_mcp.server.stacks.compose_runner import Compose
 from anvyl_mcp.server.stacks.configuration import Configuration, StackFile, env_text, resolve, with_hashes
 from anvyl_mcp.server.stacks.difference import ServiceChange, compare
 from anvyl_mcp.server.stacks.lifecycle import StackWatch
@@ -27,6 +38,7 @@ from anvyl_mcp.server.stacks.stack_rights import (
     check_deployment,
     create_arguments,
     host_access_reasons,
+    root_reasons,
 )
 from anvyl_mcp.server.stacks.version_store import StackVersion, VersionStore
 
@@ -46,11 +58,18 @@ class Plan:
     project: Project
     folder: Path
     note: str = ""
+    notes: Sequence[str] = ()
 
     @property
     def changed(self) -> list[str]:
         """Services that are created, replaced or started."""
         return [one.service for one in self.changes if one.change in ("added", "changed", "started")]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before agreeing."""
+        exec_only = [f"needs the scope exec: {reason}" for reason in root_reasons(self.configuration)]
+        return [*self.notes, *exec_only, *self.configuration.warnings]
 
     @property
     def has_changes(self) -> bool:
@@ -112,6 +131,7 @@ class Deployer:
         """
         folder = Path(file.folder) if file.folder else self.store.folder(stack)
         configuration = resolve(self.engine, stack, file, folder)
+        _require_files(configuration, folder)
         return self.plan_configuration(stack, file, configuration.with_images(images or {}), note)
 
     def plan_configuration(self, stack: str, file: StackFile, configuration: Configuration, note: str = "") -> Plan:
@@ -120,8 +140,12 @@ class Deployer:
         check_deployment(self.engine, configuration, self.tools.create, self.permit)
         configuration = with_hashes(self.engine, stack, configuration, folder)
         project = find_projects(self.engine).get(stack, Project(stack))
-        changes = compare(self.engine, project, configuration, self.store.current(stack))
-        plan = Plan(stack, file, configuration, changes, project, folder, note)
+        changes = compare(self.engine, project, configuration, self.store.current(stack), file.variables)
+        notes = []
+        if project.containers and file.compose and not self.store.versions(stack):
+            where = f" ({', '.join(project.config_files)})" if project.config_files else ""
+            notes = [f"the containers of `{stack}` that are here were not deployed through Anvyl{where}"]
+        plan = Plan(stack, file, configuration, changes, project, folder, note, notes)
         self._check_replaced(plan)
         return plan
 
@@ -161,11 +185,13 @@ class Deployer:
             StackWatch(self.engine, stack, self.progress).wait()
         except (Cancelled, EngineError, Timeout, Unknown) as error:
             # The version stays pending: what it left is seen in the list of its services.
-            raise type(error)(f"{error.message}{self._left_behind(stack)}", hint=error.hint) from error
+            reason = mask_values(error.message, file.variables)
+            raise type(error)(f"{reason}{self._left_behind(stack)}", hint=error.hint) from error
         except AnvylError as error:
             self.store.finish(stack, version.number, "failed")
-            what = f"`{stack}` was deployed in part: {error.message}"
-            reason = error.message if isinstance(error, Incomplete) else f"{what}{self._left_behind(stack)}"
+            said = mask_values(error.message, file.variables)
+            what = f"`{stack}` was deployed in part: {said}"
+            reason = said if isinstance(error, Incomplete) else f"{what}{self._left_behind(stack)}"
             raise Incomplete(reason, hint=NEXT_STEPS.format(stack=stack)) from error
         images = running_images(self.engine, stack, plan.configuration)
         self.store.finish(stack, version.number, "deployed", images)
@@ -181,17 +207,8 @@ class Deployer:
             options, services = [*options, "--no-deps"], plan.changed
         else:
             options.append("--remove-orphans")
-        try:
-            compose.run(
-                "up",
-                *options,
-                *services,
-                seconds=UP_SECONDS,
-                progress=self.progress,
-                doing=f"deploying {plan.stack}",
-            )
-        except ComposeFailed as error:
-            raise Incomplete(error.message) from error
+        doing = f"deploying {plan.stack}"
+        compose.run("up", *options, *services, seconds=UP_SECONDS, progress=self.progress, doing=doing)
 
     def _check_replaced(self, plan: Plan) -> None:
         """Return if the caller may replace and remove the containers that the deployment replaces or removes."""
@@ -239,6 +256,22 @@ class Deployer:
             states = [f"{one.name} is {one.state}" for one in project.containers]
             return f"; now {', '.join(states)}"
         return ""
+
+
+def _require_files(configuration: Configuration, folder: Path) -> None:
+    """Return if the secrets and configs from files beside the Compose file are on this host.
+
+    Raises:
+        InvalidInput: one is not: it was not sent.
+    """
+    for kind in ("secrets", "configs"):
+        for name, one in dict(configuration.config.get(kind) or {}).items():
+            path = Path(str(one.get("file") or folder))
+            if folder in path.parents and not path.exists():
+                raise InvalidInput(
+                    f"the {kind.removesuffix('s')} `{name}` is the file {path.relative_to(folder)}, which was not sent",
+                    hint="put it on the host and name it by its whole path, or use `content:` or `environment:`",
+                )
 
 
 def running_images(engine: Engine, stack: str, configuration: Configuration) -> dict[str, str]:

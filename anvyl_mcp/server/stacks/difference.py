@@ -13,6 +13,7 @@ from anvyl_mcp.core.errors import NotFound
 from anvyl_mcp.core.redaction.redact_text import redact_text
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.stacks.compose_file import mask_values
 from anvyl_mcp.server.stacks.configuration import Configuration
 from anvyl_mcp.server.stacks.projects import Project, StackContainer
 from anvyl_mcp.server.stacks.stack_rights import port_text
@@ -37,9 +38,17 @@ class ServiceChange(Row):
 
 
 def compare(
-    engine: Engine, project: Project, configuration: Configuration, version: StackVersion | None
+    engine: Engine,
+    project: Project,
+    configuration: Configuration,
+    version: StackVersion | None,
+    variables: Sequence[str] = (),
 ) -> list[ServiceChange]:
-    """The changes of all services, the unchanged ones last. `version`: the stored version that runs, if any."""
+    """The changes of all services, the unchanged ones last.
+
+    `version`: the stored version that runs, if any; `variables`: of the new one, whose values are not shown.
+    """
+    hidden = (*variables, *(version.variables if version else ()))
     changes = []
     running = project.services
     for name, service in configuration.services.items():
@@ -47,7 +56,7 @@ def compare(
             details = [str(service.get("image") or ""), *_listed(_plain("ports", service.get("ports")), "port ")]
             changes.append(ServiceChange(service=name, change="added", details=[one for one in details if one]))
         else:
-            changes.append(_compare_service(engine, name, running[name], configuration, version))
+            changes.append(_compare_service(engine, name, running[name], configuration, version, hidden))
     for name, containers in running.items():
         if name not in configuration.services:
             changes.append(
@@ -63,6 +72,7 @@ def _compare_service(
     containers: Sequence[StackContainer],
     configuration: Configuration,
     version: StackVersion | None,
+    hidden: Sequence[str],
 ) -> ServiceChange:
     first, wanted = containers[0], configuration.services[name]
     details = []
@@ -71,6 +81,7 @@ def _compare_service(
         before = version.services.get(name, {}) if version and known else read_settings(engine, first)
         keys = sorted({*before, *wanted}) if known else COMPARED
         details = [words for key in keys for words in _describe(key, before.get(key), wanted.get(key))]
+        details = [one if one.startswith(("image ", "ports ")) else mask_values(one, hidden) for one in details]
         details = details or ["its settings"]
     count = configuration.replicas(name)
     if count != len(containers):

@@ -16,7 +16,7 @@ from anvyl_mcp.core.errors import AnvylError, Cancelled, Conflict, Incomplete, N
 from anvyl_mcp.server.containers.views import PROJECT
 from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
-from anvyl_mcp.server.engine.engine_errors import engine_errors
+from anvyl_mcp.server.engine.engine_errors import brief, engine_errors
 from anvyl_mcp.server.engine.logs import reader
 from anvyl_mcp.server.policy.guardrails import is_hidden
 from anvyl_mcp.server.progress import Progress
@@ -141,7 +141,7 @@ class StackWatch:
             return _State(name, "is still starting" if waiting else "is running", waiting=waiting, hidden=hidden)
         if status == "exited":
             return _State(name, f"exited with code {code}", failed=code != 0, hidden=hidden)
-        reason = text.one_line(str(state["Error"] or ""))
+        reason = text.one_line(brief(str(state["Error"] or "")))
         return _State(name, f"could not start: {reason}" if reason else f"is {status}", failed=True, hidden=hidden)
 
     def _failure(self, states: Sequence[_State]) -> Incomplete:

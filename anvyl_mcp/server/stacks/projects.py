@@ -140,12 +140,13 @@ def _project(name: str, entries: Sequence[Mapping[str, Any]]) -> Project:
     # All containers have the labels of the deployment that created them; the newest one counts.
     newest = labels(max(entries, key=lambda entry: _created(entry))["Labels"])
     containers = sorted((_container(entry) for entry in entries), key=lambda one: (one.service, one.name))
+    folder = _path(newest.get(WORKING_DIR, ""))
     return Project(
         name,
         tuple(containers),
-        working_dir=_path(newest.get(WORKING_DIR, "")),
-        config_files=_paths(newest.get(CONFIG_FILES, "")),
-        env_files=_paths(newest.get(ENV_FILES, "")),
+        working_dir=folder,
+        config_files=_paths(folder, newest.get(CONFIG_FILES, "")),
+        env_files=_paths(folder, newest.get(ENV_FILES, "")),
     )
 
 
@@ -171,9 +172,10 @@ def _created(entry: Mapping[str, Any]) -> float:
     return float(created) if isinstance(created, int | float) else 0.0
 
 
-def _paths(value: str) -> tuple[str, ...]:
-    """Absolute paths in a label; Compose writes `-` for standard input."""
-    return tuple(path for part in value.split(",") if (path := _path(part.strip())))
+def _paths(folder: str, value: str) -> tuple[str, ...]:
+    """Absolute paths of a label. Compose writes `-` for standard input; Compose 1 wrote paths from its folder."""
+    parts = [part.strip() for part in value.split(",") if part.strip() not in ("", "-")]
+    return tuple(path for part in parts if (path := _path(str(PurePosixPath(folder, part)))))
 
 
 def _path(value: str) -> str:

@@ -310,7 +310,8 @@ def get_stack_logs(
             continue
         truncated = truncated or read.truncated
         notes += [f"{one.name}: {read.note}"] if read.note else []
-        short = one.name.removeprefix(f"{name}-")
+        # Compose 1 put underscores into the names of containers.
+        short = one.name.removeprefix(f"{name}-").removeprefix(f"{name}_")
         parts.append([(at or 0, f"{short} | {line}") for at, line in zip(read.times, read.lines, strict=True)])
     # Lines of one container keep their order, also if their times are equal or unknown.
     merged = [line for _, line in heapq.merge(*parts, key=lambda entry: entry[0])]
@@ -328,8 +329,9 @@ def get_stack_stats(name: StackName, engine: Engine, samples: SampleCache) -> co
 def _deploy(deployer: Deployer, plan: Plan, undo_log: UndoLog, *, dry_run: bool) -> StackChange:
     if dry_run:
         status = "would change" if plan.has_changes else "nothing would change"
-        warnings = list(plan.configuration.warnings)
-        return StackChange(name=plan.stack, status=status, changes=list(plan.changes), warnings=warnings, dry_run=True)
+        return StackChange(
+            name=plan.stack, status=status, changes=list(plan.changes), warnings=plan.warnings, dry_run=True
+        )
     version = deployer.deploy(plan)
     after = _state(deployer.engine, plan.stack, undo_log)
     changes = [one for one in plan.changes if one.change != "unchanged"]

@@ -90,10 +90,16 @@ async def test_a_stack_goes_up_changes_and_comes_down(client: Client, engine: Re
     assert (again["changes"], again["version"]) == ([], "1")
 
     # The value of a variable and of the environment is never shown, only that it changed.
-    slower = SHOP.replace("slow", "slower").replace("  db:", "  cache:\n    image: anvyl-test/web:1\n  db:")
-    planned = await call(client, "deploy_stack", name="shop", compose=slower, dotenv=["TAG=1", "KEY=x"], dry_run=True)
+    slower = (
+        SHOP.replace("slow", "slower")
+        .replace("[db]", "[db]\n    hostname: ${KEY}")
+        .replace("  db:", "  cache:\n    image: anvyl-test/web:1\n  db:")
+    )
+    planned = await call(
+        client, "deploy_stack", name="shop", compose=slower, dotenv=["TAG=1", "KEY=tundra55"], dry_run=True
+    )
     assert changes(planned) == {
-        "web": ("changed", ["environment API_KEY changed, MODE changed"]),
+        "web": ("changed", ["environment API_KEY changed, MODE changed", "hostname none → ${KEY}"]),
         "cache": ("added", ["anvyl-test/web:1"]),
         "db": ("unchanged", []),
     }
@@ -218,7 +224,19 @@ BAD = {
     "a wrong type": ("services:\n  web:\n    ports: {a: b}\n    image: a\n", "line 3 .*services.web.ports must be a"),
     "a missing variable": (
         "services:\n  web:\n    image: ${X:?which}\n",
-        "line 3 .*variable X is missing a value: which",
+        "line 3 .*services.web.image needs the variable `X`, which is not set: which",
+    ),
+    "a secret in a variable": (
+        "services: {web: {image: a, ports: ['${KEY}']}}\n",
+        r"invalid containerPort: \$\{KEY\}",
+    ),
+    "a file that was not sent": (
+        "include: [other.yaml]\nservices: {web: {image: a}}\n",
+        "only the Compose file and its",
+    ),
+    "a secret that was not sent": (
+        "services: {web: {image: a, secrets: [s]}}\nsecrets: {s: {file: ./pw.txt}}\n",
+        "the secret `s` is the file pw.txt, which was not sent",
     ),
     "a missing service": ("services:\n  web:\n    image: a\n    depends_on: [db]\n", "line 2 .*undefined service"),
     "no services": ("name: shop\n", "has no services"),
@@ -236,7 +254,7 @@ BAD = {
 async def test_a_bad_file_names_its_line_and_changes_nothing(name: str, client: Client, engine: RealEngine) -> None:
     compose, message = BAD[name]
     with pytest.raises(AssertionError, match=message):
-        await call(client, "deploy_stack", name="bad", compose=compose)
+        await call(client, "deploy_stack", name="bad", compose=compose, dotenv=DOTENV)
     assert engine.api.containers(all=True) == []
 
 
@@ -378,6 +396,13 @@ async def test_a_half_deployed_stack_is_reported_by_service_and_removable(client
     assert "shop-db-1 exited with code 3 (last log lines: no database); shop-web-1 is fine" in refusal["message"]
     assert (await call(client, "list_stacks"))["stacks"][0]["status"] == "1 of 2 running, 1 problem"
     assert (await call(client, "get_stack_info", name="shop"))["versions"][0]["outcome"] == "failed"
+    twice = SHOP.replace("init: true", "init: true\n    ports: ['4999:80']")
+    refusal = await refused(client, "deploy_stack", name="shop", compose=twice, dotenv=DOTENV)
+    assert refusal["message"].startswith(
+        "`shop` was deployed in part: port 4999 is already in use on this host; now shop-"
+    )
+    assert "shop-db-1 is running" in refusal["message"] and "anvyl stack rm shop" in refusal["hint"]
+    assert "could not start: port 4999 is already in use on this host" in str(await call(client, "list_stacks"))
     assert (await call(client, "deploy_stack", name="shop", compose=SHOP, dotenv=DOTENV))["status"] == "running"
     await call(client, "remove_stack", name="shop", volumes=True)
 
@@ -394,6 +419,12 @@ async def test_a_stack_deployed_by_hand_is_adopted_from_its_files(
     )
     before = engine.api.inspect_container("shop-web-1")["Id"]
     assert "from its own files" in await denied(client, "deploy_stack", name="shop")
+    rooted = SHOP.replace("init: true\nvol", "init: true\n    privileged: true\nvol")
+    planned = await call(client, "deploy_stack", name="shop", compose=rooted, dotenv=DOTENV, dry_run=True)
+    assert planned["warnings"] == [
+        f"the containers of `shop` that are here were not deployed through Anvyl ({folder / 'compose.yaml'})",
+        "needs the scope exec: `db` runs with all privileges",
+    ]
     adopted = await call(client, "deploy_stack", name="shop")
     assert (adopted["changes"], adopted["version"]) == ([], "1")
     assert engine.api.inspect_container("shop-web-1")["Id"] == before
