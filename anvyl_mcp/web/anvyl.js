@@ -101,7 +101,14 @@ function gridOf(rows) {
     el("tbody", {}, ...body.map((row) => el("tr", {}, ...row.map((cell) => el("td", {}, ...inline(cell))))))));
 }
 
+/** What is outside an open dialog is neither seen nor read out, so notes go into it. */
+function placeNotes() {
+  const open = document.querySelector("#confirm[open]") ?? document.querySelector("dialog[open]") ?? document.body;
+  if ($("notes").parentElement !== open) open.append($("notes"));
+}
+
 function note(text) {
+  placeNotes();
   const shown = el("p", {}, ...inline(text));
   $("notes").append(shown);
   while ($("notes").children.length > 4) $("notes").firstChild.remove();
@@ -699,6 +706,7 @@ function confirm({ title, lines, yes, danger }) {
   const dialog = $("confirm");
   dialog.returnValue = "";
   dialog.showModal();
+  placeNotes();
   $("confirm-no").focus();
   return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true }));
 }
@@ -708,7 +716,7 @@ const asked = new Set();
 
 /** Lines about an update that `list_updates` found. */
 function aboutUpdate(row) {
-  return [`${row.current} → ${row.available}${row.change ? ` (${row.change})` : ""}${row.published ? `, published ${age(row.published)}` : ""}`, row.note, row.notes && `Release notes: ${row.notes}`].filter(Boolean);
+  return [`${row.current} → ${row.available}${row.change ? ` (${row.change})` : ""}${row.published ? `, published ${age(row.published)}` : ""}`, sentence(row.note ?? ""), row.notes && `Release notes: ${row.notes}`].filter(Boolean);
 }
 
 const AFTER_UPDATE = "The new one is watched until it is healthy, or for two minutes. If it fails, the old one comes back.";
@@ -830,6 +838,7 @@ function openDetail(host, name) {
   if (!$("detail").open) {
     detail.opener = document.activeElement;
     $("detail").showModal();
+    placeNotes();
     $("detail-title").focus();
   }
   openTab(usable[0]?.[0] ?? "");
@@ -1242,7 +1251,9 @@ function listen() {
   $("confirm-yes").addEventListener("click", () => $("confirm").close("yes"));
   $("detail").querySelector(".close").addEventListener("click", () => $("detail").close());
   $("detail").addEventListener("click", (event) => { if (event.target === $("detail")) $("detail").close(); });
+  $("confirm").addEventListener("close", placeNotes);
   $("detail").addEventListener("close", () => {
+    placeNotes();
     detail.stop?.abort();
     Object.assign(detail, { name: "", usage: null });
     if (!IN_APP && location.hash) history.replaceState(null, "", location.pathname);

@@ -247,6 +247,16 @@ def test_an_open_page_does_not_delay_a_stop_and_a_revoked_one_is_cut_off(alone: 
         for _ in lines:
             pass
         assert time.monotonic() - started < 8
+    asking = new_session(alone, "read,operate,exec")
+    question = {"query": "run command sleep 60 on alone", "approve": True}
+    url, headers = f"{alone.url}/agent/process/stream", {**FETCHED, **asking.headers}
+    with httpx.stream("POST", url, json=question, headers=headers, timeout=30) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "event: call"
+        HostState(alone.home).revoke(asking.key.partition(".")[0])
+        started = time.monotonic()
+        assert "event: done" not in list(lines)
+        assert time.monotonic() - started < 8
     other = new_session(alone)
     with httpx.stream("GET", f"{alone.url}/agent/fleet", headers={**FETCHED, **other.headers}) as answer:
         assert next(answer.iter_lines()) == "event: hosts"

@@ -10,7 +10,7 @@ def host_card(page: Page, name: str) -> Locator:
 
 
 def names_on(page: Page, host: str = "nas") -> list[str]:
-    return host_card(page, host).locator(".name button").all_inner_texts()
+    return host_card(page, host).locator(".name button:not(.badge)").all_inner_texts()
 
 
 def row(page: Page, name: str) -> Locator:

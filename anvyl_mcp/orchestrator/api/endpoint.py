@@ -216,7 +216,7 @@ class Endpoint:
     example: Mapping[str, Any] | None
     response_examples: Mapping[int, Any]
     is_question: bool
-    events: tuple[str, ...]
+    events: Mapping[str, Any]
 
     @property
     def streams(self) -> bool:
@@ -247,13 +247,13 @@ def endpoint(
     example: Mapping[str, Any] | None = None,
     response_examples: Mapping[int, Any] | None = None,
     is_question: bool = False,
-    events: tuple[str, ...] = (),
+    events: Mapping[str, Any] | None = None,
 ) -> Callable[[EndpointHandler], Endpoint]:
     """Declare an endpoint. The handler's docstring is its description.
 
     `example` and `response_examples`: a request body and the responses to it. `is_question`: requests count
-    against the question limit of a remote caller. `events`: names of the server-sent events that the handler sends with
-    a `SendEvent`, its last argument.
+    against the question limit of a remote caller. `events`: names and models of the server-sent events that the handler
+    sends with a `SendEvent`, its last argument; the last one is the example.
     """
 
     def decorator(handler: EndpointHandler) -> Endpoint:
@@ -270,7 +270,7 @@ def endpoint(
             example,
             response_examples or {},
             is_question=is_question,
-            events=events,
+            events=events or {},
         )
 
     return decorator

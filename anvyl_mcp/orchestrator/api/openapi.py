@@ -64,6 +64,10 @@ def document() -> dict[str, Any]:
             (f"{endpoint.name} {status}", "serialization", TypeAdapter(model))
             for status, model in endpoint.responses.items()
         ]
+        models += [
+            (f"{endpoint.name} {event}", "serialization", TypeAdapter(model))
+            for event, model in endpoint.events.items()
+        ]
     schemas, definitions = TypeAdapter.json_schemas(models, ref_template=REF)
     schema = {name: schemas[name, mode] for name, mode, _ in models}
     paths: dict[str, dict[str, Any]] = {"/health": {"get": _health(schema)}, "/metrics": {"get": _metrics(schema)}}
@@ -105,10 +109,7 @@ def _operation(endpoint: Endpoint, schema: Mapping[str, Any]) -> dict[str, Any]:
         "description": f"Needs the scope `{endpoint.scope}`.",
         "parameters": [*parameters, request_id],
         "responses": {
-            **{
-                str(status): _response(endpoint, status, schema[f"{endpoint.name} {status}"])
-                for status in endpoint.responses
-            },
+            **{str(status): _response(endpoint, status, schema) for status in endpoint.responses},
             **{str(status): _failure(status, schema) for status in sorted(statuses - set(endpoint.responses))},
         },
     }
@@ -120,25 +121,26 @@ def _operation(endpoint: Endpoint, schema: Mapping[str, Any]) -> dict[str, Any]:
     return operation
 
 
-def _response(endpoint: Endpoint, status: int, schema: Any) -> dict[str, Any]:
+def _response(endpoint: Endpoint, status: int, schema: Mapping[str, Any]) -> dict[str, Any]:
     if endpoint.streams:
-        event = {
-            "type": "object",
-            "properties": {
-                "event": {"enum": [*endpoint.events, "error"]},
-                "data": {"type": "string", "contentMediaType": "application/json"},
-            },
-            "required": ["event", "data"],
+        documents = {event: schema[f"{endpoint.name} {event}"] for event in endpoint.events} | {
+            "error": schema["error"]
         }
-        shown = {"event": endpoint.events[-1], "data": json.dumps(endpoint.response_examples.get(status, {}))}
+        event = {"oneOf": [_event(name, document) for name, document in documents.items()]}
+        shown = {"event": list(endpoint.events)[-1], "data": json.dumps(endpoint.response_examples.get(status, {}))}
         return {
             "description": DESCRIPTIONS[status],
             "content": {"text/event-stream": {"schema": event, "example": shown}},
         }
-    content: dict[str, Any] = {"schema": schema}
+    content: dict[str, Any] = {"schema": schema[f"{endpoint.name} {status}"]}
     if status in endpoint.response_examples:
         content["example"] = endpoint.response_examples[status]
     return {"description": DESCRIPTIONS[status], "content": {"application/json": content}}
+
+
+def _event(name: str, document: Any) -> dict[str, Any]:
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": document}
+    return {"type": "object", "properties": {"event": {"const": name}, "data": data}, "required": ["event", "data"]}
 
 
 def _failure(status: int, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from anvyl_mcp.orchestrator.api.openapi import document
 from anvyl_mcp.peers.hops import parse
 
 CLIENT_CLOSED_REQUEST = 499
+ALLOWED_SECONDS = 1.0
+"""Between two looks at whether the caller of a stream may go on."""
 
 
 def agent_routes(
@@ -46,7 +48,10 @@ def agent_routes(
                 arguments.insert(0, _parse_body(endpoint, await request.body()))
             if endpoint.streams:
                 compress = "gzip" in request.headers.get("accept-encoding", "")
-                return EventStream(lambda send_event: endpoint.handler(*arguments, send_event), compress=compress)
+                return EventStream(
+                    lambda send_event: _while_allowed(context, caller, endpoint.handler(*arguments, send_event)),
+                    compress=compress,
+                )
             return await run_until_disconnect(request, lambda: _respond(endpoint, arguments))
 
         return Route(endpoint.path, handler, methods=[endpoint.method], name=endpoint.name)
@@ -66,6 +71,28 @@ def _documentation_routes(context: HostContext, caller_of: Callable[[Request], A
         return HTMLResponse(page(load_endpoints(), context.base_url(), context.fleet.local.name), headers=HEADERS)
 
     return [Route("/openapi.json", openapi), Route("/docs", docs)]
+
+
+async def _while_allowed(context: HostContext, caller: ApiCaller, work: Awaitable[object]) -> None:
+    """Do the work of a stream; cancel it when the caller's credential is revoked or expires."""
+    failure: AnvylError | None = None
+
+    async def watch() -> None:
+        while True:
+            if not await anyio.to_thread.run_sync(context.may_continue, caller):
+                group.cancel_scope.cancel()
+            await anyio.sleep(ALLOWED_SECONDS)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        try:
+            await work
+        except AnvylError as error:
+            # The task group would wrap it.
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _respond(endpoint: Endpoint, arguments: list[Any]) -> Response:

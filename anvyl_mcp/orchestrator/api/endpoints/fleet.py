@@ -19,7 +19,7 @@ from anvyl_mcp.peers.watch.fleet_view import FleetView, HostLook, UsageLook
 LONGEST_SECONDS = 3600.0
 """After which the stream ends, and the client connects again."""
 APPROVALS_SECONDS = 1.0
-"""Between two looks at what waits for approval, and at whether the caller may go on."""
+"""Between two looks at what waits for approval."""
 
 NOTICES_SECONDS = 2.0
 
@@ -66,7 +66,13 @@ class WaitingApprovals(BaseModel):
     "GET",
     "/agent/fleet",
     responses={200: FleetHosts},
-    events=("host", "usage", "approvals", "notices", "hosts"),
+    events={
+        "host": FleetHost,
+        "usage": HostUsage,
+        "approvals": WaitingApprovals,
+        "notices": WatchedNotices,
+        "hosts": FleetHosts,
+    },
     response_examples={200: {"local": "nas", "hosts": ["nas", "pi"], "version": "0.1.0", "alone": False}},
 )
 async def fleet(request: AgentRequest, send_event: SendEvent) -> None:
@@ -88,16 +94,14 @@ async def fleet(request: AgentRequest, send_event: SendEvent) -> None:
         await context.closing.wait()
         group.cancel_scope.cancel()
 
-    async def watch_caller() -> None:
+    async def watch_approvals() -> None:
         seen: list[PendingChange] | None = None
-        while await anyio.to_thread.run_sync(context.may_continue, caller):
-            if "operate" in caller.scopes:
-                waiting = await context.calls.pending(caller)
-                if waiting != seen:
-                    send_event("approvals", WaitingApprovals(approvals=waiting))
-                    seen = waiting
+        while "operate" in caller.scopes:
+            waiting = await context.calls.pending(caller)
+            if waiting != seen:
+                send_event("approvals", WaitingApprovals(approvals=waiting))
+                seen = waiting
             await context.nudge.wait(APPROVALS_SECONDS)
-        group.cancel_scope.cancel()
 
     async def watch_notices() -> None:
         seen: WatchedNotices | None = None
@@ -114,7 +118,7 @@ async def fleet(request: AgentRequest, send_event: SendEvent) -> None:
 
     with anyio.move_on_after(LONGEST_SECONDS):
         async with anyio.create_task_group() as group:
-            tasks: list[Callable[[], Any]] = [until_closing, watch_caller, watch_notices]
+            tasks: list[Callable[[], Any]] = [until_closing, watch_approvals, watch_notices]
             for task in tasks:
                 group.start_soon(task)
             await FleetView(whole, viewer, rights, context.nudge).run()

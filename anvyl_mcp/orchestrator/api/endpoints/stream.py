@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from anvyl_mcp.orchestrator.api.endpoint import AgentRequest, SendEvent, endpoint
-from anvyl_mcp.orchestrator.api.schemas import Answer, Question, Waiting
+from anvyl_mcp.orchestrator.api.schemas import Answer, Approval, DoneCall, Question, Waiting, WaitingCall
 
 
 class Text(BaseModel):
@@ -22,7 +22,7 @@ class Text(BaseModel):
     errors=(429,),
     example={"query": "list all containers"},
     is_question=True,
-    events=("call", "result", "approval", "done", "text"),
+    events={"call": WaitingCall, "result": DoneCall, "approval": Approval, "done": Answer | Waiting, "text": Text},
     response_examples={200: {"text": "web is running on nas."}},
 )
 async def process_stream(body: Question, request: AgentRequest, send_event: SendEvent) -> None:
