@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from anvyl_mcp.core import text
@@ -154,41 +153,6 @@ def list_events(host: Host, since: str, limit: int) -> dict[str, Any]:
         for kind, action, name in host.events or [("container", "health_status", one) for one in host.containers]
     ]
     return rows_of("events", rows, limit)
-
-
-@act
-def list_history(host: Host, name: str, since: str, kind: str, until: str, limit: int) -> dict[str, Any]:
-    """List the same events as entries of a history."""
-    found = host.events or [("container", "health_status", one) for one in host.containers]
-    rows = [
-        {"time": time_ago(), "name": one, "what": action, "who": "outside Anvyl", "id": id_of(one)}
-        for _, action, one in found
-        if name in ("", one)
-    ]
-    period = {
-        "since": time_ago(timedelta(days=1)),
-        "until": time_ago(),
-        "kept_since": time_ago(timedelta(days=30)),
-        "now": time_ago(),
-    }
-    return {**rows_of("events", rows, limit), **period}
-
-
-@act
-def get_usage_history(host: Host, name: str, since: str, until: str, points: int) -> dict[str, Any]:
-    """Show a usage that never changes."""
-    names = [one for one in host.containers if name in ("", one)]
-    rows = [
-        {"name": one, "cpu_percent": 1.0, "cpu_peak": 5.0, "memory": 64 * 1024**2, "memory_peak": 80 * 1024**2}
-        for one in ([] if name else [host.name]) + names
-    ]
-    period = {
-        "since": time_ago(timedelta(days=1)),
-        "until": time_ago(),
-        "kept_since": time_ago(timedelta(days=30)),
-        "now": time_ago(),
-    }
-    return {**rows_of("usage", rows, 100), "series": [], "step_seconds": 3600, **period}
 
 
 def _usage(entry: dict[str, Any]) -> dict[str, Any]:

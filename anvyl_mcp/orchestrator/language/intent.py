@@ -27,7 +27,7 @@ Intent = Literal["read", "change", "unclear"]
 
 ASKS = re.compile(
     r"(?:(?:would|should|could|can|may|shall|will)\s+(?:i|it|there|that|this|they|anyone|anything)"
-    r"|do(?=\s[^.!?]*\?)|what(?:'?s)?|wh?ich|who|whose|when|where(?:'?s)?|why|how(?:'?s)?|is|are|was|were|does"
+    r"|do(?=\s[^.!?]*\?)|what(?:'?s)?|wh?ich|who|whose|when|where(?:'?s)?|why|how(?:'?s)?|is|are|was|were|does|will(?!\s+(?:you|u|ya)\b)"
     r"|do\s+(?:i|we|you|they|any|the|all)|did|has|have|had|any|anything"
     r"|anyone|show|list|display|give\s+me|tell|know|check|see|find|count|compare|rank|sort|describe|inspect|examine|look|view"
     r"|gimme|tail|last\s+\d+|(?:on|in|at|for|since)\s+(?:which|what|when|how)|just\s+the|env|(?:disk|uptime|cpu|memory)(?!\s+(?:(?:on|of)\s+\S+\s+)?(?:is|was)\b)"

@@ -62,9 +62,6 @@ BROKEN = re.compile(
 )
 """The same without a named object."""
 PLACING = re.compile(r"(?i)(?:on|at|across|from|in|for|of|everywhere|wherever)\b")
-HAPPENED = re.compile(
-    r"(?i)\b(?:happen\w*|(?:re)?started|stopped|crashed|died|removed|created|changed|killed|went\s+wrong)\b"
-)
 DIRECTLY = (
     Wants.WHERE,
     Wants.TROUBLE,
@@ -84,6 +81,8 @@ class Look:
     calls: list[Call] = field(default_factory=list)
     exact: bool = False
     ignored: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """How it was understood, for the person."""
 
 
 class Looks:
@@ -105,7 +104,8 @@ class Looks:
             UnknownHost: an unknown host is named.
         """
         scene, places = self._scene, self._scene.places
-        for unknown in places.unknown_host(masked):
+        when = past.read(masked)
+        for unknown in places.unknown_host(past.without_time(masked, when) if when else masked):
             if not await self._is_object(unknown):
                 raise registry.unknown_host_error(unknown, places.hosts)
         matches = [match[0] for match in places.pattern().finditer(masked)]
@@ -121,15 +121,16 @@ class Looks:
         unknown_words.check_order(masked, self._words)
         self._host = host
         names = self._named(rest)
-        when = past.read(masked)
-        looked = await self._query(rest, host, names) if not when else None
-        if looked is None:
-            looked = await self._scored(masked, rest, host, names, when)
-        if when:
-            past.reach_back(when, looked.calls)
+        if when and when.wants != "logs":
+            looked, rest = self._recorded(when, masked, rest, host, names)
+        elif when:
+            looked = await self._scored(masked, rest, host, names)
+            rest = self._reach_back(when, rest, looked.calls)
+        else:
+            looked = await self._query(rest, host, names) or await self._scored(masked, rest, host, names)
         if not looked.calls:
             return looked
-        if not names and (subject := self._words.unknown_subject(masked, looked.calls)):
+        if not when and not names and (subject := self._words.unknown_subject(masked, looked.calls)):
             raise NotUnderstood(
                 f"nothing is named `{subject}` on these hosts", hint="list all containers: anvyl ps --all"
             )
@@ -163,6 +164,33 @@ class Looks:
             if len(word) > 2 and word not in EMPTY and word not in STANDS_FOR and stem(word) not in ours
         ]
         return sorted({one.name for one in resolve.best_matches(words, objects)})
+
+    @staticmethod
+    def _reach_back(when: past.Past, rest: str, calls: Sequence[Call]) -> str:
+        """Extend `since` of the calls to the time that a question is about; its words without those of the time."""
+        reaching = [call for call in calls if "since" in call.listing.arguments]
+        if not reaching:
+            raise past.only_now(when.words)
+        for call in reaching:
+            call.arguments["since"] = call.arguments.get("since") or f"{when.hours}h"
+        return past.without_time(rest, when)
+
+    def _recorded(self, when: past.Past, masked: str, rest: str, host: str, names: Sequence[str]) -> tuple[Look, str]:
+        """A question about the past, and its words without those of the time."""
+        if not names and not when.trend and (pronoun := re.search(r"(?i)\b(?:its?|they|them|their)\b", rest)):
+            raise NotUnderstood(f"it is not clear what `{pronoun[0]}` is", hint="name it: peak memory of web this week")
+        rest = past.without_words(rest, when)
+        listing = when.tool(self._tools)
+        if not names or when.removal:  # it may be gone, and is called as it was
+            calls = [self._call(listing, when.arguments(listing, ""), host)]
+            unknown = [word for word in self._unread(rest, calls, ()) if is_name(word) and past.may_name(word, masked)]
+            names = names if len(unknown) != 1 or unknown[0] in names else unknown
+        calls = [self._call(listing, when.arguments(listing, name), host) for name in names or [""]]
+        if when.why and when.wants == "events" and not when.deed:
+            # The history says why it ended; what else went wrong is in its log.
+            more = [one for one in self._tools if one.toolset == "containers" and "tail" in one.arguments]
+            calls += [self._call(one, {"name": name, "tail": LAST_LINES}, host) for one in more for name in names]
+        return Look(calls, exact=True, remarks=[when.remark] if when.remark else []), rest
 
     async def _query(self, rest: str, host: str, names: Sequence[str]) -> Look | None:
         """A question that is worked out from results: the most of something, where, why."""
@@ -222,11 +250,9 @@ class Looks:
         place = {"host": host} if host and listing.toolset != "fleet" else {}
         return Call(listing, {**values, **place})
 
-    async def _scored(self, masked: str, rest: str, host: str, names: list[str], when: past.Past | None) -> Look:
+    async def _scored(self, masked: str, rest: str, host: str, names: list[str]) -> Look:
         """The tools with the best score for the words."""
-        tools = past.tools_for(when, self._tools) if when else self._tools
-        if when and names:
-            tools = [one for one in tools if "container" in one.names.values() or "name" in one.arguments]
+        tools = self._tools
         # A name is no word of a tool: `logs of worker` is not about the workers of a swarm.
         unnamed = rest
         for name in names:
@@ -239,14 +265,6 @@ class Looks:
             for fit in found
         ]
         phrase = self._phrase(rest, tools, names)
-        if (
-            when
-            and HAPPENED.search(masked)
-            and not phrase
-            and not names
-            and max((fit.weight for fit in suited), default=0) < LEAST
-        ):
-            phrase = next((one for one in tools if not one.required), None)  # what happened at that time
         chosen = [phrase] if phrase else self._chosen(sorted(suited, key=lambda fit: -fit.weight), rest, names)
         if (
             not names

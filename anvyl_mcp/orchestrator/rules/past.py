@@ -1,95 +1,186 @@
-"""Questions about the past: answered by tools that reach back, or refused; never with how things are now."""
+"""Questions about the past and about what disks are becoming: answered from what hosts recorded, or refused.
+
+They are never answered with how things are now. Words are in the files of the languages; every other language is
+translated before.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from math import ceil
+from typing import Literal
 
+from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import InvalidInput, NotUnderstood
-from anvyl_mcp.core.values.time_phrases import local_zone, read_interval
-from anvyl_mcp.orchestrator.rules.results.answers import Call
+from anvyl_mcp.core.values.time_phrases import Interval, local_zone, read_interval
+from anvyl_mcp.core.values.time_words import AWAY
+from anvyl_mcp.orchestrator.language.lexicon import any_of, words_of_language
+from anvyl_mcp.orchestrator.rules.results.past_answers import tells_past
 from anvyl_mcp.peers.connection.listing import ToolListing
 
-MADE = re.compile(r"(?i)\b(?:created|built|made|pulled|older|newer|started|born|up)\b")
-"""Questions about the past that current data answers: creation and start times."""
-DID = re.compile(
-    r"(?i)\b(?:did|was|were|had|used|crashed|died|stopped|started|restarted|failed|happened|logs?|logged|errors?|history|changed?"
-    r"|changes|deployed|events?|went|wrote|said|printed|lines?|who|how\s+(?:much|many|often|busy|full))\b"
-)
-"""Words of questions about what has been."""
-WHO_DID = re.compile(
-    r"(?i)^\W*who(?:\s+has|\s+is\s+it\s+that|'s|\s+was\s+it\s+(?:that|who))?\s+"
-    r"(?:stopped|started|restarted|removed|deleted|killed|created|changed|updated|rebooted|pulled|paused|renamed|touched)\b"
-)
-RECENTLY = re.compile(
-    r"(?i)^(?:in\s+|over\s+|during\s+|for\s+|within\s+|since\b|from\s+)?(?:the\s+)?(?:last|past|since)\b"
-)
+_WORDS = {name: re.compile(any_of(forms), re.IGNORECASE) for name, forms in words_of_language("en")["past"].items()}
+ABOUT = re.compile(r"(?i)(?:did|was|were|has|have|had|does|is|of|by|for|to|from|touched)")
+LONG_AGO = "30d"
+"""How far back `who stopped web` looks."""
+LATEST = timedelta(minutes=1)
+DISK_TREND = "7d"
 
 
 @dataclass(frozen=True)
 class Past:
-    """The time that a question is about. `who`: it asks who did something."""
+    """What a question wants to know about the past: `usage`, `events`, the `ends` of containers, or their `logs`.
 
+    `words`: the time as written; `since` and `until`: arguments for it; `hours`: how long ago it begins; `remark`: how
+    it was understood; `deed`: it names what happened; `why`: it asks for a reason; `removal`: what it names may be
+    gone; `trend`: it is about what disks are becoming.
+    """
+
+    wants: Literal["usage", "events", "ends", "logs"]
     words: str = ""
-    hours: int = 24
-    who: bool = False
+    since: str = ""
+    until: str = ""
+    hours: int = 0
+    kind: str = ""
+    remark: str = ""
+    deed: bool = False
+    why: bool = False
+    removal: bool = False
+    trend: bool = False
+
+    def tool(self, tools: Iterable[ToolListing]) -> ToolListing:
+        """The tool that answers it.
+
+        Raises:
+            NotUnderstood: none of these reaches back.
+        """
+        wanted = "usage" if self.wants == "usage" else "events"
+        for listing in tools:
+            if tells_past(listing) and wanted in text.resolve_schema(listing.output_schema).get("properties", {}):
+                return listing
+        raise only_now(self.words)
+
+    def arguments(self, listing: ToolListing, name: str) -> dict[str, str]:
+        """Arguments for a tool about a container, or about all."""
+        given = {"name": name, "since": self.since, "until": self.until, "kind": self.kind}
+        return {key: value for key, value in given.items() if value and key in listing.arguments}
 
 
-def read(masked: str) -> Past | None:
-    """The past time that a question is about; None for one about the present.
+def only_now(words: str) -> NotUnderstood:
+    """Error for a question about the past that no tool reaches."""
+    then = f"`{words}`" if words else "before"
+    return NotUnderstood(
+        f"I can only see how things are now, not how they were {then}",
+        hint="the audit log of a host shows who made a change: run on that host: anvyl-mcp audit",
+    )
+
+
+def read(said: str) -> Past | None:
+    """What a question in English wants to know about the past; None for one about the present.
 
     Raises:
         NotUnderstood: the time is not clear.
     """
-    if WHO_DID.match(masked):
-        return _when(masked) or Past(who=True)
-    return None if MADE.search(masked) or not DID.search(masked) else _when(masked)
-
-
-def _when(masked: str) -> Past | None:
-    now = datetime.now(UTC)
-    try:
-        found = read_interval(masked, now, local_zone())
-    except InvalidInput as error:
-        if WHO_DID.match(masked) or re.search(r"(?i)\b(?:did|was|were)\b", masked):
-            raise NotUnderstood(error.message, hint=error.hint) from error
-        return None
-    if found is None or found.end <= found.start:
-        return None
-    length = now - min(found.start, found.since)
-    words = " ".join(found.words.split())
-    return Past(words, max(1, ceil(length / timedelta(hours=1))), WHO_DID.match(masked) is not None)
-
-
-def tools_for(when: Past, tools: Sequence[ToolListing]) -> list[ToolListing]:
-    """The tools that reach back.
-
-    Raises:
-        NotUnderstood: none says who made a change.
-    """
-    history = [tool for tool in tools if tool.toolset == "history" and "since" in tool.arguments]
-    if when.who and not history:
-        raise NotUnderstood("the audit log of a host shows who made a change", hint="run on that host: anvyl-mcp audit")
-    if when.who:
-        return history
-    return [tool for tool in tools if "since" in tool.arguments]
-
-
-def reach_back(when: Past, calls: Sequence[Call]) -> None:
-    """Extend `since` of the calls to the time that the question is about.
-
-    Raises:
-        NotUnderstood: no call reaches back.
-    """
-    reaching = [call for call in calls if "since" in call.listing.arguments]
-    if not reaching:
+    if _says("becoming", said) and _says("disk", said):
+        return Past("usage", since=DISK_TREND, trend=True)
+    if _says("logs", said) and _says("before_end", said):
+        return Past("ends", since=LONG_AGO, kind="deaths")
+    if _says("did", said) and (other := _WORDS["unrecorded"].search(said)):
         raise NotUnderstood(
-            f"I can only see how things are now, not how they were `{when.words}`",
-            hint="logs and events reach back: show logs of web since 24h",
+            f"`{other[0]}` is not recorded over time", hint="what is: memory, cpu, disk, starts, ends, changes"
         )
-    for call in reaching:
-        if not call.arguments.get("since") and when.words:
-            call.arguments["since"] = f"{when.hours}h"
+    deed = _says("deeds", said)
+    asks = deed and (_says("who", said) or _says("when_did", said) or _says("how_often", said))
+    when, remark = _interval(said, past=_says("did", said) or asks)
+    if when is None and not remark:
+        if not asks and not _says("last_run", said):
+            return None
+        found = Past("events", since=LONG_AGO)
+    elif not asks and not _is_about_past(said, when):
+        return None
+    else:
+        found = _in_time(_wants(said), when, remark)
+    kind = (
+        ""
+        if found.wants != "events"
+        else "deaths"
+        if _says("died", said)
+        else "changes"
+        if _says("changed", said)
+        else ""
+    )
+    return replace(found, kind=kind, deed=deed, why=_says("why", said), removal=_says("removed", said))
+
+
+def _says(name: str, said: str) -> bool:
+    return _WORDS[name].search(said) is not None
+
+
+def _wants(said: str) -> Literal["usage", "events", "logs"]:
+    if _says("logs", said):
+        return "logs"
+    measured = _says("measures", said) or (_says("ran", said) and _says("objects", said))
+    return "usage" if measured and not _says("who", said) else "events"
+
+
+def _is_about_past(said: str, when: Interval | None) -> bool:
+    """Whether a question with a time is about what has been, not about when what is there now was made."""
+    if _says("made", said):
+        return False
+    if _says("did", said):
+        return True
+    over = when is None or when.end < datetime.now(UTC) - LATEST
+    about = _says("measures", said) or _says("deeds", said) or _says("logs", said)
+    return about and (over or not _says("present", said))
+
+
+def _in_time(wants: Literal["usage", "events", "logs"], when: Interval | None, remark: str) -> Past:
+    if when is None:
+        return Past(wants, since="24h", hours=24, remark=remark)
+    words = " ".join(when.words.split())
+    hours = max(1, ceil((datetime.now(UTC) - min(when.start, when.since)) / timedelta(hours=1)))
+    if when.moment:
+        start, end = (moment.isoformat(timespec="seconds") for moment in (when.start, when.end))
+        return Past(wants, words, start, end, hours)
+    until = words if when.end < datetime.now(UTC) - LATEST else ""
+    return Past(wants, words, words, until, hours)
+
+
+def _interval(said: str, *, past: bool) -> tuple[Interval | None, str]:
+    """The time in a question, or how the words for one that is not known are taken."""
+    if away := AWAY.search(said.lower()) or _WORDS["away"].search(said):
+        return None, f"`{away[0].strip(' ?!.')}` taken as the last 24 hours; say since when, like `since 9 am`"
+    try:
+        found = read_interval(said, datetime.now(UTC), local_zone())
+    except InvalidInput as error:
+        if past:
+            raise NotUnderstood(error.message, hint=error.hint) from error
+        return None, ""
+    return (None, "") if found is None or found.end <= found.start else (found, "")
+
+
+def without_time(said: str, when: Past) -> str:
+    """The text without the words of its time."""
+    for words in filter(None, (when.words, when.remark.partition("`")[2].partition("`")[0])):
+        said = re.sub(
+            re.escape(words).replace(r"\ ", r"\s+"), lambda match: " " * len(match[0]), said, flags=re.IGNORECASE
+        )
+    return said
+
+
+def without_words(said: str, when: Past) -> str:
+    """The text without all words that were read as a question about the past."""
+    said = without_time(said, when)
+    for words in _WORDS.values():
+        said = words.sub(lambda match: " " * len(match[0]), said)
+    return said
+
+
+def may_name(word: str, said: str) -> bool:
+    """Whether an unknown word stands where the thing that a question is about is named."""
+    before = re.search(rf"(?i)(?P<last>\S+)\s+(?:(?:the|my|our|container)\s+)*{re.escape(word)}(?![\w-])", said)
+    if before is None:
+        return False
+    return any(known.fullmatch(before["last"]) for known in (ABOUT, _WORDS["deeds"]))

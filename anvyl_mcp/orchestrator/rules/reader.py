@@ -22,7 +22,7 @@ from anvyl_mcp.orchestrator.language.normalize import is_short, mask, only_wonde
 from anvyl_mcp.orchestrator.language.places import Places
 from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, LEAD_IN, meaning
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
-from anvyl_mcp.orchestrator.rules import command_lines, unknown_words
+from anvyl_mcp.orchestrator.rules import command_lines, replicas, unknown_words
 from anvyl_mcp.orchestrator.rules.looks import Look, Looks
 from anvyl_mcp.orchestrator.rules.orders.scene import Objects, Scene
 from anvyl_mcp.orchestrator.rules.results.answers import Call
@@ -116,6 +116,8 @@ class Reader:
         notes += (f"read from {language} as `{text.clean(unmask(said, quoted))[:200]}`",) if language else ()
         if command := await self._command(said, quoted, scene):
             return Plan(((command,),), remarks=notes)
+        if kept := await replicas.read(said, scene):
+            return Plan(((kept,),), remarks=notes)
         wish = await self._thread.run(partial(read_wish, said, scene.tools.values()))
         if wish.intent == "change" and only_wonders(said) and not self._is_imperative(said, scene):
             wish = Wish("read")
@@ -254,7 +256,7 @@ class Reader:
         read_as = "" if look.exact else text.join_names([call.in_full() for call in look.calls])
         if look.ignored:
             read_as += f"; ignored: {' '.join(look.ignored)}"
-        return Plan((tuple(look.calls),), read_as, notes)
+        return Plan((tuple(look.calls),), read_as, (*notes, *look.remarks))
 
     async def _each(self, looks: Looks, parts: Sequence[str]) -> list[Look]:
         """The looks of several clauses; empty unless each is exact."""

@@ -134,17 +134,18 @@ def _beyond(query: Query, measure: Measure, found: Sequence[Amount]) -> list[str
     ranked = sorted(found, key=amount, reverse=True)
     kept = [one for one in ranked if (amount(one) < query.need if query.least else amount(one) > query.need)]
     bound = f"{'less' if query.least else 'more'} than {f'{query.need} %' if share else text.format_size(query.need)}"
+
+    def shown(one: Amount) -> str:
+        return one.shown(amount(one)) if not share or not one.total else f"{one.percent:.0f} %"
+
     word = " ".join(sorted(measure.words & query.words)) + (" free" if query.free else "")
     if not kept:
-        return [f"Nothing has {bound} of {word}."]
+        best = ranked[-1 if query.least else 0]
+        end = "least" if query.least else "most"
+        return [f"Nothing has {bound} of {word}; the {end} is {best.place} with {shown(best)}."]
     return [
         f"{text.plural(len(kept), query.noun or measure.noun)} with {bound} of {word}: "
-        + text.join_names(
-            [
-                f"{one.place} {one.shown(amount(one)) if not share or not one.total else f'{one.percent:.0f} %'}"
-                for one in kept
-            ]
-        )
+        + text.join_names([f"{one.place} {shown(one)}" for one in kept])
         + "."
     ]
 
@@ -185,7 +186,15 @@ def _amount(query: Query, measure: Measure, found: Sequence[Amount]) -> list[str
             )
         else:
             lines.append(f"{_where(one)}: {word} {one.shown(one.value)}.")
-    return lines
+    return lines + (_together(about or found, word) if "together" in query.said else [])
+
+
+def _together(found: Sequence[Amount], word: str) -> list[str]:
+    """The sum of several amounts."""
+    value, total = sum(one.value for one in found), sum(one.total for one in found)
+    used = f"{found[0].shown(value)} of {found[0].shown(total)} {word} used, " if total else ""
+    rest = f"{found[0].shown(sum(one.free for one in found))} free" if total else f"{word} {found[0].shown(value)}"
+    return [f"Together: {used}{rest}."] if len(found) > 1 else []
 
 
 NUMBERS: dict[Wants, Callable[[Query, Measure, Sequence[Amount]], list[str]]] = {

@@ -230,8 +230,8 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
     """Sentence for a list result: the state of one object, the objects in a state, or their number."""
     field = text.rows_field(text.resolve_schema(call.listing.output_schema))
     results = {host: entry["result"] for host, entry in answered.items() if field and entry["result"]}
-    if not results:
-        return []
+    if not results or call.listing.toolset == "updates":
+        return []  # from which version to which says more than their number
     noun, said = singular(field), meanings(plain(question))
     rows = [(host, row) for host, result in results.items() for row in result[field]]
     places = text.join_names(list(results))

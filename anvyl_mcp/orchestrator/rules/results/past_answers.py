@@ -28,15 +28,29 @@ ASKED = {
     "pause": ("paused",),
     "rename": ("renamed",),
     "update": ("updated", "created"),
+    "run": ("started", *ENDS),
+    "stopped": ENDS,
+    "running": ENDS,
+    "unhealthy": ("unhealthy",),
 }
 """What the entries are called that a question with this verb is about, the best first."""
 PLAIN_DEED = re.compile(r"(?:stopped|killed|restarted|started|created|removed|paused|unpaused|renamed)(?: and \w+)?")
 """Deeds that fit between who did it and to what."""
 WHY = re.compile(r"\b(?:why|how\s+come|what\s+(?:caused|made|killed|crashed))\b", re.IGNORECASE)
 LAST_RUN = re.compile(r"\b(?:last|still)\b.*\b(?:run|ran|running|up|alive|online)\b", re.IGNORECASE)
-ABOUT_ONE = re.compile(r"\b(?:who|when|why|how\s+come|last\s+time|caused)\b", re.IGNORECASE)
+ABOUT_ONE = re.compile(
+    r"\b(?:who|when|why|how\s+come|last\s+time|caused|how\s+(?:often|many\s+times))\b|^\W*(?:did|has|have|was|were)\b",
+    re.IGNORECASE,
+)
+IS_IT_SO = re.compile(r"^\W*(?:did|has|have|was|were)\b", re.IGNORECASE)
+HOW_OFTEN = re.compile(r"\bhow\s+(?:often|frequently|many)\b", re.IGNORECASE)
+LOGGED = re.compile(r"\b(?:logs?|logged|wrote|written|printed|said|lines|words|output)\b", re.IGNORECASE)
+RAN = re.compile(r"\b(?:was|were)\b.*\b(?:running|up|online|alive)\b|\bran\b", re.IGNORECASE)
 DISK = frozenset({"disk", "full", "space", "storage", "filling", "fill"})
 LINES = 8
+LINES_ALONE = 50
+MOST_LISTED = 10
+NOTHING = "Nothing like that was recorded in that time."
 SHOWN_HOSTS = 8
 MOST_RANKED = 3
 
@@ -125,22 +139,51 @@ def _of_events(
     states = [f"{state_words(result, days, host)}." for host, result in results.items() if result.get("state")]
     if name and LAST_RUN.search(question) and states:
         return states
-    if not ABOUT_ONE.search(question) or (not name and not verbs):
-        places = text.join_names(list(results))
+    if name and LOGGED.search(question):
+        return _before_end(name, entries, days, states)
+    if verbs and HOW_OFTEN.search(question):
+        return [_counted(name, verbs[0], entries, days), *states]
+    if not ABOUT_ONE.search(question) or (not verbs and (not name or IS_IT_SO.search(question))):
         if not entries:
-            return [f"Nothing was recorded on {places} in that time."]
+            return [f"Nothing was recorded on {text.join_names(list(results))} in that time.", *states]
         if not name:
-            total = sum(int(result.get("total", 0)) for result in results.values())
-            return [f"{text.plural(total, 'event')} on {places}; the latest: {entries[0].sentence(days)}"]
+            return _listed(results, entries, days)
         return [entries[0].sentence(days), *_last_lines(entries[:1]), *states]
-    meant = _meant(verbs[0] if verbs else ENDS, entries, exact=not name)
+    stems = verbs[0] if verbs else ENDS
+    meant = _meant(stems, entries, exact=not name)
     if not meant:
-        nothing = "Nothing like that was recorded in that time."
+        nothing = "No end of it was recorded in that time." if stems is ENDS and name else NOTHING
         return [nothing, *([entries[0].sentence(days)] if name and entries else []), *states]
     lines = [meant[0].sentence(days)]
     if WHY.search(question):
         return [*lines, *_last_lines(meant[:1]), *states]
     return [*lines, *(one.sentence(days) for one in meant[1:MOST_RANKED] if not name), *states]
+
+
+def _listed(results: Mapping[str, Mapping[str, Any]], entries: Sequence[Entry], days: DayWords) -> list[str]:
+    """The number of entries, and the newest ones."""
+    total = sum(int(result.get("total", 0)) for result in results.values())
+    lines = [f"  {entry.sentence(days)}" for entry in entries[:MOST_LISTED]]
+    left = total - len(lines)
+    more = [f"  … and {left} more; say a shorter time, or one container"] if left > 0 else []
+    return [f"{text.plural(total, 'event')} on {text.join_names(list(results))}, the newest first:", *lines, *more]
+
+
+def _counted(name: str, stems: Sequence[str], entries: Sequence[Entry], days: DayWords) -> str:
+    """`web: 3 times in that time; the latest: web crashed on nas at 03:12.`"""
+    meant = _meant(stems, entries, exact=True)
+    times = sum(int(one.fields.get("times", 1)) for one in meant)
+    about = f"{name}: " if name else ""
+    return f"{about}{text.plural(times, 'time')}; the latest: {meant[0].sentence(days)}" if meant else NOTHING
+
+
+def _before_end(name: str, entries: Sequence[Entry], days: DayWords, states: Sequence[str]) -> list[str]:
+    """What a container logged last before it ended."""
+    ended = [entry for entry in entries if entry.fields.get("lines")]
+    if not ended:
+        return [f"No last lines of {name} were recorded before an end.", *states]
+    lines = [f"  {line}" for line in list(ended[0].fields["lines"])[-LINES_ALONE:]]
+    return [f"The last lines of {name} before this: {ended[0].sentence(days)}", *lines]
 
 
 def _verbs(question: str) -> list[Sequence[str]]:
@@ -164,10 +207,15 @@ def _last_lines(entries: Sequence[Entry]) -> list[str]:
 def _of_usage(question: str, name: str, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     days, words = DayWords(), set(meanings(question))
     if not name and words & DISK:
-        return [f"{host}: {disk['summary']}" for host, result in results.items() for disk in result.get("disks") or ()]
+        known = [f"{host}: {disk['summary']}" for host, result in results.items() for disk in result.get("disks") or ()]
+        if known and re.search(r"(?i)\b(?:was|were|did)\b", question):
+            known = ["Of disks, only what they hold now and how they grow is known:", *known]
+        return known or [f"No disk was recorded on {text.join_names(list(results))} yet."]
     rows = [(host, row) for host, result in results.items() for row in result.get("usage") or ()]
     if not rows:
         return [f"No usage was recorded on {text.join_names(list(results))} in that time."]
+    if not name and RAN.search(question) and not words & {"memory", "cpu"}:
+        return [_that_ran(host, result) for host, result in results.items()]
     measures = [one for one in ("memory", "cpu") if one in words] or ["memory", "cpu"]
     if not name and ({"container", "which"} <= words or "most" in words):
         # The first row of each host is the machine's own.
@@ -178,6 +226,13 @@ def _of_usage(question: str, name: str, results: Mapping[str, Mapping[str, Any]]
     elif not name:
         rows = [(host, row) for host, result in results.items() for row in (result.get("usage") or ())[:1]]
     return [_usage_words(host, row, measures, days) for host, row in rows[:SHOWN_HOSTS]]
+
+
+def _that_ran(host: str, result: Mapping[str, Any]) -> str:
+    """`2 containers ran on nas in that time: db and web.`"""
+    names = [str(row.get("name")) for row in (result.get("usage") or ())[1:]]  # the first row is the machine's own
+    found = f"{text.plural(len(names), 'container')} ran on {host} in that time"
+    return f"{found}{f': {text.join_names(names)}' if names else ''}."
 
 
 def _usage_words(host: str, row: Mapping[str, Any], measures: Sequence[str], days: DayWords) -> str:

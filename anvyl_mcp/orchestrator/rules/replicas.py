@@ -1,0 +1,67 @@
+"""Orders for a number of containers that is kept, like `keep five of these running`: a service of a Swarm.
+
+Without a Swarm the call fails with what is lost without one and the ways to go on.
+"""
+
+from __future__ import annotations
+
+import re
+
+from anvyl_mcp.core.errors import NotUnderstood
+from anvyl_mcp.orchestrator.language.grounding import images_in
+from anvyl_mcp.orchestrator.language.normalize import THANKS
+from anvyl_mcp.orchestrator.language.vocabulary import COUNTED, LEAD_IN, NAME, NUMBERS, either
+from anvyl_mcp.orchestrator.rules.orders.scene import Scene
+from anvyl_mcp.orchestrator.rules.results.answers import Call
+
+NUMBER = rf"(?P<number>\d{{1,4}}|{either({*NUMBERS, *COUNTED})})"
+UNITS = r"(?:replicas?|copies|copy|instances?|containers)"
+OF = rf"(?:of\s+)?(?:the\s+|my\s+|our\s+)?(?:service\s+|image\s+)?(?P<name>{NAME})(?:\s+(?:containers?|services?))?"
+HAVE = (
+    r"(?:(?:i|we)\s+(?:want|need|would\s+like)|want|need|have|keep|run|start|launch|deploy"
+    r"|(?:make\s+sure\s+)?(?:that\s+)?there\s+(?:are|is|should\s+be|must\s+be))\s+(?:(?:always|exactly|at\s+least|just)\s+)*"
+)
+WAYS = tuple(
+    re.compile(rf"(?i){way}(?:\s+(?:across|on|over)\s+(?:the\s+)?(?:whole\s+)?fleet|\s+everywhere)?")
+    for way in (
+        rf"scale\s+{OF}(?:\s+(?:up|down))?\s+to\s+{NUMBER}(?:\s+{UNITS})?",
+        rf"(?:set|change|bring)\s+(?:the\s+)?(?:number\s+of\s+)?{UNITS}\s+{OF}\s+to\s+{NUMBER}",
+        rf"{HAVE}{NUMBER}\s+{UNITS}\s+{OF}(?:\s+(?:running|up|alive))?",
+        rf"{HAVE}{NUMBER}\s+{OF}\s+(?:running|up|alive)",
+    )
+)
+"""How a number of replicas is ordered; each is a whole sentence."""
+PRONOUN = frozenset({"it", "this", "that", "these", "those", "them"})
+
+
+async def read(said: str, scene: Scene) -> Call | None:
+    """The call for an order about replicas; None if it is no such order.
+
+    Raises:
+        NotUnderstood: it is not clear of what.
+    """
+    lead = LEAD_IN.match(said)
+    sentence = THANKS.sub("", said[lead.end() if lead else 0 :]).strip()
+    match = next((found for way in WAYS if (found := way.fullmatch(sentence))), None)
+    if match is None or not {"scale_service", "create_service", "list_services"} <= scene.tools.keys():
+        return None
+    number = match["number"].lower()
+    replicas = int(NUMBERS.get(number, COUNTED.get(number, number)))
+    services = {one.name for one in await scene.look_up("service")}
+    name = match["name"]
+    if name.lower() in PRONOUN:
+        if not services:
+            return Call(scene.tools["list_services"], {})  # says what a Swarm is for, if there is none
+        raise NotUnderstood(f"it is not clear what `{name}` is", hint=f"name it: keep {replicas} of web running")
+    if name not in services:
+        image = name if images_in(name) else await _image_of(name, scene)
+        if image:
+            given = {"image": image, "name": re.split(r"[/:@]", name)[-2 if ":" in name else -1], "replicas": replicas}
+            return Call(scene.tools["create_service"], given)
+    return Call(scene.tools["scale_service"], {"name": name, "replicas": replicas})
+
+
+async def _image_of(name: str, scene: Scene) -> str:
+    """The image of the container of a name; empty if there is none, or several images."""
+    images = {str(one.row.get("image") or "") for one in await scene.look_up("container") if one.name == name}
+    return images.pop() if len(images) == 1 else ""
