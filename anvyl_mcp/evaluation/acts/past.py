@@ -38,13 +38,11 @@ def list_history(host: Host, name: str, since: str, kind: str, until: str, limit
         for at, entry in sorted(said, key=lambda one: one[0], reverse=True)
         if name in ("", entry["name"]) and start <= at <= end and (kind != "deaths" or "lines" in entry)
     ]
-    state = ""
+    state: dict[str, Any] = {}
     if one := host.containers.get(name):
         runs = one.state == "running"
-        state = (
-            f"{name} has been running since {text.format_age(time_ago(STARTED))}" if runs else f"{name} is {one.state}"
-        )
-    return {**rows_of("events", found, limit), **_kept(start, end), "state": state}
+        state = {"state": "running" if runs else "ended", "state_since": time_ago(STARTED if runs else ENDED)}
+    return {**rows_of("events", found, limit), **_kept(start, end), "name": name, **state}
 
 
 def _start_or_end(one: Container, now: datetime) -> tuple[datetime, dict[str, Any]]:

@@ -18,6 +18,7 @@ from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.language import phrases, questions
 from anvyl_mcp.orchestrator.language.argument_phrases import take_options
 from anvyl_mcp.orchestrator.language.grounding import ALSO_STOPPED
+from anvyl_mcp.orchestrator.language.intent import QUESTION, forms_of, verbs_of
 from anvyl_mcp.orchestrator.language.normalize import plain, unmask
 from anvyl_mcp.orchestrator.language.places import EVERY_HOST, HERE, name_pattern, named
 from anvyl_mcp.orchestrator.language.questions import Query, Wants
@@ -36,6 +37,8 @@ from anvyl_mcp.orchestrator.language.vocabulary import (
 )
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread
 from anvyl_mcp.orchestrator.rules import past, unknown_words
+from anvyl_mcp.orchestrator.rules.orders import selection
+from anvyl_mcp.orchestrator.rules.orders.remarks import WHY, turning_word
 from anvyl_mcp.orchestrator.rules.orders.scene import Scene
 from anvyl_mcp.orchestrator.rules.orders.words import WORD
 from anvyl_mcp.orchestrator.rules.results import aggregate
@@ -136,11 +139,22 @@ class Looks:
             )
         looked.ignored = self._unread(rest, looked.calls, names)
         looked.exact = looked.exact and not looked.ignored
+        if names and looked.ignored and (word := self._orders_somebody(masked)):
+            raise selection.refused(word, WHY["quotation"])
         if unmet := [word for word in looked.ignored if word.lower() in unknown_words.UNMET]:
             raise NotUnderstood(
                 f"no tool here says anything about `{unmet[0]}`", hint="see what can be asked: anvyl tools"
             )
         return Look() if self._strict and looked.ignored else looked
+
+    def _orders_somebody(self, masked: str) -> str:
+        """The word that makes an order somebody else's, like `tell bob to stop web`; empty if it is none."""
+        word, _ = turning_word(masked, ("quotation",))
+        if not word or "?" in masked or QUESTION.match(masked):
+            return ""
+        verbs = {verb for tool in self._scene.tools.values() if not tool.reads for verb in verbs_of(tool)}
+        said = masked.lower()
+        return word if any(form.search(said) for verb in verbs - {"run"} for form in forms_of(verb)) else ""
 
     async def _is_object(self, word: str) -> bool:
         objects = [one for kind in ("container", "image", "network") for one in await self._scene.look_up(kind)]

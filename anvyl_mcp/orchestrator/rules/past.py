@@ -91,6 +91,8 @@ def read(said: str) -> Past | None:
         raise NotUnderstood(
             f"`{other[0]}` is not recorded over time", hint="what is: memory, cpu, disk, starts, ends, changes"
         )
+    if _says("may", said) or (_says("made", said) and not _says("who", said)):
+        return None
     deed = _says("deeds", said)
     asks = deed and (_says("who", said) or _says("when_did", said) or _says("how_often", said))
     when, remark = _interval(said, past=_says("did", said) or asks)
@@ -127,8 +129,6 @@ def _wants(said: str) -> Literal["usage", "events", "logs"]:
 
 def _is_about_past(said: str, when: Interval | None) -> bool:
     """Whether a question with a time is about what has been, not about when what is there now was made."""
-    if _says("made", said):
-        return False
     if _says("did", said):
         return True
     over = when is None or when.end < datetime.now(UTC) - LATEST

@@ -39,7 +39,10 @@ UNMET = english("unsupported", "asked")
 ASKED_OF_ONE = english("words", "asked_of_one")
 """Words that ask for everything about one object."""
 NOUNS = kinds_said("container")
-UNABLE = re.compile(r"\bwhenever\b|\bevery\s+(?:\w+day|day|night|morning|evening|hour|week|month|\d+)\b", re.IGNORECASE)
+UNABLE = re.compile(
+    r"\bwhenever\b|^\W*give\s+(?!me\b|us\b)\S+\s+(?:more|less|another|extra)\b|\bevery\s+(?:\w+day|day|night|morning|evening|hour|week|month|\d+)\b",
+    re.IGNORECASE,
+)
 SUBJECT = (
     r"\b(?:do|does|did|is|are|has|have|was|were)\s+(?:(?:the|my|our)\s+)?{word}\s+(?:container\s+)?(?:been\s+)?"
     r"(?:us(?:e|es|ing)|need|tak(?:e|ing)|eat(?:ing)?|consum\w+|running|up|down|reachable|online|offline|available|alive"

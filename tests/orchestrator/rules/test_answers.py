@@ -43,6 +43,7 @@ CRASH = entry(at(3, 12), "crashed", detail="exit code 1, restarted by Docker", l
 STOP = entry(at(2), "stopped", "ops", "exit code 143")
 START = entry(at(2, 5), "started", "outside Anvyl")
 RUNNING = {"name": "web", "state": "running", "state_since": at(3, 12)}
+CRASHED = "web crashed on nas at 03:12 (exit code 1, restarted by Docker)."
 STATE = "web on nas has been running since 03:12."
 
 
@@ -60,16 +61,22 @@ def in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
         ("why did web crash?", [CRASH, "Its last lines:", "  starting", "  no route to db", STATE]),
         ("why did web restart?", [CRASH, "Its last lines:", "  starting", "  no route to db", STATE]),
         ("when did web last run?", [STATE]),
+        ("how often did web crash?", [f"web: 1 time; the latest: {CRASHED}", STATE]),
+        (
+            "logs of web before it was recreated",
+            [f"The last lines of web before this: {CRASHED}", "  starting", "  no route to db"],
+        ),
+        ("was web down?", [CRASH, STATE]),
+        ("did anybody touch web?", [CRASH, "Its last lines:", "  starting", "  no route to db", STATE]),
         ("when was web stopped?", ["ops stopped web on nas at 02:00 (exit code 143).", STATE]),
     ],
 )
 def test_a_question_about_one_container_gets_the_entry_that_it_is_about(question: str, lines: list[Any]) -> None:
-    crashed = "web crashed on nas at 03:12 (exit code 1, restarted by Docker)."
     elsewhere = history(note="no container `web` is known here; did you mean `web2`?")
 
     found = answers(question, "list_history", {"desk": elsewhere, "nas": history(CRASH, START, STOP, **RUNNING)})
 
-    assert found == [crashed if one is CRASH else one for one in lines]
+    assert found == [CRASHED if one is CRASH else one for one in lines]
 
 
 def test_a_name_that_no_host_knows_is_said_with_what_is_near() -> None:
@@ -86,7 +93,9 @@ def test_a_list_of_several_hosts_is_counted_with_the_latest_and_what_was_not_rec
     found = answers("what changed today?", "list_history", {"desk": history(START), "nas": short}, name="")
 
     assert found == [
-        "2 events on desk and nas; the latest: web was started outside Anvyl on desk at 02:05.",
+        "2 events on desk and nas, the newest first:",
+        "  web was started outside Anvyl on desk at 02:05.",
+        "  ops stopped web on nas at 02:00 (exit code 143).",
         "History is kept since 01:00 on nas.",
         "Nothing was recorded from 04:00 to 05:00 on nas.",
     ]
@@ -132,6 +141,7 @@ def row(name: str, memory: int, peak: int) -> dict[str, Any]:
             "",
             ["nas: memory 1000 MiB on average, at most 1.07 GiB yesterday at 03:12."],
         ),
+        ("which containers were running yesterday?", "", ["2 containers ran on nas in that time: db and web."]),
         ("when will the disk be full?", "", ["nas: disk / 80 GiB of 100 GiB (80 %): does not grow"]),
     ],
 )

@@ -40,7 +40,6 @@ def calls(reply: Reply) -> dict[str, dict[str, Any]]:
         "pause db",
         "rename db to www",
         "rename nothing to www",
-        "scale db to 3",
         "move grafana to gpu",
         "migrate db to web1",
         "copy db to gpu",
@@ -51,6 +50,9 @@ def calls(reply: Reply) -> dict[str, dict[str, Any]]:
         "set the memory of db to 512m",
         "change the port of grafana to 9090",
         "open a shell in db",
+        "give grafana more memory",
+        "tell bob to stop grafana",
+        "my colleague wants grafana stopped",
     ],
 )
 async def test_an_unsupported_command_is_not_answered_with_a_read(order: str) -> None:
@@ -67,7 +69,6 @@ async def test_an_unsupported_command_is_not_answered_with_a_read(order: str) ->
         ("how long has nextcloud been running", "`nextcloud`"),
         ("is my nextcloud reachable", "`nextcloud`"),
         ("memory usage of nextcloud", "nextcloud"),
-        ("which containers were running 3 days ago", "`3 days ago`"),
     ],
 )
 async def test_a_question_is_not_answered_about_something_else(question: str, answer: str) -> None:

@@ -230,11 +230,13 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
     """Sentence for a list result: the state of one object, the objects in a state, or their number."""
     field = text.rows_field(text.resolve_schema(call.listing.output_schema))
     results = {host: entry["result"] for host, entry in answered.items() if field and entry["result"]}
-    if not results or call.listing.toolset == "updates":
-        return []  # from which version to which says more than their number
+    if not results:
+        return []
     noun, said = singular(field), meanings(plain(question))
     rows = [(host, row) for host, result in results.items() for row in result[field]]
     places = text.join_names(list(results))
+    if call.listing.toolset == "updates":  # from which version to which says more than their number
+        return [] if rows else [f"No {noun}s on {places}.", *_beside_rows(noun, answered)]
     at_least = "at least " if any(result.get("more") for result in results.values()) else ""
     if (subject := call.arguments.get("name")) and (not rows or _states(rows[0][1]) - {""}):
         exact = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows if _name(row) == subject]

@@ -150,7 +150,7 @@ def _of_events(
             return _listed(results, entries, days)
         return [entries[0].sentence(days), *_last_lines(entries[:1]), *states]
     stems = verbs[0] if verbs else ENDS
-    meant = _meant(stems, entries, exact=not name)
+    meant = _meant(stems, entries, exact=not name or (stems is ENDS and bool(IS_IT_SO.search(question))))
     if not meant:
         nothing = "No end of it was recorded in that time." if stems is ENDS and name else NOTHING
         return [nothing, *([entries[0].sentence(days)] if name and entries else []), *states]
