@@ -29,6 +29,7 @@ from anvyl_mcp.peers.fleet.targets import ListedObjects, list_objects_once, reso
 
 TableViewOf = Callable[[ToolListing], TableView | None]
 """Maps a tool to the table view of its results, or None if they are text."""
+UPDATE_TOOLS = ("update_container", "update_stack")
 ViewFrom = Callable[[Fleet, str], Awaitable[TableViewOf]]
 """Makes a view that needs something from the hosts of a selector first."""
 
@@ -268,6 +269,12 @@ def _warn_outcome_unknown(tool: ToolListing, hosts: Sequence[str]) -> None:
     """Warn that an interrupted change may still happen: Ctrl-C does not cancel it on the host."""
     if hosts:
         where = join_names(list(dict.fromkeys(hosts)))
+        if tool.name in UPDATE_TOOLS:
+            output.print_message(
+                f"an update on {where} was interrupted: what it has not replaced stays as it was; a new container that "
+                "had started keeps running, but is not watched any more. anvyl undo goes back"
+            )
+            return
         output.print_message(f"`{tool.name}` was under way on {where} and may still happen; check before you repeat it")
 
 

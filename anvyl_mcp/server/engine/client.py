@@ -113,6 +113,11 @@ class EngineClient(APIClient):
         path = pathfmt.format(*(quote(str(name), safe="/:" if slashes else "") for name in args))
         return f"{self.base_url}{f'/v{self._version}' if kwargs.get('versioned_api', True) else ''}{path}"
 
+    def pull(self, *arguments: Any, **options: Any) -> Any:
+        """Pull an image with the log-ins of now: `docker login` may have been run since this client was made."""
+        self.reload_config()
+        return super().pull(*arguments, **options)
+
     def container_url(self, container: str, what: str) -> str:
         """URL of a resource of one container, for requests that bypass the SDK."""
         return self._url(f"/containers/{{0}}/{what}", container)
@@ -144,6 +149,7 @@ class EngineClient(APIClient):
 
     def _registry_login(self, image: str) -> dict[str, str]:
         """The header with this host's log-in to the registry of an image, for the nodes that pull it."""
+        self.reload_config()
         registry, _ = auth.resolve_repository_name(image)
         login = auth.get_config_header(self, registry)
         return {"X-Registry-Auth": login.decode("ascii")} if login else {}

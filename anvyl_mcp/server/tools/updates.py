@@ -60,7 +60,7 @@ def list_updates(
 ) -> Updates:
     """List containers whose image has a newer one in its registry."""
     records = updater.records
-    running = [part.name for one in records.running() for part in one.parts if part.image or part.source]
+    running = [part.name for one in records.active() for part in one.parts if part.image or part.source]
     return list_available(engine, checker, name, records.failures(), running, refresh=refresh)
 
 

@@ -32,7 +32,7 @@ Held = Literal["", "age", "failed"]
 class AvailableUpdate(Row):
     """A container whose tag has a newer image. `current` and `available` are versions, or digests."""
 
-    columns = ("name", "stack", "current", "available", "published", "change", "note")
+    columns = ("name", "stack", "current", "available", "published", "change")
 
     name: str
     stack: str
@@ -69,6 +69,7 @@ class Updates(Result):
         names = ", ".join([*shown, *([f"{left} more"] if left > 0 else [])])
         current = [f"up to date: {names}" + (f" (checked {when})" if when else "")] if names else []
         rows = [super().text()] if self.updates or not (current or self.unchecked or self.note) else []
+        rows += [f"{one.name}: {one.note}" for one in self.updates if one.note]
         rows += [f"release notes of {one.name}: {one.notes}" for one in self.updates if one.notes]
         return "\n".join(
             [

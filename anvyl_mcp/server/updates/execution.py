@@ -46,7 +46,7 @@ class Updated(Result):
     def text(self) -> str:
         """One line."""
         if not self.updated:
-            own = f"a helper now replaces {self.name}, the container of the server"
+            own = f"a helper now replaces {self.name} and restarts this server"
             return own if self.pending else f"{self.name} is already up to date"
         was = f", was {self.previous}" if self.previous else ""
         return "; ".join(filter(None, [f"{self.name} runs {self.current}{was}", self.note]))

@@ -146,6 +146,10 @@ class UpdateRecords:
         """Updates whose process died, or whose helper has not begun."""
         return [one for one in self.running() if not self._is_held(one)]
 
+    def active(self) -> list[UpdateRecord]:
+        """Updates that a process or a helper is working on."""
+        return [one for one in self.running() if one.own or self._is_held(one)]
+
     def note_failure(self, name: str, image: str, why: str) -> None:
         """Remember that an image did not work for a container."""
         failure = FailedUpdate(name, image, time.time(), why)

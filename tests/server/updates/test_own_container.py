@@ -13,6 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
+from anvyl_mcp.core.errors import Denied
+from anvyl_mcp.server.engine.engine import Engine
+from anvyl_mcp.server.updates import own_container
+from anvyl_mcp.server.updates.own_container import OwnMounts, is_own, parse_mounts
+from anvyl_mcp.server.updates.records import Part
 from tests.support.engine.engines import RealEngine
 from tests.support.engine.server_image import ROOT, build_variant
 from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, CommandResult, run_program
@@ -142,19 +147,12 @@ def wait_until(check: Callable[[], object], seconds: float = LONGEST) -> None:
 
 def test_the_container_of_the_server_is_replaced_by_a_helper(engine: RealEngine, server: ServerContainer) -> None:
     before = server.facts
-    build_variant(engine, IMAGE, f"{VERSION}=1.1.0", 'ENTRYPOINT ["sh", "-c", "echo no home; exit 3"]', base=FIRST)
-
-    crashed = server.operator("update", OWN, "--host", "boat", "--watch", "1")
-
-    assert crashed.code == 1, crashed
-    assert "exit code 3" in crashed.err and "Its old image runs again" in crashed.err and "no home" in crashed.err
-    assert server.names == {OWN} and server.facts["Id"] == before["Id"] and not server.helpers()
     build_variant(engine, IMAGE, f"{VERSION}=1.2.0", base=FIRST)
 
     done = server.operator("update", OWN, "--host", "boat", "--watch", "1")
 
     assert done.code == 0, done
-    assert "a helper now replaces anvyl, the container of the server on boat." in done.out
+    assert "a helper now replaces anvyl and restarts this server on boat." in done.out
     assert "(1.2.0), was anvyl-test/server:1 (1.0.0)" in done.out
     now = server.facts
     assert server.names == {OWN} and now["Id"] != before["Id"] and server.version == "1.2.0"
@@ -163,15 +161,63 @@ def test_the_container_of_the_server_is_replaced_by_a_helper(engine: RealEngine,
     assert now["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
     log = json.loads(server.inside(ANVYL_MCP, "audit", "--json")[1])
     made = [one for one in log["records"] if one["tool"] in ("update_container", "replace_server")]
-    assert [(one["tool"], one["outcome"]) for one in made] == [
-        ("update_container", "ok"),
-        ("replace_server", "failed"),
-        ("update_container", "ok"),
-        ("replace_server", "ok"),
-    ]
+    assert [(one["tool"], one["outcome"]) for one in made] == [("update_container", "ok"), ("replace_server", "ok")]
     assert made[0]["operation"] == made[1]["operation"] and made[0]["who"] == made[1]["who"]
     events = json.loads(server.operator("history", OWN, "--host", "boat", "--json").out)["events"]
     assert {one["who"] for one in events if one["what"] in ("started", "stopped", "renamed")} == {made[0]["who"]}
+
+
+ROOT_MOUNT = (
+    "21 20 0:40 / / rw - overlay overlay rw,lowerdir=/l/A,upperdir=/var/lib/docker/overlay2/{layer}/diff,workdir=/w"
+)
+HOSTNAME = "22 21 8:1 {folder}/{id}/hostname /etc/hostname rw - ext4 /dev/sda1 rw"
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param("/var/lib/docker/containers", id="docker"),
+        pytest.param("/home/anna/.local/share/docker/containers", id="rootless"),
+        pytest.param("/run/user/1000/containers/overlay-containers", id="podman"),
+    ],
+)
+def test_a_server_knows_its_container_also_if_it_shares_the_network_of_another(folder: str) -> None:
+    """Containers with `network_mode: container:…` have the `/etc/hostname` of the other one."""
+
+    def inspected(identifier: str, layer: str, mode: str = "bridge", *places: str) -> dict[str, Any]:
+        graph = {"Data": {"UpperDir": f"/var/lib/docker/overlay2/{layer}/diff"} if layer else None}
+        mounts = [{"Destination": place} for place in places]
+        return {"Id": identifier, "HostConfig": {"NetworkMode": mode}, "GraphDriver": graph, "Mounts": mounts}
+
+    vpn, own, other = "a" * 64, "b" * 64, "c" * 64
+    root = ROOT_MOUNT.format(layer="one")
+    alone = parse_mounts(f"{root}\n{HOSTNAME.format(folder=folder, id=own)}")
+    assert is_own(inspected(own, "one"), alone) and not is_own(inspected(other, "two"), alone)
+
+    joined = parse_mounts(f"{root}\n{HOSTNAME.format(folder=folder, id=vpn)}")
+    assert is_own(inspected(own, "one", f"container:{vpn}"), joined)
+    assert not is_own(inspected(vpn, "two"), joined) and not is_own(inspected(other, "two", f"container:{vpn}"), joined)
+
+    # With containerd's image store the engine does not say where the layers are.
+    home = "23 21 8:1 /volumes/home/_data /var/lib/anvyl rw - ext4 /dev/sda1 rw"
+    joined = parse_mounts(f"{HOSTNAME.format(folder=folder, id=vpn)}\n{home}")
+    assert is_own(inspected(own, "", f"container:{vpn}", "/var/lib/anvyl"), joined)
+    assert not is_own(inspected(vpn, "", "bridge", "/gluetun"), joined)
+    assert not is_own(inspected(other, "", "bridge"), parse_mounts("")), "outside of containers"
+
+
+def test_the_way_to_docker_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = OwnMounts(frozenset({"a" * 64}))
+    monkeypatch.setattr(own_container, "own_mounts", lambda: here)
+    engine = Engine({"DOCKER_HOST": "tcp://socket-proxy:2375"})
+    networks = {"back": {"Aliases": ["socket-proxy"], "IPAddress": "10.0.0.2"}}
+    proxy = Part("tools-proxy-1", {"NetworkSettings": {"Networks": networks}})
+    web = Part("web", {"NetworkSettings": {"Networks": {"back": {"Aliases": ["web"], "IPAddress": "10.0.0.3"}}}})
+
+    own_container.check_keeps_engine(engine, [web])
+    with pytest.raises(Denied, match="reaches Docker through `tools-proxy-1`, and could not bring it back"):
+        own_container.check_keeps_engine(engine, [web, proxy])
+    own_container.check_keeps_engine(Engine({"DOCKER_HOST": "unix:///run/docker.sock"}), [proxy])
 
 
 @pytest.mark.long
@@ -189,6 +235,13 @@ def test_a_helper_that_is_killed_goes_on_and_leaves_one_server(engine: RealEngin
     log = json.loads(server.inside(ANVYL_MCP, "audit", "--tool", "replace_server", "--json")[1])
     assert [one["outcome"] for one in log["records"]] == ["ok", "failed", "failed", "ok"]
     assert server.inside(ANVYL_MCP, "audit", "verify")[0] == 0
+
+    before = server.facts["Id"]
+    build_variant(engine, IMAGE, f"{VERSION}=2.8.0", 'ENTRYPOINT ["sh", "-c", "echo no home; exit 3"]', base=FIRST)
+    crashed = server.operator("update", OWN, "--host", "boat", "--watch", "1")
+    assert crashed.code == 1, crashed
+    assert "exit code 3" in crashed.err and "Its old image runs again" in crashed.err and "no home" in crashed.err
+    assert server.names == {OWN} and server.facts["Id"] == before and not server.helpers()
 
     build_variant(engine, IMAGE, f"{VERSION}=2.9.0", 'ENTRYPOINT ["sleep", "3600"]', base=FIRST)
     silent = server.operator("update", OWN, "--host", "boat", "--watch", "1")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -316,6 +318,33 @@ def test_the_container_of_this_server_needs_more_rights_and_a_home_in_a_volume(
     assert engine.state("own") == "running" and names(engine) == {"own", "joined"}
 
 
+async def test_a_log_in_made_while_the_server_runs_is_used(
+    engine: RealEngine, registry: TagRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.push("private:1", version="1.0.0")
+    run(engine, registry, "web", "private:1")
+    registry.push("private:1", version="1.1.0")
+    known = f"Basic {base64.b64encode(b'anna:secret').decode()}"
+
+    def guarded(method: str, path: str, headers: Mapping[str, str]) -> tuple[int, dict[str, str], bytes] | None:
+        return None if headers.get("authorization") == known else (401, {"WWW-Authenticate": 'Basic realm="x"'}, b"{}")
+
+    def log_in(password: str) -> None:
+        auth = base64.b64encode(f"anna:{password}".encode()).decode()
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {registry.name: {"auth": auth}}}), encoding="utf-8")
+
+    registry.fault = guarded
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    log_in("mistyped")
+    async with aclosing(Node(load(), serving=True)) as here, Client(here.server) as client:
+        arguments = {"name": "web", "watch": 0, "min_age": "0"}
+        refused = await client.call_tool("update_container", arguments)
+        assert refused.is_error and "could not be pulled" in str(refused.content)
+        log_in("secret")
+        done = await client.call_tool("update_container", arguments)
+    assert not done.is_error and running_version(engine, "web") == "1.1.0"
+
+
 def test_an_old_image_goes_after_a_day_unless_it_is_used_or_has_another_tag(
     engine: RealEngine, registry: TagRegistry
 ) -> None:
@@ -370,7 +399,9 @@ async def test_a_cancelled_update_says_what_runs(engine: RealEngine, registry: T
     assert image_id(engine, registry.image("app:8")) == engine.api.inspect_container("web")["Image"]
 
 
-@pytest.mark.parametrize(("step", "version"), [("created", "9.0.0"), ("watching", "9.1.0")])
+@pytest.mark.parametrize(
+    ("step", "version"), [pytest.param("created", "9.0.0", marks=pytest.mark.long), ("watching", "9.1.0")]
+)
 async def test_an_update_whose_process_is_killed_is_put_right_at_the_next_start(
     engine: RealEngine, registry: TagRegistry, tmp_path: Path, step: str, version: str
 ) -> None:

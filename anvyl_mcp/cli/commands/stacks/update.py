@@ -13,7 +13,7 @@ from anvyl_mcp.cli.runtime.runner import ask_yes_no, run_command
 from anvyl_mcp.cli.runtime.tool_command import PlannedCall
 from anvyl_mcp.cli.terminal import bars
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined, InvalidInput, NotFound
+from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Declined, InvalidInput, NotFound, OnFailure
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.peers.changes import outcome, pending_update
 from anvyl_mcp.peers.changes.argument_check import check
@@ -198,7 +198,9 @@ async def _run(fleet: Fleet, name: str, steps: Sequence[PlannedCall], *, as_json
         answers.show_all(done)
     for number, one in enumerate(done):
         if pending_update.is_pending(one):
-            done[number] = await pending_update.wait(fleet, one)
+            goes_on = f"the helper on {one.host} goes on; the result will be in anvyl updates --host {one.host}"
+            with OnFailure(lambda _, said=goes_on: output.print_message(said)):  # type: ignore[misc]
+                done[number] = await pending_update.wait(fleet, one)
             if not as_json:
                 AnswerDisplay(None, [one.host], changing=name).show_all([done[number]])
     return done

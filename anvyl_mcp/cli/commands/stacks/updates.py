@@ -68,6 +68,9 @@ def _print_rest(done: Sequence[Outcome]) -> None:
     for one in done:
         result = one.answer.result or {}
         for row in result.get("updates") or ():
+            if note := row.get("note"):
+                output.print_message(f"{one.host}: {row.get('name')}: {note}")
+        for row in result.get("updates") or ():
             if link := row.get("notes"):
                 output.print_message(f"{one.host}: release notes of {row.get('name')}: {link}")
         if current := result.get("current"):
