@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from anvyl_mcp.cli.terminal import screen, streams
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import AnvylError, Declined
+from anvyl_mcp.core.errors import AnvylError, Declined, NothingToDo
 
 if TYPE_CHECKING:
     from anvyl_mcp.cli.terminal.live import LiveDisplay
@@ -45,8 +45,8 @@ def print_message(words: str) -> None:
 
 
 def print_error(error: AnvylError) -> None:
-    """Print an error and its hint; declining a prompt is not an error."""
-    if isinstance(error, Declined):
+    """Print an error and its hint; declining a prompt is not an error, nor is a change that was made before."""
+    if isinstance(error, Declined | NothingToDo):
         print_message(error.message)
         return
     print_message(f"error: {error.message}")

@@ -102,11 +102,13 @@ def status(as_json: JsonOption = False) -> None:
         for part in parts.values():
             if part.error:
                 output.print_message(f"{part.host}: {part.error}")
+        silent = any(part.state == "unknown" for part in parts.values())
+        what = "no host here, or one that could not be asked" if silent else "not a host here"
         paired = {part.node_id[:12] for part in parts.values() if part.node_id}
         for row in nodes:
             if row["id"] not in paired:
                 output.print_message(
-                    f"node {row['name']} ({row['role']}, {row['status']}) is in the Swarm and is not a host here"
+                    f"node {row['name']} ({row['role']}, {row['status']}) is in the Swarm and is {what}"
                 )
         for row in services:
             problem = f": {row['problem']}" if row.get("problem") else ""
