@@ -10,7 +10,7 @@ import re
 from anvyl_mcp.core.errors import NotUnderstood
 from anvyl_mcp.orchestrator.language.grounding import images_in
 from anvyl_mcp.orchestrator.language.normalize import THANKS
-from anvyl_mcp.orchestrator.language.vocabulary import COUNTED, LEAD_IN, NAME, NUMBERS, either
+from anvyl_mcp.orchestrator.language.vocabulary import COUNTED, LEAD_IN, NAME, NUMBERS, either, is_name
 from anvyl_mcp.orchestrator.rules.orders.scene import Scene
 from anvyl_mcp.orchestrator.rules.results.answers import Call
 
@@ -54,6 +54,8 @@ async def read(said: str, scene: Scene) -> Call | None:
             return Call(scene.tools["list_services"], {})  # says what a Swarm is for, if there is none
         raise NotUnderstood(f"it is not clear what `{name}` is", hint=f"name it: keep {replicas} of web running")
     if name not in services:
+        if not is_name(name):
+            return None
         image = name if images_in(name) else await _image_of(name, scene)
         if image:
             given = {"image": image, "name": re.split(r"[/:@]", name)[-2 if ":" in name else -1], "replicas": replicas}
