@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import anyio.to_thread
 from pydantic import BaseModel
 
-from anvyl_mcp.core.errors import AnvylError, Conflict
+from anvyl_mcp.core.errors import AnvylError, Conflict, EngineError
 from anvyl_mcp.server.engine import compat
 from anvyl_mcp.server.engine.engine import Engine
+from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.tool import Injected
 
 TOOLSET = "swarm"
@@ -23,6 +24,8 @@ WAYS = (
     "to have it: `anvyl swarm init --hosts A,B,C`; without it: one container on each host, with "
     "`anvyl run IMAGE --host A,B,C --restart unless-stopped`"
 )
+NOT_A_MANAGER = "not a swarm manager"
+"""What every engine says to who asks a worker, or one outside a Swarm, about nodes or services."""
 LOST = "without a Swarm nothing moves containers to another host when one fails, and nothing keeps their number"
 
 
@@ -93,6 +96,18 @@ def require_manager(engine: Engine) -> SwarmPart:
             hint="on the host see `docker info`; a locked one needs `docker swarm unlock`",
         )
     raise Conflict(f"this host is in no Swarm: {LOST}", hint=WAYS)
+
+
+@contextmanager
+def manager_errors(engine: Engine, doing: str) -> Iterator[None]:
+    """Translate errors of the engine; one about its part in a Swarm becomes that of `require_manager`."""
+    try:
+        with engine_errors(doing=doing):
+            yield
+    except EngineError as error:
+        if NOT_A_MANAGER in error.message:
+            require_manager(engine)
+        raise
 
 
 class SwarmWatch(Injected):

@@ -14,6 +14,7 @@ from anvyl_mcp.server.engine import compat
 from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine, ambiguous_id, check_unchanged
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.policy import object_names
+from anvyl_mcp.server.swarm.membership import manager_errors
 from anvyl_mcp.server.tool import Row
 
 Availability = Literal["active", "pause", "drain"]
@@ -43,7 +44,7 @@ class Node(Row):
 
 def list_nodes(engine: Engine) -> list[dict[str, Any]]:
     """`GET /nodes`."""
-    with engine_errors(doing="to list the nodes"):
+    with manager_errors(engine, "to list the nodes"):
         return compat.parse_list(engine.client().nodes(), compat.swarm_object)
 
 

@@ -15,6 +15,7 @@ from anvyl_mcp.server.engine.engine import Engine, ambiguous_id, check_unchanged
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.policy import object_names
 from anvyl_mcp.server.policy.guardrails import check_labels
+from anvyl_mcp.server.swarm.membership import manager_errors
 from anvyl_mcp.server.tool import CURRENT_TOOL, Row, Time
 
 ServiceName = Annotated[str, Field(description="name or id", min_length=1, json_schema_extra={"x-names": "service"})]
@@ -57,7 +58,7 @@ class Task(Row):
 
 def list_services(engine: Engine) -> list[dict[str, Any]]:
     """`GET /services`."""
-    with engine_errors(doing="to list the services"):
+    with manager_errors(engine, "to list the services"):
         found = engine.client().services()  # type: ignore[no-untyped-call]  # the stubs leave it out
         return compat.parse_list(found, compat.swarm_object)
 

@@ -70,6 +70,9 @@ async def test_the_tools_of_a_manager_come_and_go_with_the_swarm(engine: RealEng
         assert "nothing moves containers to another host when one fails" in lost["message"]
         assert "anvyl swarm init" in lost["hint"]
         assert "anvyl run" in lost["hint"]
+        for tool in ("scale_service", "drain_node"):
+            arguments = {"replicas": 2} if tool == "scale_service" else {}
+            assert await refused(client, tool, name="web", **arguments) == lost
 
         async def listen() -> None:
             async with client.listen(tools_list_changed=True) as events:
