@@ -72,7 +72,7 @@ class RuleChecks:
                 lasted = now - self._since.setdefault(key, now)
                 if lasted >= rule.seconds:
                     trouble = Trouble(host, one.trouble.kind, one.trouble.subject, rule.when)
-                    kept.append(Found(trouble, f"{one.message}{_lasting(rule)}", rule.urgent))
+                    kept.append(Found(trouble, f"{one.message}{_lasting(rule)}", rule.urgent, self._since[key]))
         states = ("unhealthy", "stopped", "restarting", "gone", "engine")
         for key in [one for one in self._since if one[1] == host and one[0].kind in states and one not in holding]:
             del self._since[key]
@@ -125,7 +125,7 @@ class RuleChecks:
                 continue
             seen.add(key)
             if now - self._since.setdefault(key, now) >= rule.seconds:
-                yield Found(trouble, f"{shown}{_lasting(rule)}", rule.urgent)
+                yield Found(trouble, f"{shown}{_lasting(rule)}", rule.urgent, self._since[key])
         if view.machine is not None if rule.is_about_machines else view.usage is not None:
             for key in [one for one in self._since if one[0] == rule and one[1] == view.host and one not in seen]:
                 del self._since[key]

@@ -38,11 +38,12 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A problem that a check found now."""
+    """A problem that a check found now. `began`: when it did, in Unix time; 0 if now."""
 
     trouble: Trouble
     message: str
     urgent: bool = False
+    began: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,8 +274,8 @@ class Watcher:
         now, current = time.time(), {one.trouble: one for one in found}
         for trouble, one in current.items():
             if trouble not in self._known:
-                self._known[trouble] = now
-                yield Alert(trouble, one.message, now, now, urgent=one.urgent)
+                began = self._known[trouble] = one.began or now
+                yield Alert(trouble, one.message, began, now, urgent=one.urgent)
         for trouble in [one for one in self._known if one.host == view.host and one not in current]:
             if _was_checked(trouble, view, listed):
                 began = self._known.pop(trouble)
