@@ -244,6 +244,8 @@ class Reader:
 @pytest.fixture(scope="module")
 def hosts(engine: RealEngine, second_engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """Both hosts, serving, without a language model."""
+    if not engine.private:
+        pytest.skip("gives an image the name nginx, which needs a private engine")
     home = tmp_path_factory.mktemp("reader")
     for one in (engine, second_engine):
         one.api.tag("busybox:latest", "nginx", "1.27")
@@ -267,6 +269,10 @@ def hosts(engine: RealEngine, second_engine: RealEngine, tmp_path_factory: pytes
             "nas,pi": "nas,desk",
         }
         yield Reader(home, desk, entry, words)
+    for one in (engine, second_engine):
+        one.clean()
+        one.api.remove_image("nginx:1.27", force=True)
+        one.api.prune_networks()
 
 
 @pytest.fixture
