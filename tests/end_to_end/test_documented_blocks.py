@@ -272,7 +272,8 @@ def hosts(engine: RealEngine, second_engine: RealEngine, tmp_path_factory: pytes
     for one in (engine, second_engine):
         one.clean()
         one.api.remove_image("nginx:1.27", force=True)
-        one.api.prune_networks()
+        for network in one.api.networks(names=["immich_default"]):
+            one.api.remove_network(network["Id"])
 
 
 @pytest.fixture
