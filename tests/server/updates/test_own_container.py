@@ -155,7 +155,9 @@ def test_the_container_of_the_server_is_replaced_by_a_helper(engine: RealEngine,
     assert "a helper now replaces anvyl and restarts this server on boat." in done.out
     assert "(1.2.0), was anvyl-test/server:1 (1.0.0)" in done.out
     now = server.facts
-    assert server.names == {OWN} and now["Id"] != before["Id"] and server.version == "1.2.0"
+    assert now["Id"] != before["Id"] and server.version == "1.2.0"
+    # The helper reports before it removes itself.
+    wait_until(lambda: server.names == {OWN})
     for part in ("Binds", "NetworkMode", "GroupAdd", "ReadonlyRootfs", "Tmpfs", "CapDrop", "SecurityOpt"):
         assert now["HostConfig"][part] == before["HostConfig"][part], part
     assert now["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
@@ -241,7 +243,8 @@ def test_a_helper_that_is_killed_goes_on_and_leaves_one_server(engine: RealEngin
     crashed = server.operator("update", OWN, "--host", "boat", "--watch", "1")
     assert crashed.code == 1, crashed
     assert "exit code 3" in crashed.err and "Its old image runs again" in crashed.err and "no home" in crashed.err
-    assert server.names == {OWN} and server.facts["Id"] == before and not server.helpers()
+    wait_until(lambda: server.names == {OWN} and not server.helpers())
+    assert server.facts["Id"] == before
 
     build_variant(engine, IMAGE, f"{VERSION}=2.9.0", 'ENTRYPOINT ["sleep", "3600"]', base=FIRST)
     silent = server.operator("update", OWN, "--host", "boat", "--watch", "1")
