@@ -76,7 +76,7 @@ ROOMS = {
         "app core evaluation.acts orchestrator orchestrator.ask orchestrator.models peers.changes "
         "peers.connection peers.fleet peers.hosts server"
     ),
-    "evaluation.acts": "core orchestrator.rules.results",
+    "evaluation.acts": "core core.values orchestrator.rules.results",
     "orchestrator": "core peers.changes peers.connection peers.fleet",
     "orchestrator.api": (
         "core core.redaction core.values orchestrator orchestrator.ask orchestrator.rules.results peers peers.changes "
