@@ -191,14 +191,14 @@ class Looks:
 
     def _recorded(self, when: past.Past, masked: str, rest: str, host: str, names: Sequence[str]) -> tuple[Look, str]:
         """A question about the past, and its words without those of the time."""
-        if not names and not when.trend and (pronoun := re.search(r"(?i)\b(?:its?|they|them|their)\b", rest)):
-            raise NotUnderstood(f"it is not clear what `{pronoun[0]}` is", hint="name it: peak memory of web this week")
-        rest = past.without_words(rest, when)
+        said, rest = rest, past.without_words(rest, when)
         listing = when.tool(self._tools)
         if not names or when.removal:  # it may be gone, and is called as it was
             calls = [self._call(listing, when.arguments(listing, ""), host)]
             unknown = [word for word in self._unread(rest, calls, ()) if is_name(word) and past.may_name(word, masked)]
             names = names if len(unknown) != 1 or unknown[0] in names else unknown
+        if not names and not when.trend and (pronoun := re.search(r"(?i)\b(?:its?|they|them|their)\b", said)):
+            raise NotUnderstood(f"it is not clear what `{pronoun[0]}` is", hint="name it: peak memory of web this week")
         calls = [self._call(listing, when.arguments(listing, name), host) for name in names or [""]]
         if when.why and when.wants == "events" and not when.deed:
             # The history says why it ended; what else went wrong is in its log.

@@ -172,10 +172,10 @@ def without_time(said: str, when: Past) -> str:
 
 def without_words(said: str, when: Past) -> str:
     """The text without all words that were read as a question about the past."""
-    said = without_time(said, when)
-    for words in _WORDS.values():
-        said = words.sub(lambda match: " " * len(match[0]), said)
-    return said
+    left = said = without_time(said, when)
+    for match in (match for words in _WORDS.values() for match in words.finditer(said)):
+        left = f"{left[: match.start()]}{' ' * len(match[0])}{left[match.end() :]}"
+    return left
 
 
 def may_name(word: str, said: str) -> bool:

@@ -41,6 +41,7 @@ YESTERDAY = {"since": "yesterday", "until": "yesterday"}
         ("pourquoi web a redémarré hier", "list_history", {"name": "web", **YESTERDAY}),
         ("wer hat db gestoppt", "list_history", {"name": "db", "since": "30d"}),
         ("who deleted old-web", "list_history", {"name": "old-web"}),
+        ("logs of old-web before it was removed", "list_history", {"name": "old-web", "kind": "deaths"}),
         ("was db down yesterday", "list_history", {"name": "db", **YESTERDAY}),
         ("what changed while I was away", "list_history", {"since": "24h", "kind": "changes"}),
         ("qué pasó ayer en web2", "list_history", YESTERDAY),
