@@ -9,6 +9,7 @@ from typing import Any
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.orchestrator.ask.claims import without_claims
+from anvyl_mcp.orchestrator.language.lexicon import is_english, sentence
 from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.question import Proposal
 from anvyl_mcp.orchestrator.rules.results.answers import (
@@ -78,15 +79,19 @@ def keep_answer(run: Run, tools: Mapping[str, ToolListing], model_text: str, *, 
     refused = any(not tools[name].reads for name in run.refused_tools if name in tools)
     about_changes = bool(changes or denied or refused or wants_change)
     kept = without_claims(model_text, changes) if about_changes else model_text
+    english = _is_english(run, model_text)
     if changes:
-        lines = [*wording.report(changes), *(not_done(_call(tools, one), OUTCOMES["denied"]) for one in denied), kept]
+        left = [_call(tools, one) for one in denied]
+        lines = wording.report(changes) if english else wording.marks(changes)
+        lines += [not_done(call, OUTCOMES["denied"]) if english else f"✗ {call}" for call in left]
+        lines.append(kept)
     elif denied:
-        lines = [CANCELLED, kept]
+        lines = [_in_language_of(run, model_text, "cancelled", CANCELLED), kept]
     elif kept != model_text or (wants_change and "?" not in model_text):
-        lines = [kept, UNCHANGED]
+        lines = [kept, _in_language_of(run, model_text, "unchanged", UNCHANGED)]
     else:
         # What a model has worked out itself is not worked out again, perhaps about more than was asked.
-        facts = [] if FIGURES.search(model_text) else _computed_answer(run, tools)
+        facts = [] if FIGURES.search(model_text) or not english else _computed_answer(run, tools)
         lines = [*_checked_text(run, model_text), *facts]
     return text.clean("\n".join([*(line for line in lines if line), *_describe_missing(run, lines)]))
 
@@ -128,7 +133,17 @@ def _checked_text(run: Run, model_text: str) -> list[str]:
     """The model's text, after a warning if it makes claims about hosts without a call."""
     if run.calls or run.failures or "?" in model_text or not FLEET_CLAIM.search(model_text):
         return [model_text]
-    return ["No host was asked.", model_text]
+    return [_in_language_of(run, model_text, "not_asked", "No host was asked."), model_text]
+
+
+def _is_english(run: Run, model_text: str) -> bool:
+    return is_english(f"{run.question.text}\n{model_text}")
+
+
+def _in_language_of(run: Run, model_text: str, key: str, english: str) -> str:
+    """One of our own sentences in the language of the model's text, if we speak it."""
+    said = f"{run.question.text}\n{model_text}"
+    return english if is_english(said) else sentence(key, said, english)
 
 
 def _describe_results(run: Run, tools: Mapping[str, ToolListing]) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic_core import SchemaValidator, core_schema
 from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound, NothingToDo
 from anvyl_mcp.core.values.arguments import coerce_arguments
 from anvyl_mcp.orchestrator import telemetry
+from anvyl_mcp.orchestrator.checks.call_checks import CallChecks
 from anvyl_mcp.orchestrator.checks.consent import RequiredConsent, RootReasons, no_root_reasons, required_consent
 from anvyl_mcp.orchestrator.checks.guard import Guard, PlacedCall
 from anvyl_mcp.orchestrator.checks.resolve import Inventory
@@ -260,19 +261,27 @@ class FleetToolset(AbstractToolset[Run]):
                 home = run.question.host or run.question.home
                 default = await resolve_targets(self._fleet, listing, placed.arguments, home)
                 selector = "" if placed.hosts == default else selector
-            if self._guard and set(placed.hosts) <= self._guard.hosts_said():
+            if self._guard and (
+                set(placed.hosts) <= self._guard.hosts_said()
+                or await self._guard.are_all_said(listing, placed.arguments, placed.hosts)
+            ):
                 selector = ""
         consent = required_consent(
             listing,
             placed.arguments,
             placed.hosts,
-            said=run.question.text,
+            said=self._guard.said if self._guard else run.question.text,
             root_reasons=self._root_reasons,
             selector=selector,
             by_rules=by_rules,
+            nothing_read=isinstance(self._guard, CallChecks) and not run.question.turns and not self._has_read(run),
         )
         expanded = self._guard is not None and self._guard.is_expanded(listing, placed.arguments)
         return replace(consent, unsaid=()) if expanded else consent
+
+    def _has_read(self, run: Run) -> bool:
+        """Whether the model has seen something that a host wrote, apart from what became of its changes."""
+        return bool(run.failures) or any(not call.ok or self._fleet.tool(call.tool).reads for call in run.calls)
 
     def _tool(self, listing: ToolListing) -> ToolsetTool[Run]:
         definition = ToolDefinition(

@@ -1,7 +1,8 @@
 """Decides which consent a change needs, from the words of the question alone.
 
-Approval in advance (`--yes`, `"approve": true`) covers what the question asks for. Names, images and numbers that a
-model has read may come from an attacker, so arguments that are not literally in the question are not covered. Arguments
+Approval in advance (`--yes`, `"approve": true`) covers what the question asks for. Objects have to be in the question
+literally. So do options, once a model has read something: names, images and numbers may then come from an attacker.
+Before that they are the model's own, and only those that reach other objects or the network have to be said. Arguments
 that give root on a host are never covered; a tool that gives root, like a command on the host, is covered only if the
 rules parsed it from the question.
 """
@@ -63,6 +64,10 @@ OPTION_WORDS: Mapping[str, str] = {
 """Words for an option, besides its name."""
 BARE_OPTIONS = frozenset({"name", "command", "image"})
 """Options whose value can be given without a word for them: `run busybox sleep 99`."""
+REACHING_OPTIONS = frozenset({"image", "command", "network", "ports", "volumes"})
+"""Options that reach other objects or the network, so that the question has to contain them in any case."""
+FORCE = "force"
+"""Implied when the question names what to remove: it only says that a running container goes, too."""
 NOT = re.compile(r"(?:n't|not|no|never|without)", re.IGNORECASE)
 
 
@@ -75,11 +80,13 @@ def required_consent(
     root_reasons: RootReasons,
     selector: str,
     by_rules: bool,
+    nothing_read: bool = False,
 ) -> RequiredConsent:
     """The consent that a call needs, for a question with the text `said`.
 
     `selector`: the hosts that the model chose, if they are not the default. `by_rules`: the rules made the call from
-    the question, so all arguments are in it.
+    the question, so all arguments are in it. `nothing_read`: the model has seen nothing of the hosts, so its options
+    are its own.
     """
     if listing.reads:
         return RequiredConsent(ConsentLevel.NONE)
@@ -91,7 +98,8 @@ def required_consent(
     unsaid = [
         f"{name}={text.format_value(value)}"
         for name, value in arguments.items()
-        if not words.contain_option(name, value, listing.arguments.get(name, {}), is_name=name in listing.names)
+        if not (nothing_read and _is_own_option(listing, name))
+        and not words.contain_option(name, value, listing.arguments.get(name, {}), is_name=name in listing.names)
     ]
     if selector and not words.contain_hosts(selector, hosts):
         unsaid.append(f"host={','.join(hosts)}")
@@ -103,6 +111,11 @@ def required_consent(
 def no_root_reasons(tool: str, arguments: Mapping[str, Any]) -> Sequence[str]:
     """Default `RootReasons`: none. Tools with the scope `exec` still need explicit consent."""
     return ()
+
+
+def _is_own_option(listing: ToolListing, name: str) -> bool:
+    """Whether an argument only says how a change is made, or what a new object is called."""
+    return name not in {*listing.required, *listing.names, *REACHING_OPTIONS, FORCE}
 
 
 def _by_scope(listing: ToolListing) -> tuple[str, ...]:
@@ -129,6 +142,8 @@ class QuestionWords:
         """Whether the words contain this value of an option. `is_name`: the value is the name of an object."""
         if value in (None, "", []) or value == schema.get("default"):
             return True
+        if option == FORCE:
+            return not self._positions(option) or self._mention(option)
         if isinstance(value, bool):
             return self._mention(option)
         if isinstance(value, list):
@@ -138,6 +153,10 @@ class QuestionWords:
         if "enum" in schema:
             return {stem(word) for word in re.split(r"[\s_-]+", str(value))} <= set(self._stems)
         needs_option = "default" in schema and option not in BARE_OPTIONS
+        published = str(value).rpartition(":")[0] if option == "ports" else ""
+        if published and self._contain_value(published, option):
+            # The port inside the container follows from the image; a person says the published one.
+            return True
         return self._contain_value(str(value), option if needs_option else "")
 
     def _mention(self, option: str) -> bool:

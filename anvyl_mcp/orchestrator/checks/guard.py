@@ -19,6 +19,7 @@ from anvyl_mcp.orchestrator.checks.quantifiers import expand
 from anvyl_mcp.orchestrator.checks.resolve import FleetObject, Inventory, places_of
 from anvyl_mcp.orchestrator.language.grounding import ground_arguments, ground_host, images_in
 from anvyl_mcp.orchestrator.language.intent import read_wish, verbs_of, words_after
+from anvyl_mcp.orchestrator.language.lexicon import translated
 from anvyl_mcp.orchestrator.language.normalize import mask, unmask
 from anvyl_mcp.orchestrator.language.places import EVERY, named, said_hosts
 from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, MARK, REFUSING
@@ -57,6 +58,7 @@ class Guard:
         self._run = run
         self._question = question
         self._said = f"{question.earlier}\n{question.text}".strip()
+        self._said_in_english = translated(question.text)[0]
         self._calls_made: set[str] = set()
         self.wish = read_wish(question.text, fleet.catalogue.values())
         self.inventory = Inventory(fleet)
@@ -129,10 +131,33 @@ class Guard:
         """Hosts, tags and `all` that a text names; of the whole question by default."""
         return self.places.hosts_named(said or self._said)
 
+    @property
+    def said(self) -> str:
+        """The text of the question, followed by its translation if it is in another language."""
+        english = self._said_in_english
+        return self._question.text if english == self._question.text else f"{self._question.text}\n{english}"
+
     def hosts_said(self) -> set[str]:
         """The hosts that the question names, each or by a tag."""
         places = [place for place in self.hosts_named(self._question.text) if place != "all"]
         return {host for place in places for host in self._fleet.select(place)}
+
+    async def are_all_said(self, listing: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]) -> bool:
+        """Whether hosts are those that the question means by words like `both` or `everywhere but on nas`."""
+        said = self._said_in_english
+        if not EVERY.search(said):
+            return False
+        places = [place for place in self.places.hosts_named(said) if place != "all"]
+        words = said.replace("-", " ")
+        if not places and any(named(words, tag) and self._is_tag_of(tag, hosts) for tag in self.places.tags):
+            return True
+        left = set(await self._hosts_with_objects(listing, arguments))
+        for place in places:
+            left = left - set(self._fleet.select(place)) if REFUSING.search(said) else set()
+        return set(hosts) == left
+
+    def _is_tag_of(self, tag: str, hosts: Sequence[str]) -> bool:
+        return set(self._fleet.select(f"@{tag}")) == set(hosts)
 
     def without_hosts(self, said: str) -> str:
         """The text without the hosts and tags in it."""

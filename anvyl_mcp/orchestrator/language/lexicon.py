@@ -18,6 +18,10 @@ from typing import Any
 FOLDER = Path(__file__).parent
 OTHERS = ("de", "fr", "es")
 """Languages besides English; each is one file here, named by its code."""
+WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+FEWEST_WORDS = 4
+ENGLISH_ONLY = frozenset({"the", "and", "are", "been", "have", "from", "there", "this", "that", "with", "which", "not"})
+"""Frequent words that de, fr, es and their neighbours do not have."""
 GAP = r"((?:\s+(?!(?:off|up|down|away|out)\b)[^\s,;]+){0,4}?)"
 
 
@@ -114,16 +118,32 @@ def translated(said: str) -> tuple[str, str]:
     It is taken for another language if that knows more of its words than English does.
     """
     said = unicodedata.normalize("NFC", said)
-    tokens = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", said.lower())
+    code = spoken_language(said)
+    return (_translate(said, code), words_of_language(code)["name"]) if code else (said, "")
+
+
+def spoken_language(said: str) -> str:
+    """The code of the language of a text; empty for English."""
+    tokens = WORD.findall(unicodedata.normalize("NFC", said).lower())
     known = sum(token in all_words() for token in tokens)
     best, code = 0, ""
     for other in OTHERS:
         number = sum(folded(token) in _single_words(other) for token in tokens)
         if number > best:
             best, code = number, other
-    if best <= known:
-        return said, ""
-    return _translate(said, code), words_of_language(code)["name"]
+    return code if best > known else ""
+
+
+def is_english(said: str) -> bool:
+    """Whether a text may be English: only another language does without the most frequent words for long."""
+    tokens = WORD.findall(said.lower())
+    return len(tokens) < FEWEST_WORDS or not ENGLISH_ONLY.isdisjoint(tokens)
+
+
+def sentence(key: str, said: str, default: str) -> str:
+    """One of our own sentences in the language of a text; the default if that is English."""
+    code = spoken_language(said)
+    return str(words_of_language(code)["answers"].get(key, default)) if code else default
 
 
 @cache
@@ -131,7 +151,7 @@ def _single_words(code: str) -> frozenset[str]:
     """Words of the forms of one language."""
     file = words_of_language(code)
     forms = [form for section in ("verbs", "words") for forms in file[section].values() for form in forms]
-    return frozenset(word for form in forms for word in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", folded(form)))
+    return frozenset(word for form in forms for word in WORD.findall(folded(form)))
 
 
 def _translate(said: str, code: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -133,6 +134,26 @@ def report(outcomes: Iterable[Outcome]) -> list[str]:
     return lines
 
 
+def marks(outcomes: Iterable[Outcome]) -> list[str]:
+    """Return the same facts for readers of any language: `✓ stop: jupyter, ollama (gpu)`, `✗ stop: web (pi): …`."""
+    groups: dict[tuple[str, str, str, str], list[Outcome]] = {}
+    for one in outcomes:
+        objects = ", ".join(str(one.arguments[name]) for name in SUBJECTS if one.arguments.get(name))
+        reason = f": {_sentence(one)}" if one.error is not None else _details(one).rstrip(".")
+        groups.setdefault((one.tool, objects, reason, "✗" if one.error else "✓"), []).append(one)
+    by_hosts: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}
+    for (tool, objects, reason, mark), group in groups.items():
+        hosts = tuple(dict.fromkeys(one.host for one in group if one.host))
+        by_hosts.setdefault((mark, tool, reason, hosts), []).append(objects)
+    lines = []
+    for (mark, tool, reason, hosts), named in by_hosts.items():
+        verb, noun = _verb_and_noun(tool)
+        words = verb if noun == "container" else f"{verb} {noun}"
+        where = f" ({', '.join(hosts)})" if hosts else ""
+        lines.append(f"{mark} {words}: {', '.join(named)}{where}{reason}")
+    return lines
+
+
 def failures(outcomes: Iterable[Outcome]) -> list[str]:
     """Describe failed calls in a few words each: `restart c1, c2 and c3 on nas (connection refused)`."""
     groups: dict[tuple[str, str, str], list[Outcome]] = {}
@@ -188,8 +209,9 @@ def _details(one: Outcome) -> str:
         parts = [*changed, *(map(str, published) if isinstance(published, list) else ()), str(result.get("note") or "")]
         return "".join(f"; {part}" for part in parts if part)
     words = one.answer.text
-    if result.get("removed") is True or not words:
-        return ""
+    said = {past_tense(verb), *re.findall(r"[\w./:@-]+", one.tool.replace("_", " ")), *map(str, one.arguments.values())}
+    if result.get("removed") is True or set(re.findall(r"[\w./:@-]+", words)) <= said:
+        return ""  # no more than the sentence itself says: `removed nginx:1.27`
     return f":\n{words}" if "\n" in words else f": {words}"
 
 

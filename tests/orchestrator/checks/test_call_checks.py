@@ -128,13 +128,62 @@ async def test_a_change_in_other_words_is_made_after_a_yes(
 
 
 @pytest.mark.parametrize(
+    ("question", "tool", "arguments"),
+    [
+        ("bin grafana on nas", "remove_container", {"name": "grafana", "host": "nas", "force": True}),
+        ("stop ollama", "stop_container", {"name": "ollama", "timeout": 90}),
+        (
+            "run nginx:1.27 on both prod boxes, port 8081",
+            "create_container",
+            {"image": "nginx:1.27", "name": "nginx", "ports": ["8081:80"], "host": "web1,web2", "restart": "always"},
+        ),
+        (
+            "lance un redis:7.2 sur gpu, avec 256 Mo max",
+            "create_container",
+            {"image": "redis:7.2", "name": "redis", "memory": "256m", "host": "gpu"},
+        ),
+        ("reinicia api en los dos servidores web", "restart_container", {"name": "api", "host": "web1,web2"}),
+        (
+            "erstelle auf allen web-hosts ein netzwerk namens intern",
+            "create_network",
+            {"name": "intern", "host": "@web"},
+        ),
+        ("stop web everywhere but on web1", "stop_container", {"name": "web", "host": "web2"}),
+    ],
+)
+async def test_yes_covers_what_the_words_name_however_the_model_does_it(
+    question: str, tool: str, arguments: dict[str, Any], model: CapableModel
+) -> None:
+    """Options that nobody said are the model's own while it has read nothing."""
+    reply = await model.ask(question, (tool, arguments), "That was it.", says=None)
+
+    assert [proposal.why for proposal in reply.proposals] == [""]
+
+
+async def test_yes_does_not_cover_an_option_that_a_model_may_have_read_somewhere(model: CapableModel) -> None:
+    listing, stopping = ("list_containers", {}), ("stop_container", {"name": "ollama", "timeout": 90})
+
+    reply = await model.ask("stop ollama", listing, stopping, "That was it.", says=None)
+
+    [proposal] = reply.proposals
+    assert not proposal.covered and "`timeout=90`" in proposal.why
+    assert "proposed after reading list_containers on nas" in proposal.why
+
+
+@pytest.mark.parametrize(
     ("question", "call", "why"),
     [
         ("what runs?", ("stop_container", {"name": "grafana"}), "your question only asks to look"),
         ("restart grafana", ("stop_container", {"name": "grafana"}), "you asked to restart"),
         ("stop the dashboards", ("stop_container", {"name": "grafana"}), "you did not say `name=grafana`"),
         ("clean up", ("remove_container", {"name": "certbot"}), "you did not say `name=certbot`"),
-        ("stop ollama", ("stop_container", {"name": "ollama", "timeout": 90}), "`timeout=90`"),
+        ("remove grafana, no force", ("remove_container", {"name": "grafana", "force": True}), "`force=true`"),
+        (
+            "run redis:7 on gpu",
+            ("create_container", {"image": "redis:7", "host": "gpu", "ports": ["6379:6379"]}),
+            "ports",
+        ),
+        ("stop web on web2, any idea?", ("stop_container", {"name": "web", "host": "web1"}), "`host=web1`"),
         ("run df on nas", ("execute_command", {"command": "df", "host": "nas"}), "needs the scope `exec`"),
     ],
 )
@@ -258,3 +307,49 @@ async def test_a_repeated_call_is_answered_once_and_a_third_ends_the_run(model: 
     assert hosts_called(reply) == hosts_called(ended) == ["nas"]
     assert "its result stands" in model.results[1]
     assert reply.answer.startswith("grafana and more.")
+
+
+@pytest.mark.parametrize(
+    ("question", "call", "said", "answer"),
+    [
+        (
+            "arrête jupyter et ollama sur gpu",
+            ("stop_container", {"name": "jupyter", "host": "gpu"}),
+            "J'ai arrêté jupyter.",
+            "✓ stop: jupyter (gpu)\nJ'ai arrêté jupyter.",
+        ),
+        (
+            "borra la imagen shop/api:2.3 de web1",
+            ("remove_image", {"image": "shop/api:2.3", "host": "web1"}),
+            "He borrado la imagen.",
+            "✓ remove image: shop/api:2.3 (web1)\nHe borrado la imagen.",
+        ),
+        (
+            "ferma vault per favore",
+            ("stop_container", {"name": "vault"}),
+            "Non posso fermare vault.",
+            "✗ stop: vault (nas): `vault` must not be changed through Anvyl: it has the label `anvyl.protect=true`.\n"
+            "Non posso fermare vault.",
+        ),
+        (
+            "remove the image shop/api:2.3 from web1",
+            ("remove_image", {"image": "shop/api:2.3", "host": "web1"}),
+            "Nobody used it.",
+            "Removed image shop/api:2.3 on web1.\nNobody used it.",
+        ),
+    ],
+)
+async def test_facts_beside_an_answer_in_another_language_need_no_english(
+    question: str, call: tuple[str, dict[str, Any]], said: str, answer: str, model: CapableModel
+) -> None:
+    reply = await model.ask(question, call, said)
+
+    assert reply.answer == answer
+
+
+async def test_a_declined_change_is_told_in_the_language_of_the_answer(model: CapableModel) -> None:
+    stopping = ("stop_container", {"name": "jupyter"})
+
+    reply = await model.ask("arrête le conteneur jupyter", stopping, "Très bien, jupyter continue.", says=False)
+
+    assert reply.answer == "Annulé ; rien n'a été changé.\nTrès bien, jupyter continue."
