@@ -158,8 +158,23 @@ class QuestionSession:
             tool = self._fleet.tool(name)
             in_answer = bool(answer) and not reply.waiting and (by_rules or not tool.reads)
             output.print_outcomes(tool, done, tables_only=in_answer, failures=not in_answer)
+        if by_rules and not reply.waiting:
+            answer = self._without_rows(answer)
         if answer:
             output.print_text(answer)
+
+    def _without_rows(self, answer: str) -> str:
+        """Remove from an answer the rows that stand above it as a table."""
+        for call in (one for one in self._run.calls if one.ok and one.answer.result):
+            schema = self._fleet.tool(call.tool).output_schema
+            field, result, words = text.rows_field(schema), call.answer.result or {}, text.clean(call.answer.text)
+            rows = text.clean(text.format_result({field: result.get(field)}, schema)) if field else ""
+            if not result.get(field) or not words.startswith(rows):
+                continue
+            rest = words.removeprefix(rows).strip("\n")
+            for block in (f"{call.host}:\n{words}", f"{call.host}: {words}"):
+                answer = answer.replace(block, f"{call.host}: {rest}" if rest else "")
+        return "\n".join(line for line in answer.split("\n") if line)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
