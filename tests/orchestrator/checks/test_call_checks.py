@@ -161,9 +161,9 @@ async def test_yes_covers_what_the_words_name_however_the_model_does_it(
 
 
 async def test_yes_does_not_cover_an_option_that_a_model_may_have_read_somewhere(model: CapableModel) -> None:
-    listing, stopping = ("list_containers", {}), ("stop_container", {"name": "ollama", "timeout": 90})
+    stopping = ("stop_container", {"name": "ollama", "timeout": 90})
 
-    reply = await model.ask("stop ollama", listing, stopping, "That was it.", says=None)
+    reply = await model.ask("stop ollama", ("list_containers", {}), stopping, "That was it.", says=None)
 
     [proposal] = reply.proposals
     assert not proposal.covered and "`timeout=90`" in proposal.why
