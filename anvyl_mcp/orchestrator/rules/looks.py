@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NotUnderstood
 from anvyl_mcp.orchestrator.checks import resolve
-from anvyl_mcp.orchestrator.language import phrases, questions
+from anvyl_mcp.orchestrator.language import questions
 from anvyl_mcp.orchestrator.language.argument_phrases import take_options
 from anvyl_mcp.orchestrator.language.grounding import ALSO_STOPPED
 from anvyl_mcp.orchestrator.language.intent import QUESTION, forms_of, verbs_of
@@ -25,9 +24,7 @@ from anvyl_mcp.orchestrator.language.questions import Query, Wants
 from anvyl_mcp.orchestrator.language.stemming import stem, stems
 from anvyl_mcp.orchestrator.language.vocabulary import (
     EMPTY,
-    FILLERS,
     LEAD_IN,
-    MARK,
     REFUSING,
     STANDS_FOR,
     STATES,
@@ -43,7 +40,7 @@ from anvyl_mcp.orchestrator.rules.orders.scene import Scene
 from anvyl_mcp.orchestrator.rules.orders.words import WORD
 from anvyl_mcp.orchestrator.rules.results import aggregate
 from anvyl_mcp.orchestrator.rules.results.answers import Call
-from anvyl_mcp.orchestrator.rules.tool_scores import HOSTS, LEAST, Fit, cues_of, fits
+from anvyl_mcp.orchestrator.rules.tool_scores import HOSTS, LEAST, Fit, cues_of, fits, phrase_tool, shows, suits
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.hosts import registry
 
@@ -275,10 +272,10 @@ class Looks:
         weighed = partial(fits, unnamed, tools, of_hosts=bool(host) or bool(HOSTS.search(masked)), named=bool(names))
         found = await ReaderThread().run(weighed)
         suited = [
-            replace(fit, weight=fit.weight * _suits(fit.listing, names) + _shows(fit.listing, names, rest))
+            replace(fit, weight=fit.weight * suits(fit.listing, names) + shows(fit.listing, names, rest))
             for fit in found
         ]
-        phrase = self._phrase(rest, tools, names)
+        phrase = phrase_tool(rest, tools, names, self._quoted)
         chosen = [phrase] if phrase else self._chosen(sorted(suited, key=lambda fit: -fit.weight), rest, names)
         if (
             not names
@@ -294,33 +291,6 @@ class Looks:
                 values.pop("grep", None)
             calls += [self._call(listing, given, host) for given in self._about(listing, values, names, rest)]
         return Look(calls, exact=phrase is not None)
-
-    def _phrase(self, rest: str, tools: Sequence[ToolListing], names: Sequence[str]) -> ToolListing | None:
-        """The tool whose phrase accounts for every word but names, options and fillers."""
-        found: list[tuple[int, ToolListing]] = []
-        for listing in tools:
-            asked = plain(" ".join(rest.split()), asks=True)
-            if listing.required and not names and not re.search(MARK, asked):
-                continue
-            left, _ = take_options(asked, listing.arguments, self._quoted, listing.names)
-            said = {
-                meaning(word)
-                for word in re.findall(r"[a-z][\w-]*", left.lower())
-                if not any(word in re.split(r"[-_. ]+", name.lower()) or word == name.lower() for name in names)
-            }
-            cues = {word for cue in cues_of(listing) for word in cue}
-            for phrase in listing.say:
-                literal = phrases.literals(phrase) - {"and", "or", "this", "there", "what", "which"}
-                words = said - ((EMPTY | FILLERS) - literal)
-                more = {word for word in words - literal if stem(word) not in cues and word not in STATES}
-                if (
-                    words
-                    and more <= {"show", "container"}
-                    and literal - {"show"} <= words
-                    and bool(names) == bool(phrases.holes(phrase))
-                ):
-                    found.append((len(literal & words), listing))
-        return max(found, key=lambda one: one[0])[1] if found else None
 
     async def _troubled(self, host: str) -> tuple[list[ToolListing], list[str]]:
         """For `what is wrong`: the list, and the logs of unhealthy containers."""
@@ -409,22 +379,3 @@ class Looks:
 
 def _parts(value: str) -> list[str]:
     return [one for one in {value.lower(), *re.split(r"[\s,:/_.-]+", value.lower())} if one]
-
-
-def _suits(tool: ToolListing, names: Sequence[str]) -> float:
-    """Weight of a tool for the named objects; a host's tool says little about a container."""
-    takes = "container" in tool.names.values() or "name" in tool.arguments
-    if tool.required and tool.names and "container" not in tool.names.values():
-        return 0.0
-    if names:
-        return (1.3 if tool.required else 1.0) if takes else 0.45
-    return 0.0 if tool.required else 1.0
-
-
-def _shows(tool: ToolListing, names: Sequence[str], rest: str) -> float:
-    """Weight of a part of an object that a tool shows in detail: `which networks does web use`."""
-    if not names or not tool.required:
-        return 0.0
-    parts = text.resolve_schema(tool.output_schema).get("properties", {})
-    lists = {stem(name) for name, schema in parts.items() if schema.get("type") in ("array", "object")}
-    return 0.6 * bool(lists & set(stems(rest)))

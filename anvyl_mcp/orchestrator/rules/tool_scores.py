@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anvyl_mcp.orchestrator.language import questions
+from anvyl_mcp.core import text
+from anvyl_mcp.orchestrator.language import phrases, questions
+from anvyl_mcp.orchestrator.language.argument_phrases import take_options
 from anvyl_mcp.orchestrator.language.normalize import mask, plain
-from anvyl_mcp.orchestrator.language.stemming import at, mended, stems
-from anvyl_mcp.orchestrator.language.vocabulary import HOST
+from anvyl_mcp.orchestrator.language.stemming import at, mended, stem, stems
+from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, FILLERS, HOST, MARK, STATES, meaning
 from anvyl_mcp.orchestrator.rules.results import aggregate
 from anvyl_mcp.peers.connection.listing import ToolListing
 
@@ -59,3 +61,52 @@ def cues_of(tool: ToolListing) -> list[tuple[str, ...]]:
     """Cues of a tool as stems: its words, and its phrases without placeholders."""
     cues = [tuple(stems(words)) for words in (*tool.about, *(re.sub(r"\{\w+\}", "", phrase) for phrase in tool.say))]
     return list(dict.fromkeys(cue for cue in cues if cue))
+
+
+def phrase_tool(
+    rest: str, tools: Sequence[ToolListing], names: Sequence[str], quoted: Sequence[str]
+) -> ToolListing | None:
+    """The tool whose phrase accounts for every word but names, options and fillers."""
+    found: list[tuple[int, ToolListing]] = []
+    for listing in tools:
+        asked = plain(" ".join(rest.split()), asks=True)
+        if listing.required and not names and not re.search(MARK, asked):
+            continue
+        left, _ = take_options(asked, listing.arguments, quoted, listing.names)
+        said = {
+            meaning(word)
+            for word in re.findall(r"[a-z][\w-]*", left.lower())
+            if not any(word in re.split(r"[-_. ]+", name.lower()) or word == name.lower() for name in names)
+        }
+        cues = {word for cue in cues_of(listing) for word in cue}
+        for phrase in listing.say:
+            literal = phrases.literals(phrase) - {"and", "or", "this", "there", "what", "which"}
+            words = said - ((EMPTY | FILLERS) - literal)
+            more = {word for word in words - literal if stem(word) not in cues and word not in STATES}
+            if (
+                words
+                and more <= {"show", "container"}
+                and literal - {"show"} <= words
+                and bool(names) == bool(phrases.holes(phrase))
+            ):
+                found.append((len(literal & words), listing))
+    return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def suits(tool: ToolListing, names: Sequence[str]) -> float:
+    """Weight of a tool for the named objects; a host's tool says little about a container."""
+    takes = "container" in tool.names.values() or "name" in tool.arguments
+    if tool.required and tool.names and "container" not in tool.names.values():
+        return 0.0
+    if names:
+        return (1.3 if tool.required else 1.0) if takes else 0.45
+    return 0.0 if tool.required else 1.0
+
+
+def shows(tool: ToolListing, names: Sequence[str], rest: str) -> float:
+    """Weight of a part of an object that a tool shows in detail: `which networks does web use`."""
+    if not names or not tool.required:
+        return 0.0
+    parts = text.resolve_schema(tool.output_schema).get("properties", {})
+    lists = {stem(name) for name, schema in parts.items() if schema.get("type") in ("array", "object")}
+    return 0.6 * bool(lists & set(stems(rest)))

@@ -166,20 +166,29 @@ async def test_a_stack_stops_starts_and_restarts_as_a_whole(client: Client, engi
 
 
 async def test_logs_of_a_stack_are_in_order_of_time(client: Client, engine: RealEngine) -> None:
-    script = "echo {0} first; sleep {1}; echo {0} second; sleep 3600"
+    script = "echo {0} first; until [ -e /go ]; do sleep 0.1; done; echo {0} second; sleep 3600"
     compose = json.dumps(
         {
             "services": {
-                name: {"image": "anvyl-test/web:1", "init": True, "command": ["sh", "-c", script.format(name, wait)]}
-                for name, wait in (("a", "1"), ("b", "2"))
+                name: {"image": "anvyl-test/web:1", "init": True, "command": ["sh", "-c", script.format(name)]}
+                for name in ("a", "b")
             }
         }
     )
     await call(client, "deploy_stack", name="talk", compose=compose)
-    logs = await call(client, "get_stack_logs", name="talk")
-    while len(logs["lines"]) < 4:
-        await anyio.sleep(0.1)  # there is no event for a line
+
+    async def logs_of(count: int) -> dict[str, Any]:
         logs = await call(client, "get_stack_logs", name="talk")
+        while len(logs["lines"]) < count:
+            await anyio.sleep(0.1)  # there is no event for a line
+            logs = await call(client, "get_stack_logs", name="talk")
+        return logs
+
+    await logs_of(2)
+    for number, name in enumerate(("a", "b"), 3):
+        command = engine.api.exec_create(f"talk-{name}-1", ["touch", "/go"])
+        engine.api.exec_start(command["Id"])
+        logs = await logs_of(number)
     assert sorted(logs["lines"][:2]) == ["a-1 | a first", "b-1 | b first"]
     assert logs["lines"][2:] == ["a-1 | a second", "b-1 | b second"]
     assert (await call(client, "get_stack_logs", name="talk", tail=1))["lines"] == ["b-1 | b second"]
