@@ -94,7 +94,8 @@ def read(said: str) -> Past | None:
     if _says("may", said) or (_says("made", said) and not _says("who", said)):
         return None
     deed = _says("deeds", said)
-    asks = deed and (_says("who", said) or _says("when_did", said) or _says("how_often", said))
+    why = _says("why", said) and _says("did", said)
+    asks = deed and (why or _says("who", said) or _says("when_did", said) or _says("how_often", said))
     when, remark = _interval(said, past=_says("did", said) or asks)
     if when is None and not remark:
         if not asks and not _says("last_run", said):

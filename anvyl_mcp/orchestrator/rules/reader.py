@@ -19,13 +19,13 @@ from anvyl_mcp.orchestrator.language import phrases
 from anvyl_mcp.orchestrator.language.intent import Wish, clauses, forms_of, read_wish, verbs_of
 from anvyl_mcp.orchestrator.language.lexicon import translated
 from anvyl_mcp.orchestrator.language.normalize import is_short, mask, only_wonders, plainly, unmask, written_out
-from anvyl_mcp.orchestrator.language.places import Places
+from anvyl_mcp.orchestrator.language.places import Places, named
 from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, LEAD_IN, meaning
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
 from anvyl_mcp.orchestrator.rules import command_lines, replicas, unknown_words
 from anvyl_mcp.orchestrator.rules.looks import Look, Looks
 from anvyl_mcp.orchestrator.rules.orders.scene import Objects, Scene
-from anvyl_mcp.orchestrator.rules.results.answers import Call
+from anvyl_mcp.orchestrator.rules.results.answers import MOST_NAMES, Call
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.hosts import registry
@@ -33,6 +33,10 @@ from anvyl_mcp.peers.hosts import registry
 SPLIT = re.compile(
     r"(?i)\s*[;.]\s+|\s*,?\s+(?:and\s+then|then|and\s+also|and\s+after\s+that|after\s+that)\s+|\s+and\s+(?=(?:list|show|display|print|inspect|tail|logs?|stats?)\b)"
 )
+
+UPDATE = "update_container"
+HELD = {"age": "its update is less than 3 days old", "failed": "its update failed before", "": ""}
+"""Why an update waits for somebody who names the container."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,7 @@ class Reader:
             steps.append(look.calls)
         if not steps:
             raise self._not_understood(said, quoted, scene)
+        steps, spared = await self._with_an_update(steps, said, scene)
         if option := command_lines.unread_option(said, [call for step in steps for call in step]):
             raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")
         await self._check_commands([call for step in steps for call in step], said, quoted, scene)
@@ -235,8 +240,41 @@ class Reader:
         if found.ignored:
             remarks.append("ignored: " + "; ".join(f"`{unmask(one, quoted)}`" for one in dict.fromkeys(found.ignored)))
         remarks += dict.fromkeys(unmask(one, quoted) for one in found.decided)
+        remarks += spared
         doubts = tuple(dict.fromkeys([*(note for note in notes if note.startswith("read `")), *found.doubts]))
         return Plan(tuple(tuple(step) for step in steps), remarks=tuple(remarks), doubts=doubts)
+
+    @staticmethod
+    async def _with_an_update(
+        steps: Sequence[Sequence[Call]], said: str, scene: Scene
+    ) -> tuple[list[list[Call]], list[str]]:
+        """`update everything` is about what has an update and is not held back; what is named is tried anyway.
+
+        Raises:
+            NothingToDo: nothing of it has an update.
+        """
+        meant = [call for step in steps for call in step if call.listing.name == UPDATE and not _is_named(call, said)]
+        if not meant:
+            return [list(step) for step in steps], []
+        found = {(one.host, one.name): str(one.row.get("held") or "") for one in await scene.look_up("update")}
+        unlisted = await scene.lookup.errors("update", scene.places.hosts)
+        spared, why = [], dict[str, list[str]]()
+        for call in meant:
+            name, host = str(call.arguments["name"]), str(call.arguments.get("host") or "")
+            places = [host] if host else [one.host for one in scene.of("container") if one.name == name]
+            held = [found[place, name] for place in places if (place, name) in found]
+            if not unlisted.keys() & set(places) and (not held or all(held)):
+                spared.append(call)
+                why.setdefault(HELD[held[0]] if held else "no update", []).append(name)
+        if len(spared) == len(meant):
+            reasons = "; ".join(f"{text.join_names(names)}: {reason}" for reason, names in why.items())
+            raise NothingToDo(f"nothing to update: {reasons}")
+        kept = [[call for call in step if call not in spared] for step in steps]
+        remarks = [
+            f"left out, {reason}: {', '.join(names) if len(names) <= MOST_NAMES else f'{len(names)} containers'}"
+            for reason, names in why.items()
+        ]
+        return [step for step in kept if step], remarks
 
     async def _is_object(self, word: str, scene: Scene) -> bool:
         kinds = ("container", "image", "network")
@@ -275,6 +313,10 @@ class Reader:
         tools = scene.tools.values()
         words = text.clean(unmask(said, quoted))[:80]
         return NotUnderstood(f"no rule fits `{words}`", hint=phrases.examples(tools, said))
+
+
+def _is_named(call: Call, said: str) -> bool:
+    return named(said, str(call.arguments.get("name") or ""))
 
 
 def selection_refused(words: str) -> NotUnderstood:

@@ -44,6 +44,7 @@ LOOKUPS = {
     "stack": Lookup("list_stacks", {"all": True, "limit": 1000}, "stacks"),
     "service": Lookup("list_services", {"limit": 1000}, "services"),
     "node": Lookup("list_nodes", {}, "nodes"),
+    "update": Lookup("list_updates", {}, "updates"),
 }
 
 

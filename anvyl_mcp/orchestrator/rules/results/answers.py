@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -176,8 +177,8 @@ def outcomes_of(call: Call, by_host: Mapping[str, Any]) -> list[Outcome]:
             call.listing.name,
             {name: value for name, value in call.arguments.items() if name != "host"},
             ToolAnswer(entry["result"], str(entry["text"]), None if entry["ok"] else AnvylError(str(entry["error"]))),
-            entry["seconds"],
-            entry["arrived"],
+            float(entry.get("seconds") or 0.0),
+            float(entry.get("arrived") or time.time()),
         )
         for host, entry in by_host.items()
     ]
