@@ -64,8 +64,8 @@ OPTION_WORDS: Mapping[str, str] = {
 """Words for an option, besides its name."""
 BARE_OPTIONS = frozenset({"name", "command", "image"})
 """Options whose value can be given without a word for them: `run busybox sleep 99`."""
-REACHING_OPTIONS = frozenset({"image", "command", "network", "ports", "volumes"})
-"""Options that reach other objects or the network, so that the question has to contain them in any case."""
+REACHING_OPTIONS = frozenset({"image", "command", "network", "ports", "volumes", "min_age"})
+"""Options that reach other objects or the network, or lift a protection: the question always has to contain them."""
 FORCE = "force"
 """Implied when the question names what to remove: it only says that a running container goes, too."""
 NOT = re.compile(r"(?:n't|not|no|never|without)", re.IGNORECASE)
