@@ -121,7 +121,7 @@ class Reader:
         if command := await self._command(said, quoted, scene):
             return Plan(((command,),), remarks=notes)
         if kept := await replicas.read(said, scene):
-            return Plan(((kept,),), remarks=notes)
+            return Plan(((kept,),), remarks=(*notes, *replicas.remark(kept, scene)))
         wish = await self._thread.run(partial(read_wish, said, scene.tools.values()))
         if wish.intent == "change" and only_wonders(said) and not self._is_imperative(said, scene):
             wish = Wish("read")

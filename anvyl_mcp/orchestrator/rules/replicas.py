@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from anvyl_mcp.core.errors import NotUnderstood
+from anvyl_mcp.core.errors import NotFound, NotUnderstood
 from anvyl_mcp.orchestrator.language.grounding import images_in
 from anvyl_mcp.orchestrator.language.normalize import THANKS
 from anvyl_mcp.orchestrator.language.vocabulary import COUNTED, LEAD_IN, NAME, NUMBERS, either, is_name
@@ -34,11 +34,21 @@ WAYS = tuple(
 PRONOUN = frozenset({"it", "this", "that", "these", "those", "them"})
 
 
+ONLY_THE_IMAGE = "only the image of the container is used: its command, ports, volumes and environment are not"
+
+
+def remark(call: Call, scene: Scene) -> tuple[str, ...]:
+    """What a service that is made of a container lacks."""
+    of_container = call.arguments.get("name") in scene.names("container")
+    return (ONLY_THE_IMAGE,) if call.listing.name == "create_service" and of_container else ()
+
+
 async def read(said: str, scene: Scene) -> Call | None:
     """The call for an order about replicas; None if it is no such order.
 
     Raises:
         NotUnderstood: it is not clear of what.
+        NotFound: what it names does not exist.
     """
     lead = LEAD_IN.match(said)
     sentence = THANKS.sub("", said[lead.end() if lead else 0 :]).strip()
@@ -60,10 +70,17 @@ async def read(said: str, scene: Scene) -> Call | None:
         if image:
             given = {"image": image, "name": re.split(r"[/:@]", name)[-2 if ":" in name else -1], "replicas": replicas}
             return Call(scene.tools["create_service"], given)
+        if match.re in WAYS[:2]:
+            raise NotFound(
+                f"no host has a service, a container or an image `{name}`",
+                hint=f"see anvyl ps and anvyl images, or name an image: keep {replicas} of nginx:1.27 running",
+            )
     return Call(scene.tools["scale_service"], {"name": name, "replicas": replicas})
 
 
 async def _image_of(name: str, scene: Scene) -> str:
-    """The image of the container of a name; empty if there is none, or several images."""
+    """The image of the container of a name, or an image that a host has; empty if there is none, or several."""
     images = {str(one.row.get("image") or "") for one in await scene.look_up("container") if one.name == name}
+    if not images:
+        images = {one.name for one in await scene.look_up("image") if one.name in (name, f"{name}:latest")}
     return images.pop() if len(images) == 1 else ""

@@ -68,6 +68,7 @@ async def test_a_question_about_the_past_is_asked_of_the_records(
         ("its peak this week", "`its`"),
         ("what was the temperature of nas yesterday", "`temperature` is not recorded"),
         ("scale web to 5", "no host is in a Swarm"),
+        ("scale plex to 5", "no host has a service, a container or an image `plex`"),
         ("keep five of these running across the fleet", "anvyl swarm init"),
         ("halte drei kopien von web am laufen", "no host is in a Swarm"),
     ],
