@@ -93,9 +93,7 @@ def test_a_list_of_several_hosts_is_counted_with_the_latest_and_what_was_not_rec
     found = answers("what changed today?", "list_history", {"desk": history(START), "nas": short}, name="")
 
     assert found == [
-        "2 events on desk and nas, the newest first:",
-        "  web was started outside Anvyl on desk at 02:05.",
-        "  ops stopped web on nas at 02:00 (exit code 143).",
+        "2 events on desk and nas; the latest: web was started outside Anvyl on desk at 02:05.",
         "History is kept since 01:00 on nas.",
         "Nothing was recorded from 04:00 to 05:00 on nas.",
     ]

@@ -49,7 +49,6 @@ RAN = re.compile(r"\b(?:was|were)\b.*\b(?:running|up|online|alive)\b|\bran\b", r
 DISK = frozenset({"disk", "full", "space", "storage", "filling", "fill"})
 LINES = 8
 LINES_ALONE = 50
-MOST_LISTED = 10
 NOTHING = "Nothing like that was recorded in that time."
 SHOWN_HOSTS = 8
 MOST_RANKED = 3
@@ -95,7 +94,7 @@ def sentences(
     results = {host: _corrected(entry) for host, entry in answered.items() if entry["result"]}
     name = str(arguments.get("name") or "")
     if name and (unknown := _unknown(results)):
-        return unknown
+        return [*unknown, *_kept_since(results, DayWords())]
     if text.rows_field(text.resolve_schema(listing.output_schema)) == "events":
         lines = _of_events(question, name, results, _entries(results))
     else:
@@ -161,12 +160,10 @@ def _of_events(
 
 
 def _listed(results: Mapping[str, Mapping[str, Any]], entries: Sequence[Entry], days: DayWords) -> list[str]:
-    """The number of entries, and the newest ones."""
+    """The number of entries, and the newest; all are in the table beside the answer."""
     total = sum(int(result.get("total", 0)) for result in results.values())
-    lines = [f"  {entry.sentence(days)}" for entry in entries[:MOST_LISTED]]
-    left = total - len(lines)
-    more = [f"  … and {left} more; say a shorter time, or one container"] if left > 0 else []
-    return [f"{text.plural(total, 'event')} on {text.join_names(list(results))}, the newest first:", *lines, *more]
+    places = text.join_names(list(results))
+    return [f"{text.plural(total, 'event')} on {places}; the latest: {entries[0].sentence(days)}"]
 
 
 def _counted(name: str, stems: Sequence[str], entries: Sequence[Entry], days: DayWords) -> str:
@@ -252,6 +249,16 @@ def _amount(measure: str, value: float) -> str:
     return text.format_size(value) if measure == "memory" else f"{value:g} %"
 
 
+def _kept_since(results: Mapping[str, Mapping[str, Any]], days: DayWords) -> list[str]:
+    """Since when history is kept, where that is later than what was asked for."""
+    late: dict[str, list[str]] = {}
+    for host, result in results.items():
+        kept, since = moment_of(result.get("kept_since")), moment_of(result.get("since"))
+        if kept and since and kept > since:
+            late.setdefault(days.of(str(result["kept_since"])), []).append(host)
+    return [f"History is kept since {when} on {text.join_names(hosts)}." for when, hosts in late.items()]
+
+
 def _limits(results: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
     """What is not known: the time before the history begins, gaps in it, and why it is not recorded."""
     days = DayWords()
@@ -260,12 +267,7 @@ def _limits(results: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
         for host, result in results.items()
         if not name or result.get("events") or result.get("usage") or result.get("state")
     }
-    late: dict[str, list[str]] = {}
-    for host, result in known.items():
-        kept, since = moment_of(result.get("kept_since")), moment_of(result.get("since"))
-        if kept and since and kept > since:
-            late.setdefault(days.of(str(result["kept_since"])), []).append(host)
-    lines = [f"History is kept since {when} on {text.join_names(hosts)}." for when, hosts in late.items()]
+    lines = _kept_since(known, days)
     for host, result in known.items():
         lines += [
             f"Nothing was recorded from {days.of(gap['start'])} to {days.of(gap['end'])} on {host}."
