@@ -70,7 +70,7 @@ OWN = {
     "stacks": r"/containers/(json|NAME/json)|/networks|/volumes|/images/(json|IMAGE/json)",
     "history": r"/events|/containers/(json|NAME/json)|/info",
     "swarm": r"/info|/images/(json|IMAGE/json)|/distribution/IMAGE/json|/services(/(create|NAME|NAME/(update|logs)))?|"
-    r"/nodes(/NAME(/update)?)?|/tasks|/networks",
+    r"/nodes(/NAME(/update)?)?|/tasks|/networks|/volumes/NAME",
     "updates": r"/containers/(json|NAME/json)|/images/(json|create|IMAGE/json)|/volumes/NAME",
 }
 """Request paths that each toolset may use."""

@@ -135,9 +135,12 @@ def spoken_language(said: str) -> str:
 
 
 def is_english(said: str) -> bool:
-    """Whether a text may be English: only another language does without the most frequent words for long."""
+    """Whether a text may be English: another language knows fewer of its words, and does without the most frequent."""
+    if spoken_language(said):
+        return False
     tokens = WORD.findall(said.lower())
-    return len(tokens) < FEWEST_WORDS or not ENGLISH_ONLY.isdisjoint(tokens)
+    known = sum(token in all_words() for token in tokens)
+    return len(tokens) < FEWEST_WORDS or not ENGLISH_ONLY.isdisjoint(tokens) or 3 * known >= len(tokens)
 
 
 def sentence(key: str, said: str, default: str) -> str:
