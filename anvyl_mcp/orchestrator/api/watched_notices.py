@@ -16,7 +16,7 @@ from anvyl_mcp.peers.watch.watch_file import WatchState
 
 
 class WatchedNotice(BaseModel):
-    """One notice. `subject` is a container or a disk; `muted`: nobody is told about it now."""
+    """One notice. `subject` is a container or a disk; `muted`: no notice is sent about it now."""
 
     host: str
     subject: str

@@ -253,20 +253,20 @@ class Reader:
         Raises:
             NothingToDo: nothing of it has an update.
         """
-        meant = [call for step in steps for call in step if call.listing.name == UPDATE and not _is_named(call, said)]
-        if not meant:
+        unnamed = [call for step in steps for call in step if call.listing.name == UPDATE and not _is_named(call, said)]
+        if not unnamed:
             return [list(step) for step in steps], []
         found = {(one.host, one.name): str(one.row.get("held") or "") for one in await scene.look_up("update")}
         unlisted = await scene.lookup.errors("update", scene.places.hosts)
         spared, why = [], dict[str, list[str]]()
-        for call in meant:
+        for call in unnamed:
             name, host = str(call.arguments["name"]), str(call.arguments.get("host") or "")
             places = [host] if host else [one.host for one in scene.of("container") if one.name == name]
             held = [found[place, name] for place in places if (place, name) in found]
             if not unlisted.keys() & set(places) and (not held or all(held)):
                 spared.append(call)
                 why.setdefault(HELD[held[0]] if held else "no update", []).append(name)
-        if len(spared) == len(meant):
+        if len(spared) == len(unnamed):
             reasons = "; ".join(f"{text.join_names(names)}: {reason}" for reason, names in why.items())
             raise NothingToDo(f"nothing to update: {reasons}")
         kept = [[call for call in step if call not in spared] for step in steps]
@@ -320,5 +320,5 @@ def _is_named(call: Call, said: str) -> bool:
 
 
 def selection_refused(words: str) -> NotUnderstood:
-    """A question beside an order is not understood."""
+    """Error for a question in the same sentence as an order."""
     return NotUnderstood(f"no rule fits `{text.clean(words.strip())[:80]}`", hint="ask for it separately")

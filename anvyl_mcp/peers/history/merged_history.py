@@ -78,15 +78,17 @@ def merge(outcomes: Sequence[Outcome]) -> MergedHistory:
             merged.skews[one.host] = clock.skew
             away = f"{text.format_duration(abs(clock.skew))} {'ahead' if clock.skew > 0 else 'behind'}"
             merged.notes.append(f"the clock of {one.host} is {away}; its times are corrected")
-        told = clock.corrected_result(result)
+        corrected = clock.corrected_result(result)
         if found and result.get("name") and not result.get("events"):
-            told["note"] = ""  # that one host does not know a name is of no interest if another does
+            corrected["note"] = ""  # that one host does not know a name is of no interest if another does
         where = "" if len(outcomes) == 1 else f"{one.host}: "
-        merged.states += filter(None, [state_words(told, days, one.host if where else "")])
+        merged.states += filter(None, [state_words(corrected, days, one.host if where else "")])
         merged.events += [
-            HostEvent(one.host, moment, event) for event in told["events"] if (moment := moment_of(event.get("time")))
+            HostEvent(one.host, moment, event)
+            for event in corrected["events"]
+            if (moment := moment_of(event.get("time")))
         ]
-        merged.notes += [f"{where}{words}" for words in missing_words(told, days)]
+        merged.notes += [f"{where}{words}" for words in missing_words(corrected, days)]
         merged.hidden += int(result.get("more") or 0)
     merged.events.sort(key=lambda event: event.time, reverse=True)
     return merged
@@ -110,10 +112,10 @@ class HostClock:
 
     def corrected_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """A result of a history tool with all its times."""
-        told = self._corrected_fields(result, "state_since", "kept_since", "clock_set", "since", "until")
-        told["gaps"] = [self._corrected_fields(gap, "start", "end") for gap in result.get("gaps") or ()]
-        told["events"] = [self._corrected_fields(event, "time", "first") for event in result.get("events") or ()]
-        return told
+        corrected = self._corrected_fields(result, "state_since", "kept_since", "clock_set", "since", "until")
+        corrected["gaps"] = [self._corrected_fields(gap, "start", "end") for gap in result.get("gaps") or ()]
+        corrected["events"] = [self._corrected_fields(event, "time", "first") for event in result.get("events") or ()]
+        return corrected
 
     def _corrected_fields(self, fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
         """The same fields, some of which are times."""

@@ -237,7 +237,7 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
     rows = [(host, row) for host, result in results.items() for row in result[field]]
     places = text.join_names(list(results))
     if call.listing.toolset == "updates":  # from which version to which says more than their number
-        return [] if rows else [f"No {noun}s on {places}.", *_beside_rows(noun, answered)]
+        return [] if rows else [f"No {noun}s on {places}.", *_other_lines(noun, answered)]
     at_least = "at least " if any(result.get("more") for result in results.values()) else ""
     if (subject := call.arguments.get("name")) and (not rows or _states(rows[0][1]) - {""}):
         exact = [f"{_name(row)} is {_state(row)} on {host}" for host, row in rows if _name(row) == subject]
@@ -267,7 +267,7 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
             + (f"no answer from {text.join_names(silent)}." if silent else "all answer.")
         ]
     if not rows and not any(result.get("total") for result in results.values()):
-        return [f"No {noun}s on {places}.", *_beside_rows(noun, answered)]
+        return [f"No {noun}s on {places}.", *_other_lines(noun, answered)]
     if rows and "name" not in rows[0][1] and "tags" not in rows[0][1]:
         return _sums(call.listing, results)
     if "many" in said and len(results) > 1:
@@ -276,8 +276,8 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
     return [f"{', '.join(counts)}."]
 
 
-def _beside_rows(noun: str, answered: Mapping[str, Any]) -> list[str]:
-    """What hosts say beside an empty list, like what was not looked at."""
+def _other_lines(noun: str, answered: Mapping[str, Any]) -> list[str]:
+    """Lines of the hosts' texts apart from the empty list, such as what was not checked."""
     said: dict[str, list[str]] = {}
     for host, entry in answered.items():
         for line in str(entry["text"]).splitlines():

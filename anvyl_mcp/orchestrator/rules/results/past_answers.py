@@ -149,18 +149,18 @@ def _of_events(
             return _listed(results, entries, days)
         return [entries[0].sentence(days), *_last_lines(entries[:1]), *states]
     stems = verbs[0] if verbs else ENDS
-    meant = _meant(stems, entries, exact=not name or (stems is ENDS and bool(IS_IT_SO.search(question))))
-    if not meant:
+    matching = _matching(stems, entries, exact=not name or (stems is ENDS and bool(IS_IT_SO.search(question))))
+    if not matching:
         nothing = "No end of it was recorded in that time." if stems is ENDS and name else NOTHING
         return [nothing, *([entries[0].sentence(days)] if name and entries else []), *states]
-    lines = [meant[0].sentence(days)]
+    lines = [matching[0].sentence(days)]
     if WHY.search(question):
-        return [*lines, *_last_lines(meant[:1]), *states]
-    return [*lines, *(one.sentence(days) for one in meant[1:MOST_RANKED] if not name), *states]
+        return [*lines, *_last_lines(matching[:1]), *states]
+    return [*lines, *(one.sentence(days) for one in matching[1:MOST_RANKED] if not name), *states]
 
 
 def _listed(results: Mapping[str, Mapping[str, Any]], entries: Sequence[Entry], days: DayWords) -> list[str]:
-    """The number of entries, and the newest; all are in the table beside the answer."""
+    """The number of entries, and the newest; the table shows all of them."""
     total = sum(int(result.get("total", 0)) for result in results.values())
     places = text.join_names(list(results))
     return [f"{text.plural(total, 'event')} on {places}; the latest: {entries[0].sentence(days)}"]
@@ -168,10 +168,10 @@ def _listed(results: Mapping[str, Mapping[str, Any]], entries: Sequence[Entry], 
 
 def _counted(name: str, stems: Sequence[str], entries: Sequence[Entry], days: DayWords) -> str:
     """`web: 3 times in that time; the latest: web crashed on nas at 03:12.`"""
-    meant = _meant(stems, entries, exact=True)
-    times = sum(int(one.fields.get("times", 1)) for one in meant)
+    matching = _matching(stems, entries, exact=True)
+    times = sum(int(one.fields.get("times", 1)) for one in matching)
     about = f"{name}: " if name else ""
-    return f"{about}{text.plural(times, 'time')}; the latest: {meant[0].sentence(days)}" if meant else NOTHING
+    return f"{about}{text.plural(times, 'time')}; the latest: {matching[0].sentence(days)}" if matching else NOTHING
 
 
 def _before_end(name: str, entries: Sequence[Entry], days: DayWords, states: Sequence[str]) -> list[str]:
@@ -189,7 +189,7 @@ def _verbs(question: str) -> list[Sequence[str]]:
     return [found[0] for forms in words if (found := [ASKED[verb] for one in forms if (verb := meaning(one)) in ASKED])]
 
 
-def _meant(stems: Sequence[str], entries: Sequence[Entry], *, exact: bool) -> list[Entry]:
+def _matching(stems: Sequence[str], entries: Sequence[Entry], *, exact: bool) -> list[Entry]:
     """The entries that a verb is about, newest first. Not `exact`: of the best kind only."""
     if exact:
         return [entry for entry in entries if any(stem in entry.what for stem in stems)]
