@@ -34,7 +34,7 @@ EXPLAIN = re.compile(r"\bwhy\b|\bexplain\b|\bsummar|\bwrong with\b|\bhow come\b"
 HOW_MANY = re.compile(r"\bhow many\b|\bnumber of\b|\bcount\b", re.IGNORECASE)
 FIGURES = re.compile(r"\d+")
 FLEET_CLAIM = re.compile(
-    r"\d|\b(?:is|are|was|were|has|have|runs?)\b.*\b(?:running|stopped|exited|healthy|unhealthy|up|down|fine|ok|free|full)\b",
+    r"\d|\b(?:is|are|was|were|has|have|runs?)\b.{0,120}\b(?:running|stopped|exited|healthy|unhealthy|up|down|fine|ok|free|full)\b",
     re.IGNORECASE,
 )
 """Claims about the state of a host."""

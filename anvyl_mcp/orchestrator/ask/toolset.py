@@ -8,12 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic_ai import ApprovalRequired, RunContext, ToolFailed, ToolReturn, UsageLimitExceeded
-from pydantic_ai.messages import ModelResponse, ToolCallPart
+from pydantic_ai.messages import INVALID_JSON_KEY, ModelResponse, ToolCallPart
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
-from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound, NothingToDo
+from anvyl_mcp.core.errors import (
+    AnvylError,
+    ApprovalNeeded,
+    Conflict,
+    Denied,
+    ModelUnavailable,
+    NotFound,
+    NothingToDo,
+)
 from anvyl_mcp.core.values.arguments import coerce_arguments
 from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.checks.call_checks import CallChecks
@@ -94,6 +102,12 @@ class FleetToolset(AbstractToolset[Run]):
             _count_call(listing, run)
         approved = run.proposals.get(ctx.tool_call_id or "") if ctx.tool_call_approved else None
         try:
+            if INVALID_JSON_KEY in tool_args:
+                raise ModelUnavailable(
+                    f"the model sent arguments for `{name}` that are not JSON",
+                    hint="try a larger model, or let this one plan: export ANVYL_DRIVE=plan",
+                    call_hint="make the call again, with one JSON object as arguments",
+                )
             # An approved call is executed unchanged.
             exact = PlacedCall(approved.arguments, approved.hosts) if approved else None
             if approved:

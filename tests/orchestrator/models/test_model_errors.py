@@ -9,7 +9,17 @@ from __future__ import annotations
 import pytest
 
 from tests.support.hosts.nodes import anvyl
-from tests.support.model_server import ListedModel, ModelServer, Reply, completion, error, raw, text
+from tests.support.model_server import (
+    FAILURES,
+    ListedModel,
+    ModelServer,
+    Reply,
+    completion,
+    error,
+    raw,
+    text,
+    tool_call,
+)
 
 UNCLEAR = "could you have a look whether the wiki thing feels sluggish to you today"
 """A question that the rules do not understand."""
@@ -44,6 +54,13 @@ ERRORS: dict[str, tuple[Reply, str, str]] = {
     "calls announced": (completion({"content": None}, finish_reason="tool_calls"), "sent none", "ANVYL_DRIVE=plan"),
     "unreadable call": (text("<|tool_call_start|>[stop("), "cannot be read", "ANVYL_DRIVE=plan"),
     "unloaded": (error("Model unloaded.", status=400, as_text=True), "Model unloaded", "load one: anvyl models"),
+    "too many requests": (error("Rate limit reached", status=429), "has too many requests: Rate limit", "later"),
+    "half of a JSON": (FAILURES["half of a JSON"], "cannot be used: it is not JSON", "check ANVYL_LMSTUDIO_URL"),
+    "a smaller context than listed": (
+        error("This model's maximum context length is 4096 tokens, your messages have 5120.", status=400),
+        "do not fit into the context of 4096 tokens",
+        "more context",
+    ),
     "something new": (error("the flux is not inverted", status=418), "flux is not inverted", "anvyl doctor"),
 }
 
@@ -65,7 +82,30 @@ def test_the_models_error_is_reported_if_the_rules_do_not_understand(model_serve
     error = done.json["error"]
     assert error["code"] == "not_understood"
     assert words in error["message"] and step in error["hint"]
+    assert "model server" not in error["message"] or model_server.url in error["message"] or reply.status == 200
     assert "no rule" not in error["message"] + error["hint"]
+
+
+def test_arguments_that_are_not_json_go_back_to_the_model(model_server: ModelServer) -> None:
+    broken = tool_call("list_hosts", '{"host": ')
+    model_server.replies += [broken, text("Here they are.")]
+
+    assert anvyl("ask", "--json", UNCLEAR).json["answer"] == "Here they are."
+    assert "one JSON object" in str(model_server.requests[1]["messages"][-1]["content"])
+
+    model_server.replies += [broken, broken]
+    failed = anvyl("ask", "--json", UNCLEAR)
+    assert (failed.code, failed.json["error"]["code"]) == (4, "model_unavailable")
+    assert "`list_hosts` that are not JSON" in failed.json["error"]["message"]
+
+
+def test_a_very_long_answer_is_cut(model_server: ModelServer) -> None:
+    """A model that repeats itself; the checks of its text must not take time that grows with its square."""
+    model_server.replies.append(text("There is work to do. " * 50_000))
+
+    done = anvyl("ask", "--json", UNCLEAR)
+
+    assert done.code == 0 and len(done.json["answer"]) < 33_000 and done.json["answer"].endswith("(cut)")
 
 
 def test_the_models_error_is_a_note_if_the_rules_answer(model_server: ModelServer) -> None:

@@ -21,9 +21,12 @@ from pydantic_ai.exceptions import (
     ModelConnectionError,
     ModelContextWindowExceededError,
     ModelNotFoundError,
+    ModelQuotaExceededError,
+    ModelRateLimitError,
     ModelRequestRejectedError,
     ModelServerError,
     ModelTimeoutError,
+    ModelUnavailableError,
 )
 from pydantic_ai.messages import (
     INVALID_JSON_KEY,
@@ -48,21 +51,30 @@ from anvyl_mcp.orchestrator.models.servers.written_calls import WrittenCall, too
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 
 OVERFLOW = re.compile(r"context.{0,20}(?:length|size|window|overflow)|fit in context|tokens to keep|n_keep|n_ctx", re.I)
+OVERFLOW_SIZE = re.compile(r"(?:context (?:length|size|window)|n_ctx)\D{0,20}?(\d{3,7})\b", re.I)
 FAILURES: tuple[tuple[type[ModelAPIError], str], ...] = (
-    (ModelAuthenticationError, "the model server requires a valid key: set ANVYL_LLM_API_KEY"),
-    (ModelTimeoutError, "the model server did not answer in time"),
-    (ModelConnectionError, "the connection to the model server failed"),
-    (ModelNotFoundError, "the model server has no `{model}` ready"),
-    (ModelRequestRejectedError, "the model server refused the request"),
-    (ModelServerError, "the model server failed"),
-    (ModelAPIError, "the model server's answer cannot be used"),
+    (ModelAuthenticationError, "the model server at {url} requires a valid key: set ANVYL_LLM_API_KEY"),
+    (ModelTimeoutError, "the model server at {url} did not answer in time"),
+    (ModelConnectionError, "the connection to the model server at {url} failed"),
+    (ModelNotFoundError, "the model server at {url} has no `{model}` ready"),
+    (ModelQuotaExceededError, "the model server at {url} refused the request"),
+    (ModelRateLimitError, "the model server at {url} has too many requests"),
+    (ModelUnavailableError, "the model server at {url} is not ready"),
+    (ModelRequestRejectedError, "the model server at {url} refused the request"),
+    (ModelServerError, "the model server at {url} failed"),
+    (ModelAPIError, "the answer of the model server at {url} cannot be used"),
 )
+NOT_JSON = re.compile(r"Failed to decode response as JSON.*")
 REASONS = {"length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls"}
 CHARACTERS_PER_TOKEN = 4
 MIN_TOKENS = 1000
 """With an unknown context, a prompt counts as truncated only from this many tokens read on: some servers do not count
 cached tokens."""
-SETTINGS = ModelSettings(temperature=0.0, max_retries=0, timeout=httpx.Timeout(300, connect=3))
+ANSWER_SECONDS = 300
+"""For a whole answer: a server that sends it byte by byte never exceeds the timeout between two reads."""
+MOST_CHARACTERS = 32_000
+"""Of an answer's text. A model that repeats itself goes on until its context is full."""
+SETTINGS = ModelSettings(temperature=0.0, max_retries=0, timeout=httpx.Timeout(ANSWER_SECONDS, connect=3))
 
 
 class LocalServerModel(WholeAnswerModel, OpenAIChatModel):
@@ -101,11 +113,14 @@ class LocalServerModel(WholeAnswerModel, OpenAIChatModel):
         if problem := await anyio.to_thread.run_sync(foreign_server, self.base_url, self._allowed_user):
             raise ModelConnectionError(self.model_name, str(problem))
         try:
-            response = await super().request(messages, model_settings, model_request_parameters)
+            with anyio.fail_after(ANSWER_SECONDS):
+                response = await super().request(messages, model_settings, model_request_parameters)
         except ModelAPIError as error:
             raise self._readable_error(error) from error
+        except TimeoutError as error:
+            raise self._readable_error(ModelTimeoutError(self.model_name, "")) from error
         except (RecursionError, ValueError) as error:
-            raise ModelAPIError(self.model_name, "the model server's answer cannot be read") from error
+            raise self._readable_error(ModelAPIError(self.model_name, "it cannot be read")) from error
         offered = model_request_parameters.function_tools
         tools = {tool.name: tool.parameters_json_schema for tool in offered}
         schemas = "".join(f"{tool.description}{json.dumps(tool.parameters_json_schema)}" for tool in offered)
@@ -127,13 +142,17 @@ class LocalServerModel(WholeAnswerModel, OpenAIChatModel):
     def _readable_error(self, error: ModelAPIError) -> ModelAPIError:
         words = error_message(error.body) or (error.message if type(error) is ModelAPIError else "")
         if OVERFLOW.search(words):
-            return self._overflow()
+            return self._overflow(words)
+        words = NOT_JSON.sub("it is not JSON", words)
         category, sentence = next(row for row in FAILURES if isinstance(error, row[0]))
-        message = sentence.format(model=self.model_name) + (f": {words}" if words else "")
-        return category(self.model_name, message, body=error.body)
+        message = sentence.format(model=self.model_name, url=_shown(self.base_url)) + (f": {words}" if words else "")
+        wait = f"; it asks to wait {error.retry_after:.0f} s" if error.retry_after else ""
+        return category(self.model_name, message + wait, body=error.body)
 
-    def _overflow(self) -> ModelContextWindowExceededError:
-        window = self.profile.get("context_window")
+    def _overflow(self, words: str = "") -> ModelContextWindowExceededError:
+        """Error for a prompt that is too long; a size in the server's words wins over the one it listed."""
+        said = OVERFLOW_SIZE.search(words)
+        window = said[1] if said else self.profile.get("context_window")
         room = f" of {window} tokens" if window else ""
         return ModelContextWindowExceededError(
             self.model_name,
@@ -197,6 +216,11 @@ def valid_completion(body: Mapping[str, Any], model: str) -> ChatCompletion:
     )
 
 
+def _shown(url: str) -> str:
+    """A URL without a user and password in it."""
+    return re.sub(r"//[^/@]*@", "//", url.rstrip("/"))
+
+
 def _length(messages: Sequence[ModelMessage]) -> int:
     """Number of characters in the messages, without the tools."""
     contents = [getattr(part, "content", "") for message in messages for part in message.parts]
@@ -205,10 +229,10 @@ def _length(messages: Sequence[ModelMessage]) -> int:
 
 
 def _text_of(content: Any) -> str:
-    if isinstance(content, list):
-        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        return "".join(entry for entry in texts if isinstance(entry, str))
-    return content if isinstance(content, str) else ""
+    entries = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in entries]
+    joined = "".join(entry for entry in texts if isinstance(entry, str))
+    return joined if len(joined) <= MOST_CHARACTERS else f"{joined[:MOST_CHARACTERS]}\n… (cut)"
 
 
 def _usage(usage: Any) -> dict[str, int] | None:

@@ -26,7 +26,7 @@ NEXT_STEPS: tuple[tuple[str, str], ...] = (
     (r"cannot be read|announced a tool call|ran out of room", f"{ANOTHER_MODEL}, {USE_PLAN}"),
     (NO_MEMORY, "it may not fit into memory; choose a smaller one: anvyl models"),
     (
-        r"terminated|crashed|exited|signal:|killed",
+        r"\b(?:terminated|crashed|exited|signal:|killed)",
         "see the model server's log; if memory is short, use a smaller model",
     ),
     (r"stream of events", "turn off forced streaming in the model server, or in the proxy in front of it"),
@@ -37,6 +37,7 @@ NEXT_STEPS: tuple[tuple[str, str], ...] = (
     (r"into the context|context (?:size|length|window)", "load the model with more context, or ask something narrower"),
     (r"in time|timed out|time-out", "check whether the model server is busy"),
     (r"rate.?limit|too many requests|quota", "ask again later"),
+    (r"is not (?:a chat completion|JSON)", "check ANVYL_LMSTUDIO_URL: anvyl doctor"),
 )
 """Pattern and hint; the first pattern that matches wins."""
 DEFAULT_HINT = "test the model with: anvyl doctor"
