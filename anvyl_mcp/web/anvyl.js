@@ -317,7 +317,7 @@ const client = {
     this.taken = take;
     window.addEventListener("message", (event) => this.receive(event));
     new ResizeObserver(() => {
-      // A taller frame would put dialogs where nobody sees them.
+      // A taller frame would put dialogs out of sight.
       const height = Math.min(Math.ceil(document.documentElement.getBoundingClientRect().height), MOST_APP_HEIGHT);
       this.send({ method: "ui/notifications/size-changed", params: { width: innerWidth, height } });
     }).observe(document.documentElement);
@@ -726,7 +726,7 @@ const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1);
 async function change(tool, host, name, button) {
   const { verb, danger } = CHANGES[tool];
   const update = tool === "update_container" ? fleet.hosts.get(host)?.updates.get(name) : null;
-  // Whoever asks for an update here saw when it was published.
+  // A person who asks for an update here saw when it was published.
   const args = update?.held === "age" ? { min_age: "0" } : {};
   if (button) button.disabled = true;
   try {
@@ -811,7 +811,7 @@ function drawNotices() {
   const about = watching ? problems.length ? "" : "No problems."
     : other ? `${other} watches the hosts, and sends the notices. If it stops, this host does.`
       : checked ? `Nothing has watched the hosts since ${clock(checked)}. Start a watch: \`anvyl-mcp serve --watch\`.`
-        : "Nothing watches the hosts while nobody looks. Start a watch: `anvyl-mcp serve --watch`, and tell it whom to tell: `anvyl notify add phone`.";
+        : "Nothing watches the hosts while no one looks. Start a watch: `anvyl-mcp serve --watch`, and say where to send notices: `anvyl notify add phone`.";
   $("notices-about").replaceChildren(...inline(about));
   $("notices-list").replaceChildren(...[...problems, ...past].map(noticeItem));
 }
@@ -1322,7 +1322,7 @@ function listen() {
     if (event.key === SESSION && event.newValue === null) signedOut("You are signed out.");
     if (event.key === SESSION && event.newValue && $("columns").hidden) begin();
   });
-  // Browsers allow few connections to a host, so a tab that nobody sees gives its own back.
+  // Browsers allow few connections to a host, so a tab in the background gives its own back.
   let leaving = 0;
   document.addEventListener("visibilitychange", () => {
     clearTimeout(leaving);

@@ -17,7 +17,7 @@ from tests.support.hosts.nodes import ANVYL, PYTHON, ServingNode, anvyl
     ("command", "code", "message", "hint"),
     [
         ("ps --host nowhere", 2, "there is no host `nowhere`", "first"),
-        ("ps --host @nobody", 2, "there is no host `@nobody`", ""),
+        ("ps --host @nothing", 2, "there is no host `@nothing`", ""),
         ("stop wbe", 1, "no host has a container `wbe`", "did you mean `web`?"),
         ("stop wbe --host first", 1, "there is no container `wbe`", "did you mean `web`?"),
         ("call stop_container nam=web", 2, "no argument `nam`", "did you mean `name`?"),

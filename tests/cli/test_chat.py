@@ -436,7 +436,7 @@ LISTED = ConversationTurn("list containers on nas", "list containers on nas", "2
 
 
 @pytest.mark.parametrize(
-    ("before", "asked", "meant"),
+    ("before", "asked", "expected"),
     [
         (STOPPED, "start it", "start web on nas"),
         (STOPPED, "start it on gpu", "start web on gpu"),
@@ -449,8 +449,8 @@ LISTED = ConversationTurn("list containers on nas", "list containers on nas", "2
         (LISTED, "restart it", "restart it"),
     ],
 )
-def test_a_follow_up_refers_to_the_last_named_object(before: ConversationTurn, asked: str, meant: str) -> None:
-    assert Conversation(turns=[before]).complete(asked, HOSTS).text == meant
+def test_a_follow_up_refers_to_the_last_named_object(before: ConversationTurn, asked: str, expected: str) -> None:
+    assert Conversation(turns=[before]).complete(asked, HOSTS).text == expected
 
 
 API = ConversationTurn("api logs", "logs of api on nas", "", ("api",), "nas", seen=(("api", "nas"),))
@@ -460,7 +460,7 @@ THREE = ConversationTurn("list all", "list all", "", seen=(("a", "nas"), ("b", "
 
 
 @pytest.mark.parametrize(
-    ("turns", "asked", "meant", "unclear"),
+    ("turns", "asked", "expected", "unclear"),
     [
         ([STOPPED], "do that on gpu too", "stop web on gpu", ""),
         ([STOPPED], "the same on gpu please", "stop web on gpu", ""),
@@ -478,11 +478,11 @@ THREE = ConversationTurn("list all", "list all", "", seen=(("a", "nas"), ("b", "
     ],
 )
 def test_a_follow_up_about_another_one_finds_it_or_asks(
-    turns: list[ConversationTurn], asked: str, meant: str, unclear: str
+    turns: list[ConversationTurn], asked: str, expected: str, unclear: str
 ) -> None:
     completed = Conversation(turns=turns).complete(asked, HOSTS)
 
-    assert (completed.text, completed.unclear) == (meant, unclear)
+    assert (completed.text, completed.unclear) == (expected, unclear)
 
 
 @pytest.mark.parametrize("asked", ["on" + " " * 3900 + ";", "and " * 970 + ";", "," * 3900 + ";", "the other " * 390])

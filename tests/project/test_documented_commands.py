@@ -26,7 +26,7 @@ DOUBLES = frozenset(
 )
 """Commands of two words, which are hardly anything else in a text."""
 GENERATED = {"commands.md"}
-"""Pages made from the code: they show every command, also those that nobody needs a test for."""
+"""Pages made from the code: they show every command, also those that need no test."""
 
 
 def documented() -> dict[str, set[str]]:

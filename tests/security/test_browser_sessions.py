@@ -148,7 +148,7 @@ def test_another_user_gets_nothing_even_with_both_halves_and_the_link(alone: Ser
 
     assert (taken, redeemed) == (401, 403)
     assert status(alone, session.headers) == 200
-    # The link that nobody else could use still works for its own user.
+    # The link that no other user could use still works for its own user.
     assert sign_in(alone, {"secret": secret_of(private)}).status_code == 201
 
 

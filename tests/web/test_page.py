@@ -232,7 +232,7 @@ def test_two_tabs_show_the_same_and_sign_out_together(engine: RealEngine, browse
             expect(row(tab, "web")).to_be_hidden()
 
 
-def test_a_tab_that_nobody_sees_asks_for_nothing_and_catches_up(
+def test_a_tab_in_the_background_asks_for_nothing_and_catches_up(
     engine: RealEngine, context: BrowserContext, node: ServingNode
 ) -> None:
     engine.run("ticker", TICKING)

@@ -111,7 +111,7 @@ def _pip(prefix: Path, installer: str) -> tuple[str, ...]:
     python = str(prefix / "bin" / "python") if prefix != Path(sys.base_prefix) else sys.executable
     if installer == "uv":
         return ("uv", "pip", "install", "--python", python)
-    # Whoever installed it there has done this before.
+    # Who installed it there has done this before.
     managed = prefix == Path(sys.base_prefix) and (Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED").exists()
     return (python, "-m", "pip", "install", *(["--break-system-packages"] if managed else []))
 

@@ -54,7 +54,7 @@ def invite_browser(*, scope: str, expires: str, host: str, relay: bool, as_json:
         where = "all hosts" if relay else f"{settings.name} only (add --relay for all hosts)"
         rights = f"{', '.join(made['scopes'])} on {where}"
         output.print_message(f"This link works once, within {text.format_duration(seconds)}, and grants {rights}.")
-        output.print_message("Open it on the other device; send it only where nobody else can read it:")
+        output.print_message("Open it on the other device; send it only where no one else can read it:")
         output.print_message("")
         output.print_verbatim("\n".join(made["urls"]))
         output.print_message("")

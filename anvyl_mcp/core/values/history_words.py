@@ -29,7 +29,7 @@ def entry_lines(entry: Mapping[str, Any], when: str, days: DayWords, host: str =
 
 
 def by_words(entry: Mapping[str, Any]) -> str:
-    """`by ann`, `outside Anvyl`; empty if nobody did it."""
+    """`by ann`, `outside Anvyl`; empty if it happened by itself."""
     who = str(entry.get("who") or "")
     return who if who in ("", OUTSIDE) else f"by {WHO.get(who, who)}"
 

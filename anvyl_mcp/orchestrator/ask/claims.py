@@ -1,4 +1,4 @@
-"""What a model says about changes: only results say what was changed, but facts beside such a claim are kept."""
+"""What a model says about changes: only results say what was changed, but facts next to such a claim are kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ already yes as you asked requested
 """
 EMPTY = frozenset(EMPTY_WORDS.split())
 FEWEST_FACTS = 3
-"""Words beside the claim from which a sentence says more than that something was done."""
+"""Words next to the claim from which a sentence says more than that something was done."""
 
 
 def without_claims(said: str, changes: Sequence[Outcome]) -> str:

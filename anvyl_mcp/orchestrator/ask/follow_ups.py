@@ -20,10 +20,10 @@ OTHER_HOST = re.compile(
 SAME_FOR_OTHER = re.compile(rf"(?i){BEFORE}(?:{AGAIN}(?:with|for|to)\s+)?the\s+other(?:\s+(?:one|container))?{AFTER}")
 """`and the other one?`, `do the same with the other container`."""
 OTHER_ONE = re.compile(r"(?i)\bthe\s+other\s+(?:one|container)\b")
-MEANT = re.compile(r"(?i)\b(?:it|them|that\s+(?:one|container))\b")
+PRONOUN = re.compile(r"(?i)\b(?:it|them|that\s+(?:one|container))\b")
 LONGEST_ELLIPSIS = 200
 MOST_CHOICES = 5
-"""Named when a follow-up does not say which one is meant."""
+"""Named when a follow-up does not say which one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CompletedQuestion:
     """A question with the words it left out.
 
     `found`: a name in it comes from an earlier result. `unclear`: what has to be asked back, because several things may
-    be meant; a model that knows the conversation may still understand it.
+    fit; a model that knows the conversation may still understand it.
     """
 
     text: str
@@ -146,7 +146,7 @@ def _about(question: str, before: ConversationTurn, other: tuple[str, str], host
 def _which_of(question: str, last: ConversationTurn) -> CompletedQuestion:
     """The question; unclear if its `it` may be one of several containers that were seen."""
     clause = normalize.SEPARATOR.split(question, maxsplit=1)[0]
-    if len(last.seen) < 2 or not MEANT.search(clause):
+    if len(last.seen) < 2 or not PRONOUN.search(clause):
         return CompletedQuestion(question)
     return CompletedQuestion(question, unclear=_ask_which("container", [f"{name} on {on}" for name, on in last.seen]))
 

@@ -82,9 +82,9 @@ class FleetToolset(AbstractToolset[Run]):
         """The hosts of this question, after all constant instructions so that a model can cache those."""
         names = ", ".join(self._described(name) for name in self._fleet.hosts)
         question = ctx.deps.question
-        only = f" Only {question.host} is meant in this question." if question.host else ""
+        only = f" This question is only about {question.host}." if question.host else ""
         if question.home and not only:
-            only = f" {question.home} is meant where this question names no host."
+            only = f" Where this question names no host, it is about {question.home}."
         return f"Hosts: {names}.{only}"
 
     def _described(self, name: str) -> str:

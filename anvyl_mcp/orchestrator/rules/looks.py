@@ -1,6 +1,6 @@
 """Questions to reading calls: the tool whose words a question has most of, for the objects and hosts it names.
 
-A wrong guess costs a look at something else, so looking is guessed; but words that nobody read are named, and a
+A wrong guess costs a look at something else, so looking is guessed; but unread words are named, and a
 question about the past, about something unknown or with an order in it is never answered with something else.
 """
 
@@ -76,7 +76,7 @@ DIRECTLY = (
 
 @dataclass
 class Look:
-    """Reading calls for one question. `exact`: it is a phrase of a tool; `ignored`: words that nobody read."""
+    """Reading calls for one question. `exact`: it is a phrase of a tool; `ignored`: unread words."""
 
     calls: list[Call] = field(default_factory=list)
     exact: bool = False

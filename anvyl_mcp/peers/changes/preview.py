@@ -1,4 +1,4 @@
-"""Preview a change with a dry run on each host, so that whoever approves it sees what it would do there.
+"""Preview a change with a dry run on each host, so that the person who approves it sees what it would do there.
 
 A tool declares this with `x-preview` in the schema of a boolean argument.
 """

@@ -26,7 +26,7 @@ class ToolListing:
     argument to the kind of existing object it must name (`{"name": "container"}`), `seconds` is the time limit of a
     call, `untrusted` marks results that contain text from third parties, `once` means that the host deduplicates calls
     by operation id, so that resending one is safe, `rare` that a model sees the tool only after asking for it, `hidden`
-    that it is a step of one of our own commands, which nobody else is shown.
+    that it is a step of one of our own commands, which no one else is shown.
     """
 
     name: str

@@ -79,7 +79,7 @@ def _place(parts: SplitResult) -> str:
 
 
 def _shorten(word: str) -> str:
-    """Show enough of a topic to recognize it; whoever knows it can read it."""
+    """Show enough of a topic to recognize it; anyone who knows it can read it."""
     return f"{word[:3]}…{word[-2:]}" if len(word) > 7 else f"{word[:1]}…"
 
 

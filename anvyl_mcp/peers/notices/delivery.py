@@ -95,7 +95,7 @@ class Delivery:
                     outbox.add(notice)
 
     def undelivered(self) -> set[tuple[str, ...]]:
-        """Return the keys of problems that no person was told, because their notices wait in every channel."""
+        """Return the keys of problems that no person knows of, because their notices wait in every channel."""
         people = [outbox for outbox in self._outboxes if not outbox.channel.takes_everything]
         keys = [
             {key for one in outbox.waiting if one.level == "problem" for key in (one.key, *one.about)}

@@ -1,7 +1,7 @@
 """Decides when a notice is sent: cooldown, quiet hours and mutes hold notices back and count them.
 
-A problem is told at once, and so is its end. When the same thing changes again within the cooldown, only its last state
-is told afterwards, with the number of changes that were held back. What quiet hours or a mute held back is told in one
+A problem is sent at once, and so is its end. When the same thing changes again within the cooldown, only its last state
+is sent afterwards, with the number of changes that were held back. What quiet hours or a mute held back is sent as one
 notice when they end.
 """
 
@@ -18,10 +18,10 @@ from anvyl_mcp.peers.notices.quiet_hours import QuietHours
 
 @dataclass(slots=True)
 class _Thread:
-    """What happened to one thing: what was told last and what waits."""
+    """What happened to one thing: what was sent last and what waits."""
 
-    told_at: float = 0.0
-    told_over: bool = True
+    sent_at: float = 0.0
+    sent_over: bool = True
     waiting: Notice | None = None
     held: int = 0
     since: float = 0.0
@@ -48,7 +48,7 @@ class HeldNotices:
 
     def waiting(self) -> list[tuple[Notice, bool]]:
         """Return the notices that wait, each with whether people believe that all is well."""
-        return [(one.waiting, one.told_over) for one in self._threads.values() if one.waiting is not None]
+        return [(one.waiting, one.sent_over) for one in self._threads.values() if one.waiting is not None]
 
     def due(self, now: float) -> list[Notice]:
         """Return the notices to send now."""
@@ -67,19 +67,19 @@ class HeldNotices:
             ready.append(digest(held, why, now))
         old = now - self._cooldown
         self._threads = {
-            key: one for key, one in self._threads.items() if one.waiting or not one.told_over or one.told_at > old
+            key: one for key, one in self._threads.items() if one.waiting or not one.sent_over or one.sent_at > old
         }
         return ready
 
     def _may_tell(self, thread: _Thread, now: float) -> bool:
         over = thread.waiting is not None and thread.waiting.level != "problem"
-        ends_told_problem = over and not thread.told_over
-        return ends_told_problem or not thread.told_at or now - thread.told_at >= self._cooldown
+        ends_known_problem = over and not thread.sent_over
+        return ends_known_problem or not thread.sent_at or now - thread.sent_at >= self._cooldown
 
     def _tell(self, thread: _Thread, now: float) -> Notice:
         notice, others, since = thread.waiting, thread.held - 1, thread.since
         assert notice is not None
-        thread.told_at, thread.told_over = now, notice.level != "problem"
+        thread.sent_at, thread.sent_over = now, notice.level != "problem"
         thread.waiting, thread.held, thread.silenced = None, 0, ""
         if not others:
             return notice

@@ -89,7 +89,7 @@ async def plan_departure(fleet: Fleet, selector: str, *, force: bool = False) ->
         if left > 0 and not force:
             raise Conflict(
                 f"{text.join_names(mine)} {'are' if len(mine) > 1 else 'is'} the last to manage the Swarm; "
-                f"{text.plural(left, 'other node')} would obey nobody",
+                f"{text.plural(left, 'other node')} would be left without a manager",
                 hint="let them leave too, make another host a manager, or use --force",
             )
         outcome = await fleet.call(mine[0], "list_services", {"limit": 1000})

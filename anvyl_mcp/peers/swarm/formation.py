@@ -55,7 +55,7 @@ class FormationPlan:
         ]
         return [
             f"{head}; {', '.join(filter(None, roles))}.",
-            f"The engines of {text.join_names(hosts)} will then run whatever a manager tells them, whoever asked it: "
+            f"The engines of {text.join_names(hosts)} will then run whatever a manager orders, for any of its callers: "
             "the rights and the policy of the other hosts do not see that.",
             f"Between the hosts {PORTS} must be open.",
         ]
@@ -124,7 +124,7 @@ async def _plan_extension(
     manager = manager or next((host for host, part in parts.items() if part.manages), "")
     if not manager:
         raise Conflict(
-            f"nobody here manages the Swarm of {text.join_names(active)}",
+            f"no host here manages the Swarm of {text.join_names(active)}",
             hint="add a manager as a host, or let them leave: anvyl swarm leave --force",
         )
     known = await _node_ids(fleet, manager)
@@ -196,7 +196,7 @@ async def _address_of(fleet: Fleet, host: str, others: Sequence[str]) -> str:
     """The IP address at which the other hosts reach this one.
 
     Raises:
-        InvalidInput: it cannot be told from how this machine reaches them.
+        InvalidInput: it is not clear from how this machine reaches them.
     """
     peers = fleet.peers
     url = peers[host].url

@@ -55,7 +55,7 @@ def exits_in(rows: Sequence[Mapping[str, Any]]) -> Iterator[ContainerExit]:
 
 
 def exits_in_history(entries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
-    """Yield name and Unix time of each exit that nobody requested, from `list_history`, which groups equal ones."""
+    """Yield name and Unix time of each unrequested exit, from `list_history`, which groups equal ones."""
     for entry in entries:
         if entry.get("who") or entry.get("exit_code") is None:
             continue

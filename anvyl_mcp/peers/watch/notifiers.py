@@ -96,20 +96,20 @@ class NoticePost:
         if self._recent:
             self._recent.record_check(every, {one.key for one in known}, [alert.as_notice() for alert in alerts])
 
-    def told(self, known: Mapping[Trouble, float]) -> dict[Trouble, float]:
+    def known_to_people(self, known: Mapping[Trouble, float]) -> dict[Trouble, float]:
         """Return the problems as people know them, so that a restart neither repeats nor loses a notice."""
         undelivered = self._delivery.undelivered()
-        told = {one: began for one, began in known.items() if one.key not in undelivered}
+        problems = {one: began for one, began in known.items() if one.key not in undelivered}
         for notice, believed_well in self._held.waiting():
             if len(notice.key) != 4:
                 continue  # about the watch itself
             host, kind, subject, rule = notice.key
             trouble = Trouble(host, cast(TroubleKind, kind), subject, rule)
             if notice.level == "problem" and believed_well:
-                told.pop(trouble, None)
+                problems.pop(trouble, None)
             elif notice.level != "problem" and not believed_well:
-                told.setdefault(trouble, notice.at)
-        return told
+                problems.setdefault(trouble, notice.at)
+        return problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class Watch:
             self.post.record_check(self.every, self.watcher.known, found)
             await self.post.tell(found)
             if self.file is not None:
-                self.file.write(self.every, self.post.told(self.watcher.known))
+                self.file.write(self.every, self.post.known_to_people(self.watcher.known))
             await anyio.sleep(self.every)
 
     async def _continue(self, file: WatchFile) -> None:

@@ -1,7 +1,7 @@
 """Cpu time and memory of running containers: from their control groups, or else from the engine.
 
 The engine needs milliseconds for each container and its files a tenth of one, so the files are read where they are: on
-a Linux machine whose engine runs beside this process. Both kernels' layouts are known, v1 and v2.
+a Linux machine whose engine runs next to this process. Both kernels' layouts are known, v1 and v2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ USUAL_PLACES = ("system.slice/docker-{0}.scope", "docker/{0}", "machine.slice/li
 """Where engines put the control group of a container: the systemd driver, the cgroupfs driver, Podman."""
 CONTROLLERS_V1 = ("cpuacct", "cpu,cpuacct")
 THREADS = 8
-"""Nobody waits for a sample, so it need not ask for all containers at once."""
+"""No caller waits for a sample, so it need not ask for all containers at once."""
 FULL_ID = re.compile(r"[0-9a-f]{64}")
 
 

@@ -18,7 +18,7 @@ RESTART_SECONDS = 150
 OOM_SECONDS = 15
 SEEN_MISSING = "seen missing"
 HARMLESS_SIGNALS = (1, 10, 12)
-"""Signals with which programs are told to reload: HUP, USR1, USR2."""
+"""Signals that ask programs to reload: HUP, USR1, USR2."""
 SIGNAL_CODES = (137, 143)
 """Exit codes of programs that a signal ended: KILL, TERM."""
 STOPPING_TOOLS = ("stop_", "restart_", "remove_", "update_", "deploy_", "revert_", "prune_", "undo")
@@ -47,7 +47,7 @@ class RecordedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """What happened to one object. `who`: a caller or `outside Anvyl`; empty if nobody did it."""
+    """What happened to one object. `who`: a caller or `outside Anvyl`; empty if it happened by itself."""
 
     first: int
     last: int

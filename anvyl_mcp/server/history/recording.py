@@ -164,7 +164,7 @@ def add_jump(db: sqlite3.Connection, now: int, seconds: int) -> None:
 def last_event_time(db: sqlite3.Connection) -> int:
     """When the newest event of the engine happened; 0 if there is none.
 
-    One that is derived from a container does not count: the engine may not have told yet what came before it.
+    One that is derived from a container does not count: the engine may not have sent yet what came before it.
     """
     return int(db.execute("SELECT max(at) FROM event WHERE change IS NOT ?", (DERIVED,)).fetchone()[0] or 0)
 

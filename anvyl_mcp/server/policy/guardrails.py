@@ -257,7 +257,7 @@ GUARDRAILS: tuple[Guardrail, ...] = (
     ),
     Guardrail(
         "A volume of a Swarm service",
-        "It is mounted on any node, where nobody can check whose it is.",
+        "It is mounted on any node, where its owner cannot be checked.",
         _always("mounts a volume on any node of the Swarm"),
         arguments=("volumes",),
         tools=("create_service",),

@@ -1,4 +1,4 @@
-"""Tools that come and go while the server runs, and the clients that are told so."""
+"""Tools that come and go while the server runs, and notifying clients of it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ VERSION_LABEL = "org.opencontainers.image.version"
 SOURCE_LABEL, URL_LABEL = "org.opencontainers.image.source", "org.opencontainers.image.url"
 VERSION = re.compile(r"v?(\d{1,8})(?:\.(\d{1,8}))?(?:\.(\d{1,8}))?(?:[-+._][\w.+-]{0,40})?", re.ASCII)
 LINK = re.compile(r"https?://[a-zA-Z0-9.-]{1,100}(?::\d{1,5})?(?:/[\w.~/-]{0,200})?", re.ASCII)
-"""Links that cannot carry a message: they come from whoever built the image."""
+"""Links that cannot carry a message: they come from the builder of the image."""
 RELEASE_PAGES = {"github.com": "/releases", "gitlab.com": "/-/releases", "codeberg.org": "/releases"}
 LEVELS = ("major", "minor", "patch")
 FULL = 3

@@ -36,7 +36,7 @@ ERROR_SERVICE = re.compile(r"^service \"([\w.-]+)\"")
 HINTS = {
     "no such file or directory": "only the Compose file and its .env are sent: name other files by their whole path on "
     "the host, or send all as one file, as docker compose config prints it",
-    "needs the variable": "set it in the .env file beside the Compose file, or give another with --env-file",
+    "needs the variable": "set it in the .env file next to the Compose file, or give another with --env-file",
 }
 VARIABLE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*(?:=|:\s).*", re.DOTALL)
 ASSIGNMENT = re.compile(r"\s*(?:=|:\s)")

@@ -259,7 +259,7 @@ class Deployer:
 
 
 def _require_files(configuration: Configuration, folder: Path) -> None:
-    """Return if the secrets and configs from files beside the Compose file are on this host.
+    """Return if the secrets and configs from files next to the Compose file are on this host.
 
     Raises:
         InvalidInput: one is not: it was not sent.

@@ -1,7 +1,7 @@
 """Hand a join token from a manager to one host, so that nothing between them can read it.
 
 The joining host makes a key for one use and shows its public half. The manager encrypts the token to that key; what
-travels over the operator's machine, and what journals and logs may keep, is of use to nobody else. A token is worth a
+travels over the operator's machine, and what journals and logs may keep, is of no use to others. A token is worth a
 place in the cluster, so every step needs the right `exec`: who has that on a manager may read the token anyway.
 """
 

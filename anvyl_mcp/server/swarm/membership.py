@@ -148,4 +148,4 @@ class SwarmWatch(Injected):
 
 
 async def _ignore() -> None:
-    """What happens on a change as long as nobody wants to know."""
+    """Default no-op for a change."""

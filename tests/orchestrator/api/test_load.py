@@ -205,4 +205,4 @@ def test_invalid_hosts_are_refused_with_a_reason(node: ServingNode) -> None:
             error = answer.json()["error"]
             assert error["message"] and error["hint"] and "\x1b" not in answer.text, case
         assert client.get("/agent/info").json()["known_hosts"] == []
-        assert client.delete("/agent/hosts/nobody").status_code == 404
+        assert client.delete("/agent/hosts/nowhere").status_code == 404

@@ -339,12 +339,12 @@ async def test_a_question_fails_if_every_host_is_dead(
     assistant: Assistant, script: Script, here: Host, far: Host
 ) -> None:
     here.error = far.error = Refused("connection refused")
-    script(calls("list_containers"), "Nobody answers.")
+    script(calls("list_containers"), "No host answers.")
 
     reply = await assistant.ask(Question("what runs?"))
 
     assert (reply.error, reply.exit_code) == (None, 1)
-    assert reply.answer.startswith("Nobody answers.")
+    assert reply.answer.startswith("No host answers.")
     assert "here is missing" in reply.answer and "nas is missing" in reply.answer
 
 

@@ -154,7 +154,7 @@ async def test_a_change_in_other_words_is_made_after_a_yes(
 async def test_yes_covers_what_the_words_name_however_the_model_does_it(
     question: str, tool: str, arguments: dict[str, Any], model: CapableModel
 ) -> None:
-    """Options that nobody said are the model's own while it has read nothing."""
+    """Options that were not asked for are the model's own while it has read nothing."""
     reply = await model.ask(question, (tool, arguments), "That was it.", says=None)
 
     assert [proposal.why for proposal in reply.proposals] == [""]
@@ -334,12 +334,12 @@ async def test_a_repeated_call_is_answered_once_and_a_third_ends_the_run(model: 
         (
             "remove the image shop/api:2.3 from web1",
             ("remove_image", {"image": "shop/api:2.3", "host": "web1"}),
-            "Nobody used it.",
-            "Removed image shop/api:2.3 on web1.\nNobody used it.",
+            "It was not used.",
+            "Removed image shop/api:2.3 on web1.\nIt was not used.",
         ),
     ],
 )
-async def test_facts_beside_an_answer_in_another_language_need_no_english(
+async def test_facts_after_an_answer_in_another_language_need_no_english(
     question: str, call: tuple[str, dict[str, Any]], said: str, answer: str, model: CapableModel
 ) -> None:
     reply = await model.ask(question, call, said)
@@ -347,7 +347,7 @@ async def test_facts_beside_an_answer_in_another_language_need_no_english(
     assert reply.answer == answer
 
 
-async def test_a_declined_change_is_told_in_the_language_of_the_answer(model: CapableModel) -> None:
+async def test_a_declined_change_is_reported_in_the_language_of_the_answer(model: CapableModel) -> None:
     stopping = ("stop_container", {"name": "jupyter"})
 
     reply = await model.ask("arrête le conteneur jupyter", stopping, "Très bien, jupyter continue.", says=False)

@@ -83,7 +83,7 @@ def test_a_slow_answer_is_no_wrong_clock() -> None:
     assert merged.skews == {} and merged.notes == []
 
 
-def test_gaps_and_left_out_entries_are_told() -> None:
+def test_gaps_and_left_out_entries_are_reported() -> None:
     gaps = [{"start": "2026-11-28T00:00:00+00:00", "end": "2026-11-28T02:00:00+00:00"}] * 4
     merged = merge([answer("nas", 0, gaps=gaps, more=7)])
 

@@ -72,7 +72,7 @@ def write_anew(folder: Path) -> None:
         (folder / name).unlink()
     with closing(Audit(folder)) as audit:
         for _ in lines:
-            audit.end(audit.begin("list_images", {}, who="nobody", how="token", changes=False), "ok")
+            audit.end(audit.begin("list_images", {}, who="someone", how="token", changes=False), "ok")
     assert audit.verify().problem == ""
 
 
@@ -168,7 +168,7 @@ def test_the_log_end_needs_the_read_scope(tmp_path: Path) -> None:
         assert gate.response_meta(LOCAL) == {}
         audit.end(audit.begin("list_images", {}, who="x", how="token", changes=False), "ok")
         assert gate.response_meta(LOCAL)[protocol_keys.HEAD]["seq"] == 1
-        assert protocol_keys.HEAD not in gate.response_meta(Caller("nobody", frozenset(), "token"))
+        assert protocol_keys.HEAD not in gate.response_meta(Caller("someone", frozenset(), "token"))
 
 
 # The heads file.

@@ -1,4 +1,4 @@
-"""Cooldown, quiet hours and mutes hold notices back and sum them up; the end of a problem is told once."""
+"""Cooldown, quiet hours and mutes hold notices back and sum them up; the end of a problem is sent once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Scene:
         return [one.body for one in self.held.due(NOON + seconds)]
 
 
-def test_a_problem_and_its_end_are_told_at_once_and_once() -> None:
+def test_a_problem_and_its_end_are_sent_at_once_and_once() -> None:
     scene = Scene()
 
     assert scene.at(0, notice(NOON)) == ["web on nas is unhealthy."]
@@ -63,7 +63,7 @@ def test_a_problem_and_its_end_are_told_at_once_and_once() -> None:
     assert scene.at(9000) == []
 
 
-def test_a_flapping_container_is_told_again_after_the_cooldown_with_a_count() -> None:
+def test_a_flapping_container_is_reported_again_after_the_cooldown_with_a_count() -> None:
     scene = Scene()
     scene.at(0, notice(NOON))
     scene.at(60, notice(NOON + 60, "recovered"))
@@ -73,7 +73,9 @@ def test_a_flapping_container_is_told_again_after_the_cooldown_with_a_count() ->
     assert scene.at(700, notice(NOON + 700)) == [
         "web on nas is unhealthy. 8 more changes since " + clock(120) + " held back."
     ]
-    assert scene.at(730, notice(NOON + 730, "recovered")) == ["web on nas is no longer unhealthy."], "told: it was told"
+    assert scene.at(730, notice(NOON + 730, "recovered")) == ["web on nas is no longer unhealthy."], (
+        "the end of a problem that was sent"
+    )
 
 
 def clock(seconds: float) -> str:
@@ -199,14 +201,14 @@ async def test_a_failed_channel_is_reported_through_the_others_and_channels_are_
 
 
 async def test_a_restart_neither_repeats_nor_loses_a_notice(tmp_path: Path) -> None:
-    """What people were not told yet is found again by the next watch; the end of what they were told is not lost."""
+    """What people do not know yet is found again by the next watch; the end of what they know is not lost."""
     (tmp_path / "notify.json").touch(0o600)
     with running_services() as services:
         (tmp_path / "notify.json").write_text(f'{{"phone": "ntfy://{services.address}/topic"}}', encoding="utf-8")
         home = {"ANVYL_HOME": str(tmp_path)}
         post, began = NoticePost(load({}, home), "nas"), time.time()
-        told, muted, ended = (Trouble("nas", "unhealthy", name) for name in ("told", "muted", "ended"))
-        await post.tell([Alert(one, f"{one.subject} on nas is unhealthy", began, began) for one in (told, ended)])
+        sent, muted, ended = (Trouble("nas", "unhealthy", name) for name in ("sent", "muted", "ended"))
+        await post.tell([Alert(one, f"{one.subject} on nas is unhealthy", began, began) for one in (sent, ended)])
         MuteStore(tmp_path).add(Mute(began + 3600), began)
         await post.tell(
             [
@@ -215,13 +217,13 @@ async def test_a_restart_neither_repeats_nor_loses_a_notice(tmp_path: Path) -> N
             ]
         )
 
-        assert set(post.told({told: began, muted: began})) == {told, ended}
+        assert set(post.known_to_people({sent: began, muted: began})) == {sent, ended}
         assert [message["message"] for _, message in services.got] == [
-            "told on nas is unhealthy.",
+            "sent on nas is unhealthy.",
             "ended on nas is unhealthy.",
         ]
 
         MuteStore(tmp_path).clear(began)
         services.fault = (503, "down")
         await post.tell()
-        assert set(post.told({told: began, muted: began})) == {told}
+        assert set(post.known_to_people({sent: began, muted: began})) == {sent}

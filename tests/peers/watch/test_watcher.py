@@ -262,7 +262,7 @@ async def test_a_container_that_somebody_stops_and_starts_does_not_keep_restarti
     assert len(said) == 6 and not [one for one in said if "keeps restarting" in one]
 
 
-async def test_what_happened_while_nothing_was_watched_is_told_when_the_watch_continues(scene: Scene) -> None:
+async def test_what_happened_while_nothing_was_watched_is_sent_when_the_watch_continues(scene: Scene) -> None:
     vm = scene.hosts["vm"]
     scene.watcher.restore({}, 3600.0)
     vm.containers = [

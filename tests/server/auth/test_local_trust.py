@@ -247,11 +247,11 @@ def test_a_container_cannot_hide_by_replacing_its_threads() -> None:
 def test_an_unprivileged_server_trusts_only_its_own_user() -> None:
     """It cannot see which sockets the processes of other users hold."""
     with ExitStack() as stack:
-        assert judged_by_nobody(stack.enter_context(caller(""))) == "False None"
-        assert judged_by_nobody(stack.enter_context(caller(AS_NOBODY))) == f"True {NOBODY}"
+        assert judged_by_another_user(stack.enter_context(caller(""))) == "False None"
+        assert judged_by_another_user(stack.enter_context(caller(AS_NOBODY))) == f"True {NOBODY}"
 
 
-def judged_by_nobody(served: socket.socket, program: str = "") -> str:
+def judged_by_another_user(served: socket.socket, program: str = "") -> str:
     """Return what a server of another user decides about a caller."""
     script = f"""
 import os, socket

@@ -7,7 +7,7 @@ import pytest
 from anvyl_mcp.server.history.episodes import Episode, RecordedEvent, episodes
 from anvyl_mcp.server.history.store import MICROSECOND
 
-Told = tuple[str, str, int | None, int, int]
+Summary = tuple[str, str, int | None, int, int]
 """What, who, exit code, how often, and how often Docker started it again."""
 
 
@@ -40,11 +40,11 @@ def events(*rows: tuple[float, str, object]) -> list[RecordedEvent]:
     return found
 
 
-def told(found: list[Episode]) -> list[Told]:
+def summaries(found: list[Episode]) -> list[Summary]:
     return [(one.what, one.who, one.code, one.times, one.restarts) for one in found]
 
 
-CASES: dict[str, tuple[list[tuple[float, str, object]], list[Told]]] = {
+CASES: dict[str, tuple[list[tuple[float, str, object]], list[Summary]]] = {
     "stopped with docker": (
         [(0, "kill", 15), (1, "die", 0), (1.1, "stop", None)],
         [("stopped", "outside Anvyl", 0, 1, 0)],
@@ -109,7 +109,7 @@ CASES: dict[str, tuple[list[tuple[float, str, object]], list[Told]]] = {
 def test_events_become_one_entry_for_what_happened(case: str) -> None:
     rows, expected = CASES[case]
 
-    assert told(episodes(events(*rows))) == expected
+    assert summaries(episodes(events(*rows))) == expected
 
 
 def test_objects_do_not_mix_and_the_newest_comes_first() -> None:

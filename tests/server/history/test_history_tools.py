@@ -40,7 +40,7 @@ async def wait_for(client: Client, fits: Callable[[list[Entry]], bool], **argume
     pytest.fail(json.dumps(found, indent=1))
 
 
-def told(entries: list[Entry], name: str) -> list[tuple[str, str]]:
+def who_did(entries: list[Entry], name: str) -> list[tuple[str, str]]:
     return [(one["what"], one["who"]) for one in entries if one["name"] == name]
 
 
@@ -51,9 +51,9 @@ async def test_who_stopped_it_why_it_crashed_and_what_it_wrote_last(host: Client
     engine.api.start("till")
     engine.api.stop("till", timeout=1)
     found = await wait_for(
-        host, lambda entries: told(entries, "till")[:1] == [("stopped", "outside Anvyl")], name="till"
+        host, lambda entries: who_did(entries, "till")[:1] == [("stopped", "outside Anvyl")], name="till"
     )
-    assert told(found["events"], "till") == [
+    assert who_did(found["events"], "till") == [
         ("stopped", "outside Anvyl"),
         ("started", "outside Anvyl"),
         ("stopped", "local"),
@@ -78,7 +78,7 @@ async def test_who_stopped_it_why_it_crashed_and_what_it_wrote_last(host: Client
     assert "anvyl history chore" in gone["hint"]
     engine.run("chore")
     found = await wait_for(host, lambda entries: len(entries) >= 4 and "started" in entries[0]["what"], name="chore")
-    assert told(found["events"], "chore") == [
+    assert who_did(found["events"], "chore") == [
         ("created and started", "outside Anvyl"),
         ("removed", "outside Anvyl"),
         ("crashed", ""),
@@ -126,7 +126,7 @@ async def test_without_a_server_the_engine_is_asked_what_it_remembers(engine: Re
     done = await anyio.to_thread.run_sync(lambda: anvyl("history", "web", "--json"))
 
     assert done.code == 0, done.err
-    assert told(done.json["events"], "web")[0] == ("stopped", "outside Anvyl")
+    assert who_did(done.json["events"], "web")[0] == ("stopped", "outside Anvyl")
     (note,) = [words for words in done.json["notes"] if "anvyl-mcp serve" in words]
     assert "no history was kept yet" in note
     shown = await anyio.to_thread.run_sync(lambda: anvyl("history", "--since", "at 3"))
@@ -138,11 +138,11 @@ async def test_what_happened_while_no_server_ran_is_recorded_later(engine: RealE
     async with aclosing(Node(load(), serving=True)) as node, node.recorder().run(), Client(node.server) as client:
         engine.run("early")
         engine.run("web")
-        await wait_for(client, lambda entries: bool(told(entries, "web") and told(entries, "early")))
+        await wait_for(client, lambda entries: bool(who_did(entries, "web") and who_did(entries, "early")))
     engine.api.stop("web", timeout=1)
     engine.api.remove_container("early", force=True)
     async with aclosing(Node(load(), serving=True)) as node, node.recorder().run(), Client(node.server) as client:
-        found = await wait_for(client, lambda entries: told(entries, "web")[0][0] == "stopped")
+        found = await wait_for(client, lambda entries: who_did(entries, "web")[0][0] == "stopped")
 
-    assert told(found["events"], "web")[0] == ("stopped", "outside Anvyl")
-    assert told(found["events"], "early")[0] == ("killed and removed", "outside Anvyl")
+    assert who_did(found["events"], "web")[0] == ("stopped", "outside Anvyl")
+    assert who_did(found["events"], "early")[0] == ("killed and removed", "outside Anvyl")

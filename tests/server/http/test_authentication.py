@@ -97,7 +97,7 @@ class IdentityProvider:
         match token:
             case "jwt.of.ann":
                 return Caller("ann", implied_scopes(["operate"]), "jwt", id="jwt:ann")
-            case "jwt.of.nobody":
+            case "jwt.of.no.user":
                 return Caller("nix", frozenset(), "jwt", id="jwt:nix")
             case "jwt.in.trouble":
                 raise Unreachable("the keys cannot be had", hint="wait")
@@ -211,7 +211,7 @@ async def test_a_token_reaches_every_route_with_its_own_scopes(host: Host, metho
 
 @pytest.mark.parametrize(("method", "path"), [knock for knock in KNOCKS if knock not in OPEN])
 async def test_an_identity_without_scopes_reaches_no_route(host: Host, method: str, path: str) -> None:
-    answer = await host.knock(method, path, token="jwt.of.nobody")
+    answer = await host.knock(method, path, token="jwt.of.no.user")
 
     assert answer.status_code == 403 and not host.reached
     assert "scope" in error_of(answer)["hint"]

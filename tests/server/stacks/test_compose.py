@@ -130,7 +130,7 @@ def test_a_cancelled_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )
 
 
-def test_errors_warnings_and_steps_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_warnings_and_steps_are_distinguished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = r"""
 echo 'time="2026-01-01T00:00:00Z" level=warning msg="The \"X\" variable is not set. Defaulting to a blank string."' >&2
 echo ' Container shop-web-1 Creating ' >&2

@@ -94,17 +94,17 @@ async def test_the_tools_of_a_manager_come_and_go_with_the_swarm(engine: RealEng
     assert not {name for name in offered if "_swarm" in name}, "the steps of forming a Swarm are in no listing"
 
 
-async def test_a_client_of_the_handshake_protocol_is_told_too(
+async def test_a_client_of_the_handshake_protocol_is_notified_too(
     engine: RealEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not engine.private:
         pytest.skip("only a private engine can be in a Swarm")
     monkeypatch.setattr(membership, "FRESH_SECONDS", 0)
-    told = anyio.Event()
+    notified = anyio.Event()
 
     async def hear(message: Any) -> None:
         assert type(message).__name__ == "ToolListChangedNotification"
-        told.set()
+        notified.set()
 
     async with (
         aclosing(Node(load(), serving=True)) as here,
@@ -117,7 +117,7 @@ async def test_a_client_of_the_handshake_protocol_is_told_too(
         try:
             assert "list_nodes" in await names(client)
             with anyio.fail_after(10):
-                await told.wait()
+                await notified.wait()
         finally:
             engine.api.leave_swarm(force=True)
 

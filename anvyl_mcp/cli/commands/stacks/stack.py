@@ -25,7 +25,7 @@ NameOption = Annotated[
     typer.Option("--name", "-p", metavar="NAME", help="Name of the stack; by default the file's or its folder's."),
 ]
 EnvOption = Annotated[
-    Path | None, typer.Option("--env-file", metavar="PATH", help="Variables for the file; by default .env beside it.")
+    Path | None, typer.Option("--env-file", metavar="PATH", help="Variables for the file; by default .env next to it.")
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the changes only.")]
 

@@ -42,7 +42,7 @@ class StackFile:
 
 
 def read_stack_file(path: Path, name: str, env_file: Path | None) -> StackFile:
-    """Read a Compose file, or the one in a folder, and the `.env` file beside it.
+    """Read a Compose file, or the one in a folder, and the `.env` file next to it.
 
     Raises:
         InvalidInput: it cannot be read.
@@ -53,8 +53,8 @@ def read_stack_file(path: Path, name: str, env_file: Path | None) -> StackFile:
             raise InvalidInput(f"{path} has no Compose file", hint=f"name it {DEFAULT_FILES[0]}")
         path = found
     compose = _read(path)
-    beside = path.parent / ".env"
-    variables = _read(env_file or beside) if env_file or beside.is_file() else ""
+    default = path.parent / ".env"
+    variables = _read(env_file or default) if env_file or default.is_file() else ""
     given = name or (match[1] if (match := NAME_IN_FILE.search(compose)) else _name_of(path.absolute().parent))
     if not given:
         raise InvalidInput(f"the folder of {path} cannot be the name of a stack", hint="give one with --name")

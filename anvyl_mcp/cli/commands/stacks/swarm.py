@@ -43,7 +43,7 @@ def init(
 ) -> None:
     """Form a Swarm of paired hosts, or add hosts to one, after asking.
 
-    Needs the scope exec on each: whoever manages a Swarm may run anything on all its hosts.
+    Needs the scope exec on each: who manages a Swarm may run anything on all its hosts.
     """
     from anvyl_mcp.cli.runtime import output
     from anvyl_mcp.cli.runtime.runner import run_command

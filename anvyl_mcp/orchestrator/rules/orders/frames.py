@@ -1,4 +1,4 @@
-"""A frame: one order read for one tool, with its objects, values and hosts, and the words that nobody read."""
+"""A frame: one order read for one tool, with its objects, values and hosts, and its unread words."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class Framer(OrderValues):
     def _left(
         self, listing: ToolListing, words: Words, calls: Sequence[Mapping[str, Any]], why: list[str]
     ) -> tuple[list[str], str]:
-        """Words of an order that nobody read, and the text with all others blanked out."""
+        """Unread words of an order, and the text with all others blanked out."""
         kinds = {*listing.names.values(), *listing.required, noun_of(listing)}
         used = {noun for kind in kinds for noun in kinds_said(kind)}
         words.left = re.sub(r"(?i)(?<=\w)'s\b|(?<!\w)'s\b", lambda match: " " * len(match[0]), words.left)

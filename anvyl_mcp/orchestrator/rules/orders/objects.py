@@ -86,7 +86,7 @@ class OrderObjects(OrderHosts):
         if made and not names and IT.search(words.left):
             return [{argument: made}], LITERALLY
         if not names and kind == "stack" and not scene.may_name(kind, context):
-            return [], 0  # without the word, only a name tells that a stack is meant
+            return [], 0  # without the word, only a name shows that it is a stack
         every = selection.is_about_all(words, kind)
         if names and len(listing.names) == 1:
             words.take(re.compile(r"(?i)\b(?:both|all|every|each)\b"), "every") if every and len(names) > 0 else None
@@ -172,7 +172,7 @@ class OrderObjects(OrderHosts):
         return [], 0
 
     def _states_that_hold(self, words: Words, objects: Sequence[FleetObject], names: Sequence[str]) -> set[str]:
-        """Read a state beside a name if the object is in it: `the stopped web container`."""
+        """Read a state next to a name if the object is in it: `the stopped web container`."""
         trial = Words(words.left)
         states = selection.take_states(trial)
         used = [one for one in objects if one.name in names]
@@ -249,15 +249,15 @@ class OrderObjects(OrderHosts):
                 own.append(condition)
                 continue
             where = self._scene.places.hosts_named(condition.subject)
-            meant = [
+            fitting = [
                 one for one in self._scene.of("container") if one.name in about and (not where or one.host in where)
             ]
-            if not meant or len({one.host for one in meant}) > 1:
+            if not fitting or len({one.host for one in fitting}) > 1:
                 raise refused(condition.words, "it is not clear which one")
-            if not condition.holds(meant[0]):
-                state = meant[0].row.get("state")
-                raise NothingToDo(f"Nothing to do: {meant[0].name} is {state} on {meant[0].host}")
-            said = f"{meant[0].name} is {meant[0].row.get('state')} on {meant[0].host}"
+            if not condition.holds(fitting[0]):
+                state = fitting[0].row.get("state")
+                raise NothingToDo(f"Nothing to do: {fitting[0].name} is {state} on {fitting[0].host}")
+            said = f"{fitting[0].name} is {fitting[0].row.get('state')} on {fitting[0].host}"
             if said not in self._limits.decided:
                 self._limits.decided.append(said)
         return own

@@ -29,7 +29,7 @@ class OrderHosts(Shared):
         return self._take_hosts(Words(words))[0]
 
     def _take_hosts(self, words: Words) -> tuple[str, bool, bool]:
-        """Read the hosts: their selector, whether all that have it are meant, and whether exactly two are."""
+        """Read the hosts: their selector, whether it is all that have it, and whether exactly two."""
         having = False
         if every := words.take(EVERY_HOST, "host"):
             having = any(match["having"] or match["runs"] or "where" in match[0].lower() for match in every)

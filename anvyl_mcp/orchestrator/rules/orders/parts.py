@@ -40,7 +40,7 @@ class Part:
 
 @dataclass
 class Frame:
-    """One order read for one tool. `left`: words that nobody read; `unread`: the text with all others blanked out."""
+    """One order read for one tool. `left`: unread words; `unread`: the text with all others blanked out."""
 
     listing: ToolListing
     calls: list[dict[str, Any]]

@@ -1,6 +1,6 @@
 """Orders to tool calls: clauses, then a frame for each tool that a clause may mean, then a decision.
 
-An order is made only when every word of it was read by somebody. Clauses beside it that only say why are set aside and
+An order is made only when every word of it was read. Clauses next to it that only say why are set aside and
 shown to the person as ignored.
 """
 

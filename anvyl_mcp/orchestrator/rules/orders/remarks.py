@@ -1,6 +1,6 @@
 """Words of an order that no reader took: harmless ones are shown as ignored, others keep it from being read.
 
-Inside an order every word counts. A clause beside it may say why (`the dashboards hang`), unless it holds a word that
+Inside an order every word counts. A clause next to it may say why (`the dashboards hang`), unless it holds a word that
 could turn the order: a condition, a doubt, somebody else's words, something to keep.
 """
 

@@ -41,7 +41,7 @@ class Objects(Protocol):
 
 @dataclass
 class Scene:
-    """Tools, hosts and objects for one question. `home`: the host that is meant where none is named."""
+    """Tools, hosts and objects for one question. `home`: the host where none is named."""
 
     tools: Mapping[str, ToolListing]
     places: Places

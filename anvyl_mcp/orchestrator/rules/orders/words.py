@@ -60,7 +60,7 @@ class Words:
 
     @property
     def rest(self) -> list[str]:
-        """Words that nobody has read."""
+        """Words that no reader took."""
         return [word for one in WORD.finditer(self.left) if (word := one[0].rstrip(".:/'-"))]
 
     def by(self, who: str) -> list[str]:
