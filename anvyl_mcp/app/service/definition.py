@@ -138,11 +138,18 @@ def private_program_paths(package: Path) -> tuple[Path, ...]:
     return tuple(path for path in hidden if not any(path != other and path.is_relative_to(other) for other in hidden))
 
 
-def unreadable_by_others(paths: Sequence[Path]) -> Path | None:
-    """Return the first of the folders, or of those above it, that another user cannot enter; home folders aside."""
+def unreadable_by_others(paths: Sequence[Path], *, home_folders_open: bool) -> Path | None:
+    """Return the first of the folders, or of those above it, that another user cannot enter.
+
+    `home_folders_open`: the service manager shows the service these folders, whoever may enter the home folder.
+    """
     for path in paths:
         for folder in (path, *path.parents):
-            if any(folder == home or home in folder.parents for home in HIDDEN) and folder != path:
+            if (
+                home_folders_open
+                and any(folder == home or home in folder.parents for home in HIDDEN)
+                and folder != path
+            ):
                 break
             if folder.exists() and not folder.stat().st_mode & 0o001:
                 return folder

@@ -24,6 +24,7 @@ class Launchd:
 
     name = "launchd agent"
     scope: Scope = "user"
+    opens_home_folders = True
 
     def __init__(self) -> None:
         self.file = Path.home() / "Library" / "LaunchAgents" / f"{LABEL}.plist"

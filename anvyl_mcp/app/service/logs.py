@@ -26,6 +26,24 @@ def read_lines(manager: ServiceManager, lines: int, since: str) -> list[str]:
     return [text.one_line(line) for line in done.out.splitlines()]
 
 
+def size(manager: ServiceManager) -> int:
+    """Return the bytes of the log file; 0 if there is none."""
+    try:
+        return manager.log.stat().st_size if manager.log else 0
+    except OSError:
+        return 0
+
+
+def last_error(manager: ServiceManager, start: int) -> str:
+    """Return the last error that the server wrote to the log file after its first `start` bytes."""
+    try:
+        content = manager.log.read_bytes()[start:] if manager.log else b""
+    except OSError:
+        return ""
+    lines = [line for line in content.decode(errors="replace").splitlines() if line.startswith("error: ")]
+    return text.one_line(lines[-1].removeprefix("error: ")) if lines else ""
+
+
 async def show(manager: ServiceManager, lines: int, since: str, *, follow: bool) -> int:
     """Print the log as it is read; with `follow`, until cancelled. Returns the exit code."""
     command = _command(manager, lines, since, follow=follow)

@@ -30,6 +30,12 @@ class ServiceManager(Protocol):
     scope: Scope
     file: Path
     """The file that defines the service."""
+    opens_home_folders: bool
+    """Whether the service can use a program in a home folder that is closed to its user."""
+
+    @property
+    def log(self) -> Path | None:
+        """The log file; None if the manager keeps a journal."""
 
     def render(self, definition: ServiceDefinition) -> str:
         """Return the content of the file."""

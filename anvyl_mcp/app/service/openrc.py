@@ -49,6 +49,7 @@ class OpenRc:
 
     name = "OpenRC service"
     scope: Scope = "system"
+    opens_home_folders = False
 
     def __init__(self) -> None:
         self.file = Path("/etc/init.d") / SERVICE

@@ -7,8 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,6 +37,8 @@ class Planned:
     manager: ServiceManager
     definition: ServiceDefinition
     notes: tuple[str, ...]
+    closed: Path | None = None
+    """A folder that the service would need and cannot enter."""
 
     @property
     def content(self) -> str:
@@ -101,12 +102,11 @@ def plan(
     hidden = definition.private_program_paths(package) if system else ()
     if hidden:
         owner = hidden[0]
-        notes.append(f"the program lies in {owner}: whoever can change that folder controls the service")
-    if system and (closed := definition.unreadable_by_others([*hidden, Path(sys.prefix), package.parent])):
-        raise InvalidInput(
-            f"{closed} is closed to other users, so the service could not start the program in it",
-            hint="install Anvyl for everyone, like: sudo pipx install --global anvyl-mcp",
-        )
+        notes.append(f"the program lies in {owner}: a user who can change that folder controls the service")
+    folders = [*hidden, Path(sys.prefix), Path(sys.base_prefix), package.parent]
+    closed = definition.unreadable_by_others(folders, home_folders_open=manager.opens_home_folders) if system else None
+    if closed:
+        notes.append(f"{closed} is closed to other users, so the service could not start the program in it")
     return Planned(
         manager,
         ServiceDefinition(
@@ -118,6 +118,7 @@ def plan(
             private_paths=hidden,
         ),
         tuple(notes),
+        closed,
     )
 
 
@@ -126,11 +127,17 @@ def install(planned: Planned, settings: Settings) -> Installed:
 
     Raises:
         Denied: a system service needs root.
+        InvalidInput: the program is in a folder that the service cannot enter.
         Conflict: the server already runs in another way.
         AnvylError: the service does not start.
     """
     manager, service = planned.manager, planned.definition
     _require_root(manager, "install", service.program)
+    if planned.closed:
+        raise InvalidInput(
+            f"{planned.closed} is closed to other users, so the service could not start the program in it",
+            hint="install Anvyl for everyone, like: sudo pipx install --global anvyl-mcp",
+        )
     record_folder = service.home or settings.state_dir
     sources = homes.homes_to_copy(service.home, settings, os.environ) if service.account else ()
     _refuse_second_server(manager, [record_folder, *sources])
@@ -147,8 +154,9 @@ def install(planned: Planned, settings: Settings) -> Installed:
     definition.write_record(record_folder, ServiceRecord(manager.name, service.options, service.environment))
     if service.account:
         accounts.give_to(service.account, record_folder)
+    log_size = logs.size(manager)
     done.notes += manager.start()
-    _wait_until_served(manager, record_folder)
+    _wait_until_served(manager, record_folder, log_size)
     return done
 
 
@@ -158,8 +166,9 @@ def restart(manager: ServiceManager, settings: Settings) -> None:
     Raises:
         AnvylError: it does not start.
     """
+    log_size = logs.size(manager)
     manager.restart()
-    _wait_until_served(manager, _home_of(manager, settings))
+    _wait_until_served(manager, _home_of(manager, settings), log_size)
 
 
 def uninstall(manager: ServiceManager, settings: Settings) -> Path:
@@ -185,7 +194,8 @@ def report(manager: ServiceManager, settings: Settings) -> ServiceReport:
     server = serve_lock.find_server(home / "run")
     notes = list(state.notes)
     if state.running and server is None and os.access(home / "run", os.R_OK):
-        notes.append("it runs, and does not serve yet")
+        state = replace(state, running=False, word=f"{state.word}, but it does not serve")
+        notes.append("right after a start this takes seconds; else its log says why: anvyl-mcp service logs")
     if server is not None and server.version != anvyl_mcp.__version__:
         notes.append(f"it runs version {server.version}; to use {anvyl_mcp.__version__}: anvyl-mcp service install")
     if server is not None and not state.running:
@@ -195,16 +205,12 @@ def report(manager: ServiceManager, settings: Settings) -> ServiceReport:
     return ServiceReport(manager, state, home, server, tuple(notes))
 
 
-def _wait_until_served(manager: ServiceManager, home: Path) -> None:
+def _wait_until_served(manager: ServiceManager, home: Path, log_size: int) -> None:
     """Only systemd knows when the server is ready; with other managers its lock shows it."""
     deadline = time.monotonic() + START_SECONDS
     while serve_lock.find_server(home / "run") is None:
         if time.monotonic() > deadline:
-            errors: list[str] = []
-            # The manager may not even have opened the log.
-            with suppress(AnvylError):
-                errors = [line for line in logs.read_lines(manager, 30, "") if line.startswith("error: ")]
-            reason = errors[-1].removeprefix("error: ") if errors else f"no answer within {START_SECONDS:.0f} s"
+            reason = logs.last_error(manager, log_size) or f"no answer within {START_SECONDS:.0f} s"
             raise AnvylError(f"the service does not start: {reason}", hint="its log: anvyl-mcp service logs")
         time.sleep(0.1)  # the manager has no event for it
 

@@ -24,6 +24,9 @@ SESSION_SECONDS = 10.0
 class Systemd:
     """A unit of the system, or of this user."""
 
+    log = None
+    opens_home_folders = True
+
     def __init__(self, scope: Scope) -> None:
         self.name = f"systemd {scope} unit"
         self.scope: Scope = scope
