@@ -14,7 +14,7 @@ running server must not spend 0.9 s on importing the MCP SDK, nor a server that 
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -146,10 +146,15 @@ class Node:
     def assistant(self) -> Assistant:
         """Create the assistant that answers questions about the fleet."""
         from anvyl_mcp.orchestrator.ask.agent import Assistant
-        from anvyl_mcp.server.policy import guardrails
 
         on_reply = self._count_reply if self._serving else lambda _: None
-        return Assistant(self.fleet, self.settings, on_reply=on_reply, root_reasons=guardrails.reasons_by_name)
+        return Assistant(self.fleet, self.settings, on_reply=on_reply, root_reasons=self.root_reasons)
+
+    def root_reasons(self, tool: str, arguments: Mapping[str, Any]) -> Sequence[str]:
+        """Why a call gives root on its host; with an empty tool name, only its arguments are checked."""
+        from anvyl_mcp.server.policy import guardrails
+
+        return guardrails.reasons_by_name(tool, arguments)
 
     def load_assistant(self) -> Assistant:
         """Create the assistant, and import all that it needs. Takes seconds: run it on a thread, so Ctrl-C works."""

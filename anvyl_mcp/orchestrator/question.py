@@ -67,6 +67,15 @@ class Proposal:
         self.expected, self.problems, self.details = plan.expected, plan.problems, plan.details
 
 
+Decide = Callable[[Proposal], Awaitable[bool | None]]
+"""Decides about a proposed change: approve, deny, or None to leave it pending."""
+
+
+async def leave_pending(proposal: Proposal) -> bool | None:
+    """Default `Decide`: every change waits for approval."""
+    return None
+
+
 async def _leave_as_proposed(proposals: Sequence[Proposal]) -> None:
     """Default hook: keep all proposals."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded
+from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, NothingToDo
 from anvyl_mcp.orchestrator.question import Proposal, Question
-from anvyl_mcp.orchestrator.run import Run
+from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.changes import outcome
 from anvyl_mcp.peers.fleet import status
 from anvyl_mcp.peers.fleet.fleet import Outcome
@@ -59,6 +59,17 @@ class Reply:
         failed = {host: error for failure in self.run.failures for host, error in failure.by_host.items()}
         statuses = {host: status.status_text(error, status.call_status(error)) for host, error in failed.items()}
         return statuses | outcome.host_statuses(self.calls)
+
+    def fail(self, error: AnvylError) -> None:
+        """End the run with an error."""
+        self.run.end(EndReason.NOTHING_TO_DO if isinstance(error, NothingToDo) else EndReason.FAILED, error)
+        self.error = error
+
+    def finish(self, seconds: float) -> None:
+        """Record the time it took; that nothing has to be done is an answer and no error."""
+        if isinstance(self.error, NothingToDo):
+            self.answer, self.error = f"{self.error.message}.", None
+        self.seconds = round(seconds, 3)
 
     @property
     def exit_code(self) -> int:

@@ -35,7 +35,14 @@ def ask_once(text: str, *, host: str, yes: bool, dry_run: bool, as_json: bool, m
             async def assistant() -> Assistant:
                 return await anyio.to_thread.run_sync(node.load_assistant, abandon_on_cancel=True)
 
-            quickly = partial(answer_quickly, fleet=node.fleet, settings=settings, model=model, offline=offline)
+            quickly = partial(
+                answer_quickly,
+                fleet=node.fleet,
+                settings=settings,
+                model=model,
+                offline=offline,
+                root_reasons=node.root_reasons,
+            )
             reply = await session.answer(assistant, model=model, offline=offline, quickly=quickly)
             interrupts.current.report = lambda: None
             if not as_json:

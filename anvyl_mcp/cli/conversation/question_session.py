@@ -15,7 +15,7 @@ from anvyl_mcp.cli.runtime.approval_prompt import ApprovalPrompt, prompt_for_hos
 from anvyl_mcp.cli.runtime.runner import attended
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Cancelled
-from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.question import Decide, Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.changes import wording
@@ -93,7 +93,7 @@ class QuestionSession:
         *,
         model: str = "",
         offline: bool = False,
-        quickly: Callable[[Run], Awaitable[Reply | None]] | None = None,
+        quickly: Callable[[Run, Decide], Awaitable[Reply | None]] | None = None,
     ) -> Reply:
         """Answer the question, showing progress meanwhile. `quickly`: tried first, without the assistant.
 
@@ -102,7 +102,7 @@ class QuestionSession:
         while True:
             with self._progress.shown():
                 try:
-                    reply = await quickly(self._run) if quickly else None
+                    reply = await quickly(self._run, self._prompt.decide) if quickly else None
                     if reply is None:
                         ready = await assistant()
                         reply = await ready.ask(self._run, decide=self._prompt.decide, model=model, offline=offline)

@@ -18,10 +18,10 @@ from anvyl_mcp.orchestrator.api.forwarding import Forwarding
 from anvyl_mcp.orchestrator.api.schemas import Answer, Approval, DoneCall, Waiting, WaitingCall
 from anvyl_mcp.orchestrator.approvals import Approvals, PendingApproval, expiry, new_id
 from anvyl_mcp.orchestrator.ask import report
-from anvyl_mcp.orchestrator.ask.agent import Assistant, leave_pending
+from anvyl_mcp.orchestrator.ask.agent import Assistant
 from anvyl_mcp.orchestrator.ask.conversation import Conversation, Conversations
 from anvyl_mcp.orchestrator.ask.execute_approved import execute_pending, pending_call
-from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.question import Proposal, Question, leave_pending
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules.results.answers import CANCELLED
 from anvyl_mcp.peers.changes import outcome

@@ -1,7 +1,6 @@
-"""Answers a question that the rules read and that only looks, without the agent framework, whose import takes a second.
+"""Plays a plan of the rules without the agent framework, whose import takes seconds on a busy machine.
 
-The plan, the calls and the answer are the same as those of the rules as a Pydantic AI model; what changes something,
-and what the rules leave to a language model, goes to the assistant.
+Its calls take the path that those of a model take: they are checked, decided and made by `FleetCalls`.
 """
 
 from __future__ import annotations
@@ -9,32 +8,34 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 
-from anvyl_mcp.core.errors import AnvylError, Denied, NothingToDo
+from anvyl_mcp.core.errors import AnvylError, NothingToDo
 from anvyl_mcp.core.settings import Settings
-from anvyl_mcp.core.values.arguments import coerce_arguments
+from anvyl_mcp.orchestrator.ask import report
 from anvyl_mcp.orchestrator.ask.aliases import expand
+from anvyl_mcp.orchestrator.ask.fleet_calls import CheckedCall, FleetCalls, OverBudget, decide_proposals
+from anvyl_mcp.orchestrator.checks.consent import RootReasons, no_root_reasons
 from anvyl_mcp.orchestrator.checks.resolve import Inventory
-from anvyl_mcp.orchestrator.question import Question, check_question
+from anvyl_mcp.orchestrator.question import Decide, check_question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules.reader import Plan, Reader, surroundings_of
 from anvyl_mcp.orchestrator.rules.results.answers import (
     RULES,
     Call,
     Turn,
+    announcement,
     answer,
-    describe_source,
+    not_tried,
     result_metadata,
     went_wrong,
 )
-from anvyl_mcp.orchestrator.run import EndReason, Responder, Run
-from anvyl_mcp.peers.changes.argument_check import check
+from anvyl_mcp.orchestrator.run import Responder, Run
+from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
-from anvyl_mcp.peers.fleet.targets import resolve_targets
 
 TRACED = "OTEL_EXPORTER_"
 """Prefix of the variables that turn tracing on, which belongs to the agent framework."""
@@ -57,15 +58,24 @@ class PlayedResult:
     """Its result."""
 
     tool_name: str
-    content: str
-    outcome: str
-    metadata: Mapping[str, Any]
+    content: str = ""
+    outcome: str = "success"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def answer_quickly(run: Run, fleet: Fleet, settings: Settings, *, model: str, offline: bool) -> Reply | None:
+async def answer_quickly(
+    run: Run,
+    decide: Decide,
+    *,
+    fleet: Fleet,
+    settings: Settings,
+    model: str,
+    offline: bool,
+    root_reasons: RootReasons = no_root_reasons,
+) -> Reply | None:
     """Answer a question that the rules account for to the last word, or, if `offline`, one that they read at all.
 
-    None if it changes something or is left to the assistant; no call has been made then.
+    None if it is left to the assistant; no call has been made then.
     """
     first = settings.rules == "first" and settings.drive == "auto" and not model
     if settings.rules == "off" or not (offline or first) or any(name.startswith(TRACED) for name in os.environ):
@@ -78,69 +88,82 @@ async def answer_quickly(run: Run, fleet: Fleet, settings: Settings, *, model: s
         inventory = Inventory(fleet)
         reader = Reader(surroundings_of(fleet, inventory, question.host or question.home), exact=not offline)
         plan = await reader.plan(expanded.text)
-        if not plan.only_reads or question.unclear:
-            return None
-        placed = [[(call, *await _placed(call, fleet, question, inventory)) for call in step] for step in plan.steps]
-    except NothingToDo:
-        return None
     except AnvylError as error:
-        if not offline:
+        if not offline and not isinstance(error, NothingToDo):
             return None
-        run.end(EndReason.FAILED, error)
-        reply.error = error
+        reply.fail(error)
     else:
+        if question.unclear:
+            return None
         run.reword(expanded.text)
-        run.record_response(Responder.RULES)
         reply.notes += expanded.notes
-        reply.answer = await _play(placed, fleet, run, plan.said or run.question.text)
-        run.finish()
-        reply.notes += _notes(plan)
-    reply.seconds = round(time.monotonic() - started, 3)
+        calls = FleetCalls(fleet, inventory=inventory, root_reasons=root_reasons)
+        await play(plan, reply, calls, fleet.catalogue, decide)
+    reply.finish(time.monotonic() - started)
     return reply
 
 
-def _notes(plan: Plan) -> list[str]:
-    read_as = [f"read as: {plan.read_as}"] if plan.read_as else []
-    return [*read_as, *plan.remarks]
+async def play(plan: Plan, reply: Reply, calls: FleetCalls, tools: Mapping[str, ToolListing], decide: Decide) -> None:
+    """Make the calls of a plan, those of each step together, and answer from their results.
 
-
-async def _placed(
-    call: Call, fleet: Fleet, question: Question, inventory: Inventory
-) -> tuple[dict[str, Any], list[str]]:
-    """The arguments of a call, and its hosts."""
-    given = {name: value for name, value in call.arguments.items() if name != "host"}
-    arguments = coerce_arguments(call.listing.input_schema, given)
-    check(call.listing, arguments)
-    selector = str(call.arguments.get("host") or question.host or question.home)
-    hosts = await resolve_targets(fleet, call.listing, arguments, selector, lister=inventory.outcomes)
-    if question.host and (outside := set(hosts) - set(fleet.select(question.host))):
-        raise Denied(f"this question is about {question.host} only, not {', '.join(sorted(outside))}")
-    return arguments, hosts
-
-
-async def _play(
-    steps: list[list[tuple[Call, dict[str, Any], list[str]]]], fleet: Fleet, run: Run, question: str
-) -> str:
-    """Make the calls of each step together, and answer the question, in English, from the results."""
-    turn = Turn(question)
-
-    async def make(number: str, call: Call, arguments: dict[str, Any], hosts: list[str]) -> None:
-        listing = call.listing
-        run.begin_call(listing.name, arguments, hosts)
-        outcomes = await fleet.call_many(
-            hosts, listing.name, arguments, on_behalf=run.question.on_behalf, on_outcome=run.end_call
-        )
-        if listing.untrusted:
-            run.record_untrusted(describe_source(listing, arguments, hosts))
-        turn.results[number] = PlayedResult(listing.name, "", "success", result_metadata(outcomes, listing))
-
-    for number, step in enumerate(steps):
-        async with anyio.create_task_group() as group:
-            for index, (call, arguments, hosts) in enumerate(step):
-                key = f"{number}.{index}"
-                turn.calls[key] = PlayedCall(call.listing.name, call.arguments)
-                group.start_soon(make, key, call, arguments, hosts)
-        if any(went_wrong(turn.results[key]) for key in turn.results if key.startswith(f"{number}.")):
+    The next step waits for the success of the one before, and for the approval of its changes.
+    """
+    run = reply.run
+    run.record_response(Responder.RULES)
+    run.record_interpretation(plan.read_as)
+    run.record_remarks(plan.remarks, plan.doubts)
+    turn = Turn(plan.said or run.question.text)
+    later: list[Call] = []
+    for number, step in enumerate(plan.steps):
+        keyed = {f"{number}.{index}": call for index, call in enumerate(step)}
+        turn.calls |= {key: PlayedCall(call.listing.name, call.arguments) for key, call in keyed.items()}
+        results = await _play_step(keyed, calls, run, decide)
+        turn.results |= {key: results[key] for key in keyed if key in results}
+        later = [call for rest in plan.steps[number + 1 :] for call in rest]
+        if run.waiting or any(went_wrong(result) for result in results.values()):
             break
-    turn.results = {key: turn.results[key] for key in turn.calls if key in turn.results}
-    return answer(fleet.catalogue, turn)
+    if run.waiting:
+        reply.answer = " ".join(filter(None, [report.describe_pending(run), announcement(later)]))
+    else:
+        reply.answer = "\n".join(filter(None, [answer(tools, turn), not_tried(later)]))
+    report.conclude(reply)
+    report.fail_if_not_changed(reply, "read" if plan.only_reads else "change", tools)
+
+
+async def _play_step(step: Mapping[str, Call], calls: FleetCalls, run: Run, decide: Decide) -> dict[str, PlayedResult]:
+    """Make calls together, once all changes among them are decided. The results by id, without what is pending."""
+    results: dict[str, PlayedResult] = {}
+    proposed: list[str] = []
+    created = calls.created_by((call.listing.name, call.arguments) for call in step.values())
+
+    async def make(id_: str, checked: CheckedCall) -> None:
+        outcomes = await calls.make(checked, run)
+        results[id_] = PlayedResult(checked.listing.name, metadata=result_metadata(outcomes, checked.listing))
+
+    async def check(id_: str, call: Call) -> None:
+        name = call.listing.name
+        try:
+            checked = await calls.check(name, call.arguments, run, id_, created=created)
+        except NothingToDo as done:
+            results[id_] = PlayedResult(name, f"{done.message}.")
+        except (AnvylError, OverBudget) as error:
+            results[id_] = PlayedResult(name, str(error), "failed")
+        else:
+            if checked.waits:
+                proposed.append(id_)
+            else:
+                await make(id_, checked)
+
+    async with anyio.create_task_group() as group:
+        for id_, call in step.items():
+            group.start_soon(check, id_, call)
+    if not proposed:
+        return results
+    decisions = await decide_proposals(run, [id_ for id_ in step if id_ in proposed], decide)
+    async with anyio.create_task_group() as group:
+        for id_, approved in decisions.items():
+            if approved:
+                group.start_soon(make, id_, calls.approved(run.proposals[id_]))
+            else:
+                results[id_] = PlayedResult(step[id_].listing.name, outcome="denied")
+    return results

@@ -9,9 +9,11 @@ from typing import Any
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.orchestrator.ask.claims import without_claims
+from anvyl_mcp.orchestrator.language.intent import Intent
 from anvyl_mcp.orchestrator.language.lexicon import is_english, sentence
 from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.question import Proposal
+from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.rules.results.answers import (
     CANCELLED,
     OUTCOMES,
@@ -185,3 +187,45 @@ def _reads(tools: Mapping[str, ToolListing], call: Outcome) -> bool:
 
 def _call(tools: Mapping[str, ToolListing], proposal: Proposal) -> Call:
     return Call(tools.get(proposal.tool) or ToolListing(proposal.tool, "", {}), proposal.arguments)
+
+
+def conclude(reply: Reply) -> None:
+    """Set error and notes of a reply from its run, which ends."""
+    run = reply.run
+    run.finish()
+    if run.failures and not reply.calls and not reply.proposals:
+        # Our error is more accurate than the model's text.
+        reply.error = run.failures[-1]
+    reply.notes += run.notes
+    for proposal in reply.waiting:
+        if proposal.untrusted:
+            reply.notes.append(f"`{proposal.tool}` was proposed after reading {proposal.untrusted}")
+        elif not proposal.covered:
+            reply.notes.append(f"`{proposal.tool}` needs explicit approval: {proposal.why}")
+    if run.interpretation and run.by_rules:
+        reply.notes.append(f"read as: {run.interpretation}")
+    if run.by_rules and not run.proposals:
+        reply.notes += run.remarks
+
+
+def fail_if_not_changed(reply: Reply, intent: Intent, tools: Mapping[str, ToolListing]) -> None:
+    """Set the error of a reply if the question asks for a change and none was made or proposed."""
+    run = reply.run
+    changed = any(not tools[call.tool].reads for call in run.calls if call.tool in tools)
+    not_changed = intent == "change" and not changed and not reply.proposals
+    if run.end_error and intent != "read" and not reply.waiting:
+        reply.error = run.end_error
+    elif not_changed and run.unresolved:
+        reply.error = run.unresolved
+
+
+def describe_pending(run: Run) -> str:
+    """The changes that wait for approval, and those that cannot be made, as sentences."""
+    waiting = run.waiting
+    orders = text.join_names(wording.describe_all([(one.tool, one.arguments, one.hosts) for one in waiting]))
+    if details := [line.strip() for one in waiting for line in one.details]:
+        orders += f" ({'; '.join(details)})"
+    refused = [f"Not possible: {text.join_names(wording.failures(run.impossible))}."] if run.impossible else []
+    if run.question.dry_run:
+        return " ".join([f"Dry run: would {orders}. Nothing was changed.", *refused])
+    return " ".join([f"Waiting for approval: {orders}. Nothing was changed yet.", *refused])

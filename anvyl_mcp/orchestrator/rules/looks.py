@@ -197,7 +197,7 @@ class Looks:
         if not names and not when.trend and (pronoun := re.search(r"(?i)\b(?:its?|they|them|their)\b", said)):
             raise NotUnderstood(f"it is not clear what `{pronoun[0]}` is", hint="name it: peak memory of web this week")
         calls = [self._call(listing, when.arguments(listing, name), host) for name in names or [""]]
-        if when.why and when.wants == "events" and not when.deed:
+        if when.why and when.wants == "events" and not (when.deed and when.words):
             # The history says why it ended; what else went wrong is in its log.
             more = [one for one in self._tools if one.toolset == "containers" and "tail" in one.arguments]
             calls += [self._call(one, {"name": name, "tail": LAST_LINES}, host) for one in more for name in names]

@@ -1,7 +1,7 @@
 """The reader without a model, as one pipeline: normalize, hosts, clauses, frames, decide, plan.
 
-A plan is made once for a question. The Pydantic AI model plays it, and the command line plays one that only looks
-without the agent framework.
+A plan is made once for a question. It is played without the agent framework, or by the Pydantic AI model that the rules
+are beside another.
 """
 
 from __future__ import annotations

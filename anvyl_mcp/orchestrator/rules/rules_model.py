@@ -5,8 +5,7 @@ The plan of a question is made once; the calls made since say what is left of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from pydantic_ai.messages import (
     ModelMessage,
@@ -18,11 +17,10 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 
-from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.orchestrator.language.intent import read_wish
 from anvyl_mcp.orchestrator.rules.reader import Plan, Reader
-from anvyl_mcp.orchestrator.rules.results.answers import RULES, Call, Turn, answer, went_wrong
+from anvyl_mcp.orchestrator.rules.results.answers import RULES, Turn, announcement, answer, not_tried, went_wrong
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
 from anvyl_mcp.peers.connection.listing import ToolListing
 
@@ -83,22 +81,11 @@ class RulesModel(WholeAnswerModel):
         for index, step in enumerate(plan.steps):
             results = [turn.result_of(call) for call in step]
             missing = [call for call, result in zip(step, results, strict=True) if result is None]
-            later = [str(call) for rest in plan.steps[index + 1 :] for call in rest]
+            later = [call for rest in plan.steps[index + 1 :] for call in rest]
             if missing:
                 calls = [ToolCallPart(call.listing.name, call.arguments) for call in missing]
                 changes = not all(call.listing.reads for call in missing)
-                return [*_announced(plan.steps[index + 1 :]), *calls] if changes else list(calls)
+                return [*([TextPart(announcement(later))] if later and changes else []), *calls]
             if later and any(went_wrong(result) for result in results if result):
-                return [TextPart(f"{answer(tools, turn)}\nNot tried after that: {text.join_names(later)}.")]
+                return [TextPart(f"{answer(tools, turn)}\n{not_tried(later)}")]
         return [TextPart(answer(tools, turn))]
-
-
-def _announced(later: Sequence[Sequence[Call]]) -> list[ModelResponsePart]:
-    """Text about later steps, so that an approval covers all of them knowingly."""
-    words = [f"{call}{_at(call.arguments)}" for step in later for call in step]
-    return [TextPart(f"After that: {text.join_names(words)}.")] if words else []
-
-
-def _at(arguments: dict[str, Any]) -> str:
-    host = arguments.get("host")
-    return f" on {host}" if host else ""

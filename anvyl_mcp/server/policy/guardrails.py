@@ -10,13 +10,15 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.server.auth.callers import SCOPES
 from anvyl_mcp.server.policy import object_names
-from anvyl_mcp.server.tool import Scope, Tool
+
+if TYPE_CHECKING:  # an order at the command line asks for reasons, and waits for no schema library
+    from anvyl_mcp.server.tool import Scope, Tool
 
 PROTECT = "anvyl.protect"
 READ = "anvyl.read"

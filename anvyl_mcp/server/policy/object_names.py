@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import InvalidInput
-from anvyl_mcp.server.tool import Tool
+
+if TYPE_CHECKING:  # an order at the command line asks for reasons, and waits for no schema library
+    from anvyl_mcp.server.tool import Tool
 
 NAMES, MAKES, USES = "x-names", "x-makes", "x-uses"
 """Schema keys of an argument; their value is the kind of object that it names, creates or uses."""

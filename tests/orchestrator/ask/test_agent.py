@@ -26,10 +26,10 @@ from anvyl_mcp.core.errors import (
 )
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.orchestrator.ask import agent as agent_module
-from anvyl_mcp.orchestrator.ask.agent import Assistant, Decide, leave_pending
+from anvyl_mcp.orchestrator.ask.agent import Assistant
 from anvyl_mcp.orchestrator.models import model_choice
 from anvyl_mcp.orchestrator.models.servers.model_server import OPENAI_COMPATIBLE
-from anvyl_mcp.orchestrator.question import Proposal, Question
+from anvyl_mcp.orchestrator.question import Decide, Proposal, Question, leave_pending
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.connection.listing import Connection, ProgressCallback, ToolAnswer

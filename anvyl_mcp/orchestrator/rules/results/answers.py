@@ -164,6 +164,17 @@ def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
     return text.clean("\n".join([*wording.report(changes), *looks, *left]))
 
 
+def announcement(later: Sequence[Call]) -> str:
+    """Text about later steps, so that an approval covers all of them knowingly; empty if there are none."""
+    words = [f"{call}{f' on {host}' if (host := call.arguments.get('host')) else ''}" for call in later]
+    return f"After that: {text.join_names(words)}." if words else ""
+
+
+def not_tried(later: Sequence[Call]) -> str:
+    """Text about the steps that were given up; empty if there are none."""
+    return f"Not tried after that: {text.join_names([str(call) for call in later])}." if later else ""
+
+
 def not_done(call: Call, why: str) -> str:
     """Text for a call that was not made: `Not done: stop web (you did not approve it).`"""
     return f"Not done: {call} ({why.rstrip('.')})."
