@@ -35,6 +35,8 @@ PHRASES = [
     ("last night at 11", "10-25 21:30", "10-25 22:30", "10-26 02:30", "10-26 03:30"),
     ("at 11 last night", "10-25 21:30", "10-25 22:30", "10-26 02:30", "10-26 03:30"),
     ("since last Monday", "10-18 22:00", "now", "10-19 04:00", "now"),
+    ("since Monday", "10-18 22:00", "now", "10-19 04:00", "now"),
+    ("this Monday", "10-25 23:00", "now", "10-26 04:00", "now"),
     ("since Saturday", "10-23 22:00", "now", "10-24 04:00", "now"),
     ("on Sunday", "10-24 22:00", "10-25 23:00", "10-25 04:00", "10-26 04:00"),
     ("friday night", "10-23 16:00", "10-24 04:00", "10-23 22:00", "10-24 10:00"),
@@ -126,7 +128,6 @@ REFUSED = {
     "what happened at 25:00": "not a time of day",
     "what happened at 10:75": "not a time of day",
     "what happened at 13 pm": "not a time of day",
-    "what changed since Monday": "today is Monday",
     "what changed while I was away": "when you were away",
     "what changed since I left": "when you were away",
     "what changed in the last few hours": "not exact",
@@ -202,3 +203,12 @@ def test_the_zone_of_the_person_is_that_of_the_machine(monkeypatch: pytest.Monke
     assert local_zone().utcoffset(MONDAY) is not None
     monkeypatch.delenv("TZ")
     assert local_zone().utcoffset(MONDAY) is not None
+
+
+def test_the_name_of_the_present_day_is_taken_as_a_week_ago_and_that_is_said() -> None:
+    found = read_interval("what changed since monday", MONDAY, BERLIN)
+
+    assert found and found.remark == "`monday` taken as Monday a week ago (19 October); for today say `today`"
+    for words in ("since last monday", "since saturday"):
+        clear = read_interval(words, MONDAY, BERLIN)
+        assert clear and not clear.remark

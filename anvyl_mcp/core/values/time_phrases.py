@@ -31,6 +31,8 @@ class Interval:
     """The phrase as written."""
     span: tuple[int, int] = (0, 0)
     """Position of the phrase in the sentence."""
+    remark: str = ""
+    """How a word was taken that may stand for two times."""
 
     @property
     def since(self) -> datetime:
@@ -53,7 +55,7 @@ def read_interval(sentence: str, now: datetime, zone: tzinfo) -> Interval | None
             words = sentence[span[0] : span[1]]
             if period.start > reader.now:
                 raise InvalidInput(f"`{words}` is in the future", hint="ask about the past, like `today` or `last 2h`")
-            return Interval(period.start, min(period.end, reader.now), period.moment, words, span)
+            return Interval(period.start, min(period.end, reader.now), period.moment, words, span, reader.remark)
     return None
 
 

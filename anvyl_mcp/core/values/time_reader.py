@@ -29,6 +29,8 @@ class TimeReader:
         self._calendar = LocalCalendar(now, zone)
         self.now = self._calendar.now
         self._today = self._calendar.today
+        self.remark = ""
+        """How a word was taken that may stand for two times."""
 
     def phrase(self, at: int) -> Found:
         """Parse the phrase that begins at a word; None if none does.
@@ -222,12 +224,15 @@ class TimeReader:
         if number is None:
             return None
         back = (self._today.weekday() - number) % 7
-        if back == 0 and which != "last":
-            name = WEEKDAYS[number].title()
-            raise InvalidInput(
-                f"today is {name}, so `{name}` may be today or a week ago", hint=f"say `today` or `last {name}`"
+        if back == 0 and which == "this":
+            return self._today, after
+        day = self._today - timedelta(days=back or 7)
+        if back == 0 and not which:
+            # The longer time: what it shows has that of today in it.
+            self.remark = (
+                f"`{word}` taken as {WEEKDAYS[number].title()} a week ago ({day.day} {day:%B}); for today say `today`"
             )
-        return self._today - timedelta(days=back or 7), after
+        return day, after
 
     def _named_date(self, at: int) -> tuple[date, int] | None:
         """`Nov 23`, `23rd of November 2026`: without a year, the last one."""

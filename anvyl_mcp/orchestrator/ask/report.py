@@ -206,6 +206,7 @@ def conclude(reply: Reply) -> None:
         reply.notes.append(f"read as: {run.interpretation}")
     if run.by_rules and not run.proposals:
         reply.notes += run.remarks
+    reply.notes = list(dict.fromkeys(reply.notes))
 
 
 def fail_if_not_changed(reply: Reply, intent: Intent, tools: Mapping[str, ToolListing]) -> None:

@@ -61,7 +61,8 @@ def at(phrase: Sequence[str], words: Sequence[str]) -> frozenset[int]:
 
 def nearest(word: str, ours: Iterable[str]) -> str:
     """The known word that a word is a typo of, or empty if none or several fit: `restrat` is `restart`."""
-    near = get_close_matches(word, sorted(ours), n=4, cutoff=0.75)
+    # People rarely mistype the first letter: `ghost` is no host.
+    near = get_close_matches(word, sorted(one for one in ours if {one[0], one[1:2]} & {word[0]}), n=4, cutoff=0.75)
     swapped = [one for one in near if sorted(one) == sorted(word)]
     close = [one for one in near if len(word) >= LEAST_LETTERS and SequenceMatcher(None, one, word).ratio() >= ALIKE]
     candidates = swapped or close

@@ -126,6 +126,7 @@ class Looks:
         elif when:
             looked = await self._scored(masked, rest, host, names)
             rest = self._reach_back(when, rest, looked.calls)
+            looked.remarks += [when.remark] if when.remark else []
         else:
             looked = await self._query(rest, host, names) or await self._scored(masked, rest, host, names)
         if not looked.calls:

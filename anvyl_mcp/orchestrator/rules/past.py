@@ -144,9 +144,9 @@ def _in_time(wants: Literal["usage", "events", "logs"], when: Interval | None, r
     hours = max(1, ceil((datetime.now(UTC) - min(when.start, when.since)) / timedelta(hours=1)))
     if when.moment:
         start, end = (moment.isoformat(timespec="seconds") for moment in (when.start, when.end))
-        return Past(wants, words, start, end, hours)
+        return Past(wants, words, start, end, hours, remark=remark)
     until = words if when.end < datetime.now(UTC) - LATEST else ""
-    return Past(wants, words, words, until, hours)
+    return Past(wants, words, words, until, hours, remark=remark)
 
 
 def _interval(said: str, *, past: bool) -> tuple[Interval | None, str]:
@@ -159,7 +159,7 @@ def _interval(said: str, *, past: bool) -> tuple[Interval | None, str]:
         if past:
             raise NotUnderstood(error.message, hint=error.hint) from error
         return None, ""
-    return (None, "") if found is None or found.end <= found.start else (found, "")
+    return (None, "") if found is None or found.end <= found.start else (found, found.remark)
 
 
 def without_time(said: str, when: Past) -> str:

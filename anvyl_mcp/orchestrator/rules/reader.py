@@ -1,7 +1,7 @@
 """The reader without a model, as one pipeline: normalize, hosts, clauses, frames, decide, plan.
 
-A plan is made once for a question. It is played without the agent framework, or by the Pydantic AI model that the rules
-are beside another.
+A plan is made once for a question. It is played without the agent framework, or by the rules as a Pydantic AI
+model, where they accompany a language model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anvyl_mcp.orchestrator.language.normalize import is_short, mask, only_wonde
 from anvyl_mcp.orchestrator.language.places import Places, named
 from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, LEAD_IN, meaning
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
-from anvyl_mcp.orchestrator.rules import command_lines, replicas, unknown_words
+from anvyl_mcp.orchestrator.rules import command_lines, judgement, replicas, unknown_words
 from anvyl_mcp.orchestrator.rules.looks import Look, Looks
 from anvyl_mcp.orchestrator.rules.orders.scene import Objects, Scene
 from anvyl_mcp.orchestrator.rules.results.answers import MOST_NAMES, Call
@@ -118,6 +118,10 @@ class Reader:
         said, typos = await self._mended(said, scene_words, scene)
         notes = tuple(f"read `{typo}` as `{word}`" for typo, word in typos.items())
         notes += (f"read from {language} as `{text.clean(unmask(said, quoted))[:200]}`",) if language else ()
+        if subject := await self._thread.run(partial(judgement.subject_of, said, scene.tools.values())):
+            if self._strict:
+                raise NotUnderstood("advice is left to a language model")
+            return await self._looks(subject, quoted, scene, (*notes, judgement.FACTS))
         if command := await self._command(said, quoted, scene):
             return Plan(((command,),), remarks=notes)
         if kept := await replicas.read(said, scene):

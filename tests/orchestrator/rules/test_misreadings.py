@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from anvyl_mcp.app.catalogue import load_catalogue
-from anvyl_mcp.core.errors import NotUnderstood
+from anvyl_mcp.core.errors import NotFound, NotUnderstood
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.evaluation.acts import ACTS
 from anvyl_mcp.evaluation.acts.world import World
@@ -15,6 +15,7 @@ from anvyl_mcp.evaluation.simulation import Simulation
 from anvyl_mcp.orchestrator.ask.agent import Assistant
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.orchestrator.rules import judgement
 from tests.support.model_server import ModelServer
 from tests.support.model_server import text as says
 
@@ -79,8 +80,60 @@ async def test_a_question_is_not_answered_about_something_else(question: str, an
 
 
 @pytest.mark.parametrize(
+    ("question", "hint"),
+    [
+        ("who can restart web", "anvyl-mcp token list"),
+        ("am I allowed to stop db", "anvyl-mcp token list"),
+        ("wer darf web neu starten", "anvyl-mcp token list"),
+        ("qui peut redémarrer web", "anvyl-mcp token list"),
+        ("quién puede reiniciar web", "anvyl-mcp token list"),
+        ("undo that", "anvyl undo"),
+        ("mach das rückgängig", "anvyl undo"),
+        ("annule ça", "anvyl undo"),
+        ("deshaz eso", "anvyl undo"),
+    ],
+)
+async def test_rights_and_undoing_are_refused_with_what_answers(question: str, hint: str) -> None:
+    reply = await ask(question)
+
+    assert isinstance(reply.error, NotUnderstood) and hint in reply.error.hint, (reply.answer, reply.error)
+    assert reply.calls == [] and reply.proposals == []
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "should I stop db?",
+        "is it safe to stop db?",
+        "what happens if I stop db",
+        "should db be stopped",
+        "soll ich db stoppen?",
+        "ist es gefährlich db zu stoppen",
+        "dois-je arrêter db ?",
+        "est-il prudent d'arrêter db",
+        "debería parar db?",
+        "es seguro parar db?",
+    ],
+)
+async def test_advice_is_not_given_but_facts_are(question: str) -> None:
+    reply = await ask(question)
+
+    assert "db is running (healthy) on nas." in reply.answer and judgement.FACTS in reply.notes, reply.notes
+    assert reply.proposals == []
+
+
+@pytest.mark.parametrize("order", ["scale ghost to 3", "stop ghost", "skaliere ghost auf 3"])
+async def test_a_name_is_no_typo_of_a_word_for_a_host(order: str) -> None:
+    reply = await ask(order)
+
+    assert isinstance(reply.error, NotFound) and "`ghost`" in reply.error.message
+
+
+@pytest.mark.parametrize(
     ("question", "tool", "arguments"),
     [
+        ("can I see the logs of db", "get_container_logs", {"name": "db"}),
+        ("do we have anything stopped", "list_containers", {"all": True}),
         ("logs of db in the last 2 hours", "get_container_logs", {"name": "db", "since": "2h"}),
         ("how much memory does db use", "get_container_stats", {"name": "db"}),
         ("how much memory does postgres use", "get_container_stats", {"name": "db"}),
