@@ -25,8 +25,8 @@ from anvyl_mcp.server.policy.guardrails import check_labels
 from anvyl_mcp.server.tool import BOUND_IDS, CURRENT_TOOL, Injected
 
 PING_TIMEOUT = 3
-READ_TIMEOUT = 5
-"""Seconds for a list or inspect request: an engine that takes longer hangs."""
+READ_TIMEOUT = 4.7
+"""Seconds for a list or inspect request: an engine that takes longer hangs, which callers learn within five seconds."""
 CHANGE_TIMEOUT = 130
 """Seconds for stopping, creating and removing."""
 PULL_TIMEOUT = 600
@@ -46,9 +46,9 @@ class _Connection:
 
     def __init__(self, endpoint: EngineEndpoint, health: EngineHealth, version: str) -> None:
         self.endpoint, self.version, self._health = endpoint, version, health
-        self._clients: dict[int, EngineClient] = {}
+        self._clients: dict[float, EngineClient] = {}
 
-    def client(self, seconds: int) -> EngineClient:
+    def client(self, seconds: float) -> EngineClient:
         if seconds not in self._clients:
             tls: dict[str, Any] = {"tls": self.endpoint.tls} if self.endpoint.tls else {}
             self._clients[seconds] = EngineClient(
@@ -72,7 +72,7 @@ class Engine(Injected):
         self._probe_lock = threading.Lock()
         self._limiter: anyio.CapacityLimiter | None = None
 
-    def client(self, seconds: int = READ_TIMEOUT) -> EngineClient:
+    def client(self, seconds: float = READ_TIMEOUT) -> EngineClient:
         """A client whose requests time out after `seconds`. Do not store it: the engine may be replaced.
 
         Raises:
@@ -247,7 +247,7 @@ class Engine(Injected):
             self._connection = None
 
 
-def _latest_api_version(endpoint: EngineEndpoint, health: EngineHealth, seconds: int) -> str:
+def _latest_api_version(endpoint: EngineEndpoint, health: EngineHealth, seconds: float) -> str:
     """The newest API version that the engine supports."""
     probe = _Connection(endpoint, health, MINIMUM_DOCKER_API_VERSION)
     try:
