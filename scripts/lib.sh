@@ -2,6 +2,8 @@
 unset CDPATH
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
+# The tests start hundreds of processes: without a cache each would compile the package again.
+unset PYTHONDONTWRITEBYTECODE
 
 say() { printf 'anvyl: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
