@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -248,11 +249,15 @@ class Engine(Injected):
 
 
 def _latest_api_version(endpoint: EngineEndpoint, health: EngineHealth, seconds: float) -> str:
-    """The newest API version that the engine supports."""
+    """The newest API version that the engine supports: from a ping, as Podman takes seconds to answer `/version`."""
     probe = _Connection(endpoint, health, MINIMUM_DOCKER_API_VERSION)
     try:
         with engine_errors():
-            return str(compat.version(probe.client(seconds).version(api_version=False))["ApiVersion"])
+            client = probe.client(seconds)
+            answer = client._get(client._url("/_ping", versioned_api=False))
+            if answer.ok and (found := re.fullmatch(r"\d+\.\d+", answer.headers.get("Api-Version", ""))):
+                return found.group()
+            return str(compat.version(client.version(api_version=False))["ApiVersion"])
     finally:
         probe.close()
 

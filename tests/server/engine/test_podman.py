@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client
 from mcp.types import TextContent
@@ -118,6 +119,30 @@ async def test_a_busy_container_shows_its_cpu_usage(client: Client) -> None:
     assert [row["name"] for row in rows] == ["busy", "idle"]
     assert rows[0]["cpu_percent"] > 10 > rows[1]["cpu_percent"]
     assert 0 < rows[1]["memory_used"] < rows[1]["memory_limit"]
+
+
+async def test_what_happened_is_recorded_while_calls_go_on(podman: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", podman.url)
+    async with (
+        aclosing(Node(load({"toolsets": "all"}), serving=True)) as node,
+        node.recorder().run(),
+        Client(node.server) as client,
+    ):
+        await run(client, "web", command="sh -c 'trap exit TERM; sleep 600 & wait'")
+        assert (await call(client, "stop_container", name="web"))["state"] == "exited"
+        await run(client, "crash", command="sh -c 'echo dying; exit 3'")
+        shown: list[str] = []
+        with anyio.fail_after(10):
+            while not shown or "dying" not in shown[0]:  # the recorder has no event
+                found = await client.call_tool("list_history", {})
+                shown = [one.text for one in found.content if isinstance(one, TextContent)]
+                await anyio.sleep(0.05)
+    podman.clean()
+
+    assert all(
+        line in shown[0] for line in ("crash crashed (exit code 3)", "  | dying", "crash created and started by")
+    )
+    assert "web stopped by" in shown[0] and "web created and started by" in shown[0]
 
 
 async def test_networks_volumes_images_and_the_engine_itself(client: Client, podman: RealEngine) -> None:
