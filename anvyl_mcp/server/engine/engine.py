@@ -254,7 +254,7 @@ def _latest_api_version(endpoint: EngineEndpoint, health: EngineHealth, seconds:
     try:
         with engine_errors():
             client = probe.client(seconds)
-            answer = client._get(client._url("/_ping", versioned_api=False))
+            answer = client.get(client._url("/_ping", versioned_api=False), timeout=seconds)
             if answer.ok and (found := re.fullmatch(r"\d+\.\d+", answer.headers.get("Api-Version", ""))):
                 return found.group()
             return str(compat.version(client.version(api_version=False))["ApiVersion"])
