@@ -173,18 +173,41 @@ async def test_an_approval_never_mixes_requested_and_unrequested_changes(
     assert any("left out" in note and "did not say" in note for note in body["notes"])
 
 
+STACK = "services: {evil: {image: busybox:latest, privileged: true}}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "proposed", "why"),
+    [
+        (
+            "run busybox:latest with a volume data",
+            ("create_container", {"image": "busybox:latest", "volumes": ["/:/host"]}),
+            ("mounts the folder `/` of the host", "did not say"),
+        ),
+        (
+            "deploy a wiki as stack wiki",
+            ("deploy_stack", {"name": "wiki", "compose": STACK}),
+            ("deploys a stack file, which may ask for anything", "did not say `compose`"),
+        ),
+    ],
+    ids=["a mount", "a stack file"],
+)
 async def test_an_approval_of_an_unrequested_change_says_why(
-    engine: RealEngine, http_node: HttpNode, model_server: ModelServer
+    asked: str,
+    proposed: tuple[str, dict[str, Any]],
+    why: tuple[str, ...],
+    engine: RealEngine,
+    http_node: HttpNode,
+    model_server: ModelServer,
 ) -> None:
     object.__setattr__(http_node.node.settings, "lmstudio_url", model_server.url)
-    model_server.replies += [tool_call("create_container", {"image": "busybox:latest", "volumes": ["/:/host"]})]
+    model_server.replies += [tool_call(*proposed)]
 
-    asked = {"query": "run busybox:latest with a volume data", "approve": True}
-    answer = await http_node.request("exec", "/agent/process", asked)
+    answer = await http_node.request("exec", "/agent/process", {"query": asked, "approve": True})
 
     assert answer.status_code == 202
     [waiting] = answer.json()["approval"]["calls"]
-    assert "mounts the folder `/` of the host" in waiting["why"] and "did not say" in waiting["why"]
+    assert all(reason in waiting["why"] for reason in why)
     assert engine.api.containers(all=True) == []
 
 

@@ -144,6 +144,7 @@ class AgentService:
                 on_outcome=hooks.on_outcome,
                 earlier=conversation.earlier if conversation else "",
                 turns=conversation.history if conversation else (),
+                unclear=completed.unclear,
             )
         )
         async with self._slot():

@@ -299,8 +299,11 @@ class FleetCalls:
         return replace(consent, unsaid=()) if expanded else consent
 
     def _has_read(self, run: Run) -> bool:
-        """Whether the model has seen something that a host wrote, apart from what became of its changes."""
-        return bool(run.failures) or any(not call.ok or self._fleet.tool(call.tool).reads for call in run.calls)
+        """Whether the model has seen something that others wrote, and not only what became of its changes here."""
+        local = self._fleet.local.name
+        return bool(run.failures) or any(
+            not call.ok or call.host != local or self._fleet.tool(call.tool).reads for call in run.calls
+        )
 
 
 async def decide_proposals(run: Run, ids: Sequence[str], decide: Decide) -> dict[str, bool]:

@@ -13,8 +13,9 @@ from typing import Any
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.orchestrator.checks import resolve
-from anvyl_mcp.orchestrator.checks.guard import Guard, PlacedCall
+from anvyl_mcp.orchestrator.checks.guard import Guard, PlacedCall, in_words
 from anvyl_mcp.orchestrator.language.intent import verbs_of
+from anvyl_mcp.orchestrator.language.lexicon import is_english, spoken_language
 from anvyl_mcp.peers.changes.argument_check import check
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.targets import resolve_targets
@@ -59,7 +60,15 @@ class CallChecks(Guard):
             return ("your question only asks to look",)
         if self.wish.verbs and not self.wish.verbs & verbs_of(listing):
             return (f"you asked to {text.join_names(sorted(self.wish.verbs))}",)
+        if not self.wish.verbs and (listing.safety == "destroys" or self._may_follow_others()):
+            return (f"your words do not ask to {in_words(listing)}",)
         return ()
+
+    def _may_follow_others(self) -> bool:
+        """Whether the model has read something, and the words, in a language that we know, name no kind of change."""
+        said = self._question.text
+        has_read = bool(self._run.calls or self._run.failures or self._question.turns)
+        return has_read and bool(is_english(said) or spoken_language(said))
 
     async def _existing(self, listing: ToolListing, kind: str, wanted: str, selector: str) -> str:
         """The name of the object that is wanted; a near name is put right if it is the only one."""

@@ -64,8 +64,13 @@ OPTION_WORDS: Mapping[str, str] = {
 """Words for an option, besides its name."""
 BARE_OPTIONS = frozenset({"name", "command", "image"})
 """Options whose value can be given without a word for them: `run busybox sleep 99`."""
-REACHING_OPTIONS = frozenset({"image", "command", "network", "ports", "volumes", "min_age"})
+REACHING_OPTIONS = frozenset(
+    {"image", "command", "network", "ports", "volumes", "compose", "dotenv", "version", "min_age", "watch"}
+)
 """Options that reach other objects or the network, or lift a protection: the question always has to contain them."""
+STACK_FILE = "compose"
+FILES = frozenset({STACK_FILE, "dotenv"})
+"""Arguments that are too long to be shown in a reason; what deploying them does is shown with the change."""
 FORCE = "force"
 """Implied when the question names what to remove: it only says that a running container goes, too."""
 NOT = re.compile(r"(?:n't|not|no|never|without)", re.IGNORECASE)
@@ -96,14 +101,17 @@ def required_consent(
         return RequiredConsent(ConsentLevel.EXPLICIT if root else ConsentLevel.ASK, root=root)
     words = QuestionWords(said)
     unsaid = [
-        f"{name}={text.format_value(value)}"
+        name if name in FILES else f"{name}={text.format_value(value)}"
         for name, value in arguments.items()
         if not (nothing_read and _is_own_option(listing, name))
-        and not words.contain_option(name, value, listing.arguments.get(name, {}), is_name=name in listing.names)
+        and (
+            (name in ("command", "image") and value in hosts)  # said, but as a host
+            or not words.contain_option(name, value, listing.arguments.get(name, {}), is_name=name in listing.names)
+        )
     ]
     if selector and not words.contain_hosts(selector, hosts):
         unsaid.append(f"host={','.join(hosts)}")
-    root = tuple(root_reasons(listing.name, arguments)) or _by_scope(listing)
+    root = tuple(root_reasons(listing.name, arguments)) or _by_scope(listing) or _by_file(arguments)
     level = ConsentLevel.EXPLICIT if unsaid or root else ConsentLevel.ASK
     return RequiredConsent(level, tuple(unsaid), root)
 
@@ -116,6 +124,10 @@ def no_root_reasons(tool: str, arguments: Mapping[str, Any]) -> Sequence[str]:
 def _is_own_option(listing: ToolListing, name: str) -> bool:
     """Whether an argument only says how a change is made, or what a new object is called."""
     return name not in {*listing.required, *listing.names, *REACHING_OPTIONS, FORCE}
+
+
+def _by_file(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("deploys a stack file, which may ask for anything",) if arguments.get(STACK_FILE) else ()
 
 
 def _by_scope(listing: ToolListing) -> tuple[str, ...]:

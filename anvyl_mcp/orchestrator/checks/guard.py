@@ -196,7 +196,7 @@ class Guard:
         """
         if listing.reads or self._quotes_command(listing):
             return
-        tried = f"the model tried to {_in_words(listing)}"
+        tried = f"the model tried to {in_words(listing)}"
         if self.wish.intent == "read" or (self.wish.intent == "unclear" and self._run.untrusted):
             raise Denied(f"{tried}, but the question asks for no change; blocked", hint="ask for the change directly")
         verbs = self.wish.verbs
@@ -321,7 +321,7 @@ class Guard:
         return hosts
 
 
-def _in_words(listing: ToolListing) -> str:
+def in_words(listing: ToolListing) -> str:
     """`remove a container` for `remove_container`."""
     words = listing.name.replace("_", " ")
     return re.sub(r"\b(container|network|volume|command)\b", r"a \1", words.replace("image", "an image"))

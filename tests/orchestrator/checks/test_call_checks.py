@@ -39,7 +39,8 @@ class CapableModel:
         self.results: list[str] = []
         """What the model got back for its calls."""
 
-    async def ask(self, question: str, *turns: Turn, says: bool | None = True) -> Reply:
+    async def ask(self, question: str, *turns: Turn, says: bool | None = True, in_advance: bool = False) -> Reply:
+        """`in_advance`: decide like `--yes` instead of as the person `says`."""
         script = list(turns)
 
         def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -56,7 +57,7 @@ class CapableModel:
 
         async def decide(proposal: Proposal) -> bool | None:
             self.proposed.append(proposal)
-            return says
+            return (proposal.covered or None) if in_advance else says
 
         self._patch.setattr(model_choice, "choose_model", choose)
         self._patch.setattr(model_choice, "build_model", lambda *_: FunctionModel(respond, model_name="scripted"))
@@ -171,6 +172,40 @@ async def test_yes_does_not_cover_an_option_that_a_model_may_have_read_somewhere
 
 
 @pytest.mark.parametrize(
+    ("question", "first", "then", "why"),
+    [
+        (
+            "pull nginx:1.28 on nas and run redis:7 as store on gpu",
+            ("pull_image", {"image": "nginx:1.28", "host": "gpu"}),
+            ("create_container", {"image": "redis:7", "name": "store", "host": "gpu", "env": ["REDIS_ARGS=--save"]}),
+            '`env=["REDIS_ARGS=--save"]`',
+        ),
+        (
+            "please handle grafana",
+            ("list_containers", {}),
+            ("stop_container", {"name": "grafana"}),
+            "your words do not ask to stop a container",
+        ),
+        (
+            "run redis:7 as store on gpu",
+            ("list_containers", {}),
+            ("create_container", {"image": "redis:7", "name": "store", "host": "gpu", "command": "gpu"}),
+            "`command=gpu`",
+        ),
+    ],
+    ids=["the result of a change on another host", "no verb", "a host as command"],
+)
+async def test_yes_does_not_cover_what_others_may_have_put_forward(
+    question: str, first: tuple[str, dict[str, Any]], then: tuple[str, dict[str, Any]], why: str, model: CapableModel
+) -> None:
+    """Another host writes the result of a change, and the names in a list."""
+    reply = await model.ask(question, first, then, "That was it.", in_advance=True)
+
+    assert why in model.proposed[-1].why
+    assert then[0] not in [tool for _, tool, _ in model.done] and reply.exit_code == 5
+
+
+@pytest.mark.parametrize(
     ("question", "call", "why"),
     [
         ("what runs?", ("stop_container", {"name": "grafana"}), "your question only asks to look"),
@@ -185,6 +220,8 @@ async def test_yes_does_not_cover_an_option_that_a_model_may_have_read_somewhere
         ),
         ("stop web on web2, any idea?", ("stop_container", {"name": "web", "host": "web1"}), "`host=web1`"),
         ("run df on nas", ("execute_command", {"command": "df", "host": "nas"}), "needs the scope `exec`"),
+        ("fix grafana", ("remove_container", {"name": "grafana"}), "your words do not ask to remove a container"),
+        ("update grafana", ("update_container", {"name": "grafana", "watch": 0}), "`watch=0`"),
     ],
 )
 async def test_what_the_words_do_not_say_needs_a_person_who_sees_why(
