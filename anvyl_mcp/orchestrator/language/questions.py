@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from anvyl_mcp.core import text
+from anvyl_mcp.orchestrator.language.lexicon import english, pattern, words_of_language
 from anvyl_mcp.orchestrator.language.vocabulary import HOST, NAME, is_name, meaning, meanings
 
 
@@ -42,54 +43,21 @@ class Query:
     said: frozenset[str] = field(default_factory=frozenset)
 
 
-MOST = frozenset({"most", "highest", "biggest", "largest", "greatest", "maximum", "max", "top", "longest", "more"})
-LEAST = frozenset(
-    {
-        "least",
-        "lowest",
-        "smallest",
-        "fewest",
-        "minimum",
-        "min",
-        "shortest",
-        "less",
-        "smaller",
-        "lower",
-        "under",
-        "below",
-    }
-)
+_EN = words_of_language("en")["questions"]
+LEAST = english("questions", "least")
 SUPERLATIVES: dict[str, tuple[bool, str]] = {
-    "busiest": (False, "cpu"),
-    "quietest": (True, "cpu"),
-    "idlest": (True, "cpu"),
-    "hungriest": (False, "memory"),
-    "heaviest": (False, "memory"),
-    "fullest": (False, "disk"),
-    "emptiest": (True, "disk"),
-    "hottest": (False, "celsius"),
-    "warmest": (False, "celsius"),
-    "coolest": (True, "celsius"),
+    word: (end == "least", measure)
+    for end in ("most", "least")
+    for word, measure in (pair.split("=") for pair in _EN[f"{end}_of"].split())
 }
 """Superlatives that imply a measure: whether the least, and of what."""
-ENDS = MOST | LEAST | SUPERLATIVES.keys()
-MEASURED = {
-    "busy": "cpu",
-    "loaded": "cpu",
-    "hot": "celsius",
-    "warm": "celsius",
-    "temperature": "celsius",
-    "big": "size",
-    "large": "size",
-    "space": "disk",
-    "traffic": "net",
-    "network": "net",
-    "process": "process",
-}
+ENDS = english("questions", "most") | LEAST | SUPERLATIVES.keys()
+MEASURED = dict(pair.split("=") for pair in _EN["measured"].split())
 """Field words for words that are not field names."""
-FREE = frozenset({"free", "left", "available", "spare", "unused", "remaining", "room", "headroom", "capacity"})
-NOUNS = frozenset({"host", "container", "image", "process", "volume", "network"})
-KINDS = frozenset({"memory", "cpu", "disk", "swap", "load", "uptime", "size", "celsius", "net", "pid"})
+FREE = english("questions", "free")
+FITS = english("questions", "fits")
+NOUNS = english("questions", "nouns")
+KINDS = english("questions", "measures")
 """Measures; `host` and `container` are counted."""
 MOST_PERCENT = 10_000
 """Numbers up to this are percentages, above it bytes."""
@@ -114,56 +82,19 @@ LATELY = re.compile(
     r"\bboot\w*\s+(?:most\s+recently|last)\b|\b(?:most\s+recently|last)\s+(?:re)?boot|\breboot\w*\s+(?:most\s+recently|last)\b"
 )
 """The most recently started object has the shortest uptime."""
-THE = r"(?:the\s+)?(?:container\s+)?"
-WHERE = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"where(?:'s|\s+is|\s+are|\s+does|\s+do)?\s+{THE}(?P<subject>{NAME})(?:\s+containers?)?"
-        r"(?:\s+(?:run|runs|running|live|lives|hosted|located))?",
-        rf"(?:on\s+)?(?:which|what)\s+{HOST}\s+(?:(?:is|are)\s+running|runs?|has|have|hosts?)\s+{THE}(?P<subject>{NAME})"
-        r"(?:\s+containers?)?",
-        rf"(?:on\s+)?(?:which|what)\s+{HOST}\s+(?:is|are|does|do)\s+{THE}(?P<subject>{NAME})(?:\s+(?:on|run|running))?(?:\s+on)?",
-        rf"(?:find|locate)\s+{THE}(?P<subject>{NAME})",
-        rf"(?:is\s+there|do\s+(?:we|i|you)\s+have|have\s+(?:we|i|you)\s+got)\s+(?:an?\s+)?(?:container\s+)?"
-        rf"(?:(?:called|named)\s+)?(?P<subject>{NAME})(?:\s+container)?(?:\s+running)?",
-        rf"has\s+{THE}(?P<subject>{NAME})\s+(?:finished|ended|exited|stopped|completed|started|crashed|died)(?:\s+yet)?",
-        r"(?:which|what|who)(?:\s+containers?)?\s+(?:uses?|using|is\s+using|publish(?:es)?|has|have|is\s+on|listens?\s+on"
-        r"|is\s+listening\s+on)\s+(?:the\s+)?port\s+(?P<subject>\d+)",
-        rf"(?:(?:which|what|show|list)\s+)(?:the\s+)?containers?\s+(?:uses?|using|run|running|are\s+(?:based\s+on|made\s+from|from)"
-        rf"|(?:created|made|built)?\s*from|based\s+on)\s+(?:the\s+)?(?:image\s+)?(?P<subject>{NAME})(?:\s+image)?",
+
+
+def _whole_questions(key: str) -> tuple[re.Pattern[str], ...]:
+    """Patterns of complete questions, without hosts; `{subject}` is what one is about."""
+    parts = {"subject": f"(?P<subject>{NAME})", "port": r"(?P<subject>\d+)", "host": HOST}
+    return tuple(
+        re.compile(re.sub(r"\\\{(\w+)\\\}", lambda part: parts[part[1]], pattern(form)), re.IGNORECASE)
+        for form in _EN[key]
     )
-)
-STATE = (
-    r"(?:stopp?(?:s|ed|ing)?|down|restart(?:s|ed|ing)?|unhealthy|dead|died|dying|crash(?:es|ed|ing)?|fail(?:s|ed|ing)?"
-    r"|exit(?:s|ed|ing)?|broken|slow|not\s+(?:up|running|healthy|working|starting))"
-)
-WHY = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"why\s+(?:is|does|did|has|was|do|are|isn't|doesn't|won't)\s+{THE}(?P<subject>{NAME})"
-        rf"(?:\s+(?:keep|keeps|always|been|not|container|start|run|work))*(?:\s+{STATE})?",
-        rf"what(?:'s|\s+is|\s+was)?\s+(?:is\s+)?(?:wrong|the\s+(?:problem|matter|trouble))\s+with\s+{THE}(?P<subject>{NAME})",
-        rf"what(?:'s|\s+has)?\s+happened\s+(?:to|with)\s+{THE}(?P<subject>{NAME})",
-        rf"(?:diagnose|troubleshoot|debug)\s+{THE}(?P<subject>{NAME})",
-        rf"{THE}(?P<subject>{NAME})\s+(?:is|has|keeps|was)?\s*{STATE}[\s,;:.-]+(?:why|what\s+happened|what(?:'s|\s+is)\s+wrong)",
-    )
-)
-THINGS = r"(?:anything|something|any\s+containers?|any\s+of\s+(?:the|my)\s+containers|any\s+services?|a\s+container)"
-TROUBLE = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"(?:is|are|has|have)\s+(?:there\s+)?{THINGS}\s+(?:is\s+|been\s+)?(?:wrong|broken|failing|failed|down|unhealthy|crashed|crashing|in\s+trouble|not\s+(?:ok|well|running|healthy))",
-        r"(?:is|are)\s+(?:all(?:\s+(?:of\s+)?(?:the|my|our))?\s+(?:containers?|services?)|every\s+container|everything|all)"
-        r"\s+(?:ok|okay|fine|well|healthy|up|running|good|alright|up\s+and\s+running)",
-        r"(?:are\s+there\s+)?(?:any|some)\s+(?:problems?|issues?|troubles?|failures?)(?:\s+with\s+(?:the|my|our)?\s*containers?)?",
-        r"what(?:'s|\s+is)\s+(?:wrong|broken|failing|down|unhealthy)",
-        r"(?:(?:is\s+there\s+)?anything|what)\s+(?:i\s+should|should\s+i|to)\s+(?:be\s+)?(?:worr(?:y|ied)|look\s+(?:at|into)|know|fix)"
-        r"(?:\s+about)?",
-        r"(?:which|what)\s+containers?\s+(?:is|are|have)\s+(?:broken|failing|failed|crashed|crashing|in\s+trouble|not\s+(?:ok|well|healthy))",
-        r"(?:health\s+check|check\s+(?:the\s+)?health)(?:\s+of\s+(?:the\s+)?containers?)?",
-    )
-)
-"""Complete questions, without hosts."""
+
+
+WHERE, WHY, TROUBLE = (_whole_questions(key) for key in ("where", "why", "trouble"))
+PAUSE = re.compile(r"[,;:.-]+\s+")
 UNUSED = re.compile(
     r"(?i)(?:(?:which|what|show|list|are\s+there)\s+)?(?:any\s+|the\s+)?(?:unused\s+(?P<noun>volumes?|networks?)"
     r"|(?P<other>volumes?|networks?)\s+(?:are\s+)?(?:unused|not\s+used|not\s+in\s+use|orphaned|empty))"
@@ -177,16 +108,16 @@ def read(question: str) -> Query | None:
         return Query(Wants.UNUSED, noun=meaning(match["noun"] or match["other"]))
     return (
         _whole(asked, Wants.TROUBLE, TROUBLE)
-        or _whole(asked, Wants.WHY, WHY)
+        or _whole(PAUSE.sub(" ", asked), Wants.WHY, WHY)
         or _measured(asked)
         or _whole(asked, Wants.WHERE, WHERE)
     )
 
 
 def _whole(asked: str, wants: Wants, patterns: Iterable[re.Pattern[str]]) -> Query | None:
-    for pattern in patterns:
-        if (match := pattern.fullmatch(asked)) and is_name(subject := match.groupdict().get("subject") or "it is none"):
-            return Query(wants, subject=subject if "subject" in pattern.groupindex else "")
+    for form in patterns:
+        if (match := form.fullmatch(asked)) and is_name(subject := match.groupdict().get("subject") or "it is none"):
+            return Query(wants, subject=subject if "subject" in form.groupindex else "")
     return None
 
 
@@ -240,7 +171,7 @@ def _is_extreme(query: Query, lower: str) -> bool:
 
 
 def _is_room(query: Query, lower: str) -> bool:
-    return bool(query.need) and bool(query.said & (FREE | {"fit", "fits", "space", "place", "hold", "take", "handle"}))
+    return bool(query.need) and bool(query.said & (FREE | FITS))
 
 
 def _is_tight(query: Query, lower: str) -> bool:

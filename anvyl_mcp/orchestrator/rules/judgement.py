@@ -39,8 +39,9 @@ def subject_of(said: str, tools: Iterable[ToolListing]) -> str:
             "who may do what is kept on each host, where no tool here can read it",
             hint="on that host: anvyl-mcp token list, and for policy.toml: anvyl-mcp policy test",
         )
-    rest = sentence[advice.end() :] if advice else ""
-    return f"is {rest.strip()}" if _changes(rest, tools) else ""
+    rest = sentence[advice.end() :].strip() if advice else ""
+    # `should be fine now, restart grafana` asks nothing.
+    return f"is {rest}" if not rest.lower().startswith("be ") and _changes(rest, tools) else ""
 
 
 def _changes(words: str, tools: Iterable[ToolListing]) -> bool:

@@ -18,6 +18,7 @@ from anvyl_mcp.orchestrator.language import questions
 from anvyl_mcp.orchestrator.language.argument_phrases import take_options
 from anvyl_mcp.orchestrator.language.grounding import ALSO_STOPPED
 from anvyl_mcp.orchestrator.language.intent import QUESTION, forms_of, verbs_of
+from anvyl_mcp.orchestrator.language.lexicon import any_of, words_of_language
 from anvyl_mcp.orchestrator.language.normalize import plain, unmask
 from anvyl_mcp.orchestrator.language.places import EVERY_HOST, HERE, name_pattern, named
 from anvyl_mcp.orchestrator.language.questions import Query, Wants
@@ -50,17 +51,11 @@ OF_ITS_OWN = 0.9
 """Score of words matched by no other tool from which a second tool is called too."""
 MOST_OBJECTS = 4
 LAST_LINES = 20
-TROUBLE = re.compile(
-    r"\b(?:why|wrong|reason|cause|crash\w*|broken|fail\w*|unhealthy|died|dies|going on|problems?|trouble|matter"
-    r"|happened to|kept|keeps|not work\w*|doesn'?t work|won'?t|stopped working)\b",
-    re.IGNORECASE,
-)
+_ASKED = words_of_language("en")["questions"]
+BROKEN = re.compile(any_of(_ASKED["broken"]), re.IGNORECASE)
+"""Questions about what is wrong, without a named object."""
+TROUBLE = re.compile(any_of([*_ASKED["broken"], *_ASKED["wrong"]]), re.IGNORECASE)
 """Questions about what is wrong with an object, answered from its state and log."""
-BROKEN = re.compile(
-    r"\b(?:why|wrong|broken|crash\w*|fail\w*|unhealthy|died|dies|problems?|trouble|not work\w*|doesn'?t work)\b",
-    re.IGNORECASE,
-)
-"""The same without a named object."""
 PLACING = re.compile(r"(?i)(?:on|at|across|from|in|for|of|everywhere|wherever)\b")
 DIRECTLY = (
     Wants.WHERE,
@@ -106,7 +101,7 @@ class Looks:
         scene, places = self._scene, self._scene.places
         when = past.read(masked)
         for unknown in places.unknown_host(past.without_time(masked, when) if when else masked):
-            if not await self._is_object(unknown):
+            if not await scene.has_object(unknown):
                 raise registry.unknown_host_error(unknown, places.hosts)
         matches = [match[0] for match in places.pattern().finditer(masked)]
         said = [place for place in places.hosts_named(" ".join(matches)) if place != "all"] if matches else []
@@ -153,10 +148,6 @@ class Looks:
         verbs = {verb for tool in self._scene.tools.values() if not tool.reads for verb in verbs_of(tool)}
         said = masked.lower()
         return word if any(form.search(said) for verb in verbs - {"run"} for form in forms_of(verb)) else ""
-
-    async def _is_object(self, word: str) -> bool:
-        objects = [one for kind in ("container", "image", "network") for one in await self._scene.look_up(kind)]
-        return bool(resolve.best_matches([word], objects))
 
     def _named(self, rest: str) -> list[str]:
         """Containers named in the words, by name or by image."""

@@ -13,7 +13,6 @@ from functools import partial
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NothingToDo, NotUnderstood
-from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.checks.resolve import places_of
 from anvyl_mcp.orchestrator.language import phrases
 from anvyl_mcp.orchestrator.language.intent import Wish, clauses, forms_of, read_wish, verbs_of
@@ -208,7 +207,7 @@ class Reader:
     async def _orders(self, said: str, quoted: Sequence[str], scene: Scene, notes: tuple[str, ...]) -> Plan:
         changing = [tool for tool in scene.tools.values() if not tool.reads]
         for unknown in scene.places.unknown_host(said):
-            if not await self._is_object(unknown, scene):
+            if not await scene.has_object(unknown):
                 raise registry.unknown_host_error(unknown, scene.places.hosts)
         from anvyl_mcp.orchestrator.rules.orders import read_orders  # not needed for questions, which must be quick
 
@@ -230,7 +229,7 @@ class Reader:
                 continue
             look = await Looks(scene, quoted, strict=True).read(step)
             if not look.calls:
-                raise selection_refused(step)
+                raise self._not_understood(step, quoted, scene, hint="ask for it separately")
             steps.append(look.calls)
         if not steps:
             raise self._not_understood(said, quoted, scene)
@@ -280,11 +279,6 @@ class Reader:
         ]
         return [step for step in kept if step], remarks
 
-    async def _is_object(self, word: str, scene: Scene) -> bool:
-        kinds = ("container", "image", "network")
-        objects = [one for kind in kinds for one in await scene.look_up(kind)]
-        return bool(resolve.best_matches([word], objects))
-
     async def _looks(self, said: str, quoted: Sequence[str], scene: Scene, notes: tuple[str, ...]) -> Plan:
         looks = Looks(scene, quoted, strict=self._strict)
         several = [part for part in SPLIT.split(said) if part and part.strip()]
@@ -313,16 +307,10 @@ class Reader:
             found.append(look)
         return found
 
-    def _not_understood(self, said: str, quoted: Sequence[str], scene: Scene) -> NotUnderstood:
-        tools = scene.tools.values()
-        words = text.clean(unmask(said, quoted))[:80]
-        return NotUnderstood(f"no rule fits `{words}`", hint=phrases.examples(tools, said))
+    def _not_understood(self, said: str, quoted: Sequence[str], scene: Scene, *, hint: str = "") -> NotUnderstood:
+        words = text.clean(unmask(said, quoted).strip())[:80]
+        return NotUnderstood(f"no rule fits `{words}`", hint=hint or phrases.examples(scene.tools.values(), said))
 
 
 def _is_named(call: Call, said: str) -> bool:
     return named(said, str(call.arguments.get("name") or ""))
-
-
-def selection_refused(words: str) -> NotUnderstood:
-    """Error for a question in the same sentence as an order."""
-    return NotUnderstood(f"no rule fits `{text.clean(words.strip())[:80]}`", hint="ask for it separately")

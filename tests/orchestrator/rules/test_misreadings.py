@@ -122,7 +122,7 @@ async def test_advice_is_not_given_but_facts_are(question: str) -> None:
     assert reply.proposals == []
 
 
-@pytest.mark.parametrize("order", ["scale ghost to 3", "stop ghost", "skaliere ghost auf 3"])
+@pytest.mark.parametrize("order", ["scale ghost to 3", "stop ghost", 'remove "ghost"', "skaliere ghost auf 3"])
 async def test_a_name_is_no_typo_of_a_word_for_a_host(order: str) -> None:
     reply = await ask(order)
 

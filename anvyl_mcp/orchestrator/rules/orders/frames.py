@@ -10,6 +10,7 @@ from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.language import normalize, phrases
 from anvyl_mcp.orchestrator.language.grounding import IMAGE, images_in
 from anvyl_mcp.orchestrator.language.intent import forms_of, verbs_of
+from anvyl_mcp.orchestrator.language.lexicon import english
 from anvyl_mcp.orchestrator.language.stemming import stem, stems
 from anvyl_mcp.orchestrator.language.vocabulary import (
     COUNTED,
@@ -32,6 +33,10 @@ from anvyl_mcp.orchestrator.rules.orders.selection import refused
 from anvyl_mcp.orchestrator.rules.orders.values import OrderValues
 from anvyl_mcp.orchestrator.rules.orders.words import Words
 from anvyl_mcp.peers.connection.listing import ToolListing
+
+WISHED = r"(?:\b(?:should|must|can|could|needs?\s+to|ha(?:s|ve)\s+to|want|like|need|have|get|to)\s+)?"
+WISHES = english("words", "wishes")
+"""Words around a verb in the passive: `i would like web restarted`."""
 
 
 class Framer(OrderValues):
@@ -147,39 +152,15 @@ class Framer(OrderValues):
         return Frame(listing, calls, weight, left, unread, why, host)
 
     def _take_verbs(self, words: Words, verbs: Iterable[str]) -> None:
-        lower = [(verb, forms_of(verb)) for verb in sorted(verbs)]
-        found = False
-        for _, (imperative, _) in lower:
-            found = bool(words.take(re.compile(imperative.pattern, re.IGNORECASE), "verb")) or found
-        if found and {"start", "stop"} & set(verbs):
-            words.take(r"\b(?:back|up|online|again)\b(?=\W*$|\s+(?:on|at|again|please|now)\b)", "verb")
-        for _, (_, passive) in lower if not found else ():
-            words.take(
-                re.compile(
-                    rf"(?:\b(?:should|must|can|could|needs?\s+to|ha(?:s|ve)\s+to|want|like|need|have|get|to)\s+)?(?:\bbe\s+)?{passive.pattern}",
-                    re.IGNORECASE,
-                ),
-                "verb",
-            )
-            words.take_words(
-                {
-                    "i'd",
-                    "we'd",
-                    "would",
-                    "need",
-                    "want",
-                    "should",
-                    "must",
-                    "can",
-                    "could",
-                    "be",
-                    "needs",
-                    "i",
-                    "we",
-                    "like",
-                },
-                "verb",
-            )
+        forms = [forms_of(verb) for verb in sorted(verbs)]
+        found = [words.take(re.compile(imperative.pattern, re.IGNORECASE), "verb") for imperative, _ in forms]
+        if any(found):
+            if {"start", "stop"} & set(verbs):
+                words.take(r"\b(?:back|up|online|again)\b(?=\W*$|\s+(?:on|at|again|please|now)\b)", "verb")
+            return
+        for _, passive in forms:
+            words.take(rf"{WISHED}(?:\bbe\s+)?{passive.pattern}", "verb")
+            words.take_words(WISHES, "verb")
 
     def _check_places(self, words: Words) -> None:
         """Check that an order names its hosts once.

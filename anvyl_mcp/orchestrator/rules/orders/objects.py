@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from anvyl_mcp.core.errors import NothingToDo, NotUnderstood
+from anvyl_mcp.core.errors import AnvylError, NothingToDo, NotUnderstood
 from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.checks.resolve import FleetObject
 from anvyl_mcp.orchestrator.language.grounding import IMAGE
@@ -129,7 +129,8 @@ class OrderObjects(OrderHosts):
         rest = [word for word in left.rest if is_name(word) and word.lower() not in resolve.NO_OBJECT | NO_NAMES]
         if not rest and selector and verb in POWER and kind == "container" and not left.rest:
             raise not_a_container_error(verb, selector if selector in self._scene.places.hosts else "")
-        if kind == "container" and [word for word in rest if not re.fullmatch(r"[\w./:@-]+", word)]:
+        word = rf"{MARK}|[\w./:@-]+" if set(listing.required) <= set(listing.names) else r"[\w./:@-]+"
+        if kind == "container" and not all(re.fullmatch(word, one) for one in rest):
             return [], 0
         hosts = self._scene.select(selector) if selector else ()
         near = resolve.best_matches(
@@ -147,29 +148,19 @@ class OrderObjects(OrderHosts):
             matching = [word for word in rest if resolve.best_matches([word.lower()], near)]
             if not _same_letters(matching, like[0]):
                 if all(resolve.only_by_spelling(word.lower(), near) for word in matching):
-                    raise resolve.no_match_error(
-                        kind,
-                        matching[0],
-                        objects,
-                        self._scene.silent,
-                        hosts=self._scene.places.hosts,
-                        tool=listing.name,
-                    )
+                    raise self._no_match(kind, matching[0], objects, listing)
                 self._limits.doubts.append(f"read `{' '.join(matching)}` as `{like[0]}`")
             words.take_words({word.lower() for word in matching}, "name")
             return [{argument: like[0]}], NEARLY
         if len(like) > 1 and len(rest) == 1:
             raise resolve.ambiguity_error(kind, rest[0], near)
-        if len(rest) == 1 and kind == "container" and not like and not re.fullmatch(MARK, rest[0]):
-            raise resolve.no_match_error(
-                kind, rest[0], objects, self._scene.silent, hosts=self._scene.places.hosts, tool=listing.name
-            )
-        if len(rest) == 1 and re.fullmatch(MARK, rest[0]) and kind == "container" and listing.safety != "destroys":
-            wanted = unmask(rest[0], self._quoted)
-            raise resolve.no_match_error(
-                kind, wanted, objects, self._scene.silent, hosts=self._scene.places.hosts, tool=listing.name
-            )
+        if len(rest) == 1 and kind == "container" and not like:
+            raise self._no_match(kind, unmask(rest[0], self._quoted), objects, listing)
         return [], 0
+
+    def _no_match(self, kind: str, wanted: str, objects: Sequence[FleetObject], listing: ToolListing) -> AnvylError:
+        hosts = self._scene.places.hosts
+        return resolve.no_match_error(kind, wanted, objects, self._scene.silent, hosts=hosts, tool=listing.name)
 
     def _states_that_hold(self, words: Words, objects: Sequence[FleetObject], names: Sequence[str]) -> set[str]:
         """Read a state next to a name if the object is in it: `the stopped web container`."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from anvyl_mcp.core.errors import AnvylError
-from anvyl_mcp.orchestrator.checks.resolve import FleetObject
+from anvyl_mcp.orchestrator.checks.resolve import FleetObject, best_matches
 from anvyl_mcp.orchestrator.language.grounding import images_in
 from anvyl_mcp.orchestrator.language.places import Places
 from anvyl_mcp.orchestrator.language.stemming import stem, stems
@@ -41,13 +41,12 @@ class Objects(Protocol):
 
 @dataclass
 class Scene:
-    """Tools, hosts and objects for one question. `home`: the host where none is named."""
+    """Tools, hosts and objects for one question."""
 
     tools: Mapping[str, ToolListing]
     places: Places
     select: Callable[[str], list[str]]
     lookup: Objects
-    home: str = ""
     objects: dict[str, list[FleetObject]] = field(default_factory=dict)
     silent: dict[str, AnvylError] = field(default_factory=dict)
     """Hosts that could not list their containers."""
@@ -69,6 +68,11 @@ class Scene:
                 await self.look_up(kind)
         for label in dict.fromkeys(PAIR.findall(said)):
             self.labelled[label] = await self.lookup.labelled(label)
+
+    async def has_object(self, word: str) -> bool:
+        """Whether a word means a container, an image or a network: its name, an image, a role or a near spelling."""
+        objects = [one for kind in ("container", "image", "network") for one in await self.look_up(kind)]
+        return bool(best_matches([word], objects))
 
     def may_name(self, kind: str, said: str) -> bool:
         """Whether words may name an object of a kind; objects other than containers are rarely named without it."""

@@ -72,9 +72,6 @@ INCLUDING = re.compile(
     r"|(?:running|up)\s+(?:or|and)\s+(?:stopped|not\s+running|down))\b(?:\s*,)?"
 )
 """Includes stopped containers in a change to all."""
-ONES = re.compile(
-    r"(?i)\b(?:(?:the|all|any|every|those)\s+)?(?:ones?|them|they|those|containers?)?\s*(?:\b(?:that|which|who)\s+)?(?:\b(?:is|are|currently|still)\s+)*$"
-)
 RELATIVE = re.compile(
     r"(?i)\b(?:ones?|(?:that|which)\s+(?:is|are|have|has)|currently|any|of|with|back|it|there|whose)\b"
 )
