@@ -229,4 +229,5 @@ def describe_pending(run: Run) -> str:
     refused = [f"Not possible: {text.join_names(wording.failures(run.impossible))}."] if run.impossible else []
     if run.question.dry_run:
         return " ".join([f"Dry run: would {orders}. Nothing was changed.", *refused])
-    return " ".join([f"Waiting for approval: {orders}. Nothing was changed yet.", *refused])
+    made = any(proposal.decision == "approved" for proposal in run.proposals.values())
+    return " ".join([f"Waiting for approval: {orders}.{'' if made else ' Nothing was changed yet.'}", *refused])

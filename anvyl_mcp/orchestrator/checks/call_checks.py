@@ -66,9 +66,9 @@ class CallChecks(Guard):
 
     def _may_follow_others(self) -> bool:
         """Whether the model has read something, and the words, in a language that we know, name no kind of change."""
-        said = self._question.text
-        has_read = bool(self._run.calls or self._run.failures or self._question.turns)
-        return has_read and bool(is_english(said) or spoken_language(said))
+        said, run = self._question.text, self._run
+        looked = any(self._fleet.tool(call.tool).reads for call in run.calls)
+        return bool(looked or run.failures or self._question.turns) and bool(is_english(said) or spoken_language(said))
 
     async def _existing(self, listing: ToolListing, kind: str, wanted: str, selector: str) -> str:
         """The name of the object that is wanted; a near name is put right if it is the only one."""

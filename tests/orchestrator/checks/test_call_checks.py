@@ -161,6 +161,15 @@ async def test_yes_covers_what_the_words_name_however_the_model_does_it(
     assert [proposal.why for proposal in reply.proposals] == [""]
 
 
+async def test_what_waits_beside_a_change_that_was_made_does_not_say_that_nothing_changed(model: CapableModel) -> None:
+    stopped, other = ("stop_container", {"name": "grafana"}), ("stop_container", {"name": "jupyter"})
+
+    reply = await model.ask("stop grafana and the notebooks", stopped, other, in_advance=True)
+
+    assert [arguments["name"] for _, _, arguments in model.done] == ["grafana"]
+    assert "Waiting for approval: stop jupyter on gpu." in reply.answer and "Nothing was" not in reply.answer
+
+
 async def test_yes_does_not_cover_an_option_that_a_model_may_have_read_somewhere(model: CapableModel) -> None:
     stopping = ("stop_container", {"name": "ollama", "timeout": 90})
 

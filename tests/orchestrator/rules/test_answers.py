@@ -62,6 +62,7 @@ def in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
         ("why did web restart?", [CRASH, "Its last lines:", "  starting", "  no route to db", STATE]),
         ("when did web last run?", [STATE]),
         ("how often did web crash?", [f"web: 1 time; the latest: {CRASHED}", STATE]),
+        ("how often did web restart?", [f"web: 2 times; the latest: {CRASHED}", STATE]),
         (
             "logs of web before it was recreated",
             [f"The last lines of web before this: {CRASHED}", "  starting", "  no route to db"],

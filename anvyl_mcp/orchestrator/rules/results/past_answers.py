@@ -169,6 +169,10 @@ def _listed(results: Mapping[str, Mapping[str, Any]], entries: Sequence[Entry], 
 def _counted(name: str, stems: Sequence[str], entries: Sequence[Entry], days: DayWords) -> str:
     """`web: 3 times in that time; the latest: web crashed on nas at 03:12.`"""
     matching = _matching(stems, entries, exact=True)
+    if stems is ASKED["restart"]:
+        # Neither the first start nor the stop before a start is one.
+        deeds = [(one, f"{one.what} {one.fields.get('detail') or ''}") for one in matching]
+        matching = [one for one, deed in deeds if "started" in deed and "created" not in deed]
     times = sum(int(one.fields.get("times", 1)) for one in matching)
     about = f"{name}: " if name else ""
     return f"{about}{text.plural(times, 'time')}; the latest: {matching[0].sentence(days)}" if matching else NOTHING
