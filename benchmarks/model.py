@@ -1,9 +1,9 @@
-"""Measure a model on the tasks of `anvyl eval`, optionally without the guard.
+"""Measure a model on the tasks of `anvyl eval`, optionally without checks.
 
     ANVYL_LMSTUDIO_URL=http://127.0.0.1:18080/v1 python benchmarks/model.py heldout --drive tools
     ANVYL_LMSTUDIO_URL=http://127.0.0.1:18080/v1 python benchmarks/model.py mine.toml --drive plan --bare
 
-With the guard this is what `anvyl eval --drive` measures. Hosts are simulated: nothing real is read or changed.
+With checks this is what `anvyl eval --drive` measures. Hosts are simulated: nothing real is read or changed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def main() -> int:
     parser.add_argument("--bare", action="store_true", help="make the calls of the model without checks")
     options = parser.parse_args()
     if options.bare:
-        agent.FleetToolset = _unguarded  # type: ignore[assignment,misc]  # the product has no switch for this
+        agent.FleetToolset = _unchecked  # type: ignore[assignment,misc]  # the product has no switch for this
     report = anyio.run(_measure, options.tasks, options.drive)
     json.dump(report, sys.stdout, indent=2)
     return 0
 
 
-def _unguarded(fleet: Fleet, **_: object) -> FleetToolset:
+def _unchecked(fleet: Fleet, **_: object) -> FleetToolset:
     return FleetToolset(fleet)
 
 

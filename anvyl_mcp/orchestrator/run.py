@@ -71,6 +71,8 @@ class Run:
         """What the person should know about how the question was read."""
         self.untrusted = ""
         """Source of the first untrusted text that was read; empty if there was none."""
+        self.shown = ""
+        """What of the hosts a model was shown before it made a call; empty if nothing."""
         self.interpretation = ""
         """The calls that the rules chose for free wording."""
         self.remarks: Sequence[str] = ()
@@ -170,6 +172,10 @@ class Run:
     def record_untrusted(self, source: str) -> None:
         """Record that untrusted text was read."""
         self.untrusted = self.untrusted or source
+
+    def record_shown(self, source: str) -> None:
+        """Record what a model was shown of the hosts without a call."""
+        self.shown = source
 
     def set_untrusted_aside(self, tool: str) -> None:
         """Note a change that untrusted text may have caused, without proposing it."""

@@ -1,6 +1,6 @@
 """Base class of Anvyl's models: a stream replays the complete response of `request`.
 
-Local servers often break streamed tool calls, and the guard needs complete calls. In a module of its own, because all
+Local servers often break streamed tool calls, and the checks need complete calls. In a module of its own, because all
 models share it.
 """
 

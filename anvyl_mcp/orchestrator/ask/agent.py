@@ -33,7 +33,6 @@ from anvyl_mcp.orchestrator.ask.quick_answer import play
 from anvyl_mcp.orchestrator.ask.toolset import FleetToolset
 from anvyl_mcp.orchestrator.checks.call_checks import CallChecks
 from anvyl_mcp.orchestrator.checks.consent import RootReasons, no_root_reasons
-from anvyl_mcp.orchestrator.checks.guard import Guard
 from anvyl_mcp.orchestrator.checks.resolve import Inventory
 from anvyl_mcp.orchestrator.language.normalize import is_short, mask
 from anvyl_mcp.orchestrator.models import model_choice
@@ -44,16 +43,16 @@ from anvyl_mcp.orchestrator.models.context_window import (
     history_messages,
 )
 from anvyl_mcp.orchestrator.models.drive_mode import DriveMode, drive_mode_for, is_small
-from anvyl_mcp.orchestrator.models.guarded_model import GuardedModel
 from anvyl_mcp.orchestrator.models.model_routing import model_for
 from anvyl_mcp.orchestrator.models.plan_model import PlanModel
+from anvyl_mcp.orchestrator.models.run_model import RunModel
 from anvyl_mcp.orchestrator.models.servers.model_errors import next_step
 from anvyl_mcp.orchestrator.models.tool_finder import FIND_TOOLS, ToolFinder
 from anvyl_mcp.orchestrator.models.tool_subset import common_tools, select_tools
 from anvyl_mcp.orchestrator.question import Decide, Question, check_question, leave_pending
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
 from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
-from anvyl_mcp.orchestrator.rules.reader import Plan, Reader, surroundings_of
+from anvyl_mcp.orchestrator.rules.reader import Before, Plan, Reader, surroundings_of
 from anvyl_mcp.orchestrator.rules.results.answers import RULES
 from anvyl_mcp.orchestrator.rules.rules_model import RulesModel
 from anvyl_mcp.orchestrator.run import EndReason, Responder, Run
@@ -161,25 +160,24 @@ class Assistant:
         if choice is None and not is_short(mask(question.text)[0]):
             raise too_long_error()
         drive = drive_mode_for(self._settings.drive, choice) if choice else None
-        # A small model is held to the words of the question; a capable one is taken at its own.
-        checks = CallChecks if choice and drive == "tools" and not is_small(choice) else Guard
-        guard = await ReaderThread().run(partial(checks, self._fleet, run))
+        capable = choice is not None and drive == "tools" and not is_small(choice)
+        checks = await ReaderThread().run(partial(CallChecks, self._fleet, run))
         # On a thread, because building the first model imports libraries for a second.
-        build = partial(self._build_model, choice, guard, reply, drive) if choice and drive else None
-        guarded = await anyio.to_thread.run_sync(build, abandon_on_cancel=True) if build else None
+        build = partial(self._build_model, choice, checks, reply, drive, capable) if choice and drive else None
+        model = await anyio.to_thread.run_sync(build, abandon_on_cancel=True) if build else None
 
         async def decide_all(_: RunContext[Run], requests: DeferredToolRequests) -> DeferredToolResults:
             decisions = await decide_proposals(run, [call.tool_call_id for call in requests.approvals], decide)
             denied = ToolDenied("The person said no. Do not try it again.")
             return requests.build_results(approvals={id_: yes or denied for id_, yes in decisions.items()})
 
-        finder = [ToolFinder(self._fleet.catalogue)] if isinstance(guard, CallChecks) else []
+        finder = [ToolFinder(self._fleet.catalogue)] if capable else []
         agent = Agent(
-            guarded or self._rules(guard, run),
+            model or self._rules(checks, run),
             output_type=[str, DeferredToolRequests],
             deps_type=Run,
             instructions=INSTRUCTIONS,
-            toolsets=[self._toolset(guard, by_model=guarded is not None), *finder],
+            toolsets=[self._toolset(checks, by_model=model is not None), *finder],
             retries={"tools": 3, "output": 2},
             capabilities=[HandleDeferredToolCalls(decide_all), *tracing],
             name="anvyl",
@@ -194,57 +192,58 @@ class Assistant:
         except UnexpectedModelBehavior as error:
             _give_up(reply, EndReason.UNUSABLE_OUTPUT, error)
             return
-        _conclude(reply, result, guarded.requests if guarded else 0)
+        _conclude(reply, result, model.requests if model else 0)
         if run.answered_by is not Responder.RULES and run.end_reason is not EndReason.WAITING_FOR_APPROVAL:
             model_text = reply.answer if run.answered_by is Responder.MODEL else ""
-            wants_change = guard.wish.intent == "change"
-            compose = report.keep_answer if isinstance(guard, CallChecks) else report.compose_answer
-            reply.answer = compose(run, self._fleet.catalogue, model_text, wants_change=wants_change)
+            wants_change = checks.wish.intent == "change"
+            reply.answer = report.compose_answer(
+                run, self._fleet.catalogue, model_text, wants_change=wants_change, counts=capable
+            )
             if reply.waiting:
                 reply.answer = "\n".join(filter(None, [reply.answer, report.describe_pending(run)]))
-        report.fail_if_not_changed(reply, guard.wish.intent, self._fleet.catalogue)
-        if guarded and choice:
-            self._add_model_notes(reply, result.new_messages(), choice, guarded.requests)
+        report.fail_if_not_changed(reply, checks.wish.intent, self._fleet.catalogue)
+        if model and choice:
+            self._add_model_notes(reply, result.new_messages(), choice, model.requests)
 
-    def _toolset(self, guard: Guard, *, by_model: bool) -> FleetToolset:
-        checked = guard if by_model else None
-        return FleetToolset(self._fleet, guard=checked, inventory=guard.inventory, root_reasons=self._root_reasons)
+    def _toolset(self, checks: CallChecks, *, by_model: bool) -> FleetToolset:
+        checked = checks if by_model else None
+        return FleetToolset(self._fleet, checks=checked, inventory=checks.inventory, root_reasons=self._root_reasons)
 
     def _build_model(
-        self, choice: model_choice.ModelChoice, guard: Guard, reply: Reply, drive: DriveMode
-    ) -> GuardedModel:
-        """Build the model in its drive mode, behind the guard and with the rules as fallback."""
+        self, choice: model_choice.ModelChoice, checks: CallChecks, reply: Reply, drive: DriveMode, capable: bool
+    ) -> RunModel:
+        """Build the model in its drive mode, with the rules before it or as fallback."""
         run, question = reply.run, reply.question
         room = (choice.context_length or DEFAULT_CONTEXT) >= MIN_CONTEXT_FOR_ALL_TOOLS
-        offers_all = isinstance(guard, CallChecks) and room
+        offers_all = capable and room
         names = common_tools(self._fleet.catalogue) | {FIND_TOOLS}
         if not offers_all:
             names = select_tools(f"{question.earlier} {question.text}", self._fleet.catalogue)
         model: Model = model_choice.build_model(self._settings, choice)
         if drive == "plan":
-            model = PlanModel(model, self._fleet, run, guard)
-        rules = self._rules(guard, run)
+            model = PlanModel(model, self._fleet, run, checks)
+        rules = self._rules(checks, run)
         shown_model = TrimmedModel(model, names, choice.context_length, compact=offers_all)
         model = model_choice.with_rules_fallback(shown_model, rules, failed=reply.model_failures)
-        strict_rules = None if isinstance(guard, CallChecks) else self._rules(guard, run, before_a_model=True)
+        strict_rules = None if capable else self._rules(checks, run, Before.PLANNING_MODEL)
         if self._settings.rules == "off":
-            return GuardedModel(shown_model, run, guard, rules=None, strict_rules=None)
-        first = strict_rules if drive == "plan" else None
-        if self._settings.rules == "first":
-            first = first or self._rules(guard, run, before_a_model=True, exact=True)
+            return RunModel(shown_model, run, rules=None, strict_rules=None)
+        first = self._rules(checks, run, Before.SMALL_MODEL) if is_small(choice) else strict_rules
+        if capable and self._settings.rules == "first":
+            first = self._rules(checks, run, Before.CAPABLE_MODEL)
         if self._settings.drive != "auto":
             first = None
-        return GuardedModel(model, run, guard, rules=rules, strict_rules=strict_rules, first=first)
+        return RunModel(model, run, rules=rules, strict_rules=strict_rules, first=first)
 
-    def _rules(self, guard: Guard, run: Run, *, before_a_model: bool = False, exact: bool = False) -> Model:
-        """The rules for one question. `before_a_model`: to the last word; `exact`: before a capable one."""
+    def _rules(self, checks: CallChecks, run: Run, before: Before = Before.NO_MODEL) -> Model:
+        """The rules for one question. `before`: the model that answers what they leave."""
         home = run.question.host or run.question.home
 
         def on_plan(plan: Plan) -> None:
             run.record_interpretation(plan.read_as)
             run.record_remarks(plan.remarks, plan.doubts)
 
-        reader = Reader(surroundings_of(self._fleet, guard.inventory, home), strict=before_a_model, exact=exact)
+        reader = Reader(surroundings_of(self._fleet, checks.inventory, home), before=before)
         return RulesModel(reader, on_plan=on_plan)
 
     def _add_model_notes(

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from anvyl_mcp.core.errors import AnvylError, ApprovalNeeded, Conflict, Denied, NotFound, NothingToDo
+from anvyl_mcp.core.errors import AnvylError, Denied, NotFound, NothingToDo
 from anvyl_mcp.core.values.arguments import coerce_arguments
-from anvyl_mcp.orchestrator.checks.call_checks import CallChecks
+from anvyl_mcp.orchestrator.checks.call_checks import CallChecks, PlacedCall
 from anvyl_mcp.orchestrator.checks.consent import RequiredConsent, RootReasons, no_root_reasons, required_consent
-from anvyl_mcp.orchestrator.checks.guard import Guard, PlacedCall
 from anvyl_mcp.orchestrator.checks.resolve import Inventory
 from anvyl_mcp.orchestrator.question import Decide, Proposal, Question
 from anvyl_mcp.orchestrator.rules.results.answers import describe_source
@@ -62,20 +61,20 @@ class FleetCalls:
         self,
         fleet: Fleet,
         *,
-        guard: Guard | None = None,
+        checks: CallChecks | None = None,
         inventory: Inventory | None = None,
         root_reasons: RootReasons = no_root_reasons,
         record: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
-        """`guard`: the checks for a model; without it, names are taken as given.
+        """`checks`: those for a model; without them, names are taken as given.
 
         `inventory`: cached objects; `root_reasons`: why a call gives root on its host; `record` is called with every
         outcome.
         """
         self._fleet = fleet
         self._root_reasons = root_reasons
-        self._guard = guard
-        self._inventory = inventory or (guard.inventory if guard else Inventory(fleet))
+        self._checks = checks
+        self._inventory = inventory or (checks.inventory if checks else Inventory(fleet))
         self._record = record
 
     async def check(
@@ -153,37 +152,32 @@ class FleetCalls:
         return names - {""}
 
     def _check_repetition(self, name: str, placed: PlacedCall, run: Run) -> None:
-        if self._guard is None or not self._guard.is_repeated(name, placed.arguments, placed.hosts):
+        if self._checks is None or not self._checks.is_repeated(name, placed.arguments, placed.hosts):
             return
-        if self._guard.ends_run or self._guard.is_repeated(f"repeated {name}", placed.arguments, placed.hosts):
+        if self._checks.is_repeated(f"repeated {name}", placed.arguments, placed.hosts):
             run.end(EndReason.REPEATED_CALL)
         raise RepeatedCall("This very call was made before; its result stands.")
 
     def _note_failure(self, listing: ToolListing, given: Mapping[str, Any], error: AnvylError, run: Run) -> None:
-        """Record a failed call, and end a model's run if the question is ambiguous or the call failed before."""
+        """Record a failed call, and end a model's run if it failed before."""
         run.fail_call(listing.name, error)
         if not listing.reads and run.by_rules:
             run.record_impossible(listing.name, given, error)
-        if self._guard is None:
-            return
-        unclear = isinstance(error, Conflict | ApprovalNeeded) or (isinstance(error, NotFound) and not listing.reads)
-        if unclear and self._guard.ends_run:
-            run.end(EndReason.NEEDS_CLARIFICATION, error)
-        elif self._guard.is_repeated(f"failed {listing.name}", given, ()):
+        if self._checks and self._checks.is_repeated(f"failed {listing.name}", given, ()):
             run.end(EndReason.REPEATED_FAILURE, error)
 
     async def _place(self, listing: ToolListing, given: Mapping[str, Any], run: Run) -> PlacedCall:
         arguments = _tool_arguments(listing, given)
         selector = host_argument.selector(given.get("host"))
-        if self._guard is None:
+        if self._checks is None:
             return await self._place_literally(listing, arguments, selector, run.question)
         if not run.by_rules:
-            return await self._guard.place(listing, arguments, selector)
+            return await self._checks.place(listing, arguments, selector)
         try:
             return await self._place_literally(listing, arguments, selector, run.question)
         except NotFound:
-            # The rules use words as names; the guard also resolves images and roles: `restart the nginx`.
-            return await self._guard.place(listing, arguments, selector)
+            # The rules use words as names; the checks also resolve images and roles: `restart the nginx`.
+            return await self._checks.place(listing, arguments, selector)
 
     async def _place_literally(
         self, listing: ToolListing, arguments: dict[str, Any], selector: str, question: Question
@@ -214,8 +208,8 @@ class FleetCalls:
         arguments, hosts = placed.arguments, placed.hosts
         consent = await self._consent(listing, placed, given, run)
         sources = ", ".join(dict.fromkeys(f"{call.tool} on {call.host}" for call in run.calls))
-        sources = sources or ("earlier answers" if question.turns else "")
-        untrusted = run.untrusted or placed.source or (sources if consent.unsaid else "")
+        sources = sources or run.shown or ("earlier answers" if question.turns else "")
+        untrusted = run.untrusted or (sources if consent.unsaid else "")
         plan = await change_plan.plan_change(
             self._fleet,
             listing,
@@ -236,7 +230,7 @@ class FleetCalls:
             problems=plan.problems,
             details=(*(run.remarks if run.by_rules and not run.proposals else ()), *plan.details),
             unsaid=consent.unsaid,
-            doubts=tuple(run.doubts) if run.by_rules else self._guard.doubts(listing) if self._guard else (),
+            doubts=tuple(run.doubts) if run.by_rules else self._checks.doubts(listing) if self._checks else (),
             root=consent.root,
         )
 
@@ -255,7 +249,7 @@ class FleetCalls:
         if question.host and not set(hosts) <= set(self._fleet.select(question.host)):
             return
         run.end(EndReason.UNTRUSTED_CHANGE)
-        if self._guard and self._guard.wish.intent == "read":
+        if self._checks and self._checks.wish.intent == "read":
             # The question asks for no change, so this one is reported but cannot be approved.
             run.set_untrusted_aside(listing.name)
             return
@@ -270,33 +264,31 @@ class FleetCalls:
     async def _consent(
         self, listing: ToolListing, placed: PlacedCall, given: Mapping[str, Any], run: Run
     ) -> RequiredConsent:
-        """The consent that a change needs. `given`: the arguments before the guard changed them."""
+        """The consent that a change needs. `given`: the arguments before the checks changed them."""
         same = all(placed.arguments.get(name) == given.get(name) for name in listing.names)
-        # The guard may have replaced a name from the question with a similar one that is not in it.
-        by_rules = (run.by_rules and same) or self._guard is None
+        # The checks may have replaced a name from the question with a similar one that is not in it.
+        by_rules = (run.by_rules and same) or self._checks is None
         selector = host_argument.selector(given.get("host"))
         if selector and not by_rules:
             with suppress(AnvylError):
                 home = run.question.host or run.question.home
                 default = await resolve_targets(self._fleet, listing, placed.arguments, home)
                 selector = "" if placed.hosts == default else selector
-            if self._guard and (
-                set(placed.hosts) <= self._guard.hosts_said()
-                or await self._guard.are_all_said(listing, placed.arguments, placed.hosts)
+            if self._checks and (
+                set(placed.hosts) <= self._checks.hosts_said()
+                or await self._checks.are_all_said(listing, placed.arguments, placed.hosts)
             ):
                 selector = ""
-        consent = required_consent(
+        return required_consent(
             listing,
             placed.arguments,
             placed.hosts,
-            said=self._guard.said if self._guard else run.question.text,
+            said=self._checks.said if self._checks else run.question.text,
             root_reasons=self._root_reasons,
             selector=selector,
             by_rules=by_rules,
-            nothing_read=isinstance(self._guard, CallChecks) and not run.question.turns and not self._has_read(run),
+            nothing_read=not (run.question.turns or run.shown or self._has_read(run)),
         )
-        expanded = self._guard is not None and self._guard.is_expanded(listing, placed.arguments)
-        return replace(consent, unsaid=()) if expanded else consent
 
     def _has_read(self, run: Run) -> bool:
         """Whether the model has seen something that others wrote, and not only what became of its changes here."""

@@ -22,7 +22,7 @@ from anvyl_mcp.orchestrator.checks.consent import RootReasons, no_root_reasons
 from anvyl_mcp.orchestrator.checks.resolve import Inventory
 from anvyl_mcp.orchestrator.question import Decide, check_question
 from anvyl_mcp.orchestrator.reply import Reply
-from anvyl_mcp.orchestrator.rules.reader import Plan, Reader, surroundings_of
+from anvyl_mcp.orchestrator.rules.reader import Before, Plan, Reader, surroundings_of
 from anvyl_mcp.orchestrator.rules.results.answers import (
     RULES,
     Call,
@@ -86,7 +86,8 @@ async def answer_quickly(
         check_question(question, fleet.select)
         expanded = expand(question.text, settings)
         inventory = Inventory(fleet)
-        reader = Reader(surroundings_of(fleet, inventory, question.host or question.home), exact=not offline)
+        before = Before.NO_MODEL if offline else Before.CAPABLE_MODEL
+        reader = Reader(surroundings_of(fleet, inventory, question.host or question.home), before=before)
         plan = await reader.plan(expanded.text)
     except AnvylError as error:
         if not offline and not isinstance(error, NothingToDo):

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.orchestrator.ask.claims import without_claims
 from anvyl_mcp.orchestrator.language.intent import Intent
 from anvyl_mcp.orchestrator.language.lexicon import is_english, sentence
@@ -42,59 +41,41 @@ FLEET_CLAIM = re.compile(
 """Claims about the state of a host."""
 
 
-def compose_answer(run: Run, tools: Mapping[str, ToolListing], model_text: str, *, wants_change: bool) -> str:
-    """Compose the answer from results and a model's text.
+def compose_answer(
+    run: Run, tools: Mapping[str, ToolListing], model_text: str, *, wants_change: bool, counts: bool
+) -> str:
+    """The answer of a model as it gave it, followed by facts computed from the results.
 
-    The text is used for reads only; changes are always described from their results.
-    """
-    changes = [call for call in run.calls if not _reads(tools, call)]
-    refused = any(isinstance(error, Denied) for error in run.failures)
-    denied = [proposal for proposal in run.proposals.values() if proposal.decision == "denied"]
-    if changes or denied:
-        lines = wording.report(changes)
-        lines += (
-            [not_done(_call(tools, proposal), OUTCOMES["denied"]) for proposal in denied] if changes else [CANCELLED]
-        )
-        lines += [str(error) for error in run.failures[-1:] if run.stopped]
-    elif run.stopped or not model_text:
-        clarification = [str(error) for error in run.failures[-1:] if str(error) == str(run.end_error)]
-        lines = clarification or _describe_results(run, tools)
-    elif wants_change:
-        lines = [UNCHANGED, without_claims(model_text, ())]
-    elif refused and without_claims(model_text, ()) != model_text:
-        # A model may claim a change that was denied.
-        lines = [*_describe_results(run, tools), UNCHANGED]
-    else:
-        lines = _computed_answer(run, tools) or _checked_text(run, model_text)
-    return text.clean("\n".join([*(line for line in lines if line), *_describe_missing(run, lines)]))
-
-
-def keep_answer(run: Run, tools: Mapping[str, ToolListing], model_text: str, *, wants_change: bool) -> str:
-    """The answer of a capable model as it gave it, followed by facts computed from the results.
-
-    Only what it says about changes is replaced, by their results.
+    What it says about changes is replaced by their results, and without any text the results are the answer. `counts`:
+    the model can be trusted with figures; of another, computed facts replace the text.
     """
     changes = [call for call in run.calls if not _reads(tools, call)]
     denied = [proposal for proposal in run.proposals.values() if proposal.decision == "denied"]
-    if run.stopped or not model_text:
-        return compose_answer(run, tools, model_text, wants_change=wants_change)
     refused = any(not tools[name].reads for name in run.refused_tools if name in tools)
+    said = "" if run.stopped else model_text
     about_changes = bool(changes or denied or refused or wants_change)
-    kept = without_claims(model_text, changes) if about_changes else model_text
-    english = _is_english(run, model_text)
+    kept = without_claims(said, changes) if about_changes else said
+    english = not said or _is_english(run, said)
     if changes:
         left = [_call(tools, one) for one in denied]
         lines = wording.report(changes) if english else wording.marks(changes)
         lines += [not_done(call, OUTCOMES["denied"]) if english else f"✗ {call}" for call in left]
         lines.append(kept)
     elif denied:
-        lines = [_in_language_of(run, model_text, "cancelled", CANCELLED), kept]
-    elif kept != model_text or (wants_change and "?" not in model_text):
-        lines = [kept, _in_language_of(run, model_text, "unchanged", UNCHANGED)]
-    else:
+        lines = [_in_language_of(run, said, "cancelled", CANCELLED), kept]
+    elif not said:
+        lines = [str(error) for error in run.failures[-1:] if str(error) == str(run.end_error)]
+        lines = lines or _describe_results(run, tools)
+    elif kept != said or (wants_change and "?" not in said):
+        lines = [kept, _in_language_of(run, said, "unchanged", UNCHANGED)]
+    elif counts:
         # What a model has worked out itself is not worked out again, perhaps about more than was asked.
-        facts = [] if FIGURES.search(model_text) or not english else _computed_answer(run, tools)
-        lines = [*_checked_text(run, model_text), *facts]
+        facts = [] if FIGURES.search(said) or not english else _computed_answer(run, tools)
+        lines = [*_checked_text(run, said), *facts]
+    else:
+        lines = _computed_answer(run, tools) or _checked_text(run, said)
+    if (changes or denied) and run.stopped:
+        lines += [str(error) for error in run.failures[-1:]]
     return text.clean("\n".join([*(line for line in lines if line), *_describe_missing(run, lines)]))
 
 
@@ -198,8 +179,8 @@ def conclude(reply: Reply) -> None:
         reply.error = run.failures[-1]
     reply.notes += run.notes
     for proposal in reply.waiting:
-        if proposal.untrusted:
-            reply.notes.append(f"`{proposal.tool}` was proposed after reading {proposal.untrusted}")
+        if proposal.untrusted and not (proposal.unsaid or proposal.doubts or proposal.root):
+            reply.notes.append(f"`{proposal.tool}` was {proposal.why}")
         elif not proposal.covered:
             reply.notes.append(f"`{proposal.tool}` needs explicit approval: {proposal.why}")
     if run.interpretation and run.by_rules:

@@ -14,8 +14,8 @@ from pydantic_core import SchemaValidator, core_schema
 from anvyl_mcp.core.errors import AnvylError, ModelUnavailable, NothingToDo
 from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.ask.fleet_calls import FleetCalls, OverBudget, RepeatedCall
+from anvyl_mcp.orchestrator.checks.call_checks import CallChecks
 from anvyl_mcp.orchestrator.checks.consent import RootReasons, no_root_reasons
-from anvyl_mcp.orchestrator.checks.guard import Guard
 from anvyl_mcp.orchestrator.checks.resolve import Inventory
 from anvyl_mcp.orchestrator.rules.results.answers import result_metadata
 from anvyl_mcp.orchestrator.run import Run
@@ -36,17 +36,17 @@ class FleetToolset(AbstractToolset[Run]):
         self,
         fleet: Fleet,
         *,
-        guard: Guard | None = None,
+        checks: CallChecks | None = None,
         inventory: Inventory | None = None,
         root_reasons: RootReasons = no_root_reasons,
     ) -> None:
-        """Offer every tool. Without a guard, calls are made unchecked.
+        """Offer every tool. Without checks, calls are made as they are given.
 
         `inventory`: cached objects; `root_reasons`: why a call gives root on its host.
         """
         self._fleet = fleet
         self._calls = FleetCalls(
-            fleet, guard=guard, inventory=inventory, root_reasons=root_reasons, record=telemetry.record_call
+            fleet, checks=checks, inventory=inventory, root_reasons=root_reasons, record=telemetry.record_call
         )
         self._tools = {name: self._tool(listing) for name, listing in fleet.catalogue.items()}
 

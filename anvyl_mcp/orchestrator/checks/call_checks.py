@@ -1,4 +1,4 @@
-"""What the calls of a capable model pass: the schema, names that exist, hosts. Its words are kept as it gave them.
+"""What every proposed call passes: the schema, names that exist, hosts. The model's words are kept as it gave them.
 
 No English is read to decide whether a call may be made; the words decide how much consent a change needs. Only after
 something was read on the hosts, what the question does not ask for is refused.
@@ -6,25 +6,51 @@ something was read on the hosts, what the question does not ask for is refused.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.orchestrator.checks import resolve
-from anvyl_mcp.orchestrator.checks.guard import Guard, PlacedCall, in_words
-from anvyl_mcp.orchestrator.language.intent import verbs_of
-from anvyl_mcp.orchestrator.language.lexicon import is_english, spoken_language
+from anvyl_mcp.orchestrator.checks.resolve import Inventory, places_of
+from anvyl_mcp.orchestrator.language.intent import read_wish, verbs_of
+from anvyl_mcp.orchestrator.language.lexicon import is_english, spoken_language, translated
+from anvyl_mcp.orchestrator.language.normalize import mask, unmask
+from anvyl_mcp.orchestrator.language.places import EVERY, named
+from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, MARK, REFUSING
+from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.peers.changes.argument_check import check
 from anvyl_mcp.peers.connection.listing import ToolListing
+from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.fleet.targets import resolve_targets
 
 
-class CallChecks(Guard):
-    """The checks for one run of a model that makes tool calls of its own."""
+@dataclass(frozen=True)
+class PlacedCall:
+    """The checked arguments and hosts of a call."""
 
-    ends_run = False
+    arguments: dict[str, Any]
+    hosts: list[str]
+
+
+class CallChecks:
+    """The checks for the calls of one run."""
+
+    def __init__(self, fleet: Fleet, run: Run) -> None:
+        question = run.question
+        self._fleet = fleet
+        self._run = run
+        self._question = question
+        self._said = f"{question.earlier}\n{question.text}".strip()
+        self.english = translated(question.text)[0]
+        """The text of the question, translated if it is in another language that we know."""
+        self._calls_made: set[str] = set()
+        self.wish = read_wish(question.text, fleet.catalogue.values())
+        self.inventory = Inventory(fleet)
+        self.places = places_of(fleet)
 
     async def place(self, listing: ToolListing, given: Mapping[str, Any], selector: str) -> PlacedCall:
         """A call with the names of existing objects, and with its hosts.
@@ -48,9 +74,12 @@ class CallChecks(Guard):
             raise Denied(f"this question is about {self._question.host} only, not {', '.join(sorted(outside))}")
         return PlacedCall(arguments, hosts)
 
-    async def expand(self, listing: ToolListing, given: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Nothing: a call stands for itself."""
-        return []
+    def is_repeated(self, tool: str, arguments: Mapping[str, Any], hosts: Sequence[str]) -> bool:
+        """Record a call, and return whether the same one was recorded before."""
+        key = json.dumps([tool, arguments, list(hosts)], sort_keys=True, default=str)
+        repeated = key in self._calls_made
+        self._calls_made.add(key)
+        return repeated
 
     def doubts(self, listing: ToolListing) -> tuple[str, ...]:
         """Why the words, as far as they are understood, ask for something else than this kind of change."""
@@ -61,14 +90,42 @@ class CallChecks(Guard):
         if self.wish.verbs and not self.wish.verbs & verbs_of(listing):
             return (f"you asked to {text.join_names(sorted(self.wish.verbs))}",)
         if not self.wish.verbs and (listing.safety == "destroys" or self._may_follow_others()):
-            return (f"your words do not ask to {in_words(listing)}",)
+            return (f"your words do not ask to {_in_words(listing)}",)
         return ()
 
     def _may_follow_others(self) -> bool:
         """Whether the model has read something, and the words, in a language that we know, name no kind of change."""
         said, run = self._question.text, self._run
-        looked = any(self._fleet.tool(call.tool).reads for call in run.calls)
+        looked = run.shown or any(self._fleet.tool(call.tool).reads for call in run.calls)
         return bool(looked or run.failures or self._question.turns) and bool(is_english(said) or spoken_language(said))
+
+    @property
+    def said(self) -> str:
+        """The text of the question, followed by its translation if it is in another language."""
+        said = self._question.text
+        return said if self.english == said else f"{said}\n{self.english}"
+
+    def hosts_said(self) -> set[str]:
+        """The hosts that the question names, each or by a tag."""
+        places = [place for place in self.places.hosts_named(self._question.text) if place != "all"]
+        return {host for place in places for host in self._fleet.select(place)}
+
+    async def are_all_said(self, listing: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]) -> bool:
+        """Whether hosts are those that the question means by words like `both` or `everywhere but on nas`."""
+        said = self.english
+        if not EVERY.search(said):
+            return False
+        places = [place for place in self.places.hosts_named(said) if place != "all"]
+        words = said.replace("-", " ")
+        if not places and any(named(words, tag) and self._is_tag_of(tag, hosts) for tag in self.places.tags):
+            return True
+        left = set(await self._hosts_with_objects(listing, arguments))
+        for place in places:
+            left = left - set(self._fleet.select(place)) if REFUSING.search(said) else set()
+        return set(hosts) == left
+
+    def _is_tag_of(self, tag: str, hosts: Sequence[str]) -> bool:
+        return set(self._fleet.select(f"@{tag}")) == set(hosts)
 
     async def _existing(self, listing: ToolListing, kind: str, wanted: str, selector: str) -> str:
         """The name of the object that is wanted; a near name is put right if it is the only one."""
@@ -86,3 +143,60 @@ class CallChecks(Guard):
         [name] = names
         self._run.note(f"took `{wanted}` as `{name}`")
         return name
+
+    def _check_intent(self, listing: ToolListing) -> None:
+        """Check that the question asks for a change of this kind, unless the tool only reads.
+
+        Raises:
+            Denied: it does not.
+        """
+        if listing.reads or self._quotes_command(listing):
+            return
+        tried = f"the model tried to {_in_words(listing)}"
+        if self.wish.intent == "read" or (self.wish.intent == "unclear" and self._run.untrusted):
+            raise Denied(f"{tried}, but the question asks for no change; blocked", hint="ask for the change directly")
+        verbs = self.wish.verbs
+        if verbs and not verbs & verbs_of(listing):
+            raise Denied(f"{tried}, but you asked to {text.join_names(sorted(verbs))}; blocked")
+
+    def _quotes_command(self, listing: ToolListing) -> bool:
+        """Whether the question contains a quoted command for this tool, which is always literal."""
+        return bool(FREE_TEXT & listing.arguments.keys()) and bool(re.search(MARK, mask(self._question.text)[0]))
+
+    def _check_named_literally(self, listing: ToolListing, arguments: Mapping[str, Any]) -> None:
+        """Check that the question contains the objects and commands of a destructive call literally.
+
+        Raises:
+            Denied: one is missing.
+        """
+        if listing.safety != "destroys":
+            return
+        for argument in (*listing.names, *(FREE_TEXT & arguments.keys())):
+            value = str(arguments.get(argument) or "")
+            parts = value.split() if argument in FREE_TEXT else [value]
+            if value and not all(self._is_literal(part) for part in parts):
+                raise Denied(
+                    f"you did not name `{value}`, and `{listing.name}` needs literal names; blocked",
+                    hint=resolve.USE_FULL_NAME,
+                )
+
+    def _is_literal(self, part: str) -> bool:
+        """Whether the question contains a word literally, in quotes or not."""
+        masked, quoted = mask(self._said)
+        plain = " ".join([masked, *(unmask(chr(0xE000 + index), quoted) for index in range(len(quoted)))])
+        return named(self._said, part) or part.strip("'\"`").lower() in plain.lower()
+
+    async def _hosts_with_objects(self, listing: ToolListing, arguments: Mapping[str, Any]) -> list[str]:
+        """The hosts that have all objects that a call names."""
+        hosts = list(self._fleet.hosts)
+        for argument, kind in listing.names.items():
+            wanted = str(arguments.get(argument) or "")
+            having = {one.host for one in await self.inventory.objects(kind) if resolve.has_name(one, wanted)}
+            hosts = [host for host in hosts if host in having]
+        return hosts
+
+
+def _in_words(listing: ToolListing) -> str:
+    """`remove a container` for `remove_container`."""
+    words = listing.name.replace("_", " ")
+    return re.sub(r"\b(container|network|volume|command)\b", r"a \1", words.replace("image", "an image"))

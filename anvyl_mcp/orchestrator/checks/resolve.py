@@ -114,12 +114,6 @@ def _objects(kind: str, outcomes: Mapping[str, Outcome]) -> Iterator[FleetObject
                 yield FleetObject(host, name, row)
 
 
-def states_in(said: str) -> set[str]:
-    """States that a text mentions, as values of the fields `state` and `health`."""
-    words = re.findall(r"[a-z]+", PARTICLE.sub(lambda match: match[1] or match[2], said.lower()))
-    return {value for word in words for name, values in STATES.items() if word in {name, *values} for value in values}
-
-
 def states_of(one: FleetObject) -> set[str]:
     """State and health of an object."""
     return {str(one.row.get(field) or "").lower() for field in ("state", "health")}

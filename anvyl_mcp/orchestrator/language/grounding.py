@@ -1,17 +1,17 @@
 """Remove arguments that a model invented and the user never mentioned.
 
-Small models invent hosts, filters and options; without them the tool uses its defaults.
+Small models invent filters and options in a plan; without them the tool uses its defaults.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
 from anvyl_mcp.core import text
-from anvyl_mcp.orchestrator.language.places import EVERY, HERE, named
+from anvyl_mcp.orchestrator.language.places import named
 from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, NUMBERS, meanings
 from anvyl_mcp.peers.connection.listing import ToolListing
 
@@ -49,24 +49,6 @@ def near(one: str, other: str) -> bool:
 def words_of(said: str) -> list[str]:
     """Significant words of a text, in lower case."""
     return [word for word in re.findall(r"[a-z0-9][\w.:/@-]*\w|[a-z0-9]", said.lower()) if word not in EMPTY]
-
-
-def ground_host(selector: str, said: str, hosts: Sequence[str], local: str) -> str:
-    """Remove hosts from the selector that the text does not mention."""
-    kept = [part for part in re.split(r"\s*,\s*|\s+and\s+", selector.strip()) if part and _host_said(part, said, local)]
-    if kept and not all(part.lower() in hosts for part in kept):
-        return ",".join(kept)
-    return ",".join(dict.fromkeys(part.lower() for part in kept))
-
-
-def _host_said(part: str, said: str, local: str) -> bool:
-    if part.lower() in ("all", "*"):
-        return bool(EVERY.search(said)) or bool(re.search(r"\b(?:hosts|machines|servers|boxes)\b", said, re.IGNORECASE))
-    if (part.lower() == "local" or part == local) and HERE.search(said):
-        return True
-    if part.startswith("@"):
-        return named(said, part[1:])
-    return named(said, part) or any(near(word, part) for word in words_of(said))
 
 
 def ground_arguments(listing: ToolListing, arguments: Mapping[str, Any], said: str) -> dict[str, Any]:

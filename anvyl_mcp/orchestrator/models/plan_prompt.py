@@ -99,11 +99,19 @@ class PlanOptions:
     intents: Sequence[str]
     tools: Sequence[ToolListing]
     hosts: Sequence[str]
-    """All hosts."""
-    named_hosts: Sequence[str]
     """Hosts, tags and `all` named in the question."""
+    new_places: Sequence[str]
+    """Hosts for something new, if the question names none."""
     names: Mapping[str, Sequence[str]]
-    """Names of existing objects by kind."""
+    """Names of objects by kind."""
+    images: Sequence[str] = ()
+    """Images in the question, for what is pulled or made of one."""
+
+    def hosts_for(self, listing: ToolListing) -> Sequence[str]:
+        """The hosts that a call of this tool may choose from."""
+        if listing.toolset == "fleet":
+            return ()
+        return self.hosts or (() if listing.reads or listing.names else self.new_places)
 
 
 def plan_schema(options: PlanOptions) -> dict[str, Any]:
@@ -129,9 +137,7 @@ def _call(listing: ToolListing, options: PlanOptions) -> dict[str, Any]:
     properties = {"tool": {"type": "string", "enum": [listing.name]}} | {
         name: _argument(name, one, listing, options) for name, one in {**first, **listing.arguments}.items()
     }
-    needs_host = not listing.reads and not listing.names
-    hosts = options.named_hosts or ([*options.hosts, "all"] if needs_host else [])
-    if listing.toolset != "fleet" and hosts:
+    if hosts := options.hosts_for(listing):
         properties["host"] = {"type": "string", "enum": list(hosts)}
     return {
         "type": "object",
@@ -143,8 +149,8 @@ def _call(listing: ToolListing, options: PlanOptions) -> dict[str, Any]:
 
 def _argument(name: str, one: Mapping[str, Any], listing: ToolListing, options: PlanOptions) -> dict[str, Any]:
     """Schema of one argument, reduced to what grammars support; an existing object is an enum of the known names."""
-    kind = listing.names.get(name) or (name if name in listing.required else "")
-    names = options.names.get(kind, ())
+    makes = name == "image" and name in listing.required
+    names = options.names.get(listing.names.get(name, ""), options.images if makes else ())
     if names and len(names) <= MAX_NAMES:
         return {"type": "string", "enum": list(names)}
     return {key: one[key] for key in ("type", "enum", "items") if key in one}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import partial
 
 from anvyl_mcp.core import text
@@ -76,13 +77,25 @@ def surroundings_of(fleet: Fleet, objects: Objects, home: str = "") -> Surroundi
     return Surroundings(fleet.catalogue, places_of(fleet), fleet.select, objects, placed=bool(home))
 
 
-class Reader:
-    """Reads one question. `strict`: to the last word, because a language model comes next; `exact`: a capable one."""
+class Before(IntEnum):
+    """Which model answers what the rules leave: the better it is, the more of a question they have to account for."""
 
-    def __init__(self, surroundings: Surroundings, *, strict: bool = False, exact: bool = False) -> None:
+    NO_MODEL = 0
+    """They read what they can of a question, and name the words that they left out."""
+    SMALL_MODEL = 1
+    """The same, but an order with a misspelled word is left."""
+    PLANNING_MODEL = 2
+    """A question is read to the last word."""
+    CAPABLE_MODEL = 3
+    """A question is a phrase of a tool or is worked out from results; an order is without a remark."""
+
+
+class Reader:
+    """Reads one question."""
+
+    def __init__(self, surroundings: Surroundings, *, before: Before = Before.NO_MODEL) -> None:
         self._around = surroundings
-        self._strict = strict or exact
-        self._exact = exact
+        self._before = before
         self._thread = ReaderThread()
         self._plans: dict[str, Plan] = {}
 
@@ -118,7 +131,7 @@ class Reader:
         notes = tuple(f"read `{typo}` as `{word}`" for typo, word in typos.items())
         notes += (f"read from {language} as `{text.clean(unmask(said, quoted))[:200]}`",) if language else ()
         if subject := await self._thread.run(partial(judgement.subject_of, said, scene.tools.values())):
-            if self._strict:
+            if self._before >= Before.PLANNING_MODEL:
                 raise NotUnderstood("advice is left to a language model")
             return await self._looks(subject, quoted, scene, (*notes, judgement.FACTS))
         if command := await self._command(said, quoted, scene):
@@ -238,7 +251,9 @@ class Reader:
             raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")
         await self._check_commands([call for step in steps for call in step], said, quoted, scene)
         remarks = [*notes]
-        if (self._exact and found.ignored) or (self._strict and any(note.startswith("read `") for note in notes)):
+        misspelled = any(note.startswith("read `") for note in notes)
+        capable = self._before is Before.CAPABLE_MODEL
+        if (found.ignored and capable) or (misspelled and self._before > Before.NO_MODEL):
             raise NotUnderstood("some words of the order are left to a language model")
         if found.ignored:
             remarks.append("ignored: " + "; ".join(f"`{unmask(one, quoted)}`" for one in dict.fromkeys(found.ignored)))
@@ -280,12 +295,12 @@ class Reader:
         return [step for step in kept if step], remarks
 
     async def _looks(self, said: str, quoted: Sequence[str], scene: Scene, notes: tuple[str, ...]) -> Plan:
-        looks = Looks(scene, quoted, strict=self._strict)
+        looks = Looks(scene, quoted, strict=self._before >= Before.PLANNING_MODEL)
         several = [part for part in SPLIT.split(said) if part and part.strip()]
         if len(several) > 1 and (found := await self._each(looks, several)):
             return Plan(tuple(tuple(look.calls) for look in found), remarks=notes)
         look = await looks.read(said)
-        if not look.calls or (self._exact and not look.exact):
+        if not look.calls or (self._before is Before.CAPABLE_MODEL and not look.exact):
             raise self._not_understood(said, quoted, scene)
         if option := command_lines.unread_option(said, look.calls):
             raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")

@@ -141,7 +141,7 @@ async def test_approval_covers_only_objects_that_the_person_named(
 
     reply = await Assistant(fleet, settings).ask(Question(question), decide=yes)
 
-    # A call that the guard rejects is not proposed.
+    # A call that the checks reject is not proposed.
     assert any(not proposal.untrusted for proposal in seen) is covered
     removed = "remove_container" in here.calls + evil.calls
     assert removed is covered

@@ -14,7 +14,6 @@ from functools import partial
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NothingToDo, NotUnderstood
 from anvyl_mcp.orchestrator.checks import resolve
-from anvyl_mcp.orchestrator.checks.quantifiers import NEEDED_STATE
 from anvyl_mcp.orchestrator.checks.resolve import FleetObject
 from anvyl_mcp.orchestrator.language.lexicon import any_of, words_of_language
 from anvyl_mcp.orchestrator.language.places import name_pattern
@@ -72,6 +71,11 @@ INCLUDING = re.compile(
     r"|(?:running|up)\s+(?:or|and)\s+(?:stopped|not\s+running|down))\b(?:\s*,)?"
 )
 """Includes stopped containers in a change to all."""
+UP, DOWN = ("running", "restarting", "paused"), ("exited", "created", "dead")
+NEEDED_STATE = {"stop": UP, "restart": UP, "kill": UP, "pause": UP, "start": (*DOWN, "paused")}
+"""States of the containers that a change to all includes, by verb. Stopped containers are usually stopped on purpose,
+so they are not restarted with the others unless the question says so.
+"""
 RELATIVE = re.compile(
     r"(?i)\b(?:ones?|(?:that|which)\s+(?:is|are|have|has)|currently|any|of|with|back|it|there|whose)\b"
 )

@@ -1,4 +1,4 @@
-"""The guard between a language model and the fleet: only what the question asks for is done.
+"""A small model's calls pass the checks of any other: what its words do not name, a person sees with the reason.
 
 Every model here is scripted to be wrong in a way that real small models are (seen with a 1.5B and a 0.5B).
 """
@@ -27,13 +27,14 @@ ScriptedResponse = tuple[str, dict[str, Any]] | str
 
 
 class ScriptedAssistant:
-    """A simulated fleet with a scripted model and a user who approves everything."""
+    """A simulated fleet, a scripted model, and a person whose answer is `says`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._patch = monkeypatch
         self.world = World.patched({})
         self.simulation = Simulation(self.world, load_catalogue(load().cache_dir))
         self.proposed: list[Proposal] = []
+        self.says: bool | None = True
         self.requests = 0
 
     async def __call__(
@@ -50,14 +51,14 @@ class ScriptedAssistant:
         async def choose(*_: Any, **__: Any) -> model_choice.ModelChoice:
             return model_choice.ModelChoice("scripted-1.5b", OPENAI_COMPATIBLE)
 
-        async def yes(proposal: Proposal) -> bool:
+        async def decide(proposal: Proposal) -> bool | None:
             self.proposed.append(proposal)
-            return True
+            return self.says
 
         self._patch.setattr(model_choice, "choose_model", choose)
         self._patch.setattr(model_choice, "build_model", lambda *_: FunctionModel(respond, model_name="scripted"))
         assistant = Assistant(self.simulation.fleet, load({"drive": "tools"}))
-        return await assistant.ask(Question(question, earlier=earlier), decide=yes)
+        return await assistant.ask(Question(question, earlier=earlier), decide=decide)
 
     @property
     def done(self) -> list[tuple[str, str, dict[str, Any]]]:
@@ -80,72 +81,33 @@ def calls_made(reply: Reply) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(
-    ("question", "call", "made"),
+    ("question", "call", "why"),
     [
-        ("what runs?", {"host": "web1"}, {("nas", False), ("web1", False), ("web2", False), ("gpu", False)}),
-        ("what runs on web2?", {"host": "all"}, {("web2", False)}),
-        ("what runs on web2?", {}, {("web2", False)}),
-        ("which containers are stopped on gpu?", {"host": "gpu"}, {("gpu", True)}),
-        ("what runs on nsa?", {"host": "nas"}, {("nas", False)}),
+        ("what runs on nas?", ("stop_container", {"name": "backup"}), "your question only asks to look"),
+        ("stop grafana", ("remove_container", {"name": "grafana", "force": True}), "you asked to stop"),
+        ("remove the broken one", ("remove_container", {"name": "backup"}), "`name=backup`"),
+        ("remove grafna", ("remove_container", {"name": "grafana"}), "`name=grafana`"),
+        (
+            "run `df -h` on nas",
+            ("execute_command", {"command": "rm -rf /data", "host": "nas"}),
+            'command="rm -rf /data"',
+        ),
+        ("do something useful with db", ("remove_container", {"name": "db"}), "do not ask to remove a container"),
+        ("stop mysql", ("stop_container", {"name": "db"}), "`name=db`"),
+        ("restart web", ("restart_container", {"name": "web", "host": "web1"}), "`host=web1`"),
     ],
 )
-async def test_a_host_is_used_only_if_the_question_names_it(
-    question: str, call: dict[str, Any], made: set[tuple[str, bool]], ask: ScriptedAssistant
+async def test_a_change_that_the_words_do_not_name_waits_for_a_person_who_sees_why(
+    question: str, call: ScriptedResponse, why: str, ask: ScriptedAssistant
 ) -> None:
-    reply = await ask(question, ("list_containers", call))
+    ask.says = None
 
-    assert {(host, arguments.get("all", False)) for host, _, arguments in calls_made(reply)} == made
+    reply = await ask(question, call)
 
-
-async def test_a_filter_that_is_not_in_the_question_is_dropped(ask: ScriptedAssistant) -> None:
-    reply = await ask(
-        "show the last 5 lines of the log of db",
-        ("get_container_logs", {"name": "db", "tail": 5, "since": "", "grep": "error"}),
-    )
-
-    assert calls_made(reply) == [("nas", "get_container_logs", {"name": "db", "tail": 5})]
-
-
-@pytest.mark.parametrize(
-    ("question", "name", "host"),
-    [
-        ("stop grafana", "grafana", "nas"),
-        ("stop the grafana container", "grafana container", "nas"),
-        ("stop grafna", "grafna", "nas"),
-        ("restart the ollama one", "ollama/ollama:0.12", "gpu"),
-        ("restart the database", "db", "nas"),
-        ("stop immich", "immich", "nas"),
-        ("start the old trainer", "old-trainer", "gpu"),
-        ("restart web on web2", "web", "web2"),
-    ],
-)
-async def test_a_container_is_found_by_name_image_or_spelling(
-    question: str, name: str, host: str, ask: ScriptedAssistant
-) -> None:
-    verb = question.partition(" ")[0]
-
-    await ask(question, (f"{verb}_container", {"name": name}))
-
-    assert [(place, tool) for place, tool, _ in ask.done] == [(host, f"{verb}_container")]
-    assert ask.proposed[0].untrusted == ""
-
-
-@pytest.mark.parametrize(
-    ("question", "call", "expected"),
-    [
-        ("restart web", ("restart_container", {"name": "web", "host": "web1"}), "web1 and web2"),
-        ("restart the trainers", ("restart_container", {"name": "old-trainer"}), "which container"),
-        ("stop mysql", ("stop_container", {"name": "mysql"}), "no host has a container `mysql`"),
-        ("stop mysql", ("stop_container", {"name": "db"}), "no host has a container `mysql`"),
-    ],
-)
-async def test_an_ambiguous_or_unknown_name_ends_the_question(
-    question: str, call: ScriptedResponse, expected: str, ask: ScriptedAssistant
-) -> None:
-    reply = await ask(question, call, ("stop_container", {"name": "grafana"}))
-
-    assert (ask.done, ask.requests) == ([], 1)
-    assert expected in reply.answer and reply.exit_code == 1
+    [proposal] = reply.proposals
+    assert ask.done == [] and reply.exit_code == 5
+    assert not proposal.covered and why in proposal.why
+    assert any(why in note for note in reply.notes), "the reason is shown"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +115,6 @@ async def test_an_ambiguous_or_unknown_name_ends_the_question(
     [
         ("restart web", ("restart_container", {"name": "web"}), "conflict"),
         ("stop mysql", ("stop_container", {"name": "mysql"}), "not_found"),
-        ("stop grafana", ("remove_container", {"name": "grafana"}), "denied"),
     ],
 )
 async def test_a_failed_change_is_a_failure_even_after_successful_reads(
@@ -176,87 +137,13 @@ async def test_a_mistake_that_the_model_corrects_is_not_a_failure(ask: ScriptedA
     assert (reply.error, reply.exit_code, ask.done) == (None, 0, [])
 
 
-@pytest.mark.parametrize(
-    "question",
-    [
-        "show me the stopped containers",
-        "which containers are stopped?",
-        "could you tell me what would happen if I removed db?",
-        "don't remove anything, just list the containers",
-        "when was backup stopped?",
-        "how do I restart web?",
-        "is anything unhealthy?",
-    ],
-)
-@pytest.mark.parametrize("tool", ["remove_container", "stop_container", "restart_container"])
-async def test_a_question_that_only_reads_never_changes_anything(
-    question: str, tool: str, ask: ScriptedAssistant
-) -> None:
-    reply = await ask(
-        question, [(tool, {"name": "backup", "host": "nas"}), ("list_containers", {"all": True})], "Removed all three."
-    )
-
-    assert (ask.done, ask.proposed) == ([], [])
-    assert any(call.tool == "list_containers" for call in reply.calls)
-
-
-@pytest.mark.parametrize(
-    ("question", "call"),
-    [
-        ("stop grafana", ("remove_container", {"name": "grafana", "force": True})),
-        ("restart grafana", ("stop_container", {"name": "grafana"})),
-        ("remove the broken one", ("remove_container", {"name": "backup"})),
-        ("remove grafna", ("remove_container", {"name": "grafana"})),
-        ("run `df -h` on nas", ("execute_command", {"command": "rm -rf /data", "host": "nas"})),
-        ("clean up", ("remove_container", {"name": "backup"})),
-        ("delete everything", ("remove_container", {"name": "db"})),
-        ("do something useful", ("remove_container", {"name": "db"})),
-    ],
-)
-async def test_only_named_objects_are_removed_and_only_named_commands_run(
-    question: str, call: ScriptedResponse, ask: ScriptedAssistant
-) -> None:
-    await ask(question, call)
-
-    assert (ask.done, ask.proposed) == ([], [])
-
-
-@pytest.mark.parametrize(
-    ("question", "call"),
-    [
-        ("remove certbot", ("remove_container", {"name": "certbot"})),
-        ("get rid of the old trainer", ("remove_container", {"name": "old-trainer"})),
-        ("run `df -h` on nas", ("execute_command", {"command": "df -h", "host": "nas"})),
-        ("execute uptime on gpu", ("execute_command", {"command": "uptime", "host": "gpu"})),
-        ("I want you to stop jupyter", ("stop_container", {"name": "jupyter"})),
-        ("web on web2 is acting up, give it a kick", ("restart_container", {"name": "web", "host": "web2"})),
-        ("can we get the trainer going again? the one called trainer", ("start_container", {"name": "trainer"})),
-        ("why does api crash on web1? then restart it", ("restart_container", {"name": "api"})),
-    ],
-)
-async def test_synonyms_of_a_change_are_accepted(question: str, call: ScriptedResponse, ask: ScriptedAssistant) -> None:
-    await ask(question, call)
-
-    assert [tool for _, tool, _ in ask.done] == [call[0]]
-
-
-async def test_options_that_are_not_in_the_question_are_removed(ask: ScriptedAssistant) -> None:
-    await ask(
-        "run redis:7.2 on web2",
-        ("create_container", {"image": "redis:7.2", "name": "my-redis", "ports": ["6379:6379"], "host": "web2"}),
-    )
-
-    assert ask.done == [("web2", "create_container", {"image": "redis:7.2"})]
-
-
 async def test_a_repeated_call_ends_the_question_with_its_results(ask: ScriptedAssistant) -> None:
     """Small models (0.5B, 1.5B) often repeat a call until the limit."""
     call = ("list_containers", {"host": "gpu"})
 
     reply = await ask("what runs on gpu?", call, call, call, call)
 
-    assert ask.requests == 2
-    assert (len(reply.calls), reply.error, reply.usage["requests"]) == (1, None, 2)
+    assert (len(reply.calls), reply.error, reply.usage["requests"]) == (1, None, 3)
     assert "ollama" in str(reply.calls[0].answer.result) and "gpu" in reply.answer
 
 
@@ -266,7 +153,7 @@ async def test_a_change_made_twice_by_the_model_is_made_once(ask: ScriptedAssist
     reply = await ask("restart grafana", call, call)
 
     assert len(ask.done) == len(ask.proposed) == 1
-    assert reply.answer == "Restarted grafana on nas."
+    assert reply.answer == "Restarted grafana on nas.\nThat is all."
 
 
 async def test_two_changes_with_one_id_are_two_proposals(ask: ScriptedAssistant) -> None:
@@ -322,16 +209,10 @@ async def test_a_log_cannot_propose_a_change_if_the_question_only_reads(ask: Scr
     assert "Removed" not in reply.answer and reply.notes == [AFTER_LOGS]
 
 
-async def test_a_model_cannot_claim_a_denied_change(ask: ScriptedAssistant) -> None:
-    reply = await ask("is grafana running?", ("stop_container", {"name": "grafana"}), "Stopped.")
-
-    assert (ask.done, reply.answer, reply.exit_code) == ([], "Nothing was changed.", 1)
-
-
 async def test_a_question_of_the_model_is_shown(ask: ScriptedAssistant) -> None:
     reply = await ask("restart it", "Which container do you mean?")
 
-    assert reply.answer == "Nothing was changed.\nWhich container do you mean?"
+    assert reply.answer == "Which container do you mean?"
 
 
 async def test_names_from_earlier_questions_are_accepted(ask: ScriptedAssistant) -> None:
@@ -393,6 +274,8 @@ async def test_a_claim_about_the_fleet_without_a_call_is_marked(ask: ScriptedAss
 
 
 async def test_truncated_lists_are_reported(ask: ScriptedAssistant) -> None:
-    reply = await ask("show 2 images of nas", ("list_images", {"limit": 2}), "These are all images.")
+    call = ("list_images", {"limit": 2, "host": "nas"})
+
+    reply = await ask("show 2 images of nas", call, "These are all images.")
 
     assert reply.answer == "These are all images.\nnas has 4 more that are not shown."

@@ -1,4 +1,4 @@
-"""Model wrapper that expands changes to all objects, falls back to the rules, and stops with the run."""
+"""The model of one run: the rules answer before or instead of a language model, and it stops with the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
 from anvyl_mcp.core.errors import AnvylError, Conflict, NothingToDo
-from anvyl_mcp.orchestrator.checks.guard import Guard
 from anvyl_mcp.orchestrator.rules.results.answers import RULES, Turn
 from anvyl_mcp.orchestrator.run import Responder, Run
 from anvyl_mcp.orchestrator.whole_answer import WholeAnswerModel
@@ -27,7 +26,7 @@ def local_response(text: str, model_name: str) -> ModelResponse:
     return ModelResponse(parts=[TextPart(text)], model_name=model_name, provider_details=dict(WITHOUT_MODEL))
 
 
-class GuardedModel(WholeAnswerModel, WrapperModel):
+class RunModel(WholeAnswerModel, WrapperModel):
     """Asks the wrapped model until the run is stopped; one instance per run.
 
     The rules answer questions that they understand, before the model if `first` is set, or when the model does nothing;
@@ -38,7 +37,6 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
         self,
         wrapped: Model,
         run: Run,
-        guard: Guard,
         *,
         rules: Model | None,
         strict_rules: Model | None,
@@ -47,7 +45,6 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
         """`rules` are asked if the response is empty, `strict_rules` if it is only text, `first` before the model."""
         super().__init__(wrapped)
         self._run = run
-        self._guard = guard
         self._rules = rules
         self._strict_rules = strict_rules
         self._first = first
@@ -79,8 +76,7 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
         if idle and fallback and (replacement := await self._ask_rules(fallback, messages, model_request_parameters)):
             self._first = fallback
             return replace(replacement, usage=response.usage, provider_details=response.provider_details)
-        parts = [one for part in response.parts for one in await self._expand(part, model_request_parameters)]
-        return replace(response, parts=_with_unique_ids(parts, messages))
+        return replace(response, parts=_with_unique_ids(response.parts, messages))
 
     async def _ask_rules(
         self, rules: Model, messages: list[ModelMessage], offered: ModelRequestParameters
@@ -98,13 +94,6 @@ class GuardedModel(WholeAnswerModel, WrapperModel):
             return None
         self._run.record_response(Responder.RULES)
         return replace(response, parts=_with_unique_ids(response.parts, messages))
-
-    async def _expand(self, part: ModelResponsePart, offered: ModelRequestParameters) -> list[ModelResponsePart]:
-        tool = next((one for one in offered.function_tools if one.name == getattr(part, "tool_name", "")), None)
-        if self._run.by_rules or not (isinstance(part, ToolCallPart) and tool and tool.metadata):
-            return [part]
-        calls = await self._guard.expand(tool.metadata["listing"], part.args_as_dict())
-        return [ToolCallPart(part.tool_name, arguments) for arguments in calls] or [part]
 
 
 def _with_unique_ids(parts: Sequence[ModelResponsePart], messages: Sequence[ModelMessage]) -> list[ModelResponsePart]:
