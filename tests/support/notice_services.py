@@ -8,8 +8,9 @@ import json
 import re
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 
 NTFY_USER, NTFY_PASSWORD, NTFY_TOKEN = "phil", "mypass1234", "tk_AgQdq7mVBoFD37zQVN29RhuMzNIz2"
@@ -144,8 +145,11 @@ def running_services() -> Iterator[Services]:
 
 
 @contextlib.contextmanager
-def running_mail_server() -> Iterator[tuple[int, list[str]]]:
-    """Serve SMTP without TLS on a free port; yields the port and the mails that arrived."""
+def running_mail_server(refusal: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[int, list[str]]]:
+    """Serve SMTP without TLS on a free port; yields the port and the mails that arrived.
+
+    `refusal`: the answer to a command, like `{"AUTH": "535 wrong password"}`.
+    """
     mails: list[str] = []
 
     class Handler(socketserver.StreamRequestHandler):
@@ -153,10 +157,17 @@ def running_mail_server() -> Iterator[tuple[int, list[str]]]:
             self.say("220 mail.test ESMTP")
             while line := self.rfile.readline().decode().strip():
                 word = line.split()[0].upper()
+                if word in refusal:
+                    self.say(refusal[word])
+                    continue
+                if word == "EHLO":
+                    self.say("250-mail.test")
+                    self.say("250 AUTH PLAIN")
+                    continue
                 if word == "DATA":
                     self.say("354 go on")
                     mails.append(self.read_mail())
-                self.say("221 bye" if word == "QUIT" else "250 ok")
+                self.say({"QUIT": "221 bye", "AUTH": "235 welcome"}.get(word, "250 ok"))
                 if word == "QUIT":
                     return
 

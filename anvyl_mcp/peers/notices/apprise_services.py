@@ -24,6 +24,10 @@ NEEDS_EXTRA = "pip install 'anvyl-mcp[notify]'"
 STATUS = re.compile(r"\berror=(\d{3})\b|\((\d{3})\)")
 ONE_AT_A_TIME = threading.Lock()
 RETRIED = re.compile(r"5\d\d|429|408")
+MAIL_DETAIL = "Socket Exception: "
+"""Begins what Apprise logs only for debugging: why a mail server was not reached or did not take the mail."""
+MAIL_REFUSED = re.compile(r"\(5\d\d, b['\"]|refused: 5\d\d")
+"""An answer of a mail server that stays the same at the next attempt, like a wrong password."""
 
 
 def check_url(url: ChannelUrl) -> None:
@@ -46,7 +50,7 @@ async def send(url: ChannelUrl, notice: Notice) -> None:
         service = _service(url)
     except AnvylError as error:
         raise DeliveryFailed(error.message, retry=False) from error
-    said = _Warnings()
+    said = _Warnings(mail=url.shown.startswith("mailto"))
 
     def notify() -> bool:
         # One at a time: Apprise logs in threads of its own, so what it says could be about another channel.
@@ -65,22 +69,29 @@ async def send(url: ChannelUrl, notice: Notice) -> None:
 class _Warnings(logging.Handler):
     """Collects what Apprise logs: it returns only whether a notice arrived."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, *, mail: bool) -> None:
+        super().__init__(logging.DEBUG if mail else logging.WARNING)
         self.messages: list[str] = []
 
     @contextmanager
     def collected(self) -> Iterator[None]:
         """Collect in this context."""
         log = logging.getLogger("apprise")
+        level = log.level
+        log.setLevel(self.level)
         log.addHandler(self)
         try:
             yield
         finally:
             log.removeHandler(self)
+            log.setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
+        message = record.getMessage()
+        if message.startswith(MAIL_DETAIL):
+            self.messages.insert(0, message.removeprefix(MAIL_DETAIL))
+        elif record.levelno >= logging.WARNING:
+            self.messages.append(message)
 
     def failure(self, url: ChannelUrl) -> DeliveryFailed:
         """Return the failure with the HTTP status and the reason, if they were logged."""
@@ -88,7 +99,8 @@ class _Warnings(logging.Handler):
         found = STATUS.search(said)
         status = (found[1] or found[2]) if found else ""
         reason = f"HTTP {status}: {said}" if status else said or "the service did not accept it"
-        return DeliveryFailed(reason[:MOST_REASON], retry=bool(not status or RETRIED.fullmatch(status)))
+        refused = MAIL_REFUSED.search(said)
+        return DeliveryFailed(reason[:MOST_REASON], retry=not refused and bool(not status or RETRIED.fullmatch(status)))
 
 
 def _service(url: ChannelUrl) -> Any:

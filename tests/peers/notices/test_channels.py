@@ -91,6 +91,26 @@ async def test_a_mail_arrives_with_the_title_as_subject() -> None:
     assert "Subject: Problem: web on nas" in mail and "web on nas is unhealthy." in mail
 
 
+@pytest.mark.parametrize(
+    ("command", "answer", "retry"),
+    [
+        ("AUTH", "535 5.7.8 wrong password", False),
+        ("RCPT", "550 no such user", False),
+        ("RCPT", "450 come back later", True),
+    ],
+)
+async def test_a_refused_mail_says_why_and_is_not_repeated_if_that_cannot_help(
+    command: str, answer: str, retry: bool
+) -> None:
+    with running_mail_server({command: answer}) as (port, mails), pytest.raises(DeliveryFailed) as failure:
+        await make_channel(
+            "mail", f"mailto://phil:secret99@localhost:{port}?from=anvyl@home.test&to=me@home.test"
+        ).send(NOTICE)
+
+    assert answer.partition(" ")[2] in failure.value.reason and failure.value.retry == retry
+    assert "secret99" not in failure.value.reason and mails == []
+
+
 async def test_names_neither_ping_people_nor_become_formatting(services: Services) -> None:
     bad = Notice("Problem: x on nas", "@everyone *x* <!channel> is unhealthy.", "problem", 0.0)
 
