@@ -19,6 +19,7 @@ from pydantic_ai.capabilities import Instrumentation
 from pydantic_ai.models.instrumented import InstrumentationSettings
 
 from anvyl_mcp import __version__
+from anvyl_mcp.core import extras
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def _provider() -> TracerProvider | None:
         otlp: Any = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
         resources: Any = importlib.import_module("opentelemetry.sdk.resources")
     except ImportError:
-        log.warning("%s… is set, but no exporter is installed: pip install 'anvyl-mcp[otel]'", VARIABLE_PREFIX)
+        command = extras.install_command("otel")
+        log.warning("%s… is set, but no exporter is installed: %s", VARIABLE_PREFIX, command)
         return None
     resource = resources.Resource.create({"service.name": "anvyl", "service.version": __version__})
     provider: TracerProvider = sdk.TracerProvider(resource=resource)

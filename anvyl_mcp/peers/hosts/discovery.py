@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from anvyl_mcp import __version__
-from anvyl_mcp.core import text
+from anvyl_mcp.core import extras, text
 from anvyl_mcp.core.errors import ConfigInvalid, InvalidInput, Unreachable
 from anvyl_mcp.peers.hosts.addresses import url_of
 
@@ -116,7 +116,7 @@ def _library() -> ModuleType:
     except ImportError as error:
         raise ConfigInvalid(
             "announcing and finding hosts needs zeroconf, which is not installed",
-            hint="pip install 'anvyl-mcp[discovery]'",
+            hint=extras.install_command("discovery"),
         ) from error
     return zeroconf.asyncio
 

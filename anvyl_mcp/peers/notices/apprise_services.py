@@ -13,14 +13,13 @@ from typing import Any
 
 import anyio
 
-from anvyl_mcp.core import text
+from anvyl_mcp.core import extras, text
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, InvalidInput
 from anvyl_mcp.peers.notices.channel_url import ChannelUrl
 from anvyl_mcp.peers.notices.notice import Notice
 from anvyl_mcp.peers.notices.services import MOST_REASON, DeliveryFailed
 
 SECONDS = 30.0
-NEEDS_EXTRA = "pip install 'anvyl-mcp[notify]'"
 STATUS = re.compile(r"\berror=(\d{3})\b|\((\d{3})\)")
 ONE_AT_A_TIME = threading.Lock()
 RETRIED = re.compile(r"5\d\d|429|408")
@@ -108,7 +107,9 @@ def _service(url: ChannelUrl) -> Any:
         apprise = importlib.import_module("apprise")
     except ImportError as error:
         scheme = url.shown.partition(":")[0]
-        raise ConfigInvalid(f"`{scheme}://` needs Apprise, which is not installed", hint=NEEDS_EXTRA) from error
+        raise ConfigInvalid(
+            f"`{scheme}://` needs Apprise, which is not installed", hint=extras.install_command("notify")
+        ) from error
     # Its log may contain URLs; what we need of it is collected in `send`.
     logging.getLogger("apprise").propagate = False
     service = apprise.Apprise()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anvyl_mcp.core import extras
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, InvalidInput, NotFound, did_you_mean
 from anvyl_mcp.core.files import OTHERS_MAY_ANYTHING, PRIVATE_MODE, check_not_writable_by_others, write_atomically
 from anvyl_mcp.peers.notices import apprise_services, services
@@ -164,7 +165,7 @@ def _keyring() -> Any:
         return importlib.import_module("keyring")
     except ImportError as error:
         raise ConfigInvalid(
-            "no keyring is installed", hint=f"pip install 'anvyl-mcp[keyring]', or {NO_KEYRING}"
+            "no keyring is installed", hint=f"{extras.install_command('keyring')}, or {NO_KEYRING}"
         ) from error
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from anvyl_mcp.core import text
+from anvyl_mcp.core import extras, text
 from anvyl_mcp.core.errors import AnvylError
 
 NAME = "docker-compose"
@@ -63,7 +63,7 @@ def find_compose(environment: Mapping[str, str] | None = None) -> ComposeBinary:
         if version is not None:
             too_old.append(f"{path} is {'.'.join(map(str, version))}")
     wanted = ".".join(map(str, OLDEST))
-    hint = f"install Docker's plugin docker-compose-plugin, {wanted} or newer, or: pip install 'anvyl-mcp[stacks]'"
+    hint = f"install Docker's plugin docker-compose-plugin, {wanted} or newer, or: {extras.install_command('stacks')}"
     if too_old:
         raise AnvylError(f"Docker Compose on this host is too old: {', '.join(too_old)}", hint=hint)
     raise AnvylError("Docker Compose is not installed on this host", hint=hint)

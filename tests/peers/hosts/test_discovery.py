@@ -109,7 +109,7 @@ def test_without_the_extra_the_error_names_the_install_command(monkeypatch: pyte
     done = anvyl("hosts", "discover")
     document = anvyl("hosts", "discover", "--json")
 
-    assert done.code == 1 and "pip install 'anvyl-mcp[discovery]'" in done.err
+    assert done.code == 1 and "'anvyl-mcp[discovery]'" in done.err
     assert json.loads(document.out)["error"]["code"] == "config_invalid"
 
 

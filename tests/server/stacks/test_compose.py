@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from contextlib import aclosing
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_a_missing_or_old_compose_says_how_to_get_one(tmp_path: Path, monkeypatc
     environment = {"HOME": str(tmp_path), "PATH": str(tmp_path / "bin")}
     with pytest.raises(AnvylError, match="Docker Compose is not installed") as missing:
         find_compose(environment)
-    assert "pip install 'anvyl-mcp[stacks]'" in missing.value.hint
+    assert "'anvyl-mcp[stacks]'" in missing.value.hint
 
     executable(tmp_path / "bin", "echo docker-compose version 1.29.2, build 5becea4c")
     with pytest.raises(AnvylError, match=r"too old: .*bin/docker-compose is 1\.29\.2"):
@@ -120,7 +121,11 @@ def test_a_run_that_takes_too_long_is_stopped_with_its_children(
     with pytest.raises(Timeout, match=r"deploying shop took longer than 1 s .* container shop-web-1: starting"):
         scripted(script, tmp_path, monkeypatch).run("up", seconds=1, doing="deploying shop")
     child = Path(f"/proc/{(tmp_path / 'child').read_text(encoding='utf-8').strip()}/stat")
-    assert not child.exists() or child.read_text(encoding="utf-8").split()[2] == "Z"
+    deadline = time.monotonic() + 5
+    # A killed process may still wait for a processor to end on.
+    while child.exists() and child.read_text(encoding="utf-8").split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_cancelled_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

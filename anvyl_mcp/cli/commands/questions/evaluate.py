@@ -11,6 +11,7 @@ import typer
 from anvyl_mcp.cli.parser.options import JsonOption
 from anvyl_mcp.cli.runtime import output
 from anvyl_mcp.cli.runtime.runner import run_command
+from anvyl_mcp.core import extras
 from anvyl_mcp.core.errors import AnvylError, InvalidInput
 from anvyl_mcp.core.settings import Settings
 
@@ -73,7 +74,7 @@ def _require_pydantic_evals() -> None:
     if importlib.util.find_spec("pydantic_evals") is None:
         raise InvalidInput(
             "`anvyl eval` needs a package that is not installed: pydantic-evals",
-            hint='install it: pip install "anvyl-mcp[eval]"',
+            hint=f"install it: {extras.install_command('eval')}",
         )
 
 

@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 import httpx
 
-from anvyl_mcp.core import text
+from anvyl_mcp.core import extras, text
 from anvyl_mcp.core.errors import ModelUnavailable
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.orchestrator.models.servers.server_owner import foreign_owner
@@ -100,7 +100,7 @@ def api_key(settings: Settings) -> str:
     try:
         keyring = importlib.import_module("keyring")
     except ImportError as error:
-        raise ModelUnavailable("no keyring is installed", hint="pip install 'anvyl-mcp[keyring]'") from error
+        raise ModelUnavailable("no keyring is installed", hint=extras.install_command("keyring")) from error
     errors = importlib.import_module("keyring.errors")
     try:
         found = keyring.get_password(KEYRING, "llm-api-key")
