@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Sequence
 
 import anyio
 
@@ -11,6 +13,8 @@ from anvyl_mcp.app.service import programs
 from anvyl_mcp.app.service.manager import ServiceManager
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, InvalidInput, NotFound
+
+LOGGED = re.compile(r"^(?:\S+ \S+ \S+\[\d+\]: )?(error|hint): +(.+)")
 
 
 def read_lines(manager: ServiceManager, lines: int, since: str) -> list[str]:
@@ -34,29 +38,46 @@ def size(manager: ServiceManager) -> int:
         return 0
 
 
-def last_error(manager: ServiceManager, start: int) -> str:
-    """Return the last error that the server wrote to the log file after its first `start` bytes."""
+def lines_after(manager: ServiceManager, start: int) -> list[str]:
+    """Return what the server wrote to the log file after its first `start` bytes."""
     try:
         content = manager.log.read_bytes()[start:] if manager.log else b""
     except OSError:
-        return ""
-    lines = [line for line in content.decode(errors="replace").splitlines() if line.startswith("error: ")]
-    return text.one_line(lines[-1].removeprefix("error: ")) if lines else ""
+        return []
+    return content.decode(errors="replace").splitlines()
 
 
-async def show(manager: ServiceManager, lines: int, since: str, *, follow: bool) -> int:
-    """Print the log as it is read; with `follow`, until cancelled. Returns the exit code."""
+def last_error(lines: Sequence[str]) -> tuple[str, str]:
+    """Return the last error that the server logged, and its hint; both empty if there is none.
+
+    A line may begin with what a journal puts before it: time, machine, process.
+    """
+    message = hint = ""
+    for line in lines:
+        if found := LOGGED.search(line):
+            message, hint = (found[2], "") if found[1] == "error" else (message, found[2])
+    return text.one_line(message), text.one_line(hint)
+
+
+async def show(manager: ServiceManager, lines: int, since: str, *, follow: bool) -> None:
+    """Print the log as it is read; with `follow`, until cancelled.
+
+    Raises:
+        AnvylError: it cannot be read; the program that reads it has printed why.
+    """
     command = _command(manager, lines, since, follow=follow)
     environment = {**os.environ, **manager.log_environment()}
     try:
         async with await anyio.open_process(command, stdin=None, stdout=None, stderr=None, env=environment) as process:
             try:
-                return await process.wait()
+                code = await process.wait()
             except anyio.get_cancelled_exc_class():
                 process.terminate()
                 raise
     except FileNotFoundError as error:
         raise NotFound(f"`{command[0]}` is not installed", hint=_hint(manager)) from error
+    if code:
+        raise AnvylError(f"the log of the service cannot be read: `{command[0]}` failed", hint=_hint(manager))
 
 
 def _command(manager: ServiceManager, lines: int, since: str, *, follow: bool) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ import anvyl_mcp
 from anvyl_mcp.app.catalogue import all_tools
 from anvyl_mcp.app.installation import homes
 from anvyl_mcp.app.installation.detect import detect_installation
-from anvyl_mcp.app.service import accounts, definition, logs
+from anvyl_mcp.app.service import accounts, definition, logs, managers
 from anvyl_mcp.app.service.definition import ACCOUNT, ServiceDefinition, ServiceRecord
 from anvyl_mcp.app.service.manager import ServiceManager, ServiceState, is_installed, is_ours
 from anvyl_mcp.app.service.openrc import OpenRc
@@ -28,6 +29,8 @@ from anvyl_mcp.core.text import clean
 from anvyl_mcp.server.toolsets import offered_tools
 
 START_SECONDS = 60.0
+STOPPED = frozenset({"inactive", "stopped", "not loaded", "unknown"})
+"""Words of managers for a service that does not try to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +198,8 @@ def report(manager: ServiceManager, settings: Settings) -> ServiceReport:
     notes = list(state.notes)
     if state.running and server is None and os.access(home / "run", os.R_OK):
         state = replace(state, running=False, word=f"{state.word}, but it does not serve")
-        notes.append("right after a start this takes seconds; else its log says why: anvyl-mcp service logs")
+    if not state.running and state.word not in STOPPED:
+        notes.append(f"{_last_error_of(manager)}; its log: anvyl-mcp service logs --{manager.scope}")
     if server is not None and server.version != anvyl_mcp.__version__:
         notes.append(f"it runs version {server.version}; to use {anvyl_mcp.__version__}: anvyl-mcp service install")
     if server is not None and not state.running:
@@ -210,9 +214,20 @@ def _wait_until_served(manager: ServiceManager, home: Path, log_size: int) -> No
     deadline = time.monotonic() + START_SECONDS
     while serve_lock.find_server(home / "run") is None:
         if time.monotonic() > deadline:
-            reason = logs.last_error(manager, log_size) or f"no answer within {START_SECONDS:.0f} s"
-            raise AnvylError(f"the service does not start: {reason}", hint="its log: anvyl-mcp service logs")
+            message, hint = logs.last_error(logs.lines_after(manager, log_size))
+            raise AnvylError(
+                f"the service does not start: {message or f'no answer within {START_SECONDS:.0f} s'}",
+                hint=f"{hint}{'. ' if hint else ''}Its log: anvyl-mcp service logs",
+            )
         time.sleep(0.1)  # the manager has no event for it
+
+
+def _last_error_of(manager: ServiceManager) -> str:
+    message = ""
+    # The log may not be readable for this user, or not be there yet.
+    with suppress(AnvylError):
+        message, _ = logs.last_error(logs.read_lines(manager, 30, ""))
+    return f"its last error: {message}" if message else "a start takes some seconds"
 
 
 def _home_of(manager: ServiceManager, settings: Settings) -> Path:
@@ -247,9 +262,12 @@ def _refuse_second_server(manager: ServiceManager, homes_in_use: list[Path]) -> 
             continue
         if isinstance(manager, OpenRc) and is_installed(manager) and manager.state().running:
             continue
+        other = next((one for one in managers.managers() if is_installed(one) and one.state().pid == server.pid), None)
         raise Conflict(
             f"anvyl-mcp already runs at {server.url} (process {server.pid}), and not as this service",
-            hint=f"stop it, then repeat this: kill {server.pid}",
+            hint=f"it is the {other.name}; remove that first: anvyl-mcp service uninstall --{other.scope}"
+            if other
+            else f"stop it, then repeat this: kill {server.pid}",
         )
 
 

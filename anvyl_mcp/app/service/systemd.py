@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from anvyl_mcp.app.service import programs
+from anvyl_mcp.app.service import logs, programs
 from anvyl_mcp.app.service.definition import ServiceDefinition
 from anvyl_mcp.app.service.manager import Scope, ServiceState
 from anvyl_mcp.app.service.systemd_unit import unit_text
@@ -62,9 +62,11 @@ class Systemd:
         since = datetime.now(UTC)
         done = programs.run([*self._program(), "restart", UNIT], environment=self.log_environment())
         if done.code:
+            message, hint = self._last_error(since)
             raise AnvylError(
-                f"the service does not start: {self._last_error(since) or done.last_words}",
-                hint=f"systemd tries again every 5 s. Its log: anvyl-mcp service logs --{self.scope}",
+                f"the service does not start: {message or done.last_words}",
+                hint=f"{hint}{'. ' if hint else ''}systemd tries again every 5 s. "
+                f"Its log: anvyl-mcp service logs --{self.scope}",
             )
 
     def state(self) -> ServiceState:
@@ -130,14 +132,12 @@ class Systemd:
             time.sleep(0.1)
         return notes
 
-    def _last_error(self, since: datetime) -> str:
-        """Return the last error that the server logged."""
+    def _last_error(self, since: datetime) -> tuple[str, str]:
+        """Return the last error that the server logged, and its hint."""
         user = ["--user"] if self.scope == "user" else []
         when = f"--since=@{since.timestamp():.0f}"
         command = ["journalctl", *user, f"--unit={UNIT}", "--no-pager", "--output=cat", "--lines=30", when]
-        lines = programs.run(command, environment=self.log_environment()).out.splitlines()
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return text.one_line(errors[-1]) if errors else ""
+        return logs.last_error(programs.run(command, environment=self.log_environment()).out.splitlines())
 
     def _program(self) -> list[str]:
         return ["systemctl", *(["--user"] if self.scope == "user" else [])]

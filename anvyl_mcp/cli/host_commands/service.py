@@ -170,7 +170,8 @@ def logs(
         if as_json:
             output.print_json({"lines": logs.read_lines(found, lines, since), "error": None})
             return 0
-        return await logs.show(found, lines, since, follow=follow)
+        await logs.show(found, lines, since, follow=follow)
+        return 0
 
     runner.run_command(work, failed=output.error_document("lines", []) if as_json else None)
 

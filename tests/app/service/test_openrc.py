@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from anvyl_mcp.app.service import definition, service
+from anvyl_mcp.app.service import definition, logs, service
 from anvyl_mcp.app.service.openrc import OpenRc
 from anvyl_mcp.core.errors import AnvylError, InvalidInput
 from anvyl_mcp.core.settings import load
@@ -40,23 +40,40 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenRc:
 
 
 @pytest.mark.parametrize(
-    ("written", "reason"),
-    [("", "no answer within 0 s"), ("error: port 4200 is in use\nhint:  x\n", "port 4200 is in use")],
+    ("written", "reason", "hint"),
+    [
+        ("", "no answer within 0 s", "Its log: anvyl-mcp service logs"),
+        (
+            "error: port 4200 is in use\nhint:  use --port\n",
+            "port 4200 is in use",
+            "use --port. Its log: anvyl-mcp service logs",
+        ),
+    ],
     ids=["nothing", "an error"],
 )
 def test_a_start_that_fails_gives_the_reason_of_this_start(
-    manager: OpenRc, written: str, reason: str, tmp_path: Path
+    manager: OpenRc, written: str, reason: str, hint: str, tmp_path: Path
 ) -> None:
     (tmp_path / "writes").write_text(written, encoding="utf-8")
 
-    with pytest.raises(AnvylError, match=f"the service does not start: {reason}"):
+    with pytest.raises(AnvylError, match=f"the service does not start: {reason}") as failure:
         service.restart(manager, load())
+    assert failure.value.hint == hint
 
 
 def test_a_supervisor_whose_server_keeps_ending_does_not_count_as_running(manager: OpenRc) -> None:
-    state = service.report(manager, load()).state
+    found = service.report(manager, load())
+    state = found.state
 
     assert (state.running, state.word, state.enabled) == (False, "started, but it does not serve", True)
+    assert found.notes[0] == "its last error: an earlier reason; its log: anvyl-mcp service logs --system"
+
+
+async def test_a_log_that_cannot_be_read_is_an_error(manager: OpenRc) -> None:
+    manager.log.unlink()
+
+    with pytest.raises(AnvylError, match="the log of the service cannot be read"):
+        await logs.show(manager, 5, "", follow=False)
 
 
 def test_a_program_in_a_closed_home_folder_is_refused_before_anything_is_written(

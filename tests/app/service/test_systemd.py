@@ -149,9 +149,14 @@ def test_another_installation_updates_the_service_and_keeps_keys_and_options(ins
 def test_an_error_of_the_server_is_the_error_of_the_installation(empty: SystemdMachine) -> None:
     done = empty.run(ANVYL_MCP, "service", "install", "--host", "192.0.2.9", "--json", check=False)
     error = json.loads(done.stdout)["error"]
+    empty.run("sh", "-c", "id carol || useradd --create-home carol")
+    foreign = empty.run(ANVYL_MCP, "service", "logs", user="carol", check=False)
 
     assert done.returncode == 1
     assert "`192.0.2.9` is not an IP address of this machine" in error["message"]
+    assert "Its log: anvyl-mcp service logs --system" in error["hint"]
+    assert "its last error: `192.0.2.9` is not an IP address" in " ".join(status(empty)["notes"])
+    assert foreign.returncode == 1 and "hint:  try it with sudo" in foreign.stderr
 
 
 def test_a_user_service_runs_without_a_login_and_after_a_reboot(empty: SystemdMachine) -> None:
