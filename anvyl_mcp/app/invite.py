@@ -10,8 +10,8 @@ import httpx
 
 from anvyl_mcp.core import serve_lock
 from anvyl_mcp.core.errors import AnvylError, Conflict, InvalidInput, Unreachable, from_code
+from anvyl_mcp.core.files import SYSTEM_HOME
 from anvyl_mcp.core.invitation import MAX_ADDRESSES, Invitation
-from anvyl_mcp.core.paths import SYSTEM_HOME
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.server import addresses
 from anvyl_mcp.server.http.host_state import HostState

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anvyl_mcp.core.errors import ConfigInvalid, InvalidInput, did_you_mean
-from anvyl_mcp.core.files import check_not_writable_by_others
-from anvyl_mcp.core.paths import config_and_state_dirs
+from anvyl_mcp.core.files import check_not_writable_by_others, config_and_state_dirs
 
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?", re.ASCII)
 BOOLEANS = {

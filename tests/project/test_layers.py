@@ -167,7 +167,6 @@ SHORT = {
     "cli.parser.options": "read by every command: nothing else may be imported with it",
     "cli.start": "the entry point of completion: nothing else may be imported with it",
     "cli.terminal.streams": "must run before anything is written",
-    "core.paths": "imported before settings are read",
     "core.settings_file": "the only part of the settings that needs tomlkit",
     "core.web_page": "files that the server and the gateway send, neither of which imports the other",
     "evaluation.forms": "one idea: the form that a tool promises",

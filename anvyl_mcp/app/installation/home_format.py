@@ -12,8 +12,14 @@ from pathlib import Path
 
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid
 from anvyl_mcp.core.file_locks import exclusive_lock
-from anvyl_mcp.core.files import OWN_FOLDERS, PRIVATE_MODE, make_private_folder, match_folder_owner, write_atomically
-from anvyl_mcp.core.paths import SERVICE_RECORD
+from anvyl_mcp.core.files import (
+    OWN_FOLDERS,
+    PRIVATE_MODE,
+    SERVICE_RECORD,
+    make_private_folder,
+    match_folder_owner,
+    write_atomically,
+)
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from anvyl_mcp.core.errors import AnvylError
-from anvyl_mcp.core.paths import SYSTEM_HOME, user_dirs
+from anvyl_mcp.core.files import SYSTEM_HOME, user_dirs
 from anvyl_mcp.core.settings import Settings
 
 NOT_COPIED = shutil.ignore_patterns("run", "cache", "backups", "*.lock", "service.json", ".*")
@@ -30,10 +30,15 @@ def homes_to_copy(home: Path | None, settings: Settings, environ: Mapping[str, s
     """Return the folders of the person who installs a system service whose own home is still empty."""
     if home is None or was_used(home):
         return ()
-    for pair in (_login_dirs(environ), user_dirs()):
+    for pair in _pairs(environ):
         if any(was_used(folder) for folder in pair):
             return tuple(dict.fromkeys(folder for folder in pair if folder.is_dir() and folder != home))
     return ()
+
+
+def homes_of_person(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return the usual folders of the person who installs a service, used or not."""
+    return tuple(folder for pair in _pairs(environ) for folder in pair)
 
 
 def was_used(home: Path) -> bool:
@@ -53,6 +58,10 @@ def copy_homes(sources: Sequence[Path], home: Path) -> None:
             shutil.copytree(source, home, ignore=NOT_COPIED, symlinks=True, dirs_exist_ok=True)
     except (OSError, shutil.Error) as error:
         raise AnvylError(f"{home} cannot be filled: {error}", hint="check disk and permissions") from error
+
+
+def _pairs(environ: Mapping[str, str]) -> tuple[tuple[Path, ...], ...]:
+    return _login_dirs(environ), user_dirs()
 
 
 def _login_dirs(environ: Mapping[str, str]) -> tuple[Path, ...]:

@@ -12,8 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from anvyl_mcp.core.errors import AnvylError, ConfigInvalid, NotFound
-from anvyl_mcp.core.files import write_atomically
-from anvyl_mcp.core.paths import SERVICE_RECORD
+from anvyl_mcp.core.files import SERVICE_RECORD, write_atomically
 from anvyl_mcp.core.settings import SETTINGS
 
 PROGRAM = "anvyl-mcp"

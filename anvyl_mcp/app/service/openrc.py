@@ -10,7 +10,7 @@ from anvyl_mcp.app.service import programs
 from anvyl_mcp.app.service.definition import DESCRIPTION, MARK, ServiceDefinition
 from anvyl_mcp.app.service.manager import Scope, ServiceState
 from anvyl_mcp.core.errors import AnvylError
-from anvyl_mcp.core.paths import SYSTEM_HOME
+from anvyl_mcp.core.files import SYSTEM_HOME
 
 SERVICE = "anvyl-mcp"
 RUNNING = Path("/run/openrc")

@@ -22,8 +22,7 @@ from anvyl_mcp.app.service.manager import ServiceManager, ServiceState, is_insta
 from anvyl_mcp.app.service.openrc import OpenRc
 from anvyl_mcp.core import serve_lock
 from anvyl_mcp.core.errors import AnvylError, Conflict, Denied, InvalidInput
-from anvyl_mcp.core.files import write_atomically
-from anvyl_mcp.core.paths import SERVICE_RECORD
+from anvyl_mcp.core.files import SERVICE_RECORD, SYSTEM_HOME, write_atomically
 from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.core.text import clean
 from anvyl_mcp.server.toolsets import offered_tools
@@ -143,7 +142,9 @@ def install(planned: Planned, settings: Settings) -> Installed:
         )
     record_folder = service.home or settings.state_dir
     sources = homes.homes_to_copy(service.home, settings, os.environ) if service.account else ()
-    _refuse_second_server(manager, [record_folder, *sources])
+    # A server that was started before the first pairing has nothing to copy, but the same ports.
+    others = homes.homes_of_person(os.environ) if service.home == SYSTEM_HOME else ()
+    _refuse_second_server(manager, [record_folder, *sources, *others])
     done = Installed(updated=is_installed(manager), changed=True)
     if service.account:
         folder = service.home or record_folder

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from anvyl_mcp.app.service.definition import DESCRIPTION, MARK, ServiceDefinition
-from anvyl_mcp.core.paths import SYSTEM_HOME
+from anvyl_mcp.core.files import SYSTEM_HOME
 
 HARDENING = """\
 # The engine's socket is all that the server needs. Commands that callers with the scope `exec` run on this host run

@@ -13,8 +13,7 @@ from typing import Any
 from anvyl_mcp import __version__
 from anvyl_mcp.cli.runtime import name_cache
 from anvyl_mcp.cli.terminal import streams
-from anvyl_mcp.core.files import write_atomically
-from anvyl_mcp.core.paths import config_and_state_dirs
+from anvyl_mcp.core.files import config_and_state_dirs, write_atomically
 
 Candidates = list[tuple[str, str]]
 """Candidates and their descriptions."""
