@@ -152,7 +152,9 @@ class FleetCalls:
         return names - {""}
 
     def _check_repetition(self, name: str, placed: PlacedCall, run: Run) -> None:
-        if self._checks is None or not self._checks.is_repeated(name, placed.arguments, placed.hosts):
+        if self._checks is None or run.by_rules:
+            return  # a plan repeats what the words repeat
+        if not self._checks.is_repeated(name, placed.arguments, placed.hosts):
             return
         if self._checks.is_repeated(f"repeated {name}", placed.arguments, placed.hosts):
             run.end(EndReason.REPEATED_CALL)

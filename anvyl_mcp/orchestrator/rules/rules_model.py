@@ -78,8 +78,9 @@ class RulesModel(WholeAnswerModel):
             return [TextPart("\n".join(filter(None, [answer(tools, turn), left])))]
         self._on_plan(plan)
         turn.question = plan.said or turn.question
+        taken: set[str] = set()
         for index, step in enumerate(plan.steps):
-            results = [turn.result_of(call) for call in step]
+            results = [turn.result_of(call, taken) for call in step]
             missing = [call for call, result in zip(step, results, strict=True) if result is None]
             later = [call for rest in plan.steps[index + 1 :] for call in rest]
             if missing:

@@ -173,9 +173,11 @@ async def test_an_order_that_the_rules_account_for_waits_for_no_model(
     ],
 )
 async def test_a_step_like_an_earlier_one_is_made(question: str, made: int, settings: Settings) -> None:
-    reply = await ask(question, settings, offline=True)
+    """Without a model, and before one."""
+    for offline in (True, False):
+        reply = await ask(question, settings, offline=offline)
 
-    assert len(reply.proposals) == made, reply.answer
+        assert len(reply.proposals) == made and reply.mode == "rules", reply.answer
 
 
 def test_an_order_by_rules_imports_no_agent_framework(settings: Settings) -> None:

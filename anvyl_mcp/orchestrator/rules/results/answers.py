@@ -123,12 +123,20 @@ class Turn:
                     turn.results[part.tool_call_id] = part
         return turn
 
-    def result_of(self, call: Call) -> CallResult | None:
-        """Result of this call if it was made, also if a model wrote it differently."""
-        keys = call.arguments if call.listing.reads else call.listing.required
+    def result_of(self, call: Call, taken: set[str]) -> CallResult | None:
+        """Result of this call if it was made, also if a model wrote it differently.
+
+        `taken`: ids of changes that stand for other calls of the plan; the one found is added.
+        """
+        reads, host = call.listing.reads, call.arguments.get("host")
+        keys = call.arguments if reads else call.listing.required
         for call_id, part in self.calls.items():
-            made = part.args_as_dict() if part.tool_name == call.listing.name and call_id in self.results else None
-            if made is not None and all(made.get(key) == call.arguments[key] for key in keys):
+            if part.tool_name != call.listing.name or call_id not in self.results or call_id in taken:
+                continue
+            made = part.args_as_dict()
+            elsewhere = bool(host and made.get("host")) and made["host"] != host
+            if all(made.get(key) == call.arguments[key] for key in keys) and not elsewhere:
+                taken |= set() if reads else {call_id}
                 return self.results[call_id]
         return None
 
