@@ -91,10 +91,10 @@ class PlanScope:
         arguments = ground_arguments(
             listing, {name: value for name, value in given.items() if name != "host"}, self._said
         )
-        host = str(given.get("host") or "")
-        if host not in options.hosts_for(listing):
-            host = ",".join(self._places_said(listing))
-        return {**arguments, "host": host} if host else arguments
+        hosts = [host.strip() for host in str(given.get("host") or "").split(",") if host.strip()]
+        if not hosts or not set(hosts) <= set(options.hosts_for(listing)):
+            hosts = self._places_said(listing)
+        return {**arguments, "host": ",".join(hosts)} if hosts else arguments
 
     def _may_be_asked_for(self, listing: ToolListing) -> bool:
         if listing.reads:
