@@ -447,6 +447,14 @@ LISTED = ConversationTurn("list containers on nas", "list containers on nas", "2
         (LISTED, "what about gpu", "list containers on gpu"),
         (LISTED, "and on all?", "list containers on all"),
         (LISTED, "restart it", "restart it"),
+        (LISTED, "and on the other one?", "list containers on gpu"),
+        (LISTED, "and memory?", "memory on nas"),
+        (STOPPED, "and the ports?", "ports of web on nas"),
+        (STOPPED, "same for db", "stop db on nas"),
+        (STOPPED, "not that one, the db", "stop db on nas"),
+        (STOPPED, "not that one, please", "not web, please on nas"),
+        (STOPPED, "starte ihn neu", "starte web neu"),
+        (STOPPED, "redémarre-le", "redémarre web"),
     ],
 )
 def test_a_follow_up_refers_to_the_last_named_object(before: ConversationTurn, asked: str, expected: str) -> None:

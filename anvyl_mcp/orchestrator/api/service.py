@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import anyio
 
-from anvyl_mcp.core.errors import Busy, InvalidInput, NotUnderstood
+from anvyl_mcp.core.errors import AnvylError, Busy, InvalidInput, NotUnderstood
 from anvyl_mcp.core.text import join_names
 from anvyl_mcp.orchestrator.api.direct_call import scope_of, waiting_call
 from anvyl_mcp.orchestrator.api.endpoint import ApiCaller, CallHooks, RequiredScope, require_relay
@@ -22,7 +22,7 @@ from anvyl_mcp.orchestrator.ask.agent import Assistant
 from anvyl_mcp.orchestrator.ask.conversation import Conversation, Conversations
 from anvyl_mcp.orchestrator.ask.execute_approved import execute_pending, pending_call
 from anvyl_mcp.orchestrator.question import Proposal, Question, leave_pending
-from anvyl_mcp.orchestrator.reply import Reply
+from anvyl_mcp.orchestrator.reply import NO_MODEL, Reply
 from anvyl_mcp.orchestrator.rules.results.answers import CANCELLED
 from anvyl_mcp.peers.changes import outcome
 from anvyl_mcp.peers.connection.listing import ToolListing
@@ -155,7 +155,7 @@ class AgentService:
             conversation.add(text, completed, reply, self.fleet.catalogue)
         if reply.error is not None and not reply.calls:
             log.debug("no answer: %s", reply.error)
-            raise reply.error
+            raise _with_model_problem(reply.error, reply.notes)
         log.debug("answered by %s %s in %.3f s", reply.mode, reply.model, reply.seconds)
         answer = await self._hold_changes(reply, caller) if reply.waiting else answer_of(reply, self.fleet.catalogue)
         return answer.model_copy(update={"meant": completed.text}) if completed.text != text else answer
@@ -287,6 +287,14 @@ def _with_single_host_note(answer: Answer | Waiting, host: str) -> Answer | Wait
     note = f"only {host} was asked, because your token is for {host} only; `anvyl-mcp invite --relay` covers the fleet"
     return answer.model_copy(
         update={"response": f"{answer.response}\n({note}.)".strip(), "notes": [*answer.notes, note]}
+    )
+
+
+def _with_model_problem(error: AnvylError, notes: Sequence[str]) -> AnvylError:
+    """The error; if the rules did not understand because no model answered, with the reason why."""
+    why = next((note.partition(";")[0] for note in notes if note.startswith(NO_MODEL)), "")
+    return (
+        NotUnderstood(f"{error.message}; {why}", hint=error.hint) if why and isinstance(error, NotUnderstood) else error
     )
 
 

@@ -6,21 +6,36 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from anvyl_mcp.core import text
 from anvyl_mcp.orchestrator.language import normalize
+from anvyl_mcp.orchestrator.language.lexicon import spoken_language
 from anvyl_mcp.orchestrator.language.places import EVERY, said_hosts
 
 BEFORE = r"(?:(?:and|but|now|then|no|sorry|i\s+meant?|please)[,\s]+)*(?:(?:what|how)\s+about\s+)?"
 AFTER = r"(?:[\s,]+(?:too|as\s+well|also|instead|please))*\s*[?.!]*"
-AGAIN = r"(?:(?:please\s+)?do\s+)?(?:that|it|this|the\s+same)(?:\s+(?:thing|again))?\s+"
+AGAIN = r"(?:(?:please\s+)?do\s+)?(?:that|it|this|(?:the\s+)?same)(?:\s+(?:thing|again))?\s+"
 SAME_ON_HOSTS = re.compile(rf"(?i){BEFORE}(?:{AGAIN})?(?:on|at|in|for)?\s*(?P<hosts>[@\w., -]+?){AFTER}")
 """`and on gpu?`, `what about nas`, `the same on all`, `do that on nas too`, `no, nas`."""
 OTHER_HOST = re.compile(
-    rf"(?i){BEFORE}(?:{AGAIN})?(?:on|at|in|for)?\s*the\s+other\s+(?:host|machine|server|box|computer){AFTER}"
+    rf"(?i){BEFORE}(?:{AGAIN})?(?:(?:on|at|in|for)?\s*the\s+other\s+(?:host|machine|server|box|computer)"
+    rf"|(?:on|at)\s+the\s+other(?:\s+one)?){AFTER}"
 )
+SAME_FOR_NAME = re.compile(
+    rf"(?i){BEFORE}(?:{AGAIN}(?:with|for|to)|not\s+(?:that|this)(?:\s+one)?\s*,)\s+(?:the\s+)?"
+    rf"(?!(?:please|instead|thanks|thank)\b)(?P<name>[\w.-]*\w){AFTER}"
+)
+"""`same for db`, `do that with cache too`, `not that one, the db`."""
+ATTRIBUTE = re.compile(
+    rf"(?i){BEFORE}(?:the\s+)?(?P<attribute>(?:cpu|memory|ram|disk|network)(?:\s+(?:usage|use|load|limit))?"
+    rf"|logs?|image|ports?|uptime|status|health|env(?:ironment)?|labels?|volumes?|mounts?|networks?){AFTER}"
+)
+"""`and cpu?`, `and the ports?`."""
 SAME_FOR_OTHER = re.compile(rf"(?i){BEFORE}(?:{AGAIN}(?:with|for|to)\s+)?the\s+other(?:\s+(?:one|container))?{AFTER}")
 """`and the other one?`, `do the same with the other container`."""
 OTHER_ONE = re.compile(r"(?i)\bthe\s+other\s+(?:one|container)\b")
 PRONOUN = re.compile(r"(?i)\b(?:it|them|that\s+(?:one|container))\b")
+FOREIGN_IT = re.compile(r"(?i)\s+ihn\b|(?<=\w)-(?:le|la)\b")
+"""`starte ihn neu`, `redémarre-le`."""
 LONGEST_ELLIPSIS = 200
 MOST_CHOICES = 5
 """Named when a follow-up does not say which one."""
@@ -69,6 +84,8 @@ def complete(question: str, turns: Sequence[ConversationTurn], hosts: Sequence[s
         return completed
     if about is None:
         return _which_of(question, turns[-1])
+    if FOREIGN_IT.search(said) and spoken_language(said):
+        return CompletedQuestion(FOREIGN_IT.sub(lambda _: f" {about.names[0]}", said), about.found)
     # A name in an earlier clause of the same question takes precedence.
     clause = normalize.SEPARATOR.split(question, maxsplit=1)[0]
     if normalize.named(clause, about.names) == clause:
@@ -89,7 +106,25 @@ def _complete_ellipsis(
         return _on_other_host(said, last, hosts)
     if OTHER_ONE.search(said) or SAME_FOR_OTHER.fullmatch(said):
         return _other_one(said, about, turns, hosts)
+    if last.names and (same := SAME_FOR_NAME.fullmatch(said)):
+        return CompletedQuestion(_with_name(last, same["name"]), last.found)
+    if attribute := ATTRIBUTE.fullmatch(said):
+        return _attribute(attribute["attribute"], last, hosts)
     return None
+
+
+def _attribute(attribute: str, last: ConversationTurn, hosts: Sequence[str]) -> CompletedQuestion | None:
+    """Another attribute of the container or the hosts that the last question was about."""
+    on = last.host or ",".join(said_hosts(last.meant, hosts))
+    if not (last.names or on):
+        return None
+    parts = [f"of {text.join_names(last.names)}" if last.names else "", f"on {on}" if on else ""]
+    return CompletedQuestion(" ".join([attribute, *filter(None, parts)]), last.found)
+
+
+def _with_name(last: ConversationTurn, name: str) -> str:
+    """The last question about another container; its hosts stay."""
+    return re.sub(rf"(?<![\w.-]){re.escape(last.names[0])}(?![\w-])", lambda _: name, last.meant.rstrip("?.!"))
 
 
 def _only_hosts(said: str, hosts: Sequence[str]) -> str:
@@ -136,8 +171,7 @@ def _about(question: str, before: ConversationTurn, other: tuple[str, str], host
     """The question, or the one before if it is only `and the other one?`, about another container."""
     name, host = other
     if SAME_FOR_OTHER.fullmatch(question.strip()):
-        words = _without_hosts(before.meant, hosts)
-        words = re.sub(rf"(?<![\w.-]){re.escape(before.names[0])}(?![\w-])", lambda _: name, words)
+        words = _without_hosts(_with_name(before, name), hosts)
     else:
         words = OTHER_ONE.sub(lambda _: name, question.strip().rstrip("?.!"))
     return CompletedQuestion(f"{words} on {host}", found=True)
