@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from docker.utils import version_gte
+
 from anvyl_mcp.core.errors import AnvylError, Conflict, NotFound
 from anvyl_mcp.server.auth.callers import CURRENT_CALLER
 from anvyl_mcp.server.containers import root_equivalence
@@ -18,6 +20,12 @@ from anvyl_mcp.server.engine.engine import CHANGE_TIMEOUT, Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.policy.guardrails import check_labels
 from anvyl_mcp.server.tool import CURRENT_TOOL, Tool
+
+ENDPOINT_SETTINGS = ("IPAMConfig", "Links", "DriverOpts", "GwPriority")
+"""Settings of a container in a network, besides its aliases and what the engine chooses."""
+
+
+SEVERAL_NETWORKS_SINCE = "1.44"
 
 
 @dataclass(frozen=True)
@@ -138,13 +146,15 @@ class Recreation:
         """
         client = engine.client(CHANGE_TIMEOUT)
         networks = list(self.networks.items())
-        body = self._body(engine, dict(networks[:1]))
+        # Older engines accept only one network here.
+        first = len(networks) if version_gte(str(client.api_version), SEVERAL_NETWORKS_SINCE) else 1
+        body = self._body(engine, dict(networks[:first]))
         adapt(body)
         with engine_errors(doing=f"to create `{name}`"):
             made = client.create_container_from_config(body, name)  # type: ignore[no-untyped-call]  # no stub
         created = str(made["Id"])
         try:
-            for network, endpoint in networks[1:]:
+            for network, endpoint in networks[first:]:
                 addresses = endpoint.get("IPAMConfig") or {}
                 with engine_errors(doing=f"to connect `{name}` to `{network}`"):
                     client.connect_container_to_network(
@@ -167,7 +177,10 @@ class Recreation:
         mode = str(self._host.get("NetworkMode") or "").partition(":")[0]
         if config.get("Hostname") == self.change.id[:12] or mode in ("host", "container"):
             config.pop("Hostname", None)
-        config.pop("MacAddress", None)
+        primary = dict(endpoints)
+        if address := config.get("MacAddress"):
+            # Set only if a person chose it. From API 1.44 on, the engine reads it from the network instead.
+            primary |= {name: {**one, "MacAddress": address} for name, one in list(primary.items())[:1]}
         host["Links"] = [_link_option(one) for one in host.get("Links") or ()] or None
         unnamed = {place: name for name, place in self.anonymous_volumes.items() if engine.volume(name)}
         host["Binds"] = [*(host.get("Binds") or ()), *(f"{name}:{place}" for place, name in unnamed.items())]
@@ -176,11 +189,11 @@ class Recreation:
         host.pop("ContainerIDFile", None)
         number = str(self.change.made_from["Image"])
         config["Image"] = self.image if engine.image_id(self.image) == number else number
-        return {**config, "HostConfig": host, "NetworkingConfig": {"EndpointsConfig": dict(endpoints)}}
+        return {**config, "HostConfig": host, "NetworkingConfig": {"EndpointsConfig": primary}}
 
     def _endpoint(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
         aliases = [one for one in recorded.get("Aliases") or () if one != self.change.id[:12]]
-        kept = {name: recorded.get(name) for name in ("IPAMConfig", "Links", "DriverOpts") if recorded.get(name)}
+        kept = {name: recorded[name] for name in ENDPOINT_SETTINGS if recorded.get(name)}
         return {**kept, "Aliases": aliases} if aliases else kept
 
     def _volumes(self) -> list[str]:

@@ -101,12 +101,27 @@ def pull_image(engine: Engine, image: str, progress: Progress, *, platform: str 
         raise _pull_error(image, error.message) from error
 
 
+REACH = "check that the host reaches the registry, or see `list_images` for what is here"
+HINTS = {
+    "basic auth": "log in on the host, as the user who runs the server: docker login",
+    "unauthorized": "log in on the host, as the user who runs the server: docker login",
+    "authentication required": "log in on the host, as the user who runs the server: docker login",
+    "toomanyrequests": "the registry limits pulls: try again later, or log in on the host with docker login",
+    "rate limit": "the registry limits pulls: try again later, or log in on the host with docker login",
+    "no space left": "free disk space on the host: anvyl prune",
+    "HTTP response to HTTPS": "the registry speaks plain HTTP: list it under insecure-registries in daemon.json",
+    "x509": "the host does not trust the registry's certificate: put it into /etc/docker/certs.d",
+}
+"""What to do about a failed pull, by words of the engine's reason."""
+
+
 def _pull_error(image: str, reason: str) -> AnvylError:
     reason = text.clean(reason).removeprefix("the Docker engine failed: ").strip().rstrip(".")[:300]
     message = f"it could not be pulled: {reason}" if image in reason else f"`{image}` could not be pulled: {reason}"
     if any(sign in reason.lower() for sign in NOT_FOUND_PHRASES):
         return NotFound(message, hint="check its name and tag; a private image needs `docker login` on the host")
-    return EngineError(message, hint="check that the host reaches the registry, or see `list_images` for what is here")
+    hint = next((words for sign, words in HINTS.items() if sign.lower() in reason.lower()), REACH)
+    return EngineError(message, hint=hint)
 
 
 def _has_tag(image: str) -> bool:

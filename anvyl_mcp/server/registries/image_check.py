@@ -17,7 +17,7 @@ import httpx
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, NotFound
-from anvyl_mcp.server.engine import compat
+from anvyl_mcp.server.engine import compat, timestamps
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.engine_errors import engine_errors
 from anvyl_mcp.server.registries.check_cache import CheckCache, TagAnswer
@@ -44,6 +44,8 @@ class LocalImage:
     """The digest with which it was pulled; empty if it was built or imported here."""
     names: tuple[str, ...] = ()
     """Its names with digests, like `nginx@sha256:…`."""
+    tagged: float = 0.0
+    """When it got its last tag, mostly by a pull, in seconds since 1970; 0 if unknown."""
 
     @classmethod
     def read(cls, engine: Engine, identifier: str) -> LocalImage | None:
@@ -56,6 +58,7 @@ class LocalImage:
         found = compat.image(raw)
         pulled = [name.rpartition("@")[2] for name in found["RepoDigests"]]
         descriptor = compat.string(compat.mapping(found.get("Descriptor")).get("digest"))
+        tagged = compat.string(compat.mapping(found.get("Metadata")).get("LastTagTime"))
         platform = tuple(compat.string(found.get(key)) for key in ("Os", "Architecture", "Variant"))
         digests = frozenset({found["Id"], descriptor, *pulled} - {""})
         return cls(
@@ -65,6 +68,7 @@ class LocalImage:
             read_facts(found, ()),
             next(iter(pulled), ""),
             tuple(found["RepoDigests"]),
+            max(0, timestamps.to_nanoseconds(tagged) or 0) / timestamps.SECOND,
         )
 
 
@@ -109,7 +113,9 @@ class ImageChecker(Injected):
 
         async def ask(client: RegistryClient, image: ImageReference) -> None:
             try:
-                digest = await self._digest(client, image, refresh)
+                # An answer from before a pull may be about an older image than the one here.
+                pulled = max(local.tagged for local in by_tag[image].values())
+                digest = await self._digest(client, image, pulled, refresh)
                 for local in by_tag[image].values():
                     await self._learn(client, image, digest, local)
             except RateLimited as error:
@@ -127,10 +133,11 @@ class ImageChecker(Injected):
         for name in unfinished:
             self._cache.put_error(name, _TOO_SLOW)
 
-    async def _digest(self, client: RegistryClient, image: ImageReference, refresh: bool) -> str:
+    async def _digest(self, client: RegistryClient, image: ImageReference, pulled: float, refresh: bool) -> str:
         """The digest of a tag, from the cache or the registry; empty if the registry asked to wait."""
         answer = self._cache.tag(str(image))
-        if answer and self._cache.is_fresh(answer) and (answer.error or not refresh):
+        again = refresh or (answer is not None and pulled > answer.at)
+        if answer and self._cache.is_fresh(answer) and (answer.error or not again):
             return "" if answer.error else answer.digest
         if pause := self._cache.pause(image.registry):
             self._cache.put_error(str(image), pause.why)

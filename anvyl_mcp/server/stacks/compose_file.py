@@ -26,6 +26,8 @@ INDENT = "  "
 UNUSUAL_BREAKS = re.compile("[\x00\x0b\x0c\x85\u2028\u2029]|\r(?!\n)")
 """Characters that YAML parsers disagree about."""
 ERROR_LINE = re.compile(r"\bline (\d+)(?:, column \d+)?|\bat L(\d+)\.C\d+(?:-L(\d+)\.C\d+)?")
+YAML_ERRORS = re.compile(r"construct errors: line \d+: ")
+"""The beginning of a list of errors, with a line that is none of theirs."""
 ERROR_NOISE = re.compile(
     r"^(?:failed to parse \S+: |validating \S+: |yaml: |(?:go-)?yaml load error in \w+ |: invalid compose project$)+"
     r"|: invalid compose project$"
@@ -87,10 +89,11 @@ def _checked_lines(written: str) -> list[str]:
 
 def invalid_file(error: AnvylError, written: str, *, shift: int = 0) -> InvalidInput:
     """The error for a file that Compose rejects. `shift`: lines that were added before its text."""
-    reason, line = error.message, 0
+    reason, line = YAML_ERRORS.sub("", error.message), 0
     if match := ERROR_LINE.search(reason):
         line = max(1, int(match[1] or match[3] or match[2]) - shift)
-        reason = ERROR_LINE.sub("", reason)
+        reason = ERROR_LINE.sub("", reason, count=1)
+        reason = ERROR_LINE.sub(lambda other: f"line {max(1, int(other[1] or other[2]) - shift)}", reason)
     reason = re.sub(r"^\(while (.*?)\)? *:", r"while \1:", ERROR_NOISE.sub("", reason)).strip(" :")
     if match := ERROR_SERVICE.search(reason):
         line = line or find_line(written, ["services", match[1]])

@@ -21,6 +21,7 @@ from anvyl_mcp.core.errors import (
     Unknown,
 )
 from anvyl_mcp.server.auth.callers import CURRENT_CALLER
+from anvyl_mcp.server.containers.own_container import check_not_own
 from anvyl_mcp.server.engine import lookup
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.engine.pull import ensure_image, pull_image
@@ -58,7 +59,8 @@ class Plan:
     project: Project
     folder: Path
     note: str = ""
-    notes: Sequence[str] = ()
+    foreign: bool = False
+    """Whether the stack runs, but no version of it is kept, because it was not deployed through Anvyl."""
 
     @property
     def changed(self) -> list[str]:
@@ -69,7 +71,9 @@ class Plan:
     def warnings(self) -> list[str]:
         """What a person should know before agreeing."""
         exec_only = [f"needs the scope exec: {reason}" for reason in root_reasons(self.configuration)]
-        return [*self.notes, *exec_only, *self.configuration.warnings]
+        files = f" ({', '.join(self.project.config_files)})" if self.project.config_files else ""
+        foreign = f"the containers of `{self.stack}` that are here were not deployed through Anvyl{files}"
+        return [*([foreign] if self.foreign else []), *exec_only, *self.configuration.warnings]
 
     @property
     def has_changes(self) -> bool:
@@ -141,11 +145,8 @@ class Deployer:
         configuration = with_hashes(self.engine, stack, configuration, folder)
         project = find_projects(self.engine).get(stack, Project(stack))
         changes = compare(self.engine, project, configuration, self.store.current(stack), file.variables)
-        notes = []
-        if project.containers and file.compose and not self.store.versions(stack):
-            where = f" ({', '.join(project.config_files)})" if project.config_files else ""
-            notes = [f"the containers of `{stack}` that are here were not deployed through Anvyl{where}"]
-        plan = Plan(stack, file, configuration, changes, project, folder, note, notes)
+        foreign = bool(project.containers and file.compose and not self.store.versions(stack))
+        plan = Plan(stack, file, configuration, changes, project, folder, note, foreign)
         self._check_replaced(plan)
         return plan
 
@@ -225,6 +226,7 @@ class Deployer:
         for one in plan.project.containers:
             if one.service in touched:
                 self.permit(self.tools.remove, {"name": one.name})
+                check_not_own(self.engine.inspect(one.id), plan.stack)
 
     def _pull(self, plan: Plan) -> None:
         """Pull missing images, and those whose policy says so; then check the policy again for what was pulled."""

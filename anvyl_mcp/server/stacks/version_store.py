@@ -18,7 +18,7 @@ from anvyl_mcp.server.auth.secret_file import SecretFile
 from anvyl_mcp.server.tool import Injected
 
 MAX_VERSIONS = 10
-"""Versions kept of each stack."""
+"""Versions kept of each stack, and the last one that worked if these are all failures."""
 
 DeployOutcome = Literal["pending", "deployed", "failed"]
 """`pending`: it is being deployed, or the server ended while it was."""
@@ -114,7 +114,7 @@ class VersionStore(Injected):
         with self._file(stack).edit() as versions:
             number = max((one.number for one in versions), default=0) + 1
             started = replace(version, number=number, at=time.time(), outcome="pending")
-            versions[:] = [*versions, started][-MAX_VERSIONS:]
+            versions[:] = _kept([*versions, started])
         return started
 
     def finish(self, stack: str, number: int, outcome: DeployOutcome, images: Mapping[str, str] | None = None) -> None:
@@ -149,3 +149,10 @@ class VersionStore(Injected):
             dump=lambda versions: {"versions": [asdict(one) for one in versions]},
             start=[],
         )
+
+
+def _kept(versions: Sequence[StackVersion]) -> list[StackVersion]:
+    kept = list(versions[-MAX_VERSIONS:])
+    if not any(one.outcome == "deployed" for one in kept[:-1]):
+        kept[:0] = [one for one in versions[:-MAX_VERSIONS] if one.outcome == "deployed"][-1:]
+    return kept

@@ -11,6 +11,7 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, NotFound
 from anvyl_mcp.server import commands
 from anvyl_mcp.server.containers.create import RunOptions, remove_unstarted
+from anvyl_mcp.server.containers.own_container import check_not_own
 from anvyl_mcp.server.containers.problems import find_problems
 from anvyl_mcp.server.containers.summary import GROUPED_FROM, group_lines
 from anvyl_mcp.server.containers.undo_log import UndoLog
@@ -193,6 +194,7 @@ def stop_container(
 ) -> ContainerState:
     """Stop a running container."""
     container = engine.container(name)
+    check_not_own(container)
     with (
         undo_log.record("stop", container),
         engine_errors(missing=lambda: engine.missing_container(name), doing=f"to stop `{name}`"),
@@ -225,6 +227,8 @@ def remove_container(
 ) -> Removed:
     """Remove a container for good."""
     container = engine.container(name)
+    if force:
+        check_not_own(container)
     with (
         undo_log.record("remove", container),
         engine_errors(missing=lambda: engine.missing_container(name), doing=f"to remove `{name}`"),

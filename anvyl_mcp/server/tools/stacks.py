@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from anvyl_mcp.core.errors import ConfigInvalid, Conflict, Denied
+from anvyl_mcp.server.containers.own_container import check_not_own
 from anvyl_mcp.server.containers.problems import find_problems
 from anvyl_mcp.server.containers.undo_log import ChangeKind, UndoLog
 from anvyl_mcp.server.containers.views import PROJECT, stack_of
@@ -185,6 +186,7 @@ def deploy_stack(
     compose: Annotated[str, Field(description="text of the Compose file; empty: as deployed last")] = "",
     dry_run: DryRun = False,
     dotenv: Annotated[Strings, Field(description="lines of its .env, like KEY=value")] = [],
+    replace: Annotated[bool, Field(description="also a stack not deployed through Anvyl")] = False,
 ) -> StackChange:
     """Create or change a stack from a Compose file."""
     deployer = Deployer(engine, store, CONTAINER_TOOLS, undo_log.permit, StepProgress(progress))
@@ -194,7 +196,13 @@ def deploy_stack(
     else:
         file = deployer.read_stored(name)
         note = f"adopted from {', '.join(file.files)}" if file.files else ""
-    return _deploy(deployer, deployer.plan(name, file, note=note), undo_log, dry_run=dry_run)
+    plan = deployer.plan(name, file, note=note)
+    if plan.foreign and plan.has_changes and not (replace or dry_run):
+        raise Conflict(
+            f"`{name}` runs here, but was not deployed through Anvyl: there would be no way back to what runs now",
+            hint=f"keep it as a version first: anvyl stack adopt {name}; or replace it: anvyl stack up FILE --replace",
+        )
+    return _deploy(deployer, plan, undo_log, dry_run=dry_run)
 
 
 @tool(
@@ -351,7 +359,7 @@ def _allowed(engine: Engine, name: str, single: Tool, undo_log: UndoLog) -> Proj
 
     Raises:
         NotFound: there is no such stack.
-        Denied: a label or the policy forbids it for one of the containers.
+        Denied: a label or the policy forbids it for one of the containers, or this server runs in one.
     """
     project = find_project(engine, name)
     called = CURRENT_TOOL.get()
@@ -363,6 +371,9 @@ def _allowed(engine: Engine, name: str, single: Tool, undo_log: UndoLog) -> Proj
                 hint="change the other containers of the stack one by one",
             )
         undo_log.permit(single, {"name": one.name})
+    if single is not containers.start_container:
+        for found in _inspect(engine, project).values():
+            check_not_own(found, name)
     return project
 
 

@@ -315,9 +315,7 @@ def _watch_update(
     running, ended, why = rollout.wait_for_update(engine, number, rollout.started_at(service), progress)
     reason = f"a new replica did not stay up{f': {why}' if why else ''}"
     if ended == "rollback completed" and not going_back:
-        raise Conflict(
-            f"`{name}` was not updated and runs as before: {reason}", hint="see get_service_logs, then try again"
-        )
+        raise Conflict(f"`{name}` runs as before: {reason}", hint="see get_service_logs, then try again")
     if "paused" in ended:
         raise Conflict(
             f"`{name}` is half changed, {ended}: {reason}",

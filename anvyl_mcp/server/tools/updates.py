@@ -132,7 +132,9 @@ def _wish(engine: Engine, container: Mapping[str, Any], image: str) -> Wish:
         raise Conflict(f"`{name}` is paused", hint="unpause or stop it first")
     found = candidate(engine, name, labels.get(STACK_LABEL, ""), container, {})
     if not image and found.why_not and not _is_rebuilt(engine, found.image, container):
-        raise Conflict(f"`{name}` was not updated: {found.why_not}", hint="name another image to update it to")
+        raise Conflict(
+            f"`{name}` stays as it is: {found.why_not}", hint=f"another image: anvyl update {name} --image …"
+        )
     return Wish(found, container, image or found.image)
 
 

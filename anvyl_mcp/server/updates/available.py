@@ -11,14 +11,14 @@ from pydantic import Field
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NotFound
+from anvyl_mcp.server.containers.own_container import is_own
 from anvyl_mcp.server.engine.engine import Engine, own_name
 from anvyl_mcp.server.policy import object_names
-from anvyl_mcp.server.policy.guardrails import is_hidden
+from anvyl_mcp.server.policy.guardrails import is_hidden, is_protected
 from anvyl_mcp.server.registries.image_check import ImageChecker, LocalImage, NewerImage
 from anvyl_mcp.server.registries.image_facts import ImageFacts, age_seconds, is_version, kind_of_change, short_digest
 from anvyl_mcp.server.registries.references import ImageReference, parse_reference
 from anvyl_mcp.server.tool import Result, Row, Strings, Time
-from anvyl_mcp.server.updates.own_container import is_own
 from anvyl_mcp.server.updates.records import FailedUpdate
 
 STACK_LABEL = "com.docker.compose.project"
@@ -26,7 +26,7 @@ SERVICE_LABEL = "com.docker.swarm.service.name"
 MOST_NAMED = 30
 MIN_AGE_SECONDS = 3 * 24 * 3600.0
 """Age that a new image should have: most bad and malicious ones are withdrawn by then."""
-Held = Literal["", "age", "failed"]
+Held = Literal["", "age", "failed", "blocked"]
 
 
 class AvailableUpdate(Row):
@@ -93,6 +93,8 @@ class Candidate:
     local: LocalImage | None
     why_not: str
     own: bool = False
+    block: str = ""
+    """Why it cannot be changed now, if so."""
 
 
 def find_candidates(engine: Engine, name: str = "") -> list[Candidate]:
@@ -122,15 +124,17 @@ def candidate(
         images[identifier] = LocalImage.read(engine, identifier)
     local = images[identifier]
     why_not = ""
-    if reference is None:
+    if service := inspected["Config"]["Labels"].get(SERVICE_LABEL):
+        why_not = f"a task of the Swarm service {text.clean(service)}, which is updated as a whole"
+    elif reference is None:
         why_not = "it was created from an image id, which never changes"
     elif reference.digest:
         why_not = "pinned to a digest"
     elif local is None:
         why_not = "its image is gone"
     elif not local.pulled:
-        why_not = "its image was built or imported here"
-    return Candidate(name, stack, image, reference, local, why_not, is_own(inspected))
+        why_not = "its image was built or imported here, or has lost its tag"
+    return Candidate(name, stack, image, reference, local, why_not, is_own(inspected), _block(inspected))
 
 
 def list_available(
@@ -203,12 +207,21 @@ def _held(
     one: Candidate, found: NewerImage, newer: ImageFacts, failures: Mapping[tuple[str, str], FailedUpdate]
 ) -> tuple[Held, str]:
     """Why an update waits for a person, in one word and in several."""
+    if one.block:
+        return "blocked", one.block
     for digest in newer.digests:
         if failed := failures.get((one.name, digest)):
             return "failed", f"failed {text.format_age(text.format_timestamp(failed.at))}: {failed.why}"
     if published_age(found) < MIN_AGE_SECONDS:
         return "age", "less than 3 days old"
     return "", "this server runs in it: updated last" if one.own else ""
+
+
+def _block(inspected: Mapping[str, Any]) -> str:
+    """Why a container cannot be updated now; empty if it can."""
+    if is_protected(inspected):
+        return "protected by its label anvyl.protect"
+    return "paused" if inspected["State"]["Status"] == "paused" else ""
 
 
 def published_age(found: NewerImage) -> float:

@@ -49,7 +49,8 @@ class Updated(Result):
             own = f"a helper now replaces {self.name} and restarts this server"
             return own if self.pending else f"{self.name} is already up to date"
         was = f", was {self.previous}" if self.previous else ""
-        return "; ".join(filter(None, [f"{self.name} runs {self.current}{was}", self.note]))
+        has = "runs" if self.state in ("", "running") else "is not running, and has"
+        return "; ".join(filter(None, [f"{self.name} {has} {self.current}{was}", self.note]))
 
 
 class Phases(Progress):
@@ -248,6 +249,7 @@ def describe(engine: Engine, container: Mapping[str, Any]) -> str:
     """The same for an inspected container."""
     local = LocalImage.read(engine, str(container["Image"]))
     name = text.clean(str(container["Config"]["Image"]))
+    name = short_digest(name) if name.startswith("sha256:") else name
     version = local.facts.version if local else ""
     return f"{name} ({version or short_digest((local.pulled if local else '') or str(container['Image']))})"
 
@@ -255,8 +257,8 @@ def describe(engine: Engine, container: Mapping[str, Any]) -> str:
 def _did_not_come_up(subject: str, error: UnhealthyError) -> Conflict:
     said = " / ".join(line.strip() for line in error.lines)[-MAX_LOG_LINES:]
     last = f". Its last log lines: {said}" if said else ""
-    other = f"`{error.name}` " if error.name != subject else "it "
+    which = "it" if error.name == subject else f"`{error.name}`"
     return Conflict(
-        f"`{subject}` was not updated: with the new image {other}{error.why}. Its old image runs again{last}",
+        f"`{subject}` runs as before, with its old image: with the new one {which} {error.why}{last}",
         hint="see the release notes of the new image: anvyl updates",
     )

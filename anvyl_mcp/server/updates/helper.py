@@ -66,7 +66,7 @@ def check_replaceable(container: Mapping[str, Any], home: Path) -> None:
     kept = [str(one.get("Destination")) for one in container["Mounts"] if one.get("Type") in ("volume", "bind")]
     if not any(PurePath(home).is_relative_to(one) for one in kept):
         raise Conflict(
-            f"`{name}` was not updated: the home of this server, {home}, is not in a volume, so its keys, tokens and "
+            f"the home of this server, {home}, is not in a volume of `{name}`, so its keys, tokens and "
             "hosts would be lost",
             hint="create the container again with a volume there: docs/service.md",
         )

@@ -11,6 +11,7 @@ from typing import Any
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Conflict, Incomplete, NotFound
 from anvyl_mcp.server.auth.callers import CURRENT_CALLER
+from anvyl_mcp.server.containers import own_container
 from anvyl_mcp.server.containers.undo_log import LoggedChange, UndoLog
 from anvyl_mcp.server.engine import pull
 from anvyl_mcp.server.engine.engine import Engine
@@ -19,7 +20,7 @@ from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.registries.image_check import ImageChecker, LocalImage
 from anvyl_mcp.server.registries.image_facts import age_seconds
 from anvyl_mcp.server.tool import BOUND_IDS, CHECK_POLICY, CURRENT_TOOL, OPERATION_ID, Injected
-from anvyl_mcp.server.updates import helper, own_container
+from anvyl_mcp.server.updates import helper
 from anvyl_mcp.server.updates.available import Candidate, published_age
 from anvyl_mcp.server.updates.execution import Execution, OperationEnd, Phases, Updated, begin, describe
 from anvyl_mcp.server.updates.kept_images import release_images
@@ -187,7 +188,7 @@ class Updater(Injected):
             if wish.image not in pulled:
                 phases.begin(f"pulling {wish.image}")
                 local = wish.candidate.local
-                if not wish.same_tag or local is None or local.pulled:
+                if not wish.same_tag or local is None or local.pulled or not engine.image_id(wish.image):
                     pull.pull_image(engine, wish.image, phases)
                 pulled[wish.image] = engine.image_id(wish.image)
                 key = "image", wish.image
@@ -232,7 +233,7 @@ class Updater(Injected):
         execution = Execution(engine, self.records, self._undo_log)
         with self.records.hold(record):
             try:
-                own_container.check_keeps_engine(engine, parts)
+                own_container.check_keeps_engine(engine, [part.old for part in parts])
                 for part in own:
                     helper.check_replaceable(part.old, self.records.folder)
                 begin(engine, self.records, record)

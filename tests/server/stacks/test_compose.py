@@ -18,6 +18,7 @@ from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.progress import Progress
 from anvyl_mcp.server.stacks.compose_binary import find_compose
 from anvyl_mcp.server.stacks.compose_runner import Compose, ComposeFailed
+from anvyl_mcp.server.stacks.version_store import StackVersion, VersionStore
 from tests.server.tools.test_tools import call, refused
 from tests.support.engine.engines import RealEngine
 
@@ -155,3 +156,18 @@ cat; env
         scripted("echo no configuration file provided: not found >&2; exit 14", tmp_path, monkeypatch).run(
             "config", seconds=20
         )
+
+
+def test_ten_versions_are_kept_and_the_last_one_that_worked(tmp_path: Path) -> None:
+    store = VersionStore(tmp_path)
+    for number in range(1, 14):
+        store.begin("shop", StackVersion(0, 0, "anna", f"# {number}"))
+        store.finish("shop", number, "deployed" if number < 3 else "failed")
+    numbers = [one.number for one in store.versions("shop")]
+    assert numbers == [13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 2], "without 2 there would be no way back"
+    assert store.find("shop", "").number == 2
+
+    for number in range(14, 26):
+        store.begin("shop", StackVersion(0, 0, "anna", f"# {number}"))
+        store.finish("shop", number, "deployed")
+    assert [one.number for one in store.versions("shop")] == list(range(25, 15, -1))

@@ -19,6 +19,7 @@ from mcp import Client
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core import protocol_keys
 from anvyl_mcp.core.settings import load
+from anvyl_mcp.server.containers import own_container
 from anvyl_mcp.server.engine.engine import Engine
 from anvyl_mcp.server.stacks.compose_runner import Compose
 from tests.server.tools.test_tools import call, refused, words
@@ -146,7 +147,9 @@ async def test_a_stack_goes_up_changes_and_comes_down(client: Client, engine: Re
     assert (await refused(client, "remove_stack", name="shop", volumes=True))["code"] == "not_found"
 
 
-async def test_a_stack_stops_starts_and_restarts_as_a_whole(client: Client, engine: RealEngine) -> None:
+async def test_a_stack_stops_starts_and_restarts_as_a_whole(
+    client: Client, engine: RealEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compose = SHOP.replace("init: true\nvol", 'init: true\n    healthcheck: {test: [CMD, "true"], interval: 1s}\nvol')
     compose = compose.replace("depends_on: [db]", "depends_on: {db: {condition: service_healthy}}")
     await call(client, "deploy_stack", name="shop", compose=compose, dotenv=DOTENV)
@@ -162,7 +165,17 @@ async def test_a_stack_stops_starts_and_restarts_as_a_whole(client: Client, engi
     web, database = (engine.api.inspect_container(f"shop-{one}-1")["State"] for one in ("web", "db"))
     assert web["StartedAt"] > database["StartedAt"] and database["Health"]["Status"] == "healthy"
     assert (await call(client, "restart_stack", name="shop"))["status"] == "running"
-    assert engine.api.inspect_container("shop-web-1")["State"]["StartedAt"] > web["StartedAt"]
+    web = engine.api.inspect_container("shop-web-1")
+    assert web["State"]["StartedAt"] > database["StartedAt"]
+
+    here = own_container.OwnMounts(frozenset({web["Id"]}), places=frozenset({"/data"}))
+    monkeypatch.setattr(own_container, "own_mounts", lambda: here)
+    for tool in ("stop_stack", "restart_stack", "remove_stack"):
+        message = (await refused(client, tool, name="shop"))["message"]
+        assert message == "this server runs in `shop-web-1` of the stack `shop`, and could not start again by itself"
+    changed = compose.replace("slow", "slower")
+    message = (await refused(client, "deploy_stack", name="shop", compose=changed, dotenv=DOTENV))["message"]
+    assert "this server runs in `shop-web-1`" in message and engine.state("shop-web-1") == "running"
 
 
 async def test_logs_of_a_stack_are_in_order_of_time(client: Client, engine: RealEngine) -> None:
@@ -246,6 +259,10 @@ BAD = {
     "a secret that was not sent": (
         "services: {web: {image: a, secrets: [s]}}\nsecrets: {s: {file: ./pw.txt}}\n",
         "the secret `s` is the file pw.txt, which was not sent",
+    ),
+    "a key that is there twice": (
+        "services:\n  web:\n    image: a\n    image: b\n",
+        'line 4 .*mapping key "image" already defined at line 3',
     ),
     "a missing service": ("services:\n  web:\n    image: a\n    depends_on: [db]\n", "line 2 .*undefined service"),
     "no services": ("name: shop\n", "has no services"),
@@ -434,6 +451,9 @@ async def test_a_stack_deployed_by_hand_is_adopted_from_its_files(
         f"the containers of `shop` that are here were not deployed through Anvyl ({folder / 'compose.yaml'})",
         "needs the scope exec: `db` runs with all privileges",
     ]
+    other = {"name": "shop", "compose": SHOP.replace("slow", "slower"), "dotenv": DOTENV}
+    error = await refused(client, "deploy_stack", **other)
+    assert error["code"] == "conflict" and "keep it as a version first: anvyl stack adopt shop" in error["hint"]
     adopted = await call(client, "deploy_stack", name="shop")
     assert (adopted["changes"], adopted["version"]) == ([], "1")
     assert engine.api.inspect_container("shop-web-1")["Id"] == before

@@ -140,7 +140,7 @@ async def test_a_service_is_created_scaled_updated_and_removed(tidy: RealEngine,
     assert (back["image"], back["update"]) == (BUSY, "rollback completed")
 
     error = await refused(memory, "update_service", name="web", image="anvyl-test/nosuch:1")
-    assert error["message"].startswith("`web` was not updated and runs as before")
+    assert error["message"].startswith("`web` runs as before")
     assert "No such image" in error["message"]
     info = await call(memory, "get_service_info", name="web")
     assert (info["image"], info["running"], info["tasks"][0]["state"]) == (BUSY, 1, "running")

@@ -14,10 +14,9 @@ import psutil
 import pytest
 
 from anvyl_mcp.core.errors import Denied
+from anvyl_mcp.server.containers import own_container
+from anvyl_mcp.server.containers.own_container import OwnMounts, is_own, parse_mounts
 from anvyl_mcp.server.engine.engine import Engine
-from anvyl_mcp.server.updates import own_container
-from anvyl_mcp.server.updates.own_container import OwnMounts, is_own, parse_mounts
-from anvyl_mcp.server.updates.records import Part
 from tests.support.engine.engines import RealEngine
 from tests.support.engine.server_image import ROOT, build_variant
 from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, CommandResult, run_program
@@ -213,8 +212,8 @@ def test_the_way_to_docker_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(own_container, "own_mounts", lambda: here)
     engine = Engine({"DOCKER_HOST": "tcp://socket-proxy:2375"})
     networks = {"back": {"Aliases": ["socket-proxy"], "IPAddress": "10.0.0.2"}}
-    proxy = Part("tools-proxy-1", {"NetworkSettings": {"Networks": networks}})
-    web = Part("web", {"NetworkSettings": {"Networks": {"back": {"Aliases": ["web"], "IPAddress": "10.0.0.3"}}}})
+    proxy = {"Name": "/tools-proxy-1", "NetworkSettings": {"Networks": networks}}
+    web = {"Name": "/web", "NetworkSettings": {"Networks": {"back": {"Aliases": ["web"], "IPAddress": "10.0.0.3"}}}}
 
     own_container.check_keeps_engine(engine, [web])
     with pytest.raises(Denied, match="reaches Docker through `tools-proxy-1`, and could not bring it back"):
@@ -242,7 +241,11 @@ def test_a_helper_that_is_killed_goes_on_and_leaves_one_server(engine: RealEngin
     build_variant(engine, IMAGE, f"{VERSION}=2.8.0", 'ENTRYPOINT ["sh", "-c", "echo no home; exit 3"]', base=FIRST)
     crashed = server.operator("update", OWN, "--host", "boat", "--watch", "1")
     assert crashed.code == 1, crashed
-    assert "exit code 3" in crashed.err and "Its old image runs again" in crashed.err and "no home" in crashed.err
+    assert (
+        "exit code 3" in crashed.err
+        and "runs as before, with its old image" in crashed.err
+        and "no home" in crashed.err
+    )
     wait_until(lambda: server.names == {OWN} and not server.helpers())
     assert server.facts["Id"] == before
 

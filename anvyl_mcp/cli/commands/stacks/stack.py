@@ -61,6 +61,7 @@ def up(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A Compose file, or a folder with one.")],
     name: NameOption = "",
     env_file: EnvOption = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Also a stack that was not deployed with Anvyl.")] = False,
     host: HostOption = "",
     dry_run: DryRunOption = False,
     yes: YesOption = False,
@@ -73,7 +74,7 @@ def up(
     from anvyl_mcp.cli.commands.stacks.stack_changes import deploy, read_stack_file
 
     def arguments() -> dict[str, Any]:
-        return read_stack_file(file, name, env_file).arguments
+        return {**read_stack_file(file, name, env_file).arguments, **({"replace": True} if replace else {})}
 
     deploy("deploy_stack", arguments, host=host, dry_run=dry_run, yes=yes, as_json=as_json)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import ListedObjects, hosts_by_name, resolve_targets
 
 DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+REPLACE = "replace"
 MAX_BYTES = 256 * 1024
 NAME_IN_FILE = re.compile(r"""^name:\s*["']?([a-z0-9][a-z0-9_-]*)["']?\s*(?:#.*)?$""", re.MULTILINE)
 
@@ -119,6 +120,9 @@ async def _deploy(
         for one in missing:
             output.print_failure(one, changing=True)
         tool_command.confirm(tool, steps)
+        if REPLACE in tool.arguments:
+            # The question said so.
+            step = replace(step, arguments={**step.arguments, REPLACE: True})
     with bars.progress_bars(step.hosts) if not as_json else nullcontext() as report:
         done = await tool_command.call_hosts(fleet, tool, [step], None, report)
     if not as_json:

@@ -64,6 +64,8 @@ class Plan:
     skipped: list[dict[str, str]]
     failed: list[Outcome]
     last: list[PlannedCall] = field(default_factory=list)
+    answered: list[Outcome] = field(default_factory=list)
+    """What the hosts answered that list their updates."""
 
     @property
     def batches(self) -> list[tuple[str, list[PlannedCall]]]:
@@ -96,9 +98,11 @@ def run_updates(options: UpdateOptions, *, host: str, yes: bool, as_json: bool) 
             elif not done:
                 output.print_message("everything is up to date")
             else:
+                if not plan.batches and plan.answered:
+                    output.print_message("everything else is up to date")
                 for one in plan.failed:
                     output.print_failure(one)
-            return outcome.exit_code(done)
+            return outcome.exit_code(done if plan.batches else [*plan.answered, *done])
 
     run_command(work, failed=(lambda error: _document([], [], error)) if as_json else None)
 
@@ -119,7 +123,8 @@ async def _plan_named(fleet: Fleet, options: UpdateOptions, host: str, listed: L
         check(fleet.tool(tool), arguments)
         steps, _ = await tool_command.plan_calls(fleet, fleet.tool(tool), [arguments], host, listed)
         plan.calls.setdefault(tool, []).extend(steps)
-        plan.lines += [step.describe(fleet.tool(tool)) for step in steps]
+        to = f" to {options.image}" if options.image else ""
+        plan.lines += [f"{name}{to} on {text.join_names(step.hosts)}" for step in steps]
     return plan
 
 
@@ -129,8 +134,7 @@ async def _plan_all(fleet: Fleet, options: UpdateOptions, host: str) -> Plan:
     plan = Plan({}, [], [], [])
     known: set[str] = set()
     for where, one in (await fleet.call_many(hosts, LIST, {"refresh": True})).items():
-        if not one.ok:
-            plan.failed.append(one)
+        (plan.answered if one.ok else plan.failed).append(one)
         result = one.answer.result or {}
         rows = [row for row in result.get("updates") or () if isinstance(row, Mapping)]
         known |= {str(row.get(key)) for row in rows for key in ("name", "stack")} | set(result.get("current") or ())

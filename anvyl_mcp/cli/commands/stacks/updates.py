@@ -65,14 +65,14 @@ def _print_rest(done: Sequence[Outcome]) -> None:
     from anvyl_mcp.cli.runtime import output
     from anvyl_mcp.core import text
 
+    notes: dict[str, list[str]] = {}
     for one in done:
         result = one.answer.result or {}
         for row in result.get("updates") or ():
             if note := row.get("note"):
                 output.print_message(f"{one.host}: {row.get('name')}: {note}")
-        for row in result.get("updates") or ():
             if link := row.get("notes"):
-                output.print_message(f"{one.host}: release notes of {row.get('name')}: {link}")
+                notes.setdefault(str(link), []).append(str(row.get("name")))
         if current := result.get("current"):
             when = text.format_age(str(result.get("checked") or ""))
             output.print_message(f"{one.host}: {text.plural(len(current), 'container')} up to date (checked {when})")
@@ -80,6 +80,8 @@ def _print_rest(done: Sequence[Outcome]) -> None:
             output.print_message(f"{one.host}: being updated: {text.join_names(updating)}")
         for line in result.get("unchecked") or ():
             output.print_message(f"{one.host}: not checked: {line}")
+    for link, names in notes.items():
+        output.print_message(f"release notes of {text.join_names(list(dict.fromkeys(names)))}: {link}")
 
 
 def update(

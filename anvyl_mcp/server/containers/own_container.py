@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.server.engine import compat
 from anvyl_mcp.server.engine.engine import Engine
-from anvyl_mcp.server.updates.records import Part
 
 CONTAINER_FOLDER = re.compile(r"containers/([0-9a-f]{64})/")
 """Where Docker and Podman keep a container's hostname file, which they mount into the container."""
@@ -74,8 +73,22 @@ def is_own(container: Mapping[str, Any], mounts: OwnMounts | None = None) -> boo
     return {str(one.get("Destination")) for one in container["Mounts"]} <= here.places
 
 
-def check_keeps_engine(engine: Engine, parts: Sequence[Part]) -> None:
-    """Return if this server still reaches Docker while these containers are replaced.
+def check_not_own(container: Mapping[str, Any], stack: str = "") -> None:
+    """Return if this server goes on when an inspected container is stopped or removed. `stack`: the one it is in.
+
+    Raises:
+        Denied: this server runs in it, and nothing would start it again.
+    """
+    if is_own(container):
+        where = f"`{_name_of(container)}`{f' of the stack `{stack}`' if stack else ''}"
+        raise Denied(
+            f"this server runs in {where}, and could not start again by itself",
+            hint=f"{'change the other containers one by one, or ' if stack else ''}use docker on the host",
+        )
+
+
+def check_keeps_engine(engine: Engine, containers: Sequence[Mapping[str, Any]]) -> None:
+    """Return if this server still reaches Docker while these inspected containers are replaced.
 
     Raises:
         Denied: it reaches Docker through one of them, and could not bring that one back.
@@ -84,15 +97,19 @@ def check_keeps_engine(engine: Engine, parts: Sequence[Part]) -> None:
         return
     host = urlsplit(engine.endpoint.url).hostname or ""
     addresses = _addresses(host)
-    for part in parts:
-        networks = compat.mapping(part.old["NetworkSettings"].get("Networks")).values()
-        names = {part.name, *(str(alias) for one in networks for alias in compat.mapping(one).get("Aliases") or ())}
-        used = {str(compat.mapping(one).get(key)) for one in networks for key in ("IPAddress", "GlobalIPv6Address")}
+    for one in containers:
+        networks = compat.mapping(one["NetworkSettings"].get("Networks")).values()
+        names = {_name_of(one), *(str(alias) for net in networks for alias in compat.mapping(net).get("Aliases") or ())}
+        used = {str(compat.mapping(net).get(key)) for net in networks for key in ("IPAddress", "GlobalIPv6Address")}
         if own_mounts().ids and (host in names or not addresses.isdisjoint(used)):
             raise Denied(
-                f"this server reaches Docker through `{part.name}`, and could not bring it back if it failed",
+                f"this server reaches Docker through `{_name_of(one)}`, and could not bring it back if it failed",
                 hint="update it on the host, with docker",
             )
+
+
+def _name_of(container: Mapping[str, Any]) -> str:
+    return str(container["Name"]).lstrip("/")
 
 
 def _addresses(host: str) -> frozenset[str]:
