@@ -141,7 +141,7 @@ class CallChecks:
         if not names:
             raise resolve.no_match_error(kind, wanted, objects, errors, hosts=self._fleet.hosts, tool=listing.name)
         [name] = names
-        self._run.note(f"took `{wanted}` as `{name}`")
+        self._run.note(f"`{wanted}` → `{name}`")
         return name
 
     def _check_intent(self, listing: ToolListing) -> None:

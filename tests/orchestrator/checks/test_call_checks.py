@@ -286,7 +286,7 @@ async def test_a_near_name_is_put_right_and_said(model: CapableModel) -> None:
     reply = await model.ask("restart grafna", ("restart_container", {"name": "grafna"}), "Restarted it.")
 
     assert model.done == [("nas", "restart_container", {"name": "grafana"})]
-    assert "took `grafna` as `grafana`" in reply.notes
+    assert "`grafna` → `grafana`" in reply.notes
     assert not model.proposed[0].covered
 
 
