@@ -35,7 +35,12 @@ SPLIT = re.compile(
 )
 
 UPDATE = "update_container"
-HELD = {"age": "its update is less than 3 days old", "failed": "its update failed before", "": ""}
+HELD = {
+    "age": "its update is less than 3 days old",
+    "failed": "its update failed before",
+    "blocked": "it is protected or paused",
+}
+"""Why an update of everything leaves a container out, by `held`; a newer host may have further reasons."""
 """Why an update waits for somebody who names the container."""
 
 
@@ -283,7 +288,7 @@ class Reader:
             held = [found[place, name] for place in places if (place, name) in found]
             if not unlisted.keys() & set(places) and (not held or all(held)):
                 spared.append(call)
-                why.setdefault(HELD[held[0]] if held else "no update", []).append(name)
+                why.setdefault(HELD.get(held[0], "its update is held back") if held else "no update", []).append(name)
         if len(spared) == len(unnamed):
             reasons = "; ".join(f"{text.join_names(names)}: {reason}" for reason, names in why.items())
             raise NothingToDo(f"nothing to update: {reasons}")

@@ -8,11 +8,13 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from anvyl_mcp.core.settings import load
+from anvyl_mcp.orchestrator.rules.reader import HELD
+from anvyl_mcp.server.updates.available import Held
 from tests.support.engine.engines import RealEngine
 from tests.support.engine.tag_registry import TagRegistry
 from tests.support.hosts.nodes import anvyl
@@ -233,3 +235,7 @@ def test_updates_of_all_hosts_in_one_table(engine: RealEngine, registry: TagRegi
     assert (
         anvyl("updates", "nothing").code == 1 and "no host has a container or stack" in anvyl("updates", "nothing").err
     )
+
+
+def test_the_rules_have_words_for_every_reason_why_an_update_is_held_back() -> None:
+    assert HELD.keys() == {*get_args(Held)} - {""}
