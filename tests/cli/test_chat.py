@@ -99,10 +99,13 @@ def test_ctrl_c_while_a_host_is_silent_ends_at_once_and_shows_the_other_results(
     assert "gpu had not answered; nothing was changed" in left
 
 
-def test_ctrl_c_during_imports_ends_at_once(engine: RealEngine, first: None) -> None:
-    """A change needs the agent framework; a question that the rules read does not import it."""
-    engine.run("web")
-    with open_terminal("ask", "--offline", "stop web") as terminal:
+def test_ctrl_c_during_imports_ends_at_once(
+    first: None, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question for a model needs the agent framework; what the rules read does not import it."""
+    monkeypatch.setenv("ANVYL_LMSTUDIO_URL", model_server.url)
+    model_server.replies += [hang()]
+    with open_terminal("ask", "what would you look at first?") as terminal:
         terminal.until("working")
         assert seconds_to_end(terminal) < MAX_END_SECONDS
 
