@@ -14,9 +14,6 @@ from anvyl_mcp.peers.fleet import pacing
 from anvyl_mcp.peers.fleet.pacing import Pacer
 from tests.support.hosts.lab import Lab, LabHost
 
-FIRST, SECOND = [f"a{number:02}" for number in range(24)], [f"b{number:02}" for number in range(16)]
-"""More on one host than it takes at once from one caller."""
-
 
 def fill(hosts: Mapping[LabHost, list[str]], labels: Mapping[str, str] | None = None) -> None:
     """Run containers on all hosts concurrently."""
@@ -35,10 +32,16 @@ def starts(host: LabHost) -> dict[str, str]:
     return {name: host.engine.api.inspect_container(name)["State"]["StartedAt"] for name in every}
 
 
-def test_forty_containers_on_two_paired_hosts_restart_with_one_command(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(3 * protocol_keys.CHANGES_AT_ONCE, 4), pytest.param(24, 16, marks=pytest.mark.long)],
+    ids=["sixteen", "forty"],
+)
+def test_many_containers_on_two_paired_hosts_restart_with_one_command(lab: Lab, first: int, second: int) -> None:
     """Regression: a rate limit let only four of seven restarts through; the others were not named, exit code 0."""
     h1, h2, _ = lab.hosts
-    fill({h1: FIRST, h2: SECOND})
+    names = {h1: [f"a{number:02}" for number in range(first)], h2: [f"b{number:02}" for number in range(second)]}
+    fill(names)
     before = starts(h1), starts(h2)
 
     done = lab.anvyl("ask", "restart everything on h1 and h2", "--yes", "--json")
@@ -47,16 +50,15 @@ def test_forty_containers_on_two_paired_hosts_restart_with_one_command(lab: Lab)
     assert (done.code, done.json["error"]) == (0, None), done.err
     assert done.json["hosts"] == {"h1": "ok", "h2": "ok"}
     assert {(call["host"], call["arguments"]["name"]) for call in done.json["calls"]} == {
-        *(("h1", name) for name in FIRST),
-        *(("h2", name) for name in SECOND),
+        (host.name, name) for host in names for name in names[host]
     }
     assert all(after[place][name] > before[place][name] for place in (0, 1) for name in before[place])
-    assert "Restarted 40 containers" in done.json["answer"]
+    assert f"Restarted {first + second} containers" in done.json["answer"]
 
     # The host is at its limit now: every interface names the changes that were not made.
     fill({h1: ["locked-1", "locked-2", "locked-3"]}, {"anvyl.protect": "true"})
-    names = ["a00", "locked-1", "a01", "locked-2", "locked-3"]
-    direct = lab.anvyl("restart", *names, "--host", "h1", "--yes", "--json")
+    mixed = ["a00", "locked-1", "a01", "locked-2", "locked-3"]
+    direct = lab.anvyl("restart", *mixed, "--host", "h1", "--yes", "--json")
     asked = lab.anvyl("ask", "restart a00 and locked-1 on h1", "--yes")
 
     failed = {call["arguments"]["name"] for call in direct.json["calls"] if not call["ok"]}

@@ -36,7 +36,7 @@ asyncio.run(main())
 
 
 def looked(lan: Lan, *flags: str) -> CommandResult:
-    return run_program("hosts", "discover", "--seconds", "3", *flags, prefix=lan.far, DOCKER_HOST="unix:///nonexistent")
+    return run_program("hosts", "discover", "--seconds", "2", *flags, prefix=lan.far, DOCKER_HOST="unix:///nonexistent")
 
 
 @contextmanager

@@ -58,7 +58,7 @@ async def call(wire: LeanClient, tool: str, name: str, operation: str) -> ToolAn
         return ToolAnswer(error=error)
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.long)])
 async def test_a_server_killed_at_any_moment_does_nothing_twice(
     kills: int, server: RestartableServer, fake: FakeEngine
 ) -> None:
@@ -102,7 +102,7 @@ async def test_a_server_killed_at_any_moment_does_nothing_twice(
     assert outcomes == {"ok", "unknown"}
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.5])
+@pytest.mark.parametrize("seconds", [0.05, pytest.param(0.5, marks=pytest.mark.long)])
 async def test_21_a_server_terminated_during_changes_leaves_nothing_behind(
     seconds: float, server: RestartableServer, fake: FakeEngine
 ) -> None:
