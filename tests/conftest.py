@@ -29,6 +29,9 @@ CLEARED = frozenset({"LM_API_TOKEN", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "CI"}
 PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 OUTSIDE = dict(os.environ)
+HERE = Path(__file__).parent
+TESTS_WITH_MODELS = ("orchestrator", "evaluation")
+"""Folders whose tests pass models of Pydantic AI, too, not only the one of a server."""
 MAY_BE_SKIPPED = (
     "ANVYL_TEST_MODEL_URL names no model server",
     "only cgroup v1 next to v2",
@@ -53,8 +56,9 @@ def clean_environment(
             monkeypatch.delenv(name)
     monkeypatch.setenv("ANVYL_HOME", str(tmp_path))
     monkeypatch.setenv("ANVYL_LMSTUDIO_URL", "http://127.0.0.1:1/v1")
-    # Tests with a scripted model want its answers, also to what the rules could read.
-    monkeypatch.setenv("ANVYL_RULES", "fallback")
+    if uses_a_model(request):
+        # A scripted model answers also what the rules could read.
+        monkeypatch.setenv("ANVYL_RULES", "fallback")
     monkeypatch.setenv("PYDANTIC_AI_NO_BANNER", "1")
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     if engines:
@@ -66,6 +70,10 @@ def clean_environment(
     if engines:
         # While the warning filter for sockets that docker-py leaves open is active.
         gc.collect()
+
+
+def uses_a_model(request: pytest.FixtureRequest) -> bool:
+    return "model_server" in request.fixturenames or request.path.relative_to(HERE).parts[0] in TESTS_WITH_MODELS
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ def test_a_dry_run_only_prints_what_it_would_do(engine: RealEngine) -> None:
 def test_without_a_model_server_the_rules_answer(engine: RealEngine) -> None:
     engine.run("web")
 
-    done = anvyl("ask", "list all containers", "--json")
+    done = anvyl("ask", "list all containers", "--json", ANVYL_RULES="fallback")
 
     assert done.code == 0, done.err
     assert done.json["mode"] == "rules"
