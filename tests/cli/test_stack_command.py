@@ -62,6 +62,9 @@ def test_a_stack_is_deployed_from_a_file_and_means_the_whole_application(engine:
     assert engine.api.inspect_container("myblog-web-1")["Config"]["Cmd"][-1] == "echo hi; sleep 99"
     assert anvyl("stack", "revert", "myblog", "7", "--yes").code == 1
 
+    read = anvyl("ask", "logs of the myblog stack", "--offline", "--json").json["calls"]
+    assert [(one["tool"], one["arguments"]["name"]) for one in read] == [("get_stack_logs", "myblog")]
+
     asked = anvyl("stack", "rm", "myblog")
     assert asked.code == 5 and "removes container myblog-web-1" in asked.err
     assert anvyl("stack", "rm", "myblog", "--yes").code == 0

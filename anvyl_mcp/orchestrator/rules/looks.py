@@ -338,6 +338,9 @@ class Looks:
             if spoken := [choice for choice in schema.get("enum", ()) if stem(choice) in stems(said)]:
                 values[name] = spoken[0]
         argument = next(iter(listing.names), "name" if "name" in listing.arguments else "")
+        if listing.names.get(argument) == "stack":
+            members = [one for one in self._scene.of("container") if one.name in names]
+            names = sorted({stack for one in members if (stack := str(one.row.get("stack") or ""))})
         if not listing.required and not any(named(said, name) for name in names) and len(names) > 1:
             argument = ""
         if argument and wanted and not names and not listing.required:
