@@ -232,9 +232,14 @@ class FleetCalls:
             problems=plan.problems,
             details=(*(run.remarks if run.by_rules and not run.proposals else ()), *plan.details),
             unsaid=consent.unsaid,
-            doubts=tuple(run.doubts) if run.by_rules else self._checks.doubts(listing) if self._checks else (),
+            doubts=await self._doubts(listing, arguments, run),
             root=consent.root,
         )
+
+    async def _doubts(self, listing: ToolListing, arguments: Mapping[str, Any], run: Run) -> tuple[str, ...]:
+        if run.by_rules or self._checks is None:
+            return tuple(run.doubts) if run.by_rules else ()
+        return await self._checks.doubts(listing, arguments)
 
     async def _propose_untrusted(self, listing: ToolListing, given: Mapping[str, Any], id_: str, run: Run) -> None:
         """Report a denied change that untrusted text may have caused, with its source, and end the run.

@@ -16,7 +16,7 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.checks.resolve import Inventory, places_of
-from anvyl_mcp.orchestrator.language.intent import read_wish, verbs_of
+from anvyl_mcp.orchestrator.language.intent import clauses, read_wish, verbs_of
 from anvyl_mcp.orchestrator.language.lexicon import is_english, spoken_language, translated
 from anvyl_mcp.orchestrator.language.normalize import mask, unmask
 from anvyl_mcp.orchestrator.language.places import EVERY, named
@@ -81,8 +81,8 @@ class CallChecks:
         self._calls_made.add(key)
         return repeated
 
-    def doubts(self, listing: ToolListing) -> tuple[str, ...]:
-        """Why the words, as far as they are understood, ask for something else than this kind of change."""
+    async def doubts(self, listing: ToolListing, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """Why the words, as far as they are understood, ask for something else than this change."""
         if listing.reads or self._quotes_command(listing):
             return ()
         if self.wish.intent == "read":
@@ -91,7 +91,26 @@ class CallChecks:
             return (f"you asked to {text.join_names(sorted(self.wish.verbs))}",)
         if not self.wish.verbs and (listing.safety == "destroys" or self._may_follow_others()):
             return (f"your words do not ask to {_in_words(listing)}",)
+        for argument, kind in listing.names.items():
+            name = str(arguments.get(argument) or "")
+            if asked := await self._other_verbs_for(listing, kind, name):
+                return (f"you asked to {text.join_names(sorted(asked))} `{name}`",)
         return ()
+
+    async def _other_verbs_for(self, listing: ToolListing, kind: str, name: str) -> frozenset[str]:
+        """What the words ask for this object, if they ask for this kind of change only for other objects by name."""
+        masked, quoted = mask(self.english)
+        verbs = verbs_of(listing)
+        said = [
+            (unmask(masked[one.start : one.end], quoted), one.verbs)
+            for one in clauses(masked, self._fleet.catalogue.values())
+        ]
+        asked = frozenset[str]().union(*(wanted for words, wanted in said if named(words, name)))
+        if not asked or asked & verbs:
+            return frozenset()
+        others = {one.name for one in await self.inventory.objects(kind)} - {name}
+        fitting = [words for words, wanted in said if wanted & verbs]
+        return asked if all(any(named(words, other) for other in others) for words in fitting) else frozenset()
 
     def _may_follow_others(self) -> bool:
         """Whether the model has read something, and the words, in a language that we know, name no kind of change."""

@@ -231,6 +231,8 @@ async def test_yes_does_not_cover_what_others_may_have_put_forward(
         ("run df on nas", ("execute_command", {"command": "df", "host": "nas"}), "needs the scope `exec`"),
         ("fix grafana", ("remove_container", {"name": "grafana"}), "your words do not ask to remove a container"),
         ("update grafana", ("update_container", {"name": "grafana", "watch": 0}), "`watch=0`"),
+        ("stop jupyter and start trainer", ("start_container", {"name": "jupyter"}), "you asked to stop `jupyter`"),
+        ("stoppe jupyter und starte trainer", ("start_container", {"name": "jupyter"}), "you asked to stop `jupyter`"),
     ],
 )
 async def test_what_the_words_do_not_say_needs_a_person_who_sees_why(
@@ -251,6 +253,8 @@ async def test_what_the_words_do_not_say_needs_a_person_who_sees_why(
         ("remove certbot please", ("remove_container", {"name": "certbot"})),
         ("restart web on @web", ("restart_container", {"name": "web", "host": "web1,web2"})),
         ("para grafana", ("stop_container", {"name": "grafana"})),
+        ("stop grafana, then restart it", ("restart_container", {"name": "grafana"})),
+        ("restart jupyter and grafana", ("restart_container", {"name": "grafana"})),
     ],
 )
 async def test_a_yes_in_advance_covers_what_the_words_name(
