@@ -80,8 +80,9 @@ def test_a_swarm_is_formed_after_asking_and_no_token_is_left_anywhere(swarm: Lab
 
     extended = swarm.anvyl("swarm", "init", "--hosts", "h1,h2,h3", "--managers", "1", "--yes")
     assert (extended.code, extended.out) == (0, "h3 joined as a worker\n"), extended
-    again = swarm.anvyl("swarm", "init", "--hosts", "h1,h2,h3", "--yes")
+    again = swarm.anvyl("swarm", "init", "--hosts", "h1,h2,h3", "--yes", "--json")
     assert (again.code, "are in the Swarm already" in again.err, "error" in again.err) == (0, True, False)
+    assert again.json["error"] is None
 
     status = swarm.anvyl("swarm", "status", "--json").json
     assert {host: part.get("role") for host, part in status["hosts"].items() if host in swarm.names} == {

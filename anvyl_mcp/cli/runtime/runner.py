@@ -23,7 +23,7 @@ def run_command(
     work: Callable[[Settings], Awaitable[int]],
     *,
     flags: Mapping[str, str | int | bool | None] | None = None,
-    failed: Callable[[AnvylError], Any] | None = None,
+    failed: Callable[[AnvylError], Mapping[str, Any]] | None = None,
 ) -> NoReturn:
     """Run a command and exit with its code. `failed` builds the JSON document of a command that failed."""
     import anyio
@@ -36,7 +36,9 @@ def run_command(
         code = anyio.run(_run_interruptible, work, settings, interrupt)
     except AnvylError as error:
         if failed is not None:
-            output.print_json(failed(error))
+            document = failed(error)
+            # Nothing to do is a success: exit code 0 and no error in the document.
+            output.print_json(document if error.exit_code else {**document, "error": None})
         output.print_error(error)
         code = error.exit_code
     except KeyboardInterrupt:
