@@ -147,7 +147,6 @@ def test_keys_pressed_before_the_prompt_are_ignored(engine: RealEngine, first: N
     engine.run("web")
 
     with open_terminal("ask", "--offline", "stop web") as terminal:
-        terminal.until("working")
         terminal.type("y\n\n")
         terminal.until("[y/N/edit hosts] ")
         terminal.type("y\n")

@@ -267,6 +267,7 @@ def hosts(engine: RealEngine, second_engine: RealEngine, tmp_path_factory: pytes
             "hosts/nas": "hosts/attic",
             "4210": str(nas.port),
             "nas,pi": "nas,desk",
+            "anvyl-mcp serve": f"env ANVYL_HOME={home / 'another'} anvyl-mcp serve --port 0 --agent-port 0",
         }
         yield Reader(home, desk, entry, words)
     for one in (engine, second_engine):

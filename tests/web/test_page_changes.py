@@ -74,7 +74,7 @@ def test_an_update_is_found_approved_and_taken_back_when_it_crashes(
     detail.get_by_role("button", name="Update web").click()
     page.get_by_role("dialog", name=re.compile("Update .*web")).get_by_role("button", name="Update").click()
     expect(detail.locator("#detail-state")).to_contain_text("updating…")
-    expect(page.locator("#notes")).to_contain_text("Its old image runs again")
+    expect(page.locator("#notes")).to_contain_text("web runs as before, with its old image")
     expect(page.locator("#notes")).to_contain_text("ended with exit code 3")
     expect(detail.locator("#notes")).to_be_visible()
     expect(detail).to_contain_text("Update failed: 1.1.0 → 1.2.0")
