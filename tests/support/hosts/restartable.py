@@ -113,8 +113,11 @@ def restartable_server(home: Path, **environment: str) -> Iterator[RestartableSe
 def assert_consistent(home: Path) -> None:
     """Check audit log and journal: no torn lines, none missing, each operation started once and ended at most once."""
     with closing(Audit(home / "audit")) as audit:
-        assert audit.verify().problem == ""
-        assert audit.verify().notes == ()
+        verified = audit.verify()
+        # SIGKILL can end a write at a page boundary: the next start sets the torn line aside, and says so.
+        torn = [note for note in verified.notes if "damaged bytes at the end" in note]
+        assert verified.problem == ""
+        assert list(verified.notes) == torn, verified.notes
     lines = (home / "audit" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
     begun, ended = dict[str, int](), dict[str, int]()
     for record in map(json.loads, lines):
@@ -125,4 +128,5 @@ def assert_consistent(home: Path) -> None:
     assert set(begun.values()) <= {1} and set(ended.values()) <= {1} and set(ended) <= set(begun)
     with closing(sqlite3.connect(home / "operations" / FILE)) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert not [file for folder in ("audit", "operations") for file in (home / folder).iterdir() if ".bad" in file.name]
+    aside = [file for folder in ("audit", "operations") for file in (home / folder).iterdir() if ".bad" in file.name]
+    assert len(aside) == len(torn), (aside, torn)
