@@ -180,7 +180,7 @@ def _code(outcome: Outcome) -> str:
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(3, 10), pytest.param(40, 15, marks=pytest.mark.long)], ids=["short", "long"]
+    ("examples", "steps"), [(2, 10), pytest.param(40, 15, marks=pytest.mark.long)], ids=["short", "long"]
 )
 def test_reported_outcomes_match_what_happened(lab: Lab, examples: int, steps: int) -> None:
     machine = type("OfThisLab", (History,), {"lab": lab})

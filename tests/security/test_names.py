@@ -49,7 +49,7 @@ volumes = ["db-*"]
 tools = ["remove_network"]
 networks = ["prod-*"]
 """
-BY_TOOLS, BY_CLIENT = 1_000, 9_000
+BY_TOOLS, BY_CLIENT = 700, 9_300
 """Number of random names, through the MCP client and directly through the engine client, which plugins may use."""
 PIECES = [
     "/", "//", "..", "../", "/..", ".", "./", "%2f", "%2F", "%2e%2e", "%252e%252e%252f", "?", "#", "\\", "..\\", "\0",
