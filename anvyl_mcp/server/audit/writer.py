@@ -144,7 +144,8 @@ class Chain:
         if last is None and older:
             last = _last_of(older[-1])
         if head is None:
-            if last is not None:
+            # After the first record, the writer may have been killed before it wrote its first head.
+            if last is not None and last["seq"] > 1:
                 notes.append(f"the file `{HEAD}` was missing or damaged: earlier truncation would go unnoticed")
             head = self._head_from(last, older)
         elif last is None or last["seq"] < head.seq:

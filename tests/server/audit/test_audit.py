@@ -442,6 +442,15 @@ def test_writing_continues_after_truncation_at_any_position(folder: Path) -> Non
             assert audit.read()[-1].outcome == "ok"
 
 
+def test_a_writer_killed_before_its_first_head_leaves_an_intact_chain(audit: Audit, folder: Path) -> None:
+    read(audit)
+    (folder / HEAD).write_bytes(b"")
+
+    read(audit)
+
+    assert (audit.verify().records, audit.verify().problem, audit.verify().notes) == (2, "", ())
+
+
 def test_a_writer_killed_before_updating_the_head_leaves_an_intact_chain(audit: Audit, folder: Path) -> None:
     read(audit)
     head = (folder / HEAD).read_bytes()
