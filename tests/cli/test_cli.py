@@ -19,7 +19,7 @@ from tests.support.engine.engines import RealEngine
 from tests.support.hosts.nodes import ANVYL, ANVYL_MCP, PYTHON, ServingNode, anvyl, run_program, write_hosts_file
 from tests.support.terminal import open_terminal
 
-HEAVIEST = {"mcp", "pydantic_ai", "docker", "psutil", "rich", "httpx", "httpx2", "tomlkit"}
+HEAVIEST = {"mcp", "pydantic", "pydantic_ai", "docker", "psutil", "rich", "httpx", "httpx2", "tomlkit"}
 HEAVY = ("mcp", "pydantic", "pydantic_ai", "rich", "docker", "httpx", "httpx2", "anyio", "openai", "psutil")
 
 
