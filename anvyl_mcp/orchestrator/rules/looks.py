@@ -57,16 +57,6 @@ BROKEN = re.compile(any_of(_ASKED["broken"]), re.IGNORECASE)
 TROUBLE = re.compile(any_of([*_ASKED["broken"], *_ASKED["wrong"]]), re.IGNORECASE)
 """Questions about what is wrong with an object, answered from its state and log."""
 PLACING = re.compile(r"(?i)(?:on|at|across|from|in|for|of|everywhere|wherever)\b")
-DIRECTLY = (
-    Wants.WHERE,
-    Wants.TROUBLE,
-    Wants.UNUSED,
-    Wants.EXTREME,
-    Wants.ROOM,
-    Wants.TIGHT,
-    Wants.BEYOND,
-    Wants.AMOUNT,
-)
 
 
 @dataclass
@@ -203,8 +193,6 @@ class Looks:
             return None
         if query.wants is Wants.WHY:
             return self._why(query, host)
-        if query.wants not in DIRECTLY:
-            return None
         subject = names[0] if query.wants is Wants.AMOUNT and len(names) == 1 else ""
         if query.wants is Wants.AMOUNT and len(names) > 1:
             return None

@@ -39,6 +39,8 @@ UNMET = english("unsupported", "asked")
 ASKED_OF_ONE = english("words", "asked_of_one")
 """Words that ask for everything about one object."""
 NOUNS = kinds_said("container")
+ORDINARY = EMPTY | FILLERS | RESERVED | STANDS_FOR.keys() | ASKED_OF_ONE | questions.ORDINARY
+"""Words that say nothing by themselves, or belong to a question that is worked out."""
 UNABLE = re.compile(
     r"\bwhenever\b|^\W*give\s+(?!me\b|us\b)\S+\s+(?:more|less|another|extra)\b|\bevery\s+(?:\w+day|day|night|morning|evening|hour|week|month|\d+)\b",
     re.IGNORECASE,
@@ -61,11 +63,7 @@ class Vocabulary:
         tools = list(scene.tools.values())
         stemmed = {word for tool in tools for cue in cues_of(tool) for word in cue}
         stemmed |= {stem(word) for tool in tools for word in tool.arguments}
-        own = (
-            EMPTY | RESERVED | STANDS_FOR.keys() | FILLERS | questions.ENDS | questions.MEASURED.keys() | questions.FREE
-        )
-        self._words = own | questions.KINDS | questions.NOUNS | {word for words in KINDS.values() for word in words}
-        self._words |= NUMBERS.keys() | ASKED_OF_ONE
+        self._words = ORDINARY | NUMBERS.keys() | {word for words in KINDS.values() for word in words}
         self._stems = stemmed | {stem(word) for word in self._words}
         phrases = [phrase for tool in tools for phrase in tool.say]
         self._spoken = {stem(word) for phrase in phrases for word in re.sub(r"\{\w+\}", "", phrase).split()}
@@ -81,9 +79,8 @@ class Vocabulary:
 
     def is_ordinary(self, word: str) -> bool:
         """Whether a word says nothing by itself, or belongs to a question that is worked out."""
-        ordinary = EMPTY | FILLERS | RESERVED | ASKED_OF_ONE | questions.KINDS | questions.ENDS | questions.FREE
-        ordinary |= questions.MEASURED.keys() | questions.NOUNS | kinds_said("container") | STANDS_FOR.keys()
-        return bool({word, stem(word), meaning(word)} & ordinary) or word[:1].isdigit() or bool(ASKS.fullmatch(word))
+        ordinary = {word, stem(word), meaning(word)} & (ORDINARY | NOUNS)
+        return bool(ordinary) or word[:1].isdigit() or bool(ASKS.fullmatch(word))
 
     def knows(self, word: str) -> bool:
         """Whether a word is known, also with a typo."""

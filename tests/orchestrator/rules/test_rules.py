@@ -433,13 +433,19 @@ MACHINES = {"nas": entry(resources(13, 16, 20)), "gpu": entry(resources(20, 64, 
 @pytest.mark.parametrize(
     ("question", "sentence"),
     [
-        ("which host has the most memory free?", "gpu has the most memory free: 44 GiB of 64 GiB; then nas 3 GiB."),
+        (
+            "which host has the most memory free?",
+            "gpu has the most memory free: 44 GiB of 64 GiB; then nas 3 GiB of 16 GiB.",
+        ),
         ("which host uses the least cpu", "nas uses the least cpu: 20 %; then gpu 90 %."),
         (
             "which host has room for 8 GB of memory",
-            "8 GiB of memory: gpu has 44 GiB free; too little: nas has 3 GiB.",
+            "1 host with more than 8 GiB of memory free: gpu 44 GiB of 64 GiB; too little: nas 3 GiB of 16 GiB.",
         ),
-        ("is any host low on memory", "No: of memory, nas is the fullest with 81 % used."),
+        (
+            "is any host low on memory",
+            "Nothing has more than 85 % of memory used; the most is nas with 13 GiB of 16 GiB (81 %).",
+        ),
         ("how much memory is free on nas", "nas: 13 GiB of 16 GiB memory used (81 %), 3 GiB free."),
     ],
 )

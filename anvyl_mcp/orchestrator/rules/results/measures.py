@@ -15,6 +15,8 @@ NO_NAMES = frozenset({"percent", "second", "used", "total", "limit"})
 
 PARTS = frozenset({"mount", "sensor"})
 """Fields that name a part of a host, not an object on it."""
+TOTAL = ("total",)
+"""Path of the number of rows."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Measure:
     rows: str = ""
     label: str = ""
     room: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is the number of rows, which says something only next to that of other hosts."""
+        return self.path == TOTAL
 
     @property
     def noun(self) -> str:
@@ -64,8 +71,10 @@ class Amount:
 
 
 def measures(listing: ToolListing) -> list[Measure]:
-    """All numbers in the tool's results."""
-    return list(_in(text.resolve_schema(listing.output_schema).get("properties", {}), ()))
+    """All numbers in the tool's results, and how many rows there are."""
+    schema = text.resolve_schema(listing.output_schema)
+    rows = [Measure(frozenset({meaning(field)}), TOTAL)] if (field := text.rows_field(schema)) else []
+    return [*_in(schema.get("properties", {}), ()), *rows]
 
 
 def _in(fields: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Measure]:
